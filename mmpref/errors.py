@@ -1,0 +1,63 @@
+"""Every error that mmpref raises on purpose, each with the exit code that the command line returns.
+
+A message says what is wrong, where (file, row, id, key) and what to do about it. Anything that is not an
+``MMPrefError`` is a defect of mmpref and shows its traceback.
+"""
+
+from __future__ import annotations
+
+
+class MMPrefError(Exception):
+    """Base of all expected errors; ``exit_code`` is what the command line returns for it."""
+
+    exit_code: int = 2
+
+
+class ConfigError(MMPrefError):
+    """A recipe, a key or a command-line argument that cannot be used as given (exit 2)."""
+
+    exit_code = 2
+
+
+class DataError(MMPrefError):
+    """A data file, row or image that cannot be used (exit 3)."""
+
+    exit_code = 3
+
+
+class NonFiniteError(MMPrefError):
+    """A loss or gradient that is NaN or infinite, stopped before the optimizer step (exit 4)."""
+
+    exit_code = 4
+
+
+class OutOfMemoryError(MMPrefError):
+    """The device ran out of memory (exit 5)."""
+
+    exit_code = 5
+
+
+class CheckpointError(MMPrefError):
+    """A checkpoint or output folder that cannot be read or written (exit 6)."""
+
+    exit_code = 6
+
+
+class DistributedError(MMPrefError):
+    """Processes that disagree, or a launch that is not what was asked for (exit 7)."""
+
+    exit_code = 7
+
+
+class EvalIncompleteError(MMPrefError):
+    """A benchmark or a judge that left too many questions without a result (exit 8)."""
+
+    exit_code = 8
+
+
+class StoppedBySignal(MMPrefError):
+    """The run was asked to stop and did so at a safe point (exit 128 + signal number)."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
