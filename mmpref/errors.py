@@ -55,7 +55,7 @@ class EvalIncompleteError(MMPrefError):
     exit_code = 8
 
 
-class StoppedBySignal(MMPrefError):
+class StoppedError(MMPrefError):
     """The run was asked to stop and did so at a safe point (exit 128 + signal number)."""
 
     def __init__(self, message: str, signal_number: int) -> None:

@@ -1,0 +1,48 @@
+"""mmpref aligns vision-language models with image preference data.
+
+Importing this package loads no torch; the public names below load on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from mmpref.version import __version__
+
+if TYPE_CHECKING:
+    from mmpref.losses import LossOutput, PairLogps, build_objective
+    from mmpref.records import EvalSample, PreferencePair, TaskResult
+    from mmpref.training import PreferenceTrainer
+
+# public name -> the room that defines it
+_HOME = {
+    "PairLogps": "mmpref.losses",
+    "LossOutput": "mmpref.losses",
+    "build_objective": "mmpref.losses",
+    "PreferencePair": "mmpref.records",
+    "EvalSample": "mmpref.records",
+    "TaskResult": "mmpref.records",
+    "PreferenceTrainer": "mmpref.training",
+}
+
+__all__ = [
+    "EvalSample",
+    "LossOutput",
+    "PairLogps",
+    "PreferencePair",
+    "PreferenceTrainer",
+    "TaskResult",
+    "__version__",
+    "build_objective",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'mmpref' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

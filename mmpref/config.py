@@ -1,0 +1,335 @@
+"""The recipe: typed sections, read from YAML, changed by dotted ``key=value`` overrides, refused when a key is unknown.
+
+YAML is read so that ``5e-7`` is a number and ``yes``, ``no``, ``on``, ``None`` are plain text (YAML 1.2 rules): a value
+that is not what its key takes is an error that names the key, never a surprise.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from mmpref.errors import ConfigError
+
+TunedPart = Literal["freeze", "full", "lora"]
+PathLike = Annotated[Path, Field(strict=False)]
+Files = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are errors, values are not coerced, and nothing changes after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class ModelSection(Section):
+    """Which model is trained, and how it is loaded."""
+
+    path: str
+    """A local folder or a hub id of an image-text-to-text (or text-only causal) model."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    attn_implementation: str | None = None
+    """Passed to transformers; null lets it choose."""
+
+
+class DataSection(Section):
+    """Where the pairs are."""
+
+    train: Files = Field(min_length=1)
+    """Files of canonical pairs (JSONL); one file may be written without the list."""
+    eval: Files = []
+    """Held-out pairs: accuracy and margin are measured on them at the end of training."""
+    root: PathLike | None = None
+    """Image paths are relative to this folder; null means the folder of each file."""
+    max_bad_fraction: float = Field(default=0.001, ge=0, le=1)
+    """More bad rows than this share stop the run; fewer go to quarantine.jsonl."""
+
+
+class ProcessingSection(Section):
+    """How prompts, answers and images become tensors."""
+
+    max_length: int | None = Field(default=None, gt=0)
+    """Tokens in prompt + answer, image tokens counted. Answers are cut to fit; images and prompts never are."""
+    min_pixels: int | None = Field(default=None, gt=0)
+    max_pixels: int | None = Field(default=None, gt=0)
+    """Resolution budget of one image, for processors that resize to one (Qwen-VL)."""
+    pixel_cache_mib: int = Field(default=0, ge=0)
+    """Keep processed images in memory up to this size: worth it when a small set is read for several epochs."""
+
+
+class UniSection(Section):
+    """Uni-DPO's weights (arXiv 2506.10054). Keys not given take the preset's value; see docs/losses.md."""
+
+    eta: float | None = None
+    tau_ref: float | None = None
+    gamma: float | None = None
+    nll_lambda: float | None = None
+    tau_good: float | None = None
+    perf_mode: Literal["stabilized", "focal", "none"] | None = None
+    perf_detach: bool | None = None
+    nll_margin: float | None = None
+    on_missing_score: Literal["error", "neutral"] | None = None
+
+
+class AdaSection(Section):
+    """AdaDPO's coefficients (arXiv 2605.28440). Keys not given take the preset's value; see docs/losses.md."""
+
+    granularity: Literal["token", "sequence", "geomean"] | None = None
+    form: Literal["split", "sum", "own"] | None = None
+    use_reference: bool | None = None
+    alpha_w: float | None = None
+    alpha_l: float | None = None
+    clip: float | None = None
+    value_mode: Literal["auto", "scaled", "value_preserving"] | None = None
+    balance_perf: bool | None = None
+
+
+class LossSection(Section):
+    """The objective: a preset by ``name``, changed key by key. The rules about values live with the loss core."""
+
+    name: str | None = None
+    base: str | None = None
+    beta: float | None = None
+    length_normalize: bool | None = None
+    label_smoothing: float | None = None
+    gamma_beta_ratio: float | None = None
+    length_weight: float | None = None
+    nll_weight: float | None = None
+    uni: UniSection | None = None
+    ada: AdaSection | None = None
+
+    def as_mapping(self) -> dict[str, Any]:
+        """Only the keys that were given: what ``mmpref.losses.build_objective`` takes."""
+        return self.model_dump(exclude_unset=True)
+
+
+class AdapterSection(Section):
+    """LoRA or QLoRA. ``kind: none`` trains the parts named in ``tune`` themselves."""
+
+    kind: Literal["none", "lora", "qlora"] = "none"
+    rank: int = Field(default=16, gt=0)
+    alpha: int = Field(default=32, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    use_rslora: bool = False
+    use_dora: bool = False
+
+
+class TuneSection(Section):
+    """What is trained, per part: ``freeze``, ``full`` (the weights) or ``lora`` (an adapter on them)."""
+
+    vision: TunedPart = "freeze"
+    projector: TunedPart = "freeze"
+    language: TunedPart = "full"
+
+
+class ReferenceSection(Section):
+    """Where the reference log-probs come from, for losses that need them."""
+
+    kind: Literal["auto", "adapter_off", "frozen_copy"] = "auto"
+
+
+class TrainSection(Section):
+    """Optimisation. Names and meanings are those of ``transformers.TrainingArguments``."""
+
+    learning_rate: float = Field(gt=0)
+    per_device_train_batch_size: int = Field(default=1, gt=0)
+    """Pairs, not rows."""
+    per_device_eval_batch_size: int = Field(default=8, gt=0)
+    gradient_accumulation_steps: int = Field(default=1, gt=0)
+    num_train_epochs: float = Field(default=1.0, gt=0)
+    max_steps: int = -1
+    lr_scheduler_type: str = "cosine"
+    lr_scheduler_kwargs: dict[str, Any] = {}
+    warmup_steps: float = Field(default=0, ge=0)
+    """A number of steps, or a share of all steps when below 1."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    adam_beta2: float = Field(default=0.999, ge=0, lt=1)
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    optim: str = "adamw_torch"
+    bf16: bool = False
+    fp16: bool = False
+    gradient_checkpointing: bool = False
+    dataloader_num_workers: int = Field(default=0, ge=0)
+    logging_steps: int = Field(default=10, gt=0)
+    report_to: list[str] = []
+    use_cpu: bool = False
+    extra: dict[str, Any] = {}
+    """Any other TrainingArguments name; refused when transformers does not know it."""
+
+
+class Recipe(Section):
+    """One training run, whole."""
+
+    output: PathLike
+    """The run folder; it must not hold a run already."""
+    seed: int = 0
+    cpu_threads: int | None = Field(default=None, gt=0)
+    """Threads torch may use on the CPU; null leaves torch's own choice. Sums change in the last digit with it."""
+    model: ModelSection
+    data: DataSection
+    processing: ProcessingSection = ProcessingSection()
+    loss: LossSection
+    tune: TuneSection = TuneSection()
+    adapter: AdapterSection = AdapterSection()
+    reference: ReferenceSection = ReferenceSection()
+    train: TrainSection
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML with YAML 1.2 scalars, and with duplicate keys refused."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("bool", r"^(?:true|false)$", "tf"),
+    ("null", r"^(?:null|~|)$", ["n", "~", ""]),
+    ("int", r"^[-+]?[0-9]+$", "-+0123456789"),
+    ("float", r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$", "-+0123456789."),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
+
+
+def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: dict[Any, int] = {}
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        line = key_node.start_mark.line + 1
+        if key in seen:
+            raise ConfigError(f"key '{key}' is given twice (lines {seen[key]} and {line}); keep one of them")
+        seen[key] = line
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping_without_duplicates)
+
+
+def parse_yaml(text: str, *, where: str) -> Any:
+    """Read YAML text with this module's rules; ``where`` names it in the error."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # a subclass of SafeLoader
+    except yaml.YAMLError as err:
+        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(err).split())}") from err
+    except ConfigError as err:
+        raise ConfigError(f"{where}: {err}") from None
+
+
+def _recipe_folder() -> Traversable:
+    return resources.files("mmpref").joinpath("recipes")
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes that come with mmpref."""
+    names = (entry.name for entry in _recipe_folder().iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def read_recipe_text(recipe: str | Path) -> tuple[str, str]:
+    """The text of a recipe and the name to use in messages: a file's path, or a shipped recipe's name."""
+    path = Path(recipe)
+    if path.is_file():
+        try:
+            return path.read_text(encoding="utf-8"), str(path)
+        except (OSError, UnicodeDecodeError) as err:
+            raise ConfigError(f"recipe {path} cannot be read: {err}") from err
+    name = str(recipe).removesuffix(".yaml")
+    shipped = shipped_recipes()
+    if name in shipped:
+        return _recipe_folder().joinpath(f"{name}.yaml").read_text(encoding="utf-8"), f"recipe {name}"
+    hint = _did_you_mean(path.name.removesuffix(".yaml"), shipped)
+    raise ConfigError(
+        f"no recipe file '{recipe}', and no shipped recipe of that name{hint}; shipped: {', '.join(shipped)}"
+    )
+
+
+def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe (a file, or the name of a shipped one) and apply ``key.sub=value`` overrides.
+
+    Raises:
+        ConfigError: unknown or mistyped keys (all of them, each by its dotted name), missing files, broken YAML.
+    """
+    text, where = read_recipe_text(recipe)
+    tree = parse_yaml(text, where=where)
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{where} must be a mapping of sections, got {type(tree).__name__}")
+    for override in overrides:
+        _apply_override(tree, override)
+    return build_recipe(tree, where=where)
+
+
+def build_recipe(tree: Mapping[str, Any], *, where: str) -> Recipe:
+    """A nested mapping as a checked recipe; every problem is listed by its dotted key."""
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as err:
+        problems = [_explain(problem) for problem in err.errors()]
+        raise ConfigError(f"{where}: " + "; ".join(problems)) from None
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML, every key written out, that :func:`load_recipe` reads back as an equal recipe."""
+    tree = recipe.model_dump(mode="json")
+    tree["loss"] = recipe.loss.model_dump(mode="json", exclude_unset=True)
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"override '{override}' must be written key=value, for example train.learning_rate=1e-6")
+    *sections, last = key.split(".")
+    node = tree
+    for depth, name in enumerate(sections):
+        child = node.setdefault(name, {})
+        if child is None:
+            child = node[name] = {}
+        if not isinstance(child, dict):
+            raise ConfigError(f"override '{override}': '{'.'.join(sections[: depth + 1])}' is a value, not a section")
+        node = child
+    node[last] = parse_yaml(text, where=f"override '{override}'")
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    """One pydantic problem as a sentence with the dotted key, and the nearest known key where one was mistyped."""
+    location = [
+        part for part in problem["loc"] if not (isinstance(part, str) and part in ("list[str]", "float", "int"))
+    ]
+    dotted = ".".join(str(part) for part in location)
+    kind = problem["type"]
+    if kind == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        near = _did_you_mean(str(location[-1]), known, prefix=location[:-1])
+        return f"unknown key '{dotted}'" + (near or f" (known here: {', '.join(known)})")
+    if kind == "missing":
+        return f"missing key '{dotted}'"
+    got = problem.get("input")
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    hint = " (write null for no value)" if got in ("None", "none", "NULL") else ""
+    wants_bool = "boolean" in message
+    hint = hint or (" (write true or false)" if wants_bool else "")
+    return f"'{dotted}': {message}, got {got!r}{hint}"
+
+
+def _known_keys(sections: Sequence[Any]) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for name in sections:
+        annotation = model.model_fields[str(name)].annotation
+        candidates = [annotation, *get_args(annotation)]
+        nested = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not nested:
+            return []
+        model = nested[0]
+    return list(model.model_fields)
+
+
+def _did_you_mean(name: str, known: Sequence[str], *, prefix: Sequence[Any] = ()) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f", did you mean '{'.'.join([*map(str, prefix), near[0]])}'?" if near else ""

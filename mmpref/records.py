@@ -1,0 +1,125 @@
+"""The types that pass between rooms: frozen, plain, and free of torch.
+
+One way for data: rows -> ``PreferencePair`` -> (processing) -> losses -> metrics, and
+``EvalSample`` -> ``Answer`` -> ``TaskResult`` -> report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant"]
+ROLES: tuple[Role, ...] = ("system", "user", "assistant")
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """Where one image is: a path (relative to the data root, or absolute) or the encoded bytes. Never pixels."""
+
+    path: str | None = None
+    data: bytes | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.data is None):
+            raise ValueError("an ImageRef has either a path or data, and not both")
+
+    def describe(self) -> str:
+        """How the image is named in a message to the user."""
+        return self.path if self.path is not None else f"<{len(self.data or b'')} embedded bytes>"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a message: an image place or a piece of text. Image places are filled in order from ``images``."""
+
+    kind: Literal["image", "text"]
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of the prompt with its ordered parts."""
+
+    role: Role
+    parts: tuple[Part, ...]
+
+    @property
+    def num_images(self) -> int:
+        return sum(part.kind == "image" for part in self.parts)
+
+    @property
+    def text(self) -> str:
+        """The text parts joined, image places left out."""
+        return "".join(part.text for part in self.parts if part.kind == "text")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreferencePair:
+    """One prompt with a preferred and a dispreferred answer.
+
+    ``rejected`` is None for a demonstration: a row with one good answer, which only the ``sft`` loss can train on.
+    Scores are on both sides or on neither. ``response_prefix`` is the beginning of the assistant turn that both answers
+    continue; it is given to the model and not counted by the loss. ``rejected_images`` replace ``images`` on the
+    rejected side (image preference).
+    """
+
+    id: str
+    images: tuple[ImageRef, ...]
+    prompt: tuple[Message, ...]
+    chosen: str
+    rejected: str | None
+    response_prefix: str = ""
+    rejected_images: tuple[ImageRef, ...] | None = None
+    score_chosen: float | None = None
+    score_rejected: float | None = None
+    source: str = ""
+    meta: Mapping[str, Any] = _EMPTY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalSample:
+    """One benchmark question as the model gets it. ``target`` is what the scorer compares with, if anything."""
+
+    id: str
+    images: tuple[ImageRef, ...]
+    prompt: tuple[Message, ...]
+    target: Any = None
+    meta: Mapping[str, Any] = _EMPTY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a model said to the sample of the same id."""
+
+    id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskResult:
+    """The outcome of one benchmark under one protocol.
+
+    ``metrics`` maps a name to a value; a value that the answers leave undefined (no positive prediction, say) is None
+    and ``undefined`` says why. ``intervals`` holds 95 % intervals for the metrics that have one. ``items`` is one
+    mapping per question, with at least ``id``: what was read from the answer and how it was judged.
+    """
+
+    benchmark: str
+    protocol: str
+    n: int
+    n_unparsed: int
+    metrics: Mapping[str, float | None]
+    intervals: Mapping[str, tuple[float, float]] = _EMPTY
+    undefined: Mapping[str, str] = _EMPTY
+    notes: tuple[str, ...] = ()
+    items: tuple[Mapping[str, Any], ...] = ()
+
+
+def user_turn(text: str, *, num_images: int) -> tuple[Message, ...]:
+    """A prompt of one user message: the image places first, then the text."""
+    parts = (*(Part("image") for _ in range(num_images)), Part("text", text))
+    return (Message("user", parts),)

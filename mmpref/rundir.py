@@ -1,0 +1,221 @@
+"""One run = one folder: what is in it, and how it is written so that half a file never looks whole.
+
+A run folder holds ``recipe.yaml`` (resolved), ``manifest.json`` (versions, hashes, seeds, state), ``metrics.jsonl``,
+``pairs.parquet`` (per-pair statistics), ``quarantine.jsonl``, ``checkpoints/``, ``model/`` (the result) and
+``report.html``. ``manifest.json`` says in ``state`` whether the run is ``running``, ``complete``, ``stopped`` or
+``failed``; only a complete run has ``model/``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from mmpref.config import Recipe, dump_recipe
+from mmpref.errors import CheckpointError, ConfigError
+from mmpref.version import __version__
+
+State = Literal["running", "complete", "stopped", "failed"]
+MANIFEST = "manifest.json"
+_REPORTED_PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "pillow", "bitsandbytes", "tokenizers")
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """The folder of one run."""
+
+    path: Path
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def pairs_file(self) -> Path:
+        return self.path / "pairs.parquet"
+
+    @property
+    def quarantine_file(self) -> Path:
+        return self.path / "quarantine.jsonl"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest as it stands.
+
+        Raises:
+            ConfigError: the folder is not a run folder, or its manifest is damaged.
+        """
+        file = self.path / MANIFEST
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(f"{self.path} is not a run folder: it has no {MANIFEST}") from None
+        except (OSError, ValueError) as err:
+            raise ConfigError(f"{file} cannot be read: {err}") from err
+        if not isinstance(content, dict):
+            raise ConfigError(f"{file} is damaged: expected a JSON object")
+        return content
+
+    def set_state(self, state: State, **facts: Any) -> None:
+        """Record how far the run is, with further facts about it."""
+        content = self.manifest()
+        content.update(facts)
+        content["state"] = state
+        write_json(self.path / MANIFEST, content)
+
+
+def start_run(recipe: Recipe, *, overwrite: bool = False) -> RunDir:
+    """Make the run folder and write the resolved recipe and a manifest in state ``running``.
+
+    Raises:
+        ConfigError: the folder holds a run or other files already and ``overwrite`` is False.
+        CheckpointError: the folder cannot be written.
+    """
+    path = recipe.output
+    with writing_to(path):
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"output {path} is a file; give a folder")
+        if path.is_dir() and any(path.iterdir()):
+            if not (path / MANIFEST).is_file():
+                raise ConfigError(f"output {path} is not empty and is not a run folder; choose another with output=...")
+            if not overwrite:
+                state = RunDir(path).manifest().get("state", "unknown")
+                raise ConfigError(
+                    f"output {path} holds a run already (state: {state}); choose another with output=..., "
+                    "or pass --overwrite to replace it"
+                )
+            shutil.rmtree(path)
+        path.mkdir(parents=True, exist_ok=True)
+        run = RunDir(path)
+        write_text(run.recipe_file, dump_recipe(recipe))
+        write_json(
+            path / MANIFEST, {"mmpref": __version__, "state": "running", "seed": recipe.seed, "versions": versions()}
+        )
+    return run
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result depends on; read from package metadata, so nothing heavy is imported."""
+    found = {"python": platform.python_version(), "mmpref": __version__}
+    for package in _REPORTED_PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+@contextlib.contextmanager
+def writing_to(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals below ``path`` into one clear error."""
+    try:
+        yield
+    except OSError as err:
+        raise CheckpointError(
+            f"cannot write to {path}: {err.strerror or err}; check permissions and free space"
+        ) from err
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes ``path``'s place only when it is whole and on the disk.
+
+    The bytes go to a temporary file in the same folder, are synced, and are renamed over ``path``; a failure or a kill
+    at any moment leaves the old file as it was.
+    """
+    target = path.resolve()  # a symbolic link stays a link: the file it points to is replaced
+    with writing_to(path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.chmod(0o666 & ~_umask())  # mkstemp makes 0600 files; others may read a result
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(target.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with replacing(path) as stream:
+        stream.write(text.encode("utf-8"))
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all. NaN and infinity are refused: they are not JSON."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A folder that takes ``path``'s place only when the block ended well; until then it lies beside it."""
+    with writing_to(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        try:
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    _sync_file(file)
+            temporary.chmod(0o777 & ~_umask())
+            if path.exists():
+                old = temporary.with_suffix(".old")
+                path.rename(old)
+                temporary.rename(path)
+                shutil.rmtree(old)
+            else:
+                temporary.rename(path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file's bytes, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    if os.name == "posix":  # only there can a folder be opened and synced
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
