@@ -160,6 +160,10 @@ class TrainSection(Section):
     gradient_checkpointing: bool = False
     dataloader_num_workers: int = Field(default=0, ge=0)
     logging_steps: int = Field(default=10, gt=0)
+    save_steps: int | None = Field(default=None, gt=0)
+    """Steps between checkpoints; null saves none, except when a signal stops the run."""
+    save_total_limit: int | None = Field(default=2, gt=0)
+    """Older checkpoints are deleted; null keeps all."""
     report_to: list[str] = []
     use_cpu: bool = False
     extra: dict[str, Any] = {}
@@ -209,7 +213,12 @@ def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict
     return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
 
 
+def _decimal(loader: _Loader, node: yaml.ScalarNode) -> int:
+    return int(loader.construct_scalar(node))  # YAML 1.1 would read 012 as an octal number
+
+
 _Loader.add_constructor("tag:yaml.org,2002:map", _mapping_without_duplicates)
+_Loader.add_constructor("tag:yaml.org,2002:int", _decimal)
 
 
 def parse_yaml(text: str, *, where: str) -> Any:

@@ -53,6 +53,10 @@ class RunDir:
         return self.path / "quarantine.jsonl"
 
     @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
     def model(self) -> Path:
         return self.path / "model"
 
@@ -81,11 +85,16 @@ class RunDir:
         write_json(self.path / MANIFEST, content)
 
 
-def start_run(recipe: Recipe, *, overwrite: bool = False) -> RunDir:
-    """Make the run folder and write the resolved recipe and a manifest in state ``running``.
+def start_run(recipe: Recipe, *, overwrite: bool = False, resume: bool = False) -> RunDir:
+    """Make the run folder, or take up the one that is there, and set its manifest to ``running``.
+
+    Args:
+        recipe: its ``output`` is the folder; the resolved recipe is written there.
+        overwrite: replace a run that is in the folder.
+        resume: keep what is in the folder; a run that is complete is refused.
 
     Raises:
-        ConfigError: the folder holds a run or other files already and ``overwrite`` is False.
+        ConfigError: the folder holds a run, or other files, and neither option allows it.
         CheckpointError: the folder cannot be written.
     """
     path = recipe.output
@@ -95,13 +104,16 @@ def start_run(recipe: Recipe, *, overwrite: bool = False) -> RunDir:
         if path.is_dir() and any(path.iterdir()):
             if not (path / MANIFEST).is_file():
                 raise ConfigError(f"output {path} is not empty and is not a run folder; choose another with output=...")
-            if not overwrite:
-                state = RunDir(path).manifest().get("state", "unknown")
+            state = RunDir(path).manifest().get("state", "unknown")
+            if resume and state == "complete":
+                raise ConfigError(f"the run in {path} is complete; there is nothing to resume")
+            if not (overwrite or resume):
                 raise ConfigError(
                     f"output {path} holds a run already (state: {state}); choose another with output=..., "
-                    "or pass --overwrite to replace it"
+                    "go on with --resume, or replace it with --overwrite"
                 )
-            shutil.rmtree(path)
+            if not resume:
+                shutil.rmtree(path)
         path.mkdir(parents=True, exist_ok=True)
         run = RunDir(path)
         write_text(run.recipe_file, dump_recipe(recipe))

@@ -1,0 +1,192 @@
+"""The command line: parse, build, call one function. No logic, and nothing heavy until a command runs."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec
+
+import typer
+
+from mmpref.errors import MMPrefError, StoppedError
+from mmpref.version import __version__
+
+app = typer.Typer(
+    name="mmpref",
+    help="Align vision-language models with image preference data, and measure whether they stop making things up.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+P = ParamSpec("P")
+_NAMES = {"evaluate": "eval"}  # where the command's name is a Python built-in
+
+
+def _command(function: Callable[P, None]) -> Callable[P, None]:
+    """Register a command whose Ctrl-C is our own error: one line and exit code 130, where typer would say Aborted."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            function(*args, **kwargs)
+        except KeyboardInterrupt:
+            raise StoppedError("stopped by Ctrl-C; nothing unfinished was left looking whole", signal.SIGINT) from None
+
+    return app.command(_NAMES.get(function.__name__))(run)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"mmpref {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Align vision-language models with image preference data, and measure whether they stop making things up."""
+
+
+@_command
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the demo; made anew, or taken up where it stopped.")] = Path(
+        "mmpref-demo"
+    ),
+    seed: Annotated[int, typer.Option(help="Changes the world, the model and the pairs.")] = 0,
+    scale: Annotated[
+        float, typer.Option(min=0.02, max=1.0, help="Share of the full size; below 1 the figures mean little.")
+    ] = 1.0,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all cores, at most 2.")] = None,
+) -> None:
+    """The whole story on an embedded world: learn to see, make things up, stop making things up."""
+    from mmpref.demo.pipeline import run_demo
+
+    run_demo(out, seed=seed, scale=scale, threads=threads)
+
+
+@_command
+def train(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes by dotted key.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest complete checkpoint.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is in the output folder.")] = False,
+    allow_data_change: Annotated[
+        bool, typer.Option("--allow-data-change", help="Resume although data files or library versions changed.")
+    ] = False,
+) -> None:
+    """Train a model on preference pairs (or demonstrations) as a recipe says."""
+    from mmpref.config import load_recipe
+    from mmpref.terminal import TrainingDisplay
+
+    loaded = load_recipe(recipe, overrides or [])
+    with TrainingDisplay() as display:
+        from mmpref.training.run import train as run_training
+
+        run = run_training(
+            loaded,
+            overwrite=overwrite,
+            resume=resume,
+            allow_data_change=allow_data_change,
+            progress=display.update,
+            say=display.say,
+        )
+        display.finish(run)
+
+
+@_command
+def evaluate(
+    model: Annotated[Path, typer.Option(help="A model folder, or a run folder of mmpref.")],
+    benchmark: Annotated[str, typer.Option(help="pope or chair.")],
+    questions: Annotated[list[Path], typer.Option(help="Question file of the benchmark; several for its splits.")],
+    out: Annotated[Path, typer.Option(help="Folder for answers.jsonl, items.jsonl and results.json.")],
+    images: Annotated[Path | None, typer.Option(help="Image paths are relative to this folder.")] = None,
+    protocol: Annotated[str, typer.Option(help="How answers are read and counted.")] = "mmpref",
+    synonyms: Annotated[Path | None, typer.Option(help="CHAIR: the list of objects and their names.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="CHAIR: what the model is asked.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Default: the benchmark's own.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N questions; noted in the result.")] = None,
+) -> None:
+    """Let a model answer a benchmark, and score it. A stopped evaluation goes on where it was."""
+    from mmpref.terminal import EvalDisplay
+
+    with EvalDisplay(f"{benchmark} · {model}") as display:
+        from mmpref.evals.runner import evaluate as run_evaluation
+
+        options: dict[str, Any] = {"synonyms": synonyms, "prompt": prompt}
+        result = run_evaluation(
+            model,
+            benchmark,
+            questions=questions,
+            images_root=images,
+            out=out,
+            protocol=protocol,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            limit=limit,
+            progress=display.update,
+            **{key: value for key, value in options.items() if value is not None},
+        )
+        display.finish(result, out)
+
+
+@_command
+def score(
+    benchmark: Annotated[str, typer.Option(help="pope or chair.")],
+    questions: Annotated[list[Path], typer.Option(help="Question file of the benchmark; several for its splits.")],
+    answers: Annotated[Path, typer.Option(help='JSONL of {"id": ..., "text": ...}.')],
+    protocol: Annotated[str, typer.Option(help="How answers are read and counted.")] = "mmpref",
+    synonyms: Annotated[Path | None, typer.Option(help="CHAIR: the list of objects and their names.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write results.json here.")] = None,
+) -> None:
+    """Score saved answers. No model and no torch are needed."""
+    from mmpref.evals.runner import score_files
+    from mmpref.terminal import print_result
+
+    options = {"synonyms": synonyms} if synonyms is not None else {}
+    print_result(score_files(benchmark, questions=questions, answers=answers, protocol=protocol, out=out, **options))
+
+
+@_command
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders; the first is what the others are compared with.")],
+    out: Annotated[Path, typer.Option(help="The page: one HTML file that needs nothing else.")],
+    images: Annotated[Path | None, typer.Option(help="Image paths in the results are relative to this folder.")] = None,
+    title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
+) -> None:
+    """Compare runs in one page: table with intervals, training curves, examples."""
+    from mmpref.report.page import build_report
+
+    page = build_report(runs, out, title=title, images_root=images)
+    typer.echo(f"wrote {page}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; an expected error is one line on stderr and its exit code."""
+    try:
+        app(args=argv)
+    except SystemExit as stop:  # typer ends every command, and every usage error (2), this way
+        return stop.code if isinstance(stop.code, int) else 0
+    except MMPrefError as err:
+        typer.echo(f"mmpref: {err}", err=True)
+        return err.exit_code
+    except BrokenPipeError:  # the reader of our output went away; not worth a traceback
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return 0
+
+
+def entry_point() -> None:
+    """What the installed ``mmpref`` command calls."""
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""What a person sees in the terminal: progress with time left, tables, one line per event. The door to rich."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import TimeRemainingColumn as TimeLeft
+from rich.table import Table
+
+from mmpref.records import TaskResult
+from mmpref.rundir import RunDir
+
+SHOWN_WHILE_TRAINING = ("loss", "rewards/accuracies", "rewards/margins")
+
+
+def console() -> Console:
+    """The console of this process: colours and live bars only where a person is watching."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+class _Display:
+    """A context with one live progress bar."""
+
+    def __init__(self, title: str) -> None:
+        self.console = console()
+        self._title = title
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeLeft(),
+            TextColumn("{task.fields[numbers]}"),
+            console=self.console,
+            transient=True,
+        )
+        self._task: TaskID = self._bar.add_task(title, total=None, numbers="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, at: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """One line above the bar."""
+        self._bar.console.print(text, markup=False)
+
+
+class TrainingDisplay(_Display):
+    """``mmpref train``: steps, time left, and the few numbers worth watching."""
+
+    def __init__(self) -> None:
+        super().__init__("loading")
+
+    def update(self, done: int, total: int, numbers: Mapping[str, float]) -> None:
+        shown = "  ".join(
+            f"{name.split('/')[-1]} {numbers[name]:.3f}" for name in SHOWN_WHILE_TRAINING if name in numbers
+        )
+        fields = {"numbers": shown} if shown else {}
+        self._bar.update(self._task, description="training", completed=done, total=total, **fields)
+
+    def finish(self, run: RunDir) -> None:
+        self._bar.stop()
+        self.console.print(f"done: {run.path} (model in {run.model})", markup=False)
+
+
+class EvalDisplay(_Display):
+    """``mmpref eval``: answers given, time left, then the result."""
+
+    def update(self, done: int, total: int) -> None:
+        self._bar.update(self._task, completed=done, total=total)
+
+    def finish(self, result: TaskResult, out: Path) -> None:
+        self._bar.stop()
+        print_result(result)
+        self.console.print(f"written to {out}", markup=False)
+
+
+class DemoDisplay:
+    """``mmpref demo``: one bar over all stages, weighed by how long each takes, with the time left."""
+
+    def __init__(self, stages: Sequence[tuple[str, float]]) -> None:
+        self.console = console()
+        self._weights = dict(stages)
+        self._done = 0.0
+        self._stage = ""
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=28),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeLeft(),
+            console=self.console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("starting", total=sum(self._weights.values()))
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, at: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def begin(self, stage: str) -> None:
+        """Enter a stage; the one before counts as done."""
+        self._done += self._weights.pop(self._stage, 0.0)
+        self._stage = stage
+        self._bar.update(self._task, description=stage, completed=self._done)
+
+    def within(self, done: int, total: int, numbers: Mapping[str, float] | None = None) -> None:
+        """Progress inside the current stage."""
+        share = done / total if total else 0.0
+        self._bar.update(self._task, completed=self._done + self._weights.get(self._stage, 0.0) * min(share, 1.0))
+
+    def say(self, text: str) -> None:
+        self._bar.console.print(text, markup=False)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> None:
+    """A table of texts, the first column left-aligned, with notes below."""
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="left" if number == 0 else "right", no_wrap=number == 0)
+    for row in rows:
+        table.add_row(*row)
+    screen = console()
+    screen.print(table)
+    for note in notes:
+        screen.print(note, markup=False)
+
+
+def print_result(result: TaskResult) -> None:
+    """One benchmark result: every metric with its interval, and what could not be read."""
+    rows = []
+    for name, value in result.metrics.items():
+        interval = result.intervals.get(name)
+        shown = f"{value:.4f}" if value is not None else f"undefined: {result.undefined.get(name, '')}"
+        rows.append([name, shown, f"[{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""])
+    title = f"{result.benchmark} · protocol {result.protocol} · n {result.n} · unparsed {result.n_unparsed}"
+    print_table(title, ["metric", "value", "95 % interval"], rows, result.notes)

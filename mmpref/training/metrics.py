@@ -1,0 +1,134 @@
+"""Per-pair statistics of a run: means for the log, and every pair's own values for the analyses afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from mmpref.rundir import replacing, write_text, writing_to
+
+
+class Meter:
+    """Running sum and count per statistic. Adds on the device; talks to the host once per log line."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, Tensor] = {}
+
+    def add(self, stats: Mapping[str, Tensor]) -> None:
+        """Add a batch of per-pair values, each [B] and detached. NaN marks a pair that has no value and is left out."""
+        for name, values in stats.items():
+            there = ~torch.isnan(values)
+            total = torch.where(there, values, 0).sum(dtype=torch.float32)
+            count = there.sum(dtype=torch.float32)
+            self._sums[name] = self._sums[name] + total if name in self._sums else total
+            self._counts[name] = self._counts[name] + count if name in self._counts else count
+
+    def take(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """Mean over every pair since the last call and over all ranks, then empty.
+
+        Args:
+            reduce: sums a [2, M] tensor over ranks; the identity in a single process.
+        """
+        if not self._sums:
+            return {}
+        names = sorted(self._sums)  # the same order on every rank
+        packed = torch.stack([torch.stack([source[n] for n in names]) for source in (self._sums, self._counts)])
+        sums, counts = reduce(packed).tolist()
+        self._sums.clear()
+        self._counts.clear()
+        return {name: s / c for name, s, c in zip(names, sums, counts, strict=True) if c > 0}
+
+
+class PairLog:
+    """Every pair's statistics, step by step, for ``pairs.parquet``. Kept on the device until :meth:`flush`."""
+
+    def __init__(self) -> None:
+        self._pending: list[tuple[int, tuple[str, ...], dict[str, Tensor]]] = []
+        self._columns: dict[str, list[Any]] = {"step": [], "pair_id": []}
+
+    def add(self, step: int, pair_ids: Sequence[str], stats: Mapping[str, Tensor]) -> None:
+        self._pending.append((step, tuple(pair_ids), dict(stats)))
+
+    def flush(self) -> None:
+        """Move what is pending to the host: one transfer per statistic, at log time and not per step."""
+        if not self._pending:
+            return
+        names = sorted({name for _, _, stats in self._pending for name in stats})
+        rows_before = len(self._columns["step"])
+        for step, pair_ids, _ in self._pending:
+            self._columns["step"].extend([step] * len(pair_ids))
+            self._columns["pair_id"].extend(pair_ids)
+        for name in names:
+            column = self._columns.setdefault(name, [None] * rows_before)
+            device = next(stats[name].device for _, _, stats in self._pending if name in stats)
+            parts = [
+                stats[name].float() if name in stats else torch.full((len(ids),), float("nan"), device=device)
+                for _, ids, stats in self._pending
+            ]
+            values = torch.cat(parts).tolist()
+            column.extend(None if value != value else value for value in values)
+        for column in self._columns.values():  # a statistic that this stretch did not have
+            column.extend([None] * (len(self._columns["step"]) - len(column)))
+        self._pending.clear()
+
+    def restore(self, columns: Mapping[str, list[Any]]) -> None:
+        """Start from rows written before (:func:`read_pair_log`), as a resumed run does."""
+        self._pending.clear()
+        self._columns = {name: list(values) for name, values in columns.items()}
+
+    def write(self, path: Path) -> int:
+        """Write all rows as parquet, whole or not at all; returns how many."""
+        self.flush()
+        with replacing(path) as stream:
+            pq.write_table(pa.table(self._columns), stream)
+        return len(self._columns["step"])
+
+
+def read_pair_log(path: Path) -> dict[str, list[Any]]:
+    """``pairs.parquet`` of a run as columns: ``step``, ``pair_id`` and one per statistic (None where absent)."""
+    columns: dict[str, list[Any]] = pq.read_table(path).to_pydict()
+    return columns
+
+
+class JsonlLogger(TrainerCallback):
+    """Writes every log line of the Trainer to ``metrics.jsonl`` as it comes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def forget_after(self, step: int) -> None:
+        """Drop the lines of steps that a resumed run does again."""
+        if self.path.is_file():
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if _step_of(line) <= step]
+            write_text(self.path, "".join(f"{line}\n" for line in kept))
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        if state.is_world_process_zero and logs:
+            line = json.dumps({"step": state.global_step, **logs})
+            with writing_to(self.path), self.path.open("a", encoding="utf-8") as stream:
+                stream.write(line + "\n")
+
+
+def _step_of(line: str) -> float:
+    """The step of a log line; a line torn by a kill belongs to no step and is dropped."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

@@ -1,0 +1,73 @@
+"""Which checkpoint a resumed run starts from, and whether the run is still the one that wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmpref.config import Recipe
+from mmpref.errors import CheckpointError
+from mmpref.rundir import RunDir, versions
+from mmpref.training.checkpoint import differences, model_fingerprint, newest_complete, verify
+
+Say = Callable[[str], None]
+_MOVE_NO_WEIGHT = ("logging_steps", "save_steps", "save_total_limit", "report_to", "dataloader_num_workers")
+_MAY_BE_ALLOWED = ("data.", "versions.")
+
+
+def facts_of(recipe: Recipe, train_hashes: Sequence[str]) -> dict[str, Any]:
+    """What must not change between a checkpoint and its resume, by dotted name.
+
+    Args:
+        recipe: everything in it that moves the weights is a fact; where things are written is not.
+        train_hashes: sha256 of each training file, in order.
+    """
+    tree = recipe.model_dump(mode="json", exclude={"output", "model", "data"})
+    for name in _MOVE_NO_WEIGHT:
+        tree["train"].pop(name)
+    tree["model"] = {"files": model_fingerprint(recipe.model.path), "dtype": recipe.model.dtype}
+    tree["data"] = {"train": list(train_hashes)}
+    tree["versions"] = {name: version for name, version in versions().items() if name in ("torch", "transformers")}
+    return _flatten(tree)
+
+
+def choose_checkpoint(run: RunDir, facts: Mapping[str, Any], *, allow_data_change: bool, say: Say) -> Path | None:
+    """The newest complete checkpoint of a run; None when there is none and training starts at step 0.
+
+    Args:
+        run: the run to resume.
+        facts: of the run as it is now (:func:`facts_of`).
+        allow_data_change: go on although the data or the library versions changed; anything else is still refused.
+        say: told what was passed over, and where training goes on.
+
+    Raises:
+        CheckpointError: the checkpoint was written by a run with other facts; each is named.
+    """
+    folder, skipped = newest_complete(run.checkpoints)
+    for reason in skipped:
+        say(f"passed over: {reason}")
+    if folder is None:
+        say("no complete checkpoint to resume from: starting at step 0")
+        return None
+    changes = differences(verify(folder), facts)
+    refused = [change for change in changes if not (allow_data_change and change.startswith(_MAY_BE_ALLOWED))]
+    if refused:
+        all_allowed = all(change.startswith(_MAY_BE_ALLOWED) for change in refused)
+        hint = "; --allow-data-change goes on all the same" if all_allowed else ""
+        raise CheckpointError(f"{folder} belongs to another run: {'; '.join(refused)}{hint}")
+    say(f"resuming from {folder}" + (f" although {'; '.join(changes)}" if changes else ""))
+    return folder
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step a checkpoint folder was written at."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat.update(_flatten(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value})
+    return flat

@@ -1,0 +1,275 @@
+"""From a recipe to a finished run folder: what ``mmpref train`` does, step by step.
+
+Everything that can be refused is refused before the model is loaded, and nothing is left in ``model/`` unless the run
+came to its end.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from mmpref.config import Recipe
+from mmpref.data.images import ImageLoader
+from mmpref.data.pairs import load_pairs
+from mmpref.data.quarantine import Quarantine
+from mmpref.errors import ConfigError, DistributedError, StoppedError
+from mmpref.losses import build_objective
+from mmpref.losses.objective import Objective
+from mmpref.models.adapter import AdapterSettings, Tuning, count_parameters, prepare
+from mmpref.models.load import LoadedModel, load, save_model
+from mmpref.models.reference import choose_reference
+from mmpref.processing.collate import PairCollator
+from mmpref.processing.encode import PairEncoder
+from mmpref.records import PreferencePair
+from mmpref.rundir import RunDir, sha256, start_run
+from mmpref.training.metrics import JsonlLogger
+from mmpref.training.resume import Say, choose_checkpoint, facts_of, step_of
+from mmpref.training.trainer import PreferenceTrainer
+
+_SET_BY_US = ("output_dir", "seed", "save_strategy", "remove_unused_columns", "logging_nan_inf_filter")
+ProgressHook = Callable[[int, int, Mapping[str, float]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Data:
+    train: list[PreferencePair]
+    eval: list[PreferencePair]
+    images: ImageLoader
+    quarantined: int
+    train_hashes: tuple[str, ...]
+
+
+def train(
+    recipe: Recipe,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    allow_data_change: bool = False,
+    progress: ProgressHook | None = None,
+    say: Say | None = None,
+) -> RunDir:
+    """Run one recipe to its end.
+
+    Args:
+        recipe: what to do.
+        overwrite: replace a run that is in the output folder.
+        resume: go on from the newest complete checkpoint in the output folder.
+        allow_data_change: resume although the data files or the library versions are not those of the checkpoint.
+        progress: called after every step with (steps done, steps in all, last logged numbers).
+        say: called with one line per event worth telling.
+
+    Returns:
+        The run folder, in state ``complete``, with the trained model in ``model/``.
+
+    Raises:
+        MMPrefError: anything refused or failed, with what to do; the manifest then says ``failed`` or ``stopped``.
+    """
+    say = say or (lambda _: None)
+    _refuse_many_processes()
+    objective = build_objective(recipe.loss.as_mapping())
+    arguments = training_arguments(recipe)
+    run = start_run(recipe, overwrite=overwrite, resume=resume)
+    try:
+        data = _load_data(recipe, objective, run)
+        facts = facts_of(recipe, data.train_hashes)
+        checkpoint = choose_checkpoint(run, facts, allow_data_change=allow_data_change, say=say) if resume else None
+        return _train(recipe, run, objective, arguments, data, facts, checkpoint, progress, say)
+    except (KeyboardInterrupt, StoppedError):
+        run.set_state("stopped")
+        raise
+    except BaseException as err:
+        run.set_state("failed", error=f"{type(err).__name__}: {err}")
+        raise
+
+
+def _train(
+    recipe: Recipe,
+    run: RunDir,
+    objective: Objective,
+    arguments: TrainingArguments,
+    data: _Data,
+    facts: Mapping[str, Any],
+    checkpoint: Path | None,
+    progress: ProgressHook | None,
+    say: Say,
+) -> RunDir:
+    if recipe.cpu_threads is not None:
+        torch.set_num_threads(recipe.cpu_threads)
+    loaded = _load_model(recipe)
+    trained, total = count_parameters(loaded.model)
+    say(f"{len(data.train)} pairs, {data.quarantined} rows in quarantine; {trained:,} of {total:,} parameters train")
+    reference = None
+    if objective.needs_reference:
+        reference = choose_reference(loaded.model, kind=recipe.reference.kind)
+        say(f"reference: {reference.explanation}")
+    processing = recipe.processing
+    encoder = PairEncoder(
+        loaded.processor,
+        loaded.family,
+        max_length=processing.max_length,
+        min_pixels=processing.min_pixels,
+        max_pixels=processing.max_pixels,
+        pixel_cache_bytes=processing.pixel_cache_mib * 2**20,
+    )
+    collator = PairCollator(encoder, data.images.open, need_rejected=objective.needs_rejected)
+    logger = JsonlLogger(run.metrics_file)
+    trainer = PreferenceTrainer(
+        loaded.model,
+        arguments,
+        objective=objective,
+        collator=collator,
+        train_pairs=data.train,
+        eval_pairs=data.eval,
+        reference=reference,
+        callbacks=[logger, _ProgressCallback(progress)],
+        checkpoint_facts=facts,
+    )
+    trainer.remove_callback(PrinterCallback)  # we have a display of our own
+    if checkpoint is not None:
+        logger.forget_after(step_of(checkpoint))
+    elif data.eval:
+        trainer.evaluate()  # before the first step, so that a change can be told
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    step, steps = trainer.state.global_step, trainer.state.max_steps
+    if trainer.signals.received is not None and step < steps:
+        number = trainer.signals.received
+        raise StoppedError(
+            f"stopped by {signal.Signals(number).name} at step {step} of {steps}, with a checkpoint; "
+            f"go on with --resume (run folder {run.path})",
+            number,
+        )
+    trainer.pair_log.write(run.pairs_file)
+    if data.eval:
+        trainer.evaluate()
+    save_model(loaded.model, Path(recipe.model.path), run.model)
+    run.set_state(
+        "complete",
+        pairs=len(data.train),
+        quarantined=data.quarantined,
+        steps=step,
+        data=dict(zip(recipe.data.train, data.train_hashes, strict=True)),
+        reference=None if reference is None else reference.explanation,
+        trained_parameters=trained,
+        parameters=total,
+    )
+    return run
+
+
+def training_arguments(recipe: Recipe) -> TrainingArguments:
+    """The recipe's ``train`` section as ``TrainingArguments``.
+
+    Raises:
+        ConfigError: a key of ``train.extra`` that transformers does not know, or a value it refuses.
+    """
+    section = recipe.train
+    known = {field.name for field in fields(TrainingArguments)}
+    ours = {
+        "output_dir",
+        "save_strategy",
+        "remove_unused_columns",
+        "logging_nan_inf_filter",
+        "seed",
+        *type(section).model_fields,
+    }
+    for key in section.extra:
+        if key not in known:
+            raise ConfigError(f"'train.extra.{key}' is not a name of transformers.TrainingArguments")
+        if key in ours:
+            raise ConfigError(f"'train.extra.{key}' is set elsewhere in the recipe; remove it from train.extra")
+    given: dict[str, Any] = section.model_dump(exclude={"extra", "save_steps"})
+    given["report_to"] = section.report_to or "none"
+    given["save_strategy"] = "no" if section.save_steps is None else "steps"
+    if section.save_steps is not None:
+        given["save_steps"] = section.save_steps
+    settings = {"eval_strategy": "no", "disable_tqdm": True, **given, **section.extra}
+    try:
+        return TrainingArguments(output_dir=str(RunDir(recipe.output).checkpoints), seed=recipe.seed, **settings)
+    except (ValueError, TypeError, ImportError) as err:
+        raise ConfigError(f"train: transformers refuses these settings: {err}") from err
+
+
+def _load_data(recipe: Recipe, objective: Objective, run: RunDir) -> _Data:
+    section = recipe.data
+    quarantine = Quarantine(run.quarantine_file)
+    files = [Path(name) for name in section.train]
+    held_out = [Path(name) for name in section.eval]
+    for file in (*files, *held_out):
+        if not file.is_file():
+            raise ConfigError(f"data file {file} does not exist (from data.train or data.eval)")
+    root = section.root if section.root is not None else files[0].parent
+    images = ImageLoader(root)
+    demonstrations = not objective.needs_rejected
+    pairs = load_pairs(
+        files,
+        allow_demonstrations=demonstrations,
+        quarantine=quarantine,
+        max_bad_fraction=section.max_bad_fraction,
+        images=images,
+    )
+    evaluated: list[PreferencePair] = []
+    if held_out:
+        evaluated = load_pairs(
+            held_out,
+            allow_demonstrations=False,
+            quarantine=Quarantine(),
+            max_bad_fraction=0.0,
+            images=images,
+        )
+    train_hashes = tuple(sha256(file) for file in files)
+    return _Data(pairs, evaluated, images, len(quarantine), train_hashes)
+
+
+def _load_model(recipe: Recipe) -> LoadedModel:
+    tune, adapter = recipe.tune, recipe.adapter
+    loaded = load(
+        recipe.model.path,
+        dtype=recipe.model.dtype,
+        quantization="nf4" if adapter.kind == "qlora" else None,
+        attn_implementation=recipe.model.attn_implementation,
+        min_pixels=recipe.processing.min_pixels,
+        max_pixels=recipe.processing.max_pixels,
+        trainable=True,
+    )
+    return prepare(
+        loaded,
+        Tuning(vision=tune.vision, projector=tune.projector, language=tune.language),
+        AdapterSettings(**adapter.model_dump(exclude={"kind"})) if adapter.kind != "none" else None,
+    )
+
+
+def _refuse_many_processes() -> None:
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1:
+        raise DistributedError(
+            f"this version trains in one process, and {world} were started; start one (README, status of capabilities)"
+        )
+
+
+class _ProgressCallback(TrainerCallback):
+    def __init__(self, progress: ProgressHook | None) -> None:
+        self._progress = progress
+        self._numbers: dict[str, float] = {}
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        if logs and "loss" in logs:
+            self._numbers = dict(logs)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self._progress is not None:
+            self._progress(state.global_step, state.max_steps, self._numbers)

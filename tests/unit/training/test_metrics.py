@@ -1,0 +1,75 @@
+"""Statistics of a run: means over pairs and not over batches, and every pair's own values kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmpref.training.metrics import JsonlLogger, Meter, PairLog, read_pair_log
+
+
+def test_a_mean_is_over_pairs_and_not_over_batches() -> None:
+    meter = Meter()
+    meter.add({"x": torch.tensor([1.0, 2.0, 3.0])})
+    meter.add({"x": torch.tensor([10.0])})
+    assert meter.take(lambda t: t) == {"x": pytest.approx(4.0)}
+
+
+def test_taking_empties_the_meter() -> None:
+    meter = Meter()
+    meter.add({"x": torch.ones(2)})
+    meter.take(lambda t: t)
+    assert meter.take(lambda t: t) == {}
+
+
+def test_a_pair_without_a_value_is_left_out_of_its_mean_only() -> None:
+    meter = Meter()
+    meter.add({"x": torch.tensor([1.0, float("nan")]), "y": torch.tensor([4.0, 6.0])})
+    assert meter.take(lambda t: t) == {"x": 1.0, "y": 5.0}
+
+
+def test_a_statistic_that_no_pair_has_is_not_reported() -> None:
+    meter = Meter()
+    meter.add({"x": torch.tensor([float("nan")])})
+    assert meter.take(lambda t: t) == {}
+
+
+def test_sums_and_counts_are_what_is_added_over_ranks() -> None:
+    meter = Meter()
+    meter.add({"x": torch.tensor([1.0, 3.0])})
+    other_rank = torch.tensor([[8.0], [1.0]])
+    assert meter.take(lambda t: t + other_rank) == {"x": 4.0}
+
+
+def test_every_pair_is_in_the_file_with_its_step_and_absent_values_are_none(tmp_path: Path) -> None:
+    log = PairLog()
+    log.add(1, ["a", "b"], {"x": torch.tensor([1.0, float("nan")])})
+    log.flush()
+    log.add(2, ["c"], {"x": torch.tensor([3.0]), "late": torch.tensor([0.5])})
+    assert log.write(tmp_path / "pairs.parquet") == 3
+    assert read_pair_log(tmp_path / "pairs.parquet") == {
+        "step": [1, 1, 2],
+        "pair_id": ["a", "b", "c"],
+        "x": [1.0, None, 3.0],
+        "late": [None, None, 0.5],
+    }
+
+
+def test_a_restored_log_goes_on_where_it_was(tmp_path: Path) -> None:
+    first = PairLog()
+    first.add(1, ["a"], {"x": torch.tensor([1.0])})
+    first.write(tmp_path / "p")
+    second = PairLog()
+    second.restore(read_pair_log(tmp_path / "p"))
+    second.add(2, ["b"], {"x": torch.tensor([2.0])})
+    second.write(tmp_path / "p")
+    assert read_pair_log(tmp_path / "p")["x"] == [1.0, 2.0]
+
+
+def test_log_lines_after_the_resumed_step_are_dropped_and_so_is_a_torn_one(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1, "loss": 1}\n{"step": 2, "loss": 2}\n{"step": 3, "lo', encoding="utf-8")
+    JsonlLogger(file).forget_after(1)
+    assert file.read_text(encoding="utf-8") == '{"step": 1, "loss": 1}\n'
