@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, ParamSpec
 
 import typer
 
@@ -26,6 +26,13 @@ app = typer.Typer(
 
 P = ParamSpec("P")
 _NAMES = {"evaluate": "eval"}  # where the command's name is a Python built-in
+
+
+_OPTIONS_HELP = "Options of the benchmark, for example synonyms=FILE prompts=FILE for chair."
+
+
+def _one_or_many(paths: list[Path]) -> Path | list[Path]:
+    return paths[0] if len(paths) == 1 else paths
 
 
 def _command(function: Callable[P, None]) -> Callable[P, None]:
@@ -106,29 +113,30 @@ def train(
 
 @_command
 def evaluate(
-    model: Annotated[Path, typer.Option(help="A model folder, or a run folder of mmpref.")],
+    model: Annotated[str, typer.Option(help="A model folder or hub id, or a run folder of mmpref.")],
     benchmark: Annotated[str, typer.Option(help="pope or chair.")],
     questions: Annotated[list[Path], typer.Option(help="Question file of the benchmark; several for its splits.")],
     out: Annotated[Path, typer.Option(help="Folder for answers.jsonl, items.jsonl and results.json.")],
+    options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=_OPTIONS_HELP)] = None,
     images: Annotated[Path | None, typer.Option(help="Image paths are relative to this folder.")] = None,
     protocol: Annotated[str, typer.Option(help="How answers are read and counted.")] = "mmpref",
-    synonyms: Annotated[Path | None, typer.Option(help="CHAIR: the list of objects and their names.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="CHAIR: what the model is asked.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions answered together.")] = 32,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Default: the benchmark's own.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N questions; noted in the result.")] = None,
 ) -> None:
     """Let a model answer a benchmark, and score it. A stopped evaluation goes on where it was."""
+    from mmpref.config import parse_options
+    from mmpref.rundir import model_of
     from mmpref.terminal import EvalDisplay
 
+    given = parse_options(options or [])
     with EvalDisplay(f"{benchmark} · {model}") as display:
-        from mmpref.evals.runner import evaluate as run_evaluation
+        from mmpref.evals import evaluate as run_evaluation
 
-        options: dict[str, Any] = {"synonyms": synonyms, "prompt": prompt}
         result = run_evaluation(
-            model,
+            model_of(model),
             benchmark,
-            questions=questions,
+            questions=_one_or_many(questions),
             images_root=images,
             out=out,
             protocol=protocol,
@@ -136,7 +144,7 @@ def evaluate(
             max_new_tokens=max_new_tokens,
             limit=limit,
             progress=display.update,
-            **{key: value for key, value in options.items() if value is not None},
+            **given,
         )
         display.finish(result, out)
 
@@ -145,17 +153,23 @@ def evaluate(
 def score(
     benchmark: Annotated[str, typer.Option(help="pope or chair.")],
     questions: Annotated[list[Path], typer.Option(help="Question file of the benchmark; several for its splits.")],
-    answers: Annotated[Path, typer.Option(help='JSONL of {"id": ..., "text": ...}.')],
+    answers: Annotated[list[Path], typer.Option(help='JSONL of {"id": ..., "text": ...}; one file for each split.')],
+    options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=_OPTIONS_HELP)] = None,
     protocol: Annotated[str, typer.Option(help="How answers are read and counted.")] = "mmpref",
-    synonyms: Annotated[Path | None, typer.Option(help="CHAIR: the list of objects and their names.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Also write results.json here.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the result to this file.")] = None,
 ) -> None:
     """Score saved answers. No model and no torch are needed."""
-    from mmpref.evals.runner import score_files
+    from mmpref.config import parse_options
+    from mmpref.evals import score as run_scoring
+    from mmpref.evals import write_result
     from mmpref.terminal import print_result
 
-    options = {"synonyms": synonyms} if synonyms is not None else {}
-    print_result(score_files(benchmark, questions=questions, answers=answers, protocol=protocol, out=out, **options))
+    result = run_scoring(
+        benchmark, _one_or_many(questions), _one_or_many(answers), protocol, **parse_options(options or [])
+    )
+    if out is not None:
+        write_result(out, result)
+    print_result(result)
 
 
 @_command
@@ -175,7 +189,7 @@ def report(
 def main(argv: list[str] | None = None) -> int:
     """Run one command; an expected error is one line on stderr and its exit code."""
     try:
-        app(args=argv)
+        app(args=argv, prog_name="mmpref")
     except SystemExit as stop:  # typer ends every command, and every usage error (2), this way
         return stop.code if isinstance(stop.code, int) else 0
     except MMPrefError as err:

@@ -48,7 +48,7 @@ class DataSection(Section):
     eval: Files = []
     """Held-out pairs: accuracy and margin are measured on them at the end of training."""
     root: PathLike | None = None
-    """Image paths are relative to this folder; null means the folder of each file."""
+    """Image paths are relative to this folder; null means the folder that all files lie in."""
     max_bad_fraction: float = Field(default=0.001, ge=0, le=1)
     """More bad rows than this share stop the run; fewer go to quarantine.jsonl."""
 
@@ -288,6 +288,17 @@ def dump_recipe(recipe: Recipe) -> str:
     tree = recipe.model_dump(mode="json")
     tree["loss"] = recipe.loss.model_dump(mode="json", exclude_unset=True)
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
+
+
+def parse_options(options: Sequence[str]) -> dict[str, Any]:
+    """``key=value`` texts as a mapping, values read by this module's YAML rules."""
+    given: dict[str, Any] = {}
+    for option in options:
+        key, separator, text = option.partition("=")
+        if not separator or not key.isidentifier():
+            raise ConfigError(f"'{option}' must be written key=value")
+        given[key] = parse_yaml(text, where=f"option '{option}'")
+    return given
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant")
-_EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +75,7 @@ class PreferencePair:
     score_chosen: float | None = None
     score_rejected: float | None = None
     source: str = ""
-    meta: Mapping[str, Any] = _EMPTY
+    meta: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +86,7 @@ class EvalSample:
     images: tuple[ImageRef, ...]
     prompt: tuple[Message, ...]
     target: Any = None
-    meta: Mapping[str, Any] = _EMPTY
+    meta: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,8 +111,8 @@ class TaskResult:
     n: int
     n_unparsed: int
     metrics: Mapping[str, float | None]
-    intervals: Mapping[str, tuple[float, float]] = _EMPTY
-    undefined: Mapping[str, str] = _EMPTY
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    undefined: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     items: tuple[Mapping[str, Any], ...] = ()
 

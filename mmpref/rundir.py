@@ -1,9 +1,9 @@
 """One run = one folder: what is in it, and how it is written so that half a file never looks whole.
 
 A run folder holds ``recipe.yaml`` (resolved), ``manifest.json`` (versions, hashes, seeds, state), ``metrics.jsonl``,
-``pairs.parquet`` (per-pair statistics), ``quarantine.jsonl``, ``checkpoints/``, ``model/`` (the result) and
-``report.html``. ``manifest.json`` says in ``state`` whether the run is ``running``, ``complete``, ``stopped`` or
-``failed``; only a complete run has ``model/``.
+``pairs.parquet`` and ``pairs_eval.parquet`` (statistics of every trained and held-out pair), ``quarantine.jsonl``,
+``checkpoints/`` and ``model/`` (the result). ``manifest.json`` says in ``state`` whether the run is ``running``,
+``complete``, ``stopped`` or ``failed``; only a complete run has ``model/``.
 """
 
 from __future__ import annotations
@@ -47,6 +47,10 @@ class RunDir:
     @property
     def pairs_file(self) -> Path:
         return self.path / "pairs.parquet"
+
+    @property
+    def eval_pairs_file(self) -> Path:
+        return self.path / "pairs_eval.parquet"
 
     @property
     def quarantine_file(self) -> Path:
@@ -121,6 +125,24 @@ def start_run(recipe: Recipe, *, overwrite: bool = False, resume: bool = False) 
             path / MANIFEST, {"mmpref": __version__, "state": "running", "seed": recipe.seed, "versions": versions()}
         )
     return run
+
+
+def model_of(path: str | Path) -> str | Path:
+    """The model that a path means: a run folder stands for its result, anything else for itself.
+
+    Raises:
+        ConfigError: a run that is not complete, which has no model.
+    """
+    folder = Path(path)
+    if not (folder / MANIFEST).is_file():
+        return path
+    run = RunDir(folder)
+    state = run.manifest().get("state")
+    if state != "complete" or not run.model.is_dir():
+        raise ConfigError(
+            f"the run in {folder} has no model yet (state: {state}); finish it with mmpref train --resume"
+        )
+    return run.model
 
 
 def versions() -> dict[str, str]:

@@ -20,7 +20,8 @@ SHOWN_WHILE_TRAINING = ("loss", "rewards/accuracies", "rewards/margins")
 
 def console() -> Console:
     """The console of this process: colours and live bars only where a person is watching."""
-    return Console(highlight=False, soft_wrap=True)
+    wide_enough = Console().width if Console().is_terminal else 140  # a log file has no width of its own
+    return Console(highlight=False, width=wide_enough)
 
 
 class _Display:
@@ -59,13 +60,14 @@ class TrainingDisplay(_Display):
 
     def __init__(self) -> None:
         super().__init__("loading")
+        self._numbers = ""
 
     def update(self, done: int, total: int, numbers: Mapping[str, float]) -> None:
         shown = "  ".join(
             f"{name.split('/')[-1]} {numbers[name]:.3f}" for name in SHOWN_WHILE_TRAINING if name in numbers
         )
-        fields = {"numbers": shown} if shown else {}
-        self._bar.update(self._task, description="training", completed=done, total=total, **fields)
+        self._numbers = shown or self._numbers
+        self._bar.update(self._task, description="training", completed=done, total=total, numbers=self._numbers)
 
     def finish(self, run: RunDir) -> None:
         self._bar.stop()
@@ -109,6 +111,10 @@ class DemoDisplay:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Take the bar off the screen; lines can still be said."""
         self._bar.stop()
 
     def begin(self, stage: str) -> None:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from mmpref.config import Recipe
+from mmpref.config import DataSection, Recipe
 from mmpref.data.images import ImageLoader
 from mmpref.data.pairs import load_pairs
 from mmpref.data.quarantine import Quarantine
@@ -104,12 +104,12 @@ def _train(
 ) -> RunDir:
     if recipe.cpu_threads is not None:
         torch.set_num_threads(recipe.cpu_threads)
+    set_seed(recipe.seed)  # before the model: a fresh adapter is drawn at random
     loaded = _load_model(recipe)
     trained, total = count_parameters(loaded.model)
     say(f"{len(data.train)} pairs, {data.quarantined} rows in quarantine; {trained:,} of {total:,} parameters train")
-    reference = None
-    if objective.needs_reference:
-        reference = choose_reference(loaded.model, kind=recipe.reference.kind)
+    reference = choose_reference(loaded.model, objective.needs_reference, kind=recipe.reference.kind)
+    if reference is not None:
         say(f"reference: {reference.explanation}")
     processing = recipe.processing
     encoder = PairEncoder(
@@ -150,6 +150,7 @@ def _train(
     trainer.pair_log.write(run.pairs_file)
     if data.eval:
         trainer.evaluate()
+        trainer.eval_log.write(run.eval_pairs_file)
     save_model(loaded.model, Path(recipe.model.path), run.model)
     run.set_state(
         "complete",
@@ -190,6 +191,8 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     given["save_strategy"] = "no" if section.save_steps is None else "steps"
     if section.save_steps is not None:
         given["save_steps"] = section.save_steps
+    if "activation_checkpointing" in known:  # the name that newer releases of transformers give it
+        given["activation_checkpointing"] = given.pop("gradient_checkpointing")
     settings = {"eval_strategy": "no", "disable_tqdm": True, **given, **section.extra}
     try:
         return TrainingArguments(output_dir=str(RunDir(recipe.output).checkpoints), seed=recipe.seed, **settings)
@@ -205,8 +208,7 @@ def _load_data(recipe: Recipe, objective: Objective, run: RunDir) -> _Data:
     for file in (*files, *held_out):
         if not file.is_file():
             raise ConfigError(f"data file {file} does not exist (from data.train or data.eval)")
-    root = section.root if section.root is not None else files[0].parent
-    images = ImageLoader(root)
+    images = ImageLoader(_root(section, [*files, *held_out]))
     demonstrations = not objective.needs_rejected
     pairs = load_pairs(
         files,
@@ -226,6 +228,16 @@ def _load_data(recipe: Recipe, objective: Objective, run: RunDir) -> _Data:
         )
     train_hashes = tuple(sha256(file) for file in files)
     return _Data(pairs, evaluated, images, len(quarantine), train_hashes)
+
+
+def _root(section: DataSection, files: Sequence[Path]) -> Path:
+    if section.root is not None:
+        return section.root
+    folders = sorted({file.parent for file in files})
+    if len(folders) > 1:
+        names = ", ".join(str(folder) for folder in folders)
+        raise ConfigError(f"the data files lie in different folders ({names}); say where images are with data.root")
+    return folders[0]
 
 
 def _load_model(recipe: Recipe) -> LoadedModel:

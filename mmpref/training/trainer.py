@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -40,6 +40,7 @@ from mmpref.training.checkpoint import WEIGHTS, load_trained, prune, save_traine
 from mmpref.training.metrics import Meter, PairLog, read_pair_log
 
 PAIRS = "pairs.parquet"
+EVAL_PAIRS = "pairs_eval.parquet"
 
 
 class Pairs(Dataset[PreferencePair]):
@@ -102,11 +103,13 @@ class PreferenceTrainer(Trainer):
             eval_dataset=Pairs(eval_pairs) if eval_pairs else None,
             callbacks=callbacks,
         )
+        self.collator = collator
         self.reference = reference
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the pairs of the whole update
         self.meter = Meter()
         self.pair_log = PairLog()
+        self.eval_log = PairLog()
         self._batch_ids: tuple[str, ...] = ()
         self._facts = dict(checkpoint_facts or {})
         self.signals = _StopAtStepEnd()
@@ -134,22 +137,29 @@ class PreferenceTrainer(Trainer):
     def _objective(self, model: nn.Module, batch: PairBatch) -> LossOutput:
         reference = self.reference if self.objective.needs_reference else None
         try:
-            return self.objective(pair_logps(model, batch, reference=reference))
+            logps = pair_logps(model, batch, reference=reference)
+            output = self.objective(logps)
         except NonFiniteError as err:
             where = f"step {self.state.global_step + 1}, pairs {', '.join(batch.pair_ids)}"
             raise NonFiniteError(f"{where}: {err}") from err
+        # Both sides are told whatever the objective reads: SFT moves the rejected answers too.
+        sides = {"logps/chosen": logps.chosen, "logps/rejected": logps.rejected}
+        lengths = {"len/chosen": logps.chosen_len, "len/rejected": logps.rejected_len}
+        told = {name: value.detach().float() for name, value in (sides | lengths).items() if value is not None}
+        return LossOutput(per_pair=output.per_pair, stats={**told, **output.stats})
 
     def _get_num_items_in_batch(self, batch_samples: list[PairBatch], device: torch.device) -> Tensor | int | None:
         pairs = sum(len(batch) for batch in batch_samples)
         if self.args.world_size > 1:
-            return self.accelerator.gather(torch.tensor([pairs], device=device)).sum()
+            counts: Tensor = self.accelerator.gather(torch.tensor([pairs], device=device))
+            return counts.sum()
         return pairs
 
     def _prepare_inputs(self, inputs: PairBatch) -> PairBatch:
         return inputs.to(self.args.device, non_blocking=True)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> Tensor | float | None:
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        norm: Tensor | float | None = super()._get_grad_norm(model, grad_norm=grad_norm)
         if norm is not None and not torch.isfinite(torch.as_tensor(norm)):
             raise NonFiniteError(
                 f"step {self.state.global_step + 1}: the gradient is not finite; nothing was updated. "
@@ -176,10 +186,13 @@ class PreferenceTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Mean loss and statistics over held-out pairs, each pair counted once (``eval_rewards/accuracies``, ...)."""
+        """Mean loss and statistics over held-out pairs, each pair counted once (``eval_rewards/accuracies``, ...).
+
+        Both answers are run whatever the objective reads, so that models trained by different objectives compare.
+        """
         if isinstance(eval_dataset, Sequence) and not isinstance(eval_dataset, str):
             eval_dataset = Pairs(eval_dataset)
-        loader = self.get_eval_dataloader(eval_dataset)
+        loader = self._loader_with_both_sides(eval_dataset)
         model = self._wrap_model(self.model, training=False)
         was_training = model.training
         model.eval()
@@ -188,13 +201,24 @@ class PreferenceTrainer(Trainer):
             with torch.no_grad(), self.compute_loss_context_manager():
                 for batch in loader:
                     output = self._objective(model, self._prepare_inputs(batch))
-                    meter.add({**output.stats, "loss": output.per_pair.detach()})
+                    stats = {**output.stats, "loss": output.per_pair.detach()}
+                    meter.add(stats)
+                    self.eval_log.add(self.state.global_step, batch.pair_ids, stats)
         finally:
             model.train(was_training)
+        self.eval_log.flush()
         metrics = {f"{metric_key_prefix}_{k}": v for k, v in meter.take(self._sum_over_ranks).items()}
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _loader_with_both_sides(self, pairs: Any) -> DataLoader[PairBatch]:
+        self.data_collator = PairCollator(self.collator.encoder, self.collator.load_image, self.collator.pad_token_id)
+        try:
+            loader: DataLoader[PairBatch] = self.get_eval_dataloader(pairs)
+            return loader
+        finally:
+            self.data_collator = self.collator
 
     def _sum_over_ranks(self, values: Tensor) -> Tensor:
         return self.accelerator.reduce(values, reduction="sum") if self.args.world_size > 1 else values
@@ -210,6 +234,7 @@ class PreferenceTrainer(Trainer):
                 self._save_scaler(str(folder))
                 self._save_rng_state(str(folder))
                 self.pair_log.write(folder / PAIRS)
+                self.eval_log.write(folder / EVAL_PAIRS)
                 self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
                 seal(folder, self._facts)
         except (RuntimeError, SafetensorError) as err:  # what torch and safetensors raise when the disk is full
@@ -222,6 +247,7 @@ class PreferenceTrainer(Trainer):
         verify(folder)
         load_trained(self.accelerator.unwrap_model(self.model if model is None else model), folder / WEIGHTS)
         self.pair_log.restore(read_pair_log(folder / PAIRS))
+        self.eval_log.restore(read_pair_log(folder / EVAL_PAIRS))
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; afterwards ``self.signals.received`` is the signal that stopped the run early, or None."""

@@ -1,0 +1,426 @@
+"""A row becomes a ``PreferencePair``, or a fault that says which row, which field and why.
+
+Everything that later rooms rely on is checked here, per row: a batch can add up while its rows do not (one row with an
+image too many, the next with one too few), so totals prove nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import logging
+import math
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmpref.data.images import ImageLoader
+from mmpref.data.quarantine import Quarantine, RowError
+from mmpref.data.source import read_jsonl
+from mmpref.errors import DataError
+from mmpref.records import ROLES, ImageRef, Message, Part, PreferencePair
+
+DEFAULT_MAX_BAD_FRACTION = 0.001
+"""One row in a thousand may be bad before loading stops."""
+
+_KEYS = (
+    "id",
+    "images",
+    "prompt",
+    "chosen",
+    "rejected",
+    "response_prefix",
+    "rejected_images",
+    "score_chosen",
+    "score_rejected",
+    "source",
+    "meta",
+)
+
+_log = logging.getLogger(__name__)
+
+
+def load_pairs(
+    paths: Sequence[Path | str],
+    *,
+    allow_demonstrations: bool,
+    quarantine: Quarantine,
+    max_bad_fraction: float = DEFAULT_MAX_BAD_FRACTION,
+    images: ImageLoader | None = None,
+) -> list[PreferencePair]:
+    """Read all pairs of some JSONL files, in order. Rows used + rows quarantined = rows read.
+
+    Args:
+        paths: files in the canonical format.
+        allow_demonstrations: accept rows without ``rejected``, which only the ``sft`` loss can train on.
+        quarantine: gets every row that is not used, and the counts.
+        max_bad_fraction: more bad rows than this share is an error.
+        images: given, the header of every image is read too, so that a missing or oversized one shows now and not in a
+            worker in the middle of a run.
+
+    Raises:
+        DataError: a file that cannot be read, an id that stands twice, too many bad rows, or no usable row at all.
+    """
+    pairs: list[PreferencePair] = []
+    places: dict[str, str] = {}
+    twice: list[str] = []
+    for path in map(Path, paths):
+        reader = _FileReader(path=path, quarantine=quarantine, demonstrations=allow_demonstrations, images=images)
+        for line, pair in reader.pairs():
+            place = f"{path}:{line}"
+            if pair.id in places:
+                twice.append(f"{pair.id!r} at {places[pair.id]} and {place}")
+            places.setdefault(pair.id, place)
+            pairs.append(pair)
+    quarantine.write()
+    if len(quarantine):
+        _log.warning("%s", quarantine.summary())
+    if twice:
+        raise DataError(_first_five(f"{len(twice)} ids stand more than once; every id must be unique", twice))
+    _refuse_too_many_bad(quarantine, max_bad_fraction)
+    if not pairs:
+        names = ", ".join(str(path) for path in paths) or "(no file given)"
+        raise DataError(f"no usable row in {names}; a row needs id, images, prompt, chosen and rejected")
+    return pairs
+
+
+def pair_from_row(row: Mapping[str, Any], *, source: str, line: int) -> PreferencePair:
+    """The pair that one canonical row describes. A row without ``rejected`` becomes a demonstration.
+
+    Args:
+        row: the decoded JSON object.
+        source: the file or data set, for messages; also the pair's ``source`` when the row names none.
+        line: the row's number in it, from 1.
+
+    Raises:
+        RowError: with a reason code, when any rule of the format is broken.
+    """
+    try:
+        return _build(row, source)
+    except RowError as fault:
+        row_id = row_name(row)
+        name = "" if row_id is None else f" (id {row_id!r})"
+        message = f"{source}:{line}{name}: {fault.detail}"
+        raise RowError(message, reason=fault.reason, detail=fault.detail, row_id=row_id) from fault
+
+
+def row_name(row: Mapping[str, Any]) -> str | None:
+    """The id of a row that may be broken, shortened for messages; None when it has none."""
+    try:
+        return _id(row.get("id"))[:200]
+    except RowError:
+        return None
+
+
+def pair_to_row(pair: PreferencePair) -> dict[str, Any]:
+    """The canonical row of a pair: JSON-ready, fields at their default left out. ``pair_from_row`` gives it back."""
+    row: dict[str, Any] = {
+        "id": pair.id,
+        "images": [_image_to_row(image) for image in pair.images],
+        "prompt": [
+            {
+                "role": message.role,
+                "content": [
+                    {"type": "image"} if part.kind == "image" else {"type": "text", "text": part.text}
+                    for part in message.parts
+                ],
+            }
+            for message in pair.prompt
+        ],
+        "chosen": pair.chosen,
+        "rejected": pair.rejected,
+        "response_prefix": pair.response_prefix or None,
+        "rejected_images": None
+        if pair.rejected_images is None
+        else [_image_to_row(image) for image in pair.rejected_images],
+        "score_chosen": pair.score_chosen,
+        "score_rejected": pair.score_rejected,
+        "source": pair.source or None,
+        "meta": dict(pair.meta) or None,
+    }
+    return {key: value for key, value in row.items() if value is not None}
+
+
+def write_pairs(path: Path | str, pairs: Iterable[PreferencePair]) -> None:
+    """Write pairs as canonical JSONL, whole or not at all."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8", newline="\n") as handle:
+            for pair in pairs:
+                handle.write(_json_line(pair))
+        temporary.replace(path)
+    except DataError:
+        temporary.unlink(missing_ok=True)
+        raise
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _json_line(pair: PreferencePair) -> str:
+    try:
+        return json.dumps(pair_to_row(pair), ensure_ascii=False, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise DataError(f"pair {pair.id!r} cannot be written as JSON: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FileReader:
+    """One file's rows, sorted into pairs and quarantine."""
+
+    path: Path
+    quarantine: Quarantine
+    demonstrations: bool
+    images: ImageLoader | None
+
+    def pairs(self) -> Iterator[tuple[int, PreferencePair]]:
+        for line, row in read_jsonl(self.path, on_fault=self._broken_line):
+            self.quarantine.num_read += 1
+            try:
+                pair = pair_from_row(row, source=self.path.stem, line=line)
+                self._check_use(pair)
+            except RowError as fault:
+                self._put_aside(line, fault, row_id=row_name(row))
+                continue
+            self.quarantine.num_used += 1
+            yield line, pair
+
+    def _check_use(self, pair: PreferencePair) -> None:
+        if pair.rejected is None and not self.demonstrations:
+            raise _fault("no_rejected", "has no 'rejected' answer; a single good answer trains only with the sft loss")
+        if self.images is not None:
+            for image in (*pair.images, *(pair.rejected_images or ())):
+                self.images.size(image)
+
+    def _broken_line(self, line: int, fault: RowError) -> None:
+        self.quarantine.num_read += 1
+        self._put_aside(line, fault, row_id=None)
+
+    def _put_aside(self, line: int, fault: RowError, *, row_id: str | None) -> None:
+        self.quarantine.add(
+            source=self.path.stem,
+            file=str(self.path),
+            row=line,
+            row_id=row_id,
+            reason=fault.reason,
+            detail=fault.detail,
+        )
+
+
+def _refuse_too_many_bad(quarantine: Quarantine, max_bad_fraction: float) -> None:
+    bad, read = len(quarantine), quarantine.num_read
+    if not bad or bad <= max_bad_fraction * read:
+        return
+    head = f"{bad} of {read} rows cannot be used, more than the allowed share of {max_bad_fraction:g}"
+    raise DataError(_first_five(head, [row.describe() for row in quarantine.rows]))
+
+
+def _first_five(head: str, lines: list[str]) -> str:
+    more = [f"... and {len(lines) - 5} more"] if len(lines) > 5 else []
+    return "\n  ".join([head + ":", *lines[:5], *more])
+
+
+def _build(row: Mapping[str, Any], source: str) -> PreferencePair:
+    unknown = [str(key) for key in row if key not in _KEYS]
+    if unknown:
+        names = ", ".join(map(repr, unknown))
+        raise _fault("unknown_key", f"unknown key {names}; known: {', '.join(_KEYS)}; anything else belongs in 'meta'")
+    images = _images(row, "images")
+    rejected_images = None if row.get("rejected_images") is None else _images(row, "rejected_images")
+    prompt = _prompt(row.get("prompt"))
+    _check_image_places(prompt, images, "images")
+    chosen = _answer(row, "chosen")
+    rejected = None if row.get("rejected") is None else _answer(row, "rejected")
+    if rejected_images is not None:
+        _check_image_places(prompt, rejected_images, "rejected_images")
+        if rejected is None:
+            raise _fault("rejected_images", "'rejected_images' without 'rejected'")
+    same_pictures = rejected_images is None or rejected_images == images
+    if rejected is not None and same_pictures and _folded(chosen) == _folded(rejected):
+        raise _fault("identical_pair", "'chosen' and 'rejected' are the same text")
+    score_chosen, score_rejected = _score(row, "score_chosen"), _score(row, "score_rejected")
+    if (score_chosen is None) != (score_rejected is None):
+        given = "score_chosen" if score_rejected is None else "score_rejected"
+        raise _fault("score_one_side", f"only {given!r} is given; scores stand on both sides or on neither")
+    return PreferencePair(
+        id=_id(row.get("id")),
+        images=images,
+        prompt=prompt,
+        chosen=chosen,
+        rejected=rejected,
+        response_prefix=_text(row, "response_prefix"),
+        rejected_images=rejected_images,
+        score_chosen=score_chosen,
+        score_rejected=score_rejected,
+        source=_text(row, "source") or source,
+        meta=_meta(row.get("meta")),
+    )
+
+
+def _id(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise _fault("id", f"'id' must be a non-empty text or a whole number, got {_shown(value)}")
+    return _clean(value, "id")
+
+
+def _images(row: Mapping[str, Any], key: str) -> tuple[ImageRef, ...]:
+    value = row.get(key)
+    if value is None and key == "images":
+        return ()
+    if not isinstance(value, list | tuple):
+        raise _fault("images", f"{key!r} must be a list of paths or embedded images, got {_shown(value)}")
+    return tuple(_image(item, f"{key}[{place}]") for place, item in enumerate(value))
+
+
+def _image(item: Any, name: str) -> ImageRef:
+    """A path, raw bytes, or the mapping ``{"path": ..., "bytes": ...}`` with bytes raw or in base64."""
+    if isinstance(item, str):
+        if not item.strip():
+            raise _fault("images", f"{name} is an empty path")
+        return ImageRef(path=_clean(item, name))
+    if isinstance(item, bytes):
+        return ImageRef(data=item)
+    if isinstance(item, Mapping) and set(item) <= {"path", "bytes"}:
+        data = item.get("bytes")
+        if data is None and isinstance(item.get("path"), str):
+            return _image(item["path"], name)
+        if isinstance(data, bytes):
+            return ImageRef(data=data)
+        if isinstance(data, str):
+            try:
+                return ImageRef(data=base64.b64decode(data, validate=True))
+            except (binascii.Error, ValueError) as error:
+                raise _fault("images", f"{name} has 'bytes' that are not base64: {error}") from error
+    raise _fault("images", f"{name} must be a path or a mapping with 'bytes' or 'path', got {_shown(item)}")
+
+
+def _image_to_row(image: ImageRef) -> str | dict[str, str]:
+    if image.path is not None:
+        return image.path
+    return {"bytes": base64.b64encode(image.data or b"").decode("ascii")}
+
+
+def _prompt(value: Any) -> tuple[Message, ...]:
+    if not isinstance(value, list | tuple) or not value:
+        raise _fault("prompt", f"'prompt' must be a non-empty list of messages, got {_shown(value)}")
+    prompt = tuple(_message(item, f"prompt[{place}]") for place, item in enumerate(value))
+    turns = prompt[1:] if prompt[0].role == "system" else prompt
+    roles = [message.role for message in turns]
+    if not roles or any(role != ("user", "assistant")[place % 2] for place, role in enumerate(roles)):
+        shown = ", ".join(message.role for message in prompt)[:200]
+        raise _fault("roles", f"turns must be [system,] user, assistant, user, ...; got {shown}")
+    if roles[-1] != "user":
+        raise _fault(
+            "roles", "the prompt must end with a user turn; the beginning of the answer goes in 'response_prefix'"
+        )
+    if any(message.num_images for message in prompt if message.role != "user"):
+        raise _fault("image_place", "an image part stands outside a user turn")
+    return prompt
+
+
+def _message(item: Any, name: str) -> Message:
+    if not isinstance(item, Mapping) or set(item) != {"role", "content"}:
+        raise _fault("prompt", f"{name} must be a mapping with exactly 'role' and 'content', got {_shown(item)}")
+    role, content = item["role"], item["content"]
+    if role not in ROLES:
+        raise _fault("roles", f"{name} has role {_shown(role)}; known: {', '.join(ROLES)}")
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}]
+    if not isinstance(content, list | tuple):
+        raise _fault("prompt", f"{name} must have a text or a list of parts as 'content', got {_shown(content)}")
+    parts = tuple(_part(part, f"{name}.content[{place}]") for place, part in enumerate(content))
+    if not any(part.kind == "image" or part.text.strip() for part in parts):
+        raise _fault("empty_turn", f"{name} ({role}) has neither text nor image")
+    return Message(role=role, parts=parts)
+
+
+def _part(item: Any, name: str) -> Part:
+    if isinstance(item, Mapping):
+        # a parquet reader fills the key that a part does not have with None
+        given = {key: value for key, value in item.items() if value is not None}
+        if given == {"type": "image"}:
+            return Part("image")
+        if set(given) == {"type", "text"} and given["type"] == "text" and isinstance(given["text"], str):
+            return Part("text", _clean(given["text"], name))
+    raise _fault("prompt", f"{name} must be {{type: image}} or {{type: text, text: ...}}, got {_shown(item)}")
+
+
+def _check_image_places(prompt: tuple[Message, ...], images: tuple[ImageRef, ...], key: str) -> None:
+    places = sum(message.num_images for message in prompt)
+    if places != len(images):
+        raise _fault("image_count", f"the prompt has {places} image parts and {key!r} has {len(images)} images")
+
+
+def _answer(row: Mapping[str, Any], key: str) -> str:
+    value = row.get(key)
+    if not isinstance(value, str):
+        raise _fault("answer", f"{key!r} must be text, got {_shown(value)}")
+    if not _folded(value):
+        raise _fault("empty_response", f"{key!r} is empty")
+    return _clean(value, key)
+
+
+def _score(row: Mapping[str, Any], key: str) -> float | None:
+    value = row.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _fault("score", f"{key!r} must be a number, got {_shown(value)}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise _fault("score", f"{key!r} must be finite, got {_shown(value)}")
+    return number
+
+
+def _text(row: Mapping[str, Any], key: str) -> str:
+    value = row.get(key)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise _fault(key, f"{key!r} must be text, got {_shown(value)}")
+    return _clean(value, key)
+
+
+def _meta(value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise _fault("meta", f"'meta' must be a mapping, got {_shown(value)}")
+    return dict(value)
+
+
+def _clean(text: str, name: str) -> str:
+    """The text itself, proved to be encodable: JSON can spell half a character, which no tokenizer takes."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise _fault("text_encoding", f"{name!r} has half a surrogate pair at character {error.start + 1}") from error
+    return text
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def _shown(value: Any) -> str:
+    kind = type(value).__name__
+    if isinstance(value, bool | int | float) or value is None:
+        try:
+            return f"{kind} {value!r}"[:80]
+        except ValueError:  # a whole number too long to print
+            return f"a huge {kind}"
+    return f"{kind} {str(value)[:60]!r}"
+
+
+def _fault(reason: str, detail: str) -> RowError:
+    return RowError(detail, reason=reason)

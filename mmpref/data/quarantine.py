@@ -1,0 +1,101 @@
+"""What happens to a row that cannot be used: it is named, counted and written down, never half-used.
+
+The rule of the room: rows used + rows quarantined = rows read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mmpref.errors import DataError
+
+
+class RowError(DataError):
+    """One row or image that cannot be used.
+
+    ``reason`` is a short code that can be counted, ``detail`` says what is wrong without the place, and the message
+    says both what and where. It can be rebuilt from the message alone, so it survives the way back from a worker
+    process.
+    """
+
+    def __init__(
+        self, message: str, *, reason: str = "unknown", detail: str | None = None, row_id: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.detail = message if detail is None else detail
+        self.row_id = row_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuarantinedRow:
+    """One line of ``quarantine.jsonl``. ``row`` counts from 1, as editors do."""
+
+    source: str
+    file: str
+    row: int
+    id: str | None
+    reason: str
+    detail: str
+
+    def describe(self) -> str:
+        """One line for a message: where, which id, why."""
+        name = "" if self.id is None else f" (id {self.id!r})"
+        return f"{self.file}:{self.row}{name}: {self.reason}: {self.detail}"
+
+
+class Quarantine:
+    """Collects the rows that are not used, and how many were read in all.
+
+    Args:
+        path: where ``write`` puts ``quarantine.jsonl``; None keeps the rows in memory only.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self.rows: list[QuarantinedRow] = []
+        self.counts: Counter[str] = Counter()
+        self.num_read = 0
+        self.num_used = 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def add(self, *, source: str, file: str, row: int, row_id: str | None, reason: str, detail: str) -> None:
+        """Put one row aside."""
+        self.rows.append(
+            QuarantinedRow(source=source, file=file, row=row, id=row_id, reason=reason, detail=_shorten(detail))
+        )
+        self.counts[reason] += 1
+
+    def summary(self) -> str:
+        """One line: how many rows were read, used and put aside, and why."""
+        line = f"{self.num_read} rows read, {self.num_used} used, {len(self.rows)} quarantined"
+        if self.counts:
+            line += " (" + ", ".join(f"{reason} {count}" for reason, count in self.counts.most_common()) + ")"
+        if self.counts and self.path is not None:
+            line += f", listed in {self.path}"
+        return line
+
+    def write(self) -> None:
+        """Write all rows to ``path``, whole or not at all; an empty file says that every row was used."""
+        if self.path is None:
+            return
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("w", encoding="utf-8", newline="\n") as handle:
+                for row in self.rows:
+                    handle.write(json.dumps(asdict(row)) + "\n")
+            temporary.replace(self.path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise DataError(f"cannot write {self.path}: {error.strerror or error}") from error
+
+
+def _shorten(text: str, limit: int = 500) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,19 @@
+"""Hallucination benchmarks: questions answered by a model, and scored by a named protocol with intervals.
+
+Scoring imports no torch; only ``answerers.TransformersAnswerer`` does, when it is built.
+"""
+
+from mmpref.evals.results import result_content, write_items, write_result
+from mmpref.evals.runner import evaluate
+from mmpref.evals.task import BENCHMARKS, compare, load_samples, score
+
+__all__ = [
+    "BENCHMARKS",
+    "compare",
+    "evaluate",
+    "load_samples",
+    "result_content",
+    "score",
+    "write_items",
+    "write_result",
+]

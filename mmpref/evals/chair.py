@@ -1,0 +1,257 @@
+"""CHAIR: which objects a caption mentions that the image does not have (Rohrbach et al. 2018, "Object Hallucination in
+Image Captioning"; official script LisaAnne/Hallucination ``utils/chair.py``, recall as in Maxlinn's port).
+
+``questions`` is the ground truth: COCO annotations (the instances file, the captions file, or a list of both, which is
+what the paper uses) or ``{image_id: [objects]}``. ``synonyms`` is a list in CHAIR's format: one object per line, its
+words separated by commas, the first is the object's name. The list for COCO has no licence that would let us ship it:
+get ``data/synonyms.txt`` from LisaAnne/Hallucination and pass its path. Without a list the words are the object names
+of the ground truth.
+
+The annotations may cover more images than were captioned: the answers choose the images, and a note says how many. With
+``prompts``, which say what was asked, every prompt needs its answer.
+
+chair_i = hallucinated mentions / all mentions (repeats count); chair_s = captions with a hallucination / captions;
+recall = distinct true objects mentioned / true objects; mean_length = words per caption. No mention at all leaves
+chair_i undefined (the official script stops with an error). Say chair_s and chair_i only together with recall and
+mean_length: a caption that says nothing hallucinates nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmpref.errors import ConfigError, DataError
+from mmpref.evals.benchmark import Benchmark, Item, Judged
+from mmpref.evals.metrics import Ratio
+from mmpref.evals.objects import Extractor, Mention, Vocabulary, count_words, extractor_for
+from mmpref.evals.rows import Row, Source, first_ids, is_path, load_answers, load_json, load_rows, pair_by_id, row_id
+from mmpref.records import Answer, EvalSample, ImageRef, user_turn
+
+PROMPT = "Please describe this image in detail."
+_GET_SYNONYMS = (
+    "pass synonyms=PATH, CHAIR's list with one object per line (data/synonyms.txt of LisaAnne/Hallucination; "
+    "it has no licence, so mmpref does not ship it)"
+)
+
+
+def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSample, ...]:
+    """One sample per image; ``target`` is the ground truth as it was given, not yet mapped to canonical objects."""
+    truth = _ground_truth(source)
+    if truth.from_coco and options["synonyms"] is None:
+        raise ConfigError(f"CHAIR on COCO annotations needs the synonym list; {_GET_SYNONYMS}")
+    prompts = _prompts(options["prompts"], truth.objects) if options["prompts"] is not None else None
+    chosen = truth.objects if prompts is None else prompts
+    return tuple(_sample(image, truth, prompts[image] if prompts else {}, options) for image in chosen)
+
+
+class _Truth:
+    """Objects, reference captions and file names by image id, gathered from one or several sources."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, list[str]] = {}
+        self.captions: dict[str, list[str]] = {}
+        self.files: dict[str, str] = {}
+        self.from_coco = False
+
+
+def _ground_truth(source: Source) -> _Truth:
+    truth = _Truth()
+    if not isinstance(source, str | Path | Mapping):
+        parts: list[Any] = list(source)
+        several = bool(parts) and all(is_path(part) or _is_coco(part) for part in parts)
+        for part in parts if several else [parts]:
+            _gather(truth, part)
+    else:
+        _gather(truth, source)
+    if not truth.objects:
+        raise DataError("CHAIR: the ground truth names no image")
+    return truth
+
+
+def _is_coco(content: object) -> bool:
+    return isinstance(content, Mapping) and isinstance(content.get("annotations"), Sequence)
+
+
+def _gather(truth: _Truth, source: Any) -> None:
+    where = str(source) if is_path(source) else "questions"
+    content = load_json(source) if is_path(source) else source
+    if _is_coco(content):
+        _gather_coco(truth, content, where)
+        return
+    if isinstance(content, Mapping) and "objects" not in content:
+        content = [
+            {**entry, "image_id": image} if isinstance(entry, Mapping) else {"image_id": image, "objects": entry}
+            for image, entry in content.items()
+        ]
+    for number, row in enumerate(load_rows(content, where), 1):
+        image, objects = row_id(row, f"{where}, row {number}"), row.get("objects")
+        if (
+            isinstance(objects, str)
+            or not isinstance(objects, Iterable)
+            or not all(isinstance(o, str) for o in objects)
+        ):
+            raise DataError(f"{where}, image {image!r}: expected a list of object names")
+        if image in truth.objects:
+            raise DataError(f"{where}: image {image!r} appears more than once")
+        truth.objects[image] = list(objects)
+        if isinstance(row.get("image"), str):
+            truth.files[image] = row["image"]
+
+
+def _gather_coco(truth: _Truth, content: Mapping[str, Any], where: str) -> None:
+    truth.from_coco = True
+    try:
+        names = {category["id"]: category["name"] for category in content.get("categories", ())}
+        for image in content.get("images", ()):
+            truth.objects.setdefault(str(image["id"]), [])
+            if "file_name" in image:
+                truth.files[str(image["id"])] = image["file_name"]
+        for row in content["annotations"]:
+            image_id = str(row["image_id"])
+            objects = truth.objects.setdefault(image_id, [])
+            if "caption" in row:
+                truth.captions.setdefault(image_id, []).append(row["caption"])
+            else:
+                objects.append(names[row["category_id"]])
+    except (KeyError, TypeError) as err:
+        raise DataError(f"{where}: not COCO annotations as expected (problem at {err})") from err
+
+
+def _prompts(source: Source, objects: Mapping[str, Any]) -> dict[str, Row]:
+    """Rows ``{"image_id", "image", "text"}`` that say which images are asked about, and how."""
+    rows = {row_id(row, f"prompts, row {number}"): row for number, row in enumerate(load_rows(source, "prompts"), 1)}
+    if unknown := [image for image in rows if image not in objects]:
+        raise DataError(f"prompts ask about {len(unknown)} images that the ground truth lacks: {first_ids(unknown)}")
+    return rows
+
+
+def _sample(image: str, truth: _Truth, asked: Row, options: Mapping[str, Any]) -> EvalSample:
+    file = asked.get("image") or truth.files.get(image)
+    if file is None:
+        number = int(image) if image.isdecimal() else image
+        try:
+            file = str(options["image_name"]).format(id=number)
+        except (ValueError, KeyError, IndexError) as err:
+            raise ConfigError(
+                f"image_name {options['image_name']!r} does not fit the image id {image!r} ({err}); "
+                "write {id}, or {id:012d} for numbers filled up with zeros"
+            ) from err
+    return EvalSample(
+        id=image,
+        images=(ImageRef(path=file),),
+        prompt=user_turn(asked.get("text") or options["prompt"], num_images=1),
+        target=(tuple(truth.objects[image]), tuple(truth.captions.get(image, ()))),
+        meta={"image": file},
+    )
+
+
+def _load_answers(source: Source, options: Mapping[str, Any]) -> list[Answer]:
+    return load_answers(source)
+
+
+def judge(
+    samples: Sequence[EvalSample], answers: Sequence[Answer], protocol: str, options: Mapping[str, Any]
+) -> Judged:
+    """Find the objects of every caption and compare them with the image's."""
+    pairs = pair_by_id(samples, answers, may_cover_part=options["prompts"] is None)
+    notes = []
+    if len(pairs) < len(samples):
+        notes.append(f"{len(pairs)} captions for {len(samples)} annotated images")
+    if options["synonyms"] is None:
+        notes.append("no synonym list: only the object names of the ground truth are looked for")
+        vocabulary = Vocabulary.of_names(name for sample in samples for name in sample.target[0])
+    else:
+        vocabulary = Vocabulary.read(options["synonyms"])
+        if unknown := sorted({name for sample, _ in pairs for name in sample.target[0] if name not in vocabulary}):
+            notes.append(
+                f"{len(unknown)} true objects are not in the synonym list and cannot be found: {first_ids(unknown)}"
+            )
+    extract = extractor_for(protocol, vocabulary, options["tokenize"])
+    items = tuple(_item(sample, text, extract, vocabulary) for sample, text in pairs)
+    return Judged(items, n=len(items), notes=tuple(notes))
+
+
+def _item(sample: EvalSample, text: str, extract: Extractor, vocabulary: Vocabulary) -> Item:
+    names, captions = sample.target
+    truth = {vocabulary.canonical(name) for name in names}
+    truth |= {mention.object for caption in captions for mention in extract(caption)}
+    mentions = extract(text)
+    said = {mention.object for mention in mentions}
+    return {
+        "id": sample.id,
+        "image": sample.meta["image"],
+        "text": text,
+        "num_words": count_words(text),
+        "mentions": [_mention(mention, truth) for mention in mentions],
+        "objects": sorted(truth),
+        "hallucinated": sorted(said - truth),
+        "missing": sorted(truth - said),
+    }
+
+
+def _mention(mention: Mention, truth: set[str]) -> dict[str, Any]:
+    return {
+        "word": mention.word,
+        "object": mention.object,
+        "position": mention.position,
+        "span": list(mention.span) if mention.span else None,
+        "hallucinated": mention.object not in truth,
+    }
+
+
+def count(item: Mapping[str, Any]) -> Mapping[str, float]:
+    return {
+        "captions": 1,
+        "hallucinated_captions": bool(item["hallucinated"]),
+        "mentions": len(item["mentions"]),
+        "hallucinated_mentions": sum(mention["hallucinated"] for mention in item["mentions"]),
+        "true_objects": len(item["objects"]),
+        "found_objects": len(item["objects"]) - len(item["missing"]),
+        "words": item["num_words"],
+    }
+
+
+_NO_CAPTIONS = "there are no captions"
+_RATIOS = {
+    "chair_s": Ratio(top={"hallucinated_captions": 1}, bottom={"captions": 1}, why_empty=_NO_CAPTIONS),
+    "chair_i": Ratio(
+        top={"hallucinated_mentions": 1}, bottom={"mentions": 1}, why_empty="no caption mentions a known object"
+    ),
+    "recall": Ratio(
+        top={"found_objects": 1}, bottom={"true_objects": 1}, why_empty="the ground truth of these images is empty"
+    ),
+    "mean_length": Ratio(top={"words": 1}, bottom={"captions": 1}, why_empty=_NO_CAPTIONS, proportion=False),
+}
+
+CHAIR = Benchmark(
+    name="chair",
+    title="CHAIR, Caption Hallucination Assessment with Image Relevance",
+    paper="Rohrbach et al. 2018, arXiv:1809.02156",
+    official="LisaAnne/Hallucination utils/chair.py",
+    protocols=("mmpref", "official"),
+    max_new_tokens=512,
+    options={
+        "synonyms": None,
+        "tokenize": None,
+        "prompts": None,
+        "prompt": PROMPT,
+        "image_name": "COCO_val2014_{id:012d}.jpg",
+    },
+    load=load_questions,
+    load_answers=_load_answers,
+    judge=judge,
+    unit=lambda item: str(item["id"]),
+    count=count,
+    counts=(
+        "captions",
+        "hallucinated_captions",
+        "mentions",
+        "hallucinated_mentions",
+        "true_objects",
+        "found_objects",
+        "words",
+    ),
+    ratios=lambda protocol: _RATIOS,
+)

@@ -1,0 +1,188 @@
+"""From counts per question to metrics with 95 % intervals.
+
+Every metric of the benchmarks here is a ratio of two sums of counts, so a metric, its interval and the difference of
+two systems come from one table: [U units, K counts]. A unit is what was sampled independently, an image or a scene; the
+questions about one image stay together when units are drawn again (the cluster bootstrap, Efron & Tibshirani 1993).
+
+Shapes: U units, K counts, R resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[np.float64]
+RESAMPLES = 2000
+_TAIL = 0.025  # on each side of a 95 % interval
+_CELLS_PER_CHUNK = 4_000_000  # resampling weights held at once: 32 MB
+_MAX_UNDEFINED_SHARE = 0.05  # an interval over fewer of the resamples than this leaves out would mislead
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ratio:
+    """A metric: the weighted sum ``top`` over the weighted sum ``bottom`` of named counts.
+
+    ``why_empty`` tells the user what it means that ``bottom`` is zero. ``when_empty`` is the value that a tool reports
+    then; None leaves the metric undefined. ``needs_top`` also leaves it undefined when ``top`` is zero. ``proportion``
+    says that the value cannot leave [0, 1].
+    """
+
+    top: Mapping[str, float]
+    bottom: Mapping[str, float]
+    why_empty: str
+    when_empty: float | None = None
+    needs_top: bool = False
+    proportion: bool = True
+
+    def of(self, sums: Array, names: Sequence[str]) -> Array:
+        """The metric of each row of ``sums`` [R, K]; NaN where it is undefined. Returns [R]."""
+        top, bottom = sums @ _weights(self.top, names), sums @ _weights(self.bottom, names)
+        empty = bottom == 0
+        value: Array = np.divide(top, bottom, out=np.full_like(top, np.nan), where=~empty)
+        if self.when_empty is not None:
+            value[empty] = self.when_empty
+        if self.needs_top:
+            value[top == 0] = np.nan
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Counts summed per unit: ``counts`` is [U, K], rows as in ``units``, columns as in ``names``."""
+
+    units: tuple[str, ...]
+    names: tuple[str, ...]
+    counts: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Metrics with their intervals, and the reason for each that is undefined."""
+
+    metrics: Mapping[str, float | None]
+    intervals: Mapping[str, tuple[float, float]]
+    undefined: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """Second system less first, on the same units, with the 95 % interval of the paired bootstrap.
+
+    ``value`` is None when the metric is undefined for one of the two; ``interval`` is None when it cannot be given.
+    """
+
+    first: float | None
+    second: float | None
+    value: float | None
+    interval: tuple[float, float] | None
+    num_units: int
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
+
+
+def tally(counts: Sequence[Mapping[str, float]], units: Sequence[str], names: Sequence[str]) -> Tally:
+    """Sum the counts of every question into its unit; units are sorted, so the order of questions changes nothing."""
+    order = {unit: row for row, unit in enumerate(sorted(set(units)))}
+    table = np.array([[row.get(name, 0.0) for name in names] for row in counts], dtype=np.float64)
+    summed = np.zeros((len(order), len(names)))
+    if len(counts):
+        np.add.at(summed, np.array([order[unit] for unit in units]), table)
+    return Tally(tuple(order), tuple(names), summed)
+
+
+def estimate(table: Tally, ratios: Mapping[str, Ratio], *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
+    """Each metric over all units, and its percentile interval over units drawn with replacement."""
+    total = table.counts.sum(axis=0, keepdims=True)
+    drawn = _resampled_sums(table.counts, resamples, seed)
+    metrics: dict[str, float | None] = {}
+    intervals: dict[str, tuple[float, float]] = {}
+    undefined: dict[str, str] = {}
+    for name, ratio in ratios.items():
+        value = float(ratio.of(total, table.names)[0])
+        if np.isnan(value):
+            metrics[name] = None
+            undefined[name] = ratio.why_empty
+            continue
+        metrics[name] = value
+        num_informed = int(np.count_nonzero(table.counts @ _weights(ratio.bottom, table.names)))
+        if ratio.proportion and value in (0.0, 1.0) and num_informed:
+            intervals[name] = _edge_interval(value, num_informed)
+        elif num_informed > 1 and (interval := _percentiles(ratio.of(drawn, table.names))):
+            intervals[name] = interval
+    return Estimate(metrics, intervals, undefined)
+
+
+def paired_differences(
+    first: Tally, second: Tally, ratios: Mapping[str, Ratio], *, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, Difference]:
+    """``second - first`` per metric; both systems are seen on the same drawn units, so what is hard for both cancels.
+
+    Raises:
+        ValueError: the two tables do not have the same units and counts.
+    """
+    if first.units != second.units or first.names != second.names:
+        raise ValueError("paired differences need the same units and counts on both sides")
+    num_counts = len(first.names)
+    drawn = _resampled_sums(np.hstack([first.counts, second.counts]), resamples, seed)
+    out: dict[str, Difference] = {}
+    for name, ratio in ratios.items():
+        before = float(ratio.of(first.counts.sum(axis=0, keepdims=True), first.names)[0])
+        after = float(ratio.of(second.counts.sum(axis=0, keepdims=True), second.names)[0])
+        defined = not (np.isnan(before) or np.isnan(after))
+        interval = None
+        if defined and len(first.units) > 1:
+            interval = _percentiles(
+                ratio.of(drawn[:, num_counts:], first.names) - ratio.of(drawn[:, :num_counts], first.names)
+            )
+        out[name] = Difference(
+            first=None if np.isnan(before) else before,
+            second=None if np.isnan(after) else after,
+            value=after - before if defined else None,
+            interval=interval,
+            num_units=len(first.units),
+        )
+    return out
+
+
+def _weights(terms: Mapping[str, float], names: Sequence[str]) -> Array:
+    return np.array([terms.get(name, 0.0) for name in names], dtype=np.float64)
+
+
+def _resampled_sums(counts: Array, resamples: int, seed: int) -> Array:
+    """Sums of the counts over units drawn with replacement, once per resample: [R, K]."""
+    num_units = len(counts)
+    if num_units == 0:
+        return np.zeros((resamples, counts.shape[1]))
+    return np.concatenate([weights @ counts for weights in _draws(num_units, resamples, seed)])
+
+
+def _draws(num_units: int, resamples: int, seed: int) -> Iterator[Array]:
+    """How often each unit is drawn, as [some R, U]; the numbers do not depend on the size of the pieces."""
+    rng = np.random.default_rng(seed)
+    share = np.full(num_units, 1.0 / num_units)
+    piece = max(1, _CELLS_PER_CHUNK // num_units)
+    for start in range(0, resamples, piece):
+        rows = min(piece, resamples - start)
+        yield rng.multinomial(num_units, share, size=rows).astype(np.float64)
+
+
+def _percentiles(values: Array) -> tuple[float, float] | None:
+    defined = values[~np.isnan(values)]
+    if len(defined) < (1 - _MAX_UNDEFINED_SHARE) * len(values) or not len(defined):
+        return None
+    low, high = np.quantile(defined, [_TAIL, 1 - _TAIL])
+    return float(low), float(high)
+
+
+def _edge_interval(value: float, num_units: int) -> tuple[float, float]:
+    """Exact (Clopper-Pearson) interval when all units agree: drawing them again would give no width at all."""
+    reach = 1 - _TAIL ** (1 / num_units)
+    return (0.0, reach) if value == 0 else (1 - reach, 1.0)

@@ -1,0 +1,57 @@
+"""``results.json`` and ``items.jsonl``: a result as files that other programs read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmpref.records import TaskResult
+from mmpref.rundir import replacing, versions, write_json
+
+RESULTS = "results.json"
+ITEMS = "items.jsonl"
+
+
+def result_content(result: TaskResult, **more: Any) -> dict[str, Any]:
+    """What ``results.json`` holds: the result without its items, the versions, and ``more``."""
+    return {
+        **_numbers(result),
+        "versions": versions(),
+        **more,
+    }
+
+
+def write_result(path: Path, result: TaskResult, **more: Any) -> None:
+    """Write ``results.json``, whole or not at all. Results under further protocols go in ``protocols``.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    write_json(path, result_content(result, **more))
+
+
+def write_items(path: Path, result: TaskResult) -> None:
+    """Write what was read from every answer and how it was judged, one JSON object per line."""
+    with replacing(path) as stream:
+        for item in result.items:
+            stream.write((json.dumps(item, ensure_ascii=False) + "\n").encode("utf-8"))
+
+
+def other_protocols(results: Mapping[str, TaskResult]) -> dict[str, dict[str, Any]]:
+    """The numbers of the same answers under other protocols, to stand beside the main ones."""
+    return {protocol: _numbers(result) for protocol, result in results.items()}
+
+
+def _numbers(result: TaskResult) -> dict[str, Any]:
+    return {
+        "benchmark": result.benchmark,
+        "protocol": result.protocol,
+        "n": result.n,
+        "n_unparsed": result.n_unparsed,
+        "metrics": dict(result.metrics),
+        "intervals": {name: list(interval) for name, interval in result.intervals.items()},
+        "undefined": dict(result.undefined),
+        "notes": list(result.notes),
+    }

@@ -1,0 +1,297 @@
+"""Which weights train, and LoRA and quantisation. The one door to peft and bitsandbytes.
+
+A part of the model (vision tower, projector, language model) is frozen, trained itself, or given a LoRA adapter. With
+LoRA anywhere, a part that trains fully is a copy kept by the adapter: the base stays as it was, so that switching the
+adapter off gives the reference model, and one adapter folder holds everything that was trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+from transformers import BitsAndBytesConfig, PreTrainedModel
+
+from mmpref.errors import ConfigError
+from mmpref.models.tower import keep_frozen_tower_out_of_graph
+from mmpref.models.unwrap import submodule, unwrap
+from mmpref.processing.family import Family, PartName
+
+if TYPE_CHECKING:
+    from mmpref.models.load import LoadedModel
+
+Tuned = Literal["freeze", "full", "lora"]
+PARTS: tuple[PartName, ...] = ("vision", "projector", "language")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """What happens to each part of the model.
+
+    ``language`` includes embeddings and the output head when it is ``full``.
+    """
+
+    vision: Tuned = "freeze"
+    projector: Tuned = "freeze"
+    language: Tuned = "full"
+
+    def of(self, part: PartName) -> Tuned:
+        return {"vision": self.vision, "projector": self.projector, "language": self.language}[part]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterSettings:
+    """LoRA as peft names it: rank r, scale alpha / r (alpha / sqrt(r) with ``use_rslora``)."""
+
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    use_rslora: bool = False
+    use_dora: bool = False
+
+
+def prepare(loaded: LoadedModel, tuning: Tuning, adapter: AdapterSettings | None = None) -> LoadedModel:
+    """The same model with gradients where they are wanted, LoRA attached where it is asked for, in training mode.
+
+    Raises:
+        ConfigError: parts the model does not have, LoRA settings without a part for them (or the other way round),
+            quantised weights that should train themselves, nothing left to train.
+    """
+    model, family = loaded.model, loaded.family
+    _check(tuning, adapter, family, model)
+    model.requires_grad_(False)
+    if adapter is not None:
+        model = _with_lora(model, family, tuning, adapter)
+    else:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(tuning.of(family.part_of(name)) == "full")
+    trained, _ = count_parameters(model)
+    if not trained:
+        raise ConfigError(
+            "nothing would train: set at least one of tune.vision, tune.projector, tune.language to full or lora"
+        )
+    if family.has_vision and tuning.vision == "freeze":
+        keep_frozen_tower_out_of_graph(model, family)
+    model.train()
+    return dataclasses.replace(loaded, model=model)
+
+
+def attach(model: PreTrainedModel, folder: Path, *, trainable: bool) -> Any:
+    """Put a saved adapter on its base model.
+
+    Raises:
+        ConfigError: there is no adapter in the folder, or it does not fit the model.
+    """
+    peft = _peft()
+    if not (folder / "adapter_config.json").is_file():
+        raise ConfigError(f"{folder} has no adapter_config.json: it is not an adapter folder")
+    try:
+        with warnings.catch_warnings():  # peft only warns, and goes on with layers that learnt nothing
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            return peft.PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, local_files_only=True)
+    except (ValueError, RuntimeError, KeyError, UserWarning) as err:
+        raise ConfigError(
+            f"the adapter in {folder} does not fit this model: {' '.join(str(err).split())[:400]}"
+        ) from err
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """(parameters that train, all parameters); two weights in one byte are counted as two."""
+    sizes = [(p.requires_grad, p.numel() * (2 if _is_four_bit(p) else 1)) for p in model.parameters()]
+    return sum(size for trains, size in sizes if trains), sum(size for _, size in sizes)
+
+
+def has_adapter(model: nn.Module) -> bool:
+    """Whether a peft adapter is attached."""
+    return hasattr(unwrap(model), "disable_adapter")
+
+
+def is_adapter_weight(name: str) -> bool:
+    """Whether a parameter of a peft model belongs to the adapter, and so vanishes when the adapter is off."""
+    return ".lora_" in name or ".modules_to_save." in name
+
+
+def adapter_changes_nothing(model: nn.Module) -> bool:
+    """Whether the adapter is as peft starts it, adding zero: then the adapter switched off is the same model."""
+    inner = unwrap(model)
+    for name, parameter in inner.named_parameters():
+        if (".lora_B." in name or ".lora_embedding_B." in name) and bool(parameter.detach().any()):
+            return False
+        if ".modules_to_save." in name:
+            path, _, rest = name.partition(".modules_to_save.")
+            original = inner.get_parameter(f"{path}.original_module.{rest.partition('.')[2]}")
+            if not torch.equal(original.detach(), parameter.detach()):
+                return False
+    return True
+
+
+def quantization_config(kind: Literal["nf4", "int8"], family: Family, *, dtype: Any = "auto") -> BitsAndBytesConfig:
+    """Quantise the linear layers of the language model; vision tower, projector and output head stay as they are.
+
+    The paths are written in full, and with the head: bitsandbytes matches from the start of a name, and a list of one's
+    own replaces its default, which spares the head.
+
+    Raises:
+        ConfigError: bitsandbytes is not installed.
+    """
+    _bitsandbytes()
+    skip = ["lm_head", *family.vision, *family.projector]
+    if kind == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
+    compute = dtype if isinstance(dtype, torch.dtype) else torch.bfloat16
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+        llm_int8_skip_modules=skip,
+    )
+
+
+def after_quantized_load(model: nn.Module, family: Family) -> None:
+    """Check what was quantised, and keep the weights in their plain layout.
+
+    On CPUs with AVX512-BF16, bitsandbytes repacks a 4-bit layer in place during the first eval pass, after which the
+    layer
+    gives no gradient: the next training step would learn nothing and say nothing.
+
+    Raises:
+        ConfigError: nothing was quantised, or something outside the language model was.
+    """
+    bnb = _bitsandbytes()
+    quantized = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, bnb.nn.Linear4bit | bnb.nn.Linear8bitLt)
+    ]
+    wrong = [name for name, _ in quantized if family.part_of(name) != "language" or name.endswith("lm_head")]
+    if wrong or not quantized:
+        what = (
+            f"layers that must stay whole were quantised ({', '.join(wrong[:3])})"
+            if wrong
+            else "no layer was quantised"
+        )
+        raise ConfigError(f"quantisation of a '{family.name}' model went wrong: {what}; use adapter.kind: lora instead")
+    for _, module in quantized:
+        if isinstance(module, bnb.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _check(tuning: Tuning, adapter: AdapterSettings | None, family: Family, model: nn.Module) -> None:
+    lora = [part for part in PARTS if tuning.of(part) == "lora"]
+    if lora and adapter is None:
+        raise ConfigError(f"tune.{lora[0]} is lora, and there are no LoRA settings: set adapter.kind to lora or qlora")
+    if adapter is not None and not lora:
+        raise ConfigError(
+            "adapter.kind asks for LoRA, and no part is tuned by it: set tune.language (or another) to lora"
+        )
+    if adapter is not None and tuning.language == "full":
+        raise ConfigError("tune.language: full beside LoRA on another part is not supported; make it lora or freeze")
+    if tuning.vision == "full" and tuning.projector == "lora" and _is_inside(family.projector, family.vision):
+        raise ConfigError(
+            "tune.projector: lora inside a vision tower that is full (Qwen) is not supported; make it full"
+        )
+    found = {family.part_of(name) for name, _ in model.named_parameters()}
+    for part in PARTS:
+        if tuning.of(part) != "freeze" and part not in found:
+            raise ConfigError(
+                f"tune.{part} is {tuning.of(part)}, and this '{family.name}' model has no {part} part that mmpref "
+                f"knows; set it to freeze"
+            )
+    for name, parameter in model.named_parameters():
+        part = family.part_of(name)
+        if tuning.of(part) == "full" and (_is_four_bit(parameter) or parameter.dtype == torch.int8):
+            raise ConfigError(f"tune.{part} is full, and its weights are quantised ({name}): use lora")
+
+
+def _is_inside(paths: tuple[str, ...], outer: tuple[str, ...]) -> bool:
+    return any(path.startswith(tower + ".") for path in paths for tower in outer)
+
+
+def _with_lora(model: PreTrainedModel, family: Family, tuning: Tuning, adapter: AdapterSettings) -> Any:
+    peft = _peft()
+    head = model.get_output_embeddings()
+    layers = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head and tuning.of(family.part_of(name)) == "lora"
+    ]
+    if not layers:
+        raise ConfigError("the parts tuned by LoRA have no linear layers to put it on")
+    config = peft.LoraConfig(
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        use_rslora=adapter.use_rslora,
+        use_dora=adapter.use_dora,
+        target_modules=_pattern(layers, model),
+        modules_to_save=_modules_to_save(model, family, tuning) or None,
+        bias="none",
+    )
+    adapted = peft.get_peft_model(model, config)
+    for name, parameter in adapted.named_parameters():
+        if ".modules_to_save." in name:  # a copied tower holds its projector too, which may have to stay frozen
+            plain = name.removeprefix("base_model.model.").replace(".modules_to_save.default", "")
+            parameter.requires_grad_(tuning.of(family.part_of(plain)) == "full")
+    return adapted
+
+
+def _pattern(names: list[str], model: nn.Module) -> str:
+    """A regular expression for exactly these modules, with layer numbers made general so that it stays short."""
+    every = [name for name, _ in model.named_modules()]
+    by_shape: dict[str, set[str]] = {}
+    for name in names:
+        shape = r"\.".join(r"\d+" if part.isdigit() else re.escape(part) for part in name.split("."))
+        by_shape.setdefault(shape, set()).add(name)
+    patterns: list[str] = []
+    for shape, wanted in by_shape.items():
+        is_exact = {name for name in every if re.fullmatch(shape, name)} == wanted
+        patterns += [shape] if is_exact else sorted(re.escape(name) for name in wanted)
+    return "|".join(patterns)
+
+
+def _modules_to_save(model: nn.Module, family: Family, tuning: Tuning) -> list[str]:
+    """Paths of the modules that train fully beside the adapter.
+
+    Single tensors (image_newline) cannot, and stay frozen.
+    """
+    found: list[str] = []
+    parts: tuple[tuple[PartName, tuple[str, ...]], ...] = (("vision", family.vision), ("projector", family.projector))
+    for part, paths in parts:
+        if tuning.of(part) != "full":
+            continue
+        for path in paths:
+            module = submodule(model, path)
+            if module is None or any(path.startswith(outer + ".") for outer in found):
+                continue
+            if isinstance(module, nn.ModuleList):  # peft copies modules that can be called
+                found += [f"{path}.{index}" for index in range(len(module))]
+            else:
+                found.append(path)
+    return found
+
+
+def _is_four_bit(parameter: nn.Parameter) -> bool:
+    return parameter.dtype == torch.uint8
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError as err:
+        raise ConfigError("LoRA needs peft: pip install peft") from err
+    return peft
+
+
+def _bitsandbytes() -> Any:
+    try:
+        import bitsandbytes
+    except ImportError as err:
+        raise ConfigError("quantisation needs bitsandbytes: pip install 'mmpref[qlora]'") from err
+    return bitsandbytes

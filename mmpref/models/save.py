@@ -1,0 +1,127 @@
+"""A trained model as a folder that anyone can load: whole, or not there at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from fnmatch import fnmatch
+from pathlib import Path
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from mmpref.errors import CheckpointError, ConfigError
+from mmpref.models.unwrap import unwrap
+
+# Everything that belongs to the processor, the tokenizer and the chat template. Copied byte for byte: writing them
+# again would lose what this version does not use (the video part of a processor, for one).
+PROCESSOR_FILES = (
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "image_processor_config.json",
+    "chat_template.*",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.tiktoken",
+    "sentencepiece*",
+    "spiece.model",
+)
+TEMPLATE_FOLDER = "additional_chat_templates"
+
+
+def save_model(model: nn.Module, processor_source: str | Path, out: Path) -> None:
+    """Write the weights (of an adapted model: the adapter) and the base model's processor files to ``out``.
+
+    Weights get the names that the hub's files have, which every release of transformers and vLLM read. They are not the
+    names of the running model: ``from_pretrained`` maps them back, ``load_state_dict`` would silently find nothing.
+
+    The folder is written beside and renamed: ``out`` is whole or absent.
+
+    Args:
+        model: a model of transformers, or one with a peft adapter; it may be wrapped for several processes.
+        processor_source: folder or hub id of the base model.
+        out: must not exist, or be an empty folder.
+
+    Raises:
+        CheckpointError: ``out`` holds something, or cannot be written.
+        ConfigError: no processor files can be found.
+    """
+    inner = unwrap(model)
+    source = processor_folder(processor_source)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out} already exists and is not empty; choose another folder or remove it")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as err:
+        raise CheckpointError(f"cannot write to {out.parent}: {err}") from err
+    try:
+        if isinstance(inner, PreTrainedModel):
+            inner.save_pretrained(beside)
+        else:
+            inner.save_pretrained(str(beside))  # type: ignore[operator]  # peft: the adapter and its config
+        copy_processor_files(source, beside)
+        _settle(beside)
+        if out.exists():
+            out.rmdir()
+        beside.rename(out)
+    except OSError as err:
+        raise CheckpointError(f"{out} could not be written, nothing was left there: {err}") from err
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def copy_processor_files(source: Path, out: Path) -> list[str]:
+    """Copy the processor's files as they are; returns their names.
+
+    Raises:
+        ConfigError: the source has none.
+    """
+    names = sorted(
+        entry.name
+        for entry in source.iterdir()
+        if entry.is_file() and any(fnmatch(entry.name, pattern) for pattern in PROCESSOR_FILES)
+    )
+    if not names:
+        raise ConfigError(f"{source} has no tokenizer or processor files to copy; give the folder of the base model")
+    for name in names:
+        shutil.copyfile(source / name, out / name)  # follows the links of the hub's cache
+    templates = source / TEMPLATE_FOLDER
+    if templates.is_dir():
+        shutil.copytree(templates, out / TEMPLATE_FOLDER)
+    return names
+
+
+def processor_folder(source: str | Path) -> Path:
+    """The local folder with a model's processor files; a hub id is looked up in the local cache.
+
+    Raises:
+        ConfigError: it is neither a folder nor in the cache.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    try:
+        patterns = [*PROCESSOR_FILES, f"{TEMPLATE_FOLDER}/*"]
+        return Path(snapshot_download(str(source), allow_patterns=patterns, local_files_only=True))
+    except (OSError, ValueError) as err:
+        raise ConfigError(f"the processor files of {source} are not on this machine: {err}") from err
+
+
+def _settle(folder: Path) -> None:
+    """Bytes on disk before the rename, and the usual permissions: safetensors writes files only the owner can read."""
+    mask = os.umask(0)
+    os.umask(mask)
+    folder.chmod(0o777 & ~mask)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~mask)
+            with path.open("rb") as handle:
+                os.fsync(handle.fileno())

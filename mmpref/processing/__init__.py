@@ -1,0 +1,26 @@
+"""From pairs to tensors: the model's own template and processor, one record per pair, one batch type."""
+
+from mmpref.processing.batch import PairBatch
+from mmpref.processing.chat import ChatEncoder, Turns
+from mmpref.processing.collate import PairCollator, collate_pairs, collate_prompts
+from mmpref.processing.encode import EncodedPair, EncodedPrompt, PairEncoder
+from mmpref.processing.family import FAMILIES, Family, family_of
+from mmpref.processing.faults import EncodeError
+from mmpref.processing.pixels import LoadImage
+
+__all__ = [
+    "FAMILIES",
+    "ChatEncoder",
+    "EncodeError",
+    "EncodedPair",
+    "EncodedPrompt",
+    "Family",
+    "LoadImage",
+    "PairBatch",
+    "PairCollator",
+    "PairEncoder",
+    "Turns",
+    "collate_pairs",
+    "collate_prompts",
+    "family_of",
+]

@@ -1,0 +1,153 @@
+"""What differs between model families, as facts. For anything else, ask the processor.
+
+A family is one row of the table below. Module paths are those of the ``...ForConditionalGeneration`` class that
+transformers builds (for a text-only model, of the causal LM).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from mmpref.errors import ConfigError
+
+PartName = Literal["vision", "projector", "language"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """One row of facts about a family of models."""
+
+    name: str
+    model_types: frozenset[str]
+    """Values of ``config.model_type`` that the row is for."""
+    vision: tuple[str, ...] = ()
+    """Module paths of the vision tower; empty for a text-only model."""
+    projector: tuple[str, ...] = ()
+    """Paths of what maps image features to the language model's width; it may lie inside the tower (Qwen's merger)."""
+    language: tuple[str, ...] = ("model.language_model",)
+    """Module paths of the decoder, without the output head."""
+    repeats_image_token: bool = True
+    """One image place becomes copies of one token. If false, only the processor can expand it, text and all."""
+    token_types: str | None = None
+    """Model input that marks image tokens with 1, for models that need one."""
+    has_pixel_budget: bool = False
+    """The image processor resizes to a number of pixels (``min_pixels``, ``max_pixels``)."""
+    shared_prefix: bool = False
+    """The prompt may be computed once for both answers; otherwise each answer is a row of its own."""
+    note: str = ""
+    """What to tell the user about this choice, if anything."""
+
+    @property
+    def has_vision(self) -> bool:
+        return bool(self.vision)
+
+    def part_of(self, name: str) -> PartName:
+        """The part that a parameter or module of this dotted name belongs to; what is in neither tower is language."""
+        if any(_is_below(name, path) for path in self.projector):
+            return "projector"
+        if any(_is_below(name, path) for path in self.vision):
+            return "vision"
+        return "language"
+
+
+def _is_below(name: str, path: str) -> bool:
+    return name == path or name.startswith(path + ".")
+
+
+_LLAVA_PROJECTOR = ("model.multi_modal_projector", "model.image_newline")
+
+FAMILIES: tuple[Family, ...] = (
+    Family(
+        name="llava",
+        model_types=frozenset({"llava"}),
+        vision=("model.vision_tower",),
+        projector=_LLAVA_PROJECTOR,
+        shared_prefix=True,
+    ),
+    Family(
+        name="llava_next",
+        model_types=frozenset({"llava_next"}),
+        vision=("model.vision_tower",),
+        projector=_LLAVA_PROJECTOR,
+        shared_prefix=True,
+    ),
+    Family(
+        name="llava_onevision",
+        model_types=frozenset({"llava_onevision"}),
+        vision=("model.vision_tower",),
+        projector=_LLAVA_PROJECTOR,
+        shared_prefix=True,
+    ),
+    Family(
+        name="qwen2_vl",
+        model_types=frozenset({"qwen2_vl"}),
+        vision=("model.visual",),
+        projector=("model.visual.merger",),
+        token_types="mm_token_type_ids",
+        has_pixel_budget=True,
+        shared_prefix=True,
+    ),
+    Family(
+        name="qwen2_5_vl",
+        model_types=frozenset({"qwen2_5_vl"}),
+        vision=("model.visual",),
+        projector=("model.visual.merger",),
+        token_types="mm_token_type_ids",
+        has_pixel_budget=True,
+        shared_prefix=True,
+    ),
+    Family(
+        name="qwen3_vl",
+        model_types=frozenset({"qwen3_vl"}),
+        vision=("model.visual",),
+        projector=("model.visual.merger", "model.visual.deepstack_merger_list"),
+        token_types="mm_token_type_ids",
+        has_pixel_budget=True,
+        shared_prefix=True,
+    ),
+)
+
+TEXT = Family(name="text", model_types=frozenset(), language=("model",), shared_prefix=True)
+
+# Names that image-text-to-text models of transformers give their parts; a path that a model does not have is not used.
+GENERIC = Family(
+    name="generic",
+    model_types=frozenset(),
+    vision=("model.vision_tower", "model.visual", "model.vision_model", "model.vision_encoder"),
+    projector=("model.multi_modal_projector", "model.connector", "model.visual.merger", "model.image_newline"),
+    language=("model.language_model", "model.text_model"),
+    repeats_image_token=False,
+)
+
+
+def family_of(model_type: str, *, has_vision: bool) -> Family:
+    """The row for a model.
+
+    Args:
+        model_type: ``config.model_type``.
+        has_vision: whether the config describes a vision tower.
+
+    A model type without a row takes the text row, or the generic vision row whose ``note`` says what that costs.
+
+    Raises:
+        ConfigError: a model type known to see images whose config has no vision tower.
+    """
+    for family in FAMILIES:
+        if model_type in family.model_types:
+            if not has_vision:
+                raise ConfigError(
+                    f"model type '{model_type}' sees images, but this config has no vision_config; use the whole "
+                    "model, not its text part"
+                )
+            return family
+    if not has_vision:
+        return dataclasses.replace(TEXT, model_types=frozenset({model_type}))
+    known = ", ".join(sorted(name for family in FAMILIES for name in family.model_types))
+    return dataclasses.replace(
+        GENERIC,
+        model_types=frozenset({model_type}),
+        note=f"model type '{model_type}' has no row of its own (rows: {known}): it runs on the plain path, each answer "
+        "with its own copy of the prompt",
+    )

@@ -1,0 +1,1 @@
+"""From run folders to one page: tables with intervals, training curves, examples. Loads no torch and no model."""

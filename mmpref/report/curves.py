@@ -1,0 +1,170 @@
+"""Which training curves there are to draw: one panel per quantity, one line per run that logged it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from mmpref.report.drift import change_in_line
+from mmpref.report.figures import Curve, curve_figure
+from mmpref.report.runs import Row, Run, number
+
+MAX_POINTS = 120
+Reader = Callable[[Row], float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One small figure: title and words for the page, and the lines."""
+
+    key: str
+    title: str
+    caption: str
+    curves: tuple[Curve, ...]
+    svg: str
+
+    @property
+    def in_words(self) -> str:
+        """What the lines do, for those who do not see them."""
+        parts = [
+            f"{c.label} from {c.y[0]:.3g} at step {c.x[0]:g} to {c.y[-1]:.3g} at step {c.x[-1]:g}" for c in self.curves
+        ]
+        return "; ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Quantity:
+    key: str
+    title: str
+    y_label: str
+    caption: str
+    read: Reader
+    y_range: tuple[float, float] | None = None
+    rule_at: float | None = None
+    group: str = ""  # quantities of one group share their y axis
+
+
+def draw_panels(runs: Sequence[Run]) -> list[Panel]:
+    """Every quantity that at least one run logged at two steps or more, in a fixed order, all over the same steps."""
+    found: list[tuple[_Quantity, tuple[Curve, ...]]] = []
+    for quantity in _quantities():
+        curves = [_curve(run, place, quantity) for place, run in enumerate(runs)]
+        drawn = tuple(curve for curve in curves if curve is not None)
+        if drawn:
+            found.append((quantity, drawn))
+    panels = []
+    for quantity, drawn in found:
+        steps = [x for q, cs in found if (q.key == "sft_loss") == (quantity.key == "sft_loss") for c in cs for x in c.x]
+        room = 0.02 * (max(steps) - min(steps))
+        shared = [y for q, cs in found if quantity.group and q.group == quantity.group for c in cs for y in c.y]
+        svg = curve_figure(
+            drawn,
+            name=f"curve-{quantity.key}",
+            y_label=quantity.y_label,
+            x_range=(min(steps) - room, max(steps) + room),
+            y_range=quantity.y_range or (_padded(shared) if shared else None),
+            rule_at=quantity.rule_at,
+        )
+        panels.append(Panel(quantity.key, quantity.title, quantity.caption, drawn, svg))
+    return panels
+
+
+def thinned(runs: Sequence[Run]) -> bool:
+    """Whether some line has more points than are drawn."""
+    return any(len(run.training_lines()) > MAX_POINTS for run in runs)
+
+
+def _quantities() -> list[_Quantity]:
+    answers = [
+        _Quantity(
+            f"logp_{side}",
+            f"Log-prob, {side} answers",
+            "change, nats per answer",
+            f"Against the start model, where a reference was logged. {meaning}",
+            lambda line, side=side: change_in_line(line, side),  # type: ignore[misc]
+            rule_at=0.0,
+            group="logp",
+        )
+        for side, meaning in (
+            ("chosen", "Falling means that good answers too become less likely."),
+            ("rejected", "Falling is what the losses ask for; far below the chosen side's is overshoot."),
+        )
+    ]
+    pulled = "How hard the chosen side is pulled beside the rejected one; 1 is balanced."
+    return [
+        _Quantity("loss", "Preference loss", "loss", "Scales differ between losses: compare shapes.", _preference_loss),
+        _Quantity("sft_loss", "Supervised loss", "loss", "Runs that train on one answer only.", _supervised_loss),
+        _logged(
+            "margin", "rewards/margins", "Reward margin", "chosen − rejected", "In each loss's own units.", rule_at=0.0
+        ),
+        _logged(
+            "accuracy",
+            "rewards/accuracies",
+            "Reward accuracy",
+            "share of pairs",
+            "Pairs whose chosen answer has the larger reward.",
+            y_range=(0.0, 1.03),
+            rule_at=0.5,
+        ),
+        *answers,
+        _logged("grad", "grad/ratio", "Gradient ratio", "chosen / rejected", pulled, rule_at=1.0),
+        _logged("w_qual", "uni/w_qual", "Uni-DPO: quality weight", "mean", "From the judge's scores."),
+        _logged("w_perf", "uni/w_perf", "Uni-DPO: performance weight", "mean", "From how well the pair is fitted."),
+        _logged("nll", "uni/nll_active", "Uni-DPO: calibrated NLL", "share of pairs", "Pairs with the extra term."),
+        *(
+            _logged(
+                f"coef_{side}",
+                f"ada/coef_{side}",
+                f"AdaDPO: coefficient, {side}",
+                "mean",
+                "Chosen and rejected share their axis.",
+                rule_at=1.0,
+                group="ada",
+            )
+            for side in ("chosen", "rejected")
+        ),
+    ]
+
+
+def _logged(
+    key: str,
+    name: str,
+    title: str,
+    y_label: str,
+    caption: str,
+    *,
+    y_range: tuple[float, float] | None = None,
+    rule_at: float | None = None,
+    group: str = "",
+) -> _Quantity:
+    """A quantity that is one entry of a log line."""
+    return _Quantity(key, title, y_label, caption, lambda line: number(line.get(name)), y_range, rule_at, group)
+
+
+def _is_preference(line: Row) -> bool:
+    return number(line.get("rewards/margins")) is not None
+
+
+def _preference_loss(line: Row) -> float | None:
+    return number(line.get("loss")) if _is_preference(line) else None
+
+
+def _supervised_loss(line: Row) -> float | None:
+    return None if _is_preference(line) else number(line.get("loss"))
+
+
+def _curve(run: Run, place: int, quantity: _Quantity) -> Curve | None:
+    points = [(float(line["step"]), quantity.read(line)) for line in run.training_lines()]
+    known = sorted((step, value) for step, value in points if value is not None)
+    if len({step for step, _ in known}) < 2:
+        return None
+    size = -(-len(known) // MAX_POINTS)  # points averaged into one, so that long runs stay small and readable
+    parts = [known[start : start + size] for start in range(0, len(known), size)]
+    x, y = ([sum(pair[side] for pair in part) / len(part) for part in parts] for side in (0, 1))
+    return Curve(run.label, place, tuple(x), tuple(y))
+
+
+def _padded(sample: Sequence[float]) -> tuple[float, float]:
+    low, high = min(sample), max(sample)
+    room = 0.1 * (high - low) or 0.1
+    return low - room, high + room

@@ -1,0 +1,248 @@
+"""Run folders as the report sees them: what is there is read, what is damaged or missing is said and left out."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from mmpref.config import parse_yaml
+from mmpref.errors import ConfigError
+from mmpref.rundir import RunDir
+
+Row: TypeAlias = Mapping[str, Any]
+RESULTS = "results.json"
+ITEMS = "items.jsonl"
+POPE_SPLITS = ("random", "popular", "adversarial")
+CHAIR_METRICS = ("chair_s", "chair_i", "recall", "mean_length")
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One folder under ``evals/``: the results, and one row per question when they were kept."""
+
+    name: str
+    results: Row
+    items: tuple[Row, ...]
+
+    @property
+    def benchmark(self) -> str:
+        return str(self.results.get("benchmark", ""))
+
+    @property
+    def protocol(self) -> str:
+        return str(self.results.get("protocol", "not recorded"))
+
+    def metric(self, name: str) -> float | None:
+        metrics = self.results.get("metrics")
+        return number(metrics.get(name)) if isinstance(metrics, Mapping) else None
+
+    def interval(self, name: str) -> tuple[float, float] | None:
+        intervals = self.results.get("intervals")
+        pair = intervals.get(name) if isinstance(intervals, Mapping) else None
+        if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+            return None
+        low, high = number(pair[0]), number(pair[1])
+        return None if low is None or high is None else (low, high)
+
+    def why_undefined(self, name: str) -> str | None:
+        reasons = self.results.get("undefined")
+        return str(reasons[name]) if isinstance(reasons, Mapping) and name in reasons else None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run folder, read. ``problems`` are sentences about what could not be used."""
+
+    label: str
+    path: Path
+    manifest: Row
+    recipe_text: str | None
+    recipe: Row
+    log: tuple[Row, ...]
+    evals: tuple[Evaluation, ...]
+    pairs: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    eval_pairs: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+    def chair(self) -> Evaluation | None:
+        """The run's CHAIR evaluation; the first by name when there are several."""
+        return next((found for found in self.evals if found.benchmark == "chair"), None)
+
+    def pope(self) -> dict[str, tuple[Evaluation, str]]:
+        """Split -> (evaluation, prefix of its metric names), official splits first."""
+        found: dict[str, tuple[Evaluation, str]] = {}
+        for evaluation in self.evals:
+            if evaluation.benchmark != "pope":
+                continue
+            metrics = evaluation.results.get("metrics")
+            names = metrics if isinstance(metrics, Mapping) else {}
+            splits = sorted({str(name).split("/")[0] for name in names if "/" in str(name)} - {"overall"})
+            if splits:
+                found.update({split: (evaluation, f"{split}/") for split in splits})
+            else:
+                rest = evaluation.name.removeprefix("pope").strip("_- ")
+                found[rest or "all"] = (evaluation, "")
+        known = {split: found[split] for split in POPE_SPLITS if split in found}
+        return known | {split: found[split] for split in sorted(found.keys() - known.keys())}
+
+    def training_lines(self) -> list[Row]:
+        return [line for line in self.log if number(line.get("loss")) is not None]
+
+    def eval_lines(self) -> list[Row]:
+        return [line for line in self.log if any(str(key).startswith("eval_") for key in line)]
+
+    def recipe_value(self, dotted: str) -> Any:
+        """One value of the recipe by its dotted key; None when it is not there."""
+        node: Any = self.recipe
+        for key in dotted.split("."):
+            node = node.get(key) if isinstance(node, Mapping) else None
+        return node
+
+
+def load_runs(paths: Sequence[Path], *, labels: Mapping[str, str] | None = None) -> list[Run]:
+    """Read run folders; the first is what the others are compared with.
+
+    Args:
+        paths: the folders.
+        labels: names to show, by path as given or by folder name; the default is the folder's name.
+
+    Raises:
+        ConfigError: no folder is given, one is not a run folder, or one is given twice.
+    """
+    folders = [Path(path) for path in paths]
+    if not folders:
+        raise ConfigError("give at least one run folder; the first is what the others are compared with")
+    resolved = [folder.resolve() for folder in folders]
+    for folder, real in zip(folders, resolved, strict=True):
+        if resolved.count(real) > 1:
+            raise ConfigError(f"run folder {folder} is given more than once")
+    return [_load_run(folder, label) for folder, label in zip(folders, _labels(folders, labels or {}), strict=True)]
+
+
+def number(value: Any) -> float | None:
+    """A finite number, or None: logs of a broken run hold NaN, and files hold anything."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _labels(folders: Sequence[Path], given: Mapping[str, str]) -> list[str]:
+    short = [folder.resolve().name for folder in folders]
+    names = []
+    for folder, name in zip(folders, short, strict=True):
+        plain = name if short.count(name) == 1 else f"{folder.resolve().parent.name}/{name}"
+        chosen = given.get(str(folder), given.get(name, plain))
+        names.append("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in chosen))
+    return [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names, 1)]
+
+
+def _load_run(folder: Path, label: str) -> Run:
+    run = RunDir(folder)
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is not a folder; give run folders that mmpref train has made")
+    manifest = run.manifest()
+    problems: list[str] = []
+    state = manifest.get("state")
+    if state is not None and state != "complete":
+        problems.append(f"the run is not complete (state: {state})")
+    recipe_text = _read(run.recipe_file, problems) if run.recipe_file.is_file() else None
+    log = _rows(run.metrics_file, problems, usable=lambda row: number(row.get("step")) is not None)
+    evals = [_load_evaluation(file.parent, problems) for file in sorted(folder.glob(f"evals/*/{RESULTS}"))]
+    return Run(
+        label=label,
+        path=folder,
+        manifest=manifest,
+        recipe_text=recipe_text,
+        recipe=_parse_recipe(recipe_text, problems),
+        log=log,
+        evals=tuple(found for found in evals if found is not None),
+        pairs=_columns(run.pairs_file, problems),
+        eval_pairs=_columns(run.eval_pairs_file, problems),
+        problems=tuple(problems),
+    )
+
+
+def _parse_recipe(text: str | None, problems: list[str]) -> Row:
+    if text is None:
+        return {}
+    try:
+        tree = parse_yaml(text, where="recipe.yaml")
+    except ConfigError as err:
+        problems.append(str(err))
+        return {}
+    return tree if isinstance(tree, dict) else {}
+
+
+def _load_evaluation(folder: Path, problems: list[str]) -> Evaluation | None:
+    try:
+        results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        problems.append(f"evals/{folder.name}/{RESULTS} cannot be read: {err}")
+        return None
+    if not isinstance(results, dict):
+        problems.append(f"evals/{folder.name}/{RESULTS} is damaged: expected a JSON object")
+        return None
+    usable = {"chair": _is_caption, "pope": _is_yes_no}.get(str(results.get("benchmark")), lambda row: True)
+    return Evaluation(folder.name, results, _rows(folder / ITEMS, problems, usable=usable))
+
+
+def _is_caption(row: Row) -> bool:
+    lists = all(isinstance(row.get(key), list) for key in ("mentions", "objects", "hallucinated", "missing"))
+    texts = isinstance(row.get("text"), str) and isinstance(row.get("id"), str)
+    return lists and texts and number(row.get("num_words")) is not None and all(map(_is_mention, row["mentions"]))
+
+
+def _is_mention(mention: Any) -> bool:
+    return isinstance(mention, dict) and isinstance(mention.get("hallucinated"), bool)
+
+
+def _is_yes_no(row: Row) -> bool:
+    return isinstance(row.get("id"), str) and isinstance(row.get("read"), str)
+
+
+def _read(file: Path, problems: list[str]) -> str | None:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as err:
+        problems.append(f"{file.name} cannot be read: {err}")
+        return None
+
+
+def _rows(file: Path, problems: list[str], *, usable: Callable[[Row], bool]) -> tuple[Row, ...]:
+    """The usable JSON objects of a JSON lines file; how many were not is a problem."""
+    text = _read(file, problems) if file.is_file() else None
+    found, bad = [], 0
+    for line in (text or "").split("\n"):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict) and usable(row):
+            found.append(row)
+        else:
+            bad += 1
+    if bad:
+        name = f"{file.parent.name}/{file.name}" if file.name == ITEMS else file.name
+        problems.append(f"{name}: {bad} of {bad + len(found)} lines cannot be used")
+    return tuple(found)
+
+
+def _columns(file: Path, problems: list[str]) -> dict[str, list[Any]]:
+    """A parquet file's columns; nothing when it is not there."""
+    if not file.is_file():
+        return {}
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        columns: dict[str, list[Any]] = pq.read_table(file).to_pydict()
+    except (OSError, ValueError, pa.ArrowException) as err:
+        problems.append(f"{file.name} cannot be read: {err}")
+        return {}
+    return columns

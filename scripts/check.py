@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+"""The one check command: format, lint, strict types and tests, with a summary at the end.
+
+python scripts/check.py                    the default tier, what a change must pass
+python scripts/check.py --tier quick       unit tests only, while working
+python scripts/check.py --fix              let ruff repair format and lint, then check
+python scripts/check.py --only lint,types  some of the steps
+python scripts/check.py -k image           what is not known here goes to pytest, and only the tests run
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+STEPS = ("format", "lint", "types", "tests")
+TIERS = {
+    "quick": (["tests/unit", "tests/test_architecture.py"], "not slow and not gpu and not network"),
+    "default": ([], "not slow and not gpu and not network"),
+    "slow": ([], "not gpu and not network"),
+    "gpu": ([], "gpu"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How one step ended."""
+
+    step: str
+    code: int
+    seconds: float
+    last_line: str
+
+
+def main() -> int:
+    options, for_pytest = parse()
+    steps = ["tests"] if for_pytest or options.tier == "gpu" else list(STEPS)
+    if options.only:
+        steps = options.only.split(",")
+        if unknown := [step for step in steps if step not in STEPS]:
+            print(f"unknown step {', '.join(unknown)}; known: {', '.join(STEPS)}", file=sys.stderr)
+            return 2
+    commands = command_lines(options, for_pytest)
+    if options.fix:
+        for step in ("lint", "format"):
+            run(f"fix {step}", fixing(commands[step]))
+    outcomes = [run(step, commands[step]) for step in STEPS if step in steps]
+    print(f"\n{'step':<8} {'result':<8} {'seconds':>8}   last line")
+    for outcome in outcomes:
+        verdict = "ok" if outcome.code == 0 else "FAILED"
+        print(f"{outcome.step:<8} {verdict:<8} {outcome.seconds:>8.1f}   {outcome.last_line}")
+    return max((min(abs(outcome.code), 1) for outcome in outcomes), default=0)
+
+
+def parse() -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--tier", choices=TIERS, default="default", help="which tests (default: %(default)s)")
+    parser.add_argument("--fix", action="store_true", help="repair format and lint first")
+    parser.add_argument("--only", metavar="STEPS", help=f"comma-separated: {','.join(STEPS)}")
+    parser.add_argument("--workers", type=int, default=min(os.cpu_count() or 1, 4), help="test processes")
+    return parser.parse_known_args()
+
+
+def command_lines(options: argparse.Namespace, for_pytest: list[str]) -> dict[str, list[str]]:
+    python = [sys.executable, "-m"]
+    places, marks = TIERS[options.tier]
+    tests = [*python, "pytest", "-m", marks]
+    if for_pytest:
+        tests += for_pytest
+    else:
+        tests += places
+        if options.workers > 1 and options.tier != "gpu":
+            # one worker per file: fixtures that train something are made once
+            tests += ["-n", str(options.workers), "--dist", "loadfile"]
+    return {
+        "format": [*python, "ruff", "format", "--check", "."],
+        "lint": [*python, "ruff", "check", "."],
+        "types": [*python, "mypy"],
+        "tests": tests,
+    }
+
+
+def fixing(command: list[str]) -> list[str]:
+    """The command that repairs what this one only finds."""
+    if "format" in command:
+        return [part for part in command if part != "--check"]
+    return [*command, "--fix"]
+
+
+def run(step: str, command: list[str]) -> Outcome:
+    """Run one command with its output shown as it comes."""
+    print(f"\n== {step}: {shlex.join(['python', *command[1:]])}", flush=True)
+    started, last = time.monotonic(), ""
+    env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    if sys.stdout.isatty():
+        env.setdefault("FORCE_COLOR", "1")
+    with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        assert process.stdout is not None
+        try:
+            for raw in process.stdout:
+                line = raw.decode("utf-8", "replace").rstrip("\n")
+                print(line, flush=True)
+                last = line.strip(" =") or last
+        except KeyboardInterrupt:
+            process.wait()
+            print("\nstopped", file=sys.stderr)
+            raise SystemExit(130) from None
+    return Outcome(step=step, code=process.returncode, seconds=time.monotonic() - started, last_line=last)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# All checks on a fresh machine: sets up .venv the first time, then format, lint, types and tests.
+#
+#   bash scripts/test.sh                  the default tier
+#   bash scripts/test.sh --tier quick     another tier (see scripts/check.py --help)
+#   bash scripts/test.sh -k name          only tests; what check.py does not know goes to pytest
+#
+# Needs Python 3.11 or newer and a package registry; no GPU, no model hub.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+
+setup_venv dev
+say "scripts/check.py $*"
+exec "$venv_python" "$root/scripts/check.py" "$@"

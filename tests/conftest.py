@@ -1,0 +1,82 @@
+"""For every test: no network but loopback, offline libraries, one thread per process, and tiers by marker."""
+
+from __future__ import annotations
+
+import os
+
+# before torch, transformers or matplotlib are imported by any test; child processes inherit it
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    TRANSFORMERS_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    TOKENIZERS_PARALLELISM="false",
+    MPLBACKEND="Agg",
+)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+
+import ipaddress
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+
+class NetworkReachedError(AssertionError):
+    """A test tried to leave this machine."""
+
+
+def _is_local(host: object) -> bool:
+    if host in (None, "", "localhost", b"localhost", socket.gethostname()):
+        return True
+    try:
+        address = ipaddress.ip_address(host.decode() if isinstance(host, bytes) else str(host).split("%")[0])
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified
+
+
+def _guard(function: Callable[..., Any], host_of: Callable[..., object]) -> Callable[..., Any]:
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        host = host_of(*args, **kwargs)
+        if not _is_local(host):
+            where = os.environ.get("PYTEST_CURRENT_TEST", "test collection")
+            raise NetworkReachedError(f"{where} reached for {host!r}; tests use what they make themselves")
+        return function(*args, **kwargs)
+
+    return guarded
+
+
+def _peer(sock: socket.socket, address: Any) -> object:
+    return address[0] if sock.family in (socket.AF_INET, socket.AF_INET6) else None
+
+
+@pytest.fixture(autouse=True)
+def no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that reaches for the hub fails here, by name, instead of hanging."""
+    if request.node.get_closest_marker("network"):
+        return
+    monkeypatch.setattr(socket.socket, "connect", _guard(socket.socket.connect, _peer))
+    monkeypatch.setattr(socket.socket, "connect_ex", _guard(socket.socket.connect_ex, _peer))
+    monkeypatch.setattr(socket, "getaddrinfo", _guard(socket.getaddrinfo, lambda host, *_, **__: host))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without -m, slow and network tests are skipped; gpu tests always are where there is no device."""
+    chosen = config.option.markexpr
+    gpu_reason = _why_no_gpu() if any(item.get_closest_marker("gpu") for item in items) else None
+    for item in items:
+        if gpu_reason and item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason=gpu_reason))
+        if not chosen and item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason="slow; python scripts/check.py --tier slow runs it"))
+        if not chosen and item.get_closest_marker("network"):
+            item.add_marker(pytest.mark.skip(reason="needs the internet; pytest -m network runs it"))
+
+
+def _why_no_gpu() -> str | None:
+    import torch
+
+    return None if torch.cuda.is_available() else "no CUDA device on this machine"

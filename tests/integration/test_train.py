@@ -1,0 +1,337 @@
+"""``mmpref train`` from the outside: the same weights by every road that must lead to them, and clear refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mmpref.cli import main
+from mmpref.rundir import RunDir
+from mmpref.training.checkpoint import in_order
+from mmpref.training.metrics import read_pair_log
+from tests.integration.conftest import Place
+
+BATCH = (
+    "train.per_device_train_batch_size=8",
+    "train.learning_rate=1e-3",
+    "train.warmup_steps=0",
+    "train.logging_steps=1",
+    "data.eval=[]",
+)
+
+
+def weights(place: Path) -> dict[str, torch.Tensor]:
+    """The weights of a model folder, or of a run's result."""
+    folder = place / "model" if (place / "model").is_dir() else place
+    return load_file(folder / "model.safetensors")
+
+
+def largest_difference(first: Path, second: Path) -> float:
+    a, b = weights(first), weights(second)
+    assert a.keys() == b.keys()
+    return max(float((a[name] - b[name]).abs().max()) for name in a)
+
+
+@pytest.fixture(scope="module")
+def plain(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six steps of DPO, undisturbed."""
+    out = tmp_path_factory.mktemp("plain") / "run"
+    assert main(place.training("demo_dpo", out, *BATCH)) == 0
+    return out
+
+
+def test_a_finished_run_has_everything_a_run_folder_promises(place: Place, plain: Path) -> None:
+    run = RunDir(plain)
+    manifest = run.manifest()
+    assert manifest["state"] == "complete"
+    assert (manifest["pairs"], manifest["quarantined"], manifest["steps"]) == (48, 0, 6)
+    lines = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    log = read_pair_log(run.pairs_file)
+    assert sorted(log["pair_id"]) == sorted(
+        json.loads(line)["id"] for line in place.world.pairs.read_text().splitlines()
+    )
+    assert log["step"] == sorted(log["step"])
+
+
+def test_the_first_step_starts_at_log_two_with_margins_of_zero(plain: Path) -> None:
+    log = read_pair_log(RunDir(plain).pairs_file)
+    first = [margin for step, margin in zip(log["step"], log["rewards/margins"], strict=True) if step == 1]
+    assert first == [0.0] * 8
+
+
+@pytest.mark.parametrize("recipe", ["demo_dpo", "demo_uni_dpo", "demo_adadpo"])
+def test_training_on_few_pairs_learns_to_prefer_the_chosen_answers(place: Place, tmp_path: Path, recipe: str) -> None:
+    pairs = tmp_path / "few.jsonl"
+    pairs.write_text("\n".join(place.world.pairs.read_text().splitlines()[:8]) + "\n")
+    changes = (*BATCH, f"data.train={pairs}", "train.num_train_epochs=12")
+    assert main(place.training(recipe, tmp_path / "run", *changes)) == 0
+    log = read_pair_log(RunDir(tmp_path / "run").pairs_file)
+    last = [margin for step, margin in zip(log["step"], log["rewards/margins"], strict=True) if step == 12]
+    assert sum(margin > 0 for margin in last) >= 7
+
+
+def test_the_vision_tower_is_untouched_and_the_rest_is_not(place: Place, plain: Path) -> None:
+    before, after = weights(place.model), weights(plain)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert not any("vision_tower" in name for name in changed)
+
+
+# Adam divides a gradient by its own size, so rounding in a tiny gradient becomes a visible step: these compare with SGD.
+SGD = ("train.optim=sgd", "train.learning_rate=0.5")
+
+
+def test_eight_pairs_at_once_are_one_pair_eight_times(place: Place, tmp_path: Path) -> None:
+    one_by_one = ("train.per_device_train_batch_size=1", "train.gradient_accumulation_steps=8")
+    assert main(place.training("demo_dpo", tmp_path / "whole", *BATCH, *SGD)) == 0
+    assert main(place.training("demo_dpo", tmp_path / "split", *BATCH, *SGD, *one_by_one)) == 0
+    assert largest_difference(place.model, tmp_path / "whole") > 1e-2
+    assert largest_difference(tmp_path / "whole", tmp_path / "split") < 1e-5
+
+
+def test_an_uneven_last_update_weighs_every_pair_alike(place: Place, tmp_path: Path) -> None:
+    whole, split = tmp_path / "whole", tmp_path / "split"
+    common = ("data.eval=[]", "train.warmup_steps=0", *SGD)
+    assert main(place.training("demo_dpo", whole, *common, "train.per_device_train_batch_size=20")) == 0
+    halves = ("train.per_device_train_batch_size=5", "train.gradient_accumulation_steps=4")
+    assert main(place.training("demo_dpo", split, *common, *halves)) == 0
+    assert RunDir(whole).manifest()["steps"] == RunDir(split).manifest()["steps"] == 3  # 20 + 20 + 8 pairs
+    assert largest_difference(whole, split) < 1e-5
+
+
+def test_checkpointing_activations_changes_nothing(place: Place, tmp_path: Path) -> None:
+    for name in ("false", "true"):
+        change = f"train.gradient_checkpointing={name}"
+        assert main(place.training("demo_dpo", tmp_path / name, *BATCH, *SGD, change)) == 0
+    assert largest_difference(tmp_path / "false", tmp_path / "true") < 1e-5
+
+
+def test_loader_workers_change_nothing(place: Place, plain: Path, tmp_path: Path) -> None:
+    assert main(place.training("demo_dpo", tmp_path / "run", *BATCH, "train.dataloader_num_workers=2")) == 0
+    assert largest_difference(plain, tmp_path / "run") == 0
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(place: Place, plain: Path, tmp_path: Path) -> None:
+    assert main(place.training("demo_dpo", tmp_path / "same", *BATCH)) == 0
+    assert main(place.training("demo_dpo", tmp_path / "other", *BATCH, "seed=1")) == 0
+    assert largest_difference(plain, tmp_path / "same") == 0
+    assert largest_difference(plain, tmp_path / "other") > 0
+
+
+def test_lora_trains_an_adapter_that_loads_on_its_base(place: Place, tmp_path: Path) -> None:
+    from mmpref.models.load import load
+
+    changes = ("adapter.kind=lora", "tune.language=lora", "tune.projector=freeze", "train.learning_rate=1e-3")
+    assert main(place.training("demo_dpo", tmp_path / "run", *BATCH, *changes)) == 0
+    assert "adapter switched off" in RunDir(tmp_path / "run").manifest()["reference"]
+    loaded = load(place.model, adapter=tmp_path / "run" / "model")
+    assert any("lora_B" in name and bool(p.any()) for name, p in loaded.model.named_parameters())
+
+
+def test_demonstrations_train_with_sft_and_are_refused_by_a_loss_that_compares(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = (f"data.train={place.world.see}", "train.max_steps=2")
+    assert main(place.training("demo_dpo", tmp_path / "sft", *BATCH, *changes, "loss={name: sft}")) == 0
+    assert main(place.training("demo_dpo", tmp_path / "dpo", *BATCH, *changes)) == 3
+    assert "rejected" in capsys.readouterr().err
+    assert RunDir(tmp_path / "dpo").manifest()["state"] == "failed"
+
+
+# ---- stopping and resuming ------------------------------------------------------------------------------------
+
+
+def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(place: Place, plain: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    saving = ("train.save_steps=2", "train.save_total_limit=null")
+    assert main(place.training("demo_dpo", run, *BATCH, *saving)) == 0
+    assert largest_difference(plain, run) == 0
+    pretend_it_died(run, keep=["step-2", "step-4"])
+    assert main([*place.training("demo_dpo", run, *BATCH, *saving), "--resume"]) == 0
+    assert largest_difference(plain, run) == 0
+    assert read_pair_log(RunDir(run).pairs_file) == read_pair_log(RunDir(plain).pairs_file)
+    steps = [json.loads(line)["step"] for line in RunDir(run).metrics_file.read_text().splitlines() if '"loss"' in line]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_dropout_does_not_disturb_a_resume(place: Place, tmp_path: Path) -> None:
+    lora = ("adapter={kind: lora, dropout: 0.3}", "tune={language: lora}", "train.save_steps=3", *BATCH)
+    for name in ("whole", "resumed"):
+        assert main(place.training("demo_dpo", tmp_path / name, *lora, "train.save_total_limit=null")) == 0
+    pretend_it_died(tmp_path / "resumed", keep=["step-3"])
+    arguments = place.training("demo_dpo", tmp_path / "resumed", *lora, "train.save_total_limit=null")
+    assert main([*arguments, "--resume"]) == 0
+    a, b = (load_file(tmp_path / n / "model" / "adapter_model.safetensors") for n in ("whole", "resumed"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def pretend_it_died(run: Path, *, keep: list[str]) -> None:
+    """Leave a finished run as a kill after the last kept checkpoint would have left it."""
+    import shutil
+
+    shutil.rmtree(run / "model")
+    (run / "pairs.parquet").unlink()
+    for folder in in_order(run / "checkpoints"):
+        if folder.name not in keep:
+            shutil.rmtree(folder)
+    RunDir(run).set_state("running")
+
+
+@pytest.mark.parametrize(("change", "named"), [
+    ("train.learning_rate=1e-4", "train.learning_rate: 0.001 then, 0.0001 now"),
+    ("seed=7", "seed: 0 then, 7 now"),
+    ("loss.beta=0.2", "loss.beta: 0.1 then, 0.2 now"),
+])  # fmt: skip
+def test_a_resume_with_another_recipe_is_refused_and_the_key_named(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str, named: str
+) -> None:
+    arguments = place.training("demo_dpo", tmp_path / "run", *BATCH, "train.save_steps=2", "train.max_steps=2")
+    assert main(arguments) == 0
+    RunDir(tmp_path / "run").set_state("running")
+    assert main([*arguments, change, "--resume"]) == 6
+    assert named in capsys.readouterr().err
+
+
+def test_changed_data_is_refused_until_allowed(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text(place.world.pairs.read_text())
+    arguments = place.training("demo_dpo", tmp_path / "run", *BATCH, "train.save_steps=2", f"data.train={pairs}")
+    assert main(arguments) == 0
+    pretend_it_died(tmp_path / "run", keep=["step-4"])
+    rows = pairs.read_text().splitlines()
+    pairs.write_text("\n".join(rows[:-1]) + "\n")
+    assert main([*arguments, "--resume"]) == 6
+    assert "--allow-data-change goes on all the same" in capsys.readouterr().err
+    assert main([*arguments, "--resume", "--allow-data-change"]) == 0
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    place: Place, plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    arguments = place.training("demo_dpo", run, *BATCH, "train.save_steps=2", "train.save_total_limit=null")
+    assert main(arguments) == 0
+    pretend_it_died(run, keep=["step-2", "step-4"])
+    file = run / "checkpoints" / "step-4" / "trained.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 4
+    file.write_bytes(content)
+    capsys.readouterr()
+    assert main([*arguments, "--resume"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "trained.safetensors is not what was written" in said
+    assert largest_difference(plain, run) == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_a_checkpoint_and_the_resumed_run_ends_as_if_nothing_had_happened(
+    place: Place, plain: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    run = tmp_path / "run"
+    arguments = place.training("demo_dpo", run, *BATCH)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mmpref", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "COLUMNS": "200"},
+    )  # fmt: skip
+    metrics = run / "metrics.jsonl"
+    wait_for(lambda: metrics.is_file() and '"loss"' in metrics.read_text(), process)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=120)
+    assert "Traceback" not in err
+    if process.returncode == 0:
+        pytest.fail("the run ended before the signal reached it; make it longer")
+    assert process.returncode == code, err
+    assert "with a checkpoint; go on with --resume" in err
+    assert RunDir(run).manifest()["state"] == "stopped"
+    assert not (run / "model").exists()
+    assert main([*arguments, "--resume"]) == 0
+    assert largest_difference(plain, run) == 0
+
+
+def wait_for(condition: object, process: subprocess.Popen[str], seconds: float = 120) -> None:
+    assert callable(condition)
+    limit = time.monotonic() + seconds
+    while not condition():
+        if process.poll() is not None or time.monotonic() > limit:
+            process.kill()
+            pytest.fail(f"the run ended too early: {process.communicate()}")
+        time.sleep(0.01)
+
+
+# ---- refusals -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("changes", "code", "message"), [
+    (["train.learning_rat=1"], 2, "unknown key 'train.learning_rat', did you mean 'train.learning_rate'?"),
+    (["train.bf16=yes"], 2, "'train.bf16'"),
+    (["train.extra={lr: 1}"], 2, "'train.extra.lr' is not a name of transformers.TrainingArguments"),
+    (["train.extra={seed: 1}"], 2, "'train.extra.seed' is set elsewhere in the recipe"),
+    (["train.lr_scheduler_type=cosin"], 2, "transformers refuses these settings"),
+    (["loss.name=dppo"], 2, "dppo"),
+    (["loss.beta=-1"], 2, "loss.beta"),
+    (["model.path=/nowhere/at/all"], 2, "/nowhere/at/all"),
+    (["data.train=/nowhere/pairs.jsonl"], 2, "data file /nowhere/pairs.jsonl does not exist"),
+    (["tune={vision: freeze, projector: freeze, language: freeze}"], 2, "nothing would train"),
+    (["tune.language=lora"], 2, "adapter"),
+    (["reference.kind=adapter_off"], 2, "adapter_off is not possible"),
+    (["data.root=/"], 3, "image"),
+])  # fmt: skip
+def test_what_cannot_be_used_is_one_clear_line_with_its_exit_code(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: list[str], code: int, message: str
+) -> None:
+    assert main(place.training("demo_dpo", tmp_path / "run", *BATCH, *changes)) == code
+    err = capsys.readouterr().err
+    assert message in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_an_output_that_holds_a_run_is_refused_unless_told(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = place.training("demo_dpo", tmp_path / "run", *BATCH, "train.max_steps=1")
+    assert main(arguments) == 0
+    assert main(arguments) == 2
+    assert "holds a run already (state: complete)" in capsys.readouterr().err
+    assert main([*arguments, "--resume"]) == 2
+    assert "nothing to resume" in capsys.readouterr().err
+    assert main([*arguments, "--overwrite"]) == 0
+
+
+def test_an_output_that_cannot_be_written_ends_with_code_6(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert main(place.training("demo_dpo", tmp_path / "file" / "run", *BATCH)) == 6
+    assert "cannot write to" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_move(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = ("train.learning_rate=1e30", "train.warmup_steps=0", "train.max_grad_norm=0")
+    assert main(place.training("demo_dpo", tmp_path / "run", *BATCH, *changes)) == 4
+    err = capsys.readouterr().err
+    assert "step 2, pairs pair-" in err
+    assert RunDir(tmp_path / "run").manifest()["state"] == "failed"
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_more_than_one_process_is_refused(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(place.training("demo_dpo", tmp_path / "run", *BATCH)) == 7
+    assert "trains in one process" in capsys.readouterr().err

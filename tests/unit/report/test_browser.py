@@ -1,0 +1,78 @@
+"""The page in a real browser: no console errors, nothing fetched, nothing wider than a phone."""
+
+from __future__ import annotations
+
+import http.server
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from mmpref.report.page import build_report
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
+
+
+def browse(url: str, profile: Path, *extra: str) -> subprocess.CompletedProcess[str]:
+    command = [
+        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+        "--disable-dev-shm-usage", "--enable-logging=stderr", "--v=0", f"--user-data-dir={profile}", *extra, url,
+    ]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+
+
+@pytest.fixture(scope="module")
+def site(demo_runs, world, tmp_path_factory):
+    """The page on a server of our own that writes down what is asked for."""
+    folder = tmp_path_factory.mktemp("site")
+    build_report(demo_runs, folder / "page.html", images_root=world)
+    measure = (
+        "<iframe id=f src=page.html style='width:390px;height:800px'></iframe><p id=out></p><script>"
+        "f.onload=()=>{const d=f.contentDocument;"
+        "out.textContent=`fits=${d.documentElement.scrollWidth<=d.documentElement.clientWidth} "
+        "images=${d.images.length} "
+        "plots=${d.querySelectorAll('svg.plot').length} rows=${d.querySelectorAll('.results tbody tr').length}`}"
+        "</script>"
+    )
+    (folder / "phone.html").write_text(measure)
+    asked: list[str] = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, directory=str(folder), **kwargs)
+
+        def log_message(self, *args):
+            asked.append(self.path)
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def complaints(log: str) -> list[str]:
+    return [line for line in log.splitlines() if "CONSOLE" in line]
+
+
+def test_nothing_is_fetched_and_nothing_complains(site, tmp_path):
+    address, asked = site
+    asked.clear()
+    found = browse(f"{address}/page.html", tmp_path, "--dump-dom")
+    assert asked == ["/page.html"]
+    assert complaints(found.stderr) == []
+    assert found.stdout.count("<svg") > 10
+
+
+def test_the_page_fits_a_phone(site, tmp_path):
+    address, _ = site
+    found = browse(f"{address}/phone.html", tmp_path, "--dump-dom", "--virtual-time-budget=5000")
+    assert "fits=true images=8 plots=14 rows=5" in found.stdout
+    assert complaints(found.stderr) == []
