@@ -87,7 +87,7 @@ def test_the_vision_tower_is_untouched_and_the_rest_is_not(place: Place, plain: 
     assert not any("vision_tower" in name for name in changed)
 
 
-# Adam divides a gradient by its own size, so rounding in a tiny gradient becomes a visible step: these compare with SGD.
+# Adam divides a gradient by its own size, so rounding in a tiny one becomes a visible step: these compare with SGD.
 SGD = ("train.optim=sgd", "train.learning_rate=0.5")
 
 

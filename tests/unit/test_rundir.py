@@ -80,9 +80,14 @@ def test_a_folder_without_a_manifest_is_not_a_run(tmp_path: Path) -> None:
 def test_a_write_that_fails_midway_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
     file = tmp_path / "results.json"
     write_text(file, "old")
-    with pytest.raises(RuntimeError, match="midway"), replacing(file) as stream:
-        stream.write(b"new and hal")
-        raise RuntimeError("midway")
+
+    def write_half() -> None:
+        with replacing(file) as stream:
+            stream.write(b"new and hal")
+            raise RuntimeError("midway")
+
+    with pytest.raises(RuntimeError, match="midway"):
+        write_half()
     assert file.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["results.json"]
 
@@ -118,9 +123,14 @@ def test_nan_is_refused_in_json_files(tmp_path: Path) -> None:
 
 def test_a_folder_appears_only_when_it_is_whole(tmp_path: Path) -> None:
     target = tmp_path / "model"
-    with pytest.raises(RuntimeError), replacing_folder(target) as folder:
-        (folder / "weights").write_text("half")
-        raise RuntimeError
+
+    def write_half() -> None:
+        with replacing_folder(target) as folder:
+            (folder / "weights").write_text("half")
+            raise RuntimeError("midway")
+
+    with pytest.raises(RuntimeError, match="midway"):
+        write_half()
     assert not target.exists()
     with replacing_folder(target) as folder:
         (folder / "weights").write_text("whole")

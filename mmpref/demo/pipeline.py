@@ -1,0 +1,237 @@
+"""``mmpref demo``: the whole story on the embedded world, told by the public commands.
+
+world -> a tiny model -> it learns to see -> it learns to talk -> it takes on the habit of its annotators and makes
+things up -> it is preference-trained in four ways from that same start -> every model answers the benchmarks -> report.
+Training is ``training.run.train`` on the shipped ``demo_*`` recipes, answering and scoring is ``evals``, the page is
+``report``: nothing here trains or scores by a way of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from mmpref.config import Recipe, load_recipe
+from mmpref.demo.seeing import GATE, learn_to_see
+from mmpref.demo.tiny_models import build_tiny_llava
+from mmpref.demo.world import QuestionFiles, WorldFiles, WorldSizes, make_world
+from mmpref.errors import ConfigError, EvalIncompleteError
+from mmpref.evals.runner import evaluate
+from mmpref.records import TaskResult
+from mmpref.report.compare import as_json, comparison_table, load_runs
+from mmpref.report.page import build_report
+from mmpref.rundir import RunDir, versions, write_json, writing_to
+from mmpref.terminal import DemoDisplay, print_table
+from mmpref.training.run import train
+
+MARKER = "demo.json"
+START = "SFT (start)"
+METHODS = {"sft_chosen": "SFT on chosen", "dpo": "DPO", "uni_dpo": "Uni-DPO", "adadpo": "AdaDPO"}
+
+# What the start model must be able to do, and must have caught, before methods are compared on it: a blind model, or
+# one that makes nothing up, would make the comparison empty. Fractions, on validation scenes.
+SEES = {"pope accuracy": 0.80, "recall": 0.90}
+MAKES_THINGS_UP = {"chair_s": 0.25}
+MAX_SEE_ROUNDS = 4
+LONGEST_ANSWER = 48  # tokens; the longest truthful caption of this world has about 30
+
+# Stages and their usual share of the time, for the estimate of what is left.
+STAGES = (
+    ("drawing the world", 3.0),
+    ("learning to see", 20.0),
+    ("learning to talk", 70.0),
+    ("taking on the habit", 25.0),
+    *((f"training {label}", 14.0) for label in METHODS.values()),
+    *((f"asking {label}", 4.0) for label in (START, *METHODS.values())),
+    ("writing the report", 5.0),
+)
+
+
+class Demo:
+    """One demo in one folder: its world, its models, its runs."""
+
+    def __init__(self, out: Path, *, seed: int, scale: float, threads: int | None, display: DemoDisplay) -> None:
+        self.out = out
+        self.seed = seed
+        self.scale = scale
+        self.threads = threads
+        self.display = display
+        self.gated = scale >= 1
+        self.files = WorldFiles.under(out / "world")
+
+    # ---- the stages -------------------------------------------------------------------------------------------
+
+    def run(self) -> Path:
+        """All stages; returns the report."""
+        self.display.begin("drawing the world")
+        make_world(self.files.root, seed=self.seed, sizes=self._sizes())
+        build_tiny_llava(self.out / "models" / "untrained", seed=self.seed)
+        self.display.begin("learning to see")
+        learn_to_see(
+            self.out / "models" / "untrained",
+            self.files.root,
+            self.out / "models" / "seeing",
+            seed=self.seed,
+            progress=self.display.within,
+            gate=GATE if self.gated else 0.0,
+        )
+        talking = self._learn_to_talk(self.out / "models" / "seeing")
+        start = self._take_on_the_habit(talking)
+        runs = {START: start}
+        for name, label in METHODS.items():
+            self.display.begin(f"training {label}")
+            runs[label] = self._train(f"demo_{name}", self.out / "runs" / name, start.model)
+        for label, run in runs.items():
+            self.display.begin(f"asking {label}")
+            self._ask(run, self.files.heldout)
+        self.display.begin("writing the report")
+        return self._report(runs)
+
+    def _learn_to_talk(self, model: Path) -> RunDir:
+        """Rounds of the ``demo_see`` recipe until the model passes the gate: skill decides, not a number of steps."""
+        self.display.begin("learning to talk")
+        seen: dict[str, float] = {}
+        for number in range(1, MAX_SEE_ROUNDS + 1):
+            run = self._train("demo_see", self.out / "runs" / f"see_{number}", model)
+            seen = self._skills(run)
+            self.display.say(f"  round {number}: " + _shown(seen))
+            if not self.gated or not _below(seen, SEES):
+                return run
+            model = run.model
+        raise EvalIncompleteError(
+            f"the model did not learn to see in {MAX_SEE_ROUNDS} rounds: {_below(seen, SEES)} on validation scenes; "
+            "comparing methods on it would mean nothing. Try another --seed"
+        )
+
+    def _take_on_the_habit(self, talking: RunDir) -> RunDir:
+        self.display.begin("taking on the habit")
+        run = self._train("demo_habit", self.out / "runs" / "habit", talking.model)
+        skills = self._skills(run)
+        self.display.say("  start model: " + _shown(skills))
+        if self.gated and (problem := _below(skills, SEES | MAKES_THINGS_UP)):
+            raise EvalIncompleteError(
+                f"the start model is not fit for the comparison: {problem} on validation scenes. Try another --seed"
+            )
+        return run
+
+    # ---- the public commands, with the demo's paths ---------------------------------------------------------
+
+    def _train(self, recipe: str, output: Path, model: Path) -> RunDir:
+        return train(self._recipe(recipe, output, model), progress=self.display.within)
+
+    def _recipe(self, name: str, output: Path, model: Path) -> Recipe:
+        """A shipped recipe with this demo's folders, seed and size put in."""
+        shipped = load_recipe(name)
+        changes: dict[str, Any] = {
+            "output": str(output),
+            "seed": self.seed,
+            "model.path": str(model),
+            "data.root": str(self.files.root),
+            "data.train": [str(self.files.root / Path(file).name) for file in shipped.data.train],
+            "data.eval": [str(self.files.root / Path(file).name) for file in shipped.data.eval],
+        }
+        if self.threads is not None:
+            changes["cpu_threads"] = self.threads
+        if self.scale < 1 and shipped.train.max_steps > 0:
+            changes["train.max_steps"] = max(2, round(shipped.train.max_steps * self.scale))
+        return load_recipe(name, [f"{key}={json.dumps(value)}" for key, value in changes.items()])
+
+    def _ask(self, run: RunDir, questions: QuestionFiles, *, folder: str = "evals") -> dict[str, TaskResult]:
+        """Let the model of a run answer POPE and CHAIR; answers and results go into the run's folder."""
+        common: dict[str, Any] = {"images_root": self.files.root, "max_new_tokens": LONGEST_ANSWER, "seed": self.seed}
+        chair = evaluate(
+            run.model,
+            "chair",
+            questions=questions.chair_objects,
+            out=run.path / folder / "chair",
+            synonyms=self.files.synonyms,
+            prompts=questions.chair_prompts,
+            **common,
+        )
+        splits = [questions.pope_random, questions.pope_popular, questions.pope_adversarial]
+        pope = evaluate(run.model, "pope", questions=splits, out=run.path / folder / "pope", **common)
+        return {"chair": chair, "pope": pope}
+
+    def _skills(self, run: RunDir) -> dict[str, float]:
+        """What the gates look at, on validation scenes, as fractions."""
+        results = self._ask(run, self.files.validation, folder="validation")
+        chair, pope = results["chair"].metrics, results["pope"].metrics
+        return {
+            "pope accuracy": pope["random/accuracy"] or 0.0,
+            "recall": chair["recall"] or 0.0,
+            "chair_s": chair["chair_s"] or 0.0,
+        }
+
+    def _report(self, runs: dict[str, RunDir]) -> Path:
+        labels = {run.path.name: label for label, run in runs.items()}
+        paths = [run.path for run in runs.values()]
+        table = comparison_table(load_runs(paths, labels=labels))
+        write_json(self.out / "results.json", {"seed": self.seed, "scale": self.scale, **as_json(table)})
+        page = build_report(
+            paths, self.out / "report.html", title="mmpref demo", images_root=self.files.root, labels=labels
+        )
+        self.display.stop()
+        header, *rows = zip(table.header(), *table.text_rows(), strict=True)  # a line for each metric fits a terminal
+        print_table("held-out scenes: value [95 % interval], change from the start model", header, rows, table.notes)
+        return page
+
+    def _sizes(self) -> WorldSizes:
+        full = WorldSizes()
+        counts = {field.name: getattr(full, field.name) for field in fields(full) if field.name != "pope_per_label"}
+        return replace(full, **{name: max(12, round(count * self.scale)) for name, count in counts.items()})
+
+
+def run_demo(out: Path, *, seed: int, scale: float = 1.0, threads: int | None = None) -> Path:
+    """Run the demo into a folder, made anew; returns the report.
+
+    Args:
+        out: an empty or missing folder, or one that holds an earlier demo.
+        seed: changes the world, the model and the pairs.
+        scale: share of the full size; below 1 the gates are not applied, because so little training cannot pass them.
+        threads: CPU threads; None takes what the recipes say.
+
+    Raises:
+        ConfigError: the folder holds something else.
+        CheckpointError: the folder cannot be written.
+        EvalIncompleteError: the model failed a gate, so that comparing methods on it would mean nothing.
+    """
+    begun = time.monotonic()
+    _clear(out)
+    with writing_to(out):
+        out.mkdir(parents=True, exist_ok=True)
+    facts = {"seed": seed, "scale": scale, "versions": versions()}
+    write_json(out / MARKER, {"state": "running", **facts})
+    with DemoDisplay(STAGES) as display:
+        page = Demo(out, seed=seed, scale=scale, threads=threads, display=display).run()
+        seconds = time.monotonic() - begun
+        write_json(out / MARKER, {"state": "complete", "seconds": round(seconds, 1), **facts})
+        display.say(
+            f"\nreport: {page}\nmade in {seconds:.0f} seconds; every step can be run again by hand, see docs/demo.md"
+        )
+    return page
+
+
+def _clear(out: Path) -> None:
+    """Empty the folder of an earlier demo; anything else in it is left alone and refused."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise ConfigError(f"--out {out} is a file; give a folder")
+    if any(out.iterdir()):
+        if not (out / MARKER).is_file():
+            raise ConfigError(f"--out {out} is not empty and holds no demo; give another folder")
+        with writing_to(out):
+            shutil.rmtree(out)
+
+
+def _below(values: dict[str, float], wanted: dict[str, float]) -> str:
+    """The values that miss their bound, as words; empty when none does."""
+    return ", ".join(f"{k} {values[k]:.2f} (wants {bound:.2f})" for k, bound in wanted.items() if values[k] < bound)
+
+
+def _shown(values: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.1%}" for name, value in values.items())

@@ -1,0 +1,201 @@
+"""The base losses: score of an answer -> margin of a pair -> link.
+
+A base is a row of facts and a link. The balance works on the scores and the weights on the linked loss, so both fit
+between the stages of every base. Adding one is a row in ``make_base`` and, where its curve is new, a link.
+Shapes: every tensor is [B]. Letters: see ``sides``; s is the score, M the margin, e the label smoothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from mmpref.losses.sides import ScoreKind, Side, log_odds
+
+
+class Link(Protocol):
+    """A curve from the margin of a pair to its loss."""
+
+    max_log_coef: ClassVar[float]
+    """Largest |log c| of a balanced score whose loss and gradient still fit float32."""
+
+    def loss(self, margin: Tensor) -> Tensor: ...
+    def slope(self, margin: Tensor) -> Tensor:
+        """d loss / dM in closed form, for the diagnostics."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logistic:
+    """-(1-e) log s(M) - e log s(-M): the Bradley-Terry likelihood, with label smoothing it is cDPO.
+
+    Args:
+        smoothing: e, the chance that a label is wrong. [0, 0.5).
+        weight: in front of the whole; ORPO's beta.
+    """
+
+    smoothing: float = 0.0
+    weight: float = 1.0
+    max_log_coef: ClassVar[float] = 60.0
+
+    def loss(self, margin: Tensor) -> Tensor:
+        agree, disagree = logsigmoid(margin), logsigmoid(-margin)
+        return -self.weight * ((1.0 - self.smoothing) * agree + self.smoothing * disagree)
+
+    def slope(self, margin: Tensor) -> Tensor:
+        agree, disagree = torch.sigmoid(-margin), torch.sigmoid(margin)
+        return self.weight * (self.smoothing * disagree - (1.0 - self.smoothing) * agree)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Robust:
+    """[ -(1-e) log s(M) + e log s(-M) ] / (1 - 2e) (Chowdhury et al. 2024): unbiased when a share e of the labels is
+    flipped. It can be negative.
+    """
+
+    smoothing: float
+    max_log_coef: ClassVar[float] = 60.0
+
+    def loss(self, margin: Tensor) -> Tensor:
+        e = self.smoothing
+        return (e * logsigmoid(-margin) - (1.0 - e) * logsigmoid(margin)) / (1.0 - 2.0 * e)
+
+    def slope(self, margin: Tensor) -> Tensor:
+        e = self.smoothing
+        return -(e * torch.sigmoid(margin) + (1.0 - e) * torch.sigmoid(-margin)) / (1.0 - 2.0 * e)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hinge:
+    """max(0, 1 - M) (SLiC, Zhao et al. 2023)."""
+
+    max_log_coef: ClassVar[float] = 60.0
+
+    def loss(self, margin: Tensor) -> Tensor:
+        return torch.relu(1.0 - margin)
+
+    def slope(self, margin: Tensor) -> Tensor:
+        return -(margin < 1.0).to(margin.dtype)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Square:
+    """M^2 (IPO, Azar et al. 2023), where M is measured from the target 1/(2 beta)."""
+
+    max_log_coef: ClassVar[float] = 30.0  # the square doubles the exponent
+
+    def loss(self, margin: Tensor) -> Tensor:
+        return margin.square()
+
+    def slope(self, margin: Tensor) -> Tensor:
+        return 2.0 * margin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """A pairwise base:  M = gain (s_w - s_l) - target + a (n_w - n_l);  loss = link(M) [ - nll_weight u_w ].
+
+    The score s is h or hbar with a reference, l or u without, and log( p / (1-p) ) with p = e^u for "odds".
+
+    Args:
+        beta: the base's own beta; scales the logged rewards and the argument of Uni-DPO's w_perf. > 0.
+        score_kind: how the score depends on the tokens.
+        needs_reference: whether the score is measured against the reference.
+        gain: dM/ds; beta except for IPO (beta sits in the target) and ORPO (beta weighs the loss).
+        target: the margin at which the pair counts as even.
+        length_weight: a of R-DPO. The sign is +: a longer chosen answer already has the larger margin, so it is
+            pushed less.
+        nll_weight: weight of -u_w, a mean over that answer's own tokens, outside the weights and the balance.
+    """
+
+    beta: float
+    score_kind: ScoreKind
+    needs_reference: bool
+    gain: float
+    link: Link
+    target: float = 0.0
+    length_weight: float = 0.0
+    nll_weight: float = 0.0
+
+    def score(self, side: Side) -> Tensor:
+        if self.needs_reference:
+            return side.ratio(per_token=self.score_kind == "mean")
+        if self.score_kind == "odds":
+            return log_odds(side.mean)
+        return side.mean if self.score_kind == "mean" else side.total
+
+    def margin(self, chosen: Tensor, rejected: Tensor, w: Side, r: Side) -> Tensor:
+        """M of two scores; the sides add the constants."""
+        margin = self.gain * (chosen - rejected) - self.target
+        return margin + self.length_weight * (w.length - r.length) if self.length_weight else margin
+
+    def confidence(self, chosen: Tensor, rejected: Tensor, w: Side, r: Side) -> Tensor:
+        """The log-odds that the pair is ranked right, for the focal weight: M itself, and for IPO, whose M is a
+        distance, the reward margin.
+        """
+        if isinstance(self.link, Square):
+            return self.beta * (chosen - rejected)
+        return self.margin(chosen, rejected, w, r)
+
+    @property
+    def confidence_gain(self) -> float:
+        """d confidence / ds."""
+        return self.beta if isinstance(self.link, Square) else self.gain
+
+    def nll(self, chosen: Side) -> Tensor | None:
+        return -self.nll_weight * chosen.mean if self.nll_weight else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SFT:
+    """Supervised fine-tuning on the chosen answer:  loss = -u_w, or -l_w when not length-normalised.
+
+    Not a pairwise base: the rejected answer is never needed. beta only scales the logged rewards.
+    """
+
+    beta: float
+    length_normalize: bool
+    needs_reference: ClassVar[bool] = False
+
+    def score(self, side: Side) -> Tensor:
+        return side.mean if self.length_normalize else side.total
+
+
+def make_base(settings: Mapping[str, Any]) -> Base | SFT:
+    """The base of a resolved ``loss:`` mapping.
+
+    dpo (Rafailov et al. 2023), rdpo (Park et al. 2024), simpo (Meng et al. 2024), cpo (Xu et al. 2024),
+    orpo (Hong et al. 2024); the others are named at their link.
+    """
+    name, beta = settings["base"], settings["beta"]
+    kind: ScoreKind = "mean" if settings["length_normalize"] else "sum"
+    logistic = Logistic(smoothing=settings["label_smoothing"] or 0.0)
+    match name:
+        case "dpo" | "rdpo":
+            length_weight = settings["length_weight"] or 0.0
+            return Base(beta=beta, score_kind=kind, needs_reference=True, gain=beta, link=logistic,
+                        length_weight=length_weight)  # fmt: skip
+        case "robust":
+            robust = Robust(smoothing=settings["label_smoothing"])
+            return Base(beta=beta, score_kind=kind, needs_reference=True, gain=beta, link=robust)
+        case "hinge":
+            return Base(beta=beta, score_kind=kind, needs_reference=True, gain=beta, link=Hinge())
+        case "ipo":
+            target = 1.0 / (2.0 * beta)
+            return Base(beta=beta, score_kind=kind, needs_reference=True, gain=1.0, link=Square(), target=target)
+        case "simpo":
+            target = beta * settings["gamma_beta_ratio"]
+            return Base(beta=beta, score_kind=kind, needs_reference=False, gain=beta, link=logistic, target=target)
+        case "cpo":
+            return Base(beta=beta, score_kind=kind, needs_reference=False, gain=beta, link=logistic,
+                        nll_weight=settings["nll_weight"])  # fmt: skip
+        case "orpo":
+            return Base(beta=beta, score_kind="odds", needs_reference=False, gain=1.0, link=Logistic(weight=beta),
+                        nll_weight=1.0)  # fmt: skip
+        case "sft":
+            return SFT(beta=beta, length_normalize=settings["length_normalize"])
+    raise ValueError(f"no base is called {name!r}")

@@ -1,0 +1,256 @@
+"""From the ``loss:`` section of a recipe to settings in which every key has its value. No torch here."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import warnings
+from collections.abc import Iterable, Mapping
+from numbers import Real
+from typing import Any
+
+from mmpref.errors import ConfigError
+from mmpref.losses.presets import ADA_DEFAULTS, BASES, CHOICES, OPTION_KEYS, PRESETS, TOP_KEYS, UNI_DEFAULTS
+
+SECTIONS: Mapping[str, Mapping[str, Any]] = {"uni": UNI_DEFAULTS, "ada": ADA_DEFAULTS}
+
+
+class SuspiciousLossWarning(UserWarning):
+    """A loss setting that is allowed and probably not what was meant."""
+
+
+class ScoreScaleWarning(SuspiciousLossWarning):
+    """``tau_good`` was not written down although it depends on the scale of the data's scores."""
+
+
+def resolve(mapping: Mapping[str, Any], *, score_scale: tuple[float, float] | None = None) -> dict[str, Any]:
+    """Every key of the loss with the value it will have: what a run folder records.
+
+    A preset (``name``) fills what is not given, key by key, also inside ``uni`` and ``ada``. None means "not given",
+    except for ``uni`` and ``ada`` themselves (off), ``uni.eta`` (no w_qual) and ``ada.clip`` (no clip). Keys that a
+    base does not have come back as None. Resolving a resolved mapping changes nothing.
+
+    Args:
+        mapping: the ``loss:`` section.
+        score_scale: lowest and highest score of the data, where its card declares them; ``tau_good`` must lie inside.
+    """
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(f"loss must be a mapping such as {{name: uni_dpo}}, got {mapping!r}")
+    _refuse_unknown(mapping, TOP_KEYS, "loss.")
+    given = {k: v for k, v in mapping.items() if v is not None and k not in SECTIONS}
+    name, base, preset = _name_and_base(given)
+    facts = BASES[base]
+    uni, ada = (_section(key, mapping, preset) for key in ("uni", "ada"))
+    if base == "sft" and (uni is not None or ada is not None):
+        raise ConfigError(f"loss.{'ada' if uni is None else 'uni'} works on pairs; base sft has only the chosen answer")
+
+    out: dict[str, Any] = {"name": name, "base": base}
+    # the preset's beta is a scale of log-probs; ORPO's beta weighs its odds term and keeps its own default
+    preset_beta = preset.get("beta", facts.beta) if base != "orpo" else facts.beta
+    out["beta"] = _number(given.get("beta", preset_beta), "loss.beta", above=0.0)
+    per_token = preset.get("length_normalize", facts.length_normalize or uni is not None)
+    out["length_normalize"] = _flag(given.get("length_normalize", per_token), "loss.length_normalize")
+    for key in OPTION_KEYS:
+        out[key] = _option(key, base, given, preset)
+    out["uni"] = None if uni is None else _resolve_uni(uni, facts.needs_reference)
+    out["ada"] = None if ada is None else _resolve_ada(ada, facts.needs_reference, has_uni=uni is not None)
+    _check_base(out, given)
+    if out["uni"] is not None:
+        _check_uni(out, uni or {}, preset, score_scale)
+    if out["ada"] is not None:
+        _check_ada(out, ada or {}, facts.needs_reference)
+    return out
+
+
+def _name_and_base(given: Mapping[str, Any]) -> tuple[str | None, str, Mapping[str, Any]]:
+    name, base = given.get("name"), given.get("base")
+    if name is None and base is None:
+        raise ConfigError(f"loss needs a name ({', '.join(PRESETS)}) or a base ({', '.join(BASES)})")
+    if name is not None:
+        _choice(name, PRESETS, "loss.name")
+    if base is not None:
+        _choice(base, BASES, "loss.base")
+    if name is None:
+        return None, str(base), {}
+    if name in BASES and base not in (None, name):
+        raise ConfigError(f"loss.name {name} and loss.base {base} contradict each other; drop one of the two")
+    return str(name), str(base or PRESETS[name]["base"]), PRESETS[name]
+
+
+def _section(key: str, mapping: Mapping[str, Any], preset: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What the user wrote under ``uni`` or ``ada``; None when that part is off."""
+    on_by_preset = key in preset
+    if key not in mapping:
+        return {} if on_by_preset else None
+    value = mapping[key]
+    if value is None or value is False:
+        return None
+    if value is True:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"loss.{key} must be a mapping of its keys, true, false or null, got {value!r}")
+    _refuse_unknown(value, SECTIONS[key], f"loss.{key}.")
+    return value if value or on_by_preset else None
+
+
+def _option(key: str, base: str, given: Mapping[str, Any], preset: Mapping[str, Any]) -> float | None:
+    defaults = BASES[base].options
+    if key not in defaults:
+        fixed = 1.0 if (key, base) == ("nll_weight", "orpo") else 0.0
+        if key in given and _number(given[key], f"loss.{key}") != fixed:
+            owners = ", ".join(b for b, facts in BASES.items() if key in facts.options)
+            raise ConfigError(f"loss.{key} does not exist for base {base} (it belongs to {owners}); remove it")
+        return None
+    value = given.get(key, preset.get(key, defaults[key]))
+    if key == "label_smoothing":
+        value = _number(value, f"loss.{key}", least=0.0)
+        if value >= 0.5:
+            raise ConfigError(f"loss.label_smoothing must be in [0, 0.5), got {value}: at 0.5 no label says anything")
+        return value
+    return _number(value, f"loss.{key}", least=0.0)
+
+
+def _resolve_uni(given: Mapping[str, Any], needs_reference: bool) -> dict[str, Any]:
+    default = dict(UNI_DEFAULTS)
+    if not needs_reference:
+        default["nll_lambda"] = 0.0  # its gate needs reference log-probs, which such a base does not ask for
+    out = {**default, **{k: v for k, v in given.items() if v is not None or k == "eta"}}
+    if out["eta"] is not None:
+        out["eta"] = _number(out["eta"], "loss.uni.eta", least=0.0)
+    for key, least in (("tau_ref", None), ("gamma", 0.0), ("nll_lambda", 0.0), ("tau_good", None), ("nll_margin", 0.0)):
+        out[key] = _number(out[key], f"loss.uni.{key}", least=least)
+    out["perf_detach"] = _flag(out["perf_detach"], "loss.uni.perf_detach")
+    for key in ("perf_mode", "on_missing_score"):
+        _choice(out[key], CHOICES[key], f"loss.uni.{key}")
+    return out
+
+
+def _resolve_ada(given: Mapping[str, Any], needs_reference: bool, *, has_uni: bool) -> dict[str, Any]:
+    out = {**ADA_DEFAULTS, **{k: v for k, v in given.items() if v is not None or k == "clip"}}
+    for key in ("granularity", "form", "value_mode"):
+        _choice(out[key], CHOICES[key], f"loss.ada.{key}")
+    for key in ("alpha_w", "alpha_l"):
+        if given.get(key) is None and out["form"] == "own":
+            out[key] = 1.0
+        out[key] = _number(out[key], f"loss.ada.{key}")
+    out["use_reference"] = _flag(out["use_reference"], "loss.ada.use_reference")
+    if out["clip"] is not None:
+        out["clip"] = _number(out["clip"], "loss.ada.clip", least=1.0)
+    if out["value_mode"] == "auto":
+        out["value_mode"] = "scaled" if needs_reference else "value_preserving"
+    balance_perf = has_uni if out["balance_perf"] is None else out["balance_perf"]
+    out["balance_perf"] = _flag(balance_perf, "loss.ada.balance_perf")
+    return out
+
+
+def _check_base(out: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    base, beta = out["base"], out["beta"]
+    if base == "orpo" and not out["length_normalize"]:
+        raise ConfigError("loss.length_normalize cannot be false for base orpo: the odds of a whole answer underflow")
+    if base == "simpo" and not out["length_normalize"]:
+        _warn("loss.length_normalize false makes SimPO prefer by length: its scores are sums without a reference")
+    if base not in ("orpo", "sft") and not out["length_normalize"] and beta > 1.0:
+        _warn(f"loss.beta {beta} on sums of log-probs saturates; use beta <= 1 or loss.length_normalize true")
+    if base == "robust" and out["label_smoothing"] == 0.0:
+        _warn("loss.label_smoothing 0 makes base robust the same as dpo")
+    if base == "sft" and "beta" in given and beta != 1.0:
+        _warn("loss.beta only scales the logged rewards of base sft")
+
+
+def _check_uni(
+    out: Mapping[str, Any],
+    given: Mapping[str, Any],
+    preset: Mapping[str, Any],
+    score_scale: tuple[float, float] | None,
+) -> None:
+    uni = out["uni"]
+    if not out["length_normalize"]:
+        raise ConfigError(
+            "loss.length_normalize false cannot be combined with loss.uni: on sums w_perf underflows to 0; "
+            "leave length_normalize out or set it to true"
+        )
+    if uni["eta"] == 0.0:
+        _warn("loss.uni.eta 0 makes w_qual 1/2 for every pair; write null to leave w_qual out")
+    if out["base"] == "robust" and out["label_smoothing"] > 0.0 and not uni["perf_detach"]:
+        _warn("loss.uni.perf_detach false with base robust: where that loss is negative, w_perf's gradient turns round")
+    if uni["nll_lambda"] == 0.0:
+        return
+    tau_good = uni["tau_good"]
+    if score_scale is not None:
+        low, high = score_scale
+        if not low <= tau_good <= high:
+            raise ConfigError(f"loss.uni.tau_good {tau_good} is outside the data's score scale [{low}, {high}]")
+    elif given.get("tau_good") is None:
+        said = f"loss.uni.tau_good is a score on the data's own scale; {tau_good} suits the scores of MM-RLHF only"
+        if given.get("nll_lambda") is not None and "uni" not in preset:
+            raise ConfigError(f"{said}. Write loss.uni.tau_good, or set loss.uni.nll_lambda to 0")
+        warnings.warn(f"{said}. Write it down to say that it was chosen", ScoreScaleWarning, stacklevel=4)
+
+
+def _check_ada(out: Mapping[str, Any], given: Mapping[str, Any], needs_reference: bool) -> None:
+    ada, base = out["ada"], out["base"]
+    if ada["use_reference"] and not needs_reference:
+        raise ConfigError(f"loss.ada.use_reference cannot be true: base {base} has no reference")
+    if ada["granularity"] == "sequence":
+        if base == "orpo":
+            raise ConfigError("loss.ada.granularity sequence is not defined for base orpo; use token")
+        _warn("loss.ada.granularity sequence is for study: the ratio of whole-answer probabilities is nearly always cut"
+              " by the clip")  # fmt: skip
+    if ada["value_mode"] == "scaled" and not needs_reference:
+        _warn(f"loss.ada.value_mode scaled with base {base}: its scores are all negative, so scaling them can turn the "
+              "sign of the margin; use auto")  # fmt: skip
+    alphas = (ada["alpha_w"], ada["alpha_l"])
+    if ada["form"] == "split" and not math.isclose(sum(alphas), 1.0):
+        _warn(f"loss.ada.alpha_w + loss.ada.alpha_l is {sum(alphas):g}, not 1: the gradients are not balanced")
+    if ada["form"] == "own" and alphas != (1.0, 1.0):
+        _warn(f"loss.ada.alpha_w and alpha_l are {alphas} with form own: it balances only with both at 1")
+    if ada["form"] == "sum" and any(given.get(k) not in (None, 0.5) for k in ("alpha_w", "alpha_l")):
+        _warn("loss.ada.alpha_w and alpha_l have no effect with form sum")
+    if ada["clip"] == 1.0:
+        _warn("loss.ada.clip 1 cuts every ratio to 1: the balance is off")
+    if ada["balance_perf"] and out["uni"] is None:
+        _warn("loss.ada.balance_perf has no effect without loss.uni")
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, SuspiciousLossWarning, stacklevel=5)
+
+
+def _refuse_unknown(mapping: Mapping[str, Any], known: Iterable[str], at: str) -> None:
+    known = tuple(known)
+    for key in mapping:
+        if key in known:
+            continue
+        elsewhere = [f"loss.{k}" for k in TOP_KEYS if k == key and at != "loss."]
+        elsewhere += [f"loss.{section}.{key}" for section, keys in SECTIONS.items() if key in keys]
+        near = [at + match for match in difflib.get_close_matches(str(key), known, n=1)]
+        hint = next(iter(elsewhere + near), None)
+        tail = f"did you mean '{hint}'?" if hint else f"known are {', '.join(known)}"
+        raise ConfigError(f"unknown key '{at}{key}', {tail}")
+
+
+def _choice(value: Any, allowed: Iterable[str], key: str) -> None:
+    allowed = tuple(allowed)
+    if value not in allowed:
+        near = difflib.get_close_matches(str(value), allowed, n=1)
+        tail = f", did you mean '{near[0]}'?" if near else ""
+        raise ConfigError(f"{key} must be one of {', '.join(allowed)}, got {value!r}{tail}")
+
+
+def _flag(value: Any, key: str) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{key} must be true or false, got {value!r}")
+    return value
+
+
+def _number(value: Any, key: str, *, above: float | None = None, least: float | None = None) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ConfigError(f"{key} must be a number, got {value!r}")
+    number = float(value)
+    if not math.isfinite(number):
+        raise ConfigError(f"{key} must be finite, got {number}")
+    if above is not None and number <= above:
+        raise ConfigError(f"{key} must be > {above:g}, got {number:g}")
+    if least is not None and number < least:
+        raise ConfigError(f"{key} must be >= {least:g}, got {number:g}")
+    return number

@@ -1,0 +1,175 @@
+"""What the loss core and the tiled head cost, in one run.
+
+    OMP_NUM_THREADS=1 python scripts/bench_losses.py [--tokens 310] [--hidden 512] [--rounds 3]
+
+Loss core: forward and backward of every preset on 4,096 pairs, checks included. Head: log-probs of the targets and the
+gradient, for 32,000 and 152,064 words, against full logits with log_softmax and, where TRL is installed, its fused head
+(the torch tiles it uses on a CPU; on a GPU it has a kernel of its own). Each head runs in its own process; its memory is
+the peak above what stood before its first call. Times are medians. Ratios of one run mean more than the numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mmpref.losses import PairLogps, SuspiciousLossWarning, build_objective, fused_logps, selected_logps
+
+NUM_PAIRS = 4096
+VOCABULARIES = (32_000, 152_064)
+PRESETS = ("dpo", "simpo", "ipo", "hinge", "robust", "rdpo", "cpo", "orpo", "sft", "uni_dpo", "adadpo", "uni_adadpo")
+
+
+def core(rounds: int) -> None:
+    g = torch.Generator().manual_seed(0)
+    length = torch.randint(1, 300, (2, NUM_PAIRS), generator=g)
+    sums = -torch.rand(2, NUM_PAIRS, generator=g) * length
+    ref = sums + 0.1 * torch.randn(2, NUM_PAIRS, generator=g)
+    score = 10 * torch.rand(2, NUM_PAIRS, generator=g)
+    print(f"\nloss core, {NUM_PAIRS} pairs, forward + backward, ms (best, median)")
+    for name in PRESETS:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SuspiciousLossWarning)
+            objective = build_objective({"name": name})
+        times = []
+        for _ in range(10 * rounds):
+            chosen, rejected = sums[0].clone().requires_grad_(), sums[1].clone().requires_grad_()
+            x = PairLogps(chosen, rejected, length[0], length[1], ref[0], ref[1], score[0], score[1])
+            start = time.perf_counter()
+            objective(x).per_pair.mean().backward()
+            times.append(1000 * (time.perf_counter() - start))
+        print(f"  {name:<11} {min(times):6.2f} {statistics.median(times):6.2f}")
+
+
+def full_logits(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    return (hidden @ weight.T).log_softmax(-1).gather(1, targets[:, None])[:, 0]
+
+
+def full_then_selected(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    return selected_logps(hidden @ weight.T, targets)
+
+
+def trl_head(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    from trl.kernels.chunked_logprob import ChunkedLogProbFunction
+    from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE
+
+    found: Tensor = ChunkedLogProbFunction.apply(
+        hidden, weight, None, targets, 1.0, _CHUNKED_LOGPROB_CHUNK_SIZE, None, 1.0, ()
+    )[0]
+    return found
+
+
+HEADS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "full logits": full_logits,
+    "full, selected_logps": full_then_selected,
+    "tiled": fused_logps,
+    "TRL fused": trl_head,
+}
+
+
+def resident_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 2**20
+
+
+class Peak:
+    """Highest resident memory while it is open, above where it began."""
+
+    def __enter__(self) -> Peak:
+        self.before = self.top = resident_mib()
+        self.open = True
+        self.watch = threading.Thread(target=self._look)
+        self.watch.start()
+        return self
+
+    def _look(self) -> None:
+        while self.open:
+            self.top = max(self.top, resident_mib())
+            time.sleep(0.001)
+
+    def __exit__(self, *_: object) -> None:
+        self.open = False
+        self.watch.join()
+
+    @property
+    def mib(self) -> float:
+        return self.top - self.before
+
+
+def one_head(name: str, vocabulary: int, tokens: int, hidden_size: int, trains: bool, rounds: int) -> None:
+    """Runs in a process of its own and prints one line of JSON."""
+    g = torch.Generator().manual_seed(0)
+    hidden = torch.randn(tokens, hidden_size, generator=g).requires_grad_()
+    weight = (torch.randn(vocabulary, hidden_size, generator=g) / hidden_size**0.5).requires_grad_(trains)
+    targets = torch.randint(0, vocabulary, (tokens,), generator=g)
+    leaves = [hidden, weight] if trains else [hidden]
+    upstream = torch.randn(tokens, generator=g)
+    HEADS[name](hidden[:2].detach(), weight.detach()[:1000], targets[:2] % 1000)  # imports and first-call work
+
+    def step() -> None:
+        torch.autograd.grad(HEADS[name](hidden, weight, targets), leaves, upstream)
+
+    with Peak() as peak:
+        step()
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    print(json.dumps({"seconds": statistics.median(times), "mib": peak.mib}))
+
+
+def heads(args: argparse.Namespace) -> None:
+    for trains in (False, True):
+        for vocabulary in VOCABULARIES:
+            state = "trained" if trains else "frozen"
+            print(f"\nhead {state}, V = {vocabulary}, H = {args.hidden}, {args.tokens} tokens, forward + backward")
+            tiled: dict[str, float] | None = None
+            for name in ("tiled", "full logits", "full, selected_logps", "TRL fused"):
+                command = [sys.executable, __file__, "--one", name, "--vocabulary", str(vocabulary), "--rounds",
+                           str(args.rounds), "--tokens", str(args.tokens), "--hidden", str(args.hidden)]  # fmt: skip
+                done = subprocess.run(command + ["--trains"] * trains, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    print(f"  {name:<21} not measured ({done.stderr.strip().splitlines()[-1]})")
+                    continue
+                found = json.loads(done.stdout.splitlines()[-1])
+                tiled = tiled or found
+                print(
+                    f"  {name:<21} {found['seconds']:6.2f} s  +{found['mib']:5.0f} MiB"
+                    f"   time x{found['seconds'] / tiled['seconds']:.2f}  memory x{found['mib'] / tiled['mib']:.2f}"
+                )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokens", type=int, default=310)
+    parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--one", choices=HEADS, help=argparse.SUPPRESS)
+    parser.add_argument("--vocabulary", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--trains", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        one_head(args.one, args.vocabulary, args.tokens, args.hidden, args.trains, args.rounds)
+        return
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), {platform.processor() or platform.machine()}"
+    )
+    core(args.rounds)
+    heads(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,258 @@
+"""Answer log-probs equal plain log_softmax in value and gradient, without the memory; sums and counts per answer."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from mmpref.errors import ConfigError, DataError
+from mmpref.losses import fused_logps, selected_logps, sum_by_mask, sum_logps
+from mmpref.losses.vocab_tiles import UnitGradientHead
+
+N, H, V = 23, 12, 1100
+DOUBLE = torch.float64
+TOLERANCE = {DOUBLE: 1e-12, torch.float32: 2e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+SMALL_TILES = 4 * N * 300  # several tiles of the vocabulary
+SMALL_BLOCKS = 4 * 256 * 10  # several blocks of rows
+
+
+def head(dtype=torch.float32, *, trains=False, bias=False, n=N, h=H, v=V):
+    g = torch.Generator().manual_seed(1)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=g, dtype=DOUBLE).to(dtype)
+
+    hidden, weight = draw(n, h).requires_grad_(), draw(v, h).requires_grad_(trains)
+    b = draw(v).requires_grad_(trains) if bias else None
+    return (
+        hidden,
+        weight,
+        b,
+        torch.randint(0, v, (n,), generator=g),
+        draw(n).to(torch.promote_types(dtype, torch.float32)),
+    )
+
+
+def plain(hidden, weight, bias, targets, scale=1.0, softcap=None):
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    z = hidden.to(wide) @ weight.to(wide).T
+    z = scale * (z if bias is None else z + bias.to(wide))
+    z = z if softcap is None else softcap * torch.tanh(z / softcap)
+    return z.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+
+
+def close(got, want, tolerance):
+    torch.testing.assert_close(got.float(), want.float(), rtol=tolerance, atol=tolerance * want.abs().max().item())
+
+
+@pytest.mark.parametrize("tile_bytes", [SMALL_TILES, SMALL_BLOCKS, 32 * 2**20])
+@pytest.mark.parametrize(("scale", "softcap"), [(1.0, None), (0.5, None), (0.5, 3.0), (1.0, 3.0)])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("trains", [False, True])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_the_tiled_head_equals_log_softmax_in_value_and_gradient(dtype, trains, bias, scale, softcap, tile_bytes):
+    hidden, weight, b, targets, upstream = head(dtype, trains=trains, bias=bias)
+    leaves = [hidden, *([weight] if trains else []), *([b] if trains and bias else [])]
+    want = plain(hidden, weight, b, targets, scale, softcap)
+    got = fused_logps(hidden, weight, targets, b, tile_bytes=tile_bytes, logit_scale=scale, softcap=softcap)
+    assert got.dtype == torch.promote_types(dtype, torch.float32)
+    close(got, want, min(TOLERANCE[dtype], 2e-5))
+    for g, w in zip(
+        torch.autograd.grad(got, leaves, upstream), torch.autograd.grad(want, leaves, upstream), strict=True
+    ):
+        assert g.dtype == w.dtype
+        close(g, w, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("trains", [False, True])
+def test_the_tiled_head_passes_gradcheck(trains):
+    hidden, weight, b, targets, _ = head(DOUBLE, trains=trains, bias=True, n=4, h=3, v=600)
+    weight = weight.detach()[:, :].requires_grad_(trains)
+
+    def run(hidden, weight, b):
+        return fused_logps(hidden, weight, targets, b, tile_bytes=8 * 4 * 256)
+
+    assert torch.autograd.gradcheck(run, (hidden, weight, b), fast_mode=True)
+
+
+def test_a_frozen_head_keeps_one_row_of_hidden_size_for_backward_and_a_trained_one_no_logits():
+    hidden, weight, _, targets, _ = head()
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(tuple(t.shape)) or t, lambda t: t):
+        fused_logps(hidden, weight, targets)
+    assert saved == [(N, H)]
+    saved.clear()
+    weight.requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(tuple(t.shape)) or t, lambda t: t):
+        fused_logps(hidden, weight, targets)
+    assert (N, V) not in saved
+
+
+def test_without_a_wanted_gradient_nothing_is_kept():
+    hidden, weight, _, targets, _ = head(trains=True)
+    with torch.no_grad():
+        assert not fused_logps(hidden, weight, targets).requires_grad
+        assert not fused_logps(hidden, weight, targets, head_trains=False).requires_grad
+    frozen = fused_logps(hidden.detach(), weight.detach(), targets)
+    assert not frozen.requires_grad
+    torch.testing.assert_close(frozen, plain(hidden, weight, None, targets).detach())
+
+
+def test_a_head_said_to_train_gives_gradients_only_to_what_wants_them():
+    hidden, weight, b, targets, upstream = head(bias=True)
+    got = fused_logps(hidden, weight, targets, b, head_trains=True)
+    torch.testing.assert_close(
+        torch.autograd.grad(got, hidden, upstream)[0],
+        torch.autograd.grad(plain(hidden, weight, b, targets), hidden, upstream)[0],
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    frozen_hidden, b = hidden.detach(), b.requires_grad_()
+    (grad,) = torch.autograd.grad(fused_logps(frozen_hidden, weight, targets, b), b, upstream)
+    (want,) = torch.autograd.grad(plain(frozen_hidden, weight, b, targets), b, upstream)
+    torch.testing.assert_close(grad, want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_head_called_frozen_that_wants_a_gradient_is_refused():
+    hidden, weight, _, targets, _ = head(trains=True)
+    with pytest.raises(ConfigError, match="head_trains=False"):
+        fused_logps(hidden, weight, targets, head_trains=False)
+
+
+@pytest.mark.parametrize("trains", [False, True])
+def test_large_and_masked_logits_stay_finite(trains):
+    hidden = torch.tensor([[200.0, 0.0], [-200.0, 0.0]], requires_grad=True)
+    weight = torch.randn(700, 2, generator=torch.Generator().manual_seed(0)).requires_grad_(trains)
+    bias = torch.full((700,), -math.inf)
+    bias[300:] = 0.0  # the whole first tile is masked
+    targets = torch.tensor([400, 500])
+    got = fused_logps(hidden, weight, targets, bias, tile_bytes=4 * 2 * 256)
+    close(got.detach(), plain(hidden, weight, bias, targets).detach(), 2e-5)
+    grads = torch.autograd.grad(got.sum(), [hidden, weight] if trains else [hidden])
+    assert all(torch.isfinite(g).all() for g in grads)
+
+
+def test_the_head_ignores_a_surrounding_autocast():
+    hidden, weight, _, targets, _ = head()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = fused_logps(hidden, weight, targets)
+    assert torch.equal(inside, fused_logps(hidden, weight, targets))
+
+
+def test_no_answer_tokens_give_no_log_probs():
+    hidden, weight, _, targets, _ = head()
+    assert fused_logps(hidden[:0], weight, targets[:0]).shape == (0,)
+    assert selected_logps(torch.zeros(0, 5), targets[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("tile_bytes", [1, 8 * 40 * 5, 32 * 2**20])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_selected_log_probs_equal_log_softmax_in_value_and_gradient(dtype, tile_bytes):
+    g = torch.Generator().manual_seed(2)
+    logits = (4 * torch.randn(N, 40, generator=g, dtype=DOUBLE)).to(dtype).requires_grad_()
+    targets, upstream = torch.randint(0, 40, (N,), generator=g), torch.randn(N, generator=g, dtype=DOUBLE)
+    got = selected_logps(logits, targets, tile_bytes=tile_bytes)
+    wide = torch.promote_types(dtype, torch.float32)
+    want = logits.to(wide).log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    assert got.dtype == wide
+    close(got, want, min(TOLERANCE[dtype], 2e-6))
+    grads = [torch.autograd.grad(x, logits, upstream.to(wide))[0] for x in (got, want)]
+    assert grads[0].dtype == dtype
+    close(*grads, TOLERANCE[dtype])
+
+
+def test_selected_log_probs_pass_gradcheck():
+    logits = torch.randn(3, 7, dtype=DOUBLE, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    targets = torch.tensor([0, 6, 3])
+    assert torch.autograd.gradcheck(lambda z: selected_logps(z, targets, tile_bytes=8 * 7 * 2), (logits,))
+
+
+def test_a_model_in_half_precision_costs_less_than_its_own_rounding():
+    """bf16 log_softmax is off by hundredths of a nat; the same logits widened first are exact to float32."""
+    logits = (3 * torch.randn(64, 5000, generator=torch.Generator().manual_seed(0))).bfloat16()
+    targets = torch.arange(64)
+    exact = logits.double().log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    ours = (selected_logps(logits, targets).double() - exact).abs().max()
+    naive = (logits.log_softmax(-1).gather(1, targets[:, None])[:, 0].double() - exact).abs().max()
+    assert ours < 1e-5 < 1e-2 < naive
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden": torch.zeros(4, 3, 2)}, r"hidden must be \[N, H\]"),
+        ({"weight": torch.zeros(10, 5)}, r"hidden must be \[N, H\]"),
+        ({"weight": torch.zeros(10, 3, dtype=torch.int8)}, "floating point"),
+        ({"targets": torch.zeros(5, dtype=torch.long)}, r"targets must be \[N\]"),
+        ({"targets": torch.zeros(4)}, "integer token ids"),
+        ({"targets": torch.tensor([0, 1, 2, 10])}, r"\[0, 10\), got 10"),
+        ({"targets": torch.tensor([0, 1, -100, 9])}, r"\[0, 10\), got -100"),
+        ({"targets": torch.zeros(4, dtype=torch.long, device="meta")}, "targets are on meta"),
+        ({"bias": torch.zeros(4)}, r"bias must be \[V\]"),
+    ],
+)
+def test_the_head_refuses_shapes_and_ids_that_do_not_fit(change, message):
+    given = {"hidden": torch.zeros(4, 3), "weight": torch.zeros(10, 3), "targets": torch.zeros(4, dtype=torch.long)}
+    with pytest.raises(DataError, match=message):
+        fused_logps(**{**given, **change})
+
+
+def test_a_softcap_must_be_positive():
+    with pytest.raises(ConfigError, match="softcap"):
+        fused_logps(torch.zeros(1, 2), torch.zeros(3, 2), torch.tensor([0]), softcap=0.0)
+
+
+@pytest.mark.parametrize(
+    ("logits", "targets"),
+    [(torch.zeros(4), torch.zeros(4, dtype=torch.long)), (torch.zeros(4, 5), torch.zeros(3, dtype=torch.long))],
+)
+def test_selected_log_probs_refuse_shapes_that_do_not_fit(logits, targets):
+    with pytest.raises(DataError, match=r"logits must be \[N, V\]"):
+        selected_logps(logits, targets)
+
+
+def test_sums_and_counts_of_answers_one_after_the_other():
+    logps = torch.tensor([-1.0, -2.0, -3.0, -4.0, -5.0, -6.0], dtype=torch.bfloat16, requires_grad=True)
+    out = sum_logps(logps, [1, 3, 2])
+    assert out.sums.tolist() == [-1.0, -9.0, -11.0]
+    assert out.counts.tolist() == [1, 3, 2]
+    assert (out.sums.dtype, out.counts.dtype) == (torch.float32, torch.int64)
+    (grad,) = torch.autograd.grad(out.sums, logps, torch.tensor([1.0, 2.0, 3.0]))
+    assert grad.tolist() == [1, 2, 2, 2, 3, 3]
+
+
+@pytest.mark.parametrize("lengths", [[1, 4], [3, 4], [7, -1], [6, 0], [1, 5, 0]])
+def test_lengths_that_do_not_cover_the_tokens_or_are_empty_are_refused(lengths):
+    with pytest.raises(DataError, match=r"lengths|no counted token"):
+        sum_logps(torch.zeros(6), lengths)
+
+
+def test_sums_by_length_want_one_number_per_token():
+    with pytest.raises(DataError, match=r"logps must be \[N\]"):
+        sum_logps(torch.zeros(2, 3), [2])
+
+
+def test_sums_and_counts_of_padded_rows_read_only_counted_positions():
+    logps = torch.tensor([[-1.0, -2.0, math.nan], [math.inf, -5.0, -6.0]], requires_grad=True)
+    mask = torch.tensor([[1, 1, 0], [0, 1, 1]])
+    for kind in (torch.bool, torch.long, torch.float32):
+        out = sum_by_mask(logps, mask.to(kind))
+        assert out.sums.tolist() == [-3.0, -11.0]
+        assert out.counts.tolist() == [2, 2]
+    (grad,) = torch.autograd.grad(out.sums.sum(), logps)
+    assert grad.tolist() == mask.tolist()
+
+
+def test_a_mask_of_another_shape_is_refused():
+    with pytest.raises(DataError, match=r"\[B, T\]"):
+        sum_by_mask(torch.zeros(2, 3), torch.ones(2, 1))
+
+
+def test_the_unit_gradient_is_target_row_minus_expected_row():
+    hidden, weight, _, targets, _ = head(DOUBLE)
+    out = fused_logps(hidden, weight, targets)
+    assert isinstance(out.grad_fn, UnitGradientHead._backward_cls)
+    (grad,) = torch.autograd.grad(out.sum(), hidden)
+    torch.testing.assert_close(grad, weight[targets] - (hidden @ weight.T).softmax(-1) @ weight)

@@ -1,0 +1,124 @@
+"""What must hold for every batch: pairs are independent, order does not matter, the two sides mirror each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmpref.losses import PairLogps, SuspiciousLossWarning, build_objective
+
+PRESETS = ("dpo", "simpo", "ipo", "hinge", "robust", "rdpo", "cpo", "orpo", "sft", "uni_dpo", "adadpo", "uni_adadpo")
+
+mean_logp = st.floats(-6.0, 0.0)
+row = st.tuples(
+    mean_logp, mean_logp, st.integers(1, 400), st.integers(1, 400), mean_logp, mean_logp, st.floats(0, 10),
+    st.floats(0, 10),
+)  # fmt: skip
+batches = st.lists(row, min_size=1, max_size=6)
+quick = settings(max_examples=25, deadline=None)
+
+
+def build(loss: dict):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SuspiciousLossWarning)
+        return build_objective(loss)
+
+
+def batch_of(rows: list[tuple]) -> PairLogps:
+    u_w, u_l, n_w, n_l, ru_w, ru_l, s_w, s_l = torch.tensor(rows, dtype=torch.float64).T
+    return PairLogps((u_w * n_w).requires_grad_(), (u_l * n_l).requires_grad_(), n_w, n_l, ru_w * n_w, ru_l * n_l,
+                     s_w, s_l)  # fmt: skip
+
+
+def pick(x: PairLogps, order: torch.Tensor) -> PairLogps:
+    return PairLogps(**{f.name: getattr(x, f.name).detach()[order] for f in dataclasses.fields(x)})
+
+
+def swap(x: PairLogps) -> PairLogps:
+    return PairLogps(
+        x.rejected, x.chosen, x.rejected_len, x.chosen_len, x.ref_rejected, x.ref_chosen, x.rejected_score,
+        x.chosen_score,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@quick
+@given(rows=batches, data=st.data())
+def test_permuting_pairs_permutes_losses_and_statistics(name, rows, data):
+    x, objective = batch_of(rows), build({"name": name})
+    order = torch.tensor(data.draw(st.permutations(range(len(rows)))))
+    out, moved = objective(x), objective(pick(x, order))
+    torch.testing.assert_close(moved.per_pair, out.per_pair.detach()[order])
+    for key, value in out.stats.items():
+        torch.testing.assert_close(moved.stats[key], value[order])
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@quick
+@given(rows=batches)
+def test_a_batch_is_its_pairs_one_by_one(name, rows):
+    x, objective = batch_of(rows), build({"name": name})
+    out = objective(x)
+    grads = torch.autograd.grad(out.per_pair.sum(), x.chosen)[0]
+    for i, one in enumerate(rows):
+        alone_x = batch_of([one])
+        alone = objective(alone_x)
+        torch.testing.assert_close(alone.per_pair[0], out.per_pair[i])
+        torch.testing.assert_close(torch.autograd.grad(alone.per_pair.sum(), alone_x.chosen)[0][0], grads[i])
+
+
+@pytest.mark.parametrize("form", ["split", "sum"])
+@pytest.mark.parametrize("base", ["dpo", "ipo", "simpo", "orpo"])
+@quick
+@given(rows=batches)
+def test_swapping_the_answers_exchanges_and_for_halves_inverts_the_coefficients(base, form, rows):
+    x, objective = batch_of(rows), build({"base": base, "ada": {"form": form}})
+    here, there = objective(x).stats, objective(swap(x)).stats
+    torch.testing.assert_close(there["ada/coef_chosen"], here["ada/coef_rejected"])
+    torch.testing.assert_close(there["ada/coef_rejected"], here["ada/coef_chosen"])
+    torch.testing.assert_close(there["ada/log_ratio"], -here["ada/log_ratio"])
+    torch.testing.assert_close(there["ada/clipped"], here["ada/clipped"])
+    if form == "split":
+        torch.testing.assert_close(there["ada/coef_chosen"], 1 / here["ada/coef_chosen"])
+
+
+@pytest.mark.parametrize("name", ["dpo", "adadpo", "rdpo"])
+@quick
+@given(rows=batches)
+def test_swapping_the_answers_mirrors_the_margin(name, rows):
+    """-log s(M) and -log s(-M) differ by M."""
+    x, objective = batch_of(rows), build({"name": name})
+    here, there = objective(x), objective(swap(x))
+    torch.testing.assert_close(there.stats["rewards/margins"], -here.stats["rewards/margins"])
+    probability = torch.exp(-here.per_pair) + torch.exp(-there.per_pair)
+    torch.testing.assert_close(probability, torch.ones_like(probability))
+
+
+@pytest.mark.parametrize("name", [p for p in PRESETS if p != "sft"])
+@quick
+@given(rows=batches)
+def test_every_loss_pushes_the_chosen_answer_up_and_the_rejected_one_down(name, rows):
+    x = batch_of(rows)
+    grads = torch.autograd.grad(build({"name": name})(x).per_pair.sum(), (x.chosen, x.rejected))
+    if name == "ipo":  # beyond its target it pulls back
+        torch.testing.assert_close(grads[0] * x.chosen_len, -grads[1] * x.rejected_len)
+        return
+    assert (grads[0] <= 0).all()
+    assert (grads[1] >= 0).all()
+
+
+@quick
+@given(rows=batches)
+def test_weights_stay_within_their_ranges(rows):
+    stats = build({"name": "uni_adadpo"})(batch_of(rows)).stats
+    for key in ("uni/w_qual", "uni/w_perf", "uni/nll_active", "ada/clipped"):
+        assert ((stats[key] >= 0) & (stats[key] <= 1)).all()
+    coefs = stats["ada/coef_chosen"] * stats["ada/coef_rejected"]
+    torch.testing.assert_close(coefs, torch.ones_like(coefs))
+    ratio = stats["ada/coef_chosen"] / stats["ada/coef_rejected"]
+    assert ((ratio <= 10 * (1 + 1e-9)) & (ratio >= 0.1 * (1 - 1e-9))).all()

@@ -1,0 +1,262 @@
+"""The ``loss:`` section: presets, defaults, refusals and warnings, each naming its key."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+from mmpref.errors import ConfigError
+from mmpref.losses import ScoreScaleWarning, SuspiciousLossWarning, build_objective, resolve
+from mmpref.losses.presets import ADA_DEFAULTS, BASES, PRESETS, UNI_DEFAULTS
+
+
+def quiet(mapping: dict, **kwargs) -> dict:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SuspiciousLossWarning)
+        return resolve(mapping, **kwargs)
+
+
+def test_uni_dpo_is_the_papers_multimodal_setting():
+    got = quiet({"name": "uni_dpo"})
+    assert (got["base"], got["beta"], got["length_normalize"], got["ada"]) == ("dpo", 2.0, True, None)
+    assert got["uni"] == {
+        "eta": 0.7, "tau_ref": 2.0, "gamma": 3.0, "nll_lambda": 0.001, "tau_good": 2.5, "perf_mode": "stabilized",
+        "perf_detach": False, "nll_margin": 0.0, "on_missing_score": "error",
+    }  # fmt: skip
+
+
+def test_adadpo_is_dpo_with_token_balance():
+    got = quiet({"name": "adadpo"})
+    assert (got["base"], got["beta"], got["length_normalize"], got["uni"]) == ("dpo", 0.1, False, None)
+    assert got["ada"] == {
+        "granularity": "token", "form": "split", "use_reference": False, "alpha_w": 0.5, "alpha_l": 0.5, "clip": 10.0,
+        "value_mode": "scaled", "balance_perf": False,
+    }  # fmt: skip
+
+
+def test_the_combined_preset_balances_the_weight_too():
+    got = quiet({"name": "uni_adadpo"})
+    assert (got["beta"], got["length_normalize"], got["ada"]["balance_perf"]) == (2.0, True, True)
+    assert got["uni"] == quiet({"name": "uni_dpo"})["uni"]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_resolving_twice_changes_nothing_and_a_preset_is_its_base_with_defaults(name):
+    once = quiet({"name": name})
+    assert quiet(once) == once
+    assert set(once) == {
+        "name", "base", "beta", "length_normalize", "label_smoothing", "gamma_beta_ratio", "length_weight",
+        "nll_weight", "uni", "ada",
+    }  # fmt: skip
+    if name in BASES and name != "robust":
+        assert quiet({"base": name}) == {**once, "name": None}
+
+
+@pytest.mark.parametrize(
+    ("name", "beta", "extra"),
+    [
+        ("dpo", 0.1, {"label_smoothing": 0.0}),
+        ("robust", 0.1, {"label_smoothing": 0.1}),
+        ("hinge", 0.1, {}),
+        ("ipo", 0.1, {}),
+        ("rdpo", 0.1, {"label_smoothing": 0.0, "length_weight": 0.01}),
+        ("simpo", 2.0, {"label_smoothing": 0.0, "gamma_beta_ratio": 0.5}),
+        ("cpo", 0.1, {"label_smoothing": 0.0, "nll_weight": 1.0}),
+        ("orpo", 0.1, {}),
+        ("sft", 1.0, {}),
+    ],
+)
+def test_each_base_has_its_documented_defaults(name, beta, extra):
+    got = quiet({"name": name})
+    assert got["beta"] == beta
+    options = {k: got[k] for k in ("label_smoothing", "gamma_beta_ratio", "length_weight", "nll_weight")}
+    assert {k: v for k, v in options.items() if v is not None} == extra
+
+
+def test_a_preset_is_overridden_key_by_key_also_inside_its_parts():
+    got = quiet({"name": "uni_dpo", "beta": 3.5, "uni": {"tau_ref": 0.8}})
+    assert got["beta"] == 3.5
+    assert got["uni"] == {**UNI_DEFAULTS, "tau_ref": 0.8}
+    got = quiet({"name": "uni_adadpo", "ada": {"clip": None}})
+    assert got["ada"] == {**ADA_DEFAULTS, "clip": None, "value_mode": "scaled", "balance_perf": True}
+    assert got["uni"] == dict(UNI_DEFAULTS)
+
+
+def test_null_means_not_given_except_where_it_is_a_value():
+    got = quiet({"name": "uni_adadpo", "beta": None, "base": None, "uni": {"gamma": None, "eta": None}})
+    assert (got["beta"], got["base"], got["uni"]["gamma"], got["uni"]["eta"]) == (2.0, "dpo", 3.0, None)
+
+
+@pytest.mark.parametrize("section", ["uni", "ada"])
+def test_a_part_is_turned_on_by_its_keys_or_true_and_off_by_null_or_false(section):
+    key = {"uni": {"eta": 0.5}, "ada": {"clip": 5}}[section]
+    name = {"uni": "uni_dpo", "ada": "adadpo"}[section]
+    assert quiet({"name": "dpo", section: key})[section] is not None
+    assert quiet({"name": "dpo", section: True})[section] is not None
+    assert quiet({"name": "dpo", section: {}})[section] is None
+    assert quiet({"name": name, section: {}})[section] is not None
+    for off in (None, False):
+        assert quiet({"name": name, section: off})[section] is None
+        assert quiet({"name": "dpo", section: off})[section] is None
+
+
+def test_uni_makes_a_base_per_token_unless_told_otherwise():
+    assert quiet({"base": "dpo", "uni": {"eta": 0.7}})["length_normalize"] is True
+    assert quiet({"base": "dpo"})["length_normalize"] is False
+
+
+def test_the_calibrated_nll_is_off_by_default_where_there_is_no_reference():
+    assert quiet({"name": "uni_dpo", "base": "simpo"})["uni"]["nll_lambda"] == 0.0
+    assert quiet({"name": "uni_dpo", "base": "simpo", "uni": {"nll_lambda": 0.1}})["uni"]["nll_lambda"] == 0.1
+    assert quiet({"name": "uni_dpo", "base": "rdpo"})["uni"]["nll_lambda"] == 0.001
+
+
+def test_a_combining_preset_takes_another_base_but_orpo_keeps_its_own_beta():
+    assert quiet({"name": "uni_dpo", "base": "simpo"})["beta"] == 2.0
+    assert quiet({"name": "uni_dpo", "base": "orpo"})["beta"] == 0.1
+    assert quiet({"name": "adadpo", "base": "simpo"})["beta"] == 2.0
+
+
+@pytest.mark.parametrize(("form", "alphas"), [("split", (0.5, 0.5)), ("own", (1.0, 1.0))])
+def test_the_default_exponents_are_those_that_balance(form, alphas):
+    got = quiet({"name": "adadpo", "ada": {"form": form}})["ada"]
+    assert (got["alpha_w"], got["alpha_l"]) == alphas
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ({"name": "uni_dop"}, r"loss\.name must be one of .*did you mean 'uni_dpo'"),
+        ({"base": "simp"}, r"loss\.base .*did you mean 'simpo'"),
+        ({}, "loss needs a name"),
+        ({"beta": 0.1}, "loss needs a name"),
+        ("dpo", "loss must be a mapping"),
+        ({"name": "dpo", "length_norm": True}, r"unknown key 'loss\.length_norm', .*'loss\.length_normalize'"),
+        ({"name": "dpo", "eta": 0.7}, r"unknown key 'loss\.eta', did you mean 'loss\.uni\.eta'"),
+        ({"name": "uni_dpo", "uni": {"beta": 2}}, r"unknown key 'loss\.uni\.beta', did you mean 'loss\.beta'"),
+        ({"name": "uni_dpo", "uni": {"tau_god": 2}}, r"unknown key 'loss\.uni\.tau_god', .*'loss\.uni\.tau_good'"),
+        ({"name": "adadpo", "ada": {"clipp": 2}}, r"unknown key 'loss\.ada\.clipp', .*'loss\.ada\.clip'"),
+        ({"name": "dpo", "zzz": 1}, r"unknown key 'loss\.zzz', known are name, base"),
+        ({"name": "dpo", "base": "simpo"}, r"loss\.name dpo and loss\.base simpo contradict"),
+        ({"name": "dpo", "beta": 0}, r"loss\.beta must be > 0, got 0"),
+        ({"name": "dpo", "beta": -1.0}, r"loss\.beta must be > 0"),
+        ({"name": "dpo", "beta": "0.1"}, r"loss\.beta must be a number, got '0\.1'"),
+        ({"name": "dpo", "beta": True}, r"loss\.beta must be a number"),
+        ({"name": "dpo", "beta": float("nan")}, r"loss\.beta must be finite"),
+        ({"name": "dpo", "beta": float("inf")}, r"loss\.beta must be finite"),
+        ({"name": "dpo", "length_normalize": "yes"}, r"loss\.length_normalize must be true or false"),
+        ({"name": "dpo", "label_smoothing": 0.5}, r"loss\.label_smoothing must be in \[0, 0\.5\)"),
+        ({"name": "robust", "label_smoothing": -0.1}, r"loss\.label_smoothing must be >= 0"),
+        ({"name": "hinge", "label_smoothing": 0.1}, r"loss\.label_smoothing does not exist for base hinge"),
+        ({"name": "dpo", "gamma_beta_ratio": 0.5}, r"loss\.gamma_beta_ratio does not exist for base dpo .*simpo"),
+        ({"name": "dpo", "nll_weight": 0.5}, r"loss\.nll_weight does not exist for base dpo .*cpo"),
+        ({"name": "orpo", "nll_weight": 0.0}, r"loss\.nll_weight does not exist for base orpo"),
+        ({"name": "simpo", "gamma_beta_ratio": -1}, r"loss\.gamma_beta_ratio must be >= 0"),
+        ({"name": "cpo", "nll_weight": -1}, r"loss\.nll_weight must be >= 0"),
+        ({"name": "rdpo", "length_weight": -1}, r"loss\.length_weight must be >= 0"),
+        ({"name": "orpo", "length_normalize": False}, r"loss\.length_normalize cannot be false for base orpo"),
+        ({"name": "uni_dpo", "length_normalize": False}, r"loss\.length_normalize false cannot .* loss\.uni"),
+        ({"name": "sft", "uni": {"eta": 1}}, r"loss\.uni works on pairs"),
+        ({"name": "adadpo", "base": "sft"}, r"loss\.ada works on pairs"),
+        ({"name": "uni_dpo", "uni": 3}, r"loss\.uni must be a mapping"),
+        ({"name": "uni_dpo", "uni": {"eta": -1}}, r"loss\.uni\.eta must be >= 0"),
+        ({"name": "uni_dpo", "uni": {"gamma": -1}}, r"loss\.uni\.gamma must be >= 0"),
+        ({"name": "uni_dpo", "uni": {"nll_lambda": -1}}, r"loss\.uni\.nll_lambda must be >= 0"),
+        ({"name": "uni_dpo", "uni": {"nll_margin": -1}}, r"loss\.uni\.nll_margin must be >= 0"),
+        ({"name": "uni_dpo", "uni": {"tau_ref": "2"}}, r"loss\.uni\.tau_ref must be a number"),
+        ({"name": "uni_dpo", "uni": {"perf_mode": "stabilised"}}, r"loss\.uni\.perf_mode .*did you mean 'stabilized'"),
+        ({"name": "uni_dpo", "uni": {"on_missing_score": "skip"}}, r"loss\.uni\.on_missing_score must be one of"),
+        ({"name": "uni_dpo", "uni": {"perf_detach": 1}}, r"loss\.uni\.perf_detach must be true or false"),
+        ({"base": "dpo", "uni": {"nll_lambda": 0.1}}, r"Write loss\.uni\.tau_good"),
+        ({"name": "adadpo", "ada": {"clip": 0.5}}, r"loss\.ada\.clip must be >= 1"),
+        ({"name": "adadpo", "ada": {"granularity": "tokens"}}, r"loss\.ada\.granularity .*did you mean 'token'"),
+        ({"name": "adadpo", "ada": {"form": "half"}}, r"loss\.ada\.form must be one of"),
+        ({"name": "adadpo", "ada": {"value_mode": "x"}}, r"loss\.ada\.value_mode must be one of"),
+        ({"name": "adadpo", "ada": {"alpha_w": "a"}}, r"loss\.ada\.alpha_w must be a number"),
+        ({"name": "adadpo", "ada": {"balance_perf": "on"}}, r"loss\.ada\.balance_perf must be true or false"),
+        ({"base": "simpo", "ada": {"use_reference": True}}, r"loss\.ada\.use_reference cannot be true: base simpo"),
+        ({"base": "orpo", "ada": {"granularity": "sequence"}}, r"loss\.ada\.granularity sequence is not defined"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_cannot_work_is_refused_by_key(mapping, message):
+    with pytest.raises(ConfigError, match=message):
+        quiet(mapping)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ({"name": "dpo", "beta": 2.0}, r"loss\.beta 2\.0 on sums"),
+        ({"name": "simpo", "length_normalize": False, "beta": 0.1}, r"loss\.length_normalize false makes SimPO"),
+        ({"base": "robust"}, r"loss\.label_smoothing 0"),
+        ({"name": "sft", "beta": 0.1}, r"loss\.beta only scales"),
+        ({"name": "uni_dpo", "uni": {"eta": 0.0, "tau_good": 2.5}}, r"loss\.uni\.eta 0"),
+        ({"base": "robust", "label_smoothing": 0.1, "uni": {"tau_good": 3}}, r"loss\.uni\.perf_detach"),
+        ({"name": "adadpo", "ada": {"granularity": "sequence"}}, r"loss\.ada\.granularity sequence is for study"),
+        ({"base": "simpo", "ada": {"value_mode": "scaled"}}, r"loss\.ada\.value_mode scaled"),
+        ({"name": "adadpo", "ada": {"alpha_w": 1.0}}, r"loss\.ada\.alpha_w \+ loss\.ada\.alpha_l is 1\.5"),
+        ({"name": "adadpo", "ada": {"form": "own", "alpha_l": 0.5}}, r"alpha_w and alpha_l are \(1\.0, 0\.5\)"),
+        ({"name": "adadpo", "ada": {"form": "sum", "alpha_l": 0.7}}, r"no effect with form sum"),
+        ({"name": "adadpo", "ada": {"clip": 1}}, r"loss\.ada\.clip 1 cuts"),
+        ({"name": "adadpo", "ada": {"balance_perf": True}}, r"loss\.ada\.balance_perf has no effect"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_is_probably_a_mistake_is_warned_about_by_key(mapping, message):
+    with pytest.warns(SuspiciousLossWarning, match=message):
+        resolve(mapping)
+
+
+@pytest.mark.parametrize(
+    "mapping",
+    [
+        *({"name": n} for n in PRESETS if "uni" not in n),
+        {"name": "uni_dpo", "uni": {"tau_good": 3.2}},
+        {"name": "uni_dpo", "uni": {"nll_lambda": 0.0}},
+        {"name": "uni_dpo", "base": "simpo"},
+        {"name": "hinge", "label_smoothing": 0.0},
+        {"name": "orpo", "nll_weight": 1.0},
+        {"name": "dpo", "beta": 1.0},
+        {"name": "simpo", "beta": 10.0},
+        {"name": "adadpo", "ada": {"form": "sum", "alpha_w": 0.5, "alpha_l": 0.5}},
+        {"name": "adadpo", "ada": {"alpha_w": 0.3, "alpha_l": 0.7}},
+    ],
+    ids=str,
+)
+def test_sound_settings_say_nothing(mapping):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resolve(mapping)
+
+
+def test_a_good_score_nobody_chose_is_warned_about_and_checked_against_a_declared_scale():
+    with pytest.warns(ScoreScaleWarning, match=r"loss\.uni\.tau_good"):
+        resolve({"name": "uni_dpo"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resolve({"name": "uni_dpo"}, score_scale=(1.0, 5.0))
+        build_objective({"name": "uni_dpo"}, score_scale=(2.5, 5.0))
+        resolve({"name": "uni_dpo"}, score_scale=(1.0, 2.5))
+    for scale in ((3.0, 10.0), (0.0, 1.0)):
+        with pytest.raises(ConfigError, match=r"loss\.uni\.tau_good 2\.5 is outside the data's score scale"):
+            resolve({"name": "uni_dpo"}, score_scale=scale)
+
+
+def test_settings_are_checked_without_loading_torch():
+    code = (
+        "import sys; from mmpref.losses import resolve, SuspiciousLossWarning; resolve({'name': 'simpo'});"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_unknown_name_of_the_room_is_an_attribute_error():
+    import mmpref.losses
+
+    with pytest.raises(AttributeError, match="no attribute 'nope'"):
+        mmpref.losses.nope  # noqa: B018
+    assert all(getattr(mmpref.losses, name) is not None for name in mmpref.losses.__all__)

@@ -1,0 +1,155 @@
+"""The reference is the policy as it started, however it is had, and asking for it changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mmpref.errors import ConfigError
+from mmpref.models import AdapterSettings, Tuning, choose_reference, load, pair_logps, prepare, save_model
+from mmpref.models.reference import eval_mode
+from mmpref.processing import PairCollator, PairEncoder
+from tests.tiny_vlms import build, draw, pair
+
+LORA = Tuning(language="lora")
+SETTINGS = AdapterSettings(rank=4, alpha=8, dropout=0.2)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("qwen2_vl", tmp_path_factory.mktemp("base") / "qwen2_vl")
+
+
+def batch_for(loaded: Any, **settings: Any) -> Any:
+    collate = PairCollator(PairEncoder(loaded.processor, loaded.family), draw, **settings)
+    return collate([pair("a"), pair("b", images=("60x40-2",), chosen="yes", rejected="no")])
+
+
+def disturb(model: nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.02)
+
+
+def test_adapter_off_equals_a_frozen_copy_before_and_after_training(base: Path) -> None:
+    loaded = prepare(load(base, trainable=True), LORA, SETTINGS)
+    batch = batch_for(loaded)
+    off = choose_reference(loaded.model)
+    twin = choose_reference(loaded.model, kind="frozen_copy")
+    assert off is not None
+    assert twin is not None
+    assert (off.kind, twin.kind) == ("adapter_off", "frozen_copy")
+    assert "switched off" in off.explanation
+    assert "asked for" in twin.explanation
+    with eval_mode(loaded.model):
+        policy = pair_logps(loaded.model, batch)
+    for _ in range(2):
+        for reference in (off, twin):
+            chosen, rejected = reference.logps(batch)
+            torch.testing.assert_close(chosen, policy.chosen.detach(), atol=1e-6, rtol=1e-6)
+            assert rejected is not None
+            assert policy.rejected is not None
+            torch.testing.assert_close(rejected, policy.rejected.detach(), atol=1e-6, rtol=1e-6)
+            assert not chosen.requires_grad
+        disturb(loaded.model)
+    with eval_mode(loaded.model):
+        assert (pair_logps(loaded.model, batch).chosen - policy.chosen).abs().max() > 1e-3
+
+
+def test_asking_restores_modes_gradients_and_adapter(base: Path) -> None:
+    loaded = prepare(load(base, trainable=True), LORA, SETTINGS)
+    model, batch = loaded.model, batch_for(loaded)
+    model.get_base_model().model.visual.eval()
+    modes = {name: module.training for name, module in model.named_modules()}
+    wants = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    disturb(model)
+    with eval_mode(model):
+        before = pair_logps(model, batch).chosen
+    reference = choose_reference(model, kind="adapter_off")
+    assert reference is not None
+    reference.logps(batch)
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == wants
+    with eval_mode(model):
+        torch.testing.assert_close(pair_logps(model, batch).chosen, before)
+
+
+def test_pair_logps_carries_the_reference_without_gradient(base: Path) -> None:
+    loaded = prepare(load(base, trainable=True), LORA, SETTINGS)
+    reference = choose_reference(loaded.model)
+    got = pair_logps(loaded.model, batch_for(loaded), reference=reference)
+    assert got.ref_chosen is not None
+    assert got.ref_rejected is not None
+    assert not got.ref_chosen.requires_grad
+    assert got.chosen.requires_grad
+    single = pair_logps(loaded.model, batch_for(loaded, need_rejected=False), reference=reference)
+    assert single.ref_chosen is not None
+    assert single.ref_rejected is None
+
+
+def test_full_tuning_needs_a_copy(base: Path) -> None:
+    loaded = prepare(load(base, trainable=True), Tuning(language="full"))
+    with pytest.raises(ConfigError, match="adapter_off is not possible: the weights themselves are trained"):
+        choose_reference(loaded.model, kind="adapter_off")
+    reference = choose_reference(loaded.model)
+    assert reference is not None
+    assert reference.kind == "frozen_copy"
+    batch = batch_for(loaded)
+    before = reference.logps(batch)[0]
+    disturb(loaded.model)
+    torch.testing.assert_close(reference.logps(batch)[0], before, atol=0, rtol=0)
+    assert (pair_logps(loaded.model, batch).chosen - before).abs().max() > 1e-3
+
+
+def test_other_trained_weights_forbid_adapter_off(base: Path) -> None:
+    loaded = prepare(load(base, trainable=True), LORA, SETTINGS)
+    loaded.model.get_base_model().lm_head.weight.requires_grad_(True)
+    with pytest.raises(ConfigError, match="weights outside the adapter are trained"):
+        choose_reference(loaded.model, kind="adapter_off")
+    reference = choose_reference(loaded.model)
+    assert reference is not None
+    assert reference.kind == "frozen_copy"
+
+
+def test_a_continued_adapter_is_compared_with_where_it_starts(base: Path, tmp_path: Path) -> None:
+    loaded = prepare(load(base, trainable=True), LORA, SETTINGS)
+    disturb(loaded.model)
+    save_model(loaded.model, base, tmp_path / "adapter")
+    going_on = load(base, adapter=tmp_path / "adapter", trainable=True)
+    reference = choose_reference(going_on.model)
+    assert reference is not None
+    assert reference.kind == "frozen_copy"
+    assert "trained before" in reference.explanation
+    batch = batch_for(going_on)
+    with eval_mode(going_on.model):
+        start = pair_logps(going_on.model, batch).chosen
+    torch.testing.assert_close(reference.logps(batch)[0], start.detach(), atol=1e-6, rtol=1e-6)
+
+
+def test_a_wrapped_policy_gives_the_same(base: Path, tmp_path: Path) -> None:
+    """DistributedDataParallel around the policy: its own forward is called, and the reference looks inside."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        loaded = prepare(load(base, trainable=True), LORA, AdapterSettings(rank=4))
+        wrapped = nn.parallel.DistributedDataParallel(loaded.model)
+        reference = choose_reference(wrapped)
+        assert reference is not None
+        assert reference.kind == "adapter_off"
+        batch = batch_for(loaded)
+        got = pair_logps(wrapped, batch, reference=reference)
+        torch.testing.assert_close(got.chosen, got.ref_chosen, atol=1e-5, rtol=1e-5, check_stride=False)
+        got.chosen.sum().backward()
+        assert all(p.grad is not None for p in loaded.model.parameters() if p.requires_grad)
+        save_model(wrapped, base, tmp_path / "adapter")
+        assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_no_reference_where_none_is_needed(base: Path) -> None:
+    assert choose_reference(load(base).model, needs_reference=False) is None
