@@ -142,7 +142,7 @@ class Demo:
 
     def _ask(self, run: RunDir, questions: QuestionFiles, *, folder: str = "evals") -> dict[str, TaskResult]:
         """Let the model of a run answer POPE and CHAIR; answers and results go into the run's folder."""
-        common: dict[str, Any] = {"images_root": self.files.root, "max_new_tokens": LONGEST_ANSWER, "seed": self.seed}
+        common: dict[str, Any] = {"images_root": self.files.root, "max_new_tokens": LONGEST_ANSWER}
         chair = evaluate(
             run.model,
             "chair",

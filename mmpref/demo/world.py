@@ -32,9 +32,9 @@ class WorldSizes:
     see_captions: int = 3000
     see_questions: int = 3000
     see_inventories: int = 1200
-    habit_images: int = 800
-    habit_captions: int = 1600
-    habit_questions: int = 1600
+    habit_images: int = 1000
+    habit_captions: int = 2000
+    habit_questions: int = 2000
     pairs: int = 1560
     validation: int = 200
     heldout: int = 400

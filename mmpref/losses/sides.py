@@ -70,9 +70,10 @@ def rejected_side(x: PairLogps) -> Side:
 def log1mexp(u: Tensor) -> Tensor:
     """log(1 - e^u) for u < 0, accurate at both ends (Maechler 2012: the branches meet at -log 2).
 
-    Each branch sees an argument clamped to its own range, so the branch that is not taken has no NaN gradient to leak.
+    The second branch sees an argument clamped to its own range: near 0 it would leak a NaN gradient where the first is
+    taken. The first is finite everywhere.
     """
-    small = torch.log(-torch.expm1(u.clamp(min=-_LN2)))
+    small = torch.log(-torch.expm1(u))
     large = torch.log1p(-torch.exp(u.clamp(max=-_LN2)))
     return torch.where(u > -_LN2, small, large)
 

@@ -20,7 +20,7 @@ row = st.tuples(
     st.floats(0, 10),
 )  # fmt: skip
 batches = st.lists(row, min_size=1, max_size=6)
-quick = settings(max_examples=25, deadline=None)
+quick = settings(max_examples=min(25, settings().max_examples), deadline=None)
 
 
 def build(loss: dict):
