@@ -92,6 +92,9 @@ class AdaSection(Section):
     balance_perf: bool | None = None
 
 
+_SWITCH = BeforeValidator(lambda value: {True: {}, False: None}[value] if isinstance(value, bool) else value)
+
+
 class LossSection(Section):
     """The objective: a preset by ``name``, changed key by key. The rules about values live with the loss core."""
 
@@ -103,8 +106,9 @@ class LossSection(Section):
     gamma_beta_ratio: float | None = None
     length_weight: float | None = None
     nll_weight: float | None = None
-    uni: UniSection | None = None
-    ada: AdaSection | None = None
+    uni: Annotated[UniSection | None, _SWITCH] = None
+    """A mapping or true switches it on, null or false off; not given leaves it to the preset."""
+    ada: Annotated[AdaSection | None, _SWITCH] = None
 
     def as_mapping(self) -> dict[str, Any]:
         """Only the keys that were given: what ``mmpref.losses.build_objective`` takes."""

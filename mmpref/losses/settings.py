@@ -78,10 +78,9 @@ def _name_and_base(given: Mapping[str, Any]) -> tuple[str | None, str, Mapping[s
 
 
 def _section(key: str, mapping: Mapping[str, Any], preset: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What the user wrote under ``uni`` or ``ada``; None when that part is off."""
-    on_by_preset = key in preset
+    """What the user wrote under ``uni`` or ``ada``, an empty mapping meaning the defaults; None when that part is off."""
     if key not in mapping:
-        return {} if on_by_preset else None
+        return {} if key in preset else None
     value = mapping[key]
     if value is None or value is False:
         return None
@@ -90,7 +89,7 @@ def _section(key: str, mapping: Mapping[str, Any], preset: Mapping[str, Any]) ->
     if not isinstance(value, Mapping):
         raise ConfigError(f"loss.{key} must be a mapping of its keys, true, false or null, got {value!r}")
     _refuse_unknown(value, SECTIONS[key], f"loss.{key}.")
-    return value if value or on_by_preset else None
+    return value
 
 
 def _option(key: str, base: str, given: Mapping[str, Any], preset: Mapping[str, Any]) -> float | None:

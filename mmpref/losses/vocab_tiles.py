@@ -47,6 +47,14 @@ def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.mm(a, b) if a.dtype == dtype else torch.mm(a, b, out_dtype=dtype)
 
 
+def _add_product(into: Tensor, a: Tensor, b: Tensor, dtype: torch.dtype) -> None:
+    """into += a @ b, summed in ``dtype``; without a temporary where all three share it."""
+    if into.dtype == a.dtype == dtype:
+        into.addmm_(a, b)
+    else:
+        into.add_(_product(a, b, dtype))
+
+
 class _Tiles:
     """The logits of one block of rows, tile after tile."""
 
@@ -121,11 +129,7 @@ def _walk(
         if with_unit:
             if slope is not None:
                 p.mul_(slope)
-            mean.mul_(shrink[:, None])
-            if tiles.factor == tiles.dtype:
-                mean.addmm_(p, rows)
-            else:
-                mean.add_(_product(p.to(tiles.factor), rows, tiles.dtype))
+            _add_product(mean.mul_(shrink[:, None]), p.to(tiles.factor), rows, tiles.dtype)
         top = new_top
         del p, slope  # before the next tile is made: only one exists at a time
     target_rows = weight[targets].to(tiles.factor).to(tiles.dtype)
@@ -192,11 +196,12 @@ class RecomputedHead(torch.autograd.Function):
                 force = _logit_gradient(tiles, part, rows, targets[block], log_sums[block], up)
                 pushed = force.to(tiles.factor)
                 if grad_hidden is not None:
-                    block_grad.add_(_product(pushed, rows, tiles.dtype))
+                    _add_product(block_grad, pushed, rows, tiles.dtype)
                 if grad_weight is not None:
-                    grad_weight[part] += _product(pushed.t(), tiles.hidden, tiles.dtype).to(weight.dtype)
+                    _add_product(grad_weight[part], pushed.t(), tiles.hidden, tiles.dtype)
                 if grad_bias is not None:
                     grad_bias[part] += force.sum(0).to(bias.dtype)
+                del force, pushed  # before the next tile is made
             if grad_hidden is not None:
                 grad_hidden[block] = block_grad
         return grad_hidden, grad_weight, None, grad_bias, None

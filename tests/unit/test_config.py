@@ -131,3 +131,8 @@ def test_every_finite_number_reads_back_as_itself(number: float) -> None:
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_every_shipped_recipe_is_a_recipe(name: str) -> None:
     assert isinstance(load_recipe(name), Recipe)
+
+
+@pytest.mark.parametrize(("written", "meant"), [("true", {}), ("{}", {}), ("false", None), ("null", None)])
+def test_a_part_of_the_loss_is_switched_on_or_off_in_a_word(recipe_file: Path, written: str, meant: object) -> None:
+    assert load_recipe(recipe_file, [f"loss.ada={written}"]).loss.as_mapping()["ada"] == meant
