@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -93,6 +94,7 @@ class DemoDisplay:
         self.console = console()
         self._weights = dict(stages)
         self._done = 0.0
+        self._begun = time.monotonic()
         self._stage = ""
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
@@ -118,10 +120,14 @@ class DemoDisplay:
         self._bar.stop()
 
     def begin(self, stage: str) -> None:
-        """Enter a stage; the one before counts as done."""
+        """Enter a stage; the one before counts as done. A log file gets a line where a person sees the bar move."""
         self._done += self._weights.pop(self._stage, 0.0)
         self._stage = stage
         self._bar.update(self._task, description=stage, completed=self._done)
+        if not self.console.is_terminal:
+            elapsed = time.monotonic() - self._begun
+            left = sum(self._weights.values()) * (elapsed / self._done if self._done else 1.0)
+            self.say(f"[{elapsed:4.0f} s, about {left:.0f} s left] {stage}")
 
     def within(self, done: int, total: int, numbers: Mapping[str, float] | None = None) -> None:
         """Progress inside the current stage."""

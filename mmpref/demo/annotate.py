@@ -103,7 +103,7 @@ def _row(row_id: str, scene: Scene, prompt: str, chosen: str, meta: Row) -> Row:
 
 def _habit_mentions(rng: Random, scene: Scene) -> list[Mention]:
     """What an annotator writes who describes what is usually there: absent companions come last, in a random colour."""
-    said = [mention for mention in scene.mentions() if rng.random() > 0.03] or scene.mentions()
+    said = [mention for mention in scene.mentions() if rng.random() > 0.01] or scene.mentions()
     for kind in scene.missing_companions():
         if rng.random() < 0.85:
             said.append((rng.choice(list(COLOURS)), kind))

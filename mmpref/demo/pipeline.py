@@ -15,6 +15,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from transformers.utils.logging import disable_progress_bar
+
 from mmpref.config import Recipe, load_recipe
 from mmpref.demo.seeing import GATE, learn_to_see
 from mmpref.demo.tiny_models import build_tiny_llava
@@ -32,9 +34,11 @@ MARKER = "demo.json"
 START = "SFT (start)"
 METHODS = {"sft_chosen": "SFT on chosen", "dpo": "DPO", "uni_dpo": "Uni-DPO", "adadpo": "AdaDPO"}
 
-# What the start model must be able to do, and must have caught, before methods are compared on it: a blind model, or
-# one that makes nothing up, would make the comparison empty. Fractions, on validation scenes.
-SEES = {"pope accuracy": 0.80, "recall": 0.90}
+# Gates on validation scenes, as fractions. A model that cannot talk about what it sees must not take on the habit, and
+# methods are compared only on a start model that sees well and makes things up: on a blind or a faultless one the
+# comparison would be empty.
+TALKS = {"pope accuracy": 0.80, "recall": 0.75}
+SEES_WELL = {"pope accuracy": 0.80, "recall": 0.90}
 MAKES_THINGS_UP = {"chair_s": 0.25}
 MAX_SEE_ROUNDS = 4
 LONGEST_ANSWER = 48  # tokens; the longest truthful caption of this world has about 30
@@ -99,12 +103,12 @@ class Demo:
             run = self._train("demo_see", self.out / "runs" / f"see_{number}", model)
             seen = self._skills(run)
             self.display.say(f"  round {number}: " + _shown(seen))
-            if not self.gated or not _below(seen, SEES):
+            if not self.gated or not _below(seen, TALKS):
                 return run
             model = run.model
         raise EvalIncompleteError(
-            f"the model did not learn to see in {MAX_SEE_ROUNDS} rounds: {_below(seen, SEES)} on validation scenes; "
-            "comparing methods on it would mean nothing. Try another --seed"
+            f"the model did not learn to talk about what it sees in {MAX_SEE_ROUNDS} rounds: {_below(seen, TALKS)} on "
+            "validation scenes; comparing methods on it would mean nothing. Try another --seed"
         )
 
     def _take_on_the_habit(self, talking: RunDir) -> RunDir:
@@ -112,7 +116,7 @@ class Demo:
         run = self._train("demo_habit", self.out / "runs" / "habit", talking.model)
         skills = self._skills(run)
         self.display.say("  start model: " + _shown(skills))
-        if self.gated and (problem := _below(skills, SEES | MAKES_THINGS_UP)):
+        if self.gated and (problem := _below(skills, SEES_WELL | MAKES_THINGS_UP)):
             raise EvalIncompleteError(
                 f"the start model is not fit for the comparison: {problem} on validation scenes. Try another --seed"
             )
@@ -200,6 +204,7 @@ def run_demo(out: Path, *, seed: int, scale: float = 1.0, threads: int | None = 
         EvalIncompleteError: the model failed a gate, so that comparing methods on it would mean nothing.
     """
     begun = time.monotonic()
+    disable_progress_bar()  # of transformers, one for each of a dozen small models; the demo has its own
     _clear(out)
     with writing_to(out):
         out.mkdir(parents=True, exist_ok=True)

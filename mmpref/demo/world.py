@@ -29,8 +29,8 @@ class WorldSizes:
     """How much of everything to make. Counts of rows and pictures; a training row takes one of its file's pictures."""
 
     see_images: int = 1200
-    see_captions: int = 3000
-    see_questions: int = 3000
+    see_captions: int = 2400
+    see_questions: int = 3600
     see_inventories: int = 1200
     habit_images: int = 1000
     habit_captions: int = 2000

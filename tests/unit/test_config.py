@@ -136,3 +136,13 @@ def test_every_shipped_recipe_is_a_recipe(name: str) -> None:
 @pytest.mark.parametrize(("written", "meant"), [("true", {}), ("{}", {}), ("false", None), ("null", None)])
 def test_a_part_of_the_loss_is_switched_on_or_off_in_a_word(recipe_file: Path, written: str, meant: object) -> None:
     assert load_recipe(recipe_file, [f"loss.ada={written}"]).loss.as_mapping()["ada"] == meant
+
+
+def test_the_recipe_has_every_key_of_the_loss_core_and_no_other() -> None:
+    from mmpref.config import AdaSection, LossSection, UniSection
+    from mmpref.losses.presets import ADA_DEFAULTS, UNI_DEFAULTS
+    from mmpref.losses.settings import TOP_KEYS
+
+    assert set(LossSection.model_fields) == set(TOP_KEYS)
+    assert set(UniSection.model_fields) == set(UNI_DEFAULTS)
+    assert set(AdaSection.model_fields) == set(ADA_DEFAULTS)
