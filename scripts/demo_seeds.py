@@ -63,8 +63,14 @@ def cell(results: list[dict[str, Any]], run: int, key: str, *, field: str = "val
     if any(value is None for value in values):
         return ""
     scale = 100.0 if key in PERCENT else 1.0
-    middle, half = mean_and_interval([value * scale for value in values])
-    sign = "+" if field == "difference" or key.startswith("logp") else ""
+    signed = field == "difference" or key.startswith("logp")
+    return written([value * scale for value in values], key, signed=signed)
+
+
+def written(values: list[float], key: str, *, signed: bool) -> str:
+    """Mean and half interval as text."""
+    middle, half = mean_and_interval(values)
+    sign = "+" if signed else ""
     digits = 2 if key.startswith("logp") else 1
     return f"{middle:{sign}.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
 
@@ -79,6 +85,8 @@ def table(results: list[dict[str, Any]]) -> str:
         rows_of(results, "value"),
         "Differences from the start model, seed by seed:",
         rows_of(results, "difference"),
+        "Differences from DPO, seed by seed:",
+        rows_against(results, "DPO"),
         "CHAIR_s / recall of each seed:",
         per_seed(results),
     ]
@@ -92,6 +100,23 @@ def rows_of(results: list[dict[str, Any]], field: str) -> str:
         if field == "value" or not run["is_baseline"]:
             cells = [cell(results, number, key, field=field) for key in COLUMNS]
             lines.append(f"| {run['label']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def rows_against(results: list[dict[str, Any]], label: str) -> str:
+    """How the other runs differ from one of them, paired by seed; the start model is left out."""
+    lines = ["| | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for number, run in enumerate(results[0]["runs"]):
+        if run["label"] != label and not run["is_baseline"]:
+            shown = []
+            for key in COLUMNS:
+                scale = 100.0 if key in PERCENT else 1.0
+                pairs = [
+                    (seed["runs"][number], next(r for r in seed["runs"] if r["label"] == label)) for seed in results
+                ]
+                values = [scale * (a["cells"][key]["value"] - b["cells"][key]["value"]) for a, b in pairs]
+                shown.append(written(values, key, signed=True))
+            lines.append(f"| {run['label']} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
 
 
