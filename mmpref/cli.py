@@ -12,6 +12,7 @@ from typing import Annotated, ParamSpec
 
 import typer
 
+from mmpref.cli_data import app as data_app
 from mmpref.errors import MMPrefError, StoppedError
 from mmpref.version import __version__
 
@@ -24,6 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.add_typer(data_app, name="data")
 P = ParamSpec("P")
 _NAMES = {"evaluate": "eval"}  # where the command's name is a Python built-in
 

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from mmpref.errors import ConfigError
 
 TunedPart = Literal["freeze", "full", "lora"]
 PathLike = Annotated[Path, Field(strict=False)]
-Files = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 
 
 class Section(BaseModel):
@@ -40,17 +39,55 @@ class ModelSection(Section):
     """Passed to transformers; null lets it choose."""
 
 
+class SourceSection(Section):
+    """One source of pairs, where its path alone does not say enough."""
+
+    path: str
+    """A file (JSONL, JSON, parquet, arrow), a folder of them, a saved data set, or a hub id."""
+    format: str = "auto"
+    """The shape of its rows; auto tells it from their keys."""
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """How often each pair appears in an epoch: 2 is twice, 0.25 takes a seeded quarter of them."""
+    root: PathLike | None = None
+    """Image paths of this source are relative to this folder; null means data.root."""
+    split: str | None = None
+    card: str | None = None
+    """The data card that says how rows are read and what their scores mean."""
+
+
+def _source_tag(value: Any) -> str:
+    return "path" if isinstance(value, str) else "section"
+
+
+Source = Annotated[Annotated[str, Tag("path")] | Annotated[SourceSection, Tag("section")], Discriminator(_source_tag)]
+Sources = Annotated[list[Source], BeforeValidator(lambda value: value if isinstance(value, list) else [value])]
+
+
 class DataSection(Section):
     """Where the pairs are."""
 
-    train: Files = Field(min_length=1)
-    """Files of canonical pairs (JSONL); one file may be written without the list."""
-    eval: Files = []
+    train: Sources = Field(min_length=1)
+    """Files of pairs, or sections that say more about each; one may be written without the list."""
+    eval: Sources = []
     """Held-out pairs: accuracy and margin are measured on them at the end of training."""
+    held_out: float = Field(default=0.0, ge=0, lt=1)
+    """Without eval: this share of the training pairs is held out, by image, so that no picture is on both sides."""
     root: PathLike | None = None
     """Image paths are relative to this folder; null means the folder that all files lie in."""
+    manifest: PathLike | None = None
+    """data_report.json of mmpref data check: the run is refused when the data is not what was checked."""
     max_bad_fraction: float = Field(default=0.001, ge=0, le=1)
     """More bad rows than this share stop the run; fewer go to quarantine.jsonl."""
+
+    @property
+    def train_paths(self) -> list[str]:
+        """The paths of ``train``, whichever way they are written."""
+        return [entry if isinstance(entry, str) else entry.path for entry in self.train]
+
+    @property
+    def eval_paths(self) -> list[str]:
+        """The paths of ``eval``, whichever way they are written."""
+        return [entry if isinstance(entry, str) else entry.path for entry in self.eval]
 
 
 class ProcessingSection(Section):
@@ -192,6 +229,9 @@ class Recipe(Section):
     train: TrainSection
 
 
+_NOT_KEYS = ("list[str]", "float", "int", "section")  # what pydantic adds to the place of a problem
+
+
 class _Loader(yaml.SafeLoader):
     """Safe YAML with YAML 1.2 scalars, and with duplicate keys refused."""
 
@@ -323,9 +363,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
 
 def _explain(problem: Mapping[str, Any]) -> str:
     """One pydantic problem as a sentence with the dotted key, and the nearest known key where one was mistyped."""
-    location = [
-        part for part in problem["loc"] if not (isinstance(part, str) and part in ("list[str]", "float", "int"))
-    ]
+    location = [part for part in problem["loc"] if part not in _NOT_KEYS]
     dotted = ".".join(str(part) for part in location)
     kind = problem["type"]
     if kind == "extra_forbidden":
@@ -345,13 +383,20 @@ def _explain(problem: Mapping[str, Any]) -> str:
 def _known_keys(sections: Sequence[Any]) -> list[str]:
     model: type[BaseModel] = Recipe
     for name in sections:
-        annotation = model.model_fields[str(name)].annotation
-        candidates = [annotation, *get_args(annotation)]
-        nested = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-        if not nested:
+        if isinstance(name, int):  # a place in a list
+            continue
+        nested = _section_in(model.model_fields[str(name)].annotation)
+        if nested is None:
             return []
-        model = nested[0]
+        model = nested
     return list(model.model_fields)
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """The section that a key takes, alone, in a list or beside other types."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _section_in(part))), None)
 
 
 def _did_you_mean(name: str, known: Sequence[str], *, prefix: Sequence[Any] = ()) -> str:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as TimeLeft
 from rich.table import Table
+from rich.text import Text
 
 from mmpref.records import TaskResult
 from mmpref.rundir import RunDir
@@ -87,6 +88,13 @@ class EvalDisplay(_Display):
         self.console.print(f"written to {out}", markup=False)
 
 
+class CountDisplay(_Display):
+    """``mmpref data``: how many are done, of how many where that is known."""
+
+    def update(self, done: int, total: int | None = None) -> None:
+        self._bar.update(self._task, completed=done, total=total)
+
+
 class DemoDisplay:
     """``mmpref demo``: one bar over all stages, weighed by how long each takes, with the time left."""
 
@@ -145,6 +153,19 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         table.add_column(name, justify="left" if number == 0 else "right", no_wrap=number == 0)
     for row in rows:
         table.add_row(*row)
+    screen = console()
+    screen.print(table)
+    for note in notes:
+        screen.print(note, markup=False)
+
+
+def print_facts(title: str, facts: Sequence[tuple[str, str]], notes: Sequence[str] = ()) -> None:
+    """Labels and what is said of each, long lines wrapped; with notes below."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, text in facts:
+        table.add_row(Text(label), Text(text))
     screen = console()
     screen.print(table)
     for note in notes:

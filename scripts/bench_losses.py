@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python scripts/bench_losses.py [--tokens 310] [--hidden 512] [--rounds 3]
 
 Loss core: forward and backward of every preset on 4,096 pairs, checks included. Head: log-probs of the targets and the
-gradient, for 32,000 and 152,064 words, against full logits with log_softmax and, where TRL is installed, its fused head
-(the torch tiles it uses on a CPU; on a GPU it has a kernel of its own). Each head runs in a process of its own, and its
-memory is the peak above what stood before its first call. Times are medians. Ratios of one run mean more than the numbers.
+gradient, for 32,000 and 152,064 words, against full logits with log_softmax and, where TRL is installed, its fused
+head (the torch tiles it uses on a CPU; on a GPU it has a kernel of its own). Each head runs in a process of its own,
+and its memory is the peak above what stood before its first call. Times are medians; ratios of one run mean more.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ file size and the header, before any pixel is decoded. Paths stay inside the roo
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
@@ -91,6 +92,14 @@ class ImageLoader:
             width, height = image.size
             return (height, width) if _orientation(image) >= 5 else (width, height)
 
+    def digest(self, ref: ImageRef) -> str:
+        """SHA-256 of the encoded picture, in hexadecimal: two files with the same bytes have the same. Not decoded."""
+        with self._encoded(ref) as handle, _decoding(ref):
+            found = hashlib.sha256()
+            while part := handle.read(2**20):
+                found.update(part)
+            return found.hexdigest()
+
     def resolve(self, path: str) -> Path:
         """The real path of an image named in a row, proved to be inside the root."""
         if _URL.match(path):
@@ -161,6 +170,37 @@ class ImageLoader:
         if long > limits.max_aspect * short:
             detail = f"is {width}x{height}, the sides differ by more than {limits.max_aspect:g} to 1"
             raise _fault("image_aspect", ref.describe(), detail)
+
+
+FINGERPRINT_BITS = 128
+
+
+def fingerprint(image: Image.Image) -> int | None:
+    """A number of 128 bits that survives rescaling and recompression: for each cell of a coarse grid of grey values, is
+    it brighter than its neighbour to the left (64 bits) and above (64 bits). Two shots of one scene differ in few bits.
+
+    None for a picture too even to be told by its shape: all such pictures would look alike.
+    """
+    grid = np.asarray(image.convert("L").resize((9, 9), Image.Resampling.BOX), dtype=np.int16)
+    if float(grid.std()) < 3.0:
+        return None
+    brighter = np.concatenate([(grid[:8, 1:] > grid[:8, :-1]).ravel(), (grid[1:, :8] > grid[:-1, :8]).ravel()])
+    return int.from_bytes(np.packbits(brighter).tobytes(), "big")
+
+
+def thumbnail(image: Image.Image, *, side: int) -> tuple[str, bytes]:
+    """The picture with no side longer than ``side``, as (media type, encoded bytes); it is never enlarged.
+
+    PNG for what is small or drawn in few colours, so that it stays sharp; JPEG otherwise.
+    """
+    small = image.copy()
+    small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    out = io.BytesIO()
+    if max(small.size) <= 128 or small.getcolors(256) is not None:
+        small.save(out, "PNG", optimize=True)
+        return "image/png", out.getvalue()
+    small.save(out, "JPEG", quality=80, optimize=True)
+    return "image/jpeg", out.getvalue()
 
 
 def _to_rgb(image: Image.Image, ref: ImageRef) -> Image.Image:

@@ -9,24 +9,17 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import logging
 import math
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmpref.data.images import ImageLoader
-from mmpref.data.quarantine import Quarantine, RowError
-from mmpref.data.source import read_jsonl
+from mmpref.data.quarantine import RowError
 from mmpref.errors import DataError
 from mmpref.records import ROLES, ImageRef, Message, Part, PreferencePair
 
-DEFAULT_MAX_BAD_FRACTION = 0.001
-"""One row in a thousand may be bad before loading stops."""
-
-_KEYS = (
+PAIR_KEYS = (
     "id",
     "images",
     "prompt",
@@ -39,52 +32,6 @@ _KEYS = (
     "source",
     "meta",
 )
-
-_log = logging.getLogger(__name__)
-
-
-def load_pairs(
-    paths: Sequence[Path | str],
-    *,
-    allow_demonstrations: bool,
-    quarantine: Quarantine,
-    max_bad_fraction: float = DEFAULT_MAX_BAD_FRACTION,
-    images: ImageLoader | None = None,
-) -> list[PreferencePair]:
-    """Read all pairs of some JSONL files, in order. Rows used + rows quarantined = rows read.
-
-    Args:
-        paths: files in the canonical format.
-        allow_demonstrations: accept rows without ``rejected``, which only the ``sft`` loss can train on.
-        quarantine: gets every row that is not used, and the counts.
-        max_bad_fraction: more bad rows than this share is an error.
-        images: given, the header of every image is read too, so that a missing or oversized one shows now and not in a
-            worker in the middle of a run.
-
-    Raises:
-        DataError: a file that cannot be read, an id that stands twice, too many bad rows, or no usable row at all.
-    """
-    pairs: list[PreferencePair] = []
-    places: dict[str, str] = {}
-    twice: list[str] = []
-    for path in map(Path, paths):
-        reader = _FileReader(path=path, quarantine=quarantine, demonstrations=allow_demonstrations, images=images)
-        for line, pair in reader.pairs():
-            place = f"{path}:{line}"
-            if pair.id in places:
-                twice.append(f"{pair.id!r} at {places[pair.id]} and {place}")
-            places.setdefault(pair.id, place)
-            pairs.append(pair)
-    quarantine.write()
-    if len(quarantine):
-        _log.warning("%s", quarantine.summary())
-    if twice:
-        raise DataError(_first_five(f"{len(twice)} ids stand more than once; every id must be unique", twice))
-    _refuse_too_many_bad(quarantine, max_bad_fraction)
-    if not pairs:
-        names = ", ".join(str(path) for path in paths) or "(no file given)"
-        raise DataError(f"no usable row in {names}; a row needs id, images, prompt, chosen and rejected")
-    return pairs
 
 
 def pair_from_row(row: Mapping[str, Any], *, source: str, line: int) -> PreferencePair:
@@ -169,67 +116,11 @@ def _json_line(pair: PreferencePair) -> str:
         raise DataError(f"pair {pair.id!r} cannot be written as JSON: {error}") from error
 
 
-@dataclass(frozen=True, kw_only=True)
-class _FileReader:
-    """One file's rows, sorted into pairs and quarantine."""
-
-    path: Path
-    quarantine: Quarantine
-    demonstrations: bool
-    images: ImageLoader | None
-
-    def pairs(self) -> Iterator[tuple[int, PreferencePair]]:
-        for line, row in read_jsonl(self.path, on_fault=self._broken_line):
-            self.quarantine.num_read += 1
-            try:
-                pair = pair_from_row(row, source=self.path.stem, line=line)
-                self._check_use(pair)
-            except RowError as fault:
-                self._put_aside(line, fault, row_id=row_name(row))
-                continue
-            self.quarantine.num_used += 1
-            yield line, pair
-
-    def _check_use(self, pair: PreferencePair) -> None:
-        if pair.rejected is None and not self.demonstrations:
-            raise _fault("no_rejected", "has no 'rejected' answer; a single good answer trains only with the sft loss")
-        if self.images is not None:
-            for image in (*pair.images, *(pair.rejected_images or ())):
-                self.images.size(image)
-
-    def _broken_line(self, line: int, fault: RowError) -> None:
-        self.quarantine.num_read += 1
-        self._put_aside(line, fault, row_id=None)
-
-    def _put_aside(self, line: int, fault: RowError, *, row_id: str | None) -> None:
-        self.quarantine.add(
-            source=self.path.stem,
-            file=str(self.path),
-            row=line,
-            row_id=row_id,
-            reason=fault.reason,
-            detail=fault.detail,
-        )
-
-
-def _refuse_too_many_bad(quarantine: Quarantine, max_bad_fraction: float) -> None:
-    bad, read = len(quarantine), quarantine.num_read
-    if not bad or bad <= max_bad_fraction * read:
-        return
-    head = f"{bad} of {read} rows cannot be used, more than the allowed share of {max_bad_fraction:g}"
-    raise DataError(_first_five(head, [row.describe() for row in quarantine.rows]))
-
-
-def _first_five(head: str, lines: list[str]) -> str:
-    more = [f"... and {len(lines) - 5} more"] if len(lines) > 5 else []
-    return "\n  ".join([head + ":", *lines[:5], *more])
-
-
 def _build(row: Mapping[str, Any], source: str) -> PreferencePair:
-    unknown = [str(key) for key in row if key not in _KEYS]
+    unknown = [str(key) for key in row if key not in PAIR_KEYS]
     if unknown:
-        names = ", ".join(map(repr, unknown))
-        raise _fault("unknown_key", f"unknown key {names}; known: {', '.join(_KEYS)}; anything else belongs in 'meta'")
+        names, known = ", ".join(map(repr, unknown)), ", ".join(PAIR_KEYS)
+        raise _fault("unknown_key", f"unknown key {names}; known: {known}; anything else belongs in 'meta'")
     images = _images(row, "images")
     rejected_images = None if row.get("rejected_images") is None else _images(row, "rejected_images")
     prompt = _prompt(row.get("prompt"))

@@ -1,110 +1,353 @@
-"""Reading rows from files, one at a time: memory does not grow with the file, and a broken row stops nothing else."""
+"""Rows from wherever they are, one at a time: memory does not grow with the file, and a broken row stops nothing else.
+
+JSONL, JSON lists, parquet, arrow, a folder that ``datasets`` saved, a folder of files, or a hub id. The one door to
+``datasets``; images stay encoded, as bytes or paths, whatever holds them.
+"""
 
 from __future__ import annotations
 
-import codecs
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, Literal, NamedTuple, cast, get_args
 
+from mmpref.data.json_rows import MAX_LINE_BYTES, holds_json_lines, read_json, read_jsonl
 from mmpref.data.quarantine import RowError
 from mmpref.errors import DataError
 
-MAX_LINE_BYTES = 96 * 2**20
-"""Longest accepted line: one embedded image of the largest accepted size fits, written in base64."""
+__all__ = ["MAX_LINE_BYTES", "FileFormat", "RowSource", "SourceRow", "open_source", "read_jsonl"]
 
-_BINARY = {b"PAR1": "parquet", b"ARRO": "arrow", b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip"}
+FileFormat = Literal["jsonl", "json", "parquet", "arrow"]
+OnFault = Callable[[str, int, RowError], None]
+
+_SUFFIXES: dict[str, FileFormat] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+}
+_NOT_ROWS = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "meta.json"})
+_HUB_ID = re.compile(r"^(?P<name>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?$")
+_BATCH = 256
 
 
-def read_jsonl(
-    path: Path | str, *, on_fault: Callable[[int, RowError], None] | None = None, max_line_bytes: int = MAX_LINE_BYTES
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number from 1, row) for each row of a JSONL file. Blank lines are not rows.
+class SourceRow(NamedTuple):
+    """One row and its place: the file (or hub id) and the row's number in it, from 1."""
+
+    file: str
+    number: int
+    row: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowSource:
+    """Rows that can be read again and again; each ``rows()`` starts anew.
+
+    ``name`` is what generated ids and messages begin with, ``files`` are the local files in order (none for a hub id),
+    ``folder`` is what relative image paths start from when nothing else is said.
+    """
+
+    spec: str
+    name: str
+    split: str | None
+    files: tuple[Path, ...]
+    folder: Path | None
+    _open: Callable[[OnFault | None], Iterator[SourceRow]]
+
+    def rows(self, on_fault: OnFault | None = None) -> Iterator[SourceRow]:
+        """All rows in order. A row that cannot be decoded goes to ``on_fault(file, number, fault)``; without it, the
+        first one is raised."""
+        return self._open(on_fault)
+
+    def __iter__(self) -> Iterator[SourceRow]:
+        return self.rows()
+
+
+def open_source(
+    spec: Path | str, *, split: str | None = None, file_format: FileFormat | None = None, streaming: bool = True
+) -> RowSource:
+    """The rows of a file, a folder or a data set of the hub.
 
     Args:
-        path: UTF-8 text, one JSON object per line; a byte order mark and CRLF are accepted.
-        on_fault: gets (line number, fault) for a line that is not a JSON object, and reading goes on. Without it the
-            first fault is raised.
-        max_line_bytes: a longer line is a fault; it is skipped without being held in memory.
+        spec: a file; a folder written by ``datasets``' ``save_to_disk``; a folder of files of one kind, read in the
+            order of their names; or a hub id, ``owner/name[:config][@revision]``. What exists here wins over the hub.
+        split: of a data set, or the beginning of the names of a folder's files; needed where there are several.
+        file_format: of the files, where their names and first bytes do not tell.
+        streaming: read the hub while it is read; without it, or offline, the hub's cache on disk is used.
+
+    Raises:
+        DataError: nothing there, a kind of file that is not read, or a choice that must be made.
     """
-    path = Path(path)
+    if file_format is not None and file_format not in get_args(FileFormat):
+        raise DataError(f"file format {file_format!r} is not known; known: {', '.join(get_args(FileFormat))}")
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return _folder(path, split, file_format)
+    if path.exists():
+        if split is not None:
+            raise DataError(f"{path} is one file and has no split {split!r}; leave the split out")
+        return _files(str(spec), path.stem, [path], None, path.parent, file_format)
+    hub = _HUB_ID.match(str(spec))
+    if hub is None or path.suffix.lower() in _SUFFIXES or str(spec).startswith("."):
+        raise DataError(f"{spec} does not exist; check the path (now in {Path.cwd()})")
+    return _hub(str(spec), hub, split, streaming)
+
+
+def is_hub_id(spec: Path | str) -> bool:
+    """Whether :func:`open_source` would look for this on the hub."""
+    path = Path(spec).expanduser()
+    text = str(spec)
+    return not (path.exists() or path.suffix.lower() in _SUFFIXES or text.startswith(".")) and bool(_HUB_ID.match(text))
+
+
+def count_rows(source: RowSource) -> int | None:
+    """About how many rows a source has, for a progress bar; None where that is not known without reading it."""
+    from pyarrow import parquet
+
+    total = 0
+    for file in source.files:
+        kind = _SUFFIXES.get(file.suffix.lower())
+        try:
+            if kind == "parquet":
+                total += parquet.read_metadata(file).num_rows
+            elif kind == "jsonl":
+                with file.open("rb") as handle:
+                    while piece := handle.read(2**20):
+                        total += piece.count(b"\n")
+            else:
+                return None
+        except (OSError, ValueError):  # reading it will say what is wrong
+            return None
+    return total if source.files else None
+
+
+# ---- files ----------------------------------------------------------------------------------------------------
+
+
+def _files(
+    spec: str, name: str, files: list[Path], split: str | None, folder: Path, file_format: FileFormat | None
+) -> RowSource:
+    def open_all(on_fault: OnFault | None) -> Iterator[SourceRow]:
+        for file in files:
+            yield from _file_rows(file, file_format, on_fault)
+
+    return RowSource(spec=spec, name=name, split=split, files=tuple(files), folder=folder, _open=open_all)
+
+
+def _file_rows(path: Path, file_format: FileFormat | None, on_fault: OnFault | None) -> Iterator[SourceRow]:
+    name = str(path)
+    report = None if on_fault is None else lambda number, fault: on_fault(name, number, fault)
+    kind = file_format or _kind_of(path)
+    if kind == "jsonl":
+        rows = read_jsonl(path, on_fault=report)
+    elif kind == "json":
+        rows = read_json(path, on_fault=report)
+    else:
+        rows = _table_rows(path, kind, report)
+    for number, row in rows:
+        yield SourceRow(name, number, row)
+
+
+def _kind_of(path: Path) -> FileFormat:
+    """By the first bytes, then by the name: a ``.json`` file with one row per line is JSONL."""
     try:
-        handle = path.open("rb")
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist; check the path (now in {Path.cwd()})") from error
+        with path.open("rb") as handle:
+            head = handle.read(4096)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    with handle:
-        number = 0
-        while True:
-            try:
-                line = handle.readline(max_line_bytes + 1)
-                if number == 0:
-                    _refuse_binary(path, line)
-                    line = line.removeprefix(codecs.BOM_UTF8)
-                if not line:
-                    return
-                number += 1
-                too_long = len(line) > max_line_bytes
-                if too_long:
-                    _skip_line(handle, line)
-            except OSError as error:
-                raise DataError(f"cannot read {path} after line {number}: {error.strerror or error}") from error
-            try:
-                if too_long:
-                    raise _fault("line_too_long", f"the line is longer than {max_line_bytes} bytes")
-                if line.isspace():
-                    continue
-                row = _parse(line)
-            except RowError as fault:
-                placed = RowError(f"{path}:{number}: {fault.detail}", reason=fault.reason, detail=fault.detail)
-                if on_fault is None:
-                    raise placed from fault
-                on_fault(number, placed)
-            else:
-                yield number, row
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    named = _SUFFIXES.get(path.suffix.lower())
+    if head.startswith(b"ARROW1") or named == "arrow":
+        return "arrow"
+    if named in ("jsonl", "parquet"):
+        return named
+    first = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    if first == b"[":
+        return "json"
+    if first == b"{":
+        return "jsonl" if holds_json_lines(path) else "json"
+    return "jsonl"
 
 
-def _parse(line: bytes) -> dict[str, Any]:
+def _table_rows(
+    path: Path, kind: Literal["parquet", "arrow"], on_fault: Callable[[int, RowError], None] | None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of a parquet or arrow file; one record batch is held in memory."""
+    import pyarrow as pa
+
+    number = 0
     try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise _fault("encoding", f"not UTF-8 text: {error.reason} at byte {error.start + 1}") from error
+        for batch in _parquet_batches(path) if kind == "parquet" else _arrow_batches(path):
+            for begin in range(0, batch.num_rows, _BATCH):
+                for row in _batch_rows(batch.slice(begin, _BATCH)):
+                    number += 1
+                    if isinstance(row, dict):
+                        yield number, row
+                        continue
+                    fault = RowError(f"{path}:{number}: {row}", reason="encoding", detail=str(row))
+                    if on_fault is None:
+                        raise fault
+                    on_fault(number, fault)
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # ValueError: names that are not UTF-8
+        where = f"after row {number}" if number else "at its beginning"
+        raise DataError(f"{path} is not a whole {kind} file; reading failed {where}: {_one_line(error)}") from error
+
+
+def _parquet_batches(path: Path) -> Iterator[Any]:
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path, memory_map=False, pre_buffer=False) as file:
+        yield from file.iter_batches(batch_size=_BATCH, use_threads=False)
+
+
+def _arrow_batches(path: Path) -> Iterator[Any]:
+    import pyarrow as pa
+
+    with pa.OSFile(str(path)) as handle:
+        if handle.read(6) == b"ARROW1":
+            file = pa.ipc.open_file(handle)
+            for place in range(file.num_record_batches):
+                yield file.get_batch(place)
+        else:
+            handle.seek(0)
+            yield from pa.ipc.open_stream(handle)
+
+
+def _batch_rows(batch: Any) -> list[dict[str, Any] | str]:
+    """The rows of a batch; one that cannot become Python values is a text that says why.
+
+    Everything is validated first: in a damaged file, offsets may lead anywhere in memory.
+    """
     try:
-        row = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object)
-    except RecursionError as error:
-        raise _fault("json", "broken JSON: nested too deeply") from error
-    except ValueError as error:
-        raise _fault("json", f"broken JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise _fault("not_an_object", f"a row must be a JSON object {{...}}, this one is a {type(row).__name__}")
-    return row
+        batch.validate(full=True)
+        return cast("list[dict[str, Any] | str]", batch.to_pylist())
+    except (ValueError, OverflowError):  # a text that is not UTF-8, a date out of range, a wrong offset: find the row
+        pass
+    rows: list[dict[str, Any] | str] = []
+    for place in range(batch.num_rows):
+        row = batch.slice(place, 1)
+        try:
+            row.validate(full=True)
+            rows.extend(row.to_pylist())
+        except (ValueError, OverflowError) as error:
+            rows.append(f"a value cannot be decoded: {_one_line(error)}")
+    return rows
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise _fault("json", f"{name} is not JSON; leave the field out when there is no value")
+# ---- folders --------------------------------------------------------------------------------------------------
 
 
-def _object(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(items)
-    if len(found) != len(items):
-        keys = [key for key, _ in items]
-        twice = sorted({key for key in keys if keys.count(key) > 1})
-        raise _fault("json", f"the same key stands twice: {', '.join(map(repr, twice))[:200]}")
+def _folder(path: Path, split: str | None, file_format: FileFormat | None) -> RowSource:
+    saved = _saved_dataset(path, split)
+    if saved is not None:
+        return saved
+    places = [path, path / "data"] if (path / "data").is_dir() else [path]
+    for place in places:
+        files = sorted(file for file in place.iterdir() if _holds_rows(file))
+        if files:
+            break
+    else:
+        raise DataError(f"{path} holds no file of rows ({', '.join(_SUFFIXES)}); give the file or its folder")
+    if split is not None:
+        chosen = [file for file in files if re.match(rf"{re.escape(split)}(?![A-Za-z0-9])", file.name)]
+        if not chosen:
+            names = ", ".join(file.name for file in files[:8])
+            raise DataError(f"{path} has no file of split {split!r}; its files: {names}")
+        files = chosen
+    kinds = sorted({_SUFFIXES[file.suffix.lower()] for file in files})
+    if len(kinds) > 1 and file_format is None:
+        raise DataError(f"{path} holds files of several kinds ({', '.join(kinds)}); give one file, or a file format")
+    if file_format is not None:
+        files = [file for file in files if _SUFFIXES[file.suffix.lower()] == file_format] or files
+    return _files(str(path), path.name, files, split, path, file_format)
+
+
+def _holds_rows(file: Path) -> bool:
+    hidden = file.name.startswith(".")
+    return file.suffix.lower() in _SUFFIXES and file.name not in _NOT_ROWS and not hidden and file.is_file()
+
+
+def _saved_dataset(path: Path, split: str | None) -> RowSource | None:
+    """A folder written by ``save_to_disk``: its arrow files are read as they are, in the order its index gives."""
+    index = path / "dataset_dict.json"
+    if index.is_file():
+        splits = [name for name in _index(index, "splits") if isinstance(name, str)]
+        if split is None and len(splits) == 1:
+            split = splits[0]
+        if split not in splits:
+            wanted = "choose one" if split is None else f"{split!r} is not among them"
+            raise DataError(f"{path} has the splits {', '.join(splits)}; {wanted}")
+        found = _saved_dataset(path / split, None)
+        if found is None:
+            raise DataError(f"{path / split} lacks its state.json; the data set was not saved to its end")
+        return RowSource(spec=str(path), name=path.name, split=split, files=found.files, folder=path, _open=found._open)
+    state = path / "state.json"
+    if not state.is_file():
+        return None
+    if split is not None:
+        raise DataError(f"{path} is one split and has no split {split!r}; leave the split out")
+    names = [entry.get("filename") for entry in _index(state, "_data_files") if isinstance(entry, dict)]
+    files = [path / Path(name).name for name in names if isinstance(name, str)]
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise DataError(f"{path} lacks {', '.join(missing[:5])}, which its state.json names; copy the whole folder")
+    return _files(str(path), path.name, files, None, path, "arrow")
+
+
+def _index(file: Path, key: str) -> list[Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))[key]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file} cannot be used: {_one_line(error)}") from error
+    if not isinstance(found, list):
+        raise DataError(f"{file} cannot be used: {key!r} is not a list")
     return found
 
 
-def _refuse_binary(path: Path, first: bytes) -> None:
-    for magic, name in _BINARY.items():
-        if first.startswith(magic):
-            raise DataError(f"{path} is a {name} file; this reader takes JSONL, one JSON object per line")
+# ---- the hub --------------------------------------------------------------------------------------------------
 
 
-def _skip_line(handle: IO[bytes], part: bytes) -> None:
-    while part and not part.endswith(b"\n"):
-        part = handle.readline(2**20)
+def _hub(spec: str, parts: re.Match[str], split: str | None, streaming: bool) -> RowSource:
+    name = parts["name"]
+
+    def open_hub(on_fault: OnFault | None) -> Iterator[SourceRow]:
+        import datasets
+
+        live = streaming and not datasets.config.HF_HUB_OFFLINE  # offline, only what is in the cache can be read
+        number = 0
+        try:
+            found = datasets.load_dataset(
+                name, parts["config"], split=split, revision=parts["revision"], streaming=live
+            )
+            if isinstance(found, dict):
+                if len(found) != 1:
+                    raise DataError(f"{spec} has the splits {', '.join(map(str, found))}; choose one")
+                (found,) = found.values()
+            for table in found.with_format("arrow").iter(batch_size=_BATCH):  # arrow: images stay encoded
+                for row in _batch_rows(table):
+                    number += 1
+                    if isinstance(row, dict):
+                        yield SourceRow(spec, number, row)
+                        continue
+                    fault = RowError(f"{spec}:{number}: {row}", reason="encoding", detail=str(row))
+                    if on_fault is None:
+                        raise fault
+                    on_fault(spec, number, fault)
+        except DataError:
+            raise
+        except Exception as error:  # datasets and its hub client raise many kinds; each means: these rows cannot be had
+            where = f"after row {number}" if number else "before the first row"
+            offline = "" if live or not streaming else " (offline: only what is in the cache can be read)"
+            raise DataError(
+                f"{spec} is no file or folder here, and reading it from the hub failed {where}{offline}: "
+                f"{type(error).__name__}: {_one_line(error)}"
+            ) from error
+
+    return RowSource(spec=spec, name=name.split("/")[-1], split=split, files=(), folder=None, _open=open_hub)
 
 
-def _fault(reason: str, detail: str) -> RowError:
-    return RowError(detail, reason=reason)
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

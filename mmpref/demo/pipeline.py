@@ -135,8 +135,8 @@ class Demo:
             "seed": self.seed,
             "model.path": str(model),
             "data.root": str(self.files.root),
-            "data.train": [str(self.files.root / Path(file).name) for file in shipped.data.train],
-            "data.eval": [str(self.files.root / Path(file).name) for file in shipped.data.eval],
+            "data.train": [str(self.files.root / Path(file).name) for file in shipped.data.train_paths],
+            "data.eval": [str(self.files.root / Path(file).name) for file in shipped.data.eval_paths],
         }
         if self.threads is not None:
             changes["cpu_threads"] = self.threads

@@ -52,14 +52,14 @@ class AdaDPO:
         balance_perf: let Uni-DPO's w_perf pass its gradient through the same coefficients.
     """
 
-    granularity: Granularity = "token"
-    form: Form = "split"
-    use_reference: bool = False
-    alpha_w: float = 0.5
-    alpha_l: float = 0.5
-    clip: float | None = 10.0
-    value_preserving: bool = False
-    balance_perf: bool = False
+    granularity: Granularity
+    form: Form
+    use_reference: bool
+    alpha_w: float
+    alpha_l: float
+    clip: float | None
+    value_preserving: bool
+    balance_perf: bool
 
     @torch.no_grad()  # the coefficients are constants of the gradient: this is what balances it
     def coefficients(self, kind: ScoreKind, w: Side, r: Side, max_log_coef: float) -> Coefficients:

@@ -59,7 +59,7 @@ def gradient_stats(pulls: list[Pull], kind: ScoreKind, w: Side, r: Side) -> dict
         by_w, by_r = (slope_w, slope_r) if pull.through_score else (1.0, 1.0)
         pull_w = pull_w + pull.force * pull.chosen_coef * by_w
         pull_r = pull_r + pull.force * pull.rejected_coef * by_r
-    still = (pull_w == 0) & (pull_r == 0)
+    still = pull_w == 0  # then so is the other, or the limit is the same
     limit = (pulls[0].chosen_coef * slope_w).log() - (pulls[0].rejected_coef * slope_r).log()
     limit = torch.nan_to_num(limit, nan=0.0)  # log-odds of two certain answers: neither pulls, call it even
     log_w, log_r = pull_w.abs().log() - w.mean, pull_r.abs().log() - r.mean
@@ -75,7 +75,7 @@ def _score_slope(kind: ScoreKind, side: Side) -> Tensor:
     """ds/du for log-odds, 1 / (1 - p), and 0 where they are held; 1 otherwise (per answer for sums)."""
     if kind != "odds":
         return torch.ones_like(side.mean)
-    slope = torch.exp(-log1mexp(side.mean.clamp(max=MAX_ODDS_MEAN)))
+    slope = torch.exp(-log1mexp(side.mean))
     return torch.where(side.mean > MAX_ODDS_MEAN, torch.zeros_like(slope), slope)
 
 

@@ -110,7 +110,7 @@ class Objective:
             stats["ada/log_ratio"], stats["ada/clipped"] = coefs.log_ratio, coefs.clipped
         margin = base.margin(balanced_w, balanced_r, w, r)
         linked = base.link.loss(margin)
-        slope = base.link.slope(margin.detach()) * base.gain
+        slope = base.link.slope(margin) * base.gain
 
         if self.uni is None:
             per_pair, pulls = linked, [_pull(slope, coefs, through_score=True)]
@@ -125,9 +125,9 @@ class Objective:
                 w_perf = w_perf.detach()  # ablation: the weight still weighs, but the loss no longer steers it
             per_pair = w_qual * w_perf * linked
             through_score = self.uni.perf_mode == "focal"
-            pulls = [_pull(w_qual * w_perf.detach() * slope, coefs, through_score=True)]
+            pulls = [_pull(w_qual * w_perf * slope, coefs, through_score=True)]
             if self.uni.perf_has_gradient:
-                force = w_qual * linked.detach() * self.uni.performance_slope(z.detach()) * z_slope
+                force = w_qual * linked * self.uni.performance_slope(z) * z_slope
                 pulls.append(_pull(force, z_coefs, through_score=through_score))
             active = torch.zeros_like(linked)
             if self.uni.nll_lambda > 0:

@@ -78,7 +78,7 @@ def _name_and_base(given: Mapping[str, Any]) -> tuple[str | None, str, Mapping[s
 
 
 def _section(key: str, mapping: Mapping[str, Any], preset: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What the user wrote under ``uni`` or ``ada``, an empty mapping meaning the defaults; None when that part is off."""
+    """What the user wrote under ``uni`` or ``ada``, an empty mapping meaning the defaults; None when it is off."""
     if key not in mapping:
         return {} if key in preset else None
     value = mapping[key]

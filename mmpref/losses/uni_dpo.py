@@ -53,10 +53,10 @@ class UniDPO:
     gamma: float
     nll_lambda: float
     tau_good: float
-    perf_mode: PerfMode = "stabilized"
-    perf_detach: bool = False
-    nll_margin: float = 0.0
-    on_missing_score: MissingScores = "error"
+    perf_mode: PerfMode
+    perf_detach: bool
+    nll_margin: float
+    on_missing_score: MissingScores
 
     @property
     def reads_scores(self) -> bool:
@@ -68,9 +68,11 @@ class UniDPO:
         return self.perf_mode != "none" and not self.perf_detach
 
     def scores(self, x: PairLogps, like: Tensor) -> Scores | None:
-        """The scores as this loss reads them, None where the batch has none."""
+        """The scores as this loss reads them; None where it reads none or the batch has none."""
+        if not self.reads_scores:
+            return None
         if x.chosen_score is None or x.rejected_score is None:
-            if self.reads_scores and self.on_missing_score == "error":
+            if self.on_missing_score == "error":
                 raise DataError(
                     "PairLogps.chosen_score and rejected_score are needed by Uni-DPO and were not given; add scores to "
                     "the data, or set loss.uni.on_missing_score: neutral"
@@ -90,9 +92,10 @@ class UniDPO:
         """w_qual."""
         if self.eta is None:
             return torch.ones_like(like)
+        if self.eta == 0.0:
+            return torch.full_like(like, 0.5)
         if scores is None:
-            # neutral: no opinion is weight 1, not the 1/2 of a tie
-            return torch.ones_like(like) if self.on_missing_score == "neutral" else torch.full_like(like, 0.5)
+            return torch.ones_like(like)  # neutral: no opinion is weight 1, not the 1/2 of a tie
         weight = torch.sigmoid(self.eta * (scores.chosen - scores.rejected))
         return torch.where(scores.missing, torch.ones_like(weight), weight)
 

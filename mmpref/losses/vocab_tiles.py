@@ -23,8 +23,8 @@ class HeadSpec:
     """How the head makes logits, and how much of them may exist at once."""
 
     tile_bytes: int
-    scale: float = 1.0
-    softcap: float | None = None
+    scale: float
+    softcap: float | None
 
 
 def _work_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:

@@ -6,6 +6,8 @@ came to its end.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -17,10 +19,14 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from mmpref.config import DataSection, Recipe
+from mmpref.config import Recipe, SourceSection
 from mmpref.data.images import ImageLoader
-from mmpref.data.pairs import load_pairs
+from mmpref.data.loading import PairSource, load_each, load_pairs
+from mmpref.data.manifest import verify
+from mmpref.data.mixture import RootedImages, repeat
+from mmpref.data.opening import recipe_sources, weights
 from mmpref.data.quarantine import Quarantine
+from mmpref.data.split import split_by_image
 from mmpref.errors import ConfigError, DistributedError, StoppedError
 from mmpref.losses import build_objective
 from mmpref.losses.objective import Objective
@@ -43,9 +49,11 @@ ProgressHook = Callable[[int, int, Mapping[str, float]], None]
 class _Data:
     train: list[PreferencePair]
     eval: list[PreferencePair]
-    images: ImageLoader
+    images: ImageLoader | RootedImages
     quarantined: int
     train_hashes: tuple[str, ...]
+    manifest: str | None
+    """Hash of the manifest that the data was proved to match."""
 
 
 def train(
@@ -80,7 +88,8 @@ def train(
     run = start_run(recipe, overwrite=overwrite, resume=resume)
     try:
         data = _load_data(recipe, objective, run)
-        facts = facts_of(recipe, data.train_hashes)
+        held_out = [f"held_out={recipe.data.held_out:g}"] if recipe.data.held_out else []
+        facts = facts_of(recipe, [*data.train_hashes, *held_out])
         checkpoint = choose_checkpoint(run, facts, allow_data_change=allow_data_change, say=say) if resume else None
         return _train(recipe, run, objective, arguments, data, facts, checkpoint, progress, say)
     except (KeyboardInterrupt, StoppedError):
@@ -157,7 +166,8 @@ def _train(
         pairs=len(data.train),
         quarantined=data.quarantined,
         steps=step,
-        data=dict(zip(recipe.data.train, data.train_hashes, strict=True)),
+        data=dict(zip(recipe.data.train_paths, data.train_hashes, strict=True)),
+        **({} if data.manifest is None else {"data_manifest": data.manifest}),
         reference=None if reference is None else reference.explanation,
         trained_parameters=trained,
         parameters=total,
@@ -202,42 +212,58 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
 
 def _load_data(recipe: Recipe, objective: Objective, run: RunDir) -> _Data:
     section = recipe.data
+    if section.eval and section.held_out:
+        raise ConfigError("data.eval and data.held_out are both given; keep one of them")
     quarantine = Quarantine(run.quarantine_file)
-    files = [Path(name) for name in section.train]
-    held_out = [Path(name) for name in section.eval]
-    for file in (*files, *held_out):
-        if not file.is_file():
-            raise ConfigError(f"data file {file} does not exist (from data.train or data.eval)")
-    images = ImageLoader(_root(section, [*files, *held_out]))
+    train_sources, eval_sources, images = recipe_sources(section)
     demonstrations = not objective.needs_rejected
-    pairs = load_pairs(
-        files,
+    checked = None
+    if section.manifest is not None:
+        checked = verify(section.manifest, train_sources, demonstrations=demonstrations)
+    lists = load_each(
+        train_sources,
         allow_demonstrations=demonstrations,
         quarantine=quarantine,
         max_bad_fraction=section.max_bad_fraction,
-        images=images,
+        skip=None if checked is None else checked.skip,
     )
+    if checked is not None:
+        checked.verify_images(train_sources, lists)
     evaluated: list[PreferencePair] = []
-    if held_out:
-        evaluated = load_pairs(
-            held_out,
-            allow_demonstrations=False,
-            quarantine=Quarantine(),
-            max_bad_fraction=0.0,
-            images=images,
-        )
-    train_hashes = tuple(sha256(file) for file in files)
-    return _Data(pairs, evaluated, images, len(quarantine), train_hashes)
+    if eval_sources:
+        evaluated = load_pairs(eval_sources, allow_demonstrations=False, quarantine=Quarantine(), max_bad_fraction=0.0)
+    elif section.held_out:
+        lists, evaluated = _hold_out(lists, section.held_out, recipe.seed)
+    pairs = [
+        pair
+        for found, weight in zip(lists, weights(section), strict=True)
+        for pair in (found if weight == 1 else repeat(found, weight, seed=recipe.seed))
+    ]
+    train_hashes = tuple(_hash(entry, source) for entry, source in zip(section.train, train_sources, strict=True))
+    manifest = None if checked is None else checked.hash
+    return _Data(pairs, evaluated, images, len(quarantine), train_hashes, manifest)
 
 
-def _root(section: DataSection, files: Sequence[Path]) -> Path:
-    if section.root is not None:
-        return section.root
-    folders = sorted({file.parent for file in files})
-    if len(folders) > 1:
-        names = ", ".join(str(folder) for folder in folders)
-        raise ConfigError(f"the data files lie in different folders ({names}); say where images are with data.root")
-    return folders[0]
+def _hold_out(
+    lists: Sequence[list[PreferencePair]], share: float, seed: int
+) -> tuple[list[list[PreferencePair]], list[PreferencePair]]:
+    """Split by image over all sources together, before weights repeat anything."""
+    _, evaluated = split_by_image([pair for pairs in lists for pair in pairs], held_out=share, seed=seed)
+    taken = {pair.id for pair in evaluated}
+    kept = [[pair for pair in pairs if pair.id not in taken] for pairs in lists]
+    evaluated = [pair for pair in evaluated if pair.rejected is not None]
+    if not any(kept) or not evaluated:
+        raise ConfigError(f"data.held_out={share:g} leaves nothing on one side: {sum(map(len, lists))} pairs in all")
+    return kept, evaluated
+
+
+def _hash(entry: str | SourceSection, source: PairSource) -> str:
+    """What a source holds and how it is read: a plain file by its bytes, as everything else by what is known of it."""
+    hashes = [sha256(file) for file in source.rows.files]
+    if isinstance(entry, str) and len(hashes) == 1:
+        return hashes[0]
+    said = {} if isinstance(entry, str) else entry.model_dump(mode="json", exclude={"path", "root"})
+    return hashlib.sha256(json.dumps([hashes or source.rows.spec, said]).encode()).hexdigest()
 
 
 def _load_model(recipe: Recipe) -> LoadedModel:

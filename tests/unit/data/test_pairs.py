@@ -281,7 +281,7 @@ def test_nothing_usable_and_no_file_are_errors(tmp_path: Path) -> None:
         load_pairs([empty], allow_demonstrations=False, quarantine=Quarantine())
     with pytest.raises(DataError, match="does not exist"):
         load_pairs([tmp_path / "absent.jsonl"], allow_demonstrations=False, quarantine=Quarantine())
-    with pytest.raises(DataError, match="cannot read"):
+    with pytest.raises(DataError, match="no usable row"):
         load_pairs([tmp_path], allow_demonstrations=False, quarantine=Quarantine())
 
 

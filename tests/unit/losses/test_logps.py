@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mmpref.errors import ConfigError, DataError
-from mmpref.losses import fused_logps, selected_logps, sum_by_mask, sum_logps
+from mmpref.losses import fused_logps, selected_logps, sum_by_mask, sum_logps, vocab_tiles
 from mmpref.losses.vocab_tiles import UnitGradientHead
 
 N, H, V = 23, 12, 1100
@@ -26,13 +26,10 @@ def head(dtype=torch.float32, *, trains=False, bias=False, n=N, h=H, v=V):
 
     hidden, weight = draw(n, h).requires_grad_(), draw(v, h).requires_grad_(trains)
     b = draw(v).requires_grad_(trains) if bias else None
-    return (
-        hidden,
-        weight,
-        b,
-        torch.randint(0, v, (n,), generator=g),
-        draw(n).to(torch.promote_types(dtype, torch.float32)),
-    )
+    targets = torch.randint(0, v, (n,), generator=g)
+    edges = torch.tensor([t for t in (0, 255, 256, 299, 300, v - 1) if t < v])[:n]  # the ends of tiles
+    targets[: len(edges)] = edges
+    return hidden, weight, b, targets, draw(n).to(torch.promote_types(dtype, torch.float32))
 
 
 def plain(hidden, weight, bias, targets, scale=1.0, softcap=None):
@@ -88,6 +85,28 @@ def test_a_frozen_head_keeps_one_row_of_hidden_size_for_backward_and_a_trained_o
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(tuple(t.shape)) or t, lambda t: t):
         fused_logps(hidden, weight, targets)
     assert (N, V) not in saved
+
+
+@pytest.mark.parametrize("trains", [False, True])
+@pytest.mark.parametrize(
+    ("tile_bytes", "rows", "columns"), [(SMALL_TILES, N, 300), (SMALL_BLOCKS, 10, 256), (2**25, N, V), (1, 1, 256)]
+)
+def test_tiles_are_as_large_as_allowed_and_forward_makes_each_once(monkeypatch, trains, tile_bytes, rows, columns):
+    made, multiplied = [], []
+    logits, add_product = vocab_tiles._Tiles.logits, vocab_tiles._add_product
+
+    def spy(self, part, weight_rows):
+        z = logits(self, part, weight_rows)
+        made.append(tuple(z.shape))
+        return z
+
+    monkeypatch.setattr(vocab_tiles._Tiles, "logits", spy)
+    monkeypatch.setattr(vocab_tiles, "_add_product", lambda *a: multiplied.append(1) or add_product(*a))
+    hidden, weight, _, targets, _ = head(trains=trains)
+    fused_logps(hidden, weight, targets, tile_bytes=tile_bytes)
+    assert made[0] == (rows, columns)
+    assert sum(r * c for r, c in made) == N * V
+    assert len(multiplied) == (0 if trains else len(made))
 
 
 def test_without_a_wanted_gradient_nothing_is_kept():
@@ -163,6 +182,28 @@ def test_selected_log_probs_equal_log_softmax_in_value_and_gradient(dtype, tile_
     close(*grads, TOLERANCE[dtype])
 
 
+def test_selected_log_probs_read_chunks_as_large_as_allowed(monkeypatch):
+    """More rows than words here: rows and words must not be mixed up."""
+    read, logsumexp = [], torch.logsumexp
+
+    def spy(chunk, *args, **kwargs):
+        read.append(tuple(chunk.shape))
+        return logsumexp(chunk, *args, **kwargs)
+
+    logits = torch.randn(50, 7, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    targets = torch.arange(50) % 7
+    want = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    monkeypatch.setattr(torch, "logsumexp", spy)
+    got = selected_logps(logits, targets, tile_bytes=4 * 7 * 6)
+    assert read == [(6, 7)] * 8 + [(2, 7)]
+    torch.testing.assert_close(got, want)
+    grads = [torch.autograd.grad(x, logits, torch.linspace(-1.0, 1.0, 50))[0] for x in (got, want)]
+    torch.testing.assert_close(*grads)
+    read.clear()
+    selected_logps(logits, targets, tile_bytes=1)
+    assert read == [(1, 7)] * 50
+
+
 def test_selected_log_probs_pass_gradcheck():
     logits = torch.randn(3, 7, dtype=DOUBLE, generator=torch.Generator().manual_seed(0)).requires_grad_()
     targets = torch.tensor([0, 6, 3])
@@ -199,7 +240,19 @@ def test_the_head_refuses_shapes_and_ids_that_do_not_fit(change, message):
         fused_logps(**{**given, **change})
 
 
+def test_a_frozen_hidden_state_costs_no_gradient(monkeypatch):
+    def fail(*args):
+        raise AssertionError("a product for a gradient nobody wants")
+
+    monkeypatch.setattr(vocab_tiles, "_add_product", fail)
+    hidden, weight, _, targets, _ = head()
+    fused_logps(hidden.detach(), weight, targets)
+    with torch.no_grad():
+        fused_logps(hidden, weight, targets)
+
+
 def test_a_softcap_must_be_positive():
+    fused_logps(torch.zeros(1, 2), torch.zeros(3, 2), torch.tensor([0]), softcap=0.5)
     with pytest.raises(ConfigError, match="softcap"):
         fused_logps(torch.zeros(1, 2), torch.zeros(3, 2), torch.tensor([0]), softcap=0.0)
 
@@ -223,10 +276,21 @@ def test_sums_and_counts_of_answers_one_after_the_other():
     assert grad.tolist() == [1, 2, 2, 2, 3, 3]
 
 
-@pytest.mark.parametrize("lengths", [[1, 4], [3, 4], [7, -1], [6, 0], [1, 5, 0]])
-def test_lengths_that_do_not_cover_the_tokens_or_are_empty_are_refused(lengths):
-    with pytest.raises(DataError, match=r"lengths|no counted token"):
+@pytest.mark.parametrize("lengths", [[1, 4], [3, 4], [7, -1], []])
+def test_lengths_that_do_not_cover_the_tokens_are_refused(lengths):
+    with pytest.raises(DataError, match=r"lengths .* but there are 6 token log-probs"):
         sum_logps(torch.zeros(6), lengths)
+
+
+@pytest.mark.parametrize(("lengths", "empty"), [([6, 0], r"\[1\]"), ([0, 1, 5, 0], r"\[0, 3\]")])
+def test_an_answer_without_tokens_is_refused_by_its_place(lengths, empty):
+    with pytest.raises(DataError, match=rf"answers {empty} have no counted token"):
+        sum_logps(torch.zeros(6), lengths)
+
+
+def test_no_answers_have_no_sums():
+    out = sum_logps(torch.zeros(0), [])
+    assert out.sums.shape == out.counts.shape == (0,)
 
 
 def test_sums_by_length_want_one_number_per_token():

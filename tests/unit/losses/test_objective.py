@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import warnings
 
 import pytest
@@ -107,6 +108,45 @@ def test_two_certain_answers_under_log_odds_count_as_even(pair):
     assert (stats["grad/chosen"].item(), stats["grad/ratio"].item()) == (0.0, 1.0)
 
 
+def test_gradient_statistics_of_log_odds_stop_exactly_where_the_odds_are_held():
+    """One answer at the bound, one just beyond it, one before it; also where the sum is not beyond but the mean is."""
+    u = torch.tensor([-1e-6, -5e-7, -2e-6, -1e-6], dtype=torch.float64)
+    n = torch.tensor([1.0, 4.0, 4.0, 1.0], dtype=torch.float64)
+    x = PairLogps((u * n).requires_grad_(), torch.full((4,), -1.0, dtype=torch.float64).requires_grad_(), n, n)
+    objective = build({"base": "orpo"})
+    quiet = dataclasses.replace(objective, base=dataclasses.replace(objective.base, nll_weight=0.0))
+    (grad,) = torch.autograd.grad(quiet(x).per_pair.sum(), x.chosen)
+    torch.testing.assert_close(objective(x).stats["grad/chosen"], (grad * n).abs() * torch.exp(-u))
+
+
+def test_a_pair_whose_weight_has_faded_to_nothing_reports_the_ratio_of_its_coefficients(pair):
+    """Log-odds: ds/dp = 1 / (p (1-p)) on each side, so without a balance the ratio is that of these two."""
+    x = pair([-0.5], [-30.0], scores=([4.0], [2.0]))
+    stats = build({"base": "orpo", "beta": 10.0, "uni": {"nll_lambda": 0.0}})(x).stats
+    assert stats["grad/chosen"].item() == stats["grad/rejected"].item() == 0.0
+    p_w, p_l = math.exp(-0.5), math.exp(-30.0)
+    assert stats["grad/ratio"].item() == pytest.approx(p_l * (1 - p_l) / (p_w * (1 - p_w)))
+
+
+def test_no_autocast_reaches_the_inside_of_the_loss(random_pairs):
+    seen = []
+
+    class Spy:
+        max_log_coef = 60.0
+
+        def loss(self, margin):
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return -margin
+
+        def slope(self, margin):
+            return -torch.ones_like(margin)
+
+    objective = build({"name": "dpo"})
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        dataclasses.replace(objective, base=dataclasses.replace(objective.base, link=Spy()))(random_pairs())
+    assert seen == [False]
+
+
 EXTREME = [-1e4, -88.0, -20.0, -1.0, -1e-3, 0.0]
 
 
@@ -201,7 +241,8 @@ def test_a_bad_pair_that_slips_through_spoils_no_other_gradient(random_pairs, na
 
 def test_the_reference_and_the_scores_receive_no_gradient(random_pairs):
     x = random_pairs()
-    consts = {n: getattr(x, n).clone().requires_grad_() for n in ("ref_chosen", "ref_rejected", "chosen_score")}
+    names = ("ref_chosen", "ref_rejected", "chosen_score", "rejected_score")
+    consts = {n: getattr(x, n).clone().requires_grad_() for n in names}
     out = build({"name": "uni_adadpo", "ada": {"use_reference": True}})(dataclasses.replace(x, **consts))
     grads = torch.autograd.grad(out.per_pair.sum(), tuple(consts.values()), allow_unused=True)
     assert all(g is None for g in grads)

@@ -224,6 +224,9 @@ def test_what_is_probably_a_mistake_is_warned_about_by_key(mapping, message):
         {"name": "simpo", "beta": 10.0},
         {"name": "adadpo", "ada": {"form": "sum", "alpha_w": 0.5, "alpha_l": 0.5}},
         {"name": "adadpo", "ada": {"alpha_w": 0.3, "alpha_l": 0.7}},
+        {"name": "adadpo", "ada": {"form": "own"}},
+        {"name": "sft", "beta": 1.0},
+        {"name": "adadpo", "ada": {"clip": 1.5}},
     ],
     ids=str,
 )
@@ -231,6 +234,12 @@ def test_sound_settings_say_nothing(mapping):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         resolve(mapping)
+
+
+def test_robust_without_noise_is_never_negative_so_its_weight_may_keep_its_gradient():
+    with pytest.warns(SuspiciousLossWarning) as caught:
+        resolve({"base": "robust", "uni": {"tau_good": 3}})
+    assert not any("perf_detach" in str(w.message) for w in caught)
 
 
 def test_a_good_score_nobody_chose_is_warned_about_and_checked_against_a_declared_scale():

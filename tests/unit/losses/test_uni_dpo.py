@@ -111,6 +111,27 @@ def test_without_any_use_for_scores_none_are_asked_for(pair):
         assert objective(x).stats["uni/w_qual"].item() == weight
 
 
+def test_scores_are_read_for_the_quality_gate_even_without_a_quality_weight():
+    for eta in (None, 0.0):
+        assert uni(eta=eta, nll_lambda=0.3).needs_scores
+        assert uni(eta=eta, nll_lambda=0.3).requires_scores
+
+
+def test_scores_that_are_not_read_may_be_anything(pair):
+    nan = math.nan
+    x = pair([-1.0, -1.0], [-1.0, -1.0], ref=([-1.0] * 2, [-1.0] * 2), scores=([nan, 4.0], [nan, nan]))
+    assert uni(eta=0.0)(x).stats["uni/w_qual"].tolist() == [0.5, 0.5]
+    assert uni(eta=None)(x).stats["uni/w_qual"].tolist() == [1.0, 1.0]
+
+
+def test_an_unchecked_lonely_score_counts_as_none(pair):
+    nan = math.nan
+    x = pair([-1.0] * 2, [-1.0] * 2, ref=([-0.5] * 2, [-1.0] * 2), scores=([nan, 4.0], [4.0, nan]))
+    out = uni(on_missing_score="neutral", nll_lambda=0.3)(x, check=False)
+    assert out.stats["uni/w_qual"].tolist() == [1.0, 1.0]
+    assert out.stats["uni/nll_active"].tolist() == [0.0, 0.0]
+
+
 def test_the_calibrated_nll_counts_below_the_reference_strictly_and_from_the_good_score_on(pair):
     """Pairs: below and good; equal to the reference; above it; below but not good; below and exactly good."""
     x = pair(

@@ -1,0 +1,325 @@
+"""``mmpref data``: what is in a preference file, what is wrong with it, and the same pairs in another shape.
+
+Thin commands, as in ``cli.py``: parse, open, call one function, show what came back. Nothing here loads torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ParamSpec
+
+import typer
+
+from mmpref.errors import ConfigError, DataError, StoppedError
+
+if TYPE_CHECKING:
+    from mmpref.data.check import CheckReport
+    from mmpref.data.loading import PairSource
+
+app = typer.Typer(
+    name="data",
+    help="Look into preference data, check it, convert it.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+P = ParamSpec("P")
+
+_SOURCE_HELP = "A file (JSONL, JSON, parquet, arrow), a folder, or a hub id: owner/name[:config][@revision]."
+_Source = Annotated[str, typer.Argument(help=_SOURCE_HELP)]
+_Format = Annotated[str, typer.Option("--format", help="Row format; auto tells it from the keys of each row.")]
+_Root = Annotated[Path | None, typer.Option(help="Image paths start here; default: the source's own folder.")]
+_Split = Annotated[str | None, typer.Option(help="Which split, where there are several.")]
+_CardName = Annotated[str | None, typer.Option(help="The data card that describes the source (mmpref data list).")]
+_MaxBad = Annotated[float, typer.Option(min=0, max=1, help="Share of bad rows that is allowed.")]
+
+
+def _command(function: Callable[P, None]) -> Callable[P, None]:
+    """Register a command whose Ctrl-C is one line and exit code 130."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            function(*args, **kwargs)
+        except KeyboardInterrupt:
+            raise StoppedError("stopped by Ctrl-C; nothing unfinished was left looking whole", signal.SIGINT) from None
+
+    return app.command(function.__name__.removeprefix("command_"))(run)
+
+
+@_command
+def command_list() -> None:
+    """The data cards: known data sets, their size, licence and scores."""
+    from mmpref.data.card import list_cards
+    from mmpref.terminal import print_table
+
+    rows = []
+    for card in list_cards():
+        size = ", ".join(f"{count:,}" if isinstance(count, int) else str(count) for count in card.size.values())
+        rows.append([card.name, card.format, size, card.license, card.commercial_use, _scores(card.scores)])
+    columns = ["card", "format", "pairs", "licence", "commercial use", "scores"]
+    print_table(f"{len(rows)} data cards", columns, rows, ["mmpref data show CARD tells everything about one."])
+
+
+def _scores(scores: object) -> str:
+    kind = getattr(scores, "kind", None)
+    scale = getattr(scores, "scale", None)
+    if kind is None:
+        return "none"
+    return kind if scale is None else f"{kind} {scale[0]:g}..{scale[1]:g}"
+
+
+@_command
+def show(card: Annotated[str, typer.Argument(help="A card's name, or a file with one.")]) -> None:
+    """One data card, whole."""
+    from mmpref.data.card import load_card
+    from mmpref.terminal import print_facts
+
+    known = load_card(card)
+    print_facts(known.name, known.facts(), [known.text] if known.text else [])
+
+
+@_command
+def check(
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=_SOURCE_HELP)],
+    out: Annotated[Path, typer.Option(help="Folder for data_report.json and quarantine.jsonl.")] = Path("data_check"),
+    format: _Format = "auto",
+    root: _Root = None,
+    split: _Split = None,
+    card: _CardName = None,
+    demonstrations: Annotated[
+        bool, typer.Option("--demonstrations", help="Accept rows without a rejected answer, as the sft loss does.")
+    ] = False,
+    max_bad_fraction: _MaxBad = 0.001,
+    workers: Annotated[int | None, typer.Option(min=1, help="Decoding processes; default: one per core.")] = None,
+) -> None:
+    """Read every row and decode every image once; exit code 3 when training would refuse the data."""
+    from mmpref.data.check import check as run_check
+    from mmpref.terminal import CountDisplay
+
+    opened = [_open(source, format, root, split, card) for source in sources]
+    with CountDisplay("checking") as display:
+        report = run_check(
+            opened,
+            out=out,
+            demonstrations=demonstrations,
+            max_bad_fraction=max_bad_fraction,
+            workers=workers,
+            progress=display.update,
+        )
+    _show_check(report, out)
+    if report.fault is not None:
+        raise DataError("\n  ".join([f"{report.fault} (all in {out / 'quarantine.jsonl'}):", *report.first_bad]))
+
+
+def _show_check(report: CheckReport, out: Path) -> None:
+    from mmpref.terminal import print_facts
+
+    per_pair = ", ".join(f"{number}: {count:,}" for number, count in report.images_per_pair.items())
+    facts = [
+        ("read", f"{report.read:,}"),
+        ("used", f"{report.used:,}"),
+        ("quarantined", f"{report.quarantined:,}"),
+        *((f"  {reason}", f"{count:,}") for reason, count in report.reasons.items()),
+        ("images", f"{report.images:,} decoded, {report.image_bytes / 2**20:,.1f} MiB"),
+    ]
+    if report.image_sides:
+        sides = report.image_sides
+        facts.append(("longer side", f"{sides['smallest']} to {sides['largest']} pixels, median {sides['median']}"))
+    facts += [("pairs by images", per_pair), ("scored pairs", f"{report.scored:,}")]
+    if report.scores:
+        scores = report.scores
+        facts.append(("scores", f"{scores['lowest']:g} to {scores['highest']:g}"))
+        facts.append(("inverted, tied", f"{scores['inverted']:,}, {scores['tied']:,}"))
+    if report.demonstrations:
+        facts.append(("demonstrations", f"{report.demonstrations:,}"))
+    facts.append(("manifest", str(report.manifest["hash"])[:16]))
+    print_facts(
+        "data check",
+        facts,
+        [
+            f"written to {out}; a recipe with data.manifest={out / 'data_report.json'}",
+            "is refused when the data is no longer this.",
+        ],
+    )
+
+
+@_command
+def convert(
+    source: _Source,
+    to: Annotated[str, typer.Option(help="canonical, trl, llamafactory_sharegpt, llamafactory_alpaca or ms_swift.")],
+    out: Annotated[Path, typer.Option(help="The file to write; what it needs beside it is written too.")],
+    format: _Format = "auto",
+    split: _Split = None,
+    card: _CardName = None,
+) -> None:
+    """Write the pairs in another format; what cannot be said in it is listed, and nothing is lost silently."""
+    from mmpref.data.convert import convert as run_convert
+    from mmpref.data.quarantine import Quarantine, RowError
+    from mmpref.terminal import CountDisplay
+
+    opened = _open(source, format, None, split, card)
+    quarantine = Quarantine(out.with_name(f"{out.stem}.quarantine.jsonl"))
+
+    def broken(file: str, row: int, fault: RowError) -> None:
+        quarantine.num_read += 1
+        opened.put_aside(quarantine, file, row, fault, row_id=None)
+
+    with CountDisplay("converting") as display:
+        report = run_convert(
+            opened.rows.rows(broken),
+            to=to,
+            out=out,
+            source_format=None if opened.format == "auto" else opened.format,
+            quarantine=quarantine,
+            options=opened.options,
+        )
+        display.say(report.summary())
+
+
+@_command
+def audit(
+    source: _Source,
+    format: _Format = "auto",
+    root: _Root = None,
+    split: _Split = None,
+    card: _CardName = None,
+    eta: Annotated[float | None, typer.Option(help="Slope of w_qual; default: the card's, else 0.7.")] = None,
+    tau_good: Annotated[float | None, typer.Option(help="Score from which c-NLL is open; default: the card's.")] = None,
+    benchmark_ids: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FILE", help="Questions of a benchmark, for its COCO ids.")
+    ] = None,
+    benchmark_images: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FOLDER", help="Pictures of a benchmark, compared by content.")
+    ] = None,
+    visual_genome: Annotated[
+        Path | None, typer.Option(help="Visual Genome's image_data.json, which knows its COCO ids.")
+    ] = None,
+    drop_leaks: Annotated[
+        Path | None, typer.Option("--drop-leaks", help="Write the pairs without leaks here, as canonical JSONL.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the findings as JSON.")] = None,
+    images: Annotated[bool, typer.Option("--images/--no-images", help="Open the pictures.")] = True,
+) -> None:
+    """What a careful researcher would ask: length bias, repeats, scores, image tokens, overlap with benchmarks."""
+    import json
+    from dataclasses import replace
+
+    from mmpref.data import audit as auditing
+    from mmpref.data.card import load_card
+    from mmpref.data.leaks import read_benchmark_ids, read_visual_genome
+    from mmpref.data.manifest import write_whole
+    from mmpref.data.pairs import write_pairs
+    from mmpref.data.quarantine import Quarantine
+    from mmpref.terminal import CountDisplay, print_facts
+
+    opened = _open(source, format, root, split, card)
+    scores = None if card is None else load_card(card).scores
+    eta = eta if eta is not None else (scores.eta if scores is not None else None)
+    quarantine = Quarantine()
+    unopened = replace(opened, images=None)  # a picture that cannot be opened is a finding, and no reason to stop
+
+    with CountDisplay("auditing") as display:
+        report = auditing.audit(
+            (found.pair for found in unopened.pairs(quarantine, demonstrations=True)),
+            images=opened.images if images else None,
+            eta=0.7 if eta is None else eta,
+            tau_good=tau_good if tau_good is not None or scores is None else scores.tau_good,
+            score_scale=None if scores is None else scores.scale,
+            benchmark_ids={name: read_benchmark_ids(path) for name, path in _named(benchmark_ids)},
+            benchmark_images=dict(_named(benchmark_images)),
+            visual_genome=None if visual_genome is None else read_visual_genome(visual_genome),
+            progress=display.update,
+        )
+    print_facts("data audit", report.rows(), report.warnings)
+    if len(quarantine):
+        typer.echo(f"not audited: {quarantine.summary()}; mmpref data check names each")
+    if out is not None:
+        write_whole(out, (json.dumps(report.as_json(), indent=2) + "\n").encode("ascii"))
+    if drop_leaks is not None:
+        leaks = set(report.leaks)
+        kept = (
+            found.pair for found in opened.candidates(Quarantine(), demonstrations=True) if found.pair.id not in leaks
+        )
+        write_pairs(drop_leaks, kept)
+        typer.echo(f"wrote {drop_leaks}: {report.num_pairs - len(leaks):,} pairs, {len(leaks):,} leaks left out")
+
+
+@_command
+def view(
+    source: _Source,
+    out: Annotated[Path, typer.Option(help="The page: one HTML file that needs nothing else.")],
+    format: _Format = "auto",
+    root: _Root = None,
+    split: _Split = None,
+    card: _CardName = None,
+    limit: Annotated[int, typer.Option(min=1, help="Of more pairs, as many are shown, evenly spaced.")] = 1000,
+) -> None:
+    """A gallery of pairs in one offline page: picture, prompt, both answers with their differences marked."""
+    from mmpref.data.gallery import build_gallery
+    from mmpref.data.quarantine import Quarantine
+
+    opened = _open(source, format, root, split, card)
+    quarantine = Quarantine()
+    pairs = [found.pair for found in opened.pairs(quarantine, demonstrations=True)]
+    page = build_gallery(pairs, quarantine.rows, images=opened.images, out=out, title=source, limit=limit)
+    typer.echo(f"wrote {page}: {quarantine.summary()}")
+
+
+@_command
+def fetch(
+    source: _Source,
+    out: Annotated[Path, typer.Option(help="Canonical JSONL with the paths of the fetched images.")],
+    root: Annotated[Path, typer.Option(help="Image root of the written file; images go to its folder 'fetched'.")],
+    host: Annotated[
+        list[str] | None, typer.Option(help="A host that images may come from; *.example.org for all below one.")
+    ] = None,
+    format: _Format = "auto",
+    split: _Split = None,
+    card: _CardName = None,
+    max_gib: Annotated[float, typer.Option(min=0, help="Stop asking for more after this many GiB.")] = 200.0,
+    workers: Annotated[int, typer.Option(min=1, max=32, help="Images on their way at a time.")] = 4,
+    max_bad_fraction: _MaxBad = 0.001,
+) -> None:
+    """Download the images that pairs name by URL: https, named hosts and public addresses only. Can be run again."""
+    from mmpref.data.fetch import FetchPolicy, fetch_pairs
+    from mmpref.data.loading import refuse_too_many_bad
+    from mmpref.data.quarantine import Quarantine
+    from mmpref.terminal import CountDisplay
+
+    quarantine = Quarantine(out.with_name(f"{out.stem}.quarantine.jsonl"))
+    policy = FetchPolicy(hosts=frozenset(host or ()), max_total_bytes=int(max_gib * 2**30))
+    with CountDisplay("fetching") as display:
+        report = fetch_pairs(
+            _open(source, format, None, split, card),
+            out=out,
+            root=root,
+            policy=policy,
+            quarantine=quarantine,
+            workers=workers,
+            progress=display.update,
+        )
+        display.say(
+            f"{report.images:,} images ({report.downloaded:,} downloaded now, {report.num_bytes / 2**20:,.1f} MiB); "
+            f"{quarantine.summary()}; wrote {report.out}"
+        )
+    refuse_too_many_bad(quarantine, max_bad_fraction)
+
+
+def _open(source: str, format: str, root: Path | None, split: str | None, card: str | None) -> PairSource:
+    from mmpref.data.opening import open_pairs
+
+    return open_pairs(source, format=format, root=root, split=split, card=card)
+
+
+def _named(options: list[str] | None) -> list[tuple[str, Path]]:
+    found = []
+    for option in options or ():
+        name, separator, path = option.partition("=")
+        if not separator or not name or not path:
+            raise ConfigError(f"'{option}' must be written NAME=PATH, for example pope=coco_pope_random.json")
+        found.append((name, Path(path)))
+    return found

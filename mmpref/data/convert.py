@@ -1,0 +1,257 @@
+"""Any readable rows written as canonical pairs, or as rows of TRL, LLaMA-Factory or ms-swift, whole or not at all.
+
+A field that the target has no place for is never dropped in silence: such a row is put aside, and the report counts the
+fields. Embedded pictures become files beside the output where the target wants paths.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any
+
+from mmpref.data.formats import FORMATS, Format, FormatOptions, detect, format_named
+from mmpref.data.pairs import pair_from_row, pair_to_row, row_name
+from mmpref.data.quarantine import Quarantine, RowError
+from mmpref.errors import DataError
+from mmpref.rundir import replacing, replacing_folder, write_json
+
+TARGETS = tuple(name for name, found in FORMATS.items() if found.from_canonical is not None)
+DATASET_INFO = "dataset_info.json"
+NO_PAIR = "no_pair"
+"""The reason of a row that is in order and prefers neither answer."""
+_MAGIC = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"BM": ".bmp", b"RIFF": ".webp"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertReport:
+    """What was read, what was written, and what the target could not take."""
+
+    target: str
+    num_rows: int
+    """Foreign rows read; one of them can hold several pairs."""
+    num_pairs: int
+    """Pairs written."""
+    num_quarantined: int
+    """Pairs, and rows that gave none, put aside."""
+    formats: Mapping[str, int]
+    """Rows by the format they were read as."""
+    fields_lost: Mapping[str, int]
+    """Canonical fields that the target has no place for -> pairs that use them; those pairs were put aside."""
+    files: tuple[Path, ...]
+    """What was written: the rows, the folder of pictures if there is one, ``dataset_info.json``."""
+
+    def summary(self) -> str:
+        """One line for the terminal."""
+        line = f"{self.num_rows} rows read, {self.num_pairs} pairs written as {self.target} to {self.files[0]}"
+        line += f", {self.num_quarantined} quarantined" if self.num_quarantined else ""
+        lost = ", ".join(f"{name} ({count})" for name, count in self.fields_lost.items())
+        return f"{line}; {self.target} has no place for {lost}" if lost else line
+
+
+def convert(
+    rows: Iterable[tuple[str, int, Mapping[str, Any]]],
+    *,
+    to: str,
+    out: Path,
+    source_format: str | None = None,
+    quarantine: Quarantine,
+    options: FormatOptions | None = None,
+    name: str | None = None,
+) -> ConvertReport:
+    """Write rows in another format. Pairs written + pairs and rows quarantined = pairs and rows counted as read.
+
+    Args:
+        rows: (file or data set, row number from 1, row).
+        to: one of ``TARGETS``.
+        out: the file of rows: a JSON list for LLaMA-Factory, JSONL for the others. ``dataset_info.json`` is written, or
+            taken up and extended, beside it; pictures go to ``<name>_images`` beside it.
+        source_format: the rows' format; None detects it row by row.
+        quarantine: gets what cannot be used, with the reason; it is written too.
+        options: what the rows alone do not say.
+        name: the data set's name in ``dataset_info.json``; the file's name by default.
+
+    Raises:
+        DataError: an unknown format, nothing that could be written, or a broken ``dataset_info.json`` in the way.
+        CheckpointError: the output cannot be written.
+    """
+    target = format_named(to)
+    if target.from_canonical is None:
+        raise DataError(f"format {to!r} is only read; written are: {', '.join(TARGETS)}")
+    source = None if source_format is None else format_named(source_format)
+    out = Path(out)
+    name = out.stem if name is None else name
+    is_list = target.name.startswith("llamafactory")
+    known = _read_info(out.with_name(DATASET_INFO), name) if is_list else {}
+    with ExitStack() as stack:
+        pictures = _Pictures(out.with_name(f"{out.stem}_images"), stack)
+        job = _Job(target, target.from_canonical, source, options or FormatOptions(), quarantine, pictures)
+        stream = stack.enter_context(replacing(out))
+        _write(stream, job.written(rows), is_list=is_list)
+        if not job.num_pairs:
+            quarantine.write()
+            first = f"; first: {quarantine.rows[0].describe()}" if quarantine.rows else ""
+            raise DataError(f"nothing could be written to {out}: {quarantine.summary()}{first}")
+    files = [out, *([pictures.folder] if pictures.used else [])]
+    if is_list:
+        write_json(out.with_name(DATASET_INFO), {**known, name: _info(out.name, target.name, job.columns)})
+        files.append(out.with_name(DATASET_INFO))
+    quarantine.write()
+    return ConvertReport(
+        target=target.name,
+        num_rows=job.num_rows,
+        num_pairs=job.num_pairs,
+        num_quarantined=job.num_quarantined,
+        formats=dict(job.formats),
+        fields_lost=dict(job.lost),
+        files=tuple(files),
+    )
+
+
+def _write(stream: IO[bytes], rows: Iterable[str], *, is_list: bool) -> None:
+    if not is_list:
+        for row in rows:
+            stream.write(row.encode() + b"\n")
+        return
+    opening = b"[\n"
+    for row in rows:
+        stream.write(opening + row.encode())
+        opening = b",\n"
+    stream.write(b"\n]\n")
+
+
+@dataclass
+class _Pictures:
+    """Embedded pictures as files, one per content; the folder appears when the rows are whole."""
+
+    folder: Path
+    stack: ExitStack
+    used: bool = False
+    place: Path | None = None
+
+    def path_of(self, item: Any) -> Any:
+        """The path to write for an image: paths as they are, embedded ones below the folder."""
+        if not isinstance(item, Mapping):
+            return item
+        data = base64.b64decode(item["bytes"])
+        if self.place is None:
+            self.place = self.stack.enter_context(replacing_folder(self.folder))
+            self.used = True
+        ending = next((ending for magic, ending in _MAGIC.items() if data.startswith(magic)), ".bin")
+        file = hashlib.sha256(data).hexdigest()[:32] + ending
+        if not (self.place / file).exists():
+            (self.place / file).write_bytes(data)
+        return f"{self.folder.name}/{file}"
+
+
+@dataclass
+class _Job:
+    """Rows in, JSON texts of the target out, with the counts."""
+
+    target: Format
+    write: Callable[[Mapping[str, Any]], dict[str, Any]]
+    source: Format | None
+    options: FormatOptions
+    quarantine: Quarantine
+    pictures: _Pictures
+    num_rows: int = 0
+    num_pairs: int = 0
+    num_quarantined: int = 0
+    formats: Counter[str] = field(default_factory=Counter)
+    lost: Counter[str] = field(default_factory=Counter)
+    columns: set[str] = field(default_factory=set)
+    _ids: set[bytes] = field(default_factory=set)
+
+    def written(self, rows: Iterable[tuple[str, int, Mapping[str, Any]]]) -> Iterable[str]:
+        """Every row that can be written, as JSON; the others go to quarantine."""
+        for file, line, row in rows:
+            self.num_rows += 1
+            try:
+                source = detect(row) if self.source is None else self.source
+                self.formats[source.name] += 1
+                candidates = source.to_canonical(row, self._options(file, line))
+                if not candidates:
+                    raise RowError("the row holds no preference (a tie, or a row its makers leave out)", reason=NO_PAIR)
+            except RowError as fault:
+                self._put_aside(file, line, row_name(row), fault)
+                continue
+            for candidate in candidates:
+                try:
+                    text = self._text(candidate, file, line)
+                except RowError as fault:
+                    self._put_aside(file, line, row_name(candidate), fault)
+                    continue
+                self.quarantine.num_read += 1
+                self.quarantine.num_used += 1
+                self.num_pairs += 1
+                yield text
+
+    def _options(self, file: str, line: int) -> FormatOptions:
+        """The options with the row's place, which names a row without an id as loading it would."""
+        if self.options.place is not None:
+            return self.options
+        return replace(self.options, place=f"{self.options.source or Path(file).stem}:{line}")
+
+    def _text(self, candidate: Mapping[str, Any], file: str, line: int) -> str:
+        pair = pair_from_row(candidate, source=Path(file).stem, line=line)
+        key = hashlib.blake2b(pair.id.encode(), digest_size=12).digest()
+        if key in self._ids:
+            raise RowError(f"the id {pair.id[:200]!r} stands twice; ids must be unique", reason="duplicate_id")
+        row = pair_to_row(pair)
+        lost = [name for name in self.target.cannot_hold if name in row]
+        self.lost.update(lost)
+        if self.target.name != "canonical":
+            for images in ("images", "rejected_images"):
+                if images in row and not lost:
+                    row[images] = [self.pictures.path_of(item) for item in row[images]]
+        target_row = self.write(row)
+        try:
+            text = json.dumps(target_row, ensure_ascii=False, allow_nan=False)
+            text.encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise RowError(f"the row cannot be written as JSON: {error}", reason="not_json") from error
+        self.columns.update(target_row)
+        self._ids.add(key)
+        return text
+
+    def _put_aside(self, file: str, line: int, row_id: str | None, fault: RowError) -> None:
+        self.num_quarantined += 1
+        self.quarantine.num_read += 1
+        self.quarantine.add(
+            source=Path(file).stem, file=file, row=line, row_id=row_id, reason=fault.reason, detail=fault.detail
+        )
+
+
+def _read_info(path: Path, name: str) -> dict[str, Any]:
+    """The entries of a ``dataset_info.json`` that is there already."""
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is there and cannot be read, so {name!r} cannot be added to it: {error}") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path} is there and is not a JSON object, so {name!r} cannot be added to it")
+    return found
+
+
+def _info(file_name: str, target: str, columns: set[str]) -> dict[str, Any]:
+    """LLaMA-Factory's description of the file: which column holds what."""
+    if target == "llamafactory_alpaca":
+        names = {"prompt": "instruction", "query": "input"}
+    else:
+        names = {"messages": "conversations"}
+    names |= {"chosen": "chosen", "rejected": "rejected"}
+    names |= {key: key for key in ("system", "history", "images") if key in columns}
+    return {
+        "file_name": file_name,
+        "formatting": target.removeprefix("llamafactory_"),
+        "ranking": True,
+        "columns": names,
+    }

@@ -1,0 +1,376 @@
+"""The one step that downloads images: named hosts only, https only, public addresses only, with caps, and resumable.
+
+Nothing else in mmpref opens a URL. A host is resolved once, every address it has must be public, and the connection
+goes to the address that was checked, so that a second answer of the name server changes nothing. Redirects are followed
+only to places that pass the same checks. Proxy settings are not read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import ipaddress
+import re
+import socket
+import ssl
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO
+from urllib.parse import urljoin, urlsplit
+
+from mmpref.data.images import ImageLoader
+from mmpref.data.loading import PairSource, all_images
+from mmpref.data.pairs import write_pairs
+from mmpref.data.quarantine import Quarantine, RowError
+from mmpref.errors import ConfigError, DataError
+from mmpref.records import ImageRef, PreferencePair
+from mmpref.version import __version__
+
+FOLDER = "fetched"
+"""Below the image root: where fetched images are kept, by the hash of their URL."""
+
+_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.\-]*://")
+_HOST = re.compile(r"^(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$")
+_RETRIED = frozenset({429, 500, 502, 503, 504})
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_CHUNK = 2**16
+
+Resolve = Callable[[str, int], Sequence[str]]
+Connect = Callable[[str, str, int, float], http.client.HTTPConnection]
+Progress = Callable[[int, int | None], None]
+
+
+def _resolve(host: str, port: int) -> list[str]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+class _Pinned(http.client.HTTPSConnection):
+    """TLS to a host by its name, over a connection to the one address that was checked."""
+
+    def __init__(self, host: str, address: str, port: int, timeout: float) -> None:
+        self._tls = ssl.create_default_context()
+        super().__init__(host, port, timeout=timeout, context=self._tls)
+        self._address = address
+
+    def connect(self) -> None:
+        plain = socket.create_connection((self._address, self.port), self.timeout)
+        self.sock = self._tls.wrap_socket(plain, server_hostname=self.host)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchPolicy:
+    """What may be fetched, and how much of it."""
+
+    hosts: frozenset[str] = frozenset()
+    """Names that may be asked: ``images.example.org``, or ``*.example.org`` for all below one. None by default."""
+    allowed_addresses: frozenset[str] = frozenset()
+    """Addresses that are not public and may be reached all the same; for a server of your own."""
+    max_bytes: int = 64 * 2**20
+    """Of one image."""
+    max_total_bytes: int = 200 * 2**30
+    """Of one call."""
+    timeout: float = 20.0
+    """Seconds without an answer."""
+    deadline: float = 120.0
+    """Seconds for one image, whole."""
+    attempts: int = 3
+    """Tries, when the server is busy or the connection breaks."""
+    max_redirects: int = 3
+    resolve: Resolve = _resolve
+    connect: Connect = _Pinned
+
+    def allows_host(self, host: str) -> bool:
+        """Whether a name is on the list, itself or below a ``*.`` entry."""
+        return any(
+            host.endswith(entry[1:]) if entry.startswith("*.") else host == entry
+            for entry in (entry.lower() for entry in self.hosts)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One URL, taken apart once: what is checked is what is asked for."""
+
+    host: str
+    port: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchReport:
+    """What came of one call. ``used + quarantined == read``; they count pairs."""
+
+    read: int
+    used: int
+    quarantined: int
+    reasons: dict[str, int]
+    images: int
+    """Different URLs that are now files."""
+    downloaded: int
+    """Of these, the ones that were downloaded by this call; the others were there already."""
+    num_bytes: int
+    out: Path
+
+
+def parse_url(url: str, policy: FetchPolicy) -> Target:
+    """Take a URL apart and refuse what may not be asked.
+
+    Raises:
+        RowError: ``fetch_url`` (not a plain https URL) or ``fetch_host`` (a host that is not on the list).
+    """
+    if not url.isascii() or any(character <= " " or character in '\\"<>^`{|}' for character in url):
+        raise _fault("fetch_url", url, "has characters that a URL must write as %XX")
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 443
+    except ValueError as error:
+        raise _fault("fetch_url", url, f"is not a URL: {error}") from error
+    if parts.scheme != "https":
+        raise _fault("fetch_url", url, "is not https")
+    if "@" in parts.netloc:
+        raise _fault("fetch_url", url, "carries a user name")
+    host = (parts.hostname or "").lower()
+    if not _HOST.match(host):
+        raise _fault("fetch_url", url, "has no plain host name")
+    if port != 443:
+        raise _fault("fetch_url", url, "asks for another port than 443")
+    if not policy.allows_host(host):
+        raise _fault("fetch_host", url, f"is on {host}, which is not an allowed host")
+    return Target(host, port, (parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
+
+
+def checked_address(target: Target, policy: FetchPolicy) -> str:
+    """The address to connect to. Every address that the name has must be public.
+
+    Raises:
+        RowError: ``fetch_address`` (a private, loopback or link-local one) or ``fetch_failed`` (no such name).
+    """
+    try:
+        addresses = policy.resolve(target.host, target.port)
+    except OSError as error:
+        raise RowError(f"{target.host} has no address: {error.strerror or error}", reason="fetch_failed") from error
+    for address in addresses:
+        if address not in policy.allowed_addresses and not _is_public(address):
+            raise RowError(f"{target.host} leads to {address}, which is not a public address", reason="fetch_address")
+    if not addresses:
+        raise RowError(f"{target.host} has no address", reason="fetch_failed")
+    return addresses[0]
+
+
+def _is_public(text: str) -> bool:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:  # with a zone (fe80::1%eth0), or not an address
+        return False
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+        if address in _NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None:
+            return _is_public(str(inner))
+    return address.is_global and not address.is_multicast
+
+
+def fetch_pairs(
+    source: PairSource,
+    *,
+    out: Path,
+    root: Path,
+    policy: FetchPolicy,
+    quarantine: Quarantine,
+    workers: int = 4,
+    progress: Progress | None = None,
+) -> FetchReport:
+    """Download the images that pairs name by URL, and write the pairs with the paths of the files.
+
+    Pairs whose image cannot be had are put aside. What is there already is not asked for again, so a call that was
+    stopped goes on where it was.
+
+    Args:
+        source: pairs in any format; their images are not looked at before.
+        out: canonical JSONL, written whole at the end.
+        root: the image root of the written file: images go to its folder ``fetched``; paths stay relative to it.
+        policy: the hosts to ask, and the caps.
+        quarantine: gets the pairs that are not written, and the counts.
+        workers: images on their way at a time.
+        progress: called with (images done, images in all).
+
+    Raises:
+        ConfigError: no host was allowed.
+    """
+    if not policy.hosts:
+        raise ConfigError("no host is allowed; name the hosts that images may come from (--host images.example.org)")
+    root.mkdir(parents=True, exist_ok=True)
+    store = _Store(root.resolve(), ImageLoader(root), policy)
+    urls: dict[str, None] = {}
+    for _, _, pair in replace(source, images=None).candidates(Quarantine(), demonstrations=True):
+        urls.update(dict.fromkeys(_urls(pair)))
+    outcomes: dict[str, str | RowError] = {}
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for url, outcome in zip(urls, pool.map(store.fetch, urls), strict=True):
+                outcomes[url] = outcome
+                if progress is not None:
+                    progress(len(outcomes), len(urls))
+        except OSError as error:  # what the network raises is handled above; this is the disk
+            store.stopped.set()
+            raise DataError(f"cannot write below {root}: {error.strerror or error}") from error
+        except BaseException:
+            store.stopped.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+    write_pairs(out, _rewritten(source, outcomes, quarantine))
+    quarantine.write()
+    return FetchReport(
+        read=quarantine.num_read,
+        used=quarantine.num_used,
+        quarantined=len(quarantine),
+        reasons=dict(quarantine.counts.most_common()),
+        images=sum(isinstance(outcome, str) for outcome in outcomes.values()),
+        downloaded=store.downloaded,
+        num_bytes=store.num_bytes,
+        out=out,
+    )
+
+
+def _rewritten(
+    source: PairSource, outcomes: dict[str, str | RowError], quarantine: Quarantine
+) -> Iterator[PreferencePair]:
+    for file, row, pair in replace(source, images=None).candidates(quarantine, demonstrations=True):
+        failed = [outcomes[url] for url in _urls(pair) if isinstance(outcomes[url], RowError)]
+        if failed:
+            fault = failed[0]
+            assert isinstance(fault, RowError)
+            source.put_aside(quarantine, file, row, fault, row_id=pair.id)
+            continue
+        quarantine.num_used += 1
+        rejected = None if pair.rejected_images is None else _local(pair.rejected_images, outcomes)
+        yield replace(pair, images=_local(pair.images, outcomes), rejected_images=rejected)
+
+
+def _urls(pair: PreferencePair) -> Iterable[str]:
+    return (ref.path for ref in all_images(pair) if ref.path is not None and _SCHEME.match(ref.path))
+
+
+def _local(images: tuple[ImageRef, ...], outcomes: dict[str, str | RowError]) -> tuple[ImageRef, ...]:
+    return tuple(
+        ImageRef(path=str(outcomes[ref.path])) if ref.path is not None and ref.path in outcomes else ref
+        for ref in images
+    )
+
+
+@dataclass
+class _Store:
+    """The folder of fetched images, and what was downloaded into it."""
+
+    root: Path
+    images: ImageLoader
+    policy: FetchPolicy
+    num_bytes: int = 0
+    downloaded: int = 0
+    stopped: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def fetch(self, url: str) -> str | RowError:
+        """The path of a URL's file below the root, downloaded if it is not there; or why it cannot be had."""
+        digest = hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()
+        name = f"{FOLDER}/{digest[:2]}/{digest}"
+        path = self.root / name
+        try:
+            target = parse_url(url, self.policy)
+            if not path.is_file():
+                self._download(url, target, path)
+            self.images.size(ImageRef(path=name))
+        except RowError as fault:
+            if fault.reason.startswith("image_"):
+                path.unlink(missing_ok=True)  # an error page, say: asked for again next time
+            return RowError(f"{url[:300]}: {fault.detail}", reason=fault.reason)
+        return name
+
+    def _download(self, url: str, target: Target, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for attempt in range(1, self.policy.attempts + 1):
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".part", delete=False) as file:
+                temporary = Path(file.name)
+                try:
+                    self._follow(url, target, file)
+                    file.flush()
+                    temporary.chmod(0o644)
+                    temporary.replace(path)
+                    with self._lock:
+                        self.downloaded += 1
+                    return
+                except _TryAgainError as error:
+                    if attempt == self.policy.attempts or self.stopped.wait(0.5 * 2**attempt):
+                        raise RowError(str(error), reason="fetch_failed") from error
+                finally:
+                    temporary.unlink(missing_ok=True)
+
+    def _follow(self, url: str, target: Target, file: IO[bytes]) -> None:
+        deadline = time.monotonic() + self.policy.deadline
+        for _ in range(self.policy.max_redirects + 1):
+            if self.stopped.is_set():
+                raise RowError("stopped", reason="fetch_failed")
+            address = checked_address(target, self.policy)
+            connection = self.policy.connect(target.host, address, target.port, self.policy.timeout)
+            try:
+                headers = {"User-Agent": f"mmpref/{__version__}", "Accept": "image/*", "Accept-Encoding": "identity"}
+                connection.request("GET", target.path, headers=headers)
+                answer = connection.getresponse()
+                place = answer.getheader("Location")
+                if answer.status in (301, 302, 303, 307, 308) and place:
+                    url = urljoin(url, place)
+                    target = parse_url(url, self.policy)
+                    continue
+                self._save(answer, file, deadline)
+                return
+            except (OSError, http.client.HTTPException) as error:
+                raise _TryAgainError(f"the connection failed: {type(error).__name__}: {error}") from error
+            finally:
+                connection.close()
+        raise RowError(f"more than {self.policy.max_redirects} redirects", reason="fetch_failed")
+
+    def _save(self, answer: http.client.HTTPResponse, file: IO[bytes], deadline: float) -> None:
+        if answer.status in _RETRIED:
+            raise _TryAgainError(f"the server answered {answer.status}")
+        if answer.status != 200:
+            raise RowError(f"the server answered {answer.status}", reason="fetch_failed")
+        if answer.getheader("Content-Encoding", "identity") != "identity":
+            raise RowError("the server compressed the image, which was not asked for", reason="fetch_failed")
+        limit = self.policy.max_bytes
+        if (answer.length or 0) > limit:
+            raise RowError(f"has {answer.length} bytes, the limit is {limit}", reason="fetch_too_large")
+        expected, size = answer.length, 0
+        while piece := answer.read1(_CHUNK):
+            size += len(piece)
+            with self._lock:
+                self.num_bytes += len(piece)
+                too_much = self.num_bytes > self.policy.max_total_bytes
+            if size > limit:
+                raise RowError(f"has more than the limit of {limit} bytes", reason="fetch_too_large")
+            if too_much:
+                raise RowError(
+                    f"the limit of {self.policy.max_total_bytes} bytes in all is reached", reason="fetch_total"
+                )
+            if time.monotonic() > deadline:
+                raise RowError(f"took longer than {self.policy.deadline:g} seconds", reason="fetch_timeout")
+            try:
+                file.write(piece)
+            except OSError as error:
+                raise DataError(f"cannot write below {self.root}: {error.strerror or error}") from error
+        if expected is not None and size != expected:
+            raise _TryAgainError(f"the connection ended after {size} of {expected} bytes")
+
+
+class _TryAgainError(Exception):
+    """Something that may pass: a busy server, a broken connection."""
+
+
+def _fault(reason: str, url: str, detail: str) -> RowError:
+    return RowError(f"{url[:300]!r} {detail}", reason=reason)

@@ -1,0 +1,106 @@
+"""Foreign rows in, canonical rows out, and back again for the suites that people train with.
+
+A format is known by the keys and shapes of its rows, or named. Nothing is guessed: a row that fits no format, or two,
+is an error that names them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from mmpref.data.formats.border import fault
+from mmpref.data.formats.comparison_sets import COMPARISON_SETS
+from mmpref.data.formats.contract import Format, FormatOptions, Row
+from mmpref.data.formats.question_sets import QUESTION_SETS
+from mmpref.data.formats.scored_sets import SCORED_SETS
+from mmpref.data.formats.suites import SUITES
+from mmpref.errors import DataError
+
+__all__ = ["FORMATS", "NAMES", "Format", "FormatOptions", "detect", "format_named", "rows_of_mapping", "to_canonical"]
+
+_ALL = (*SUITES, *QUESTION_SETS, *COMPARISON_SETS, *SCORED_SETS)
+
+FORMATS: Mapping[str, Format] = MappingProxyType({found.name: found for found in _ALL})
+
+NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "trl_conversational": "trl",
+        "llamafactory": "llamafactory_sharegpt",
+        "mmpr": "internvl",
+        "tpo": "rlaif_v",
+        "uni_dpo_multimodal": "llamafactory_alpaca",
+        "uni_dpo_textual": "ultrafeedback",
+        "ultrafeedback_binarized": "ultrafeedback",
+        "ultrafeedback_armorm": "ultrafeedback_all_scores",
+    }
+)
+"""Further names: the data sets that use a format which is called otherwise."""
+
+
+def format_named(name: str) -> Format:
+    """The format of that name.
+
+    Raises:
+        DataError: no such format, with the nearest known name.
+    """
+    found = FORMATS.get(NAMES.get(name, name))
+    if found is None:
+        near = difflib.get_close_matches(name, [*FORMATS, *NAMES], n=1)
+        hint = f", did you mean {near[0]!r}?" if near else ""
+        raise DataError(f"unknown format {name!r}{hint} (known: {', '.join(FORMATS)})")
+    return found
+
+
+def detect(row: Row) -> Format:
+    """The one format whose signature the row fits.
+
+    Raises:
+        RowError: no format fits, or more than one does.
+    """
+    found = [
+        candidate for candidate in FORMATS.values() if row.get(candidate.key) is not None and candidate.matches(row)
+    ]
+    if len(found) == 1:
+        return found[0]
+    keys = ", ".join(sorted(str(key)[:40] for key, value in row.items() if value is not None)[:20]) or "none"
+    names = ", ".join(candidate.name for candidate in found or FORMATS.values())
+    what = "fits more than one format" if found else "fits no known format"
+    raise fault("format", f"a row with the keys {keys} {what}; name one with format=NAME: {names}")
+
+
+def to_canonical(
+    row: Row, format: str | None = None, options: FormatOptions | None = None, *, place: str | None = None
+) -> list[dict[str, Any]]:
+    """The canonical rows of one foreign row; ``pair_from_row`` reads and checks them further.
+
+    Args:
+        row: the foreign row.
+        format: its format; None detects it from the row.
+        options: what the row alone does not say.
+        place: becomes the id of a row that has none, such as ``file:12``; it is the same as ``options.place``.
+
+    Raises:
+        RowError: the row is broken, or its format cannot be told, with a reason code.
+        DataError: no format of that name.
+    """
+    options = FormatOptions() if options is None else options
+    if place is not None:
+        options = dataclasses.replace(options, place=place)
+    found = detect(row) if format is None else format_named(format)
+    return found.to_canonical(row, options)
+
+
+def rows_of_mapping(document: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a JSON file that is one mapping of image id -> row (HA-DPO's descriptions for LLaVA), from 1.
+
+    Raises:
+        DataError: a value that is not a mapping.
+    """
+    for number, (image_id, row) in enumerate(document.items(), start=1):
+        if not isinstance(row, Mapping):
+            raise DataError(f"key {image_id!r} holds a {type(row).__name__} and not a row")
+        yield number, {"image_id": image_id, **row}

@@ -1,0 +1,181 @@
+"""Public preference sets whose rows compare whole conversations, lists of answers or ranked outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmpref.data.formats.assembly import canonical
+from mmpref.data.formats.border import (
+    Images,
+    fault,
+    has,
+    image_of_id,
+    is_text,
+    is_turns,
+    needed,
+    number,
+    optional_text,
+    placed_or_first,
+    placeholder_turn,
+    read_images,
+    shown,
+    speech,
+    text,
+    turn,
+)
+from mmpref.data.formats.contract import Format, FormatOptions, Row
+from mmpref.data.formats.suites import SHAREGPT_ROLES
+
+
+def _povid(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
+    sides = {}
+    for key in ("conversations", "rejected_conversations"):
+        sides[key] = speech(row.get(key), key, role_key="from", text_key="value", roles=SHAREGPT_ROLES)
+        if sides[key][-1][0] != "assistant":
+            raise fault("answer", f"{key!r} must end with the answer of 'gpt'")
+    better, worse = sides.values()
+    if better[:-1] != worse[:-1]:
+        raise fault("prompt_differs", "the two conversations differ before their last answer")
+    return [
+        canonical(
+            row,
+            options,
+            prompt=[placeholder_turn(role, content) for role, content in better[:-1]],
+            images=needed(read_images(row.get("image"), "image", options), "image"),
+            chosen=better[-1][1],
+            rejected=worse[-1][1],
+            used=("image", "conversations", "rejected_conversations"),
+        )
+    ]
+
+
+def _ha_dpo(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
+    if row.get("correct") is True:
+        return []  # the model had answered rightly; the authors leave such rows out
+    question = optional_text(row, "question") or options.description_prompt
+    images = Images([image_of_id(row.get("image_id"), options)], [])
+    better, worse = (_several(row, key) for key in ("chosen", "rejected"))
+    num_pairs = max(len(better), len(worse))
+    return [
+        canonical(
+            row,
+            options,
+            prompt=[turn("user", placed_or_first(question, 1))],
+            images=images,
+            chosen=better[place % len(better)],
+            rejected=worse[place % len(worse)],
+            used=("question", "chosen", "rejected"),
+            suffix=f":{place}" if num_pairs > 1 else "",
+        )
+        for place in range(num_pairs)
+    ]
+
+
+def _several(row: Row, key: str) -> list[str]:
+    """One answer or a list of them."""
+    value = row.get(key)
+    given = list(value) if isinstance(value, list | tuple) else [value]
+    found = [item for item in given if isinstance(item, str)]
+    if not found or len(found) != len(given):
+        raise fault("answer", f"{key!r} must be text or a list of texts, got {shown(value)}")
+    return found
+
+
+def _bpo(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
+    images = needed(read_images(row.get("image"), "image", options), "image")
+    prompt = [turn("user", placed_or_first(text(row, "prompt", reason="prompt"), len(images.items)))]
+    completions = row.get("completions")
+    if not isinstance(completions, list | tuple) or not all(isinstance(item, Mapping) for item in completions):
+        raise fault("completions", f"'completions' must be a list of mappings, got {shown(completions)}")
+    ranks = [number(item.get("score"), f"completions[{place}].score") for place, item in enumerate(completions)]
+    if None in ranks:
+        raise fault("score", "a completion has no 'score'")
+    ordered = sorted(range(len(ranks)), key=lambda place: -(ranks[place] or 0.0))
+    pairs = [
+        (high, low) for place, high in enumerate(ordered) for low in ordered[place + 1 :] if ranks[high] != ranks[low]
+    ]
+    return [
+        canonical(
+            row,
+            options,
+            prompt=prompt,
+            images=images,
+            chosen=text(completions[high], "response"),
+            rejected=text(completions[low], "response"),
+            used=("image", "prompt", "completions"),
+            suffix=f":{high}-{low}",
+            meta={
+                # labels of rank and kind, not a quality: they must not reach a quality weight
+                "rank_chosen": ranks[high],
+                "rank_rejected": ranks[low],
+                "type_chosen": completions[high].get("type"),
+                "type_rejected": completions[low].get("type"),
+            },
+        )
+        for high, low in pairs
+    ]
+
+
+def _is_bpo(row: Row) -> bool:
+    return is_turns(row.get("completions"), "score") and is_text(row, "prompt")
+
+
+def _llava_rlhf(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
+    preference = row.get("preference")
+    if isinstance(preference, bool) or preference not in (1, 2):
+        raise fault("preference", f"'preference' must be 1 or 2, got {shown(preference)}")
+    turns = speech(row.get("conversations"), "conversations", role_key="from", text_key="value", roles=SHAREGPT_ROLES)
+    answers = {}
+    for number_of, key in ((1, "output_1"), (2, "output_2")):
+        ((role, said),) = speech([row.get(key)], key, role_key="from", text_key="value", roles=SHAREGPT_ROLES)
+        if role != "assistant":
+            raise fault("roles", f"{key!r} must be said by 'gpt'")
+        answers[number_of] = said
+    return [
+        canonical(
+            row,
+            options,
+            prompt=[placeholder_turn(role, content) for role, content in turns],
+            images=needed(read_images(row.get("image"), "image", options), "image"),
+            chosen=answers[preference],
+            rejected=answers[3 - preference],
+            used=("image", "conversations", "output_1", "output_2", "preference"),
+        )
+    ]
+
+
+COMPARISON_SETS = (
+    Format(
+        name="povid",
+        title="POVID: two conversations that differ in their last answer",
+        signature="conversations, rejected_conversations; image",
+        key="rejected_conversations",
+        matches=lambda row: has(row, "conversations", "rejected_conversations"),
+        to_canonical=_povid,
+    ),
+    Format(
+        name="ha_dpo",
+        title="HA-DPO: descriptions or yes/no questions about a Visual Genome image id",
+        signature="image_id, chosen and rejected (text or lists of texts); question, correct",
+        key="image_id",
+        matches=lambda row: has(row, "image_id", "chosen", "rejected") and not has(row, "image", "prompt"),
+        to_canonical=_ha_dpo,
+    ),
+    Format(
+        name="bpo",
+        title="BPO: ranked completions, all pairs of different rank",
+        signature="prompt, completions (list of mappings with score and response); image",
+        key="completions",
+        matches=_is_bpo,
+        to_canonical=_bpo,
+    ),
+    Format(
+        name="llava_rlhf",
+        title="LLaVA-RLHF: two outputs and the number of the preferred one",
+        signature="conversations, output_1, output_2, preference; image",
+        key="output_1",
+        matches=lambda row: has(row, "conversations", "output_1", "output_2"),
+        to_canonical=_llava_rlhf,
+    ),
+)

@@ -1,0 +1,182 @@
+"""Public preference sets of one question, a better and a worse answer, without scores."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from mmpref.data.formats.assembly import canonical
+from mmpref.data.formats.border import (
+    PLACEHOLDER,
+    Images,
+    fault,
+    has,
+    image_of_id,
+    is_text,
+    needed,
+    optional_text,
+    placed_or_first,
+    read_images,
+    refuse_media,
+    shown,
+    text,
+    turn,
+)
+from mmpref.data.formats.contract import Format, FormatOptions, Row
+from mmpref.data.formats.suites import is_internvl
+
+_ORIGIN = ("ds_name", "origin_dataset", "origin_split", "image_path")
+
+
+def _asked(
+    row: Row,
+    options: FormatOptions,
+    *,
+    question: str,
+    ids: tuple[str, ...] = ("id",),
+    meta: Mapping[str, Any] | None = None,
+    image: str = "image",
+) -> dict[str, Any]:
+    """A row of a question about ``image`` with two answers; without placeholders the images come first."""
+    images = needed(read_images(row.get(image), image, options), image)
+    prompt = [turn("user", placed_or_first(text(row, question, reason="prompt"), len(images.items)))]
+    chosen, rejected = text(row, "chosen"), text(row, "rejected")
+    used = (image, question, "chosen", "rejected")
+    return canonical(
+        row, options, prompt=prompt, images=images, chosen=chosen, rejected=rejected, used=used, ids=ids, meta=meta
+    )
+
+
+def _rlaif_v(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
+    return [_asked(row, options, question="question", ids=("idx", "id"))]
+
+
+def _spa_vl(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
+    refuse_media(row)
+    return [_asked(row, options, question="question")]
+
+
+def _omnialign(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
+    refuse_media(row)
+    return [_asked(row, options, question="prompt")]
+
+
+def _mm_rlhf(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
+    refuse_media(row)
+    if row.get("is_tie"):
+        return []
+    return [_asked(row, options, question="prompt")]
+
+
+def _is_mm_rlhf(row: Row) -> bool:
+    marked = any(has(row, key) for key in ("chosen_reason", "rejected_reason", "is_tie", "video"))
+    return marked and is_text(row, "prompt", "chosen", "rejected")
+
+
+def _rlhf_v(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
+    inner = _json_object(text(row, "text", reason="json_text"))
+    whole = {key: value for key, value in row.items() if key != "text"}
+    if twice := sorted(set(whole) & set(inner)):
+        raise fault("json_text", f"the keys {', '.join(map(repr, twice))} stand in the row and inside its 'text'")
+    return [_asked({**whole, **inner}, options, question="question", ids=("idx", "id"))]
+
+
+def _json_object(content: str) -> dict[str, Any]:
+    try:
+        found = json.loads(content, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise fault("json_text", f"'text' is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise fault("json_text", f"'text' must hold a JSON object, got {shown(found)}")
+    return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _sentinel(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
+    if has(row, "image_id") and not has(row, "image_path"):
+        images = Images([image_of_id(row["image_id"], options)], [])
+    else:
+        images = needed(read_images(row.get("image_path"), "image_path", options), "image_path")
+    context = optional_text(row, "context")
+    better, worse = text(row, "y_win"), text(row, "y_lose")
+    if context and not context[-1].isspace() and not (better[:1].isspace() and worse[:1].isspace()):
+        context += " "  # the sentences go on after it
+    return [
+        canonical(
+            row,
+            options,
+            prompt=[turn("user", placed_or_first(text(row, "question", reason="prompt"), len(images.items)))],
+            images=images,
+            chosen=better,
+            rejected=worse,
+            used=("image_path", "context", "question", "y_win", "y_lose"),
+            response_prefix=context,
+        )
+    ]
+
+
+def _is_question_row(row: Row) -> bool:
+    return has(row, "image") and is_text(row, "question", "chosen", "rejected") and not has(row, "text")
+
+
+QUESTION_SETS = (
+    Format(
+        name="rlaif_v",
+        title="RLAIF-V, and TPO (topic-overwrite): question about one embedded image",
+        signature="image, question, chosen, rejected, and ds_name, origin_dataset, origin_split or image_path; idx",
+        key="question",
+        matches=lambda row: _is_question_row(row) and any(has(row, key) for key in _ORIGIN) and not is_internvl(row),
+        to_canonical=_rlaif_v,
+    ),
+    Format(
+        name="spa_vl",
+        title="SPA-VL, and any plain row of image, question, chosen, rejected",
+        signature="image, question, chosen, rejected, without the marks of RLAIF-V and InternVL; id",
+        key="question",
+        matches=lambda row: (
+            _is_question_row(row) and not any(has(row, key) for key in _ORIGIN) and not is_internvl(row)
+        ),
+        to_canonical=_spa_vl,
+    ),
+    Format(
+        name="rlhf_v",
+        title="RLHF-V: question and answers as JSON inside 'text'",
+        signature="image, text (a JSON object with question, chosen, rejected); idx",
+        key="text",
+        matches=lambda row: has(row, "image") and is_text(row, "text") and not has(row, "question"),
+        to_canonical=_rlhf_v,
+    ),
+    Format(
+        name="mm_rlhf",
+        title="MM-RLHF: dpo_pairs.jsonl; video rows are put aside",
+        signature="prompt, chosen, rejected, and chosen_reason, rejected_reason, is_tie or video; image",
+        key="prompt",
+        matches=_is_mm_rlhf,
+        to_canonical=_mm_rlhf,
+    ),
+    Format(
+        name="omnialign_v",
+        title="OmniAlign-V-DPO: prompt with or without <image>",
+        signature="image, prompt (text without <image>), chosen, rejected",
+        key="image",
+        matches=lambda row: (
+            has(row, "image")
+            and is_text(row, "prompt", "chosen", "rejected")
+            and PLACEHOLDER not in row["prompt"]
+            and not _is_mm_rlhf(row)
+        ),
+        to_canonical=_omnialign,
+    ),
+    Format(
+        name="sentinel",
+        title="SENTINEL: next sentences after a context that is given and not trained",
+        signature="question, y_win, y_lose; context, image_path",
+        key="y_win",
+        matches=lambda row: is_text(row, "question", "y_win", "y_lose"),
+        to_canonical=_sentinel,
+    ),
+)

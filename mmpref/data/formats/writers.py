@@ -1,0 +1,104 @@
+"""Canonical rows written as the rows of other suites. A row that would change its meaning is refused, never bent.
+
+``id``, ``source`` and the scores become further columns, which the suites ignore and our readers read back; ``meta``
+becomes JSON text, because the suites infer one type per column.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from mmpref.data.formats.border import fault, refuse_placeholders, text_of
+from mmpref.data.formats.contract import Row
+
+SHAREGPT_TAGS = {"user": "human", "assistant": "gpt", "system": "system"}
+
+
+def to_trl(row: Row) -> dict[str, Any]:
+    """TRL's conversational preference row with ordered parts."""
+    written = _start(row, "response_prefix", "rejected_images")
+    if row.get("images"):
+        written["images"] = list(row["images"])
+    written["prompt"] = [{"role": message["role"], "content": _parts(message)} for message in row["prompt"]]
+    for side in ("chosen", "rejected"):
+        written[side] = [{"role": "assistant", "content": [{"type": "text", "text": row[side]}]}]
+    return _finish(written, row)
+
+
+def to_alpaca(row: Row) -> dict[str, Any]:
+    """LLaMA-Factory's alpaca ranking row: the last question is ``instruction``, earlier turns are ``history``."""
+    written = _start(row, "response_prefix", "rejected_images")
+    system, turns = _system(row)
+    written |= {"instruction": turns[-1][1], "input": ""}
+    if system:
+        written["system"] = system
+    if len(turns) > 1:
+        asked, told = turns[:-1:2], turns[1::2]
+        written["history"] = [[question, answer] for (_, question), (_, answer) in zip(asked, told, strict=True)]
+    written |= {side: refuse_placeholders(row[side]) for side in ("chosen", "rejected")}
+    if row.get("images"):
+        written["images"] = list(row["images"])
+    return _finish(written, row)
+
+
+def to_sharegpt(row: Row) -> dict[str, Any]:
+    """LLaMA-Factory's sharegpt ranking row."""
+    written = _start(row, "response_prefix", "rejected_images")
+    system, turns = _system(row)
+    written["conversations"] = [{"from": SHAREGPT_TAGS[role], "value": said} for role, said in turns]
+    if system:
+        written["system"] = system
+    written |= {side: {"from": "gpt", "value": refuse_placeholders(row[side])} for side in ("chosen", "rejected")}
+    if row.get("images"):
+        written["images"] = list(row["images"])
+    return _finish(written, row)
+
+
+def to_ms_swift(row: Row) -> dict[str, Any]:
+    """ms-swift's row; ``rejected_messages`` only where the rejected side has its own images."""
+    written = _start(row, "response_prefix")
+    turns = [{"role": message["role"], "content": text_of(_parts(message))} for message in row["prompt"]]
+    chosen, rejected = (
+        {"role": "assistant", "content": refuse_placeholders(row[side])} for side in ("chosen", "rejected")
+    )
+    written["messages"] = [*turns, chosen]
+    if row.get("rejected_images") is None:
+        written["rejected_response"] = rejected["content"]
+    else:
+        written["rejected_messages"] = [*turns, rejected]
+        written["rejected_images"] = list(row["rejected_images"])
+    if row.get("images"):
+        written["images"] = list(row["images"])
+    return _finish(written, row)
+
+
+def _start(row: Row, *not_held: str) -> dict[str, Any]:
+    if row.get("rejected") is None:
+        raise fault("no_rejected", "the row has no 'rejected' answer, and the target is a preference format")
+    for key in not_held:
+        if row.get(key) is not None:
+            raise fault(
+                f"cannot_hold_{key}", f"the target has no place for {key!r}, and without it the pair is another"
+            )
+    return {"id": row["id"]}
+
+
+def _finish(written: dict[str, Any], row: Row) -> dict[str, Any]:
+    written |= {key: row[key] for key in ("score_chosen", "score_rejected", "source") if row.get(key) is not None}
+    if row.get("meta"):
+        try:
+            written["meta"] = json.dumps(row["meta"], ensure_ascii=False, allow_nan=False, sort_keys=True)
+        except (TypeError, ValueError) as error:
+            raise fault("meta", f"'meta' cannot be written as JSON: {error}") from error
+    return written
+
+
+def _parts(message: Row) -> list[dict[str, Any]]:
+    content = message["content"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else [dict(part) for part in content]
+
+
+def _system(row: Row) -> tuple[str, list[tuple[str, str]]]:
+    turns = [(message["role"], text_of(_parts(message))) for message in row["prompt"]]
+    return (turns[0][1], turns[1:]) if turns[0][0] == "system" else ("", turns)

@@ -1,0 +1,110 @@
+"""How many image tokens a picture becomes, per model family, by arithmetic: no processor, no download.
+
+Each rule follows the paper and the processor of transformers, and each is tested against that processor. The numbers
+hold for the image settings of the published checkpoints, named below; a recipe that changes the pixel budget changes
+them.
+
+==================  ===================================================================================================
+LLaVA-1.5           336 px / 14 px patches = 24 x 24 = 576, whatever the size.
+LLaVA-NeXT          576 for the whole picture, and the anyres grid: of 672x336, 336x672, 672x672, 1008x336 and 336x1008
+                    the one that keeps most pixels; 24 tokens per 336 px side, padding cut off, one newline per row.
+LLaVA-OneVision     729 for the whole picture (384 px / 14 px = 27 x 27), and the grid of 1..6 x 1..6 tiles of 384 px
+                    with padding cut off, shrunk to about 9 tiles (``anyres_max_9``), one newline per row.
+Qwen2-VL, 2.5-VL    sides rounded to 28 px (14 px patches merged 2 x 2), scaled into 3,136..12,845,056 pixels, one token
+                    per 28 x 28 px.
+Qwen3-VL            the same with 32 px (16 px patches merged 2 x 2) and 65,536..16,777,216 pixels.
+==================  ===================================================================================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+_NEXT_GRID = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))  # tiles (high, wide), in the order that decides a draw
+_ONEVISION_GRID = tuple((high, wide) for high in range(1, 7) for wide in range(1, 7))
+
+
+def llava_1_5(width: int, height: int) -> int:
+    """576: every picture is scaled and cropped to one 336 px square."""
+    del width, height
+    return 24 * 24
+
+
+def llava_next(width: int, height: int) -> int:
+    """The whole picture, and the anyres grid without its padding, with one newline per row."""
+    rows, columns = _unpadded(width, height, tile=336, side=24, grid=_NEXT_GRID)
+    return 24 * 24 + rows * columns + rows
+
+
+def llava_onevision(width: int, height: int) -> int:
+    """As LLaVA-NeXT with 384 px tiles of 27 x 27 tokens, shrunk when it is well over nine tiles."""
+    rows, columns = _unpadded(width, height, tile=384, side=27, grid=_ONEVISION_GRID)
+    ratio = math.sqrt(rows * columns / (9 * 27**2))
+    if ratio > 1.1:
+        rows, columns = int(rows // ratio), int(columns // ratio)
+    return 27 * 27 + rows * columns + rows
+
+
+def qwen(width: int, height: int, *, step: int, min_pixels: int, max_pixels: int) -> int | None:
+    """Sides rounded to ``step``, scaled into the pixel budget; one token per step x step. None above 200 to 1."""
+    if max(width, height) > 200 * min(width, height):
+        return None
+    high, wide = round(height / step), round(width / step)
+    pixels = high * wide * step**2
+    if pixels > max_pixels:
+        shrink = math.sqrt(height * width / max_pixels)
+        high, wide = (max(1, math.floor(side / shrink / step)) for side in (height, width))
+    elif pixels < min_pixels:
+        grow = math.sqrt(min_pixels / (height * width))
+        high, wide = (math.ceil(side * grow / step) for side in (height, width))
+    return high * wide
+
+
+def _qwen2(width: int, height: int) -> int | None:
+    return qwen(width, height, step=28, min_pixels=56 * 56, max_pixels=16384 * 28 * 28)
+
+
+def _qwen3(width: int, height: int) -> int | None:
+    return qwen(width, height, step=32, min_pixels=256 * 256, max_pixels=16384 * 32 * 32)
+
+
+IMAGE_TOKENS: Mapping[str, Callable[[int, int], int | None]] = MappingProxyType(
+    {
+        "LLaVA-1.5": llava_1_5,
+        "LLaVA-NeXT": llava_next,
+        "LLaVA-OneVision": llava_onevision,
+        "Qwen2-VL, Qwen2.5-VL": _qwen2,
+        "Qwen3-VL": _qwen3,
+    }
+)
+"""Family -> tokens of a picture of (width, height), upright; None where the family refuses the picture."""
+
+RULES: Mapping[str, str] = MappingProxyType(
+    {
+        "LLaVA-1.5": "(336 / 14)^2 = 576 for every picture",
+        "LLaVA-NeXT": "576 + unpadded anyres grid of 336 px tiles (24 per side) + 1 per row",
+        "LLaVA-OneVision": "729 + unpadded grid of 384 px tiles (27 per side), about 9 tiles at most, + 1 per row",
+        "Qwen2-VL, Qwen2.5-VL": "one per 28 x 28 px after resizing into 3,136..12,845,056 px",
+        "Qwen3-VL": "one per 32 x 32 px after resizing into 65,536..16,777,216 px",
+    }
+)
+
+
+def _unpadded(width: int, height: int, *, tile: int, side: int, grid: tuple[tuple[int, int], ...]) -> tuple[int, int]:
+    """Rows and columns of tokens that show picture, after the best grid is chosen and its padding cut off."""
+
+    def kept_and_wasted(tiles: tuple[int, int]) -> tuple[int, int]:
+        high, wide = tiles[0] * tile, tiles[1] * tile
+        scale = min(wide / width, high / height)
+        kept = min(int(width * scale) * int(height * scale), width * height)
+        return kept, kept - high * wide
+
+    high, wide = max(grid, key=kept_and_wasted)  # the first of equals
+    rows, columns = high * side, wide * side
+    if width / height > columns / rows:
+        rows -= 2 * ((rows - int(round(height * columns / width, 7))) // 2)
+    else:
+        columns -= 2 * ((columns - int(round(width * rows / height, 7))) // 2)
+    return rows, columns

@@ -1,0 +1,261 @@
+"""Sources become checked pairs: every row is used or put aside, and the two add up to what was read.
+
+What is counted are pairs: a row that holds several (four ranked answers, say) counts as that many, and a row that holds
+none counts as one that was put aside.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmpref.data.formats import FormatOptions, detect, to_canonical
+from mmpref.data.images import ImageLoader
+from mmpref.data.pairs import PAIR_KEYS, pair_from_row, row_name
+from mmpref.data.quarantine import Quarantine, RowError
+from mmpref.data.source import RowSource, open_source
+from mmpref.errors import DataError
+from mmpref.records import ImageRef, PreferencePair
+
+DEFAULT_MAX_BAD_FRACTION = 0.001
+"""One row in a thousand may be bad before loading stops."""
+NO_PAIR = "no_pair"
+"""The reason of a row that is in order and holds no preference (a tie, say); it does not count as bad."""
+
+_CANONICAL = frozenset(PAIR_KEYS)
+_log = logging.getLogger(__name__)
+
+
+class Candidate(NamedTuple):
+    """A pair and the place it was read at."""
+
+    file: str
+    row: int
+    pair: PreferencePair
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairSource:
+    """A source of pairs as training, checking and auditing see it.
+
+    Args:
+        rows: where the rows come from.
+        format: the name of a row format, or ``auto``: told by the keys of each row.
+        options: what the format's adapter takes (a data card knows it).
+        images: opens this source's images; None leaves them unopened.
+        name: the pairs' ``source`` where the rows name none, and the beginning of generated ids.
+        anchored: make image paths absolute, so that pairs of sources with different roots can stand in one list.
+    """
+
+    rows: RowSource
+    format: str = "auto"
+    options: FormatOptions = field(default_factory=FormatOptions)
+    images: ImageLoader | None = None
+    name: str | None = None
+    anchored: bool = False
+
+    def candidates(self, quarantine: Quarantine, *, demonstrations: bool) -> Iterator[Candidate]:
+        """The pairs whose row is in order; the others are put aside. Images are not looked at.
+
+        Whoever iterates says of each pair whether it was used (``num_used``) or puts it aside.
+        """
+
+        def broken(file: str, row: int, fault: RowError) -> None:
+            quarantine.num_read += 1
+            self.put_aside(quarantine, file, row, fault, row_id=fault.row_id)
+
+        for file, number, row in self.rows.rows(broken):
+            try:
+                found = canonical_rows(row, self.format, self.options, place=f"{self._stem(file)}:{number}")
+                if not found:
+                    raise RowError("the row holds no preference (a tie, or a row its makers leave out)", reason=NO_PAIR)
+            except RowError as fault:
+                quarantine.num_read += 1
+                self.put_aside(quarantine, file, number, fault, row_id=row_name(row))
+                continue
+            for canonical in found:
+                quarantine.num_read += 1
+                try:
+                    pair = pair_from_row(canonical, source=self._label(file), line=number)
+                    if pair.rejected is None and not demonstrations:
+                        detail = "has no 'rejected' answer; a single good answer trains only with the sft loss"
+                        raise RowError(detail, reason="no_rejected")
+                except RowError as fault:
+                    self.put_aside(quarantine, file, number, fault, row_id=row_name(canonical))
+                    continue
+                yield Candidate(file, number, pair)
+
+    def pairs(
+        self, quarantine: Quarantine, *, demonstrations: bool, skip: Mapping[tuple[str, int, str], str] | None = None
+    ) -> Iterator[Candidate]:
+        """The pairs that can be used: their images' headers are read too, when there is a loader.
+
+        Args:
+            quarantine: gets the others, and the counts.
+            demonstrations: accept rows without ``rejected``.
+            skip: (file, row, id) -> reason of pairs that an earlier check put aside.
+        """
+        for candidate in self.candidates(quarantine, demonstrations=demonstrations):
+            file, row, pair = candidate
+            try:
+                if skip and (reason := skip.get((file, row, pair.id))):
+                    raise RowError("put aside by the check of this data", reason=reason)
+                if self.images is not None:
+                    for image in all_images(pair):
+                        self.images.size(image)
+            except RowError as fault:
+                self.put_aside(quarantine, file, row, fault, row_id=pair.id)
+                continue
+            quarantine.num_used += 1
+            yield Candidate(file, row, self.anchor(pair))
+
+    def put_aside(self, quarantine: Quarantine, file: str, row: int, fault: RowError, *, row_id: str | None) -> None:
+        quarantine.add(
+            source=self._label(file), file=file, row=row, row_id=row_id, reason=fault.reason, detail=fault.detail
+        )
+
+    def anchor(self, pair: PreferencePair) -> PreferencePair:
+        """The pair with absolute image paths, when this source is ``anchored``."""
+        root = None if self.images is None else self.images.root
+        if not self.anchored or root is None:
+            return pair
+
+        def absolute(images: tuple[ImageRef, ...]) -> tuple[ImageRef, ...]:
+            return tuple(image if image.path is None else ImageRef(path=str(root / image.path)) for image in images)
+
+        rejected = None if pair.rejected_images is None else absolute(pair.rejected_images)
+        return replace(pair, images=absolute(pair.images), rejected_images=rejected)
+
+    def _label(self, file: str) -> str:
+        return self.name if self.name is not None else self._stem(file)
+
+    def _stem(self, file: str) -> str:
+        return Path(file).stem if self.rows.files else self.rows.name
+
+
+def canonical_rows(row: Mapping[str, Any], name: str, options: FormatOptions, *, place: str) -> list[Mapping[str, Any]]:
+    """The canonical rows that a row of any format stands for: none, one or several.
+
+    Args:
+        row: as a reader gives it.
+        name: the format, or ``auto``.
+        options: for the format's adapter.
+        place: the id of a row that has none.
+
+    Raises:
+        RowError: the row is not in the format, or with ``auto`` in none or more than one.
+        DataError: no format of that name.
+    """
+    if name == "canonical" or (name == "auto" and _looks_canonical(row)):
+        return [row]
+    if name == "auto":
+        try:
+            name = detect(row).name
+        except DataError as error:
+            if isinstance(row.get("prompt"), list):  # meant as a pair: its own reader says what is wrong with it
+                return [row]
+            raise RowError(str(error), reason="unknown_format") from error
+    return list(to_canonical(row, name, options, place=options.place or place))
+
+
+def all_images(pair: PreferencePair) -> tuple[ImageRef, ...]:
+    """The images of both sides."""
+    return (*pair.images, *(pair.rejected_images or ()))
+
+
+def load_pairs(
+    sources: Sequence[Path | str | PairSource],
+    *,
+    allow_demonstrations: bool,
+    quarantine: Quarantine,
+    max_bad_fraction: float = DEFAULT_MAX_BAD_FRACTION,
+    images: ImageLoader | None = None,
+) -> list[PreferencePair]:
+    """Read all pairs of some sources, in order. Pairs used + pairs quarantined = pairs read.
+
+    Args:
+        sources: files, folders or hub ids in any known container and row format, or ``PairSource`` for more say.
+        allow_demonstrations: accept rows without ``rejected``, which only the ``sft`` loss can train on.
+        quarantine: gets every row that is not used, and the counts.
+        max_bad_fraction: more bad rows than this share is an error.
+        images: given, the header of every image is read too, so that a missing or oversized one shows now and not in a
+            worker in the middle of a run. A ``PairSource`` brings its own.
+
+    Raises:
+        DataError: a file that cannot be read, an id that stands twice, too many bad rows, or no usable row at all.
+    """
+    lists = load_each(
+        [
+            source if isinstance(source, PairSource) else PairSource(rows=open_source(source), images=images)
+            for source in sources
+        ],
+        allow_demonstrations=allow_demonstrations,
+        quarantine=quarantine,
+        max_bad_fraction=max_bad_fraction,
+    )
+    return [pair for pairs in lists for pair in pairs]
+
+
+def load_each(
+    sources: Sequence[PairSource],
+    *,
+    allow_demonstrations: bool,
+    quarantine: Quarantine,
+    max_bad_fraction: float = DEFAULT_MAX_BAD_FRACTION,
+    skip: Mapping[tuple[str, int, str], str] | None = None,
+) -> list[list[PreferencePair]]:
+    """As :func:`load_pairs`, with one list per source; ``skip`` as in :meth:`PairSource.pairs`."""
+    lists: list[list[PreferencePair]] = []
+    places: dict[str, str] = {}
+    twice: list[str] = []
+    for source in sources:
+        pairs: list[PreferencePair] = []
+        for file, row, pair in source.pairs(quarantine, demonstrations=allow_demonstrations, skip=skip):
+            place = f"{file}:{row}"
+            if pair.id in places:
+                twice.append(f"{pair.id!r} at {places[pair.id]} and {place}")
+            places.setdefault(pair.id, place)
+            pairs.append(pair)
+        lists.append(pairs)
+    quarantine.write()
+    if len(quarantine):
+        _log.warning("%s", quarantine.summary())
+    if twice:
+        raise DataError(_first_five(f"{len(twice)} ids stand more than once; every id must be unique", twice))
+    refuse_too_many_bad(quarantine, max_bad_fraction)
+    if not any(lists):
+        names = ", ".join(source.rows.spec for source in sources) or "(no file given)"
+        raise DataError(f"no usable row in {names}; a row needs id, images, prompt, chosen and rejected")
+    return lists
+
+
+def num_bad(quarantine: Quarantine) -> int:
+    """How many of the rows put aside are bad; a row that only holds no preference is not."""
+    return len(quarantine) - quarantine.counts[NO_PAIR]
+
+
+def refuse_too_many_bad(quarantine: Quarantine, max_bad_fraction: float) -> None:
+    """Raise ``DataError``, with the first five, when more than the allowed share of what was read is bad."""
+    bad, read = num_bad(quarantine), quarantine.num_read
+    if not bad or bad <= max_bad_fraction * read:
+        return
+    head = f"{bad} of {read} rows cannot be used, more than the allowed share of {max_bad_fraction:g}"
+    raise DataError(_first_five(head, [row.describe() for row in quarantine.rows if row.reason != NO_PAIR]))
+
+
+def _looks_canonical(row: Mapping[str, Any]) -> bool:
+    """No other format has only these keys, a prompt that is no text and answers that are."""
+    return (
+        row.keys() <= _CANONICAL
+        and not isinstance(row.get("prompt"), str)
+        and not isinstance(row.get("chosen"), list | Mapping)
+        and not isinstance(row.get("rejected"), list | Mapping)
+    )
+
+
+def _first_five(head: str, lines: list[str]) -> str:
+    more = [f"... and {len(lines) - 5} more"] if len(lines) > 5 else []
+    return "\n  ".join([head + ":", *lines[:5], *more])

@@ -1,0 +1,229 @@
+"""What exactly was checked: files, images and settings as hashes, and the proof that training reads the same.
+
+Row files are compared by their bytes, images by name and size (hashing a million pictures again before each run would
+take longer than it protects); the report also keeps a digest of the images' bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmpref.data.images import ImageLoader
+from mmpref.data.loading import PairSource, all_images
+from mmpref.errors import DataError
+from mmpref.records import PreferencePair
+
+REPORT_FILE = "data_report.json"
+QUARANTINE_FILE = "quarantine.jsonl"
+Skip = Mapping[tuple[str, int, str], str]
+
+
+@dataclass
+class Listing:
+    """The images of one source that its used pairs name, as two digests that do not depend on their order."""
+
+    num_bytes: int = 0
+    _sizes: list[bytes] = field(default_factory=list)
+    _contents: list[bytes] = field(default_factory=list)
+
+    def add(self, name: str, num_bytes: int, sha256: str = "") -> None:
+        """One image; each only once."""
+        self.num_bytes += num_bytes
+        self._sizes.append(_digest(f"{name}\0{num_bytes}"))
+        self._contents.append(_digest(f"{name}\0{sha256}"))
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "num": len(self),
+            "bytes": self.num_bytes,
+            "names_and_sizes": self.names_and_sizes,
+            "contents": _joined(self._contents),
+        }
+
+    @property
+    def names_and_sizes(self) -> str:
+        return _joined(self._sizes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """A manifest that was found to describe the sources at hand."""
+
+    hash: str
+    skip: Skip
+    """(file, row, id) -> reason of the pairs that the check put aside, with the files' names as they are now."""
+    _listings: tuple[Mapping[str, Any], ...]
+    _report: Path
+
+    def verify_images(self, sources: Sequence[PairSource], lists: Sequence[Sequence[PreferencePair]]) -> None:
+        """Compare names and sizes of all images of the pairs with the manifest.
+
+        Raises:
+            DataError: images were added, removed or changed in size since the check.
+        """
+        for source, pairs, wanted in zip(sources, lists, self._listings, strict=True):
+            if source.images is None:
+                continue
+            found = Listing()
+            for name, path in sorted(image_names(pairs, source.images).items()):
+                found.add(name, source.images.resolve(path).stat().st_size)
+            if found.names_and_sizes != wanted["names_and_sizes"]:
+                raise DataError(
+                    f"the images of {source.rows.spec} are not those of {self._report}: {len(found)} images of "
+                    f"{found.num_bytes} bytes now, {wanted['num']} of {wanted['bytes']} then; run the check again"
+                )
+
+
+def image_names(pairs: Iterable[PreferencePair], images: ImageLoader) -> dict[str, str]:
+    """Name below the root -> path as the pairs write it, for every image that is a file."""
+    return {
+        image_name(ref.path, images): ref.path for pair in pairs for ref in all_images(pair) if ref.path is not None
+    }
+
+
+def image_name(path: str, images: ImageLoader) -> str:
+    """One name per file, whether the path is relative or absolute."""
+    if images.root is None:
+        return path
+    full = images.root / path
+    return full.relative_to(images.root).as_posix() if full.is_relative_to(images.root) else full.as_posix()
+
+
+def build_manifest(
+    sources: Sequence[PairSource], listings: Sequence[Listing], *, demonstrations: bool, quarantine: Path
+) -> dict[str, Any]:
+    """The manifest of what was checked; ``hash`` covers the data and not where it lies."""
+    entries = [
+        {
+            "spec": source.rows.spec,
+            "split": source.rows.split,
+            "format": source.format,
+            "files": [{"path": str(file), "sha256": file_hash(file)} for file in source.rows.files],
+            "images": listing.as_json(),
+        }
+        for source, listing in zip(sources, listings, strict=True)
+    ]
+    manifest: dict[str, Any] = {
+        "sources": entries,
+        "demonstrations": demonstrations,
+        "quarantine": file_hash(quarantine),
+    }
+    return {**manifest, "hash": manifest_hash(manifest)}
+
+
+def manifest_hash(manifest: Mapping[str, Any]) -> str:
+    """One hash for the contents that a manifest describes."""
+    facts = [
+        [
+            entry["split"],
+            entry["format"],
+            [file["sha256"] for file in entry["files"]] or entry["spec"],
+            entry["images"]["contents"],
+            entry["images"]["names_and_sizes"],
+        ]
+        for entry in manifest["sources"]
+    ]
+    return hashlib.sha256(json.dumps([facts, manifest["demonstrations"]]).encode()).hexdigest()
+
+
+def verify(report: Path, sources: Sequence[PairSource], *, demonstrations: bool) -> Checked:
+    """Prove that a report of ``mmpref data check`` is about these sources as they are now.
+
+    Raises:
+        DataError: the report cannot be read or was changed, or a file is not what was checked; it is named.
+    """
+    manifest = _read(report)
+    if manifest["demonstrations"] != demonstrations:
+        add = "with --demonstrations" if demonstrations else "without --demonstrations"
+        raise DataError(f"{report} was made for another use of the rows; run mmpref data check {add}")
+    entries = [_entry(report, manifest, source) for source in sources]
+    names = {
+        old["path"]: str(new)
+        for source, entry in zip(sources, entries, strict=True)
+        for old, new in zip(entry["files"], source.rows.files, strict=True)
+    }
+    skip = _put_aside(report.with_name(QUARANTINE_FILE), manifest["quarantine"], names)
+    return Checked(
+        hash=manifest["hash"], skip=skip, _listings=tuple(entry["images"] for entry in entries), _report=report
+    )
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    try:
+        with path.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(data)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _read(report: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(report.read_text(encoding="utf-8"))["manifest"]
+        wanted = manifest_hash(manifest)
+        if manifest["hash"] != wanted:
+            raise DataError(f"{report} was changed by hand: its manifest has another hash; run mmpref data check again")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{report} is not a report of mmpref data check ({type(error).__name__}: {error}); give its {REPORT_FILE}"
+        ) from error
+    return dict(manifest)
+
+
+def _entry(report: Path, manifest: Mapping[str, Any], source: PairSource) -> Mapping[str, Any]:
+    """The part of the manifest that describes a source."""
+    rows = source.rows
+    hashes = [file_hash(file) for file in rows.files]
+    known = {file["sha256"] for entry in manifest["sources"] for file in entry["files"]}
+    for entry in manifest["sources"]:
+        same_rows = [file["sha256"] for file in entry["files"]] == hashes and (hashes or entry["spec"] == rows.spec)
+        if same_rows and (entry["split"], entry["format"]) == (rows.split, source.format):
+            return dict(entry)
+    for file, found in zip(rows.files, hashes, strict=True):
+        if found not in known:
+            raise DataError(
+                f"{file} is not what {report} describes: its bytes have changed, or it was never checked; "
+                "run mmpref data check again"
+            )
+    raise DataError(f"{report} does not describe {rows.spec} read this way (files, split and format together)")
+
+
+def _put_aside(quarantine: Path, wanted: str, names: Mapping[str, str]) -> dict[tuple[str, int, str], str]:
+    if file_hash(quarantine) != wanted:
+        raise DataError(f"{quarantine} is not the one that was written with the report; run mmpref data check again")
+    rows = (json.loads(line) for line in quarantine.read_text(encoding="utf-8").splitlines())
+    return {
+        (names.get(row["file"], row["file"]), row["row"], row["id"]): row["reason"]
+        for row in rows
+        if row["id"] is not None
+    }
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+def _joined(digests: Iterable[bytes]) -> str:
+    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()

@@ -1,0 +1,102 @@
+"""From what a user writes (a recipe's ``data`` section, a command line) to sources of pairs with their images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mmpref.config import DataSection, SourceSection
+from mmpref.data.card import load_card
+from mmpref.data.formats import FormatOptions, format_named
+from mmpref.data.images import ImageLimits, ImageLoader
+from mmpref.data.loading import PairSource
+from mmpref.data.mixture import RootedImages
+from mmpref.data.source import FileFormat, is_hub_id, open_source
+from mmpref.errors import ConfigError
+
+
+def open_pairs(
+    spec: Path | str,
+    *,
+    format: str = "auto",
+    root: Path | None = None,
+    split: str | None = None,
+    card: str | None = None,
+    file_format: FileFormat | None = None,
+    limits: ImageLimits | None = None,
+) -> PairSource:
+    """One source of pairs with its images.
+
+    Args:
+        spec: file, folder or hub id; see :func:`mmpref.data.source.open_source`.
+        format: name of the row format; ``auto`` takes the card's, or tells it from the keys.
+        root: image paths start here; default: the source's own folder.
+        split: where the source has several.
+        card: name of the data card that describes the source.
+        file_format: of the files, where their names do not tell.
+        limits: what is refused before an image is decoded.
+    """
+    if format not in ("auto", "canonical"):
+        format = format_named(format).name
+    options = FormatOptions()
+    if card is not None:
+        known = load_card(card)
+        options = known.options()
+        format = known.format if format == "auto" else format
+    rows = open_source(spec, split=split, file_format=file_format)
+    images = ImageLoader(root if root is not None else rows.folder, limits=limits)
+    return PairSource(
+        rows=rows, format=format, options=options, images=images, name=None if card is None else options.source
+    )
+
+
+def recipe_sources(
+    section: DataSection,
+) -> tuple[list[PairSource], list[PairSource], ImageLoader | RootedImages]:
+    """The training sources, the held-out sources, and what opens the images of both.
+
+    Where all images lie below one root, paths stay as the rows write them; where there are several, they become
+    absolute.
+
+    Raises:
+        ConfigError: a file that is not there, or roots that must be named.
+        DataError: a source that cannot be opened.
+    """
+    written = [*section.train, *section.eval]
+    entries = [SourceSection(path=entry) if isinstance(entry, str) else entry for entry in written]
+    for entry in entries:
+        if not Path(entry.path).expanduser().exists() and not is_hub_id(entry.path):
+            raise ConfigError(f"data file {entry.path} does not exist (from data.train or data.eval)")
+    sources = [
+        open_pairs(entry.path, format=entry.format, root=entry.root or section.root, split=entry.split, card=entry.card)
+        for entry in entries
+    ]
+    _refuse_guessed_roots(section, entries, sources)
+    loaders = {source.images.root: source.images for source in sources if source.images is not None}
+    images: ImageLoader | RootedImages
+    if len(loaders) == 1:
+        (images,) = loaders.values()
+    else:
+        images = RootedImages(tuple(loaders.values()))
+        sources = [replace(source, anchored=True) for source in sources]
+    return sources[: len(section.train)], sources[len(section.train) :], images
+
+
+def weights(section: DataSection) -> list[float]:
+    """The weight of each training source."""
+    return [1.0 if isinstance(entry, str) else entry.weight for entry in section.train]
+
+
+def _refuse_guessed_roots(
+    section: DataSection, entries: Sequence[SourceSection], sources: Sequence[PairSource]
+) -> None:
+    """Files in one folder have that folder as their root; files in several do not say where their images are."""
+    guessed = {
+        source.rows.folder
+        for entry, source in zip(entries, sources, strict=True)
+        if entry.root is None and section.root is None and source.rows.folder is not None
+    }
+    if len(guessed) > 1:
+        names = ", ".join(sorted(map(str, guessed)))
+        raise ConfigError(f"the data files lie in different folders ({names}); say where images are with data.root")

@@ -1,0 +1,159 @@
+"""How fast data is read and checked: ``mmpref data check`` beside Pillow alone, and rows per second of the readers.
+
+    python scripts/bench_data.py [--images 1500] [--rows 1000000] [--workers 2]
+
+Draws its own pictures (photo-like noise, JPEG, quality 90) and rows in a temporary folder, which is removed at the end.
+Nothing else is written. Each figure is taken in a process of its own; peak memory is that process's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mmpref.data.check import check
+from mmpref.data.loading import PairSource
+from mmpref.data.opening import open_pairs
+from mmpref.data.quarantine import Quarantine
+from mmpref.data.source import open_source
+
+SIDE = (640, 480)
+
+
+def draw(folder: Path, number: int) -> None:
+    """One photo-like picture: smooth colours with grain, about as large as a COCO file."""
+    generator = np.random.default_rng(number)
+    coarse = Image.fromarray(generator.integers(0, 255, (12, 16, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize(SIDE, Image.Resampling.BICUBIC), dtype=np.int16)
+    grain = generator.normal(0, 12, (*smooth.shape[:2], 1)).astype(np.int16)
+    Image.fromarray(np.clip(smooth + grain, 0, 255).astype(np.uint8)).save(folder / f"{number}.jpg", quality=90)
+
+
+def write_image_rows(path: Path, num_images: int) -> None:
+    with path.open("w", encoding="utf-8") as handle:
+        for number in range(num_images):
+            prompt = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is here?"}]}]
+            row = {
+                "id": f"i{number}",
+                "images": [f"{number}.jpg"],
+                "prompt": prompt,
+                "chosen": "Grain.",
+                "rejected": "A dog.",
+            }
+            handle.write(json.dumps(row) + "\n")
+
+
+def write_text_rows(path: Path, num_rows: int) -> None:
+    question, good, bad = "Which river is the longest, and why do maps disagree? ", "It depends on the source. ", "No. "
+    with path.open("w", encoding="utf-8") as handle:
+        for number in range(num_rows):
+            row = {"id": f"t{number}", "prompt": [{"role": "user", "content": question}], "chosen": good * 12}
+            handle.write(json.dumps({**row, "rejected": bad * 30, "score_chosen": 4.5, "score_rejected": 2}) + "\n")
+
+
+def with_pillow_alone(paths: list[str]) -> None:
+    for path in paths:
+        with Image.open(path) as image:
+            image.load()
+            image.convert("RGB")
+
+
+def pillow_seconds(folder: Path, workers: int) -> float:
+    """Every picture opened, decoded and brought to RGB by Pillow, in as many processes; their start is not counted."""
+    paths = sorted(str(path) for path in folder.glob("*.jpg"))
+    pieces = [paths[begin : begin + 16] for begin in range(0, len(paths), 16)]
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(with_pillow_alone, [[]] * workers))
+        begin = time.perf_counter()
+        list(pool.map(with_pillow_alone, pieces))
+        return time.perf_counter() - begin
+
+
+def check_seconds(rows: Path, out: Path, workers: int) -> float:
+    """The whole of ``data check``, the start of its processes and the writing of its report included."""
+    begin = time.perf_counter()
+    report = check([open_pairs(rows)], out=out, workers=workers)
+    assert report.fault is None, report.fault
+    return time.perf_counter() - begin
+
+
+def read_rows(path: str) -> int:
+    return sum(1 for _ in open_source(path))
+
+
+def read_pairs(path: str) -> int:
+    source = PairSource(rows=open_source(path))
+    return sum(1 for _ in source.pairs(Quarantine(), demonstrations=False))
+
+
+def measured(read: Callable[[str], int], path: Path) -> dict[str, Any]:
+    """Rows per second of processor time and the memory that reading added, in a fresh process."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_measure, read, str(path)).result()
+
+
+def _measure(read: Callable[[str], int], path: str) -> dict[str, Any]:
+    before = _peak_mib()
+    begin = time.process_time()
+    num_rows = read(path)
+    seconds = time.process_time() - begin
+    peak = _peak_mib()
+    return {"rows": num_rows, "rows/s": num_rows / seconds, "grown_mib": peak - before, "peak_mib": peak}
+
+
+def _peak_mib() -> float:
+    """Most memory that this process ever held; not taken from ``getrusage``, which knows the parent's."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=1500)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if options.images:
+            for number in range(options.images):
+                draw(folder, number)
+            rows = folder / "rows.jsonl"
+            write_image_rows(rows, options.images)
+            size = sum(path.stat().st_size for path in folder.glob("*.jpg")) / options.images / 1024
+            print(
+                f"{options.images} JPEGs of {SIDE[0]}x{SIDE[1]}, {size:.0f} KiB on average, {options.workers} processes"
+            )
+            ratios = []
+            for _ in range(options.repeats):
+                alone = pillow_seconds(folder, options.workers)
+                checked = check_seconds(rows, folder / "out", options.workers)
+                ratios.append(checked / alone)
+                print(f"  Pillow alone {alone:.2f} s, data check {checked:.2f} s: {checked / alone:.2f} times")
+            print(f"  median {sorted(ratios)[len(ratios) // 2]:.2f} times Pillow alone (wanted: at most 1.20)")
+        if options.rows:
+            text = folder / "text.jsonl"
+            for num_rows in (options.rows // 10, options.rows):
+                write_text_rows(text, num_rows)
+                for title, read in (("rows", read_rows), ("rows to pairs", read_pairs)):
+                    found = measured(read, text)
+                    print(
+                        f"{title}: {found['rows']:,} text rows, {found['rows/s']:,.0f} per second of one core, "
+                        f"memory +{found['grown_mib']:.1f} MiB (peak {found['peak_mib']:.0f})"
+                    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""Rows are written in another suite's format, whole or not at all, and nothing is lost without being named."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmpref.data.convert import TARGETS, ConvertReport, convert
+from mmpref.data.formats import FormatOptions, to_canonical
+from mmpref.data.pairs import pair_from_row
+from mmpref.data.quarantine import Quarantine
+from mmpref.errors import DataError
+from mmpref.records import ImageRef
+from tests.unit.data.test_formats import ROWS
+
+Row = dict[str, Any]
+PNG = b"\x89PNG invented"
+
+
+def row(number: int, **changes: Any) -> Row:
+    """A canonical row with one image; ``...`` removes a key."""
+    prompt = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is here?"}]}]
+    found: Row = {
+        "id": f"r{number}",
+        "images": [f"{number}.png"],
+        "prompt": prompt,
+        "chosen": "A cup.",
+        "rejected": f"A cup and {number} dogs.",
+        "score_chosen": 4.0,
+        "score_rejected": 1.0,
+        "meta": {"kind": number},
+    }
+    found.update(changes)
+    return {key: value for key, value in found.items() if value is not ...}
+
+
+def numbered(rows: list[Row]) -> Iterator[tuple[str, int, Row]]:
+    return (("in.jsonl", number, item) for number, item in enumerate(rows, start=1))
+
+
+def run(tmp_path: Path, to: str, rows: list[Row], **options: Any) -> tuple[ConvertReport, Quarantine, list[Row]]:
+    quarantine = Quarantine(tmp_path / "quarantine.jsonl")
+    out = tmp_path / "out" / ("pairs.json" if to.startswith("llamafactory") else "pairs.jsonl")
+    report = convert(numbered(rows), to=to, out=out, quarantine=quarantine, **options)
+    content = out.read_text(encoding="utf-8")
+    written = json.loads(content) if out.suffix == ".json" else [json.loads(line) for line in content.splitlines()]
+    assert report.num_pairs == quarantine.num_used == len(written)
+    assert quarantine.num_read == quarantine.num_used + len(quarantine)
+    assert report.num_quarantined == len(quarantine)
+    return report, quarantine, written
+
+
+def test_the_targets_are_those_that_people_train_with() -> None:
+    assert TARGETS == ("canonical", "trl", "llamafactory_alpaca", "llamafactory_sharegpt", "ms_swift")
+
+
+@pytest.mark.parametrize("to", TARGETS)
+def test_a_round_trip_through_a_file_keeps_the_pairs(to: str, tmp_path: Path) -> None:
+    rows = [row(1), row(2, source="cups"), row(3, score_chosen=..., score_rejected=..., meta=...)]
+    report, _, written = run(tmp_path, to, rows)
+    before = [pair_from_row(item, source="in", line=1) for item in rows]
+    again = [pair_from_row(item, source="in", line=1) for found in written for item in to_canonical(found, to)]
+    assert again == before
+    assert (report.num_rows, report.formats, report.fields_lost) == (3, {"canonical": 3}, {})
+    assert "3 rows read, 3 pairs written" in report.summary()
+
+
+@pytest.mark.parametrize("to", TARGETS)
+def test_what_the_target_cannot_hold_is_put_aside_and_named(to: str, tmp_path: Path) -> None:
+    rows = [row(1), row(2, response_prefix="I see"), row(3, rejected_images=["other.png"])]
+    report, quarantine, _ = run(tmp_path, to, rows)
+    lost = {
+        "canonical": {},
+        "ms_swift": {"response_prefix": 1},
+    }.get(to, {"response_prefix": 1, "rejected_images": 1})
+    assert report.fields_lost == lost
+    assert set(quarantine.counts) == {f"cannot_hold_{name}" for name in lost}
+    for name in lost:
+        assert f"{name} (1)" in report.summary()
+
+
+def test_every_format_can_be_written_as_canonical(tmp_path: Path) -> None:
+    report, _, written = run(tmp_path, "canonical", [*ROWS.values()], options=FormatOptions(id_prefix="x:"))
+    assert report.num_pairs == len(ROWS)
+    assert set(report.formats) == set(ROWS)
+    assert all(item["id"].startswith("x:") for item in written)
+    assert written[1]["id"] == "x:in:2", "a row without an id is named by its place"
+
+
+def test_llamafactory_gets_its_dataset_info(tmp_path: Path) -> None:
+    rows = [row(1), row(2)]
+    rows[1]["prompt"] = [{"role": "system", "content": "Brief."}, *rows[1]["prompt"]]
+    info = tmp_path / "out" / "dataset_info.json"
+    info.parent.mkdir()
+    info.write_text('{"other": {"file_name": "other.json"}}')
+    report, _, _ = run(tmp_path, "llamafactory_sharegpt", rows, name="cups")
+    assert json.loads(info.read_text()) == {
+        "other": {"file_name": "other.json"},
+        "cups": {
+            "file_name": "pairs.json",
+            "formatting": "sharegpt",
+            "ranking": True,
+            "columns": {
+                "messages": "conversations",
+                "chosen": "chosen",
+                "rejected": "rejected",
+                "system": "system",
+                "images": "images",
+            },
+        },
+    }
+    assert report.files == (tmp_path / "out" / "pairs.json", info)
+    run(tmp_path, "llamafactory_alpaca", [row(1)])
+    assert json.loads(info.read_text())["pairs"]["columns"] == {
+        "prompt": "instruction",
+        "query": "input",
+        "chosen": "chosen",
+        "rejected": "rejected",
+        "images": "images",
+    }
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_broken_dataset_info_is_not_overwritten(content: str, tmp_path: Path) -> None:
+    info = tmp_path / "dataset_info.json"
+    info.write_text(content)
+    with pytest.raises(DataError, match=r"dataset_info\.json is there and"):
+        convert(numbered([row(1)]), to="llamafactory", out=tmp_path / "x.json", quarantine=Quarantine())
+    assert info.read_text() == content
+    assert not (tmp_path / "x.json").exists()
+
+
+def test_embedded_pictures_become_files_except_in_canonical_rows(tmp_path: Path) -> None:
+    embedded = {"bytes": base64.b64encode(PNG).decode()}
+    rows = [row(1, images=[embedded]), row(2, images=[PNG]), row(3, images=[b"\xff\xd8\xff other"])]
+    _, _, canonical = run(tmp_path, "canonical", rows)
+    assert canonical[1]["images"] == [embedded]
+    report, _, written = run(tmp_path, "trl", rows)
+    folder = tmp_path / "out" / "pairs_images"
+    assert report.files[1] == folder
+    assert sorted(file.suffix for file in folder.iterdir()) == [".jpg", ".png"]
+    (pair,) = to_canonical(written[1])
+    assert (tmp_path / "out" / pair["images"][0]).read_bytes() == PNG
+    assert pair_from_row(pair, source="x", line=1).images == (ImageRef(written[0]["images"][0]),)
+
+
+def test_broken_rows_are_put_aside_with_their_place(tmp_path: Path) -> None:
+    rows = [
+        row(1),
+        row(2, chosen=""),
+        {"odd": 1},
+        row(1),
+        row(5, meta={"x": float("nan")}),
+        {**ROWS["mm_rlhf"], "is_tie": True},
+        {
+            **ROWS["vlfeedback"],
+            "completions": [*ROWS["vlfeedback"]["completions"], ROWS["vlfeedback"]["completions"][0]],
+        },
+    ]
+    report, quarantine, written = run(tmp_path, "canonical", rows)
+    found = [(item.row, item.reason) for item in quarantine.rows]
+    assert found == [(2, "empty_response"), (3, "format"), (4, "duplicate_id"), (5, "not_json"), (6, "no_pair")]
+    assert [item["id"] for item in written] == ["r1", "v:1-0", "v:1-2"]
+    assert (report.num_rows, report.num_pairs) == (7, 3)
+    assert len((tmp_path / "quarantine.jsonl").read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize("to", TARGETS)
+def test_nothing_is_written_when_reading_fails_halfway(to: str, tmp_path: Path) -> None:
+    def rows() -> Iterator[tuple[str, int, Row]]:
+        yield "in", 1, row(1, images=[PNG])
+        raise DataError("the file ends in the middle")
+
+    with pytest.raises(DataError, match="ends in the middle"):
+        convert(rows(), to=to, out=tmp_path / "x.json", quarantine=Quarantine())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_pair_at_all_is_an_error_and_keeps_the_old_file(tmp_path: Path) -> None:
+    out = tmp_path / "x.jsonl"
+    out.write_text("old")
+    with pytest.raises(DataError, match=r"nothing could be written .* 1 rows read, 0 used.*first: in\.jsonl:1.*empty"):
+        convert(numbered([row(1, rejected=" ")]), to="trl", out=out, quarantine=Quarantine())
+    assert out.read_text() == "old"
+
+
+def test_only_formats_that_are_written_can_be_targets(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="'povid' is only read; written are: canonical, trl"):
+        convert(numbered([row(1)]), to="povid", out=tmp_path / "x", quarantine=Quarantine())
+    with pytest.raises(DataError, match="unknown format 'tlr'"):
+        convert(numbered([row(1)]), to="tlr", out=tmp_path / "x", quarantine=Quarantine())
+    with pytest.raises(DataError, match="unknown format 'x'"):
+        convert(numbered([row(1)]), to="trl", source_format="x", out=tmp_path / "x", quarantine=Quarantine())
