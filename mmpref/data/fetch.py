@@ -81,6 +81,8 @@ class FetchPolicy:
     """Seconds for one image, whole."""
     attempts: int = 3
     """Tries, when the server is busy or the connection breaks."""
+    backoff: float = 1.0
+    """Seconds before the second try; twice as long before each further one."""
     max_redirects: int = 3
     resolve: Resolve = _resolve
     connect: Connect = _Pinned
@@ -307,7 +309,7 @@ class _Store:
                         self.downloaded += 1
                     return
                 except _TryAgainError as error:
-                    if attempt == self.policy.attempts or self.stopped.wait(0.5 * 2**attempt):
+                    if attempt == self.policy.attempts or self.stopped.wait(self.policy.backoff * 2 ** (attempt - 1)):
                         raise RowError(str(error), reason="fetch_failed") from error
                 finally:
                     temporary.unlink(missing_ok=True)

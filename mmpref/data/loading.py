@@ -37,6 +37,10 @@ class Candidate(NamedTuple):
     pair: PreferencePair
 
 
+REMEMBERED_PATHS = 100_000
+"""So that memory does not grow with the data; further pictures are read again where they come again."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PairSource:
     """A source of pairs as training, checking and auditing see it.
@@ -98,6 +102,7 @@ class PairSource:
             demonstrations: accept rows without ``rejected``.
             skip: (file, row, id) -> reason of pairs that an earlier check put aside.
         """
+        sound: set[str] = set()  # paths whose header was read: many rows may share a picture
         for candidate in self.candidates(quarantine, demonstrations=demonstrations):
             file, row, pair = candidate
             try:
@@ -105,7 +110,10 @@ class PairSource:
                     raise RowError("put aside by the check of this data", reason=reason)
                 if self.images is not None:
                     for image in all_images(pair):
-                        self.images.size(image)
+                        if image.path is None or image.path not in sound:
+                            self.images.size(image)
+                            if image.path is not None and len(sound) < REMEMBERED_PATHS:
+                                sound.add(image.path)
             except RowError as fault:
                 self.put_aside(quarantine, file, row, fault, row_id=pair.id)
                 continue

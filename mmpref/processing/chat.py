@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
@@ -16,6 +17,10 @@ from mmpref.processing.faults import EncodeError, fault
 from mmpref.records import Message, Part
 
 logger = logging.getLogger(__name__)
+
+KEPT_TOKENS = 1_000_000
+"""How many tokens of encoded conversations are kept, some 30 MB."""
+_Key: TypeAlias = tuple[tuple[Message, ...], tuple[str, ...], str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +34,11 @@ class Turns:
     prompt: tuple[int, ...]
     prefix: tuple[int, ...]
     answers: tuple[tuple[int, ...], ...]
+    by_text: bool = False  # the answers were tokenised alone, because the template breaks the prefix
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.prompt) + len(self.prefix) + sum(map(len, self.answers))
 
 
 class ChatEncoder:
@@ -50,18 +60,36 @@ class ChatEncoder:
         self.image_token_id: int | None = getattr(processor, "image_token_id", None) if self.sees_images else None
         self.text_level_splits = 0
         self._is_blank: dict[int, bool] = {}
+        self._kept: OrderedDict[_Key, Turns] = OrderedDict()
+        self._kept_tokens = 0
         parameters = inspect.signature(self.tokenizer.apply_chat_template).parameters
         self._can_sanitize = "sanitize_control_tokens" in parameters
 
     def encode(
         self, row_id: str, messages: Sequence[Message], answers: Sequence[str], *, response_prefix: str = ""
     ) -> Turns:
-        """Ids of the prompt and of every answer.
+        """Ids of the prompt and of every answer. Recent results are kept: questions repeat, and so do epochs.
 
         Raises:
             EncodeError: control tokens that cannot be kept as text, a template that refuses the conversation, an empty
                 answer, images given to a text-only model.
         """
+        key = (tuple(messages), tuple(answers), response_prefix)
+        found = self._kept.get(key)
+        if found is not None:
+            self._kept.move_to_end(key)
+            if found.by_text:
+                self._note_text_level_split(row_id)
+            return found
+        turns = self._encode(row_id, messages, answers, response_prefix)
+        self._kept[key] = turns
+        self._kept_tokens += turns.num_tokens
+        while self._kept_tokens > KEPT_TOKENS:
+            _, oldest = self._kept.popitem(last=False)
+            self._kept_tokens -= oldest.num_tokens
+        return turns
+
+    def _encode(self, row_id: str, messages: Sequence[Message], answers: Sequence[str], response_prefix: str) -> Turns:
         for answer in answers:
             if not answer.strip():
                 raise fault(row_id, "empty_response", "has an empty answer")
@@ -76,7 +104,8 @@ class ChatEncoder:
             prefix = opened[len(prompt) :] if is_split else self._plain(response_prefix)
         start = prompt + prefix
         closed = [self._closed(row_id, messages, response_prefix + answer) for answer in answers]
-        if all(ids[: len(start)] == start for ids in closed):
+        by_text = not all(ids[: len(start)] == start for ids in closed)
+        if not by_text:
             found = [ids[len(start) :] for ids in closed]
         else:
             self._note_text_level_split(row_id)
@@ -86,7 +115,8 @@ class ChatEncoder:
                 raise fault(row_id, "empty_response", f"has an answer without a token to learn: {answer[:60]!r}")
             if self.image_token_id is not None and self.image_token_id in ids:
                 raise fault(row_id, "control_token", f"has an image token inside an answer: {answer[:60]!r}")
-        return Turns(prompt=tuple(prompt), prefix=tuple(prefix), answers=tuple(tuple(ids) for ids in found))
+        ends = tuple(tuple(ids) for ids in found)
+        return Turns(prompt=tuple(prompt), prefix=tuple(prefix), answers=ends, by_text=by_text)
 
     def conversation(self, row_id: str, messages: Sequence[Message]) -> list[dict[str, Any]]:
         """Messages as chat templates take them: lists of parts for models with images, strings for the others."""

@@ -179,6 +179,7 @@ def policy_for(server: Server, **changes: Any) -> FetchPolicy:
         max_bytes=200_000,
         deadline=0.3,
         attempts=2,
+        backoff=0.0,
     )
     return replace(found, **changes)
 
@@ -198,11 +199,6 @@ def run(path: Path, policy: FetchPolicy) -> tuple[FetchReport, Quarantine]:
     report = fetch_pairs(open_pairs(path), out=root / "pairs.jsonl", root=root, policy=policy, quarantine=quarantine)
     assert report.used + report.quarantined == report.read
     return report, quarantine
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threading.Event, "wait", lambda event, timeout=None: event.is_set())
 
 
 def test_images_become_files_and_rows_name_them(tmp_path: Path, server: Server) -> None:

@@ -87,7 +87,8 @@ def test_unknown_formats_and_cards_are_refused_before_anything_is_read(place: Pa
 
 
 def test_a_row_without_a_preference_is_put_aside_and_is_not_bad(tmp_path: Path) -> None:
-    rated = [{"response": text, "annotations": {"Helpfulness": {"Rating": "4"}}} for text in ("one", "two")]
+    ratings = {name: {"Rating": "4"} for name in ("Helpfulness", "Ethical Considerations", "Visual Faithfulness")}
+    rated = [{"response": text, "annotations": ratings} for text in ("one", "two")]
     rows = [{"id": str(number), "prompt": "What?", "img_path": "a.png", "completions": rated} for number in range(2)]
     (tmp_path / "ties.jsonl").write_text("\n".join(map(json.dumps, rows)))
     quarantine = Quarantine()
