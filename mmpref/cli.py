@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import os
-import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import Annotated
 
 import typer
 
 from mmpref.cli_data import app as data_app
-from mmpref.errors import MMPrefError, StoppedError
+from mmpref.errors import MMPrefError, stopped_by_ctrl_c
 from mmpref.version import __version__
 
 app = typer.Typer(
@@ -26,28 +23,12 @@ app = typer.Typer(
 )
 
 app.add_typer(data_app, name="data")
-P = ParamSpec("P")
-_NAMES = {"evaluate": "eval"}  # where the command's name is a Python built-in
-
 
 _OPTIONS_HELP = "Options of the benchmark, for example synonyms=FILE prompts=FILE for chair."
 
 
 def _one_or_many(paths: list[Path]) -> Path | list[Path]:
     return paths[0] if len(paths) == 1 else paths
-
-
-def _command(function: Callable[P, None]) -> Callable[P, None]:
-    """Register a command whose Ctrl-C is our own error: one line and exit code 130, where typer would say Aborted."""
-
-    @functools.wraps(function)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            function(*args, **kwargs)
-        except KeyboardInterrupt:
-            raise StoppedError("stopped by Ctrl-C; nothing unfinished was left looking whole", signal.SIGINT) from None
-
-    return app.command(_NAMES.get(function.__name__))(run)
 
 
 def _show_version(value: bool) -> None:
@@ -65,7 +46,8 @@ def root(
     """Align vision-language models with image preference data, and measure whether they stop making things up."""
 
 
-@_command
+@app.command()
+@stopped_by_ctrl_c
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the demo; made anew, or taken up where it stopped.")] = Path(
         "mmpref-demo"
@@ -82,7 +64,8 @@ def demo(
     run_demo(out, seed=seed, scale=scale, threads=threads)
 
 
-@_command
+@app.command()
+@stopped_by_ctrl_c
 def train(
     recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
     overrides: Annotated[
@@ -113,7 +96,8 @@ def train(
         display.finish(run)
 
 
-@_command
+@app.command("eval")
+@stopped_by_ctrl_c
 def evaluate(
     model: Annotated[str, typer.Option(help="A model folder or hub id, or a run folder of mmpref.")],
     benchmark: Annotated[str, typer.Option(help="pope or chair.")],
@@ -151,7 +135,8 @@ def evaluate(
         display.finish(result, out)
 
 
-@_command
+@app.command()
+@stopped_by_ctrl_c
 def score(
     benchmark: Annotated[str, typer.Option(help="pope or chair.")],
     questions: Annotated[list[Path], typer.Option(help="Question file of the benchmark; several for its splits.")],
@@ -174,7 +159,8 @@ def score(
     print_result(result)
 
 
-@_command
+@app.command()
+@stopped_by_ctrl_c
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders; the first is what the others are compared with.")],
     out: Annotated[Path, typer.Option(help="The page: one HTML file that needs nothing else.")],

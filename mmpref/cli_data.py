@@ -5,15 +5,12 @@ Thin commands, as in ``cli.py``: parse, open, call one function, show what came 
 
 from __future__ import annotations
 
-import functools
-import signal
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ParamSpec
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmpref.errors import ConfigError, DataError, StoppedError
+from mmpref.errors import ConfigError, DataError, stopped_by_ctrl_c
 
 if TYPE_CHECKING:
     from mmpref.data.check import CheckReport
@@ -26,8 +23,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-P = ParamSpec("P")
-
 _SOURCE_HELP = "A file (JSONL, JSON, parquet, arrow), a folder, or a hub id: owner/name[:config][@revision]."
 _Source = Annotated[str, typer.Argument(help=_SOURCE_HELP)]
 _Format = Annotated[str, typer.Option("--format", help="Row format; auto tells it from the keys of each row.")]
@@ -37,21 +32,9 @@ _CardName = Annotated[str | None, typer.Option(help="The data card that describe
 _MaxBad = Annotated[float, typer.Option(min=0, max=1, help="Share of bad rows that is allowed.")]
 
 
-def _command(function: Callable[P, None]) -> Callable[P, None]:
-    """Register a command whose Ctrl-C is one line and exit code 130."""
-
-    @functools.wraps(function)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            function(*args, **kwargs)
-        except KeyboardInterrupt:
-            raise StoppedError("stopped by Ctrl-C; nothing unfinished was left looking whole", signal.SIGINT) from None
-
-    return app.command(function.__name__.removeprefix("command_"))(run)
-
-
-@_command
-def command_list() -> None:
+@app.command("list")
+@stopped_by_ctrl_c
+def list_() -> None:
     """The data cards: known data sets, their size, licence and scores."""
     from mmpref.data.card import list_cards
     from mmpref.terminal import print_table
@@ -72,7 +55,8 @@ def _scores(scores: object) -> str:
     return kind if scale is None else f"{kind} {scale[0]:g}..{scale[1]:g}"
 
 
-@_command
+@app.command()
+@stopped_by_ctrl_c
 def show(card: Annotated[str, typer.Argument(help="A card's name, or a file with one.")]) -> None:
     """One data card, whole."""
     from mmpref.data.card import load_card
@@ -82,7 +66,8 @@ def show(card: Annotated[str, typer.Argument(help="A card's name, or a file with
     print_facts(known.name, known.facts(), [known.text] if known.text else [])
 
 
-@_command
+@app.command()
+@stopped_by_ctrl_c
 def check(
     sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=_SOURCE_HELP)],
     out: Annotated[Path, typer.Option(help="Folder for data_report.json and quarantine.jsonl.")] = Path("data_check"),
@@ -147,7 +132,8 @@ def _show_check(report: CheckReport, out: Path) -> None:
     )
 
 
-@_command
+@app.command()
+@stopped_by_ctrl_c
 def convert(
     source: _Source,
     to: Annotated[str, typer.Option(help="canonical, trl, llamafactory_sharegpt, llamafactory_alpaca or ms_swift.")],
@@ -180,7 +166,8 @@ def convert(
         display.say(report.summary())
 
 
-@_command
+@app.command()
+@stopped_by_ctrl_c
 def audit(
     source: _Source,
     format: _Format = "auto",
@@ -248,7 +235,8 @@ def audit(
         typer.echo(f"wrote {drop_leaks}: {report.num_pairs - len(leaks):,} pairs, {len(leaks):,} leaks left out")
 
 
-@_command
+@app.command()
+@stopped_by_ctrl_c
 def view(
     source: _Source,
     out: Annotated[Path, typer.Option(help="The page: one HTML file that needs nothing else.")],
@@ -269,7 +257,8 @@ def view(
     typer.echo(f"wrote {page}: {quarantine.summary()}")
 
 
-@_command
+@app.command()
+@stopped_by_ctrl_c
 def fetch(
     source: _Source,
     out: Annotated[Path, typer.Option(help="Canonical JSONL with the paths of the fetched images.")],

@@ -6,6 +6,13 @@ A message says what is wrong, where (file, row, id, key) and what to do about it
 
 from __future__ import annotations
 
+import functools
+import signal
+from collections.abc import Callable
+from typing import ParamSpec
+
+P = ParamSpec("P")
+
 
 class MMPrefError(Exception):
     """Base of all expected errors; ``exit_code`` is what the command line returns for it."""
@@ -61,3 +68,16 @@ class StoppedError(MMPrefError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def stopped_by_ctrl_c(command: Callable[P, None]) -> Callable[P, None]:
+    """The same command with Ctrl-C as our own error: one line and exit code 130, where typer would say Aborted."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            raise StoppedError("stopped by Ctrl-C; nothing unfinished was left looking whole", signal.SIGINT) from None
+
+    return run
