@@ -76,6 +76,7 @@ class TransformersAnswerer:
         load_image: Callable[[ImageRef], Any] | None = None,
         batch_size: int = BATCH_SIZE,
         max_new_tokens: int = 64,
+        cpu_threads: int | None = None,
     ) -> None:
         if batch_size < 1 or max_new_tokens < 1:
             raise ConfigError(f"batch_size and max_new_tokens must be >= 1, got {batch_size} and {max_new_tokens}")
@@ -86,9 +87,11 @@ class TransformersAnswerer:
             from mmpref.data.images import ImageLoader
 
             load_image = ImageLoader(images_root).open
-        if isinstance(model, str | Path):
-            import torch
+        import torch
 
+        if cpu_threads is not None:
+            torch.set_num_threads(cpu_threads)
+        if isinstance(model, str | Path):
             model = load(model, device="cuda" if torch.cuda.is_available() else None)
         self._loaded = model
         self._encoder = PairEncoder(model.processor, model.family, pixel_cache_bytes=_PIXEL_CACHE_BYTES)

@@ -41,6 +41,7 @@ def evaluate(
     answerer: Answerer | None = None,
     batch_size: int = BATCH_SIZE,
     max_new_tokens: int | None = None,
+    cpu_threads: int | None = None,
     protocol: str = "mmpref",
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -54,6 +55,7 @@ def evaluate(
         images_root: relative image paths of the questions start here.
         answerer: who answers; the model in this process when None.
         max_new_tokens: None takes the benchmark's own.
+        cpu_threads: threads torch may use on the CPU; None leaves its choice. Sums change in the last digit with it.
         seed: of the bootstrap behind the intervals; answers are greedy and have none.
         progress: called with (answered, all) after every answer.
         limit: only the first so many questions.
@@ -87,7 +89,11 @@ def evaluate(
     if todo:
         if answerer is None:
             answerer = TransformersAnswerer(
-                model_path, images_root=images_root, batch_size=batch_size, max_new_tokens=max_new_tokens
+                model_path,
+                images_root=images_root,
+                batch_size=batch_size,
+                max_new_tokens=max_new_tokens,
+                cpu_threads=cpu_threads,
             )
         done |= _answer(answerer, todo, folder / ANSWERS, len(wanted), progress)
     answers = [done[sample.id] for sample in wanted]
