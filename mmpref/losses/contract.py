@@ -116,7 +116,7 @@ class PairLogps:
 
 def _refuse(bad: Tensor, field: str, what: str, kind: type[DataError], hint: str = "") -> None:
     if bool(bad.any()):
-        where = torch.nonzero(bad.detach().cpu()).flatten().tolist()
+        where = torch.nonzero(bad.cpu()).flatten().tolist()
         raise kind(f"PairLogps.{field}: {what} at {name_positions(where)} of {bad.shape[0]}{hint}")
 
 

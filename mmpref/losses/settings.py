@@ -56,7 +56,7 @@ def resolve(mapping: Mapping[str, Any], *, score_scale: tuple[float, float] | No
     out["ada"] = None if ada is None else _resolve_ada(ada, facts.needs_reference, has_uni=uni is not None)
     _check_base(out, given)
     if out["uni"] is not None:
-        _check_uni(out, uni or {}, preset, score_scale)
+        _check_uni(out, uni or {}, score_scale)
     if out["ada"] is not None:
         _check_ada(out, ada or {}, facts.needs_reference)
     return out
@@ -159,7 +159,6 @@ def _check_base(out: Mapping[str, Any], given: Mapping[str, Any]) -> None:
 def _check_uni(
     out: Mapping[str, Any],
     given: Mapping[str, Any],
-    preset: Mapping[str, Any],
     score_scale: tuple[float, float] | None,
 ) -> None:
     uni = out["uni"]
@@ -181,8 +180,6 @@ def _check_uni(
             raise ConfigError(f"loss.uni.tau_good {tau_good} is outside the data's score scale [{low}, {high}]")
     elif given.get("tau_good") is None:
         said = f"loss.uni.tau_good is a score on the data's own scale; {tau_good} suits the scores of MM-RLHF only"
-        if given.get("nll_lambda") is not None and "uni" not in preset:
-            raise ConfigError(f"{said}. Write loss.uni.tau_good, or set loss.uni.nll_lambda to 0")
         warnings.warn(f"{said}. Write it down to say that it was chosen", ScoreScaleWarning, stacklevel=4)
 
 

@@ -80,6 +80,7 @@ def test_the_chosen_side_alone_is_allowed(good):
         good, rejected=None, rejected_len=None, ref_rejected=None, chosen_score=None, rejected_score=None
     )
     alone.validate()
+    assert alone.num_pairs == 2
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -129,6 +130,12 @@ def test_a_pair_without_scores_is_refused_or_neutral(good):
 def test_an_infinite_score_is_refused(good):
     with pytest.raises(NonFiniteError, match=r"rejected_score: infinite scores at pair \[1\]"):
         dataclasses.replace(good, rejected_score=column(1.0, -math.inf)).validate(missing_scores="neutral")
+
+
+def test_as_many_positions_as_fit_are_written_out():
+    n = torch.ones(8)
+    with pytest.raises(DataError, match=r"pairs \[0, 1, 2, 3, 4, 5, 6, 7\] of 8"):
+        PairLogps(torch.full((8,), math.nan), n, n, n).validate()
 
 
 def test_many_positions_are_shortened():
