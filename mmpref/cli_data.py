@@ -13,8 +13,11 @@ import typer
 from mmpref.errors import ConfigError, DataError, stopped_by_ctrl_c
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mmpref.data.check import CheckReport
     from mmpref.data.loading import PairSource
+    from mmpref.records import PreferencePair
 
 app = typer.Typer(
     name="data",
@@ -143,14 +146,21 @@ def convert(
     card: _CardName = None,
 ) -> None:
     """Write the pairs in another format; what cannot be said in it is listed, and nothing is lost silently."""
+    from dataclasses import replace
+
     from mmpref.data.convert import convert as run_convert
     from mmpref.data.quarantine import Quarantine, RowError
     from mmpref.terminal import CountDisplay
 
     opened = _open(source, format, None, split, card)
+    _refuse_source_as_output(opened, out)
     quarantine = Quarantine(out.with_name(f"{out.stem}.quarantine.jsonl"))
 
+    unreadable = 0
+
     def broken(file: str, row: int, fault: RowError) -> None:
+        nonlocal unreadable
+        unreadable += 1
         quarantine.num_read += 1
         opened.put_aside(quarantine, file, row, fault, row_id=None)
 
@@ -163,7 +173,14 @@ def convert(
             quarantine=quarantine,
             options=opened.options,
         )
+        report = replace(
+            report,
+            num_rows=report.num_rows + unreadable,
+            num_quarantined=report.num_quarantined + unreadable,
+        )
         display.say(report.summary())
+        if quarantine.counts:
+            display.say(quarantine.summary())
 
 
 @app.command()
@@ -193,6 +210,7 @@ def audit(
 ) -> None:
     """What a careful researcher would ask: length bias, repeats, scores, image tokens, overlap with benchmarks."""
     import json
+    import math
     from dataclasses import replace
 
     from mmpref.data import audit as auditing
@@ -204,6 +222,11 @@ def audit(
     from mmpref.terminal import CountDisplay, print_facts
 
     opened = _open(source, format, root, split, card)
+    _refuse_source_as_output(opened, out, drop_leaks)
+    if eta is not None and not 0 < eta < math.inf:
+        raise ConfigError(f"--eta must be a number above 0, got {eta}")
+    if tau_good is not None and not math.isfinite(tau_good):
+        raise ConfigError(f"--tau-good must be a finite number, got {tau_good}")
     scores = None if card is None else load_card(card).scores
     eta = eta if eta is not None else (scores.eta if scores is not None else None)
     quarantine = Quarantine()
@@ -228,11 +251,18 @@ def audit(
         write_whole(out, (json.dumps(report.as_json(), indent=2) + "\n").encode("ascii"))
     if drop_leaks is not None:
         leaks = set(report.leaks)
-        kept = (
-            found.pair for found in opened.candidates(Quarantine(), demonstrations=True) if found.pair.id not in leaks
-        )
-        write_pairs(drop_leaks, kept)
-        typer.echo(f"wrote {drop_leaks}: {report.num_pairs - len(leaks):,} pairs, {len(leaks):,} leaks left out")
+        left_out = written = 0
+
+        def kept() -> Iterator[PreferencePair]:
+            nonlocal left_out, written
+            for found in opened.candidates(Quarantine(), demonstrations=True):
+                is_leak = found.pair.id in leaks
+                left_out, written = left_out + is_leak, written + (not is_leak)
+                if not is_leak:
+                    yield found.pair
+
+        write_pairs(drop_leaks, kept())
+        typer.echo(f"wrote {drop_leaks}: {written:,} pairs, {left_out:,} leaks left out")
 
 
 @app.command()
@@ -251,6 +281,7 @@ def view(
     from mmpref.data.quarantine import Quarantine
 
     opened = _open(source, format, root, split, card)
+    _refuse_source_as_output(opened, out)
     quarantine = Quarantine()
     pairs = [found.pair for found in opened.pairs(quarantine, demonstrations=True)]
     page = build_gallery(pairs, quarantine.rows, images=opened.images, out=out, title=source, limit=limit)
@@ -279,11 +310,13 @@ def fetch(
     from mmpref.data.quarantine import Quarantine
     from mmpref.terminal import CountDisplay
 
+    opened = _open(source, format, None, split, card)
+    _refuse_source_as_output(opened, out)
     quarantine = Quarantine(out.with_name(f"{out.stem}.quarantine.jsonl"))
     policy = FetchPolicy(hosts=frozenset(host or ()), max_total_bytes=int(max_gib * 2**30))
     with CountDisplay("fetching") as display:
         report = fetch_pairs(
-            _open(source, format, None, split, card),
+            opened,
             out=out,
             root=root,
             policy=policy,
@@ -296,6 +329,17 @@ def fetch(
             f"{quarantine.summary()}; wrote {report.out}"
         )
     refuse_too_many_bad(quarantine, max_bad_fraction)
+
+
+def _refuse_source_as_output(opened: PairSource, *outputs: Path | None) -> None:
+    """Nothing that is read is written over, and what is to be a file is not a folder."""
+    for out in outputs:
+        if out is None:
+            continue
+        if out.is_dir() or not out.name:
+            raise ConfigError(f"{out} is a folder; name the file to write")
+        if out.exists() and any(out.samefile(file) for file in opened.rows.files):
+            raise ConfigError(f"{out} is the source itself; write to another file")
 
 
 def _open(source: str, format: str, root: Path | None, split: str | None, card: str | None) -> PairSource:

@@ -21,7 +21,8 @@ give_up() {
 
 # Prints nothing when the interpreter can be used, else the reason in a few words.
 why_unusable() {
-  "$1" - <<'PYTHON' 2>/dev/null || echo "does not run"
+  local answer
+  answer=$("$1" - <<'PYTHON' 2>/dev/null | head -n 1
 import sys
 if sys.version_info < (3, 11):
     print("is %d.%d" % sys.version_info[:2])
@@ -30,7 +31,15 @@ else:
         import ensurepip, venv
     except ImportError:
         print("has no venv module (on Debian and Ubuntu: apt install python3-venv)")
+    else:
+        print("usable")
 PYTHON
+  ) || true
+  case $answer in
+    usable) ;;
+    is\ * | has\ *) echo "$answer" ;;
+    *) echo "does not run as a Python" ;;
+  esac
 }
 
 # Leaves a usable interpreter in $base_python, or ends with one clear line and exit code 2.

@@ -208,7 +208,10 @@ def fetch_pairs(
     """
     if not policy.hosts:
         raise ConfigError("no host is allowed; name the hosts that images may come from (--host images.example.org)")
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"images cannot be kept in {root}: {error.strerror or error}") from error
     store = _Store(root.resolve(), ImageLoader(root), policy)
     urls: dict[str, None] = {}
     for _, _, pair in replace(source, images=None).candidates(Quarantine(), demonstrations=True):

@@ -5,6 +5,7 @@ The rule of the room: rows used + rows quarantined = rows read.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections import Counter
@@ -93,7 +94,8 @@ class Quarantine:
                     handle.write(json.dumps(asdict(row)) + "\n")
             temporary.replace(self.path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the folder itself may be what cannot be had
+                temporary.unlink(missing_ok=True)
             raise DataError(f"cannot write {self.path}: {error.strerror or error}") from error
 
 

@@ -87,6 +87,8 @@ def open_source(
     if path.is_dir():
         return _folder(path, split, file_format)
     if path.exists():
+        if not path.is_file():  # a pipe or a device would be waited for without end
+            raise DataError(f"{path} is not a regular file")
         if split is not None:
             raise DataError(f"{path} is one file and has no split {split!r}; leave the split out")
         return _files(str(spec), path.stem, [path], None, path.parent, file_format)

@@ -27,7 +27,7 @@ from mmpref.data.mixture import RootedImages, repeat
 from mmpref.data.opening import recipe_sources, weights
 from mmpref.data.quarantine import Quarantine
 from mmpref.data.split import split_by_image
-from mmpref.errors import ConfigError, DistributedError, StoppedError
+from mmpref.errors import ConfigError, DataError, DistributedError, StoppedError
 from mmpref.losses import build_objective
 from mmpref.losses.objective import Objective
 from mmpref.models.adapter import AdapterSettings, Tuning, count_parameters, prepare
@@ -239,9 +239,32 @@ def _load_data(recipe: Recipe, objective: Objective, run: RunDir) -> _Data:
         for found, weight in zip(lists, weights(section), strict=True)
         for pair in (found if weight == 1 else repeat(found, weight, seed=recipe.seed))
     ]
+    _refuse_trained_pairs(pairs, evaluated)
+    if objective.requires_scores:
+        _refuse_missing_scores([*pairs, *evaluated])
     train_hashes = tuple(_hash(entry, source) for entry, source in zip(section.train, train_sources, strict=True))
     manifest = None if checked is None else checked.hash
     return _Data(pairs, evaluated, images, len(quarantine), train_hashes, manifest)
+
+
+def _refuse_trained_pairs(pairs: Sequence[PreferencePair], evaluated: Sequence[PreferencePair]) -> None:
+    trained = {(pair.id, pair.chosen, pair.rejected) for pair in pairs}
+    twice = [pair.id for pair in evaluated if (pair.id, pair.chosen, pair.rejected) in trained]
+    if twice:
+        raise DataError(
+            f"{len(twice)} of the {len(evaluated)} pairs of data.eval are trained on too (first id {twice[0]!r}), so "
+            "an evaluation on them would say nothing; give other pairs, or data.held_out=0.05 in place of data.eval"
+        )
+
+
+def _refuse_missing_scores(pairs: Sequence[PreferencePair]) -> None:
+    missing = [pair.id for pair in pairs if pair.score_chosen is None]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(pairs)} pairs have no score_chosen and score_rejected (first id {missing[0]!r}), "
+            "and this loss reads them; use loss.name=dpo or adadpo, switch the quality weight off (loss.uni.eta=null, "
+            "loss.uni.nll_lambda=0), or take pairs without scores as neutral (loss.uni.on_missing_score=neutral)"
+        )
 
 
 def _hold_out(

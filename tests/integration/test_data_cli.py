@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -204,3 +205,50 @@ def test_a_recipe_with_sections_is_written_and_read_back() -> None:
     recipe = load_recipe("demo_dpo", ["data.train=[a.jsonl, {path: b.parquet, weight: 2, root: pictures}]"])
     assert recipe.data.train_paths == ["a.jsonl", "b.parquet"]
     assert build_recipe(parse_yaml(dump_recipe(recipe), where="x"), where="x") == recipe
+
+
+# ---- what is read is never written over ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["convert", "SRC", "--to", "trl", "--out", "SRC"],
+        ["view", "SRC", "--out", "SRC"],
+        ["audit", "SRC", "--out", "SRC"],
+        ["audit", "SRC", "--drop-leaks", "SRC"],
+        ["fetch", "SRC", "--root", ".", "--host", "example.org", "--out", "SRC"],
+    ],
+    ids=lambda words: " ".join(words[:1] + words[2:3]),
+)
+def test_the_source_is_not_accepted_as_the_output(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = tmp_path / "pairs.jsonl"
+    row = (
+        '{"id": "1", "images": [], "prompt": [{"role": "user", "content": "what ?"}], "chosen": "a", "rejected": "b"}\n'
+    )
+    source.write_text(row)
+    assert main(["data", *(str(source) if word == "SRC" else word for word in command)]) == 2
+    assert "is the source itself" in capsys.readouterr().err
+    assert source.read_text() == row
+
+
+def test_a_pipe_as_the_source_is_refused_and_not_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    assert main(["data", "check", str(tmp_path / "pipe.jsonl"), "--out", str(tmp_path / "out")]) == 3
+    assert "is not a regular file" in capsys.readouterr().err
+
+
+def test_convert_counts_the_lines_that_could_not_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = (
+        '{"id": "1", "images": [], "prompt": [{"role": "user", "content": "what ?"}], "chosen": "a", "rejected": "b"}\n'
+    )
+    (tmp_path / "pairs.jsonl").write_text(row + "{broken\n" + "[1]\n")
+    assert (
+        main(["data", "convert", str(tmp_path / "pairs.jsonl"), "--to", "trl", "--out", str(tmp_path / "o.jsonl")]) == 0
+    )
+    said = " ".join(capsys.readouterr().out.split())
+    assert "3 rows read, 1 pairs written" in said
+    assert "2 quarantined" in said

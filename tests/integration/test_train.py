@@ -335,3 +335,25 @@ def test_more_than_one_process_is_refused(
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(place.training("demo_dpo", tmp_path / "run", *BATCH)) == 7
     assert "trains in one process" in capsys.readouterr().err
+
+
+def test_pairs_without_scores_are_named_before_the_model_loads_when_the_loss_reads_scores(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [json.loads(line) for line in place.world.pairs.read_text().splitlines()]
+    for row in rows[3:5]:
+        del row["score_chosen"], row["score_rejected"]
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(place.training("demo_uni_dpo", tmp_path / "run", *BATCH, f"data.train={bare}", "model.path=x")) == 3
+    err = capsys.readouterr().err
+    assert f"2 of 48 pairs have no score_chosen and score_rejected (first id '{rows[3]['id']}')" in err
+    neutral = ("loss.uni.on_missing_score=neutral", "train.max_steps=1")
+    assert main(place.training("demo_uni_dpo", tmp_path / "run2", *BATCH, f"data.train={bare}", *neutral)) == 0
+
+
+def test_evaluating_on_trained_pairs_is_refused(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(place.training("demo_dpo", tmp_path / "run", f"data.eval={place.world.pairs}")) == 3
+    assert "48 of the 48 pairs of data.eval are trained on too" in capsys.readouterr().err
