@@ -37,6 +37,8 @@ class ModelSection(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     attn_implementation: str | None = None
     """Passed to transformers; null lets it choose."""
+    attention: Literal["auto", "shared_prefix", "plain"] = "auto"
+    """Whether both answers of a pair read one copy of their prompt; auto does that where the model can."""
 
 
 class SourceSection(Section):
@@ -98,6 +100,10 @@ class ProcessingSection(Section):
     min_pixels: int | None = Field(default=None, gt=0)
     max_pixels: int | None = Field(default=None, gt=0)
     """Resolution budget of one image, for processors that resize to one (Qwen-VL)."""
+    shrink_images: bool = False
+    """A pair that is too long for max_length gets smaller images, down to min_pixels, before answers are cut."""
+    row_tokens: int | None = Field(default=None, gt=0)
+    """The most tokens the model runs over at once: a batch with more is run in parts, with the same update."""
     pixel_cache_mib: int = Field(default=0, ge=0)
     """Keep processed images in memory up to this size: worth it when a small set is read for several epochs."""
 
@@ -227,6 +233,8 @@ class Recipe(Section):
     adapter: AdapterSection = AdapterSection()
     reference: ReferenceSection = ReferenceSection()
     train: TrainSection
+    preflight: bool = True
+    """Check on the first pairs that the model sees its images and that both ways of running a pair agree."""
 
 
 _NOT_KEYS = ("list[str]", "float", "int", "section")  # what pydantic adds to the place of a problem

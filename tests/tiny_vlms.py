@@ -57,11 +57,17 @@ class Tiny:
 
 
 def make_tokenizer(
-    named: dict[str, str] | None = None, *, image_markup: str = "", template: str = CHATML, add_bos: bool = False
+    named: dict[str, str] | None = None,
+    *,
+    image_markup: str = "",
+    template: str = CHATML,
+    add_bos: bool = False,
+    unnamed: tuple[str, ...] = (),
 ) -> tf.PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer; ``named`` are the extra special tokens that processors look for."""
+    """A byte-level BPE tokenizer; ``named`` are the extra special tokens that processors look for by attribute,
+    ``unnamed`` those that they write as text."""
     named = named or {}
-    special = [*SPECIAL, *(token for token in named.values() if token not in SPECIAL)]
+    special = [*SPECIAL, *(token for token in [*named.values(), *unnamed] if token not in SPECIAL)]
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -118,6 +124,19 @@ def _tokens(kind: str) -> tf.PreTrainedTokenizerFast:
     if kind == "gemma":
         named = {"image_token": "<soft>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
         return make_tokenizer(named, image_markup="<start_of_image>")
+    if kind == "internvl":
+        named = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
+        return make_tokenizer({**named, "video_token": "<video>"}, image_markup="<IMG_CONTEXT>\n")
+    if kind == "idefics":
+        named = {
+            "image_token": "<image>",
+            "fake_image_token": "<fake_token_around_image>",
+            "global_image_token": "<global-img>",
+            "end_of_utterance_token": "<end_of_utterance>",
+            "video_token": "<video>",
+        }
+        places = tuple(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7))
+        return make_tokenizer(named, image_markup="<image>", unnamed=places)
     if kind == "text":
         return make_tokenizer()
     return make_tokenizer({"image_token": "<image>", "video_token": "<video>"}, image_markup="<image>\n")
@@ -303,6 +322,48 @@ def _gemma_model() -> tf.PreTrainedModel:
     )
 
 
+def _internvl_processor() -> Any:
+    tokenizer = _tokens("internvl")
+    images = tf.GotOcr2ImageProcessorPil(
+        size={"height": 28, "width": 28}, crop_to_patches=True, min_patches=1, max_patches=4
+    )
+    return image_only(tf.InternVLProcessor)(
+        images, tokenizer, image_seq_length=1, chat_template=tokenizer.chat_template
+    )
+
+
+def _internvl_model() -> tf.PreTrainedModel:
+    tokenizer = _tokens("internvl")
+    return tf.InternVLForConditionalGeneration(
+        tf.InternVLConfig(
+            vision_config={**_TOWER, "image_size": [28, 28], "patch_size": [14, 14], "num_channels": 3},
+            text_config=tf.Qwen2Config(**_TEXT, **_ids(tokenizer)),
+            image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+            image_seq_length=1,
+            downsample_ratio=0.5,
+        )
+    )
+
+
+def _idefics_processor(name: str) -> Any:
+    tokenizer = _tokens("idefics")
+    kind = getattr(tf, f"{name}ImageProcessorPil")
+    images = kind(size={"longest_edge": 56}, max_image_size={"longest_edge": 28})
+    settings = {"image_seq_len": 1, "chat_template": tokenizer.chat_template}
+    return image_only(getattr(tf, f"{name}Processor"))(images, tokenizer, **settings)
+
+
+def _idefics_model(name: str) -> tf.PreTrainedModel:
+    tokenizer = _tokens("idefics")
+    config = getattr(tf, f"{name}Config")(
+        text_config=tf.LlamaConfig(**_TEXT, **_ids(tokenizer)),
+        vision_config=_TOWER,
+        scale_factor=2,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    return getattr(tf, f"{name}ForConditionalGeneration")(config)
+
+
 def _text_model() -> tf.PreTrainedModel:
     return tf.LlamaForCausalLM(tf.LlamaConfig(**_TEXT, **_ids(_tokens("text"))))
 
@@ -315,6 +376,9 @@ TINY: dict[str, Tiny] = {
     "qwen2_5_vl": Tiny(_qwen2_5_model, lambda: _qwen_processor("Qwen2_5_VLProcessor", 14)),
     "qwen3_vl": Tiny(_qwen3_model, lambda: _qwen_processor("Qwen3VLProcessor", 16)),
     "gemma3": Tiny(_gemma_model, _gemma_processor),
+    "internvl": Tiny(_internvl_model, _internvl_processor),
+    "idefics3": Tiny(lambda: _idefics_model("Idefics3"), lambda: _idefics_processor("Idefics3")),
+    "smolvlm": Tiny(lambda: _idefics_model("SmolVLM"), lambda: _idefics_processor("SmolVLM")),
     "text": Tiny(_text_model, lambda: _tokens("text")),
     "llava_vicuna": Tiny(lambda: _llava_model("vicuna"), lambda: _llava_processor("vicuna")),
 }

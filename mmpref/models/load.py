@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -200,7 +201,21 @@ def image_only(stock: type[ProcessorMixin]) -> type[ProcessorMixin]:
         "apply_chat_template": ProcessorMixin.apply_chat_template,
         "__reduce__": lambda self: (_rebuild_image_only, (stock, self.__dict__)),
     }
+    if (without_video := _with_optional_video(stock.__init__)) is not None:
+        body["__init__"] = without_video
     return cast(type[ProcessorMixin], type(stock.__name__, (stock,), body))
+
+
+def _with_optional_video(init: Any) -> Any:
+    """The same constructor with None for a video part that it insists on (SmolVLM's); None when it does not.
+
+    The code stays the original's, because transformers reads the names of its variables to learn what it takes.
+    """
+    required = init.__code__.co_varnames[: init.__code__.co_argcount - len(init.__defaults__ or ())]
+    if required[-1] != "video_processor":
+        return None
+    defaults = (None, *(init.__defaults__ or ()))
+    return types.FunctionType(init.__code__, init.__globals__, init.__name__, defaults, init.__closure__)
 
 
 def _rebuild_image_only(stock: Any, state: dict[str, Any]) -> ProcessorMixin:

@@ -1,6 +1,7 @@
-"""From a batch and a model to the log-probs a loss looks at: the plain path, one row for each answer.
+"""From a batch and a model to the log-probs a loss looks at.
 
-Shapes: B pairs, N rows, T tokens, K counted answer tokens of all rows together, V vocabulary.
+Shapes: B pairs, A answers, N rows, T tokens, K places that predict an answer token, L tokens of the longest answer,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from transformers import modeling_utils
 
 from mmpref.losses.contract import PairLogps
 from mmpref.losses.logps import selected_logps
+from mmpref.models.answer_head import logps_in_place_of_logits, plain_head
+from mmpref.models.shared_prefix import packed_inputs
+from mmpref.models.tower import recording_features, replaying_features
 from mmpref.models.unwrap import base_model
 from mmpref.processing.batch import PairBatch
 
@@ -29,14 +33,22 @@ def pair_logps(model: nn.Module, batch: PairBatch, *, reference: ReferencePolicy
 
     Args:
         model: the policy, as the trainer wraps it (its forward is the one that is called).
-        batch: pairs; without a rejected side the rejected fields are None.
+        batch: pairs in either layout; without a rejected side the rejected fields are None.
         reference: where the reference log-probs come from; None leaves them out.
 
-    The result carries the gradient of the policy and none of the reference.
+    The result carries the gradient of the policy and none of the reference. What is frozen of the vision tower runs
+    once for both.
     """
-    chosen, rejected = batch.halves(row_logps(model, batch))
-    chosen_len, rejected_len = batch.halves(batch.answer_mask.sum(dim=1))
-    ref_chosen, ref_rejected = reference.logps(batch) if reference is not None else (None, None)
+    ref_chosen: Tensor | None = None
+    ref_rejected: Tensor | None = None
+    if reference is None:
+        chosen, rejected = batch.halves(answer_sums(model, batch))
+    else:  # the reference first, so that image features are freed as the policy takes them
+        with recording_features(model):
+            ref_chosen, ref_rejected = reference.logps(batch)
+        with replaying_features(model):
+            chosen, rejected = batch.halves(answer_sums(model, batch))
+    chosen_len, rejected_len = batch.halves(batch.answer_lens)
     score_chosen, score_rejected = batch.scores if batch.scores is not None and batch.has_rejected else (None, None)
     return PairLogps(
         chosen=chosen,
@@ -50,38 +62,46 @@ def pair_logps(model: nn.Module, batch: PairBatch, *, reference: ReferencePolicy
     )
 
 
-def row_logps(model: nn.Module, batch: PairBatch) -> Tensor:
-    """Sum of the answer's token log-probs for every row: [N] float32."""
-    return token_logps(model, batch).sum(dim=1)
+def answer_sums(model: nn.Module, batch: PairBatch) -> Tensor:
+    """Sum of the token log-probs of every answer: [A] float32."""
+    return batch.by_answer(answer_logps(model, batch)).sum(dim=1)
 
 
-def token_logps(model: nn.Module, batch: PairBatch) -> Tensor:
-    """log p(token | everything before it) at every counted token, 0 elsewhere: [N, T] float32.
+def answer_logps(model: nn.Module, batch: PairBatch, *, through_logits: bool = False) -> Tensor:
+    """log p(target | everything before it) at every predicting place: [K] float32.
 
-    The output head runs only where an answer token is predicted, so no [N, T, V] tensor exists.
+    The output head runs only where an answer token is predicted, and where it is a plain linear layer it walks the
+    vocabulary in tiles, so that no [K, V] tensor exists.
+
+    Args:
+        through_logits: compute the [K, V] logits as the model writes them: the check of the above.
     """
-    # the token at t is predicted at t - 1; a prompt is never empty, so position 0 is never an answer
-    predicts = torch.zeros_like(batch.answer_mask)
-    predicts[:, :-1] = batch.answer_mask[:, 1:]
-    targets = batch.input_ids[batch.answer_mask]  # [K]
-    logits = _logits_at(model, batch, predicts)  # [K, V]
-    found = selected_logps(logits, targets)
-    return found.new_zeros(batch.answer_mask.shape).masked_scatter(batch.answer_mask, found)
+    inputs: dict[str, Any] = {**batch.model_inputs(), **packed_inputs(model, batch), "use_cache": False}
+    head = None if through_logits else plain_head(model)
+    if head is None:
+        return selected_logps(_logits_at(model, inputs, batch.predicts), batch.targets)
+    with logps_in_place_of_logits(head, batch.predicts, batch.targets):
+        found: Tensor = model(**inputs).logits
+    return found.reshape(-1).float()
 
 
-def _logits_at(model: nn.Module, batch: PairBatch, where: Tensor) -> Tensor:
-    """Logits [K, V] at the True positions of ``where`` [N, T], row by row."""
-    inputs: dict[str, Any] = {**batch.model_inputs(), "use_cache": False}
-    if not _takes_logits_to_keep(model):
-        full: Tensor = model(**inputs).logits
-        return full[where]
+def _logits_at(model: nn.Module, inputs: dict[str, Any], predicts: Tensor) -> Tensor:
+    """Logits [K, V] at the predicting places, which may repeat (one place predicts the first token of both answers)."""
+    rows, columns = inputs["input_ids"].shape
+    where = torch.zeros(rows * columns, dtype=torch.bool, device=predicts.device)
+    where[predicts] = True
+    kept = where.cumsum(0)[predicts] - 1  # the number of each place among those that are kept
+    grid = where.view(rows, columns)
     logits: Tensor
-    if _TAKES_MASK:
-        logits = model(**inputs, logits_to_keep=where).logits
-        return logits.reshape(-1, logits.shape[-1])
-    columns = where.any(dim=0).nonzero().squeeze(1)
-    logits = model(**inputs, logits_to_keep=columns).logits  # [N, columns, V]
-    return logits[where[:, columns]]
+    if not _takes_logits_to_keep(model):
+        logits = model(**inputs).logits[grid]
+    elif _TAKES_MASK:
+        logits = model(**inputs, logits_to_keep=grid).logits
+        logits = logits.reshape(-1, logits.shape[-1])
+    else:
+        used = grid.any(dim=0).nonzero().squeeze(1)
+        logits = model(**inputs, logits_to_keep=used).logits[grid[:, used]]
+    return logits[kept]
 
 
 def _takes_logits_to_keep(model: nn.Module) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mmpref.errors import ConfigError
 from mmpref.models.adapter import adapter_changes_nothing, has_adapter, is_adapter_weight
-from mmpref.models.policy import row_logps
+from mmpref.models.policy import answer_sums
 from mmpref.models.unwrap import unwrap
 from mmpref.processing.batch import PairBatch
 
@@ -38,7 +38,7 @@ class ReferencePolicy:
             self._model.to(batch.input_ids.device)  # the trainer moves the policy after the copy was made
         adapter_off = self._model.disable_adapter() if self.kind == "adapter_off" else nullcontext()  # type: ignore[operator]
         with torch.no_grad(), eval_mode(self._model), adapter_off:
-            return batch.halves(row_logps(self._model, batch))
+            return batch.halves(answer_sums(self._model, batch))
 
 
 def choose_reference(
@@ -83,7 +83,9 @@ def _why_not_adapter_off(model: nn.Module) -> str | None:
 
 
 def _frozen_copy(model: nn.Module) -> nn.Module:
-    twin = copy.deepcopy(model)
+    # what does not train stays the same for both and is not held twice
+    shared = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
+    twin = copy.deepcopy(model, shared)
     twin.requires_grad_(False)
     return twin.eval()
 

@@ -1,8 +1,12 @@
-"""A frozen vision tower runs without recording a graph."""
+"""A frozen vision tower runs without recording a graph, and once for a batch."""
 
 from __future__ import annotations
 
+import copy
+import functools
+from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,36 +16,99 @@ from mmpref.models.unwrap import base_model, submodule
 from mmpref.processing.family import Family
 
 
-class NoGradientHere:
-    """Hooks that run one module without recording a graph, whatever its inputs ask for.
+class FrozenForward:
+    """Stands in for the forward of a frozen module.
 
-    Gradient checkpointing makes the patch embedding of a frozen tower ask for gradients, and then the whole tower is
-    recomputed and differentiated for nothing.
+    It records no graph, whatever its inputs ask for: gradient checkpointing makes the patch embedding of a frozen tower
+    ask for gradients, and then the whole tower is recomputed and differentiated for nothing.
+
+    What it computes for the reference is handed to the policy (:func:`recording_features`). The outputs wait in a queue
+    that copies of the module share, because a frozen copy of the policy has the same frozen tower.
     """
 
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.queue = _Queue()
+        functools.update_wrapper(self, type(module).forward)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.queue.is_replaying:
+            return self.queue.take()
+        with torch.no_grad():
+            output = type(self.module).forward(self.module, *args, **kwargs)
+        self.queue.offer(output)
+        return output
+
+
+class _Queue:
+    """Outputs of one frozen module for one batch, in the order of its calls."""
+
     def __init__(self) -> None:
-        self._before: list[bool] = []
+        self.is_recording = False
+        self._outputs: deque[Any] = deque()
 
-    def install(self, module: nn.Module) -> None:
-        module.register_forward_pre_hook(self.enter)
-        module.register_forward_hook(self.leave, always_call=True)
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Queue:
+        return self  # on purpose: the copy of a frozen tower is the same tower
 
-    def enter(self, module: nn.Module, args: Any) -> None:
-        self._before.append(torch.is_grad_enabled())
-        torch.set_grad_enabled(False)
+    @property
+    def is_replaying(self) -> bool:
+        return not self.is_recording and bool(self._outputs)
 
-    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        torch.set_grad_enabled(self._before.pop())
+    def offer(self, output: Any) -> None:
+        if self.is_recording:
+            self._outputs.append(copy.copy(output))  # models write into the object that they are given
+
+    def take(self) -> Any:
+        return self._outputs.popleft()
+
+    def clear(self) -> None:
+        self.is_recording = False
+        self._outputs.clear()
 
 
 def keep_frozen_tower_out_of_graph(model: nn.Module, family: Family) -> None:
-    """Run the frozen vision tower without gradients; a projector inside it (Qwen's merger) keeps its own."""
+    """Run what is frozen of the vision tower without gradients; a projector inside it (Qwen's merger) keeps its own."""
     base = base_model(model)
     for path in family.vision:
         tower = submodule(base, path)
         if tower is not None:
             for module in _frozen_modules(tower, path, family):
-                NoGradientHere().install(module)
+                if "forward" not in module.__dict__:
+                    module.forward = FrozenForward(module)
+
+
+@contextmanager
+def recording_features(model: nn.Module) -> Iterator[None]:
+    """Inside, frozen towers keep what they compute, for one :func:`replaying_features` over the same batch."""
+    queues = [forward.queue for forward in _frozen_forwards(model)]
+    for queue in queues:
+        queue.is_recording = True
+    try:
+        yield
+    except BaseException:
+        for queue in queues:
+            queue.clear()
+        raise
+    finally:
+        for queue in queues:
+            queue.is_recording = False
+
+
+@contextmanager
+def replaying_features(model: nn.Module) -> Iterator[None]:
+    """Inside, frozen towers return what was recorded, each output once, and do not run."""
+    try:
+        yield
+    finally:
+        for forward in _frozen_forwards(model):
+            forward.queue.clear()
+
+
+def _frozen_forwards(model: nn.Module) -> Iterator[FrozenForward]:
+    for module in base_model(model).modules():
+        forward = module.__dict__.get("forward")
+        if isinstance(forward, FrozenForward):
+            yield forward
 
 
 def _frozen_modules(module: nn.Module, path: str, family: Family) -> Iterator[nn.Module]:

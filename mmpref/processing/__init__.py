@@ -6,6 +6,8 @@ from mmpref.processing.collate import PairCollator, collate_pairs, collate_promp
 from mmpref.processing.encode import EncodedPair, EncodedPrompt, PairEncoder
 from mmpref.processing.family import FAMILIES, Family, family_of
 from mmpref.processing.faults import EncodeError
+from mmpref.processing.fitting import FitPlan, plan_fit
+from mmpref.processing.layout import LayoutName
 from mmpref.processing.pixels import LoadImage
 
 __all__ = [
@@ -15,6 +17,8 @@ __all__ = [
     "EncodedPair",
     "EncodedPrompt",
     "Family",
+    "FitPlan",
+    "LayoutName",
     "LoadImage",
     "PairBatch",
     "PairCollator",
@@ -23,4 +27,5 @@ __all__ = [
     "collate_pairs",
     "collate_prompts",
     "family_of",
+    "plan_fit",
 ]

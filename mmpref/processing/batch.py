@@ -1,13 +1,18 @@
-"""A batch of pairs as rows of the plain layout. This is the only place that knows the order of chosen and rejected.
+"""A batch of pairs as the model runs them. This is the only place that knows the order of chosen and rejected.
 
-Shapes: B pairs, N rows (2B, or B when there is no rejected side), T tokens after padding.
+Two layouts. *Shared prefix*: one row without padding, in which every prompt stands once and both answers follow it,
+``[prompt | chosen | rejected | next prompt | ...]``, with positions that start again for the second answer. *Plain*:
+one padded row for each answer, with its own copy of the prompt.
+
+Shapes: B pairs, A answers (2B, or B without a rejected side; chosen first), N rows, T tokens, K positions at which an
+answer token is predicted, L tokens of the longest answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,49 +20,77 @@ from torch import Tensor
 from mmpref.errors import DataError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PairBatch:
-    """B pairs as rows: row i is pair i's chosen answer, row B+i its rejected one.
+class Segment(NamedTuple):
+    """Where one prompt and the answers that continue it lie in the packed row, in tokens.
 
-    Demonstrations have only the first B.
+    ``[start, start + prefix)`` is read by both answers: the prompt, and the beginning that the answers have in common.
     """
 
-    input_ids: Tensor  # [N, T], padded on the right
-    attention_mask: Tensor  # [N, T] 1 = real token
-    answer_mask: Tensor  # [N, T] bool, True = counted by the loss
+    start: int
+    prefix: int
+    first: int
+    second: int  # 0 where only one answer continues this prompt
+
+    @property
+    def end(self) -> int:
+        return self.start + self.prefix + self.first + self.second
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PairBatch:
+    """B pairs, ready for the model. Answer i is the chosen one of pair i, answer B+i its rejected one."""
+
+    input_ids: Tensor  # [N, T]; N = 1 with a shared prefix, else padded on the right
+    predicts: Tensor  # [K] places in the N * T tokens whose output predicts a counted answer token
+    targets: Tensor  # [K] the token that stands after each of them
+    answers: Tensor  # [A, L] which of the K belong to each answer, in order; K fills up shorter rows
+    answer_lens: Tensor  # [A] counted tokens of each answer
     pair_ids: tuple[str, ...]  # length B
+    attention_mask: Tensor | None = None  # [N, T] 1 = real token; None with a shared prefix, where every token is
+    position_ids: Tensor | None = None  # [1, T] or [3, 1, T] with a shared prefix; None lets the model count
+    segments: tuple[Segment, ...] = ()  # with a shared prefix; () in the plain layout
     vision: Mapping[str, Tensor] = field(default_factory=dict)  # the images of all rows in row order; {} for text
     token_types: Mapping[str, Tensor] = field(default_factory=dict)  # [N, T] each: mm_token_type_ids and the like
     score_chosen: Tensor | None = None  # [B], NaN where a pair has none; None when no pair has one
     score_rejected: Tensor | None = None  # [B]
 
     def __post_init__(self) -> None:  # shapes only: no tensor is read, so nothing waits for the device
-        rows = self.input_ids.shape[0]
-        if not self.pair_ids or rows not in (len(self.pair_ids), 2 * len(self.pair_ids)):
-            raise ValueError(f"{rows} rows for {len(self.pair_ids)} pairs: want one or two rows for each")
-        want = tuple(self.input_ids.shape)
-        for name, value in (
-            ("attention_mask", self.attention_mask),
-            ("answer_mask", self.answer_mask),
-            *self.token_types.items(),
+        pairs = len(self.pair_ids)
+        if not pairs or self.answers.shape[0] not in (pairs, 2 * pairs):
+            raise ValueError(f"{self.answers.shape[0]} answers for {pairs} pairs: want one or two for each")
+        if bool(self.segments) == (self.attention_mask is not None) or bool(self.segments) == (
+            self.position_ids is None
         ):
-            if tuple(value.shape) != want:
-                raise ValueError(f"{name} is {tuple(value.shape)}, want {want} like input_ids")
-        for name, score in (("score_chosen", self.score_chosen), ("score_rejected", self.score_rejected)):
-            if score is not None and tuple(score.shape) != (len(self.pair_ids),):
-                raise ValueError(f"{name} is {tuple(score.shape)}, want ({len(self.pair_ids)},)")
+            raise ValueError("a batch has segments and position_ids, or an attention_mask, and never both")
+        want = {
+            "attention_mask": tuple(self.input_ids.shape),
+            **dict.fromkeys(self.token_types, tuple(self.input_ids.shape)),
+            "targets": tuple(self.predicts.shape),
+            "answer_lens": (self.answers.shape[0],),
+            "score_chosen": (pairs,),
+            "score_rejected": (pairs,),
+        }
+        for name, shape in want.items():
+            value = self.token_types[name] if name in self.token_types else getattr(self, name)
+            if value is not None and tuple(value.shape) != shape:
+                raise ValueError(f"{name} is {tuple(value.shape)}, want {shape}")
 
     def __len__(self) -> int:
         """Number of pairs."""
         return len(self.pair_ids)
 
     @property
-    def num_rows(self) -> int:
-        return self.input_ids.shape[0]
+    def num_tokens(self) -> int:
+        """Tokens that the model runs over, padding counted."""
+        return self.input_ids.numel()
+
+    @property
+    def shares_prefix(self) -> bool:
+        return bool(self.segments)
 
     @property
     def has_rejected(self) -> bool:
-        return self.num_rows != len(self.pair_ids)
+        return self.answers.shape[0] != len(self.pair_ids)
 
     @property
     def scores(self) -> tuple[Tensor, Tensor] | None:
@@ -66,40 +99,40 @@ class PairBatch:
             return None
         return self.score_chosen, self.score_rejected
 
-    def halves(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Split a [N, ...] tensor into (chosen [B, ...], rejected [B, ...] or None)."""
+    def halves(self, answers: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Split an [A, ...] tensor into (chosen [B, ...], rejected [B, ...] or None)."""
         count = len(self.pair_ids)
-        return rows[:count], rows[count:] if self.has_rejected else None
+        return answers[:count], answers[count:] if self.has_rejected else None
+
+    def by_answer(self, values: Tensor) -> Tensor:
+        """Values of the K predictions as one row for each answer: [A, L], zeros where an answer has no token."""
+        return torch.cat([values, values.new_zeros(1)])[self.answers]
 
     def model_inputs(self) -> dict[str, Tensor]:
-        """Keyword arguments for the model: tokens and images, never masks of answers or scores."""
-        return {
-            "input_ids": self.input_ids,
-            "attention_mask": self.attention_mask,
-            **self.token_types,
-            **self.vision,
-        }
+        """Keyword arguments for the model: tokens and images, never targets, masks of answers or scores."""
+        inputs = {"input_ids": self.input_ids, **self.token_types, **self.vision}
+        if self.attention_mask is not None:
+            inputs["attention_mask"] = self.attention_mask
+        if self.position_ids is not None:
+            inputs["position_ids"] = self.position_ids
+        return inputs
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PairBatch:
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> PairBatch:
-        return self._map(lambda tensor: tensor.pin_memory())
+        return self.map(lambda tensor: tensor.pin_memory())
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> PairBatch:
-        def maybe(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else change(tensor)
-
-        return PairBatch(
-            input_ids=change(self.input_ids),
-            attention_mask=change(self.attention_mask),
-            answer_mask=change(self.answer_mask),
-            pair_ids=self.pair_ids,
-            vision={name: change(value) for name, value in self.vision.items()},
-            token_types={name: change(value) for name, value in self.token_types.items()},
-            score_chosen=maybe(self.score_chosen),
-            score_rejected=maybe(self.score_rejected),
-        )
+    def map(self, change: Callable[[Tensor], Tensor]) -> PairBatch:
+        """The same batch with every tensor changed."""
+        changed: dict[str, Any] = {}
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if isinstance(value, Tensor):
+                changed[entry.name] = change(value)
+            elif isinstance(value, Mapping):
+                changed[entry.name] = {name: change(tensor) for name, tensor in value.items()}
+        return replace(self, **changed)
 
 
 def pad_rows(rows: Sequence[Tensor], value: int, *, left: bool = False) -> Tensor:

@@ -145,7 +145,9 @@ class ChatEncoder:
             if self._can_sanitize:
                 try:
                     outputs = processor.apply_chat_template(conversation, sanitize_control_tokens=True, **settings)
-                except NotImplementedError:  # a tokenizer that adds its own bos cannot do it: refuse what needs it
+                # a tokenizer that adds its own bos cannot do it, and a processor that asks where characters went
+                # (Idefics3) cannot work with it: refuse the texts that would need it
+                except (NotImplementedError, ValueError):
                     texts = [part.get("text", "") for message in conversation for part in message["content"]]
                     self._refuse_control_tokens(row_id, texts)
                     outputs = processor.apply_chat_template(conversation, **settings)

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from mmpref.errors import DataError
 from mmpref.processing.batch import PairBatch, join_vision, pad_rows
-from mmpref.processing.encode import EncodedPair, EncodedPrompt, PairEncoder, score_or_nan
+from mmpref.processing.encode import EncodedPair, EncodedPrompt, PairEncoder
 from mmpref.processing.faults import fault
+from mmpref.processing.layout import LayoutName, plain_batch, shared_prefix_batch
 from mmpref.processing.pixels import LoadImage
 from mmpref.records import PreferencePair
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Row:
-    prompt: EncodedPrompt
-    answer: Tensor  # [C] or [R], at least one token
-
-    @property
-    def input_ids(self) -> Tensor:
-        return torch.cat([self.prompt.input_ids, self.answer])
 
 
 class PairCollator:
@@ -32,70 +21,103 @@ class PairCollator:
     Args:
         encoder: encodes one pair.
         load_image: opens one image; called in the worker.
+        layout: ``shared_prefix`` or ``plain``; None takes the first where the family can (``models.choose_layout``
+            knows the model as well, and says why).
         pad_token_id: fills up shorter rows (its value is masked everywhere); None takes the tokenizer's own.
-        need_rejected: False for losses that read the chosen side only: then no rejected row is built.
+        need_rejected: False for losses that read the chosen side only: then no rejected answer is run.
+        row_tokens: the most tokens that the model shall run over at once, for :meth:`rows`; None sets no limit.
     """
 
     def __init__(
         self,
         encoder: PairEncoder,
         load_image: LoadImage,
+        *,
+        layout: LayoutName | None = None,
         pad_token_id: int | None = None,
         need_rejected: bool = True,
+        row_tokens: int | None = None,
     ) -> None:
         self.encoder = encoder
         self.load_image = load_image
+        self.layout: LayoutName = layout or ("shared_prefix" if encoder.family.shared_prefix else "plain")
         self.pad_token_id = encoder.chat.pad_token_id if pad_token_id is None else pad_token_id
         self.need_rejected = need_rejected
+        self.row_tokens = row_tokens
 
     def __call__(self, pairs: Sequence[PreferencePair]) -> PairBatch:
+        """All pairs as one batch."""
+        return self._batch([self.encoder.encode(pair, self.load_image) for pair in pairs])
+
+    def rows(self, pairs: Sequence[PreferencePair]) -> tuple[PairBatch, ...]:
+        """The pairs in order, as few batches as ``row_tokens`` allows; a longer pair has a batch of its own."""
         encoded = [self.encoder.encode(pair, self.load_image) for pair in pairs]
+        return tuple(self._batch(part) for part in self._parts(encoded))
+
+    def changed(self, *, layout: LayoutName | None = None, need_rejected: bool | None = None) -> PairCollator:
+        """The same collator in another layout, or with rejected answers whatever the loss reads."""
+        return PairCollator(
+            self.encoder,
+            self.load_image,
+            layout=layout or self.layout,
+            pad_token_id=self.pad_token_id,
+            need_rejected=self.need_rejected if need_rejected is None else need_rejected,
+            row_tokens=self.row_tokens,
+        )
+
+    def _batch(self, pairs: Sequence[EncodedPair]) -> PairBatch:
         return collate_pairs(
-            encoded,
+            pairs,
             self.pad_token_id,
+            layout=self.layout,
             need_rejected=self.need_rejected,
             image_token_id=self.encoder.chat.image_token_id,
         )
 
+    def _parts(self, pairs: Sequence[EncodedPair]) -> Iterator[Sequence[EncodedPair]]:
+        part: list[EncodedPair] = []
+        for pair in pairs:
+            if part and self.row_tokens is not None and self._num_tokens([*part, pair]) > self.row_tokens:
+                yield part
+                part = []
+            part.append(pair)
+        yield part
+
+    def _num_tokens(self, pairs: Sequence[EncodedPair]) -> int:
+        """Tokens that a batch of these pairs would have, at most."""
+        lengths = [
+            [len(prompt) + len(answer) for prompt, answer in _sides_of(pair, self.need_rejected)] for pair in pairs
+        ]
+        if self.layout == "plain":
+            rows = [length for sides in lengths for length in sides]
+            return len(rows) * max(rows)
+        shared = [len(pair.prompt) for pair, sides in zip(pairs, lengths, strict=True) if _shares(pair, sides)]
+        return sum(map(sum, lengths)) - sum(shared)
+
 
 def collate_pairs(
-    pairs: Sequence[EncodedPair], pad_token_id: int, *, need_rejected: bool = True, image_token_id: int | None = None
+    pairs: Sequence[EncodedPair],
+    pad_token_id: int,
+    *,
+    layout: LayoutName,
+    need_rejected: bool = True,
+    image_token_id: int | None = None,
 ) -> PairBatch:
-    """Encoded pairs as one batch, chosen rows first.
+    """Encoded pairs as one batch.
 
     Args:
-        image_token_id: if given, the image tokens of every row are counted against that row's own images.
+        image_token_id: if given, the image tokens of every prompt are counted against its own images.
 
     Raises:
         DataError: a demonstration where both answers are needed.
-        EncodeError: a row whose image tokens are not those of its images, or an answer without tokens.
+        EncodeError: a prompt whose image tokens are not those of its images, or an answer without tokens.
     """
-    chosen: list[_Row] = []
-    rejected: list[_Row] = []
     for pair in pairs:
-        first, second = pair.sides()
-        chosen.append(_row(*first, image_token_id))
-        if not need_rejected:
-            continue
-        if second is None:
-            raise DataError(
-                f"pair '{pair.pair_id}' has no rejected answer, and the loss compares two; train it with loss.name: "
-                "sft, or leave it out"
-            )
-        rejected.append(_row(*second, image_token_id))
-    rows = chosen + rejected
-    ids = [row.input_ids for row in rows]
-    has_scores = any(pair.score_chosen is not None for pair in pairs)
-    return PairBatch(
-        input_ids=pad_rows(ids, pad_token_id),
-        attention_mask=pad_rows([torch.ones_like(row) for row in ids], 0),
-        answer_mask=pad_rows([_answer_mask(row) for row in rows], 0),
-        pair_ids=tuple(pair.pair_id for pair in pairs),
-        vision=join_vision([row.prompt.vision for row in rows]),
-        token_types=_token_types(rows),
-        score_chosen=_scores([pair.score_chosen for pair in pairs]) if has_scores else None,
-        score_rejected=_scores([pair.score_rejected for pair in pairs]) if has_scores else None,
-    )
+        for prompt, _ in _sides_of(pair, need_rejected):
+            _check_image_tokens(prompt, image_token_id)
+    if layout == "shared_prefix":
+        return shared_prefix_batch(pairs, need_rejected=need_rejected)
+    return plain_batch(pairs, pad_token_id, need_rejected=need_rejected)
 
 
 def collate_prompts(
@@ -105,7 +127,7 @@ def collate_prompts(
     for prompt in prompts:
         _check_image_tokens(prompt, image_token_id)
     names = {name for prompt in prompts for name in prompt.token_types}
-    types = {name: [_types_or_zeros(prompt, name) for prompt in prompts] for name in sorted(names)}
+    types = {name: [prompt.types_or_zeros(name) for prompt in prompts] for name in sorted(names)}
     return {
         "input_ids": pad_rows([prompt.input_ids for prompt in prompts], pad_token_id, left=True),
         "attention_mask": pad_rows([torch.ones_like(prompt.input_ids) for prompt in prompts], 0, left=True),
@@ -114,11 +136,13 @@ def collate_prompts(
     }
 
 
-def _row(prompt: EncodedPrompt, answer: Tensor, image_token_id: int | None) -> _Row:
-    if answer.shape[0] == 0:
-        raise fault(prompt.sample_id, "empty_response", "has an answer without a token to learn")
-    _check_image_tokens(prompt, image_token_id)
-    return _Row(prompt=prompt, answer=answer)
+def _sides_of(pair: EncodedPair, need_rejected: bool) -> list[tuple[EncodedPrompt, Tensor]]:
+    first, second = pair.sides()
+    return [first] if second is None or not need_rejected else [first, second]
+
+
+def _shares(pair: EncodedPair, sides: Sequence[int]) -> bool:
+    return len(sides) == 2 and pair.rejected_prompt is None
 
 
 def _check_image_tokens(prompt: EncodedPrompt, image_token_id: int | None) -> None:
@@ -129,27 +153,3 @@ def _check_image_tokens(prompt: EncodedPrompt, image_token_id: int | None) -> No
     if found != want:
         detail = f"has {found} image tokens, and its own images have {want} features"
         raise fault(prompt.sample_id, "placeholder_count", detail)
-
-
-def _answer_mask(row: _Row) -> Tensor:
-    mask = torch.zeros(len(row.prompt) + row.answer.shape[0], dtype=torch.bool)
-    mask[len(row.prompt) :] = True
-    return mask
-
-
-def _token_types(rows: Sequence[_Row]) -> dict[str, Tensor]:
-    names = sorted({name for row in rows for name in row.prompt.token_types})
-    planes = {
-        name: [torch.cat([_types_or_zeros(row.prompt, name), torch.zeros_like(row.answer)]) for row in rows]
-        for name in names
-    }
-    return {name: pad_rows(values, 0) for name, values in planes.items()}
-
-
-def _types_or_zeros(prompt: EncodedPrompt, name: str) -> Tensor:
-    found = prompt.token_types.get(name)
-    return torch.zeros_like(prompt.input_ids) if found is None else found
-
-
-def _scores(values: Sequence[float | None]) -> Tensor:
-    return torch.tensor([score_or_nan(value) for value in values], dtype=torch.float32)

@@ -1,6 +1,6 @@
 """One preference pair, or one question, as tensors: text by the model's own template, images by its own processor.
 
-Shapes: P prompt tokens (image tokens counted), C and R answer tokens, T = P.
+Shapes: T prompt tokens (image tokens counted), C and R answer tokens.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mmpref.processing.chat import ChatEncoder, Turns
 from mmpref.processing.family import Family
 from mmpref.processing.faults import fault
-from mmpref.processing.pixels import ImageEncoder, LoadImage, image_options
+from mmpref.processing.pixels import ImageEncoder, LoadImage
+from mmpref.processing.positions import in_sequence, multimodal
 from mmpref.records import ImageRef, Message, PreferencePair
 
 
@@ -29,9 +31,15 @@ class EncodedPrompt:
     vision: Mapping[str, Tensor] = field(default_factory=dict)  # the processor's outputs for this row's images
     image_tokens: tuple[int, ...] = ()  # tokens that stand for each image; () where only the processor knows
     token_types: Mapping[str, Tensor] = field(default_factory=dict)  # [T] each: mm_token_type_ids and the like
+    position_ids: Tensor | None = None  # [T] or [3, T], for families that can share a prefix
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]
+
+    def types_or_zeros(self, name: str) -> Tensor:
+        """One plane of ``token_types``; zeros for a row that has none (a text row beside image rows)."""
+        found = self.token_types.get(name)
+        return torch.zeros_like(self.input_ids) if found is None else found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +87,8 @@ class PairEncoder:
         max_length: tokens of prompt + answer at most. Tails of answers are cut to fit, on both sides by the same rule,
             and a cut answer has no end-of-turn token; prompts and image tokens are never cut.
         min_pixels, max_pixels: resolution budget of one image (families with ``has_pixel_budget``).
+        budgets: pair id -> max_pixels of that pair's images, for pairs that would be too long otherwise
+            (``fitting.plan_fit``).
         pixel_cache_bytes: memory for processed images, per loader worker; for small sets read several times.
 
     Raises:
@@ -93,6 +103,7 @@ class PairEncoder:
         max_length: int | None = None,
         min_pixels: int | None = None,
         max_pixels: int | None = None,
+        budgets: Mapping[str, int] | None = None,
         pixel_cache_bytes: int = 0,
     ) -> None:
         if max_length is not None and max_length < 2:
@@ -100,9 +111,11 @@ class PairEncoder:
         self.family = family
         self.max_length = max_length
         self.chat = ChatEncoder(processor)
+        self.budgets = dict(budgets or {})
         self._processor = processor
-        self._image_options = image_options(processor, family, min_pixels=min_pixels, max_pixels=max_pixels)
-        self._images = ImageEncoder(processor, options=self._image_options, cache_bytes=pixel_cache_bytes)
+        self.images = ImageEncoder(
+            processor, family, min_pixels=min_pixels, max_pixels=max_pixels, cache_bytes=pixel_cache_bytes
+        )
 
     def encode_text(self, pair: PreferencePair) -> Turns:
         """The half of :meth:`encode` that needs no image; its result may be kept and handed to ``encode``."""
@@ -121,9 +134,14 @@ class PairEncoder:
         rejected_prompt = None
         if pair.rejected is not None and pair.rejected_images is not None:
             rejected_prompt = self._prompt(pair.id, pair.prompt, pair.rejected_images, text, load_image)
-        chosen = self._fit(pair.id, prompt, text.answers[0])
-        rejected = self._fit(pair.id, rejected_prompt or prompt, text.answers[1]) if len(text.answers) > 1 else None
-        cut = sum(map(len, text.answers)) - len(chosen) - (0 if rejected is None else len(rejected))
+        # both sides are cut by the same rule, also where their images leave them different room
+        longer = max((prompt, rejected_prompt or prompt), key=len)
+        room = self.room(pair.id, len(longer), sum(longer.image_tokens))
+        if len(text.answers) > 1 and rejected_prompt is None:
+            self.refuse_identical(pair.id, text.answers, room)
+        answers = [torch.tensor(answer[:room], dtype=torch.long) for answer in text.answers]
+        chosen, rejected = answers[0], answers[1] if len(answers) > 1 else None
+        cut = sum(map(len, text.answers)) - sum(map(len, answers))
         return EncodedPair(
             prompt=prompt,
             chosen_ids=chosen,
@@ -145,17 +163,60 @@ class PairEncoder:
         """What the model reads before it answers, for generation. Raises as :meth:`encode` does."""
         text = self.chat.encode(sample_id, prompt, (), response_prefix=response_prefix)
         encoded = self._prompt(sample_id, prompt, images, text, load_image)
-        self._room(sample_id, encoded)
+        self.room(sample_id, len(encoded), sum(encoded.image_tokens))
         return encoded
+
+    def prompt_length(
+        self, pair: PreferencePair, text: Turns, sizes: Sequence[tuple[int, int]], *, max_pixels: int | None = None
+    ) -> tuple[int, int]:
+        """(tokens of the prompt, image tokens among them) with images of these sizes (width, height).
+
+        By arithmetic where a family repeats one token for an image; else the processor writes the prompt around blank
+        images of the same sizes, and image tokens are not told apart (0).
+
+        Raises:
+            EncodeError: as :meth:`encode`.
+        """
+        self._check_places(pair.id, pair.prompt, len(sizes))
+        written = len(text.prompt) + len(text.prefix)
+        if not sizes:
+            return written, 0
+        if self.family.repeats_image_token:
+            self._check_written(pair.id, text, len(sizes))
+            images = sum(self.images.count(pair.id, sizes, max_pixels=max_pixels))
+            return written - len(sizes) + images, images
+        blank = [np.zeros((height, width, 3), dtype=np.uint8) for width, height in sizes]
+        outputs = self._written_by_processor(pair.id, pair.prompt, blank, max_pixels)
+        return int(outputs["input_ids"].shape[1]) + len(text.prefix), 0
+
+    def room(self, row_id: str, prompt: int, image_tokens: int = 0) -> int | None:
+        """Tokens left for an answer after a prompt of this length, at least one; None means no limit.
+
+        Raises:
+            EncodeError: the prompt leaves none (``too_long_prompt``).
+        """
+        if self.max_length is None:
+            return None
+        room = self.max_length - prompt
+        if room < 1:
+            images = f", {image_tokens} of them for images" if image_tokens else ""
+            hint = " or lower processing.max_pixels" if self.family.has_pixel_budget and image_tokens else ""
+            raise fault(
+                row_id, "too_long_prompt", f"has a prompt of {prompt} tokens{images}, which leaves no room for an "
+                f"answer in max_length {self.max_length}; raise processing.max_length{hint}"
+            )  # fmt: skip
+        return room
+
+    def refuse_identical(self, row_id: str, answers: Sequence[tuple[int, ...]], room: int | None) -> None:
+        """Raises EncodeError (``identical_pair``) for answers that are one and the same where they are cut."""
+        if answers[0][:room] == answers[1][:room]:
+            where = "" if room is None else f" up to token {room}, where max_length {self.max_length} cuts them"
+            raise fault(row_id, "identical_pair", f"has two answers that are the same tokens{where}; leave it out")
 
     def _prompt(
         self, row_id: str, messages: Sequence[Message], images: tuple[ImageRef, ...], text: Turns, load_image: LoadImage
     ) -> EncodedPrompt:
-        places = sum(message.num_images for message in messages)
-        if places != len(images):
-            raise fault(
-                row_id, "placeholder_count", f"has {places} image places in its prompt and {len(images)} images"
-            )
+        self._check_places(row_id, messages, len(images))
         if self.family.repeats_image_token or not self.chat.sees_images:
             return self._expanded_here(row_id, images, text, load_image)
         return self._expanded_by_processor(row_id, messages, images, text, load_image)
@@ -166,16 +227,14 @@ class PairEncoder:
         """Repeat each image place as often as its own image has features."""
         image_token = self.chat.image_token_id
         ids = [*text.prompt, *text.prefix]
-        written = 0 if image_token is None else ids.count(image_token)
-        if written != len(images):
-            raise fault(
-                row_id, "placeholder_count", f"has {len(images)} images, and the model's chat template wrote "
-                f"{written} places for them: this template cannot show images in that position"
-            )  # fmt: skip
-        encoded = self._images.encode(row_id, images, load_image)
+        self._check_written(row_id, text, len(images))
+        encoded = self.images.encode(row_id, images, load_image, max_pixels=self.budgets.get(row_id))
         counts = iter(encoded.tokens)
         expanded: list[int] = []
+        starts: list[int] = []
         for token in ids:
+            if token == image_token:
+                starts.append(len(expanded))
             expanded.extend([token] * next(counts) if token == image_token else [token])
         input_ids = torch.tensor(expanded, dtype=torch.long)
         token_types: dict[str, Tensor] = {}
@@ -187,6 +246,7 @@ class PairEncoder:
             vision=encoded.vision,
             image_tokens=encoded.tokens,
             token_types=token_types,
+            position_ids=self._positions(len(expanded), starts, encoded.vision),
         )
 
     def _expanded_by_processor(
@@ -198,11 +258,8 @@ class PairEncoder:
         load_image: LoadImage,
     ) -> EncodedPrompt:
         """Let the processor write the prompt, for models whose images become more than one repeated token."""
-        pixels = iter([load_image(image) for image in images])
-        conversation = self.chat.conversation(row_id, messages)
-        for part in (part for message in conversation for part in message["content"] if part["type"] == "image"):
-            part["image"] = next(pixels)
-        outputs = self.chat.prompt_by_processor(row_id, self._processor, conversation, self._image_options)
+        pixels = [load_image(image) for image in images]
+        outputs = self._written_by_processor(row_id, messages, pixels, self.budgets.get(row_id))
         ids = outputs.pop("input_ids")
         outputs.pop("attention_mask", None)
         # what has the shape of the ids describes tokens, the rest describes images
@@ -213,23 +270,37 @@ class PairEncoder:
             input_ids=torch.cat([ids[0], prefix]),
             vision={name: value for name, value in outputs.items() if name not in planes},
             token_types={name: torch.cat([plane, torch.zeros_like(prefix)]) for name, plane in planes.items()},
+            position_ids=self._positions(ids.shape[1] + len(prefix), (), {}),
         )
 
-    def _fit(self, pair_id: str, prompt: EncodedPrompt, answer: tuple[int, ...]) -> Tensor:
-        return torch.tensor(answer[: self._room(pair_id, prompt)], dtype=torch.long)
+    def _written_by_processor(
+        self, row_id: str, messages: Sequence[Message], pixels: Sequence[Any], max_pixels: int | None
+    ) -> dict[str, Tensor]:
+        following = iter(pixels)
+        conversation = self.chat.conversation(row_id, messages)
+        for part in (part for message in conversation for part in message["content"] if part["type"] == "image"):
+            part["image"] = next(following)
+        return self.chat.prompt_by_processor(row_id, self._processor, conversation, self.images.options(max_pixels))
 
-    def _room(self, row_id: str, prompt: EncodedPrompt) -> int | None:
-        """Tokens left for an answer, at least one; None means no limit."""
-        if self.max_length is None:
-            return None
-        room = self.max_length - len(prompt)
-        if room < 1:
-            images = f", {sum(prompt.image_tokens)} of them for images" if prompt.image_tokens else ""
+    @staticmethod
+    def _check_places(row_id: str, messages: Sequence[Message], num_images: int) -> None:
+        places = sum(message.num_images for message in messages)
+        if places != num_images:
+            raise fault(row_id, "placeholder_count", f"has {places} image places in its prompt and {num_images} images")
+
+    def _check_written(self, row_id: str, text: Turns, num_images: int) -> None:
+        image_token = self.chat.image_token_id
+        written = 0 if image_token is None else [*text.prompt, *text.prefix].count(image_token)
+        if written != num_images:
             raise fault(
-                row_id, "too_long_prompt", f"has a prompt of {len(prompt)} tokens{images}, which leaves no room for "
-                f"an answer in max_length {self.max_length}; raise processing.max_length or lower processing.max_pixels"
+                row_id, "placeholder_count", f"has {num_images} images, and the model's chat template wrote "
+                f"{written} places for them: this template cannot show images in that position"
             )  # fmt: skip
-        return room
+
+    def _positions(self, length: int, starts: Sequence[int], vision: Mapping[str, Tensor]) -> Tensor | None:
+        if not self.family.shared_prefix:
+            return None
+        return multimodal(length, starts, self.images.grids(vision)) if self.family.mrope else in_sequence(length)
 
 
 def score_or_nan(score: float | None) -> float:

@@ -32,6 +32,8 @@ class Family:
     """One image place becomes copies of one token. If false, only the processor can expand it, text and all."""
     token_types: str | None = None
     """Model input that marks image tokens with 1, for models that need one."""
+    mrope: bool = False
+    """Positions have three planes (time, height, width) in which an image is a grid."""
     has_pixel_budget: bool = False
     """The image processor resizes to a number of pixels (``min_pixels``, ``max_pixels``)."""
     shared_prefix: bool = False
@@ -86,6 +88,7 @@ FAMILIES: tuple[Family, ...] = (
         vision=("model.visual",),
         projector=("model.visual.merger",),
         token_types="mm_token_type_ids",
+        mrope=True,
         has_pixel_budget=True,
         shared_prefix=True,
     ),
@@ -95,6 +98,7 @@ FAMILIES: tuple[Family, ...] = (
         vision=("model.visual",),
         projector=("model.visual.merger",),
         token_types="mm_token_type_ids",
+        mrope=True,
         has_pixel_budget=True,
         shared_prefix=True,
     ),
@@ -104,8 +108,36 @@ FAMILIES: tuple[Family, ...] = (
         vision=("model.visual",),
         projector=("model.visual.merger", "model.visual.deepstack_merger_list"),
         token_types="mm_token_type_ids",
+        mrope=True,
         has_pixel_budget=True,
         shared_prefix=True,
+    ),
+    Family(
+        name="internvl",
+        model_types=frozenset({"internvl"}),
+        vision=("model.vision_tower",),
+        projector=("model.multi_modal_projector",),
+        repeats_image_token=False,
+        shared_prefix=True,
+    ),
+    Family(
+        name="idefics3",
+        model_types=frozenset({"idefics3", "smolvlm"}),
+        vision=("model.vision_model",),
+        projector=("model.connector",),
+        language=("model.text_model",),
+        repeats_image_token=False,
+        shared_prefix=True,
+    ),
+    Family(
+        name="gemma3",
+        model_types=frozenset({"gemma3"}),
+        vision=("model.vision_tower",),
+        projector=("model.multi_modal_projector",),
+        repeats_image_token=False,
+        token_types="token_type_ids",
+        note="Gemma 3 attends to an image in both directions and to text through sliding windows, which a packed row "
+        "does not keep",
     ),
 )
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor
 
@@ -33,6 +33,7 @@ class EncodedImages:
 
 
 NO_IMAGES = EncodedImages(vision={}, tokens=())
+_Key: TypeAlias = "tuple[LoadImage, tuple[ImageRef, ...], int | None]"
 
 
 class ImageEncoder:
@@ -40,38 +41,56 @@ class ImageEncoder:
 
     Args:
         processor: the model's processor.
-        options: settings for every call, from :func:`image_options`.
+        family: the model's row of facts.
+        min_pixels, max_pixels: resolution budget of one image (families with ``has_pixel_budget``).
         cache_bytes: keep the results for the images used last up to this size. The settings are fixed for the life of
-            this object, so the images and their loader are the key. Each loader worker has a cache of its own.
+            this object, so the images, their loader and their budget are the key. Each loader worker has a cache of
+            its own.
+
+    Raises:
+        ConfigError: a resolution budget for a processor that has none.
     """
 
     def __init__(
         self,
         processor: Any,
+        family: Family,
         *,
-        options: Mapping[str, dict[str, int]],
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
         cache_bytes: int = 0,
     ) -> None:
         self._processor = processor
-        self._options = options
+        self._family = family
+        self._limits = (min_pixels, max_pixels)
+        self.options()
         self._cache_bytes = cache_bytes
         self._held_bytes = 0
-        self._cache: OrderedDict[tuple[LoadImage, tuple[ImageRef, ...]], EncodedImages] = OrderedDict()
+        self._cache: OrderedDict[_Key, EncodedImages] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": OrderedDict(), "_held_bytes": 0}  # pixels do not travel to loader workers
 
-    def encode(self, row_id: str, images: tuple[ImageRef, ...], load_image: LoadImage) -> EncodedImages:
+    def options(self, max_pixels: int | None = None) -> dict[str, dict[str, int]]:
+        """Settings for the processor; ``max_pixels`` goes before the budget that holds for all rows."""
+        low, high = self._limits
+        return image_options(
+            self._processor, self._family, min_pixels=low, max_pixels=high if max_pixels is None else max_pixels
+        )
+
+    def encode(
+        self, row_id: str, images: tuple[ImageRef, ...], load_image: LoadImage, *, max_pixels: int | None = None
+    ) -> EncodedImages:
         """The images of one row, in order; they are processed together, as the processor would for one conversation."""
         if not images:
             return NO_IMAGES
-        key = (load_image, images)
+        key = (load_image, images, max_pixels)
         if (found := self._cache.get(key)) is not None:
             self._cache.move_to_end(key)
             return found
         pixels = [load_image(image) for image in images]
         try:
-            vision = self._processor(images=[pixels], return_tensors="pt", **self._options)
+            vision = self._processor(images=[pixels], return_tensors="pt", **self.options(max_pixels))
             tokens = tuple(
                 self._processor.replace_image_token(vision, image_idx=i).count(self._processor.image_token)
                 for i in range(len(images))
@@ -84,7 +103,38 @@ class ImageEncoder:
         self._keep(key, encoded)
         return encoded
 
-    def _keep(self, key: tuple[LoadImage, tuple[ImageRef, ...]], encoded: EncodedImages) -> None:
+    def count(self, row_id: str, sizes: Sequence[tuple[int, int]], *, max_pixels: int | None = None) -> tuple[int, ...]:
+        """How many tokens images of these sizes (width, height) become, by arithmetic: no image is needed.
+
+        Raises:
+            EncodeError: a size that the model does not take.
+        """
+        if not sizes:
+            return ()
+        upright = [[height, width] for width, height in sizes]
+        try:
+            found = self._processor._get_num_multimodal_tokens(image_sizes=upright, **self.options(max_pixels))
+        except ValueError as err:
+            raise fault(row_id, "image_processing", f"has an image the model cannot take: {err}") from err
+        return tuple(int(count) for count in found.num_image_tokens)
+
+    def lowest_max_pixels(self) -> int:
+        """The smallest budget of one image that the recipe and the processor allow."""
+        low = self._limits[0]
+        return int(low if low is not None else self._processor.image_processor.size["shortest_edge"])
+
+    def highest_max_pixels(self) -> int:
+        """The budget of one image where a row has none of its own."""
+        high = self._limits[1]
+        return int(high if high is not None else self._processor.image_processor.size["longest_edge"])
+
+    def grids(self, vision: Mapping[str, Tensor]) -> list[tuple[int, int]]:
+        """(rows, columns) of tokens of each image, for families whose positions follow them."""
+        merge = int(self._processor.image_processor.merge_size)
+        found = vision.get("image_grid_thw")
+        return [] if found is None else [(int(h) // merge, int(w) // merge) for _, h, w in found.tolist()]
+
+    def _keep(self, key: _Key, encoded: EncodedImages) -> None:
         if encoded.num_bytes > self._cache_bytes:
             return
         self._cache[key] = encoded

@@ -31,13 +31,16 @@ from mmpref.errors import ConfigError, DataError, DistributedError, StoppedError
 from mmpref.losses import build_objective
 from mmpref.losses.objective import Objective
 from mmpref.models.adapter import AdapterSettings, Tuning, count_parameters, prepare
+from mmpref.models.layout_choice import choose_layout
 from mmpref.models.load import LoadedModel, load, save_model
 from mmpref.models.reference import choose_reference
 from mmpref.processing.collate import PairCollator
 from mmpref.processing.encode import PairEncoder
+from mmpref.processing.fitting import FitPlan, plan_fit
 from mmpref.records import PreferencePair
 from mmpref.rundir import RunDir, sha256, start_run
 from mmpref.training.metrics import JsonlLogger
+from mmpref.training.preflight import preflight
 from mmpref.training.resume import Say, choose_checkpoint, facts_of, step_of
 from mmpref.training.trainer import PreferenceTrainer
 
@@ -50,7 +53,7 @@ class _Data:
     train: list[PreferencePair]
     eval: list[PreferencePair]
     images: ImageLoader | RootedImages
-    quarantined: int
+    quarantine: Quarantine
     train_hashes: tuple[str, ...]
     manifest: str | None
     """Hash of the manifest that the data was proved to match."""
@@ -116,36 +119,51 @@ def _train(
     set_seed(recipe.seed)  # before the model: a fresh adapter is drawn at random
     loaded = _load_model(recipe)
     trained, total = count_parameters(loaded.model)
-    say(f"{len(data.train)} pairs, {data.quarantined} rows in quarantine; {trained:,} of {total:,} parameters train")
+    say(
+        f"{len(data.train)} pairs, {len(data.quarantine)} rows in quarantine; {trained:,} of {total:,} parameters train"
+    )
     reference = choose_reference(loaded.model, objective.needs_reference, kind=recipe.reference.kind)
     if reference is not None:
         say(f"reference: {reference.explanation}")
-    processing = recipe.processing
-    encoder = PairEncoder(
-        loaded.processor,
-        loaded.family,
-        max_length=processing.max_length,
-        min_pixels=processing.min_pixels,
-        max_pixels=processing.max_pixels,
-        pixel_cache_bytes=processing.pixel_cache_mib * 2**20,
+    encoder = encoder_of(recipe, loaded)
+    train_fit, eval_fit = fit_data(recipe, data, encoder, say)
+    longest = max(train_fit.longest, eval_fit.longest)
+    layout = choose_layout(loaded.model, loaded.family, recipe.model.attention, max_length=longest)
+    say(f"layout: {layout.explanation}")
+    encoder.budgets = train_fit.budgets | eval_fit.budgets
+    collator = PairCollator(
+        encoder,
+        data.images.open,
+        layout=layout.name,
+        need_rejected=objective.needs_rejected,
+        row_tokens=recipe.processing.row_tokens,
     )
-    collator = PairCollator(encoder, data.images.open, need_rejected=objective.needs_rejected)
     logger = JsonlLogger(run.metrics_file)
     trainer = PreferenceTrainer(
         loaded.model,
         arguments,
         objective=objective,
         collator=collator,
-        train_pairs=data.train,
-        eval_pairs=data.eval,
+        train_pairs=train_fit.pairs,
+        eval_pairs=eval_fit.pairs,
         reference=reference,
         callbacks=[logger, _ProgressCallback(progress)],
         checkpoint_facts=facts,
     )
     trainer.remove_callback(PrinterCallback)  # we have a display of our own
+    if recipe.preflight:
+        for check in preflight(
+            loaded.model,
+            collator,
+            train_fit.pairs,
+            reference,
+            device=arguments.device,
+            autocast=trainer.compute_loss_context_manager,
+        ):
+            say(check.describe())
     if checkpoint is not None:
         logger.forget_after(step_of(checkpoint))
-    elif data.eval:
+    elif eval_fit.pairs:
         trainer.evaluate()  # before the first step, so that a change can be told
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     step, steps = trainer.state.global_step, trainer.state.max_steps
@@ -157,14 +175,16 @@ def _train(
             number,
         )
     trainer.pair_log.write(run.pairs_file)
-    if data.eval:
+    if eval_fit.pairs:
         trainer.evaluate()
         trainer.eval_log.write(run.eval_pairs_file)
     save_model(loaded.model, Path(recipe.model.path), run.model)
     run.set_state(
         "complete",
-        pairs=len(data.train),
-        quarantined=data.quarantined,
+        pairs=len(train_fit.pairs),
+        quarantined=len(data.quarantine),
+        layout=layout.explanation,
+        fit=train_fit.report(),
         steps=step,
         data=dict(zip(recipe.data.train_paths, data.train_hashes, strict=True)),
         **({} if data.manifest is None else {"data_manifest": data.manifest}),
@@ -173,6 +193,57 @@ def _train(
         parameters=total,
     )
     return run
+
+
+def fit_data(recipe: Recipe, data: _Data, encoder: PairEncoder, say: Say) -> tuple[FitPlan, FitPlan]:
+    """Plan what fits, for training and held-out pairs; what cannot be used goes to the quarantine.
+
+    Raises:
+        DataError: nothing is left, or more pairs than ``data.max_bad_fraction`` cannot be used for another reason than
+            their length.
+    """
+    train, held_out = (
+        plan_fit(
+            pairs,
+            encoder,
+            data.images.size,
+            shrink_images=recipe.processing.shrink_images,
+            num_workers=recipe.train.dataloader_num_workers,
+        )
+        for pairs in (data.train, data.eval)
+    )
+    for name, plan in (("data.train", train), ("data.eval", held_out)):
+        if plan.describe():
+            say(f"{name}: {plan.describe()}")
+    aside = {pair.id: (pair, err) for pair, err in train.set_aside}  # a weighted source repeats its pairs
+    for pair, err in aside.values():
+        data.quarantine.num_used -= 1
+        data.quarantine.add(
+            source=pair.source, file=pair.source, row=0, row_id=pair.id, reason=err.reason, detail=str(err)
+        )
+    data.quarantine.write()
+    bad = [err for _, err in [*train.set_aside, *held_out.set_aside] if err.reason != "too_long_prompt"]
+    total = len(data.train) + len(data.eval)
+    if not train.pairs or (data.eval and not held_out.pairs) or len(bad) > recipe.data.max_bad_fraction * total:
+        first = (bad or [err for _, err in [*train.set_aside, *held_out.set_aside]])[0]
+        raise DataError(
+            f"{len(train.set_aside) + len(held_out.set_aside)} of {total} pairs cannot be used by this model "
+            f"(data.max_bad_fraction is {recipe.data.max_bad_fraction:g}); the first: {first}"
+        )
+    return train, held_out
+
+
+def encoder_of(recipe: Recipe, loaded: LoadedModel) -> PairEncoder:
+    """The encoder that a recipe's ``processing`` section asks for."""
+    processing = recipe.processing
+    return PairEncoder(
+        loaded.processor,
+        loaded.family,
+        max_length=processing.max_length,
+        min_pixels=processing.min_pixels,
+        max_pixels=processing.max_pixels,
+        pixel_cache_bytes=processing.pixel_cache_mib * 2**20,
+    )
 
 
 def training_arguments(recipe: Recipe) -> TrainingArguments:
@@ -244,7 +315,7 @@ def _load_data(recipe: Recipe, objective: Objective, run: RunDir) -> _Data:
         _refuse_missing_scores([*pairs, *evaluated])
     train_hashes = tuple(_hash(entry, source) for entry, source in zip(section.train, train_sources, strict=True))
     manifest = None if checked is None else checked.hash
-    return _Data(pairs, evaluated, images, len(quarantine), train_hashes, manifest)
+    return _Data(pairs, evaluated, images, quarantine, train_hashes, manifest)
 
 
 def _refuse_trained_pairs(pairs: Sequence[PreferencePair], evaluated: Sequence[PreferencePair]) -> None:

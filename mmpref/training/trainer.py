@@ -98,7 +98,7 @@ class PreferenceTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=collator,
+            data_collator=collator.rows,
             train_dataset=Pairs(train_pairs),
             eval_dataset=Pairs(eval_pairs) if eval_pairs else None,
             callbacks=callbacks,
@@ -116,6 +116,18 @@ class PreferenceTrainer(Trainer):
         self.add_callback(self.signals)
 
     # ---- one update -------------------------------------------------------------------------------------------
+
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: Sequence[PairBatch],
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """One batch of pairs, run in as many parts as the collator made of it; gradients and loss add up."""
+        if num_items_in_batch is None:
+            num_items_in_batch = self._get_num_items_in_batch([inputs], self.args.device)
+        losses = [super(PreferenceTrainer, self).training_step(model, part, num_items_in_batch) for part in inputs]
+        return torch.stack(losses).sum()
 
     def compute_loss(
         self,
@@ -148,8 +160,10 @@ class PreferenceTrainer(Trainer):
         told = {name: value.detach().float() for name, value in (sides | lengths).items() if value is not None}
         return LossOutput(per_pair=output.per_pair, stats={**told, **output.stats})
 
-    def _get_num_items_in_batch(self, batch_samples: list[PairBatch], device: torch.device) -> Tensor | int | None:
-        pairs = sum(len(batch) for batch in batch_samples)
+    def _get_num_items_in_batch(
+        self, batch_samples: Sequence[Sequence[PairBatch]], device: torch.device
+    ) -> Tensor | int | None:
+        pairs = sum(len(part) for batch in batch_samples for part in batch)
         if self.args.world_size > 1:
             counts: Tensor = self.accelerator.gather(torch.tensor([pairs], device=device))
             return counts.sum()
@@ -167,7 +181,7 @@ class PreferenceTrainer(Trainer):
             )
         return norm
 
-    def floating_point_ops(self, inputs: PairBatch) -> int:
+    def floating_point_ops(self, inputs: Sequence[PairBatch]) -> int:
         """Not counted: the stock estimate does not know pairs, images or shared prompts."""
         return 0
 
@@ -199,7 +213,7 @@ class PreferenceTrainer(Trainer):
         meter = Meter()
         try:
             with torch.no_grad(), self.compute_loss_context_manager():
-                for batch in loader:
+                for batch in (part for parts in loader for part in parts):
                     output = self._objective(model, self._prepare_inputs(batch))
                     stats = {**output.stats, "loss": output.per_pair.detach()}
                     meter.add(stats)
@@ -212,13 +226,14 @@ class PreferenceTrainer(Trainer):
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _loader_with_both_sides(self, pairs: Any) -> DataLoader[PairBatch]:
-        self.data_collator = PairCollator(self.collator.encoder, self.collator.load_image, self.collator.pad_token_id)
+    def _loader_with_both_sides(self, pairs: Any) -> DataLoader[tuple[PairBatch, ...]]:
+        for_training: Any = self.collator.rows
+        self.data_collator = self.collator.changed(need_rejected=True).rows
         try:
-            loader: DataLoader[PairBatch] = self.get_eval_dataloader(pairs)
+            loader: DataLoader[tuple[PairBatch, ...]] = self.get_eval_dataloader(pairs)
             return loader
         finally:
-            self.data_collator = self.collator
+            self.data_collator = for_training
 
     def _sum_over_ranks(self, values: Tensor) -> Tensor:
         return self.accelerator.reduce(values, reduction="sum") if self.args.world_size > 1 else values

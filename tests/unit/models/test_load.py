@@ -93,9 +93,14 @@ def test_processors_load_without_torchvision_and_travel_to_workers(name: str, tm
     folder = build(name, tmp_path / name)
     processor = load_processor(folder)
     made = TINY[name].processor()
-    want = made(images=[[draw(pair().images[0])]], return_tensors="pt")
+    asked = {
+        "images": [[draw(pair().images[0])]],
+        "text": [getattr(made, "boi_token", None) or made.image_token],
+        "return_tensors": "pt",
+    }
+    want = made(**asked)
     for candidate in (processor, pickle.loads(pickle.dumps(processor))):
-        got = candidate(images=[[draw(pair().images[0])]], return_tensors="pt")
+        got = candidate(**asked)
         torch.testing.assert_close(got["pixel_values"], want["pixel_values"])
         assert type(candidate).__name__ == type(made).__name__
 

@@ -1,4 +1,4 @@
-"""The log-probs of the plain path are those of the model run by hand, one sequence at a time."""
+"""Log-probs in either layout are those of the model run by hand, one sequence at a time."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from mmpref.models import LoadedModel, load, pair_logps
 from mmpref.models import policy as policy_module
-from mmpref.models.policy import token_logps
-from mmpref.processing import PairCollator, PairEncoder
+from mmpref.models.policy import answer_logps
+from mmpref.processing import LayoutName, PairBatch, PairCollator, PairEncoder
 from mmpref.records import PreferencePair
 from tests.tiny_vlms import TINY, VISION, build, draw, pair, refs, turn
 
@@ -52,8 +52,12 @@ def rows_for(name: str) -> list[PreferencePair]:
     return [p for p in PAIRS if not p.images] if name == "text" else list(PAIRS)
 
 
-def collator_for(loaded: LoadedModel) -> PairCollator:
-    return PairCollator(PairEncoder(loaded.processor, loaded.family), draw)
+def collator_for(loaded: LoadedModel, layout: LayoutName | None = None) -> PairCollator:
+    return PairCollator(PairEncoder(loaded.processor, loaded.family), draw, layout=layout)
+
+
+def token_logps(model: Any, batch: PairBatch, **options: Any) -> torch.Tensor:
+    return batch.by_answer(answer_logps(model, batch, **options))
 
 
 def by_hand(loaded: LoadedModel, row: PreferencePair, answer: str) -> tuple[float, int]:
@@ -87,11 +91,16 @@ def by_hand(loaded: LoadedModel, row: PreferencePair, answer: str) -> tuple[floa
     return sum(logps[t - 1, targets[t]].item() for t in range(start, end)), end - start
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_a_padded_batch_equals_each_sequence_by_hand(name: str, folder: Any) -> None:
+LAYOUTS = [(name, "plain") for name in FAMILIES] + [(name, "shared_prefix") for name in FAMILIES if name != "gemma3"]
+
+
+@pytest.mark.parametrize(("name", "layout"), LAYOUTS)
+def test_a_batch_equals_each_sequence_by_hand(name: str, layout: LayoutName, folder: Any) -> None:
     loaded = folder(name)
     rows = rows_for(name)
-    got = pair_logps(loaded.model, collator_for(loaded)(rows))
+    batch = collator_for(loaded, layout)(rows)
+    assert batch.shares_prefix == (layout == "shared_prefix")
+    got = pair_logps(loaded.model, batch)
     for i, row in enumerate(rows):
         want, count = by_hand(loaded, row, row.chosen)
         assert got.chosen[i].item() == pytest.approx(want, abs=2e-5)
@@ -101,17 +110,16 @@ def test_a_padded_batch_equals_each_sequence_by_hand(name: str, folder: Any) -> 
         assert got.rejected[i].item() == pytest.approx(want, abs=2e-5)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_padded_equals_single(name: str, folder: Any) -> None:
+@pytest.mark.parametrize(("name", "layout"), LAYOUTS)
+def test_padded_and_packed_equal_single(name: str, layout: LayoutName, folder: Any) -> None:
     loaded = folder(name)
     rows = rows_for(name)
-    collate = collator_for(loaded)
+    collate = collator_for(loaded, layout)
     together = token_logps(loaded.model, collate(rows))
     for i, row in enumerate(rows):
         alone = token_logps(loaded.model, collate([row]))
         for part, whole in ((alone[0], together[i]), (alone[1], together[len(rows) + i])):
-            found = part[part != 0]
-            torch.testing.assert_close(whole[whole != 0], found, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(whole[whole != 0], part[part != 0], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", VISION)
@@ -126,17 +134,15 @@ def test_the_image_changes_the_answer(name: str, folder: Any) -> None:
 def test_a_text_row_through_a_vision_model_is_the_text_path(folder: Any) -> None:
     """Batched with an image row or run by the language model alone, a text row has the same log-probs."""
     loaded = folder("llava")
-    collate = collator_for(loaded)
-    mixed = pair_logps(loaded.model, collate([PAIRS[0], PAIRS[2]]))
-    batch = collate([PAIRS[2]])
+    mixed = pair_logps(loaded.model, collator_for(loaded)([PAIRS[0], PAIRS[2]]))
+    batch = collator_for(loaded, "plain")([PAIRS[2]])
     assert not batch.vision
     with torch.no_grad():
         hidden = loaded.model.model.language_model(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask
         ).last_hidden_state
-        logps = loaded.model.lm_head(hidden).log_softmax(-1)
-    picked = logps[:, :-1].gather(2, batch.input_ids[:, 1:, None]).squeeze(2)
-    sums = (picked * batch.answer_mask[:, 1:]).sum(1)
+        logps = loaded.model.lm_head(hidden).log_softmax(-1).flatten(0, 1)
+    sums = batch.by_answer(logps[batch.predicts, batch.targets]).sum(1)
     assert mixed.chosen[1].item() == pytest.approx(sums[0].item(), abs=1e-5)
 
 
@@ -158,7 +164,7 @@ def test_demonstrations_have_one_row_each(folder: Any) -> None:
     loaded = folder("llava")
     collate = PairCollator(PairEncoder(loaded.processor, loaded.family), draw, need_rejected=False)
     batch = collate([pair("a", rejected=None), pair("b")])
-    assert batch.num_rows == len(batch) == 2
+    assert batch.answers.shape[0] == len(batch) == 2
     got = pair_logps(loaded.model, batch)
     assert got.rejected is None
     assert got.rejected_len is None
@@ -177,16 +183,20 @@ def test_scores_ride_along_and_missing_ones_are_nan(folder: Any) -> None:
     assert pair_logps(loaded.model, collator_for(loaded)([PAIRS[2]])).chosen_score is None
 
 
+@pytest.mark.parametrize("layout", ["plain", "shared_prefix"])
 @pytest.mark.parametrize("name", ["llava", "qwen2_vl"])
-def test_older_transformers_give_the_same(name: str, folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Positions instead of a mask, and full logits where a model takes neither."""
+def test_the_tiled_head_and_every_way_to_logits_agree(
+    name: str, layout: LayoutName, folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logits by mask; by position, as older releases take them; all of them, where a model takes neither."""
     loaded = folder(name)
-    batch = collator_for(loaded)(rows_for(name))
+    batch = collator_for(loaded, layout)(rows_for(name))
     want = token_logps(loaded.model, batch)
+    torch.testing.assert_close(token_logps(loaded.model, batch, through_logits=True), want, atol=1e-5, rtol=1e-5)
     monkeypatch.setattr(policy_module, "_TAKES_MASK", False)
-    torch.testing.assert_close(token_logps(loaded.model, batch), want, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(token_logps(loaded.model, batch, through_logits=True), want, atol=1e-5, rtol=1e-5)
     monkeypatch.setattr(policy_module, "_takes_logits_to_keep", lambda _: False)
-    torch.testing.assert_close(token_logps(loaded.model, batch), want, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(token_logps(loaded.model, batch, through_logits=True), want, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen2_vl"])
@@ -194,15 +204,17 @@ def test_gradient_equals_the_stock_loss(name: str, folder: Any) -> None:
     """The chosen side alone is the negative of transformers' own summed cross-entropy, gradients included."""
     loaded = folder(name)
     model = loaded.model
-    batch = PairCollator(PairEncoder(loaded.processor, loaded.family), draw, need_rejected=False)([PAIRS[0], PAIRS[1]])
+    encoder = PairEncoder(loaded.processor, loaded.family)
+    batch = PairCollator(encoder, draw, layout="plain", need_rejected=False)([PAIRS[0], PAIRS[1]])
     weights = [p for n, p in model.named_parameters() if "language_model" in n or "lm_head" in n]
     for weight in weights:
         weight.requires_grad_(True)
     try:
         ours = torch.autograd.grad(-pair_logps(model, batch).chosen.sum(), weights)
-        labels = batch.input_ids.masked_fill(~batch.answer_mask, -100)
+        labels = torch.full_like(batch.input_ids, -100)
+        labels.view(-1)[batch.predicts + 1] = batch.targets
         mean = model(**batch.model_inputs(), labels=labels).loss
-        stock = torch.autograd.grad(mean * batch.answer_mask.sum(), weights)
+        stock = torch.autograd.grad(mean * batch.answer_lens.sum(), weights)
     finally:
         model.requires_grad_(False)
     difference = torch.cat([(a - b).flatten() for a, b in zip(ours, stock, strict=True)]).norm()
@@ -232,13 +244,17 @@ WORDS = st.lists(
         max_size=3,
     ),
     name=st.sampled_from(["llava", "llava_next", "qwen2_5_vl"]),
+    layout=st.sampled_from(["plain", "shared_prefix"]),
 )
 def test_any_lengths_and_images_batch_as_they_are_alone(
-    rows: list[tuple[str, str, list[str]]], name: str, folder: Any
+    rows: list[tuple[str, str, list[str]]], name: str, layout: LayoutName, folder: Any
 ) -> None:
     loaded = folder(name)
-    collate = collator_for(loaded)
-    pairs = [pair(str(i), images=tuple(i_), chosen=c, rejected=r) for i, (c, r, i_) in enumerate(rows)]
+    collate = collator_for(loaded, layout)
+    pairs = [
+        pair(str(i), images=tuple(i_), chosen=c, rejected=r if r != c else f"{r} two")
+        for i, (c, r, i_) in enumerate(rows)
+    ]
     together = pair_logps(loaded.model, collate(pairs))
     for i, row in enumerate(pairs):
         alone = pair_logps(loaded.model, collate([row]))

@@ -1,4 +1,4 @@
-"""Batches: chosen rows first, padding masked, images in row order, every row checked against its own images."""
+"""Batches in both layouts: answers in order, padding masked, images in order, every prompt checked against its own."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from mmpref.errors import DataError
 from mmpref.processing import (
     EncodeError,
+    LayoutName,
     PairBatch,
     PairCollator,
     PairEncoder,
@@ -20,45 +21,118 @@ from mmpref.processing import (
     family_of,
 )
 from mmpref.processing.batch import join_vision
-from tests.tiny_vlms import TINY, draw, pair
+from tests.tiny_vlms import TINY, draw, pair, refs
 
 
 def encoder_for(name: str) -> PairEncoder:
     return PairEncoder(TINY[name].processor(), family_of(name, has_vision=True))
 
 
-def test_rows_masks_and_padding() -> None:
+def answers_of(batch: PairBatch, encoder: PairEncoder) -> list[str]:
+    """What the loss counts, by answer."""
+    targets = torch.cat([batch.targets, batch.targets.new_zeros(1)])
+    rows = zip(targets[batch.answers], batch.answer_lens.tolist(), strict=True)
+    return [encoder.chat.tokenizer.decode(row[:length]) for row, length in rows]
+
+
+def test_plain_rows_masks_and_padding() -> None:
     encoder = encoder_for("llava")
-    batch = PairCollator(encoder, draw)([pair("a", chosen="yes"), pair("b", images=())])
+    batch = PairCollator(encoder, draw, layout="plain")([pair("a", chosen="yes"), pair("b", images=())])
     assert len(batch) == 2
     assert batch.pair_ids == ("a", "b")
-    decode = encoder.chat.tokenizer.decode
-    answers = [decode(ids[mask]) for ids, mask in zip(batch.input_ids, batch.answer_mask, strict=True)]
     rejected = "two yellow boxes and a dog .<|im_end|>"
-    assert answers == ["yes<|im_end|>", "a red square .<|im_end|>", rejected, rejected]
+    assert answers_of(batch, encoder) == ["yes<|im_end|>", "a red square .<|im_end|>", rejected, rejected]
     chosen_half, rejected_half = batch.halves(torch.arange(4))
     assert chosen_half.tolist() == [0, 1]
     assert rejected_half is not None
     assert rejected_half.tolist() == [2, 3]
-    pad = encoder.chat.pad_token_id
-    assert bool((batch.input_ids[batch.attention_mask == 0] == pad).all())
-    assert not bool((batch.answer_mask & (batch.attention_mask == 0)).any())
+    assert batch.attention_mask is not None
+    assert bool((batch.input_ids[batch.attention_mask == 0] == encoder.chat.pad_token_id).all())
+    # every target is the real token after the place that predicts it
+    assert bool((batch.input_ids.flatten()[batch.predicts + 1] == batch.targets).all())
+    assert bool((batch.attention_mask.flatten()[batch.predicts + 1] == 1).all())
     assert bool((batch.attention_mask.diff(dim=1) <= 0).all()), "padding is on the right"
 
 
-def test_images_are_in_row_order_once_for_each_side() -> None:
+def test_a_packed_row_has_each_prompt_once_and_no_padding() -> None:
+    encoder = encoder_for("qwen2_vl")
+    rows = [
+        pair("a", chosen="yes"),
+        pair("edited", images=(), chosen="a red square .", rejected="a red dog ."),
+        pair("other picture", rejected_images=refs("60x60-5")),
+    ]
+    batch = PairCollator(encoder, draw)(rows)
+    assert batch.shares_prefix
+    assert batch.attention_mask is None
+    assert batch.input_ids.shape[0] == 1
+    end = "<|im_end|>"
+    assert answers_of(batch, encoder) == [
+        f"yes{end}",
+        f"a red square .{end}",
+        f"a red square .{end}",
+        f"two yellow boxes and a dog .{end}",
+        f"a red dog .{end}",
+        f"two yellow boxes and a dog .{end}",
+    ]
+    encoded = [encoder.encode(row, draw) for row in rows]
+    common = len(encoder.chat.tokenizer("a red")["input_ids"])
+    first, edited, seen, unseen = batch.segments
+    assert encoded[0].rejected_ids is not None
+    lengths = (len(encoded[0].prompt), len(encoded[0].chosen_ids), len(encoded[0].rejected_ids))
+    assert first[1:] == lengths
+    assert edited.prefix == len(encoded[1].prompt) + common, "the common beginning is read once"
+    assert seen.second == unseen.second == 0, "sides with pictures of their own share nothing"
+    assert batch.segments[-1].end == batch.num_tokens
+    assert batch.vision["image_grid_thw"].shape[0] == 3
+
+
+def test_both_answers_start_at_the_same_position() -> None:
+    encoder = encoder_for("qwen2_vl")
+    batch = PairCollator(encoder, draw)([pair(images=("90x60-1",)), pair("t", images=())])
+    assert batch.position_ids is not None
+    for start, prefix, first, second in batch.segments:
+        middle = start + prefix
+        of_first = batch.position_ids[:, 0, middle : middle + first]
+        of_second = batch.position_ids[:, 0, middle + first : middle + first + second]
+        assert of_first[:, 0].tolist() == of_second[:, 0].tolist()
+        assert of_first[0, 0].item() == batch.position_ids[:, 0, start:middle].max().item() + 1
+        assert (of_second.diff(dim=1) == 1).all()
+
+
+def test_images_are_in_row_order_once_for_each_prompt() -> None:
     encoder = encoder_for("llava")
-    batch = PairCollator(encoder, draw)([pair("a"), pair("b", images=("28x28-5", "28x28-6")), pair("c", images=())])
+    rows = [pair("a"), pair("b", images=("28x28-5", "28x28-6")), pair("c", images=())]
     single = [
         encoder.encode(pair(images=(name,)), draw).vision["pixel_values"] for name in ("28x28-1", "28x28-5", "28x28-6")
     ]
-    torch.testing.assert_close(batch.vision["pixel_values"], torch.cat(single + single))
+    plain = PairCollator(encoder, draw, layout="plain")(rows)
+    torch.testing.assert_close(plain.vision["pixel_values"], torch.cat(single + single))
+    packed = PairCollator(encoder, draw, layout="shared_prefix")(rows)
+    torch.testing.assert_close(packed.vision["pixel_values"], torch.cat(single))
 
 
 def test_the_model_sees_tokens_and_images_only() -> None:
-    batch = PairCollator(encoder_for("qwen2_vl"), draw)([pair(score_chosen=1.0, score_rejected=0.0)])
-    names = {"input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw"}
-    assert set(batch.model_inputs()) == names
+    scored = [pair(score_chosen=1.0, score_rejected=0.0)]
+    plain = PairCollator(encoder_for("qwen2_vl"), draw, layout="plain")(scored)
+    images = {"pixel_values", "image_grid_thw"}
+    assert set(plain.model_inputs()) == {"input_ids", "attention_mask", "mm_token_type_ids"} | images
+    packed = PairCollator(encoder_for("qwen2_vl"), draw)(scored)
+    assert set(packed.model_inputs()) == {"input_ids", "position_ids"} | images
+
+
+@pytest.mark.parametrize("layout", ["plain", "shared_prefix"])
+def test_a_token_budget_splits_a_batch_in_order(layout: LayoutName) -> None:
+    encoder = encoder_for("llava")
+    rows = [pair(str(i), images=(), chosen="yes " * (i + 1)) for i in range(6)]
+    whole = PairCollator(encoder, draw, layout=layout)(rows)
+    budget = whole.num_tokens // 2
+    parts = PairCollator(encoder, draw, layout=layout, row_tokens=budget).rows(rows)
+    assert [name for part in parts for name in part.pair_ids] == [row.id for row in rows]
+    assert 1 < len(parts) < 6
+    assert all(part.num_tokens <= budget for part in parts)
+    alone = PairCollator(encoder, draw, layout=layout, row_tokens=1).rows(rows)
+    assert [len(part) for part in alone] == [1] * 6
+    assert len(PairCollator(encoder, draw, layout=layout).rows(rows)) == 1
 
 
 def test_a_swap_that_totals_would_hide_is_caught() -> None:
@@ -74,9 +148,11 @@ def test_a_swap_that_totals_would_hide_is_caught() -> None:
             two, prompt=dataclasses.replace(two.prompt, vision=one.vision, image_tokens=one.prompt.image_tokens)
         ),
     ]
-    collate_pairs([one, two], 0, image_token_id=encoder.chat.image_token_id)
-    with pytest.raises(EncodeError, match="'a' has 1 image tokens, and its own images have 4 features"):
-        collate_pairs(swapped, 0, image_token_id=encoder.chat.image_token_id)
+    token = encoder.chat.image_token_id
+    for layout in ("plain", "shared_prefix"):
+        collate_pairs([one, two], 0, layout=layout, image_token_id=token)
+        with pytest.raises(EncodeError, match="'a' has 1 image tokens, and its own images have 4 features"):
+            collate_pairs(swapped, 0, layout=layout, image_token_id=token)
 
 
 def test_demonstrations_where_two_answers_are_needed() -> None:
@@ -91,8 +167,9 @@ def test_demonstrations_where_two_answers_are_needed() -> None:
 def test_an_answer_without_tokens_cannot_be_built() -> None:
     encoded = encoder_for("llava").encode(pair("gone"), draw)
     empty = dataclasses.replace(encoded, chosen_ids=encoded.chosen_ids[:0])
-    with pytest.raises(EncodeError, match="'gone' has an answer without a token"):
-        collate_pairs([empty], 0)
+    for layout in ("plain", "shared_prefix"):
+        with pytest.raises(EncodeError, match="'gone' has an answer without a token"):
+            collate_pairs([empty], 0, layout=layout)
 
 
 def test_scores_are_nan_where_missing_and_none_where_all_are() -> None:
@@ -139,20 +216,22 @@ def test_loader_workers_make_the_same_batches() -> None:
 
 
 def test_to_moves_every_tensor() -> None:
-    batch = PairCollator(encoder_for("qwen2_vl"), draw)([pair(score_chosen=1.0, score_rejected=0.0)])
-    moved = batch.to("meta")
-    tensors = [*moved.model_inputs().values(), moved.answer_mask, *(moved.scores or ())]
-    assert len(tensors) == 8
-    assert all(tensor.device.type == "meta" for tensor in tensors)
+    for layout, count in (("plain", 11), ("shared_prefix", 10)):
+        collate = PairCollator(encoder_for("qwen2_vl"), draw, layout=layout)
+        moved = collate([pair(score_chosen=1.0, score_rejected=0.0)]).to("meta")
+        own = [moved.predicts, moved.targets, moved.answers, moved.answer_lens]
+        tensors = [*moved.model_inputs().values(), *own, *(moved.scores or ())]
+        assert len(tensors) == count
+        assert all(tensor.device.type == "meta" for tensor in tensors)
 
 
 def test_shapes_are_checked_without_reading_values() -> None:
-    ids = torch.zeros(2, 3, dtype=torch.long)
-    with pytest.raises(ValueError, match="answer_mask is"):
-        PairBatch(input_ids=ids, attention_mask=ids, answer_mask=ids[:, :2].bool(), pair_ids=("a",))
-    with pytest.raises(ValueError, match="2 rows for 3 pairs"):
-        PairBatch(input_ids=ids, attention_mask=ids, answer_mask=ids.bool(), pair_ids=("a", "b", "c"))
-    with pytest.raises(ValueError, match="score_chosen"):
-        PairBatch(
-            input_ids=ids, attention_mask=ids, answer_mask=ids.bool(), pair_ids=("a",), score_chosen=torch.zeros(2)
-        )
+    batch = PairCollator(encoder_for("llava"), draw)([pair(), pair("q")])
+    with pytest.raises(ValueError, match="4 answers for 3 pairs"):
+        dataclasses.replace(batch, pair_ids=("a", "b", "c"))
+    with pytest.raises(ValueError, match="score_chosen is"):
+        dataclasses.replace(batch, score_chosen=torch.zeros(3))
+    with pytest.raises(ValueError, match="targets is"):
+        dataclasses.replace(batch, targets=batch.targets[1:])
+    with pytest.raises(ValueError, match="never both"):
+        dataclasses.replace(batch, attention_mask=torch.ones_like(batch.input_ids))

@@ -1,0 +1,257 @@
+"""Start-up checks on the first pairs of a run: what would otherwise train for days on the wrong thing and say nothing.
+
+A model that does not see its pictures still lowers its loss; so does one whose reference is another model, or whose
+second answer reads the first. Each check runs a few forwards and says what a failure means.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mmpref.errors import ConfigError
+from mmpref.models.layout_choice import tolerance
+from mmpref.models.policy import answer_logps, answer_sums
+from mmpref.models.reference import ReferencePolicy, eval_mode
+from mmpref.processing.batch import PairBatch
+from mmpref.processing.collate import PairCollator
+from mmpref.records import PreferencePair
+
+Context = Callable[[], AbstractContextManager[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What one check found. ``passed`` is None where there was nothing to check."""
+
+    name: str
+    passed: bool | None
+    detail: str
+    meaning: str = ""
+    """What a failure means and what to do; empty when it passed."""
+
+    def describe(self) -> str:
+        """One line for the terminal."""
+        mark = {True: "ok", False: "FAILED", None: "skipped"}[self.passed]
+        line = f"check: {self.name}: {mark} ({self.detail})"
+        return f"{line}. {self.meaning}" if self.meaning else line
+
+
+def preflight(
+    model: nn.Module,
+    collator: PairCollator,
+    pairs: Sequence[PreferencePair],
+    reference: ReferencePolicy | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    autocast: Context = nullcontext,
+) -> list[Check]:
+    """Run every check, and stop at the first that fails.
+
+    Nothing is changed: random states, modes and gradients are as before.
+
+    Args:
+        model: the policy before its first step, on ``device``.
+        pairs: the training pairs; the first one and the first one with images are looked at.
+        reference: as the trainer will use it; None where the loss needs none.
+        autocast: the precision that training runs in.
+
+    Raises:
+        ConfigError: a check failed; says which and what it means.
+    """
+    found = []
+    for check in run_checks(model, collator, pairs, reference, device=device, autocast=autocast):
+        if check.passed is False:
+            raise ConfigError(
+                f"start-up check '{check.name}' failed: {check.detail}. {check.meaning} (preflight: false skips the "
+                "checks)"
+            )
+        found.append(check)
+    return found
+
+
+def run_checks(
+    model: nn.Module,
+    collator: PairCollator,
+    pairs: Sequence[PreferencePair],
+    reference: ReferencePolicy | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    autocast: Context = nullcontext,
+) -> Iterator[Check]:
+    """The checks one by one, as :func:`preflight` runs them."""
+    looked_at = _few(pairs)
+    bench = _Bench(model, collator, looked_at, torch.device(device), autocast)
+    devices = [bench.device] if bench.device.type == "cuda" else []
+    checks: tuple[Callable[[_Bench], Check], ...] = (_images_count, _images_matter, _layouts_agree, _batch_is_single)
+    with torch.random.fork_rng(devices=devices):
+        with eval_mode(model), torch.no_grad(), autocast():
+            for check in checks:
+                yield check(bench)
+            yield _reference_is_policy(bench, reference)
+        yield _something_learns(bench)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """What the checks work on."""
+
+    model: nn.Module
+    collator: PairCollator
+    pairs: list[PreferencePair]
+    device: torch.device
+    autocast: Context
+
+    def batch(self, pairs: Sequence[PreferencePair] | None = None) -> PairBatch:
+        return self.collator(self.pairs if pairs is None else pairs).to(self.device)
+
+    @property
+    def bound(self) -> float:
+        """How far a token's log-prob may move on average between exact ways, in the precision of training."""
+        with self.autocast():
+            half = torch.is_autocast_enabled(self.device.type)
+        return tolerance(self.model, half=half)
+
+    def difference(self, one: Tensor, other: Tensor) -> float:
+        """Mean over tokens of |difference|, for [A, L] log-probs that are 0 where there is no token."""
+        tokens = ((one != 0) | (other != 0)).sum().clamp(min=1)
+        return float((one - other).abs().sum() / tokens)
+
+
+def _few(pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
+    """The first pair, and the first with images."""
+    with_image = next((pair for pair in pairs if pair.images), None)
+    found = [pairs[0]]
+    if with_image is not None and with_image is not pairs[0]:
+        found.append(with_image)
+    elif len(pairs) > 1:
+        found.append(pairs[1])
+    return found
+
+
+def _images_count(bench: _Bench) -> Check:
+    name = "image tokens and features"
+    if not bench.collator.encoder.family.has_vision:
+        return Check(name, None, "a model for text")
+    batch = bench.batch()  # the collator counts each prompt's image tokens against its own images
+    token = bench.collator.encoder.chat.image_token_id
+    count = int((batch.input_ids == token).sum()) if token is not None else 0
+    if not batch.vision:
+        return Check(name, None, "no pair with images among those looked at")
+    return Check(name, True, f"{count} image tokens in {len(batch)} pairs, each pair its own")
+
+
+def _images_matter(bench: _Bench) -> Check:
+    name = "the picture changes the answer's log-probs"
+    pairs = [pair for pair in bench.pairs if pair.images]
+    if not pairs or not bench.collator.encoder.family.has_vision:
+        return Check(name, None, "no pair with images among those looked at")
+    batch = bench.batch(pairs[:1])
+    blank = dataclasses.replace(batch, vision={key: _blanked(value) for key, value in batch.vision.items()})
+    seen, unseen = (one.by_answer(answer_logps(bench.model, one)) for one in (batch, blank))
+    moved = float((seen - unseen).abs().max())
+    if moved > 1e-6:
+        return Check(name, True, f"blanking it moves a token by up to {moved:.3g} nats")
+    return Check(
+        name, False, f"blanking the picture of '{pairs[0].id}' moves no token",
+        "The model does not see its images: look at the chat template (does it write a place for an image?), at the "
+        "image token of tokenizer and config, and that the weights are those of this architecture.",
+    )  # fmt: skip
+
+
+def _blanked(value: Tensor) -> Tensor:
+    """A constant in place of the picture; exact zeros stay, because some processors mark padding with them."""
+    return torch.where(value == 0, value, torch.full_like(value, 0.1)) if value.is_floating_point() else value
+
+
+def _layouts_agree(bench: _Bench) -> Check:
+    name = "shared prefix equals separate rows"
+    if bench.collator.layout != "shared_prefix":
+        return Check(name, None, "pairs are run as separate rows")
+    pair = bench.pairs[-1:]
+    shared = bench.batch(pair)
+    plain = bench.collator.changed(layout="plain")(pair).to(bench.device)
+    one = shared.by_answer(answer_logps(bench.model, shared))
+    other = plain.by_answer(answer_logps(bench.model, plain, through_logits=True))
+    off = bench.difference(one, other)
+    if off <= bench.bound:
+        return Check(name, True, f"{off:.2g} nats per token")
+    return Check(
+        name, False, f"tokens of '{pair[0].id}' differ by {off:.3g} nats on average, and {bench.bound:g} is allowed",
+        "This model's attention, positions or output head do not work as the shared layout needs them: set "
+        "model.attention: plain, and please report the model type.",
+    )  # fmt: skip
+
+
+def _batch_is_single(bench: _Bench) -> Check:
+    name = "a batch equals its pairs alone"
+    if len(bench.pairs) < 2:
+        return Check(name, None, "one pair only")
+    batch = bench.batch()
+    together = batch.by_answer(answer_logps(bench.model, batch))
+    worst = 0.0
+    for number, pair in enumerate(bench.pairs):
+        single = bench.batch([pair])
+        alone = single.by_answer(answer_logps(bench.model, single))
+        rows = together[[number, number + len(batch)]] if batch.has_rejected else together[[number]]
+        worst = max(worst, bench.difference(rows[:, : alone.shape[1]], alone))
+    if worst <= bench.bound:
+        return Check(name, True, f"{worst:.2g} nats per token")
+    return Check(
+        name, False, f"tokens differ by {worst:.3g} nats on average, and {bench.bound:g} is allowed",
+        "Pairs of one batch leak into each other in this model; set train.per_device_train_batch_size: 1, and please "
+        "report the model type.",
+    )  # fmt: skip
+
+
+def _reference_is_policy(bench: _Bench, reference: ReferencePolicy | None) -> Check:
+    name = "policy equals reference before the first step"
+    if reference is None:
+        return Check(name, None, "the loss reads no reference")
+    batch = bench.batch()
+    policy = answer_sums(bench.model, batch)
+    chosen, rejected = reference.logps(batch)
+    referred = chosen if rejected is None else torch.cat([chosen, rejected])
+    off = float(((policy - referred).abs() / batch.answer_lens).max())
+    if off <= bench.bound:
+        return Check(name, True, f"{off:.2g} nats per token, so every margin starts at 0")
+    return Check(
+        name, False, f"log-probs differ by {off:.3g} nats per token, and {bench.bound:g} is allowed",
+        "The reference is not the policy that training starts from: a stale cache, another base model, or an adapter "
+        "that was trained before.",
+    )  # fmt: skip
+
+
+def _something_learns(bench: _Bench) -> Check:
+    name = "gradients reach what trains"
+    trained = [(key, value) for key, value in bench.model.named_parameters() if value.requires_grad]
+    before = [value.grad for _, value in trained]
+    for _, value in trained:
+        value.grad = None
+    try:
+        with torch.enable_grad(), eval_mode(bench.model), bench.autocast():
+            batch = bench.batch(bench.pairs[-1:])
+            chosen, rejected = batch.halves(answer_sums(bench.model, batch))
+            loss = chosen.sum() if rejected is None else (chosen - rejected).sum()
+        loss.backward()
+        reached = [key for key, value in trained if value.grad is not None and bool(value.grad.any())]
+        broken = [key for key, value in trained if value.grad is not None and not bool(value.grad.isfinite().all())]
+    finally:
+        for (_, value), gradient in zip(trained, before, strict=True):
+            value.grad = gradient
+    if reached and not broken:
+        return Check(name, True, f"{len(reached)} of {len(trained)} trained tensors get one")
+    if broken:
+        return Check(
+            name, False, f"{len(broken)} of {len(trained)} gradients are not finite (first {broken[0]})",
+            "Train in bf16 or float32 in place of fp16, and look at the pair named first in the data.",
+        )  # fmt: skip
+    return Check(
+        name, False, f"none of {len(trained)} trained tensors gets a gradient",
+        "Nothing would be learnt: look at the tune and adapter sections, and at quantised layers in eval mode.",
+    )  # fmt: skip
