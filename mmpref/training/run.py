@@ -10,8 +10,9 @@ import hashlib
 import json
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from mmpref.data.mixture import RootedImages, repeat
 from mmpref.data.opening import recipe_sources, weights
 from mmpref.data.quarantine import Quarantine
 from mmpref.data.split import split_by_image
-from mmpref.errors import ConfigError, DataError, DistributedError, StoppedError
+from mmpref.errors import CheckpointError, ConfigError, DataError, DistributedError, StoppedError
 from mmpref.losses import build_objective
 from mmpref.losses.objective import Objective
 from mmpref.models.adapter import AdapterSettings, Tuning, count_parameters, prepare
@@ -36,12 +37,14 @@ from mmpref.models.reference import choose_reference
 from mmpref.processing.collate import PairCollator
 from mmpref.processing.encode import PairEncoder
 from mmpref.records import PreferencePair
-from mmpref.rundir import RunDir, sha256, start_run
+from mmpref.rundir import Claim, RunDir, State, claim_output, sha256
+from mmpref.training.arguments import refused_by_transformers, rehearse, training_arguments
+from mmpref.training.checkpoint import newest_complete
 from mmpref.training.metrics import JsonlLogger
 from mmpref.training.resume import Say, choose_checkpoint, facts_of, step_of
+from mmpref.training.stopping import Terminated, terminating
 from mmpref.training.trainer import PreferenceTrainer
 
-_SET_BY_US = ("output_dir", "seed", "save_strategy", "remove_unused_columns", "logging_nan_inf_filter")
 ProgressHook = Callable[[int, int, Mapping[str, float]], None]
 
 
@@ -50,7 +53,7 @@ class _Data:
     train: list[PreferencePair]
     eval: list[PreferencePair]
     images: ImageLoader | RootedImages
-    quarantined: int
+    quarantine: Quarantine
     train_hashes: tuple[str, ...]
     manifest: str | None
     """Hash of the manifest that the data was proved to match."""
@@ -85,24 +88,58 @@ def train(
     _refuse_many_processes()
     objective = build_objective(recipe.loss.as_mapping())
     arguments = training_arguments(recipe)
-    run = start_run(recipe, overwrite=overwrite, resume=resume)
-    try:
-        data = _load_data(recipe, objective, run)
+    claim = claim_output(recipe, overwrite=overwrite, resume=resume, inputs=_inputs(recipe))
+    with terminating(), _state_kept(claim) as begin:
+        if not (claim.replaces or claim.continues):
+            begin()  # an earlier run is touched only when everything was found in order
+        data = _load_data(recipe, objective, claim)
         held_out = [f"held_out={recipe.data.held_out:g}"] if recipe.data.held_out else []
         facts = facts_of(recipe, [*data.train_hashes, *held_out])
+        run = claim.run
         checkpoint = choose_checkpoint(run, facts, allow_data_change=allow_data_change, say=say) if resume else None
-        return _train(recipe, run, objective, arguments, data, facts, checkpoint, progress, say)
+        return _train(recipe, begin, objective, arguments, data, facts, checkpoint, progress, say)
+
+
+def _inputs(recipe: Recipe) -> list[str]:
+    """Everything on the disk that a run reads."""
+    data = recipe.data
+    entries = [entry for entry in (*data.train, *data.eval) if isinstance(entry, SourceSection)]
+    roots = [str(root) for root in (data.root, data.manifest, *(entry.root for entry in entries)) if root is not None]
+    return [recipe.model.path, *data.train_paths, *data.eval_paths, *roots]
+
+
+@contextmanager
+def _state_kept(claim: Claim) -> Iterator[Callable[[], RunDir]]:
+    """Gives the function that begins the run; from then on the manifest says how it ended, whatever happens."""
+    begun: list[RunDir] = []
+
+    def begin() -> RunDir:
+        if not begun:
+            begun.append(claim.begin())
+        return begun[0]
+
+    def end(state: State, **facts: Any) -> None:
+        with suppress(CheckpointError):  # a disk too full for the manifest; the error on its way says more
+            for run in begun:
+                run.set_state(state, **facts)
+
+    try:
+        yield begin
     except (KeyboardInterrupt, StoppedError):
-        run.set_state("stopped")
+        end("stopped")
         raise
+    except Terminated:
+        end("stopped")
+        message = f"stopped by SIGTERM outside the training steps (run folder {claim.run.path}); go on with --resume"
+        raise StoppedError(message, signal.SIGTERM) from None
     except BaseException as err:
-        run.set_state("failed", error=f"{type(err).__name__}: {err}")
+        end("failed", error=f"{type(err).__name__}: {err}")
         raise
 
 
 def _train(
     recipe: Recipe,
-    run: RunDir,
+    begin: Callable[[], RunDir],
     objective: Objective,
     arguments: TrainingArguments,
     data: _Data,
@@ -116,7 +153,8 @@ def _train(
     set_seed(recipe.seed)  # before the model: a fresh adapter is drawn at random
     loaded = _load_model(recipe)
     trained, total = count_parameters(loaded.model)
-    say(f"{len(data.train)} pairs, {data.quarantined} rows in quarantine; {trained:,} of {total:,} parameters train")
+    aside = len(data.quarantine)
+    say(f"{len(data.train)} pairs, {aside} rows in quarantine; {trained:,} of {total:,} parameters train")
     reference = choose_reference(loaded.model, objective.needs_reference, kind=recipe.reference.kind)
     if reference is not None:
         say(f"reference: {reference.explanation}")
@@ -130,41 +168,46 @@ def _train(
         pixel_cache_bytes=processing.pixel_cache_mib * 2**20,
     )
     collator = PairCollator(encoder, data.images.open, need_rejected=objective.needs_rejected)
-    logger = JsonlLogger(run.metrics_file)
-    trainer = PreferenceTrainer(
-        loaded.model,
-        arguments,
-        objective=objective,
-        collator=collator,
-        train_pairs=data.train,
-        eval_pairs=data.eval,
-        reference=reference,
-        callbacks=[logger, _ProgressCallback(progress)],
-        checkpoint_facts=facts,
-    )
+    logger = JsonlLogger(RunDir(recipe.output).metrics_file)
+    with refused_by_transformers():
+        trainer = PreferenceTrainer(
+            loaded.model,
+            arguments,
+            objective=objective,
+            collator=collator,
+            train_pairs=data.train,
+            eval_pairs=data.eval,
+            reference=reference,
+            callbacks=[logger, _ProgressCallback(progress)],
+            checkpoint_facts=facts,
+        )
     trainer.remove_callback(PrinterCallback)  # we have a display of our own
-    if checkpoint is not None:
-        logger.forget_after(step_of(checkpoint))
-    elif data.eval:
+    rehearse(trainer)
+    run = begin()
+    data.quarantine.write()
+    logger.forget_after(-1 if checkpoint is None else step_of(checkpoint))
+    if checkpoint is None and data.eval:
         trainer.evaluate()  # before the first step, so that a change can be told
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     step, steps = trainer.state.global_step, trainer.state.max_steps
-    if trainer.signals.received is not None and step < steps:
+    if trainer.signals.received is not None:
         number = trainer.signals.received
         raise StoppedError(
             f"stopped by {signal.Signals(number).name} at step {step} of {steps}, with a checkpoint; "
             f"go on with --resume (run folder {run.path})",
             number,
         )
-    trainer.pair_log.write(run.pairs_file)
-    if data.eval:
-        trainer.evaluate()
-        trainer.eval_log.write(run.eval_pairs_file)
-    save_model(loaded.model, Path(recipe.model.path), run.model)
+    with _checkpoint_kept(trainer):
+        trainer.pair_log.write(run.pairs_file)
+        if data.eval:
+            if not trainer.eval_log.has_step(step):
+                trainer.evaluate()
+            trainer.eval_log.write(run.eval_pairs_file)
+        save_model(loaded.model, Path(recipe.model.path), run.model)
     run.set_state(
         "complete",
         pairs=len(data.train),
-        quarantined=data.quarantined,
+        quarantined=aside,
         steps=step,
         data=dict(zip(recipe.data.train_paths, data.train_hashes, strict=True)),
         **({} if data.manifest is None else {"data_manifest": data.manifest}),
@@ -175,46 +218,33 @@ def _train(
     return run
 
 
-def training_arguments(recipe: Recipe) -> TrainingArguments:
-    """The recipe's ``train`` section as ``TrainingArguments``.
-
-    Raises:
-        ConfigError: a key of ``train.extra`` that transformers does not know, or a value it refuses.
-    """
-    section = recipe.train
-    known = {field.name for field in fields(TrainingArguments)}
-    ours = {
-        "output_dir",
-        "save_strategy",
-        "remove_unused_columns",
-        "logging_nan_inf_filter",
-        "seed",
-        *type(section).model_fields,
-    }
-    for key in section.extra:
-        if key not in known:
-            raise ConfigError(f"'train.extra.{key}' is not a name of transformers.TrainingArguments")
-        if key in ours:
-            raise ConfigError(f"'train.extra.{key}' is set elsewhere in the recipe; remove it from train.extra")
-    given: dict[str, Any] = section.model_dump(exclude={"extra", "save_steps"})
-    given["report_to"] = section.report_to or "none"
-    given["save_strategy"] = "no" if section.save_steps is None else "steps"
-    if section.save_steps is not None:
-        given["save_steps"] = section.save_steps
-    if "activation_checkpointing" in known:  # the name that newer releases of transformers give it
-        given["activation_checkpointing"] = given.pop("gradient_checkpointing")
-    settings = {"eval_strategy": "no", "disable_tqdm": True, **given, **section.extra}
+@contextmanager
+def _checkpoint_kept(trainer: PreferenceTrainer) -> Iterator[None]:
+    """Training is over; whatever keeps its result from being written leaves a checkpoint of it."""
     try:
-        return TrainingArguments(output_dir=str(RunDir(recipe.output).checkpoints), seed=recipe.seed, **settings)
-    except (ValueError, TypeError, ImportError) as err:
-        raise ConfigError(f"train: transformers refuses these settings: {err}") from err
+        yield
+    except (CheckpointError, KeyboardInterrupt, Terminated) as err:
+        try:
+            kept = f"the trained weights are in {trainer.checkpoint_here()}: make room and go on with --resume"
+        except CheckpointError as second:
+            older, _ = newest_complete(Path(trainer.args.output_dir))
+            kept = f"the checkpoint of the last step could not be written either ({second}); " + (
+                "no other checkpoint is there (train.save_steps was null)"
+                if older is None
+                else f"the newest one is {older}: make room and go on with --resume"
+            )
+        if isinstance(err, CheckpointError):
+            raise CheckpointError(f"{err}; {kept}") from err
+        raise
 
 
-def _load_data(recipe: Recipe, objective: Objective, run: RunDir) -> _Data:
+def _load_data(recipe: Recipe, objective: Objective, claim: Claim) -> _Data:
     section = recipe.data
     if section.eval and section.held_out:
         raise ConfigError("data.eval and data.held_out are both given; keep one of them")
-    quarantine = Quarantine(run.quarantine_file)
+    # an earlier run keeps its own list until this one begins
+    earlier = claim.replaces or claim.continues
+    quarantine = Quarantine(None if earlier else claim.run.quarantine_file)
     train_sources, eval_sources, images = recipe_sources(section)
     demonstrations = not objective.needs_rejected
     checked = None
@@ -244,7 +274,8 @@ def _load_data(recipe: Recipe, objective: Objective, run: RunDir) -> _Data:
         _refuse_missing_scores([*pairs, *evaluated])
     train_hashes = tuple(_hash(entry, source) for entry, source in zip(section.train, train_sources, strict=True))
     manifest = None if checked is None else checked.hash
-    return _Data(pairs, evaluated, images, len(quarantine), train_hashes, manifest)
+    quarantine.path = claim.run.quarantine_file
+    return _Data(pairs, evaluated, images, quarantine, train_hashes, manifest)
 
 
 def _refuse_trained_pairs(pairs: Sequence[PreferencePair], evaluated: Sequence[PreferencePair]) -> None:

@@ -13,11 +13,8 @@ What differs from the stock Trainer, and nothing else:
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -26,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import TrainOutput
 
 from mmpref.errors import CheckpointError, ConfigError, NonFiniteError
 from mmpref.losses import LossOutput, build_objective
@@ -36,8 +34,9 @@ from mmpref.processing.batch import PairBatch
 from mmpref.processing.collate import PairCollator
 from mmpref.records import PreferencePair
 from mmpref.rundir import replacing_folder
-from mmpref.training.checkpoint import WEIGHTS, load_trained, prune, save_trained, seal, verify
+from mmpref.training.checkpoint import WEIGHTS, is_complete, load_trained, prune, save_trained, seal, verify
 from mmpref.training.metrics import Meter, PairLog, read_pair_log
+from mmpref.training.stopping import StopAtStepEnd
 
 PAIRS = "pairs.parquet"
 EVAL_PAIRS = "pairs_eval.parquet"
@@ -112,7 +111,7 @@ class PreferenceTrainer(Trainer):
         self.eval_log = PairLog()
         self._batch_ids: tuple[str, ...] = ()
         self._facts = dict(checkpoint_facts or {})
-        self.signals = _StopAtStepEnd()
+        self.signals = StopAtStepEnd()
         self.add_callback(self.signals)
 
     # ---- one update -------------------------------------------------------------------------------------------
@@ -204,6 +203,9 @@ class PreferenceTrainer(Trainer):
                     stats = {**output.stats, "loss": output.per_pair.detach()}
                     meter.add(stats)
                     self.eval_log.add(self.state.global_step, batch.pair_ids, stats)
+        except BaseException:
+            self.eval_log.drop_pending()  # half an evaluation is none
+            raise
         finally:
             model.train(was_training)
         self.eval_log.flush()
@@ -242,6 +244,17 @@ class PreferenceTrainer(Trainer):
         if self.args.save_total_limit is not None:
             prune(root, self.args.save_total_limit)
 
+    def checkpoint_here(self) -> Path:
+        """A complete checkpoint of the step that was reached; it may be there already.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        folder = Path(self.args.output_dir) / f"step-{self.state.global_step}"
+        if not is_complete(folder):
+            self._save_checkpoint(self.model, None)
+        return folder
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)
         verify(folder)
@@ -249,38 +262,16 @@ class PreferenceTrainer(Trainer):
         self.pair_log.restore(read_pair_log(folder / PAIRS))
         self.eval_log.restore(read_pair_log(folder / EVAL_PAIRS))
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train; afterwards ``self.signals.received`` is the signal that stopped the run early, or None."""
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Train; afterwards ``self.signals.received`` is the signal that stopped the run early, or None.
+
+        A checkpoint of the last step is only loaded: the stock Trainer would make one more step.
+        """
+        if isinstance(resume_from_checkpoint, str):
+            state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
+            if state.global_step >= state.max_steps > 0:
+                self._load_from_checkpoint(resume_from_checkpoint)
+                self.state = state
+                return TrainOutput(state.global_step, 0.0, {})
         with self.signals.listening():
-            return super().train(*args, **kwargs)
-
-
-class _StopAtStepEnd(TrainerCallback):
-    """Turns SIGINT and SIGTERM into a checkpoint and a stop at the next step boundary; a second one stops at once."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        self.received = None
-        try:
-            before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not in the main thread: signals stay with whoever has them
-            yield
-            return
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _note(self, number: int, _frame: FrameType | None) -> None:
-        if self.received is not None:
-            raise KeyboardInterrupt
-        self.received = number
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.received is not None and state.global_step < state.max_steps:
-            control.should_save = True
-            control.should_training_stop = True
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
