@@ -216,6 +216,9 @@ class TrainSection(Section):
     save_total_limit: int | None = Field(default=2, gt=0)
     """Older checkpoints are deleted; null keeps all."""
     report_to: list[str] = []
+    """Trackers by the names transformers has for them: tensorboard, wandb, mlflow, ..."""
+    skip_nonfinite_steps: int = Field(default=0, ge=0)
+    """So many updates whose loss or gradient is not finite are left out before the run stops."""
     use_cpu: bool = False
     extra: dict[str, Any] = {}
     """Any other TrainingArguments name; refused when transformers does not know it."""

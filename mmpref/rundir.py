@@ -156,7 +156,7 @@ def claim_output(
     with writing_to(path):
         if path.exists() and not path.is_dir():
             raise ConfigError(f"output {path} is a file; give a folder")
-        if not path.is_dir() or not any(path.iterdir()):
+        if not path.is_dir() or all(_is_first_file(entry) for entry in path.iterdir()):
             return Claim(recipe, replaces=False, continues=False)
     if not is_run_folder(path):
         raise ConfigError(f"output {path} is not empty and is not a run folder; choose another with output=...")
@@ -180,6 +180,11 @@ def claim_output(
 def start_run(recipe: Recipe, *, overwrite: bool = False, resume: bool = False) -> RunDir:
     """:func:`claim_output` and :meth:`Claim.begin` in one, where nothing is to be checked in between."""
     return claim_output(recipe, overwrite=overwrite, resume=resume).begin()
+
+
+def _is_first_file(entry: Path) -> bool:
+    """What a run that was killed while its folder was made leaves there: a recipe, and no manifest yet."""
+    return entry.name == RECIPE or (entry.suffix == ".tmp" and entry.name.startswith((f".{RECIPE}.", f".{MANIFEST}.")))
 
 
 def _is_inside(entry: Path | str, folder: Path) -> bool:

@@ -88,6 +88,12 @@ class PairLog:
         """Whether any flushed row is of this step."""
         return step in self._columns["step"]
 
+    def recent(self, count: int, names: Sequence[str]) -> list[list[Any]]:
+        """The last values of some statistics, among flushed rows; empty lists where one was never recorded."""
+        if any(name not in self._columns for name in names):
+            return [[] for _ in names]
+        return [self._columns[name][-count:] for name in names]
+
     def restore(self, columns: Mapping[str, list[Any]]) -> None:
         """Start from rows written before (:func:`read_pair_log`), as a resumed run does."""
         self._pending.clear()
@@ -136,9 +142,15 @@ class JsonlLogger(TrainerCallback):
         **_: Any,
     ) -> None:
         if state.is_world_process_zero and logs:
-            line = json.dumps({"step": state.global_step, **logs})
-            with writing_to(self.path), self.path.open("a", encoding="utf-8") as stream:
-                stream.write(line + "\n")
+            self._append({"step": state.global_step, **logs})
+
+    def event(self, step: int, name: str, message: str) -> None:
+        """A line of its own for something that happened: ``{"step", "event", "message"}``."""
+        self._append({"step": step, "event": name, "message": message})
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        with writing_to(self.path), self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
 
 
 def _step_of(line: str) -> float:

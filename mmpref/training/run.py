@@ -38,8 +38,10 @@ from mmpref.processing.collate import PairCollator
 from mmpref.processing.encode import PairEncoder
 from mmpref.records import PreferencePair
 from mmpref.rundir import Claim, RunDir, State, claim_output, sha256
+from mmpref.training.alarms import Alarms
 from mmpref.training.arguments import refused_by_transformers, rehearse, training_arguments
 from mmpref.training.checkpoint import newest_complete
+from mmpref.training.faults import is_out_of_memory, out_of_memory
 from mmpref.training.metrics import JsonlLogger
 from mmpref.training.resume import Say, choose_checkpoint, facts_of, step_of
 from mmpref.training.stopping import Terminated, terminating
@@ -151,7 +153,13 @@ def _train(
     if recipe.cpu_threads is not None:
         torch.set_num_threads(recipe.cpu_threads)
     set_seed(recipe.seed)  # before the model: a fresh adapter is drawn at random
-    loaded = _load_model(recipe)
+    try:
+        loaded = _load_model(recipe)
+    except (RuntimeError, MemoryError) as err:
+        if not is_out_of_memory(err):
+            raise
+        helps = ["adapter.kind=qlora with tune.language=lora", "model.dtype=bfloat16"]
+        raise out_of_memory(f"loading {recipe.model.path}", helps) from err
     trained, total = count_parameters(loaded.model)
     aside = len(data.quarantine)
     say(f"{len(data.train)} pairs, {aside} rows in quarantine; {trained:,} of {total:,} parameters train")
@@ -180,7 +188,15 @@ def _train(
             reference=reference,
             callbacks=[logger, _ProgressCallback(progress)],
             checkpoint_facts=facts,
+            skip_nonfinite_steps=recipe.train.skip_nonfinite_steps,
+            fault_folder=recipe.output / "faults",
         )
+
+    def event(step: int, name: str, message: str) -> None:
+        logger.event(step, name, message)
+        say(f"step {step}: {message}")
+
+    trainer.add_callback(Alarms(trainer.pair_log, event))
     trainer.remove_callback(PrinterCallback)  # we have a display of our own
     rehearse(trainer)
     run = begin()

@@ -5,7 +5,8 @@ What differs from the stock Trainer, and nothing else:
 - the loss is the sum over pairs divided by the pairs of the *whole update* (all micro-batches, all ranks), so
   8 x 1 and 1 x 8 are the same update and an uneven last batch is weighed rightly;
 - the objective's per-pair statistics are averaged over pairs and logged, and kept for ``pairs.parquet``;
-- a non-finite loss or gradient stops before the optimizer step, with the ids of the pairs;
+- a non-finite loss or gradient stops before the optimizer step (or that update is left out, when asked), with a dump
+  of its pairs; memory that runs out is told with the pairs and the keys that would help;
 - checkpoints are written whole or not at all, and hold what trains under the names it has in memory (the stock resume
   silently keeps the start weights of vision-language models, because their files use other names);
 - SIGINT and SIGTERM save a checkpoint at the next step boundary and stop.
@@ -13,6 +14,7 @@ What differs from the stock Trainer, and nothing else:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerContr
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
 
-from mmpref.errors import CheckpointError, ConfigError, NonFiniteError
+from mmpref.errors import CheckpointError, ConfigError, NonFiniteError, OutOfMemoryError
 from mmpref.losses import LossOutput, build_objective
 from mmpref.losses.objective import Objective
 from mmpref.models.policy import pair_logps
@@ -35,8 +37,11 @@ from mmpref.processing.collate import PairCollator
 from mmpref.records import PreferencePair
 from mmpref.rundir import replacing_folder
 from mmpref.training.checkpoint import WEIGHTS, is_complete, load_trained, prune, save_trained, seal, verify
+from mmpref.training.faults import UpdateWatch, is_out_of_memory, out_of_memory, remedies_for
 from mmpref.training.metrics import Meter, PairLog, read_pair_log
 from mmpref.training.stopping import StopAtStepEnd
+
+logger = logging.getLogger(__name__)
 
 PAIRS = "pairs.parquet"
 EVAL_PAIRS = "pairs_eval.parquet"
@@ -67,6 +72,9 @@ class PreferenceTrainer(Trainer):
         reference: where reference log-probs come from (``models.reference.choose_reference``); needed when the
             objective says so.
         args: ``transformers.TrainingArguments``; batch sizes count pairs.
+        skip_nonfinite_steps: so many updates with a loss or gradient that is not finite are left out; the next one
+            stops the run, as the first does by default. Each writes a dump.
+        fault_folder: where dumps of such updates go; default: beside the checkpoints, in ``faults/``.
         checkpoint_facts: stored in every checkpoint; whoever resumes compares them (``checkpoint.differences``).
 
     Raises:
@@ -85,6 +93,8 @@ class PreferenceTrainer(Trainer):
         reference: ReferencePolicy | None = None,
         callbacks: list[TrainerCallback] | None = None,
         checkpoint_facts: Mapping[str, Any] | None = None,
+        skip_nonfinite_steps: int = 0,
+        fault_folder: Path | None = None,
     ) -> None:
         self.objective = build_objective(objective) if isinstance(objective, Mapping) else objective
         if self.objective.needs_reference and reference is None:
@@ -109,7 +119,12 @@ class PreferenceTrainer(Trainer):
         self.meter = Meter()
         self.pair_log = PairLog()
         self.eval_log = PairLog()
-        self._batch_ids: tuple[str, ...] = ()
+        self.watch = UpdateWatch()
+        self.skipped_steps: list[int] = []
+        self._may_skip = skip_nonfinite_steps
+        self._poisoned: str | None = None  # why the update under way must not be made
+        self._loss_sum: Tensor | None = None  # of the update under way
+        self._fault_folder = fault_folder or Path(args.output_dir) / "faults"
         self._facts = dict(checkpoint_facts or {})
         self.signals = StopAtStepEnd()
         self.add_callback(self.signals)
@@ -124,30 +139,60 @@ class PreferenceTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, LossOutput]:
         """Sum of the objective over this micro-batch, divided by the pairs of the update."""
-        self._batch_ids = inputs.pair_ids
-        output = self._objective(model, inputs)
+        self.watch.enter(inputs)
+        try:
+            output = self._objective(model, inputs)
+        except NonFiniteError as err:
+            if return_outputs:
+                raise
+            self._poisoned = str(err)
+            return torch.zeros((), device=self.args.device, requires_grad=True)
         pairs = len(inputs) if num_items_in_batch is None else num_items_in_batch
         # Data-parallel wrappers average gradients over ranks; the division above is already over all ranks' pairs.
         loss = output.per_pair.sum() * (self.args.world_size / pairs)
+        self._loss_sum = loss.detach() if self._loss_sum is None else self._loss_sum + loss.detach()
         self.meter.add(output.stats)
         self.pair_log.add(self.state.global_step + 1, inputs.pair_ids, output.stats)
         return (loss, output) if return_outputs else loss
 
     def _objective(self, model: nn.Module, batch: PairBatch) -> LossOutput:
         reference = self.reference if self.objective.needs_reference else None
-        try:
-            logps = pair_logps(model, batch, reference=reference)
-            output = self.objective(logps)
-        except NonFiniteError as err:
-            where = f"step {self.state.global_step + 1}, pairs {', '.join(batch.pair_ids)}"
-            raise NonFiniteError(f"{where}: {err}") from err
+        logps = pair_logps(model, batch, reference=reference)
         # Both sides are told whatever the objective reads: SFT moves the rejected answers too.
         sides = {"logps/chosen": logps.chosen, "logps/rejected": logps.rejected}
         lengths = {"len/chosen": logps.chosen_len, "len/rejected": logps.rejected_len}
         told = {name: value.detach().float() for name, value in (sides | lengths).items() if value is not None}
-        return LossOutput(per_pair=output.per_pair, stats={**told, **output.stats})
+        if self.is_in_train:
+            self.watch.note(told)
+        try:
+            output = self.objective(logps)
+        except NonFiniteError as err:
+            where = f"step {self.state.global_step + 1}, pairs {', '.join(batch.pair_ids)}"
+            raise NonFiniteError(f"{where}: {err}") from err
+        stats = {**told, **output.stats}
+        if self.is_in_train:
+            self.watch.note({**stats, "loss": output.per_pair.detach()})
+        return LossOutput(per_pair=output.per_pair, stats=stats)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """One micro-batch. Memory that runs out is told with the pairs, their size and what to change."""
+        try:
+            loss: Tensor = super().training_step(*args, **kwargs)
+            return loss
+        except (RuntimeError, MemoryError) as err:
+            if not is_out_of_memory(err):
+                raise
+            raise self._memory_error(f"training on {self.watch.last_described()}", in_optimizer=False) from err
+
+    def _memory_error(self, where: str, *, in_optimizer: bool) -> OutOfMemoryError:
+        return out_of_memory(
+            f"{where}, step {self.state.global_step + 1}",
+            remedies_for(self.model, self.args, self.collator.encoder, self.watch.pixels, in_optimizer=in_optimizer),
+        )
 
     def _get_num_items_in_batch(self, batch_samples: list[PairBatch], device: torch.device) -> Tensor | int | None:
+        self.watch.begin()
+        self._poisoned, self._loss_sum = None, None
         pairs = sum(len(batch) for batch in batch_samples)
         if self.args.world_size > 1:
             counts: Tensor = self.accelerator.gather(torch.tensor([pairs], device=device))
@@ -159,12 +204,41 @@ class PreferenceTrainer(Trainer):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> Tensor | float | None:
         norm: Tensor | float | None = super()._get_grad_norm(model, grad_norm=grad_norm)
-        if norm is not None and not torch.isfinite(torch.as_tensor(norm)):
-            raise NonFiniteError(
-                f"step {self.state.global_step + 1}: the gradient is not finite; nothing was updated. "
-                f"Last pairs seen: {', '.join(self._batch_ids)}. Look at them, or lower train.learning_rate"
+        reason = self._poisoned
+        if reason is None:
+            finite = torch.isfinite(torch.as_tensor(0.0 if self._loss_sum is None else self._loss_sum))
+            if norm is not None and getattr(self.accelerator, "scaler", None) is None:  # fp16's scaler skips by itself
+                finite = finite & torch.isfinite(torch.as_tensor(norm, device=finite.device))
+            if bool(finite):
+                return norm
+            reason = (
+                f"step {self.state.global_step + 1}, pairs {', '.join(self.watch.pair_ids[:8])}: the loss or the "
+                "gradient is not finite"
             )
-        return norm
+        self._leave_out(model, reason, norm)
+        return None
+
+    def _leave_out(self, model: nn.Module, reason: str, norm: Tensor | float | None) -> None:
+        """Write the dump of an update that must not be made, then stop, or go on without it.
+
+        Raises:
+            NonFiniteError: as many updates as may be were left out already.
+        """
+        step = self.state.global_step + 1
+        dump = self._fault_folder / f"nonfinite-step-{step}.json"
+        rate = self._get_learning_rate()
+        self.watch.dump(dump, step=step, reason=reason, model=model, learning_rate=rate, gradient_norm=norm)
+        if len(self.skipped_steps) >= self._may_skip:
+            told = f" ({self._may_skip} updates were left out before)" if self._may_skip else ""
+            raise NonFiniteError(
+                f"{reason}; nothing was updated{told}. Statistics of the update are in {dump}: look at its pairs, or "
+                "lower train.learning_rate; train.skip_nonfinite_steps=N goes on without up to N such updates"
+            )
+        self.skipped_steps.append(step)
+        logger.warning("%s; this update was left out (%s)", reason, dump)
+        model.zero_grad(set_to_none=True)  # an optimizer leaves weights without a gradient as they are
+        if isinstance(running := getattr(self, "_tr_loss", None), Tensor):
+            running.nan_to_num_(0.0, 0.0, 0.0)  # the Trainer's own sum since the last line
 
     def floating_point_ops(self, inputs: PairBatch) -> int:
         """Not counted: the stock estimate does not know pairs, images or shared prompts."""
@@ -199,7 +273,7 @@ class PreferenceTrainer(Trainer):
         try:
             with torch.no_grad(), self.compute_loss_context_manager():
                 for batch in loader:
-                    output = self._objective(model, self._prepare_inputs(batch))
+                    output = self._evaluated(model, self._prepare_inputs(batch))
                     stats = {**output.stats, "loss": output.per_pair.detach()}
                     meter.add(stats)
                     self.eval_log.add(self.state.global_step, batch.pair_ids, stats)
@@ -213,6 +287,19 @@ class PreferenceTrainer(Trainer):
         self.log(metrics)
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _evaluated(self, model: nn.Module, batch: PairBatch) -> LossOutput:
+        try:
+            return self._objective(model, batch)
+        except (RuntimeError, MemoryError) as err:
+            if not is_out_of_memory(err):
+                raise
+            half = max(1, self.args.per_device_eval_batch_size // 2)
+            raise out_of_memory(
+                f"evaluating pairs {', '.join(batch.pair_ids[:8])} ({len(batch)} in the batch, "
+                f"{batch.input_ids.numel():,} tokens)",
+                [f"train.per_device_eval_batch_size={half}", "processing.max_length (cuts the longest answers)"],
+            ) from err
 
     def _loader_with_both_sides(self, pairs: Any) -> DataLoader[PairBatch]:
         self.data_collator = PairCollator(self.collator.encoder, self.collator.load_image, self.collator.pad_token_id)
@@ -274,4 +361,9 @@ class PreferenceTrainer(Trainer):
                 self.state = state
                 return TrainOutput(state.global_step, 0.0, {})
         with self.signals.listening():
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            try:
+                return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            except (RuntimeError, MemoryError) as err:  # outside a micro-batch: the optimizer makes its state
+                if not is_out_of_memory(err):
+                    raise
+                raise self._memory_error("updating the weights", in_optimizer=True) from err
