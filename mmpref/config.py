@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from mmpref.errors import ConfigError
 
@@ -23,10 +23,19 @@ TunedPart = Literal["freeze", "full", "lora"]
 PathLike = Annotated[Path, Field(strict=False)]
 
 
+def _steps_or_none(value: int) -> int:
+    if value < 1 and value != -1:
+        raise ValueError("must be a number of steps, at least 1, or -1 for as many as the epochs have")
+    return value
+
+
+MaxSteps = Annotated[int, AfterValidator(_steps_or_none)]
+
+
 class Section(BaseModel):
     """Base of every section: unknown keys are errors, values are not coerced, and nothing changes after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class ModelSection(Section):
@@ -192,7 +201,8 @@ class TrainSection(Section):
     per_device_eval_batch_size: int = Field(default=8, gt=0)
     gradient_accumulation_steps: int = Field(default=1, gt=0)
     num_train_epochs: float = Field(default=1.0, gt=0)
-    max_steps: int = -1
+    max_steps: MaxSteps = -1
+    """Optimizer steps; -1 trains for num_train_epochs."""
     lr_scheduler_type: str = "cosine"
     lr_scheduler_kwargs: dict[str, Any] = {}
     warmup_steps: float = Field(default=0, ge=0)
@@ -212,6 +222,9 @@ class TrainSection(Section):
     save_total_limit: int | None = Field(default=2, gt=0)
     """Older checkpoints are deleted; null keeps all."""
     report_to: list[str] = []
+    """Trackers by the names transformers has for them: tensorboard, wandb, mlflow, ..."""
+    skip_nonfinite_steps: int = Field(default=0, ge=0)
+    """So many updates whose loss or gradient is not finite are left out before the run stops."""
     use_cpu: bool = False
     extra: dict[str, Any] = {}
     """Any other TrainingArguments name; refused when transformers does not know it."""
@@ -222,7 +235,7 @@ class Recipe(Section):
 
     output: PathLike
     """The run folder; it must not hold a run already."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     cpu_threads: int | None = Field(default=None, gt=0)
     """Threads torch may use on the CPU; null leaves torch's own choice. Sums change in the last digit with it."""
     model: ModelSection

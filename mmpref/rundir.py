@@ -15,11 +15,11 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, get_args
 
 from mmpref.config import Recipe, dump_recipe
 from mmpref.errors import CheckpointError, ConfigError
@@ -27,6 +27,7 @@ from mmpref.version import __version__
 
 State = Literal["running", "complete", "stopped", "failed"]
 MANIFEST = "manifest.json"
+RECIPE = "recipe.yaml"
 _REPORTED_PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "pillow", "bitsandbytes", "tokenizers")
 
 
@@ -38,7 +39,7 @@ class RunDir:
 
     @property
     def recipe_file(self) -> Path:
-        return self.path / "recipe.yaml"
+        return self.path / RECIPE
 
     @property
     def metrics_file(self) -> Path:
@@ -89,42 +90,106 @@ class RunDir:
         write_json(self.path / MANIFEST, content)
 
 
-def start_run(recipe: Recipe, *, overwrite: bool = False, resume: bool = False) -> RunDir:
-    """Make the run folder, or take up the one that is there, and set its manifest to ``running``.
+def is_run_folder(path: Path) -> bool:
+    """Whether mmpref made this folder for a run: a recipe, and a manifest with the version that wrote it and a state.
+
+    A ``manifest.json`` alone says nothing: many programs write one.
+    """
+    if not (path / MANIFEST).is_file() or not (path / RECIPE).is_file():
+        return False
+    try:
+        content = RunDir(path).manifest()
+    except ConfigError:
+        return False
+    return isinstance(content.get("mmpref"), str) and content.get("state") in get_args(State)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Leave to write a run into a folder. Nothing is touched before :meth:`begin`."""
+
+    recipe: Recipe
+    replaces: bool
+    """A run is there that ``begin`` deletes."""
+    continues: bool
+    """A run is there that ``begin`` goes on with."""
+
+    @property
+    def run(self) -> RunDir:
+        return RunDir(self.recipe.output)
+
+    def begin(self) -> RunDir:
+        """Make the folder anew, or take up the one that is there, and set its manifest to ``running``.
+
+        Raises:
+            CheckpointError: the folder cannot be written.
+        """
+        path = self.recipe.output
+        with writing_to(path):
+            if self.replaces:
+                shutil.rmtree(path.resolve())  # a symbolic link stays
+            if self.run.model.exists():  # of a run killed before it could say that it was complete
+                shutil.rmtree(self.run.model)
+            path.mkdir(parents=True, exist_ok=True)
+            write_text(self.run.recipe_file, dump_recipe(self.recipe))
+            facts = {"mmpref": __version__, "state": "running", "seed": self.recipe.seed, "versions": versions()}
+            write_json(path / MANIFEST, facts)
+        return self.run
+
+
+def claim_output(
+    recipe: Recipe, *, overwrite: bool = False, resume: bool = False, inputs: Sequence[Path | str] = ()
+) -> Claim:
+    """Look whether a run may be written to the recipe's ``output``; nothing is written or deleted yet.
 
     Args:
-        recipe: its ``output`` is the folder; the resolved recipe is written there.
-        overwrite: replace a run that is in the folder.
-        resume: keep what is in the folder; a run that is complete is refused.
+        recipe: its ``output`` is the folder.
+        overwrite: a run that is in the folder may be replaced.
+        resume: what is in the folder is kept; a run that is complete is refused.
+        inputs: files and folders that the run reads; none may lie in a folder that would be deleted.
 
     Raises:
-        ConfigError: the folder holds a run, or other files, and neither option allows it.
-        CheckpointError: the folder cannot be written.
+        ConfigError: the folder holds a run, or other files, and neither option allows it, or an input lies in it.
+        CheckpointError: the folder cannot be looked into.
     """
     path = recipe.output
     with writing_to(path):
         if path.exists() and not path.is_dir():
             raise ConfigError(f"output {path} is a file; give a folder")
-        if path.is_dir() and any(path.iterdir()):
-            if not (path / MANIFEST).is_file():
-                raise ConfigError(f"output {path} is not empty and is not a run folder; choose another with output=...")
-            state = RunDir(path).manifest().get("state", "unknown")
-            if resume and state == "complete":
-                raise ConfigError(f"the run in {path} is complete; there is nothing to resume")
-            if not (overwrite or resume):
-                raise ConfigError(
-                    f"output {path} holds a run already (state: {state}); choose another with output=..., "
-                    "go on with --resume, or replace it with --overwrite"
-                )
-            if not resume:
-                shutil.rmtree(path)
-        path.mkdir(parents=True, exist_ok=True)
-        run = RunDir(path)
-        write_text(run.recipe_file, dump_recipe(recipe))
-        write_json(
-            path / MANIFEST, {"mmpref": __version__, "state": "running", "seed": recipe.seed, "versions": versions()}
+        if not path.is_dir() or all(_is_first_file(entry) for entry in path.iterdir()):
+            return Claim(recipe, replaces=False, continues=False)
+    if not is_run_folder(path):
+        raise ConfigError(f"output {path} is not empty and is not a run folder; choose another with output=...")
+    state = RunDir(path).manifest()["state"]
+    if resume and state == "complete":
+        raise ConfigError(f"the run in {path} is complete; there is nothing to resume")
+    if not (overwrite or resume):
+        raise ConfigError(
+            f"output {path} holds a run already (state: {state}); choose another with output=..., "
+            "go on with --resume, or replace it with --overwrite"
         )
-    return run
+    inside = [] if resume else [str(entry) for entry in inputs if _is_inside(entry, path)]
+    if inside:
+        raise ConfigError(
+            f"--overwrite would delete what this run reads: {', '.join(inside)} lies in {path}; choose another folder "
+            "with output=..."
+        )
+    return Claim(recipe, replaces=not resume, continues=resume)
+
+
+def start_run(recipe: Recipe, *, overwrite: bool = False, resume: bool = False) -> RunDir:
+    """:func:`claim_output` and :meth:`Claim.begin` in one, where nothing is to be checked in between."""
+    return claim_output(recipe, overwrite=overwrite, resume=resume).begin()
+
+
+def _is_first_file(entry: Path) -> bool:
+    """What a run that was killed while its folder was made leaves there: a recipe, and no manifest yet."""
+    return entry.name == RECIPE or (entry.suffix == ".tmp" and entry.name.startswith((f".{RECIPE}.", f".{MANIFEST}.")))
+
+
+def _is_inside(entry: Path | str, folder: Path) -> bool:
+    place = Path(entry).expanduser()
+    return place.exists() and place.resolve().is_relative_to(folder.resolve())
 
 
 def model_of(path: str | Path) -> str | Path:
@@ -134,7 +199,7 @@ def model_of(path: str | Path) -> str | Path:
         ConfigError: a run that is not complete, which has no model.
     """
     folder = Path(path)
-    if not (folder / MANIFEST).is_file():
+    if not is_run_folder(folder):
         return path
     run = RunDir(folder)
     state = run.manifest().get("state")

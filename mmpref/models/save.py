@@ -8,6 +8,7 @@ import tempfile
 from fnmatch import fnmatch
 from pathlib import Path
 
+from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -70,8 +71,11 @@ def save_model(model: nn.Module, processor_source: str | Path, out: Path) -> Non
         if out.exists():
             out.rmdir()
         beside.rename(out)
-    except OSError as err:
-        raise CheckpointError(f"{out} could not be written, nothing was left there: {err}") from err
+    except (OSError, SafetensorError, RuntimeError) as err:  # the last two are how safetensors and torch tell of it
+        reason = " ".join(str(err).split())
+        raise CheckpointError(
+            f"{out} could not be written, nothing was left there: {reason}; check permissions and free space"
+        ) from err
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

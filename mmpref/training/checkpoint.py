@@ -65,6 +65,15 @@ def verify(folder: Path) -> dict[str, Any]:
     return facts
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether a checkpoint is there and whole."""
+    try:
+        verify(folder)
+    except CheckpointError:
+        return False
+    return True
+
+
 def newest_complete(root: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that is whole, and why newer ones were passed over."""
     skipped: list[str] = []

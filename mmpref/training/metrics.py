@@ -80,6 +80,20 @@ class PairLog:
             column.extend([None] * (len(self._columns["step"]) - len(column)))
         self._pending.clear()
 
+    def drop_pending(self) -> None:
+        """Forget what was added since the last :meth:`flush`."""
+        self._pending.clear()
+
+    def has_step(self, step: int) -> bool:
+        """Whether any flushed row is of this step."""
+        return step in self._columns["step"]
+
+    def recent(self, count: int, names: Sequence[str]) -> list[list[Any]]:
+        """The last values of some statistics, among flushed rows; empty lists where one was never recorded."""
+        if any(name not in self._columns for name in names):
+            return [[] for _ in names]
+        return [self._columns[name][-count:] for name in names]
+
     def restore(self, columns: Mapping[str, list[Any]]) -> None:
         """Start from rows written before (:func:`read_pair_log`), as a resumed run does."""
         self._pending.clear()
@@ -99,6 +113,9 @@ def read_pair_log(path: Path) -> dict[str, list[Any]]:
     return columns
 
 
+_SUMMARY = '"train_runtime"'  # in the line that the Trainer writes when it ends
+
+
 class JsonlLogger(TrainerCallback):
     """Writes every log line of the Trainer to ``metrics.jsonl`` as it comes."""
 
@@ -106,10 +123,14 @@ class JsonlLogger(TrainerCallback):
         self.path = path
 
     def forget_after(self, step: int) -> None:
-        """Drop the lines of steps that a resumed run does again."""
+        """Drop the lines of steps that a resumed run does again, and the summaries of the parts it is made of.
+
+        Args:
+            step: of the checkpoint; -1 where there is none, and everything is done again.
+        """
         if self.path.is_file():
             lines = self.path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if _step_of(line) <= step]
+            kept = [line for line in lines if _step_of(line) <= step and _SUMMARY not in line]
             write_text(self.path, "".join(f"{line}\n" for line in kept))
 
     def on_log(
@@ -121,9 +142,15 @@ class JsonlLogger(TrainerCallback):
         **_: Any,
     ) -> None:
         if state.is_world_process_zero and logs:
-            line = json.dumps({"step": state.global_step, **logs})
-            with writing_to(self.path), self.path.open("a", encoding="utf-8") as stream:
-                stream.write(line + "\n")
+            self._append({"step": state.global_step, **logs})
+
+    def event(self, step: int, name: str, message: str) -> None:
+        """A line of its own for something that happened: ``{"step", "event", "message"}``."""
+        self._append({"step": step, "event": name, "message": message})
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        with writing_to(self.path), self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
 
 
 def _step_of(line: str) -> float:

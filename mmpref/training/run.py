@@ -6,57 +6,35 @@ came to its end.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from mmpref.config import Recipe, SourceSection
-from mmpref.data.images import ImageLoader
-from mmpref.data.loading import PairSource, load_each, load_pairs
-from mmpref.data.manifest import verify
-from mmpref.data.mixture import RootedImages, repeat
-from mmpref.data.opening import recipe_sources, weights
 from mmpref.data.quarantine import Quarantine
-from mmpref.data.split import split_by_image
-from mmpref.errors import ConfigError, DataError, DistributedError, StoppedError
+from mmpref.errors import CheckpointError, DistributedError, StoppedError
 from mmpref.losses import build_objective
 from mmpref.losses.objective import Objective
-from mmpref.models.adapter import AdapterSettings, Tuning, count_parameters, prepare
-from mmpref.models.layout_choice import choose_layout
-from mmpref.models.load import LoadedModel, load, save_model
-from mmpref.models.reference import choose_reference
-from mmpref.processing.collate import PairCollator
-from mmpref.processing.encode import PairEncoder
-from mmpref.processing.fitting import FitPlan, plan_fit
-from mmpref.records import PreferencePair
-from mmpref.rundir import RunDir, sha256, start_run
+from mmpref.models.save import save_model
+from mmpref.rundir import Claim, RunDir, State, claim_output
+from mmpref.training.alarms import Alarms
+from mmpref.training.arguments import refused_by_transformers, rehearse, training_arguments
+from mmpref.training.checkpoint import newest_complete
 from mmpref.training.metrics import JsonlLogger
 from mmpref.training.preflight import preflight
 from mmpref.training.resume import Say, choose_checkpoint, facts_of, step_of
+from mmpref.training.run_data import RunData, load_data
+from mmpref.training.setup import set_up
+from mmpref.training.stopping import Terminated, terminating
 from mmpref.training.trainer import PreferenceTrainer
 
-_SET_BY_US = ("output_dir", "seed", "save_strategy", "remove_unused_columns", "logging_nan_inf_filter")
 ProgressHook = Callable[[int, int, Mapping[str, float]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Data:
-    train: list[PreferencePair]
-    eval: list[PreferencePair]
-    images: ImageLoader | RootedImages
-    quarantine: Quarantine
-    train_hashes: tuple[str, ...]
-    manifest: str | None
-    """Hash of the manifest that the data was proved to match."""
 
 
 def train(
@@ -88,294 +66,158 @@ def train(
     _refuse_many_processes()
     objective = build_objective(recipe.loss.as_mapping())
     arguments = training_arguments(recipe)
-    run = start_run(recipe, overwrite=overwrite, resume=resume)
-    try:
-        data = _load_data(recipe, objective, run)
+    claim = claim_output(recipe, overwrite=overwrite, resume=resume, inputs=_inputs(recipe))
+    with terminating(), _state_kept(claim) as begin:
+        if not (claim.replaces or claim.continues):
+            begin()  # an earlier run is touched only when everything was found in order
+        # an earlier run keeps its own list until this one begins
+        quarantine = Quarantine(None if claim.replaces or claim.continues else claim.run.quarantine_file)
+        data = load_data(recipe, objective, quarantine)
+        quarantine.path = claim.run.quarantine_file
         held_out = [f"held_out={recipe.data.held_out:g}"] if recipe.data.held_out else []
         facts = facts_of(recipe, [*data.train_hashes, *held_out])
+        run = claim.run
         checkpoint = choose_checkpoint(run, facts, allow_data_change=allow_data_change, say=say) if resume else None
-        return _train(recipe, run, objective, arguments, data, facts, checkpoint, progress, say)
+        return _train(recipe, begin, objective, arguments, data, facts, checkpoint, progress, say)
+
+
+def _inputs(recipe: Recipe) -> list[str]:
+    """Everything on the disk that a run reads."""
+    data = recipe.data
+    entries = [entry for entry in (*data.train, *data.eval) if isinstance(entry, SourceSection)]
+    roots = [str(root) for root in (data.root, data.manifest, *(entry.root for entry in entries)) if root is not None]
+    return [recipe.model.path, *data.train_paths, *data.eval_paths, *roots]
+
+
+@contextmanager
+def _state_kept(claim: Claim) -> Iterator[Callable[[], RunDir]]:
+    """Gives the function that begins the run; from then on the manifest says how it ended, whatever happens."""
+    begun: list[RunDir] = []
+
+    def begin() -> RunDir:
+        if not begun:
+            begun.append(claim.begin())
+        return begun[0]
+
+    def end(state: State, **facts: Any) -> None:
+        with suppress(CheckpointError):  # a disk too full for the manifest; the error on its way says more
+            for run in begun:
+                run.set_state(state, **facts)
+
+    try:
+        yield begin
     except (KeyboardInterrupt, StoppedError):
-        run.set_state("stopped")
+        end("stopped")
         raise
+    except Terminated:
+        end("stopped")
+        message = f"stopped by SIGTERM outside the training steps (run folder {claim.run.path}); go on with --resume"
+        raise StoppedError(message, signal.SIGTERM) from None
     except BaseException as err:
-        run.set_state("failed", error=f"{type(err).__name__}: {err}")
+        end("failed", error=f"{type(err).__name__}: {err}")
         raise
 
 
 def _train(
     recipe: Recipe,
-    run: RunDir,
+    begin: Callable[[], RunDir],
     objective: Objective,
     arguments: TrainingArguments,
-    data: _Data,
+    data: RunData,
     facts: Mapping[str, Any],
     checkpoint: Path | None,
     progress: ProgressHook | None,
     say: Say,
 ) -> RunDir:
-    if recipe.cpu_threads is not None:
-        torch.set_num_threads(recipe.cpu_threads)
-    set_seed(recipe.seed)  # before the model: a fresh adapter is drawn at random
-    loaded = _load_model(recipe)
-    trained, total = count_parameters(loaded.model)
-    say(
-        f"{len(data.train)} pairs, {len(data.quarantine)} rows in quarantine; {trained:,} of {total:,} parameters train"
-    )
-    reference = choose_reference(loaded.model, objective.needs_reference, kind=recipe.reference.kind)
-    if reference is not None:
-        say(f"reference: {reference.explanation}")
-    encoder = encoder_of(recipe, loaded)
-    train_fit, eval_fit = fit_data(recipe, data, encoder, say)
-    longest = max(train_fit.longest, eval_fit.longest)
-    layout = choose_layout(loaded.model, loaded.family, recipe.model.attention, max_length=longest)
-    say(f"layout: {layout.explanation}")
-    encoder.budgets = train_fit.budgets | eval_fit.budgets
-    collator = PairCollator(
-        encoder,
-        data.images.open,
-        layout=layout.name,
-        need_rejected=objective.needs_rejected,
-        row_tokens=recipe.processing.row_tokens,
-    )
-    logger = JsonlLogger(run.metrics_file)
-    trainer = PreferenceTrainer(
-        loaded.model,
-        arguments,
-        objective=objective,
-        collator=collator,
-        train_pairs=train_fit.pairs,
-        eval_pairs=eval_fit.pairs,
-        reference=reference,
-        callbacks=[logger, _ProgressCallback(progress)],
-        checkpoint_facts=facts,
-    )
+    ready = set_up(recipe, objective, data, say)
+    logger = JsonlLogger(RunDir(recipe.output).metrics_file)
+    with refused_by_transformers():
+        trainer = PreferenceTrainer(
+            ready.loaded.model,
+            arguments,
+            objective=objective,
+            collator=ready.collator,
+            train_pairs=ready.train.pairs,
+            eval_pairs=ready.eval.pairs,
+            reference=ready.reference,
+            callbacks=[logger, _ProgressCallback(progress)],
+            checkpoint_facts=facts,
+            skip_nonfinite_steps=recipe.train.skip_nonfinite_steps,
+            fault_folder=recipe.output / "faults",
+        )
+
+    def event(step: int, name: str, message: str) -> None:
+        logger.event(step, name, message)
+        say(f"step {step}: {message}")
+
+    trainer.add_callback(Alarms(trainer.pair_log, event))
     trainer.remove_callback(PrinterCallback)  # we have a display of our own
+    rehearse(trainer)
     if recipe.preflight:
         for check in preflight(
-            loaded.model,
-            collator,
-            train_fit.pairs,
-            reference,
+            ready.loaded.model,
+            ready.collator,
+            ready.train.pairs,
+            ready.reference,
             device=arguments.device,
             autocast=trainer.compute_loss_context_manager,
         ):
             say(check.describe())
-    if checkpoint is not None:
-        logger.forget_after(step_of(checkpoint))
-    elif eval_fit.pairs:
+    run = begin()
+    data.quarantine.write()
+    logger.forget_after(-1 if checkpoint is None else step_of(checkpoint))
+    if checkpoint is None and ready.eval.pairs:
         trainer.evaluate()  # before the first step, so that a change can be told
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     step, steps = trainer.state.global_step, trainer.state.max_steps
-    if trainer.signals.received is not None and step < steps:
+    if trainer.signals.received is not None:
         number = trainer.signals.received
         raise StoppedError(
             f"stopped by {signal.Signals(number).name} at step {step} of {steps}, with a checkpoint; "
             f"go on with --resume (run folder {run.path})",
             number,
         )
-    trainer.pair_log.write(run.pairs_file)
-    if eval_fit.pairs:
-        trainer.evaluate()
-        trainer.eval_log.write(run.eval_pairs_file)
-    save_model(loaded.model, Path(recipe.model.path), run.model)
+    with _checkpoint_kept(trainer):
+        trainer.pair_log.write(run.pairs_file)
+        if ready.eval.pairs:
+            if not trainer.eval_log.has_step(step):
+                trainer.evaluate()
+            trainer.eval_log.write(run.eval_pairs_file)
+        save_model(ready.loaded.model, Path(recipe.model.path), run.model)
     run.set_state(
         "complete",
-        pairs=len(train_fit.pairs),
+        pairs=len(ready.train.pairs),
         quarantined=len(data.quarantine),
-        layout=layout.explanation,
-        fit=train_fit.report(),
+        layout=ready.layout.explanation,
+        fit=ready.train.report(),
         steps=step,
         data=dict(zip(recipe.data.train_paths, data.train_hashes, strict=True)),
         **({} if data.manifest is None else {"data_manifest": data.manifest}),
-        reference=None if reference is None else reference.explanation,
-        trained_parameters=trained,
-        parameters=total,
+        reference=None if ready.reference is None else ready.reference.explanation,
+        trained_parameters=ready.trained,
+        parameters=ready.total,
     )
     return run
 
 
-def fit_data(recipe: Recipe, data: _Data, encoder: PairEncoder, say: Say) -> tuple[FitPlan, FitPlan]:
-    """Plan what fits, for training and held-out pairs; what cannot be used goes to the quarantine.
-
-    Raises:
-        DataError: nothing is left, or more pairs than ``data.max_bad_fraction`` cannot be used for another reason than
-            their length.
-    """
-    train, held_out = (
-        plan_fit(
-            pairs,
-            encoder,
-            data.images.size,
-            shrink_images=recipe.processing.shrink_images,
-            num_workers=recipe.train.dataloader_num_workers,
-        )
-        for pairs in (data.train, data.eval)
-    )
-    for name, plan in (("data.train", train), ("data.eval", held_out)):
-        if plan.describe():
-            say(f"{name}: {plan.describe()}")
-    aside = {pair.id: (pair, err) for pair, err in train.set_aside}  # a weighted source repeats its pairs
-    for pair, err in aside.values():
-        data.quarantine.num_used -= 1
-        data.quarantine.add(
-            source=pair.source, file=pair.source, row=0, row_id=pair.id, reason=err.reason, detail=str(err)
-        )
-    data.quarantine.write()
-    bad = [err for _, err in [*train.set_aside, *held_out.set_aside] if err.reason != "too_long_prompt"]
-    total = len(data.train) + len(data.eval)
-    if not train.pairs or (data.eval and not held_out.pairs) or len(bad) > recipe.data.max_bad_fraction * total:
-        first = (bad or [err for _, err in [*train.set_aside, *held_out.set_aside]])[0]
-        raise DataError(
-            f"{len(train.set_aside) + len(held_out.set_aside)} of {total} pairs cannot be used by this model "
-            f"(data.max_bad_fraction is {recipe.data.max_bad_fraction:g}); the first: {first}"
-        )
-    return train, held_out
-
-
-def encoder_of(recipe: Recipe, loaded: LoadedModel) -> PairEncoder:
-    """The encoder that a recipe's ``processing`` section asks for."""
-    processing = recipe.processing
-    return PairEncoder(
-        loaded.processor,
-        loaded.family,
-        max_length=processing.max_length,
-        min_pixels=processing.min_pixels,
-        max_pixels=processing.max_pixels,
-        pixel_cache_bytes=processing.pixel_cache_mib * 2**20,
-    )
-
-
-def training_arguments(recipe: Recipe) -> TrainingArguments:
-    """The recipe's ``train`` section as ``TrainingArguments``.
-
-    Raises:
-        ConfigError: a key of ``train.extra`` that transformers does not know, or a value it refuses.
-    """
-    section = recipe.train
-    known = {field.name for field in fields(TrainingArguments)}
-    ours = {
-        "output_dir",
-        "save_strategy",
-        "remove_unused_columns",
-        "logging_nan_inf_filter",
-        "seed",
-        *type(section).model_fields,
-    }
-    for key in section.extra:
-        if key not in known:
-            raise ConfigError(f"'train.extra.{key}' is not a name of transformers.TrainingArguments")
-        if key in ours:
-            raise ConfigError(f"'train.extra.{key}' is set elsewhere in the recipe; remove it from train.extra")
-    given: dict[str, Any] = section.model_dump(exclude={"extra", "save_steps"})
-    given["report_to"] = section.report_to or "none"
-    given["save_strategy"] = "no" if section.save_steps is None else "steps"
-    if section.save_steps is not None:
-        given["save_steps"] = section.save_steps
-    if "activation_checkpointing" in known:  # the name that newer releases of transformers give it
-        given["activation_checkpointing"] = given.pop("gradient_checkpointing")
-    settings = {"eval_strategy": "no", "disable_tqdm": True, **given, **section.extra}
+@contextmanager
+def _checkpoint_kept(trainer: PreferenceTrainer) -> Iterator[None]:
+    """Training is over; whatever keeps its result from being written leaves a checkpoint of it."""
     try:
-        return TrainingArguments(output_dir=str(RunDir(recipe.output).checkpoints), seed=recipe.seed, **settings)
-    except (ValueError, TypeError, ImportError) as err:
-        raise ConfigError(f"train: transformers refuses these settings: {err}") from err
-
-
-def _load_data(recipe: Recipe, objective: Objective, run: RunDir) -> _Data:
-    section = recipe.data
-    if section.eval and section.held_out:
-        raise ConfigError("data.eval and data.held_out are both given; keep one of them")
-    quarantine = Quarantine(run.quarantine_file)
-    train_sources, eval_sources, images = recipe_sources(section)
-    demonstrations = not objective.needs_rejected
-    checked = None
-    if section.manifest is not None:
-        checked = verify(section.manifest, train_sources, demonstrations=demonstrations)
-    lists = load_each(
-        train_sources,
-        allow_demonstrations=demonstrations,
-        quarantine=quarantine,
-        max_bad_fraction=section.max_bad_fraction,
-        skip=None if checked is None else checked.skip,
-    )
-    if checked is not None:
-        checked.verify_images(train_sources, lists)
-    evaluated: list[PreferencePair] = []
-    if eval_sources:
-        evaluated = load_pairs(eval_sources, allow_demonstrations=False, quarantine=Quarantine(), max_bad_fraction=0.0)
-    elif section.held_out:
-        lists, evaluated = _hold_out(lists, section.held_out, recipe.seed)
-    pairs = [
-        pair
-        for found, weight in zip(lists, weights(section), strict=True)
-        for pair in (found if weight == 1 else repeat(found, weight, seed=recipe.seed))
-    ]
-    _refuse_trained_pairs(pairs, evaluated)
-    if objective.requires_scores:
-        _refuse_missing_scores([*pairs, *evaluated])
-    train_hashes = tuple(_hash(entry, source) for entry, source in zip(section.train, train_sources, strict=True))
-    manifest = None if checked is None else checked.hash
-    return _Data(pairs, evaluated, images, quarantine, train_hashes, manifest)
-
-
-def _refuse_trained_pairs(pairs: Sequence[PreferencePair], evaluated: Sequence[PreferencePair]) -> None:
-    trained = {(pair.id, pair.chosen, pair.rejected) for pair in pairs}
-    twice = [pair.id for pair in evaluated if (pair.id, pair.chosen, pair.rejected) in trained]
-    if twice:
-        raise DataError(
-            f"{len(twice)} of the {len(evaluated)} pairs of data.eval are trained on too (first id {twice[0]!r}), so "
-            "an evaluation on them would say nothing; give other pairs, or data.held_out=0.05 in place of data.eval"
-        )
-
-
-def _refuse_missing_scores(pairs: Sequence[PreferencePair]) -> None:
-    missing = [pair.id for pair in pairs if pair.score_chosen is None]
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {len(pairs)} pairs have no score_chosen and score_rejected (first id {missing[0]!r}), "
-            "and this loss reads them; use loss.name=dpo or adadpo, switch the quality weight off (loss.uni.eta=null, "
-            "loss.uni.nll_lambda=0), or take pairs without scores as neutral (loss.uni.on_missing_score=neutral)"
-        )
-
-
-def _hold_out(
-    lists: Sequence[list[PreferencePair]], share: float, seed: int
-) -> tuple[list[list[PreferencePair]], list[PreferencePair]]:
-    """Split by image over all sources together, before weights repeat anything."""
-    _, evaluated = split_by_image([pair for pairs in lists for pair in pairs], held_out=share, seed=seed)
-    taken = {pair.id for pair in evaluated}
-    kept = [[pair for pair in pairs if pair.id not in taken] for pairs in lists]
-    evaluated = [pair for pair in evaluated if pair.rejected is not None]
-    if not any(kept) or not evaluated:
-        raise ConfigError(f"data.held_out={share:g} leaves nothing on one side: {sum(map(len, lists))} pairs in all")
-    return kept, evaluated
-
-
-def _hash(entry: str | SourceSection, source: PairSource) -> str:
-    """What a source holds and how it is read: a plain file by its bytes, as everything else by what is known of it."""
-    hashes = [sha256(file) for file in source.rows.files]
-    if isinstance(entry, str) and len(hashes) == 1:
-        return hashes[0]
-    said = {} if isinstance(entry, str) else entry.model_dump(mode="json", exclude={"path", "root"})
-    return hashlib.sha256(json.dumps([hashes or source.rows.spec, said]).encode()).hexdigest()
-
-
-def _load_model(recipe: Recipe) -> LoadedModel:
-    tune, adapter = recipe.tune, recipe.adapter
-    loaded = load(
-        recipe.model.path,
-        dtype=recipe.model.dtype,
-        quantization="nf4" if adapter.kind == "qlora" else None,
-        attn_implementation=recipe.model.attn_implementation,
-        min_pixels=recipe.processing.min_pixels,
-        max_pixels=recipe.processing.max_pixels,
-        trainable=True,
-    )
-    return prepare(
-        loaded,
-        Tuning(vision=tune.vision, projector=tune.projector, language=tune.language),
-        AdapterSettings(**adapter.model_dump(exclude={"kind"})) if adapter.kind != "none" else None,
-    )
+        yield
+    except (CheckpointError, KeyboardInterrupt, Terminated) as err:
+        try:
+            kept = f"the trained weights are in {trainer.checkpoint_here()}: make room and go on with --resume"
+        except CheckpointError as second:
+            older, _ = newest_complete(Path(trainer.args.output_dir))
+            kept = f"the checkpoint of the last step could not be written either ({second}); " + (
+                "no other checkpoint is there (train.save_steps was null)"
+                if older is None
+                else f"the newest one is {older}: make room and go on with --resume"
+            )
+        if isinstance(err, CheckpointError):
+            raise CheckpointError(f"{err}; {kept}") from err
+        raise
 
 
 def _refuse_many_processes() -> None:

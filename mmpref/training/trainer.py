@@ -5,7 +5,8 @@ What differs from the stock Trainer, and nothing else:
 - the loss is the sum over pairs divided by the pairs of the *whole update* (all micro-batches, all ranks), so
   8 x 1 and 1 x 8 are the same update and an uneven last batch is weighed rightly;
 - the objective's per-pair statistics are averaged over pairs and logged, and kept for ``pairs.parquet``;
-- a non-finite loss or gradient stops before the optimizer step, with the ids of the pairs;
+- a non-finite loss or gradient stops before the optimizer step (or that update is left out, when asked), with a dump
+  of its pairs; memory that runs out is told with the pairs and the keys that would help;
 - checkpoints are written whole or not at all, and hold what trains under the names it has in memory (the stock resume
   silently keeps the start weights of vision-language models, because their files use other names);
 - SIGINT and SIGTERM save a checkpoint at the next step boundary and stop.
@@ -13,11 +14,9 @@ What differs from the stock Trainer, and nothing else:
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -26,8 +25,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import TrainOutput
 
-from mmpref.errors import CheckpointError, ConfigError, NonFiniteError
+from mmpref.errors import CheckpointError, ConfigError, NonFiniteError, OutOfMemoryError
 from mmpref.losses import LossOutput, build_objective
 from mmpref.losses.objective import Objective
 from mmpref.models.policy import pair_logps
@@ -36,8 +36,12 @@ from mmpref.processing.batch import PairBatch
 from mmpref.processing.collate import PairCollator
 from mmpref.records import PreferencePair
 from mmpref.rundir import replacing_folder
-from mmpref.training.checkpoint import WEIGHTS, load_trained, prune, save_trained, seal, verify
+from mmpref.training.checkpoint import WEIGHTS, is_complete, load_trained, prune, save_trained, seal, verify
+from mmpref.training.faults import UpdateWatch, is_out_of_memory, out_of_memory, remedies_for
 from mmpref.training.metrics import Meter, PairLog, read_pair_log
+from mmpref.training.stopping import StopAtStepEnd
+
+logger = logging.getLogger(__name__)
 
 PAIRS = "pairs.parquet"
 EVAL_PAIRS = "pairs_eval.parquet"
@@ -68,6 +72,9 @@ class PreferenceTrainer(Trainer):
         reference: where reference log-probs come from (``models.reference.choose_reference``); needed when the
             objective says so.
         args: ``transformers.TrainingArguments``; batch sizes count pairs.
+        skip_nonfinite_steps: so many updates with a loss or gradient that is not finite are left out; the next one
+            stops the run, as the first does by default. Each writes a dump.
+        fault_folder: where dumps of such updates go; default: beside the checkpoints, in ``faults/``.
         checkpoint_facts: stored in every checkpoint; whoever resumes compares them (``checkpoint.differences``).
 
     Raises:
@@ -86,6 +93,8 @@ class PreferenceTrainer(Trainer):
         reference: ReferencePolicy | None = None,
         callbacks: list[TrainerCallback] | None = None,
         checkpoint_facts: Mapping[str, Any] | None = None,
+        skip_nonfinite_steps: int = 0,
+        fault_folder: Path | None = None,
     ) -> None:
         self.objective = build_objective(objective) if isinstance(objective, Mapping) else objective
         if self.objective.needs_reference and reference is None:
@@ -110,24 +119,17 @@ class PreferenceTrainer(Trainer):
         self.meter = Meter()
         self.pair_log = PairLog()
         self.eval_log = PairLog()
-        self._batch_ids: tuple[str, ...] = ()
+        self.watch = UpdateWatch()
+        self.skipped_steps: list[int] = []
+        self._may_skip = skip_nonfinite_steps
+        self._poisoned: str | None = None  # why the update under way must not be made
+        self._loss_sum: Tensor | None = None  # of the update under way
+        self._fault_folder = fault_folder or Path(args.output_dir) / "faults"
         self._facts = dict(checkpoint_facts or {})
-        self.signals = _StopAtStepEnd()
+        self.signals = StopAtStepEnd()
         self.add_callback(self.signals)
 
     # ---- one update -------------------------------------------------------------------------------------------
-
-    def training_step(
-        self,
-        model: nn.Module,
-        inputs: Sequence[PairBatch],
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Tensor:
-        """One batch of pairs, run in as many parts as the collator made of it; gradients and loss add up."""
-        if num_items_in_batch is None:
-            num_items_in_batch = self._get_num_items_in_batch([inputs], self.args.device)
-        losses = [super(PreferenceTrainer, self).training_step(model, part, num_items_in_batch) for part in inputs]
-        return torch.stack(losses).sum()
 
     def compute_loss(
         self,
@@ -137,32 +139,72 @@ class PreferenceTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, LossOutput]:
         """Sum of the objective over this micro-batch, divided by the pairs of the update."""
-        self._batch_ids = inputs.pair_ids
-        output = self._objective(model, inputs)
+        self.watch.enter(inputs)
+        try:
+            output = self._objective(model, inputs)
+        except NonFiniteError as err:
+            if return_outputs:
+                raise
+            self._poisoned = str(err)
+            return torch.zeros((), device=self.args.device, requires_grad=True)
         pairs = len(inputs) if num_items_in_batch is None else num_items_in_batch
         # Data-parallel wrappers average gradients over ranks; the division above is already over all ranks' pairs.
         loss = output.per_pair.sum() * (self.args.world_size / pairs)
+        self._loss_sum = loss.detach() if self._loss_sum is None else self._loss_sum + loss.detach()
         self.meter.add(output.stats)
         self.pair_log.add(self.state.global_step + 1, inputs.pair_ids, output.stats)
         return (loss, output) if return_outputs else loss
 
     def _objective(self, model: nn.Module, batch: PairBatch) -> LossOutput:
         reference = self.reference if self.objective.needs_reference else None
-        try:
-            logps = pair_logps(model, batch, reference=reference)
-            output = self.objective(logps)
-        except NonFiniteError as err:
-            where = f"step {self.state.global_step + 1}, pairs {', '.join(batch.pair_ids)}"
-            raise NonFiniteError(f"{where}: {err}") from err
+        logps = pair_logps(model, batch, reference=reference)
         # Both sides are told whatever the objective reads: SFT moves the rejected answers too.
         sides = {"logps/chosen": logps.chosen, "logps/rejected": logps.rejected}
         lengths = {"len/chosen": logps.chosen_len, "len/rejected": logps.rejected_len}
         told = {name: value.detach().float() for name, value in (sides | lengths).items() if value is not None}
-        return LossOutput(per_pair=output.per_pair, stats={**told, **output.stats})
+        if self.is_in_train:
+            self.watch.note(told)
+        try:
+            output = self.objective(logps)
+        except NonFiniteError as err:
+            where = f"step {self.state.global_step + 1}, pairs {', '.join(batch.pair_ids)}"
+            raise NonFiniteError(f"{where}: {err}") from err
+        stats = {**told, **output.stats}
+        if self.is_in_train:
+            self.watch.note({**stats, "loss": output.per_pair.detach()})
+        return LossOutput(per_pair=output.per_pair, stats=stats)
+
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: Sequence[PairBatch],
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """One batch of pairs, run in as many parts as the collator made of it; gradients and loss add up.
+
+        Memory that runs out is told with the pairs, their size and what to change.
+        """
+        if num_items_in_batch is None:
+            num_items_in_batch = self._get_num_items_in_batch([inputs], self.args.device)
+        try:
+            losses = [super(PreferenceTrainer, self).training_step(model, part, num_items_in_batch) for part in inputs]
+            return torch.stack(losses).sum()
+        except (RuntimeError, MemoryError) as err:
+            if not is_out_of_memory(err):
+                raise
+            raise self._memory_error(f"training on {self.watch.last_described()}", in_optimizer=False) from err
+
+    def _memory_error(self, where: str, *, in_optimizer: bool) -> OutOfMemoryError:
+        return out_of_memory(
+            f"{where}, step {self.state.global_step + 1}",
+            remedies_for(self.model, self.args, self.collator.encoder, self.watch.pixels, in_optimizer=in_optimizer),
+        )
 
     def _get_num_items_in_batch(
         self, batch_samples: Sequence[Sequence[PairBatch]], device: torch.device
     ) -> Tensor | int | None:
+        self.watch.begin()
+        self._poisoned, self._loss_sum = None, None
         pairs = sum(len(part) for batch in batch_samples for part in batch)
         if self.args.world_size > 1:
             counts: Tensor = self.accelerator.gather(torch.tensor([pairs], device=device))
@@ -174,12 +216,41 @@ class PreferenceTrainer(Trainer):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> Tensor | float | None:
         norm: Tensor | float | None = super()._get_grad_norm(model, grad_norm=grad_norm)
-        if norm is not None and not torch.isfinite(torch.as_tensor(norm)):
-            raise NonFiniteError(
-                f"step {self.state.global_step + 1}: the gradient is not finite; nothing was updated. "
-                f"Last pairs seen: {', '.join(self._batch_ids)}. Look at them, or lower train.learning_rate"
+        reason = self._poisoned
+        if reason is None:
+            finite = torch.isfinite(torch.as_tensor(0.0 if self._loss_sum is None else self._loss_sum))
+            if norm is not None and getattr(self.accelerator, "scaler", None) is None:  # fp16's scaler skips by itself
+                finite = finite & torch.isfinite(torch.as_tensor(norm, device=finite.device))
+            if bool(finite):
+                return norm
+            reason = (
+                f"step {self.state.global_step + 1}, pairs {', '.join(self.watch.pair_ids[:8])}: the loss or the "
+                "gradient is not finite"
             )
-        return norm
+        self._leave_out(model, reason, norm)
+        return None
+
+    def _leave_out(self, model: nn.Module, reason: str, norm: Tensor | float | None) -> None:
+        """Write the dump of an update that must not be made, then stop, or go on without it.
+
+        Raises:
+            NonFiniteError: as many updates as may be were left out already.
+        """
+        step = self.state.global_step + 1
+        dump = self._fault_folder / f"nonfinite-step-{step}.json"
+        rate = self._get_learning_rate()
+        self.watch.dump(dump, step=step, reason=reason, model=model, learning_rate=rate, gradient_norm=norm)
+        if len(self.skipped_steps) >= self._may_skip:
+            told = f" ({self._may_skip} updates were left out before)" if self._may_skip else ""
+            raise NonFiniteError(
+                f"{reason}; nothing was updated{told}. Statistics of the update are in {dump}: look at its pairs, or "
+                "lower train.learning_rate; train.skip_nonfinite_steps=N goes on without up to N such updates"
+            )
+        self.skipped_steps.append(step)
+        logger.warning("%s; this update was left out (%s)", reason, dump)
+        model.zero_grad(set_to_none=True)  # an optimizer leaves weights without a gradient as they are
+        if isinstance(running := getattr(self, "_tr_loss", None), Tensor):
+            running.nan_to_num_(0.0, 0.0, 0.0)  # the Trainer's own sum since the last line
 
     def floating_point_ops(self, inputs: Sequence[PairBatch]) -> int:
         """Not counted: the stock estimate does not know pairs, images or shared prompts."""
@@ -214,10 +285,13 @@ class PreferenceTrainer(Trainer):
         try:
             with torch.no_grad(), self.compute_loss_context_manager():
                 for batch in (part for parts in loader for part in parts):
-                    output = self._objective(model, self._prepare_inputs(batch))
+                    output = self._evaluated(model, self._prepare_inputs(batch))
                     stats = {**output.stats, "loss": output.per_pair.detach()}
                     meter.add(stats)
                     self.eval_log.add(self.state.global_step, batch.pair_ids, stats)
+        except BaseException:
+            self.eval_log.drop_pending()  # half an evaluation is none
+            raise
         finally:
             model.train(was_training)
         self.eval_log.flush()
@@ -225,6 +299,19 @@ class PreferenceTrainer(Trainer):
         self.log(metrics)
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _evaluated(self, model: nn.Module, batch: PairBatch) -> LossOutput:
+        try:
+            return self._objective(model, batch)
+        except (RuntimeError, MemoryError) as err:
+            if not is_out_of_memory(err):
+                raise
+            half = max(1, self.args.per_device_eval_batch_size // 2)
+            raise out_of_memory(
+                f"evaluating pairs {', '.join(batch.pair_ids[:8])} ({len(batch)} in the batch, "
+                f"{batch.input_ids.numel():,} tokens)",
+                [f"train.per_device_eval_batch_size={half}", "processing.max_length (cuts the longest answers)"],
+            ) from err
 
     def _loader_with_both_sides(self, pairs: Any) -> DataLoader[tuple[PairBatch, ...]]:
         for_training: Any = self.collator.rows
@@ -257,6 +344,17 @@ class PreferenceTrainer(Trainer):
         if self.args.save_total_limit is not None:
             prune(root, self.args.save_total_limit)
 
+    def checkpoint_here(self) -> Path:
+        """A complete checkpoint of the step that was reached; it may be there already.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        folder = Path(self.args.output_dir) / f"step-{self.state.global_step}"
+        if not is_complete(folder):
+            self._save_checkpoint(self.model, None)
+        return folder
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)
         verify(folder)
@@ -264,38 +362,21 @@ class PreferenceTrainer(Trainer):
         self.pair_log.restore(read_pair_log(folder / PAIRS))
         self.eval_log.restore(read_pair_log(folder / EVAL_PAIRS))
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train; afterwards ``self.signals.received`` is the signal that stopped the run early, or None."""
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Train; afterwards ``self.signals.received`` is the signal that stopped the run early, or None.
+
+        A checkpoint of the last step is only loaded: the stock Trainer would make one more step.
+        """
+        if isinstance(resume_from_checkpoint, str):
+            state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
+            if state.global_step >= state.max_steps > 0:
+                self._load_from_checkpoint(resume_from_checkpoint)
+                self.state = state
+                return TrainOutput(state.global_step, 0.0, {})
         with self.signals.listening():
-            return super().train(*args, **kwargs)
-
-
-class _StopAtStepEnd(TrainerCallback):
-    """Turns SIGINT and SIGTERM into a checkpoint and a stop at the next step boundary; a second one stops at once."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        self.received = None
-        try:
-            before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not in the main thread: signals stay with whoever has them
-            yield
-            return
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _note(self, number: int, _frame: FrameType | None) -> None:
-        if self.received is not None:
-            raise KeyboardInterrupt
-        self.received = number
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.received is not None and state.global_step < state.max_steps:
-            control.should_save = True
-            control.should_training_stop = True
+            try:
+                return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            except (RuntimeError, MemoryError) as err:  # outside a micro-batch: the optimizer makes its state
+                if not is_out_of_memory(err):
+                    raise
+                raise self._memory_error("updating the weights", in_optimizer=True) from err

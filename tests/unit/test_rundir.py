@@ -146,3 +146,15 @@ def test_the_manifest_keeps_earlier_facts(tmp_path: Path) -> None:
     run.set_state("failed", error="x")
     content = json.loads((run.path / MANIFEST).read_text())
     assert (content["state"], content["steps"], content["error"]) == ("failed", 1, "x")
+
+
+def test_a_folder_that_a_kill_left_with_its_recipe_alone_is_taken_up_as_new(tmp_path: Path) -> None:
+    wanted = recipe(tmp_path / "run")
+    run = start_run(wanted)
+    (run.path / MANIFEST).unlink()
+    (run.path / ".manifest.json.abc.tmp").write_text("half")
+    assert start_run(wanted).manifest()["state"] == "running"
+    (run.path / MANIFEST).unlink()
+    (run.path / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="not empty and is not a run folder"):
+        start_run(wanted)

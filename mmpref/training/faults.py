@@ -1,0 +1,197 @@
+"""What is known of the update that went wrong: which pairs, how large, what they did; as a file and as a sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainingArguments
+
+from mmpref.errors import OutOfMemoryError
+from mmpref.models.adapter import count_parameters
+from mmpref.models.unwrap import base_model
+from mmpref.processing.batch import PairBatch
+from mmpref.processing.encode import PairEncoder
+from mmpref.rundir import write_json
+
+_NAMED = 8  # pairs and weights that a message or a dump names one by one
+
+
+@dataclass(frozen=True, slots=True)
+class _Micro:
+    """One micro-batch: what it was made of, and its statistics as far as they were computed."""
+
+    pair_ids: tuple[str, ...]
+    tokens: int
+    pixels: int
+    stats: dict[str, Tensor] = field(default_factory=dict)
+
+
+class UpdateWatch:
+    """Remembers the micro-batches of the update under way. Holds no batch, and reads no tensor until asked."""
+
+    def __init__(self) -> None:
+        self._micros: list[_Micro] = []
+
+    def begin(self) -> None:
+        """A new update."""
+        self._micros.clear()
+
+    def enter(self, batch: PairBatch) -> None:
+        """A micro-batch is about to be run."""
+        self._micros.append(_Micro(batch.pair_ids, batch.input_ids.numel(), num_pixels(batch.vision)))
+
+    def note(self, stats: Mapping[str, Tensor]) -> None:
+        """Statistics [B] of the micro-batch entered last."""
+        if self._micros:
+            self._micros[-1].stats.update(stats)
+
+    @property
+    def pair_ids(self) -> tuple[str, ...]:
+        """Pairs of the update, in the order they were run."""
+        return tuple(name for micro in self._micros for name in micro.pair_ids)
+
+    @property
+    def pixels(self) -> int:
+        """Of the micro-batch entered last."""
+        return self._micros[-1].pixels if self._micros else 0
+
+    def last_described(self) -> str:
+        """The micro-batch entered last, in words."""
+        if not self._micros:
+            return "before the first batch"
+        micro = self._micros[-1]
+        names = ", ".join(micro.pair_ids[:_NAMED]) + (", ..." if len(micro.pair_ids) > _NAMED else "")
+        pixels = f", {micro.pixels:,} pixels" if micro.pixels else ""
+        return f"pairs {names} ({len(micro.pair_ids)} in the batch, {micro.tokens:,} tokens{pixels})"
+
+    def dump(self, file: Path, *, step: int, reason: str, model: nn.Module, **facts: Any) -> None:
+        """Write what is known as JSON; numbers that are not finite are written as words.
+
+        Args:
+            file: where.
+            step: the update that was not made.
+            reason: what was found.
+            model: its gradients are looked at.
+            facts: whatever else is worth knowing.
+        """
+        pairs = []
+        for micro in self._micros:
+            columns = {name: values.tolist() for name, values in micro.stats.items()}
+            for place, name in enumerate(micro.pair_ids):
+                stats = {key: _number(values[place]) for key, values in columns.items()}
+                pairs.append({"id": name, "batch_tokens": micro.tokens, "batch_pixels": micro.pixels, **stats})
+        named = {key: _number(value) for key, value in facts.items()}
+        write_json(file, {"step": step, "reason": reason, **named, "gradients": _gradients(model), "pairs": pairs})
+
+
+def num_pixels(vision: Mapping[str, Tensor]) -> int:
+    """Pixels of processed images: tensors of three channels, or Qwen's flat patches, which hold each pixel twice."""
+    total = 0
+    for name, value in vision.items():
+        if name.startswith("pixel_values"):
+            total += value.numel() // (3 if value.dim() > 2 else 6)
+    return total
+
+
+def is_out_of_memory(err: BaseException) -> bool:
+    """Whether an error means that memory ran out; torch has no class of its own for the CPU's."""
+    if isinstance(err, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(err, RuntimeError) and "can't allocate memory" in str(err)
+
+
+def out_of_memory(where: str, remedies: Sequence[str]) -> OutOfMemoryError:
+    """The error to raise: what was being done, and the two keys of ``remedies`` that would help most."""
+    if not remedies:
+        return OutOfMemoryError(f"out of memory while {where}; nothing is left to lower: take a smaller model")
+    return OutOfMemoryError(f"out of memory while {where}; what would help most: {', then '.join(remedies[:2])}")
+
+
+def remedies_for(
+    model: nn.Module, args: TrainingArguments, encoder: PairEncoder, pixels: int, *, in_optimizer: bool
+) -> list[str]:
+    """:func:`remedies` for what a trainer has."""
+    trained, total = count_parameters(model)
+    checkpointing = getattr(args, "activation_checkpointing", None) or getattr(args, "gradient_checkpointing", None)
+    return remedies(
+        batch_size=args.per_device_train_batch_size,
+        accumulation=args.gradient_accumulation_steps,
+        checkpointing=bool(checkpointing),
+        quantized=bool(getattr(base_model(model), "is_quantized", False)),
+        trained_share=trained / max(total, 1),
+        optim=str(getattr(args.optim, "value", args.optim)),
+        pixels=pixels,
+        has_pixel_budget=encoder.family.has_pixel_budget,
+        max_length=encoder.max_length,
+        in_optimizer=in_optimizer,
+    )
+
+
+def remedies(
+    *,
+    batch_size: int,
+    accumulation: int,
+    checkpointing: bool,
+    quantized: bool,
+    trained_share: float,
+    optim: str,
+    pixels: int = 0,
+    has_pixel_budget: bool = False,
+    max_length: int | None = None,
+    in_optimizer: bool = False,
+) -> list[str]:
+    """Recipe keys that lower the peak, the most helpful first.
+
+    Args:
+        trained_share: trained weights over all weights.
+        pixels: of the batch that did not fit.
+        in_optimizer: memory ran out in the optimizer, whose state is what is too large then.
+    """
+    smaller_state = []
+    if trained_share > 0.2:
+        smaller_state = ["adapter.kind=lora with tune.language=lora (train an adapter, not the weights)"]
+        if "8bit" not in optim:
+            smaller_state.append("train.optim=adamw_8bit (a quarter of the optimizer's memory)")
+    activations = []
+    if not checkpointing:
+        activations.append("train.gradient_checkpointing=true (keeps one activation for each layer)")
+    if batch_size > 1:
+        half = math.ceil(batch_size / 2)
+        activations.append(
+            f"train.per_device_train_batch_size={half} train.gradient_accumulation_steps="
+            f"{math.ceil(batch_size * accumulation / half)} (the same update)"
+        )
+    if pixels and has_pixel_budget:
+        activations.append("a lower processing.max_pixels (fewer image tokens)")
+    if max_length is None:
+        activations.append("processing.max_length (cuts the longest answers)")
+    weights = [] if quantized else ["adapter.kind=qlora with tune.language=lora (weights in 4 bits)"]
+    if in_optimizer:
+        return [*smaller_state, *weights, *activations]
+    first, rest = activations[:2], activations[2:]
+    return [*first, *smaller_state, *weights, *rest]
+
+
+def _gradients(model: nn.Module) -> dict[str, Any]:
+    bad, largest = [], 0.0
+    for name, parameter in model.named_parameters():
+        if parameter.grad is None:
+            continue
+        norm = float(parameter.grad.float().norm())
+        if math.isfinite(norm):
+            largest = max(largest, norm)
+        else:
+            bad.append(name)
+    return {"not_finite": len(bad), "first": bad[:_NAMED], "largest_finite_norm": largest}
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        value = value.item()
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

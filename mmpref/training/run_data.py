@@ -1,0 +1,158 @@
+"""The pairs of one run: read, checked, held out, repeated, and measured against the model's limits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mmpref.config import Recipe, SourceSection
+from mmpref.data.images import ImageLoader
+from mmpref.data.loading import PairSource, load_each, load_pairs
+from mmpref.data.manifest import verify
+from mmpref.data.mixture import RootedImages, repeat
+from mmpref.data.opening import recipe_sources, weights
+from mmpref.data.quarantine import Quarantine
+from mmpref.data.split import split_by_image
+from mmpref.errors import ConfigError, DataError
+from mmpref.losses.objective import Objective
+from mmpref.processing.encode import PairEncoder
+from mmpref.processing.fitting import FitPlan, plan_fit
+from mmpref.records import PreferencePair
+from mmpref.rundir import sha256
+from mmpref.training.resume import Say
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """What a run trains and is evaluated on."""
+
+    train: list[PreferencePair]
+    eval: list[PreferencePair]
+    images: ImageLoader | RootedImages
+    quarantine: Quarantine
+    train_hashes: tuple[str, ...]
+    manifest: str | None
+    """Hash of the manifest that the data was proved to match."""
+
+
+def load_data(recipe: Recipe, objective: Objective, quarantine: Quarantine) -> RunData:
+    """Read, check, hold out and repeat, as the recipe's ``data`` section says.
+
+    Raises:
+        DataError: rows that cannot be used, beyond what ``data.max_bad_fraction`` allows, and whatever else makes the
+            data unfit for the objective.
+    """
+    section = recipe.data
+    if section.eval and section.held_out:
+        raise ConfigError("data.eval and data.held_out are both given; keep one of them")
+    train_sources, eval_sources, images = recipe_sources(section)
+    demonstrations = not objective.needs_rejected
+    checked = None
+    if section.manifest is not None:
+        checked = verify(section.manifest, train_sources, demonstrations=demonstrations)
+    lists = load_each(
+        train_sources,
+        allow_demonstrations=demonstrations,
+        quarantine=quarantine,
+        max_bad_fraction=section.max_bad_fraction,
+        skip=None if checked is None else checked.skip,
+    )
+    if checked is not None:
+        checked.verify_images(train_sources, lists)
+    evaluated: list[PreferencePair] = []
+    if eval_sources:
+        evaluated = load_pairs(eval_sources, allow_demonstrations=False, quarantine=Quarantine(), max_bad_fraction=0.0)
+    elif section.held_out:
+        lists, evaluated = _hold_out(lists, section.held_out, recipe.seed)
+    pairs = [
+        pair
+        for found, weight in zip(lists, weights(section), strict=True)
+        for pair in (found if weight == 1 else repeat(found, weight, seed=recipe.seed))
+    ]
+    _refuse_trained_pairs(pairs, evaluated)
+    if objective.requires_scores:
+        _refuse_missing_scores([*pairs, *evaluated])
+    train_hashes = tuple(_hash(entry, source) for entry, source in zip(section.train, train_sources, strict=True))
+    manifest = None if checked is None else checked.hash
+    return RunData(pairs, evaluated, images, quarantine, train_hashes, manifest)
+
+
+def _refuse_trained_pairs(pairs: Sequence[PreferencePair], evaluated: Sequence[PreferencePair]) -> None:
+    trained = {(pair.id, pair.chosen, pair.rejected) for pair in pairs}
+    twice = [pair.id for pair in evaluated if (pair.id, pair.chosen, pair.rejected) in trained]
+    if twice:
+        raise DataError(
+            f"{len(twice)} of the {len(evaluated)} pairs of data.eval are trained on too (first id {twice[0]!r}), so "
+            "an evaluation on them would say nothing; give other pairs, or data.held_out=0.05 in place of data.eval"
+        )
+
+
+def _refuse_missing_scores(pairs: Sequence[PreferencePair]) -> None:
+    missing = [pair.id for pair in pairs if pair.score_chosen is None]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(pairs)} pairs have no score_chosen and score_rejected (first id {missing[0]!r}), "
+            "and this loss reads them; use loss.name=dpo or adadpo, switch the quality weight off (loss.uni.eta=null, "
+            "loss.uni.nll_lambda=0), or take pairs without scores as neutral (loss.uni.on_missing_score=neutral)"
+        )
+
+
+def _hold_out(
+    lists: Sequence[list[PreferencePair]], share: float, seed: int
+) -> tuple[list[list[PreferencePair]], list[PreferencePair]]:
+    """Split by image over all sources together, before weights repeat anything."""
+    _, evaluated = split_by_image([pair for pairs in lists for pair in pairs], held_out=share, seed=seed)
+    taken = {pair.id for pair in evaluated}
+    kept = [[pair for pair in pairs if pair.id not in taken] for pairs in lists]
+    evaluated = [pair for pair in evaluated if pair.rejected is not None]
+    if not any(kept) or not evaluated:
+        raise ConfigError(f"data.held_out={share:g} leaves nothing on one side: {sum(map(len, lists))} pairs in all")
+    return kept, evaluated
+
+
+def _hash(entry: str | SourceSection, source: PairSource) -> str:
+    """What a source holds and how it is read: a plain file by its bytes, as everything else by what is known of it."""
+    hashes = [sha256(file) for file in source.rows.files]
+    if isinstance(entry, str) and len(hashes) == 1:
+        return hashes[0]
+    said = {} if isinstance(entry, str) else entry.model_dump(mode="json", exclude={"path", "root"})
+    return hashlib.sha256(json.dumps([hashes or source.rows.spec, said]).encode()).hexdigest()
+
+
+def fit_data(recipe: Recipe, data: RunData, encoder: PairEncoder, say: Say) -> tuple[FitPlan, FitPlan]:
+    """Plan what fits, for training and held-out pairs; what cannot be used is added to the quarantine.
+
+    Raises:
+        DataError: nothing is left, or more pairs than ``data.max_bad_fraction`` cannot be used for another reason than
+            their length.
+    """
+    train, held_out = (
+        plan_fit(
+            pairs,
+            encoder,
+            data.images.size,
+            shrink_images=recipe.processing.shrink_images,
+            num_workers=recipe.train.dataloader_num_workers,
+        )
+        for pairs in (data.train, data.eval)
+    )
+    for name, plan in (("data.train", train), ("data.eval", held_out)):
+        if plan.describe():
+            say(f"{name}: {plan.describe()}")
+    aside = {pair.id: (pair, err) for pair, err in train.set_aside}  # a weighted source repeats its pairs
+    for pair, err in aside.values():
+        data.quarantine.num_used -= 1
+        data.quarantine.add(
+            source=pair.source, file=pair.source, row=0, row_id=pair.id, reason=err.reason, detail=str(err)
+        )
+    faults = [err for _, err in [*train.set_aside, *held_out.set_aside]]
+    bad = [err for err in faults if err.reason != "too_long_prompt"]
+    total = len(data.train) + len(data.eval)
+    if not train.pairs or (data.eval and not held_out.pairs) or len(bad) > recipe.data.max_bad_fraction * total:
+        raise DataError(
+            f"{len(faults)} of {total} pairs cannot be used by this model (data.max_bad_fraction is "
+            f"{recipe.data.max_bad_fraction:g}); the first: {(bad or faults)[0]}"
+        )
+    return train, held_out

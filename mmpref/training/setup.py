@@ -1,0 +1,109 @@
+"""From a recipe to everything that a step needs: model, reference, layout, and the pairs that fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from transformers import set_seed
+
+from mmpref.config import Recipe
+from mmpref.losses.objective import Objective
+from mmpref.models.adapter import AdapterSettings, Tuning, count_parameters, prepare
+from mmpref.models.layout_choice import Layout, choose_layout
+from mmpref.models.load import LoadedModel, load
+from mmpref.models.reference import ReferencePolicy, choose_reference
+from mmpref.processing.collate import PairCollator
+from mmpref.processing.encode import PairEncoder
+from mmpref.processing.fitting import FitPlan
+from mmpref.training.faults import is_out_of_memory, out_of_memory
+from mmpref.training.resume import Say
+from mmpref.training.run_data import RunData, fit_data
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """A run before its first step."""
+
+    loaded: LoadedModel
+    reference: ReferencePolicy | None
+    layout: Layout
+    collator: PairCollator
+    train: FitPlan
+    eval: FitPlan
+    trained: int  # parameters
+    total: int
+
+
+def set_up(recipe: Recipe, objective: Objective, data: RunData, say: Say) -> Setup:
+    """Load the model and make everything ready; tells which ways were taken and why.
+
+    Raises:
+        MMPrefError: whatever cannot be as the recipe wants it.
+    """
+    if recipe.cpu_threads is not None:
+        torch.set_num_threads(recipe.cpu_threads)
+    set_seed(recipe.seed)  # before the model: a fresh adapter is drawn at random
+    loaded = _within_memory(recipe, lambda: _load_model(recipe))
+    trained, total = count_parameters(loaded.model)
+    encoder = encoder_of(recipe, loaded)
+    train, held_out = fit_data(recipe, data, encoder, say)
+    aside = len(data.quarantine)
+    say(f"{len(train.pairs)} pairs, {aside} rows in quarantine; {trained:,} of {total:,} parameters train")
+    reference = choose_reference(loaded.model, objective.needs_reference, kind=recipe.reference.kind)
+    if reference is not None:
+        say(f"reference: {reference.explanation}")
+    longest = max(train.longest, held_out.longest)
+    layout = choose_layout(loaded.model, loaded.family, recipe.model.attention, max_length=longest)
+    say(f"layout: {layout.explanation}")
+    encoder.budgets = train.budgets | held_out.budgets
+    collator = PairCollator(
+        encoder,
+        data.images.open,
+        layout=layout.name,
+        need_rejected=objective.needs_rejected,
+        row_tokens=recipe.processing.row_tokens,
+    )
+    return Setup(loaded, reference, layout, collator, train, held_out, trained, total)
+
+
+def encoder_of(recipe: Recipe, loaded: LoadedModel) -> PairEncoder:
+    """The encoder that a recipe's ``processing`` section asks for."""
+    processing = recipe.processing
+    return PairEncoder(
+        loaded.processor,
+        loaded.family,
+        max_length=processing.max_length,
+        min_pixels=processing.min_pixels,
+        max_pixels=processing.max_pixels,
+        pixel_cache_bytes=processing.pixel_cache_mib * 2**20,
+    )
+
+
+def _load_model(recipe: Recipe) -> LoadedModel:
+    tune, adapter = recipe.tune, recipe.adapter
+    loaded = load(
+        recipe.model.path,
+        dtype=recipe.model.dtype,
+        quantization="nf4" if adapter.kind == "qlora" else None,
+        attn_implementation=recipe.model.attn_implementation,
+        min_pixels=recipe.processing.min_pixels,
+        max_pixels=recipe.processing.max_pixels,
+        trainable=True,
+    )
+    return prepare(
+        loaded,
+        Tuning(vision=tune.vision, projector=tune.projector, language=tune.language),
+        AdapterSettings(**adapter.model_dump(exclude={"kind"})) if adapter.kind != "none" else None,
+    )
+
+
+def _within_memory(recipe: Recipe, load_it: Callable[[], LoadedModel]) -> LoadedModel:
+    try:
+        return load_it()
+    except (RuntimeError, MemoryError) as err:
+        if not is_out_of_memory(err):
+            raise
+        helps = ["adapter.kind=qlora with tune.language=lora", "model.dtype=bfloat16"]
+        raise out_of_memory(f"loading {recipe.model.path}", helps) from err
