@@ -79,7 +79,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
 
 
 # keys of the train section that are not names of TrainingArguments
-_OWN_KEYS = frozenset({"skip_nonfinite_steps"})
+_OWN_KEYS = frozenset({"skip_nonfinite_steps", "learning_rates"})
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from mmpref.config import Recipe, SourceSection
+from mmpref.config import AdapterSection, Recipe, SourceSection
 from mmpref.data.images import ImageLoader
 from mmpref.data.loading import PairSource, load_each, load_pairs
 from mmpref.data.manifest import verify
@@ -33,6 +33,7 @@ from mmpref.losses import build_objective
 from mmpref.losses.objective import Objective
 from mmpref.models.adapter import AdapterSettings, Tuning, count_parameters, prepare
 from mmpref.models.load import LoadedModel, load, save_model
+from mmpref.models.quantize import QuantizationSettings
 from mmpref.models.reference import choose_reference
 from mmpref.processing.collate import PairCollator
 from mmpref.processing.encode import PairEncoder
@@ -188,6 +189,7 @@ def _train(
             reference=reference,
             callbacks=[logger, _ProgressCallback(progress)],
             checkpoint_facts=facts,
+            learning_rates=recipe.train.learning_rates.model_dump(exclude_none=True),
             skip_nonfinite_steps=recipe.train.skip_nonfinite_steps,
             fault_folder=recipe.output / "faults",
         )
@@ -341,7 +343,7 @@ def _load_model(recipe: Recipe) -> LoadedModel:
     loaded = load(
         recipe.model.path,
         dtype=recipe.model.dtype,
-        quantization="nf4" if adapter.kind == "qlora" else None,
+        quantization=_quantization(adapter),
         attn_implementation=recipe.model.attn_implementation,
         min_pixels=recipe.processing.min_pixels,
         max_pixels=recipe.processing.max_pixels,
@@ -350,7 +352,19 @@ def _load_model(recipe: Recipe) -> LoadedModel:
     return prepare(
         loaded,
         Tuning(vision=tune.vision, projector=tune.projector, language=tune.language),
-        AdapterSettings(**adapter.model_dump(exclude={"kind"})) if adapter.kind != "none" else None,
+        _adapter_settings(adapter) if adapter.kind != "none" else None,
+    )
+
+
+def _adapter_settings(section: AdapterSection) -> AdapterSettings:
+    return AdapterSettings(**section.model_dump(include={"rank", "alpha", "dropout", "use_rslora", "use_dora", "init"}))
+
+
+def _quantization(section: AdapterSection) -> QuantizationSettings | None:
+    if section.stored_as is None:
+        return None
+    return QuantizationSettings(
+        kind=section.stored_as, double_quant=section.double_quant, compute_dtype=section.compute_dtype
     )
 
 

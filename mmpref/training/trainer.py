@@ -30,8 +30,10 @@ from transformers.trainer_utils import TrainOutput
 from mmpref.errors import CheckpointError, ConfigError, NonFiniteError, OutOfMemoryError
 from mmpref.losses import LossOutput, build_objective
 from mmpref.losses.objective import Objective
+from mmpref.models.adapter import plain_name
 from mmpref.models.policy import pair_logps
 from mmpref.models.reference import ReferencePolicy
+from mmpref.models.unwrap import unwrap
 from mmpref.processing.batch import PairBatch
 from mmpref.processing.collate import PairCollator
 from mmpref.records import PreferencePair
@@ -39,6 +41,7 @@ from mmpref.rundir import replacing_folder
 from mmpref.training.checkpoint import WEIGHTS, is_complete, load_trained, prune, save_trained, seal, verify
 from mmpref.training.faults import UpdateWatch, is_out_of_memory, out_of_memory, remedies_for
 from mmpref.training.metrics import Meter, PairLog, read_pair_log
+from mmpref.training.rates import refuse_idle_rates, split_by_part
 from mmpref.training.stopping import StopAtStepEnd
 
 logger = logging.getLogger(__name__)
@@ -72,6 +75,7 @@ class PreferenceTrainer(Trainer):
         reference: where reference log-probs come from (``models.reference.choose_reference``); needed when the
             objective says so.
         args: ``transformers.TrainingArguments``; batch sizes count pairs.
+        learning_rates: of ``vision``, ``projector`` or ``language`` where they are not ``args.learning_rate``.
         skip_nonfinite_steps: so many updates with a loss or gradient that is not finite are left out; the next one
             stops the run, as the first does by default. Each writes a dump.
         fault_folder: where dumps of such updates go; default: beside the checkpoints, in ``faults/``.
@@ -93,6 +97,7 @@ class PreferenceTrainer(Trainer):
         reference: ReferencePolicy | None = None,
         callbacks: list[TrainerCallback] | None = None,
         checkpoint_facts: Mapping[str, Any] | None = None,
+        learning_rates: Mapping[str, float] | None = None,
         skip_nonfinite_steps: int = 0,
         fault_folder: Path | None = None,
     ) -> None:
@@ -121,6 +126,8 @@ class PreferenceTrainer(Trainer):
         self.eval_log = PairLog()
         self.watch = UpdateWatch()
         self.skipped_steps: list[int] = []
+        self._rates = dict(learning_rates or {})
+        refuse_idle_rates(self._rates, (part for p, part in _parts(model, collator).items() if p.requires_grad))
         self._may_skip = skip_nonfinite_steps
         self._poisoned: str | None = None  # why the update under way must not be made
         self._loss_sum: Tensor | None = None  # of the update under way
@@ -243,6 +250,14 @@ class PreferenceTrainer(Trainer):
     def floating_point_ops(self, inputs: PairBatch) -> int:
         """Not counted: the stock estimate does not know pairs, images or shared prompts."""
         return 0
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The stock optimizer; its groups are split by part where parts have learning rates of their own."""
+        made = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if made and self._rates:
+            split_by_part(optimizer, _parts(self.model if model is None else model, self.collator), self._rates)
+        return optimizer
 
     # ---- logging and evaluation -------------------------------------------------------------------------------
 
@@ -367,3 +382,8 @@ class PreferenceTrainer(Trainer):
                 if not is_out_of_memory(err):
                     raise
                 raise self._memory_error("updating the weights", in_optimizer=True) from err
+
+
+def _parts(model: nn.Module, collator: PairCollator) -> dict[nn.Parameter, str]:
+    part_of = collator.encoder.family.part_of
+    return {parameter: part_of(plain_name(name)) for name, parameter in unwrap(model).named_parameters()}
