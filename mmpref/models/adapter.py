@@ -108,6 +108,19 @@ def attach(model: PreTrainedModel, folder: Path, *, trainable: bool) -> Any:
         ) from err
 
 
+def merged(model: Any) -> PreTrainedModel:
+    """The base model with a peft adapter added to its weights, as one plain model.
+
+    Raises:
+        ConfigError: the base is quantised: merging would round the adapter away.
+    """
+    base: PreTrainedModel = model.get_base_model()
+    if getattr(base, "is_quantized", False):
+        raise ConfigError("an adapter is merged into the base as it was published, not into quantised weights")
+    whole: PreTrainedModel = model.merge_and_unload(safe_merge=True)
+    return whole
+
+
 def count_parameters(model: nn.Module) -> tuple[int, int]:
     """(parameters that train, all parameters); two weights in one byte are counted as two."""
     sizes = [(p.requires_grad, p.numel() * (2 if _is_four_bit(p) else 1)) for p in model.parameters()]
