@@ -256,6 +256,8 @@ class TrainSection(Section):
     logging_steps: int = Field(default=10, gt=0)
     save_steps: int | None = Field(default=None, gt=0)
     """Steps between checkpoints; null saves none, except when a signal stops the run."""
+    eval_steps: int | None = Field(default=None, gt=0)
+    """Steps between evaluations on the held-out pairs; null evaluates before the first step and after the last."""
     save_total_limit: int | None = Field(default=2, gt=0)
     """Older checkpoints are deleted; null keeps all."""
     report_to: list[str] = []

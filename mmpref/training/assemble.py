@@ -24,7 +24,9 @@ Model = nn.Module | LoadedModel | str | Path
 PairsOrFile = Sequence[PreferencePair] | str | Path
 
 
-def as_model(model: Model, tuning: Tuning | None, adapter: AdapterSettings | None) -> tuple[nn.Module, LoadedModel | None]:
+def as_model(
+    model: Model, tuning: Tuning | None, adapter: AdapterSettings | None
+) -> tuple[nn.Module, LoadedModel | None]:
     """A model ready to train, and what was loaded with it.
 
     A path is loaded and prepared; without a tuning that trains the language model itself, or LoRA on it where there are

@@ -19,6 +19,7 @@ _MOVE_NO_WEIGHT = (
     "report_to",
     "dataloader_num_workers",
     "skip_nonfinite_steps",
+    "eval_steps",
 )
 _MAY_BE_ALLOWED = ("data.", "versions.")
 

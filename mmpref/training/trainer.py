@@ -23,7 +23,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
 
@@ -386,7 +386,9 @@ class PreferenceTrainer(Trainer):
             ConfigError: a bare model, whose processor files are not known; ``models.save_model`` takes their place.
         """
         if self._source is None:
-            raise ConfigError("where the processor files are is not known; use mmpref.models.save_model(model, base, out)")
+            raise ConfigError(
+                "where the processor files are is not known; use mmpref.models.save_model(model, base, out)"
+            )
         save_model(self.accelerator.unwrap_model(self.model), self._source, Path(output_dir or self.args.output_dir))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
