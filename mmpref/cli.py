@@ -98,6 +98,30 @@ def train(
         display.finish(run)
 
 
+@app.command()
+@stopped_by_ctrl_c
+def merge(
+    run: Annotated[Path, typer.Argument(help="A complete run that trained an adapter.")],
+    out: Annotated[Path, typer.Option(help="Folder for the merged model; new or empty.")],
+    bound: Annotated[float, typer.Option(min=0, help="Largest mean drift that passes, in nats a token.")] = 0.02,
+    samples: Annotated[int, typer.Option(min=1, help="Pairs of the run's data to compare on.")] = 16,
+    dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32: of the base, the merge and the file.")] = (
+        "bfloat16"
+    ),
+    device: Annotated[str | None, typer.Option(help="For example cpu; default: a GPU where there is one.")] = None,
+) -> None:
+    """Merge a run's adapter into its base: a plain model folder, proved to answer as the adapter does."""
+    from mmpref.terminal import print_facts
+    from mmpref.training.merge import merge as run_merge
+
+    result = run_merge(run, out, bound=bound, samples=samples, dtype=dtype, device=device, say=typer.echo)
+    drifts = [(f"drift of the merge ({result.drift.answers} answers)", result.drift)]
+    if result.trained_on is not None:
+        drifts.append(("drift from the quantised base it was trained on", result.trained_on))
+    facts = [(name, f"{d.mean:.4f} nats a token, worst {d.worst:.4f} ({d.worst_pair})") for name, d in drifts]
+    print_facts(f"merged into {out}", facts)
+
+
 @app.command("eval")
 @stopped_by_ctrl_c
 def evaluate(

@@ -12,10 +12,20 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from mmpref.errors import ConfigError
 
@@ -171,11 +181,33 @@ class AdapterSection(Section):
     """LoRA or QLoRA. ``kind: none`` trains the parts named in ``tune`` themselves."""
 
     kind: Literal["none", "lora", "qlora"] = "none"
+    """``qlora`` is LoRA on a language model in 4 bits."""
     rank: int = Field(default=16, gt=0)
     alpha: int = Field(default=32, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     use_rslora: bool = False
     use_dora: bool = False
+    init: str = Field(default="zero", pattern=r"^(zero|pissa|pissa_niter_[1-9][0-9]*)$")
+    """zero, or pissa (pissa_niter_N for large layers): start from the weights' principal directions (2404.02948)."""
+    quantization: Literal["nf4", "fp4", "int8"] | None = None
+    """How the language model is stored under LoRA; qlora means nf4 where this is null."""
+    double_quant: bool = True
+    """4 bits only: the blocks' scales are quantised as well."""
+    compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """4 bits only: what the layers compute in; auto takes model.dtype."""
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> Self:
+        if self.quantization is not None and self.kind == "none":
+            raise ValueError("quantization is for LoRA: weights in 4 or 8 bits do not train; set kind: lora")
+        if self.kind == "qlora" and self.quantization == "int8":
+            raise ValueError("kind: qlora is 4 bits; for 8 bits write kind: lora with quantization: int8")
+        return self
+
+    @property
+    def stored_as(self) -> Literal["nf4", "fp4", "int8"] | None:
+        """The quantisation, with what ``qlora`` means filled in."""
+        return self.quantization or ("nf4" if self.kind == "qlora" else None)
 
 
 class TuneSection(Section):
@@ -184,6 +216,14 @@ class TuneSection(Section):
     vision: TunedPart = "freeze"
     projector: TunedPart = "freeze"
     language: TunedPart = "full"
+
+
+class LearningRates(Section):
+    """Learning rates of parts that have one of their own; null takes ``train.learning_rate``."""
+
+    vision: float | None = Field(default=None, gt=0)
+    projector: float | None = Field(default=None, gt=0)
+    language: float | None = Field(default=None, gt=0)
 
 
 class ReferenceSection(Section):
@@ -196,6 +236,7 @@ class TrainSection(Section):
     """Optimisation. Names and meanings are those of ``transformers.TrainingArguments``."""
 
     learning_rate: float = Field(gt=0)
+    learning_rates: LearningRates = LearningRates()
     per_device_train_batch_size: int = Field(default=1, gt=0)
     """Pairs, not rows."""
     per_device_eval_batch_size: int = Field(default=8, gt=0)
@@ -212,13 +253,17 @@ class TrainSection(Section):
     adam_beta2: float = Field(default=0.999, ge=0, lt=1)
     max_grad_norm: float = Field(default=1.0, ge=0)
     optim: str = "adamw_torch"
+    """Any name that transformers knows; adamw_8bit and paged_adamw_8bit need bitsandbytes."""
     bf16: bool = False
     fp16: bool = False
     gradient_checkpointing: bool = False
+    torch_compile: bool = False
     dataloader_num_workers: int = Field(default=0, ge=0)
     logging_steps: int = Field(default=10, gt=0)
     save_steps: int | None = Field(default=None, gt=0)
     """Steps between checkpoints; null saves none, except when a signal stops the run."""
+    eval_steps: int | None = Field(default=None, gt=0)
+    """Steps between evaluations on the held-out pairs; null evaluates before the first step and after the last."""
     save_total_limit: int | None = Field(default=2, gt=0)
     """Older checkpoints are deleted; null keeps all."""
     report_to: list[str] = []

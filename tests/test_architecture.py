@@ -52,7 +52,7 @@ DOORS: dict[str, set[str]] = {
     "PIL": {"data/images.py", "demo/world.py"},
     "datasets": {"data/source.py"},
     "peft": {"models/adapter.py"},
-    "bitsandbytes": {"models/adapter.py"},
+    "bitsandbytes": {"models/quantize.py"},
     "matplotlib": {"report/figures.py"},
     "typer": {"cli.py", "cli_data.py"},
     "pydantic": {"config.py"},

@@ -1,4 +1,4 @@
-"""Which weights train, and LoRA and quantisation. The one door to peft and bitsandbytes.
+"""Which weights train, and LoRA on them. The one door to peft.
 
 A part of the model (vision tower, projector, language model) is frozen, trained itself, or given a LoRA adapter. With
 LoRA anywhere, a part that trains fully is a copy kept by the adapter: the base stays as it was, so that switching the
@@ -8,6 +8,7 @@ adapter off gives the reference model, and one adapter folder holds everything t
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import warnings
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from mmpref.errors import ConfigError
 from mmpref.models.tower import keep_frozen_tower_out_of_graph
@@ -47,13 +49,18 @@ class Tuning:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterSettings:
-    """LoRA as peft names it: rank r, scale alpha / r (alpha / sqrt(r) with ``use_rslora``)."""
+    """LoRA as peft names it: rank r, scale alpha / r (alpha / sqrt(r) with ``use_rslora``).
+
+    ``init`` is ``zero`` (the adapter starts by adding nothing), ``pissa`` or ``pissa_niter_N`` (arXiv 2404.02948: it
+    starts from the principal singular vectors, exactly or in N rounds, and the base keeps the rest).
+    """
 
     rank: int = 16
     alpha: int = 32
     dropout: float = 0.0
     use_rslora: bool = False
     use_dora: bool = False
+    init: str = "zero"
 
 
 def prepare(loaded: LoadedModel, tuning: Tuning, adapter: AdapterSettings | None = None) -> LoadedModel:
@@ -101,6 +108,19 @@ def attach(model: PreTrainedModel, folder: Path, *, trainable: bool) -> Any:
         ) from err
 
 
+def merged(model: Any) -> PreTrainedModel:
+    """The base model with a peft adapter added to its weights, as one plain model.
+
+    Raises:
+        ConfigError: the base is quantised: merging would round the adapter away.
+    """
+    base: PreTrainedModel = model.get_base_model()
+    if getattr(base, "is_quantized", False):
+        raise ConfigError("an adapter is merged into the base as it was published, not into quantised weights")
+    whole: PreTrainedModel = model.merge_and_unload(safe_merge=True)
+    return whole
+
+
 def count_parameters(model: nn.Module) -> tuple[int, int]:
     """(parameters that train, all parameters); two weights in one byte are counted as two."""
     sizes = [(p.requires_grad, p.numel() * (2 if _is_four_bit(p) else 1)) for p in model.parameters()]
@@ -117,6 +137,11 @@ def is_adapter_weight(name: str) -> bool:
     return ".lora_" in name or ".modules_to_save." in name
 
 
+def plain_name(name: str) -> str:
+    """The name that a weight of a peft model has, or would have, in the model itself."""
+    return name.removeprefix("base_model.model.").replace(".modules_to_save.default", "").replace(".base_layer", "")
+
+
 def adapter_changes_nothing(model: nn.Module) -> bool:
     """Whether the adapter is as peft starts it, adding zero: then the adapter switched off is the same model."""
     inner = unwrap(model)
@@ -131,56 +156,26 @@ def adapter_changes_nothing(model: nn.Module) -> bool:
     return True
 
 
-def quantization_config(kind: Literal["nf4", "int8"], family: Family, *, dtype: Any = "auto") -> BitsAndBytesConfig:
-    """Quantise the linear layers of the language model; vision tower, projector and output head stay as they are.
+def as_plain_lora(model: nn.Module, folder: Path) -> None:
+    """Make a saved adapter that started from the base's own weights one for the base as it was published.
 
-    The paths are written in full, and with the head: bitsandbytes matches from the start of a name, and a list of one's
-    own replaces its default, which spares the head.
-
-    Raises:
-        ConfigError: bitsandbytes is not installed.
+    What was learned is ``B A - B0 A0``, which is one adapter of twice the rank: ``[B | -B0] [A ; A0]``. An adapter that
+    started from zero is left as it is.
     """
-    _bitsandbytes()
-    skip = ["lm_head", *family.vision, *family.projector]
-    if kind == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
-    compute = dtype if isinstance(dtype, torch.dtype) else torch.bfloat16
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute,
-        llm_int8_skip_modules=skip,
-    )
-
-
-def after_quantized_load(model: nn.Module, family: Family) -> None:
-    """Check what was quantised, and keep the weights in their plain layout.
-
-    On CPUs with AVX512-BF16, bitsandbytes repacks a 4-bit layer in place during the first eval pass, after which the
-    layer
-    gives no gradient: the next training step would learn nothing and say nothing.
-
-    Raises:
-        ConfigError: nothing was quantised, or something outside the language model was.
-    """
-    bnb = _bitsandbytes()
-    quantized = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, bnb.nn.Linear4bit | bnb.nn.Linear8bitLt)
-    ]
-    wrong = [name for name, _ in quantized if family.part_of(name) != "language" or name.endswith("lm_head")]
-    if wrong or not quantized:
-        what = (
-            f"layers that must stay whole were quantised ({', '.join(wrong[:3])})"
-            if wrong
-            else "no layer was quantised"
-        )
-        raise ConfigError(f"quantisation of a '{family.name}' model went wrong: {what}; use adapter.kind: lora instead")
-    for _, module in quantized:
-        if isinstance(module, bnb.nn.Linear4bit):
-            module.support_avx512bf16_for_cpu = False
+    start: dict[str, torch.Tensor] | None = getattr(unwrap(model), "adapter_start", None)
+    if start is None:
+        return
+    file, config_file = folder / "adapter_model.safetensors", folder / "adapter_config.json"
+    weights = load_file(file)
+    for name, first in start.items():
+        of_a = ".lora_A." in name
+        weights[name] = torch.cat([weights[name], first if of_a else -first], dim=0 if of_a else 1).contiguous()
+    save_file(weights, file, metadata={"format": "pt"})
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    config["r"] *= 2
+    config["lora_alpha"] *= 2**0.5 if config["use_rslora"] else 2
+    config["init_lora_weights"] = True
+    config_file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _check(tuning: Tuning, adapter: AdapterSettings | None, family: Family, model: nn.Module) -> None:
@@ -224,8 +219,14 @@ def _with_lora(model: PreTrainedModel, family: Family, tuning: Tuning, adapter: 
     ]
     if not layers:
         raise ConfigError("the parts tuned by LoRA have no linear layers to put it on")
+    if adapter.init != "zero" and (adapter.use_dora or getattr(model, "is_quantized", False)):
+        raise ConfigError(
+            f"adapter.init: {adapter.init} splits the base's own weights: it needs them whole and without DoRA; use "
+            "adapter.kind: lora without quantization and use_dora, or adapter.init: zero"
+        )
     config = peft.LoraConfig(
         r=adapter.rank,
+        init_lora_weights=True if adapter.init == "zero" else adapter.init,
         lora_alpha=adapter.alpha,
         lora_dropout=adapter.dropout,
         use_rslora=adapter.use_rslora,
@@ -235,10 +236,15 @@ def _with_lora(model: PreTrainedModel, family: Family, tuning: Tuning, adapter: 
         bias="none",
     )
     adapted = peft.get_peft_model(model, config)
+    if adapter.init != "zero":
+        adapted.adapter_start = {
+            name.replace(".default.", "."): parameter.detach().cpu().clone()
+            for name, parameter in adapted.named_parameters()
+            if ".lora_A." in name or ".lora_B." in name
+        }
     for name, parameter in adapted.named_parameters():
         if ".modules_to_save." in name:  # a copied tower holds its projector too, which may have to stay frozen
-            plain = name.removeprefix("base_model.model.").replace(".modules_to_save.default", "")
-            parameter.requires_grad_(tuning.of(family.part_of(plain)) == "full")
+            parameter.requires_grad_(tuning.of(family.part_of(plain_name(name))) == "full")
     return adapted
 
 
@@ -287,11 +293,3 @@ def _peft() -> Any:
     except ImportError as err:
         raise ConfigError("LoRA needs peft: pip install peft") from err
     return peft
-
-
-def _bitsandbytes() -> Any:
-    try:
-        import bitsandbytes
-    except ImportError as err:
-        raise ConfigError("quantisation needs bitsandbytes: pip install 'mmpref[qlora]'") from err
-    return bitsandbytes

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 import transformers
@@ -31,6 +31,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from mmpref.errors import ConfigError
 from mmpref.models import adapter as adapters
+from mmpref.models.quantize import Quantization, QuantizationSettings, after_quantized_load, quantization_config
 from mmpref.models.save import save_model
 from mmpref.processing.family import Family, family_of
 from mmpref.processing.pixels import image_options
@@ -38,8 +39,6 @@ from mmpref.processing.pixels import image_options
 logger = logging.getLogger(__name__)
 
 __all__ = ["LoadedModel", "load", "load_config", "load_model", "load_processor", "save_model"]
-
-Quantization = Literal["nf4", "int8"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +61,7 @@ def load(
     adapter: Path | None = None,
     dtype: str = "auto",
     device: str | torch.device | None = None,
-    quantization: Quantization | None = None,
+    quantization: QuantizationSettings | Quantization | None = None,
     attn_implementation: str | None = None,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
@@ -75,7 +74,7 @@ def load(
         adapter: a folder with a LoRA adapter to put on the model.
         dtype: ``auto`` (as saved), ``float32``, ``bfloat16`` or ``float16``.
         device: where the model goes; None keeps it on the CPU, or where quantisation put it.
-        quantization: ``nf4`` or ``int8`` for the language model's layers.
+        quantization: ``nf4``, ``fp4`` or ``int8`` for the language model's layers, or settings that say more.
         min_pixels, max_pixels: resolution budget of one image.
         trainable: leave it in training mode; otherwise it is in eval mode and nothing requires a gradient.
 
@@ -104,7 +103,7 @@ def load_model(
     *,
     dtype: str = "auto",
     device: str | torch.device | None = None,
-    quantization: Quantization | None = None,
+    quantization: QuantizationSettings | Quantization | None = None,
     attn_implementation: str | None = None,
 ) -> PreTrainedModel:
     """The model alone, in eval mode; an image-text-to-text model when its config has a vision tower, else a causal LM.
@@ -122,13 +121,13 @@ def load_model(
     if attn_implementation is not None:
         settings["attn_implementation"] = attn_implementation
     if quantization is not None:
-        settings["quantization_config"] = adapters.quantization_config(quantization, family, dtype=settings["dtype"])
+        settings["quantization_config"] = quantization_config(quantization, family, dtype=settings["dtype"])
         settings["device_map"] = {"": str(device) if device is not None else _default_device()}
     kind = AutoModelForImageTextToText if family.has_vision else AutoModelForCausalLM
     with _explained(path, "model"):
         model = cast(PreTrainedModel, kind.from_pretrained(str(path), config=config, **settings))
     if quantization is not None:
-        adapters.after_quantized_load(model, family)
+        after_quantized_load(model, family)
     elif device is not None:
         model.to(device)
     return model

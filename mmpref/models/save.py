@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from mmpref.errors import CheckpointError, ConfigError
+from mmpref.models.adapter import as_plain_lora
 from mmpref.models.unwrap import unwrap
 
 # Everything that belongs to the processor, the tokenizer and the chat template. Copied byte for byte: writing them
@@ -66,6 +67,7 @@ def save_model(model: nn.Module, processor_source: str | Path, out: Path) -> Non
             inner.save_pretrained(beside)
         else:
             inner.save_pretrained(str(beside))  # type: ignore[operator]  # peft: the adapter and its config
+            as_plain_lora(inner, beside)
         copy_processor_files(source, beside)
         _settle(beside)
         if out.exists():

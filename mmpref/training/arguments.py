@@ -35,6 +35,7 @@ _NOT_HERE: Mapping[str, str] = {
     "prediction_loss_only": "an evaluation always gives the statistics of every pair",
     "fp16_full_eval": "set train.fp16 or model.dtype",
     "bf16_full_eval": "set train.bf16 or model.dtype",
+    "eval_strategy": "set train.eval_steps",
     "push_to_hub": "upload the model folder when the run is complete",
     "train_sampling_strategy": "pairs are drawn at random",
     "resume_from_checkpoint": "use --resume",
@@ -63,14 +64,17 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
             raise ConfigError(f"'train.extra.{key}' is not for this trainer: {_NOT_HERE[key]}")
         _check_type(key, value, known[key])
     _check_trackers(section.report_to)
-    given: dict[str, Any] = section.model_dump(exclude={"extra", "save_steps", *_OWN_KEYS})
+    given: dict[str, Any] = section.model_dump(exclude={"extra", "save_steps", "eval_steps", *_OWN_KEYS})
     given["report_to"] = section.report_to or "none"
     given["save_strategy"] = "no" if section.save_steps is None else "steps"
     if section.save_steps is not None:
         given["save_steps"] = section.save_steps
+    given["eval_strategy"] = "no" if section.eval_steps is None else "steps"
+    if section.eval_steps is not None:
+        given["eval_steps"] = section.eval_steps
     if "activation_checkpointing" in known:  # the name that newer releases of transformers give it
         given["activation_checkpointing"] = given.pop("gradient_checkpointing")
-    settings = {"eval_strategy": "no", "disable_tqdm": True, **given, **section.extra}
+    settings = {"disable_tqdm": True, **given, **section.extra}
     with refused_by_transformers():
         arguments = TrainingArguments(output_dir=str(RunDir(recipe.output).checkpoints), seed=recipe.seed, **settings)
         arguments.get_process_log_level()
@@ -79,7 +83,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
 
 
 # keys of the train section that are not names of TrainingArguments
-_OWN_KEYS = frozenset({"skip_nonfinite_steps"})
+_OWN_KEYS = frozenset({"skip_nonfinite_steps", "learning_rates"})
 
 
 @contextmanager

@@ -12,7 +12,15 @@ from mmpref.rundir import RunDir, versions
 from mmpref.training.checkpoint import differences, model_fingerprint, newest_complete, verify
 
 Say = Callable[[str], None]
-_MOVE_NO_WEIGHT = ("logging_steps", "save_steps", "save_total_limit", "report_to", "dataloader_num_workers")
+_MOVE_NO_WEIGHT = (
+    "logging_steps",
+    "save_steps",
+    "save_total_limit",
+    "report_to",
+    "dataloader_num_workers",
+    "skip_nonfinite_steps",
+    "eval_steps",
+)
 _MAY_BE_ALLOWED = ("data.", "versions.")
 
 

@@ -142,6 +142,7 @@ def _train(
             reference=ready.reference,
             callbacks=[logger, _ProgressCallback(progress)],
             checkpoint_facts=facts,
+            learning_rates=recipe.train.learning_rates.model_dump(exclude_none=True),
             skip_nonfinite_steps=recipe.train.skip_nonfinite_steps,
             fault_folder=recipe.output / "faults",
         )

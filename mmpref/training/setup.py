@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from transformers import set_seed
 
-from mmpref.config import Recipe
+from mmpref.config import AdapterSection, Recipe
 from mmpref.losses.objective import Objective
 from mmpref.models.adapter import AdapterSettings, Tuning, count_parameters, prepare
 from mmpref.models.layout_choice import Layout, choose_layout
 from mmpref.models.load import LoadedModel, load
+from mmpref.models.quantize import QuantizationSettings
 from mmpref.models.reference import ReferencePolicy, choose_reference
 from mmpref.processing.collate import PairCollator
 from mmpref.processing.encode import PairEncoder
@@ -86,7 +87,7 @@ def _load_model(recipe: Recipe) -> LoadedModel:
     loaded = load(
         recipe.model.path,
         dtype=recipe.model.dtype,
-        quantization="nf4" if adapter.kind == "qlora" else None,
+        quantization=_quantization(adapter),
         attn_implementation=recipe.model.attn_implementation,
         min_pixels=recipe.processing.min_pixels,
         max_pixels=recipe.processing.max_pixels,
@@ -95,7 +96,19 @@ def _load_model(recipe: Recipe) -> LoadedModel:
     return prepare(
         loaded,
         Tuning(vision=tune.vision, projector=tune.projector, language=tune.language),
-        AdapterSettings(**adapter.model_dump(exclude={"kind"})) if adapter.kind != "none" else None,
+        _adapter_settings(adapter) if adapter.kind != "none" else None,
+    )
+
+
+def _adapter_settings(section: AdapterSection) -> AdapterSettings:
+    return AdapterSettings(**section.model_dump(include={"rank", "alpha", "dropout", "use_rslora", "use_dora", "init"}))
+
+
+def _quantization(section: AdapterSection) -> QuantizationSettings | None:
+    if section.stored_as is None:
+        return None
+    return QuantizationSettings(
+        kind=section.stored_as, double_quant=section.double_quant, compute_dtype=section.compute_dtype
     )
 
 

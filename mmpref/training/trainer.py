@@ -23,22 +23,28 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
 
 from mmpref.errors import CheckpointError, ConfigError, NonFiniteError, OutOfMemoryError
 from mmpref.losses import LossOutput, build_objective
 from mmpref.losses.objective import Objective
+from mmpref.models.adapter import AdapterSettings, Tuning, plain_name
 from mmpref.models.policy import pair_logps
-from mmpref.models.reference import ReferencePolicy
+from mmpref.models.reference import ReferencePolicy, choose_reference
+from mmpref.models.save import save_model
+from mmpref.models.unwrap import unwrap
 from mmpref.processing.batch import PairBatch
 from mmpref.processing.collate import PairCollator
 from mmpref.records import PreferencePair
 from mmpref.rundir import replacing_folder
+from mmpref.training.assemble import Model, PairsOrFile, as_collator, as_model, as_pairs
+from mmpref.training.breakdown import Breakdown
 from mmpref.training.checkpoint import WEIGHTS, is_complete, load_trained, prune, save_trained, seal, verify
 from mmpref.training.faults import UpdateWatch, is_out_of_memory, out_of_memory, remedies_for
 from mmpref.training.metrics import Meter, PairLog, read_pair_log
+from mmpref.training.rates import refuse_idle_rates, split_by_part
 from mmpref.training.stopping import StopAtStepEnd
 
 logger = logging.getLogger(__name__)
@@ -64,14 +70,18 @@ class PreferenceTrainer(Trainer):
     """Trains a policy on preference pairs, text or image.
 
     Args:
-        model: the policy, on any device, with the parts that shall train already marked (``models.adapter.prepare``).
+        model: the policy, on any device, with the parts that shall train already marked (``models.adapter.prepare``),
+            bare or with its processor (``LoadedModel``); or a folder or hub id, which is loaded and prepared.
         objective: an objective, or the mapping that ``mmpref.losses.build_objective`` takes.
-        collator: turns pairs into a ``PairBatch`` (``processing.collate.PairCollator``).
-        train_pairs: what is trained on.
+        train_pairs: what is trained on: pairs, or a file of them.
         eval_pairs: held-out pairs for :meth:`evaluate`.
-        reference: where reference log-probs come from (``models.reference.choose_reference``); needed when the
-            objective says so.
+        collator: turns pairs into a ``PairBatch`` (``processing.collate.PairCollator``); needed for a bare model.
+        reference: where reference log-probs come from (``models.reference.choose_reference``); needed for a bare model
+            when the objective says so.
+        tuning, adapter: for a model given by its path; by default its language model trains, or LoRA on it.
+        image_root: image paths start here; default: the folder of ``train_pairs``.
         args: ``transformers.TrainingArguments``; batch sizes count pairs.
+        learning_rates: of ``vision``, ``projector`` or ``language`` where they are not ``args.learning_rate``.
         skip_nonfinite_steps: so many updates with a loss or gradient that is not finite are left out; the next one
             stops the run, as the first does by default. Each writes a dump.
         fault_folder: where dumps of such updates go; default: beside the checkpoints, in ``faults/``.
@@ -83,24 +93,36 @@ class PreferenceTrainer(Trainer):
 
     def __init__(
         self,
-        model: PreTrainedModel | nn.Module,
+        model: Model,
         args: TrainingArguments,
         *,
         objective: Objective | Mapping[str, Any],
-        collator: PairCollator,
-        train_pairs: Sequence[PreferencePair],
-        eval_pairs: Sequence[PreferencePair] = (),
+        train_pairs: PairsOrFile,
+        eval_pairs: PairsOrFile = (),
+        collator: PairCollator | None = None,
         reference: ReferencePolicy | None = None,
+        tuning: Tuning | None = None,
+        adapter: AdapterSettings | None = None,
+        image_root: Path | None = None,
         callbacks: list[TrainerCallback] | None = None,
         checkpoint_facts: Mapping[str, Any] | None = None,
+        learning_rates: Mapping[str, float] | None = None,
         skip_nonfinite_steps: int = 0,
         fault_folder: Path | None = None,
     ) -> None:
         self.objective = build_objective(objective) if isinstance(objective, Mapping) else objective
-        if self.objective.needs_reference and reference is None:
-            raise ConfigError("the loss needs reference log-probs; pass reference=choose_reference(model, ...)")
-        if not train_pairs:
+        model, loaded = as_model(model, tuning, adapter)
+        self._source = None if loaded is None else loaded.path
+        pairs, root = as_pairs(train_pairs, self.objective)
+        held_out, _ = as_pairs(eval_pairs, self.objective)
+        if not pairs:
             raise ConfigError("there are no pairs to train on")
+        if collator is None:
+            collator = as_collator(loaded, self.objective, image_root or root)
+        if self.objective.needs_reference and reference is None:
+            if loaded is None:
+                raise ConfigError("the loss needs reference log-probs; pass reference=choose_reference(model, ...)")
+            reference = choose_reference(model)
         # Ours to set: rows carry no model arguments to filter by, and a NaN must never be replaced in the log.
         args.remove_unused_columns = False
         args.logging_nan_inf_filter = False
@@ -108,8 +130,8 @@ class PreferenceTrainer(Trainer):
             model=model,
             args=args,
             data_collator=collator.rows,
-            train_dataset=Pairs(train_pairs),
-            eval_dataset=Pairs(eval_pairs) if eval_pairs else None,
+            train_dataset=Pairs(pairs),
+            eval_dataset=Pairs(held_out) if held_out else None,
             callbacks=callbacks,
         )
         self.collator = collator
@@ -121,6 +143,8 @@ class PreferenceTrainer(Trainer):
         self.eval_log = PairLog()
         self.watch = UpdateWatch()
         self.skipped_steps: list[int] = []
+        self._rates = dict(learning_rates or {})
+        refuse_idle_rates(self._rates, (part for p, part in _parts(model, collator).items() if p.requires_grad))
         self._may_skip = skip_nonfinite_steps
         self._poisoned: str | None = None  # why the update under way must not be made
         self._loss_sum: Tensor | None = None  # of the update under way
@@ -256,6 +280,14 @@ class PreferenceTrainer(Trainer):
         """Not counted: the stock estimate does not know pairs, images or shared prompts."""
         return 0
 
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The stock optimizer; its groups are split by part where parts have learning rates of their own."""
+        made = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if made and self._rates:
+            split_by_part(optimizer, _parts(self.model if model is None else model, self.collator), self._rates)
+        return optimizer
+
     # ---- logging and evaluation -------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -273,6 +305,9 @@ class PreferenceTrainer(Trainer):
     ) -> dict[str, float]:
         """Mean loss and statistics over held-out pairs, each pair counted once (``eval_rewards/accuracies``, ...).
 
+        Loss, accuracy and margin are told by source and by score gap as well (``eval_source/NAME/...``,
+        ``eval_gap/low/...``).
+
         Both answers are run whatever the objective reads, so that models trained by different objectives compare.
         """
         if isinstance(eval_dataset, Sequence) and not isinstance(eval_dataset, str):
@@ -281,13 +316,14 @@ class PreferenceTrainer(Trainer):
         model = self._wrap_model(self.model, training=False)
         was_training = model.training
         model.eval()
-        meter = Meter()
+        meter, breakdown = Meter(), Breakdown(getattr(loader.dataset, "pairs", ()))
         try:
             with torch.no_grad(), self.compute_loss_context_manager():
                 for batch in (part for parts in loader for part in parts):
                     output = self._evaluated(model, self._prepare_inputs(batch))
                     stats = {**output.stats, "loss": output.per_pair.detach()}
                     meter.add(stats)
+                    breakdown.add(batch.pair_ids, stats)
                     self.eval_log.add(self.state.global_step, batch.pair_ids, stats)
         except BaseException:
             self.eval_log.drop_pending()  # half an evaluation is none
@@ -295,7 +331,8 @@ class PreferenceTrainer(Trainer):
         finally:
             model.train(was_training)
         self.eval_log.flush()
-        metrics = {f"{metric_key_prefix}_{k}": v for k, v in meter.take(self._sum_over_ranks).items()}
+        found = {**meter.take(self._sum_over_ranks), **breakdown.take(self._sum_over_ranks)}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(metrics)
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -355,6 +392,18 @@ class PreferenceTrainer(Trainer):
             self._save_checkpoint(self.model, None)
         return folder
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the model (of an adapted one: the adapter) with its base's processor files, whole or not at all.
+
+        Raises:
+            ConfigError: a bare model, whose processor files are not known; ``models.save_model`` takes their place.
+        """
+        if self._source is None:
+            raise ConfigError(
+                "where the processor files are is not known; use mmpref.models.save_model(model, base, out)"
+            )
+        save_model(self.accelerator.unwrap_model(self.model), self._source, Path(output_dir or self.args.output_dir))
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)
         verify(folder)
@@ -380,3 +429,8 @@ class PreferenceTrainer(Trainer):
                 if not is_out_of_memory(err):
                     raise
                 raise self._memory_error("updating the weights", in_optimizer=True) from err
+
+
+def _parts(model: nn.Module, collator: PairCollator) -> dict[nn.Parameter, str]:
+    part_of = collator.encoder.family.part_of
+    return {parameter: part_of(plain_name(name)) for name, parameter in unwrap(model).named_parameters()}

@@ -1,0 +1,79 @@
+"""From what a script has at hand (a path, a file of pairs) to what the trainer needs; the recipe's way is ``run``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mmpref.data.images import ImageLoader
+from mmpref.data.loading import load_pairs
+from mmpref.data.opening import open_pairs
+from mmpref.data.quarantine import Quarantine
+from mmpref.errors import ConfigError
+from mmpref.losses.objective import Objective
+from mmpref.models.adapter import AdapterSettings, Tuning, prepare
+from mmpref.models.load import LoadedModel, load
+from mmpref.processing.collate import PairCollator
+from mmpref.processing.encode import PairEncoder
+from mmpref.records import PreferencePair
+
+Model = nn.Module | LoadedModel | str | Path
+PairsOrFile = Sequence[PreferencePair] | str | Path
+
+
+def as_model(
+    model: Model, tuning: Tuning | None, adapter: AdapterSettings | None
+) -> tuple[nn.Module, LoadedModel | None]:
+    """A model ready to train, and what was loaded with it.
+
+    A path is loaded and prepared; without a tuning that trains the language model itself, or LoRA on it where there are
+    adapter settings.
+
+    Raises:
+        ConfigError: tuning or adapter for a model that was prepared elsewhere.
+    """
+    if isinstance(model, str | Path):
+        tuning = tuning or Tuning(language="full" if adapter is None else "lora")
+        loaded = prepare(load(model, trainable=True), tuning, adapter)
+        return loaded.model, loaded
+    if tuning is not None or adapter is not None:
+        raise ConfigError("tuning and adapter are for a model given by its path; prepare a loaded model with prepare()")
+    return (model.model, model) if isinstance(model, LoadedModel) else (model, None)
+
+
+def as_pairs(pairs: PairsOrFile, objective: Objective) -> tuple[list[PreferencePair], Path | None]:
+    """Pairs, and the folder that their image paths start in where it is known.
+
+    Raises:
+        ConfigError: a file that is not there.
+        DataError: a file that cannot be used; too many bad rows in it.
+    """
+    if not isinstance(pairs, str | Path):
+        return list(pairs), None
+    if not Path(pairs).exists():
+        raise ConfigError(f"there is no file of pairs {pairs}")
+    source = open_pairs(pairs)
+    found = load_pairs([source], allow_demonstrations=not objective.needs_rejected, quarantine=Quarantine())
+    return found, None if source.images is None else source.images.root
+
+
+def as_collator(loaded: LoadedModel | None, objective: Objective, root: Path | None) -> PairCollator:
+    """The usual collator for a loaded model.
+
+    Args:
+        loaded: brings the processor.
+        objective: says whether rejected answers are run.
+        root: image paths start here.
+
+    Raises:
+        ConfigError: a bare model, whose processor is not known.
+    """
+    if loaded is None:
+        raise ConfigError("a bare model comes without its processor: pass collator=, or give the model's path")
+    images: Any = ImageLoader(root)
+    return PairCollator(
+        PairEncoder(loaded.processor, loaded.family), images.open, need_rejected=objective.needs_rejected
+    )
