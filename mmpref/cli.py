@@ -122,6 +122,31 @@ def merge(
     print_facts(f"merged into {out}", facts)
 
 
+@app.command()
+@stopped_by_ctrl_c
+def doctor(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe by dotted key.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Also run every start-up check of this recipe; nothing is written.")
+    ] = None,
+) -> None:
+    """What this machine can do, and whether a recipe would start."""
+    from mmpref.config import load_recipe
+    from mmpref.doctor import check_recipe, machine
+    from mmpref.errors import ConfigError
+    from mmpref.terminal import print_findings
+
+    if overrides and recipe is None:
+        raise ConfigError(f"'{overrides[0]}' changes a recipe: give one with --recipe")
+    broken = print_findings("this machine", machine())
+    if recipe is not None:
+        broken += print_findings(recipe, check_recipe(load_recipe(recipe, overrides or [])))
+    if broken:
+        raise ConfigError(f"{broken} of these need attention")
+
+
 @app.command("eval")
 @stopped_by_ctrl_c
 def evaluate(

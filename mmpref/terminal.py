@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -181,3 +181,31 @@ def print_result(result: TaskResult) -> None:
         rows.append([name, shown, f"[{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""])
     title = f"{result.benchmark} · protocol {result.protocol} · n {result.n} · unparsed {result.n_unparsed}"
     print_table(title, ["metric", "value", "95 % interval"], rows, result.notes)
+
+
+class Finding(Protocol):
+    """What ``print_findings`` shows: a name, what was found, whether that is good, and what to do if not."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def value(self) -> str: ...
+    @property
+    def ok(self) -> bool | None: ...
+    @property
+    def hint(self) -> str: ...
+
+
+def print_findings(title: str, facts: Iterable[Finding]) -> int:
+    """One line per fact as it is found; returns how many are bad."""
+    out = console()
+    out.print(title, style="bold", markup=False)
+    broken = 0
+    for fact in facts:
+        mark, style = {True: ("ok", "green"), False: ("FAILED", "red"), None: ("-", "dim")}[fact.ok]
+        broken += fact.ok is False
+        line = Text.assemble((f"  {mark:<7}", style), f"{fact.name}: {fact.value}")
+        out.print(line)
+        if fact.hint:
+            out.print(Text(f"          {fact.hint}", style="dim"))
+    return broken

@@ -39,9 +39,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sampling": LOWER - {"losses"},
     "report": SETTINGS,
     "terminal": SETTINGS,
+    "doctor": LOWER | {"training", "version"},
     "demo": LOWER | {"training", "evals", "sampling", "report", "terminal"},
     "cli_data": SETTINGS | {"data", "terminal"},
-    "cli": LOWER | {"training", "evals", "sampling", "report", "terminal", "demo", "cli_data"},
+    "cli": LOWER | {"training", "evals", "sampling", "report", "terminal", "demo", "doctor", "cli_data"},
     "__main__": {"cli"},
     # the public names, loaded on first use
     "__init__": BASE | {"losses", "training", "evals", "models"},

@@ -91,6 +91,23 @@ def after_quantized_load(model: nn.Module, family: Family) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
+def four_bit_trial() -> str:
+    """Run one small 4-bit layer on the best device of this machine; says where and how far it is from its weights.
+
+    Raises:
+        ConfigError: bitsandbytes is not installed.
+    """
+    bnb = _bitsandbytes()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    plain = nn.Linear(64, 64, bias=False)
+    packed = bnb.nn.Linear4bit(64, 64, bias=False, quant_type="nf4", compute_dtype=torch.float32)
+    packed.load_state_dict(plain.state_dict())
+    given = torch.ones(1, 64, device=device)
+    with torch.no_grad():
+        error = (packed.to(device)(given) - plain.to(device)(given)).abs().max()
+    return f"NF4 runs on {device} (largest error of a trial layer {float(error):.2g})"
+
+
 def _bitsandbytes() -> Any:
     try:
         import bitsandbytes

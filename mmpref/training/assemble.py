@@ -15,6 +15,7 @@ from mmpref.data.quarantine import Quarantine
 from mmpref.errors import ConfigError
 from mmpref.losses.objective import Objective
 from mmpref.models.adapter import AdapterSettings, Tuning, prepare
+from mmpref.models.layout_choice import choose_layout
 from mmpref.models.load import LoadedModel, load
 from mmpref.processing.collate import PairCollator
 from mmpref.processing.encode import PairEncoder
@@ -75,5 +76,8 @@ def as_collator(loaded: LoadedModel | None, objective: Objective, root: Path | N
         raise ConfigError("a bare model comes without its processor: pass collator=, or give the model's path")
     images: Any = ImageLoader(root)
     return PairCollator(
-        PairEncoder(loaded.processor, loaded.family), images.open, need_rejected=objective.needs_rejected
+        PairEncoder(loaded.processor, loaded.family),
+        images.open,
+        layout=choose_layout(loaded.model, loaded.family).name,
+        need_rejected=objective.needs_rejected,
     )

@@ -185,7 +185,7 @@ def _answers(
         max_pixels=section.max_pixels,
     )
     both = all(pair.rejected is not None for pair in pairs)
-    collate = PairCollator(encoder, images.open, need_rejected=both)
+    collate = PairCollator(encoder, images.open, layout="plain", need_rejected=both)
     device = next(parameter.device for parameter in loaded.model.parameters())
     found: dict[str, tuple[float, int]] = {}
     for pair in pairs:

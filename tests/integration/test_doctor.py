@@ -1,0 +1,62 @@
+"""``mmpref doctor``: what a machine can do, told even where a library is broken, and a recipe's checks before a run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmpref.cli import main
+from tests.integration.conftest import Place
+
+
+def test_the_machine_is_told_line_by_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    for name in ("torch:", "transformers:", "torchvision: not installed, and not needed", "device:", "disk:", "hub:"):
+        assert name in out
+
+
+def test_a_broken_torchvision_is_named_and_does_not_end_the_answer(tmp_path: Path) -> None:
+    package = tmp_path / "torchvision"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "mmpref", "doctor"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}"},
+    )
+    assert done.returncode == 2
+    assert "installed and broken: RuntimeError: operator torchvision::nms does not exist" in done.stdout
+    assert "pip uninstall torchvision" in done.stdout
+    assert "disk:" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_a_recipe_is_checked_before_anything_is_written(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, recipe, *changes = place.training("demo_uni_dpo", tmp_path / "run")
+    assert main(["doctor", *changes, "--recipe", recipe]) == 0
+    out = capsys.readouterr().out
+    assert "layout: prompt and images once per pair" in out
+    for check in (
+        "image tokens and features",
+        "the picture changes the answer's log-probs",
+        "shared prefix equals separate rows",
+        "a batch equals its pairs alone",
+        "policy equals reference before the first step",
+        "gradients reach what trains",
+    ):
+        assert f"ok     {check}" in out
+    assert not (tmp_path / "run").exists()
+
+
+def test_changes_without_a_recipe_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "loss.name=dpo"]) == 2
+    assert "--recipe" in capsys.readouterr().err
