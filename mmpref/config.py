@@ -229,7 +229,11 @@ class LearningRates(Section):
 class ReferenceSection(Section):
     """Where the reference log-probs come from, for losses that need them."""
 
-    kind: Literal["auto", "adapter_off", "frozen_copy"] = "auto"
+    kind: Literal["auto", "adapter_off", "frozen_copy", "cache"] = "auto"
+    """cache computes them once and keeps them on disk: no second model, and nothing to compute from the second epoch on
+    or in a second run over the same pairs."""
+    cache: PathLike | None = None
+    """Folder of the cache; null means beside the run folder, with .reference added to its name."""
 
 
 class TrainSection(Section):

@@ -46,7 +46,7 @@ def machine() -> Iterator[Fact]:
 def check_recipe(recipe: Recipe) -> Iterator[Fact]:
     """Everything that ``mmpref train`` would do before its first step, with every start-up check told.
 
-    Nothing is written.
+    Nothing is written, except to the reference cache of a recipe that asks for one.
 
     Raises:
         MMPrefError: what would stop the run before the checks.
@@ -62,7 +62,7 @@ def check_recipe(recipe: Recipe) -> Iterator[Fact]:
     arguments = training_arguments(recipe)
     data = load_data(recipe, objective, Quarantine())
     told: list[str] = []
-    ready = set_up(recipe, objective, data, told.append)
+    ready = set_up(recipe, objective, data, arguments.device, told.append)
     ready.loaded.model.to(arguments.device)
     yield from (Fact("recipe", line, True) for line in told)
     autocast = _autocast(recipe, str(arguments.device.type))

@@ -4,13 +4,14 @@ from mmpref.models.adapter import AdapterSettings, Tuning, count_parameters, pre
 from mmpref.models.layout_choice import Layout, choose_layout
 from mmpref.models.load import LoadedModel, load, load_model, load_processor
 from mmpref.models.policy import pair_logps
-from mmpref.models.reference import ReferencePolicy, choose_reference
+from mmpref.models.reference import Reference, ReferencePolicy, choose_reference
 from mmpref.models.save import save_model
 
 __all__ = [
     "AdapterSettings",
     "Layout",
     "LoadedModel",
+    "Reference",
     "ReferencePolicy",
     "Tuning",
     "choose_layout",

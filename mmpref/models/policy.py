@@ -22,13 +22,13 @@ from mmpref.models.unwrap import base_model
 from mmpref.processing.batch import PairBatch
 
 if TYPE_CHECKING:
-    from mmpref.models.reference import ReferencePolicy
+    from mmpref.models.reference import Reference
 
 # older releases take positions, the same for all rows, but no mask
 _TAKES_MASK = hasattr(modeling_utils, "slice_logits_to_keep")
 
 
-def pair_logps(model: nn.Module, batch: PairBatch, *, reference: ReferencePolicy | None = None) -> PairLogps:
+def pair_logps(model: nn.Module, batch: PairBatch, *, reference: Reference | None = None) -> PairLogps:
     """What the objective needs to know about a batch, in float32.
 
     Args:

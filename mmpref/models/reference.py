@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,19 @@ from mmpref.models.unwrap import unwrap
 from mmpref.processing.batch import PairBatch
 
 ReferenceKind = Literal["auto", "adapter_off", "frozen_copy"]
+
+
+class Reference(Protocol):
+    """Whatever knows the reference log-probs of a batch."""
+
+    @property
+    def explanation(self) -> str:
+        """Which way was taken and why, in one sentence."""
+        ...
+
+    def logps(self, batch: PairBatch) -> tuple[Tensor, Tensor | None]:
+        """Sums of answer log-probs, (chosen [B], rejected [B] or None), without gradient."""
+        ...
 
 
 class ReferencePolicy:

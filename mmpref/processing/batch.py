@@ -53,6 +53,7 @@ class PairBatch:
     token_types: Mapping[str, Tensor] = field(default_factory=dict)  # [N, T] each: mm_token_type_ids and the like
     score_chosen: Tensor | None = None  # [B], NaN where a pair has none; None when no pair has one
     score_rejected: Tensor | None = None  # [B]
+    keys: tuple[str, ...] = ()  # length B: what the model is given for each pair, as a hash; () unless asked for
 
     def __post_init__(self) -> None:  # shapes only: no tensor is read, so nothing waits for the device
         pairs = len(self.pair_ids)

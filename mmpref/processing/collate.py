@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ class PairCollator:
         pad_token_id: fills up shorter rows (its value is masked everywhere); None takes the tokenizer's own.
         need_rejected: False for losses that read the chosen side only: then no rejected answer is run.
         row_tokens: the most tokens that the model shall run over at once, for :meth:`rows`; None sets no limit.
+        keyed: give batches their ``keys``.
     """
 
     def __init__(
@@ -37,7 +39,9 @@ class PairCollator:
         pad_token_id: int | None = None,
         need_rejected: bool = True,
         row_tokens: int | None = None,
+        keyed: bool = False,
     ) -> None:
+        self.keyed = keyed
         self.encoder = encoder
         self.load_image = load_image
         self.layout: LayoutName = layout or ("shared_prefix" if encoder.family.shared_prefix else "plain")
@@ -63,16 +67,18 @@ class PairCollator:
             pad_token_id=self.pad_token_id,
             need_rejected=self.need_rejected if need_rejected is None else need_rejected,
             row_tokens=self.row_tokens,
+            keyed=self.keyed,
         )
 
     def _batch(self, pairs: Sequence[EncodedPair]) -> PairBatch:
-        return collate_pairs(
+        batch = collate_pairs(
             pairs,
             self.pad_token_id,
             layout=self.layout,
             need_rejected=self.need_rejected,
             image_token_id=self.encoder.chat.image_token_id,
         )
+        return replace(batch, keys=tuple(pair.key() for pair in pairs)) if self.keyed else batch
 
     def _parts(self, pairs: Sequence[EncodedPair]) -> Iterator[Sequence[EncodedPair]]:
         part: list[EncodedPair] = []

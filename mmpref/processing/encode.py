@@ -5,6 +5,7 @@ Shapes: T prompt tokens (image tokens counted), C and R answer tokens.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -69,6 +70,17 @@ class EncodedPair:
     @property
     def rejected_vision(self) -> Mapping[str, Tensor] | None:
         return None if self.rejected_prompt is None else self.rejected_prompt.vision
+
+    def key(self) -> str:
+        """A hash of all that the model is given for this pair: token ids, and images as they were processed."""
+        digest = hashlib.blake2b(digest_size=20)
+        for prompt, answer in (side for side in self.sides() if side is not None):
+            named = {"ids": prompt.input_ids, "answer": answer, **prompt.token_types, **prompt.vision}
+            for name in sorted(named):
+                value = named[name].contiguous()
+                digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+                digest.update(value.flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     def sides(self) -> tuple[tuple[EncodedPrompt, Tensor], tuple[EncodedPrompt, Tensor] | None]:
         """(prompt, answer) of the chosen side and, if there is one, of the rejected side."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mmpref.errors import ConfigError
 from mmpref.models.layout_choice import tolerance
 from mmpref.models.policy import answer_logps, answer_sums
-from mmpref.models.reference import ReferencePolicy, eval_mode
+from mmpref.models.reference import Reference, eval_mode
 from mmpref.processing.batch import PairBatch
 from mmpref.processing.collate import PairCollator
 from mmpref.records import PreferencePair
@@ -46,7 +46,7 @@ def preflight(
     model: nn.Module,
     collator: PairCollator,
     pairs: Sequence[PreferencePair],
-    reference: ReferencePolicy | None = None,
+    reference: Reference | None = None,
     *,
     device: torch.device | str = "cpu",
     autocast: Context = nullcontext,
@@ -79,7 +79,7 @@ def run_checks(
     model: nn.Module,
     collator: PairCollator,
     pairs: Sequence[PreferencePair],
-    reference: ReferencePolicy | None = None,
+    reference: Reference | None = None,
     *,
     device: torch.device | str = "cpu",
     autocast: Context = nullcontext,
@@ -209,7 +209,7 @@ def _batch_is_single(bench: _Bench) -> Check:
     )  # fmt: skip
 
 
-def _reference_is_policy(bench: _Bench, reference: ReferencePolicy | None) -> Check:
+def _reference_is_policy(bench: _Bench, reference: Reference | None) -> Check:
     name = "policy equals reference before the first step"
     if reference is None:
         return Check(name, None, "the loss reads no reference")

@@ -31,7 +31,8 @@ def facts_of(recipe: Recipe, train_hashes: Sequence[str]) -> dict[str, Any]:
         recipe: everything in it that moves the weights is a fact; where things are written is not.
         train_hashes: sha256 of each training file, in order.
     """
-    tree = recipe.model_dump(mode="json", exclude={"output", "model", "data"})
+    tree = recipe.model_dump(mode="json", exclude={"output", "model", "data", "preflight"})
+    del tree["reference"]["cache"]
     for name in _MOVE_NO_WEIGHT:
         tree["train"].pop(name)
     tree["model"] = {"files": model_fingerprint(recipe.model.path), "dtype": recipe.model.dtype}

@@ -129,7 +129,7 @@ def _train(
     progress: ProgressHook | None,
     say: Say,
 ) -> RunDir:
-    ready = set_up(recipe, objective, data, say)
+    ready = set_up(recipe, objective, data, arguments.device, say)
     logger = JsonlLogger(RunDir(recipe.output).metrics_file)
     with refused_by_transformers():
         trainer = PreferenceTrainer(

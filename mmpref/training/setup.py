@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,11 +14,13 @@ from mmpref.models.adapter import AdapterSettings, Tuning, count_parameters, pre
 from mmpref.models.layout_choice import Layout, choose_layout
 from mmpref.models.load import LoadedModel, load
 from mmpref.models.quantize import QuantizationSettings
-from mmpref.models.reference import ReferencePolicy, choose_reference
+from mmpref.models.reference import Reference, choose_reference
 from mmpref.processing.collate import PairCollator
 from mmpref.processing.encode import PairEncoder
 from mmpref.processing.fitting import FitPlan
+from mmpref.records import PreferencePair
 from mmpref.training.faults import is_out_of_memory, out_of_memory
+from mmpref.training.refcache import ReferenceCache, cache_facts
 from mmpref.training.resume import Say
 from mmpref.training.run_data import RunData, fit_data
 
@@ -28,7 +30,7 @@ class Setup:
     """A run before its first step."""
 
     loaded: LoadedModel
-    reference: ReferencePolicy | None
+    reference: Reference | None
     layout: Layout
     collator: PairCollator
     train: FitPlan
@@ -37,8 +39,11 @@ class Setup:
     total: int
 
 
-def set_up(recipe: Recipe, objective: Objective, data: RunData, say: Say) -> Setup:
+def set_up(recipe: Recipe, objective: Objective, data: RunData, device: torch.device, say: Say) -> Setup:
     """Load the model and make everything ready; tells which ways were taken and why.
+
+    Args:
+        device: where the model will train; used already where reference log-probs are computed for the cache.
 
     Raises:
         MMPrefError: whatever cannot be as the recipe wants it.
@@ -52,9 +57,6 @@ def set_up(recipe: Recipe, objective: Objective, data: RunData, say: Say) -> Set
     train, held_out = fit_data(recipe, data, encoder, say)
     aside = len(data.quarantine)
     say(f"{len(train.pairs)} pairs, {aside} rows in quarantine; {trained:,} of {total:,} parameters train")
-    reference = choose_reference(loaded.model, objective.needs_reference, kind=recipe.reference.kind)
-    if reference is not None:
-        say(f"reference: {reference.explanation}")
     longest = max(train.longest, held_out.longest)
     layout = choose_layout(loaded.model, loaded.family, recipe.model.attention, max_length=longest)
     say(f"layout: {layout.explanation}")
@@ -65,8 +67,35 @@ def set_up(recipe: Recipe, objective: Objective, data: RunData, say: Say) -> Set
         layout=layout.name,
         need_rejected=objective.needs_rejected,
         row_tokens=recipe.processing.row_tokens,
+        keyed=recipe.reference.kind == "cache" and objective.needs_reference,
     )
+    reference = _reference(recipe, objective, loaded, collator, [*train.pairs, *held_out.pairs], device, say)
+    if reference is not None:
+        say(f"reference: {reference.explanation}")
     return Setup(loaded, reference, layout, collator, train, held_out, trained, total)
+
+
+def _reference(
+    recipe: Recipe,
+    objective: Objective,
+    loaded: LoadedModel,
+    collator: PairCollator,
+    pairs: Sequence[PreferencePair],
+    device: torch.device,
+    say: Say,
+) -> Reference | None:
+    section = recipe.reference
+    if section.kind != "cache":
+        return choose_reference(loaded.model, objective.needs_reference, kind=section.kind)
+    if not objective.needs_reference:
+        return None
+    folder = section.cache or recipe.output.with_name(f"{recipe.output.name}.reference")
+    cache = ReferenceCache.open(folder, cache_facts(recipe, loaded, collator))
+    half = recipe.train.bf16 or recipe.train.fp16
+    dtype = torch.bfloat16 if recipe.train.bf16 else torch.float16
+    with torch.autocast(device.type, dtype, enabled=half):
+        cache.fill(loaded.model, collator, pairs, device=device, say=say)
+    return cache
 
 
 def encoder_of(recipe: Recipe, loaded: LoadedModel) -> PairEncoder:

@@ -32,7 +32,7 @@ from mmpref.losses import LossOutput, build_objective
 from mmpref.losses.objective import Objective
 from mmpref.models.adapter import AdapterSettings, Tuning, plain_name
 from mmpref.models.policy import pair_logps
-from mmpref.models.reference import ReferencePolicy, choose_reference
+from mmpref.models.reference import Reference, choose_reference
 from mmpref.models.save import save_model
 from mmpref.models.unwrap import unwrap
 from mmpref.processing.batch import PairBatch
@@ -100,7 +100,7 @@ class PreferenceTrainer(Trainer):
         train_pairs: PairsOrFile,
         eval_pairs: PairsOrFile = (),
         collator: PairCollator | None = None,
-        reference: ReferencePolicy | None = None,
+        reference: Reference | None = None,
         tuning: Tuning | None = None,
         adapter: AdapterSettings | None = None,
         image_root: Path | None = None,

@@ -1,0 +1,212 @@
+"""Reference log-probs, computed once: token by token for every pair, on disk, under a key that refuses what is stale.
+
+The folder holds ``facts.json`` (what the numbers depend on besides the pair itself) and ``part-*.safetensors``, each
+with some hundred pairs, written whole or not at all: a run that is killed goes on with the next part. A pair is found
+by a hash of the very tensors that the model is given, so another template, tokenizer, picture or pixel budget cannot
+be taken for the one that was computed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from mmpref.config import Recipe
+from mmpref.errors import CheckpointError, ConfigError
+from mmpref.models.load import LoadedModel
+from mmpref.models.policy import answer_logps
+from mmpref.models.reference import eval_mode
+from mmpref.models.save import PROCESSOR_FILES, processor_folder
+from mmpref.processing.batch import PairBatch
+from mmpref.processing.collate import PairCollator
+from mmpref.records import PreferencePair
+from mmpref.rundir import replacing, write_json, writing_to
+from mmpref.training.checkpoint import differences, model_fingerprint
+from mmpref.training.resume import Say
+
+FACTS = "facts.json"
+PAIRS_PER_PART = 256
+_BATCH = 4
+_Entry = tuple[Tensor, Tensor | None]  # log-probs of the chosen answer's tokens and of the rejected one's
+
+
+class ReferenceCache:
+    """Reference log-probs by pair; a ``models.reference.Reference``.
+
+    Attributes:
+        explanation: where the numbers come from, in one sentence.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.explanation = f"log-probs computed before and kept in {folder}: no second model in memory"
+        self._entries: dict[str, _Entry] = {}
+
+    @classmethod
+    def open(cls, folder: Path, facts: Mapping[str, Any]) -> ReferenceCache:
+        """The cache in a folder, new or as it was left.
+
+        Raises:
+            ConfigError: it was computed with another model, adapter, processor, template or precision; says what
+                changed.
+            CheckpointError: it cannot be read or written.
+        """
+        cache = cls(folder)
+        file = folder / FACTS
+        if not file.is_file():
+            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+                raise ConfigError(f"{folder} holds something else than a reference cache; give reference.cache another")
+            with writing_to(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            write_json(file, facts)
+            return cache
+        try:
+            before = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as err:
+            raise CheckpointError(f"{file} cannot be read ({err}); delete {folder} to compute it anew") from err
+        if changes := differences(before, json.loads(json.dumps(facts))):
+            raise ConfigError(
+                f"the reference cache in {folder} is stale: {'; '.join(changes)}. Give reference.cache another folder, "
+                "or delete this one"
+            )
+        for part in sorted(folder.glob("part-*.safetensors")):
+            cache._entries.update(_read(part))
+        return cache
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        return len(self._entries)
+
+    def fill(
+        self,
+        policy: nn.Module,
+        collator: PairCollator,
+        pairs: Sequence[PreferencePair],
+        *,
+        device: torch.device,
+        say: Say,
+    ) -> None:
+        """Compute what is missing, with the policy as it stands before its first step.
+
+        Args:
+            policy: the reference is what it says now.
+            collator: as training will use it, ``keyed``.
+            pairs: all that training and evaluation will ask for.
+            device: where the policy runs; it is moved there.
+
+        Raises:
+            CheckpointError: the folder cannot be written.
+        """
+        both = collator.changed(need_rejected=all(pair.rejected is not None for pair in pairs))
+        unique = {pair.id: pair for pair in pairs}  # a weighted source repeats its pairs
+        waiting: dict[str, _Entry] = {}
+        computed = 0
+        policy.to(device)
+        with torch.no_grad(), eval_mode(policy):
+            for batch in _missing(both, list(unique.values()), self._entries):
+                waiting.update(_entries(policy, batch.to(device)))
+                computed += len(batch)
+                if len(waiting) >= PAIRS_PER_PART:
+                    self._keep(waiting)
+                    say(f"reference cache: {computed} pairs computed")
+                    waiting = {}
+        if waiting:
+            self._keep(waiting)
+        if computed:
+            say(f"reference cache: {computed} pairs computed, {len(unique) - computed} were there ({self.folder})")
+
+    def logps(self, batch: PairBatch) -> tuple[Tensor, Tensor | None]:
+        """Sums of answer log-probs, (chosen [B], rejected [B] or None).
+
+        Raises:
+            ConfigError: a pair that is not in the cache as the model is given it now.
+        """
+        if not batch.keys:
+            raise ConfigError("the reference cache needs batches with keys: make the collator with keyed=True")
+        found = []
+        for name, key in zip(batch.pair_ids, batch.keys, strict=True):
+            if key not in self._entries:
+                raise ConfigError(
+                    f"pair '{name}' is not in the reference cache {self.folder} as the model is given it now: its text "
+                    "or image, or how they are processed, has changed since; delete the folder or give "
+                    "reference.cache another"
+                )
+            found.append(self._entries[key])
+        sides: list[Tensor] = [chosen for chosen, _ in found]
+        if batch.has_rejected:
+            sides += [rejected for _, rejected in found if rejected is not None]
+        width = batch.answers.shape[1]
+        rows = torch.zeros(len(sides), width)
+        for row, side in zip(rows, sides, strict=True):
+            row[: len(side)] = side
+        return batch.halves(rows.sum(dim=1).to(batch.input_ids.device))
+
+    def _keep(self, entries: Mapping[str, _Entry]) -> None:
+        tensors = {}
+        for key, (chosen, rejected) in entries.items():
+            tensors[f"{key}.chosen"] = chosen
+            if rejected is not None:
+                tensors[f"{key}.rejected"] = rejected
+        name = hashlib.blake2b("".join(sorted(entries)).encode(), digest_size=8).hexdigest()
+        with replacing(self.folder / f"part-{name}.safetensors") as stream:
+            stream.write(save(tensors))
+        self._entries.update(entries)
+
+
+def cache_facts(recipe: Recipe, loaded: LoadedModel, collator: PairCollator) -> dict[str, Any]:
+    """What reference log-probs depend on besides the pair, by name."""
+    source = processor_folder(recipe.model.path)
+    digest = hashlib.sha256()
+    for file in sorted({file for pattern in PROCESSOR_FILES for file in source.glob(pattern) if file.is_file()}):
+        digest.update(file.name.encode() + file.read_bytes())
+    processing, adapter = recipe.processing, recipe.adapter
+    return {
+        "model": model_fingerprint(recipe.model.path),
+        "model.dtype": recipe.model.dtype,
+        "model.stored_as": adapter.stored_as,
+        "processor and template": digest.hexdigest(),
+        "processing.max_length": processing.max_length,
+        "processing.min_pixels": processing.min_pixels,
+        "processing.max_pixels": processing.max_pixels,
+        "processing.shrink_images": processing.shrink_images,
+        "train.bf16": recipe.train.bf16,
+        "train.fp16": recipe.train.fp16,
+        "layout": collator.layout,
+        "family": loaded.family.name,
+    }
+
+
+def _missing(
+    collator: PairCollator, pairs: Sequence[PreferencePair], have: Mapping[str, _Entry]
+) -> Iterator[PairBatch]:
+    """Batches in which a pair is not there yet."""
+    for begin in range(0, len(pairs), _BATCH):
+        for batch in collator.rows(pairs[begin : begin + _BATCH]):
+            if any(key not in have for key in batch.keys):
+                yield batch
+
+
+def _entries(policy: nn.Module, batch: PairBatch) -> dict[str, _Entry]:
+    rows = batch.by_answer(answer_logps(policy, batch)).float().cpu()
+    lengths = batch.answer_lens.tolist()
+    answers = [row[:length].clone() for row, length in zip(rows, lengths, strict=True)]
+    count = len(batch)
+    rejected: list[Tensor | None] = [*answers[count:]] if batch.has_rejected else [None] * count
+    return dict(zip(batch.keys, zip(answers[:count], rejected, strict=True), strict=True))
+
+
+def _read(part: Path) -> dict[str, _Entry]:
+    try:
+        tensors = load_file(part)
+    except (OSError, SafetensorError) as err:
+        raise CheckpointError(f"{part} cannot be read ({err}); delete it to compute its pairs anew") from err
+    keys = {name.partition(".")[0] for name in tensors}
+    return {key: (tensors[f"{key}.chosen"], tensors.get(f"{key}.rejected")) for key in keys}

@@ -1,0 +1,124 @@
+"""The reference cache: the same training as with a live reference, computed once, never stale."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mmpref.cli import main
+from mmpref.models import load
+from mmpref.models.reference import choose_reference
+from mmpref.processing import PairCollator, PairEncoder
+from mmpref.rundir import RunDir
+from mmpref.training.metrics import read_pair_log
+from mmpref.training.refcache import ReferenceCache
+from tests.integration.conftest import Place
+from tests.tiny_vlms import build, draw, pair, refs
+
+ONE_EPOCH = ("train.num_train_epochs=1", "train.logging_steps=2")
+
+
+def _log(run: Path) -> dict[str, list[Any]]:
+    return read_pair_log(RunDir(run).pairs_file)
+
+
+def test_a_cached_reference_trains_as_a_live_one_and_is_computed_once(
+    place: Place, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    live = place.training("demo_uni_dpo", tmp_path / "live", *ONE_EPOCH)
+    cached = place.training("demo_uni_dpo", tmp_path / "cached", *ONE_EPOCH, "reference.kind=cache")
+    assert main(live) == 0
+    capfd.readouterr()
+    assert main(cached) == 0
+    assert "60 pairs computed, 0 were there" in capfd.readouterr().out  # 48 for training, 12 held out
+    one, other = _log(tmp_path / "live"), _log(tmp_path / "cached")
+    assert one["pair_id"] == other["pair_id"]
+    for name in ("rewards/margins", "logps/chosen", "uni/w_perf"):
+        torch.testing.assert_close(torch.tensor(one[name]), torch.tensor(other[name]), atol=2e-4, rtol=1e-4)
+    weights = [load_file(RunDir(tmp_path / name).model / "model.safetensors") for name in ("live", "cached")]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, atol=1e-4, rtol=1e-3)
+    folder = tmp_path / "cached.reference"
+    stored = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    again = place.training("demo_uni_dpo", tmp_path / "again", *ONE_EPOCH, "reference.kind=cache", "loss.beta=0.3")
+    assert main([*again, f"reference.cache={folder}"]) == 0
+    assert "pairs computed" not in capfd.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == stored
+
+
+def test_a_stale_cache_is_refused_with_what_changed(
+    place: Place, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    steps = ("train.max_steps=1", "data.eval=[]", "reference.kind=cache", f"reference.cache={tmp_path / 'cache'}")
+    assert main(place.training("demo_dpo", tmp_path / "first", *steps)) == 0
+    assert main(place.training("demo_dpo", tmp_path / "second", *steps, "processing.max_length=200")) == 2
+    assert "processing.max_length: None then, 200 now" in capfd.readouterr().err.replace("\n", " ")
+    changed = tmp_path / "model"
+    shutil.copytree(place.model, changed)
+    config = json.loads((changed / "config.json").read_text())
+    (changed / "config.json").write_text(json.dumps({**config, "changed": 1}))
+    other = place.training("demo_dpo", tmp_path / "third", *steps, f"model.path={changed}")
+    assert main(other) == 2
+    assert "is stale: model" in capfd.readouterr().err.replace("\n", " ")
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "note.txt").write_text("mine")
+    command = place.training("demo_dpo", tmp_path / "fourth", *steps, f"reference.cache={taken}")
+    assert main(command) == 2
+    assert (taken / "note.txt").read_text() == "mine"
+
+
+def test_a_filling_that_stops_goes_on_and_every_entry_is_the_live_number(tmp_path: Path) -> None:
+    loaded = load(build("qwen2_vl", tmp_path / "m"))
+    encoder = PairEncoder(loaded.processor, loaded.family)
+    collate = PairCollator(encoder, draw, keyed=True)
+    pairs = [
+        pair("a"),
+        pair("b", images=("60x60-2",), chosen="a red square .", rejected="a red dog ."),
+        pair("c", images=(), rejected="yes"),
+        pair("d", rejected_images=refs("60x60-5")),
+        pair("e", images=("90x30-1", "28x28-3")),
+    ]
+    told: list[str] = []
+    device = torch.device("cpu")
+    first = ReferenceCache.open(tmp_path / "cache", {"model": "m"})
+    first.fill(loaded.model, collate, pairs[:2], device=device, say=told.append)
+    second = ReferenceCache.open(tmp_path / "cache", {"model": "m"})
+    second.fill(loaded.model, collate, pairs, device=device, say=told.append)
+    assert len(second) == 5
+    again = ReferenceCache.open(tmp_path / "cache", {"model": "m"})
+    live = choose_reference(loaded.model, kind="frozen_copy")
+    assert live is not None
+    for layout in ("shared_prefix", "plain"):
+        for rows in (pairs, pairs[::-1], pairs[3:]):
+            batch = collate.changed(layout=layout)(rows)
+            for got, want in zip(again.logps(batch), live.logps(batch), strict=True):
+                assert got is not None
+                assert want is not None
+                torch.testing.assert_close(got, want, atol=2e-5, rtol=1e-5)
+    again.fill(loaded.model, collate, pairs, device=device, say=told.append)
+    assert sum("pairs computed" in line for line in told) == 2
+
+
+def test_another_picture_or_text_is_another_pair(tmp_path: Path) -> None:
+    loaded = load(build("qwen2_vl", tmp_path / "m"))
+    encoder = PairEncoder(loaded.processor, loaded.family)
+    keys = {
+        encoder.encode(one, draw).key()
+        for one in (
+            pair("a"),
+            pair("a", images=("28x28-2",)),
+            pair("a", question="what is it ?"),
+            pair("a", chosen="yes"),
+            pair("a", rejected="no"),
+            pair("a", rejected_images=refs("28x28-2")),
+        )
+    }
+    assert len(keys) == 6
+    assert encoder.encode(pair("z"), draw).key() == encoder.encode(pair("a"), draw).key()
