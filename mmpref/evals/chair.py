@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from mmpref.errors import ConfigError, DataError
-from mmpref.evals.benchmark import Benchmark, Item, Judged
+from mmpref.evals.answer_files import saved_answers
+from mmpref.evals.benchmark import Benchmark, Item, Judged, each
 from mmpref.evals.metrics import Ratio
 from mmpref.evals.objects import Extractor, Mention, Vocabulary, count_words, extractor_for
-from mmpref.evals.rows import Row, Source, first_ids, is_path, load_answers, load_json, load_rows, pair_by_id, row_id
+from mmpref.evals.rows import Row, Source, first_ids, is_path, load_json, load_rows, pair_by_id, row_id
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
 
 PROMPT = "Please describe this image in detail."
@@ -147,10 +148,6 @@ def _sample(image: str, truth: _Truth, asked: Row, options: Mapping[str, Any]) -
     )
 
 
-def _load_answers(source: Source, options: Mapping[str, Any]) -> list[Answer]:
-    return load_answers(source)
-
-
 def judge(
     samples: Sequence[EvalSample], answers: Sequence[Answer], protocol: str, options: Mapping[str, Any]
 ) -> Judged:
@@ -240,18 +237,9 @@ CHAIR = Benchmark(
         "image_name": "COCO_val2014_{id:012d}.jpg",
     },
     load=load_questions,
-    load_answers=_load_answers,
+    load_answers=saved_answers(),
     judge=judge,
     unit=lambda item: str(item["id"]),
-    count=count,
-    counts=(
-        "captions",
-        "hallucinated_captions",
-        "mentions",
-        "hallucinated_mentions",
-        "true_objects",
-        "found_objects",
-        "words",
-    ),
-    ratios=lambda protocol: _RATIOS,
+    counts=each(count),
+    metrics=lambda protocol, part, items: _RATIOS,
 )

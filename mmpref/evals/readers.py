@@ -38,7 +38,7 @@ def read_lmms_eval(text: str) -> Verdict:
 
 _VLMEVALKIT_MARKS = ';/[]"{}()=+\\_-><@`,?!'
 _DIGIT_COMMA_DIGIT = re.compile(r"\d,\d")
-_FULL_STOP = re.compile(r"\.(?!\d)")
+_FULL_STOP = re.compile(r"(?<!\d)\.(?!\d)")
 _FULL_STOPS_REMOVED = 32  # the tool passes the flag re.UNICODE, whose value is 32, where the count belongs
 
 
@@ -132,6 +132,11 @@ def read_mmpref(text: str) -> Verdict:
     for verdict in later:
         return verdict
     return _statement_verdict(sentences[0])
+
+
+def says_unsure(text: str) -> bool:
+    """Whether the answer says in so many words that it cannot be told."""
+    return read_mmpref(text) == "unparsed" and _DOUBT.search(_IDIOMS.sub(" ", _plain(text))) is not None
 
 
 def _plain(text: str) -> str:

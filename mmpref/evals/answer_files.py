@@ -1,0 +1,262 @@
+"""Answer files of other tools: JSON lines with ids, LLaVA's rows, lmms-eval's sample logs, VLMEvalKit's tables.
+
+Which question a row answers is read from its id where it has one. A row of a tool that counts its own way (VLMEvalKit's
+``index``, lmms-eval's ``doc_id``) is matched by what was asked: the text of the question and the name of the image, or
+an id that the question's text confirms. A row that fits no question is an error, never a guess.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeAlias
+
+from mmpref.errors import ConfigError, DataError
+from mmpref.evals.rows import Row, Saved, Source, answer_text, is_path, load_rows, row_id
+from mmpref.records import Answer, EvalSample
+
+IdsOf: TypeAlias = Callable[[Row], Sequence[str]]
+LmmsIds: TypeAlias = Mapping[str, Any]
+TABLES = (".tsv", ".xlsx")
+_IMAGE_KEYS = ("image_path", "image_source", "image_name", "image", "filename", "question_id", "image_id")
+_QUESTION_KEYS = ("question", "input", "prompt", "query")
+
+
+def read_rows(source: Source, what: str = "answers") -> list[Row]:
+    """Rows of any format named above; those of lmms-eval are flattened to ``{..., "text"}``.
+
+    Raises:
+        ConfigError: an .xlsx file and no openpyxl to read it.
+        DataError: the file cannot be read.
+    """
+    if isinstance(source, str | Path) and Path(source).suffix.lower() in TABLES:
+        return [_without_empty(row) for row in read_table(Path(source))]
+    if not isinstance(source, str | Path | Mapping):
+        source = [{"id": row.id, "text": row.text} if isinstance(row, Answer) else row for row in source]
+    return [_flat(row) if _is_lmms_log(row) else row for row in load_rows(source, what)]
+
+
+def saved_answers(ids_of: IdsOf = lambda row: ()) -> Callable[[Source, Sequence[EvalSample], Mapping[str, Any]], Saved]:
+    """The usual ``load_answers`` of a benchmark; ``ids_of`` gives the ids that a row's own fields make, best first."""
+
+    def load(source: Source, samples: Sequence[EvalSample], options: Mapping[str, Any]) -> Saved:
+        return Saved(match(read_rows(source), samples, ids_of, str(source) if is_path(source) else "answers"))
+
+    return load
+
+
+def match(rows: Sequence[Row], samples: Sequence[EvalSample], ids_of: IdsOf, where: str) -> list[Answer]:
+    """Each row as the answer to its question; a row without a known id keeps the one it has, for others to refuse.
+
+    Raises:
+        DataError: a row has no usable text, or neither an id nor a question that was asked.
+    """
+    by_id = {sample.id: sample for sample in samples}
+    asked = _Asked(samples)
+    out: list[Answer] = []
+    for number, row in enumerate(rows, 1):
+        place = f"{where}, row {number}"
+        text = answer_text(row, place)
+        counted = _counts_its_own_way(row)
+        names = [name for name in ids_of(row) if name in by_id]
+        if not names and counted:
+            names = _confirmed(row, by_id) or asked.take(row, place)
+        out += [Answer(id=name, text=text) for name in names or [row_id(row, place)]]
+    return out + asked.repeated(out)
+
+
+class _Asked:
+    """The samples by what they ask, for rows without an id of theirs."""
+
+    def __init__(self, samples: Sequence[EvalSample]) -> None:
+        self._samples = samples
+        self._waiting: dict[str, dict[str, list[str]]] | None = None  # image -> question -> ids
+        self._used = False
+
+    def take(self, row: Row, where: str) -> list[str]:
+        """The first sample with this row's image and question that no row has taken yet."""
+        question = _asked_text(row)
+        for key in _IMAGE_KEYS:
+            if question and isinstance(row.get(key), str) and row[key]:
+                for image in _image_names(row[key], str(row.get("category", ""))):
+                    if names := self._names(image, question):
+                        self._used = True
+                        return [names.pop(0)] if len(names) > 1 else [names[0]]
+        shown = {key: row[key] for key in (*_QUESTION_KEYS, *_IMAGE_KEYS, "index", "doc_id") if row.get(key)}
+        raise DataError(
+            f"{where}: fits no question that was asked: {shown}; a row needs the benchmark's own id, or the question's "
+            "text and the image's name"
+        )
+
+    def _names(self, image: str, question: str) -> list[str]:
+        if self._waiting is None:
+            self._waiting = self._by_image()
+        questions = self._waiting.get(image, {})
+        if question in questions:
+            return questions[question]
+        # a tool's suffix ("Please answer yes or no.") may follow the question
+        starts = [known for known in questions if known and question.startswith(known)]
+        return questions[max(starts, key=len)] if starts else []
+
+    def _by_image(self) -> dict[str, dict[str, list[str]]]:
+        found: dict[str, dict[str, list[str]]] = {}
+        meant: dict[str, set[str]] = {}
+        for sample in self._samples:
+            image, question = _content(sample)
+            names = _image_names(image, "")
+            for name in names:
+                found.setdefault(name, {}).setdefault(question, []).append(sample.id)
+                meant.setdefault(name, set()).add(names[0])
+        return {name: questions for name, questions in found.items() if len(meant[name]) == 1}
+
+    def repeated(self, answers: Sequence[Answer]) -> list[Answer]:
+        """The same answer for the other places where the same question about the same image stands."""
+        if not self._used:
+            return []
+        texts = {answer.id: answer.text for answer in answers}
+        by_content: dict[tuple[str, str], str] = {}
+        for sample in self._samples:
+            if sample.id in texts:
+                by_content.setdefault(_content(sample), texts[sample.id])
+        return [
+            Answer(id=sample.id, text=by_content[_content(sample)])
+            for sample in self._samples
+            if sample.id not in texts and _content(sample) in by_content
+        ]
+
+
+def _content(sample: EvalSample) -> tuple[str, str]:
+    return str(sample.meta.get("image", "")), _tidy(str(sample.meta.get("question", "")))
+
+
+def _counts_its_own_way(row: Row) -> bool:
+    return "doc_id" in row or ("index" in row and "prediction" in row) or ("id" not in row and "question" in row)
+
+
+def _confirmed(row: Row, by_id: Mapping[str, EvalSample]) -> list[str]:
+    """An id of the row that a sample has, when the sample asks what the row says was asked."""
+    question = _asked_text(row)
+    for key in ("id", "question_id", "image_id", "index"):
+        name = row.get(key)
+        sample = by_id.get(str(name)) if isinstance(name, str | int) else None
+        if sample is None:
+            continue
+        own = _tidy(str(sample.meta.get("question", "")))
+        image = row.get("image_path", row.get("image"))
+        same_image = not isinstance(image, str) or _stem(image) == _stem(str(sample.meta.get("image", "")))
+        if same_image and (not question or not own or question.startswith(own)):
+            return [sample.id]
+    return []
+
+
+def _asked_text(row: Row) -> str:
+    return next((_tidy(row[key]) for key in _QUESTION_KEYS if isinstance(row.get(key), str)), "")
+
+
+def _tidy(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _stem(image: str) -> str:
+    return PurePosixPath(image.replace("\\", "/")).with_suffix("").name.lower() if image else ""
+
+
+def _image_names(image: str, category: str) -> list[str]:
+    """How an image may be called, the fullest first: ``ocr/0001``, then ``0001``."""
+    path = image.replace("\\", "/").lower()
+    path = re.sub(r"\.(?:jpe?g|png|webp|bmp)$", "", path)
+    short = path.rsplit("/", 1)[-1]
+    return list(dict.fromkeys([path, *([f"{category.lower()}/{short}"] if category else []), short]))
+
+
+# --- lmms-eval ------------------------------------------------------------------------------------------------------
+
+
+def _is_lmms_log(row: Row) -> bool:
+    return "filtered_resps" in row or ("resps" in row and "doc_id" in row)
+
+
+def _flat(row: Row) -> Row:
+    """One logged sample with its document, or what its metrics say of it, beside the answer."""
+    text = row.get("filtered_resps", row.get("resps"))
+    while isinstance(text, list | tuple) and text:
+        text = text[0]
+    told: dict[str, Any] = {}
+    for value in row.values():  # the newest versions leave the document out; ids stand with each metric
+        if isinstance(value, Mapping):
+            told |= {key: item for key, item in value.items() if isinstance(item, str | int)}
+    told = {key: item for key, item in told.items() if key not in ("id", "text", "answer", "prediction", "score")}
+    input_text = {"input": row["input"]} if isinstance(row.get("input"), str) else {}
+    doc = row["doc"] if isinstance(row.get("doc"), Mapping) else {}
+    kept = {key: item for key, item in doc.items() if key not in ("id", "text", "answer", "prediction")}
+    return {**told, **kept, **input_text, "doc_id": row.get("doc_id"), "text": text if isinstance(text, str) else ""}
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """Rows of a .tsv or .xlsx file, by the names in its first line."""
+    try:
+        if path.suffix.lower() == ".tsv":
+            csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # VLMEvalKit keeps images in a column
+            with path.open(encoding="utf-8-sig", newline="") as stream:
+                return [dict(row) for row in csv.DictReader(stream, delimiter="\t")]
+        book = _openpyxl().load_workbook(path, read_only=True, data_only=True)
+    except ConfigError:
+        raise
+    except Exception as err:  # zip, XML and encoding errors have no common kind
+        raise DataError(f"{path} cannot be read as a table: {err}") from err
+    try:
+        lines = book.worksheets[0].iter_rows(values_only=True)
+        names = [str(name) for name in next(lines, ())]
+        return [dict(zip(names, line, strict=False)) for line in lines if any(cell is not None for cell in line)]
+    finally:
+        book.close()
+
+
+def _without_empty(row: Row) -> Row:
+    """A row of a table: an empty cell is no field, but an empty answer is an answer; numbers become text."""
+    out: dict[str, Any] = {}
+    for key, value in row.items():
+        if key == "prediction":
+            out[key] = "" if value is None else str(value)
+        elif value is not None and value != "":
+            out[key] = value if isinstance(value, str | int) else str(value)
+    return out
+
+
+def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Rows as a .tsv or .xlsx file.
+
+    Raises:
+        ConfigError: an .xlsx file and no openpyxl to write it.
+    """
+    content = list(rows)
+    names = list(dict.fromkeys(name for row in content for name in row))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix.lower() == ".tsv":
+        with path.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.DictWriter(stream, names, delimiter="\t", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(content)
+        return
+    book = _openpyxl().Workbook(write_only=True)
+    sheet = book.create_sheet()
+    sheet.append(names)
+    for row in content:
+        sheet.append([row.get(name) for name in names])
+    book.save(path)
+
+
+def _openpyxl() -> Any:
+    try:
+        import openpyxl
+    except ImportError as err:
+        raise ConfigError(
+            "an .xlsx table needs openpyxl: pip install 'mmpref[tables]', or save the table as .tsv"
+        ) from err
+    return openpyxl
