@@ -10,6 +10,7 @@ from mmpref.errors import DataError
 from mmpref.evals.amber import AMBER
 from mmpref.evals.benchmark import Benchmark, Items
 from mmpref.evals.chair import CHAIR
+from mmpref.evals.hallusionbench import HALLUSIONBENCH
 from mmpref.evals.metrics import RESAMPLES, Difference, Tally, estimate, paired_differences, tally
 from mmpref.evals.mme import MME
 from mmpref.evals.pope import POPE
@@ -17,7 +18,7 @@ from mmpref.evals.rows import Source, choose, first_ids
 from mmpref.records import Answer, EvalSample, TaskResult
 
 BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
-    {benchmark.name: benchmark for benchmark in (POPE, CHAIR, AMBER, MME)}
+    {benchmark.name: benchmark for benchmark in (POPE, CHAIR, AMBER, HALLUSIONBENCH, MME)}
 )
 OVERALL = "overall"
 
