@@ -39,22 +39,36 @@ def read_rows(source: Source, what: str = "answers") -> list[Row]:
     return [_flat(row) if _is_lmms_log(row) else row for row in load_rows(source, what)]
 
 
-def saved_answers(ids_of: IdsOf = lambda row: ()) -> Callable[[Source, Sequence[EvalSample], Mapping[str, Any]], Saved]:
-    """The usual ``load_answers`` of a benchmark; ``ids_of`` gives the ids that a row's own fields make, best first."""
+def saved_answers() -> Callable[[Source, Sequence[EvalSample], Mapping[str, Any]], Saved]:
+    """The usual ``load_answers`` of a benchmark whose questions have ids of their own."""
 
     def load(source: Source, samples: Sequence[EvalSample], options: Mapping[str, Any]) -> Saved:
-        return Saved(match(read_rows(source), samples, ids_of, str(source) if is_path(source) else "answers"))
+        return Saved(match(read_rows(source), samples, lambda row: (), name_of(source)))
 
     return load
 
 
-def match(rows: Sequence[Row], samples: Sequence[EvalSample], ids_of: IdsOf, where: str) -> list[Answer]:
+def name_of(source: Source) -> str:
+    """How a source of answers is called in a message."""
+    return str(source) if is_path(source) else "answers"
+
+
+def match(
+    rows: Sequence[Row], samples: Sequence[EvalSample], ids_of: IdsOf, where: str, *, numbered: bool = False
+) -> list[Answer]:
     """Each row as the answer to its question; a row without a known id keeps the one it has, for others to refuse.
+
+    Args:
+        ids_of: the ids that a row's own fields make, best first.
+        numbered: the questions have no id in their file, so that ids which are all numbers from 0 on are understood as
+            their order there.
 
     Raises:
         DataError: a row has no usable text, or neither an id nor a question that was asked.
     """
     by_id = {sample.id: sample for sample in samples}
+    if numbered:
+        rows = _numbers_to_ids(rows, samples)
     asked = _Asked(samples)
     out: list[Answer] = []
     for number, row in enumerate(rows, 1):
@@ -66,6 +80,14 @@ def match(rows: Sequence[Row], samples: Sequence[EvalSample], ids_of: IdsOf, whe
             names = _confirmed(row, by_id) or asked.take(row, place)
         out += [Answer(id=name, text=text) for name in names or [row_id(row, place)]]
     return out + asked.repeated(out)
+
+
+def _numbers_to_ids(rows: Sequence[Row], samples: Sequence[EvalSample]) -> Sequence[Row]:
+    own, order = {sample.id for sample in samples}, {str(number): s.id for number, s in enumerate(samples)}
+    ids = [str(row.get("id", row.get("question_id"))) for row in rows]
+    if not ids or not own.isdisjoint(ids) or not set(ids) <= order.keys():
+        return rows
+    return [{**row, "id": order[name]} for row, name in zip(rows, ids, strict=True)]
 
 
 class _Asked:

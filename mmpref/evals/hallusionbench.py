@@ -3,9 +3,9 @@
 Vision-Language Models"; official script tianyi-lab/HallusionBench ``evaluation.py`` and ``utils.py``).
 
 ``questions`` is ``HallusionBench.json`` (1,129 rows, 178 of them without an image). An id is the script's own name of a
-question, ``category_subcategory_set_figure_question``, such as ``VD_illusion_0_1_2``; the layout of the script, rows
-with ``model_prediction``, is read as well. ``view="image"`` leaves the questions without an image out, as lmms-eval and
-VLMEvalKit do (951 rows); their protocols always do so.
+question, ``category_subcategory_set_figure_question``, such as ``VD_illusion_0_1_2``; numbers from 0 on in the order of
+the file and the layout of the script, rows with ``model_prediction``, are read as well. ``view="image"`` leaves the
+questions without an image out, as lmms-eval and VLMEvalKit do (951 rows); their protocols always do so.
 
 ``a_acc`` right answers; ``q_acc`` question pairs (one question over all figures of its set) with every answer right;
 ``f_acc`` figures with every answer right. ``easy_a_acc`` and ``hard_a_acc`` are the script's names for pairs over
@@ -31,11 +31,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmpref.errors import ConfigError, DataError
-from mmpref.evals.answer_files import match, read_rows
+from mmpref.evals.answer_files import match, name_of, read_rows
 from mmpref.evals.benchmark import Benchmark, Item, Items, Judged
 from mmpref.evals.metrics import Metric, Ratio, rounded
 from mmpref.evals.readers import YES_NO_READERS, says_unsure
-from mmpref.evals.rows import Row, Saved, Source, choose, is_path, load_rows, pair_by_id
+from mmpref.evals.rows import Row, Saved, Source, choose, load_rows, pair_by_id
 from mmpref.evals.verdicts import judges_note, read_verdicts, usable
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
 
@@ -97,7 +97,7 @@ def _ids_of(row: Row) -> list[str]:
 
 def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mapping[str, Any]) -> Saved:
     rows = read_rows(source)
-    answers = match(rows, samples, _ids_of, str(source) if is_path(source) else "answers")
+    answers = match(rows, samples, _ids_of, name_of(source), numbered=True)
     return Saved(answers, tuple(verdict for row in rows if (verdict := _embedded(row)) is not None))
 
 

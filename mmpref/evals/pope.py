@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpref.errors import ConfigError, DataError
-from mmpref.evals.answer_files import match, read_rows
+from mmpref.evals.answer_files import match, name_of, read_rows
 from mmpref.evals.benchmark import Benchmark, Item, Items, Judged, each
 from mmpref.evals.metrics import Metric, Ratio
 from mmpref.evals.readers import YES_NO_READERS
@@ -134,7 +134,7 @@ def load_pope_answers(source: Source, samples: Sequence[EvalSample], options: Ma
             found = _unnamed(part)
         else:
             of_split = [sample for sample in samples if not split or sample.meta["split"] == split]
-            found = match(read_rows(part), of_split, _ids_of, str(part) if is_path(part) else "answers")
+            found = match(read_rows(part), of_split, _ids_of, name_of(part))
         known = {sample.id for sample in samples}
         out += [Answer(id=a.id if not split or a.id in known else f"{split}/{a.id}", text=a.text) for a in found]
     return Saved(out)

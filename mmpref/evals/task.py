@@ -13,12 +13,14 @@ from mmpref.evals.chair import CHAIR
 from mmpref.evals.hallusionbench import HALLUSIONBENCH
 from mmpref.evals.metrics import RESAMPLES, Difference, Tally, estimate, paired_differences, tally
 from mmpref.evals.mme import MME
+from mmpref.evals.mmhal import MMHAL
+from mmpref.evals.object_halbench import OBJECT_HALBENCH
 from mmpref.evals.pope import POPE
 from mmpref.evals.rows import Source, choose, first_ids
 from mmpref.records import Answer, EvalSample, TaskResult
 
 BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
-    {benchmark.name: benchmark for benchmark in (POPE, CHAIR, AMBER, HALLUSIONBENCH, MME)}
+    {benchmark.name: benchmark for benchmark in (POPE, CHAIR, AMBER, HALLUSIONBENCH, MME, MMHAL, OBJECT_HALBENCH)}
 )
 OVERALL = "overall"
 
