@@ -32,6 +32,10 @@ def read_rows(source: Source, what: str = "answers") -> list[Row]:
         ConfigError: an .xlsx file and no openpyxl to read it.
         DataError: the file cannot be read.
     """
+    if isinstance(source, str | Path) and Path(source).suffix.lower() == ".parquet":
+        from mmpref.data.source import open_source  # loads pyarrow, which no other format needs
+
+        return [found.row for found in open_source(source).rows()]
     if isinstance(source, str | Path) and Path(source).suffix.lower() in TABLES:
         return [_without_empty(row) for row in read_table(Path(source))]
     if not isinstance(source, str | Path | Mapping):
@@ -227,7 +231,7 @@ def read_table(path: Path) -> list[dict[str, Any]]:
             csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # VLMEvalKit keeps images in a column
             with path.open(encoding="utf-8-sig", newline="") as stream:
                 return [dict(row) for row in csv.DictReader(stream, delimiter="\t")]
-        book = _openpyxl().load_workbook(path, read_only=True, data_only=True)
+        book = _openpyxl().load_workbook(path, read_only=True)  # an answer that begins with = is text
     except ConfigError:
         raise
     except Exception as err:  # zip, XML and encoding errors have no common kind
@@ -266,17 +270,29 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
             writer.writeheader()
             writer.writerows(content)
         return
-    book = _openpyxl().Workbook(write_only=True)
+    openpyxl = _openpyxl()
+    book = openpyxl.Workbook(write_only=True)
     sheet = book.create_sheet()
     sheet.append(names)
-    for row in content:
-        sheet.append([row.get(name) for name in names])
+    for number, row in enumerate(content, 1):
+        try:
+            cells = [openpyxl.cell.WriteOnlyCell(sheet, value=row.get(name)) for name in names]
+        except openpyxl.utils.exceptions.IllegalCharacterError as err:
+            raise DataError(
+                f"{path}, row {number}: has a control character, which .xlsx cannot hold; use .tsv"
+            ) from err
+        for cell in cells:
+            if isinstance(cell.value, str):
+                cell.data_type = "s"  # an answer that begins with = is no formula
+        sheet.append(cells)
     book.save(path)
 
 
 def _openpyxl() -> Any:
     try:
         import openpyxl
+        import openpyxl.cell
+        import openpyxl.utils.exceptions
     except ImportError as err:
         raise ConfigError(
             "an .xlsx table needs openpyxl: pip install 'mmpref[tables]', or save the table as .tsv"

@@ -81,6 +81,7 @@ def _sample(row: Row, options: Mapping[str, Any]) -> EvalSample:
             "image": file,
             "question": str(row["question"]),
             "reference": str(row.get("gt_answer_details", "")),
+            "note": str(row.get("sample_note", "")),
         },
     )
 
@@ -164,7 +165,7 @@ def _item(sample: EvalSample, text: str, found: Mapping[str, Any] | None, protoc
     says_yes = found.get("read") == "yes" if found and "read" in found else correct == (sample.target == "yes")
     return {
         "id": sample.id,
-        **sample.meta,
+        **{key: value for key, value in sample.meta.items() if key != "note"},
         "text": text,
         "label": sample.target,
         "missing": found is None,

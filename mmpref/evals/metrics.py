@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -238,12 +239,22 @@ def _resampled_sums(counts: Array, resamples: int, seed: int) -> Array:
 
 def _draws(num_units: int, resamples: int, seed: int) -> Iterator[Array]:
     """How often each unit is drawn, as [some R, U]; the numbers do not depend on the size of the pieces."""
-    rng = np.random.default_rng(seed)
-    share = np.full(num_units, 1.0 / num_units)
     piece = max(1, _CELLS_PER_CHUNK // num_units)
+    if resamples <= piece:
+        yield _drawn(num_units, resamples, seed)
+        return
+    rng = np.random.default_rng(seed)
     for start in range(0, resamples, piece):
-        rows = min(piece, resamples - start)
-        yield rng.multinomial(num_units, share, size=rows).astype(np.float64)
+        yield _draw(rng, num_units, min(piece, resamples - start))
+
+
+@lru_cache(maxsize=2)  # the splits of a benchmark and its protocols often have as many units
+def _drawn(num_units: int, resamples: int, seed: int) -> Array:
+    return _draw(np.random.default_rng(seed), num_units, resamples)
+
+
+def _draw(rng: np.random.Generator, num_units: int, resamples: int) -> Array:
+    return rng.multinomial(num_units, np.full(num_units, 1.0 / num_units), size=resamples).astype(np.float64)
 
 
 def _percentiles(values: Array) -> tuple[float, float] | None:

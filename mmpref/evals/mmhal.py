@@ -56,6 +56,7 @@ def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSamp
                 "type": str(row["question_type"]),
                 "topic": str(row.get("question_topic", "")),
                 "image": str(row["image_src"]).rsplit("/", 1)[-1],
+                "image_src": str(row["image_src"]),
                 "image_content": tuple(row["image_content"]),
                 "question": str(row["question"]),
             },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -16,22 +17,27 @@ from mmpref.evals.mme import MME
 from mmpref.evals.mmhal import MMHAL
 from mmpref.evals.object_halbench import OBJECT_HALBENCH
 from mmpref.evals.pope import POPE
+from mmpref.evals.preference import PREFERENCE
 from mmpref.evals.rows import Source, choose, first_ids
+from mmpref.evals.win_rate import WIN_RATE
 from mmpref.records import Answer, EvalSample, TaskResult
 
-BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
-    {benchmark.name: benchmark for benchmark in (POPE, CHAIR, AMBER, HALLUSIONBENCH, MME, MMHAL, OBJECT_HALBENCH)}
-)
+_ALL = (POPE, CHAIR, AMBER, HALLUSIONBENCH, MME, MMHAL, OBJECT_HALBENCH, PREFERENCE, WIN_RATE)
+BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType({benchmark.name: benchmark for benchmark in _ALL})
 OVERALL = "overall"
 
 
 def benchmark_named(name: str) -> Benchmark:
-    """The benchmark of that name.
+    """The benchmark of that name; "MMHal-Bench" and "mmhal_bench" are the same as "mmhal".
 
     Raises:
         ConfigError: there is none.
     """
-    return BENCHMARKS[choose(name, BENCHMARKS, "benchmark")]
+    plain = {"objhal": OBJECT_HALBENCH.name} | {
+        known.replace("_", "").removesuffix("bench"): known for known in BENCHMARKS
+    }
+    wanted = re.sub(r"[\s_-]", "", name.lower()).removesuffix("bench")
+    return BENCHMARKS[plain.get(wanted) or choose(name, BENCHMARKS, "benchmark")]
 
 
 def with_defaults(benchmark: Benchmark, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,7 +75,8 @@ def score(
     Args:
         benchmark: a name of ``BENCHMARKS``.
         questions: a path or rows; each benchmark's file says what it takes.
-        answers: a path to JSON lines ``{"id", "text"}``, or such rows.
+        answers: a path to JSON lines ``{"id", "text"}``, or such rows; files of other tools are read too
+            (``answer_files``).
         protocol: whose rules are followed; ``mmpref`` reads real answers best, the others equal the tool they name.
         resamples, seed: of the bootstrap behind the 95 % intervals.
         options: of the benchmark, such as CHAIR's ``synonyms``.
@@ -77,15 +84,44 @@ def score(
     Raises:
         ConfigError: an unknown benchmark, protocol or option.
         DataError: a file that cannot be used, or ids that are duplicated, unknown or without an answer.
+        EvalIncompleteError: the benchmark needs a judge's verdicts, and there are none or too few.
     """
+    return score_by(benchmark, questions, answers, (protocol,), resamples=resamples, seed=seed, **options)[protocol]
+
+
+def score_by(
+    benchmark: str,
+    questions: Source,
+    answers: Source,
+    protocols: Sequence[str],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    **options: Any,
+) -> dict[str, TaskResult]:
+    """The same answers under several protocols, read once; everything else as in :func:`score`."""
     chosen = benchmark_named(benchmark)
-    choose(protocol, chosen.protocols, f"protocol of {benchmark}")
+    for protocol in protocols:
+        choose(protocol, chosen.protocols, f"protocol of {chosen.name}")
     filled = with_defaults(chosen, options)
     samples = chosen.load(questions, filled)
     saved = chosen.load_answers(answers, samples, filled)
     if saved.verdicts and filled.get("verdicts") is None:
         filled["verdicts"] = saved.verdicts
-    return score_samples(chosen, samples, saved.answers, protocol, filled, resamples=resamples, seed=seed)
+    return {
+        protocol: score_samples(chosen, samples, saved.answers, protocol, filled, resamples=resamples, seed=seed)
+        for protocol in protocols
+    }
+
+
+def score_beside(
+    benchmark: str, questions: Source, answers: Source, protocol: str = "mmpref", **options: Any
+) -> tuple[TaskResult, dict[str, TaskResult]]:
+    """A result, and the one of the ``official`` protocol to stand beside it where that is another and exists."""
+    official = "official" in benchmark_named(benchmark).protocols and protocol != "official"
+    wanted = (protocol, "official") if official else (protocol,)
+    found = score_by(benchmark, questions, answers, wanted, **options)
+    return found.pop(protocol), found
 
 
 def score_samples(

@@ -7,6 +7,7 @@ the API names it); beside them stands the one field that the benchmark's judge g
 - ``{"id", "verdict", "judge", "same"}`` (HallusionBench): ``correct``, ``incorrect`` or ``unclear``. ``same`` (true,
   false or left out) says whether the answer is consistent with the one to figure 0; only the diagnosis reads it.
 - ``{"id", "objects", "judge"}`` (Object HalBench): the list of visible objects that the answer names.
+- ``{"id", "preference", "judge"}`` (win rate): from 0 (the reference is better) to 1 (the answer is), 0.5 for a tie.
 - ``{"id", "error", "judge"}`` (all): the judge gave nothing usable and this says why. Such an item is *missing*, as is
   one with no row at all. A missing item is never counted as 0, as wrong or as hallucinated.
 
@@ -25,32 +26,33 @@ from mmpref.errors import DataError, EvalIncompleteError
 from mmpref.evals.rows import Row, Source, first_ids, is_path, load_rows, refuse_duplicates, row_id
 
 Correctness = Literal["correct", "incorrect", "unclear"]
-VerdictKind = Literal["score", "verdict", "objects"]
+VerdictKind = Literal["score", "verdict", "objects", "preference"]
 MAX_SCORE = 6
 MAX_MISSING_SHARE = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """One verdict. Exactly one of ``score``, ``verdict``, ``objects`` and ``error`` is set."""
+    """One verdict. Exactly one of ``score``, ``verdict``, ``objects``, ``preference`` and ``error`` is set."""
 
     id: str
     judge: str
     score: int | None = None
     verdict: Correctness | None = None
     objects: tuple[str, ...] | None = None
+    preference: float | None = None
     error: str | None = None
     same: bool | None = None
 
     def __post_init__(self) -> None:
         given = [name for name in (*get_args(VerdictKind), "error") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"verdict on '{self.id}': expected one of score, verdict, objects, error; got {given}")
+            raise ValueError(f"verdict on '{self.id}': one field of {get_args(VerdictKind)} or error; got {given}")
 
     def row(self) -> dict[str, Any]:
         """The verdict as its line in the file, to be written with ``json.dumps``."""
         row: dict[str, Any] = {"id": self.id}
-        for name in ("score", "verdict", "objects", "error", "same"):
+        for name in (*get_args(VerdictKind), "error", "same"):
             if (value := getattr(self, name)) is not None:
                 row[name] = list(value) if name == "objects" else value
         return {**row, "judge": self.judge}
@@ -91,6 +93,10 @@ def _verdict(row: Row, kind: VerdictKind, where: str) -> Verdict:
         if same is not None and not isinstance(same, bool):
             raise DataError(f"{where}: same is {same!r}; expected true or false")
         return Verdict(id=name, judge=judge, verdict=value, same=same)
+    if kind == "preference":
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise DataError(f"{where}: preference is {value!r}; expected a number from 0 to 1, or an error")
+        return Verdict(id=name, judge=judge, preference=float(value))
     if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(item, str) for item in value):
         raise DataError(f"{where}: objects is {value!r}; expected a list of object names, or an error")
     return Verdict(id=name, judge=judge, objects=tuple(value))
