@@ -271,16 +271,15 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
             writer.writerows(content)
         return
     openpyxl = _openpyxl()
+    illegal = openpyxl.cell.cell.ILLEGAL_CHARACTERS_RE
+    for number, row in enumerate(content, 1):
+        if any(isinstance(value, str) and illegal.search(value) for value in row.values()):
+            raise DataError(f"{path}, row {number}: has a control character, which .xlsx cannot hold; use .tsv")
     book = openpyxl.Workbook(write_only=True)
     sheet = book.create_sheet()
     sheet.append(names)
-    for number, row in enumerate(content, 1):
-        try:
-            cells = [openpyxl.cell.WriteOnlyCell(sheet, value=row.get(name)) for name in names]
-        except openpyxl.utils.exceptions.IllegalCharacterError as err:
-            raise DataError(
-                f"{path}, row {number}: has a control character, which .xlsx cannot hold; use .tsv"
-            ) from err
+    for row in content:
+        cells = [openpyxl.cell.WriteOnlyCell(sheet, value=row.get(name)) for name in names]
         for cell in cells:
             if isinstance(cell.value, str):
                 cell.data_type = "s"  # an answer that begins with = is no formula
@@ -291,8 +290,7 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def _openpyxl() -> Any:
     try:
         import openpyxl
-        import openpyxl.cell
-        import openpyxl.utils.exceptions
+        import openpyxl.cell.cell
     except ImportError as err:
         raise ConfigError(
             "an .xlsx table needs openpyxl: pip install 'mmpref[tables]', or save the table as .tsv"

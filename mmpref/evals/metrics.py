@@ -262,7 +262,7 @@ def _percentiles(values: Array) -> tuple[float, float] | None:
     if len(defined) < (1 - _MAX_UNDEFINED_SHARE) * len(values) or not len(defined):
         return None
     low, high = np.quantile(defined, [_TAIL, 1 - _TAIL])
-    return float(low), float(high)
+    return (float(low), float(high)) if low < high else None  # units that are all alike say nothing about the width
 
 
 def _edge_interval(value: float, num_units: int) -> tuple[float, float]:

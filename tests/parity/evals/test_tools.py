@@ -5,19 +5,12 @@ them; ``source`` names repository, commit and file. Where a tool needs models th
 vectors, a judge), both sides got the same stand-ins.
 """
 
-import json
 import re
-from pathlib import Path
 
 import pytest
 
 from mmpref.evals import score
-
-FIXTURES = Path(__file__).parents[2] / "fixtures" / "evals"
-
-
-def load(name):
-    return json.loads((FIXTURES / f"{name}.json").read_text(encoding="utf-8"))
+from tests.unit.evals.cases import amber_folder, load
 
 
 def check(found, expected, *, exact=1e-12):
@@ -28,15 +21,6 @@ def dice(first, second):
     """The stand-in for word vectors: shared pairs of neighbouring letters."""
     one, two = ({word[i : i + 2] for i in range(len(word) - 1)} for word in (first, second))
     return 2 * len(one & two) / (len(one) + len(two)) if one or two else 0.0
-
-
-def amber_folder(case, folder):
-    (folder / "query").mkdir(parents=True)
-    for name, content in (("relation", case["relation"]), ("annotations", case["annotations"])):
-        (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
-    (folder / "safe_words.txt").write_text("\n".join(case["safe_words"]), encoding="utf-8")
-    (folder / "query" / "query_all.json").write_text(json.dumps(case["queries"]), encoding="utf-8")
-    return folder
 
 
 @pytest.mark.parametrize("protocol", ["official", "lmms_eval", "vlmevalkit"])
