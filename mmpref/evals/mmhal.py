@@ -59,6 +59,7 @@ def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSamp
                 "image_src": str(row["image_src"]),
                 "image_content": tuple(row["image_content"]),
                 "question": str(row["question"]),
+                "model_answer": str(row.get("model_answer", "")),
             },
         )
         for row in rows
@@ -71,6 +72,9 @@ def _ids_of(row: Row) -> list[str]:
 
 def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mapping[str, Any]) -> Saved:
     rows = read_rows(source)
+    if rows and all("choices" in row for row in rows):  # the judge's file alone; the answers stand in the template
+        told = tuple({"id": sample.id, **review} for sample, review in _in_order(rows, samples))
+        return Saved([Answer(id=sample.id, text=sample.meta["model_answer"]) for sample in samples], told)
     answers = match(rows, samples, _ids_of, name_of(source), numbered=True)
     reviews = [
         {"id": answer.id, "review": row[key], "judge": str(row.get("judge", ""))}
@@ -106,12 +110,7 @@ def _verdicts(source: Any, samples: Sequence[EvalSample], protocol: str) -> dict
     content = load_json(source) if is_path(source) else list(source)
     rows = content if isinstance(content, list) else [content]
     if rows and all(isinstance(row, Mapping) and "choices" in row for row in rows):
-        if len(rows) != len(samples):
-            raise DataError(f"{len(rows)} reviews in the order of the template, but {len(samples)} questions")
-        rows = [
-            {"id": sample.id, "review": _completion(row), "judge": str(row.get("model", ""))}
-            for sample, row in zip(samples, rows, strict=True)
-        ]
+        rows = [{"id": sample.id, **review} for sample, review in _in_order(rows, samples)]
     order = {str(number): sample.id for number, sample in enumerate(samples)}
     if not {sample.id for sample in samples} & {_raw_id(row) for row in rows}:
         rows = [
@@ -124,6 +123,16 @@ def _raw_id(row: Any) -> str:
     if isinstance(row, Verdict):
         return row.id
     return str(row.get("image_id", row.get("id", ""))) if isinstance(row, Mapping) else ""
+
+
+def _in_order(rows: Sequence[Row], samples: Sequence[EvalSample]) -> list[tuple[EvalSample, Row]]:
+    """The script's file has one chat completion for every row of the template, in its order."""
+    if len(rows) != len(samples):
+        raise DataError(f"{len(rows)} reviews in the order of the template, but {len(samples)} questions")
+    return [
+        (sample, {"review": _completion(row), "judge": str(row.get("model", ""))})
+        for sample, row in zip(samples, rows, strict=True)
+    ]
 
 
 def _completion(row: Row) -> str:

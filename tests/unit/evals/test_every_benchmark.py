@@ -1,5 +1,6 @@
 """What holds for every benchmark, whatever it asks."""
 
+import json
 import random
 import time
 
@@ -8,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmpref.errors import ConfigError, DataError
-from mmpref.evals import BENCHMARKS, compare, load_samples, score, score_beside
+from mmpref.evals import BENCHMARKS, compare, load_samples, score, score_beside, write_items, write_result
 from mmpref.evals.task import benchmark_named
 from tests.unit.evals.cases import NAMES, arguments, load
 
@@ -66,6 +67,23 @@ def test_every_number_has_an_interval_around_it_or_a_reason(name, protocol, tmp_
             assert low < high
             assert low <= value + 0.05 * abs(value)
             assert value <= high + 0.05 * abs(value)
+
+
+@pytest.mark.parametrize(("name", "protocol"), PROTOCOLS)
+def test_a_result_is_written_with_its_items_and_versions(name, protocol, tmp_path):
+    found = run(name, tmp_path, protocol)
+    write_result(tmp_path / "results.json", found)
+    write_items(tmp_path / "items.jsonl", found)
+    content = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert {
+        "protocol": protocol,
+        "n": found.n,
+        "n_unparsed": found.n_unparsed,
+        "n_missing": 0,
+    }.items() <= content.items()
+    assert content["versions"]["mmpref"]
+    lines = (tmp_path / "items.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [str(item["id"]) for item in found.items]
 
 
 @pytest.mark.parametrize(("name", "protocol"), PROTOCOLS)

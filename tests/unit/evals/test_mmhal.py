@@ -81,6 +81,14 @@ def test_reviews_may_stand_in_the_filled_template(tmp_path):
     assert score("mmhal", QUESTIONS, file, "official").metrics["score"] == 3
 
 
+def test_the_judges_file_alone_is_enough_for_a_filled_template():
+    filled = [{**row, "model_answer": "A dog."} for row in QUESTIONS]
+    reviews = [{"model": "gpt-4-0314", "choices": [{"message": {"content": "Rating: 3"}}]}] * 96
+    found = score("mmhal", filled, reviews, "official")
+    assert (found.metrics["score"], found.metrics["mean_length"]) == (3, 2)
+    assert found.notes == ("judged by gpt-4-0314",)
+
+
 def test_the_judges_file_must_have_every_question():
     with pytest.raises(DataError, match="95 reviews in the order of the template, but 96 questions"):
         score("mmhal", QUESTIONS, ANSWERS, "official", verdicts=[{"choices": [{"message": {"content": "x"}}]}] * 95)
