@@ -139,14 +139,10 @@ def judge(
         )
     lexicon = next((sample.target.lexicon for sample, _ in within if sample.meta["dimension"] == GENERATIVE), None)
     if lexicon is not None:
-        notes += [
-            f"{name} by our own {what}, which only approximates the script's {theirs}"
-            for name, what, theirs in (
-                ("nouns", "reader", "nltk tagger"),
-                ("similarity", "rule (equal words)", "spaCy vectors"),
-            )
-            if options[name] is None
-        ]
+        if options["noun_extractor"] is None and options["nouns"] is None:
+            notes.append("nouns by our own reader, which only approximates the script's nltk tagger")
+        if options["similarity"] is None:
+            notes.append("words are similar when they are equal, which only approximates the script's spaCy vectors")
     describe = _describer(protocol, lexicon, options) if lexicon is not None else None
     read = read_official if protocol == "official" else YES_NO_READERS[protocol]
     items = []
@@ -174,7 +170,9 @@ def _refuse_gaps(samples: Sequence[EvalSample], pairs: Sequence[tuple[EvalSample
 
 
 def _describer(protocol: str, lexicon: Lexicon, options: Mapping[str, Any]) -> Any:
-    nouns = nouns_from(options["nouns"], lexicon, fold_case=protocol == "mmpref")
+    extract = options["noun_extractor"]
+    recorded = nouns_from(options["nouns"], lexicon, fold_case=protocol == "mmpref")
+    nouns = recorded if extract is None else lambda name, answer: list(extract(answer))
     similarity = cache(similarity_from(options["similarity"]))
     threshold = float(options["similarity_threshold"])
 
@@ -335,6 +333,7 @@ AMBER = Benchmark(
     options={
         "task": "all",
         "subset": False,
+        "noun_extractor": None,
         "nouns": None,
         "similarity": None,
         "similarity_threshold": SIMILAR_ABOVE,

@@ -4,9 +4,9 @@ script junyangwang0410/AMBER ``inference.py``).
 Only nouns of AMBER's own vocabulary count. A noun is, in this order: ignored (a word of many meanings, like "light"),
 true (it stands for an annotated object), else hallucinated. A word stands for an object when it is its name, one of its
 associates, or similar to one of these. The official script tags and lemmatises with nltk and compares with spaCy's
-``en_core_web_lg`` vectors, neither of which is needed here: the option ``nouns`` takes the nouns of every answer from a
-file or a function, ``similarity`` likewise. Without them a reader of our own finds the nouns, and words are alike only
-when they are equal; a note in the result says so.
+``en_core_web_lg`` vectors, neither of which is needed here: the option ``noun_extractor`` takes a function (answer ->
+nouns) and ``nouns`` a file of what one has found, ``similarity`` a function or a table. Without them a reader of our
+own finds the nouns, and words are alike only when they are equal; a note in the result says so.
 """
 
 from __future__ import annotations
@@ -122,14 +122,12 @@ def own_nouns(answer: str, known: frozenset[str], *, fold_case: bool) -> list[st
 
 
 def nouns_from(given: Any, lexicon: Lexicon, *, fold_case: bool) -> Nouns:
-    """The noun finder of an option: None, a function of the answer, or ``{question id: [nouns]}`` or its path."""
+    """Nouns that were found before, ``{question id: [nouns]}`` or its path; our own reader where nothing is given."""
     if given is None:
         return lambda name, answer: own_nouns(answer, lexicon.known, fold_case=fold_case)
-    if callable(given):
-        return lambda name, answer: list(given(answer))
     table = load_json(given) if isinstance(given, str | Path) else given
     if not isinstance(table, Mapping):
-        raise ConfigError("nouns: expected a function, or a mapping {question id: [nouns]} or its path")
+        raise ConfigError("nouns: expected a mapping {question id: [nouns]} or its path")
     by_id = {str(name): words for name, words in table.items()}
 
     def look_up(name: str, answer: str) -> Sequence[str]:

@@ -64,8 +64,8 @@ def match(
 
     Args:
         ids_of: the ids that a row's own fields make, best first.
-        numbered: the questions have no id in their file, so that ids which are all numbers from 0 on are understood as
-            their order there.
+        numbered: the questions have no id in their file, so that ids which are all numbers from 0 on, or exactly those
+            from 1 to the last, are understood as their order there.
 
     Raises:
         DataError: a row has no usable text, or neither an id nor a question that was asked.
@@ -87,8 +87,10 @@ def match(
 
 
 def _numbers_to_ids(rows: Sequence[Row], samples: Sequence[EvalSample]) -> Sequence[Row]:
-    own, order = {sample.id for sample in samples}, {str(number): s.id for number, s in enumerate(samples)}
+    own = {sample.id for sample in samples}
     ids = [str(row.get("id", row.get("question_id"))) for row in rows]
+    first = int(set(ids) == {str(number) for number in range(1, len(samples) + 1)})
+    order = {str(number): sample.id for number, sample in enumerate(samples, first)}
     if not ids or not own.isdisjoint(ids) or not set(ids) <= order.keys():
         return rows
     return [{**row, "id": order[name]} for row, name in zip(rows, ids, strict=True)]
@@ -100,6 +102,7 @@ class _Asked:
     def __init__(self, samples: Sequence[EvalSample]) -> None:
         self._samples = samples
         self._waiting: dict[str, dict[str, list[str]]] | None = None  # image -> question -> ids
+        self._numbered: dict[str, list[EvalSample]] | None = None
         self._used = False
 
     def take(self, row: Row, where: str) -> list[str]:
@@ -111,11 +114,34 @@ class _Asked:
                     if names := self._names(image, question):
                         self._used = True
                         return [names.pop(0)] if len(names) > 1 else [names[0]]
+        if found := self._by_number(row, question):
+            return found
         shown = {key: row[key] for key in (*_QUESTION_KEYS, *_IMAGE_KEYS, "index", "doc_id") if row.get(key)}
         raise DataError(
             f"{where}: fits no question that was asked: {shown}; a row needs the benchmark's own id, or the question's "
             "text and the image's name"
         )
+
+    def _by_number(self, row: Row, question: str) -> list[str]:
+        """For a log of several splits that does not name them: the first free sample of this number and question.
+
+        The splits of POPE ask about the same image under one number, so that it does not matter which of them is taken.
+        """
+        number = row.get("question_id")
+        if not question or not isinstance(number, str | int):
+            return []
+        if self._numbered is None:
+            self._numbered = {}
+            for sample in self._samples:
+                self._numbered.setdefault(sample.id.rsplit("/", 1)[-1], []).append(sample)
+        free = self._numbered.get(str(number), [])
+        fits = [s for s in free if (own := _content(s)[1]) and question.startswith(own)]
+        if len({_content(sample) for sample in fits}) != 1:
+            return []
+        if len(fits) > 1:
+            free.remove(fits[0])
+        self._used = True
+        return [fits[0].id]
 
     def _names(self, image: str, question: str) -> list[str]:
         if self._waiting is None:

@@ -129,7 +129,7 @@ def _sample(row: Row, number: int, options: Mapping[str, Any]) -> EvalSample:
 def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mapping[str, Any]) -> Saved:
     folder = isinstance(source, str | Path) and Path(source).is_dir()
     rows = _folder_rows(Path(str(source)), labelled=False) if folder else read_rows(source)
-    return Saved(match(rows, samples, lambda row: (), name_of(source)))
+    return Saved(match(rows, samples, lambda row: (), name_of(source), numbered=True))
 
 
 def judge(

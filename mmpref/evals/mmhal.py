@@ -184,7 +184,11 @@ def judge(
                 "hallucinates": None if score is None else score < _HALLUCINATES_BELOW,
             }
         )
-    notes = [judges_note(verdicts), *([f"{len(missing)} answers have no verdict"] if missing else [])]
+    notes = [
+        judges_note(verdicts),
+        f"ratings are from 0 to {MAX_SCORE}",
+        *([f"{len(missing)} answers have no verdict"] if missing else []),
+    ]
     return Judged(tuple(items), len(items) - len(missing), 0, tuple(notes), len(missing))
 
 

@@ -24,7 +24,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmpref.data.pairs import pair_from_row
 from mmpref.errors import ConfigError, DataError
 from mmpref.evals.answer_files import read_rows
 from mmpref.evals.benchmark import Benchmark, Items, Judged, each
@@ -40,6 +39,8 @@ _PAIRS = ("score_chosen", "score_rejected"), ("rewards/chosen", "rewards/rejecte
 
 def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSample, ...]:
     """One sample per pair; demonstrations, which have no rejected answer, are refused."""
+    from mmpref.data.pairs import pair_from_row  # the data room loads Pillow, which no other benchmark needs
+
     samples = []
     for number, row in enumerate(read_rows(source, "pairs"), 1):
         pair = pair_from_row(row, source=str(source) if isinstance(source, str) else "pairs", line=number)

@@ -98,7 +98,7 @@ _DENIAL = re.compile(
     rf"\bthere(?:(?:'s| is| are| was| were) (?:no|not|none|nothing)\b|(?: is| are| was| were){_NOT}\b)"
     rf"|\b(?:is|are|was|were){_NOT}(?:\s*[,;]|\s*\Z| (?:\w+ly )?(?:visible|present|shown|seen|there|here|in|on|any|an?"
     r"|one|pictured|depicted|found|included|correct|true|right|the case)\b)"
-    rf"|\b(?:(?:do|does|did|can|could){_NOT}|cannot) (?:\w+ly )?"
+    rf"|\b(?:(?:do|does|did|can|could){_NOT}|cannot|can't) (?:\w+ly )?"
     r"(?:see|contain|show|have|include|appear|feature|find|depict|spot|notice|observe|detect|look like|seem)\b"
     r"|\b(?:sees?|contains?|shows?|includes?|features?|depicts?|find|spot) (?:no|none)\b"
     r"|\b(?:image|picture|photo|scene) has no\b|\b(?:say|says|is|be|,|:) no\s*(?:[,;]|\Z)|[,:] no\b"

@@ -43,7 +43,7 @@ def test_amber_equals_the_tools(protocol, tmp_path):
         amber_folder(case, tmp_path / "data"),
         case["answers"],
         protocol,
-        nouns=lambda text: re.findall("[A-Za-z]+", text),
+        noun_extractor=lambda text: re.findall("[A-Za-z]+", text),
         similarity=dice,
         resamples=20,
     )

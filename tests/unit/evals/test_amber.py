@@ -61,7 +61,7 @@ def test_descriptions_by_hand(folder):
     assert (first["covered"], first["tempted"], first["hallucinated"]) == (["dog", "tree"], ["cat"], ["cat"])
     assert second["nouns"] == [{"word": "cloud", "is": "ignored"}]
     assert any("our own reader" in note for note in found.notes)
-    assert any("equal words" in note for note in found.notes)
+    assert any("when they are equal" in note for note in found.notes)
 
 
 def test_the_script_knows_no_capitals_and_prints_one_decimal(folder):

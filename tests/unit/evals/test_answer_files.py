@@ -121,6 +121,32 @@ def test_a_log_of_lmms_eval_without_documents(tmp_path):
     check_pope(questions, file, texts)
 
 
+def test_a_log_of_all_splits_need_not_name_them():
+    """The splits ask about the same image under one number; where they ask the same, any of them will do."""
+    same = {"question_id": 1, "image": "7.jpg", "text": "Is there a dog in the image?", "label": "yes"}
+    splits = {
+        "random": [same, {"question_id": 2, "image": "7.jpg", "text": "Is there a cat in the image?", "label": "no"}],
+        "popular": [same, {"question_id": 2, "image": "7.jpg", "text": "Is there a cow in the image?", "label": "no"}],
+    }
+    asked = [("dog", 1, "Yes"), ("cow", 2, "Yes"), ("dog", 1, "No"), ("cat", 2, "No")]
+    rows = [
+        {
+            "doc_id": number,
+            "filtered_resps": text,
+            "input": f"Is there a {name} in the image?\nAnswer the question using a single word or phrase.",
+            "pope_accuracy": {"question_id": str(own), "score": 0.0},
+        }
+        for number, (name, own, text) in enumerate(asked)
+    ]
+    found = score("pope", splits, rows, resamples=20)
+    assert {item["id"]: item["text"] for item in found.items} == {
+        "random/1": "Yes",
+        "random/2": "No",
+        "popular/1": "No",
+        "popular/2": "Yes",
+    }
+
+
 def test_one_row_of_vlmevalkit_answers_the_question_in_every_split(tmp_path):
     """Its index has nothing to do with our ids: rows are matched by question and image, in all splits that ask."""
     row = {"question_id": 1, "image": "COCO_7.jpg", "text": "Is there a dog in the image?", "label": "yes"}
@@ -158,12 +184,13 @@ def test_a_row_that_fits_no_question_is_named(tmp_path):
         score("pope", [{"question_id": 0, "image": "1.jpg", "text": "Is there a dog?", "label": "no"}], file)
 
 
-@pytest.mark.parametrize("name", ["hallusionbench", "mmhal"])
-def test_questions_without_ids_can_be_numbered(name, tmp_path):
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("name", ["hallusionbench", "mmhal", "mme"])
+def test_questions_without_ids_can_be_numbered(name, first, tmp_path):
     questions, answers, options = arguments(name, tmp_path)
     ids = [sample.id for sample in load_samples(name, questions)]
     texts = as_map(answers)
-    numbered = [{"id": number, "text": texts[name]} for number, name in enumerate(ids)]
+    numbered = [{"id": number, "text": texts[name]} for number, name in enumerate(ids, first)]
     assert score(name, questions, numbered, resamples=20, **options) == score(
         name, questions, answers, resamples=20, **options
     )

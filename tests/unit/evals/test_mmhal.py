@@ -36,7 +36,7 @@ def test_ratings_by_hand():
     )
     assert (found.metrics["attribute/score"], found.metrics["adversarial/hallucination_rate"]) == (6, 1)
     assert found.metrics["mean_length"] == 2
-    assert found.notes == ("judged by j",)
+    assert found.notes == ("judged by j", "ratings are from 0 to 6")
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_the_judges_file_alone_is_enough_for_a_filled_template():
     reviews = [{"model": "gpt-4-0314", "choices": [{"message": {"content": "Rating: 3"}}]}] * 96
     found = score("mmhal", filled, reviews, "official")
     assert (found.metrics["score"], found.metrics["mean_length"]) == (3, 2)
-    assert found.notes == ("judged by gpt-4-0314",)
+    assert found.notes[0] == "judged by gpt-4-0314"
 
 
 def test_the_judges_file_must_have_every_question():
