@@ -54,7 +54,7 @@ DOORS: dict[str, set[str]] = {
     "peft": {"models/adapter.py"},
     "bitsandbytes": {"models/adapter.py"},
     "matplotlib": {"report/figures.py"},
-    "openpyxl": {"evals/answer_files.py"},
+    "openpyxl": {"evals/tables.py"},
     "typer": {"cli.py", "cli_data.py"},
     "pydantic": {"config.py"},
     "yaml": {"config.py"},

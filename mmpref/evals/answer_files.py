@@ -7,20 +7,17 @@ an id that the question's text confirms. A row that fits no question is an error
 
 from __future__ import annotations
 
-import csv
 import re
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
-from mmpref.errors import ConfigError, DataError
+from mmpref.errors import DataError
 from mmpref.evals.rows import Row, Saved, Source, answer_text, is_path, load_rows, row_id
+from mmpref.evals.tables import TABLES, read_table
 from mmpref.records import Answer, EvalSample
 
 IdsOf: TypeAlias = Callable[[Row], Sequence[str]]
-LmmsIds: TypeAlias = Mapping[str, Any]
-TABLES = (".tsv", ".xlsx")
 _IMAGE_KEYS = ("image_path", "image_source", "image_name", "image", "filename", "question_id", "image_id")
 _QUESTION_KEYS = ("question", "input", "prompt", "query")
 
@@ -247,29 +244,6 @@ def _flat(row: Row) -> Row:
     return {**told, **kept, **input_text, "doc_id": row.get("doc_id"), "text": text if isinstance(text, str) else ""}
 
 
-# --- tables ---------------------------------------------------------------------------------------------------------
-
-
-def read_table(path: Path) -> list[dict[str, Any]]:
-    """Rows of a .tsv or .xlsx file, by the names in its first line."""
-    try:
-        if path.suffix.lower() == ".tsv":
-            csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # VLMEvalKit keeps images in a column
-            with path.open(encoding="utf-8-sig", newline="") as stream:
-                return [dict(row) for row in csv.DictReader(stream, delimiter="\t")]
-        book = _openpyxl().load_workbook(path, read_only=True)  # an answer that begins with = is text
-    except ConfigError:
-        raise
-    except Exception as err:  # zip, XML and encoding errors have no common kind
-        raise DataError(f"{path} cannot be read as a table: {err}") from err
-    try:
-        lines = book.worksheets[0].iter_rows(values_only=True)
-        names = [str(name) for name in next(lines, ())]
-        return [dict(zip(names, line, strict=False)) for line in lines if any(cell is not None for cell in line)]
-    finally:
-        book.close()
-
-
 def _without_empty(row: Row) -> Row:
     """A row of a table: an empty cell is no field, but an empty answer is an answer; numbers become text."""
     out: dict[str, Any] = {}
@@ -279,46 +253,3 @@ def _without_empty(row: Row) -> Row:
         elif value is not None and value != "":
             out[key] = value if isinstance(value, str | int) else str(value)
     return out
-
-
-def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Rows as a .tsv or .xlsx file.
-
-    Raises:
-        ConfigError: an .xlsx file and no openpyxl to write it.
-    """
-    content = list(rows)
-    names = list(dict.fromkeys(name for row in content for name in row))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix.lower() == ".tsv":
-        with path.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.DictWriter(stream, names, delimiter="\t", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(content)
-        return
-    openpyxl = _openpyxl()
-    illegal = openpyxl.cell.cell.ILLEGAL_CHARACTERS_RE
-    for number, row in enumerate(content, 1):
-        if any(isinstance(value, str) and illegal.search(value) for value in row.values()):
-            raise DataError(f"{path}, row {number}: has a control character, which .xlsx cannot hold; use .tsv")
-    book = openpyxl.Workbook(write_only=True)
-    sheet = book.create_sheet()
-    sheet.append(names)
-    for row in content:
-        cells = [openpyxl.cell.WriteOnlyCell(sheet, value=row.get(name)) for name in names]
-        for cell in cells:
-            if isinstance(cell.value, str):
-                cell.data_type = "s"  # an answer that begins with = is no formula
-        sheet.append(cells)
-    book.save(path)
-
-
-def _openpyxl() -> Any:
-    try:
-        import openpyxl
-        import openpyxl.cell.cell
-    except ImportError as err:
-        raise ConfigError(
-            "an .xlsx table needs openpyxl: pip install 'mmpref[tables]', or save the table as .tsv"
-        ) from err
-    return openpyxl

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from mmpref.errors import ConfigError
-from mmpref.evals.answer_files import TABLES, write_table
 from mmpref.evals.rows import Source, choose, pair_by_id
+from mmpref.evals.tables import TABLES, write_table
 from mmpref.evals.task import benchmark_named, with_defaults
 from mmpref.records import EvalSample
 from mmpref.rundir import write_text, writing_to

@@ -27,16 +27,17 @@ from pathlib import Path
 from typing import Any
 
 from mmpref.errors import ConfigError, DataError
-from mmpref.evals.answer_files import TABLES, match, name_of, read_rows
+from mmpref.evals.answer_files import match, name_of, read_rows
 from mmpref.evals.benchmark import Benchmark, Item, Judged, each
 from mmpref.evals.coco_truth import Truth, ground_truth
 from mmpref.evals.metrics import Metric, Ratio
 from mmpref.evals.objects import Extractor, Vocabulary, count_words, extractor_for
 from mmpref.evals.rows import Row, Saved, Source, load_json, pair_by_id
+from mmpref.evals.tables import TABLES
 from mmpref.evals.verdicts import Verdict, judges_note, read_verdicts, usable
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
 
-_OBJECT_KEYS = ("objects", "mscoco_gt_words")
+_OBJECT_KEYS = ("objects", "gt_objects", "truth", "mscoco_gt_words")
 
 
 def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSample, ...]:

@@ -7,7 +7,7 @@ import pytest
 
 from mmpref.errors import ConfigError, DataError
 from mmpref.evals import export_answers, load_samples, score
-from mmpref.evals.answer_files import read_table, write_table
+from mmpref.evals.tables import read_table, write_table
 from tests.unit.evals.cases import NAMES, arguments, load
 
 ROUND_TRIPS = [

@@ -206,3 +206,23 @@ def test_two_thousand_captions_are_scored_in_under_three_seconds():
     before = time.process_time()
     assert score("chair", truth, captions, synonyms=case["synonyms"]).n == 2000
     assert time.process_time() - before < 3
+
+
+ASKED = {
+    "pope": ("Is there a cup in the image?", 64),
+    "chair": ("Please describe this image in detail.", 512),
+    "amber": ("Describe this image.", 512),
+    "hallusionbench": ("Is illusion 0 like 0?", 128),
+    "mme": ("Is it number 0 or 0? Please answer yes or no.", 16),
+    "mmhal": ("What is 0?", 1024),
+    "object_halbench": ("Describe it.", 1024),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_prompt_and_the_length_of_answers_do_not_change_unnoticed(name, tmp_path):
+    """A number is only comparable with one made with the same words: change these with a line in the changelog."""
+    questions, _, options = arguments(name, tmp_path)
+    first = load_samples(name, questions, **options)[0]
+    assert [part.kind for part in first.prompt[0].parts] == ["image", "text"]
+    assert (first.prompt[0].text, BENCHMARKS[name].max_new_tokens) == ASKED[name]

@@ -68,10 +68,11 @@ def test_vlmevalkit_needs_one_whole_word_after_its_clean_up(answer, verdict):
         # the word first, however it is dressed
         ("Yes.", Y), ("NO", N), ("**No**", N), ("No!", N), ("\tNo", N), ("“No”", N), ("(no)", N), ("ｎｏ", N),
         ("No\u200b", N),
-        ("No\n\nThere is none.", N), ("I can't see any dogs in this picture.", N), ("> yes", Y), ("- **Answer:** No", N), ("1. No", N), ("(B) Yes", Y), ("A. no", N),
+        ("No\n\nThere is none.", N), ("> yes", Y), ("- **Answer:** No", N), ("1. No", N), ("(B) Yes", Y), ("A. no", N),
         ("\\boxed{No}", N), ("$\\text{No}$", N), ("✅ Yes", Y), ("y", Y), ("N", N), ("Nope", N),
         ("Yeah, two of them", Y),
         ("Absolutely not", N), ("Definitely!", Y), ("True", Y), ("Incorrect.", N), ("None", N), ("Not really.", N),
+        ("I can't see any dogs in this picture.", N),
         # what follows a clear verdict does not turn it
         ("Yes, but no dogs", Y), ("Yes, not one but two", Y), ("No, but there is a cat. It is not alone.", N),
         ("Yes, there is. However, the answer is not certain", Y),
