@@ -169,8 +169,10 @@ def estimate(table: Tally, wanted: Mapping[str, Metric], *, resamples: int = RES
         num_informed = int(np.count_nonzero(metric.informed(table.counts, table.names)))
         if metric.proportion and value in (0.0, 1.0) and num_informed:
             intervals[name] = _edge_interval(value, num_informed)
-        elif num_informed > 1 and (interval := _percentiles(metric.of(drawn, table.names))):
-            intervals[name] = interval
+        elif num_informed > 1:
+            interval = _percentiles(metric.of(drawn, table.names))
+            if interval is not None and interval[0] < interval[1]:  # units all alike say nothing about the width
+                intervals[name] = interval
     return Estimate(metrics, intervals, undefined)
 
 
@@ -262,7 +264,7 @@ def _percentiles(values: Array) -> tuple[float, float] | None:
     if len(defined) < (1 - _MAX_UNDEFINED_SHARE) * len(values) or not len(defined):
         return None
     low, high = np.quantile(defined, [_TAIL, 1 - _TAIL])
-    return (float(low), float(high)) if low < high else None  # units that are all alike say nothing about the width
+    return float(low), float(high)
 
 
 def _edge_interval(value: float, num_units: int) -> tuple[float, float]:
