@@ -25,6 +25,9 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 
 _OPTIONS_HELP = "Options of the benchmark, for example synonyms=FILE prompts=FILE for chair."
+_BENCHMARKS_HELP = "pope, chair, amber, hallusionbench, mme, mmhal, object_halbench, preference or win_rate."
+_QUESTIONS_HELP = "Question file (or folder) of the benchmark; several for its splits."
+_ANSWERS_HELP = 'JSONL of {"id": ..., "text": ...}, or a file of LLaVA, lmms-eval or VLMEvalKit; one for each split.'
 
 
 def _one_or_many(paths: list[Path]) -> Path | list[Path]:
@@ -151,8 +154,8 @@ def doctor(
 @stopped_by_ctrl_c
 def evaluate(
     model: Annotated[str, typer.Option(help="A model folder or hub id, or a run folder of mmpref.")],
-    benchmark: Annotated[str, typer.Option(help="pope or chair.")],
-    questions: Annotated[list[Path], typer.Option(help="Question file of the benchmark; several for its splits.")],
+    benchmark: Annotated[str, typer.Option(help=_BENCHMARKS_HELP)],
+    questions: Annotated[list[Path], typer.Option(help=_QUESTIONS_HELP)],
     out: Annotated[Path, typer.Option(help="Folder for answers.jsonl, items.jsonl and results.json.")],
     options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=_OPTIONS_HELP)] = None,
     images: Annotated[Path | None, typer.Option(help="Image paths are relative to this folder.")] = None,
@@ -191,25 +194,47 @@ def evaluate(
 @app.command()
 @stopped_by_ctrl_c
 def score(
-    benchmark: Annotated[str, typer.Option(help="pope or chair.")],
-    questions: Annotated[list[Path], typer.Option(help="Question file of the benchmark; several for its splits.")],
-    answers: Annotated[list[Path], typer.Option(help='JSONL of {"id": ..., "text": ...}; one file for each split.')],
+    benchmark: Annotated[str, typer.Option(help=_BENCHMARKS_HELP)],
+    questions: Annotated[list[Path], typer.Option(help=_QUESTIONS_HELP)],
+    answers: Annotated[list[Path], typer.Option(help=_ANSWERS_HELP)],
     options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=_OPTIONS_HELP)] = None,
     protocol: Annotated[str, typer.Option(help="How answers are read and counted.")] = "mmpref",
     out: Annotated[Path | None, typer.Option(help="Also write the result to this file.")] = None,
 ) -> None:
     """Score saved answers. No model and no torch are needed."""
     from mmpref.config import parse_options
-    from mmpref.evals import score as run_scoring
-    from mmpref.evals import write_result
+    from mmpref.evals import score_beside, write_result
+    from mmpref.evals.results import other_protocols
     from mmpref.terminal import print_result
 
-    result = run_scoring(
-        benchmark, _one_or_many(questions), _one_or_many(answers), protocol, **parse_options(options or [])
-    )
+    given = parse_options(options or [])
+    result, beside = score_beside(benchmark, _one_or_many(questions), _one_or_many(answers), protocol, **given)
     if out is not None:
-        write_result(out, result)
-    print_result(result)
+        write_result(out, result, protocols=other_protocols(beside))
+    print_result(result, beside)
+
+
+@app.command()
+@stopped_by_ctrl_c
+def export(
+    benchmark: Annotated[str, typer.Option(help=_BENCHMARKS_HELP)],
+    questions: Annotated[list[Path], typer.Option(help=_QUESTIONS_HELP)],
+    answers: Annotated[list[Path], typer.Option(help=_ANSWERS_HELP)],
+    to: Annotated[
+        str, typer.Option(help="jsonl, llava, lmms_eval, vlmevalkit, official, alpaca_eval, arena_hard or ifeval.")
+    ],
+    out: Annotated[Path, typer.Option(help="The file; for the official layout of mme a folder.")],
+    options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=_OPTIONS_HELP)] = None,
+    model: Annotated[str, typer.Option(help="Name of the model, for formats that have a place for it.")] = "mmpref",
+) -> None:
+    """Write saved answers in the format of another tool."""
+    from mmpref.config import parse_options
+    from mmpref.evals import export_answers
+
+    given = parse_options(options or [])
+    source, saved = _one_or_many(questions), _one_or_many(answers)
+    rows = export_answers(benchmark, source, saved, to, out, model=model, **given)
+    typer.echo(f"wrote {rows} answers to {out}")
 
 
 @app.command()

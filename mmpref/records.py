@@ -102,8 +102,9 @@ class TaskResult:
     """The outcome of one benchmark under one protocol.
 
     ``metrics`` maps a name to a value; a value that the answers leave undefined (no positive prediction, say) is None
-    and ``undefined`` says why. ``intervals`` holds 95 % intervals for the metrics that have one. ``items`` is one
-    mapping per question, with at least ``id``: what was read from the answer and how it was judged.
+    and ``undefined`` says why. ``intervals`` holds 95 % intervals for the metrics that have one. ``n_missing`` answers
+    have no verdict of the judge and are in no number. ``items`` is one mapping per question, with at least ``id``: what
+    was read from the answer and how it was judged.
     """
 
     benchmark: str
@@ -115,6 +116,7 @@ class TaskResult:
     undefined: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     items: tuple[Mapping[str, Any], ...] = ()
+    n_missing: int = 0
 
 
 def user_turn(text: str, *, num_images: int) -> tuple[Message, ...]:

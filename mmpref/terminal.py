@@ -172,15 +172,31 @@ def print_facts(title: str, facts: Sequence[tuple[str, str]], notes: Sequence[st
         screen.print(note, markup=False)
 
 
-def print_result(result: TaskResult) -> None:
-    """One benchmark result: every metric with its interval, and what could not be read."""
+def print_result(result: TaskResult, beside: Mapping[str, TaskResult] | None = None) -> None:
+    """One benchmark result: every metric with its interval, and what could not be read.
+
+    ``beside`` are the same answers under other protocols, whose values get a column each.
+    """
+    others = beside or {}
     rows = []
     for name, value in result.metrics.items():
+        if name.startswith("overall/"):
+            continue  # the bare names are the same numbers
         interval = result.intervals.get(name)
         shown = f"{value:.4f}" if value is not None else f"undefined: {result.undefined.get(name, '')}"
-        rows.append([name, shown, f"[{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""])
+        values = [other.metrics.get(name) for other in others.values()]
+        rows.append(
+            [
+                name,
+                shown,
+                f"[{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "",
+                *("" if value is None else f"{value:.4f}" for value in values),
+            ]
+        )
     title = f"{result.benchmark} · protocol {result.protocol} · n {result.n} · unparsed {result.n_unparsed}"
-    print_table(title, ["metric", "value", "95 % interval"], rows, result.notes)
+    if result.n_missing:
+        title += f" · missing {result.n_missing}"
+    print_table(title, ["metric", "value", "95 % interval", *others], rows, result.notes)
 
 
 class Finding(Protocol):

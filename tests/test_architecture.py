@@ -55,6 +55,7 @@ DOORS: dict[str, set[str]] = {
     "peft": {"models/adapter.py"},
     "bitsandbytes": {"models/quantize.py"},
     "matplotlib": {"report/figures.py"},
+    "openpyxl": {"evals/tables.py"},
     "typer": {"cli.py", "cli_data.py"},
     "pydantic": {"config.py"},
     "yaml": {"config.py"},
@@ -67,7 +68,7 @@ DOORS: dict[str, set[str]] = {
 }
 AUTO_DOOR = {"models/load.py"}
 
-EXTRAS = ("bitsandbytes", "matplotlib", "trl", "torchvision", "deepspeed")
+EXTRAS = ("bitsandbytes", "matplotlib", "openpyxl", "trl", "torchvision", "deepspeed")
 HEAVY = ("torch", "transformers", "datasets", "accelerate", "peft", "numpy", "PIL", "matplotlib")
 NO_SUCH_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "base"}
 MAX_LINES = 500

@@ -3,17 +3,21 @@
 Scoring imports no torch; only ``answerers.TransformersAnswerer`` does, when it is built.
 """
 
+from mmpref.evals.answer_writers import export_answers
 from mmpref.evals.results import result_content, write_items, write_result
 from mmpref.evals.runner import evaluate
-from mmpref.evals.task import BENCHMARKS, compare, load_samples, score
+from mmpref.evals.task import BENCHMARKS, compare, load_samples, score, score_beside, score_by
 
 __all__ = [
     "BENCHMARKS",
     "compare",
     "evaluate",
+    "export_answers",
     "load_samples",
     "result_content",
     "score",
+    "score_beside",
+    "score_by",
     "write_items",
     "write_result",
 ]

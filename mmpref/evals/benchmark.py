@@ -1,8 +1,8 @@
 """What one benchmark is to the rest of the room: how its questions are read, how answers are judged, what is counted.
 
 A new benchmark is one file that builds a ``Benchmark`` and one row in ``task.BENCHMARKS``. The steps are kept apart:
-``load`` makes samples, ``judge`` turns answers into items (one mapping per question), ``count`` says what an item
-adds to which count, and ``ratios`` says which metrics are made of the counts.
+``load`` makes samples, ``load_answers`` reads saved answers, ``judge`` turns answers into items (one mapping per
+question), ``counts`` says what the items of one unit add to which count, and ``metrics`` says what is made of the sums.
 """
 
 from __future__ import annotations
@@ -11,21 +11,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from mmpref.evals.metrics import Ratio
-from mmpref.evals.rows import Source
+from mmpref.evals.metrics import Metric
+from mmpref.evals.rows import Saved, Source
 from mmpref.records import Answer, EvalSample
 
 Item: TypeAlias = dict[str, Any]
+Items: TypeAlias = Sequence[Mapping[str, Any]]
+Counts: TypeAlias = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """The answers as they were read and judged, one item each; ``n`` questions were scored."""
+    """The answers as they were read and judged, one item each; ``n`` questions were scored.
+
+    ``n_unparsed`` answers could not be read, ``n_missing`` have no verdict of the judge and are in no number.
+    """
 
     items: tuple[Item, ...]
     n: int
     n_unparsed: int = 0
     notes: tuple[str, ...] = ()
+    n_missing: int = 0
 
 
 class Judge(Protocol):
@@ -48,12 +54,13 @@ class Benchmark:
         max_new_tokens: length limit of an answer when the user gives none.
         options: names of the keyword options with their defaults; any other is refused.
         load: questions and options -> samples.
-        load_answers: answer source and options -> answers.
+        load_answers: answer source, samples and options -> what the source holds.
         judge: samples, answers, protocol, options -> items.
         unit: the image or scene an item belongs to; intervals draw units.
-        count: what an item adds to each count, under a protocol.
-        ratios: the metrics of a protocol.
-        groups: a name for parts that are also reported alone (``random/accuracy``); "" when there are no parts.
+        counts: what the items of one unit add to each count.
+        metrics: the metrics of a protocol, for all items ("") or for the part of that name.
+        parts: the names of the parts that an item also belongs to (``random/accuracy``); none when nothing is split.
+        adjudicated: whether an outside judge decides, whose verdicts come with the option ``verdicts``.
     """
 
     name: str
@@ -64,10 +71,23 @@ class Benchmark:
     max_new_tokens: int
     options: Mapping[str, Any]
     load: Callable[[Source, Mapping[str, Any]], tuple[EvalSample, ...]]
-    load_answers: Callable[[Source, Mapping[str, Any]], Sequence[Answer]]
+    load_answers: Callable[[Source, Sequence[EvalSample], Mapping[str, Any]], Saved]
     judge: Judge
     unit: Callable[[Mapping[str, Any]], str]
-    count: Callable[[Mapping[str, Any]], Mapping[str, float]]
-    counts: tuple[str, ...]
-    ratios: Callable[[str], Mapping[str, Ratio]]
-    group: Callable[[Mapping[str, Any]], str] = lambda item: ""
+    counts: Callable[[Items], Counts]
+    metrics: Callable[[str, str, Items], Mapping[str, Metric]]
+    parts: Callable[[Mapping[str, Any]], Sequence[str]] = lambda item: ()
+    adjudicated: bool = False
+
+
+def each(count: Callable[[Mapping[str, Any]], Counts]) -> Callable[[Items], Counts]:
+    """Counts of a unit that are the sums of its items' own."""
+
+    def counts(items: Items) -> Counts:
+        total: dict[str, float] = {}
+        for item in items:
+            for name, value in count(item).items():
+                total[name] = total.get(name, 0.0) + value
+        return total
+
+    return counts

@@ -13,20 +13,23 @@ The annotations may cover more images than were captioned: the answers choose th
 chair_i = hallucinated mentions / all mentions (repeats count); chair_s = captions with a hallucination / captions;
 recall = distinct true objects mentioned / true objects; mean_length = words per caption. No mention at all leaves
 chair_i undefined (the official script stops with an error). Say chair_s and chair_i only together with recall and
-mean_length: a caption that says nothing hallucinates nothing.
+mean_length: a caption that says nothing hallucinates nothing. Under ``mmpref`` an empty caption lowers recall and is in
+no other number; the other protocols count it as a caption without hallucination. ``lmms_eval`` differs from
+``official`` in how words are made singular ("bus" is seen).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmpref.errors import ConfigError, DataError
-from mmpref.evals.benchmark import Benchmark, Item, Judged
+from mmpref.evals.answer_files import saved_answers
+from mmpref.evals.benchmark import Benchmark, Item, Judged, each
+from mmpref.evals.coco_truth import Truth, ground_truth
 from mmpref.evals.metrics import Ratio
 from mmpref.evals.objects import Extractor, Mention, Vocabulary, count_words, extractor_for
-from mmpref.evals.rows import Row, Source, first_ids, is_path, load_answers, load_json, load_rows, pair_by_id, row_id
+from mmpref.evals.rows import Row, Source, first_ids, load_rows, pair_by_id, row_id
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
 
 PROMPT = "Please describe this image in detail."
@@ -38,85 +41,12 @@ _GET_SYNONYMS = (
 
 def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSample, ...]:
     """One sample per image; ``target`` is the ground truth as it was given, not yet mapped to canonical objects."""
-    truth = _ground_truth(source)
+    truth = ground_truth(source)
     if truth.from_coco and options["synonyms"] is None:
         raise ConfigError(f"CHAIR on COCO annotations needs the synonym list; {_GET_SYNONYMS}")
     prompts = _prompts(options["prompts"], truth.objects) if options["prompts"] is not None else None
     chosen = truth.objects if prompts is None else prompts
     return tuple(_sample(image, truth, prompts[image] if prompts else {}, options) for image in chosen)
-
-
-class _Truth:
-    """Objects, reference captions and file names by image id, gathered from one or several sources."""
-
-    def __init__(self) -> None:
-        self.objects: dict[str, list[str]] = {}
-        self.captions: dict[str, list[str]] = {}
-        self.files: dict[str, str] = {}
-        self.from_coco = False
-
-
-def _ground_truth(source: Source) -> _Truth:
-    truth = _Truth()
-    if not isinstance(source, str | Path | Mapping):
-        parts: list[Any] = list(source)
-        several = bool(parts) and all(is_path(part) or _is_coco(part) for part in parts)
-        for part in parts if several else [parts]:
-            _gather(truth, part)
-    else:
-        _gather(truth, source)
-    if not truth.objects:
-        raise DataError("CHAIR: the ground truth names no image")
-    return truth
-
-
-def _is_coco(content: object) -> bool:
-    return isinstance(content, Mapping) and isinstance(content.get("annotations"), Sequence)
-
-
-def _gather(truth: _Truth, source: Any) -> None:
-    where = str(source) if is_path(source) else "questions"
-    content = load_json(source) if is_path(source) else source
-    if _is_coco(content):
-        _gather_coco(truth, content, where)
-        return
-    if isinstance(content, Mapping) and "objects" not in content:
-        content = [
-            {**entry, "image_id": image} if isinstance(entry, Mapping) else {"image_id": image, "objects": entry}
-            for image, entry in content.items()
-        ]
-    for number, row in enumerate(load_rows(content, where), 1):
-        image, objects = row_id(row, f"{where}, row {number}"), row.get("objects")
-        if (
-            isinstance(objects, str)
-            or not isinstance(objects, Iterable)
-            or not all(isinstance(o, str) for o in objects)
-        ):
-            raise DataError(f"{where}, image {image!r}: expected a list of object names")
-        if image in truth.objects:
-            raise DataError(f"{where}: image {image!r} appears more than once")
-        truth.objects[image] = list(objects)
-        if isinstance(row.get("image"), str):
-            truth.files[image] = row["image"]
-
-
-def _gather_coco(truth: _Truth, content: Mapping[str, Any], where: str) -> None:
-    truth.from_coco = True
-    try:
-        names = {category["id"]: category["name"] for category in content.get("categories", ())}
-        for image in content.get("images", ()):
-            truth.objects.setdefault(str(image["id"]), [])
-            if "file_name" in image:
-                truth.files[str(image["id"])] = image["file_name"]
-        for row in content["annotations"]:
-            image_id = str(row["image_id"])
-            objects = truth.objects.setdefault(image_id, [])
-            if "caption" in row:
-                truth.captions.setdefault(image_id, []).append(row["caption"])
-            else:
-                objects.append(names[row["category_id"]])
-    except (KeyError, TypeError) as err:
-        raise DataError(f"{where}: not COCO annotations as expected (problem at {err})") from err
 
 
 def _prompts(source: Source, objects: Mapping[str, Any]) -> dict[str, Row]:
@@ -127,7 +57,7 @@ def _prompts(source: Source, objects: Mapping[str, Any]) -> dict[str, Row]:
     return rows
 
 
-def _sample(image: str, truth: _Truth, asked: Row, options: Mapping[str, Any]) -> EvalSample:
+def _sample(image: str, truth: Truth, asked: Row, options: Mapping[str, Any]) -> EvalSample:
     file = asked.get("image") or truth.files.get(image)
     if file is None:
         number = int(image) if image.isdecimal() else image
@@ -145,10 +75,6 @@ def _sample(image: str, truth: _Truth, asked: Row, options: Mapping[str, Any]) -
         target=(tuple(truth.objects[image]), tuple(truth.captions.get(image, ()))),
         meta={"image": file},
     )
-
-
-def _load_answers(source: Source, options: Mapping[str, Any]) -> list[Answer]:
-    return load_answers(source)
 
 
 def judge(
@@ -170,7 +96,13 @@ def judge(
             )
     extract = extractor_for(protocol, vocabulary, options["tokenize"])
     items = tuple(_item(sample, text, extract, vocabulary) for sample, text in pairs)
-    return Judged(items, n=len(items), notes=tuple(notes))
+    empty = 0
+    if protocol == "mmpref":
+        for item in items:
+            item["counted"] = item["num_words"] > 0
+        if empty := sum(not item["counted"] for item in items):
+            notes.append(f"{empty} empty captions find no object and are in no other number")
+    return Judged(items, n=len(items), n_unparsed=empty, notes=tuple(notes))
 
 
 def _item(sample: EvalSample, text: str, extract: Extractor, vocabulary: Vocabulary) -> Item:
@@ -184,6 +116,7 @@ def _item(sample: EvalSample, text: str, extract: Extractor, vocabulary: Vocabul
         "image": sample.meta["image"],
         "text": text,
         "num_words": count_words(text),
+        "counted": True,
         "mentions": [_mention(mention, truth) for mention in mentions],
         "objects": sorted(truth),
         "hallucinated": sorted(said - truth),
@@ -203,7 +136,7 @@ def _mention(mention: Mention, truth: set[str]) -> dict[str, Any]:
 
 def count(item: Mapping[str, Any]) -> Mapping[str, float]:
     return {
-        "captions": 1,
+        "captions": item["counted"],
         "hallucinated_captions": bool(item["hallucinated"]),
         "mentions": len(item["mentions"]),
         "hallucinated_mentions": sum(mention["hallucinated"] for mention in item["mentions"]),
@@ -230,7 +163,7 @@ CHAIR = Benchmark(
     title="CHAIR, Caption Hallucination Assessment with Image Relevance",
     paper="Rohrbach et al. 2018, arXiv:1809.02156",
     official="LisaAnne/Hallucination utils/chair.py",
-    protocols=("mmpref", "official"),
+    protocols=("mmpref", "official", "lmms_eval"),
     max_new_tokens=512,
     options={
         "synonyms": None,
@@ -240,18 +173,9 @@ CHAIR = Benchmark(
         "image_name": "COCO_val2014_{id:012d}.jpg",
     },
     load=load_questions,
-    load_answers=_load_answers,
+    load_answers=saved_answers(),
     judge=judge,
     unit=lambda item: str(item["id"]),
-    count=count,
-    counts=(
-        "captions",
-        "hallucinated_captions",
-        "mentions",
-        "hallucinated_mentions",
-        "true_objects",
-        "found_objects",
-        "words",
-    ),
-    ratios=lambda protocol: _RATIOS,
+    counts=each(count),
+    metrics=lambda protocol, part, items: _RATIOS,
 )

@@ -1,17 +1,19 @@
 """From counts per question to metrics with 95 % intervals.
 
-Every metric of the benchmarks here is a ratio of two sums of counts, so a metric, its interval and the difference of
-two systems come from one table: [U units, K counts]. A unit is what was sampled independently, an image or a scene; the
-questions about one image stay together when units are drawn again (the cluster bootstrap, Efron & Tibshirani 1993).
+Every metric of the benchmarks here is a ratio of two sums of counts or a formula over such ratios, so a metric, its
+interval and the difference of two systems come from one table: [U units, K counts]. A unit is what was sampled
+independently, an image or a scene; the questions about one image stay together when units are drawn again (the cluster
+bootstrap, Efron & Tibshirani 1993).
 
 Shapes: U units, K counts, R resamples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import lru_cache
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +25,34 @@ _CELLS_PER_CHUNK = 4_000_000  # resampling weights held at once: 32 MB
 _MAX_UNDEFINED_SHARE = 0.05  # an interval over fewer of the resamples than this leaves out would mislead
 
 
+class Metric(Protocol):
+    """A number made of sums of counts.
+
+    ``why_empty`` tells the user what it means that there is none. ``proportion`` says that it cannot leave [0, 1].
+    """
+
+    @property
+    def why_empty(self) -> str: ...
+
+    @property
+    def proportion(self) -> bool: ...
+
+    def of(self, sums: Array, names: Sequence[str]) -> Array:
+        """The metric of each row of ``sums`` [R, K]; NaN where it is undefined. Returns [R]."""
+        ...
+
+    def informed(self, counts: Array, names: Sequence[str]) -> NDArray[np.bool_]:
+        """Which units [U] have a say in it."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ratio:
-    """A metric: the weighted sum ``top`` over the weighted sum ``bottom`` of named counts.
+    """The weighted sum ``top`` over the weighted sum ``bottom`` of named counts.
 
-    ``why_empty`` tells the user what it means that ``bottom`` is zero. ``when_empty`` is the value that a tool reports
-    then; None leaves the metric undefined. ``needs_top`` also leaves it undefined when ``top`` is zero. ``proportion``
-    says that the value cannot leave [0, 1].
+    ``when_empty`` is the value that a tool reports when ``bottom`` is zero; None leaves the metric undefined.
+    ``needs_top`` also leaves it undefined when ``top`` is zero. ``offset`` is added to a ``bottom`` that is not zero,
+    for scripts that start their counters there.
     """
 
     top: Mapping[str, float]
@@ -38,17 +61,51 @@ class Ratio:
     when_empty: float | None = None
     needs_top: bool = False
     proportion: bool = True
+    offset: float = 0.0
 
     def of(self, sums: Array, names: Sequence[str]) -> Array:
-        """The metric of each row of ``sums`` [R, K]; NaN where it is undefined. Returns [R]."""
         top, bottom = sums @ _weights(self.top, names), sums @ _weights(self.bottom, names)
         empty = bottom == 0
-        value: Array = np.divide(top, bottom, out=np.full_like(top, np.nan), where=~empty)
+        value: Array = np.divide(top, bottom + self.offset, out=np.full_like(top, np.nan), where=~empty)
         if self.when_empty is not None:
             value[empty] = self.when_empty
         if self.needs_top:
             value[top == 0] = np.nan
         return value
+
+    def informed(self, counts: Array, names: Sequence[str]) -> NDArray[np.bool_]:
+        has_say: NDArray[np.bool_] = counts @ _weights(self.bottom, names) != 0
+        return has_say
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Formula:
+    """A metric made of others: ``combine`` gets the value [R] of each of ``parts`` by name and gives its own [R].
+
+    It is undefined where ``combine`` gives NaN, as it does when it computes with an undefined part.
+    """
+
+    parts: Mapping[str, Metric]
+    combine: Callable[[Mapping[str, Array]], Array]
+    why_empty: str
+    proportion: bool = True
+
+    def of(self, sums: Array, names: Sequence[str]) -> Array:
+        return self.combine({name: part.of(sums, names) for name, part in self.parts.items()})
+
+    def informed(self, counts: Array, names: Sequence[str]) -> NDArray[np.bool_]:
+        has_say: NDArray[np.bool_] = np.any([part.informed(counts, names) for part in self.parts.values()], axis=0)
+        return has_say
+
+
+def rounded(metric: Metric, decimals: int) -> Formula:
+    """A share as a script prints it: in percent with so many decimals, and then divided by 100 again."""
+
+    def combine(values: Mapping[str, Array]) -> Array:
+        # Python's own round: numpy's differs from it in the last digit of some numbers
+        return np.array([round(value * 100, decimals) / 100 for value in values["exact"].tolist()], dtype=np.float64)
+
+    return Formula(parts={"exact": metric}, combine=combine, why_empty=metric.why_empty, proportion=metric.proportion)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,59 +145,59 @@ class Difference:
         return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
 
 
-def tally(counts: Sequence[Mapping[str, float]], units: Sequence[str], names: Sequence[str]) -> Tally:
-    """Sum the counts of every question into its unit; units are sorted, so the order of questions changes nothing."""
-    order = {unit: row for row, unit in enumerate(sorted(set(units)))}
-    table = np.array([[row.get(name, 0.0) for name in names] for row in counts], dtype=np.float64)
-    summed = np.zeros((len(order), len(names)))
-    if len(counts):
-        np.add.at(summed, np.array([order[unit] for unit in units]), table)
-    return Tally(tuple(order), tuple(names), summed)
+def tally(counts: Mapping[str, Mapping[str, float]]) -> Tally:
+    """The counts of every unit as a table; units are sorted, so the order of questions changes nothing."""
+    units, names = sorted(counts), sorted({name for row in counts.values() for name in row})
+    table = np.array([[counts[unit].get(name, 0.0) for name in names] for unit in units], dtype=np.float64)
+    return Tally(tuple(units), tuple(names), table.reshape(len(units), len(names)))
 
 
-def estimate(table: Tally, ratios: Mapping[str, Ratio], *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
+def estimate(table: Tally, wanted: Mapping[str, Metric], *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
     """Each metric over all units, and its percentile interval over units drawn with replacement."""
     total = table.counts.sum(axis=0, keepdims=True)
     drawn = _resampled_sums(table.counts, resamples, seed)
     metrics: dict[str, float | None] = {}
     intervals: dict[str, tuple[float, float]] = {}
     undefined: dict[str, str] = {}
-    for name, ratio in ratios.items():
-        value = float(ratio.of(total, table.names)[0])
+    for name, metric in wanted.items():
+        value = float(metric.of(total, table.names)[0])
         if np.isnan(value):
             metrics[name] = None
-            undefined[name] = ratio.why_empty
+            undefined[name] = metric.why_empty
             continue
         metrics[name] = value
-        num_informed = int(np.count_nonzero(table.counts @ _weights(ratio.bottom, table.names)))
-        if ratio.proportion and value in (0.0, 1.0) and num_informed:
+        num_informed = int(np.count_nonzero(metric.informed(table.counts, table.names)))
+        if metric.proportion and value in (0.0, 1.0) and num_informed:
             intervals[name] = _edge_interval(value, num_informed)
-        elif num_informed > 1 and (interval := _percentiles(ratio.of(drawn, table.names))):
-            intervals[name] = interval
+        elif num_informed > 1:
+            interval = _percentiles(metric.of(drawn, table.names))
+            if interval is not None and interval[0] < interval[1]:  # units all alike say nothing about the width
+                intervals[name] = interval
     return Estimate(metrics, intervals, undefined)
 
 
 def paired_differences(
-    first: Tally, second: Tally, ratios: Mapping[str, Ratio], *, resamples: int = RESAMPLES, seed: int = 0
+    first: Tally, second: Tally, wanted: Mapping[str, Metric], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Difference]:
     """``second - first`` per metric; both systems are seen on the same drawn units, so what is hard for both cancels.
 
     Raises:
-        ValueError: the two tables do not have the same units and counts.
+        ValueError: the two tables do not have the same units.
     """
-    if first.units != second.units or first.names != second.names:
-        raise ValueError("paired differences need the same units and counts on both sides")
+    if first.units != second.units:
+        raise ValueError("paired differences need the same units on both sides")
+    first, second = _same_columns(first, second)
     num_counts = len(first.names)
     drawn = _resampled_sums(np.hstack([first.counts, second.counts]), resamples, seed)
     out: dict[str, Difference] = {}
-    for name, ratio in ratios.items():
-        before = float(ratio.of(first.counts.sum(axis=0, keepdims=True), first.names)[0])
-        after = float(ratio.of(second.counts.sum(axis=0, keepdims=True), second.names)[0])
+    for name, metric in wanted.items():
+        before = float(metric.of(first.counts.sum(axis=0, keepdims=True), first.names)[0])
+        after = float(metric.of(second.counts.sum(axis=0, keepdims=True), second.names)[0])
         defined = not (np.isnan(before) or np.isnan(after))
         interval = None
         if defined and len(first.units) > 1:
             interval = _percentiles(
-                ratio.of(drawn[:, num_counts:], first.names) - ratio.of(drawn[:, :num_counts], first.names)
+                metric.of(drawn[:, num_counts:], first.names) - metric.of(drawn[:, :num_counts], first.names)
             )
         out[name] = Difference(
             first=None if np.isnan(before) else before,
@@ -150,6 +207,24 @@ def paired_differences(
             num_units=len(first.units),
         )
     return out
+
+
+def _same_columns(first: Tally, second: Tally) -> tuple[Tally, Tally]:
+    """The two tables with the same counts in the same order; what one side never counted is zero there."""
+    names = tuple(sorted({*first.names, *second.names}))
+
+    def aligned(table: Tally) -> Tally:
+        column = {name: index for index, name in enumerate(table.names)}
+        zero = np.zeros(len(table.units))
+        return Tally(
+            table.units,
+            names,
+            np.stack([table.counts[:, column[name]] if name in column else zero for name in names], axis=1)
+            if names
+            else table.counts,
+        )
+
+    return aligned(first), aligned(second)
 
 
 def _weights(terms: Mapping[str, float], names: Sequence[str]) -> Array:
@@ -166,12 +241,22 @@ def _resampled_sums(counts: Array, resamples: int, seed: int) -> Array:
 
 def _draws(num_units: int, resamples: int, seed: int) -> Iterator[Array]:
     """How often each unit is drawn, as [some R, U]; the numbers do not depend on the size of the pieces."""
-    rng = np.random.default_rng(seed)
-    share = np.full(num_units, 1.0 / num_units)
     piece = max(1, _CELLS_PER_CHUNK // num_units)
+    if resamples <= piece:
+        yield _drawn(num_units, resamples, seed)
+        return
+    rng = np.random.default_rng(seed)
     for start in range(0, resamples, piece):
-        rows = min(piece, resamples - start)
-        yield rng.multinomial(num_units, share, size=rows).astype(np.float64)
+        yield _draw(rng, num_units, min(piece, resamples - start))
+
+
+@lru_cache(maxsize=2)  # the splits of a benchmark and its protocols often have as many units
+def _drawn(num_units: int, resamples: int, seed: int) -> Array:
+    return _draw(np.random.default_rng(seed), num_units, resamples)
+
+
+def _draw(rng: np.random.Generator, num_units: int, resamples: int) -> Array:
+    return rng.multinomial(num_units, np.full(num_units, 1.0 / num_units), size=resamples).astype(np.float64)
 
 
 def _percentiles(values: Array) -> tuple[float, float] | None:

@@ -2,9 +2,9 @@
 
 ``official`` follows LisaAnne/Hallucination ``utils/chair.py``: tokens as nltk cuts them, singular forms as the library
 ``pattern`` makes them (so "bus" is never seen), a fixed set of word pairs joined from left to right, and the spacing of
-the synonym list taken literally. ``mmpref`` keeps the rules that carry meaning and drops the accidents: every entry of
-several words in the list is joined, longest first ("motor bike", "stove top oven" once), "bus" counts, words that
-touch a slash, dash or unicode mark are seen.
+the synonym list taken literally. ``lmms_eval`` is the same with proper singular forms. ``mmpref`` keeps the rules that
+carry meaning and drops the accidents: every entry of several words in the list is joined, longest first ("motor bike",
+"stove top oven" once), "bus" counts, words that touch a slash, dash or unicode mark are seen.
 """
 
 from __future__ import annotations
@@ -105,10 +105,12 @@ def extractor_for(
         tokenize: replaces our tokens and singular forms by the caller's (caption -> singular tokens); everything after
             that step is the protocol's, so the official pipeline's own tokens give its exact numbers.
     """
-    if protocol == "official":
+    if protocol in ("official", "lmms_eval"):
         pairs = _official_pairs(vocabulary)
+        # lmms-eval took WordNet's lemmas in the place of the library that knows no "bus"; ours are alike here
+        make_singular = singular_as_pattern if protocol == "official" else singular
         return lambda caption: _official(
-            _tokens(caption, tokenize, _OFFICIAL_TOKEN, singular_as_pattern), pairs, vocabulary.exact
+            _tokens(caption, tokenize, _OFFICIAL_TOKEN, make_singular), pairs, vocabulary.exact
         )
     words = vocabulary.clean
     longest: dict[str, int] = {pair.split()[0]: 2 for pair in (*_QUALIFIED, *_NO_OBJECT)}

@@ -28,17 +28,18 @@ from pathlib import Path
 from typing import Any
 
 from mmpref.errors import ConfigError, DataError
-from mmpref.evals.benchmark import Benchmark, Item, Judged
-from mmpref.evals.metrics import Ratio
+from mmpref.evals.answer_files import match, name_of, read_rows
+from mmpref.evals.benchmark import Benchmark, Item, Items, Judged, each
+from mmpref.evals.metrics import Metric, Ratio
 from mmpref.evals.readers import YES_NO_READERS
 from mmpref.evals.rows import (
     Row,
+    Saved,
     Source,
     answer_text,
     choose,
     first_ids,
     is_path,
-    load_answers,
     load_rows,
     pair_by_id,
     row_id,
@@ -47,7 +48,6 @@ from mmpref.records import Answer, EvalSample, ImageRef, user_turn
 
 SPLITS = ("random", "popular", "adversarial")
 _PAIRINGS = ("id", "order")
-_COUNTS = ("asked", "answered", "correct", "tp", "fp", "said_no_to_yes", "not_yes_to_yes", "label_yes", "said_yes")
 
 
 def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSample, ...]:
@@ -123,16 +123,28 @@ def _samples(rows: Sequence[tuple[str, Row]], prompt_suffix: str) -> tuple[EvalS
     )
 
 
-def load_pope_answers(source: Source, options: Mapping[str, Any]) -> list[Answer]:
+def load_pope_answers(source: Source, samples: Sequence[EvalSample], options: Mapping[str, Any]) -> Saved:
     """Answers, whose ids get their split in front when they come one source per split."""
     ordered = _pairing(options) == "order"
     if not isinstance(source, str | Path | Mapping):
         source = list(source)
     out: list[Answer] = []
     for split, part in _answer_splits(source).items():
-        found = _unnamed(part) if ordered else load_answers(part)
-        out += [Answer(id=f"{split}/{a.id}" if split else a.id, text=a.text) for a in found]
-    return out
+        if ordered:
+            found = _unnamed(part)
+        else:
+            of_split = [sample for sample in samples if not split or sample.meta["split"] == split]
+            found = match(read_rows(part), of_split, _ids_of, name_of(part))
+        known = {sample.id for sample in samples}
+        out += [Answer(id=a.id if not split or a.id in known else f"{split}/{a.id}", text=a.text) for a in found]
+    return Saved(out)
+
+
+def _ids_of(row: Row) -> list[str]:
+    """Rows of the tools name the split in ``category``, VLMEvalKit several of them in one row."""
+    number = row.get("question_id")
+    splits = str(row.get("category", "")).split(",")
+    return [f"{split}/{number}" for split in splits] if number is not None and splits != [""] else []
 
 
 def _answer_splits(source: Source) -> dict[str, Source]:
@@ -227,7 +239,7 @@ def count(item: Mapping[str, Any]) -> Mapping[str, float]:
     }
 
 
-def ratios(protocol: str) -> dict[str, Ratio]:
+def metrics(protocol: str, part: str, items: Items) -> dict[str, Metric]:
     """The five metrics; the protocols differ in the answers that are neither yes nor no, and in ratios over nothing."""
     empty = 0.0 if protocol in ("lmms_eval", "vlmevalkit") else None
     missed = "said_no_to_yes" if protocol == "lmms_eval" else "not_yes_to_yes"
@@ -269,8 +281,7 @@ POPE = Benchmark(
     load_answers=load_pope_answers,
     judge=judge,
     unit=lambda item: str(item["image"]),
-    count=count,
-    counts=_COUNTS,
-    ratios=ratios,
-    group=lambda item: str(item["split"]),
+    counts=each(count),
+    metrics=metrics,
+    parts=lambda item: (str(item["split"]),) if item["split"] else (),
 )

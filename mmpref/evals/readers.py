@@ -38,7 +38,7 @@ def read_lmms_eval(text: str) -> Verdict:
 
 _VLMEVALKIT_MARKS = ';/[]"{}()=+\\_-><@`,?!'
 _DIGIT_COMMA_DIGIT = re.compile(r"\d,\d")
-_FULL_STOP = re.compile(r"\.(?!\d)")
+_FULL_STOP = re.compile(r"(?<!\d)\.(?!\d)")
 _FULL_STOPS_REMOVED = 32  # the tool passes the flag re.UNICODE, whose value is 32, where the count belongs
 
 
@@ -98,7 +98,7 @@ _DENIAL = re.compile(
     rf"\bthere(?:(?:'s| is| are| was| were) (?:no|not|none|nothing)\b|(?: is| are| was| were){_NOT}\b)"
     rf"|\b(?:is|are|was|were){_NOT}(?:\s*[,;]|\s*\Z| (?:\w+ly )?(?:visible|present|shown|seen|there|here|in|on|any|an?"
     r"|one|pictured|depicted|found|included|correct|true|right|the case)\b)"
-    rf"|\b(?:(?:do|does|did|can|could){_NOT}|cannot) (?:\w+ly )?"
+    rf"|\b(?:(?:do|does|did|can|could){_NOT}|cannot|can't) (?:\w+ly )?"
     r"(?:see|contain|show|have|include|appear|feature|find|depict|spot|notice|observe|detect|look like|seem)\b"
     r"|\b(?:sees?|contains?|shows?|includes?|features?|depicts?|find|spot) (?:no|none)\b"
     r"|\b(?:image|picture|photo|scene) has no\b|\b(?:say|says|is|be|,|:) no\s*(?:[,;]|\Z)|[,:] no\b"
@@ -132,6 +132,11 @@ def read_mmpref(text: str) -> Verdict:
     for verdict in later:
         return verdict
     return _statement_verdict(sentences[0])
+
+
+def says_unsure(text: str) -> bool:
+    """Whether the answer says in so many words that it cannot be told."""
+    return read_mmpref(text) == "unparsed" and _DOUBT.search(_IDIOMS.sub(" ", _plain(text))) is not None
 
 
 def _plain(text: str) -> str:

@@ -50,6 +50,7 @@ def _numbers(result: TaskResult) -> dict[str, Any]:
         "protocol": result.protocol,
         "n": result.n,
         "n_unparsed": result.n_unparsed,
+        "n_missing": result.n_missing,
         "metrics": dict(result.metrics),
         "intervals": {name: list(interval) for name, interval in result.intervals.items()},
         "undefined": dict(result.undefined),

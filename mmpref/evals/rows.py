@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,8 +21,17 @@ Row: TypeAlias = Mapping[str, Any]
 Source: TypeAlias = str | Path | Iterable[Any] | Mapping[Any, Any]
 
 _ID_KEYS = ("id", "question_id", "image_id")
-_TEXT_KEYS = ("text", "answer", "caption", "response", "prediction")
+# "answer" is last: in a table that also has "prediction" it is the label
+_TEXT_KEYS = ("text", "model_answer", "model_prediction", "prediction", "response", "caption", "answer")
 _SHOWN_IDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What a source of answers holds: the answers and, in layouts that carry them, the judge's verdicts as rows."""
+
+    answers: Sequence[Answer]
+    verdicts: tuple[Row, ...] = ()
 
 
 def is_path(source: object) -> bool:

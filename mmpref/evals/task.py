@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from mmpref.errors import DataError
-from mmpref.evals.benchmark import Benchmark
+from mmpref.evals.amber import AMBER
+from mmpref.evals.benchmark import Benchmark, Items
 from mmpref.evals.chair import CHAIR
+from mmpref.evals.hallusionbench import HALLUSIONBENCH
 from mmpref.evals.metrics import RESAMPLES, Difference, Tally, estimate, paired_differences, tally
+from mmpref.evals.mme import MME
+from mmpref.evals.mmhal import MMHAL
+from mmpref.evals.object_halbench import OBJECT_HALBENCH
 from mmpref.evals.pope import POPE
+from mmpref.evals.preference import PREFERENCE
 from mmpref.evals.rows import Source, choose, first_ids
+from mmpref.evals.win_rate import WIN_RATE
 from mmpref.records import Answer, EvalSample, TaskResult
 
-BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType({benchmark.name: benchmark for benchmark in (POPE, CHAIR)})
+_ALL = (POPE, CHAIR, AMBER, HALLUSIONBENCH, MME, MMHAL, OBJECT_HALBENCH, PREFERENCE, WIN_RATE)
+BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType({benchmark.name: benchmark for benchmark in _ALL})
 OVERALL = "overall"
 
 
 def benchmark_named(name: str) -> Benchmark:
-    """The benchmark of that name.
+    """The benchmark of that name; "MMHal-Bench" and "mmhal_bench" are the same as "mmhal".
 
     Raises:
         ConfigError: there is none.
     """
-    return BENCHMARKS[choose(name, BENCHMARKS, "benchmark")]
+    plain = {"objhal": OBJECT_HALBENCH.name} | {
+        known.replace("_", "").removesuffix("bench"): known for known in BENCHMARKS
+    }
+    wanted = re.sub(r"[\s_-]", "", name.lower()).removesuffix("bench")
+    return BENCHMARKS[plain.get(wanted) or choose(name, BENCHMARKS, "benchmark")]
 
 
 def with_defaults(benchmark: Benchmark, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,7 +75,8 @@ def score(
     Args:
         benchmark: a name of ``BENCHMARKS``.
         questions: a path or rows; each benchmark's file says what it takes.
-        answers: a path to JSON lines ``{"id", "text"}``, or such rows.
+        answers: a path to JSON lines ``{"id", "text"}``, or such rows; files of other tools are read too
+            (``answer_files``).
         protocol: whose rules are followed; ``mmpref`` reads real answers best, the others equal the tool they name.
         resamples, seed: of the bootstrap behind the 95 % intervals.
         options: of the benchmark, such as CHAIR's ``synonyms``.
@@ -70,13 +84,44 @@ def score(
     Raises:
         ConfigError: an unknown benchmark, protocol or option.
         DataError: a file that cannot be used, or ids that are duplicated, unknown or without an answer.
+        EvalIncompleteError: the benchmark needs a judge's verdicts, and there are none or too few.
     """
+    return score_by(benchmark, questions, answers, (protocol,), resamples=resamples, seed=seed, **options)[protocol]
+
+
+def score_by(
+    benchmark: str,
+    questions: Source,
+    answers: Source,
+    protocols: Sequence[str],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    **options: Any,
+) -> dict[str, TaskResult]:
+    """The same answers under several protocols, read once; everything else as in :func:`score`."""
     chosen = benchmark_named(benchmark)
-    choose(protocol, chosen.protocols, f"protocol of {benchmark}")
+    for protocol in protocols:
+        choose(protocol, chosen.protocols, f"protocol of {chosen.name}")
     filled = with_defaults(chosen, options)
     samples = chosen.load(questions, filled)
-    loaded = chosen.load_answers(answers, filled)
-    return score_samples(chosen, samples, loaded, protocol, filled, resamples=resamples, seed=seed)
+    saved = chosen.load_answers(answers, samples, filled)
+    if saved.verdicts and filled.get("verdicts") is None:
+        filled["verdicts"] = saved.verdicts
+    return {
+        protocol: score_samples(chosen, samples, saved.answers, protocol, filled, resamples=resamples, seed=seed)
+        for protocol in protocols
+    }
+
+
+def score_beside(
+    benchmark: str, questions: Source, answers: Source, protocol: str = "mmpref", **options: Any
+) -> tuple[TaskResult, dict[str, TaskResult]]:
+    """A result, and the one of the ``official`` protocol to stand beside it where that is another and exists."""
+    official = "official" in benchmark_named(benchmark).protocols and protocol != "official"
+    wanted = (protocol, "official") if official else (protocol,)
+    found = score_by(benchmark, questions, answers, wanted, **options)
+    return found.pop(protocol), found
 
 
 def score_samples(
@@ -94,10 +139,11 @@ def score_samples(
     metrics: dict[str, float | None] = {}
     intervals: dict[str, tuple[float, float]] = {}
     undefined: dict[str, str] = {}
-    tables = _tallies(benchmark, judged.items)
-    for prefix, table in tables.items():
-        found = estimate(table, benchmark.ratios(protocol), resamples=resamples, seed=seed)
-        for head in ("", f"{OVERALL}/") if prefix == "" and len(tables) > 1 else (prefix,):
+    parts = _parts(benchmark, judged.items)
+    for part, items in parts.items():
+        wanted = benchmark.metrics(protocol, part, items)
+        found = estimate(_tally(benchmark, items), wanted, resamples=resamples, seed=seed)
+        for head in ("", f"{OVERALL}/") if part == "" and len(parts) > 1 else (f"{part}/" if part else "",):
             metrics |= {head + name: value for name, value in found.metrics.items()}
             intervals |= {head + name: interval for name, interval in found.intervals.items()}
             undefined |= {head + name: reason for name, reason in found.undefined.items()}
@@ -106,6 +152,7 @@ def score_samples(
         protocol=protocol,
         n=judged.n,
         n_unparsed=judged.n_unparsed,
+        n_missing=judged.n_missing,
         metrics=metrics,
         intervals=intervals,
         undefined=undefined,
@@ -128,32 +175,36 @@ def compare(
         )
     chosen = benchmark_named(first.benchmark)
     asked, also_asked = (
-        {(str(item["id"]), chosen.unit(item), chosen.group(item)) for item in result.items}
+        {(str(item["id"]), chosen.unit(item), tuple(chosen.parts(item))) for item in result.items}
         for result in (first, second)
     )
     if odd := sorted({name for name, _, _ in asked ^ also_asked}):
         raise DataError(f"cannot compare: {len(odd)} questions were answered on one side only: {first_ids(odd)}")
-    before, after = _tallies(chosen, first.items), _tallies(chosen, second.items)
+    before, after = _parts(chosen, first.items), _parts(chosen, second.items)
     return {
-        prefix + name: difference
-        for prefix, table in before.items()
+        (f"{part}/" if part else "") + name: difference
+        for part, items in before.items()
         for name, difference in paired_differences(
-            table, after[prefix], chosen.ratios(first.protocol), resamples=resamples, seed=seed
+            _tally(chosen, items),
+            _tally(chosen, after[part]),
+            chosen.metrics(first.protocol, part, items),
+            resamples=resamples,
+            seed=seed,
         ).items()
     }
 
 
-def _tallies(benchmark: Benchmark, items: Sequence[Mapping[str, Any]]) -> dict[str, Tally]:
-    """Counts of all items under "", and of each part under its name when there are several."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
+def _parts(benchmark: Benchmark, items: Items) -> dict[str, Items]:
+    """All items under "", and those of each part under its name."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
     for item in items:
-        groups.setdefault(benchmark.group(item), []).append(item)
-    parts: dict[str, Sequence[Mapping[str, Any]]] = {"": items}
-    if len(groups) > 1:
-        parts |= {f"{name}/": part for name, part in groups.items()}
-    return {
-        prefix: tally(
-            [benchmark.count(item) for item in part], [benchmark.unit(item) for item in part], benchmark.counts
-        )
-        for prefix, part in parts.items()
-    }
+        for part in benchmark.parts(item):
+            found.setdefault(part, []).append(item)
+    return {"": items, **found}
+
+
+def _tally(benchmark: Benchmark, items: Items) -> Tally:
+    units: dict[str, list[Mapping[str, Any]]] = {}
+    for item in items:
+        units.setdefault(benchmark.unit(item), []).append(item)
+    return tally({unit: benchmark.counts(part) for unit, part in units.items()})

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from mmpref.evals.benchmark import each
 from mmpref.evals.metrics import Ratio, estimate, paired_differences, tally
 
 SHARE = Ratio(top={"hit": 1}, bottom={"n": 1}, why_empty="nothing was counted")
@@ -12,7 +13,10 @@ RATIOS = {"share": SHARE}
 def table(hits, units=None, sizes=None):
     sizes = sizes or [1] * len(hits)
     counts = [{"hit": hit, "n": size} for hit, size in zip(hits, sizes, strict=True)]
-    return tally(counts, units or [f"{index:05d}" for index in range(len(hits))], ["hit", "n"])
+    by_unit = {}
+    for unit, row in zip(units or [f"{index:05d}" for index in range(len(hits))], counts, strict=True):
+        by_unit.setdefault(unit, []).append(row)
+    return tally({unit: each(lambda row: row)(rows) for unit, rows in by_unit.items()})
 
 
 def test_interval_of_independent_questions_is_the_binomial_one():

@@ -306,7 +306,7 @@ def tool_numbers(protocol, labels, texts):
             ]:
                 squeeze = mark + " " in low or " " + mark in low or re.search(r"(\d)(,)(\d)", low)
                 out = out.replace(mark, "" if squeeze else " ")
-            words = re.sub(r"(\.)(?!\d)", "", out, count=32).split()
+            words = re.sub(r"(?<!\d)\.(?!\d)", "", out, count=32).split()
             read.append(
                 "yes" if "yes" in words and "no" not in words else "no" if "no" in words and "yes" not in words else "?"
             )

@@ -13,6 +13,7 @@ from mmpref.evals.readers import (
     read_mmpref,
     read_official,
     read_vlmevalkit,
+    says_unsure,
 )
 
 Y, N, U = "yes", "no", "unparsed"
@@ -53,6 +54,8 @@ def test_lmms_eval_takes_only_the_bare_word(answer, verdict):
         ("1,000 dogs/no", U), ("1000 dogs/no", N),
         # the 33rd full stop stays
         ("." * 32 + "no", N), ("." * 33 + "no", U), ("no.5", U),
+        # and one that follows a digit is not looked at
+        ("1. " * 40 + "no.", N),
     ],
 )  # fmt: skip
 def test_vlmevalkit_needs_one_whole_word_after_its_clean_up(answer, verdict):
@@ -69,6 +72,7 @@ def test_vlmevalkit_needs_one_whole_word_after_its_clean_up(answer, verdict):
         ("\\boxed{No}", N), ("$\\text{No}$", N), ("✅ Yes", Y), ("y", Y), ("N", N), ("Nope", N),
         ("Yeah, two of them", Y),
         ("Absolutely not", N), ("Definitely!", Y), ("True", Y), ("Incorrect.", N), ("None", N), ("Not really.", N),
+        ("I can't see any dogs in this picture.", N),
         # what follows a clear verdict does not turn it
         ("Yes, but no dogs", Y), ("Yes, not one but two", Y), ("No, but there is a cat. It is not alone.", N),
         ("Yes, there is. However, the answer is not certain", Y),
@@ -132,3 +136,18 @@ def test_vlmevalkit_agrees_with_the_rule_written_differently(text):
             words += char
     found = {"yes", "no"} & set(words.split())
     assert read_vlmevalkit(text) == (found.pop() if len(found) == 1 else U)
+
+
+@pytest.mark.parametrize(
+    ("answer", "unsure"),
+    [
+        ("I'm not sure.", True),
+        ("It is impossible to tell without an image.", True),
+        ("Yes, though it is hard to tell", False),
+        ("No doubt about it, yes.", False),
+        ("a dog", False),
+        ("", False),
+    ],
+)
+def test_doubt_is_told_from_what_cannot_be_read(answer, unsure):
+    assert says_unsure(answer) == unsure

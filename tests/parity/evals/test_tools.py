@@ -1,0 +1,101 @@
+"""Numbers equal those of the public tools, to the last digit, on answers of every odd shape.
+
+The files in tests/fixtures/evals hold made-up questions and answers with the numbers that the tools' own code gave for
+them; ``source`` names repository, commit and file. Where a tool needs models that cannot be had here (taggers, word
+vectors, a judge), both sides got the same stand-ins.
+"""
+
+import re
+
+import pytest
+
+from mmpref.evals import score
+from tests.unit.evals.cases import amber_folder, load
+
+
+def check(found, expected, *, exact=1e-12):
+    assert {name: found.metrics[name] for name in expected} == pytest.approx(expected, abs=exact, rel=0)
+
+
+def dice(first, second):
+    """The stand-in for word vectors: shared pairs of neighbouring letters."""
+    one, two = ({word[i : i + 2] for i in range(len(word) - 1)} for word in (first, second))
+    return 2 * len(one & two) / (len(one) + len(two)) if one or two else 0.0
+
+
+@pytest.mark.parametrize("protocol", ["official", "lmms_eval", "vlmevalkit"])
+@pytest.mark.parametrize("benchmark", ["pope", "mme"])
+def test_yes_or_no_benchmarks_equal_the_tools(benchmark, protocol):
+    case = load(benchmark)
+    assert len(case["answers"]) >= 300
+    check(
+        score(benchmark, case["questions"], case["answers"], protocol, resamples=20),
+        case["expected"][protocol],
+        exact=1e-9,
+    )
+
+
+@pytest.mark.parametrize("protocol", ["official", "lmms_eval", "vlmevalkit"])
+def test_amber_equals_the_tools(protocol, tmp_path):
+    case = load("amber")
+    found = score(
+        "amber",
+        amber_folder(case, tmp_path / "data"),
+        case["answers"],
+        protocol,
+        noun_extractor=lambda text: re.findall("[A-Za-z]+", text),
+        similarity=dice,
+        resamples=20,
+    )
+    check(found, case["expected"][protocol])
+
+
+@pytest.mark.parametrize("protocol", ["official", "lmms_eval"])
+def test_hallusionbench_equals_the_scripts_when_a_judge_decides(protocol):
+    case = load("hallusionbench")
+    found = score(
+        "hallusionbench", case["questions"], case["answers"], protocol, verdicts=case["verdicts"], resamples=20
+    )
+    check(found, case["expected"][protocol])
+
+
+@pytest.mark.parametrize(("protocol", "key"), [("lmms_eval", "lmms_eval_rule"), ("vlmevalkit", "vlmevalkit")])
+def test_hallusionbench_equals_the_tools_rules(protocol, key):
+    case = load("hallusionbench")
+    found = score("hallusionbench", case["questions"], case["answers"], protocol, resamples=20)
+    check(found, case["expected"][key])
+
+
+def test_mmhal_equals_the_script_on_the_judges_own_words():
+    case = load("mmhal")
+    found = score("mmhal", case["questions"], case["answers"], "official", verdicts=case["verdicts"], resamples=20)
+    check(found, case["expected"]["official"])
+
+
+def test_object_halbench_equals_the_script_when_the_words_are_given():
+    case = load("object_halbench")
+    found = score(
+        "object_halbench",
+        case["questions"],
+        case["answers"],
+        "official",
+        verdicts=case["verdicts"],
+        refined=True,
+        synonyms=case["synonyms"],
+        resamples=20,
+    )
+    check(found, case["expected"]["official"])
+
+
+def test_chair_equals_lmms_eval_when_the_tokens_are_given():
+    case = load("chair")
+    found = score(
+        "chair",
+        case["questions"],
+        case["answers"],
+        "lmms_eval",
+        synonyms=case["synonyms"],
+        tokenize=lambda caption: caption.lower().split(),
+        resamples=20,
+    )
+    check(found, case["expected"]["lmms_eval"])
