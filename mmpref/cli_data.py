@@ -137,6 +137,36 @@ def _show_check(report: CheckReport, out: Path) -> None:
 
 @app.command()
 @stopped_by_ctrl_c
+def verify(
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=_SOURCE_HELP)],
+    report: Annotated[Path, typer.Option(help="The data_report.json that mmpref data check wrote.")],
+    format: _Format = "auto",
+    root: _Root = None,
+    split: _Split = None,
+    card: _CardName = None,
+    demonstrations: Annotated[
+        bool, typer.Option("--demonstrations", help="The check was made with --demonstrations.")
+    ] = False,
+    full: Annotated[bool, typer.Option("--full", help="Hash every image again, whatever its time of change.")] = False,
+) -> None:
+    """Whether data is still what a check found it to be, as training with that report would ask; else exit code 3."""
+    from mmpref.data.manifest import verify as run_verify
+    from mmpref.data.quarantine import Quarantine
+
+    opened = [_open(source, format, root, split, card) for source in sources]
+    checked = run_verify(report, opened, demonstrations=demonstrations)
+    quarantines = [Quarantine() for _ in opened]
+    lists = [
+        (found.pair for found in source.pairs(quarantine, demonstrations=demonstrations, skip=checked.skip))
+        for source, quarantine in zip(opened, quarantines, strict=True)
+    ]
+    checked.verify_images(opened, lists, full=full)
+    used = sum(quarantine.num_used for quarantine in quarantines)
+    typer.echo(f"{used:,} pairs are as {report} describes them; manifest {checked.hash[:16]}")
+
+
+@app.command()
+@stopped_by_ctrl_c
 def convert(
     source: _Source,
     to: Annotated[str, typer.Option(help="canonical, trl, llamafactory_sharegpt, llamafactory_alpaca or ms_swift.")],
@@ -277,14 +307,16 @@ def view(
     limit: Annotated[int, typer.Option(min=1, help="Of more pairs, as many are shown, evenly spaced.")] = 1000,
 ) -> None:
     """A gallery of pairs in one offline page: picture, prompt, both answers with their differences marked."""
-    from mmpref.data.gallery import build_gallery
+    from mmpref.data.gallery import build_gallery, evenly
     from mmpref.data.quarantine import Quarantine
 
     opened = _open(source, format, root, split, card)
     _refuse_source_as_output(opened, out)
     quarantine = Quarantine()
-    pairs = [found.pair for found in opened.pairs(quarantine, demonstrations=True)]
-    page = build_gallery(pairs, quarantine.rows, images=opened.images, out=out, title=source, limit=limit)
+    total, pairs = opened.some(quarantine, demonstrations=True, choose=lambda total: evenly(total, limit))
+    page = build_gallery(
+        pairs, quarantine.rows, images=opened.images, out=out, title=source, limit=limit, num_pairs=total
+    )
     typer.echo(f"wrote {page}: {quarantine.summary()}")
 
 

@@ -7,7 +7,8 @@ none counts as one that was put aside.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -102,8 +103,41 @@ class PairSource:
             demonstrations: accept rows without ``rejected``.
             skip: (file, row, id) -> reason of pairs that an earlier check put aside.
         """
+        for _, candidate in self._sound(quarantine, demonstrations, skip):
+            yield candidate
+
+    def some(
+        self, quarantine: Quarantine, *, demonstrations: bool, choose: Callable[[int], Sequence[int]]
+    ) -> tuple[int, Iterator[PreferencePair]]:
+        """How many pairs can be used, and the chosen ones among them.
+
+        Everything is read to the end first, which is what fills the quarantine, and then a second time up to the last
+        chosen pair: so that memory holds one pair at a time.
+
+        Args:
+            choose: the number of pairs that can be used -> the places of those that are wanted, in order.
+        """
+        places = array("Q", (place for place, _ in self._sound(quarantine, demonstrations, None)))
+        wanted = [places[chosen] for chosen in choose(len(places))]
+
+        def again() -> Iterator[PreferencePair]:
+            left = iter(wanted)
+            next_wanted = next(left, None)
+            for place, candidate in enumerate(self.candidates(Quarantine(), demonstrations=demonstrations)):
+                if next_wanted is None:
+                    return
+                if place == next_wanted:
+                    yield self.anchor(candidate.pair)
+                    next_wanted = next(left, None)
+
+        return len(places), again()
+
+    def _sound(
+        self, quarantine: Quarantine, demonstrations: bool, skip: Mapping[tuple[str, int, str], str] | None
+    ) -> Iterator[tuple[int, Candidate]]:
+        """The pairs that can be used, each with its place among the candidates."""
         sound: set[str] = set()  # paths whose header was read: many rows may share a picture
-        for candidate in self.candidates(quarantine, demonstrations=demonstrations):
+        for place, candidate in enumerate(self.candidates(quarantine, demonstrations=demonstrations)):
             file, row, pair = candidate
             try:
                 if skip and (reason := skip.get((file, row, pair.id))):
@@ -118,7 +152,7 @@ class PairSource:
                 self.put_aside(quarantine, file, row, fault, row_id=pair.id)
                 continue
             quarantine.num_used += 1
-            yield Candidate(file, row, self.anchor(pair))
+            yield place, Candidate(file, row, self.anchor(pair))
 
     def put_aside(self, quarantine: Quarantine, file: str, row: int, fault: RowError, *, row_id: str | None) -> None:
         quarantine.add(

@@ -1,7 +1,8 @@
 """What exactly was checked: files, images and settings as hashes, and the proof that training reads the same.
 
-Row files are compared by their bytes, images by name and size (hashing a million pictures again before each run would
-take longer than it protects); the report also keeps a digest of the images' bytes.
+Row files are compared by their bytes. Images are compared by name, size and time of change, without reading them;
+where only a time differs (a copy, say) or a full comparison is asked for, by the hash of their bytes. A source without files
+(a hub id) is compared by what its pairs say.
 """
 
 from __future__ import annotations
@@ -26,17 +27,32 @@ Skip = Mapping[tuple[str, int, str], str]
 
 @dataclass
 class Listing:
-    """The images of one source that its used pairs name, as two digests that do not depend on their order."""
+    """The images of one source that its used pairs name, as digests without an order; and the pairs in theirs."""
 
     num_bytes: int = 0
     _sizes: list[bytes] = field(default_factory=list)
+    _times: list[bytes] = field(default_factory=list)
     _contents: list[bytes] = field(default_factory=list)
+    _pairs: Any = field(default_factory=hashlib.sha256)
 
-    def add(self, name: str, num_bytes: int, sha256: str = "") -> None:
+    def add(self, name: str, num_bytes: int, mtime_ns: int, sha256: str = "") -> None:
         """One image; each only once."""
         self.num_bytes += num_bytes
         self._sizes.append(_digest(f"{name}\0{num_bytes}"))
+        self._times.append(_digest(f"{name}\0{mtime_ns}"))
         self._contents.append(_digest(f"{name}\0{sha256}"))
+
+    def add_pair(self, pair: PreferencePair, images: ImageLoader | None) -> None:
+        """One pair that is used, in the order of the source: everything of it that training reads."""
+        pictures = [
+            hashlib.sha256(ref.data or b"").hexdigest()
+            if ref.path is None
+            else (ref.path if images is None else image_name(ref.path, images))
+            for ref in all_images(pair)
+        ]
+        said = [[turn.role, *((part.kind, part.text) for part in turn.parts)] for turn in pair.prompt]
+        answers = [pair.response_prefix, pair.chosen, pair.rejected, pair.score_chosen, pair.score_rejected]
+        self._pairs.update(json.dumps([pair.id, len(pair.images), pictures, said, answers]).encode())
 
     def __len__(self) -> int:
         return len(self._sizes)
@@ -46,12 +62,26 @@ class Listing:
             "num": len(self),
             "bytes": self.num_bytes,
             "names_and_sizes": self.names_and_sizes,
-            "contents": _joined(self._contents),
+            "times": self.times,
+            "contents": self.contents,
         }
 
     @property
     def names_and_sizes(self) -> str:
         return _joined(self._sizes)
+
+    @property
+    def times(self) -> str:
+        return _joined(self._times)
+
+    @property
+    def contents(self) -> str:
+        return _joined(self._contents)
+
+    @property
+    def pairs(self) -> str:
+        digest: str = self._pairs.hexdigest()
+        return digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,26 +91,62 @@ class Checked:
     hash: str
     skip: Skip
     """(file, row, id) -> reason of the pairs that the check put aside, with the files' names as they are now."""
-    _listings: tuple[Mapping[str, Any], ...]
+    _entries: tuple[Mapping[str, Any], ...]
     _report: Path
 
-    def verify_images(self, sources: Sequence[PairSource], lists: Sequence[Sequence[PreferencePair]]) -> None:
-        """Compare names and sizes of all images of the pairs with the manifest.
+    def verify_images(
+        self, sources: Sequence[PairSource], lists: Sequence[Iterable[PreferencePair]], *, full: bool = False
+    ) -> None:
+        """Compare the images of the pairs, and for sources without files the pairs themselves, with the manifest.
+
+        Args:
+            sources: as given to :func:`verify`.
+            lists: the pairs of each that are used, in order.
+            full: hash every image again; without it, only where names and sizes are the same and times are not.
 
         Raises:
-            DataError: images were added, removed or changed in size since the check.
+            DataError: images were added, removed or changed since the check, or a hub id gives other pairs.
         """
-        for source, pairs, wanted in zip(sources, lists, self._listings, strict=True):
-            if source.images is None:
-                continue
-            found = Listing()
-            for name, path in sorted(image_names(pairs, source.images).items()):
-                found.add(name, source.images.resolve(path).stat().st_size)
-            if found.names_and_sizes != wanted["names_and_sizes"]:
+        for source, pairs, entry in zip(sources, lists, self._entries, strict=True):
+            wanted, found = entry["images"], Listing()
+            names: dict[str, str] = {}
+            for pair in pairs:
+                if not source.rows.files:
+                    found.add_pair(pair, source.images)
+                if source.images is not None:
+                    names.update(image_names([pair], source.images))
+            if not source.rows.files and found.pairs != entry["pairs"]:
                 raise DataError(
-                    f"the images of {source.rows.spec} are not those of {self._report}: {len(found)} images of "
-                    f"{found.num_bytes} bytes now, {wanted['num']} of {wanted['bytes']} then; run the check again"
+                    f"{source.rows.spec} does not give the pairs that {self._report} describes: it was changed on the "
+                    "hub; check it again, and write it with a revision (owner/name@revision) so that it cannot change"
                 )
+            there = _listing(source, names, hashed=False)
+            self._compare(source, there, wanted)
+            if full or there.times != wanted.get("times"):
+                self._compare(source, _listing(source, names, hashed=True), wanted, hashed=True)
+
+    def _compare(self, source: PairSource, found: Listing, wanted: Mapping[str, Any], *, hashed: bool = False) -> None:
+        if found.names_and_sizes != wanted["names_and_sizes"]:
+            raise DataError(
+                f"the images of {source.rows.spec} are not those of {self._report}: {len(found)} images of "
+                f"{found.num_bytes} bytes now, {wanted['num']} of {wanted['bytes']} then; run the check again"
+            )
+        if hashed and found.contents != wanted["contents"]:
+            raise DataError(
+                f"the images of {source.rows.spec} are not those of {self._report}: names and sizes are the same, and "
+                "the bytes of at least one are not; run the check again"
+            )
+
+
+def _listing(source: PairSource, names: Mapping[str, str], *, hashed: bool) -> Listing:
+    """The images as they are now; ``hashed`` reads their bytes."""
+    found = Listing()
+    for name, path in names.items():
+        assert source.images is not None
+        file = source.images.resolve(path)
+        facts = file.stat()
+        found.add(name, facts.st_size, facts.st_mtime_ns, file_hash(file) if hashed else "")
+    return found
 
 
 def image_names(pairs: Iterable[PreferencePair], images: ImageLoader) -> dict[str, str]:
@@ -109,6 +175,7 @@ def build_manifest(
             "format": source.format,
             "files": [{"path": str(file), "sha256": file_hash(file)} for file in source.rows.files],
             "images": listing.as_json(),
+            **({} if source.rows.files else {"pairs": listing.pairs}),
         }
         for source, listing in zip(sources, listings, strict=True)
     ]
@@ -126,7 +193,7 @@ def manifest_hash(manifest: Mapping[str, Any]) -> str:
         [
             entry["split"],
             entry["format"],
-            [file["sha256"] for file in entry["files"]] or entry["spec"],
+            [file["sha256"] for file in entry["files"]] or [entry["spec"], entry["pairs"]],
             entry["images"]["contents"],
             entry["images"]["names_and_sizes"],
         ]
@@ -152,9 +219,7 @@ def verify(report: Path, sources: Sequence[PairSource], *, demonstrations: bool)
         for old, new in zip(entry["files"], source.rows.files, strict=True)
     }
     skip = _put_aside(report.with_name(QUARANTINE_FILE), manifest["quarantine"], names)
-    return Checked(
-        hash=manifest["hash"], skip=skip, _listings=tuple(entry["images"] for entry in entries), _report=report
-    )
+    return Checked(hash=manifest["hash"], skip=skip, _entries=tuple(entries), _report=report)
 
 
 def file_hash(path: Path) -> str:

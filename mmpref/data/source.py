@@ -7,6 +7,7 @@ JSONL, JSON lists, parquet, arrow, a folder that ``datasets`` saved, a folder of
 from __future__ import annotations
 
 import json
+import mmap
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ _SUFFIXES: dict[str, FileFormat] = {
 _NOT_ROWS = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "meta.json"})
 _HUB_ID = re.compile(r"^(?P<name>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?$")
 _BATCH = 256
+_BATCH_BYTES = 4 * 2**20
+"""About as much is decoded at a time: rows with embedded pictures come a few at a time, plain text many."""
 
 
 class SourceRow(NamedTuple):
@@ -184,39 +187,54 @@ def _table_rows(
     number = 0
     try:
         for batch in _parquet_batches(path) if kind == "parquet" else _arrow_batches(path):
-            for begin in range(0, batch.num_rows, _BATCH):
-                for row in _batch_rows(batch.slice(begin, _BATCH)):
-                    number += 1
-                    if isinstance(row, dict):
-                        yield number, row
-                        continue
-                    fault = RowError(f"{path}:{number}: {row}", reason="encoding", detail=str(row))
-                    if on_fault is None:
-                        raise fault
-                    on_fault(number, fault)
+            for row in _batch_rows(batch):
+                number += 1
+                if isinstance(row, dict):
+                    yield number, row
+                    continue
+                fault = RowError(f"{path}:{number}: {row}", reason="encoding", detail=str(row))
+                if on_fault is None:
+                    raise fault
+                on_fault(number, fault)
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # ValueError: names that are not UTF-8
         where = f"after row {number}" if number else "at its beginning"
         raise DataError(f"{path} is not a whole {kind} file; reading failed {where}: {_one_line(error)}") from error
 
 
 def _parquet_batches(path: Path) -> Iterator[Any]:
+    """Small batches; memory holds about one page of each column (the writer chose how long pages are)."""
     from pyarrow import parquet
 
-    with parquet.ParquetFile(path, memory_map=False, pre_buffer=False) as file:
-        yield from file.iter_batches(batch_size=_BATCH, use_threads=False)
+    with parquet.ParquetFile(path, memory_map=False, pre_buffer=False, buffer_size=2**20) as file:
+        for place in range(file.num_row_groups):
+            group = file.metadata.row_group(place)
+            size = _rows_at_a_time(group.total_byte_size, group.num_rows)
+            yield from file.iter_batches(batch_size=size, row_groups=[place], use_threads=False)
 
 
 def _arrow_batches(path: Path) -> Iterator[Any]:
+    """Slices of the mapped file. A record batch may be as large as the file, so what was read is given back."""
     import pyarrow as pa
 
-    with pa.OSFile(str(path)) as handle:
-        if handle.read(6) == b"ARROW1":
-            file = pa.ipc.open_file(handle)
-            for place in range(file.num_record_batches):
-                yield file.get_batch(place)
-        else:
-            handle.seek(0)
-            yield from pa.ipc.open_stream(handle)
+    with path.open("rb") as handle:
+        mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)  # closed when arrow no longer points into it
+    batches: Iterator[Any]
+    source = pa.BufferReader(pa.py_buffer(mapped))
+    if mapped[:6] == b"ARROW1":
+        file = pa.ipc.open_file(source)
+        batches = (file.get_batch(place) for place in range(file.num_record_batches))
+    else:
+        batches = pa.ipc.open_stream(source)
+    for batch in batches:
+        size = _rows_at_a_time(batch.get_total_buffer_size(), batch.num_rows)  # reads no offsets: unproved
+        for begin in range(0, batch.num_rows, size):
+            yield batch.slice(begin, size)
+            if hasattr(mapped, "madvise"):  # without it, every page that was read counts until the file is closed
+                mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _rows_at_a_time(num_bytes: int, num_rows: int) -> int:
+    return max(1, min(_BATCH, _BATCH_BYTES * num_rows // max(num_bytes, 1)))
 
 
 def _batch_rows(batch: Any) -> list[dict[str, Any] | str]:
