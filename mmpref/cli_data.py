@@ -26,7 +26,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_SOURCE_HELP = "A file (JSONL, JSON, parquet, arrow), a folder, or a hub id: owner/name[:config][@revision]."
+_SOURCE_HELP = (
+    "A file (JSONL, JSON, parquet, arrow), a folder, a dataset_info.json[:name] of LLaMA-Factory, "
+    "or a hub id: owner/name[:config][@revision]."
+)
 _Source = Annotated[str, typer.Argument(help=_SOURCE_HELP)]
 _Format = Annotated[str, typer.Option("--format", help="Row format; auto tells it from the keys of each row.")]
 _Root = Annotated[Path | None, typer.Option(help="Image paths start here; default: the source's own folder.")]
@@ -183,7 +186,7 @@ def convert(
     from mmpref.terminal import CountDisplay
 
     opened = _open(source, format, None, split, card)
-    _refuse_source_as_output(opened, out)
+    _refuse_outputs(opened, out)
     quarantine = Quarantine(out.with_name(f"{out.stem}.quarantine.jsonl"))
 
     unreadable = 0
@@ -199,7 +202,7 @@ def convert(
             opened.rows.rows(broken),
             to=to,
             out=out,
-            source_format=None if opened.format == "auto" else opened.format,
+            source_format=None if opened.row_format == "auto" else opened.row_format,
             quarantine=quarantine,
             options=opened.options,
         )
@@ -239,20 +242,19 @@ def audit(
     images: Annotated[bool, typer.Option("--images/--no-images", help="Open the pictures.")] = True,
 ) -> None:
     """What a careful researcher would ask: length bias, repeats, scores, image tokens, overlap with benchmarks."""
-    import json
     import math
     from dataclasses import replace
 
     from mmpref.data import audit as auditing
     from mmpref.data.card import load_card
     from mmpref.data.leaks import read_benchmark_ids, read_visual_genome
-    from mmpref.data.manifest import write_whole
+    from mmpref.data.manifest import write_report
     from mmpref.data.pairs import write_pairs
     from mmpref.data.quarantine import Quarantine
     from mmpref.terminal import CountDisplay, print_facts
 
     opened = _open(source, format, root, split, card)
-    _refuse_source_as_output(opened, out, drop_leaks)
+    _refuse_outputs(opened, out, drop_leaks)
     if eta is not None and not 0 < eta < math.inf:
         raise ConfigError(f"--eta must be a number above 0, got {eta}")
     if tau_good is not None and not math.isfinite(tau_good):
@@ -278,7 +280,7 @@ def audit(
     if len(quarantine):
         typer.echo(f"not audited: {quarantine.summary()}; mmpref data check names each")
     if out is not None:
-        write_whole(out, (json.dumps(report.as_json(), indent=2) + "\n").encode("ascii"))
+        write_report(out, report.as_json())
     if drop_leaks is not None:
         leaks = set(report.leaks)
         left_out = written = 0
@@ -311,7 +313,7 @@ def view(
     from mmpref.data.quarantine import Quarantine
 
     opened = _open(source, format, root, split, card)
-    _refuse_source_as_output(opened, out)
+    _refuse_outputs(opened, out)
     quarantine = Quarantine()
     total, pairs = opened.some(quarantine, demonstrations=True, choose=lambda total: evenly(total, limit))
     page = build_gallery(
@@ -343,7 +345,7 @@ def fetch(
     from mmpref.terminal import CountDisplay
 
     opened = _open(source, format, None, split, card)
-    _refuse_source_as_output(opened, out)
+    _refuse_outputs(opened, out)
     quarantine = Quarantine(out.with_name(f"{out.stem}.quarantine.jsonl"))
     policy = FetchPolicy(hosts=frozenset(host or ()), max_total_bytes=int(max_gib * 2**30))
     with CountDisplay("fetching") as display:
@@ -363,8 +365,12 @@ def fetch(
     refuse_too_many_bad(quarantine, max_bad_fraction)
 
 
-def _refuse_source_as_output(opened: PairSource, *outputs: Path | None) -> None:
-    """Nothing that is read is written over, and what is to be a file is not a folder."""
+def _refuse_outputs(opened: PairSource, *outputs: Path | None) -> None:
+    """Nothing that is read is written over, what is to be a file is no folder, and it can be written: known at once."""
+    import tempfile
+
+    from mmpref.rundir import writing_to
+
     for out in outputs:
         if out is None:
             continue
@@ -372,6 +378,9 @@ def _refuse_source_as_output(opened: PairSource, *outputs: Path | None) -> None:
             raise ConfigError(f"{out} is a folder; name the file to write")
         if out.exists() and any(out.samefile(file) for file in opened.rows.files):
             raise ConfigError(f"{out} is the source itself; write to another file")
+        with writing_to(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=out.parent).close()
 
 
 def _open(source: str, format: str, root: Path | None, split: str | None, card: str | None) -> PairSource:

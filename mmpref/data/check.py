@@ -6,7 +6,6 @@ their hashes; training that is given the report refuses data that is no longer w
 
 from __future__ import annotations
 
-import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -16,10 +15,11 @@ from typing import Any
 
 from mmpref.data.decoding import Decoder, Task, Verdict
 from mmpref.data.loading import DEFAULT_MAX_BAD_FRACTION, Candidate, PairSource, all_images, num_bad
-from mmpref.data.manifest import QUARANTINE_FILE, REPORT_FILE, Listing, build_manifest, image_name, write_whole
+from mmpref.data.manifest import QUARANTINE_FILE, REPORT_FILE, Listing, build_manifest, image_name, write_report
 from mmpref.data.quarantine import Quarantine, RowError
 from mmpref.data.source import count_rows
 from mmpref.records import PreferencePair
+from mmpref.rundir import writing_to
 
 Progress = Callable[[int, int | None], None]
 _WINDOW = 16  # pairs whose images are decoded as one piece of work,
@@ -97,8 +97,11 @@ def check(
         progress: called with (pairs done, pairs in all or None where it is not known before the end).
 
     Raises:
-        DataError: a file that cannot be read at all, or a folder that cannot be written.
+        DataError: a file that cannot be read at all.
+        CheckpointError: the folder cannot be written.
     """
+    with writing_to(out):  # found out now and not after an hour
+        out.mkdir(parents=True, exist_ok=True)
     quarantine = Quarantine(out / QUARANTINE_FILE)
     counts = [count_rows(source.rows) for source in sources]
     total = None if None in counts else sum(count or 0 for count in counts)
@@ -114,7 +117,7 @@ def check(
     quarantine.write()
     manifest = build_manifest(sources, tally.listings, demonstrations=demonstrations, quarantine=out / QUARANTINE_FILE)
     report = tally.report(manifest, max_bad_fraction)
-    write_whole(out / REPORT_FILE, (json.dumps(report.as_json(), indent=2) + "\n").encode("ascii"))
+    write_report(out / REPORT_FILE, report.as_json())
     return report
 
 

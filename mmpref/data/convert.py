@@ -16,14 +16,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
+from mmpref.data.dataset_info import FILE_NAME as DATASET_INFO
 from mmpref.data.formats import FORMATS, Format, FormatOptions, detect, format_named
 from mmpref.data.pairs import pair_from_row, pair_to_row, row_name
 from mmpref.data.quarantine import Quarantine, RowError
-from mmpref.errors import DataError
+from mmpref.errors import ConfigError, DataError
 from mmpref.rundir import replacing, replacing_folder, write_json
 
 TARGETS = tuple(name for name, found in FORMATS.items() if found.from_canonical is not None)
-DATASET_INFO = "dataset_info.json"
 NO_PAIR = "no_pair"
 """The reason of a row that is in order and prefers neither answer."""
 _MAGIC = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"BM": ".bmp", b"RIFF": ".webp"}
@@ -78,12 +78,13 @@ def convert(
         name: the data set's name in ``dataset_info.json``; the file's name by default.
 
     Raises:
-        DataError: an unknown format, nothing that could be written, or a broken ``dataset_info.json`` in the way.
+        ConfigError: an unknown format.
+        DataError: nothing that could be written, or a broken ``dataset_info.json`` in the way.
         CheckpointError: the output cannot be written.
     """
     target = format_named(to)
     if target.from_canonical is None:
-        raise DataError(f"format {to!r} is only read; written are: {', '.join(TARGETS)}")
+        raise ConfigError(f"format {to!r} is only read; written are: {', '.join(TARGETS)}")
     source = None if source_format is None else format_named(source_format)
     out = Path(out)
     name = out.stem if name is None else name

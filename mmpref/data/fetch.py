@@ -27,7 +27,7 @@ from mmpref.data.images import ImageLoader
 from mmpref.data.loading import PairSource, all_images
 from mmpref.data.pairs import write_pairs
 from mmpref.data.quarantine import Quarantine, RowError
-from mmpref.errors import ConfigError, DataError
+from mmpref.errors import CheckpointError, ConfigError
 from mmpref.records import ImageRef, PreferencePair
 from mmpref.version import __version__
 
@@ -211,7 +211,7 @@ def fetch_pairs(
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"images cannot be kept in {root}: {error.strerror or error}") from error
+        raise CheckpointError(f"images cannot be kept in {root}: {error.strerror or error}") from error
     store = _Store(root.resolve(), ImageLoader(root), policy)
     urls: dict[str, None] = {}
     for _, _, pair in replace(source, images=None).candidates(Quarantine(), demonstrations=True):
@@ -225,7 +225,7 @@ def fetch_pairs(
                     progress(len(outcomes), len(urls))
         except OSError as error:  # what the network raises is handled above; this is the disk
             store.stopped.set()
-            raise DataError(f"cannot write below {root}: {error.strerror or error}") from error
+            raise CheckpointError(f"cannot write below {root}: {error.strerror or error}") from error
         except BaseException:
             store.stopped.set()
             pool.shutdown(cancel_futures=True)
@@ -368,7 +368,7 @@ class _Store:
             try:
                 file.write(piece)
             except OSError as error:
-                raise DataError(f"cannot write below {self.root}: {error.strerror or error}") from error
+                raise CheckpointError(f"cannot write below {self.root}: {error.strerror or error}") from error
         if expected is not None and size != expected:
             raise _TryAgainError(f"the connection ended after {size} of {expected} bytes")
 

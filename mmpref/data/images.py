@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from mmpref.data.quarantine import RowError
-from mmpref.errors import DataError
+from mmpref.errors import ConfigError
 from mmpref.records import ImageRef
 
 _URL = re.compile(r"^(?:[A-Za-z][A-Za-z0-9+.\-]*://|data:)")
@@ -74,7 +74,7 @@ class ImageLoader:
         if root is not None:
             self.root = Path(root).expanduser().resolve()
             if not self.root.is_dir():
-                raise DataError(
+                raise ConfigError(
                     f"the image root {self.root} is not a folder; set it to the folder that image paths start from"
                 )
 

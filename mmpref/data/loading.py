@@ -62,6 +62,11 @@ class PairSource:
     name: str | None = None
     anchored: bool = False
 
+    @property
+    def row_format(self) -> str:
+        """The format that was named, or that an index beside the files says; else ``auto``."""
+        return self.rows.format if self.format == "auto" and self.rows.format is not None else self.format
+
     def candidates(self, quarantine: Quarantine, *, demonstrations: bool) -> Iterator[Candidate]:
         """The pairs whose row is in order; the others are put aside. Images are not looked at.
 
@@ -74,7 +79,7 @@ class PairSource:
 
         for file, number, row in self.rows.rows(broken):
             try:
-                found = canonical_rows(row, self.format, self.options, place=f"{self._stem(file)}:{number}")
+                found = canonical_rows(row, self.row_format, self.options, place=f"{self._stem(file)}:{number}")
                 if not found:
                     raise RowError("the row holds no preference (a tie, or a row its makers leave out)", reason=NO_PAIR)
             except RowError as fault:

@@ -1,15 +1,14 @@
 """What exactly was checked: files, images and settings as hashes, and the proof that training reads the same.
 
 Row files are compared by their bytes. Images are compared by name, size and time of change, without reading them;
-where only a time differs (a copy, say) or a full comparison is asked for, by the hash of their bytes. A source without files
-(a hub id) is compared by what its pairs say.
+where only a time differs (a copy, say) or a full comparison is asked for, by the hash of their bytes. A source without
+files (a hub id) is compared by what its pairs say.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from mmpref.data.images import ImageLoader
 from mmpref.data.loading import PairSource, all_images
 from mmpref.errors import DataError
 from mmpref.records import PreferencePair
+from mmpref.rundir import replacing
 
 REPORT_FILE = "data_report.json"
 QUARANTINE_FILE = "quarantine.jsonl"
@@ -172,7 +172,8 @@ def build_manifest(
         {
             "spec": source.rows.spec,
             "split": source.rows.split,
-            "format": source.format,
+            "format": source.row_format,
+            "reading": source.rows.reading,
             "files": [{"path": str(file), "sha256": file_hash(file)} for file in source.rows.files],
             "images": listing.as_json(),
             **({} if source.rows.files else {"pairs": listing.pairs}),
@@ -192,7 +193,7 @@ def manifest_hash(manifest: Mapping[str, Any]) -> str:
     facts = [
         [
             entry["split"],
-            entry["format"],
+            [entry["format"], entry["reading"]],
             [file["sha256"] for file in entry["files"]] or [entry["spec"], entry["pairs"]],
             entry["images"]["contents"],
             entry["images"]["names_and_sizes"],
@@ -231,17 +232,14 @@ def file_hash(path: Path) -> str:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(data)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+def write_report(path: Path, content: Mapping[str, Any]) -> None:
+    """Write findings as JSON in ASCII, whole or not at all: rows may hold halves of characters, which UTF-8 does not.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    with replacing(path) as stream:
+        stream.write((json.dumps(content, indent=2) + "\n").encode("ascii"))
 
 
 def _read(report: Path) -> dict[str, Any]:
@@ -261,10 +259,11 @@ def _entry(report: Path, manifest: Mapping[str, Any], source: PairSource) -> Map
     """The part of the manifest that describes a source."""
     rows = source.rows
     hashes = [file_hash(file) for file in rows.files]
+    read_as = (rows.split, source.row_format, rows.reading)
     known = {file["sha256"] for entry in manifest["sources"] for file in entry["files"]}
     for entry in manifest["sources"]:
         same_rows = [file["sha256"] for file in entry["files"]] == hashes and (hashes or entry["spec"] == rows.spec)
-        if same_rows and (entry["split"], entry["format"]) == (rows.split, source.format):
+        if same_rows and (entry["split"], entry["format"], entry["reading"]) == read_as:
             return dict(entry)
     for file, found in zip(rows.files, hashes, strict=True):
         if found not in known:

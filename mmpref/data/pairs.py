@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
 import json
 import math
 import unicodedata
@@ -19,6 +18,7 @@ from typing import Any
 from mmpref.data.quarantine import RowError
 from mmpref.errors import DataError
 from mmpref.records import ROLES, ImageRef, Message, Part, PreferencePair
+from mmpref.rundir import replacing
 
 PAIR_KEYS = (
     "id",
@@ -93,22 +93,15 @@ def pair_to_row(pair: PreferencePair) -> dict[str, Any]:
 
 
 def write_pairs(path: Path | str, pairs: Iterable[PreferencePair]) -> None:
-    """Write pairs as canonical JSONL, whole or not at all."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8", newline="\n") as handle:
-            for pair in pairs:
-                handle.write(_json_line(pair))
-        temporary.replace(path)
-    except DataError:
-        temporary.unlink(missing_ok=True)
-        raise
-    except OSError as error:
-        with contextlib.suppress(OSError):  # the folder itself may be what cannot be had
-            temporary.unlink(missing_ok=True)
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+    """Write pairs as canonical JSONL, whole or not at all.
+
+    Raises:
+        DataError: a pair's ``meta`` is not JSON.
+        CheckpointError: the file cannot be written.
+    """
+    with replacing(Path(path)) as stream:
+        for pair in pairs:
+            stream.write(_json_line(pair).encode())
 
 
 def _json_line(pair: PreferencePair) -> str:

@@ -14,7 +14,7 @@ from mmpref.data.convert import TARGETS, ConvertReport, convert
 from mmpref.data.formats import FormatOptions, to_canonical
 from mmpref.data.pairs import pair_from_row
 from mmpref.data.quarantine import Quarantine
-from mmpref.errors import DataError
+from mmpref.errors import ConfigError, DataError
 from mmpref.records import ImageRef
 from tests.unit.data.test_formats import ROWS
 
@@ -190,9 +190,9 @@ def test_no_pair_at_all_is_an_error_and_keeps_the_old_file(tmp_path: Path) -> No
 
 
 def test_only_formats_that_are_written_can_be_targets(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="'povid' is only read; written are: canonical, trl"):
+    with pytest.raises(ConfigError, match="'povid' is only read; written are: canonical, trl"):
         convert(numbered([row(1)]), to="povid", out=tmp_path / "x", quarantine=Quarantine())
-    with pytest.raises(DataError, match="unknown format 'tlr'"):
+    with pytest.raises(ConfigError, match="unknown format 'tlr'"):
         convert(numbered([row(1)]), to="tlr", out=tmp_path / "x", quarantine=Quarantine())
-    with pytest.raises(DataError, match="unknown format 'x'"):
+    with pytest.raises(ConfigError, match="unknown format 'x'"):
         convert(numbered([row(1)]), to="trl", source_format="x", out=tmp_path / "x", quarantine=Quarantine())

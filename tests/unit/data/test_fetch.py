@@ -27,7 +27,7 @@ from mmpref.data.images import ImageLoader
 from mmpref.data.loading import load_pairs
 from mmpref.data.opening import open_pairs
 from mmpref.data.quarantine import Quarantine, RowError
-from mmpref.errors import ConfigError, DataError
+from mmpref.errors import CheckpointError, ConfigError
 
 HOST = "pictures.test"
 POLICY = FetchPolicy(hosts=frozenset({HOST, "*.many.test"}))
@@ -274,7 +274,7 @@ def test_no_host_is_allowed_by_default(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path, server: Server) -> None:
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / fetch.FOLDER).write_text("a file")
-    with pytest.raises(DataError, match="cannot write below"):
+    with pytest.raises(CheckpointError, match="cannot write below"):
         run(rows_of(tmp_path, f"https://{HOST}/red.png"), policy_for(server))
 
 

@@ -24,7 +24,7 @@ from mmpref.data.json_rows import read_json
 from mmpref.data.loading import load_pairs
 from mmpref.data.quarantine import Quarantine, RowError
 from mmpref.data.source import RowSource, count_rows, open_source
-from mmpref.errors import DataError
+from mmpref.errors import ConfigError, DataError
 
 Row = dict[str, Any]
 PROMPT = [{"role": "user", "content": [{"type": "text", "text": "Which, 'one' or \"two\" [a]?"}]}]
@@ -267,15 +267,15 @@ def test_splits_are_chosen_by_name(tmp_path: Path) -> None:
     both.save_to_disk(str(tmp_path / "saved"))
     assert len(list(open_source(tmp_path / "saved", split="test"))) == 2
     for split, message in ((None, "train, test; choose one"), ("tests", "'tests' is not among them")):
-        with pytest.raises(DataError, match=message):
+        with pytest.raises(ConfigError, match=message):
             open_source(tmp_path / "saved", split=split)
     folder = as_folder(tmp_path)
     parquet.write_table(pa.Table.from_pylist(ROWS[:1]), folder / "test.parquet")
     assert len(list(open_source(folder, split="train"))) == 7
     assert len(list(open_source(folder, split="test"))) == 1
-    with pytest.raises(DataError, match="no file of split 'te'"):
+    with pytest.raises(ConfigError, match="no file of split 'te'"):
         open_source(folder, split="te")
-    with pytest.raises(DataError, match="leave the split out"):
+    with pytest.raises(ConfigError, match="leave the split out"):
         open_source(folder / "test.parquet", split="train")
 
 
@@ -284,7 +284,7 @@ def test_what_is_not_a_source_is_named(tmp_path: Path) -> None:
         open_source(tmp_path)
     (tmp_path / "a.jsonl").touch()
     (tmp_path / "b.parquet").touch()
-    with pytest.raises(DataError, match=r"several kinds \(jsonl, parquet\)"):
+    with pytest.raises(ConfigError, match=r"several kinds \(jsonl, parquet\)"):
         open_source(tmp_path)
     assert [file.name for file in open_source(tmp_path, file_format="jsonl").files] == ["a.jsonl"]
     for absent in ("absent.jsonl", "some/where/absent", "./absent/x", "owner/rows.parquet"):
