@@ -20,6 +20,9 @@ from mmpref.errors import DataError
 from mmpref.records import ROLES, ImageRef, Message, Part, PreferencePair
 from mmpref.rundir import replacing
 
+_END_MARKS = ("</s>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<eos>")
+"""How models end a turn; an answer of nothing else trains no word."""
+
 PAIR_KEYS = (
     "id",
     "images",
@@ -248,9 +251,19 @@ def _answer(row: Mapping[str, Any], key: str) -> str:
     value = row.get(key)
     if not isinstance(value, str):
         raise _fault("answer", f"{key!r} must be text, got {_shown(value)}")
-    if not _folded(value):
+    if _says_nothing(value):
         raise _fault("empty_response", f"{key!r} is empty")
     return _clean(value, key)
+
+
+def _says_nothing(text: str) -> bool:
+    """Blanks, characters that nobody sees, and ends of turns only."""
+    left = text.strip()
+    if left[:1].isalnum():
+        return False
+    while mark := next((mark for mark in _END_MARKS if left.endswith(mark)), None):
+        left = left.removesuffix(mark).strip()
+    return all(char.isspace() or unicodedata.category(char) in ("Cf", "Cc") for char in left)
 
 
 def _score(row: Mapping[str, Any], key: str) -> float | None:

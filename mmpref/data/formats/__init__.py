@@ -62,7 +62,9 @@ def detect(row: Row) -> Format:
         RowError: no format fits, or more than one does.
     """
     found = [
-        candidate for candidate in FORMATS.values() if row.get(candidate.key) is not None and candidate.matches(row)
+        candidate
+        for candidate in FORMATS.values()
+        if (candidate.key is None or row.get(candidate.key) is not None) and candidate.matches(row)
     ]
     if len(found) == 1:
         return found[0]
