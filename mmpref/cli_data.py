@@ -175,8 +175,19 @@ def convert(
     to: Annotated[str, typer.Option(help="canonical, trl, llamafactory_sharegpt, llamafactory_alpaca or ms_swift.")],
     out: Annotated[Path, typer.Option(help="The file to write; what it needs beside it is written too.")],
     format: _Format = "auto",
+    root: _Root = None,
     split: _Split = None,
     card: _CardName = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder for embedded pictures, where the target wants paths; default: beside the output."),
+    ] = None,
+    rebase: Annotated[
+        bool, typer.Option("--rebase", help="Write image paths relative to the output's folder.")
+    ] = False,
+    new_ids: Annotated[
+        bool, typer.Option("--new-ids", help="Name pairs by file and row; the old id goes to meta as row_id.")
+    ] = False,
 ) -> None:
     """Write the pairs in another format; what cannot be said in it is listed, and nothing is lost silently."""
     from dataclasses import replace
@@ -185,7 +196,7 @@ def convert(
     from mmpref.data.quarantine import Quarantine, RowError
     from mmpref.terminal import CountDisplay
 
-    opened = _open(source, format, None, split, card)
+    opened = _open(source, format, root, split, card)
     _refuse_outputs(opened, out)
     quarantine = Quarantine(out.with_name(f"{out.stem}.quarantine.jsonl"))
 
@@ -205,6 +216,10 @@ def convert(
             source_format=None if opened.row_format == "auto" else opened.row_format,
             quarantine=quarantine,
             options=opened.options,
+            root=None if opened.images is None else opened.images.root,
+            images=images,
+            rebase=rebase,
+            new_ids=new_ids,
         )
         report = replace(
             report,

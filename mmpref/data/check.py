@@ -66,7 +66,10 @@ class CheckReport:
     def fault(self) -> str | None:
         """Why training would refuse this data; None when it would not."""
         if twice := self.reasons.get("duplicate_id"):
-            return f"{twice} rows have an id that stands before them; every id must be unique"
+            return (
+                f"{twice} rows have an id that stands before them; every id must be unique "
+                "(mmpref data convert --new-ids gives new ones)"
+            )
         if not self.used:
             return "no usable row"
         if self.bad_fraction > self.max_bad_fraction:
