@@ -102,6 +102,8 @@ def check(
             progress=display.update,
         )
     _show_check(report, out)
+    if not report.read:
+        raise DataError(f"{report.fault}: {', '.join(sources)} is empty")
     if report.fault is not None:
         raise DataError("\n  ".join([f"{report.fault} (all in {out / 'quarantine.jsonl'}):", *report.first_bad]))
 

@@ -70,6 +70,8 @@ class CheckReport:
                 f"{twice} rows have an id that stands before them; every id must be unique "
                 "(mmpref data convert --new-ids gives new ones)"
             )
+        if not self.read:
+            return "there is no row to read"
         if not self.used:
             return "no usable row"
         if self.bad_fraction > self.max_bad_fraction:

@@ -33,6 +33,22 @@ _SUFFIXES: dict[str, FileFormat] = {
     ".arrow": "arrow",
 }
 _NOT_ROWS = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "meta.json"})
+_NOT_READ = {
+    ".csv": "a CSV file",
+    ".tsv": "a TSV file",
+    ".xlsx": "a spreadsheet",
+    ".xls": "a spreadsheet",
+    ".yaml": "a YAML file",
+    ".yml": "a YAML file",
+    ".gz": "compressed",
+    ".zst": "compressed",
+    ".bz2": "compressed",
+    ".xz": "compressed",
+    ".zip": "an archive",
+    ".tar": "an archive",
+    ".tgz": "an archive",
+}
+_INSTEAD = "read are JSONL, JSON, parquet and arrow: convert or unpack it first"
 _HUB_ID = re.compile(r"^(?P<name>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?$")
 _BATCH = 256
 _BATCH_BYTES = 4 * 2**20
@@ -105,6 +121,8 @@ def open_source(
             raise DataError(f"{path} is not a regular file")
         if split is not None:
             raise ConfigError(f"{path} is one file and has no split {split!r}; leave the split out")
+        if file_format is None and (kind := _NOT_READ.get(path.suffix.lower())):
+            raise DataError(f"{path} is {kind}, which is not read; {_INSTEAD}")
         return _files(str(spec), path.stem, [path], None, path.parent, file_format)
     hub = _HUB_ID.match(str(spec))
     if hub is None or path.suffix.lower() in _SUFFIXES or str(spec).startswith("."):
@@ -197,6 +215,9 @@ def _kind_of(path: Path) -> FileFormat:
         return "json"
     if first == b"{":
         return "jsonl" if holds_json_lines(path) else "json"
+    if first and named is None and not head.startswith((b"\x1f\x8b", b"PK\x03\x04")):
+        beginning = head[:20].split(b"\n")[0]
+        raise DataError(f"{path} begins with {beginning!r}, which no row of JSON does; {_INSTEAD}")
     return "jsonl"
 
 

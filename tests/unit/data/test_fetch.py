@@ -218,6 +218,22 @@ def test_images_become_files_and_rows_name_them(tmp_path: Path, server: Server) 
     assert not list((tmp_path / "root").rglob("*.part"))
 
 
+def test_files_that_rows_name_by_path_must_lie_below_the_root_and_are_named_from_there(
+    tmp_path: Path, server: Server
+) -> None:
+    for name in ("root/in_root.png", "root/below/beside.png", "outside.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_bytes(picture())
+    (tmp_path / "root" / "link.png").symlink_to(tmp_path / "outside.png")
+    below = str(tmp_path / "root" / "below" / "beside.png")
+    names = ["in_root.png", "root/below/beside.png", below, "outside.png", "absent.png", "link.png", "../outside.png"]
+    report, quarantine = run(rows_of(tmp_path, *names), policy_for(server))
+    written = [json.loads(line)["images"] for line in report.out.read_text().splitlines()]
+    assert written == [["in_root.png"], ["below/beside.png"], ["below/beside.png"]]
+    assert [row.id for row in quarantine.rows] == ["r3", "r4", "r5", "r6"]
+    assert quarantine.counts == {"image_outside_root": 4}
+
+
 FAULTS = {
     "absent.png": ("fetch_failed", "answered 404"),
     "cut.png": ("fetch_failed", "of 5000 bytes"),

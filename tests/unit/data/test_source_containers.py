@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -357,3 +358,19 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, kind: str) -> None:
     num_rows, grown_kib = map(int, done.stdout.split())
     assert num_rows == 20_000
     assert grown_kib < 20_000, "what a batch needs, whatever the file holds"
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.txt", "rows.jsonl.gz", "rows"])
+def test_other_kinds_of_files_are_refused_with_the_kinds_that_are_read(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(b"{}") if name.endswith("gz") else b"question\tchosen\nWhat?\tA cup.\n")
+    with pytest.raises(DataError, match="read are JSONL, JSON, parquet and arrow"):
+        list(open_source(path))
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n", b"[]"])
+def test_a_file_without_rows_is_called_empty(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "rows.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="the file is empty"):
+        load_pairs([path], allow_demonstrations=False, quarantine=Quarantine())
