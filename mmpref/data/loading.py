@@ -6,6 +6,7 @@ none counts as one that was put aside.
 
 from __future__ import annotations
 
+import functools
 import logging
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -77,15 +78,19 @@ class PairSource:
             quarantine.num_read += 1
             self.put_aside(quarantine, file, row, fault, row_id=fault.row_id)
 
+        row_format = self.row_format
         for file, number, row in self.rows.rows(broken):
-            try:
-                found = canonical_rows(row, self.row_format, self.options, place=f"{self._stem(file)}:{number}")
-                if not found:
-                    raise RowError("the row holds no preference (a tie, or a row its makers leave out)", reason=NO_PAIR)
-            except RowError as fault:
-                quarantine.num_read += 1
-                self.put_aside(quarantine, file, number, fault, row_id=row_name(row))
-                continue
+            found: Sequence[Mapping[str, Any]] = (row,)
+            if row_format != "canonical" and not (row_format == "auto" and _looks_canonical(row)):
+                try:
+                    found = canonical_rows(row, row_format, self.options, place=f"{self._stem(file)}:{number}")
+                    if not found:
+                        detail = "the row holds no preference (a tie, or a row its makers leave out)"
+                        raise RowError(detail, reason=NO_PAIR)
+                except RowError as fault:
+                    quarantine.num_read += 1
+                    self.put_aside(quarantine, file, number, fault, row_id=row_name(row))
+                    continue
             for canonical in found:
                 quarantine.num_read += 1
                 try:
@@ -157,7 +162,7 @@ class PairSource:
                 self.put_aside(quarantine, file, row, fault, row_id=pair.id)
                 continue
             quarantine.num_used += 1
-            yield place, Candidate(file, row, self.anchor(pair))
+            yield place, Candidate(file, row, self.anchor(pair)) if self.anchored else candidate
 
     def put_aside(self, quarantine: Quarantine, file: str, row: int, fault: RowError, *, row_id: str | None) -> None:
         quarantine.add(
@@ -180,7 +185,13 @@ class PairSource:
         return self.name if self.name is not None else self._stem(file)
 
     def _stem(self, file: str) -> str:
-        return Path(file).stem if self.rows.files else self.rows.name
+        return _stem(file) if self.rows.files else self.rows.name
+
+
+@functools.lru_cache(maxsize=8)
+def _stem(file: str) -> str:
+    """Asked for with every row, and slow."""
+    return Path(file).stem
 
 
 def canonical_rows(row: Mapping[str, Any], name: str, options: FormatOptions, *, place: str) -> list[Mapping[str, Any]]:
@@ -297,12 +308,12 @@ def refuse_too_many_bad(quarantine: Quarantine, max_bad_fraction: float) -> None
 
 def _looks_canonical(row: Mapping[str, Any]) -> bool:
     """No other format has only these keys, a prompt that is no text and answers that are."""
-    return (
-        row.keys() <= _CANONICAL
-        and not isinstance(row.get("prompt"), str)
-        and not isinstance(row.get("chosen"), list | Mapping)
-        and not isinstance(row.get("rejected"), list | Mapping)
-    )
+    if not row.keys() <= _CANONICAL or isinstance(row.get("prompt"), str):
+        return False
+    chosen, rejected = row.get("chosen"), row.get("rejected")
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        return True
+    return not (isinstance(chosen, list | Mapping) or isinstance(rejected, list | Mapping))
 
 
 def _first_five(head: str, lines: list[str]) -> str:
