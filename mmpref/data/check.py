@@ -71,7 +71,7 @@ class CheckReport:
                 "(mmpref data convert --new-ids gives new ones)"
             )
         if not self.read:
-            return "there is no row to read"
+            return "no usable row: there is no row to read"
         if not self.used:
             return "no usable row"
         if self.bad_fraction > self.max_bad_fraction:

@@ -287,7 +287,7 @@ def load_each(
     if not any(lists):
         names = ", ".join(source.rows.spec for source in sources) or "(no file given)"
         if not quarantine.num_read:
-            raise DataError(f"there is no row to read in {names}: the file is empty")
+            raise DataError(f"no usable row in {names}: there is no row to read, the file is empty")
         raise DataError(f"no usable row in {names}; a row needs id, images, prompt, chosen and rejected")
     return lists
 
