@@ -33,6 +33,8 @@ _SUFFIXES: dict[str, FileFormat] = {
     ".arrow": "arrow",
 }
 _NOT_ROWS = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "meta.json"})
+_SPLIT = re.compile(r"(train|test|valid|validation|val|dev|eval|\w+(?=-\d{5}-of-\d{5}))(?![A-Za-z0-9])")
+"""The split that a file of the hub is named after: ``train.jsonl``, ``train_prefs-00000-of-00002.parquet``."""
 _NOT_READ = {
     ".csv": "a CSV file",
     ".tsv": "a TSV file",
@@ -321,6 +323,8 @@ def _folder(path: Path, split: str | None, file_format: FileFormat | None) -> Ro
             names = ", ".join(file.name for file in files[:8])
             raise ConfigError(f"{path} has no file of split {split!r}; its files: {names}")
         files = chosen
+    elif len(splits := sorted({found[1] for file in files if (found := _SPLIT.match(file.name))})) > 1:
+        raise ConfigError(f"{path} has files of the splits {', '.join(splits)}; choose one")
     kinds = sorted({_SUFFIXES[file.suffix.lower()] for file in files})
     if len(kinds) > 1 and file_format is None:
         raise ConfigError(f"{path} holds files of several kinds ({', '.join(kinds)}); give one file, or a file format")

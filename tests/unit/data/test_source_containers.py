@@ -374,3 +374,21 @@ def test_a_file_without_rows_is_called_empty(tmp_path: Path, content: bytes) -> 
     path.write_bytes(content)
     with pytest.raises(DataError, match="the file is empty"):
         load_pairs([path], allow_demonstrations=False, quarantine=Quarantine())
+
+
+def test_a_folder_of_several_splits_is_not_read_as_one(tmp_path: Path) -> None:
+    row = json.dumps({"prompt": "Hi?", "chosen": "a", "rejected": "b"}) + "\n"
+    names = ["train-00000-of-00002.jsonl", "train-00001-of-00002.jsonl", "test-00000-of-00001.jsonl"]
+    for folder, files in (
+        ("parts", names),
+        ("plain", ["train.jsonl", "validation.jsonl"]),
+        ("free", ["a.jsonl", "b.jsonl"]),
+    ):
+        for name in files:
+            (tmp_path / folder / "data").mkdir(parents=True, exist_ok=True)
+            (tmp_path / folder / "data" / name).write_text(row)
+    for folder, splits in (("parts", "test, train"), ("plain", "train, validation")):
+        with pytest.raises(ConfigError, match=f"files of the splits {splits}; choose one"):
+            open_source(tmp_path / folder)
+    assert len(open_source(tmp_path / "parts", split="train").files) == 2
+    assert len(open_source(tmp_path / "free").files) == 2
