@@ -262,9 +262,9 @@ def audit(
     import math
     from dataclasses import replace
 
-    from mmpref.data import audit as auditing
+    from mmpref.data.audit import audit as run_audit
+    from mmpref.data.audit.leaks import read_benchmark_ids, read_visual_genome
     from mmpref.data.card import load_card
-    from mmpref.data.leaks import read_benchmark_ids, read_visual_genome
     from mmpref.data.manifest import write_report
     from mmpref.data.pairs import write_pairs
     from mmpref.data.quarantine import Quarantine
@@ -282,7 +282,7 @@ def audit(
     unopened = replace(opened, images=None)  # a picture that cannot be opened is a finding, and no reason to stop
 
     with CountDisplay("auditing") as display:
-        report = auditing.audit(
+        report = run_audit(
             (found.pair for found in unopened.pairs(quarantine, demonstrations=True)),
             images=opened.images if images else None,
             eta=0.7 if eta is None else eta,
