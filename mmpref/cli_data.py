@@ -91,6 +91,8 @@ def check(
     from mmpref.data.check import check as run_check
     from mmpref.terminal import CountDisplay
 
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file; --out is the folder of the report")
     opened = [_open(source, format, root, split, card) for source in sources]
     with CountDisplay("checking") as display:
         report = run_check(

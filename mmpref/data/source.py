@@ -32,7 +32,9 @@ _SUFFIXES: dict[str, FileFormat] = {
     ".parquet": "parquet",
     ".arrow": "arrow",
 }
-_NOT_ROWS = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "meta.json"})
+_NOT_ROWS = frozenset(
+    {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "meta.json", "data_report.json"}
+)
 _SPLIT = re.compile(r"(train|test|valid|validation|val|dev|eval|\w+(?=-\d{5}-of-\d{5}))(?![A-Za-z0-9])")
 """The split that a file of the hub is named after: ``train.jsonl``, ``train_prefs-00000-of-00002.parquet``."""
 _NOT_READ = {
@@ -334,7 +336,8 @@ def _folder(path: Path, split: str | None, file_format: FileFormat | None) -> Ro
 
 
 def _holds_rows(file: Path) -> bool:
-    hidden = file.name.startswith(".")
+    ours = file.name == "quarantine.jsonl" or file.name.endswith(".quarantine.jsonl")
+    hidden = file.name.startswith(".") or ours
     return file.suffix.lower() in _SUFFIXES and file.name not in _NOT_ROWS and not hidden and file.is_file()
 
 
