@@ -71,7 +71,10 @@ def row_name(row: Mapping[str, Any]) -> str | None:
 
 
 def pair_to_row(pair: PreferencePair) -> dict[str, Any]:
-    """The canonical row of a pair: JSON-ready, fields at their default left out. ``pair_from_row`` gives it back."""
+    """The canonical row of a pair: JSON-ready, fields at their default left out. ``pair_from_row`` gives it back.
+
+    In ``meta``, what JSON has no form for becomes text (bytes in base64), and NaN becomes null.
+    """
     row: dict[str, Any] = {
         "id": pair.id,
         "images": [_image_to_row(image) for image in pair.images],
@@ -94,9 +97,22 @@ def pair_to_row(pair: PreferencePair) -> dict[str, Any]:
         "score_chosen": pair.score_chosen,
         "score_rejected": pair.score_rejected,
         "source": pair.source or None,
-        "meta": dict(pair.meta) or None,
+        "meta": _plain(pair.meta) or None,
     }
     return {key: value for key, value in row.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    """What ``meta`` holds as JSON has it: parquet brings times, decimals, bytes, and NaN where nothing was said."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None if math.isnan(value) else str(value)
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    return value if value is None or isinstance(value, str | int) else str(value)
 
 
 def write_pairs(path: Path | str, pairs: Iterable[PreferencePair]) -> None:
@@ -108,13 +124,13 @@ def write_pairs(path: Path | str, pairs: Iterable[PreferencePair]) -> None:
     """
     with replacing(Path(path)) as stream:
         for pair in pairs:
-            stream.write(_json_line(pair).encode())
+            stream.write(_json_line(pair))
 
 
-def _json_line(pair: PreferencePair) -> str:
+def _json_line(pair: PreferencePair) -> bytes:
     try:
-        return json.dumps(pair_to_row(pair), ensure_ascii=False, allow_nan=False) + "\n"
-    except (TypeError, ValueError) as error:
+        return (json.dumps(pair_to_row(pair), ensure_ascii=False, allow_nan=False) + "\n").encode()
+    except (TypeError, ValueError, RecursionError) as error:  # half a character, say
         raise DataError(f"pair {pair.id!r} cannot be written as JSON: {error}") from error
 
 
