@@ -155,7 +155,7 @@ def test_broken_rows_are_put_aside_with_their_place(tmp_path: Path) -> None:
         row(2, chosen=""),
         {"odd": 1},
         row(1),
-        row(5, meta={"x": float("nan")}),
+        row(5, meta={"x": "\ud800"}),
         {**ROWS["mm_rlhf"], "is_tie": True},
         {
             **ROWS["vlfeedback"],
