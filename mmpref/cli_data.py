@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from mmpref.data.loading import PairSource
     from mmpref.records import PreferencePair
 
+WORTH_A_LOOK = 0.005
+"""Share of scored pairs that are inverted, above which the check says so: a column may be the wrong way round."""
+
 app = typer.Typer(
     name="data",
     help="Look into preference data, check it, convert it.",
@@ -132,10 +135,13 @@ def _show_check(report: CheckReport, out: Path) -> None:
     if report.demonstrations:
         facts.append(("demonstrations", f"{report.demonstrations:,}"))
     facts.append(("manifest", str(report.manifest["hash"])[:16]))
+    inverted = report.scores.get("inverted", 0) if report.scores else 0
+    warning = f"{inverted:,} of {report.scored:,} scored pairs have the higher score on the rejected answer"
     print_facts(
         "data check",
         facts,
         [
+            *([warning] if inverted > WORTH_A_LOOK * report.scored else []),
             f"written to {out}; a recipe with data.manifest={out / 'data_report.json'}",
             "is refused when the data is no longer this.",
         ],

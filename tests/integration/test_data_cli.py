@@ -300,3 +300,12 @@ def test_verify_says_whether_data_is_what_was_checked(rows: Path, tmp_path: Path
         assert "5 pairs are as" in good.output
     Image.new("RGB", (40, 30), "white").save(tmp_path / "2.png")
     assert code(call("verify", rows, "--report", report)) == 3
+
+
+def test_check_warns_of_scores_that_are_the_wrong_way_round(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    rows = [canonical(f"r{number}", "a.png", score_chosen=1.0 if number == 3 else 4.0) for number in range(5)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = call("check", tmp_path / "rows.jsonl", "--out", tmp_path / "out")
+    assert code(result) == 0
+    assert "1 of 5 scored pairs have the higher score on the rejected answer" in result.output
