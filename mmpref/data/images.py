@@ -104,7 +104,9 @@ class ImageLoader:
         """The real path of an image named in a row, proved to be inside the root."""
         if _URL.match(path):
             raise _fault(
-                "image_url", path, "is a URL; images are never fetched here, store the file under the image root"
+                "image_url",
+                path,
+                "is a URL; images are never fetched here: mmpref data fetch downloads them once",
             )
         if self.root is None:
             raise _fault(
