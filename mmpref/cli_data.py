@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from mmpref.data.loading import PairSource
     from mmpref.records import PreferencePair
 
+WORTH_A_LOOK = 0.005
+"""Share of scored pairs that are inverted, above which the check says so: a column may be the wrong way round."""
+
 app = typer.Typer(
     name="data",
     help="Look into preference data, check it, convert it.",
@@ -26,7 +29,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_SOURCE_HELP = "A file (JSONL, JSON, parquet, arrow), a folder, or a hub id: owner/name[:config][@revision]."
+_SOURCE_HELP = (
+    "A file (JSONL, JSON, parquet, arrow), a folder, a dataset_info.json[:name] of LLaMA-Factory, "
+    "or a hub id: owner/name[:config][@revision]."
+)
 _Source = Annotated[str, typer.Argument(help=_SOURCE_HELP)]
 _Format = Annotated[str, typer.Option("--format", help="Row format; auto tells it from the keys of each row.")]
 _Root = Annotated[Path | None, typer.Option(help="Image paths start here; default: the source's own folder.")]
@@ -88,6 +94,8 @@ def check(
     from mmpref.data.check import check as run_check
     from mmpref.terminal import CountDisplay
 
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file; --out is the folder of the report")
     opened = [_open(source, format, root, split, card) for source in sources]
     with CountDisplay("checking") as display:
         report = run_check(
@@ -99,6 +107,8 @@ def check(
             progress=display.update,
         )
     _show_check(report, out)
+    if not report.read:
+        raise DataError(f"{report.fault}: {', '.join(sources)} is empty")
     if report.fault is not None:
         raise DataError("\n  ".join([f"{report.fault} (all in {out / 'quarantine.jsonl'}):", *report.first_bad]))
 
@@ -125,14 +135,47 @@ def _show_check(report: CheckReport, out: Path) -> None:
     if report.demonstrations:
         facts.append(("demonstrations", f"{report.demonstrations:,}"))
     facts.append(("manifest", str(report.manifest["hash"])[:16]))
+    inverted = report.scores.get("inverted", 0) if report.scores else 0
+    warning = f"{inverted:,} of {report.scored:,} scored pairs have the higher score on the rejected answer"
     print_facts(
         "data check",
         facts,
         [
+            *([warning] if inverted > WORTH_A_LOOK * report.scored else []),
             f"written to {out}; a recipe with data.manifest={out / 'data_report.json'}",
             "is refused when the data is no longer this.",
         ],
     )
+
+
+@app.command()
+@stopped_by_ctrl_c
+def verify(
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=_SOURCE_HELP)],
+    report: Annotated[Path, typer.Option(help="The data_report.json that mmpref data check wrote.")],
+    format: _Format = "auto",
+    root: _Root = None,
+    split: _Split = None,
+    card: _CardName = None,
+    demonstrations: Annotated[
+        bool, typer.Option("--demonstrations", help="The check was made with --demonstrations.")
+    ] = False,
+    full: Annotated[bool, typer.Option("--full", help="Hash every image again, whatever its time of change.")] = False,
+) -> None:
+    """Whether data is still what a check found it to be, as training with that report would ask; else exit code 3."""
+    from mmpref.data.manifest import verify as run_verify
+    from mmpref.data.quarantine import Quarantine
+
+    opened = [_open(source, format, root, split, card) for source in sources]
+    checked = run_verify(report, opened, demonstrations=demonstrations)
+    quarantines = [Quarantine() for _ in opened]
+    lists = [
+        (found.pair for found in source.pairs(quarantine, demonstrations=demonstrations, skip=checked.skip))
+        for source, quarantine in zip(opened, quarantines, strict=True)
+    ]
+    checked.verify_images(opened, lists, full=full)
+    used = sum(quarantine.num_used for quarantine in quarantines)
+    typer.echo(f"{used:,} pairs are as {report} describes them; manifest {checked.hash[:16]}")
 
 
 @app.command()
@@ -142,8 +185,19 @@ def convert(
     to: Annotated[str, typer.Option(help="canonical, trl, llamafactory_sharegpt, llamafactory_alpaca or ms_swift.")],
     out: Annotated[Path, typer.Option(help="The file to write; what it needs beside it is written too.")],
     format: _Format = "auto",
+    root: _Root = None,
     split: _Split = None,
     card: _CardName = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder for embedded pictures, where the target wants paths; default: beside the output."),
+    ] = None,
+    rebase: Annotated[
+        bool, typer.Option("--rebase", help="Write image paths relative to the output's folder.")
+    ] = False,
+    new_ids: Annotated[
+        bool, typer.Option("--new-ids", help="Name pairs by file and row; the old id goes to meta as row_id.")
+    ] = False,
 ) -> None:
     """Write the pairs in another format; what cannot be said in it is listed, and nothing is lost silently."""
     from dataclasses import replace
@@ -152,8 +206,8 @@ def convert(
     from mmpref.data.quarantine import Quarantine, RowError
     from mmpref.terminal import CountDisplay
 
-    opened = _open(source, format, None, split, card)
-    _refuse_source_as_output(opened, out)
+    opened = _open(source, format, root, split, card)
+    _refuse_outputs(opened, out)
     quarantine = Quarantine(out.with_name(f"{out.stem}.quarantine.jsonl"))
 
     unreadable = 0
@@ -169,9 +223,13 @@ def convert(
             opened.rows.rows(broken),
             to=to,
             out=out,
-            source_format=None if opened.format == "auto" else opened.format,
+            source_format=None if opened.row_format == "auto" else opened.row_format,
             quarantine=quarantine,
             options=opened.options,
+            root=None if opened.images is None else opened.images.root,
+            images=images,
+            rebase=rebase,
+            new_ids=new_ids,
         )
         report = replace(
             report,
@@ -209,20 +267,19 @@ def audit(
     images: Annotated[bool, typer.Option("--images/--no-images", help="Open the pictures.")] = True,
 ) -> None:
     """What a careful researcher would ask: length bias, repeats, scores, image tokens, overlap with benchmarks."""
-    import json
     import math
     from dataclasses import replace
 
-    from mmpref.data import audit as auditing
+    from mmpref.data.audit import audit as run_audit
+    from mmpref.data.audit.leaks import read_benchmark_ids, read_visual_genome
     from mmpref.data.card import load_card
-    from mmpref.data.leaks import read_benchmark_ids, read_visual_genome
-    from mmpref.data.manifest import write_whole
+    from mmpref.data.manifest import write_report
     from mmpref.data.pairs import write_pairs
     from mmpref.data.quarantine import Quarantine
     from mmpref.terminal import CountDisplay, print_facts
 
     opened = _open(source, format, root, split, card)
-    _refuse_source_as_output(opened, out, drop_leaks)
+    _refuse_outputs(opened, out, drop_leaks)
     if eta is not None and not 0 < eta < math.inf:
         raise ConfigError(f"--eta must be a number above 0, got {eta}")
     if tau_good is not None and not math.isfinite(tau_good):
@@ -233,7 +290,7 @@ def audit(
     unopened = replace(opened, images=None)  # a picture that cannot be opened is a finding, and no reason to stop
 
     with CountDisplay("auditing") as display:
-        report = auditing.audit(
+        report = run_audit(
             (found.pair for found in unopened.pairs(quarantine, demonstrations=True)),
             images=opened.images if images else None,
             eta=0.7 if eta is None else eta,
@@ -248,7 +305,7 @@ def audit(
     if len(quarantine):
         typer.echo(f"not audited: {quarantine.summary()}; mmpref data check names each")
     if out is not None:
-        write_whole(out, (json.dumps(report.as_json(), indent=2) + "\n").encode("ascii"))
+        write_report(out, report.as_json())
     if drop_leaks is not None:
         leaks = set(report.leaks)
         left_out = written = 0
@@ -277,14 +334,16 @@ def view(
     limit: Annotated[int, typer.Option(min=1, help="Of more pairs, as many are shown, evenly spaced.")] = 1000,
 ) -> None:
     """A gallery of pairs in one offline page: picture, prompt, both answers with their differences marked."""
-    from mmpref.data.gallery import build_gallery
+    from mmpref.data.gallery import build_gallery, evenly
     from mmpref.data.quarantine import Quarantine
 
     opened = _open(source, format, root, split, card)
-    _refuse_source_as_output(opened, out)
+    _refuse_outputs(opened, out)
     quarantine = Quarantine()
-    pairs = [found.pair for found in opened.pairs(quarantine, demonstrations=True)]
-    page = build_gallery(pairs, quarantine.rows, images=opened.images, out=out, title=source, limit=limit)
+    total, pairs = opened.some(quarantine, demonstrations=True, choose=lambda total: evenly(total, limit))
+    page = build_gallery(
+        pairs, quarantine.rows, images=opened.images, out=out, title=source, limit=limit, num_pairs=total
+    )
     typer.echo(f"wrote {page}: {quarantine.summary()}")
 
 
@@ -311,7 +370,7 @@ def fetch(
     from mmpref.terminal import CountDisplay
 
     opened = _open(source, format, None, split, card)
-    _refuse_source_as_output(opened, out)
+    _refuse_outputs(opened, out)
     quarantine = Quarantine(out.with_name(f"{out.stem}.quarantine.jsonl"))
     policy = FetchPolicy(hosts=frozenset(host or ()), max_total_bytes=int(max_gib * 2**30))
     with CountDisplay("fetching") as display:
@@ -331,8 +390,12 @@ def fetch(
     refuse_too_many_bad(quarantine, max_bad_fraction)
 
 
-def _refuse_source_as_output(opened: PairSource, *outputs: Path | None) -> None:
-    """Nothing that is read is written over, and what is to be a file is not a folder."""
+def _refuse_outputs(opened: PairSource, *outputs: Path | None) -> None:
+    """Nothing that is read is written over, what is to be a file is no folder, and it can be written: known at once."""
+    import tempfile
+
+    from mmpref.rundir import writing_to
+
     for out in outputs:
         if out is None:
             continue
@@ -340,6 +403,9 @@ def _refuse_source_as_output(opened: PairSource, *outputs: Path | None) -> None:
             raise ConfigError(f"{out} is a folder; name the file to write")
         if out.exists() and any(out.samefile(file) for file in opened.rows.files):
             raise ConfigError(f"{out} is the source itself; write to another file")
+        with writing_to(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=out.parent).close()
 
 
 def _open(source: str, format: str, root: Path | None, split: str | None, card: str | None) -> PairSource:

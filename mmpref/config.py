@@ -97,6 +97,9 @@ class DataSection(Section):
     """Image paths are relative to this folder; null means the folder that all files lie in."""
     manifest: PathLike | None = None
     """data_report.json of mmpref data check: the run is refused when the data is not what was checked."""
+    verify: Literal["quick", "full"] = "quick"
+    """How images are compared with the manifest: quick by name, size and time of change (and by their bytes where only
+    times differ), full always by their bytes."""
     max_bad_fraction: float = Field(default=0.001, ge=0, le=1)
     """More bad rows than this share stop the run; fewer go to quarantine.jsonl."""
 

@@ -139,7 +139,7 @@ def load_card(name_or_path: str | Path) -> Card:
         if str(name_or_path) not in shipped:
             near = difflib.get_close_matches(str(name_or_path), shipped, n=1)
             hint = f", did you mean {near[0]!r}?" if near else ""
-            raise DataError(f"no data card {str(name_or_path)!r}{hint} (shipped: {', '.join(shipped)})")
+            raise ConfigError(f"no data card {str(name_or_path)!r}{hint} (shipped: {', '.join(shipped)})")
         path = shipped[str(name_or_path)]
     try:
         content = path.read_text(encoding="utf-8")
@@ -183,7 +183,7 @@ def _contradictions(card: Card) -> list[str]:
     problems = []
     try:
         format_named(card.format)
-    except DataError as error:
+    except ConfigError as error:
         problems.append(f"'format': {error}")
     known = {item.name for item in dataclasses.fields(Card)}
     problems += [f"'sure' names {key!r}, which is no field of a card" for key in card.sure if key not in known]

@@ -6,10 +6,8 @@ their hashes; training that is given the report refuses data that is no longer w
 
 from __future__ import annotations
 
-import itertools
-import json
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,13 +15,15 @@ from typing import Any
 
 from mmpref.data.decoding import Decoder, Task, Verdict
 from mmpref.data.loading import DEFAULT_MAX_BAD_FRACTION, Candidate, PairSource, all_images, num_bad
-from mmpref.data.manifest import QUARANTINE_FILE, REPORT_FILE, Listing, build_manifest, image_name, write_whole
+from mmpref.data.manifest import QUARANTINE_FILE, REPORT_FILE, Listing, build_manifest, image_name, write_report
 from mmpref.data.quarantine import Quarantine, RowError
 from mmpref.data.source import count_rows
 from mmpref.records import PreferencePair
+from mmpref.rundir import writing_to
 
 Progress = Callable[[int, int | None], None]
-_WINDOW = 16  # pairs whose images are decoded as one piece of work
+_WINDOW = 16  # pairs whose images are decoded as one piece of work,
+_WINDOW_BYTES = 2 * 2**20  # or fewer, when their embedded images are large
 _Key = tuple[int, str]
 
 
@@ -66,7 +66,12 @@ class CheckReport:
     def fault(self) -> str | None:
         """Why training would refuse this data; None when it would not."""
         if twice := self.reasons.get("duplicate_id"):
-            return f"{twice} rows have an id that stands before them; every id must be unique"
+            return (
+                f"{twice} rows have an id that stands before them; every id must be unique "
+                "(mmpref data convert --new-ids gives new ones)"
+            )
+        if not self.read:
+            return "no usable row: there is no row to read"
         if not self.used:
             return "no usable row"
         if self.bad_fraction > self.max_bad_fraction:
@@ -97,8 +102,11 @@ def check(
         progress: called with (pairs done, pairs in all or None where it is not known before the end).
 
     Raises:
-        DataError: a file that cannot be read at all, or a folder that cannot be written.
+        DataError: a file that cannot be read at all.
+        CheckpointError: the folder cannot be written.
     """
+    with writing_to(out):  # found out now and not after an hour
+        out.mkdir(parents=True, exist_ok=True)
     quarantine = Quarantine(out / QUARANTINE_FILE)
     counts = [count_rows(source.rows) for source in sources]
     total = None if None in counts else sum(count or 0 for count in counts)
@@ -114,18 +122,17 @@ def check(
     quarantine.write()
     manifest = build_manifest(sources, tally.listings, demonstrations=demonstrations, quarantine=out / QUARANTINE_FILE)
     report = tally.report(manifest, max_bad_fraction)
-    write_whole(out / REPORT_FILE, (json.dumps(report.as_json(), indent=2) + "\n").encode("ascii"))
+    write_report(out / REPORT_FILE, report.as_json())
     return report
 
 
 @dataclass
 class _Window:
-    """Some pairs, and the work on those of their images that no earlier pair has."""
+    """Some pairs, and what came of those of their images that no earlier pair has."""
 
     candidates: list[Candidate]
     keys: list[_Key]
-    tasks: list[Task]
-    work: Future[list[Verdict]]
+    verdicts: list[Verdict]
 
 
 @dataclass
@@ -153,7 +160,7 @@ class _Tally:
     def close(self, number: int, source: PairSource, window: _Window) -> None:
         """Say of each pair of a window whose images are decoded whether it is used."""
         embedded: dict[_Key, Verdict] = {}
-        for key, verdict in zip(window.keys, window.work.result(), strict=True):
+        for key, verdict in zip(window.keys, window.verdicts, strict=True):
             if key in self.pending:
                 self.pending.discard(key)
                 self.images[key] = verdict
@@ -184,6 +191,8 @@ class _Tally:
         self.quarantine.num_used += 1
         self.sources[pair.source] += 1
         self.per_pair[len(pair.images)] += 1
+        if not source.rows.files:
+            self.listings[number].add_pair(pair, source.images)
         self.demonstrations += pair.rejected is None
         if pair.score_chosen is not None and pair.score_rejected is not None:
             self.scored += 1
@@ -198,7 +207,8 @@ class _Tally:
             self.image_bytes += verdict.num_bytes
             self.sides[verdict.longer_side] += 1
             if ref.path is not None and source.images is not None:
-                self.listings[number].add(image_name(ref.path, source.images), verdict.num_bytes, verdict.sha256)
+                name = image_name(ref.path, source.images)
+                self.listings[number].add(name, verdict.num_bytes, verdict.mtime_ns, verdict.sha256)
                 self.images[key] = None
 
     def report(self, manifest: dict[str, Any], max_bad_fraction: float) -> CheckReport:
@@ -226,11 +236,16 @@ class _Tally:
 
 def _decoded(
     number: int, source: PairSource, decoder: Decoder, tally: _Tally, demonstrations: bool
-) -> Iterable[_Window]:
+) -> Iterator[_Window]:
     """Windows of pairs in order, each when its images are decoded; a few are on their way at any time."""
-    waiting: deque[_Window] = deque()
-    candidates = source.candidates(tally.quarantine, demonstrations=demonstrations)
-    while chunk := list(itertools.islice(candidates, _WINDOW)):
+    waiting: deque[tuple[_Window, list[Task], Future[list[Verdict]]]] = deque()
+
+    def finished() -> _Window:
+        window, tasks, work = waiting.popleft()
+        window.verdicts = decoder.result(tasks, work)
+        return window
+
+    for chunk in _chunks(source.candidates(tally.quarantine, demonstrations=demonstrations)):
         keys: list[_Key] = []
         tasks: list[Task] = []
         for place, candidate in enumerate(chunk):
@@ -241,16 +256,24 @@ def _decoded(
                     tally.pending.add(key)
                 keys.append(key)
                 tasks.append(Task(number, ref))
-        waiting.append(_Window(chunk, keys, tasks, decoder.submit(tasks)))
+        waiting.append((_Window(chunk, keys, []), tasks, decoder.submit(tasks)))
         if len(waiting) > 4 * decoder.workers:
-            yield _finished(waiting.popleft(), decoder)
+            yield finished()
     while waiting:
-        yield _finished(waiting.popleft(), decoder)
+        yield finished()
 
 
-def _finished(window: _Window, decoder: Decoder) -> _Window:
-    decoder.result(window.tasks, window.work)
-    return window
+def _chunks(candidates: Iterator[Candidate]) -> Iterator[list[Candidate]]:
+    chunk: list[Candidate] = []
+    size = 0
+    for candidate in candidates:
+        chunk.append(candidate)
+        size += sum(len(ref.data or b"") for ref in all_images(candidate.pair))
+        if len(chunk) == _WINDOW or size >= _WINDOW_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
 
 
 def _image_keys(number: int, place: int, pair: PreferencePair) -> list[_Key]:

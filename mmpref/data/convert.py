@@ -9,21 +9,22 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
+from mmpref.data.dataset_info import FILE_NAME as DATASET_INFO
 from mmpref.data.formats import FORMATS, Format, FormatOptions, detect, format_named
 from mmpref.data.pairs import pair_from_row, pair_to_row, row_name
 from mmpref.data.quarantine import Quarantine, RowError
-from mmpref.errors import DataError
+from mmpref.errors import ConfigError, DataError
 from mmpref.rundir import replacing, replacing_folder, write_json
 
 TARGETS = tuple(name for name, found in FORMATS.items() if found.from_canonical is not None)
-DATASET_INFO = "dataset_info.json"
 NO_PAIR = "no_pair"
 """The reason of a row that is in order and prefers neither answer."""
 _MAGIC = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"BM": ".bmp", b"RIFF": ".webp"}
@@ -46,13 +47,29 @@ class ConvertReport:
     """Canonical fields that the target has no place for -> pairs that use them; those pairs were put aside."""
     files: tuple[Path, ...]
     """What was written: the rows, the folder of pictures if there is one, ``dataset_info.json``."""
+    image_root: Path | None
+    """The folder that the written image paths start from; None where no path was written."""
 
     def summary(self) -> str:
-        """One line for the terminal."""
+        """One line for the terminal, and one that says where the images are."""
         line = f"{self.num_rows} rows read, {self.num_pairs} pairs written as {self.target} to {self.files[0]}"
         line += f", {self.num_quarantined} quarantined" if self.num_quarantined else ""
         lost = ", ".join(f"{name} ({count})" for name, count in self.fields_lost.items())
-        return f"{line}; {self.target} has no place for {lost}" if lost else line
+        line = f"{line}; {self.target} has no place for {lost}" if lost else line
+        if self.image_root is not None and self.image_root != self.files[0].parent.resolve():
+            line += f"\nimage paths start from {self.image_root}; say so where the file is read: {_SAID[self.target]}"
+            line += f"={self.image_root}"
+        return line
+
+
+_SAID = {
+    "canonical": "data.root",
+    "trl": "data.root",
+    "llamafactory_alpaca": "media_dir",
+    "llamafactory_sharegpt": "media_dir",
+    "ms_swift": "ROOT_IMAGE_DIR",
+}
+"""What the reader of a target calls the folder that image paths start from."""
 
 
 def convert(
@@ -64,6 +81,10 @@ def convert(
     quarantine: Quarantine,
     options: FormatOptions | None = None,
     name: str | None = None,
+    root: Path | None = None,
+    images: Path | None = None,
+    rebase: bool = False,
+    new_ids: bool = False,
 ) -> ConvertReport:
     """Write rows in another format. Pairs written + pairs and rows quarantined = pairs and rows counted as read.
 
@@ -71,27 +92,34 @@ def convert(
         rows: (file or data set, row number from 1, row).
         to: one of ``TARGETS``.
         out: the file of rows: a JSON list for LLaMA-Factory, JSONL for the others. ``dataset_info.json`` is written, or
-            taken up and extended, beside it; pictures go to ``<name>_images`` beside it.
+            taken up and extended, beside it.
         source_format: the rows' format; None detects it row by row.
         quarantine: gets what cannot be used, with the reason; it is written too.
         options: what the rows alone do not say.
         name: the data set's name in ``dataset_info.json``; the file's name by default.
+        root: what the rows' image paths start from; without it, the output's folder.
+        images: the folder that embedded pictures are written to, for targets that want paths; ``<name>_images`` beside
+            the output by default. One folder must serve all paths that are written: below ``root``, the paths of these
+            pictures start from there too.
+        rebase: write the rows' image paths relative to the output's folder; one that leads out of it is refused.
+        new_ids: name pairs by their place, such as ``file:12``; the row's id goes to ``meta`` as ``row_id``.
 
     Raises:
-        DataError: an unknown format, nothing that could be written, or a broken ``dataset_info.json`` in the way.
+        ConfigError: an unknown format.
+        DataError: nothing that could be written, or a broken ``dataset_info.json`` in the way.
         CheckpointError: the output cannot be written.
     """
     target = format_named(to)
     if target.from_canonical is None:
-        raise DataError(f"format {to!r} is only read; written are: {', '.join(TARGETS)}")
+        raise ConfigError(f"format {to!r} is only read; written are: {', '.join(TARGETS)}")
     source = None if source_format is None else format_named(source_format)
     out = Path(out)
     name = out.stem if name is None else name
     is_list = target.name.startswith("llamafactory")
     known = _read_info(out.with_name(DATASET_INFO), name) if is_list else {}
     with ExitStack() as stack:
-        pictures = _Pictures(out.with_name(f"{out.stem}_images"), stack)
-        job = _Job(target, target.from_canonical, source, options or FormatOptions(), quarantine, pictures)
+        pictures = _Pictures.beside(out, root=root, images=images, rebase=rebase, stack=stack)
+        job = _Job(target, target.from_canonical, source, options or FormatOptions(), quarantine, pictures, new_ids)
         stream = stack.enter_context(replacing(out))
         _write(stream, job.written(rows), is_list=is_list)
         if not job.num_pairs:
@@ -111,6 +139,7 @@ def convert(
         formats=dict(job.formats),
         fields_lost=dict(job.lost),
         files=tuple(files),
+        image_root=pictures.base if pictures.named else None,
     )
 
 
@@ -128,26 +157,72 @@ def _write(stream: IO[bytes], rows: Iterable[str], *, is_list: bool) -> None:
 
 @dataclass
 class _Pictures:
-    """Embedded pictures as files, one per content; the folder appears when the rows are whole."""
+    """The image paths that are written, all from one folder; embedded pictures become files, one per content."""
 
     folder: Path
+    """Of embedded pictures; it appears when the rows are whole."""
+    here: Path
+    """The output's folder."""
+    root: Path
+    """What the rows' paths start from."""
+    base: Path | None
+    """What written paths start from; not known before the first, unless it was said."""
+    rebase: bool
     stack: ExitStack
+    named: bool = False
     used: bool = False
     place: Path | None = None
 
-    def path_of(self, item: Any) -> Any:
-        """The path to write for an image: paths as they are, embedded ones below the folder."""
+    @classmethod
+    def beside(cls, out: Path, *, root: Path | None, images: Path | None, rebase: bool, stack: ExitStack) -> Self:
+        here = out.parent.resolve()
+        root = here if root is None else root.resolve()
+        folder = (out.with_name(f"{out.stem}_images") if images is None else images).resolve()
+        base = here if rebase or root == here else None
+        if base is None and images is not None:
+            base = root if folder.is_relative_to(root) else here
+        return cls(folder=folder, here=here, root=root, base=base, rebase=rebase, stack=stack)
+
+    def path_of(self, item: Any, *, embed: bool) -> Any:
+        """What to write for an image; ``embed`` leaves embedded pictures in the row."""
         if not isinstance(item, Mapping):
+            self.named = True
+            return self._row_path(str(item))
+        if embed:
             return item
+        self.named = True
         data = base64.b64decode(item["bytes"])
         if self.place is None:
+            self.base = self.here if self.base is None else self.base
+            if not self.folder.is_relative_to(self.base):
+                if self.base == self.root:
+                    raise self._two_roots()
+                raise ConfigError(f"embedded pictures cannot go to {self.folder}: it is not below {self.base}")
             self.place = self.stack.enter_context(replacing_folder(self.folder))
             self.used = True
         ending = next((ending for magic, ending in _MAGIC.items() if data.startswith(magic)), ".bin")
         file = hashlib.sha256(data).hexdigest()[:32] + ending
         if not (self.place / file).exists():
             (self.place / file).write_bytes(data)
-        return f"{self.folder.name}/{file}"
+        return (self.folder / file).relative_to(self.base or self.here).as_posix()
+
+    def _row_path(self, path: str) -> str:
+        if self.base is None:
+            self.base = self.root
+        if "://" in path or Path(path).is_absolute() or self.base == self.root:
+            return path
+        full = Path(os.path.normpath(self.root / path))  # links stay as they are: they may lead where the reader is
+        if full.is_relative_to(self.base):
+            return full.relative_to(self.base).as_posix()
+        if not self.rebase:
+            raise self._two_roots()
+        raise ConfigError(f"{full} is not below {self.base}, so its path cannot start there; write the output above it")
+
+    def _two_roots(self) -> ConfigError:
+        return ConfigError(
+            f"the rows name images below {self.root} and hold embedded ones, which would go to {self.folder}: no one "
+            f"folder serves both; give --images a folder below {self.root}"
+        )
 
 
 @dataclass
@@ -160,6 +235,7 @@ class _Job:
     options: FormatOptions
     quarantine: Quarantine
     pictures: _Pictures
+    new_ids: bool
     num_rows: int = 0
     num_pairs: int = 0
     num_quarantined: int = 0
@@ -181,9 +257,9 @@ class _Job:
             except RowError as fault:
                 self._put_aside(file, line, row_name(row), fault)
                 continue
-            for candidate in candidates:
+            for place, candidate in enumerate(candidates):
                 try:
-                    text = self._text(candidate, file, line)
+                    text = self._text(candidate, file, line, f":{place}" if len(candidates) > 1 else "")
                 except RowError as fault:
                     self._put_aside(file, line, row_name(candidate), fault)
                     continue
@@ -198,18 +274,20 @@ class _Job:
             return self.options
         return replace(self.options, place=f"{self.options.source or Path(file).stem}:{line}")
 
-    def _text(self, candidate: Mapping[str, Any], file: str, line: int) -> str:
+    def _text(self, candidate: Mapping[str, Any], file: str, line: int, suffix: str) -> str:
         pair = pair_from_row(candidate, source=Path(file).stem, line=line)
+        if self.new_ids:
+            pair = replace(pair, id=f"{self._options(file, line).place}{suffix}", meta={**pair.meta, "row_id": pair.id})
         key = hashlib.blake2b(pair.id.encode(), digest_size=12).digest()
         if key in self._ids:
-            raise RowError(f"the id {pair.id[:200]!r} stands twice; ids must be unique", reason="duplicate_id")
+            raise RowError(f"the id {pair.id[:200]!r} stands twice; convert with --new-ids", reason="duplicate_id")
         row = pair_to_row(pair)
         lost = [name for name in self.target.cannot_hold if name in row]
         self.lost.update(lost)
-        if self.target.name != "canonical":
-            for images in ("images", "rejected_images"):
-                if images in row and not lost:
-                    row[images] = [self.pictures.path_of(item) for item in row[images]]
+        for images in ("images", "rejected_images"):
+            if images in row and not lost:
+                embed = self.target.name == "canonical"
+                row[images] = [self.pictures.path_of(item, embed=embed) for item in row[images]]
         target_row = self.write(row)
         try:
             text = json.dumps(target_row, ensure_ascii=False, allow_nan=False)

@@ -27,7 +27,7 @@ from mmpref.data.images import ImageLoader
 from mmpref.data.loading import PairSource, all_images
 from mmpref.data.pairs import write_pairs
 from mmpref.data.quarantine import Quarantine, RowError
-from mmpref.errors import ConfigError, DataError
+from mmpref.errors import CheckpointError, ConfigError
 from mmpref.records import ImageRef, PreferencePair
 from mmpref.version import __version__
 
@@ -211,7 +211,7 @@ def fetch_pairs(
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"images cannot be kept in {root}: {error.strerror or error}") from error
+        raise CheckpointError(f"images cannot be kept in {root}: {error.strerror or error}") from error
     store = _Store(root.resolve(), ImageLoader(root), policy)
     urls: dict[str, None] = {}
     for _, _, pair in replace(source, images=None).candidates(Quarantine(), demonstrations=True):
@@ -225,12 +225,12 @@ def fetch_pairs(
                     progress(len(outcomes), len(urls))
         except OSError as error:  # what the network raises is handled above; this is the disk
             store.stopped.set()
-            raise DataError(f"cannot write below {root}: {error.strerror or error}") from error
+            raise CheckpointError(f"cannot write below {root}: {error.strerror or error}") from error
         except BaseException:
             store.stopped.set()
             pool.shutdown(cancel_futures=True)
             raise
-    write_pairs(out, _rewritten(source, outcomes, quarantine))
+    write_pairs(out, _rewritten(source, outcomes, quarantine, store.root))
     quarantine.write()
     return FetchReport(
         read=quarantine.num_read,
@@ -245,28 +245,61 @@ def fetch_pairs(
 
 
 def _rewritten(
-    source: PairSource, outcomes: dict[str, str | RowError], quarantine: Quarantine
+    source: PairSource, outcomes: dict[str, str | RowError], quarantine: Quarantine, root: Path
 ) -> Iterator[PreferencePair]:
     for file, row, pair in replace(source, images=None).candidates(quarantine, demonstrations=True):
-        failed = [outcomes[url] for url in _urls(pair) if isinstance(outcomes[url], RowError)]
-        if failed:
-            fault = failed[0]
-            assert isinstance(fault, RowError)
+        try:
+            images = _local(pair.images, outcomes, source, root)
+            rejected = None if pair.rejected_images is None else _local(pair.rejected_images, outcomes, source, root)
+        except RowError as fault:
             source.put_aside(quarantine, file, row, fault, row_id=pair.id)
             continue
         quarantine.num_used += 1
-        rejected = None if pair.rejected_images is None else _local(pair.rejected_images, outcomes)
-        yield replace(pair, images=_local(pair.images, outcomes), rejected_images=rejected)
+        yield replace(pair, images=images, rejected_images=rejected)
 
 
 def _urls(pair: PreferencePair) -> Iterable[str]:
     return (ref.path for ref in all_images(pair) if ref.path is not None and _SCHEME.match(ref.path))
 
 
-def _local(images: tuple[ImageRef, ...], outcomes: dict[str, str | RowError]) -> tuple[ImageRef, ...]:
-    return tuple(
-        ImageRef(path=str(outcomes[ref.path])) if ref.path is not None and ref.path in outcomes else ref
-        for ref in images
+def _local(
+    images: tuple[ImageRef, ...], outcomes: dict[str, str | RowError], source: PairSource, root: Path
+) -> tuple[ImageRef, ...]:
+    """The images as the written file names them: below its root, or in the row.
+
+    Raises:
+        RowError: one that could not be fetched, or a file that does not lie below the root.
+    """
+    found = []
+    for ref in images:
+        outcome = outcomes.get(ref.path) if ref.path is not None else None
+        if isinstance(outcome, RowError):
+            raise outcome
+        if outcome is not None:
+            found.append(ImageRef(path=outcome))
+        elif ref.path is not None:
+            found.append(ImageRef(path=_below(ref.path, source, root)))
+        else:
+            found.append(ref)
+    return tuple(found)
+
+
+def _below(path: str, source: PairSource, root: Path) -> str:
+    """A file that a row names by its path, as a path below the root of the written file."""
+    places = [root] if source.images is None or source.images.root is None else [root, source.images.root]
+    for place in places:
+        full = place / path
+        if full.is_file():
+            if not full.resolve().is_relative_to(root):
+                continue
+            if full.is_relative_to(root):
+                return full.relative_to(root).as_posix()
+            return full.resolve().relative_to(root).as_posix()
+    tried = " and ".join(str(place) for place in places)
+    raise RowError(
+        f"image {path[:300]!r} is no URL, and no file below --root {root} (looked for in {tried}); "
+        "take a root that holds it",
+        reason="image_outside_root",
     )
 
 
@@ -368,7 +401,7 @@ class _Store:
             try:
                 file.write(piece)
             except OSError as error:
-                raise DataError(f"cannot write below {self.root}: {error.strerror or error}") from error
+                raise CheckpointError(f"cannot write below {self.root}: {error.strerror or error}") from error
         if expected is not None and size != expected:
             raise _TryAgainError(f"the connection ended after {size} of {expected} bytes")
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from mmpref.data.images import ImageLoader, thumbnail
 from mmpref.data.quarantine import QuarantinedRow, RowError
@@ -24,8 +24,6 @@ from mmpref.data.similarity import Piece, count_words, edit_similarity, mark_dif
 from mmpref.records import ImageRef, Message, PreferencePair
 from mmpref.rundir import write_text
 from mmpref.version import __version__
-
-Row = TypeVar("Row")
 
 THUMBNAIL_SIDE = 320
 """Longest side of a picture in the page, in pixels."""
@@ -41,23 +39,26 @@ LEAST_SHARED = 0.15
 
 
 def build_gallery(
-    pairs: Sequence[PreferencePair],
+    pairs: Iterable[PreferencePair],
     quarantined: Sequence[QuarantinedRow] = (),
     *,
     images: ImageLoader | None,
     out: Path,
     title: str = "Preference pairs",
     limit: int = 1000,
+    num_pairs: int | None = None,
 ) -> Path:
-    """Write the gallery of some pairs.
+    """Write the gallery of some pairs, taken one at a time: memory holds what the page holds.
 
     Args:
-        pairs: of more than ``limit``, as many are shown, evenly spaced, and the page says so.
+        pairs: of a list of more than ``limit``, as many are shown, evenly spaced, and the page says so. Anything else
+            that gives pairs is shown whole: choose with :func:`evenly` before.
         quarantined: rows that are not used; they are shown with their reason, at most ``limit`` of them.
         images: opens the pictures; without it the page has none.
         out: the HTML file to write, whole or not at all.
         title: heading of the page.
-        limit: most pairs to show. A page of 1,000 photographs is about 20 MB.
+        limit: most pairs, and most rows of the quarantine, to show. A page of 1,000 photographs is about 20 MB.
+        num_pairs: how many pairs there are, when ``pairs`` is a choice of them.
 
     Returns:
         ``out``.
@@ -65,12 +66,15 @@ def build_gallery(
     if limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
     album = _Album(images)
-    shown = [_pair(pair, album) for pair in _evenly(pairs, limit)]
-    aside = [_quarantined(row) for row in _evenly(quarantined, limit)]
+    if isinstance(pairs, Sequence):
+        num_pairs = len(pairs)
+        pairs = [pairs[place] for place in evenly(num_pairs, limit)]
+    shown = [_pair(pair, album) for pair in pairs]
+    aside = [_quarantined(quarantined[place]) for place in evenly(len(quarantined), limit)]
     content = {
         "cards": shown + aside,
         "pictures": album.pictures,
-        "numPairs": len(pairs),
+        "numPairs": len(shown) if num_pairs is None else num_pairs,
         "numQuarantined": len(quarantined),
     }
     write_text(out, _page(title, content))
@@ -176,10 +180,9 @@ def _text(value: str) -> str:
     return "".join(char if char in "\n\t" or unicodedata.category(char) != "Cc" else "\ufffd" for char in plain)
 
 
-def _evenly(items: Sequence[Row], limit: int) -> list[Row]:
-    if len(items) <= limit:
-        return list(items)
-    return [items[place * len(items) // limit] for place in range(limit)]
+def evenly(total: int, limit: int) -> list[int]:
+    """Which of ``total`` things are shown: all, or ``limit`` of them, evenly spaced."""
+    return [place * total // limit for place in range(limit)] if total > limit else list(range(total))
 
 
 def _page(title: str, content: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from mmpref.data.quarantine import RowError
-from mmpref.errors import DataError
+from mmpref.errors import ConfigError
 from mmpref.records import ImageRef
 
 _URL = re.compile(r"^(?:[A-Za-z][A-Za-z0-9+.\-]*://|data:)")
@@ -75,7 +75,7 @@ class ImageLoader:
         if root is not None:
             self.root = Path(root).expanduser().resolve()
             if not self.root.is_dir():
-                raise DataError(
+                raise ConfigError(
                     f"the image root {self.root} is not a folder; set it to the folder that image paths start from"
                 )
 
@@ -122,7 +122,9 @@ class ImageLoader:
         """The real path of an image named in a row, proved to be inside the root."""
         if _URL.match(path):
             raise _fault(
-                "image_url", path, "is a URL; images are never fetched here, store the file under the image root"
+                "image_url",
+                path,
+                "is a URL; images are never fetched here: mmpref data fetch downloads them once",
             )
         if self.root is None:
             raise _fault(

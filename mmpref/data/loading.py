@@ -6,8 +6,10 @@ none counts as one that was put aside.
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,6 +63,11 @@ class PairSource:
     name: str | None = None
     anchored: bool = False
 
+    @property
+    def row_format(self) -> str:
+        """The format that was named, or that an index beside the files says; else ``auto``."""
+        return self.rows.format if self.format == "auto" and self.rows.format is not None else self.format
+
     def candidates(self, quarantine: Quarantine, *, demonstrations: bool) -> Iterator[Candidate]:
         """The pairs whose row is in order; the others are put aside. Images are not looked at.
 
@@ -71,15 +78,19 @@ class PairSource:
             quarantine.num_read += 1
             self.put_aside(quarantine, file, row, fault, row_id=fault.row_id)
 
+        row_format = self.row_format
         for file, number, row in self.rows.rows(broken):
-            try:
-                found = canonical_rows(row, self.format, self.options, place=f"{self._stem(file)}:{number}")
-                if not found:
-                    raise RowError("the row holds no preference (a tie, or a row its makers leave out)", reason=NO_PAIR)
-            except RowError as fault:
-                quarantine.num_read += 1
-                self.put_aside(quarantine, file, number, fault, row_id=row_name(row))
-                continue
+            found: Sequence[Mapping[str, Any]] = (row,)
+            if row_format != "canonical" and not (row_format == "auto" and _looks_canonical(row)):
+                try:
+                    found = canonical_rows(row, row_format, self.options, place=f"{self._stem(file)}:{number}")
+                    if not found:
+                        detail = "the row holds no preference (a tie, or a row its makers leave out)"
+                        raise RowError(detail, reason=NO_PAIR)
+                except RowError as fault:
+                    quarantine.num_read += 1
+                    self.put_aside(quarantine, file, number, fault, row_id=row_name(row))
+                    continue
             for canonical in found:
                 quarantine.num_read += 1
                 try:
@@ -102,8 +113,41 @@ class PairSource:
             demonstrations: accept rows without ``rejected``.
             skip: (file, row, id) -> reason of pairs that an earlier check put aside.
         """
+        for _, candidate in self._sound(quarantine, demonstrations, skip):
+            yield candidate
+
+    def some(
+        self, quarantine: Quarantine, *, demonstrations: bool, choose: Callable[[int], Sequence[int]]
+    ) -> tuple[int, Iterator[PreferencePair]]:
+        """How many pairs can be used, and the chosen ones among them.
+
+        Everything is read to the end first, which is what fills the quarantine, and then a second time up to the last
+        chosen pair: so that memory holds one pair at a time.
+
+        Args:
+            choose: the number of pairs that can be used -> the places of those that are wanted, in order.
+        """
+        places = array("Q", (place for place, _ in self._sound(quarantine, demonstrations, None)))
+        wanted = [places[chosen] for chosen in choose(len(places))]
+
+        def again() -> Iterator[PreferencePair]:
+            left = iter(wanted)
+            next_wanted = next(left, None)
+            for place, candidate in enumerate(self.candidates(Quarantine(), demonstrations=demonstrations)):
+                if next_wanted is None:
+                    return
+                if place == next_wanted:
+                    yield self.anchor(candidate.pair)
+                    next_wanted = next(left, None)
+
+        return len(places), again()
+
+    def _sound(
+        self, quarantine: Quarantine, demonstrations: bool, skip: Mapping[tuple[str, int, str], str] | None
+    ) -> Iterator[tuple[int, Candidate]]:
+        """The pairs that can be used, each with its place among the candidates."""
         sound: set[str] = set()  # paths whose header was read: many rows may share a picture
-        for candidate in self.candidates(quarantine, demonstrations=demonstrations):
+        for place, candidate in enumerate(self.candidates(quarantine, demonstrations=demonstrations)):
             file, row, pair = candidate
             try:
                 if skip and (reason := skip.get((file, row, pair.id))):
@@ -118,7 +162,7 @@ class PairSource:
                 self.put_aside(quarantine, file, row, fault, row_id=pair.id)
                 continue
             quarantine.num_used += 1
-            yield Candidate(file, row, self.anchor(pair))
+            yield place, Candidate(file, row, self.anchor(pair)) if self.anchored else candidate
 
     def put_aside(self, quarantine: Quarantine, file: str, row: int, fault: RowError, *, row_id: str | None) -> None:
         quarantine.add(
@@ -141,7 +185,13 @@ class PairSource:
         return self.name if self.name is not None else self._stem(file)
 
     def _stem(self, file: str) -> str:
-        return Path(file).stem if self.rows.files else self.rows.name
+        return _stem(file) if self.rows.files else self.rows.name
+
+
+@functools.lru_cache(maxsize=8)
+def _stem(file: str) -> str:
+    """Asked for with every row, and slow."""
+    return Path(file).stem
 
 
 def canonical_rows(row: Mapping[str, Any], name: str, options: FormatOptions, *, place: str) -> list[Mapping[str, Any]]:
@@ -236,6 +286,8 @@ def load_each(
     refuse_too_many_bad(quarantine, max_bad_fraction)
     if not any(lists):
         names = ", ".join(source.rows.spec for source in sources) or "(no file given)"
+        if not quarantine.num_read:
+            raise DataError(f"no usable row in {names}: there is no row to read, the file is empty")
         raise DataError(f"no usable row in {names}; a row needs id, images, prompt, chosen and rejected")
     return lists
 
@@ -256,12 +308,12 @@ def refuse_too_many_bad(quarantine: Quarantine, max_bad_fraction: float) -> None
 
 def _looks_canonical(row: Mapping[str, Any]) -> bool:
     """No other format has only these keys, a prompt that is no text and answers that are."""
-    return (
-        row.keys() <= _CANONICAL
-        and not isinstance(row.get("prompt"), str)
-        and not isinstance(row.get("chosen"), list | Mapping)
-        and not isinstance(row.get("rejected"), list | Mapping)
-    )
+    if not row.keys() <= _CANONICAL or isinstance(row.get("prompt"), str):
+        return False
+    chosen, rejected = row.get("chosen"), row.get("rejected")
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        return True
+    return not (isinstance(chosen, list | Mapping) or isinstance(rejected, list | Mapping))
 
 
 def _first_five(head: str, lines: list[str]) -> str:

@@ -1,14 +1,14 @@
 """What exactly was checked: files, images and settings as hashes, and the proof that training reads the same.
 
-Row files are compared by their bytes, images by name and size (hashing a million pictures again before each run would
-take longer than it protects); the report also keeps a digest of the images' bytes.
+Row files are compared by their bytes. Images are compared by name, size and time of change, without reading them;
+where only a time differs (a copy, say) or a full comparison is asked for, by the hash of their bytes. A source without
+files (a hub id) is compared by what its pairs say.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from mmpref.data.images import ImageLoader
 from mmpref.data.loading import PairSource, all_images
 from mmpref.errors import DataError
 from mmpref.records import PreferencePair
+from mmpref.rundir import replacing
 
 REPORT_FILE = "data_report.json"
 QUARANTINE_FILE = "quarantine.jsonl"
@@ -26,17 +27,32 @@ Skip = Mapping[tuple[str, int, str], str]
 
 @dataclass
 class Listing:
-    """The images of one source that its used pairs name, as two digests that do not depend on their order."""
+    """The images of one source that its used pairs name, as digests without an order; and the pairs in theirs."""
 
     num_bytes: int = 0
     _sizes: list[bytes] = field(default_factory=list)
+    _times: list[bytes] = field(default_factory=list)
     _contents: list[bytes] = field(default_factory=list)
+    _pairs: Any = field(default_factory=hashlib.sha256)
 
-    def add(self, name: str, num_bytes: int, sha256: str = "") -> None:
+    def add(self, name: str, num_bytes: int, mtime_ns: int, sha256: str = "") -> None:
         """One image; each only once."""
         self.num_bytes += num_bytes
         self._sizes.append(_digest(f"{name}\0{num_bytes}"))
+        self._times.append(_digest(f"{name}\0{mtime_ns}"))
         self._contents.append(_digest(f"{name}\0{sha256}"))
+
+    def add_pair(self, pair: PreferencePair, images: ImageLoader | None) -> None:
+        """One pair that is used, in the order of the source: everything of it that training reads."""
+        pictures = [
+            hashlib.sha256(ref.data or b"").hexdigest()
+            if ref.path is None
+            else (ref.path if images is None else image_name(ref.path, images))
+            for ref in all_images(pair)
+        ]
+        said = [[turn.role, *((part.kind, part.text) for part in turn.parts)] for turn in pair.prompt]
+        answers = [pair.response_prefix, pair.chosen, pair.rejected, pair.score_chosen, pair.score_rejected]
+        self._pairs.update(json.dumps([pair.id, len(pair.images), pictures, said, answers]).encode())
 
     def __len__(self) -> int:
         return len(self._sizes)
@@ -46,12 +62,26 @@ class Listing:
             "num": len(self),
             "bytes": self.num_bytes,
             "names_and_sizes": self.names_and_sizes,
-            "contents": _joined(self._contents),
+            "times": self.times,
+            "contents": self.contents,
         }
 
     @property
     def names_and_sizes(self) -> str:
         return _joined(self._sizes)
+
+    @property
+    def times(self) -> str:
+        return _joined(self._times)
+
+    @property
+    def contents(self) -> str:
+        return _joined(self._contents)
+
+    @property
+    def pairs(self) -> str:
+        digest: str = self._pairs.hexdigest()
+        return digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,26 +91,62 @@ class Checked:
     hash: str
     skip: Skip
     """(file, row, id) -> reason of the pairs that the check put aside, with the files' names as they are now."""
-    _listings: tuple[Mapping[str, Any], ...]
+    _entries: tuple[Mapping[str, Any], ...]
     _report: Path
 
-    def verify_images(self, sources: Sequence[PairSource], lists: Sequence[Sequence[PreferencePair]]) -> None:
-        """Compare names and sizes of all images of the pairs with the manifest.
+    def verify_images(
+        self, sources: Sequence[PairSource], lists: Sequence[Iterable[PreferencePair]], *, full: bool = False
+    ) -> None:
+        """Compare the images of the pairs, and for sources without files the pairs themselves, with the manifest.
+
+        Args:
+            sources: as given to :func:`verify`.
+            lists: the pairs of each that are used, in order.
+            full: hash every image again; without it, only where names and sizes are the same and times are not.
 
         Raises:
-            DataError: images were added, removed or changed in size since the check.
+            DataError: images were added, removed or changed since the check, or a hub id gives other pairs.
         """
-        for source, pairs, wanted in zip(sources, lists, self._listings, strict=True):
-            if source.images is None:
-                continue
-            found = Listing()
-            for name, path in sorted(image_names(pairs, source.images).items()):
-                found.add(name, source.images.resolve(path).stat().st_size)
-            if found.names_and_sizes != wanted["names_and_sizes"]:
+        for source, pairs, entry in zip(sources, lists, self._entries, strict=True):
+            wanted, found = entry["images"], Listing()
+            names: dict[str, str] = {}
+            for pair in pairs:
+                if not source.rows.files:
+                    found.add_pair(pair, source.images)
+                if source.images is not None:
+                    names.update(image_names([pair], source.images))
+            if not source.rows.files and found.pairs != entry["pairs"]:
                 raise DataError(
-                    f"the images of {source.rows.spec} are not those of {self._report}: {len(found)} images of "
-                    f"{found.num_bytes} bytes now, {wanted['num']} of {wanted['bytes']} then; run the check again"
+                    f"{source.rows.spec} does not give the pairs that {self._report} describes: it was changed on the "
+                    "hub; check it again, and write it with a revision (owner/name@revision) so that it cannot change"
                 )
+            there = _listing(source, names, hashed=False)
+            self._compare(source, there, wanted)
+            if full or there.times != wanted.get("times"):
+                self._compare(source, _listing(source, names, hashed=True), wanted, hashed=True)
+
+    def _compare(self, source: PairSource, found: Listing, wanted: Mapping[str, Any], *, hashed: bool = False) -> None:
+        if found.names_and_sizes != wanted["names_and_sizes"]:
+            raise DataError(
+                f"the images of {source.rows.spec} are not those of {self._report}: {len(found)} images of "
+                f"{found.num_bytes} bytes now, {wanted['num']} of {wanted['bytes']} then; run the check again"
+            )
+        if hashed and found.contents != wanted["contents"]:
+            raise DataError(
+                f"the images of {source.rows.spec} are not those of {self._report}: names and sizes are the same, and "
+                "the bytes of at least one are not; run the check again"
+            )
+
+
+def _listing(source: PairSource, names: Mapping[str, str], *, hashed: bool) -> Listing:
+    """The images as they are now; ``hashed`` reads their bytes."""
+    found = Listing()
+    for name, path in names.items():
+        assert source.images is not None
+        file = source.images.resolve(path)
+        facts = file.stat()
+        found.add(name, facts.st_size, facts.st_mtime_ns, file_hash(file) if hashed else "")
+    return found
 
 
 def image_names(pairs: Iterable[PreferencePair], images: ImageLoader) -> dict[str, str]:
@@ -106,9 +172,11 @@ def build_manifest(
         {
             "spec": source.rows.spec,
             "split": source.rows.split,
-            "format": source.format,
+            "format": source.row_format,
+            "reading": source.rows.reading,
             "files": [{"path": str(file), "sha256": file_hash(file)} for file in source.rows.files],
             "images": listing.as_json(),
+            **({} if source.rows.files else {"pairs": listing.pairs}),
         }
         for source, listing in zip(sources, listings, strict=True)
     ]
@@ -125,8 +193,8 @@ def manifest_hash(manifest: Mapping[str, Any]) -> str:
     facts = [
         [
             entry["split"],
-            entry["format"],
-            [file["sha256"] for file in entry["files"]] or entry["spec"],
+            [entry["format"], entry["reading"]],
+            [file["sha256"] for file in entry["files"]] or [entry["spec"], entry["pairs"]],
             entry["images"]["contents"],
             entry["images"]["names_and_sizes"],
         ]
@@ -152,9 +220,7 @@ def verify(report: Path, sources: Sequence[PairSource], *, demonstrations: bool)
         for old, new in zip(entry["files"], source.rows.files, strict=True)
     }
     skip = _put_aside(report.with_name(QUARANTINE_FILE), manifest["quarantine"], names)
-    return Checked(
-        hash=manifest["hash"], skip=skip, _listings=tuple(entry["images"] for entry in entries), _report=report
-    )
+    return Checked(hash=manifest["hash"], skip=skip, _entries=tuple(entries), _report=report)
 
 
 def file_hash(path: Path) -> str:
@@ -166,17 +232,14 @@ def file_hash(path: Path) -> str:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(data)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+def write_report(path: Path, content: Mapping[str, Any]) -> None:
+    """Write findings as JSON in ASCII, whole or not at all: rows may hold halves of characters, which UTF-8 does not.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    with replacing(path) as stream:
+        stream.write((json.dumps(content, indent=2) + "\n").encode("ascii"))
 
 
 def _read(report: Path) -> dict[str, Any]:
@@ -196,10 +259,11 @@ def _entry(report: Path, manifest: Mapping[str, Any], source: PairSource) -> Map
     """The part of the manifest that describes a source."""
     rows = source.rows
     hashes = [file_hash(file) for file in rows.files]
+    read_as = (rows.split, source.row_format, rows.reading)
     known = {file["sha256"] for entry in manifest["sources"] for file in entry["files"]}
     for entry in manifest["sources"]:
         same_rows = [file["sha256"] for file in entry["files"]] == hashes and (hashes or entry["spec"] == rows.spec)
-        if same_rows and (entry["split"], entry["format"]) == (rows.split, source.format):
+        if same_rows and (entry["split"], entry["format"], entry["reading"]) == read_as:
             return dict(entry)
     for file, found in zip(rows.files, hashes, strict=True):
         if found not in known:

@@ -12,7 +12,7 @@ from mmpref.data.formats import FormatOptions, format_named
 from mmpref.data.images import ImageLimits, ImageLoader
 from mmpref.data.loading import PairSource
 from mmpref.data.mixture import RootedImages
-from mmpref.data.source import FileFormat, is_hub_id, open_source
+from mmpref.data.source import FileFormat, is_hub_id, local_path, open_source
 from mmpref.errors import ConfigError
 
 
@@ -66,7 +66,7 @@ def recipe_sources(
     written = [*section.train, *section.eval]
     entries = [SourceSection(path=entry) if isinstance(entry, str) else entry for entry in written]
     for entry in entries:
-        if not Path(entry.path).expanduser().exists() and not is_hub_id(entry.path):
+        if not local_path(entry.path)[0].exists() and not is_hub_id(entry.path):
             raise ConfigError(f"data file {entry.path} does not exist (from data.train or data.eval)")
     sources = [
         open_pairs(entry.path, format=entry.format, root=entry.root or section.root, split=entry.split, card=entry.card)

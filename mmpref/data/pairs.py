@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
 import json
 import math
 import unicodedata
@@ -19,6 +18,10 @@ from typing import Any
 from mmpref.data.quarantine import RowError
 from mmpref.errors import DataError
 from mmpref.records import ROLES, ImageRef, Message, Part, PreferencePair
+from mmpref.rundir import replacing
+
+_END_MARKS = ("</s>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<eos>")
+"""How models end a turn; an answer of nothing else trains no word."""
 
 PAIR_KEYS = (
     "id",
@@ -33,6 +36,10 @@ PAIR_KEYS = (
     "source",
     "meta",
 )
+
+
+_TURN_KEYS = {"role", "content"}
+_KEYS = frozenset(PAIR_KEYS)
 
 
 def pair_from_row(row: Mapping[str, Any], *, source: str, line: int) -> PreferencePair:
@@ -64,7 +71,10 @@ def row_name(row: Mapping[str, Any]) -> str | None:
 
 
 def pair_to_row(pair: PreferencePair) -> dict[str, Any]:
-    """The canonical row of a pair: JSON-ready, fields at their default left out. ``pair_from_row`` gives it back."""
+    """The canonical row of a pair: JSON-ready, fields at their default left out. ``pair_from_row`` gives it back.
+
+    In ``meta``, what JSON has no form for becomes text (bytes in base64), and NaN becomes null.
+    """
     row: dict[str, Any] = {
         "id": pair.id,
         "images": [_image_to_row(image) for image in pair.images],
@@ -87,80 +97,87 @@ def pair_to_row(pair: PreferencePair) -> dict[str, Any]:
         "score_chosen": pair.score_chosen,
         "score_rejected": pair.score_rejected,
         "source": pair.source or None,
-        "meta": dict(pair.meta) or None,
+        "meta": _plain(pair.meta) or None,
     }
     return {key: value for key, value in row.items() if value is not None}
 
 
+def _plain(value: Any) -> Any:
+    """What ``meta`` holds as JSON has it: parquet brings times, decimals, bytes, and NaN where nothing was said."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None if math.isnan(value) else str(value)
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    return value if value is None or isinstance(value, str | int) else str(value)
+
+
 def write_pairs(path: Path | str, pairs: Iterable[PreferencePair]) -> None:
-    """Write pairs as canonical JSONL, whole or not at all."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8", newline="\n") as handle:
-            for pair in pairs:
-                handle.write(_json_line(pair))
-        temporary.replace(path)
-    except DataError:
-        temporary.unlink(missing_ok=True)
-        raise
-    except OSError as error:
-        with contextlib.suppress(OSError):  # the folder itself may be what cannot be had
-            temporary.unlink(missing_ok=True)
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+    """Write pairs as canonical JSONL, whole or not at all.
+
+    Raises:
+        DataError: a pair's ``meta`` is not JSON.
+        CheckpointError: the file cannot be written.
+    """
+    with replacing(Path(path)) as stream:
+        for pair in pairs:
+            stream.write(_json_line(pair))
 
 
-def _json_line(pair: PreferencePair) -> str:
+def _json_line(pair: PreferencePair) -> bytes:
     try:
-        return json.dumps(pair_to_row(pair), ensure_ascii=False, allow_nan=False) + "\n"
-    except (TypeError, ValueError) as error:
+        return (json.dumps(pair_to_row(pair), ensure_ascii=False, allow_nan=False) + "\n").encode()
+    except (TypeError, ValueError, RecursionError) as error:  # half a character, say
         raise DataError(f"pair {pair.id!r} cannot be written as JSON: {error}") from error
 
 
 def _build(row: Mapping[str, Any], source: str) -> PreferencePair:
-    unknown = [str(key) for key in row if key not in PAIR_KEYS]
-    if unknown:
+    if not row.keys() <= _KEYS:
+        unknown = [str(key) for key in row if key not in _KEYS]
         names, known = ", ".join(map(repr, unknown)), ", ".join(PAIR_KEYS)
         raise _fault("unknown_key", f"unknown key {names}; known: {known}; anything else belongs in 'meta'")
+    given = row.get
     images = _images(row, "images")
-    rejected_images = None if row.get("rejected_images") is None else _images(row, "rejected_images")
-    prompt = _prompt(row.get("prompt"))
+    rejected_images = None if given("rejected_images") is None else _images(row, "rejected_images")
+    prompt = _prompt(given("prompt"))
     _check_image_places(prompt, images, "images")
     chosen = _answer(row, "chosen")
-    rejected = None if row.get("rejected") is None else _answer(row, "rejected")
+    rejected = None if given("rejected") is None else _answer(row, "rejected")
     if rejected_images is not None:
         _check_image_places(prompt, rejected_images, "rejected_images")
         if rejected is None:
             raise _fault("rejected_images", "'rejected_images' without 'rejected'")
     same_pictures = rejected_images is None or rejected_images == images
-    if rejected is not None and same_pictures and _folded(chosen) == _folded(rejected):
+    if rejected is not None and same_pictures and _same(chosen, rejected):
         raise _fault("identical_pair", "'chosen' and 'rejected' are the same text")
     score_chosen, score_rejected = _score(row, "score_chosen"), _score(row, "score_rejected")
     if (score_chosen is None) != (score_rejected is None):
-        given = "score_chosen" if score_rejected is None else "score_rejected"
-        raise _fault("score_one_side", f"only {given!r} is given; scores stand on both sides or on neither")
+        side = "score_chosen" if score_rejected is None else "score_rejected"
+        raise _fault("score_one_side", f"only {side!r} is given; scores stand on both sides or on neither")
     return PreferencePair(
-        id=_id(row.get("id")),
+        id=_id(given("id")),
         images=images,
         prompt=prompt,
         chosen=chosen,
         rejected=rejected,
-        response_prefix=_text(row, "response_prefix"),
+        response_prefix="" if given("response_prefix") is None else _text(row, "response_prefix"),
         rejected_images=rejected_images,
         score_chosen=score_chosen,
         score_rejected=score_rejected,
-        source=_text(row, "source") or source,
-        meta=_meta(row.get("meta")),
+        source=source if given("source") is None else _text(row, "source") or source,
+        meta=_meta(given("meta")),
     )
 
 
 def _id(value: Any) -> str:
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
-        return str(value)
-    if not isinstance(value, str) or not value.strip():
+    if isinstance(value, str) and value.strip():
+        return _clean(value, "id")
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 2**63:
         raise _fault("id", f"'id' must be a non-empty text or a whole number, got {_shown(value)}")
-    return _clean(value, "id")
+    return str(value)
 
 
 def _images(row: Mapping[str, Any], key: str) -> tuple[ImageRef, ...]:
@@ -203,7 +220,9 @@ def _image_to_row(image: ImageRef) -> str | dict[str, str]:
 def _prompt(value: Any) -> tuple[Message, ...]:
     if not isinstance(value, list | tuple) or not value:
         raise _fault("prompt", f"'prompt' must be a non-empty list of messages, got {_shown(value)}")
-    prompt = tuple(_message(item, f"prompt[{place}]") for place, item in enumerate(value))
+    prompt = tuple([_message(item, place) for place, item in enumerate(value)])
+    if len(prompt) == 1 and prompt[0].role == "user":
+        return prompt
     turns = prompt[1:] if prompt[0].role == "system" else prompt
     roles = [message.role for message in turns]
     if not roles or any(role != ("user", "assistant")[place % 2] for place, role in enumerate(roles)):
@@ -218,35 +237,43 @@ def _prompt(value: Any) -> tuple[Message, ...]:
     return prompt
 
 
-def _message(item: Any, name: str) -> Message:
-    if not isinstance(item, Mapping) or set(item) != {"role", "content"}:
-        raise _fault("prompt", f"{name} must be a mapping with exactly 'role' and 'content', got {_shown(item)}")
+def _message(item: Any, place: int) -> Message:
+    if (type(item) is not dict and not isinstance(item, Mapping)) or item.keys() != _TURN_KEYS:
+        raise _fault(
+            "prompt", f"prompt[{place}] must be a mapping with exactly 'role' and 'content', got {_shown(item)}"
+        )
     role, content = item["role"], item["content"]
     if role not in ROLES:
-        raise _fault("roles", f"{name} has role {_shown(role)}; known: {', '.join(ROLES)}")
+        raise _fault("roles", f"prompt[{place}] has role {_shown(role)}; known: {', '.join(ROLES)}")
     if isinstance(content, str):
-        content = [{"type": "text", "text": content}]
+        text = content if content.isascii() else _clean(content, f"prompt[{place}]")
+        if not text.strip():
+            raise _fault("empty_turn", f"prompt[{place}] ({role}) has no text")
+        return Message(role, (Part("text", text),))
     if not isinstance(content, list | tuple):
-        raise _fault("prompt", f"{name} must have a text or a list of parts as 'content', got {_shown(content)}")
-    parts = tuple(_part(part, f"{name}.content[{place}]") for place, part in enumerate(content))
+        raise _fault(
+            "prompt", f"prompt[{place}] must have a text or a list of parts as 'content', got {_shown(content)}"
+        )
+    parts = tuple([_part(part, place, number) for number, part in enumerate(content)])
     if not any(part.kind == "image" or part.text.strip() for part in parts):
-        raise _fault("empty_turn", f"{name} ({role}) has neither text nor image")
+        raise _fault("empty_turn", f"prompt[{place}] ({role}) has neither text nor image")
     return Message(role=role, parts=parts)
 
 
-def _part(item: Any, name: str) -> Part:
+def _part(item: Any, turn: int, number: int) -> Part:
     if isinstance(item, Mapping):
         # a parquet reader fills the key that a part does not have with None
         given = {key: value for key, value in item.items() if value is not None}
         if given == {"type": "image"}:
             return Part("image")
         if set(given) == {"type", "text"} and given["type"] == "text" and isinstance(given["text"], str):
-            return Part("text", _clean(given["text"], name))
+            return Part("text", _clean(given["text"], f"prompt[{turn}].content[{number}]"))
+    name = f"prompt[{turn}].content[{number}]"
     raise _fault("prompt", f"{name} must be {{type: image}} or {{type: text, text: ...}}, got {_shown(item)}")
 
 
 def _check_image_places(prompt: tuple[Message, ...], images: tuple[ImageRef, ...], key: str) -> None:
-    places = sum(message.num_images for message in prompt)
+    places = sum([part.kind == "image" for message in prompt for part in message.parts])
     if places != len(images):
         raise _fault("image_count", f"the prompt has {places} image parts and {key!r} has {len(images)} images")
 
@@ -255,15 +282,27 @@ def _answer(row: Mapping[str, Any], key: str) -> str:
     value = row.get(key)
     if not isinstance(value, str):
         raise _fault("answer", f"{key!r} must be text, got {_shown(value)}")
-    if not _folded(value):
+    if _says_nothing(value):
         raise _fault("empty_response", f"{key!r} is empty")
     return _clean(value, key)
+
+
+def _says_nothing(text: str) -> bool:
+    """Blanks, characters that nobody sees, and ends of turns only."""
+    left = text.strip()
+    if left[:1].isalnum():
+        return False
+    while mark := next((mark for mark in _END_MARKS if left.endswith(mark)), None):
+        left = left.removesuffix(mark).strip()
+    return all(char.isspace() or unicodedata.category(char) in ("Cf", "Cc") for char in left)
 
 
 def _score(row: Mapping[str, Any], key: str) -> float | None:
     value = row.get(key)
     if value is None:
         return None
+    if type(value) is float and math.isfinite(value):
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _fault("score", f"{key!r} must be a number, got {_shown(value)}")
     try:
@@ -294,11 +333,20 @@ def _meta(value: Any) -> dict[str, Any]:
 
 def _clean(text: str, name: str) -> str:
     """The text itself, proved to be encodable: JSON can spell half a character, which no tokenizer takes."""
+    if text.isascii():  # nearly always, and a hundred times faster than to encode it
+        return text
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise _fault("text_encoding", f"{name!r} has half a surrogate pair at character {error.start + 1}") from error
     return text
+
+
+def _same(one: str, two: str) -> bool:
+    """Whether two texts are one, blanks around them and ways to write an accent aside."""
+    if one.isascii() and two.isascii():
+        return one == two or one.strip() == two.strip()
+    return _folded(one) == _folded(two)
 
 
 def _folded(text: str) -> str:

@@ -5,14 +5,13 @@ The rule of the room: rows used + rows quarantined = rows read.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mmpref.errors import DataError
+from mmpref.rundir import replacing
 
 
 class RowError(DataError):
@@ -83,20 +82,16 @@ class Quarantine:
         return line
 
     def write(self) -> None:
-        """Write all rows to ``path``, whole or not at all; an empty file says that every row was used."""
+        """Write all rows to ``path``, whole or not at all; an empty file says that every row was used.
+
+        Raises:
+            CheckpointError: the file cannot be written.
+        """
         if self.path is None:
             return
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("w", encoding="utf-8", newline="\n") as handle:
-                for row in self.rows:
-                    handle.write(json.dumps(asdict(row)) + "\n")
-            temporary.replace(self.path)
-        except OSError as error:
-            with contextlib.suppress(OSError):  # the folder itself may be what cannot be had
-                temporary.unlink(missing_ok=True)
-            raise DataError(f"cannot write {self.path}: {error.strerror or error}") from error
+        with replacing(self.path) as stream:
+            for row in self.rows:
+                stream.write(json.dumps(asdict(row)).encode("ascii") + b"\n")
 
 
 def _shorten(text: str, limit: int = 500) -> str:

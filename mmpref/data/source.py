@@ -7,15 +7,18 @@ JSONL, JSON lists, parquet, arrow, a folder that ``datasets`` saved, a folder of
 from __future__ import annotations
 
 import json
+import mmap
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast, get_args
 
+from mmpref.data.dataset_info import FILE_NAME as DATASET_INFO
+from mmpref.data.dataset_info import Entry, choose_entry, read_entries
 from mmpref.data.json_rows import MAX_LINE_BYTES, holds_json_lines, read_json, read_jsonl
 from mmpref.data.quarantine import RowError
-from mmpref.errors import DataError
+from mmpref.errors import ConfigError, DataError, MMPrefError
 
 __all__ = ["MAX_LINE_BYTES", "FileFormat", "RowSource", "SourceRow", "open_source", "read_jsonl"]
 
@@ -29,9 +32,31 @@ _SUFFIXES: dict[str, FileFormat] = {
     ".parquet": "parquet",
     ".arrow": "arrow",
 }
-_NOT_ROWS = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "meta.json"})
+_NOT_ROWS = frozenset(
+    {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "meta.json", "data_report.json"}
+)
+_SPLIT = re.compile(r"(train|test|valid|validation|val|dev|eval|\w+(?=-\d{5}-of-\d{5}))(?![A-Za-z0-9])")
+"""The split that a file of the hub is named after: ``train.jsonl``, ``train_prefs-00000-of-00002.parquet``."""
+_NOT_READ = {
+    ".csv": "a CSV file",
+    ".tsv": "a TSV file",
+    ".xlsx": "a spreadsheet",
+    ".xls": "a spreadsheet",
+    ".yaml": "a YAML file",
+    ".yml": "a YAML file",
+    ".gz": "compressed",
+    ".zst": "compressed",
+    ".bz2": "compressed",
+    ".xz": "compressed",
+    ".zip": "an archive",
+    ".tar": "an archive",
+    ".tgz": "an archive",
+}
+_INSTEAD = "read are JSONL, JSON, parquet and arrow: convert or unpack it first"
 _HUB_ID = re.compile(r"^(?P<name>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?$")
 _BATCH = 256
+_BATCH_BYTES = 4 * 2**20
+"""About as much is decoded at a time: rows with embedded pictures come a few at a time, plain text many."""
 
 
 class SourceRow(NamedTuple):
@@ -56,6 +81,10 @@ class RowSource:
     files: tuple[Path, ...]
     folder: Path | None
     _open: Callable[[OnFault | None], Iterator[SourceRow]]
+    format: str | None = None
+    """The row format, where an index beside the files says it."""
+    reading: str = ""
+    """What that index says of its columns, so that a check can be held to it."""
 
     def rows(self, on_fault: OnFault | None = None) -> Iterator[SourceRow]:
         """All rows in order. A row that cannot be decoded goes to ``on_fault(file, number, fault)``; without it, the
@@ -73,24 +102,31 @@ def open_source(
 
     Args:
         spec: a file; a folder written by ``datasets``' ``save_to_disk``; a folder of files of one kind, read in the
-            order of their names; or a hub id, ``owner/name[:config][@revision]``. What exists here wins over the hub.
+            order of their names; LLaMA-Factory's ``dataset_info.json`` or its folder, ``[:name]`` where it describes
+            several data sets of pairs; or a hub id, ``owner/name[:config][@revision]``. What exists here wins over the
+            hub.
         split: of a data set, or the beginning of the names of a folder's files; needed where there are several.
         file_format: of the files, where their names and first bytes do not tell.
         streaming: read the hub while it is read; without it, or offline, the hub's cache on disk is used.
 
     Raises:
-        DataError: nothing there, a kind of file that is not read, or a choice that must be made.
+        DataError: nothing there, or a kind of file that is not read.
+        ConfigError: a choice that must be made, or that is none of those there are.
     """
     if file_format is not None and file_format not in get_args(FileFormat):
-        raise DataError(f"file format {file_format!r} is not known; known: {', '.join(get_args(FileFormat))}")
-    path = Path(spec).expanduser()
+        raise ConfigError(f"file format {file_format!r} is not known; known: {', '.join(get_args(FileFormat))}")
+    path, name = local_path(spec)
+    if described := _described(str(spec), path, name, split, streaming):
+        return described
     if path.is_dir():
         return _folder(path, split, file_format)
     if path.exists():
         if not path.is_file():  # a pipe or a device would be waited for without end
             raise DataError(f"{path} is not a regular file")
         if split is not None:
-            raise DataError(f"{path} is one file and has no split {split!r}; leave the split out")
+            raise ConfigError(f"{path} is one file and has no split {split!r}; leave the split out")
+        if file_format is None and (kind := _NOT_READ.get(path.suffix.lower())):
+            raise DataError(f"{path} is {kind}, which is not read; {_INSTEAD}")
         return _files(str(spec), path.stem, [path], None, path.parent, file_format)
     hub = _HUB_ID.match(str(spec))
     if hub is None or path.suffix.lower() in _SUFFIXES or str(spec).startswith("."):
@@ -98,9 +134,20 @@ def open_source(
     return _hub(str(spec), hub, split, streaming)
 
 
+def local_path(spec: Path | str) -> tuple[Path, str | None]:
+    """What is meant of this machine's files: a path, and the name after ``:`` of a data set that it describes."""
+    path = Path(spec).expanduser()
+    before, colon, name = str(spec).rpartition(":")
+    if colon and not path.exists():
+        described = Path(before).expanduser()
+        if described.name == DATASET_INFO or (described / DATASET_INFO).is_file():
+            return described, name
+    return path, None
+
+
 def is_hub_id(spec: Path | str) -> bool:
     """Whether :func:`open_source` would look for this on the hub."""
-    path = Path(spec).expanduser()
+    path, _ = local_path(spec)
     text = str(spec)
     return not (path.exists() or path.suffix.lower() in _SUFFIXES or text.startswith(".")) and bool(_HUB_ID.match(text))
 
@@ -172,6 +219,9 @@ def _kind_of(path: Path) -> FileFormat:
         return "json"
     if first == b"{":
         return "jsonl" if holds_json_lines(path) else "json"
+    if first and named is None and not head.startswith((b"\x1f\x8b", b"PK\x03\x04")):
+        beginning = head[:20].split(b"\n")[0]
+        raise DataError(f"{path} begins with {beginning!r}, which no row of JSON does; {_INSTEAD}")
     return "jsonl"
 
 
@@ -184,39 +234,54 @@ def _table_rows(
     number = 0
     try:
         for batch in _parquet_batches(path) if kind == "parquet" else _arrow_batches(path):
-            for begin in range(0, batch.num_rows, _BATCH):
-                for row in _batch_rows(batch.slice(begin, _BATCH)):
-                    number += 1
-                    if isinstance(row, dict):
-                        yield number, row
-                        continue
-                    fault = RowError(f"{path}:{number}: {row}", reason="encoding", detail=str(row))
-                    if on_fault is None:
-                        raise fault
-                    on_fault(number, fault)
+            for row in _batch_rows(batch):
+                number += 1
+                if isinstance(row, dict):
+                    yield number, row
+                    continue
+                fault = RowError(f"{path}:{number}: {row}", reason="encoding", detail=str(row))
+                if on_fault is None:
+                    raise fault
+                on_fault(number, fault)
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # ValueError: names that are not UTF-8
         where = f"after row {number}" if number else "at its beginning"
         raise DataError(f"{path} is not a whole {kind} file; reading failed {where}: {_one_line(error)}") from error
 
 
 def _parquet_batches(path: Path) -> Iterator[Any]:
+    """Small batches; memory holds about one page of each column (the writer chose how long pages are)."""
     from pyarrow import parquet
 
-    with parquet.ParquetFile(path, memory_map=False, pre_buffer=False) as file:
-        yield from file.iter_batches(batch_size=_BATCH, use_threads=False)
+    with parquet.ParquetFile(path, memory_map=False, pre_buffer=False, buffer_size=2**20) as file:
+        for place in range(file.num_row_groups):
+            group = file.metadata.row_group(place)
+            size = _rows_at_a_time(group.total_byte_size, group.num_rows)
+            yield from file.iter_batches(batch_size=size, row_groups=[place], use_threads=False)
 
 
 def _arrow_batches(path: Path) -> Iterator[Any]:
+    """Slices of the mapped file. A record batch may be as large as the file, so what was read is given back."""
     import pyarrow as pa
 
-    with pa.OSFile(str(path)) as handle:
-        if handle.read(6) == b"ARROW1":
-            file = pa.ipc.open_file(handle)
-            for place in range(file.num_record_batches):
-                yield file.get_batch(place)
-        else:
-            handle.seek(0)
-            yield from pa.ipc.open_stream(handle)
+    with path.open("rb") as handle:
+        mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)  # closed when arrow no longer points into it
+    batches: Iterator[Any]
+    source = pa.BufferReader(pa.py_buffer(mapped))
+    if mapped[:6] == b"ARROW1":
+        file = pa.ipc.open_file(source)
+        batches = (file.get_batch(place) for place in range(file.num_record_batches))
+    else:
+        batches = pa.ipc.open_stream(source)
+    for batch in batches:
+        size = _rows_at_a_time(batch.get_total_buffer_size(), batch.num_rows)  # reads no offsets: unproved
+        for begin in range(0, batch.num_rows, size):
+            yield batch.slice(begin, size)
+            if hasattr(mapped, "madvise"):  # without it, every page that was read counts until the file is closed
+                mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _rows_at_a_time(num_bytes: int, num_rows: int) -> int:
+    return max(1, min(_BATCH, _BATCH_BYTES * num_rows // max(num_bytes, 1)))
 
 
 def _batch_rows(batch: Any) -> list[dict[str, Any] | str]:
@@ -258,18 +323,21 @@ def _folder(path: Path, split: str | None, file_format: FileFormat | None) -> Ro
         chosen = [file for file in files if re.match(rf"{re.escape(split)}(?![A-Za-z0-9])", file.name)]
         if not chosen:
             names = ", ".join(file.name for file in files[:8])
-            raise DataError(f"{path} has no file of split {split!r}; its files: {names}")
+            raise ConfigError(f"{path} has no file of split {split!r}; its files: {names}")
         files = chosen
+    elif len(splits := sorted({found[1] for file in files if (found := _SPLIT.match(file.name))})) > 1:
+        raise ConfigError(f"{path} has files of the splits {', '.join(splits)}; choose one")
     kinds = sorted({_SUFFIXES[file.suffix.lower()] for file in files})
     if len(kinds) > 1 and file_format is None:
-        raise DataError(f"{path} holds files of several kinds ({', '.join(kinds)}); give one file, or a file format")
+        raise ConfigError(f"{path} holds files of several kinds ({', '.join(kinds)}); give one file, or a file format")
     if file_format is not None:
         files = [file for file in files if _SUFFIXES[file.suffix.lower()] == file_format] or files
     return _files(str(path), path.name, files, split, path, file_format)
 
 
 def _holds_rows(file: Path) -> bool:
-    hidden = file.name.startswith(".")
+    ours = file.name == "quarantine.jsonl" or file.name.endswith(".quarantine.jsonl")
+    hidden = file.name.startswith(".") or ours
     return file.suffix.lower() in _SUFFIXES and file.name not in _NOT_ROWS and not hidden and file.is_file()
 
 
@@ -282,7 +350,7 @@ def _saved_dataset(path: Path, split: str | None) -> RowSource | None:
             split = splits[0]
         if split not in splits:
             wanted = "choose one" if split is None else f"{split!r} is not among them"
-            raise DataError(f"{path} has the splits {', '.join(splits)}; {wanted}")
+            raise ConfigError(f"{path} has the splits {', '.join(splits)}; {wanted}")
         found = _saved_dataset(path / split, None)
         if found is None:
             raise DataError(f"{path / split} lacks its state.json; the data set was not saved to its end")
@@ -291,7 +359,7 @@ def _saved_dataset(path: Path, split: str | None) -> RowSource | None:
     if not state.is_file():
         return None
     if split is not None:
-        raise DataError(f"{path} is one split and has no split {split!r}; leave the split out")
+        raise ConfigError(f"{path} is one split and has no split {split!r}; leave the split out")
     names = [entry.get("filename") for entry in _index(state, "_data_files") if isinstance(entry, dict)]
     files = [path / Path(name).name for name in names if isinstance(name, str)]
     if missing := [file.name for file in files if not file.is_file()]:
@@ -307,6 +375,50 @@ def _index(file: Path, key: str) -> list[Any]:
     if not isinstance(found, list):
         raise DataError(f"{file} cannot be used: {key!r} is not a list")
     return found
+
+
+def _described(spec: str, path: Path, name: str | None, split: str | None, streaming: bool) -> RowSource | None:
+    """A data set of LLaMA-Factory's ``dataset_info.json``; None where there is none."""
+    index = path / DATASET_INFO if path.is_dir() else path
+    if index.name != DATASET_INFO or not index.is_file() or (index.parent / "state.json").is_file():
+        return None
+    entries = read_entries(index)
+    if entries is None:
+        if index == path or name is not None:
+            raise DataError(f"{index} describes no data sets in LLaMA-Factory's manner; give the file of rows itself")
+        return None
+    entry = choose_entry(index, entries, name)
+    if entry.path is None:
+        hub = _HUB_ID.match(entry.hub or "")
+        if hub is None:
+            raise DataError(f"{entry.name!r} in {index} has hf_hub_url {entry.hub!r}, which is no hub id")
+        rows = _hub(str(entry.hub), hub, split or entry.split or "train", streaming)
+    elif entry.path.is_dir():
+        rows = _folder(entry.path, split or entry.split, None)
+    elif entry.path.is_file():
+        rows = _files(str(entry.path), entry.path.stem, [entry.path], None, index.parent, None)
+    else:
+        raise DataError(f"{entry.path} does not exist, and {entry.name!r} in {index} names it")
+    folder = None if entry.path is None else index.parent
+    said = {"columns": dict(entry.columns), "tags": dict(entry.tags)}
+    return replace(
+        rows,
+        spec=spec,
+        folder=folder,
+        _open=lambda on_fault: _renamed(rows, entry, on_fault),
+        format=entry.format,
+        reading=json.dumps(said, sort_keys=True),
+    )
+
+
+def _renamed(rows: RowSource, entry: Entry, on_fault: OnFault | None) -> Iterator[SourceRow]:
+    for file, number, row in rows.rows(on_fault):
+        try:
+            yield SourceRow(file, number, entry.row(row))
+        except RowError as fault:
+            if on_fault is None:
+                raise RowError(f"{file}:{number}: {fault.detail}", reason=fault.reason, detail=fault.detail) from fault
+            on_fault(file, number, fault)
 
 
 # ---- the hub --------------------------------------------------------------------------------------------------
@@ -326,7 +438,7 @@ def _hub(spec: str, parts: re.Match[str], split: str | None, streaming: bool) ->
             )
             if isinstance(found, dict):
                 if len(found) != 1:
-                    raise DataError(f"{spec} has the splits {', '.join(map(str, found))}; choose one")
+                    raise ConfigError(f"{spec} has the splits {', '.join(map(str, found))}; choose one")
                 (found,) = found.values()
             for table in found.with_format("arrow").iter(batch_size=_BATCH):  # arrow: images stay encoded
                 for row in _batch_rows(table):
@@ -338,7 +450,7 @@ def _hub(spec: str, parts: re.Match[str], split: str | None, streaming: bool) ->
                     if on_fault is None:
                         raise fault
                     on_fault(spec, number, fault)
-        except DataError:
+        except MMPrefError:
             raise
         except Exception as error:  # datasets and its hub client raise many kinds; each means: these rows cannot be had
             where = f"after row {number}" if number else "before the first row"

@@ -60,7 +60,7 @@ def load_data(recipe: Recipe, objective: Objective, quarantine: Quarantine) -> R
         skip=None if checked is None else checked.skip,
     )
     if checked is not None:
-        checked.verify_images(train_sources, lists)
+        checked.verify_images(train_sources, lists, full=section.verify == "full")
     evaluated: list[PreferencePair] = []
     if eval_sources:
         evaluated = load_pairs(eval_sources, allow_demonstrations=False, quarantine=Quarantine(), max_bad_fraction=0.0)

@@ -55,7 +55,7 @@ def test_the_cards_are_listed_and_shown() -> None:
     shown = call("show", "rlaif_v")
     assert code(shown) == 0
     assert "license" in shown.output
-    assert code(call("show", "rlaif_w")) == 3
+    assert code(call("show", "rlaif_w")) == 2
 
 
 def test_check_writes_its_two_files_and_says_what_it_found(rows: Path, tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_convert_there_and_back_keeps_the_pairs(rows: Path, tmp_path: Path, targ
     assert code(call("convert", there, "--to", "canonical", "--out", back)) == 0
     found = [json.loads(line) for line in back.read_text().splitlines()]
     assert [(row["chosen"], row["rejected"]) for row in found] == [(f"A cup, r{n}.", "A dog.") for n in range(5)]
-    assert code(call("convert", rows, "--to", "rlhf_v", "--out", there)) == 3
+    assert code(call("convert", rows, "--to", "rlhf_v", "--out", there)) == 2
 
 
 def test_audit_tells_and_drops_leaks(rows: Path, tmp_path: Path) -> None:
@@ -252,3 +252,60 @@ def test_convert_counts_the_lines_that_could_not_be_read(tmp_path: Path, capsys:
     said = " ".join(capsys.readouterr().out.split())
     assert "3 rows read, 1 pairs written" in said
     assert "2 quarantined" in said
+
+
+def test_what_the_commands_wrote_beside_the_rows_is_not_read_as_rows(rows: Path, tmp_path: Path) -> None:
+    assert code(call("check", tmp_path, "--out", tmp_path)) == 0
+    rows.write_text(rows.read_text() + "broken\n")
+    assert code(call("convert", rows, "--to", "trl", "--out", tmp_path / "there" / "trl.jsonl")) == 0
+    assert (tmp_path / "there" / "trl.quarantine.jsonl").stat().st_size
+    again = call("check", tmp_path, "--out", tmp_path, "--max-bad-fraction", "0.5")
+    assert code(again) == 0
+    there = call("check", tmp_path / "there", "--root", tmp_path, "--out", tmp_path / "out")
+    assert code(there) == 0, there.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (("check", "ROWS", "--format", "tlr"), 2),
+        (("check", "ROWS", "--card", "nothing"), 2),
+        (("check", "ROWS", "--root", "nothing"), 2),
+        (("check", "ROWS", "--split", "train"), 2),
+        (("check", "ROWS", "--out", "ROWS"), 2),
+        (("convert", "ROWS", "--to", "povid", "--out", "new.jsonl"), 2),
+        (("convert", "ROWS", "--to", "trl", "--out", "ROWS/new.jsonl"), 6),
+        (("audit", "ROWS", "--out", "ROWS/new.json"), 6),
+        (("view", "ROWS", "--out", "ROWS/new.html"), 6),
+        (("check", "ROWS", "--out", "ROWS/new"), 6),
+        (("fetch", "ROWS", "--out", "new.jsonl", "--root", "ROWS/new", "--host", "example.org"), 6),
+        (("verify", "ROWS", "--report", "nothing.json"), 3),
+        (("check", "nothing.jsonl"), 3),
+    ],
+)
+def test_wrong_options_end_with_2_and_places_that_cannot_be_written_with_6(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], wanted: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = call(*(argument.replace("ROWS", str(rows)) for argument in arguments))
+    assert code(result) == wanted, result.exception
+
+
+def test_verify_says_whether_data_is_what_was_checked(rows: Path, tmp_path: Path) -> None:
+    assert code(call("check", rows, "--out", tmp_path / "out")) == 0
+    report = tmp_path / "out" / "data_report.json"
+    for options in ((), ("--full",)):
+        good = call("verify", rows, "--report", report, *options)
+        assert code(good) == 0
+        assert "5 pairs are as" in good.output
+    Image.new("RGB", (40, 30), "white").save(tmp_path / "2.png")
+    assert code(call("verify", rows, "--report", report)) == 3
+
+
+def test_check_warns_of_scores_that_are_the_wrong_way_round(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    rows = [canonical(f"r{number}", "a.png", score_chosen=1.0 if number == 3 else 4.0) for number in range(5)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = call("check", tmp_path / "rows.jsonl", "--out", tmp_path / "out")
+    assert code(result) == 0
+    assert "1 of 5 scored pairs have the higher score on the rejected answer" in result.output

@@ -18,7 +18,7 @@ from mmpref.data.formats.contract import Format, FormatOptions, Row
 from mmpref.data.formats.question_sets import QUESTION_SETS
 from mmpref.data.formats.scored_sets import SCORED_SETS
 from mmpref.data.formats.suites import SUITES
-from mmpref.errors import DataError
+from mmpref.errors import ConfigError, DataError
 
 __all__ = ["FORMATS", "NAMES", "Format", "FormatOptions", "detect", "format_named", "rows_of_mapping", "to_canonical"]
 
@@ -45,13 +45,13 @@ def format_named(name: str) -> Format:
     """The format of that name.
 
     Raises:
-        DataError: no such format, with the nearest known name.
+        ConfigError: no such format, with the nearest known name.
     """
     found = FORMATS.get(NAMES.get(name, name))
     if found is None:
         near = difflib.get_close_matches(name, [*FORMATS, *NAMES], n=1)
         hint = f", did you mean {near[0]!r}?" if near else ""
-        raise DataError(f"unknown format {name!r}{hint} (known: {', '.join(FORMATS)})")
+        raise ConfigError(f"unknown format {name!r}{hint} (known: {', '.join(FORMATS)})")
     return found
 
 
@@ -62,7 +62,9 @@ def detect(row: Row) -> Format:
         RowError: no format fits, or more than one does.
     """
     found = [
-        candidate for candidate in FORMATS.values() if row.get(candidate.key) is not None and candidate.matches(row)
+        candidate
+        for candidate in FORMATS.values()
+        if (candidate.key is None or row.get(candidate.key) is not None) and candidate.matches(row)
     ]
     if len(found) == 1:
         return found[0]
@@ -85,7 +87,7 @@ def to_canonical(
 
     Raises:
         RowError: the row is broken, or its format cannot be told, with a reason code.
-        DataError: no format of that name.
+        ConfigError: no format of that name.
     """
     options = FormatOptions() if options is None else options
     if place is not None:

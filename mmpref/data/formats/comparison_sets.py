@@ -25,7 +25,7 @@ from mmpref.data.formats.border import (
     turn,
 )
 from mmpref.data.formats.contract import Format, FormatOptions, Row
-from mmpref.data.formats.suites import SHAREGPT_ROLES
+from mmpref.data.formats.suites import SHAREGPT_ROLES, images_of
 
 
 def _povid(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
@@ -42,10 +42,10 @@ def _povid(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
             row,
             options,
             prompt=[placeholder_turn(role, content) for role, content in better[:-1]],
-            images=needed(read_images(row.get("image"), "image", options), "image"),
+            images=images_of(row, options),
             chosen=better[-1][1],
             rejected=worse[-1][1],
-            used=("image", "conversations", "rejected_conversations"),
+            used=("image", "images", "conversations", "rejected_conversations"),
         )
     ]
 

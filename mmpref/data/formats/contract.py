@@ -38,8 +38,8 @@ class Format:
     title: str
     signature: str
     """The keys and shapes that identify it, for people."""
-    key: str
-    """One key that every row of it has; looked at first."""
+    key: str | None
+    """One key that every row of it has; looked at first. None where there are several forms."""
     matches: Callable[[Row], bool]
     """The signature for programs."""
     to_canonical: Callable[[Row, FormatOptions], list[dict[str, Any]]]

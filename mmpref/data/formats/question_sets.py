@@ -24,7 +24,7 @@ from mmpref.data.formats.border import (
     turn,
 )
 from mmpref.data.formats.contract import Format, FormatOptions, Row
-from mmpref.data.formats.suites import is_internvl
+from mmpref.data.formats.suites import has_image, images_of, is_internvl, is_mm_rlhf
 
 _ORIGIN = ("ds_name", "origin_dataset", "origin_split", "image_path")
 
@@ -36,13 +36,12 @@ def _asked(
     question: str,
     ids: tuple[str, ...] = ("id",),
     meta: Mapping[str, Any] | None = None,
-    image: str = "image",
 ) -> dict[str, Any]:
-    """A row of a question about ``image`` with two answers; without placeholders the images come first."""
-    images = needed(read_images(row.get(image), image, options), image)
+    """A row of a question about an image with two answers; without placeholders the images come first."""
+    images = needed(images_of(row, options), "image")
     prompt = [turn("user", placed_or_first(text(row, question, reason="prompt"), len(images.items)))]
     chosen, rejected = text(row, "chosen"), text(row, "rejected")
-    used = (image, question, "chosen", "rejected")
+    used = ("image", "images", question, "chosen", "rejected")
     return canonical(
         row, options, prompt=prompt, images=images, chosen=chosen, rejected=rejected, used=used, ids=ids, meta=meta
     )
@@ -67,11 +66,6 @@ def _mm_rlhf(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     if row.get("is_tie"):
         return []
     return [_asked(row, options, question="prompt")]
-
-
-def _is_mm_rlhf(row: Row) -> bool:
-    marked = any(has(row, key) for key in ("chosen_reason", "rejected_reason", "is_tie", "video"))
-    return marked and is_text(row, "prompt", "chosen", "rejected")
 
 
 def _rlhf_v(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
@@ -155,19 +149,19 @@ QUESTION_SETS = (
         title="MM-RLHF: dpo_pairs.jsonl; video rows are put aside",
         signature="prompt, chosen, rejected, and chosen_reason, rejected_reason, is_tie or video; image",
         key="prompt",
-        matches=_is_mm_rlhf,
+        matches=is_mm_rlhf,
         to_canonical=_mm_rlhf,
     ),
     Format(
         name="omnialign_v",
         title="OmniAlign-V-DPO: prompt with or without <image>",
-        signature="image, prompt (text without <image>), chosen, rejected",
-        key="image",
+        signature="image or images, prompt (text without <image>), chosen, rejected",
+        key="prompt",
         matches=lambda row: (
-            has(row, "image")
+            has_image(row)
             and is_text(row, "prompt", "chosen", "rejected")
             and PLACEHOLDER not in row["prompt"]
-            and not _is_mm_rlhf(row)
+            and not is_mm_rlhf(row)
         ),
         to_canonical=_omnialign,
     ),

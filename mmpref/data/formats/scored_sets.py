@@ -146,7 +146,8 @@ def _all_scores(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     if high == low:
         return []
     for side, score in (("chosen", high), ("rejected", low)):
-        if answers[scores.index(score)] != _talk(row, side)[-1][1]:
+        said = _talk(row, side)[-1][1]
+        if not any(answer == said for answer, found in zip(answers, scores, strict=True) if found == score):
             raise fault("score_place", f"{side!r} is not the answer that its score in 'all_rm_scores' belongs to")
     used = ("all_rm_scores", "all_generated_responses")
     return [_chat_pair(row, options, *used, scores=(high, low))]

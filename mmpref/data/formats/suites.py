@@ -49,12 +49,17 @@ def _trl(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     refuse_media(row)
     if has(row, "image", "images"):
         raise fault("images", "the row has both 'image' and 'images'")
-    images = read_images(row.get("images") if has(row, "images") else row.get("image"), "images", options)
+    images = images_of(row, options)
     if isinstance(row.get("prompt"), str):
         prompt = [turn("user", text(row, "prompt"))]
         chosen, rejected = text(row, "chosen"), text(row, "rejected")
     elif has(row, "prompt"):
-        prompt = _trl_messages(row["prompt"], "prompt")
+        inside: list[Any] = []
+        prompt = _trl_messages(row["prompt"], "prompt", inside)
+        if inside:
+            if images.items:
+                raise fault("images", "images stand both inside the prompt's parts and in a column of their own")
+            images = read_images(inside, "prompt", options)
         chosen, rejected = (_trl_answer(row.get(key), key) for key in ("chosen", "rejected"))
     else:  # the prompt is the beginning that both sides share
         sides = {key: _trl_messages(row.get(key), key) for key in ("chosen", "rejected")}
@@ -69,13 +74,22 @@ def _trl(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     return [canonical(row, options, prompt=prompt, images=images, chosen=chosen, rejected=rejected, used=used)]
 
 
-def _trl_messages(value: Any, key: str) -> list[Message]:
+def images_of(row: Row, options: FormatOptions) -> Images:
+    """The images of a row under whichever of the two names it uses."""
+    if has(row, "image", "images"):
+        raise fault("images", "the row has both 'image' and 'images'")
+    key = "images" if has(row, "images") else "image"
+    return read_images(row.get(key), key, options)
+
+
+def _trl_messages(value: Any, key: str, inside: list[Any] | None = None) -> list[Message]:
+    """Messages with ordered parts; images that stand inside of parts are added to ``inside``, or refused without it."""
     if not isinstance(value, list | tuple) or not value:
         raise fault("prompt", f"{key!r} must be a non-empty list of messages, got {shown(value)}")
-    return [_trl_message(item, f"{key}[{place}]") for place, item in enumerate(value)]
+    return [_trl_message(item, f"{key}[{place}]", inside) for place, item in enumerate(value)]
 
 
-def _trl_message(item: Any, name: str) -> Message:
+def _trl_message(item: Any, name: str, inside: list[Any] | None) -> Message:
     given = without_none(item)
     if set(given) != {"role", "content"}:
         raise fault("prompt", f"{name} must be a mapping with exactly 'role' and 'content', got {shown(item)}")
@@ -89,6 +103,9 @@ def _trl_message(item: Any, name: str) -> Message:
     parts = []
     for place, part in enumerate(content):
         filled = without_none(part)
+        if inside is not None and (image := _image_inside(filled)) is not None:
+            inside.append(image)
+            filled = dict(IMAGE_PART)
         is_part = filled == IMAGE_PART or (
             set(filled) == {"type", "text"} and filled["type"] == "text" and isinstance(filled["text"], str)
         )
@@ -96,6 +113,16 @@ def _trl_message(item: Any, name: str) -> Message:
             raise fault("prompt", f"{name}.content[{place}] must be an image or a text part, got {shown(part)}")
         parts.append(filled)
     return turn(given["role"], parts)
+
+
+def _image_inside(part: Row) -> Any:
+    """The image that a part itself carries, as chat templates and the chat API write it; None for other parts."""
+    if part.get("type") == "image" and len(part) == 2:
+        return next((part[key] for key in ("image", "path", "url", "base64") if key in part), None)
+    if part.get("type") == "image_url" and set(part) == {"type", "image_url"}:
+        given = part["image_url"]
+        return given.get("url") if isinstance(given, Mapping) else given
+    return None
 
 
 def _trl_answer(value: Any, key: str) -> str:
@@ -116,7 +143,18 @@ def _is_trl(row: Row) -> bool:
 
 def has_media(row: Row) -> bool:
     """The row names an image or a video."""
-    return any(has(row, key) for key in ("image", "images", "video", "videos", "img_path", "image_path"))
+    return any(row.get(key) for key in ("image", "images", "video", "videos", "img_path", "image_path"))
+
+
+def has_image(row: Row) -> bool:
+    """The row has a column of one image, or of several."""
+    return bool(row.get("image") or row.get("images"))
+
+
+def is_mm_rlhf(row: Row) -> bool:
+    """The row has the columns of MM-RLHF's pairs."""
+    marked = any(has(row, key) for key in ("chosen_reason", "rejected_reason", "is_tie", "video"))
+    return marked and is_text(row, "prompt", "chosen", "rejected")
 
 
 def is_math(row: Row) -> bool:
@@ -129,14 +167,27 @@ def _alpaca(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     images = read_images(row.get("images"), "images", options)
     system, query = optional_text(row, "system"), optional_text(row, "input")
     prompt = [placeholder_turn("system", system)] if system else []
-    history = row.get("history") or ()
-    for place, said in enumerate(history if isinstance(history, list | tuple) else (history,)):
-        if not isinstance(said, list | tuple) or len(said) != 2 or not all(isinstance(item, str) for item in said):
-            raise fault("prompt", f"history[{place}] must be a pair of question and answer, got {shown(said)}")
-        prompt += [placeholder_turn("user", said[0]), placeholder_turn("assistant", said[1])]
+    for asked, told in _history(row):
+        prompt += [placeholder_turn("user", asked), placeholder_turn("assistant", told)]
     question = text(row, "instruction", reason="prompt")
     prompt.append(placeholder_turn("user", "\n".join(piece for piece in (question, query) if piece)))
     return [_plain_answers(row, options, prompt, images, "images", "system", "input", "history", "instruction")]
+
+
+def _history(row: Row) -> list[tuple[str, str]]:
+    """Earlier turns as pairs of question and answer."""
+    history = row.get("history") or ()
+    found = []
+    for place, said in enumerate(history if isinstance(history, list | tuple) else (history,)):
+        if not isinstance(said, list | tuple) or len(said) != 2 or not all(isinstance(item, str) for item in said):
+            raise fault("prompt", f"history[{place}] must be a pair of question and answer, got {shown(said)}")
+        found.append((said[0], said[1]))
+    return found
+
+
+def _is_swift(row: Row) -> bool:
+    talk = has(row, "messages") or is_text(row, "query", "response")
+    return talk and any(row.get(key) for key in _SWIFT_REJECTED)
 
 
 def _plain_answers(
@@ -172,12 +223,16 @@ def _sharegpt(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
 
 
 def _swift(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
+    """ms-swift's row. Where there are more images than places, the missing places stand before what is said first: its
+    own rule, and the reason why many of its files have no places at all."""
     refuse_media(row)
+    if row.get("tools"):
+        raise fault("tools", "the row has tools, which a pair cannot hold")
 
     def said(key: str) -> list[tuple[str, str]]:
         return speech(row.get(key), key, role_key="role", text_key="content", roles=OPENAI_ROLES)
 
-    turns = said("messages")
+    turns = said("messages") if has(row, "messages") else _swift_query(row)
     if turns[-1][0] != "assistant":
         raise fault("answer", "'messages' must end with the preferred answer of the assistant")
     if has(row, "rejected_response", "rejected_messages"):
@@ -187,30 +242,52 @@ def _swift(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
         if others[:-1] != turns[:-1] or others[-1][0] != "assistant":
             raise fault("prompt_differs", "'messages' and 'rejected_messages' do not begin with the same turns")
         rejected = others[-1][1]
-    else:
+    elif has(row, "rejected_response"):
         rejected = text(row, "rejected_response")
+    else:  # the same answer, to another image
+        rejected = turns[-1][1]
     more = (
         None if row.get("rejected_images") is None else read_images(row["rejected_images"], "rejected_images", options)
     )
+    images = images_of(row, options)
+    prompt = [placeholder_turn(role, content) for role, content in turns[:-1]]
+    missing = len(images.items) - sum(part == IMAGE_PART for message in prompt for part in message["content"])
+    first = next((message for message in prompt if message["role"] == "user"), None)
+    if first is not None and missing > 0:
+        first["content"] = [*(dict(IMAGE_PART) for _ in range(missing)), *first["content"]]
     return [
         canonical(
             row,
             options,
-            prompt=[placeholder_turn(role, content) for role, content in turns[:-1]],
-            images=read_images(row.get("images"), "images", options),
+            prompt=prompt,
+            images=images,
             chosen=answer_without_images(turns[-1][1], "messages"),
             rejected=answer_without_images(rejected, "rejected"),
-            used=("messages", "rejected_response", "rejected_messages", "images", "rejected_images"),
+            used=("image", "images", *_SWIFT_KEYS),
             rejected_images=more,
         )
     ]
 
 
+_SWIFT_TALK = ("system", "history", "query", "response")
+_SWIFT_REJECTED = ("rejected_response", "rejected_messages", "rejected_images")
+_SWIFT_KEYS = ("messages", *_SWIFT_TALK, *_SWIFT_REJECTED)
+
+
+def _swift_query(row: Row) -> list[tuple[str, str]]:
+    """The turns of ms-swift's query and response form."""
+    system = optional_text(row, "system")
+    turns = [("system", system)] if system else []
+    for asked, told in _history(row):
+        turns += [("user", asked), ("assistant", told)]
+    return [*turns, ("user", text(row, "query", reason="prompt")), ("assistant", text(row, "response"))]
+
+
 def _qwen_vl(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     refuse_media(row)
-    images = read_images(row.get("image"), "image", options)
+    images = images_of(row, options)
     prompt = [turn("user", parts_of(text(row, "prompt", reason="prompt")))]
-    return [_plain_answers(row, options, prompt, images, "image", "prompt")]
+    return [_plain_answers(row, options, prompt, images, "image", "images", "prompt")]
 
 
 def _internvl(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
@@ -226,7 +303,8 @@ def _internvl(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
 def is_internvl(row: Row) -> bool:
     """Question, answers, and a column that only InternVL's files have."""
     marked = any(has(row, key) for key in ("answer_gt", "image_wh", "chosen_meta", "rejected_meta"))
-    return marked and is_text(row, "question", "chosen", "rejected")
+    only_text = not (has_media(row) or has(row, "image_id") or has(row, "system"))
+    return (marked or only_text) and is_text(row, "question", "chosen", "rejected")
 
 
 NOT_HELD = ("response_prefix", "rejected_images")
@@ -276,9 +354,9 @@ SUITES = (
     Format(
         name="ms_swift",
         title="ms-swift: messages with a rejected answer",
-        signature="messages, rejected_response or rejected_messages; images, rejected_images",
-        key="messages",
-        matches=lambda row: has(row, "messages") and (has(row, "rejected_response") or has(row, "rejected_messages")),
+        signature="messages or query and response, and rejected_response, rejected_messages or rejected_images; images",
+        key=None,
+        matches=_is_swift,
         to_canonical=_swift,
         from_canonical=writers.to_ms_swift,
         cannot_hold=("response_prefix",),
@@ -286,17 +364,20 @@ SUITES = (
     Format(
         name="qwen_vl_finetune",
         title="Qwen-VL-Series-Finetune: prompt with <image> placeholders",
-        signature="image, prompt (text with <image>), chosen, rejected",
-        key="image",
+        signature="image or images, prompt (text with <image>), chosen, rejected",
+        key="prompt",
         matches=lambda row: (
-            has(row, "image") and is_text(row, "prompt", "chosen", "rejected") and PLACEHOLDER in row["prompt"]
+            has_image(row)
+            and is_text(row, "prompt", "chosen", "rejected")
+            and PLACEHOLDER in row["prompt"]
+            and not is_mm_rlhf(row)
         ),
         to_canonical=_qwen_vl,
     ),
     Format(
         name="internvl",
         title="InternVL and MMPR: question with or without <image>, one image or several",
-        signature="question, chosen, rejected, and answer_gt, image_wh, chosen_meta or rejected_meta; image",
+        signature="question, chosen, rejected, and answer_gt, image_wh, chosen_meta, rejected_meta, or no image; image",
         key="question",
         matches=is_internvl,
         to_canonical=_internvl,

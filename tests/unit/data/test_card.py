@@ -18,7 +18,7 @@ from mmpref.data.formats import FORMATS, detect, format_named, to_canonical
 from mmpref.data.images import ImageLoader
 from mmpref.data.pairs import pair_from_row
 from mmpref.data.quarantine import RowError
-from mmpref.errors import DataError
+from mmpref.errors import ConfigError, DataError
 from mmpref.records import PreferencePair
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "cards"
@@ -217,5 +217,5 @@ def test_cards_are_found_by_name_or_path(tmp_path: Path) -> None:
         load_card(tmp_path / "y.md")
     with pytest.raises(DataError, match="cannot be read"):
         load_card(tmp_path / "absent.md")
-    with pytest.raises(DataError, match="no data card 'rlhfv', did you mean 'rlhf_v'"):
+    with pytest.raises(ConfigError, match="no data card 'rlhfv', did you mean 'rlhf_v'"):
         load_card("rlhfv")

@@ -6,9 +6,13 @@ import io
 import json
 import os
 import random
+import signal
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +23,13 @@ from pyarrow import parquet
 
 from mmpref.data import decoding
 from mmpref.data.check import CheckReport, check
+from mmpref.data.images import ImageLoader
 from mmpref.data.loading import load_each
 from mmpref.data.manifest import verify
 from mmpref.data.opening import open_pairs
 from mmpref.data.quarantine import Quarantine
 from mmpref.errors import DataError
+from mmpref.records import ImageRef, PreferencePair
 
 Row = dict[str, Any]
 
@@ -207,13 +213,13 @@ def test_the_allowed_share_decides(folder: Path, tmp_path: Path) -> None:
 
 def test_each_picture_is_decoded_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str | None] = []
-    decode = decoding.decode
+    submit = decoding.Decoder.submit
 
-    def counted(loader: Any, ref: Any) -> decoding.Verdict:
-        seen.append(ref.path)
-        return decode(loader, ref)
+    def counted(decoder: decoding.Decoder, tasks: Any) -> Any:
+        seen.extend(task.ref.path for task in tasks)
+        return submit(decoder, tasks)
 
-    monkeypatch.setattr(decoding, "decode", counted)
+    monkeypatch.setattr(decoding.Decoder, "submit", counted)
     names = ["good.png", "whole.jpg", "cut50.jpg"]
     rows: list[Row | bytes] = [row(f"r{number}", images=[names[number % 3]]) for number in range(100)]
     report = run(write(folder, rows), tmp_path / "out")
@@ -246,6 +252,58 @@ def test_embedded_pictures_are_decoded_too(folder: Path, tmp_path: Path) -> None
     assert (report.used, report.reasons, report.images) == (2, {"image_decode": 1}, 2)
 
 
+class Deadly(ImageLoader):
+    """Some pictures end the process that decodes them, as a fault in a decoder's C code would."""
+
+    def open(self, ref: ImageRef) -> Image.Image:
+        if ref.path == "exits.png":
+            os._exit(7)
+        if ref.path == "crashes.png":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if ref.path == "killed.png":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().open(ref)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_picture_that_ends_its_decoder_is_put_aside_and_the_others_go_on(
+    folder: Path, tmp_path: Path, workers: int
+) -> None:
+    names = ["exits.png", "crashes.png", "killed.png"]
+    for name in names:
+        (folder / name).write_bytes((folder / "good.png").read_bytes())
+    rows: list[Row | bytes] = [row(f"r{number}", images=["good.png"]) for number in range(100)]
+    for place, name in zip((5, 40, 41), names, strict=True):
+        rows.insert(place, row(name, images=["good.png", name], prompt=turn("<image>", "<image>", "?")))
+    source = replace(open_pairs(write(folder, rows)), images=Deadly(folder))
+    report = check([source], out=tmp_path / "out", workers=workers, max_bad_fraction=0.1)
+    assert (report.read, report.used, report.reasons) == (103, 100, {"image_crash": 3})
+    found = [json.loads(line) for line in (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()]
+    assert [item["id"] for item in found] == names
+    ends = ["exit code 7", "killed by SIGSEGV", "killed by SIGKILL"]
+    assert [item["detail"].rsplit(": ", 1)[-1] for item in found] == ends
+
+
+def test_memory_holds_some_pictures_and_not_all(folder: Path, tmp_path: Path) -> None:
+    """Embedded pictures of 1 MB: what is on its way at a time does not depend on how many there are."""
+    data = zlib.compress(random.Random(1).randbytes(1000), 0) * 1000
+    rows = [{**row(f"r{number}"), "images": [{"bytes": data + bytes([number]), "path": None}]} for number in range(150)]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet", row_group_size=10, use_dictionary=False)
+    del rows
+    code = (
+        "import sys; from pathlib import Path; from mmpref.data.check import check;"
+        "from mmpref.data.opening import open_pairs;"
+        "report = check([open_pairs(sys.argv[1])], out=Path(sys.argv[2]), workers=1, max_bad_fraction=1);"
+        "peak = int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]) // 1024;"
+        "print(report.read, report.reasons, peak)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "rows.parquet"), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    read, *reasons, peak = done.stdout.split()
+    assert (read, " ".join(reasons)) == ("150", "{'image_decode': 150}")
+    assert int(peak) < 200, "the file has 150 MB, the libraries 80"
+
+
 # ---- the manifest ---------------------------------------------------------------------------------------------
 
 
@@ -269,6 +327,48 @@ def test_a_verified_load_leaves_out_what_the_check_put_aside(folder: Path, tmp_p
     (folder / "whole.jpg").write_bytes((folder / "whole.jpg").read_bytes() + b"\0")
     with pytest.raises(DataError, match=r"the images of .* are not those of"):
         found.verify_images(sources, lists)
+
+
+def test_pictures_are_hashed_again_when_only_their_time_differs_or_when_asked(folder: Path, tmp_path: Path) -> None:
+    path = checked(folder, tmp_path / "out")
+    sources = [open_pairs(path)]
+    found = verify(tmp_path / "out" / "data_report.json", sources, demonstrations=False)
+
+    def load() -> list[list[PreferencePair]]:
+        return load_each(
+            sources, allow_demonstrations=False, quarantine=Quarantine(), max_bad_fraction=1, skip=found.skip
+        )
+
+    picture = folder / "good.png"
+    data, facts = bytearray(picture.read_bytes()), picture.stat()
+    os.utime(picture, ns=(1, 1))
+    found.verify_images(sources, load())  # touched, and the same
+    data[-20] ^= 1
+    picture.write_bytes(data)
+    with pytest.raises(DataError, match="names and sizes are the same, and the bytes"):
+        found.verify_images(sources, load())
+    os.utime(picture, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    found.verify_images(sources, load())  # forged: name, size and time are those of the check
+    with pytest.raises(DataError, match="names and sizes are the same, and the bytes"):
+        found.verify_images(sources, load(), full=True)
+
+
+def test_a_hub_id_that_gives_other_pairs_is_refused(folder: Path, tmp_path: Path) -> None:
+    """A source without files, as the hub is one: known by what its pairs say."""
+    local = open_pairs(write(folder, [row(f"r{number}") for number in range(3)]))
+    as_hub = replace(local.rows, spec="owner/name", files=())
+    check([replace(local, rows=as_hub)], out=tmp_path / "out", workers=1)
+
+    def verified(rows: list[Row | bytes]) -> None:
+        write(folder, rows)
+        sources = [replace(local, rows=as_hub)]
+        found = verify(tmp_path / "out" / "data_report.json", sources, demonstrations=False)
+        found.verify_images(sources, load_each(sources, allow_demonstrations=False, quarantine=Quarantine()))
+
+    verified([row(f"r{number}") for number in range(3)])
+    for other in (row("r1", chosen="A cup."), row("r1", score_chosen=4.5), row("r1", prompt=turn("<image>", "!"))):
+        with pytest.raises(DataError, match="owner/name does not give the pairs"):
+            verified([row("r0"), other, row("r2")])
 
 
 def changed_rows(folder: Path, out: Path) -> None:

@@ -14,7 +14,7 @@ from mmpref.data.convert import TARGETS, ConvertReport, convert
 from mmpref.data.formats import FormatOptions, to_canonical
 from mmpref.data.pairs import pair_from_row
 from mmpref.data.quarantine import Quarantine
-from mmpref.errors import DataError
+from mmpref.errors import ConfigError, DataError
 from mmpref.records import ImageRef
 from tests.unit.data.test_formats import ROWS
 
@@ -155,7 +155,7 @@ def test_broken_rows_are_put_aside_with_their_place(tmp_path: Path) -> None:
         row(2, chosen=""),
         {"odd": 1},
         row(1),
-        row(5, meta={"x": float("nan")}),
+        row(5, meta={"x": "\ud800"}),
         {**ROWS["mm_rlhf"], "is_tie": True},
         {
             **ROWS["vlfeedback"],
@@ -190,9 +190,67 @@ def test_no_pair_at_all_is_an_error_and_keeps_the_old_file(tmp_path: Path) -> No
 
 
 def test_only_formats_that_are_written_can_be_targets(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="'povid' is only read; written are: canonical, trl"):
+    with pytest.raises(ConfigError, match="'povid' is only read; written are: canonical, trl"):
         convert(numbered([row(1)]), to="povid", out=tmp_path / "x", quarantine=Quarantine())
-    with pytest.raises(DataError, match="unknown format 'tlr'"):
+    with pytest.raises(ConfigError, match="unknown format 'tlr'"):
         convert(numbered([row(1)]), to="tlr", out=tmp_path / "x", quarantine=Quarantine())
-    with pytest.raises(DataError, match="unknown format 'x'"):
+    with pytest.raises(ConfigError, match="unknown format 'x'"):
         convert(numbered([row(1)]), to="trl", source_format="x", out=tmp_path / "x", quarantine=Quarantine())
+
+
+# ---- where images are -----------------------------------------------------------------------------------------
+
+
+def pictured(name: str, *images: Any) -> dict[str, Any]:
+    content = [*({"type": "image"} for _ in images), {"type": "text", "text": "What?"}]
+    answers = {"chosen": "A cup.", "rejected": "A dog."}
+    return {"id": name, "images": list(images), "prompt": [{"role": "user", "content": content}], **answers}
+
+
+PATHS = pictured("paths", "img/a.png")
+EMBEDDED = pictured("embedded", {"bytes": "aGVsbG8="})
+
+
+def converted(rows: list[dict[str, Any]], out: Path, **options: Any) -> tuple[ConvertReport, list[dict[str, Any]]]:
+    given = [("rows.jsonl", number, row) for number, row in enumerate(rows, start=1)]
+    report = convert(given, to=options.pop("to", "trl"), out=out, quarantine=Quarantine(), **options)
+    return report, [json.loads(line) for line in out.read_text().splitlines()]
+
+
+def test_paths_stay_and_what_they_start_from_is_said(tmp_path: Path) -> None:
+    report, (row,) = converted([PATHS], tmp_path / "out" / "rows.jsonl", root=tmp_path / "data")
+    assert row["images"] == ["img/a.png"]
+    assert report.image_root == tmp_path / "data"
+    assert report.summary().endswith(f"data.root={tmp_path / 'data'}")
+    report, _ = converted([PATHS], tmp_path / "data" / "rows.jsonl", root=tmp_path / "data")
+    assert "start from" not in report.summary(), "it is where a reader looks anyway"
+    report, _ = converted([PATHS], tmp_path / "out" / "swift.jsonl", root=tmp_path / "data", to="ms_swift")
+    assert "ROOT_IMAGE_DIR" in report.summary()
+
+
+def test_paths_are_written_relative_to_the_output_when_asked(tmp_path: Path) -> None:
+    report, (row,) = converted([PATHS], tmp_path / "rows.jsonl", root=tmp_path / "data", rebase=True)
+    assert (row["images"], report.image_root) == (["data/img/a.png"], tmp_path)
+    with pytest.raises(ConfigError, match="write the output above it"):
+        converted([PATHS], tmp_path / "out" / "rows.jsonl", root=tmp_path / "data", rebase=True)
+
+
+@pytest.mark.parametrize("rows", [[PATHS, EMBEDDED], [EMBEDDED, PATHS]])
+def test_one_folder_serves_paths_and_embedded_pictures_or_the_rows_are_refused(
+    tmp_path: Path, rows: list[dict[str, Any]]
+) -> None:
+    root, out = tmp_path / "data", tmp_path / "out" / "rows.jsonl"
+    with pytest.raises(ConfigError, match=r"no one folder serves both; give --images a folder below"):
+        converted(rows, out, root=root)
+    assert not list(out.parent.glob("*")), "nothing half done is left"
+    for target, images in ((out, root / "new"), (root / "rows.jsonl", None)):
+        report, found = converted(rows, target, root=root, images=images)
+        assert report.image_root == root
+        assert all((root / row["images"][0]).is_file() or row["images"] == ["img/a.png"] for row in found)
+    report, found = converted(rows, out, root=root, to="canonical")
+    assert {row["id"]: row["images"] for row in found}["embedded"] == EMBEDDED["images"]
+
+
+def test_new_ids_save_rows_whose_ids_repeat(tmp_path: Path) -> None:
+    _, found = converted([PATHS, PATHS], tmp_path / "rows.jsonl", to="canonical", new_ids=True)
+    assert [(row["id"], row["meta"]) for row in found] == [(f"rows:{n}", {"row_id": "paths"}) for n in (1, 2)]

@@ -27,7 +27,7 @@ from mmpref.data.images import ImageLoader
 from mmpref.data.loading import load_pairs
 from mmpref.data.opening import open_pairs
 from mmpref.data.quarantine import Quarantine, RowError
-from mmpref.errors import ConfigError, DataError
+from mmpref.errors import CheckpointError, ConfigError
 
 HOST = "pictures.test"
 POLICY = FetchPolicy(hosts=frozenset({HOST, "*.many.test"}))
@@ -218,6 +218,22 @@ def test_images_become_files_and_rows_name_them(tmp_path: Path, server: Server) 
     assert not list((tmp_path / "root").rglob("*.part"))
 
 
+def test_files_that_rows_name_by_path_must_lie_below_the_root_and_are_named_from_there(
+    tmp_path: Path, server: Server
+) -> None:
+    for name in ("root/in_root.png", "root/below/beside.png", "outside.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_bytes(picture())
+    (tmp_path / "root" / "link.png").symlink_to(tmp_path / "outside.png")
+    below = str(tmp_path / "root" / "below" / "beside.png")
+    names = ["in_root.png", "root/below/beside.png", below, "outside.png", "absent.png", "link.png", "../outside.png"]
+    report, quarantine = run(rows_of(tmp_path, *names), policy_for(server))
+    written = [json.loads(line)["images"] for line in report.out.read_text().splitlines()]
+    assert written == [["in_root.png"], ["below/beside.png"], ["below/beside.png"]]
+    assert [row.id for row in quarantine.rows] == ["r3", "r4", "r5", "r6"]
+    assert quarantine.counts == {"image_outside_root": 4}
+
+
 FAULTS = {
     "absent.png": ("fetch_failed", "answered 404"),
     "cut.png": ("fetch_failed", "of 5000 bytes"),
@@ -274,7 +290,7 @@ def test_no_host_is_allowed_by_default(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path, server: Server) -> None:
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / fetch.FOLDER).write_text("a file")
-    with pytest.raises(DataError, match="cannot write below"):
+    with pytest.raises(CheckpointError, match="cannot write below"):
         run(rows_of(tmp_path, f"https://{HOST}/red.png"), policy_for(server))
 
 

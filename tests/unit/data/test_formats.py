@@ -13,7 +13,7 @@ from mmpref.data.formats import FORMATS, NAMES, FormatOptions, detect, format_na
 from mmpref.data.formats.border import parts_of, text_of
 from mmpref.data.pairs import pair_from_row
 from mmpref.data.quarantine import RowError
-from mmpref.errors import DataError
+from mmpref.errors import ConfigError, DataError
 from mmpref.records import ImageRef, PreferencePair
 
 Row = dict[str, Any]
@@ -170,7 +170,7 @@ def test_a_row_that_fits_two_formats_is_an_error_that_names_both() -> None:
 
 def test_formats_have_names_and_further_names() -> None:
     assert format_named("mmpr") is FORMATS["internvl"]
-    with pytest.raises(DataError, match=r"unknown format 'rlaif', did you mean 'rlaif_v'\?"):
+    with pytest.raises(ConfigError, match=r"unknown format 'rlaif', did you mean 'rlaif_v'\?"):
         format_named("rlaif")
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from mmpref.data.images import ImageLimits, ImageLoader
 from mmpref.data.quarantine import RowError
-from mmpref.errors import DataError
+from mmpref.errors import ConfigError, DataError
 from mmpref.records import ImageRef
 
 RED, WHITE, BLACK = (255, 0, 0), (255, 255, 255), (0, 0, 0)
@@ -262,7 +262,7 @@ def test_urls_are_refused(url: str, root: Path) -> None:
 
 def test_without_a_root_only_embedded_images_are_opened(tmp_path: Path) -> None:
     assert refused(ImageLoader(None), ImageRef(path="a.png")).reason == "image_no_root"
-    with pytest.raises(DataError, match="is not a folder"):
+    with pytest.raises(ConfigError, match="is not a folder"):
         ImageLoader(tmp_path / "absent")
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import copy
+import datetime
 import json
 import logging
 import math
 import pickle
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +144,9 @@ BAD: list[tuple[str, Row]] = [
     ("answer", row(rejected=["A cup"])),
     ("empty_response", row(chosen="")),
     ("empty_response", row(rejected=" \n\t")),
+    ("empty_response", row(chosen="</s>")),
+    ("empty_response", row(chosen=" <|im_end|>\n<|endoftext|>")),
+    ("empty_response", row(rejected="\u200b\ufeff\u200e")),
     ("identical_pair", row(rejected="A red cup.")),
     ("identical_pair", row(rejected=" A red cup.\n")),
     ("identical_pair", row(chosen="caf\u00e9", rejected="cafe\u0301")),
@@ -293,7 +298,7 @@ def test_write_pairs_is_whole_or_nothing(tmp_path: Path) -> None:
     assert load_pairs([path], allow_demonstrations=False, quarantine=Quarantine()) == pairs
     before = path.read_bytes()
     with pytest.raises(DataError, match="cannot be written as JSON"):
-        write_pairs(path, [*pairs, read(row(meta={"x": math.nan}))])
+        write_pairs(path, [*pairs, read(row(meta={"x": "\ud800"}))])
     assert path.read_bytes() == before
     assert [item.name for item in path.parent.iterdir()] == ["pairs.jsonl"]
 
@@ -366,3 +371,18 @@ def test_every_damaged_row_is_a_pair_or_in_quarantine(tmp_path: Path, lines: lis
         assert pair.chosen.strip()
         assert sum(message.num_images for message in pair.prompt) == len(pair.images)
         assert pair_from_row(json.loads(json.dumps(pair_to_row(pair))), source="fuzz", line=1) == pair
+
+
+def test_columns_that_json_has_no_form_for_are_written_all_the_same(tmp_path: Path) -> None:
+    """A parquet file that pandas wrote: a time, bytes, and NaN where a column has no value."""
+    meta = {
+        "when": datetime.date(2024, 5, 1),
+        "blob": b"ab",
+        "none": math.nan,
+        "most": math.inf,
+        "cost": Decimal("1.5"),
+    }
+    pair = pair_from_row(row(meta=meta), source="s", line=1)
+    write_pairs(tmp_path / "pairs.jsonl", [pair])
+    (again,) = load_pairs([tmp_path / "pairs.jsonl"], allow_demonstrations=False, quarantine=Quarantine())
+    assert again.meta == {"when": "2024-05-01", "blob": "YWI=", "none": None, "most": "inf", "cost": "1.5"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -24,7 +25,7 @@ from mmpref.data.json_rows import read_json
 from mmpref.data.loading import load_pairs
 from mmpref.data.quarantine import Quarantine, RowError
 from mmpref.data.source import RowSource, count_rows, open_source
-from mmpref.errors import DataError
+from mmpref.errors import ConfigError, DataError
 
 Row = dict[str, Any]
 PROMPT = [{"role": "user", "content": [{"type": "text", "text": "Which, 'one' or \"two\" [a]?"}]}]
@@ -267,15 +268,15 @@ def test_splits_are_chosen_by_name(tmp_path: Path) -> None:
     both.save_to_disk(str(tmp_path / "saved"))
     assert len(list(open_source(tmp_path / "saved", split="test"))) == 2
     for split, message in ((None, "train, test; choose one"), ("tests", "'tests' is not among them")):
-        with pytest.raises(DataError, match=message):
+        with pytest.raises(ConfigError, match=message):
             open_source(tmp_path / "saved", split=split)
     folder = as_folder(tmp_path)
     parquet.write_table(pa.Table.from_pylist(ROWS[:1]), folder / "test.parquet")
     assert len(list(open_source(folder, split="train"))) == 7
     assert len(list(open_source(folder, split="test"))) == 1
-    with pytest.raises(DataError, match="no file of split 'te'"):
+    with pytest.raises(ConfigError, match="no file of split 'te'"):
         open_source(folder, split="te")
-    with pytest.raises(DataError, match="leave the split out"):
+    with pytest.raises(ConfigError, match="leave the split out"):
         open_source(folder / "test.parquet", split="train")
 
 
@@ -284,7 +285,7 @@ def test_what_is_not_a_source_is_named(tmp_path: Path) -> None:
         open_source(tmp_path)
     (tmp_path / "a.jsonl").touch()
     (tmp_path / "b.parquet").touch()
-    with pytest.raises(DataError, match=r"several kinds \(jsonl, parquet\)"):
+    with pytest.raises(ConfigError, match=r"several kinds \(jsonl, parquet\)"):
         open_source(tmp_path)
     assert [file.name for file in open_source(tmp_path, file_format="jsonl").files] == ["a.jsonl"]
     for absent in ("absent.jsonl", "some/where/absent", "./absent/x", "owner/rows.parquet"):
@@ -357,3 +358,37 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, kind: str) -> None:
     num_rows, grown_kib = map(int, done.stdout.split())
     assert num_rows == 20_000
     assert grown_kib < 20_000, "what a batch needs, whatever the file holds"
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.txt", "rows.jsonl.gz", "rows"])
+def test_other_kinds_of_files_are_refused_with_the_kinds_that_are_read(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(b"{}") if name.endswith("gz") else b"question\tchosen\nWhat?\tA cup.\n")
+    with pytest.raises(DataError, match="read are JSONL, JSON, parquet and arrow"):
+        list(open_source(path))
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n", b"[]"])
+def test_a_file_without_rows_is_called_empty(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "rows.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="the file is empty"):
+        load_pairs([path], allow_demonstrations=False, quarantine=Quarantine())
+
+
+def test_a_folder_of_several_splits_is_not_read_as_one(tmp_path: Path) -> None:
+    row = json.dumps({"prompt": "Hi?", "chosen": "a", "rejected": "b"}) + "\n"
+    names = ["train-00000-of-00002.jsonl", "train-00001-of-00002.jsonl", "test-00000-of-00001.jsonl"]
+    for folder, files in (
+        ("parts", names),
+        ("plain", ["train.jsonl", "validation.jsonl"]),
+        ("free", ["a.jsonl", "b.jsonl"]),
+    ):
+        for name in files:
+            (tmp_path / folder / "data").mkdir(parents=True, exist_ok=True)
+            (tmp_path / folder / "data" / name).write_text(row)
+    for folder, splits in (("parts", "test, train"), ("plain", "train, validation")):
+        with pytest.raises(ConfigError, match=f"files of the splits {splits}; choose one"):
+            open_source(tmp_path / folder)
+    assert len(open_source(tmp_path / "parts", split="train").files) == 2
+    assert len(open_source(tmp_path / "free").files) == 2

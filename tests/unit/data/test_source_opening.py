@@ -15,7 +15,7 @@ from mmpref.data.loading import NO_PAIR, load_each, num_bad
 from mmpref.data.mixture import RootedImages
 from mmpref.data.opening import open_pairs, recipe_sources, weights
 from mmpref.data.quarantine import Quarantine
-from mmpref.errors import ConfigError, DataError
+from mmpref.errors import ConfigError
 
 
 def canonical(name: str, image: str) -> dict[str, Any]:
@@ -80,9 +80,9 @@ def test_a_file_that_is_not_there_is_named(path: str) -> None:
 
 def test_unknown_formats_and_cards_are_refused_before_anything_is_read(place: Path) -> None:
     path = place / "one" / "pairs.jsonl"
-    with pytest.raises(DataError, match="unknown format 'alpacca'"):
+    with pytest.raises(ConfigError, match="unknown format 'alpacca'"):
         open_pairs(path, format="alpacca")
-    with pytest.raises(DataError, match="no data card 'rlaif-w'"):
+    with pytest.raises(ConfigError, match="no data card 'rlaif-w'"):
         open_pairs(path, card="rlaif-w")
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmpref.data.audit_stats import Floats, Histogram, Spread, join_ids, rank_correlation, two_digits
+from mmpref.data.audit.stats import Floats, Histogram, Spread, join_ids, rank_correlation, two_digits
 from mmpref.records import PreferencePair
 
 LEAST_SPREAD = 0.05

@@ -10,8 +10,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from mmpref.data.audit import audit, drop_leaks
-from mmpref.data.images import ImageLoader, fingerprint
-from mmpref.data.leaks import (
+from mmpref.data.audit.leaks import (
     MAX_BITS,
     LeakFinder,
     coco_ids,
@@ -19,6 +18,7 @@ from mmpref.data.leaks import (
     read_benchmark_ids,
     read_visual_genome,
 )
+from mmpref.data.images import ImageLoader, fingerprint
 from mmpref.errors import DataError
 from mmpref.records import ImageRef, PreferencePair, user_turn
 

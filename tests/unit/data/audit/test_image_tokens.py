@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mmpref.data.image_tokens import IMAGE_TOKENS, RULES, llava_next, llava_onevision, qwen
+from mmpref.data.audit.image_tokens import IMAGE_TOKENS, RULES, llava_next, llava_onevision, qwen
 from mmpref.data.similarity import Piece, count_words, edit_similarity, jaccard, mark_differences, words
 
 

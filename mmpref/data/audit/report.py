@@ -1,6 +1,6 @@
-"""What is in a set of pairs, and what is wrong with it: the questions a careful researcher asks before training on it.
+"""One pass over the pairs, and everything that is found in it.
 
-One pass over the pairs. Of each pair a few numbers are kept, of each distinct picture and prompt a hash, never the
+Of each pair a few numbers are kept, of each distinct picture and prompt a hash, never the
 texts, so a million pairs take some hundred megabytes. Pictures are read once each; they are decoded only where they are
 compared with a benchmark's pictures.
 """
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmpref.data.audit_images import Images, ImageTally
-from mmpref.data.audit_scores import Scores, ScoreTally
-from mmpref.data.audit_text import Lengths, Repeats, Similarity, TextTally
+from mmpref.data.audit.images import Images, ImageTally
+from mmpref.data.audit.leaks import Leak, LeakFinder
+from mmpref.data.audit.scores import Scores, ScoreTally
+from mmpref.data.audit.text import Lengths, Repeats, Similarity, TextTally
 from mmpref.data.images import ImageLoader
-from mmpref.data.leaks import Leak, LeakFinder
 from mmpref.errors import DataError
 from mmpref.records import PreferencePair
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmpref.data.audit_stats import Estimate, Floats, Spread, join_ids, mean_estimate, share_estimate
+from mmpref.data.audit.stats import Estimate, Floats, Spread, join_ids, mean_estimate, share_estimate
 from mmpref.data.similarity import edit_similarity, jaccard, words
 from mmpref.records import PreferencePair
 
