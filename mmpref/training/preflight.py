@@ -18,6 +18,7 @@ from mmpref.errors import ConfigError
 from mmpref.models.layout_choice import tolerance
 from mmpref.models.policy import answer_logps, answer_sums
 from mmpref.models.reference import ReferencePolicy, eval_mode
+from mmpref.models.unwrap import base_model
 from mmpref.processing.batch import PairBatch
 from mmpref.processing.collate import PairCollator
 from mmpref.records import PreferencePair
@@ -138,12 +139,25 @@ def _images_count(bench: _Bench) -> Check:
     name = "image tokens and features"
     if not bench.collator.encoder.family.has_vision:
         return Check(name, None, "a model for text")
-    batch = bench.batch()  # the collator counts each prompt's image tokens against its own images
     token = bench.collator.encoder.chat.image_token_id
+    looked_for = image_token_of(bench.model)
+    if None not in (token, looked_for) and token != looked_for:
+        return Check(
+            name, False, f"the tokenizer's image token has id {token}, and the model's config looks for {looked_for}",
+            "The model would not find the places of its images: use the tokenizer that belongs to it.",
+        )  # fmt: skip
+    batch = bench.batch()  # the collator counts each prompt's image tokens against its own images
     count = int((batch.input_ids == token).sum()) if token is not None else 0
     if not batch.vision:
         return Check(name, None, "no pair with images among those looked at")
     return Check(name, True, f"{count} image tokens in {len(batch)} pairs, each pair its own")
+
+
+def image_token_of(model: nn.Module) -> int | None:
+    """The id that the model's config gives to image places, or None."""
+    config: object = base_model(model).config
+    found = (getattr(config, name, None) for name in ("image_token_id", "image_token_index"))
+    return next((int(token) for token in found if token is not None), None)
 
 
 def _images_matter(bench: _Bench) -> Check:
@@ -170,9 +184,9 @@ def _blanked(value: Tensor) -> Tensor:
 
 
 def _layouts_agree(bench: _Bench) -> Check:
-    name = "shared prefix equals separate rows"
     if bench.collator.layout != "shared_prefix":
-        return Check(name, None, "pairs are run as separate rows")
+        return _head_is_logits(bench)
+    name = "shared prefix equals separate rows"
     pair = bench.pairs[-1:]
     shared = bench.batch(pair)
     plain = bench.collator.changed(layout="plain")(pair).to(bench.device)
@@ -185,6 +199,22 @@ def _layouts_agree(bench: _Bench) -> Check:
         name, False, f"tokens of '{pair[0].id}' differ by {off:.3g} nats on average, and {bench.bound:g} is allowed",
         "This model's attention, positions or output head do not work as the shared layout needs them: set "
         "model.attention: plain, and please report the model type.",
+    )  # fmt: skip
+
+
+def _head_is_logits(bench: _Bench) -> Check:
+    name = "log-probs equal those of the model's own logits"
+    batch = bench.batch(bench.pairs[-1:])
+    one, other = (
+        batch.by_answer(answer_logps(bench.model, batch, through_logits=whole)) for whole in (False, True)
+    )
+    off = bench.difference(one, other)
+    if off <= bench.bound:
+        return Check(name, True, f"{off:.2g} nats per token; pairs are run as separate rows")
+    return Check(
+        name, False, f"tokens differ by {off:.3g} nats on average, and {bench.bound:g} is allowed",
+        "This model changes its logits after the output head in a way that is not known here: please report the model "
+        "type.",
     )  # fmt: skip
 
 
