@@ -139,17 +139,16 @@ def _images_count(bench: _Bench) -> Check:
     name = "image tokens and features"
     if not bench.collator.encoder.family.has_vision:
         return Check(name, None, "a model for text")
-    token = bench.collator.encoder.chat.image_token_id
-    looked_for = image_token_of(bench.model)
-    if None not in (token, looked_for) and token != looked_for:
-        return Check(
-            name, False, f"the tokenizer's image token has id {token}, and the model's config looks for {looked_for}",
-            "The model would not find the places of its images: use the tokenizer that belongs to it.",
-        )  # fmt: skip
     batch = bench.batch()  # the collator counts each prompt's image tokens against its own images
-    count = int((batch.input_ids == token).sum()) if token is not None else 0
     if not batch.vision:
         return Check(name, None, "no pair with images among those looked at")
+    token = image_token_of(bench.model)
+    count = int((batch.input_ids == token).sum()) if token is not None else 0
+    if token is not None and not count:
+        return Check(
+            name, False, f"the model's config looks for token {token} in place of an image, and no prompt has one",
+            "The model would not find its images: use the tokenizer that belongs to it.",
+        )  # fmt: skip
     return Check(name, True, f"{count} image tokens in {len(batch)} pairs, each pair its own")
 
 
@@ -167,7 +166,13 @@ def _images_matter(bench: _Bench) -> Check:
         return Check(name, None, "no pair with images among those looked at")
     batch = bench.batch(pairs[:1])
     blank = dataclasses.replace(batch, vision={key: _blanked(value) for key, value in batch.vision.items()})
-    seen, unseen = (one.by_answer(answer_logps(bench.model, one)) for one in (batch, blank))
+    try:
+        seen, unseen = (one.by_answer(answer_logps(bench.model, one)) for one in (batch, blank))
+    except ValueError as err:  # how models of transformers say that places and features do not match
+        return Check(
+            name, False, f"the model refuses the images of '{pairs[0].id}': {err}",
+            "Processor and model do not belong together: use the processor and the tokenizer of this model.",
+        )  # fmt: skip
     moved = float((seen - unseen).abs().max())
     if moved > 1e-6:
         return Check(name, True, f"blanking it moves a token by up to {moved:.3g} nats")
@@ -268,7 +273,8 @@ def _something_learns(bench: _Bench) -> Check:
             batch = bench.batch(bench.pairs[-1:])
             chosen, rejected = batch.halves(answer_sums(bench.model, batch))
             loss = chosen.sum() if rejected is None else (chosen - rejected).sum()
-        loss.backward()
+        if loss.requires_grad:
+            loss.backward()
         reached = [key for key, value in trained if value.grad is not None and bool(value.grad.any())]
         broken = [key for key, value in trained if value.grad is not None and not bool(value.grad.isfinite().all())]
     finally:
