@@ -113,14 +113,14 @@ def collator_for(loaded: LoadedModel, layout: LayoutName | None = None, **option
 
 
 @dataclass(frozen=True)
-class Sequence_:
+class Written:
     """One conversation with one answer as the stock processor writes it, and where the counted answer begins."""
 
     inputs: dict[str, Tensor]
     start: int
 
 
-def stock_sequences(loaded: LoadedModel, row: PreferencePair) -> list[Sequence_]:
+def stock_sequences(loaded: LoadedModel, row: PreferencePair) -> list[Written]:
     """Chosen and rejected, each a conversation of its own. The ids are those that the encoder makes, to the last."""
     encoded = PairEncoder(loaded.processor, loaded.family).encode(row, draw)
     answers = [(row.chosen, row.images)]
@@ -132,13 +132,11 @@ def stock_sequences(loaded: LoadedModel, row: PreferencePair) -> list[Sequence_]
         prompt, ids = side
         inputs = _written(loaded, row, row.response_prefix + answer, images)
         assert inputs["input_ids"][0].tolist() == [*prompt.input_ids.tolist(), *ids.tolist()]
-        found.append(Sequence_(inputs, len(prompt)))
+        found.append(Written(inputs, len(prompt)))
     return found
 
 
-def _written(
-    loaded: LoadedModel, row: PreferencePair, answer: str, images: tuple[ImageRef, ...]
-) -> dict[str, Tensor]:
+def _written(loaded: LoadedModel, row: PreferencePair, answer: str, images: tuple[ImageRef, ...]) -> dict[str, Tensor]:
     sees = loaded.family.has_vision
     turns: list[dict[str, Any]] = []
     for message in row.prompt:
@@ -153,10 +151,10 @@ def _written(
     pictures = {"images": [[draw(ref) for ref in images]]} if images else {}
     if loaded.family.token_types:
         pictures["return_mm_token_type_ids"] = True
-    return {k: v for k, v in loaded.processor(text=[text], return_tensors="pt", **pictures).items()}
+    return dict(loaded.processor(text=[text], return_tensors="pt", **pictures).items())
 
 
-def run_alone(model: Any, sequence: Sequence_) -> Tensor:
+def run_alone(model: Any, sequence: Written) -> Tensor:
     """Log-probs of the answer's tokens, from all logits of one sequence: [L]."""
     logits = model(**sequence.inputs, use_cache=False).logits[0].float()
     targets = sequence.inputs["input_ids"][0]

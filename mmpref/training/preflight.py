@@ -210,9 +210,7 @@ def _layouts_agree(bench: _Bench) -> Check:
 def _head_is_logits(bench: _Bench) -> Check:
     name = "log-probs equal those of the model's own logits"
     batch = bench.batch(bench.pairs[-1:])
-    one, other = (
-        batch.by_answer(answer_logps(bench.model, batch, through_logits=whole)) for whole in (False, True)
-    )
+    one, other = (batch.by_answer(answer_logps(bench.model, batch, through_logits=whole)) for whole in (False, True))
     off = bench.difference(one, other)
     if off <= bench.bound:
         return Check(name, True, f"{off:.2g} nats per token; pairs are run as separate rows")

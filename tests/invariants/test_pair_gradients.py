@@ -142,9 +142,7 @@ def test_the_plain_layout_has_the_same_gradient(name: str, tuning: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "tuning"), EVERY)
-def test_gradient_checkpointing_changes_no_gradient_and_leaves_a_frozen_tower_alone(
-    name: str, tuning: str
-) -> None:
+def test_gradient_checkpointing_changes_no_gradient_and_leaves_a_frozen_tower_alone(name: str, tuning: str) -> None:
     at = start(name, tuning)
     batch = collator_for(at.loaded, "shared_prefix")(rows_of(name))
     base = base_model(at.model)

@@ -48,7 +48,9 @@ def hand(name: str, rows: Any) -> list[torch.Tensor]:
 def test_edited_answers_read_their_common_beginning_once_and_count_it_twice(name: str) -> None:
     loaded = deep(name)
     rows = [
-        pair("edited", chosen="the picture shows a red square .", rejected="the picture shows a dog and a red square ."),
+        pair(
+            "edited", chosen="the picture shows a red square .", rejected="the picture shows a dog and a red square ."
+        ),
         pair("begun", chosen="a cat", rejected="a cat and a dog ."),  # one goes on where the other ends
         pair("ends", chosen="there is a red square and it", rejected="there is a red square"),
         pair("apart", chosen="yes", rejected="no ."),

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from mmpref.losses import build_objective
 from mmpref.models import AdapterSettings, LoadedModel, Tuning, choose_reference, pair_logps, prepare
@@ -66,7 +65,9 @@ def test_loss_and_gradient_of_a_step_are_those_of_the_dpo_trainer(name: str, tun
 
     base = build_deep(name).model.requires_grad_(True)
     examples = [example(loaded, row) for row in ROWS]
-    trainer = trl_trainer(loaded, base, build_deep(name).model if tuning == "full" else None, tuning, examples, tmp_path)
+    trainer = trl_trainer(
+        loaded, base, build_deep(name).model if tuning == "full" else None, tuning, examples, tmp_path
+    )
     theirs = trainer.model
     missing = theirs.load_state_dict(loaded.model.state_dict(), strict=True)
     assert not missing.missing_keys

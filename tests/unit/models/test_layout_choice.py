@@ -48,7 +48,8 @@ TEXT_MODELS: dict[str, tuple[str, dict[str, Any], bool, str]] = {
     ),
     "bloom, ALiBi": ("Bloom", {"hidden_size": 64, "n_layer": 3, "n_head": 4, "vocab_size": 300}, False, ""),
     "falcon, ALiBi": (
-        "Falcon", {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 300, "alibi": True},
+        "Falcon", {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 300,
+                   "alibi": True},
         False, "",
     ),
     "opt, positions of its own": (

@@ -43,6 +43,14 @@ def draw(ref: ImageRef) -> Image.Image:
     return Image.new("RGB", size_of(ref), (90, 30, 200))
 
 
+def attempt(encoder: PairEncoder, row: PreferencePair, load: Any) -> tuple[EncodedPair | None, str]:
+    """The encoded pair, or why there is none."""
+    try:
+        return encoder.encode(row, load), ""
+    except EncodeError as err:
+        return None, err.reason
+
+
 def lengths(encoded: EncodedPair) -> list[int]:
     """Tokens of each answer."""
     return [len(side[1]) for side in encoded.sides() if side is not None]
@@ -69,11 +77,10 @@ def test_lengths_from_sizes_are_those_of_the_encoded_pair(name: str, sizes: list
         opened.append(ref)
         return draw(ref)
 
-    try:
-        encoded = encoder.encode(row, load)
-    except EncodeError as err:
+    encoded, reason = attempt(encoder, row, load)
+    if encoded is None:
         plan = plan_fit([row], encoder, size_of)
-        assert [error.reason for _, error in plan.set_aside] == [err.reason]
+        assert [error.reason for _, error in plan.set_aside] == [reason]
         return
     assert len(opened) == len(sizes)
     plan = plan_fit([row], encoder, size_of)
@@ -93,10 +100,9 @@ def test_extreme_shapes_have_a_count_or_a_reason(name: str, shape: tuple[int, in
     row = pair("p", images=(f"{shape[0]}x{shape[1]}-1",))
     plan = plan_fit([row], encoder, size_of)
     blank = Image.new("RGB", shape)
-    try:
-        encoded = encoder.encode(row, lambda _: blank)
-    except EncodeError as err:
-        assert [error.reason for _, error in plan.set_aside] == [err.reason] == ["image_processing"]
+    encoded, reason = attempt(encoder, row, lambda _: blank)
+    if encoded is None:
+        assert [error.reason for _, error in plan.set_aside] == [reason] == ["image_processing"]
     else:
         assert [fit.prompt for fit in plan.fits] == [len(encoded.prompt)]
 
@@ -252,7 +258,9 @@ def test_helping_processes_find_the_same_plan(root: Path) -> None:
         for i in range(140)
     ]
     plans = [
-        plan_fit(rows, encoder_for("qwen2_vl", max_length=60), ImageLoader(root).size, shrink_images=True, num_workers=n)
+        plan_fit(
+            rows, encoder_for("qwen2_vl", max_length=60), ImageLoader(root).size, shrink_images=True, num_workers=n
+        )
         for n in (0, 2)
     ]
     assert plans[0].fits == plans[1].fits

@@ -1,4 +1,4 @@
-"""One update is one update, however its pairs are laid out: in parts, in micro-batches, packed or padded, by workers."""
+"""One update is one update, however its pairs are laid out: in parts, in micro-batches, packed, padded, by workers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ FULL = (Tuning(projector="full", language="full"), None)
 def eight(name: str) -> list[PreferencePair]:
     """A row without images first, then rows with one and with two images of different sizes."""
     rows = all_rows(name)[:5]
-    again = [dataclasses.replace(row, id=f"{row.id} again", chosen=row.rejected or "", rejected=row.chosen) for row in rows]
+    again = [
+        dataclasses.replace(row, id=f"{row.id} again", chosen=row.rejected or "", rejected=row.chosen) for row in rows
+    ]
     return [*rows, *again][:8]
 
 
