@@ -1,4 +1,4 @@
-"""The pair forward is the plain way to float32 rounding: log-probs of every token, and nothing of one answer in the other.
+"""The pair forward is the plain way to float32 rounding, and nothing of one answer reaches the other.
 
 The plain way is ``tests.plain_forward``: each sequence alone, written by the stock processor, run by the stock model,
 with all its logits.

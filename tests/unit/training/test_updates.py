@@ -56,7 +56,14 @@ def trained(
     return end - start, trainer, loaded
 
 
-@pytest.mark.parametrize(("name", "tuning"), [("llava_next", LORA), ("qwen2_5_vl", FULL), ("idefics3", LORA)])
+@pytest.mark.parametrize(
+    ("name", "tuning"),
+    [
+        ("qwen2_5_vl", FULL),
+        pytest.param("llava_next", LORA, marks=pytest.mark.slow),
+        pytest.param("idefics3", LORA, marks=pytest.mark.slow),
+    ],
+)
 def test_every_way_to_run_eight_pairs_is_the_same_update(name: str, tuning: Any, tmp_path: Path) -> None:
     want, one, _ = trained(name, tmp_path / "1", size=8, steps=1, tuning=tuning)
     assert float(want.norm()) > 0
