@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers as tf
 from PIL import Image
@@ -348,6 +349,8 @@ def _internvl_model() -> tf.PreTrainedModel:
 def _idefics_processor(name: str) -> Any:
     tokenizer = _tokens("idefics")
     kind = getattr(tf, f"{name}ImageProcessorPil")
+    if hasattr(kind, "_backends"):  # a placeholder of older releases
+        pytest.skip(f"{name}'s processor needs torchvision in transformers {tf.__version__}")
     images = kind(size={"longest_edge": 56}, max_image_size={"longest_edge": 28})
     settings = {"image_seq_len": 1, "chat_template": tokenizer.chat_template}
     return image_only(getattr(tf, f"{name}Processor"))(images, tokenizer, **settings)

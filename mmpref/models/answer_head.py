@@ -18,7 +18,16 @@ from mmpref.losses.logps import fused_logps
 from mmpref.models.unwrap import base_model
 
 # what models of transformers do to logits after the head; any of it set means the head alone is not the whole truth
-_AFTER_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "logits_softcap")
+_AFTER_THE_HEAD = (
+    "final_logit_softcapping",
+    "logits_soft_cap",
+    "output_logit_soft_cap",
+    "logits_softcap",
+    "logit_scale",
+    "logits_scaling",
+    "output_multiplier",
+    "lm_head_multiplier",
+)
 
 
 def plain_head(model: nn.Module) -> nn.Linear | None:

@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 from mmpref.errors import ConfigError
 from mmpref.models.policy import answer_logps
 from mmpref.models.reference import eval_mode
-from mmpref.models.shared_prefix import IMPLEMENTATIONS, implementation, text_config
+from mmpref.models.shared_prefix import IMPLEMENTATIONS, implementation, text_config, use_attention
 from mmpref.models.unwrap import base_model
 from mmpref.processing.encode import EncodedPair, EncodedPrompt
 from mmpref.processing.family import Family
@@ -94,20 +94,31 @@ def _obstacle(model: nn.Module, family: Family, max_length: int | None) -> str |
         return f"its layers attend to the last {window} tokens only, and pairs may be longer ({limit})"
     if getattr(config, "attention_chunk_size", None):
         return "its layers attend in chunks"
-    if not family.has_vision and not _holds_on_trial(model):
-        return f"a trial on a few tokens gave other log-probs than separate rows (model type '{config.model_type}')"
+    if not family.has_vision and (failure := _failure_on_trial(model)) is not None:
+        return f"{failure} (model type '{config.model_type}')"
     return None
 
 
-def _holds_on_trial(model: nn.Module) -> bool:
+def _failure_on_trial(model: nn.Module) -> str | None:
     """Run a few tokens both ways: there are too many kinds of causal LM to know them all."""
+    before = text_config(model)._attn_implementation
+    try:
+        failure = None if _holds_on_trial(model) else "a trial on a few tokens gave other log-probs than separate rows"
+    except Exception as err:  # a model without positions, masks or attention may raise anything
+        failure = f"a trial on a few tokens failed: {' '.join(str(err).split())[:200]}"
+    if failure is not None and text_config(model)._attn_implementation != before:
+        use_attention(model, before)
+    return failure
+
+
+def _holds_on_trial(model: nn.Module) -> bool:
     ids = torch.arange(2, 26) % text_config(model).vocab_size
     prompt = EncodedPrompt(sample_id="trial", input_ids=ids[:9], position_ids=in_sequence(9))
     pair = EncodedPair(prompt=prompt, chosen_ids=ids[9:16], rejected_ids=ids[16:24])
     device = next(base_model(model).parameters()).device
     with torch.no_grad(), eval_mode(model):
         shared, plain = (
-            batch.by_answer(answer_logps(model, batch))
+            batch.by_answer(answer_logps(model, batch, through_logits=not batch.shares_prefix))
             for batch in (shared_prefix_batch([pair]).to(device), plain_batch([pair], 0).to(device))
         )
     off = float((shared - plain).abs().mean())

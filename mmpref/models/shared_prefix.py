@@ -73,7 +73,7 @@ def packed_inputs(model: nn.Module, batch: PairBatch) -> dict[str, Any]:
     device = batch.input_ids.device
     if name in _SPLIT:
         if text_config(model)._attn_implementation != _SPLIT[name]:
-            _use(model, _SPLIT[name])
+            use_attention(model, _SPLIT[name])
         # a mask of no elements: transformers hands any 4D mask on untouched, and a layer that missed the row would
         # fail on this one instead of attending to everything
         return {"pair_row": row, "attention_mask": torch.zeros(1, 1, 0, 0, dtype=torch.bool, device=device)}
@@ -237,7 +237,7 @@ def implementation(model: nn.Module) -> str:
     return str(text_config(model)._attn_implementation).removeprefix("pair_")
 
 
-def _use(model: nn.Module, name: str) -> None:
+def use_attention(model: nn.Module, name: str) -> None:
     """Give the language model this attention; the vision tower keeps its own."""
     inner: Any = base_model(model)
     is_nested = inner.config.get_text_config() is not inner.config

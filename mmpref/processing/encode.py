@@ -11,14 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mmpref.processing.chat import ChatEncoder, Turns
 from mmpref.processing.family import Family
 from mmpref.processing.faults import fault
-from mmpref.processing.pixels import ImageEncoder, LoadImage
+from mmpref.processing.pixels import ImageEncoder, LoadImage, blank
 from mmpref.processing.positions import in_sequence, multimodal
 from mmpref.records import ImageRef, Message, PreferencePair
 
@@ -197,8 +196,8 @@ class PairEncoder:
             self._check_written(pair.id, text, len(sizes))
             images = sum(self.images.count(pair.id, sizes, max_pixels=max_pixels))
             return written - len(sizes) + images, images
-        blank = [np.zeros((height, width, 3), dtype=np.uint8) for width, height in sizes]
-        outputs = self._written_by_processor(pair.id, pair.prompt, blank, max_pixels)
+        blanks = [blank(width, height) for width, height in sizes]
+        outputs = self._written_by_processor(pair.id, pair.prompt, blanks, max_pixels)
         return int(outputs["input_ids"].shape[1]) + len(text.prefix), 0
 
     def room(self, row_id: str, prompt: int, image_tokens: int = 0) -> int | None:

@@ -36,6 +36,8 @@ class Family:
     """Positions have three planes (time, height, width) in which an image is a grid."""
     has_pixel_budget: bool = False
     """The image processor resizes to a number of pixels (``min_pixels``, ``max_pixels``)."""
+    tiles_one_image_only: bool = False
+    """A row's only image is cut into tiles by its size; several images are not, and have as many tokens each."""
     shared_prefix: bool = False
     """The prompt may be computed once for both answers; otherwise each answer is a row of its own."""
     note: str = ""
@@ -80,6 +82,7 @@ FAMILIES: tuple[Family, ...] = (
         model_types=frozenset({"llava_onevision"}),
         vision=("model.vision_tower",),
         projector=_LLAVA_PROJECTOR,
+        tiles_one_image_only=True,
         shared_prefix=True,
     ),
     Family(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from functools import cached_property
+from typing import Any, TypeAlias
 
+from PIL import Image
 from torch import Tensor
 
 from mmpref.errors import ConfigError
@@ -14,10 +16,7 @@ from mmpref.processing.family import Family
 from mmpref.processing.faults import fault
 from mmpref.records import ImageRef
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-LoadImage = Callable[[ImageRef], "Image.Image"]
+LoadImage = Callable[[ImageRef], Image.Image]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,12 +110,28 @@ class ImageEncoder:
         """
         if not sizes:
             return ()
-        upright = [[height, width] for width, height in sizes]
+        if self._family.tiles_one_image_only and len(sizes) > 1:
+            return (self._tokens_of_one_of_several,) * len(sizes)
         try:
-            found = self._processor._get_num_multimodal_tokens(image_sizes=upright, **self.options(max_pixels))
+            if self._family.has_pixel_budget:
+                return tuple(self._merged_patches(width, height, max_pixels) for width, height in sizes)
+            upright = [[height, width] for width, height in sizes]
+            found = self._processor._get_num_multimodal_tokens(image_sizes=upright)
         except ValueError as err:
             raise fault(row_id, "image_processing", f"has an image the model cannot take: {err}") from err
         return tuple(int(count) for count in found.num_image_tokens)
+
+    def _merged_patches(self, width: int, height: int, max_pixels: int | None) -> int:
+        images = self._processor.image_processor
+        size = self.options(max_pixels).get("size", images.size)
+        # the method knows the budget by its old names, and would take "size" without a word and without effect
+        limits = {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]}
+        return int(images.get_number_of_image_patches(height, width, limits)) // int(images.merge_size) ** 2
+
+    @cached_property
+    def _tokens_of_one_of_several(self) -> int:
+        vision = self._processor(images=[[blank(32, 32), blank(32, 32)]], return_tensors="pt")
+        return int(self._processor.replace_image_token(vision, image_idx=0).count(self._processor.image_token))
 
     def lowest_max_pixels(self) -> int:
         """The smallest budget of one image that the recipe and the processor allow."""
@@ -142,6 +157,11 @@ class ImageEncoder:
         while self._held_bytes > self._cache_bytes:
             _, oldest = self._cache.popitem(last=False)
             self._held_bytes -= oldest.num_bytes
+
+
+def blank(width: int, height: int) -> Image.Image:
+    """A picture of this size, to count by. Not an array: one of 1, 3 or 4 rows passes for one with channels first."""
+    return Image.new("RGB", (width, height))
 
 
 def image_options(

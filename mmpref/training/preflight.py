@@ -18,6 +18,7 @@ from mmpref.errors import ConfigError
 from mmpref.models.layout_choice import tolerance
 from mmpref.models.policy import answer_logps, answer_sums
 from mmpref.models.reference import Reference, eval_mode
+from mmpref.models.unwrap import base_model
 from mmpref.processing.batch import PairBatch
 from mmpref.processing.collate import PairCollator
 from mmpref.records import PreferencePair
@@ -139,11 +140,23 @@ def _images_count(bench: _Bench) -> Check:
     if not bench.collator.encoder.family.has_vision:
         return Check(name, None, "a model for text")
     batch = bench.batch()  # the collator counts each prompt's image tokens against its own images
-    token = bench.collator.encoder.chat.image_token_id
-    count = int((batch.input_ids == token).sum()) if token is not None else 0
     if not batch.vision:
         return Check(name, None, "no pair with images among those looked at")
+    token = image_token_of(bench.model)
+    count = int((batch.input_ids == token).sum()) if token is not None else 0
+    if token is not None and not count:
+        return Check(
+            name, False, f"the model's config looks for token {token} in place of an image, and no prompt has one",
+            "The model would not find its images: use the tokenizer that belongs to it.",
+        )  # fmt: skip
     return Check(name, True, f"{count} image tokens in {len(batch)} pairs, each pair its own")
+
+
+def image_token_of(model: nn.Module) -> int | None:
+    """The id that the model's config gives to image places, or None."""
+    config: object = base_model(model).config
+    found = (getattr(config, name, None) for name in ("image_token_id", "image_token_index"))
+    return next((int(token) for token in found if token is not None), None)
 
 
 def _images_matter(bench: _Bench) -> Check:
@@ -153,7 +166,13 @@ def _images_matter(bench: _Bench) -> Check:
         return Check(name, None, "no pair with images among those looked at")
     batch = bench.batch(pairs[:1])
     blank = dataclasses.replace(batch, vision={key: _blanked(value) for key, value in batch.vision.items()})
-    seen, unseen = (one.by_answer(answer_logps(bench.model, one)) for one in (batch, blank))
+    try:
+        seen, unseen = (one.by_answer(answer_logps(bench.model, one)) for one in (batch, blank))
+    except ValueError as err:  # how models of transformers say that places and features do not match
+        return Check(
+            name, False, f"the model refuses the images of '{pairs[0].id}': {err}",
+            "Processor and model do not belong together: use the processor and the tokenizer of this model.",
+        )  # fmt: skip
     moved = float((seen - unseen).abs().max())
     if moved > 1e-6:
         return Check(name, True, f"blanking it moves a token by up to {moved:.3g} nats")
@@ -170,9 +189,9 @@ def _blanked(value: Tensor) -> Tensor:
 
 
 def _layouts_agree(bench: _Bench) -> Check:
-    name = "shared prefix equals separate rows"
     if bench.collator.layout != "shared_prefix":
-        return Check(name, None, "pairs are run as separate rows")
+        return _head_is_logits(bench)
+    name = "shared prefix equals separate rows"
     pair = bench.pairs[-1:]
     shared = bench.batch(pair)
     plain = bench.collator.changed(layout="plain")(pair).to(bench.device)
@@ -185,6 +204,20 @@ def _layouts_agree(bench: _Bench) -> Check:
         name, False, f"tokens of '{pair[0].id}' differ by {off:.3g} nats on average, and {bench.bound:g} is allowed",
         "This model's attention, positions or output head do not work as the shared layout needs them: set "
         "model.attention: plain, and please report the model type.",
+    )  # fmt: skip
+
+
+def _head_is_logits(bench: _Bench) -> Check:
+    name = "log-probs equal those of the model's own logits"
+    batch = bench.batch(bench.pairs[-1:])
+    one, other = (batch.by_answer(answer_logps(bench.model, batch, through_logits=whole)) for whole in (False, True))
+    off = bench.difference(one, other)
+    if off <= bench.bound:
+        return Check(name, True, f"{off:.2g} nats per token; pairs are run as separate rows")
+    return Check(
+        name, False, f"tokens differ by {off:.3g} nats on average, and {bench.bound:g} is allowed",
+        "This model changes its logits after the output head in a way that is not known here: please report the model "
+        "type.",
     )  # fmt: skip
 
 
@@ -238,7 +271,8 @@ def _something_learns(bench: _Bench) -> Check:
             batch = bench.batch(bench.pairs[-1:])
             chosen, rejected = batch.halves(answer_sums(bench.model, batch))
             loss = chosen.sum() if rejected is None else (chosen - rejected).sum()
-        loss.backward()
+        if loss.requires_grad:
+            loss.backward()
         reached = [key for key, value in trained if value.grad is not None and bool(value.grad.any())]
         broken = [key for key, value in trained if value.grad is not None and not bool(value.grad.isfinite().all())]
     finally:

@@ -1,0 +1,211 @@
+"""Preference pairs the plain way: the stock processor writes each whole conversation, the stock model runs it alone.
+
+Nothing of the house's layouts, positions, attention or output head is used here, so that it can be compared with them.
+Beside it, the tiny families at full depth of their code paths (``build_deep``).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmpref.models import LoadedModel
+from mmpref.models.load import family_of_config
+from mmpref.processing import LayoutName, PairBatch, PairCollator, PairEncoder
+from mmpref.records import ImageRef, PreferencePair
+from tests.tiny_vlms import TINY, draw, pair, turn
+
+SHARING = tuple(name for name in TINY if name != "gemma3")
+LORA_SEED = 5
+
+
+def deep_config(name: str) -> Any:
+    """The tiny family's config with every branch of its forward in use."""
+    config = copy.deepcopy(TINY[name].model().config)
+    text = config.get_text_config()
+    text.num_hidden_layers = 3
+    if getattr(text, "layer_types", None):
+        text.layer_types = [text.layer_types[0]] * 3
+    vision = getattr(config, "vision_config", None)
+    if name == "llava":
+        vision.num_hidden_layers = 3
+        config.vision_feature_layer = [-3, -1]  # features of two layers side by side
+    if name == "qwen2_5_vl":
+        vision.depth, vision.fullatt_block_indexes = 3, [2]  # the others look through windows
+    if name == "qwen3_vl":
+        vision.depth, vision.deepstack_visual_indexes = 3, [0, 1]
+    if name in ("qwen2_vl", "text", "llava_onevision"):
+        config.tie_word_embeddings = text.tie_word_embeddings = True
+    return config
+
+
+def build_deep(name: str, *, seed: int = 0, scale: float = 3.0) -> LoadedModel:
+    """Model and processor with random weights, scaled up so that attention and images matter."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = type(TINY[name].model())(deep_config(name))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() > 1:
+                    _ = parameter.mul_(scale) if parameter.any() else parameter.normal_(std=0.1)
+                else:
+                    parameter.add_(torch.randn_like(parameter) * 0.05)  # biases and norms that do something
+    processor = TINY[name].processor()
+    if name.startswith("qwen"):
+        size = processor.image_processor.size
+        edge = size["shortest_edge"]  # the area of one merged patch
+        processor.image_processor.size = type(size)(shortest_edge=edge, longest_edge=20 * edge)
+    model.eval().requires_grad_(False)
+    return LoadedModel(model=model, processor=processor, family=family_of_config(model.config), path=name)
+
+
+def rows_for(name: str) -> list[PreferencePair]:
+    """Pairs of every shape a family takes; a text model gets those without images."""
+    rows = [
+        pair("none", images=(), question="is there a dog ?", chosen="there is no dog .", rejected="yes"),
+        pair("one", chosen="a red square .", rejected="two yellow boxes and a dog ."),
+        pair("two", images=("90x60-2", "60x28-3"), chosen="yes", rejected="no , it is not ."),
+        pair(
+            "turns",
+            images=("120x120-4", "28x60-5"),
+            prompt=(
+                turn("system", "describe it ."),
+                turn("user", None, "what is it ?"),
+                turn("assistant", "a red square ."),
+                turn("user", "and the background , please , of ", None, "?"),
+            ),
+            chosen="a blue background .",
+            rejected="green .",
+        ),
+        pair("edited", images=("60x120-6",), chosen="there is a red square .", rejected="there is a blue square . no"),
+        pair("begun", images=("60x60-7",), chosen="a cat", rejected="a cat and a dog ."),
+        pair("prefixed", response_prefix="the picture shows", chosen=" a red square .", rejected=" two boxes ."),
+    ]
+    if name == "llava_vicuna":  # its template writes every picture at the start of a turn, whatever the order
+        rows = [row for row in rows if row.id != "turns"]
+    return [row for row in rows if not row.images] if name == "text" else rows
+
+
+def text_rows() -> list[PreferencePair]:
+    """More pairs for text models: turns, common beginnings, a given start."""
+    said = (turn("system", "please ."), turn("user", "is it red ?"), turn("assistant", "yes ."), turn("user", "why ?"))
+    return [
+        *rows_for("text"),
+        pair("turns", images=(), prompt=said, chosen="it is not .", rejected="there is one cat ."),
+        pair("edited", images=(), chosen="there is a red square .", rejected="there is a blue square . no"),
+        pair("begun", images=(), chosen="a cat", rejected="a cat and a dog ."),
+        pair("prefixed", images=(), response_prefix="the picture", chosen=" shows a cat .", rejected=" is not it ."),
+    ]
+
+
+def all_rows(name: str) -> list[PreferencePair]:
+    return text_rows() if name == "text" else rows_for(name)
+
+
+def collator_for(loaded: LoadedModel, layout: LayoutName | None = None, **options: Any) -> PairCollator:
+    of_encoder = {key: options.pop(key) for key in ("max_length", "max_pixels", "budgets") if key in options}
+    return PairCollator(PairEncoder(loaded.processor, loaded.family, **of_encoder), draw, layout=layout, **options)
+
+
+@dataclass(frozen=True)
+class Written:
+    """One conversation with one answer as the stock processor writes it, and where the counted answer begins."""
+
+    inputs: dict[str, Tensor]
+    start: int
+
+
+def stock_sequences(loaded: LoadedModel, row: PreferencePair) -> list[Written]:
+    """Chosen and rejected, each a conversation of its own. The ids are those that the encoder makes, to the last."""
+    encoded = PairEncoder(loaded.processor, loaded.family).encode(row, draw)
+    answers = [(row.chosen, row.images)]
+    if row.rejected is not None:
+        answers.append((row.rejected, row.images if row.rejected_images is None else row.rejected_images))
+    found = []
+    for (answer, images), side in zip(answers, encoded.sides(), strict=False):
+        assert side is not None
+        prompt, ids = side
+        inputs = _written(loaded, row, row.response_prefix + answer, images)
+        assert inputs["input_ids"][0].tolist() == [*prompt.input_ids.tolist(), *ids.tolist()]
+        found.append(Written(inputs, len(prompt)))
+    return found
+
+
+def _written(loaded: LoadedModel, row: PreferencePair, answer: str, images: tuple[ImageRef, ...]) -> dict[str, Tensor]:
+    sees = loaded.family.has_vision
+    turns: list[dict[str, Any]] = []
+    for message in row.prompt:
+        parts = [{"type": "image"} if p.kind == "image" else {"type": "text", "text": p.text} for p in message.parts]
+        turns.append({"role": message.role, "content": parts if sees else message.text})
+    turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}] if sees else answer})
+    text = loaded.processor.apply_chat_template(turns, tokenize=False).rstrip()
+    if not text.endswith((loaded.tokenizer.eos_token, "<|im_end|>")):
+        text += loaded.tokenizer.eos_token
+    if not sees:
+        return dict(loaded.processor(text, return_tensors="pt"))
+    pictures = {"images": [[draw(ref) for ref in images]]} if images else {}
+    if loaded.family.token_types:
+        pictures["return_mm_token_type_ids"] = True
+    return dict(loaded.processor(text=[text], return_tensors="pt", **pictures).items())
+
+
+def run_alone(model: Any, sequence: Written) -> Tensor:
+    """Log-probs of the answer's tokens, from all logits of one sequence: [L]."""
+    logits = model(**sequence.inputs, use_cache=False).logits[0].float()
+    targets = sequence.inputs["input_ids"][0]
+    logps = logits.log_softmax(-1)[:-1].gather(1, targets[1:, None])[:, 0]
+    return logps[sequence.start - 1 :]
+
+
+def by_hand(model: Any, loaded: LoadedModel, rows: Sequence[PreferencePair]) -> list[Tensor]:
+    """Token log-probs of every answer, chosen ones first, each sequence run alone by the stock model."""
+    sides = [stock_sequences(loaded, row) for row in rows]
+    order = [pair[0] for pair in sides] + [pair[1] for pair in sides if len(pair) > 1]
+    return [run_alone(model, sequence) for sequence in order]
+
+
+def answers_of(batch: PairBatch, values: Tensor) -> list[Tensor]:
+    """[K] predictions of a batch as one tensor for each answer, chosen ones first."""
+    by_answer = batch.by_answer(values)
+    return [by_answer[i, : int(n)] for i, n in enumerate(batch.answer_lens)]
+
+
+def worst(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    """The largest difference of any token; the lengths must be the same."""
+    assert [len(x) for x in one] == [len(x) for x in other]
+    return max(float((x - y).abs().max()) for x, y in zip(one, other, strict=True))
+
+
+def stock_twin(model: Any) -> Any:
+    """A copy of a model (adapter and all) that runs as transformers wrote it: no frozen-tower shortcut, sdpa."""
+    twin = copy.deepcopy(model)
+    for module in twin.modules():
+        module.__dict__.pop("forward", None)
+    base = twin.get_base_model() if hasattr(twin, "get_base_model") else twin
+    base.set_attn_implementation("sdpa")
+    return twin
+
+
+def stir(model: Any, *, amount: float = 0.05, seed: int = LORA_SEED) -> None:
+    """Move what trains away from where it started, LoRA's B included, so that policy and reference differ."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                spread = amount * max(float(parameter.std()) if parameter.numel() > 1 else 0.0, 0.2)
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * spread)
+
+
+def gradient(model: Any) -> Tensor:
+    """All gradients of what trains, in one [n] tensor; what got none counts as zero."""
+    found = [p.grad if p.grad is not None else torch.zeros_like(p) for p in model.parameters() if p.requires_grad]
+    return torch.cat([x.flatten() for x in found])
+
+
+def relative(one: Tensor, other: Tensor) -> float:
+    return float((one - other).norm() / other.norm())
