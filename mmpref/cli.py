@@ -106,6 +106,35 @@ def train(
 
 @app.command()
 @stopped_by_ctrl_c
+def plan(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes by dotted key.")
+    ] = None,
+    gpu_memory: Annotated[str | None, typer.Option(help="Memory of the card, for example 24GiB.")] = None,
+    gpu: Annotated[str | None, typer.Option(help="Name of the card, for its memory and speed: 'RTX 4090'.")] = None,
+    picture: Annotated[str, typer.Option(help="Size of a pair's picture.")] = "640x480",
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the prompt's text.")] = 100,
+    answer_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each answer.")] = 250,
+) -> None:
+    """Will it fit, and what to change if not. No weights are read or downloaded."""
+    from mmpref.config import load_recipe, parse_size
+    from mmpref.terminal import print_facts, print_table
+
+    loaded, size = load_recipe(recipe, overrides or []), parse_size(picture)
+    from mmpref.training.plan import make_plan, parse_memory
+    from mmpref.training.plan_text import facts, parts
+
+    room = None if gpu_memory is None else parse_memory(gpu_memory)
+    found = make_plan(
+        loaded, gpu_memory=room, gpu=gpu, picture=size, prompt_tokens=prompt_tokens, answer_tokens=answer_tokens
+    )
+    print_table(f"memory of one update: {recipe}", ["part", "GiB"], parts(found))
+    print_facts("plan", *facts(found, gpu=gpu, room=room))
+
+
+@app.command()
+@stopped_by_ctrl_c
 def merge(
     run: Annotated[Path, typer.Argument(help="A complete run that trained an adapter.")],
     out: Annotated[Path, typer.Option(help="Folder for the merged model; new or empty.")],

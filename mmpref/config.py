@@ -407,6 +407,14 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
 
 
+def parse_size(text: str) -> tuple[int, int]:
+    """``640x480`` as (width, height)."""
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise ConfigError(f"'{text}' is not the size of a picture; write 640x480")
+    return int(width), int(height)
+
+
 def parse_options(options: Sequence[str]) -> dict[str, Any]:
     """``key=value`` texts as a mapping, values read by this module's YAML rules."""
     given: dict[str, Any] = {}

@@ -209,14 +209,19 @@ def _is_inside(paths: tuple[str, ...], outer: tuple[str, ...]) -> bool:
     return any(path.startswith(tower + ".") for path in paths for tower in outer)
 
 
-def _with_lora(model: PreTrainedModel, family: Family, tuning: Tuning, adapter: AdapterSettings) -> Any:
-    peft = _peft()
+def lora_layers(model: PreTrainedModel, family: Family, tuning: Tuning) -> list[str]:
+    """Names of the layers that get an adapter: every linear one of the parts tuned by LoRA, but never the head."""
     head = model.get_output_embeddings()
-    layers = [
+    return [
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and module is not head and tuning.of(family.part_of(name)) == "lora"
     ]
+
+
+def _with_lora(model: PreTrainedModel, family: Family, tuning: Tuning, adapter: AdapterSettings) -> Any:
+    peft = _peft()
+    layers = lora_layers(model, family, tuning)
     if not layers:
         raise ConfigError("the parts tuned by LoRA have no linear layers to put it on")
     if adapter.init != "zero" and (adapter.use_dora or getattr(model, "is_quantized", False)):

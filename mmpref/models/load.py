@@ -133,6 +133,13 @@ def load_model(
     return model
 
 
+def empty_model(config: PretrainedConfig, *, dtype: torch.dtype, attn_implementation: str) -> PreTrainedModel:
+    """The model that a config describes, on the meta device: shapes without weights."""
+    kind = AutoModelForImageTextToText if family_of_config(config).has_vision else AutoModelForCausalLM
+    with torch.device("meta"):
+        return cast(PreTrainedModel, kind.from_config(config, dtype=dtype, attn_implementation=attn_implementation))
+
+
 def load_config(path: str | Path) -> PretrainedConfig:
     """The config of a model folder or hub id.
 

@@ -1,0 +1,170 @@
+"""A model without weights: its own code, run on the meta device, tells what it has and what a training step keeps.
+
+Nothing is downloaded and no memory is used; what autograd would keep is counted tensor by tensor, so that no formula
+has to know the architecture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PretrainedConfig
+
+from mmpref.errors import ConfigError
+from mmpref.models.load import LoadedModel, empty_model, family_of_config
+from mmpref.models.unwrap import base_model, submodule
+from mmpref.processing.layout import LayoutName
+
+ATTENTION = {"shared_prefix": "mmpref_counted", "plain": "mmpref_counted_repeated"}
+_TOKENS = 64
+_LAYERS = (2, 3)  # the first layer may keep less: nothing before it needs a gradient
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Bytes per token that autograd keeps from a forward pass of the decoder."""
+
+    per_layer: float
+    around: float
+    """Outside the layers."""
+    layers: int
+    hidden: int
+    """Bytes of one hidden state: what is kept of a layer under checkpointing."""
+    keys_and_values: int = 0
+    """Bytes of one token's keys and values in a layer: the second answer's attention reads a copy of its prefix's."""
+
+
+def skeleton(
+    config: PretrainedConfig, path: str, dtype: torch.dtype, layout: LayoutName = "shared_prefix"
+) -> LoadedModel:
+    """The model on the meta device, with attention that never builds a matrix of scores."""
+    AttentionInterface.register(ATTENTION["shared_prefix"], _attend)
+    AttentionInterface.register(ATTENTION["plain"], _attend_repeated)
+    model = empty_model(config, dtype=dtype, attn_implementation=ATTENTION[layout])
+    return LoadedModel(model=model, processor=None, family=family_of_config(config), path=path)
+
+
+def kept_by_decoder(loaded: LoadedModel, *, autocast: bool) -> Kept:
+    """What a prepared skeleton's decoder keeps. The skeleton is cut short by it and of no further use.
+
+    Args:
+        loaded: a skeleton, prepared for training.
+        autocast: linear layers run in half precision whatever their weights are: what they keep is counted so.
+
+    Raises:
+        ConfigError: a model whose decoder cannot be run alone.
+    """
+    decoder = _decoder(loaded)
+    layers: Any = decoder.layers
+    whole = len(layers)
+    weight = decoder.get_input_embeddings().weight  # type: ignore[operator]
+    found = []
+    for count in _LAYERS:
+        decoder.layers = layers[:count]
+        found.append(_kept(loaded.model, decoder, weight, autocast=autocast))
+    decoder.layers = layers
+    per_layer = (found[1] - found[0]) / _TOKENS
+    around = found[0] / _TOKENS - _LAYERS[0] * per_layer
+    base: Any = base_model(loaded.model)
+    text = base.config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width = heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+    size = weight.element_size()
+    return Kept(
+        per_layer=per_layer,
+        around=around,
+        layers=whole,
+        hidden=weight.shape[1] * size,
+        keys_and_values=2 * width * size,
+    )
+
+
+def _decoder(loaded: LoadedModel) -> nn.Module:
+    base = base_model(loaded.model)
+    for path in loaded.family.language:
+        module = submodule(base, path)
+        if module is not None and hasattr(module, "layers"):
+            return module
+    raise ConfigError(f"the decoder of a '{loaded.family.name}' model cannot be run alone, so its memory is not known")
+
+
+def _kept(model: nn.Module, decoder: nn.Module, weight: Tensor, *, autocast: bool) -> float:
+    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    seen: dict[int, float] = {}
+    alive: list[Tensor] = []  # a freed storage's address would be given to the next one
+    inside = _Inside()
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights and storage._cdata not in seen:
+            halved = autocast and inside.linear and tensor.dtype == torch.float32
+            seen[storage._cdata] = storage.nbytes() / (2 if halved else 1)
+            alive.append(tensor)
+        return tensor
+
+    states = torch.empty(1, _TOKENS, weight.shape[1], device="meta", dtype=weight.dtype)
+    # under an adapter, or a trained embedding or tower, the embeddings of a real run may need a gradient or not; a
+    # decoder that is cut off from its input keeps the same from its second layer on
+    with inside.watching(decoder), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        decoder(inputs_embeds=states, use_cache=False)
+    return sum(seen.values())
+
+
+class _Inside:
+    """Whether a linear layer is running."""
+
+    def __init__(self) -> None:
+        self.linear = False
+
+    @contextmanager
+    def watching(self, module: nn.Module) -> Iterator[None]:
+        hooks = []
+        for layer in module.modules():
+            if isinstance(layer, nn.Linear):
+                hooks.append(layer.register_forward_pre_hook(lambda *_: self._set(True)))
+                hooks.append(layer.register_forward_hook(lambda *_: self._set(False)))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _set(self, value: bool) -> None:
+        self.linear = value
+
+
+class _Attention(torch.autograd.Function):
+    """The shapes of a fused attention kernel: it keeps query, key, value, output and one number a row."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        out = torch.empty_like(query)
+        sums = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device)
+        ctx.save_for_backward(query, key, value, out, sums)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value, _, _ = ctx.saved_tensors
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+def _attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **_: Any
+) -> tuple[Tensor, None]:
+    return _Attention.apply(query, key, value).transpose(1, 2).contiguous(), None
+
+
+def _attend_repeated(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **_: Any
+) -> tuple[Tensor, None]:
+    """With a mask for padding, keys and values are repeated for the kernel."""
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))
+    return _attend(module, query, key, value, attention_mask)

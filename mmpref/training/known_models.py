@@ -1,0 +1,125 @@
+"""Architecture facts of the models that the shipped recipes name, so that ``mmpref plan`` needs no hub for them.
+
+Sizes only: enough to build the model without weights. They are those of the published ``config.json`` files as far as
+they are known without a connection; a test holds the parameter counts against the published ones. A local folder, or a
+config in the hub's cache, goes before this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import transformers
+from transformers import PretrainedConfig
+
+
+def _text(
+    hidden: int, inner: int, layers: int, heads: int, kv: int, vocab: int, *, tied: bool = False
+) -> dict[str, Any]:
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv,
+        "vocab_size": vocab,
+        "tie_word_embeddings": tied,
+    }
+
+
+def _qwen_rope(*section: int) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": list(section)}}
+
+
+_CLIP = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+         "image_size": 336, "patch_size": 14, "projection_dim": 768, "model_type": "clip_vision_model"}  # fmt: skip
+_SIGLIP = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 26, "num_attention_heads": 16,
+           "image_size": 384, "patch_size": 14, "vision_use_head": False,
+           "model_type": "siglip_vision_model"}  # fmt: skip
+_NEXT_GRID = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+_ONEVISION_GRID = [[384 * a, 384 * b] for a in range(1, 7) for b in range(1, 7)]
+
+
+def _qwen2_tower(out: int) -> dict[str, Any]:
+    return {"depth": 32, "embed_dim": 1280, "hidden_size": out, "num_heads": 16, "mlp_ratio": 4, "patch_size": 14}
+
+
+def _qwen2_5_tower(out: int) -> dict[str, Any]:
+    return {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": out,
+            "patch_size": 14, "window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31]}  # fmt: skip
+
+
+def _qwen3_tower(depth: int, hidden: int, inner: int, out: int, deepstack: list[int]) -> dict[str, Any]:
+    return {"depth": depth, "hidden_size": hidden, "intermediate_size": inner, "num_heads": 16, "patch_size": 16,
+            "out_hidden_size": out, "num_position_embeddings": 2304, "deepstack_visual_indexes": deepstack}  # fmt: skip
+
+
+def _qwen3_text(*sizes: int, tied: bool = False) -> dict[str, Any]:
+    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20], "mrope_interleaved": True}
+    return {**_text(*sizes, tied=tied), "head_dim": 128, "rope_parameters": rope}
+
+
+_QWEN_2B = _text(1536, 8960, 28, 12, 2, 151936, tied=True)
+_QWEN_7B = _text(3584, 18944, 28, 28, 4, 152064)
+_ROPE = _qwen_rope(16, 24, 24)
+
+# hub id -> (config class, its arguments)
+_KNOWN: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "Qwen/Qwen2-VL-2B-Instruct": (
+        "Qwen2VLConfig", {"text_config": {**_QWEN_2B, **_ROPE}, "vision_config": _qwen2_tower(1536)}),
+    "Qwen/Qwen2-VL-7B-Instruct": (
+        "Qwen2VLConfig", {"text_config": {**_QWEN_7B, **_ROPE}, "vision_config": _qwen2_tower(3584)}),
+    "Qwen/Qwen2.5-VL-3B-Instruct": (
+        "Qwen2_5_VLConfig",
+        {"text_config": {**_text(2048, 11008, 36, 16, 2, 151936, tied=True), **_ROPE},
+         "vision_config": _qwen2_5_tower(2048)}),
+    "Qwen/Qwen2.5-VL-7B-Instruct": (
+        "Qwen2_5_VLConfig", {"text_config": {**_QWEN_7B, **_ROPE}, "vision_config": _qwen2_5_tower(3584)}),
+    "Qwen/Qwen3-VL-4B-Instruct": (
+        "Qwen3VLConfig",
+        {"text_config": _qwen3_text(2560, 9728, 36, 32, 8, 151936, tied=True),
+         "vision_config": _qwen3_tower(24, 1024, 4096, 2560, [5, 11, 17])}),
+    "Qwen/Qwen3-VL-8B-Instruct": (
+        "Qwen3VLConfig",
+        {"text_config": _qwen3_text(4096, 12288, 36, 32, 8, 151936),
+         "vision_config": _qwen3_tower(27, 1152, 4304, 4096, [8, 16, 24])}),
+    "llava-hf/llava-1.5-7b-hf": (
+        "LlavaConfig",
+        {"text_config": {"model_type": "llama", **_text(4096, 11008, 32, 32, 32, 32064)}, "vision_config": _CLIP,
+         "vision_feature_layer": -2}),
+    "llava-hf/llava-v1.6-mistral-7b-hf": (
+        "LlavaNextConfig",
+        {"text_config": {"model_type": "mistral", **_text(4096, 14336, 32, 32, 8, 32064)}, "vision_config": _CLIP,
+         "image_grid_pinpoints": _NEXT_GRID, "vision_feature_layer": -2}),
+    "llava-hf/llava-onevision-qwen2-0.5b-ov-hf": (
+        "LlavaOnevisionConfig",
+        {"text_config": {"model_type": "qwen2", **_text(896, 4864, 24, 14, 2, 152000, tied=True)},
+         "vision_config": _SIGLIP, "image_grid_pinpoints": _ONEVISION_GRID, "vision_feature_layer": -1,
+         "tie_word_embeddings": True}),
+    "llava-hf/llava-onevision-qwen2-7b-ov-hf": (
+        "LlavaOnevisionConfig",
+        {"text_config": {"model_type": "qwen2", **_text(3584, 18944, 28, 28, 4, 152128)}, "vision_config": _SIGLIP,
+         "image_grid_pinpoints": _ONEVISION_GRID, "vision_feature_layer": -1}),
+    "meta-llama/Meta-Llama-3-8B-Instruct": ("LlamaConfig", _text(4096, 14336, 32, 32, 8, 128256)),
+    "Qwen/Qwen2.5-0.5B-Instruct": ("Qwen2Config", _text(896, 4864, 24, 14, 2, 151936, tied=True)),
+    "Qwen/Qwen2.5-1.5B-Instruct": ("Qwen2Config", _QWEN_2B),
+    "Qwen/Qwen2.5-3B-Instruct": ("Qwen2Config", _text(2048, 11008, 36, 16, 2, 151936, tied=True)),
+    "Qwen/Qwen2.5-7B-Instruct": ("Qwen2Config", _QWEN_7B),
+}  # fmt: skip
+
+
+def known_config(model_id: str) -> PretrainedConfig | None:
+    """The config of a model by its hub id; None when it is not in the table."""
+    if model_id not in _KNOWN:
+        return None
+    kind, arguments = _KNOWN[model_id]
+    found: PretrainedConfig = getattr(transformers, kind)(**arguments)
+    if "tie_word_embeddings" not in arguments and "text_config" in arguments:
+        found.tie_word_embeddings = arguments["text_config"]["tie_word_embeddings"]
+    return found
+
+
+def known_models() -> list[str]:
+    """The hub ids of the table."""
+    return sorted(_KNOWN)

@@ -1,0 +1,245 @@
+#!/usr/bin/env python3
+"""Writes the shipped recipes for real models from one table, with the memory that ``mmpref plan`` estimates in each.
+
+    python scripts/make_recipes.py            write mmpref/recipes/*.yaml
+    python scripts/make_recipes.py --check    write nothing; fail where a file is not what would be written
+
+The demo's recipes and the two hand-written ones are left alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmpref.config import build_recipe, parse_yaml
+from mmpref.training.plan import GIB, make_plan
+
+FOLDER = Path(__file__).resolve().parent.parent / "mmpref" / "recipes"
+PAIRS_PER_UPDATE = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vlm:
+    """A vision-language model for QLoRA: its pairs per micro-batch and image tokens by card, where it fits."""
+
+    name: str
+    title: str
+    hub: str
+    cards: dict[int, tuple[int, int | None]]
+    """GiB of the card -> (pairs in a micro-batch, image tokens at most or None where the size is fixed)."""
+    step: int = 28
+    """Side of one image token in pixels, for models with a pixel budget."""
+
+
+BUDGETED = {12: (1, 512), 16: (1, 1024), 24: (2, 1024)}
+SMALL = {12: (2, 1024), 16: (4, 1024), 24: (8, 1024)}
+FIXED = {12: (1, None), 16: (2, None), 24: (4, None)}
+TILED = {12: (1, None), 16: (1, None), 24: (2, None)}
+VLMS = (
+    Vlm(name="qwen2_vl_2b", title="Qwen2-VL-2B", hub="Qwen/Qwen2-VL-2B-Instruct", cards=SMALL),
+    Vlm(name="qwen2_vl_7b", title="Qwen2-VL-7B", hub="Qwen/Qwen2-VL-7B-Instruct", cards=BUDGETED),
+    Vlm(name="qwen2_5_vl_3b", title="Qwen2.5-VL-3B", hub="Qwen/Qwen2.5-VL-3B-Instruct", cards=SMALL),
+    Vlm(name="qwen2_5_vl_7b", title="Qwen2.5-VL-7B", hub="Qwen/Qwen2.5-VL-7B-Instruct", cards=BUDGETED),
+    Vlm(name="qwen3_vl_4b", title="Qwen3-VL-4B", hub="Qwen/Qwen3-VL-4B-Instruct", cards=SMALL, step=32),
+    Vlm(name="qwen3_vl_8b", title="Qwen3-VL-8B", hub="Qwen/Qwen3-VL-8B-Instruct", cards=BUDGETED, step=32),
+    Vlm(name="llava_1_5_7b", title="LLaVA-1.5-7B", hub="llava-hf/llava-1.5-7b-hf", cards=FIXED),
+    Vlm(name="llava_next_7b", title="LLaVA-NeXT-7B (Mistral)", hub="llava-hf/llava-v1.6-mistral-7b-hf", cards=TILED),
+    Vlm(name="llava_onevision_0_5b", title="LLaVA-OneVision-0.5B", hub="llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
+        cards=FIXED),
+    Vlm(name="llava_onevision_7b", title="LLaVA-OneVision-7B", hub="llava-hf/llava-onevision-qwen2-7b-ov-hf",
+        cards=TILED),
+)  # fmt: skip
+
+UNI_MM = "arXiv 2506.10054, released multimodal setting (Qwen2-VL-2B, MM-RLHF)"
+UNI_TX = "arXiv 2506.10054, released configs of the textual part"
+
+
+def qlora(model: Vlm, card: int) -> tuple[str, str]:
+    """Name and text of one QLoRA recipe."""
+    batch, tokens = model.cards[card]
+    name = f"{model.name}_uni_dpo_qlora_{card}gb"
+    pixels = "" if tokens is None else f"\n  max_pixels: {tokens * model.step**2}"
+    pixels += "" if tokens is None else f"          # {tokens:,} image tokens of {model.step} x {model.step} pixels"
+    body = f"""
+output: runs/{name}
+seed: 0
+
+model:
+  path: {model.hub}
+  dtype: bfloat16
+
+data:
+  train: pairs.jsonl
+
+processing:
+  max_length: 4096{pixels}
+
+loss:
+  name: uni_dpo
+  uni:
+    tau_good: 2.5             # a score that counts as good, on the scale of *your* scores: change it with the data
+
+adapter:
+  kind: qlora
+  rank: 32
+  alpha: 64
+
+tune: {{vision: freeze, projector: freeze, language: lora}}
+
+train:
+  learning_rate: 5e-5
+  per_device_train_batch_size: {batch}
+  gradient_accumulation_steps: {PAIRS_PER_UPDATE // batch}
+  num_train_epochs: 1
+  lr_scheduler_type: cosine
+  optim: adamw_8bit
+  bf16: true
+  gradient_checkpointing: true
+  dataloader_num_workers: 4
+  save_steps: 50
+"""
+    sources = [
+        "loss (beta 2.0, eta 0.7, tau_ref 2.0, gamma 3, lambda 0.001, tau_good 2.5), 128 pairs per update, one epoch,",
+        f"  cosine without warm-up, 4,096 tokens: {UNI_MM}",
+        "4 bits (NF4, double quantisation): QLoRA, arXiv 2305.14314",
+        "learning rate 5e-5: ours, untuned; LoRA wants a larger one than the 6e-6 of that full fine-tuning",
+        "rank 32, alpha 64, 8-bit AdamW, image and micro-batch sizes: ours, so that it fits the card",
+    ]
+    title = f"Uni-DPO on {model.title} with QLoRA, for a card with {card} GB."
+    return name, head(title, name, "data.train=pairs.jsonl data.root=/path/to/images", body, sources, card) + body
+
+
+def full(
+    name: str, title: str, hub: str, loss: str, train: str, sources: list[str], *, length: int, vision: bool
+) -> tuple[str, str]:
+    """Name and text of a recipe with full fine-tuning."""
+    tune = "{vision: freeze, projector: full, language: full}" if vision else "{language: full}"
+    body = f"""
+output: runs/{name}
+seed: 0
+
+model:
+  path: {hub}
+  dtype: bfloat16
+
+data:
+  train: pairs.jsonl
+
+processing:
+  max_length: {length}
+
+loss:
+{loss}
+
+tune: {tune}
+
+train:
+{train}
+  per_device_train_batch_size: 1
+  gradient_accumulation_steps: {PAIRS_PER_UPDATE}
+  num_train_epochs: 1
+  lr_scheduler_type: cosine
+  bf16: true
+  gradient_checkpointing: true
+  dataloader_num_workers: 4
+  save_steps: 100
+"""
+    changes = "data.train=pairs.jsonl" + (" data.root=/path/to/images" if vision else "")
+    return name, head(title, name, changes, body, sources, None) + body
+
+
+def head(title: str, name: str, changes: str, body: str, sources: list[str], card: int | None) -> str:
+    recipe = build_recipe(parse_yaml(body, where=name), where=name)
+    plan = make_plan(recipe, gpu_memory=None if card is None else card * GIB)
+    if card is not None and not plan.fits:
+        raise SystemExit(f"{name} does not fit: {plan.needed / GIB:.1f} GiB")
+    shape = plan.shape
+    pair = f"{shape.image} image + {shape.prompt} prompt" if shape.image else f"{shape.prompt} prompt"
+    pair += f" + {shape.chosen} + {shape.rejected} answer tokens"
+    longest = "" if card is None else f" Answers of {plan.longest:,} tokens each still fit."
+    lines = [
+        title,
+        f"  mmpref train {name} {changes}",
+        f"Memory: {plan.needed / GIB:.1f} GiB estimated by mmpref plan ({pair}); not measured.{longest}",
+        "Result: not measured yet.",
+        "",
+        "Sources:",
+        *(f"- {line}" if not line.startswith("  ") else line for line in sources),
+    ]
+    return "".join(f"# {line}".rstrip() + "\n" for line in lines)
+
+
+UNI_TEXT_LOSS = """  name: uni_dpo
+  beta: {beta}
+  uni:
+    tau_ref: {tau_ref}
+    tau_good: 3.2             # on the scale of that part's scores: change it with the data"""
+
+
+def text_sources(beta: float, tau_ref: float, rate: str) -> list[str]:
+    return [
+        f"loss (beta {beta}, eta 0.7, tau_ref {tau_ref}, gamma 3, lambda 0.001, tau_good 3.2), learning rate {rate},",
+        f"  2,048 tokens, one epoch, cosine, warm-up 0.1: {UNI_TX}",
+        "128 pairs per update: princeton-nlp/SimPO, whose set-up that part shares",
+        "weights kept in bfloat16: ours",
+    ]
+
+
+def every() -> dict[str, str]:
+    """File stem -> text of all generated recipes."""
+    made = [qlora(model, card) for model in VLMS for card in model.cards]
+    made.append(full(
+        "qwen2_vl_2b_uni_dpo_full", "Uni-DPO on Qwen2-VL-2B, full fine-tuning: the paper's multimodal run.",
+        "Qwen/Qwen2-VL-2B-Instruct", "  name: uni_dpo\n  uni:\n    tau_good: 2.5             # on MM-RLHF's scores",
+        "  learning_rate: 6e-6",
+        ["loss (beta 2.0, eta 0.7, tau_ref 2.0, gamma 3, lambda 0.001, tau_good 2.5), learning rate 6e-6,",
+         f"  128 pairs per update, one epoch, cosine without warm-up, 4,096 tokens: {UNI_MM}, on 4 GPUs",
+         "vision tower frozen, weights kept in bfloat16: ours"],
+        length=4096, vision=True,
+    ))  # fmt: skip
+    for name, title, hub, beta, tau, rate in (
+        ("llama_3_8b_instruct", "Llama-3-8B-Instruct", "meta-llama/Meta-Llama-3-8B-Instruct", 2.0, 1.0, "1e-6"),
+        ("qwen2_5_0_5b", "Qwen2.5-0.5B-Instruct", "Qwen/Qwen2.5-0.5B-Instruct", 3.5, 0.8, "2e-6"),
+        ("qwen2_5_1_5b", "Qwen2.5-1.5B-Instruct", "Qwen/Qwen2.5-1.5B-Instruct", 3.5, 0.8, "2e-6"),
+        ("qwen2_5_3b", "Qwen2.5-3B-Instruct", "Qwen/Qwen2.5-3B-Instruct", 3.5, 0.8, "2e-6"),
+        ("qwen2_5_7b", "Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-7B-Instruct", 3.5, 0.8, "2e-6"),
+    ):
+        made.append(full(
+            f"{name}_uni_dpo_full", f"Uni-DPO on {title}, text only, full fine-tuning.", hub,
+            UNI_TEXT_LOSS.format(beta=beta, tau_ref=tau), f"  learning_rate: {rate}\n  warmup_steps: 0.1",
+            text_sources(beta, tau, rate), length=2048, vision=False,
+        ))  # fmt: skip
+    made.append(full(
+        "llama_3_8b_instruct_adadpo_full", "AdaDPO on Llama-3-8B-Instruct, text only, full fine-tuning.",
+        "meta-llama/Meta-Llama-3-8B-Instruct", "  name: adadpo\n  beta: 0.01",
+        "  learning_rate: 7e-7\n  warmup_steps: 0.1",
+        ["AdaDPO (arXiv 2605.28440) keeps DPO's hyper-parameters and a set-up nearly that of SimPO; the values it used",
+         "  are not public. beta 0.01 and learning rate 7e-7 are SimPO's best DPO on this model (princeton-nlp/SimPO)",
+         "128 pairs per update, 2,048 tokens, one epoch, cosine, warm-up 0.1: princeton-nlp/SimPO",
+         "the clip of 10: ours; weights kept in bfloat16: ours"],
+        length=2048, vision=False,
+    ))  # fmt: skip
+    return dict(made)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    options = parser.parse_args()
+    different = []
+    for name, text in every().items():
+        file = FOLDER / f"{name}.yaml"
+        if file.is_file() and file.read_text(encoding="utf-8") == text:
+            continue
+        different.append(name)
+        if not options.check:
+            file.write_text(text, encoding="utf-8")
+    print(f"{len(different)} files {'differ' if options.check else 'written'}: {', '.join(different) or 'none'}")
+    return int(options.check and bool(different))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
