@@ -37,6 +37,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_PLAIN_FORMATS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 _MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"})
 
 
@@ -85,6 +86,23 @@ class ImageLoader:
             turn = _TURNS.get(_orientation(image))
             upright = image if turn is None else image.transpose(turn)
             return _to_rgb(upright, ref)
+
+    def encoded(self, ref: ImageRef) -> tuple[str, bytes]:
+        """(media type, file) of a picture for other programs: what every reader shows as :meth:`open` does.
+
+        JPEG, PNG and WebP files that are upright, of one frame, 8-bit and opaque are given as they are; anything else
+        is turned into a PNG of the RGB picture.
+        """
+        with self._header(ref) as image, _decoding(ref):
+            plain = image.mode in ("RGB", "L") and not image.has_transparency_data
+            still = _orientation(image) == 1 and getattr(image, "n_frames", 1) == 1
+            kind = _PLAIN_FORMATS.get(image.format or "") if plain and still else None
+        if kind is not None:
+            with self._encoded(ref) as handle:
+                return kind, handle.read(self.limits.max_bytes + 1)
+        out = io.BytesIO()
+        self.open(ref).save(out, "PNG")
+        return "image/png", out.getvalue()
 
     def size(self, ref: ImageRef) -> tuple[int, int]:
         """Upright (width, height), from the header; the limits are checked, the pixels are not decoded."""

@@ -1,0 +1,38 @@
+"""What an answerer is, and what all of them need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from mmpref.records import Answer, EvalSample, ImageRef
+
+
+class Answerer(Protocol):
+    """Answers questions, each once, in any order, as soon as the answers are known.
+
+    A question that got none is left out. An answerer may say why in ``failures`` (sample id -> reason), and tell facts
+    about itself in ``facts``, which stand in ``results.json``; both are optional.
+    """
+
+    def answer(self, samples: Sequence[EvalSample]) -> Iterator[Answer]: ...
+
+
+def failures_of(answerer: Answerer) -> Mapping[str, str]:
+    """Why questions got no answer, as far as the answerer tells."""
+    found: Mapping[str, str] = getattr(answerer, "failures", {})
+    return found
+
+
+def facts_of(answerer: Answerer) -> Mapping[str, Any]:
+    """What the answerer tells about itself."""
+    found: Mapping[str, Any] = getattr(answerer, "facts", {})
+    return found
+
+
+def same_questions(samples: Iterable[EvalSample]) -> list[list[EvalSample]]:
+    """Samples grouped by images and prompt; groups about the same images come after each other."""
+    by_images: dict[tuple[ImageRef, ...], dict[Any, list[EvalSample]]] = {}
+    for sample in samples:
+        by_images.setdefault(sample.images, {}).setdefault(sample.prompt, []).append(sample)
+    return [alike for questions in by_images.values() for alike in questions.values()]

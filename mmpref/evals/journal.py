@@ -1,0 +1,185 @@
+"""The answers of one evaluation on disk: written as they come, taken up after a kill, refused when they are others'.
+
+``settings.json`` says what the answers depend on, ``images.json`` what was in the pictures, ``answers.jsonl`` holds the
+answers. Under torchrun every process appends to ``answers.rank<N>.jsonl``, and the first one puts all into
+``answers.jsonl``; what a killed run left there is put together by the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from mmpref.errors import ConfigError
+from mmpref.evals.rows import first_ids, load_rows, refuse_duplicates, row_id
+from mmpref.records import Answer, EvalSample
+from mmpref.rundir import replacing, write_json, writing_to
+
+SETTINGS = "settings.json"
+IMAGES = "images.json"
+ANSWERS = "answers.jsonl"
+_OF_RANKS = "answers.rank*.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """The folder of one evaluation, seen by the process ``rank``; None when there is only one."""
+
+    folder: Path
+    rank: int | None = None
+
+    @property
+    def file(self) -> Path:
+        """Where this process writes."""
+        return self.folder / (ANSWERS if self.rank is None else f"answers.rank{self.rank}.jsonl")
+
+    def prepare(
+        self, settings: Mapping[str, Any], images: Mapping[str, str], samples: Sequence[EvalSample]
+    ) -> None:
+        """Check that the answers in the folder were made with these settings and pictures, and write both down.
+
+        Raises:
+            ConfigError: they were not, or cannot be told.
+        """
+        self._merge()
+        done = self.read()
+        settings_file = self.folder / SETTINGS
+        if done:
+            _refuse_other_settings(self.folder, _saved(settings_file), settings)
+            images = self._same_images(images, [sample for sample in samples if sample.id in done])
+        write_json(settings_file, settings)
+        write_json(self.folder / IMAGES, images)
+
+    def read(self) -> dict[str, Answer]:
+        """The answers that were put together so far, by id."""
+        file = self.folder / ANSWERS
+        if not file.is_file():
+            return {}
+        answers = _answers_in(file)
+        refuse_duplicates((answer.id for answer in answers), str(file))
+        return {answer.id: answer for answer in answers}
+
+    @contextlib.contextmanager
+    def appending(self) -> Iterator[IO[str]]:
+        """The file of this process, open at its end and held, so that no second run writes there at the same time."""
+        with writing_to(self.file):
+            stream = self.file.open("a", encoding="utf-8")
+        with stream:
+            _hold(stream, self.file)
+            yield stream
+
+    def finish(self) -> dict[str, Answer]:
+        """Everything answered, after the other processes have ended."""
+        self._merge()
+        return self.read()
+
+    def _merge(self) -> None:
+        """Put what the processes of a torchrun wrote into the one file."""
+        parts = sorted(self.folder.glob(_OF_RANKS))
+        if (self.folder / ANSWERS).is_file():
+            repair_last_line(self.folder / ANSWERS)
+        if not parts:
+            return
+        merged = self.read()
+        for part in parts:
+            repair_last_line(part)
+            for answer in _answers_in(part) if part.stat().st_size else ():
+                merged.setdefault(answer.id, answer)
+        with replacing(self.folder / ANSWERS) as stream:
+            for answer in merged.values():
+                stream.write(as_line(answer).encode("utf-8"))
+        for part in parts:
+            part.unlink()
+
+    def _same_images(self, images: Mapping[str, str], answered: Sequence[EvalSample]) -> dict[str, str]:
+        """Old and new fingerprints together, the pictures of answered questions being what they were."""
+        before = _saved(self.folder / IMAGES) if (self.folder / IMAGES).is_file() else {}
+        used = {image.path for sample in answered for image in sample.images if image.path is not None}
+        changed = [
+            path for path in sorted(used) if path in before and path in images and before[path] != images[path]
+        ]
+        if changed:
+            raise ConfigError(
+                f"{self.folder} holds answers made from other pictures: {len(changed)} of {len(used)} files differ "
+                f"({first_ids(changed)}); choose another folder, or delete {self.folder / ANSWERS}"
+            )
+        return {**before, **images}
+
+
+def as_line(answer: Answer) -> str:
+    return json.dumps({"id": answer.id, "text": answer.text}, ensure_ascii=False) + "\n"
+
+
+def repair_last_line(path: Path) -> None:
+    """A run killed while writing leaves half a line at the end; that answer is dropped and asked again."""
+    content = path.read_bytes()
+    if not content or content.endswith(b"\n"):
+        return
+    whole = content.rfind(b"\n") + 1
+    with writing_to(path), path.open("r+b") as stream:
+        try:
+            json.loads(content[whole:])
+        except ValueError:
+            stream.truncate(whole)
+        else:
+            stream.seek(0, 2)
+            stream.write(b"\n")
+
+
+def _answers_in(file: Path) -> list[Answer]:
+    if not file.stat().st_size:
+        return []
+    rows = load_rows(file, "answers")
+    return [
+        Answer(id=row_id(row, f"{file}, row {number}"), text=str(row.get("text", "")))
+        for number, row in enumerate(rows, 1)
+    ]
+
+
+def _saved(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise ConfigError(
+            f"{file.parent} has answers but no {file.name}; choose another folder, or delete {file.parent / ANSWERS}"
+        )
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise ConfigError(f"{file} cannot be read ({err}); choose another folder") from err
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file} cannot be read (it holds no JSON object); choose another folder")
+    return content
+
+
+def _refuse_other_settings(folder: Path, before: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    changed = [name for name in {**before, **settings} if before.get(name) != settings.get(name)]
+    if changed:
+        what = ", ".join(
+            f"{name} ({_brief(before.get(name))} then, {_brief(settings.get(name))} now)" for name in changed
+        )
+        raise ConfigError(
+            f"{folder} holds answers made with other settings: {what}; choose another folder, "
+            f"or delete {folder / ANSWERS}"
+        )
+
+
+def _brief(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."
+
+
+def _hold(stream: IO[str], file: Path) -> None:
+    """A lock that ends with the process, however it ends; where the file system has none, there is none."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as err:
+        raise ConfigError(f"another process is writing {file}; wait for it, or choose another folder") from err
+    except OSError:
+        return
