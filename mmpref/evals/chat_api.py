@@ -46,6 +46,10 @@ class ItemFailed(Exception):  # noqa: N818  # not an error of the program: one r
     """One request came to nothing; the text says why."""
 
 
+class NotAsked(ItemFailed):
+    """It was never made, for a reason of our own; that says nothing about the server."""
+
+
 class _Passing(Exception):  # noqa: N818
     """A failure that may pass. ``wait`` is what the server asked for, in seconds."""
 
@@ -200,7 +204,9 @@ class ChatClient:
         except httpx2.TimeoutException as err:
             raise _Passing(f"no reply within {self.server.timeout:g} s") from err
         except (httpx2.HTTPError, httpx2.StreamError, RuntimeError) as err:  # RuntimeError: the client was closed
-            raise _Passing(f"no connection to {self.server.url}: {_clean(str(err) or type(err).__name__, key)}") from None
+            raise _Passing(
+                f"no connection to {self.server.url}: {_clean(str(err) or type(err).__name__, key)}"
+            ) from None
         text = content.decode("utf-8", errors="replace")
         if key:
             text = text.replace(key, "[API key]")
@@ -281,7 +287,7 @@ def in_parallel(
             if isinstance(result, BaseException):
                 if not isinstance(result, ItemFailed):
                     raise result
-                failed_in_a_row += 1
+                failed_in_a_row += not isinstance(result, NotAsked)
             else:
                 failed_in_a_row = 0
             yield item, result

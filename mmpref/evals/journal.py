@@ -37,9 +37,7 @@ class Journal:
         """Where this process writes."""
         return self.folder / (ANSWERS if self.rank is None else f"answers.rank{self.rank}.jsonl")
 
-    def prepare(
-        self, settings: Mapping[str, Any], images: Mapping[str, str], samples: Sequence[EvalSample]
-    ) -> None:
+    def prepare(self, settings: Mapping[str, Any], images: Mapping[str, str], samples: Sequence[EvalSample]) -> None:
         """Check that the answers in the folder were made with these settings and pictures, and write both down.
 
         Raises:
@@ -99,9 +97,7 @@ class Journal:
         """Old and new fingerprints together, the pictures of answered questions being what they were."""
         before = _saved(self.folder / IMAGES) if (self.folder / IMAGES).is_file() else {}
         used = {image.path for sample in answered for image in sample.images if image.path is not None}
-        changed = [
-            path for path in sorted(used) if path in before and path in images and before[path] != images[path]
-        ]
+        changed = [path for path in sorted(used) if path in before and path in images and before[path] != images[path]]
         if changed:
             raise ConfigError(
                 f"{self.folder} holds answers made from other pictures: {len(changed)} of {len(used)} files differ "

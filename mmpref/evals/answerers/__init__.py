@@ -1,6 +1,6 @@
 """Who answers the questions: anything with one method, ``answer``.
 
-torch and the models room are loaded only when a ``TransformersAnswerer`` is built, httpx2 only for a ``ServerAnswerer``.
+torch and the models room are loaded only when a ``TransformersAnswerer`` is built, httpx2 only by a ``ServerAnswerer``.
 """
 
 from mmpref.evals.answerers.contract import Answerer

@@ -1,0 +1,6 @@
+"""A model as judge of answers, over an OpenAI-compatible API: cost first, cache by content, failures are missing."""
+
+from mmpref.evals.judging.engine import Estimate, Outcome, Prices, plan_judging
+from mmpref.evals.judging.tasks import JUDGED, official_judge
+
+__all__ = ["JUDGED", "Estimate", "Outcome", "Prices", "official_judge", "plan_judging"]

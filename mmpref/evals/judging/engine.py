@@ -1,0 +1,387 @@
+"""Judging a file of answers: what it will cost, then the calls, each kept the moment it is paid for.
+
+The cache is a JSONL file of replies by content: judge, prompt version and everything the judge is shown. So a run that
+was killed asks only what it had not asked, answers that did not change are not judged twice, and a cache can be shared
+between models. An answer without a usable reply is written with its ``error`` and counts as missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmpref.errors import ConfigError
+from mmpref.evals.chat_api import ChatClient, Completion, ItemFailed, NotAsked, Server, in_parallel
+from mmpref.evals.journal import repair_last_line
+from mmpref.evals.judging.fence import UnusableReplyError, draw_fence, messages, read_reply, response_format
+from mmpref.evals.judging.tasks import HALLUSIONBENCH_SAME, JUDGED, JudgeTask, Sections, Value, figure_zero
+from mmpref.evals.rows import choose, pair_by_id
+from mmpref.evals.verdicts import Verdict
+from mmpref.records import Answer, EvalSample
+from mmpref.rundir import replacing, writing_to
+
+MAX_REPLY_TOKENS = 512
+ASKED_AGAIN = 3
+BY_RULE = "rule: at most three words name no object"
+_NO_MONEY = "not asked: the limit of cost was reached"
+_CHARS_PER_TOKEN = 3.5  # of English in the tokenizers of today, rounded to the dear side
+_USUAL_REPLY_TOKENS = 90
+_OVERHEAD_TOKENS = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prices:
+    """US dollars per million tokens, as the server's owner asks; 0 for a server of one's own."""
+
+    prompt: float
+    completion: float
+
+    def __post_init__(self) -> None:
+        if self.prompt < 0 or self.completion < 0:
+            raise ConfigError("prices must be >= 0")
+
+    def of(self, prompt_tokens: float, completion_tokens: float) -> float:
+        return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What judging will take. Tokens are guessed from lengths (3.5 characters each); ``cost`` is None without prices."""
+
+    num_answers: int
+    num_by_rule: int
+    num_cached: int
+    num_calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of it. ``missing`` are ids without a verdict, with the reasons; ``cost`` is of this run alone."""
+
+    verdicts: tuple[Verdict, ...]
+    missing: Mapping[str, str]
+    num_calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One thing to ask the judge about the answer ``id``."""
+
+    id: str
+    task: JudgeTask
+    sections: Sections
+    key: str
+
+    @property
+    def tokens(self) -> float:
+        chars = sum(len(title) + len(text) for title, text in self.sections) + len(self.task.instruction) + 700
+        return chars / _CHARS_PER_TOKEN + _OVERHEAD_TOKENS
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """One reply in the cache."""
+
+    value: Value
+    reason: str
+    judge: str
+
+
+@dataclass(slots=True)
+class _Spent:
+    """Counts of a run, by several threads; ``promised`` is what the calls under way can cost at most."""
+
+    prices: Prices | None
+    max_cost: float | None
+    calls: int = 0
+    prompt: float = 0.0
+    completion: float = 0.0
+    promised: float = 0.0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def dollars(self) -> float:
+        return self.prices.of(self.prompt, self.completion) if self.prices else 0.0
+
+    @contextmanager
+    def call(self, case: _Case) -> Iterator[None]:
+        """One call, if there is money for it.
+
+        Raises:
+            NotAsked: there is not.
+        """
+        most = self.prices.of(case.tokens, MAX_REPLY_TOKENS) if self.prices else 0.0
+        with self.lock:
+            if self.max_cost is not None and self.dollars + self.promised + most > self.max_cost:
+                raise NotAsked(_NO_MONEY)
+            self.promised += most
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.promised -= most
+
+    def add(self, reply: Completion, case: _Case) -> None:
+        with self.lock:
+            self.calls += 1
+            self.prompt += reply.prompt_tokens if reply.prompt_tokens is not None else case.tokens
+            done = reply.completion_tokens
+            self.completion += done if done is not None else len(reply.text) / _CHARS_PER_TOKEN
+
+
+def plan_judging(
+    benchmark: str,
+    samples: Sequence[EvalSample],
+    answers: Sequence[Answer],
+    server: Server,
+    *,
+    cache: Path,
+    prices: Prices | None = None,
+    diagnosis: bool = True,
+) -> JudgingPlan:
+    """What has to be asked about these answers; nothing is sent yet.
+
+    Args:
+        cache: replies by content, read now and appended to later.
+        diagnosis: HallusionBench's second question, whether an answer agrees with the one to figure 0.
+
+    Raises:
+        ConfigError: the benchmark has no judge, or the API key is missing.
+        DataError: answers and questions do not belong together.
+    """
+    task = JUDGED[choose(benchmark, JUDGED, "benchmark with a judge")]
+    pairs = pair_by_id(samples, answers)
+    fixed: dict[str, Value] = {}
+    cases = []
+    for sample, text in pairs:
+        if (value := task.needs_no_judge(text)) is not None:
+            fixed[sample.id] = value
+        else:
+            cases.append(_case(sample.id, task, task.sections(sample, text), server))
+    if benchmark == "hallusionbench" and diagnosis:
+        texts = {sample.id: text for sample, text in pairs}
+        by_id = {sample.id: sample for sample, _ in pairs}
+        for name, zero in figure_zero([sample for sample, _ in pairs]).items():
+            both = HALLUSIONBENCH_SAME.sections(by_id[name], f"{texts[zero]}\0{texts[name]}")
+            cases.append(_case(name, HALLUSIONBENCH_SAME, both, server))
+    server.key()
+    return JudgingPlan(
+        task=task,
+        ids=tuple(sample.id for sample, _ in pairs),
+        fixed=fixed,
+        cases=tuple(cases),
+        server=server,
+        cache=cache,
+        kept=_read_cache(cache),
+        prices=prices,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgingPlan:
+    """Everything that will be asked, and what is known already."""
+
+    task: JudgeTask
+    ids: tuple[str, ...]
+    fixed: Mapping[str, Value]
+    cases: tuple[_Case, ...]
+    server: Server
+    cache: Path
+    kept: dict[str, _Kept]
+    prices: Prices | None
+
+    def estimate(self) -> Estimate:
+        open_cases = self._open_cases()
+        prompt = sum(case.tokens for case in open_cases)
+        completion = float(_USUAL_REPLY_TOKENS * len(open_cases))
+        return Estimate(
+            num_answers=len(self.ids),
+            num_by_rule=len(self.fixed),
+            num_cached=sum(case.key in self.kept for case in self.cases),
+            num_calls=len(open_cases),
+            prompt_tokens=round(prompt),
+            completion_tokens=round(completion),
+            cost=self.prices.of(prompt, completion) if self.prices else None,
+        )
+
+    def run(
+        self, out: Path, *, max_cost: float | None = None, progress: Callable[[int, int], None] | None = None
+    ) -> Outcome:
+        """Ask what is open and write one verdict, or error, per answer to ``out``.
+
+        Args:
+            max_cost: dollars; refused at once when the estimate is higher, and no call is begun that would pass it.
+            progress: called with (asked, to ask).
+
+        Raises:
+            ConfigError: the estimate is above ``max_cost``, or the server refuses every request.
+            EvalIncompleteError: many requests in a row failed; what was paid for is in the cache.
+        """
+        if max_cost is not None:
+            self._refuse_dear(max_cost)
+        spent, errors = _Spent(self.prices, max_cost), dict[str, str]()
+        open_cases = self._open_cases()
+        client = ChatClient(self.server)
+        judge = _Judge(client, spent)
+        with writing_to(self.cache):
+            self.cache.parent.mkdir(parents=True, exist_ok=True)
+            stream = self.cache.open("a", encoding="utf-8")
+        asked = 0
+        with stream:
+            results = in_parallel(open_cases, judge.ask, workers=self.server.concurrency, stop=client.close)
+            for case, reply in results:
+                asked += 1
+                if isinstance(reply, ItemFailed):
+                    errors[case.key] = str(reply)
+                else:
+                    self.kept[case.key] = reply
+                    with writing_to(self.cache):
+                        stream.write(_cache_line(case, reply))
+                        stream.flush()
+                if progress is not None:
+                    progress(asked, len(open_cases))
+        verdicts = tuple(self._verdicts(errors))
+        reasons = {
+            case.id: self.kept[case.key].reason
+            for case in self.cases
+            if case.task is self.task and case.key in self.kept
+        }
+        with replacing(out) as file:
+            for verdict in verdicts:
+                row = verdict.row() | ({"reason": reasons[verdict.id]} if reasons.get(verdict.id) else {})
+                file.write((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8"))
+        return Outcome(
+            verdicts=verdicts,
+            missing={verdict.id: verdict.error for verdict in verdicts if verdict.error is not None},
+            num_calls=spent.calls,
+            prompt_tokens=round(spent.prompt),
+            completion_tokens=round(spent.completion),
+            cost=spent.dollars if self.prices else None,
+        )
+
+    def _open_cases(self) -> list[_Case]:
+        """What is in no cache, each content once."""
+        found = {case.key: case for case in self.cases if case.key not in self.kept}
+        return list(found.values())
+
+    def _refuse_dear(self, max_cost: float) -> None:
+        estimate = self.estimate()
+        if estimate.cost is None:
+            raise ConfigError("a limit of cost needs the prices of the judge: give both, in dollars per million tokens")
+        if estimate.cost > max_cost:
+            raise ConfigError(
+                f"judging would cost about ${estimate.cost:.2f} ({estimate.num_calls} calls), more than "
+                f"${max_cost:.2f}; raise the limit or judge fewer answers; nothing was sent"
+            )
+
+    def _verdicts(self, errors: Mapping[str, str]) -> Iterator[Verdict]:
+        main = {case.id: case for case in self.cases if case.task is self.task}
+        second = {case.id: case for case in self.cases if case.task is not self.task}
+        for name in self.ids:
+            if name in self.fixed:
+                yield _verdict(name, self.task, self.fixed[name], BY_RULE, None)
+                continue
+            case = main[name]
+            kept = self.kept.get(case.key)
+            if kept is None:
+                yield Verdict(id=name, judge=self.server.model, error=errors[case.key])
+                continue
+            same = self.kept.get(second[name].key) if name in second else None
+            yield _verdict(name, self.task, kept.value, kept.judge, None if same is None else bool(same.value))
+
+
+@dataclass(slots=True)
+class _Judge:
+    """Asks one case after the other; used by several threads."""
+
+    client: ChatClient
+    spent: _Spent
+    structured: bool = True
+
+    def ask(self, case: _Case) -> _Kept:
+        """One usable reply.
+
+        Raises:
+            ItemFailed: the server gave none, or what it gave was not usable, several times over.
+        """
+        why = ""
+        for _ in range(ASKED_AGAIN):
+            fence = draw_fence(case.sections)
+            with self.spent.call(case):
+                reply = self._complete(case, fence)
+                self.spent.add(reply, case)
+            if reply.cut:
+                why = f"the reply was cut after {MAX_REPLY_TOKENS} tokens"
+                continue
+            try:
+                value, reason = read_reply(case.task, reply.text, fence)
+            except UnusableReplyError as err:
+                why = str(err)
+                continue
+            return _Kept(value, reason, reply.model)
+        raise ItemFailed(f"no usable reply in {ASKED_AGAIN}: {why}")
+
+    def _complete(self, case: _Case, fence: str) -> Completion:
+        asked = messages(case.task, case.sections, fence)
+        if self.structured:
+            try:
+                form = response_format(case.task, fence)
+                return self.client.complete(asked, max_tokens=MAX_REPLY_TOKENS, response_format=form)
+            except ItemFailed as err:
+                if not any(word in str(err) for word in ("response_format", "json_schema", "guided", "schema")):
+                    raise
+                self.structured = False  # a server that knows no schemas; the reply is checked all the same
+        return self.client.complete(asked, max_tokens=MAX_REPLY_TOKENS)
+
+
+def _case(name: str, task: JudgeTask, sections: Sections, server: Server) -> _Case:
+    content = json.dumps([server.model, task.name, task.version, sections], ensure_ascii=False)
+    return _Case(name, task, sections, hashlib.sha256(content.encode()).hexdigest())
+
+
+def _verdict(name: str, task: JudgeTask, value: Value, judge: str, same: bool | None) -> Verdict:
+    if task.field == "score" and isinstance(value, int):
+        return Verdict(id=name, judge=judge, score=value)
+    if task.field == "objects" and isinstance(value, list):
+        return Verdict(id=name, judge=judge, objects=tuple(value))
+    return Verdict(id=name, judge=judge, verdict=str(value), same=same)  # type: ignore[arg-type]  # checked by read
+
+
+def _cache_line(case: _Case, kept: _Kept) -> str:
+    row: dict[str, Any] = {
+        "key": case.key,
+        "task": case.task.name,
+        case.task.field: kept.value,
+        "reason": kept.reason,
+        "judge": kept.judge,
+    }
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _read_cache(path: Path) -> dict[str, _Kept]:
+    """Usable lines of the cache; others (a line cut by a kill, another version's) are asked again."""
+    if not path.is_file():
+        return {}
+    repair_last_line(path)
+    tasks = {task.name: task for task in (*JUDGED.values(), HALLUSIONBENCH_SAME)}
+    found: dict[str, _Kept] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            row = json.loads(line)
+            task = tasks[row["task"]]
+            found[str(row["key"])] = _Kept(task.read(row[task.field]), str(row["reason"]), str(row["judge"]))
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found
