@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from mmpref.cli_data import app as data_app
+from mmpref.cli_eval import evaluate, judge
 from mmpref.errors import MMPrefError, stopped_by_ctrl_c
 from mmpref.version import __version__
 
@@ -23,6 +24,8 @@ app = typer.Typer(
 )
 
 app.add_typer(data_app, name="data")
+app.command("eval")(evaluate)
+app.command("judge")(judge)
 
 _OPTIONS_HELP = "Options of the benchmark, for example synonyms=FILE prompts=FILE for chair."
 _BENCHMARKS_HELP = "pope, chair, amber, hallusionbench, mme, mmhal, object_halbench, preference or win_rate."
@@ -101,47 +104,6 @@ def train(
         display.finish(run)
 
 
-@app.command("eval")
-@stopped_by_ctrl_c
-def evaluate(
-    model: Annotated[str, typer.Option(help="A model folder or hub id, or a run folder of mmpref.")],
-    benchmark: Annotated[str, typer.Option(help=_BENCHMARKS_HELP)],
-    questions: Annotated[list[Path], typer.Option(help=_QUESTIONS_HELP)],
-    out: Annotated[Path, typer.Option(help="Folder for answers.jsonl, items.jsonl and results.json.")],
-    options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=_OPTIONS_HELP)] = None,
-    images: Annotated[Path | None, typer.Option(help="Image paths are relative to this folder.")] = None,
-    protocol: Annotated[str, typer.Option(help="How answers are read and counted.")] = "mmpref",
-    batch_size: Annotated[int, typer.Option(min=1, help="Questions answered together.")] = 32,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Default: the benchmark's own.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N questions; noted in the result.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's own choice.")] = None,
-) -> None:
-    """Let a model answer a benchmark, and score it. A stopped evaluation goes on where it was."""
-    from mmpref.config import parse_options
-    from mmpref.rundir import model_of
-    from mmpref.terminal import EvalDisplay
-
-    given = parse_options(options or [])
-    with EvalDisplay(f"{benchmark} · {model}") as display:
-        from mmpref.evals import evaluate as run_evaluation
-
-        result = run_evaluation(
-            model_of(model),
-            benchmark,
-            questions=_one_or_many(questions),
-            images_root=images,
-            out=out,
-            protocol=protocol,
-            batch_size=batch_size,
-            max_new_tokens=max_new_tokens,
-            cpu_threads=threads,
-            limit=limit,
-            progress=display.update,
-            **given,
-        )
-        display.finish(result, out)
-
-
 @app.command()
 @stopped_by_ctrl_c
 def score(
@@ -191,7 +153,10 @@ def export(
 @app.command()
 @stopped_by_ctrl_c
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders; the first is what the others are compared with.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Run folders or folders of mmpref eval; the first is what the others are compared with."),
+    ],
     out: Annotated[Path, typer.Option(help="The page: one HTML file that needs nothing else.")],
     images: Annotated[Path | None, typer.Option(help="Image paths in the results are relative to this folder.")] = None,
     title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,

@@ -6,14 +6,21 @@ and, last, ``results.json``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmpref.errors import ConfigError, DataError, EvalIncompleteError
 from mmpref.evals import fingerprint
-from mmpref.evals.answerers import BATCH_SIZE, TOKENS_PER_BATCH, Answerer, ProcessesAnswerer, TransformersAnswerer
+from mmpref.evals.answerers import (
+    BATCH_SIZE,
+    TOKENS_PER_BATCH,
+    Answerer,
+    ProcessesAnswerer,
+    ServerAnswerer,
+    TransformersAnswerer,
+)
 from mmpref.evals.answerers.contract import facts_of, failures_of
 from mmpref.evals.answerers.in_process import ModelSource
 from mmpref.evals.answerers.processes import deal
@@ -26,6 +33,7 @@ from mmpref.records import Answer, EvalSample, TaskResult
 from mmpref.rundir import writing_to
 
 if TYPE_CHECKING:
+    from mmpref.evals.chat_api import Server
     from mmpref.models.load import LoadedModel
 
 Progress = Callable[[int, int], None]
@@ -39,6 +47,7 @@ def evaluate(
     images_root: str | Path | None,
     out: str | Path,
     answerer: Answerer | None = None,
+    server: Server | None = None,
     batch_size: int = BATCH_SIZE,
     tokens_per_batch: int = TOKENS_PER_BATCH,
     max_new_tokens: int | None = None,
@@ -48,6 +57,7 @@ def evaluate(
     seed: int = 0,
     progress: Progress | None = None,
     limit: int | None = None,
+    judging: Callable[[Sequence[EvalSample], Sequence[Answer]], Path] | None = None,
     **options: Any,
 ) -> TaskResult:
     """Answer ``questions`` with a model, score the answers, and write both to the folder ``out``.
@@ -59,6 +69,7 @@ def evaluate(
             ``results.json`` names as the model.
         images_root: relative image paths of the questions start here.
         answerer: who answers; the model in this process when None.
+        server: a server that answers instead.
         batch_size, tokens_per_batch: questions, and tokens with those to come, that are answered together at most.
         max_new_tokens: None takes the benchmark's own.
         processes: how many of this machine answer together, each with a model of its own.
@@ -66,6 +77,7 @@ def evaluate(
         seed: of the bootstrap behind the intervals; answers are greedy and have none.
         progress: called with (answered, all) after every answer.
         limit: only the first so many questions.
+        judging: judges the answers before they are scored, and gives the file of the verdicts.
         options: of the benchmark, such as CHAIR's ``synonyms``.
 
     Raises:
@@ -76,81 +88,83 @@ def evaluate(
     choose(protocol, chosen.protocols, f"protocol of {benchmark}")
     if limit is not None and limit < 1:
         raise ConfigError(f"limit must be >= 1, got {limit}")
+    if judging is not None and "verdicts" not in chosen.options:
+        raise ConfigError(f"{benchmark} is scored by rules; it has no judge")
     filled = with_defaults(chosen, options)
     samples = chosen.load(questions, filled)
     refuse_duplicates((sample.id for sample in samples), "questions")
-    max_new_tokens = chosen.max_new_tokens if max_new_tokens is None else max_new_tokens
-    num_beams = int(getattr(chosen, "num_beams", 1))
+    decoding = {
+        "max_new_tokens": chosen.max_new_tokens if max_new_tokens is None else max_new_tokens,
+        "num_beams": int(getattr(chosen, "num_beams", 1)),
+    }
+    if server is not None:
+        answerer = ServerAnswerer(server, images_root=images_root, **decoding)
     settings = {
         "benchmark": benchmark,
-        **_model_facts(model_path),
+        **_model_facts(server.model if server is not None else model_path, here=server is None),
         "questions": fingerprint.of_questions(samples),
-        "max_new_tokens": max_new_tokens,
-        "num_beams": num_beams,
+        **decoding,
         "answerer": type(answerer).__name__ if answerer is not None else TransformersAnswerer.__name__,
     }
     wanted = samples[:limit]
     group = ranks()
-    if group is not None and processes > 1:
-        raise ConfigError(f"torchrun started {group.total} processes already; leave processes at 1")
+    if group is not None and (processes > 1 or answerer is not None):
+        raise ConfigError("torchrun is for a model that is loaded here, one in each process, with --processes 1")
+    first = group is None or group.rank == 0
     with together(group) if group is not None else nullcontext():
         journal = Journal(Path(out), group.rank if group else None)
-        if group is None or group.rank == 0:
+        if first:
             journal.prepare(settings, fingerprint.of_images(wanted, images_root), samples)
-        if group is not None:
-            group.wait()
+        _meet(group)
         done = journal.read()
         todo = [sample for sample in wanted if sample.id not in done]
-        facts: Mapping[str, Any] = {}
-        if todo:
-            mine = deal(todo, group.total)[group.rank] if group is not None else todo
-            if answerer is None and mine:
-                answerer = _own_answerer(
-                    model_path,
-                    group,
-                    processes,
-                    images_root,
-                    {
-                        "batch_size": batch_size,
-                        "tokens_per_batch": tokens_per_batch,
-                        "max_new_tokens": max_new_tokens,
-                        "num_beams": num_beams,
-                        "cpu_threads": cpu_threads,
-                    },
-                )
-            if answerer is not None and mine:
-                total = len(mine) if group is not None else len(wanted)
-                _answer(answerer, mine, journal, total, progress)
-                facts = facts_of(answerer)
-            done = _all_answers(journal, group)
+        mine = deal(todo, group.total)[group.rank] if group is not None else todo
+        if mine:
+            if answerer is None:
+                sizes = {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch, "cpu_threads": cpu_threads}
+                answerer = _own_answerer(model_path, group, processes, images_root, sizes | decoding)
+            _answer(answerer, mine, journal, len(mine) if group is not None else len(wanted), progress)
+        done = _all_answers(journal, group)
         answers = [done[sample.id] for sample in wanted]
+        if judging is not None:
+            filled["verdicts"] = judging(wanted, answers) if first else None
+            _meet(group)
+        if not first:
+            _meet(group)
+            return score_samples(chosen, wanted, answers, protocol, filled, seed=seed)
         result = score_samples(chosen, wanted, answers, protocol, filled, seed=seed)
-        if group is None or group.rank == 0:
-            beside = {}
-            if protocol != "official" and "official" in chosen.protocols:
-                beside["official"] = score_samples(chosen, wanted, answers, "official", filled, seed=seed)
-            write_items(journal.folder / ITEMS, result)
-            write_result(
-                journal.folder / RESULTS,
-                result,
-                model=settings["model"] if isinstance(model_path, ModelSource) else _name(model_path),
-                settings=settings,
-                complete=len(wanted) == len(samples),
-                protocols=other_protocols(beside),
-                **({"answered_by": dict(facts)} if facts else {}),
-            )
-        if group is not None:
-            group.wait()
+        beside = {}
+        if protocol != "official" and "official" in chosen.protocols:
+            beside["official"] = score_samples(chosen, wanted, answers, "official", filled, seed=seed)
+        facts = facts_of(answerer) if answerer is not None else {}
+        write_items(journal.folder / ITEMS, result)
+        write_result(
+            journal.folder / RESULTS,
+            result,
+            model=server.model if server is not None else _name(model_path),
+            settings=settings,
+            complete=len(wanted) == len(samples),
+            protocols=other_protocols(beside),
+            **({"answered_by": dict(facts)} if facts else {}),
+        )
+        _meet(group)
     return result
+
+
+def _meet(group: Ranks | None) -> None:
+    if group is not None:
+        group.wait()
 
 
 def _name(model: str | Path | LoadedModel | ModelSource) -> str:
     return str(model if isinstance(model, str | Path) else model.path)
 
 
-def _model_facts(model: str | Path | LoadedModel | ModelSource) -> dict[str, Any]:
-    """What the answers depend on, of the model."""
+def _model_facts(model: str | Path | LoadedModel | ModelSource, *, here: bool) -> dict[str, Any]:
+    """What the answers depend on, of the model; of one that is served elsewhere, only its name is known."""
     name = _name(model)
+    if not here:
+        return {"model": name, "model_files": ""}
     facts: dict[str, Any] = {
         "model": str(Path(name).resolve()) if Path(name).is_dir() else name,
         "model_files": fingerprint.of_model(name),
@@ -188,12 +202,10 @@ def _own_answerer(
 
 def _all_answers(journal: Journal, group: Ranks | None) -> dict[str, Answer]:
     """What all processes wrote, when all have ended."""
-    if group is None:
-        return journal.read()
-    group.wait()
-    if group.rank == 0:
+    _meet(group)
+    if group is not None and group.rank == 0:
         journal.finish()
-    group.wait()
+    _meet(group)
     return journal.read()
 
 

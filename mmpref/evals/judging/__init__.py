@@ -1,6 +1,15 @@
 """A model as judge of answers, over an OpenAI-compatible API: cost first, cache by content, failures are missing."""
 
-from mmpref.evals.judging.engine import Estimate, Outcome, Prices, plan_judging
+from mmpref.evals.judging.engine import Estimate, JudgingPlan, Outcome, Prices, load_answered, plan_judging
 from mmpref.evals.judging.tasks import JUDGED, official_judge
 
-__all__ = ["JUDGED", "Estimate", "Outcome", "Prices", "official_judge", "plan_judging"]
+__all__ = [
+    "JUDGED",
+    "Estimate",
+    "JudgingPlan",
+    "Outcome",
+    "Prices",
+    "load_answered",
+    "official_judge",
+    "plan_judging",
+]

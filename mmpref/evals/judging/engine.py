@@ -21,8 +21,9 @@ from mmpref.evals.chat_api import ChatClient, Completion, ItemFailed, NotAsked, 
 from mmpref.evals.journal import repair_last_line
 from mmpref.evals.judging.fence import UnusableReplyError, draw_fence, messages, read_reply, response_format
 from mmpref.evals.judging.tasks import HALLUSIONBENCH_SAME, JUDGED, JudgeTask, Sections, Value, figure_zero
-from mmpref.evals.rows import choose, pair_by_id
-from mmpref.evals.verdicts import Verdict
+from mmpref.evals.rows import Source, choose, pair_by_id
+from mmpref.evals.task import benchmark_named, with_defaults
+from mmpref.evals.verdicts import Verdict, usable
 from mmpref.records import Answer, EvalSample
 from mmpref.rundir import replacing, writing_to
 
@@ -52,7 +53,7 @@ class Prices:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What judging will take. Tokens are guessed from lengths (3.5 characters each); ``cost`` is None without prices."""
+    """What judging will take. Tokens are guessed (3.5 characters each); ``cost`` is None without prices."""
 
     num_answers: int
     num_by_rule: int
@@ -73,6 +74,15 @@ class Outcome:
     prompt_tokens: int
     completion_tokens: int
     cost: float | None
+
+    def refuse_if_too_many_missing(self) -> None:
+        """Say now what the scorer would say later.
+
+        Raises:
+            EvalIncompleteError: more than 2 % of the answers have no verdict.
+        """
+        by_id = {verdict.id: verdict for verdict in self.verdicts}
+        usable(by_id, list(by_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +149,16 @@ class _Spent:
             self.prompt += reply.prompt_tokens if reply.prompt_tokens is not None else case.tokens
             done = reply.completion_tokens
             self.completion += done if done is not None else len(reply.text) / _CHARS_PER_TOKEN
+
+
+def load_answered(
+    benchmark: str, questions: Source, answers: Source, **options: Any
+) -> tuple[tuple[EvalSample, ...], Sequence[Answer]]:
+    """The questions of a benchmark that has a judge, and saved answers to them."""
+    chosen = benchmark_named(choose(benchmark, JUDGED, "benchmark with a judge"))
+    filled = with_defaults(chosen, options)
+    samples = chosen.load(questions, filled)
+    return samples, chosen.load_answers(answers, samples, filled).answers
 
 
 def plan_judging(

@@ -139,7 +139,7 @@ HALLUSIONBENCH = JudgeTask(
     field="verdict",
     instruction=(
         "You correct a test. Compare the answer that a model gave to a question with the reference, which is true.\n"
-        "correct: what the answer says about the question agrees with the reference, whatever its words; it may say more\n"
+        "correct: what the answer says about the question agrees with the reference, in its own words perhaps\n"
         "incorrect: what it says contradicts the reference, or it answers yes where the reference means no, or no "
         "where it means yes\n"
         "unclear: it decides nothing (it is empty, does not know, refuses, or says both)\n"
@@ -180,8 +180,8 @@ OBJECT_HALBENCH = JudgeTask(
         "Name each once, in the singular, as the answer calls it, without its colour, size, number or place (a small "
         "red car is a car; a dining table stays a dining table, a traffic light a traffic light).\n"
         "Leave out: what the answer says is absent; what it only supposes or compares with; feelings, actions, "
-        "weather, light, and the picture itself. Add nothing that the answer does not name. An answer that names none has an "
-        "empty list."
+        "weather, light, and the picture itself. Add nothing that the answer does not name. An answer that names none "
+        "has an empty list."
     ),
     schema={"type": "array", "items": {"type": "string"}},
     read=_objects,

@@ -1,0 +1,243 @@
+"""``mmpref eval`` and ``mmpref judge``: a model answers a benchmark, a model judges answers.
+
+Thin commands, as in ``cli.py``. A judge of ``mmpref eval`` works on the answers of its own folder, and what it said is
+kept there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mmpref.errors import ConfigError, stopped_by_ctrl_c
+
+if TYPE_CHECKING:
+    from mmpref.evals.chat_api import Server
+    from mmpref.evals.judging import JudgingPlan, Outcome
+
+_BENCHMARK = "Name of the benchmark, for example pope, chair or mmhal."
+_OPTIONS = "Options of the benchmark, for example synonyms=FILE prompts=FILE for chair."
+_QUESTIONS = "Question file of the benchmark; several for its splits."
+_URL = "Address of an OpenAI-compatible API, for example http://127.0.0.1:8000/v1."
+_KEY_ENV = (
+    "Environment variable that holds the API key. OPENAI_API_KEY is used for api.openai.com alone, unless it is named."
+)
+_Concurrency = Annotated[int, typer.Option(min=1, help="Requests to a server under way at once.")]
+_Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds in which a server must have replied.")]
+_PriceIn = Annotated[float | None, typer.Option(min=0, help="Judge's price, dollars per million prompt tokens.")]
+_PriceOut = Annotated[float | None, typer.Option(min=0, help="Judge's price, dollars per million reply tokens.")]
+_MaxCost = Annotated[float | None, typer.Option(min=0, help="Judge for at most so many dollars.")]
+_Cache = Annotated[
+    Path | None, typer.Option(help="Replies by content, to share between runs; default: beside the output.")
+]
+
+
+@stopped_by_ctrl_c
+def evaluate(
+    model: Annotated[
+        str, typer.Option(help="A model folder, adapter folder, hub id or run folder; its name at --server.")
+    ],
+    benchmark: Annotated[str, typer.Option(help=_BENCHMARK)],
+    questions: Annotated[list[Path], typer.Option(help=_QUESTIONS)],
+    out: Annotated[Path, typer.Option(help="Folder for answers.jsonl, items.jsonl and results.json.")],
+    options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=_OPTIONS)] = None,
+    images: Annotated[Path | None, typer.Option(help="Image paths are relative to this folder.")] = None,
+    protocol: Annotated[str, typer.Option(help="How answers are read and counted.")] = "mmpref",
+    adapter: Annotated[Path | None, typer.Option(help="A LoRA folder to put on the model.")] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    quantization: Annotated[str | None, typer.Option(help="nf4 or int8, for a model that is too large.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(min=1, help="Resolution budget of one image (Qwen-VL).")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions answered together, at most.")] = 32,
+    tokens_per_batch: Annotated[
+        int, typer.Option(min=1, help="Tokens of a batch, padding and answers included, at most.")
+    ] = 65_536,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Default: the benchmark's own.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Processes that share the questions, one GPU each.")] = 1,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N questions; noted in the result.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's own choice.")] = None,
+    server: Annotated[str | None, typer.Option(help=f"Let this server answer. {_URL}")] = None,
+    key_env: Annotated[str | None, typer.Option(help=_KEY_ENV)] = None,
+    concurrency: _Concurrency = 8,
+    timeout: _Timeout = 120.0,
+    judge_server: Annotated[str | None, typer.Option(help=f"Let a model judge the answers. {_URL}")] = None,
+    judge_model: Annotated[str | None, typer.Option(help="The judge's name at its server.")] = None,
+    judge_key_env: Annotated[str | None, typer.Option(help=_KEY_ENV)] = None,
+    price_in: _PriceIn = None,
+    price_out: _PriceOut = None,
+    max_cost: _MaxCost = None,
+    judge_cache: _Cache = None,
+) -> None:
+    """Let a model answer a benchmark, and score it. A stopped evaluation goes on where it was."""
+    from mmpref.config import parse_options
+    from mmpref.rundir import model_of
+    from mmpref.terminal import EvalDisplay
+
+    given = parse_options(options or [])
+    judge_at = (
+        _server(judge_server, judge_model, judge_key_env, concurrency, timeout, "judge") if judge_server else None
+    )
+    if judge_at is not None:
+        _can_be_judged(benchmark)
+        judge_at.key()
+    prices = _prices(price_in, price_out)
+    with EvalDisplay(f"{benchmark} · {model}") as display:
+        from mmpref.evals import evaluate as run_evaluation
+        from mmpref.evals.answerers.in_process import ModelSource
+        from mmpref.evals.ranks import ranks
+
+        source: Any = model
+        answer_at: Server | None = None
+        if server is not None:
+            if adapter is not None or quantization is not None or processes > 1:
+                raise ConfigError("--adapter, --quantization and --processes are for a model in this process")
+            answer_at = _server(server, model, key_env, concurrency, timeout, "server")
+        else:
+            if quantization not in (None, "nf4", "int8"):
+                raise ConfigError(f"quantization must be nf4 or int8, got {quantization!r}")
+            source = ModelSource(
+                path=str(model_of(model)),
+                adapter=adapter,
+                dtype=dtype,
+                quantization=quantization,
+                max_pixels=max_pixels,
+            )
+        judging = None
+        if judge_at is not None:
+
+            def judging(samples: Any, answers: Any) -> Path:
+                plan = _plan(benchmark, samples, answers, judge_at, judge_cache or out / "verdicts.cache.jsonl", prices)
+                _run_judge(plan, out / "verdicts.jsonl", max_cost, display.say)
+                return out / "verdicts.jsonl"
+
+        result = run_evaluation(
+            source,
+            benchmark,
+            questions=_one_or_many(questions),
+            images_root=images,
+            out=out,
+            server=answer_at,
+            protocol=protocol,
+            batch_size=batch_size,
+            tokens_per_batch=tokens_per_batch,
+            max_new_tokens=max_new_tokens,
+            processes=processes,
+            cpu_threads=threads,
+            limit=limit,
+            judging=judging,
+            progress=display.update,
+            **given,
+        )
+        group = ranks()
+        if group is None or group.rank == 0:
+            display.finish(result, out)
+
+
+@stopped_by_ctrl_c
+def judge(
+    benchmark: Annotated[str, typer.Option(help="mmhal, hallusionbench or object_halbench.")],
+    questions: Annotated[list[Path], typer.Option(help=_QUESTIONS)],
+    answers: Annotated[list[Path], typer.Option(help='JSONL of {"id": ..., "text": ...}.')],
+    server: Annotated[str, typer.Option(help=_URL)],
+    model: Annotated[str, typer.Option(help="The judge's name at the server.")],
+    out: Annotated[Path, typer.Option(help="Verdicts, JSONL, for mmpref score ... verdicts=FILE.")],
+    options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=_OPTIONS)] = None,
+    key_env: Annotated[str | None, typer.Option(help=_KEY_ENV)] = None,
+    price_in: _PriceIn = None,
+    price_out: _PriceOut = None,
+    max_cost: _MaxCost = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would take; nothing is sent.")] = False,
+    diagnosis: Annotated[
+        bool, typer.Option(help="HallusionBench: also ask whether answers agree with that to figure 0.")
+    ] = True,
+    cache: _Cache = None,
+    concurrency: _Concurrency = 8,
+    timeout: _Timeout = 120.0,
+) -> None:
+    """Let a model judge saved answers, and write its verdicts. What was judged before is not asked again."""
+    from mmpref.config import parse_options
+    from mmpref.evals.judging import load_answered
+    from mmpref.terminal import CountDisplay, print_facts
+
+    at = _server(server, model, key_env, concurrency, timeout, "judge")
+    samples, found = load_answered(
+        benchmark, _one_or_many(questions), _one_or_many(answers), **parse_options(options or [])
+    )
+    where = cache or out.with_name(f"{out.stem}.cache.jsonl")
+    plan = _plan(benchmark, samples, found, at, where, _prices(price_in, price_out), diagnosis=diagnosis)
+    print_facts(f"{benchmark} · judge {model}", _estimate(plan), [_official(benchmark)])
+    if dry_run:
+        return
+    with CountDisplay("judging") as display:
+        _run_judge(plan, out, max_cost, display.say, display.update)
+    typer.echo(f"wrote {out}")
+
+
+def _server(url: str, model: str | None, key_env: str | None, concurrency: int, timeout: float, what: str) -> Server:
+    from mmpref.evals.chat_api import Server
+
+    if model is None:
+        raise ConfigError(f"name the model of the {what} {url}: --{what}-model NAME")
+    return Server(url=url, model=model, key_env=key_env, concurrency=concurrency, timeout=timeout)
+
+
+def _can_be_judged(benchmark: str) -> None:
+    from mmpref.evals.judging import JUDGED
+
+    if benchmark not in JUDGED:
+        raise ConfigError(f"{benchmark} has no judge; these have: {', '.join(JUDGED)}")
+
+
+def _prices(price_in: float | None, price_out: float | None) -> Any:
+    from mmpref.evals.judging import Prices
+
+    if (price_in is None) != (price_out is None):
+        raise ConfigError("give both prices, --price-in and --price-out, or none")
+    return Prices(prompt=price_in, completion=price_out) if price_in is not None and price_out is not None else None
+
+
+def _plan(
+    benchmark: str, samples: Any, answers: Any, server: Server, cache: Path, prices: Any, *, diagnosis: bool = True
+) -> JudgingPlan:
+    from mmpref.evals.judging import plan_judging
+
+    return plan_judging(benchmark, samples, answers, server, cache=cache, prices=prices, diagnosis=diagnosis)
+
+
+def _run_judge(plan: JudgingPlan, out: Path, max_cost: float | None, say: Any, progress: Any = None) -> None:
+    """Judge, and say what it took; incomplete when more is missing than a number can stand."""
+    outcome = plan.run(out, max_cost=max_cost, progress=progress)
+    say(_taken(outcome))
+    outcome.refuse_if_too_many_missing()
+
+
+def _estimate(plan: JudgingPlan) -> list[tuple[str, str]]:
+    found = plan.estimate()
+    cost = "unknown: give --price-in and --price-out" if found.cost is None else f"about ${found.cost:.2f}"
+    return [
+        ("answers", f"{found.num_answers} ({found.num_by_rule} need no judge)"),
+        ("judged before", str(found.num_cached)),
+        ("calls", str(found.num_calls)),
+        ("tokens", f"about {found.prompt_tokens:,} sent and {found.completion_tokens:,} received, by length"),
+        ("cost", cost),
+    ]
+
+
+def _taken(outcome: Outcome) -> str:
+    cost = "" if outcome.cost is None else f", ${outcome.cost:.2f}"
+    text = (
+        f"{len(outcome.verdicts) - len(outcome.missing)} verdicts; {outcome.num_calls} calls, "
+        f"{outcome.prompt_tokens:,} + {outcome.completion_tokens:,} tokens{cost}"
+    )
+    return f"{text}; {len(outcome.missing)} missing" if outcome.missing else text
+
+
+def _official(benchmark: str) -> str:
+    from mmpref.evals.judging import official_judge
+
+    return official_judge(benchmark)
+
+
+def _one_or_many(paths: list[Path]) -> Path | list[Path]:
+    return paths[0] if len(paths) == 1 else paths
