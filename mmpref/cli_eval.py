@@ -100,7 +100,7 @@ def evaluate(
                 path=str(model_of(model)),
                 adapter=adapter,
                 dtype=dtype,
-                quantization=quantization,
+                quantization=quantization,  # type: ignore[arg-type]  # checked just above
                 max_pixels=max_pixels,
             )
         judging = None
