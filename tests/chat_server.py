@@ -6,6 +6,7 @@ answers every question with a word and appends one line per request to the file 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import threading
@@ -21,7 +22,7 @@ Fault = str  # "429", "500", ..., "hang", "garbage", "half", "drop", "trickle"
 
 
 class ChatServer:
-    """``answer`` gets the request's JSON and gives the text, or a whole reply as a dict.
+    """``answer`` gets the request's JSON and gives the text, a whole reply as a dict, or a status and a body.
 
     ``faults`` maps the number of a request (from 1) to what goes wrong with it; 0 stands for all others.
     """
@@ -70,6 +71,9 @@ class ChatServer:
                     self.close_connection = True
                     return
                 found = chat.answer(request)
+                if isinstance(found, tuple):
+                    self._send(found[0], json.dumps(found[1]).encode(), {})
+                    return
                 reply = found if isinstance(found, dict) else whole_reply(found, request["model"])
                 content = json.dumps(reply).encode()
                 if fault == "garbage":
@@ -100,10 +104,8 @@ class ChatServer:
                 pass
 
             def handle(self) -> None:
-                try:
+                with contextlib.suppress(ConnectionError, TimeoutError):  # the client left, as a killed one does
                     super().handle()
-                except (ConnectionError, TimeoutError):  # the client left, as a killed one does
-                    pass
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._http.daemon_threads = True
@@ -145,7 +147,8 @@ def main(log: Path) -> None:
         return "Yes."
 
     with ChatServer(answer).running() as server:
-        print(server.url, flush=True)
+        sys.stdout.write(server.url + "\n")
+        sys.stdout.flush()
         threading.Event().wait()
 
 

@@ -52,6 +52,7 @@ class Benchmark:
         official: the script whose rules the ``official`` protocol follows.
         protocols: names of the scoring rules, the default first.
         max_new_tokens: length limit of an answer when the user gives none.
+        num_beams: beams of the search that makes an answer; 1 is greedy decoding.
         options: names of the keyword options with their defaults; any other is refused.
         load: questions and options -> samples.
         load_answers: answer source, samples and options -> what the source holds.
@@ -78,6 +79,7 @@ class Benchmark:
     metrics: Callable[[str, str, Items], Mapping[str, Metric]]
     parts: Callable[[Mapping[str, Any]], Sequence[str]] = lambda item: ()
     adjudicated: bool = False
+    num_beams: int = 1
 
 
 def each(count: Callable[[Mapping[str, Any]], Counts]) -> Callable[[Items], Counts]:

@@ -230,4 +230,5 @@ OBJECT_HALBENCH = Benchmark(
     counts=each(count),
     metrics=lambda protocol, part, items: _METRICS,
     adjudicated=True,
+    num_beams=3,
 )

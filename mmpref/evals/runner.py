@@ -95,7 +95,7 @@ def evaluate(
     refuse_duplicates((sample.id for sample in samples), "questions")
     decoding = {
         "max_new_tokens": chosen.max_new_tokens if max_new_tokens is None else max_new_tokens,
-        "num_beams": int(getattr(chosen, "num_beams", 1)),
+        "num_beams": chosen.num_beams,
     }
     if server is not None:
         answerer = ServerAnswerer(server, images_root=images_root, **decoding)

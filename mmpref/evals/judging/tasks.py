@@ -84,23 +84,22 @@ def _objects(value: object) -> Value:
     return list(dict.fromkeys(names))
 
 
-def told(sample: EvalSample, *names: str) -> str:
-    """A fact that the question's file tells, under the first of these names.
+def told(sample: EvalSample, name: str) -> str:
+    """A fact that the question's file tells.
 
     Raises:
         DataError: it does not.
     """
-    for name in names:
-        value = sample.target if name == "target" else sample.meta.get(name)
-        if isinstance(value, str) and value:
-            return value
-        if isinstance(value, Sequence) and not isinstance(value, str) and value:
-            return "; ".join(str(part) for part in value)
-    raise DataError(f"question '{sample.id}' has no {' or '.join(names)}, which the judge must know")
+    value = sample.target if name == "target" else sample.meta.get(name)
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, Sequence) and not isinstance(value, str) and value:
+        return "; ".join(str(part) for part in value)
+    raise DataError(f"question '{sample.id}' has no {name}, which the judge must know")
 
 
 def _question(sample: EvalSample) -> str:
-    return sample.prompt[-1].text
+    return told(sample, "question")
 
 
 MMHAL = JudgeTask(
@@ -128,7 +127,7 @@ MMHAL = JudgeTask(
     sections=lambda sample, answer: (
         ("CONTENTS OF THE PICTURE", told(sample, "image_content")),
         ("QUESTION", _question(sample)),
-        ("ANSWER OF A PERSON", told(sample, "gt_answer", "target")),
+        ("ANSWER OF A PERSON", told(sample, "target")),
         ("ANSWER TO RATE", answer),
     ),
 )
@@ -149,7 +148,7 @@ HALLUSIONBENCH = JudgeTask(
     read=_one_of(*get_args(Correctness)),
     sections=lambda sample, answer: (
         ("QUESTION", _question(sample)),
-        ("REFERENCE", told(sample, "gt_answer_details", "target")),
+        ("REFERENCE", told(sample, "reference")),
         ("ANSWER TO JUDGE", answer),
     ),
 )

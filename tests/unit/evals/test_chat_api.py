@@ -82,8 +82,8 @@ def test_a_trickling_server_is_left_in_time(serve):
 
 
 def test_a_server_that_is_not_there_is_named():
+    client = ChatClient(Server(url="http://127.0.0.1:9", model="m", attempts=2, pause=0.01))
     with pytest.raises(ItemFailed, match=r"no connection to http://127\.0\.0\.1:9/v1"):
-        client = ChatClient(Server(url="http://127.0.0.1:9", model="m", attempts=2, pause=0.01))
         client.complete([], max_tokens=1)
 
 
@@ -209,7 +209,9 @@ def test_addresses_are_brought_to_one_form(url, base):
     assert Server(url=url, model="m").url == base
 
 
-@pytest.mark.parametrize("url", ["h:8000", "ftp://h", "", "http://", f"https://user:{KEY}@h/v1", f"https://h/v1?k={KEY}"])
+@pytest.mark.parametrize(
+    "url", ["h:8000", "ftp://h", "", "http://", f"https://user:{KEY}@h/v1", f"https://h/v1?k={KEY}"]
+)
 def test_other_addresses_are_refused_without_repeating_secrets(url):
     with pytest.raises(ConfigError) as caught:
         Server(url=url, model="m")
