@@ -37,7 +37,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": LOWER,
     "evals": LOWER - {"losses"},
     "sampling": LOWER - {"losses"},
-    "report": SETTINGS,
+    # the code that made a number also makes its paired difference; none of it loads torch
+    "report": SETTINGS | {"evals"},
     "terminal": SETTINGS,
     "demo": LOWER | {"training", "evals", "sampling", "report", "terminal"},
     "cli_data": SETTINGS | {"data", "terminal"},

@@ -143,6 +143,7 @@ def evaluate(
             result,
             model=server.model if server is not None else _name(model_path),
             settings=settings,
+            images=str(Path(images_root).resolve()) if images_root is not None else None,
             complete=len(wanted) == len(samples),
             protocols=other_protocols(beside),
             **({"answered_by": dict(facts)} if facts else {}),

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from mmpref.report.analyses import Interval
 from mmpref.report.flags import Flag
 
-Unit = Literal["percent", "words", "nats"]
+Unit = Literal["percent", "words", "nats", "number"]
 NOT_MEASURED = "not measured"
 MINUS = "−"
 

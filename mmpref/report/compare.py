@@ -24,6 +24,7 @@ __all__ = [
     "as_json",
     "comparison_table",
     "difference_between",
+    "filled",
     "load_runs",
 ]
 
@@ -186,7 +187,7 @@ def _drift_cells(drift: Drift | None, baseline: Drift | None, flags: Mapping[str
         if start and len(shared) > 1:
             value, interval = analyses.mean_with_interval([change.by_pair[n] - start.by_pair[n] for n in shared])
             difference = Difference(value, interval, len(shared))
-        cells[key] = _filled("nats", change.value, change.interval, None, difference, flags.get(key, ()))
+        cells[key] = filled("nats", change.value, change.interval, None, difference, flags.get(key, ()))
     return cells
 
 
@@ -202,10 +203,10 @@ def _cell(
     if evaluation is None or value is None:
         reason = evaluation.why_undefined(metric) if evaluation else None
         return Cell(unit=unit, value=None, note=f"undefined: {reason}" if reason else "", flags=tuple(flags))
-    return _filled(unit, value, evaluation.interval(metric), better, difference, flags)
+    return filled(unit, value, evaluation.interval(metric), better, difference, flags)
 
 
-def _filled(
+def filled(
     unit: Unit,
     value: float,
     interval: Interval | None,

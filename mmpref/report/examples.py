@@ -72,7 +72,9 @@ class Gallery:
     num_pictures: int
 
 
-def choose_examples(runs: Sequence[Run], *, count: int, seed: int, images_root: Path | None) -> Gallery:
+def choose_examples(
+    runs: Sequence[Run], *, count: int, seed: int, images_root: Path | None = None, album: Album | None = None
+) -> Gallery:
     """Pictures that every run with captions has described, by the rule above."""
     told = [(run.label, {str(item["id"]): item for item in chair.items}) for run in runs if (chair := run.chair())]
     told = [(label, items) for label, items in told if items]
@@ -84,7 +86,7 @@ def choose_examples(runs: Sequence[Run], *, count: int, seed: int, images_root: 
         by_case[_case([items[name] for _, items in told])].append(name)
     counts = {case: len(names) for case, names in by_case.items()}
     chosen = _take_turns(by_case, count)
-    album = _Album(images_root)
+    album = album or Album(images_root)
     examples = tuple(_example(name, case, told, album) for case, name in chosen)
     return Gallery(examples, counts, len(shared))
 
@@ -138,7 +140,7 @@ def _take_turns(by_case: Mapping[str, Sequence[str]], count: int) -> list[tuple[
     return [(case, name) for _, _, case, name in sorted(taken, key=lambda turn: (turn[1], turn[0]))]
 
 
-def _example(name: str, case: str, told: Sequence[tuple[str, Mapping[str, Row]]], album: _Album) -> Example:
+def _example(name: str, case: str, told: Sequence[tuple[str, Mapping[str, Row]]], album: Album) -> Example:
     said = []
     for label, items in told:
         item = items[name]
@@ -155,7 +157,7 @@ def _example(name: str, case: str, told: Sequence[tuple[str, Mapping[str, Row]]]
     return Example(name, case, tuple(map(str, item["objects"])), tuple(said), uri, tiny, why)
 
 
-class _Album:
+class Album:
     """Pictures of one root as data URIs, within a budget. Paths come from result files and are not trusted."""
 
     def __init__(self, root: Path | None) -> None:

@@ -8,14 +8,16 @@ from pathlib import Path
 
 from mmpref.report import figures
 from mmpref.report.analyses import RESAMPLES
+from mmpref.report.benchmark_page import benchmark_sections
+from mmpref.report.benchmarks import BenchmarkTable, benchmark_tables
 from mmpref.report.cells import Table
 from mmpref.report.compare import comparison_table
 from mmpref.report.curves import MAX_POINTS, Panel, draw_panels, thinned
-from mmpref.report.examples import CASES, SHORT, Example, Gallery, Said, choose_examples
+from mmpref.report.examples import CASES, SHORT, Album, Example, Gallery, Said, choose_examples
 from mmpref.report.markup import Html, join, tag, void
 from mmpref.report.provenance import provenance_section
 from mmpref.report.runs import Run, load_runs
-from mmpref.report.summary import Finding, baseline_sentence, summarise
+from mmpref.report.summary import Finding, baseline_sentence, summarise, summarise_benchmark
 from mmpref.report.tables import legend, results_table
 from mmpref.rundir import write_text
 from mmpref.version import __version__
@@ -51,19 +53,35 @@ def build_report(
     """
     loaded = load_runs(runs, labels=labels)
     table = comparison_table(loaded)
-    gallery = choose_examples(loaded, count=examples, seed=EXAMPLE_SEED, images_root=images_root or _data_root(loaded))
-    write_text(out, render(loaded, table, gallery, title=title, out=out))
+    album = Album(images_root or _data_root(loaded))
+    gallery = choose_examples(loaded, count=examples, seed=EXAMPLE_SEED, album=album)
+    others = benchmark_tables(loaded)
+    sections = benchmark_sections(others, album, examples=examples)
+    write_text(out, render(loaded, table, gallery, others, sections, title=title, out=out))
     return out
 
 
-def render(runs: Sequence[Run], table: Table, gallery: Gallery, *, title: str | None, out: Path) -> str:
-    """The page's text."""
+def render(
+    runs: Sequence[Run],
+    table: Table,
+    gallery: Gallery,
+    others: Sequence[BenchmarkTable] = (),
+    benchmarks: Sequence[Html] = (),
+    *,
+    title: str | None,
+    out: Path,
+) -> str:
+    """The page's text. What a page of nothing but other benchmarks does not have, it does not speak of."""
     heading = title or "Do they still make things up?"
+    trained = any(run.manifest for run in runs)
+    captions = any(run.chair() or run.pope() for run in runs)
+    results = tag("section", tag("h2", "Results"), results_table(table), legend(table), id="results")
     sections = [
-        _summary(table, runs),
-        tag("section", tag("h2", "Results"), results_table(table), legend(table), id="results"),
-        _curves(runs),
-        _examples(gallery),
+        _summary(table, runs, others),
+        results if captions or trained or not benchmarks else "",
+        *benchmarks,
+        _curves(runs) if trained or not benchmarks else "",
+        _examples(gallery) if gallery.examples or not benchmarks else "",
         provenance_section(runs, out),
     ]
     style = resources.files("mmpref.report").joinpath("page.css").read_text(encoding="utf-8")
@@ -93,7 +111,8 @@ def render(runs: Sequence[Run], table: Table, gallery: Gallery, *, title: str | 
 
 
 def _data_root(runs: Sequence[Run]) -> Path | None:
-    roots = (run.recipe_value("data.root") for run in runs)
+    roots = [run.recipe_value("data.root") for run in runs]
+    roots += [found.results.get("images") for run in runs for found in run.evals]
     return next((Path(root) for root in roots if isinstance(root, str) and Path(root).is_dir()), None)
 
 
@@ -105,8 +124,10 @@ def _colour_rules() -> str:
     return f":root{{{rules(figures.LIGHT)}}}{dark}\n"
 
 
-def _summary(table: Table, runs: Sequence[Run]) -> Html:
-    findings = summarise(table, runs)
+def _summary(table: Table, runs: Sequence[Run], others: Sequence[BenchmarkTable]) -> Html:
+    first = any(run.chair() or run.pope() for run in runs) or not any(other.rows for other in others)
+    findings = summarise(table, runs) if first else []
+    findings += [finding for other in others for finding in summarise_benchmark(other)]
     cards = join(_finding(finding) for finding in findings)
     measured = any(line.cells["chair_s"].value is not None for line in table.lines)
     figure: Html | str = ""

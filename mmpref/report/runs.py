@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from mmpref.config import parse_yaml
 from mmpref.errors import ConfigError
-from mmpref.rundir import RunDir
+from mmpref.rundir import MANIFEST, RunDir
 
 Row: TypeAlias = Mapping[str, Any]
 RESULTS = "results.json"
@@ -104,14 +104,14 @@ class Run:
 
 
 def load_runs(paths: Sequence[Path], *, labels: Mapping[str, str] | None = None) -> list[Run]:
-    """Read run folders; the first is what the others are compared with.
+    """Read run folders, folders of ``mmpref eval`` or single result files; the first is compared with the others.
 
     Args:
-        paths: the folders.
+        paths: run folders, folders with ``results.json`` (or with such folders in them), or files like it.
         labels: names to show, by path as given or by folder name; the default is the folder's name.
 
     Raises:
-        ConfigError: no folder is given, one is not a run folder, or one is given twice.
+        ConfigError: no folder is given, one holds neither a run nor results, or one is given twice.
     """
     folders = [Path(path) for path in paths]
     if not folders:
@@ -131,19 +131,48 @@ def number(value: Any) -> float | None:
 
 
 def _labels(folders: Sequence[Path], given: Mapping[str, str]) -> list[str]:
-    short = [folder.resolve().name for folder in folders]
+    plain = _short_names([folder.resolve().with_suffix("") for folder in folders])
     names = []
-    for folder, name in zip(folders, short, strict=True):
-        plain = name if short.count(name) == 1 else f"{folder.resolve().parent.name}/{name}"
-        chosen = given.get(str(folder), given.get(name, plain))
+    for folder, name in zip(folders, plain, strict=True):
+        chosen = given.get(str(folder), given.get(folder.resolve().name, name))
         names.append("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in chosen))
     return [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names, 1)]
 
 
+def _short_names(paths: Sequence[Path]) -> list[str]:
+    """The ends of paths, as long as it takes to tell them apart."""
+    longest = max(len(path.parts) for path in paths)
+    for length in range(1, longest + 1):
+        names = ["/".join(path.parts[-length:]) for path in paths]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
 def _load_run(folder: Path, label: str) -> Run:
     run = RunDir(folder)
+    if not folder.exists():
+        raise ConfigError(f"{folder} does not exist; give run folders, or folders that mmpref eval has made")
+    if not (folder / MANIFEST).is_file() and (results := _results_in(folder)):
+        problems: list[str] = []
+        found = [_load_evaluation(file, problems, prefix="") for file in results]
+        evaluations = tuple(entry for entry in found if entry is not None)
+        return Run(label, folder, {}, None, {}, (), evaluations, problems=tuple(problems))
     if not folder.is_dir():
-        raise ConfigError(f"{folder} is not a folder; give run folders that mmpref train has made")
+        raise ConfigError(f"{folder} is not a folder; give run folders, or folders that mmpref eval has made")
+    return _load_training(run, label)
+
+
+def _results_in(folder: Path) -> list[Path]:
+    """The result files of something that is no run folder: one file, one evaluation, or a folder of evaluations."""
+    if folder.is_file():
+        return [folder]
+    own = folder / RESULTS
+    return [own] if own.is_file() else sorted(folder.glob(f"*/{RESULTS}")) or sorted(folder.glob(f"evals/*/{RESULTS}"))
+
+
+def _load_training(run: RunDir, label: str) -> Run:
+    folder = run.path
     manifest = run.manifest()
     problems: list[str] = []
     state = manifest.get("state")
@@ -151,7 +180,7 @@ def _load_run(folder: Path, label: str) -> Run:
         problems.append(f"the run is not complete (state: {state})")
     recipe_text = _read(run.recipe_file, problems) if run.recipe_file.is_file() else None
     log = _rows(run.metrics_file, problems, usable=lambda row: number(row.get("step")) is not None)
-    evals = [_load_evaluation(file.parent, problems) for file in sorted(folder.glob(f"evals/*/{RESULTS}"))]
+    evals = [_load_evaluation(file, problems) for file in sorted(folder.glob(f"evals/*/{RESULTS}"))]
     return Run(
         label=label,
         path=folder,
@@ -177,15 +206,18 @@ def _parse_recipe(text: str | None, problems: list[str]) -> Row:
     return tree if isinstance(tree, dict) else {}
 
 
-def _load_evaluation(folder: Path, problems: list[str]) -> Evaluation | None:
+def _load_evaluation(file: Path, problems: list[str], *, prefix: str = "evals/") -> Evaluation | None:
+    folder = file.parent
     try:
-        results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+        results = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as err:
-        problems.append(f"evals/{folder.name}/{RESULTS} cannot be read: {err}")
+        problems.append(f"{prefix}{folder.name}/{file.name} cannot be read: {err}")
         return None
     if not isinstance(results, dict):
-        problems.append(f"evals/{folder.name}/{RESULTS} is damaged: expected a JSON object")
+        problems.append(f"{prefix}{folder.name}/{file.name} is damaged: expected a JSON object")
         return None
+    if file.name != RESULTS:  # of mmpref score --out, which keeps no items
+        return Evaluation(file.stem, results, ())
     usable = {"chair": _is_caption, "pope": _is_yes_no}.get(str(results.get("benchmark")), lambda row: True)
     return Evaluation(folder.name, results, _rows(folder / ITEMS, problems, usable=usable))
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mmpref.report.benchmarks import BenchmarkTable, MetricRow
 from mmpref.report.cells import NOT_MEASURED, Cell, Line, Table
 from mmpref.report.compare import difference_between
 from mmpref.report.runs import Run
@@ -39,10 +40,44 @@ def summarise(table: Table, runs: Sequence[Run]) -> list[Finding]:
     return [*findings, between] if between else findings
 
 
+def summarise_benchmark(table: BenchmarkTable) -> list[Finding]:
+    """One finding per run after the baseline, from the metrics that papers report of this benchmark."""
+    findings = []
+    for place, label in enumerate(table.labels[1:], 1):
+        rows = [row for row in table.headlines() if row.cells[place].value is not None]
+        if not rows:
+            continue
+        sentences = [_moved(row, place) for row in rows]
+        flags = dict.fromkeys(flag for row in table.rows for flag in row.cells[place].flags)
+        warnings = tuple(dict.fromkeys(f"{flag.sign} {flag.words}: {flag.why}" for flag in flags))
+        verdicts = {row.cells[place].verdict for row in rows} & {"better", "worse"}
+        tone: Tone = "better" if verdicts == {"better"} else "worse" if verdicts == {"worse"} else "unclear"
+        words = {"better": "better", "worse": "worse"}.get(tone, "mixed" if len(verdicts) > 1 else "no clear change")
+        if warnings:
+            words = f"{words}, but look twice" if tone == "better" else "look twice"
+            tone = "warning"
+        findings.append(Finding(f"{label} · {table.title}", tone, words, tuple(sentences), warnings))
+    return findings
+
+
+def _moved(row: MetricRow, place: int) -> str:
+    before, cell = row.cells[0], row.cells[place]
+    sign = " %" if cell.unit == "percent" else ""
+    if before.value is None or cell.difference is None:
+        return f"{row.name} {cell.text}{sign}, not compared."
+    clear = "no clear change" if cell.verdict == "unclear" else cell.verdict
+    return (
+        f"{row.name} {before.text} → {cell.text}{sign}: {clear} ({cell.difference_text}, "
+        f"95 % interval {_difference_range(cell)})."
+    )
+
+
 def baseline_sentence(table: Table) -> str:
     """Where the comparison starts."""
     line = table.lines[0]
     chair = line.cells["chair_s"]
+    if all(other.cells["chair_s"].text == NOT_MEASURED for other in table.lines):
+        return f"{line.label} is the baseline."
     if chair.value is None:
         return f"{line.label} is the baseline; its CHAIR_s is {chair.text}."
     recall, length = line.cells["recall"], line.cells["mean_length"]

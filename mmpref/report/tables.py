@@ -8,7 +8,7 @@ from mmpref.report.cells import Cell, Column, Line, Table
 from mmpref.report.flags import RULES, SIGNS, WORDS
 from mmpref.report.markup import Html, join, tag
 
-_UNITS = {"percent": "%", "words": "words", "nats": "nats"}
+_UNITS = {"percent": "%", "words": "words", "nats": "nats", "number": ""}
 _ARROWS = {"lower": "lower is better", "higher": "higher is better"}
 
 

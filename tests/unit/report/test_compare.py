@@ -223,7 +223,7 @@ def test_what_is_not_a_run_folder_is_refused(folders, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="not a run folder"):
         load_runs([tmp_path / "empty"])
-    with pytest.raises(ConfigError, match="not a folder"):
+    with pytest.raises(ConfigError, match="does not exist"):
         load_runs([tmp_path / "nowhere"])
     with pytest.raises(ConfigError, match="more than once"):
         load_runs([run, tmp_path / "run/../run"])

@@ -1,0 +1,394 @@
+"""Every benchmark beside CHAIR and POPE, from what its files hold: each metric of each run with its paired difference.
+
+The differences are made by the code that made the numbers (``evals.task.compare``), on the questions that both runs
+answered. Beside the metrics stand what a rate of hallucination can be bought with: how much was covered, how long the
+answers are, how many are empty, and how often they say yes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from mmpref.errors import MMPrefError
+from mmpref.evals.task import BENCHMARKS, compare
+from mmpref.records import TaskResult
+from mmpref.report import analyses
+from mmpref.report.analyses import Difference, Ratio
+from mmpref.report.cells import Cell, Unit
+from mmpref.report.compare import filled
+from mmpref.report.flags import Flag, Signs, caption_flags, yes_flag
+from mmpref.report.flips import Turns, count_turns
+from mmpref.report.runs import Evaluation, Row, Run
+
+Better = Literal["lower", "higher"] | None
+ELSEWHERE = ("chair", "pope")  # they stand in the first table
+LOWER = (
+    "hallucination_rate", "chair_s_refine", "chair_s", "chair_i", "chair", "hal", "cog", "figure_inconsistent",
+    "figure_wrong",
+)  # fmt: skip
+RATES = LOWER[:7]
+COVERAGE = ("cover", "recall", "informativeness")
+NEUTRAL = ("yes_ratio", "yes_diff", "fp_ratio", "lh", "vi", "mixed", "mean_length", "mean_margin", "tie_rate")
+HEADLINES = (
+    "hallucination_rate", "chair_s_refine", "hal", "chair", "score", "perception", "cognition", "a_acc", "accuracy",
+    "f1", "lc_win_rate", "win_rate",
+)  # fmt: skip
+_GUARDS: Mapping[str, tuple[Ratio, Unit, str]] = {
+    "words per answer": (Ratio({"words": 1}, {"answers": 1}), "words", "counted in the answers as they stand"),
+    "empty answers": (Ratio({"empty": 1}, {"answers": 1}), "percent", "answers without a word"),
+    "says yes": (Ratio({"yes": 1}, {"answers": 1}), "percent", "answers that were read as yes"),
+}
+_COUNTS = ("answers", "words", "empty", "yes")
+
+
+@dataclass(frozen=True, slots=True)
+class MetricRow:
+    """One metric: ``part`` is "" for all questions; one cell per run."""
+
+    name: str
+    part: str
+    better: Better
+    explanation: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkTable:
+    """One benchmark under one protocol, for all runs that have it. ``turns`` are per run after the baseline."""
+
+    benchmark: str
+    protocol: str
+    title: str
+    labels: tuple[str, ...]
+    rows: tuple[MetricRow, ...]
+    turns: tuple[Turns, ...] = ()
+    notes: tuple[str, ...] = ()
+    evaluations: tuple[Evaluation | None, ...] = field(default=(), repr=False)
+
+    def headlines(self) -> list[MetricRow]:
+        """The metrics that papers report, of all questions."""
+        found = {row.name: row for row in self.rows if not row.part}
+        return [found[name] for name in HEADLINES if name in found][:4]
+
+
+def benchmark_tables(runs: Sequence[Run]) -> list[BenchmarkTable]:
+    """One table per benchmark and protocol, in the order in which the runs have them.
+
+    CHAIR and POPE have a table without metrics, for who turned right and wrong.
+    """
+    keys = dict.fromkeys((found.benchmark, found.protocol) for run in runs for found in run.evals)
+    return [_table(runs, benchmark, protocol) for benchmark, protocol in keys]
+
+
+def direction(name: str) -> Better:
+    """Which way a metric gets better, as far as its name tells."""
+    if name in LOWER:
+        return "lower"
+    return None if name in NEUTRAL or name in _GUARDS else "higher"
+
+
+def result_of(evaluation: Evaluation, ids: set[str] | None = None) -> TaskResult:
+    """An evaluation as the evals room has it, with all its items or those of ``ids``."""
+    items = tuple(item for item in evaluation.items if ids is None or str(item.get("id")) in ids)
+    metrics = evaluation.results.get("metrics")
+    return TaskResult(
+        benchmark=evaluation.benchmark,
+        protocol=evaluation.protocol,
+        n=len(items),
+        n_unparsed=0,
+        metrics=dict(metrics) if isinstance(metrics, Mapping) else {},
+        items=items,
+    )
+
+
+def _table(runs: Sequence[Run], benchmark: str, protocol: str) -> BenchmarkTable:
+    notes: list[str] = []
+    evaluations = [_evaluation(run, benchmark, protocol, notes) for run in runs]
+    labels = [run.label for run in runs]
+    known = BENCHMARKS.get(benchmark)
+    rows: tuple[MetricRow, ...] = ()
+    if benchmark not in ELSEWHERE:
+        differences = _all_differences(evaluations, labels, notes)
+        rows = (*_metric_rows(evaluations, differences), *_guard_rows(evaluations, notes))
+        rows = _flagged(rows, evaluations)
+    turns: tuple[Turns, ...] = ()
+    first = evaluations[0]
+    if first is not None and known is not None:
+        turns = tuple(
+            count_turns(label, first.items, found.items, _parts_of(benchmark))
+            for label, found in zip(labels[1:], evaluations[1:], strict=True)
+            if found is not None
+        )
+    return BenchmarkTable(
+        benchmark=benchmark,
+        protocol=protocol,
+        title=known.title.partition(",")[0] if known is not None else benchmark or "a benchmark without a name",
+        labels=tuple(labels),
+        rows=rows,
+        turns=tuple(found for found in turns if found.counts),
+        notes=tuple(dict.fromkeys(notes)),
+        evaluations=tuple(evaluations),
+    )
+
+
+def _evaluation(run: Run, benchmark: str, protocol: str, notes: list[str]) -> Evaluation | None:
+    found = [entry for entry in run.evals if (entry.benchmark, entry.protocol) == (benchmark, protocol)]
+    if benchmark in ELSEWHERE:
+        return _joined(found)
+    if len(found) > 1:
+        notes.append(f"{run.label} has it {len(found)} times; shown is evals/{found[0].name}")
+    for entry in found[:1]:
+        if missing := entry.results.get("n_missing"):
+            notes.append(f"{run.label}: {missing} answers have no verdict of the judge and are in no number")
+        if judge := entry.results.get("official_judge"):
+            notes.append(str(judge))
+        if isinstance(entry.results.get("notes"), list):
+            notes.extend(f"{run.label}: {note}" for note in entry.results["notes"])
+    return found[0] if found else None
+
+
+def _joined(found: Sequence[Evaluation]) -> Evaluation | None:
+    """Evaluations of single splits as one, whose ids say the split, for who turned right and wrong."""
+    if len(found) < 2:
+        return found[0] if found else None
+    items = tuple(
+        {**item, "id": f"{entry.name}/{item.get('id')}", "split": item.get("split") or entry.name}
+        for entry in found
+        for item in entry.items
+    )
+    return Evaluation(found[0].name, found[0].results, items)
+
+
+def _all_differences(
+    evaluations: Sequence[Evaluation | None], labels: Sequence[str], notes: list[str]
+) -> list[Mapping[str, Difference]]:
+    first = evaluations[0]
+    out: list[Mapping[str, Difference]] = [{}]
+    for found, label in zip(evaluations[1:], labels[1:], strict=True):
+        out.append(_differences(first, found, f"{label} against {labels[0]}", notes) if first and found else {})
+    return out
+
+
+def _differences(first: Evaluation, second: Evaluation, where: str, notes: list[str]) -> dict[str, Difference]:
+    """Paired differences by metric, where the items give the very numbers of results.json."""
+    if not first.items or not second.items:
+        notes.append(f"{where}: no paired difference, because items.jsonl is missing")
+        return {}
+    ids = [{str(item.get("id")) for item in side.items} for side in (first, second)]
+    shared = ids[0] & ids[1]
+    if len(shared) < max(map(len, ids)):
+        notes.append(
+            f"{where}: the questions differ; the difference is over the {len(shared)} that both answered "
+            f"(of {len(ids[0])} and {len(ids[1])})"
+        )
+    try:
+        whole = [compare(result_of(side), result_of(side), resamples=1) for side in (first, second)]
+        for side, again in zip((first, second), whole, strict=True):
+            wrong = [name for name, found in again.items() if _disagree(side.metric(name), found.first)]
+            if wrong:
+                notes.append(f"{where}: no paired difference, items.jsonl of one gives other {', '.join(wrong[:3])}")
+                return {}
+        found = compare(result_of(first, shared), result_of(second, shared))
+    except (MMPrefError, KeyError, TypeError, ValueError, AttributeError) as err:
+        notes.append(f"{where}: no paired difference, the items cannot be compared ({type(err).__name__}: {err})")
+        return {}
+    return {
+        name: Difference(entry.value, entry.interval, entry.num_units)
+        for name, entry in found.items()
+        if entry.value is not None
+    }
+
+
+def _disagree(stored: float | None, recomputed: float | None) -> bool:
+    return stored is not None and recomputed is not None and not np.isclose(stored, recomputed, rtol=1e-6, atol=1e-6)
+
+
+def _metric_rows(
+    evaluations: Sequence[Evaluation | None], differences: Sequence[Mapping[str, Difference]]
+) -> list[MetricRow]:
+    names: dict[str, None] = {}
+    for found in evaluations:
+        metrics = found.results.get("metrics") if found else None
+        names |= dict.fromkeys(str(name) for name in metrics) if isinstance(metrics, Mapping) else {}
+    shares = _shares(evaluations)
+    rows = []
+    for full in names:
+        part, _, name = full.rpartition("/")
+        if part == "overall":  # another spelling of the bare names
+            continue
+        unit: Unit = "words" if name == "mean_length" else "percent" if shares.get(full, False) else "number"
+        cells = []
+        for found, difference in zip(evaluations, differences, strict=True):
+            value = found.metric(full) if found else None
+            if found is None or value is None:
+                reason = found.why_undefined(full) if found else None
+                cells.append(Cell(unit=unit, value=None, note=f"undefined: {reason}" if reason else ""))
+                continue
+            cells.append(filled(unit, value, found.interval(full), direction(name), difference.get(full), ()))
+        rows.append(MetricRow(name, part, direction(name), "", tuple(cells)))
+    return rows
+
+
+def _shares(evaluations: Sequence[Evaluation | None]) -> dict[str, bool]:
+    """Which metrics are shares of a whole, as the benchmark says; without one that is known, by their values."""
+    out: dict[str, bool] = {}
+    for found in evaluations:
+        if found is None:
+            continue
+        try:
+            out |= _proportions(found)
+        except (MMPrefError, KeyError, TypeError, ValueError, AttributeError):
+            continue
+    for found in evaluations:
+        metrics = found.results.get("metrics") if found else None
+        for name in metrics if isinstance(metrics, Mapping) else ():
+            value = found.metric(str(name)) if found else None
+            out.setdefault(str(name), value is not None and 0 <= value <= 1)
+    return out
+
+
+def _proportions(found: Evaluation) -> dict[str, bool]:
+    """Of a benchmark that is known: metric -> whether it is a share."""
+    known = BENCHMARKS.get(found.benchmark)
+    if known is None:
+        return {}
+    parts: dict[str, Sequence[Row]] = {"": found.items}
+    for part in dict.fromkeys(part for item in found.items for part in known.parts(item)):
+        parts[part] = [item for item in found.items if part in known.parts(item)]
+    return {
+        f"{part}/{name}" if part else name: metric.proportion
+        for part, items in parts.items()
+        for name, metric in known.metrics(found.protocol, part, items).items()
+    }
+
+
+def _parts_of(benchmark: str) -> Callable[[Row], Sequence[str]]:
+    return BENCHMARKS[benchmark].parts
+
+
+def _guard_rows(evaluations: Sequence[Evaluation | None], notes: list[str]) -> list[MetricRow]:
+    """What the metrics can be bought with, counted in the answers; left out where the benchmark tells it itself."""
+    tables = [_answer_counts(found) for found in evaluations]
+    told = {str(name) for found in evaluations if found for name in found.results.get("metrics") or ()}
+    rows = []
+    for name, (ratio, unit, explanation) in _GUARDS.items():
+        if name == "words per answer" and "mean_length" in told:
+            continue
+        if name == "says yes" and ("yes_ratio" in told or not any(_is_yes_no(found) for found in evaluations)):
+            continue
+        cells = []
+        for place, table in enumerate(tables):
+            wanted = {name: ratio}
+            value = analyses.values(table, _COUNTS, wanted)[name] if table else None
+            if value is None:
+                cells.append(Cell(unit=unit, value=None))
+                continue
+            difference = None
+            if place and tables[0]:
+                difference = analyses.paired_differences(tables[0], table, _COUNTS, wanted).get(name)
+            interval = analyses.intervals(table, _COUNTS, wanted).get(name)
+            cells.append(filled(unit, value, interval, None, difference, ()))
+        if any(cell.value is not None for cell in cells):
+            rows.append(MetricRow(name, "", None, explanation, tuple(cells)))
+    return rows
+
+
+def _is_yes_no(found: Evaluation | None) -> bool:
+    return found is not None and any(item.get("read") in ("yes", "no") for item in found.items)
+
+
+def _answer_counts(found: Evaluation | None) -> dict[str, analyses.Array]:
+    items = [item for item in found.items if isinstance(item.get("text"), str)] if found else []
+    rows = [
+        {
+            "answers": 1.0,
+            "words": float(len(item["text"].split())),
+            "empty": float(not item["text"].strip()),
+            "yes": float(item.get("read") == "yes"),
+        }
+        for item in items
+    ]
+    return analyses.tally(rows, [str(item.get("image") or item.get("id")) for item in items], _COUNTS)
+
+
+def _flagged(rows: Sequence[MetricRow], evaluations: Sequence[Evaluation | None]) -> tuple[MetricRow, ...]:
+    """The rows with warnings where a lower rate was bought by saying less, or one answer is given to everything."""
+    whole = {row.name: row for row in rows if not row.part}
+    rate = next((name for name in RATES if name in whole), None)
+    cover = next((name for name in COVERAGE if name in whole), None)
+    length = next((name for name in ("mean_length", "words per answer") if name in whole), None)
+    yes = next((name for name in ("yes_ratio", "says yes") if name in whole), None)
+    flags: dict[tuple[str, int], list[Flag]] = {}
+    signs = [_signs(place, found, whole, rate, cover, length) for place, found in enumerate(evaluations)]
+    for place in range(1, len(evaluations)):
+        columns = {"chair_s": rate, "recall": cover, "mean_length": length}
+        for column, raised in caption_flags(signs[place], signs[0]).items() if rate else ():
+            if (name := columns.get(column)) is not None:
+                flags.setdefault((name, place), []).extend(raised)
+    if yes is not None:
+        even = _share_of_yes_labels(evaluations)
+        for place, cell in enumerate(whole[yes].cells):
+            before = whole[yes].cells[0].value if place else None
+            if flag := yes_flag(cell.value, before, even):
+                flags.setdefault((yes, place), []).append(flag)
+    return tuple(
+        MetricRow(
+            row.name,
+            row.part,
+            row.better,
+            row.explanation,
+            tuple(
+                _with_flags(cell, () if row.part else flags.get((row.name, place), ()))
+                for place, cell in enumerate(row.cells)
+            ),
+        )
+        for row in rows
+    )
+
+
+def _signs(
+    place: int,
+    found: Evaluation | None,
+    rows: Mapping[str, MetricRow],
+    rate: str | None,
+    cover: str | None,
+    length: str | None,
+) -> Signs:
+    def value(name: str | None) -> float | None:
+        return rows[name].cells[place].value if name is not None else None
+
+    texts = [item["text"] for item in found.items if isinstance(item.get("text"), str)] if found else []
+    texts = [] if _is_yes_no(found) else texts
+    return Signs(
+        chair_s=value(rate),
+        recall=value(cover),
+        mean_length=value(length),
+        empty_share=sum(not text.strip() for text in texts) / len(texts) if texts else None,
+        repetition=analyses.mean_repetition(texts) if texts else None,
+        same_answer=analyses.most_common_share(texts) if len(texts) > 1 else None,
+    )
+
+
+def _share_of_yes_labels(evaluations: Sequence[Evaluation | None]) -> float:
+    labels = [item.get("label") for found in evaluations[:1] if found for item in found.items]
+    known = [label for label in labels if label in ("yes", "no")]
+    return known.count("yes") / len(known) if known else 0.5
+
+
+def _with_flags(cell: Cell, flags: Sequence[Flag]) -> Cell:
+    if not flags:
+        return cell
+    return Cell(
+        unit=cell.unit,
+        value=cell.value,
+        interval=cell.interval,
+        difference=cell.difference,
+        difference_interval=cell.difference_interval,
+        verdict=cell.verdict,
+        flags=tuple(flags),
+        note=cell.note,
+    )
