@@ -1,0 +1,118 @@
+"""A benchmark answered by a real `transformers serve`, killed on the way and taken up again."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mmpref.demo.tiny_models import build_tiny_llava
+from mmpref.evals.answerers import TransformersAnswerer
+from mmpref.evals.task import load_samples
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not all(importlib.util.find_spec(name) for name in ("fastapi", "uvicorn", "openai")),
+        reason='needs pip install "transformers[serving]"',
+    ),
+]
+COLOURS = ("red", "green", "blue", "yellow", "grey", "white")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("serve")
+    build_tiny_llava(root / "model", seed=0)
+    for colour in COLOURS:
+        Image.new("RGB", (70, 50), colour).save(root / f"{colour}.png")
+    rows = [
+        {"question_id": n, "image": f"{COLOURS[n % 6]}.png", "text": f"is there a {thing} ?", "label": "yes"}
+        for n, thing in enumerate(["cup", "plate", "fork", "tree", "bench", "kite", "ball", "pot"] * 3)
+    ]
+    (root / "questions.json").write_text(json.dumps(rows))
+    return root
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(folder / "model")]
+    with (folder / "server.log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        try:
+            _wait_for(f"http://127.0.0.1:{port}/health", process, folder / "server.log")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except urllib.error.HTTPError:  # it speaks, though it has no such page
+            return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    raise AssertionError(f"the server did not come up:\n{log.read_text()[-3000:]}")
+
+
+def command(folder: Path, server: str, out: Path) -> list[str]:
+    return [
+        sys.executable, "-m", "mmpref", "eval", "--server", server, "--model", str(folder / "model"), "--benchmark",
+        "pope", "--questions", str(folder / "questions.json"), "--images", str(folder), "--out", str(out),
+        "--max-new-tokens", "4", "--concurrency", "2",
+    ]  # fmt: skip
+
+
+def test_a_served_model_answers_is_killed_and_goes_on(folder: Path, server: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    answers = out / "answers.jsonl"
+    with subprocess.Popen(command(folder, server, out)) as first:
+        until = time.monotonic() + 240
+        while time.monotonic() < until and not (answers.is_file() and answers.read_bytes().count(b"\n") >= 2):
+            assert first.poll() is None, "it ended before it could be killed"
+            time.sleep(0.01)
+        first.send_signal(signal.SIGKILL)
+    kept = answers.read_text(encoding="utf-8")
+    assert 2 <= kept.count("\n") < 24
+    done = subprocess.run(command(folder, server, out), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    whole = answers.read_text(encoding="utf-8")
+    assert whole.startswith(kept[: kept.rfind("\n") + 1])
+    rows = {row["id"]: row["text"] for row in map(json.loads, whole.splitlines())}
+    assert sorted(map(int, rows)) == list(range(24))
+    assert whole.count("\n") == 24
+    result = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert result["n"] == 24
+    assert result["answered_by"]["server"] == f"{server}/v1"
+    # the same model in this process says the same: pictures and prompt came through whole
+    samples = load_samples("pope", folder / "questions.json")
+    here = TransformersAnswerer(str(folder / "model"), images_root=folder, max_new_tokens=4, batch_size=1)
+    assert {answer.id: answer.text for answer in here.answer(samples)} == rows
