@@ -52,6 +52,7 @@ class Benchmark:
         official: the script whose rules the ``official`` protocol follows.
         protocols: names of the scoring rules, the default first.
         max_new_tokens: length limit of an answer when the user gives none.
+        by_likelihood: whether a model answers with the log-probs of given answers instead of writing its own.
         num_beams: beams of the search that makes an answer; 1 is greedy decoding.
         options: names of the keyword options with their defaults; any other is refused.
         load: questions and options -> samples.
@@ -80,6 +81,7 @@ class Benchmark:
     parts: Callable[[Mapping[str, Any]], Sequence[str]] = lambda item: ()
     adjudicated: bool = False
     num_beams: int = 1
+    by_likelihood: bool = False
 
 
 def each(count: Callable[[Mapping[str, Any]], Counts]) -> Callable[[Items], Counts]:

@@ -194,4 +194,5 @@ PREFERENCE = Benchmark(
     counts=each(count),
     metrics=metrics,
     parts=lambda item: (item["source"],) if item["source"] else (),
+    by_likelihood=True,
 )

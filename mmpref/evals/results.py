@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmpref.evals.judging.tasks import JUDGED, official_judge
 from mmpref.records import TaskResult
 from mmpref.rundir import replacing, versions, write_json
 
@@ -18,6 +19,7 @@ def result_content(result: TaskResult, **more: Any) -> dict[str, Any]:
     """What ``results.json`` holds: the result without its items, the versions, and ``more``."""
     return {
         **_numbers(result),
+        **({"official_judge": official_judge(result.benchmark)} if result.benchmark in JUDGED else {}),
         "versions": versions(),
         **more,
     }

@@ -17,6 +17,7 @@ from mmpref.evals.answerers import (
     BATCH_SIZE,
     TOKENS_PER_BATCH,
     Answerer,
+    LikelihoodAnswerer,
     ProcessesAnswerer,
     ServerAnswerer,
     TransformersAnswerer,
@@ -97,14 +98,17 @@ def evaluate(
         "max_new_tokens": chosen.max_new_tokens if max_new_tokens is None else max_new_tokens,
         "num_beams": chosen.num_beams,
     }
+    kind = LikelihoodAnswerer if chosen.by_likelihood else TransformersAnswerer
     if server is not None:
+        if chosen.by_likelihood:
+            raise ConfigError(f"{benchmark} needs log-probs of given answers, which a chat API does not give")
         answerer = ServerAnswerer(server, images_root=images_root, **decoding)
     settings = {
         "benchmark": benchmark,
         **_model_facts(server.model if server is not None else model_path, here=server is None),
         "questions": fingerprint.of_questions(samples),
         **decoding,
-        "answerer": type(answerer).__name__ if answerer is not None else TransformersAnswerer.__name__,
+        "answerer": type(answerer).__name__ if answerer is not None else kind.__name__,
     }
     wanted = samples[:limit]
     group = ranks()
@@ -122,7 +126,7 @@ def evaluate(
         if mine:
             if answerer is None:
                 sizes = {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch, "cpu_threads": cpu_threads}
-                answerer = _own_answerer(model_path, group, processes, images_root, sizes | decoding)
+                answerer = _own_answerer(kind, model_path, group, processes, images_root, sizes | decoding)
             _answer(answerer, mine, journal, len(mine) if group is not None else len(wanted), progress)
         done = _all_answers(journal, group)
         answers = [done[sample.id] for sample in wanted]
@@ -184,6 +188,7 @@ def _model_facts(model: str | Path | LoadedModel | ModelSource, *, here: bool) -
 
 
 def _own_answerer(
+    kind: type[TransformersAnswerer | LikelihoodAnswerer],
     model: str | Path | LoadedModel | ModelSource,
     group: Ranks | None,
     processes: int,
@@ -196,9 +201,9 @@ def _own_answerer(
         if not isinstance(source, ModelSource):
             raise ConfigError("a model that is loaded already cannot be shared by processes; give its folder")
         root = Path(images_root) if images_root is not None else None
-        return ProcessesAnswerer(source=source, num=processes, images_root=root, settings=settings)
+        return ProcessesAnswerer(source=source, num=processes, images_root=root, settings=settings, kind=kind)
     device = group.device if group is not None else None
-    return TransformersAnswerer(source, images_root=images_root, device=device, **settings)
+    return kind(source, images_root=images_root, device=device, **settings)
 
 
 def _all_answers(journal: Journal, group: Ranks | None) -> dict[str, Answer]:

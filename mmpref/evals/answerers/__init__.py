@@ -5,6 +5,7 @@ torch and the models room are loaded only when a ``TransformersAnswerer`` is bui
 
 from mmpref.evals.answerers.contract import Answerer
 from mmpref.evals.answerers.in_process import BATCH_SIZE, TOKENS_PER_BATCH, TransformersAnswerer
+from mmpref.evals.answerers.likelihood import LikelihoodAnswerer
 from mmpref.evals.answerers.processes import ProcessesAnswerer
 from mmpref.evals.answerers.scripted import ScriptedAnswerer
 from mmpref.evals.answerers.server import ServerAnswerer
@@ -13,6 +14,7 @@ __all__ = [
     "BATCH_SIZE",
     "TOKENS_PER_BATCH",
     "Answerer",
+    "LikelihoodAnswerer",
     "ProcessesAnswerer",
     "ScriptedAnswerer",
     "ServerAnswerer",

@@ -14,6 +14,7 @@ from typing import Any
 
 from mmpref.errors import ConfigError, DistributedError, MMPrefError
 from mmpref.evals.answerers.in_process import ModelSource, TransformersAnswerer
+from mmpref.evals.answerers.likelihood import LikelihoodAnswerer
 from mmpref.records import Answer, EvalSample
 
 
@@ -27,13 +28,15 @@ class ProcessesAnswerer:
         source: the model.
         num: how many processes.
         images_root: relative image paths start here.
-        settings: further arguments of ``TransformersAnswerer``.
+        settings: further arguments of ``kind``.
+        kind: what each process makes: ``TransformersAnswerer`` or ``LikelihoodAnswerer``.
     """
 
     source: ModelSource
     num: int
     images_root: Path | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    kind: type[TransformersAnswerer | LikelihoodAnswerer] = TransformersAnswerer
 
     def __post_init__(self) -> None:
         if self.num < 1:
@@ -46,7 +49,7 @@ class ProcessesAnswerer:
         try:
             for number, share in enumerate(shares):
                 here, there = context.Pipe(duplex=False)
-                arguments = (there, number, len(shares), self.source, self.images_root, self.settings, share)
+                arguments = (there, number, len(shares), self.kind, self.source, self.images_root, self.settings, share)
                 process = context.Process(target=_work, args=arguments, daemon=True, name=f"eval {number}")
                 process.start()
                 there.close()  # else the end of the process would not be the end of the pipe
@@ -101,6 +104,7 @@ def _work(
     pipe: Connection,
     number: int,
     total: int,
+    kind: type[TransformersAnswerer | LikelihoodAnswerer],
     source: ModelSource,
     images_root: Path | None,
     settings: dict[str, Any],
@@ -117,7 +121,7 @@ def _work(
                 **settings,
                 "cpu_threads": settings.get("cpu_threads") or max(1, (os.cpu_count() or 1) // total),
             }
-            answerer = TransformersAnswerer(source, images_root=images_root, **settings)
+            answerer = kind(source, images_root=images_root, **settings)
             for answer in answerer.answer(samples):
                 pipe.send(answer)
             pipe.send(None)
