@@ -413,3 +413,50 @@ def test_a_killed_judge_goes_on_without_repeating(tmp_path):
         subprocess.run(arguments, check=True, capture_output=True)
     assert len(rows_of(tmp_path / "v.jsonl")) == 12
     assert len(seen) <= 13  # the one under way at the kill may have been asked twice
+
+
+def test_eval_answers_judges_and_scores_in_one_go(tmp_path):
+    from PIL import Image
+
+    for n in range(12):
+        Image.new("RGB", (20, 20), "red").save(tmp_path / f"{n}.jpg")
+    (tmp_path / "q.json").write_text(json.dumps(MMHAL_ROWS), encoding="utf-8")
+
+    def both(request):
+        return rates(request) if request["model"] == "judge" else " ".join(["word"] * 4)
+
+    with ChatServer(both).running() as server:
+        arguments = [
+            sys.executable, "-m", "mmpref", "eval", "--benchmark", "mmhal", "--questions", str(tmp_path / "q.json"),
+            "--images", str(tmp_path), "--out", str(tmp_path / "out"), "--server", server.url, "--model", "answerer",
+            "--judge-server", server.url, "--judge-model", "judge",
+        ]  # fmt: skip
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert len(server.requests) == 12 + 12
+        subprocess.run(arguments, check=True, capture_output=True)
+        assert len(server.requests) == 24  # nothing is answered or judged twice
+    content = json.loads((tmp_path / "out/results.json").read_text(encoding="utf-8"))
+    assert content["metrics"]["score"] == 4.0
+    assert "gpt-4-0314 of March 2023" in content["official_judge"]
+    assert any("judge-2026-01-01" in note for note in content["notes"])
+    assert len(rows_of(tmp_path / "out/verdicts.jsonl")) == 12
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--benchmark", "pope", "--judge-server", "http://h", "--judge-model", "m"], "pope has no judge"),
+        (["--benchmark", "mmhal", "--judge-server", "http://h"], "name the model of the judge"),
+        (["--benchmark", "mmhal", "--price-in", "1"], "give both prices"),
+        (["--benchmark", "mmhal", "--server", "http://h", "--processes", "2"], "are for a model in this process"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_before_anything_is_asked(tmp_path, arguments, problem, capsys):
+    from mmpref.cli import main
+
+    (tmp_path / "q.json").write_text(json.dumps(MMHAL_ROWS), encoding="utf-8")
+    common = ["--model", "m", "--questions", str(tmp_path / "q.json"), "--out", str(tmp_path / "out")]
+    assert main(["eval", *common, *arguments]) == 2
+    assert problem in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
