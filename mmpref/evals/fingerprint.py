@@ -40,13 +40,14 @@ def of_model(name: str | Path | None) -> str:
     return digest.hexdigest()
 
 
-def of_questions(samples: Sequence[EvalSample]) -> str:
-    """Of what the model is asked; the labels are not part of it."""
+def of_questions(samples: Sequence[EvalSample], *, with_targets: bool = False) -> str:
+    """Of what the model is asked. The labels are part of it only where the model is shown them: with_targets."""
     digest = hashlib.sha256()
     for sample in samples:
         turns = [(message.role, [(part.kind, part.text) for part in message.parts]) for message in sample.prompt]
         images = [image.path or hashlib.sha256(image.data or b"").hexdigest() for image in sample.images]
-        digest.update(json.dumps([sample.id, images, turns]).encode())
+        shown = [sample.target] if with_targets else []
+        digest.update(json.dumps([sample.id, images, turns, *shown]).encode())
     return digest.hexdigest()
 
 

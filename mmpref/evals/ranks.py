@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 from mmpref.errors import ConfigError
 
+T = TypeVar("T")
 _LONGEST_WAIT = timedelta(days=7)  # one share can take hours longer than another
 
 
@@ -28,6 +30,14 @@ class Ranks:
 
         found = torch.cuda.device_count()
         return f"cuda:{self.local % found}" if found else None
+
+    def share(self, value: T | None) -> T | None:
+        """What the first process has, in all of them."""
+        import torch.distributed
+
+        box = [value]
+        torch.distributed.broadcast_object_list(box, src=0)
+        return box[0]
 
     def wait(self) -> None:
         """Until all processes are here."""

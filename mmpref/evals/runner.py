@@ -6,6 +6,7 @@ and, last, ``results.json``.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -106,7 +107,7 @@ def evaluate(
     settings = {
         "benchmark": benchmark,
         **_model_facts(server.model if server is not None else model_path, here=server is None),
-        "questions": fingerprint.of_questions(samples),
+        "questions": fingerprint.of_questions(samples, with_targets=chosen.by_likelihood),
         **decoding,
         "answerer": type(answerer).__name__ if answerer is not None else kind.__name__,
     }
@@ -131,29 +132,37 @@ def evaluate(
         done = _all_answers(journal, group)
         answers = [done[sample.id] for sample in wanted]
         if judging is not None:
-            filled["verdicts"] = judging(wanted, answers) if first else None
-            _meet(group)
-        if not first:
-            _meet(group)
-            return score_samples(chosen, wanted, answers, protocol, filled, seed=seed)
+            verdicts = judging(wanted, answers) if first else None
+            filled["verdicts"] = group.share(verdicts) if group is not None else verdicts
         result = score_samples(chosen, wanted, answers, protocol, filled, seed=seed)
-        beside = {}
-        if protocol != "official" and "official" in chosen.protocols:
-            beside["official"] = score_samples(chosen, wanted, answers, "official", filled, seed=seed)
-        facts = facts_of(answerer) if answerer is not None else {}
-        write_items(journal.folder / ITEMS, result)
-        write_result(
-            journal.folder / RESULTS,
-            result,
-            model=server.model if server is not None else _name(model_path),
-            settings=settings,
-            images=str(Path(images_root).resolve()) if images_root is not None else None,
-            complete=len(wanted) == len(samples),
-            protocols=other_protocols(beside),
-            **({"answered_by": dict(facts)} if facts else {}),
-        )
+        if first:
+            beside = {}
+            if protocol != "official" and "official" in chosen.protocols:
+                beside["official"] = score_samples(chosen, wanted, answers, "official", filled, seed=seed)
+            write_items(journal.folder / ITEMS, result)
+            write_result(
+                journal.folder / RESULTS,
+                result,
+                model=server.model if server is not None else _name(model_path),
+                settings=settings,
+                images=str(Path(images_root).resolve()) if images_root is not None else None,
+                complete=len(wanted) == len(samples),
+                protocols=other_protocols(beside),
+                answered_by=_answered_by(answerer, journal.folder / RESULTS),
+            )
         _meet(group)
     return result
+
+
+def _answered_by(answerer: Answerer | None, results: Path) -> dict[str, Any]:
+    """What the answerer told about itself; of answers that were there already, what it told then."""
+    if answerer is not None and (facts := facts_of(answerer)).get("served_as") != []:
+        return dict(facts)
+    try:
+        told = json.loads(results.read_text(encoding="utf-8")).get("answered_by")
+    except (OSError, ValueError, AttributeError):
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def _meet(group: Ranks | None) -> None:

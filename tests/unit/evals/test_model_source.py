@@ -192,6 +192,14 @@ def test_pairs_too_many_for_memory_are_halved(folder, monkeypatch):
     assert sizes == [8, 4, 2, 2, 2, 2]
 
 
+def test_other_answers_in_the_pairs_are_other_questions(folder, tmp_path):
+    ask = {"images_root": folder, "out": tmp_path}
+    evaluate(folder / "model", "preference", questions=pairs(2), **ask)
+    changed = [{**row, "rejected": "there is a bench ."} for row in pairs(2)]
+    with pytest.raises(ConfigError, match="questions"):
+        evaluate(folder / "model", "preference", questions=changed, **ask)
+
+
 def test_a_server_cannot_answer_pairs(folder, tmp_path):
     with pytest.raises(ConfigError, match="needs log-probs"):
         evaluate(

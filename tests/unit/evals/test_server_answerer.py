@@ -107,6 +107,9 @@ def test_a_dead_server_ends_the_run_early(tmp_path, images):
 def test_answers_of_another_model_are_refused(tmp_path, images):
     with ChatServer(yes_or_no).running() as server:
         run(tmp_path / "out", server, images)
+        run(tmp_path / "out", server, images)  # nothing to ask, and who answered is not forgotten
+        told = json.loads((tmp_path / "out/results.json").read_text(encoding="utf-8"))["answered_by"]
+        assert told == {"server": f"{server.url}/v1", "served_as": ["m-2026-01-01"]}
         with pytest.raises(ConfigError, match=r"model \(m then, n now\)"):
             run(tmp_path / "out", server, images, model="n")
 
