@@ -131,6 +131,7 @@ class ChatClient:
             timeout=httpx2.Timeout(server.timeout, connect=min(server.timeout, 15.0), pool=None),
             limits=httpx2.Limits(max_connections=server.concurrency, max_keepalive_connections=server.concurrency),
             follow_redirects=False,
+            trust_env=not _is_local(server.url),  # a proxy of the environment does not know this machine's servers
         )
 
     def close(self) -> None:
@@ -313,6 +314,11 @@ def _base_url(url: str) -> str:
         raise ConfigError(f"the server address {parts.scheme}://{parts.netloc}{parts.path} must end there")
     path = parts.path.rstrip("/").removesuffix("/chat/completions").rstrip("/")
     return f"{parts.scheme}://{parts.netloc}{path or '/v1'}"
+
+
+def _is_local(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _without_login(url: str) -> str:

@@ -78,13 +78,15 @@ class Journal:
     def _merge(self) -> None:
         """Put what the processes of a torchrun wrote into the one file."""
         parts = sorted(self.folder.glob(_OF_RANKS))
-        if (self.folder / ANSWERS).is_file():
-            repair_last_line(self.folder / ANSWERS)
+        for file in (self.folder / ANSWERS, *parts):
+            if file.is_file():
+                with writing_to(file), file.open("a", encoding="utf-8") as stream:
+                    _hold(stream, file)  # a line that is being written is not torn
+                    repair_last_line(file)
         if not parts:
             return
         merged = self.read()
         for part in parts:
-            repair_last_line(part)
             for answer in _answers_in(part) if part.stat().st_size else ():
                 merged.setdefault(answer.id, answer)
         with replacing(self.folder / ANSWERS) as stream:

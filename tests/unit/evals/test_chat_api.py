@@ -87,6 +87,12 @@ def test_a_server_that_is_not_there_is_named():
         client.complete([], max_tokens=1)
 
 
+def test_a_proxy_is_not_asked_for_a_server_on_this_machine(serve, monkeypatch):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert ask(serve(), attempts=1).text == "hi"
+
+
 def test_retry_after_is_honoured(serve):
     server = serve(faults={1: "429"})
     server.error_headers = {"Retry-After": "0.4"}

@@ -120,6 +120,25 @@ def test_two_runs_do_not_write_to_one_folder(tmp_path, images):
     assert run(out, images).n == 9
 
 
+def test_the_shares_of_a_run_that_is_under_way_are_left_alone(tmp_path, images):
+    script = (
+        "import sys; from pathlib import Path; from mmpref.evals.journal import Journal\n"
+        "with Journal(Path(sys.argv[1]), 1).appending() as stream:\n"
+        '    stream.write(\'{"id": "3", "te\'); stream.flush()\n'
+        "    print('holding', flush=True); sys.stdin.read()"
+    )
+    out = tmp_path / "out"
+    out.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "holding\n"
+        with pytest.raises(ConfigError, match="another process is writing"):
+            run(out, images)
+        assert (out / "answers.rank1.jsonl").read_text() == '{"id": "3", "te'
+        other.kill()
+
+
 def test_damaged_settings_are_an_error(tmp_path, images):
     run(tmp_path / "out", images, limit=2)
     for content in ("[1]", "{", ""):
