@@ -1,6 +1,6 @@
 """How much faster answering in batches is than one question at a time, in one run.
 
-    OMP_NUM_THREADS=1 python scripts/bench_eval.py [--model DIR] [--images 48] [--questions 6] [--new-tokens 24] [--rounds 3]
+    OMP_NUM_THREADS=1 python scripts/bench_eval.py [--model DIR] [--images 48] [--questions 6] [--new-tokens 24]
 
 Without --model a small LLaVA of the demo's size with random weights answers drawn pictures; every answer has the full
 length, which is the same work for both. One at a time is what a plain script does: open the picture, processor,

@@ -186,13 +186,13 @@ def _differences(first: Evaluation, second: Evaluation, where: str, notes: list[
             f"(of {len(ids[0])} and {len(ids[1])})"
         )
     try:
-        whole = [compare(result_of(side), result_of(side), resamples=1) for side in (first, second)]
-        for side, again in zip((first, second), whole, strict=True):
-            wrong = [name for name, found in again.items() if _disagree(side.metric(name), found.first)]
+        found = compare(result_of(first, shared), result_of(second, shared))
+        for side, own_ids, end in ((first, ids[0], "first"), (second, ids[1], "second")):
+            own = found if own_ids == shared else compare(result_of(side), result_of(side), resamples=1)
+            wrong = [name for name, entry in own.items() if _disagree(side.metric(name), getattr(entry, end))]
             if wrong:
                 notes.append(f"{where}: no paired difference, items.jsonl of one gives other {', '.join(wrong[:3])}")
                 return {}
-        found = compare(result_of(first, shared), result_of(second, shared))
     except (MMPrefError, KeyError, TypeError, ValueError, AttributeError) as err:
         notes.append(f"{where}: no paired difference, the items cannot be compared ({type(err).__name__}: {err})")
         return {}
@@ -325,9 +325,11 @@ def _flagged(rows: Sequence[MetricRow], evaluations: Sequence[Evaluation | None]
     flags: dict[tuple[str, int], list[Flag]] = {}
     signs = [_signs(place, found, whole, rate, cover, length) for place, found in enumerate(evaluations)]
     for place in range(1, len(evaluations)):
-        columns = {"chair_s": rate, "recall": cover, "mean_length": length}
+        fell = [name for name in RATES if name in whole and _fell(whole[name], place)]
+        columns = {"chair_s": fell, "recall": [name for name in (cover,) if name]}
+        columns["mean_length"] = [name for name in (length,) if name]
         for column, raised in caption_flags(signs[place], signs[0]).items() if rate else ():
-            if (name := columns.get(column)) is not None:
+            for name in columns.get(column, ()):
                 flags.setdefault((name, place), []).extend(raised)
     if yes is not None:
         even = _share_of_yes_labels(evaluations)
@@ -348,6 +350,11 @@ def _flagged(rows: Sequence[MetricRow], evaluations: Sequence[Evaluation | None]
         )
         for row in rows
     )
+
+
+def _fell(row: MetricRow, place: int) -> bool:
+    before, now = row.cells[0].value, row.cells[place].value
+    return before is not None and now is not None and now < before
 
 
 def _signs(
