@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from mmpref.config import Recipe
-from mmpref.data.image_tokens import llava_1_5, llava_next, llava_onevision, qwen
+from mmpref.data.audit.image_tokens import llava_1_5, llava_next, llava_onevision, qwen
 from mmpref.errors import ConfigError
 from mmpref.losses import build_objective
 from mmpref.models.load import family_of_config, load_config
