@@ -105,8 +105,8 @@ class PreferenceTrainer(Trainer):
         )
         self.collator = collator
         self.reference = reference
-        # compute_loss divides by the pairs of the whole update; releases before 5.23 know it by the first name only, and
-        # would divide by the accumulation steps once more
+        # compute_loss divides by the pairs of the whole update. Older releases know that by the first name only, and
+        # would divide by the accumulation steps once more.
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
         self.meter = Meter()
