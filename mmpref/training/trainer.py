@@ -136,8 +136,10 @@ class PreferenceTrainer(Trainer):
         )
         self.collator = collator
         self.reference = reference
-        self.model_accepts_loss_kwargs = False
-        self.loss_is_scaled_for_ga = True  # compute_loss divides by the pairs of the whole update
+        # compute_loss divides by the pairs of the whole update. Older releases know that by the first name only, and
+        # would divide by the accumulation steps once more.
+        self.model_accepts_loss_kwargs = True
+        self.loss_is_scaled_for_ga = True
         self.meter = Meter()
         self.pair_log = PairLog()
         self.eval_log = PairLog()

@@ -57,14 +57,14 @@ EVERY = [
     ("text", "lora"),
     ("text", "language"),
 ]
-# the gradient itself is compared for all; what else is looked at, these two have in common with idefics3 and llava
-TWINS = ("smolvlm", "llava_vicuna")
+# the gradient itself is compared for all by default; the further looks at the other families are for the slow tier
+QUICK = ("llava", "qwen3_vl", "internvl", "text")
 
 
-def slow_twins(cases: Sequence[Any]) -> list[Any]:
-    """The same parameters, with those of the twins left to the slow tier."""
+def mostly_slow(cases: Sequence[Any]) -> list[Any]:
+    """The same parameters, with those of most families left to the slow tier."""
     names = [case if isinstance(case, str) else case[0] for case in cases]
-    marks = [[pytest.mark.slow] if name in TWINS else [] for name in names]
+    marks = [[] if name in QUICK else [pytest.mark.slow] for name in names]
     return [
         pytest.param(*([case] if isinstance(case, str) else case), marks=mark)
         for case, mark in zip(cases, marks, strict=True)
@@ -154,7 +154,7 @@ def test_the_plain_layout_has_the_same_gradient(name: str, tuning: str) -> None:
     assert relative(*found) < 1e-5
 
 
-@pytest.mark.parametrize(("name", "tuning"), slow_twins(EVERY))
+@pytest.mark.parametrize(("name", "tuning"), mostly_slow(EVERY))
 def test_gradient_checkpointing_changes_no_gradient_and_leaves_a_frozen_tower_alone(name: str, tuning: str) -> None:
     at = start(name, tuning)
     batch = collator_for(at.loaded, "shared_prefix")(rows_of(name))
@@ -184,7 +184,7 @@ def test_gradient_checkpointing_changes_no_gradient_and_leaves_a_frozen_tower_al
         assert bool(under_grad) == (tuning == "trained tower"), under_grad[:5]
 
 
-@pytest.mark.parametrize("name", slow_twins(SHARING))
+@pytest.mark.parametrize("name", mostly_slow(SHARING))
 def test_bfloat16_autocast_stays_close(name: str) -> None:
     at = start(name, "lora")
     batch = collator_for(at.loaded, "shared_prefix")(rows_of(name))
@@ -240,7 +240,7 @@ def test_four_bit_layers_with_lora_equal_their_plain_rows(name: str, tmp_path_fa
 
 
 @pytest.mark.parametrize("tuning", ["lora", "frozen tower"])
-@pytest.mark.parametrize("name", slow_twins(SHARING))
+@pytest.mark.parametrize("name", mostly_slow(SHARING))
 def test_a_live_reference_equals_the_reference_alone(name: str, tuning: str) -> None:
     """Beside the policy it hands over the frozen tower's output; both get what they would have computed themselves."""
     tuning = "language" if (name, tuning) == ("text", "frozen tower") else tuning
