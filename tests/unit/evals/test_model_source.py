@@ -213,7 +213,8 @@ def test_a_server_cannot_answer_pairs(folder, tmp_path):
 def test_a_run_folder_with_an_adapter_answers_from_the_command_line(folder, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    (run / "manifest.json").write_text(json.dumps({"state": "complete"}))
+    (run / "manifest.json").write_text(json.dumps({"state": "complete", "mmpref": "0.1.0"}))
+    (run / "recipe.yaml").write_text("output: run\n")
     (run / "model").symlink_to(folder / "adapter")
     (tmp_path / "truth.json").write_text(json.dumps({c: {"objects": ["cup"], "image": f"{c}.png"} for c in COLOURS}))
     done = subprocess.run(
