@@ -177,10 +177,9 @@ def _answers(
 ) -> dict[str, tuple[float, int]]:
     """Log-prob and token count of every answer, by pair and side."""
     section = recipe.processing
-    encoder = PairEncoder(
+    encoder = PairEncoder(  # without max_length: pairs that training cut or set aside are as good to compare on
         loaded.processor,
         loaded.family,
-        max_length=section.max_length,
         min_pixels=section.min_pixels,
         max_pixels=section.max_pixels,
     )

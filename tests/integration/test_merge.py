@@ -127,3 +127,13 @@ def test_what_cannot_be_merged_is_named(
     assert main(["merge", str(run), *out]) == 2
     assert "finish it with mmpref train --resume" in capsys.readouterr().err
     assert not (tmp_path / "merged").exists()
+
+
+def test_a_pair_that_training_set_aside_does_not_stop_a_merge(place: Place, models: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in place.world.pairs.read_text().splitlines()[:9]]
+    rows[0]["prompt"][-1]["content"][-1]["text"] += " please" * 300
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    changes = [f"data.train={tmp_path / 'pairs.jsonl'}", "processing.max_length=300"]
+    run = trained(place, models / "llava", tmp_path / "run", "{kind: lora, rank: 4, alpha: 8}", *changes)
+    assert RunDir(run).manifest()["fit"]["set_aside"]["reasons"] == {"too_long_prompt": 1}
+    assert main(["merge", str(run), "--out", str(tmp_path / "merged"), "--dtype", "float32"]) == 0
