@@ -77,7 +77,7 @@ def command_lines(options: argparse.Namespace, for_pytest: list[str]) -> dict[st
     if for_pytest:
         tests += for_pytest
     else:
-        tests += places
+        tests += [*places, "--durations=12"]
         if options.workers > 1 and options.tier != "gpu":
             # one worker per file: fixtures that train something are made once
             tests += ["-n", str(options.workers), "--dist", "loadfile"]

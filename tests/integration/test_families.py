@@ -44,7 +44,10 @@ def arguments(recipe: str, place: Place, pairs: Path, model: Path, output: Path,
     return ["train", recipe, f"output={output}", f"model.path={model}", *data, *SMALL, *changes]
 
 
-@pytest.mark.parametrize("family", VISION)
+@pytest.mark.parametrize(
+    "family",
+    [name if name in ("llava", "qwen2_5_vl") else pytest.param(name, marks=pytest.mark.slow) for name in VISION],
+)
 def test_a_resumed_full_fine_tuning_ends_with_the_bits_of_an_uninterrupted_one(
     place: Place, pairs: Path, models: Path, tmp_path: Path, family: str
 ) -> None:
@@ -70,8 +73,22 @@ def test_a_resumed_full_fine_tuning_ends_with_the_bits_of_an_uninterrupted_one(
     assert any(not torch.equal(whole[name], start[name]) for name in whole)
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "llava_next"])
-@pytest.mark.parametrize("recipe", ["qwen2_5_vl_3b_uni_dpo_lora", "llava_1_5_7b_adadpo_qlora"])
+@pytest.mark.parametrize(
+    ("recipe", "family"),
+    [
+        ("qwen2_5_vl_3b_uni_dpo_lora", "qwen2_5_vl"),
+        ("llava_1_5_7b_adadpo_qlora", "llava_next"),
+        *(
+            pytest.param(recipe, family, marks=pytest.mark.slow)
+            for recipe, family in (
+                ("qwen2_5_vl_3b_uni_dpo_lora", "qwen3_vl"),
+                ("qwen2_5_vl_3b_uni_dpo_lora", "llava_next"),
+                ("llava_1_5_7b_adadpo_qlora", "qwen2_5_vl"),
+                ("llava_1_5_7b_adadpo_qlora", "qwen3_vl"),
+            )
+        ),
+    ],
+)
 def test_the_shipped_recipes_train_small_models_of_their_kind(
     place: Place, pairs: Path, models: Path, tmp_path: Path, family: str, recipe: str
 ) -> None:
