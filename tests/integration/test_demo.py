@@ -142,7 +142,15 @@ def test_a_place_that_cannot_be_written_ends_with_code_6(tmp_path: Path, capsys:
 
 def start_demo(out: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "mmpref", "demo", "--out", str(out), "--scale", SCALE]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ),
+        # tests that run in the background of a shell inherit an ignored SIGINT, which a terminal's Ctrl-C never is
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def wait_for(file: Path, process: subprocess.Popen[str], seconds: float = 120) -> None:
