@@ -19,7 +19,7 @@ Shapes: T tokens of the row, h heads, d head size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -147,54 +147,18 @@ def _refuse_window(row: PackedRow, window: int | None) -> None:
         )
 
 
-def _pair_sdpa(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    pair_row: PackedRow | None = None,
-    sliding_window: int | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, Tensor | None]:
-    if pair_row is None:
-        _refuse_lost_row(attention_mask)
-        return sdpa_attention_forward(  # type: ignore[no-any-return]
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
-    _refuse_window(pair_row, sliding_window)
-    groups = query.shape[1] // key.shape[1]
-
+def _sdpa(row: PackedRow, dropout: float, scaling: float | None) -> Attend:
     def attend(q: Tensor, k: Tensor, v: Tensor, is_tail: bool) -> Tensor:
-        mask = pair_row.lower_right(q.shape[2], k.shape[2], q.device) if is_tail else None
+        mask = row.lower_right(q.shape[2], k.shape[2], q.device) if is_tail else None
+        is_grouped = q.shape[1] != k.shape[1]
         return F.scaled_dot_product_attention(
-            q, k, v, mask, dropout_p=dropout, is_causal=not is_tail, scale=scaling, enable_gqa=groups > 1
+            q, k, v, mask, dropout_p=dropout, is_causal=not is_tail, scale=scaling, enable_gqa=is_grouped
         )
 
-    return _by_segment(pair_row, query, key, value, attend).transpose(1, 2).contiguous(), None
+    return attend
 
 
-def _pair_flash(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    pair_row: PackedRow | None = None,
-    sliding_window: int | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, Tensor | None]:
-    if pair_row is None:
-        _refuse_lost_row(attention_mask)
-        return flash_attention_forward(  # type: ignore[no-any-return]
-            module, query, key, value, attention_mask,
-            dropout=dropout, scaling=scaling, sliding_window=sliding_window, **kwargs,
-        )  # fmt: skip
-    _refuse_window(pair_row, sliding_window)
+def _flash(row: PackedRow, dropout: float, scaling: float | None) -> Attend:
     from flash_attn import flash_attn_func  # comes with the implementation's name, checked at load
 
     def attend(q: Tensor, k: Tensor, v: Tensor, _is_tail: bool) -> Tensor:
@@ -203,7 +167,41 @@ def _pair_flash(
         )
         return out.transpose(1, 2)
 
-    return _by_segment(pair_row, query, key, value, attend).transpose(1, 2).contiguous(), None
+    return attend
+
+
+def _pair_attention(stock: Callable[..., Any], make: Callable[[PackedRow, float, float | None], Attend]) -> Any:
+    """The attention function to register: segment by segment for a packed row, the stock one for anything else."""
+
+    def attention(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        dropout: float = 0.0,
+        scaling: float | None = None,
+        pair_row: PackedRow | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if pair_row is None:
+            _refuse_lost_row(attention_mask)
+            return stock(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+        _refuse_window(pair_row, kwargs.get("sliding_window"))
+        _refuse_extras(kwargs)
+        attend = make(pair_row, dropout, scaling)
+        return _by_segment(pair_row, query, key, value, attend).transpose(1, 2).contiguous(), None
+
+    return attention
+
+
+def _refuse_extras(given: Mapping[str, Any]) -> None:
+    """What some models add to attention (caps, sinks, biases) would be lost here without a word."""
+    if extra := [name for name in ("softcap", "s_aux", "position_bias") if given.get(name) is not None]:
+        raise ConfigError(
+            f"this model's attention takes '{extra[0]}', which pairs that share a prompt do not have; set "
+            "model.attention: plain"
+        )
 
 
 def _refuse_lost_row(attention_mask: Tensor | None) -> None:
@@ -214,12 +212,12 @@ def _refuse_lost_row(attention_mask: Tensor | None) -> None:
         )
 
 
-for _stock, _name, _function in (
-    ("sdpa", _SPLIT["sdpa"], _pair_sdpa),
-    ("flash_attention_2", _SPLIT["flash_attention_2"], _pair_flash),
+for _name, _stock, _make in (
+    ("sdpa", sdpa_attention_forward, _sdpa),
+    ("flash_attention_2", flash_attention_forward, _flash),
 ):
-    AttentionInterface.register(_name, _function)
-    AttentionMaskInterface.register(_name, ALL_MASK_ATTENTION_FUNCTIONS[_stock])
+    AttentionInterface.register(_SPLIT[_name], _pair_attention(_stock, _make))
+    AttentionMaskInterface.register(_SPLIT[_name], ALL_MASK_ATTENTION_FUNCTIONS[_name])
 
 
 # ---- the model ---------------------------------------------------------------------------------------------------
