@@ -253,6 +253,7 @@ def test_a_run_folder_with_an_adapter_answers_from_the_command_line(folder, tmp_
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert "official" in done.stdout, "the official numbers stand beside ours"
     samples = load_samples("chair", tmp_path / "truth.json", prompt="describe")
     here = TransformersAnswerer(str(folder / "adapter"), images_root=folder, max_new_tokens=4)
     rows = [json.loads(line) for line in (tmp_path / "out/answers.jsonl").read_text().splitlines()]

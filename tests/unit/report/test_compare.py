@@ -287,3 +287,10 @@ def test_empty_captions_count_as_scoring_counts_them(folders, tmp_path):
     assert second.cells["mean_length"].value == 2
     assert second.cells["mean_length"].difference == pytest.approx(2 - 5)
     assert second.cells["recall"].difference == pytest.approx(0.25 - 0.75)
+
+
+def test_a_folder_of_runs_is_refused_with_the_runs_it_holds(folders, tmp_path):
+    for name in ("one", "two"):
+        folders.write_run(tmp_path / "runs" / name)
+    with pytest.raises(ConfigError, match=r"holds 2 run folders and is none itself; name those.*runs/one .*runs/two"):
+        load_runs([tmp_path / "runs"])
