@@ -202,7 +202,7 @@ def score(
     result, beside = score_beside(benchmark, _one_or_many(questions), _one_or_many(answers), protocol, **given)
     if out is not None:
         write_result(out, result, protocols=other_protocols(beside))
-    print_result(result, beside)
+    print_result(result, {name: other.metrics for name, other in beside.items()})
 
 
 @app.command()

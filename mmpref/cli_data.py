@@ -309,17 +309,22 @@ def audit(
     if drop_leaks is not None:
         leaks = set(report.leaks)
         left_out = written = 0
+        with_paths = False
 
         def kept() -> Iterator[PreferencePair]:
-            nonlocal left_out, written
+            nonlocal left_out, written, with_paths
             for found in opened.candidates(Quarantine(), demonstrations=True):
                 is_leak = found.pair.id in leaks
                 left_out, written = left_out + is_leak, written + (not is_leak)
                 if not is_leak:
+                    with_paths = with_paths or any(ref.path is not None for ref in found.pair.images)
                     yield found.pair
 
         write_pairs(drop_leaks, kept())
         typer.echo(f"wrote {drop_leaks}: {written:,} pairs, {left_out:,} leaks left out")
+        start = None if opened.images is None else opened.images.root
+        if with_paths and start is not None and start != drop_leaks.parent.resolve():
+            typer.echo(f"image paths start from {start}; say so where the file is read: data.root={start}")
 
 
 @app.command()

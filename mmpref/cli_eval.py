@@ -86,6 +86,7 @@ def evaluate(
         from mmpref.evals import evaluate as run_evaluation
         from mmpref.evals.answerers.in_process import ModelSource
         from mmpref.evals.ranks import ranks
+        from mmpref.evals.results import RESULTS, metrics_beside
 
         source: Any = model
         answer_at: Server | None = None
@@ -131,7 +132,7 @@ def evaluate(
         )
         group = ranks()
         if group is None or group.rank == 0:
-            display.finish(result, out)
+            display.finish(result, out, metrics_beside(out / RESULTS))
 
 
 @stopped_by_ctrl_c

@@ -82,9 +82,9 @@ class EvalDisplay(_Display):
     def update(self, done: int, total: int) -> None:
         self._bar.update(self._task, completed=done, total=total)
 
-    def finish(self, result: TaskResult, out: Path) -> None:
+    def finish(self, result: TaskResult, out: Path, beside: Mapping[str, Mapping[str, float | None]]) -> None:
         self._bar.stop()
-        print_result(result)
+        print_result(result, beside)
         self.console.print(f"written to {out}", markup=False)
 
 
@@ -172,10 +172,10 @@ def print_facts(title: str, facts: Sequence[tuple[str, str]], notes: Sequence[st
         screen.print(note, markup=False)
 
 
-def print_result(result: TaskResult, beside: Mapping[str, TaskResult] | None = None) -> None:
+def print_result(result: TaskResult, beside: Mapping[str, Mapping[str, float | None]] | None = None) -> None:
     """One benchmark result: every metric with its interval, and what could not be read.
 
-    ``beside`` are the same answers under other protocols, whose values get a column each.
+    ``beside`` are the metrics of the same answers under other protocols, by protocol; each gets a column.
     """
     others = beside or {}
     rows = []
@@ -184,7 +184,7 @@ def print_result(result: TaskResult, beside: Mapping[str, TaskResult] | None = N
             continue  # the bare names are the same numbers
         interval = result.intervals.get(name)
         shown = f"{value:.4f}" if value is not None else f"undefined: {result.undefined.get(name, '')}"
-        values = [other.metrics.get(name) for other in others.values()]
+        values = [other.get(name) for other in others.values()]
         rows.append(
             [
                 name,

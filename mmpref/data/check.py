@@ -16,7 +16,7 @@ from typing import Any
 from mmpref.data.decoding import Decoder, Task, Verdict
 from mmpref.data.loading import DEFAULT_MAX_BAD_FRACTION, Candidate, PairSource, all_images, num_bad
 from mmpref.data.manifest import QUARANTINE_FILE, REPORT_FILE, Listing, build_manifest, image_name, write_report
-from mmpref.data.quarantine import Quarantine, RowError
+from mmpref.data.quarantine import Quarantine, QuarantinedRow, RowError
 from mmpref.data.source import count_rows
 from mmpref.records import PreferencePair
 from mmpref.rundir import writing_to
@@ -221,7 +221,7 @@ class _Tally:
             reasons=dict(quarantine.counts.most_common()),
             bad=num_bad(quarantine),
             max_bad_fraction=max_bad_fraction,
-            first_bad=tuple(row.describe() for row in quarantine.rows[:5]),
+            first_bad=tuple(row.describe() for row in sorted(quarantine.rows, key=_stops_first)[:5]),
             images=self.num_images,
             image_bytes=self.image_bytes,
             image_sides=_spread(self.sides),
@@ -282,6 +282,11 @@ def _image_keys(number: int, place: int, pair: PreferencePair) -> list[_Key]:
         (number, f"path:{ref.path}" if ref.path is not None else f"data:{place}:{index}")
         for index, ref in enumerate(all_images(pair))
     ]
+
+
+def _stops_first(row: QuarantinedRow) -> bool:
+    """Sort key: one id that stands twice refuses the data, so those rows are the first to be named."""
+    return row.reason != "duplicate_id"
 
 
 def _spread(sides: Counter[int]) -> dict[str, int]:

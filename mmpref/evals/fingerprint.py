@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpref.records import EvalSample
+from mmpref.records import EvalSample, ImageRef
 
 _MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 _WHOLE_FILE_BYTES = 1 << 24
@@ -45,8 +45,12 @@ def of_questions(samples: Sequence[EvalSample], *, with_targets: bool = False) -
     digest = hashlib.sha256()
     for sample in samples:
         turns = [(message.role, [(part.kind, part.text) for part in message.parts]) for message in sample.prompt]
-        images = [image.path or hashlib.sha256(image.data or b"").hexdigest() for image in sample.images]
+        images = [_image(image) for image in sample.images]
         shown = [sample.target] if with_targets else []
+        if prefix := sample.meta.get("response_prefix"):
+            shown.append({"response_prefix": prefix})
+        if others := sample.meta.get("rejected_images"):
+            shown.append({"rejected_images": [_image(image) for image in others]})
         digest.update(json.dumps([sample.id, images, turns, *shown]).encode())
     return digest.hexdigest()
 
@@ -56,7 +60,8 @@ def of_images(samples: Sequence[EvalSample], root: str | Path | None) -> dict[st
     if root is None:
         return {}
     found = {}
-    for path in sorted({image.path for sample in samples for image in sample.images if image.path is not None}):
+    shown = (image for sample in samples for image in (*sample.images, *sample.meta.get("rejected_images", ())))
+    for path in sorted({image.path for image in shown if image.path is not None}):
         file = Path(root).expanduser() / path
         try:
             if file.is_file():
@@ -64,3 +69,7 @@ def of_images(samples: Sequence[EvalSample], root: str | Path | None) -> dict[st
         except (OSError, ValueError):  # whoever opens the picture says what is wrong with it
             continue
     return found
+
+
+def _image(image: ImageRef) -> str:
+    return image.path or hashlib.sha256(image.data or b"").hexdigest()

@@ -92,7 +92,7 @@ def _name_splits(files: Sequence[Path]) -> dict[str, Source]:
     if len(set(names)) < len(names):
         names = [file.stem for file in files]
     if len(set(names)) < len(names):
-        raise DataError(f"question files share a name: {first_ids(names)}; give a mapping of split to file")
+        raise DataError(f"files of several splits share a name: {first_ids(names)}; give a mapping of split to file")
     return dict(zip(names, files, strict=True))
 
 

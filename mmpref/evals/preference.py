@@ -56,6 +56,8 @@ def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSamp
                     "image": pair.images[0].describe() if pair.images else pair.id,
                     "question": pair.prompt[-1].text if pair.prompt else "",
                     "source": str(row.get("source", "")),
+                    **({"response_prefix": pair.response_prefix} if pair.response_prefix else {}),
+                    **({"rejected_images": pair.rejected_images} if pair.rejected_images is not None else {}),
                 },
             )
         )

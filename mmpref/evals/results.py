@@ -46,6 +46,12 @@ def other_protocols(results: Mapping[str, TaskResult]) -> dict[str, dict[str, An
     return {protocol: _numbers(result) for protocol, result in results.items()}
 
 
+def metrics_beside(path: Path) -> dict[str, dict[str, float | None]]:
+    """The metrics that a ``results.json`` has under further protocols, by protocol."""
+    protocols = json.loads(path.read_text(encoding="utf-8")).get("protocols", {})
+    return {protocol: dict(numbers["metrics"]) for protocol, numbers in protocols.items()}
+
+
 def _numbers(result: TaskResult) -> dict[str, Any]:
     return {
         "benchmark": result.benchmark,

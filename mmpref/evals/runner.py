@@ -104,6 +104,8 @@ def evaluate(
         if chosen.by_likelihood:
             raise ConfigError(f"{benchmark} needs log-probs of given answers, which a chat API does not give")
         answerer = ServerAnswerer(server, images_root=images_root, **decoding)
+    if answerer is not None:
+        _refuse_other_kind(answerer, kind, benchmark)
     settings = {
         "benchmark": benchmark,
         **_model_facts(server.model if server is not None else model_path, here=server is None),
@@ -152,6 +154,15 @@ def evaluate(
             )
         _meet(group)
     return result
+
+
+def _refuse_other_kind(answerer: Answerer, wanted: type[Answerer], benchmark: str) -> None:
+    """Our answerers either write text or tell log-probs; the wrong one is known before it has answered everything."""
+    found = answerer.kind if isinstance(answerer, ProcessesAnswerer) else type(answerer)
+    writes, measures = issubclass(found, TransformersAnswerer | ServerAnswerer), issubclass(found, LikelihoodAnswerer)
+    if (writes and wanted is LikelihoodAnswerer) or (measures and wanted is not LikelihoodAnswerer):
+        needs = "log-probs of given answers" if wanted is LikelihoodAnswerer else "answers as text"
+        raise ConfigError(f"{benchmark} needs {needs}, which {found.__name__} does not give; use {wanted.__name__}")
 
 
 def _answered_by(answerer: Answerer | None, results: Path) -> dict[str, Any]:

@@ -66,9 +66,9 @@ POPE_RATIOS: Mapping[str, Ratio] = {
 
 
 def chair_counts(item: Mapping[str, Any]) -> dict[str, float]:
-    """What one caption adds to each count."""
+    """What one caption adds to each count; one that scoring left out of the rates only lowers recall."""
     return {
-        "captions": 1,
+        "captions": float(bool(item.get("counted", True))),
         "hallucinated_captions": float(bool(item["hallucinated"])),
         "hallucinated_mentions": sum(bool(mention["hallucinated"]) for mention in item["mentions"]),
         "mentions": len(item["mentions"]),

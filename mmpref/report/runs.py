@@ -160,6 +160,11 @@ def _load_run(folder: Path, label: str) -> Run:
         return Run(label, folder, {}, None, {}, (), evaluations, problems=tuple(problems))
     if not folder.is_dir():
         raise ConfigError(f"{folder} is not a folder; give run folders, or folders that mmpref eval has made")
+    if not (folder / MANIFEST).is_file() and (inside := sorted(folder.glob(f"*/{MANIFEST}"))):
+        names = " ".join(str(file.parent) for file in inside[:3]) + (" ..." if len(inside) > 3 else "")
+        raise ConfigError(
+            f"{folder} holds {len(inside)} run folders and is none itself; name those to compare: {names}"
+        )
     return _load_training(run, label)
 
 

@@ -98,6 +98,11 @@ def test_audit_tells_and_drops_leaks(rows: Path, tmp_path: Path) -> None:
     assert code(result) == 0, result.exception
     assert json.loads(out.read_text())["leaks"] == ["r0"]
     assert [json.loads(line)["id"] for line in clean.read_text().splitlines()] == ["r1", "r2", "r3", "r4"]
+    assert "image paths start from" not in result.output
+    elsewhere = tmp_path / "clean" / "pairs.jsonl"
+    result = call("audit", rows, "--benchmark-ids", f"pope={questions}", "--no-images", "--drop-leaks", elsewhere)
+    assert f"data.root={tmp_path}" in result.output.replace("\n", "")
+    assert code(call("check", elsewhere, "--root", tmp_path, "--out", tmp_path / "checked")) == 0
     assert code(call("audit", rows, "--benchmark-ids", "pope")) == 2
 
 

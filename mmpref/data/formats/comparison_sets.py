@@ -121,16 +121,25 @@ def _is_bpo(row: Row) -> bool:
     return is_turns(row.get("completions"), "score") and is_text(row, "prompt")
 
 
+_OUTPUT_ROLES = {**SHAREGPT_ROLES, "llava": "assistant"}
+"""Who says ``output_1`` and ``output_2`` of LLaVA-RLHF: the model under comparison, by its name."""
+
+
 def _llava_rlhf(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     preference = row.get("preference")
     if isinstance(preference, bool) or preference not in (1, 2):
         raise fault("preference", f"'preference' must be 1 or 2, got {shown(preference)}")
-    turns = speech(row.get("conversations"), "conversations", role_key="from", text_key="value", roles=SHAREGPT_ROLES)
+    talk = row.get("conversations")
+    if isinstance(talk, list | tuple) and len(talk) == 1 and isinstance(talk[0], list | tuple):
+        talk = talk[0]  # the authors' reader unwraps it as well
+    turns = speech(talk, "conversations", role_key="from", text_key="value", roles=SHAREGPT_ROLES)
+    if len(turns) > 1 and turns[-1][0] == "assistant":
+        turns = turns[:-1]  # where the outputs go: the authors' reader overwrites what the last turn says
     answers = {}
     for number_of, key in ((1, "output_1"), (2, "output_2")):
-        ((role, said),) = speech([row.get(key)], key, role_key="from", text_key="value", roles=SHAREGPT_ROLES)
+        ((role, said),) = speech([row.get(key)], key, role_key="from", text_key="value", roles=_OUTPUT_ROLES)
         if role != "assistant":
-            raise fault("roles", f"{key!r} must be said by 'gpt'")
+            raise fault("roles", f"{key!r} must be said by 'llava' or 'gpt'")
         answers[number_of] = said
     return [
         canonical(

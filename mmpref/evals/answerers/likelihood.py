@@ -22,7 +22,9 @@ class LikelihoodAnswerer:
     """Answers a sample, whose ``target`` is (chosen, rejected), with JSON: sums of log-probs and token counts of both.
 
     A model with an adapter also tells them without it (``ref_chosen``, ``ref_rejected``), which makes the implicit
-    reward of DPO. Answers that are longer than the model's window are an error of the model, not cut.
+    reward of DPO. A beginning that both answers continue (``response_prefix`` in ``meta``) is given and not counted;
+    ``rejected_images`` there are what the rejected answer is about. Answers that are longer than the model's window are
+    an error of the model, not cut.
 
     Args:
         model, images_root, load_image, batch_size, tokens_per_batch, device, cpu_threads: as ``TransformersAnswerer``
@@ -102,7 +104,13 @@ class LikelihoodAnswerer:
     def _encode(self, sample: EvalSample) -> EncodedPair:
         chosen, rejected = sample.target
         pair = PreferencePair(
-            id=sample.id, images=sample.images, prompt=sample.prompt, chosen=chosen, rejected=rejected
+            id=sample.id,
+            images=sample.images,
+            prompt=sample.prompt,
+            chosen=chosen,
+            rejected=rejected,
+            response_prefix=sample.meta.get("response_prefix", ""),
+            rejected_images=sample.meta.get("rejected_images"),
         )
         return self._encoder.encode(pair, self._load_image)
 

@@ -196,6 +196,14 @@ def test_an_id_that_stands_twice_is_named_with_both_places(folder: Path, tmp_pat
     assert "rows.jsonl:3" in report.first_bad[0]
 
 
+def test_where_ids_stand_twice_those_rows_are_named_before_other_bad_ones(folder: Path, tmp_path: Path) -> None:
+    bad = [row(f"bad{number}", chosen="") for number in range(6)]
+    report = run(write(folder, [*bad, row("a"), row("a")]), tmp_path / "out", max_bad_fraction=1)
+    assert "duplicate_id" in report.first_bad[0]
+    assert len(report.first_bad) == 5
+    assert all("empty_response" in told for told in report.first_bad[1:])
+
+
 def test_inverted_and_tied_scores_are_counted(folder: Path, tmp_path: Path) -> None:
     rows: list[Row | bytes] = [row("a"), row("b", score_chosen=1.0), row("c", score_rejected=4.0)]
     report = run(write(folder, [*rows, row("d", score_chosen=..., score_rejected=...)]), tmp_path / "out")

@@ -161,6 +161,15 @@ def test_a_row_that_fits_nothing_is_an_error_that_names_the_formats(row: Row) ->
         detect(row)
 
 
+def test_llava_rlhf_rows_may_end_with_the_turn_that_the_outputs_replace() -> None:
+    """RLHF/data_utils/data_utils_rm.py of LLaVA-RLHF writes each output over the last turn, and unwraps a list."""
+    talk_with_place = [human("What?\n<image>"), gpt("A turn that is written over.")]
+    outputs = {"output_1": {"from": "llava", "value": BAD}, "output_2": {"from": "llava", "value": GOOD}}
+    for conversations in (talk_with_place, [talk_with_place]):
+        pair = read(changed("llava_rlhf", conversations=conversations, **outputs))
+        assert pair == read(ROWS["llava_rlhf"])
+
+
 def test_a_row_that_fits_two_formats_is_an_error_that_names_both() -> None:
     both = {**ROWS["povid"], "output_1": gpt(GOOD), "output_2": gpt(BAD), "preference": 1}
     with pytest.raises(DataError, match="fits more than one format; name one with format=NAME: povid, llava_rlhf"):

@@ -177,6 +177,35 @@ def test_an_adapter_gives_the_implicit_reward(folder, tmp_path):
         assert row["chosen"] != pytest.approx(row["ref_chosen"], abs=1e-3)
 
 
+def test_the_beginning_and_the_other_pictures_of_a_pair_are_given_to_the_model(folder, tmp_path):
+    plain = pairs(1)[0]
+    begun = {**plain, "id": "begun", "response_prefix": "there is a tree and ", "rejected": "a pot"}
+    other = {**plain, "id": "other", "rejected": plain["chosen"], "rejected_images": ["blue.png"]}
+    made = LikelihoodAnswerer(str(folder / "model"), images_root=folder)
+    samples = load_samples("preference", [plain, begun, other])
+    found = {answer.id: json.loads(answer.text) for answer in made.answer(samples)}
+    assert found["begun"]["chosen"] != pytest.approx(found["p0"]["chosen"], abs=1e-3)
+    assert found["begun"]["chosen_len"] == found["p0"]["chosen_len"]
+    assert found["other"]["chosen"] == pytest.approx(found["p0"]["chosen"], abs=1e-3)
+    assert found["other"]["rejected"] != pytest.approx(found["other"]["chosen"], abs=1e-6)
+    ask = {"images_root": folder, "out": tmp_path}
+    evaluate(folder / "model", "preference", questions=[begun], **ask)
+    with pytest.raises(ConfigError, match="questions"):
+        evaluate(folder / "model", "preference", questions=[{**begun, "response_prefix": "there is "}], **ask)
+
+
+def test_an_answerer_of_the_wrong_kind_is_refused_before_it_answers(folder, tmp_path):
+    writes = TransformersAnswerer(str(folder / "model"), images_root=folder)
+    measures = LikelihoodAnswerer(str(folder / "model"), images_root=folder)
+    ask = {"images_root": folder, "out": tmp_path / "out"}
+    with pytest.raises(ConfigError, match="preference needs log-probs of given answers, which TransformersAnswerer"):
+        evaluate(folder / "model", "preference", questions=pairs(2), answerer=writes, **ask)
+    truth = {"red": {"objects": ["cup"], "image": "red.png"}}
+    with pytest.raises(ConfigError, match="chair needs answers as text, which LikelihoodAnswerer"):
+        evaluate(folder / "model", "chair", questions=truth, answerer=measures, **ask)
+    assert not (tmp_path / "out").exists()
+
+
 def test_pairs_too_many_for_memory_are_halved(folder, monkeypatch):
     made = LikelihoodAnswerer(str(folder / "model"), images_root=folder, batch_size=8)
     logps, sizes = made._logps, []
@@ -224,6 +253,7 @@ def test_a_run_folder_with_an_adapter_answers_from_the_command_line(folder, tmp_
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert "official" in done.stdout, "the official numbers stand beside ours"
     samples = load_samples("chair", tmp_path / "truth.json", prompt="describe")
     here = TransformersAnswerer(str(folder / "adapter"), images_root=folder, max_new_tokens=4)
     rows = [json.loads(line) for line in (tmp_path / "out/answers.jsonl").read_text().splitlines()]

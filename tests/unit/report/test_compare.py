@@ -5,6 +5,8 @@ import json
 import pytest
 
 from mmpref.errors import ConfigError
+from mmpref.evals import score
+from mmpref.evals.results import write_items, write_result
 from mmpref.report.compare import as_json, comparison_table, difference_between, load_runs
 from mmpref.report.summary import baseline_sentence, summarise
 
@@ -263,3 +265,32 @@ def test_labels(folders, tmp_path):
         "DPO (1)",
         "DPO (2)",
     ]
+
+
+def test_empty_captions_count_as_scoring_counts_them(folders, tmp_path):
+    """``mmpref`` leaves them out of the rates and lets them cost recall: the report must find the same numbers."""
+    truth = {str(number): ["cup", "dog"] for number in range(8)}
+    said = {"a": ["a cup and a dog", "a cup and a tree"], "b": ["a cup", ""]}
+    runs = []
+    for name, texts in said.items():
+        answers = [{"id": key, "text": texts[int(key) % 2]} for key in truth]
+        result = score("chair", truth, answers)
+        run = folders.write_run(tmp_path / name)
+        folder = run / "evals" / "chair"
+        folder.mkdir(parents=True)
+        write_result(folder / "results.json", result)
+        write_items(folder / "items.jsonl", result)
+        runs.append(run)
+    table = comparison_table(load_runs(runs))
+    assert not [note for note in table.notes if "gives other" in note]
+    second = table.lines[1]
+    assert second.cells["mean_length"].value == 2
+    assert second.cells["mean_length"].difference == pytest.approx(2 - 5)
+    assert second.cells["recall"].difference == pytest.approx(0.25 - 0.75)
+
+
+def test_a_folder_of_runs_is_refused_with_the_runs_it_holds(folders, tmp_path):
+    for name in ("one", "two"):
+        folders.write_run(tmp_path / "runs" / name)
+    with pytest.raises(ConfigError, match=r"holds 2 run folders and is none itself; name those.*runs/one .*runs/two"):
+        load_runs([tmp_path / "runs"])
