@@ -81,7 +81,7 @@ def choose_reference(
         if adapter_changes_nothing(inner):
             why = "the policy with its adapter switched off: no second model in memory"
             return ReferencePolicy(inner, kind="adapter_off", explanation=why)
-        obstacle = "the adapter was trained before, and the reference is the policy as it starts"
+        obstacle = "the adapter does not start at zero (trained before, or PiSSA)"
     why = f"a frozen copy of the policy as it starts ({obstacle or 'asked for'}): a second model in memory"
     return ReferencePolicy(_frozen_copy(inner), kind="frozen_copy", explanation=why)
 
