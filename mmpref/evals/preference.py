@@ -82,7 +82,7 @@ def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mappin
 
 def _as_text(row: Row) -> str:
     wanted = {key for both in _PAIRS for key in both} | set(_NUMBERS)
-    return json.dumps({key: row[key] for key in sorted(wanted) if isinstance(row.get(key), int | float)})
+    return json.dumps({key: row[key] for key in sorted(wanted) if _is_number(row.get(key))})
 
 
 def judge(
@@ -122,7 +122,11 @@ def _numbers(text: str, name: str) -> dict[str, float]:
         raise DataError(
             f'pair \'{name}\': expected numbers such as {{"chosen": -12.5, "rejected": -14.0}}, got {text[:40]!r}'
         )
-    return {key: float(value) for key, value in row.items() if isinstance(value, int | float)}
+    return {key: float(value) for key, value in row.items() if _is_number(value)}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _margin(row: Mapping[str, float], by: str) -> float | None:

@@ -38,6 +38,12 @@ def test_accuracy_by_hand():
     assert found.metrics["accuracy_chosen_shorter"] == 0.5
 
 
+def test_true_and_false_are_no_log_probs():
+    rows = [{"id": pair["id"], "chosen": True, "rejected": False} for pair in PAIRS]
+    found = score("preference", PAIRS, rows)
+    assert (found.metrics["accuracy"], found.n_unparsed) == (0, 4)
+
+
 def test_the_reference_decides_where_it_is_known():
     rows = [{"id": p["id"], "chosen": -9.0, "rejected": -5.0, "ref_chosen": -12.0, "ref_rejected": -6.0} for p in PAIRS]
     found = score("preference", PAIRS, rows)
