@@ -65,12 +65,14 @@ def match(
             from 1 to the last, are understood as their order there.
 
     Raises:
-        DataError: a row has no usable text, or neither an id nor a question that was asked.
+        DataError: a row has no usable text, or neither an id nor a question that was asked; or rows show other
+            questions than those of their ids.
     """
     by_id = {sample.id: sample for sample in samples}
     if numbered:
         rows = _numbers_to_ids(rows, samples)
     asked = _Asked(samples)
+    shown = _Shown(where)
     out: list[Answer] = []
     for number, row in enumerate(rows, 1):
         place = f"{where}, row {number}"
@@ -79,7 +81,11 @@ def match(
         names = [name for name in ids_of(row) if name in by_id]
         if not names and counted:
             names = _confirmed(row, by_id) or asked.take(row, place)
-        out += [Answer(id=name, text=text) for name in names or [row_id(row, place)]]
+        if not names:
+            names = [row_id(row, place)]
+            shown.see(number, row, by_id.get(names[0]))
+        out += [Answer(id=name, text=text) for name in names]
+    shown.refuse_mixed()
     return out + asked.repeated(out)
 
 
@@ -91,6 +97,37 @@ def _numbers_to_ids(rows: Sequence[Row], samples: Sequence[EvalSample]) -> Seque
     if not ids or not own.isdisjoint(ids) or not set(ids) <= order.keys():
         return rows
     return [{**row, "id": order[name]} for row, name in zip(rows, ids, strict=True)]
+
+
+class _Shown:
+    """Rows that are matched by id and also say what was asked, as LLaVA's do.
+
+    Where some show the question of their id and others another one, they answer another file: POPE's splits share ids
+    and half of their questions. Where none does, the questions were put in other words, and the ids are believed.
+    """
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._right = 0
+        self._wrong: list[tuple[int, str, str, str]] = []
+
+    def see(self, number: int, row: Row, sample: EvalSample | None) -> None:
+        said, own = _asked_text(row), _content(sample)[1] if sample is not None else ""
+        if sample is None or not said or not own:
+            return
+        if own.casefold() in said.casefold():
+            self._right += 1
+        else:
+            self._wrong.append((number, sample.id, said, own))
+
+    def refuse_mixed(self) -> None:
+        if self._right and self._wrong:
+            number, name, said, own = self._wrong[0]
+            raise DataError(
+                f"{self._where}: {len(self._wrong)} of {self._right + len(self._wrong)} rows show another question "
+                f"than their id has; row {number} (id '{name}') shows {said[:80]!r} where {own[:80]!r} is asked: "
+                "answers to another split or revision?"
+            )
 
 
 class _Asked:

@@ -1,6 +1,7 @@
 """Held-out preference accuracy: does the model find the chosen answer more likely than the rejected one?
 
-``questions`` are pairs in mmpref's own format (rows with ``id``, ``prompt``, ``chosen``, ``rejected``). ``answers`` are
+``questions`` are pairs, rows with ``id``, ``prompt``, ``chosen`` and ``rejected`` or in any other format that training
+reads; one without an id is named by its place as in training, ``pairs:3`` for row 3 of ``pairs.jsonl``. ``answers`` are
 rows of numbers with the pair's id, made by any program, of one of three kinds:
 
 - log-probabilities: ``chosen`` and ``rejected``, sums over the answer's tokens; with ``chosen_len`` and
@@ -21,7 +22,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mmpref.errors import ConfigError, DataError
@@ -29,8 +31,8 @@ from mmpref.evals.answer_files import read_rows
 from mmpref.evals.benchmark import Benchmark, Items, Judged, each
 from mmpref.evals.metrics import Metric, Ratio
 from mmpref.evals.objects import count_words
-from mmpref.evals.rows import Row, Saved, Source, choose, pair_by_id, row_id
-from mmpref.records import Answer, EvalSample
+from mmpref.evals.rows import Row, Saved, Source, choose, is_path, pair_by_id, row_id
+from mmpref.records import Answer, EvalSample, PreferencePair
 
 _BY = ("auto", "score", "reward", "implicit_reward", "logp", "logp_per_token")
 _NUMBERS = ("chosen", "rejected", "chosen_len", "rejected_len", "ref_chosen", "ref_rejected")
@@ -39,11 +41,8 @@ _PAIRS = ("score_chosen", "score_rejected"), ("rewards/chosen", "rewards/rejecte
 
 def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSample, ...]:
     """One sample per pair; demonstrations, which have no rejected answer, are refused."""
-    from mmpref.data.pairs import pair_from_row  # the data room loads Pillow, which no other benchmark needs
-
     samples = []
-    for number, row in enumerate(read_rows(source, "pairs"), 1):
-        pair = pair_from_row(row, source=str(source) if isinstance(source, str) else "pairs", line=number)
+    for row, pair in _pairs(source):
         if pair.rejected is None:
             raise DataError(f"pair '{pair.id}' has no rejected answer, so there is nothing to prefer")
         samples.append(
@@ -64,6 +63,21 @@ def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSamp
     return tuple(samples)
 
 
+def _pairs(source: Source) -> Iterator[tuple[Row, PreferencePair]]:
+    """The pairs of rows in any format that the data room knows, each with the row it is from."""
+    from mmpref.data.formats import to_canonical  # the data room loads Pillow, which no other benchmark needs
+    from mmpref.data.pairs import pair_from_row
+
+    where, name = (str(source), Path(str(source)).stem) if is_path(source) else ("pairs", "pairs")
+    for number, row in enumerate(read_rows(source, "pairs"), 1):
+        try:
+            found = to_canonical(row, place=f"{name}:{number}")
+        except DataError as error:
+            raise DataError(f"{where}:{number}: {error}") from error
+        for canonical in found:
+            yield row, pair_from_row(canonical, source=where, line=number)
+
+
 def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mapping[str, Any]) -> Saved:
     """Numbers as answers: the text of each is the JSON of its row."""
     latest: dict[str, Row] = {}
@@ -82,7 +96,7 @@ def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mappin
 
 def _as_text(row: Row) -> str:
     wanted = {key for both in _PAIRS for key in both} | set(_NUMBERS)
-    return json.dumps({key: row[key] for key in sorted(wanted) if isinstance(row.get(key), int | float)})
+    return json.dumps({key: row[key] for key in sorted(wanted) if _is_number(row.get(key))})
 
 
 def judge(
@@ -122,7 +136,11 @@ def _numbers(text: str, name: str) -> dict[str, float]:
         raise DataError(
             f'pair \'{name}\': expected numbers such as {{"chosen": -12.5, "rejected": -14.0}}, got {text[:40]!r}'
         )
-    return {key: float(value) for key, value in row.items() if isinstance(value, int | float)}
+    return {key: float(value) for key, value in row.items() if _is_number(value)}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _margin(row: Mapping[str, float], by: str) -> float | None:

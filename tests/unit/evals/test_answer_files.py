@@ -273,3 +273,34 @@ def test_open_instructions_are_written_as_their_judges_want_them(tmp_path):
     ]
     export_answers("win_rate", questions, answers, "ifeval", out)
     assert json.loads(out.read_text().splitlines()[2]) == {"prompt": "No commas.", "response": "text 7"}
+
+
+def asked(number, thing):
+    return {
+        "question_id": number,
+        "image": f"{number}.jpg",
+        "text": f"Is there a {thing} in the image?",
+        "label": "yes",
+    }
+
+
+def llava(number, prompt):
+    return {"question_id": number, "prompt": prompt, "text": "Yes", "model_id": "m"}
+
+
+def test_answers_to_another_split_are_known_by_the_prompts_they_show():
+    """POPE's splits share their ids and the half of their questions whose answer is yes."""
+    questions = [asked(1, "dog"), asked(2, "cat")]
+    same = [llava(1, "Is there a dog in the image?\nAnswer with one word."), llava(2, "is there a cat in the image?")]
+    assert score("pope", questions, same).metrics["accuracy"] == 1
+    other = [same[0], llava(2, "Is there a bench in the image?")]
+    with pytest.raises(
+        DataError, match=r"1 of 2 rows show another question .*row 2 \(id '2'\) shows 'Is there a bench"
+    ):
+        score("pope", questions, other)
+
+
+def test_questions_put_in_other_words_are_matched_by_id():
+    questions = [asked(1, "dog"), asked(2, "cat")]
+    answers = [llava(1, "Do you see a dog? Say yes or no."), llava(2, "Do you see a cat? Say yes or no.")]
+    assert score("pope", questions, answers).metrics["accuracy"] == 1

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmpref.errors import ConfigError, DataError, EvalIncompleteError
-from mmpref.evals import score
+from mmpref.evals import load_samples, score
 
 PAIRS = [
     {
@@ -36,6 +36,26 @@ def test_accuracy_by_hand():
     assert found.metrics["accuracy_per_token"] == 0
     assert (found.n, found.n_unparsed, found.notes) == (4, 1, ("compared by logp",))
     assert found.metrics["accuracy_chosen_shorter"] == 0.5
+
+
+def test_pairs_may_have_the_format_of_another_suite(tmp_path):
+    said = {"role": "user", "content": "<image>What is it?"}, {"role": "assistant", "content": "A dog."}
+    swift = {"id": "s", "messages": list(said), "rejected_response": "A cat.", "images": ["1.jpg"]}
+    (tmp_path / "swift.jsonl").write_text(json.dumps(swift) + "\n")
+    (sample,) = load_samples("preference", tmp_path / "swift.jsonl")
+    assert (sample.id, sample.target, sample.images[0].path) == ("s", ("A dog.", "A cat."), "1.jpg")
+    del swift["id"]
+    (tmp_path / "swift.jsonl").write_text(json.dumps(swift) + "\n")
+    assert [sample.id for sample in load_samples("preference", tmp_path / "swift.jsonl")] == ["swift:1"]
+    (tmp_path / "odd.jsonl").write_text(json.dumps(swift) + "\n" + json.dumps({"id": "x", "better": "A dog."}) + "\n")
+    with pytest.raises(DataError, match=r"odd.jsonl:2: a row with the keys better, id fits no known format"):
+        load_samples("preference", tmp_path / "odd.jsonl")
+
+
+def test_true_and_false_are_no_log_probs():
+    rows = [{"id": pair["id"], "chosen": True, "rejected": False} for pair in PAIRS]
+    found = score("preference", PAIRS, rows)
+    assert (found.metrics["accuracy"], found.n_unparsed) == (0, 4)
 
 
 def test_the_reference_decides_where_it_is_known():
