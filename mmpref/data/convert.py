@@ -20,13 +20,11 @@ from typing import IO, Any, Self
 from mmpref.data.dataset_info import FILE_NAME as DATASET_INFO
 from mmpref.data.formats import FORMATS, Format, FormatOptions, detect, format_named
 from mmpref.data.pairs import pair_from_row, pair_to_row, row_name
-from mmpref.data.quarantine import Quarantine, RowError
+from mmpref.data.quarantine import NO_PAIR, Quarantine, RowError
 from mmpref.errors import ConfigError, DataError
 from mmpref.rundir import replacing, replacing_folder, write_json
 
 TARGETS = tuple(name for name, found in FORMATS.items() if found.from_canonical is not None)
-NO_PAIR = "no_pair"
-"""The reason of a row that is in order and prefers neither answer."""
 _MAGIC = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"BM": ".bmp", b"RIFF": ".webp"}
 
 

@@ -17,15 +17,13 @@ from typing import Any, NamedTuple
 from mmpref.data.formats import FormatOptions, detect, to_canonical
 from mmpref.data.images import ImageLoader
 from mmpref.data.pairs import PAIR_KEYS, pair_from_row, row_name
-from mmpref.data.quarantine import Quarantine, RowError
+from mmpref.data.quarantine import NO_PAIR, Quarantine, RowError
 from mmpref.data.source import RowSource, open_source
 from mmpref.errors import DataError
 from mmpref.records import ImageRef, PreferencePair
 
 DEFAULT_MAX_BAD_FRACTION = 0.001
 """One row in a thousand may be bad before loading stops."""
-NO_PAIR = "no_pair"
-"""The reason of a row that is in order and holds no preference (a tie, say); it does not count as bad."""
 
 _CANONICAL = frozenset(PAIR_KEYS)
 _log = logging.getLogger(__name__)

@@ -13,6 +13,9 @@ from pathlib import Path
 from mmpref.errors import DataError
 from mmpref.rundir import replacing
 
+NO_PAIR = "no_pair"
+"""The reason of a row that is in order and holds no preference (a tie, say); it does not count as bad."""
+
 
 class RowError(DataError):
     """One row or image that cannot be used.

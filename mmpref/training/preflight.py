@@ -123,6 +123,12 @@ class _Bench:
         tokens = ((one != 0) | (other != 0)).sum().clamp(min=1)
         return float((one - other).abs().sum() / tokens)
 
+    def judged(self, name: str, off: float, differ: str, meaning: str, remark: str = "") -> Check:
+        """The check that two exact ways agree, from how far apart they were found, in nats a token on average."""
+        if off <= self.bound:
+            return Check(name, True, f"{off:.2g} nats per token{remark}")
+        return Check(name, False, f"{differ} {off:.3g} nats on average, and {self.bound:g} is allowed", meaning)
+
 
 def _few(pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
     """The first pair, and the first with images."""
@@ -198,10 +204,8 @@ def _layouts_agree(bench: _Bench) -> Check:
     one = shared.by_answer(answer_logps(bench.model, shared))
     other = plain.by_answer(answer_logps(bench.model, plain, through_logits=True))
     off = bench.difference(one, other)
-    if off <= bench.bound:
-        return Check(name, True, f"{off:.2g} nats per token")
-    return Check(
-        name, False, f"tokens of '{pair[0].id}' differ by {off:.3g} nats on average, and {bench.bound:g} is allowed",
+    return bench.judged(
+        name, off, f"tokens of '{pair[0].id}' differ by",
         "This model's attention, positions or output head do not work as the shared layout needs them: set "
         "model.attention: plain, and please report the model type.",
     )  # fmt: skip
@@ -212,12 +216,11 @@ def _head_is_logits(bench: _Bench) -> Check:
     batch = bench.batch(bench.pairs[-1:])
     one, other = (batch.by_answer(answer_logps(bench.model, batch, through_logits=whole)) for whole in (False, True))
     off = bench.difference(one, other)
-    if off <= bench.bound:
-        return Check(name, True, f"{off:.2g} nats per token; pairs are run as separate rows")
-    return Check(
-        name, False, f"tokens differ by {off:.3g} nats on average, and {bench.bound:g} is allowed",
+    return bench.judged(
+        name, off, "tokens differ by",
         "This model changes its logits after the output head in a way that is not known here: please report the model "
         "type.",
+        "; pairs are run as separate rows",
     )  # fmt: skip
 
 
@@ -233,10 +236,8 @@ def _batch_is_single(bench: _Bench) -> Check:
         alone = single.by_answer(answer_logps(bench.model, single))
         rows = together[[number, number + len(batch)]] if batch.has_rejected else together[[number]]
         worst = max(worst, bench.difference(rows[:, : alone.shape[1]], alone))
-    if worst <= bench.bound:
-        return Check(name, True, f"{worst:.2g} nats per token")
-    return Check(
-        name, False, f"tokens differ by {worst:.3g} nats on average, and {bench.bound:g} is allowed",
+    return bench.judged(
+        name, worst, "tokens differ by",
         "Pairs of one batch leak into each other in this model; set train.per_device_train_batch_size: 1, and please "
         "report the model type.",
     )  # fmt: skip
@@ -251,12 +252,11 @@ def _reference_is_policy(bench: _Bench, reference: Reference | None) -> Check:
     chosen, rejected = reference.logps(batch)
     referred = chosen if rejected is None else torch.cat([chosen, rejected])
     off = float(((policy - referred).abs() / batch.answer_lens).max())
-    if off <= bench.bound:
-        return Check(name, True, f"{off:.2g} nats per token, so every margin starts at 0")
-    return Check(
-        name, False, f"log-probs differ by {off:.3g} nats per token, and {bench.bound:g} is allowed",
+    return bench.judged(
+        name, off, "log-probs differ by",
         "The reference is not the policy that training starts from: a stale cache, another base model, or an adapter "
         "that was trained before.",
+        ", so every margin starts at 0",
     )  # fmt: skip
 
 

@@ -11,10 +11,10 @@ from PIL import Image
 
 from mmpref.config import DataSection
 from mmpref.data.images import ImageLoader
-from mmpref.data.loading import NO_PAIR, load_each, num_bad
+from mmpref.data.loading import load_each, num_bad
 from mmpref.data.mixture import RootedImages
 from mmpref.data.opening import open_pairs, recipe_sources, weights
-from mmpref.data.quarantine import Quarantine
+from mmpref.data.quarantine import NO_PAIR, Quarantine
 from mmpref.errors import ConfigError
 
 
