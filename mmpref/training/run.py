@@ -31,7 +31,7 @@ from mmpref.training.preflight import preflight
 from mmpref.training.resume import Say, choose_checkpoint, facts_of, step_of
 from mmpref.training.run_data import RunData, load_data
 from mmpref.training.setup import set_up
-from mmpref.training.stopping import Terminated, terminating
+from mmpref.training.stopping import Terminated, held, terminating
 from mmpref.training.trainer import PreferenceTrainer
 
 ProgressHook = Callable[[int, int, Mapping[str, float]], None]
@@ -96,7 +96,8 @@ def _state_kept(claim: Claim) -> Iterator[Callable[[], RunDir]]:
 
     def begin() -> RunDir:
         if not begun:
-            begun.append(claim.begin())
+            with held():  # a signal between the manifest and the note that it is there would leave it at "running"
+                begun.append(claim.begin())
         return begun[0]
 
     def end(state: State, **facts: Any) -> None:

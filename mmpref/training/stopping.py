@@ -29,6 +29,16 @@ def terminating() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def held() -> Iterator[None]:
+    """SIGINT and SIGTERM wait until the block is left, so that it happens whole or not at all."""
+    received: list[int] = []
+    with _handled(dict.fromkeys(SIGNALS, lambda number, _frame: received.append(number))):
+        yield
+    for number in received[:1]:
+        signal.raise_signal(number)
+
+
 class StopAtStepEnd(TrainerCallback):
     """Turns SIGINT and SIGTERM into a checkpoint and a stop at the next step boundary; a second one stops at once."""
 

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from mmpref.cli import main
-from mmpref.rundir import RunDir
+from mmpref.rundir import Claim, RunDir
 from mmpref.training.checkpoint import in_order, verify
 from mmpref.training.metrics import read_pair_log
 from tests.integration.conftest import Place
@@ -247,6 +247,26 @@ def test_sigterm_while_the_model_loads_sets_the_state_to_stopped(place: Place, t
     _, err = process.communicate(timeout=120)
     assert (process.returncode, "Traceback" in err) == (143, False), err
     assert RunDir(run).manifest()["state"] == "stopped"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_middle_of_beginning_a_run_waits_until_it_is_begun(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    real = Claim.begin
+
+    def begin(self: Claim) -> RunDir:
+        run = real(self)
+        signal.raise_signal(number)  # the manifest says "running", and nobody knows of it yet
+        return run
+
+    monkeypatch.setattr(Claim, "begin", begin)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
+    try:
+        assert main(place.training("demo_dpo", tmp_path / "run", *SHORT)) == 128 + number
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert RunDir(tmp_path / "run").manifest()["state"] == "stopped"
 
 
 # ---- values that transformers would trip over -----------------------------------------------------------------
