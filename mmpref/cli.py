@@ -221,11 +221,14 @@ def export(
     """Write saved answers in the format of another tool."""
     from mmpref.config import parse_options
     from mmpref.evals import export_answers
+    from mmpref.evals.rows import first_ids
 
     given = parse_options(options or [])
     source, saved = _one_or_many(questions), _one_or_many(answers)
-    rows = export_answers(benchmark, source, saved, to, out, model=model, **given)
-    typer.echo(f"wrote {rows} answers to {out}")
+    done = export_answers(benchmark, source, saved, to, out, model=model, **given)
+    typer.echo(f"wrote {done.num_rows} answers to {out}")
+    if done.left_out:
+        typer.echo(f"left out {len(done.left_out)} answers, because {done.why}: {first_ids(done.left_out)}")
 
 
 @app.command()

@@ -25,18 +25,26 @@ def as_map(answers):
 def test_exported_answers_score_the_same(name, to, end, tmp_path):
     questions, answers, options = arguments(name, tmp_path)
     out = tmp_path / f"answers.{end}"
-    assert export_answers(name, questions, answers, to, out, model="m") == len(answers)
+    assert export_answers(name, questions, answers, to, out, model="m").num_rows == len(answers)
     before = score(name, questions, answers, resamples=20, **options)
     after = score(name, questions, out, resamples=20, **options)
     assert after == before
 
 
 @pytest.mark.parametrize(("name", "end"), [("amber", "tsv"), ("hallusionbench", "xlsx")])
-def test_a_table_for_vlmevalkit_holds_only_what_the_tool_asks(name, end, tmp_path):
+def test_a_table_for_vlmevalkit_holds_only_what_the_tool_asks_and_the_rest_is_named(name, end, tmp_path):
     questions, answers, _ = arguments(name, tmp_path)
     out = tmp_path / f"answers.{end}"
     written = export_answers(name, questions, answers, "vlmevalkit", out)
-    assert 0 < written < len(answers)
+    samples = {sample.id: sample for sample in load_samples(name, questions)}
+    unasked = {"amber": lambda s: s.meta["dimension"] == "generative", "hallusionbench": lambda s: not s.images}[name]
+    assert set(written.left_out) == {key for key in as_map(answers) if unasked(samples[key])}
+    assert written.left_out
+    assert written.num_rows == len(answers) - len(written.left_out)
+    assert "VLMEvalKit has only" in written.why
+    alone = [answer for answer in answers if str(answer["id"]) in written.left_out]
+    with pytest.raises(DataError, match=r"nothing to write for vlmevalkit: VLMEvalKit has only .* none of the"):
+        export_answers(name, questions, alone, "vlmevalkit", tmp_path / f"none.{end}")
     before = score(name, questions, answers, "vlmevalkit", resamples=20)
     after = score(name, questions, out, "vlmevalkit", resamples=20)
     assert (after.metrics, after.n) == (before.metrics, before.n)
