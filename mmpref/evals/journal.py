@@ -22,6 +22,7 @@ from mmpref.rundir import replacing, write_json, writing_to
 SETTINGS = "settings.json"
 IMAGES = "images.json"
 ANSWERS = "answers.jsonl"
+ITEMS = "items.jsonl"  # written beside, once all is answered: what was asked, and how the answer was read
 _OF_RANKS = "answers.rank*.jsonl"
 
 

@@ -12,7 +12,6 @@ from mmpref.records import TaskResult
 from mmpref.rundir import replacing, versions, write_json
 
 RESULTS = "results.json"
-ITEMS = "items.jsonl"
 
 
 def result_content(result: TaskResult, **more: Any) -> dict[str, Any]:

@@ -26,9 +26,9 @@ from mmpref.evals.answerers import (
 from mmpref.evals.answerers.contract import facts_of, failures_of
 from mmpref.evals.answerers.in_process import ModelSource
 from mmpref.evals.answerers.processes import deal
-from mmpref.evals.journal import Journal, as_line
+from mmpref.evals.journal import ITEMS, Journal, as_line
 from mmpref.evals.ranks import Ranks, ranks, together
-from mmpref.evals.results import ITEMS, RESULTS, other_protocols, write_items, write_result
+from mmpref.evals.results import RESULTS, other_protocols, write_items, write_result
 from mmpref.evals.rows import Source, choose, first_ids, refuse_duplicates
 from mmpref.evals.task import benchmark_named, score_samples, with_defaults
 from mmpref.records import Answer, EvalSample, TaskResult

@@ -6,7 +6,8 @@ import random
 import pytest
 
 from mmpref.errors import ConfigError, DataError
-from mmpref.evals import export_answers, load_samples, score
+from mmpref.evals import evaluate, export_answers, load_samples, score
+from mmpref.evals.answerers import ScriptedAnswerer
 from mmpref.evals.tables import read_table, write_table
 from tests.unit.evals.cases import NAMES, arguments, load
 
@@ -312,3 +313,39 @@ def test_questions_put_in_other_words_are_matched_by_id():
     questions = [asked(1, "dog"), asked(2, "cat")]
     answers = [llava(1, "Do you see a dog? Say yes or no."), llava(2, "Do you see a cat? Say yes or no.")]
     assert score("pope", questions, answers).metrics["accuracy"] == 1
+
+
+def pope_folder(out, questions):
+    evaluate(
+        "m", "pope", questions=questions, images_root=None, out=out,
+        answerer=ScriptedAnswerer(lambda sample: "Yes"),
+    )  # fmt: skip
+    return out / "answers.jsonl"
+
+
+def test_our_own_answers_know_what_they_were_asked(tmp_path):
+    """Rows of id and text cannot tell the split; the file that stands beside them can."""
+    questions = [asked(1, "dog"), asked(2, "cat")]
+    file = pope_folder(tmp_path / "out", questions)
+    assert score("pope", questions, file).metrics["accuracy"] == 1
+    assert score("pope", questions, file, prompt_suffix=" Answer with one word.").metrics["accuracy"] == 1
+    for others, wrong in (([asked(1, "dog"), asked(2, "bench")], 1), ([asked(1, "cup"), asked(2, "bench")], 2)):
+        with pytest.raises(DataError, match=rf"answers\.jsonl: {wrong} of 2 rows show another question"):
+            score("pope", others, file)
+        with pytest.raises(DataError, match="another question"):
+            export_answers("pope", others, file, "llava", tmp_path / "llava.jsonl")
+    for damaged in ("{}\n", "no json", '{"id": "1", "question": 7}\n', ""):
+        (tmp_path / "out" / "items.jsonl").write_text(damaged, encoding="utf-8")
+        assert score("pope", questions, file).n == 2
+
+
+def test_splits_in_folders_of_their_own_are_told_apart_by_the_folder(tmp_path):
+    splits = {"popular": [asked(1, "dog")], "random": [asked(1, "dog"), asked(2, "cat")]}
+    files = [pope_folder(tmp_path / f"pope_{name}", rows) for name, rows in splits.items()]
+    found = score("pope", splits, files)
+    assert (found.n, found.metrics["random/accuracy"], found.metrics["popular/accuracy"]) == (3, 1, 1)
+    swapped = {"popular": [asked(1, "dog"), asked(2, "bench")], "random": splits["random"]}
+    with pytest.raises(DataError, match="1 of 2 rows show another question"):
+        score("pope", swapped, {"popular": files[1], "random": files[1]})
+    with pytest.raises(DataError, match="share a name"):
+        score("pope", splits, [files[0], files[0]])
