@@ -284,6 +284,23 @@ def test_open_instructions_are_written_as_their_judges_want_them(tmp_path):
     assert json.loads(out.read_text().splitlines()[2]) == {"prompt": "No commas.", "response": "text 7"}
 
 
+OPEN = [
+    {"uid": "u1", "prompt": "Write a haiku.\n\nNo  title.", "output": "r"},
+    {"uid": "u2", "prompt": "Say hi.", "output": "r"},
+]
+
+
+@pytest.mark.parametrize(("to", "end"), [("alpaca_eval", "json"), ("arena_hard", "jsonl"), ("ifeval", "jsonl")])
+def test_answers_to_open_instructions_come_back_from_their_judges_formats(to, end, tmp_path):
+    answers = [{"id": "u1", "text": "An old pond\r\n\u2028"}, {"id": "u2", "text": ""}]
+    there, back = tmp_path / f"there.{end}", tmp_path / "back.jsonl"
+    export_answers("win_rate", OPEN, answers, to, there)
+    assert export_answers("win_rate", OPEN, there, "jsonl", back).num_rows == 2
+    assert [json.loads(line) for line in back.read_text(encoding="utf-8").split("\n") if line] == answers
+    with pytest.raises(DataError, match=r"0 questions have the instruction|have an id that no question has"):
+        export_answers("win_rate", [{"uid": "u9", "prompt": "Another."}], there, "jsonl", back)
+
+
 def asked(number, thing):
     return {
         "question_id": number,
