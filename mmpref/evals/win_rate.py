@@ -11,8 +11,8 @@ the reference) to 2.
 that a straight line through (length difference, preference) gives where both are equally long. The difference enters as
 tanh(d / s), d in characters and s its standard deviation, as in AlpacaEval 2 (Dubois et al. 2024); that one fits a
 logistic model with a difficulty for every instruction instead. On the published annotations of three models the win
-rate is that of the leaderboard and the length-controlled one 0.7 to 1.9 points beside it. To get the official numbers export the answers with
-``mmpref export --to alpaca_eval`` and run its judge.
+rate is that of the leaderboard and the length-controlled one 0.7 to 1.9 points beside it. To get the official numbers
+export the answers with ``mmpref export --to alpaca_eval`` and run its judge.
 """
 
 from __future__ import annotations
