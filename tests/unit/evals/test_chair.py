@@ -128,7 +128,9 @@ def test_rules_that_both_routines_share(text, objects, protocol):
 @pytest.mark.parametrize(
     ("word", "one", "theirs"),
     [
-        ("dogs", "dog", "dog"), ("knives", "knife", "knive"), ("puppies", "puppy", "puppy"),
+        ("dogs", "dog", "dog"), ("knives", "knife", "knife"), ("pocketknives", "pocketknife", "pocketknife"),
+        ("people", "people", "person"), ("canoes", "canoe", "cano"), ("ties", "tie", "ty"),
+        ("shorts", "shorts", "short"), ("puppies", "puppy", "puppy"),
         ("benches", "bench", "bench"),
         ("boxes", "box", "box"), ("bus", "bus", "bu"), ("glass", "glass", "glas"), ("glasses", "glass", "glass"),
         ("tennis", "tennis", "tenni"), ("policemen", "policeman", "policeman"), ("sheep", "sheep", "sheep"),
