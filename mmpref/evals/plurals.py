@@ -57,7 +57,8 @@ def singular(word: str) -> str:
 
 _PATTERN_IRREGULAR = {
     "people": "person", "ties": "ty", "bowties": "bowty", "pies": "py", "brownies": "browny",
-    "selfies": "selfy", "hoodies": "hoody", "smoothies": "smoothy", "canoes": "cano", "toes": "to", "shelves": "shelve", "skis": "ski", "busses": "buss",
+    "selfies": "selfy", "hoodies": "hoody", "smoothies": "smoothy", "canoes": "cano",
+    "toes": "to", "shelves": "shelve", "skis": "ski", "busses": "buss",
     "sunglasses": "sunglass", "eyeglasses": "eyeglass", "slice": "slouse", "spaghetti": "spaghettus", "pasta": "pastum",
 }  # fmt: skip
 _PATTERN_KEEPS = {
