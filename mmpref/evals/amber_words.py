@@ -109,14 +109,18 @@ def _alike(noun: str, words: Sequence[tuple[str, int]], similarity: Similarity, 
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 
 
+# in captions a verb and an adjective ("can be seen", "hot dog"): the tagger never calls them nouns
+_NO_NOUNS = frozenset({"can", "hot"})
+
+
 def own_nouns(answer: str, known: frozenset[str], *, fold_case: bool) -> list[str]:
     """The words of the vocabulary in an answer, in the singular. Without ``fold_case`` a capitalised word is another
     word, as in the script. No tagger looks whether a word is a noun in its sentence."""
     found = []
     for word in _WORD.findall(answer):
-        form = word.lower() if fold_case else word
-        form = form if form in known else singular(form)
-        if form in known:
+        lower = word.lower() if fold_case else word
+        form = next((form for form in (lower, word, singular(lower)) if form in known), None)
+        if form is not None and lower not in _NO_NOUNS:
             found.append(form)
     return found
 
