@@ -11,7 +11,6 @@ them) and the response file of IFEval. A tool that does not ask some of the ques
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from mmpref.evals.rows import Source, choose, pair_by_id
 from mmpref.evals.tables import TABLES, write_table
 from mmpref.evals.task import benchmark_named, with_defaults
 from mmpref.records import EvalSample
-from mmpref.rundir import write_text, writing_to
+from mmpref.rundir import json_text, write_text, writing_to
 
 Row: TypeAlias = dict[str, Any]
 RowOf: TypeAlias = Callable[[EvalSample, str], Row]
@@ -82,9 +81,9 @@ def export_answers(
         with writing_to(path):
             write_table(path, content)
     elif to == "alpaca_eval" or (to == "official" and chosen.name not in _OFFICIAL_JSONL):
-        write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        write_text(path, json_text(content, indent=1) + "\n")
     else:
-        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in content))
+        write_text(path, "".join(json_text(row) + "\n" for row in content))
     return exported
 
 
@@ -257,11 +256,13 @@ _OFFICIAL_JSONL = ("pope", "object_halbench")
 
 
 def _write_mme(folder: Path, rows: Sequence[tuple[EvalSample, Row]]) -> None:
-    """One file per subtask; a line break or tab in an answer becomes a space, because the script knows only lines."""
+    """One file per subtask; a line break or tab in an answer becomes a space, because the script knows only lines, and
+    half of an emoji a mark."""
     lines: dict[str, list[str]] = {}
     for sample, row in rows:
         subtask, image = sample.meta["image"].split("/", 1)
         answer = " ".join(row["text"].split("\n")).replace("\t", " ").replace("\r", " ")
+        answer = answer.encode("utf-8", "replace").decode("utf-8")
         cells = (image, sample.prompt[-1].text, sample.target.capitalize(), answer)
         lines.setdefault(subtask, []).append("\t".join(cells) + "\n")
     with writing_to(folder):

@@ -52,8 +52,8 @@ def _sentences(source: Source) -> list[Row]:
     in_json = isinstance(source, str | Path) and Path(source).suffix.lower() not in TABLES
     content = load_json(str(source)) if in_json else source
     if isinstance(content, Mapping) and isinstance(content.get("sentences"), list):
-        content = content["sentences"]
-    return read_rows(content, "items")
+        return read_rows(content["sentences"], "sentences")
+    return read_rows(source, "items")
 
 
 def _sample(row: Row, number: int, truth: Truth | None, options: Mapping[str, Any]) -> EvalSample:

@@ -24,7 +24,7 @@ from mmpref.evals.rows import Source, choose, pair_by_id
 from mmpref.evals.task import benchmark_named, with_defaults
 from mmpref.evals.verdicts import Verdict, usable
 from mmpref.records import Answer, EvalSample
-from mmpref.rundir import replacing, writing_to
+from mmpref.rundir import json_text, replacing, writing_to
 
 ASKED_AGAIN = 3
 BY_RULE = "rule: at most three words name no object"
@@ -207,7 +207,7 @@ class JudgingPlan:
         with replacing(out) as file:
             for verdict in verdicts:
                 row = verdict.row() | ({"reason": reasons[verdict.id]} if reasons.get(verdict.id) else {})
-                file.write((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8"))
+                file.write((json_text(row) + "\n").encode("utf-8"))
         return Outcome(
             verdicts=verdicts,
             missing={verdict.id: verdict.error for verdict in verdicts if verdict.error is not None},
@@ -293,7 +293,7 @@ class _Judge:
 
 
 def _case(name: str, task: JudgeTask, sections: Sections, server: Server) -> _Case:
-    content = json.dumps([server.model, task.name, task.version, sections], ensure_ascii=False)
+    content = json_text([server.model, task.name, task.version, sections])
     return _Case(name, task, sections, hashlib.sha256(content.encode()).hexdigest())
 
 
@@ -313,7 +313,7 @@ def _cache_line(case: _Case, kept: _Kept) -> str:
         "reason": kept.reason,
         "judge": kept.judge,
     }
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    return json_text(row) + "\n"
 
 
 def _read_cache(path: Path) -> dict[str, _Kept]:

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from mmpref.errors import ConfigError, DataError
-from mmpref.evals import evaluate, export_answers, load_samples, score
+from mmpref.evals import evaluate, export_answers, load_samples, score, write_items
 from mmpref.evals.answerers import ScriptedAnswerer
 from mmpref.evals.tables import read_table, write_table
 from tests.unit.evals.cases import NAMES, arguments, load
@@ -354,6 +354,26 @@ def test_our_own_answers_know_what_they_were_asked(tmp_path):
     for damaged in ("{}\n", "no json", '{"id": "1", "question": 7}\n', ""):
         (tmp_path / "out" / "items.jsonl").write_text(damaged, encoding="utf-8")
         assert score("pope", questions, file).n == 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_half_an_emoji_in_an_answer_stops_nothing(name, tmp_path):
+    """What a server leaves of an answer that it cut in the middle of one; JSON can say it, UTF-8 cannot."""
+    questions, answers, options = arguments(name, tmp_path)
+    cut = [{"id": answer["id"], "text": "Yes, a dog \ud83d"} for answer in answers]
+    (tmp_path / "cut.jsonl").write_text("".join(json.dumps(row) + "\n" for row in cut), encoding="utf-8")
+    found = score(name, questions, tmp_path / "cut.jsonl", resamples=20, **options)
+    write_items(tmp_path / "items.jsonl", found)
+    for to, end in (("jsonl", "jsonl"), ("llava", "jsonl"), ("lmms_eval", "jsonl"), ("official", "json")):
+        if (name, to) == ("pope", "official"):  # has no ids
+            continue
+        out = tmp_path / f"{to}.{end}"
+        export_answers(name, questions, cut, to, out)
+        if (name, to) != ("mme", "official"):  # has a mark in its place
+            assert score(name, questions, out, resamples=20, **options) == found
+    if name in ("pope", "mme"):
+        with pytest.raises(DataError, match=r"row 1: has half a surrogate pair.*use JSON lines"):
+            export_answers(name, questions, cut, "vlmevalkit", tmp_path / "t.tsv")
 
 
 def test_splits_in_folders_of_their_own_are_told_apart_by_the_folder(tmp_path):
