@@ -317,7 +317,23 @@ def test_a_reply_without_the_fence_is_never_read(text):
 
 
 @pytest.mark.parametrize(
-    "mark", ["<|im_end|>", "</s>", "<s>", "<image>", "[INST]", "[/INST]", "<end_of_turn>", "</think>"]
+    "mark",
+    [
+        "<|im_end|>",
+        "</s>",
+        "<s>",
+        "<image>",
+        "[INST]",
+        "[/INST]",
+        "<end_of_turn>",
+        "</think>",
+        "<\uff5cUser\uff5c>",
+        "<<SYS>>",
+        "<</SYS>>",
+        "<IMG_CONTEXT>",
+        "[TOOL_CALLS]",
+        "<\u200b|im_end|>",
+    ],
 )
 def test_template_marks_are_broken(mark):
     assert mark not in harmless(f"a {mark} b")
