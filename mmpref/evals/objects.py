@@ -80,6 +80,20 @@ class Vocabulary:
         return self.exact.get(name) or self.clean.get(_tidy(name), _tidy(name))
 
 
+NO_LIST = "no synonym list: only the object names of the ground truth are looked for"
+
+
+def vocabulary_of(synonyms: str | Path | Iterable[str] | None, names: Iterable[str]) -> Vocabulary:
+    """The list that was given; without one every object name of the ground truth stands for itself (``NO_LIST``)."""
+    return Vocabulary.of_names(names) if synonyms is None else Vocabulary.read(synonyms)
+
+
+def true_objects(names: Iterable[str], captions: Iterable[str], extract: Extractor, vocabulary: Vocabulary) -> set[str]:
+    """What an image has: annotated objects by their canonical name, and those that people mention in its captions."""
+    mentioned = {mention.object for caption in captions for mention in extract(caption)}
+    return {vocabulary.canonical(name) for name in names} | mentioned
+
+
 def _clean(names: Mapping[str, str]) -> dict[str, str]:
     """Tidy words to tidy names; the singular of a word that the list has in the plural ("skis") means the same."""
     tidy = {_tidy(word): _tidy(name) for word, name in names.items()}

@@ -29,7 +29,7 @@ from mmpref.evals.answer_files import match, name_of, read_rows
 from mmpref.evals.benchmark import Benchmark, Judged, each
 from mmpref.evals.metrics import Array, Formula, Metric, Ratio
 from mmpref.evals.rows import Row, Saved, Source, load_rows, pair_by_id
-from mmpref.evals.verdicts import judges_note, read_verdicts, usable
+from mmpref.evals.verdicts import judging_notes, read_verdicts, usable
 from mmpref.records import Answer, EvalSample, user_turn
 
 _ID_KEYS = ("id", "uid", "question_id", "key")
@@ -133,7 +133,7 @@ def judge(
         }
         for sample, text in pairs
     )
-    notes = (judges_note(verdicts), "lc_win_rate is mmpref's own length control, not AlpacaEval's")
+    notes = (*judging_notes(verdicts, missing), "lc_win_rate is mmpref's own length control, not AlpacaEval's")
     return Judged(items, len(items) - len(missing), 0, notes, len(missing))
 
 
