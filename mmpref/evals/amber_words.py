@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 from mmpref.errors import ConfigError, DataError
 from mmpref.evals.plurals import singular
-from mmpref.evals.rows import load_json
+from mmpref.evals.rows import load_json, read_text
 
 Nouns: TypeAlias = Callable[[str, str], Sequence[str]]  # question id and answer -> nouns in order, with repeats
 Similarity: TypeAlias = Callable[[str, str], float]
@@ -39,10 +39,7 @@ class Lexicon:
         relation = load_json(folder / "relation.json")
         if not isinstance(relation, Mapping) or not all(isinstance(words, list) for words in relation.values()):
             raise DataError(f"{folder / 'relation.json'}: expected a mapping of words to lists of words")
-        try:
-            lines = (folder / "safe_words.txt").read_text(encoding="utf-8").split("\n")
-        except OSError as err:
-            raise DataError(f"{folder / 'safe_words.txt'} cannot be read: {err}") from err
+        lines = read_text(folder / "safe_words.txt").split("\n")
         known = frozenset({*relation, *(word for words in relation.values() for word in words)})
         return Lexicon(relation, frozenset(line.strip() for line in lines if line.strip()), known)
 
