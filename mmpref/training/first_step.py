@@ -10,7 +10,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mmpref.config import Recipe
-from mmpref.errors import ConfigError
+from mmpref.errors import ConfigError, DistributedError
 from mmpref.models.reference import ReferencePolicy
 from mmpref.training.parallel.sharded import prove_sharded, shard_like
 from mmpref.training.preflight import preflight
@@ -49,6 +49,17 @@ class FirstStep(TrainerCallback):
             autocast=trainer.compute_loss_context_manager,
         ):
             self._say(check.describe())
+            if check.unused:
+                self._refuse_waiting(check.unused)
+
+    def _refuse_waiting(self, unused: int) -> None:
+        """DDP waits for every gradient, unless it looks which of them will come."""
+        trainer = self._trainer
+        if trainer.world.strategy == "ddp" and not trainer.args.ddp_find_unused_parameters:
+            raise DistributedError(
+                f"{unused} trained tensors get no gradient, and train.extra.ddp_find_unused_parameters=false makes DDP "
+                "wait for them for good: leave that key out"
+            )
 
     def evaluate(self) -> None:
         """Evaluate before the first step, so that a change can be told."""

@@ -47,7 +47,7 @@ from mmpref.training.faults import UpdateWatch, is_out_of_memory, out_of_memory,
 from mmpref.training.metrics import Meter, PairLog
 from mmpref.training.parallel.batches import EpochLoader, GlobalBatches
 from mmpref.training.parallel.in_step import Filling, filling_for
-from mmpref.training.parallel.sharded import all_weights, layer_classes, let_cpus_shard
+from mmpref.training.parallel.sharded import layer_classes, let_cpus_shard, saved_weights
 from mmpref.training.parallel.world import World
 from mmpref.training.rates import refuse_idle_rates, split_by_part
 from mmpref.training.stopping import StopAtStepEnd
@@ -443,7 +443,7 @@ class PreferenceTrainer(CheckpointedTrainer):
             CheckpointError: it cannot be written; on all ranks.
         """
         inner = self.accelerator.unwrap_model(self.model)
-        weights = all_weights(inner) if self.world.is_sharded else None
+        weights = saved_weights(inner, keep=self.world.is_first) if self.world.is_sharded else None
         with self.world.all_or_none():
             if self.world.is_first:
                 save_model(inner, source, out, weights=weights)

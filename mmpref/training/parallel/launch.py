@@ -167,8 +167,8 @@ def _strategy(profile: dict[str, Any], file: Path) -> str:
             raise DistributedError(f"{file}: deepspeed_config.zero_stage must be 2 or 3, got {stage}")
         return f"zero{stage}"
     raise DistributedError(
-        f"{file}: distributed_type {kind or 'is not there'}; use MULTI_GPU, FSDP or DEEPSPEED (accelerate runs a single "
-        "process for MULTI_CPU: MULTI_GPU is what starts several on the CPU too)"
+        f"{file}: distributed_type {kind or 'is not there'}; use MULTI_GPU, FSDP or DEEPSPEED (accelerate runs a "
+        "single process for MULTI_CPU: MULTI_GPU is what starts several on the CPU too)"
     )
 
 

@@ -28,6 +28,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mmpref.errors import CheckpointError, DistributedError
+from mmpref.models.adapter import has_adapter
 from mmpref.models.unwrap import base_model
 from mmpref.training.parallel.strategy import Strategy
 
@@ -103,14 +104,37 @@ def _numel(parameter: Tensor) -> int:
     return int(getattr(parameter, "ds_numel", 0)) or parameter.numel()  # ZeRO-3 leaves empty tensors behind
 
 
+def as_shards(model: nn.Module) -> None:
+    """Every parameter as the shard that gets its gradient; a forward without backward leaves some of them whole."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
     """Every weight that trains, whole and on the CPU, by its own name. All ranks must call it together."""
     return {name: whole(p) for name, p in model.named_parameters() if p.requires_grad}
 
 
-def all_weights(model: nn.Module) -> dict[str, Tensor]:
-    """``model.state_dict()`` with whole tensors on the CPU. All ranks must call it together."""
-    return {name: whole(value) for name, value in model.state_dict().items()}
+def saved_weights(model: nn.Module, *, keep: bool) -> dict[str, Tensor]:
+    """What ``save_pretrained`` writes, whole and on the CPU. All ranks must call it together.
+
+    Args:
+        model: sharded; of one with an adapter, what trains is all that is written.
+        keep: False for a rank that only takes part; it gets {}.
+    """
+    as_shards(model)
+    if has_adapter(model):
+        entries = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    else:  # of weights that are tied one stays: whole tensors are copies, and would be written twice
+        tied = set(getattr(base_model(model), "all_tied_weights_keys", None) or {})
+        entries = {name: value for name, value in model.state_dict().items() if name not in tied}
+    found = {}
+    for name, value in entries.items():
+        tensor = whole(value)
+        if keep:
+            found[name] = tensor
+    return found
 
 
 def whole(tensor: Tensor) -> Tensor:
