@@ -13,7 +13,7 @@ from mmpref.config import Recipe
 from mmpref.errors import ConfigError, DistributedError
 from mmpref.models.reference import ReferencePolicy
 from mmpref.training.parallel.sharded import prove_sharded, shard_like
-from mmpref.training.preflight import preflight
+from mmpref.training.preflight import GRADIENTS, preflight
 from mmpref.training.refcache import ReferenceCache
 from mmpref.training.resume import Say
 from mmpref.training.setup import Setup, fill
@@ -49,13 +49,17 @@ class FirstStep(TrainerCallback):
             autocast=trainer.compute_loss_context_manager,
         ):
             self._say(check.describe())
-            if check.unused:
-                self._refuse_waiting(check.unused)
+            if check.name == GRADIENTS and trainer.world.strategy == "ddp":
+                self._expect_gradients(check.unused)
 
-    def _refuse_waiting(self, unused: int) -> None:
-        """DDP waits for every gradient, unless it looks which of them will come."""
+    def _expect_gradients(self, unused: int) -> None:
+        """DDP waits for every gradient, unless it looks in every step which of them will come."""
         trainer = self._trainer
-        if trainer.world.strategy == "ddp" and not trainer.args.ddp_find_unused_parameters:
+        asked = self._recipe.train.extra.get("ddp_find_unused_parameters")
+        if asked is None:
+            some_may_not = any("expert" in name for name, _ in trainer.model.named_modules())
+            trainer.accelerator.ddp_handler.find_unused_parameters = bool(unused) or some_may_not
+        elif unused and not asked:
             raise DistributedError(
                 f"{unused} trained tensors get no gradient, and train.extra.ddp_find_unused_parameters=false makes DDP "
                 "wait for them for good: leave that key out"

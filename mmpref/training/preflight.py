@@ -26,6 +26,8 @@ from mmpref.processing.collate import PairCollator
 from mmpref.records import PreferencePair
 from mmpref.training.parallel.sharded import as_shards
 
+GRADIENTS = "gradients reach what trains"
+"""Name of the check that runs a backward."""
 Context = Callable[[], AbstractContextManager[object]]
 
 
@@ -266,7 +268,7 @@ def _reference_is_policy(bench: _Bench, reference: Reference | None) -> Check:
 
 
 def _something_learns(bench: _Bench) -> Check:
-    name = "gradients reach what trains"
+    name = GRADIENTS
     as_shards(bench.model)
     trained = [(key, value) for key, value in bench.model.named_parameters() if value.requires_grad]
     before = [value.grad for _, value in trained]

@@ -133,7 +133,8 @@ def _state_kept(claim: Claim, world: World) -> Iterator[Callable[[], RunDir]]:
         return begun[0]
 
     def end(state: State, **facts: Any) -> None:
-        with suppress(CheckpointError):  # a disk too full for the manifest; the error on its way says more
+        # a disk too full for the manifest: the error on its way says more
+        with held(and_dropped=True), suppress(CheckpointError):
             for run in begun if world.is_first else []:
                 run.set_state(state, **facts)
 

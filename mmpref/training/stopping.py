@@ -33,12 +33,16 @@ def terminating() -> Iterator[None]:
 
 
 @contextmanager
-def held() -> Iterator[None]:
-    """SIGINT and SIGTERM wait until the block is left, so that it happens whole or not at all."""
+def held(*, and_dropped: bool = False) -> Iterator[None]:
+    """SIGINT and SIGTERM wait until the block is left, so that it happens whole or not at all.
+
+    Args:
+        and_dropped: the process ends after the block anyway; what came in it is forgotten.
+    """
     received: list[int] = []
     with _handled(dict.fromkeys(SIGNALS, lambda number, _frame: received.append(number))):
         yield
-    for number in received[:1]:
+    for number in [] if and_dropped else received[:1]:
         signal.raise_signal(number)
 
 

@@ -17,6 +17,7 @@ What differs from the stock Trainer, and nothing else:
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,9 @@ class PreferenceTrainer(CheckpointedTrainer):
             args.ddp_find_unused_parameters = True
         if args.ddp_broadcast_buffers is None:  # they are constants
             args.ddp_broadcast_buffers = False
+            warnings.filterwarnings(
+                "ignore", message="`broadcast_buffers` is deprecated"
+            )  # until accelerate renames it
         self.world = World.of(args)
         if self.world.strategy == "fsdp2":
             let_cpus_shard()

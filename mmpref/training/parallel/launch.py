@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import Sequence
@@ -118,8 +119,13 @@ def _run(arguments: Any) -> None:
         code = failure.exitcode
         if code in (130, 143):
             raise StoppedError("stopped; go on with --resume", code - 128) from None
-        cause = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        error = DistributedError(f"rank {rank} {cause}; its message stands above")
+        if code == -signal.SIGKILL:
+            cause = "was killed (SIGKILL), as the system does when a machine's memory runs out"
+        elif code < 0:
+            cause = f"was ended by {signal.Signals(-code).name}"
+        else:
+            cause = f"ended with exit code {code}; its message stands above"
+        error = DistributedError(f"rank {rank} {cause}")
         error.exit_code = code if code > 0 else error.exit_code
         raise error from None
     except SignalException as err:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -171,19 +172,20 @@ class World:
             return
         try:
             yield
-        except MMPrefError as err:
+        except BaseException as err:
+            with suppress(ValueError):  # not the main thread
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher ends all when one ends; first say why
+            self._end_together(err)
+            raise
+
+    def _end_together(self, err: BaseException) -> None:
+        if isinstance(err, MMPrefError):
             first = self._note_failure(err)
             err.told_elsewhere = first is not None and first[0] != self.rank and first[1] == str(err)
-            raise
-        except RuntimeError as err:
-            lost = _is_of_communication(err)
-            first = self._first_failure() if lost else self._note_failure(err)
-            if not lost:
-                raise
-            raise self._partner_lost(err, first) from err
-        except Exception as err:
+        elif isinstance(err, RuntimeError) and _is_of_communication(err):
+            raise self._partner_lost(err, self._first_failure()) from err
+        elif isinstance(err, Exception):
             self._note_failure(err)
-            raise
 
     def _partner_lost(self, err: RuntimeError, first: tuple[int, str, int] | None) -> DistributedError:
         if first is not None and first[0] != self.rank:
