@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Literal, Protocol
 
@@ -44,10 +44,16 @@ class ReferencePolicy:
         self.kind = kind
         self.explanation = explanation
         self._model = model
+        self._is_sharded = False
+
+    def shard(self, shard: Callable[[nn.Module], nn.Module]) -> None:
+        """Divide a frozen copy among the ranks, as the policy is; what is no copy is divided with the policy."""
+        if self.kind == "frozen_copy" and not self._is_sharded:
+            self._model, self._is_sharded = shard(self._model), True
 
     def logps(self, batch: PairBatch) -> tuple[Tensor, Tensor | None]:
         """Sums of answer log-probs, (chosen [B], rejected [B] or None), without gradient and without dropout."""
-        if self.kind == "frozen_copy":
+        if self.kind == "frozen_copy" and not self._is_sharded:
             self._model.to(batch.input_ids.device)  # the trainer moves the policy after the copy was made
         adapter_off = self._model.disable_adapter() if self.kind == "adapter_off" else nullcontext()  # type: ignore[operator]
         with torch.no_grad(), eval_mode(self._model), adapter_off:

@@ -30,6 +30,7 @@ from mmpref.processing.collate import PairCollator
 from mmpref.records import PreferencePair
 from mmpref.rundir import replacing, write_json, writing_to
 from mmpref.training.checkpoint import differences, model_fingerprint
+from mmpref.training.parallel.world import ALONE, World
 from mmpref.training.resume import Say
 
 FACTS = "facts.json"
@@ -77,9 +78,12 @@ class ReferenceCache:
                 f"the reference cache in {folder} is stale: {'; '.join(changes)}. Give reference.cache another folder, "
                 "or delete this one"
             )
-        for part in sorted(folder.glob("part-*.safetensors")):
-            cache._entries.update(_read(part))
+        cache._read_parts()
         return cache
+
+    def _read_parts(self) -> None:
+        for part in sorted(self.folder.glob("part-*.safetensors")):
+            self._entries.update(_read(part))
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -93,14 +97,16 @@ class ReferenceCache:
         *,
         device: torch.device,
         say: Say,
+        world: World = ALONE,
     ) -> None:
-        """Compute what is missing, with the policy as it stands before its first step.
+        """Compute what is missing, with the policy as it stands before its first step. Ranks share the pairs.
 
         Args:
             policy: the reference is what it says now.
             collator: as training will use it, ``keyed``.
             pairs: all that training and evaluation will ask for.
-            device: where the policy runs; it is moved there.
+            device: where the policy runs; it is moved there, unless it is sharded.
+            world: all its ranks must call this together.
 
         Raises:
             CheckpointError: the folder cannot be written.
@@ -109,17 +115,23 @@ class ReferenceCache:
         unique = {pair.id: pair for pair in pairs}  # a weighted source repeats its pairs
         waiting: dict[str, _Entry] = {}
         computed = 0
-        policy.to(device)
+        if not world.is_sharded:
+            policy.to(device)
+        share = list(unique.values())[world.rank :: world.size]
         with torch.no_grad(), eval_mode(policy):
-            for batch in _missing(both, list(unique.values()), self._entries):
+            for batch in _in_step(_missing(both, share, self._entries), both, world):
+                world.is_at(0, "filling the reference cache", batch.counted_ids)
                 waiting.update(_entries(policy, batch.to(device)))
-                computed += len(batch)
+                computed += batch.counted
                 if len(waiting) >= PAIRS_PER_PART:
                     self._keep(waiting)
-                    say(f"reference cache: {computed} pairs computed")
+                    say(f"reference cache: {computed * world.size} pairs computed")
                     waiting = {}
         if waiting:
             self._keep(waiting)
+        [computed] = world.total([computed])
+        if world.size > 1:  # what the others computed
+            self._read_parts()
         if computed:
             say(f"reference cache: {computed} pairs computed, {len(unique) - computed} were there ({self.folder})")
 
@@ -194,13 +206,30 @@ def _missing(
                 yield batch
 
 
+def _in_step(batches: Iterator[PairBatch], collator: PairCollator, world: World) -> Iterator[PairBatch]:
+    """The batches; where weights are sharded, with fillers until every rank is through with its own."""
+    if not world.is_sharded:
+        yield from batches
+        return
+    while True:
+        batch = next(batches, None)
+        [more] = world.highest([batch is not None])
+        if not more:
+            return
+        if batch is not None:
+            yield batch
+        else:
+            yield from collator.rows([])
+
+
 def _entries(policy: nn.Module, batch: PairBatch) -> dict[str, _Entry]:
     rows = batch.by_answer(answer_logps(policy, batch)).float().cpu()
     lengths = batch.answer_lens.tolist()
     answers = [row[:length].clone() for row, length in zip(rows, lengths, strict=True)]
     count = len(batch)
     rejected: list[Tensor | None] = [*answers[count:]] if batch.has_rejected else [None] * count
-    return dict(zip(batch.keys, zip(answers[:count], rejected, strict=True), strict=True))
+    entries = zip(batch.keys, zip(answers[:count], rejected, strict=True), strict=True)
+    return dict(list(entries)[: batch.counted])
 
 
 def _read(part: Path) -> dict[str, _Entry]:
