@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from mmpref.errors import CheckpointError, ConfigError
 from mmpref.models.adapter import as_plain_lora
+from mmpref.models.adapter_switch import TRAINED
 from mmpref.models.unwrap import unwrap
 
 # Everything that belongs to the processor, the tokenizer and the chat template. Copied byte for byte: writing them
@@ -66,7 +67,8 @@ def save_model(model: nn.Module, processor_source: str | Path, out: Path) -> Non
         if isinstance(inner, PreTrainedModel):
             inner.save_pretrained(beside)
         else:
-            inner.save_pretrained(str(beside))  # type: ignore[operator]  # peft: the adapter and its config
+            # peft: the adapter that trains and its config, not the copy of it that may stand beside it
+            inner.save_pretrained(str(beside), selected_adapters=[TRAINED])  # type: ignore[operator]
             as_plain_lora(inner, beside)
         copy_processor_files(source, beside)
         _settle(beside)

@@ -252,6 +252,8 @@ def _reference_is_policy(bench: _Bench, reference: Reference | None) -> Check:
     chosen, rejected = reference.logps(batch)
     referred = chosen if rejected is None else torch.cat([chosen, rejected])
     off = float(((policy - referred).abs() / batch.answer_lens).max())
+    if not reference.is_start:
+        return Check(name, None, f"the base was asked for; answers are {off:.3g} nats a token from it, at most")
     return bench.judged(
         name, off, "log-probs differ by",
         "The reference is not the policy that training starts from: a stale cache, another base model, or an adapter "

@@ -30,6 +30,7 @@ from mmpref.processing.collate import PairCollator
 from mmpref.records import PreferencePair
 from mmpref.rundir import replacing, write_json, writing_to
 from mmpref.training.checkpoint import differences, model_fingerprint
+from mmpref.training.continued import start_facts
 from mmpref.training.resume import Say
 
 FACTS = "facts.json"
@@ -44,6 +45,8 @@ class ReferenceCache:
     Attributes:
         explanation: where the numbers come from, in one sentence.
     """
+
+    is_start = True
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -181,6 +184,7 @@ def cache_facts(recipe: Recipe, loaded: LoadedModel, collator: PairCollator) -> 
         "train.fp16": recipe.train.fp16,
         "layout": collator.layout,
         "family": loaded.family.name,
+        **start_facts(recipe),
     }
 
 

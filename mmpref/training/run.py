@@ -26,6 +26,7 @@ from mmpref.rundir import Claim, RunDir, State, claim_output
 from mmpref.training.alarms import Alarms
 from mmpref.training.arguments import refused_by_transformers, rehearse, training_arguments
 from mmpref.training.checkpoint import newest_complete
+from mmpref.training.continued import continued
 from mmpref.training.metrics import JsonlLogger
 from mmpref.training.preflight import preflight
 from mmpref.training.resume import Say, choose_checkpoint, facts_of, step_of
@@ -66,6 +67,7 @@ def train(
     _refuse_many_processes()
     objective = build_objective(recipe.loss.as_mapping())
     arguments = training_arguments(recipe)
+    recipe = continued(recipe)
     claim = claim_output(recipe, overwrite=overwrite, resume=resume, inputs=_inputs(recipe))
     with terminating(), _state_kept(claim) as begin:
         if not (claim.replaces or claim.continues):
@@ -85,7 +87,8 @@ def _inputs(recipe: Recipe) -> list[str]:
     """Everything on the disk that a run reads."""
     data = recipe.data
     entries = [entry for entry in (*data.train, *data.eval) if isinstance(entry, SourceSection)]
-    roots = [str(root) for root in (data.root, data.manifest, *(entry.root for entry in entries)) if root is not None]
+    places = (recipe.adapter.path, data.root, data.manifest, *(entry.root for entry in entries))
+    roots = [str(root) for root in places if root is not None]
     return [recipe.model.path, *data.train_paths, *data.eval_paths, *roots]
 
 

@@ -19,6 +19,7 @@ from mmpref.processing.collate import PairCollator
 from mmpref.processing.encode import PairEncoder
 from mmpref.processing.fitting import FitPlan
 from mmpref.records import PreferencePair
+from mmpref.training.continued import adapter_folder, describe_start
 from mmpref.training.faults import is_out_of_memory, out_of_memory
 from mmpref.training.refcache import ReferenceCache, cache_facts
 from mmpref.training.resume import Say
@@ -43,6 +44,7 @@ def set_up(recipe: Recipe, objective: Objective, data: RunData, device: torch.de
     """Load the model and make everything ready; tells which ways were taken and why.
 
     Args:
+        recipe: with what its start adapter says filled in (:func:`mmpref.training.continued.continued`).
         device: where the model will train; used already where reference log-probs are computed for the cache.
 
     Raises:
@@ -52,6 +54,8 @@ def set_up(recipe: Recipe, objective: Objective, data: RunData, device: torch.de
         torch.set_num_threads(recipe.cpu_threads)
     set_seed(recipe.seed)  # before the model: a fresh adapter is drawn at random
     loaded = _within_memory(recipe, lambda: _load_model(recipe))
+    if recipe.adapter.path is not None:
+        say(describe_start(recipe))
     trained, total = count_parameters(loaded.model)
     encoder = encoder_of(recipe, loaded)
     train, held_out = fit_data(recipe, data, encoder, say)
@@ -126,6 +130,7 @@ def _load_model(recipe: Recipe) -> LoadedModel:
         loaded,
         Tuning(vision=tune.vision, projector=tune.projector, language=tune.language),
         _adapter_settings(adapter) if adapter.kind != "none" else None,
+        start=None if adapter.path is None else adapter_folder(recipe),
     )
 
 

@@ -78,7 +78,8 @@ class PreferenceTrainer(Trainer):
         collator: turns pairs into a ``PairBatch`` (``processing.collate.PairCollator``); needed for a bare model.
         reference: where reference log-probs come from (``models.reference.choose_reference``); needed for a bare model
             when the objective says so.
-        tuning, adapter: for a model given by its path; by default its language model trains, or LoRA on it.
+        tuning, adapter: for a model given by its path; by default its language model trains, or LoRA on it. An adapter
+            given by its folder (or run) is trained further.
         image_root: image paths start here; default: the folder of ``train_pairs``.
         args: ``transformers.TrainingArguments``; batch sizes count pairs.
         learning_rates: of ``vision``, ``projector`` or ``language`` where they are not ``args.learning_rate``.
@@ -102,7 +103,7 @@ class PreferenceTrainer(Trainer):
         collator: PairCollator | None = None,
         reference: Reference | None = None,
         tuning: Tuning | None = None,
-        adapter: AdapterSettings | None = None,
+        adapter: AdapterSettings | str | Path | None = None,
         image_root: Path | None = None,
         callbacks: list[TrainerCallback] | None = None,
         checkpoint_facts: Mapping[str, Any] | None = None,
