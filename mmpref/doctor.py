@@ -75,6 +75,7 @@ def check_recipe(recipe: Recipe) -> Iterator[Fact]:
         ready.reference,
         device=arguments.device,
         autocast=autocast,
+        args=arguments,
     )
     for check in checks:
         yield Fact(check.name, check.detail, check.passed, check.meaning)

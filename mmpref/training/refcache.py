@@ -31,6 +31,7 @@ from mmpref.records import PreferencePair
 from mmpref.rundir import replacing, write_json, writing_to
 from mmpref.training.checkpoint import differences, model_fingerprint
 from mmpref.training.continued import start_facts
+from mmpref.training.faults import describe_batch, is_out_of_memory, memory_told, num_pixels, remedies_for
 from mmpref.training.resume import Say
 
 FACTS = "facts.json"
@@ -107,6 +108,7 @@ class ReferenceCache:
 
         Raises:
             CheckpointError: the folder cannot be written.
+            OutOfMemoryError: memory ran out on one pair alone.
         """
         both = collator.changed(need_rejected=all(pair.rejected is not None for pair in pairs))
         unique = {pair.id: pair for pair in pairs}  # a weighted source repeats its pairs
@@ -115,7 +117,7 @@ class ReferenceCache:
         policy.to(device)
         with torch.no_grad(), eval_mode(policy):
             for batch in _missing(both, list(unique.values()), self._entries):
-                waiting.update(_entries(policy, batch.to(device)))
+                waiting.update(_in_parts(policy, both, batch, unique, device))
                 computed += len(batch)
                 if len(waiting) >= PAIRS_PER_PART:
                     self._keep(waiting)
@@ -196,6 +198,34 @@ def _missing(
         for batch in collator.rows(pairs[begin : begin + _BATCH]):
             if any(key not in have for key in batch.keys):
                 yield batch
+
+
+def _in_parts(
+    policy: nn.Module,
+    collator: PairCollator,
+    batch: PairBatch,
+    pairs: Mapping[str, PreferencePair],
+    device: torch.device,
+) -> dict[str, _Entry]:
+    """The entries of a batch; pair by pair where they do not fit together, as training may well run them."""
+    if len(batch) > 1:
+        try:
+            return _entries(policy, batch.to(device))
+        except (RuntimeError, MemoryError) as err:
+            if not is_out_of_memory(err):
+                raise
+    singles = [batch] if len(batch) == 1 else [part for name in batch.pair_ids for part in collator.rows([pairs[name]])]
+    return {key: entry for one in singles for key, entry in _entries_told(policy, collator, one, device).items()}
+
+
+def _entries_told(
+    policy: nn.Module, collator: PairCollator, batch: PairBatch, device: torch.device
+) -> dict[str, _Entry]:
+    def helps() -> list[str]:
+        return remedies_for(policy, None, collator.encoder, num_pixels(batch.vision), forward_only=True)
+
+    with memory_told(lambda: f"computing reference log-probs of {describe_batch(batch)}", helps):
+        return _entries(policy, batch.to(device))
 
 
 def _entries(policy: nn.Module, batch: PairBatch) -> dict[str, _Entry]:

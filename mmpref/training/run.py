@@ -27,11 +27,12 @@ from mmpref.training.alarms import Alarms
 from mmpref.training.arguments import refused_by_transformers, rehearse, training_arguments
 from mmpref.training.checkpoint import newest_complete
 from mmpref.training.continued import continued
+from mmpref.training.faults import memory_told
 from mmpref.training.metrics import JsonlLogger
 from mmpref.training.preflight import preflight
 from mmpref.training.resume import Say, choose_checkpoint, facts_of, step_of
 from mmpref.training.run_data import RunData, load_data
-from mmpref.training.setup import set_up
+from mmpref.training.setup import set_up, smaller_weights
 from mmpref.training.stopping import Terminated, held, terminating
 from mmpref.training.trainer import PreferenceTrainer
 
@@ -135,7 +136,8 @@ def _train(
 ) -> RunDir:
     ready = set_up(recipe, objective, data, arguments.device, say)
     logger = JsonlLogger(RunDir(recipe.output).metrics_file)
-    with refused_by_transformers():
+    moving = f"moving {recipe.model.path} to {arguments.device}"
+    with memory_told(lambda: moving, lambda: smaller_weights(recipe)), refused_by_transformers():
         trainer = PreferenceTrainer(
             ready.loaded.model,
             arguments,
@@ -166,6 +168,7 @@ def _train(
             ready.reference,
             device=arguments.device,
             autocast=trainer.compute_loss_context_manager,
+            args=arguments,
         ):
             say(check.describe())
     run = begin()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,7 @@ from mmpref.processing.encode import PairEncoder
 from mmpref.processing.fitting import FitPlan
 from mmpref.records import PreferencePair
 from mmpref.training.continued import adapter_folder, describe_start
-from mmpref.training.faults import is_out_of_memory, out_of_memory
+from mmpref.training.faults import memory_told
 from mmpref.training.refcache import ReferenceCache, cache_facts
 from mmpref.training.resume import Say
 from mmpref.training.run_data import RunData, fit_data
@@ -53,7 +53,8 @@ def set_up(recipe: Recipe, objective: Objective, data: RunData, device: torch.de
     if recipe.cpu_threads is not None:
         torch.set_num_threads(recipe.cpu_threads)
     set_seed(recipe.seed)  # before the model: a fresh adapter is drawn at random
-    loaded = _within_memory(recipe, lambda: _load_model(recipe))
+    with memory_told(lambda: f"loading {recipe.model.path}", lambda: smaller_weights(recipe)):
+        loaded = _load_model(recipe)
     if recipe.adapter.path is not None:
         say(describe_start(recipe))
     trained, total = count_parameters(loaded.model)
@@ -73,7 +74,9 @@ def set_up(recipe: Recipe, objective: Objective, data: RunData, device: torch.de
         row_tokens=recipe.processing.row_tokens,
         keyed=recipe.reference.kind == "cache" and objective.needs_reference,
     )
-    reference = _reference(recipe, objective, loaded, collator, [*train.pairs, *held_out.pairs], device, say)
+    cached = [] if recipe.reference.kind == "cache" else ["reference.kind=cache"]
+    with memory_told(lambda: "making the reference", lambda: [*cached, *smaller_weights(recipe)]):
+        reference = _reference(recipe, objective, loaded, collator, [*train.pairs, *held_out.pairs], device, say)
     if reference is not None:
         say(f"reference: {reference.explanation}")
     return Setup(loaded, reference, layout, collator, train, held_out, trained, total)
@@ -100,6 +103,13 @@ def _reference(
     with torch.autocast(device.type, dtype, enabled=half):
         cache.fill(loaded.model, collator, pairs, device=device, say=say)
     return cache
+
+
+def smaller_weights(recipe: Recipe) -> list[str]:
+    """Keys that help where memory runs out before a pair is looked at."""
+    quantized = [] if recipe.adapter.stored_as else ["adapter.kind=qlora with tune.language=lora (weights in 4 bits)"]
+    half = [] if recipe.model.dtype in ("bfloat16", "float16") else ["model.dtype=bfloat16"]
+    return [*quantized, *half]
 
 
 def encoder_of(recipe: Recipe, loaded: LoadedModel) -> PairEncoder:
@@ -144,13 +154,3 @@ def _quantization(section: AdapterSection) -> QuantizationSettings | None:
     return QuantizationSettings(
         kind=section.stored_as, double_quant=section.double_quant, compute_dtype=section.compute_dtype
     )
-
-
-def _within_memory(recipe: Recipe, load_it: Callable[[], LoadedModel]) -> LoadedModel:
-    try:
-        return load_it()
-    except (RuntimeError, MemoryError) as err:
-        if not is_out_of_memory(err):
-            raise
-        helps = ["adapter.kind=qlora with tune.language=lora", "model.dtype=bfloat16"]
-        raise out_of_memory(f"loading {recipe.model.path}", helps) from err

@@ -42,7 +42,15 @@ from mmpref.rundir import replacing_folder
 from mmpref.training.assemble import Model, PairsOrFile, as_collator, as_model, as_pairs
 from mmpref.training.breakdown import Breakdown
 from mmpref.training.checkpoint import WEIGHTS, is_complete, load_trained, prune, save_trained, seal, verify
-from mmpref.training.faults import UpdateWatch, is_out_of_memory, out_of_memory, remedies_for
+from mmpref.training.faults import (
+    UpdateWatch,
+    describe_batch,
+    is_out_of_memory,
+    memory_told,
+    num_pixels,
+    out_of_memory,
+    remedies_for,
+)
 from mmpref.training.metrics import Meter, PairLog, read_pair_log
 from mmpref.training.rates import refuse_idle_rates, split_by_part
 from mmpref.training.stopping import StopAtStepEnd
@@ -323,7 +331,7 @@ class PreferenceTrainer(Trainer):
         try:
             with torch.no_grad(), self.compute_loss_context_manager():
                 for batch in (part for parts in loader for part in parts):
-                    output = self._evaluated(model, self._prepare_inputs(batch))
+                    output = self._evaluated(model, batch)
                     stats = {**output.stats, "loss": output.per_pair.detach()}
                     meter.add(stats)
                     breakdown.add(batch.pair_ids, stats)
@@ -341,17 +349,14 @@ class PreferenceTrainer(Trainer):
         return metrics
 
     def _evaluated(self, model: nn.Module, batch: PairBatch) -> LossOutput:
-        try:
-            return self._objective(model, batch)
-        except (RuntimeError, MemoryError) as err:
-            if not is_out_of_memory(err):
-                raise
-            half = max(1, self.args.per_device_eval_batch_size // 2)
-            raise out_of_memory(
-                f"evaluating pairs {', '.join(batch.pair_ids[:8])} ({len(batch)} in the batch, "
-                f"{batch.input_ids.numel():,} tokens)",
-                [f"train.per_device_eval_batch_size={half}", "processing.max_length (cuts the longest answers)"],
-            ) from err
+        def helps() -> list[str]:
+            size = self.args.per_device_eval_batch_size
+            smaller = [f"train.per_device_eval_batch_size={size // 2}"] if size > 1 else []
+            pixels = num_pixels(batch.vision)
+            return [*smaller, *remedies_for(self.model, self.args, self.collator.encoder, pixels, forward_only=True)]
+
+        with memory_told(lambda: f"evaluating {describe_batch(batch)}", helps):
+            return self._objective(model, self._prepare_inputs(batch))
 
     def _loader_with_both_sides(self, pairs: Any) -> DataLoader[tuple[PairBatch, ...]]:
         for_training: Any = self.collator.rows
