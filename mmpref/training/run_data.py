@@ -65,7 +65,9 @@ def load_data(recipe: Recipe, objective: Objective, quarantine: Quarantine) -> R
         checked.verify_images(train_sources, lists, full=section.verify == "full")
     evaluated: list[PreferencePair] = []
     if eval_sources:
-        evaluated = load_pairs(eval_sources, allow_demonstrations=False, quarantine=Quarantine(), max_bad_fraction=0.0)
+        evaluated = load_pairs(
+            eval_sources, allow_demonstrations=demonstrations, quarantine=Quarantine(), max_bad_fraction=0.0
+        )
     elif section.held_out:
         lists, evaluated = _hold_out(lists, section.held_out, recipe.seed)
     pairs = [
@@ -108,7 +110,7 @@ def _hold_out(
     _, evaluated = split_by_image([pair for pairs in lists for pair in pairs], held_out=share, seed=seed)
     taken = {pair.id for pair in evaluated}
     kept = [[pair for pair in pairs if pair.id not in taken] for pairs in lists]
-    evaluated = [pair for pair in evaluated if pair.rejected is not None]
+    evaluated = [pair for pair in evaluated if pair.rejected is not None] or evaluated  # margins where there are any
     if not any(kept) or not evaluated:
         raise ConfigError(f"data.held_out={share:g} leaves nothing on one side: {sum(map(len, lists))} pairs in all")
     return kept, evaluated

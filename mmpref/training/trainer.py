@@ -319,11 +319,12 @@ class PreferenceTrainer(Trainer):
         Loss, accuracy and margin are told by source and by score gap as well (``eval_source/NAME/...``,
         ``eval_gap/low/...``).
 
-        Both answers are run whatever the objective reads, so that models trained by different objectives compare.
+        Both answers are run whatever the objective reads, so that models trained by different objectives compare; only
+        the good one where the objective reads no other and some of the pairs are demonstrations.
         """
         if isinstance(eval_dataset, Sequence) and not isinstance(eval_dataset, str):
             eval_dataset = Pairs(eval_dataset)
-        loader = self._loader_with_both_sides(eval_dataset)
+        loader = self._evaluation_loader(eval_dataset)
         model = self._wrap_model(self.model, training=False)
         was_training = model.training
         model.eval()
@@ -358,9 +359,12 @@ class PreferenceTrainer(Trainer):
         with memory_told(lambda: f"evaluating {describe_batch(batch)}", helps):
             return self._objective(model, self._prepare_inputs(batch))
 
-    def _loader_with_both_sides(self, pairs: Any) -> DataLoader[tuple[PairBatch, ...]]:
+    def _evaluation_loader(self, pairs: Any) -> DataLoader[tuple[PairBatch, ...]]:
         for_training: Any = self.collator.rows
-        self.data_collator = self.collator.changed(need_rejected=True).rows
+        looked_at = self.eval_dataset if pairs is None else pairs
+        demonstrated = any(pair.rejected is None for pair in getattr(looked_at, "pairs", ()))
+        both = self.objective.needs_rejected or not demonstrated
+        self.data_collator = self.collator.changed(need_rejected=both).rows
         try:
             loader: DataLoader[tuple[PairBatch, ...]] = self.get_eval_dataloader(pairs)
             return loader
