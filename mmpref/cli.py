@@ -11,7 +11,7 @@ import typer
 
 from mmpref.cli_data import app as data_app
 from mmpref.cli_eval import evaluate, judge
-from mmpref.errors import MMPrefError, stopped_by_ctrl_c
+from mmpref.errors import ConfigError, MMPrefError, stopped_by_ctrl_c
 from mmpref.version import __version__
 
 app = typer.Typer(
@@ -84,12 +84,43 @@ def train(
     allow_data_change: Annotated[
         bool, typer.Option("--allow-data-change", help="Resume although data files or library versions changed.")
     ] = False,
+    launch: Annotated[
+        str | None, typer.Option(help="Several processes: ddp, fsdp2, zero2, zero3, or a profile of accelerate.")
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="With --launch: processes on this machine; default: one for each GPU.")
+    ] = None,
+    nodes: Annotated[int, typer.Option(min=1, help="With --launch: machines.")] = 1,
+    node_rank: Annotated[int, typer.Option(min=0, help="With --nodes: number of this machine.")] = 0,
+    main_address: Annotated[str | None, typer.Option(help="With --nodes: HOST:PORT of machine 0.")] = None,
+    max_restarts: Annotated[
+        int, typer.Option(min=0, help="With --launch: start so often again, from the newest checkpoint.")
+    ] = 0,
 ) -> None:
     """Train a model on preference pairs (or demonstrations) as a recipe says."""
     from mmpref.config import load_recipe
     from mmpref.terminal import TrainingDisplay
 
     loaded = load_recipe(recipe, overrides or [])
+    if launch is not None:
+        from mmpref.training.parallel.launch import Launch, train_command
+        from mmpref.training.parallel.launch import launch as run_launch
+
+        wanted = Launch(
+            profile=launch,
+            processes=processes,
+            nodes=nodes,
+            node_rank=node_rank,
+            main_address=main_address,
+            max_restarts=max_restarts,
+        )
+        command = train_command(
+            recipe, overrides or [], resume=resume, overwrite=overwrite, allow_data_change=allow_data_change
+        )
+        run_launch(loaded, wanted, command)
+        return
+    if processes is not None or main_address is not None or nodes > 1 or max_restarts:
+        raise ConfigError("--processes, --nodes, --main-address and --max-restarts go with --launch")
     with TrainingDisplay() as display:
         from mmpref.training.run import train as run_training
 
@@ -253,7 +284,8 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as stop:  # typer ends every command, and every usage error (2), this way
         return stop.code if isinstance(stop.code, int) else 0
     except MMPrefError as err:
-        typer.echo(f"mmpref: {err}", err=True)
+        if not err.told_elsewhere:
+            typer.echo(f"mmpref: {err}", err=True)
         return err.exit_code
     except BrokenPipeError:  # the reader of our output went away; not worth a traceback
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,7 +6,7 @@ The policy with its adapter off, the policy with a copy of the adapter that it s
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal, Protocol
 
@@ -56,10 +56,16 @@ class ReferencePolicy:
         self.explanation = explanation
         self.is_start = is_start
         self._model = model
+        self._is_sharded = False
+
+    def shard(self, shard: Callable[[nn.Module], nn.Module]) -> None:
+        """Divide a frozen copy among the ranks, as the policy is; what is no copy is divided with the policy."""
+        if self.kind == "frozen_copy" and not self._is_sharded:
+            self._model, self._is_sharded = shard(self._model), True
 
     def logps(self, batch: PairBatch) -> tuple[Tensor, Tensor | None]:
         """Sums of answer log-probs, (chosen [B], rejected [B] or None), without gradient and without dropout."""
-        if self.kind == "frozen_copy":
+        if self.kind == "frozen_copy" and not self._is_sharded:
             self._model.to(batch.input_ids.device)  # the trainer moves the policy after the copy was made
         with torch.no_grad(), eval_mode(self._model), self._switched():
             return batch.halves(answer_sums(self._model, batch))

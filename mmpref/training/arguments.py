@@ -38,6 +38,7 @@ _NOT_HERE: Mapping[str, str] = {
     "bf16_full_eval": "set train.bf16 or model.dtype",
     "eval_strategy": "set train.eval_steps",
     "push_to_hub": "upload the model folder when the run is complete",
+    "dataloader_drop_last": "every pair of an epoch is trained on, and an uneven last batch is weighed rightly",
     "train_sampling_strategy": "pairs are drawn at random",
     "resume_from_checkpoint": "use --resume",
 }

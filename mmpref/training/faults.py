@@ -171,6 +171,13 @@ def remedies_for(
     )
 
 
+def eval_remedies(model: nn.Module, args: TrainingArguments, encoder: PairEncoder, batch: PairBatch) -> list[str]:
+    """Recipe keys that make an evaluation smaller, the most helpful first."""
+    size = args.per_device_eval_batch_size
+    smaller = [f"train.per_device_eval_batch_size={size // 2}"] if size > 1 else []
+    return [*smaller, *remedies_for(model, args, encoder, num_pixels(batch.vision), forward_only=True)]
+
+
 def remedies(
     *,
     batch_size: int,

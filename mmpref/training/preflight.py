@@ -7,12 +7,14 @@ second answer reads the first. Each check runs a few forwards and says what a fa
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import TrainingArguments
 
 from mmpref.errors import ConfigError
@@ -24,7 +26,10 @@ from mmpref.processing.batch import PairBatch
 from mmpref.processing.collate import PairCollator
 from mmpref.records import PreferencePair
 from mmpref.training.faults import describe_batch, memory_told, num_pixels, remedies_for
+from mmpref.training.parallel.sharded import as_shards
 
+GRADIENTS = "gradients reach what trains"
+"""Name of the check that runs a backward."""
 Context = Callable[[], AbstractContextManager[object]]
 
 
@@ -37,6 +42,8 @@ class Check:
     detail: str
     meaning: str = ""
     """What a failure means and what to do; empty when it passed."""
+    unused: int = 0
+    """Trained tensors that the output does not depend on."""
 
     def describe(self) -> str:
         """One line for the terminal."""
@@ -286,7 +293,8 @@ def _reference_is_policy(bench: _Bench, reference: Reference | None) -> Check:
 
 
 def _something_learns(bench: _Bench) -> Check:
-    name = "gradients reach what trains"
+    name = GRADIENTS
+    as_shards(bench.model)
     trained = [(key, value) for key, value in bench.model.named_parameters() if value.requires_grad]
     before = [value.grad for _, value in trained]
     for _, value in trained:
@@ -298,13 +306,15 @@ def _something_learns(bench: _Bench) -> Check:
             loss = chosen.sum() if rejected is None else (chosen - rejected).sum()
         if loss.requires_grad:
             loss.backward()
-        reached = [key for key, value in trained if value.grad is not None and bool(value.grad.any())]
-        broken = [key for key, value in trained if value.grad is not None and not bool(value.grad.isfinite().all())]
+        sizes = {key: _size(value.grad) for key, value in trained if value.grad is not None}
+        reached = [key for key, size in sizes.items() if size != 0]
+        broken = [key for key, size in sizes.items() if not math.isfinite(size)]
     finally:
         for (_, value), gradient in zip(trained, before, strict=True):
             value.grad = gradient
     if reached and not broken:
-        return Check(name, True, f"{len(reached)} of {len(trained)} trained tensors get one")
+        unused = len(trained) - len(sizes)
+        return Check(name, True, f"{len(reached)} of {len(trained)} trained tensors get one", unused=unused)
     if broken:
         return Check(
             name, False, f"{len(broken)} of {len(trained)} gradients are not finite (first {broken[0]})",
@@ -314,3 +324,9 @@ def _something_learns(bench: _Bench) -> Check:
         name, False, f"none of {len(trained)} trained tensors gets a gradient",
         "Nothing would be learnt: look at the tune and adapter sections, and at quantised layers in eval mode.",
     )  # fmt: skip
+
+
+def _size(gradient: Tensor) -> float:
+    """Its norm; over all ranks where it is sharded."""
+    norm = gradient.float().norm()
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)

@@ -25,16 +25,24 @@ _MOVE_NO_WEIGHT = (
 _MAY_BE_ALLOWED = ("data.", "versions.")
 
 
-def facts_of(recipe: Recipe, train_hashes: Sequence[str]) -> dict[str, Any]:
+def facts_of(recipe: Recipe, train_hashes: Sequence[str], *, processes: int = 1) -> dict[str, Any]:
     """What must not change between a checkpoint and its resume, by dotted name.
 
+    Of batch size, accumulation and number of processes only the product moves the weights: an update is made of the
+    same pairs however they are spread.
+
     Args:
+        processes: that train together.
         recipe: everything in it that moves the weights is a fact; where things are written is not.
         train_hashes: sha256 of each training file, in order.
     """
     tree = recipe.model_dump(mode="json", exclude={"output", "model", "data", "preflight"})
     del tree["reference"]["cache"]
     del tree["adapter"]["path"]
+    train = tree["train"]
+    train["pairs_per_update"] = (
+        train.pop("per_device_train_batch_size") * train.pop("gradient_accumulation_steps") * processes
+    )
     for name in _MOVE_NO_WEIGHT:
         tree["train"].pop(name)
     tree["model"] = {"files": model_fingerprint(recipe.model.path), "dtype": recipe.model.dtype}

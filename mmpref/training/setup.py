@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from transformers import set_seed
 
 from mmpref.config import AdapterSection, Recipe
@@ -21,6 +22,7 @@ from mmpref.processing.fitting import FitPlan
 from mmpref.records import PreferencePair
 from mmpref.training.continued import adapter_folder, describe_start
 from mmpref.training.faults import memory_told
+from mmpref.training.parallel.world import ALONE, World
 from mmpref.training.refcache import ReferenceCache, cache_facts
 from mmpref.training.resume import Say
 from mmpref.training.run_data import RunData, fit_data
@@ -40,8 +42,12 @@ class Setup:
     total: int
 
 
-def set_up(recipe: Recipe, objective: Objective, data: RunData, device: torch.device, say: Say) -> Setup:
+def set_up(
+    recipe: Recipe, objective: Objective, data: RunData, device: torch.device, say: Say, world: World = ALONE
+) -> Setup:
     """Load the model and make everything ready; tells which ways were taken and why.
+
+    A reference cache is filled here, except where the model will be sharded: then it is filled when it is.
 
     Args:
         recipe: with what its start adapter says filled in (:func:`mmpref.training.continued.continued`).
@@ -76,7 +82,9 @@ def set_up(recipe: Recipe, objective: Objective, data: RunData, device: torch.de
     )
     cached = [] if recipe.reference.kind == "cache" else ["reference.kind=cache"]
     with memory_told(lambda: "making the reference", lambda: [*cached, *smaller_weights(recipe)]):
-        reference = _reference(recipe, objective, loaded, collator, [*train.pairs, *held_out.pairs], device, say)
+        reference = _reference(recipe, objective, loaded, collator, world)
+        if isinstance(reference, ReferenceCache) and not world.is_sharded:
+            fill(reference, recipe, loaded.model, collator, [*train.pairs, *held_out.pairs], device, say, world)
     if reference is not None:
         say(f"reference: {reference.explanation}")
     return Setup(loaded, reference, layout, collator, train, held_out, trained, total)
@@ -87,9 +95,7 @@ def _reference(
     objective: Objective,
     loaded: LoadedModel,
     collator: PairCollator,
-    pairs: Sequence[PreferencePair],
-    device: torch.device,
-    say: Say,
+    world: World,
 ) -> Reference | None:
     section = recipe.reference
     if section.kind != "cache":
@@ -97,12 +103,26 @@ def _reference(
     if not objective.needs_reference:
         return None
     folder = section.cache or recipe.output.with_name(f"{recipe.output.name}.reference")
-    cache = ReferenceCache.open(folder, cache_facts(recipe, loaded, collator))
+    facts = cache_facts(recipe, loaded, collator)
+    world.first_does(lambda: len(ReferenceCache.open(folder, facts)))  # makes it, if it is new
+    return ReferenceCache.open(folder, facts)
+
+
+def fill(
+    cache: ReferenceCache,
+    recipe: Recipe,
+    policy: nn.Module,
+    collator: PairCollator,
+    pairs: Sequence[PreferencePair],
+    device: torch.device,
+    say: Say,
+    world: World,
+) -> None:
+    """Fill a reference cache in the precision of training; all ranks must call it together."""
     half = recipe.train.bf16 or recipe.train.fp16
     dtype = torch.bfloat16 if recipe.train.bf16 else torch.float16
     with torch.autocast(device.type, dtype, enabled=half):
-        cache.fill(loaded.model, collator, pairs, device=device, say=say)
-    return cache
+        cache.fill(policy, collator, pairs, device=device, say=say, world=world)
 
 
 def smaller_weights(recipe: Recipe) -> list[str]:
