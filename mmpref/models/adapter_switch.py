@@ -47,28 +47,29 @@ def has_copy(model: Any) -> bool:
 def switched(model: Any, to: str | None) -> Iterator[None]:
     """Inside, a peft model runs with another of its adapters, or with none; what trains stays what it was.
 
-    peft asks gradients for all of an adapter that it switches on, which would let frozen parts of it train.
+    peft's own switches also say which weights require gradients: all of an adapter that is switched on, which would let
+    frozen parts of it train, and of weights that FSDP has put together for the moment, which are others afterwards. So
+    each layer is told by itself.
 
     Args:
         model: the peft model, unwrapped.
         to: name of the adapter; None switches all off.
     """
-    wants = _what_trains(model)
+    before = [(layer, layer._active_adapter, layer._disable_adapters) for layer in _adapted_layers(model)]
     try:
-        if to is None:
-            with model.disable_adapter():
-                yield
-            return
-        active = model.active_adapter
-        model.set_adapter(to)
-        try:
-            yield
-        finally:
-            model.set_adapter(active)
+        for layer, _, _ in before:
+            layer._disable_adapters = to is None
+            if to is not None:
+                layer._active_adapter = [to]
+        yield
     finally:
-        for parameter in model.parameters():
-            if parameter.requires_grad != (id(parameter) in wants):
-                parameter.requires_grad_(id(parameter) in wants)
+        for layer, active, is_off in before:
+            layer._active_adapter, layer._disable_adapters = active, is_off
+
+
+def _adapted_layers(model: nn.Module) -> list[Any]:
+    """peft's layers: those with LoRA weights, and those that keep a copy of a whole module."""
+    return [module for module in model.modules() if hasattr(module, "_disable_adapters")]
 
 
 def _what_trains(model: nn.Module) -> set[int]:
