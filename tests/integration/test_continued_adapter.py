@@ -295,3 +295,13 @@ def test_asking_a_reference_lets_no_frozen_part_of_a_copied_tower_train(tmp_path
         reference.logps(batch)
         assert {name for name, value in loaded.model.named_parameters() if value.requires_grad} == trains
         assert loaded.model.active_adapter == "default"
+
+
+def test_a_plan_counts_the_adapter_that_training_would_start_from(
+    place: Place, start: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["plan", "demo_dpo", f"model.path={place.model}", f"adapter={{path: {start}}}"]
+    assert main([*arguments, "tune={}"]) == 0
+    assert "on a card" in said(capsys)
+    assert main([*arguments, "tune={}", "adapter.rank=8"]) == 2
+    assert "adapter.rank is 8, and the adapter in" in said(capsys)
