@@ -153,12 +153,18 @@ def plan(
     from mmpref.terminal import print_facts, print_table
 
     loaded, size = load_recipe(recipe, overrides or []), parse_size(picture)
+    from mmpref.training.continued import continued
     from mmpref.training.plan import make_plan, parse_memory
     from mmpref.training.plan_text import facts, parts
 
     room = None if gpu_memory is None else parse_memory(gpu_memory)
     found = make_plan(
-        loaded, gpu_memory=room, gpu=gpu, picture=size, prompt_tokens=prompt_tokens, answer_tokens=answer_tokens
+        continued(loaded),
+        gpu_memory=room,
+        gpu=gpu,
+        picture=size,
+        prompt_tokens=prompt_tokens,
+        answer_tokens=answer_tokens,
     )
     print_table(f"memory of one update: {recipe}", ["part", "GiB"], parts(found))
     print_facts("plan", *facts(found, gpu=gpu, room=room))

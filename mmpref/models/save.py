@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from mmpref.errors import CheckpointError, ConfigError
 from mmpref.models.adapter import as_plain_lora
+from mmpref.models.adapter_switch import TRAINED
 from mmpref.models.unwrap import unwrap
 
 # Everything that belongs to the processor, the tokenizer and the chat template. Copied byte for byte: writing them
@@ -71,7 +72,8 @@ def save_model(
             inner.save_pretrained(beside, state_dict=None if weights is None else dict(weights))
         else:
             given = {} if weights is None else {"state_dict": dict(weights)}
-            inner.save_pretrained(str(beside), **given)  # type: ignore[operator]  # peft: the adapter and its config
+            # peft: the adapter that trains and its config, not the copy of it that may stand beside it
+            inner.save_pretrained(str(beside), selected_adapters=[TRAINED], **given)  # type: ignore[operator]
             as_plain_lora(inner, beside)
         copy_processor_files(source, beside)
         _settle(beside)

@@ -20,6 +20,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from mmpref.config import Recipe
 from mmpref.errors import ConfigError, MMPrefError
 from mmpref.rundir import RunDir
+from mmpref.training.faults import is_out_of_memory
 
 _SET_BY_US = ("output_dir", "save_strategy", "remove_unused_columns", "logging_nan_inf_filter", "seed")
 # Names that this trainer would ignore, or that would undo what it promises, and what to do in their place.
@@ -92,9 +93,11 @@ def refused_by_transformers() -> Iterator[None]:
     """Whatever transformers raises about settings, as our own error; it has no error of its own for them."""
     try:
         yield
-    except (MMPrefError, MemoryError, torch.OutOfMemoryError):
+    except MMPrefError:
         raise
     except Exception as err:
+        if is_out_of_memory(err):
+            raise
         text = " ".join(str(err).split()) or type(err).__name__
         if isinstance(err, KeyError):
             text = f"unknown value {text}"

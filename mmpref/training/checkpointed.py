@@ -60,7 +60,11 @@ class CheckpointedTrainer(Trainer):
                     if self.world.is_first:
                         seal(folder, self._facts)
         except (RuntimeError, SafetensorError) as err:  # what torch and safetensors raise when the disk is full
-            raise CheckpointError(f"the checkpoint of step {self.state.global_step} was not written: {err}") from err
+            reason = " ".join(str(err).split())
+            raise CheckpointError(
+                f"the checkpoint of step {self.state.global_step} was not written: {reason}; those in {root} are "
+                "as they were: make room and go on with --resume"
+            ) from err
         if self.args.save_total_limit is not None and self.world.is_first:
             prune(root, self.args.save_total_limit)
 

@@ -47,6 +47,7 @@ class FirstStep(TrainerCallback):
             trainer.reference,
             device=trainer.args.device,
             autocast=trainer.compute_loss_context_manager,
+            args=trainer.args,
         ):
             self._say(check.describe())
             if check.name == GRADIENTS and trainer.world.strategy == "ddp":

@@ -10,11 +10,12 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from transformers import TrainingArguments
 
 from mmpref.errors import ConfigError
 from mmpref.models.layout_choice import tolerance
@@ -24,6 +25,7 @@ from mmpref.models.unwrap import base_model
 from mmpref.processing.batch import PairBatch
 from mmpref.processing.collate import PairCollator
 from mmpref.records import PreferencePair
+from mmpref.training.faults import describe_batch, memory_told, num_pixels, remedies_for
 from mmpref.training.parallel.sharded import as_shards
 
 GRADIENTS = "gradients reach what trains"
@@ -58,6 +60,7 @@ def preflight(
     *,
     device: torch.device | str = "cpu",
     autocast: Context = nullcontext,
+    args: TrainingArguments | None = None,
 ) -> list[Check]:
     """Run every check, and stop at the first that fails.
 
@@ -68,12 +71,14 @@ def preflight(
         pairs: the training pairs; the first one and the first one with images are looked at.
         reference: as the trainer will use it; None where the loss needs none.
         autocast: the precision that training runs in.
+        args: of the training, which say what would help where memory runs out.
 
     Raises:
         ConfigError: a check failed; says which and what it means.
+        OutOfMemoryError: memory ran out; says on which pairs and which keys would help most.
     """
     found = []
-    for check in run_checks(model, collator, pairs, reference, device=device, autocast=autocast):
+    for check in run_checks(model, collator, pairs, reference, device=device, autocast=autocast, args=args):
         if check.passed is False:
             raise ConfigError(
                 f"start-up check '{check.name}' failed: {check.detail}. {check.meaning} (preflight: false skips the "
@@ -91,6 +96,7 @@ def run_checks(
     *,
     device: torch.device | str = "cpu",
     autocast: Context = nullcontext,
+    args: TrainingArguments | None = None,
 ) -> Iterator[Check]:
     """The checks one by one, as :func:`preflight` runs them."""
     looked_at = _few(pairs)
@@ -98,11 +104,12 @@ def run_checks(
     devices = [bench.device] if bench.device.type == "cuda" else []
     checks: tuple[Callable[[_Bench], Check], ...] = (_images_count, _images_matter, _layouts_agree, _batch_is_single)
     with torch.random.fork_rng(devices=devices):
-        with eval_mode(model), torch.no_grad(), autocast():
+        with eval_mode(model), torch.no_grad(), autocast(), bench.memory_told(args, forward_only=True):
             for check in checks:
                 yield check(bench)
             yield _reference_is_policy(bench, reference)
-        yield _something_learns(bench)
+        with bench.memory_told(args, forward_only=False):
+            yield _something_learns(bench)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +121,25 @@ class _Bench:
     pairs: list[PreferencePair]
     device: torch.device
     autocast: Context
+    looked_at: list[PairBatch] = field(default_factory=list)  # the batch made last, still on the CPU
 
     def batch(self, pairs: Sequence[PreferencePair] | None = None) -> PairBatch:
-        return self.collator(self.pairs if pairs is None else pairs).to(self.device)
+        made = self.collator(self.pairs if pairs is None else pairs)
+        self.looked_at[:] = [made]
+        return made.to(self.device)
+
+    def memory_told(self, args: TrainingArguments | None, *, forward_only: bool) -> AbstractContextManager[None]:
+        """Memory that runs out in a check is told with the pairs it looked at, as in training."""
+
+        def where() -> str:
+            return f"checking {', '.join(map(describe_batch, self.looked_at)) or 'the start'} before the first step"
+
+        def helps() -> list[str]:
+            pixels = sum(num_pixels(batch.vision) for batch in self.looked_at)
+            encoder = self.collator.encoder
+            return remedies_for(self.model, args, encoder, pixels, forward_only=forward_only)
+
+        return memory_told(where, helps)
 
     @property
     def bound(self) -> float:
@@ -259,6 +282,8 @@ def _reference_is_policy(bench: _Bench, reference: Reference | None) -> Check:
     chosen, rejected = reference.logps(batch)
     referred = chosen if rejected is None else torch.cat([chosen, rejected])
     off = float(((policy - referred).abs() / batch.answer_lens).max())
+    if not reference.is_start:
+        return Check(name, None, f"the base was asked for; answers are {off:.3g} nats a token from it, at most")
     return bench.judged(
         name, off, "log-probs differ by",
         "The reference is not the policy that training starts from: a stale cache, another base model, or an adapter "

@@ -30,6 +30,8 @@ from mmpref.processing.collate import PairCollator
 from mmpref.records import PreferencePair
 from mmpref.rundir import replacing, write_json, writing_to
 from mmpref.training.checkpoint import differences, model_fingerprint
+from mmpref.training.continued import start_facts
+from mmpref.training.faults import describe_batch, is_out_of_memory, memory_told, num_pixels, remedies_for
 from mmpref.training.parallel.world import ALONE, World
 from mmpref.training.resume import Say
 
@@ -45,6 +47,8 @@ class ReferenceCache:
     Attributes:
         explanation: where the numbers come from, in one sentence.
     """
+
+    is_start = True
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -110,6 +114,7 @@ class ReferenceCache:
 
         Raises:
             CheckpointError: the folder cannot be written.
+            OutOfMemoryError: memory ran out on one pair alone.
         """
         both = collator.changed(need_rejected=all(pair.rejected is not None for pair in pairs))
         unique = {pair.id: pair for pair in pairs}  # a weighted source repeats its pairs
@@ -121,7 +126,7 @@ class ReferenceCache:
         with torch.no_grad(), eval_mode(policy):
             for batch in _in_step(_missing(both, share, self._entries), both, world):
                 world.is_at(0, "filling the reference cache", batch.counted_ids)
-                waiting.update(_entries(policy, batch.to(device)))
+                waiting.update(_in_parts(policy, both, batch, unique, device, may_split=not world.is_sharded))
                 computed += batch.counted
                 if len(waiting) >= PAIRS_PER_PART:
                     self._keep(waiting)
@@ -193,6 +198,7 @@ def cache_facts(recipe: Recipe, loaded: LoadedModel, collator: PairCollator) -> 
         "train.fp16": recipe.train.fp16,
         "layout": collator.layout,
         "family": loaded.family.name,
+        **start_facts(recipe),
     }
 
 
@@ -220,6 +226,40 @@ def _in_step(batches: Iterator[PairBatch], collator: PairCollator, world: World)
             yield batch
         else:
             yield from collator.rows([])
+
+
+def _in_parts(
+    policy: nn.Module,
+    collator: PairCollator,
+    batch: PairBatch,
+    pairs: Mapping[str, PreferencePair],
+    device: torch.device,
+    *,
+    may_split: bool,
+) -> dict[str, _Entry]:
+    """The entries of a batch; pair by pair where they do not fit together, as training may well run them.
+
+    Not where weights are sharded (``may_split``): every rank must then run as many batches.
+    """
+    may_split = may_split and len(batch) > 1
+    if may_split:
+        try:
+            return _entries(policy, batch.to(device))
+        except (RuntimeError, MemoryError) as err:
+            if not is_out_of_memory(err):
+                raise
+    singles = [part for name in batch.pair_ids for part in collator.rows([pairs[name]])] if may_split else [batch]
+    return {key: entry for one in singles for key, entry in _entries_told(policy, collator, one, device).items()}
+
+
+def _entries_told(
+    policy: nn.Module, collator: PairCollator, batch: PairBatch, device: torch.device
+) -> dict[str, _Entry]:
+    def helps() -> list[str]:
+        return remedies_for(policy, None, collator.encoder, num_pixels(batch.vision), forward_only=True)
+
+    with memory_told(lambda: f"computing reference log-probs of {describe_batch(batch)}", helps):
+        return _entries(policy, batch.to(device))
 
 
 def _entries(policy: nn.Module, batch: PairBatch) -> dict[str, _Entry]:

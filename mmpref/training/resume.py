@@ -10,6 +10,7 @@ from mmpref.config import Recipe
 from mmpref.errors import CheckpointError
 from mmpref.rundir import RunDir, versions
 from mmpref.training.checkpoint import differences, model_fingerprint, newest_complete, verify
+from mmpref.training.continued import start_facts
 
 Say = Callable[[str], None]
 _MOVE_NO_WEIGHT = (
@@ -37,6 +38,7 @@ def facts_of(recipe: Recipe, train_hashes: Sequence[str], *, processes: int = 1)
     """
     tree = recipe.model_dump(mode="json", exclude={"output", "model", "data", "preflight"})
     del tree["reference"]["cache"]
+    del tree["adapter"]["path"]
     train = tree["train"]
     train["pairs_per_update"] = (
         train.pop("per_device_train_batch_size") * train.pop("gradient_accumulation_steps") * processes
@@ -46,7 +48,7 @@ def facts_of(recipe: Recipe, train_hashes: Sequence[str], *, processes: int = 1)
     tree["model"] = {"files": model_fingerprint(recipe.model.path), "dtype": recipe.model.dtype}
     tree["data"] = {"train": list(train_hashes)}
     tree["versions"] = {name: version for name, version in versions().items() if name in ("torch", "transformers")}
-    return _flatten(tree)
+    return {**_flatten(tree), **start_facts(recipe)}
 
 
 def choose_checkpoint(run: RunDir, facts: Mapping[str, Any], *, allow_data_change: bool, say: Say) -> Path | None:

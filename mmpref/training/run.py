@@ -24,6 +24,8 @@ from mmpref.rundir import Claim, RunDir, State, claim_output
 from mmpref.training.alarms import Alarms
 from mmpref.training.arguments import refused_by_transformers, rehearse, training_arguments
 from mmpref.training.checkpoint import newest_complete
+from mmpref.training.continued import continued
+from mmpref.training.faults import memory_told
 from mmpref.training.first_step import FirstStep
 from mmpref.training.metrics import JsonlLogger
 from mmpref.training.parallel.strategy import (
@@ -35,7 +37,7 @@ from mmpref.training.parallel.strategy import (
 from mmpref.training.parallel.world import World
 from mmpref.training.resume import Say, choose_checkpoint, facts_of, step_of
 from mmpref.training.run_data import RunData, load_data
-from mmpref.training.setup import Setup, set_up
+from mmpref.training.setup import Setup, set_up, smaller_weights
 from mmpref.training.stopping import Terminated, held, terminating
 from mmpref.training.trainer import PreferenceTrainer
 
@@ -76,6 +78,7 @@ def train(
     if say is None or not world.is_first:
         say = _silent
     with world.failing_together():
+        recipe = continued(recipe)
         refuse_other_than_asked(world.strategy, world.size)
         refuse_what_cannot_shard(recipe, world.strategy)
         _use_one_gpu(arguments, say)
@@ -117,7 +120,8 @@ def _inputs(recipe: Recipe) -> list[str]:
     """Everything on the disk that a run reads."""
     data = recipe.data
     entries = [entry for entry in (*data.train, *data.eval) if isinstance(entry, SourceSection)]
-    roots = [str(root) for root in (data.root, data.manifest, *(entry.root for entry in entries)) if root is not None]
+    places = (recipe.adapter.path, data.root, data.manifest, *(entry.root for entry in entries))
+    roots = [str(root) for root in places if root is not None]
     return [recipe.model.path, *data.train_paths, *data.eval_paths, *roots]
 
 
@@ -166,7 +170,8 @@ def _train(
 ) -> RunDir:
     ready = set_up(recipe, objective, data, arguments.device, say, world)
     logger = JsonlLogger(RunDir(recipe.output).metrics_file)
-    with refused_by_transformers():
+    moving = f"moving {recipe.model.path} to {arguments.device}"
+    with memory_told(lambda: moving, lambda: smaller_weights(recipe)), refused_by_transformers():
         trainer = PreferenceTrainer(
             ready.loaded.model,
             arguments,

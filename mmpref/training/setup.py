@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,8 @@ from mmpref.processing.collate import PairCollator
 from mmpref.processing.encode import PairEncoder
 from mmpref.processing.fitting import FitPlan
 from mmpref.records import PreferencePair
-from mmpref.training.faults import is_out_of_memory, out_of_memory
+from mmpref.training.continued import adapter_folder, describe_start
+from mmpref.training.faults import memory_told
 from mmpref.training.parallel.world import ALONE, World
 from mmpref.training.refcache import ReferenceCache, cache_facts
 from mmpref.training.resume import Say
@@ -49,6 +50,7 @@ def set_up(
     A reference cache is filled here, except where the model will be sharded: then it is filled when it is.
 
     Args:
+        recipe: with what its start adapter says filled in (:func:`mmpref.training.continued.continued`).
         device: where the model will train; used already where reference log-probs are computed for the cache.
 
     Raises:
@@ -57,7 +59,10 @@ def set_up(
     if recipe.cpu_threads is not None:
         torch.set_num_threads(recipe.cpu_threads)
     set_seed(recipe.seed)  # before the model: a fresh adapter is drawn at random
-    loaded = _within_memory(recipe, lambda: _load_model(recipe))
+    with memory_told(lambda: f"loading {recipe.model.path}", lambda: smaller_weights(recipe)):
+        loaded = _load_model(recipe)
+    if recipe.adapter.path is not None:
+        say(describe_start(recipe))
     trained, total = count_parameters(loaded.model)
     encoder = encoder_of(recipe, loaded)
     train, held_out = fit_data(recipe, data, encoder, say)
@@ -75,9 +80,11 @@ def set_up(
         row_tokens=recipe.processing.row_tokens,
         keyed=recipe.reference.kind == "cache" and objective.needs_reference,
     )
-    reference = _reference(recipe, objective, loaded, collator, world)
-    if isinstance(reference, ReferenceCache) and not world.is_sharded:
-        fill(reference, recipe, loaded.model, collator, [*train.pairs, *held_out.pairs], device, say, world)
+    cached = [] if recipe.reference.kind == "cache" else ["reference.kind=cache"]
+    with memory_told(lambda: "making the reference", lambda: [*cached, *smaller_weights(recipe)]):
+        reference = _reference(recipe, objective, loaded, collator, world)
+        if isinstance(reference, ReferenceCache) and not world.is_sharded:
+            fill(reference, recipe, loaded.model, collator, [*train.pairs, *held_out.pairs], device, say, world)
     if reference is not None:
         say(f"reference: {reference.explanation}")
     return Setup(loaded, reference, layout, collator, train, held_out, trained, total)
@@ -118,6 +125,13 @@ def fill(
         cache.fill(policy, collator, pairs, device=device, say=say, world=world)
 
 
+def smaller_weights(recipe: Recipe) -> list[str]:
+    """Keys that help where memory runs out before a pair is looked at."""
+    quantized = [] if recipe.adapter.stored_as else ["adapter.kind=qlora with tune.language=lora (weights in 4 bits)"]
+    half = [] if recipe.model.dtype in ("bfloat16", "float16") else ["model.dtype=bfloat16"]
+    return [*quantized, *half]
+
+
 def encoder_of(recipe: Recipe, loaded: LoadedModel) -> PairEncoder:
     """The encoder that a recipe's ``processing`` section asks for."""
     processing = recipe.processing
@@ -146,6 +160,7 @@ def _load_model(recipe: Recipe) -> LoadedModel:
         loaded,
         Tuning(vision=tune.vision, projector=tune.projector, language=tune.language),
         _adapter_settings(adapter) if adapter.kind != "none" else None,
+        start=None if adapter.path is None else adapter_folder(recipe),
     )
 
 
@@ -159,13 +174,3 @@ def _quantization(section: AdapterSection) -> QuantizationSettings | None:
     return QuantizationSettings(
         kind=section.stored_as, double_quant=section.double_quant, compute_dtype=section.compute_dtype
     )
-
-
-def _within_memory(recipe: Recipe, load_it: Callable[[], LoadedModel]) -> LoadedModel:
-    try:
-        return load_it()
-    except (RuntimeError, MemoryError) as err:
-        if not is_out_of_memory(err):
-            raise
-        helps = ["adapter.kind=qlora with tune.language=lora", "model.dtype=bfloat16"]
-        raise out_of_memory(f"loading {recipe.model.path}", helps) from err

@@ -44,7 +44,15 @@ from mmpref.records import PreferencePair
 from mmpref.training.assemble import Model, PairsOrFile, as_collator, as_model, as_pairs
 from mmpref.training.breakdown import Breakdown
 from mmpref.training.checkpointed import CheckpointedTrainer
-from mmpref.training.faults import UpdateWatch, is_out_of_memory, out_of_memory, remedies_for
+from mmpref.training.faults import (
+    UpdateWatch,
+    describe_batch,
+    eval_remedies,
+    is_out_of_memory,
+    memory_told,
+    out_of_memory,
+    remedies_for,
+)
 from mmpref.training.metrics import Meter, PairLog
 from mmpref.training.parallel.batches import EpochLoader, GlobalBatches
 from mmpref.training.parallel.in_step import Filling, filling_for
@@ -81,7 +89,8 @@ class PreferenceTrainer(CheckpointedTrainer):
         collator: turns pairs into a ``PairBatch`` (``processing.collate.PairCollator``); needed for a bare model.
         reference: where reference log-probs come from (``models.reference.choose_reference``); needed for a bare model
             when the objective says so.
-        tuning, adapter: for a model given by its path; by default its language model trains, or LoRA on it.
+        tuning, adapter: for a model given by its path; by default its language model trains, or LoRA on it. An adapter
+            given by its folder (or run) is trained further.
         image_root: image paths start here; default: the folder of ``train_pairs``.
         args: ``transformers.TrainingArguments``; batch sizes count pairs.
         learning_rates: of ``vision``, ``projector`` or ``language`` where they are not ``args.learning_rate``.
@@ -106,7 +115,7 @@ class PreferenceTrainer(CheckpointedTrainer):
         collator: PairCollator | None = None,
         reference: Reference | None = None,
         tuning: Tuning | None = None,
-        adapter: AdapterSettings | None = None,
+        adapter: AdapterSettings | str | Path | None = None,
         image_root: Path | None = None,
         callbacks: list[TrainerCallback] | None = None,
         checkpoint_facts: Mapping[str, Any] | None = None,
@@ -350,11 +359,12 @@ class PreferenceTrainer(CheckpointedTrainer):
         Loss, accuracy and margin are told by source and by score gap as well (``eval_source/NAME/...``,
         ``eval_gap/low/...``).
 
-        Both answers are run whatever the objective reads, so that models trained by different objectives compare.
+        Both answers are run whatever the objective reads, so that models trained by different objectives compare; only
+        the good one where the objective reads no other and some of the pairs are demonstrations.
         """
         if isinstance(eval_dataset, Sequence) and not isinstance(eval_dataset, str):
             eval_dataset = Pairs(eval_dataset)
-        loader = self._loader_with_both_sides(eval_dataset)
+        loader = self._evaluation_loader(eval_dataset)
         model = self._wrap_model(self.model, training=False)
         was_training = model.training
         model.eval()
@@ -362,7 +372,7 @@ class PreferenceTrainer(CheckpointedTrainer):
         try:
             with torch.no_grad(), self.compute_loss_context_manager():
                 for batch in (part for parts in loader for part in self.filling.as_many_everywhere([parts])[0]):
-                    output = self._evaluated(model, self._prepare_inputs(batch))
+                    output = self._evaluated(model, batch)
                     stats = {**output.stats, "loss": output.per_pair.detach()}
                     meter.add(stats)
                     breakdown.add(batch.counted_ids, stats)
@@ -381,17 +391,10 @@ class PreferenceTrainer(CheckpointedTrainer):
 
     def _evaluated(self, model: nn.Module, batch: PairBatch) -> LossOutput:
         self.world.is_at(self.state.global_step, "evaluating", batch.counted_ids)
-        try:
-            return self._objective(self._logps(model, batch), batch)[0]
-        except (RuntimeError, MemoryError) as err:
-            if not is_out_of_memory(err):
-                raise
-            half = max(1, self.args.per_device_eval_batch_size // 2)
-            raise out_of_memory(
-                f"evaluating pairs {', '.join(batch.pair_ids[:8])} ({len(batch)} in the batch, "
-                f"{batch.input_ids.numel():,} tokens)",
-                [f"train.per_device_eval_batch_size={half}", "processing.max_length (cuts the longest answers)"],
-            ) from err
+        told = f"evaluating {describe_batch(batch)}"
+        with memory_told(lambda: told, lambda: eval_remedies(self.model, self.args, self.collator.encoder, batch)):
+            here = self._prepare_inputs(batch)
+            return self._objective(self._logps(model, here), here)[0]
 
     def get_train_dataloader(self) -> DataLoader[tuple[PairBatch, ...]]:
         """This process's batches; all processes together take the batches that one would (``GlobalBatches``)."""
@@ -405,13 +408,15 @@ class PreferenceTrainer(CheckpointedTrainer):
         )
         return self._loader(self.train_dataset, self._batches, self.collator)
 
-    def _loader_with_both_sides(self, pairs: Any) -> DataLoader[tuple[PairBatch, ...]]:
+    def _evaluation_loader(self, pairs: Any) -> DataLoader[tuple[PairBatch, ...]]:
         dataset = self.eval_dataset if pairs is None else pairs
         if dataset is None:
             raise ConfigError("there are no held-out pairs to evaluate on; give eval_pairs")
         size = self.args.per_device_eval_batch_size
         batches = GlobalBatches(len(dataset), size, rank=self.world.rank, size=self.world.size, shuffle=False)
-        return self._loader(dataset, batches, self.collator.changed(need_rejected=True))
+        demonstrated = any(pair.rejected is None for pair in getattr(dataset, "pairs", ()))
+        both = self.objective.needs_rejected or not demonstrated
+        return self._loader(dataset, batches, self.collator.changed(need_rejected=both))
 
     def _loader(self, dataset: Any, batches: GlobalBatches, collator: PairCollator) -> EpochLoader:
         workers = self.args.dataloader_num_workers
