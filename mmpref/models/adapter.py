@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mmpref.errors import ConfigError
@@ -166,8 +166,13 @@ def merged(model: Any) -> PreTrainedModel:
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
     """(parameters that train, all parameters); two weights in one byte are counted as two."""
-    sizes = [(p.requires_grad, p.numel() * (2 if _is_four_bit(p) else 1)) for p in model.parameters()]
+    sizes = [(p.requires_grad, whole_numel(p) * (2 if _is_four_bit(p) else 1)) for p in model.parameters()]
     return sum(size for trains, size in sizes if trains), sum(size for _, size in sizes)
+
+
+def whole_numel(parameter: Tensor) -> int:
+    """Numbers in a weight, of which DeepSpeed ZeRO-3 may leave an empty tensor where it was."""
+    return int(getattr(parameter, "ds_numel", 0)) or parameter.numel()
 
 
 def has_adapter(model: nn.Module) -> bool:

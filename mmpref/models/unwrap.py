@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from torch import nn
 
+_ENGINE = "deepspeed.runtime.engine.DeepSpeedEngine"
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model that DistributedDataParallel (``module``) or ``torch.compile`` (``_orig_mod``) was put around."""
+    """The model that DistributedDataParallel or DeepSpeed (``module``), or ``torch.compile`` (``_orig_mod``), wraps."""
     while True:
         inner = getattr(model, "_orig_mod", None)
-        if inner is None and isinstance(model, nn.parallel.DistributedDataParallel):
+        if inner is None and (isinstance(model, nn.parallel.DistributedDataParallel) or is_engine(model)):
             inner = model.module
         if not isinstance(inner, nn.Module):
             return model
         model = inner
+
+
+def is_engine(model: nn.Module) -> bool:
+    """Whether this is what DeepSpeed makes of a model; known without loading DeepSpeed."""
+    return any(f"{kind.__module__}.{kind.__name__}" == _ENGINE for kind in type(model).__mro__)
 
 
 def base_model(model: nn.Module) -> nn.Module:

@@ -23,6 +23,7 @@ from mmpref.training.checkpoint import WEIGHTS, is_complete, load_trained, prune
 from mmpref.training.metrics import PairLog, read_pair_log
 from mmpref.training.parallel.sharded import load_sharded, load_sharded_weights, load_whole_optimizer, save_sharded
 from mmpref.training.parallel.world import ALONE, World
+from mmpref.training.parallel.zero import is_zero_checkpoint, load_zero_weights, make_whole
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,8 @@ class CheckpointedTrainer(Trainer):
                 if self.world.is_first:
                     torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
         elif self.is_deepspeed_enabled:
-            self._save_optimizer_and_scheduler(str(folder))  # the weights too, by DeepSpeed's own means
+            with _disk_errors():
+                self._save_optimizer_and_scheduler(str(folder))  # the weights too, by DeepSpeed's own means
         else:
             with self.world.all_or_none(), _disk_errors():
                 if self.world.is_first:
@@ -136,8 +138,11 @@ class CheckpointedTrainer(Trainer):
         self.restore_logs(folder)
         if (folder / SHARDS).is_dir():
             load_sharded_weights(inner, folder / SHARDS)
+        elif is_zero_checkpoint(folder):
+            load_zero_weights(inner, folder)
         else:
             load_trained(inner, folder / WEIGHTS)
+        make_whole(inner)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or self.is_deepspeed_enabled:

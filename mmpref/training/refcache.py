@@ -120,7 +120,7 @@ class ReferenceCache:
         unique = {pair.id: pair for pair in pairs}  # a weighted source repeats its pairs
         waiting: dict[str, _Entry] = {}
         computed = 0
-        if not world.is_sharded:
+        if not world.begins_late:
             policy.to(device)
         share = list(unique.values())[world.rank :: world.size]
         with torch.no_grad(), eval_mode(policy):

@@ -197,13 +197,13 @@ def _train(
     trainer.remove_callback(PrinterCallback)  # we have a display of our own
     rehearse(trainer)
     before = FirstStep(recipe, trainer, ready, new=checkpoint is None, say=say)
-    if not world.is_sharded:
+    if not world.begins_late:
         before.check()
     run = begin()
     if world.is_first:
         data.quarantine.write()
         logger.forget_after(-1 if checkpoint is None else step_of(checkpoint))
-    if world.is_sharded:
+    if world.begins_late:
         trainer.add_callback(before)
     else:
         before.evaluate()

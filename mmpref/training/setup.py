@@ -83,7 +83,7 @@ def set_up(
     cached = [] if recipe.reference.kind == "cache" else ["reference.kind=cache"]
     with memory_told(lambda: "making the reference", lambda: [*cached, *smaller_weights(recipe)]):
         reference = _reference(recipe, objective, loaded, collator, world)
-        if isinstance(reference, ReferenceCache) and not world.is_sharded:
+        if isinstance(reference, ReferenceCache) and not world.begins_late:
             fill(reference, recipe, loaded.model, collator, [*train.pairs, *held_out.pairs], device, say, world)
     if reference is not None:
         say(f"reference: {reference.explanation}")

@@ -17,6 +17,7 @@ What differs from the stock Trainer, and nothing else:
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -58,6 +59,7 @@ from mmpref.training.parallel.batches import GlobalBatches, loader_of
 from mmpref.training.parallel.in_step import Filling, filling_for
 from mmpref.training.parallel.sharded import layer_classes, let_cpus_shard, saved_weights
 from mmpref.training.parallel.world import World
+from mmpref.training.parallel.zero import let_recipe_decide, refuse_other_way
 from mmpref.training.rates import refuse_idle_rates, split_by_part
 from mmpref.training.stopping import StopAtStepEnd
 
@@ -152,6 +154,8 @@ class PreferenceTrainer(CheckpointedTrainer):
             let_cpus_shard()
             # gradients that wait for the last micro-batch would be whole on every rank
             args.accelerator_config.gradient_accumulation_kwargs = {"sync_each_batch": True}
+        if self.world.is_deepspeed:
+            let_recipe_decide(args)
         self.filling: Filling = filling_for(self.world, model, collator, pairs, held_out, costs)
         self.collator = self.filling.collator
         super().__init__(
@@ -204,7 +208,8 @@ class PreferenceTrainer(CheckpointedTrainer):
             if return_outputs:
                 raise
             self._poisoned = str(err)
-            return _nothing_of(logps)
+            # DeepSpeed updates before anybody is asked, and leaves an update out by itself where gradients are NaN
+            return _nothing_of(logps) * (math.nan if self.world.is_deepspeed else 1.0)
         pairs = inputs.counted if num_items_in_batch is None else num_items_in_batch
         # Data-parallel wrappers average gradients over ranks; the division above is already over all ranks' pairs.
         loss = (output.per_pair.sum() + without_weight) * (self.world.size / pairs)
@@ -293,7 +298,8 @@ class PreferenceTrainer(CheckpointedTrainer):
 
     def _why_not_finite(self, norm: Tensor | float | None) -> str | None:
         finite = torch.isfinite(torch.as_tensor(0.0 if self._loss_sum is None else self._loss_sum))
-        if norm is not None and getattr(self.accelerator, "scaler", None) is None:  # fp16's scaler skips by itself
+        scaled = self.args.fp16 if self.world.is_deepspeed else self.accelerator.scaler is not None
+        if norm is not None and not scaled:  # fp16's scaler skips by itself
             finite = finite & torch.isfinite(torch.as_tensor(norm, device=finite.device))
         if bool(finite):
             return None
@@ -365,7 +371,7 @@ class PreferenceTrainer(CheckpointedTrainer):
         if isinstance(eval_dataset, Sequence) and not isinstance(eval_dataset, str):
             eval_dataset = Pairs(eval_dataset)
         loader = self._evaluation_loader(eval_dataset)
-        model = self._wrap_model(self.model, training=False)
+        model = self.model_wrapped if self.world.is_deepspeed else self._wrap_model(self.model, training=False)
         was_training = model.training
         model.eval()
         meter, breakdown = Meter(), Breakdown(getattr(loader.dataset, "pairs", ()))
@@ -459,6 +465,7 @@ class PreferenceTrainer(CheckpointedTrainer):
                 self._load_finished(resume_from_checkpoint)
                 self.state = state
                 return TrainOutput(state.global_step, 0.0, {})
+            refuse_other_way(Path(resume_from_checkpoint), self.world)
             self.restore_logs(Path(resume_from_checkpoint))
         if self.world.size > 1:  # dropout must not draw the same on every rank
             torch.manual_seed(self.args.seed + self.world.rank)

@@ -35,6 +35,20 @@ FSDP2 = {
 }
 
 
+
+def zero(stage: int) -> dict[str, str]:
+    """What accelerate's launcher says for scripts/accelerate/zero2.yaml and zero3.yaml, and that DeepSpeed may use CPUs."""
+    return {
+        "DS_ACCELERATOR": "cpu",
+        "ACCELERATE_USE_DEEPSPEED": "true",
+        "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage),
+        "ACCELERATE_DEEPSPEED_ZERO3_INIT": str(stage == 3).lower(),
+        "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": str(stage == 3).lower(),
+        "ACCELERATE_GRADIENT_CLIPPING": "auto",
+        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1",
+    }
+
+
 @dataclass(frozen=True)
 class Place:
     """A small drawn world, an untrained model, and pairs of which every third has no picture."""
@@ -95,11 +109,13 @@ def finish(command: Sequence[str], *, limit: float = LIMIT, **env: str) -> subpr
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-def run_together(lines: Sequence[list[str]], folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
+def run_together(
+    lines: Sequence[list[str]], folder: Path, *, limit: float = LIMIT, **env: str
+) -> subprocess.CompletedProcess[str]:
     """Several command lines one after another in the same two processes: most of the time is loading the libraries."""
     file = folder / "lines.json"
     file.write_text(json.dumps(lines), encoding="utf-8")
-    done = torchrun(str(Path(__file__).with_name("worker.py")), str(file), **env)
+    done = torchrun(str(Path(__file__).with_name("worker.py")), str(file), limit=limit, **env)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
     return done
 

@@ -19,6 +19,7 @@ from mmpref.processing.batch import PairBatch
 from mmpref.processing.collate import PairCollator
 from mmpref.records import PreferencePair
 from mmpref.training.parallel.world import World
+from mmpref.training.parallel.zero import no_update_yet
 
 
 @dataclass(slots=True)
@@ -45,7 +46,9 @@ class Filling:
     def gradients_wait(
         self, accelerator: Accelerator, model: nn.Module, *, is_last: bool
     ) -> AbstractContextManager[object]:
-        """Gradients of all parts but the last need not be exchanged yet, where they are whole on every rank."""
+        """All parts but the last need no exchange of gradients yet where they are whole, and never an update."""
+        if self.world.is_deepspeed and not is_last:
+            return no_update_yet(accelerator)
         if is_last or self.world.strategy != "ddp":
             return nullcontext()
         found: AbstractContextManager[object] = accelerator.no_sync(model)

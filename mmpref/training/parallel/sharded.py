@@ -5,8 +5,7 @@ FSDP2 (``torch.distributed.fsdp.fully_shard``) by accelerate; DeepSpeed ZeRO-3 g
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,10 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mmpref.errors import CheckpointError, DistributedError
-from mmpref.models.adapter import has_adapter
+from mmpref.models.adapter import has_adapter, whole_numel
 from mmpref.models.unwrap import base_model
 from mmpref.training.parallel.strategy import Strategy
+from mmpref.training.parallel.zero import gathered, prove_divided
 
 _TRAINED = StateDictOptions(ignore_frozen_params=True)
 
@@ -67,14 +67,18 @@ def layer_classes(model: nn.Module) -> list[str]:
 def prove_sharded(model: nn.Module, strategy: Strategy) -> tuple[int, int]:
     """(numbers of trained weights held here, trained weights in all), for weights that are sharded as asked.
 
+    With ZeRO-2, which keeps weights whole, those whose optimizer's state is held here.
+
     Raises:
-        DistributedError: FSDP2 was asked for and the weights are not its.
+        DistributedError: FSDP2 or DeepSpeed was asked for and the weights are not its.
     """
     here = total = 0
     for parameter in model.parameters():
         if parameter.requires_grad:
-            total += _numel(parameter)
+            total += whole_numel(parameter)
             here += parameter.to_local().numel() if isinstance(parameter, DTensor) else parameter.numel()
+    if strategy in ("zero2", "zero3"):
+        return prove_divided(model, int(strategy[-1])), total
     sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())
     if strategy == "fsdp2" and not (isinstance(model, FSDPModule) and sharded):
         raise DistributedError(
@@ -98,10 +102,6 @@ def shard_like(accelerator: Accelerator, model: nn.Module, strategy: Strategy) -
     accelerator.state.fsdp_plugin.set_auto_wrap_policy(model)
     prepared: nn.Module = fsdp2_prepare_model(accelerator, model)
     return prepared
-
-
-def _numel(parameter: Tensor) -> int:
-    return int(getattr(parameter, "ds_numel", 0)) or parameter.numel()  # ZeRO-3 leaves empty tensors behind
 
 
 def as_shards(model: nn.Module) -> None:
@@ -128,7 +128,8 @@ def saved_weights(model: nn.Module, *, keep: bool) -> dict[str, Tensor]:
         entries = {name: p for name, p in model.named_parameters() if p.requires_grad}
     else:  # of weights that are tied one stays: whole tensors are copies, and would be written twice
         tied = set(getattr(base_model(model), "all_tied_weights_keys", None) or {})
-        entries = {name: value for name, value in model.state_dict().items() if name not in tied}
+        kept = model.state_dict(keep_vars=True)  # ZeRO-3 knows its weights by the parameters themselves
+        entries = {name: value for name, value in kept.items() if name not in tied}
     found = {}
     for name, value in entries.items():
         tensor = whole(value)
@@ -143,7 +144,7 @@ def whole(tensor: Tensor) -> Tensor:
     if isinstance(found, DTensor):
         found = found.full_tensor()
     elif hasattr(tensor, "ds_id"):
-        with _gathered([tensor]):
+        with gathered([tensor]):
             found = tensor.detach().clone()
     return found.cpu().contiguous()
 
@@ -155,18 +156,10 @@ def copy_into(parameter: Tensor, value: Tensor) -> None:
         part = distribute_tensor(like, parameter.device_mesh, parameter.placements)
         parameter.copy_(part.to(parameter.device))
     elif hasattr(parameter, "ds_id"):
-        with _gathered([parameter], modifier_rank=0):
+        with gathered([parameter], modifier_rank=0):
             parameter.copy_(value)
     else:
         parameter.copy_(value)
-
-
-@contextmanager
-def _gathered(parameters: list[Tensor], modifier_rank: int | None = None) -> Iterator[None]:
-    from deepspeed.zero import GatheredParameters  # type: ignore[import-not-found, unused-ignore]
-
-    with GatheredParameters(parameters, modifier_rank=modifier_rank):
-        yield
 
 
 # ---- checkpoints --------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 
 from mmpref.config import Recipe
 from mmpref.errors import DistributedError
+from mmpref.losses import build_objective
 
 Strategy = Literal["single", "ddp", "fsdp2", "zero2", "zero3"]
 STRATEGIES = tuple(name for name in get_args(Strategy) if name != "single")
@@ -67,6 +68,12 @@ def refuse_contradictions(recipe: Recipe, environ: Mapping[str, str] = os.enviro
         )
     fsdp = environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
     deepspeed = environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
+    clipping = environ.get("ACCELERATE_GRADIENT_CLIPPING", "auto")
+    if deepspeed and clipping != "auto" and float(clipping) != recipe.train.max_grad_norm:
+        raise DistributedError(
+            f"the launch profile clips gradients at {clipping} and the recipe at {recipe.train.max_grad_norm:g}; set "
+            f"train.max_grad_norm={clipping}, or gradient_clipping: auto in the profile"
+        )
     if fsdp and environ.get("FSDP_ACTIVATION_CHECKPOINTING", "").lower() == "true":
         raise DistributedError(
             "the launch profile has fsdp_activation_checkpointing: true; leave that to the recipe, which knows the "
@@ -103,6 +110,11 @@ def refuse_what_cannot_shard(recipe: Recipe, strategy: Strategy) -> None:
     """
     if strategy in ("fsdp2", "zero2", "zero3"):
         _refuse_for_sharding(recipe, "FSDP2" if strategy == "fsdp2" else "DeepSpeed ZeRO")
+    if strategy == "zero3" and build_objective(recipe.loss.as_mapping()).needs_reference and _copies_policy(recipe):
+        raise DistributedError(
+            "the reference would be a frozen copy of the policy, which is not divided under zero3; use "
+            "reference.kind=cache, which keeps no second model, or --launch fsdp2"
+        )
 
 
 def _refuse_for_sharding(recipe: Recipe, name: str) -> None:
@@ -124,6 +136,13 @@ def _refuse_for_sharding(recipe: Recipe, name: str) -> None:
         )
     if recipe.train.torch_compile:
         raise DistributedError(f"train.torch_compile is not for {name} here; set train.torch_compile=false")
+
+
+def _copies_policy(recipe: Recipe) -> bool:
+    """Whether the reference is a second model: asked for, or because more than an adapter trains."""
+    kind, tune = recipe.reference.kind, recipe.tune
+    parts_train = recipe.adapter.kind == "none" or "full" in (tune.vision, tune.projector, tune.language)
+    return kind == "frozen_copy" or (kind == "auto" and parts_train)
 
 
 def _zero_stage(arguments: TrainingArguments) -> int:

@@ -50,6 +50,15 @@ class World:
         """Whether no process holds the whole of what trains."""
         return self.strategy in ("fsdp2", "zero3")
 
+    @property
+    def is_deepspeed(self) -> bool:
+        return self.strategy in ("zero2", "zero3")
+
+    @property
+    def begins_late(self) -> bool:
+        """Whether the model is where and what it will be in training only when training begins."""
+        return self.is_sharded or self.is_deepspeed
+
     def gather(self, value: T) -> list[T]:
         """What each rank has, in order of rank, on every rank."""
         if self.size == 1:

@@ -1,0 +1,77 @@
+"""DeepSpeed ZeRO-2 and ZeRO-3 on two CPU processes: what one process does, from the first update to the model folder.
+
+The first run after DeepSpeed was installed builds its communication for CPUs, which takes minutes.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmpref.cli import main
+from mmpref.models import load
+from tests.distributed.conftest import (
+    Place,
+    assert_same_run,
+    finish,
+    logged,
+    losses,
+    pair_rows,
+    run_together,
+    torchrun,
+    weights,
+    zero,
+)
+from tests.distributed.test_going_on import cut
+
+pytest.importorskip("deepspeed")
+
+FIRST_BUILD = 600  # seconds
+ONE_BATCH, HALF = "train.per_device_train_batch_size=6", "train.per_device_train_batch_size=3"
+LORA = ("adapter={kind: lora, rank: 4}", "tune={language: lora, projector: freeze, vision: freeze}")
+CACHED = "reference.kind=cache"
+ALL_PARTS = ("tune={language: full, projector: full, vision: full}", CACHED)
+
+CASES = {
+    "full, images": ("pairs", (CACHED,)),
+    "full with tower, pictures in some rows only": ("mixed", ALL_PARTS),
+    "lora, pictures in some rows only": ("mixed", LORA),
+    "lora with a vision tower that trains": ("mixed", (LORA[0], "tune={language: lora, vision: lora}")),
+    "full, text": ("text", ("tune={language: full, projector: freeze, vision: freeze}", CACHED)),
+    "parts of different number": ("mixed", (*ALL_PARTS, "processing.row_tokens=160")),
+    "held-out pairs": ("mixed", (*LORA, "data.held_out=0.3", "train.per_device_eval_batch_size=2")),
+    "plain rows, accumulated": (
+        "pairs", (CACHED, "model.attention=plain", "train.gradient_accumulation_steps=2", "train.max_grad_norm=0.5"),
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def singles(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("one")
+    for number, (pairs, changes) in enumerate(CASES.values()):
+        assert main(place.train(root / str(number), ONE_BATCH, *changes, pairs=pairs)) == 0
+    return root
+
+
+@pytest.mark.timeout(FIRST_BUILD)
+@pytest.mark.parametrize("stage", [2, 3])
+def test_two_processes_train_as_one(place: Place, singles: Path, tmp_path: Path, stage: int) -> None:
+    lines = [
+        place.train(tmp_path / str(number), HALF, *changes, pairs=pairs)
+        for number, (pairs, changes) in enumerate(CASES.values())
+    ]
+    run_together(lines, tmp_path, limit=FIRST_BUILD, **zero(stage))
+    for number, name in enumerate(CASES):
+        print(name)  # noqa: T201  # shown when the next line fails
+        run, single = tmp_path / str(number), singles / str(number)
+        assert_same_run(run, single)
+        for ours, alone in zip(logged(run), logged(single), strict=True):
+            if "loss" in ours:
+                assert ours["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-4)
+    held_out = list(CASES).index("held-out pairs")
+    ours, theirs = (pair_rows(root / str(held_out), "pairs_eval.parquet") for root in (tmp_path, singles))
+    assert ours.keys() == theirs.keys()
