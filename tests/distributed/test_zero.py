@@ -75,3 +75,58 @@ def test_two_processes_train_as_one(place: Place, singles: Path, tmp_path: Path,
     held_out = list(CASES).index("held-out pairs")
     ours, theirs = (pair_rows(root / str(held_out), "pairs_eval.parquet") for root in (tmp_path, singles))
     assert ours.keys() == theirs.keys()
+
+
+COMMON = ("train.num_train_epochs=2", "train.save_steps=2", "train.save_total_limit=null")
+TUNINGS = {"full": (CACHED,), "lora": LORA}
+
+
+@pytest.fixture(scope="module")
+def whole(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Uninterrupted runs in one process."""
+    root = tmp_path_factory.mktemp("whole")
+    for name, tuning in TUNINGS.items():
+        assert main(place.train(root / name, ONE_BATCH, *COMMON, *tuning, pairs="mixed")) == 0
+    return root
+
+
+@pytest.mark.timeout(FIRST_BUILD)
+@pytest.mark.parametrize("stage", [2, 3])
+def test_two_processes_go_on_where_they_stopped(
+    place: Place, whole: Path, tmp_path: Path, stage: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def line(name: str, kept: int, batch: str = HALF) -> list[str]:
+        return place.train(tmp_path / f"{name}-{kept}", batch, *COMMON, *TUNINGS[name], pairs="mixed")
+
+    runs = [(name, kept) for name in TUNINGS for kept in (6, 8)]  # the second is at its last step
+    run_together([line(*run) for run in runs], tmp_path, limit=FIRST_BUILD, **zero(stage))
+    for name, kept in runs:
+        cut(tmp_path / f"{name}-{kept}", kept)
+    run_together([[*line(*run), "--resume"] for run in runs], tmp_path, limit=FIRST_BUILD, **zero(stage))
+    for name, kept in runs:
+        run = tmp_path / f"{name}-{kept}"
+        assert losses(run) == pytest.approx(losses(whole / name), abs=1e-6), run.name
+        ours, theirs = weights(run), weights(whole / name)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.allclose(ours[key], theirs[key], atol=1e-4) for key in ours), run.name
+    assert load(str(tmp_path / "full-6" / "model")).model.num_parameters() > 0  # a plain folder of Hugging Face
+
+    cut(tmp_path / "lora-6", 6)
+    assert main([*line("lora", 6, ONE_BATCH), "--resume"]) == 6
+    told = capsys.readouterr().err
+    assert f"DeepSpeed zero{stage} with 2 processes" in told
+    assert f"--launch zero{stage}" in told
+
+
+def test_checkpoints_of_other_ways_are_refused(place: Place, whole: Path, tmp_path: Path) -> None:
+    import shutil
+
+    run = tmp_path / "run"
+    shutil.copytree(whole / "lora", run)
+    cut(run, 6)
+    file = tmp_path / "lines.json"
+    lines = [[*place.train(run, HALF, *COMMON, *LORA, pairs="mixed"), "--resume"]]
+    file.write_text(json.dumps(lines), encoding="utf-8")
+    done = torchrun(str(Path(__file__).with_name("worker.py")), str(file), limit=FIRST_BUILD, **zero(2))
+    assert done.returncode
+    assert "was not written by DeepSpeed" in done.stderr
