@@ -126,11 +126,22 @@ def load_model(
     kind = AutoModelForImageTextToText if family.has_vision else AutoModelForCausalLM
     with _explained(path, "model"):
         model = cast(PreTrainedModel, kind.from_pretrained(str(path), config=config, **settings))
+    _keep_used_renamings(model)
     if quantization is not None:
         after_quantized_load(model, family)
     elif device is not None:
         model.to(device)
     return model
+
+
+def _keep_used_renamings(model: PreTrainedModel) -> None:
+    """The renamings that led from the names in the file to those in memory: saving goes them backwards.
+
+    Loading for DeepSpeed ZeRO-3 keeps all that might have been needed, and the saved names would be wrong.
+    """
+    renamings = getattr(model, "_weight_conversions", None)
+    if renamings is not None:
+        model._weight_conversions = [one for one in renamings if getattr(one, "was_used", lambda: True)()]
 
 
 def empty_model(config: PretrainedConfig, *, dtype: torch.dtype, attn_implementation: str) -> PreTrainedModel:

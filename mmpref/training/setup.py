@@ -156,6 +156,7 @@ def _load_model(recipe: Recipe) -> LoadedModel:
         max_pixels=recipe.processing.max_pixels,
         trainable=True,
     )
+    set_seed(recipe.seed)  # where weights are divided as they are read, reading them draws numbers
     return prepare(
         loaded,
         Tuning(vision=tune.vision, projector=tune.projector, language=tune.language),
