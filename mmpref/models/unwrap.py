@@ -6,6 +6,7 @@ from torch import nn
 
 _ENGINE = "deepspeed.runtime.engine.DeepSpeedEngine"
 
+
 def unwrap(model: nn.Module) -> nn.Module:
     """The model that DistributedDataParallel or DeepSpeed (``module``), or ``torch.compile`` (``_orig_mod``), wraps."""
     while True:

@@ -35,7 +35,6 @@ FSDP2 = {
 }
 
 
-
 def zero(stage: int) -> dict[str, str]:
     """What accelerate's launcher says for scripts/accelerate/zero2.yaml and zero3.yaml, and that DeepSpeed may use CPUs."""
     return {

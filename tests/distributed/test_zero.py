@@ -16,7 +16,6 @@ from mmpref.models import load
 from tests.distributed.conftest import (
     Place,
     assert_same_run,
-    finish,
     logged,
     losses,
     pair_rows,

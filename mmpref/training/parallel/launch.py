@@ -20,13 +20,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command, launch_command_parser
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from mmpref.config import Recipe, parse_yaml
 from mmpref.errors import DistributedError, StoppedError
-from mmpref.training.parallel.strategy import ASKED, STRATEGIES, refuse_contradictions
+from mmpref.training.parallel.strategy import (
+    ASKED,
+    STRATEGIES,
+    Strategy,
+    refuse_contradictions,
+    refuse_what_cannot_shard,
+)
 
 PROFILES = "accelerate"
 """Folder of the profiles, under ``scripts/`` in the source tree and ``share/mmpref/`` where mmpref is installed."""
@@ -79,6 +86,8 @@ def launch(recipe: Recipe, launch: Launch, command: Sequence[str]) -> None:
     if not 0 <= launch.node_rank < launch.nodes:
         raise DistributedError(f"--node-rank {launch.node_rank} is not one of the {launch.nodes} machines, from 0 on")
     refuse_contradictions(recipe, environment_of(profile, strategy))
+    if recipe.adapter.path is None:  # otherwise the start adapter, which is not read yet, says what trains
+        refuse_what_cannot_shard(recipe, strategy)
     _refuse_missing(strategy)
     host, _, port = (launch.main_address or f"127.0.0.1:{_free_port()}").partition(":")
     settings = {
@@ -133,7 +142,7 @@ def _run(arguments: Any) -> None:
         raise StoppedError("stopped; go on with --resume", int(err.sigval)) from None
 
 
-def read_profile(name: str) -> tuple[dict[str, Any], str]:
+def read_profile(name: str) -> tuple[dict[str, Any], Strategy]:
     """A profile and the strategy that it stands for.
 
     Raises:
@@ -145,7 +154,15 @@ def read_profile(name: str) -> tuple[dict[str, Any], str]:
     profile = parse_yaml(file.read_text(encoding="utf-8"), where=str(file))
     if not isinstance(profile, dict):
         raise DistributedError(f"{file} is not a configuration of accelerate: expected keys and values")
-    return profile, _strategy(profile, file)
+    for name in ("fsdp_config", "deepspeed_config"):
+        if not isinstance(profile.setdefault(name, {}), dict):
+            raise DistributedError(f"{file}: {name} must hold keys and values, got {profile[name]!r}")
+    strategy = _strategy(profile, file)
+    try:
+        load_config_from_file(str(file))
+    except (ValueError, TypeError, KeyError) as err:
+        raise DistributedError(f"{file}: accelerate refuses this profile: {' '.join(str(err).split())}") from err
+    return profile, strategy
 
 
 def shipped_profile(name: str) -> Path:
@@ -160,19 +177,19 @@ def shipped_profile(name: str) -> Path:
     return tree
 
 
-def _strategy(profile: dict[str, Any], file: Path) -> str:
+def _strategy(profile: dict[str, Any], file: Path) -> Strategy:
     kind = str(profile.get("distributed_type", "")).upper()
     if kind == "MULTI_GPU":
         return "ddp"
     if kind == "FSDP":
-        if int(profile.get("fsdp_config", {}).get("fsdp_version", 1)) != 2:
+        if str(profile["fsdp_config"].get("fsdp_version", 1)) != "2":
             raise DistributedError(f"{file}: FSDP1 is not for this trainer; set fsdp_config.fsdp_version: 2")
         return "fsdp2"
     if kind == "DEEPSPEED":
-        stage = profile.get("deepspeed_config", {}).get("zero_stage")
+        stage = profile["deepspeed_config"].get("zero_stage")
         if stage not in (2, 3):
             raise DistributedError(f"{file}: deepspeed_config.zero_stage must be 2 or 3, got {stage}")
-        return f"zero{stage}"
+        return "zero2" if stage == 2 else "zero3"
     raise DistributedError(
         f"{file}: distributed_type {kind or 'is not there'}; use MULTI_GPU, FSDP or DEEPSPEED (accelerate runs a "
         "single process for MULTI_CPU: MULTI_GPU is what starts several on the CPU too)"
@@ -187,11 +204,12 @@ def environment_of(profile: dict[str, Any], strategy: str) -> dict[str, str]:
         "ACCELERATE_USE_DEEPSPEED": strategy.startswith("zero"),
         "FSDP_ACTIVATION_CHECKPOINTING": bool(fsdp.get("fsdp_activation_checkpointing", False)),
     }
-    steps = profile.get("deepspeed_config", {}).get("gradient_accumulation_steps", "")
+    deepspeed = profile.get("deepspeed_config", {})
     return {
         **{name: str(value).lower() for name, value in said.items()},
         "ACCELERATE_MIXED_PRECISION": str(profile.get("mixed_precision", "no")),
-        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": str(steps),
+        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": str(deepspeed.get("gradient_accumulation_steps", "")),
+        "ACCELERATE_GRADIENT_CLIPPING": str(deepspeed.get("gradient_clipping", "auto")),
     }
 
 

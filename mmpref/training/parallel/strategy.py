@@ -69,7 +69,7 @@ def refuse_contradictions(recipe: Recipe, environ: Mapping[str, str] = os.enviro
     fsdp = environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
     deepspeed = environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
     clipping = environ.get("ACCELERATE_GRADIENT_CLIPPING", "auto")
-    if deepspeed and clipping != "auto" and float(clipping) != recipe.train.max_grad_norm:
+    if deepspeed and clipping not in ("auto", str(recipe.train.max_grad_norm), f"{recipe.train.max_grad_norm:g}"):
         raise DistributedError(
             f"the launch profile clips gradients at {clipping} and the recipe at {recipe.train.max_grad_norm:g}; set "
             f"train.max_grad_norm={clipping}, or gradient_clipping: auto in the profile"
@@ -121,8 +121,8 @@ def _refuse_for_sharding(recipe: Recipe, name: str) -> None:
     stored = recipe.adapter.stored_as
     if stored == "int8":
         raise DistributedError(
-            f"an 8-bit base cannot be sharded by {name}; use adapter.quantization=nf4, or --launch ddp, which keeps "
-            "the whole base on every GPU"
+            f"an 8-bit base cannot be sharded by {name}; use adapter.kind=qlora (4 bits) with --launch fsdp2, or "
+            "--launch ddp, which keeps the whole base on every GPU"
         )
     if stored is not None and name != "FSDP2":
         raise DistributedError(

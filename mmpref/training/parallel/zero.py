@@ -27,7 +27,7 @@ def let_recipe_decide(arguments: TrainingArguments) -> None:
     if plugin is None:
         return
     config = plugin.hf_ds_config.config
-    if config.get("gradient_accumulation_steps", 1) in (1, "auto"):
+    if str(config.get("gradient_accumulation_steps")) in ("1", "auto", "None"):
         config["gradient_accumulation_steps"] = arguments.gradient_accumulation_steps
     config.setdefault("gradient_clipping", "auto")
 
