@@ -36,7 +36,7 @@ FSDP2 = {
 
 
 def zero(stage: int) -> dict[str, str]:
-    """What accelerate's launcher says for scripts/accelerate/zero2.yaml and zero3.yaml, and that DeepSpeed may use CPUs."""
+    """What the launcher says for our profiles, and that DeepSpeed may use CPUs."""
     return {
         "DS_ACCELERATOR": "cpu",
         "ACCELERATE_USE_DEEPSPEED": "true",

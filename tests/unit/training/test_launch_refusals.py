@@ -1,4 +1,4 @@
-"""What ``mmpref train --launch`` and its processes refuse before anything is loaded, and what each refusal says to do."""
+"""What ``mmpref train --launch`` and its processes refuse before anything is loaded, and what they say to do."""
 
 from __future__ import annotations
 
