@@ -64,24 +64,26 @@ def layer_classes(model: nn.Module) -> list[str]:
     return list(found)
 
 
-def prove_sharded(model: nn.Module, strategy: Strategy) -> tuple[int, int]:
-    """(numbers of trained weights held here, trained weights in all), for weights that are sharded as asked.
+def prove_sharded(model: nn.Module, strategy: Strategy) -> str:
+    """What this process holds, in words, of a model that was divided as asked.
 
     Raises:
         DistributedError: FSDP2 was asked for and the weights are not its.
     """
-    here = total = 0
+    as_shards(model)
+    here = total = size = 0
     for parameter in model.parameters():
+        local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+        size += local.numel() * local.element_size()
         if parameter.requires_grad:
-            total += _numel(parameter)
-            here += parameter.to_local().numel() if isinstance(parameter, DTensor) else parameter.numel()
+            here, total = here + local.numel(), total + _numel(parameter)
     sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())
     if strategy == "fsdp2" and not (isinstance(model, FSDPModule) and sharded):
         raise DistributedError(
             f"FSDP2 was asked for, and accelerate made {type(model).__name__} of the model, whose weights are whole on "
             "every rank; look at the launch profile (fsdp_version: 2), or use --launch fsdp2"
         )
-    return here, total
+    return f"{size / 2**20:,.1f} MiB of weights, {here:,} of the {total:,} numbers that train"
 
 
 def shard_like(accelerator: Accelerator, model: nn.Module, strategy: Strategy) -> nn.Module:
