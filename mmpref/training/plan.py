@@ -17,7 +17,8 @@ from mmpref.losses import build_objective
 from mmpref.models.load import family_of_config, load_config
 from mmpref.processing.layout import LayoutName
 from mmpref.training.known_models import known_config
-from mmpref.training.memory import Architecture, Memory, Shape, describe, estimate, weight_dtype, with_changes
+from mmpref.training.architecture import Architecture, describe, weight_dtype
+from mmpref.training.memory import Memory, Shape, estimate, with_changes
 
 GIB = 2**30
 FIXED = int(1.0 * GIB)

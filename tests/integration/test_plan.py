@@ -127,7 +127,7 @@ def test_what_does_not_fit_is_told_with_what_to_change(capsys: pytest.CaptureFix
 def test_the_largest_pair_is_the_last_that_fits() -> None:
     import torch
 
-    from mmpref.training.memory import describe
+    from mmpref.training.architecture import describe
     from mmpref.training.plan import find_config, on_card
 
     room = 24 * GIB

@@ -1,0 +1,151 @@
+"""How a run is spread over GPUs: what each strategy splits between them, and in which precision it keeps things.
+
+What is written here about libraries is what accelerate 1.15, transformers 5.23 and DeepSpeed 0.19 do, read in their
+source. None of it was run on more than one GPU by us.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from mmpref.config import Recipe
+from mmpref.errors import ConfigError
+
+Strategy = Literal["ddp", "fsdp2", "zero2", "zero3"]
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+BUCKET = 500_000_000
+"""Weights in one of DeepSpeed's buckets (``reduce_bucket_size``, ``allgather_bucket_size``); its default."""
+LIVE = 1_000_000_000
+"""Weights that ZeRO-3 keeps gathered before it lets go of some (``stage3_max_live_parameters``); its default."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """GPUs and what they do together.
+
+    Attributes:
+        gpus: on each node.
+        nodes: machines.
+        strategy: ``ddp`` keeps everything everywhere; ``zero2`` splits gradients and optimizer; ``zero3`` and ``fsdp2``
+            split the weights as well.
+    """
+
+    gpus: int = 1
+    nodes: int = 1
+    strategy: Strategy = "ddp"
+
+    @property
+    def world(self) -> int:
+        return self.gpus * self.nodes
+
+    @property
+    def is_alone(self) -> bool:
+        return self.world == 1
+
+    @property
+    def splits_weights(self) -> bool:
+        return not self.is_alone and self.strategy in ("fsdp2", "zero3")
+
+    @property
+    def weight_parts(self) -> int:
+        """Between how many GPUs the weights are split."""
+        return self.world if self.splits_weights else 1
+
+    @property
+    def state_parts(self) -> int:
+        """Between how many GPUs gradients and optimizer are split."""
+        return 1 if self.is_alone or self.strategy == "ddp" else self.world
+
+    @property
+    def is_deepspeed(self) -> bool:
+        return not self.is_alone and self.strategy in ("zero2", "zero3")
+
+
+ALONE = Spread()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Precision:
+    """Bytes of one weight in each place."""
+
+    frozen: int
+    trained: int
+    """Of weights that train themselves, as the optimizer sees them."""
+    adapter: int
+    computed: int
+    """As layers compute with them, and as they travel between GPUs."""
+    master: int
+    """Of a second copy beside the optimizer; 0 without one."""
+    state: int
+    """Of one number that the optimizer keeps."""
+
+
+def precision_of(recipe: Recipe, loaded: int, spread: Spread) -> Precision:
+    """Who keeps what in which precision.
+
+    Alone and under DDP, autocast leaves weights as they were loaded: bfloat16 weights are updated in bfloat16. FSDP2 in
+    mixed precision turns what trains into float32 (not beside 4-bit weights), DeepSpeed keeps a float32 copy of it.
+
+    Args:
+        recipe: its ``train.bf16`` and ``train.fp16``.
+        loaded: bytes of a weight as it is loaded.
+        spread: over which GPUs.
+    """
+    mixed = recipe.train.bf16 or recipe.train.fp16
+    if spread.is_deepspeed and mixed:
+        return Precision(frozen=2, trained=2, adapter=2, computed=2, master=4, state=4)
+    computed = 2 if mixed else loaded
+    raised = mixed and not spread.is_alone and spread.strategy == "fsdp2" and recipe.adapter.stored_as is None
+    trained = 4 if raised else loaded
+    return Precision(frozen=loaded, trained=trained, adapter=4, computed=computed, master=0, state=trained)
+
+
+def reduces_every_batch(recipe: Recipe, spread: Spread) -> bool:
+    """Whether gradients travel after every micro-batch, or are kept whole until the last one of an update."""
+    if recipe.train.gradient_accumulation_steps == 1 or spread.is_deepspeed:
+        return True
+    settings = recipe.train.extra.get("accelerator_config")
+    accumulation = settings.get("gradient_accumulation_kwargs") if isinstance(settings, dict) else None
+    return isinstance(accumulation, dict) and accumulation.get("sync_each_batch") is True
+
+
+def refuse_contradictions(recipe: Recipe, spread: Spread, *, dtype_bytes: int, pairs: int | None) -> None:
+    """Raises ConfigError, with the fix, for what the strategy cannot do."""
+    if spread.is_alone:
+        return
+    stored, strategy, train = recipe.adapter.stored_as, spread.strategy, recipe.train
+    if train.use_cpu:
+        raise ConfigError("train.use_cpu is set and GPUs are asked for; take one of the two out")
+    if stored is not None and strategy == "zero3":
+        raise ConfigError(
+            f"a base in {stored} cannot be split by zero3: its packed bytes are no weights to DeepSpeed; use "
+            "--strategy ddp or zero2 (the base stays whole on every GPU), or adapter.kind=lora with quantization null"
+        )
+    if stored == "int8" and strategy == "fsdp2":
+        raise ConfigError(
+            "a base in int8 cannot be split by fsdp2: its layers lose their scales; use --strategy ddp, or "
+            "adapter.kind=lora with quantization null"
+        )
+    if spread.is_deepspeed and dtype_bytes == 2 and not (train.bf16 or train.fp16):
+        raise ConfigError(
+            f"{strategy} takes its precision from train.bf16 or train.fp16, and neither is set while weights are "
+            "loaded in half precision; set train.bf16=true"
+        )
+    if strategy == "fsdp2" and "8bit" in train.optim:
+        raise ConfigError(
+            f"train.optim={train.optim} works on whole weights, and fsdp2 gives it slices; set train.optim=adamw_torch "
+            "(split between GPUs it is small), or use --strategy ddp"
+        )
+    at_once = train.per_device_train_batch_size * spread.world
+    if pairs is not None and at_once * train.gradient_accumulation_steps > pairs:
+        most = max(1, pairs // at_once)
+        fix = (
+            f"set train.gradient_accumulation_steps={most}"
+            if at_once <= pairs
+            else f"use at most {pairs // train.per_device_train_batch_size or 1} GPUs with this micro-batch"
+        )
+        raise ConfigError(
+            f"one update would take {at_once * train.gradient_accumulation_steps:,} pairs ({spread.world} GPUs x "
+            f"{train.per_device_train_batch_size} x {train.gradient_accumulation_steps}), and there are {pairs:,}; {fix}"
+        )
