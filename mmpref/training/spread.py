@@ -65,6 +65,23 @@ class Spread:
 ALONE = Spread()
 
 
+def spread_over(gpus: int, nodes: int, strategy: str | None) -> Spread:
+    """A spread from what was typed; without a strategy DDP, which is right for one GPU as well.
+
+    Raises:
+        ConfigError: a strategy that does not exist, or one for a single GPU.
+    """
+    if strategy is None:
+        return Spread(gpus=gpus, nodes=nodes)
+    if strategy not in STRATEGIES:
+        raise ConfigError(f"no strategy '{strategy}'; known: {', '.join(STRATEGIES)}")
+    if gpus * nodes == 1:
+        raise ConfigError(
+            f"--strategy {strategy} is given for one GPU, which has nothing to split; give --gpus as well"
+        )
+    return Spread(gpus=gpus, nodes=nodes, strategy=strategy)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Precision:
     """Bytes of one weight in each place."""
@@ -147,5 +164,5 @@ def refuse_contradictions(recipe: Recipe, spread: Spread, *, dtype_bytes: int, p
         )
         raise ConfigError(
             f"one update would take {at_once * train.gradient_accumulation_steps:,} pairs ({spread.world} GPUs x "
-            f"{train.per_device_train_batch_size} x {train.gradient_accumulation_steps}), and there are {pairs:,}; {fix}"
+            f"{train.per_device_train_batch_size} x {train.gradient_accumulation_steps}) and there are {pairs:,}; {fix}"
         )

@@ -12,9 +12,10 @@ from mmpref.cli import main
 from mmpref.config import Recipe, load_recipe, read_recipe_text, shipped_recipes
 from mmpref.errors import ConfigError
 from mmpref.models.skeleton import skeleton
+from mmpref.training.gpus import GIB, parse_memory
 from mmpref.training.known_models import known_config, known_models
 from mmpref.training.memory import Shape, estimate
-from mmpref.training.plan import GIB, make_plan, parse_memory
+from mmpref.training.plan import make_plan
 from tests.tiny_vlms import build_model
 
 # the published sizes of the checkpoints, in weights
@@ -128,7 +129,8 @@ def test_the_largest_pair_is_the_last_that_fits() -> None:
     import torch
 
     from mmpref.training.architecture import describe
-    from mmpref.training.plan import find_config, on_card
+    from mmpref.training.gpus import on_card
+    from mmpref.training.plan_subject import find_config
 
     room = 24 * GIB
     wanted = recipe("llava_1_5_7b_uni_dpo_qlora_24gb")
