@@ -30,6 +30,7 @@ from bench_models import qwen2_vl_like
 MIB = 2**20
 THRESHOLD = "MALLOC_MMAP_THRESHOLD_"
 SIZES = {
+    "mini": {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 4, "num_attention_heads": 4},
     "small": {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 8, "num_attention_heads": 8},
     "medium": {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 12, "num_attention_heads": 16},
     "grouped": {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 8, "num_attention_heads": 14,
@@ -42,11 +43,12 @@ VOCABULARY = 32064
 def cases() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for size in SIZES:
-        for mode in ("lora", "full"):
+        for mode in () if size == "mini" else ("lora", "full"):
             for checkpointing in (False, True):
                 name = f"{size} {mode}{' ckpt' if checkpointing else ''}"
                 found[name] = {"size": size, "mode": mode, "checkpointing": checkpointing}
     small: dict[str, Any] = {"size": "small"}
+    mini: dict[str, Any] = {"size": "mini"}
     lora, full = {**small, "mode": "lora"}, {**small, "mode": "full"}
     medium = {"size": "medium", "mode": "lora"}
     found |= {
@@ -61,7 +63,7 @@ def cases() -> dict[str, dict[str, Any]]:
         "small lora cached reference": {**lora, "reference": "cache"},
         "small lora accumulation 4": {**lora, "accumulation": 4},
         "small full accumulation 4": {**full, "accumulation": 4},
-        "medium full accumulation 4 ckpt": {**medium, "mode": "full", "accumulation": 4, "checkpointing": True},
+        "small full accumulation 4 ckpt": {**small, "mode": "full", "accumulation": 4, "checkpointing": True},
         "small full cached reference": {**full, "reference": "cache"},
         "small full simpo": {**full, "loss": "simpo"},
         "small full sgd": {**full, "optim": "sgd"},
@@ -74,28 +76,28 @@ def cases() -> dict[str, dict[str, Any]]:
         "small full adamw_8bit ckpt": {**small, "mode": "full", "optim": "adamw_8bit", "checkpointing": True},
         "small full lion_8bit": {**full, "optim": "lion_8bit"},
         "small qlora": {**small, "mode": "qlora"},
-        "medium qlora ckpt": {**medium, "mode": "qlora", "checkpointing": True},
+        "small qlora ckpt": {**small, "mode": "qlora", "checkpointing": True},
         "small qlora ckpt batch 2 adamw_8bit": {
             **small, "mode": "qlora", "checkpointing": True, "batch": 2, "optim": "adamw_8bit"},
         "small qlora single quantisation ckpt": {
             **small, "mode": "qlora", "checkpointing": True, "double_quant": False},
-        "small qlora bfloat16 ckpt": {**small, "mode": "qlora", "checkpointing": True, "dtype": "bfloat16"},
-        "medium int8 ckpt": {**medium, "quantization": "int8", "checkpointing": True},
-        "small int8 bfloat16": {**small, "quantization": "int8", "dtype": "bfloat16"},
+        "small int8 ckpt": {**small, "quantization": "int8", "checkpointing": True},
+        "mini qlora bfloat16 ckpt": {**mini, "mode": "qlora", "checkpointing": True, "dtype": "bfloat16"},
+        "mini int8 bfloat16": {**mini, "quantization": "int8", "dtype": "bfloat16"},
         "small lora bfloat16": {**small, "dtype": "bfloat16"},
-        "small lora bfloat16 ckpt": {**small, "dtype": "bfloat16", "checkpointing": True},
+        "mini lora bfloat16 ckpt": {**mini, "dtype": "bfloat16", "checkpointing": True},
         "small full bfloat16": {**small, "mode": "full", "dtype": "bfloat16"},
-        "medium full bfloat16 ckpt": {**medium, "mode": "full", "dtype": "bfloat16", "checkpointing": True},
+        "mini full bfloat16 ckpt": {**mini, "mode": "full", "dtype": "bfloat16", "checkpointing": True},
         "small lora float32, autocast": {**small, "autocast": True},
         "small full float32, autocast": {**small, "mode": "full", "autocast": True},
-        "small full float32, autocast ckpt": {**small, "mode": "full", "autocast": True, "checkpointing": True},
-        "medium lora bfloat16, autocast": {**medium, "dtype": "bfloat16", "autocast": True},
-        "small full bfloat16, autocast ckpt": {
-            **small, "mode": "full", "dtype": "bfloat16", "autocast": True, "checkpointing": True},
+        "mini full float32, autocast ckpt": {**mini, "mode": "full", "autocast": True, "checkpointing": True},
+        "mini lora bfloat16, autocast": {**mini, "dtype": "bfloat16", "autocast": True},
+        "mini full bfloat16, autocast ckpt": {
+            **mini, "mode": "full", "dtype": "bfloat16", "autocast": True, "checkpointing": True},
         "small text lora": {**small, "family": "text"},
         "small text qlora ckpt": {**small, "family": "text", "mode": "qlora", "checkpointing": True},
-        "medium text full bfloat16 ckpt": {
-            **medium, "family": "text", "mode": "full", "dtype": "bfloat16", "checkpointing": True},
+        "mini text full bfloat16 ckpt": {
+            **mini, "family": "text", "mode": "full", "dtype": "bfloat16", "checkpointing": True},
         "qwen2_vl lora": {**lora, "family": "qwen2_vl"},
         "qwen2_vl qlora ckpt": {**lora, "family": "qwen2_vl", "mode": "qlora", "checkpointing": True},
         "qwen2_vl full ckpt": {**full, "family": "qwen2_vl", "checkpointing": True},

@@ -8,6 +8,7 @@ config in the hub's cache, goes before this table.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import transformers
@@ -130,6 +131,7 @@ _KNOWN: Mapping[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
+@cache
 def known_config(model_id: str) -> PretrainedConfig | None:
     """The config of a model by its hub id; None when it is not in the table."""
     if model_id not in _KNOWN:

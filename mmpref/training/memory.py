@@ -15,7 +15,7 @@ from mmpref.config import AdapterSection, Recipe
 from mmpref.losses import build_objective
 from mmpref.processing.layout import LayoutName
 from mmpref.training.architecture import Architecture
-from mmpref.training.spread import ALONE, BUCKET, LIVE, Precision, Spread, precision_of, reduces_every_batch
+from mmpref.training.spread import ALONE, BUCKET, LIVE, SUB_GROUP, Precision, Spread, precision_of, reduces_every_batch
 
 TILE_BYTES = 32 * 2**20
 # Bytes a weight of linear layers: 4 bits and one float32 scale for 64 weights, or with double quantisation one byte for
@@ -50,6 +50,13 @@ class Shape:
     def read_twice(self, layout: LayoutName) -> int:
         """Tokens whose keys and values the second answer's attention copies."""
         return self.prompt + self.image + self.rejected if layout == "shared_prefix" else 0
+
+    def seen(self, layout: LayoutName) -> float:
+        """Places that are looked at, summed over the tokens of one pair: triangles."""
+        before = self.prompt + self.image
+        if layout == "shared_prefix":
+            return (before + self.chosen) ** 2 / 2 + self.rejected * (before + self.rejected / 2)
+        return float((before + max(self.chosen, self.rejected)) ** 2)
 
     @property
     def answers(self) -> int:
@@ -273,14 +280,15 @@ def _optimizer_bytes(model: Architecture, recipe: Recipe, precision: Precision) 
 def _optimizer_work(model: Architecture, recipe: Recipe, trained: int, precision: Precision, spread: Spread) -> float:
     """On a GPU, torch's optimizers work on all weights at once; on the CPU on one after another.
 
-    DeepSpeed first turns its slice of the gradients into float32.
+    DeepSpeed first turns its slice of the gradients into float32, ZeRO-3 a part of it after the other.
     """
-    widened = 4 * trained / precision.trained / spread.state_parts if precision.master else 0.0
+    slice_of = trained / precision.trained / spread.state_parts
+    widened = 4 * (min(slice_of, SUB_GROUP) if spread.strategy == "zero3" else slice_of) if precision.master else 0.0
     if "8bit" in recipe.train.optim or "fused" in recipe.train.optim:
         return widened
     if recipe.train.use_cpu:
         return 2.0 * max(model.largest_trained * precision.trained, 0)
-    return max(2 * widened, trained / spread.state_parts)
+    return 2 * widened if precision.master else trained / spread.state_parts
 
 
 def _head(model: Architecture, answers: int, size: int) -> float:

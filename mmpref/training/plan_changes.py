@@ -16,7 +16,7 @@ from mmpref.training.architecture import weight_dtype
 from mmpref.training.gpus import GIB, on_card
 from mmpref.training.memory import Shape, estimate, with_changes
 from mmpref.training.plan_subject import described, image_shape
-from mmpref.training.spread import Spread, reduces_every_batch
+from mmpref.training.spread import Spread, is_of_bitsandbytes, reduces_every_batch
 
 MORE_NODES = (2, 4, 8, 16)
 
@@ -86,6 +86,8 @@ def _changes_of_speed(recipe: Recipe, spread: Spread) -> Iterator[_Change]:
     train = recipe.train
     if recipe.reference.kind != "cache" and build_objective(recipe.loss.as_mapping()).needs_reference:
         yield _Change(words="reference.kind=cache", keys={"reference": {"kind": "cache"}})
+    if train.optim == "adamw_torch":
+        yield _Change(words="train.optim=adamw_torch_fused", keys={"train": {"optim": "adamw_torch_fused"}})
     if not train.gradient_checkpointing:
         yield _Change(words="train.gradient_checkpointing=true", keys={"train": {"gradient_checkpointing": True}})
     if train.per_device_train_batch_size > 1:
@@ -93,7 +95,7 @@ def _changes_of_speed(recipe: Recipe, spread: Spread) -> Iterator[_Change]:
         one = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": total}
         yield _Change(words=" ".join(f"train.{key}={value}" for key, value in one.items()), keys={"train": one})
     if spread.strategy in ("ddp", "zero2") and not spread.is_alone and recipe.adapter.stored_as is None:
-        whole = {"optim": "adamw_torch"} if "8bit" in train.optim else {}
+        whole = {"optim": "adamw_torch"} if is_of_bitsandbytes(train.optim) else {}
         words = "--strategy fsdp2" + (" with train.optim=adamw_torch" if whole else "")
         yield _Change(words=words, keys={"train": whole}, strategy=True)
     if not spread.is_alone and train.gradient_accumulation_steps > 1 and not reduces_every_batch(recipe, spread):

@@ -65,14 +65,15 @@ def layout_of(recipe: Recipe, config: PretrainedConfig) -> LayoutName:
 
 
 _KNOWN_SHAPES: dict[str, Architecture] = {}
+_STORAGE = frozenset({"kind", "quantization", "double_quant", "compute_dtype"})  # no sizes depend on it
 
 
 def described(config: PretrainedConfig, recipe: Recipe, layout: LayoutName) -> Architecture:
     """:func:`describe`, once for everything that it looks at."""
-    train = recipe.train
-    looked_at = [config.to_json_string(), layout, train.bf16, train.fp16, train.use_cpu]
-    looked_at += [section.model_dump_json() for section in (recipe.model, recipe.tune, recipe.adapter)]
-    key = repr(looked_at)
+    train, adapter = recipe.train, recipe.adapter
+    looked_at = [config.to_json_string(), layout, train.bf16, train.fp16, adapter.kind != "none"]
+    looked_at += [recipe.model.model_dump_json(), recipe.tune.model_dump_json()]
+    key = repr([*looked_at, adapter.model_dump_json(exclude=set(_STORAGE))])
     if key not in _KNOWN_SHAPES:
         _KNOWN_SHAPES[key] = describe(config, recipe, layout)
     return _KNOWN_SHAPES[key]

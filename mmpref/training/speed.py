@@ -78,17 +78,17 @@ def flops_per_pair(model: Architecture, recipe: Recipe, shape: Shape, layout: La
     runs the layers' forward again. A reference that is run costs a forward, of a frozen tower none: its features serve
     both. A frozen head forms its gradient as it goes; one that trains goes over the vocabulary again.
     """
-    tokens = shape.tokens(layout)
-    body = model.parameters["language"] - 2 * model.embeddings if model.untied else (
-        model.parameters["language"] - model.embeddings)  # fmt: skip
-    attention = 2 * model.kept.layers * tokens * tokens * model.hidden  # half of 4 T^2 H: the causal triangle
-    layers = 2.0 * body * tokens + attention
+    tokens, images = shape.tokens(layout), 1 if layout == "shared_prefix" else 2
+    body = model.parameters["language"] - (2 if model.untied else 1) * model.embeddings
+    linear = 2.0 * body * tokens
+    attention = 4.0 * model.kept.layers * shape.seen(layout) * model.hidden
     head = 2.0 * model.embeddings * shape.answers
-    tower = 2.0 * model.parameters["vision"] * shape.patches
-    trains = sum(model.trained[part] for part in ("language",)) > 0
-    backward = layers * (2 if trains else 1)
-    again = layers if recipe.train.gradient_checkpointing else 0.0
+    tower = 2.0 * model.parameters["vision"] * shape.patches * images
+    trains = model.trained["language"] > 0
+    backward = linear * (2 if trains else 1) + 2 * attention
+    again = linear + attention if recipe.train.gradient_checkpointing else 0.0
     tower_back = 2 * tower if model.tower_trains else 0.0
     live = build_objective(recipe.loss.as_mapping()).needs_reference and recipe.reference.kind != "cache"
-    reference = layers + head + (tower if model.tower_trains else 0.0) if live else 0.0
-    return layers + backward + again + (4 if model.head_trains else 2) * head + tower + tower_back + reference
+    reference = linear + attention + head + (tower if model.tower_trains else 0.0) if live else 0.0
+    policy = linear + attention + (4 if model.head_trains else 2) * head + tower
+    return policy + backward + again + tower_back + reference

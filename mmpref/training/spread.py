@@ -1,7 +1,8 @@
 """How a run is spread over GPUs: what each strategy splits between them, and in which precision it keeps things.
 
 What is written here about libraries is what accelerate 1.15, transformers 5.23 and DeepSpeed 0.19 do, read in their
-source. None of it was run on more than one GPU by us.
+source. None of it was run on more than one GPU by us; that FSDP2 fails with bitsandbytes' optimizers and with int8
+layers was seen with two processes on a CPU.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ BUCKET = 500_000_000
 """Weights in one of DeepSpeed's buckets (``reduce_bucket_size``, ``allgather_bucket_size``); its default."""
 LIVE = 1_000_000_000
 """Weights that ZeRO-3 keeps gathered before it lets go of some (``stage3_max_live_parameters``); its default."""
+
+SUB_GROUP = 1_000_000_000
+"""Weights that ZeRO-3's optimizer updates at once (``sub_group_size``); its default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +122,11 @@ def precision_of(recipe: Recipe, loaded: int, spread: Spread) -> Precision:
     return Precision(frozen=loaded, trained=trained, adapter=4, computed=computed, master=0, state=trained)
 
 
+def is_of_bitsandbytes(optim: str) -> bool:
+    """Whether a name of transformers' optimizers is one of bitsandbytes."""
+    return any(word in optim for word in ("8bit", "32bit", "bnb", "paged", "lion", "ademamix"))
+
+
 def reduces_every_batch(recipe: Recipe, spread: Spread) -> bool:
     """Whether gradients travel after every micro-batch, or are kept whole until the last one of an update."""
     if recipe.train.gradient_accumulation_steps == 1 or spread.is_deepspeed:
@@ -149,10 +158,10 @@ def refuse_contradictions(recipe: Recipe, spread: Spread, *, dtype_bytes: int, p
             f"{strategy} takes its precision from train.bf16 or train.fp16, and neither is set while weights are "
             "loaded in half precision; set train.bf16=true"
         )
-    if strategy == "fsdp2" and "8bit" in train.optim:
+    if strategy == "fsdp2" and is_of_bitsandbytes(train.optim):
         raise ConfigError(
-            f"train.optim={train.optim} works on whole weights, and fsdp2 gives it slices; set train.optim=adamw_torch "
-            "(split between GPUs it is small), or use --strategy ddp"
+            f"train.optim={train.optim} is bitsandbytes', whose kernels do not take the slices that fsdp2 gives them; "
+            "set train.optim=adamw_torch (split between GPUs its state is small), or use --strategy ddp"
         )
     at_once = train.per_device_train_batch_size * spread.world
     if pairs is not None and at_once * train.gradient_accumulation_steps > pairs:
