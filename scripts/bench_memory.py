@@ -258,7 +258,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     elif objective.needs_reference:
         reference = choose_reference(loaded.model)
     weights = [parameter for parameter in loaded.model.parameters() if parameter.requires_grad]
-    optimizer = optimizer_of(recipe.train.optim, weights)
+    optimizer = optimizer_of(recipe.train.optim, weights, loaded.model)
     halved = torch.autocast("cpu", torch.bfloat16) if case.get("autocast") else nullcontext()
 
     def backward(pairs_of_batch: Any) -> None:
@@ -280,14 +280,20 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     return {"measured": status("VmHWM") - start, "resting": resting, "shape": shape}
 
 
-def optimizer_of(name: str, weights: list[Any]) -> Any:
-    """The optimizer that transformers would make for a name."""
+def optimizer_of(name: str, weights: list[Any], model: Any) -> Any:
+    """The optimizer that transformers would make for a name: of 8 bits, with the states of embeddings in 32."""
+    import bitsandbytes
     import torch
     from transformers import Trainer, TrainingArguments
 
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(output_dir=folder, optim=name, use_cpu=True, learning_rate=1e-5)
     kind, settings = Trainer.get_optimizer_cls_and_kwargs(arguments, torch.nn.Linear(1, 1))
+    if settings.get("optim_bits") == 8:
+        manager = bitsandbytes.optim.GlobalOptimManager.get_instance()
+        for module in model.modules():
+            if isinstance(module, torch.nn.Embedding):
+                manager.register_module_override(module, "weight", {"optim_bits": 32})
     return kind(weights, **settings)
 
 

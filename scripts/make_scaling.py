@@ -266,7 +266,7 @@ column is what trains, the strategy, and the number of GPUs.
 
 ## The network
 Two nodes of eight H100, an update of {UPDATE} pairs, only ways that fit 80 GiB. *GB sent* is what one GPU sends in an
-update; *computing* is counted at {UTILISATION:.0%} of {tflops:g} TFLOP/s; then the seconds for which the slowest link is
+update; *computing* is {UTILISATION:.0%} of {tflops:g} TFLOP/s; then the seconds for which the slowest link is
 busy, at {EFFICIENCY:.0%} of its rate. A link *keeps up* where sending takes no longer than computing, and can hide
 behind it. Tokens and pairs are those of 8 x 400 Gb/s with nothing hidden. FSDP2 reduces after every micro-batch here.
 

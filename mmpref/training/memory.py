@@ -25,7 +25,7 @@ _STATES = {"sgd": 0.0, "adafactor": 0.1, "lion": 1.0, "adam": 2.0}  # numbers ke
 _EMBEDDINGS_IN_32 = 4  # 8-bit optimizers keep the states of embeddings whole
 TRANSIENT_INNER, TRANSIENT_HIDDEN = 2.5, 4.0
 """Gradients of activations alive at once in the backward pass of a layer, in MLP widths and hidden states a token."""
-HEAD_TILES, HEAD_STATES = 2.0, 4.0
+TILE_COLUMNS, HEAD_STATES = 256, 4.0
 TOWER_HIDDEN, TOWER_INNER = 11.0, 2.5
 """Hidden states and MLP widths that one tower layer makes for each patch."""
 
@@ -135,7 +135,7 @@ def estimate(
         "activations": int(activations + tower_kept),
         "recomputed layer": int(recomputed),
         "gathered": _gathered(model, recipe, precision, spread),
-        "head": int(_head(model, answers, size)),
+        "head": int(_head(model, recipe, answers, size)),
         "vision": int(tower_once),
         "work space": int(work),
         "optimizer's work space": int(_optimizer_work(model, recipe, trained, precision, spread)),
@@ -291,11 +291,20 @@ def _optimizer_work(model: Architecture, recipe: Recipe, trained: int, precision
     return 2 * widened if precision.master else trained / spread.state_parts
 
 
-def _head(model: Architecture, answers: int, size: int) -> float:
-    """The output head over the answers' tokens: one tile of logits, its factors, and a few hidden states a token."""
-    tile = min(answers * model.vocabulary * 4, TILE_BYTES)
-    rows = 0 if size == 4 else TILE_BYTES // 4  # half-precision rows of the head are widened for a tile
-    return HEAD_TILES * tile + rows + HEAD_STATES * answers * model.hidden * 4
+def _head(model: Architecture, recipe: Recipe, answers: int, size: int) -> float:
+    """The output head over the answers' tokens: one tile of logits, its factors, and a few hidden states a token.
+
+    Half-precision weights are widened for a tile on a CPU; on a GPU the tile is a second time there in half precision.
+    """
+    rows = max(1, min(answers, TILE_BYTES // (4 * TILE_COLUMNS)))
+    columns = min(model.vocabulary, max(TILE_COLUMNS, TILE_BYTES // (4 * rows)))
+    tile, part = 4 * rows * columns, 4 * columns * model.hidden  # logits, and the weights that make them, in float32
+    factors = 0.0
+    if recipe.train.use_cpu:
+        factors = part * (4 if model.head_trains else 1) if size == 2 else 0
+    elif size == 2 or recipe.train.bf16 or recipe.train.fp16:
+        factors = tile / 2 + (part / 2 if size == 4 else 0) + (part if model.head_trains else 0)
+    return tile + factors + HEAD_STATES * answers * model.hidden * 4
 
 
 def _vision(model: Architecture, patches: int, size: int, *, checkpointing: bool) -> tuple[float, float]:
