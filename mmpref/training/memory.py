@@ -115,12 +115,15 @@ def estimate(
     pairs = section.per_device_train_batch_size
     tokens, answers = pairs * shape.tokens(layout), pairs * shape.answers
     patches = pairs * shape.patches * (1 if layout == "shared_prefix" else 2)
-    one_layer = tokens * kept.per_layer + pairs * shape.read_twice(layout) * kept.keys_and_values
+    one_layer = kept.fixed + tokens * kept.per_layer + pairs * shape.read_twice(layout) * kept.keys_and_values
     around = tokens * max(kept.around, 0.0)
     # autocast computes with copies in half precision of float32 weights, and backward wants them again
     copies = 2 * model.in_layers if mixed and not spread.splits_weights and dtype.itemsize == 4 else 0
     if section.gradient_checkpointing:
-        activations, recomputed = kept.layers * tokens * kept.hidden + around, one_layer + copies / kept.layers
+        hidden = kept.hidden
+        if recipe.adapter.stored_as == "int8":  # its layers hold on to their inputs, where checkpointing cannot see it
+            hidden = 4 * kept.hidden + model.inner * size
+        activations, recomputed = kept.layers * tokens * hidden + around, one_layer + copies / kept.layers
     else:
         activations, recomputed = kept.layers * one_layer + around + copies, 0.0
     tower_kept, tower_once = _vision(model, patches, size, checkpointing=section.gradient_checkpointing)
