@@ -11,7 +11,7 @@ import typer
 
 from mmpref.cli_data import app as data_app
 from mmpref.cli_eval import evaluate, judge
-from mmpref.errors import MMPrefError, stopped_by_ctrl_c
+from mmpref.errors import ConfigError, MMPrefError, stopped_by_ctrl_c
 from mmpref.version import __version__
 
 app = typer.Typer(
@@ -84,12 +84,43 @@ def train(
     allow_data_change: Annotated[
         bool, typer.Option("--allow-data-change", help="Resume although data files or library versions changed.")
     ] = False,
+    launch: Annotated[
+        str | None, typer.Option(help="Several processes: ddp, fsdp2, zero2, zero3, or a profile of accelerate.")
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="With --launch: processes on this machine; default: one for each GPU.")
+    ] = None,
+    nodes: Annotated[int, typer.Option(min=1, help="With --launch: machines.")] = 1,
+    node_rank: Annotated[int, typer.Option(min=0, help="With --nodes: number of this machine.")] = 0,
+    main_address: Annotated[str | None, typer.Option(help="With --nodes: HOST:PORT of machine 0.")] = None,
+    max_restarts: Annotated[
+        int, typer.Option(min=0, help="With --launch: start so often again, from the newest checkpoint.")
+    ] = 0,
 ) -> None:
     """Train a model on preference pairs (or demonstrations) as a recipe says."""
     from mmpref.config import load_recipe
     from mmpref.terminal import TrainingDisplay
 
     loaded = load_recipe(recipe, overrides or [])
+    if launch is not None:
+        from mmpref.training.parallel.launch import Launch, train_command
+        from mmpref.training.parallel.launch import launch as run_launch
+
+        wanted = Launch(
+            profile=launch,
+            processes=processes,
+            nodes=nodes,
+            node_rank=node_rank,
+            main_address=main_address,
+            max_restarts=max_restarts,
+        )
+        command = train_command(
+            recipe, overrides or [], resume=resume, overwrite=overwrite, allow_data_change=allow_data_change
+        )
+        run_launch(loaded, wanted, command)
+        return
+    if processes is not None or main_address is not None or nodes > 1 or max_restarts:
+        raise ConfigError("--processes, --nodes, --main-address and --max-restarts go with --launch")
     with TrainingDisplay() as display:
         from mmpref.training.run import train as run_training
 
@@ -129,6 +160,7 @@ def plan(
     from mmpref.terminal import print_facts, print_table
 
     loaded, size = load_recipe(recipe, overrides or []), parse_size(picture)
+    from mmpref.training.continued import continued
     from mmpref.training.gpus import parse_memory
     from mmpref.training.plan import compare_strategies, make_plan
     from mmpref.training.plan_text import COMPARED, compared, facts, parts
@@ -138,12 +170,12 @@ def plan(
         "gpu_memory": None if gpu_memory is None else parse_memory(gpu_memory), "gpu": gpu, "picture": size,
         "prompt_tokens": prompt_tokens, "answer_tokens": answer_tokens, "link": link, "pairs": pairs,
     }  # fmt: skip
-    spread = spread_over(gpus, nodes, strategy)
+    spread, starting = spread_over(gpus, nodes, strategy), continued(loaded)
     if strategy is None and not spread.is_alone:
         title = f"{recipe} on {spread.world} GPUs"
-        print_table(title, COMPARED, *compared(compare_strategies(loaded, spread, **options)))
+        print_table(title, COMPARED, *compared(compare_strategies(starting, spread, **options)))
         return
-    found = make_plan(loaded, spread=spread, **options)
+    found = make_plan(starting, spread=spread, **options)
     print_table(f"memory of one update: {recipe}", ["part", "GiB"], parts(found))
     print_facts("plan", *facts(found, gpu=gpu))
 
@@ -236,11 +268,14 @@ def export(
     """Write saved answers in the format of another tool."""
     from mmpref.config import parse_options
     from mmpref.evals import export_answers
+    from mmpref.evals.rows import first_ids
 
     given = parse_options(options or [])
     source, saved = _one_or_many(questions), _one_or_many(answers)
-    rows = export_answers(benchmark, source, saved, to, out, model=model, **given)
-    typer.echo(f"wrote {rows} answers to {out}")
+    done = export_answers(benchmark, source, saved, to, out, model=model, **given)
+    typer.echo(f"wrote {done.num_rows} answers to {out}")
+    if done.left_out:
+        typer.echo(f"left out {len(done.left_out)} answers, because {done.why}: {first_ids(done.left_out)}")
 
 
 @app.command()
@@ -268,7 +303,8 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as stop:  # typer ends every command, and every usage error (2), this way
         return stop.code if isinstance(stop.code, int) else 0
     except MMPrefError as err:
-        typer.echo(f"mmpref: {err}", err=True)
+        if not err.told_elsewhere:
+            typer.echo(f"mmpref: {err}", err=True)
         return err.exit_code
     except BrokenPipeError:  # the reader of our output went away; not worth a traceback
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

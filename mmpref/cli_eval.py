@@ -214,8 +214,10 @@ def _run_judge(plan: JudgingPlan, out: Path, max_cost: float | None, say: Any, p
 
 
 def _estimate(plan: JudgingPlan) -> list[tuple[str, str]]:
+    from mmpref.evals.judging import dollars
+
     found = plan.estimate()
-    cost = "unknown: give --price-in and --price-out" if found.cost is None else f"about ${found.cost:.2f}"
+    cost = "unknown: give --price-in and --price-out" if found.cost is None else f"about {dollars(found.cost)}"
     return [
         ("answers", f"{found.num_answers} ({found.num_by_rule} need no judge)"),
         ("judged before", str(found.num_cached)),
@@ -226,7 +228,9 @@ def _estimate(plan: JudgingPlan) -> list[tuple[str, str]]:
 
 
 def _taken(outcome: Outcome) -> str:
-    cost = "" if outcome.cost is None else f", ${outcome.cost:.2f}"
+    from mmpref.evals.judging import dollars
+
+    cost = "" if outcome.cost is None else f", {dollars(outcome.cost)}"
     text = (
         f"{len(outcome.verdicts) - len(outcome.missing)} verdicts; {outcome.num_calls} calls, "
         f"{outcome.prompt_tokens:,} + {outcome.completion_tokens:,} tokens{cost}"

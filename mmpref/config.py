@@ -185,8 +185,10 @@ class AdapterSection(Section):
 
     kind: Literal["none", "lora", "qlora"] = "none"
     """``qlora`` is LoRA on a language model in 4 bits."""
+    path: PathLike | None = None
+    """Train this LoRA adapter further (its folder, or a run): rank, alpha, dropout and tune are its own."""
     rank: int = Field(default=16, gt=0)
-    alpha: int = Field(default=32, gt=0)
+    alpha: int | float = Field(default=32, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     use_rslora: bool = False
     use_dora: bool = False
@@ -199,8 +201,18 @@ class AdapterSection(Section):
     compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """4 bits only: what the layers compute in; auto takes model.dtype."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _path_means_lora(cls, given: Any) -> Any:
+        is_start = isinstance(given, Mapping) and given.get("path") is not None
+        return {"kind": "lora", **given} if is_start else given
+
     @model_validator(mode="after")
     def _belongs_together(self) -> Self:
+        if self.path is not None and self.kind == "none":
+            raise ValueError("path is the LoRA adapter that training starts from; set kind: lora or qlora")
+        if self.path is not None and self.init != "zero":
+            raise ValueError(f"init: {self.init} is how a new adapter starts, and path gives one; take one of them out")
         if self.quantization is not None and self.kind == "none":
             raise ValueError("quantization is for LoRA: weights in 4 or 8 bits do not train; set kind: lora")
         if self.kind == "qlora" and self.quantization == "int8":
@@ -232,7 +244,7 @@ class LearningRates(Section):
 class ReferenceSection(Section):
     """Where the reference log-probs come from, for losses that need them."""
 
-    kind: Literal["auto", "adapter_off", "frozen_copy", "cache"] = "auto"
+    kind: Literal["auto", "adapter_off", "copied_adapter", "frozen_copy", "cache"] = "auto"
     """cache computes them once and keeps them on disk: no second model, and nothing to compute from the second epoch on
     or in a second run over the same pairs."""
     cache: PathLike | None = None

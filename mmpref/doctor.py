@@ -54,10 +54,12 @@ def check_recipe(recipe: Recipe) -> Iterator[Fact]:
     from mmpref.data.quarantine import Quarantine
     from mmpref.losses import build_objective
     from mmpref.training.arguments import training_arguments
+    from mmpref.training.continued import continued
     from mmpref.training.preflight import run_checks
     from mmpref.training.run_data import load_data
     from mmpref.training.setup import set_up
 
+    recipe = continued(recipe)
     objective = build_objective(recipe.loss.as_mapping())
     arguments = training_arguments(recipe)
     data = load_data(recipe, objective, Quarantine())
@@ -73,6 +75,7 @@ def check_recipe(recipe: Recipe) -> Iterator[Fact]:
         ready.reference,
         device=arguments.device,
         autocast=autocast,
+        args=arguments,
     )
     for check in checks:
         yield Fact(check.name, check.detail, check.passed, check.meaning)

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ State = Literal["running", "complete", "stopped", "failed"]
 MANIFEST = "manifest.json"
 RECIPE = "recipe.yaml"
 _REPORTED_PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "pillow", "bitsandbytes", "tokenizers")
+_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,9 +263,16 @@ def write_text(path: Path, text: str) -> None:
         stream.write(text.encode("utf-8"))
 
 
+def json_text(content: object, *, indent: int | None = None) -> str:
+    """JSON that can be written as UTF-8: characters stand as they are, but half a surrogate pair, which a model's text
+    that was cut in the middle of an emoji has, is escaped. NaN and infinity are refused: they are not JSON."""
+    text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
+    return _HALF_A_PAIR.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all. NaN and infinity are refused: they are not JSON."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write a JSON file whole or not at all."""
+    write_text(path, json_text(content, indent=2) + "\n")
 
 
 @contextlib.contextmanager

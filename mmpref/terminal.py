@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -62,6 +63,7 @@ class TrainingDisplay(_Display):
 
     def __init__(self) -> None:
         super().__init__("loading")
+        self.console.quiet = int(os.environ.get("RANK", "0")) > 0  # of several processes the first one speaks
         self._numbers = ""
 
     def update(self, done: int, total: int, numbers: Mapping[str, float]) -> None:

@@ -59,7 +59,6 @@ def recipe(
 ) -> Recipe:
     """A micro-batch of one pair with checkpointing in bfloat16; the reference costs no second model."""
     full = mode == "full"
-    extra = {"accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}}} if every_batch else {}
     tree = {
         "output": "unused", "model": {"path": MODELS[model], "dtype": "bfloat16"}, "data": {"train": "unused"},
         "loss": {"name": "uni_dpo", "uni": {"tau_good": 2.5}},
@@ -67,7 +66,7 @@ def recipe(
         "tune": {"projector": "full", "language": "full"} if full else {"language": "lora"},
         "reference": {"kind": "cache" if full else "auto"},
         "train": {"learning_rate": 1e-6, "bf16": True, "gradient_checkpointing": True, "optim": optim,
-                  "gradient_accumulation_steps": batches, "extra": extra},
+                  "gradient_accumulation_steps": batches},
     }  # fmt: skip
     return build_recipe(tree, where="scaling")
 
@@ -75,7 +74,7 @@ def recipe(
 @cache
 def planned(model: str, mode: str, over: Spread, room: int | None = None) -> Plan | None:
     """A plan for one micro-batch in an update; None where the strategy is refused."""
-    optim = "adamw_8bit" if mode == "qlora" and over.strategy != "fsdp2" else "adamw_torch_fused"
+    optim = "adamw_8bit" if mode == "qlora" and over.state_parts == 1 else "adamw_torch_fused"
     try:
         return make_plan(recipe(model, mode, optim=optim), spread=over, gpu_memory=room)
     except ConfigError:
@@ -151,7 +150,7 @@ def network_table() -> str:
     for model in ("Qwen2-VL-2B", "Qwen2.5-VL-7B", "Qwen2.5-VL-32B", "Qwen2.5-VL-72B"):
         for mode, strategy in ways:
             over = spread(8, strategy, 2)
-            asked = recipe(model, mode, UPDATE // over.world, every_batch=strategy == "fsdp2")
+            asked = recipe(model, mode, UPDATE // over.world)
             plans = [make_plan(asked, spread=over, gpu=CARD, link=link) for link in LINKS_TOLD]
             if not plans[0].fits:
                 continue
@@ -189,13 +188,13 @@ FULL_RECIPE, QLORA_RECIPE = "qwen2_vl_2b_uni_dpo_full", "qwen2_5_vl_7b_uni_dpo_q
 _DEEPSPEED = f"buckets: twice {BUCKET:,} weights at most"
 SPLIT = [
     ["weights", "whole", "whole", "1/N", "1/N"],
-    ["base in 4 bits", "whole", "whole", "refused", "whole"],
-    ["base in 8 bits", "whole", "whole", "refused", "refused"],
-    ["gradients", "whole, and once more in buckets", "1/N", "1/N", "1/N; whole between micro-batches"],
+    ["base in 4 bits", "whole", "refused", "refused", "whole"],
+    ["base in 8 bits", "whole", "refused", "refused", "refused"],
+    ["gradients", "whole, and once more in buckets", "1/N", "1/N", "1/N"],
     ["optimizer", "whole", "1/N", "1/N", "1/N"],
     ["float32 copy of what trains", "none", "1/N", "1/N", "what trains *is* float32, 1/N"],
     ["activations, tiles of logits, the tower's work", "whole", "whole", "whole", "whole"],
-    ["a copy that serves as reference", "whole", "whole", "whole", "whole"],
+    ["a copy that serves as reference", "whole", "whole", "refused", "1/N"],
     ["on top", "", _DEEPSPEED, f"as zero2, and up to {LIVE:,} gathered weights",
      "two gathered layers, the head, and the gradients of two layers"],
 ]  # fmt: skip
@@ -230,14 +229,13 @@ mmpref plan {QLORA_RECIPE} --gpus 4 --strategy ddp --gpu "RTX 4090" --link pcie4
   weights are *updated* in bfloat16 (8 bytes a trained weight with AdamW). FSDP2 in mixed precision turns what trains
   into float32 (16 bytes, split), DeepSpeed keeps a float32 copy (16 bytes, 14 of them split under zero2).
   `model.dtype=float32` gives the same alone: 16 bytes, and 2 more for autocast's copies.
-- **Accumulation under FSDP2.** The Trainer reduces gradients after the last micro-batch only, and until then every
-  GPU holds them whole: 2 bytes a trained weight, 145 GB for 72B. `sync_each_batch` reduces every time:
-  `train.extra={{accelerator_config: {{gradient_accumulation_kwargs: {{sync_each_batch: true}}}}}}`.
-- **The reference.** With full fine-tuning a live reference is a copy of what trains, and nobody splits it; the tables
-  take `reference.kind=cache`. Making the cache runs the model as it is loaded, before anything is split: the column
-  *weights* must fit one GPU, once.
-- **bitsandbytes.** Its optimizers and its int8 layers fail on FSDP2's slices (seen with two processes on a CPU).
-  `adamw_torch_fused`, split between 8 GPUs, keeps one byte a weight: as little as 8 bits whole.
+- **Accumulation.** Where gradients are split they travel after every micro-batch, so that no GPU ever holds them
+  whole; under DDP they travel once an update.
+- **The reference.** With full fine-tuning a live reference is a copy of what trains. FSDP2 splits it, zero3 refuses
+  it; the tables take `reference.kind=cache`, which keeps no second model. The cache is made with the weights split as
+  for training.
+- **bitsandbytes.** Its optimizers and its int8 layers fail on slices (seen with FSDP2 and two processes on a CPU), and
+  a base in 4 bits is not split by FSDP2 either. `adamw_torch_fused`, split between 8 GPUs, keeps one byte a weight.
 
 ## Memory by model
 GiB that a card must have (peak, {FIXED // GIB} GiB for CUDA, {SLACK:.0%} slack). In brackets: more than 80 GiB. One
@@ -269,7 +267,7 @@ column is what trains, the strategy, and the number of GPUs.
 Two nodes of eight H100, an update of {UPDATE} pairs, only ways that fit 80 GiB. *GB sent* is what one GPU sends in an
 update; *computing* is {UTILISATION:.0%} of {tflops:g} TFLOP/s; then the seconds for which the slowest link is
 busy, at {EFFICIENCY:.0%} of its rate. A link *keeps up* where sending takes no longer than computing, and can hide
-behind it. Tokens and pairs are those of 8 x 400 Gb/s with nothing hidden. FSDP2 reduces after every micro-batch here.
+behind it. Tokens and pairs are those of 8 x 400 Gb/s with nothing hidden.
 
 {network_table()}
 

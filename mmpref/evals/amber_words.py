@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 from mmpref.errors import ConfigError, DataError
 from mmpref.evals.plurals import singular
-from mmpref.evals.rows import load_json
+from mmpref.evals.rows import load_json, read_text
 
 Nouns: TypeAlias = Callable[[str, str], Sequence[str]]  # question id and answer -> nouns in order, with repeats
 Similarity: TypeAlias = Callable[[str, str], float]
@@ -39,10 +39,7 @@ class Lexicon:
         relation = load_json(folder / "relation.json")
         if not isinstance(relation, Mapping) or not all(isinstance(words, list) for words in relation.values()):
             raise DataError(f"{folder / 'relation.json'}: expected a mapping of words to lists of words")
-        try:
-            lines = (folder / "safe_words.txt").read_text(encoding="utf-8").split("\n")
-        except OSError as err:
-            raise DataError(f"{folder / 'safe_words.txt'} cannot be read: {err}") from err
+        lines = read_text(folder / "safe_words.txt").split("\n")
         known = frozenset({*relation, *(word for words in relation.values() for word in words)})
         return Lexicon(relation, frozenset(line.strip() for line in lines if line.strip()), known)
 
@@ -109,14 +106,18 @@ def _alike(noun: str, words: Sequence[tuple[str, int]], similarity: Similarity, 
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 
 
+# in captions a verb and an adjective ("can be seen", "hot dog"): the tagger never calls them nouns
+_NO_NOUNS = frozenset({"can", "hot"})
+
+
 def own_nouns(answer: str, known: frozenset[str], *, fold_case: bool) -> list[str]:
     """The words of the vocabulary in an answer, in the singular. Without ``fold_case`` a capitalised word is another
     word, as in the script. No tagger looks whether a word is a noun in its sentence."""
     found = []
     for word in _WORD.findall(answer):
-        form = word.lower() if fold_case else word
-        form = form if form in known else singular(form)
-        if form in known:
+        lower = word.lower() if fold_case else word
+        form = next((form for form in (lower, word, singular(lower)) if form in known), None)
+        if form is not None and lower not in _NO_NOUNS:
             found.append(form)
     return found
 

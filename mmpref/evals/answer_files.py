@@ -7,12 +7,14 @@ an id that the question's text confirms. A row that fits no question is an error
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 from mmpref.errors import DataError
+from mmpref.evals.journal import ANSWERS, ITEMS
 from mmpref.evals.rows import Row, Saved, Source, answer_text, is_path, load_rows, row_id
 from mmpref.evals.tables import TABLES, read_table
 from mmpref.records import Answer, EvalSample
@@ -20,6 +22,7 @@ from mmpref.records import Answer, EvalSample
 IdsOf: TypeAlias = Callable[[Row], Sequence[str]]
 _IMAGE_KEYS = ("image_path", "image_source", "image_name", "image", "filename", "question_id", "image_id")
 _QUESTION_KEYS = ("question", "input", "prompt", "query")
+_ASKED = "mmpref/asked"  # the question that a row of our own answered, word by word
 
 
 def read_rows(source: Source, what: str = "answers") -> list[Row]:
@@ -37,7 +40,21 @@ def read_rows(source: Source, what: str = "answers") -> list[Row]:
         return [_without_empty(row) for row in read_table(Path(source))]
     if not isinstance(source, str | Path | Mapping):
         source = [{"id": row.id, "text": row.text} if isinstance(row, Answer) else row for row in source]
-    return [_flat(row) if _is_lmms_log(row) else row for row in load_rows(source, what)]
+    rows = [_flat(row) if _is_lmms_log(row) else row for row in load_rows(source, what)]
+    return _with_questions(rows, Path(source)) if isinstance(source, str | Path) else rows
+
+
+def _with_questions(rows: list[Row], file: Path) -> list[Row]:
+    """The rows of a folder of ``mmpref eval`` with what each of them was asked, which its other file says."""
+    beside = file.with_name(ITEMS)
+    if file.name != ANSWERS or not beside.is_file():
+        return rows
+    try:
+        items = [json.loads(line) for line in beside.read_text(encoding="utf-8").split("\n") if line.strip()]
+        asked = {str(item["id"]): item["question"] for item in items if isinstance(item.get("question"), str)}
+    except (OSError, ValueError, KeyError, AttributeError):
+        return rows  # a damaged file that is only asked for more certainty
+    return [{**row, _ASKED: asked[name]} if (name := str(row.get("id"))) in asked else row for row in rows]
 
 
 def saved_answers() -> Callable[[Source, Sequence[EvalSample], Mapping[str, Any]], Saved]:
@@ -55,7 +72,13 @@ def name_of(source: Source) -> str:
 
 
 def match(
-    rows: Sequence[Row], samples: Sequence[EvalSample], ids_of: IdsOf, where: str, *, numbered: bool = False
+    rows: Sequence[Row],
+    samples: Sequence[EvalSample],
+    ids_of: IdsOf,
+    where: str,
+    *,
+    numbered: bool = False,
+    prefix: str = "",
 ) -> list[Answer]:
     """Each row as the answer to its question; a row without a known id keeps the one it has, for others to refuse.
 
@@ -63,6 +86,7 @@ def match(
         ids_of: the ids that a row's own fields make, best first.
         numbered: the questions have no id in their file, so that ids which are all numbers from 0 on, or exactly those
             from 1 to the last, are understood as their order there.
+        prefix: may stand before an id of the samples and be left out in the rows.
 
     Raises:
         DataError: a row has no usable text, or neither an id nor a question that was asked; or rows show other
@@ -82,7 +106,8 @@ def match(
         if not names and counted:
             names = _confirmed(row, by_id) or asked.take(row, place)
         if not names:
-            names = [row_id(row, place)]
+            name = row_id(row, place)
+            names = [prefix + name if name not in by_id and prefix + name in by_id else name]
             shown.see(number, row, by_id.get(names[0]))
         out += [Answer(id=name, text=text) for name in names]
     shown.refuse_mixed()
@@ -100,28 +125,32 @@ def _numbers_to_ids(rows: Sequence[Row], samples: Sequence[EvalSample]) -> Seque
 
 
 class _Shown:
-    """Rows that are matched by id and also say what was asked, as LLaVA's do.
+    """Rows that are matched by id and also say what was asked, as LLaVA's do and our own.
 
     Where some show the question of their id and others another one, they answer another file: POPE's splits share ids
-    and half of their questions. Where none does, the questions were put in other words, and the ids are believed.
+    and half of their questions. Where none does, the questions were put in other words, and the ids are believed; but
+    ours are never in other words.
     """
 
     def __init__(self, where: str) -> None:
         self._where = where
         self._right = 0
+        self._ours = False
         self._wrong: list[tuple[int, str, str, str]] = []
 
     def see(self, number: int, row: Row, sample: EvalSample | None) -> None:
-        said, own = _asked_text(row), _content(sample)[1] if sample is not None else ""
+        ours = row.get(_ASKED)
+        said, own = _tidy(ours) if ours else _asked_text(row), _content(sample)[1] if sample is not None else ""
         if sample is None or not said or not own:
             return
         if own.casefold() in said.casefold():
             self._right += 1
         else:
             self._wrong.append((number, sample.id, said, own))
+            self._ours = self._ours or bool(ours)
 
     def refuse_mixed(self) -> None:
-        if self._right and self._wrong:
+        if self._wrong and (self._right or self._ours):
             number, name, said, own = self._wrong[0]
             raise DataError(
                 f"{self._where}: {len(self._wrong)} of {self._right + len(self._wrong)} rows show another question "

@@ -4,27 +4,36 @@
 ``vlmevalkit`` the table (.xlsx or .tsv) that its ``evaluate`` reads, ``official`` the layout of the benchmark's own
 script. ``alpaca_eval``, ``arena_hard`` and ``ifeval`` are for open instructions (benchmark ``win_rate``): AlpacaEval
 2's ``model_outputs``, Arena-Hard-Auto v2's ``model_answer`` (without token counts: its ``add_markdown_info.py`` adds
-them) and the response file of IFEval. A tool that does not ask some of the questions gets only the others; the number
-of rows that were written says so.
+them) and the response file of IFEval. A tool that does not ask some of the questions gets only the others;
+``Exported`` says which were left out and why.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from mmpref.errors import ConfigError
+from mmpref.errors import ConfigError, DataError
 from mmpref.evals.rows import Source, choose, pair_by_id
 from mmpref.evals.tables import TABLES, write_table
 from mmpref.evals.task import benchmark_named, with_defaults
 from mmpref.records import EvalSample
-from mmpref.rundir import write_text, writing_to
+from mmpref.rundir import json_text, write_text, writing_to
 
 Row: TypeAlias = dict[str, Any]
-RowOf: TypeAlias = Callable[[EvalSample, str], Row | None]
+RowOf: TypeAlias = Callable[[EvalSample, str], Row]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """What an export wrote: rows, and the ids of the answers that the other tool has no place for, with the reason."""
+
+    num_rows: int
+    left_out: tuple[str, ...] = ()
+    why: str = ""
 
 
 def export_answers(
@@ -36,8 +45,8 @@ def export_answers(
     *,
     model: str = "mmpref",
     **options: Any,
-) -> int:
-    """Write answers as ``to`` to the file (for MME's ``official`` the folder) ``out``; returns the number of rows.
+) -> Exported:
+    """Write answers as ``to`` to the file (for MME's ``official`` the folder) ``out``.
 
     Args:
         model: the name of the model in formats that have a place for it.
@@ -53,11 +62,16 @@ def export_answers(
     filled = with_defaults(chosen, options)
     samples = chosen.load(questions, filled)
     pairs = pair_by_id(samples, chosen.load_answers(answers, samples, filled).answers, may_cover_part=True)
-    rows = [(sample, row) for sample, text in pairs if (row := row_of(sample, text)) is not None]
+    asks, why = _VLMEVALKIT_ASKS.get(chosen.name, _ALL) if to == "vlmevalkit" else _ALL
+    rows = [(sample, row_of(sample, text)) for sample, text in pairs if asks(sample)]
+    left_out = tuple(sample.id for sample, _ in pairs if not asks(sample))
+    if left_out and not rows:
+        raise DataError(f"nothing to write for {to}: {why}, and none of the {len(pairs)} answers is to one of these")
+    exported = Exported(num_rows=len(rows), left_out=left_out, why=why if left_out else "")
     path = Path(out)
     if (chosen.name, to) == ("mme", "official"):
         _write_mme(path, rows)
-        return len(rows)
+        return exported
     content = [row for _, row in rows]
     if to == "lmms_eval":
         content = [{"doc_id": number, **row} for number, row in enumerate(content)]
@@ -67,10 +81,10 @@ def export_answers(
         with writing_to(path):
             write_table(path, content)
     elif to == "alpaca_eval" or (to == "official" and chosen.name not in _OFFICIAL_JSONL):
-        write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        write_text(path, json_text(content, indent=1) + "\n")
     else:
-        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in content))
-    return len(rows)
+        write_text(path, "".join(json_text(row) + "\n" for row in content))
+    return exported
 
 
 def _row_maker(benchmark: str, to: str, model: str) -> RowOf:
@@ -163,15 +177,7 @@ def _table_row(sample: EvalSample, text: str, **more: str) -> Row:
     return {**columns, "image_path": sample.meta["image"], "prediction": text}
 
 
-def _vlmevalkit_amber(sample: EvalSample, text: str) -> Row | None:
-    if sample.meta["dimension"] == "generative":
-        return None  # the tool has only the questions
-    return _table_row(sample, text, category=sample.meta["type"])
-
-
-def _vlmevalkit_hallusionbench(sample: EvalSample, text: str) -> Row | None:
-    if not sample.images:
-        return None  # the tool has only the questions with an image
+def _vlmevalkit_hallusionbench(sample: EvalSample, text: str) -> Row:
     meta = sample.meta
     names = ("category", "subcategory", "visual_input", "set_id", "figure_id", "question_id")
     row = _table_row(sample, text, category=meta["category"])
@@ -182,8 +188,20 @@ def _vlmevalkit_hallusionbench(sample: EvalSample, text: str) -> Row | None:
 _VLMEVALKIT: Mapping[str, RowOf] = {
     "pope": lambda sample, text: _table_row(sample, text, category=sample.meta["split"] or "pope"),
     "mme": lambda sample, text: _table_row(sample, text, category=sample.meta["category"]),
-    "amber": _vlmevalkit_amber,
+    "amber": lambda sample, text: _table_row(sample, text, category=sample.meta["type"]),
     "hallusionbench": _vlmevalkit_hallusionbench,
+}
+_Asks: TypeAlias = tuple[Callable[[EvalSample], bool], str]
+_ALL: _Asks = (lambda sample: True, "")
+_VLMEVALKIT_ASKS: Mapping[str, _Asks] = {
+    "amber": (
+        lambda sample: bool(sample.meta["dimension"] != "generative"),
+        "VLMEvalKit has only AMBER's yes-or-no questions",
+    ),
+    "hallusionbench": (
+        lambda sample: bool(sample.images),
+        "VLMEvalKit has only HallusionBench's questions with an image",
+    ),
 }
 
 
@@ -238,11 +256,13 @@ _OFFICIAL_JSONL = ("pope", "object_halbench")
 
 
 def _write_mme(folder: Path, rows: Sequence[tuple[EvalSample, Row]]) -> None:
-    """One file per subtask; a line break or tab in an answer becomes a space, because the script knows only lines."""
+    """One file per subtask; a line break or tab in an answer becomes a space, because the script knows only lines, and
+    half of an emoji a mark."""
     lines: dict[str, list[str]] = {}
     for sample, row in rows:
         subtask, image = sample.meta["image"].split("/", 1)
         answer = " ".join(row["text"].split("\n")).replace("\t", " ").replace("\r", " ")
+        answer = answer.encode("utf-8", "replace").decode("utf-8")
         cells = (image, sample.prompt[-1].text, sample.target.capitalize(), answer)
         lines.setdefault(subtask, []).append("\t".join(cells) + "\n")
     with writing_to(folder):

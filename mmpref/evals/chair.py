@@ -26,9 +26,18 @@ from typing import Any
 from mmpref.errors import ConfigError, DataError
 from mmpref.evals.answer_files import saved_answers
 from mmpref.evals.benchmark import Benchmark, Item, Judged, each
-from mmpref.evals.coco_truth import Truth, ground_truth
+from mmpref.evals.coco_truth import Truth, ground_truth, image_file
 from mmpref.evals.metrics import Ratio
-from mmpref.evals.objects import Extractor, Mention, Vocabulary, count_words, extractor_for
+from mmpref.evals.objects import (
+    NO_LIST,
+    Extractor,
+    Mention,
+    Vocabulary,
+    count_words,
+    extractor_for,
+    true_objects,
+    vocabulary_of,
+)
 from mmpref.evals.rows import Row, Source, first_ids, load_rows, pair_by_id, row_id
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
 
@@ -60,14 +69,7 @@ def _prompts(source: Source, objects: Mapping[str, Any]) -> dict[str, Row]:
 def _sample(image: str, truth: Truth, asked: Row, options: Mapping[str, Any]) -> EvalSample:
     file = asked.get("image") or truth.files.get(image)
     if file is None:
-        number = int(image) if image.isdecimal() else image
-        try:
-            file = str(options["image_name"]).format(id=number)
-        except (ValueError, KeyError, IndexError) as err:
-            raise ConfigError(
-                f"image_name {options['image_name']!r} does not fit the image id {image!r} ({err}); "
-                "write {id}, or {id:012d} for numbers filled up with zeros"
-            ) from err
+        file = image_file(str(options["image_name"]), image)
     return EvalSample(
         id=image,
         images=(ImageRef(path=file),),
@@ -85,15 +87,13 @@ def judge(
     notes = []
     if len(pairs) < len(samples):
         notes.append(f"{len(pairs)} captions for {len(samples)} annotated images")
+    vocabulary = vocabulary_of(options["synonyms"], (name for sample in samples for name in sample.target[0]))
     if options["synonyms"] is None:
-        notes.append("no synonym list: only the object names of the ground truth are looked for")
-        vocabulary = Vocabulary.of_names(name for sample in samples for name in sample.target[0])
-    else:
-        vocabulary = Vocabulary.read(options["synonyms"])
-        if unknown := sorted({name for sample, _ in pairs for name in sample.target[0] if name not in vocabulary}):
-            notes.append(
-                f"{len(unknown)} true objects are not in the synonym list and cannot be found: {first_ids(unknown)}"
-            )
+        notes.append(NO_LIST)
+    elif unknown := sorted({name for sample, _ in pairs for name in sample.target[0] if name not in vocabulary}):
+        notes.append(
+            f"{len(unknown)} true objects are not in the synonym list and cannot be found: {first_ids(unknown)}"
+        )
     extract = extractor_for(protocol, vocabulary, options["tokenize"])
     items = tuple(_item(sample, text, extract, vocabulary) for sample, text in pairs)
     empty = 0
@@ -107,8 +107,7 @@ def judge(
 
 def _item(sample: EvalSample, text: str, extract: Extractor, vocabulary: Vocabulary) -> Item:
     names, captions = sample.target
-    truth = {vocabulary.canonical(name) for name in names}
-    truth |= {mention.object for caption in captions for mention in extract(caption)}
+    truth = true_objects(names, captions, extract, vocabulary)
     mentions = extract(text)
     said = {mention.object for mention in mentions}
     return {

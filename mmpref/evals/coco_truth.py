@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmpref.errors import DataError
+from mmpref.errors import ConfigError, DataError
 from mmpref.evals.rows import Source, is_path, load_json, load_rows, row_id
 
 
@@ -41,6 +41,22 @@ def ground_truth(source: Source) -> Truth:
     if not truth.objects:
         raise DataError("the ground truth names no image")
     return truth
+
+
+def image_file(pattern: str, image: str) -> str:
+    """The file of an image whose annotations do not name it, such as ``COCO_val2014_{id:012d}.jpg`` of its id.
+
+    Raises:
+        ConfigError: the pattern does not fit the id.
+    """
+    number = int(image) if image.isdecimal() else image
+    try:
+        return pattern.format(id=number)
+    except (ValueError, KeyError, IndexError) as err:
+        raise ConfigError(
+            f"image_name {pattern!r} does not fit the image id {image!r} ({err}); write {{id}}, or {{id:012d}} for "
+            "numbers filled up with zeros"
+        ) from err
 
 
 def _is_coco(content: object) -> bool:

@@ -36,7 +36,7 @@ from mmpref.evals.benchmark import Benchmark, Item, Items, Judged
 from mmpref.evals.metrics import Metric, Ratio, rounded
 from mmpref.evals.readers import YES_NO_READERS, says_unsure
 from mmpref.evals.rows import Row, Saved, Source, choose, load_rows, pair_by_id
-from mmpref.evals.verdicts import judges_note, read_verdicts, usable
+from mmpref.evals.verdicts import judging_notes, read_verdicts, usable
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
 
 _KEYS = ("category", "subcategory", "set_id", "figure_id", "question_id")
@@ -138,7 +138,7 @@ def judge(
         codes = {
             name: {"code": _CODES[verdict.verdict or ""], "same": verdict.same} for name, verdict in verdicts.items()
         }
-        notes += [judges_note(verdicts), *([f"{len(missing)} answers have no verdict"] if missing else [])]
+        notes += judging_notes(verdicts, missing)
     items = [_item(sample, text, codes.get(sample.id), protocol) for sample, text in pairs]
     _compare_with_first(items, ruled=options["verdicts"] is None)
     for item in items:

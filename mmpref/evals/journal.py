@@ -17,11 +17,12 @@ from typing import IO, Any
 from mmpref.errors import ConfigError
 from mmpref.evals.rows import first_ids, load_rows, refuse_duplicates, row_id
 from mmpref.records import Answer, EvalSample
-from mmpref.rundir import replacing, write_json, writing_to
+from mmpref.rundir import json_text, replacing, write_json, writing_to
 
 SETTINGS = "settings.json"
 IMAGES = "images.json"
 ANSWERS = "answers.jsonl"
+ITEMS = "items.jsonl"  # written beside, once all is answered: what was asked, and how the answer was read
 _OF_RANKS = "answers.rank*.jsonl"
 
 
@@ -109,7 +110,7 @@ class Journal:
 
 
 def as_line(answer: Answer) -> str:
-    return json.dumps({"id": answer.id, "text": answer.text}, ensure_ascii=False) + "\n"
+    return json_text({"id": answer.id, "text": answer.text}) + "\n"
 
 
 def repair_last_line(path: Path) -> None:

@@ -30,7 +30,7 @@ from mmpref.evals.answer_files import match, name_of, read_rows
 from mmpref.evals.benchmark import Benchmark, Item, Items, Judged
 from mmpref.evals.metrics import Array, Formula, Metric, Ratio
 from mmpref.evals.readers import YES_NO_READERS, Verdict
-from mmpref.evals.rows import Row, Saved, Source, first_ids, load_rows, pair_by_id
+from mmpref.evals.rows import Row, Saved, Source, first_ids, load_rows, pair_by_id, read_text
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
 
 PERCEPTION = (
@@ -98,7 +98,7 @@ def _folder_rows(folder: Path, *, labelled: bool) -> list[Row]:
     for file in sorted(folder.glob("*.txt")):
         if file.stem not in (*PERCEPTION, *COGNITION):
             continue
-        for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), 1):
+        for number, line in enumerate(read_text(file).split("\n"), 1):
             cells = line.split("\t", 3)
             if not line.strip():
                 continue

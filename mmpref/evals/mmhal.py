@@ -30,7 +30,7 @@ from mmpref.evals.benchmark import Benchmark, Item, Judged, each
 from mmpref.evals.metrics import Metric, Ratio
 from mmpref.evals.objects import count_words
 from mmpref.evals.rows import Row, Saved, Source, is_path, load_json, load_rows, pair_by_id, row_id
-from mmpref.evals.verdicts import MAX_SCORE, Verdict, judges_note, read_verdicts, usable
+from mmpref.evals.verdicts import MAX_SCORE, Verdict, judging_notes, read_verdicts, usable
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
 
 TYPES = ("attribute", "adversarial", "comparison", "counting", "relation", "environment", "holistic", "other")
@@ -184,11 +184,7 @@ def judge(
                 "hallucinates": None if score is None else score < _HALLUCINATES_BELOW,
             }
         )
-    notes = [
-        judges_note(verdicts),
-        f"ratings are from 0 to {MAX_SCORE}",
-        *([f"{len(missing)} answers have no verdict"] if missing else []),
-    ]
+    notes = [*judging_notes(verdicts, missing), f"ratings are from 0 to {MAX_SCORE}"]
     return Judged(tuple(items), len(items) - len(missing), 0, tuple(notes), len(missing))
 
 

@@ -29,12 +29,20 @@ from typing import Any
 from mmpref.errors import ConfigError, DataError
 from mmpref.evals.answer_files import match, name_of, read_rows
 from mmpref.evals.benchmark import Benchmark, Item, Judged, each
-from mmpref.evals.coco_truth import Truth, ground_truth
+from mmpref.evals.coco_truth import Truth, ground_truth, image_file
 from mmpref.evals.metrics import Metric, Ratio
-from mmpref.evals.objects import Extractor, Vocabulary, count_words, extractor_for
+from mmpref.evals.objects import (
+    NO_LIST,
+    Extractor,
+    Vocabulary,
+    count_words,
+    extractor_for,
+    true_objects,
+    vocabulary_of,
+)
 from mmpref.evals.rows import Row, Saved, Source, load_json, pair_by_id
 from mmpref.evals.tables import TABLES
-from mmpref.evals.verdicts import Verdict, judges_note, read_verdicts, usable
+from mmpref.evals.verdicts import Verdict, judging_notes, read_verdicts, usable
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
 
 _OBJECT_KEYS = ("objects", "gt_objects", "truth", "mscoco_gt_words")
@@ -52,8 +60,8 @@ def _sentences(source: Source) -> list[Row]:
     in_json = isinstance(source, str | Path) and Path(source).suffix.lower() not in TABLES
     content = load_json(str(source)) if in_json else source
     if isinstance(content, Mapping) and isinstance(content.get("sentences"), list):
-        content = content["sentences"]
-    return read_rows(content, "items")
+        return read_rows(content["sentences"], "sentences")
+    return read_rows(source, "items")
 
 
 def _sample(row: Row, number: int, truth: Truth | None, options: Mapping[str, Any]) -> EvalSample:
@@ -71,7 +79,7 @@ def _sample(row: Row, number: int, truth: Truth | None, options: Mapping[str, An
     captions = truth.captions.get(image, []) if truth is not None else []
     question = str(row.get("question", row.get("prompt", "")))
     file = str(row["image"]) if str(row.get("image", "")).endswith((".jpg", ".png")) else None
-    name = file or str(options["image_name"]).format(id=int(image) if image.isdecimal() else image)
+    name = file or image_file(str(options["image_name"]), image)
     return EvalSample(
         id=image,
         images=(ImageRef(path=name),),
@@ -100,12 +108,8 @@ def judge(
 ) -> Judged:
     """Compare the objects of every answer, from the judge's list or by our extractor, with the image's."""
     pairs = pair_by_id(samples, answers)
-    notes = []
-    if options["synonyms"] is None:
-        notes.append("no synonym list: only the object names of the ground truth are looked for")
-        vocabulary = Vocabulary.of_names(name for sample in samples for name in sample.target[0])
-    else:
-        vocabulary = Vocabulary.read(options["synonyms"])
+    vocabulary = vocabulary_of(options["synonyms"], (name for sample in samples for name in sample.target[0]))
+    notes = [NO_LIST] if options["synonyms"] is None else []
     extract = extractor_for("mmpref", vocabulary, options["tokenize"])
     verdicts: Mapping[str, Verdict] | None = None
     missing: list[str] = []
@@ -116,7 +120,7 @@ def judge(
         rows = _sentences(options["verdicts"])
         refined = refined or all(row.get("refined") for row in rows)
         verdicts, missing = usable(read_verdicts(rows, "objects"), [sample.id for sample, _ in pairs])
-        notes += [judges_note(verdicts), *([f"{len(missing)} answers have no verdict"] if missing else [])]
+        notes += judging_notes(verdicts, missing)
         if protocol == "official" and not refined:
             notes.append("words found in the judge's phrases without the script's tagger, which they approximate")
     items = []
@@ -163,8 +167,7 @@ def _item(
     protocol: str,
 ) -> Item:
     names, captions = sample.target
-    truth = {vocabulary.canonical(name) for name in names}
-    truth |= {mention.object for caption in captions for mention in extract(caption)}
+    truth = true_objects(names, captions, extract, vocabulary)
     said = {name for _, name in named}
     num_words = len(text.strip().split(" ")) if protocol == "official" else count_words(text)
     return {

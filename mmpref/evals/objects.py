@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -34,13 +35,7 @@ class Mention:
 
 
 Extractor: TypeAlias = Callable[[str], list[Mention]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Token:
-    text: str
-    position: int
-    span: tuple[int, int] | None
+_Found: TypeAlias = tuple[str, int, int]  # a word or several as one, the place of the first, and how many
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +80,20 @@ class Vocabulary:
         return self.exact.get(name) or self.clean.get(_tidy(name), _tidy(name))
 
 
+NO_LIST = "no synonym list: only the object names of the ground truth are looked for"
+
+
+def vocabulary_of(synonyms: str | Path | Iterable[str] | None, names: Iterable[str]) -> Vocabulary:
+    """The list that was given; without one every object name of the ground truth stands for itself (``NO_LIST``)."""
+    return Vocabulary.of_names(names) if synonyms is None else Vocabulary.read(synonyms)
+
+
+def true_objects(names: Iterable[str], captions: Iterable[str], extract: Extractor, vocabulary: Vocabulary) -> set[str]:
+    """What an image has: annotated objects by their canonical name, and those that people mention in its captions."""
+    mentioned = {mention.object for caption in captions for mention in extract(caption)}
+    return {vocabulary.canonical(name) for name in names} | mentioned
+
+
 def _clean(names: Mapping[str, str]) -> dict[str, str]:
     """Tidy words to tidy names; the singular of a word that the list has in the plural ("skis") means the same."""
     tidy = {_tidy(word): _tidy(name) for word, name in names.items()}
@@ -109,45 +118,66 @@ def extractor_for(
         pairs = _official_pairs(vocabulary)
         # lmms-eval took WordNet's lemmas in the place of the library that knows no "bus"; ours are alike here
         make_singular = singular_as_pattern if protocol == "official" else singular
-        return lambda caption: _official(
-            _tokens(caption, tokenize, _OFFICIAL_TOKEN, make_singular), pairs, vocabulary.exact
-        )
-    words = vocabulary.clean
-    longest: dict[str, int] = {pair.split()[0]: 2 for pair in (*_QUALIFIED, *_NO_OBJECT)}
-    for word in words:
-        first, *rest = word.split()
-        longest[first] = max(longest.get(first, 1), 1 + len(rest))
-    return lambda caption: _robust(_tokens(caption, tokenize, _WORD, singular), words, longest)
+        words = vocabulary.exact
+        join = partial(_official, pairs=pairs, starts=frozenset(pair.split()[0] for pair in pairs), words=words)
+        cut = partial(_cut, pattern=_OFFICIAL_TOKEN, bare=_without_marks, make_singular=make_singular)
+    else:
+        words = vocabulary.clean
+        longest: dict[str, int] = {pair.split()[0]: 2 for pair in (*_QUALIFIED, *_NO_OBJECT)}
+        for word in words:
+            first, *rest = word.split()
+            longest[first] = max(longest.get(first, 1), 1 + len(rest))
+        join = partial(_robust, words=words, longest=longest)
+        cut = partial(_cut, pattern=_WORD, bare=str, make_singular=singular)
+
+    def extract(caption: str) -> list[Mention]:
+        texts, spans = cut(caption) if tokenize is None else (list(tokenize(caption)), None)
+        return _known(_without_toilet_seat(join(texts)), words, spans)
+
+    return extract
 
 
 _WORD = re.compile(r"[^\W_]+(?:-[^\W_]+)*")
 _OFFICIAL_TOKEN = re.compile(r"[^\s,;:@#$%&?!()\[\]{}<>\"“”‘’«»`]+")
 _CONTRACTION = re.compile(r"(?:n't|'(?:s|m|d|ll|re|ve))?\Z")
-_VISIBLE_WORD = re.compile(r"\S*\w\S*")
+_WORD_CHARACTER = re.compile(r"\w")
 
 
 def count_words(text: str) -> int:
     """Words between spaces that have a letter or digit."""
-    return len(_VISIBLE_WORD.findall(text))
+    return sum(_WORD_CHARACTER.search(word) is not None for word in text.split())
 
 
-def _tokens(
-    caption: str,
-    tokenize: Callable[[str], Sequence[str]] | None,
-    pattern: re.Pattern[str],
-    make_singular: Callable[[str], str],
-) -> list[_Token]:
-    if tokenize is not None:
-        return [_Token(text, position, None) for position, text in enumerate(tokenize(caption))]
-    out: list[_Token] = []
-    lower = caption.lower() if len(caption.lower()) == len(caption) else caption  # spans must fit the caption
-    for match in pattern.finditer(lower):
-        word = match.group()
-        if pattern is _OFFICIAL_TOKEN:
-            word = _CONTRACTION.sub("", word.rstrip(".'"), count=1).lstrip("'")
-        start = match.start() + match.group().find(word)
-        out.append(_Token(make_singular(word), len(out), (start, start + len(word))))
-    return out
+def _cut(
+    caption: str, pattern: re.Pattern[str], bare: Callable[[str], str], make_singular: Callable[[str], str]
+) -> tuple[list[str], Callable[[int, int], tuple[int, int]]]:
+    """The words of a caption in the singular, and what tells where those from one to another stand in it."""
+    found = list(pattern.finditer(_lower(caption)))
+
+    def edges(index: int) -> tuple[int, int]:
+        raw = found[index].group()
+        word = bare(raw)
+        start = found[index].start() + raw.find(word)
+        return start, start + len(word)
+
+    def span(first: int, last: int) -> tuple[int, int]:
+        return edges(first)[0], edges(last)[1]
+
+    return [make_singular(bare(match.group())) for match in found], span
+
+
+def _lower(caption: str) -> str:
+    """In lower case with every character in its place, because spans must fit the caption."""
+    lower = caption.lower()
+    if len(lower) == len(caption):
+        return lower
+    return "".join(small if len(small := char.lower()) == 1 else char for char in caption)
+
+
+@lru_cache(maxsize=50_000)
+def _without_marks(token: str) -> str:
+    """A token of the script without full stops, quotes and an ending like that of "dog's"."""
+    return _CONTRACTION.sub("", token.rstrip(".'"), count=1).lstrip("'")
 
 
 # --- rules of the paper's script that are not in the synonym list ----------------------------------------------------
@@ -161,6 +191,7 @@ _QUALIFIED = {
 }
 # joined and then known to no list, so that neither word counts
 _NO_OBJECT = ("home plate", "train track")
+_TOILET = "toilet"
 _OFFICIAL_UNJOINED = ("dining table", "stove top oven")
 
 
@@ -171,65 +202,61 @@ def _official_pairs(vocabulary: Vocabulary) -> dict[str, str]:
     return pairs | _QUALIFIED | special | {pair: pair for pair in _NO_OBJECT}
 
 
-def _official(tokens: Sequence[_Token], pairs: Mapping[str, str], words: Mapping[str, str]) -> list[Mention]:
-    joined = []
+def _official(
+    texts: Sequence[str], pairs: Mapping[str, str], starts: frozenset[str], words: Mapping[str, str]
+) -> list[_Found]:
+    """``starts`` has the first word of every pair."""
+    joined: list[_Found] = []
     index = 0
-    while index < len(tokens):
-        token = tokens[index]
-        pair = f"{token.text} {tokens[index + 1].text}" if index + 1 < len(tokens) else ""
-        if pair in pairs:
-            joined.append(_join(tokens[index : index + 2], pairs[pair]))
-            index += 2
-        else:
-            joined.append(token)
-            index += 1
-    return _known(_without_toilet_seat(joined), words)
-
-
-def _robust(tokens: Sequence[_Token], words: Mapping[str, str], longest: Mapping[str, int]) -> list[Mention]:
-    """``longest`` has, for every word that an entry or a rule begins with, the words of the longest one."""
-    joined = []
-    index = 0
-    while index < len(tokens):
-        size, token = _longest_match(tokens, index, words, longest.get(tokens[index].text, 1))
-        joined.append(token)
+    while index < len(texts):
+        text, size = texts[index], 1
+        if text in starts and index + 1 < len(texts) and (pair := f"{text} {texts[index + 1]}") in pairs:
+            text, size = pairs[pair], 2
+        if text in words or text == _TOILET:
+            joined.append((text, index, size))
         index += size
-    return _known(_without_toilet_seat(joined), words)
+    return joined
 
 
-def _longest_match(tokens: Sequence[_Token], index: int, words: Mapping[str, str], longest: int) -> tuple[int, _Token]:
-    """The token at ``index``, joined with its followers when the list or a rule knows them as one."""
-    for size in range(min(longest, len(tokens) - index), 1, -1):
-        run = tokens[index : index + size]
-        text = " ".join(token.text for token in run)
+def _robust(texts: Sequence[str], words: Mapping[str, str], longest: Mapping[str, int]) -> list[_Found]:
+    """``longest`` has, for every word that an entry or a rule begins with, the words of the longest one."""
+    joined: list[_Found] = []
+    index = 0
+    while index < len(texts):
+        text, size = texts[index], 1
+        if text in longest or "-" in text:
+            text, size = _longest_match(texts, index, words, longest.get(text, 1))
+            joined.append((text, index, size))
+        index += size
+    return joined
+
+
+def _longest_match(texts: Sequence[str], index: int, words: Mapping[str, str], longest: int) -> tuple[str, int]:
+    """The word at ``index``, joined with its followers when the list or a rule knows them as one, and how many."""
+    for size in range(min(longest, len(texts) - index), 1, -1):
+        text = " ".join(texts[index : index + size])
         if text in words or text in _NO_OBJECT:
-            return size, _join(run, text)
+            return text, size
         if size == 2 and text in _QUALIFIED:
-            return 2, _join(run, _QUALIFIED[text])
-    token = tokens[index]
-    if "-" in token.text and token.text not in words:  # "hot-dog" is hot dog, "tea-pot" is teapot
-        token = next(
-            (_Token(form, token.position, token.span)
-             for form in (token.text.replace("-", " "), token.text.replace("-", "")) if form in words),
-            token,
-        )  # fmt: skip
-    return 1, token
+            return _QUALIFIED[text], 2
+    text = texts[index]
+    if "-" in text and text not in words:  # "hot-dog" is hot dog, "tea-pot" is teapot
+        return next((form for form in (text.replace("-", " "), text.replace("-", "")) if form in words), text), 1
+    return text, 1
 
 
-def _join(run: Sequence[_Token], text: str) -> _Token:
-    first, last = run[0], run[-1]
-    span = (first.span[0], last.span[1]) if first.span and last.span else None
-    return _Token(text, first.position, span)
-
-
-def _without_toilet_seat(tokens: list[_Token]) -> list[_Token]:
+def _without_toilet_seat(found: list[_Found]) -> list[_Found]:
     """The seat of a toilet is not a chair: "seat" does not count in a caption that has a toilet."""
-    if any(token.text == "toilet" for token in tokens):
-        return [token for token in tokens if token.text != "seat"]
-    return tokens
+    if any(text == _TOILET for text, _, _ in found):
+        return [entry for entry in found if entry[0] != "seat"]
+    return found
 
 
-def _known(tokens: Sequence[_Token], words: Mapping[str, str]) -> list[Mention]:
+def _known(
+    found: Sequence[_Found], words: Mapping[str, str], span: Callable[[int, int], tuple[int, int]] | None
+) -> list[Mention]:
     return [
-        Mention(token.text, words[token.text], token.position, token.span) for token in tokens if token.text in words
+        Mention(text, words[text], index, span(index, index + size - 1) if span is not None else None)
+        for text, index, size in found
+        if text in words
     ]

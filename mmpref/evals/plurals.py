@@ -10,6 +10,7 @@ from functools import lru_cache
 _IRREGULAR = {
     "men": "man", "women": "woman", "children": "child", "people": "people", "persons": "person", "feet": "foot",
     "teeth": "tooth", "geese": "goose", "mice": "mouse", "oxen": "ox", "knives": "knife", "wives": "wife",
+    "pocketknives": "pocketknife",
     "lives": "life", "leaves": "leaf", "loaves": "loaf", "shelves": "shelf", "calves": "calf", "halves": "half",
     "wolves": "wolf", "scarves": "scarf", "hooves": "hoof", "thieves": "thief", "selves": "self", "elves": "elf",
     "buses": "bus", "busses": "bus", "trolleys": "trolley", "potatoes": "potato", "tomatoes": "tomato",
@@ -54,15 +55,21 @@ def singular(word: str) -> str:
     return word[:-1]
 
 
-_PATTERN_IRREGULAR = {"ties": "ty", "knives": "knive", "scarves": "scarve", "skis": "ski", "vases": "vase"}
+_PATTERN_IRREGULAR = {
+    "people": "person", "ties": "ty", "bowties": "bowty", "pies": "py", "brownies": "browny",
+    "selfies": "selfy", "hoodies": "hoody", "smoothies": "smoothy", "canoes": "cano",
+    "toes": "to", "shelves": "shelve", "skis": "ski", "busses": "buss",
+    "sunglasses": "sunglass", "eyeglasses": "eyeglass", "slice": "slouse", "spaghetti": "spaghettus", "pasta": "pastum",
+}  # fmt: skip
 _PATTERN_KEEPS = {
-    "scissors", "pants", "jeans", "shorts", "trousers", "series", "species", "news", "chess", "pliers", "tongs",
+    "scissors", "series", "species", "news", "pliers", "shears", "clippers", "headquarters", "innings", "debris",
+    "swiss", "christmas", "cookies", "veggies", "collies", "doggies", "birdies",
 }  # fmt: skip
 
 
 @lru_cache(maxsize=50_000)
 def singular_as_pattern(word: str) -> str:
-    """What ``pattern.en.singularize`` makes of object words, with its errors: "bus" gives "bu", "glass" "glas".
+    """What ``pattern.en.singularize`` (3.6) makes of object words, with its errors: "bus" gives "bu", "glass" "glas".
 
     The official CHAIR numbers were made with that library, so the ``official`` protocol reads words this way.
     """

@@ -87,13 +87,19 @@ def _split_rank(file: Path) -> int:
 
 
 def _name_splits(files: Sequence[Path]) -> dict[str, Source]:
-    """Files named after the official split in their name; by their whole stem when two files share a split."""
-    names = [next((split for split in SPLITS if split in file.stem), file.stem) for file in files]
-    if len(set(names)) < len(names):
-        names = [file.stem for file in files]
-    if len(set(names)) < len(names):
-        raise DataError(f"files of several splits share a name: {first_ids(names)}; give a mapping of split to file")
-    return dict(zip(names, files, strict=True))
+    """Files by the official split in their name, else by their name; files that are all called alike by their folder.
+
+    So ``random/answers.jsonl`` and ``popular/answers.jsonl``, which ``mmpref eval`` writes, are told apart.
+    """
+    stems, folders = [file.stem for file in files], [file.resolve().parent.name for file in files]
+    for names in (_official_names(stems), stems, _official_names(folders), folders):
+        if len(set(names)) == len(names):
+            return dict(zip(names, files, strict=True))
+    raise DataError(f"files of several splits share a name: {first_ids(stems)}; give a mapping of split to file")
+
+
+def _official_names(names: Sequence[str]) -> list[str]:
+    return [next((split for split in SPLITS if split in name), name) for name in names]
 
 
 def _samples(rows: Sequence[tuple[str, Row]], prompt_suffix: str) -> tuple[EvalSample, ...]:
@@ -128,14 +134,15 @@ def load_pope_answers(source: Source, samples: Sequence[EvalSample], options: Ma
     ordered = _pairing(options) == "order"
     if not isinstance(source, str | Path | Mapping):
         source = list(source)
+    known = {sample.id for sample in samples}
     out: list[Answer] = []
     for split, part in _answer_splits(source).items():
         if ordered:
             found = _unnamed(part)
         else:
             of_split = [sample for sample in samples if not split or sample.meta["split"] == split]
-            found = match(read_rows(part), of_split, _ids_of, name_of(part))
-        known = {sample.id for sample in samples}
+            prefix = f"{split}/" if split else ""
+            found = match(read_rows(part), of_split, _ids_of, name_of(part), prefix=prefix)
         out += [Answer(id=a.id if not split or a.id in known else f"{split}/{a.id}", text=a.text) for a in found]
     return Saved(out)
 

@@ -9,10 +9,9 @@ from typing import Any
 
 from mmpref.evals.judging.tasks import JUDGED, official_judge
 from mmpref.records import TaskResult
-from mmpref.rundir import replacing, versions, write_json
+from mmpref.rundir import json_text, replacing, versions, write_json
 
 RESULTS = "results.json"
-ITEMS = "items.jsonl"
 
 
 def result_content(result: TaskResult, **more: Any) -> dict[str, Any]:
@@ -38,7 +37,7 @@ def write_items(path: Path, result: TaskResult) -> None:
     """Write what was read from every answer and how it was judged, one JSON object per line."""
     with replacing(path) as stream:
         for item in result.items:
-            stream.write((json.dumps(item, ensure_ascii=False) + "\n").encode("utf-8"))
+            stream.write((json_text(item) + "\n").encode("utf-8"))
 
 
 def other_protocols(results: Mapping[str, TaskResult]) -> dict[str, dict[str, Any]]:

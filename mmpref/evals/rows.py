@@ -38,6 +38,18 @@ def is_path(source: object) -> bool:
     return isinstance(source, str | Path)
 
 
+def read_text(path: str | Path) -> str:
+    """A text file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        DataError: it is missing, or in another encoding.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as err:
+        raise DataError(f"{path} cannot be read: {err}") from err
+
+
 def load_json(path: str | Path) -> Any:
     """The content of a JSON file, or the list of the rows of a JSON lines file.
 
@@ -45,13 +57,10 @@ def load_json(path: str | Path) -> Any:
         DataError: the file is missing, or a line of it is not JSON.
     """
     file = Path(path)
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as err:
-        raise DataError(f"{file} cannot be read: {err}") from err
+    text = read_text(file)
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return [_parse_line(line, file, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
@@ -169,7 +178,7 @@ def choose(value: str, known: Iterable[str], what: str) -> str:
 def _parse_line(line: str, file: Path, number: int) -> Any:
     try:
         return json.loads(line)
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise DataError(f"{file}, line {number} is not JSON: {err}") from err
 
 

@@ -7,7 +7,7 @@ and, last, ``results.json``.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,9 +26,9 @@ from mmpref.evals.answerers import (
 from mmpref.evals.answerers.contract import facts_of, failures_of
 from mmpref.evals.answerers.in_process import ModelSource
 from mmpref.evals.answerers.processes import deal
-from mmpref.evals.journal import Journal, as_line
+from mmpref.evals.journal import ITEMS, Journal, as_line
 from mmpref.evals.ranks import Ranks, ranks, together
-from mmpref.evals.results import ITEMS, RESULTS, other_protocols, write_items, write_result
+from mmpref.evals.results import RESULTS, other_protocols, write_items, write_result
 from mmpref.evals.rows import Source, choose, first_ids, refuse_duplicates
 from mmpref.evals.task import benchmark_named, score_samples, with_defaults
 from mmpref.records import Answer, EvalSample, TaskResult
@@ -78,12 +78,13 @@ def evaluate(
         cpu_threads: threads torch may use on the CPU; None leaves its choice. Sums change in the last digit with it.
         seed: of the bootstrap behind the intervals; answers are greedy and have none.
         progress: called with (answered, all) after every answer.
-        limit: only the first so many questions.
+        limit: only the first so many questions; more of them can be answered into the same folder later, not fewer.
         judging: judges the answers before they are scored, and gives the file of the verdicts.
         options: of the benchmark, such as CHAIR's ``synonyms``.
 
     Raises:
-        ConfigError: an unknown name, or ``out`` holds answers made with other settings or from other pictures.
+        ConfigError: an unknown name, or ``out`` holds answers made with other settings or from other pictures, or to
+            more questions than ``limit`` asks for.
         EvalIncompleteError: the answerer left questions without an answer.
     """
     chosen = benchmark_named(benchmark)
@@ -124,6 +125,7 @@ def evaluate(
             journal.prepare(settings, fingerprint.of_images(wanted, images_root), samples)
         _meet(group)
         done = journal.read()
+        _refuse_smaller_part(done, wanted, Path(out))
         todo = [sample for sample in wanted if sample.id not in done]
         mine = deal(todo, group.total)[group.rank] if group is not None else todo
         if mine:
@@ -154,6 +156,15 @@ def evaluate(
             )
         _meet(group)
     return result
+
+
+def _refuse_smaller_part(done: Mapping[str, Answer], wanted: Sequence[EvalSample], out: Path) -> None:
+    """The results of a part would stand where those of more questions stand, or are to come."""
+    if beyond := len(done.keys() - {sample.id for sample in wanted}):
+        raise ConfigError(
+            f"{out} holds answers to {beyond} questions beyond the first {len(wanted)}, which are all that the limit "
+            "asks for, and its results would become those of this part; leave the limit out, or choose another folder"
+        )
 
 
 def _refuse_other_kind(answerer: Answerer, wanted: type[Answerer], benchmark: str) -> None:

@@ -38,9 +38,13 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
     Raises:
         ConfigError: an .xlsx file and no openpyxl to write it.
+        DataError: a text that such a file cannot hold.
     """
     content = list(rows)
     names = list(dict.fromkeys(name for row in content for name in row))
+    for number, row in enumerate(content, 1):
+        if any(isinstance(value, str) and not _is_whole(value) for value in row.values()):
+            raise DataError(f"{path}, row {number}: has half a surrogate pair, which no table can hold; use JSON lines")
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix.lower() == ".tsv":
         with path.open("w", encoding="utf-8", newline="") as stream:
@@ -63,6 +67,15 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
                 cell.data_type = "s"  # an answer that begins with = is no formula
         sheet.append(cells)
     book.save(path)
+
+
+def _is_whole(text: str) -> bool:
+    """Whether every character is one: half of an emoji has no place in UTF-8."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _openpyxl() -> Any:

@@ -124,7 +124,8 @@ def usable(verdicts: Verdicts, asked: Sequence[str]) -> tuple[dict[str, Verdict]
     return good, missing
 
 
-def judges_note(verdicts: Verdicts) -> str:
-    """Who judged, for the notes of a result."""
+def judging_notes(verdicts: Verdicts, missing: Sequence[str]) -> list[str]:
+    """Who judged, and how many answers have no verdict, for the notes of a result."""
     names = sorted({verdict.judge or "a judge that gave no name" for verdict in verdicts.values()})
-    return f"judged by {', '.join(names)}"
+    judged = f"judged by {', '.join(names)}"
+    return [judged, f"{len(missing)} answers have no verdict"] if missing else [judged]

@@ -3,14 +3,16 @@
 ``questions`` are rows with the instruction under ``instruction`` (AlpacaEval's ``alpaca_eval.json`` and output files),
 ``prompt`` (IFEval, Arena-Hard v2) or ``turns`` (Arena-Hard v0.1); the reference answer is ``output``. An id is the
 row's own ``id``, ``uid``, ``question_id`` or ``key``, else its number in the file from 0. ``answers`` come by id, or as
-rows with ``instruction`` and ``output``. ``verdicts=`` are rows as in ``verdicts.py``, or AlpacaEval's
-``annotations.json``, whose ``preference`` goes from 1 (the first output, the reference) to 2.
+AlpacaEval's ``model_outputs``, Arena-Hard's ``model_answer`` or IFEval's ``prompt`` and ``response``. ``verdicts=`` are
+rows as in ``verdicts.py``, or AlpacaEval's ``annotations.json``, whose ``preference`` goes from 1 (the first output,
+the reference) to 2.
 
 ``win_rate`` is the mean preference. ``lc_win_rate`` is mmpref's own length control, and not AlpacaEval's: the win rate
 that a straight line through (length difference, preference) gives where both are equally long. The difference enters as
 tanh(d / s), d in characters and s its standard deviation, as in AlpacaEval 2 (Dubois et al. 2024); that one fits a
-logistic model with a difficulty for every instruction instead. To get the official numbers export the answers with
-``mmpref export --to alpaca_eval`` and run its judge.
+logistic model with a difficulty for every instruction instead. On the published annotations of three models the win
+rate is that of the leaderboard and the length-controlled one 0.7 to 1.9 points beside it. To get the official numbers
+export the answers with ``mmpref export --to alpaca_eval`` and run its judge.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from mmpref.evals.answer_files import match, name_of, read_rows
 from mmpref.evals.benchmark import Benchmark, Judged, each
 from mmpref.evals.metrics import Array, Formula, Metric, Ratio
 from mmpref.evals.rows import Row, Saved, Source, load_rows, pair_by_id
-from mmpref.evals.verdicts import judges_note, read_verdicts, usable
+from mmpref.evals.verdicts import judging_notes, read_verdicts, usable
 from mmpref.records import Answer, EvalSample, user_turn
 
 _ID_KEYS = ("id", "uid", "question_id", "key")
@@ -67,20 +69,37 @@ def instruction_of(row: Row) -> str | None:
 
 
 def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mapping[str, Any]) -> Saved:
-    by_text: dict[str, list[str]] = {}
-    for sample in samples:
-        by_text.setdefault(sample.meta["question"], []).append(sample.id)
-    rows = [
-        {**row, "id": _by_text(row, by_text), "text": row["output"]} if "output" in row and "text" not in row else row
-        for row in read_rows(source)
-    ]
+    by_text = _ids_by_text(samples)
+    rows = [_as_ours(row, by_text) for row in read_rows(source)]
     return Saved(match(rows, samples, lambda row: (), name_of(source)))
 
 
-def _by_text(row: Row, by_text: Mapping[str, Sequence[str]]) -> str:
-    found = by_text.get(str(row.get("instruction")), [])
+def _as_ours(row: Row, by_text: Mapping[str, Sequence[str]]) -> Row:
+    """A row of AlpacaEval, Arena-Hard or IFEval with an id and a text; others as they are."""
+    if "text" in row:
+        return row
+    if "output" in row:
+        return {**row, "id": _by_text(row.get("instruction"), by_text), "text": row["output"]}
+    turns = row.get("messages")
+    if "uid" in row and isinstance(turns, list) and turns and isinstance(turns[-1], Mapping):
+        said = turns[-1].get("content")
+        return {"id": row["uid"], "text": said.get("answer") if isinstance(said, Mapping) else said}
+    if "response" in row and "prompt" in row and not any(key in row for key in _ID_KEYS):
+        return {"id": _by_text(row["prompt"], by_text), "text": row["response"]}
+    return row
+
+
+def _ids_by_text(samples: Sequence[EvalSample]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for sample in samples:
+        found.setdefault(sample.meta["question"], []).append(sample.id)
+    return found
+
+
+def _by_text(instruction: object, by_text: Mapping[str, Sequence[str]]) -> str:
+    found = by_text.get(str(instruction), [])
     if len(found) != 1:
-        raise DataError(f"{len(found)} questions have the instruction {str(row.get('instruction'))[:60]!r}; give ids")
+        raise DataError(f"{len(found)} questions have the instruction {str(instruction)[:60]!r}; give ids")
     return found[0]
 
 
@@ -114,14 +133,12 @@ def judge(
         }
         for sample, text in pairs
     )
-    notes = (judges_note(verdicts), "lc_win_rate is mmpref's own length control, not AlpacaEval's")
+    notes = (*judging_notes(verdicts, missing), "lc_win_rate is mmpref's own length control, not AlpacaEval's")
     return Judged(items, len(items) - len(missing), 0, notes, len(missing))
 
 
 def _verdicts(source: Any, samples: Sequence[EvalSample]) -> Any:
-    by_text: dict[str, list[str]] = {}
-    for sample in samples:
-        by_text.setdefault(sample.meta["question"], []).append(sample.id)
+    by_text = _ids_by_text(samples)
     if isinstance(source, list) and source and not isinstance(source[0], Mapping):
         return read_verdicts(source, "preference")
     rows = []
@@ -130,7 +147,9 @@ def _verdicts(source: Any, samples: Sequence[EvalSample]) -> Any:
             told = (
                 {"error": "no preference"} if row.get("preference") is None else {"preference": row["preference"] - 1}
             )
-            rows.append({"id": _by_text(row, by_text), "judge": str(row.get("annotator", "")), **told})
+            rows.append(
+                {"id": _by_text(row.get("instruction"), by_text), "judge": str(row.get("annotator", "")), **told}
+            )
         else:
             rows.append(dict(row))
     return read_verdicts(rows, "preference")

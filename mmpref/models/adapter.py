@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
 from mmpref.errors import ConfigError
+from mmpref.models.adapter_folder import CONFIG, WEIGHTS
 from mmpref.models.tower import keep_frozen_tower_out_of_graph
 from mmpref.models.unwrap import submodule, unwrap
 from mmpref.processing.family import Family, PartName
@@ -56,24 +58,38 @@ class AdapterSettings:
     """
 
     rank: int = 16
-    alpha: int = 32
+    alpha: float = 32
     dropout: float = 0.0
     use_rslora: bool = False
     use_dora: bool = False
     init: str = "zero"
 
 
-def prepare(loaded: LoadedModel, tuning: Tuning, adapter: AdapterSettings | None = None) -> LoadedModel:
+def prepare(
+    loaded: LoadedModel, tuning: Tuning, adapter: AdapterSettings | None = None, *, start: Path | None = None
+) -> LoadedModel:
     """The same model with gradients where they are wanted, LoRA attached where it is asked for, in training mode.
+
+    Args:
+        loaded: a model without an adapter.
+        tuning: what happens to each part.
+        adapter: LoRA settings; None where no part has LoRA.
+        start: folder of a saved adapter that training starts from. Of ``adapter`` only the dropout counts then, and
+            ``freeze`` leaves what the adapter has on a part as it is.
 
     Raises:
         ConfigError: parts the model does not have, LoRA settings without a part for them (or the other way round),
-            quantised weights that should train themselves, nothing left to train.
+            quantised weights that should train themselves, an adapter that does not fit, nothing left to train.
     """
     model, family = loaded.model, loaded.family
     _check(tuning, adapter, family, model)
     model.requires_grad_(False)
-    if adapter is not None:
+    if adapter is not None and start is not None:
+        model = attach(model, start, trainable=True, dropout=adapter.dropout)
+        for name, parameter in model.named_parameters():
+            frozen = tuning.of(family.part_of(plain_name(name))) == "freeze"
+            parameter.requires_grad_(is_adapter_weight(name) and not frozen)
+    elif adapter is not None:
         model = _with_lora(model, family, tuning, adapter)
     else:
         for name, parameter in model.named_parameters():
@@ -83,29 +99,56 @@ def prepare(loaded: LoadedModel, tuning: Tuning, adapter: AdapterSettings | None
         raise ConfigError(
             "nothing would train: set at least one of tune.vision, tune.projector, tune.language to full or lora"
         )
-    if family.has_vision and tuning.vision == "freeze":
+    if family.has_vision and tuning.vision == "freeze" and not _adapted(model, family, "vision"):
         keep_frozen_tower_out_of_graph(model, family)
     model.train()
     return dataclasses.replace(loaded, model=model)
 
 
-def attach(model: PreTrainedModel, folder: Path, *, trainable: bool) -> Any:
+def attach(model: PreTrainedModel, folder: Path, *, trainable: bool, dropout: float | None = None) -> Any:
     """Put a saved adapter on its base model.
+
+    Args:
+        model: the base.
+        folder: of the adapter.
+        trainable: its weights require gradients.
+        dropout: of its layers; None takes what the adapter was trained with.
 
     Raises:
         ConfigError: there is no adapter in the folder, or it does not fit the model.
     """
     peft = _peft()
-    if not (folder / "adapter_config.json").is_file():
-        raise ConfigError(f"{folder} has no adapter_config.json: it is not an adapter folder")
+    if not (folder / CONFIG).is_file():
+        raise ConfigError(f"{folder} has no {CONFIG}: it is not an adapter folder")
+    config = peft.PeftConfig.from_pretrained(str(folder))
+    named = config.base_model_name_or_path
+    if dropout is not None:
+        config.lora_dropout = dropout
     try:
         with warnings.catch_warnings():  # peft only warns, and goes on with layers that learnt nothing
             warnings.filterwarnings("error", message="Found missing adapter keys")
-            return peft.PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, local_files_only=True)
+            found = peft.PeftModel.from_pretrained(
+                model, str(folder), config=config, is_trainable=trainable, local_files_only=True
+            )
+            _refuse_left_over(peft, found, folder)
     except (ValueError, RuntimeError, KeyError, UserWarning) as err:
+        of = f" (its {CONFIG} names {named} as its base)" if named else ""
         raise ConfigError(
-            f"the adapter in {folder} does not fit this model: {' '.join(str(err).split())[:400]}"
+            f"the adapter in {folder} does not fit this model{of}: {' '.join(str(err).split())[:400]}"
         ) from err
+    config.base_model_name_or_path = model.name_or_path or named  # what it is saved with when it was trained further
+    return found
+
+
+def _refuse_left_over(peft: Any, model: Any, folder: Path) -> None:
+    """Weights for layers that the model does not have: peft leaves them out and says nothing."""
+    if not (folder / WEIGHTS).is_file():
+        return
+    with safe_open(folder / WEIGHTS, framework="pt") as stream:
+        stored = sum(".lora_" in name for name in stream.keys())  # noqa: SIM118  # not a mapping
+    placed = sum(".lora_" in name for name in peft.get_peft_model_state_dict(model, save_embedding_layers=False))
+    if stored > placed:
+        raise ValueError(f"it holds {stored} LoRA tensors, and this model has a place for {placed} of them")
 
 
 def merged(model: Any) -> PreTrainedModel:
@@ -156,6 +199,11 @@ def adapter_changes_nothing(model: nn.Module) -> bool:
     return True
 
 
+def changed_its_base(model: nn.Module) -> bool:
+    """Whether the adapter started by taking its weights out of the base (PiSSA)."""
+    return getattr(unwrap(model), "adapter_start", None) is not None
+
+
 def as_plain_lora(model: nn.Module, folder: Path) -> None:
     """Make a saved adapter that started from the base's own weights one for the base as it was published.
 
@@ -165,7 +213,7 @@ def as_plain_lora(model: nn.Module, folder: Path) -> None:
     start: dict[str, torch.Tensor] | None = getattr(unwrap(model), "adapter_start", None)
     if start is None:
         return
-    file, config_file = folder / "adapter_model.safetensors", folder / "adapter_config.json"
+    file, config_file = folder / WEIGHTS, folder / CONFIG
     weights = load_file(file)
     for name, first in start.items():
         of_a = ".lora_A." in name
@@ -251,6 +299,13 @@ def _with_lora(model: PreTrainedModel, family: Family, tuning: Tuning, adapter: 
         if ".modules_to_save." in name:  # a copied tower holds its projector too, which may have to stay frozen
             parameter.requires_grad_(tuning.of(family.part_of(plain_name(name))) == "full")
     return adapted
+
+
+def _adapted(model: nn.Module, family: Family, part: PartName) -> bool:
+    """Whether an adapter has anything on a part."""
+    return any(
+        is_adapter_weight(name) and family.part_of(plain_name(name)) == part for name, _ in model.named_parameters()
+    )
 
 
 def _pattern(names: list[str], model: nn.Module) -> str:

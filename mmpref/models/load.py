@@ -250,7 +250,8 @@ def _check_folder(path: str | Path) -> None:
             return
         if (folder / "adapter_config.json").is_file():
             raise ConfigError(
-                f"{path} is an adapter, not a model: give its base model as the model, and it as the adapter"
+                f"{path} is an adapter, not a model: give its base model as the model, and it as the adapter "
+                "(adapter.path in a recipe)"
             )
         raise ConfigError(f"{path} has no config.json: it is not a model folder (one written by save_pretrained)")
     if folder.exists():

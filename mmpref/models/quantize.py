@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from transformers import BitsAndBytesConfig
 from mmpref.errors import ConfigError
 from mmpref.processing.family import Family
 
+_told: set[str] = set()
 Quantization = Literal["nf4", "fp4", "int8"]
 
 
@@ -51,6 +53,7 @@ def quantization_config(
         settings = QuantizationSettings(kind=settings)
     skip = ["lm_head", *family.vision, *family.projector]
     if settings.kind == "int8":
+        logging.getLogger("bitsandbytes.autograd._functions").addFilter(_once)  # it tells of a cast in every layer
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
     own = dtype if isinstance(dtype, torch.dtype) else torch.bfloat16
     compute = own if settings.compute_dtype == "auto" else getattr(torch, settings.compute_dtype)
@@ -61,6 +64,14 @@ def quantization_config(
         bnb_4bit_compute_dtype=compute,
         llm_int8_skip_modules=skip,
     )
+
+
+def _once(record: logging.LogRecord) -> bool:
+    """Lets each message through once."""
+    text = record.getMessage()
+    is_new = text not in _told
+    _told.add(text)
+    return is_new
 
 
 def after_quantized_load(model: nn.Module, family: Family) -> None:

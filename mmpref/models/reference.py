@@ -1,22 +1,27 @@
-"""Where the reference log-probs come from: the policy with its adapter off, or a copy of it made before training."""
+"""Where the reference log-probs come from.
+
+The policy with its adapter off, the policy with a copy of the adapter that it starts from, or a copy of the policy.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from mmpref.errors import ConfigError
-from mmpref.models.adapter import adapter_changes_nothing, has_adapter, is_adapter_weight
+from mmpref.models.adapter import adapter_changes_nothing, changed_its_base, has_adapter, is_adapter_weight
+from mmpref.models.adapter_switch import COPY, copy_adapter, has_copy, switched
 from mmpref.models.policy import answer_sums
 from mmpref.models.unwrap import unwrap
 from mmpref.processing.batch import PairBatch
 
-ReferenceKind = Literal["auto", "adapter_off", "frozen_copy"]
+HeldKind = Literal["adapter_off", "copied_adapter", "frozen_copy"]
+ReferenceKind = Literal["auto"] | HeldKind
 
 
 class Reference(Protocol):
@@ -25,6 +30,11 @@ class Reference(Protocol):
     @property
     def explanation(self) -> str:
         """Which way was taken and why, in one sentence."""
+        ...
+
+    @property
+    def is_start(self) -> bool:
+        """Whether it is the policy as it starts, so that every margin begins at 0."""
         ...
 
     def logps(self, batch: PairBatch) -> tuple[Tensor, Tensor | None]:
@@ -36,22 +46,34 @@ class ReferencePolicy:
     """The model that the policy is compared with; it never changes.
 
     Attributes:
-        kind: ``adapter_off`` or ``frozen_copy``.
+        kind: ``adapter_off``, ``copied_adapter`` or ``frozen_copy``.
         explanation: which way was taken and why, in one sentence.
+        is_start: whether it is the policy as it starts; False for the base of an adapter that was trained before.
     """
 
-    def __init__(self, model: nn.Module, *, kind: Literal["adapter_off", "frozen_copy"], explanation: str) -> None:
+    def __init__(self, model: nn.Module, *, kind: HeldKind, explanation: str, is_start: bool = True) -> None:
         self.kind = kind
         self.explanation = explanation
+        self.is_start = is_start
         self._model = model
+        self._is_sharded = False
+
+    def shard(self, shard: Callable[[nn.Module], nn.Module]) -> None:
+        """Divide a frozen copy among the ranks, as the policy is; what is no copy is divided with the policy."""
+        if self.kind == "frozen_copy" and not self._is_sharded:
+            self._model, self._is_sharded = shard(self._model), True
 
     def logps(self, batch: PairBatch) -> tuple[Tensor, Tensor | None]:
         """Sums of answer log-probs, (chosen [B], rejected [B] or None), without gradient and without dropout."""
-        if self.kind == "frozen_copy":
+        if self.kind == "frozen_copy" and not self._is_sharded:
             self._model.to(batch.input_ids.device)  # the trainer moves the policy after the copy was made
-        adapter_off = self._model.disable_adapter() if self.kind == "adapter_off" else nullcontext()  # type: ignore[operator]
-        with torch.no_grad(), eval_mode(self._model), adapter_off:
+        with torch.no_grad(), eval_mode(self._model), self._switched():
             return batch.halves(answer_sums(self._model, batch))
+
+    def _switched(self) -> AbstractContextManager[None]:
+        if self.kind == "frozen_copy":
+            return nullcontext()
+        return switched(self._model, COPY if self.kind == "copied_adapter" else None)
 
 
 def choose_reference(
@@ -62,28 +84,53 @@ def choose_reference(
     Args:
         model: the policy, prepared for training.
         needs_reference: False gives None.
-        kind: ``auto`` switches the adapter off where that gives the policy as it stands, and copies the model
-            otherwise.
+        kind: ``auto`` switches the adapter off where that gives the policy as it stands, copies the adapter where it
+            was trained before, and copies all that trains otherwise. ``adapter_off`` for an adapter that was trained
+            before means its bare base.
 
     Raises:
-        ConfigError: ``adapter_off`` for a model without an adapter, or with other weights that train: the reference
-            would change with them.
+        ConfigError: ``adapter_off`` or ``copied_adapter`` for a model without an adapter, or with other weights that
+            train: the reference would change with them.
     """
     if not needs_reference:
         return None
     inner = unwrap(model)
     obstacle = _why_not_adapter_off(inner)
-    if kind == "adapter_off" and obstacle is not None:
-        raise ConfigError(f"reference.kind: adapter_off is not possible: {obstacle}; use auto or frozen_copy")
+    if kind in ("adapter_off", "copied_adapter") and obstacle is not None:
+        raise ConfigError(f"reference.kind: {kind} is not possible: {obstacle}; use auto or frozen_copy")
+    starts_at_zero = obstacle is None and adapter_changes_nothing(inner)
     if kind == "adapter_off":
-        return ReferencePolicy(inner, kind="adapter_off", explanation="the base model with the adapter switched off")
-    if kind == "auto" and obstacle is None:
-        if adapter_changes_nothing(inner):
-            why = "the policy with its adapter switched off: no second model in memory"
-            return ReferencePolicy(inner, kind="adapter_off", explanation=why)
-        obstacle = "the adapter does not start at zero (trained before, or PiSSA)"
+        return _base(inner, starts_at_zero)
+    if kind == "auto" and starts_at_zero:
+        why = "the policy with its adapter switched off: no second model in memory"
+        return ReferencePolicy(inner, kind="adapter_off", explanation=why)
+    if kind == "copied_adapter" or (kind == "auto" and obstacle is None):
+        reason = "asked for" if kind == "copied_adapter" else _why_not_at_zero(inner)
+        why = f"a frozen copy of the adapter as it starts ({reason}), on the same base: no second model in memory"
+        if not has_copy(inner):
+            copy_adapter(inner)
+        return ReferencePolicy(inner, kind="copied_adapter", explanation=why)
     why = f"a frozen copy of the policy as it starts ({obstacle or 'asked for'}): a second model in memory"
     return ReferencePolicy(_frozen_copy(inner), kind="frozen_copy", explanation=why)
+
+
+def _base(model: nn.Module, starts_at_zero: bool) -> ReferencePolicy:
+    if starts_at_zero:
+        return ReferencePolicy(model, kind="adapter_off", explanation="the base model with the adapter switched off")
+    if changed_its_base(model):
+        raise ConfigError(
+            "reference.kind: adapter_off is not possible: this adapter started by taking its weights out of the base "
+            "(PiSSA), which is no model without it; use auto"
+        )
+    why = (
+        "the bare base model, as asked for, and not the adapter that training starts from: margins do not start at 0 "
+        "(reference.kind: auto compares with the start)"
+    )
+    return ReferencePolicy(model, kind="adapter_off", explanation=why, is_start=False)
+
+
+def _why_not_at_zero(model: nn.Module) -> str:
+    return "PiSSA does not start at zero" if changed_its_base(model) else "it was trained before"
 
 
 def _why_not_adapter_off(model: nn.Module) -> str | None:

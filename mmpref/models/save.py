@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mmpref.errors import CheckpointError, ConfigError
 from mmpref.models.adapter import as_plain_lora
+from mmpref.models.adapter_switch import TRAINED
 from mmpref.models.unwrap import unwrap
 
 # Everything that belongs to the processor, the tokenizer and the chat template. Copied byte for byte: writing them
@@ -36,7 +38,9 @@ PROCESSOR_FILES = (
 TEMPLATE_FOLDER = "additional_chat_templates"
 
 
-def save_model(model: nn.Module, processor_source: str | Path, out: Path) -> None:
+def save_model(
+    model: nn.Module, processor_source: str | Path, out: Path, *, weights: Mapping[str, Tensor] | None = None
+) -> None:
     """Write the weights (of an adapted model: the adapter) and the base model's processor files to ``out``.
 
     Weights get the names that the hub's files have, which every release of transformers and vLLM read. They are not the
@@ -48,6 +52,7 @@ def save_model(model: nn.Module, processor_source: str | Path, out: Path) -> Non
         model: a model of transformers, or one with a peft adapter; it may be wrapped for several processes.
         processor_source: folder or hub id of the base model.
         out: must not exist, or be an empty folder.
+        weights: whole tensors in place of the model's own, by the names of its ``state_dict()``; for a sharded model.
 
     Raises:
         CheckpointError: ``out`` holds something, or cannot be written.
@@ -64,9 +69,11 @@ def save_model(model: nn.Module, processor_source: str | Path, out: Path) -> Non
         raise CheckpointError(f"cannot write to {out.parent}: {err}") from err
     try:
         if isinstance(inner, PreTrainedModel):
-            inner.save_pretrained(beside)
+            inner.save_pretrained(beside, state_dict=None if weights is None else dict(weights))
         else:
-            inner.save_pretrained(str(beside))  # type: ignore[operator]  # peft: the adapter and its config
+            given = {} if weights is None else {"state_dict": dict(weights)}
+            # peft: the adapter that trains and its config, not the copy of it that may stand beside it
+            inner.save_pretrained(str(beside), selected_adapters=[TRAINED], **given)  # type: ignore[operator]
             as_plain_lora(inner, beside)
         copy_processor_files(source, beside)
         _settle(beside)

@@ -53,6 +53,7 @@ class PairBatch:
     token_types: Mapping[str, Tensor] = field(default_factory=dict)  # [N, T] each: mm_token_type_ids and the like
     score_chosen: Tensor | None = None  # [B], NaN where a pair has none; None when no pair has one
     score_rejected: Tensor | None = None  # [B]
+    fillers: int = 0  # so many pairs at the end have no weight: they keep a process in step with the others
     keys: tuple[str, ...] = ()  # length B: what the model is given for each pair, as a hash; () unless asked for
 
     def __post_init__(self) -> None:  # shapes only: no tensor is read, so nothing waits for the device
@@ -79,6 +80,15 @@ class PairBatch:
     def __len__(self) -> int:
         """Number of pairs."""
         return len(self.pair_ids)
+
+    @property
+    def counted(self) -> int:
+        """Number of pairs that have weight; they come first."""
+        return len(self.pair_ids) - self.fillers
+
+    @property
+    def counted_ids(self) -> tuple[str, ...]:
+        return self.pair_ids[: self.counted]
 
     @property
     def num_tokens(self) -> int:

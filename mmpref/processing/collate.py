@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -42,6 +43,8 @@ class PairCollator:
         keyed: bool = False,
     ) -> None:
         self.keyed = keyed
+        self.filler: PreferencePair | None = None
+        self.always_images = False
         self.encoder = encoder
         self.load_image = load_image
         self.layout: LayoutName = layout or ("shared_prefix" if encoder.family.shared_prefix else "plain")
@@ -54,21 +57,36 @@ class PairCollator:
         return self._batch([self.encoder.encode(pair, self.load_image) for pair in pairs])
 
     def rows(self, pairs: Sequence[PreferencePair]) -> tuple[PairBatch, ...]:
-        """The pairs in order, as few batches as ``row_tokens`` allows; a longer pair has a batch of its own."""
+        """The pairs in order, as few batches as ``row_tokens`` allows; a longer pair has a batch of its own.
+
+        No pairs are one batch of the filler.
+        """
         encoded = [self.encoder.encode(pair, self.load_image) for pair in pairs]
-        return tuple(self._batch(part) for part in self._parts(encoded))
+        return tuple(self._filled(part) for part in self._parts(encoded))
 
     def changed(self, *, layout: LayoutName | None = None, need_rejected: bool | None = None) -> PairCollator:
         """The same collator in another layout, or with rejected answers whatever the loss reads."""
-        return PairCollator(
-            self.encoder,
-            self.load_image,
-            layout=layout or self.layout,
-            pad_token_id=self.pad_token_id,
-            need_rejected=self.need_rejected if need_rejected is None else need_rejected,
-            row_tokens=self.row_tokens,
-            keyed=self.keyed,
-        )
+        other = copy.copy(self)
+        other.layout = layout or self.layout
+        other.need_rejected = self.need_rejected if need_rejected is None else need_rejected
+        return other
+
+    def filled(self, filler: PreferencePair, *, always_images: bool) -> PairCollator:
+        """The same collator, with a pair without weight for :meth:`rows` that would run nothing.
+
+        Args:
+            always_images: the filler has an image, and batches without one get it too: then every batch runs every
+                part of the model.
+        """
+        other = copy.copy(self)
+        other.filler, other.always_images = filler, always_images
+        return other
+
+    def _filled(self, pairs: Sequence[EncodedPair]) -> PairBatch:
+        if self.filler is None or (pairs and not (self.always_images and not any(pair.vision for pair in pairs))):
+            return self._batch(pairs)
+        filler = self.encoder.encode(self.filler, self.load_image)
+        return replace(self._batch([*pairs, filler]), fillers=1)
 
     def _batch(self, pairs: Sequence[EncodedPair]) -> PairBatch:
         batch = collate_pairs(

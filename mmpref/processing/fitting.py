@@ -49,6 +49,12 @@ class Fit:
         answer = max(self.answers)
         return self.prompt + (answer if self.room is None else min(answer, self.room))
 
+    @property
+    def work(self) -> int:
+        """What running this pair costs, in tokens: prompt and answers once, and image tokens again for the tower."""
+        answers = sum(length if self.room is None else min(length, self.room) for length in self.answers)
+        return self.prompt + answers + self.image_tokens
+
 
 @dataclass(slots=True)
 class FitPlan:

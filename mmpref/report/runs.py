@@ -36,6 +36,14 @@ class Evaluation:
     def protocol(self) -> str:
         return str(self.results.get("protocol", "not recorded"))
 
+    @property
+    def model(self) -> str:
+        """Which model answered, "" when that is not recorded."""
+        settings = self.results.get("settings")
+        told = settings if isinstance(settings, Mapping) else {}
+        names = (told.get("model") or self.results.get("model"), told.get("adapter"))
+        return " with ".join(str(name) for name in names if name)
+
     def metric(self, name: str) -> float | None:
         metrics = self.results.get("metrics")
         return number(metrics.get(name)) if isinstance(metrics, Mapping) else None
@@ -157,15 +165,35 @@ def _load_run(folder: Path, label: str) -> Run:
         problems: list[str] = []
         found = [_load_evaluation(file, problems, prefix="") for file in results]
         evaluations = tuple(entry for entry in found if entry is not None)
+        _refuse_several_models(folder, results, found)
         return Run(label, folder, {}, None, {}, (), evaluations, problems=tuple(problems))
     if not folder.is_dir():
         raise ConfigError(f"{folder} is not a folder; give run folders, or folders that mmpref eval has made")
-    if not (folder / MANIFEST).is_file() and (inside := sorted(folder.glob(f"*/{MANIFEST}"))):
-        names = " ".join(str(file.parent) for file in inside[:3]) + (" ..." if len(inside) > 3 else "")
-        raise ConfigError(
-            f"{folder} holds {len(inside)} run folders and is none itself; name those to compare: {names}"
-        )
+    if not (folder / MANIFEST).is_file():
+        for pattern, what in ((f"*/{MANIFEST}", "run folders"), (f"*/*/{RESULTS}", "folders with results in them")):
+            if inside := sorted({folder / file.relative_to(folder).parts[0] for file in folder.glob(pattern)}):
+                raise ConfigError(
+                    f"{folder} holds {len(inside)} {what} and is none itself; name those to compare: {_shown(inside)}"
+                )
     return _load_training(run, label)
+
+
+def _shown(folders: Sequence[Path]) -> str:
+    return " ".join(map(str, folders[:3])) + (" ..." if len(folders) > 3 else "")
+
+
+def _refuse_several_models(folder: Path, files: Sequence[Path], found: Sequence[Evaluation | None]) -> None:
+    """Results of several models are several columns, and which is the first one is the user's to say."""
+    by_model: dict[str, list[Path]] = {}
+    for file, entry in zip(files, found, strict=True):
+        if entry is not None and (model := entry.model):
+            by_model.setdefault(model, []).append(file.parent)
+    if len(by_model) > 1:
+        models = ", ".join(list(by_model)[:3]) + (", ..." if len(by_model) > 3 else "")
+        raise ConfigError(
+            f"{folder} holds results of {len(by_model)} models ({models}); name the folders to compare, first the one "
+            f"that the others are compared with: {_shown([folders[0] for folders in by_model.values()])}"
+        )
 
 
 def _results_in(folder: Path) -> list[Path]:

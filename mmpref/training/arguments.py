@@ -20,6 +20,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from mmpref.config import Recipe
 from mmpref.errors import ConfigError, MMPrefError
 from mmpref.rundir import RunDir
+from mmpref.training.faults import is_out_of_memory
 
 _SET_BY_US = ("output_dir", "save_strategy", "remove_unused_columns", "logging_nan_inf_filter", "seed")
 # Names that this trainer would ignore, or that would undo what it promises, and what to do in their place.
@@ -37,6 +38,7 @@ _NOT_HERE: Mapping[str, str] = {
     "bf16_full_eval": "set train.bf16 or model.dtype",
     "eval_strategy": "set train.eval_steps",
     "push_to_hub": "upload the model folder when the run is complete",
+    "dataloader_drop_last": "every pair of an epoch is trained on, and an uneven last batch is weighed rightly",
     "train_sampling_strategy": "pairs are drawn at random",
     "resume_from_checkpoint": "use --resume",
 }
@@ -91,9 +93,11 @@ def refused_by_transformers() -> Iterator[None]:
     """Whatever transformers raises about settings, as our own error; it has no error of its own for them."""
     try:
         yield
-    except (MMPrefError, MemoryError, torch.OutOfMemoryError):
+    except MMPrefError:
         raise
     except Exception as err:
+        if is_out_of_memory(err):
+            raise
         text = " ".join(str(err).split()) or type(err).__name__
         if isinstance(err, KeyError):
             text = f"unknown value {text}"

@@ -14,31 +14,38 @@ from mmpref.data.opening import open_pairs
 from mmpref.data.quarantine import Quarantine
 from mmpref.errors import ConfigError
 from mmpref.losses.objective import Objective
-from mmpref.models.adapter import AdapterSettings, Tuning, prepare
+from mmpref.models.adapter import PARTS, AdapterSettings, Tuning, prepare
+from mmpref.models.adapter_folder import read_adapter
 from mmpref.models.layout_choice import choose_layout
 from mmpref.models.load import LoadedModel, load
 from mmpref.processing.collate import PairCollator
 from mmpref.processing.encode import PairEncoder
 from mmpref.records import PreferencePair
+from mmpref.rundir import model_of
 
 Model = nn.Module | LoadedModel | str | Path
 PairsOrFile = Sequence[PreferencePair] | str | Path
 
 
 def as_model(
-    model: Model, tuning: Tuning | None, adapter: AdapterSettings | None
+    model: Model, tuning: Tuning | None, adapter: AdapterSettings | str | Path | None
 ) -> tuple[nn.Module, LoadedModel | None]:
     """A model ready to train, and what was loaded with it.
 
     A path is loaded and prepared; without a tuning that trains the language model itself, or LoRA on it where there are
-    adapter settings.
+    adapter settings, or what a saved adapter has.
 
     Raises:
-        ConfigError: tuning or adapter for a model that was prepared elsewhere.
+        ConfigError: tuning or adapter for a model that was prepared elsewhere; an adapter that does not fit.
     """
     if isinstance(model, str | Path):
-        tuning = tuning or Tuning(language="full" if adapter is None else "lora")
-        loaded = prepare(load(model, trainable=True), tuning, adapter)
+        loaded = load(model, trainable=True)
+        if isinstance(adapter, str | Path):
+            found = read_adapter(Path(model_of(adapter)), loaded.family)
+            tuning = tuning or Tuning(**{part: found.on(part) for part in PARTS})
+            loaded = prepare(loaded, tuning, AdapterSettings(dropout=found.dropout), start=found.path)
+        else:
+            loaded = prepare(loaded, tuning or Tuning(language="full" if adapter is None else "lora"), adapter)
         return loaded.model, loaded
     if tuning is not None or adapter is not None:
         raise ConfigError("tuning and adapter are for a model given by its path; prepare a loaded model with prepare()")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from mmpref.records import PreferencePair
-from mmpref.training.metrics import Meter
+from mmpref.training.metrics import Gather, Meter, list_of_one
 
 GAPS = ("low", "mid", "high")
 _TOLD = ("loss", "rewards/accuracies", "rewards/margins")
@@ -52,10 +52,10 @@ class Breakdown:
             chosen = {name: values[torch.tensor(places, device=values.device)] for name, values in told.items()}
             self._meters.setdefault(group, Meter()).add({**chosen, "pairs": torch.ones(len(places))})
 
-    def take(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Every group's means, as ``GROUP/STATISTIC``, and where the thirds end; {} without groups."""
+    def take(self, gather: Gather = list_of_one) -> dict[str, float]:
+        """Every group's means over all ranks, as ``GROUP/STATISTIC``, and where the thirds end; {} without groups."""
         found: dict[str, float] = {}
-        for group in sorted(self._meters):
-            means = self._meters[group].take(reduce)
+        for group in sorted({group for groups in self._groups.values() for group in groups}):
+            means = self._meters.setdefault(group, Meter()).take(gather)
             found |= {f"{group}/{name}": value for name, value in means.items() if name != "pairs"}
         return {**found, **self.edges} if found else {}

@@ -22,6 +22,7 @@ from torch import nn
 
 from mmpref.errors import CheckpointError
 from mmpref.rundir import sha256, write_json
+from mmpref.training.parallel.sharded import copy_into, trained_weights
 
 COMPLETE = "COMPLETE.json"
 WEIGHTS = "trained.safetensors"
@@ -111,8 +112,7 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def save_trained(model: nn.Module, file: Path) -> None:
     """Write every weight that trains, under its own name."""
-    weights = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
-    save_file(weights, file)
+    save_file(trained_weights(model), file)
 
 
 def load_trained(model: nn.Module, file: Path) -> None:
@@ -134,9 +134,9 @@ def load_trained(model: nn.Module, file: Path) -> None:
         )
     with torch.no_grad():
         for name, parameter in trained.items():
-            if stored[name].shape != parameter.shape:
+            if stored[name].shape != getattr(parameter, "ds_shape", parameter.shape):
                 raise CheckpointError(f"{file}: {name} is {tuple(stored[name].shape)}, want {tuple(parameter.shape)}")
-            parameter.copy_(stored[name])
+            copy_into(parameter, stored[name])
 
 
 def model_fingerprint(path: str) -> dict[str, str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from mmpref.processing.batch import PairBatch
 from mmpref.processing.encode import PairEncoder
 from mmpref.rundir import write_json
 
+# how allocators say it that raise a plain RuntimeError: torch's on the CPU, CUDA outside torch's own, cuBLAS
+_SIGNS = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _NAMED = 8  # pairs and weights that a message or a dump names one by one
 
 
@@ -66,9 +69,7 @@ class UpdateWatch:
         if not self._micros:
             return "before the first batch"
         micro = self._micros[-1]
-        names = ", ".join(micro.pair_ids[:_NAMED]) + (", ..." if len(micro.pair_ids) > _NAMED else "")
-        pixels = f", {micro.pixels:,} pixels" if micro.pixels else ""
-        return f"pairs {names} ({len(micro.pair_ids)} in the batch, {micro.tokens:,} tokens{pixels})"
+        return _described(micro.pair_ids, micro.tokens, micro.pixels)
 
     def dump(self, file: Path, *, step: int, reason: str, model: nn.Module, **facts: Any) -> None:
         """Write what is known as JSON; numbers that are not finite are written as words.
@@ -90,6 +91,17 @@ class UpdateWatch:
         write_json(file, {"step": step, "reason": reason, **named, "gradients": _gradients(model), "pairs": pairs})
 
 
+def describe_batch(batch: PairBatch) -> str:
+    """A batch in words: its first pairs, how many, tokens and pixels."""
+    return _described(batch.pair_ids, batch.input_ids.numel(), num_pixels(batch.vision))
+
+
+def _described(pair_ids: Sequence[str], tokens: int, pixels: int) -> str:
+    names = ", ".join(pair_ids[:_NAMED]) + (", ..." if len(pair_ids) > _NAMED else "")
+    of_pixels = f", {pixels:,} pixels" if pixels else ""
+    return f"pairs {names} ({len(pair_ids)} in the batch, {tokens:,} tokens{of_pixels})"
+
+
 def num_pixels(vision: Mapping[str, Tensor]) -> int:
     """Pixels of processed images: tensors of three channels, or Qwen's flat patches, which hold each pixel twice."""
     total = 0
@@ -103,7 +115,7 @@ def is_out_of_memory(err: BaseException) -> bool:
     """Whether an error means that memory ran out; torch has no class of its own for the CPU's."""
     if isinstance(err, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(err, RuntimeError) and "can't allocate memory" in str(err)
+    return isinstance(err, RuntimeError) and any(sign in str(err) for sign in _SIGNS)
 
 
 def out_of_memory(where: str, remedies: Sequence[str]) -> OutOfMemoryError:
@@ -113,24 +125,57 @@ def out_of_memory(where: str, remedies: Sequence[str]) -> OutOfMemoryError:
     return OutOfMemoryError(f"out of memory while {where}; what would help most: {', then '.join(remedies[:2])}")
 
 
+@contextmanager
+def memory_told(where: Callable[[], str], helps: Callable[[], Sequence[str]]) -> Iterator[None]:
+    """Memory that runs out inside is told as one error; anything else passes as it is.
+
+    Args:
+        where: what was being done, asked only then.
+        helps: recipe keys that would help, the best first; asked only then.
+
+    Raises:
+        OutOfMemoryError: memory ran out.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as err:
+        if not is_out_of_memory(err):
+            raise
+        raise out_of_memory(where(), helps()) from err
+
+
 def remedies_for(
-    model: nn.Module, args: TrainingArguments, encoder: PairEncoder, pixels: int, *, in_optimizer: bool
+    model: nn.Module,
+    args: TrainingArguments | None,
+    encoder: PairEncoder,
+    pixels: int,
+    *,
+    in_optimizer: bool = False,
+    forward_only: bool = False,
 ) -> list[str]:
-    """:func:`remedies` for what a trainer has."""
+    """:func:`remedies` for what a trainer has; without its arguments, those that do not depend on them."""
     trained, total = count_parameters(model)
     checkpointing = getattr(args, "activation_checkpointing", None) or getattr(args, "gradient_checkpointing", None)
     return remedies(
-        batch_size=args.per_device_train_batch_size,
-        accumulation=args.gradient_accumulation_steps,
+        batch_size=1 if args is None else args.per_device_train_batch_size,
+        accumulation=1 if args is None else args.gradient_accumulation_steps,
         checkpointing=bool(checkpointing),
         quantized=bool(getattr(base_model(model), "is_quantized", False)),
         trained_share=trained / max(total, 1),
-        optim=str(getattr(args.optim, "value", args.optim)),
+        optim="" if args is None else str(getattr(args.optim, "value", args.optim)),
         pixels=pixels,
         has_pixel_budget=encoder.family.has_pixel_budget,
         max_length=encoder.max_length,
         in_optimizer=in_optimizer,
+        forward_only=forward_only,
     )
+
+
+def eval_remedies(model: nn.Module, args: TrainingArguments, encoder: PairEncoder, batch: PairBatch) -> list[str]:
+    """Recipe keys that make an evaluation smaller, the most helpful first."""
+    size = args.per_device_eval_batch_size
+    smaller = [f"train.per_device_eval_batch_size={size // 2}"] if size > 1 else []
+    return [*smaller, *remedies_for(model, args, encoder, num_pixels(batch.vision), forward_only=True)]
 
 
 def remedies(
@@ -145,6 +190,7 @@ def remedies(
     has_pixel_budget: bool = False,
     max_length: int | None = None,
     in_optimizer: bool = False,
+    forward_only: bool = False,
 ) -> list[str]:
     """Recipe keys that lower the peak, the most helpful first.
 
@@ -152,6 +198,8 @@ def remedies(
         trained_share: trained weights over all weights.
         pixels: of the batch that did not fit.
         in_optimizer: memory ran out in the optimizer, whose state is what is too large then.
+        forward_only: memory ran out where no gradient is kept and no optimizer is there yet, on a few pairs: the
+            weights and the size of one pair are what is too large then.
     """
     smaller_state = []
     if trained_share > 0.2:
@@ -159,9 +207,9 @@ def remedies(
         if "8bit" not in optim:
             smaller_state.append("train.optim=adamw_8bit (a quarter of the optimizer's memory)")
     activations = []
-    if not checkpointing:
+    if not checkpointing and not forward_only:
         activations.append("train.gradient_checkpointing=true (keeps one activation for each layer)")
-    if batch_size > 1:
+    if batch_size > 1 and not forward_only:
         half = math.ceil(batch_size / 2)
         activations.append(
             f"train.per_device_train_batch_size={half} train.gradient_accumulation_steps="
@@ -174,6 +222,8 @@ def remedies(
     weights = [] if quantized else ["adapter.kind=qlora with tune.language=lora (weights in 4 bits)"]
     if in_optimizer:
         return [*smaller_state, *weights, *activations]
+    if forward_only:
+        return [*weights, *activations]
     first, rest = activations[:2], activations[2:]
     return [*first, *smaller_state, *weights, *rest]
 

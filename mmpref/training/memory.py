@@ -15,7 +15,7 @@ from mmpref.config import AdapterSection, Recipe
 from mmpref.losses import build_objective
 from mmpref.processing.layout import LayoutName
 from mmpref.training.architecture import Architecture
-from mmpref.training.spread import ALONE, BUCKET, LIVE, SUB_GROUP, Precision, Spread, precision_of, reduces_every_batch
+from mmpref.training.spread import ALONE, BUCKET, LIVE, SUB_GROUP, Precision, Spread, precision_of
 
 TILE_BYTES = 32 * 2**20
 # Bytes a weight of linear layers: 4 bits and one float32 scale for 64 weights, or with double quantisation one byte for
@@ -133,7 +133,7 @@ def estimate(
     trained = _trained_bytes(model, precision)
     gradients = _Gradients.of(model, recipe, precision, spread)
     step = {
-        "gradients": max(gradients.between, gradients.at_step),
+        "gradients": gradients.at_step,
         "optimizer": int(_optimizer_bytes(model, recipe, precision) / spread.state_parts),
         "activations": int(activations + tower_kept),
         "recomputed layer": int(recomputed),
@@ -153,7 +153,7 @@ def estimate(
 
 
 def _before(model: Architecture, recipe: Recipe, precision: Precision, spread: Spread) -> dict[str, int]:
-    """What is there when training starts; packed weights, copies of a reference and buckets are never split."""
+    """What is there when training starts; packed weights and buckets are never split."""
     stored = _stored(recipe.adapter)
     in_linear = 0 if stored is None else model.quantizable
     full, parts = sum(model.trained.values()), spread.weight_parts
@@ -164,7 +164,7 @@ def _before(model: Architecture, recipe: Recipe, precision: Precision, spread: S
         "weights, not quantised": (frozen * precision.frozen + own * precision.trained) // parts,
         "weights, quantised": int(in_linear * (stored or 0)),
         "adapter": (model.lora * precision.adapter + (full - own) * precision.trained) // parts,
-        "reference": _reference(model, recipe, precision),
+        "reference": _reference(model, recipe, precision) // (parts if spread.strategy == "fsdp2" else 1),
     }
     if not spread.is_alone and spread.strategy == "ddp":
         before["buckets"] = _trained_bytes(model, precision)  # DDP holds every gradient a second time, to send it
@@ -192,17 +192,12 @@ class _Gradients:
 
     @classmethod
     def of(cls, model: Architecture, recipe: Recipe, precision: Precision, spread: Spread) -> _Gradients:
-        full = sum(model.trained.values())
         size = precision.computed if spread.splits_weights or spread.is_deepspeed else precision.trained
         split = _trained_bytes(model, precision) // spread.state_parts
         table = model.embeddings * size if model.head_trains else 0
         accumulates = recipe.train.gradient_accumulation_steps > 1
-        whole = 0
-        if accumulates and not reduces_every_batch(recipe, spread) and spread.splits_weights:
-            whole = (model.lora + full) * size  # not reduced before the last micro-batch, and so not split either
-        stays = (whole or split) if accumulates else 0
         again = accumulates or not model.untied  # a gradient that is there already is added to, not written over
-        return cls(stays, split, table, table if again or spread.splits_weights else 0)
+        return cls(split if accumulates else 0, split, table, table if again or spread.splits_weights else 0)
 
 
 def _gathered(model: Architecture, recipe: Recipe, precision: Precision, spread: Spread) -> int:
@@ -257,11 +252,16 @@ def _stored(section: AdapterSection) -> float | None:
     return _STORED[("int8", True)] if kind == "int8" else _STORED[("nf4", section.double_quant)]
 
 
-def _reference(model: Architecture, recipe: Recipe, precision: Precision) -> int:
-    """A second model in memory: only of what trains, because frozen weights are the same for both."""
+def copies_reference(model: Architecture, recipe: Recipe) -> bool:
+    """Whether the reference is a second model in memory."""
     kind = recipe.reference.kind
     copied = kind == "frozen_copy" or (kind != "cache" and model.changes_base)
-    if not copied or not build_objective(recipe.loss.as_mapping()).needs_reference:
+    return copied and build_objective(recipe.loss.as_mapping()).needs_reference
+
+
+def _reference(model: Architecture, recipe: Recipe, precision: Precision) -> int:
+    """Only of what trains, because frozen weights are the same for both."""
+    if not copies_reference(model, recipe):
         return 0
     return model.lora * precision.adapter + sum(model.trained.values()) * precision.frozen
 

@@ -15,6 +15,14 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from mmpref.rundir import replacing, write_text, writing_to
 
+Gather = Callable[[Any], list[Any]]
+"""What each rank has, given what this one has (``World.gather``)."""
+
+
+def list_of_one(value: Any) -> list[Any]:
+    """The ``Gather`` of a process that is alone."""
+    return [value]
+
 
 class Meter:
     """Running sum and count per statistic. Adds on the device; talks to the host once per log line."""
@@ -32,26 +40,40 @@ class Meter:
             self._sums[name] = self._sums[name] + total if name in self._sums else total
             self._counts[name] = self._counts[name] + count if name in self._counts else count
 
-    def take(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    def take(self, gather: Gather = list_of_one) -> dict[str, float]:
         """Mean over every pair since the last call and over all ranks, then empty.
 
         Args:
-            reduce: sums a [2, M] tensor over ranks; the identity in a single process.
+            gather: gives what each rank has; ranks may have seen different statistics.
         """
+        totals: dict[str, list[float]] = {}
+        for of_rank in gather(self._take_totals()):
+            for name, (total, count) in of_rank.items():
+                entry = totals.setdefault(name, [0.0, 0.0])
+                entry[0] += total
+                entry[1] += count
+        return {name: total / count for name, (total, count) in sorted(totals.items()) if count > 0}
+
+    def _take_totals(self) -> dict[str, tuple[float, float]]:
         if not self._sums:
             return {}
-        names = sorted(self._sums)  # the same order on every rank
+        names = sorted(self._sums)
         packed = torch.stack([torch.stack([source[n] for n in names]) for source in (self._sums, self._counts)])
-        sums, counts = reduce(packed).tolist()
+        sums, counts = packed.tolist()
         self._sums.clear()
         self._counts.clear()
-        return {name: s / c for name, s, c in zip(names, sums, counts, strict=True) if c > 0}
+        return {name: (s, c) for name, s, c in zip(names, sums, counts, strict=True)}
 
 
 class PairLog:
-    """Every pair's statistics, step by step, for ``pairs.parquet``. Kept on the device until :meth:`flush`."""
+    """Every pair's statistics, step by step, for ``pairs.parquet``. Kept on the device until :meth:`flush`.
 
-    def __init__(self) -> None:
+    Args:
+        gather: brings the rows of all ranks together; every rank must :meth:`flush` when one does.
+    """
+
+    def __init__(self, gather: Gather = list_of_one) -> None:
+        self._gather = gather
         self._pending: list[tuple[int, tuple[str, ...], dict[str, Tensor]]] = []
         self._columns: dict[str, list[Any]] = {"step": [], "pair_id": []}
 
@@ -60,25 +82,31 @@ class PairLog:
 
     def flush(self) -> None:
         """Move what is pending to the host: one transfer per statistic, at log time and not per step."""
+        for block in self._gather(self._take_pending()):
+            rows_before = len(self._columns["step"])
+            for name, values in block.items():
+                self._columns.setdefault(name, [None] * rows_before).extend(values)
+            for column in self._columns.values():  # a statistic that this stretch did not have
+                column.extend([None] * (len(self._columns["step"]) - len(column)))
+
+    def _take_pending(self) -> dict[str, list[Any]]:
+        """This rank's rows since the last flush, as columns; {} without any."""
         if not self._pending:
-            return
-        names = sorted({name for _, _, stats in self._pending for name in stats})
-        rows_before = len(self._columns["step"])
+            return {}
+        block: dict[str, list[Any]] = {"step": [], "pair_id": []}
         for step, pair_ids, _ in self._pending:
-            self._columns["step"].extend([step] * len(pair_ids))
-            self._columns["pair_id"].extend(pair_ids)
-        for name in names:
-            column = self._columns.setdefault(name, [None] * rows_before)
+            block["step"].extend([step] * len(pair_ids))
+            block["pair_id"].extend(pair_ids)
+        for name in sorted({name for _, _, stats in self._pending for name in stats}):
             device = next(stats[name].device for _, _, stats in self._pending if name in stats)
             parts = [
                 stats[name].float() if name in stats else torch.full((len(ids),), float("nan"), device=device)
                 for _, ids, stats in self._pending
             ]
             values = torch.cat(parts).tolist()
-            column.extend(None if value != value else value for value in values)
-        for column in self._columns.values():  # a statistic that this stretch did not have
-            column.extend([None] * (len(self._columns["step"]) - len(column)))
+            block[name] = [None if value != value else value for value in values]
         self._pending.clear()
+        return block
 
     def drop_pending(self) -> None:
         """Forget what was added since the last :meth:`flush`."""
@@ -100,8 +128,10 @@ class PairLog:
         self._columns = {name: list(values) for name, values in columns.items()}
 
     def write(self, path: Path) -> int:
-        """Write all rows as parquet, whole or not at all; returns how many."""
-        self.flush()
+        """Write all rows as parquet, whole or not at all; returns how many. Of several ranks one writes, after all
+        of them flushed."""
+        if self._pending:
+            self.flush()
         with replacing(path) as stream:
             pq.write_table(pa.table(self._columns), stream)
         return len(self._columns["step"])

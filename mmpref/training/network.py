@@ -10,7 +10,7 @@ from mmpref.config import Recipe
 from mmpref.errors import ConfigError
 from mmpref.losses import build_objective
 from mmpref.training.architecture import Architecture
-from mmpref.training.spread import Precision, Spread, reduces_every_batch
+from mmpref.training.spread import Precision, Spread, batches_reduced
 
 EFFICIENCY = 0.8
 """Share of a link's rate that a large collective reaches; an assumption, not measured here."""
@@ -47,7 +47,7 @@ def traffic(model: Architecture, recipe: Recipe, precision: Precision, spread: S
     twice that.
 
     Split weights are gathered for the forward and the backward pass of every micro-batch, and for the forward pass of
-    a reference that is run. Packed (quantised) weights and copies of a reference are whole everywhere and stay.
+    a reference that is run. Packed (quantised) weights are whole everywhere and stay.
     """
     if spread.is_alone:
         return Traffic(gradients=0, weights=0)
@@ -58,15 +58,13 @@ def traffic(model: Architecture, recipe: Recipe, precision: Precision, spread: S
         size = model.lora * precision.adapter + full * precision.trained
         return Traffic(gradients=int(2 * share * size), weights=0)
     trained = (model.lora + full) * precision.computed
-    times = batches if reduces_every_batch(recipe, spread) else 1
-    gradients = int(share * trained * times)
+    gradients = int(share * trained * batches_reduced(recipe, spread))
     if spread.strategy == "zero2":
         return Traffic(gradients=gradients, weights=int(share * trained))
     packed = 0 if recipe.adapter.stored_as is None else model.quantizable
     split = (sum(model.parameters.values()) - packed + model.lora) * precision.computed
     live = build_objective(recipe.loss.as_mapping()).needs_reference and recipe.reference.kind != "cache"
-    by_adapter = live and recipe.reference.kind != "frozen_copy" and not model.changes_base
-    passes = batches * (3 if by_adapter else 2)
+    passes = batches * (3 if live else 2)
     return Traffic(gradients=gradients, weights=int(share * split * passes))
 
 

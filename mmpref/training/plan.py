@@ -12,7 +12,7 @@ from mmpref.losses import build_objective
 from mmpref.processing.layout import LayoutName
 from mmpref.training.architecture import Architecture, weight_dtype
 from mmpref.training.gpus import GIB, LINKED, card_named, on_card
-from mmpref.training.memory import Memory, Shape, estimate, with_changes
+from mmpref.training.memory import Memory, Shape, copies_reference, estimate, with_changes
 from mmpref.training.network import BETWEEN_NODES, Traffic, link_rate, seconds, traffic
 from mmpref.training.plan_changes import Subject, changes_until_it_fits
 from mmpref.training.plan_subject import described, find_config, image_shape, layout_of
@@ -113,9 +113,10 @@ def make_plan(
     rejected = answer_tokens if build_objective(recipe.loss.as_mapping()).needs_rejected else 0
     shape = Shape(prompt=prompt_tokens, image=image, patches=patches, chosen=answer_tokens, rejected=rejected)
     dtype = weight_dtype(config, recipe)
-    refuse_contradictions(recipe, spread, dtype_bytes=dtype.itemsize, pairs=pairs)
-    wire, rate = _link(link, spread, None if card is None else card[0])
     model = described(config, recipe, layout)
+    copied = copies_reference(model, recipe)
+    refuse_contradictions(recipe, spread, dtype_bytes=dtype.itemsize, pairs=pairs, copies_reference=copied)
+    wire, rate = _link(link, spread, None if card is None else card[0])
 
     def memory_of(changed: Recipe, pair: Shape = shape, looked_at: Architecture = model) -> Memory:
         return estimate(looked_at, changed, pair, layout=layout, dtype=dtype, spread=spread)

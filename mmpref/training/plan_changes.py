@@ -16,7 +16,7 @@ from mmpref.training.architecture import weight_dtype
 from mmpref.training.gpus import GIB, on_card
 from mmpref.training.memory import Shape, estimate, with_changes
 from mmpref.training.plan_subject import described, image_shape
-from mmpref.training.spread import Spread, is_of_bitsandbytes, reduces_every_batch
+from mmpref.training.spread import Spread
 
 MORE_NODES = (2, 4, 8, 16)
 
@@ -95,13 +95,9 @@ def _changes_of_speed(recipe: Recipe, spread: Spread) -> Iterator[_Change]:
         one = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": total}
         yield _Change(words=" ".join(f"train.{key}={value}" for key, value in one.items()), keys={"train": one})
     if spread.strategy in ("ddp", "zero2") and not spread.is_alone and recipe.adapter.stored_as is None:
-        whole = {"optim": "adamw_torch"} if is_of_bitsandbytes(train.optim) else {}
-        words = "--strategy fsdp2" + (" with train.optim=adamw_torch" if whole else "")
-        yield _Change(words=words, keys={"train": whole}, strategy=True)
-    if not spread.is_alone and train.gradient_accumulation_steps > 1 and not reduces_every_batch(recipe, spread):
-        settings = {"accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}}}
-        words = "train.extra={accelerator_config: {gradient_accumulation_kwargs: {sync_each_batch: true}}}"
-        yield _Change(words=words, keys={"train": {"extra": {**train.extra, **settings}}})
+        sliced = {"optim": "adamw_torch_fused"} if "8bit" in train.optim or "paged" in train.optim else {}
+        words = "--strategy fsdp2" + (" with train.optim=adamw_torch_fused" if sliced else "")
+        yield _Change(words=words, keys={"train": sliced}, strategy=True)
 
 
 def _changes_of_result(recipe: Recipe, spread: Spread, subject: Subject) -> Iterator[_Change]:
@@ -111,9 +107,9 @@ def _changes_of_result(recipe: Recipe, spread: Spread, subject: Subject) -> Iter
         tune = {"vision": "freeze", "projector": "freeze", "language": "lora"}
         words = "adapter.kind=lora with tune.language=lora"
         yield _Change(words=words, keys={"adapter": {"kind": "lora"}, "tune": tune})
-    if "8bit" not in train.optim and spread.strategy != "fsdp2":
+    if "8bit" not in train.optim and spread.state_parts == 1:
         yield _Change(words="train.optim=adamw_8bit", keys={"train": {"optim": "adamw_8bit"}})
-    if recipe.adapter.stored_as is None and (spread.is_alone or spread.strategy != "zero3"):
+    if recipe.adapter.stored_as is None and not spread.is_deepspeed:
         yield _Change(words="adapter.kind=qlora", keys={"adapter": {"kind": "qlora", "quantization": None}})
     if family_of_config(subject.config).has_pixel_budget and subject.shape.image > 256:
         vision = subject.config.vision_config

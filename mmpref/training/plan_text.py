@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mmpref.training.gpus import FIXED, GIB, SLACK, UTILISATION
 from mmpref.training.network import EFFICIENCY, GB
 from mmpref.training.plan import Plan
-from mmpref.training.spread import Strategy, precision_of, reduces_every_batch
+from mmpref.training.spread import Strategy, precision_of
 
 Rows = list[tuple[str, str]]
 COMPARED = ["strategy", "GiB on each", "fits", "GB sent an update", "network, s", "pairs an hour"]
@@ -114,13 +114,6 @@ def _notes(plan: Plan) -> list[str]:
         notes.append("The cache costs one forward pass of every pair before training; it is not in the speed.")
     if not spread.is_alone and spread.state_parts > 1 and recipe.adapter.stored_as is not None:
         notes.append(f"The quantised base is whole on every GPU: {spread.strategy} splits only the rest.")
-    if spread.splits_weights and not reduces_every_batch(recipe, spread):
-        notes.append(
-            "With accumulation FSDP2 keeps whole gradients until the last micro-batch, as the Trainer drives it, "
-            "unless sync_each_batch is set."
-        )
-    if spread.splits_weights and plan.memory.before["reference"]:
-        notes.append("The copy that serves as reference is whole on every GPU.")
     return notes + _on_precision(plan)
 
 

@@ -7,12 +7,15 @@ second answer reads the first. Each check runs a few forwards and says what a fa
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from transformers import TrainingArguments
 
 from mmpref.errors import ConfigError
 from mmpref.models.layout_choice import tolerance
@@ -22,7 +25,11 @@ from mmpref.models.unwrap import base_model
 from mmpref.processing.batch import PairBatch
 from mmpref.processing.collate import PairCollator
 from mmpref.records import PreferencePair
+from mmpref.training.faults import describe_batch, memory_told, num_pixels, remedies_for
+from mmpref.training.parallel.sharded import as_shards
 
+GRADIENTS = "gradients reach what trains"
+"""Name of the check that runs a backward."""
 Context = Callable[[], AbstractContextManager[object]]
 
 
@@ -35,6 +42,8 @@ class Check:
     detail: str
     meaning: str = ""
     """What a failure means and what to do; empty when it passed."""
+    unused: int = 0
+    """Trained tensors that the output does not depend on."""
 
     def describe(self) -> str:
         """One line for the terminal."""
@@ -51,6 +60,7 @@ def preflight(
     *,
     device: torch.device | str = "cpu",
     autocast: Context = nullcontext,
+    args: TrainingArguments | None = None,
 ) -> list[Check]:
     """Run every check, and stop at the first that fails.
 
@@ -61,12 +71,14 @@ def preflight(
         pairs: the training pairs; the first one and the first one with images are looked at.
         reference: as the trainer will use it; None where the loss needs none.
         autocast: the precision that training runs in.
+        args: of the training, which say what would help where memory runs out.
 
     Raises:
         ConfigError: a check failed; says which and what it means.
+        OutOfMemoryError: memory ran out; says on which pairs and which keys would help most.
     """
     found = []
-    for check in run_checks(model, collator, pairs, reference, device=device, autocast=autocast):
+    for check in run_checks(model, collator, pairs, reference, device=device, autocast=autocast, args=args):
         if check.passed is False:
             raise ConfigError(
                 f"start-up check '{check.name}' failed: {check.detail}. {check.meaning} (preflight: false skips the "
@@ -84,6 +96,7 @@ def run_checks(
     *,
     device: torch.device | str = "cpu",
     autocast: Context = nullcontext,
+    args: TrainingArguments | None = None,
 ) -> Iterator[Check]:
     """The checks one by one, as :func:`preflight` runs them."""
     looked_at = _few(pairs)
@@ -91,11 +104,12 @@ def run_checks(
     devices = [bench.device] if bench.device.type == "cuda" else []
     checks: tuple[Callable[[_Bench], Check], ...] = (_images_count, _images_matter, _layouts_agree, _batch_is_single)
     with torch.random.fork_rng(devices=devices):
-        with eval_mode(model), torch.no_grad(), autocast():
+        with eval_mode(model), torch.no_grad(), autocast(), bench.memory_told(args, forward_only=True):
             for check in checks:
                 yield check(bench)
             yield _reference_is_policy(bench, reference)
-        yield _something_learns(bench)
+        with bench.memory_told(args, forward_only=False):
+            yield _something_learns(bench)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +121,25 @@ class _Bench:
     pairs: list[PreferencePair]
     device: torch.device
     autocast: Context
+    looked_at: list[PairBatch] = field(default_factory=list)  # the batch made last, still on the CPU
 
     def batch(self, pairs: Sequence[PreferencePair] | None = None) -> PairBatch:
-        return self.collator(self.pairs if pairs is None else pairs).to(self.device)
+        made = self.collator(self.pairs if pairs is None else pairs)
+        self.looked_at[:] = [made]
+        return made.to(self.device)
+
+    def memory_told(self, args: TrainingArguments | None, *, forward_only: bool) -> AbstractContextManager[None]:
+        """Memory that runs out in a check is told with the pairs it looked at, as in training."""
+
+        def where() -> str:
+            return f"checking {', '.join(map(describe_batch, self.looked_at)) or 'the start'} before the first step"
+
+        def helps() -> list[str]:
+            pixels = sum(num_pixels(batch.vision) for batch in self.looked_at)
+            encoder = self.collator.encoder
+            return remedies_for(self.model, args, encoder, pixels, forward_only=forward_only)
+
+        return memory_told(where, helps)
 
     @property
     def bound(self) -> float:
@@ -252,6 +282,8 @@ def _reference_is_policy(bench: _Bench, reference: Reference | None) -> Check:
     chosen, rejected = reference.logps(batch)
     referred = chosen if rejected is None else torch.cat([chosen, rejected])
     off = float(((policy - referred).abs() / batch.answer_lens).max())
+    if not reference.is_start:
+        return Check(name, None, f"the base was asked for; answers are {off:.3g} nats a token from it, at most")
     return bench.judged(
         name, off, "log-probs differ by",
         "The reference is not the policy that training starts from: a stale cache, another base model, or an adapter "
@@ -261,7 +293,8 @@ def _reference_is_policy(bench: _Bench, reference: Reference | None) -> Check:
 
 
 def _something_learns(bench: _Bench) -> Check:
-    name = "gradients reach what trains"
+    name = GRADIENTS
+    as_shards(bench.model)
     trained = [(key, value) for key, value in bench.model.named_parameters() if value.requires_grad]
     before = [value.grad for _, value in trained]
     for _, value in trained:
@@ -273,13 +306,15 @@ def _something_learns(bench: _Bench) -> Check:
             loss = chosen.sum() if rejected is None else (chosen - rejected).sum()
         if loss.requires_grad:
             loss.backward()
-        reached = [key for key, value in trained if value.grad is not None and bool(value.grad.any())]
-        broken = [key for key, value in trained if value.grad is not None and not bool(value.grad.isfinite().all())]
+        sizes = {key: _size(value.grad) for key, value in trained if value.grad is not None}
+        reached = [key for key, size in sizes.items() if size != 0]
+        broken = [key for key, size in sizes.items() if not math.isfinite(size)]
     finally:
         for (_, value), gradient in zip(trained, before, strict=True):
             value.grad = gradient
     if reached and not broken:
-        return Check(name, True, f"{len(reached)} of {len(trained)} trained tensors get one")
+        unused = len(trained) - len(sizes)
+        return Check(name, True, f"{len(reached)} of {len(trained)} trained tensors get one", unused=unused)
     if broken:
         return Check(
             name, False, f"{len(broken)} of {len(trained)} gradients are not finite (first {broken[0]})",
@@ -289,3 +324,9 @@ def _something_learns(bench: _Bench) -> Check:
         name, False, f"none of {len(trained)} trained tensors gets a gradient",
         "Nothing would be learnt: look at the tune and adapter sections, and at quantised layers in eval mode.",
     )  # fmt: skip
+
+
+def _size(gradient: Tensor) -> float:
+    """Its norm; over all ranks where it is sharded."""
+    norm = gradient.float().norm()
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)

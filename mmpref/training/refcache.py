@@ -30,6 +30,9 @@ from mmpref.processing.collate import PairCollator
 from mmpref.records import PreferencePair
 from mmpref.rundir import replacing, write_json, writing_to
 from mmpref.training.checkpoint import differences, model_fingerprint
+from mmpref.training.continued import start_facts
+from mmpref.training.faults import describe_batch, is_out_of_memory, memory_told, num_pixels, remedies_for
+from mmpref.training.parallel.world import ALONE, World
 from mmpref.training.resume import Say
 
 FACTS = "facts.json"
@@ -44,6 +47,8 @@ class ReferenceCache:
     Attributes:
         explanation: where the numbers come from, in one sentence.
     """
+
+    is_start = True
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -77,9 +82,12 @@ class ReferenceCache:
                 f"the reference cache in {folder} is stale: {'; '.join(changes)}. Give reference.cache another folder, "
                 "or delete this one"
             )
-        for part in sorted(folder.glob("part-*.safetensors")):
-            cache._entries.update(_read(part))
+        cache._read_parts()
         return cache
+
+    def _read_parts(self) -> None:
+        for part in sorted(self.folder.glob("part-*.safetensors")):
+            self._entries.update(_read(part))
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -93,33 +101,42 @@ class ReferenceCache:
         *,
         device: torch.device,
         say: Say,
+        world: World = ALONE,
     ) -> None:
-        """Compute what is missing, with the policy as it stands before its first step.
+        """Compute what is missing, with the policy as it stands before its first step. Ranks share the pairs.
 
         Args:
             policy: the reference is what it says now.
             collator: as training will use it, ``keyed``.
             pairs: all that training and evaluation will ask for.
-            device: where the policy runs; it is moved there.
+            device: where the policy runs; it is moved there, unless it is sharded.
+            world: all its ranks must call this together.
 
         Raises:
             CheckpointError: the folder cannot be written.
+            OutOfMemoryError: memory ran out on one pair alone.
         """
         both = collator.changed(need_rejected=all(pair.rejected is not None for pair in pairs))
         unique = {pair.id: pair for pair in pairs}  # a weighted source repeats its pairs
         waiting: dict[str, _Entry] = {}
         computed = 0
-        policy.to(device)
+        if not world.is_sharded:
+            policy.to(device)
+        share = list(unique.values())[world.rank :: world.size]
         with torch.no_grad(), eval_mode(policy):
-            for batch in _missing(both, list(unique.values()), self._entries):
-                waiting.update(_entries(policy, batch.to(device)))
-                computed += len(batch)
+            for batch in _in_step(_missing(both, share, self._entries), both, world):
+                world.is_at(0, "filling the reference cache", batch.counted_ids)
+                waiting.update(_in_parts(policy, both, batch, unique, device, may_split=not world.is_sharded))
+                computed += batch.counted
                 if len(waiting) >= PAIRS_PER_PART:
                     self._keep(waiting)
-                    say(f"reference cache: {computed} pairs computed")
+                    say(f"reference cache: {computed * world.size} pairs computed")
                     waiting = {}
         if waiting:
             self._keep(waiting)
+        [computed] = world.total([computed])
+        if world.size > 1:  # what the others computed
+            self._read_parts()
         if computed:
             say(f"reference cache: {computed} pairs computed, {len(unique) - computed} were there ({self.folder})")
 
@@ -181,6 +198,7 @@ def cache_facts(recipe: Recipe, loaded: LoadedModel, collator: PairCollator) -> 
         "train.fp16": recipe.train.fp16,
         "layout": collator.layout,
         "family": loaded.family.name,
+        **start_facts(recipe),
     }
 
 
@@ -194,13 +212,64 @@ def _missing(
                 yield batch
 
 
+def _in_step(batches: Iterator[PairBatch], collator: PairCollator, world: World) -> Iterator[PairBatch]:
+    """The batches; where weights are sharded, with fillers until every rank is through with its own."""
+    if not world.is_sharded:
+        yield from batches
+        return
+    while True:
+        batch = next(batches, None)
+        [more] = world.highest([batch is not None])
+        if not more:
+            return
+        if batch is not None:
+            yield batch
+        else:
+            yield from collator.rows([])
+
+
+def _in_parts(
+    policy: nn.Module,
+    collator: PairCollator,
+    batch: PairBatch,
+    pairs: Mapping[str, PreferencePair],
+    device: torch.device,
+    *,
+    may_split: bool,
+) -> dict[str, _Entry]:
+    """The entries of a batch; pair by pair where they do not fit together, as training may well run them.
+
+    Not where weights are sharded (``may_split``): every rank must then run as many batches.
+    """
+    may_split = may_split and len(batch) > 1
+    if may_split:
+        try:
+            return _entries(policy, batch.to(device))
+        except (RuntimeError, MemoryError) as err:
+            if not is_out_of_memory(err):
+                raise
+    singles = [part for name in batch.pair_ids for part in collator.rows([pairs[name]])] if may_split else [batch]
+    return {key: entry for one in singles for key, entry in _entries_told(policy, collator, one, device).items()}
+
+
+def _entries_told(
+    policy: nn.Module, collator: PairCollator, batch: PairBatch, device: torch.device
+) -> dict[str, _Entry]:
+    def helps() -> list[str]:
+        return remedies_for(policy, None, collator.encoder, num_pixels(batch.vision), forward_only=True)
+
+    with memory_told(lambda: f"computing reference log-probs of {describe_batch(batch)}", helps):
+        return _entries(policy, batch.to(device))
+
+
 def _entries(policy: nn.Module, batch: PairBatch) -> dict[str, _Entry]:
     rows = batch.by_answer(answer_logps(policy, batch)).float().cpu()
     lengths = batch.answer_lens.tolist()
     answers = [row[:length].clone() for row, length in zip(rows, lengths, strict=True)]
     count = len(batch)
     rejected: list[Tensor | None] = [*answers[count:]] if batch.has_rejected else [None] * count
-    return dict(zip(batch.keys, zip(answers[:count], rejected, strict=True), strict=True))
+    entries = zip(batch.keys, zip(answers[:count], rejected, strict=True), strict=True)
+    return dict(list(entries)[: batch.counted])
 
 
 def _read(part: Path) -> dict[str, _Entry]:

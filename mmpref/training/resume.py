@@ -10,6 +10,7 @@ from mmpref.config import Recipe
 from mmpref.errors import CheckpointError
 from mmpref.rundir import RunDir, versions
 from mmpref.training.checkpoint import differences, model_fingerprint, newest_complete, verify
+from mmpref.training.continued import start_facts
 
 Say = Callable[[str], None]
 _MOVE_NO_WEIGHT = (
@@ -24,21 +25,30 @@ _MOVE_NO_WEIGHT = (
 _MAY_BE_ALLOWED = ("data.", "versions.")
 
 
-def facts_of(recipe: Recipe, train_hashes: Sequence[str]) -> dict[str, Any]:
+def facts_of(recipe: Recipe, train_hashes: Sequence[str], *, processes: int = 1) -> dict[str, Any]:
     """What must not change between a checkpoint and its resume, by dotted name.
 
+    Of batch size, accumulation and number of processes only the product moves the weights: an update is made of the
+    same pairs however they are spread.
+
     Args:
+        processes: that train together.
         recipe: everything in it that moves the weights is a fact; where things are written is not.
         train_hashes: sha256 of each training file, in order.
     """
     tree = recipe.model_dump(mode="json", exclude={"output", "model", "data", "preflight"})
     del tree["reference"]["cache"]
+    del tree["adapter"]["path"]
+    train = tree["train"]
+    train["pairs_per_update"] = (
+        train.pop("per_device_train_batch_size") * train.pop("gradient_accumulation_steps") * processes
+    )
     for name in _MOVE_NO_WEIGHT:
         tree["train"].pop(name)
     tree["model"] = {"files": model_fingerprint(recipe.model.path), "dtype": recipe.model.dtype}
     tree["data"] = {"train": list(train_hashes)}
     tree["versions"] = {name: version for name, version in versions().items() if name in ("torch", "transformers")}
-    return _flatten(tree)
+    return {**_flatten(tree), **start_facts(recipe)}
 
 
 def choose_checkpoint(run: RunDir, facts: Mapping[str, Any], *, allow_data_change: bool, say: Say) -> Path | None:

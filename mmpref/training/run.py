@@ -6,7 +6,6 @@ came to its end.
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,19 +17,27 @@ from transformers.trainer_callback import PrinterCallback
 
 from mmpref.config import Recipe, SourceSection
 from mmpref.data.quarantine import Quarantine
-from mmpref.errors import CheckpointError, DistributedError, StoppedError
+from mmpref.errors import CheckpointError, StoppedError
 from mmpref.losses import build_objective
 from mmpref.losses.objective import Objective
-from mmpref.models.save import save_model
 from mmpref.rundir import Claim, RunDir, State, claim_output
 from mmpref.training.alarms import Alarms
 from mmpref.training.arguments import refused_by_transformers, rehearse, training_arguments
 from mmpref.training.checkpoint import newest_complete
+from mmpref.training.continued import continued
+from mmpref.training.faults import memory_told
+from mmpref.training.first_step import FirstStep
 from mmpref.training.metrics import JsonlLogger
-from mmpref.training.preflight import preflight
+from mmpref.training.parallel.strategy import (
+    refuse_contradictions,
+    refuse_other_than_asked,
+    refuse_what_cannot_shard,
+    restarted,
+)
+from mmpref.training.parallel.world import World
 from mmpref.training.resume import Say, choose_checkpoint, facts_of, step_of
 from mmpref.training.run_data import RunData, load_data
-from mmpref.training.setup import set_up
+from mmpref.training.setup import Setup, set_up, smaller_weights
 from mmpref.training.stopping import Terminated, held, terminating
 from mmpref.training.trainer import PreferenceTrainer
 
@@ -62,47 +69,77 @@ def train(
     Raises:
         MMPrefError: anything refused or failed, with what to do; the manifest then says ``failed`` or ``stopped``.
     """
-    say = say or (lambda _: None)
-    _refuse_many_processes()
+    if restarted():
+        overwrite, resume = False, True
+    refuse_contradictions(recipe)
     objective = build_objective(recipe.loss.as_mapping())
-    arguments = training_arguments(recipe)
-    claim = claim_output(recipe, overwrite=overwrite, resume=resume, inputs=_inputs(recipe))
-    with terminating(), _state_kept(claim) as begin:
+    arguments = training_arguments(recipe)  # from here on the processes of a run know of each other
+    world = World.of(arguments)
+    if say is None or not world.is_first:
+        say = _silent
+    with world.failing_together():
+        recipe = continued(recipe)
+        refuse_other_than_asked(world.strategy, world.size)
+        refuse_what_cannot_shard(recipe, world.strategy)
+        _use_one_gpu(arguments, say)
+        inputs = _inputs(recipe)
+        claim = world.first_does(lambda: claim_output(recipe, overwrite=overwrite, resume=resume, inputs=inputs))
+        return _claimed(recipe, claim, world, objective, arguments, resume, allow_data_change, progress, say)
+
+
+def _claimed(
+    recipe: Recipe,
+    claim: Claim,
+    world: World,
+    objective: Objective,
+    arguments: TrainingArguments,
+    resume: bool,
+    allow_data_change: bool,
+    progress: ProgressHook | None,
+    say: Say,
+) -> RunDir:
+    with terminating(), _state_kept(claim, world) as begin:
         if not (claim.replaces or claim.continues):
             begin()  # an earlier run is touched only when everything was found in order
         # an earlier run keeps its own list until this one begins
         quarantine = Quarantine(None if claim.replaces or claim.continues else claim.run.quarantine_file)
         data = load_data(recipe, objective, quarantine)
+        world.same_everywhere("training files", (data.train_hashes, len(data.train), len(data.eval)))
         quarantine.path = claim.run.quarantine_file
         held_out = [f"held_out={recipe.data.held_out:g}"] if recipe.data.held_out else []
-        facts = facts_of(recipe, [*data.train_hashes, *held_out])
-        run = claim.run
-        checkpoint = choose_checkpoint(run, facts, allow_data_change=allow_data_change, say=say) if resume else None
-        return _train(recipe, begin, objective, arguments, data, facts, checkpoint, progress, say)
+        facts = facts_of(recipe, [*data.train_hashes, *held_out], processes=world.size)
+        run, checkpoint = claim.run, None
+        if resume:
+            checkpoint = world.first_does(
+                lambda: choose_checkpoint(run, facts, allow_data_change=allow_data_change, say=say)
+            )
+        return _train(recipe, begin, world, objective, arguments, data, facts, checkpoint, progress, say)
 
 
 def _inputs(recipe: Recipe) -> list[str]:
     """Everything on the disk that a run reads."""
     data = recipe.data
     entries = [entry for entry in (*data.train, *data.eval) if isinstance(entry, SourceSection)]
-    roots = [str(root) for root in (data.root, data.manifest, *(entry.root for entry in entries)) if root is not None]
+    places = (recipe.adapter.path, data.root, data.manifest, *(entry.root for entry in entries))
+    roots = [str(root) for root in places if root is not None]
     return [recipe.model.path, *data.train_paths, *data.eval_paths, *roots]
 
 
 @contextmanager
-def _state_kept(claim: Claim) -> Iterator[Callable[[], RunDir]]:
+def _state_kept(claim: Claim, world: World) -> Iterator[Callable[[], RunDir]]:
     """Gives the function that begins the run; from then on the manifest says how it ended, whatever happens."""
     begun: list[RunDir] = []
 
     def begin() -> RunDir:
         if not begun:
             with held():  # a signal between the manifest and the note that it is there would leave it at "running"
-                begun.append(claim.begin())
+                begun.append(world.first_does(claim.begin))
         return begun[0]
 
     def end(state: State, **facts: Any) -> None:
-        with suppress(CheckpointError):  # a disk too full for the manifest; the error on its way says more
-            for run in begun:
+        # a disk too full for the manifest: the error on its way says more
+        with held(and_dropped=True), suppress(CheckpointError):
+            for run in begun if world.is_first else []:
                 run.set_state(state, **facts)
 
     try:
@@ -122,6 +159,7 @@ def _state_kept(claim: Claim) -> Iterator[Callable[[], RunDir]]:
 def _train(
     recipe: Recipe,
     begin: Callable[[], RunDir],
+    world: World,
     objective: Objective,
     arguments: TrainingArguments,
     data: RunData,
@@ -130,9 +168,10 @@ def _train(
     progress: ProgressHook | None,
     say: Say,
 ) -> RunDir:
-    ready = set_up(recipe, objective, data, arguments.device, say)
+    ready = set_up(recipe, objective, data, arguments.device, say, world)
     logger = JsonlLogger(RunDir(recipe.output).metrics_file)
-    with refused_by_transformers():
+    moving = f"moving {recipe.model.path} to {arguments.device}"
+    with memory_told(lambda: moving, lambda: smaller_weights(recipe)), refused_by_transformers():
         trainer = PreferenceTrainer(
             ready.loaded.model,
             arguments,
@@ -141,65 +180,74 @@ def _train(
             train_pairs=ready.train.pairs,
             eval_pairs=ready.eval.pairs,
             reference=ready.reference,
-            callbacks=[logger, _ProgressCallback(progress)],
+            callbacks=[logger, _ProgressCallback(progress if world.is_first else None)],
             checkpoint_facts=facts,
             learning_rates=recipe.train.learning_rates.model_dump(exclude_none=True),
             skip_nonfinite_steps=recipe.train.skip_nonfinite_steps,
             fault_folder=recipe.output / "faults",
+            costs=[float(fit.work) for fit in ready.train.fits],
         )
 
     def event(step: int, name: str, message: str) -> None:
         logger.event(step, name, message)
         say(f"step {step}: {message}")
 
-    trainer.add_callback(Alarms(trainer.pair_log, event))
+    if world.is_first:
+        trainer.add_callback(Alarms(trainer.pair_log, event))
     trainer.remove_callback(PrinterCallback)  # we have a display of our own
     rehearse(trainer)
-    if recipe.preflight:
-        for check in preflight(
-            ready.loaded.model,
-            ready.collator,
-            ready.train.pairs,
-            ready.reference,
-            device=arguments.device,
-            autocast=trainer.compute_loss_context_manager,
-        ):
-            say(check.describe())
+    before = FirstStep(recipe, trainer, ready, new=checkpoint is None, say=say)
+    if not world.is_sharded:
+        before.check()
     run = begin()
-    data.quarantine.write()
-    logger.forget_after(-1 if checkpoint is None else step_of(checkpoint))
-    if checkpoint is None and ready.eval.pairs:
-        trainer.evaluate()  # before the first step, so that a change can be told
+    if world.is_first:
+        data.quarantine.write()
+        logger.forget_after(-1 if checkpoint is None else step_of(checkpoint))
+    if world.is_sharded:
+        trainer.add_callback(before)
+    else:
+        before.evaluate()
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     step, steps = trainer.state.global_step, trainer.state.max_steps
-    if trainer.signals.received is not None:
-        number = trainer.signals.received
+    if (number := trainer.stop_signal()) is not None:
+        trainer.checkpoint_here()
         raise StoppedError(
             f"stopped by {signal.Signals(number).name} at step {step} of {steps}, with a checkpoint; "
             f"go on with --resume (run folder {run.path})",
             number,
         )
     with _checkpoint_kept(trainer):
-        trainer.pair_log.write(run.pairs_file)
-        if ready.eval.pairs:
-            if not trainer.eval_log.has_step(step):
-                trainer.evaluate()
-            trainer.eval_log.write(run.eval_pairs_file)
-        save_model(ready.loaded.model, Path(recipe.model.path), run.model)
+        if ready.eval.pairs and not trainer.eval_log.has_step(step):
+            trainer.evaluate()
+        trainer.pair_log.flush()
+        with world.all_or_none():
+            if world.is_first:
+                trainer.pair_log.write(run.pairs_file)
+                if ready.eval.pairs:
+                    trainer.eval_log.write(run.eval_pairs_file)
+        trainer.write_model(recipe.model.path, run.model)
+    if world.is_first:
+        _complete(run, recipe, data, ready, world, step)
+    world.wait()
+    return run
+
+
+def _complete(run: RunDir, recipe: Recipe, data: RunData, ready: Setup, world: World, steps: int) -> None:
     run.set_state(
         "complete",
         pairs=len(ready.train.pairs),
         quarantined=len(data.quarantine),
         layout=ready.layout.explanation,
         fit=ready.train.report(),
-        steps=step,
+        steps=steps,
+        processes=world.size,
+        strategy=world.strategy,
         data=dict(zip(recipe.data.train_paths, data.train_hashes, strict=True)),
         **({} if data.manifest is None else {"data_manifest": data.manifest}),
         reference=None if ready.reference is None else ready.reference.explanation,
         trained_parameters=ready.trained,
         parameters=ready.total,
     )
-    return run
 
 
 @contextmanager
@@ -222,12 +270,15 @@ def _checkpoint_kept(trainer: PreferenceTrainer) -> Iterator[None]:
         raise
 
 
-def _refuse_many_processes() -> None:
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world > 1:
-        raise DistributedError(
-            f"this version trains in one process, and {world} were started; start one (README, status of capabilities)"
-        )
+def _use_one_gpu(arguments: TrainingArguments, say: Say) -> None:
+    """One process uses one GPU: the Trainer would put nn.DataParallel around the model, which is slow and not exact."""
+    if arguments.n_gpu > 1:
+        say(f"{arguments.n_gpu} GPUs are here and one process uses one of them: --launch ddp or fsdp2 uses all")
+        arguments._n_gpu = 1
+
+
+def _silent(_: str) -> None:
+    """Only the first process speaks."""
 
 
 class _ProgressCallback(TrainerCallback):

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from mmpref.config import Recipe, SourceSection
 from mmpref.data.images import ImageLoader
-from mmpref.data.loading import PairSource, load_each, load_pairs
+from mmpref.data.loading import Candidate, PairSource, load_each, load_pairs
 from mmpref.data.manifest import verify
 from mmpref.data.mixture import RootedImages, repeat
 from mmpref.data.opening import recipe_sources, weights
-from mmpref.data.quarantine import Quarantine
+from mmpref.data.quarantine import Quarantine, RowError
 from mmpref.data.split import split_by_image
 from mmpref.errors import ConfigError, DataError
 from mmpref.losses.objective import Objective
@@ -35,6 +35,8 @@ class RunData:
     train_hashes: tuple[str, ...]
     manifest: str | None
     """Hash of the manifest that the data was proved to match."""
+    sources: tuple[PairSource, ...]
+    """Of the training rows, held-out ones among them."""
 
 
 def load_data(recipe: Recipe, objective: Objective, quarantine: Quarantine) -> RunData:
@@ -63,7 +65,9 @@ def load_data(recipe: Recipe, objective: Objective, quarantine: Quarantine) -> R
         checked.verify_images(train_sources, lists, full=section.verify == "full")
     evaluated: list[PreferencePair] = []
     if eval_sources:
-        evaluated = load_pairs(eval_sources, allow_demonstrations=False, quarantine=Quarantine(), max_bad_fraction=0.0)
+        evaluated = load_pairs(
+            eval_sources, allow_demonstrations=demonstrations, quarantine=Quarantine(), max_bad_fraction=0.0
+        )
     elif section.held_out:
         lists, evaluated = _hold_out(lists, section.held_out, recipe.seed)
     pairs = [
@@ -76,7 +80,7 @@ def load_data(recipe: Recipe, objective: Objective, quarantine: Quarantine) -> R
         _refuse_missing_scores([*pairs, *evaluated])
     train_hashes = tuple(_hash(entry, source) for entry, source in zip(section.train, train_sources, strict=True))
     manifest = None if checked is None else checked.hash
-    return RunData(pairs, evaluated, images, quarantine, train_hashes, manifest)
+    return RunData(pairs, evaluated, images, quarantine, train_hashes, manifest, tuple(train_sources))
 
 
 def _refuse_trained_pairs(pairs: Sequence[PreferencePair], evaluated: Sequence[PreferencePair]) -> None:
@@ -106,7 +110,7 @@ def _hold_out(
     _, evaluated = split_by_image([pair for pairs in lists for pair in pairs], held_out=share, seed=seed)
     taken = {pair.id for pair in evaluated}
     kept = [[pair for pair in pairs if pair.id not in taken] for pairs in lists]
-    evaluated = [pair for pair in evaluated if pair.rejected is not None]
+    evaluated = [pair for pair in evaluated if pair.rejected is not None] or evaluated  # margins where there are any
     if not any(kept) or not evaluated:
         raise ConfigError(f"data.held_out={share:g} leaves nothing on one side: {sum(map(len, lists))} pairs in all")
     return kept, evaluated
@@ -141,12 +145,13 @@ def fit_data(recipe: Recipe, data: RunData, encoder: PairEncoder, say: Say) -> t
     for name, plan in (("data.train", train), ("data.eval", held_out)):
         if plan.describe():
             say(f"{name}: {plan.describe()}")
-    aside = {pair.id: (pair, err) for pair, err in train.set_aside}  # a weighted source repeats its pairs
-    for pair, err in aside.values():
+    set_aside = [*train.set_aside, *(held_out.set_aside if recipe.data.held_out else [])]
+    aside = {pair.id: err for pair, err in set_aside}  # a weighted source repeats its pairs
+    for source, found in _where(data.sources, aside.keys()):
+        err = aside[found.pair.id]
         data.quarantine.num_used -= 1
-        data.quarantine.add(
-            source=pair.source, file=pair.source, row=0, row_id=pair.id, reason=err.reason, detail=str(err)
-        )
+        fault = RowError(str(err), reason=err.reason)
+        source.put_aside(data.quarantine, found.file, found.row, fault, row_id=found.pair.id)
     faults = [err for _, err in [*train.set_aside, *held_out.set_aside]]
     bad = [err for err in faults if err.reason != "too_long_prompt"]
     total = len(data.train) + len(data.eval)
@@ -156,3 +161,18 @@ def fit_data(recipe: Recipe, data: RunData, encoder: PairEncoder, say: Say) -> t
             f"{recipe.data.max_bad_fraction:g}); the first: {(bad or faults)[0]}"
         )
     return train, held_out
+
+
+def _where(sources: Sequence[PairSource], names: Collection[str]) -> Iterator[tuple[PairSource, Candidate]]:
+    """The rows of the pairs of these names, read a second time: it is seldom needed, and their places would fill
+    memory."""
+    left = set(names)
+    for source in sources:
+        if not left:
+            return
+        for found in source.candidates(Quarantine(), demonstrations=True):
+            if found.pair.id in left:
+                left.discard(found.pair.id)
+                yield source, found
+                if not left:
+                    return

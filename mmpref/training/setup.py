@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from transformers import set_seed
 
 from mmpref.config import AdapterSection, Recipe
@@ -19,7 +20,9 @@ from mmpref.processing.collate import PairCollator
 from mmpref.processing.encode import PairEncoder
 from mmpref.processing.fitting import FitPlan
 from mmpref.records import PreferencePair
-from mmpref.training.faults import is_out_of_memory, out_of_memory
+from mmpref.training.continued import adapter_folder, describe_start
+from mmpref.training.faults import memory_told
+from mmpref.training.parallel.world import ALONE, World
 from mmpref.training.refcache import ReferenceCache, cache_facts
 from mmpref.training.resume import Say
 from mmpref.training.run_data import RunData, fit_data
@@ -39,10 +42,15 @@ class Setup:
     total: int
 
 
-def set_up(recipe: Recipe, objective: Objective, data: RunData, device: torch.device, say: Say) -> Setup:
+def set_up(
+    recipe: Recipe, objective: Objective, data: RunData, device: torch.device, say: Say, world: World = ALONE
+) -> Setup:
     """Load the model and make everything ready; tells which ways were taken and why.
 
+    A reference cache is filled here, except where the model will be sharded: then it is filled when it is.
+
     Args:
+        recipe: with what its start adapter says filled in (:func:`mmpref.training.continued.continued`).
         device: where the model will train; used already where reference log-probs are computed for the cache.
 
     Raises:
@@ -51,7 +59,10 @@ def set_up(recipe: Recipe, objective: Objective, data: RunData, device: torch.de
     if recipe.cpu_threads is not None:
         torch.set_num_threads(recipe.cpu_threads)
     set_seed(recipe.seed)  # before the model: a fresh adapter is drawn at random
-    loaded = _within_memory(recipe, lambda: _load_model(recipe))
+    with memory_told(lambda: f"loading {recipe.model.path}", lambda: smaller_weights(recipe)):
+        loaded = _load_model(recipe)
+    if recipe.adapter.path is not None:
+        say(describe_start(recipe))
     trained, total = count_parameters(loaded.model)
     encoder = encoder_of(recipe, loaded)
     train, held_out = fit_data(recipe, data, encoder, say)
@@ -69,7 +80,11 @@ def set_up(recipe: Recipe, objective: Objective, data: RunData, device: torch.de
         row_tokens=recipe.processing.row_tokens,
         keyed=recipe.reference.kind == "cache" and objective.needs_reference,
     )
-    reference = _reference(recipe, objective, loaded, collator, [*train.pairs, *held_out.pairs], device, say)
+    cached = [] if recipe.reference.kind == "cache" else ["reference.kind=cache"]
+    with memory_told(lambda: "making the reference", lambda: [*cached, *smaller_weights(recipe)]):
+        reference = _reference(recipe, objective, loaded, collator, world)
+        if isinstance(reference, ReferenceCache) and not world.is_sharded:
+            fill(reference, recipe, loaded.model, collator, [*train.pairs, *held_out.pairs], device, say, world)
     if reference is not None:
         say(f"reference: {reference.explanation}")
     return Setup(loaded, reference, layout, collator, train, held_out, trained, total)
@@ -80,9 +95,7 @@ def _reference(
     objective: Objective,
     loaded: LoadedModel,
     collator: PairCollator,
-    pairs: Sequence[PreferencePair],
-    device: torch.device,
-    say: Say,
+    world: World,
 ) -> Reference | None:
     section = recipe.reference
     if section.kind != "cache":
@@ -90,12 +103,33 @@ def _reference(
     if not objective.needs_reference:
         return None
     folder = section.cache or recipe.output.with_name(f"{recipe.output.name}.reference")
-    cache = ReferenceCache.open(folder, cache_facts(recipe, loaded, collator))
+    facts = cache_facts(recipe, loaded, collator)
+    world.first_does(lambda: len(ReferenceCache.open(folder, facts)))  # makes it, if it is new
+    return ReferenceCache.open(folder, facts)
+
+
+def fill(
+    cache: ReferenceCache,
+    recipe: Recipe,
+    policy: nn.Module,
+    collator: PairCollator,
+    pairs: Sequence[PreferencePair],
+    device: torch.device,
+    say: Say,
+    world: World,
+) -> None:
+    """Fill a reference cache in the precision of training; all ranks must call it together."""
     half = recipe.train.bf16 or recipe.train.fp16
     dtype = torch.bfloat16 if recipe.train.bf16 else torch.float16
     with torch.autocast(device.type, dtype, enabled=half):
-        cache.fill(loaded.model, collator, pairs, device=device, say=say)
-    return cache
+        cache.fill(policy, collator, pairs, device=device, say=say, world=world)
+
+
+def smaller_weights(recipe: Recipe) -> list[str]:
+    """Keys that help where memory runs out before a pair is looked at."""
+    quantized = [] if recipe.adapter.stored_as else ["adapter.kind=qlora with tune.language=lora (weights in 4 bits)"]
+    half = [] if recipe.model.dtype in ("bfloat16", "float16") else ["model.dtype=bfloat16"]
+    return [*quantized, *half]
 
 
 def encoder_of(recipe: Recipe, loaded: LoadedModel) -> PairEncoder:
@@ -126,6 +160,7 @@ def _load_model(recipe: Recipe) -> LoadedModel:
         loaded,
         Tuning(vision=tune.vision, projector=tune.projector, language=tune.language),
         _adapter_settings(adapter) if adapter.kind != "none" else None,
+        start=None if adapter.path is None else adapter_folder(recipe),
     )
 
 
@@ -139,13 +174,3 @@ def _quantization(section: AdapterSection) -> QuantizationSettings | None:
     return QuantizationSettings(
         kind=section.stored_as, double_quant=section.double_quant, compute_dtype=section.compute_dtype
     )
-
-
-def _within_memory(recipe: Recipe, load_it: Callable[[], LoadedModel]) -> LoadedModel:
-    try:
-        return load_it()
-    except (RuntimeError, MemoryError) as err:
-        if not is_out_of_memory(err):
-            raise
-        helps = ["adapter.kind=qlora with tune.language=lora", "model.dtype=bfloat16"]
-        raise out_of_memory(f"loading {recipe.model.path}", helps) from err

@@ -1,8 +1,8 @@
 """How a run is spread over GPUs: what each strategy splits between them, and in which precision it keeps things.
 
 What is written here about libraries is what accelerate 1.15, transformers 5.23 and DeepSpeed 0.19 do, read in their
-source. None of it was run on more than one GPU by us; that FSDP2 fails with bitsandbytes' optimizers and with int8
-layers was seen with two processes on a CPU.
+source, and how the launch profiles of this house drive them. None of it was run on more than one GPU by us; that FSDP2
+fails with bitsandbytes' optimizers and with int8 layers was seen with two processes on a CPU.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from mmpref.config import Recipe
-from mmpref.errors import ConfigError
+from mmpref.errors import ConfigError, DistributedError
+from mmpref.training.parallel.strategy import refuse_what_cannot_shard
 
 Strategy = Literal["ddp", "fsdp2", "zero2", "zero3"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
@@ -122,47 +123,31 @@ def precision_of(recipe: Recipe, loaded: int, spread: Spread) -> Precision:
     return Precision(frozen=loaded, trained=trained, adapter=4, computed=computed, master=0, state=trained)
 
 
-def is_of_bitsandbytes(optim: str) -> bool:
-    """Whether a name of transformers' optimizers is one of bitsandbytes."""
-    return any(word in optim for word in ("8bit", "32bit", "bnb", "paged", "lion", "ademamix"))
+def batches_reduced(recipe: Recipe, spread: Spread) -> int:
+    """How often gradients travel in an update: once under DDP, after every micro-batch where they are split."""
+    return 1 if spread.is_alone or spread.strategy == "ddp" else recipe.train.gradient_accumulation_steps
 
 
-def reduces_every_batch(recipe: Recipe, spread: Spread) -> bool:
-    """Whether gradients travel after every micro-batch, or are kept whole until the last one of an update."""
-    if recipe.train.gradient_accumulation_steps == 1 or spread.is_deepspeed:
-        return True
-    settings = recipe.train.extra.get("accelerator_config")
-    accumulation = settings.get("gradient_accumulation_kwargs") if isinstance(settings, dict) else None
-    return isinstance(accumulation, dict) and accumulation.get("sync_each_batch") is True
-
-
-def refuse_contradictions(recipe: Recipe, spread: Spread, *, dtype_bytes: int, pairs: int | None) -> None:
+def refuse_contradictions(
+    recipe: Recipe, spread: Spread, *, dtype_bytes: int, pairs: int | None, copies_reference: bool
+) -> None:
     """Raises ConfigError, with the fix, for what the strategy cannot do."""
     if spread.is_alone:
         return
-    stored, strategy, train = recipe.adapter.stored_as, spread.strategy, recipe.train
+    strategy, train = spread.strategy, recipe.train
     if train.use_cpu:
         raise ConfigError("train.use_cpu is set and GPUs are asked for; take one of the two out")
-    if stored is not None and strategy == "zero3":
-        raise ConfigError(
-            f"a base in {stored} cannot be split by zero3: its packed bytes are no weights to DeepSpeed; use "
-            "--strategy ddp or zero2 (the base stays whole on every GPU), or adapter.kind=lora with quantization null"
-        )
-    if stored == "int8" and strategy == "fsdp2":
-        raise ConfigError(
-            "a base in int8 cannot be split by fsdp2: its layers lose their scales; use --strategy ddp, or "
-            "adapter.kind=lora with quantization null"
-        )
+    try:
+        refuse_what_cannot_shard(recipe, strategy)
+    except DistributedError as err:
+        raise ConfigError(str(err)) from err
     if spread.is_deepspeed and dtype_bytes == 2 and not (train.bf16 or train.fp16):
         raise ConfigError(
             f"{strategy} takes its precision from train.bf16 or train.fp16, and neither is set while weights are "
             "loaded in half precision; set train.bf16=true"
         )
-    if strategy == "fsdp2" and is_of_bitsandbytes(train.optim):
-        raise ConfigError(
-            f"train.optim={train.optim} is bitsandbytes', whose kernels do not take the slices that fsdp2 gives them; "
-            "set train.optim=adamw_torch (split between GPUs its state is small), or use --strategy ddp"
-        )
+    if strategy == "zero3" and copies_reference:
+        raise ConfigError(f"a copy that serves as reference is not for {strategy}; set reference.kind=cache")
     at_once = train.per_device_train_batch_size * spread.world
     if pairs is not None and at_once * train.gradient_accumulation_steps > pairs:
         most = max(1, pairs // at_once)

@@ -9,26 +9,29 @@ What differs from the stock Trainer, and nothing else:
   of its pairs; memory that runs out is told with the pairs and the keys that would help;
 - checkpoints are written whole or not at all, and hold what trains under the names it has in memory (the stock resume
   silently keeps the start weights of vision-language models, because their files use other names);
-- SIGINT and SIGTERM save a checkpoint at the next step boundary and stop.
+- SIGINT and SIGTERM save a checkpoint at the next step boundary and stop;
+- several processes take each pair of an epoch once, in the order that one process would, and run the same parts of the
+  model whatever their pairs are, so that none waits for another in vain.
 """
 
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Dataset
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
 
-from mmpref.errors import CheckpointError, ConfigError, NonFiniteError, OutOfMemoryError
-from mmpref.losses import LossOutput, build_objective
+from mmpref.errors import ConfigError, NonFiniteError, OutOfMemoryError
+from mmpref.losses import LossOutput, PairLogps, build_objective
 from mmpref.losses.objective import Objective
 from mmpref.models.adapter import AdapterSettings, Tuning, plain_name
 from mmpref.models.policy import pair_logps
@@ -38,19 +41,27 @@ from mmpref.models.unwrap import unwrap
 from mmpref.processing.batch import PairBatch
 from mmpref.processing.collate import PairCollator
 from mmpref.records import PreferencePair
-from mmpref.rundir import replacing_folder
 from mmpref.training.assemble import Model, PairsOrFile, as_collator, as_model, as_pairs
 from mmpref.training.breakdown import Breakdown
-from mmpref.training.checkpoint import WEIGHTS, is_complete, load_trained, prune, save_trained, seal, verify
-from mmpref.training.faults import UpdateWatch, is_out_of_memory, out_of_memory, remedies_for
-from mmpref.training.metrics import Meter, PairLog, read_pair_log
+from mmpref.training.checkpointed import CheckpointedTrainer
+from mmpref.training.faults import (
+    UpdateWatch,
+    describe_batch,
+    eval_remedies,
+    is_out_of_memory,
+    memory_told,
+    out_of_memory,
+    remedies_for,
+)
+from mmpref.training.metrics import Meter, PairLog
+from mmpref.training.parallel.batches import EpochLoader, GlobalBatches
+from mmpref.training.parallel.in_step import Filling, filling_for
+from mmpref.training.parallel.sharded import layer_classes, let_cpus_shard, saved_weights
+from mmpref.training.parallel.world import World
 from mmpref.training.rates import refuse_idle_rates, split_by_part
 from mmpref.training.stopping import StopAtStepEnd
 
 logger = logging.getLogger(__name__)
-
-PAIRS = "pairs.parquet"
-EVAL_PAIRS = "pairs_eval.parquet"
 
 
 class Pairs(Dataset[PreferencePair]):
@@ -66,7 +77,7 @@ class Pairs(Dataset[PreferencePair]):
         return self.pairs[index]
 
 
-class PreferenceTrainer(Trainer):
+class PreferenceTrainer(CheckpointedTrainer):
     """Trains a policy on preference pairs, text or image.
 
     Args:
@@ -78,7 +89,8 @@ class PreferenceTrainer(Trainer):
         collator: turns pairs into a ``PairBatch`` (``processing.collate.PairCollator``); needed for a bare model.
         reference: where reference log-probs come from (``models.reference.choose_reference``); needed for a bare model
             when the objective says so.
-        tuning, adapter: for a model given by its path; by default its language model trains, or LoRA on it.
+        tuning, adapter: for a model given by its path; by default its language model trains, or LoRA on it. An adapter
+            given by its folder (or run) is trained further.
         image_root: image paths start here; default: the folder of ``train_pairs``.
         args: ``transformers.TrainingArguments``; batch sizes count pairs.
         learning_rates: of ``vision``, ``projector`` or ``language`` where they are not ``args.learning_rate``.
@@ -86,6 +98,7 @@ class PreferenceTrainer(Trainer):
             stops the run, as the first does by default. Each writes a dump.
         fault_folder: where dumps of such updates go; default: beside the checkpoints, in ``faults/``.
         checkpoint_facts: stored in every checkpoint; whoever resumes compares them (``checkpoint.differences``).
+        costs: the work that each training pair is, in any unit; several processes share it evenly.
 
     Raises:
         ConfigError: the objective needs a reference and none is given, or there is nothing to train on.
@@ -102,13 +115,14 @@ class PreferenceTrainer(Trainer):
         collator: PairCollator | None = None,
         reference: Reference | None = None,
         tuning: Tuning | None = None,
-        adapter: AdapterSettings | None = None,
+        adapter: AdapterSettings | str | Path | None = None,
         image_root: Path | None = None,
         callbacks: list[TrainerCallback] | None = None,
         checkpoint_facts: Mapping[str, Any] | None = None,
         learning_rates: Mapping[str, float] | None = None,
         skip_nonfinite_steps: int = 0,
         fault_folder: Path | None = None,
+        costs: Sequence[float] | None = None,
     ) -> None:
         self.objective = build_objective(objective) if isinstance(objective, Mapping) else objective
         model, loaded = as_model(model, tuning, adapter)
@@ -126,23 +140,40 @@ class PreferenceTrainer(Trainer):
         # Ours to set: rows carry no model arguments to filter by, and a NaN must never be replaced in the log.
         args.remove_unused_columns = False
         args.logging_nan_inf_filter = False
+        if args.ddp_find_unused_parameters is None:  # an expert without tokens, the last layer of LLaVA's tower
+            args.ddp_find_unused_parameters = True
+        if args.ddp_broadcast_buffers is None:  # they are constants
+            args.ddp_broadcast_buffers = False
+            warnings.filterwarnings(
+                "ignore", message="`broadcast_buffers` is deprecated"
+            )  # until accelerate renames it
+        self.world = World.of(args)
+        if self.world.strategy == "fsdp2":
+            let_cpus_shard()
+            # gradients that wait for the last micro-batch would be whole on every rank
+            args.accelerator_config.gradient_accumulation_kwargs = {"sync_each_batch": True}
+        self.filling: Filling = filling_for(self.world, model, collator, pairs, held_out, costs)
+        self.collator = self.filling.collator
         super().__init__(
             model=model,
             args=args,
-            data_collator=collator.rows,
+            data_collator=self.collator.rows,
             train_dataset=Pairs(pairs),
             eval_dataset=Pairs(held_out) if held_out else None,
             callbacks=callbacks,
         )
-        self.collator = collator
+        if self.world.strategy == "fsdp2" and self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap is None:
+            self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = layer_classes(model)
         self.reference = reference
         # compute_loss divides by the pairs of the whole update. Older releases know that by the first name only, and
         # would divide by the accumulation steps once more.
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
         self.meter = Meter()
-        self.pair_log = PairLog()
-        self.eval_log = PairLog()
+        self.pair_log = PairLog(self.world.gather)
+        self.eval_log = PairLog(self.world.gather)
+        self._costs = costs
+        self._batches: GlobalBatches | None = None
         self.watch = UpdateWatch()
         self.skipped_steps: list[int] = []
         self._rates = dict(learning_rates or {})
@@ -152,7 +183,7 @@ class PreferenceTrainer(Trainer):
         self._loss_sum: Tensor | None = None  # of the update under way
         self._fault_folder = fault_folder or Path(args.output_dir) / "faults"
         self._facts = dict(checkpoint_facts or {})
-        self.signals = StopAtStepEnd()
+        self.signals = StopAtStepEnd(together=self.world.size > 1)
         self.add_callback(self.signals)
 
     # ---- one update -------------------------------------------------------------------------------------------
@@ -166,28 +197,32 @@ class PreferenceTrainer(Trainer):
     ) -> Tensor | tuple[Tensor, LossOutput]:
         """Sum of the objective over this micro-batch, divided by the pairs of the update."""
         self.watch.enter(inputs)
+        logps = self._logps(model, inputs)
         try:
-            output = self._objective(model, inputs)
+            output, without_weight = self._objective(logps, inputs)
         except NonFiniteError as err:
             if return_outputs:
                 raise
             self._poisoned = str(err)
-            return torch.zeros((), device=self.args.device, requires_grad=True)
-        pairs = len(inputs) if num_items_in_batch is None else num_items_in_batch
+            return _nothing_of(logps)
+        pairs = inputs.counted if num_items_in_batch is None else num_items_in_batch
         # Data-parallel wrappers average gradients over ranks; the division above is already over all ranks' pairs.
-        loss = output.per_pair.sum() * (self.args.world_size / pairs)
+        loss = (output.per_pair.sum() + without_weight) * (self.world.size / pairs)
         self._loss_sum = loss.detach() if self._loss_sum is None else self._loss_sum + loss.detach()
         self.meter.add(output.stats)
-        self.pair_log.add(self.state.global_step + 1, inputs.pair_ids, output.stats)
+        self.pair_log.add(self.state.global_step + 1, inputs.counted_ids, output.stats)
         return (loss, output) if return_outputs else loss
 
-    def _objective(self, model: nn.Module, batch: PairBatch) -> LossOutput:
-        reference = self.reference if self.objective.needs_reference else None
-        logps = pair_logps(model, batch, reference=reference)
+    def _logps(self, model: nn.Module, batch: PairBatch) -> PairLogps:
+        return pair_logps(model, batch, reference=self.reference if self.objective.needs_reference else None)
+
+    def _objective(self, logps: PairLogps, batch: PairBatch) -> tuple[LossOutput, Tensor]:
+        """The objective of the pairs that count, and a zero that holds the graph of those that do not."""
+        count = batch.counted
         # Both sides are told whatever the objective reads: SFT moves the rejected answers too.
         sides = {"logps/chosen": logps.chosen, "logps/rejected": logps.rejected}
         lengths = {"len/chosen": logps.chosen_len, "len/rejected": logps.rejected_len}
-        told = {name: value.detach().float() for name, value in (sides | lengths).items() if value is not None}
+        told = {name: value.detach().float()[:count] for name, value in (sides | lengths).items() if value is not None}
         if self.is_in_train:
             self.watch.note(told)
         try:
@@ -195,10 +230,11 @@ class PreferenceTrainer(Trainer):
         except NonFiniteError as err:
             where = f"step {self.state.global_step + 1}, pairs {', '.join(batch.pair_ids)}"
             raise NonFiniteError(f"{where}: {err}") from err
-        stats = {**told, **output.stats}
+        per_pair = output.per_pair[:count]
+        stats = {**told, **{name: value[:count] for name, value in output.stats.items()}}
         if self.is_in_train:
-            self.watch.note({**stats, "loss": output.per_pair.detach()})
-        return LossOutput(per_pair=output.per_pair, stats=stats)
+            self.watch.note({**stats, "loss": per_pair.detach()})
+        return LossOutput(per_pair=per_pair, stats=stats), output.per_pair[count:].sum() * 0.0
 
     def training_step(
         self,
@@ -212,8 +248,12 @@ class PreferenceTrainer(Trainer):
         """
         if num_items_in_batch is None:
             num_items_in_batch = self._get_num_items_in_batch([inputs], self.args.device)
+        losses = []
         try:
-            losses = [super(PreferenceTrainer, self).training_step(model, part, num_items_in_batch) for part in inputs]
+            for number, part in enumerate(inputs, start=1):
+                self.world.is_at(self.state.global_step + 1, "training", part.counted_ids)
+                with self.filling.gradients_wait(self.accelerator, model, is_last=number == len(inputs)):
+                    losses.append(super().training_step(model, part, num_items_in_batch))
             return torch.stack(losses).sum()
         except (RuntimeError, MemoryError) as err:
             if not is_out_of_memory(err):
@@ -227,14 +267,13 @@ class PreferenceTrainer(Trainer):
         )
 
     def _get_num_items_in_batch(
-        self, batch_samples: Sequence[Sequence[PairBatch]], device: torch.device
+        self, batch_samples: list[Sequence[PairBatch]], device: torch.device
     ) -> Tensor | int | None:
         self.watch.begin()
         self._poisoned, self._loss_sum = None, None
-        pairs = sum(len(part) for batch in batch_samples for part in batch)
-        if self.args.world_size > 1:
-            counts: Tensor = self.accelerator.gather(torch.tensor([pairs], device=device))
-            return counts.sum()
+        self.world.is_at(self.state.global_step + 1, "waiting for the others' batches", ())
+        batch_samples[:] = self.filling.as_many_everywhere(batch_samples)
+        [pairs] = self.world.total([sum(part.counted for parts in batch_samples for part in parts)])
         return pairs
 
     def _prepare_inputs(self, inputs: PairBatch) -> PairBatch:
@@ -242,19 +281,26 @@ class PreferenceTrainer(Trainer):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> Tensor | float | None:
         norm: Tensor | float | None = super()._get_grad_norm(model, grad_norm=grad_norm)
-        reason = self._poisoned
-        if reason is None:
-            finite = torch.isfinite(torch.as_tensor(0.0 if self._loss_sum is None else self._loss_sum))
-            if norm is not None and getattr(self.accelerator, "scaler", None) is None:  # fp16's scaler skips by itself
-                finite = finite & torch.isfinite(torch.as_tensor(norm, device=finite.device))
-            if bool(finite):
-                return norm
-            reason = (
-                f"step {self.state.global_step + 1}, pairs {', '.join(self.watch.pair_ids[:8])}: the loss or the "
-                "gradient is not finite"
-            )
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
+        reason = self._poisoned or self._why_not_finite(norm)
+        bad, self.signals.agreed = self.world.highest([reason is not None, self.signals.received or 0])
+        if not bad:
+            return norm
+        reason = next(found for found in self.world.gather(reason) if found is not None)
         self._leave_out(model, reason, norm)
         return None
+
+    def _why_not_finite(self, norm: Tensor | float | None) -> str | None:
+        finite = torch.isfinite(torch.as_tensor(0.0 if self._loss_sum is None else self._loss_sum))
+        if norm is not None and getattr(self.accelerator, "scaler", None) is None:  # fp16's scaler skips by itself
+            finite = finite & torch.isfinite(torch.as_tensor(norm, device=finite.device))
+        if bool(finite):
+            return None
+        return (
+            f"step {self.state.global_step + 1}, pairs {', '.join(self.watch.pair_ids[:8])}: the loss or the "
+            "gradient is not finite"
+        )
 
     def _leave_out(self, model: nn.Module, reason: str, norm: Tensor | float | None) -> None:
         """Write the dump of an update that must not be made, then stop, or go on without it.
@@ -263,7 +309,8 @@ class PreferenceTrainer(Trainer):
             NonFiniteError: as many updates as may be were left out already.
         """
         step = self.state.global_step + 1
-        dump = self._fault_folder / f"nonfinite-step-{step}.json"
+        of_rank = f"-rank-{self.world.rank}" if self.world.size > 1 else ""
+        dump = self._fault_folder / f"nonfinite-step-{step}{of_rank}.json"
         rate = self._get_learning_rate()
         self.watch.dump(dump, step=step, reason=reason, model=model, learning_rate=rate, gradient_norm=norm)
         if len(self.skipped_steps) >= self._may_skip:
@@ -295,8 +342,10 @@ class PreferenceTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means of the per-pair statistics since the last line."""
         if "loss" in logs:
-            logs.update(self.meter.take(self._sum_over_ranks))
+            logs.update(self.meter.take(self.world.gather))
             self.pair_log.flush()
+            if self._batches is not None and (imbalance := self._batches.take_imbalance()) is not None:
+                logs["imbalance"] = imbalance
         super().log(logs, start_time)
 
     def evaluate(
@@ -310,89 +359,79 @@ class PreferenceTrainer(Trainer):
         Loss, accuracy and margin are told by source and by score gap as well (``eval_source/NAME/...``,
         ``eval_gap/low/...``).
 
-        Both answers are run whatever the objective reads, so that models trained by different objectives compare.
+        Both answers are run whatever the objective reads, so that models trained by different objectives compare; only
+        the good one where the objective reads no other and some of the pairs are demonstrations.
         """
         if isinstance(eval_dataset, Sequence) and not isinstance(eval_dataset, str):
             eval_dataset = Pairs(eval_dataset)
-        loader = self._loader_with_both_sides(eval_dataset)
+        loader = self._evaluation_loader(eval_dataset)
         model = self._wrap_model(self.model, training=False)
         was_training = model.training
         model.eval()
         meter, breakdown = Meter(), Breakdown(getattr(loader.dataset, "pairs", ()))
         try:
             with torch.no_grad(), self.compute_loss_context_manager():
-                for batch in (part for parts in loader for part in parts):
-                    output = self._evaluated(model, self._prepare_inputs(batch))
+                for batch in (part for parts in loader for part in self.filling.as_many_everywhere([parts])[0]):
+                    output = self._evaluated(model, batch)
                     stats = {**output.stats, "loss": output.per_pair.detach()}
                     meter.add(stats)
-                    breakdown.add(batch.pair_ids, stats)
-                    self.eval_log.add(self.state.global_step, batch.pair_ids, stats)
+                    breakdown.add(batch.counted_ids, stats)
+                    self.eval_log.add(self.state.global_step, batch.counted_ids, stats)
         except BaseException:
             self.eval_log.drop_pending()  # half an evaluation is none
             raise
         finally:
             model.train(was_training)
         self.eval_log.flush()
-        found = {**meter.take(self._sum_over_ranks), **breakdown.take(self._sum_over_ranks)}
+        found = {**meter.take(self.world.gather), **breakdown.take(self.world.gather)}
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(metrics)
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def _evaluated(self, model: nn.Module, batch: PairBatch) -> LossOutput:
-        try:
-            return self._objective(model, batch)
-        except (RuntimeError, MemoryError) as err:
-            if not is_out_of_memory(err):
-                raise
-            half = max(1, self.args.per_device_eval_batch_size // 2)
-            raise out_of_memory(
-                f"evaluating pairs {', '.join(batch.pair_ids[:8])} ({len(batch)} in the batch, "
-                f"{batch.input_ids.numel():,} tokens)",
-                [f"train.per_device_eval_batch_size={half}", "processing.max_length (cuts the longest answers)"],
-            ) from err
+        self.world.is_at(self.state.global_step, "evaluating", batch.counted_ids)
+        told = f"evaluating {describe_batch(batch)}"
+        with memory_told(lambda: told, lambda: eval_remedies(self.model, self.args, self.collator.encoder, batch)):
+            here = self._prepare_inputs(batch)
+            return self._objective(self._logps(model, here), here)[0]
 
-    def _loader_with_both_sides(self, pairs: Any) -> DataLoader[tuple[PairBatch, ...]]:
-        for_training: Any = self.collator.rows
-        self.data_collator = self.collator.changed(need_rejected=True).rows
-        try:
-            loader: DataLoader[tuple[PairBatch, ...]] = self.get_eval_dataloader(pairs)
-            return loader
-        finally:
-            self.data_collator = for_training
+    def get_train_dataloader(self) -> DataLoader[tuple[PairBatch, ...]]:
+        """This process's batches; all processes together take the batches that one would (``GlobalBatches``)."""
+        self._batches = GlobalBatches(
+            len(self.train_dataset),
+            self.args.per_device_train_batch_size,
+            rank=self.world.rank,
+            size=self.world.size,
+            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            costs=self._costs,
+        )
+        return self._loader(self.train_dataset, self._batches, self.collator)
 
-    def _sum_over_ranks(self, values: Tensor) -> Tensor:
-        return self.accelerator.reduce(values, reduction="sum") if self.args.world_size > 1 else values
+    def _evaluation_loader(self, pairs: Any) -> DataLoader[tuple[PairBatch, ...]]:
+        dataset = self.eval_dataset if pairs is None else pairs
+        if dataset is None:
+            raise ConfigError("there are no held-out pairs to evaluate on; give eval_pairs")
+        size = self.args.per_device_eval_batch_size
+        batches = GlobalBatches(len(dataset), size, rank=self.world.rank, size=self.world.size, shuffle=False)
+        demonstrated = any(pair.rejected is None for pair in getattr(dataset, "pairs", ()))
+        both = self.objective.needs_rejected or not demonstrated
+        return self._loader(dataset, batches, self.collator.changed(need_rejected=both))
 
-    # ---- checkpoints and stopping -----------------------------------------------------------------------------
+    def _loader(self, dataset: Any, batches: GlobalBatches, collator: PairCollator) -> EpochLoader:
+        workers = self.args.dataloader_num_workers
+        return EpochLoader(
+            dataset,
+            batch_sampler=batches,
+            collate_fn=collator.rows,
+            num_workers=workers,
+            pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
+            persistent_workers=bool(workers) and self.args.dataloader_persistent_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+            generator=torch.Generator(),  # the run's own random state is not touched
+        )
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        root = Path(self.args.output_dir)
-        try:
-            with replacing_folder(root / f"step-{self.state.global_step}") as folder:
-                save_trained(self.accelerator.unwrap_model(self.model), folder / WEIGHTS)
-                self._save_optimizer_and_scheduler(str(folder))
-                self._save_scaler(str(folder))
-                self._save_rng_state(str(folder))
-                self.pair_log.write(folder / PAIRS)
-                self.eval_log.write(folder / EVAL_PAIRS)
-                self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
-                seal(folder, self._facts)
-        except (RuntimeError, SafetensorError) as err:  # what torch and safetensors raise when the disk is full
-            raise CheckpointError(f"the checkpoint of step {self.state.global_step} was not written: {err}") from err
-        if self.args.save_total_limit is not None:
-            prune(root, self.args.save_total_limit)
-
-    def checkpoint_here(self) -> Path:
-        """A complete checkpoint of the step that was reached; it may be there already.
-
-        Raises:
-            CheckpointError: it cannot be written.
-        """
-        folder = Path(self.args.output_dir) / f"step-{self.state.global_step}"
-        if not is_complete(folder):
-            self._save_checkpoint(self.model, None)
-        return folder
+    # ---- the end ----------------------------------------------------------------------------------------------
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the model (of an adapted one: the adapter) with its base's processor files, whole or not at all.
@@ -404,26 +443,38 @@ class PreferenceTrainer(Trainer):
             raise ConfigError(
                 "where the processor files are is not known; use mmpref.models.save_model(model, base, out)"
             )
-        save_model(self.accelerator.unwrap_model(self.model), self._source, Path(output_dir or self.args.output_dir))
+        self.write_model(self._source, Path(output_dir or self.args.output_dir))
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        folder = Path(resume_from_checkpoint)
-        verify(folder)
-        load_trained(self.accelerator.unwrap_model(self.model if model is None else model), folder / WEIGHTS)
-        self.pair_log.restore(read_pair_log(folder / PAIRS))
-        self.eval_log.restore(read_pair_log(folder / EVAL_PAIRS))
+    def write_model(self, source: str | Path, out: Path) -> None:
+        """Write the trained model with the processor files of ``source``; all ranks must call it together.
+
+        Raises:
+            CheckpointError: it cannot be written; on all ranks.
+        """
+        inner = self.accelerator.unwrap_model(self.model)
+        weights = saved_weights(inner, keep=self.world.is_first) if self.world.is_sharded else None
+        with self.world.all_or_none():
+            if self.world.is_first:
+                save_model(inner, source, out, weights=weights)
+
+    def stop_signal(self) -> int | None:
+        """The signal that any rank was sent while it trained; None when there was none."""
+        return int(self.world.highest([self.signals.received or 0])[0]) or None
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """Train; afterwards ``self.signals.received`` is the signal that stopped the run early, or None.
+        """Train; afterwards :meth:`stop_signal` is the signal that stopped the run early, or None.
 
         A checkpoint of the last step is only loaded: the stock Trainer would make one more step.
         """
         if isinstance(resume_from_checkpoint, str):
             state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
             if state.global_step >= state.max_steps > 0:
-                self._load_from_checkpoint(resume_from_checkpoint)
+                self._load_finished(resume_from_checkpoint)
                 self.state = state
                 return TrainOutput(state.global_step, 0.0, {})
+            self.restore_logs(Path(resume_from_checkpoint))
+        if self.world.size > 1:  # dropout must not draw the same on every rank
+            torch.manual_seed(self.args.seed + self.world.rank)
         with self.signals.listening():
             try:
                 return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
@@ -436,3 +487,9 @@ class PreferenceTrainer(Trainer):
 def _parts(model: nn.Module, collator: PairCollator) -> dict[nn.Parameter, str]:
     part_of = collator.encoder.family.part_of
     return {parameter: part_of(plain_name(name)) for name, parameter in unwrap(model).named_parameters()}
+
+
+def _nothing_of(logps: PairLogps) -> Tensor:
+    """A zero to run backward from: every rank must, for an update that none of them will make."""
+    sides = [side for side in (logps.chosen, logps.rejected) if side is not None and side.requires_grad]
+    return torch.stack([torch.nan_to_num(side, 0.0, 0.0, 0.0).sum() * 0.0 for side in sides]).sum()

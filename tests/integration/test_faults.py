@@ -175,6 +175,102 @@ def test_memory_that_runs_out_in_the_optimizer_names_its_keys(
     assert "train.optim=adamw_8bit" in err
 
 
+def torch_runs_out() -> None:
+    """torch's own error, from its own allocator."""
+    torch.empty(2**60, dtype=torch.uint8)
+
+
+def cuda_runs_out() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+
+@pytest.mark.parametrize("runs_out", [torch_runs_out, cuda_runs_out])
+@pytest.mark.parametrize(("place_of_it", "changes", "doing", "helps"), [
+    ("mmpref.training.preflight.answer_logps", (), "checking pairs pair-",
+     "adapter.kind=qlora with tune.language=lora (weights in 4 bits), then processing.max_length"),
+    ("mmpref.training.trainer.pair_logps", ("EVAL", "preflight=false"), "evaluating pairs pair-",
+     "train.per_device_eval_batch_size=2, then adapter.kind=qlora"),
+    ("mmpref.training.refcache.answer_logps", ("reference.kind=cache",), "computing reference log-probs of pairs pair-",
+     "adapter.kind=qlora with tune.language=lora (weights in 4 bits), then processing.max_length"),
+    ("mmpref.training.setup.load", (), "loading ",
+     "adapter.kind=qlora with tune.language=lora (weights in 4 bits), then model.dtype=bfloat16"),
+    ("mmpref.training.setup.choose_reference", (), "making the reference",
+     "reference.kind=cache, then adapter.kind=qlora"),
+    ("transformers.Trainer.__init__", (), "moving ", "adapter.kind=qlora"),
+])  # fmt: skip
+def test_memory_that_runs_out_before_the_first_step_is_told_as_in_training(
+    place: Place,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    runs_out: Callable[[], None],
+    place_of_it: str,
+    changes: tuple[str, ...],
+    doing: str,
+    helps: str,
+) -> None:
+    monkeypatch.setattr(place_of_it, lambda *_, **__: runs_out())
+    changes = tuple(f"data.eval={place.world.pairs_heldout}" if change == "EVAL" else change for change in changes)
+    many = ("train.per_device_eval_batch_size=4", *changes)
+    assert main(place.training("demo_dpo", tmp_path / "run", *FOUR, *many)) == 5
+    err = " ".join(capsys.readouterr().err.split())
+    assert "Traceback" not in err
+    assert f"out of memory while {doing}" in err
+    assert helps in err
+    if "pairs" in doing:
+        assert " in the batch, " in err
+        assert " pixels)" in err
+
+
+def test_memory_that_runs_out_in_the_check_of_gradients_names_what_saves_activations(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import mmpref.training.preflight as preflight
+
+    real = preflight.answer_sums
+
+    def with_gradients(*args: Any) -> Any:
+        if torch.is_grad_enabled():
+            torch_runs_out()
+        return real(*args)
+
+    monkeypatch.setattr(preflight, "answer_sums", with_gradients)
+    assert main(place.training("demo_dpo", tmp_path / "run", *FOUR)) == 5
+    err = " ".join(capsys.readouterr().err.split())
+    assert "out of memory while checking pairs pair-" in err
+    assert "(1 in the batch, " in err
+    assert "what would help most: train.gradient_checkpointing=true" in err
+
+
+def test_a_reference_that_does_not_fit_four_pairs_at_once_is_computed_pair_by_pair(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mmpref.training.refcache as refcache
+
+    real, sizes = refcache.answer_logps, []
+
+    def only_one(model: Any, batch: Any) -> Any:
+        sizes.append(len(batch))
+        if len(batch) > 1:
+            torch_runs_out()
+        return real(model, batch)
+
+    cached = ("reference.kind=cache", "train.max_steps=1")
+    assert main(place.training("demo_dpo", tmp_path / "whole", *FOUR, *cached)) == 0
+    monkeypatch.setattr(refcache, "answer_logps", only_one)
+    assert main(place.training("demo_dpo", tmp_path / "parts", *FOUR, *cached)) == 0
+    assert sizes.count(4) == 12
+    assert sizes.count(1) == 48
+    one, other = (
+        {key: value for file in (tmp_path / f"{name}.reference").glob("*.safetensors")
+         for key, value in load_file(file).items()}
+        for name in ("whole", "parts")
+    )  # fmt: skip
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        torch.testing.assert_close(other[key], value, atol=1e-5, rtol=1e-5)
+
+
 def test_an_error_that_is_not_about_memory_is_not_called_so(
     place: Place, tmp_path: Path, spoiled: Callable[[Patch], None]
 ) -> None:

@@ -9,8 +9,12 @@ import pytest
 from transformers import TrainingArguments
 
 from mmpref import PreferenceTrainer
+from mmpref.cli import main
+from mmpref.data.pairs import pair_from_row
 from mmpref.errors import ConfigError
 from mmpref.models import AdapterSettings, load, load_model
+from mmpref.records import PreferencePair
+from mmpref.rundir import RunDir
 from mmpref.training.metrics import read_pair_log
 from tests.integration.conftest import Place
 
@@ -82,3 +86,30 @@ def test_what_a_bare_model_does_not_bring_is_asked_for(place: Place, pairs: Path
     with pytest.raises(ConfigError, match="are for a model given by its path"):
         PreferenceTrainer(bare, arguments(tmp_path), objective={"name": "sft"}, train_pairs=pairs,
                           adapter=AdapterSettings())  # fmt: skip
+
+
+def test_sft_is_evaluated_on_demonstrations_and_on_pairs(place: Place, tmp_path: Path) -> None:
+    lines = place.world.see.read_text().splitlines()
+    train, held_out = place.world.root / "shown.jsonl", place.world.root / "shown_held_out.jsonl"
+    train.write_text("\n".join(lines[:16]) + "\n")
+    held_out.write_text("\n".join(lines[16:24]) + "\n")
+    trainer = PreferenceTrainer(
+        str(place.model), arguments(tmp_path), objective={"name": "sft"}, train_pairs=train, eval_pairs=held_out
+    )
+    found = trainer.evaluate()
+    assert found["eval_loss"] > 0
+    assert "eval_rewards/margins" not in found
+    from_recipe = place.training("demo_see", tmp_path / "run", f"data.train={train}", f"data.eval={held_out}",
+                                 "train.max_steps=1", "train.per_device_eval_batch_size=8")  # fmt: skip
+    assert main(from_recipe) == 0
+    logged = [json.loads(line) for line in RunDir(tmp_path / "run").metrics_file.read_text().splitlines()]
+    assert [line["step"] for line in logged if "eval_loss" in line] == [0, 1]
+    assert logged[0]["eval_loss"] == pytest.approx(found["eval_loss"], rel=1e-4)
+    both = trainer.evaluate(some_pairs(place))
+    assert "eval_rewards/margins" in both
+
+
+def some_pairs(place: Place) -> list[PreferencePair]:
+    """Held-out pairs with images relative to the world."""
+    rows = [json.loads(line) for line in place.world.pairs_heldout.read_text().splitlines()]
+    return [pair_from_row(row, source="held out", line=number) for number, row in enumerate(rows, start=1)]

@@ -155,11 +155,11 @@ def test_a_full_disk_at_the_last_save_ends_with_code_6_and_a_checkpoint_to_resum
     run = tmp_path / "run"
     lora = ("adapter={kind: lora, rank: 2}", "tune={language: lora}")
     arguments = place.training("demo_dpo", run, *SHORT, *lora)
-    import mmpref.training.run as module
+    import mmpref.training.trainer as module
 
-    def fills_the_disk(*_: object) -> None:
+    def fills_the_disk(*given: object, **named: object) -> None:
         with largest_file(1000):
-            real(*_)  # type: ignore[arg-type]
+            real(*given, **named)  # type: ignore[arg-type]
 
     real = module.save_model
     with pytest.MonkeyPatch.context() as patch:
@@ -180,7 +180,7 @@ def test_a_full_disk_at_the_last_save_ends_with_code_6_and_a_checkpoint_to_resum
 def test_a_disk_that_is_full_from_the_second_checkpoint_on_keeps_the_first(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import mmpref.training.trainer as module
+    import mmpref.training.checkpointed as module
 
     real, calls = module.save_trained, []
 

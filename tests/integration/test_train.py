@@ -49,6 +49,23 @@ def plain(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def test_rows_that_do_not_fit_are_named_with_their_file_and_line(place: Place, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in place.world.pairs.read_text().splitlines()]
+    for number in (4, 30):
+        rows[number]["prompt"][-1]["content"][-1]["text"] += " please" * 300
+    first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
+    first.write_text("".join(json.dumps(row) + "\n" for row in rows[:20]))
+    second.write_text("\n" + "".join(json.dumps(row) + "\n" for row in rows[20:]))
+    changes = (f"data.train=[{{path: {first}, weight: 2}}, {second}]", "processing.max_length=300", *BATCH[:-1])
+    for name, more in (("run", "data.eval=[]"), ("held_out", "data.held_out=0.9")):
+        again = (*changes, "data.eval=[]", more, "train.max_steps=1")
+        assert main(place.training("demo_dpo", tmp_path / name, *again)) == 0
+        aside = [json.loads(line) for line in RunDir(tmp_path / name).quarantine_file.read_text().splitlines()]
+        found = {(row["file"], row["row"], row["id"], row["reason"]) for row in aside}
+        assert found == {(str(first), 5, rows[4]["id"], "too_long_prompt"),
+                         (str(second), 12, rows[30]["id"], "too_long_prompt")}  # fmt: skip
+
+
 def test_a_finished_run_has_everything_a_run_folder_promises(place: Place, plain: Path) -> None:
     run = RunDir(plain)
     manifest = run.manifest()

@@ -1,6 +1,7 @@
 """A model as judge of answers, over an OpenAI-compatible API: cost first, cache by content, failures are missing."""
 
-from mmpref.evals.judging.engine import Estimate, JudgingPlan, Outcome, Prices, load_answered, plan_judging
+from mmpref.evals.judging.cost import Estimate, Prices, dollars
+from mmpref.evals.judging.engine import JudgingPlan, Outcome, load_answered, plan_judging
 from mmpref.evals.judging.tasks import JUDGED, official_judge
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "JudgingPlan",
     "Outcome",
     "Prices",
+    "dollars",
     "load_answered",
     "official_judge",
     "plan_judging",

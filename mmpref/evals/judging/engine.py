@@ -9,59 +9,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmpref.errors import ConfigError
-from mmpref.evals.chat_api import ChatClient, Completion, ItemFailed, NotAsked, Server, in_parallel
+from mmpref.evals.chat_api import ChatClient, Completion, ItemFailed, Server, in_parallel
 from mmpref.evals.journal import repair_last_line
+from mmpref.evals.judging.cost import CHARS_PER_TOKEN, MAX_REPLY_TOKENS, Estimate, Prices, Spent, dollars
 from mmpref.evals.judging.fence import UnusableReplyError, draw_fence, messages, read_reply, response_format
 from mmpref.evals.judging.tasks import HALLUSIONBENCH_SAME, JUDGED, JudgeTask, Sections, Value, figure_zero
 from mmpref.evals.rows import Source, choose, pair_by_id
 from mmpref.evals.task import benchmark_named, with_defaults
 from mmpref.evals.verdicts import Verdict, usable
 from mmpref.records import Answer, EvalSample
-from mmpref.rundir import replacing, writing_to
+from mmpref.rundir import json_text, replacing, writing_to
 
-MAX_REPLY_TOKENS = 512
 ASKED_AGAIN = 3
 BY_RULE = "rule: at most three words name no object"
-_NO_MONEY = "not asked: the limit of cost was reached"
-_CHARS_PER_TOKEN = 3.5  # of English in the tokenizers of today, rounded to the dear side
 _USUAL_REPLY_TOKENS = 90
 _OVERHEAD_TOKENS = 12
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prices:
-    """US dollars per million tokens, as the server's owner asks; 0 for a server of one's own."""
-
-    prompt: float
-    completion: float
-
-    def __post_init__(self) -> None:
-        if self.prompt < 0 or self.completion < 0:
-            raise ConfigError("prices must be >= 0")
-
-    def of(self, prompt_tokens: float, completion_tokens: float) -> float:
-        return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """What judging will take. Tokens are guessed (3.5 characters each); ``cost`` is None without prices."""
-
-    num_answers: int
-    num_by_rule: int
-    num_cached: int
-    num_calls: int
-    prompt_tokens: int
-    completion_tokens: int
-    cost: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +65,7 @@ class _Case:
     @property
     def tokens(self) -> float:
         chars = sum(len(title) + len(text) for title, text in self.sections) + len(self.task.instruction) + 700
-        return chars / _CHARS_PER_TOKEN + _OVERHEAD_TOKENS
+        return chars / CHARS_PER_TOKEN + _OVERHEAD_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,48 +75,6 @@ class _Kept:
     value: Value
     reason: str
     judge: str
-
-
-@dataclass(slots=True)
-class _Spent:
-    """Counts of a run, by several threads; ``promised`` is what the calls under way can cost at most."""
-
-    prices: Prices | None
-    max_cost: float | None
-    calls: int = 0
-    prompt: float = 0.0
-    completion: float = 0.0
-    promised: float = 0.0
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    @property
-    def dollars(self) -> float:
-        return self.prices.of(self.prompt, self.completion) if self.prices else 0.0
-
-    @contextmanager
-    def call(self, case: _Case) -> Iterator[None]:
-        """One call, if there is money for it.
-
-        Raises:
-            NotAsked: there is not.
-        """
-        most = self.prices.of(case.tokens, MAX_REPLY_TOKENS) if self.prices else 0.0
-        with self.lock:
-            if self.max_cost is not None and self.dollars + self.promised + most > self.max_cost:
-                raise NotAsked(_NO_MONEY)
-            self.promised += most
-        try:
-            yield
-        finally:
-            with self.lock:
-                self.promised -= most
-
-    def add(self, reply: Completion, case: _Case) -> None:
-        with self.lock:
-            self.calls += 1
-            self.prompt += reply.prompt_tokens if reply.prompt_tokens is not None else case.tokens
-            done = reply.completion_tokens
-            self.completion += done if done is not None else len(reply.text) / _CHARS_PER_TOKEN
 
 
 def load_answered(
@@ -251,7 +177,7 @@ class JudgingPlan:
         """
         if max_cost is not None:
             self._refuse_dear(max_cost)
-        spent, errors = _Spent(self.prices, max_cost), dict[str, str]()
+        spent, errors = Spent(self.prices, max_cost), dict[str, str]()
         open_cases = self._open_cases()
         client = ChatClient(self.server)
         judge = _Judge(client, spent)
@@ -281,7 +207,7 @@ class JudgingPlan:
         with replacing(out) as file:
             for verdict in verdicts:
                 row = verdict.row() | ({"reason": reasons[verdict.id]} if reasons.get(verdict.id) else {})
-                file.write((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8"))
+                file.write((json_text(row) + "\n").encode("utf-8"))
         return Outcome(
             verdicts=verdicts,
             missing={verdict.id: verdict.error for verdict in verdicts if verdict.error is not None},
@@ -302,8 +228,8 @@ class JudgingPlan:
             raise ConfigError("a limit of cost needs the prices of the judge: give both, in dollars per million tokens")
         if estimate.cost > max_cost:
             raise ConfigError(
-                f"judging would cost about ${estimate.cost:.2f} ({estimate.num_calls} calls), more than "
-                f"${max_cost:.2f}; raise the limit or judge fewer answers; nothing was sent"
+                f"judging would cost about {dollars(estimate.cost)} ({estimate.num_calls} calls), more than "
+                f"{dollars(max_cost)}; raise the limit or judge fewer answers; nothing was sent"
             )
 
     def _verdicts(self, errors: Mapping[str, str]) -> Iterator[Verdict]:
@@ -327,7 +253,7 @@ class _Judge:
     """Asks one case after the other; used by several threads."""
 
     client: ChatClient
-    spent: _Spent
+    spent: Spent
     structured: bool = True
 
     def ask(self, case: _Case) -> _Kept:
@@ -339,9 +265,9 @@ class _Judge:
         why = ""
         for _ in range(ASKED_AGAIN):
             fence = draw_fence(case.sections)
-            with self.spent.call(case):
+            with self.spent.call(case.tokens):
                 reply = self._complete(case, fence)
-                self.spent.add(reply, case)
+                self.spent.add(reply, case.tokens)
             if reply.cut:
                 why = f"the reply was cut after {MAX_REPLY_TOKENS} tokens"
                 continue
@@ -367,7 +293,7 @@ class _Judge:
 
 
 def _case(name: str, task: JudgeTask, sections: Sections, server: Server) -> _Case:
-    content = json.dumps([server.model, task.name, task.version, sections], ensure_ascii=False)
+    content = json_text([server.model, task.name, task.version, sections])
     return _Case(name, task, sections, hashlib.sha256(content.encode()).hexdigest())
 
 
@@ -387,7 +313,7 @@ def _cache_line(case: _Case, kept: _Kept) -> str:
         "reason": kept.reason,
         "judge": kept.judge,
     }
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    return json_text(row) + "\n"
 
 
 def _read_cache(path: Path) -> dict[str, _Kept]:

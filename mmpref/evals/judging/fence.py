@@ -20,7 +20,9 @@ REASON = "reason"
 _THINKING = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
 # marks of chat templates: a server that does not escape them would take them for the end of our turn
 _TEMPLATE_MARK = re.compile(
-    r"<(?=\||/?s>|/?image>|(?:start|end)_of_turn>|/?think)|\[(?=/?(?:INST|SYSTEM_PROMPT|IMG)\])", re.IGNORECASE
+    r"<(?=[|\uff5c]|/?s>|/?image>|/?img|(?:start|end)_of_turn>|/?think|</?sys>>)"
+    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|IMG|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\])",
+    re.IGNORECASE,
 )
 _MAX_REPLY = 100_000
 _LONGEST_REASON = 1000

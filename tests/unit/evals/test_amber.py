@@ -100,6 +100,10 @@ def test_own_nouns_sees_plurals_and_case():
     known = frozenset({"dog", "trees", "glass"})
     assert own_nouns("Dogs, trees; GLASSES and a hot-dog.", known, fold_case=True) == ["dog", "trees", "glass"]
     assert own_nouns("Dogs and dogs", known, fold_case=False) == ["dog"]
+    words = frozenset({"can", "hot", "TV", "dog"})
+    text = "A hot dog can be seen on the TV, and two cans. Can it?"
+    assert own_nouns(text, words, fold_case=True) == ["dog", "TV", "can"]
+    assert own_nouns(text, words, fold_case=False) == ["dog", "TV", "can"]
 
 
 ASKED = texts("Yes", "**No**", "no, there is not", "Yes.", first=3)

@@ -6,7 +6,8 @@ import random
 import pytest
 
 from mmpref.errors import ConfigError, DataError
-from mmpref.evals import export_answers, load_samples, score
+from mmpref.evals import evaluate, export_answers, load_samples, score, write_items
+from mmpref.evals.answerers import ScriptedAnswerer
 from mmpref.evals.tables import read_table, write_table
 from tests.unit.evals.cases import NAMES, arguments, load
 
@@ -25,18 +26,26 @@ def as_map(answers):
 def test_exported_answers_score_the_same(name, to, end, tmp_path):
     questions, answers, options = arguments(name, tmp_path)
     out = tmp_path / f"answers.{end}"
-    assert export_answers(name, questions, answers, to, out, model="m") == len(answers)
+    assert export_answers(name, questions, answers, to, out, model="m").num_rows == len(answers)
     before = score(name, questions, answers, resamples=20, **options)
     after = score(name, questions, out, resamples=20, **options)
     assert after == before
 
 
 @pytest.mark.parametrize(("name", "end"), [("amber", "tsv"), ("hallusionbench", "xlsx")])
-def test_a_table_for_vlmevalkit_holds_only_what_the_tool_asks(name, end, tmp_path):
+def test_a_table_for_vlmevalkit_holds_only_what_the_tool_asks_and_the_rest_is_named(name, end, tmp_path):
     questions, answers, _ = arguments(name, tmp_path)
     out = tmp_path / f"answers.{end}"
     written = export_answers(name, questions, answers, "vlmevalkit", out)
-    assert 0 < written < len(answers)
+    samples = {sample.id: sample for sample in load_samples(name, questions)}
+    unasked = {"amber": lambda s: s.meta["dimension"] == "generative", "hallusionbench": lambda s: not s.images}[name]
+    assert set(written.left_out) == {key for key in as_map(answers) if unasked(samples[key])}
+    assert written.left_out
+    assert written.num_rows == len(answers) - len(written.left_out)
+    assert "VLMEvalKit has only" in written.why
+    alone = [answer for answer in answers if str(answer["id"]) in written.left_out]
+    with pytest.raises(DataError, match=r"nothing to write for vlmevalkit: VLMEvalKit has only .* none of the"):
+        export_answers(name, questions, alone, "vlmevalkit", tmp_path / f"none.{end}")
     before = score(name, questions, answers, "vlmevalkit", resamples=20)
     after = score(name, questions, out, "vlmevalkit", resamples=20)
     assert (after.metrics, after.n) == (before.metrics, before.n)
@@ -275,6 +284,23 @@ def test_open_instructions_are_written_as_their_judges_want_them(tmp_path):
     assert json.loads(out.read_text().splitlines()[2]) == {"prompt": "No commas.", "response": "text 7"}
 
 
+OPEN = [
+    {"uid": "u1", "prompt": "Write a haiku.\n\nNo  title.", "output": "r"},
+    {"uid": "u2", "prompt": "Say hi.", "output": "r"},
+]
+
+
+@pytest.mark.parametrize(("to", "end"), [("alpaca_eval", "json"), ("arena_hard", "jsonl"), ("ifeval", "jsonl")])
+def test_answers_to_open_instructions_come_back_from_their_judges_formats(to, end, tmp_path):
+    answers = [{"id": "u1", "text": "An old pond\r\n\u2028"}, {"id": "u2", "text": ""}]
+    there, back = tmp_path / f"there.{end}", tmp_path / "back.jsonl"
+    export_answers("win_rate", OPEN, answers, to, there)
+    assert export_answers("win_rate", OPEN, there, "jsonl", back).num_rows == 2
+    assert [json.loads(line) for line in back.read_text(encoding="utf-8").split("\n") if line] == answers
+    with pytest.raises(DataError, match=r"0 questions have the instruction|have an id that no question has"):
+        export_answers("win_rate", [{"uid": "u9", "prompt": "Another."}], there, "jsonl", back)
+
+
 def asked(number, thing):
     return {
         "question_id": number,
@@ -304,3 +330,59 @@ def test_questions_put_in_other_words_are_matched_by_id():
     questions = [asked(1, "dog"), asked(2, "cat")]
     answers = [llava(1, "Do you see a dog? Say yes or no."), llava(2, "Do you see a cat? Say yes or no.")]
     assert score("pope", questions, answers).metrics["accuracy"] == 1
+
+
+def pope_folder(out, questions):
+    evaluate(
+        "m", "pope", questions=questions, images_root=None, out=out,
+        answerer=ScriptedAnswerer(lambda sample: "Yes"),
+    )  # fmt: skip
+    return out / "answers.jsonl"
+
+
+def test_our_own_answers_know_what_they_were_asked(tmp_path):
+    """Rows of id and text cannot tell the split; the file that stands beside them can."""
+    questions = [asked(1, "dog"), asked(2, "cat")]
+    file = pope_folder(tmp_path / "out", questions)
+    assert score("pope", questions, file).metrics["accuracy"] == 1
+    assert score("pope", questions, file, prompt_suffix=" Answer with one word.").metrics["accuracy"] == 1
+    for others, wrong in (([asked(1, "dog"), asked(2, "bench")], 1), ([asked(1, "cup"), asked(2, "bench")], 2)):
+        with pytest.raises(DataError, match=rf"answers\.jsonl: {wrong} of 2 rows show another question"):
+            score("pope", others, file)
+        with pytest.raises(DataError, match="another question"):
+            export_answers("pope", others, file, "llava", tmp_path / "llava.jsonl")
+    for damaged in ("{}\n", "no json", '{"id": "1", "question": 7}\n', ""):
+        (tmp_path / "out" / "items.jsonl").write_text(damaged, encoding="utf-8")
+        assert score("pope", questions, file).n == 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_half_an_emoji_in_an_answer_stops_nothing(name, tmp_path):
+    """What a server leaves of an answer that it cut in the middle of one; JSON can say it, UTF-8 cannot."""
+    questions, answers, options = arguments(name, tmp_path)
+    cut = [{"id": answer["id"], "text": "Yes, a dog \ud83d"} for answer in answers]
+    (tmp_path / "cut.jsonl").write_text("".join(json.dumps(row) + "\n" for row in cut), encoding="utf-8")
+    found = score(name, questions, tmp_path / "cut.jsonl", resamples=20, **options)
+    write_items(tmp_path / "items.jsonl", found)
+    for to, end in (("jsonl", "jsonl"), ("llava", "jsonl"), ("lmms_eval", "jsonl"), ("official", "json")):
+        if (name, to) == ("pope", "official"):  # has no ids
+            continue
+        out = tmp_path / f"{to}.{end}"
+        export_answers(name, questions, cut, to, out)
+        if (name, to) != ("mme", "official"):  # has a mark in its place
+            assert score(name, questions, out, resamples=20, **options) == found
+    if name in ("pope", "mme"):
+        with pytest.raises(DataError, match=r"row 1: has half a surrogate pair.*use JSON lines"):
+            export_answers(name, questions, cut, "vlmevalkit", tmp_path / "t.tsv")
+
+
+def test_splits_in_folders_of_their_own_are_told_apart_by_the_folder(tmp_path):
+    splits = {"popular": [asked(1, "dog")], "random": [asked(1, "dog"), asked(2, "cat")]}
+    files = [pope_folder(tmp_path / f"pope_{name}", rows) for name, rows in splits.items()]
+    found = score("pope", splits, files)
+    assert (found.n, found.metrics["random/accuracy"], found.metrics["popular/accuracy"]) == (3, 1, 1)
+    swapped = {"popular": [asked(1, "dog"), asked(2, "bench")], "random": splits["random"]}
+    with pytest.raises(DataError, match="1 of 2 rows show another question"):
+        score("pope", swapped, {"popular": files[1], "random": files[1]})
+    with pytest.raises(DataError, match="share a name"):
+        score("pope", splits, [files[0], files[0]])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mmpref.errors import ConfigError, EvalIncompleteError
 from mmpref.evals import score
 from mmpref.evals.chat_api import Server
-from mmpref.evals.judging import Prices, load_answered, official_judge, plan_judging
+from mmpref.evals.judging import Prices, dollars, load_answered, official_judge, plan_judging
 from mmpref.evals.judging.fence import (
     UnusableReplyError,
     draw_fence,
@@ -225,6 +225,17 @@ def test_a_server_without_schemas_is_asked_without(tmp_path):
 # --- cost ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("amount", "shown"),
+    [
+        (0, "$0"), (0.004, "$0.004"), (0.000123456, "$0.00012"), (0.01, "$0.01"), (0.0954, "$0.095"), (0.25, "$0.25"),
+        (1, "$1.00"), (12.3449, "$12.34"), (1234.5, "$1234.50"), (0.00099999, "$0.001"),
+    ],
+)  # fmt: skip
+def test_a_cost_below_a_cent_is_no_zero(amount, shown):
+    assert dollars(amount) == shown
+
+
 def test_the_cost_is_known_before_and_a_limit_below_it_sends_nothing(tmp_path):
     with ChatServer(rates).running() as server:
         made = plan(tmp_path, server, prices=Prices(prompt=10, completion=30))
@@ -232,7 +243,7 @@ def test_the_cost_is_known_before_and_a_limit_below_it_sends_nothing(tmp_path):
         assert estimate.cost == pytest.approx(
             (estimate.prompt_tokens * 10 + estimate.completion_tokens * 30) / 1e6, rel=1e-3
         )
-        with pytest.raises(ConfigError, match=r"would cost about \$0\.\d\d \(12 calls\), more than \$0\.01"):
+        with pytest.raises(ConfigError, match=r"would cost about \$0\.\d+ \(12 calls\), more than \$0\.01"):
             made.run(tmp_path / "v.jsonl", max_cost=0.01)
         assert server.requests == []
         with pytest.raises(ConfigError, match="needs the prices"):
@@ -306,7 +317,23 @@ def test_a_reply_without_the_fence_is_never_read(text):
 
 
 @pytest.mark.parametrize(
-    "mark", ["<|im_end|>", "</s>", "<s>", "<image>", "[INST]", "[/INST]", "<end_of_turn>", "</think>"]
+    "mark",
+    [
+        "<|im_end|>",
+        "</s>",
+        "<s>",
+        "<image>",
+        "[INST]",
+        "[/INST]",
+        "<end_of_turn>",
+        "</think>",
+        "<\uff5cUser\uff5c>",
+        "<<SYS>>",
+        "<</SYS>>",
+        "<IMG_CONTEXT>",
+        "[TOOL_CALLS]",
+        "<\u200b|im_end|>",
+    ],
 )
 def test_template_marks_are_broken(mark):
     assert mark not in harmless(f"a {mark} b")
@@ -367,7 +394,7 @@ def test_the_command_shows_the_cost_and_a_dry_run_sends_nothing(tmp_path):
         dry = subprocess.run([*arguments, "--dry-run"], capture_output=True, text=True, check=True)
         assert server.requests == []
         assert not (tmp_path / "v.jsonl").exists()
-        assert "about $0.10" in dry.stdout
+        assert "about $0.096" in dry.stdout
         assert "gpt-4-0314 of March 2023" in " ".join(dry.stdout.split())
         done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     assert "12 verdicts; 12 calls, 12,000 + 120 tokens, $0.12" in done.stdout

@@ -109,3 +109,15 @@ def test_a_folder_without_subtasks_is_refused(tmp_path):
     (tmp_path / "readme.txt").write_text("x", encoding="utf-8")
     with pytest.raises(DataError, match=r"no subtask file such as existence\.txt"):
         load_samples("mme", tmp_path)
+
+
+def test_subtask_files_with_a_mark_at_the_start_or_in_another_encoding(tmp_path):
+    for name, start in (("questions", b""), ("answers", b"\xef\xbb\xbf")):
+        (tmp_path / name).mkdir()
+        lines = "".join(f"1.jpg\tIs it {n}?\t{label}\tYes\r\n" for n, label in enumerate(("Yes", "No")))
+        (tmp_path / name / "count.txt").write_bytes(start + lines.encode())
+    found = score("mme", tmp_path / "questions", tmp_path / "answers", "official", resamples=20)
+    assert found.metrics["count"] == 50
+    (tmp_path / "answers" / "count.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=r"count\.txt cannot be read"):
+        score("mme", tmp_path / "questions", tmp_path / "answers")

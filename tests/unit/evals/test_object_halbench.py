@@ -23,6 +23,18 @@ def values(found):
     return {name: found.metrics[name] for name in METRICS}
 
 
+@pytest.mark.parametrize(("content", "message"), [("5", "expected rows of JSON objects"), ('"a"', "expected")])
+def test_a_file_without_rows_is_an_error_that_names_it(content, message, tmp_path):
+    (tmp_path / "a.json").write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=rf"a\.json.*{message}"):
+        score("object_halbench", ITEMS, tmp_path / "a.json")
+
+
+def test_a_name_of_images_that_does_not_fit_the_ids_is_an_error():
+    with pytest.raises(ConfigError, match=r"image_name '\{name\}.jpg' does not fit the image id '1'"):
+        score("object_halbench", ITEMS, ANSWERS, synonyms=LIST, image_name="{name}.jpg")
+
+
 def test_our_own_extractor_by_hand():
     """The table is made up: 1 of 3 answers, 1 of the 2 that name something, 1 of 4 words; all 3 objects are named."""
     found = score("object_halbench", ITEMS, ANSWERS, synonyms=LIST)

@@ -356,3 +356,9 @@ def test_three_public_splits_at_once(bench_data):
     found = score("pope", bench_data / "pope" / "coco", [{"id": s.id, "text": s.target} for s in samples])
     assert {found.metrics[f"{split}/f1"] for split in ("random", "popular", "adversarial", "overall")} == {1.0}
     assert 0.98 < found.intervals["accuracy"][0] < 1
+
+
+def test_json_that_is_nested_without_end_is_an_error(tmp_path):
+    (tmp_path / "a.jsonl").write_text("[" * 200_000, encoding="utf-8")
+    with pytest.raises(DataError, match=r"a\.jsonl, line 1 is not JSON"):
+        score("pope", [{"question_id": 1, "image": "a", "text": "?", "label": "yes"}], tmp_path / "a.jsonl")

@@ -142,7 +142,12 @@ def test_a_limited_run_can_be_widened(tmp_path):
     second = Counting()
     assert run(tmp_path, second).n == 12
     assert second.asked == [str(n) for n in range(5, 13)]
-    assert run(tmp_path, Counting(), limit=3).n == 3
+    kept = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(
+        ConfigError, match="holds answers to 9 questions beyond the first 3, which are all that the limit"
+    ):
+        run(tmp_path, Counting(), limit=3)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == kept
     with pytest.raises(ConfigError, match="limit must be >= 1"):
         run(tmp_path, Counting(), limit=0)
 

@@ -82,6 +82,14 @@ def test_a_failing_server_loses_nothing_and_repeats_nothing(tmp_path, images):
     assert len(saved(tmp_path / "out")) == 20
 
 
+def test_an_answer_cut_in_the_middle_of_an_emoji_is_kept_as_it_came(tmp_path, images):
+    with ChatServer(lambda request: "Yes \ud83d").running() as server:
+        assert run(tmp_path / "out", server, images).n == 20
+        assert run(tmp_path / "out", server, images).n == 20
+    assert len(server.requests) == 20
+    assert {row["text"] for row in saved(tmp_path / "out")} == {"Yes \ud83d"}
+
+
 def test_questions_without_an_answer_are_named_with_the_reason_and_asked_again(tmp_path, images):
     def refuses_some(request):
         number = int(text_of(request).split()[-1].rstrip("?"))

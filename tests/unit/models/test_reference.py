@@ -121,14 +121,46 @@ def test_a_continued_adapter_is_compared_with_where_it_starts(base: Path, tmp_pa
     disturb(loaded.model)
     save_model(loaded.model, base, tmp_path / "adapter")
     going_on = load(base, adapter=tmp_path / "adapter", trainable=True)
+    drawn = torch.random.get_rng_state()
     reference = choose_reference(going_on.model)
+    assert torch.equal(torch.random.get_rng_state(), drawn)
     assert reference is not None
-    assert reference.kind == "frozen_copy"
+    assert reference.kind == "copied_adapter"
     assert "trained before" in reference.explanation
+    twin = choose_reference(going_on.model, kind="frozen_copy")
+    bare = choose_reference(going_on.model, kind="adapter_off")
+    assert twin is not None
+    assert bare is not None
+    assert (reference.is_start, twin.is_start, bare.is_start) == (True, True, False)
+    assert "the bare base model" in bare.explanation
     batch = batch_for(going_on)
     with eval_mode(going_on.model):
-        start = pair_logps(going_on.model, batch).chosen
-    torch.testing.assert_close(reference.logps(batch)[0], start.detach(), atol=1e-6, rtol=1e-6)
+        start = pair_logps(going_on.model, batch).chosen.detach()
+    plain = load(base)
+    of_base = pair_logps(plain.model, batch_for(plain)).chosen.detach()
+    assert (of_base - start).abs().max() > 1e-3
+    for _ in range(2):
+        assert torch.equal(reference.logps(batch)[0], start)
+        torch.testing.assert_close(twin.logps(batch)[0], start, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(bare.logps(batch)[0], of_base, atol=1e-6, rtol=1e-6)
+        disturb(going_on.model)
+    save_model(going_on.model, base, tmp_path / "trained")
+    assert {path.name for path in (tmp_path / "trained").iterdir() if path.is_dir()} == set()
+
+
+def test_a_pissa_start_is_copied_and_its_base_is_no_reference(base: Path) -> None:
+    loaded = prepare(load(base, dtype="float32", trainable=True), LORA, AdapterSettings(rank=4, init="pissa"))
+    with pytest.raises(ConfigError, match="taking its weights out of the base"):
+        choose_reference(loaded.model, kind="adapter_off")
+    reference = choose_reference(loaded.model)
+    assert reference is not None
+    assert reference.kind == "copied_adapter"
+    assert "PiSSA does not start at zero" in reference.explanation
+    batch = batch_for(loaded)
+    with eval_mode(loaded.model):
+        start = pair_logps(loaded.model, batch).chosen.detach()
+    disturb(loaded.model)
+    assert torch.equal(reference.logps(batch)[0], start)
 
 
 def test_a_wrapped_policy_gives_the_same(base: Path, tmp_path: Path) -> None:

@@ -294,3 +294,23 @@ def test_a_folder_of_runs_is_refused_with_the_runs_it_holds(folders, tmp_path):
         folders.write_run(tmp_path / "runs" / name)
     with pytest.raises(ConfigError, match=r"holds 2 run folders and is none itself; name those.*runs/one .*runs/two"):
         load_runs([tmp_path / "runs"])
+
+
+def evaluated(folder, model):
+    """What ``mmpref eval`` leaves of a benchmark, as far as the report reads it."""
+    folder.mkdir(parents=True)
+    result = score("chair", {"1": ["cup"]}, [{"id": "1", "text": "a cup"}])
+    write_result(folder / "results.json", result, model=model, settings={"model": model})
+
+
+def test_results_of_several_models_are_no_one_column(tmp_path):
+    for model in ("base", "tuned"):
+        evaluated(tmp_path / "flat" / model, model)
+        evaluated(tmp_path / "deep" / model / "chair", model)
+        evaluated(tmp_path / "one" / f"chair_{model}", "base")
+    with pytest.raises(ConfigError, match=r"results of 2 models \(base, tuned\); name the folders .*base .*tuned"):
+        load_runs([tmp_path / "flat"])
+    with pytest.raises(ConfigError, match=r"deep holds 2 folders with results in them .*deep/base .*deep/tuned"):
+        load_runs([tmp_path / "deep"])
+    assert [len(run.evals) for run in load_runs([tmp_path / "flat" / "base", tmp_path / "deep" / "tuned"])] == [1, 1]
+    assert len(load_runs([tmp_path / "one"])[0].evals) == 2

@@ -24,7 +24,7 @@ def means(pairs: list[PreferencePair], margins: list[float]) -> dict[str, float]
         part = slice(start, start + 4)
         stats = {"rewards/margins": torch.tensor(margins[part]), "uni/w_perf": torch.ones(len(margins[part]))}
         breakdown.add([p.id for p in pairs[part]], stats)
-    return breakdown.take(lambda values: values)
+    return breakdown.take()
 
 
 def test_each_source_and_each_third_of_the_gaps_has_its_mean() -> None:

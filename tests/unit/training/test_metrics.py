@@ -14,33 +14,43 @@ def test_a_mean_is_over_pairs_and_not_over_batches() -> None:
     meter = Meter()
     meter.add({"x": torch.tensor([1.0, 2.0, 3.0])})
     meter.add({"x": torch.tensor([10.0])})
-    assert meter.take(lambda t: t) == {"x": pytest.approx(4.0)}
+    assert meter.take() == {"x": pytest.approx(4.0)}
 
 
 def test_taking_empties_the_meter() -> None:
     meter = Meter()
     meter.add({"x": torch.ones(2)})
-    meter.take(lambda t: t)
-    assert meter.take(lambda t: t) == {}
+    meter.take()
+    assert meter.take() == {}
 
 
 def test_a_pair_without_a_value_is_left_out_of_its_mean_only() -> None:
     meter = Meter()
     meter.add({"x": torch.tensor([1.0, float("nan")]), "y": torch.tensor([4.0, 6.0])})
-    assert meter.take(lambda t: t) == {"x": 1.0, "y": 5.0}
+    assert meter.take() == {"x": 1.0, "y": 5.0}
 
 
 def test_a_statistic_that_no_pair_has_is_not_reported() -> None:
     meter = Meter()
     meter.add({"x": torch.tensor([float("nan")])})
-    assert meter.take(lambda t: t) == {}
+    assert meter.take() == {}
 
 
 def test_sums_and_counts_are_what_is_added_over_ranks() -> None:
     meter = Meter()
     meter.add({"x": torch.tensor([1.0, 3.0])})
-    other_rank = torch.tensor([[8.0], [1.0]])
-    assert meter.take(lambda t: t + other_rank) == {"x": 4.0}
+    other_rank = {"x": (8.0, 1.0), "only there": (6.0, 2.0)}
+    assert meter.take(lambda mine: [mine, other_rank]) == {"only there": 3.0, "x": 4.0}
+
+
+def test_rows_of_all_ranks_come_together_and_keep_what_only_one_of_them_has(tmp_path: Path) -> None:
+    log = PairLog(lambda mine: [mine, {"step": [1], "pair_id": ["far"], "z": [9.0]}, {}])
+    log.add(1, ["near"], {"x": torch.tensor([2.0])})
+    log.flush()
+    log.write(tmp_path / "pairs.parquet")
+    assert read_pair_log(tmp_path / "pairs.parquet") == {
+        "step": [1, 1], "pair_id": ["near", "far"], "x": [2.0, None], "z": [None, 9.0],
+    }  # fmt: skip
 
 
 def test_every_pair_is_in_the_file_with_its_step_and_absent_values_are_none(tmp_path: Path) -> None:

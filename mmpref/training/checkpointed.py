@@ -1,0 +1,187 @@
+"""A Trainer whose checkpoints are whole or not at all, and hold what trains under the names it has in memory.
+
+One process writes, or every rank its own part where weights are sharded; what one way wrote, another can go on from.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import Trainer
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+
+from mmpref.errors import CheckpointError
+from mmpref.rundir import replacing_folder
+from mmpref.training.checkpoint import WEIGHTS, is_complete, load_trained, prune, save_trained, seal, verify
+from mmpref.training.metrics import PairLog, read_pair_log
+from mmpref.training.parallel.sharded import load_sharded, load_sharded_weights, load_whole_optimizer, save_sharded
+from mmpref.training.parallel.world import ALONE, World
+
+logger = logging.getLogger(__name__)
+
+PAIRS = "pairs.parquet"
+EVAL_PAIRS = "pairs_eval.parquet"
+SHARDS = "sharded"
+"""Folder with the parts that the ranks wrote; in place of the weights and the optimizer's file."""
+
+
+class CheckpointedTrainer(Trainer):
+    """``transformers.Trainer`` with checkpoints of our own; ``PreferenceTrainer`` is what to use."""
+
+    world: World = ALONE
+    pair_log: PairLog
+    eval_log: PairLog
+    _facts: Mapping[str, Any]
+
+    # ---- writing ----------------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        root = Path(self.args.output_dir)
+        for log in (self.pair_log, self.eval_log):
+            log.flush()  # rows of all ranks come together
+        try:
+            with self._together(root / f"step-{self.state.global_step}") as folder:
+                self._write_weights(folder)
+                with self.world.all_or_none(), _disk_errors():
+                    self._save_rng_state(str(folder))
+                    self._save_scaler(str(folder))
+                    if self.world.is_first:
+                        self.pair_log.write(folder / PAIRS)
+                        self.eval_log.write(folder / EVAL_PAIRS)
+                        self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+                with self.world.all_or_none():
+                    if self.world.is_first:
+                        seal(folder, self._facts)
+        except (RuntimeError, SafetensorError) as err:  # what torch and safetensors raise when the disk is full
+            reason = " ".join(str(err).split())
+            raise CheckpointError(
+                f"the checkpoint of step {self.state.global_step} was not written: {reason}; those in {root} are "
+                "as they were: make room and go on with --resume"
+            ) from err
+        if self.args.save_total_limit is not None and self.world.is_first:
+            prune(root, self.args.save_total_limit)
+
+    @contextmanager
+    def _together(self, path: Path) -> Iterator[Path]:
+        """One folder that all ranks write into, in place of ``path`` when all of them got through."""
+        with ExitStack() as opened:
+            folder: Path | None = None
+            with self.world.all_or_none():
+                if self.world.is_first:
+                    folder = opened.enter_context(replacing_folder(path))
+            shared = self.world.share(folder)
+            assert shared is not None
+            yield shared
+        self.world.wait()  # nobody looks for it before it is there
+
+    def _write_weights(self, folder: Path) -> None:
+        inner = self.accelerator.unwrap_model(self.model)
+        if self.world.strategy == "fsdp2":
+            save_sharded(inner, self._raw_optimizer, folder / SHARDS)
+            with self.world.all_or_none(), _disk_errors():
+                if self.world.is_first:
+                    torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
+        elif self.is_deepspeed_enabled:
+            self._save_optimizer_and_scheduler(str(folder))  # the weights too, by DeepSpeed's own means
+        else:
+            with self.world.all_or_none(), _disk_errors():
+                if self.world.is_first:
+                    save_trained(inner, folder / WEIGHTS)
+                self._save_optimizer_and_scheduler(str(folder))
+
+    @property
+    def _raw_optimizer(self) -> torch.optim.Optimizer:
+        found: Any = self.optimizer
+        return getattr(found, "optimizer", found)  # type: ignore[no-any-return]
+
+    def checkpoint_here(self) -> Path:
+        """A complete checkpoint of the step that was reached; it may be there already.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        folder = Path(self.args.output_dir) / f"step-{self.state.global_step}"
+        if not self.world.first_does(lambda: is_complete(folder)):
+            self._save_checkpoint(self.model, None)
+        return folder
+
+    # ---- reading ----------------------------------------------------------------------------------------------
+
+    def restore_logs(self, folder: Path) -> None:
+        """Start the per-pair logs from those of a checkpoint, whose files are checked first.
+
+        Raises:
+            CheckpointError: not complete, or changed since.
+        """
+        self.world.first_does(lambda: verify(folder))
+        self.pair_log.restore(read_pair_log(folder / PAIRS))
+        self.eval_log.restore(read_pair_log(folder / EVAL_PAIRS))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        if (folder / SHARDS).is_dir():
+            return  # read together with the optimizer
+        load_trained(self.accelerator.unwrap_model(self.model if model is None else model), folder / WEIGHTS)
+
+    def _load_finished(self, checkpoint: str) -> None:
+        """Weights and logs of a checkpoint that no step follows."""
+        folder, inner = Path(checkpoint), self.accelerator.unwrap_model(self.model)
+        self.restore_logs(folder)
+        if (folder / SHARDS).is_dir():
+            load_sharded_weights(inner, folder / SHARDS)
+        else:
+            load_trained(inner, folder / WEIGHTS)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or self.is_deepspeed_enabled:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        folder, inner = Path(checkpoint), self.accelerator.unwrap_model(self.model)
+        if (folder / SHARDS).is_dir():
+            load_sharded(inner, self._raw_optimizer, folder / SHARDS)
+        elif self.world.strategy == "fsdp2":
+            load_whole_optimizer(inner, self._raw_optimizer, _read(folder / OPTIMIZER_NAME))
+        else:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        self.lr_scheduler.load_state_dict(_read(folder / SCHEDULER_NAME))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Random states of this rank; a checkpoint of another number of ranks has none for it."""
+        if checkpoint is not None:
+            single = self.world.size == 1
+            wanted = "rng_state.pth" if single else f"rng_state_{self.world.rank}.pth"
+            other = "rng_state_0.pth" if single else "rng_state.pth"
+            extra = f"rng_state_{self.world.size}.pth"
+            folder = Path(checkpoint)
+            if (folder / other).is_file() or not (folder / wanted).is_file() or (folder / extra).is_file():
+                if self.world.is_first:
+                    logger.warning(
+                        "the checkpoint is of another number of processes: the order of pairs and the updates go on as "
+                        "they were, and random draws inside the model (dropout) are new ones"
+                    )
+                return
+        super()._load_rng_state(checkpoint)
+
+
+def _read(file: Path) -> Any:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError) as err:
+        raise CheckpointError(f"{file} cannot be read: {' '.join(str(err).split())}") from err
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """What torch, safetensors and the system say of a full disk, as our own error."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as err:
+        raise CheckpointError(f"a checkpoint was not written: {' '.join(str(err).split())}") from err

@@ -1,0 +1,125 @@
+"""Training that starts from an adapter (``adapter.path``): the recipe with what that adapter says filled in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mmpref.config import Recipe
+from mmpref.errors import ConfigError
+from mmpref.models.adapter import PARTS
+from mmpref.models.adapter_folder import AdapterFolder, adapter_fingerprint, read_adapter
+from mmpref.models.load import family_of_config, load_config
+from mmpref.rundir import model_of
+from mmpref.training.checkpoint import model_fingerprint
+from mmpref.training.plan_subject import find_config
+
+_ITS_OWN = ("rank", "alpha", "use_rslora", "use_dora")
+
+
+def continued(recipe: Recipe) -> Recipe:
+    """The recipe with rank, alpha, dropout and the tuned parts of the adapter that it starts from.
+
+    A recipe without ``adapter.path`` is returned as it is, and so is one that was filled in before. No weight is read.
+
+    Raises:
+        ConfigError: there is no such adapter, it is not one for this model, or a key that the recipe gives says
+            otherwise than it.
+    """
+    if recipe.adapter.path is None:
+        return recipe
+    found = start_adapter(recipe)
+    _refuse_other_model(recipe, found)
+    section = recipe.adapter
+    for key in _ITS_OWN:
+        theirs = getattr(found, key)
+        if key in section.model_fields_set and getattr(section, key) != theirs:
+            raise ConfigError(
+                f"adapter.{key} is {getattr(section, key)!r}, and the adapter in {section.path} has {theirs!r}: "
+                f"training goes on with the adapter as it is; take adapter.{key} out"
+            )
+    own: dict[str, Any] = {key: getattr(found, key) for key in _ITS_OWN}
+    if "dropout" not in section.model_fields_set:
+        own["dropout"] = found.dropout
+    return recipe.model_copy(
+        update={
+            "adapter": section.model_copy(update=own),
+            "tune": recipe.tune.model_copy(update=_tuned(recipe, found)),
+        }
+    )
+
+
+def start_adapter(recipe: Recipe) -> AdapterFolder:
+    """The adapter that a recipe with ``adapter.path`` starts from.
+
+    Raises:
+        ConfigError: there is none, or it cannot be trained further.
+    """
+    config, _ = find_config(recipe.model.path)
+    return read_adapter(adapter_folder(recipe), family_of_config(config))
+
+
+def adapter_folder(recipe: Recipe) -> Path:
+    """The folder of the adapter: ``adapter.path`` itself, or the result of the run that it names.
+
+    Raises:
+        ConfigError: a run that has no result yet, or whose result is a whole model.
+    """
+    path = recipe.adapter.path
+    assert path is not None
+    folder = Path(model_of(path))
+    if (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
+        raise ConfigError(f"adapter.path {path} is a whole model and no adapter: give {folder} as model.path")
+    return folder
+
+
+def start_facts(recipe: Recipe) -> dict[str, str]:
+    """What identifies the start adapter; empty without one."""
+    return {} if recipe.adapter.path is None else {"adapter.files": adapter_fingerprint(adapter_folder(recipe))}
+
+
+def describe_start(recipe: Recipe) -> str:
+    """One line for the terminal about the adapter that training starts from."""
+    found = start_adapter(recipe)
+    line = f"starts from the adapter in {recipe.adapter.path} ({found.describe()})"
+    if found.base is not None and not _same_model(found.base, recipe.model.path):
+        line += (
+            f"; it was trained on {found.base}, and this run's model is {recipe.model.path}: their shapes agree, and "
+            "whether their weights do is not known"
+        )
+    return line
+
+
+def _tuned(recipe: Recipe, found: AdapterFolder) -> dict[str, str]:
+    """Each part as the adapter has it; a part that the recipe freezes stays as the adapter has it."""
+    tuned: dict[str, str] = {}
+    for part in PARTS:
+        theirs = found.on(part)
+        asked = getattr(recipe.tune, part) if part in recipe.tune.model_fields_set else theirs
+        if asked not in (theirs, "freeze"):
+            has = {"lora": "LoRA", "full": "whole weights", "freeze": "nothing"}[theirs]
+            raise ConfigError(
+                f"tune.{part} is {asked}, and the adapter in {recipe.adapter.path} has {has} there; take tune.{part} "
+                "out to train what it has"
+            )
+        tuned[part] = asked
+    return tuned
+
+
+def _refuse_other_model(recipe: Recipe, found: AdapterFolder) -> None:
+    """An adapter of another architecture, told before any weight is loaded."""
+    if found.base is None or not (Path(found.base) / "config.json").is_file():
+        return
+    ours, theirs = find_config(recipe.model.path)[0], load_config(found.base)
+    if ours.model_type != theirs.model_type:
+        raise ConfigError(
+            f"the adapter in {recipe.adapter.path} is for {found.base}, a '{theirs.model_type}' model, and model.path "
+            f"{recipe.model.path} is a '{ours.model_type}' model; give its base as model.path"
+        )
+
+
+def _same_model(one: str, other: str) -> bool:
+    if one == other:
+        return True
+    both_here = Path(one).is_dir() and Path(other).is_dir()
+    return both_here and model_fingerprint(one) == model_fingerprint(other)

@@ -1,0 +1,101 @@
+"""Which pairs each process takes: the same order of data whatever their number, and shares that cost alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+
+class GlobalBatches(Sampler[list[int]]):
+    """The batches of one rank, cut out of batches that all ranks take together.
+
+    The order is a permutation drawn from seed and epoch alone, so the pairs of an update do not depend on the number of
+    ranks, only on ``batch_size * size``. Within a global batch, pairs are dealt out so that ranks have about the same
+    work; the last batch of an epoch is dealt out as far as it goes, and a rank may get none of it: its batch is ``[]``.
+
+    Args:
+        count: pairs in all.
+        batch_size: the most pairs of one rank in one batch.
+        rank, size: of the world.
+        seed: of the order.
+        costs: of each pair, in any unit; all alike by default.
+        shuffle: False keeps the pairs in their order.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        size: int = 1,
+        seed: int = 0,
+        costs: Sequence[float] | None = None,
+        shuffle: bool = True,
+    ) -> None:
+        self.count, self.batch_size = count, batch_size
+        self.rank, self.size = rank, size
+        self.seed, self.shuffle = seed, shuffle
+        self.costs = costs
+        self.epoch = 0
+        self.imbalance: list[float] = []
+        """For each global batch that was dealt out: the work of the busiest rank over the mean of all, minus one."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """The order of this epoch is drawn next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Batches of an epoch, the same on every rank."""
+        return -(-self.count // (self.batch_size * self.size))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = self._order()
+        width = self.batch_size * self.size
+        for begin in range(0, self.count, width):
+            yield self._share(order[begin : begin + width])
+
+    def _order(self) -> list[int]:
+        if not self.shuffle:
+            return list(range(self.count))
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
+        return [int(index) for index in torch.randperm(self.count, generator=generator).tolist()]
+
+    def _share(self, together: list[int]) -> list[int]:
+        if self.size == 1:
+            return together
+        shares = deal(together, self.size, self.batch_size, self.costs)
+        if self.costs is not None:
+            loads = [sum(self.costs[index] for index in share) for share in shares]
+            mean = sum(loads) / len(loads)
+            self.imbalance.append(max(loads) / mean - 1 if mean else 0.0)
+        return shares[self.rank]
+
+    def take_imbalance(self) -> float | None:
+        """Mean of what was dealt out since the last call."""
+        found, self.imbalance = self.imbalance, []
+        return sum(found) / len(found) if found else None
+
+
+def deal(indexes: Sequence[int], ranks: int, most: int, costs: Sequence[float] | None = None) -> list[list[int]]:
+    """Indexes to ranks, at most ``most`` each, the costliest first and always to the rank with the least work so far.
+
+    Every rank's share keeps the order that the indexes came in.
+    """
+    cost = (lambda index: 1.0) if costs is None else (lambda index: float(costs[index]))
+    loads, members = [0.0] * ranks, [set[int]() for _ in range(ranks)]
+    for place in sorted(range(len(indexes)), key=lambda place: (-cost(indexes[place]), place)):
+        rank = min((r for r in range(ranks) if len(members[r]) < most), key=lambda r: (loads[r], r))
+        members[rank].add(place)
+        loads[rank] += cost(indexes[place])
+    return [[indexes[place] for place in sorted(places)] for places in members]
+
+
+class EpochLoader(DataLoader[Any]):
+    """A DataLoader that tells its batch sampler which epoch begins, as the Trainer expects."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]

@@ -1,0 +1,223 @@
+"""``mmpref train --launch``: the same command in several processes, by accelerate's launcher and a profile.
+
+A profile is a configuration file of accelerate. Ours are in ``scripts/accelerate/``, to be read and changed;
+``--launch FILE`` takes one of your own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.commands.launch import launch_command, launch_command_parser
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+from mmpref.config import Recipe, parse_yaml
+from mmpref.errors import DistributedError, StoppedError
+from mmpref.training.parallel.strategy import ASKED, STRATEGIES, refuse_contradictions
+
+PROFILES = "accelerate"
+"""Folder of the profiles, under ``scripts/`` in the source tree and ``share/mmpref/`` where mmpref is installed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """How many processes, where, and by which profile.
+
+    Args:
+        profile: ``ddp``, ``fsdp2``, ``zero2`` or ``zero3``, or a configuration file of accelerate.
+        processes: on each machine; None takes one for each GPU, and on a machine without any the cores say nothing, so
+            the number must be given.
+        nodes: machines.
+        node_rank: number of this machine.
+        main_address: ``host:port`` of machine 0, where there are several.
+        max_restarts: so often processes that failed are all started again, from the newest complete checkpoint.
+    """
+
+    profile: str
+    processes: int | None = None
+    nodes: int = 1
+    node_rank: int = 0
+    main_address: str | None = None
+    max_restarts: int = 0
+
+
+def launch(recipe: Recipe, launch: Launch, command: Sequence[str]) -> None:
+    """Start the processes and wait for them.
+
+    Args:
+        recipe: what they will train; looked at for contradictions with the profile.
+        launch: how many, and where.
+        command: arguments of ``mmpref train``, without those of launching.
+
+    Raises:
+        DistributedError: the profile does not go with the recipe or the machine, or a process failed (its own message
+            is on the screen; the exit code is its).
+        StoppedError: stopped by a signal.
+    """
+    if "WORLD_SIZE" in os.environ:
+        raise DistributedError("this is one of several processes already; leave out --launch under torchrun or srun")
+    profile, strategy = read_profile(launch.profile)
+    processes = _processes(launch)
+    total = processes * launch.nodes
+    if total < 2:
+        raise DistributedError(f"--launch {launch.profile} with one process; leave out --launch, or give --processes 2")
+    if launch.nodes > 1 and launch.main_address is None:
+        raise DistributedError("--nodes needs --main-address HOST:PORT of machine 0, and --node-rank on each machine")
+    if not 0 <= launch.node_rank < launch.nodes:
+        raise DistributedError(f"--node-rank {launch.node_rank} is not one of the {launch.nodes} machines, from 0 on")
+    refuse_contradictions(recipe, environment_of(profile, strategy))
+    _refuse_missing(strategy)
+    host, _, port = (launch.main_address or f"127.0.0.1:{_free_port()}").partition(":")
+    settings = {
+        **profile,
+        "num_processes": total,
+        "num_machines": launch.nodes,
+        "machine_rank": launch.node_rank,
+        "main_process_ip": host,
+        "main_process_port": int(port or 29500),
+        "use_cpu": not torch.cuda.is_available(),
+        "mixed_precision": "bf16" if recipe.train.bf16 else "fp16" if recipe.train.fp16 else "no",
+    }
+    with tempfile.TemporaryDirectory(prefix="mmpref-launch-") as folder:
+        file = Path(folder) / "profile.json"
+        file.write_text(json.dumps(settings), encoding="utf-8")
+        arguments = launch_command_parser().parse_args([
+            "--config_file", str(file), "--max_restarts", str(launch.max_restarts), "--module", "mmpref", *command,
+        ])  # fmt: skip
+        os.environ[ASKED] = f"{strategy}:{total}"
+        try:
+            _run(arguments)
+        finally:
+            del os.environ[ASKED]
+
+
+def train_command(
+    recipe: str, overrides: Sequence[str], *, resume: bool, overwrite: bool, allow_data_change: bool
+) -> list[str]:
+    """Arguments of the ``mmpref train`` that every process runs."""
+    flags = {"--resume": resume, "--overwrite": overwrite, "--allow-data-change": allow_data_change}
+    return ["train", recipe, *overrides, *(flag for flag, given in flags.items() if given)]
+
+
+def _run(arguments: Any) -> None:
+    try:
+        launch_command(arguments)
+    except ChildFailedError as err:
+        rank, failure = err.get_first_failure()
+        code = failure.exitcode
+        if code in (130, 143):
+            raise StoppedError("stopped; go on with --resume", code - 128) from None
+        if code == -signal.SIGKILL:
+            cause = "was killed (SIGKILL), as the system does when a machine's memory runs out"
+        elif code < 0:
+            cause = f"was ended by {signal.Signals(-code).name}"
+        else:
+            cause = f"ended with exit code {code}; its message stands above"
+        error = DistributedError(f"rank {rank} {cause}")
+        error.exit_code = code if code > 0 else error.exit_code
+        raise error from None
+    except SignalException as err:
+        raise StoppedError("stopped; go on with --resume", int(err.sigval)) from None
+
+
+def read_profile(name: str) -> tuple[dict[str, Any], str]:
+    """A profile and the strategy that it stands for.
+
+    Raises:
+        DistributedError: there is none of this name, or it is for something that this trainer does not do.
+    """
+    file = shipped_profile(name) if name in STRATEGIES else Path(name)
+    if not file.is_file():
+        raise DistributedError(f"--launch {name}: neither one of {', '.join(STRATEGIES)} nor a file")
+    profile = parse_yaml(file.read_text(encoding="utf-8"), where=str(file))
+    if not isinstance(profile, dict):
+        raise DistributedError(f"{file} is not a configuration of accelerate: expected keys and values")
+    return profile, _strategy(profile, file)
+
+
+def shipped_profile(name: str) -> Path:
+    """The file of one of our profiles."""
+    tree = Path(__file__).resolve().parents[3] / "scripts" / PROFILES / f"{name}.yaml"
+    if tree.is_file():
+        return tree
+    with suppress(metadata.PackageNotFoundError):
+        for file in metadata.files("mmpref") or []:
+            if file.parent.name == PROFILES and file.name == f"{name}.yaml":
+                return Path(str(file.locate()))
+    return tree
+
+
+def _strategy(profile: dict[str, Any], file: Path) -> str:
+    kind = str(profile.get("distributed_type", "")).upper()
+    if kind == "MULTI_GPU":
+        return "ddp"
+    if kind == "FSDP":
+        if int(profile.get("fsdp_config", {}).get("fsdp_version", 1)) != 2:
+            raise DistributedError(f"{file}: FSDP1 is not for this trainer; set fsdp_config.fsdp_version: 2")
+        return "fsdp2"
+    if kind == "DEEPSPEED":
+        stage = profile.get("deepspeed_config", {}).get("zero_stage")
+        if stage not in (2, 3):
+            raise DistributedError(f"{file}: deepspeed_config.zero_stage must be 2 or 3, got {stage}")
+        return f"zero{stage}"
+    raise DistributedError(
+        f"{file}: distributed_type {kind or 'is not there'}; use MULTI_GPU, FSDP or DEEPSPEED (accelerate runs a "
+        "single process for MULTI_CPU: MULTI_GPU is what starts several on the CPU too)"
+    )
+
+
+def environment_of(profile: dict[str, Any], strategy: str) -> dict[str, str]:
+    """What the launcher will tell its processes, as far as a recipe can contradict it."""
+    fsdp = profile.get("fsdp_config", {})
+    said = {
+        "ACCELERATE_USE_FSDP": strategy == "fsdp2",
+        "ACCELERATE_USE_DEEPSPEED": strategy.startswith("zero"),
+        "FSDP_ACTIVATION_CHECKPOINTING": bool(fsdp.get("fsdp_activation_checkpointing", False)),
+    }
+    steps = profile.get("deepspeed_config", {}).get("gradient_accumulation_steps", "")
+    return {
+        **{name: str(value).lower() for name, value in said.items()},
+        "ACCELERATE_MIXED_PRECISION": str(profile.get("mixed_precision", "no")),
+        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": str(steps),
+    }
+
+
+def _processes(launch: Launch) -> int:
+    gpus = torch.cuda.device_count()
+    if launch.processes is None:
+        if not gpus:
+            raise DistributedError("there is no GPU here; say how many processes with --processes N")
+        return gpus
+    if gpus and launch.processes > gpus:
+        raise DistributedError(f"--processes {launch.processes} and {gpus} GPUs: each process needs one of its own")
+    return launch.processes
+
+
+def _refuse_missing(strategy: str) -> None:
+    if not strategy.startswith("zero"):
+        return
+    try:
+        import deepspeed  # type: ignore[import-not-found, unused-ignore]  # noqa: F401
+    except ImportError as err:
+        raise DistributedError(
+            f"--launch {strategy} needs DeepSpeed: pip install deepspeed; --launch fsdp2 needs nothing more"
+        ) from err
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port

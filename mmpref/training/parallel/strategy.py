@@ -1,0 +1,142 @@
+"""Which way several processes share the work, as the launcher and ``TrainingArguments`` say, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from transformers import TrainingArguments
+
+from mmpref.config import Recipe
+from mmpref.errors import DistributedError
+
+Strategy = Literal["single", "ddp", "fsdp2", "zero2", "zero3"]
+STRATEGIES = tuple(name for name in get_args(Strategy) if name != "single")
+ASKED = "MMPREF_LAUNCH"
+"""Environment variable in which ``mmpref train --launch`` says what was asked for, so that nothing else can happen."""
+
+
+def strategy_of(arguments: TrainingArguments) -> Strategy:
+    """What the processes do with weights and gradients.
+
+    Raises:
+        DistributedError: FSDP1, or a DeepSpeed stage that is not 2 or 3.
+    """
+    if _flag("ACCELERATE_USE_DEEPSPEED") or getattr(arguments, "deepspeed", None):
+        stage = _zero_stage(arguments)
+        if stage not in (2, 3):
+            raise DistributedError(f"DeepSpeed ZeRO stage {stage} is not for this trainer; use stage 2 or 3")
+        return "zero2" if stage == 2 else "zero3"
+    if _flag("ACCELERATE_USE_FSDP") or arguments.fsdp:
+        asked = os.environ.get("FSDP_VERSION") if _flag("ACCELERATE_USE_FSDP") else None
+        version = (arguments.fsdp_config or {}).get("version", 2) if asked is None else asked
+        if int(version) != 2:
+            raise DistributedError("FSDP1 was asked for, which torch is giving up; set fsdp_version: 2 in the profile")
+        return "fsdp2"
+    return "ddp" if arguments.world_size > 1 else "single"
+
+
+def refuse_contradictions(recipe: Recipe, environ: Mapping[str, str] = os.environ) -> None:
+    """What the launcher was asked for and the recipe cannot have, before anything is loaded.
+
+    Raises:
+        DistributedError: each contradiction, with the change that resolves it.
+    """
+    asked_for_more = "ACCELERATE_MIXED_PRECISION" in environ and "MASTER_PORT" in environ
+    if asked_for_more and "WORLD_SIZE" not in environ:
+        raise DistributedError(
+            "accelerate launch was asked for several processes and started one, as it does with --cpu; use "
+            "mmpref train --launch ddp, or torchrun --nproc_per_node N -m mmpref train"
+        )
+    ours = "bf16" if recipe.train.bf16 else "fp16" if recipe.train.fp16 else "no"
+    profile = environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if profile not in ("no", ours):
+        raise DistributedError(
+            f"the launch profile says mixed_precision: {profile} and the recipe {ours}, and the recipe would win; set "
+            f"train.{profile}=true, or mixed_precision: 'no' in the profile"
+        )
+    steps = environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "")
+    if steps.isdigit() and int(steps) not in (1, recipe.train.gradient_accumulation_steps):
+        raise DistributedError(
+            f"the launch profile accumulates over {steps} steps and the recipe over "
+            f"{recipe.train.gradient_accumulation_steps}; set train.gradient_accumulation_steps={steps}, or take "
+            "gradient_accumulation_steps out of the profile"
+        )
+    fsdp = environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    deepspeed = environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
+    if fsdp and environ.get("FSDP_ACTIVATION_CHECKPOINTING", "").lower() == "true":
+        raise DistributedError(
+            "the launch profile has fsdp_activation_checkpointing: true; leave that to the recipe, which knows the "
+            "model: set it to false in the profile and train.gradient_checkpointing=true"
+        )
+    if fsdp or deepspeed:
+        _refuse_for_sharding(recipe, "FSDP2" if fsdp else "DeepSpeed ZeRO")
+
+
+def restarted(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether torchrun started these processes again after some of them failed."""
+    return int(environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def refuse_other_than_asked(strategy: Strategy, size: int, environ: Mapping[str, str] = os.environ) -> None:
+    """What ``mmpref train --launch`` was asked for, against what came of it.
+
+    Raises:
+        DistributedError: another strategy, or another number of processes.
+    """
+    if (asked := environ.get(ASKED)) and asked != f"{strategy}:{size}":
+        wanted, _, number = asked.partition(":")
+        raise DistributedError(
+            f"--launch asked for {wanted} with {number} processes, and what came of it is {strategy} with {size}; "
+            "something between (a profile, an environment variable, a scheduler) changed it"
+        )
+
+
+def refuse_what_cannot_shard(recipe: Recipe, strategy: Strategy) -> None:
+    """:func:`refuse_contradictions` for strategies that the recipe itself asks for (``train.extra.fsdp``).
+
+    Raises:
+        DistributedError: with the change that resolves it.
+    """
+    if strategy in ("fsdp2", "zero2", "zero3"):
+        _refuse_for_sharding(recipe, "FSDP2" if strategy == "fsdp2" else "DeepSpeed ZeRO")
+
+
+def _refuse_for_sharding(recipe: Recipe, name: str) -> None:
+    stored = recipe.adapter.stored_as
+    if stored == "int8":
+        raise DistributedError(
+            f"an 8-bit base cannot be sharded by {name}; use adapter.quantization=nf4, or --launch ddp, which keeps "
+            "the whole base on every GPU"
+        )
+    if stored is not None and name != "FSDP2":
+        raise DistributedError(
+            f"a base in 4 bits cannot be sharded by {name}; use --launch fsdp2, or --launch ddp, which keeps the whole "
+            "base on every GPU"
+        )
+    if "8bit" in recipe.train.optim or "paged" in recipe.train.optim:
+        raise DistributedError(
+            f"train.optim={recipe.train.optim} of bitsandbytes cannot hold sharded weights; with {name} use "
+            "train.optim=adamw_torch_fused, whose state is sharded"
+        )
+    if recipe.train.torch_compile:
+        raise DistributedError(f"train.torch_compile is not for {name} here; set train.torch_compile=false")
+
+
+def _zero_stage(arguments: TrainingArguments) -> int:
+    given: Any = getattr(arguments, "deepspeed", None)
+    if isinstance(given, str) and Path(given).is_file():
+        given = json.loads(Path(given).read_text(encoding="utf-8"))
+    if isinstance(given, Mapping):
+        return int(given.get("zero_optimization", {}).get("stage", 0))
+    file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
+    if file and Path(file).is_file():
+        return int(json.loads(Path(file).read_text(encoding="utf-8")).get("zero_optimization", {}).get("stage", 0))
+    return int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
+
+
+def _flag(name: str) -> bool:
+    return os.environ.get(name, "false").lower() == "true"

@@ -1,0 +1,241 @@
+"""The processes of one run: which of them this one is, and the few things that they tell each other.
+
+Every rank reads the recipe and the data; only the first writes, speaks and decides where there is something to decide.
+What fails on one rank ends all of them with that rank's message.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from transformers import TrainingArguments
+
+from mmpref.errors import DistributedError, MMPrefError
+from mmpref.training.parallel.strategy import Strategy, strategy_of
+
+T = TypeVar("T")
+_FAILED = "mmpref/failed"
+_AT = "mmpref/at"
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """This process is number ``rank`` of ``size``; alone it talks to nobody."""
+
+    rank: int = 0
+    size: int = 1
+    strategy: Strategy = "single"
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @classmethod
+    def of(cls, arguments: TrainingArguments) -> World:
+        """The processes that ``arguments`` found; making them has started the talk between them."""
+        size = arguments.world_size
+        return cls(arguments.process_index, size, strategy_of(arguments), arguments.device)
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether no process holds the whole of what trains."""
+        return self.strategy in ("fsdp2", "zero3")
+
+    def gather(self, value: T) -> list[T]:
+        """What each rank has, in order of rank, on every rank."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, value)
+        return found
+
+    def share(self, value: T | None) -> T | None:
+        """What the first rank has, on every rank."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def wait(self) -> None:
+        """Until every rank is here."""
+        if self.size > 1:
+            self.gather(None)  # a barrier that names no device
+
+    def highest(self, values: Sequence[float]) -> list[float]:
+        """The largest of each value over all ranks."""
+        if self.size == 1:
+            return list(values)
+        found = torch.tensor(list(values), dtype=torch.float32, device=self.device)
+        dist.all_reduce(found, op=dist.ReduceOp.MAX)
+        return [float(value) for value in found.tolist()]
+
+    def total(self, counts: Sequence[int]) -> list[int]:
+        """The sum of each count over all ranks."""
+        if self.size == 1:
+            return list(counts)
+        found = torch.tensor(list(counts), dtype=torch.int64, device=self.device)
+        dist.all_reduce(found)
+        return [int(value) for value in found.tolist()]
+
+    def first_does(self, work: Callable[[], T]) -> T:
+        """What the first rank gets from doing it, on every rank.
+
+        Raises:
+            MMPrefError: what it raised on the first rank, everywhere.
+        """
+        if self.size == 1:
+            return work()
+        result: T | None = None
+        error: MMPrefError | None = None
+        if self.is_first:
+            try:
+                result = work()
+            except MMPrefError as err:
+                error = err
+        result, error = self.share((result, error)) or (None, None)
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]
+
+    def same_everywhere(self, what: str, value: object) -> None:
+        """Refuse to go on where ranks have different things.
+
+        Raises:
+            DistributedError: names the ranks that differ from the first.
+        """
+        found = self.gather(value)
+        others = [str(rank) for rank, other in enumerate(found) if other != found[0]]
+        if others:
+            raise DistributedError(
+                f"rank {', '.join(others)} has {what} that are not those of rank 0; give every process the same files"
+            )
+
+    @contextmanager
+    def all_or_none(self) -> Iterator[None]:
+        """A block that every rank goes through; when one fails, all raise what the first of them raised.
+
+        Only for errors of our own, and for blocks in which no rank waits for another.
+        """
+        error: MMPrefError | None = None
+        try:
+            yield
+        except MMPrefError as err:
+            error = err
+        if self.size == 1 and error is not None:
+            raise error
+        found = next((err for err in self.gather(error) if err is not None), None)
+        if found is not None:
+            raise found
+
+    # ---- failures ---------------------------------------------------------------------------------------------
+
+    def is_at(self, step: int, place: str, pair_ids: Sequence[str]) -> None:
+        """Leave word of what this rank is about to do, for whoever waits for it."""
+        if self.size > 1 and (store := _store()) is not None:
+            with suppress(RuntimeError):
+                store.set(f"{_AT}/{self.rank}", json.dumps([step, place, list(pair_ids[:8])]))
+
+    def whereabouts(self) -> list[str]:
+        """What each rank said last that it was about to do."""
+        store = _store()
+        if store is None:
+            return []
+        found = []
+        for rank in range(self.size):
+            key = f"{_AT}/{rank}"
+            with suppress(RuntimeError, ValueError):
+                if store.check([key]):
+                    step, place, names = json.loads(store.get(key))
+                    rows = f" with rows {', '.join(names)}" if names else " without rows"
+                    found.append(f"rank {rank}: step {step}, {place}{rows}")
+        return found
+
+    @contextmanager
+    def failing_together(self) -> Iterator[None]:
+        """What ends one rank ends all, and is told once.
+
+        Raises:
+            MMPrefError: the error of this rank; or of the one that failed first, where this one only lost a partner.
+        """
+        if self.size == 1:
+            yield
+            return
+        try:
+            yield
+        except BaseException as err:
+            with suppress(ValueError):  # not the main thread
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher ends all when one ends; first say why
+            self._end_together(err)
+            raise
+
+    def _end_together(self, err: BaseException) -> None:
+        if isinstance(err, MMPrefError):
+            first = self._note_failure(err)
+            err.told_elsewhere = first is not None and first[0] != self.rank and first[1] == str(err)
+        elif isinstance(err, RuntimeError) and _is_of_communication(err):
+            raise self._partner_lost(err, self._first_failure()) from err
+        elif isinstance(err, Exception):
+            self._note_failure(err)
+
+    def _partner_lost(self, err: RuntimeError, first: tuple[int, str, int] | None) -> DistributedError:
+        if first is not None and first[0] != self.rank:
+            error = DistributedError(f"rank {first[0]} failed: {first[1]}")
+            error.exit_code, error.told_elsewhere = first[2], True
+            return error
+        told = "; ".join(self.whereabouts())
+        said = " ".join(str(err).split())[:200]
+        return DistributedError(
+            f"rank {self.rank} of {self.size} waited in vain for another rank ({said}). Where each was last: "
+            f"{told or 'not known'}. One that is behind hangs or was killed: look at its rows and its machine's memory "
+            "(train.extra.ddp_timeout sets how long is waited); go on with --resume"
+        )
+
+    def _note_failure(self, err: Exception) -> tuple[int, str, int] | None:
+        """The failure that came first: this one, unless another rank failed before."""
+        code = err.exit_code if isinstance(err, MMPrefError) else 1
+        mine = pickle.dumps((self.rank, str(err), code)).hex()
+        if (store := _store()) is None:
+            return None
+        with suppress(RuntimeError):
+            found: tuple[int, str, int] = pickle.loads(bytes.fromhex(store.compare_set(_FAILED, "", mine).decode()))
+            return found
+        return None
+
+    def _first_failure(self) -> tuple[int, str, int] | None:
+        if (store := _store()) is None:
+            return None
+        with suppress(RuntimeError):
+            if store.check([_FAILED]):
+                found: tuple[int, str, int] = pickle.loads(bytes.fromhex(store.get(_FAILED).decode()))
+                return found
+        return None
+
+
+ALONE = World()
+
+
+def _store() -> Any:
+    """Where ranks leave words for each other; it outlives a rank when torchrun holds it."""
+    with suppress(ImportError, RuntimeError, ValueError):
+        from torch.distributed.distributed_c10d import _get_default_store
+
+        return _get_default_store()
+    return None
+
+
+def _is_of_communication(err: RuntimeError) -> bool:
+    """Whether a collective failed because of another rank; gloo has no class of its own for that."""
+    if isinstance(err, dist.DistError):
+        return True
+    text = str(err).lower()
+    return any(word in text for word in ("connection closed by peer", "connection reset by peer", "gloo", "nccl"))

@@ -1,0 +1,72 @@
+"""A checkpoint of one way of training is gone on from in another: the same order of pairs, the same weights at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmpref.cli import main
+from mmpref.training.checkpoint import in_order
+from tests.distributed.conftest import FSDP2, Place, losses, run_together, weights
+
+COMMON = ("train.num_train_epochs=2", "train.save_steps=2", "train.save_total_limit=null")
+LORA = ("adapter={kind: lora, rank: 4}", "tune={language: lora, projector: freeze, vision: freeze}")
+TUNINGS = {"full": (), "lora": LORA}
+ALONE, HALF = "train.per_device_train_batch_size=6", "train.per_device_train_batch_size=3"
+
+
+@pytest.fixture(scope="module")
+def whole(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Uninterrupted runs in one process."""
+    root = tmp_path_factory.mktemp("whole")
+    for name, tuning in TUNINGS.items():
+        assert main(place.train(root / name, ALONE, *COMMON, *tuning, pairs="mixed")) == 0
+    return root
+
+
+def cut(run: Path, kept: int) -> None:
+    """As if the run had been killed after the checkpoint of step ``kept``."""
+    import shutil
+
+    shutil.rmtree(run / "model")
+    for folder in in_order(run / "checkpoints"):
+        if int(folder.name.removeprefix("step-")) > kept:
+            shutil.rmtree(folder)
+    manifest = run / "manifest.json"
+    manifest.write_text(manifest.read_text(encoding="utf-8").replace('"complete"', '"running"'), encoding="utf-8")
+
+
+@pytest.mark.parametrize("first", ["ddp", "fsdp2"])
+def test_two_processes_go_on_where_they_stopped_and_so_does_one_alone(
+    place: Place, whole: Path, tmp_path: Path, first: str
+) -> None:
+    env = FSDP2 if first == "fsdp2" else {}
+    names = [(name, after) for name in TUNINGS for after in ("together", "alone", "otherwise")]
+
+    def line(name: str, after: str, batch: str) -> list[str]:
+        return place.train(tmp_path / f"{name}-{after}", batch, *COMMON, *TUNINGS[name], pairs="mixed")
+
+    run_together([line(name, after, HALF) for name, after in names], tmp_path, **env)
+    for name, after in names:
+        cut(tmp_path / f"{name}-{after}", kept=6)
+    run_together([[*line(name, "together", HALF), "--resume"] for name in TUNINGS], tmp_path, **env)
+    other = {} if first == "fsdp2" else FSDP2
+    run_together([[*line(name, "otherwise", HALF), "--resume"] for name in TUNINGS], tmp_path, **other)
+    for name in TUNINGS:
+        assert main([*line(name, "alone", ALONE), "--resume"]) == 0
+    for name, after in names:
+        run = tmp_path / f"{name}-{after}"
+        assert losses(run) == pytest.approx(losses(whole / name), abs=1e-6), run.name
+        ours, theirs = weights(run), weights(whole / name)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.allclose(ours[key], theirs[key], atol=1e-4) for key in ours), run.name
+
+
+def test_an_update_of_other_pairs_is_refused(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    assert main(place.train(run, ALONE, *COMMON, *LORA)) == 0
+    cut(run, kept=2)
+    assert main([*place.train(run, HALF, *COMMON, *LORA), "--resume"]) == 6
+    assert "train.pairs_per_update: 6 then, 3 now" in capsys.readouterr().err
