@@ -9,9 +9,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from mmpref.errors import DataError
 from mmpref.processing.batch import PairBatch, join_vision, pad_rows
 from mmpref.processing.encode import EncodedPair, EncodedPrompt, PairEncoder
-from mmpref.processing.faults import fault
+from mmpref.processing.faults import EncodeError, fault
 from mmpref.processing.layout import LayoutName, plain_batch, shared_prefix_batch
 from mmpref.processing.pixels import LoadImage
 from mmpref.records import PreferencePair
@@ -54,14 +55,14 @@ class PairCollator:
 
     def __call__(self, pairs: Sequence[PreferencePair]) -> PairBatch:
         """All pairs as one batch."""
-        return self._batch([self.encoder.encode(pair, self.load_image) for pair in pairs])
+        return self._batch([self._encoded(pair) for pair in pairs])
 
     def rows(self, pairs: Sequence[PreferencePair]) -> tuple[PairBatch, ...]:
         """The pairs in order, as few batches as ``row_tokens`` allows; a longer pair has a batch of its own.
 
         No pairs are one batch of the filler.
         """
-        encoded = [self.encoder.encode(pair, self.load_image) for pair in pairs]
+        encoded = [self._encoded(pair) for pair in pairs]
         return tuple(self._filled(part) for part in self._parts(encoded))
 
     def changed(self, *, layout: LayoutName | None = None, need_rejected: bool | None = None) -> PairCollator:
@@ -85,8 +86,17 @@ class PairCollator:
     def _filled(self, pairs: Sequence[EncodedPair]) -> PairBatch:
         if self.filler is None or (pairs and not (self.always_images and not any(pair.vision for pair in pairs))):
             return self._batch(pairs)
-        filler = self.encoder.encode(self.filler, self.load_image)
+        filler = self._encoded(self.filler)
         return replace(self._batch([*pairs, filler]), fillers=1)
+
+    def _encoded(self, pair: PreferencePair) -> EncodedPair:
+        try:
+            return self.encoder.encode(pair, self.load_image)
+        except EncodeError:
+            raise
+        except DataError as err:  # an image that was whole when its header was read
+            where = f" of {pair.source}" if pair.source else ""
+            raise DataError(f"row '{pair.id}'{where}: {err}; mmpref data check finds such rows") from err
 
     def _batch(self, pairs: Sequence[EncodedPair]) -> PairBatch:
         batch = collate_pairs(

@@ -54,7 +54,7 @@ from mmpref.training.faults import (
     remedies_for,
 )
 from mmpref.training.metrics import Meter, PairLog
-from mmpref.training.parallel.batches import EpochLoader, GlobalBatches
+from mmpref.training.parallel.batches import GlobalBatches, loader_of
 from mmpref.training.parallel.in_step import Filling, filling_for
 from mmpref.training.parallel.sharded import layer_classes, let_cpus_shard, saved_weights
 from mmpref.training.parallel.world import World
@@ -406,7 +406,7 @@ class PreferenceTrainer(CheckpointedTrainer):
             seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
             costs=self._costs,
         )
-        return self._loader(self.train_dataset, self._batches, self.collator)
+        return loader_of(self.train_dataset, self._batches, self.collator.rows, self.args)
 
     def _evaluation_loader(self, pairs: Any) -> DataLoader[tuple[PairBatch, ...]]:
         dataset = self.eval_dataset if pairs is None else pairs
@@ -416,20 +416,7 @@ class PreferenceTrainer(CheckpointedTrainer):
         batches = GlobalBatches(len(dataset), size, rank=self.world.rank, size=self.world.size, shuffle=False)
         demonstrated = any(pair.rejected is None for pair in getattr(dataset, "pairs", ()))
         both = self.objective.needs_rejected or not demonstrated
-        return self._loader(dataset, batches, self.collator.changed(need_rejected=both))
-
-    def _loader(self, dataset: Any, batches: GlobalBatches, collator: PairCollator) -> EpochLoader:
-        workers = self.args.dataloader_num_workers
-        return EpochLoader(
-            dataset,
-            batch_sampler=batches,
-            collate_fn=collator.rows,
-            num_workers=workers,
-            pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
-            persistent_workers=bool(workers) and self.args.dataloader_persistent_workers,
-            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
-            generator=torch.Generator(),  # the run's own random state is not touched
-        )
+        return loader_of(dataset, batches, self.collator.changed(need_rejected=both).rows, self.args)
 
     # ---- the end ----------------------------------------------------------------------------------------------
 

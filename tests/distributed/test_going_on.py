@@ -1,4 +1,4 @@
-"""A checkpoint of one way of training is gone on from in another: the same order of pairs, the same weights at the end."""
+"""A checkpoint of one way of training is gone on from in another: the same order of pairs, the same weights."""
 
 from __future__ import annotations
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import TrainingArguments
 
 
 class GlobalBatches(Sampler[list[int]]):
@@ -99,3 +100,20 @@ class EpochLoader(DataLoader[Any]):
 
     def set_epoch(self, epoch: int) -> None:
         self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+
+
+def loader_of(
+    dataset: Dataset[Any], batches: GlobalBatches, collate: Callable[[list[Any]], Any], args: TrainingArguments
+) -> EpochLoader:
+    """A loader as ``TrainingArguments`` want it; accelerate's own trains on some pairs twice to fill up a batch."""
+    workers = args.dataloader_num_workers
+    return EpochLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
+        persistent_workers=bool(workers) and args.dataloader_persistent_workers,
+        prefetch_factor=args.dataloader_prefetch_factor if workers else None,
+        generator=torch.Generator(),  # the run's own random state is not touched
+    )

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -206,14 +207,10 @@ def _processes(launch: Launch) -> int:
 
 
 def _refuse_missing(strategy: str) -> None:
-    if not strategy.startswith("zero"):
-        return
-    try:
-        import deepspeed  # type: ignore[import-not-found, unused-ignore]  # noqa: F401
-    except ImportError as err:
+    if strategy.startswith("zero") and find_spec("deepspeed") is None:
         raise DistributedError(
             f"--launch {strategy} needs DeepSpeed: pip install deepspeed; --launch fsdp2 needs nothing more"
-        ) from err
+        )
 
 
 def _free_port() -> int:
