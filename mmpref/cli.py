@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -147,27 +147,37 @@ def plan(
     picture: Annotated[str, typer.Option(help="Size of a pair's picture.")] = "640x480",
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the prompt's text.")] = 100,
     answer_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each answer.")] = 250,
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs on each node.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
+    strategy: Annotated[str | None, typer.Option(help="ddp, fsdp2, zero2 or zero3; without it all four.")] = None,
+    link: Annotated[
+        str | None, typer.Option(help="Slowest link between two GPUs: nvlink4, pcie4, 400g, 8x400g, 25gbe, ...")
+    ] = None,
+    pairs: Annotated[int | None, typer.Option(min=1, help="Pairs that there are to train on.")] = None,
 ) -> None:
-    """Will it fit, and what to change if not. No weights are read or downloaded."""
+    """Will it fit, and what to change if not, on one GPU or many. No weights are read or downloaded."""
     from mmpref.config import load_recipe, parse_size
     from mmpref.terminal import print_facts, print_table
 
     loaded, size = load_recipe(recipe, overrides or []), parse_size(picture)
     from mmpref.training.continued import continued
-    from mmpref.training.plan import make_plan, parse_memory
-    from mmpref.training.plan_text import facts, parts
+    from mmpref.training.gpus import parse_memory
+    from mmpref.training.plan import compare_strategies, make_plan
+    from mmpref.training.plan_text import COMPARED, compared, facts, parts
+    from mmpref.training.spread import spread_over
 
-    room = None if gpu_memory is None else parse_memory(gpu_memory)
-    found = make_plan(
-        continued(loaded),
-        gpu_memory=room,
-        gpu=gpu,
-        picture=size,
-        prompt_tokens=prompt_tokens,
-        answer_tokens=answer_tokens,
-    )
+    options: dict[str, Any] = {
+        "gpu_memory": None if gpu_memory is None else parse_memory(gpu_memory), "gpu": gpu, "picture": size,
+        "prompt_tokens": prompt_tokens, "answer_tokens": answer_tokens, "link": link, "pairs": pairs,
+    }  # fmt: skip
+    spread, starting = spread_over(gpus, nodes, strategy), continued(loaded)
+    if strategy is None and not spread.is_alone:
+        title = f"{recipe} on {spread.world} GPUs"
+        print_table(title, COMPARED, *compared(compare_strategies(starting, spread, **options)))
+        return
+    found = make_plan(starting, spread=spread, **options)
     print_table(f"memory of one update: {recipe}", ["part", "GiB"], parts(found))
-    print_facts("plan", *facts(found, gpu=gpu, room=room))
+    print_facts("plan", *facts(found, gpu=gpu))
 
 
 @app.command()

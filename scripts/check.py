@@ -22,8 +22,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = ("format", "lint", "types", "tests")
 TIERS = {
-    "quick": (["tests/unit", "tests/test_architecture.py"], "not slow and not gpu and not network"),
-    "default": ([], "not slow and not gpu and not network"),
+    "quick": (["tests/unit", "tests/test_architecture.py"], "not slow and not distributed and not gpu and not network"),
+    "default": ([], "not slow and not distributed and not gpu and not network"),
+    "distributed": (["tests/distributed"], "distributed and not slow"),
     "slow": ([], "not gpu and not network"),
     "gpu": ([], "gpu"),
 }
@@ -41,7 +42,7 @@ class Outcome:
 
 def main() -> int:
     options, for_pytest = parse()
-    steps = ["tests"] if for_pytest or options.tier == "gpu" else list(STEPS)
+    steps = ["tests"] if for_pytest or options.tier in ("gpu", "distributed") else list(STEPS)
     if options.only:
         steps = options.only.split(",")
         if unknown := [step for step in steps if step not in STEPS]:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmpref.config import build_recipe, parse_yaml
-from mmpref.training.plan import GIB, make_plan
+from mmpref.training.gpus import GIB
+from mmpref.training.plan import make_plan
 
 FOLDER = Path(__file__).resolve().parent.parent / "mmpref" / "recipes"
 PAIRS_PER_UPDATE = 128

@@ -24,12 +24,14 @@ class QuantizationSettings:
     Args:
         kind: ``nf4`` and ``fp4`` take 4 bits a weight (QLoRA, arXiv 2305.14314), ``int8`` 8 (LLM.int8, 2208.07339).
         double_quant: quantise the scales of 4-bit blocks as well, which saves about 0.37 bit a weight.
+        sharded: keep 4-bit weights in tensors of the model's own dtype, which FSDP can divide; the bytes are the same.
         compute_dtype: what 4-bit layers compute in; ``auto`` takes the model's dtype, bfloat16 where that is auto too.
     """
 
     kind: Quantization
     double_quant: bool = True
     compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    sharded: bool = False
 
 
 def quantization_config(
@@ -62,6 +64,7 @@ def quantization_config(
         bnb_4bit_quant_type=settings.kind,
         bnb_4bit_use_double_quant=settings.double_quant,
         bnb_4bit_compute_dtype=compute,
+        bnb_4bit_quant_storage=own if settings.sharded else torch.uint8,
         llm_int8_skip_modules=skip,
     )
 

@@ -6,8 +6,9 @@ has to know the architecture.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,8 @@ from mmpref.models.unwrap import base_model, submodule
 from mmpref.processing.layout import LayoutName
 
 ATTENTION = {"shared_prefix": "mmpref_counted", "plain": "mmpref_counted_repeated"}
-_TOKENS = 64
+_TOKENS = 61  # a number that no size of a model is: a tensor with such a side grows with the tokens
+_HALF = torch.bfloat16  # as large as float16
 _LAYERS = (2, 3)  # the first layer may keep less: nothing before it needs a gradient
 
 
@@ -35,6 +37,8 @@ class Kept:
     layers: int
     hidden: int
     """Bytes of one hidden state: what is kept of a layer under checkpointing."""
+    fixed: float = 0.0
+    """Bytes that a layer keeps whatever the number of tokens; only DoRA has such."""
     keys_and_values: int = 0
     """Bytes of one token's keys and values in a layer: the second answer's attention reads a copy of its prefix's."""
 
@@ -54,7 +58,7 @@ def kept_by_decoder(loaded: LoadedModel, *, autocast: bool) -> Kept:
 
     Args:
         loaded: a skeleton, prepared for training.
-        autocast: linear layers run in half precision whatever their weights are: what they keep is counted so.
+        autocast: linear layers and attention run in half precision whatever their weights are.
 
     Raises:
         ConfigError: a model whose decoder cannot be run alone.
@@ -68,8 +72,9 @@ def kept_by_decoder(loaded: LoadedModel, *, autocast: bool) -> Kept:
         decoder.layers = layers[:count]
         found.append(_kept(loaded.model, decoder, weight, autocast=autocast))
     decoder.layers = layers
-    per_layer = (found[1] - found[0]) / _TOKENS
-    around = found[0] / _TOKENS - _LAYERS[0] * per_layer
+    (few, few_fixed), (more, more_fixed) = found
+    per_layer = (more - few) / _TOKENS
+    around = few / _TOKENS - _LAYERS[0] * per_layer
     base: Any = base_model(loaded.model)
     text = base.config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
@@ -80,6 +85,7 @@ def kept_by_decoder(loaded: LoadedModel, *, autocast: bool) -> Kept:
         around=around,
         layers=whole,
         hidden=weight.shape[1] * size,
+        fixed=more_fixed - few_fixed,
         keys_and_values=2 * width * size,
     )
 
@@ -93,53 +99,62 @@ def _decoder(loaded: LoadedModel) -> nn.Module:
     raise ConfigError(f"the decoder of a '{loaded.family.name}' model cannot be run alone, so its memory is not known")
 
 
-def _kept(model: nn.Module, decoder: nn.Module, weight: Tensor, *, autocast: bool) -> float:
+def _kept(model: nn.Module, decoder: nn.Module, weight: Tensor, *, autocast: bool) -> tuple[int, int]:
+    """Bytes that grow with the tokens, and bytes that do not."""
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-    seen: dict[int, float] = {}
+    seen: dict[int, tuple[int, int]] = {}
     alive: list[Tensor] = []  # a freed storage's address would be given to the next one
-    inside = _Inside()
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in weights and storage._cdata not in seen:
-            halved = autocast and inside.linear and tensor.dtype == torch.float32
-            seen[storage._cdata] = storage.nbytes() / (2 if halved else 1)
+            grows = _TOKENS in tensor.shape
+            seen[storage._cdata] = (storage.nbytes(), 0) if grows else (0, storage.nbytes())
             alive.append(tensor)
         return tensor
 
     states = torch.empty(1, _TOKENS, weight.shape[1], device="meta", dtype=weight.dtype)
     # under an adapter, or a trained embedding or tower, the embeddings of a real run may need a gradient or not; a
     # decoder that is cut off from its input keeps the same from its second layer on
-    with inside.watching(decoder), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with ExitStack() as stack:
+        if autocast:
+            copies = stack.enter_context(as_under_autocast(decoder))
+            weights |= {copy.untyped_storage()._cdata for copy in copies}
+        stack.enter_context(torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor))
         decoder(inputs_embeds=states, use_cache=False)
-    return sum(seen.values())
+    return sum(size for size, _ in seen.values()), sum(size for _, size in seen.values())
 
 
-class _Inside:
-    """Whether a linear layer is running."""
+@contextmanager
+def as_under_autocast(decoder: nn.Module) -> Iterator[list[Tensor]]:
+    """Linear layers and attention in half precision, whatever their weights and inputs are; autocast itself does
+    nothing on the meta device. Gives the copies of the weights.
+    """
+    copies: list[Tensor] = []
+    layers = [layer for layer in decoder.modules() if isinstance(layer, nn.Linear)]
+    for layer in layers:
+        own: list[Tensor] = [layer.weight, *([] if layer.bias is None else [layer.bias])]
+        kept = [torch.empty_like(of, dtype=_HALF, requires_grad=of.requires_grad) for of in own]
+        copies += kept
+        layer.forward = functools.partial(_in_half, kept)  # type: ignore[method-assign]
+    _Attention.halves = True
+    try:
+        yield copies
+    finally:
+        _Attention.halves = False
+        for layer in layers:
+            del layer.__dict__["forward"]
 
-    def __init__(self) -> None:
-        self.linear = False
 
-    @contextmanager
-    def watching(self, module: nn.Module) -> Iterator[None]:
-        hooks = []
-        for layer in module.modules():
-            if isinstance(layer, nn.Linear):
-                hooks.append(layer.register_forward_pre_hook(lambda *_: self._set(True)))
-                hooks.append(layer.register_forward_hook(lambda *_: self._set(False)))
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    def _set(self, value: bool) -> None:
-        self.linear = value
+def _in_half(weight_and_bias: list[Tensor], given: Tensor) -> Tensor:
+    return nn.functional.linear(given.to(_HALF), *weight_and_bias)
 
 
 class _Attention(torch.autograd.Function):
     """The shapes of a fused attention kernel: it keeps query, key, value, output and one number a row."""
+
+    halves = False
+    """Autocast gives it half precision."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -157,6 +172,8 @@ class _Attention(torch.autograd.Function):
 def _attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **_: Any
 ) -> tuple[Tensor, None]:
+    if _Attention.halves:
+        query, key, value = (tensor.to(_HALF) for tensor in (query, key, value))
     return _Attention.apply(query, key, value).transpose(1, 2).contiguous(), None
 
 

@@ -12,7 +12,7 @@ from mmpref.models.adapter_folder import AdapterFolder, adapter_fingerprint, rea
 from mmpref.models.load import family_of_config, load_config
 from mmpref.rundir import model_of
 from mmpref.training.checkpoint import model_fingerprint
-from mmpref.training.plan import find_config
+from mmpref.training.plan_subject import find_config
 
 _ITS_OWN = ("rank", "alpha", "use_rslora", "use_dora")
 

@@ -47,7 +47,7 @@ class UpdateWatch:
 
     def enter(self, batch: PairBatch) -> None:
         """A micro-batch is about to be run."""
-        self._micros.append(_Micro(batch.pair_ids, batch.input_ids.numel(), num_pixels(batch.vision)))
+        self._micros.append(_Micro(batch.counted_ids, batch.input_ids.numel(), num_pixels(batch.vision)))
 
     def note(self, stats: Mapping[str, Tensor]) -> None:
         """Statistics [B] of the micro-batch entered last."""

@@ -73,11 +73,8 @@ class FirstStep(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         trainer, world = self._trainer, self._trainer.world
-        here, total = prove_sharded(trainer.model_wrapped, world.strategy)
-        holds = "keeps the optimizer's state of" if world.strategy == "zero2" else "holds"
-        self._say(
-            f"{world.size} processes, {world.strategy}: this one {holds} {here:,} of the {total:,} numbers that train"
-        )
+        held = prove_sharded(trainer.model_wrapped, world.strategy)
+        self._say(f"{world.size} processes, {world.strategy}: this one holds {held}")
         if isinstance(trainer.reference, ReferencePolicy) and world.is_sharded:
             trainer.reference.shard(lambda model: shard_like(trainer.accelerator, model, world.strategy))
         if isinstance(trainer.reference, ReferenceCache):

@@ -8,6 +8,7 @@ config in the hub's cache, goes before this table.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import transformers
@@ -45,8 +46,8 @@ def _qwen2_tower(out: int) -> dict[str, Any]:
     return {"depth": 32, "embed_dim": 1280, "hidden_size": out, "num_heads": 16, "mlp_ratio": 4, "patch_size": 14}
 
 
-def _qwen2_5_tower(out: int) -> dict[str, Any]:
-    return {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": out,
+def _qwen2_5_tower(out: int, inner: int = 3420) -> dict[str, Any]:
+    return {"depth": 32, "hidden_size": 1280, "intermediate_size": inner, "num_heads": 16, "out_hidden_size": out,
             "patch_size": 14, "window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31]}  # fmt: skip
 
 
@@ -62,6 +63,7 @@ def _qwen3_text(*sizes: int, tied: bool = False) -> dict[str, Any]:
 
 _QWEN_2B = _text(1536, 8960, 28, 12, 2, 151936, tied=True)
 _QWEN_7B = _text(3584, 18944, 28, 28, 4, 152064)
+_QWEN_72B = _text(8192, 29568, 80, 64, 8, 152064)
 _ROPE = _qwen_rope(16, 24, 24)
 
 # hub id -> (config class, its arguments)
@@ -70,12 +72,20 @@ _KNOWN: Mapping[str, tuple[str, dict[str, Any]]] = {
         "Qwen2VLConfig", {"text_config": {**_QWEN_2B, **_ROPE}, "vision_config": _qwen2_tower(1536)}),
     "Qwen/Qwen2-VL-7B-Instruct": (
         "Qwen2VLConfig", {"text_config": {**_QWEN_7B, **_ROPE}, "vision_config": _qwen2_tower(3584)}),
+    "Qwen/Qwen2-VL-72B-Instruct": (
+        "Qwen2VLConfig", {"text_config": {**_QWEN_72B, **_ROPE}, "vision_config": _qwen2_tower(8192)}),
     "Qwen/Qwen2.5-VL-3B-Instruct": (
         "Qwen2_5_VLConfig",
         {"text_config": {**_text(2048, 11008, 36, 16, 2, 151936, tied=True), **_ROPE},
          "vision_config": _qwen2_5_tower(2048)}),
     "Qwen/Qwen2.5-VL-7B-Instruct": (
         "Qwen2_5_VLConfig", {"text_config": {**_QWEN_7B, **_ROPE}, "vision_config": _qwen2_5_tower(3584)}),
+    "Qwen/Qwen2.5-VL-32B-Instruct": (
+        "Qwen2_5_VLConfig",
+        {"text_config": {**_text(5120, 27648, 64, 40, 8, 152064), **_ROPE},
+         "vision_config": _qwen2_5_tower(5120, 3456)}),
+    "Qwen/Qwen2.5-VL-72B-Instruct": (
+        "Qwen2_5_VLConfig", {"text_config": {**_QWEN_72B, **_ROPE}, "vision_config": _qwen2_5_tower(8192, 3456)}),
     "Qwen/Qwen3-VL-4B-Instruct": (
         "Qwen3VLConfig",
         {"text_config": _qwen3_text(2560, 9728, 36, 32, 8, 151936, tied=True),
@@ -84,13 +94,25 @@ _KNOWN: Mapping[str, tuple[str, dict[str, Any]]] = {
         "Qwen3VLConfig",
         {"text_config": _qwen3_text(4096, 12288, 36, 32, 8, 151936),
          "vision_config": _qwen3_tower(27, 1152, 4304, 4096, [8, 16, 24])}),
+    "Qwen/Qwen3-VL-32B-Instruct": (
+        "Qwen3VLConfig",
+        {"text_config": _qwen3_text(5120, 25600, 64, 64, 8, 151936),
+         "vision_config": _qwen3_tower(27, 1152, 4304, 5120, [8, 16, 24])}),
     "llava-hf/llava-1.5-7b-hf": (
         "LlavaConfig",
         {"text_config": {"model_type": "llama", **_text(4096, 11008, 32, 32, 32, 32064)}, "vision_config": _CLIP,
          "vision_feature_layer": -2}),
+    "llava-hf/llava-1.5-13b-hf": (
+        "LlavaConfig",
+        {"text_config": {"model_type": "llama", **_text(5120, 13824, 40, 40, 40, 32064)}, "vision_config": _CLIP,
+         "vision_feature_layer": -2}),
     "llava-hf/llava-v1.6-mistral-7b-hf": (
         "LlavaNextConfig",
         {"text_config": {"model_type": "mistral", **_text(4096, 14336, 32, 32, 8, 32064)}, "vision_config": _CLIP,
+         "image_grid_pinpoints": _NEXT_GRID, "vision_feature_layer": -2}),
+    "llava-hf/llava-v1.6-34b-hf": (
+        "LlavaNextConfig",
+        {"text_config": {"model_type": "llama", **_text(7168, 20480, 60, 56, 8, 64064)}, "vision_config": _CLIP,
          "image_grid_pinpoints": _NEXT_GRID, "vision_feature_layer": -2}),
     "llava-hf/llava-onevision-qwen2-0.5b-ov-hf": (
         "LlavaOnevisionConfig",
@@ -109,6 +131,7 @@ _KNOWN: Mapping[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
+@cache
 def known_config(model_id: str) -> PretrainedConfig | None:
     """The config of a model by its hub id; None when it is not in the table."""
     if model_id not in _KNOWN:

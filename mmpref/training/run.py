@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
@@ -34,7 +35,7 @@ from mmpref.training.parallel.strategy import (
     refuse_what_cannot_shard,
     restarted,
 )
-from mmpref.training.parallel.world import World
+from mmpref.training.parallel.world import World, meet_on_cpu
 from mmpref.training.resume import Say, choose_checkpoint, facts_of, step_of
 from mmpref.training.run_data import RunData, load_data
 from mmpref.training.setup import Setup, set_up, smaller_weights
@@ -73,6 +74,9 @@ def train(
         overwrite, resume = False, True
     refuse_contradictions(recipe)
     objective = build_objective(recipe.loss.as_mapping())
+    if recipe.train.use_cpu or not torch.cuda.is_available():
+        wait = recipe.train.extra.get("ddp_timeout", 1800)
+        meet_on_cpu(wait if isinstance(wait, int) else 1800)  # what is no number is refused below
     arguments = training_arguments(recipe)  # from here on the processes of a run know of each other
     world = World.of(arguments)
     if say is None or not world.is_first:

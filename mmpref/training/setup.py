@@ -60,7 +60,7 @@ def set_up(
         torch.set_num_threads(recipe.cpu_threads)
     set_seed(recipe.seed)  # before the model: a fresh adapter is drawn at random
     with memory_told(lambda: f"loading {recipe.model.path}", lambda: smaller_weights(recipe)):
-        loaded = _load_model(recipe)
+        loaded = _load_model(recipe, world)
     if recipe.adapter.path is not None:
         say(describe_start(recipe))
     trained, total = count_parameters(loaded.model)
@@ -69,7 +69,9 @@ def set_up(
     aside = len(data.quarantine)
     say(f"{len(train.pairs)} pairs, {aside} rows in quarantine; {trained:,} of {total:,} parameters train")
     longest = max(train.longest, held_out.longest)
-    layout = choose_layout(loaded.model, loaded.family, recipe.model.attention, max_length=longest)
+    layout = world.first_does(  # where one rank reads the weights for all, the others have none to try a layout with
+        lambda: choose_layout(loaded.model, loaded.family, recipe.model.attention, max_length=longest)
+    )
     say(f"layout: {layout.explanation}")
     encoder.budgets = train.budgets | held_out.budgets
     collator = PairCollator(
@@ -145,12 +147,12 @@ def encoder_of(recipe: Recipe, loaded: LoadedModel) -> PairEncoder:
     )
 
 
-def _load_model(recipe: Recipe) -> LoadedModel:
+def _load_model(recipe: Recipe, world: World = ALONE) -> LoadedModel:
     tune, adapter = recipe.tune, recipe.adapter
     loaded = load(
         recipe.model.path,
         dtype=recipe.model.dtype,
-        quantization=_quantization(adapter),
+        quantization=_quantization(adapter, sharded=world.strategy == "fsdp2"),
         attn_implementation=recipe.model.attn_implementation,
         min_pixels=recipe.processing.min_pixels,
         max_pixels=recipe.processing.max_pixels,
@@ -169,9 +171,12 @@ def _adapter_settings(section: AdapterSection) -> AdapterSettings:
     return AdapterSettings(**section.model_dump(include={"rank", "alpha", "dropout", "use_rslora", "use_dora", "init"}))
 
 
-def _quantization(section: AdapterSection) -> QuantizationSettings | None:
+def _quantization(section: AdapterSection, *, sharded: bool) -> QuantizationSettings | None:
     if section.stored_as is None:
         return None
     return QuantizationSettings(
-        kind=section.stored_as, double_quant=section.double_quant, compute_dtype=section.compute_dtype
+        kind=section.stored_as,
+        double_quant=section.double_quant,
+        compute_dtype=section.compute_dtype,
+        sharded=sharded,
     )

@@ -20,6 +20,7 @@ import logging
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ from mmpref.training.metrics import Meter, PairLog
 from mmpref.training.parallel.batches import GlobalBatches, loader_of
 from mmpref.training.parallel.in_step import Filling, filling_for
 from mmpref.training.parallel.sharded import layer_classes, let_cpus_shard, saved_weights
+from mmpref.training.parallel.watchdog import watching
 from mmpref.training.parallel.world import World
 from mmpref.training.parallel.zero import let_recipe_decide, refuse_other_way
 from mmpref.training.rates import refuse_idle_rates, split_by_part
@@ -216,6 +218,7 @@ class PreferenceTrainer(CheckpointedTrainer):
         self._loss_sum = loss.detach() if self._loss_sum is None else self._loss_sum + loss.detach()
         self.meter.add(output.stats)
         self.pair_log.add(self.state.global_step + 1, inputs.counted_ids, output.stats)
+        self.world.is_at(self.state.global_step + 1, "exchanging gradients", inputs.counted_ids)
         return (loss, output) if return_outputs else loss
 
     def _logps(self, model: nn.Module, batch: PairBatch) -> PairLogps:
@@ -327,7 +330,8 @@ class PreferenceTrainer(CheckpointedTrainer):
             )
         self.skipped_steps.append(step)
         logger.warning("%s; this update was left out (%s)", reason, dump)
-        model.zero_grad(set_to_none=True)  # an optimizer leaves weights without a gradient as they are
+        if not self.world.is_deepspeed:  # which has left the update out already
+            model.zero_grad(set_to_none=True)  # an optimizer leaves weights without a gradient as they are
         if isinstance(running := getattr(self, "_tr_loss", None), Tensor):
             running.nan_to_num_(0.0, 0.0, 0.0)  # the Trainer's own sum since the last line
 
@@ -469,7 +473,9 @@ class PreferenceTrainer(CheckpointedTrainer):
             self.restore_logs(Path(resume_from_checkpoint))
         if self.world.size > 1:  # dropout must not draw the same on every rank
             torch.manual_seed(self.args.seed + self.world.rank)
-        with self.signals.listening():
+        on_gpus = self.world.size > 1 and self.args.device.type == "cuda"
+        watched = watching(self.world, self.args.ddp_timeout) if on_gpus else nullcontext()
+        with self.signals.listening(), watched:
             try:
                 return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
             except (RuntimeError, MemoryError) as err:  # outside a micro-batch: the optimizer makes its state

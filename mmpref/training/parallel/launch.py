@@ -100,6 +100,9 @@ def launch(recipe: Recipe, launch: Launch, command: Sequence[str]) -> None:
         "use_cpu": not torch.cuda.is_available(),
         "mixed_precision": "bf16" if recipe.train.bf16 else "fp16" if recipe.train.fp16 else "no",
     }
+    if strategy == "fsdp2" and recipe.adapter.stored_as is not None:  # each rank quantises what it reads
+        fsdp = {**profile.get("fsdp_config", {}), "fsdp_cpu_ram_efficient_loading": False}
+        settings["fsdp_config"] = fsdp
     with tempfile.TemporaryDirectory(prefix="mmpref-launch-") as folder:
         file = Path(folder) / "profile.json"
         file.write_text(json.dumps(settings), encoding="utf-8")

@@ -64,28 +64,30 @@ def layer_classes(model: nn.Module) -> list[str]:
     return list(found)
 
 
-def prove_sharded(model: nn.Module, strategy: Strategy) -> tuple[int, int]:
-    """(numbers of trained weights held here, trained weights in all), for weights that are sharded as asked.
-
-    With ZeRO-2, which keeps weights whole, those whose optimizer's state is held here.
+def prove_sharded(model: nn.Module, strategy: Strategy) -> str:
+    """What this process holds, in words, of a model that was divided as asked.
 
     Raises:
         DistributedError: FSDP2 or DeepSpeed was asked for and the weights are not its.
     """
-    here = total = 0
+    as_shards(model)
+    here = total = size = 0
     for parameter in model.parameters():
+        # ZeRO-3 leaves empty tensors behind, with this rank's part beside them
+        local = parameter.to_local() if isinstance(parameter, DTensor) else getattr(parameter, "ds_tensor", parameter)
+        size += local.numel() * local.element_size()
         if parameter.requires_grad:
-            total += whole_numel(parameter)
-            here += parameter.to_local().numel() if isinstance(parameter, DTensor) else parameter.numel()
-    if strategy in ("zero2", "zero3"):
-        return prove_divided(model, int(strategy[-1])), total
+            here, total = here + local.numel(), total + whole_numel(parameter)
     sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())
     if strategy == "fsdp2" and not (isinstance(model, FSDPModule) and sharded):
         raise DistributedError(
             f"FSDP2 was asked for, and accelerate made {type(model).__name__} of the model, whose weights are whole on "
             "every rank; look at the launch profile (fsdp_version: 2), or use --launch fsdp2"
         )
-    return here, total
+    if strategy in ("zero2", "zero3"):
+        here = prove_divided(model, int(strategy[-1]))
+    optimizer = "the optimizer's state of " if strategy == "zero2" else ""
+    return f"{size / 2**20:,.1f} MiB of weights, {optimizer}{here:,} of the {total:,} numbers that train"
 
 
 def shard_like(accelerator: Accelerator, model: nn.Module, strategy: Strategy) -> nn.Module:

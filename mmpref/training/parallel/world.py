@@ -7,11 +7,14 @@ What fails on one rank ends all of them with that rank's message.
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -34,6 +37,13 @@ class World:
     size: int = 1
     strategy: Strategy = "single"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    _moves: dict[str, float] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def moved_at(self) -> float:
+        """When this rank last said where it is, by ``time.monotonic``; 0 when it never did."""
+        return self._moves.get("at", 0.0)
 
     @classmethod
     def of(cls, arguments: TrainingArguments) -> World:
@@ -150,6 +160,7 @@ class World:
 
     def is_at(self, step: int, place: str, pair_ids: Sequence[str]) -> None:
         """Leave word of what this rank is about to do, for whoever waits for it."""
+        self._moves["at"] = time.monotonic()
         if self.size > 1 and (store := _store()) is not None:
             with suppress(RuntimeError):
                 store.set(f"{_AT}/{self.rank}", json.dumps([step, place, list(pair_ids[:8])]))
@@ -231,6 +242,16 @@ class World:
 
 
 ALONE = World()
+
+
+def meet_on_cpu(timeout: float) -> None:
+    """Let processes on the CPU find each other; what TrainingArguments does forgets the timeout there.
+
+    Args:
+        timeout: seconds that one waits for another, as ``ddp_timeout``.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
 
 
 def _store() -> Any:

@@ -1,0 +1,143 @@
+"""What the estimates need to know of a model: its sizes, read off the model's own code without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig
+
+from mmpref.config import Recipe
+from mmpref.models.adapter import AdapterSettings, Tuning, lora_layers, prepare
+from mmpref.models.skeleton import Kept, kept_by_decoder, skeleton
+from mmpref.processing.family import PartName
+from mmpref.processing.layout import LayoutName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """What the estimate needs to know of a model under a recipe's adapter."""
+
+    parameters: Mapping[PartName, int]
+    trained: Mapping[PartName, int]
+    """Weights that train themselves."""
+    lora: int
+    quantizable: int
+    """Weights of the language model's linear layers without the head."""
+    layer: int
+    """Weights of one decoder layer, all of them."""
+    in_layers: int
+    """Weights of linear layers inside all decoder layers."""
+    embeddings: int
+    untied: bool
+    """The head has weights of its own."""
+    vocabulary: int
+    hidden: int
+    inner: int
+    largest_layer: int
+    largest_trained: int
+    kept: Kept
+    tower: tuple[int, int, int]
+    """Layers, width and MLP width of the vision tower; zeros without one."""
+    tower_trains: bool
+    head_trains: bool
+    changes_base: bool
+    """The adapter switched off is not the start model, so that a reference is a copy."""
+
+
+def describe(config: PretrainedConfig, recipe: Recipe, layout: LayoutName = "shared_prefix") -> Architecture:
+    """Look at a model without weights under a recipe's ``tune`` and ``adapter``.
+
+    Raises:
+        ConfigError: what training would refuse as well, and models whose decoder cannot be run alone.
+    """
+    dtype = weight_dtype(config, recipe)
+    whole = skeleton(config, recipe.model.path, dtype)
+    model, family = whole.model, whole.family
+    tune = recipe.tune
+    tuning = Tuning(vision=tune.vision, projector=tune.projector, language=tune.language)
+    parameters: dict[PartName, int] = {"vision": 0, "projector": 0, "language": 0}
+    trained: dict[PartName, int] = {"vision": 0, "projector": 0, "language": 0}
+    largest_trained = 0
+    for name, parameter in model.named_parameters():
+        part = family.part_of(name)
+        parameters[part] += parameter.numel()
+        if tuning.of(part) == "full":
+            trained[part] += parameter.numel()
+            largest_trained = max(largest_trained, parameter.numel())
+    head, table = model.get_output_embeddings(), model.get_input_embeddings()
+    linear = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head]
+    in_language = [m.weight.numel() for name, m in linear if family.part_of(name) == "language"]
+    lora = 0
+    if recipe.adapter.kind != "none":
+        wanted = set(lora_layers(model, family, tuning))
+        sizes = [(m.in_features, m.out_features) for name, m in linear if name in wanted]
+        rank, dora = recipe.adapter.rank, recipe.adapter.use_dora
+        lora = sum(rank * (a + b) + (b if dora else 0) for a, b in sizes)
+    text = config.get_text_config()
+    untied, layers = head is not None and head.weight is not table.weight, text.num_hidden_layers
+    autocast = recipe.train.bf16 or recipe.train.fp16
+    return Architecture(
+        parameters=parameters,
+        trained=trained,
+        lora=lora,
+        quantizable=sum(in_language),
+        layer=(parameters["language"] - table.weight.numel() * (2 if untied else 1)) // layers,
+        in_layers=sum(in_language),
+        embeddings=table.weight.numel(),
+        untied=untied,
+        vocabulary=text.vocab_size,
+        hidden=text.hidden_size,
+        inner=getattr(text, "intermediate_size", 4 * text.hidden_size),
+        largest_layer=max(in_language, default=0),
+        largest_trained=largest_trained,
+        kept=_kept(config, recipe, tuning, dtype, layout, autocast=autocast),
+        tower=_tower(config),
+        tower_trains=tuning.vision != "freeze",
+        head_trains=tuning.language == "full",
+        changes_base=recipe.adapter.kind == "none" or recipe.adapter.init != "zero",
+    )
+
+
+def weight_dtype(config: PretrainedConfig, recipe: Recipe) -> torch.dtype:
+    """The dtype that the recipe loads weights in; ``auto`` means the config's, bfloat16 where it names none."""
+    if recipe.model.dtype != "auto":
+        found: torch.dtype = getattr(torch, recipe.model.dtype)
+        return found
+    named = getattr(config, "dtype", None)
+    return named if isinstance(named, torch.dtype) else torch.bfloat16
+
+
+def _kept(
+    config: PretrainedConfig, recipe: Recipe, tuning: Tuning, dtype: torch.dtype, layout: LayoutName, *, autocast: bool
+) -> Kept:
+    """Counted on the first three layers; every layer of these models is like the next."""
+    text = config.get_text_config()
+    whole, types = text.num_hidden_layers, getattr(text, "layer_types", None)
+    text.num_hidden_layers = min(3, whole)
+    if types is not None:
+        text.layer_types = types[:3]
+    try:
+        short = skeleton(config, recipe.model.path, dtype, layout)
+    finally:
+        text.num_hidden_layers = whole
+        if types is not None:
+            text.layer_types = types
+    section = recipe.adapter
+    settings = None
+    if section.kind != "none":
+        settings = AdapterSettings(rank=section.rank, dropout=section.dropout, use_dora=section.use_dora)
+    kept = kept_by_decoder(prepare(short, tuning, settings), autocast=autocast)
+    return replace(kept, layers=whole)
+
+
+def _tower(config: PretrainedConfig) -> tuple[int, int, int]:
+    vision = getattr(config, "vision_config", None)
+    if vision is None:
+        return (0, 0, 0)
+    layers = getattr(vision, "num_hidden_layers", None) or getattr(vision, "depth", 0)
+    width = getattr(vision, "embed_dim", None) or vision.hidden_size
+    inner = getattr(vision, "intermediate_size", None) or int(width * getattr(vision, "mlp_ratio", 4))
+    return (int(layers or 0), int(width), int(inner))

@@ -1,0 +1,51 @@
+"""Says where every rank was last when one of them waits too long, before the GPU library silently ends the process.
+
+NCCL's own watchdog aborts a process whose collective took longer than ``ddp_timeout``: no exception is raised, and no
+message says which rank was missing. gloo raises, and needs none of this.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from mmpref.training.parallel.world import World
+
+_SHARE = 0.9  # of the timeout
+
+
+@contextmanager
+def watching(world: World, timeout: float, tell: Callable[[str], None] | None = None) -> Iterator[None]:
+    """While the block runs, a thread tells once when this rank has not moved for 90 % of ``timeout`` seconds.
+
+    Args:
+        world: what it says with ``is_at`` is what counts as moving.
+        timeout: of collectives, in seconds.
+        tell: gets the sentence; standard error by default.
+    """
+    tell = tell or (lambda text: print(f"mmpref: {text}", file=sys.stderr, flush=True))  # noqa: T201
+    over = threading.Event()
+
+    def watch() -> None:
+        begun = time.monotonic()
+        while not over.wait(min(5.0, timeout / 20)):
+            still = time.monotonic() - max(begun, world.moved_at)
+            if still > _SHARE * timeout:
+                told = "; ".join(world.whereabouts())
+                tell(
+                    f"rank {world.rank} of {world.size} has not moved for {still:.0f} s, and is ended after "
+                    f"{timeout:g} s (train.extra.ddp_timeout). Where each rank was last: {told or 'not known'}. One "
+                    "that is behind hangs or was killed: look at its rows and its machine"
+                )
+                return
+
+    thread = threading.Thread(target=watch, name="watchdog", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

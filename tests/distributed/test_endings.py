@@ -1,0 +1,193 @@
+"""How a run of several processes begins and ends, through the command line: launched, refused, failing, killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from mmpref.rundir import RunDir
+from mmpref.training.checkpoint import in_order, newest_complete
+from tests.distributed.conftest import ROOT, Place, finish, losses, torchrun
+
+pytestmark = pytest.mark.distributed
+MMPREF = [sys.executable, "-m", "mmpref"]
+LONG = ("train.num_train_epochs=200", "train.save_steps=3", "train.save_total_limit=3", "preflight=false")
+
+
+def launched(place: Place, run: Path, *changes: str, strategy: str = "ddp") -> list[str]:
+    line = place.train(run, "train.per_device_train_batch_size=3", *changes)
+    return [*MMPREF, *line, "--launch", strategy, "--processes", "2"]
+
+
+@contextmanager
+def started(command: list[str], run: Path) -> Iterator[subprocess.Popen[str]]:
+    """Started, and past its first checkpoint; nothing of it is left afterwards."""
+    try:
+        yield _started(command, run)
+    finally:
+        for pid in processes_of(run):
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+
+
+def _started(command: list[str], run: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    limit = time.monotonic() + 150
+    while not in_order(run / "checkpoints"):
+        assert process.poll() is None, process.communicate()
+        if time.monotonic() > limit:
+            os.killpg(process.pid, signal.SIGKILL)
+            pytest.fail("no checkpoint after 150 s")
+        time.sleep(0.2)
+    return process
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    try:
+        out, err = process.communicate(timeout=90)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return process.returncode, out + err
+
+
+def rank_of(pid: str) -> str | None:
+    environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return next((entry[5:].decode() for entry in environ if entry.startswith(b"RANK=")), None)
+
+
+def processes_of(run: Path) -> list[str]:
+    """Ids of every process that writes to a run folder, its launcher included."""
+    return subprocess.run(["pgrep", "-f", f"output={run} "], capture_output=True, text=True, check=False).stdout.split()
+
+
+def process_of(run: Path, rank: int) -> int:
+    """The process of one rank of a run."""
+    [own] = [int(pid) for pid in processes_of(run) if rank_of(pid) == str(rank)]
+    return own
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_launch_starts_the_processes_and_says_what_they_are(place: Place, tmp_path: Path, strategy: str) -> None:
+    run = tmp_path / "run"
+    done = finish(launched(place, run, "train.max_steps=2", strategy=strategy))
+    assert done.returncode == 0, done.stderr[-3000:]
+    manifest = RunDir(run).manifest()
+    assert (manifest["state"], manifest["processes"], manifest["strategy"]) == ("complete", 2, strategy)
+    assert done.stdout.count("done: ") == 1  # one of the two speaks
+    assert ("this one holds" in done.stdout) == (strategy == "fsdp2")
+    assert (run / "model" / "model.safetensors").is_file()
+
+
+def test_a_row_that_breaks_on_one_rank_stops_all_with_its_message(place: Place, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (place.root / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
+    picture = (place.root / rows[9]["images"][0]).read_bytes()
+    (place.root / "images" / "torn.png").write_bytes(picture[: len(picture) // 2])
+    rows[9].update(id="torn-row", images=["images/torn.png"])
+    (place.root / "torn.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    run = tmp_path / "run"
+    line = place.train(run, "train.per_device_train_batch_size=3", "preflight=false", pairs="torn")
+    done = finish([*MMPREF, *line, "--launch", "ddp", "--processes", "2"])
+    assert done.returncode == 3
+    assert "row 'torn-row'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert RunDir(run).manifest()["state"] == "failed"
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_a_rank_that_is_killed_ends_the_run_and_it_goes_on_from_its_checkpoint(
+    place: Place, tmp_path: Path, strategy: str
+) -> None:
+    run = tmp_path / "run"
+    command = launched(place, run, *LONG, strategy=strategy)
+    with started(command, run) as process:
+        os.kill(process_of(run, 1), signal.SIGKILL)
+        code, said = ended(process)
+    assert code == 7, said[-3000:]
+    assert "rank 0 of 2 waited in vain" in said
+    assert "rank 1: step" in said
+    assert "rank 1 was killed (SIGKILL)" in said
+    newest, _ = newest_complete(run / "checkpoints")
+    assert newest is not None
+    last = int(newest.name.removeprefix("step-"))
+    with started([*command, "--resume"], run) as process:
+        while process.poll() is None and not (run / "checkpoints" / f"step-{last + 3}").is_dir():
+            time.sleep(0.2)
+        process.terminate()
+        code, said = ended(process)
+    assert code == 143
+    assert f"resuming from {newest}" in said
+
+
+def test_sigterm_to_the_launcher_leaves_a_checkpoint_of_that_step(place: Place, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with started(launched(place, run, *LONG), run) as process:
+        process.terminate()
+        code, said = ended(process)
+    assert code == 143, said[-3000:]
+    assert said.count("stopped by SIGTERM at step") == 1
+    assert RunDir(run).manifest()["state"] == "stopped"
+    newest, skipped = newest_complete(run / "checkpoints")
+    assert (newest is not None, skipped) == (True, [])
+    assert len(losses(run)) == int(str(newest).rpartition("-")[2])
+
+
+def test_a_rank_that_hangs_is_named_with_its_rows(place: Place, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    line = place.train(
+        run,
+        "train.per_device_train_batch_size=3",
+        "train.extra.ddp_timeout=10",
+        "preflight=false",
+        "train.save_steps=1",
+    )
+    done = torchrun(str(Path(__file__).with_name("hanging.py")), *line)
+    assert done.returncode != 0
+    assert "rank 0 of 2 waited in vain for another rank" in done.stderr
+    assert "rank 1: step 3, training with rows" in done.stderr
+    assert "exitcode  : 7" in done.stderr
+    assert newest_complete(run / "checkpoints")[0] == run / "checkpoints" / "step-2"
+
+
+def test_other_data_on_another_rank_is_refused(place: Place, tmp_path: Path) -> None:
+    line = place.train(tmp_path / "run", "preflight=false")
+    file = next(entry for entry in line if entry.startswith("data.train="))
+    shown = f"[ $RANK = 0 ] && f={place.root}/pairs.jsonl || f={place.root}/mixed.jsonl; "
+    command = " ".join(f"'{entry}'" if entry != file else "data.train=$f" for entry in line)
+    script = tmp_path / "differ.sh"
+    script.write_text(f"{shown} exec {sys.executable} -m mmpref {command}\n", encoding="utf-8")
+    done = torchrun("--no-python", "bash", str(script))
+    assert done.returncode != 0
+    assert "rank 1 has training files that are not those of rank 0" in done.stderr
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_accelerate_starting_one_process_for_two_is_refused(place: Place, tmp_path: Path) -> None:
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "mmpref"]
+    done = finish([*accelerate, *place.train(tmp_path / "run")])
+    assert done.returncode != 0
+    assert "was asked for several processes and started one" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_accelerate_launch_with_one_of_our_profiles_trains(place: Place, tmp_path: Path) -> None:
+    profile = tmp_path / "profile.yaml"
+    ours = (ROOT / "scripts" / "accelerate" / "fsdp2.yaml").read_text(encoding="utf-8")
+    profile.write_text(f"{ours}use_cpu: true\nnum_processes: 2\nnum_machines: 1\n", encoding="utf-8")
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(profile), "-m", "mmpref"]
+    line = place.train(tmp_path / "run", "train.per_device_train_batch_size=3", "train.max_steps=2", "preflight=false")
+    done = finish([*accelerate, *line])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert RunDir(tmp_path / "run").manifest()["strategy"] == "fsdp2"
