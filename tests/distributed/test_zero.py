@@ -129,3 +129,18 @@ def test_checkpoints_of_other_ways_are_refused(place: Place, whole: Path, tmp_pa
     done = torchrun(str(Path(__file__).with_name("worker.py")), str(file), limit=FIRST_BUILD, **zero(2))
     assert done.returncode
     assert "was not written by DeepSpeed" in done.stderr
+
+
+@pytest.mark.timeout(FIRST_BUILD)
+@pytest.mark.parametrize("stage", [2, 3])
+def test_an_update_that_is_not_finite_is_left_out_by_all_and_then_ends_the_run(
+    place: Place, tmp_path: Path, stage: int
+) -> None:
+    file, run = tmp_path / "lines.json", tmp_path / "run"
+    line = place.train(run, HALF, *LORA, "train.learning_rate=1e30", "train.skip_nonfinite_steps=1", pairs="mixed")
+    file.write_text(json.dumps([line]), encoding="utf-8")
+    done = torchrun(str(Path(__file__).with_name("worker.py")), str(file), limit=FIRST_BUILD, **zero(stage))
+    assert done.returncode
+    assert "nothing was updated (1 updates were left out before)" in done.stderr
+    dumps = {dump.name for dump in (run / "faults").iterdir()}
+    assert dumps == {f"nonfinite-step-{step}-rank-{rank}.json" for step in (2, 3) for rank in (0, 1)}
