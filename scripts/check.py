@@ -79,7 +79,7 @@ def command_lines(options: argparse.Namespace, for_pytest: list[str]) -> dict[st
         tests += for_pytest
     else:
         tests += [*places, "--durations=12"]
-        if options.workers > 1 and options.tier != "gpu":
+        if options.workers > 1 and options.tier not in ("gpu", "distributed"):  # those have the machine to themselves
             # one worker per file: fixtures that train something are made once
             tests += ["-n", str(options.workers), "--dist", "loadfile"]
     return {

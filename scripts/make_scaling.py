@@ -188,7 +188,7 @@ FULL_RECIPE, QLORA_RECIPE = "qwen2_vl_2b_uni_dpo_full", "qwen2_5_vl_7b_uni_dpo_q
 _DEEPSPEED = f"buckets: twice {BUCKET:,} weights at most"
 SPLIT = [
     ["weights", "whole", "whole", "1/N", "1/N"],
-    ["base in 4 bits", "whole", "refused", "refused", "whole"],
+    ["base in 4 bits", "whole", "refused", "refused", "1/N, its scales whole"],
     ["base in 8 bits", "whole", "refused", "refused", "refused"],
     ["gradients", "whole, and once more in buckets", "1/N", "1/N", "1/N"],
     ["optimizer", "whole", "1/N", "1/N", "1/N"],
@@ -234,8 +234,9 @@ mmpref plan {QLORA_RECIPE} --gpus 4 --strategy ddp --gpu "RTX 4090" --link pcie4
 - **The reference.** With full fine-tuning a live reference is a copy of what trains. FSDP2 splits it, zero3 refuses
   it; the tables take `reference.kind=cache`, which keeps no second model. The cache is made with the weights split as
   for training.
-- **bitsandbytes.** Its optimizers and its int8 layers fail on slices (seen with FSDP2 and two processes on a CPU), and
-  a base in 4 bits is not split by FSDP2 either. `adamw_torch_fused`, split between 8 GPUs, keeps one byte a weight.
+- **bitsandbytes.** Its optimizers and its int8 layers fail on slices (seen with FSDP2 and two processes on a CPU); a
+  base in 4 bits is split by FSDP2, without the scales of its blocks. `adamw_torch_fused`, split between 8 GPUs, keeps
+  one byte a weight.
 
 ## Memory by model
 GiB that a card must have (peak, {FIXED // GIB} GiB for CUDA, {SLACK:.0%} slack). In brackets: more than 80 GiB. One

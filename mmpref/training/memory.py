@@ -22,6 +22,7 @@ TILE_BYTES = 32 * 2**20
 # 64 and a float32 for 64 * 256 (QLoRA, arXiv 2305.14314, section 3); 8 bits and a scale for each row.
 _STORED = {("nf4", True): 0.5 + 1 / 64 + 4 / (64 * 256), ("nf4", False): 0.5 + 4 / 64, ("int8", True): 1.0}
 _STATES = {"sgd": 0.0, "adafactor": 0.1, "lion": 1.0, "adam": 2.0}  # numbers kept for each trained weight
+_NIBBLE = 0.5  # bytes of a 4-bit weight, without its share of the scales
 _EMBEDDINGS_IN_32 = 4  # 8-bit optimizers keep the states of embeddings whole
 TRANSIENT_INNER, TRANSIENT_HIDDEN = 2.5, 4.0
 """Gradients of activations alive at once in the backward pass of a layer, in MLP widths and hidden states a token."""
@@ -153,7 +154,7 @@ def estimate(
 
 
 def _before(model: Architecture, recipe: Recipe, precision: Precision, spread: Spread) -> dict[str, int]:
-    """What is there when training starts; packed weights and buckets are never split."""
+    """What is there when training starts; the scales of packed weights and buckets are never split."""
     stored = _stored(recipe.adapter)
     in_linear = 0 if stored is None else model.quantizable
     full, parts = sum(model.trained.values()), spread.weight_parts
@@ -162,7 +163,7 @@ def _before(model: Architecture, recipe: Recipe, precision: Precision, spread: S
     frozen = sum(model.parameters.values()) - in_linear - own
     before = {
         "weights, not quantised": (frozen * precision.frozen + own * precision.trained) // parts,
-        "weights, quantised": int(in_linear * (stored or 0)),
+        "weights, quantised": int(in_linear * _packed(stored, parts)),
         "adapter": (model.lora * precision.adapter + (full - own) * precision.trained) // parts,
         "reference": _reference(model, recipe, precision) // (parts if spread.strategy == "fsdp2" else 1),
     }
@@ -211,12 +212,13 @@ def _gathered(model: Architecture, recipe: Recipe, precision: Precision, spread:
     packed = recipe.adapter.stored_as is not None
     layer = model.layer - (model.in_layers // model.kept.layers if packed else 0)
     size, trains = precision.computed, sum(model.trained.values()) > 0
+    nibbles = int(2 * _NIBBLE * model.in_layers // model.kept.layers) if packed else 0
     table_is_unit = model.untied or spread.strategy == "zero3"
     unit = max(layer, model.embeddings if table_is_unit else 0)
     weights = 2 * unit + model.embeddings
     if spread.strategy == "zero3":
         weights = max(weights, min(LIVE, sum(model.parameters.values())))
-    return (weights + (2 * unit if trains else 0)) * size
+    return (weights + (2 * unit if trains else 0)) * size + nibbles
 
 
 def _moments(model: Architecture, step: Mapping[str, int], gradients: _Gradients) -> dict[str, int]:
@@ -250,6 +252,13 @@ def _stored(section: AdapterSection) -> float | None:
     if kind is None:
         return None
     return _STORED[("int8", True)] if kind == "int8" else _STORED[("nf4", section.double_quant)]
+
+
+def _packed(stored: float | None, parts: int) -> float:
+    """Bytes of a packed weight on one GPU: FSDP2 splits the 4 bits themselves and none of their scales."""
+    if stored is None or parts == 1:
+        return stored or 0.0
+    return _NIBBLE / parts + stored - _NIBBLE
 
 
 def copies_reference(model: Architecture, recipe: Recipe) -> bool:

@@ -113,7 +113,7 @@ def _notes(plan: Plan) -> list[str]:
     if recipe.reference.kind == "cache":
         notes.append("The cache costs one forward pass of every pair before training; it is not in the speed.")
     if not spread.is_alone and spread.state_parts > 1 and recipe.adapter.stored_as is not None:
-        notes.append(f"The quantised base is whole on every GPU: {spread.strategy} splits only the rest.")
+        notes.append("FSDP2 splits the 4-bit base as well; the scales of its blocks are whole on every GPU.")
     return notes + _on_precision(plan)
 
 

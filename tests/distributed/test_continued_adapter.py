@@ -9,6 +9,7 @@ import pytest
 from mmpref.cli import main
 from tests.distributed.conftest import FSDP2, Place, assert_same_run, pair_rows, run_together
 
+pytestmark = pytest.mark.distributed
 ONE_BATCH, HALF = "train.per_device_train_batch_size=6", "train.per_device_train_batch_size=3"
 LORA = ("adapter={kind: lora, rank: 4}", "tune={language: lora, projector: full, vision: freeze}", "loss={name: sft}")
 

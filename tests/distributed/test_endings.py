@@ -18,7 +18,7 @@ from mmpref.rundir import RunDir
 from mmpref.training.checkpoint import in_order, newest_complete
 from tests.distributed.conftest import ROOT, Place, finish, losses, torchrun
 
-pytestmark = pytest.mark.distributed
+several = pytest.mark.distributed  # the two without it are run by default
 MMPREF = [sys.executable, "-m", "mmpref"]
 LONG = ("train.num_train_epochs=200", "train.save_steps=3", "train.save_total_limit=3", "preflight=false")
 
@@ -91,6 +91,7 @@ def test_launch_starts_the_processes_and_says_what_they_are(place: Place, tmp_pa
     assert (run / "model" / "model.safetensors").is_file()
 
 
+@several
 def test_a_row_that_breaks_on_one_rank_stops_all_with_its_message(place: Place, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (place.root / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
     picture = (place.root / rows[9]["images"][0]).read_bytes()
@@ -106,6 +107,7 @@ def test_a_row_that_breaks_on_one_rank_stops_all_with_its_message(place: Place, 
     assert RunDir(run).manifest()["state"] == "failed"
 
 
+@several
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_a_rank_that_is_killed_ends_the_run_and_it_goes_on_from_its_checkpoint(
     place: Place, tmp_path: Path, strategy: str
@@ -131,6 +133,7 @@ def test_a_rank_that_is_killed_ends_the_run_and_it_goes_on_from_its_checkpoint(
     assert f"resuming from {newest}" in said
 
 
+@several
 def test_sigterm_to_the_launcher_leaves_a_checkpoint_of_that_step(place: Place, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with started(launched(place, run, *LONG), run) as process:
@@ -144,6 +147,7 @@ def test_sigterm_to_the_launcher_leaves_a_checkpoint_of_that_step(place: Place, 
     assert len(losses(run)) == int(str(newest).rpartition("-")[2])
 
 
+@several
 def test_a_rank_that_hangs_is_named_with_its_rows(place: Place, tmp_path: Path) -> None:
     run = tmp_path / "run"
     line = place.train(
@@ -161,6 +165,7 @@ def test_a_rank_that_hangs_is_named_with_its_rows(place: Place, tmp_path: Path) 
     assert newest_complete(run / "checkpoints")[0] == run / "checkpoints" / "step-2"
 
 
+@several
 def test_other_data_on_another_rank_is_refused(place: Place, tmp_path: Path) -> None:
     line = place.train(tmp_path / "run", "preflight=false")
     file = next(entry for entry in line if entry.startswith("data.train="))
@@ -182,6 +187,7 @@ def test_accelerate_starting_one_process_for_two_is_refused(place: Place, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+@several
 def test_accelerate_launch_with_one_of_our_profiles_trains(place: Place, tmp_path: Path) -> None:
     profile = tmp_path / "profile.yaml"
     ours = (ROOT / "scripts" / "accelerate" / "fsdp2.yaml").read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from mmpref.cli import main
 from mmpref.training.checkpoint import in_order
 from tests.distributed.conftest import FSDP2, Place, losses, run_together, weights
 
+pytestmark = pytest.mark.distributed
 COMMON = ("train.num_train_epochs=2", "train.save_steps=2", "train.save_total_limit=null")
 LORA = ("adapter={kind: lora, rank: 4}", "tune={language: lora, projector: freeze, vision: freeze}")
 TUNINGS = {"full": (), "lora": LORA}
@@ -28,8 +30,6 @@ def whole(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def cut(run: Path, kept: int) -> None:
     """As if the run had been killed after the checkpoint of step ``kept``."""
-    import shutil
-
     shutil.rmtree(run / "model")
     for folder in in_order(run / "checkpoints"):
         if int(folder.name.removeprefix("step-")) > kept:
@@ -48,9 +48,11 @@ def test_two_processes_go_on_where_they_stopped_and_so_does_one_alone(
     def line(name: str, after: str, batch: str) -> list[str]:
         return place.train(tmp_path / f"{name}-{after}", batch, *COMMON, *TUNINGS[name], pairs="mixed")
 
-    run_together([line(name, after, HALF) for name, after in names], tmp_path, **env)
-    for name, after in names:
-        cut(tmp_path / f"{name}-{after}", kept=6)
+    run_together([line(name, "together", HALF) for name in TUNINGS], tmp_path, **env)
+    for name in TUNINGS:
+        cut(tmp_path / f"{name}-together", kept=6)
+        for after in ("alone", "otherwise"):
+            shutil.copytree(tmp_path / f"{name}-together", tmp_path / f"{name}-{after}")
     run_together([[*line(name, "together", HALF), "--resume"] for name in TUNINGS], tmp_path, **env)
     other = {} if first == "fsdp2" else FSDP2
     run_together([[*line(name, "otherwise", HALF), "--resume"] for name in TUNINGS], tmp_path, **other)

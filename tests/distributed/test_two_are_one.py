@@ -9,6 +9,7 @@ import pytest
 from mmpref.cli import main
 from tests.distributed.conftest import FSDP2, Place, assert_same_run, logged, pair_rows, run_together
 
+pytestmark = pytest.mark.distributed
 LORA = ("adapter={kind: lora, rank: 4}", "tune={language: lora, projector: freeze, vision: freeze}")
 ALL_PARTS = ("tune={language: full, projector: full, vision: full}",)
 HELD_OUT = "data.held_out=0.3"

@@ -70,12 +70,15 @@ def test_zero_keeps_a_float32_copy_and_splits_by_stage() -> None:
     assert third.step["gathered"] > 0
 
 
-def test_a_packed_base_stays_whole_and_a_copied_reference_is_split_by_fsdp2() -> None:
+def test_a_packed_base_and_a_copied_reference_are_split_by_fsdp2() -> None:
     alone = make_plan(recipe(QLORA)).memory
     spread = make_plan(recipe(QLORA), spread=over(8, "ddp")).memory
     assert spread.before["weights, quantised"] == alone.before["weights, quantised"] > 0
     sliced = make_plan(recipe(QLORA, "train.optim=adamw_torch"), spread=over(8, "fsdp2")).memory
-    assert sliced.before["weights, quantised"] == alone.before["weights, quantised"]
+    # of 4.127 bits a weight, 4 are split and the scales are not
+    assert sliced.before["weights, quantised"] / alone.before["weights, quantised"] == pytest.approx(
+        (4 / 8 + 0.127) / 4.127, rel=0.02
+    )
     assert sliced.before["weights, not quantised"] == alone.before["weights, not quantised"] // 8
     whole = make_plan(recipe(FULL)).memory.before["reference"]
     assert make_plan(recipe(FULL), spread=over(8, "ddp")).memory.before["reference"] == whole > 0

@@ -210,7 +210,7 @@ def test_sigterm_while_the_final_evaluation_runs_leaves_a_checkpoint_and_an_hone
 ) -> None:
     from mmpref.training.trainer import PreferenceTrainer
 
-    real = PreferenceTrainer._loader_with_both_sides
+    real = PreferenceTrainer._evaluation_loader
 
     def stop_at_the_end(self: PreferenceTrainer, pairs: object) -> object:
         if self.state.global_step == 2:
@@ -222,7 +222,7 @@ def test_sigterm_while_the_final_evaluation_runs_leaves_a_checkpoint_and_an_hone
     run, whole = tmp_path / "run", tmp_path / "whole"
     arguments = place.training("demo_dpo", run, *evaluated)
     with monkeypatch.context() as patch:
-        patch.setattr(PreferenceTrainer, "_loader_with_both_sides", stop_at_the_end)
+        patch.setattr(PreferenceTrainer, "_evaluation_loader", stop_at_the_end)
         assert main(arguments) == 143
     assert "stopped by SIGTERM" in capsys.readouterr().err
     assert RunDir(run).manifest()["state"] == "stopped"
@@ -288,7 +288,8 @@ def test_a_signal_in_the_middle_of_beginning_a_run_waits_until_it_is_begun(
     (["train.extra={log_level: shouting}"], "transformers refuses these settings"),
     (["train.eval_steps=2"], "transformers refuses these settings"),
     (["train.extra={adam_epsilon: small}"], "'train.extra.adam_epsilon' must be float, got 'small'"),
-    (["train.extra={dataloader_drop_last: 1}"], "'train.extra.dataloader_drop_last' must be bool, got 1"),
+    (["train.extra={dataloader_persistent_workers: 1}"],
+     "'train.extra.dataloader_persistent_workers' must be bool, got 1"),
     (["train.extra={label_smoothing_factor: 0.1}"], "is not for this trainer: set loss.label_smoothing"),
     (["train.extra={include_num_input_tokens_seen: true}"], "is not for this trainer"),
     (["train.extra={load_best_model_at_end: true}"], "is not for this trainer"),

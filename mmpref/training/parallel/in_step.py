@@ -71,7 +71,12 @@ def filling_for(
         world.is_sharded or _sees_and_trains(model, collator)
     )
     usable = [pair for pair in (*pairs, *held_out) if pair.images or not always_images]
-    filler = min(usable, key=lambda pair: cost.get(pair.id, float(len(pair.chosen) + len(pair.rejected or ""))))
+
+    def price(pair: PreferencePair) -> tuple[bool, float]:
+        work = cost.get(pair.id, float(len(pair.chosen) + len(pair.rejected or "")))
+        return pair.rejected is None, work  # one with both answers serves demonstrations too
+
+    filler = min(usable, key=price)
     return Filling(world, collator.filled(filler, always_images=always_images))
 
 

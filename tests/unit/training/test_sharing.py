@@ -1,0 +1,76 @@
+"""How pairs are dealt out to ranks, and what keeps ranks in step."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmpref.training.parallel.batches import GlobalBatches, deal
+from mmpref.training.parallel.watchdog import watching
+from mmpref.training.parallel.world import World
+
+
+@given(count=st.integers(1, 60), batch=st.integers(1, 5), size=st.integers(1, 6), epoch=st.integers(0, 3))
+@settings(max_examples=80, deadline=None)
+def test_ranks_together_take_each_pair_once_in_the_updates_of_one(
+    count: int, batch: int, size: int, epoch: int
+) -> None:
+    costs = [float((index * 7) % 11 + 1) for index in range(count)]
+    alone = GlobalBatches(count, batch * size, seed=3)
+    alone.set_epoch(epoch)
+    ranks = [GlobalBatches(count, batch, rank=rank, size=size, seed=3, costs=costs) for rank in range(size)]
+    for rank in ranks:
+        rank.set_epoch(epoch)
+    shares = [list(rank) for rank in ranks]
+    assert {len(share) for share in shares} == {len(alone)}
+    for number, together in enumerate(alone):
+        parts = [share[number] for share in shares]
+        assert Counter(index for part in parts for index in part) == Counter(together)
+        assert max(map(len, parts)) <= batch
+    assert sorted(index for share in shares for part in share for index in part) == list(range(count))
+
+
+def test_every_epoch_has_an_order_of_its_own() -> None:
+    batches = GlobalBatches(40, 40, seed=1)
+    orders = []
+    for epoch in (0, 1, 0):
+        batches.set_epoch(epoch)
+        orders.append(next(iter(batches)))
+    assert orders[0] == orders[2] != orders[1]
+    assert next(iter(GlobalBatches(40, 40, seed=2))) != orders[0]
+
+
+def test_costly_pairs_are_spread() -> None:
+    costs = [100.0, 90.0, 1.0, 1.0, 1.0, 1.0, 80.0, 70.0]
+    shares = deal(range(8), 2, 4, costs)
+    assert shares == [[0, 2, 4, 7], [1, 3, 5, 6]] or sorted(sum(costs[i] for i in share) for share in shares) == [
+        172,
+        172,
+    ]
+    assert deal([5, 6, 7], 4, 2) == [[5], [6], [7], []]
+
+
+def test_the_imbalance_of_what_was_dealt_out_is_told_once() -> None:
+    batches = GlobalBatches(4, 1, rank=0, size=2, seed=0, costs=[3.0, 1.0, 3.0, 1.0], shuffle=False)
+    list(batches)
+    assert batches.take_imbalance() == pytest.approx(0.5)  # 3 against a mean of 2
+    assert batches.take_imbalance() is None
+
+
+def test_the_watchdog_speaks_once_about_a_rank_that_does_not_move() -> None:
+    told: list[str] = []
+    world = World(rank=1, size=3)
+    with watching(world, 0.3, told.append):
+        for _ in range(6):
+            world._moves["at"] = time.monotonic()
+            time.sleep(0.1)
+        assert told == []
+        limit = time.monotonic() + 20
+        while not told and time.monotonic() < limit:
+            time.sleep(0.05)
+    assert len(told) == 1
+    assert told[0].startswith("rank 1 of 3 has not moved for")
