@@ -27,6 +27,7 @@ from tests.distributed.conftest import (
 from tests.distributed.test_going_on import cut
 
 pytest.importorskip("deepspeed")
+pytestmark = pytest.mark.distributed
 
 FIRST_BUILD = 600  # seconds
 ONE_BATCH, HALF = "train.per_device_train_batch_size=6", "train.per_device_train_batch_size=3"
