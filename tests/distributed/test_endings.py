@@ -18,7 +18,7 @@ from mmpref.rundir import RunDir
 from mmpref.training.checkpoint import in_order, newest_complete
 from tests.distributed.conftest import ROOT, Place, finish, losses, torchrun
 
-several = pytest.mark.distributed  # the two without it are run by default
+several = pytest.mark.distributed  # the one without it is run by default
 MMPREF = [sys.executable, "-m", "mmpref"]
 LONG = ("train.num_train_epochs=200", "train.save_steps=3", "train.save_total_limit=3", "preflight=false")
 
@@ -79,7 +79,7 @@ def process_of(run: Path, rank: int) -> int:
     return own
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", [pytest.param("ddp", marks=several), "fsdp2"])
 def test_launch_starts_the_processes_and_says_what_they_are(place: Place, tmp_path: Path, strategy: str) -> None:
     run = tmp_path / "run"
     done = finish(launched(place, run, "train.max_steps=2", strategy=strategy))
@@ -179,6 +179,7 @@ def test_other_data_on_another_rank_is_refused(place: Place, tmp_path: Path) -> 
     assert not (tmp_path / "run" / "model").exists()
 
 
+@several
 def test_accelerate_starting_one_process_for_two_is_refused(place: Place, tmp_path: Path) -> None:
     accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "mmpref"]
     done = finish([*accelerate, *place.train(tmp_path / "run")])

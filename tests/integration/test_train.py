@@ -346,12 +346,13 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_move(
     assert not (tmp_path / "run" / "model").exists()
 
 
-def test_more_than_one_process_is_refused(
+def test_a_process_of_several_that_does_not_know_its_number_is_refused(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(place.training("demo_dpo", tmp_path / "run", *BATCH)) == 7
-    assert "trains in one process" in capsys.readouterr().err
+    assert "WORLD_SIZE=2 is set and RANK is not" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_pairs_without_scores_are_named_before_the_model_loads_when_the_loss_reads_scores(

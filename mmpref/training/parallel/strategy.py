@@ -46,6 +46,13 @@ def refuse_contradictions(recipe: Recipe, environ: Mapping[str, str] = os.enviro
     Raises:
         DistributedError: each contradiction, with the change that resolves it.
     """
+    if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in environ]:
+        size = environ.get("WORLD_SIZE", "1")
+        if size.isdigit() and int(size) > 1:
+            raise DistributedError(
+                f"WORLD_SIZE={size} is set and {', '.join(missing)} is not: this is one of several processes that were "
+                "not started by torchrun; use mmpref train --launch ddp, or unset WORLD_SIZE"
+            )
     asked_for_more = "ACCELERATE_MIXED_PRECISION" in environ and "MASTER_PORT" in environ
     if asked_for_more and "WORLD_SIZE" not in environ:
         raise DistributedError(
