@@ -351,7 +351,7 @@ def test_a_process_of_several_that_does_not_know_its_number_is_refused(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(place.training("demo_dpo", tmp_path / "run", *BATCH)) == 7
-    assert "WORLD_SIZE=2 is set and RANK is not" in capsys.readouterr().err
+    assert "WORLD_SIZE=2 is set without RANK" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

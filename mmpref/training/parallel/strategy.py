@@ -50,8 +50,8 @@ def refuse_contradictions(recipe: Recipe, environ: Mapping[str, str] = os.enviro
         size = environ.get("WORLD_SIZE", "1")
         if size.isdigit() and int(size) > 1:
             raise DistributedError(
-                f"WORLD_SIZE={size} is set and {', '.join(missing)} is not: this is one of several processes that were "
-                "not started by torchrun; use mmpref train --launch ddp, or unset WORLD_SIZE"
+                f"WORLD_SIZE={size} is set without {', '.join(missing)}: this is one of several processes that "
+                "torchrun did not start; use mmpref train --launch ddp, or unset WORLD_SIZE"
             )
     asked_for_more = "ACCELERATE_MIXED_PRECISION" in environ and "MASTER_PORT" in environ
     if asked_for_more and "WORLD_SIZE" not in environ:
