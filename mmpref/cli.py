@@ -117,7 +117,7 @@ def train(
         command = train_command(
             recipe, overrides or [], resume=resume, overwrite=overwrite, allow_data_change=allow_data_change
         )
-        run_launch(loaded, wanted, command)
+        run_launch(loaded, wanted, command, typer.echo)
         return
     if processes is not None or main_address is not None or nodes > 1 or max_restarts:
         raise ConfigError("--processes, --nodes, --main-address and --max-restarts go with --launch")

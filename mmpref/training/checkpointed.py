@@ -22,7 +22,7 @@ from mmpref.rundir import replacing_folder
 from mmpref.training.checkpoint import WEIGHTS, is_complete, load_trained, prune, save_trained, seal, verify
 from mmpref.training.metrics import PairLog, read_pair_log
 from mmpref.training.parallel.sharded import load_sharded, load_sharded_weights, load_whole_optimizer, save_sharded
-from mmpref.training.parallel.world import ALONE, World
+from mmpref.training.parallel.world import ALONE, World, is_of_communication
 from mmpref.training.parallel.zero import is_zero_checkpoint, load_zero_weights, make_whole
 
 logger = logging.getLogger(__name__)
@@ -61,6 +61,8 @@ class CheckpointedTrainer(Trainer):
                     if self.world.is_first:
                         seal(folder, self._facts)
         except (RuntimeError, SafetensorError) as err:  # what torch and safetensors raise when the disk is full
+            if isinstance(err, RuntimeError) and is_of_communication(err):
+                raise
             reason = " ".join(str(err).split())
             raise CheckpointError(
                 f"the checkpoint of step {self.state.global_step} was not written: {reason}; those in {root} are "

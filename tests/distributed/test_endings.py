@@ -134,6 +134,20 @@ def test_a_rank_that_is_killed_ends_the_run_and_it_goes_on_from_its_checkpoint(
 
 
 @several
+def test_processes_of_which_one_was_killed_are_started_again_when_asked(place: Place, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    ends = (*LONG, "train.max_steps=60")
+    with started([*launched(place, run, *ends), "--max-restarts", "1"], run) as process:
+        os.kill(process_of(run, 1), signal.SIGKILL)
+        code, said = ended(process)
+    assert code == 0, said[-3000:]
+    assert "starting all again (1 of 1 times)" in said
+    assert "resuming from" in said
+    assert RunDir(run).manifest()["state"] == "complete"
+    assert len(losses(run)) == 60
+
+
+@several
 def test_sigterm_to_the_launcher_leaves_a_checkpoint_of_that_step(place: Place, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with started(launched(place, run, *LONG), run) as process:

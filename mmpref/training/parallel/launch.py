@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -29,6 +29,7 @@ from mmpref.config import Recipe, parse_yaml
 from mmpref.errors import DistributedError, StoppedError
 from mmpref.training.parallel.strategy import (
     ASKED,
+    RESTARTS,
     STRATEGIES,
     Strategy,
     refuse_contradictions,
@@ -50,7 +51,8 @@ class Launch:
         nodes: machines.
         node_rank: number of this machine.
         main_address: ``host:port`` of machine 0, where there are several.
-        max_restarts: so often processes that failed are all started again, from the newest complete checkpoint.
+        max_restarts: so often all processes are started again when one was killed or lost, from the newest complete
+            checkpoint. torchrun's own restarts are not used: over gloo the processes do not find each other again.
     """
 
     profile: str
@@ -61,13 +63,14 @@ class Launch:
     max_restarts: int = 0
 
 
-def launch(recipe: Recipe, launch: Launch, command: Sequence[str]) -> None:
+def launch(recipe: Recipe, launch: Launch, command: Sequence[str], say: Callable[[str], None] = lambda _: None) -> None:
     """Start the processes and wait for them.
 
     Args:
         recipe: what they will train; looked at for contradictions with the profile.
         launch: how many, and where.
         command: arguments of ``mmpref train``, without those of launching.
+        say: told when all are started again.
 
     Raises:
         DistributedError: the profile does not go with the recipe or the machine, or a process failed (its own message
@@ -89,6 +92,22 @@ def launch(recipe: Recipe, launch: Launch, command: Sequence[str]) -> None:
     if recipe.adapter.path is None:  # otherwise the start adapter, which is not read yet, says what trains
         refuse_what_cannot_shard(recipe, strategy)
     _refuse_missing(strategy)
+    for restarts in range(launch.max_restarts + 1):
+        os.environ[RESTARTS] = str(restarts)
+        try:
+            _launch_once(recipe, launch, profile, strategy, total, command)
+            return
+        except DistributedError as err:
+            if err.exit_code != DistributedError.exit_code or restarts == launch.max_restarts:
+                raise
+            say(f"{err}; starting all again ({restarts + 1} of {launch.max_restarts} times)")
+        finally:
+            del os.environ[RESTARTS]
+
+
+def _launch_once(
+    recipe: Recipe, launch: Launch, profile: dict[str, Any], strategy: Strategy, total: int, command: Sequence[str]
+) -> None:
     host, _, port = (launch.main_address or f"127.0.0.1:{_free_port()}").partition(":")
     settings = {
         **profile,
@@ -107,7 +126,7 @@ def launch(recipe: Recipe, launch: Launch, command: Sequence[str]) -> None:
         file = Path(folder) / "profile.json"
         file.write_text(json.dumps(settings), encoding="utf-8")
         arguments = launch_command_parser().parse_args([
-            "--config_file", str(file), "--max_restarts", str(launch.max_restarts), "--module", "mmpref", *command,
+            "--config_file", str(file), "--module", "mmpref", *command,
         ])  # fmt: skip
         os.environ[ASKED] = f"{strategy}:{total}"
         try:

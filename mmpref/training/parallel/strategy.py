@@ -16,6 +16,8 @@ from mmpref.losses import build_objective
 
 Strategy = Literal["single", "ddp", "fsdp2", "zero2", "zero3"]
 STRATEGIES = tuple(name for name in get_args(Strategy) if name != "single")
+RESTARTS = "MMPREF_RESTARTS"
+"""Environment variable in which ``mmpref train --launch`` says how often it has started the processes again."""
 ASKED = "MMPREF_LAUNCH"
 """Environment variable in which ``mmpref train --launch`` says what was asked for, so that nothing else can happen."""
 
@@ -91,8 +93,8 @@ def refuse_contradictions(recipe: Recipe, environ: Mapping[str, str] = os.enviro
 
 
 def restarted(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether torchrun started these processes again after some of them failed."""
-    return int(environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    """Whether these processes were started again, by us or by torchrun, after some of them failed."""
+    return any(int(environ.get(name, "0")) > 0 for name in (RESTARTS, "TORCHELASTIC_RESTART_COUNT"))
 
 
 def refuse_other_than_asked(strategy: Strategy, size: int, environ: Mapping[str, str] = os.environ) -> None:

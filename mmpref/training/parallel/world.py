@@ -202,7 +202,7 @@ class World:
         if isinstance(err, MMPrefError):
             first = self._note_failure(err)
             err.told_elsewhere = first is not None and first[0] != self.rank and first[1] == str(err)
-        elif isinstance(err, RuntimeError) and _is_of_communication(err):
+        elif isinstance(err, RuntimeError) and is_of_communication(err):
             raise self._partner_lost(err, self._first_failure()) from err
         elif isinstance(err, Exception):
             self._note_failure(err)
@@ -263,7 +263,7 @@ def _store() -> Any:
     return None
 
 
-def _is_of_communication(err: RuntimeError) -> bool:
+def is_of_communication(err: RuntimeError) -> bool:
     """Whether a collective failed because of another rank; gloo has no class of its own for that."""
     if isinstance(err, dist.DistError):
         return True
