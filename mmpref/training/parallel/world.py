@@ -162,7 +162,7 @@ class World:
         """Leave word of what this rank is about to do, for whoever waits for it."""
         self._moves["at"] = time.monotonic()
         if self.size > 1 and (store := _store()) is not None:
-            with suppress(RuntimeError):
+            with suppress(RuntimeError):  # the launcher is gone; the next exchange says so
                 store.set(f"{_AT}/{self.rank}", json.dumps([step, place, list(pair_ids[:8])]))
 
     def whereabouts(self) -> list[str]:
