@@ -130,6 +130,14 @@ class ProcessingSection(Section):
     """Keep processed images in memory up to this size: worth it when a small set is read for several epochs."""
 
 
+def _score_or_quantile(value: Any) -> Any:
+    """Refused here in one sentence; left to a union, each of its types would say its own."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is None or is_number or (isinstance(value, str) and re.fullmatch(r"median|q(?!00)[0-9]{2}", value)):
+        return value
+    raise ValueError("must be a number on the scale of the scores, or median or a quantile of them from q01 to q99")
+
+
 class UniSection(Section):
     """Uni-DPO's weights (arXiv 2506.10054). Keys not given take the preset's value; see docs/losses.md."""
 
@@ -137,7 +145,8 @@ class UniSection(Section):
     tau_ref: float | None = None
     gamma: float | None = None
     nll_lambda: float | None = None
-    tau_good: float | None = None
+    tau_good: Annotated[float | str | None, BeforeValidator(_score_or_quantile)] = None
+    """A number on the scale of the data's scores; median or qNN takes that quantile of the training scores."""
     perf_mode: Literal["stabilized", "focal", "none"] | None = None
     perf_detach: bool | None = None
     nll_margin: float | None = None

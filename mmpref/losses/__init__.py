@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mmpref.losses.logps import fused_logps, selected_logps, sum_by_mask, sum_logps
     from mmpref.losses.objective import Objective, build_objective
     from mmpref.losses.settings import ScoreScaleWarning, SuspiciousLossWarning, resolve
+    from mmpref.losses.tau_good import resolve_tau_good
 
 _HOME = {
     "LossOutput": "contract",
@@ -27,6 +28,7 @@ _HOME = {
     "ScoreScaleWarning": "settings",
     "SuspiciousLossWarning": "settings",
     "resolve": "settings",
+    "resolve_tau_good": "tau_good",
 }
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "build_objective",
     "fused_logps",
     "resolve",
+    "resolve_tau_good",
     "selected_logps",
     "sum_by_mask",
     "sum_logps",

@@ -6,6 +6,7 @@ The same function serves text and image pairs: it never sees a model, a config f
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmpref.errors import DataError
+from mmpref.errors import ConfigError, DataError
 from mmpref.losses.ada_dpo import AdaDPO, Coefficients, straight_through
 from mmpref.losses.bases import SFT, Base, make_base
 from mmpref.losses.contract import LossOutput, MissingScores, PairLogps
@@ -186,8 +187,20 @@ def build_objective(mapping: Mapping[str, Any], *, score_scale: tuple[float, flo
     settings = resolve(mapping, score_scale=score_scale)
     uni = ada = None
     if settings["uni"] is not None:
-        uni = UniDPO(**settings["uni"])
+        uni = UniDPO(**_with_known_tau_good(settings["uni"]))
     if settings["ada"] is not None:
         keys = dict(settings["ada"])
         ada = AdaDPO(value_preserving=keys.pop("value_mode") == "value_preserving", **keys)
     return Objective(base=make_base(settings), uni=uni, ada=ada, resolved=settings)
+
+
+def _with_known_tau_good(uni: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not isinstance(uni["tau_good"], str):
+        return uni
+    if uni["nll_lambda"] == 0.0:
+        return {**uni, "tau_good": math.inf}  # nothing reads it
+    raise ConfigError(
+        f"loss.uni.tau_good {uni['tau_good']} is a quantile of the training scores and not yet a number; give the "
+        "section through mmpref.losses.resolve_tau_good(section, chosen_scores) first (mmpref train does), or write a "
+        "number"
+    )

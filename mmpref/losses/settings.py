@@ -11,6 +11,7 @@ from typing import Any
 
 from mmpref.errors import ConfigError
 from mmpref.losses.presets import ADA_DEFAULTS, BASES, CHOICES, OPTION_KEYS, PRESETS, TOP_KEYS, UNI_DEFAULTS
+from mmpref.losses.tau_good import quantile_share
 
 SECTIONS: Mapping[str, Mapping[str, Any]] = {"uni": UNI_DEFAULTS, "ada": ADA_DEFAULTS}
 
@@ -28,7 +29,8 @@ def resolve(mapping: Mapping[str, Any], *, score_scale: tuple[float, float] | No
 
     A preset (``name``) fills what is not given, key by key, also inside ``uni`` and ``ada``. None means "not given",
     except for ``uni`` and ``ada`` themselves (off), ``uni.eta`` (no w_qual) and ``ada.clip`` (no clip). Keys that a
-    base does not have come back as None. Resolving a resolved mapping changes nothing.
+    base does not have come back as None. ``uni.tau_good`` may stay the name of a quantile (``median``, ``q25``): it
+    becomes a number by ``resolve_tau_good``. Resolving a resolved mapping changes nothing.
 
     Args:
         mapping: the ``loss:`` section.
@@ -116,12 +118,25 @@ def _resolve_uni(given: Mapping[str, Any], needs_reference: bool) -> dict[str, A
     out = {**default, **{k: v for k, v in given.items() if v is not None or k == "eta"}}
     if out["eta"] is not None:
         out["eta"] = _number(out["eta"], "loss.uni.eta", least=0.0)
-    for key, least in (("tau_ref", None), ("gamma", 0.0), ("nll_lambda", 0.0), ("tau_good", None), ("nll_margin", 0.0)):
+    for key, least in (("tau_ref", None), ("gamma", 0.0), ("nll_lambda", 0.0), ("nll_margin", 0.0)):
         out[key] = _number(out[key], f"loss.uni.{key}", least=least)
+    out["tau_good"] = _tau_good(out["tau_good"])
     out["perf_detach"] = _flag(out["perf_detach"], "loss.uni.perf_detach")
     for key in ("perf_mode", "on_missing_score"):
         _choice(out[key], CHOICES[key], f"loss.uni.{key}")
     return out
+
+
+def _tau_good(value: Any) -> float | str:
+    """A score, or the name of a quantile that ``resolve_tau_good`` turns into one when the data is known."""
+    if not isinstance(value, str):
+        return _number(value, "loss.uni.tau_good")
+    if quantile_share(value) is None:
+        raise ConfigError(
+            f"loss.uni.tau_good must be a number on the scale of the data's scores, or median or a quantile of the "
+            f"training scores from q01 to q99, got {value!r}"
+        )
+    return value
 
 
 def _resolve_ada(given: Mapping[str, Any], needs_reference: bool, *, has_uni: bool) -> dict[str, Any]:
@@ -174,6 +189,8 @@ def _check_uni(
     if uni["nll_lambda"] == 0.0:
         return
     tau_good = uni["tau_good"]
+    if isinstance(tau_good, str):
+        return  # a quantile of the data's own scores lies on their scale
     if score_scale is not None:
         low, high = score_scale
         if not low <= tau_good <= high:

@@ -146,3 +146,16 @@ def test_the_recipe_has_every_key_of_the_loss_core_and_no_other() -> None:
     assert set(LossSection.model_fields) == set(TOP_KEYS)
     assert set(UniSection.model_fields) == set(UNI_DEFAULTS)
     assert set(AdaSection.model_fields) == set(ADA_DEFAULTS)
+
+
+@pytest.mark.parametrize("written", ["median", "q05", "q95", "3", "2.5"])
+def test_a_good_score_is_a_number_or_a_quantile(recipe_file: Path, written: str) -> None:
+    uni = load_recipe(recipe_file, [f"loss.uni.tau_good={written}"]).loss.as_mapping()["uni"]
+    assert str(uni["tau_good"]).removesuffix(".0") == written
+
+
+@pytest.mark.parametrize("written", ["mean", "q0", "q100", "true", "[1]"])
+def test_a_good_score_that_is_neither_is_refused_in_one_sentence(recipe_file: Path, written: str) -> None:
+    with pytest.raises(ConfigError, match=r"'loss\.uni\.tau_good': .*median or a quantile") as caught:
+        load_recipe(recipe_file, [f"loss.uni.tau_good={written}"])
+    assert ";" not in str(caught.value)
