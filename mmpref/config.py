@@ -6,13 +6,11 @@ that is not what its key takes is an error that names the key, never a surprise.
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
@@ -28,6 +26,11 @@ from pydantic import (
 )
 
 from mmpref.errors import ConfigError
+from mmpref.overrides import apply_override
+from mmpref.recipe_keys import explain
+from mmpref.yaml_text import did_you_mean, parse_options, parse_size, parse_yaml
+
+__all__ = ["Recipe", "build_recipe", "dump_recipe", "load_recipe", "parse_options", "parse_size", "parse_yaml"]
 
 TunedPart = Literal["freeze", "full", "lora"]
 PathLike = Annotated[Path, Field(strict=False)]
@@ -323,52 +326,6 @@ class Recipe(Section):
     """Check on the first pairs that the model sees its images and that both ways of running a pair agree."""
 
 
-_NOT_KEYS = ("list[str]", "float", "int", "section")  # what pydantic adds to the place of a problem
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML with YAML 1.2 scalars, and with duplicate keys refused."""
-
-
-_Loader.yaml_implicit_resolvers = {}
-for _tag, _pattern, _first in (
-    ("bool", r"^(?:true|false)$", "tf"),
-    ("null", r"^(?:null|~|)$", ["n", "~", ""]),
-    ("int", r"^[-+]?[0-9]+$", "-+0123456789"),
-    ("float", r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$", "-+0123456789."),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
-
-
-def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: dict[Any, int] = {}
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        line = key_node.start_mark.line + 1
-        if key in seen:
-            raise ConfigError(f"key '{key}' is given twice (lines {seen[key]} and {line}); keep one of them")
-        seen[key] = line
-    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
-
-
-def _decimal(loader: _Loader, node: yaml.ScalarNode) -> int:
-    return int(loader.construct_scalar(node))  # YAML 1.1 would read 012 as an octal number
-
-
-_Loader.add_constructor("tag:yaml.org,2002:map", _mapping_without_duplicates)
-_Loader.add_constructor("tag:yaml.org,2002:int", _decimal)
-
-
-def parse_yaml(text: str, *, where: str) -> Any:
-    """Read YAML text with this module's rules; ``where`` names it in the error."""
-    try:
-        return yaml.load(text, Loader=_Loader)  # a subclass of SafeLoader
-    except yaml.YAMLError as err:
-        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(err).split())}") from err
-    except ConfigError as err:
-        raise ConfigError(f"{where}: {err}") from None
-
-
 def _recipe_folder() -> Traversable:
     return resources.files("mmpref").joinpath("recipes")
 
@@ -391,7 +348,7 @@ def read_recipe_text(recipe: str | Path) -> tuple[str, str]:
     shipped = shipped_recipes()
     if name in shipped:
         return _recipe_folder().joinpath(f"{name}.yaml").read_text(encoding="utf-8"), f"recipe {name}"
-    hint = _did_you_mean(path.name.removesuffix(".yaml"), shipped)
+    hint = did_you_mean(path.name.removesuffix(".yaml"), shipped)
     raise ConfigError(
         f"no recipe file '{recipe}', and no shipped recipe of that name{hint}; shipped: {', '.join(shipped)}"
     )
@@ -408,7 +365,7 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if not isinstance(tree, dict):
         raise ConfigError(f"{where} must be a mapping of sections, got {type(tree).__name__}")
     for override in overrides:
-        _apply_override(tree, override)
+        apply_override(tree, override)
     return build_recipe(tree, where=where)
 
 
@@ -417,7 +374,7 @@ def build_recipe(tree: Mapping[str, Any], *, where: str) -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as err:
-        problems = [_explain(problem) for problem in err.errors()]
+        problems = [explain(problem, Recipe) for problem in err.errors()]
         raise ConfigError(f"{where}: " + "; ".join(problems)) from None
 
 
@@ -426,81 +383,3 @@ def dump_recipe(recipe: Recipe) -> str:
     tree = recipe.model_dump(mode="json")
     tree["loss"] = recipe.loss.model_dump(mode="json", exclude_unset=True)
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """``640x480`` as (width, height)."""
-    width, _, height = text.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise ConfigError(f"'{text}' is not the size of a picture; write 640x480")
-    return int(width), int(height)
-
-
-def parse_options(options: Sequence[str]) -> dict[str, Any]:
-    """``key=value`` texts as a mapping, values read by this module's YAML rules."""
-    given: dict[str, Any] = {}
-    for option in options:
-        key, separator, text = option.partition("=")
-        if not separator or not key.isidentifier():
-            raise ConfigError(f"'{option}' must be written key=value")
-        given[key] = parse_yaml(text, where=f"option '{option}'")
-    return given
-
-
-def _apply_override(tree: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise ConfigError(f"override '{override}' must be written key=value, for example train.learning_rate=1e-6")
-    *sections, last = key.split(".")
-    node = tree
-    for depth, name in enumerate(sections):
-        child = node.setdefault(name, {})
-        if child is None:
-            child = node[name] = {}
-        if not isinstance(child, dict):
-            raise ConfigError(f"override '{override}': '{'.'.join(sections[: depth + 1])}' is a value, not a section")
-        node = child
-    node[last] = parse_yaml(text, where=f"override '{override}'")
-
-
-def _explain(problem: Mapping[str, Any]) -> str:
-    """One pydantic problem as a sentence with the dotted key, and the nearest known key where one was mistyped."""
-    location = [part for part in problem["loc"] if part not in _NOT_KEYS]
-    dotted = ".".join(str(part) for part in location)
-    kind = problem["type"]
-    if kind == "extra_forbidden":
-        known = _known_keys(location[:-1])
-        near = _did_you_mean(str(location[-1]), known, prefix=location[:-1])
-        return f"unknown key '{dotted}'" + (near or f" (known here: {', '.join(known)})")
-    if kind == "missing":
-        return f"missing key '{dotted}'"
-    got = problem.get("input")
-    message = problem["msg"][0].lower() + problem["msg"][1:]
-    hint = " (write null for no value)" if got in ("None", "none", "NULL") else ""
-    wants_bool = "boolean" in message
-    hint = hint or (" (write true or false)" if wants_bool else "")
-    return f"'{dotted}': {message}, got {got!r}{hint}"
-
-
-def _known_keys(sections: Sequence[Any]) -> list[str]:
-    model: type[BaseModel] = Recipe
-    for name in sections:
-        if isinstance(name, int):  # a place in a list
-            continue
-        nested = _section_in(model.model_fields[str(name)].annotation)
-        if nested is None:
-            return []
-        model = nested
-    return list(model.model_fields)
-
-
-def _section_in(annotation: Any) -> type[BaseModel] | None:
-    """The section that a key takes, alone, in a list or beside other types."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for part in get_args(annotation) if (found := _section_in(part))), None)
-
-
-def _did_you_mean(name: str, known: Sequence[str], *, prefix: Sequence[Any] = ()) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f", did you mean '{'.'.join([*map(str, prefix), near[0]])}'?" if near else ""

@@ -21,18 +21,22 @@ PACKAGE = ROOT / "mmpref"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 BASE = {"version", "errors", "records"}
-SETTINGS = BASE | {"config", "rundir"}
+RECIPE = {"config", "overrides", "recipe_keys", "yaml_text"}
+SETTINGS = BASE | RECIPE | {"rundir"}
 LOWER = SETTINGS | {"data", "processing", "losses", "models"}
 MAY_IMPORT: dict[str, set[str]] = {
     "version": set(),
     "errors": set(),
     "records": {"errors"},
-    "config": BASE,
-    "rundir": BASE | {"config"},
+    "yaml_text": {"errors"},
+    "overrides": {"errors", "yaml_text"},
+    "recipe_keys": {"errors", "yaml_text"},
+    "config": BASE | (RECIPE - {"config"}),
+    "rundir": BASE | RECIPE,
     "data": SETTINGS,
-    "processing": BASE | {"config"},
+    "processing": BASE | RECIPE,
     "losses": {"errors"},
-    "models": BASE | {"config", "processing", "losses"},
+    "models": BASE | RECIPE | {"processing", "losses"},
     "training": LOWER,
     "evals": LOWER - {"losses"},
     "sampling": LOWER - {"losses"},
@@ -58,8 +62,8 @@ DOORS: dict[str, set[str]] = {
     "matplotlib": {"report/figures.py"},
     "openpyxl": {"evals/tables.py"},
     "typer": {"cli.py", "cli_data.py", "cli_eval.py"},
-    "pydantic": {"config.py"},
-    "yaml": {"config.py"},
+    "pydantic": {"config.py", "recipe_keys.py"},
+    "yaml": {"config.py", "yaml_text.py"},
     "rich": {"terminal.py"},
     "trl": set(),
     "torchvision": set(),

@@ -1,0 +1,83 @@
+"""Text as values: YAML 1.2 scalars, ``key=value`` options, sizes; and the nearest known name to a mistyped one.
+
+``5e-7`` is a number here, and ``yes``, ``no``, ``on``, ``None`` are plain text.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from mmpref.errors import ConfigError
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML with YAML 1.2 scalars, and with duplicate keys refused."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("bool", r"^(?:true|false)$", "tf"),
+    ("null", r"^(?:null|~|)$", ["n", "~", ""]),
+    ("int", r"^[-+]?[0-9]+$", "-+0123456789"),
+    ("float", r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$", "-+0123456789."),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
+
+
+def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: dict[Any, int] = {}
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        line = key_node.start_mark.line + 1
+        if key in seen:
+            raise ConfigError(f"key '{key}' is given twice (lines {seen[key]} and {line}); keep one of them")
+        seen[key] = line
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+
+
+def _decimal(loader: _Loader, node: yaml.ScalarNode) -> int:
+    return int(loader.construct_scalar(node))  # YAML 1.1 would read 012 as an octal number
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping_without_duplicates)
+_Loader.add_constructor("tag:yaml.org,2002:int", _decimal)
+
+
+def parse_yaml(text: str, *, where: str) -> Any:
+    """Read YAML text with this module's rules; ``where`` names it in the error."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # a subclass of SafeLoader
+    except yaml.YAMLError as err:
+        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(err).split())}") from err
+    except ConfigError as err:
+        raise ConfigError(f"{where}: {err}") from None
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``640x480`` as (width, height)."""
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise ConfigError(f"'{text}' is not the size of a picture; write 640x480")
+    return int(width), int(height)
+
+
+def parse_options(options: Sequence[str]) -> dict[str, Any]:
+    """``key=value`` texts as a mapping, values read by this module's YAML rules."""
+    given: dict[str, Any] = {}
+    for option in options:
+        key, separator, text = option.partition("=")
+        if not separator or not key.isidentifier():
+            raise ConfigError(f"'{option}' must be written key=value")
+        given[key] = parse_yaml(text, where=f"option '{option}'")
+    return given
+
+
+def did_you_mean(name: str, known: Sequence[str], *, prefix: Sequence[Any] = ()) -> str:
+    """A question with the nearest known name; empty when none is near."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f", did you mean '{'.'.join([*map(str, prefix), near[0]])}'?" if near else ""
