@@ -6,6 +6,7 @@ that is not what its key takes is an error that names the key, never a surprise.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -22,18 +23,29 @@ from pydantic import (
     Field,
     Tag,
     ValidationError,
+    ValidationInfo,
     model_validator,
 )
 
 from mmpref.errors import ConfigError
-from mmpref.overrides import apply_override
+from mmpref.left_over import refuse_left_over, without_left_over
+from mmpref.overrides import Grammar, layer_of, merge
 from mmpref.recipe_keys import explain
 from mmpref.yaml_text import did_you_mean, parse_options, parse_size, parse_yaml
 
 __all__ = ["Recipe", "build_recipe", "dump_recipe", "load_recipe", "parse_options", "parse_size", "parse_yaml"]
 
 TunedPart = Literal["freeze", "full", "lora"]
-PathLike = Annotated[Path, Field(strict=False)]
+
+
+def _not_empty(value: Any) -> Any:
+    if value == "":
+        raise ValueError("is empty; write . for the working directory")
+    return value
+
+
+PathLike = Annotated[Path, Field(strict=False), BeforeValidator(_not_empty)]
+PathText = Annotated[str, BeforeValidator(_not_empty)]
 
 
 def _steps_or_none(value: int) -> int:
@@ -54,7 +66,7 @@ class Section(BaseModel):
 class ModelSection(Section):
     """Which model is trained, and how it is loaded."""
 
-    path: str
+    path: PathText
     """A local folder or a hub id of an image-text-to-text (or text-only causal) model."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     attn_implementation: str | None = None
@@ -66,7 +78,7 @@ class ModelSection(Section):
 class SourceSection(Section):
     """One source of pairs, where its path alone does not say enough."""
 
-    path: str
+    path: PathText
     """A file (JSONL, JSON, parquet, arrow), a folder of them, a saved data set, or a hub id."""
     format: str = "auto"
     """The shape of its rows; auto tells it from their keys."""
@@ -83,8 +95,12 @@ def _source_tag(value: Any) -> str:
     return "path" if isinstance(value, str) else "section"
 
 
-Source = Annotated[Annotated[str, Tag("path")] | Annotated[SourceSection, Tag("section")], Discriminator(_source_tag)]
-Sources = Annotated[list[Source], BeforeValidator(lambda value: value if isinstance(value, list) else [value])]
+Source = Annotated[
+    Annotated[PathText, Tag("path")] | Annotated[SourceSection, Tag("section")], Discriminator(_source_tag)
+]
+Sources = Annotated[
+    list[Source], BeforeValidator(lambda value: value if value is None or isinstance(value, list) else [value])
+]
 
 
 class DataSection(Section):
@@ -219,18 +235,6 @@ class AdapterSection(Section):
         is_start = isinstance(given, Mapping) and given.get("path") is not None
         return {"kind": "lora", **given} if is_start else given
 
-    @model_validator(mode="after")
-    def _belongs_together(self) -> Self:
-        if self.path is not None and self.kind == "none":
-            raise ValueError("path is the LoRA adapter that training starts from; set kind: lora or qlora")
-        if self.path is not None and self.init != "zero":
-            raise ValueError(f"init: {self.init} is how a new adapter starts, and path gives one; take one of them out")
-        if self.quantization is not None and self.kind == "none":
-            raise ValueError("quantization is for LoRA: weights in 4 or 8 bits do not train; set kind: lora")
-        if self.kind == "qlora" and self.quantization == "int8":
-            raise ValueError("kind: qlora is 4 bits; for 8 bits write kind: lora with quantization: int8")
-        return self
-
     @property
     def stored_as(self) -> Literal["nf4", "fp4", "int8"] | None:
         """The quantisation, with what ``qlora`` means filled in."""
@@ -325,6 +329,14 @@ class Recipe(Section):
     preflight: bool = True
     """Check on the first pairs that the model sees its images and that both ways of running a pair agree."""
 
+    @model_validator(mode="after")
+    def _nothing_left_over(self, info: ValidationInfo) -> Self:
+        refuse_left_over(self, later=(info.context or {}).get("later"))
+        return self
+
+
+_GRAMMAR = Grammar(names={("loss",): "name"}, switches={("loss", "uni"), ("loss", "ada")})
+
 
 def _recipe_folder() -> Traversable:
     return resources.files("mmpref").joinpath("recipes")
@@ -354,32 +366,46 @@ def read_recipe_text(recipe: str | Path) -> tuple[str, str]:
     )
 
 
-def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe (a file, or the name of a shipped one) and apply ``key.sub=value`` overrides.
+def load_recipe(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
+    """Read a recipe (a file, or the name of a shipped one) and put changes over it.
+
+    Args:
+        recipe: the file or the name.
+        overrides: ``key.sub=value`` texts, or a nested mapping as a second file would hold. All of them are one layer
+            (:mod:`mmpref.overrides`): ``loss.name`` replaces the whole loss but for keys that are given with it.
 
     Raises:
-        ConfigError: unknown or mistyped keys (all of them, each by its dotted name), missing files, broken YAML.
+        ConfigError: unknown or mistyped keys (all of them, each by its dotted name), missing files, broken YAML, keys
+            that would be ignored.
     """
     text, where = read_recipe_text(recipe)
     tree = parse_yaml(text, where=where)
     if not isinstance(tree, dict):
         raise ConfigError(f"{where} must be a mapping of sections, got {type(tree).__name__}")
-    for override in overrides:
-        apply_override(tree, override)
-    return build_recipe(tree, where=where)
+    merged, changed = merge(tree, layer_of(overrides, tree, _GRAMMAR), _GRAMMAR)
+    return build_recipe(merged, where=where, later=changed)
 
 
-def build_recipe(tree: Mapping[str, Any], *, where: str) -> Recipe:
-    """A nested mapping as a checked recipe; every problem is listed by its dotted key."""
+def build_recipe(tree: Mapping[str, Any], *, where: str, later: Mapping[str, bool] | None = None) -> Recipe:
+    """A nested mapping as a checked recipe; every problem is listed by its dotted key.
+
+    Args:
+        tree: the mapping.
+        where: names it in errors.
+        later: dotted keys that were changed last, and whether they had a value before
+            (:func:`mmpref.left_over.refuse_left_over`).
+    """
     try:
-        return Recipe.model_validate(tree)
+        return Recipe.model_validate(tree, context={"later": later})
     except ValidationError as err:
         problems = [explain(problem, Recipe) for problem in err.errors()]
         raise ConfigError(f"{where}: " + "; ".join(problems)) from None
+    except ConfigError as err:
+        raise ConfigError(f"{where}: {err}") from None
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The recipe as YAML, every key written out, that :func:`load_recipe` reads back as an equal recipe."""
-    tree = recipe.model_dump(mode="json")
+    """The recipe as YAML that :func:`load_recipe` reads back as an equal one: every key that does something in it."""
+    tree = without_left_over(recipe, recipe.model_dump(mode="json"))
     tree["loss"] = recipe.loss.model_dump(mode="json", exclude_unset=True)
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)

@@ -1,24 +1,126 @@
-"""Dotted ``key=value`` overrides of a recipe, merged into what it says."""
+"""Changes given after a recipe, as ``key.sub=value`` texts or as a nested mapping, merged into what the recipe says.
+
+All changes given together are one layer, so that their order among each other does not matter beyond "the last value of
+a key counts". A layer goes over a recipe key by key, but for two things that replace a section whole: a mapping in
+the section's place (``adapter={kind: none}``), and the key that names what the section is (``loss.name``). Keys of the
+same layer stay.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from mmpref.errors import ConfigError
-from mmpref.yaml_text import parse_yaml
+from mmpref.yaml_text import parse_value
+
+Place = tuple[str, ...]
+_MISSING = object()
 
 
-def apply_override(tree: dict[str, Any], override: str) -> None:
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What merging has to know of a recipe's sections.
+
+    Attributes:
+        names: place of a section -> the key in it that names a whole: given later, it replaces the section.
+        switches: places of sections that true switches on as they stand, and null or false off.
+    """
+
+    names: Mapping[Place, str]
+    switches: Collection[Place]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Changes given together."""
+
+    tree: dict[str, Any] = field(default_factory=dict)
+    whole: set[Place] = field(default_factory=set)
+    """Places given as a mapping: nothing that was said there before stays."""
+
+
+def layer_of(overrides: Sequence[str] | Mapping[str, Any], base: Mapping[str, Any], grammar: Grammar) -> Layer:
+    """The changes as one layer.
+
+    Args:
+        overrides: ``key.sub=value`` texts; or a nested mapping, as a second recipe file would hold.
+        base: what they will change; a key below a value of it is refused.
+
+    Raises:
+        ConfigError: a text that is not ``key=value``, or a key below a value.
+    """
+    if isinstance(overrides, Mapping):
+        return Layer(dict(overrides))
+    layer = Layer()
+    for override in overrides:
+        _add(layer, override, base, grammar)
+    return layer
+
+
+def merge(base: Mapping[str, Any], layer: Layer, grammar: Grammar) -> tuple[dict[str, Any], dict[str, bool]]:
+    """The recipe with a layer over it, and the dotted keys that it changes: key -> whether there was a value before.
+
+    A key that repeats the recipe's value is not among them.
+    """
+    merged = _over(base, layer.tree, (), layer.whole, grammar)
+    before = {place: (_at(base, place), value) for place, value in _leaves(layer.tree, ())}
+    changed = {place: old is not _MISSING for place, (old, new) in before.items() if old is _MISSING or old != new}
+    return merged, {".".join(place): had for place, had in changed.items()}
+
+
+def _add(layer: Layer, override: str, base: Mapping[str, Any], grammar: Grammar) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise ConfigError(f"override '{override}' must be written key=value, for example train.learning_rate=1e-6")
-    *sections, last = key.split(".")
-    node = tree
-    for depth, name in enumerate(sections):
-        child = node.setdefault(name, {})
-        if child is None:
+        raise ConfigError(f"override '{override}' must be written key=value, for example `train.learning_rate=1e-6`")
+    place = tuple(key.split("."))
+    value = parse_value(text, where=f"override '{override}'")
+    node, below = layer.tree, base
+    for depth, name in enumerate(place[:-1], start=1):
+        child, older = node.get(name), below.get(name) if isinstance(below, Mapping) else None
+        is_switch = place[:depth] in grammar.switches
+        if child is None or (is_switch and child is True):
             child = node[name] = {}
-        if not isinstance(child, dict):
-            raise ConfigError(f"override '{override}': '{'.'.join(sections[: depth + 1])}' is a value, not a section")
-        node = child
-    node[last] = parse_yaml(text, where=f"override '{override}'")
+        switched = is_switch and isinstance(older, bool)
+        if not isinstance(child, dict) or not (older is None or switched or isinstance(older, Mapping)):
+            raise ConfigError(f"override '{override}': '{'.'.join(place[:depth])}' is a value, not a section")
+        node, below = child, older if isinstance(older, Mapping) else {}
+    before = node.get(place[-1])
+    if isinstance(value, dict):
+        layer.whole.add(place)
+        value = _over(before, value, place, layer.whole, grammar) if isinstance(before, dict) else value
+    elif value is True and place in grammar.switches and isinstance(before, dict):
+        return  # keys of the same layer have switched it on
+    node[place[-1]] = value
+
+
+def _over(
+    base: Mapping[str, Any], later: Mapping[str, Any], at: Place, whole: Collection[Place], grammar: Grammar
+) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in later.items():
+        place, older = (*at, key), merged.get(key)
+        name = grammar.names.get(place)
+        if isinstance(value, Mapping) and isinstance(older, Mapping):
+            replaced = place in whole or (name is not None and value.get(name) is not None)
+            merged[key] = value if replaced else _over(older, value, place, whole, grammar)
+        elif not (value is True and place in grammar.switches and isinstance(older, Mapping)):
+            merged[key] = value
+    return merged
+
+
+def _leaves(tree: Mapping[str, Any], at: Place) -> list[tuple[Place, Any]]:
+    found: list[tuple[Place, Any]] = []
+    for key, value in tree.items():
+        place = (*at, str(key))
+        found += _leaves(value, place) if isinstance(value, Mapping) and value else [(place, value)]
+    return found
+
+
+def _at(tree: Any, place: Place) -> Any:
+    for name in place:
+        if not isinstance(tree, Mapping) or name not in tree:
+            return _MISSING
+        tree = tree[name]
+    return tree

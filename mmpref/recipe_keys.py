@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
@@ -24,24 +26,41 @@ def explain(problem: Mapping[str, Any], top: type[BaseModel]) -> str:
     if kind == "missing":
         return f"missing key '{dotted}'"
     got = problem.get("input")
-    message = problem["msg"][0].lower() + problem["msg"][1:]
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    if got is None and (default := _default(top, location)) is not None:
+        return f"'{dotted}': null is no value for it; write `{shlex.join([f'{dotted}={json.dumps(default)}'])}`"
     hint = " (write null for no value)" if got in ("None", "none", "NULL") else ""
     wants_bool = "boolean" in message
     hint = hint or (" (write true or false)" if wants_bool else "")
     return f"'{dotted}': {message}, got {got!r}{hint}"
 
 
+def _default(top: type[BaseModel], location: Sequence[Any]) -> Any:
+    """The default of a key; None where it has none that can be written in a line."""
+    *sections, last = location
+    known = section_at(top, sections)
+    found = known.model_fields.get(str(last)) if known is not None else None
+    value = None if found is None or found.is_required() else found.get_default(call_default_factory=True)
+    return None if isinstance(value, BaseModel) else value
+
+
 def known_keys(top: type[BaseModel], sections: Sequence[Any]) -> list[str]:
     """The keys of the section at a dotted place below ``top``."""
-    model = top
+    found = section_at(top, sections)
+    return [] if found is None else list(found.model_fields)
+
+
+def section_at(top: type[BaseModel], sections: Sequence[Any]) -> type[BaseModel] | None:
+    """The section at a dotted place below ``top``; None where there is a value, or nothing."""
+    model: type[BaseModel] | None = top
     for name in sections:
         if isinstance(name, int):  # a place in a list
             continue
-        nested = section_in(model.model_fields[str(name)].annotation)
-        if nested is None:
-            return []
-        model = nested
-    return list(model.model_fields)
+        if model is None or str(name) not in model.model_fields:
+            return None
+        model = section_in(model.model_fields[str(name)].annotation)
+    return model
 
 
 def section_in(annotation: Any) -> type[BaseModel] | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import yaml
@@ -58,6 +58,44 @@ def parse_yaml(text: str, *, where: str) -> Any:
         raise ConfigError(f"{where}: {err}") from None
 
 
+def parse_value(text: str, *, where: str) -> Any:
+    """The value of a ``key=value`` text, by the same rules, and refused where there is none, or YAML would change it.
+
+    Raises:
+        ConfigError: broken YAML, nothing, a line break in a text (YAML makes a space of it), an alias, or a comment.
+    """
+    if not text.strip():
+        raise ConfigError(f"{where} has nothing after the =; write null for no value")
+    value = parse_yaml(text, where=where)
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_Loader)):
+        raise ConfigError(f"{where} holds an alias (*name), which is for files only; write the value out")
+    node = yaml.compose(text, Loader=_Loader)
+    left_over = text.strip()
+    if node is not None:
+        scalars = [part for part in _scalars(node) if part.style not in ("|", ">")]
+        if any(part.start_mark.line != part.end_mark.line for part in scalars):
+            raise ConfigError(
+                f"{where} has a line break in a text, of which YAML makes a space; take it out, or write \\n between "
+                "double quotes"
+            )
+        left_over = text[node.end_mark.index :].strip()
+    if left_over:
+        raise ConfigError(
+            f"{where}: YAML takes '{left_over}' for a comment and leaves it out; put the whole value between quotes"
+        )
+    return value
+
+
+def _scalars(node: yaml.Node) -> Iterator[yaml.ScalarNode]:
+    if isinstance(node, yaml.ScalarNode):
+        yield node
+    elif isinstance(node, yaml.MappingNode):
+        for pair in node.value:
+            yield from (part for child in pair for part in _scalars(child))
+    elif isinstance(node, yaml.SequenceNode):
+        yield from (part for child in node.value for part in _scalars(child))
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """``640x480`` as (width, height)."""
     width, _, height = text.lower().partition("x")
@@ -73,7 +111,7 @@ def parse_options(options: Sequence[str]) -> dict[str, Any]:
         key, separator, text = option.partition("=")
         if not separator or not key.isidentifier():
             raise ConfigError(f"'{option}' must be written key=value")
-        given[key] = parse_yaml(text, where=f"option '{option}'")
+        given[key] = parse_value(text, where=f"option '{option}'")
     return given
 
 

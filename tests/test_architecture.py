@@ -21,7 +21,7 @@ PACKAGE = ROOT / "mmpref"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 BASE = {"version", "errors", "records"}
-RECIPE = {"config", "overrides", "recipe_keys", "yaml_text"}
+RECIPE = {"config", "left_over", "overrides", "recipe_keys", "yaml_text"}
 SETTINGS = BASE | RECIPE | {"rundir"}
 LOWER = SETTINGS | {"data", "processing", "losses", "models"}
 MAY_IMPORT: dict[str, set[str]] = {
@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "records": {"errors"},
     "yaml_text": {"errors"},
+    "left_over": {"errors"},
     "overrides": {"errors", "yaml_text"},
     "recipe_keys": {"errors", "yaml_text"},
     "config": BASE | (RECIPE - {"config"}),

@@ -46,7 +46,7 @@ def test_overrides_reach_nested_keys_and_make_missing_sections(recipe_file: Path
 
 
 def test_a_dumped_recipe_reads_back_equal(recipe_file: Path, tmp_path: Path) -> None:
-    recipe = load_recipe(recipe_file, ["tune.vision=lora", "data.root=/data", "train.extra={eval_steps: 5}"])
+    recipe = load_recipe(recipe_file, ["tune.vision=full", "data.root=/data", "train.extra={eval_steps: 5}"])
     again = tmp_path / "again.yaml"
     again.write_text(dump_recipe(recipe), encoding="utf-8")
     assert load_recipe(again) == recipe

@@ -1,0 +1,313 @@
+"""What a recipe says and would not do: keys that belong to another kind, and keys that contradict each other.
+
+Every rule is here, in two tables. A key that would be ignored is refused together with the overrides that put it right,
+never dropped: after ``adapter.kind=none`` over a QLoRA recipe nobody should have to guess what became of ``tune``.
+
+The advice is written so that it can be carried out as it stands: what is between backticks in one alternative (they are
+parted by "; or ") is, all together, what to add to the command line, or the keys to leave out there.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmpref.errors import ConfigError
+
+_PARTS = ("vision", "projector", "language")
+_NO_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
+_NO_SCHEDULE_KEYS = ("constant", "constant_with_warmup")
+_NO_BETAS = ("sgd", "adagrad", "rmsprop", "adafactor")
+
+
+@dataclass(frozen=True, slots=True)
+class Cure:
+    """Overrides to add, and keys to leave out of what was given last."""
+
+    add: tuple[str, ...] = ()
+    leave_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that cannot be as the recipe says it, in a clause, and what puts it right: each by itself."""
+
+    says: str
+    cures: Sequence[Cure]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Belongs:
+    """Keys that do something only under a condition.
+
+    Attributes:
+        keys: dotted.
+        to: the condition in words: "they belong to ...".
+        holds: whether a recipe fulfils it.
+        so: overrides that make a recipe fulfil it.
+        off: overrides that take the keys back; without them each goes back to its default.
+        only_later: what the recipe file says of the keys does not matter; only a change that does nothing does.
+    """
+
+    keys: tuple[str, ...]
+    to: str
+    holds: Callable[[Any], bool]
+    so: Callable[[Any], tuple[str, ...]] = lambda recipe: ()
+    off: tuple[str, ...] = ()
+    only_later: bool = False
+
+
+def _adapter_keys(*names: str) -> tuple[str, ...]:
+    return tuple(f"adapter.{name}" for name in names)
+
+
+def _lora(recipe: Any) -> tuple[str, ...]:
+    return ("adapter.kind=lora", *(("tune.language=lora",) if recipe.tune.language == "full" else ()))
+
+
+def _own_rate(part: str) -> Belongs:
+    def trains(recipe: Any) -> bool:
+        unknown = recipe.adapter.path is not None and part not in recipe.tune.model_fields_set
+        return unknown or getattr(recipe.tune, part) != "freeze"  # a start adapter says which parts it is on
+
+    return Belongs(
+        keys=(f"train.learning_rates.{part}",),
+        to=f"a part that trains, and tune.{part} is freeze",
+        holds=trains,
+        so=lambda recipe: (f"tune.{part}={'full' if recipe.adapter.kind == 'none' else 'lora'}",),
+    )
+
+
+BELONGS: tuple[Belongs, ...] = (
+    Belongs(
+        keys=_adapter_keys(
+            *("path", "rank", "alpha", "dropout", "use_rslora", "use_dora", "init", "quantization", "double_quant"),
+            "compute_dtype",
+        ),
+        to="LoRA, and adapter.kind is none",
+        holds=lambda recipe: recipe.adapter.kind != "none",
+        so=_lora,
+        off=("adapter={kind: none}",),
+    ),
+    Belongs(
+        keys=_adapter_keys("double_quant", "compute_dtype"),
+        to="weights in 4 bits",
+        holds=lambda recipe: recipe.adapter.kind == "none" or recipe.adapter.stored_as in ("nf4", "fp4"),
+        so=lambda recipe: ("adapter.kind=qlora", "adapter.quantization=nf4"),
+    ),
+    Belongs(
+        keys=("reference.cache",),
+        to="reference.kind cache",
+        holds=lambda recipe: recipe.reference.kind == "cache",
+        so=lambda recipe: ("reference.kind=cache",),
+    ),
+    Belongs(keys=("data.verify",), to="data.manifest", holds=lambda recipe: recipe.data.manifest is not None),
+    Belongs(
+        keys=("processing.shrink_images",),
+        to="processing.max_length",
+        holds=lambda recipe: recipe.processing.max_length is not None,
+        so=lambda recipe: ("processing.max_length=4096",),
+    ),
+    Belongs(
+        keys=("train.warmup_steps",),
+        to="a schedule that begins with a warm-up",
+        holds=lambda recipe: recipe.train.lr_scheduler_type not in _NO_WARMUP,
+        so=lambda recipe: ("train.lr_scheduler_type=constant_with_warmup",),
+    ),
+    Belongs(
+        keys=("train.lr_scheduler_kwargs",),
+        to="a schedule that has settings of its own",
+        holds=lambda recipe: recipe.train.lr_scheduler_type not in _NO_SCHEDULE_KEYS,
+    ),
+    Belongs(
+        keys=("train.adam_beta1", "train.adam_beta2"),
+        to="an optimizer of Adam's kind",
+        holds=lambda recipe: not recipe.train.optim.startswith(_NO_BETAS),
+        so=lambda recipe: ("train.optim=adamw_torch",),
+    ),
+    Belongs(
+        keys=("train.save_total_limit",),
+        to="checkpoints (train.save_steps)",
+        holds=lambda recipe: recipe.train.save_steps is not None,
+        so=lambda recipe: ("train.save_steps=50",),
+    ),
+    Belongs(
+        keys=("train.eval_steps",),
+        to="held-out pairs (data.eval or data.held_out)",
+        holds=lambda recipe: bool(recipe.data.eval or recipe.data.held_out),
+        so=lambda recipe: ("data.held_out=0.05",),
+    ),
+    Belongs(
+        keys=("train.num_train_epochs",),
+        to="runs without train.max_steps",
+        holds=lambda recipe: recipe.train.max_steps == -1,
+        so=lambda recipe: ("train.max_steps=-1",),
+        only_later=True,
+    ),
+    *map(_own_rate, _PARTS),
+)
+
+
+def refuse_left_over(recipe: Any, *, later: Mapping[str, bool] | None = None, problems: Sequence[Problem] = ()) -> None:
+    """Refuse what would be ignored, and what contradicts itself.
+
+    Args:
+        recipe: with every key of the right type.
+        later: dotted keys that the command line (or a second file) changed, and whether they had a value before. They
+            are meant: the advice leaves them as they are where it can, and one that does nothing is refused even where
+            it holds the default, unless that took something back.
+        problems: more of them, found elsewhere.
+
+    Raises:
+        ConfigError: every problem, and the overrides that put all of them right.
+    """
+    later = later or {}
+    found = [*problems, *_ignored(recipe, later), *_contradictions(recipe, later)]
+    if not found:
+        return
+    best = [_leaving(later, problem.cures) for problem in found]
+    firsts = [cures[0] for cures in best]
+    together = Cure(
+        tuple(dict.fromkeys(text for cure in firsts for text in cure.add)),
+        tuple(dict.fromkeys(key for cure in firsts for key in cure.leave_out)),
+    )
+    others = best[0][1:] if len(found) == 1 else []
+    says = "; ".join(problem.says for problem in found)
+    raise ConfigError(f"{says}; {'; or '.join(_advice(cure) for cure in (together, *others))}")
+
+
+def without_left_over(recipe: Any, tree: dict[str, Any]) -> dict[str, Any]:
+    """A recipe written out, less the keys that would do nothing in it."""
+    idle = [key for rule in BELONGS if not (rule.only_later or rule.holds(recipe)) for key in rule.keys]
+    for key in idle:
+        *sections, last = key.split(".")
+        node = tree
+        for name in sections:
+            node = node[name]
+        if _value(recipe, key) == _default(recipe, key):
+            node.pop(last, None)
+    return tree
+
+
+def _ignored(recipe: Any, later: Mapping[str, bool]) -> Iterator[Problem]:
+    told: set[str] = set()
+    for rule in BELONGS:
+        if rule.holds(recipe):
+            continue
+        changed = {key for key in rule.keys if not rule.only_later and _value(recipe, key) != _default(recipe, key)}
+        taken_back = {key for key in rule.keys if later.get(key) and _value(recipe, key) == _default(recipe, key)}
+        given = tuple(
+            key for key in rule.keys if key in later.keys() - told - (set() if rule.only_later else taken_back)
+        )
+        keys = [key for key in rule.keys if key in changed | set(given) - told]
+        if not keys:
+            continue
+        told.update(keys)
+        there = [key for key in keys if key not in given]
+        back = rule.off or tuple(f"{key}={_written(_default(recipe, key))}" for key in there)
+        cures = [Cure(rule.so(recipe)), Cure(back if there else (), given)]
+        yield Problem(
+            says=f"{', '.join(keys)} would do nothing: {'they belong' if len(keys) > 1 else 'it belongs'} to {rule.to}",
+            cures=[cure for cure in (cures if given else reversed(cures)) if cure != Cure()],
+        )
+
+
+def _contradictions(recipe: Any, later: Mapping[str, bool]) -> Iterator[Problem]:
+    adapter, data, train = recipe.adapter, recipe.data, recipe.train
+    if train.bf16 and train.fp16:
+        yield _clash("train.bf16 and train.fp16 exclude each other", ["train.fp16=false"], ["train.bf16=false"])
+    if data.eval and data.held_out:
+        yield _clash("data.eval and data.held_out are both given", ["data.held_out=0"], ["data.eval=[]"])
+    if adapter.kind == "qlora" and adapter.quantization == "int8":
+        yield _clash(
+            "adapter.kind qlora is 4 bits, and adapter.quantization is int8",
+            ["adapter.quantization=null"],
+            ["adapter.kind=lora", "adapter.quantization=int8"],
+        )
+    is_new = "adapter.kind" in later and "adapter.quantization" not in later
+    if adapter.kind == "lora" and adapter.quantization in ("nf4", "fp4") and is_new:
+        yield _clash(
+            f"adapter.kind=lora leaves the weights in 4 bits (adapter.quantization is {adapter.quantization})",
+            ["adapter.quantization=null"],
+        )
+    if adapter.path is not None and adapter.init != "zero" and adapter.kind != "none":
+        yield _clash(
+            f"adapter.init {adapter.init} is how a new adapter starts, and adapter.path gives one",
+            ["adapter.init=zero"],
+            ["adapter.path=null"],
+        )
+    if adapter.init != "zero" and adapter.kind != "none" and (adapter.use_dora or adapter.stored_as):
+        whole = ["adapter.kind=lora", "adapter.quantization=null"] if adapter.stored_as else []
+        yield _clash(
+            f"adapter.init {adapter.init} splits the base's own weights, and needs them whole and without DoRA",
+            ["adapter.init=zero"],
+            [*whole, *(["adapter.use_dora=false"] if adapter.use_dora else [])],
+        )
+    yield from _of_parts(recipe)
+
+
+def _of_parts(recipe: Any) -> Iterator[Problem]:
+    """What ``tune`` and ``adapter`` say of the parts; an adapter that training starts from has parts of its own."""
+    if recipe.adapter.path is not None and recipe.adapter.kind != "none":
+        return
+    tuned = {part: getattr(recipe.tune, part) for part in _PARTS}
+    lora = [part for part, how in tuned.items() if how == "lora"]
+    named = ", ".join(f"tune.{part}" for part in lora)
+    if recipe.adapter.kind == "none":
+        if lora:
+            yield _clash(
+                f"{named} {'are' if len(lora) > 1 else 'is'} lora, and adapter.kind is none",
+                [f"tune.{part}=full" for part in lora],
+                list(_lora(recipe)),
+            )
+        elif set(tuned.values()) == {"freeze"}:
+            yield _clash("nothing would train: every part of tune is freeze", ["tune.language=full"])
+    elif tuned["language"] == "full":
+        beside = f" beside LoRA on {named}" if lora else ", and no part of tune is lora"
+        yield _clash(
+            f"adapter.kind is {recipe.adapter.kind}, and tune.language is full{beside}",
+            ["tune.language=lora"],
+            ["adapter={kind: none}", *(f"tune.{part}=full" for part in lora)],
+        )
+    elif not lora:
+        yield _clash(
+            f"adapter.kind is {recipe.adapter.kind}, and no part of tune is lora",
+            ["tune.language=lora"],
+            ["adapter={kind: none}", *([] if "full" in tuned.values() else ["tune.language=full"])],
+        )
+
+
+def _clash(says: str, *cures: Sequence[str]) -> Problem:
+    return Problem(says, [Cure(tuple(cure)) for cure in cures])
+
+
+def _leaving(later: Mapping[str, bool], cures: Sequence[Cure]) -> Sequence[Cure]:
+    """The cures that leave what was given last as it is; where there are none, all."""
+    kept = [cure for cure in cures if not {text.partition("=")[0] for text in cure.add} & later.keys()]
+    return kept or cures
+
+
+def _advice(cure: Cure) -> str:
+    words = [f"leave {', '.join(f'`{key}`' for key in cure.leave_out)} out"] if cure.leave_out else []
+    words += [f"write `{shlex.join(cure.add)}`"] if cure.add else []
+    return " and ".join(words)
+
+
+def _value(recipe: Any, key: str) -> Any:
+    for name in key.split("."):
+        recipe = getattr(recipe, name)
+    return recipe
+
+
+def _default(recipe: Any, key: str) -> Any:
+    *sections, last = key.split(".")
+    section = _value(recipe, ".".join(sections))
+    return type(section).model_fields[last].get_default(call_default_factory=True)
+
+
+def _written(value: Any) -> str:
+    """A default as the text of an override."""
+    return value if isinstance(value, str) else json.dumps(value)
