@@ -172,15 +172,26 @@ class UniSection(Section):
     on_missing_score: Literal["error", "neutral"] | None = None
 
 
+def _flag_or_auto(value: Any) -> Any:
+    if value is None or isinstance(value, bool) or value == "auto":
+        return value
+    raise ValueError("must be true, false or auto")
+
+
 class AdaSection(Section):
     """AdaDPO's coefficients (arXiv 2605.28440). Keys not given take the preset's value; see docs/losses.md."""
 
-    granularity: Literal["token", "sequence", "geomean"] | None = None
-    form: Literal["split", "sum", "own"] | None = None
-    use_reference: bool | None = None
+    share: float | None = None
+    form: str | None = None
+    """power or sum; the loss core says what became of the forms there were before."""
+    granularity: Literal["token", "sequence", "geomean", "power"] | None = None
+    length_power: float | None = None
     alpha_w: float | None = None
     alpha_l: float | None = None
+    target_ratio: float | None = None
+    use_reference: Annotated[bool | str | None, BeforeValidator(_flag_or_auto)] = None
     clip: float | None = None
+    clip_mode: Literal["ceiling", "both"] | None = None
     value_mode: Literal["auto", "scaled", "value_preserving"] | None = None
     balance_perf: bool | None = None
 

@@ -2,7 +2,8 @@
 
 With s the base's score, M = k (c_w s_w - c_l s_l) + const and any link f, the gradients with respect to a variable q of
 each answer are equally large exactly when  c_w / c_l = R = (ds_l/dq_l) / (ds_w/dq_w):  the common factor k f'(M)
-cancels. The formulas are derived from the paper's stated constraints; no official code was published to compare with.
+cancels. The paper's stable form (arXiv 2605.28440) is c_w = min(R, 2), c_l = 1 with R of per-token means of h, as two
+secondary sources that agree have it; its own text and code could not be read. The theorem is ours, and explains it.
 Shapes: every tensor is [B]. Letters: see ``sides``.
 """
 
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from mmpref.losses.sides import MAX_ODDS_MEAN, ScoreKind, Side, log1mexp
 
-Granularity = Literal["token", "sequence", "geomean"]
-Form = Literal["split", "sum", "own"]
+Granularity = Literal["token", "sequence", "geomean", "power"]
+Form = Literal["power", "sum"]
+ClipMode = Literal["ceiling", "both"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,7 +29,7 @@ class Coefficients:
 
     chosen: Tensor  # c_w
     rejected: Tensor  # c_l
-    log_ratio: Tensor  # log R before any bound
+    log_ratio: Tensor  # log R, before the target ratio and any bound
     clipped: Tensor  # 1 where a bound changed a coefficient, else 0
 
 
@@ -35,69 +37,74 @@ class Coefficients:
 class AdaDPO:
     """Balance of the two gradients of a pair.
 
-    log R = v_w - v_l, where v is the log of dq/ds up to a constant:
+    log R = alpha_w v_w - alpha_l v_l, where v is the log of dq/ds up to a constant:
         token      u  (log-odds scores: u + log(1-p)); q is the geometric mean over tokens for sums, pbar for means
         geomean    u for means, u - log n for sums;    q = pbar = e^u
         sequence   l for sums, l + log n for means;    q = the probability of the whole answer
+        power      l / n^a for sums, that + (1-a) log n for means;   a = 1 is token, a = 0 is sequence;
+                   q = n^a e^(l / n^a) for sums, e^(l / n^a) for means
     With a reference the same with p / p_ref in place of p: the reference's log-prob is subtracted, the lengths stay.
 
-    c_w = R^alpha_w, c_l = R^(-alpha_l)      form split; exact balance when alpha_w + alpha_l = 1
-    c_w = 2R/(1+R),  c_l = 2/(1+R)           form sum
-    c_w = e^(alpha_w v_w), c_l = e^(alpha_l v_l)   form own; exact balance when both exponents are 1
+    c_w = (kR)^share,    c_l = (kR)^-(1-share)     form power
+    c_w = 2kR / (1+kR),  c_l = 2 / (1+kR)          form sum
+    Where both alphas are 1 and no bound acts, the gradient on the chosen answer is k times that on the rejected one.
 
     Args:
-        clip: C >= 1; log R is clamped to [-log C, log C] before the exponents. None = no clip.
+        share: how much of R the chosen side carries, in [0, 1]; 1 is the paper's.
+        length_power: a of granularity power, in [0, 1].
+        alpha_w: exponent of the chosen answer's probability; exact balance only with both at 1.
+        alpha_l: the same of the rejected answer.
+        target_ratio: k > 0.
+        clip: C >= 1, a bound on log(kR) before the shares. None = no bound.
+        clip_mode: ``ceiling`` bounds log(kR) from above by log C, ``both`` its size.
         value_preserving: True keeps the value of the base's margin and scales only its gradient (straight-through);
             False multiplies the score itself.
         balance_perf: let Uni-DPO's w_perf pass its gradient through the same coefficients.
     """
 
-    granularity: Granularity
+    share: float
     form: Form
-    use_reference: bool
+    granularity: Granularity
+    length_power: float
     alpha_w: float
     alpha_l: float
+    target_ratio: float
+    use_reference: bool
     clip: float | None
+    clip_mode: ClipMode
     value_preserving: bool
     balance_perf: bool
 
     @torch.no_grad()  # the coefficients are constants of the gradient: this is what balances it
     def coefficients(self, kind: ScoreKind, w: Side, r: Side, max_log_coef: float) -> Coefficients:
         """c_w and c_l for scores of this kind. Bounds are applied to logarithms: exp first would overflow."""
-        log_w, log_r = self.log_weight(kind, w), self.log_weight(kind, r)
-        log_ratio = log_w - log_r
-        bound = math.inf if self.clip is None else math.log(self.clip)
-        bounded = log_ratio.clamp(-bound, bound)
-        if self.form == "split":
-            log_c, log_c_r = self.alpha_w * bounded, -self.alpha_l * bounded
-        elif self.form == "sum":
+        log_ratio = self.alpha_w * self.log_weight(kind, w) - self.alpha_l * self.log_weight(kind, r)
+        wanted = log_ratio + math.log(self.target_ratio)
+        top = math.inf if self.clip is None else math.log(self.clip)
+        bounded = wanted.clamp(-top if self.clip_mode == "both" else -math.inf, top)
+        if self.form == "power":
+            log_c, log_c_r = self.share * bounded, -(1.0 - self.share) * bounded
+        else:  # sum
             log_c = math.log(2.0) + torch.nn.functional.logsigmoid(bounded)
             log_c_r = math.log(2.0) + torch.nn.functional.logsigmoid(-bounded)
-        else:  # own: the clip moves both towards their geometric mean
-            middle = (log_w + log_r) / 2.0
-            log_c = self.alpha_w * (middle + bounded / 2.0)
-            log_c_r = self.alpha_l * (middle - bounded / 2.0)
         safe_c, safe_c_r = log_c.clamp(-max_log_coef, max_log_coef), log_c_r.clamp(-max_log_coef, max_log_coef)
-        clipped = (bounded != log_ratio) | (safe_c != log_c) | (safe_c_r != log_c_r)
+        clipped = (bounded != wanted) | (safe_c != log_c) | (safe_c_r != log_c_r)
         return Coefficients(
             chosen=safe_c.exp(), rejected=safe_c_r.exp(), log_ratio=log_ratio, clipped=clipped.to(log_ratio.dtype)
         )
 
     def log_weight(self, kind: ScoreKind, side: Side) -> Tensor:
         """v: the log of dq/ds for one answer."""
-        whole_answer = self.granularity == "sequence"
-        weight = side.total if whole_answer else side.mean
+        power = {"sequence": 0.0, "power": self.length_power}.get(self.granularity, 1.0)
+        # p/p_ref in place of p: a constant factor of q, so dq/ds loses p_ref and nothing else changes
+        total = side.ratio(per_token=False) if self.use_reference else side.total
+        weight = total / side.length**power
         if kind == "odds":
             weight = weight.clamp(max=MAX_ODDS_MEAN)
-            weight = weight + log1mexp(weight)
-        if self.use_reference:
-            # p/p_ref in place of p: a constant factor of q, so ds/dq gains p_ref and nothing else changes
-            weight = side.ratio(per_token=not whole_answer)
-        if whole_answer and kind == "mean":
-            return weight + side.length.log()
-        if self.granularity == "geomean" and kind == "sum":
-            return weight - side.length.log()
-        return weight
+            return weight + log1mexp(weight)
+        if kind == "mean":
+            return weight + (1.0 - power) * side.length.log()
+        return weight - side.length.log() if self.granularity == "geomean" else weight
 
     def scale(self, score: Tensor, coef: Tensor) -> Tensor:
         """The balanced score: c s, or s with the gradient of c s."""

@@ -128,6 +128,10 @@ class Base:
             return log_odds(side.mean)
         return side.mean if self.score_kind == "mean" else side.total
 
+    def logp(self, side: Side) -> Tensor:
+        """The answer's log-prob as Uni-DPO's own terms read it: l where the scores are sums, else u."""
+        return side.total if self.score_kind == "sum" else side.mean
+
     def margin(self, chosen: Tensor, rejected: Tensor, w: Side, r: Side) -> Tensor:
         """M of two scores; the sides add the constants."""
         margin = self.gain * (chosen - rejected) - self.target

@@ -110,6 +110,8 @@ class Objective:
             stats["ada/coef_chosen"], stats["ada/coef_rejected"] = coefs.chosen, coefs.rejected
             stats["ada/log_ratio"], stats["ada/clipped"] = coefs.log_ratio, coefs.clipped
         margin = base.margin(balanced_w, balanced_r, w, r)
+        if self.ada is not None:
+            stats["ada/margin"] = margin
         linked = base.link.loss(margin)
         slope = base.link.slope(margin) * base.gain
 
@@ -133,7 +135,7 @@ class Objective:
             active = torch.zeros_like(linked)
             if self.uni.nll_lambda > 0:
                 active = self.uni.gates(w, scores)
-                per_pair = per_pair - self.uni.nll_lambda * active * w.mean
+                per_pair = per_pair - self.uni.nll_lambda * active * base.logp(w)
             stats |= {"uni/w_qual": w_qual, "uni/w_perf": w_perf, "uni/nll_active": active}
 
         nll = base.nll(w)
@@ -151,7 +153,7 @@ class Objective:
         """
         focal = uni.perf_mode == "focal"
         w, r, z_coefs = pair.w, pair.r, None
-        one, other = (pair.score_w, pair.score_r) if focal else (w.mean, r.mean)
+        one, other = (pair.score_w, pair.score_r) if focal else (base.logp(w), base.logp(r))
         if self.ada is not None and self.ada.balance_perf:
             # the balance of u differs from that of the base's score where the score is a log-odds
             same = focal or base.score_kind != "odds"

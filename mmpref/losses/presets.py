@@ -58,12 +58,17 @@ UNI_DEFAULTS: Final[Mapping[str, Any]] = {
 }
 
 ADA_DEFAULTS: Final[Mapping[str, Any]] = {
+    # the stable form of the AdaDPO paper, by two secondary sources that agree: c_w = min(R, 2), c_l = 1
+    "share": 1.0,
+    "form": "power",
     "granularity": "token",
-    "form": "split",
-    "use_reference": False,
-    "alpha_w": 0.5,  # form own: 1; form sum: not used
-    "alpha_l": 0.5,
-    "clip": 10.0,
+    "length_power": 1.0,  # read by granularity power only
+    "alpha_w": 1.0,
+    "alpha_l": 1.0,
+    "target_ratio": 1.0,
+    "use_reference": "auto",  # True exactly for bases with a reference
+    "clip": 2.0,
+    "clip_mode": "ceiling",
     "value_mode": "auto",
     "balance_perf": None,  # True exactly when Uni-DPO is on
 }
@@ -71,8 +76,9 @@ ADA_DEFAULTS: Final[Mapping[str, Any]] = {
 CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "perf_mode": ("stabilized", "focal", "none"),
     "on_missing_score": ("error", "neutral"),
-    "granularity": ("token", "sequence", "geomean"),
-    "form": ("split", "sum", "own"),
+    "granularity": ("token", "sequence", "geomean", "power"),
+    "form": ("power", "sum"),
+    "clip_mode": ("ceiling", "both"),
     "value_mode": ("auto", "scaled", "value_preserving"),
 }
 
@@ -88,5 +94,10 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
     "sft": {"base": "sft"},
     "uni_dpo": {"base": "dpo", "beta": 2.0, "length_normalize": True, "uni": {}},
     "adadpo": {"base": "dpo", "ada": {}},
+    # ours: R shared evenly between the two answers, so that swapping them mirrors the loss
+    "adadpo_split": {
+        "base": "dpo",
+        "ada": {"share": 0.5, "use_reference": False, "clip": 10.0, "clip_mode": "both"},
+    },
     "uni_adadpo": {"base": "dpo", "beta": 2.0, "length_normalize": True, "uni": {}, "ada": {}},
 }

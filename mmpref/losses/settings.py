@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import math
 import warnings
 from collections.abc import Iterable, Mapping
-from numbers import Real
 from typing import Any
 
 from mmpref.errors import ConfigError
+from mmpref.losses.former_keys import refuse_former_ada
 from mmpref.losses.presets import ADA_DEFAULTS, BASES, CHOICES, OPTION_KEYS, PRESETS, TOP_KEYS, UNI_DEFAULTS
 from mmpref.losses.tau_good import quantile_share
+from mmpref.losses.values import choice, flag, number
 
 SECTIONS: Mapping[str, Mapping[str, Any]] = {"uni": UNI_DEFAULTS, "ada": ADA_DEFAULTS}
 
@@ -49,13 +49,17 @@ def resolve(mapping: Mapping[str, Any], *, score_scale: tuple[float, float] | No
     out: dict[str, Any] = {"name": name, "base": base}
     # the preset's beta is a scale of log-probs; ORPO's beta weighs its odds term and keeps its own default
     preset_beta = preset.get("beta", facts.beta) if base != "orpo" else facts.beta
-    out["beta"] = _number(given.get("beta", preset_beta), "loss.beta", above=0.0)
+    out["beta"] = number(given.get("beta", preset_beta), "loss.beta", above=0.0)
     per_token = preset.get("length_normalize", facts.length_normalize or uni is not None)
-    out["length_normalize"] = _flag(given.get("length_normalize", per_token), "loss.length_normalize")
+    out["length_normalize"] = flag(given.get("length_normalize", per_token), "loss.length_normalize")
     for key in OPTION_KEYS:
         out[key] = _option(key, base, given, preset)
-    out["uni"] = None if uni is None else _resolve_uni(uni, facts.needs_reference)
-    out["ada"] = None if ada is None else _resolve_ada(ada, facts.needs_reference, has_uni=uni is not None)
+    out["uni"] = out["ada"] = None
+    if uni is not None:
+        out["uni"] = _resolve_uni(uni, preset.get("uni", {}), facts.needs_reference)
+    if ada is not None:
+        refuse_former_ada(ada)
+        out["ada"] = _resolve_ada(ada, preset.get("ada", {}), facts.needs_reference, has_uni=uni is not None)
     _check_base(out, given)
     if out["uni"] is not None:
         _check_uni(out, uni or {}, score_scale)
@@ -69,9 +73,9 @@ def _name_and_base(given: Mapping[str, Any]) -> tuple[str | None, str, Mapping[s
     if name is None and base is None:
         raise ConfigError(f"loss needs a name ({', '.join(PRESETS)}) or a base ({', '.join(BASES)})")
     if name is not None:
-        _choice(name, PRESETS, "loss.name")
+        choice(name, PRESETS, "loss.name")
     if base is not None:
-        _choice(base, BASES, "loss.base")
+        choice(base, BASES, "loss.base")
     if name is None:
         return None, str(base), {}
     if name in BASES and base not in (None, name):
@@ -98,39 +102,39 @@ def _option(key: str, base: str, given: Mapping[str, Any], preset: Mapping[str, 
     defaults = BASES[base].options
     if key not in defaults:
         fixed = 1.0 if (key, base) == ("nll_weight", "orpo") else 0.0
-        if key in given and _number(given[key], f"loss.{key}") != fixed:
+        if key in given and number(given[key], f"loss.{key}") != fixed:
             owners = ", ".join(b for b, facts in BASES.items() if key in facts.options)
             raise ConfigError(f"loss.{key} does not exist for base {base} (it belongs to {owners}); remove it")
         return None
     value = given.get(key, preset.get(key, defaults[key]))
     if key == "label_smoothing":
-        value = _number(value, f"loss.{key}", least=0.0)
+        value = number(value, f"loss.{key}", least=0.0)
         if value >= 0.5:
             raise ConfigError(f"loss.label_smoothing must be in [0, 0.5), got {value}: at 0.5 no label says anything")
         return value
-    return _number(value, f"loss.{key}", least=0.0)
+    return number(value, f"loss.{key}", least=0.0)
 
 
-def _resolve_uni(given: Mapping[str, Any], needs_reference: bool) -> dict[str, Any]:
+def _resolve_uni(given: Mapping[str, Any], preset: Mapping[str, Any], needs_reference: bool) -> dict[str, Any]:
     default = dict(UNI_DEFAULTS)
     if not needs_reference:
         default["nll_lambda"] = 0.0  # its gate needs reference log-probs, which such a base does not ask for
-    out = {**default, **{k: v for k, v in given.items() if v is not None or k == "eta"}}
+    out = {**default, **preset, **{k: v for k, v in given.items() if v is not None or k == "eta"}}
     if out["eta"] is not None:
-        out["eta"] = _number(out["eta"], "loss.uni.eta", least=0.0)
+        out["eta"] = number(out["eta"], "loss.uni.eta", least=0.0)
     for key, least in (("tau_ref", None), ("gamma", 0.0), ("nll_lambda", 0.0), ("nll_margin", 0.0)):
-        out[key] = _number(out[key], f"loss.uni.{key}", least=least)
+        out[key] = number(out[key], f"loss.uni.{key}", least=least)
     out["tau_good"] = _tau_good(out["tau_good"])
-    out["perf_detach"] = _flag(out["perf_detach"], "loss.uni.perf_detach")
+    out["perf_detach"] = flag(out["perf_detach"], "loss.uni.perf_detach")
     for key in ("perf_mode", "on_missing_score"):
-        _choice(out[key], CHOICES[key], f"loss.uni.{key}")
+        choice(out[key], CHOICES[key], f"loss.uni.{key}")
     return out
 
 
 def _tau_good(value: Any) -> float | str:
     """A score, or the name of a quantile that ``resolve_tau_good`` turns into one when the data is known."""
     if not isinstance(value, str):
-        return _number(value, "loss.uni.tau_good")
+        return number(value, "loss.uni.tau_good")
     if quantile_share(value) is None:
         raise ConfigError(
             f"loss.uni.tau_good must be a number on the scale of the data's scores, or median or a quantile of the "
@@ -139,21 +143,26 @@ def _tau_good(value: Any) -> float | str:
     return value
 
 
-def _resolve_ada(given: Mapping[str, Any], needs_reference: bool, *, has_uni: bool) -> dict[str, Any]:
-    out = {**ADA_DEFAULTS, **{k: v for k, v in given.items() if v is not None or k == "clip"}}
-    for key in ("granularity", "form", "value_mode"):
-        _choice(out[key], CHOICES[key], f"loss.ada.{key}")
+def _resolve_ada(
+    given: Mapping[str, Any], preset: Mapping[str, Any], needs_reference: bool, *, has_uni: bool
+) -> dict[str, Any]:
+    out = {**ADA_DEFAULTS, **preset, **{k: v for k, v in given.items() if v is not None or k == "clip"}}
+    for key in ("granularity", "form", "clip_mode", "value_mode"):
+        choice(out[key], CHOICES[key], f"loss.ada.{key}")
+    for key in ("share", "length_power"):
+        out[key] = number(out[key], f"loss.ada.{key}", least=0.0, most=1.0)
     for key in ("alpha_w", "alpha_l"):
-        if given.get(key) is None and out["form"] == "own":
-            out[key] = 1.0
-        out[key] = _number(out[key], f"loss.ada.{key}")
-    out["use_reference"] = _flag(out["use_reference"], "loss.ada.use_reference")
+        out[key] = number(out[key], f"loss.ada.{key}")
+    out["target_ratio"] = number(out["target_ratio"], "loss.ada.target_ratio", above=0.0)
+    if out["use_reference"] == "auto":
+        out["use_reference"] = needs_reference
+    out["use_reference"] = flag(out["use_reference"], "loss.ada.use_reference", or_else="auto")
     if out["clip"] is not None:
-        out["clip"] = _number(out["clip"], "loss.ada.clip", least=1.0)
+        out["clip"] = number(out["clip"], "loss.ada.clip", least=1.0)
     if out["value_mode"] == "auto":
         out["value_mode"] = "scaled" if needs_reference else "value_preserving"
     balance_perf = has_uni if out["balance_perf"] is None else out["balance_perf"]
-    out["balance_perf"] = _flag(balance_perf, "loss.ada.balance_perf")
+    out["balance_perf"] = flag(balance_perf, "loss.ada.balance_perf")
     return out
 
 
@@ -178,10 +187,8 @@ def _check_uni(
 ) -> None:
     uni = out["uni"]
     if not out["length_normalize"]:
-        raise ConfigError(
-            "loss.length_normalize false cannot be combined with loss.uni: on sums w_perf underflows to 0; "
-            "leave length_normalize out or set it to true"
-        )
+        _warn("loss.length_normalize false with loss.uni is the paper's ablation, and much the worse there: on sums "
+              "w_perf is 0 or 1 for nearly every pair, and the calibrated NLL is a sum too")  # fmt: skip
     if uni["eta"] == 0.0:
         _warn("loss.uni.eta 0 makes w_qual 1/2 for every pair; write null to leave w_qual out")
     if out["base"] == "robust" and out["label_smoothing"] > 0.0 and not uni["perf_detach"]:
@@ -203,24 +210,32 @@ def _check_uni(
 def _check_ada(out: Mapping[str, Any], given: Mapping[str, Any], needs_reference: bool) -> None:
     ada, base = out["ada"], out["base"]
     if ada["use_reference"] and not needs_reference:
-        raise ConfigError(f"loss.ada.use_reference cannot be true: base {base} has no reference")
-    if ada["granularity"] == "sequence":
-        if base == "orpo":
-            raise ConfigError("loss.ada.granularity sequence is not defined for base orpo; use token")
-        _warn("loss.ada.granularity sequence is for study: the ratio of whole-answer probabilities is nearly always cut"
-              " by the clip")  # fmt: skip
+        raise ConfigError(f"loss.ada.use_reference cannot be true: base {base} has no reference; leave it at auto")
+    power = {"sequence": 0.0, "power": ada["length_power"]}.get(ada["granularity"], 1.0)
+    if base == "orpo" and power < 1.0:
+        raise ConfigError(f"loss.ada.granularity {ada['granularity']} is not defined for base orpo, whose odds are "
+                          "those of the mean; use token")  # fmt: skip
+    if power == 0.0:
+        _warn("loss.ada.granularity sequence (or power with length_power 0) is for study: the ratio of whole-answer "
+              "probabilities is nearly always cut by the clip")  # fmt: skip
+    if ada["granularity"] == "power" and given.get("length_power") is None:
+        _warn("loss.ada.granularity power without loss.ada.length_power is the same as token; write its power down")
+    if ada["granularity"] != "power" and ada["length_power"] != 1.0:
+        _warn(f"loss.ada.length_power has no effect with granularity {ada['granularity']}; write granularity: power")
     if ada["value_mode"] == "scaled" and not needs_reference:
         _warn(f"loss.ada.value_mode scaled with base {base}: its scores are all negative, so scaling them can turn the "
               "sign of the margin; use auto")  # fmt: skip
     alphas = (ada["alpha_w"], ada["alpha_l"])
-    if ada["form"] == "split" and not math.isclose(sum(alphas), 1.0):
-        _warn(f"loss.ada.alpha_w + loss.ada.alpha_l is {sum(alphas):g}, not 1: the gradients are not balanced")
-    if ada["form"] == "own" and alphas != (1.0, 1.0):
-        _warn(f"loss.ada.alpha_w and alpha_l are {alphas} with form own: it balances only with both at 1")
-    if ada["form"] == "sum" and any(given.get(k) not in (None, 0.5) for k in ("alpha_w", "alpha_l")):
-        _warn("loss.ada.alpha_w and alpha_l have no effect with form sum")
-    if ada["clip"] == 1.0:
-        _warn("loss.ada.clip 1 cuts every ratio to 1: the balance is off")
+    if alphas != (1.0, 1.0):
+        _warn(f"loss.ada.alpha_w and alpha_l are {alphas[0]:g} and {alphas[1]:g}: the balance of the two gradients is "
+              "not 1:1, which it is at 1 and 1")  # fmt: skip
+    if ada["target_ratio"] != 1.0:
+        _warn(f"loss.ada.target_ratio {ada['target_ratio']:g}: the balance is not 1:1, the chosen answer is pulled so "
+              "many times as hard as the rejected one")  # fmt: skip
+    if ada["form"] == "sum" and ada["share"] != 1.0:
+        _warn("loss.ada.share has no effect with form sum")
+    if ada["clip"] == 1.0 and ada["clip_mode"] == "both":
+        _warn("loss.ada.clip 1 with clip_mode both cuts every ratio to 1: the balance is off")
     if ada["balance_perf"] and out["uni"] is None:
         _warn("loss.ada.balance_perf has no effect without loss.uni")
 
@@ -240,30 +255,3 @@ def _refuse_unknown(mapping: Mapping[str, Any], known: Iterable[str], at: str) -
         hint = next(iter(elsewhere + near), None)
         tail = f"did you mean '{hint}'?" if hint else f"known are {', '.join(known)}"
         raise ConfigError(f"unknown key '{at}{key}', {tail}")
-
-
-def _choice(value: Any, allowed: Iterable[str], key: str) -> None:
-    allowed = tuple(allowed)
-    if value not in allowed:
-        near = difflib.get_close_matches(str(value), allowed, n=1)
-        tail = f", did you mean '{near[0]}'?" if near else ""
-        raise ConfigError(f"{key} must be one of {', '.join(allowed)}, got {value!r}{tail}")
-
-
-def _flag(value: Any, key: str) -> bool:
-    if not isinstance(value, bool):
-        raise ConfigError(f"{key} must be true or false, got {value!r}")
-    return value
-
-
-def _number(value: Any, key: str, *, above: float | None = None, least: float | None = None) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise ConfigError(f"{key} must be a number, got {value!r}")
-    number = float(value)
-    if not math.isfinite(number):
-        raise ConfigError(f"{key} must be finite, got {number}")
-    if above is not None and number <= above:
-        raise ConfigError(f"{key} must be > {above:g}, got {number:g}")
-    if least is not None and number < least:
-        raise ConfigError(f"{key} must be >= {least:g}, got {number:g}")
-    return number

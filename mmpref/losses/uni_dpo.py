@@ -35,6 +35,8 @@ class UniDPO:
     w_qual = s( eta (S_w - S_l) )                          1/2 on a tie, below it where the scores contradict the label
     w_perf = [ 1 - s(z) ]^gamma,  z = beta (u_w - u_l) - tau_ref      policy only; small for pairs already learnt
     cNLL   = -u_w  where  ru_w > u_w + nll_margin  and  S_w >= tau_good,  else 0
+    On a base whose scores are sums (``length_normalize: false``, an ablation) u is l in w_perf and in cNLL's value, as
+    in the authors' code, where one reduction serves all terms; the gate's nll_margin stays per token.
 
     Args:
         eta: slope of w_qual; None leaves it out (weight 1).

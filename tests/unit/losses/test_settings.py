@@ -28,13 +28,37 @@ def test_uni_dpo_is_the_papers_multimodal_setting():
     }  # fmt: skip
 
 
-def test_adadpo_is_dpo_with_token_balance():
+PAPER = {
+    "share": 1.0, "form": "power", "granularity": "token", "length_power": 1.0, "alpha_w": 1.0, "alpha_l": 1.0,
+    "target_ratio": 1.0, "use_reference": True, "clip": 2.0, "clip_mode": "ceiling", "value_mode": "scaled",
+    "balance_perf": False,
+}  # fmt: skip
+EVEN = {"share": 0.5, "use_reference": False, "clip": 10.0, "clip_mode": "both"}
+
+
+def test_adadpo_is_dpo_with_the_papers_balance():
     got = quiet({"name": "adadpo"})
     assert (got["base"], got["beta"], got["length_normalize"], got["uni"]) == ("dpo", 0.1, False, None)
-    assert got["ada"] == {
-        "granularity": "token", "form": "split", "use_reference": False, "alpha_w": 0.5, "alpha_l": 0.5, "clip": 10.0,
-        "value_mode": "scaled", "balance_perf": False,
-    }  # fmt: skip
+    assert got["ada"] == PAPER
+    assert quiet({"name": "dpo", "ada": True})["ada"] == PAPER
+
+
+def test_adadpo_split_shares_the_ratio_evenly_and_its_keys_change_one_by_one():
+    got = quiet({"name": "adadpo_split"})
+    assert (got["base"], got["beta"], got["length_normalize"], got["uni"]) == ("dpo", 0.1, False, None)
+    assert got["ada"] == {**PAPER, **EVEN}
+    assert quiet({"name": "adadpo_split", "ada": {"clip": 5}})["ada"] == {**PAPER, **EVEN, "clip": 5.0}
+    assert quiet({"name": "adadpo_split", "ada": {"clip": None}})["ada"] == {**PAPER, **EVEN, "clip": None}
+    assert quiet({"name": "adadpo_split", "ada": {"share": None}})["ada"] == {**PAPER, **EVEN}
+    assert quiet({"name": "adadpo_split", "ada": True, "base": "simpo"})["ada"]["share"] == 0.5
+
+
+@pytest.mark.parametrize("base", [b for b in BASES if b != "sft"])
+def test_the_balance_is_in_ratio_space_exactly_where_the_base_has_a_reference(base):
+    has_one = BASES[base].needs_reference
+    assert quiet({"base": base, "ada": True})["ada"]["use_reference"] is has_one
+    assert quiet({"base": base, "ada": {"use_reference": "auto"}})["ada"]["use_reference"] is has_one
+    assert quiet({"base": base, "ada": {"use_reference": False}})["ada"]["use_reference"] is False
 
 
 def test_the_combined_preset_balances_the_weight_too():
@@ -81,7 +105,9 @@ def test_a_preset_is_overridden_key_by_key_also_inside_its_parts():
     assert got["beta"] == 3.5
     assert got["uni"] == {**UNI_DEFAULTS, "tau_ref": 0.8}
     got = quiet({"name": "uni_adadpo", "ada": {"clip": None}})
-    assert got["ada"] == {**ADA_DEFAULTS, "clip": None, "value_mode": "scaled", "balance_perf": True}
+    assert got["ada"] == {
+        **ADA_DEFAULTS, "clip": None, "use_reference": True, "value_mode": "scaled", "balance_perf": True,
+    }  # fmt: skip
     assert got["uni"] == dict(UNI_DEFAULTS)
 
 
@@ -120,12 +146,6 @@ def test_a_combining_preset_takes_another_base_but_orpo_keeps_its_own_beta():
     assert quiet({"name": "adadpo", "base": "simpo"})["beta"] == 2.0
 
 
-@pytest.mark.parametrize(("form", "alphas"), [("split", (0.5, 0.5)), ("own", (1.0, 1.0))])
-def test_the_default_exponents_are_those_that_balance(form, alphas):
-    got = quiet({"name": "adadpo", "ada": {"form": form}})["ada"]
-    assert (got["alpha_w"], got["alpha_l"]) == alphas
-
-
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
@@ -158,7 +178,6 @@ def test_the_default_exponents_are_those_that_balance(form, alphas):
         ({"name": "cpo", "nll_weight": -1}, r"loss\.nll_weight must be >= 0"),
         ({"name": "rdpo", "length_weight": -1}, r"loss\.length_weight must be >= 0"),
         ({"name": "orpo", "length_normalize": False}, r"loss\.length_normalize cannot be false for base orpo"),
-        ({"name": "uni_dpo", "length_normalize": False}, r"loss\.length_normalize false cannot .* loss\.uni"),
         ({"name": "sft", "uni": {"eta": 1}}, r"loss\.uni works on pairs"),
         ({"name": "adadpo", "base": "sft"}, r"loss\.ada works on pairs"),
         ({"name": "uni_dpo", "uni": 3}, r"loss\.uni must be a mapping"),
@@ -176,8 +195,18 @@ def test_the_default_exponents_are_those_that_balance(form, alphas):
         ({"name": "adadpo", "ada": {"value_mode": "x"}}, r"loss\.ada\.value_mode must be one of"),
         ({"name": "adadpo", "ada": {"alpha_w": "a"}}, r"loss\.ada\.alpha_w must be a number"),
         ({"name": "adadpo", "ada": {"balance_perf": "on"}}, r"loss\.ada\.balance_perf must be true or false"),
+        ({"name": "adadpo", "ada": {"share": 1.01}}, r"loss\.ada\.share must be <= 1, got 1\.01"),
+        ({"name": "adadpo", "ada": {"share": -0.01}}, r"loss\.ada\.share must be >= 0"),
+        ({"name": "adadpo", "ada": {"share": "half"}}, r"loss\.ada\.share must be a number"),
+        ({"name": "adadpo", "ada": {"length_power": 2}}, r"loss\.ada\.length_power must be <= 1"),
+        ({"name": "adadpo", "ada": {"length_power": -1}}, r"loss\.ada\.length_power must be >= 0"),
+        ({"name": "adadpo", "ada": {"target_ratio": 0}}, r"loss\.ada\.target_ratio must be > 0"),
+        ({"name": "adadpo", "ada": {"alpha_l": float("inf")}}, r"loss\.ada\.alpha_l must be finite"),
+        ({"name": "adadpo", "ada": {"clip_mode": "ceil"}}, r"loss\.ada\.clip_mode .*did you mean 'ceiling'"),
+        ({"name": "adadpo", "ada": {"use_reference": "yes"}}, r"use_reference must be true, false or auto, got 'yes'"),
         ({"base": "simpo", "ada": {"use_reference": True}}, r"loss\.ada\.use_reference cannot be true: base simpo"),
         ({"base": "orpo", "ada": {"granularity": "sequence"}}, r"loss\.ada\.granularity sequence is not defined"),
+        ({"base": "orpo", "ada": {"granularity": "power", "length_power": 0.9}}, r"granularity power is not defined"),
     ],
     ids=str,
 )  # fmt: skip
@@ -195,12 +224,17 @@ def test_what_cannot_work_is_refused_by_key(mapping, message):
         ({"name": "sft", "beta": 0.1}, r"loss\.beta only scales"),
         ({"name": "uni_dpo", "uni": {"eta": 0.0, "tau_good": 2.5}}, r"loss\.uni\.eta 0"),
         ({"base": "robust", "label_smoothing": 0.1, "uni": {"tau_good": 3}}, r"loss\.uni\.perf_detach"),
-        ({"name": "adadpo", "ada": {"granularity": "sequence"}}, r"loss\.ada\.granularity sequence is for study"),
+        ({"name": "adadpo", "ada": {"granularity": "sequence"}}, r"loss\.ada\.granularity sequence .* is for study"),
         ({"base": "simpo", "ada": {"value_mode": "scaled"}}, r"loss\.ada\.value_mode scaled"),
-        ({"name": "adadpo", "ada": {"alpha_w": 1.0}}, r"loss\.ada\.alpha_w \+ loss\.ada\.alpha_l is 1\.5"),
-        ({"name": "adadpo", "ada": {"form": "own", "alpha_l": 0.5}}, r"alpha_w and alpha_l are \(1\.0, 0\.5\)"),
-        ({"name": "adadpo", "ada": {"form": "sum", "alpha_l": 0.7}}, r"no effect with form sum"),
-        ({"name": "adadpo", "ada": {"clip": 1}}, r"loss\.ada\.clip 1 cuts"),
+        ({"name": "adadpo", "ada": {"alpha_w": 1.5}}, r"alpha_w and alpha_l are 1\.5 and 1: the balance .* not 1:1"),
+        ({"name": "adadpo", "ada": {"alpha_l": 0.5}}, r"alpha_w and alpha_l are 1 and 0\.5: the balance .* not 1:1"),
+        ({"name": "adadpo", "ada": {"target_ratio": 1.5}}, r"loss\.ada\.target_ratio 1\.5: the balance is not 1:1"),
+        ({"name": "adadpo", "ada": {"form": "sum", "share": 0.7}}, r"share has no effect with form sum"),
+        ({"name": "adadpo", "ada": {"clip": 1, "clip_mode": "both"}}, r"loss\.ada\.clip 1 with clip_mode both cuts"),
+        ({"name": "adadpo", "ada": {"granularity": "power"}}, r"granularity power without loss\.ada\.length_power"),
+        ({"name": "adadpo", "ada": {"granularity": "power", "length_power": 0}}, r"length_power 0\) is for study"),
+        ({"name": "adadpo", "ada": {"length_power": 0.5}}, r"length_power has no effect with granularity token"),
+        ({"name": "uni_dpo", "length_normalize": False, "beta": 0.1}, r"loss\.length_normalize false with loss\.uni"),
         ({"name": "adadpo", "ada": {"balance_perf": True}}, r"loss\.ada\.balance_perf has no effect"),
     ],
     ids=str,
@@ -221,11 +255,17 @@ def test_what_is_probably_a_mistake_is_warned_about_by_key(mapping, message):
         {"name": "orpo", "nll_weight": 1.0},
         {"name": "dpo", "beta": 1.0},
         {"name": "simpo", "beta": 10.0},
-        {"name": "adadpo", "ada": {"form": "sum", "alpha_w": 0.5, "alpha_l": 0.5}},
-        {"name": "adadpo", "ada": {"alpha_w": 0.3, "alpha_l": 0.7}},
-        {"name": "adadpo", "ada": {"form": "own"}},
+        {"name": "adadpo", "ada": {"form": "sum"}},
+        {"name": "adadpo", "ada": {"share": 0.3, "clip_mode": "both"}},
+        {"name": "adadpo", "ada": {"share": 0}},
+        {"name": "adadpo", "ada": {"alpha_w": 1, "alpha_l": 1, "target_ratio": 1, "use_reference": False}},
+        {"name": "adadpo", "ada": {"granularity": "power", "length_power": 0.5}},
+        {"base": "orpo", "ada": {"granularity": "power", "length_power": 1.0}},
+        {"name": "adadpo", "ada": {"granularity": "geomean"}},
         {"name": "sft", "beta": 1.0},
         {"name": "adadpo", "ada": {"clip": 1.5}},
+        {"name": "adadpo", "ada": {"clip": 1}},
+        {"name": "adadpo", "ada": {"clip": 1.5, "clip_mode": "both"}},
     ],
     ids=str,
 )
