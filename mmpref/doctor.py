@@ -52,19 +52,23 @@ def check_recipe(recipe: Recipe) -> Iterator[Fact]:
         MMPrefError: what would stop the run before the checks.
     """
     from mmpref.data.quarantine import Quarantine
-    from mmpref.losses import build_objective
     from mmpref.training.arguments import training_arguments
     from mmpref.training.continued import continued
+    from mmpref.training.loss_of import line_of, objective_of, settle, with_score
     from mmpref.training.preflight import run_checks
     from mmpref.training.run_data import load_data
     from mmpref.training.setup import set_up
 
     recipe = continued(recipe)
-    objective = build_objective(recipe.loss.as_mapping())
+    objective = objective_of(recipe)
     arguments = training_arguments(recipe)
     data = load_data(recipe, objective, Quarantine())
     told: list[str] = []
+    score = settle(recipe, data.train, None, told.append)
+    recipe = with_score(recipe, score)
+    objective = objective_of(recipe)
     ready = set_up(recipe, objective, data, arguments.device, told.append)
+    told.append(line_of(recipe, reference=getattr(ready.reference, "kind", None), settled=score))
     ready.loaded.model.to(arguments.device)
     yield from (Fact("recipe", line, True) for line in told)
     autocast = _autocast(recipe, str(arguments.device.type))

@@ -17,7 +17,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, Literal, get_args
@@ -115,6 +115,8 @@ class Claim:
     """A run is there that ``begin`` deletes."""
     continues: bool
     """A run is there that ``begin`` goes on with."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Told in the manifest beside the usual ones."""
 
     @property
     def run(self) -> RunDir:
@@ -135,7 +137,18 @@ class Claim:
             path.mkdir(parents=True, exist_ok=True)
             write_text(self.run.recipe_file, dump_recipe(self.recipe))
             facts = {"mmpref": __version__, "state": "running", "seed": self.recipe.seed, "versions": versions()}
-            write_json(path / MANIFEST, facts)
+            write_json(path / MANIFEST, {**facts, **self.facts})
+        return self.run
+
+    def tell(self) -> RunDir:
+        """Write recipe and facts into a run that has begun.
+
+        Raises:
+            CheckpointError: the folder cannot be written.
+        """
+        with writing_to(self.recipe.output):
+            write_text(self.run.recipe_file, dump_recipe(self.recipe))
+            self.run.set_state("running", **self.facts)
         return self.run
 
 

@@ -55,7 +55,7 @@ class _Display:
 
     def say(self, text: str) -> None:
         """One line above the bar."""
-        self._bar.console.print(text, markup=False)
+        self._bar.console.print(text, markup=False, soft_wrap=True)
 
 
 class TrainingDisplay(_Display):
@@ -145,7 +145,7 @@ class DemoDisplay:
         self._bar.update(self._task, completed=self._done + self._weights.get(self._stage, 0.0) * min(share, 1.0))
 
     def say(self, text: str) -> None:
-        self._bar.console.print(text, markup=False)
+        self._bar.console.print(text, markup=False, soft_wrap=True)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> None:
@@ -223,7 +223,7 @@ def print_findings(title: str, facts: Iterable[Finding]) -> int:
         mark, style = {True: ("ok", "green"), False: ("FAILED", "red"), None: ("-", "dim")}[fact.ok]
         broken += fact.ok is False
         line = Text.assemble((f"  {mark:<7}", style), f"{fact.name}: {fact.value}")
-        out.print(line)
+        out.print(line, soft_wrap=True)
         if fact.hint:
             out.print(Text(f"          {fact.hint}", style="dim"))
     return broken

@@ -52,8 +52,15 @@ def as_model(
     return (model.model, model) if isinstance(model, LoadedModel) else (model, None)
 
 
-def as_pairs(pairs: PairsOrFile, objective: Objective) -> tuple[list[PreferencePair], Path | None]:
+def as_pairs(
+    pairs: PairsOrFile, objective: Objective, root: Path | None = None
+) -> tuple[list[PreferencePair], Path | None]:
     """Pairs, and the folder that their image paths start in where it is known.
+
+    Args:
+        pairs: they themselves, or a file of them.
+        objective: says whether an answer alone is a row.
+        root: image paths start here; default: the file's own folder.
 
     Raises:
         ConfigError: a file that is not there.
@@ -63,7 +70,7 @@ def as_pairs(pairs: PairsOrFile, objective: Objective) -> tuple[list[PreferenceP
         return list(pairs), None
     if not Path(pairs).exists():
         raise ConfigError(f"there is no file of pairs {pairs}")
-    source = open_pairs(pairs)
+    source = open_pairs(pairs, root=root)
     found = load_pairs([source], allow_demonstrations=not objective.needs_rejected, quarantine=Quarantine())
     return found, None if source.images is None else source.images.root
 

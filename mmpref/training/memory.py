@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 
 from mmpref.config import AdapterSection, Recipe
-from mmpref.losses import build_objective
 from mmpref.processing.layout import LayoutName
 from mmpref.training.architecture import Architecture
+from mmpref.training.loss_of import objective_of
 from mmpref.training.spread import ALONE, BUCKET, LIVE, SUB_GROUP, Precision, Spread, precision_of
 
 TILE_BYTES = 32 * 2**20
@@ -265,7 +265,7 @@ def copies_reference(model: Architecture, recipe: Recipe) -> bool:
     """Whether the reference is a second model in memory."""
     kind = recipe.reference.kind
     copied = kind == "frozen_copy" or (kind != "cache" and model.changes_base)
-    return copied and build_objective(recipe.loss.as_mapping()).needs_reference
+    return copied and objective_of(recipe).needs_reference
 
 
 def _reference(model: Architecture, recipe: Recipe, precision: Precision) -> int:

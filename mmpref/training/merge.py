@@ -22,7 +22,6 @@ from mmpref.config import Recipe, load_recipe
 from mmpref.data.opening import recipe_sources
 from mmpref.data.quarantine import Quarantine
 from mmpref.errors import CheckpointError, ConfigError, DataError
-from mmpref.losses import build_objective
 from mmpref.models.adapter import attach, merged
 from mmpref.models.load import LoadedModel, load, save_model
 from mmpref.models.policy import pair_logps
@@ -31,6 +30,7 @@ from mmpref.processing.collate import PairCollator
 from mmpref.processing.encode import PairEncoder
 from mmpref.records import PreferencePair
 from mmpref.rundir import RunDir, is_run_folder, sha256, write_json
+from mmpref.training.loss_of import objective_of
 
 BOUND = 0.02
 """Nats a token. Rounding W + BA to bfloat16 moves answers by a few thousandths; a merge that went wrong by far more."""
@@ -157,7 +157,7 @@ def _adapter_of(run: Path) -> Path:
 
 def _some_pairs(recipe: Recipe, count: int) -> tuple[list[PreferencePair], Any]:
     sources, _, images = recipe_sources(recipe.data)
-    demonstrations = not build_objective(recipe.loss.as_mapping()).needs_rejected
+    demonstrations = not objective_of(recipe).needs_rejected
     found = itertools.chain.from_iterable(
         source.pairs(Quarantine(), demonstrations=demonstrations) for source in sources
     )

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from mmpref.config import Recipe
 from mmpref.errors import ConfigError
-from mmpref.losses import build_objective
 from mmpref.training.architecture import Architecture
+from mmpref.training.loss_of import objective_of
 from mmpref.training.spread import Precision, Spread, batches_reduced
 
 EFFICIENCY = 0.8
@@ -63,7 +63,7 @@ def traffic(model: Architecture, recipe: Recipe, precision: Precision, spread: S
         return Traffic(gradients=gradients, weights=int(share * trained))
     packed = 0 if recipe.adapter.stored_as is None else model.quantizable
     split = (sum(model.parameters.values()) - packed + model.lora) * precision.computed
-    live = build_objective(recipe.loss.as_mapping()).needs_reference and recipe.reference.kind != "cache"
+    live = objective_of(recipe).needs_reference and recipe.reference.kind != "cache"
     passes = batches * (3 if live else 2)
     return Traffic(gradients=gradients, weights=int(share * split * passes))
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from mmpref.config import Recipe
 from mmpref.errors import ConfigError
-from mmpref.losses import build_objective
 from mmpref.processing.layout import LayoutName
 from mmpref.training.architecture import Architecture, weight_dtype
 from mmpref.training.gpus import GIB, LINKED, card_named, on_card
+from mmpref.training.loss_of import objective_of
 from mmpref.training.memory import Memory, Shape, copies_reference, estimate, with_changes
 from mmpref.training.network import BETWEEN_NODES, Traffic, link_rate, seconds, traffic
 from mmpref.training.plan_changes import Subject, changes_until_it_fits
@@ -110,7 +110,7 @@ def make_plan(
     config, source = find_config(recipe.model.path)
     layout = layout or layout_of(recipe, config)
     image, patches = image_shape(config, recipe, picture)
-    rejected = answer_tokens if build_objective(recipe.loss.as_mapping()).needs_rejected else 0
+    rejected = answer_tokens if objective_of(recipe).needs_rejected else 0
     shape = Shape(prompt=prompt_tokens, image=image, patches=patches, chosen=answer_tokens, rejected=rejected)
     dtype = weight_dtype(config, recipe)
     model = described(config, recipe, layout)

@@ -9,11 +9,11 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from mmpref.config import Recipe
-from mmpref.losses import build_objective
 from mmpref.models.load import family_of_config
 from mmpref.processing.layout import LayoutName
 from mmpref.training.architecture import weight_dtype
 from mmpref.training.gpus import GIB, on_card
+from mmpref.training.loss_of import objective_of
 from mmpref.training.memory import Shape, estimate, with_changes
 from mmpref.training.plan_subject import described, image_shape
 from mmpref.training.spread import Spread
@@ -84,7 +84,7 @@ def _tried(
 def _changes_of_speed(recipe: Recipe, spread: Spread) -> Iterator[_Change]:
     """Changes that cost time, and give the same model."""
     train = recipe.train
-    if recipe.reference.kind != "cache" and build_objective(recipe.loss.as_mapping()).needs_reference:
+    if recipe.reference.kind != "cache" and objective_of(recipe).needs_reference:
         yield _Change(words="reference.kind=cache", keys={"reference": {"kind": "cache"}})
     if train.optim == "adamw_torch":
         yield _Change(words="train.optim=adamw_torch_fused", keys={"train": {"optim": "adamw_torch_fused"}})

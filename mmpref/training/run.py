@@ -9,8 +9,9 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -19,7 +20,6 @@ from transformers.trainer_callback import PrinterCallback
 from mmpref.config import Recipe, SourceSection
 from mmpref.data.quarantine import Quarantine
 from mmpref.errors import CheckpointError, StoppedError
-from mmpref.losses import build_objective
 from mmpref.losses.objective import Objective
 from mmpref.rundir import Claim, RunDir, State, claim_output
 from mmpref.training.alarms import Alarms
@@ -28,6 +28,15 @@ from mmpref.training.checkpoint import newest_complete
 from mmpref.training.continued import continued
 from mmpref.training.faults import memory_told
 from mmpref.training.first_step import FirstStep
+from mmpref.training.loss_of import (
+    SettledScore,
+    facts_for_manifest,
+    line_of,
+    objective_of,
+    resolved,
+    settle,
+    with_score,
+)
 from mmpref.training.metrics import JsonlLogger
 from mmpref.training.parallel.strategy import (
     refuse_contradictions,
@@ -43,6 +52,12 @@ from mmpref.training.stopping import Terminated, held, terminating
 from mmpref.training.trainer import PreferenceTrainer
 
 ProgressHook = Callable[[int, int, Mapping[str, float]], None]
+
+
+class Begin(Protocol):
+    """Makes the run folder, or writes into one that was made what has been found out since."""
+
+    def __call__(self, recipe: Recipe = ..., facts: Mapping[str, Any] | None = None) -> RunDir: ...
 
 
 def train(
@@ -73,7 +88,7 @@ def train(
     if restarted():
         overwrite, resume = False, True
     refuse_contradictions(recipe)
-    objective = build_objective(recipe.loss.as_mapping())
+    objective, recipe = objective_of(recipe), resolved(recipe)
     if recipe.train.use_cpu or not torch.cuda.is_available():
         wait = recipe.train.extra.get("ddp_timeout", 1800)
         meet_on_cpu(wait if isinstance(wait, int) else 1800)  # what is no number is refused below
@@ -110,14 +125,18 @@ def _claimed(
         data = load_data(recipe, objective, quarantine)
         world.same_everywhere("training files", (data.train_hashes, len(data.train), len(data.eval)))
         quarantine.path = claim.run.quarantine_file
+        goes_on = claim.run if claim.continues else None
+        score = world.first_does(lambda: settle(recipe, data.train, goes_on, say))
+        told = recipe if score is None else with_score(recipe, score)
+        objective = objective_of(told)
         held_out = [f"held_out={recipe.data.held_out:g}"] if recipe.data.held_out else []
-        facts = facts_of(recipe, [*data.train_hashes, *held_out], processes=world.size)
+        facts = facts_of(told, [*data.train_hashes, *held_out], processes=world.size)
         run, checkpoint = claim.run, None
         if resume:
             checkpoint = world.first_does(
                 lambda: choose_checkpoint(run, facts, allow_data_change=allow_data_change, say=say)
             )
-        return _train(recipe, begin, world, objective, arguments, data, facts, checkpoint, progress, say)
+        return _train(told, score, begin, world, objective, arguments, data, facts, checkpoint, progress, say)
 
 
 def _inputs(recipe: Recipe) -> list[str]:
@@ -130,14 +149,17 @@ def _inputs(recipe: Recipe) -> list[str]:
 
 
 @contextmanager
-def _state_kept(claim: Claim, world: World) -> Iterator[Callable[[], RunDir]]:
+def _state_kept(claim: Claim, world: World) -> Iterator[Begin]:
     """Gives the function that begins the run; from then on the manifest says how it ended, whatever happens."""
     begun: list[RunDir] = []
 
-    def begin() -> RunDir:
-        if not begun:
-            with held():  # a signal between the manifest and the note that it is there would leave it at "running"
-                begun.append(world.first_does(claim.begin))
+    def begin(recipe: Recipe = claim.recipe, facts: Mapping[str, Any] | None = None) -> RunDir:
+        told = replace(claim, recipe=recipe, facts=facts or {})
+        with held():  # a signal between the manifest and the note that it is there would leave it at "running"
+            if not begun:
+                begun.append(world.first_does(told.begin))
+            elif facts is not None:
+                world.first_does(told.tell)
         return begun[0]
 
     def end(state: State, **facts: Any) -> None:
@@ -162,7 +184,8 @@ def _state_kept(claim: Claim, world: World) -> Iterator[Callable[[], RunDir]]:
 
 def _train(
     recipe: Recipe,
-    begin: Callable[[], RunDir],
+    score: SettledScore | None,
+    begin: Begin,
     world: World,
     objective: Objective,
     arguments: TrainingArguments,
@@ -173,6 +196,8 @@ def _train(
     say: Say,
 ) -> RunDir:
     ready = set_up(recipe, objective, data, arguments.device, say, world)
+    line = line_of(recipe, reference=getattr(ready.reference, "kind", None), settled=score)
+    say(line)
     logger = JsonlLogger(RunDir(recipe.output).metrics_file)
     moving = f"moving {recipe.model.path} to {arguments.device}"
     with memory_told(lambda: moving, lambda: smaller_weights(recipe)), refused_by_transformers():
@@ -203,7 +228,7 @@ def _train(
     before = FirstStep(recipe, trainer, ready, new=checkpoint is None, say=say)
     if not world.begins_late:
         before.check()
-    run = begin()
+    run = begin(recipe, facts_for_manifest(recipe, line, score))
     if world.is_first:
         data.quarantine.write()
         logger.forget_after(-1 if checkpoint is None else step_of(checkpoint))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mmpref.config import Recipe
-from mmpref.losses import build_objective
 from mmpref.processing.layout import LayoutName
 from mmpref.training.architecture import Architecture
 from mmpref.training.gpus import UTILISATION
+from mmpref.training.loss_of import objective_of
 from mmpref.training.memory import Shape
 from mmpref.training.spread import Spread
 
@@ -88,7 +88,7 @@ def flops_per_pair(model: Architecture, recipe: Recipe, shape: Shape, layout: La
     backward = linear * (2 if trains else 1) + 2 * attention
     again = linear + attention if recipe.train.gradient_checkpointing else 0.0
     tower_back = 2 * tower if model.tower_trains else 0.0
-    live = build_objective(recipe.loss.as_mapping()).needs_reference and recipe.reference.kind != "cache"
+    live = objective_of(recipe).needs_reference and recipe.reference.kind != "cache"
     reference = linear + attention + head + (tower if model.tower_trains else 0.0) if live else 0.0
     policy = linear + attention + (4 if model.head_trains else 2) * head + tower
     return policy + backward + again + tower_back + reference

@@ -33,7 +33,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
 
 from mmpref.errors import ConfigError, NonFiniteError, OutOfMemoryError
-from mmpref.losses import LossOutput, PairLogps, build_objective
+from mmpref.losses import LossOutput, PairLogps
 from mmpref.losses.objective import Objective
 from mmpref.models.adapter import AdapterSettings, Tuning, plain_name
 from mmpref.models.policy import pair_logps
@@ -55,6 +55,7 @@ from mmpref.training.faults import (
     out_of_memory,
     remedies_for,
 )
+from mmpref.training.loss_of import objective_for, objective_from
 from mmpref.training.metrics import Meter, PairLog
 from mmpref.training.parallel.batches import GlobalBatches, loader_of
 from mmpref.training.parallel.in_step import Filling, filling_for
@@ -128,11 +129,13 @@ class PreferenceTrainer(CheckpointedTrainer):
         fault_folder: Path | None = None,
         costs: Sequence[float] | None = None,
     ) -> None:
-        self.objective = build_objective(objective) if isinstance(objective, Mapping) else objective
+        self.objective = objective_from(objective) if isinstance(objective, Mapping) else objective
         model, loaded = as_model(model, tuning, adapter)
         self._source = None if loaded is None else loaded.path
-        pairs, root = as_pairs(train_pairs, self.objective)
-        held_out, _ = as_pairs(eval_pairs, self.objective)
+        pairs, root = as_pairs(train_pairs, self.objective, image_root)
+        if isinstance(objective, Mapping):
+            self.objective = objective_for(objective, pairs)
+        held_out, _ = as_pairs(eval_pairs, self.objective, image_root)
         if not pairs:
             raise ConfigError("there are no pairs to train on")
         if collator is None:

@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 
 from mmpref.config import Recipe
 from mmpref.errors import DistributedError
-from mmpref.losses import build_objective
+from mmpref.training.loss_of import objective_of
 
 Strategy = Literal["single", "ddp", "fsdp2", "zero2", "zero3"]
 STRATEGIES = tuple(name for name in get_args(Strategy) if name != "single")
@@ -119,7 +119,7 @@ def refuse_what_cannot_shard(recipe: Recipe, strategy: Strategy) -> None:
     """
     if strategy in ("fsdp2", "zero2", "zero3"):
         _refuse_for_sharding(recipe, "FSDP2" if strategy == "fsdp2" else "DeepSpeed ZeRO")
-    if strategy == "zero3" and build_objective(recipe.loss.as_mapping()).needs_reference and _copies_policy(recipe):
+    if strategy == "zero3" and objective_of(recipe).needs_reference and _copies_policy(recipe):
         raise DistributedError(
             "the reference would be a frozen copy of the policy, which is not divided under zero3; use "
             "reference.kind=cache, which keeps no second model, or --launch fsdp2"

@@ -1,0 +1,71 @@
+"""A resolved loss in one line: what a run prints before it trains, and what its manifest keeps. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmpref.losses.presets import ADA_DEFAULTS, OPTION_KEYS
+
+_TOLD_ELSEWHERE = {"name", "base", "beta", "length_normalize", *OPTION_KEYS, "uni", "ada"}
+_IN_WORDS = {"share", "granularity", "length_power", "clip", "clip_mode", "use_reference", "value_mode", "balance_perf"}
+
+
+def loss_line(settings: Mapping[str, Any], *, reference: str, scores: str = "") -> str:
+    """One line: base, beta, kind of log-probs, weights, balance, reference.
+
+    Args:
+        settings: every key of the loss with its value (``resolve``).
+        reference: where the reference log-probs come from, in a word or two.
+        scores: said of ``uni.tau_good``, where it was taken from the scores.
+    """
+    mean = "mean" if settings["length_normalize"] else "summed"
+    head = [str(settings["base"]), f"beta {settings['beta']:g}", f"{mean} log-probs"]
+    head += [f"{key} {settings[key]:g}" for key in OPTION_KEYS if settings.get(key)]
+    uni, ada = settings.get("uni"), settings.get("ada")
+    parts = [
+        ", ".join(head),
+        "no weights" if uni is None else f"weights Uni-DPO ({_uni(uni, scores)})",
+        "no balance" if ada is None else f"balance AdaDPO ({_ada(ada, has_uni=uni is not None)})",
+        *(f"{key} {_plain(value)}" for key, value in settings.items() if key not in _TOLD_ELSEWHERE and value),
+        f"reference: {reference}",
+    ]
+    return f"loss: {'; '.join(parts)}"
+
+
+def _uni(uni: Mapping[str, Any], scores: str) -> str:
+    quality = "no quality weight" if uni["eta"] is None else f"quality eta {uni['eta']:g}"
+    performance = "no performance weight"
+    if uni["perf_mode"] != "none":
+        detached = ", detached" if uni["perf_detach"] else ""
+        performance = f"performance {uni['perf_mode']} tau_ref {uni['tau_ref']:g} gamma {uni['gamma']:g}{detached}"
+    nll = "no c-NLL"
+    if uni["nll_lambda"]:
+        margin = f" margin {uni['nll_margin']:g}" if uni["nll_margin"] else ""
+        nll = f"c-NLL {uni['nll_lambda']:g} from score {_plain(uni['tau_good'])}{scores}{margin}"
+    missing = ", pairs without scores neutral" if uni["on_missing_score"] == "neutral" else ""
+    return f"{quality}, {performance}, {nll}{missing}"
+
+
+def _ada(ada: Mapping[str, Any], *, has_uni: bool) -> str:
+    of_length = f" {ada['length_power']:g}" if ada["granularity"] == "power" else ""
+    words = [f"{ada['granularity']}{of_length}", f"share {ada['share']:g}"]
+    if ada["clip"] is None:
+        words.append("no clip")
+    else:
+        words.append(f"{'ceiling' if ada['clip_mode'] == 'ceiling' else 'clip both sides'} {ada['clip']:g}")
+    words += [
+        f"{key} {_plain(value)}"
+        for key, value in ada.items()
+        if key not in _IN_WORDS and value != ADA_DEFAULTS.get(key)
+    ]
+    words += [] if ada["use_reference"] else ["without reference"]
+    words += ["value_preserving"] if ada["value_mode"] == "value_preserving" else []
+    words += ["performance weight not balanced"] if has_uni and not ada["balance_perf"] else []
+    return ", ".join(words)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"({', '.join(f'{key} {_plain(inner)}' for key, inner in value.items() if inner is not None)})"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,170 @@
+"""The loss of a run: every key with its value, in one line, and with the number that ``tau_good: median`` stands for.
+
+Everything that trains, plans or checks a recipe takes its objective from here, so that all of them mean the same loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmpref.config import LossSection, Recipe
+from mmpref.errors import CheckpointError, ConfigError
+from mmpref.left_over import Cure, Problem, refuse_left_over
+from mmpref.losses import build_objective, resolve, resolve_tau_good
+from mmpref.losses.loss_line import loss_line
+from mmpref.losses.objective import Objective
+from mmpref.records import PreferencePair
+from mmpref.rundir import RunDir
+
+Say = Callable[[str], None]
+SETTLED = "tau_good"
+"""Key of the manifest under which a run keeps the number that its scores gave."""
+_NAMES = {"adapter_off": "adapter off", "copied_adapter": "copied adapter", "frozen_copy": "frozen copy"}
+
+
+@dataclass(frozen=True, slots=True)
+class SettledScore:
+    """``loss.uni.tau_good`` as the training scores gave it."""
+
+    rule: str
+    """``median`` or ``qNN``."""
+    value: float
+    scores: int
+    """How many there were."""
+
+    @property
+    def words(self) -> str:
+        return f" ({self.rule} of {self.scores} training scores)"
+
+
+def objective_of(recipe: Recipe) -> Objective:
+    """The objective that a recipe asks for; a quantile of scores that are not known yet stands at 0.
+
+    Raises:
+        ConfigError: the loss cannot be as it is written, or does not use what another section gives it.
+    """
+    objective = objective_from(recipe.loss.as_mapping())
+    if not objective.needs_reference and recipe.reference.kind != "auto":
+        says = f"reference.kind {recipe.reference.kind} does nothing: the loss ({_named(objective)}) has no reference"
+        refuse_left_over(recipe, problems=[Problem(says, [Cure(("reference={kind: auto}",))])])
+    return objective
+
+
+def objective_from(loss: Mapping[str, Any]) -> Objective:
+    """The objective of a ``loss:`` section, as :func:`objective_of` makes it."""
+    uni = resolve(loss)["uni"]
+    known = {**loss, "uni": {**uni, "tau_good": 0.0}} if uni and isinstance(uni["tau_good"], str) else loss
+    return build_objective(known)
+
+
+def objective_for(loss: Mapping[str, Any], pairs: Sequence[PreferencePair]) -> Objective:
+    """The objective of a ``loss:`` section for training pairs whose scores a quantile is taken from."""
+    return build_objective(resolve_tau_good(resolve(loss), [pair.score_chosen for pair in pairs]))
+
+
+def resolved(recipe: Recipe) -> Recipe:
+    """The recipe with every key of its loss written out."""
+    loss = LossSection.model_validate(resolve(recipe.loss.as_mapping()))
+    return recipe.model_copy(update={"loss": loss})
+
+
+def asked_quantile(recipe: Recipe) -> str | None:
+    """``median`` or ``qNN`` where the recipe leaves ``loss.uni.tau_good`` to the scores, and something reads it."""
+    uni = resolve(recipe.loss.as_mapping())["uni"]
+    return uni["tau_good"] if uni and isinstance(uni["tau_good"], str) and uni["nll_lambda"] else None
+
+
+def settle(recipe: Recipe, pairs: Sequence[PreferencePair], run: RunDir | None, say: Say) -> SettledScore | None:
+    """The number for ``loss.uni.tau_good`` where the recipe asks for a quantile of the scores.
+
+    Args:
+        recipe: asks for it.
+        pairs: that train.
+        run: the run that goes on; it keeps the number it began with, whatever the scores say now.
+        say: told the number and where it is from.
+
+    Raises:
+        CheckpointError: the run that goes on began with another quantile.
+        DataError: no pair has a score.
+    """
+    rule = asked_quantile(recipe)
+    if rule is None:
+        return None
+    stored = None if run is None else _stored(run)
+    if stored is not None and stored.rule != rule:
+        raise CheckpointError(
+            f"the run in {run.path if run else ''} began with loss.uni.tau_good {stored.rule} (which was "
+            f"{stored.value:g}), and the recipe says {rule}; go on with `loss.uni.tau_good={stored.rule}`"
+        )
+    scores = [pair.score_chosen for pair in pairs if pair.score_chosen is not None]
+    if stored is not None:
+        now = _quantile(rule, scores) if scores else None
+        changed = "" if now == stored.value else f"; the scores now give {now:g}" if now is not None else ""
+        say(f"loss.uni.tau_good stays {stored.value:g}{stored.words}{changed}")
+        return stored
+    found = SettledScore(rule, _quantile(rule, scores), len(scores))
+    say(f"loss.uni.tau_good is {found.value:g}{found.words}")
+    return found
+
+
+def with_score(recipe: Recipe, settled: SettledScore | None) -> Recipe:
+    """The recipe with the number in the place of the quantile."""
+    if settled is None or recipe.loss.uni is None:
+        return recipe
+    uni = recipe.loss.uni.model_copy(update={"tau_good": settled.value})
+    return recipe.model_copy(update={"loss": recipe.loss.model_copy(update={"uni": uni})})
+
+
+def line_of(recipe: Recipe, *, reference: str | None = None, settled: SettledScore | None = None) -> str:
+    """The loss of a recipe in one line.
+
+    Args:
+        recipe: the recipe.
+        reference: the kind that is used, where the model has been seen; by default what the recipe leads to.
+        settled: where ``tau_good`` comes from, if it was taken from the scores.
+    """
+    settings = resolve(recipe.loss.as_mapping())
+    kind = reference or reference_kind(recipe)
+    scores = settled.words if settled else " of the training scores" if asked_quantile(recipe) else ""
+    return loss_line(settings, reference=_NAMES.get(kind, kind), scores=scores)
+
+
+def reference_kind(recipe: Recipe) -> str:
+    """What the reference will be, as far as the recipe alone says; ``none`` where the loss has none."""
+    if not objective_from(recipe.loss.as_mapping()).needs_reference:
+        return "none"
+    if recipe.reference.kind != "auto":
+        return recipe.reference.kind
+    adapter, tune = recipe.adapter, recipe.tune
+    if adapter.kind == "none" or (adapter.path is None and "full" in (tune.vision, tune.projector, tune.language)):
+        return "frozen_copy"
+    return "adapter_off" if adapter.path is None and adapter.init == "zero" else "copied_adapter"
+
+
+def facts_for_manifest(recipe: Recipe, line: str, settled: SettledScore | None) -> dict[str, Any]:
+    """What a run keeps about its loss."""
+    kept: dict[str, Any] = {"loss": resolve(recipe.loss.as_mapping()), "loss_line": line}
+    if settled is not None:
+        kept[SETTLED] = {"rule": settled.rule, "value": settled.value, "scores": settled.scores}
+    return kept
+
+
+def _stored(run: RunDir) -> SettledScore | None:
+    found = run.manifest().get(SETTLED)
+    if found is None:
+        return None
+    try:
+        return SettledScore(str(found["rule"]), float(found["value"]), int(found["scores"]))
+    except (KeyError, TypeError, ValueError) as err:
+        raise ConfigError(f"{run.path}: the manifest's {SETTLED} is damaged: {found!r}") from err
+
+
+def _quantile(rule: str, scores: Sequence[float]) -> float:
+    return float(resolve_tau_good({"uni": {"tau_good": rule}}, scores)["uni"]["tau_good"])
+
+
+def _named(objective: Objective) -> str:
+    settings = objective.settings
+    return str(settings["name"] or settings["base"])
