@@ -9,8 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
+from mmpref.cli_arguments import hint_for, refuse_empty
 from mmpref.cli_data import app as data_app
 from mmpref.cli_eval import evaluate, judge
+from mmpref.cli_recipe import config, recipes
 from mmpref.errors import ConfigError, MMPrefError, stopped_by_ctrl_c
 from mmpref.version import __version__
 
@@ -26,6 +28,8 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.command("eval")(evaluate)
 app.command("judge")(judge)
+app.command("recipes")(recipes)
+app.command("config")(config)
 
 _OPTIONS_HELP = "Options of the benchmark, for example synonyms=FILE prompts=FILE for chair."
 _BENCHMARKS_HELP = "pope, chair, amber, hallusionbench, mme, mmhal, object_halbench, preference or win_rate."
@@ -300,9 +304,13 @@ def report(
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; an expected error is one line on stderr and its exit code."""
+    given = sys.argv[1:] if argv is None else argv
     try:
+        refuse_empty(given)
         app(args=argv, prog_name="mmpref")
     except SystemExit as stop:  # typer ends every command, and every usage error (2), this way
+        if stop.code == ConfigError.exit_code and (hint := hint_for(app, given)):
+            typer.echo(f"mmpref: {hint}", err=True)
         return stop.code if isinstance(stop.code, int) else 0
     except MMPrefError as err:
         if not err.told_elsewhere:

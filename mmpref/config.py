@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -30,10 +28,21 @@ from pydantic import (
 from mmpref.errors import ConfigError
 from mmpref.left_over import refuse_left_over, without_left_over
 from mmpref.overrides import Grammar, layer_of, merge
+from mmpref.recipe_files import read_recipe_text, shipped_recipes
 from mmpref.recipe_keys import explain
-from mmpref.yaml_text import did_you_mean, parse_options, parse_size, parse_yaml
+from mmpref.yaml_text import parse_options, parse_size, parse_yaml
 
-__all__ = ["Recipe", "build_recipe", "dump_recipe", "load_recipe", "parse_options", "parse_size", "parse_yaml"]
+__all__ = [
+    "Recipe",
+    "build_recipe",
+    "dump_recipe",
+    "load_recipe",
+    "parse_options",
+    "parse_size",
+    "parse_yaml",
+    "read_recipe_text",
+    "shipped_recipes",
+]
 
 TunedPart = Literal["freeze", "full", "lora"]
 
@@ -69,6 +78,7 @@ class ModelSection(Section):
     path: PathText
     """A local folder or a hub id of an image-text-to-text (or text-only causal) model."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """What the weights are held in; auto takes what they are saved in."""
     attn_implementation: str | None = None
     """Passed to transformers; null lets it choose."""
     attention: Literal["auto", "shared_prefix", "plain"] = "auto"
@@ -87,6 +97,7 @@ class SourceSection(Section):
     root: PathLike | None = None
     """Image paths of this source are relative to this folder; null means data.root."""
     split: str | None = None
+    """Which split to read, where the source has several."""
     card: str | None = None
     """The data card that says how rows are read and what their scores mean."""
 
@@ -139,6 +150,7 @@ class ProcessingSection(Section):
     max_length: int | None = Field(default=None, gt=0)
     """Tokens in prompt + answer, image tokens counted. Answers are cut to fit; images and prompts never are."""
     min_pixels: int | None = Field(default=None, gt=0)
+    """Smaller images are enlarged to so many pixels, by processors that have such a bound (Qwen-VL)."""
     max_pixels: int | None = Field(default=None, gt=0)
     """Resolution budget of one image, for processors that resize to one (Qwen-VL)."""
     shrink_images: bool = False
@@ -161,15 +173,23 @@ class UniSection(Section):
     """Uni-DPO's weights (arXiv 2506.10054). Keys not given take the preset's value; see docs/losses.md."""
 
     eta: float | None = None
+    """Slope of the quality weight s(eta (score_chosen - score_rejected)); null leaves that weight out."""
     tau_ref: float | None = None
+    """Margin at which the performance weight is (1/2)^gamma: pairs well beyond it count little."""
     gamma: float | None = None
+    """Exponent of the performance weight; 0 makes it 1."""
     nll_lambda: float | None = None
+    """Weight of the calibrated NLL on chosen answers; 0 leaves it out."""
     tau_good: Annotated[float | str | None, BeforeValidator(_score_or_quantile)] = None
     """A number on the scale of the data's scores; median or qNN takes that quantile of the training scores."""
     perf_mode: Literal["stabilized", "focal", "none"] | None = None
+    """Margin that the performance weight looks at: stabilized (the policy alone), focal (the pair itself), or none."""
     perf_detach: bool | None = None
+    """Whether no gradient flows through the performance weight."""
     nll_margin: float | None = None
+    """Nats per token by which the policy must be below the reference before the calibrated NLL acts."""
     on_missing_score: Literal["error", "neutral"] | None = None
+    """What a pair without scores is: an error, or neutral (quality weight 1, no calibrated NLL)."""
 
 
 def _flag_or_auto(value: Any) -> Any:
@@ -182,18 +202,29 @@ class AdaSection(Section):
     """AdaDPO's coefficients (arXiv 2605.28440). Keys not given take the preset's value; see docs/losses.md."""
 
     share: float | None = None
+    """How much of the balance R the chosen answer carries, 0 to 1; 1 is the method as published."""
     form: str | None = None
     """power or sum; the loss core says what became of the forms there were before."""
     granularity: Literal["token", "sequence", "geomean", "power"] | None = None
+    """R's variable: token (mean log-prob), sequence (the whole answer), geomean, or power (length_power)."""
     length_power: float | None = None
+    """granularity power only: log-probs are divided by length to this power; 0 is sequence, 1 is token."""
     alpha_w: float | None = None
+    """Exponent of the chosen answer's probability in R; the balance is exact with both at 1."""
     alpha_l: float | None = None
+    """Exponent of the rejected answer's probability in R."""
     target_ratio: float | None = None
+    """Pull on the chosen answer over pull on the rejected one; 1 is balance."""
     use_reference: Annotated[bool | str | None, BeforeValidator(_flag_or_auto)] = None
+    """Whether R is made of ratios to the reference; auto: where the base has one."""
     clip: float | None = None
+    """Bound of R, at least 1; null for none."""
     clip_mode: Literal["ceiling", "both"] | None = None
+    """ceiling bounds R above only, both also below."""
     value_mode: Literal["auto", "scaled", "value_preserving"] | None = None
+    """scaled multiplies scores, value_preserving only their gradients; auto: scaled where there is a reference."""
     balance_perf: bool | None = None
+    """Whether the performance weight's gradient goes through the balance too; by default wherever uni is on."""
 
 
 _SWITCH = BeforeValidator(lambda value: {True: {}, False: None}[value] if isinstance(value, bool) else value)
@@ -203,16 +234,25 @@ class LossSection(Section):
     """The objective: a preset by ``name``, changed key by key. The rules about values live with the loss core."""
 
     name: str | None = None
+    """A preset that fills what is not given. Given later, it replaces the section but for keys given with it."""
     base: str | None = None
+    """The loss of a pair that weights and balance work on; a preset brings its own."""
     beta: float | None = None
+    """Scale of the log-prob ratios; for orpo the weight of its odds term."""
     length_normalize: bool | None = None
+    """Mean log-probs of an answer (true) or their sum (false)."""
     label_smoothing: float | None = None
+    """Share of labels taken for wrong, below 0.5 (dpo, robust, rdpo, simpo, cpo)."""
     gamma_beta_ratio: float | None = None
+    """SimPO's target margin, as a share of beta."""
     length_weight: float | None = None
+    """R-DPO's alpha: the penalty per token of length difference."""
     nll_weight: float | None = None
+    """Weight of CPO's NLL term on chosen answers."""
     uni: Annotated[UniSection | None, _SWITCH] = None
     """A mapping or true switches it on, null or false off; not given leaves it to the preset."""
     ada: Annotated[AdaSection | None, _SWITCH] = None
+    """AdaDPO's balance; a mapping or true switches it on, null or false off."""
 
     def as_mapping(self) -> dict[str, Any]:
         """Only the keys that were given: what ``mmpref.losses.build_objective`` takes."""
@@ -227,10 +267,15 @@ class AdapterSection(Section):
     path: PathLike | None = None
     """Train this LoRA adapter further (its folder, or a run): rank, alpha, dropout and tune are its own."""
     rank: int = Field(default=16, gt=0)
+    """Rank of the two matrices that LoRA adds to a layer."""
     alpha: int | float = Field(default=32, gt=0)
+    """Scale: the addition is multiplied by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on LoRA's input."""
     use_rslora: bool = False
+    """Multiply by alpha / sqrt(rank) instead (arXiv 2312.03732)."""
     use_dora: bool = False
+    """Train the length of each weight beside its direction (DoRA, arXiv 2402.09353)."""
     init: str = Field(default="zero", pattern=r"^(zero|pissa|pissa_niter_[1-9][0-9]*)$")
     """zero, or pissa (pissa_niter_N for large layers): start from the weights' principal directions (2404.02948)."""
     quantization: Literal["nf4", "fp4", "int8"] | None = None
@@ -256,16 +301,22 @@ class TuneSection(Section):
     """What is trained, per part: ``freeze``, ``full`` (the weights) or ``lora`` (an adapter on them)."""
 
     vision: TunedPart = "freeze"
+    """The vision tower."""
     projector: TunedPart = "freeze"
+    """What lies between vision tower and language model."""
     language: TunedPart = "full"
+    """The language model, embeddings and head included when it is full."""
 
 
 class LearningRates(Section):
     """Learning rates of parts that have one of their own; null takes ``train.learning_rate``."""
 
     vision: float | None = Field(default=None, gt=0)
+    """Of the vision tower."""
     projector: float | None = Field(default=None, gt=0)
+    """Of the projector."""
     language: float | None = Field(default=None, gt=0)
+    """Of the language model."""
 
 
 class ReferenceSection(Section):
@@ -282,30 +333,47 @@ class TrainSection(Section):
     """Optimisation. Names and meanings are those of ``transformers.TrainingArguments``."""
 
     learning_rate: float = Field(gt=0)
+    """The largest learning rate of the schedule."""
     learning_rates: LearningRates = LearningRates()
+    """Learning rates of parts that have one of their own."""
     per_device_train_batch_size: int = Field(default=1, gt=0)
     """Pairs, not rows."""
     per_device_eval_batch_size: int = Field(default=8, gt=0)
+    """Pairs, not rows, of an evaluation."""
     gradient_accumulation_steps: int = Field(default=1, gt=0)
+    """Batches that make one update."""
     num_train_epochs: float = Field(default=1.0, gt=0)
+    """Times that every pair is trained on; max_steps goes before it."""
     max_steps: MaxSteps = -1
     """Optimizer steps; -1 trains for num_train_epochs."""
     lr_scheduler_type: str = "cosine"
+    """Any schedule that transformers knows by name."""
     lr_scheduler_kwargs: dict[str, Any] = {}
+    """Settings of the schedule, where it has some."""
     warmup_steps: float = Field(default=0, ge=0)
     """A number of steps, or a share of all steps when below 1."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """Of the optimizer."""
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of Adam's mean of gradients."""
     adam_beta2: float = Field(default=0.999, ge=0, lt=1)
+    """Decay of Adam's mean of squared gradients."""
     max_grad_norm: float = Field(default=1.0, ge=0)
+    """Gradients are scaled down to this norm; 0 leaves them."""
     optim: str = "adamw_torch"
     """Any name that transformers knows; adamw_8bit and paged_adamw_8bit need bitsandbytes."""
     bf16: bool = False
+    """Compute in bfloat16 (autocast)."""
     fp16: bool = False
+    """Compute in float16 (autocast, with loss scaling)."""
     gradient_checkpointing: bool = False
+    """Compute activations a second time in the backward pass instead of keeping them."""
     torch_compile: bool = False
+    """Compile the model."""
     dataloader_num_workers: int = Field(default=0, ge=0)
+    """Processes that read pairs and images ahead; 0 reads in the training process."""
     logging_steps: int = Field(default=10, gt=0)
+    """Steps between two lines of metrics.jsonl."""
     save_steps: int | None = Field(default=None, gt=0)
     """Steps between checkpoints; null saves none, except when a signal stops the run."""
     eval_steps: int | None = Field(default=None, gt=0)
@@ -317,6 +385,7 @@ class TrainSection(Section):
     skip_nonfinite_steps: int = Field(default=0, ge=0)
     """So many updates whose loss or gradient is not finite are left out before the run stops."""
     use_cpu: bool = False
+    """Train on the CPU although there is a GPU."""
     extra: dict[str, Any] = {}
     """Any other TrainingArguments name; refused when transformers does not know it."""
 
@@ -327,6 +396,7 @@ class Recipe(Section):
     output: PathLike
     """The run folder; it must not hold a run already."""
     seed: int = Field(default=0, ge=0, lt=2**32)
+    """Of everything that is drawn: order of pairs, fresh adapters, dropout."""
     cpu_threads: int | None = Field(default=None, gt=0)
     """Threads torch may use on the CPU; null leaves torch's own choice. Sums change in the last digit with it."""
     model: ModelSection
@@ -347,34 +417,6 @@ class Recipe(Section):
 
 
 _GRAMMAR = Grammar(names={("loss",): "name"}, switches={("loss", "uni"), ("loss", "ada")})
-
-
-def _recipe_folder() -> Traversable:
-    return resources.files("mmpref").joinpath("recipes")
-
-
-def shipped_recipes() -> list[str]:
-    """Names of the recipes that come with mmpref."""
-    names = (entry.name for entry in _recipe_folder().iterdir())
-    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
-
-
-def read_recipe_text(recipe: str | Path) -> tuple[str, str]:
-    """The text of a recipe and the name to use in messages: a file's path, or a shipped recipe's name."""
-    path = Path(recipe)
-    if path.is_file():
-        try:
-            return path.read_text(encoding="utf-8"), str(path)
-        except (OSError, UnicodeDecodeError) as err:
-            raise ConfigError(f"recipe {path} cannot be read: {err}") from err
-    name = str(recipe).removesuffix(".yaml")
-    shipped = shipped_recipes()
-    if name in shipped:
-        return _recipe_folder().joinpath(f"{name}.yaml").read_text(encoding="utf-8"), f"recipe {name}"
-    hint = did_you_mean(path.name.removesuffix(".yaml"), shipped)
-    raise ConfigError(
-        f"no recipe file '{recipe}', and no shipped recipe of that name{hint}; shipped: {', '.join(shipped)}"
-    )
 
 
 def load_recipe(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
@@ -413,6 +455,11 @@ def build_recipe(tree: Mapping[str, Any], *, where: str, later: Mapping[str, boo
         raise ConfigError(f"{where}: " + "; ".join(problems)) from None
     except ConfigError as err:
         raise ConfigError(f"{where}: {err}") from None
+
+
+def with_loss(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
+    """The recipe with another loss section, for example every key of its own (``mmpref.losses.resolve``)."""
+    return recipe.model_copy(update={"loss": LossSection.model_validate(settings)})
 
 
 def dump_recipe(recipe: Recipe) -> str:

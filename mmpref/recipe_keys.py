@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
 import json
 import shlex
+import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -43,6 +49,74 @@ def _default(top: type[BaseModel], location: Sequence[Any]) -> Any:
     found = known.model_fields.get(str(last)) if known is not None else None
     value = None if found is None or found.is_required() else found.get_default(call_default_factory=True)
     return None if isinstance(value, BaseModel) else value
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of a recipe, for a person to read."""
+
+    name: str
+    """Dotted; ``[]`` stands for a place in a list."""
+    takes: str
+    default: str
+    meaning: str
+
+
+def described(top: type[BaseModel], at: str = "") -> list[Key]:
+    """Every key below a section, sections within it included, in the order of the file.
+
+    Args:
+        top: the section; the texts under its fields say what they mean.
+        at: its dotted place, which begins every name.
+    """
+    meanings, found = _meanings(top), []
+    for name, field in top.model_fields.items():
+        dotted, inner = f"{at}{name}", section_in(field.annotation)
+        alone = isinstance(field.annotation, type)
+        if not (inner and alone):
+            default = "required" if field.is_required() else _in_yaml(field.get_default(call_default_factory=True))
+            found.append(Key(dotted, _words(field.annotation), default, meanings.get(name, "")))
+        if inner:
+            in_list = "list" in str(field.annotation)
+            found += described(inner, f"{dotted}{'[]' if in_list else ''}.")
+    return found
+
+
+def _meanings(section: type[BaseModel]) -> dict[str, str]:
+    """The text under each field, which Python itself does not keep."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(section))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    return {
+        field.target.id: " ".join(text.value.value.split())
+        for field, text in itertools.pairwise(body.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
+    }
+
+
+_NAMES = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path", type(None): "null"}
+
+
+def _words(annotation: Any) -> str:
+    """A type as the values that may be written."""
+    if annotation in _NAMES:
+        return _NAMES[annotation]
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _words(parts[0])
+    if origin is Literal:
+        return " | ".join(str(part) for part in parts)
+    if origin is list:
+        return f"list of {_words(parts[0])}"
+    if origin is dict or annotation is dict:
+        return "mapping"
+    if parts:
+        return " | ".join(dict.fromkeys(_words(part) for part in parts))
+    return "mapping" if isinstance(annotation, type) and issubclass(annotation, BaseModel) else "anything"
+
+
+def _in_yaml(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def known_keys(top: type[BaseModel], sections: Sequence[Any]) -> list[str]:

@@ -21,7 +21,7 @@ PACKAGE = ROOT / "mmpref"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 BASE = {"version", "errors", "records"}
-RECIPE = {"config", "left_over", "overrides", "recipe_keys", "yaml_text"}
+RECIPE = {"config", "left_over", "overrides", "recipe_files", "recipe_keys", "yaml_text"}
 SETTINGS = BASE | RECIPE | {"rundir"}
 LOWER = SETTINGS | {"data", "processing", "losses", "models"}
 MAY_IMPORT: dict[str, set[str]] = {
@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "yaml_text": {"errors"},
     "left_over": {"errors"},
     "overrides": {"errors", "yaml_text"},
+    "recipe_files": {"errors"},
     "recipe_keys": {"errors", "yaml_text"},
     "config": BASE | (RECIPE - {"config"}),
     "rundir": BASE | RECIPE,
@@ -48,7 +49,22 @@ MAY_IMPORT: dict[str, set[str]] = {
     "demo": LOWER | {"training", "evals", "sampling", "report", "terminal"},
     "cli_data": SETTINGS | {"data", "terminal"},
     "cli_eval": SETTINGS | {"evals", "terminal"},
-    "cli": LOWER | {"training", "evals", "sampling", "report", "terminal", "demo", "doctor", "cli_data", "cli_eval"},
+    "cli_recipe": SETTINGS | {"losses"},
+    "cli_arguments": {"errors"},
+    "cli": LOWER
+    | {
+        "training",
+        "evals",
+        "sampling",
+        "report",
+        "terminal",
+        "demo",
+        "doctor",
+        "cli_data",
+        "cli_eval",
+        "cli_recipe",
+        "cli_arguments",
+    },
     "__main__": {"cli"},
     # the public names, loaded on first use
     "__init__": BASE | {"losses", "training", "evals", "models"},
@@ -62,7 +78,7 @@ DOORS: dict[str, set[str]] = {
     "bitsandbytes": {"models/quantize.py"},
     "matplotlib": {"report/figures.py"},
     "openpyxl": {"evals/tables.py"},
-    "typer": {"cli.py", "cli_data.py", "cli_eval.py"},
+    "typer": {"cli.py", "cli_arguments.py", "cli_data.py", "cli_eval.py", "cli_recipe.py"},
     "pydantic": {"config.py", "recipe_keys.py"},
     "yaml": {"config.py", "yaml_text.py"},
     "rich": {"terminal.py"},
@@ -231,7 +247,10 @@ def test_help_needs_no_other_library_than_the_command_line_s_own() -> None:
     loaded = set(fresh_python(f"{code}print(*tops - set(sys.stdlib_module_names))").split())
     assert loaded <= {"mmpref", "typer", "shellingham", "annotated_doc", "rich", "pygments", "markdown_it", "mdurl"}
     ours = fresh_python(f"{code}print(*(name for name in sys.modules if name.startswith('mmpref.')))").split()
-    assert set(ours) <= {"mmpref.cli", "mmpref.cli_data", "mmpref.cli_eval", "mmpref.errors", "mmpref.version"}
+    assert set(ours) <= {"mmpref.cli", "mmpref.cli_data", "mmpref.cli_eval", "mmpref.errors", "mmpref.version"} | {
+        "mmpref.cli_arguments",
+        "mmpref.cli_recipe",
+    }
 
 
 def test_data_and_report_load_no_torch() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmpref.config import LossSection, Recipe
+from mmpref.config import Recipe, with_loss
 from mmpref.errors import CheckpointError, ConfigError
 from mmpref.left_over import Cure, Problem, refuse_left_over
 from mmpref.losses import build_objective, resolve, resolve_tau_good
@@ -66,8 +66,7 @@ def objective_for(loss: Mapping[str, Any], pairs: Sequence[PreferencePair]) -> O
 
 def resolved(recipe: Recipe) -> Recipe:
     """The recipe with every key of its loss written out."""
-    loss = LossSection.model_validate(resolve(recipe.loss.as_mapping()))
-    return recipe.model_copy(update={"loss": loss})
+    return with_loss(recipe, resolve(recipe.loss.as_mapping()))
 
 
 def asked_quantile(recipe: Recipe) -> str | None:

@@ -1,0 +1,39 @@
+"""Recipes by name: the shipped ones, and files."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from mmpref.errors import ConfigError
+
+
+def _recipe_folder() -> Traversable:
+    return resources.files("mmpref").joinpath("recipes")
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes that come with mmpref."""
+    names = (entry.name for entry in _recipe_folder().iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def read_recipe_text(recipe: str | Path) -> tuple[str, str]:
+    """The text of a recipe and the name to use in messages: a file's path, or a shipped recipe's name."""
+    path = Path(recipe)
+    if path.is_file():
+        try:
+            return path.read_text(encoding="utf-8"), str(path)
+        except (OSError, UnicodeDecodeError) as err:
+            raise ConfigError(f"recipe {path} cannot be read: {err}") from err
+    if not str(recipe):
+        raise ConfigError("the recipe is empty; give a file, or a name that mmpref recipes lists")
+    name = str(recipe).removesuffix(".yaml")
+    shipped = shipped_recipes()
+    if name in shipped:
+        return _recipe_folder().joinpath(f"{name}.yaml").read_text(encoding="utf-8"), f"recipe {name}"
+    near = difflib.get_close_matches(path.name.removesuffix(".yaml"), shipped, n=3)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise ConfigError(f"no recipe file '{recipe}', and no shipped recipe of that name; {hint}mmpref recipes lists them")
