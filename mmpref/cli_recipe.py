@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
@@ -66,7 +67,9 @@ def _print_keys(section: str | None) -> None:
     for key in wanted:
         default = key.default
         if default == "null" and key.name.startswith("loss."):
-            default = "the preset's" + (f", mostly {preset[key.name]}" if preset.get(key.name) is not None else "")
+            default = "the preset's" + (
+                f", mostly {json.dumps(preset[key.name])}" if preset.get(key.name) is not None else ""
+            )
         typer.echo(f"{key.name}  ({key.takes}; default: {default})")
         if key.meaning:
             typer.echo(f"    {key.meaning}")

@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli_data": SETTINGS | {"data", "terminal"},
     "cli_eval": SETTINGS | {"evals", "terminal"},
     "cli_recipe": SETTINGS | {"losses"},
-    "cli_arguments": {"errors"},
+    "cli_arguments": {"errors"} | RECIPE,
     "cli": LOWER
     | {
         "training",
