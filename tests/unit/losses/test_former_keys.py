@@ -26,7 +26,8 @@ def refusal(ada: dict) -> str:
 def advised(message: str) -> dict:
     """The keys that a refusal says to write, taken out of its words."""
     words = re.findall(
-        r"(share|form|use_reference|clip|clip_mode): ([a-z0-9.]+?)(?=[,;) ]|$)", message.split("; write share: 1 beside")[0]
+        r"(share|form|use_reference|clip|clip_mode): ([a-z0-9.]+?)(?=[,;) ]|$)",
+        message.split("; write share: 1 beside")[0],
     )
     return {key: {"false": False}.get(value, value) if value.isalpha() else float(value) for key, value in words}
 
