@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import Any
 
 CALIBRATION = {"eta": 0.7, "tau_ref": 2.0, "gamma": 3.0, "nll_lambda": 0.3, "tau_good": 2.5}
-BALANCE = {"granularity": "token", "form": "split", "alpha_w": 0.5, "alpha_l": 0.5, "clip": 10.0}
+# every key written out: what a default is must not come from the code under test
+BALANCE = {"share": 1.0, "form": "power", "granularity": "token", "length_power": 1.0, "alpha_w": 1.0, "alpha_l": 1.0,
+           "target_ratio": 1.0, "clip": 2.0, "clip_mode": "ceiling"}  # fmt: skip
+EVEN = {"share": 0.5, "clip": 10.0, "clip_mode": "both", "use_reference": False}
 
 
 @dataclass(frozen=True)
@@ -101,25 +104,28 @@ def coefficients(config: dict[str, Any], kind: str, row: dict[str, float]) -> tu
         return 1.0, 1.0
     v = {}
     for side in ("w", "l"):
-        total, n, ref = row[f"l_{side}"], row[f"n_{side}"], row[f"rl_{side}"] if ada.get("use_reference") else 0.0
-        if ada["granularity"] == "sequence":
-            v[side] = total - ref + (math.log(n) if kind == "mean" else 0.0)
+        n = row[f"n_{side}"]
+        total = row[f"l_{side}"] - (row[f"rl_{side}"] if ada["use_reference"] else 0.0)
+        u = total / n
+        if kind == "odds":
+            v[side] = u + math.log(1.0 - math.exp(u))
+        elif ada["granularity"] == "token":
+            v[side] = u
+        elif ada["granularity"] == "geomean":
+            v[side] = u if kind == "mean" else u - math.log(n)
+        elif ada["granularity"] == "sequence":
+            v[side] = total + (math.log(n) if kind == "mean" else 0.0)
         else:
-            u = (total - ref) / n
-            v[side] = u + (math.log(1.0 - math.exp(u)) if kind == "odds" else 0.0)
-            if ada["granularity"] == "geomean" and kind == "sum":
-                v[side] -= math.log(n)
-    log_r = v["w"] - v["l"]
-    clipped = log_r
+            a = ada["length_power"]
+            v[side] = total / math.pow(n, a) + ((1.0 - a) * math.log(n) if kind == "mean" else 0.0)
+    log_kr = ada["alpha_w"] * v["w"] - ada["alpha_l"] * v["l"] + math.log(ada["target_ratio"])
     if ada["clip"] is not None:
-        clipped = max(-math.log(ada["clip"]), min(math.log(ada["clip"]), log_r))
-    if ada["form"] == "split":
-        return math.exp(ada["alpha_w"] * clipped), math.exp(-ada["alpha_l"] * clipped)
+        log_kr = min(math.log(ada["clip"]), log_kr)
+        if ada["clip_mode"] == "both":
+            log_kr = max(-math.log(ada["clip"]), log_kr)
     if ada["form"] == "sum":
-        ratio = math.exp(clipped)
-        return 2.0 * ratio / (1.0 + ratio), 2.0 / (1.0 + ratio)
-    shift = (log_r - clipped) / 2.0
-    return math.exp(ada["alpha_w"] * (v["w"] - shift)), math.exp(ada["alpha_l"] * (v["l"] + shift))
+        return 2.0 * sigmoid(log_kr), 2.0 * sigmoid(-log_kr)
+    return math.exp(ada["share"] * log_kr), math.exp((ada["share"] - 1.0) * log_kr)
 
 
 def pair_loss(config: dict[str, Any], row: dict[str, float]) -> tuple[Dual, dict[str, float]]:
@@ -153,23 +159,26 @@ def pair_loss(config: dict[str, Any], row: dict[str, float]) -> tuple[Dual, dict
             return beta * diff + config["length_weight"] * (row["n_w"] - row["n_l"])
         return beta * diff
 
-    pair = link(config, margin(balanced(s_w, c_w), balanced(s_l, c_l)))
+    scaled = margin(balanced(s_w, c_w), balanced(s_l, c_l))
+    pair = link(config, scaled)
     stats = {"rewards/margins": beta * (s_w.value - s_l.value)}
     if config.get("ada"):
-        stats |= {"ada/coef_chosen": c_w, "ada/coef_rejected": c_l}
+        stats |= {"ada/coef_chosen": c_w, "ada/coef_rejected": c_l, "ada/margin": scaled.value}
     if uni := config.get("uni"):
         w_qual = sigmoid(uni["eta"] * (row["s_w"] - row["s_l"]))
-        z = beta * u_w - beta * u_l - uni["tau_ref"]
+        # one reduction serves all terms: sums where the scores are sums
+        y_w, y_l = (l_w, l_l) if kind == "sum" else (u_w, u_l)
+        z = beta * y_w - beta * y_l - uni["tau_ref"]
         if config.get("ada"):  # balance_perf: the value of z, the gradient scaled
-            k_w, k_l = coefficients(config, "mean", row)
-            z = Dual(z.value, beta * k_w / row["n_w"], -beta * k_l / row["n_l"])
+            k_w, k_l = coefficients(config, "sum" if kind == "sum" else "mean", row)
+            z = Dual(z.value, beta * k_w * y_w.dw, -beta * k_l * y_l.dr)
         focus = uni["gamma"] * -neg_log_sigmoid(-z)
         w_perf = focus.apply(math.exp(focus.value), math.exp(focus.value))
         pair = w_qual * (w_perf * pair)
         active = 0.0
         if uni["nll_lambda"] and row["rl_w"] / row["n_w"] > stop(u_w) and row["s_w"] >= uni["tau_good"]:
             active = 1.0
-        pair = pair - uni["nll_lambda"] * active * u_w
+        pair = pair - uni["nll_lambda"] * active * y_w
         stats |= {"uni/w_qual": w_qual, "uni/w_perf": w_perf.value, "uni/nll_active": active}
     if base == "cpo":
         pair = pair - config["nll_weight"] * u_w
@@ -210,22 +219,37 @@ def configs() -> dict[str, list[dict[str, Any]]]:
     for name, keys in bases.items():
         plain = {"base": name, **keys}
         per_token = {**plain, "length_normalize": True}
-        table = [plain, {**plain, "ada": BALANCE}, {**per_token, "uni": CALIBRATION}]
-        table.append({**per_token, "uni": {**CALIBRATION, "nll_lambda": 0.0}, "ada": {**BALANCE, "clip": None}})
+        has_reference = name in ("dpo", "hinge", "ipo", "robust", "rdpo")
+        paper = {**BALANCE, "use_reference": has_reference}
+        even = {**BALANCE, **EVEN}
+        table = [plain, {**plain, "ada": paper}, {**plain, "ada": even}, {**per_token, "uni": CALIBRATION}]
+        table.append({**per_token, "uni": {**CALIBRATION, "nll_lambda": 0.0}, "ada": {**even, "clip": None}})
+        table.append({**per_token, "uni": {**CALIBRATION, "nll_lambda": 0.0}, "ada": paper})
         if name in ("dpo", "simpo", "rdpo", "cpo"):
-            table += [{**plain, "label_smoothing": 0.1}, {**plain, "label_smoothing": 0.1, "ada": BALANCE}]
+            table += [{**plain, "label_smoothing": 0.1}, {**plain, "label_smoothing": 0.1, "ada": paper}]
         for change in (
-            {"alpha_w": 1.0, "alpha_l": 0.0},
-            {"alpha_w": 0.0, "alpha_l": 1.0, "clip": None},
+            {"share": 1.0},
+            {"share": 0.0, "clip": None},
+            {"share": 0.3, "clip": 1.5, "clip_mode": "ceiling"},
             {"form": "sum"},
-            {"form": "own", "alpha_w": 1.0, "alpha_l": 1.0},
+            {"form": "sum", "target_ratio": 0.6, "clip_mode": "ceiling"},
+            {"target_ratio": 1.8, "share": 1.0, "clip": 4.0},
+            {"alpha_w": 0.5, "alpha_l": 0.7, "share": 1.0},
             {"granularity": "geomean", "clip": 3.0},
         ):
-            table.append({**plain, "ada": {**BALANCE, **change}})
-        if name in ("dpo", "hinge", "ipo", "robust", "rdpo"):
-            table += [per_token, {**plain, "ada": {**BALANCE, "use_reference": True}}]
-            table.append({**per_token, "ada": {**BALANCE, "granularity": "sequence", "use_reference": True}})
-            table.append({**per_token, "ada": {**BALANCE, "use_reference": True, "granularity": "geomean"}})
+            table.append({**plain, "ada": {**even, **change}})
+        if name != "orpo":
+            table.append({**plain, "ada": {**even, "granularity": "power", "length_power": 0.6}})
+            table.append({**per_token, "ada": {**even, "granularity": "power", "length_power": 0.3, "share": 1.0}})
+            sums = {**plain, "beta": 0.02, "length_normalize": False}
+            calibration = CALIBRATION if has_reference else {**CALIBRATION, "nll_lambda": 0.0}
+            table += [{**sums, "uni": calibration}, {**sums, "uni": calibration, "ada": paper}]
+        if has_reference:
+            table += [per_token, {**plain, "ada": {**even, "use_reference": True}}]
+            table.append({**per_token, "ada": {**paper, "clip": None}})
+            table.append({**per_token, "ada": {**even, "granularity": "sequence", "use_reference": True}})
+            table.append({**per_token, "ada": {**even, "use_reference": True, "granularity": "geomean"}})
+            table.append({**plain, "ada": {**paper, "granularity": "power", "length_power": 0.5}})
         out[name] = table
     return out
 

@@ -13,7 +13,8 @@ import torch
 from mmpref.errors import DataError
 from mmpref.losses import PairLogps, SuspiciousLossWarning, build_objective
 
-PRESETS = ("dpo", "simpo", "ipo", "hinge", "robust", "rdpo", "cpo", "orpo", "sft", "uni_dpo", "adadpo", "uni_adadpo")
+PRESETS = ("dpo", "simpo", "ipo", "hinge", "robust", "rdpo", "cpo", "orpo", "sft", "uni_dpo", "adadpo", "adadpo_split",
+           "uni_adadpo")  # fmt: skip
 BASES = ("dpo", "robust", "hinge", "ipo", "rdpo", "simpo", "cpo", "orpo")
 UNI = {"nll_lambda": 0.1, "tau_good": 2.5}
 MIXTURES = [
@@ -21,15 +22,23 @@ MIXTURES = [
     for base in BASES
     for parts in (
         {},
-        {"ada": {"clip": 2.0}},
+        {"ada": True},
+        {"ada": {"share": 0.5, "clip": 3.0, "clip_mode": "both", "use_reference": False}},
         {"uni": UNI},
         {"uni": {**UNI, "perf_mode": "focal"}},
         {"uni": UNI, "ada": True},
         {"uni": {**UNI, "perf_mode": "focal"}, "ada": True},
+        {"uni": UNI, "ada": {"use_reference": False, "clip": None}},
         {"uni": UNI, "ada": {"balance_perf": False}},
         {"uni": {**UNI, "perf_detach": True}, "ada": True},
         {"uni": {**UNI, "perf_mode": "none"}},
     )
+]
+# on sums a gentle beta, so that the weights do not all underflow
+MIXTURES += [
+    {"base": base, "beta": 0.02, "length_normalize": False, **parts}
+    for base in ("dpo", "ipo", "rdpo", "simpo")
+    for parts in ({"uni": UNI}, {"uni": UNI, "ada": True}, {"uni": {**UNI, "perf_mode": "focal"}, "ada": True})
 ]
 
 
@@ -58,7 +67,7 @@ def test_gradients_agree_with_finite_differences(random_pairs, loss):
 
 @pytest.mark.parametrize("loss", MIXTURES, ids=str)
 def test_gradient_statistics_are_those_of_autograd(random_pairs, loss):
-    """|d pair term / du| / pbar on each side, without the likelihood terms."""
+    """|d pair term / du| / pbar on each side (/dl on sums), without the likelihood terms."""
     x = random_pairs(12, seed=4)
     objective = build(loss)
     out = objective(x)
@@ -69,18 +78,20 @@ def test_gradient_statistics_are_those_of_autograd(random_pairs, loss):
     )
     grads = torch.autograd.grad(quiet(x).per_pair.sum(), (x.chosen, x.rejected))
     want_w, want_l = (
-        (g * n).abs() * torch.exp(-s.detach() / n)
+        (g * (n if loss["length_normalize"] else 1)).abs() * torch.exp(-s.detach() / n)
         for g, n, s in zip(grads, (x.chosen_len, x.rejected_len), (x.chosen, x.rejected), strict=True)
     )
     torch.testing.assert_close(out.stats["grad/chosen"], want_w)
     torch.testing.assert_close(out.stats["grad/rejected"], want_l)
     moving = want_l > 0
     torch.testing.assert_close(out.stats["grad/ratio"][moving], (want_w / want_l)[moving])
-    if "ada" in loss and loss["ada"] is True and loss["base"] != "orpo":
-        unclipped = out.stats["ada/clipped"] == 0
-        torch.testing.assert_close(
-            out.stats["grad/ratio"][unclipped], torch.ones(int(unclipped.sum()), dtype=torch.float64)
-        )
+    if loss.get("ada") == {"use_reference": False, "clip": None} and loss["base"] != "orpo":
+        torch.testing.assert_close(out.stats["grad/ratio"], torch.ones(12, dtype=torch.float64))
+    if loss.get("ada") is True and objective.settings["ada"]["use_reference"]:
+        # balanced with respect to p / p_ref: what is left in p is the reference's own ratio
+        free = (out.stats["ada/clipped"] == 0) & moving
+        own = x.ref_rejected / x.rejected_len - x.ref_chosen / x.chosen_len
+        torch.testing.assert_close(out.stats["grad/ratio"][free], own.exp()[free])
 
 
 @pytest.mark.parametrize("base", ["dpo", "cpo", "rdpo"])
@@ -99,7 +110,7 @@ def test_a_satisfied_hinge_reports_the_ratio_it_would_have(pair):
     stats = build({"base": "hinge", "beta": 2.0})(x).stats
     assert stats["grad/chosen"].item() == stats["grad/rejected"].item() == 0.0
     assert stats["grad/ratio"].item() == pytest.approx(torch.tensor(-1.0).exp().item())
-    balanced = build({"base": "hinge", "beta": 2.0, "ada": True})(x).stats
+    balanced = build({"base": "hinge", "beta": 2.0, "ada": {"use_reference": False, "clip": None}})(x).stats
     assert balanced["grad/ratio"].item() == pytest.approx(1.0)
 
 
@@ -214,7 +225,7 @@ def test_every_contracted_statistic_is_there(random_pairs):
         "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies",
         "logps/chosen", "logps/rejected", "ref_logps/chosen", "ref_logps/rejected", "len/chosen", "len/rejected",
         "uni/w_qual", "uni/w_perf", "uni/nll_active",
-        "ada/coef_chosen", "ada/coef_rejected", "ada/log_ratio", "ada/clipped",
+        "ada/coef_chosen", "ada/coef_rejected", "ada/log_ratio", "ada/clipped", "ada/margin",
         "grad/chosen", "grad/rejected", "grad/ratio",
     }  # fmt: skip
 

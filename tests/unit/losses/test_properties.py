@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from mmpref.losses import PairLogps, SuspiciousLossWarning, build_objective
 
-PRESETS = ("dpo", "simpo", "ipo", "hinge", "robust", "rdpo", "cpo", "orpo", "sft", "uni_dpo", "adadpo", "uni_adadpo")
+PRESETS = ("dpo", "simpo", "ipo", "hinge", "robust", "rdpo", "cpo", "orpo", "sft", "uni_dpo", "adadpo", "adadpo_split",
+           "uni_adadpo")  # fmt: skip
 
 mean_logp = st.floats(-6.0, 0.0)
 row = st.tuples(
@@ -72,22 +73,32 @@ def test_a_batch_is_its_pairs_one_by_one(name, rows):
         torch.testing.assert_close(torch.autograd.grad(alone.per_pair.sum(), alone_x.chosen)[0][0], grads[i])
 
 
-@pytest.mark.parametrize("form", ["split", "sum"])
+@pytest.mark.parametrize("form", ["power", "sum"])
 @pytest.mark.parametrize("base", ["dpo", "ipo", "simpo", "orpo"])
 @quick
 @given(rows=batches)
 def test_swapping_the_answers_exchanges_and_for_halves_inverts_the_coefficients(base, form, rows):
-    x, objective = batch_of(rows), build({"base": base, "ada": {"form": form}})
+    x = batch_of(rows)
+    objective = build({"name": "adadpo_split", "base": base, "ada": {"form": form}})
     here, there = objective(x).stats, objective(swap(x)).stats
     torch.testing.assert_close(there["ada/coef_chosen"], here["ada/coef_rejected"])
     torch.testing.assert_close(there["ada/coef_rejected"], here["ada/coef_chosen"])
     torch.testing.assert_close(there["ada/log_ratio"], -here["ada/log_ratio"])
     torch.testing.assert_close(there["ada/clipped"], here["ada/clipped"])
-    if form == "split":
+    if form == "power":
         torch.testing.assert_close(there["ada/coef_chosen"], 1 / here["ada/coef_chosen"])
 
 
-@pytest.mark.parametrize("name", ["dpo", "adadpo", "rdpo"])
+@quick
+@given(rows=batches)
+def test_the_published_form_is_not_the_same_for_both_answers(rows):
+    """All of R is on the chosen side and only its top is held: swapping the answers does not mirror the loss."""
+    stats = build({"name": "adadpo"})(batch_of(rows)).stats
+    assert (stats["ada/coef_rejected"] == 1.0).all()
+    assert (stats["ada/coef_chosen"] <= 2.0 * (1 + 1e-12)).all()
+
+
+@pytest.mark.parametrize("name", ["dpo", "adadpo_split", "rdpo"])
 @quick
 @given(rows=batches)
 def test_swapping_the_answers_mirrors_the_margin(name, rows):
@@ -115,7 +126,8 @@ def test_every_loss_pushes_the_chosen_answer_up_and_the_rejected_one_down(name, 
 @quick
 @given(rows=batches)
 def test_weights_stay_within_their_ranges(rows):
-    stats = build({"name": "uni_adadpo"})(batch_of(rows)).stats
+    even = {"share": 0.5, "clip": 10, "clip_mode": "both"}
+    stats = build({"name": "uni_adadpo", "ada": even})(batch_of(rows)).stats
     for key in ("uni/w_qual", "uni/w_perf", "uni/nll_active", "ada/clipped"):
         assert ((stats[key] >= 0) & (stats[key] <= 1)).all()
     coefs = stats["ada/coef_chosen"] * stats["ada/coef_rejected"]

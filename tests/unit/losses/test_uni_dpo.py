@@ -229,3 +229,78 @@ def test_a_nll_of_the_base_stays_outside_the_weights(pair):
     weighted = build_objective({"base": "cpo", "beta": 1.0, "nll_weight": 0.6, "uni": UNI})(x)
     weight = weighted.stats["uni/w_qual"] * weighted.stats["uni/w_perf"]
     torch.testing.assert_close(weighted.per_pair, weight * plain + 0.6 * 0.5)
+
+
+def official_on(x, *, per_token: bool, beta: float, **uni: float) -> torch.Tensor:
+    """The authors' loss written out from their formula: one reduction of the log-probs serves all its terms."""
+    n_w, n_l = (x.chosen_len, x.rejected_len) if per_token else (1, 1)
+    y_w, y_l, ref_w, ref_l = x.chosen / n_w, x.rejected / n_l, x.ref_chosen / n_w, x.ref_rejected / n_l
+    w_qual = torch.sigmoid(uni["eta"] * (x.chosen_score - x.rejected_score))
+    w_perf = (1 - torch.sigmoid(beta * (y_w - y_l) - uni["tau_ref"])) ** uni["gamma"]
+    pair = -w_qual * w_perf * torch.nn.functional.logsigmoid(beta * ((y_w - y_l) - (ref_w - ref_l)))
+    gate = torch.clamp(torch.sign(ref_w - y_w), min=0) * (x.chosen_score >= uni["tau_good"])
+    return pair - uni["nll_lambda"] * gate.detach() * y_w
+
+
+@pytest.mark.parametrize("per_token", [True, False])
+def test_per_token_or_on_sums_it_is_the_loss_of_the_authors_code(random_pairs, per_token):
+    x = random_pairs(32)
+    keys = {**UNI, "nll_lambda": 0.3}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        out = build_objective({**PLAIN, "beta": 0.05, "length_normalize": per_token, "uni": keys})(x)
+    want = official_on(x, per_token=per_token, beta=0.05, **keys)
+    torch.testing.assert_close(out.per_pair, want)
+    grads = [torch.autograd.grad(o.sum(), (x.chosen, x.rejected)) for o in (out.per_pair, want)]
+    torch.testing.assert_close(grads[0], grads[1])
+    assert 0 < out.stats["uni/nll_active"].mean() < 1
+    said = [str(w.message) for w in caught if w.category is SuspiciousLossWarning]
+    assert any("length_normalize false with loss.uni" in text for text in said) is not per_token
+
+
+def test_on_sums_the_margin_of_the_gate_stays_per_token(pair):
+    x = pair([-4.0] * 2, [-4.0] * 2, lengths=([4] * 2, [2] * 2), ref=([-1.0, -3.0], [-4.0] * 2),
+             scores=([4.0] * 2, [1.0] * 2))  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SuspiciousLossWarning)
+        sums = build_objective({"base": "dpo", "beta": 0.1, "length_normalize": False,
+                                "uni": {**UNI, "nll_lambda": 0.3, "nll_margin": 0.5}})  # fmt: skip
+    assert sums(x).stats["uni/nll_active"].tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("off", "stat", "neutral"),
+    [({"eta": None}, "uni/w_qual", 1.0), ({"perf_mode": "none"}, "uni/w_perf", 1.0),
+     ({"nll_lambda": 0.0}, "uni/nll_active", 0.0)],
+    ids=str,
+)  # fmt: skip
+def test_each_part_is_off_by_one_key_and_the_others_stay(random_pairs, off, stat, neutral):
+    """The paper's ablations, each from the whole."""
+    x = random_pairs(32)
+    whole, ablated = (uni(**{"nll_lambda": 0.3, **keys})(x) for keys in ({}, off))
+    parts = ("uni/w_qual", "uni/w_perf", "uni/nll_active")
+    for name in parts:
+        if name == stat:
+            assert ablated.stats[name].tolist() == [neutral] * 32
+        else:
+            torch.testing.assert_close(ablated.stats[name], whole.stats[name])
+    pair_loss = build_objective(PLAIN)(x).per_pair
+    w_qual, w_perf, active = (ablated.stats[name] for name in parts)
+    nll = -off.get("nll_lambda", 0.3) * active * x.chosen / x.chosen_len
+    torch.testing.assert_close(ablated.per_pair, w_qual * w_perf * pair_loss + nll)
+    assert not torch.allclose(ablated.per_pair, whole.per_pair)
+
+
+def test_the_weights_on_sums_stay_finite_where_they_underflow():
+    from mmpref.losses import PairLogps
+
+    u = torch.tensor([-1e4, -1.0, -1e-3, -1e4])
+    n = torch.full((4,), 300)
+    x = PairLogps(u.clone().requires_grad_(), u.flip(0).clone().requires_grad_(), n, n, u + 1, u - 1,
+                  torch.full((4,), 9.0), torch.zeros(4))  # fmt: skip
+    for extra in ({}, {"ada": True}):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SuspiciousLossWarning)
+            out = build_objective({"name": "uni_dpo", "length_normalize": False, **extra})(x)
+        grads = torch.autograd.grad(out.per_pair.sum(), (x.chosen, x.rejected))
+        assert all(torch.isfinite(v).all() for v in (out.per_pair, *grads, *out.stats.values()))
