@@ -83,20 +83,17 @@ def _own_rate(part: str) -> Belongs:
 
 BELONGS: tuple[Belongs, ...] = (
     Belongs(
-        keys=_adapter_keys(
-            *("path", "rank", "alpha", "dropout", "use_rslora", "use_dora", "init", "quantization", "double_quant"),
-            "compute_dtype",
-        ),
+        keys=_adapter_keys("double_quant", "compute_dtype"),
+        to="weights in 4 bits",
+        holds=lambda recipe: recipe.adapter.stored_as in ("nf4", "fp4"),
+        so=lambda recipe: ("adapter.kind=qlora", "adapter.quantization=nf4", *_lora(recipe)[1:]),
+    ),
+    Belongs(
+        keys=_adapter_keys(*("path", "rank", "alpha", "dropout", "use_rslora", "use_dora", "init", "quantization")),
         to="LoRA, and adapter.kind is none",
         holds=lambda recipe: recipe.adapter.kind != "none",
         so=_lora,
         off=("adapter={kind: none}",),
-    ),
-    Belongs(
-        keys=_adapter_keys("double_quant", "compute_dtype"),
-        to="weights in 4 bits",
-        holds=lambda recipe: recipe.adapter.kind == "none" or recipe.adapter.stored_as in ("nf4", "fp4"),
-        so=lambda recipe: ("adapter.kind=qlora", "adapter.quantization=nf4"),
     ),
     Belongs(
         keys=("reference.cache",),
@@ -198,9 +195,10 @@ def _ignored(recipe: Any, later: Mapping[str, bool]) -> Iterator[Problem]:
         if rule.holds(recipe):
             continue
         changed = {key for key in rule.keys if not rule.only_later and _value(recipe, key) != _default(recipe, key)}
-        taken_back = {key for key in rule.keys if later.get(key) and _value(recipe, key) == _default(recipe, key)}
+        said = {key: had for key in rule.keys for name, had in later.items() if f"{name}.".startswith(f"{key}.")}
+        taken_back = {key for key in rule.keys if said.get(key) and _value(recipe, key) == _default(recipe, key)}
         given = tuple(
-            key for key in rule.keys if key in later.keys() - told - (set() if rule.only_later else taken_back)
+            key for key in rule.keys if key in said.keys() - told - (set() if rule.only_later else taken_back)
         )
         keys = [key for key in rule.keys if key in changed | set(given) - told]
         if not keys:

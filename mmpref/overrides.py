@@ -54,8 +54,11 @@ def layer_of(overrides: Sequence[str] | Mapping[str, Any], base: Mapping[str, An
     if isinstance(overrides, Mapping):
         return Layer(dict(overrides))
     layer = Layer()
-    for override in overrides:
-        _add(layer, override, base, grammar)
+    given = [(override, *_parsed(override)) for override in overrides]
+    mappings = {place: number for number, (_, place, value) in enumerate(given) if isinstance(value, dict)}
+    for number, (override, place, value) in enumerate(given):
+        if not (isinstance(value, dict) and mappings[place] > number):  # of two mappings the last one counts
+            _add(layer, override, place, value, base, grammar)
     return layer
 
 
@@ -70,12 +73,14 @@ def merge(base: Mapping[str, Any], layer: Layer, grammar: Grammar) -> tuple[dict
     return merged, {".".join(place): had for place, had in changed.items()}
 
 
-def _add(layer: Layer, override: str, base: Mapping[str, Any], grammar: Grammar) -> None:
+def _parsed(override: str) -> tuple[Place, Any]:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"override '{override}' must be written key=value, for example `train.learning_rate=1e-6`")
-    place = tuple(key.split("."))
-    value = parse_value(text, where=f"override '{override}'")
+    return tuple(key.split(".")), parse_value(text, where=f"override '{override}'")
+
+
+def _add(layer: Layer, override: str, place: Place, value: Any, base: Mapping[str, Any], grammar: Grammar) -> None:
     node, below = layer.tree, base
     for depth, name in enumerate(place[:-1], start=1):
         child, older = node.get(name), below.get(name) if isinstance(below, Mapping) else None

@@ -35,5 +35,6 @@ def read_recipe_text(recipe: str | Path) -> tuple[str, str]:
     if name in shipped:
         return _recipe_folder().joinpath(f"{name}.yaml").read_text(encoding="utf-8"), f"recipe {name}"
     near = difflib.get_close_matches(path.name.removesuffix(".yaml"), shipped, n=3)
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    others = f" (or {', '.join(map(repr, near[1:]))})" if near[1:] else ""
+    hint = f"did you mean '{near[0]}'?{others} " if near else ""
     raise ConfigError(f"no recipe file '{recipe}', and no shipped recipe of that name; {hint}mmpref recipes lists them")

@@ -44,7 +44,10 @@ def resolve(mapping: Mapping[str, Any], *, score_scale: tuple[float, float] | No
     facts = BASES[base]
     uni, ada = (_section(key, mapping, preset) for key in ("uni", "ada"))
     if base == "sft" and (uni is not None or ada is not None):
-        raise ConfigError(f"loss.{'ada' if uni is None else 'uni'} works on pairs; base sft has only the chosen answer")
+        off = " ".join(f"loss.{key}=null" for key, part in (("uni", uni), ("ada", ada)) if part is not None)
+        raise ConfigError(
+            f"loss.{'ada' if uni is None else 'uni'} works on pairs; base sft has only the chosen answer; write `{off}`"
+        )
 
     out: dict[str, Any] = {"name": name, "base": base}
     # the preset's beta is a scale of log-probs; ORPO's beta weighs its odds term and keeps its own default
@@ -71,7 +74,9 @@ def resolve(mapping: Mapping[str, Any], *, score_scale: tuple[float, float] | No
 def _name_and_base(given: Mapping[str, Any]) -> tuple[str | None, str, Mapping[str, Any]]:
     name, base = given.get("name"), given.get("base")
     if name is None and base is None:
-        raise ConfigError(f"loss needs a name ({', '.join(PRESETS)}) or a base ({', '.join(BASES)})")
+        raise ConfigError(
+            f"loss needs a name ({', '.join(PRESETS)}) or a base ({', '.join(BASES)}); write `loss.name=dpo`"
+        )
     if name is not None:
         choice(name, PRESETS, "loss.name")
     if base is not None:
@@ -79,7 +84,7 @@ def _name_and_base(given: Mapping[str, Any]) -> tuple[str | None, str, Mapping[s
     if name is None:
         return None, str(base), {}
     if name in BASES and base not in (None, name):
-        raise ConfigError(f"loss.name {name} and loss.base {base} contradict each other; drop one of the two")
+        raise ConfigError(f"loss.name {name} and loss.base {base} contradict each other; write `loss.name={base}`")
     return str(name), str(base or PRESETS[name]["base"]), PRESETS[name]
 
 
@@ -104,13 +109,18 @@ def _option(key: str, base: str, given: Mapping[str, Any], preset: Mapping[str, 
         fixed = 1.0 if (key, base) == ("nll_weight", "orpo") else 0.0
         if key in given and number(given[key], f"loss.{key}") != fixed:
             owners = ", ".join(b for b, facts in BASES.items() if key in facts.options)
-            raise ConfigError(f"loss.{key} does not exist for base {base} (it belongs to {owners}); remove it")
+            raise ConfigError(
+                f"loss.{key} does not exist for base {base} (it belongs to {owners}); write `loss.{key}=null`"
+            )
         return None
     value = given.get(key, preset.get(key, defaults[key]))
     if key == "label_smoothing":
         value = number(value, f"loss.{key}", least=0.0)
         if value >= 0.5:
-            raise ConfigError(f"loss.label_smoothing must be in [0, 0.5), got {value}: at 0.5 no label says anything")
+            raise ConfigError(
+                f"loss.label_smoothing must be in [0, 0.5), got {value}: at 0.5 no label says anything; write "
+                "`loss.label_smoothing=0.1`"
+            )
         return value
     return number(value, f"loss.{key}", least=0.0)
 
@@ -138,7 +148,7 @@ def _tau_good(value: Any) -> float | str:
     if quantile_share(value) is None:
         raise ConfigError(
             f"loss.uni.tau_good must be a number on the scale of the data's scores, or median or a quantile of the "
-            f"training scores from q01 to q99, got {value!r}"
+            f"training scores from q01 to q99, got {value!r}; write `loss.uni.tau_good=median`"
         )
     return value
 
@@ -169,7 +179,10 @@ def _resolve_ada(
 def _check_base(out: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     base, beta = out["base"], out["beta"]
     if base == "orpo" and not out["length_normalize"]:
-        raise ConfigError("loss.length_normalize cannot be false for base orpo: the odds of a whole answer underflow")
+        raise ConfigError(
+            "loss.length_normalize cannot be false for base orpo: the odds of a whole answer underflow; write "
+            "`loss.length_normalize=true`"
+        )
     if base == "simpo" and not out["length_normalize"]:
         _warn("loss.length_normalize false makes SimPO prefer by length: its scores are sums without a reference")
     if base not in ("orpo", "sft") and not out["length_normalize"] and beta > 1.0:
@@ -201,7 +214,8 @@ def _check_uni(
     if score_scale is not None:
         low, high = score_scale
         if not low <= tau_good <= high:
-            raise ConfigError(f"loss.uni.tau_good {tau_good} is outside the data's score scale [{low}, {high}]")
+            raise ConfigError(f"loss.uni.tau_good {tau_good} is outside the data's score scale [{low}, {high}]; write "
+                              "`loss.uni.tau_good=median`")  # fmt: skip
     elif given.get("tau_good") is None:
         said = f"loss.uni.tau_good is a score on the data's own scale; {tau_good} suits the scores of MM-RLHF only"
         warnings.warn(f"{said}. Write it down to say that it was chosen", ScoreScaleWarning, stacklevel=4)
@@ -210,11 +224,12 @@ def _check_uni(
 def _check_ada(out: Mapping[str, Any], given: Mapping[str, Any], needs_reference: bool) -> None:
     ada, base = out["ada"], out["base"]
     if ada["use_reference"] and not needs_reference:
-        raise ConfigError(f"loss.ada.use_reference cannot be true: base {base} has no reference; leave it at auto")
+        raise ConfigError(f"loss.ada.use_reference cannot be true: base {base} has no reference; write "
+                          "`loss.ada.use_reference=auto`")  # fmt: skip
     power = {"sequence": 0.0, "power": ada["length_power"]}.get(ada["granularity"], 1.0)
     if base == "orpo" and power < 1.0:
         raise ConfigError(f"loss.ada.granularity {ada['granularity']} is not defined for base orpo, whose odds are "
-                          "those of the mean; use token")  # fmt: skip
+                          "those of the mean; write `loss.ada.granularity=token`")  # fmt: skip
     if power == 0.0:
         _warn("loss.ada.granularity sequence (or power with length_power 0) is for study: the ratio of whole-answer "
               "probabilities is nearly always cut by the clip")  # fmt: skip

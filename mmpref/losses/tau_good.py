@@ -46,8 +46,8 @@ def resolve_tau_good(mapping: Mapping[str, Any], chosen_scores: Sequence[float |
             return dict(mapping)  # nothing reads it
         raise DataError(
             f"loss.uni.tau_good {uni['tau_good']} is a quantile of the chosen answers' scores, and none of the "
-            f"{len(chosen_scores)} training pairs has one; write a number (loss.uni.tau_good=2.5), or switch off the "
-            "term that reads it (loss.uni.nll_lambda=0)"
+            f"{len(chosen_scores)} training pairs has one; write a number (`loss.uni.tau_good=2.5`); or "
+            "switch off the term that reads it (`loss.uni.nll_lambda=0`)"
         )
     if math.isinf(scores[0]) or math.isinf(scores[-1]):
         raise DataError(f"loss.uni.tau_good {uni['tau_good']} cannot be taken: a training pair's score is infinite")

@@ -6,6 +6,8 @@ can be tried on something small is tried here, and what this trainer does not do
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -21,26 +23,34 @@ from mmpref.config import Recipe
 from mmpref.errors import ConfigError, MMPrefError
 from mmpref.rundir import RunDir
 from mmpref.training.faults import is_out_of_memory
+from mmpref.yaml_text import did_you_mean
 
-_SET_BY_US = ("output_dir", "save_strategy", "remove_unused_columns", "logging_nan_inf_filter", "seed")
-# Names that this trainer would ignore, or that would undo what it promises, and what to do in their place.
+# Names that are set here, and the key of the recipe that says it; no key where the recipe has no say.
+_SET_BY_US: Mapping[str, str] = {
+    "output_dir": "output",
+    "seed": "seed",
+    "save_strategy": "",
+    "remove_unused_columns": "",
+    "logging_nan_inf_filter": "",
+}
+# Names that this trainer would ignore, or that would undo what it promises, and what there is in their place.
 _NOT_HERE: Mapping[str, str] = {
-    "label_smoothing_factor": "set loss.label_smoothing",
+    "label_smoothing_factor": "labels are smoothed by loss.label_smoothing",
     "load_best_model_at_end": "compare checkpoints yourself: the stock reload silently finds nothing in many VLMs",
-    "auto_find_batch_size": "ask mmpref plan, or set train.per_device_train_batch_size",
+    "auto_find_batch_size": "mmpref plan says which train.per_device_train_batch_size fits",
     "save_only_model": "a checkpoint without optimizer cannot be resumed exactly",
     "ignore_data_skip": "a resumed run would train on pairs twice",
     "enable_jit_checkpoint": "SIGTERM and Ctrl-C save a checkpoint already",
     "restore_callback_states_from_checkpoint": "a resumed run takes its callbacks from the recipe",
     "include_num_input_tokens_seen": "tokens are not counted by this trainer",
     "prediction_loss_only": "an evaluation always gives the statistics of every pair",
-    "fp16_full_eval": "set train.fp16 or model.dtype",
-    "bf16_full_eval": "set train.bf16 or model.dtype",
-    "eval_strategy": "set train.eval_steps",
+    "fp16_full_eval": "an evaluation computes as training does",
+    "bf16_full_eval": "an evaluation computes as training does",
+    "eval_strategy": "train.eval_steps says when held-out pairs are evaluated",
     "push_to_hub": "upload the model folder when the run is complete",
     "dataloader_drop_last": "every pair of an epoch is trained on, and an uneven last batch is weighed rightly",
     "train_sampling_strategy": "pairs are drawn at random",
-    "resume_from_checkpoint": "use --resume",
+    "resume_from_checkpoint": "--resume goes on from the newest checkpoint",
 }
 _PLAIN_TYPES: Mapping[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
 # tracker -> package, where the two have different names
@@ -59,11 +69,21 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     ours = {*_SET_BY_US, *type(section).model_fields}
     for key, value in section.extra.items():
         if key not in known:
-            raise ConfigError(f"'train.extra.{key}' is not a name of transformers.TrainingArguments")
+            near = did_you_mean(key, sorted(known), prefix=("train", "extra"))
+            raise ConfigError(
+                f"'train.extra.{key}' is not a name of transformers.TrainingArguments{near}; "
+                f"leave `train.extra.{key}` out"
+            )
         if key in ours:
-            raise ConfigError(f"'train.extra.{key}' is set elsewhere in the recipe; remove it from train.extra")
+            there = _SET_BY_US.get(key, f"train.{key}")
+            as_well = "" if there == "" else f" and write `{shlex.join([f'{there}={json.dumps(value)}'])}`"
+            raise ConfigError(
+                f"'train.extra.{key}' is set elsewhere in the recipe; leave `train.extra.{key}` out{as_well}"
+            )
         if key in _NOT_HERE:
-            raise ConfigError(f"'train.extra.{key}' is not for this trainer: {_NOT_HERE[key]}")
+            raise ConfigError(
+                f"'train.extra.{key}' is not for this trainer: {_NOT_HERE[key]}; leave `train.extra.{key}` out"
+            )
         _check_type(key, value, known[key])
     _check_trackers(section.report_to)
     given: dict[str, Any] = section.model_dump(exclude={"extra", "save_steps", "eval_steps", *_OWN_KEYS})
@@ -118,21 +138,34 @@ def rehearse(trainer: Trainer) -> None:
 
 
 def _try_schedule(arguments: TrainingArguments) -> None:
+    name = str(getattr(arguments.lr_scheduler_type, "value", arguments.lr_scheduler_type))
+    settings = dict(arguments.lr_scheduler_kwargs or {})
+    problem = _schedule_problem(name, arguments, settings)
+    if problem is None:
+        return
+    if settings and _schedule_problem(name, arguments, {}) is None:
+        advice = ["train.lr_scheduler_kwargs={}"]
+    else:
+        advice = ["train.lr_scheduler_type=cosine", *(["train.lr_scheduler_kwargs={}"] if settings else [])]
+    raise ConfigError(
+        f"train.lr_scheduler_type '{name}' does not go with train.lr_scheduler_kwargs {settings}: {problem}; write "
+        f"`{shlex.join(advice)}`"
+    )
+
+
+def _schedule_problem(name: str, arguments: TrainingArguments, settings: Mapping[str, Any]) -> str | None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=arguments.learning_rate)
     try:
         get_scheduler(
-            arguments.lr_scheduler_type,
+            name,
             optimizer=optimizer,
             num_warmup_steps=arguments.get_warmup_steps(100),
             num_training_steps=100,
-            scheduler_specific_kwargs=dict(arguments.lr_scheduler_kwargs or {}),
+            scheduler_specific_kwargs=dict(settings),
         )
     except Exception as err:
-        name = getattr(arguments.lr_scheduler_type, "value", arguments.lr_scheduler_type)
-        raise ConfigError(
-            f"train.lr_scheduler_type '{name}' does not go with train.lr_scheduler_kwargs "
-            f"{arguments.lr_scheduler_kwargs}: {' '.join(str(err).split())}"
-        ) from err
+        return " ".join(str(err).split()) or type(err).__name__
+    return None
 
 
 def _check_type(key: str, value: Any, wanted: Any) -> None:

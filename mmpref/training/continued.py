@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ def continued(recipe: Recipe) -> Recipe:
         if key in section.model_fields_set and getattr(section, key) != theirs:
             raise ConfigError(
                 f"adapter.{key} is {getattr(section, key)!r}, and the adapter in {section.path} has {theirs!r}: "
-                f"training goes on with the adapter as it is; take adapter.{key} out"
+                f"training goes on with the adapter as it is; write `adapter.{key}={json.dumps(theirs)}`"
             )
     own: dict[str, Any] = {key: getattr(found, key) for key in _ITS_OWN}
     if "dropout" not in section.model_fields_set:
@@ -69,7 +71,8 @@ def adapter_folder(recipe: Recipe) -> Path:
     assert path is not None
     folder = Path(model_of(path))
     if (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
-        raise ConfigError(f"adapter.path {path} is a whole model and no adapter: give {folder} as model.path")
+        told = shlex.join(["adapter={kind: none}", f"model.path={folder}"])
+        raise ConfigError(f"adapter.path {path} is a whole model and no adapter; write `{told}`")
     return folder
 
 
@@ -99,8 +102,8 @@ def _tuned(recipe: Recipe, found: AdapterFolder) -> dict[str, str]:
         if asked not in (theirs, "freeze"):
             has = {"lora": "LoRA", "full": "whole weights", "freeze": "nothing"}[theirs]
             raise ConfigError(
-                f"tune.{part} is {asked}, and the adapter in {recipe.adapter.path} has {has} there; take tune.{part} "
-                "out to train what it has"
+                f"tune.{part} is {asked}, and the adapter in {recipe.adapter.path} has {has} there; write "
+                f"`tune.{part}={theirs}` to train what it has"
             )
         tuned[part] = asked
     return tuned
@@ -114,7 +117,7 @@ def _refuse_other_model(recipe: Recipe, found: AdapterFolder) -> None:
     if ours.model_type != theirs.model_type:
         raise ConfigError(
             f"the adapter in {recipe.adapter.path} is for {found.base}, a '{theirs.model_type}' model, and model.path "
-            f"{recipe.model.path} is a '{ours.model_type}' model; give its base as model.path"
+            f"{recipe.model.path} is a '{ours.model_type}' model; write `{shlex.join([f'model.path={found.base}'])}`"
         )
 
 

@@ -14,8 +14,8 @@ def refuse_idle_rates(rates: Mapping[str, float], trained: Iterable[str]) -> Non
     """Raises ConfigError for a rate of a part in which nothing trains."""
     for part in sorted(rates.keys() - set(trained)):
         raise ConfigError(
-            f"train.learning_rates.{part} is given, and nothing in {part} trains; set tune.{part} to full or lora, or "
-            "take the rate out"
+            f"train.learning_rates.{part} is given, and nothing in {part} trains; write "
+            f"`train.learning_rates.{part}=null`, or let it train by tune.{part}"
         )
 
 

@@ -47,8 +47,6 @@ def load_data(recipe: Recipe, objective: Objective, quarantine: Quarantine) -> R
             data unfit for the objective.
     """
     section = recipe.data
-    if section.eval and section.held_out:
-        raise ConfigError("data.eval and data.held_out are both given; keep one of them")
     train_sources, eval_sources, images = recipe_sources(section)
     demonstrations = not objective.needs_rejected
     checked = None
@@ -77,7 +75,7 @@ def load_data(recipe: Recipe, objective: Objective, quarantine: Quarantine) -> R
     ]
     _refuse_trained_pairs(pairs, evaluated)
     if objective.requires_scores:
-        _refuse_missing_scores([*pairs, *evaluated])
+        _refuse_missing_scores([*pairs, *evaluated], objective)
     train_hashes = tuple(_hash(entry, source) for entry, source in zip(section.train, train_sources, strict=True))
     manifest = None if checked is None else checked.hash
     return RunData(pairs, evaluated, images, quarantine, train_hashes, manifest, tuple(train_sources))
@@ -89,17 +87,21 @@ def _refuse_trained_pairs(pairs: Sequence[PreferencePair], evaluated: Sequence[P
     if twice:
         raise DataError(
             f"{len(twice)} of the {len(evaluated)} pairs of data.eval are trained on too (first id {twice[0]!r}), so "
-            "an evaluation on them would say nothing; give other pairs, or data.held_out=0.05 in place of data.eval"
+            "an evaluation on them would say nothing; give other pairs, or write `'data.eval=[]' data.held_out=0.05`"
         )
 
 
-def _refuse_missing_scores(pairs: Sequence[PreferencePair]) -> None:
+def _refuse_missing_scores(pairs: Sequence[PreferencePair], objective: Objective) -> None:
     missing = [pair.id for pair in pairs if pair.score_chosen is None]
     if missing:
+        settings = objective.settings
+        plain = "adadpo" if settings["ada"] is not None and settings["base"] == "dpo" else settings["base"]
+        neutral = "loss.uni.on_missing_score=neutral" + (" loss.uni.nll_lambda=0" if len(missing) == len(pairs) else "")
         raise DataError(
             f"{len(missing)} of {len(pairs)} pairs have no score_chosen and score_rejected (first id {missing[0]!r}), "
-            "and this loss reads them; use loss.name=dpo or adadpo, switch the quality weight off (loss.uni.eta=null, "
-            "loss.uni.nll_lambda=0), or take pairs without scores as neutral (loss.uni.on_missing_score=neutral)"
+            f"and this loss reads them; write `loss.name={plain}` for the loss without weights; or switch off what "
+            "reads them: `loss.uni.eta=null loss.uni.nll_lambda=0`; or take pairs without scores as neutral: "
+            f"`{neutral}`"
         )
 
 
@@ -112,7 +114,10 @@ def _hold_out(
     kept = [[pair for pair in pairs if pair.id not in taken] for pairs in lists]
     evaluated = [pair for pair in evaluated if pair.rejected is not None] or evaluated  # margins where there are any
     if not any(kept) or not evaluated:
-        raise ConfigError(f"data.held_out={share:g} leaves nothing on one side: {sum(map(len, lists))} pairs in all")
+        raise ConfigError(
+            f"data.held_out={share:g} leaves nothing on one side: "
+            f"{sum(map(len, lists))} pairs in all; write `data.held_out=0`"
+        )
     return kept, evaluated
 
 

@@ -64,15 +64,16 @@ def refuse_contradictions(recipe: Recipe, environ: Mapping[str, str] = os.enviro
     ours = "bf16" if recipe.train.bf16 else "fp16" if recipe.train.fp16 else "no"
     profile = environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if profile not in ("no", ours):
+        off = "" if ours == "no" else f" train.{ours}=false"
         raise DistributedError(
-            f"the launch profile says mixed_precision: {profile} and the recipe {ours}, and the recipe would win; set "
-            f"train.{profile}=true, or mixed_precision: 'no' in the profile"
+            f"the launch profile says mixed_precision: {profile} and the recipe {ours}, and the recipe would win; "
+            f"write `train.{profile}=true{off}`, or mixed_precision: 'no' in the profile"
         )
     steps = environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "")
     if steps.isdigit() and int(steps) not in (1, recipe.train.gradient_accumulation_steps):
         raise DistributedError(
             f"the launch profile accumulates over {steps} steps and the recipe over "
-            f"{recipe.train.gradient_accumulation_steps}; set train.gradient_accumulation_steps={steps}, or take "
+            f"{recipe.train.gradient_accumulation_steps}; write `train.gradient_accumulation_steps={steps}`, or take "
             "gradient_accumulation_steps out of the profile"
         )
     fsdp = environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
@@ -80,8 +81,8 @@ def refuse_contradictions(recipe: Recipe, environ: Mapping[str, str] = os.enviro
     clipping = environ.get("ACCELERATE_GRADIENT_CLIPPING", "auto")
     if deepspeed and clipping not in ("auto", str(recipe.train.max_grad_norm), f"{recipe.train.max_grad_norm:g}"):
         raise DistributedError(
-            f"the launch profile clips gradients at {clipping} and the recipe at {recipe.train.max_grad_norm:g}; set "
-            f"train.max_grad_norm={clipping}, or gradient_clipping: auto in the profile"
+            f"the launch profile clips gradients at {clipping} and the recipe at {recipe.train.max_grad_norm:g}; write "
+            f"`train.max_grad_norm={clipping}`, or gradient_clipping: auto in the profile"
         )
     if fsdp and environ.get("FSDP_ACTIVATION_CHECKPOINTING", "").lower() == "true":
         raise DistributedError(
@@ -122,7 +123,7 @@ def refuse_what_cannot_shard(recipe: Recipe, strategy: Strategy) -> None:
     if strategy == "zero3" and objective_of(recipe).needs_reference and _copies_policy(recipe):
         raise DistributedError(
             "the reference would be a frozen copy of the policy, which is not divided under zero3; use "
-            "reference.kind=cache, which keeps no second model, or --launch fsdp2"
+            "`reference.kind=cache`, which keeps no second model, or --launch fsdp2"
         )
 
 
@@ -130,7 +131,8 @@ def _refuse_for_sharding(recipe: Recipe, name: str) -> None:
     stored = recipe.adapter.stored_as
     if stored == "int8":
         raise DistributedError(
-            f"an 8-bit base cannot be sharded by {name}; use adapter.kind=qlora (4 bits) with --launch fsdp2, or "
+            f"an 8-bit base cannot be sharded by {name}; write `adapter.kind=qlora adapter.quantization=nf4` (4 "
+            "bits) with --launch fsdp2, or "
             "--launch ddp, which keeps the whole base on every GPU"
         )
     if stored is not None and name != "FSDP2":
@@ -141,10 +143,10 @@ def _refuse_for_sharding(recipe: Recipe, name: str) -> None:
     if "8bit" in recipe.train.optim or "paged" in recipe.train.optim:
         raise DistributedError(
             f"train.optim={recipe.train.optim} of bitsandbytes cannot hold sharded weights; with {name} use "
-            "train.optim=adamw_torch_fused, whose state is sharded"
+            "`train.optim=adamw_torch_fused`, whose state is sharded"
         )
     if recipe.train.torch_compile:
-        raise DistributedError(f"train.torch_compile is not for {name} here; set train.torch_compile=false")
+        raise DistributedError(f"train.torch_compile is not for {name} here; write `train.torch_compile=false`")
 
 
 def _copies_policy(recipe: Recipe) -> bool:
