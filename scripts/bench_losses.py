@@ -29,7 +29,8 @@ from mmpref.losses import PairLogps, SuspiciousLossWarning, build_objective, fus
 
 NUM_PAIRS = 4096
 VOCABULARIES = (32_000, 152_064)
-PRESETS = ("dpo", "simpo", "ipo", "hinge", "robust", "rdpo", "cpo", "orpo", "sft", "uni_dpo", "adadpo", "uni_adadpo")
+PRESETS = ("dpo", "simpo", "ipo", "hinge", "robust", "rdpo", "cpo", "orpo", "sft", "uni_dpo", "adadpo", "adadpo_split",
+           "uni_adadpo")  # fmt: skip
 
 
 def core(rounds: int) -> None:

@@ -110,8 +110,9 @@ def balance(ax: Any) -> None:
         COLOURS,
         {
             "DPO": {"name": "dpo"},
-            "AdaDPO, clip 10": {"name": "adadpo"},
-            "AdaDPO, no clip": {"name": "adadpo", "ada": {"clip": None}},
+            "AdaDPO (ceiling 2)": {"name": "adadpo"},
+            "AdaDPO, no ceiling": {"name": "adadpo", "ada": {"clip": None}},
+            "even split (10 on both sides)": {"name": "adadpo_split"},
         }.items(),
         strict=False,
     ):
@@ -119,10 +120,26 @@ def balance(ax: Any) -> None:
         # dL/dp = dL/du / p: the gradient on the probability itself
         ratio = (one * torch.exp(-x.chosen.detach())) / (other * torch.exp(-x.rejected.detach()))
         ax.plot(difference, ratio, colour, label=label)
+    # the reference lies at -1 on both sides, so that u_w − u_l is also the difference of the log-ratios
     ax.set(xlabel="u_w − u_l", ylabel="|dL/dp_w| / |dL/dp_l|", title="Chosen against rejected", yscale="log")
 
 
-FIGURES = {"w_qual": quality, "w_perf": performance, "pull": pull, "balance": balance}
+def coefficient(ax: Any) -> None:
+    difference = torch.linspace(-2.0, 2.0, POINTS)
+    x = pairs(*around(difference))
+    curves = {
+        "chosen, AdaDPO": ("adadpo", "chosen", COLOURS[0], "-"),
+        "rejected, AdaDPO": ("adadpo", "rejected", COLOURS[0], "--"),
+        "chosen, even split": ("adadpo_split", "chosen", COLOURS[1], "-"),
+        "rejected, even split": ("adadpo_split", "rejected", COLOURS[1], "--"),
+    }
+    for label, (name, side, colour, line) in curves.items():
+        stats = build({"name": name})(x).stats
+        ax.plot(difference, stats[f"ada/coef_{side}"], color=colour, linestyle=line, label=label)
+    ax.set(xlabel="log R", ylabel="coefficient", title="What the scores are multiplied with")
+
+
+FIGURES = {"w_qual": quality, "w_perf": performance, "pull": pull, "balance": balance, "coefficient": coefficient}
 
 
 def main() -> None:

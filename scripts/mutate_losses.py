@@ -24,8 +24,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 HOME = ROOT / "mmpref" / "losses"
 TESTS = ROOT / "tests" / "unit" / "losses"
-MATHS = ("test_golden.py", "test_sides.py", "test_bases.py", "test_uni_dpo.py", "test_ada_dpo.py", "test_objective.py",
-         "test_properties.py")  # fmt: skip
+MATHS = ("test_golden.py", "test_sides.py", "test_bases.py", "test_uni_dpo.py", "test_ada_dpo.py",
+         "test_ada_balance.py", "test_objective.py", "test_properties.py")  # fmt: skip
 SUITES = {
     "sides": MATHS,
     "bases": MATHS,
@@ -36,9 +36,12 @@ SUITES = {
     "logps": ("test_logps.py",),
     "vocab_tiles": ("test_logps.py",),
     "contract": ("test_contract.py", "test_uni_dpo.py", "test_objective.py"),
-    "settings": ("test_settings.py",),
+    "settings": ("test_settings.py", "test_tau_good.py", "test_former_keys.py"),
+    "values": ("test_settings.py",),
+    "former_keys": ("test_former_keys.py",),
+    "tau_good": ("test_tau_good.py",),
 }
-SECONDS = 150
+SECONDS = 300
 
 # Mutants that no test can kill, because they compute the same: (module, start of what was done) and why.
 EQUIVALENT = {
@@ -79,6 +82,7 @@ EQUIVALENT = {
     ("settings", "constant: 4 -> 5"): "which line a warning points at",
     ("settings", "constant: 5 -> 6"): "which line a warning points at",
     ("settings", "constant: 1 -> 2"): "more candidates of which the first is taken",
+    ("values", "constant: 1 -> 2"): "more candidates of which the first is taken",
     ("logps", "operator: 32 * 2**20"): "the size of a tile: results do not depend on it",
     ("logps", "constant: 32 -> 33"): "the size of a tile: results do not depend on it",
     ("logps", "constant: 2 -> 3"): "the size of a tile: results do not depend on it",

@@ -68,7 +68,8 @@ def _split(keys: Mapping[str, Any], alphas: tuple[Any, ...], share: float | None
         return f"a share outside [0, 1] such as the {share:g} of alpha_w is no longer offered"
     also = {"use_reference": "false", "clip": "10"}
     beside = [f"{key}: {value}" for key, value in also.items() if key not in keys]
-    beside += ["clip_mode: both"] if keys.get("clip", 10) is not None else []
+    is_off = "clip" in keys and keys["clip"] is None
+    beside += [] if is_off else ["clip_mode: both"]
     same = f" (the loss of before has {', '.join(beside)} beside it)" if beside else ""
     return f"write share: {_short(share)}{' in place of alpha_w and alpha_l' if alphas else ''}{same}"
 

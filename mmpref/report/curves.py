@@ -90,7 +90,10 @@ def _quantities() -> list[_Quantity]:
             ("rejected", "Falling is what the losses ask for; far below the chosen side's is overshoot."),
         )
     ]
-    pulled = "How hard the chosen side is pulled beside the rejected one; 1 is balanced."
+    pulled = (
+        "How hard the chosen side is pulled beside the rejected one, by probability; 1 is balanced. AdaDPO measured "
+        "against a reference stays near where it began."
+    )
     return [
         _Quantity("loss", "Preference loss", "loss", "Scales differ between losses: compare shapes.", _preference_loss),
         _Quantity("sft_loss", "Supervised loss", "loss", "Runs that train on one answer only.", _supervised_loss),
