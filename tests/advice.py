@@ -28,7 +28,7 @@ def followed(overrides: Sequence[str], words: Sequence[str]) -> list[str]:
     for key in (word for word in words if "=" not in word):
         section, _, last = key.rpartition(".")
         kept = [
-            re.sub(rf",? *\\b{last}: [^,}}]+", "", text) if text.startswith(f"{section}={{") else text for text in kept
+            re.sub(rf"\b{last}: [^,}}]+(, )?", "", text) if text.startswith(f"{section}={{") else text for text in kept
         ]
         kept = [text for text in kept if text.partition("=")[0] != key]
     return [*kept, *(word for word in words if "=" in word)]

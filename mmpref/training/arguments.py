@@ -19,7 +19,7 @@ from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from mmpref.config import Recipe
+from mmpref.config import Recipe, TrainSection
 from mmpref.errors import ConfigError, MMPrefError
 from mmpref.rundir import RunDir
 from mmpref.training.faults import is_out_of_memory
@@ -66,25 +66,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     """
     section = recipe.train
     known = {field.name: field.type for field in fields(TrainingArguments)}
-    ours = {*_SET_BY_US, *type(section).model_fields}
-    for key, value in section.extra.items():
-        if key not in known:
-            near = did_you_mean(key, sorted(known), prefix=("train", "extra"))
-            raise ConfigError(
-                f"'train.extra.{key}' is not a name of transformers.TrainingArguments{near}; "
-                f"leave `train.extra.{key}` out"
-            )
-        if key in ours:
-            there = _SET_BY_US.get(key, f"train.{key}")
-            as_well = "" if there == "" else f" and write `{shlex.join([f'{there}={json.dumps(value)}'])}`"
-            raise ConfigError(
-                f"'train.extra.{key}' is set elsewhere in the recipe; leave `train.extra.{key}` out{as_well}"
-            )
-        if key in _NOT_HERE:
-            raise ConfigError(
-                f"'train.extra.{key}' is not for this trainer: {_NOT_HERE[key]}; leave `train.extra.{key}` out"
-            )
-        _check_type(key, value, known[key])
+    _check_extra(section, known)
     _check_trackers(section.report_to)
     given: dict[str, Any] = section.model_dump(exclude={"extra", "save_steps", "eval_steps", *_OWN_KEYS})
     given["report_to"] = section.report_to or "none"
@@ -166,6 +148,29 @@ def _schedule_problem(name: str, arguments: TrainingArguments, settings: Mapping
     except Exception as err:
         return " ".join(str(err).split()) or type(err).__name__
     return None
+
+
+def _check_extra(section: TrainSection, known: Mapping[str, Any]) -> None:
+    """Every name of ``train.extra`` one that transformers knows, this trainer does, and no other key says."""
+    says, out, add = [], [], []
+    for key, value in section.extra.items():
+        name = f"train.extra.{key}"
+        if key not in known:
+            near = did_you_mean(key, sorted(known), prefix=("train", "extra"))
+            says.append(f"'{name}' is not a name of transformers.TrainingArguments{near}")
+        elif key in _SET_BY_US or key in type(section).model_fields:
+            says.append(f"'{name}' is set elsewhere in the recipe")
+            if there := _SET_BY_US.get(key, f"train.{key}"):
+                add.append(f"{there}={json.dumps(value)}")
+        elif key in _NOT_HERE:
+            says.append(f"'{name}' is not for this trainer: {_NOT_HERE[key]}")
+        else:
+            _check_type(key, value, known[key])
+            continue
+        out.append(f"`{name}`")
+    if says:
+        write = f" and write `{shlex.join(add)}`" if add else ""
+        raise ConfigError(f"{'; '.join(says)}; leave {', '.join(out)} out{write}")
 
 
 def _check_type(key: str, value: Any, wanted: Any) -> None:

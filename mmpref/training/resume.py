@@ -72,7 +72,7 @@ def choose_checkpoint(run: RunDir, facts: Mapping[str, Any], *, allow_data_chang
     if folder is None:
         say("no complete checkpoint to resume from: starting at step 0")
         return None
-    changes = differences(verify(folder), facts)
+    changes = differences(_loss_written_out(verify(folder)), facts)
     refused = [change for change in changes if not (allow_data_change and change.startswith(_MAY_BE_ALLOWED))]
     if refused:
         all_allowed = all(change.startswith(_MAY_BE_ALLOWED) for change in refused)
@@ -80,6 +80,22 @@ def choose_checkpoint(run: RunDir, facts: Mapping[str, Any], *, allow_data_chang
         raise CheckpointError(f"{folder} belongs to another run: {'; '.join(refused)}{hint}")
     say(f"resuming from {folder}" + (f" although {'; '.join(changes)}" if changes else ""))
     return folder
+
+
+def _loss_written_out(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts of a checkpoint that has the loss as it was given, with every key of it.
+
+    A balance is left as it is: its presets meant something else once.
+    """
+    if facts.get("loss.beta") is not None:
+        return facts
+    given: dict[str, Any] = {}
+    for name, value in facts.items():
+        room, *parts = name.split(".")
+        if room == "loss" and value is not None:
+            (given if len(parts) == 1 else given.setdefault(parts[0], {}))[parts[-1]] = value
+    loss = resolve(given)
+    return facts if loss["ada"] is not None else {**facts, **_flatten({"loss": loss})}
 
 
 def step_of(checkpoint: Path) -> int:

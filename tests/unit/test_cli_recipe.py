@@ -1,0 +1,129 @@
+"""``mmpref config`` and ``mmpref recipes``, and what a command line is refused for before any command looks at it."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mmpref.cli import app, main
+from mmpref.cli_arguments import hint_for
+from mmpref.config import Recipe, load_recipe, shipped_recipes
+from mmpref.losses.settings import resolve
+from mmpref.recipe_keys import described
+
+QLORA = "qwen2_5_vl_3b_uni_dpo_qlora_12gb"
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(list(arguments)) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("recipe", shipped_recipes())
+def test_a_printed_recipe_is_one_and_prints_itself(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = printed(capsys, "config", recipe)
+    file = tmp_path / "resolved.yaml"
+    file.write_text(text, encoding="utf-8")
+    assert printed(capsys, "config", str(file)) == text
+    given, found = load_recipe(recipe), load_recipe(file)
+    settings = resolve(given.loss.as_mapping())
+    assert found.loss.as_mapping() == settings
+    assert yaml.safe_load(text)["loss"] == settings
+    assert found.model_copy(update={"loss": given.loss}) == given
+
+
+def test_a_printed_recipe_holds_its_overrides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tree = yaml.safe_load(printed(capsys, "config", QLORA, "loss.name=adadpo", "train.learning_rate=1e-6"))
+    assert tree["loss"] == resolve({"name": "adadpo"})
+    assert tree["train"]["learning_rate"] == 1e-6
+
+
+def test_every_key_has_a_meaning_and_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    keys = described(Recipe)
+    assert [key.name for key in keys if not key.meaning] == []
+    text = printed(capsys, "config", "--keys")
+    assert all(f"{key.name}  (" in text for key in keys)
+    part = printed(capsys, "config", "--keys", "loss.uni")
+    assert "loss.uni.eta  (number | null; default: the preset's, mostly 0.7)" in part
+    assert "loss.beta" not in part
+    assert "train.learning_rate  (number; default: required)" in printed(capsys, "config", "--keys", "train")
+    assert main(["config", "--keys", "trian"]) == 2
+    assert "did you mean 'train'?" in capsys.readouterr().err
+
+
+def test_recipes_are_listed_and_printed_with_their_header(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = printed(capsys, "recipes").splitlines()
+    assert [line.partition(":")[0] for line in lines] == shipped_recipes()
+    assert printed(capsys, "recipes", QLORA).startswith("# ")
+
+
+def test_a_wrong_name_asks_for_the_near_ones_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("config", "train", "plan", "recipes"):
+        assert main([command, "qwen2_5_vl_3b_uni_dpo_qlora"]) == 2
+        said = capsys.readouterr().err
+        assert "did you mean 'qwen2_5_vl_3b_uni_dpo_lora'?" in said
+        assert len(said) < 400
+
+
+def test_neither_needs_torch() -> None:
+    code = "import sys; from mmpref.cli import main; main(sys.argv[1:]); print('torch' in sys.modules, file=sys.stderr)"
+    for arguments in (["config", QLORA], ["config", "--keys"], ["recipes"]):
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+        assert done.stderr.strip().endswith("False")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["score", "--benchmark", "chair", "--questions", "q", "--answers", ""], "--answers"),
+        (["score", "--benchmark", "chair", "--questions", "q", "--answers="], "--answers"),
+        (["eval", "--model", "m", "--benchmark", "pope", "--questions", "q", "--out", " "], "--out"),
+        (["export", "--benchmark", "pope", "--questions", "", "--answers", "a", "--to", "jsonl", "--out", "o"],
+         "--questions"),
+        (["data", "check", ""], "argument 3"),
+        (["train", ""], "argument 2"),
+        (["merge", "", "--out", "x"], "argument 2"),
+        (["report", "run", "--out", ""], "--out"),
+    ],
+)  # fmt: skip
+def test_an_empty_argument_is_refused(arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert f"{named} is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "written"),
+    [
+        (["--train.learning_rate", "1e-6"], "train.learning_rate=1e-6"),
+        (["--train.learning_rate=1e-6"], "train.learning_rate=1e-6"),
+        (["--learning_rate", "1e-6"], "train.learning_rate=1e-6"),
+        (["--learning-rate", "1e-6"], "train.learning_rate=1e-6"),
+        (["--loss.name", "dpo"], "loss.name=dpo"),
+        (["--output", "a b"], "output=a b"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "plan", "config"])
+def test_a_key_written_as_an_option_is_pointed_to_key_value(
+    command: str, words: list[str], written: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "demo_dpo", *words]) == 2
+    said = capsys.readouterr().err
+    assert f"`{shlex.quote(written)}`" in said
+    load_recipe("demo_dpo", [written])
+
+
+def test_an_option_of_a_benchmark_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", "--benchmark", "chair", "--questions", "q", "--answers", "a", "--synonyms", "s"]) == 2
+    assert "`synonyms=s`" in capsys.readouterr().err
+
+
+def test_an_option_that_there_is_gets_no_pointer() -> None:
+    assert hint_for(app, ["train", "demo_dpo", "--processes", "two"]) is None
+    assert hint_for(app, ["data", "check", "x", "--root.y", "z"]) is None
