@@ -90,7 +90,7 @@ BELONGS: tuple[Belongs, ...] = (
     ),
     Belongs(
         keys=_adapter_keys(*("path", "rank", "alpha", "dropout", "use_rslora", "use_dora", "init", "quantization")),
-        to="LoRA, and adapter.kind is none",
+        to="LoRA, and adapter.kind is none (for LoRA set kind: lora or qlora)",
         holds=lambda recipe: recipe.adapter.kind != "none",
         so=_lora,
         off=("adapter={kind: none}",),
@@ -233,7 +233,7 @@ def _contradictions(recipe: Any, later: Mapping[str, bool]) -> Iterator[Problem]
         )
     if adapter.path is not None and adapter.init != "zero" and adapter.kind != "none":
         yield _clash(
-            f"adapter.init {adapter.init} is how a new adapter starts, and adapter.path gives one",
+            f"adapter.init: {adapter.init} is how a new adapter starts, and adapter.path gives one",
             ["adapter.init=zero"],
             ["adapter.path=null"],
         )
@@ -264,7 +264,7 @@ def _of_parts(recipe: Any) -> Iterator[Problem]:
         elif set(tuned.values()) == {"freeze"}:
             yield _clash("nothing would train: every part of tune is freeze", ["tune.language=full"])
     elif tuned["language"] == "full":
-        beside = f" beside LoRA on {named}" if lora else ", and no part of tune is lora"
+        beside = f" beside LoRA on {named}" if lora else ", and no part is tuned by it"
         yield _clash(
             f"adapter.kind is {recipe.adapter.kind}, and tune.language is full{beside}",
             ["tune.language=lora"],
@@ -272,7 +272,7 @@ def _of_parts(recipe: Any) -> Iterator[Problem]:
         )
     elif not lora:
         yield _clash(
-            f"adapter.kind is {recipe.adapter.kind}, and no part of tune is lora",
+            f"adapter.kind is {recipe.adapter.kind}, and no part is tuned by it",
             ["tune.language=lora"],
             ["adapter={kind: none}", *([] if "full" in tuned.values() else ["tune.language=full"])],
         )

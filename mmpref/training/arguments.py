@@ -35,7 +35,7 @@ _SET_BY_US: Mapping[str, str] = {
 }
 # Names that this trainer would ignore, or that would undo what it promises, and what there is in their place.
 _NOT_HERE: Mapping[str, str] = {
-    "label_smoothing_factor": "labels are smoothed by loss.label_smoothing",
+    "label_smoothing_factor": "set loss.label_smoothing",
     "load_best_model_at_end": "compare checkpoints yourself: the stock reload silently finds nothing in many VLMs",
     "auto_find_batch_size": "mmpref plan says which train.per_device_train_batch_size fits",
     "save_only_model": "a checkpoint without optimizer cannot be resumed exactly",
@@ -46,7 +46,7 @@ _NOT_HERE: Mapping[str, str] = {
     "prediction_loss_only": "an evaluation always gives the statistics of every pair",
     "fp16_full_eval": "an evaluation computes as training does",
     "bf16_full_eval": "an evaluation computes as training does",
-    "eval_strategy": "train.eval_steps says when held-out pairs are evaluated",
+    "eval_strategy": "set train.eval_steps",
     "push_to_hub": "upload the model folder when the run is complete",
     "dataloader_drop_last": "every pair of an epoch is trained on, and an uneven last batch is weighed rightly",
     "train_sampling_strategy": "pairs are drawn at random",

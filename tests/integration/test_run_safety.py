@@ -286,7 +286,7 @@ def test_a_signal_in_the_middle_of_beginning_a_run_waits_until_it_is_begun(
     (["train.optim=adamw_torch_4bit"], "transformers refuses these settings"),
     (["train.extra={dataloader_prefetch_factor: 2}"], "transformers refuses these settings"),
     (["train.extra={log_level: shouting}"], "transformers refuses these settings"),
-    (["train.eval_steps=2"], "transformers refuses these settings"),
+    (["train.eval_steps=2"], "train.eval_steps would do nothing: it belongs to held-out pairs"),
     (["train.extra={adam_epsilon: small}"], "'train.extra.adam_epsilon' must be float, got 'small'"),
     (["train.extra={dataloader_persistent_workers: 1}"],
      "'train.extra.dataloader_persistent_workers' must be bool, got 1"),
