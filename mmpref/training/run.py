@@ -206,7 +206,7 @@ def _train(
     run = begin()
     if world.is_first:
         data.quarantine.write()
-        logger.forget_after(-1 if checkpoint is None else step_of(checkpoint))
+        logger.begin_from(checkpoint, -1 if checkpoint is None else step_of(checkpoint))
     if world.begins_late:
         trainer.add_callback(before)
     else:
