@@ -40,6 +40,9 @@ CASES = {
     "full with tower, pictures in some rows only": ("mixed", ALL_PARTS),
     "lora, pictures in some rows only": ("mixed", LORA),
     "lora with a vision tower that trains": ("mixed", (LORA[0], "tune={language: lora, vision: lora}")),
+    "lora beside a projector that trains whole":
+        ("mixed", (LORA[0], "tune={language: lora, projector: full, vision: freeze}")),
+    "pissa": ("pairs", ("adapter={kind: lora, rank: 4, init: pissa}", LORA[1])),
     "full, text": ("text", ("tune={language: full, projector: freeze, vision: freeze}", CACHED)),
     "parts of different number": ("mixed", (*ALL_PARTS, "processing.row_tokens=160")),
     "held-out pairs": ("mixed", (*LORA, "data.held_out=0.3", "train.per_device_eval_batch_size=2")),

@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 from mmpref.config import Recipe
 from mmpref.errors import DistributedError
 from mmpref.losses import build_objective
+from mmpref.models.reference_rule import reference_of
 
 Strategy = Literal["single", "ddp", "fsdp2", "zero2", "zero3"]
 STRATEGIES = tuple(name for name in get_args(Strategy) if name != "single")
@@ -115,15 +116,13 @@ def refuse_what_cannot_shard(recipe: Recipe, strategy: Strategy) -> None:
     """:func:`refuse_contradictions` for strategies that the recipe itself asks for (``train.extra.fsdp``).
 
     Raises:
+        ConfigError: the reference cannot be what the recipe says.
         DistributedError: with the change that resolves it.
     """
     if strategy in ("fsdp2", "zero2", "zero3"):
         _refuse_for_sharding(recipe, "FSDP2" if strategy == "fsdp2" else "DeepSpeed ZeRO")
-    if strategy == "zero3" and build_objective(recipe.loss.as_mapping()).needs_reference and _copies_policy(recipe):
-        raise DistributedError(
-            "the reference would be a frozen copy of the policy, which is not divided under zero3; use "
-            "reference.kind=cache, which keeps no second model, or --launch fsdp2"
-        )
+    needs_reference = build_objective(recipe.loss.as_mapping()).needs_reference
+    reference_of(recipe, needs_reference=needs_reference, strategy=strategy)
 
 
 def _refuse_for_sharding(recipe: Recipe, name: str) -> None:
@@ -145,13 +144,6 @@ def _refuse_for_sharding(recipe: Recipe, name: str) -> None:
         )
     if recipe.train.torch_compile:
         raise DistributedError(f"train.torch_compile is not for {name} here; set train.torch_compile=false")
-
-
-def _copies_policy(recipe: Recipe) -> bool:
-    """Whether the reference is a second model: asked for, or because more than an adapter trains."""
-    kind, tune = recipe.reference.kind, recipe.tune
-    parts_train = recipe.adapter.kind == "none" or "full" in (tune.vision, tune.projector, tune.language)
-    return kind == "frozen_copy" or (kind == "auto" and parts_train)
 
 
 def _zero_stage(arguments: TrainingArguments) -> int:
