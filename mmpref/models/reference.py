@@ -76,7 +76,7 @@ class ReferencePolicy:
 
 
 def choose_reference(
-    model: nn.Module, needs_reference: bool = True, kind: ReferenceKind = "auto"
+    model: nn.Module, needs_reference: bool = True, kind: ReferenceKind = "auto", *, start: Start | None = None
 ) -> ReferencePolicy | None:
     """The reference for a policy that has not been trained yet.
 
@@ -86,6 +86,8 @@ def choose_reference(
         kind: ``auto`` switches the adapter off where that gives the policy as it stands, copies the adapter where it
             was trained before, and copies all that trains otherwise. ``adapter_off`` for an adapter that was trained
             before means its bare base.
+        start: what is known of the policy, as a recipe knows it (``reference_rule.start_of``); None looks at its
+            weights, which are not all there once ZeRO-3 has divided them.
 
     Raises:
         ConfigError: ``adapter_off`` or ``copied_adapter`` for a model without an adapter, or with other weights that
@@ -94,7 +96,7 @@ def choose_reference(
     if not needs_reference:
         return None
     inner = unwrap(model)
-    choice = choose(kind, _start_of(inner))
+    choice = choose(kind, _start_of(inner) if start is None else start)
     if choice.kind == "copied_adapter" and not has_copy(inner):
         copy_adapter(inner)
     policy = _frozen_copy(inner) if choice.kind == "frozen_copy" else inner

@@ -13,6 +13,7 @@ import torch
 
 from mmpref.cli import main
 from mmpref.models import load
+from mmpref.rundir import RunDir
 from tests.distributed.conftest import (
     Place,
     assert_same_run,
@@ -72,6 +73,7 @@ def test_two_processes_train_as_one(place: Place, singles: Path, tmp_path: Path,
         print(name)  # noqa: T201  # shown when the next line fails
         run, single = tmp_path / str(number), singles / str(number)
         assert_same_run(run, single)
+        assert RunDir(run).manifest()["reference"] == RunDir(single).manifest()["reference"]
         for ours, alone in zip(logged(run), logged(single), strict=True):
             if "loss" in ours:
                 assert ours["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-4)
