@@ -30,6 +30,9 @@ State = Literal["running", "complete", "stopped", "failed"]
 MANIFEST = "manifest.json"
 RECIPE = "recipe.yaml"
 _REPORTED_PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "pillow", "bitsandbytes", "tokenizers")
+_BESIDE = re.compile(r"\.(.+)\.[a-z0-9_]{8}(?:\.tmp|\.old)?")
+"""What ``replacing`` and ``replacing_folder`` write into, and a folder that is being replaced."""
+_STEP = re.compile(r"step-\d+")
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 
 
@@ -84,6 +87,20 @@ class RunDir:
             raise ConfigError(f"{file} is damaged: expected a JSON object")
         return content
 
+    def remove_leftovers(self) -> None:
+        """Delete what a killed run had begun to write beside its files and checkpoints, and nothing else."""
+        names = {RECIPE, MANIFEST, *(file.name for file in (self.metrics_file, self.pairs_file, self.eval_pairs_file))}
+        names |= {self.quarantine_file.name, self.model.name}
+        for folder in (self.path, self.checkpoints):
+            for entry in folder.iterdir() if folder.is_dir() else ():
+                made = _BESIDE.fullmatch(entry.name)
+                if made is None or not (made[1] in names or _STEP.fullmatch(made[1])):
+                    continue
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink()
+
     def set_state(self, state: State, **facts: Any) -> None:
         """Record how far the run is, with further facts about it."""
         content = self.manifest()
@@ -135,6 +152,7 @@ class Claim:
             if self.run.model.exists():  # of a run killed before it could say that it was complete
                 shutil.rmtree(self.run.model)
             path.mkdir(parents=True, exist_ok=True)
+            self.run.remove_leftovers()
             write_text(self.run.recipe_file, dump_recipe(self.recipe))
             facts = {"mmpref": __version__, "state": "running", "seed": self.recipe.seed, "versions": versions()}
             write_json(path / MANIFEST, {**facts, **self.facts})

@@ -32,11 +32,11 @@ from mmpref.errors import ConfigError, DataError
 from mmpref.evals.amber_words import SIMILAR_ABOVE, Lexicon, Scene, nouns_from, read_description, similarity_from
 from mmpref.evals.answer_files import saved_answers
 from mmpref.evals.benchmark import Benchmark, Items, Judged, each
-from mmpref.evals.metrics import Array, Formula, Metric, Ratio, rounded
 from mmpref.evals.objects import count_words
 from mmpref.evals.readers import YES_NO_READERS, Verdict
 from mmpref.evals.rows import Row, Source, choose, first_ids, load_rows, pair_by_id
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
+from mmpref.statistics import Array, Formula, Metric, Ratio, rounded
 
 GENERATIVE = "generative"
 _SECTIONS = {

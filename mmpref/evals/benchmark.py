@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from mmpref.evals.metrics import Metric
 from mmpref.evals.rows import Saved, Source
 from mmpref.records import Answer, EvalSample
+from mmpref.statistics import Metric
 
 Item: TypeAlias = dict[str, Any]
 Items: TypeAlias = Sequence[Mapping[str, Any]]

@@ -27,7 +27,6 @@ from mmpref.errors import ConfigError, DataError
 from mmpref.evals.answer_files import saved_answers
 from mmpref.evals.benchmark import Benchmark, Item, Judged, each
 from mmpref.evals.coco_truth import Truth, ground_truth, image_file
-from mmpref.evals.metrics import Ratio
 from mmpref.evals.objects import (
     NO_LIST,
     Extractor,
@@ -40,6 +39,7 @@ from mmpref.evals.objects import (
 )
 from mmpref.evals.rows import Row, Source, first_ids, load_rows, pair_by_id, row_id
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
+from mmpref.statistics import Ratio
 
 PROMPT = "Please describe this image in detail."
 _GET_SYNONYMS = (
@@ -135,7 +135,7 @@ def _mention(mention: Mention, truth: set[str]) -> dict[str, Any]:
 
 def count(item: Mapping[str, Any]) -> Mapping[str, float]:
     return {
-        "captions": item["counted"],
+        "captions": item.get("counted", True),  # items of earlier versions do not say
         "hallucinated_captions": bool(item["hallucinated"]),
         "mentions": len(item["mentions"]),
         "hallucinated_mentions": sum(mention["hallucinated"] for mention in item["mentions"]),

@@ -33,11 +33,11 @@ from typing import Any
 from mmpref.errors import ConfigError, DataError
 from mmpref.evals.answer_files import match, name_of, read_rows
 from mmpref.evals.benchmark import Benchmark, Item, Items, Judged
-from mmpref.evals.metrics import Metric, Ratio, rounded
 from mmpref.evals.readers import YES_NO_READERS, says_unsure
 from mmpref.evals.rows import Row, Saved, Source, choose, load_rows, pair_by_id
 from mmpref.evals.verdicts import judging_notes, read_verdicts, usable
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
+from mmpref.statistics import Metric, Ratio, rounded
 
 _KEYS = ("category", "subcategory", "set_id", "figure_id", "question_id")
 _NEEDED = (*_KEYS, "visual_input", "question", "gt_answer")

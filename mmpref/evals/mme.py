@@ -28,10 +28,10 @@ from typing import Any
 from mmpref.errors import DataError
 from mmpref.evals.answer_files import match, name_of, read_rows
 from mmpref.evals.benchmark import Benchmark, Item, Items, Judged
-from mmpref.evals.metrics import Array, Formula, Metric, Ratio
 from mmpref.evals.readers import YES_NO_READERS, Verdict
 from mmpref.evals.rows import Row, Saved, Source, first_ids, load_rows, pair_by_id, read_text
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
+from mmpref.statistics import Array, Formula, Metric, Ratio
 
 PERCEPTION = (
     "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",

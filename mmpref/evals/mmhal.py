@@ -27,11 +27,11 @@ from typing import Any
 from mmpref.errors import DataError, EvalIncompleteError
 from mmpref.evals.answer_files import match, name_of, read_rows
 from mmpref.evals.benchmark import Benchmark, Item, Judged, each
-from mmpref.evals.metrics import Metric, Ratio
 from mmpref.evals.objects import count_words
 from mmpref.evals.rows import Row, Saved, Source, is_path, load_json, load_rows, pair_by_id, row_id
 from mmpref.evals.verdicts import MAX_SCORE, Verdict, judging_notes, read_verdicts, usable
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
+from mmpref.statistics import Metric, Ratio
 
 TYPES = ("attribute", "adversarial", "comparison", "counting", "relation", "environment", "holistic", "other")
 _NEEDED = ("question_type", "image_id", "image_src", "image_content", "question", "gt_answer")

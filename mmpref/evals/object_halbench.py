@@ -30,7 +30,6 @@ from mmpref.errors import ConfigError, DataError
 from mmpref.evals.answer_files import match, name_of, read_rows
 from mmpref.evals.benchmark import Benchmark, Item, Judged, each
 from mmpref.evals.coco_truth import Truth, ground_truth, image_file
-from mmpref.evals.metrics import Metric, Ratio
 from mmpref.evals.objects import (
     NO_LIST,
     Extractor,
@@ -44,6 +43,7 @@ from mmpref.evals.rows import Row, Saved, Source, load_json, pair_by_id
 from mmpref.evals.tables import TABLES
 from mmpref.evals.verdicts import Verdict, judging_notes, read_verdicts, usable
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
+from mmpref.statistics import Metric, Ratio
 
 _OBJECT_KEYS = ("objects", "gt_objects", "truth", "mscoco_gt_words")
 

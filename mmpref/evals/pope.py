@@ -30,7 +30,6 @@ from typing import Any
 from mmpref.errors import ConfigError, DataError
 from mmpref.evals.answer_files import match, name_of, read_rows
 from mmpref.evals.benchmark import Benchmark, Item, Items, Judged, each
-from mmpref.evals.metrics import Metric, Ratio
 from mmpref.evals.readers import YES_NO_READERS
 from mmpref.evals.rows import (
     Row,
@@ -45,6 +44,7 @@ from mmpref.evals.rows import (
     row_id,
 )
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
+from mmpref.statistics import Metric, Ratio
 
 SPLITS = ("random", "popular", "adversarial")
 _PAIRINGS = ("id", "order")

@@ -29,10 +29,10 @@ from typing import Any
 from mmpref.errors import ConfigError, DataError
 from mmpref.evals.answer_files import read_rows
 from mmpref.evals.benchmark import Benchmark, Items, Judged, each
-from mmpref.evals.metrics import Metric, Ratio
 from mmpref.evals.objects import count_words
 from mmpref.evals.rows import Row, Saved, Source, choose, is_path, pair_by_id, row_id
 from mmpref.records import Answer, EvalSample, PreferencePair
+from mmpref.statistics import Metric, Ratio
 
 _BY = ("auto", "score", "reward", "implicit_reward", "logp", "logp_per_token")
 _NUMBERS = ("chosen", "rejected", "chosen_len", "rejected_len", "ref_chosen", "ref_rejected")

@@ -12,7 +12,6 @@ from mmpref.evals.amber import AMBER
 from mmpref.evals.benchmark import Benchmark, Items
 from mmpref.evals.chair import CHAIR
 from mmpref.evals.hallusionbench import HALLUSIONBENCH
-from mmpref.evals.metrics import RESAMPLES, Difference, Tally, estimate, paired_differences, tally
 from mmpref.evals.mme import MME
 from mmpref.evals.mmhal import MMHAL
 from mmpref.evals.object_halbench import OBJECT_HALBENCH
@@ -21,6 +20,7 @@ from mmpref.evals.preference import PREFERENCE
 from mmpref.evals.rows import Source, choose, first_ids
 from mmpref.evals.win_rate import WIN_RATE
 from mmpref.records import Answer, EvalSample, TaskResult
+from mmpref.statistics import RESAMPLES, Difference, Tally, estimate, paired_differences, tally
 
 _ALL = (POPE, CHAIR, AMBER, HALLUSIONBENCH, MME, MMHAL, OBJECT_HALBENCH, PREFERENCE, WIN_RATE)
 BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType({benchmark.name: benchmark for benchmark in _ALL})

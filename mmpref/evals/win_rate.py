@@ -27,10 +27,10 @@ import numpy as np
 from mmpref.errors import DataError, EvalIncompleteError
 from mmpref.evals.answer_files import match, name_of, read_rows
 from mmpref.evals.benchmark import Benchmark, Judged, each
-from mmpref.evals.metrics import Array, Formula, Metric, Ratio
 from mmpref.evals.rows import Row, Saved, Source, load_rows, pair_by_id
 from mmpref.evals.verdicts import judging_notes, read_verdicts, usable
 from mmpref.records import Answer, EvalSample, user_turn
+from mmpref.statistics import Array, Formula, Metric, Ratio
 
 _ID_KEYS = ("id", "uid", "question_id", "key")
 

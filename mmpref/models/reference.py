@@ -13,14 +13,13 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from mmpref.errors import ConfigError
 from mmpref.models.adapter import adapter_changes_nothing, changed_its_base, has_adapter, is_adapter_weight
 from mmpref.models.adapter_switch import COPY, copy_adapter, has_copy, switched
 from mmpref.models.policy import answer_sums
+from mmpref.models.reference_rule import HeldKind, Start, choose
 from mmpref.models.unwrap import unwrap
 from mmpref.processing.batch import PairBatch
 
-HeldKind = Literal["adapter_off", "copied_adapter", "frozen_copy"]
 ReferenceKind = Literal["auto"] | HeldKind
 
 
@@ -77,7 +76,7 @@ class ReferencePolicy:
 
 
 def choose_reference(
-    model: nn.Module, needs_reference: bool = True, kind: ReferenceKind = "auto"
+    model: nn.Module, needs_reference: bool = True, kind: ReferenceKind = "auto", *, start: Start | None = None
 ) -> ReferencePolicy | None:
     """The reference for a policy that has not been trained yet.
 
@@ -87,6 +86,8 @@ def choose_reference(
         kind: ``auto`` switches the adapter off where that gives the policy as it stands, copies the adapter where it
             was trained before, and copies all that trains otherwise. ``adapter_off`` for an adapter that was trained
             before means its bare base.
+        start: what is known of the policy, as a recipe knows it (``reference_rule.start_of``); None looks at its
+            weights, which are not all there once ZeRO-3 has divided them.
 
     Raises:
         ConfigError: ``adapter_off`` or ``copied_adapter`` for a model without an adapter, or with other weights that
@@ -95,51 +96,24 @@ def choose_reference(
     if not needs_reference:
         return None
     inner = unwrap(model)
-    obstacle = _why_not_adapter_off(inner)
-    if kind in ("adapter_off", "copied_adapter") and obstacle is not None:
-        raise ConfigError(f"reference.kind: {kind} is not possible: {obstacle}; use auto or frozen_copy")
-    starts_at_zero = obstacle is None and adapter_changes_nothing(inner)
-    if kind == "adapter_off":
-        return _base(inner, starts_at_zero)
-    if kind == "auto" and starts_at_zero:
-        why = "the policy with its adapter switched off: no second model in memory"
-        return ReferencePolicy(inner, kind="adapter_off", explanation=why)
-    if kind == "copied_adapter" or (kind == "auto" and obstacle is None):
-        reason = "asked for" if kind == "copied_adapter" else _why_not_at_zero(inner)
-        why = f"a frozen copy of the adapter as it starts ({reason}), on the same base: no second model in memory"
-        if not has_copy(inner):
-            copy_adapter(inner)
-        return ReferencePolicy(inner, kind="copied_adapter", explanation=why)
-    why = f"a frozen copy of the policy as it starts ({obstacle or 'asked for'}): a second model in memory"
-    return ReferencePolicy(_frozen_copy(inner), kind="frozen_copy", explanation=why)
+    choice = choose(kind, _start_of(inner) if start is None else start)
+    if choice.kind == "copied_adapter" and not has_copy(inner):
+        copy_adapter(inner)
+    policy = _frozen_copy(inner) if choice.kind == "frozen_copy" else inner
+    held: HeldKind = choice.kind  # type: ignore[assignment]  # "none" and "cache" were not asked for
+    return ReferencePolicy(policy, kind=held, explanation=choice.explanation, is_start=choice.is_start)
 
 
-def _base(model: nn.Module, starts_at_zero: bool) -> ReferencePolicy:
-    if starts_at_zero:
-        return ReferencePolicy(model, kind="adapter_off", explanation="the base model with the adapter switched off")
-    if changed_its_base(model):
-        raise ConfigError(
-            "reference.kind: adapter_off is not possible: this adapter started by taking its weights out of the base "
-            "(PiSSA), which is no model without it; use auto"
-        )
-    why = (
-        "the bare base model, as asked for, and not the adapter that training starts from: margins do not start at 0 "
-        "(reference.kind: auto compares with the start)"
-    )
-    return ReferencePolicy(model, kind="adapter_off", explanation=why, is_start=False)
-
-
-def _why_not_at_zero(model: nn.Module) -> str:
-    return "PiSSA does not start at zero" if changed_its_base(model) else "it was trained before"
-
-
-def _why_not_adapter_off(model: nn.Module) -> str | None:
+def _start_of(model: nn.Module) -> Start:
     if not has_adapter(model):
-        return "the weights themselves are trained"
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not is_adapter_weight(name):
-            return f"weights outside the adapter are trained ({name})"
-    return None
+        return Start(has_adapter=False)
+    trained = (name for name, parameter in model.named_parameters() if parameter.requires_grad)
+    return Start(
+        has_adapter=True,
+        adds_nothing=adapter_changes_nothing(model),
+        changed_base=changed_its_base(model),
+        outside=next((name for name in trained if not is_adapter_weight(name)), ""),
+    )
 
 
 def _frozen_copy(model: nn.Module) -> nn.Module:

@@ -99,6 +99,8 @@ def _cell(cell: Cell) -> Html:
             tag("span", cell.difference_text, " ", tag("i", cell.verdict), class_=f"difference {cell.verdict}")
         )
         parts.append(tag("span", cell.difference_interval_text or "no interval", class_="interval"))
+        if cell.caution:
+            parts.append(tag("span", cell.caution, class_="interval why"))
     parts += [
         tag("span", f"{flag.sign} {flag.words}", class_=f"flag {flag.kind}", title=flag.why) for flag in cell.flags
     ]

@@ -8,21 +8,20 @@ answers are, how many are empty, and how often they say yes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import numpy as np
-
 from mmpref.errors import MMPrefError
-from mmpref.evals.task import BENCHMARKS, compare
-from mmpref.records import TaskResult
-from mmpref.report import analyses
-from mmpref.report.analyses import Difference, Ratio
+from mmpref.evals.task import BENCHMARKS
 from mmpref.report.cells import Cell, Unit
 from mmpref.report.compare import filled
+from mmpref.report.differences import paired_differences
 from mmpref.report.flags import Flag, Signs, caption_flags, yes_flag
 from mmpref.report.flips import Turns, count_turns
 from mmpref.report.runs import Evaluation, Row, Run
+from mmpref.report.text_stats import mean_repetition, most_common_share
+from mmpref.statistics import Difference, Ratio, Tally, estimate, on_shared_units, tally
+from mmpref.statistics import paired_differences as differences_of
 
 Better = Literal["lower", "higher"] | None
 ELSEWHERE = ("chair", "pope")  # they stand in the first table
@@ -37,10 +36,16 @@ HEADLINES = (
     "hallucination_rate", "chair_s_refine", "hal", "chair", "score", "perception", "cognition", "a_acc", "accuracy",
     "f1", "lc_win_rate", "win_rate",
 )  # fmt: skip
+
+
+def _per_answer(count: str, *, proportion: bool) -> Ratio:
+    return Ratio(top={count: 1}, bottom={"answers": 1}, why_empty="there are no answers", proportion=proportion)
+
+
 _GUARDS: Mapping[str, tuple[Ratio, Unit, str]] = {
-    "words per answer": (Ratio({"words": 1}, {"answers": 1}), "words", "counted in the answers as they stand"),
-    "empty answers": (Ratio({"empty": 1}, {"answers": 1}), "percent", "answers without a word"),
-    "says yes": (Ratio({"yes": 1}, {"answers": 1}), "percent", "answers that were read as yes"),
+    "words per answer": (_per_answer("words", proportion=False), "words", "counted in the answers as they stand"),
+    "empty answers": (_per_answer("empty", proportion=True), "percent", "answers without a word"),
+    "says yes": (_per_answer("yes", proportion=True), "percent", "answers that were read as yes"),
 }
 _COUNTS = ("answers", "words", "empty", "yes")
 
@@ -89,20 +94,6 @@ def direction(name: str) -> Better:
     if name in LOWER:
         return "lower"
     return None if name in NEUTRAL or name in _GUARDS else "higher"
-
-
-def result_of(evaluation: Evaluation, ids: set[str] | None = None) -> TaskResult:
-    """An evaluation as the evals room has it, with all its items or those of ``ids``."""
-    items = tuple(item for item in evaluation.items if ids is None or str(item.get("id")) in ids)
-    metrics = evaluation.results.get("metrics")
-    return TaskResult(
-        benchmark=evaluation.benchmark,
-        protocol=evaluation.protocol,
-        n=len(items),
-        n_unparsed=0,
-        metrics=dict(metrics) if isinstance(metrics, Mapping) else {},
-        items=items,
-    )
 
 
 def _table(runs: Sequence[Run], benchmark: str, protocol: str) -> BenchmarkTable:
@@ -169,42 +160,8 @@ def _all_differences(
     first = evaluations[0]
     out: list[Mapping[str, Difference]] = [{}]
     for found, label in zip(evaluations[1:], labels[1:], strict=True):
-        out.append(_differences(first, found, f"{label} against {labels[0]}", notes) if first and found else {})
+        out.append(paired_differences(first, found, (labels[0], label), notes) if first and found else {})
     return out
-
-
-def _differences(first: Evaluation, second: Evaluation, where: str, notes: list[str]) -> dict[str, Difference]:
-    """Paired differences by metric, where the items give the very numbers of results.json."""
-    if not first.items or not second.items:
-        notes.append(f"{where}: no paired difference, because items.jsonl is missing")
-        return {}
-    ids = [{str(item.get("id")) for item in side.items} for side in (first, second)]
-    shared = ids[0] & ids[1]
-    if len(shared) < max(map(len, ids)):
-        notes.append(
-            f"{where}: the questions differ; the difference is over the {len(shared)} that both answered "
-            f"(of {len(ids[0])} and {len(ids[1])})"
-        )
-    try:
-        found = compare(result_of(first, shared), result_of(second, shared))
-        for side, own_ids, end in ((first, ids[0], "first"), (second, ids[1], "second")):
-            own = found if own_ids == shared else compare(result_of(side), result_of(side), resamples=1)
-            wrong = [name for name, entry in own.items() if _disagree(side.metric(name), getattr(entry, end))]
-            if wrong:
-                notes.append(f"{where}: no paired difference, items.jsonl of one gives other {', '.join(wrong[:3])}")
-                return {}
-    except (MMPrefError, KeyError, TypeError, ValueError, AttributeError) as err:
-        notes.append(f"{where}: no paired difference, the items cannot be compared ({type(err).__name__}: {err})")
-        return {}
-    return {
-        name: Difference(entry.value, entry.interval, entry.num_units)
-        for name, entry in found.items()
-        if entry.value is not None
-    }
-
-
-def _disagree(stored: float | None, recomputed: float | None) -> bool:
-    return stored is not None and recomputed is not None and not np.isclose(stored, recomputed, rtol=1e-6, atol=1e-6)
 
 
 def _metric_rows(
@@ -282,16 +239,15 @@ def _guard_rows(evaluations: Sequence[Evaluation | None], notes: list[str]) -> l
             continue
         cells = []
         for place, table in enumerate(tables):
-            wanted = {name: ratio}
-            value = analyses.values(table, _COUNTS, wanted)[name] if table else None
+            own = estimate(table, {name: ratio})
+            value = own.metrics[name]
             if value is None:
                 cells.append(Cell(unit=unit, value=None))
                 continue
             difference = None
-            if place and tables[0]:
-                difference = analyses.paired_differences(tables[0], table, _COUNTS, wanted).get(name)
-            interval = analyses.intervals(table, _COUNTS, wanted).get(name)
-            cells.append(filled(unit, value, interval, None, difference, ()))
+            if place:
+                difference = differences_of(*on_shared_units(tables[0], table), {name: ratio})[name]
+            cells.append(filled(unit, value, own.intervals.get(name), None, difference, ()))
         if any(cell.value is not None for cell in cells):
             rows.append(MetricRow(name, "", None, explanation, tuple(cells)))
     return rows
@@ -301,18 +257,17 @@ def _is_yes_no(found: Evaluation | None) -> bool:
     return found is not None and any(item.get("read") in ("yes", "no") for item in found.items)
 
 
-def _answer_counts(found: Evaluation | None) -> dict[str, analyses.Array]:
-    items = [item for item in found.items if isinstance(item.get("text"), str)] if found else []
-    rows = [
-        {
-            "answers": 1.0,
-            "words": float(len(item["text"].split())),
-            "empty": float(not item["text"].strip()),
-            "yes": float(item.get("read") == "yes"),
-        }
-        for item in items
-    ]
-    return analyses.tally(rows, [str(item.get("image") or item.get("id")) for item in items], _COUNTS)
+def _answer_counts(found: Evaluation | None) -> Tally:
+    counts: dict[str, dict[str, float]] = {}
+    for item in found.items if found else ():
+        if not isinstance(text := item.get("text"), str):
+            continue
+        of_unit = counts.setdefault(str(item.get("image") or item.get("id")), dict.fromkeys(_COUNTS, 0.0))
+        of_unit["answers"] += 1
+        of_unit["words"] += len(text.split())
+        of_unit["empty"] += not text.strip()
+        of_unit["yes"] += item.get("read") == "yes"
+    return tally(counts)
 
 
 def _flagged(rows: Sequence[MetricRow], evaluations: Sequence[Evaluation | None]) -> tuple[MetricRow, ...]:
@@ -375,8 +330,8 @@ def _signs(
         recall=value(cover),
         mean_length=value(length),
         empty_share=sum(not text.strip() for text in texts) / len(texts) if texts else None,
-        repetition=analyses.mean_repetition(texts) if texts else None,
-        same_answer=analyses.most_common_share(texts) if len(texts) > 1 else None,
+        repetition=mean_repetition(texts) if texts else None,
+        same_answer=most_common_share(texts) if len(texts) > 1 else None,
     )
 
 
@@ -387,15 +342,4 @@ def _share_of_yes_labels(evaluations: Sequence[Evaluation | None]) -> float:
 
 
 def _with_flags(cell: Cell, flags: Sequence[Flag]) -> Cell:
-    if not flags:
-        return cell
-    return Cell(
-        unit=cell.unit,
-        value=cell.value,
-        interval=cell.interval,
-        difference=cell.difference,
-        difference_interval=cell.difference_interval,
-        verdict=cell.verdict,
-        flags=tuple(flags),
-        note=cell.note,
-    )
+    return replace(cell, flags=tuple(flags)) if flags else cell

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from mmpref.report.analyses import Interval
 from mmpref.report.flags import Flag
+from mmpref.statistics import Interval
 
 Unit = Literal["percent", "words", "nats", "number"]
 NOT_MEASURED = "not measured"
@@ -28,7 +28,10 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One metric of one run: fractions in [0, 1], words or nats, as ``unit`` says; the texts are for people."""
+    """One metric of one run: fractions in [0, 1], words or nats, as ``unit`` says; the texts are for people.
+
+    ``caution`` says why the difference is not clear where its interval does not show it.
+    """
 
     unit: Unit
     value: float | None
@@ -38,6 +41,7 @@ class Cell:
     verdict: Literal["better", "worse", "changed", "unclear"] | None = None
     flags: tuple[Flag, ...] = ()
     note: str = ""
+    caution: str = ""
 
     @property
     def text(self) -> str:

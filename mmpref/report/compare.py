@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Literal
 
-import numpy as np
-
-from mmpref.report import analyses
-from mmpref.report.analyses import Array, Difference, Interval, Ratio
 from mmpref.report.cells import NOT_MEASURED, Cell, Column, Line, Table, Unit, as_json
+from mmpref.report.differences import paired_differences
 from mmpref.report.drift import SIDES, Drift, measure_drift
 from mmpref.report.flags import Flag, Signs, caption_flags, yes_flag
 from mmpref.report.runs import CHAIR_METRICS, POPE_SPLITS, Evaluation, Run, load_runs
+from mmpref.report.text_stats import mean_repetition, most_common_share
+from mmpref.statistics import Difference, Interval, mean_difference
 
 __all__ = [
     "NOT_MEASURED",
@@ -54,7 +52,7 @@ def difference_between(first: Run, second: Run, metric: str) -> Difference | Non
     a, b = first.chair(), second.chair()
     if a is None or b is None:
         return None
-    return _differences(a, b, "", analyses.CHAIR_RATIOS, first.label, second.label, []).get(metric)
+    return paired_differences(a, b, (first.label, second.label), []).get(metric)
 
 
 def _columns(splits: Sequence[str]) -> tuple[Column, ...]:
@@ -92,8 +90,8 @@ def _signs(run: Run, drift: Drift | None) -> Signs:
         captions = {name: chair.metric(name) for name in CHAIR_METRICS}
         if texts:
             captions["empty_share"] = sum(not text.strip() for text in texts) / len(texts)
-            captions["repetition"] = analyses.mean_repetition(texts)
-            captions["same_answer"] = analyses.most_common_share(texts) if len(texts) > 1 else None
+            captions["repetition"] = mean_repetition(texts)
+            captions["same_answer"] = most_common_share(texts) if len(texts) > 1 else None
     change = drift.changes["chosen"].value if drift else None
     return Signs(
         **captions,
@@ -110,7 +108,7 @@ def _chair_cells(
     before = baseline.chair() if baseline else None
     differences: dict[str, Difference] = {}
     if found is not None and before is not None and baseline is not None:
-        differences = _differences(before, found, "", analyses.CHAIR_RATIOS, baseline.label, run.label, notes)
+        differences = paired_differences(before, found, (baseline.label, run.label), notes, what="CHAIR")
     units: dict[str, tuple[Unit, Literal["lower", "higher"] | None]] = {
         "chair_s": ("percent", "lower"),
         "chair_i": ("percent", "lower"),
@@ -128,15 +126,8 @@ def _pope_cells(run: Run, baseline: Run | None, split: str, notes: list[str]) ->
     before, before_prefix = baseline.pope().get(split, (None, "")) if baseline else (None, "")
     differences: dict[str, Difference] = {}
     if found is not None and before is not None and baseline is not None:
-        differences = _differences(
-            _part(before, before_prefix),
-            _part(found, prefix),
-            split,
-            analyses.POPE_RATIOS,
-            baseline.label,
-            run.label,
-            notes,
-        )
+        sides = _part(before, before_prefix), _part(found, prefix)
+        differences = paired_differences(*sides, (baseline.label, run.label), notes, what=f"POPE {split}")
     share = found.metric(f"{prefix}yes_ratio") if found else None
     share_before = before.metric(f"{before_prefix}yes_ratio") if before else None
     flag = yes_flag(share, share_before, _label_share(found, prefix))
@@ -182,11 +173,7 @@ def _drift_cells(drift: Drift | None, baseline: Drift | None, flags: Mapping[str
         if change is None:
             cells[key] = Cell(unit="nats", value=None)
             continue
-        difference = None
-        shared = sorted(change.by_pair.keys() & start.by_pair.keys()) if start else []
-        if start and len(shared) > 1:
-            value, interval = analyses.mean_with_interval([change.by_pair[n] - start.by_pair[n] for n in shared])
-            difference = Difference(value, interval, len(shared))
+        difference = mean_difference(start.by_pair, change.by_pair) if start else None
         cells[key] = filled("nats", change.value, change.interval, None, difference, flags.get(key, ()))
     return cells
 
@@ -214,7 +201,7 @@ def filled(
     difference: Difference | None,
     flags: Sequence[Flag],
 ) -> Cell:
-    if difference is None:
+    if difference is None or difference.value is None:
         return Cell(unit=unit, value=value, interval=interval, flags=tuple(flags))
     verdict: Literal["better", "worse", "changed", "unclear"] = "unclear"
     if difference.clear:
@@ -227,57 +214,6 @@ def filled(
         difference=difference.value,
         difference_interval=difference.interval,
         verdict=verdict,
+        caution=difference.caution,
         flags=tuple(flags),
     )
-
-
-def _differences(
-    first: Evaluation,
-    second: Evaluation,
-    split: str,
-    ratios: Mapping[str, Ratio],
-    first_label: str,
-    second_label: str,
-    notes: list[str],
-) -> dict[str, Difference]:
-    """Paired differences from the items, only where the items give the very numbers of results.json."""
-    where = f"{second.benchmark.upper()}{' ' + split if split else ''}, {second_label} against {first_label}"
-    if not first.items or not second.items:
-        notes.append(f"{where}: no paired difference, because items.jsonl is missing")
-        return {}
-    if first.protocol != second.protocol:
-        notes.append(f"{where}: not compared, protocols differ ({first.protocol} and {second.protocol})")
-        return {}
-    ids_first, ids_second = ({str(item["id"]) for item in side.items} for side in (first, second))
-    shared = ids_first & ids_second
-    if len(shared) < max(len(ids_first), len(ids_second)):
-        notes.append(
-            f"{where}: the questions differ; the difference is over the {len(shared)} that both answered "
-            f"(of {len(ids_first)} and {len(ids_second)})"
-        )
-    names = sorted({name for ratio in ratios.values() for name in (*ratio.top, *ratio.bottom)})
-    tables = []
-    for side, label in ((first, first_label), (second, second_label)):
-        whole = _tally(side, names, None)
-        again = analyses.values(whole, names, ratios)
-        wrong = [n for n, v in again.items() if _disagree(side.metric(n), v)]
-        if wrong:
-            notes.append(f"{where}: no paired difference, items.jsonl of {label} gives other {', '.join(wrong)}")
-            return {}
-        tables.append(_tally(side, names, shared))
-    return analyses.paired_differences(tables[0], tables[1], names, ratios)
-
-
-def _tally(evaluation: Evaluation, names: Sequence[str], ids: set[str] | None) -> dict[str, Array]:
-    items = [item for item in evaluation.items if ids is None or str(item["id"]) in ids]
-    if evaluation.benchmark == "chair":
-        count, unit = analyses.chair_counts, "id"
-    else:
-        count, unit = partial(analyses.pope_counts, protocol=evaluation.protocol), "image"
-    return analyses.tally([count(item) for item in items], [str(item.get(unit)) for item in items], names)
-
-
-def _disagree(stored: float | None, recomputed: float | None) -> bool:
-    if stored is None or recomputed is None:
-        return False
-    return not np.isclose(stored, recomputed, rtol=1e-6, atol=1e-6)

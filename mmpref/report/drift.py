@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmpref.report.analyses import Interval, mean_with_interval
 from mmpref.report.runs import Row, Run, number
+from mmpref.statistics import Interval, mean_with_interval
 
 SIDES = ("chosen", "rejected")
 _REFERENCE = ("ref_logps/{}", "logps/ref_{}", "logps/{}_ref")

@@ -8,12 +8,12 @@ test, which takes questions as independent. Where several are about one image, t
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from mmpref.report.runs import Row
+from mmpref.statistics import mcnemar
 
 Items: TypeAlias = Sequence[Row]
 CASES: Mapping[str, str] = {
@@ -66,18 +66,6 @@ def is_right(item: Row) -> bool | None:
         if isinstance(item.get(key), bool | list):
             return not item[key]
     return None
-
-
-def mcnemar(turned_wrong: int, turned_right: int) -> float | None:
-    """Two-sided exact p that as many turn right as wrong; None when none turned."""
-    total, fewer = turned_wrong + turned_right, min(turned_wrong, turned_right)
-    if not total:
-        return None
-    logs = [
-        math.lgamma(total + 1) - math.lgamma(k + 1) - math.lgamma(total - k + 1) - total * math.log(2)
-        for k in range(fewer + 1)
-    ]
-    return min(1.0, 2 * math.fsum(map(math.exp, logs)))
 
 
 def count_turns(label: str, first: Items, second: Items, parts: Callable[[Row], Sequence[str]]) -> Turns:

@@ -7,7 +7,6 @@ from importlib import resources
 from pathlib import Path
 
 from mmpref.report import figures
-from mmpref.report.analyses import RESAMPLES
 from mmpref.report.benchmark_page import benchmark_sections
 from mmpref.report.benchmarks import BenchmarkTable, benchmark_tables
 from mmpref.report.cells import Table
@@ -20,6 +19,7 @@ from mmpref.report.runs import Run, load_runs
 from mmpref.report.summary import Finding, baseline_sentence, summarise, summarise_benchmark
 from mmpref.report.tables import legend, results_table
 from mmpref.rundir import write_text
+from mmpref.statistics import RESAMPLES
 from mmpref.version import __version__
 
 EXAMPLE_SEED = 0

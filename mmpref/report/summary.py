@@ -65,7 +65,7 @@ def _moved(row: MetricRow, place: int) -> str:
     sign = " %" if cell.unit == "percent" else ""
     if before.value is None or cell.difference is None:
         return f"{row.name} {cell.text}{sign}, not compared."
-    clear = "no clear change" if cell.verdict == "unclear" else cell.verdict
+    clear = _unclear(cell) if cell.verdict == "unclear" else cell.verdict
     return (
         f"{row.name} {before.text} → {cell.text}{sign}: {clear} ({cell.difference_text}, "
         f"95 % interval {_difference_range(cell)})."
@@ -104,7 +104,7 @@ def _finding(line: Line, baseline: Line) -> Finding:
     start = baseline.cells["chair_s"]
     moved = f"{_points(chair)}, 95 % interval {_difference_range(chair)}"
     if tone == "unclear":
-        first = f"CHAIR_s {start.text} → {chair.text} %: no clear change ({moved})."
+        first = f"CHAIR_s {start.text} → {chair.text} %: {_unclear(chair)} ({moved})."
     else:
         verb = "lowers" if tone == "better" else "raises"
         first = f"{verb.capitalize()} CHAIR_s from {start.text} to {chair.text} % ({moved})."
@@ -112,6 +112,10 @@ def _finding(line: Line, baseline: Line) -> Finding:
     shown: Tone = "warning" if warnings else tone
     verdict = f"{_WORDS[tone]}, but look twice" if warnings and tone == "better" else _WORDS[shown]
     return Finding(line.label, shown, verdict, tuple(s for s in sentences if s), warnings)
+
+
+def _unclear(cell: Cell) -> str:
+    return "no clear change" + (f", {cell.caution}" if cell.caution else "")
 
 
 def _recall(cell: Cell) -> str:
@@ -165,11 +169,12 @@ def _between(table: Table, runs: Sequence[Run]) -> Finding | None:
         if line is best:
             continue
         difference = difference_between(run, best_run, "chair_s")
-        if difference is None or difference.interval is None:
+        if difference is None or difference.value is None:
             groups["Not clearly lower than"].append(f"{line.label} (not compared)")
             continue
         cell = Cell(unit="percent", value=0.0, difference=difference.value, difference_interval=difference.interval)
-        text = f"{line.label} ({cell.difference_text} points, {_difference_range(cell)})"
+        told = difference.caution or _difference_range(cell)
+        text = f"{line.label} ({cell.difference_text} points, {told})"
         if line.flags:
             text += f", which carries the warning {' and '.join(dict.fromkeys(flag.words for flag in line.flags))}"
         direction = "lower" if difference.value < 0 else "higher"

@@ -7,6 +7,7 @@ from itertools import groupby
 from mmpref.report.cells import Cell, Column, Line, Table
 from mmpref.report.flags import RULES, SIGNS, WORDS
 from mmpref.report.markup import Html, join, tag
+from mmpref.statistics import FEWEST_CHANGED
 
 _UNITS = {"percent": "%", "words": "words", "nats": "nats", "number": ""}
 _ARROWS = {"lower": "lower is better", "higher": "higher is better"}
@@ -62,7 +63,11 @@ def legend(table: Table) -> Html:
         "div",
         tag("h3", "Warnings"),
         tag("ul", *rules, class_="rules"),
-        tag("p", "better, worse and changed: the interval of the difference leaves out zero; unclear: it does not."),
+        tag(
+            "p",
+            "better, worse and changed: the interval of the difference leaves out zero, and "
+            f"{FEWEST_CHANGED} units or more (pictures, pairs) make it; unclear: one of the two is not so.",
+        ),
         tag("h3", "Notes") if notes else "",
         tag("ul", *notes, class_="notes") if notes else "",
         tag(
@@ -114,6 +119,8 @@ def _cell(cell: Cell, first: bool) -> Html:
             tag("span", cell.difference_text, " ", tag("i", cell.verdict), class_=f"difference {cell.verdict}")
         )
         parts.append(tag("span", cell.difference_interval_text or "no interval", class_="interval"))
+        if cell.caution:
+            parts.append(tag("span", cell.caution, class_="interval why"))
     parts += [
         tag("span", f"{flag.sign} {flag.words}", class_=f"flag {flag.kind}", title=flag.why) for flag in cell.flags
     ]

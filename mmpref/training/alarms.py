@@ -42,6 +42,12 @@ class Alarms(TrainerCallback):
         self._raised: set[str] = set()
         self._first: dict[str, float] = {}
 
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """A resumed run has seen the lines before its checkpoint, and spoken about them."""
+        for line in state.log_history:
+            if "loss" in line:
+                self._heed(line, int(line["step"]))
+
     def on_log(
         self,
         args: TrainingArguments,
@@ -52,18 +58,25 @@ class Alarms(TrainerCallback):
     ) -> None:
         if not logs or "loss" not in logs:
             return
-        for name, sentence in self._look(logs).items():
+        for name, sentence in self._heed(logs, state.global_step).items():
+            self._event(state.global_step, f"alarm/{name}", sentence)
+
+    def _heed(self, logs: Mapping[str, float], step: int) -> dict[str, str]:
+        """Count one line in; the alarms that it sets off, by name."""
+        found = {}
+        for name, sentence in self._look(logs, step).items():
             self._lines[name] = self._lines.get(name, 0) + 1 if sentence else 0
             if sentence and self._lines[name] >= PATIENCE and name not in self._raised:
                 self._raised.add(name)
-                self._event(state.global_step, f"alarm/{name}", sentence)
+                found[name] = sentence
+        return found
 
-    def _look(self, logs: Mapping[str, float]) -> dict[str, str | None]:
+    def _look(self, logs: Mapping[str, float], step: int) -> dict[str, str | None]:
         return {
             "chosen_falls": self._chosen_falls(logs),
             "weights_vanish": _weights_vanish(logs),
             "margins_explode": _margins_explode(logs),
-            "length_drift": self._length_drift(),
+            "length_drift": self._length_drift(step),
         }
 
     def _chosen_falls(self, logs: Mapping[str, float]) -> str | None:
@@ -82,8 +95,8 @@ class Alarms(TrainerCallback):
             "train.learning_rate, or add loss.nll_weight or loss.uni.nll_lambda"
         )
 
-    def _length_drift(self) -> str | None:
-        columns = self._pairs.recent(LENGTH_WINDOW, ("rewards/margins", "len/chosen", "len/rejected"))
+    def _length_drift(self, step: int) -> str | None:
+        columns = self._pairs.recent(LENGTH_WINDOW, ("rewards/margins", "len/chosen", "len/rejected"), step)
         rows = [row for row in zip(*columns, strict=True) if None not in row]
         if len(rows) < _FEWEST_PAIRS:
             return None

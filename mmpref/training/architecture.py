@@ -43,8 +43,6 @@ class Architecture:
     """Layers, width and MLP width of the vision tower; zeros without one."""
     tower_trains: bool
     head_trains: bool
-    changes_base: bool
-    """The adapter switched off is not the start model, so that a reference is a copy."""
 
 
 def describe(config: PretrainedConfig, recipe: Recipe, layout: LayoutName = "shared_prefix") -> Architecture:
@@ -97,7 +95,6 @@ def describe(config: PretrainedConfig, recipe: Recipe, layout: LayoutName = "sha
         tower=_tower(config),
         tower_trains=tuning.vision != "freeze",
         head_trains=tuning.language == "full",
-        changes_base=recipe.adapter.kind == "none" or recipe.adapter.init != "zero",
     )
 
 

@@ -20,7 +20,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from mmpref.errors import CheckpointError
 from mmpref.rundir import replacing_folder
 from mmpref.training.checkpoint import WEIGHTS, is_complete, load_trained, prune, save_trained, seal, verify
-from mmpref.training.metrics import PairLog, read_pair_log
+from mmpref.training.metrics import JsonlLogger, PairLog, read_pair_log
 from mmpref.training.parallel.sharded import load_sharded, load_sharded_weights, load_whole_optimizer, save_sharded
 from mmpref.training.parallel.world import ALONE, World, is_of_communication
 from mmpref.training.parallel.zero import is_zero_checkpoint, load_zero_weights, make_whole
@@ -56,6 +56,10 @@ class CheckpointedTrainer(Trainer):
                     if self.world.is_first:
                         self.pair_log.write(folder / PAIRS)
                         self.eval_log.write(folder / EVAL_PAIRS)
+                        for lines in (
+                            each for each in self.callback_handler.callbacks if isinstance(each, JsonlLogger)
+                        ):
+                            lines.copy_to(folder)
                         self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
                 with self.world.all_or_none():
                     if self.world.is_first:

@@ -15,6 +15,7 @@ from mmpref.left_over import Cure, Problem, refuse_left_over
 from mmpref.losses import build_objective, resolve, resolve_tau_good
 from mmpref.losses.loss_line import loss_line
 from mmpref.losses.objective import Objective
+from mmpref.models.reference_rule import reference_of
 from mmpref.records import PreferencePair
 from mmpref.rundir import RunDir
 
@@ -125,21 +126,10 @@ def line_of(recipe: Recipe, *, reference: str | None = None, settled: SettledSco
         settled: where ``tau_good`` comes from, if it was taken from the scores.
     """
     settings = resolve(recipe.loss.as_mapping())
-    kind = reference or reference_kind(recipe)
+    needs_reference = objective_from(recipe.loss.as_mapping()).needs_reference
+    kind = reference or reference_of(recipe, needs_reference=needs_reference).kind
     scores = settled.words if settled else " of the training scores" if asked_quantile(recipe) else ""
     return loss_line(settings, reference=_NAMES.get(kind, kind), scores=scores)
-
-
-def reference_kind(recipe: Recipe) -> str:
-    """What the reference will be, as far as the recipe alone says; ``none`` where the loss has none."""
-    if not objective_from(recipe.loss.as_mapping()).needs_reference:
-        return "none"
-    if recipe.reference.kind != "auto":
-        return recipe.reference.kind
-    adapter, tune = recipe.adapter, recipe.tune
-    if adapter.kind == "none" or (adapter.path is None and "full" in (tune.vision, tune.projector, tune.language)):
-        return "frozen_copy"
-    return "adapter_off" if adapter.path is None and adapter.init == "zero" else "copied_adapter"
 
 
 def facts_for_manifest(recipe: Recipe, line: str, settled: SettledScore | None) -> dict[str, Any]:

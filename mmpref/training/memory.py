@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from mmpref.config import AdapterSection, Recipe
+from mmpref.models.reference_rule import ReferenceChoice, reference_of
 from mmpref.processing.layout import LayoutName
 from mmpref.training.architecture import Architecture
 from mmpref.training.loss_of import objective_of
@@ -165,7 +166,7 @@ def _before(model: Architecture, recipe: Recipe, precision: Precision, spread: S
         "weights, not quantised": (frozen * precision.frozen + own * precision.trained) // parts,
         "weights, quantised": int(in_linear * _packed(stored, parts)),
         "adapter": (model.lora * precision.adapter + (full - own) * precision.trained) // parts,
-        "reference": _reference(model, recipe, precision) // (parts if spread.strategy == "fsdp2" else 1),
+        "reference": _reference(model, recipe, precision) // parts,
     }
     if not spread.is_alone and spread.strategy == "ddp":
         before["buckets"] = _trained_bytes(model, precision)  # DDP holds every gradient a second time, to send it
@@ -261,16 +262,18 @@ def _packed(stored: float | None, parts: int) -> float:
     return _NIBBLE / parts + stored - _NIBBLE
 
 
-def copies_reference(model: Architecture, recipe: Recipe) -> bool:
-    """Whether the reference is a second model in memory."""
-    kind = recipe.reference.kind
-    copied = kind == "frozen_copy" or (kind != "cache" and model.changes_base)
-    return copied and objective_of(recipe).needs_reference
+def reference_for(recipe: Recipe) -> ReferenceChoice:
+    """Who the reference will be.
+
+    Raises:
+        ConfigError: the recipe asks for one that cannot be.
+    """
+    return reference_of(recipe, needs_reference=objective_of(recipe).needs_reference)
 
 
 def _reference(model: Architecture, recipe: Recipe, precision: Precision) -> int:
     """Only of what trains, because frozen weights are the same for both."""
-    if not copies_reference(model, recipe):
+    if not reference_for(recipe).is_copy:
         return 0
     return model.lora * precision.adapter + sum(model.trained.values()) * precision.frozen
 

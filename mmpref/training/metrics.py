@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -116,11 +117,16 @@ class PairLog:
         """Whether any flushed row is of this step."""
         return step in self._columns["step"]
 
-    def recent(self, count: int, names: Sequence[str]) -> list[list[Any]]:
-        """The last values of some statistics, among flushed rows; empty lists where one was never recorded."""
+    def recent(self, count: int, names: Sequence[str], step: int) -> list[list[Any]]:
+        """The last values of some statistics as they were at a log line; empty lists where one was never recorded.
+
+        Args:
+            step: of the log line: rows are flushed with each, so all up to it come before all behind it.
+        """
         if any(name not in self._columns for name in names):
             return [[] for _ in names]
-        return [self._columns[name][-count:] for name in names]
+        end = bisect_right(self._columns["step"], step)
+        return [self._columns[name][max(0, end - count) : end] for name in names]
 
     def restore(self, columns: Mapping[str, list[Any]]) -> None:
         """Start from rows written before (:func:`read_pair_log`), as a resumed run does."""
@@ -143,25 +149,40 @@ def read_pair_log(path: Path) -> dict[str, list[Any]]:
     return columns
 
 
+LINES = "metrics.jsonl"
 _SUMMARY = '"train_runtime"'  # in the line that the Trainer writes when it ends
 
 
 class JsonlLogger(TrainerCallback):
-    """Writes every log line of the Trainer to ``metrics.jsonl`` as it comes."""
+    """Writes every log line of the Trainer to ``metrics.jsonl`` as it comes.
+
+    A checkpoint holds a copy of the lines that were there when it was written, and a resumed run begins with that copy:
+    a step alone does not say whether a line of it came before the checkpoint or after.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def forget_after(self, step: int) -> None:
-        """Drop the lines of steps that a resumed run does again, and the summaries of the parts it is made of.
+    def copy_to(self, checkpoint: Path) -> None:
+        """Put the lines so far into a checkpoint that is being written."""
+        write_text(checkpoint / LINES, "".join(f"{line}\n" for line in _lines_of(self.path)))
+
+    def begin_from(self, checkpoint: Path | None, step: int) -> None:
+        """Keep exactly the lines that a run has which starts at a checkpoint; what came after it is done again.
+
+        The summaries of the parts that a resumed run is made of are dropped.
 
         Args:
-            step: of the checkpoint; -1 where there is none, and everything is done again.
+            checkpoint: where the run goes on from; None where everything is done again.
+            step: of the checkpoint, for one of an earlier version that holds no lines.
         """
-        if self.path.is_file():
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if _step_of(line) <= step and _SUMMARY not in line]
-            write_text(self.path, "".join(f"{line}\n" for line in kept))
+        kept: list[str] = []
+        if checkpoint is not None and (checkpoint / LINES).is_file():
+            kept = _lines_of(checkpoint / LINES)
+        elif checkpoint is not None:
+            kept = [line for line in _lines_of(self.path) if _step_of(line) <= step]
+        if kept or self.path.is_file():
+            write_text(self.path, "".join(f"{line}\n" for line in kept if _SUMMARY not in line))
 
     def on_log(
         self,
@@ -181,6 +202,10 @@ class JsonlLogger(TrainerCallback):
     def _append(self, line: Mapping[str, Any]) -> None:
         with writing_to(self.path), self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
+
+
+def _lines_of(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
 
 
 def _step_of(line: str) -> float:

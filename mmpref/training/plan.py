@@ -8,11 +8,12 @@ from typing import Any
 
 from mmpref.config import Recipe
 from mmpref.errors import ConfigError
+from mmpref.models.reference_rule import ReferenceChoice
 from mmpref.processing.layout import LayoutName
 from mmpref.training.architecture import Architecture, weight_dtype
 from mmpref.training.gpus import GIB, LINKED, card_named, on_card
 from mmpref.training.loss_of import objective_of
-from mmpref.training.memory import Memory, Shape, copies_reference, estimate, with_changes
+from mmpref.training.memory import Memory, Shape, estimate, reference_for, with_changes
 from mmpref.training.network import BETWEEN_NODES, Traffic, link_rate, seconds, traffic
 from mmpref.training.plan_changes import Subject, changes_until_it_fits
 from mmpref.training.plan_subject import described, find_config, image_shape, layout_of
@@ -38,6 +39,7 @@ class Plan:
         network: seconds that the link is busy in an update.
         speed: on a named card; None without one.
         changes: what would make it fit, the least harmful first: (keys, GiB needed then).
+        reference: who it will be.
         source: where the architecture was read.
     """
 
@@ -56,6 +58,7 @@ class Plan:
     network: float
     speed: Speed | None
     changes: tuple[tuple[str, float], ...]
+    reference: ReferenceChoice
     source: str
     dtype_bytes: int
     """Of a weight as it is loaded."""
@@ -114,8 +117,8 @@ def make_plan(
     shape = Shape(prompt=prompt_tokens, image=image, patches=patches, chosen=answer_tokens, rejected=rejected)
     dtype = weight_dtype(config, recipe)
     model = described(config, recipe, layout)
-    copied = copies_reference(model, recipe)
-    refuse_contradictions(recipe, spread, dtype_bytes=dtype.itemsize, pairs=pairs, copies_reference=copied)
+    refuse_contradictions(recipe, spread, dtype_bytes=dtype.itemsize, pairs=pairs)
+    reference = reference_for(recipe)
     wire, rate = _link(link, spread, None if card is None else card[0])
 
     def memory_of(changed: Recipe, pair: Shape = shape, looked_at: Architecture = model) -> Memory:
@@ -156,6 +159,7 @@ def make_plan(
         network=network,
         speed=speed,
         changes=changes,
+        reference=reference,
         source=source,
         dtype_bytes=dtype.itemsize,
     )

@@ -109,7 +109,8 @@ def _changes_of_result(recipe: Recipe, spread: Spread, subject: Subject) -> Iter
         yield _Change(words=words, keys={"adapter": {"kind": "lora"}, "tune": tune})
     if "8bit" not in train.optim and spread.state_parts == 1:
         yield _Change(words="train.optim=adamw_8bit", keys={"train": {"optim": "adamw_8bit"}})
-    if recipe.adapter.stored_as is None and not spread.is_deepspeed:
+    fresh = recipe.adapter.init == "zero"  # PiSSA needs the weights whole
+    if recipe.adapter.stored_as is None and not spread.is_deepspeed and fresh:
         yield _Change(words="adapter.kind=qlora", keys={"adapter": {"kind": "qlora", "quantization": None}})
     if family_of_config(subject.config).has_pixel_budget and subject.shape.image > 256:
         vision = subject.config.vision_config

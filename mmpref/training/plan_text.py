@@ -110,7 +110,9 @@ def _notes(plan: Plan) -> list[str]:
     if plan.network:
         hidden = "" if plan.speed is None else " The first number has nothing sent while something is computed."
         notes.append(f"The network is counted at {EFFICIENCY:.0%} of the link's rate, as rings.{hidden}")
-    if recipe.reference.kind == "cache":
+    if plan.reference.kind != "none":
+        notes.append(f"The reference: {plan.reference.explanation}.")
+    if plan.reference.kind == "cache":
         notes.append("The cache costs one forward pass of every pair before training; it is not in the speed.")
     if not spread.is_alone and spread.state_parts > 1 and recipe.adapter.stored_as is not None:
         notes.append("FSDP2 splits the 4-bit base as well; the scales of its blocks are whole on every GPU.")

@@ -231,7 +231,7 @@ def _train(
     run = begin(recipe, facts_for_manifest(recipe, line, score))
     if world.is_first:
         data.quarantine.write()
-        logger.forget_after(-1 if checkpoint is None else step_of(checkpoint))
+        logger.begin_from(checkpoint, -1 if checkpoint is None else step_of(checkpoint))
     if world.begins_late:
         trainer.add_callback(before)
     else:

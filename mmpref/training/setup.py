@@ -16,6 +16,7 @@ from mmpref.models.layout_choice import Layout, choose_layout
 from mmpref.models.load import LoadedModel, load
 from mmpref.models.quantize import QuantizationSettings
 from mmpref.models.reference import Reference, choose_reference
+from mmpref.models.reference_rule import start_of
 from mmpref.processing.collate import PairCollator
 from mmpref.processing.encode import PairEncoder
 from mmpref.processing.fitting import FitPlan
@@ -101,7 +102,7 @@ def _reference(
 ) -> Reference | None:
     section = recipe.reference
     if section.kind != "cache":
-        return choose_reference(loaded.model, objective.needs_reference, kind=section.kind)
+        return choose_reference(loaded.model, objective.needs_reference, kind=section.kind, start=start_of(recipe))
     if not objective.needs_reference:
         return None
     folder = section.cache or recipe.output.with_name(f"{recipe.output.name}.reference")

@@ -128,9 +128,7 @@ def batches_reduced(recipe: Recipe, spread: Spread) -> int:
     return 1 if spread.is_alone or spread.strategy == "ddp" else recipe.train.gradient_accumulation_steps
 
 
-def refuse_contradictions(
-    recipe: Recipe, spread: Spread, *, dtype_bytes: int, pairs: int | None, copies_reference: bool
-) -> None:
+def refuse_contradictions(recipe: Recipe, spread: Spread, *, dtype_bytes: int, pairs: int | None) -> None:
     """Raises ConfigError, with the fix, for what the strategy cannot do."""
     if spread.is_alone:
         return
@@ -146,8 +144,6 @@ def refuse_contradictions(
             f"{strategy} takes its precision from train.bf16 or train.fp16, and neither is set while weights are "
             "loaded in half precision; set train.bf16=true"
         )
-    if strategy == "zero3" and copies_reference:
-        raise ConfigError(f"a copy that serves as reference is not for {strategy}; set reference.kind=cache")
     at_once = train.per_device_train_batch_size * spread.world
     if pairs is not None and at_once * train.gradient_accumulation_steps > pairs:
         most = max(1, pairs // at_once)

@@ -13,6 +13,7 @@ import torch
 
 from mmpref.cli import main
 from mmpref.models import load
+from mmpref.rundir import RunDir
 from tests.distributed.conftest import (
     Place,
     assert_same_run,
@@ -40,6 +41,9 @@ CASES = {
     "full with tower, pictures in some rows only": ("mixed", ALL_PARTS),
     "lora, pictures in some rows only": ("mixed", LORA),
     "lora with a vision tower that trains": ("mixed", (LORA[0], "tune={language: lora, vision: lora}")),
+    "lora beside a projector that trains whole":
+        ("mixed", (LORA[0], "tune={language: lora, projector: full, vision: freeze}")),
+    "pissa": ("pairs", ("adapter={kind: lora, rank: 4, init: pissa}", LORA[1])),
     "full, text": ("text", ("tune={language: full, projector: freeze, vision: freeze}", CACHED)),
     "parts of different number": ("mixed", (*ALL_PARTS, "processing.row_tokens=160")),
     "held-out pairs": ("mixed", (*LORA, "data.held_out=0.3", "train.per_device_eval_batch_size=2")),
@@ -69,6 +73,7 @@ def test_two_processes_train_as_one(place: Place, singles: Path, tmp_path: Path,
         print(name)  # noqa: T201  # shown when the next line fails
         run, single = tmp_path / str(number), singles / str(number)
         assert_same_run(run, single)
+        assert RunDir(run).manifest()["reference"] == RunDir(single).manifest()["reference"]
         for ours, alone in zip(logged(run), logged(single), strict=True):
             if "loss" in ours:
                 assert ours["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-4)

@@ -7,15 +7,19 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from mmpref.cli import main
+from mmpref.models import save
 from mmpref.rundir import RunDir
-from mmpref.training.metrics import read_pair_log
+from mmpref.training import alarms, checkpointed, run, trainer
+from mmpref.training.metrics import JsonlLogger, PairLog, read_pair_log
 from tests.integration.conftest import Place
 
 MOST_KILLS = 4
@@ -34,8 +38,14 @@ def undisturbed(place: Place, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return run, time.monotonic() - started
 
 
-def _in_child(arguments: list[str], *, seconds: float | None) -> int:
-    """Run a command in a forked process, killed after ``seconds``; its exit code, or minus the signal."""
+def _in_child(
+    arguments: list[str], *, seconds: float | None = None, before: Callable[[], object] = lambda: None
+) -> int:
+    """Run a command in a forked process, killed after ``seconds``; its exit code, or minus the signal.
+
+    Args:
+        before: called in that process first; it may plant a kill at a point of its own.
+    """
     child = os.fork()
     if child == 0:
         quiet = os.open(os.devnull, os.O_WRONLY)
@@ -43,6 +53,7 @@ def _in_child(arguments: list[str], *, seconds: float | None) -> int:
         os.dup2(quiet, 2)
         code = 70
         try:
+            before()
             code = main(arguments)
         finally:
             os._exit(code)
@@ -65,12 +76,18 @@ def check(place: Place, undisturbed: tuple[Path, float], run: Path, seed: int) -
     if code < 0:
         resume = ["--resume"] if (run / "manifest.json").is_file() else []
         assert main([*arguments, *resume]) == 0
+    _same(run, whole)
+
+
+def _same(run: Path, whole: Path) -> None:
+    """The killed and the undisturbed run ended in the same bits, and nothing half-written is left."""
     assert RunDir(run).manifest()["state"] == "complete"
     ours, theirs = (load_file(folder / "model" / "adapter_model.safetensors") for folder in (run, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert read_pair_log(RunDir(run).pairs_file) == read_pair_log(RunDir(whole).pairs_file)
     assert read_pair_log(RunDir(run).eval_pairs_file) == read_pair_log(RunDir(whole).eval_pairs_file)
     assert _lines(run) == _lines(whole)
+    assert sorted(entry.name for entry in run.rglob(".*")) == []
 
 
 def _lines(run: Path) -> list[tuple[int, float]]:
@@ -91,3 +108,136 @@ def test_ten_more_killed_runs_do_as_well(
     place: Place, undisturbed: tuple[Path, float], tmp_path: Path, seed: int
 ) -> None:
     check(place, undisturbed, tmp_path / "run", seed)
+
+
+# ---- kills at named points ------------------------------------------------------------------------------------------
+
+SHORT = (*CHANGES, "train.max_steps=2", "train.eval_steps=1")
+"""Each step is a log line, an evaluation line and a checkpoint, in this order."""
+LAST_EVALUATED_LATE = (*CHANGES, "train.max_steps=2", "train.eval_steps=null")
+"""The evaluation of the last step comes after its checkpoint."""
+
+
+def _kill(*_: Any, **__: Any) -> NoReturn:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("never reached")
+
+
+def _dies(owner: object, name: str, *, call: int = 1, after: bool = False) -> Callable[[], None]:
+    """Plants a kill at the n-th call of a function: in place of it, or right behind it."""
+
+    def plant() -> None:
+        real, calls = getattr(owner, name), [0]
+
+        def replaced(*args: Any, **kwargs: Any) -> Any:
+            calls[0] += 1
+            if calls[0] < call:
+                return real(*args, **kwargs)
+            if after:
+                real(*args, **kwargs)
+            _kill()
+
+        setattr(owner, name, replaced)
+
+    return plant
+
+
+def _torn_at_line(number: int) -> Callable[[], None]:
+    """Plants a kill in the middle of writing the n-th line of metrics.jsonl."""
+
+    def plant() -> None:
+        real, calls = JsonlLogger._append, [0]
+
+        def torn(self: JsonlLogger, line: Any) -> None:
+            calls[0] += 1
+            if calls[0] < number:
+                real(self, line)
+                return
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(line)[:25])
+            _kill()
+
+        JsonlLogger._append = torn  # type: ignore[method-assign]
+
+    return plant
+
+
+@pytest.fixture(scope="module")
+def undisturbed_short(place: Place, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], Path]:
+    root = tmp_path_factory.mktemp("undisturbed")
+    runs = {SHORT: root / "evaluated", LAST_EVALUATED_LATE: root / "evaluated_late"}
+    for changes, folder in runs.items():
+        assert _in_child(place.training("demo_dpo", folder, *changes)) == 0
+    return runs
+
+
+# the lines of SHORT: evaluation at 0; loss, evaluation, checkpoint at 1; loss, evaluation, checkpoint at 2; the summary
+POINTS: dict[str, tuple[tuple[str, ...], Callable[[], None]]] = {
+    "first evaluation line torn": (SHORT, _torn_at_line(1)),
+    "between the first evaluation and the first step": (SHORT, _dies(JsonlLogger, "_append", after=True)),
+    "log line torn, no checkpoint yet": (SHORT, _torn_at_line(2)),
+    "log line torn, behind a checkpoint": (SHORT, _torn_at_line(4)),
+    "between log line and evaluation": (SHORT, _dies(JsonlLogger, "_append", call=4, after=True)),
+    "evaluation line torn": (SHORT, _torn_at_line(5)),
+    "between evaluation and checkpoint": (SHORT, _dies(checkpointed.CheckpointedTrainer, "_save_checkpoint", call=2)),
+    "between the checkpoint's weights and its logs":
+        (SHORT, _dies(checkpointed.CheckpointedTrainer, "_save_rng_state", call=2)),
+    "between the checkpoint's logs and its seal": (SHORT, _dies(checkpointed, "seal", call=2)),
+    "between a checkpoint and the pruning of older ones": (SHORT, _dies(checkpointed, "prune", call=2)),
+    "between the last checkpoint and the summary": (SHORT, _torn_at_line(6)),
+    "between the last checkpoint and the last evaluation":
+        (LAST_EVALUATED_LATE, _dies(trainer.PreferenceTrainer, "evaluate", call=2)),
+    "last evaluation line torn": (LAST_EVALUATED_LATE, _torn_at_line(5)),
+    "final save: right behind the last evaluation": (LAST_EVALUATED_LATE, _dies(PairLog, "write", call=5)),
+    "final save: between the pair logs": (LAST_EVALUATED_LATE, _dies(PairLog, "write", call=5, after=True)),
+    "final save: before the model": (LAST_EVALUATED_LATE, _dies(trainer, "save_model")),
+    "final save: in the model": (LAST_EVALUATED_LATE, _dies(save, "copy_processor_files")),
+    "final save: behind the model": (LAST_EVALUATED_LATE, _dies(trainer, "save_model", after=True)),
+    "final save: all but the state": (LAST_EVALUATED_LATE, _dies(run, "_complete")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_run_killed_at_a_named_point_has_every_line_and_row_once(
+    place: Place, undisturbed_short: dict[tuple[str, ...], Path], tmp_path: Path, point: str
+) -> None:
+    changes, plant = POINTS[point]
+    whole, folder = undisturbed_short[changes], tmp_path / "run"
+    arguments = place.training("demo_dpo", folder, *changes)
+    assert _in_child(arguments, before=plant) == -signal.SIGKILL
+    assert RunDir(folder).manifest()["state"] == "running"
+    assert _in_child([*arguments, "--resume"]) == 0
+    _same(folder, whole)
+
+
+def test_a_resumed_run_killed_again_has_every_line_once(
+    place: Place, undisturbed_short: dict[tuple[str, ...], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    arguments = place.training("demo_dpo", folder, *LAST_EVALUATED_LATE)
+    assert _in_child(arguments, before=_dies(trainer, "save_model")) == -signal.SIGKILL
+    for plant in (_torn_at_line(1), _dies(trainer, "save_model"), _dies(JsonlLogger, "begin_from", after=True)):
+        assert _in_child([*arguments, "--resume"], before=plant) == -signal.SIGKILL
+    assert _in_child([*arguments, "--resume"]) == 0
+    _same(folder, undisturbed_short[LAST_EVALUATED_LATE])
+
+
+def test_an_alarm_of_a_resumed_run_stands_where_an_undisturbed_one_has_it(place: Place, tmp_path: Path) -> None:
+    changes = (*CHANGES, "train.max_steps=5", "train.eval_steps=null", "data.eval=[]")
+
+    def easily_alarmed() -> None:
+        alarms.LARGE_MARGIN = -100.0
+
+    def lines(name: str, *kills: Callable[[], None]) -> list[tuple[int, float]]:
+        arguments = place.training("demo_dpo", tmp_path / name, *changes)
+        for number, kill in enumerate(kills):
+            resume = ["--resume"] if number else []
+            assert _in_child([*arguments, *resume], before=lambda kill=kill: (easily_alarmed(), kill())) < 0  # type: ignore[misc]
+        assert _in_child([*arguments, *(["--resume"] if kills else [])], before=easily_alarmed) == 0
+        return _lines(tmp_path / name)
+
+    save_checkpoint = (checkpointed.CheckpointedTrainer, "_save_checkpoint")
+    whole = lines("whole")
+    assert [step for step, loss in whole if loss is None] == [3]
+    assert lines("right_behind_it", _dies(*save_checkpoint, call=3, after=True)) == whole
+    assert lines("twice", _dies(*save_checkpoint, call=2), _dies(*save_checkpoint, call=4)) == whole

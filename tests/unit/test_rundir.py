@@ -158,3 +158,19 @@ def test_a_folder_that_a_kill_left_with_its_recipe_alone_is_taken_up_as_new(tmp_
     (run.path / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match="not empty and is not a run folder"):
         start_run(wanted)
+
+
+def test_what_a_killed_run_left_half_written_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    kept = {".model.backup.tmp", ".notes.abcd1234.tmp", ".git", "metrics.jsonl", ".step-3", "step-3.abcd1234.tmp"}
+    half = {".model.abcd_234", ".model.abcd1234.tmp", ".step-12.abcd1234.tmp", ".step-12.abcd1234.old"}
+    run.checkpoints.mkdir()
+    for folder in (tmp_path, run.checkpoints):
+        for name in kept | half:
+            (folder / name).mkdir()
+            (folder / name / "weights").write_text("")
+    for name in (".manifest.json.abcd1234.tmp", ".pairs.parquet.abcd1234.tmp", ".metrics.jsonl.abcd1234.tmp"):
+        (tmp_path / name).write_text("")
+    run.remove_leftovers()
+    assert {entry.name for entry in run.checkpoints.iterdir()} == kept
+    assert {entry.name for entry in tmp_path.iterdir()} == {*kept, "checkpoints"}

@@ -89,8 +89,7 @@ def launch(recipe: Recipe, launch: Launch, command: Sequence[str], say: Callable
     if not 0 <= launch.node_rank < launch.nodes:
         raise DistributedError(f"--node-rank {launch.node_rank} is not one of the {launch.nodes} machines, from 0 on")
     refuse_contradictions(recipe, environment_of(profile, strategy))
-    if recipe.adapter.path is None:  # otherwise the start adapter, which is not read yet, says what trains
-        refuse_what_cannot_shard(recipe, strategy)
+    refuse_what_cannot_shard(recipe, strategy)
     _refuse_missing(strategy)
     for restarts in range(launch.max_restarts + 1):
         os.environ[RESTARTS] = str(restarts)

@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 
 from mmpref.config import Recipe
 from mmpref.errors import DistributedError
+from mmpref.models.reference_rule import reference_of
 from mmpref.training.loss_of import objective_of
 
 Strategy = Literal["single", "ddp", "fsdp2", "zero2", "zero3"]
@@ -116,15 +117,13 @@ def refuse_what_cannot_shard(recipe: Recipe, strategy: Strategy) -> None:
     """:func:`refuse_contradictions` for strategies that the recipe itself asks for (``train.extra.fsdp``).
 
     Raises:
+        ConfigError: the reference cannot be what the recipe says.
         DistributedError: with the change that resolves it.
     """
     if strategy in ("fsdp2", "zero2", "zero3"):
         _refuse_for_sharding(recipe, "FSDP2" if strategy == "fsdp2" else "DeepSpeed ZeRO")
-    if strategy == "zero3" and objective_of(recipe).needs_reference and _copies_policy(recipe):
-        raise DistributedError(
-            "the reference would be a frozen copy of the policy, which is not divided under zero3; use "
-            "`reference.kind=cache`, which keeps no second model, or --launch fsdp2"
-        )
+    needs_reference = objective_of(recipe).needs_reference
+    reference_of(recipe, needs_reference=needs_reference, strategy=strategy)
 
 
 def _refuse_for_sharding(recipe: Recipe, name: str) -> None:
@@ -147,13 +146,6 @@ def _refuse_for_sharding(recipe: Recipe, name: str) -> None:
         )
     if recipe.train.torch_compile:
         raise DistributedError(f"train.torch_compile is not for {name} here; write `train.torch_compile=false`")
-
-
-def _copies_policy(recipe: Recipe) -> bool:
-    """Whether the reference is a second model: asked for, or because more than an adapter trains."""
-    kind, tune = recipe.reference.kind, recipe.tune
-    parts_train = recipe.adapter.kind == "none" or "full" in (tune.vision, tune.projector, tune.language)
-    return kind == "frozen_copy" or (kind == "auto" and parts_train)
 
 
 def _zero_stage(arguments: TrainingArguments) -> int:

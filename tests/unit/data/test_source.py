@@ -57,6 +57,16 @@ def test_a_bad_line_is_reported_and_the_next_one_is_read(tmp_path: Path, line: b
         list(read_jsonl(path, max_line_bytes=200_000))
 
 
+def test_a_line_of_exactly_the_limit_is_read(tmp_path: Path) -> None:
+    line = b'{"a": "' + b"x" * 50 + b'"}\n'
+    path = write(tmp_path, line + b'{"a": 2}\n')
+    assert len(list(read_jsonl(path, max_line_bytes=len(line)))) == 2
+    faults: list[str] = []
+    rows = list(read_jsonl(path, on_fault=lambda _, fault: faults.append(fault.reason), max_line_bytes=len(line) - 1))
+    assert rows == [(2, {"a": 2})]
+    assert faults == ["line_too_long"]
+
+
 def test_a_huge_line_is_skipped_without_holding_it(tmp_path: Path) -> None:
     path = write(tmp_path, b'{"a": "' + b"x" * 30_000_000 + b'"}\n{"a": 2}\n')
     faults: list[int] = []

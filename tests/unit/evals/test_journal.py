@@ -77,6 +77,21 @@ def test_a_byte_anywhere_in_a_picture_counts(tmp_path):
         content[place] ^= 1
 
 
+def test_a_change_in_any_part_of_a_large_file_counts(tmp_path):
+    """A checkpoint is too large to be read whole; its head alone would be the same after more training."""
+    file, size = tmp_path / "model.safetensors", (1 << 24) + 1_000_000
+    with file.open("wb") as stream:
+        stream.truncate(size)
+    before = of_file(file)
+    for part in range(16):
+        with file.open("r+b") as stream:
+            stream.seek(part * (size - (1 << 16)) // 15)
+            stream.write(b"\1")
+        after = of_file(file)
+        assert after != before, f"part {part} of 16"
+        before = after
+
+
 def test_pictures_that_are_not_there_have_no_fingerprint(tmp_path, images):
     samples = [
         EvalSample(id=name, images=(ImageRef(path=name),), prompt=user_turn("?", num_images=1))

@@ -97,6 +97,8 @@ def test_vlmevalkit_needs_one_whole_word_after_its_clean_up(answer, verdict):
         ("Não", U),
         ("I'm sorry, but I cannot help", U), ("There is no doubt that there is a dog", U), ("<think>hmm no", U),
         ("...", U),
+        # a letter that more words follow is no verdict
+        ("y it is", U), ("Y axis", U), ("n of them", U),
     ],
 )  # fmt: skip
 def test_mmpref_reads_what_a_person_would(answer, verdict):

@@ -46,6 +46,10 @@ TEXT_MODELS: dict[str, tuple[str, dict[str, Any], bool, str]] = {
         "Qwen2", SMALL | HEADS | {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 2},
         False, "last 24 tokens",
     ),
+    "qwen2, window in no layer": (
+        "Qwen2", SMALL | HEADS | {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 4},
+        True, "",
+    ),
     "bloom, ALiBi": ("Bloom", {"hidden_size": 64, "n_layer": 3, "n_head": 4, "vocab_size": 300}, False, ""),
     "falcon, ALiBi": (
         "Falcon", {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 300,

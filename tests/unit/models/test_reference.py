@@ -163,6 +163,42 @@ def test_a_pissa_start_is_copied_and_its_base_is_no_reference(base: Path) -> Non
     assert torch.equal(reference.logps(batch)[0], start)
 
 
+@pytest.mark.parametrize("projector", ["full", "freeze"])
+def test_copying_the_adapter_changes_nothing_of_what_trains(base: Path, projector: Any, tmp_path: Path) -> None:
+    settings, whole = AdapterSettings(rank=4), Tuning(language="lora", projector="full")
+    save_model(prepare(load(base, trainable=True), whole, settings).model, base, tmp_path / "start")
+    tuning = Tuning(language="lora", projector=projector)  # freeze: the adapter has a projector that must not train
+    model = prepare(load(base, trainable=True), tuning, settings, start=tmp_path / "start").model
+    before = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert any(".modules_to_save." in name for name in before) == (projector == "full")
+    reference = choose_reference(model, kind="copied_adapter")
+    assert reference is not None
+    assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == before
+    batch = batch_for(load(base))
+    pair_logps(model, batch, reference=reference).chosen.sum().backward()
+    assert {name for name, parameter in model.named_parameters() if parameter.grad is not None} <= before
+
+
+@pytest.mark.parametrize("kind", ["adapter_off", "copied_adapter", "frozen_copy"])
+@pytest.mark.parametrize("projector", ["full", "freeze"])
+def test_a_frozen_tower_runs_once_for_policy_and_reference(base: Path, projector: Any, kind: Any) -> None:
+    loaded = prepare(load(base, trainable=True), Tuning(language="lora", projector=projector), AdapterSettings(rank=4))
+    reference = choose_reference(loaded.model, kind=kind)
+    assert reference is not None
+    runs: list[str] = []
+    for model in {id(loaded.model): loaded.model, id(reference._model): reference._model}.values():
+        for name, module in model.named_modules():
+            if name.endswith("visual.blocks.0.attn"):
+                module.register_forward_hook(lambda *_: runs.append("ran"))
+    batch = batch_for(loaded)
+    policy = pair_logps(loaded.model, batch, reference=reference)
+    assert runs == ["ran"]
+    assert policy.ref_chosen is not None
+    torch.testing.assert_close(policy.chosen.detach(), policy.ref_chosen, atol=1e-5, rtol=1e-5)
+    pair_logps(loaded.model, batch)
+    assert runs == ["ran", "ran"], "the next batch is not that of the last one"
+
+
 def test_a_wrapped_policy_gives_the_same(base: Path, tmp_path: Path) -> None:
     """DistributedDataParallel around the policy: its own forward is called, and the reference looks inside."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)

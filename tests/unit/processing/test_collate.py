@@ -135,6 +135,18 @@ def test_a_token_budget_splits_a_batch_in_order(layout: LayoutName) -> None:
     assert len(PairCollator(encoder, draw, layout=layout).rows(rows)) == 1
 
 
+@pytest.mark.parametrize("layout", ["plain", "shared_prefix"])
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl"])
+def test_a_token_budget_holds_exactly_what_the_model_runs_over(name: str, layout: LayoutName) -> None:
+    """A budget of just the batch's tokens keeps it whole, and one token less splits it: a prompt counts once where it
+    is run once."""
+    encoder = encoder_for(name)
+    rows = [pair(str(i), chosen="yes " * (i + 1)) for i in range(3)]
+    tokens = PairCollator(encoder, draw, layout=layout)(rows).num_tokens
+    assert [len(part) for part in PairCollator(encoder, draw, layout=layout, row_tokens=tokens).rows(rows)] == [3]
+    assert len(PairCollator(encoder, draw, layout=layout, row_tokens=tokens - 1).rows(rows)) == 2
+
+
 def test_a_swap_that_totals_would_hide_is_caught() -> None:
     encoder = encoder_for("qwen2_vl")
     one, two = (

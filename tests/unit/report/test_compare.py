@@ -8,6 +8,7 @@ from mmpref.errors import ConfigError
 from mmpref.evals import score
 from mmpref.evals.results import write_items, write_result
 from mmpref.report.compare import as_json, comparison_table, difference_between, load_runs
+from mmpref.report.page import build_report
 from mmpref.report.summary import baseline_sentence, summarise
 
 CHAIR_COLUMNS = ("chair_s", "chair_i", "recall", "mean_length")
@@ -40,6 +41,10 @@ def test_golden_table(folders, tmp_path):
     assert second.cells["recall"].difference == pytest.approx(-0.1)
     assert second.cells["mean_length"].difference == pytest.approx(-3.0)
     assert second.cells["chair_s"].difference_text == "−50.0"
+    assert (second.cells["chair_s"].verdict, second.cells["chair_s"].caution) == (
+        "unclear",
+        "too few units differ (2 of 4)",
+    )
     assert first.cells["chair_s"].difference is None
     assert [flag.kind for flag in second.cells["recall"].flags] == ["says_less"]
 
@@ -167,7 +172,9 @@ def test_log_prob_changes_of_held_out_pairs_are_paired(folders, tmp_path):
     assert first.cells["logp_chosen"].value == pytest.approx(-0.85)
     assert first.cells["logp_chosen"].interval[0] < -0.85 < first.cells["logp_chosen"].interval[1]
     assert second.cells["logp_chosen"].difference == pytest.approx(-1.5)
-    assert second.cells["logp_chosen"].difference_interval == pytest.approx((-1.5, -1.5))
+    assert second.cells["logp_chosen"].difference_interval is None  # all by the same 1.5: that is no interval
+    assert second.cells["logp_chosen"].verdict == "changed"
+    assert second.cells["logp_chosen"].caution == "all units changed by the same"
     assert second.cells["logp_rejected"].value == pytest.approx(-1.0)
     assert [flag.kind for flag in second.cells["logp_chosen"].flags] == ["collapse"]  # 2.35 nats over 5 tokens
     assert first.drift_source == "8 held-out pairs, step 65 against step 0"
@@ -314,3 +321,18 @@ def test_results_of_several_models_are_no_one_column(tmp_path):
         load_runs([tmp_path / "deep"])
     assert [len(run.evals) for run in load_runs([tmp_path / "flat" / "base", tmp_path / "deep" / "tuned"])] == [1, 1]
     assert len(load_runs([tmp_path / "one"])[0].evals) == 2
+
+
+def test_two_pictures_that_both_turn_are_not_clear_and_the_page_says_why(folders, tmp_path):
+    wrong, right = ([folders.caption_item(n, [*folders.scene(n), *extra]) for n in range(2)] for extra in (["pot"], []))
+    for name, items in (("before", wrong), ("after", right)):
+        folders.write_chair(folders.write_run(tmp_path / name), items)
+    runs = load_runs([tmp_path / "before", tmp_path / "after"])
+    cell = comparison_table(runs).lines[1].cells["chair_s"]
+    assert cell.difference == -1
+    assert cell.difference_interval[0] < cell.difference_interval[1]
+    assert cell.verdict == "unclear"
+    (finding,) = summarise(comparison_table(runs), runs)
+    assert "no clear change, too few units differ (2 of 2)" in finding.sentences[0]
+    page = build_report([tmp_path / "before", tmp_path / "after"], tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "too few units differ (2 of 2)" in page

@@ -83,3 +83,24 @@ def test_the_correlation_is_that_of_torch_and_zero_where_nothing_varies() -> Non
     rows = torch.randn(2, 40, generator=torch.Generator().manual_seed(1))
     assert correlation(rows[0].tolist(), rows[1].tolist()) == pytest.approx(float(torch.corrcoef(rows)[0, 1]), abs=1e-5)
     assert correlation([1.0, 1.0], [0.0, 5.0]) == 0.0
+
+
+def _resumed(lines: list[dict[str, float]], checkpoint: int) -> list[tuple[int, str, str]]:
+    """What is said by a run that goes on from a checkpoint behind the n-th line."""
+    events: list[tuple[int, str, str]] = []
+    alarms = Alarms(PairLog(), lambda *event: events.append(event))
+    history = [{**line, "step": float(number)} for number, line in enumerate(lines[:checkpoint], start=1)]
+    state = TrainerState(global_step=checkpoint, log_history=[{"eval_loss": 1.0, "step": 0.0}, *history])
+    alarms.on_train_begin(None, state, TrainerControl())  # type: ignore[arg-type]
+    for number, line in enumerate(lines[checkpoint:], start=checkpoint + 1):
+        alarms.on_log(None, TrainerState(global_step=number), TrainerControl(), logs=dict(line))  # type: ignore[arg-type]
+    return events
+
+
+def test_a_resumed_run_speaks_where_an_undisturbed_one_would_and_never_twice() -> None:
+    plain: dict[str, float] = {"loss": 1.0, "logps/chosen": -50.0, "len/chosen": 50.0}
+    for bad in (HEALTHY | {"rewards/margins": 31.0}, plain | {"logps/chosen": -70.0}):
+        lines = [plain, bad, bad, bad, bad, bad, bad]
+        whole = run(lines)
+        assert [step for step, _, _ in whole] == [4]
+        assert [_resumed(lines, checkpoint) for checkpoint in range(7)] == [whole] * 4 + [[]] * 3

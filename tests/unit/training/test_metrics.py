@@ -78,8 +78,57 @@ def test_a_restored_log_goes_on_where_it_was(tmp_path: Path) -> None:
     assert read_pair_log(tmp_path / "p")["x"] == [1.0, 2.0]
 
 
-def test_log_lines_after_the_resumed_step_are_dropped_and_so_is_a_torn_one(tmp_path: Path) -> None:
+LOSSES = '{"step": 1, "loss": 1}\n{"step": 2, "loss": 2}\n'
+
+
+def test_a_resumed_run_begins_with_the_lines_that_its_checkpoint_holds(tmp_path: Path) -> None:
+    logger = JsonlLogger(tmp_path / "metrics.jsonl")
+    logger.path.write_text(LOSSES, encoding="utf-8")
+    (tmp_path / "step-2").mkdir()
+    logger.copy_to(tmp_path / "step-2")
+    logger.event(2, "alarm/x", "behind the checkpoint, of the same step")
+    logger.begin_from(tmp_path / "step-2", 2)
+    assert logger.path.read_text(encoding="utf-8") == LOSSES
+
+
+def test_lines_that_were_lost_come_back_from_the_checkpoint(tmp_path: Path) -> None:
+    logger = JsonlLogger(tmp_path / "metrics.jsonl")
+    logger.path.write_text(LOSSES, encoding="utf-8")
+    (tmp_path / "step-2").mkdir()
+    logger.copy_to(tmp_path / "step-2")
+    logger.path.unlink()
+    logger.begin_from(tmp_path / "step-2", 2)
+    assert logger.path.read_text(encoding="utf-8") == LOSSES
+
+
+def test_a_resumed_run_has_the_summary_of_none_of_its_parts(tmp_path: Path) -> None:
+    logger = JsonlLogger(tmp_path / "metrics.jsonl")
+    logger.path.write_text(LOSSES + '{"step": 2, "train_runtime": 3.0}\n', encoding="utf-8")
+    (tmp_path / "step-2").mkdir()
+    logger.copy_to(tmp_path / "step-2")
+    logger.begin_from(tmp_path / "step-2", 2)
+    assert logger.path.read_text(encoding="utf-8") == LOSSES
+
+
+def test_a_checkpoint_without_lines_keeps_those_up_to_its_step_and_no_torn_one(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
-    file.write_text('{"step": 1, "loss": 1}\n{"step": 2, "loss": 2}\n{"step": 3, "lo', encoding="utf-8")
-    JsonlLogger(file).forget_after(1)
+    file.write_text(LOSSES + '{"step": 3, "lo', encoding="utf-8")
+    JsonlLogger(file).begin_from(tmp_path / "step-1", 1)
     assert file.read_text(encoding="utf-8") == '{"step": 1, "loss": 1}\n'
+
+
+def test_a_run_that_begins_anew_has_no_lines_of_the_one_before(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 0, "eval_loss": 1}\n{"step": 1', encoding="utf-8")
+    JsonlLogger(file).begin_from(None, -1)
+    assert file.read_text(encoding="utf-8") == ""
+
+
+def test_recent_values_are_those_up_to_the_line(tmp_path: Path) -> None:
+    log = PairLog()
+    for step in (1, 2, 3):
+        log.add(step, ["a", "b"], {"x": torch.tensor([10.0 * step, 10.0 * step + 1])})
+        log.flush()
+    assert log.recent(3, ("x",), 2) == [[11.0, 20.0, 21.0]]
+    assert log.recent(9, ("x",), 1) == [[10.0, 11.0]]
+    assert log.recent(2, ("x", "never"), 3) == [[], []]

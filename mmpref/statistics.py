@@ -1,15 +1,20 @@
-"""From counts per question to metrics with 95 % intervals.
+"""From counts per question to metrics with 95 % intervals, and what may be said of the difference of two systems.
 
 Every metric of the benchmarks here is a ratio of two sums of counts or a formula over such ratios, so a metric, its
 interval and the difference of two systems come from one table: [U units, K counts]. A unit is what was sampled
 independently, an image or a scene; the questions about one image stay together when units are drawn again (the cluster
 bootstrap, Efron & Tibshirani 1993).
 
+Two things that the bootstrap cannot tell are never told by it. An interval of no width is none: units that are all
+alike say nothing about the width. And a difference that fewer than :data:`FEWEST_CHANGED` units make is not clear,
+whatever the interval: drawn again, two units that both changed are two units that both changed.
+
 Shapes: U units, K counts, R resamples.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,8 +25,13 @@ from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[np.float64]
 RESAMPLES = 2000
+FEWEST_CHANGED = 6
+"""With five units that all changed in one direction, chance alone does as much in 2 * 0.5^5 = 6 % of all cases (the
+sign test); with six in 3 %."""
+Interval: TypeAlias = tuple[float, float]
 _TAIL = 0.025  # on each side of a 95 % interval
 _CELLS_PER_CHUNK = 4_000_000  # resampling weights held at once: 32 MB
+_ROUNDING = 1e-12
 _MAX_UNDEFINED_SHARE = 0.05  # an interval over fewer of the resamples than this leaves out would mislead
 
 
@@ -36,6 +46,11 @@ class Metric(Protocol):
 
     @property
     def proportion(self) -> bool: ...
+
+    @property
+    def terms(self) -> frozenset[str]:
+        """The counts that it is made of."""
+        ...
 
     def of(self, sums: Array, names: Sequence[str]) -> Array:
         """The metric of each row of ``sums`` [R, K]; NaN where it is undefined. Returns [R]."""
@@ -63,6 +78,10 @@ class Ratio:
     proportion: bool = True
     offset: float = 0.0
 
+    @property
+    def terms(self) -> frozenset[str]:
+        return frozenset((*self.top, *self.bottom))
+
     def of(self, sums: Array, names: Sequence[str]) -> Array:
         top, bottom = sums @ _weights(self.top, names), sums @ _weights(self.bottom, names)
         empty = bottom == 0
@@ -89,6 +108,10 @@ class Formula:
     combine: Callable[[Mapping[str, Array]], Array]
     why_empty: str
     proportion: bool = True
+
+    @property
+    def terms(self) -> frozenset[str]:
+        return frozenset().union(*(part.terms for part in self.parts.values()))
 
     def of(self, sums: Array, names: Sequence[str]) -> Array:
         return self.combine({name: part.of(sums, names) for name, part in self.parts.items()})
@@ -122,7 +145,7 @@ class Estimate:
     """Metrics with their intervals, and the reason for each that is undefined."""
 
     metrics: Mapping[str, float | None]
-    intervals: Mapping[str, tuple[float, float]]
+    intervals: Mapping[str, Interval]
     undefined: Mapping[str, str]
 
 
@@ -131,18 +154,36 @@ class Difference:
     """Second system less first, on the same units, with the 95 % interval of the paired bootstrap.
 
     ``value`` is None when the metric is undefined for one of the two; ``interval`` is None when it cannot be given.
+    ``num_changed`` of the ``num_units`` units have other counts in the second system; ``alike`` says that all of them
+    changed by the same, so that there is a difference and no width.
     """
 
     first: float | None
     second: float | None
     value: float | None
-    interval: tuple[float, float] | None
+    interval: Interval | None
     num_units: int
+    num_changed: int
+    alike: bool = False
 
     @property
     def clear(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
+        """Whether enough units make the difference, and the interval leaves out zero or all changed alike."""
+        leaves_out_zero = self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
+        return (leaves_out_zero or self.alike) and self.num_changed >= FEWEST_CHANGED
+
+    @property
+    def caution(self) -> str:
+        """What the interval alone does not show: why there is none, or that too few units make it; else ""."""
+        if self.value is None:
+            return ""
+        if not self.num_changed:
+            return f"none of {self.num_units} units differs"
+        if self.num_changed < FEWEST_CHANGED:
+            return f"too few units differ ({self.num_changed} of {self.num_units})"
+        if self.alike:
+            return "all units changed by the same"
+        return "" if self.interval is not None else "undefined in too many resamples"
 
 
 def tally(counts: Mapping[str, Mapping[str, float]]) -> Tally:
@@ -157,7 +198,7 @@ def estimate(table: Tally, wanted: Mapping[str, Metric], *, resamples: int = RES
     total = table.counts.sum(axis=0, keepdims=True)
     drawn = _resampled_sums(table.counts, resamples, seed)
     metrics: dict[str, float | None] = {}
-    intervals: dict[str, tuple[float, float]] = {}
+    intervals: dict[str, Interval] = {}
     undefined: dict[str, str] = {}
     for name, metric in wanted.items():
         value = float(metric.of(total, table.names)[0])
@@ -169,10 +210,8 @@ def estimate(table: Tally, wanted: Mapping[str, Metric], *, resamples: int = RES
         num_informed = int(np.count_nonzero(metric.informed(table.counts, table.names)))
         if metric.proportion and value in (0.0, 1.0) and num_informed:
             intervals[name] = _edge_interval(value, num_informed)
-        elif num_informed > 1:
-            interval = _percentiles(metric.of(drawn, table.names))
-            if interval is not None and interval[0] < interval[1]:  # units all alike say nothing about the width
-                intervals[name] = interval
+        elif num_informed > 1 and (interval := _percentiles(metric.of(drawn, table.names))) is not None:
+            intervals[name] = interval
     return Estimate(metrics, intervals, undefined)
 
 
@@ -194,19 +233,86 @@ def paired_differences(
         before = float(metric.of(first.counts.sum(axis=0, keepdims=True), first.names)[0])
         after = float(metric.of(second.counts.sum(axis=0, keepdims=True), second.names)[0])
         defined = not (np.isnan(before) or np.isnan(after))
-        interval = None
-        if defined and len(first.units) > 1:
-            interval = _percentiles(
-                metric.of(drawn[:, num_counts:], first.names) - metric.of(drawn[:, :num_counts], first.names)
-            )
+        columns = [index for index, column in enumerate(first.names) if column in metric.terms]
+        informed = metric.informed(first.counts, first.names) | metric.informed(second.counts, second.names)
+        num_informed = int(np.count_nonzero(informed))
+        interval, alike = None, False
+        if defined and metric.proportion and abs(after - before) == 1 and num_informed:
+            interval = _edge_difference(after - before, num_informed)
+        elif defined and num_informed > 1:
+            changes = metric.of(drawn[:, num_counts:], first.names) - metric.of(drawn[:, :num_counts], first.names)
+            interval, alike = _percentiles(changes), _is_constant(changes) and after != before
         out[name] = Difference(
             first=None if np.isnan(before) else before,
             second=None if np.isnan(after) else after,
             value=after - before if defined else None,
             interval=interval,
             num_units=len(first.units),
+            num_changed=int(np.count_nonzero(np.any(first.counts[:, columns] != second.counts[:, columns], axis=1))),
+            alike=alike,
         )
     return out
+
+
+def on_shared_units(first: Tally, second: Tally) -> tuple[Tally, Tally]:
+    """The two tables cut to the units that both have."""
+    shared = tuple(unit for unit in first.units if unit in set(second.units))
+
+    def cut(table: Tally) -> Tally:
+        row = {unit: index for index, unit in enumerate(table.units)}
+        return Tally(shared, table.names, table.counts[[row[unit] for unit in shared]])
+
+    return cut(first), cut(second)
+
+
+def mean_with_interval(
+    sample: Sequence[float], *, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, Interval | None]:
+    """Mean of independent values and its percentile interval.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    if not len(sample):
+        raise ValueError("no values, no mean")
+    column = np.asarray(sample, dtype=np.float64)[:, None]
+    interval = _percentiles(_resampled_sums(column, resamples, seed)[:, 0] / len(column)) if len(column) > 1 else None
+    return float(column.mean()), interval
+
+
+def mean_difference(
+    first: Mapping[str, float], second: Mapping[str, float], *, resamples: int = RESAMPLES, seed: int = 0
+) -> Difference | None:
+    """``second - first`` of values by unit, over the units that both have; None where there is none."""
+    shared = sorted(first.keys() & second.keys())
+    if not shared:
+        return None
+    changes = [second[unit] - first[unit] for unit in shared]
+    value, interval = mean_with_interval(changes, resamples=resamples, seed=seed)
+    before, after = (math.fsum(side[unit] for unit in shared) / len(shared) for side in (first, second))
+    changed = sum(change != 0 for change in changes)
+    return Difference(
+        first=before,
+        second=after,
+        value=value,
+        interval=interval,
+        num_units=len(shared),
+        num_changed=changed,
+        alike=len(shared) > 1 and value != 0 and _is_constant(np.asarray(changes)),
+    )
+
+
+def mcnemar(turned_wrong: int, turned_right: int) -> float | None:
+    """Two-sided exact p that as many questions turn right as wrong (McNemar 1947, by the binomial test); None when none
+    turned."""
+    total, fewer = turned_wrong + turned_right, min(turned_wrong, turned_right)
+    if not total:
+        return None
+    logs = [
+        math.lgamma(total + 1) - math.lgamma(k + 1) - math.lgamma(total - k + 1) - total * math.log(2)
+        for k in range(fewer + 1)
+    ]
+    return min(1.0, 2 * math.fsum(map(math.exp, logs)))
 
 
 def _same_columns(first: Tally, second: Tally) -> tuple[Tally, Tally]:
@@ -259,15 +365,29 @@ def _draw(rng: np.random.Generator, num_units: int, resamples: int) -> Array:
     return rng.multinomial(num_units, np.full(num_units, 1.0 / num_units), size=resamples).astype(np.float64)
 
 
-def _percentiles(values: Array) -> tuple[float, float] | None:
+def _percentiles(values: Array) -> Interval | None:
+    """What 95 % of the resamples lie in; None where too many are undefined, and where that has no width: units that are
+    all alike say nothing about it."""
     defined = values[~np.isnan(values)]
     if len(defined) < (1 - _MAX_UNDEFINED_SHARE) * len(values) or not len(defined):
         return None
     low, high = np.quantile(defined, [_TAIL, 1 - _TAIL])
-    return float(low), float(high)
+    return None if _is_constant(np.array([low, high])) else (float(low), float(high))
 
 
-def _edge_interval(value: float, num_units: int) -> tuple[float, float]:
+def _is_constant(values: Array) -> bool:
+    """Whether all values are one number, but for the last bits of their sums; False where any is undefined."""
+    return bool(np.ptp(values) <= _ROUNDING * max(1.0, float(np.abs(values).max())))
+
+
+def _edge_interval(value: float, num_units: int) -> Interval:
     """Exact (Clopper-Pearson) interval when all units agree: drawing them again would give no width at all."""
     reach = 1 - _TAIL ** (1 / num_units)
     return (0.0, reach) if value == 0 else (1 - reach, 1.0)
+
+
+def _edge_difference(value: float, num_units: int) -> Interval:
+    """The same where all units turned from one edge to the other: at least ``_edge_interval``'s share of all units turn
+    so, and the rest at most turn the other way."""
+    low, _ = _edge_interval(1.0, num_units)
+    return (2 * low - 1, 1.0) if value > 0 else (-1.0, 1 - 2 * low)
