@@ -6,7 +6,6 @@ Found here are the prompt, the answer as the template spaces it, and the one end
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,6 +54,18 @@ def has_think_mark(text: str) -> bool:
     return any(mark in text for pair in THINK_MARKS for mark in pair)
 
 
+def common_start(one: str, other: str) -> int:
+    """How many characters two texts begin with alike."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """What stands around an answer: *whole* is *asked* without ``drop``, then ``lead``, the answer, and ``tail``."""
@@ -70,7 +81,7 @@ class Frame:
         if count != 1:
             return "leaves the answer out or rewrites it" if not count else f"writes the answer {count} times"
         before, _, tail = whole.partition(probe)
-        same = len(os.path.commonprefix([asked, before]))
+        same = common_start(asked, before)
         return cls(asked[same:], before[same:], tail)
 
     def before(self, asked: str) -> str | None:
@@ -209,7 +220,7 @@ def end_of_turn(tail: str, before: str, closes_user: str, ends: Sequence[str], e
 
 
 def _common_end(one: str, other: str) -> str:
-    return os.path.commonprefix([one[::-1], other[::-1]])[::-1]
+    return one[len(one) - common_start(one[::-1], other[::-1]) :]
 
 
 def length_of_given(text: str, beginning: str) -> int:
@@ -230,7 +241,7 @@ def length_of_given(text: str, beginning: str) -> int:
 
 def around_difference(given: str, written: str, width: int = 60) -> tuple[str, str]:
     """Both texts shortened to where they begin to differ."""
-    same = len(os.path.commonprefix([given, written]))
+    same = common_start(given, written)
     start = max(0, same - width // 3)
     return _short(given, start, width), _short(written, start, width)
 

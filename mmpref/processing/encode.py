@@ -182,9 +182,7 @@ class PairEncoder:
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> EncodedPrompt:
         """What the model reads before it answers, for generation. Raises as :meth:`encode` does."""
-        text = self.chat.encode(
-            sample_id, prompt, (), response_prefix=response_prefix, template_kwargs=template_kwargs
-        )
+        text = self.chat.encode(sample_id, prompt, (), response_prefix=response_prefix, template_kwargs=template_kwargs)
         encoded = self._prompt(sample_id, prompt, images, text, load_image)
         self.room(sample_id, len(encoded), sum(encoded.image_tokens))
         return encoded
