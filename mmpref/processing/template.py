@@ -10,8 +10,8 @@ import datetime
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from functools import cached_property, lru_cache
 from typing import Any
 
 import jinja2
@@ -81,7 +81,7 @@ class ChatTemplate:
     @cached_property
     def switches(self) -> tuple[dict[str, bool], ...]:
         """Settings of the template about thinking that were not given: each on, then off."""
-        names = [name for name in self.settable if re.search("think|reasoning(?!_effort)", name)]
+        names = [name for name in self.settable if re.search("think|reasoning(?!_effort|_content)", name)]
         return tuple({name: value} for name in names if name not in self.kwargs for value in (True, False))
 
     def render(self, conversation: Sequence[Mapping[str, Any]], kwargs: Mapping[str, Any], *, ask: bool) -> str:
@@ -95,11 +95,11 @@ class ChatTemplate:
             TemplateError: the template refuses it.
         """
         given = self.mark({**self.kwargs, **kwargs})
-        if _CLOCK in self.variables:
-            given[_CLOCK] = _clock(given.get(_CLOCK, PINNED_DATE))
+        day = given.pop(_CLOCK, PINNED_DATE)
+        source = _clock(day) + self.source if _CLOCK in self.variables else self.source
         try:
             text = self.tokenizer.apply_chat_template(
-                list(conversation), chat_template=self.source, tokenize=False, add_generation_prompt=ask, **given
+                list(conversation), chat_template=source, tokenize=False, add_generation_prompt=ask, **given
             )
         except Exception as err:  # a program of the model's author may raise anything
             raise TemplateError(_one_line(err)) from err
@@ -175,9 +175,12 @@ def _variables_of(source: str) -> tuple[frozenset[str], frozenset[str]]:
     }
     for line in tree.find_all(jinja2.nodes.Assign):
         if isinstance(line.target, names):
-            read = {node.name for node in line.node.find_all(names)} | {getattr(line.node, "name", "")}
-            asked |= {line.target.name} & read
-    return frozenset(jinja2.meta.find_undeclared_variables(tree)), frozenset(stored - asked)
+            used = {node.name for node in line.node.find_all(names)} | {getattr(line.node, "name", "")}
+            asked |= {line.target.name} & used
+    read = jinja2.meta.find_undeclared_variables(tree)
+    if any(node.name == _CLOCK for node in tree.find_all(names)):  # a function that every template may call
+        read.add(_CLOCK)
+    return frozenset(read), frozenset(stored - asked)
 
 
 def _source_of(processor: Any, tokenizer: Any) -> str:
@@ -201,8 +204,17 @@ def _date(value: Any, where: str) -> datetime.datetime:
         ) from None
 
 
-def _clock(day: Any) -> Callable[[str], str]:
-    return _date(day, "template_kwargs").strftime
+@lru_cache
+def _clock(day: str) -> str:
+    """A macro that stands before a template in place of the function for today's date.
+
+    transformers hands plain data to templates and no functions, so the macro fills a format in, part by part.
+    """
+    moment = _date(day, "template_kwargs")
+    parts = {f"%-{letter}": str(int(moment.strftime(f"%{letter}"))) for letter in "dmHIMSj"}
+    parts |= {f"%{letter}": moment.strftime(f"%{letter}") for letter in "YymdbBaAHIMSpjFDTxXcUWwuGVZz%"}
+    filled = "".join(f"|replace({part!r}, {text!r})" for part, text in parts.items())
+    return f"{{%- macro {_CLOCK}(format) -%}}{{{{ format{filled} }}}}{{%- endmacro %}}{{{{ '' }}}}"
 
 
 def _one_line(err: Exception) -> str:

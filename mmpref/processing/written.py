@@ -214,6 +214,8 @@ class TurnWriter:
                     known.append(frame)
                 return result, frame.tail
             reason = result
+        if thought is None and marked.strip() in whole and not isinstance(frame, str):
+            reason = "writes another beginning or end around this answer than around others"
         written = whole[common_start(asked, whole) :]
         return NotHeldError(reason, self.template.unmark(marked), self.template.unmark(written))
 
