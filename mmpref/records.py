@@ -62,7 +62,8 @@ class PreferencePair:
     ``rejected`` is None for a demonstration: a row with one good answer, which only the ``sft`` loss can train on.
     Scores are on both sides or on neither. ``response_prefix`` is the beginning of the assistant turn that both answers
     continue; it is given to the model and not counted by the loss. ``rejected_images`` replace ``images`` on the
-    rejected side (image preference).
+    rejected side (image preference). ``template_kwargs`` are what this row gives the chat template beside the
+    conversation, tools under ``tools``; they stand over the recipe's ``processing.template_kwargs``.
     """
 
     id: str
@@ -76,6 +77,7 @@ class PreferencePair:
     score_rejected: float | None = None
     source: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
+    template_kwargs: Mapping[str, Any] | None = field(default=None, hash=False)  # JSON values; they need no hash
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
