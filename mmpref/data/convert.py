@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from mmpref.data.dataset_info import FILE_NAME as DATASET_INFO
-from mmpref.data.formats import FORMATS, Format, FormatOptions, detect, format_named
+from mmpref.data.formats import FORMATS, Format, FormatOptions, format_named, read_row
 from mmpref.data.pairs import pair_from_row, pair_to_row, row_name
 from mmpref.data.quarantine import NO_PAIR, Quarantine, RowError
 from mmpref.errors import ConfigError, DataError
@@ -247,9 +247,8 @@ class _Job:
         for file, line, row in rows:
             self.num_rows += 1
             try:
-                source = detect(row) if self.source is None else self.source
+                source, candidates = read_row(row, self.source, self._options(file, line))
                 self.formats[source.name] += 1
-                candidates = source.to_canonical(row, self._options(file, line))
                 if not candidates:
                     raise RowError("the row holds no preference (a tie, or a row its makers leave out)", reason=NO_PAIR)
             except RowError as fault:
@@ -280,7 +279,7 @@ class _Job:
         if key in self._ids:
             raise RowError(f"the id {pair.id[:200]!r} stands twice; convert with --new-ids", reason="duplicate_id")
         row = pair_to_row(pair)
-        lost = [name for name in self.target.cannot_hold if name in row]
+        lost = self.target.not_held(row)
         self.lost.update(lost)
         for images in ("images", "rejected_images"):
             if images in row and not lost:
@@ -324,7 +323,7 @@ def _info(file_name: str, target: str, columns: set[str]) -> dict[str, Any]:
     else:
         names = {"messages": "conversations"}
     names |= {"chosen": "chosen", "rejected": "rejected"}
-    names |= {key: key for key in ("system", "history", "images") if key in columns}
+    names |= {key: key for key in ("system", "history", "images", "tools") if key in columns}
     return {
         "file_name": file_name,
         "formatting": target.removeprefix("llamafactory_"),

@@ -79,7 +79,7 @@ class PairSource:
         row_format = self.row_format
         for file, number, row in self.rows.rows(broken):
             found: Sequence[Mapping[str, Any]] = (row,)
-            if row_format != "canonical" and not (row_format == "auto" and _looks_canonical(row)):
+            if not _is_canonical(row, row_format):
                 try:
                     found = canonical_rows(row, row_format, self.options, place=f"{self._stem(file)}:{number}")
                     if not found:
@@ -205,7 +205,7 @@ def canonical_rows(row: Mapping[str, Any], name: str, options: FormatOptions, *,
         RowError: the row is not in the format, or with ``auto`` in none or more than one.
         DataError: no format of that name.
     """
-    if name == "canonical" or (name == "auto" and _looks_canonical(row)):
+    if _is_canonical(row, name):
         return [row]
     if name == "auto":
         try:
@@ -302,6 +302,11 @@ def refuse_too_many_bad(quarantine: Quarantine, max_bad_fraction: float) -> None
         return
     head = f"{bad} of {read} rows cannot be used, more than the allowed share of {max_bad_fraction:g}"
     raise DataError(_first_five(head, [row.describe() for row in quarantine.rows if row.reason != NO_PAIR]))
+
+
+def _is_canonical(row: Mapping[str, Any], name: str) -> bool:
+    """Whether the row needs no adapter: a row that was said to be canonical and has no other keys, or looks like it."""
+    return row.keys() <= _CANONICAL if name == "canonical" else name == "auto" and _looks_canonical(row)
 
 
 def _looks_canonical(row: Mapping[str, Any]) -> bool:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mmpref.data.formats.border import fault
+from mmpref.data.formats.columns import standard
 from mmpref.data.formats.comparison_sets import COMPARISON_SETS
 from mmpref.data.formats.contract import Format, FormatOptions, Row
 from mmpref.data.formats.question_sets import QUESTION_SETS
@@ -20,7 +21,17 @@ from mmpref.data.formats.scored_sets import SCORED_SETS
 from mmpref.data.formats.suites import SUITES
 from mmpref.errors import ConfigError, DataError
 
-__all__ = ["FORMATS", "NAMES", "Format", "FormatOptions", "detect", "format_named", "rows_of_mapping", "to_canonical"]
+__all__ = [
+    "FORMATS",
+    "NAMES",
+    "Format",
+    "FormatOptions",
+    "detect",
+    "format_named",
+    "read_row",
+    "rows_of_mapping",
+    "to_canonical",
+]
 
 _ALL = (*SUITES, *QUESTION_SETS, *COMPARISON_SETS, *SCORED_SETS)
 
@@ -61,6 +72,10 @@ def detect(row: Row) -> Format:
     Raises:
         RowError: no format fits, or more than one does.
     """
+    return _detect(standard(row, check=False))
+
+
+def _detect(row: Row) -> Format:
     found = [
         candidate
         for candidate in FORMATS.values()
@@ -92,8 +107,18 @@ def to_canonical(
     options = FormatOptions() if options is None else options
     if place is not None:
         options = dataclasses.replace(options, place=place)
-    found = detect(row) if format is None else format_named(format)
-    return found.to_canonical(row, options)
+    return read_row(row, None if format is None else format_named(format), options)[1]
+
+
+def read_row(row: Row, format: Format | None, options: FormatOptions) -> tuple[Format, list[dict[str, Any]]]:
+    """The format of a row, detected where it is None, and the canonical rows.
+
+    Raises:
+        RowError: as :func:`to_canonical`.
+    """
+    row = standard(row)
+    found = _detect(row) if format is None else format
+    return found, found.to_canonical(row, options)
 
 
 def rows_of_mapping(document: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -17,14 +17,14 @@ from mmpref.data.formats.border import (
     needed,
     number,
     placed_or_first,
-    read_images,
     shown,
     speech,
     text,
     turn,
+    with_places,
 )
 from mmpref.data.formats.contract import Format, FormatOptions, Row
-from mmpref.data.formats.suites import OPENAI_ROLES, has_media, is_math
+from mmpref.data.formats.suites import OPENAI_ROLES, has_image, images_of, is_math
 
 ASPECTS = ("Helpfulness", "Ethical Considerations", "Visual Faithfulness")
 _RATING = re.compile(r"\s*([1-5](?:\.\d+)?)\s*")
@@ -34,8 +34,7 @@ _CLOSING = "<|im_end|>"
 
 
 def _vlfeedback(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
-    key = next((key for key in ("img_path", "image", "images") if has(row, key)), "img_path")
-    images = needed(read_images(row.get(key), key, options), key)
+    images = needed(images_of(row, options), "img_path")
     prompt = [turn("user", placed_or_first(text(row, "prompt", reason="prompt"), len(images.items)))]
     completions = _completions(row.get("completions"))
     scores = [_mean_rating(item.get("annotations"), place) for place, item in enumerate(completions)]
@@ -53,7 +52,7 @@ def _vlfeedback(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
             images=images,
             chosen=text(completions[high], "response"),
             rejected=text(completions[low], "response"),
-            used=(key, "prompt", "completions", "models"),
+            used=("image", "images", "prompt", "completions", "models"),
             suffix=f":{high}-{low}",
             scores=(scores[high], scores[low]),
             meta={
@@ -121,14 +120,15 @@ def _chat_pair(
     if asked.strip() != first.strip():
         raise fault("prompt_differs", "'prompt' is not the first thing that the user says")
     ids = ("id",) if row.get("prompt_id") is None else ("id", "prompt_id")
+    images = images_of(row, options)
     return canonical(
         row,
         options,
-        prompt=[turn(role, said) for role, said in better[:-1]],
-        images=Images([], []),
+        prompt=with_places([turn(role, said) for role, said in better[:-1]], len(images.items)),
+        images=images,
         chosen=better[-1][1],
         rejected=worse[-1][1],
-        used=("prompt", "chosen", "rejected", "messages", *used),
+        used=("image", "images", "prompt", "chosen", "rejected", "messages", *used),
         ids=ids,
         scores=scores,
     )
@@ -224,7 +224,7 @@ SCORED_SETS = (
         title="Uni-DPO's math file: ChatML prompt, scores of a process reward model",
         signature="prompt (ChatML text), chosen, rejected, and score_margin, correct_chosen or correct_rejected",
         key="prompt",
-        matches=lambda row: is_text(row, "prompt", "chosen", "rejected") and is_math(row) and not has_media(row),
+        matches=lambda row: is_text(row, "prompt", "chosen", "rejected") and is_math(row) and not has_image(row),
         to_canonical=_uni_dpo_math,
     ),
 )
