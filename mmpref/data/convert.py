@@ -19,6 +19,7 @@ from typing import IO, Any, Self
 
 from mmpref.data.dataset_info import FILE_NAME as DATASET_INFO
 from mmpref.data.formats import FORMATS, Format, FormatOptions, format_named, read_row
+from mmpref.data.loading import describe_left_over, left_over
 from mmpref.data.pairs import pair_from_row, pair_to_row, row_name
 from mmpref.data.quarantine import NO_PAIR, Quarantine, RowError
 from mmpref.errors import ConfigError, DataError
@@ -43,6 +44,8 @@ class ConvertReport:
     """Rows by the format they were read as."""
     fields_lost: Mapping[str, int]
     """Canonical fields that the target has no place for -> pairs that use them; those pairs were put aside."""
+    left_over: Mapping[str, int]
+    """Columns that nothing is read from -> rows that have them; they are written in ``meta``."""
     files: tuple[Path, ...]
     """What was written: the rows, the folder of pictures if there is one, ``dataset_info.json``."""
     image_root: Path | None
@@ -57,6 +60,8 @@ class ConvertReport:
         if self.image_root is not None and self.image_root != self.files[0].parent.resolve():
             line += f"\nimage paths start from {self.image_root}; say so where the file is read: {_SAID[self.target]}"
             line += f"={self.image_root}"
+        if self.left_over:
+            line += f"\n{describe_left_over(self.left_over)}"
         return line
 
 
@@ -136,6 +141,7 @@ def convert(
         num_quarantined=job.num_quarantined,
         formats=dict(job.formats),
         fields_lost=dict(job.lost),
+        left_over=dict(quarantine.left_over.most_common()),
         files=tuple(files),
         image_root=pictures.base if pictures.named else None,
     )
@@ -254,6 +260,7 @@ class _Job:
             except RowError as fault:
                 self._put_aside(file, line, row_name(row), fault)
                 continue
+            counted = False
             for place, candidate in enumerate(candidates):
                 try:
                     text = self._text(candidate, file, line, f":{place}" if len(candidates) > 1 else "")
@@ -263,6 +270,10 @@ class _Job:
                 self.quarantine.num_read += 1
                 self.quarantine.num_used += 1
                 self.num_pairs += 1
+                if not counted:
+                    counted = True
+                    own = source.name == "canonical"
+                    self.quarantine.left_over.update(left_over({} if own else row, candidate.get("meta") or {}))
                 yield text
 
     def _options(self, file: str, line: int) -> FormatOptions:

@@ -16,6 +16,8 @@ from mmpref.data.formats.border import fault
 from mmpref.data.formats.columns import standard
 from mmpref.data.formats.comparison_sets import COMPARISON_SETS
 from mmpref.data.formats.contract import Format, FormatOptions, Row
+from mmpref.data.formats.more_suites import MORE_SUITES
+from mmpref.data.formats.paper_sets import PAPER_SETS
 from mmpref.data.formats.question_sets import QUESTION_SETS
 from mmpref.data.formats.scored_sets import SCORED_SETS
 from mmpref.data.formats.suites import SUITES
@@ -33,9 +35,12 @@ __all__ = [
     "to_canonical",
 ]
 
-_ALL = (*SUITES, *QUESTION_SETS, *COMPARISON_SETS, *SCORED_SETS)
+_ALL = (*SUITES, *MORE_SUITES, *QUESTION_SETS, *COMPARISON_SETS, *SCORED_SETS, *PAPER_SETS)
 
 FORMATS: Mapping[str, Format] = MappingProxyType({found.name: found for found in _ALL})
+
+UNKNOWN_FORMAT = "unknown_format"
+"""The reason of a row that fits no format, or more than one."""
 
 NAMES: Mapping[str, str] = MappingProxyType(
     {
@@ -86,7 +91,7 @@ def _detect(row: Row) -> Format:
     keys = ", ".join(sorted(str(key)[:40] for key, value in row.items() if value is not None)[:20]) or "none"
     names = ", ".join(candidate.name for candidate in found or FORMATS.values())
     what = "fits more than one format" if found else "fits no known format"
-    raise fault("format", f"a row with the keys {keys} {what}; name one with format=NAME: {names}")
+    raise fault(UNKNOWN_FORMAT, f"a row with the keys {keys} {what}; name one with format=NAME: {names}")
 
 
 def to_canonical(

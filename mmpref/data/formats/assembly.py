@@ -60,11 +60,13 @@ def canonical(
     left = {key: value for key, value in row.items() if key not in spent and value is not None}
     shared = take_shared(left, prefix=response_prefix)
     prompt = with_system(prompt, shared.system)
+    rejected_key = "rejected_images"
     if rejected_images is None and shared.rejected_images is not None:
+        rejected_key = shared.rejected_images[1]
         rejected_images = read_images(*shared.rejected_images, options)
     refuse_unread(left, images=images.items, texts=(*_texts(prompt), chosen, rejected or ""), told=told)
     places = sum(part == IMAGE_PART for message in prompt for part in message["content"])
-    for key, side in (("images", images), ("rejected_images", rejected_images)):
+    for key, side in (("images", images), (rejected_key, rejected_images)):
         if side is not None and places != len(side.items):
             raise fault("image_count", f"the prompt has {places} image places and {key!r} has {len(side.items)} images")
     for content in _texts(prompt):

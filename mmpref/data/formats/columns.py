@@ -162,15 +162,18 @@ def standard(row: Row, *, check: bool = True) -> Row:
         check: refuse columns that no format reads.
 
     Raises:
-        RowError: such a column.
+        RowError: such a column, or two that hold different images.
     """
     main: list[str] = []
     empty: set[str] = set()
     for key, value in row.items():
         column = column_of(key)
-        if column is None or value is None or column.kind is TURNS:
+        if column is None or value is None:
             continue
-        if is_empty(value) or (value is False and column.kind in _MEDIA_KINDS):
+        if column.kind is TURNS:
+            if key != "instruction" and is_empty(value):  # alpaca's may be empty, with the question in ``input``
+                empty.add(key)
+        elif is_empty(value) or (value is False and column.kind in _MEDIA_KINDS):
             empty.add(key)
         elif column.use == "early":
             if check and not _is_count(key, value, column.kind):
@@ -181,7 +184,11 @@ def standard(row: Row, *, check: bool = True) -> Row:
     if known and not empty:
         return row
     found = {key: value for key, value in row.items() if key not in empty}
-    if not known and (chosen := _leader(row, main)) is not None:
+    if not known:
+        chosen = _leader(row, main)
+        if chosen is None:
+            names = " and ".join(map(repr, main))
+            raise RowError(f"columns {names} hold different images; {IMAGES.advice}", reason=IMAGES.reason)
         value = found.pop(chosen)
         found["images" if isinstance(value, list | tuple) else "image"] = value
     return found

@@ -53,7 +53,7 @@ def _ha_dpo(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     if row.get("correct") is True:
         return []  # the model had answered rightly; the authors leave such rows out
     question = optional_text(row, "question") or options.description_prompt
-    images = Images([image_of_id(row.get("image_id"), options)], [])
+    images = images_of(row, options) if has_image(row) else Images([image_of_id(row.get("image_id"), options)], [])
     worse_key = "rejected" if has(row, "rejected") else "reject"
     better, worse = _several(row, "chosen"), _several(row, worse_key)
     num_pairs = max(len(better), len(worse))
@@ -61,11 +61,11 @@ def _ha_dpo(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
         canonical(
             row,
             options,
-            prompt=[turn("user", placed_or_first(question, 1))],
+            prompt=[turn("user", placed_or_first(question, len(images.items)))],
             images=images,
             chosen=better[place % len(better)],
             rejected=worse[place % len(worse)],
-            used=("question", "chosen", worse_key),
+            used=("image", "images", "question", "chosen", worse_key),
             suffix=f":{place}" if num_pairs > 1 else "",
         )
         for place in range(num_pairs)

@@ -23,7 +23,7 @@ from mmpref.data.formats.border import (
 )
 from mmpref.data.formats.columns import standard
 from mmpref.data.formats.contract import Format, FormatOptions, Row
-from mmpref.data.formats.suites import has_image, images_of, is_internvl, is_mm_rlhf
+from mmpref.data.formats.suites import has_image, images_of, is_internvl, is_mm_rlhf, is_written_out
 
 _ORIGIN = ("ds_name", "origin_dataset", "origin_split", "image_path")
 
@@ -82,7 +82,7 @@ def _mm_rlhf(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
 
 def _rlhf_v(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     inner = _json_object(text(row, "text", reason="json_text"))
-    whole = {key: value for key, value in row.items() if key != "text"}
+    whole = {key: value for key, value in row.items() if key != "text" and value is not None}
     if twice := sorted(set(whole) & set(inner)):
         raise fault("json_text", f"the keys {', '.join(map(repr, twice))} stand in the row and inside its 'text'")
     both = standard({**whole, **inner})
@@ -175,6 +175,7 @@ QUESTION_SETS = (
             and is_text(row, "prompt", "chosen", "rejected")
             and PLACEHOLDER not in row["prompt"]
             and not is_mm_rlhf(row)
+            and not is_written_out(row)
         ),
         to_canonical=_omnialign,
     ),

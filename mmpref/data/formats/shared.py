@@ -17,7 +17,8 @@ from mmpref.data.pairs import HINTS_FOUND, IMAGE_HINTS, TURN_NAMES, without_fill
 class Shared:
     """What was found."""
 
-    system: str | None = None
+    system: tuple[str, str] | None = None
+    """The text and the column it stands in."""
     prefix: str = ""
     rejected_images: tuple[Any, str] | None = None
     """The value and the column it stands in."""
@@ -34,7 +35,7 @@ def take_shared(left: dict[str, Any], *, prefix: str = "") -> Shared:
     Raises:
         RowError: a column that does not hold what its name says, or two that contradict each other.
     """
-    system: str | None = None
+    system: tuple[str, str] | None = None
     rejected_images: tuple[Any, str] | None = None
     kwargs: dict[str, Any] = {}
     for key in [key for key in left if column_of(key) is not None]:
@@ -44,10 +45,10 @@ def take_shared(left: dict[str, Any], *, prefix: str = "") -> Shared:
         if column.use != "late" or is_empty(value):
             continue
         if column.kind is SYSTEM:
-            if not isinstance(value, str) or (system is not None and system != value):
+            if not isinstance(value, str) or (system is not None and system[0] != value):
                 what = "must be text" if not isinstance(value, str) else "differs from another system prompt of the row"
                 raise fault("system", f"column {key!r} {what}, got {shown(value)}")
-            system = value
+            system = (value, key)
         elif column.kind is TOOLS:
             _add(kwargs, {"tools": read_tools(value, key)}, key)
         elif column.kind is TEMPLATE:
@@ -107,7 +108,7 @@ def _json(value: str, key: str, reason: str) -> Any:
         raise fault(reason, f"column {key!r} is text and not JSON: {error}") from error
 
 
-def with_system(prompt: Sequence[Message], system: str | None) -> list[Message]:
+def with_system(prompt: Sequence[Message], system: tuple[str, str] | None) -> list[Message]:
     """The prompt with the system prompt of a column before it.
 
     Raises:
@@ -115,14 +116,15 @@ def with_system(prompt: Sequence[Message], system: str | None) -> list[Message]:
     """
     if system is None:
         return list(prompt)
-    if PLACEHOLDER in system:
-        raise fault("image_place", f"a system turn holds {PLACEHOLDER}; images stand in user turns only")
-    first: Message = {"role": "system", "content": [{"type": "text", "text": system}]}
-    if prompt and prompt[0]["role"] == "system":
-        if prompt[0] != first:
-            raise fault("system", "the row has a system turn, and another text in its column of the system prompt")
+    said, column = system
+    if PLACEHOLDER in said:
+        raise fault("image_place", f"column {column!r} holds {PLACEHOLDER}; images stand in user turns only")
+    parts = [{"type": "text", "text": said}]
+    if prompt and isinstance(prompt[0], Mapping) and prompt[0].get("role") == "system":
+        if prompt[0].get("content") not in (said, parts):
+            raise fault("system", f"the row has a system turn, and column {column!r} says another text")
         return list(prompt)
-    return [first, *prompt]
+    return [{"role": "system", "content": parts}, *prompt]
 
 
 def asides_of(row: Row, used: Iterable[str]) -> dict[str, Any]:

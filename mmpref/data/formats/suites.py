@@ -11,12 +11,10 @@ from mmpref.data.formats.border import (
     IMAGE_PART,
     PLACEHOLDER,
     Images,
-    InParts,
     Message,
     answer_without_images,
     fault,
     has,
-    images_in_parts,
     is_text,
     is_turns,
     optional_text,
@@ -24,16 +22,15 @@ from mmpref.data.formats.border import (
     placed_or_first,
     placeholder_turn,
     read_images,
-    read_part,
     shown,
     speech,
     text,
     turn,
-    with_places,
-    without_none,
 )
+from mmpref.data.formats.chat import InParts, chat_answer, chat_message, chat_messages, images_in_parts, with_places
+from mmpref.data.formats.columns import column_of, is_empty
 from mmpref.data.formats.contract import Format, FormatOptions, Row
-from mmpref.data.formats.shared import take_shared
+from mmpref.data.formats.shared import take_shared, with_system
 from mmpref.data.pairs import PAIR_KEYS
 from mmpref.records import ROLES
 
@@ -44,13 +41,16 @@ SHAREGPT_ROLES: dict[str, str] = {"human": "user", "gpt": "assistant", "system":
 def _canonical(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     """Our own row; beside its keys, columns that have one meaning in all formats are read. Others are refused later."""
     found = {key: value for key, value in row.items() if key in PAIR_KEYS}
-    more = {key: value for key, value in row.items() if key not in PAIR_KEYS and value is not None}
+    more = {key: value for key, value in row.items() if key not in PAIR_KEYS and not _says_nothing(key, value)}
     if more:
         if "image" in more and not has(found, "images"):
             found["images"] = [more.pop("image")]
         shared = take_shared(more)
         if shared.system is not None and isinstance(found.get("prompt"), list | tuple):
-            found["prompt"] = _after_system(found["prompt"], shared.system)
+            found["prompt"] = with_system(found["prompt"], shared.system)
+        if shared.rejected_images is not None:
+            value = shared.rejected_images[0]
+            found["rejected_images"] = value if isinstance(value, list | tuple) else [value]
         if shared.template_kwargs:
             own = found.get("template_kwargs")
             both = take_shared({"template_kwargs": own, "chat_template_kwargs": shared.template_kwargs})
@@ -63,14 +63,8 @@ def _canonical(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     return [found]
 
 
-def _after_system(prompt: Any, system: str) -> list[Any]:
-    first = prompt[0] if prompt and isinstance(prompt[0], Mapping) else {}
-    if first.get("role") == "system":
-        said = first.get("content")
-        if said not in (system, [{"type": "text", "text": system}]):
-            raise fault("system", "the row has a system turn, and another text in its column of the system prompt")
-        return list(prompt)
-    return [turn("system", system), *prompt]
+def _says_nothing(key: str, value: Any) -> bool:
+    return value is None or (column_of(key) is not None and is_empty(value))
 
 
 def _trl(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
@@ -82,14 +76,14 @@ def _trl(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
         prompt = [turn("user", text(row, "prompt"))]
         chosen, rejected = text(row, "chosen"), text(row, "rejected")
     elif has(row, "prompt"):
-        prompt = _trl_messages(row["prompt"], "prompt", inside)
-        chosen, rejected = (_trl_answer(row.get(key), key) for key in ("chosen", "rejected"))
+        prompt = chat_messages(row["prompt"], "prompt", inside)
+        chosen, rejected = (chat_answer(row.get(key), key) for key in ("chosen", "rejected"))
     else:  # the prompt is the beginning that both sides share
         prompt = _trl_beginning(row, "chosen", inside)
         others = InParts()
         if _trl_beginning(row, "rejected", others) != prompt or others != inside:
             raise fault("prompt_differs", "'chosen' and 'rejected' do not begin with the same turns")
-        chosen, rejected = (_trl_answer(row[key][-1:], key) for key in ("chosen", "rejected"))
+        chosen, rejected = (chat_answer(row[key][-1:], key) for key in ("chosen", "rejected"))
     images = images_in_parts(inside, images, options)
     prompt = with_places(prompt, len(images.items))  # TRL's own rule where there is no place: before the first question
     used = ("image", "images", "prompt", "chosen", "rejected")
@@ -109,44 +103,14 @@ def _trl_beginning(row: Row, key: str, inside: InParts) -> list[Message]:
     value = row.get(key)
     if not isinstance(value, list | tuple) or not value:
         raise fault("prompt", f"{key!r} must be a non-empty list of messages, got {shown(value)}")
-    return [_trl_message(item, f"{key}[{place}]", inside) for place, item in enumerate(value[:-1])]
-
-
-def _trl_messages(value: Any, key: str, inside: InParts | None = None) -> list[Message]:
-    """Messages with ordered parts; images that stand inside of parts are added to ``inside``, or refused without it."""
-    if not isinstance(value, list | tuple) or not value:
-        raise fault("prompt", f"{key!r} must be a non-empty list of messages, got {shown(value)}")
-    return [_trl_message(item, f"{key}[{place}]", inside) for place, item in enumerate(value)]
-
-
-def _trl_message(item: Any, name: str, inside: InParts | None) -> Message:
-    given = without_none(item)
-    given.pop("name", None)  # who in the role speaks: kept in ``meta``
-    if set(given) != {"role", "content"}:
-        raise fault("prompt", f"{name} must be a mapping with exactly 'role' and 'content', got {shown(item)}")
-    if given["role"] not in ROLES:
-        raise fault("roles", f"{name} has role {shown(given['role'])}; known: {', '.join(ROLES)}")
-    content = given["content"]
-    if isinstance(content, str):
-        return turn(given["role"], content)
-    if not isinstance(content, list | tuple):
-        raise fault("prompt", f"{name} must have a text or a list of parts as 'content', got {shown(content)}")
-    return turn(given["role"], [read_part(part, f"{name}.content[{n}]", inside) for n, part in enumerate(content)])
-
-
-def _trl_answer(value: Any, key: str) -> str:
-    messages = _trl_messages(value, key) if not isinstance(value, str) else [turn("assistant", value)]
-    if len(messages) != 1 or messages[0]["role"] != "assistant":
-        raise fault("answer", f"{key!r} must be one assistant message")
-    if IMAGE_PART in messages[0]["content"]:
-        raise fault("image_place", f"{key!r} holds an image; answers are text only")
-    return "".join(part["text"] for part in messages[0]["content"])
+    return [chat_message(item, f"{key}[{place}]", inside) for place, item in enumerate(value[:-1])]
 
 
 def _is_trl(row: Row) -> bool:
     plain_text = is_text(row, "prompt", "chosen", "rejected") and not has_media(row) and not is_math(row)
     talk = is_turns(row.get("prompt"), "role") and is_turns(row.get("chosen"), "role")
     implicit = not has(row, "prompt") and is_turns(row.get("chosen"), "role") and is_turns(row.get("rejected"), "role")
+    implicit = implicit and not (has(row, "retrieved_image") and has_image(row))
     return plain_text or talk or implicit
 
 
@@ -164,6 +128,12 @@ def is_mm_rlhf(row: Row) -> bool:
     """The row has the columns of MM-RLHF's pairs."""
     marked = any(has(row, key) for key in ("chosen_reason", "rejected_reason", "is_tie", "video"))
     return marked and is_text(row, "prompt", "chosen", "rejected")
+
+
+def is_written_out(row: Row) -> bool:
+    """The prompt is written out in LLaVA-1.5's template, as mDPO's rows have it."""
+    prompt = row.get("prompt")
+    return has_image(row) and isinstance(prompt, str) and prompt.rstrip().endswith("ASSISTANT:") and "USER:" in prompt
 
 
 def is_math(row: Row) -> bool:
@@ -194,7 +164,7 @@ def _history(row: Row) -> list[tuple[str, str]]:
 
 
 def _is_swift(row: Row) -> bool:
-    talk = has(row, "messages") or is_text(row, "query", "response")
+    talk = (has(row, "messages") or is_text(row, "query", "response")) and not has(row, "chosen_messages")
     return talk and any(row.get(key) for key in _SWIFT_REJECTED)
 
 
@@ -208,6 +178,8 @@ def _plain_answers(
 
 def _sharegpt(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     images = images_of(row, options)
+    if has(row, "messages", "conversations"):
+        raise fault("prompt", "the row has both 'messages' and 'conversations'")
     key = "messages" if has(row, "messages") else "conversations"
     openai = is_turns(row.get(key), "role")
     names = ("role", "content") if openai else ("from", "value")
@@ -266,7 +238,7 @@ def _swift(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
             images=images,
             chosen=answer,
             rejected=answer_without_images(rejected, "rejected"),
-            used=("image", "images", *_SWIFT_KEYS),
+            used=("image", "images", *(("messages",) if has(row, "messages") else _SWIFT_TALK), *_SWIFT_REJECTED),
             rejected_images=more,
         )
     ]
@@ -275,7 +247,7 @@ def _swift(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
 def _swift_turns(row: Row, key: str, inside: InParts) -> list[Message]:
     """Messages of texts with placeholders, or of lists of parts, whose texts may hold placeholders too."""
     turns = []
-    for place, message in enumerate(_trl_messages(row.get(key), key, inside)):
+    for place, message in enumerate(chat_messages(row.get(key), key, inside)):
         if message["role"] == "user":
             content = [
                 found
@@ -299,7 +271,6 @@ def _said(message: Message, key: str) -> str:
 
 _SWIFT_TALK = ("history", "query", "response")
 _SWIFT_REJECTED = ("rejected_response", "rejected_messages", "rejected_images")
-_SWIFT_KEYS = ("messages", *_SWIFT_TALK, *_SWIFT_REJECTED)
 
 
 def _swift_query(row: Row) -> list[Message]:
@@ -399,6 +370,7 @@ SUITES = (
             and is_text(row, "prompt", "chosen", "rejected")
             and PLACEHOLDER in row["prompt"]
             and not is_mm_rlhf(row)
+            and not is_written_out(row)
         ),
         to_canonical=_qwen_vl,
     ),
