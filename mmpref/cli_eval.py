@@ -49,6 +49,10 @@ def evaluate(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     quantization: Annotated[str | None, typer.Option(help="nf4 or int8, for a model that is too large.")] = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="Resolution budget of one image (Qwen-VL).")] = None,
+    template_kwargs: Annotated[
+        str | None,
+        typer.Option(help="What the chat template reads, as {enable_thinking: false}; default: as a run was trained."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions answered together, at most.")] = 32,
     tokens_per_batch: Annotated[
         int, typer.Option(min=1, help="Tokens of a batch, padding and answers included, at most.")
@@ -91,8 +95,10 @@ def evaluate(
         source: Any = model
         answer_at: Server | None = None
         if server is not None:
-            if adapter is not None or quantization is not None or processes > 1:
-                raise ConfigError("--adapter, --quantization and --processes are for a model in this process")
+            if adapter is not None or quantization is not None or processes > 1 or template_kwargs is not None:
+                raise ConfigError(
+                    "--adapter, --quantization, --template-kwargs and --processes are for a model in this process"
+                )
             answer_at = _server(server, model, key_env, concurrency, timeout, "server")
         else:
             if quantization not in (None, "nf4", "int8"):
@@ -103,6 +109,7 @@ def evaluate(
                 dtype=dtype,
                 quantization=quantization,  # type: ignore[arg-type]  # checked just above
                 max_pixels=max_pixels,
+                template_kwargs=_template_kwargs(template_kwargs, model),
             )
         judging = None
         if judge_at is not None:
@@ -133,6 +140,21 @@ def evaluate(
         group = ranks()
         if group is None or group.rank == 0:
             display.finish(result, out, metrics_beside(out / RESULTS))
+
+
+def _template_kwargs(text: str | None, model: str) -> dict[str, Any]:
+    """What was given, or what the recipe of a run has."""
+    from mmpref.config import parse_yaml, read_recipe_text
+    from mmpref.rundir import RunDir, is_run_folder
+
+    if text is None:
+        folder = Path(model)
+        recipe, where = read_recipe_text(RunDir(folder).recipe_file) if is_run_folder(folder) else ("{}", model)
+        return dict((parse_yaml(recipe, where=where).get("processing") or {}).get("template_kwargs") or {})
+    given = parse_yaml(text, where="--template-kwargs")
+    if not isinstance(given, dict):
+        raise ConfigError(f"--template-kwargs must be a mapping, as {{enable_thinking: false}}, got {text!r}")
+    return given
 
 
 @stopped_by_ctrl_c

@@ -128,6 +128,8 @@ class ProcessingSection(Section):
     """The most tokens the model runs over at once: a batch with more is run in parts, with the same update."""
     pixel_cache_mib: int = Field(default=0, ge=0)
     """Keep processed images in memory up to this size: worth it when a small set is read for several epochs."""
+    template_kwargs: dict[str, Any] = {}
+    """What the model's chat template reads beside the conversation: {enable_thinking: false}, tools, a date."""
 
 
 class UniSection(Section):

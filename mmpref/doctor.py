@@ -11,13 +11,18 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmpref.config import Recipe
+from mmpref.records import PreferencePair
 from mmpref.version import __version__
+
+if TYPE_CHECKING:
+    from mmpref.processing.collate import PairCollator
 
 _GIB = 2**30
 _LIBRARIES = ("torch", "transformers", "accelerate", "peft", "datasets", "pillow", "bitsandbytes")
@@ -67,6 +72,7 @@ def check_recipe(recipe: Recipe) -> Iterator[Fact]:
     ready = set_up(recipe, objective, data, arguments.device, told.append)
     ready.loaded.model.to(arguments.device)
     yield from (Fact("recipe", line, True) for line in told)
+    yield from _one_pair(ready.collator, ready.train.pairs)
     autocast = _autocast(recipe, str(arguments.device.type))
     checks = run_checks(
         ready.loaded.model,
@@ -79,6 +85,18 @@ def check_recipe(recipe: Recipe) -> Iterator[Fact]:
     )
     for check in checks:
         yield Fact(check.name, check.detail, check.passed, check.meaning)
+
+
+def _one_pair(collator: PairCollator, pairs: Sequence[PreferencePair]) -> Iterator[Fact]:
+    """One pair, if possible with images, as the model reads it."""
+    from mmpref.processing.shown import CLOSE, OPEN, shown
+
+    pair = next((pair for pair in pairs if pair.images), pairs[0])
+    chat = collator.encoder.chat
+    encoded = collator.encoder.encode(pair, collator.load_image)
+    for side, text in shown(encoded, chat.tokenizer, chat.image_token_id):
+        lines = text.replace("\n", "\n          ")
+        yield Fact(f"{side} of '{pair.id}', learnt between {OPEN} and {CLOSE}", f"\n          {lines}")
 
 
 def _autocast(recipe: Recipe, device: str) -> Callable[[], AbstractContextManager[object]]:

@@ -51,6 +51,8 @@ def of_questions(samples: Sequence[EvalSample], *, with_targets: bool = False) -
             shown.append({"response_prefix": prefix})
         if others := sample.meta.get("rejected_images"):
             shown.append({"rejected_images": [_image(image) for image in others]})
+        if kwargs := sample.meta.get("template_kwargs"):
+            shown.append({"template_kwargs": kwargs})
         digest.update(json.dumps([sample.id, images, turns, *shown]).encode())
     return digest.hexdigest()
 

@@ -57,6 +57,7 @@ def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSamp
                     "source": str(row.get("source", "")),
                     **({"response_prefix": pair.response_prefix} if pair.response_prefix else {}),
                     **({"rejected_images": pair.rejected_images} if pair.rejected_images is not None else {}),
+                    **({"template_kwargs": dict(pair.template_kwargs)} if pair.template_kwargs else {}),
                 },
             )
         )

@@ -215,6 +215,8 @@ def _model_facts(model: str | Path | LoadedModel | ModelSource, *, here: bool) -
     for field in ("dtype", "quantization", "max_pixels"):
         if (value := getattr(source, field)) not in (None, "auto"):
             facts[field] = value
+    if source.template_kwargs:
+        facts["template_kwargs"] = dict(source.template_kwargs)
     return facts
 
 

@@ -2,39 +2,46 @@
 
 from __future__ import annotations
 
-import inspect
+import json
 import logging
+import unicodedata
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from mmpref.errors import ConfigError
-from mmpref.processing.faults import EncodeError, fault
-from mmpref.records import Message, Part
+from mmpref.processing.answer_turn import THINK_MARKS, around_difference
+from mmpref.processing.faults import fault
+from mmpref.processing.template import PINNED_DATE, ChatTemplate, TemplateError
+from mmpref.processing.written import Row, TurnWriter, Written
+from mmpref.records import Message
 
 logger = logging.getLogger(__name__)
 
 KEPT_TOKENS = 1_000_000
 """How many tokens of encoded conversations are kept, some 30 MB."""
-_Key: TypeAlias = tuple[tuple[Message, ...], tuple[str, ...], str]
+PROVED_IN_FULL = 8
+"""So many conversations are decoded again and compared; the rest are compared as text before they are tokenised."""
+_Key: TypeAlias = tuple[tuple[Message, ...], tuple[str, ...], str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turns:
     """One prompt and the answers that continue it, as ids.
 
-    ``prompt`` ends where the model starts to write (image places not expanded), ``prefix`` is the part of the answer
-    that is given, and each answer ends with its end-of-turn token.
+    ``prompt`` ends where the answer begins (image places not expanded), ``prefix`` is the part of the answer that is
+    given, and each answer ends with its end-of-turn token.
     """
 
     prompt: tuple[int, ...]
     prefix: tuple[int, ...]
     answers: tuple[tuple[int, ...], ...]
     by_text: bool = False  # the answers were tokenised alone, because the template breaks the prefix
+    text: str = field(default="", compare=False, repr=False)  # the prompt as rendered, users' control tokens marked
 
     @property
     def num_tokens(self) -> int:
@@ -44,44 +51,77 @@ class Turns:
 class ChatEncoder:
     """Renders and tokenises conversations.
 
-    What users wrote stays text: a literal ``<image>`` or ``</s>`` in a message never becomes that token.
+    What users wrote stays text: a literal ``<image>`` or ``</s>`` in a message never becomes that token. The marks of
+    a think block that an answer begins with are the exception: they are the tokens that the model itself writes.
 
-    The split of an answer from its prompt is proved: the ids of the prompt must begin the ids of the whole
-    conversation. Where the template or the tokenizer breaks that (it trims, or merges across the seam), both answers
-    are tokenised alone and put after the prompt, as the model itself would continue it; ``text_level_splits`` counts
-    these rows. An answer ends with the end-of-turn token that the template writes, or with eos where it writes none;
-    white space that a template writes after it is left out, because no model is asked for it.
+    **What is learnt is the answer as given, spaced as the template spaces it, and one end of turn.** That is proved for
+    every row, by comparing rendered texts; where a rendering does not hold the answer, the conversation is given to the
+    template in other ways (strings, parts, its own switches about thinking), and then the row is refused. The end of
+    turn is the token that the template writes, or eos where it writes none.
+
+    The prompt is where the template asks the model, but for two cases that ``notes`` tells: what a template writes
+    before a finished answer and not where it asks (an empty think block) belongs to the prompt, and a ``<think>`` that
+    it opens where it asks is left out before answers without a think block. Where the ids of the prompt do not begin
+    the ids of the whole, answers are tokenised alone and put after the prompt; ``text_level_splits`` counts these rows.
+
+    Args:
+        processor: the model's processor, or the tokenizer of a text-only model.
+        template_kwargs: what the template reads beside the conversation (``enable_thinking``, ``tools``).
+
+    Attributes:
+        notes: what was found and should be said, by kind.
+
+    Raises:
+        ConfigError: no chat template, or ``template_kwargs`` that it does not read.
     """
 
-    def __init__(self, processor: Any) -> None:
+    def __init__(self, processor: Any, template_kwargs: Mapping[str, Any] | None = None) -> None:
         self.sees_images = hasattr(processor, "image_processor")
         self.tokenizer = processor.tokenizer if self.sees_images else processor
-        self.template = _template_of(processor, self.tokenizer)
+        self.template = ChatTemplate(processor, self.tokenizer, template_kwargs)
         self.image_token_id: int | None = getattr(processor, "image_token_id", None) if self.sees_images else None
         self.text_level_splits = 0
-        self._is_blank: dict[int, bool] = {}
+        self.writer = TurnWriter(self.template, sees_images=self.sees_images, ends=self._ends)
+        self.notes = self.writer.notes
+        self._proved = 0
         self._kept: OrderedDict[_Key, Turns] = OrderedDict()
         self._kept_tokens = 0
-        parameters = inspect.signature(self.tokenizer.apply_chat_template).parameters
-        self._can_sanitize = "sanitize_control_tokens" in parameters
+        self._can_sanitize = self.template.can_mark
+        if self.template.writes_the_date:
+            self.notes["date"] = (
+                f"the chat template writes today's date into prompts; it is told {PINNED_DATE}, so that they stay the "
+                "same (for another day: processing.template_kwargs={strftime_now: 2026-07-01})"
+            )
 
     def encode(
-        self, row_id: str, messages: Sequence[Message], answers: Sequence[str], *, response_prefix: str = ""
+        self,
+        row_id: str,
+        messages: Sequence[Message],
+        answers: Sequence[str],
+        *,
+        response_prefix: str = "",
+        template_kwargs: Mapping[str, Any] | None = None,
     ) -> Turns:
         """Ids of the prompt and of every answer. Recent results are kept: questions repeat, and so do epochs.
 
+        Args:
+            template_kwargs: of this row, over those of the encoder.
+
         Raises:
-            EncodeError: control tokens that cannot be kept as text, a template that refuses the conversation, an empty
-                answer, images given to a text-only model.
+            EncodeError: control tokens that cannot be kept as text, a template that refuses the conversation or does
+                not hold its messages or answers, an empty answer, images given to a text-only model.
+            ConfigError: a template that cannot hold any answer.
         """
-        key = (tuple(messages), tuple(answers), response_prefix)
+        own = dict(template_kwargs or {})
+        told = json.dumps(own, sort_keys=True, default=str) if own else ""
+        key = (tuple(messages), tuple(answers), response_prefix, told)
         found = self._kept.get(key)
         if found is not None:
             self._kept.move_to_end(key)
             if found.by_text:
                 self._note_text_level_split(row_id)
             return found
-        turns = self._encode(row_id, messages, answers, response_prefix)
+        turns = self._encode(Row(row_id, key[0], key[1], response_prefix, own))
         self._kept[key] = turns
         self._kept_tokens += turns.num_tokens
         while self._kept_tokens > KEPT_TOKENS:
@@ -89,117 +129,129 @@ class ChatEncoder:
             self._kept_tokens -= oldest.num_tokens
         return turns
 
-    def _encode(self, row_id: str, messages: Sequence[Message], answers: Sequence[str], response_prefix: str) -> Turns:
-        for answer in answers:
+    def _encode(self, row: Row) -> Turns:
+        for answer in row.answers:
             if not answer.strip():
-                raise fault(row_id, "empty_response", "has an empty answer")
-        texts = [part.text for message in messages for part in message.parts] + [response_prefix, *answers]
-        if not self._can_sanitize:
-            self._refuse_control_tokens(row_id, texts)
-        prompt = self._render(row_id, messages, None)
-        prefix: list[int] = []
-        if response_prefix:
-            opened = self._closed(row_id, messages, response_prefix)[:-1]
-            is_split = opened[: len(prompt)] == prompt
-            prefix = opened[len(prompt) :] if is_split else self._plain(response_prefix)
-        start = prompt + prefix
-        closed = [self._closed(row_id, messages, response_prefix + answer) for answer in answers]
-        by_text = not all(ids[: len(start)] == start for ids in closed)
-        if not by_text:
-            found = [ids[len(start) :] for ids in closed]
-        else:
-            self._note_text_level_split(row_id)
-            found = [[*self._plain(answer), ids[-1]] for answer, ids in zip(answers, closed, strict=True)]
-        for answer, ids in zip(answers, found, strict=True):
-            if len(ids) < 2:
-                raise fault(row_id, "empty_response", f"has an answer without a token to learn: {answer[:60]!r}")
-            if self.image_token_id is not None and self.image_token_id in ids:
-                raise fault(row_id, "control_token", f"has an image token inside an answer: {answer[:60]!r}")
-        ends = tuple(tuple(ids) for ids in found)
-        return Turns(prompt=tuple(prompt), prefix=tuple(prefix), answers=ends, by_text=by_text)
-
-    def conversation(self, row_id: str, messages: Sequence[Message]) -> list[dict[str, Any]]:
-        """Messages as chat templates take them: lists of parts for models with images, strings for the others."""
-        if self.sees_images:
-            return [{"role": m.role, "content": [_as_part(part) for part in m.parts]} for m in messages]
-        if any(message.num_images for message in messages):
+                raise fault(row.row_id, "empty_response", "has an empty answer")
+        if not self.sees_images and any(message.num_images for message in row.messages):
             raise fault(
-                row_id, "images_in_text_model", "has images, and this model takes text only; use a model with a vision "
-                "tower, or rows without images"
+                row.row_id, "images_in_text_model", "has images, and this model takes text only; use a model with a "
+                "vision tower, or rows without images"
             )  # fmt: skip
-        return [{"role": m.role, "content": m.text} for m in messages]
+        if row.kwargs:
+            self._check_kwargs(row)
+        if not self._can_sanitize:
+            self._refuse_control_tokens(row)
+        return self._tokenise(row, self._render(row))
+
+    def _render(self, row: Row) -> Written:
+        return self.writer.write(row)
 
     def prompt_by_processor(
-        self, row_id: str, processor: Any, conversation: list[dict[str, Any]], options: Mapping[str, Any]
+        self, row_id: str, processor: Any, turns: Turns, images: Sequence[Any], options: Mapping[str, Any]
     ) -> dict[str, Tensor]:
         """The prompt with its images as the processor alone writes it: ``input_ids`` [1, T] and other model inputs."""
-        settings: dict[str, Any] = {
-            "chat_template": self.template,
-            "add_generation_prompt": True,
-            "tokenize": True,
-            "return_dict": True,
-            "return_tensors": "pt",
-            "processor_kwargs": dict(options),
-        }
+        settings: dict[str, Any] = {"text": turns.text, "return_tensors": "pt", **options}
+        if images:
+            settings["images"] = [list(images)]
+        bos = self.tokenizer.bos_token
+        if bos is not None and turns.text.startswith(bos):
+            settings["add_special_tokens"] = False
+        if self.template.unmark(turns.text) != turns.text:
+            settings["sanitize_control_tokens"] = True
         try:
-            if self._can_sanitize:
-                try:
-                    outputs = processor.apply_chat_template(conversation, sanitize_control_tokens=True, **settings)
+            outputs = processor(**settings)
+        except Exception as err:  # processors raise anything
+            if "sanitize_control_tokens" in settings:
                 # a tokenizer that adds its own bos cannot do it, and a processor that asks where characters went
-                # (Idefics3) cannot work with it: refuse the texts that would need it
-                except (NotImplementedError, ValueError):
-                    texts = [part.get("text", "") for message in conversation for part in message["content"]]
-                    self._refuse_control_tokens(row_id, texts)
-                    outputs = processor.apply_chat_template(conversation, **settings)
-            else:
-                outputs = processor.apply_chat_template(conversation, **settings)
-        except EncodeError:
-            raise
-        except Exception as err:  # as in _render: templates and processors raise anything
+                # (Idefics3) cannot work with it
+                raise fault(
+                    row_id, "control_token", f"has a control token in its text that the processor cannot keep as text: "
+                    f"{err}; drop the row"
+                ) from err  # fmt: skip
             raise fault(row_id, "template", f"is refused by the model's processor: {err}") from err
         return {name: value for name, value in outputs.items() if isinstance(value, Tensor)}
 
-    def _render(self, row_id: str, messages: Sequence[Message], answer: str | None) -> list[int]:
-        """Ids of the prompt with the opening of the assistant's turn, or of the conversation with an answer."""
-        turns = self.conversation(row_id, messages)
-        if answer is not None:
-            content = [{"type": "text", "text": answer}] if self.sees_images else answer
-            turns.append({"role": "assistant", "content": content})
-        extra = {"sanitize_control_tokens": True} if self._can_sanitize else {}
+    def _tokenise(self, row: Row, written: Written) -> Turns:
         try:
-            ids = self.tokenizer.apply_chat_template(
-                turns,
-                chat_template=self.template,
-                tokenize=True,
-                return_dict=False,
-                add_generation_prompt=answer is None,
-                **extra,
-            )
-        except Exception as err:  # a template is a program of the model's author and may raise anything
-            if "sanitize" in str(err):
-                raise fault(row_id, "control_token", f"has a control token that cannot be kept as text: {err}") from err
-            raise fault(row_id, "template", f"is refused by the model's chat template: {err}") from err
+            prompt = self._with_opening(self.template.ids(written.prompt))
+            start = prompt
+            if written.prefix:
+                opened = self._with_opening(self.template.ids(written.prompt + written.prefix))
+                is_split = opened[: len(prompt)] == prompt
+                start = opened if is_split else prompt + self.template.ids(written.prefix)
+            before = written.prompt + written.prefix
+            texts = written.answers
+            whole = [self._with_opening(self.template.ids(before + answer + end)) for answer, end in texts]
+            by_text = not (written.joined and all(ids[: len(start)] == start for ids in whole))
+            if by_text and row.answers:
+                self._note_text_level_split(row.row_id)
+                found = [self.template.ids(answer) + self.template.ids(end) for answer, end in texts]
+            else:
+                found = [ids[len(start) :] for ids in whole]
+        except TemplateError as err:
+            raise fault(row.row_id, "control_token", str(err)) from err
+        for ids, (answer, _) in zip(found, texts, strict=True):
+            if not ids or ids[-1] not in self._end_ids:
+                while ids and not self.tokenizer.decode(ids[-1:]).strip():
+                    ids.pop()
+                ids.append(self._eos_id)
+            if len(ids) < 2:
+                raise fault(row.row_id, "empty_response", f"has an answer without a token to learn: {answer[:60]!r}")
+            if self.image_token_id is not None and self.image_token_id in ids:
+                raise fault(row.row_id, "control_token", f"has an image token inside an answer: {answer[:60]!r}")
+        turns = Turns(
+            prompt=tuple(prompt),
+            prefix=tuple(start[len(prompt) :]),
+            answers=tuple(map(tuple, found)),
+            by_text=by_text and bool(row.answers),
+            text=written.prompt,
+        )
+        if self._proved < PROVED_IN_FULL:
+            self._proved += 1
+            self._prove(row, turns, written)
+        return turns
+
+    def _prove(self, row: Row, turns: Turns, written: Written) -> None:
+        """Decode what was tokenised, and compare it with what was written.
+
+        Raises:
+            EncodeError: the tokenizer gives back another text.
+        """
+        opened = len(turns.prompt) - len(self.template.ids(written.prompt))
+        pieces = [(turns.prompt[opened:], written.prompt)]
+        for ids, (answer, end) in zip(turns.answers, written.answers, strict=True):
+            pieces.append((ids if end else ids[:-1], answer + end))
+        for ids, text in pieces:
+            back = self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            if _plainly(back) == _plainly(self.template.unmark(text)):
+                continue
+            if self.tokenizer.unk_token_id in ids:
+                self.writer.note("unknown", f"the tokenizer has no token for some characters of '{row.row_id}'")
+                continue
+            given, written_as = around_difference(self.template.unmark(text), back)
+            raise fault(
+                row.row_id, "template", f"does not come back from the tokenizer of {self.template.name} as it was "
+                f"written: {given!r} becomes {written_as!r}; use the tokenizer that belongs to this model"
+            )  # fmt: skip
+
+    def _with_opening(self, ids: list[int]) -> list[int]:
         opening = self._opening_ids
-        return list(ids) if list(ids[: len(opening)]) == opening else opening + list(ids)
+        return ids if ids[: len(opening)] == opening else opening + ids
 
-    def _closed(self, row_id: str, messages: Sequence[Message], answer: str) -> list[int]:
-        """Ids of the conversation with this answer, up to and with the end of its turn."""
-        ids = self._render(row_id, messages, answer)
-        while ids and ids[-1] not in self._end_ids and self._blank(ids[-1]):
-            ids.pop()
-        if not ids or ids[-1] not in self._end_ids:
-            ids.append(self._eos_id)
-        return ids
+    def _check_kwargs(self, row: Row) -> None:
+        try:
+            self.template.check(row.kwargs, "its template_kwargs")
+        except ConfigError as err:
+            raise fault(row.row_id, "template", str(err)) from err
 
-    def _plain(self, text: str) -> list[int]:
-        """Ids of a piece of text alone, with nothing added and no special token read from it."""
-        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
-
-    def _refuse_control_tokens(self, row_id: str, texts: Sequence[str]) -> None:
+    def _refuse_control_tokens(self, row: Row) -> None:
+        texts = [part.text for message in row.messages for part in message.parts] + [row.prefix, *row.answers]
+        thinking = {mark for pair in THINK_MARKS for mark in pair}
         for token in self.tokenizer.added_tokens_encoder:
-            if token.strip() and any(token in text for text in texts):
+            if token.strip() and token not in thinking and any(token in text for text in texts):
                 raise fault(
-                    row_id, "control_token", f"has the control token {token!r} in its text, and the tokenizer "
+                    row.row_id, "control_token", f"has the control token {token!r} in its text, and the tokenizer "
                     "cannot keep it as text here; update transformers or drop the row"
                 )  # fmt: skip
 
@@ -211,11 +263,6 @@ class ChatEncoder:
                 row_id,
             )
         self.text_level_splits += 1
-
-    def _blank(self, token: int) -> bool:
-        if token not in self._is_blank:
-            self._is_blank[token] = not self.tokenizer.decode([token]).strip()
-        return self._is_blank[token]
 
     @cached_property
     def _opening_ids(self) -> list[int]:
@@ -229,11 +276,19 @@ class ChatEncoder:
         return list(full[: starts[0]]) if starts else []
 
     @cached_property
-    def _end_ids(self) -> frozenset[int]:
-        """Special tokens that can close a turn. Answers hold none of them: what users wrote stays text."""
-        special = {number for number, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+    def _ends(self) -> tuple[str, ...]:
+        """Texts of tokens that can close a turn. Answers hold none of them as tokens: what users wrote stays text."""
         never = {self.tokenizer.unk_token_id, self.tokenizer.bos_token_id, self.image_token_id}
-        return frozenset((special - never) | {self.tokenizer.eos_token_id} - {None})
+        never -= {self.tokenizer.eos_token_id}
+        thinking = {mark for pair in THINK_MARKS for mark in pair}
+        added = self.tokenizer.added_tokens_decoder.items()
+        found = [token.content for number, token in added if number not in never]
+        eos = [] if self.tokenizer.eos_token is None else [str(self.tokenizer.eos_token)]
+        return tuple(dict.fromkeys([*(text for text in found if text.strip() and text not in thinking), *eos]))
+
+    @cached_property
+    def _end_ids(self) -> frozenset[int]:
+        return frozenset(self.tokenizer.convert_tokens_to_ids(list(self._ends)))
 
     @property
     def pad_token_id(self) -> int:
@@ -251,17 +306,6 @@ class ChatEncoder:
         return int(self.tokenizer.eos_token_id)
 
 
-def _as_part(part: Part) -> dict[str, str]:
-    return {"type": "image"} if part.kind == "image" else {"type": "text", "text": part.text}
-
-
-def _template_of(processor: Any, tokenizer: Any) -> str:
-    template = getattr(processor, "chat_template", None) or tokenizer.chat_template
-    if isinstance(template, dict):
-        template = template.get("default")
-    if not template:
-        raise ConfigError(
-            "the model has no chat template, so there is no one way to write a conversation for it; use an "
-            "instruction-tuned model, or put a chat_template.jinja into its folder"
-        )
-    return str(template)
+def _plainly(text: str) -> str:
+    """A text as far as a tokenizer that gives everything back may change it."""
+    return "".join(unicodedata.normalize("NFKC", text).split())

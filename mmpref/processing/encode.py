@@ -98,12 +98,14 @@ class PairEncoder:
         max_length: tokens of prompt + answer at most. Tails of answers are cut to fit, on both sides by the same rule,
             and a cut answer has no end-of-turn token; prompts and image tokens are never cut.
         min_pixels, max_pixels: resolution budget of one image (families with ``has_pixel_budget``).
+        template_kwargs: what the chat template reads beside the conversation; a pair's own stand over them.
         budgets: pair id -> max_pixels of that pair's images, for pairs that would be too long otherwise
             (``fitting.plan_fit``).
         pixel_cache_bytes: memory for processed images, per loader worker; for small sets read several times.
 
     Raises:
-        ConfigError: no chat template, or a resolution budget that this processor does not have.
+        ConfigError: no chat template, ``template_kwargs`` that it does not read, or a resolution budget that this
+            processor does not have.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class PairEncoder:
         max_length: int | None = None,
         min_pixels: int | None = None,
         max_pixels: int | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
         budgets: Mapping[str, int] | None = None,
         pixel_cache_bytes: int = 0,
     ) -> None:
@@ -121,7 +124,7 @@ class PairEncoder:
             raise ValueError(f"max_length must be at least 2, got {max_length}")
         self.family = family
         self.max_length = max_length
-        self.chat = ChatEncoder(processor)
+        self.chat = ChatEncoder(processor, template_kwargs)
         self.budgets = dict(budgets or {})
         self._processor = processor
         self.images = ImageEncoder(
@@ -131,7 +134,13 @@ class PairEncoder:
     def encode_text(self, pair: PreferencePair) -> Turns:
         """The half of :meth:`encode` that needs no image; its result may be kept and handed to ``encode``."""
         answers = [pair.chosen] if pair.rejected is None else [pair.chosen, pair.rejected]
-        return self.chat.encode(pair.id, pair.prompt, answers, response_prefix=pair.response_prefix)
+        return self.chat.encode(
+            pair.id,
+            pair.prompt,
+            answers,
+            response_prefix=pair.response_prefix,
+            template_kwargs=pair.template_kwargs,
+        )
 
     def encode(self, pair: PreferencePair, load_image: LoadImage, *, text: Turns | None = None) -> EncodedPair:
         """The pair as tensors; each image is loaded and processed once.
@@ -170,9 +179,10 @@ class PairEncoder:
         images: tuple[ImageRef, ...],
         load_image: LoadImage,
         response_prefix: str = "",
+        template_kwargs: Mapping[str, Any] | None = None,
     ) -> EncodedPrompt:
         """What the model reads before it answers, for generation. Raises as :meth:`encode` does."""
-        text = self.chat.encode(sample_id, prompt, (), response_prefix=response_prefix)
+        text = self.chat.encode(sample_id, prompt, (), response_prefix=response_prefix, template_kwargs=template_kwargs)
         encoded = self._prompt(sample_id, prompt, images, text, load_image)
         self.room(sample_id, len(encoded), sum(encoded.image_tokens))
         return encoded
@@ -197,7 +207,7 @@ class PairEncoder:
             images = sum(self.images.count(pair.id, sizes, max_pixels=max_pixels))
             return written - len(sizes) + images, images
         blanks = [blank(width, height) for width, height in sizes]
-        outputs = self._written_by_processor(pair.id, pair.prompt, blanks, max_pixels)
+        outputs = self._written_by_processor(pair.id, text, blanks, max_pixels)
         return int(outputs["input_ids"].shape[1]) + len(text.prefix), 0
 
     def room(self, row_id: str, prompt: int, image_tokens: int = 0) -> int | None:
@@ -230,7 +240,7 @@ class PairEncoder:
         self._check_places(row_id, messages, len(images))
         if self.family.repeats_image_token or not self.chat.sees_images:
             return self._expanded_here(row_id, images, text, load_image)
-        return self._expanded_by_processor(row_id, messages, images, text, load_image)
+        return self._expanded_by_processor(row_id, images, text, load_image)
 
     def _expanded_here(
         self, row_id: str, images: tuple[ImageRef, ...], text: Turns, load_image: LoadImage
@@ -263,14 +273,13 @@ class PairEncoder:
     def _expanded_by_processor(
         self,
         row_id: str,
-        messages: Sequence[Message],
         images: tuple[ImageRef, ...],
         text: Turns,
         load_image: LoadImage,
     ) -> EncodedPrompt:
         """Let the processor write the prompt, for models whose images become more than one repeated token."""
         pixels = [load_image(image) for image in images]
-        outputs = self._written_by_processor(row_id, messages, pixels, self.budgets.get(row_id))
+        outputs = self._written_by_processor(row_id, text, pixels, self.budgets.get(row_id))
         ids = outputs.pop("input_ids")
         outputs.pop("attention_mask", None)
         # what has the shape of the ids describes tokens, the rest describes images
@@ -285,13 +294,9 @@ class PairEncoder:
         )
 
     def _written_by_processor(
-        self, row_id: str, messages: Sequence[Message], pixels: Sequence[Any], max_pixels: int | None
+        self, row_id: str, text: Turns, pixels: Sequence[Any], max_pixels: int | None
     ) -> dict[str, Tensor]:
-        following = iter(pixels)
-        conversation = self.chat.conversation(row_id, messages)
-        for part in (part for message in conversation for part in message["content"] if part["type"] == "image"):
-            part["image"] = next(following)
-        return self.chat.prompt_by_processor(row_id, self._processor, conversation, self.images.options(max_pixels))
+        return self.chat.prompt_by_processor(row_id, self._processor, text, pixels, self.images.options(max_pixels))
 
     @staticmethod
     def _check_places(row_id: str, messages: Sequence[Message], num_images: int) -> None:

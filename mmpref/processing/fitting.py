@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mmpref.errors import DataError
-from mmpref.processing.chat import Turns
+from mmpref.processing.chat import PROVED_IN_FULL, Turns
 from mmpref.processing.encode import PairEncoder
 from mmpref.processing.faults import EncodeError
 from mmpref.records import ImageRef, PreferencePair
@@ -201,23 +201,29 @@ class _Items(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, index: int) -> Fit | EncodeError:
-        return self.measure(self.pairs[index])
+    def __getitem__(self, index: int) -> tuple[Fit | EncodeError, dict[str, str]]:
+        """What was found, and what the encoder of this process has to say."""
+        return self.measure(self.pairs[index]), dict(self.measure.encoder.chat.notes)
 
 
 def _measured(pairs: Sequence[PreferencePair], measure: _Measure, num_workers: int) -> Iterator[Fit | EncodeError]:
     if num_workers == 0 or len(pairs) < 64 * num_workers:  # a process takes longer to start than these take here
         yield from map(measure, pairs)
         return
-    loader: Iterable[list[Fit | EncodeError]] = DataLoader(
+    for pair in pairs[:PROVED_IN_FULL]:  # here as well: what stops the run stops it before any worker starts
+        measure(pair)
+    loader: Iterable[list[tuple[Fit | EncodeError, dict[str, str]]]] = DataLoader(
         _Items(pairs, measure),
         batch_size=32,
         num_workers=num_workers,
         collate_fn=list,
         generator=torch.Generator(),  # the run's own random state is not touched
     )
+    notes = measure.encoder.chat.notes
     for batch in loader:
-        yield from batch
+        for fit, found in batch:
+            notes.update({kind: note for kind, note in found.items() if kind not in notes})
+            yield fit
 
 
 def _first(items: Mapping[str, Any]) -> dict[str, Any]:

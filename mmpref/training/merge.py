@@ -182,6 +182,7 @@ def _answers(
         loaded.family,
         min_pixels=section.min_pixels,
         max_pixels=section.max_pixels,
+        template_kwargs=section.template_kwargs,
     )
     both = all(pair.rejected is not None for pair in pairs)
     collate = PairCollator(encoder, images.open, layout="plain", need_rejected=both)

@@ -198,6 +198,7 @@ def cache_facts(recipe: Recipe, loaded: LoadedModel, collator: PairCollator) -> 
         "train.fp16": recipe.train.fp16,
         "layout": collator.layout,
         "family": loaded.family.name,
+        **({"processing.template_kwargs": processing.template_kwargs} if processing.template_kwargs else {}),
         **start_facts(recipe),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,9 @@ def facts_of(recipe: Recipe, train_hashes: Sequence[str], *, processes: int = 1)
     tree = recipe.model_dump(mode="json", exclude={"output", "model", "data", "preflight"})
     del tree["reference"]["cache"]
     del tree["adapter"]["path"]
+    kwargs = tree["processing"].pop("template_kwargs")
+    if kwargs:  # one fact, whose parts may have any names; runs from before this key have none
+        tree["processing"]["template_kwargs"] = json.dumps(kwargs, sort_keys=True)
     train = tree["train"]
     train["pairs_per_update"] = (
         train.pop("per_device_train_batch_size") * train.pop("gradient_accumulation_steps") * processes

@@ -66,6 +66,8 @@ def set_up(
     trained, total = count_parameters(loaded.model)
     encoder = encoder_of(recipe, loaded)
     train, held_out = fit_data(recipe, data, encoder, say)
+    for note in encoder.chat.notes.values():
+        say(f"template: {note}")
     aside = len(data.quarantine)
     say(f"{len(train.pairs)} pairs, {aside} rows in quarantine; {trained:,} of {total:,} parameters train")
     longest = max(train.longest, held_out.longest)
@@ -144,6 +146,7 @@ def encoder_of(recipe: Recipe, loaded: LoadedModel) -> PairEncoder:
         min_pixels=processing.min_pixels,
         max_pixels=processing.max_pixels,
         pixel_cache_bytes=processing.pixel_cache_mib * 2**20,
+        template_kwargs=processing.template_kwargs,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,8 @@ class ModelSource:
     dtype: str = "auto"
     quantization: Literal["nf4", "int8"] | None = None
     max_pixels: int | None = None
+    template_kwargs: Mapping[str, Any] | None = None
+    """What the chat template reads beside the conversation, as ``processing.template_kwargs`` of a recipe."""
 
     def resolved(self) -> ModelSource:
         """The same with the base model and the adapter told apart.
@@ -62,6 +64,7 @@ class ModelSource:
             dtype=self.dtype,
             quantization=self.quantization,
             max_pixels=self.max_pixels,
+            template_kwargs=self.template_kwargs,
         )
 
     def load(self, device: str | None = None) -> LoadedModel:
@@ -140,10 +143,14 @@ class TransformersAnswerer:
             torch.set_num_threads(cpu_threads)
         if isinstance(model, str | Path):
             model = ModelSource(path=str(model))
+        kwargs = None
         if isinstance(model, ModelSource):
+            kwargs = model.template_kwargs
             model = model.load(device or ("cuda" if torch.cuda.is_available() else None))
         self._loaded = model
-        self._encoder = PairEncoder(model.processor, model.family, pixel_cache_bytes=_PIXEL_CACHE_BYTES)
+        self._encoder = PairEncoder(
+            model.processor, model.family, pixel_cache_bytes=_PIXEL_CACHE_BYTES, template_kwargs=kwargs
+        )
         self._tokenizer = copy.deepcopy(model.tokenizer)  # one tokenizer must not encode and decode in two threads
         self._load_image = load_image
         self._batch_size = batch_size

@@ -57,11 +57,13 @@ class LikelihoodAnswerer:
             torch.set_num_threads(cpu_threads)
         if isinstance(model, str | Path):
             model = ModelSource(path=str(model))
+        kwargs = None
         if isinstance(model, ModelSource):
+            kwargs = model.template_kwargs
             model = model.load(device or ("cuda" if torch.cuda.is_available() else None))
         self._model = model.model
         self._reference = choose_reference(model.model, kind="adapter_off") if has_adapter(model.model) else None
-        self._encoder = PairEncoder(model.processor, model.family)
+        self._encoder = PairEncoder(model.processor, model.family, template_kwargs=kwargs)
         self._layout = choose_layout(model.model, model.family).name
         self._load_image = load_image if load_image is not None else ImageLoader(images_root).open
         self._batch_size = batch_size
@@ -111,6 +113,7 @@ class LikelihoodAnswerer:
             rejected=rejected,
             response_prefix=sample.meta.get("response_prefix", ""),
             rejected_images=sample.meta.get("rejected_images"),
+            template_kwargs=sample.meta.get("template_kwargs"),
         )
         return self._encoder.encode(pair, self._load_image)
 

@@ -1,0 +1,223 @@
+"""A model's chat template: what it reads, how it is rendered, and the marks that keep users' text from becoming tokens.
+
+A template is a program of the model's author. It may raise anything, read switches (``enable_thinking``), and write
+today's date; here its errors become one line, its switches are checked by name, and its clock stands still.
+"""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property, lru_cache
+from typing import Any
+
+import jinja2
+import jinja2.meta
+import jinja2.nodes
+from transformers.utils import chat_template_utils
+
+from mmpref.errors import ConfigError
+
+PINNED_DATE = "2026-01-01"
+"""What a template that asks for today's date is told: prompts must be the same tomorrow."""
+_CLOCK = "strftime_now"
+_OURS = frozenset({"messages", "add_generation_prompt", "raise_exception"})
+
+
+class TemplateError(Exception):
+    """A template that refuses a conversation; its message is one line."""
+
+
+class ChatTemplate:
+    """Renders conversations, and turns rendered text into ids.
+
+    Strings of a conversation go through :meth:`mark` first: control tokens in them are wrapped in private marks, and
+    :meth:`ids` encodes what is wrapped as plain text. Releases of transformers without this have ``can_mark`` False.
+
+    Raises:
+        ConfigError: no template, one that is no Jinja, or ``kwargs`` that it does not read.
+    """
+
+    def __init__(self, processor: Any, tokenizer: Any, kwargs: Mapping[str, Any] | None = None) -> None:
+        self.tokenizer = tokenizer
+        self.name = str(getattr(tokenizer, "name_or_path", "") or "this model")
+        self.source = _source_of(processor, tokenizer)
+        try:
+            self.variables, self._set_inside = _variables_of(self.source)
+        except jinja2.TemplateError as err:
+            raise ConfigError(f"the chat template of {self.name} cannot be read: {_one_line(err)}") from err
+        parameters = inspect.signature(tokenizer.apply_chat_template).parameters
+        self.can_mark = "sanitize_control_tokens" in parameters
+        self.kwargs = dict(kwargs or {})
+        self.check(self.kwargs, "processing.template_kwargs")
+
+    def check(self, kwargs: Mapping[str, Any], where: str) -> None:
+        """Refuse what this template does not read.
+
+        Raises:
+            ConfigError: the name is not among its variables, or not a user's to set.
+        """
+        own = _OURS | set(self.tokenizer.special_tokens_map)
+        for name, value in kwargs.items():
+            if name in own:
+                raise ConfigError(f"{where}: '{name}' is given to chat templates by mmpref itself; take it out")
+            if name not in self.variables:
+                near = difflib.get_close_matches(name, self.settable, n=1, cutoff=0.6)
+                known = f"it reads {', '.join(self.settable)}" if self.settable else "it reads none"
+                hint = f"did you mean '{near[0]}'?" if near else f"{known}; take it out"
+                raise ConfigError(f"{where}: the chat template of {self.name} does not read '{name}'; {hint}")
+            if name == _CLOCK:
+                _date(value, where)
+
+    @cached_property
+    def settable(self) -> tuple[str, ...]:
+        """Variables that a user may give, by name; those that the template only sets for itself are left out."""
+        own = _OURS | set(self.tokenizer.special_tokens_map)
+        return tuple(sorted(self.variables - own - self._set_inside))
+
+    @cached_property
+    def switches(self) -> tuple[dict[str, bool], ...]:
+        """Settings of the template about thinking that were not given: each on, then off."""
+        names = [name for name in self.settable if re.search("think|reasoning(?!_effort|_content)", name)]
+        return tuple({name: value} for name in names if name not in self.kwargs for value in (True, False))
+
+    def render(self, conversation: Sequence[Mapping[str, Any]], kwargs: Mapping[str, Any], *, ask: bool) -> str:
+        """The conversation as text; with ``ask``, up to where the model starts to write.
+
+        Args:
+            conversation: messages, marked.
+            kwargs: what the template reads beside them, over the recipe's; marked here.
+
+        Raises:
+            TemplateError: the template refuses it.
+        """
+        given = self.mark({**self.kwargs, **kwargs})
+        day = given.pop(_CLOCK, PINNED_DATE)
+        source = _clock(day) + self.source if _CLOCK in self.variables else self.source
+        try:
+            text = self.tokenizer.apply_chat_template(
+                list(conversation), chat_template=source, tokenize=False, add_generation_prompt=ask, **given
+            )
+        except Exception as err:  # a program of the model's author may raise anything
+            raise TemplateError(_one_line(err)) from err
+        return str(text)
+
+    def mark(self, value: Any) -> Any:
+        """The same value with the control tokens in its strings wrapped in marks."""
+        if not self.can_mark:
+            return value
+        return chat_template_utils.mark_control_tokens(value, self._control_tokens)
+
+    def unmark(self, text: str) -> str:
+        """The text as a person reads it."""
+        start, end = self._marks
+        return text.replace(start, "").replace(end, "")
+
+    def unmark_first(self, text: str, token: str) -> str:
+        """The text with the first occurrence of one token taken for the token that it names."""
+        start, end = self._marks
+        marked = f"{start}{token}{end}"
+        return text.replace(marked, token, 1) if token and marked in text else text
+
+    def ids(self, text: str) -> list[int]:
+        """Ids of rendered text, with nothing added.
+
+        Raises:
+            TemplateError: a control token that the tokenizer cannot keep as text.
+        """
+        start, end = self._marks
+        marked = self.can_mark and (start in text or end in text)
+        extra = {"sanitize_control_tokens": True} if marked else {}
+        try:
+            return list(self.tokenizer(text, add_special_tokens=False, **extra)["input_ids"])
+        except (ValueError, NotImplementedError) as err:
+            raise TemplateError(f"has a control token that cannot be kept as text: {_one_line(err)}") from err
+
+    @cached_property
+    def writes_the_date(self) -> bool:
+        """Whether what it writes would change from day to day."""
+        if _CLOCK not in self.variables or _CLOCK in self.kwargs:
+            return False
+        for content in ("hello", [{"type": "text", "text": "hello"}]):
+            turn = [{"role": "user", "content": content}]
+            try:
+                one, other = (self.render(turn, {_CLOCK: day}, ask=True) for day in ("2001-02-03", "2012-11-10"))
+            except TemplateError:
+                continue
+            return one != other
+        return True
+
+    @cached_property
+    def _control_tokens(self) -> re.Pattern[str]:
+        tokens = self.tokenizer._get_control_tokens(self.source)
+        return chat_template_utils._get_control_token_patterns(tokens)[0]
+
+    @cached_property
+    def _marks(self) -> tuple[str, str]:
+        if not self.can_mark:
+            return "\0", "\0"  # in no text
+        start, _, end = chat_template_utils.mark_control_tokens("x", re.compile("x")).partition("x")
+        return start, end
+
+
+def _variables_of(source: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Names that a template reads from outside, and those among them that it only sets for itself somewhere."""
+    tree = chat_template_utils._compile_jinja_template(source).environment.parse(source)
+    names = jinja2.nodes.Name
+    stored = {node.name for node in tree.find_all(names) if node.ctx != "load"}
+    asked = {  # what is tested before it is set, or set from itself, comes from outside
+        node.node.name
+        for node in tree.find_all(jinja2.nodes.Test)
+        if node.name in ("defined", "undefined") and isinstance(node.node, names)
+    }
+    for line in tree.find_all(jinja2.nodes.Assign):
+        if isinstance(line.target, names):
+            used = {node.name for node in line.node.find_all(names)} | {getattr(line.node, "name", "")}
+            asked |= {line.target.name} & used
+    read = jinja2.meta.find_undeclared_variables(tree)
+    if any(node.name == _CLOCK for node in tree.find_all(names)):  # a function that every template may call
+        read.add(_CLOCK)
+    return frozenset(read), frozenset(stored - asked)
+
+
+def _source_of(processor: Any, tokenizer: Any) -> str:
+    template = getattr(processor, "chat_template", None) or tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    if not template:
+        raise ConfigError(
+            "the model has no chat template, so there is no one way to write a conversation for it; use an "
+            "instruction-tuned model, or put a chat_template.jinja into its folder"
+        )
+    return str(template)
+
+
+def _date(value: Any, where: str) -> datetime.datetime:
+    try:
+        return datetime.datetime.fromisoformat(str(value))
+    except ValueError:
+        raise ConfigError(
+            f"{where}: '{_CLOCK}' is the day that a template takes for today, as in {PINNED_DATE!r}; got {value!r}"
+        ) from None
+
+
+@lru_cache
+def _clock(day: str) -> str:
+    """A macro that stands before a template in place of the function for today's date.
+
+    transformers hands plain data to templates and no functions, so the macro fills a format in, part by part.
+    """
+    moment = _date(day, "template_kwargs")
+    parts = {f"%-{letter}": str(int(moment.strftime(f"%{letter}"))) for letter in "dmHIMSj"}
+    parts |= {f"%{letter}": moment.strftime(f"%{letter}") for letter in "YymdbBaAHIMSpjFDTxXcUWwuGVZz%"}
+    filled = "".join(f"|replace({part!r}, {text!r})" for part, text in parts.items())
+    return f"{{%- macro {_CLOCK}(format) -%}}{{{{ format{filled} }}}}{{%- endmacro %}}{{{{ '' }}}}"
+
+
+def _one_line(err: Exception) -> str:
+    text = " ".join(str(err).split())[:300]
+    kind = type(err).__name__
+    return text if text and kind == "TemplateError" else f"{kind}: {text}" if text else kind
