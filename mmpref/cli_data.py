@@ -134,6 +134,10 @@ def _show_check(report: CheckReport, out: Path) -> None:
         facts.append(("inverted, tied", f"{scores['inverted']:,}, {scores['tied']:,}"))
     if report.demonstrations:
         facts.append(("demonstrations", f"{report.demonstrations:,}"))
+    facts += [
+        ("not read, in meta" if not place else "", f"{name[:40]} ({count:,} rows)")
+        for place, (name, count) in enumerate(report.left_over.items())
+    ]
     facts.append(("manifest", str(report.manifest["hash"])[:16]))
     inverted = report.scores.get("inverted", 0) if report.scores else 0
     warning = f"{inverted:,} of {report.scored:,} scored pairs have the higher score on the rejected answer"

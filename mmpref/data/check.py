@@ -51,6 +51,8 @@ class CheckReport:
     """Lowest and highest score, and the counts ``inverted`` (chosen below rejected) and ``tied``."""
     sources: dict[str, int]
     """Pairs used, per ``source``."""
+    left_over: dict[str, int]
+    """Columns that nothing is read from -> rows that have them; they stay in ``meta``."""
     manifest: dict[str, Any]
 
     @property
@@ -230,6 +232,7 @@ class _Tally:
             scored=self.scored,
             scores=scores if self.scored else {},
             sources=dict(self.sources),
+            left_over=dict(quarantine.left_over.most_common()),
             manifest=manifest,
         )
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from mmpref.data.dataset_info import FILE_NAME as DATASET_INFO
-from mmpref.data.formats import FORMATS, Format, FormatOptions, detect, format_named
+from mmpref.data.formats import FORMATS, Format, FormatOptions, format_named, read_row
+from mmpref.data.loading import describe_left_over, left_over
 from mmpref.data.pairs import pair_from_row, pair_to_row, row_name
 from mmpref.data.quarantine import NO_PAIR, Quarantine, RowError
 from mmpref.errors import ConfigError, DataError
@@ -43,6 +44,8 @@ class ConvertReport:
     """Rows by the format they were read as."""
     fields_lost: Mapping[str, int]
     """Canonical fields that the target has no place for -> pairs that use them; those pairs were put aside."""
+    left_over: Mapping[str, int]
+    """Columns that nothing is read from -> rows that have them; they are written in ``meta``."""
     files: tuple[Path, ...]
     """What was written: the rows, the folder of pictures if there is one, ``dataset_info.json``."""
     image_root: Path | None
@@ -57,6 +60,8 @@ class ConvertReport:
         if self.image_root is not None and self.image_root != self.files[0].parent.resolve():
             line += f"\nimage paths start from {self.image_root}; say so where the file is read: {_SAID[self.target]}"
             line += f"={self.image_root}"
+        if self.left_over:
+            line += f"\n{describe_left_over(self.left_over)}"
         return line
 
 
@@ -136,6 +141,7 @@ def convert(
         num_quarantined=job.num_quarantined,
         formats=dict(job.formats),
         fields_lost=dict(job.lost),
+        left_over=dict(quarantine.left_over.most_common()),
         files=tuple(files),
         image_root=pictures.base if pictures.named else None,
     )
@@ -247,14 +253,14 @@ class _Job:
         for file, line, row in rows:
             self.num_rows += 1
             try:
-                source = detect(row) if self.source is None else self.source
+                source, candidates = read_row(row, self.source, self._options(file, line))
                 self.formats[source.name] += 1
-                candidates = source.to_canonical(row, self._options(file, line))
                 if not candidates:
                     raise RowError("the row holds no preference (a tie, or a row its makers leave out)", reason=NO_PAIR)
             except RowError as fault:
                 self._put_aside(file, line, row_name(row), fault)
                 continue
+            counted = False
             for place, candidate in enumerate(candidates):
                 try:
                     text = self._text(candidate, file, line, f":{place}" if len(candidates) > 1 else "")
@@ -264,6 +270,10 @@ class _Job:
                 self.quarantine.num_read += 1
                 self.quarantine.num_used += 1
                 self.num_pairs += 1
+                if not counted:
+                    counted = True
+                    own = source.name == "canonical"
+                    self.quarantine.left_over.update(left_over({} if own else row, candidate.get("meta") or {}))
                 yield text
 
     def _options(self, file: str, line: int) -> FormatOptions:
@@ -280,7 +290,7 @@ class _Job:
         if key in self._ids:
             raise RowError(f"the id {pair.id[:200]!r} stands twice; convert with --new-ids", reason="duplicate_id")
         row = pair_to_row(pair)
-        lost = [name for name in self.target.cannot_hold if name in row]
+        lost = self.target.not_held(row)
         self.lost.update(lost)
         for images in ("images", "rejected_images"):
             if images in row and not lost:
@@ -324,7 +334,7 @@ def _info(file_name: str, target: str, columns: set[str]) -> dict[str, Any]:
     else:
         names = {"messages": "conversations"}
     names |= {"chosen": "chosen", "rejected": "rejected"}
-    names |= {key: key for key in ("system", "history", "images") if key in columns}
+    names |= {key: key for key in ("system", "history", "images", "tools") if key in columns}
     return {
         "file_name": file_name,
         "formatting": target.removeprefix("llamafactory_"),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmpref.data.formats.columns import TURNS, column_of, is_empty
 from mmpref.data.quarantine import RowError
 from mmpref.errors import ConfigError, DataError
 
@@ -31,6 +32,8 @@ _COLUMNS = {
         "videos": "videos",
         "audios": "audios",
         "tools": "tools",
+        "score_chosen": "score_chosen",
+        "score_rejected": "score_rejected",
     },
     "sharegpt": {
         "messages": "conversations",
@@ -41,9 +44,16 @@ _COLUMNS = {
         "videos": "videos",
         "audios": "audios",
         "tools": "tools",
+        "score_chosen": "score_chosen",
+        "score_rejected": "score_rejected",
     },
 }
-"""Key of ``columns`` -> the name under which our adapters of the two formats read it."""
+"""Key of ``columns`` -> the name under which our adapters of the two formats read it. The scores are Uni-DPO's own."""
+_DEFAULTS = {*_COLUMNS["alpaca"].values(), *_COLUMNS["sharegpt"].values(), "messages", "image"} - {
+    "score_chosen",
+    "score_rejected",
+}
+"""Names that our adapters read; the scores are read under their own name, whether an entry names them or not."""
 _UNUSED = {"response", "kto_tag", "prompt", "query", "history", "messages"}
 """Columns of other tasks or of the other format: known names that change nothing here."""
 _TAGS = {
@@ -80,17 +90,22 @@ class Entry:
         """A row of the data set under the default names.
 
         Raises:
-            RowError: tools, which change what the model is told and have no place in a pair.
+            RowError: a column that the entry does not name, and that changes what the model is given.
         """
         found: dict[str, Any] = {}
-        taken = {*_COLUMNS["alpaca"].values(), *_COLUMNS["sharegpt"].values(), "messages", "image"}
+        taken = {*_DEFAULTS, *self.columns.values()}
         for key, value in row.items():
             if key in self.columns:
                 found[self.columns[key]] = value
-            else:
-                found[f"row_{key}" if key in taken else key] = value
-        if found.pop("tools", None):
-            raise RowError("the row has tools, which a pair cannot hold", reason="tools")
+                continue
+            column = column_of(key) if key in taken else None
+            if column is not None and column.kind is not TURNS and not is_empty(value):
+                raise RowError(
+                    f"column {key!r} holds {column.kind.name}, and the entry {self.name!r} of {FILE_NAME} does not "
+                    "name it: add it to the entry's columns, or drop it from the rows",
+                    reason=column.kind.reason,
+                )
+            found[f"row_{key}" if key in taken else key] = value
         if self.formatting == "sharegpt":
             turns = found.get("conversations")
             if isinstance(turns, list | tuple):

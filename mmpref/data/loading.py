@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmpref.data.formats import FormatOptions, detect, to_canonical
+from mmpref.data.formats import UNKNOWN_FORMAT, FormatOptions, format_named, read_row
 from mmpref.data.images import ImageLoader
-from mmpref.data.pairs import PAIR_KEYS, pair_from_row, row_name
+from mmpref.data.pairs import ASIDES, PAIR_KEYS, pair_from_row, row_name
 from mmpref.data.quarantine import NO_PAIR, Quarantine, RowError
 from mmpref.data.source import RowSource, open_source
 from mmpref.errors import DataError
@@ -79,7 +79,8 @@ class PairSource:
         row_format = self.row_format
         for file, number, row in self.rows.rows(broken):
             found: Sequence[Mapping[str, Any]] = (row,)
-            if row_format != "canonical" and not (row_format == "auto" and _looks_canonical(row)):
+            foreign = not _is_canonical(row, row_format)
+            if foreign:
                 try:
                     found = canonical_rows(row, row_format, self.options, place=f"{self._stem(file)}:{number}")
                     if not found:
@@ -89,6 +90,7 @@ class PairSource:
                     quarantine.num_read += 1
                     self.put_aside(quarantine, file, number, fault, row_id=row_name(row))
                     continue
+            counted = False
             for canonical in found:
                 quarantine.num_read += 1
                 try:
@@ -99,6 +101,9 @@ class PairSource:
                 except RowError as fault:
                     self.put_aside(quarantine, file, number, fault, row_id=row_name(canonical))
                     continue
+                if pair.meta and not counted:
+                    counted = True
+                    quarantine.left_over.update(left_over(row if foreign else {}, pair.meta))
                 yield Candidate(file, number, pair)
 
     def pairs(
@@ -205,16 +210,32 @@ def canonical_rows(row: Mapping[str, Any], name: str, options: FormatOptions, *,
         RowError: the row is not in the format, or with ``auto`` in none or more than one.
         DataError: no format of that name.
     """
-    if name == "canonical" or (name == "auto" and _looks_canonical(row)):
+    if _is_canonical(row, name):
         return [row]
-    if name == "auto":
-        try:
-            name = detect(row).name
-        except DataError as error:
-            if isinstance(row.get("prompt"), list):  # meant as a pair: its own reader says what is wrong with it
-                return [row]
-            raise RowError(str(error), reason="unknown_format") from error
-    return list(to_canonical(row, name, options, place=options.place or place))
+    options = options if options.place else replace(options, place=place)
+    try:
+        return list(read_row(row, None if name == "auto" else format_named(name), options)[1])
+    except RowError as fault:
+        if fault.reason == UNKNOWN_FORMAT and isinstance(row.get("prompt"), list):
+            return [row]  # meant as a pair: its own reader says what is wrong with it
+        raise
+
+
+def left_over(row: Mapping[str, Any], meta: Mapping[str, Any]) -> list[str]:
+    """The columns of a row that ended in ``meta`` because nothing reads them, and what of its turns did.
+
+    Args:
+        row: the foreign row; empty for a canonical one, whose ``meta`` is its own.
+        meta: of a pair that was made from it.
+    """
+    return [str(key) for key in row if key in meta] + [key for key in ASIDES if key in meta and key not in row]
+
+
+def describe_left_over(counts: Mapping[str, int]) -> str:
+    """One line that names the columns and how many rows have them; empty where there is none."""
+    named = [f"{name[:40]} ({count:,})" for name, count in counts.items()]
+    more = f", and {len(named) - 20} more" if len(named) > 20 else ""
+    return f"columns that nothing is read from, kept in meta (rows): {', '.join(named[:20])}{more}" if named else ""
 
 
 def all_images(pair: PreferencePair) -> tuple[ImageRef, ...]:
@@ -279,6 +300,8 @@ def load_each(
     quarantine.write()
     if len(quarantine):
         _log.warning("%s", quarantine.summary())
+    if line := describe_left_over(dict(quarantine.left_over.most_common())):
+        _log.warning("%s", line)
     if twice:
         raise DataError(_first_five(f"{len(twice)} ids stand more than once; every id must be unique", twice))
     refuse_too_many_bad(quarantine, max_bad_fraction)
@@ -302,6 +325,11 @@ def refuse_too_many_bad(quarantine: Quarantine, max_bad_fraction: float) -> None
         return
     head = f"{bad} of {read} rows cannot be used, more than the allowed share of {max_bad_fraction:g}"
     raise DataError(_first_five(head, [row.describe() for row in quarantine.rows if row.reason != NO_PAIR]))
+
+
+def _is_canonical(row: Mapping[str, Any], name: str) -> bool:
+    """Whether the row needs no adapter: a row that was said to be canonical and has no other keys, or looks like it."""
+    return row.keys() <= _CANONICAL if name == "canonical" else name == "auto" and _looks_canonical(row)
 
 
 def _looks_canonical(row: Mapping[str, Any]) -> bool:

@@ -52,7 +52,10 @@ class Listing:
         ]
         said = [[turn.role, *((part.kind, part.text) for part in turn.parts)] for turn in pair.prompt]
         answers = [pair.response_prefix, pair.chosen, pair.rejected, pair.score_chosen, pair.score_rejected]
-        self._pairs.update(json.dumps([pair.id, len(pair.images), pictures, said, answers]).encode())
+        facts: list[Any] = [pair.id, len(pair.images), pictures, said, answers]
+        if pair.template_kwargs is not None:
+            facts.append(dict(pair.template_kwargs))
+        self._pairs.update(json.dumps(facts).encode())
 
     def __len__(self) -> int:
         return len(self._sizes)

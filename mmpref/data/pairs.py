@@ -14,7 +14,9 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
+from mmpref.data.placeholders import refuse_marks
 from mmpref.data.quarantine import RowError
 from mmpref.errors import DataError
 from mmpref.records import ROLES, ImageRef, Message, Part, PreferencePair
@@ -35,10 +37,18 @@ PAIR_KEYS = (
     "score_rejected",
     "source",
     "meta",
+    "template_kwargs",
 )
 
 
 _TURN_KEYS = {"role", "content"}
+IMAGE_HINTS = ("min_pixels", "max_pixels", "resized_height", "resized_width", "detail")
+"""What an image part may say of the size it is to be read at; images are sized by the recipe."""
+_IMAGE_PART = frozenset({"type", "text", "index", *IMAGE_HINTS})
+_TEXT_PART = frozenset({"type", "text", "index"})
+TURN_NAMES, HINTS_FOUND = "turn_names", "image_hints"
+ASIDES = (TURN_NAMES, HINTS_FOUND)
+"""Keys of ``meta`` for what stands in turns and parts and is not read: names of speakers, sizes of images."""
 _KEYS = frozenset(PAIR_KEYS)
 
 
@@ -98,6 +108,7 @@ def pair_to_row(pair: PreferencePair) -> dict[str, Any]:
         "score_rejected": pair.score_rejected,
         "source": pair.source or None,
         "meta": _plain(pair.meta) or None,
+        "template_kwargs": None if pair.template_kwargs is None else dict(pair.template_kwargs),
     }
     return {key: value for key, value in row.items() if value is not None}
 
@@ -140,14 +151,16 @@ def _build(row: Mapping[str, Any], source: str) -> PreferencePair:
         names, known = ", ".join(map(repr, unknown)), ", ".join(PAIR_KEYS)
         raise _fault("unknown_key", f"unknown key {names}; known: {known}; anything else belongs in 'meta'")
     given = row.get
-    images = _images(row, "images")
-    rejected_images = None if given("rejected_images") is None else _images(row, "rejected_images")
-    prompt = _prompt(given("prompt"))
-    _check_image_places(prompt, images, "images")
+    rejected_images = None if given("rejected_images") is None else _images(row, "rejected_images") or None
+    asides: dict[str, list[Any]] = {}
+    prompt = _prompt(given("prompt"), asides)
+    places = sum([part.kind == "image" for message in prompt for part in message.parts])
+    images = () if not places and _holds_none(given("images")) else _images(row, "images")
+    _check_image_places(places, images, "images")
     chosen = _answer(row, "chosen")
     rejected = None if given("rejected") is None else _answer(row, "rejected")
     if rejected_images is not None:
-        _check_image_places(prompt, rejected_images, "rejected_images")
+        _check_image_places(places, rejected_images, "rejected_images")
         if rejected is None:
             raise _fault("rejected_images", "'rejected_images' without 'rejected'")
     same_pictures = rejected_images is None or rejected_images == images
@@ -168,7 +181,8 @@ def _build(row: Mapping[str, Any], source: str) -> PreferencePair:
         score_chosen=score_chosen,
         score_rejected=score_rejected,
         source=source if given("source") is None else _text(row, "source") or source,
-        meta=_meta(given("meta")),
+        meta=_meta(given("meta"), asides),
+        template_kwargs=_template_kwargs(given("template_kwargs")),
     )
 
 
@@ -194,7 +208,7 @@ def _image(item: Any, name: str) -> ImageRef:
     if isinstance(item, str):
         if not item.strip():
             raise _fault("images", f"{name} is an empty path")
-        return ImageRef(path=_clean(item, name))
+        return ImageRef(path=_clean(local_file(item), name))
     if isinstance(item, bytes):
         return ImageRef(data=item)
     if isinstance(item, Mapping) and set(item) <= {"path", "bytes"}:
@@ -211,16 +225,26 @@ def _image(item: Any, name: str) -> ImageRef:
     raise _fault("images", f"{name} must be a path or a mapping with 'bytes' or 'path', got {_shown(item)}")
 
 
+def local_file(path: str) -> str:
+    """The path that a ``file://`` address names; other paths as they are."""
+    if not path.startswith("file://"):
+        return path
+    parts = urlsplit(path)
+    return unquote(parts.path if parts.netloc in ("", "localhost") else f"{parts.netloc}{parts.path}")
+
+
 def _image_to_row(image: ImageRef) -> str | dict[str, str]:
     if image.path is not None:
         return image.path
     return {"bytes": base64.b64encode(image.data or b"").decode("ascii")}
 
 
-def _prompt(value: Any) -> tuple[Message, ...]:
+def _prompt(value: Any, asides: dict[str, list[Any]]) -> tuple[Message, ...]:
     if not isinstance(value, list | tuple) or not value:
         raise _fault("prompt", f"'prompt' must be a non-empty list of messages, got {_shown(value)}")
-    prompt = tuple([_message(item, place) for place, item in enumerate(value)])
+    prompt = tuple([_message(item, place, asides) for place, item in enumerate(value)])
+    if (indexes := asides.pop("index", None)) and indexes != list(range(len(indexes))):
+        raise _fault("image_place", f"the image parts have the indexes {indexes[:8]}; write 'images' in their order")
     if len(prompt) == 1 and prompt[0].role == "user":
         return prompt
     turns = prompt[1:] if prompt[0].role == "system" else prompt
@@ -237,43 +261,66 @@ def _prompt(value: Any) -> tuple[Message, ...]:
     return prompt
 
 
-def _message(item: Any, place: int) -> Message:
+def _message(item: Any, place: int, asides: dict[str, list[Any]]) -> Message:
     if (type(item) is not dict and not isinstance(item, Mapping)) or item.keys() != _TURN_KEYS:
-        raise _fault(
-            "prompt", f"prompt[{place}] must be a mapping with exactly 'role' and 'content', got {_shown(item)}"
-        )
+        item = _named_turn(item, place, asides)
     role, content = item["role"], item["content"]
     if role not in ROLES:
         raise _fault("roles", f"prompt[{place}] has role {_shown(role)}; known: {', '.join(ROLES)}")
     if isinstance(content, str):
         text = content if content.isascii() else _clean(content, f"prompt[{place}]")
-        if not text.strip():
+        if not text.strip() and role != "system":
             raise _fault("empty_turn", f"prompt[{place}] ({role}) has no text")
+        if "<" in text or "[" in text:  # text that is meant letter by letter stands in a part
+            refuse_marks(text, f"prompt[{place}]", has_images=False)
         return Message(role, (Part("text", text),))
     if not isinstance(content, list | tuple):
         raise _fault(
             "prompt", f"prompt[{place}] must have a text or a list of parts as 'content', got {_shown(content)}"
         )
-    parts = tuple([_part(part, place, number) for number, part in enumerate(content)])
-    if not any(part.kind == "image" or part.text.strip() for part in parts):
+    parts = tuple([_part(part, place, number, asides) for number, part in enumerate(content)])
+    if role != "system" and not any(part.kind == "image" or part.text.strip() for part in parts):
         raise _fault("empty_turn", f"prompt[{place}] ({role}) has neither text nor image")
     return Message(role=role, parts=parts)
 
 
-def _part(item: Any, turn: int, number: int) -> Part:
+def _named_turn(item: Any, place: int, asides: dict[str, list[Any]]) -> Mapping[str, Any]:
+    """A turn that also says who in the role speaks, or that a parquet reader filled; anything more is refused."""
+    given = {key: value for key, value in item.items() if value is not None} if isinstance(item, Mapping) else {}
+    if isinstance(name := given.pop("name", ""), str) and given.keys() == _TURN_KEYS:
+        if name:
+            asides.setdefault(TURN_NAMES, []).append(name)
+        return given
+    raise _fault("prompt", f"prompt[{place}] must be a mapping with exactly 'role' and 'content', got {_shown(item)}")
+
+
+def _part(item: Any, turn: int, number: int, asides: dict[str, list[Any]]) -> Part:
+    name = f"prompt[{turn}].content[{number}]"
     if isinstance(item, Mapping):
         # a parquet reader fills the key that a part does not have with None
         given = {key: value for key, value in item.items() if value is not None}
         if given == {"type": "image"}:
             return Part("image")
-        if set(given) == {"type", "text"} and given["type"] == "text" and isinstance(given["text"], str):
-            return Part("text", _clean(given["text"], f"prompt[{turn}].content[{number}]"))
-    name = f"prompt[{turn}].content[{number}]"
+        if given.get("type") == "text" and isinstance(given.get("text"), str) and given.keys() <= _TEXT_PART:
+            return Part("text", _clean(given["text"], name))
+        if given.get("type") == "image" and given.keys() <= _IMAGE_PART and not given.get("text"):
+            if "index" in given:
+                asides.setdefault("index", []).append(given["index"])
+            if hints := {key: given[key] for key in IMAGE_HINTS if key in given}:
+                asides.setdefault(HINTS_FOUND, []).append(hints)
+            return Part("image")
+        medium = next((medium for medium in ("video", "audio") if medium in str(given.get("type"))), None)
+        if medium is not None:
+            raise _fault(medium, f"{name} is {medium}, which is not supported; only images and text are")
     raise _fault("prompt", f"{name} must be {{type: image}} or {{type: text, text: ...}}, got {_shown(item)}")
 
 
-def _check_image_places(prompt: tuple[Message, ...], images: tuple[ImageRef, ...], key: str) -> None:
-    places = sum([part.kind == "image" for message in prompt for part in message.parts])
+def _holds_none(images: Any) -> bool:
+    """How a text row of a file with images says that it has none: ``[None]`` or ``[""]``."""
+    return isinstance(images, list | tuple) and all(item is None or item == "" for item in images)
+
+
+def _check_image_places(places: int, images: tuple[ImageRef, ...], key: str) -> None:
     if places != len(images):
         raise _fault("image_count", f"the prompt has {places} image parts and {key!r} has {len(images)} images")
 
@@ -323,12 +370,33 @@ def _text(row: Mapping[str, Any], key: str) -> str:
     return _clean(value, key)
 
 
-def _meta(value: Any) -> dict[str, Any]:
+def _meta(value: Any, asides: Mapping[str, Any]) -> dict[str, Any]:
     if value is None:
-        return {}
+        return dict(asides)
     if not isinstance(value, Mapping):
         raise _fault("meta", f"'meta' must be a mapping, got {_shown(value)}")
-    return dict(value)
+    return {**value, **asides} if asides else dict(value)
+
+
+def _template_kwargs(value: Any) -> dict[str, Any] | None:
+    """What the row gives the chat template: a mapping of JSON values, or one written as JSON text."""
+    if value is None:
+        return None
+    try:
+        found = without_filled(json.loads(value) if isinstance(value, str) else value)
+        written = json.dumps(found, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _fault("template_kwargs", f"'template_kwargs' must hold JSON values: {error}") from error
+    if not isinstance(found, dict):
+        raise _fault("template_kwargs", f"'template_kwargs' must be a mapping, got {_shown(value)}")
+    return json.loads(written) or None
+
+
+def without_filled(value: Any) -> Any:
+    """A value without the keys that a parquet reader filled with None, at any depth."""
+    if isinstance(value, Mapping):
+        return {str(key): without_filled(item) for key, item in value.items() if item is not None}
+    return [without_filled(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _clean(text: str, name: str) -> str:

@@ -62,6 +62,8 @@ class Quarantine:
         self.path = path
         self.rows: list[QuarantinedRow] = []
         self.counts: Counter[str] = Counter()
+        self.left_over: Counter[str] = Counter()
+        """Columns that no part of a pair was read from -> rows that have them; they stand in ``meta``."""
         self.num_read = 0
         self.num_used = 0
 

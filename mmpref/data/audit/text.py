@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from array import array
 from collections import Counter
@@ -235,7 +236,8 @@ class TextTally:
         self._prompts[prompt] += 1
         if self._prompts[prompt] > self._most_used[0]:
             self._most_used = (self._prompts[prompt], pair.prompt[-1].text[:200])
-        question = _hash(prompt.hex(), _folded(pair.response_prefix), *pictures)
+        given = "" if pair.template_kwargs is None else json.dumps(dict(pair.template_kwargs), sort_keys=True)
+        question = _hash(prompt.hex(), _folded(pair.response_prefix), given, *pictures)
         self._questions.add(question)
         return question
 

@@ -13,18 +13,34 @@ from types import MappingProxyType
 from typing import Any
 
 from mmpref.data.formats.border import fault
+from mmpref.data.formats.columns import standard
 from mmpref.data.formats.comparison_sets import COMPARISON_SETS
 from mmpref.data.formats.contract import Format, FormatOptions, Row
+from mmpref.data.formats.more_suites import MORE_SUITES
+from mmpref.data.formats.paper_sets import PAPER_SETS
 from mmpref.data.formats.question_sets import QUESTION_SETS
 from mmpref.data.formats.scored_sets import SCORED_SETS
 from mmpref.data.formats.suites import SUITES
 from mmpref.errors import ConfigError, DataError
 
-__all__ = ["FORMATS", "NAMES", "Format", "FormatOptions", "detect", "format_named", "rows_of_mapping", "to_canonical"]
+__all__ = [
+    "FORMATS",
+    "NAMES",
+    "Format",
+    "FormatOptions",
+    "detect",
+    "format_named",
+    "read_row",
+    "rows_of_mapping",
+    "to_canonical",
+]
 
-_ALL = (*SUITES, *QUESTION_SETS, *COMPARISON_SETS, *SCORED_SETS)
+_ALL = (*SUITES, *MORE_SUITES, *QUESTION_SETS, *COMPARISON_SETS, *SCORED_SETS, *PAPER_SETS)
 
 FORMATS: Mapping[str, Format] = MappingProxyType({found.name: found for found in _ALL})
+
+UNKNOWN_FORMAT = "unknown_format"
+"""The reason of a row that fits no format, or more than one."""
 
 NAMES: Mapping[str, str] = MappingProxyType(
     {
@@ -61,6 +77,10 @@ def detect(row: Row) -> Format:
     Raises:
         RowError: no format fits, or more than one does.
     """
+    return _detect(standard(row, check=False))
+
+
+def _detect(row: Row) -> Format:
     found = [
         candidate
         for candidate in FORMATS.values()
@@ -71,7 +91,7 @@ def detect(row: Row) -> Format:
     keys = ", ".join(sorted(str(key)[:40] for key, value in row.items() if value is not None)[:20]) or "none"
     names = ", ".join(candidate.name for candidate in found or FORMATS.values())
     what = "fits more than one format" if found else "fits no known format"
-    raise fault("format", f"a row with the keys {keys} {what}; name one with format=NAME: {names}")
+    raise fault(UNKNOWN_FORMAT, f"a row with the keys {keys} {what}; name one with format=NAME: {names}")
 
 
 def to_canonical(
@@ -92,8 +112,18 @@ def to_canonical(
     options = FormatOptions() if options is None else options
     if place is not None:
         options = dataclasses.replace(options, place=place)
-    found = detect(row) if format is None else format_named(format)
-    return found.to_canonical(row, options)
+    return read_row(row, None if format is None else format_named(format), options)[1]
+
+
+def read_row(row: Row, format: Format | None, options: FormatOptions) -> tuple[Format, list[dict[str, Any]]]:
+    """The format of a row, detected where it is None, and the canonical rows.
+
+    Raises:
+        RowError: as :func:`to_canonical`.
+    """
+    row = standard(row)
+    found = _detect(row) if format is None else format
+    return found, found.to_canonical(row, options)
 
 
 def rows_of_mapping(document: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -1,4 +1,8 @@
-"""The pieces of a foreign row put together: id, scores, images in their places, and what is left over as ``meta``."""
+"""The pieces of a foreign row put together: id, scores, images in their places, and what is left over as ``meta``.
+
+Here every format meets the list of columns that change a pair: what is read the same way for all is read here, and a
+row with one that nobody read is refused.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mmpref.data.formats.border import IMAGE_PART, Images, Message, fault, number, optional_text, shown
+from mmpref.data.formats.border import IMAGE_PART, Images, Message, fault, number, optional_text, read_images, shown
+from mmpref.data.formats.columns import SCORE_PAIRS, refuse_unread, spelt
 from mmpref.data.formats.contract import FormatOptions, Row
+from mmpref.data.formats.shared import asides_of, take_shared, with_system
+from mmpref.data.placeholders import refuse_marks
 
 
 def canonical(
@@ -26,29 +33,48 @@ def canonical(
     rejected_images: Images | None = None,
     response_prefix: str = "",
     scores: tuple[float, float] | None = None,
+    look_for_scores: bool = True,
+    told: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The canonical row; what was not used goes to ``meta``, untouched.
+
+    A system prompt, tools, switches of the chat template, ``response_prefix`` and ``rejected_images`` are read here,
+    whatever the format, from columns that are not ``used``.
 
     Args:
         used: keys of the row that were read; ``ids``, the scores and ``meta`` are added to them.
         ids: where the id may stand, in order.
         suffix: makes the ids of several pairs of one row differ.
         meta: facts that the adapter found, added to what is left over.
-        scores: of the chosen and the rejected answer; None takes the row's own ``score_chosen`` and ``score_rejected``.
+        scores: of the chosen and the rejected answer; None takes the row's own.
+        look_for_scores: whether the row's own may stand under other names than ours.
+        told: columns on the list of those that change a pair which this format knows to change nothing.
+
+    Raises:
+        RowError: image places and images that do not match, or a column that changes the pair and was not read.
     """
+    used = tuple(used)
+    pair_scores, score_keys = (scores, ()) if scores is not None else _scores(row, look_for_scores)
+    row_id, id_key = _id(row, ids, options)
+    spent = {*used, *SCORE_PAIRS[0], *score_keys, "meta", "source", *([id_key] if id_key else [])}
+    left = {key: value for key, value in row.items() if key not in spent and value is not None}
+    shared = take_shared(left, prefix=response_prefix)
+    prompt = with_system(prompt, shared.system)
+    rejected_key = "rejected_images"
+    if rejected_images is None and shared.rejected_images is not None:
+        rejected_key = shared.rejected_images[1]
+        rejected_images = read_images(*shared.rejected_images, options)
+    refuse_unread(left, images=images.items, texts=(*_texts(prompt), chosen, rejected or ""), told=told)
     places = sum(part == IMAGE_PART for message in prompt for part in message["content"])
-    for key, side in (("images", images), ("rejected_images", rejected_images)):
+    for key, side in (("images", images), (rejected_key, rejected_images)):
         if side is not None and places != len(side.items):
             raise fault("image_count", f"the prompt has {places} image places and {key!r} has {len(side.items)} images")
-    names = ("score_chosen", "score_rejected")
-    given = [number(row.get(key), key) for key in names] if scores is None else list(scores)
-    row_id, id_key = _id(row, ids, options)
-    spent = {*used, *names, "meta", "source", *([id_key] if id_key else [])}
+    for content in _texts(prompt):
+        refuse_marks(content, "the prompt", has_images=bool(places))
     kept = _own_meta(row)
-    left = {key: value for key, value in row.items() if key not in spent and value is not None}
     if images.names:
         left.setdefault("image_names", images.names)
-    for key, value in (*left.items(), *(meta or {}).items()):
+    for key, value in (*left.items(), *asides_of(row, used).items(), *(meta or {}).items()):
         if key in kept:
             raise fault("meta", f"{key!r} stands in the row and in its 'meta'")
         kept[key] = value
@@ -60,12 +86,43 @@ def canonical(
         "chosen": chosen,
         "rejected": rejected,
         "rejected_images": None if rejected_images is None else rejected_images.items,
-        "response_prefix": response_prefix or None,
-        **dict(zip(names, given, strict=True)),
+        "response_prefix": shared.prefix or None,
+        "score_chosen": pair_scores[0],
+        "score_rejected": pair_scores[1],
         "source": source or None,
         "meta": kept or None,
+        "template_kwargs": shared.template_kwargs,
     }
     return {key: value for key, value in result.items() if value is not None}
+
+
+def _texts(prompt: Sequence[Message]) -> list[str]:
+    return [part["text"] for message in prompt for part in message["content"] if part["type"] == "text"]
+
+
+def _scores(row: Row, look: bool) -> tuple[tuple[float | None, float | None], Sequence[str]]:
+    """The scores of both answers and their columns. Under other names than ours they are read where both are numbers
+    and no other pair of columns says otherwise."""
+    ours = [number(row.get(key), key) for key in SCORE_PAIRS[0]]
+    if ours != [None, None] or not look:
+        return (ours[0], ours[1]), ()
+    spelling = {
+        spelt(key): key
+        for key in row
+        if isinstance(key, str) and ("chosen" in key.lower() or "rejected" in key.lower())
+    }
+    found: dict[tuple[float, float], list[str]] = {}
+    for names in SCORE_PAIRS:
+        if names[0] in spelling and names[1] in spelling:
+            keys = [spelling[name] for name in names]
+            values = [row[key] for key in keys]
+            if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+                chosen, rejected = (number(value, key) for value, key in zip(values, keys, strict=True))
+                found.setdefault((chosen or 0.0, rejected or 0.0), []).extend(keys)
+    if len(found) != 1:
+        return (None, None), ()
+    ((both, columns),) = found.items()
+    return both, columns
 
 
 def _id(row: Row, keys: Sequence[str], options: FormatOptions) -> tuple[str, str | None]:

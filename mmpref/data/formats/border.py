@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmpref.data.formats.contract import FormatOptions, Row
+from mmpref.data.pairs import local_file
 from mmpref.data.quarantine import RowError
 
 PLACEHOLDER = "<image>"
@@ -121,8 +122,11 @@ def refuse_placeholders(content: str) -> str:
 
 
 def placed_or_first(content: str, num_images: int) -> Parts:
-    """Placeholders by position; where the text has none, the images come first."""
-    if PLACEHOLDER in content:
+    """Placeholders by position; where the text has none, the images come first.
+
+    Without images the text stays as it is, for the check of literal placeholders to judge.
+    """
+    if num_images and PLACEHOLDER in content:
         return parts_of(content)
     return [*(dict(IMAGE_PART) for _ in range(num_images)), {"type": "text", "text": content}]
 
@@ -156,6 +160,7 @@ def speech(value: Any, key: str, *, role_key: str, text_key: str, roles: Mapping
     for place, item in enumerate(value):
         name = f"{key}[{place}]"
         given = without_none(item)
+        given.pop("name", None)  # who in the role speaks: kept in ``meta``
         if set(given) != {role_key, text_key}:
             raise fault("prompt", f"{name} must be a mapping with exactly {role_key!r} and {text_key!r}")
         role, content = given[role_key], given[text_key]
@@ -202,14 +207,14 @@ def _image(item: Any, name: str, options: FormatOptions) -> tuple[Any, str]:
             raise fault("images", f"{name} is a data URI without base64 content")
         return {"bytes": _base64(encoded, name)}, ""
     if isinstance(item, str) and item.strip():
-        return _path_after(item, options.image_after), ""
+        return _path_after(local_file(item), options.image_after), ""
     if isinstance(item, bytes):
         return item, ""
     if isinstance(item, Mapping) and set(item) <= {"bytes", "path"}:
         data: Any = item.get("bytes")
         path: Any = item.get("path")
         if data is None and isinstance(path, str) and path.strip():
-            return _path_after(path, options.image_after), ""
+            return _path_after(local_file(path), options.image_after), ""
         file_name = path if isinstance(path, str) else ""
         if isinstance(data, bytes):
             return data, file_name
@@ -258,10 +263,3 @@ def number(value: Any, name: str) -> float | None:
     if not math.isfinite(found):
         raise fault("score", f"{name!r} must be finite, got {shown(value)}")
     return found
-
-
-def refuse_media(row: Row, *keys: str) -> None:
-    """Video and audio are not images: such a row is put aside, with that reason."""
-    for key in keys or ("video", "videos", "audio", "audios"):
-        if row.get(key):
-            raise fault(key.rstrip("s"), f"the row has {key!r}; only images and text are read")

@@ -18,14 +18,13 @@ from mmpref.data.formats.border import (
     optional_text,
     placed_or_first,
     placeholder_turn,
-    read_images,
     shown,
     speech,
     text,
     turn,
 )
 from mmpref.data.formats.contract import Format, FormatOptions, Row
-from mmpref.data.formats.suites import SHAREGPT_ROLES, images_of
+from mmpref.data.formats.suites import SHAREGPT_ROLES, has_image, images_of
 
 
 def _povid(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
@@ -54,18 +53,19 @@ def _ha_dpo(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     if row.get("correct") is True:
         return []  # the model had answered rightly; the authors leave such rows out
     question = optional_text(row, "question") or options.description_prompt
-    images = Images([image_of_id(row.get("image_id"), options)], [])
-    better, worse = (_several(row, key) for key in ("chosen", "rejected"))
+    images = images_of(row, options) if has_image(row) else Images([image_of_id(row.get("image_id"), options)], [])
+    worse_key = "rejected" if has(row, "rejected") else "reject"
+    better, worse = _several(row, "chosen"), _several(row, worse_key)
     num_pairs = max(len(better), len(worse))
     return [
         canonical(
             row,
             options,
-            prompt=[turn("user", placed_or_first(question, 1))],
+            prompt=[turn("user", placed_or_first(question, len(images.items)))],
             images=images,
             chosen=better[place % len(better)],
             rejected=worse[place % len(worse)],
-            used=("question", "chosen", "rejected"),
+            used=("image", "images", "question", "chosen", worse_key),
             suffix=f":{place}" if num_pairs > 1 else "",
         )
         for place in range(num_pairs)
@@ -83,7 +83,7 @@ def _several(row: Row, key: str) -> list[str]:
 
 
 def _bpo(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
-    images = needed(read_images(row.get("image"), "image", options), "image")
+    images = needed(images_of(row, options), "image")
     prompt = [turn("user", placed_or_first(text(row, "prompt", reason="prompt"), len(images.items)))]
     completions = row.get("completions")
     if not isinstance(completions, list | tuple) or not all(isinstance(item, Mapping) for item in completions):
@@ -103,7 +103,8 @@ def _bpo(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
             images=images,
             chosen=text(completions[high], "response"),
             rejected=text(completions[low], "response"),
-            used=("image", "prompt", "completions"),
+            used=("image", "images", "prompt", "completions"),
+            look_for_scores=False,
             suffix=f":{high}-{low}",
             meta={
                 # labels of rank and kind, not a quality: they must not reach a quality weight
@@ -146,10 +147,10 @@ def _llava_rlhf(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
             row,
             options,
             prompt=[placeholder_turn(role, content) for role, content in turns],
-            images=needed(read_images(row.get("image"), "image", options), "image"),
+            images=needed(images_of(row, options), "image"),
             chosen=answers[preference],
             rejected=answers[3 - preference],
-            used=("image", "conversations", "output_1", "output_2", "preference"),
+            used=("image", "images", "conversations", "output_1", "output_2", "preference"),
         )
     ]
 
@@ -166,9 +167,14 @@ COMPARISON_SETS = (
     Format(
         name="ha_dpo",
         title="HA-DPO: descriptions or yes/no questions about a Visual Genome image id",
-        signature="image_id, chosen and rejected (text or lists of texts); question, correct",
+        signature="image_id, chosen and rejected or reject (text or lists of texts); question, correct",
         key="image_id",
-        matches=lambda row: has(row, "image_id", "chosen", "rejected") and not has(row, "image", "prompt"),
+        matches=lambda row: (
+            has(row, "image_id", "chosen")
+            and (has(row, "rejected") or has(row, "reject"))
+            and not has_image(row)
+            and not has(row, "prompt")
+        ),
         to_canonical=_ha_dpo,
     ),
     Format(

@@ -49,3 +49,13 @@ class Format:
     """The canonical row (as ``pair_to_row`` gives it) in this format; None for formats that are only read."""
     cannot_hold: tuple[str, ...] = ()
     """Canonical fields that the written format has no place for; a row that uses one is refused, never changed."""
+    template_keys: frozenset[str] | None = frozenset({"tools"})
+    """Keys of ``template_kwargs`` that the written format has a place for; None: all."""
+
+    def not_held(self, row: Row) -> list[str]:
+        """The fields of a canonical row that the written format has no place for."""
+        found = [key for key in self.cannot_hold if row.get(key) is not None]
+        kwargs = row.get("template_kwargs") or {}
+        if self.template_keys is not None and kwargs.keys() - self.template_keys:
+            found.append("template_kwargs")
+        return found

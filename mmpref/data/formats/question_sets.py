@@ -17,14 +17,13 @@ from mmpref.data.formats.border import (
     needed,
     optional_text,
     placed_or_first,
-    read_images,
-    refuse_media,
     shown,
     text,
     turn,
 )
+from mmpref.data.formats.columns import standard
 from mmpref.data.formats.contract import Format, FormatOptions, Row
-from mmpref.data.formats.suites import has_image, images_of, is_internvl, is_mm_rlhf
+from mmpref.data.formats.suites import has_image, images_of, is_internvl, is_mm_rlhf, is_written_out
 
 _ORIGIN = ("ds_name", "origin_dataset", "origin_split", "image_path")
 
@@ -36,6 +35,7 @@ def _asked(
     question: str,
     ids: tuple[str, ...] = ("id",),
     meta: Mapping[str, Any] | None = None,
+    told: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """A row of a question about an image with two answers; without placeholders the images come first."""
     images = needed(images_of(row, options), "image")
@@ -43,26 +43,38 @@ def _asked(
     chosen, rejected = text(row, "chosen"), text(row, "rejected")
     used = ("image", "images", question, "chosen", "rejected")
     return canonical(
-        row, options, prompt=prompt, images=images, chosen=chosen, rejected=rejected, used=used, ids=ids, meta=meta
+        row,
+        options,
+        prompt=prompt,
+        images=images,
+        chosen=chosen,
+        rejected=rejected,
+        used=used,
+        ids=ids,
+        meta=meta,
+        told=told,
     )
 
 
 def _rlaif_v(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
-    return [_asked(row, options, question="question", ids=("idx", "id"))]
+    return [_asked(row, options, question="question", ids=("idx", "id"), told=_origin_path(row))]
+
+
+def _origin_path(row: Row) -> tuple[str, ...]:
+    """``image_path`` of RLHF-V, RLAIF-V and TPO says where the image came from; only the image beside it is read."""
+    marked = any(has(row, key) for key in ("ds_name", "origin_dataset", "origin_split"))
+    return ("image_path",) if marked else ()
 
 
 def _spa_vl(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
-    refuse_media(row)
     return [_asked(row, options, question="question")]
 
 
 def _omnialign(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
-    refuse_media(row)
     return [_asked(row, options, question="prompt")]
 
 
 def _mm_rlhf(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
-    refuse_media(row)
     if row.get("is_tie"):
         return []
     return [_asked(row, options, question="prompt")]
@@ -70,10 +82,11 @@ def _mm_rlhf(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
 
 def _rlhf_v(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     inner = _json_object(text(row, "text", reason="json_text"))
-    whole = {key: value for key, value in row.items() if key != "text"}
+    whole = {key: value for key, value in row.items() if key != "text" and value is not None}
     if twice := sorted(set(whole) & set(inner)):
         raise fault("json_text", f"the keys {', '.join(map(repr, twice))} stand in the row and inside its 'text'")
-    return [_asked({**whole, **inner}, options, question="question", ids=("idx", "id"))]
+    both = standard({**whole, **inner})
+    return [_asked(both, options, question="question", ids=("idx", "id"), told=_origin_path(both))]
 
 
 def _json_object(content: str) -> dict[str, Any]:
@@ -91,10 +104,10 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _sentinel(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
-    if has(row, "image_id") and not has(row, "image_path"):
+    if has(row, "image_id") and not has_image(row):
         images = Images([image_of_id(row["image_id"], options)], [])
     else:
-        images = needed(read_images(row.get("image_path"), "image_path", options), "image_path")
+        images = needed(images_of(row, options), "image_path")
     context = optional_text(row, "context")
     better, worse = text(row, "y_win"), text(row, "y_lose")
     if context and not context[-1].isspace() and not (better[:1].isspace() and worse[:1].isspace()):
@@ -107,14 +120,14 @@ def _sentinel(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
             images=images,
             chosen=better,
             rejected=worse,
-            used=("image_path", "context", "question", "y_win", "y_lose"),
+            used=("image", "images", "context", "question", "y_win", "y_lose"),
             response_prefix=context,
         )
     ]
 
 
 def _is_question_row(row: Row) -> bool:
-    return has(row, "image") and is_text(row, "question", "chosen", "rejected") and not has(row, "text")
+    return has_image(row) and is_text(row, "question", "chosen", "rejected") and not has(row, "text")
 
 
 QUESTION_SETS = (
@@ -141,13 +154,13 @@ QUESTION_SETS = (
         title="RLHF-V: question and answers as JSON inside 'text'",
         signature="image, text (a JSON object with question, chosen, rejected); idx",
         key="text",
-        matches=lambda row: has(row, "image") and is_text(row, "text") and not has(row, "question"),
+        matches=lambda row: has_image(row) and is_text(row, "text") and not has(row, "question"),
         to_canonical=_rlhf_v,
     ),
     Format(
         name="mm_rlhf",
-        title="MM-RLHF: dpo_pairs.jsonl; video rows are put aside",
-        signature="prompt, chosen, rejected, and chosen_reason, rejected_reason, is_tie or video; image",
+        title="MM-RLHF: dpo_pairs.jsonl; rows of videos are put aside",
+        signature="prompt, chosen, rejected, and chosen_reason, rejected_reason or is_tie; image",
         key="prompt",
         matches=is_mm_rlhf,
         to_canonical=_mm_rlhf,
@@ -162,6 +175,7 @@ QUESTION_SETS = (
             and is_text(row, "prompt", "chosen", "rejected")
             and PLACEHOLDER not in row["prompt"]
             and not is_mm_rlhf(row)
+            and not is_written_out(row)
         ),
         to_canonical=_omnialign,
     ),

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
 from mmpref.data.formats.assembly import canonical
 from mmpref.data.formats.border import (
-    Images,
     fault,
     has,
     is_text,
@@ -17,14 +16,16 @@ from mmpref.data.formats.border import (
     needed,
     number,
     placed_or_first,
-    read_images,
     shown,
     speech,
     text,
     turn,
 )
+from mmpref.data.formats.chat import with_places
+from mmpref.data.formats.columns import refuse_unread
 from mmpref.data.formats.contract import Format, FormatOptions, Row
-from mmpref.data.formats.suites import OPENAI_ROLES, has_media, is_math
+from mmpref.data.formats.suites import OPENAI_ROLES, has_image, images_of, is_math
+from mmpref.data.quarantine import RowError
 
 ASPECTS = ("Helpfulness", "Ethical Considerations", "Visual Faithfulness")
 _RATING = re.compile(r"\s*([1-5](?:\.\d+)?)\s*")
@@ -34,17 +35,16 @@ _CLOSING = "<|im_end|>"
 
 
 def _vlfeedback(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
-    key = next((key for key in ("img_path", "image", "images") if has(row, key)), "img_path")
-    images = needed(read_images(row.get(key), key, options), key)
+    images = needed(images_of(row, options), "img_path")
     prompt = [turn("user", placed_or_first(text(row, "prompt", reason="prompt"), len(images.items)))]
     completions = _completions(row.get("completions"))
-    scores = [_mean_rating(item.get("annotations"), place) for place, item in enumerate(completions)]
+    scores, unrated = _mean_ratings(completions)
     pairs = [
         (one, two) if scores[one] > scores[two] else (two, one)
-        for one, two in combinations(range(len(completions)), 2)
+        for one, two in combinations(scores, 2)
         if scores[one] != scores[two]
     ]
-    num_ties = len(completions) * (len(completions) - 1) // 2 - len(pairs)
+    num_ties = len(scores) * (len(scores) - 1) // 2 - len(pairs)
     return [
         canonical(
             row,
@@ -53,13 +53,14 @@ def _vlfeedback(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
             images=images,
             chosen=text(completions[high], "response"),
             rejected=text(completions[low], "response"),
-            used=(key, "prompt", "completions", "models"),
+            used=("image", "images", "prompt", "completions", "models"),
             suffix=f":{high}-{low}",
             scores=(scores[high], scores[low]),
             meta={
                 "model_chosen": completions[high].get("model"),
                 "model_rejected": completions[low].get("model"),
                 **({"tied_pairs_of_row": num_ties} if num_ties else {}),
+                **({"unrated_completions_of_row": unrated} if unrated else {}),
             },
         )
         for high, low in pairs
@@ -81,6 +82,24 @@ def _completions(value: Any) -> list[Mapping[str, Any]]:
     if len(value) < 2:
         raise fault("completions", f"two completions make a pair, the row has {len(value)}")
     return list(value)
+
+
+def _mean_ratings(completions: Sequence[Mapping[str, Any]]) -> tuple[dict[int, float], int]:
+    """Place of a completion -> its mean rating, and how many have none: the set's own reader leaves those out too.
+
+    Raises:
+        RowError: fewer than two are rated; with the reason of the first that is not.
+    """
+    found: dict[int, float] = {}
+    faults: list[RowError] = []
+    for place, item in enumerate(completions):
+        try:
+            found[place] = _mean_rating(item.get("annotations"), place)
+        except RowError as error:
+            faults.append(error)
+    if len(found) < 2 and faults:
+        raise faults[0]
+    return found, len(faults)
 
 
 def _mean_rating(annotations: Any, place: int) -> float:
@@ -120,15 +139,18 @@ def _chat_pair(
     first = next((said for role, said in better if role == "user"), "")
     if asked.strip() != first.strip():
         raise fault("prompt_differs", "'prompt' is not the first thing that the user says")
+    if has(row, "messages"):  # as a rule, the preferred conversation once more
+        refuse_unread({"messages": row["messages"]}, images=(), texts=[said for _, said in (*better, worse[-1])])
     ids = ("id",) if row.get("prompt_id") is None else ("id", "prompt_id")
+    images = images_of(row, options)
     return canonical(
         row,
         options,
-        prompt=[turn(role, said) for role, said in better[:-1]],
-        images=Images([], []),
+        prompt=with_places([turn(role, said) for role, said in better[:-1]], len(images.items)),
+        images=images,
         chosen=better[-1][1],
         rejected=worse[-1][1],
-        used=("prompt", "chosen", "rejected", "messages", *used),
+        used=("image", "images", "prompt", "chosen", "rejected", "messages", *used),
         ids=ids,
         scores=scores,
     )
@@ -165,15 +187,16 @@ def _uni_dpo_math(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
         place = match.end()
     if place != len(body) or not prompt:
         raise fault("chat_markup", f"'prompt' is not ChatML text at character {place + 1}")
+    images = images_of(row, options)
     return [
         canonical(
             row,
             options,
-            prompt=prompt,
-            images=Images([], []),
+            prompt=with_places(prompt, len(images.items)),
+            images=images,
             chosen=_unclosed(text(row, "chosen")),
             rejected=_unclosed(text(row, "rejected")),
-            used=("prompt", "chosen", "rejected"),
+            used=("image", "images", "prompt", "chosen", "rejected"),
         )
     ]
 
@@ -224,7 +247,7 @@ SCORED_SETS = (
         title="Uni-DPO's math file: ChatML prompt, scores of a process reward model",
         signature="prompt (ChatML text), chosen, rejected, and score_margin, correct_chosen or correct_rejected",
         key="prompt",
-        matches=lambda row: is_text(row, "prompt", "chosen", "rejected") and is_math(row) and not has_media(row),
+        matches=lambda row: is_text(row, "prompt", "chosen", "rejected") and is_math(row) and not has_image(row),
         to_canonical=_uni_dpo_math,
     ),
 )

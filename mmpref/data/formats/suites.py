@@ -22,14 +22,16 @@ from mmpref.data.formats.border import (
     placed_or_first,
     placeholder_turn,
     read_images,
-    refuse_media,
     shown,
     speech,
     text,
     turn,
-    without_none,
 )
+from mmpref.data.formats.chat import InParts, chat_answer, chat_message, chat_messages, images_in_parts, with_places
+from mmpref.data.formats.columns import column_of, is_empty
 from mmpref.data.formats.contract import Format, FormatOptions, Row
+from mmpref.data.formats.shared import take_shared, with_system
+from mmpref.data.pairs import PAIR_KEYS
 from mmpref.records import ROLES
 
 OPENAI_ROLES: dict[str, str] = {role: role for role in ROLES}
@@ -37,7 +39,23 @@ SHAREGPT_ROLES: dict[str, str] = {"human": "user", "gpt": "assistant", "system":
 
 
 def _canonical(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
-    found = dict(row)
+    """Our own row; beside its keys, columns that have one meaning in all formats are read. Others are refused later."""
+    found = {key: value for key, value in row.items() if key in PAIR_KEYS}
+    more = {key: value for key, value in row.items() if key not in PAIR_KEYS and not _says_nothing(key, value)}
+    if more:
+        if "image" in more and not has(found, "images"):
+            found["images"] = [more.pop("image")]
+        shared = take_shared(more)
+        if shared.system is not None and isinstance(found.get("prompt"), list | tuple):
+            found["prompt"] = with_system(found["prompt"], shared.system)
+        if shared.rejected_images is not None:
+            value = shared.rejected_images[0]
+            found["rejected_images"] = value if isinstance(value, list | tuple) else [value]
+        if shared.template_kwargs:
+            own = found.get("template_kwargs")
+            both = take_shared({"template_kwargs": own, "chat_template_kwargs": shared.template_kwargs})
+            found["template_kwargs"] = both.template_kwargs
+        found |= more
     if options.source and found.get("source") is None:
         found["source"] = options.source
     if options.id_prefix and isinstance(found.get("id"), str | int) and not isinstance(found.get("id"), bool):
@@ -45,31 +63,29 @@ def _canonical(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     return [found]
 
 
+def _says_nothing(key: str, value: Any) -> bool:
+    return value is None or (column_of(key) is not None and is_empty(value))
+
+
 def _trl(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
-    refuse_media(row)
     if has(row, "image", "images"):
         raise fault("images", "the row has both 'image' and 'images'")
     images = images_of(row, options)
+    inside = InParts()
     if isinstance(row.get("prompt"), str):
         prompt = [turn("user", text(row, "prompt"))]
         chosen, rejected = text(row, "chosen"), text(row, "rejected")
     elif has(row, "prompt"):
-        inside: list[Any] = []
-        prompt = _trl_messages(row["prompt"], "prompt", inside)
-        if inside:
-            if images.items:
-                raise fault("images", "images stand both inside the prompt's parts and in a column of their own")
-            images = read_images(inside, "prompt", options)
-        chosen, rejected = (_trl_answer(row.get(key), key) for key in ("chosen", "rejected"))
+        prompt = chat_messages(row["prompt"], "prompt", inside)
+        chosen, rejected = (chat_answer(row.get(key), key) for key in ("chosen", "rejected"))
     else:  # the prompt is the beginning that both sides share
-        sides = {key: _trl_messages(row.get(key), key) for key in ("chosen", "rejected")}
-        prompt = sides["chosen"][:-1]
-        if prompt != sides["rejected"][:-1]:
+        prompt = _trl_beginning(row, "chosen", inside)
+        others = InParts()
+        if _trl_beginning(row, "rejected", others) != prompt or others != inside:
             raise fault("prompt_differs", "'chosen' and 'rejected' do not begin with the same turns")
-        chosen, rejected = (_trl_answer(row[key][-1:], key) for key in ("chosen", "rejected"))
-    first = next((message for message in prompt if message["role"] == "user"), None)
-    if first is not None and not any(IMAGE_PART in message["content"] for message in prompt):
-        first["content"] = [*(dict(IMAGE_PART) for _ in images.items), *first["content"]]  # TRL's own rule
+        chosen, rejected = (chat_answer(row[key][-1:], key) for key in ("chosen", "rejected"))
+    images = images_in_parts(inside, images, options)
+    prompt = with_places(prompt, len(images.items))  # TRL's own rule where there is no place: before the first question
     used = ("image", "images", "prompt", "chosen", "rejected")
     return [canonical(row, options, prompt=prompt, images=images, chosen=chosen, rejected=rejected, used=used)]
 
@@ -82,68 +98,25 @@ def images_of(row: Row, options: FormatOptions) -> Images:
     return read_images(row.get(key), key, options)
 
 
-def _trl_messages(value: Any, key: str, inside: list[Any] | None = None) -> list[Message]:
-    """Messages with ordered parts; images that stand inside of parts are added to ``inside``, or refused without it."""
+def _trl_beginning(row: Row, key: str, inside: InParts) -> list[Message]:
+    """The turns before the answer."""
+    value = row.get(key)
     if not isinstance(value, list | tuple) or not value:
         raise fault("prompt", f"{key!r} must be a non-empty list of messages, got {shown(value)}")
-    return [_trl_message(item, f"{key}[{place}]", inside) for place, item in enumerate(value)]
-
-
-def _trl_message(item: Any, name: str, inside: list[Any] | None) -> Message:
-    given = without_none(item)
-    if set(given) != {"role", "content"}:
-        raise fault("prompt", f"{name} must be a mapping with exactly 'role' and 'content', got {shown(item)}")
-    if given["role"] not in ROLES:
-        raise fault("roles", f"{name} has role {shown(given['role'])}; known: {', '.join(ROLES)}")
-    content = given["content"]
-    if isinstance(content, str):
-        return turn(given["role"], content)
-    if not isinstance(content, list | tuple):
-        raise fault("prompt", f"{name} must have a text or a list of parts as 'content', got {shown(content)}")
-    parts = []
-    for place, part in enumerate(content):
-        filled = without_none(part)
-        if inside is not None and (image := _image_inside(filled)) is not None:
-            inside.append(image)
-            filled = dict(IMAGE_PART)
-        is_part = filled == IMAGE_PART or (
-            set(filled) == {"type", "text"} and filled["type"] == "text" and isinstance(filled["text"], str)
-        )
-        if not is_part:
-            raise fault("prompt", f"{name}.content[{place}] must be an image or a text part, got {shown(part)}")
-        parts.append(filled)
-    return turn(given["role"], parts)
-
-
-def _image_inside(part: Row) -> Any:
-    """The image that a part itself carries, as chat templates and the chat API write it; None for other parts."""
-    if part.get("type") == "image" and len(part) == 2:
-        return next((part[key] for key in ("image", "path", "url", "base64") if key in part), None)
-    if part.get("type") == "image_url" and set(part) == {"type", "image_url"}:
-        given = part["image_url"]
-        return given.get("url") if isinstance(given, Mapping) else given
-    return None
-
-
-def _trl_answer(value: Any, key: str) -> str:
-    messages = _trl_messages(value, key) if not isinstance(value, str) else [turn("assistant", value)]
-    if len(messages) != 1 or messages[0]["role"] != "assistant":
-        raise fault("answer", f"{key!r} must be one assistant message")
-    if IMAGE_PART in messages[0]["content"]:
-        raise fault("image_place", f"{key!r} holds an image; answers are text only")
-    return "".join(part["text"] for part in messages[0]["content"])
+    return [chat_message(item, f"{key}[{place}]", inside) for place, item in enumerate(value[:-1])]
 
 
 def _is_trl(row: Row) -> bool:
     plain_text = is_text(row, "prompt", "chosen", "rejected") and not has_media(row) and not is_math(row)
     talk = is_turns(row.get("prompt"), "role") and is_turns(row.get("chosen"), "role")
     implicit = not has(row, "prompt") and is_turns(row.get("chosen"), "role") and is_turns(row.get("rejected"), "role")
+    implicit = implicit and not (has(row, "retrieved_image") and has_image(row))
     return plain_text or talk or implicit
 
 
 def has_media(row: Row) -> bool:
     """The row names an image or a video."""
-    return any(row.get(key) for key in ("image", "images", "video", "videos", "img_path", "image_path"))
+    return any(row.get(key) for key in ("image", "images", "video", "videos"))
 
 
 def has_image(row: Row) -> bool:
@@ -157,21 +130,26 @@ def is_mm_rlhf(row: Row) -> bool:
     return marked and is_text(row, "prompt", "chosen", "rejected")
 
 
+def is_written_out(row: Row) -> bool:
+    """The prompt is written out in LLaVA-1.5's template, as mDPO's rows have it."""
+    prompt = row.get("prompt")
+    return has_image(row) and isinstance(prompt, str) and prompt.rstrip().endswith("ASSISTANT:") and "USER:" in prompt
+
+
 def is_math(row: Row) -> bool:
     """The row has the columns of Uni-DPO's math files."""
     return any(has(row, key) for key in ("score_margin", "correct_chosen", "correct_rejected"))
 
 
 def _alpaca(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
-    refuse_media(row)
-    images = read_images(row.get("images"), "images", options)
-    system, query = optional_text(row, "system"), optional_text(row, "input")
-    prompt = [placeholder_turn("system", system)] if system else []
+    images = images_of(row, options)
+    query = optional_text(row, "input")
+    prompt: list[Message] = []
     for asked, told in _history(row):
         prompt += [placeholder_turn("user", asked), placeholder_turn("assistant", told)]
     question = text(row, "instruction", reason="prompt")
     prompt.append(placeholder_turn("user", "\n".join(piece for piece in (question, query) if piece)))
-    return [_plain_answers(row, options, prompt, images, "images", "system", "input", "history", "instruction")]
+    return [_plain_answers(row, options, prompt, images, "image", "images", "input", "history", "instruction")]
 
 
 def _history(row: Row) -> list[tuple[str, str]]:
@@ -186,7 +164,7 @@ def _history(row: Row) -> list[tuple[str, str]]:
 
 
 def _is_swift(row: Row) -> bool:
-    talk = has(row, "messages") or is_text(row, "query", "response")
+    talk = (has(row, "messages") or is_text(row, "query", "response")) and not has(row, "chosen_messages")
     return talk and any(row.get(key) for key in _SWIFT_REJECTED)
 
 
@@ -199,8 +177,9 @@ def _plain_answers(
 
 
 def _sharegpt(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
-    refuse_media(row)
-    images = read_images(row.get("images"), "images", options)
+    images = images_of(row, options)
+    if has(row, "messages", "conversations"):
+        raise fault("prompt", "the row has both 'messages' and 'conversations'")
     key = "messages" if has(row, "messages") else "conversations"
     openai = is_turns(row.get(key), "role")
     names = ("role", "content") if openai else ("from", "value")
@@ -209,48 +188,44 @@ def _sharegpt(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     def said(value: Any, where: str) -> list[tuple[str, str]]:
         return speech(value, where, role_key=names[0], text_key=names[1], roles=roles)
 
-    system = optional_text(row, "system")
-    prompt = [placeholder_turn("system", system)] if system else []
-    prompt += [placeholder_turn(role, content) for role, content in said(row.get(key), key)]
+    prompt = [placeholder_turn(role, content) for role, content in said(row.get(key), key)]
     answers = []
     for side in ("chosen", "rejected"):
         ((role, answer),) = said([row.get(side)], side)
         if role != "assistant":
             raise fault("roles", f"{side!r} must be said by the assistant")
         answers.append(answer_without_images(answer, side))
-    used = ("images", "system", key, "chosen", "rejected")
+    used = ("image", "images", key, "chosen", "rejected")
     return [canonical(row, options, prompt=prompt, images=images, chosen=answers[0], rejected=answers[1], used=used)]
 
 
 def _swift(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     """ms-swift's row. Where there are more images than places, the missing places stand before what is said first: its
     own rule, and the reason why many of its files have no places at all."""
-    refuse_media(row)
-    if row.get("tools"):
-        raise fault("tools", "the row has tools, which a pair cannot hold")
-
-    def said(key: str) -> list[tuple[str, str]]:
-        return speech(row.get(key), key, role_key="role", text_key="content", roles=OPENAI_ROLES)
-
-    turns = said("messages") if has(row, "messages") else _swift_query(row)
-    if turns[-1][0] != "assistant":
-        raise fault("answer", "'messages' must end with the preferred answer of the assistant")
+    inside = InParts()
+    turns = _swift_turns(row, "messages", inside) if has(row, "messages") else _swift_query(row)
+    answer = _said(turns[-1], "messages")
     if has(row, "rejected_response", "rejected_messages"):
         raise fault("answer", "the row has both 'rejected_response' and 'rejected_messages'")
     if has(row, "rejected_messages"):
-        others = said("rejected_messages")
-        if others[:-1] != turns[:-1] or others[-1][0] != "assistant":
+        others = _swift_turns(row, "rejected_messages", InParts())
+        if others[:-1] != turns[:-1]:
             raise fault("prompt_differs", "'messages' and 'rejected_messages' do not begin with the same turns")
-        rejected = others[-1][1]
+        rejected = _said(others[-1], "rejected_messages")
+    elif isinstance(row.get("rejected_response"), list | tuple):  # the turns after the last question
+        others = _swift_turns(row, "rejected_response", InParts())
+        if len(others) != 1:
+            raise fault("answer", f"'rejected_response' has {len(others)} messages; a pair has one answer on each side")
+        rejected = _said(others[0], "rejected_response")
     elif has(row, "rejected_response"):
         rejected = text(row, "rejected_response")
     else:  # the same answer, to another image
-        rejected = turns[-1][1]
+        rejected = answer
     more = (
         None if row.get("rejected_images") is None else read_images(row["rejected_images"], "rejected_images", options)
     )
-    images = images_of(row, options)
-    prompt = [placeholder_turn(role, content) for role, content in turns[:-1]]
+    images = images_in_parts(inside, images_of(row, options), options)
+    prompt = turns[:-1]
     missing = len(images.items) - sum(part == IMAGE_PART for message in prompt for part in message["content"])
     first = next((message for message in prompt if message["role"] == "user"), None)
     if first is not None and missing > 0:
@@ -261,49 +236,71 @@ def _swift(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
             options,
             prompt=prompt,
             images=images,
-            chosen=answer_without_images(turns[-1][1], "messages"),
+            chosen=answer,
             rejected=answer_without_images(rejected, "rejected"),
-            used=("image", "images", *_SWIFT_KEYS),
+            used=("image", "images", *(("messages",) if has(row, "messages") else _SWIFT_TALK), *_SWIFT_REJECTED),
             rejected_images=more,
         )
     ]
 
 
-_SWIFT_TALK = ("system", "history", "query", "response")
+def _swift_turns(row: Row, key: str, inside: InParts) -> list[Message]:
+    """Messages of texts with placeholders, or of lists of parts, whose texts may hold placeholders too."""
+    turns = []
+    for place, message in enumerate(chat_messages(row.get(key), key, inside)):
+        if message["role"] == "user":
+            content = [
+                found
+                for part in message["content"]
+                for found in (parts_of(part["text"]) if part["type"] == "text" else [part])
+            ]
+            turns.append(turn("user", content))
+        elif any(part == IMAGE_PART or PLACEHOLDER in part["text"] for part in message["content"]):
+            raise fault("image_place", f"{key}[{place}] holds an image; images stand in user turns only")
+        else:
+            turns.append(message)
+    return turns
+
+
+def _said(message: Message, key: str) -> str:
+    """The answer that ends a list of turns."""
+    if message["role"] != "assistant":
+        raise fault("answer", f"{key!r} must end with the answer of the assistant")
+    return "".join(part["text"] for part in message["content"])
+
+
+_SWIFT_TALK = ("history", "query", "response")
 _SWIFT_REJECTED = ("rejected_response", "rejected_messages", "rejected_images")
-_SWIFT_KEYS = ("messages", *_SWIFT_TALK, *_SWIFT_REJECTED)
 
 
-def _swift_query(row: Row) -> list[tuple[str, str]]:
+def _swift_query(row: Row) -> list[Message]:
     """The turns of ms-swift's query and response form."""
-    system = optional_text(row, "system")
-    turns = [("system", system)] if system else []
+    turns: list[tuple[str, str]] = []
     for asked, told in _history(row):
         turns += [("user", asked), ("assistant", told)]
-    return [*turns, ("user", text(row, "query", reason="prompt")), ("assistant", text(row, "response"))]
+    turns += [("user", text(row, "query", reason="prompt")), ("assistant", text(row, "response"))]
+    return [placeholder_turn(role, content) for role, content in turns]
 
 
 def _qwen_vl(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
-    refuse_media(row)
     images = images_of(row, options)
     prompt = [turn("user", parts_of(text(row, "prompt", reason="prompt")))]
     return [_plain_answers(row, options, prompt, images, "image", "images", "prompt")]
 
 
 def _internvl(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
-    refuse_media(row)
-    images = read_images(row.get("image"), "image", options)
+    images = images_of(row, options)
     question = text(row, "question", reason="prompt")
     prompt = [turn("user", placed_or_first(question, len(images.items)))]
     chosen, rejected = text(row, "chosen"), text(row, "rejected")
-    used = ("image", "question", "chosen", "rejected")
+    used = ("image", "images", "question", "chosen", "rejected")
     return [canonical(row, options, prompt=prompt, images=images, chosen=chosen, rejected=rejected, used=used)]
 
 
 def is_internvl(row: Row) -> bool:
     """Question, answers, and a column that only InternVL's files have."""
     marked = any(has(row, key) for key in ("answer_gt", "image_wh", "chosen_meta", "rejected_meta"))
-    only_text = not (has_media(row) or has(row, "image_id") or has(row, "system"))
+    only_text = not (has_media(row) or has(row, "image_id"))
     return (marked or only_text) and is_text(row, "question", "chosen", "rejected")
 
 
@@ -318,6 +315,7 @@ SUITES = (
         matches=lambda row: is_turns(row.get("prompt"), "role") and is_text(row, "chosen"),
         to_canonical=_canonical,
         from_canonical=dict,
+        template_keys=None,
     ),
     Format(
         name="trl",
@@ -328,6 +326,7 @@ SUITES = (
         to_canonical=_trl,
         from_canonical=writers.to_trl,
         cannot_hold=NOT_HELD,
+        template_keys=None,
     ),
     Format(
         name="llamafactory_alpaca",
@@ -371,6 +370,7 @@ SUITES = (
             and is_text(row, "prompt", "chosen", "rejected")
             and PLACEHOLDER in row["prompt"]
             and not is_mm_rlhf(row)
+            and not is_written_out(row)
         ),
         to_canonical=_qwen_vl,
     ),

@@ -17,10 +17,17 @@ SHAREGPT_TAGS = {"user": "human", "assistant": "gpt", "system": "system"}
 
 def to_trl(row: Row) -> dict[str, Any]:
     """TRL's conversational preference row with ordered parts."""
-    written = _start(row, "response_prefix", "rejected_images")
+    written = _start(row, "response_prefix", "rejected_images", template_keys=None)
+    kwargs = dict(row.get("template_kwargs") or {})
+    if "tools" in kwargs:
+        written["tools"] = kwargs.pop("tools")
+    if kwargs:
+        written["chat_template_kwargs"] = kwargs
     if row.get("images"):
         written["images"] = list(row["images"])
     written["prompt"] = [{"role": message["role"], "content": _parts(message)} for message in row["prompt"]]
+    for message in written["prompt"]:
+        text_of(message["content"])  # refuses a literal placeholder, which our reader of the row would refuse
     for side in ("chosen", "rejected"):
         written[side] = [{"role": "assistant", "content": [{"type": "text", "text": row[side]}]}]
     return _finish(written, row)
@@ -73,7 +80,8 @@ def to_ms_swift(row: Row) -> dict[str, Any]:
     return _finish(written, row)
 
 
-def _start(row: Row, *not_held: str) -> dict[str, Any]:
+def _start(row: Row, *not_held: str, template_keys: frozenset[str] | None = frozenset({"tools"})) -> dict[str, Any]:
+    """What every row begins with; tools as JSON text, where the target takes them so."""
     if row.get("rejected") is None:
         raise fault("no_rejected", "the row has no 'rejected' answer, and the target is a preference format")
     for key in not_held:
@@ -81,6 +89,15 @@ def _start(row: Row, *not_held: str) -> dict[str, Any]:
             raise fault(
                 f"cannot_hold_{key}", f"the target has no place for {key!r}, and without it the pair is another"
             )
+    kwargs = row.get("template_kwargs") or {}
+    if template_keys is not None and (lost := sorted(kwargs.keys() - template_keys)):
+        raise fault(
+            "cannot_hold_template_kwargs",
+            f"the target has no place for {', '.join(map(repr, lost))} of 'template_kwargs', and without it the prompt "
+            "is another",
+        )
+    if template_keys is not None and "tools" in kwargs:
+        return {"id": row["id"], "tools": json.dumps(kwargs["tools"], ensure_ascii=False)}
     return {"id": row["id"]}
 
 
@@ -101,4 +118,8 @@ def _parts(message: Row) -> list[dict[str, Any]]:
 
 def _system(row: Row) -> tuple[str, list[tuple[str, str]]]:
     turns = [(message["role"], text_of(_parts(message))) for message in row["prompt"]]
+    if turns[0] == ("system", ""):
+        raise fault(
+            "cannot_hold_empty_system", "the target takes an empty system prompt for none, and writes its default one"
+        )
     return (turns[0][1], turns[1:]) if turns[0][0] == "system" else ("", turns)

@@ -15,25 +15,9 @@ from mmpref.data.pairs import pair_from_row
 from mmpref.data.quarantine import RowError
 from mmpref.errors import ConfigError, DataError
 from mmpref.records import ImageRef, PreferencePair
+from tests.unit.data.more_rows import ANSWERS, BAD, GOOD, IMAGE, MORE_ROWS, NAMED, Row, gpt, human, said, talk
 
-Row = dict[str, Any]
 BYTES = {"bytes": b"picture", "path": "COCO_train2014_000000000009.jpg"}
-
-
-def human(text: str) -> Row:
-    return {"from": "human", "value": text}
-
-
-def gpt(text: str) -> Row:
-    return {"from": "gpt", "value": text}
-
-
-def said(role: str, content: Any) -> Row:
-    return {"role": role, "content": content}
-
-
-def talk(question: str, answer: str) -> list[Row]:
-    return [said("user", question), said("assistant", answer)]
 
 
 def rated(response: str, *ratings: Any) -> Row:
@@ -41,11 +25,6 @@ def rated(response: str, *ratings: Any) -> Row:
     notes = {name: {"Rating": rating, "Rationale": "why"} for name, rating in zip(names, ratings, strict=True)}
     return {"annotations": notes, "model": f"m-{response}", "response": response}
 
-
-IMAGE = {"type": "image"}
-GOOD = "A red cup."
-BAD = "A red cup and a dog."
-ANSWERS = {"chosen": GOOD, "rejected": BAD}
 
 ROWS: dict[str, Row] = {
     "canonical": {"id": "1", "images": ["a.png"], "prompt": [said("user", [IMAGE, {"type": "text", "text": "What?"}])]}
@@ -98,6 +77,7 @@ ROWS: dict[str, Row] = {
         "img_path": "a.png",
         "completions": [rated(BAD, "1", "5", "2"), rated(GOOD, "4", "5", "5")],
     },
+    **MORE_ROWS,
     "ultrafeedback": {"prompt": "What?", "chosen": talk("What?", GOOD), "rejected": talk("What?", BAD)},
     "ultrafeedback_all_scores": {
         "prompt": "What?",
@@ -114,7 +94,15 @@ ROWS: dict[str, Row] = {
         **ANSWERS,
     },
 }
-TEXT_ONLY = {"ultrafeedback", "ultrafeedback_all_scores", "uni_dpo_math"}
+TEXT_ONLY = {
+    "ultrafeedback",
+    "ultrafeedback_all_scores",
+    "uni_dpo_math",
+    "openai",
+    "llamafactory_v1",
+    "nemo_rl",
+    "stack_exchange_paired",
+}
 
 
 def read(row: Row, name: str | None = None, **options: Any) -> PreferencePair:
@@ -137,6 +125,10 @@ def test_there_is_a_row_for_every_format() -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_row_is_told_by_its_keys_and_by_no_other_format(name: str) -> None:
+    if name in NAMED:
+        with pytest.raises(RowError, match=f"fits more than one format; name one with format=NAME: .*{name}"):
+            detect(ROWS[name])
+        return
     assert detect(ROWS[name]).name == name
     filled = dict.fromkeys((key for row in ROWS.values() for key in row), None) | ROWS[name]
     assert detect(filled).name == name, "a parquet reader fills absent columns with None"
@@ -144,15 +136,15 @@ def test_a_row_is_told_by_its_keys_and_by_no_other_format(name: str) -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_row_becomes_the_pair_it_describes(name: str) -> None:
-    pair = read(ROWS[name])
+    pair = read(ROWS[name], name if name in NAMED else None)
     assert (pair.chosen, pair.rejected) == (GOOD, BAD)
     assert pair.prompt[-1].text == "What?"
     if name in TEXT_ONLY:
         assert pair.images == ()
     else:
-        assert pair.images == (ImageRef("5.jpg" if name == "ha_dpo" else "a.png"),)
+        assert pair.images == (ImageRef("5.jpg" if name in ("ha_dpo", "hsa_dpo") else "a.png"),)
         last = name in ("bpo", "llava_rlhf")
-        assert [part.kind for part in pair.prompt[0].parts] == (["text", "image"] if last else ["image", "text"])
+        assert [part.kind for part in pair.prompt[-1].parts] == (["text", "image"] if last else ["image", "text"])
 
 
 @pytest.mark.parametrize("row", [{}, {"a": 1}, {"chosen": GOOD, "rejected": BAD}, {"messages": talk("What?", GOOD)}])
@@ -379,7 +371,7 @@ BROKEN: list[tuple[str, str, Row]] = [
     ("trl", "image_place", {"chosen": [said("assistant", [IMAGE])]}),
     ("trl", "roles", {"prompt": [said("human", "What?")]}),
     ("trl", "prompt", {"prompt": [said("user", [{"type": "image_url"}])]}),
-    ("trl", "prompt", {"prompt": [{**said("user", "x"), "name": "me"}]}),
+    ("trl", "prompt", {"prompt": [{**said("user", "x"), "weight": 1}]}),
     ("trl", "video", {"videos": ["a.mp4"]}),
     ("trl", "score", {"score_chosen": "4"}),
     ("llamafactory_alpaca", "image_count", {"images": []}),
@@ -389,7 +381,7 @@ BROKEN: list[tuple[str, str, Row]] = [
     ("llamafactory_alpaca", "prompt", {"history": [["x"]]}),
     ("llamafactory_alpaca", "prompt", {"input": 3}),
     ("llamafactory_alpaca", "images", {"images": [3]}),
-    ("llamafactory_alpaca", "images", {"images": [""]}),
+    ("llamafactory_alpaca", "image_count", {"images": [""]}),
     ("llamafactory_alpaca", "score", {"score_chosen": True, "score_rejected": 1}),
     ("llamafactory_alpaca", "score", {"score_chosen": math.nan, "score_rejected": 1}),
     ("llamafactory_alpaca", "score", {"score_chosen": math.inf, "score_rejected": 1}),
@@ -401,7 +393,6 @@ BROKEN: list[tuple[str, str, Row]] = [
     ("ms_swift", "answer", {"messages": [said("user", "<image>x")]}),
     ("ms_swift", "answer", {"rejected_messages": talk("<image>What?", BAD)}),
     ("ms_swift", "prompt_differs", {"rejected_response": ..., "rejected_messages": talk("<image>Why?", BAD)}),
-    ("ms_swift", "image_count", {"rejected_images": []}),
     ("ms_swift", "images", {"images": ["data:image/png;base64,???"]}),
     ("ms_swift", "images", {"images": ["data:text/plain,x"]}),
     ("qwen_vl_finetune", "image_count", {"prompt": "<image><image>"}),

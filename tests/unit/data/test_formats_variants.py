@@ -108,8 +108,6 @@ def test_missing_places_are_filled_and_images_are_not() -> None:
         with pytest.raises(RowError) as caught:
             read(row)
         assert caught.value.reason == "image_count"
-    with pytest.raises(RowError, match="tools"):
-        read({**BARE, "rejected_response": BAD, "tools": "[{}]"})
 
 
 def test_equal_scores_belong_to_either_answer() -> None:

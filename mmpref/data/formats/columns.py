@@ -1,0 +1,316 @@
+"""The one list of columns that change a pair, for all row formats: each is read, or its row is refused and says so.
+
+A column is known by its name, however it is spelt (``imagePath``, ``image-path``), or by a value that looks like media.
+Empty values (None, "", [], {}, and lists of those) count as absent. What is not on the list changes nothing; it stays
+in ``meta`` and is counted.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn
+
+from mmpref.data.formats.contract import Row
+from mmpref.data.quarantine import RowError
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a column holds, and what is said where it cannot be read."""
+
+    name: str
+    reason: str
+    advice: str
+
+
+IMAGES = Kind(
+    "images", "unread_images", "name it 'images' if it is what the prompt is about ('rejected_images' for the rejected "
+    "side of an image pair), else drop it",
+)  # fmt: skip
+VIDEO = Kind("video", "video", "video is not supported, only images and text are; drop these rows")
+AUDIO = Kind("audio", "audio", "audio is not supported, only images and text are; drop these rows")
+SYSTEM = Kind("a system prompt", "unread_system", "give it as text under 'system'")
+TOOLS = Kind("tools", "unread_tools", "give the functions as JSON schemas in a list under 'tools', else drop it")
+TEMPLATE = Kind("a switch of the chat template", "unread_template", "put it into the mapping 'chat_template_kwargs'")
+BOXES = Kind("boxes", "boxes", "boxes are not supported; write them into the text as the model spells them, or drop it")
+TURNS = Kind(
+    "text that the model would be asked", "unread_turns", "put it into the prompt, or drop it if it is not part of it"
+)
+PREFIX = Kind("the beginning of the answer", "unread_prefix", "name it 'response_prefix', or drop it")
+MEDIA = Kind("media, by its value", "unread_media", "name it 'images' if it is what the prompt is about, else drop it")
+IMAGE_NAME = Kind("the name of an image", "unread_images", "give the image's path under 'images', or drop the column")
+
+Use = Literal["main", "early", "late", "named"]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One entry of the list.
+
+    ``use``: ``main`` holds the images that the prompt is about; ``early`` is read by no format and refused at once;
+    ``late`` is refused where the row's format has not read it; ``named`` only names an image, and is refused where none
+    was read.
+    """
+
+    kind: Kind
+    use: Use
+
+
+_FILE = r"(?:_(?:paths?|files?|filepaths?|filenames?|urls?|uris?|src|bytes|data|base64|b64|list))*"
+_COUNT = r"(?!(?:num|n|has|is|no|max|min|len|total|count|with|without)_)"  # ``num_images`` is no image
+_MAIN_IMAGE = re.compile(rf"(?:image|img|picture|pic|photo|screenshot)s?{_FILE}")
+_MAIN_MEDIA = re.compile(rf"media{_FILE}")
+_NAME_OF_IMAGE = re.compile(r"(?:image|img|picture|pic|photo|coco|vg)_(?:ids?|names?)")
+_OTHER_IMAGE = re.compile(rf"{_COUNT}(?:\w+_)?(?:image|img)s?{_FILE}(?:_?\d+)?")
+_VIDEO = re.compile(rf"{_COUNT}(?:(?:\w+_)?videos?|frames?){_FILE}(?:_(?:ids?|names?))?(?:_?\d+)?")
+_AUDIO = re.compile(rf"{_COUNT}(?:(?:\w+_)?audios?|sounds?|wavs?|waveforms?){_FILE}(?:_(?:ids?|names?))?(?:_?\d+)?")
+_BOXES = re.compile(rf"{_COUNT}(?:\w+_)?(?:bbox(?:es)?|bounding_box(?:es)?)|box(?:es)?|ref_objects?")
+
+SYSTEM_COLUMNS = ("system", "system_prompt", "system_message", "system_instruction", "sys_prompt", "system_content")
+TEMPLATE_COLUMNS = ("template_kwargs", "chat_template_kwargs")
+_NAMES: dict[str, Column] = {
+    **dict.fromkeys(SYSTEM_COLUMNS, Column(SYSTEM, "late")),
+    "tools": Column(TOOLS, "late"),
+    **dict.fromkeys(
+        ("functions", "tool_list", "available_tools", "function_definitions", "tool_calls", "tool_results"),
+        Column(TOOLS, "early"),
+    ),
+    **dict.fromkeys(TEMPLATE_COLUMNS, Column(TEMPLATE, "late")),
+    **dict.fromkeys(
+        ("chat_template", "enable_thinking", "reasoning_effort", "documents", "add_generation_prompt"),
+        Column(TEMPLATE, "early"),
+    ),
+    **dict.fromkeys(("objects", "regions", "masks", "keypoints", "grounding"), Column(BOXES, "early")),
+    **dict.fromkeys(
+        (
+            "history", "chat_history", "conversation_history", "dialogue_history", "conversation", "conversations",
+            "dialogue", "dialog", "turns", "messages", "prompt", "question", "query", "instruction", "input", "context",
+            "passage", "user_prompt", "user_input",
+        ),
+        Column(TURNS, "late"),
+    ),
+    "response_prefix": Column(PREFIX, "late"),
+    **dict.fromkeys(
+        ("prefix", "prefill", "assistant_prefix", "answer_prefix", "assistant_prefill", "response_prefill"),
+        Column(PREFIX, "early"),
+    ),
+}  # fmt: skip
+
+_SIDES = ("score_{}", "{}_score", "{}_rating", "rating_{}", "{}_reward", "reward_{}")
+SCORE_PAIRS = tuple((side.format("chosen"), side.format("rejected")) for side in _SIDES)
+"""Names under which the scores of both answers stand; the first is ours."""
+
+_IMAGE_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
+_VIDEO_ENDINGS = (".mp4", ".webm", ".avi", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg")
+_AUDIO_ENDINGS = (".mp3", ".wav", ".flac", ".ogg", ".m4a", ".opus", ".aac")
+_ENDINGS = (*_IMAGE_ENDINGS, *_VIDEO_ENDINGS, *_AUDIO_ENDINGS)
+_ENCODED = ("data:image/", "data:video/", "data:audio/", "iVBORw0KGgo", "/9j/4", "R0lGOD")
+_MEDIA_KEYS = frozenset({"bytes", "path", "url", "array", "sampling_rate"})
+_MEDIA_KINDS = (IMAGES, VIDEO, AUDIO, MEDIA, BOXES)
+_MEDIA_BYTES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"ID3", b"\x1aE\xdf\xa3", b"OggS")
+
+
+def spelt(name: str) -> str:
+    """A column's name as the list spells it: lower case, words joined by ``_``."""
+    return re.sub(r"[\s\-.]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip())).lower()
+
+
+@functools.lru_cache(maxsize=4096)
+def column_of(name: Any) -> Column | None:
+    """What the list says of a column of that name; None for a column that changes nothing."""
+    if not isinstance(name, str):
+        return None
+    name = spelt(name)
+    if (found := _NAMES.get(name)) is not None:
+        return found
+    for pattern, column in (
+        (_MAIN_IMAGE, Column(IMAGES, "main")),
+        (_MAIN_MEDIA, Column(MEDIA, "main")),
+        (_NAME_OF_IMAGE, Column(IMAGE_NAME, "named")),
+        (_OTHER_IMAGE, Column(IMAGES, "late")),
+        (_VIDEO, Column(VIDEO, "early")),
+        (_AUDIO, Column(AUDIO, "early")),
+        (_BOXES, Column(BOXES, "early")),
+    ):
+        if pattern.fullmatch(name):
+            return column
+    return None
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a value says nothing: None, blanks, NaN, and lists and mappings of nothing else."""
+    if value is None or value == "":
+        return True
+    if isinstance(value, str):
+        return not value.strip()
+    if isinstance(value, Mapping):
+        return all(is_empty(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return all(is_empty(item) for item in value)
+    return isinstance(value, float) and math.isnan(value)
+
+
+def standard(row: Row, *, check: bool = True) -> Row:
+    """The row as the formats read it: what is empty left out, its one column of images under the usual name.
+
+    Args:
+        row: as a reader gives it.
+        check: refuse columns that no format reads.
+
+    Raises:
+        RowError: such a column, or two that hold different images.
+    """
+    main: list[str] = []
+    empty: set[str] = set()
+    for key, value in row.items():
+        column = column_of(key)
+        if column is None or value is None:
+            continue
+        if column.kind is TURNS:
+            if key != "instruction" and is_empty(value):  # alpaca's may be empty, with the question in ``input``
+                empty.add(key)
+        elif is_empty(value) or (value is False and column.kind in _MEDIA_KINDS):
+            empty.add(key)
+        elif column.use == "early":
+            if check and not _is_count(key, value, column.kind):
+                refuse(key, column.kind)
+        elif column.use == "main" and _holds_images(key, value):
+            main.append(key)
+    known = not main or "image" in main or "images" in main
+    if known and not empty:
+        return row
+    found = {key: value for key, value in row.items() if key not in empty}
+    if not known:
+        chosen = _leader(row, main)
+        if chosen is None:
+            names = " and ".join(map(repr, main))
+            raise RowError(f"columns {names} hold different images; {IMAGES.advice}", reason=IMAGES.reason)
+        value = found.pop(chosen)
+        found["images" if isinstance(value, list | tuple) else "image"] = value
+    return found
+
+
+def _leader(row: Row, names: Sequence[str]) -> str | None:
+    """The column that the others only repeat; local files before URLs. None where they hold different images."""
+    for name in sorted(names, key=lambda name: "://" in str(row[name])[:40]):
+        images = row[name] if isinstance(row[name], list | tuple) else [row[name]]
+        if all(other == name or names_the_same(row[other], images) for other in names):
+            return name
+    return None
+
+
+def _is_count(key: str, value: Any, kind: Kind) -> bool:
+    """A number is how many there are (``frames: 8``), unless its name says that it is an id, or is the medium's own."""
+    if kind not in (VIDEO, AUDIO, BOXES) or not isinstance(value, int | float):
+        return False
+    return not re.search(r"(?:^|_)(?:ids?|video|audio)$", spelt(key))
+
+
+def _holds_images(key: str, value: Any) -> bool:
+    """No numbers; and what ``media`` holds must look like images, since it may be anything."""
+    items = value if isinstance(value, list | tuple) else [value]
+    if any(isinstance(item, int | float) for item in items):
+        return key in ("image", "images")
+    return not spelt(key).startswith("media") or all(_looks_like_image(item) for item in items)
+
+
+def _looks_like_image(item: Any) -> bool:
+    if isinstance(item, Mapping):
+        item = item.get("path") or item.get("bytes")
+    if isinstance(item, str):
+        return item.startswith("data:image/") or _path_of(item).endswith(_IMAGE_ENDINGS)
+    return isinstance(item, bytes)
+
+
+def _path_of(text: str) -> str:
+    """A path or URL in lower case without a query."""
+    return text.partition("?")[0].partition("#")[0].lower()
+
+
+def looks_like_media(value: Any) -> bool:
+    """A path or URL with the ending of a picture, video or sound, encoded media, or a list of those."""
+    if isinstance(value, str):
+        if len(value) <= 2048 and _path_of(value).endswith(_ENDINGS):
+            return "\n" not in value
+        return value.startswith(_ENCODED)
+    if isinstance(value, bytes):
+        return value.startswith(_MEDIA_BYTES)
+    if isinstance(value, Mapping):
+        return value.keys() <= _MEDIA_KEYS and not is_empty(value)
+    return isinstance(value, list | tuple) and any(looks_like_media(item) for item in value[:100])
+
+
+def refuse_unread(left: Row, *, images: Sequence[Any], texts: Iterable[str], told: Sequence[str] = ()) -> None:
+    """Refuse a row of which no reader took a column that changes the pair.
+
+    Args:
+        left: the columns that were not read, without empty ones.
+        images: the images that were read.
+        texts: what the pair says, prompt and answers: a column that only repeats it changes nothing.
+        told: columns that the format knows and leaves out, which its description says.
+
+    Raises:
+        RowError: the first such column, what it is, and what to do.
+    """
+    said: str | None = None
+    for key, value in left.items():
+        column = column_of(key)
+        if key in told or is_empty(value) or (column.use == "early" if column else not looks_like_media(value)):
+            continue
+        kind = MEDIA if column is None else column.kind
+        if kind in (IMAGES, IMAGE_NAME, MEDIA):
+            if column is not None and column.use == "named":
+                is_read = bool(images)
+            else:
+                is_read = isinstance(value, int | float) or (
+                    (column is None or column.use == "main") and names_the_same(value, images)
+                )
+        elif kind is TURNS:
+            said = "\n".join(texts) if said is None else said
+            is_read = all(piece.strip() in said for piece in _pieces(value))
+        else:
+            is_read = False
+        if not is_read:
+            refuse(key, kind)
+
+
+def refuse(key: str, kind: Kind) -> NoReturn:
+    """Refuse the row for a column."""
+    raise RowError(f"column {key!r} holds {kind.name}, which is not read here: {kind.advice}", reason=kind.reason)
+
+
+def names_the_same(value: Any, images: Sequence[Any]) -> bool:
+    """Whether a column names the images that were read: the same file names, or names for embedded ones."""
+    given = value if isinstance(value, list | tuple) else [value]
+    if not images or len(given) != len(images):
+        return False
+    return all(
+        isinstance(name, str) and (not isinstance(image, str) or _file_name(name) == _file_name(image))
+        for name, image in zip(given, images, strict=True)
+    )
+
+
+def _file_name(path: str) -> str:
+    return re.split(r"[?#]", path)[0].replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
+
+
+_SEPARATE = re.compile(r"<image>\n?")
+
+
+def _pieces(value: Any) -> Iterator[str]:
+    """Every text inside a value that is not a role or a kind of part, placeholders left out."""
+    if isinstance(value, str):
+        yield from _SEPARATE.split(value)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            if key not in ("role", "from", "type"):
+                yield from _pieces(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _pieces(item)
+    elif value is not None:
+        yield str(value)

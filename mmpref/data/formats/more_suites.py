@@ -1,0 +1,145 @@
+"""Rows of suites that are only read: OpenAI's preference files, LLaMA-Factory's v1 messages, NeMo-RL's rankings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Any
+
+from mmpref.data.formats.assembly import canonical
+from mmpref.data.formats.border import Message, fault, has, is_turns, number, shown, without_none
+from mmpref.data.formats.chat import InParts, chat_answer, chat_messages, images_in_parts, with_places
+from mmpref.data.formats.contract import Format, FormatOptions, Row
+from mmpref.data.formats.suites import images_of
+
+
+def _pair(
+    row: Row,
+    options: FormatOptions,
+    prompt: list[Message],
+    inside: InParts,
+    answers: tuple[str, str],
+    *used: str,
+    suffix: str = "",
+) -> dict[str, Any]:
+    images = images_in_parts(inside, images_of(row, options), options)
+    return canonical(
+        row,
+        options,
+        prompt=with_places(prompt, len(images.items)),
+        images=images,
+        chosen=answers[0],
+        rejected=answers[1],
+        used=("image", "images", *used),
+        suffix=suffix,
+    )
+
+
+def _openai(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
+    """``input`` is a mapping with the messages, tools among its keys, or the messages themselves."""
+    given = row.get("input")
+    if isinstance(given, Mapping):
+        asked = without_none(given)
+        tools = asked.pop("tools", None)  # where OpenAI has them; our list reads them from a column
+        asked.pop("parallel_tool_calls", None)  # how tools are called, which no pair does
+        if set(asked) != {"messages"}:
+            raise fault("prompt", f"'input' must hold 'messages', and 'tools' at most, got {shown(given)}")
+        if tools and has(row, "tools"):
+            raise fault("tools", "the row has tools, and so has its 'input'")
+        row = {**row, **({"tools": tools} if tools else {})}
+        given = asked["messages"]
+    inside = InParts()
+    prompt = chat_messages(given, "input.messages", inside)
+    sides = ("preferred_output", "non_preferred_output")
+    chosen, rejected = (chat_answer(row.get(key), key) for key in sides)
+    return [_pair(row, options, prompt, inside, (chosen, rejected), "input", *sides)]
+
+
+def _v1_messages(row: Row, key: str, inside: InParts) -> list[Message]:
+    """Messages of LLaMA-Factory's second version: a part's content is its ``value``, whatever its type."""
+    messages = row.get(key)
+    if not isinstance(messages, list | tuple) or not messages:
+        raise fault("prompt", f"{key!r} must be a non-empty list of messages, got {shown(messages)}")
+    found = []
+    for message in messages:
+        given = without_none(message)
+        weight = given.pop("loss_weight", None)
+        is_answer = given.get("role") == "assistant" and message is messages[-1]
+        if weight is not None and bool(weight) != is_answer:
+            raise fault(
+                "loss_weight", f"{key!r}: only the last answer is trained, so loss_weight is 1 there and 0 before"
+            )
+        content = given.get("content")
+        if isinstance(content, list | tuple):
+            given["content"] = [_v1_part(part) for part in content]
+        found.append(given)
+    return chat_messages(found, key, inside)
+
+
+def _v1_part(part: Any) -> Any:
+    given = without_none(part)
+    if "value" in given and given.get("type") in ("text", "image_url"):
+        given[given["type"]] = given.pop("value")
+    return given or part
+
+
+def _llamafactory_v1(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
+    inside, others = InParts(), InParts()
+    better = _v1_messages(row, "chosen_messages", inside)
+    worse = _v1_messages(row, "rejected_messages", others)
+    if better[:-1] != worse[:-1] or inside != others:
+        raise fault("prompt_differs", "'chosen_messages' and 'rejected_messages' do not begin with the same turns")
+    sides = ("chosen_messages", "rejected_messages")
+    answers = (chat_answer([better[-1]], sides[0]), chat_answer([worse[-1]], sides[1]))
+    return [_pair(row, options, better[:-1], inside, answers, *sides)]
+
+
+def _nemo_rl(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
+    """All pairs of different rank; the lowest rank is the best."""
+    completions = row.get("completions")
+    if not isinstance(completions, list | tuple) or not all(isinstance(item, Mapping) for item in completions):
+        raise fault("completions", f"'completions' must be a list of mappings, got {shown(completions)}")
+    ranks = [number(item.get("rank"), f"completions[{place}].rank") for place, item in enumerate(completions)]
+    if None in ranks:
+        raise fault("completions", "a completion has no 'rank'")
+    answers = [
+        chat_answer(item.get("completion"), f"completions[{n}].completion") for n, item in enumerate(completions)
+    ]
+    order = sorted(range(len(ranks)), key=lambda place: ranks[place] or 0.0)
+    pairs = [(high, low) for high, low in combinations(order, 2) if ranks[high] != ranks[low]]
+    found = []
+    for high, low in pairs:
+        inside = InParts()
+        prompt = chat_messages(row.get("context"), "context", inside)
+        suffix = f":{high}-{low}" if len(completions) > 2 else ""
+        both = (answers[high], answers[low])
+        found.append(_pair(row, options, prompt, inside, both, "context", "completions", suffix=suffix))
+    return found
+
+
+MORE_SUITES = (
+    Format(
+        name="openai",
+        title="OpenAI's preference fine-tuning",
+        signature="input (messages), preferred_output, non_preferred_output",
+        key="preferred_output",
+        matches=lambda row: has(row, "input", "preferred_output", "non_preferred_output"),
+        to_canonical=_openai,
+    ),
+    Format(
+        name="llamafactory_v1",
+        title="LLaMA-Factory's second version: whole conversations on both sides, parts with 'value'",
+        signature="chosen_messages, rejected_messages",
+        key="chosen_messages",
+        matches=lambda row: has(row, "chosen_messages", "rejected_messages"),
+        to_canonical=_llamafactory_v1,
+    ),
+    Format(
+        name="nemo_rl",
+        title="NeMo-RL: ranked completions, all pairs of different rank",
+        signature="context (messages), completions (list of mappings with rank and completion)",
+        key="completions",
+        matches=lambda row: is_turns(row.get("completions"), "completion") and is_turns(row.get("context"), "role"),
+        to_canonical=_nemo_rl,
+    ),
+)

@@ -1,0 +1,203 @@
+"""Public sets whose rows need to be known: an image that is named by the row's id, or one that only the method uses."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from mmpref.data.formats.assembly import canonical
+from mmpref.data.formats.border import (
+    Images,
+    fault,
+    has,
+    image_of_id,
+    is_text,
+    is_turns,
+    needed,
+    parts_of,
+    shown,
+    text,
+    turn,
+)
+from mmpref.data.formats.chat import InParts, chat_answer, chat_messages, with_places
+from mmpref.data.formats.contract import Format, FormatOptions, Row
+from mmpref.data.formats.suites import has_image, has_media, images_of, is_mm_rlhf, is_written_out
+
+_VICUNA = re.compile(r"\s*(?P<system>.*?)\s*USER:\s(?P<asked>.*?)\s*ASSISTANT:\s*", re.DOTALL)
+
+
+def _hsa_dpo(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
+    """HSA-DPO's own reader opens ``{id}.jpg`` and puts the image before the question. Its scores say how grave the
+    hallucination is, and not how good the answer."""
+    if not has(row, "id"):
+        raise fault("id", "the row has no 'id', which names its image")
+    images = images_of(row, options) if has_image(row) else Images([image_of_id(row["id"], options)], [])
+    return [
+        canonical(
+            row,
+            options,
+            prompt=[
+                turn("user", [{"type": "image"}, {"type": "text", "text": text(row, "question", reason="prompt")}])
+            ],
+            images=images,
+            chosen=text(row, "chosen"),
+            rejected=text(row, "rejected"),
+            used=("image", "images", "question", "chosen", "rejected"),
+            look_for_scores=False,
+        )
+    ]
+
+
+def _is_hsa_dpo(row: Row) -> bool:
+    scored = has(row, "id") and (has(row, "chosen_score") or has(row, "rejected_score"))
+    return scored and is_text(row, "question", "chosen", "rejected") and not has_media(row)
+
+
+def _re_align(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
+    """Re-Align's rows: turns on both sides, with ``<image>`` where the image stands. ``retrieved_image`` is the second
+    image of its own loss (rDPO), which no pair has a place for: it is left in ``meta``."""
+    sides = {}
+    for key in ("chosen", "rejected"):
+        messages = chat_messages(row.get(key), key, InParts())
+        sides[key] = (messages[:-1], chat_answer(row[key][-1:], key))
+    (prompt, chosen), (other, rejected) = sides.values()
+    if prompt != other:
+        raise fault("prompt_differs", "'chosen' and 'rejected' do not begin with the same turns")
+    images = needed(images_of(row, options), "image")
+    return [
+        canonical(
+            row,
+            options,
+            prompt=with_places(prompt, len(images.items)),
+            images=images,
+            chosen=chosen,
+            rejected=rejected,
+            used=("image", "images", "chosen", "rejected"),
+            told=("retrieved_image",),
+        )
+    ]
+
+
+def _is_re_align(row: Row) -> bool:
+    return has_image(row) and is_turns(row.get("chosen"), "role") and is_turns(row.get("rejected"), "role")
+
+
+def _mdpo(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
+    """mDPO's rows: the prompt is written out in the template of LLaVA-1.5, with ``<image>`` in it."""
+    found = _VICUNA.fullmatch(text(row, "prompt", reason="prompt"))
+    if found is None or "USER:" in found["asked"]:
+        raise fault("chat_markup", "'prompt' must be one turn in LLaVA's template: ... USER: <image>\\n... ASSISTANT:")
+    system = [turn("system", found["system"])] if found["system"] else []
+    return [
+        canonical(
+            row,
+            options,
+            prompt=[*system, turn("user", parts_of(found["asked"]))],
+            images=needed(images_of(row, options), "img_path"),
+            chosen=text(row, "chosen"),
+            rejected=text(row, "rejected"),
+            used=("image", "images", "prompt", "chosen", "rejected"),
+        )
+    ]
+
+
+def _two_responses(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
+    """align-anything's rows and PKU's: two numbered responses, and the number of the better one."""
+    numbers = _numbers(row)
+    name = next((key for key in _BETTER if row.get(key) is not None), _BETTER[0])
+    better = row.get(name)
+    answers = {number: text(row, f"response_{number}") for number in numbers}
+    if isinstance(better, str) and better.strip() not in map(str, numbers):
+        found = [number for number, said in answers.items() if said == better]
+        number = found[0] if len(found) == 1 else None
+    else:
+        number = int(better) if isinstance(better, int | str) and not isinstance(better, bool) else None
+    if number not in numbers:
+        raise fault("preference", f"{name!r} must be {numbers[0]} or {numbers[1]}, got {shown(better)}")
+    question = "question" if has(row, "question") else "prompt"
+    images = images_of(row, options)
+    return [
+        canonical(
+            row,
+            options,
+            prompt=with_places([turn("user", text(row, question, reason="prompt"))], len(images.items)),
+            images=images,
+            chosen=answers[number],
+            rejected=answers[sum(numbers) - number],
+            used=("image", "images", question, name, *(f"response_{number}" for number in numbers)),
+        )
+    ]
+
+
+_BETTER = ("better_response_id", "better_response", "overall_response")
+
+
+def _numbers(row: Row) -> tuple[int, int]:
+    return (0, 1) if has(row, "response_0") else (1, 2)
+
+
+def _is_two_responses(row: Row) -> bool:
+    low, high = _numbers(row)
+    asked = is_text(row, "question") or is_text(row, "prompt")
+    judged = any(row.get(key) is not None for key in _BETTER)
+    return asked and judged and is_text(row, f"response_{low}", f"response_{high}")
+
+
+def _stack(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
+    """Stack Exchange pairs as torchtune reads them: ``response_j`` is the better answer."""
+    images = images_of(row, options)
+    return [
+        canonical(
+            row,
+            options,
+            prompt=with_places([turn("user", text(row, "question", reason="prompt"))], len(images.items)),
+            images=images,
+            chosen=text(row, "response_j"),
+            rejected=text(row, "response_k"),
+            used=("image", "images", "question", "response_j", "response_k"),
+        )
+    ]
+
+
+PAPER_SETS = (
+    Format(
+        name="hsa_dpo",
+        title="HSA-DPO: the image is {id}.jpg; its scores are grades of hallucination, and are not read",
+        signature="id, question, chosen, rejected, chosen_score or rejected_score, no image",
+        key="question",
+        matches=_is_hsa_dpo,
+        to_canonical=_hsa_dpo,
+    ),
+    Format(
+        name="re_align",
+        title="Re-Align: <image> in the text; retrieved_image is for its own loss, and is not read",
+        signature="image, retrieved_image, chosen and rejected (lists of messages)",
+        key="retrieved_image",
+        matches=_is_re_align,
+        to_canonical=_re_align,
+    ),
+    Format(
+        name="mdpo",
+        title="mDPO: prompt in LLaVA's template, which is taken off",
+        signature="img_path, prompt (... USER: <image> ... ASSISTANT:), chosen, rejected",
+        key="prompt",
+        matches=lambda row: is_written_out(row) and is_text(row, "chosen", "rejected") and not is_mm_rlhf(row),
+        to_canonical=_mdpo,
+    ),
+    Format(
+        name="two_responses",
+        title="align-anything and PKU-SafeRLHF: two numbered responses and the number of the better one",
+        signature="prompt or question, response_0 and _1 (or _1 and _2), better_response(_id) or overall_response",
+        key=None,
+        matches=_is_two_responses,
+        to_canonical=_two_responses,
+    ),
+    Format(
+        name="stack_exchange_paired",
+        title="Stack Exchange pairs, as torchtune reads them",
+        signature="question, response_j, response_k",
+        key="response_j",
+        matches=lambda row: is_text(row, "question", "response_j", "response_k"),
+        to_canonical=_stack,
+    ),
+)

@@ -1,0 +1,49 @@
+"""Literal marks of media in text: where they stand for an image that is not there, the row is refused.
+
+Only the foreign formats know ``<image>`` as a place, and each turns it into an image part. What is left of it in a text
+is a place without an image, or a word about markup: the model would read it as plain letters.
+"""
+
+from __future__ import annotations
+
+import re
+
+from mmpref.data.quarantine import RowError
+
+_MARKS = re.compile(
+    r"<(?:image|video|audio|bbox|ref-object)>"
+    r"|<img>[^<>\n]+</img>"  # Qwen-VL's path in the text
+    r"|<\|(?:image|video|audio|vision)(?:_(?:pad|start|end|\d+))?\|>"
+    r"|<image(?:_soft_token|_placeholder|[_-]?\d+)>|<start_of_image>|<IMG_CONTEXT>|<ImageHere>|<im_patch>"
+    r"|\[IMG\](?!.*\[/IMG\])",
+    re.DOTALL,
+)
+_ABOUT_MARKUP = re.compile(r"</(?!img>)|`|\b(?:HTML|XML|SVG|tags?|elements?|markup)\b", re.IGNORECASE)
+_REASONS = {"video": "video", "audio": "audio", "bbox": "boxes", "ref-object": "boxes"}
+
+
+def refuse_marks(text: str, where: str, *, has_images: bool) -> None:
+    """Refuse a text of the prompt that holds a mark of media which is no image place.
+
+    Where the row has no image, a text that plainly speaks about markup (a closing tag, a backtick, the word HTML or
+    tag) keeps its ``<image>``, ``<video>`` or ``<audio>``.
+
+    Raises:
+        RowError: ``literal_placeholder``, ``video``, ``audio`` or ``boxes``.
+    """
+    if "<" not in text and "[IMG]" not in text:
+        return
+    found = _MARKS.search(text)
+    if found is None:
+        return
+    mark = found[0]
+    if not has_images and mark in ("<image>", "<video>", "<audio>") and _ABOUT_MARKUP.search(text):
+        return
+    kind = next((name for name in _REASONS if name in mark), "")
+    if not kind:
+        advice = "a place that no image fills; give the image under 'images', or take the mark out"
+    elif kind in ("video", "audio"):
+        advice = f"{kind} is not supported, only images and text are"
+    else:
+        advice = "boxes are not supported; write them into the text as the model spells them"
+    raise RowError(f"{where} holds {mark[:80]}: {advice}", reason=_REASONS.get(kind, "literal_placeholder"))
