@@ -231,6 +231,8 @@ class TuneSection(Section):
     vision: TunedPart = "freeze"
     projector: TunedPart = "freeze"
     language: TunedPart = "full"
+    parts: dict[str, Literal["vision", "projector", "language", "other"]] = {}
+    """Which part a module belongs to, by its path, where the model's own code does not tell; ``other`` never trains."""
 
 
 class LearningRates(Section):

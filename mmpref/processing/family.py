@@ -12,7 +12,7 @@ from typing import Literal
 
 from mmpref.errors import ConfigError
 
-PartName = Literal["vision", "projector", "language"]
+PartName = Literal["vision", "projector", "language", "other"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +28,12 @@ class Family:
     """Paths of what maps image features to the language model's width; it may lie inside the tower (Qwen's merger)."""
     language: tuple[str, ...] = ("model.language_model",)
     """Module paths of the decoder, without the output head."""
+    other: tuple[str, ...] = ()
+    """Paths of what neither text nor images run through (sound, heads that draw): never trained."""
+    unknown: tuple[str, ...] = ()
+    """Paths of what runs and could not be told apart; trained by nobody until ``tune.parts`` names it."""
+    named: tuple[tuple[str, PartName], ...] = ()
+    """(path, part) that the user names (``tune.parts``); goes before all other paths."""
     repeats_image_token: bool = True
     """One image place becomes copies of one token. If false, only the processor can expand it, text and all."""
     token_types: str | None = None
@@ -45,14 +51,29 @@ class Family:
 
     @property
     def has_vision(self) -> bool:
-        return bool(self.vision)
+        return bool(self.vision or self.projector)
+
+    @property
+    def apart(self) -> tuple[str, ...]:
+        """Paths of everything that is not language."""
+        listed = (*self.vision, *self.projector, *self.other, *self.unknown, *(path for path, _ in self.named))
+        return tuple(path for path in dict.fromkeys(listed) if self.part_of(path) != "language")
+
+    def paths_of(self, part: PartName) -> tuple[str, ...]:
+        """Paths of what belongs to a part other than language."""
+        return tuple(path for path in self.apart if self.part_of(path) == part)
 
     def part_of(self, name: str) -> PartName:
-        """The part that a parameter or module of this dotted name belongs to; what is in neither tower is language."""
+        """The part that a parameter or module of this dotted name belongs to; what is on no list is language."""
+        said = [(len(path), part) for path, part in self.named if _is_below(name, path)]
+        if said:
+            return max(said)[1]
         if any(_is_below(name, path) for path in self.projector):
             return "projector"
         if any(_is_below(name, path) for path in self.vision):
             return "vision"
+        if any(_is_below(name, path) for path in (*self.other, *self.unknown)):
+            return "other"
         return "language"
 
 

@@ -39,6 +39,8 @@ def facts_of(recipe: Recipe, train_hashes: Sequence[str], *, processes: int = 1)
     tree = recipe.model_dump(mode="json", exclude={"output", "model", "data", "preflight"})
     del tree["reference"]["cache"]
     del tree["adapter"]["path"]
+    if not recipe.tune.parts:
+        del tree["tune"]["parts"]
     train = tree["train"]
     train["pairs_per_update"] = (
         train.pop("per_device_train_batch_size") * train.pop("gradient_accumulation_steps") * processes
