@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from mmpref.errors import ConfigError
 from mmpref.models.adapter_folder import CONFIG, WEIGHTS
+from mmpref.models.parts import with_parts
 from mmpref.models.tower import keep_frozen_tower_out_of_graph
 from mmpref.models.unwrap import submodule, unwrap
 from mmpref.processing.family import Family, PartName
@@ -72,6 +73,8 @@ def prepare(
 ) -> LoadedModel:
     """The same model with gradients where they are wanted, LoRA attached where it is asked for, in training mode.
 
+    Its parts are looked up in the model itself (``parts.with_parts``).
+
     Args:
         loaded: a model without an adapter.
         tuning: what happens to each part.
@@ -83,7 +86,8 @@ def prepare(
         ConfigError: parts the model does not have, LoRA settings without a part for them (or the other way round),
             quantised weights that should train themselves, an adapter that does not fit, nothing left to train.
     """
-    model, family = loaded.model, loaded.family
+    model = loaded.model
+    family = with_parts(loaded.family, model, dict(loaded.family.named))
     _check(tuning, adapter, family, model)
     model.requires_grad_(False)
     if adapter is not None and start is not None:
@@ -111,7 +115,7 @@ def prepare(
     if family.has_vision and tuning.vision == "freeze" and not _adapted(model, family, "vision"):
         keep_frozen_tower_out_of_graph(model, family)
     model.train()
-    return dataclasses.replace(loaded, model=model)
+    return dataclasses.replace(loaded, model=model, family=family)
 
 
 def attach(model: PreTrainedModel, folder: Path, *, trainable: bool, dropout: float | None = None) -> Any:

@@ -37,7 +37,9 @@ class Family:
     repeats_image_token: bool = True
     """One image place becomes copies of one token. If false, only the processor can expand it, text and all."""
     token_types: str | None = None
-    """Model input that marks image tokens with 1, for models that need one."""
+    """Model input that marks image tokens with 1, or says which tokens are the prompt (``prefix_lm``)."""
+    prefix_lm: tuple[int, int] | None = None
+    """Token types of (prompt, answer) for models that read the prompt in both directions; None for all others."""
     mrope: bool = False
     """Positions have three planes (time, height, width) in which an image is a grid."""
     has_pixel_budget: bool = False
@@ -163,6 +165,26 @@ FAMILIES: tuple[Family, ...] = (
         note="Gemma 3 attends to an image in both directions and to text through sliding windows, which a packed row "
         "does not keep",
     ),
+    Family(
+        name="paligemma",
+        model_types=frozenset({"paligemma"}),
+        vision=("model.vision_tower",),
+        projector=("model.multi_modal_projector",),
+        repeats_image_token=False,
+        token_types="token_type_ids",
+        prefix_lm=(0, 1),
+        note="PaliGemma reads its prompt in both directions (prefix-LM) and only the answer from left to right, which "
+        "a packed row does not keep",
+    ),
+    Family(
+        name="hrm_text",
+        model_types=frozenset({"hrm_text"}),
+        language=("model",),
+        token_types="token_type_ids",
+        prefix_lm=(1, 0),
+        note="HRM-Text reads its prompt in both directions (prefix-LM) and only the answer from left to right, which a "
+        "packed row does not keep",
+    ),
 )
 
 TEXT = Family(name="text", model_types=frozenset(), language=("model",), shared_prefix=True)
@@ -192,7 +214,7 @@ def family_of(model_type: str, *, has_vision: bool) -> Family:
     """
     for family in FAMILIES:
         if model_type in family.model_types:
-            if not has_vision:
+            if family.vision and not has_vision:
                 raise ConfigError(
                     f"model type '{model_type}' sees images, but this config has no vision_config; use the whole "
                     "model, not its text part"

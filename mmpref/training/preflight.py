@@ -7,6 +7,7 @@ second answer reads the first. Each check runs a few forwards and says what a fa
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -247,12 +248,37 @@ def _head_is_logits(bench: _Bench) -> Check:
     batch = bench.batch(bench.pairs[-1:])
     one, other = (batch.by_answer(answer_logps(bench.model, batch, through_logits=whole)) for whole in (False, True))
     off = bench.difference(one, other)
+    sees = bench.collator.encoder.family.has_vision  # a text model's are those of BERT, if it knows any
+    if sees and "token_type_ids" in inspect.signature(base_model(bench.model).forward).parameters and not batch.token_types:
+        return Check(
+            name, False, "the model takes token_type_ids, which say what reads in both directions, and gets none",
+            "Prompts would be read otherwise than the model was trained: please report the model type.",
+        )  # fmt: skip
+    if batch.token_types and (ahead := bench.difference(one, _with_other_ends(bench, batch))) > bench.bound:
+        return Check(
+            name, False, f"the last token of an answer moves the tokens before it by {ahead:.3g} nats on average",
+            f"This model reads its answers in both directions: what its processor says of tokens "
+            f"({', '.join(batch.token_types)}) is not understood here; please report the model type.",
+        )  # fmt: skip
     return bench.judged(
         name, off, "tokens differ by",
         "This model changes its logits after the output head in a way that is not known here: please report the model "
         "type.",
         "; pairs are run as separate rows",
     )  # fmt: skip
+
+
+def _with_other_ends(bench: _Bench, batch: PairBatch) -> Tensor:
+    """[A, L] log-probs of the same targets when every answer's last token is another one as the model reads it.
+
+    Nothing may move: a token is predicted from what stands before it.
+    """
+    last = batch.answers.gather(1, (batch.answer_lens - 1)[:, None])[:, 0]
+    places = batch.predicts[last] + 1
+    ids = batch.input_ids.clone().flatten()
+    ids[places] = batch.targets[batch.answers[:, 0]]  # a token of text
+    changed = dataclasses.replace(batch, input_ids=ids.view_as(batch.input_ids))
+    return batch.by_answer(answer_logps(bench.model, changed))
 
 
 def _batch_is_single(bench: _Bench) -> Check:
