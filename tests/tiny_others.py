@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers as tf
 
@@ -56,6 +57,8 @@ def paligemma(text: str = "gemma", template: str = CHATML) -> LoadedModel:
 
 def hrm_text() -> LoadedModel:
     """A text model that reads its prompt in both directions."""
+    if not hasattr(tf, "HrmTextConfig"):
+        pytest.skip(f"transformers {tf.__version__} does not know HRM-Text")
     tokenizer = make_tokenizer()
     ids = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     config = tf.HrmTextConfig(**{**_TEXT, **ids, "num_key_value_heads": 4})
@@ -100,8 +103,8 @@ def janus() -> tf.PreTrainedModel:
     config = tf.JanusConfig(
         text_config={**_TEXT, "model_type": "llama", "vocab_size": 200},
         vision_config=tower,
-        vq_config={"embed_dim": 8, "num_embeddings": 32, "base_channels": 32, "channel_multiplier": [1], "projection_dim": 64,
-                   "image_token_embed_dim": 64, "num_hidden_layers": 2, "num_patches": 4},
+        vq_config={"embed_dim": 8, "num_embeddings": 32, "base_channels": 32, "channel_multiplier": [1],
+                   "projection_dim": 64, "image_token_embed_dim": 64, "num_hidden_layers": 2, "num_patches": 4},
         image_token_id=199,
     )  # fmt: skip
     return tf.JanusForConditionalGeneration(config)

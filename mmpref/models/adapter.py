@@ -280,9 +280,9 @@ def _check(tuning: Tuning, adapter: AdapterSettings | None, family: Family, mode
                 f"knows; set it to freeze"
             )
     for name, parameter in model.named_parameters():
-        part = family.part_of(name)
-        if tuning.of(part) == "full" and (_is_four_bit(parameter) or parameter.dtype == torch.int8):
-            raise ConfigError(f"tune.{part} is full, and its weights are quantised ({name}): use lora")
+        of = family.part_of(name)
+        if tuning.of(of) == "full" and (_is_four_bit(parameter) or parameter.dtype == torch.int8):
+            raise ConfigError(f"tune.{of} is full, and its weights are quantised ({name}): use lora")
 
 
 def _type_of(model: nn.Module) -> str:

@@ -54,12 +54,19 @@ def with_parts(family: Family, model: PreTrainedModel, named: Mapping[str, PartN
         ConfigError: a path that the model does not have.
     """
     parts = find_parts(model)
+    family = dataclasses.replace(family, other=(), unknown=(), named=())  # of an earlier look
     if not family.has_vision:
         rest = (*parts.vision, *parts.projector, *parts.other)
         family = dataclasses.replace(family, other=rest, unknown=tuple(parts.unknown))
     elif family.name == "generic":
-        fields = ("vision", "projector", "language", "other", "unknown")
-        family = dataclasses.replace(family, **{name: tuple(getattr(parts, name)) for name in fields})
+        family = dataclasses.replace(
+            family,
+            vision=tuple(parts.vision),
+            projector=tuple(parts.projector),
+            language=tuple(parts.language),
+            other=tuple(parts.other),
+            unknown=tuple(parts.unknown),
+        )
     else:
         other, unknown = (
             tuple(path for path in paths if family.part_of(path) == "language")
@@ -102,7 +109,7 @@ class _Finder:
         beside_tower = any(self._is_tower(child) for child in module.children())
         for name, child in _weighty(module):
             where = f"{path}.{name}" if path else name
-            if self._holds_core(child):
+            if isinstance(child, nn.Module) and self._holds_core(child):
                 if self._is_mixed(child):
                     self.walk(child, where)
                 else:

@@ -100,10 +100,10 @@ def kept_by_decoder(loaded: LoadedModel, *, autocast: bool) -> Kept:
 def _decoder(loaded: LoadedModel) -> nn.Module:
     base = base_model(loaded.model)
     for path in loaded.family.language:
-        module = submodule(base, path)
+        module: Any = submodule(base, path)
         if not hasattr(module, "layers") and hasattr(module, "get_decoder"):  # a language model with its head
-            module = module.get_decoder()  # type: ignore[union-attr, operator]
-        if module is not None and hasattr(module, "layers"):
+            module = module.get_decoder()
+        if isinstance(module, nn.Module) and hasattr(module, "layers"):
             return module
     raise ConfigError(f"the decoder of a '{loaded.family.name}' model cannot be run alone, so its memory is not known")
 

@@ -248,8 +248,9 @@ def _head_is_logits(bench: _Bench) -> Check:
     batch = bench.batch(bench.pairs[-1:])
     one, other = (batch.by_answer(answer_logps(bench.model, batch, through_logits=whole)) for whole in (False, True))
     off = bench.difference(one, other)
-    sees = bench.collator.encoder.family.has_vision  # a text model's are those of BERT, if it knows any
-    if sees and "token_type_ids" in inspect.signature(base_model(bench.model).forward).parameters and not batch.token_types:
+    takes = inspect.signature(base_model(bench.model).forward).parameters
+    # a text model's token types are those of BERT, if it knows any
+    if bench.collator.encoder.family.has_vision and "token_type_ids" in takes and not batch.token_types:
         return Check(
             name, False, "the model takes token_type_ids, which say what reads in both directions, and gets none",
             "Prompts would be read otherwise than the model was trained: please report the model type.",

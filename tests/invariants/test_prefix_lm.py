@@ -1,4 +1,4 @@
-"""Models that read their prompt in both directions do so here too: prompt and images as one block, answers forward only."""
+"""Models that read their prompt in both directions do so here: prompt and images as one block, answers forward."""
 
 from __future__ import annotations
 
