@@ -92,7 +92,7 @@ def test_what_the_loss_never_reads_is_told_and_not_held_against_the_part() -> No
     found = looked_at(ready("llava_next", full), settings(use_reentrant=True))
     assert found.idle == []
     assert found.lost == ()
-    assert "model.vision_tower.encoder.layers.*.mlp" in found.not_reached()
+    assert "model.vision_tower.encoder.layers.*.self_attn.k_proj (2)" in found.not_reached()
     assert found.unused > 0
 
 
@@ -114,6 +114,10 @@ def test_nothing_is_left_behind(checkpointing: dict[str, Any]) -> None:
 
     model.get_base_model().model.vision_tower.register_forward_hook(runs)
     model.get_base_model().norm = norm
+    with torch.no_grad():  # the first forward of all leaves hooks of transformers' own
+        answer_sums(model.eval(), collator_for(loaded)([pair("first")]))
+    model.train()
+    norm.eval()
     kept = {name: value.clone() for name, value in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
     hooks = sum(len(module._forward_hooks) for module in model.modules())
