@@ -327,7 +327,8 @@ def _parts_learn(bench: _Bench, args: TrainingArguments | None) -> Check:
     as_shards(bench.model)
     family = bench.collator.encoder.family
     blind = [part for part in _trained_parts(bench.model, family) if part != "language"]
-    if blind and not any(pair.images or pair.rejected_images for pair in bench.pairs):
+    shown = next((pair for pair in bench.pairs if pair.images), None)
+    if blind and shown is None:
         return Check(
             name, False, f"{' and '.join(blind)} shall train, and no training pair has an image",
             f"Set {', '.join(f'tune.{part}=freeze' for part in blind)}, or train on pairs with images.",
@@ -335,7 +336,7 @@ def _parts_learn(bench: _Bench, args: TrainingArguments | None) -> Check:
 
     def loss() -> Tensor:
         with bench.autocast():
-            batch = bench.batch(bench.pairs[-1:])
+            batch = bench.batch([bench.pairs[-1] if shown is None else shown])
             chosen, rejected = batch.halves(answer_sums(bench.model, batch))
             return chosen.sum() if rejected is None else (2 * chosen - rejected).sum()
 
