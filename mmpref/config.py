@@ -308,6 +308,8 @@ class TuneSection(Section):
     """What lies between vision tower and language model."""
     language: TunedPart = "full"
     """The language model, embeddings and head included when it is full."""
+    parts: dict[str, Literal["vision", "projector", "language", "other"]] = {}
+    """Which part a module belongs to, by its path, where the model's own code does not tell; ``other`` never trains."""
 
 
 class LearningRates(Section):

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from mmpref.errors import ConfigError
 from mmpref.models.adapter_folder import CONFIG, WEIGHTS
+from mmpref.models.parts import with_parts
 from mmpref.models.tower import keep_frozen_tower_out_of_graph
 from mmpref.models.unwrap import submodule, unwrap
 from mmpref.processing.family import Family, PartName
@@ -31,14 +32,14 @@ if TYPE_CHECKING:
     from mmpref.models.load import LoadedModel
 
 Tuned = Literal["freeze", "full", "lora"]
-PARTS: tuple[PartName, ...] = ("vision", "projector", "language")
+PARTS: tuple[Literal["vision", "projector", "language"], ...] = ("vision", "projector", "language")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
     """What happens to each part of the model.
 
-    ``language`` includes embeddings and the output head when it is ``full``.
+    ``language`` includes embeddings and the output head when it is ``full``. What is neither part never trains.
     """
 
     vision: Tuned = "freeze"
@@ -46,6 +47,8 @@ class Tuning:
     language: Tuned = "full"
 
     def of(self, part: PartName) -> Tuned:
+        if part == "other":
+            return "freeze"
         return {"vision": self.vision, "projector": self.projector, "language": self.language}[part]
 
 
@@ -70,6 +73,8 @@ def prepare(
 ) -> LoadedModel:
     """The same model with gradients where they are wanted, LoRA attached where it is asked for, in training mode.
 
+    Its parts are looked up in the model itself (``parts.with_parts``).
+
     Args:
         loaded: a model without an adapter.
         tuning: what happens to each part.
@@ -81,7 +86,8 @@ def prepare(
         ConfigError: parts the model does not have, LoRA settings without a part for them (or the other way round),
             quantised weights that should train themselves, an adapter that does not fit, nothing left to train.
     """
-    model, family = loaded.model, loaded.family
+    model = loaded.model
+    family = with_parts(loaded.family, model, dict(loaded.family.named))
     _check(tuning, adapter, family, model)
     model.requires_grad_(False)
     if adapter is not None and start is not None:
@@ -99,10 +105,17 @@ def prepare(
         raise ConfigError(
             "nothing would train: set at least one of tune.vision, tune.projector, tune.language to full or lora"
         )
+    for part in PARTS if start is None else ():
+        asked = tuning.of(part)
+        if asked != "freeze" and not any(
+            value.requires_grad and family.part_of(plain_name(name)) == part for name, value in model.named_parameters()
+        ):
+            reason = "has no linear layer" if asked == "lora" else "has single tensors only, which no adapter can copy"
+            raise ConfigError(f"tune.{part} is {asked}, and it {reason}: nothing of it would train; set it to freeze")
     if family.has_vision and tuning.vision == "freeze" and not _adapted(model, family, "vision"):
         keep_frozen_tower_out_of_graph(model, family)
     model.train()
-    return dataclasses.replace(loaded, model=model)
+    return dataclasses.replace(loaded, model=model, family=family)
 
 
 def attach(model: PreTrainedModel, folder: Path, *, trainable: bool, dropout: float | None = None) -> Any:
@@ -166,13 +179,21 @@ def merged(model: Any) -> PreTrainedModel:
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
     """(parameters that train, all parameters); two weights in one byte are counted as two."""
-    sizes = [(p.requires_grad, whole_numel(p) * (2 if _is_four_bit(p) else 1)) for p in model.parameters()]
+    sizes = [(p.requires_grad, stored_numel(p)) for p in model.parameters()]
     return sum(size for trains, size in sizes if trains), sum(size for _, size in sizes)
 
 
 def whole_numel(parameter: Tensor) -> int:
     """Numbers in a weight, of which DeepSpeed ZeRO-3 may leave an empty tensor where it was."""
     return int(getattr(parameter, "ds_numel", 0)) or parameter.numel()
+
+
+def stored_numel(parameter: Tensor) -> int:
+    """Weights that a tensor stands for: 4-bit layers keep two in a byte, whatever the type of what holds the bytes."""
+    shape = getattr(getattr(parameter, "quant_state", None), "shape", None)
+    if isinstance(shape, torch.Size):
+        return shape.numel()
+    return whole_numel(parameter) * (2 if _is_four_bit(parameter) else 1)
 
 
 def has_adapter(model: nn.Module) -> bool:
@@ -245,6 +266,12 @@ def _check(tuning: Tuning, adapter: AdapterSettings | None, family: Family, mode
         raise ConfigError(
             "tune.projector: lora inside a vision tower that is full (Qwen) is not supported; make it full"
         )
+    if family.unknown:
+        names = ", ".join(family.unknown)
+        raise ConfigError(
+            f"what these modules of a '{_type_of(model)}' model are cannot be told from its code: {names}; say it, "
+            f"as in tune.parts={{{family.unknown[0]}: other}} (vision, projector, language, or other: never trained)"
+        )
     found = {family.part_of(name) for name, _ in model.named_parameters()}
     for part in PARTS:
         if tuning.of(part) != "freeze" and part not in found:
@@ -253,9 +280,13 @@ def _check(tuning: Tuning, adapter: AdapterSettings | None, family: Family, mode
                 f"knows; set it to freeze"
             )
     for name, parameter in model.named_parameters():
-        part = family.part_of(name)
-        if tuning.of(part) == "full" and (_is_four_bit(parameter) or parameter.dtype == torch.int8):
-            raise ConfigError(f"tune.{part} is full, and its weights are quantised ({name}): use lora")
+        of = family.part_of(name)
+        if tuning.of(of) == "full" and (_is_four_bit(parameter) or parameter.dtype == torch.int8):
+            raise ConfigError(f"tune.{of} is full, and its weights are quantised ({name}): use lora")
+
+
+def _type_of(model: nn.Module) -> str:
+    return str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
 
 
 def _is_inside(paths: tuple[str, ...], outer: tuple[str, ...]) -> bool:
@@ -290,7 +321,7 @@ def _with_lora(model: PreTrainedModel, family: Family, tuning: Tuning, adapter: 
         use_rslora=adapter.use_rslora,
         use_dora=adapter.use_dora,
         target_modules=_pattern(layers, model),
-        modules_to_save=_modules_to_save(model, family, tuning) or None,
+        modules_to_save=modules_to_save(model, family, tuning) or None,
         bias="none",
     )
     adapted = peft.get_peft_model(model, config)
@@ -327,17 +358,17 @@ def _pattern(names: list[str], model: nn.Module) -> str:
     return "|".join(patterns)
 
 
-def _modules_to_save(model: nn.Module, family: Family, tuning: Tuning) -> list[str]:
+def modules_to_save(model: nn.Module, family: Family, tuning: Tuning) -> list[str]:
     """Paths of the modules that train fully beside the adapter.
 
     Single tensors (image_newline) cannot, and stay frozen.
     """
     found: list[str] = []
-    parts: tuple[tuple[PartName, tuple[str, ...]], ...] = (("vision", family.vision), ("projector", family.projector))
-    for part, paths in parts:
+    parts: tuple[PartName, ...] = ("vision", "projector")
+    for part in parts:
         if tuning.of(part) != "full":
             continue
-        for path in paths:
+        for path in family.paths_of(part):
             module = submodule(model, path)
             if module is None or any(path.startswith(outer + ".") for outer in found):
                 continue
@@ -348,7 +379,7 @@ def _modules_to_save(model: nn.Module, family: Family, tuning: Tuning) -> list[s
     return found
 
 
-def _is_four_bit(parameter: nn.Parameter) -> bool:
+def _is_four_bit(parameter: Tensor) -> bool:
     return parameter.dtype == torch.uint8
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,9 +31,10 @@ from transformers.processing_utils import ProcessorMixin
 
 from mmpref.errors import ConfigError
 from mmpref.models import adapter as adapters
+from mmpref.models.parts import with_parts
 from mmpref.models.quantize import Quantization, QuantizationSettings, after_quantized_load, quantization_config
 from mmpref.models.save import save_model
-from mmpref.processing.family import Family, family_of
+from mmpref.processing.family import Family, PartName, family_of
 from mmpref.processing.pixels import image_options
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ def load(
     min_pixels: int | None = None,
     max_pixels: int | None = None,
     trainable: bool = False,
+    parts: Mapping[str, PartName] | None = None,
 ) -> LoadedModel:
     """A model, its processor and its row of facts.
 
@@ -77,15 +79,21 @@ def load(
         quantization: ``nf4``, ``fp4`` or ``int8`` for the language model's layers, or settings that say more.
         min_pixels, max_pixels: resolution budget of one image.
         trainable: leave it in training mode; otherwise it is in eval mode and nothing requires a gradient.
+        parts: path of a module -> the part that it belongs to, for what cannot be told from the model's own code.
 
     Raises:
         ConfigError: the folder is missing or is not such a model, or model and processor do not belong together.
     """
     model = load_model(
-        path, dtype=dtype, device=device, quantization=quantization, attn_implementation=attn_implementation
+        path,
+        dtype=dtype,
+        device=device,
+        quantization=quantization,
+        attn_implementation=attn_implementation,
+        parts=parts,
     )
     processor = load_processor(path, min_pixels=min_pixels, max_pixels=max_pixels)
-    family = family_of_config(model.config)
+    family = with_parts(family_of_config(model.config), model, parts)
     if family.note:
         logger.warning(family.note)
     if family.repeats_image_token:
@@ -105,6 +113,7 @@ def load_model(
     device: str | torch.device | None = None,
     quantization: QuantizationSettings | Quantization | None = None,
     attn_implementation: str | None = None,
+    parts: Mapping[str, PartName] | None = None,
 ) -> PreTrainedModel:
     """The model alone, in eval mode; an image-text-to-text model when its config has a vision tower, else a causal LM.
 
@@ -121,6 +130,7 @@ def load_model(
     if attn_implementation is not None:
         settings["attn_implementation"] = attn_implementation
     if quantization is not None:
+        family = family_with_parts(config, parts)
         settings["quantization_config"] = quantization_config(quantization, family, dtype=settings["dtype"])
         settings["device_map"] = {"": str(device) if device is not None else _default_device()}
     kind = AutoModelForImageTextToText if family.has_vision else AutoModelForCausalLM
@@ -165,6 +175,20 @@ def load_config(path: str | Path) -> PretrainedConfig:
 def family_of_config(config: PretrainedConfig) -> Family:
     """The row of facts for a config."""
     return family_of(str(config.model_type), has_vision=getattr(config, "vision_config", None) is not None)
+
+
+def family_with_parts(config: PretrainedConfig, named: Mapping[str, PartName] | None = None) -> Family:
+    """The row of facts for a config, with the parts that a model of this config has.
+
+    Args:
+        named: path of a module -> its part, by the user.
+
+    Raises:
+        ConfigError: transformers cannot build such a model.
+    """
+    with _explained(str(config.name_or_path or config.model_type), "model"):
+        model = empty_model(config, dtype=torch.bfloat16, attn_implementation="eager")
+    return with_parts(family_of_config(config), model, named)
 
 
 def load_processor(path: str | Path, *, min_pixels: int | None = None, max_pixels: int | None = None) -> Any:

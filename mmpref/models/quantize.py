@@ -44,7 +44,7 @@ def quantization_config(
 
     Args:
         settings: or only their kind.
-        family: says where tower and projector are.
+        family: says where tower, projector and whatever else is not language are.
         dtype: of the layers that are not quantised.
 
     Raises:
@@ -53,7 +53,7 @@ def quantization_config(
     _bitsandbytes()
     if isinstance(settings, str):
         settings = QuantizationSettings(kind=settings)
-    skip = ["lm_head", *family.vision, *family.projector]
+    skip = ["lm_head", *family.apart]
     if settings.kind == "int8":
         logging.getLogger("bitsandbytes.autograd._functions").addFilter(_once)  # it tells of a cast in every layer
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)

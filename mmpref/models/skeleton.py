@@ -7,7 +7,7 @@ has to know the architecture.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,9 @@ from transformers import AttentionInterface, PretrainedConfig
 
 from mmpref.errors import ConfigError
 from mmpref.models.load import LoadedModel, empty_model, family_of_config
+from mmpref.models.parts import with_parts
 from mmpref.models.unwrap import base_model, submodule
+from mmpref.processing.family import PartName
 from mmpref.processing.layout import LayoutName
 
 ATTENTION = {"shared_prefix": "mmpref_counted", "plain": "mmpref_counted_repeated"}
@@ -44,13 +46,18 @@ class Kept:
 
 
 def skeleton(
-    config: PretrainedConfig, path: str, dtype: torch.dtype, layout: LayoutName = "shared_prefix"
+    config: PretrainedConfig,
+    path: str,
+    dtype: torch.dtype,
+    layout: LayoutName = "shared_prefix",
+    parts: Mapping[str, PartName] | None = None,
 ) -> LoadedModel:
     """The model on the meta device, with attention that never builds a matrix of scores."""
     AttentionInterface.register(ATTENTION["shared_prefix"], _attend)
     AttentionInterface.register(ATTENTION["plain"], _attend_repeated)
     model = empty_model(config, dtype=dtype, attn_implementation=ATTENTION[layout])
-    return LoadedModel(model=model, processor=None, family=family_of_config(config), path=path)
+    family = with_parts(family_of_config(config), model, parts)
+    return LoadedModel(model=model, processor=None, family=family, path=path)
 
 
 def kept_by_decoder(loaded: LoadedModel, *, autocast: bool) -> Kept:
@@ -93,8 +100,10 @@ def kept_by_decoder(loaded: LoadedModel, *, autocast: bool) -> Kept:
 def _decoder(loaded: LoadedModel) -> nn.Module:
     base = base_model(loaded.model)
     for path in loaded.family.language:
-        module = submodule(base, path)
-        if module is not None and hasattr(module, "layers"):
+        module: Any = submodule(base, path)
+        if not hasattr(module, "layers") and hasattr(module, "get_decoder"):  # a language model with its head
+            module = module.get_decoder()
+        if isinstance(module, nn.Module) and hasattr(module, "layers"):
             return module
     raise ConfigError(f"the decoder of a '{loaded.family.name}' model cannot be run alone, so its memory is not known")
 

@@ -31,6 +31,7 @@ class EncodedPrompt:
     vision: Mapping[str, Tensor] = field(default_factory=dict)  # the processor's outputs for this row's images
     image_tokens: tuple[int, ...] = ()  # tokens that stand for each image; () where only the processor knows
     token_types: Mapping[str, Tensor] = field(default_factory=dict)  # [T] each: mm_token_type_ids and the like
+    answer_type: int = 0  # what these say of every token of an answer
     position_ids: Tensor | None = None  # [T] or [3, T], for families that can share a prefix
 
     def __len__(self) -> int:
@@ -260,15 +261,28 @@ class PairEncoder:
         input_ids = torch.tensor(expanded, dtype=torch.long)
         token_types: dict[str, Tensor] = {}
         if self.family.token_types is not None:
-            token_types[self.family.token_types] = input_ids.eq(image_token if image_token is not None else -1).long()
+            token_types[self.family.token_types] = self._types(input_ids)
+            token_types[self.family.token_types][len(expanded) - len(text.prefix) :] = self._answer_type
         return EncodedPrompt(
             sample_id=row_id,
             input_ids=input_ids,
             vision=encoded.vision,
             image_tokens=encoded.tokens,
             token_types=token_types,
+            answer_type=self._answer_type,
             position_ids=self._positions(len(expanded), starts, encoded.vision),
         )
+
+    def _types(self, prompt: Tensor) -> Tensor:
+        """What the model is told of each token of a prompt: [T]."""
+        if self.family.prefix_lm is not None:
+            return torch.full_like(prompt, self.family.prefix_lm[0])
+        image_token = self.chat.image_token_id
+        return prompt.eq(-1 if image_token is None else image_token).long()
+
+    @property
+    def _answer_type(self) -> int:
+        return 0 if self.family.prefix_lm is None else self.family.prefix_lm[1]
 
     def _expanded_by_processor(
         self,
@@ -280,16 +294,20 @@ class PairEncoder:
         """Let the processor write the prompt, for models whose images become more than one repeated token."""
         pixels = [load_image(image) for image in images]
         outputs = self._written_by_processor(row_id, text, pixels, self.budgets.get(row_id))
+        prefix, kind = torch.tensor(text.prefix, dtype=torch.long), self._answer_type
         ids = outputs.pop("input_ids")
         outputs.pop("attention_mask", None)
+        outputs.pop("labels", None)  # PaliGemma's processor writes some for every prompt
         # what has the shape of the ids describes tokens, the rest describes images
         planes = {name: value[0] for name, value in outputs.items() if value.shape == ids.shape}
-        prefix = torch.tensor(text.prefix, dtype=torch.long)
+        if (types := self.family.token_types) is not None and types not in planes:
+            planes[types] = self._types(ids[0])  # PaliGemma's gives none where control tokens are kept as text
         return EncodedPrompt(
             sample_id=row_id,
             input_ids=torch.cat([ids[0], prefix]),
             vision={name: value for name, value in outputs.items() if name not in planes},
-            token_types={name: torch.cat([plane, torch.zeros_like(prefix)]) for name, plane in planes.items()},
+            token_types={name: torch.cat([plane, torch.full_like(prefix, kind)]) for name, plane in planes.items()},
+            answer_type=kind,
             position_ids=self._positions(ids.shape[1] + len(prefix), (), {}),
         )
 

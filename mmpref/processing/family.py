@@ -12,7 +12,7 @@ from typing import Literal
 
 from mmpref.errors import ConfigError
 
-PartName = Literal["vision", "projector", "language"]
+PartName = Literal["vision", "projector", "language", "other"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,10 +28,18 @@ class Family:
     """Paths of what maps image features to the language model's width; it may lie inside the tower (Qwen's merger)."""
     language: tuple[str, ...] = ("model.language_model",)
     """Module paths of the decoder, without the output head."""
+    other: tuple[str, ...] = ()
+    """Paths of what neither text nor images run through (sound, heads that draw): never trained."""
+    unknown: tuple[str, ...] = ()
+    """Paths of what runs and could not be told apart; trained by nobody until ``tune.parts`` names it."""
+    named: tuple[tuple[str, PartName], ...] = ()
+    """(path, part) that the user names (``tune.parts``); goes before all other paths."""
     repeats_image_token: bool = True
     """One image place becomes copies of one token. If false, only the processor can expand it, text and all."""
     token_types: str | None = None
-    """Model input that marks image tokens with 1, for models that need one."""
+    """Model input that marks image tokens with 1, or says which tokens are the prompt (``prefix_lm``)."""
+    prefix_lm: tuple[int, int] | None = None
+    """Token types of (prompt, answer) for models that read the prompt in both directions; None for all others."""
     mrope: bool = False
     """Positions have three planes (time, height, width) in which an image is a grid."""
     has_pixel_budget: bool = False
@@ -45,14 +53,29 @@ class Family:
 
     @property
     def has_vision(self) -> bool:
-        return bool(self.vision)
+        return bool(self.vision or self.projector)
+
+    @property
+    def apart(self) -> tuple[str, ...]:
+        """Paths of everything that is not language."""
+        listed = (*self.vision, *self.projector, *self.other, *self.unknown, *(path for path, _ in self.named))
+        return tuple(path for path in dict.fromkeys(listed) if self.part_of(path) != "language")
+
+    def paths_of(self, part: PartName) -> tuple[str, ...]:
+        """Paths of what belongs to a part other than language."""
+        return tuple(path for path in self.apart if self.part_of(path) == part)
 
     def part_of(self, name: str) -> PartName:
-        """The part that a parameter or module of this dotted name belongs to; what is in neither tower is language."""
+        """The part that a parameter or module of this dotted name belongs to; what is on no list is language."""
+        said = [(len(path), part) for path, part in self.named if _is_below(name, path)]
+        if said:
+            return max(said)[1]
         if any(_is_below(name, path) for path in self.projector):
             return "projector"
         if any(_is_below(name, path) for path in self.vision):
             return "vision"
+        if any(_is_below(name, path) for path in (*self.other, *self.unknown)):
+            return "other"
         return "language"
 
 
@@ -142,6 +165,26 @@ FAMILIES: tuple[Family, ...] = (
         note="Gemma 3 attends to an image in both directions and to text through sliding windows, which a packed row "
         "does not keep",
     ),
+    Family(
+        name="paligemma",
+        model_types=frozenset({"paligemma"}),
+        vision=("model.vision_tower",),
+        projector=("model.multi_modal_projector",),
+        repeats_image_token=False,
+        token_types="token_type_ids",
+        prefix_lm=(0, 1),
+        note="PaliGemma reads its prompt in both directions (prefix-LM) and only the answer from left to right, which "
+        "a packed row does not keep",
+    ),
+    Family(
+        name="hrm_text",
+        model_types=frozenset({"hrm_text"}),
+        language=("model",),
+        token_types="token_type_ids",
+        prefix_lm=(1, 0),
+        note="HRM-Text reads its prompt in both directions (prefix-LM) and only the answer from left to right, which a "
+        "packed row does not keep",
+    ),
 )
 
 TEXT = Family(name="text", model_types=frozenset(), language=("model",), shared_prefix=True)
@@ -171,7 +214,7 @@ def family_of(model_type: str, *, has_vision: bool) -> Family:
     """
     for family in FAMILIES:
         if model_type in family.model_types:
-            if not has_vision:
+            if family.vision and not has_vision:
                 raise ConfigError(
                     f"model type '{model_type}' sees images, but this config has no vision_config; use the whole "
                     "model, not its text part"

@@ -165,7 +165,10 @@ def _sides(
 def _token_types(rows: Sequence[tuple[EncodedPrompt, Tensor]]) -> dict[str, Tensor]:
     names = sorted({name for prompt, _ in rows for name in prompt.token_types})
     planes = {
-        name: [torch.cat([prompt.types_or_zeros(name), torch.zeros_like(answer)]) for prompt, answer in rows]
+        name: [
+            torch.cat([prompt.types_or_zeros(name), torch.full_like(answer, prompt.answer_type)])
+            for prompt, answer in rows
+        ]
         for name in names
     }
     return {name: pad_rows(values, 0) for name, values in planes.items()}

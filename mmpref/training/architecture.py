@@ -10,7 +10,9 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from mmpref.config import Recipe
-from mmpref.models.adapter import AdapterSettings, Tuning, lora_layers, prepare
+from mmpref.models.adapter import AdapterSettings, Tuning, lora_layers, modules_to_save, prepare
+from mmpref.models.load import LoadedModel
+from mmpref.models.part_counts import ORDER, PartCount, count_parts
 from mmpref.models.skeleton import Kept, kept_by_decoder, skeleton
 from mmpref.processing.family import PartName
 from mmpref.processing.layout import LayoutName
@@ -21,6 +23,8 @@ class Architecture:
     """What the estimate needs to know of a model under a recipe's adapter."""
 
     parameters: Mapping[PartName, int]
+    parts: Mapping[PartName, PartCount]
+    """What trains of each part, adapters counted, as a run tells it."""
     trained: Mapping[PartName, int]
     """Weights that train themselves."""
     lora: int
@@ -52,12 +56,12 @@ def describe(config: PretrainedConfig, recipe: Recipe, layout: LayoutName = "sha
         ConfigError: what training would refuse as well, and models whose decoder cannot be run alone.
     """
     dtype = weight_dtype(config, recipe)
-    whole = skeleton(config, recipe.model.path, dtype)
+    whole = skeleton(config, recipe.model.path, dtype, parts=recipe.tune.parts)
     model, family = whole.model, whole.family
     tune = recipe.tune
     tuning = Tuning(vision=tune.vision, projector=tune.projector, language=tune.language)
-    parameters: dict[PartName, int] = {"vision": 0, "projector": 0, "language": 0}
-    trained: dict[PartName, int] = {"vision": 0, "projector": 0, "language": 0}
+    parameters: dict[PartName, int] = dict.fromkeys(ORDER, 0)
+    trained: dict[PartName, int] = dict.fromkeys(ORDER, 0)
     largest_trained = 0
     for name, parameter in model.named_parameters():
         part = family.part_of(name)
@@ -69,16 +73,21 @@ def describe(config: PretrainedConfig, recipe: Recipe, layout: LayoutName = "sha
     linear = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head]
     in_language = [m.weight.numel() for name, m in linear if family.part_of(name) == "language"]
     lora = 0
+    adapted: dict[PartName, int] = dict.fromkeys(ORDER, 0)
     if recipe.adapter.kind != "none":
         wanted = set(lora_layers(model, family, tuning))
-        sizes = [(m.in_features, m.out_features) for name, m in linear if name in wanted]
         rank, dora = recipe.adapter.rank, recipe.adapter.use_dora
-        lora = sum(rank * (a + b) + (b if dora else 0) for a, b in sizes)
+        for name, m in linear:
+            if name in wanted:
+                added = rank * (m.in_features + m.out_features) + (m.out_features if dora else 0)
+                adapted[family.part_of(name)] += added
+        lora = sum(adapted.values())
     text = config.get_text_config()
     untied, layers = head is not None and head.weight is not table.weight, text.num_hidden_layers
     autocast = recipe.train.bf16 or recipe.train.fp16
     return Architecture(
         parameters=parameters,
+        parts=_parts(whole, tuning, adapted),
         trained=trained,
         lora=lora,
         quantizable=sum(in_language),
@@ -96,6 +105,18 @@ def describe(config: PretrainedConfig, recipe: Recipe, layout: LayoutName = "sha
         tower_trains=tuning.vision != "freeze",
         head_trains=tuning.language == "full",
     )
+
+
+def _parts(whole: LoadedModel, tuning: Tuning, adapted: Mapping[PartName, int]) -> dict[PartName, PartCount]:
+    """As ``part_counts.count_parts`` counts the model that trains, without putting the adapter on it."""
+    model, family = whole.model, whole.family
+    copied = tuple(f"{path}." for path in modules_to_save(model, family, tuning))
+    beside = any(adapted.values())
+    for name, parameter in model.named_parameters():
+        trains = tuning.of(family.part_of(name)) == "full"
+        parameter.requires_grad_(trains and (not beside or name.startswith(copied)))
+    found = count_parts(model, family)
+    return {part: replace(count, trained=count.trained + adapted[part]) for part, count in found.items()}
 
 
 def weight_dtype(config: PretrainedConfig, recipe: Recipe) -> torch.dtype:
@@ -117,7 +138,7 @@ def _kept(
     if types is not None:
         text.layer_types = types[:3]
     try:
-        short = skeleton(config, recipe.model.path, dtype, layout)
+        short = skeleton(config, recipe.model.path, dtype, layout, recipe.tune.parts)
     finally:
         text.num_hidden_layers = whole
         if types is not None:

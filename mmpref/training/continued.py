@@ -11,7 +11,7 @@ from mmpref.config import Recipe
 from mmpref.errors import ConfigError
 from mmpref.models.adapter import PARTS
 from mmpref.models.adapter_folder import AdapterFolder, adapter_fingerprint, read_adapter
-from mmpref.models.load import family_of_config, load_config
+from mmpref.models.load import family_of_config, family_with_parts, load_config
 from mmpref.rundir import model_of
 from mmpref.training.checkpoint import model_fingerprint
 from mmpref.training.plan_subject import find_config
@@ -58,7 +58,10 @@ def start_adapter(recipe: Recipe) -> AdapterFolder:
         ConfigError: there is none, or it cannot be trained further.
     """
     config, _ = find_config(recipe.model.path)
-    return read_adapter(adapter_folder(recipe), family_of_config(config))
+    family = family_of_config(config)
+    if family.name == "generic":
+        family = family_with_parts(config, recipe.tune.parts)
+    return read_adapter(adapter_folder(recipe), family)
 
 
 def adapter_folder(recipe: Recipe) -> Path:

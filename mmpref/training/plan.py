@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from mmpref.config import Recipe
 from mmpref.errors import ConfigError
+from mmpref.models.part_counts import PartCount
 from mmpref.models.reference_rule import ReferenceChoice
+from mmpref.processing.family import PartName
 from mmpref.processing.layout import LayoutName
 from mmpref.training.architecture import Architecture, weight_dtype
 from mmpref.training.gpus import GIB, LINKED, card_named, on_card
@@ -62,6 +64,8 @@ class Plan:
     source: str
     dtype_bytes: int
     """Of a weight as it is loaded."""
+    parts: Mapping[PartName, PartCount]
+    """What trains of each part, as the run tells it."""
 
     @property
     def fits(self) -> bool | None:
@@ -162,6 +166,7 @@ def make_plan(
         reference=reference,
         source=source,
         dtype_bytes=dtype.itemsize,
+        parts=model.parts,
     )
 
 

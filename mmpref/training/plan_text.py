@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mmpref.models.part_counts import in_words
 from mmpref.training.gpus import FIXED, GIB, SLACK, UTILISATION
 from mmpref.training.network import EFFICIENCY, GB
 from mmpref.training.plan import Plan
@@ -35,6 +36,7 @@ def facts(plan: Plan, *, gpu: str | None) -> tuple[Rows, list[str]]:
             f"{memory.layout}: {memory.tokens:,} tokens in a micro-batch of {train.per_device_train_batch_size}",
         ),
     ]
+    found.append(("parts", in_words(plan.parts)))
     now, other = memory.peak / GIB, plan.other_checkpointing.peak / GIB
     on, off = (now, other) if train.gradient_checkpointing else (other, now)
     found.append(("peak by checkpointing", f"{on:.2f} GiB with gradient checkpointing, {off:.2f} GiB without"))

@@ -7,25 +7,27 @@ second answer reads the first. Each check runs a few forwards and says what a fa
 from __future__ import annotations
 
 import dataclasses
-import math
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from transformers import TrainingArguments
 
 from mmpref.errors import ConfigError
+from mmpref.models.adapter import plain_name
 from mmpref.models.layout_choice import tolerance
 from mmpref.models.policy import answer_logps, answer_sums
 from mmpref.models.reference import Reference, eval_mode
-from mmpref.models.unwrap import base_model, is_engine
+from mmpref.models.unwrap import base_model, is_engine, unwrap
 from mmpref.processing.batch import PairBatch
 from mmpref.processing.collate import PairCollator
+from mmpref.processing.family import Family, PartName
 from mmpref.records import PreferencePair
 from mmpref.training.faults import describe_batch, memory_told, num_pixels, remedies_for
+from mmpref.training.learning import REENTRANT, in_places, look
 from mmpref.training.parallel.sharded import as_shards
 
 GRADIENTS = "gradients reach what trains"
@@ -71,7 +73,7 @@ def preflight(
         pairs: the training pairs; the first one and the first one with images are looked at.
         reference: as the trainer will use it; None where the loss needs none.
         autocast: the precision that training runs in.
-        args: of the training, which say what would help where memory runs out.
+        args: of the training: whether and how activations are checkpointed, and what would help where memory runs out.
 
     Raises:
         ConfigError: a check failed; says which and what it means.
@@ -109,7 +111,7 @@ def run_checks(
                 yield check(bench)
             yield _reference_is_policy(bench, reference)
         with bench.memory_told(args, forward_only=False):
-            yield _something_learns(bench)
+            yield _parts_learn(bench, args)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,12 +248,38 @@ def _head_is_logits(bench: _Bench) -> Check:
     batch = bench.batch(bench.pairs[-1:])
     one, other = (batch.by_answer(answer_logps(bench.model, batch, through_logits=whole)) for whole in (False, True))
     off = bench.difference(one, other)
+    takes = inspect.signature(base_model(bench.model).forward).parameters
+    # a text model's token types are those of BERT, if it knows any
+    if bench.collator.encoder.family.has_vision and "token_type_ids" in takes and not batch.token_types:
+        return Check(
+            name, False, "the model takes token_type_ids, which say what reads in both directions, and gets none",
+            "Prompts would be read otherwise than the model was trained: please report the model type.",
+        )  # fmt: skip
+    if batch.token_types and (ahead := bench.difference(one, _with_other_ends(bench, batch))) > bench.bound:
+        return Check(
+            name, False, f"the last token of an answer moves the tokens before it by {ahead:.3g} nats on average",
+            f"This model reads its answers in both directions: what its processor says of tokens "
+            f"({', '.join(batch.token_types)}) is not understood here; please report the model type.",
+        )  # fmt: skip
     return bench.judged(
         name, off, "tokens differ by",
         "This model changes its logits after the output head in a way that is not known here: please report the model "
         "type.",
         "; pairs are run as separate rows",
     )  # fmt: skip
+
+
+def _with_other_ends(bench: _Bench, batch: PairBatch) -> Tensor:
+    """[A, L] log-probs of the same targets when every answer's last token is another one as the model reads it.
+
+    Nothing may move: a token is predicted from what stands before it.
+    """
+    last = batch.answers.gather(1, (batch.answer_lens - 1)[:, None])[:, 0]
+    places = batch.predicts[last] + 1
+    ids = batch.input_ids.clone().flatten()
+    ids[places] = batch.targets[batch.answers[:, 0]]  # a token of text
+    changed = dataclasses.replace(batch, input_ids=ids.view_as(batch.input_ids))
+    return batch.by_answer(answer_logps(bench.model, changed))
 
 
 def _batch_is_single(bench: _Bench) -> Check:
@@ -292,43 +320,55 @@ def _reference_is_policy(bench: _Bench, reference: Reference | None) -> Check:
     )  # fmt: skip
 
 
-def _something_learns(bench: _Bench) -> Check:
+def _parts_learn(bench: _Bench, args: TrainingArguments | None) -> Check:
     name = GRADIENTS
     if is_engine(bench.model):
         return Check(name, None, "DeepSpeed takes gradients away as they come; grad_norm of the first step tells")
     as_shards(bench.model)
-    trained = [(key, value) for key, value in bench.model.named_parameters() if value.requires_grad]
-    before = [value.grad for _, value in trained]
-    for _, value in trained:
-        value.grad = None
-    try:
-        with torch.enable_grad(), eval_mode(bench.model), bench.autocast():
-            batch = bench.batch(bench.pairs[-1:])
-            chosen, rejected = batch.halves(answer_sums(bench.model, batch))
-            loss = chosen.sum() if rejected is None else (chosen - rejected).sum()
-        if loss.requires_grad:
-            loss.backward()
-        sizes = {key: _size(value.grad) for key, value in trained if value.grad is not None}
-        reached = [key for key, size in sizes.items() if size != 0]
-        broken = [key for key, size in sizes.items() if not math.isfinite(size)]
-    finally:
-        for (_, value), gradient in zip(trained, before, strict=True):
-            value.grad = gradient
-    if reached and not broken:
-        unused = len(trained) - len(sizes)
-        return Check(name, True, f"{len(reached)} of {len(trained)} trained tensors get one", unused=unused)
-    if broken:
+    family = bench.collator.encoder.family
+    blind = [part for part in _trained_parts(bench.model, family) if part != "language"]
+    shown = next((pair for pair in bench.pairs if pair.images), None)
+    if blind and shown is None:
         return Check(
-            name, False, f"{len(broken)} of {len(trained)} gradients are not finite (first {broken[0]})",
+            name, False, f"{' and '.join(blind)} shall train, and no training pair has an image",
+            f"Set {', '.join(f'tune.{part}=freeze' for part in blind)}, or train on pairs with images.",
+        )  # fmt: skip
+
+    def loss() -> Tensor:
+        with bench.autocast():
+            batch = bench.batch([bench.pairs[-1] if shown is None else shown])
+            chosen, rejected = batch.halves(answer_sums(bench.model, batch))
+            return chosen.sum() if rejected is None else (2 * chosen - rejected).sum()
+
+    found = look(bench.model, family, loss, args)
+    if broken := found.broken:
+        return Check(
+            name, False, f"{len(broken)} of {len(found.tensors)} gradients are not finite (first {broken[0]})",
             "Train in bf16 or float32 in place of fp16, and look at the pair named first in the data.",
         )  # fmt: skip
-    return Check(
-        name, False, f"none of {len(trained)} trained tensors gets a gradient",
-        "Nothing would be learnt: look at the tune and adapter sections, and at quantised layers in eval mode.",
-    )  # fmt: skip
+    if found.lost:
+        how, fix = ("reentrant ", REENTRANT) if found.reentrant else ("", "train.gradient_checkpointing=false")
+        parts = dict.fromkeys(one.part for one in found.tensors if one.name in found.lost)
+        return Check(
+            name, False, f"{found.counts()}; {how}gradient checkpointing cuts off {in_places(found.lost)}",
+            f"These tensors of {' and '.join(parts)} would learn nothing: set {fix}.",
+        )  # fmt: skip
+    if not any(one.reached for one in found.tensors):
+        return Check(
+            name, False, f"none of {len(found.tensors)} trained tensors gets a gradient",
+            "Nothing would be learnt: look at the tune and adapter sections, and at quantised layers in eval mode.",
+        )  # fmt: skip
+    if idle := found.idle:
+        return Check(
+            name, False, f"{found.counts()}: nothing of {' and '.join(idle)} gets one",
+            f"The loss does not depend on it: set {', '.join(f'tune.{part}=freeze' for part in idle)}, or look at "
+            "the adapter section, and at quantised layers in eval mode.",
+        )  # fmt: skip
+    missed = found.not_reached()
+    remark = f"; none for {missed}, which the loss does not depend on" if missed else ""
+    return Check(name, True, f"{found.counts()} tensors get one{remark}", unused=found.unused)
 
 
-def _size(gradient: Tensor) -> float:
-    """Its norm; over all ranks where it is sharded."""
-    norm = gradient.float().norm()
-    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+def _trained_parts(model: nn.Module, family: Family) -> list[PartName]:
+    named = unwrap(model).named_parameters()
+    return list(dict.fromkeys(family.part_of(plain_name(name)) for name, value in named if value.requires_grad))

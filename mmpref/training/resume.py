@@ -44,6 +44,8 @@ def facts_of(recipe: Recipe, train_hashes: Sequence[str], *, processes: int = 1)
     kwargs = tree["processing"].pop("template_kwargs")
     if kwargs:  # one fact, whose parts may have any names; runs from before this key have none
         tree["processing"]["template_kwargs"] = json.dumps(kwargs, sort_keys=True)
+    if not recipe.tune.parts:
+        del tree["tune"]["parts"]
     train = tree["train"]
     train["pairs_per_update"] = (
         train.pop("per_device_train_batch_size") * train.pop("gradient_accumulation_steps") * processes

@@ -21,6 +21,7 @@ from mmpref.config import Recipe, SourceSection
 from mmpref.data.quarantine import Quarantine
 from mmpref.errors import CheckpointError, StoppedError
 from mmpref.losses.objective import Objective
+from mmpref.models.part_counts import as_facts
 from mmpref.rundir import Claim, RunDir, State, claim_output
 from mmpref.training.alarms import Alarms
 from mmpref.training.arguments import refused_by_transformers, rehearse, training_arguments
@@ -276,6 +277,7 @@ def _complete(run: RunDir, recipe: Recipe, data: RunData, ready: Setup, world: W
         reference=None if ready.reference is None else ready.reference.explanation,
         trained_parameters=ready.trained,
         parameters=ready.total,
+        parts=as_facts(ready.parts),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,11 +14,13 @@ from mmpref.losses.objective import Objective
 from mmpref.models.adapter import AdapterSettings, Tuning, count_parameters, prepare
 from mmpref.models.layout_choice import Layout, choose_layout
 from mmpref.models.load import LoadedModel, load
+from mmpref.models.part_counts import PartCount, count_parts, in_words
 from mmpref.models.quantize import QuantizationSettings
 from mmpref.models.reference import Reference, choose_reference
 from mmpref.models.reference_rule import start_of
 from mmpref.processing.collate import PairCollator
 from mmpref.processing.encode import PairEncoder
+from mmpref.processing.family import PartName
 from mmpref.processing.fitting import FitPlan
 from mmpref.records import PreferencePair
 from mmpref.training.continued import adapter_folder, describe_start
@@ -41,6 +43,7 @@ class Setup:
     eval: FitPlan
     trained: int  # parameters
     total: int
+    parts: Mapping[PartName, PartCount]
 
 
 def set_up(
@@ -65,12 +68,14 @@ def set_up(
     if recipe.adapter.path is not None:
         say(describe_start(recipe))
     trained, total = count_parameters(loaded.model)
+    parts = count_parts(loaded.model, loaded.family)
     encoder = encoder_of(recipe, loaded)
     train, held_out = fit_data(recipe, data, encoder, say)
     for note in encoder.chat.notes.values():
         say(f"template: {note}")
     aside = len(data.quarantine)
     say(f"{len(train.pairs)} pairs, {aside} rows in quarantine; {trained:,} of {total:,} parameters train")
+    say(f"parts: {in_words(parts)}")
     longest = max(train.longest, held_out.longest)
     layout = world.first_does(  # where one rank reads the weights for all, the others have none to try a layout with
         lambda: choose_layout(loaded.model, loaded.family, recipe.model.attention, max_length=longest)
@@ -92,7 +97,7 @@ def set_up(
             fill(reference, recipe, loaded.model, collator, [*train.pairs, *held_out.pairs], device, say, world)
     if reference is not None:
         say(f"reference: {reference.explanation}")
-    return Setup(loaded, reference, layout, collator, train, held_out, trained, total)
+    return Setup(loaded, reference, layout, collator, train, held_out, trained, total, parts)
 
 
 def _reference(
@@ -161,6 +166,7 @@ def _load_model(recipe: Recipe, world: World = ALONE) -> LoadedModel:
         min_pixels=recipe.processing.min_pixels,
         max_pixels=recipe.processing.max_pixels,
         trainable=True,
+        parts=tune.parts,
     )
     set_seed(recipe.seed)  # where weights are divided as they are read, reading them draws numbers
     return prepare(

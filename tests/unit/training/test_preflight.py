@@ -194,6 +194,16 @@ def test_weights_that_nothing_reaches_are_found() -> None:
     refused(loaded, NAMES[5], f"none of {trained} trained tensors gets a gradient", "Nothing would be learnt")
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_tower_that_trains_is_judged_by_a_pair_with_a_picture(turned: bool) -> None:
+    loaded = fresh("llava", (Tuning(vision="full", projector="full", language="full"), None))
+    rows = [pair("seen"), pair("text", images=())]
+    found = run(loaded, rows=rows[::-1] if turned else rows)[-1]
+    assert found.passed
+    assert "vision" in found.detail
+    refused(loaded, NAMES[5], "vision and projector shall train, and no training pair has an image", rows=rows[1:])
+
+
 def test_a_gradient_that_is_not_finite_is_found() -> None:
     loaded = fresh("text")
     name, parameter = next((n, p) for n, p in loaded.model.named_parameters() if p.requires_grad)
