@@ -75,7 +75,7 @@ def _own_rate(part: str) -> Belongs:
 
     return Belongs(
         keys=(f"train.learning_rates.{part}",),
-        to=f"a part that trains, and tune.{part} is freeze",
+        to=f"a part that trains, and nothing in {part} trains (tune.{part} is freeze)",
         holds=trains,
         so=lambda recipe: (f"tune.{part}={'full' if recipe.adapter.kind == 'none' else 'lora'}",),
     )
@@ -221,7 +221,7 @@ def _contradictions(recipe: Any, later: Mapping[str, bool]) -> Iterator[Problem]
         yield _clash("data.eval and data.held_out are both given", ["data.held_out=0"], ["data.eval=[]"])
     if adapter.kind == "qlora" and adapter.quantization == "int8":
         yield _clash(
-            "adapter.kind qlora is 4 bits, and adapter.quantization is int8",
+            "adapter.kind qlora is 4 bits; for 8 bits write kind: lora with quantization: int8",
             ["adapter.quantization=null"],
             ["adapter.kind=lora", "adapter.quantization=int8"],
         )

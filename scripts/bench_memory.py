@@ -301,7 +301,7 @@ def recipe_for(case: dict[str, Any]) -> Any:
     from mmpref.config import build_recipe
 
     kind = {"full": "none"}.get(case.get("mode", "lora"), case.get("mode", "lora"))
-    adapter = {"kind": kind, "rank": case.get("rank", 16)}
+    adapter = {"kind": kind} if kind == "none" else {"kind": kind, "rank": case.get("rank", 16)}
     adapter |= {key: case[key] for key in ("dropout", "use_dora", "quantization", "double_quant") if key in case}
     tune = {"language": "full" if kind == "none" else "lora"}
     tune |= {key: case[key] for key in ("vision", "projector") if key in case}

@@ -5,6 +5,7 @@ Everything that trains, plans or checks a recipe takes its objective from here, 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from mmpref.left_over import Cure, Problem, refuse_left_over
 from mmpref.losses import build_objective, resolve, resolve_tau_good
 from mmpref.losses.loss_line import loss_line
 from mmpref.losses.objective import Objective
+from mmpref.losses.settings import SuspiciousLossWarning
 from mmpref.models.reference_rule import reference_of
 from mmpref.records import PreferencePair
 from mmpref.rundir import RunDir
@@ -55,9 +57,11 @@ def objective_of(recipe: Recipe) -> Objective:
 
 def objective_from(loss: Mapping[str, Any]) -> Objective:
     """The objective of a ``loss:`` section, as :func:`objective_of` makes it."""
-    uni = resolve(loss)["uni"]
+    uni = _quietly(loss)["uni"]
     known = {**loss, "uni": {**uni, "tau_good": 0.0}} if uni and isinstance(uni["tau_good"], str) else loss
-    return build_objective(known)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SuspiciousLossWarning)
+        return build_objective(known)
 
 
 def objective_for(loss: Mapping[str, Any], pairs: Sequence[PreferencePair]) -> Objective:
@@ -66,13 +70,18 @@ def objective_for(loss: Mapping[str, Any], pairs: Sequence[PreferencePair]) -> O
 
 
 def resolved(recipe: Recipe) -> Recipe:
-    """The recipe with every key of its loss written out."""
+    """The recipe with every key of its loss written out; here alone what looks wrong in it is warned of."""
     return with_loss(recipe, resolve(recipe.loss.as_mapping()))
+
+
+def settings_of(recipe: Recipe) -> dict[str, Any]:
+    """Every key of a recipe's loss with its value."""
+    return _quietly(recipe.loss.as_mapping())
 
 
 def asked_quantile(recipe: Recipe) -> str | None:
     """``median`` or ``qNN`` where the recipe leaves ``loss.uni.tau_good`` to the scores, and something reads it."""
-    uni = resolve(recipe.loss.as_mapping())["uni"]
+    uni = settings_of(recipe)["uni"]
     return uni["tau_good"] if uni and isinstance(uni["tau_good"], str) and uni["nll_lambda"] else None
 
 
@@ -125,7 +134,7 @@ def line_of(recipe: Recipe, *, reference: str | None = None, settled: SettledSco
         reference: the kind that is used, where the model has been seen; by default what the recipe leads to.
         settled: where ``tau_good`` comes from, if it was taken from the scores.
     """
-    settings = resolve(recipe.loss.as_mapping())
+    settings = settings_of(recipe)
     needs_reference = objective_from(recipe.loss.as_mapping()).needs_reference
     kind = reference or reference_of(recipe, needs_reference=needs_reference).kind
     scores = settled.words if settled else " of the training scores" if asked_quantile(recipe) else ""
@@ -134,10 +143,16 @@ def line_of(recipe: Recipe, *, reference: str | None = None, settled: SettledSco
 
 def facts_for_manifest(recipe: Recipe, line: str, settled: SettledScore | None) -> dict[str, Any]:
     """What a run keeps about its loss."""
-    kept: dict[str, Any] = {"loss": resolve(recipe.loss.as_mapping()), "loss_line": line}
+    kept: dict[str, Any] = {"loss": settings_of(recipe), "loss_line": line}
     if settled is not None:
         kept[SETTLED] = {"rule": settled.rule, "value": settled.value, "scores": settled.scores}
     return kept
+
+
+def _quietly(loss: Mapping[str, Any]) -> dict[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SuspiciousLossWarning)
+        return resolve(loss)
 
 
 def _stored(run: RunDir) -> SettledScore | None:

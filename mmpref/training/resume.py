@@ -13,6 +13,7 @@ from mmpref.losses import resolve
 from mmpref.rundir import RunDir, versions
 from mmpref.training.checkpoint import differences, model_fingerprint, newest_complete, verify
 from mmpref.training.continued import start_facts
+from mmpref.training.loss_of import settings_of
 
 Say = Callable[[str], None]
 _MOVE_NO_WEIGHT = (
@@ -53,7 +54,7 @@ def facts_of(recipe: Recipe, train_hashes: Sequence[str], *, processes: int = 1)
     for name in _MOVE_NO_WEIGHT:
         tree["train"].pop(name)
     # a preset is a name, and what it means may change between versions; without a balance this is null as it was
-    tree["loss"]["ada"] = resolve(recipe.loss.as_mapping())["ada"]
+    tree["loss"]["ada"] = settings_of(recipe)["ada"]
     tree["model"] = {"files": model_fingerprint(recipe.model.path), "dtype": recipe.model.dtype}
     tree["data"] = {"train": list(train_hashes)}
     tree["versions"] = {name: version for name, version in versions().items() if name in ("torch", "transformers")}

@@ -103,7 +103,7 @@ def test_lora_on_a_base_in_8_bits_learns(place: Place, models: Path, few: str, t
 
 
 @pytest.mark.parametrize(("section", "message"), [
-    ("{kind: none, quantization: nf4}", "quantization is for LoRA"),
+    ("{kind: none, quantization: nf4}", "adapter.quantization would do nothing: it belongs to LoRA"),
     ("{kind: qlora, quantization: int8}", "for 8 bits write kind: lora with quantization: int8"),
     ("{kind: lora, init: pizza}", "'adapter.init'"),
     ("{kind: qlora, init: pissa}", "splits the base's own weights"),
