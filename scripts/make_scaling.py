@@ -62,7 +62,7 @@ def recipe(
     tree = {
         "output": "unused", "model": {"path": MODELS[model], "dtype": "bfloat16"}, "data": {"train": "unused"},
         "loss": {"name": "uni_dpo", "uni": {"tau_good": 2.5}},
-        "adapter": {"kind": "none" if full else mode, "rank": 32},
+        "adapter": {"kind": "none"} if full else {"kind": mode, "rank": 32},
         "tune": {"projector": "full", "language": "full"} if full else {"language": "lora"},
         "reference": {"kind": "cache" if full else "auto"},
         "train": {"learning_rate": 1e-6, "bf16": True, "gradient_checkpointing": True, "optim": optim,

@@ -174,7 +174,7 @@ def test_the_global_batch_is_over_all_gpus() -> None:
 @pytest.mark.parametrize(("name", "arguments", "message"), [
     (QLORA, ["--gpus", "8", "--strategy", "zero3"], "a base in 4 bits cannot be sharded by DeepSpeed ZeRO"),
     (QLORA, ["--gpus", "8", "--strategy", "zero2"], "a base in 4 bits cannot be sharded by DeepSpeed ZeRO"),
-    (QLORA, ["--gpus", "8", "--strategy", "fsdp2"], "use train.optim=adamw_torch_fused"),
+    (QLORA, ["--gpus", "8", "--strategy", "fsdp2"], "use `train.optim=adamw_torch_fused`"),
     (FULL, ["--gpus", "8", "--strategy", "zero3"], "use reference.kind=cache, which keeps no second model"),
     (QLORA, ["--gpus", "8", "--strategy", "fsdp2", "adapter={kind: lora, quantization: int8}", "train.optim=sgd"],
      "an 8-bit base cannot be sharded by FSDP2"),
