@@ -223,7 +223,7 @@ def test_a_resumed_run_killed_again_has_every_line_once(
 
 
 def test_an_alarm_of_a_resumed_run_stands_where_an_undisturbed_one_has_it(place: Place, tmp_path: Path) -> None:
-    changes = (*CHANGES, "train.max_steps=5", "train.eval_steps=null", "data.eval=[]")
+    changes = (*CHANGES, "train.max_steps=5", "data.eval=[]")
 
     def easily_alarmed() -> None:
         alarms.LARGE_MARGIN = -100.0
