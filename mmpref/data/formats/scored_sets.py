@@ -139,7 +139,7 @@ def _chat_pair(
     first = next((said for role, said in better if role == "user"), "")
     if asked.strip() != first.strip():
         raise fault("prompt_differs", "'prompt' is not the first thing that the user says")
-    if has(row, "messages"):  # as a rule, the preferred conversation once more
+    if has(row, "messages") and row["messages"] != row["chosen"]:  # as a rule, the preferred conversation once more
         refuse_unread({"messages": row["messages"]}, images=(), texts=[said for _, said in (*better, worse[-1])])
     ids = ("id",) if row.get("prompt_id") is None else ("id", "prompt_id")
     images = images_of(row, options)
