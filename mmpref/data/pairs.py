@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from mmpref.data.placeholders import refuse_marks
+from mmpref.data.placeholders import OURS, refuse_marks
 from mmpref.data.quarantine import RowError
 from mmpref.errors import DataError
 from mmpref.records import ROLES, ImageRef, Message, Part, PreferencePair
@@ -272,7 +272,7 @@ def _message(item: Any, place: int, asides: dict[str, list[Any]]) -> Message:
         if not text.strip() and role != "system":
             raise _fault("empty_turn", f"prompt[{place}] ({role}) has no text")
         if "<" in text:  # text that is meant letter by letter stands in a part
-            refuse_marks(text, f"prompt[{place}]", has_images=False)
+            refuse_marks(text, f"prompt[{place}]", has_images=False, advice=OURS)
         return Message(role, (Part("text", text),))
     if not isinstance(content, list | tuple):
         raise _fault(

@@ -286,6 +286,8 @@ def refuse_unread(left: Row, *, images: Sequence[Any], texts: Iterable[str], tol
     for key, value in left.items():
         column = column_of(key)
         if column is None:
+            if not images and type(value) is dict and key not in told:
+                refuse_media_inside([value], key)
             if not looks_like_media(value):
                 continue
         elif column.use == "early" or is_empty(value):
@@ -307,6 +309,20 @@ def refuse_unread(left: Row, *, images: Sequence[Any], texts: Iterable[str], tol
             is_read = False
         if not is_read:
             refuse(key, kind)
+
+
+def refuse_media_inside(items: Iterable[Row], where: str) -> None:
+    """Refuse a row with media inside of an answer, or of a mapping beside a prompt without images.
+
+    Raises:
+        RowError: the first key that is on the list for images, video or audio, and holds something.
+    """
+    for item in items:
+        for key, column in listed(tuple(item)):
+            value = item[key]
+            if column.kind in _MEDIA_KINDS and column.use != "named" and not isinstance(value, int | float):
+                if not is_empty(value):
+                    refuse(f"{where}.{key}", column.kind)
 
 
 def refuse(key: str, kind: Kind) -> NoReturn:
