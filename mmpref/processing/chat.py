@@ -226,6 +226,9 @@ class ChatEncoder:
             back = self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
             if _plainly(back) == _plainly(self.template.unmark(text)):
                 continue
+            if _plainly(back).casefold() == _plainly(self.template.unmark(text)).casefold():
+                self.writer.note("case", "the tokenizer changes the case of letters, so that answers lose theirs")
+                continue
             if self.tokenizer.unk_token_id in ids:
                 self.writer.note("unknown", f"the tokenizer has no token for some characters of '{row.row_id}'")
                 continue

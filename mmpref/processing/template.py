@@ -153,7 +153,8 @@ class ChatTemplate:
     @cached_property
     def _control_tokens(self) -> re.Pattern[str]:
         tokens = self.tokenizer._get_control_tokens(self.source)
-        return chat_template_utils._get_control_token_patterns(tokens)[0]
+        pattern: re.Pattern[str] = chat_template_utils._get_control_token_patterns(tokens)[0]
+        return pattern
 
     @cached_property
     def _marks(self) -> tuple[str, str]:

@@ -243,8 +243,8 @@ class TurnWriter:
         place = 0
         for role, text in texts:
             marked = self.template.mark(text)
-            if role == "assistant" and any(closing in text for _, closing in THINK_MARKS):
-                marked = self.template.mark(text.rpartition(thought_of(text).closing if thought_of(text) else "")[2])
+            if role == "assistant" and (thought := thought_of(text)) is not None:  # past thoughts are left out
+                marked = self.template.mark(thought.content)
             found = asked.find(marked.strip(), place)
             if found < 0:
                 found = asked.find(marked.strip())
@@ -338,7 +338,8 @@ class TurnWriter:
         """Raises ConfigError where even the plainest conversation is not held."""
         if not row.answers:
             return
-        plain = Row("", user_turn("Is it?", num_images=0), ("Yes, it is.",), "", {})
+        images = any(message.num_images for message in row.messages)
+        plain = Row("", user_turn("Is it?", num_images=int(images)), ("Yes, it is.",), "", {})
         for way in self._ways(plain):
             try:
                 self._by(way, plain)

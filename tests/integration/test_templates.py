@@ -10,20 +10,25 @@ from pathlib import Path
 import pytest
 
 from mmpref.cli import main
+from mmpref.cli_eval import _template_kwargs
+from mmpref.config import load_recipe
 from mmpref.rundir import RunDir
+from mmpref.training.checkpoint import differences
+from mmpref.training.resume import facts_of
 from tests.integration.conftest import Place
 
-THINKS = "{% if add_generation_prompt %}{{ '<think>\n\n</think>\n\n' if enable_thinking is false else '' }}{% endif %}"
-BEFORE = "{% if message.role == 'assistant' and loop.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+TEXTS = ("part['text']", "' ' + message['content']")
 
 
-def model_with(place: Place, folder: Path, change: tuple[str, str], end: str = "") -> Path:
+def model_with(place: Place, folder: Path, changes: dict[str, str]) -> Path:
     """The small model with another template."""
     shutil.copytree(place.model, folder)
     file = folder / "chat_template.jinja"
     template = file.read_text()
-    assert change[0] in template
-    file.write_text(template.replace(*change) + end)
+    for old, new in changes.items():
+        assert old in template
+        template = template.replace(old, new)
+    file.write_text(template)
     return folder
 
 
@@ -59,10 +64,8 @@ def test_doctor_shows_a_pair_as_the_model_reads_it(
 def test_a_rewritten_row_is_quarantined_by_name_and_counted(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = (place.model / "chat_template.jinja").read_text()
-    words = "message['content']" if "message['content']" in file else "content"
-    assert words in file
-    model = model_with(place, tmp_path / "model", ("part['text']", "(part['text'] | replace('QUITE', 'quite'))"))
+    quiet = {text: f"({text} | replace('QUITE', 'quite'))" for text in TEXTS}
+    model = model_with(place, tmp_path / "model", quiet)
     data = pairs_of(place, tmp_path / "pairs.jsonl", chosen="it is QUITE red .")
     root = f"data.root={place.world.root}"
     assert main(training(place, tmp_path, model, f"data.train={data}", root, "data.eval=[]")) == 3
@@ -71,8 +74,8 @@ def test_a_rewritten_row_is_quarantined_by_name_and_counted(
     assert name in err
     assert "QUITE" in err
     assert "quite" in err
-    allowed = [f"data.train={data}", root, "data.eval=[]", "data.max_bad_fraction=0.2"]
-    assert main(training(place, tmp_path, model, *allowed, "train.per_device_train_batch_size=1")) == 0
+    allowed = [f"data.train={data}", root, "data.eval=[]", "data.max_bad_fraction=0.2", "--overwrite"]
+    assert main(training(place, tmp_path, model, *allowed)) == 0
     rows = [json.loads(line) for line in (tmp_path / "run/quarantine.jsonl").read_text().splitlines()]
     assert [row["reason"] for row in rows] == ["template"]
 
@@ -80,7 +83,7 @@ def test_a_rewritten_row_is_quarantined_by_name_and_counted(
 def test_a_template_without_any_answer_stops_the_run(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = model_with(place, tmp_path / "model", ("part['text']", "(part['text'] | reverse)"))
+    model = model_with(place, tmp_path / "model", {text: f"({text} | reverse)" for text in TEXTS})
     assert main(training(place, tmp_path, model)) == 2
     err = capsys.readouterr().err
     assert "no answer can be trained on with this chat template" in err
@@ -90,10 +93,10 @@ def test_a_template_without_any_answer_stops_the_run(
 def test_template_kwargs_are_used_refused_and_remembered(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    loop = "{% for message in messages %}"
-    model = model_with(place, tmp_path / "model", (loop, "{{ motto }}" + loop))
+    loop = "{%- for message in messages -%}"
+    model = model_with(place, tmp_path / "model", {loop: "{{ motto }}" + loop})
     kwargs = "processing.template_kwargs={moto: hello}"
-    assert main(training(place, tmp_path, model, kwargs)) == 2
+    assert main([*training(place, tmp_path, model, kwargs), f"output={tmp_path / 'mistyped'}"]) == 2
     assert "does not read 'moto'; did you mean 'motto'?" in capsys.readouterr().err
     cached = ["reference.kind=cache", f"reference.cache={tmp_path / 'cache'}", "train.save_steps=1"]
     kwargs = "processing.template_kwargs={motto: hello}"
@@ -105,5 +108,12 @@ def test_template_kwargs_are_used_refused_and_remembered(
     err = capsys.readouterr().err
     assert "the reference cache" in err
     assert "processing.template_kwargs: {'motto': 'hello'} then, {'motto': 'bye'} now" in err
-    assert main([*other, "train.max_steps=3", "--resume"]) == 6
-    assert "processing.template_kwargs" in capsys.readouterr().err
+    file = RunDir(tmp_path / "run").recipe_file
+    same, changed, none = (
+        facts_of(load_recipe(file, [f"processing.template_kwargs={text}"]), ["hash"])
+        for text in ("{motto: hello}", "{motto: bye}", "{}")
+    )
+    assert [line.partition(":")[0] for line in differences(same, changed)] == ["processing.template_kwargs"]
+    assert "processing.template_kwargs" not in none  # as in runs from before the key
+    assert _template_kwargs(None, str(tmp_path / "run")) == {"motto": "hello"}  # a run is asked as it was trained
+    assert _template_kwargs("{motto: bye}", str(tmp_path / "run")) == {"motto": "bye"}

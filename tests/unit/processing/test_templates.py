@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from mmpref.errors import ConfigError
-from mmpref.processing import ChatEncoder, EncodeError
+from mmpref.processing import ChatEncoder, EncodeError, PairEncoder, family_of
+from mmpref.processing.fitting import plan_fit
 from mmpref.records import Message, user_turn
-from tests.tiny_vlms import CHATML, TINY, make_tokenizer, turn
+from tests.tiny_vlms import CHATML, TINY, draw, make_tokenizer, pair, turn
 from tests.unit.processing.chat_templates import learnt, own_rendering, text_of, tokenizer_for, trl_templates
 
 # family of a template in the TRL package -> the end of its turns
@@ -101,7 +102,7 @@ def test_one_thinking_answer_beside_a_plain_one_is_refused_where_their_prompts_w
                 text.lstrip(" ") for text in learnt(chat, chat.encode("p", user_turn("what ?", num_images=0), pair))
             ]
         else:
-            with pytest.raises(EncodeError, match="'p'.*template") as caught:
+            with pytest.raises(EncodeError, match=r"'p'.*template") as caught:
                 chat.encode("p", user_turn("what ?", num_images=0), pair)
             assert caught.value.reason == "template", name
 
@@ -162,6 +163,39 @@ def test_what_a_prompt_opens_is_said() -> None:
     assert "without that opening" in chat.notes["left open"]
     chat.encode("q", user_turn("what ?", num_images=0), THOUGHT)
     assert "opens a think block" in chat.notes["opening"]
+
+
+IMAGES = {  # template of TRL -> the small model whose processor has its tokens
+    "qwen2_5_vl": "qwen2_5_vl",
+    "qwen3_vl": "qwen3_vl",
+    "qwen3_5_think": "qwen3_vl",
+    "qwen3_6": "qwen3_vl",
+    "qwen3_8": "qwen3_vl",
+    "llava_next": "llava_next",
+    "idefics3": "idefics3",
+    "smolvlm": "smolvlm",
+    "lfm2_2_5_vl": "llava",
+}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_rows_with_images_are_learnt_by_the_templates_that_take_them(name: str) -> None:
+    processor = TINY[IMAGES[name]].processor()
+    processor.chat_template = trl_templates()[name]
+    family = family_of(IMAGES[name], has_vision=True)
+    encoder = PairEncoder(processor, family)
+    for answers in (PLAIN, THOUGHT):
+        row = pair(images=("60x30-1", "28x28-2"), chosen=answers[0], rejected=answers[1])
+        encoded = encoder.encode(row, draw)
+        plan = plan_fit([row], encoder, lambda ref: draw(ref).size)
+        assert plan.fits[0].prompt == len(encoded.prompt)
+        assert encoded.vision
+        prompt = encoder.chat.tokenizer.decode(encoded.prompt_ids.tolist())
+        for answer, (_, ids) in zip(answers, filter(None, encoded.sides()), strict=True):
+            text = encoder.chat.tokenizer.decode(ids.tolist())
+            given = answer.removeprefix("<think>\n") if prompt.endswith("<think>\n") else answer
+            assert text.strip() == f"{given}{end_for(name)}"
+        assert prompt.count("<think>") == prompt.count("</think>") or answers is THOUGHT
 
 
 # --- templates of our own: one for each kind of fault --------------------------------------------------------------
@@ -226,7 +260,7 @@ REWRITTEN = {
 def test_a_rewritten_answer_is_refused_with_both_texts(kind: str) -> None:
     chat = made(REWRITTEN[kind])
     answer = "<think>\nso & so\n</think>\n\nred  and\n<b>blue</b> in the middle of it"
-    with pytest.raises((EncodeError, ConfigError), match="given '.*written '.*no switches") as caught:
+    with pytest.raises((EncodeError, ConfigError), match=r"given '.*written '.*no switches") as caught:
         ask(chat, answer, "no", row="row 7")
     assert "row 7" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -248,7 +282,7 @@ HOPELESS = {
 
 @pytest.mark.parametrize("kind", HOPELESS)
 def test_a_template_that_can_hold_no_answer_stops_the_run(kind: str) -> None:
-    with pytest.raises(ConfigError, match="no answer can be trained on.*'p'"):
+    with pytest.raises(ConfigError, match=r"no answer can be trained on.*'p'"):
         ask(made(HOPELESS[kind]))
 
 
@@ -280,7 +314,7 @@ def test_strings_are_tried_where_parts_are_printed_and_parts_where_strings_are_d
 def test_a_dropped_system_prompt_is_refused_and_a_merged_one_is_not() -> None:
     system = (turn("system", "be brief ."), turn("user", "what ?"))
     drops = CHATML.replace("{% for message in messages %}", "{% for message in messages if message.role != 'system' %}")
-    with pytest.raises(EncodeError, match="leaves out or rewrites the system message 'be brief .'"):
+    with pytest.raises(EncodeError, match=r"leaves out or rewrites the system message 'be brief .'"):
         ask(ChatEncoder(make_tokenizer(template=drops)), prompt=system)
     merged = (
         "{% set first = messages[0]['content'] ~ '\n\n' if messages[0].role == 'system' else '' %}{{ first }}" + drops
@@ -296,9 +330,9 @@ def test_what_a_template_raises_is_one_line_with_row_and_template() -> None:
     wrong_type = CHATML.replace(
         "{{ message['role'] }}", "{{ message['role'] + 1 if message.role == 'system' else message.role }}"
     )
-    with pytest.raises(EncodeError, match="'p'.*TypeError: can only concatenate"):
+    with pytest.raises(EncodeError, match=r"'p'.*TypeError: can only concatenate"):
         ask(ChatEncoder(make_tokenizer(template=wrong_type)), prompt=(turn("system", "x"), turn("user", "y")))
-    with pytest.raises(ConfigError, match="chat template of .* cannot be read"):
+    with pytest.raises(ConfigError, match=r"chat template of .* cannot be read"):
         ChatEncoder(make_tokenizer(template="{% if %}"))
 
 
@@ -336,7 +370,7 @@ def test_a_row_s_own_kwargs_stand_over_the_recipe_s() -> None:
     assert text_of(chat, other.prompt) == text_of(chat, plain.prompt) + "<think>\n\n</think>\n\n"
     assert '"name": "look"' in text_of(chat, armed.prompt)
     assert chat.encode("p", user_turn("what ?", num_images=0), ()) == plain
-    with pytest.raises(EncodeError, match="'q'.*does not read 'tool'"):
+    with pytest.raises(EncodeError, match=r"'q'.*does not read 'tool'"):
         chat.encode("q", user_turn("what ?", num_images=0), PLAIN, template_kwargs={"tool": tools})
 
 
