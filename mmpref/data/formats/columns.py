@@ -320,9 +320,9 @@ def refuse_media_inside(items: Iterable[Row], where: str) -> None:
     for item in items:
         for key, column in listed(tuple(item)):
             value = item[key]
-            if column.kind in _MEDIA_KINDS and column.use != "named" and not isinstance(value, int | float):
-                if not is_empty(value):
-                    refuse(f"{where}.{key}", column.kind)
+            is_media = column.kind in _MEDIA_KINDS and not isinstance(value, int | float)
+            if is_media and not is_empty(value):
+                refuse(f"{where}.{key}", column.kind)
 
 
 def refuse(key: str, kind: Kind) -> NoReturn:
