@@ -123,8 +123,9 @@ def _pair(pair: PreferencePair, album: _Album) -> dict[str, Any]:
     }
     if pair.response_prefix:
         card["prefix"] = _cut(pair.response_prefix)
-    if pair.meta:
-        card["meta"] = _cut(json.dumps(dict(pair.meta), ensure_ascii=False, indent=1, default=str), 4000)
+    more = {**({"template_kwargs": pair.template_kwargs} if pair.template_kwargs else {}), **pair.meta}
+    if more:
+        card["meta"] = _cut(json.dumps(more, ensure_ascii=False, indent=1, default=str), 4000)
     if pair.rejected is None:
         return card | {"chosen": _unmarked(pair.chosen), "words": [count_words(pair.chosen), None]}
     if pair.rejected_images is not None:

@@ -212,7 +212,8 @@ def canonical_rows(row: Mapping[str, Any], name: str, options: FormatOptions, *,
     """
     if _is_canonical(row, name):
         return [row]
-    options = options if options.place else replace(options, place=place)
+    if options.place is None and row.get("id") is None:
+        options = replace(options, place=place)  # the name of a row without an id
     try:
         return list(read_row(row, None if name == "auto" else format_named(name), options)[1])
     except RowError as fault:

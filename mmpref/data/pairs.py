@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from mmpref.data.placeholders import refuse_marks
+from mmpref.data.placeholders import OURS, refuse_marks
 from mmpref.data.quarantine import RowError
 from mmpref.errors import DataError
 from mmpref.records import ROLES, ImageRef, Message, Part, PreferencePair
@@ -271,8 +271,8 @@ def _message(item: Any, place: int, asides: dict[str, list[Any]]) -> Message:
         text = content if content.isascii() else _clean(content, f"prompt[{place}]")
         if not text.strip() and role != "system":
             raise _fault("empty_turn", f"prompt[{place}] ({role}) has no text")
-        if "<" in text or "[" in text:  # text that is meant letter by letter stands in a part
-            refuse_marks(text, f"prompt[{place}]", has_images=False)
+        if "<" in text:  # text that is meant letter by letter stands in a part
+            refuse_marks(text, f"prompt[{place}]", has_images=False, advice=OURS)
         return Message(role, (Part("text", text),))
     if not isinstance(content, list | tuple):
         raise _fault(
@@ -295,6 +295,11 @@ def _named_turn(item: Any, place: int, asides: dict[str, list[Any]]) -> Mapping[
 
 
 def _part(item: Any, turn: int, number: int, asides: dict[str, list[Any]]) -> Part:
+    if type(item) is dict:  # nearly all of them
+        if item == {"type": "image"}:
+            return Part("image")
+        if len(item) == 2 and item.get("type") == "text" and type(item.get("text")) is str and item["text"].isascii():
+            return Part("text", item["text"])
     name = f"prompt[{turn}].content[{number}]"
     if isinstance(item, Mapping):
         # a parquet reader fills the key that a part does not have with None

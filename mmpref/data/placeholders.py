@@ -22,7 +22,11 @@ _ABOUT_MARKUP = re.compile(r"</(?!img>)|`|\b(?:HTML|XML|SVG|tags?|elements?|mark
 _REASONS = {"video": "video", "audio": "audio", "bbox": "boxes", "ref-object": "boxes"}
 
 
-def refuse_marks(text: str, where: str, *, has_images: bool) -> None:
+OURS = "an image's place is a part {type: image}, and text that is meant letter by letter is a part {type: text}"
+"""What to do in our own rows."""
+
+
+def refuse_marks(text: str, where: str, *, has_images: bool, advice: str = "") -> None:
     """Refuse a text of the prompt that holds a mark of media which is no image place.
 
     Where the row has no image, a text that plainly speaks about markup (a closing tag, a backtick, the word HTML or
@@ -41,7 +45,7 @@ def refuse_marks(text: str, where: str, *, has_images: bool) -> None:
         return
     kind = next((name for name in _REASONS if name in mark), "")
     if not kind:
-        advice = "a place that no image fills; give the image under 'images', or take the mark out"
+        advice = advice or "a place that no image fills; give the image under 'images', or take the mark out"
     elif kind in ("video", "audio"):
         advice = f"{kind} is not supported, only images and text are"
     else:

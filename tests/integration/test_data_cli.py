@@ -314,3 +314,67 @@ def test_check_warns_of_scores_that_are_the_wrong_way_round(tmp_path: Path) -> N
     result = call("check", tmp_path / "rows.jsonl", "--out", tmp_path / "out")
     assert code(result) == 0
     assert "1 of 5 scored pairs have the higher score on the rejected answer" in result.output
+
+
+PLAIN = {"prompt": "What is here?", "chosen": "A cup.", "rejected": "A dog."}
+PUT_ASIDE = {
+    "video": ({"video": "clip.mp4"}, "video"),
+    "a second image": ({"image": "0.png", "retrieved_image": "1.png"}, "unread_images"),
+    "boxes": ({"image": "0.png", "objects": {"bbox": [[1, 2, 3, 4]]}}, "boxes"),
+    "an unknown name": ({"attachment": "1.png"}, "unread_media"),
+    "a place without an image": ({"prompt": "<image>\nWhat is here?"}, "literal_placeholder"),
+}
+
+
+def test_no_row_loses_its_image_in_silence(rows: Path, tmp_path: Path) -> None:
+    """Rows with an image under another name are used with it; what cannot be read is put aside by name; the rest is
+    told with counts."""
+    used = [
+        {**PLAIN, "img_path": "0.png", "origin": "web"},
+        {**PLAIN, "image_file": "1.png", "origin": "web", "license": "CC0"},
+        {**PLAIN, "system": "Be brief."},
+    ]
+    mixed = tmp_path / "mixed.jsonl"
+    bad = [{**PLAIN, **changes} for changes, _ in PUT_ASIDE.values()]
+    mixed.write_text("".join(json.dumps(row) + "\n" for row in [*used, *bad]))
+    out = tmp_path / "checked"
+    result = call("check", mixed, "--out", out, "--workers", 1)
+    assert code(result) == 3
+    assert "column 'video' holds video" in str(result.exception)
+    report = json.loads((out / "data_report.json").read_text())
+    assert (report["read"], report["used"], report["quarantined"]) == (len(used) + len(bad), len(used), len(bad))
+    assert report["reasons"] == {reason: 1 for _, reason in PUT_ASIDE.values()}
+    assert report["images_per_pair"] == {"0": 1, "1": 2}
+    assert report["left_over"] == {"origin": 2, "license": 1}
+    assert "origin (2 rows)" in result.output
+    result = call("check", mixed, "--out", out, "--workers", 1, "--max-bad-fraction", 1)
+    assert code(result) == 0, result.exception
+
+    written = tmp_path / "written.jsonl"
+    result = call("convert", mixed, "--to", "canonical", "--out", written)
+    assert code(result) == 0, result.exception
+    assert f"{len(used) + len(bad)} rows read, {len(used)} pairs written" in " ".join(result.output.split())
+    assert "origin (2)" in result.output
+    found = [json.loads(line) for line in written.read_text().splitlines()]
+    assert [row["images"] for row in found] == [["0.png"], ["1.png"], []]
+    assert found[2]["prompt"][0] == {"role": "system", "content": [{"type": "text", "text": "Be brief."}]}
+    quarantined = (tmp_path / "written.quarantine.jsonl").read_text().splitlines()
+    assert [json.loads(line)["reason"] for line in quarantined] == [reason for _, reason in PUT_ASIDE.values()]
+
+
+def test_tools_survive_every_target_or_are_counted(rows: Path, tmp_path: Path) -> None:
+    tools = [{"type": "function", "function": {"name": "zoom", "parameters": {"type": "object"}}}]
+    given = tmp_path / "given.jsonl"
+    plain, switched = {"tools": tools}, {"tools": tools, "chat_template_kwargs": {"enable_thinking": False}}
+    given.write_text("".join(json.dumps({**PLAIN, **more}) + "\n" for more in (plain, switched)))
+    for target in ("canonical", "trl", "ms_swift", "llamafactory_alpaca", "llamafactory_sharegpt"):
+        there = tmp_path / target / "there.json"
+        result = call("convert", given, "--to", target, "--out", there)
+        assert code(result) == 0, result.exception
+        back = tmp_path / target / "back.jsonl"
+        source = f"{there.parent}" if target.startswith("llamafactory") else there
+        assert code(call("convert", source, "--to", "canonical", "--out", back)) == 0
+        found = [json.loads(line)["template_kwargs"] for line in back.read_text().splitlines()]
+        whole = target in ("canonical", "trl")
+        assert found == [{"tools": tools}, {"tools": tools, "enable_thinking": False}][: 2 if whole else 1]
+        assert ("no place for template_kwargs (1)" in " ".join(result.output.split())) is not whole

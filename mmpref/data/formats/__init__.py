@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -80,11 +81,17 @@ def detect(row: Row) -> Format:
     return _detect(standard(row, check=False))
 
 
+@functools.lru_cache(maxsize=1024)
+def _candidates(keys: tuple[object, ...]) -> tuple[Format, ...]:
+    """The formats that rows with these keys may have; asked for once for all rows with the same columns."""
+    return tuple(candidate for candidate in FORMATS.values() if candidate.key is None or candidate.key in keys)
+
+
 def _detect(row: Row) -> Format:
     found = [
         candidate
-        for candidate in FORMATS.values()
-        if (candidate.key is None or row.get(candidate.key) is not None) and candidate.matches(row)
+        for candidate in _candidates(tuple(row))
+        if (candidate.key is None or row[candidate.key] is not None) and candidate.matches(row)
     ]
     if len(found) == 1:
         return found[0]

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mmpref.data.formats.border import IMAGE_PART, Images, Message, fault, number, optional_text, read_images, shown
-from mmpref.data.formats.columns import SCORE_PAIRS, refuse_unread, spelt
+from mmpref.data.formats.columns import SCORE_PAIRS, other_scores, refuse_unread
 from mmpref.data.formats.contract import FormatOptions, Row
-from mmpref.data.formats.shared import asides_of, take_shared, with_system
+from mmpref.data.formats.shared import Shared, asides_of, take_shared, with_system
 from mmpref.data.placeholders import refuse_marks
 
 
@@ -58,18 +58,20 @@ def canonical(
     row_id, id_key = _id(row, ids, options)
     spent = {*used, *SCORE_PAIRS[0], *score_keys, "meta", "source", *([id_key] if id_key else [])}
     left = {key: value for key, value in row.items() if key not in spent and value is not None}
-    shared = take_shared(left, prefix=response_prefix)
+    shared = take_shared(left, prefix=response_prefix) if left else Shared(prefix=response_prefix)
     prompt = with_system(prompt, shared.system)
     rejected_key = "rejected_images"
     if rejected_images is None and shared.rejected_images is not None:
         rejected_key = shared.rejected_images[1]
         rejected_images = read_images(*shared.rejected_images, options)
-    refuse_unread(left, images=images.items, texts=(*_texts(prompt), chosen, rejected or ""), told=told)
-    places = sum(part == IMAGE_PART for message in prompt for part in message["content"])
+    texts = [part["text"] for message in prompt for part in message["content"] if part["type"] == "text"]
+    if left:
+        refuse_unread(left, images=images.items, texts=(*texts, chosen, rejected or ""), told=told)
+    places = sum([part == IMAGE_PART for message in prompt for part in message["content"]])
     for key, side in (("images", images), (rejected_key, rejected_images)):
         if side is not None and places != len(side.items):
             raise fault("image_count", f"the prompt has {places} image places and {key!r} has {len(side.items)} images")
-    for content in _texts(prompt):
+    for content in texts:
         refuse_marks(content, "the prompt", has_images=bool(places))
     kept = _own_meta(row)
     if images.names:
@@ -96,29 +98,18 @@ def canonical(
     return {key: value for key, value in result.items() if value is not None}
 
 
-def _texts(prompt: Sequence[Message]) -> list[str]:
-    return [part["text"] for message in prompt for part in message["content"] if part["type"] == "text"]
-
-
 def _scores(row: Row, look: bool) -> tuple[tuple[float | None, float | None], Sequence[str]]:
     """The scores of both answers and their columns. Under other names than ours they are read where both are numbers
     and no other pair of columns says otherwise."""
-    ours = [number(row.get(key), key) for key in SCORE_PAIRS[0]]
-    if ours != [None, None] or not look:
+    ours = tuple([number(row.get(key), key) for key in SCORE_PAIRS[0]])
+    if ours != (None, None) or not look:
         return (ours[0], ours[1]), ()
-    spelling = {
-        spelt(key): key
-        for key in row
-        if isinstance(key, str) and ("chosen" in key.lower() or "rejected" in key.lower())
-    }
     found: dict[tuple[float, float], list[str]] = {}
-    for names in SCORE_PAIRS:
-        if names[0] in spelling and names[1] in spelling:
-            keys = [spelling[name] for name in names]
-            values = [row[key] for key in keys]
-            if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-                chosen, rejected = (number(value, key) for value, key in zip(values, keys, strict=True))
-                found.setdefault((chosen or 0.0, rejected or 0.0), []).extend(keys)
+    for keys in other_scores(tuple(row)):
+        values = [row[key] for key in keys]
+        if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+            chosen, rejected = (number(value, key) for value, key in zip(values, keys, strict=True))
+            found.setdefault((chosen or 0.0, rejected or 0.0), []).extend(keys)
     if len(found) != 1:
         return (None, None), ()
     ((both, columns),) = found.items()

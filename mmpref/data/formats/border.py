@@ -42,12 +42,26 @@ def shown(value: Any) -> str:
 
 def has(row: Row, *keys: str) -> bool:
     """Every key is there with a value."""
-    return all(row.get(key) is not None for key in keys)
+    for key in keys:  # noqa: SIM110  twice as fast as all(): detection asks this a dozen times for every row
+        if row.get(key) is None:
+            return False
+    return True
+
+
+def has_any(row: Row, *keys: str) -> bool:
+    """One of the keys is there with a value."""
+    for key in keys:  # noqa: SIM110
+        if row.get(key) is not None:
+            return True
+    return False
 
 
 def is_text(row: Row, *keys: str) -> bool:
     """Every key holds text."""
-    return all(isinstance(row.get(key), str) for key in keys)
+    for key in keys:  # noqa: SIM110
+        if not isinstance(row.get(key), str):
+            return False
+    return True
 
 
 def is_turns(value: Any, *keys: str) -> bool:

@@ -92,6 +92,11 @@ def read_part(part: Any, name: str, inside: InParts | None) -> dict[str, str]:
     Raises:
         RowError: no image or text part; ``video`` or ``audio``, with that reason.
     """
+    if type(part) is dict:  # nearly all of them
+        if part == IMAGE_PART:
+            return dict(IMAGE_PART)
+        if len(part) == 2 and part.get("type") == "text" and type(part.get("text")) is str:
+            return {"type": "text", "text": part["text"]}
     filled = without_none(part)
     kind = filled.pop("type", None)
     for medium in ("video", "audio"):

@@ -141,17 +141,37 @@ def column_of(name: Any) -> Column | None:
     return None
 
 
+@functools.lru_cache(maxsize=1024)
+def listed(keys: tuple[Any, ...]) -> tuple[tuple[Any, Column], ...]:
+    """The columns of a row that are on the list; asked for once for all rows with the same columns."""
+    return tuple((key, column) for key in keys if (column := column_of(key)) is not None)
+
+
+@functools.lru_cache(maxsize=1024)
+def other_scores(keys: tuple[Any, ...]) -> tuple[tuple[str, str], ...]:
+    """The columns of a row that give scores of both answers under other names than ours."""
+    spelling = {spelt(key): key for key in keys if isinstance(key, str)}
+    return tuple((spelling[one], spelling[two]) for one, two in SCORE_PAIRS if one in spelling and two in spelling)
+
+
 def is_empty(value: Any) -> bool:
     """Whether a value says nothing: None, blanks, NaN, and lists and mappings of nothing else."""
-    if value is None or value == "":
+    kind = type(value)
+    if value is None or kind is bool or kind is int:
+        return value is None
+    if kind is str:
+        return not value or value.isspace()
+    if kind is list or isinstance(value, list | tuple):
+        for item in value:  # noqa: SIM110  faster than all(), and asked for every row
+            if not is_empty(item):
+                return False
         return True
-    if isinstance(value, str):
-        return not value.strip()
-    if isinstance(value, Mapping):
-        return all(is_empty(item) for item in value.values())
-    if isinstance(value, list | tuple):
-        return all(is_empty(item) for item in value)
-    return isinstance(value, float) and math.isnan(value)
+    if kind is dict or isinstance(value, Mapping):
+        for item in value.values():  # noqa: SIM110
+            if not is_empty(item):
+                return False
+        return True
+    return kind is float and math.isnan(value)
 
 
 def standard(row: Row, *, check: bool = True) -> Row:
@@ -166,10 +186,12 @@ def standard(row: Row, *, check: bool = True) -> Row:
     """
     main: list[str] = []
     empty: set[str] = set()
-    for key, value in row.items():
-        column = column_of(key)
-        if column is None or value is None:
+    for key, column in listed(tuple(row)):
+        value = row[key]
+        if value is None:
             continue
+        if type(value) is str and value and not value[0].isspace() and column.use == "late":
+            continue  # nearly all of them: text that is not empty
         if column.kind is TURNS:
             if key != "instruction" and is_empty(value):  # alpaca's may be empty, with the question in ``input``
                 empty.add(key)
@@ -212,6 +234,8 @@ def _is_count(key: str, value: Any, kind: Kind) -> bool:
 
 def _holds_images(key: str, value: Any) -> bool:
     """No numbers; and what ``media`` holds must look like images, since it may be anything."""
+    if type(value) is str and key in ("image", "images"):
+        return True
     items = value if isinstance(value, list | tuple) else [value]
     if any(isinstance(item, int | float) for item in items):
         return key in ("image", "images")
@@ -234,6 +258,8 @@ def _path_of(text: str) -> str:
 def looks_like_media(value: Any) -> bool:
     """A path or URL with the ending of a picture, video or sound, encoded media, or a list of those."""
     if isinstance(value, str):
+        if "." not in value[-40:] and "?" not in value and "#" not in value and value[:1] not in "dRi/":
+            return False
         if len(value) <= 2048 and _path_of(value).endswith(_ENDINGS):
             return "\n" not in value
         return value.startswith(_ENCODED)
@@ -259,7 +285,14 @@ def refuse_unread(left: Row, *, images: Sequence[Any], texts: Iterable[str], tol
     said: str | None = None
     for key, value in left.items():
         column = column_of(key)
-        if key in told or is_empty(value) or (column.use == "early" if column else not looks_like_media(value)):
+        if column is None:
+            if not images and type(value) is dict and key not in told:
+                refuse_media_inside([value], key)
+            if not looks_like_media(value):
+                continue
+        elif column.use == "early" or is_empty(value):
+            continue
+        if key in told:
             continue
         kind = MEDIA if column is None else column.kind
         if kind in (IMAGES, IMAGE_NAME, MEDIA):
@@ -276,6 +309,20 @@ def refuse_unread(left: Row, *, images: Sequence[Any], texts: Iterable[str], tol
             is_read = False
         if not is_read:
             refuse(key, kind)
+
+
+def refuse_media_inside(items: Iterable[Row], where: str) -> None:
+    """Refuse a row with media inside of an answer, or of a mapping beside a prompt without images.
+
+    Raises:
+        RowError: the first key that is on the list for images, video or audio, and holds something.
+    """
+    for item in items:
+        for key, column in listed(tuple(item)):
+            value = item[key]
+            is_media = column.kind in _MEDIA_KINDS and not isinstance(value, int | float)
+            if is_media and not is_empty(value):
+                refuse(f"{where}.{key}", column.kind)
 
 
 def refuse(key: str, kind: Kind) -> NoReturn:

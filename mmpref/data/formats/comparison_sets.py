@@ -23,6 +23,7 @@ from mmpref.data.formats.border import (
     text,
     turn,
 )
+from mmpref.data.formats.columns import refuse_media_inside
 from mmpref.data.formats.contract import Format, FormatOptions, Row
 from mmpref.data.formats.suites import SHAREGPT_ROLES, has_image, images_of
 
@@ -88,6 +89,7 @@ def _bpo(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     completions = row.get("completions")
     if not isinstance(completions, list | tuple) or not all(isinstance(item, Mapping) for item in completions):
         raise fault("completions", f"'completions' must be a list of mappings, got {shown(completions)}")
+    refuse_media_inside(completions, "completions")
     ranks = [number(item.get("score"), f"completions[{place}].score") for place, item in enumerate(completions)]
     if None in ranks:
         raise fault("score", "a completion has no 'score'")

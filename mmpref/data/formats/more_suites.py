@@ -9,6 +9,7 @@ from typing import Any
 from mmpref.data.formats.assembly import canonical
 from mmpref.data.formats.border import Message, fault, has, is_turns, number, shown, without_none
 from mmpref.data.formats.chat import InParts, chat_answer, chat_messages, images_in_parts, with_places
+from mmpref.data.formats.columns import refuse_media_inside
 from mmpref.data.formats.contract import Format, FormatOptions, Row
 from mmpref.data.formats.suites import images_of
 
@@ -99,6 +100,7 @@ def _nemo_rl(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     completions = row.get("completions")
     if not isinstance(completions, list | tuple) or not all(isinstance(item, Mapping) for item in completions):
         raise fault("completions", f"'completions' must be a list of mappings, got {shown(completions)}")
+    refuse_media_inside(completions, "completions")
     ranks = [number(item.get("rank"), f"completions[{place}].rank") for place, item in enumerate(completions)]
     if None in ranks:
         raise fault("completions", "a completion has no 'rank'")

@@ -10,6 +10,7 @@ from mmpref.data.formats.border import (
     Images,
     fault,
     has,
+    has_any,
     image_of_id,
     is_text,
     is_turns,
@@ -139,7 +140,7 @@ def _numbers(row: Row) -> tuple[int, int]:
 def _is_two_responses(row: Row) -> bool:
     low, high = _numbers(row)
     asked = is_text(row, "question") or is_text(row, "prompt")
-    judged = any(row.get(key) is not None for key in _BETTER)
+    judged = has_any(row, *_BETTER)
     return asked and judged and is_text(row, f"response_{low}", f"response_{high}")
 
 

@@ -12,6 +12,7 @@ from mmpref.data.formats.border import (
     Images,
     fault,
     has,
+    has_any,
     image_of_id,
     is_text,
     needed,
@@ -62,7 +63,7 @@ def _rlaif_v(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
 
 def _origin_path(row: Row) -> tuple[str, ...]:
     """``image_path`` of RLHF-V, RLAIF-V and TPO says where the image came from; only the image beside it is read."""
-    marked = any(has(row, key) for key in ("ds_name", "origin_dataset", "origin_split"))
+    marked = has_any(row, "ds_name", "origin_dataset", "origin_split")
     return ("image_path",) if marked else ()
 
 
@@ -136,7 +137,7 @@ QUESTION_SETS = (
         title="RLAIF-V, and TPO (topic-overwrite): question about one embedded image",
         signature="image, question, chosen, rejected, and ds_name, origin_dataset, origin_split or image_path; idx",
         key="question",
-        matches=lambda row: _is_question_row(row) and any(has(row, key) for key in _ORIGIN) and not is_internvl(row),
+        matches=lambda row: _is_question_row(row) and has_any(row, *_ORIGIN) and not is_internvl(row),
         to_canonical=_rlaif_v,
     ),
     Format(
@@ -144,9 +145,7 @@ QUESTION_SETS = (
         title="SPA-VL, and any plain row of image, question, chosen, rejected",
         signature="image, question, chosen, rejected, without the marks of RLAIF-V and InternVL; id",
         key="question",
-        matches=lambda row: (
-            _is_question_row(row) and not any(has(row, key) for key in _ORIGIN) and not is_internvl(row)
-        ),
+        matches=lambda row: _is_question_row(row) and not has_any(row, *_ORIGIN) and not is_internvl(row),
         to_canonical=_spa_vl,
     ),
     Format(

@@ -22,7 +22,7 @@ from mmpref.data.formats.border import (
     turn,
 )
 from mmpref.data.formats.chat import with_places
-from mmpref.data.formats.columns import refuse_unread
+from mmpref.data.formats.columns import refuse_media_inside, refuse_unread
 from mmpref.data.formats.contract import Format, FormatOptions, Row
 from mmpref.data.formats.suites import OPENAI_ROLES, has_image, images_of, is_math
 from mmpref.data.quarantine import RowError
@@ -81,6 +81,7 @@ def _completions(value: Any) -> list[Mapping[str, Any]]:
         )
     if len(value) < 2:
         raise fault("completions", f"two completions make a pair, the row has {len(value)}")
+    refuse_media_inside(value, "completions")
     return list(value)
 
 
@@ -120,8 +121,10 @@ def _mean_rating(annotations: Any, place: int) -> float:
 
 def _talk(row: Row, key: str) -> list[tuple[str, str]]:
     turns = speech(row.get(key), key, role_key="role", text_key="content", roles=OPENAI_ROLES)
-    if len(turns) < 2 or turns[-1][0] != "assistant":
-        raise fault("answer", f"{key!r} must be the prompt's turns and then the assistant's answer")
+    if turns[-1][0] != "assistant":
+        raise fault(
+            "answer", f"{key!r} must be the prompt's turns and then the assistant's answer, or the answer alone"
+        )
     return turns
 
 
@@ -136,10 +139,12 @@ def _chat_pair(
     if better[:-1] != worse[:-1]:
         raise fault("prompt_differs", "'chosen' and 'rejected' do not begin with the same turns")
     asked = text(row, "prompt", reason="prompt")
+    if len(better) == 1:  # the answers alone
+        better, worse = [("user", asked), *better], [("user", asked), *worse]
     first = next((said for role, said in better if role == "user"), "")
     if asked.strip() != first.strip():
         raise fault("prompt_differs", "'prompt' is not the first thing that the user says")
-    if has(row, "messages"):  # as a rule, the preferred conversation once more
+    if has(row, "messages") and row["messages"] != row["chosen"]:  # as a rule, the preferred conversation once more
         refuse_unread({"messages": row["messages"]}, images=(), texts=[said for _, said in (*better, worse[-1])])
     ids = ("id",) if row.get("prompt_id") is None else ("id", "prompt_id")
     images = images_of(row, options)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmpref.data.formats.border import PLACEHOLDER, Message, fault, shown
-from mmpref.data.formats.columns import PREFIX, SYSTEM, TEMPLATE, TOOLS, column_of, is_empty, spelt
+from mmpref.data.formats.columns import PREFIX, SYSTEM, TEMPLATE, TOOLS, is_empty, listed, spelt
 from mmpref.data.formats.contract import Row
 from mmpref.data.pairs import HINTS_FOUND, IMAGE_HINTS, TURN_NAMES, without_filled
 
@@ -38,9 +38,7 @@ def take_shared(left: dict[str, Any], *, prefix: str = "") -> Shared:
     system: tuple[str, str] | None = None
     rejected_images: tuple[Any, str] | None = None
     kwargs: dict[str, Any] = {}
-    for key in [key for key in left if column_of(key) is not None]:
-        column = column_of(key)
-        assert column is not None
+    for key, column in listed(tuple(left)):
         value = left[key]
         if column.use != "late" or is_empty(value):
             continue
@@ -133,21 +131,23 @@ def asides_of(row: Row, used: Iterable[str]) -> dict[str, Any]:
     hints: list[dict[str, Any]] = []
     for key in used:
         value = row.get(key)
-        if not isinstance(value, list | tuple):
+        if type(value) is str or not isinstance(value, list | tuple):
             continue
         for item in value:
-            if not isinstance(item, Mapping):
-                continue
+            if type(item) is not dict and not isinstance(item, Mapping):
+                break
             if len(item) > 2 and isinstance(item.get("name"), str):
                 names.append(item["name"])
             content = item.get("content")
-            if isinstance(content, list | tuple):
-                hints += [found for part in content if (found := hints_of(part))]
+            if type(content) is not str and isinstance(content, list | tuple):
+                hints += [found for part in content if len(part) > 1 and (found := hints_of(part))]
+    if not names and not hints:
+        return {}
     return {**({TURN_NAMES: names} if names else {}), **({HINTS_FOUND: hints} if hints else {})}
 
 
 def hints_of(part: Any) -> dict[str, Any]:
     """The sizes that an image part asks for; images are sized by the recipe."""
-    if not isinstance(part, Mapping) or len(part) < 2 or part.get("type") not in ("image", "image_url"):
+    if not isinstance(part, Mapping) or part.get("type") not in ("image", "image_url"):
         return {}
     return {key: part[key] for key in IMAGE_HINTS if part.get(key) is not None}

@@ -15,6 +15,7 @@ from mmpref.data.formats.border import (
     answer_without_images,
     fault,
     has,
+    has_any,
     is_text,
     is_turns,
     optional_text,
@@ -116,7 +117,7 @@ def _is_trl(row: Row) -> bool:
 
 def has_media(row: Row) -> bool:
     """The row names an image or a video."""
-    return any(row.get(key) for key in ("image", "images", "video", "videos"))
+    return bool(row.get("image") or row.get("images") or row.get("video") or row.get("videos"))
 
 
 def has_image(row: Row) -> bool:
@@ -126,7 +127,7 @@ def has_image(row: Row) -> bool:
 
 def is_mm_rlhf(row: Row) -> bool:
     """The row has the columns of MM-RLHF's pairs."""
-    marked = any(has(row, key) for key in ("chosen_reason", "rejected_reason", "is_tie", "video"))
+    marked = has_any(row, "chosen_reason", "rejected_reason", "is_tie", "video")
     return marked and is_text(row, "prompt", "chosen", "rejected")
 
 
@@ -138,7 +139,7 @@ def is_written_out(row: Row) -> bool:
 
 def is_math(row: Row) -> bool:
     """The row has the columns of Uni-DPO's math files."""
-    return any(has(row, key) for key in ("score_margin", "correct_chosen", "correct_rejected"))
+    return has_any(row, "score_margin", "correct_chosen", "correct_rejected")
 
 
 def _alpaca(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
@@ -165,7 +166,7 @@ def _history(row: Row) -> list[tuple[str, str]]:
 
 def _is_swift(row: Row) -> bool:
     talk = (has(row, "messages") or is_text(row, "query", "response")) and not has(row, "chosen_messages")
-    return talk and any(row.get(key) for key in _SWIFT_REJECTED)
+    return talk and bool(row.get("rejected_response") or row.get("rejected_messages") or row.get("rejected_images"))
 
 
 def _plain_answers(
@@ -299,7 +300,7 @@ def _internvl(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
 
 def is_internvl(row: Row) -> bool:
     """Question, answers, and a column that only InternVL's files have."""
-    marked = any(has(row, key) for key in ("answer_gt", "image_wh", "chosen_meta", "rejected_meta"))
+    marked = has_any(row, "answer_gt", "image_wh", "chosen_meta", "rejected_meta")
     only_text = not (has_media(row) or has(row, "image_id"))
     return (marked or only_text) and is_text(row, "question", "chosen", "rejected")
 

@@ -385,6 +385,25 @@ def test_a_column_that_repeats_the_prompt_is_told() -> None:
     assert read({**PLAIN, "prompt": "Answer this. What?", "context": "What?"}).meta == {"context": "What?"}
 
 
+def test_media_inside_of_columns_are_not_lost() -> None:
+    inside = {"image": "b.png", "note": "x"}
+    for row in (
+        {**PLAIN, "metainfo": inside},
+        {**ROWS["bpo"], "completions": [{**item, "image": "b.png"} for item in ROWS["bpo"]["completions"]]},
+        {**ROWS["vlfeedback"], "completions": [{**item, "video": "b"} for item in ROWS["vlfeedback"]["completions"]]},
+        {**ROWS["nemo_rl"], "completions": [{**item, "images": ["b"]} for item in ROWS["nemo_rl"]["completions"]]},
+    ):
+        with pytest.raises(RowError, match=r"column '(metainfo|completions)\.(image|images|video)'"):
+            read(row)
+    assert read({**PLAIN, "image": "a.png", "metainfo": inside}).meta == {"metainfo": inside}
+
+
+def test_answers_alone_beside_a_prompt_of_text_are_read() -> None:
+    answers = {side: [said("assistant", answer)] for side, answer in ANSWERS.items()}
+    pair = read({"prompt": "What?", "images": ["a.png"], **answers})
+    assert (pair.images, pair.prompt[0].text, pair.chosen) == ((ImageRef("a.png"),), "What?", GOOD)
+
+
 def test_rows_are_left_as_they_are() -> None:
     row = {**PLAIN, "img": "a.png", "video": ""}
     before = copy.deepcopy(row)

@@ -32,11 +32,8 @@ TALK: list[dict[str, Any]] = [
         "conversations": "not the talk",
     }
 ]
-ALPACA_ENTRY = {
-    "file_name": "alpaca.json",
-    "ranking": True,
-    "columns": {"prompt": "q", "query": "more", "chosen": "good", "rejected": "bad", "images": "pics"},
-}
+COLUMNS = {"prompt": "q", "query": "more", "chosen": "good", "rejected": "bad", "images": "pics"}
+ALPACA_ENTRY = {"file_name": "alpaca.json", "ranking": True, "columns": COLUMNS}
 TALK_ENTRY = {
     "file_name": "below/talk.jsonl",
     "ranking": True,
@@ -116,13 +113,31 @@ def test_an_entry_that_cannot_be_followed_is_named(tmp_path: Path, changes: dict
         open_source(index)
 
 
-def test_rows_with_tools_are_put_aside(tmp_path: Path) -> None:
-    columns = {**ALPACA_ENTRY["columns"], "tools": "more"}  # type: ignore[dict-item]
-    del columns["query"]
+def test_rows_with_tools_are_read(tmp_path: Path) -> None:
+    rows = [{**ALPACA[1], "can": json.dumps([{"name": "zoom"}])}, {**ALPACA[1], "q": "Hi?", "can": ""}]
+    index = described(tmp_path, mine={**ALPACA_ENTRY, "columns": {**COLUMNS, "tools": "can"}})
+    (tmp_path / "alpaca.json").write_text(json.dumps(rows))
+    assert [pair.template_kwargs for pair in load(index)] == [{"tools": [{"name": "zoom"}]}, None]
+
+
+def test_uni_dpo_names_its_scores_in_the_entry(tmp_path: Path) -> None:
+    rows = [{"q": "Hi?", "good": "a", "bad": "b", "w": 3.5, "l": 1}]
+    columns = {"prompt": "q", "chosen": "good", "rejected": "bad", "score_chosen": "w", "score_rejected": "l"}
     index = described(tmp_path, mine={**ALPACA_ENTRY, "columns": columns})
+    (tmp_path / "alpaca.json").write_text(json.dumps(rows))
+    (pair,) = load(index)
+    assert (pair.score_chosen, pair.score_rejected) == (3.5, 1.0)
+
+
+@pytest.mark.parametrize(("column", "reason"), [("images", "unread_images"), ("system", "unread_system")])
+def test_a_column_that_the_entry_forgets_is_refused_by_name(tmp_path: Path, column: str, reason: str) -> None:
+    index = described(tmp_path, mine=ALPACA_ENTRY)
+    value = ["a.png"] if column == "images" else "Be brief."
+    (tmp_path / "alpaca.json").write_text(json.dumps([{**ALPACA[1], column: value}, {**ALPACA[1], column: None}]))
     quarantine = Quarantine()
-    pairs = load_pairs([index], allow_demonstrations=False, quarantine=quarantine, max_bad_fraction=1)
-    assert (len(pairs), quarantine.counts, quarantine.num_read) == (1, {"tools": 1}, 2)
+    assert len(load_pairs([index], allow_demonstrations=False, quarantine=quarantine, max_bad_fraction=1)) == 1
+    assert quarantine.counts == {reason: 1}
+    assert f"column '{column}'" in quarantine.rows[0].detail
 
 
 def test_what_convert_writes_is_read_back_through_its_index(tmp_path: Path) -> None:

@@ -36,9 +36,13 @@ def user_turns(draw: st.DrawFn) -> Message:
     return Message("user", tuple(parts))
 
 
+TOOLS = [{"type": "function", "function": {"name": "zoom", "parameters": {"properties": {}, "x": [1, "é"]}}}]
+TEMPLATE_KWARGS = [{"tools": TOOLS}, {"enable_thinking": False}, {"tools": TOOLS, "date": "1 May"}]
+
+
 @st.composite
 def pairs(draw: st.DrawFn) -> PreferencePair:
-    prompt = [Message("system", (Part("text", draw(words)),))] if draw(st.booleans()) else []
+    prompt = [Message("system", (Part("text", draw(words | st.just(""))),))] if draw(st.booleans()) else []
     for _ in range(draw(st.integers(0, 2))):
         prompt += [draw(user_turns()), Message("assistant", (Part("text", draw(words)),))]
     prompt.append(draw(user_turns()))
@@ -59,6 +63,7 @@ def pairs(draw: st.DrawFn) -> PreferencePair:
         score_rejected=None if scores is None else scores[1],
         source=draw(words),
         meta=draw(st.dictionaries(letters, json_values, max_size=2)),
+        template_kwargs=draw(st.sampled_from([None, None, *TEMPLATE_KWARGS])),
     )
 
 
@@ -83,7 +88,9 @@ def test_a_round_trip_keeps_everything_or_refuses_the_row(name: str, pair: Prefe
     target = FORMATS[name]
     assert target.from_canonical is not None
     row = pair_to_row(pair)
-    not_held = [key for key in target.cannot_hold if key in row]
+    not_held = target.not_held(row)
+    if name.startswith("llamafactory") and not not_held and pair.prompt[0] == Message("system", (Part("text", ""),)):
+        not_held = ["empty_system"]
     try:
         written = target.from_canonical(row)
     except RowError as fault:
@@ -100,8 +107,13 @@ def test_a_round_trip_keeps_everything_or_refuses_the_row(name: str, pair: Prefe
     assert merged(again) == merged(pair)
 
 
-@pytest.mark.parametrize("name", [name for name in TARGETS if name not in ("canonical", "trl")])
-@pytest.mark.parametrize("place", ["chosen", "rejected", "prompt"])
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("trl", "prompt"),
+        *((name, place) for name in TARGETS[2:] for place in ("chosen", "rejected", "prompt")),
+    ],
+)
 def test_a_literal_placeholder_in_text_is_refused_where_it_would_become_an_image(name: str, place: str) -> None:
     row = pair_to_row(pair_from_row(to_canonical(ROWS["canonical"])[0], source="x", line=1))
     if place == "prompt":
