@@ -39,8 +39,6 @@ def facts_of(recipe: Recipe, train_hashes: Sequence[str], *, processes: int = 1)
     tree = recipe.model_dump(mode="json", exclude={"output", "model", "data", "preflight"})
     del tree["reference"]["cache"]
     del tree["adapter"]["path"]
-    if not recipe.tune.parts:
-        del tree["tune"]["parts"]
     train = tree["train"]
     train["pairs_per_update"] = (
         train.pop("per_device_train_batch_size") * train.pop("gradient_accumulation_steps") * processes
@@ -48,6 +46,8 @@ def facts_of(recipe: Recipe, train_hashes: Sequence[str], *, processes: int = 1)
     for name in _MOVE_NO_WEIGHT:
         tree["train"].pop(name)
     tree["model"] = {"files": model_fingerprint(recipe.model.path), "dtype": recipe.model.dtype}
+    if recipe.model.parts:
+        tree["model"]["parts"] = recipe.model.parts
     tree["data"] = {"train": list(train_hashes)}
     tree["versions"] = {name: version for name, version in versions().items() if name in ("torch", "transformers")}
     return {**_flatten(tree), **start_facts(recipe)}
