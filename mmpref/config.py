@@ -83,6 +83,8 @@ class ModelSection(Section):
     """Passed to transformers; null lets it choose."""
     attention: Literal["auto", "shared_prefix", "plain"] = "auto"
     """Whether both answers of a pair read one copy of their prompt; auto does that where the model can."""
+    parts: dict[str, Literal["vision", "projector", "language", "other"]] = {}
+    """Which part a module belongs to, by its path, where the model's own code does not tell; ``other`` never trains."""
 
 
 class SourceSection(Section):
@@ -308,8 +310,6 @@ class TuneSection(Section):
     """What lies between vision tower and language model."""
     language: TunedPart = "full"
     """The language model, embeddings and head included when it is full."""
-    parts: dict[str, Literal["vision", "projector", "language", "other"]] = {}
-    """Which part a module belongs to, by its path, where the model's own code does not tell; ``other`` never trains."""
 
 
 class LearningRates(Section):

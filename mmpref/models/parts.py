@@ -48,7 +48,7 @@ def with_parts(family: Family, model: PreTrainedModel, named: Mapping[str, PartN
     Args:
         family: the row for the model's type.
         model: without an adapter; its weights are not looked at, so that it may be on the meta device.
-        named: path -> part, by the user (``tune.parts``); goes before everything else.
+        named: path -> part, by the user (``model.parts``); goes before everything else.
 
     Raises:
         ConfigError: a path that the model does not have.
@@ -75,7 +75,7 @@ def with_parts(family: Family, model: PreTrainedModel, named: Mapping[str, PartN
         family = dataclasses.replace(family, other=other, unknown=unknown)
     for path in named or {}:
         if not any(name == path or name.startswith(f"{path}.") for name, _ in model.named_parameters()):
-            raise ConfigError(f"tune.parts names '{path}', and this '{family.name}' model has no weights there")
+            raise ConfigError(f"model.parts names '{path}', and this '{family.name}' model has no weights there")
     said = tuple((named or {}).items())
     unknown = tuple(path for path in family.unknown if path not in (named or {}))
     return dataclasses.replace(family, named=said, unknown=unknown)

@@ -31,9 +31,9 @@ class Family:
     other: tuple[str, ...] = ()
     """Paths of what neither text nor images run through (sound, heads that draw): never trained."""
     unknown: tuple[str, ...] = ()
-    """Paths of what runs and could not be told apart; trained by nobody until ``tune.parts`` names it."""
+    """Paths of what runs and could not be told apart; trained by nobody until ``model.parts`` names it."""
     named: tuple[tuple[str, PartName], ...] = ()
-    """(path, part) that the user names (``tune.parts``); goes before all other paths."""
+    """(path, part) that the user names (``model.parts``); goes before all other paths."""
     repeats_image_token: bool = True
     """One image place becomes copies of one token. If false, only the processor can expand it, text and all."""
     token_types: str | None = None
@@ -222,7 +222,7 @@ def family_of(model_type: str, *, has_vision: bool) -> Family:
             return family
     if not has_vision:
         return dataclasses.replace(TEXT, model_types=frozenset({model_type}))
-    known = ", ".join(sorted(name for family in FAMILIES for name in family.model_types))
+    known = ", ".join(sorted(name for family in FAMILIES if family.vision for name in family.model_types))
     return dataclasses.replace(
         GENERIC,
         model_types=frozenset({model_type}),

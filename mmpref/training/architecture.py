@@ -56,7 +56,7 @@ def describe(config: PretrainedConfig, recipe: Recipe, layout: LayoutName = "sha
         ConfigError: what training would refuse as well, and models whose decoder cannot be run alone.
     """
     dtype = weight_dtype(config, recipe)
-    whole = skeleton(config, recipe.model.path, dtype, parts=recipe.tune.parts)
+    whole = skeleton(config, recipe.model.path, dtype, parts=recipe.model.parts)
     model, family = whole.model, whole.family
     tune = recipe.tune
     tuning = Tuning(vision=tune.vision, projector=tune.projector, language=tune.language)
@@ -138,7 +138,7 @@ def _kept(
     if types is not None:
         text.layer_types = types[:3]
     try:
-        short = skeleton(config, recipe.model.path, dtype, layout, recipe.tune.parts)
+        short = skeleton(config, recipe.model.path, dtype, layout, recipe.model.parts)
     finally:
         text.num_hidden_layers = whole
         if types is not None:

@@ -91,7 +91,7 @@ def in_places(names: Sequence[str], most: int = 3) -> str:
     places = Counter(re.sub(r"\.\d+(?=\.)", ".*", _place(name)) for name in names)
     told = [f"{place} ({number})" for place, number in places.most_common(most)]
     more = len(places) - most
-    return ", ".join(told) + (f" and {more} places more" if more > 0 else "")
+    return ", ".join(told) + (f" and {more} more" if more > 0 else "")
 
 
 def _place(name: str) -> str:

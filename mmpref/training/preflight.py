@@ -27,7 +27,7 @@ from mmpref.processing.collate import PairCollator
 from mmpref.processing.family import Family, PartName
 from mmpref.records import PreferencePair
 from mmpref.training.faults import describe_batch, memory_told, num_pixels, remedies_for
-from mmpref.training.learning import REENTRANT, in_places, look
+from mmpref.training.learning import REENTRANT, in_places, is_reentrant, look
 from mmpref.training.parallel.sharded import as_shards
 
 GRADIENTS = "gradients reach what trains"
@@ -322,9 +322,6 @@ def _reference_is_policy(bench: _Bench, reference: Reference | None) -> Check:
 
 def _parts_learn(bench: _Bench, args: TrainingArguments | None) -> Check:
     name = GRADIENTS
-    if is_engine(bench.model):
-        return Check(name, None, "DeepSpeed takes gradients away as they come; grad_norm of the first step tells")
-    as_shards(bench.model)
     family = bench.collator.encoder.family
     blind = [part for part in _trained_parts(bench.model, family) if part != "language"]
     shown = next((pair for pair in bench.pairs if pair.images), None)
@@ -333,6 +330,13 @@ def _parts_learn(bench: _Bench, args: TrainingArguments | None) -> Check:
             name, False, f"{' and '.join(blind)} shall train, and no training pair has an image",
             f"Set {', '.join(f'tune.{part}=freeze' for part in blind)}, or train on pairs with images.",
         )  # fmt: skip
+
+    if is_engine(bench.model):
+        told = "DeepSpeed takes gradients away as they come; grad_norm of the first step tells"
+        if is_reentrant(bench.model):
+            told += f"; reentrant checkpointing may cut parts off without a word: {REENTRANT} does not"
+        return Check(name, None, told)
+    as_shards(bench.model)
 
     def loss() -> Tensor:
         with bench.autocast():

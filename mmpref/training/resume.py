@@ -45,8 +45,6 @@ def facts_of(recipe: Recipe, train_hashes: Sequence[str], *, processes: int = 1)
     kwargs = tree["processing"].pop("template_kwargs")
     if kwargs:  # one fact, whose parts may have any names; runs from before this key have none
         tree["processing"]["template_kwargs"] = json.dumps(kwargs, sort_keys=True)
-    if not recipe.tune.parts:
-        del tree["tune"]["parts"]
     train = tree["train"]
     train["pairs_per_update"] = (
         train.pop("per_device_train_batch_size") * train.pop("gradient_accumulation_steps") * processes
@@ -56,6 +54,8 @@ def facts_of(recipe: Recipe, train_hashes: Sequence[str], *, processes: int = 1)
     # a preset is a name, and what it means may change between versions; without a balance this is null as it was
     tree["loss"]["ada"] = settings_of(recipe)["ada"]
     tree["model"] = {"files": model_fingerprint(recipe.model.path), "dtype": recipe.model.dtype}
+    if recipe.model.parts:
+        tree["model"]["parts"] = recipe.model.parts
     tree["data"] = {"train": list(train_hashes)}
     tree["versions"] = {name: version for name, version in versions().items() if name in ("torch", "transformers")}
     return {**_flatten(tree), **start_facts(recipe)}

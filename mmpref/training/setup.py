@@ -166,7 +166,7 @@ def _load_model(recipe: Recipe, world: World = ALONE) -> LoadedModel:
         min_pixels=recipe.processing.min_pixels,
         max_pixels=recipe.processing.max_pixels,
         trainable=True,
-        parts=tune.parts,
+        parts=recipe.model.parts,
     )
     set_seed(recipe.seed)  # where weights are divided as they are read, reading them draws numbers
     return prepare(

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from mmpref.cli import main
 from mmpref.rundir import RunDir
 from tests.integration.conftest import Place
+from tests.tiny_others import write_paligemma
 from tests.tiny_vlms import build
 
 SMALL = (
@@ -134,3 +135,32 @@ def test_train_doctor_and_plan_tell_the_same_numbers_of_each_part(
     assert f"parts: {line}" in " ".join(capsys.readouterr().out.split())
     assert main(["plan", recipe, *changes]) == 0
     assert line in " ".join(re.sub(r"[│┃|]", " ", capsys.readouterr().out).split())
+
+
+def test_a_part_named_in_the_recipe_goes_before_what_the_code_says(
+    place: Place, rows: Path, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = "model.parts={model.multi_modal_projector: other}"
+    asked = command(place, rows, models / "llava", tmp_path / "run", "tune.projector=freeze", named)
+    assert main(asked) == 0
+    parts = RunDir(tmp_path / "run").manifest()["parts"]
+    assert list(parts) == ["vision", "language", "other"]
+    assert parts["other"]["trained"] == 0
+    assert main(["plan", *asked[1:]]) == 0
+    assert f"other 0 of {parts['other']['frozen']:,} train" in " ".join(
+        capsys.readouterr().out.replace("│", " ").split()
+    )
+    wrong = [*asked[:-1], "model.parts={model.nothing: other}", "--overwrite"]
+    assert main(wrong) == 2
+    assert "model.parts names 'model.nothing'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("layout", ["auto", "shared_prefix"])
+def test_a_prefix_lm_trains_on_separate_rows(
+    place: Place, rows: Path, tmp_path: Path, layout: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_paligemma(tmp_path / "model")
+    code = main(command(place, rows, model, tmp_path / "run", f"model.attention={layout}"))
+    told = capsys.readouterr()
+    assert code == (0 if layout == "auto" else 2)
+    assert "prefix-LM" in (told.out if layout == "auto" else told.err)

@@ -201,7 +201,7 @@ def odd(**named: Any) -> LoadedModel:
 
 
 def test_a_module_that_cannot_be_told_is_refused_until_it_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"cannot be told.*watcher; say it, as in tune\.parts=\{watcher: other\}"):
+    with pytest.raises(ConfigError, match=r"cannot be told.*watcher; say it, as in model\.parts=\{watcher: other\}"):
         prepare(odd(), Tuning(language="lora"), AdapterSettings(rank=4))
     frozen = prepare(odd(watcher="other"), Tuning(language="lora"), AdapterSettings(rank=4))
     assert not [key for key in trained(frozen.model) if "watcher" in key]
@@ -212,7 +212,7 @@ def test_a_module_that_cannot_be_told_is_refused_until_it_is_named() -> None:
 
 
 def test_a_name_that_the_model_does_not_have_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"tune\.parts names 'nothing'"):
+    with pytest.raises(ConfigError, match=r"model\.parts names 'nothing'"):
         odd(nothing="vision")
 
 

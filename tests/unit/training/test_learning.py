@@ -132,4 +132,4 @@ def test_nothing_is_left_behind(checkpointing: dict[str, Any]) -> None:
 def test_places_are_named_without_layer_numbers_and_counted() -> None:
     names = [f"base_model.model.a.layers.{i}.q.lora_B.default.weight" for i in range(3)] + ["a.norm.weight"]
     assert in_places(names) == "a.layers.*.q (3), a.norm (1)"
-    assert in_places([f"{x}.weight" for x in "abcde"]).endswith("and 2 places more")
+    assert in_places([f"{x}.weight" for x in "abcde"]).endswith("c (1) and 2 more")
