@@ -78,7 +78,8 @@ def _omnialign(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
 def _mm_rlhf(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     if row.get("is_tie"):
         return []
-    return [_asked(row, options, question="prompt")]
+    # a second image for another term of the set's own loss; no pair has a place for it
+    return [_asked(row, options, question="prompt", told=("mixed_up_image",))]
 
 
 def _rlhf_v(row: Row, options: FormatOptions) -> list[dict[str, Any]]:

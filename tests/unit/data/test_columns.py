@@ -349,6 +349,7 @@ def test_re_align_and_ha_dpo_are_read_as_their_authors_do() -> None:
     pair = read(ROWS["re_align"])
     assert [part.kind for part in pair.prompt[0].parts] == ["image", "text"]
     assert pair.meta == {"retrieved_image": "b.png"}
+    assert read(changed("mm_rlhf", mixed_up_image="b.png")).meta["mixed_up_image"] == "b.png"
     row = changed("ha_dpo", rejected=...)
     assert read({**row, "reject": BAD}).rejected == BAD
 
