@@ -32,6 +32,7 @@ from mmpref.training.loss_of import (
     SettledScore,
     facts_for_manifest,
     line_of,
+    loss_written_out,
     objective_of,
     settle,
     with_score,
