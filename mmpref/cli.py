@@ -166,7 +166,7 @@ def plan(
     loaded, size = load_recipe(recipe, overrides or []), parse_size(picture)
     from mmpref.training.continued import continued
     from mmpref.training.gpus import parse_memory
-    from mmpref.training.loss_of import line_of, resolved
+    from mmpref.training.loss_of import line_of, loss_written_out
     from mmpref.training.plan import compare_strategies, make_plan
     from mmpref.training.plan_text import COMPARED, compared, facts, parts
     from mmpref.training.spread import spread_over
@@ -175,7 +175,7 @@ def plan(
         "gpu_memory": None if gpu_memory is None else parse_memory(gpu_memory), "gpu": gpu, "picture": size,
         "prompt_tokens": prompt_tokens, "answer_tokens": answer_tokens, "link": link, "pairs": pairs,
     }  # fmt: skip
-    spread, starting = spread_over(gpus, nodes, strategy), continued(resolved(loaded))
+    spread, starting = spread_over(gpus, nodes, strategy), continued(loss_written_out(loaded))
     typer.echo(line_of(starting))
     if strategy is None and not spread.is_alone:
         title = f"{recipe} on {spread.world} GPUs"

@@ -59,12 +59,12 @@ def check_recipe(recipe: Recipe) -> Iterator[Fact]:
     from mmpref.data.quarantine import Quarantine
     from mmpref.training.arguments import training_arguments
     from mmpref.training.continued import continued
-    from mmpref.training.loss_of import line_of, objective_of, resolved, settle, with_score
+    from mmpref.training.loss_of import line_of, loss_written_out, objective_of, settle, with_score
     from mmpref.training.preflight import run_checks
     from mmpref.training.run_data import load_data
     from mmpref.training.setup import set_up
 
-    recipe = continued(resolved(recipe))
+    recipe = continued(loss_written_out(recipe))
     objective = objective_of(recipe)
     arguments = training_arguments(recipe)
     data = load_data(recipe, objective, Quarantine())

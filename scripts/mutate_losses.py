@@ -31,7 +31,7 @@ SUITES = {
     "bases": MATHS,
     "ada_dpo": MATHS,
     "uni_dpo": MATHS,
-    "objective": MATHS,
+    "objective": ("test_tau_good.py", *MATHS),
     "diagnostics": MATHS,
     "logps": ("test_logps.py",),
     "vocab_tiles": ("test_logps.py",),

@@ -226,8 +226,8 @@ def _check_ada(out: Mapping[str, Any], given: Mapping[str, Any], needs_reference
     if ada["use_reference"] and not needs_reference:
         raise ConfigError(f"loss.ada.use_reference cannot be true: base {base} has no reference; write "
                           "`loss.ada.use_reference=auto`")  # fmt: skip
-    power = {"sequence": 0.0, "power": ada["length_power"]}.get(ada["granularity"], 1.0)
-    if base == "orpo" and power < 1.0:
+    power = {"sequence": 0.0, "power": ada["length_power"]}.get(ada["granularity"])
+    if base == "orpo" and power is not None and power < 1.0:
         raise ConfigError(f"loss.ada.granularity {ada['granularity']} is not defined for base orpo, whose odds are "
                           "those of the mean; write `loss.ada.granularity=token`")  # fmt: skip
     if power == 0.0:

@@ -69,7 +69,7 @@ def objective_for(loss: Mapping[str, Any], pairs: Sequence[PreferencePair]) -> O
     return build_objective(resolve_tau_good(resolve(loss), [pair.score_chosen for pair in pairs]))
 
 
-def resolved(recipe: Recipe) -> Recipe:
+def loss_written_out(recipe: Recipe) -> Recipe:
     """The recipe with every key of its loss written out; here alone what looks wrong in it is warned of."""
     return with_loss(recipe, resolve(recipe.loss.as_mapping()))
 

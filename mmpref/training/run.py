@@ -33,8 +33,8 @@ from mmpref.training.loss_of import (
     SettledScore,
     facts_for_manifest,
     line_of,
+    loss_written_out,
     objective_of,
-    resolved,
     settle,
     with_score,
 )
@@ -89,7 +89,7 @@ def train(
     if restarted():
         overwrite, resume = False, True
     refuse_contradictions(recipe)
-    objective, recipe = objective_of(recipe), resolved(recipe)
+    objective, recipe = objective_of(recipe), loss_written_out(recipe)
     if recipe.train.use_cpu or not torch.cuda.is_available():
         wait = recipe.train.extra.get("ddp_timeout", 1800)
         meet_on_cpu(wait if isinstance(wait, int) else 1800)  # what is no number is refused below
