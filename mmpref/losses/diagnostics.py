@@ -50,6 +50,9 @@ def gradient_stats(pulls: list[Pull], kind: ScoreKind, w: Side, r: Side) -> dict
     and for sums the geometric mean over the answer's tokens of |dL/dp_t|. The pair term is w_qual w_perf link(M) with
     the gradient of w_perf where it flows; NLL terms, which pull on the chosen answer only, are left out.
 
+    ``grad/ratio_to_ref`` is the ratio with p / p_ref in place of p, where there is a reference: 1 at the start, and as long
+    as AdaDPO balances against the reference; under DPO it drifts as that of 2404.04626 does.
+
     Where the pair has no gradient at all (a satisfied hinge) the ratio is its limit, that of the coefficients.
     Magnitudes are kept within e^+-80 so that a mean over pairs stays finite.
     """
@@ -64,11 +67,11 @@ def gradient_stats(pulls: list[Pull], kind: ScoreKind, w: Side, r: Side) -> dict
     limit = torch.nan_to_num(limit, nan=0.0)  # log-odds of two certain answers: neither pulls, call it even
     log_w, log_r = pull_w.abs().log() - w.mean, pull_r.abs().log() - r.mean
     log_ratio = torch.where(still, limit, pull_w.abs().log() - pull_r.abs().log()) - w.mean + r.mean
-    return {
-        "grad/chosen": _exp(log_w),
-        "grad/rejected": _exp(log_r),
-        "grad/ratio": _exp(log_ratio),
-    }
+    stats = {"grad/chosen": _exp(log_w), "grad/rejected": _exp(log_r), "grad/ratio": _exp(log_ratio)}
+    if w.ref_total is not None and r.ref_total is not None:
+        # dL/d(p/p_ref) = p_ref dL/dp
+        stats["grad/ratio_to_ref"] = _exp(log_ratio + w.ref_total / w.length - r.ref_total / r.length)
+    return stats
 
 
 def _score_slope(kind: ScoreKind, side: Side) -> Tensor:

@@ -90,9 +90,9 @@ def _quantities() -> list[_Quantity]:
             ("rejected", "Falling is what the losses ask for; far below the chosen side's is overshoot."),
         )
     ]
-    pulled = (
-        "How hard the chosen side is pulled beside the rejected one, by probability; 1 is balanced. AdaDPO measured "
-        "against a reference stays near where it began."
+    pulled = "How hard the chosen side is pulled beside the rejected one, by probability."
+    against = (
+        "The same by probability over the reference's: 1 when training begins, and what AdaDPO with a reference keeps."
     )
     return [
         _Quantity("loss", "Preference loss", "loss", "Scales differ between losses: compare shapes.", _preference_loss),
@@ -111,6 +111,14 @@ def _quantities() -> list[_Quantity]:
         ),
         *answers,
         _logged("grad", "grad/ratio", "Gradient ratio", "chosen / rejected", pulled, rule_at=1.0),
+        _logged(
+            "grad_ref",
+            "grad/ratio_to_ref",
+            "Gradient ratio, against the reference",
+            "chosen / rejected",
+            against,
+            rule_at=1.0,
+        ),
         _logged("w_qual", "uni/w_qual", "Uni-DPO: quality weight", "mean", "From the judge's scores."),
         _logged("w_perf", "uni/w_perf", "Uni-DPO: performance weight", "mean", "From how well the pair is fitted."),
         _logged("nll", "uni/nll_active", "Uni-DPO: calibrated NLL", "share of pairs", "Pairs with the extra term."),

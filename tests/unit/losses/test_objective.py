@@ -92,6 +92,10 @@ def test_gradient_statistics_are_those_of_autograd(random_pairs, loss):
         free = (out.stats["ada/clipped"] == 0) & moving
         own = x.ref_rejected / x.rejected_len - x.ref_chosen / x.chosen_len
         torch.testing.assert_close(out.stats["grad/ratio"][free], own.exp()[free])
+        torch.testing.assert_close(out.stats["grad/ratio_to_ref"][free], torch.ones_like(own)[free])
+    if objective.needs_reference:
+        own = x.ref_chosen / x.chosen_len - x.ref_rejected / x.rejected_len
+        torch.testing.assert_close(out.stats["grad/ratio_to_ref"][moving], (want_w / want_l * own.exp())[moving])
 
 
 @pytest.mark.parametrize("base", ["dpo", "cpo", "rdpo"])
@@ -226,7 +230,7 @@ def test_every_contracted_statistic_is_there(random_pairs):
         "logps/chosen", "logps/rejected", "ref_logps/chosen", "ref_logps/rejected", "len/chosen", "len/rejected",
         "uni/w_qual", "uni/w_perf", "uni/nll_active",
         "ada/coef_chosen", "ada/coef_rejected", "ada/log_ratio", "ada/clipped", "ada/margin",
-        "grad/chosen", "grad/rejected", "grad/ratio",
+        "grad/chosen", "grad/rejected", "grad/ratio", "grad/ratio_to_ref",
     }  # fmt: skip
 
 
