@@ -155,7 +155,7 @@ def refuse_left_over(recipe: Any, *, later: Mapping[str, bool] | None = None, pr
         recipe: with every key of the right type.
         later: dotted keys that the command line (or a second file) changed, and whether they had a value before. They
             are meant: the advice leaves them as they are where it can, and one that does nothing is refused even where
-            it holds the default, unless that took something back.
+            it holds the default, unless that took something back or is a no.
         problems: more of them, found elsewhere.
 
     Raises:
@@ -196,7 +196,9 @@ def _ignored(recipe: Any, later: Mapping[str, bool]) -> Iterator[Problem]:
             continue
         changed = {key for key in rule.keys if not rule.only_later and _value(recipe, key) != _default(recipe, key)}
         said = {key: had for key in rule.keys for name, had in later.items() if f"{name}.".startswith(f"{key}.")}
-        taken_back = {key for key in rule.keys if said.get(key) and _value(recipe, key) == _default(recipe, key)}
+        # a default says nothing new where it takes a value back, or says no: null, false, 0, nothing in a list
+        at_rest = {key for key in rule.keys if _value(recipe, key) == _default(recipe, key)}
+        taken_back = {key for key in at_rest if said.get(key) or not _value(recipe, key)}
         given = tuple(
             key for key in rule.keys if key in said.keys() - told - (set() if rule.only_later else taken_back)
         )

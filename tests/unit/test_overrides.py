@@ -156,6 +156,18 @@ def test_taking_a_key_back_to_its_default_is_no_left_over() -> None:
     assert load_recipe(QLORA, changes).adapter.kind == "none"
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "train.eval_steps=null", "reference.cache=null", "processing.shrink_images=false", "data.held_out=0",
+        "adapter.use_dora=false", "adapter.quantization=null", "train.lr_scheduler_kwargs={}", "data.eval=[]",
+        "train.learning_rates.vision=null",
+    ],
+)  # fmt: skip
+def test_a_key_that_says_no_is_no_left_over(override: str) -> None:
+    load_recipe(FULL, [override, "processing.max_length=null", "train.lr_scheduler_type=constant"])
+
+
 LOSSES = [
     ["loss={}"],
     ["loss.name=dpo", "loss.base=ipo"],
