@@ -54,6 +54,10 @@ class ModelSection(Section):
     path: str
     """A local folder or a hub id of an image-text-to-text (or text-only causal) model."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """What weights are held in. auto: float32 where whole parts train, as saved where LoRA trains or nothing does.
+    Anything else holds for all weights: in bfloat16, small updates of whole parts are rounded away."""
+    save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """What a whole model is written in at the end; auto: what it was trained in, so that nothing is rounded."""
     attn_implementation: str | None = None
     """Passed to transformers; null lets it choose."""
     attention: Literal["auto", "shared_prefix", "plain"] = "auto"
@@ -273,7 +277,8 @@ class TrainSection(Section):
     max_grad_norm: float = Field(default=1.0, ge=0)
     optim: str = "adamw_torch"
     """Any name that transformers knows; adamw_8bit and paged_adamw_8bit need bitsandbytes."""
-    bf16: bool = False
+    bf16: bool | None = None
+    """Compute in bfloat16 (autocast). null: on a GPU that has it, unless weights are float16; never on a CPU."""
     fp16: bool = False
     gradient_checkpointing: bool = False
     torch_compile: bool = False

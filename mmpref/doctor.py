@@ -55,11 +55,12 @@ def check_recipe(recipe: Recipe) -> Iterator[Fact]:
     from mmpref.losses import build_objective
     from mmpref.training.arguments import training_arguments
     from mmpref.training.continued import continued
+    from mmpref.training.precision import resolved
     from mmpref.training.preflight import run_checks
     from mmpref.training.run_data import load_data
     from mmpref.training.setup import set_up
 
-    recipe = continued(recipe)
+    recipe = continued(resolved(recipe))
     objective = build_objective(recipe.loss.as_mapping())
     arguments = training_arguments(recipe)
     data = load_data(recipe, objective, Quarantine())
@@ -84,10 +85,10 @@ def check_recipe(recipe: Recipe) -> Iterator[Fact]:
 def _autocast(recipe: Recipe, device: str) -> Callable[[], AbstractContextManager[object]]:
     import torch
 
-    if not (recipe.train.bf16 or recipe.train.fp16):
-        return nullcontext
-    dtype = torch.bfloat16 if recipe.train.bf16 else torch.float16
-    return lambda: torch.autocast(device, dtype)
+    from mmpref.training.precision import autocast_dtype
+
+    half = autocast_dtype(recipe)
+    return nullcontext if half is None else lambda: torch.autocast(device, half)
 
 
 def _safely(look: Callable[[], Fact]) -> Fact:

@@ -49,6 +49,8 @@ class LoadedModel:
     processor: Any  # a ProcessorMixin, or the tokenizer of a text-only model
     family: Family
     path: str
+    dtype: str = "asked"
+    """``auto`` where it is as saved because nothing else was asked for."""
 
     @property
     def tokenizer(self) -> Any:
@@ -95,7 +97,7 @@ def load(
     if not trainable:
         model.requires_grad_(False)
     model.train(trainable)
-    return LoadedModel(model=model, processor=processor, family=family, path=str(path))
+    return LoadedModel(model=model, processor=processor, family=family, path=str(path), dtype=dtype)
 
 
 def load_model(

@@ -11,6 +11,7 @@ from mmpref.errors import CheckpointError
 from mmpref.rundir import RunDir, versions
 from mmpref.training.checkpoint import differences, model_fingerprint, newest_complete, verify
 from mmpref.training.continued import start_facts
+from mmpref.training.precision import dtype_fact
 
 Say = Callable[[str], None]
 _MOVE_NO_WEIGHT = (
@@ -45,7 +46,7 @@ def facts_of(recipe: Recipe, train_hashes: Sequence[str], *, processes: int = 1)
     )
     for name in _MOVE_NO_WEIGHT:
         tree["train"].pop(name)
-    tree["model"] = {"files": model_fingerprint(recipe.model.path), "dtype": recipe.model.dtype}
+    tree["model"] = {"files": model_fingerprint(recipe.model.path), "dtype": dtype_fact(recipe)}
     tree["data"] = {"train": list(train_hashes)}
     tree["versions"] = {name: version for name, version in versions().items() if name in ("torch", "transformers")}
     return {**_flatten(tree), **start_facts(recipe)}
