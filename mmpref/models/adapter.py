@@ -94,8 +94,10 @@ def prepare(
     model, family = loaded.model, loaded.family
     _check(tuning, adapter, family, model)
     model.requires_grad_(False)
-    if loaded.dtype == "auto" and (dtypes := part_dtypes(saved_dtype(model), tuning, autocast=autocast)) is not None:
-        keep_in(model, family, dtypes)
+    if loaded.dtype == "auto":
+        dtypes = part_dtypes(saved_dtype(model), tuning, family, autocast=autocast)
+        if dtypes is not None:
+            keep_in(model, family, dtypes)
     if adapter is not None and start is not None:
         model = attach(model, start, trainable=True, dropout=adapter.dropout)
         for name, parameter in model.named_parameters():

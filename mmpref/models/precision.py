@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import torch
 from torch import nn
@@ -24,7 +24,7 @@ _PACKED = ("Params4bit", "Int8Params")  # of bitsandbytes; 4 bits may be stored 
 
 
 def part_dtypes(
-    saved: torch.dtype, tuning: Tuning, *, autocast: torch.dtype | None
+    saved: torch.dtype, tuning: Tuning, family: Family, *, autocast: torch.dtype | None
 ) -> Mapping[PartName, torch.dtype] | None:
     """What each part is kept in under ``dtype: auto``; None where all stays as saved, because no whole part trains.
 
@@ -33,19 +33,22 @@ def part_dtypes(
     - A projector behind a tower that trains is float32 as well: some lie inside the tower, and layer norms do not take
       wider inputs than their weights.
     - What is frozen is as saved, or in autocast's half precision where it was saved in the other one; without autocast
-      layers cannot read each other across two precisions, and everything is float32.
+      layers cannot read each other across two precisions, and everything is float32. So it is for a family of
+      ``one_dtype``.
 
     Args:
         saved: what the checkpoint's weights are.
         autocast: the half precision that training computes in, or None.
     """
-    full: set[PartName] = {part for part in ("vision", "projector", "language") if tuning.of(part) == "full"}
+    parts: tuple[PartName, ...] = get_args(PartName)
+    full = {part for part in parts if tuning.of(part) == "full"}
     if not full:
         return None
     if "vision" in full:
         full.add("projector")
-    frozen = torch.float32 if autocast is None else autocast if saved in HALF else saved
-    return {part: torch.float32 if part in full else frozen for part in ("vision", "projector", "language")}
+    alike = autocast is None or family.one_dtype
+    frozen = torch.float32 if alike else autocast if saved in HALF else saved
+    return {part: torch.float32 if part in full else frozen for part in parts}
 
 
 def keep_in(model: nn.Module, family: Family, dtypes: Mapping[PartName, torch.dtype]) -> None:

@@ -14,6 +14,8 @@ from mmpref.models.adapter import AdapterSettings, Tuning, lora_layers, prepare
 from mmpref.models.skeleton import Kept, kept_by_decoder, skeleton
 from mmpref.processing.family import PartName
 from mmpref.processing.layout import LayoutName
+from mmpref.training.precision import autocast_dtype, planned_dtypes
+from mmpref.training.spread import ALONE, Spread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,15 +47,24 @@ class Architecture:
     head_trains: bool
     changes_base: bool
     """The adapter switched off is not the start model, so that a reference is a copy."""
+    dtypes: Mapping[PartName, torch.dtype]
+    """What the weights of each part are loaded in."""
 
 
-def describe(config: PretrainedConfig, recipe: Recipe, layout: LayoutName = "shared_prefix") -> Architecture:
+def describe(
+    config: PretrainedConfig, recipe: Recipe, layout: LayoutName = "shared_prefix", spread: Spread = ALONE
+) -> Architecture:
     """Look at a model without weights under a recipe's ``tune`` and ``adapter``.
+
+    Args:
+        spread: says what layers compute in, where it is not what their weights are held in.
 
     Raises:
         ConfigError: what training would refuse as well, and models whose decoder cannot be run alone.
     """
-    dtype = weight_dtype(config, recipe)
+    dtypes = planned_dtypes(config, recipe, is_deepspeed=spread.is_deepspeed)
+    half = autocast_dtype(recipe)
+    dtype = half if half is not None and spread.splits_weights else dtypes["language"]
     whole = skeleton(config, recipe.model.path, dtype)
     model, family = whole.model, whole.family
     tune = recipe.tune
@@ -78,7 +89,6 @@ def describe(config: PretrainedConfig, recipe: Recipe, layout: LayoutName = "sha
         lora = sum(rank * (a + b) + (b if dora else 0) for a, b in sizes)
     text = config.get_text_config()
     untied, layers = head is not None and head.weight is not table.weight, text.num_hidden_layers
-    autocast = recipe.train.bf16 or recipe.train.fp16
     return Architecture(
         parameters=parameters,
         trained=trained,
@@ -93,21 +103,13 @@ def describe(config: PretrainedConfig, recipe: Recipe, layout: LayoutName = "sha
         inner=getattr(text, "intermediate_size", 4 * text.hidden_size),
         largest_layer=max(in_language, default=0),
         largest_trained=largest_trained,
-        kept=_kept(config, recipe, tuning, dtype, layout, autocast=autocast),
+        kept=_kept(config, recipe, tuning, dtype, layout, autocast=half is not None),
         tower=_tower(config),
         tower_trains=tuning.vision != "freeze",
         head_trains=tuning.language == "full",
         changes_base=recipe.adapter.kind == "none" or recipe.adapter.init != "zero",
+        dtypes=dtypes,
     )
-
-
-def weight_dtype(config: PretrainedConfig, recipe: Recipe) -> torch.dtype:
-    """The dtype that the recipe loads weights in; ``auto`` means the config's, bfloat16 where it names none."""
-    if recipe.model.dtype != "auto":
-        found: torch.dtype = getattr(torch, recipe.model.dtype)
-        return found
-    named = getattr(config, "dtype", None)
-    return named if isinstance(named, torch.dtype) else torch.bfloat16
 
 
 def _kept(

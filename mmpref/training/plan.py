@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+
+import torch
 
 from mmpref.config import Recipe
 from mmpref.errors import ConfigError
 from mmpref.losses import build_objective
+from mmpref.processing.family import PartName
 from mmpref.processing.layout import LayoutName
-from mmpref.training.architecture import Architecture, weight_dtype
+from mmpref.training.architecture import Architecture
 from mmpref.training.gpus import GIB, LINKED, card_named, on_card
 from mmpref.training.memory import Memory, Shape, copies_reference, estimate, with_changes
 from mmpref.training.network import BETWEEN_NODES, Traffic, link_rate, seconds, traffic
 from mmpref.training.plan_changes import Subject, changes_until_it_fits
 from mmpref.training.plan_subject import described, find_config, image_shape, layout_of
+from mmpref.training.precision import bf16_by_default, with_bf16
 from mmpref.training.speed import Speed, flops_per_pair, speed_of
 from mmpref.training.spread import ALONE, STRATEGIES, Spread, Strategy, precision_of, refuse_contradictions
 
@@ -57,8 +61,8 @@ class Plan:
     speed: Speed | None
     changes: tuple[tuple[str, float], ...]
     source: str
-    dtype_bytes: int
-    """Of a weight as it is loaded."""
+    dtypes: Mapping[PartName, torch.dtype]
+    """What the weights of each part are loaded in."""
 
     @property
     def fits(self) -> bool | None:
@@ -108,24 +112,26 @@ def make_plan(
     if gpu_memory is None and card is not None:
         gpu_memory = card[1] * GIB
     config, source = find_config(recipe.model.path)
+    if recipe.train.bf16 is None:  # as a card with bfloat16 would
+        recipe = with_bf16(recipe, not recipe.train.use_cpu and bf16_by_default(recipe, lambda: config))
     layout = layout or layout_of(recipe, config)
     image, patches = image_shape(config, recipe, picture)
     rejected = answer_tokens if build_objective(recipe.loss.as_mapping()).needs_rejected else 0
     shape = Shape(prompt=prompt_tokens, image=image, patches=patches, chosen=answer_tokens, rejected=rejected)
-    dtype = weight_dtype(config, recipe)
-    model = described(config, recipe, layout)
+    model = described(config, recipe, layout, spread)
     copied = copies_reference(model, recipe)
-    refuse_contradictions(recipe, spread, dtype_bytes=dtype.itemsize, pairs=pairs, copies_reference=copied)
+    loaded = {part: dtype.itemsize for part, dtype in model.dtypes.items()}
+    refuse_contradictions(recipe, spread, dtype_bytes=loaded["language"], pairs=pairs, copies_reference=copied)
     wire, rate = _link(link, spread, None if card is None else card[0])
 
     def memory_of(changed: Recipe, pair: Shape = shape, looked_at: Architecture = model) -> Memory:
-        return estimate(looked_at, changed, pair, layout=layout, dtype=dtype, spread=spread)
+        return estimate(looked_at, changed, pair, layout=layout, spread=spread)
 
     memory = memory_of(recipe)
     flipped = with_changes(recipe, train={"gradient_checkpointing": not recipe.train.gradient_checkpointing})
     needed = on_card(memory.peak)
     flops = flops_per_pair(model, recipe, shape, layout)
-    sent = traffic(model, recipe, precision_of(recipe, dtype.itemsize, spread), spread)
+    sent = traffic(model, recipe, precision_of(recipe, loaded, spread), spread)
     network = 0.0 if rate is None else seconds(sent.total, rate)
     longest = most_pairs = None
     changes: tuple[tuple[str, float], ...] = ()
@@ -157,7 +163,7 @@ def make_plan(
         speed=speed,
         changes=changes,
         source=source,
-        dtype_bytes=dtype.itemsize,
+        dtypes=model.dtypes,
     )
 
 

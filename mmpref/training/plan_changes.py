@@ -12,7 +12,6 @@ from mmpref.config import Recipe
 from mmpref.losses import build_objective
 from mmpref.models.load import family_of_config
 from mmpref.processing.layout import LayoutName
-from mmpref.training.architecture import weight_dtype
 from mmpref.training.gpus import GIB, on_card
 from mmpref.training.memory import Shape, estimate, with_changes
 from mmpref.training.plan_subject import described, image_shape
@@ -34,8 +33,8 @@ class Subject:
         """Bytes that a card must have."""
         image, patches = image_shape(self.config, recipe, self.picture)
         pair = replace(self.shape, image=image, patches=patches)
-        model, dtype = described(self.config, recipe, self.layout), weight_dtype(self.config, recipe)
-        return on_card(estimate(model, recipe, pair, layout=self.layout, dtype=dtype, spread=spread).peak)
+        model = described(self.config, recipe, self.layout, spread)
+        return on_card(estimate(model, recipe, pair, layout=self.layout, spread=spread).peak)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

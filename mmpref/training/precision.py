@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
 from transformers import PretrainedConfig
 
 from mmpref.config import Recipe
-from mmpref.models.adapter import PARTS, Tuning, plain_name
-from mmpref.models.load import LoadedModel, load_config
+from mmpref.models.adapter import Tuning, plain_name
+from mmpref.models.load import LoadedModel, family_of_config, load_config
 from mmpref.models.precision import HALF, part_dtypes
 from mmpref.models.unwrap import unwrap
 from mmpref.processing.family import PartName
 
 WIDENED = "auto: float32 where whole parts train"
+_EVERY: tuple[PartName, ...] = get_args(PartName)
 _NAMES = {"Params4bit": "4 bits", "Int8Params": "8 bits"}
 
 
@@ -92,8 +93,10 @@ def planned_dtypes(
     """What each part's weights will be held in, before anything is loaded."""
     asked = loaded_as(recipe, is_deepspeed=is_deepspeed)
     saved = checkpoint_dtype(config) if asked == "auto" else getattr(torch, asked)
-    found = part_dtypes(saved, tuning_of(recipe), autocast=autocast_dtype(recipe)) if asked == "auto" else None
-    return dict(found) if found is not None else dict.fromkeys(PARTS, saved)
+    found = None
+    if asked == "auto":
+        found = part_dtypes(saved, tuning_of(recipe), family_of_config(config), autocast=autocast_dtype(recipe))
+    return dict(found) if found is not None else dict.fromkeys(_EVERY, saved)
 
 
 def describe(loaded: LoadedModel, recipe: Recipe, *, is_deepspeed: bool = False) -> str:
@@ -139,6 +142,6 @@ def dtypes_held(loaded: LoadedModel) -> dict[PartName, list[str]]:
         of_part[dtype] = of_part.get(dtype, 0) + parameter.numel()
     return {
         part: sorted(sizes[part], key=lambda name, of=sizes[part]: -of[name])  # type: ignore[misc]
-        for part in PARTS
+        for part in _EVERY
         if part in sizes
     }
