@@ -269,7 +269,8 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as name:
             reference = ReferenceCache.open(Path(name) / "cache", {"bench": case})
             cpu = torch.device("cpu")
-            reference.fill(loaded.model, collate, [short, *pairs], device=cpu, say=lambda _: None)
+            with torch.autocast("cpu", torch.bfloat16, enabled=half is not None):
+                reference.fill(loaded.model, collate, [short, *pairs], device=cpu, say=lambda _: None)
     elif objective.needs_reference:
         reference = choose_reference(loaded.model)
     weights = [parameter for parameter in loaded.model.parameters() if parameter.requires_grad]

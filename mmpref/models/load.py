@@ -6,6 +6,7 @@ read from safetensors only, and no code from a model folder is ever run.
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import types
@@ -147,10 +148,11 @@ def _keep_used_renamings(model: PreTrainedModel) -> None:
 
 
 def empty_model(config: PretrainedConfig, *, dtype: torch.dtype, attn_implementation: str) -> PreTrainedModel:
-    """The model that a config describes, on the meta device: shapes without weights."""
+    """The model that a config describes, on the meta device: shapes without weights. The config is left as it is."""
     kind = AutoModelForImageTextToText if family_of_config(config).has_vision else AutoModelForCausalLM
     with torch.device("meta"):
-        return cast(PreTrainedModel, kind.from_config(config, dtype=dtype, attn_implementation=attn_implementation))
+        made = kind.from_config(copy.deepcopy(config), dtype=dtype, attn_implementation=attn_implementation)
+    return cast(PreTrainedModel, made)
 
 
 def load_config(path: str | Path) -> PretrainedConfig:
