@@ -95,6 +95,9 @@ def cases() -> dict[str, dict[str, Any]]:
         "mini lora bfloat16, autocast": {**mini, "dtype": "bfloat16", "autocast": True},
         "mini full bfloat16, autocast ckpt": {
             **mini, "mode": "full", "dtype": "bfloat16", "autocast": True, "checkpointing": True},
+        "small lora bfloat16, autocast ckpt": {**lora, "dtype": "bfloat16", "autocast": True, "checkpointing": True},
+        "small full auto, autocast sgd accumulation 4 ckpt": {
+            **auto, **full, "optim": "sgd", "accumulation": 4, "checkpointing": True},
         "small full auto, autocast ckpt": {**auto, **full, "checkpointing": True},
         "small full auto, autocast accumulation 4 ckpt": {**auto, **full, "accumulation": 4, "checkpointing": True},
         "small text full auto, autocast accumulation 4 ckpt": {

@@ -125,7 +125,7 @@ def estimate(
     # they are all kept until the forward pass is over, checkpointing or not
     casts = mixed and not spread.splits_weights
     copies = 2 * model.in_layers if casts and size == 4 else 0
-    beside = 2 * (model.trained["vision"] + model.trained["projector"]) if casts else 0
+    beside = 2 * (model.trained["vision"] + model.trained["projector"]) if casts and precision.trained == 4 else 0
     until_backward = (copies if model.trained["language"] else 0) + beside
     if section.gradient_checkpointing:
         hidden = kept.hidden
