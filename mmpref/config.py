@@ -53,7 +53,7 @@ class ModelSection(Section):
     path: str
     """A local folder or a hub id of an image-text-to-text (or text-only causal) model."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of all weights; half precision rounds small updates away. auto: float32 where whole parts train, else as saved."""
+    """Of the weights; half precision rounds small updates away. auto: float32 where whole parts train, or as saved."""
     save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of the whole model that is written at the end; auto: what it was trained in, so that nothing is rounded."""
     attn_implementation: str | None = None

@@ -46,8 +46,9 @@ def part_dtypes(
         return None
     if "vision" in full:
         full.add("projector")
-    alike = autocast is None or family.one_dtype
-    frozen = torch.float32 if alike else autocast if saved in HALF else saved
+    frozen = saved if autocast is None or saved not in HALF else autocast
+    if autocast is None or family.one_dtype:
+        frozen = torch.float32
     return {part: torch.float32 if part in full else frozen for part in parts}
 
 

@@ -104,7 +104,7 @@ def save_model(
 
 def _in_one_dtype(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     """Floating-point weights in a dtype. What is tied stays tied: it is found by its storage, and written once."""
-    done: dict[tuple[int, int, torch.Size], Tensor] = {}
+    done: dict[tuple[Any, ...], Tensor] = {}
     found = {}
     for name, value in weights.items():
         place = (value.data_ptr(), value.storage_offset(), value.shape)

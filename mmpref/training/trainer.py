@@ -228,7 +228,8 @@ class PreferenceTrainer(CheckpointedTrainer):
         """The precision of training for whatever is run. accelerate puts it around the policy's own forward, and only
         once training begins: a reference that is a copy, and every check and evaluation before, would have another.
         """
-        return self.accelerator.autocast()
+        found: AbstractContextManager[Any] = self.accelerator.autocast()
+        return found
 
     def _logps(self, model: nn.Module, batch: PairBatch) -> PairLogps:
         return pair_logps(model, batch, reference=self.reference if self.objective.needs_reference else None)
