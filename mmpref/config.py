@@ -1,7 +1,6 @@
 """The recipe: typed sections, read from YAML, changed by dotted ``key=value`` overrides, refused when a key is unknown.
 
-YAML is read so that ``5e-7`` is a number and ``yes``, ``no``, ``on``, ``None`` are plain text (YAML 1.2 rules): a value
-that is not what its key takes is an error that names the key, never a surprise.
+YAML is read by the rules of YAML 1.2: ``5e-7`` is a number, and ``yes``, ``no``, ``on``, ``None`` are plain text.
 """
 
 from __future__ import annotations
@@ -78,7 +77,9 @@ class ModelSection(Section):
     path: PathText
     """A local folder or a hub id of an image-text-to-text (or text-only causal) model."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """What the weights are held in; auto takes what they are saved in."""
+    """Of the weights; half precision rounds small updates away. auto: float32 where whole parts train, or as saved."""
+    save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the whole model that is written at the end; auto: what it was trained in, so that nothing is rounded."""
     attn_implementation: str | None = None
     """Passed to transformers; null lets it choose."""
     attention: Literal["auto", "shared_prefix", "plain"] = "auto"
@@ -366,8 +367,8 @@ class TrainSection(Section):
     """Gradients are scaled down to this norm; 0 leaves them."""
     optim: str = "adamw_torch"
     """Any name that transformers knows; adamw_8bit and paged_adamw_8bit need bitsandbytes."""
-    bf16: bool = False
-    """Compute in bfloat16 (autocast)."""
+    bf16: bool | None = None
+    """Autocast to bfloat16. null: on a GPU that has it, unless weights are float16; never on a CPU."""
     fp16: bool = False
     """Compute in float16 (autocast, with loss scaling)."""
     gradient_checkpointing: bool = False

@@ -60,11 +60,12 @@ def check_recipe(recipe: Recipe) -> Iterator[Fact]:
     from mmpref.training.arguments import training_arguments
     from mmpref.training.continued import continued
     from mmpref.training.loss_of import line_of, loss_written_out, objective_of, settle, with_score
+    from mmpref.training.precision import resolved
     from mmpref.training.preflight import run_checks
     from mmpref.training.run_data import load_data
     from mmpref.training.setup import set_up
 
-    recipe = continued(loss_written_out(recipe))
+    recipe = continued(loss_written_out(resolved(recipe)))
     objective = objective_of(recipe)
     arguments = training_arguments(recipe)
     data = load_data(recipe, objective, Quarantine())
@@ -106,10 +107,10 @@ def _one_pair(collator: PairCollator, pairs: Sequence[PreferencePair]) -> Iterat
 def _autocast(recipe: Recipe, device: str) -> Callable[[], AbstractContextManager[object]]:
     import torch
 
-    if not (recipe.train.bf16 or recipe.train.fp16):
-        return nullcontext
-    dtype = torch.bfloat16 if recipe.train.bf16 else torch.float16
-    return lambda: torch.autocast(device, dtype)
+    from mmpref.training.precision import autocast_dtype
+
+    half = autocast_dtype(recipe)
+    return nullcontext if half is None else lambda: torch.autocast(device, half)
 
 
 def _safely(look: Callable[[], Fact]) -> Fact:

@@ -101,6 +101,11 @@ BELONGS: tuple[Belongs, ...] = (
         holds=lambda recipe: recipe.reference.kind == "cache",
         so=lambda recipe: ("reference.kind=cache",),
     ),
+    Belongs(
+        keys=("model.save_dtype",),
+        to="a run that writes a whole model, and with an adapter only the adapter is written",
+        holds=lambda recipe: recipe.adapter.kind == "none",
+    ),
     Belongs(keys=("data.verify",), to="data.manifest", holds=lambda recipe: recipe.data.manifest is not None),
     Belongs(
         keys=("processing.shrink_images",),

@@ -51,6 +51,7 @@ def cases() -> dict[str, dict[str, Any]]:
     mini: dict[str, Any] = {"size": "mini"}
     lora, full = {**small, "mode": "lora"}, {**small, "mode": "full"}
     medium = {"size": "medium", "mode": "lora"}
+    auto: dict[str, Any] = {"dtype": "auto", "saved": "bfloat16", "autocast": True}
     found |= {
         "small lora batch 4": {**lora, "batch": 4},
         "small lora plain": {**lora, "layout": "plain"},
@@ -94,6 +95,22 @@ def cases() -> dict[str, dict[str, Any]]:
         "mini lora bfloat16, autocast": {**mini, "dtype": "bfloat16", "autocast": True},
         "mini full bfloat16, autocast ckpt": {
             **mini, "mode": "full", "dtype": "bfloat16", "autocast": True, "checkpointing": True},
+        "small lora bfloat16, autocast ckpt": {**lora, "dtype": "bfloat16", "autocast": True, "checkpointing": True},
+        "small full auto, autocast sgd accumulation 4 ckpt": {
+            **auto, **full, "optim": "sgd", "accumulation": 4, "checkpointing": True},
+        "small full auto, autocast ckpt": {**auto, **full, "checkpointing": True},
+        "small full auto, autocast accumulation 4 ckpt": {**auto, **full, "accumulation": 4, "checkpointing": True},
+        "small text full auto, autocast accumulation 4 ckpt": {
+            **auto, **full, "family": "text", "accumulation": 4, "checkpointing": True},
+        "small vision full auto, autocast ckpt": {
+            **auto, **full, "vision": "full", "projector": "full", "checkpointing": True},
+        "small projector and lora auto, autocast ckpt": {**auto, **lora, "projector": "full", "checkpointing": True},
+        "small vision and lora auto, autocast": {**auto, **lora, "vision": "full", "projector": "full"},
+        "small projector and qlora auto, autocast ckpt": {
+            **auto, **small, "mode": "qlora", "projector": "full", "checkpointing": True},
+        "small full auto": {**full, "dtype": "auto", "saved": "bfloat16"},
+        "small full auto, autocast cached reference ckpt": {
+            **auto, **full, "reference": "cache", "checkpointing": True},
         "small text lora": {**small, "family": "text"},
         "small text qlora ckpt": {**small, "family": "text", "mode": "qlora", "checkpointing": True},
         "mini text full bfloat16 ckpt": {
@@ -160,14 +177,14 @@ def one_by_one(chosen: dict[str, dict[str, Any]]) -> Iterator[tuple[str, dict[st
 
 def against_estimate(name: str, case: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     """A measured case with the estimate beside it."""
-    from mmpref.training.architecture import describe, weight_dtype
+    from mmpref.training.architecture import describe
     from mmpref.training.memory import Shape, estimate
 
     recipe, layout = recipe_for(case), case.get("layout", "shared_prefix")
     config = config_of(case)
     shape = Shape(**found["shape"])
     model = describe(config, recipe, layout)
-    memory = estimate(model, recipe, shape, layout=layout, dtype=weight_dtype(config, recipe))
+    memory = estimate(model, recipe, shape, layout=layout)
     peak = found["measured"] + found["resting"]
     return {
         "case": name, "measured": found["measured"], "resting": found["resting"], "shape": found["shape"],
@@ -217,7 +234,8 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     if recipe.adapter.kind != "none":
         asked = recipe.adapter.model_dump(include={"rank", "dropout", "use_dora"})
         adapter = AdapterSettings(**asked)
-    loaded = prepare(loaded, Tuning(**recipe.tune.model_dump()), adapter)
+    half = torch.bfloat16 if case.get("autocast") else None
+    loaded = prepare(loaded, Tuning(**recipe.tune.model_dump()), adapter, autocast=half)
     if case.get("checkpointing"):
         loaded.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if adapter is not None:
@@ -254,7 +272,8 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as name:
             reference = ReferenceCache.open(Path(name) / "cache", {"bench": case})
             cpu = torch.device("cpu")
-            reference.fill(loaded.model, collate, [short, *pairs], device=cpu, say=lambda _: None)
+            with torch.autocast("cpu", torch.bfloat16, enabled=half is not None):
+                reference.fill(loaded.model, collate, [short, *pairs], device=cpu, say=lambda _: None)
     elif objective.needs_reference:
         reference = choose_reference(loaded.model)
     weights = [parameter for parameter in loaded.model.parameters() if parameter.requires_grad]
@@ -319,6 +338,14 @@ def recipe_for(case: dict[str, Any]) -> Any:
 
 def config_of(case: dict[str, Any]) -> Any:
     """The config of the case's model, as :func:`build` writes it."""
+    import torch
+
+    config = _config_of(case)
+    config.dtype = getattr(torch, case.get("saved", "float32"))
+    return config
+
+
+def _config_of(case: dict[str, Any]) -> Any:
     import transformers as tf
 
     from mmpref.demo.tiny_models import build_tokenizer
@@ -351,15 +378,15 @@ def build(case: dict[str, Any], folder: Path) -> Path:
     torch.manual_seed(0)
     family = case.get("family", "llava")
     if family == "text":
-        tf.LlamaForCausalLM(config).save_pretrained(folder)
+        tf.LlamaForCausalLM(config).to(config.dtype).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         return folder
     if family == "qwen2_vl":
         scaled = qwen2_vl_like()
-        scaled.build().save_pretrained(folder)
+        scaled.build().to(config.dtype).save_pretrained(folder)
         scaled.processor.save_pretrained(folder)
         return folder
-    tf.LlavaForConditionalGeneration(config).save_pretrained(folder)
+    tf.LlavaForConditionalGeneration(config).to(config.dtype).save_pretrained(folder)
     images = tf.CLIPImageProcessorPil(size={"height": 336, "width": 336}, do_center_crop=False)
     tf.LlavaProcessor(
         images, tokenizer, patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1,

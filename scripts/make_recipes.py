@@ -14,12 +14,16 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmpref.config import build_recipe, parse_yaml
+from mmpref.config import Recipe, build_recipe, parse_yaml
 from mmpref.training.gpus import GIB
+from mmpref.training.memory import with_changes
 from mmpref.training.plan import make_plan
+from mmpref.training.spread import Spread
 
 FOLDER = Path(__file__).resolve().parent.parent / "mmpref" / "recipes"
 PAIRS_PER_UPDATE = 128
+BIG = 80
+"""GB of the largest card that is looked at for full fine-tuning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +59,7 @@ VLMS = (
 )  # fmt: skip
 
 UNI_MM = "arXiv 2506.10054, released multimodal setting (Qwen2-VL-2B, MM-RLHF)"
+KEPT = "weights that train in float32, computed with in bfloat16 (autocast): ours; bfloat16 ones would not move"
 UNI_TX = "arXiv 2506.10054, released configs of the textual part"
 
 
@@ -133,7 +138,6 @@ seed: 0
 
 model:
   path: {hub}
-  dtype: bfloat16
 
 data:
   train: pairs.jsonl
@@ -182,6 +186,7 @@ def head(
         title,
         f"  mmpref train {name} {changes}",
         f"Memory: {plan.needed / GIB:.1f} GiB estimated by mmpref plan ({pair}); not measured.{longest}",
+        *([] if card is not None else where_it_fits(recipe)),
         "Result: not measured yet.",
         "",
         "Sources:",
@@ -189,6 +194,24 @@ def head(
         *published,
     ]
     return "".join(f"# {line}".rstrip() + "\n" for line in lines)
+
+
+def where_it_fits(recipe: Recipe) -> list[str]:
+    """The smallest card for a recipe as it is, or what to do where 80 GB are too little."""
+    for card in (24, 48, BIG):
+        if make_plan(recipe, gpu_memory=card * GIB).fits:
+            return [f"  It fits one card with {card} GB."]
+    keys = {"reference": {"kind": "cache"}, "train": {"optim": "adamw_torch_fused"}}
+    leaner = with_changes(recipe, **keys)
+    words = "reference.kind=cache train.optim=adamw_torch_fused"
+    if make_plan(leaner, gpu_memory=BIG * GIB).fits:
+        return [f"  More than {BIG} GB; {words} make it {make_plan(leaner).needed / GIB:.1f} GiB."]
+    shared = make_plan(leaner, spread=Spread(gpus=8, strategy="fsdp2"))
+    batches = recipe.train.gradient_accumulation_steps // 8
+    return [
+        f"  No card with {BIG} GB holds it. On 8 of them, with {shared.needed / GIB:.1f} GiB each: --launch fsdp2",
+        f"  {words} train.gradient_accumulation_steps={batches}",
+    ]
 
 
 UNI_TEXT_LOSS = """  name: uni_dpo
@@ -203,7 +226,7 @@ def text_sources(beta: float, tau_ref: float, rate: str) -> list[str]:
         f"loss (beta {beta}, eta 0.7, tau_ref {tau_ref}, gamma 3, lambda 0.001, tau_good 3.2), learning rate {rate},",
         f"  2,048 tokens, one epoch, cosine, warm-up 0.1: {UNI_TX}",
         "128 pairs per update: princeton-nlp/SimPO, whose set-up that part shares",
-        "weights kept in bfloat16: ours",
+        KEPT,
     ]
 
 
@@ -216,7 +239,7 @@ def every() -> dict[str, str]:
         "  learning_rate: 6e-6",
         ["loss (beta 2.0, eta 0.7, tau_ref 2.0, gamma 3, lambda 0.001, tau_good 2.5), learning rate 6e-6,",
          f"  128 pairs per update, one epoch, cosine without warm-up, 4,096 tokens: {UNI_MM}, on 4 GPUs",
-         "vision tower frozen, weights kept in bfloat16: ours"],
+         "vision tower frozen: ours", KEPT],
         length=4096, vision=True,
     ))  # fmt: skip
     for name, title, hub, beta, tau, rate in (
@@ -243,7 +266,7 @@ def every() -> dict[str, str]:
          "its grid: learning rate 3e-7, 5e-7, 6e-7, 10e-7 times beta 0.005, 0.01, 0.05, 0.1, one run each. Which cell",
          "  is best is not known to us; this one lies nearest to SimPO's best DPO on this model (0.01, 7e-7)",
          "its ceiling was swept from 1.5 to 10: best at 2, flat from 1.5 to 2.5, clearly worse from 5 on",
-         "weights kept in bfloat16: ours"],
+         KEPT],
         published=(
             "",
             "Published by the AdaDPO authors, quoted from a secondary source (theirs, not reproduced here):",

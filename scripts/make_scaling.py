@@ -57,10 +57,11 @@ def spread(gpus: int, strategy: Strategy, nodes: int = 1) -> Spread:
 def recipe(
     model: str, mode: str, batches: int = 1, *, every_batch: bool = False, optim: str = "adamw_torch_fused"
 ) -> Recipe:
-    """A micro-batch of one pair with checkpointing in bfloat16; the reference costs no second model."""
+    """A micro-batch of one pair with checkpointing, computed in bfloat16; the reference costs no second model."""
     full = mode == "full"
     tree = {
-        "output": "unused", "model": {"path": MODELS[model], "dtype": "bfloat16"}, "data": {"train": "unused"},
+        "output": "unused", "data": {"train": "unused"},
+        "model": {"path": MODELS[model], "dtype": "auto" if full else "bfloat16"},
         "loss": {"name": "uni_dpo", "uni": {"tau_good": 2.5}},
         "adapter": {"kind": "none"} if full else {"kind": mode, "rank": 32},
         "tune": {"projector": "full", "language": "full"} if full else {"language": "lora"},
@@ -192,7 +193,7 @@ SPLIT = [
     ["base in 8 bits", "whole", "refused", "refused", "refused"],
     ["gradients", "whole, and once more in buckets", "1/N", "1/N", "1/N"],
     ["optimizer", "whole", "1/N", "1/N", "1/N"],
-    ["float32 copy of what trains", "none", "1/N", "1/N", "what trains *is* float32, 1/N"],
+    ["float32 weights that train", "whole", "a copy, 1/N", "a copy, 1/N", "1/N"],
     ["activations, tiles of logits, the tower's work", "whole", "whole", "whole", "whole"],
     ["a copy that serves as reference", "whole", "whole", "refused", "1/N"],
     ["on top", "", _DEEPSPEED, f"as zero2, and up to {LIVE:,} gathered weights",
@@ -225,10 +226,10 @@ mmpref plan {QLORA_RECIPE} --gpus 4 --strategy ddp --gpu "RTX 4090" --link pcie4
 
 {table(head, SPLIT)}
 
-- **Precision.** Under `train.bf16` the Trainer leaves weights as they are loaded: alone and under DDP, bfloat16
-  weights are *updated* in bfloat16 (8 bytes a trained weight with AdamW). FSDP2 in mixed precision turns what trains
-  into float32 (16 bytes, split), DeepSpeed keeps a float32 copy (16 bytes, 14 of them split under zero2).
-  `model.dtype=float32` gives the same alone: 16 bytes, and 2 more for autocast's copies.
+- **Precision.** What trains is float32 (`model.dtype: auto`): 16 bytes a trained weight with AdamW, whole alone and
+  under DDP, split under FSDP2, and 2 more for autocast's copies where weights are not split. DeepSpeed makes the
+  weights themselves bfloat16 and keeps a float32 copy (16 bytes, 14 of them split under zero2). `model.dtype=bfloat16`
+  halves it to 8 bytes alone and under DDP, and rounds small updates away: see [memory.md](memory.md).
 - **Accumulation.** Where gradients are split they travel after every micro-batch, so that no GPU ever holds them
   whole; under DDP they travel once an update.
 - **The reference.** With full fine-tuning a live reference is a copy of what trains. FSDP2 splits it, zero3 refuses
@@ -240,11 +241,11 @@ mmpref plan {QLORA_RECIPE} --gpus 4 --strategy ddp --gpu "RTX 4090" --link pcie4
 
 ## Memory by model
 GiB that a card must have (peak, {FIXED // GIB} GiB for CUDA, {SLACK:.0%} slack). In brackets: more than 80 GiB. One
-pair in a micro-batch, no accumulation, gradient checkpointing, bfloat16, one picture of 640 x 480, 100 prompt tokens,
-two answers of 250; *weights* is the model itself, *tokens* what the decoder runs over at once. Numbers after a strategy
-are GPUs.
+pair in a micro-batch, no accumulation, gradient checkpointing, autocast to bfloat16, one picture of 640 x 480, 100
+prompt tokens, two answers of 250; *weights* is the model itself, *tokens* what the decoder runs over at once. Numbers
+after a strategy are GPUs.
 
-### All weights (language model and projector), fused AdamW, cached reference
+### All weights (language model and projector) in float32, fused AdamW, cached reference
 {memory_table("full", FULL)}
 
 ### LoRA of rank 32 on a bfloat16 base, fused AdamW

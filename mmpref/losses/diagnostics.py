@@ -50,8 +50,8 @@ def gradient_stats(pulls: list[Pull], kind: ScoreKind, w: Side, r: Side) -> dict
     and for sums the geometric mean over the answer's tokens of |dL/dp_t|. The pair term is w_qual w_perf link(M) with
     the gradient of w_perf where it flows; NLL terms, which pull on the chosen answer only, are left out.
 
-    ``grad/ratio_to_ref`` is the ratio with p / p_ref in place of p, where there is a reference: 1 at the start, and as long
-    as AdaDPO balances against the reference; under DPO it drifts as that of 2404.04626 does.
+    ``grad/ratio_to_ref`` is the ratio with p / p_ref in place of p, where there is a reference: 1 at the start, and as
+    long as AdaDPO balances against the reference; under DPO it drifts as 2404.04626 derives.
 
     Where the pair has no gradient at all (a satisfied hinge) the ratio is its limit, that of the coefficients.
     Magnitudes are kept within e^+-80 so that a mean over pairs stays finite.

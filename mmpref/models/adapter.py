@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from mmpref.errors import ConfigError
 from mmpref.models.adapter_folder import CONFIG, WEIGHTS
 from mmpref.models.parts import with_parts
+from mmpref.models.precision import keep_in, part_dtypes, saved_dtype
 from mmpref.models.tower import keep_frozen_tower_out_of_graph
 from mmpref.models.unwrap import submodule, unwrap
 from mmpref.processing.family import Family, PartName
@@ -69,11 +70,17 @@ class AdapterSettings:
 
 
 def prepare(
-    loaded: LoadedModel, tuning: Tuning, adapter: AdapterSettings | None = None, *, start: Path | None = None
+    loaded: LoadedModel,
+    tuning: Tuning,
+    adapter: AdapterSettings | None = None,
+    *,
+    start: Path | None = None,
+    autocast: torch.dtype | None = None,
 ) -> LoadedModel:
     """The same model with gradients where they are wanted, LoRA attached where it is asked for, in training mode.
 
-    Its parts are looked up in the model itself (``parts.with_parts``).
+    Its parts are looked up in the model itself (``parts.with_parts``). Weights that train themselves are then float32,
+    unless the model was loaded in a dtype that was asked for (``models.precision``).
 
     Args:
         loaded: a model without an adapter.
@@ -81,6 +88,7 @@ def prepare(
         adapter: LoRA settings; None where no part has LoRA.
         start: folder of a saved adapter that training starts from. Of ``adapter`` only the dropout counts then, and
             ``freeze`` leaves what the adapter has on a part as it is.
+        autocast: the half precision that training will compute in; None where it computes in that of the weights.
 
     Raises:
         ConfigError: parts the model does not have, LoRA settings without a part for them (or the other way round),
@@ -90,6 +98,10 @@ def prepare(
     family = with_parts(loaded.family, model, dict(loaded.family.named))
     _check(tuning, adapter, family, model)
     model.requires_grad_(False)
+    if loaded.dtype == "auto":
+        dtypes = part_dtypes(saved_dtype(model), tuning, family, autocast=autocast)
+        if dtypes is not None:
+            keep_in(model, family, dtypes)
     if adapter is not None and start is not None:
         model = attach(model, start, trainable=True, dropout=adapter.dropout)
         for name, parameter in model.named_parameters():

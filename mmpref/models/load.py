@@ -6,6 +6,7 @@ read from safetensors only, and no code from a model folder is ever run.
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import types
@@ -50,6 +51,8 @@ class LoadedModel:
     processor: Any  # a ProcessorMixin, or the tokenizer of a text-only model
     family: Family
     path: str
+    dtype: str = "asked"
+    """``auto`` where it is as saved because nothing else was asked for."""
 
     @property
     def tokenizer(self) -> Any:
@@ -103,7 +106,7 @@ def load(
     if not trainable:
         model.requires_grad_(False)
     model.train(trainable)
-    return LoadedModel(model=model, processor=processor, family=family, path=str(path))
+    return LoadedModel(model=model, processor=processor, family=family, path=str(path), dtype=dtype)
 
 
 def load_model(
@@ -155,10 +158,11 @@ def _keep_used_renamings(model: PreTrainedModel) -> None:
 
 
 def empty_model(config: PretrainedConfig, *, dtype: torch.dtype, attn_implementation: str) -> PreTrainedModel:
-    """The model that a config describes, on the meta device: shapes without weights."""
+    """The model that a config describes, on the meta device: shapes without weights. The config is left as it is."""
     kind = AutoModelForImageTextToText if family_of_config(config).has_vision else AutoModelForCausalLM
     with torch.device("meta"):
-        return cast(PreTrainedModel, kind.from_config(config, dtype=dtype, attn_implementation=attn_implementation))
+        made = kind.from_config(copy.deepcopy(config), dtype=dtype, attn_implementation=attn_implementation)
+    return cast(PreTrainedModel, made)
 
 
 def load_config(path: str | Path) -> PretrainedConfig:

@@ -67,7 +67,9 @@ class ReferencePolicy:
         if self.kind == "frozen_copy" and not self._is_sharded:
             self._model.to(batch.input_ids.device)  # the trainer moves the policy after the copy was made
         with torch.no_grad(), eval_mode(self._model), self._switched():
-            return batch.halves(answer_sums(self._model, batch))
+            found = batch.halves(answer_sums(self._model, batch))
+        torch.clear_autocast_cache()  # half-precision copies of weights made here would carry no gradient
+        return found
 
     def _switched(self) -> AbstractContextManager[None]:
         if self.kind == "frozen_copy":

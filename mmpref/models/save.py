@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -39,7 +42,12 @@ TEMPLATE_FOLDER = "additional_chat_templates"
 
 
 def save_model(
-    model: nn.Module, processor_source: str | Path, out: Path, *, weights: Mapping[str, Tensor] | None = None
+    model: nn.Module,
+    processor_source: str | Path,
+    out: Path,
+    *,
+    weights: Mapping[str, Tensor] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write the weights (of an adapted model: the adapter) and the base model's processor files to ``out``.
 
@@ -53,6 +61,7 @@ def save_model(
         processor_source: folder or hub id of the base model.
         out: must not exist, or be an empty folder.
         weights: whole tensors in place of the model's own, by the names of its ``state_dict()``; for a sharded model.
+        dtype: that a whole model is written in; None writes each weight as it is held. An adapter is written as it is.
 
     Raises:
         CheckpointError: ``out`` holds something, or cannot be written.
@@ -69,7 +78,11 @@ def save_model(
         raise CheckpointError(f"cannot write to {out.parent}: {err}") from err
     try:
         if isinstance(inner, PreTrainedModel):
+            if dtype is not None:
+                weights = _in_one_dtype(inner.state_dict() if weights is None else weights, dtype)
             inner.save_pretrained(beside, state_dict=None if weights is None else dict(weights))
+            if dtype is not None:
+                _say_dtype(beside / "config.json", str(dtype).removeprefix("torch."))
         else:
             given = {} if weights is None else {"state_dict": dict(weights)}
             # peft: the adapter that trains and its config, not the copy of it that may stand beside it
@@ -87,6 +100,29 @@ def save_model(
         ) from err
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _in_one_dtype(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Floating-point weights in a dtype. What is tied stays tied: it is found by its storage, and written once."""
+    done: dict[tuple[Any, ...], Tensor] = {}
+    found = {}
+    for name, value in weights.items():
+        place = (value.data_ptr(), value.storage_offset(), value.shape)
+        if value.is_floating_point() and value.dtype != dtype and value.numel():
+            value = done.setdefault(place, done[place] if place in done else value.detach().to("cpu", dtype))
+        found[name] = value
+    return found
+
+
+def _say_dtype(config: Path, name: str) -> None:
+    """transformers writes the dtype of the first weight it meets, and loads by what is written."""
+
+    def changed(tree: dict[str, Any]) -> dict[str, Any]:
+        found = {key: changed(value) if isinstance(value, dict) else value for key, value in tree.items()}
+        return {**found, "dtype": name} if isinstance(tree.get("dtype"), str) else found
+
+    tree = {**changed(json.loads(config.read_text(encoding="utf-8"))), "dtype": name}
+    config.write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def copy_processor_files(source: Path, out: Path) -> list[str]:

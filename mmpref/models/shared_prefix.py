@@ -243,5 +243,7 @@ def use_attention(model: nn.Module, name: str) -> None:
 
 
 def _dtype(model: nn.Module) -> torch.dtype:
-    dtype: torch.dtype = base_model(model).dtype  # type: ignore[assignment]
+    """Of the language model; the tower may be kept in another."""
+    inner: Any = base_model(model)
+    dtype: torch.dtype = inner.get_input_embeddings().weight.dtype
     return dtype

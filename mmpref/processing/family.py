@@ -48,6 +48,8 @@ class Family:
     """A row's only image is cut into tiles by its size; several images are not, and have as many tokens each."""
     shared_prefix: bool = False
     """The prompt may be computed once for both answers; otherwise each answer is a row of its own."""
+    one_dtype: bool = False
+    """Image features are not brought into the dtype of the text that they join: both must be kept in the same."""
     note: str = ""
     """What to tell the user about this choice, if anything."""
 
@@ -154,6 +156,7 @@ FAMILIES: tuple[Family, ...] = (
         language=("model.text_model",),
         repeats_image_token=False,
         shared_prefix=True,
+        one_dtype=True,  # SmolVLM
     ),
     Family(
         name="gemma3",
@@ -197,6 +200,7 @@ GENERIC = Family(
     projector=("model.multi_modal_projector", "model.connector", "model.visual.merger", "model.image_newline"),
     language=("model.language_model", "model.text_model"),
     repeats_image_token=False,
+    one_dtype=True,
 )
 
 

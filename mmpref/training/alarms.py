@@ -1,7 +1,7 @@
 """Alarms while training: the ways in which preference training fails with a loss that looks right.
 
-Each looks at the log lines and speaks once, after :data:`PATIENCE` lines in a row. They warn and stop nothing; what
-they say is also an event in ``metrics.jsonl``.
+Each looks at the log lines and speaks once, after :data:`PATIENCE` lines in a row; updates that rounding swallows are
+told as soon as they were measured. They warn and stop nothing; what they say is also an event in ``metrics.jsonl``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mmpref.training.metrics import PairLog
+from mmpref.training.swallowed import SWALLOWED
 
 PATIENCE = 3
 TOKEN_LOGP_FALL = 0.3
@@ -20,6 +21,8 @@ DEAD_WEIGHT = 0.01
 """A mean w_perf below this trains next to nothing."""
 LARGE_MARGIN = 20.0
 """A reward margin whose gradient in a logistic loss is e^-20 of a new pair's."""
+SWALLOWED_SHARE = 0.2
+"""Of updates that rounding takes back."""
 LENGTH_CORRELATION = 0.6
 LENGTH_WINDOW = 256
 _FEWEST_PAIRS = 64
@@ -56,6 +59,8 @@ class Alarms(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
+        if logs and SWALLOWED in logs:
+            self._event(state.global_step, *_updates_swallowed(logs[SWALLOWED]))
         if not logs or "loss" not in logs:
             return
         for name, sentence in self._heed(logs, state.global_step).items():
@@ -118,6 +123,17 @@ def _weights_vanish(logs: Mapping[str, float]) -> str | None:
     return (
         f"Uni-DPO's w_perf is {weight:.4f} on average: hardly any pair is trained on any more; lower loss.uni.gamma or "
         "raise loss.uni.tau_ref, or stop here"
+    )
+
+
+def _updates_swallowed(share: float) -> tuple[str, str]:
+    """Name and sentence of what was measured; an alarm where it is much."""
+    found = f"{share:.0%} of the updates of the first steps were rounded away: weights train in half precision"
+    if share < SWALLOWED_SHARE:
+        return SWALLOWED, found
+    return f"alarm/{SWALLOWED}", (
+        f"{found}, and these learn nothing; set model.dtype=float32 (or auto, which keeps only what trains in it) and "
+        "train.bf16=true where the device has it"
     )
 
 

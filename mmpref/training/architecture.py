@@ -16,6 +16,8 @@ from mmpref.models.part_counts import ORDER, PartCount, count_parts
 from mmpref.models.skeleton import Kept, kept_by_decoder, skeleton
 from mmpref.processing.family import PartName
 from mmpref.processing.layout import LayoutName
+from mmpref.training.precision import autocast_dtype, planned_dtypes
+from mmpref.training.spread import ALONE, Spread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,15 +49,24 @@ class Architecture:
     """Layers, width and MLP width of the vision tower; zeros without one."""
     tower_trains: bool
     head_trains: bool
+    dtypes: Mapping[PartName, torch.dtype]
+    """What the weights of each part are loaded in."""
 
 
-def describe(config: PretrainedConfig, recipe: Recipe, layout: LayoutName = "shared_prefix") -> Architecture:
+def describe(
+    config: PretrainedConfig, recipe: Recipe, layout: LayoutName = "shared_prefix", spread: Spread = ALONE
+) -> Architecture:
     """Look at a model without weights under a recipe's ``tune`` and ``adapter``.
+
+    Args:
+        spread: says what layers compute in, where it is not what their weights are held in.
 
     Raises:
         ConfigError: what training would refuse as well, and models whose decoder cannot be run alone.
     """
-    dtype = weight_dtype(config, recipe)
+    dtypes = planned_dtypes(config, recipe, is_deepspeed=spread.is_deepspeed)
+    half = autocast_dtype(recipe)
+    dtype = half if half is not None and spread.splits_weights else dtypes["language"]
     whole = skeleton(config, recipe.model.path, dtype, parts=recipe.model.parts)
     model, family = whole.model, whole.family
     tune = recipe.tune
@@ -84,7 +95,6 @@ def describe(config: PretrainedConfig, recipe: Recipe, layout: LayoutName = "sha
         lora = sum(adapted.values())
     text = config.get_text_config()
     untied, layers = head is not None and head.weight is not table.weight, text.num_hidden_layers
-    autocast = recipe.train.bf16 or recipe.train.fp16
     return Architecture(
         parameters=parameters,
         parts=_parts(whole, tuning, adapted),
@@ -100,10 +110,11 @@ def describe(config: PretrainedConfig, recipe: Recipe, layout: LayoutName = "sha
         inner=getattr(text, "intermediate_size", 4 * text.hidden_size),
         largest_layer=max(in_language, default=0),
         largest_trained=largest_trained,
-        kept=_kept(config, recipe, tuning, dtype, layout, autocast=autocast),
+        kept=_kept(config, recipe, tuning, dtype, layout, autocast=half is not None),
         tower=_tower(config),
         tower_trains=tuning.vision != "freeze",
         head_trains=tuning.language == "full",
+        dtypes=dtypes,
     )
 
 
@@ -117,15 +128,6 @@ def _parts(whole: LoadedModel, tuning: Tuning, adapted: Mapping[PartName, int]) 
         parameter.requires_grad_(trains and (not beside or name.startswith(copied)))
     found = count_parts(model, family)
     return {part: replace(count, trained=count.trained + adapted[part]) for part, count in found.items()}
-
-
-def weight_dtype(config: PretrainedConfig, recipe: Recipe) -> torch.dtype:
-    """The dtype that the recipe loads weights in; ``auto`` means the config's, bfloat16 where it names none."""
-    if recipe.model.dtype != "auto":
-        found: torch.dtype = getattr(torch, recipe.model.dtype)
-        return found
-    named = getattr(config, "dtype", None)
-    return named if isinstance(named, torch.dtype) else torch.bfloat16
 
 
 def _kept(

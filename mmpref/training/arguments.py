@@ -69,6 +69,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     _check_extra(section, known)
     _check_trackers(section.report_to)
     given: dict[str, Any] = section.model_dump(exclude={"extra", "save_steps", "eval_steps", *_OWN_KEYS})
+    given["bf16"] = bool(section.bf16)
     given["report_to"] = section.report_to or "none"
     given["save_strategy"] = "no" if section.save_steps is None else "steps"
     if section.save_steps is not None:

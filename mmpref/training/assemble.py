@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from mmpref.data.images import ImageLoader
@@ -28,12 +29,16 @@ PairsOrFile = Sequence[PreferencePair] | str | Path
 
 
 def as_model(
-    model: Model, tuning: Tuning | None, adapter: AdapterSettings | str | Path | None
+    model: Model,
+    tuning: Tuning | None,
+    adapter: AdapterSettings | str | Path | None,
+    *,
+    autocast: torch.dtype | None = None,
 ) -> tuple[nn.Module, LoadedModel | None]:
     """A model ready to train, and what was loaded with it.
 
     A path is loaded and prepared; without a tuning that trains the language model itself, or LoRA on it where there are
-    adapter settings, or what a saved adapter has.
+    adapter settings, or what a saved adapter has. Training computes in ``autocast`` where it is given.
 
     Raises:
         ConfigError: tuning or adapter for a model that was prepared elsewhere; an adapter that does not fit.
@@ -43,9 +48,12 @@ def as_model(
         if isinstance(adapter, str | Path):
             found = read_adapter(Path(model_of(adapter)), loaded.family)
             tuning = tuning or Tuning(**{part: found.on(part) for part in PARTS})
-            loaded = prepare(loaded, tuning, AdapterSettings(dropout=found.dropout), start=found.path)
+            loaded = prepare(
+                loaded, tuning, AdapterSettings(dropout=found.dropout), start=found.path, autocast=autocast
+            )
         else:
-            loaded = prepare(loaded, tuning or Tuning(language="full" if adapter is None else "lora"), adapter)
+            tuning = tuning or Tuning(language="full" if adapter is None else "lora")
+            loaded = prepare(loaded, tuning, adapter, autocast=autocast)
         return loaded.model, loaded
     if tuning is not None or adapter is not None:
         raise ConfigError("tuning and adapter are for a model given by its path; prepare a loaded model with prepare()")

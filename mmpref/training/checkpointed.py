@@ -17,11 +17,19 @@ from torch import nn
 from transformers import Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
-from mmpref.errors import CheckpointError
+from mmpref.errors import CheckpointError, ConfigError
+from mmpref.models.precision import dtype_to_save
+from mmpref.models.save import save_model
 from mmpref.rundir import replacing_folder
 from mmpref.training.checkpoint import WEIGHTS, is_complete, load_trained, prune, save_trained, seal, verify
 from mmpref.training.metrics import JsonlLogger, PairLog, read_pair_log
-from mmpref.training.parallel.sharded import load_sharded, load_sharded_weights, load_whole_optimizer, save_sharded
+from mmpref.training.parallel.sharded import (
+    load_sharded,
+    load_sharded_weights,
+    load_whole_optimizer,
+    save_sharded,
+    saved_weights,
+)
 from mmpref.training.parallel.world import ALONE, World, is_of_communication
 from mmpref.training.parallel.zero import is_zero_checkpoint, load_zero_weights, make_whole
 
@@ -40,6 +48,7 @@ class CheckpointedTrainer(Trainer):
     pair_log: PairLog
     eval_log: PairLog
     _facts: Mapping[str, Any]
+    _source: str | None  # where the model was loaded from
 
     # ---- writing ----------------------------------------------------------------------------------------------
 
@@ -119,6 +128,35 @@ class CheckpointedTrainer(Trainer):
         if not self.world.first_does(lambda: is_complete(folder)):
             self._save_checkpoint(self.model, None)
         return folder
+
+    # ---- the result -------------------------------------------------------------------------------------------
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the model (of an adapted one: the adapter) with its base's processor files, whole or not at all.
+
+        Raises:
+            ConfigError: a bare model, whose processor files are not known; ``models.save_model`` takes their place.
+        """
+        if self._source is None:
+            raise ConfigError(
+                "where the processor files are is not known; use mmpref.models.save_model(model, base, out)"
+            )
+        self.write_model(self._source, Path(output_dir or self.args.output_dir))
+
+    def write_model(self, source: str | Path, out: Path, *, dtype: str = "auto") -> None:
+        """Write the trained model with the processor files of ``source``; all ranks must call it together.
+
+        Args:
+            dtype: of a whole model's weights; ``auto`` writes what was trained, so that nothing is rounded.
+
+        Raises:
+            CheckpointError: it cannot be written; on all ranks.
+        """
+        inner = self.accelerator.unwrap_model(self.model)
+        weights = saved_weights(inner, keep=self.world.is_first) if self.world.is_sharded else None
+        with self.world.all_or_none():
+            if self.world.is_first:
+                save_model(inner, source, out, weights=weights, dtype=dtype_to_save(inner, dtype))
 
     # ---- reading ----------------------------------------------------------------------------------------------
 

@@ -13,11 +13,13 @@ import torch
 
 from mmpref.config import AdapterSection, Recipe
 from mmpref.models.reference_rule import ReferenceChoice, reference_of
+from mmpref.processing.family import PartName
 from mmpref.processing.layout import LayoutName
 from mmpref.training.architecture import Architecture
 from mmpref.training.loss_of import objective_of
 from mmpref.training.spread import ALONE, BUCKET, LIVE, SUB_GROUP, Precision, Spread, precision_of
 
+_SIDES: tuple[PartName, PartName] = ("language", "vision")
 TILE_BYTES = 32 * 2**20
 # Bytes a weight of linear layers: 4 bits and one float32 scale for 64 weights, or with double quantisation one byte for
 # 64 and a float32 for 64 * 256 (QLoRA, arXiv 2305.14314, section 3); 8 bits and a scale for each row.
@@ -98,7 +100,7 @@ def estimate(
     shape: Shape,
     *,
     layout: LayoutName = "shared_prefix",
-    dtype: torch.dtype,
+    dtype: torch.dtype | None = None,
     spread: Spread = ALONE,
 ) -> Memory:
     """Peak memory of one update on one GPU.
@@ -108,27 +110,33 @@ def estimate(
         recipe: batch size, optimizer, checkpointing, reference.
         shape: the pairs of a micro-batch, all alike.
         layout: both answers behind one prompt, or a row for each answer.
-        dtype: that weights which are not quantised are loaded in.
+        dtype: that all weights which are not quantised are loaded in; None takes what the model was described with.
         spread: over which GPUs, and what they split.
     """
     section, mixed = recipe.train, recipe.train.bf16 or recipe.train.fp16
-    kept, precision = model.kept, precision_of(recipe, dtype.itemsize, spread)
-    size = precision.computed if spread.splits_weights else dtype.itemsize
+    loaded = {part: (dtype or of_part).itemsize for part, of_part in model.dtypes.items()}
+    kept, precision = model.kept, precision_of(recipe, loaded, spread)
+    size, tower_size = (precision.computed if spread.splits_weights else loaded[part] for part in _SIDES)
     pairs = section.per_device_train_batch_size
     tokens, answers = pairs * shape.tokens(layout), pairs * shape.answers
     patches = pairs * shape.patches * (1 if layout == "shared_prefix" else 2)
     one_layer = kept.fixed + tokens * kept.per_layer + pairs * shape.read_twice(layout) * kept.keys_and_values
     around = tokens * max(kept.around, 0.0)
-    # autocast computes with copies in half precision of float32 weights, and backward wants them again
-    copies = 2 * model.in_layers if mixed and not spread.splits_weights and dtype.itemsize == 4 else 0
+    # autocast computes with copies in half precision of float32 weights, and backward wants them again; of what trains
+    # they are all kept until the forward pass is over, checkpointing or not
+    casts = mixed and not spread.splits_weights
+    copies = 2 * model.in_layers if casts and size == 4 else 0
+    beside = 2 * (model.trained["vision"] + model.trained["projector"]) if casts and precision.trained == 4 else 0
+    until_backward = (copies if model.trained["language"] else 0) + beside
     if section.gradient_checkpointing:
         hidden = kept.hidden
         if recipe.adapter.stored_as == "int8":  # its layers hold on to their inputs, where checkpointing cannot see it
             hidden = 4 * kept.hidden + model.inner * size
         activations, recomputed = kept.layers * tokens * hidden + around, one_layer + copies / kept.layers
     else:
-        activations, recomputed = kept.layers * one_layer + around + copies, 0.0
-    tower_kept, tower_once = _vision(model, patches, size, checkpointing=section.gradient_checkpointing)
+        activations, recomputed = kept.layers * one_layer + around + copies + beside, 0.0
+        until_backward = 0
+    tower_kept, tower_once = _vision(model, patches, tower_size, checkpointing=section.gradient_checkpointing)
     work = tokens * (TRANSIENT_INNER * model.inner + TRANSIENT_HIDDEN * model.hidden) * size
     if recipe.adapter.stored_as is not None:
         work += 2 * model.largest_layer * size  # one layer at a time is unpacked
@@ -139,6 +147,7 @@ def estimate(
         "optimizer": int(_optimizer_bytes(model, recipe, precision) / spread.state_parts),
         "activations": int(activations + tower_kept),
         "recomputed layer": int(recomputed),
+        "autocast's copies": until_backward,
         "gathered": _gathered(model, recipe, precision, spread),
         "head": int(_head(model, recipe, answers, size)),
         "vision": int(tower_once),
@@ -161,9 +170,11 @@ def _before(model: Architecture, recipe: Recipe, precision: Precision, spread: S
     full, parts = sum(model.trained.values()), spread.weight_parts
     adapted = recipe.adapter.kind != "none"
     own = 0 if adapted else full  # a part that trains fully beside LoRA is a copy
-    frozen = sum(model.parameters.values()) - in_linear - own
+    held = {part: count - (0 if adapted else model.trained[part]) for part, count in model.parameters.items()}
+    held["language"] -= in_linear
+    frozen = sum(count * precision.frozen[part] for part, count in held.items())
     before = {
-        "weights, not quantised": (frozen * precision.frozen + own * precision.trained) // parts,
+        "weights, not quantised": (frozen + own * precision.trained) // parts,
         "weights, quantised": int(in_linear * _packed(stored, parts)),
         "adapter": (model.lora * precision.adapter + (full - own) * precision.trained) // parts,
         "reference": _reference(model, recipe, precision) // parts,
@@ -232,6 +243,7 @@ def _moments(model: Architecture, step: Mapping[str, int], gradients: _Gradients
     layer = step["recomputed layer"] + step["work space"]
     return {
         "tower": passed + step["vision"],
+        "end of forward": passed + step["head"] + step["autocast's copies"],
         "head": passed + step["head"] + gradients.fresh_head,
         "first layer backward": passed + (0 if gradients.between else gradients.fresh_head) + layer,
         "last layer backward": step["optimizer"]
@@ -275,7 +287,8 @@ def _reference(model: Architecture, recipe: Recipe, precision: Precision) -> int
     """Only of what trains, because frozen weights are the same for both."""
     if not reference_for(recipe).is_copy:
         return 0
-    return model.lora * precision.adapter + sum(model.trained.values()) * precision.frozen
+    copied = sum(count * precision.frozen[part] for part, count in model.trained.items())
+    return model.lora * precision.adapter + copied
 
 
 def _states(optim: str) -> float:

@@ -6,19 +6,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from mmpref.config import Recipe
 from mmpref.errors import ConfigError
 from mmpref.models.part_counts import PartCount
 from mmpref.models.reference_rule import ReferenceChoice
 from mmpref.processing.family import PartName
 from mmpref.processing.layout import LayoutName
-from mmpref.training.architecture import Architecture, weight_dtype
+from mmpref.training.architecture import Architecture
 from mmpref.training.gpus import GIB, LINKED, card_named, on_card
 from mmpref.training.loss_of import objective_of
 from mmpref.training.memory import Memory, Shape, estimate, reference_for, with_changes
 from mmpref.training.network import BETWEEN_NODES, Traffic, link_rate, seconds, traffic
 from mmpref.training.plan_changes import Subject, changes_until_it_fits
 from mmpref.training.plan_subject import described, find_config, image_shape, layout_of
+from mmpref.training.precision import bf16_by_default, with_bf16
 from mmpref.training.speed import Speed, flops_per_pair, speed_of
 from mmpref.training.spread import ALONE, STRATEGIES, Spread, Strategy, precision_of, refuse_contradictions
 
@@ -62,10 +65,10 @@ class Plan:
     changes: tuple[tuple[str, float], ...]
     reference: ReferenceChoice
     source: str
-    dtype_bytes: int
-    """Of a weight as it is loaded."""
     parts: Mapping[PartName, PartCount]
     """What trains of each part, as the run tells it."""
+    dtypes: Mapping[PartName, torch.dtype]
+    """What the weights of each part are loaded in."""
 
     @property
     def fits(self) -> bool | None:
@@ -115,24 +118,26 @@ def make_plan(
     if gpu_memory is None and card is not None:
         gpu_memory = card[1] * GIB
     config, source = find_config(recipe.model.path)
+    if recipe.train.bf16 is None:  # as a card with bfloat16 would
+        recipe = with_bf16(recipe, not recipe.train.use_cpu and bf16_by_default(recipe, lambda: config))
     layout = layout or layout_of(recipe, config)
     image, patches = image_shape(config, recipe, picture)
     rejected = answer_tokens if objective_of(recipe).needs_rejected else 0
     shape = Shape(prompt=prompt_tokens, image=image, patches=patches, chosen=answer_tokens, rejected=rejected)
-    dtype = weight_dtype(config, recipe)
-    model = described(config, recipe, layout)
-    refuse_contradictions(recipe, spread, dtype_bytes=dtype.itemsize, pairs=pairs)
+    model = described(config, recipe, layout, spread)
+    loaded = {part: dtype.itemsize for part, dtype in model.dtypes.items()}
+    refuse_contradictions(recipe, spread, dtype_bytes=loaded["language"], pairs=pairs)
     reference = reference_for(recipe)
     wire, rate = _link(link, spread, None if card is None else card[0])
 
     def memory_of(changed: Recipe, pair: Shape = shape, looked_at: Architecture = model) -> Memory:
-        return estimate(looked_at, changed, pair, layout=layout, dtype=dtype, spread=spread)
+        return estimate(looked_at, changed, pair, layout=layout, spread=spread)
 
     memory = memory_of(recipe)
     flipped = with_changes(recipe, train={"gradient_checkpointing": not recipe.train.gradient_checkpointing})
     needed = on_card(memory.peak)
     flops = flops_per_pair(model, recipe, shape, layout)
-    sent = traffic(model, recipe, precision_of(recipe, dtype.itemsize, spread), spread)
+    sent = traffic(model, recipe, precision_of(recipe, loaded, spread), spread)
     network = 0.0 if rate is None else seconds(sent.total, rate)
     longest = most_pairs = None
     changes: tuple[tuple[str, float], ...] = ()
@@ -165,8 +170,8 @@ def make_plan(
         changes=changes,
         reference=reference,
         source=source,
-        dtype_bytes=dtype.itemsize,
         parts=model.parts,
+        dtypes=model.dtypes,
     )
 
 

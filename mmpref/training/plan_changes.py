@@ -11,7 +11,6 @@ from transformers import PretrainedConfig
 from mmpref.config import Recipe
 from mmpref.models.load import family_of_config
 from mmpref.processing.layout import LayoutName
-from mmpref.training.architecture import weight_dtype
 from mmpref.training.gpus import GIB, on_card
 from mmpref.training.loss_of import objective_of
 from mmpref.training.memory import Shape, estimate, with_changes
@@ -34,8 +33,8 @@ class Subject:
         """Bytes that a card must have."""
         image, patches = image_shape(self.config, recipe, self.picture)
         pair = replace(self.shape, image=image, patches=patches)
-        model, dtype = described(self.config, recipe, self.layout), weight_dtype(self.config, recipe)
-        return on_card(estimate(model, recipe, pair, layout=self.layout, dtype=dtype, spread=spread).peak)
+        model = described(self.config, recipe, self.layout, spread)
+        return on_card(estimate(model, recipe, pair, layout=self.layout, spread=spread).peak)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

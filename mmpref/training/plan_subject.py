@@ -14,6 +14,7 @@ from mmpref.models.load import family_of_config, load_config
 from mmpref.processing.layout import LayoutName
 from mmpref.training.architecture import Architecture, describe
 from mmpref.training.known_models import known_config
+from mmpref.training.spread import ALONE, Spread
 
 
 def find_config(path: str) -> tuple[PretrainedConfig, str]:
@@ -68,12 +69,13 @@ _KNOWN_SHAPES: dict[str, Architecture] = {}
 _STORAGE = frozenset({"kind", "quantization", "double_quant", "compute_dtype"})  # no sizes depend on it
 
 
-def described(config: PretrainedConfig, recipe: Recipe, layout: LayoutName) -> Architecture:
+def described(config: PretrainedConfig, recipe: Recipe, layout: LayoutName, spread: Spread = ALONE) -> Architecture:
     """:func:`describe`, once for everything that it looks at."""
     train, adapter = recipe.train, recipe.adapter
     looked_at = [config.to_json_string(), layout, train.bf16, train.fp16, adapter.kind != "none"]
+    looked_at += [spread.splits_weights, spread.is_deepspeed]
     looked_at += [recipe.model.model_dump_json(), recipe.tune.model_dump_json()]
     key = repr([*looked_at, adapter.model_dump_json(exclude=set(_STORAGE))])
     if key not in _KNOWN_SHAPES:
-        _KNOWN_SHAPES[key] = describe(config, recipe, layout)
+        _KNOWN_SHAPES[key] = describe(config, recipe, layout, spread)
     return _KNOWN_SHAPES[key]

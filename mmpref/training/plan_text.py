@@ -8,6 +8,7 @@ from mmpref.models.part_counts import in_words
 from mmpref.training.gpus import FIXED, GIB, SLACK, UTILISATION
 from mmpref.training.network import EFFICIENCY, GB
 from mmpref.training.plan import Plan
+from mmpref.training.precision import autocast_dtype
 from mmpref.training.spread import Strategy, precision_of
 
 Rows = list[tuple[str, str]]
@@ -37,6 +38,7 @@ def facts(plan: Plan, *, gpu: str | None) -> tuple[Rows, list[str]]:
         ),
     ]
     found.append(("parts", in_words(plan.parts)))
+    found.append(("precision", _held(plan)))
     now, other = memory.peak / GIB, plan.other_checkpointing.peak / GIB
     on, off = (now, other) if train.gradient_checkpointing else (other, now)
     found.append(("peak by checkpointing", f"{on:.2f} GiB with gradient checkpointing, {off:.2f} GiB without"))
@@ -121,18 +123,25 @@ def _notes(plan: Plan) -> list[str]:
     return notes + _on_precision(plan)
 
 
+def _held(plan: Plan) -> str:
+    """What weights are loaded in and what layers compute in."""
+    shown = plan.dtypes if plan.shape.image else {"language": plan.dtypes["language"]}
+    weights = ", ".join(f"{part} {str(dtype).removeprefix('torch.')}" for part, dtype in shown.items())
+    half = autocast_dtype(plan.recipe)
+    computed = "no autocast" if half is None else f"autocast to {str(half).removeprefix('torch.')}"
+    return f"weights {weights}; {computed}"
+
+
 def _on_precision(plan: Plan) -> list[str]:
     """What is updated in half precision, which not everybody expects."""
     recipe = plan.recipe
     trains = any(part == "full" for part in (recipe.tune.vision, recipe.tune.projector, recipe.tune.language))
-    loaded = plan.dtype_bytes
-    kept = precision_of(recipe, loaded, plan.spread)
+    kept = precision_of(recipe, {part: dtype.itemsize for part, dtype in plan.dtypes.items()}, plan.spread)
     if not trains or kept.trained == 4 or kept.master:
         return []
     return [
-        "The weights that train are kept and updated in half precision: autocast leaves them as they are loaded. "
-        "model.dtype=float32 with train.bf16=true keeps them in float32, at about twice the memory of weights and "
-        "optimizer."
+        "The weights that train are kept and updated in half precision, as model.dtype asks: small updates are rounded "
+        "away. model.dtype=auto keeps them in float32, at about twice the memory of weights and optimizer."
     ]
 
 

@@ -33,6 +33,7 @@ from mmpref.training.checkpoint import differences, model_fingerprint
 from mmpref.training.continued import start_facts
 from mmpref.training.faults import describe_batch, is_out_of_memory, memory_told, num_pixels, remedies_for
 from mmpref.training.parallel.world import ALONE, World
+from mmpref.training.precision import dtype_fact
 from mmpref.training.resume import Say
 
 FACTS = "facts.json"
@@ -187,7 +188,7 @@ def cache_facts(recipe: Recipe, loaded: LoadedModel, collator: PairCollator) -> 
     processing, adapter = recipe.processing, recipe.adapter
     return {
         "model": model_fingerprint(recipe.model.path),
-        "model.dtype": recipe.model.dtype,
+        "model.dtype": dtype_fact(recipe),
         "model.stored_as": adapter.stored_as,
         "processor and template": digest.hexdigest(),
         "processing.max_length": processing.max_length,

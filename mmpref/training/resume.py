@@ -14,6 +14,7 @@ from mmpref.rundir import RunDir, versions
 from mmpref.training.checkpoint import differences, model_fingerprint, newest_complete, verify
 from mmpref.training.continued import start_facts
 from mmpref.training.loss_of import settings_of
+from mmpref.training.precision import dtype_fact
 
 Say = Callable[[str], None]
 _MOVE_NO_WEIGHT = (
@@ -53,7 +54,7 @@ def facts_of(recipe: Recipe, train_hashes: Sequence[str], *, processes: int = 1)
         tree["train"].pop(name)
     # a preset is a name, and what it means may change between versions; without a balance this is null as it was
     tree["loss"]["ada"] = settings_of(recipe)["ada"]
-    tree["model"] = {"files": model_fingerprint(recipe.model.path), "dtype": recipe.model.dtype}
+    tree["model"] = {"files": model_fingerprint(recipe.model.path), "dtype": dtype_fact(recipe)}
     if recipe.model.parts:
         tree["model"]["parts"] = recipe.model.parts
     tree["data"] = {"train": list(train_hashes)}

@@ -46,6 +46,7 @@ from mmpref.training.parallel.strategy import (
     restarted,
 )
 from mmpref.training.parallel.world import World, meet_on_cpu
+from mmpref.training.precision import describe, describe_saved, resolved
 from mmpref.training.resume import Say, choose_checkpoint, facts_of, step_of
 from mmpref.training.run_data import RunData, load_data
 from mmpref.training.setup import Setup, set_up, smaller_weights
@@ -88,6 +89,7 @@ def train(
     """
     if restarted():
         overwrite, resume = False, True
+    recipe = resolved(recipe)
     refuse_contradictions(recipe)
     objective, recipe = objective_of(recipe), loss_written_out(recipe)
     if recipe.train.use_cpu or not torch.cuda.is_available():
@@ -255,14 +257,18 @@ def _train(
                 trainer.pair_log.write(run.pairs_file)
                 if ready.eval.pairs:
                     trainer.eval_log.write(run.eval_pairs_file)
-        trainer.write_model(recipe.model.path, run.model)
+        trainer.write_model(recipe.model.path, run.model, dtype=recipe.model.save_dtype)
     if world.is_first:
-        _complete(run, recipe, data, ready, world, step)
+        if (written := describe_saved(recipe, run.model)) is not None:
+            say(written)
+        _complete(run, recipe, data, ready, world, step, trainer.swallowed.share)
     world.wait()
     return run
 
 
-def _complete(run: RunDir, recipe: Recipe, data: RunData, ready: Setup, world: World, steps: int) -> None:
+def _complete(
+    run: RunDir, recipe: Recipe, data: RunData, ready: Setup, world: World, steps: int, swallowed: float | None
+) -> None:
     run.set_state(
         "complete",
         pairs=len(ready.train.pairs),
@@ -278,6 +284,8 @@ def _complete(run: RunDir, recipe: Recipe, data: RunData, ready: Setup, world: W
         trained_parameters=ready.trained,
         parameters=ready.total,
         parts=as_facts(ready.parts),
+        precision=describe(ready.loaded, recipe, is_deepspeed=world.is_deepspeed),
+        updates_swallowed=swallowed,
     )
 
 

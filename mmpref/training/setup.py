@@ -11,7 +11,7 @@ from transformers import set_seed
 
 from mmpref.config import AdapterSection, Recipe
 from mmpref.losses.objective import Objective
-from mmpref.models.adapter import AdapterSettings, Tuning, count_parameters, prepare
+from mmpref.models.adapter import AdapterSettings, count_parameters, prepare
 from mmpref.models.layout_choice import Layout, choose_layout
 from mmpref.models.load import LoadedModel, load
 from mmpref.models.part_counts import PartCount, count_parts, in_words
@@ -26,6 +26,7 @@ from mmpref.records import PreferencePair
 from mmpref.training.continued import adapter_folder, describe_start
 from mmpref.training.faults import memory_told
 from mmpref.training.parallel.world import ALONE, World
+from mmpref.training.precision import autocast_dtype, describe, loaded_as, tuning_of
 from mmpref.training.refcache import ReferenceCache, cache_facts
 from mmpref.training.resume import Say
 from mmpref.training.run_data import RunData, fit_data
@@ -67,6 +68,7 @@ def set_up(
         loaded = _load_model(recipe, world)
     if recipe.adapter.path is not None:
         say(describe_start(recipe))
+    say(describe(loaded, recipe, is_deepspeed=world.is_deepspeed))
     trained, total = count_parameters(loaded.model)
     parts = count_parts(loaded.model, loaded.family)
     encoder = encoder_of(recipe, loaded)
@@ -129,16 +131,16 @@ def fill(
     world: World,
 ) -> None:
     """Fill a reference cache in the precision of training; all ranks must call it together."""
-    half = recipe.train.bf16 or recipe.train.fp16
-    dtype = torch.bfloat16 if recipe.train.bf16 else torch.float16
-    with torch.autocast(device.type, dtype, enabled=half):
+    half = autocast_dtype(recipe)
+    with torch.autocast(device.type, half, enabled=half is not None):
         cache.fill(policy, collator, pairs, device=device, say=say, world=world)
 
 
 def smaller_weights(recipe: Recipe) -> list[str]:
     """Keys that help where memory runs out before a pair is looked at."""
     quantized = [] if recipe.adapter.stored_as else ["adapter.kind=qlora with tune.language=lora (weights in 4 bits)"]
-    half = [] if recipe.model.dtype in ("bfloat16", "float16") else ["model.dtype=bfloat16"]
+    trains = "full" in (recipe.tune.vision, recipe.tune.projector, recipe.tune.language)  # these would not learn in it
+    half = [] if trains or recipe.model.dtype in ("bfloat16", "float16") else ["model.dtype=bfloat16"]
     return [*quantized, *half]
 
 
@@ -157,10 +159,10 @@ def encoder_of(recipe: Recipe, loaded: LoadedModel) -> PairEncoder:
 
 
 def _load_model(recipe: Recipe, world: World = ALONE) -> LoadedModel:
-    tune, adapter = recipe.tune, recipe.adapter
+    adapter, half = recipe.adapter, autocast_dtype(recipe)
     loaded = load(
         recipe.model.path,
-        dtype=recipe.model.dtype,
+        dtype=loaded_as(recipe, is_deepspeed=world.is_deepspeed),
         quantization=_quantization(adapter, sharded=world.strategy == "fsdp2"),
         attn_implementation=recipe.model.attn_implementation,
         min_pixels=recipe.processing.min_pixels,
@@ -171,9 +173,10 @@ def _load_model(recipe: Recipe, world: World = ALONE) -> LoadedModel:
     set_seed(recipe.seed)  # where weights are divided as they are read, reading them draws numbers
     return prepare(
         loaded,
-        Tuning(vision=tune.vision, projector=tune.projector, language=tune.language),
+        tuning_of(recipe),
         _adapter_settings(adapter) if adapter.kind != "none" else None,
         start=None if adapter.path is None else adapter_folder(recipe),
+        autocast=half,
     )
 
 

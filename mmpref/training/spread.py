@@ -7,11 +7,14 @@ fails with bitsandbytes' optimizers and with int8 layers was seen with two proce
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from mmpref.config import Recipe
 from mmpref.errors import ConfigError, DistributedError
+from mmpref.models.adapter import PARTS
+from mmpref.processing.family import PartName
 from mmpref.training.parallel.strategy import refuse_what_cannot_shard
 
 Strategy = Literal["ddp", "fsdp2", "zero2", "zero3"]
@@ -91,7 +94,8 @@ def spread_over(gpus: int, nodes: int, strategy: str | None) -> Spread:
 class Precision:
     """Bytes of one weight in each place."""
 
-    frozen: int
+    frozen: Mapping[PartName, int]
+    """Of each part, as it is loaded."""
     trained: int
     """Of weights that train themselves, as the optimizer sees them."""
     adapter: int
@@ -103,23 +107,26 @@ class Precision:
     """Of one number that the optimizer keeps."""
 
 
-def precision_of(recipe: Recipe, loaded: int, spread: Spread) -> Precision:
+def precision_of(recipe: Recipe, loaded: Mapping[PartName, int], spread: Spread) -> Precision:
     """Who keeps what in which precision.
 
-    Alone and under DDP, autocast leaves weights as they were loaded: bfloat16 weights are updated in bfloat16. FSDP2 in
-    mixed precision turns what trains into float32 (not beside 4-bit weights), DeepSpeed keeps a float32 copy of it.
+    Alone and under DDP, autocast leaves weights as they were loaded: bfloat16 weights that were asked for are updated
+    in bfloat16. FSDP2 in mixed precision turns what trains into float32 (not beside 4-bit weights), DeepSpeed keeps a
+    float32 copy of it.
 
     Args:
         recipe: its ``train.bf16`` and ``train.fp16``.
-        loaded: bytes of a weight as it is loaded.
+        loaded: bytes of a weight of each part as it is loaded.
         spread: over which GPUs.
     """
     mixed = recipe.train.bf16 or recipe.train.fp16
     if spread.is_deepspeed and mixed:
-        return Precision(frozen=2, trained=2, adapter=2, computed=2, master=4, state=4)
-    computed = 2 if mixed else loaded
+        return Precision(frozen=dict.fromkeys(loaded, 2), trained=2, adapter=2, computed=2, master=4, state=4)
+    computed = 2 if mixed else loaded["language"]
+    tune = recipe.tune
+    whole = [loaded[part] for part in PARTS if getattr(tune, part) == "full"]
     raised = mixed and not spread.is_alone and spread.strategy == "fsdp2" and recipe.adapter.stored_as is None
-    trained = 4 if raised else loaded
+    trained = 4 if raised else max(whole, default=loaded["language"])
     return Precision(frozen=loaded, trained=trained, adapter=4, computed=computed, master=0, state=trained)
 
 

@@ -20,7 +20,7 @@ import logging
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,6 @@ from mmpref.losses.objective import Objective
 from mmpref.models.adapter import AdapterSettings, Tuning, plain_name
 from mmpref.models.policy import pair_logps
 from mmpref.models.reference import Reference, choose_reference
-from mmpref.models.save import save_model
 from mmpref.models.unwrap import unwrap
 from mmpref.processing.batch import PairBatch
 from mmpref.processing.collate import PairCollator
@@ -59,12 +58,13 @@ from mmpref.training.loss_of import objective_for, objective_from
 from mmpref.training.metrics import Meter, PairLog
 from mmpref.training.parallel.batches import GlobalBatches, loader_of
 from mmpref.training.parallel.in_step import Filling, filling_for
-from mmpref.training.parallel.sharded import layer_classes, let_cpus_shard, saved_weights
+from mmpref.training.parallel.sharded import layer_classes, let_cpus_shard
 from mmpref.training.parallel.watchdog import watching
 from mmpref.training.parallel.world import World
 from mmpref.training.parallel.zero import let_recipe_decide, refuse_other_way
 from mmpref.training.rates import refuse_idle_rates, split_by_part
 from mmpref.training.stopping import StopAtStepEnd
+from mmpref.training.swallowed import SwallowedUpdates
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +130,8 @@ class PreferenceTrainer(CheckpointedTrainer):
         costs: Sequence[float] | None = None,
     ) -> None:
         self.objective = objective_from(objective) if isinstance(objective, Mapping) else objective
-        model, loaded = as_model(model, tuning, adapter)
+        half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+        model, loaded = as_model(model, tuning, adapter, autocast=half)
         self._source = None if loaded is None else loaded.path
         pairs, root = as_pairs(train_pairs, self.objective, image_root)
         if isinstance(objective, Mapping):
@@ -194,6 +195,8 @@ class PreferenceTrainer(CheckpointedTrainer):
         self._facts = dict(checkpoint_facts or {})
         self.signals = StopAtStepEnd(together=self.world.size > 1)
         self.add_callback(self.signals)
+        self.swallowed = SwallowedUpdates(self.log)
+        self.add_callback(self.swallowed)
 
     # ---- one update -------------------------------------------------------------------------------------------
 
@@ -223,6 +226,13 @@ class PreferenceTrainer(CheckpointedTrainer):
         self.pair_log.add(self.state.global_step + 1, inputs.counted_ids, output.stats)
         self.world.is_at(self.state.global_step + 1, "exchanging gradients", inputs.counted_ids)
         return (loss, output) if return_outputs else loss
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[Any]:
+        """The precision of training for whatever is run. accelerate puts it around the policy's own forward, and only
+        once training begins: a reference that is a copy, and every check and evaluation before, would have another.
+        """
+        found: AbstractContextManager[Any] = self.accelerator.autocast()
+        return found
 
     def _logps(self, model: nn.Module, batch: PairBatch) -> PairLogps:
         return pair_logps(model, batch, reference=self.reference if self.objective.needs_reference else None)
@@ -432,30 +442,6 @@ class PreferenceTrainer(CheckpointedTrainer):
         return loader_of(dataset, batches, self.collator.changed(need_rejected=both).rows, self.args)
 
     # ---- the end ----------------------------------------------------------------------------------------------
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the model (of an adapted one: the adapter) with its base's processor files, whole or not at all.
-
-        Raises:
-            ConfigError: a bare model, whose processor files are not known; ``models.save_model`` takes their place.
-        """
-        if self._source is None:
-            raise ConfigError(
-                "where the processor files are is not known; use mmpref.models.save_model(model, base, out)"
-            )
-        self.write_model(self._source, Path(output_dir or self.args.output_dir))
-
-    def write_model(self, source: str | Path, out: Path) -> None:
-        """Write the trained model with the processor files of ``source``; all ranks must call it together.
-
-        Raises:
-            CheckpointError: it cannot be written; on all ranks.
-        """
-        inner = self.accelerator.unwrap_model(self.model)
-        weights = saved_weights(inner, keep=self.world.is_first) if self.world.is_sharded else None
-        with self.world.all_or_none():
-            if self.world.is_first:
-                save_model(inner, source, out, weights=weights)
 
     def stop_signal(self) -> int | None:
         """The signal that any rank was sent while it trained; None when there was none."""

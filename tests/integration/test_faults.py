@@ -193,7 +193,7 @@ def cuda_runs_out() -> None:
     ("mmpref.training.refcache.answer_logps", ("reference.kind=cache",), "computing reference log-probs of pairs pair-",
      "adapter.kind=qlora with tune.language=lora (weights in 4 bits), then processing.max_length"),
     ("mmpref.training.setup.load", (), "loading ",
-     "adapter.kind=qlora with tune.language=lora (weights in 4 bits), then model.dtype=bfloat16"),
+     "adapter.kind=qlora with tune.language=lora (weights in 4 bits)"),
     ("mmpref.training.setup.choose_reference", (), "making the reference",
      "reference.kind=cache, then adapter.kind=qlora"),
     ("transformers.Trainer.__init__", (), "moving ", "adapter.kind=qlora"),

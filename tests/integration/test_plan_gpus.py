@@ -42,7 +42,7 @@ def test_ddp_keeps_everything_everywhere_and_every_gradient_twice() -> None:
     alone, spread = make_plan(recipe(FULL, *ONE)), make_plan(recipe(FULL, *ONE), spread=over(8, "ddp"))
     _, trained, _ = sizes()
     assert spread.memory.step == alone.memory.step
-    assert spread.memory.before == {**alone.memory.before, "buckets": 2 * trained}
+    assert spread.memory.before == {**alone.memory.before, "buckets": 4 * trained}
 
 
 @pytest.mark.parametrize("gpus", [2, 8, 64])
@@ -53,7 +53,9 @@ def test_fsdp2_splits_sixteen_bytes_a_trained_weight_and_nothing_of_the_activati
     assert spread.memory.step["gradients"] == 4 * trained // gpus
     assert spread.memory.step["optimizer"] == 8 * trained // gpus
     for part in ("activations", "head", "vision", "recomputed layer"):
-        assert spread.memory.step[part] == alone.memory.step[part] > 0
+        assert 0 < spread.memory.step[part] <= alone.memory.step[part]  # a float32 stream of hidden states, alone
+        assert spread.memory.step[part] == make_plan(recipe(FULL, *ONE), spread=over(2, "fsdp2")).memory.step[part]
+    assert spread.memory.step["autocast's copies"] == 0 < alone.memory.step["autocast's copies"]
     assert spread.memory.step["gathered"] > 2 * 2 * max(151936 * 1536 // 2, 1)
 
 
@@ -92,16 +94,32 @@ def test_split_gradients_travel_after_every_micro_batch_and_are_never_whole() ->
     assert many.traffic.gradients == pytest.approx(128 * one.traffic.gradients, rel=1e-6)
 
 
-def test_float32_weights_cost_what_the_page_says() -> None:
+def test_weights_that_train_cost_what_the_page_says() -> None:
+    """By default 16 bytes, and 2 for what is frozen; all in float32 or all in bfloat16 where that is asked for."""
     _, trained, _ = sizes()
-    half = make_plan(recipe(FULL, *ONE)).memory
-    whole = make_plan(recipe(FULL, *ONE, "model.dtype=float32")).memory
+    found = [make_plan(recipe(FULL, *ONE, *change)).memory
+             for change in ([], ["model.dtype=float32"], ["model.dtype=bfloat16"])]  # fmt: skip
     per_weight = [
-        (m.before["weights, not quantised"] + m.step["gradients"] + m.step["optimizer"]) / trained
-        for m in (half, whole)
+        (m.before["weights, not quantised"] + m.step["gradients"] + m.step["optimizer"]) / trained for m in found
     ]
     frozen = (sizes()[0] - trained) / trained
-    assert per_weight == pytest.approx([8 + 2 * frozen, 16 + 4 * frozen])
+    assert per_weight == pytest.approx([16 + 2 * frozen, 16 + 4 * frozen, 8 + 2 * frozen])
+    assert found[0].step["autocast's copies"] == found[1].step["autocast's copies"] > 1.6 * trained
+    assert found[2].step["autocast's copies"] == 0
+
+
+def test_a_plan_without_bf16_takes_what_a_card_does_by_default() -> None:
+    left = make_plan(recipe(FULL, *ONE, "train.bf16=null"))
+    assert left.recipe.train.bf16 is True
+    assert left.needed == make_plan(recipe(FULL, *ONE)).needed
+    assert make_plan(recipe(FULL, *ONE, "train.bf16=null", "train.use_cpu=true")).recipe.train.bf16 is False
+    assert make_plan(recipe(FULL, *ONE, "train.bf16=null", "model.dtype=float16")).recipe.train.bf16 is False
+
+
+def test_updates_in_half_precision_are_told_where_they_were_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    for change, told in ([], False), (["model.dtype=bfloat16"], True):
+        assert main(["plan", FULL, *change]) == 0
+        assert ("updated in half precision" in " ".join(capsys.readouterr().out.split())) == told
 
 
 @pytest.mark.parametrize("nodes", [1, 4])
@@ -115,7 +133,7 @@ def test_what_is_sent_is_what_rings_send(nodes: int) -> None:
         return traffic.gradients, traffic.weights
 
     batches = 128
-    assert sent("ddp") == (int(2 * share * 2 * trained), 0)  # once an update, whatever is accumulated
+    assert sent("ddp") == (int(2 * share * 4 * trained), 0)  # once an update, whatever is accumulated
     assert sent("zero2") == (int(share * 2 * trained * batches), int(share * 2 * trained))
     assert sent("zero3") == (int(share * 2 * trained * batches), int(share * 2 * weights * 2 * batches))
     assert sent("fsdp2") == (int(share * 2 * trained * batches), int(share * 2 * weights * 2 * batches))
@@ -178,7 +196,7 @@ def test_the_global_batch_is_over_all_gpus() -> None:
     (FULL, ["--gpus", "8", "--strategy", "zero3"], "use reference.kind=cache, which keeps no second model"),
     (QLORA, ["--gpus", "8", "--strategy", "fsdp2", "adapter={kind: lora, quantization: int8}", "train.optim=sgd"],
      "an 8-bit base cannot be sharded by FSDP2"),
-    (FULL, ["--gpus", "8", "--strategy", "zero2", "train.bf16=false"], "set train.bf16=true"),
+    (FULL, ["--gpus", "8", "--strategy", "zero2", "train.bf16=false", "model.dtype=bfloat16"], "set train.bf16=true"),
     (FULL, ["--gpus", "8", "--strategy", "ddp", "--pairs", "1000"], "set train.gradient_accumulation_steps=125"),
     (FULL, ["--gpus", "8", "--nodes", "64", "--strategy", "ddp", "--pairs", "100"], "use at most 100 GPUs"),
     (FULL, ["--gpus", "8", "--strategy", "fsdp1"], "no strategy 'fsdp1'; known: ddp, fsdp2, zero2, zero3"),
@@ -238,7 +256,7 @@ def test_a_plan_for_many_gpus_says_how_it_is_run(capsys: pytest.CaptureFixture[s
     assert "fsdp2 over 16 GPUs on 2 nodes" in said
     assert "2,048 pairs: 16 GPUs x 1 x 128 micro-batches" in said
     assert "train.gradient_accumulation_steps=8 makes it 128" in said
-    assert main(["plan", FULL, "--gpus", "2", "--strategy", "ddp"]) == 0
+    assert main(["plan", FULL, "--gpus", "2", "--strategy", "ddp", "model.dtype=bfloat16"]) == 0
     assert "updated in half precision" in " ".join(capsys.readouterr().out.split())
 
 

@@ -35,6 +35,7 @@ from mmpref.training.parallel.strategy import (
     refuse_contradictions,
     refuse_what_cannot_shard,
 )
+from mmpref.training.precision import resolved
 
 PROFILES = "accelerate"
 """Folder of the profiles, under ``scripts/`` in the source tree and ``share/mmpref/`` where mmpref is installed."""
@@ -79,6 +80,7 @@ def launch(recipe: Recipe, launch: Launch, command: Sequence[str], say: Callable
     """
     if "WORLD_SIZE" in os.environ:
         raise DistributedError("this is one of several processes already; leave out --launch under torchrun or srun")
+    recipe = resolved(recipe)
     profile, strategy = read_profile(launch.profile)
     processes = _processes(launch)
     total = processes * launch.nodes
