@@ -190,9 +190,22 @@ def _pair_attention(stock: Callable[..., Any], make: Callable[[PackedRow, float,
         _refuse_window(pair_row, kwargs.get("sliding_window"))
         _refuse_extras(kwargs)
         attend = make(pair_row, dropout, scaling)
+        query, key, value = _in_autocast(query, key, value)
         return _by_segment(pair_row, query, key, value, attend).transpose(1, 2).contiguous(), None
 
     return attention
+
+
+def _in_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """In the precision that autocast gives attention, where it is on.
+
+    Rotated queries and keys of float32 weights are float32 beside half-precision values, and neither the marker of a
+    causal mask nor flash-attn's function has them cast.
+    """
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    return tuple(x.to(torch.get_autocast_dtype(device)) for x in tensors)
 
 
 def _refuse_extras(given: Mapping[str, Any]) -> None:

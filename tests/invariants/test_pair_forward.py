@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention.bias import causal_lower_right
 
 from mmpref.models import LoadedModel
 from mmpref.models.policy import answer_logps
+from mmpref.models.shared_prefix import PackedRow
 from mmpref.processing import LayoutName, PairBatch
 from tests.plain_forward import (
     SHARING,
@@ -129,3 +131,18 @@ def test_a_text_row_through_a_vision_model_is_its_language_model_alone() -> None
             every = base.lm_head(hidden).log_softmax(-1).flatten(0, 1)
         mixed = logps(loaded.model, collator_for(loaded, "shared_prefix")([row, all_rows(name)[1]]))
         assert worst([mixed[0], mixed[2]], answers_of(batch, every[batch.predicts, batch.targets])) < 1e-5
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_float32_weights_under_autocast_take_the_mask_of_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the second answer's mask is a marker, and autocast casts nothing beside it: rotated queries are float32."""
+    loaded = deep(name)
+    batch = collator_for(loaded, "shared_prefix")(all_rows(name))
+    with torch.autocast("cpu", torch.bfloat16):
+        with_mask = logps(loaded.model, batch)
+        monkeypatch.setattr(
+            PackedRow, "lower_right", lambda self, rows, columns, device: causal_lower_right(rows, columns)
+        )
+        with_marker = logps(loaded.model, batch)
+    assert worst(with_marker, with_mask) < 0.1
+    assert worst(with_marker, wanted(name)) < 0.5
