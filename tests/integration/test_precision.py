@@ -125,7 +125,7 @@ def test_a_cached_reference_starts_where_the_policy_does(place: Place, half: Pat
     (["adapter={kind: lora, rank: 4}", "tune={projector: full, language: lora}"],
      "projector float32, language bfloat16 + float32 LoRA"),
     (["adapter={kind: qlora, rank: 4}", "tune={projector: full, language: lora}"],
-     "projector float32, language bfloat16 + 4 bits + float32 LoRA"),
+     "projector float32, language 4 bits + float32 LoRA + bfloat16"),
 ])  # fmt: skip
 def test_a_projector_that_trains_beside_lora_is_float32_and_merges(
     place: Place, half: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: list[str], parts: str
