@@ -190,9 +190,9 @@ POINTS: dict[str, tuple[tuple[str, ...], Callable[[], None]]] = {
     "last evaluation line torn": (LAST_EVALUATED_LATE, _torn_at_line(5)),
     "final save: right behind the last evaluation": (LAST_EVALUATED_LATE, _dies(PairLog, "write", call=5)),
     "final save: between the pair logs": (LAST_EVALUATED_LATE, _dies(PairLog, "write", call=5, after=True)),
-    "final save: before the model": (LAST_EVALUATED_LATE, _dies(trainer, "save_model")),
+    "final save: before the model": (LAST_EVALUATED_LATE, _dies(checkpointed, "save_model")),
     "final save: in the model": (LAST_EVALUATED_LATE, _dies(save, "copy_processor_files")),
-    "final save: behind the model": (LAST_EVALUATED_LATE, _dies(trainer, "save_model", after=True)),
+    "final save: behind the model": (LAST_EVALUATED_LATE, _dies(checkpointed, "save_model", after=True)),
     "final save: all but the state": (LAST_EVALUATED_LATE, _dies(run, "_complete")),
 }  # fmt: skip
 
@@ -215,8 +215,8 @@ def test_a_resumed_run_killed_again_has_every_line_once(
 ) -> None:
     folder = tmp_path / "run"
     arguments = place.training("demo_dpo", folder, *LAST_EVALUATED_LATE)
-    assert _in_child(arguments, before=_dies(trainer, "save_model")) == -signal.SIGKILL
-    for plant in (_torn_at_line(1), _dies(trainer, "save_model"), _dies(JsonlLogger, "begin_from", after=True)):
+    assert _in_child(arguments, before=_dies(checkpointed, "save_model")) == -signal.SIGKILL
+    for plant in (_torn_at_line(1), _dies(checkpointed, "save_model"), _dies(JsonlLogger, "begin_from", after=True)):
         assert _in_child([*arguments, "--resume"], before=plant) == -signal.SIGKILL
     assert _in_child([*arguments, "--resume"]) == 0
     _same(folder, undisturbed_short[LAST_EVALUATED_LATE])

@@ -197,7 +197,7 @@ def test_a_weight_that_trains_outside_the_adapter_forbids_to_switch_it_off() -> 
 
 
 def test_a_copied_adapter_is_split_with_the_weights_it_belongs_to(root: Path) -> None:
-    recipe = recipe_of(root, "PiSSA")
+    recipe = recipe_of(root, "PiSSA", "train.bf16=false")  # in bf16 DeepSpeed halves the copy as well
     alone = make_plan(recipe).memory.before["reference"]
     assert alone > 0
     for strategy, parts in (("ddp", 1), ("zero2", 1), ("zero3", 4), ("fsdp2", 4)):

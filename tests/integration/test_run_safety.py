@@ -155,7 +155,7 @@ def test_a_full_disk_at_the_last_save_ends_with_code_6_and_a_checkpoint_to_resum
     run = tmp_path / "run"
     lora = ("adapter={kind: lora, rank: 2}", "tune={language: lora}")
     arguments = place.training("demo_dpo", run, *SHORT, *lora)
-    import mmpref.training.trainer as module
+    import mmpref.training.checkpointed as module
 
     def fills_the_disk(*given: object, **named: object) -> None:
         with largest_file(1000):
