@@ -7,8 +7,12 @@ A message says what is wrong, where (file, row, id, key) and what to do about it
 from __future__ import annotations
 
 import functools
+import os
 import signal
-from collections.abc import Callable
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import ParamSpec
 
 P = ParamSpec("P")
@@ -78,8 +82,29 @@ def stopped_by_ctrl_c(command: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            command(*args, **kwargs)
+            with _ctrl_c_is_heard():
+                command(*args, **kwargs)
         except KeyboardInterrupt:
             raise StoppedError("stopped by Ctrl-C; nothing unfinished was left looking whole", signal.SIGINT) from None
 
     return run
+
+
+@contextmanager
+def _ctrl_c_is_heard() -> Iterator[None]:
+    """Python drops what is raised while an object is taken down, a KeyboardInterrupt too: such a one is sent again."""
+    report = sys.unraisablehook
+
+    def send_again(dropped: sys.UnraisableHookArgs) -> None:
+        if not issubclass(dropped.exc_type, KeyboardInterrupt):
+            report(dropped)
+            return
+        again = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = send_again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = report

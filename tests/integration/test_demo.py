@@ -131,7 +131,8 @@ def test_the_demo_runs_again_over_an_earlier_one_and_refuses_any_other_folder(
     wait_for(earlier / "world" / "world.json", process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    # Python ends by the signal itself where an extension module was running code of its own: 130 for a shell as well
+    assert process.returncode in (130, -signal.SIGINT)
     assert "Traceback" not in err
     assert not (earlier / "report.html").exists()
     assert json.loads((earlier / "demo.json").read_text())["state"] == "running"
