@@ -54,7 +54,7 @@ def test_a_prompt_without_one_of_its_messages_is_refused(kind: str) -> None:
 
 def test_a_question_is_not_moved_behind_the_answer() -> None:
     chat = ChatEncoder(tokenizer_for(chatml("messages[1:2] + messages[:1]"), "<|im_end|>"))
-    with pytest.raises((EncodeError, ConfigError), match="leaves out the user message 'what .'"):
+    with pytest.raises((EncodeError, ConfigError), match="leaves out the user message"):
         chat.encode("p", user_turn("what ?", num_images=0), ANSWERS)
 
 
