@@ -89,3 +89,19 @@ def test_a_turn_that_a_template_opens_at_once_is_not_the_end_of_the_answer() -> 
     chat = ChatEncoder(tokenizer_for(always, "<|im_end|>"))
     turns = chat.encode("p", user_turn("what ?", num_images=0), ANSWERS)
     assert [text.strip() for text in learnt(chat, turns)] == ["it is red .<|im_end|>", "no<|im_end|>"]
+
+
+def test_of_several_templates_the_one_for_tools_is_taken_where_tools_are_given() -> None:
+    tokenizer = tokenizer_for(chatml() + "{# several #}", "<|im_end|>")
+    tokenizer.chat_template = {"default": chatml(), "tool_use": "{{ tools[0].name }}\n" + chatml()}
+    tools = [{"name": "zoom"}]
+    question = user_turn("what ?", num_images=0)
+    told = ChatEncoder(tokenizer, {"tools": tools})
+    assert text_of(told, told.encode("p", question, ANSWERS).prompt).startswith("zoom")
+    plain = ChatEncoder(tokenizer)
+    assert "zoom" not in text_of(plain, plain.encode("p", question, ANSWERS).prompt)
+    with pytest.raises(EncodeError, match="another template, 'tool_use'"):
+        plain.encode("p", question, ANSWERS, template_kwargs={"tools": tools})
+    tokenizer.chat_template = {"chat": chatml(), "rag": chatml()}
+    with pytest.raises(ConfigError, match="'chat', 'rag' and none named 'default'"):
+        ChatEncoder(tokenizer)
