@@ -11,15 +11,23 @@ import re
 from mmpref.data.quarantine import RowError
 
 _MARKS = re.compile(
-    r"<(?:image|video|audio|bbox|ref-object)>"
-    r"|<img>[^<>\n]+</img>"  # Qwen-VL's path in the text
+    r"<img>[^<>\n]+</img>|"  # Qwen-VL's path in the text
+    r"<(?:[Ii]mage|IMAGE|[Vv]ideo|VIDEO|[Aa]udio|AUDIO|image ?/|img|sound|speech|bbox|ref-object)>"
     r"|<\|(?:image|video|audio|vision)(?:_(?:pad|start|end|\d+))?\|>"
-    r"|<image(?:_soft_token|_placeholder|[_-]?\d+)>|<start_of_image>|<IMG_CONTEXT>|<ImageHere>|<im_patch>"
+    r"|<image(?:_soft_token|_placeholder|[ _-]?\d+)>|<start_of_image>|<IMG_CONTEXT>|<ImageHere>|<im_patch>"
     r"|\[IMG\](?!.*\[/IMG\])",
     re.DOTALL,
 )
 _ABOUT_MARKUP = re.compile(r"</(?!img>)|`|\b(?:HTML|XML|SVG|tags?|elements?|markup)\b", re.IGNORECASE)
-_REASONS = {"video": "video", "audio": "audio", "bbox": "boxes", "ref-object": "boxes"}
+_TAG = re.compile(r"<[A-Za-z]+ ?/?>")
+_REASONS = {
+    "video": "video",
+    "audio": "audio",
+    "sound": "audio",
+    "speech": "audio",
+    "bbox": "boxes",
+    "ref-object": "boxes",
+}
 
 
 OURS = "an image's place is a part {type: image}, and text that is meant letter by letter is a part {type: text}"
@@ -41,13 +49,13 @@ def refuse_marks(text: str, where: str, *, has_images: bool, advice: str = "") -
     if found is None:
         return
     mark = found[0]
-    if not has_images and mark in ("<image>", "<video>", "<audio>") and _ABOUT_MARKUP.search(text):
+    if not has_images and _TAG.fullmatch(mark) and _ABOUT_MARKUP.search(text):
         return
-    kind = next((name for name in _REASONS if name in mark), "")
+    kind = next((name for name in _REASONS if name in mark.lower()), "")
     if not kind:
         advice = advice or "a place that no image fills; give the image under 'images', or take the mark out"
-    elif kind in ("video", "audio"):
-        advice = f"{kind} is not supported, only images and text are"
+    elif _REASONS[kind] in ("video", "audio"):
+        advice = f"{_REASONS[kind]} is not supported, only images and text are"
     else:
         advice = "boxes are not supported; write them into the text as the model spells them"
     raise RowError(f"{where} holds {mark[:80]}: {advice}", reason=_REASONS.get(kind, "literal_placeholder"))

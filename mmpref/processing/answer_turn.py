@@ -207,7 +207,7 @@ def end_of_turn(tail: str, before: str, closes_user: str, ends: Sequence[str], e
     first = found[0]
     if tail[: first.start()].strip():
         return "" if not tail.removesuffix(_common_end(tail, before)).strip() else None
-    if len(found) == 1 and first.group() != eos and before.endswith(tail[first.start() :]) and tail[first.start() :]:
+    if len(found) == 1 and first.group() != eos and before.rstrip().endswith(tail[first.start() :].rstrip()):
         return ""  # it opens the next turn of the assistant
     last = first
     for number, match in enumerate(found):

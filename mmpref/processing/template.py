@@ -44,7 +44,8 @@ class ChatTemplate:
     def __init__(self, processor: Any, tokenizer: Any, kwargs: Mapping[str, Any] | None = None) -> None:
         self.tokenizer = tokenizer
         self.name = str(getattr(tokenizer, "name_or_path", "") or "this model")
-        self.source = _source_of(processor, tokenizer)
+        self.source = _source_of(processor, tokenizer, with_tools="tools" in (kwargs or {}))
+        self._has_tools_template = "tool_use" in _named_templates(processor, tokenizer)
         try:
             self.variables, self._set_inside = _variables_of(self.source)
         except jinja2.TemplateError as err:
@@ -67,6 +68,10 @@ class ChatTemplate:
             if name not in self.variables:
                 near = difflib.get_close_matches(name, self.settable, n=1, cutoff=0.6)
                 known = f"it reads {', '.join(self.settable)}" if self.settable else "it reads none"
+                if name == "tools" and self._has_tools_template:
+                    known = (
+                        "it has another template, 'tool_use', which is taken where processing.template_kwargs has tools"
+                    )
                 hint = f"did you mean '{near[0]}'?" if near else f"{known}; take it out"
                 raise ConfigError(f"{where}: the chat template of {self.name} does not read '{name}'; {hint}")
             if name == _CLOCK:
@@ -184,10 +189,22 @@ def _variables_of(source: str) -> tuple[frozenset[str], frozenset[str]]:
     return frozenset(read), frozenset(stored - asked)
 
 
-def _source_of(processor: Any, tokenizer: Any) -> str:
+def _named_templates(processor: Any, tokenizer: Any) -> Mapping[str, Any]:
     template = getattr(processor, "chat_template", None) or tokenizer.chat_template
-    if isinstance(template, dict):
-        template = template.get("default")
+    return template if isinstance(template, dict) else {}
+
+
+def _source_of(processor: Any, tokenizer: Any, *, with_tools: bool) -> str:
+    """The template; of several, ``tool_use`` where tools are given and ``default`` else, as transformers takes them."""
+    template = getattr(processor, "chat_template", None) or tokenizer.chat_template
+    if isinstance(template, dict) and template:
+        name = "tool_use" if with_tools and "tool_use" in template else "default"
+        if name not in template:
+            raise ConfigError(
+                f"the model has the chat templates {', '.join(map(repr, template))} and none named 'default'; put the "
+                "one that these rows need into its folder as chat_template.jinja"
+            )
+        template = template[name]
     if not template:
         raise ConfigError(
             "the model has no chat template, so there is no one way to write a conversation for it; use an "

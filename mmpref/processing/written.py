@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,10 +25,12 @@ from mmpref.processing.answer_turn import (
     thought_of,
 )
 from mmpref.processing.faults import fault
+from mmpref.processing.prompt_frame import PromptFrame, lost_text
 from mmpref.processing.template import ChatTemplate, TemplateError
 from mmpref.records import Message, Part, user_turn
 
 _KEPT_FRAMES = 16
+_KEPT_SHAPES = 256
 _PROBE = "Qz7vXk3"
 
 
@@ -88,6 +91,7 @@ class TurnWriter:
         self.ends = ends
         self.notes: dict[str, str] = {}
         self._frames: dict[tuple[_Way, str], list[Frame]] = {}
+        self._prompt_frames: dict[tuple[Any, ...], PromptFrame] = {}
 
     def write(self, row: Row) -> Written:
         """The row in the first way that holds it.
@@ -136,7 +140,7 @@ class TurnWriter:
         conversation = self._conversation(way, row.messages)
         kwargs = {**row.kwargs, **dict(way.switch)}
         asked = self._render(conversation, kwargs, ask=True)
-        opening = self._check_prompt(row, asked)
+        opening = self._check_prompt(way, row, kwargs, asked)
         full = [row.prefix + answer for answer in row.answers] or ([row.prefix] if row.prefix else [])
         if not full:
             return Written(asked, "", (), True)
@@ -153,6 +157,7 @@ class TurnWriter:
                 advice="give both answers a think block, or neither" if any(map(has_think_mark, full)) else "",
             )
         prompt, prefix = placed[0].prompt, ""
+        self._check_same_messages(row, asked, prompt, opening)
         answers = [one.answer for one in placed]
         if row.prefix:
             prefix, answers = self._cut_prefix(row, placed)
@@ -233,29 +238,82 @@ class TurnWriter:
         whole = self._render([*conversation, turn], kwargs, ask=False)
         yield Frame.around(_PROBE, asked, whole)
 
-    def _check_prompt(self, row: Row, asked: str) -> str:
+    def _check_prompt(self, way: _Way, row: Row, kwargs: Mapping[str, Any], asked: str) -> str:
         """The end of ``asked`` that the template wrote after the last message.
 
         Raises:
             NotHeldError: a message is not there as it was given.
         """
-        texts = [(message.role, part.text) for message in row.messages for part in message.parts if part.text.strip()]
-        place = 0
-        for role, text in texts:
-            marked = self.template.mark(text)
-            if role == "assistant" and (thought := thought_of(text)) is not None:  # past thoughts are left out
-                marked = self.template.mark(thought.content)
-            found = asked.find(marked.strip(), place)
-            if found < 0:
-                found = asked.find(marked.strip())
-            if found < 0:
-                raise NotHeldError(f"leaves out or rewrites the {role} message {_short(text)!r}")
-            place = max(place, found + len(marked.strip()))
-        said = "".join(text for _, text in texts)
+        given = _texts_of(row)
+        texts = self._marked_texts(given)
+        frame = self._prompt_frame(way, row, kwargs)
+        if frame.lost is not None:
+            raise _left_out(*given[frame.lost])
+        opening = frame.opening(texts, asked)
+        if opening is None:
+            lost, place = lost_text(texts, asked)
+            if lost is not None:
+                raise _left_out(*given[lost])
+            known = frame.pieces[-1] if frame.pieces else ""
+            opening = known if known and asked.endswith(known) else asked[place:]
+        said = "".join(text for _, text in given)
         for form in ("'type': 'text'", '"type": "text"', "'type': 'image'", '"type": "image"'):
             if form in asked and form not in said:
                 raise NotHeldError("writes messages as Python prints lists")
-        return asked[place:]
+        return opening
+
+    def _marked_texts(self, given: Sequence[tuple[str, str]]) -> list[str]:
+        """Texts of messages as they should stand in a prompt; past thoughts may be left out."""
+        found = []
+        for role, text in given:
+            thought = thought_of(text) if role == "assistant" else None
+            found.append(self.template.mark(text if thought is None else thought.content))
+        return found
+
+    def _prompt_frame(self, way: _Way, row: Row, kwargs: Mapping[str, Any]) -> PromptFrame:
+        """What the template writes around messages of these roles and parts; rendered once for all rows like this."""
+        told = json.dumps(kwargs, sort_keys=True, default=str) if kwargs else ""
+        shape = tuple(
+            (
+                message.role,
+                tuple([part.kind if part.kind == "image" or part.text.strip() else "" for part in message.parts]),
+            )
+            for message in row.messages
+        )
+        key = (way, told, shape)
+        if key not in self._prompt_frames:
+            probes: list[str] = []
+            messages = []
+            for message in row.messages:
+                parts = []
+                for part in message.parts:
+                    if part.kind != "image" and part.text.strip():
+                        probes.append(f"{_PROBE}m{len(probes)}z")
+                        part = dataclasses.replace(part, text=probes[-1])
+                    parts.append(part)
+                messages.append(Message(message.role, tuple(parts)))
+            try:
+                asked = self._render(self._conversation(way, messages), kwargs, ask=True)
+                frame = PromptFrame.around(probes, asked)
+            except TemplateError:  # it wants to know what is said: then each row is looked at by itself
+                frame = PromptFrame(())
+            while len(self._prompt_frames) >= _KEPT_SHAPES:
+                del self._prompt_frames[next(iter(self._prompt_frames))]
+            self._prompt_frames[key] = frame
+        return self._prompt_frames[key]
+
+    def _check_same_messages(self, row: Row, asked: str, prompt: str, opening: str) -> None:
+        """A prompt that is not where the template asks holds the messages as well.
+
+        Raises:
+            NotHeldError: the template leaves one out as soon as an answer follows.
+        """
+        if prompt.startswith(asked[: len(asked) - len(opening)]):
+            return
+        given = _texts_of(row)
+        lost, _ = lost_text(self._marked_texts(given), prompt)
+        if lost is not None:
+            raise NotHeldError(f"leaves out the {given[lost][0]} message {_short(given[lost][1])!r} before an answer")
 
     def _end(self, tail: str, placed: Placed, opening: str) -> str:
         before = placed.prompt + placed.answer[: max(0, placed.given - len(placed.prompt))]
@@ -403,6 +461,15 @@ class TurnWriter:
 
 def _as_part(part: Part, text: str) -> dict[str, str]:
     return {"type": "image"} if part.kind == "image" else {"type": "text", "text": text}
+
+
+def _texts_of(row: Row) -> list[tuple[str, str]]:
+    """(role, text) of everything that is said before the answer."""
+    return [(message.role, part.text) for message in row.messages for part in message.parts if part.text.strip()]
+
+
+def _left_out(role: str, text: str) -> NotHeldError:
+    return NotHeldError(f"leaves out or rewrites the {role} message {_short(text)!r}")
 
 
 def _short(text: str, width: int = 60) -> str:

@@ -31,6 +31,10 @@ def chat_messages(value: Any, key: str, inside: InParts | None = None) -> list[M
 
 
 def chat_message(item: Any, name: str, inside: InParts | None) -> Message:
+    if type(item) is dict and len(item) == 2:  # nearly all of them
+        role, said = item.get("role"), item.get("content")
+        if type(role) is str and role in ROLES and type(said) is str:
+            return {"role": role, "content": [{"type": "text", "text": said}]}
     given = without_none(item)
     given.pop("name", None)  # who in the role speaks: kept in ``meta``
     if set(given) != {"role", "content"}:

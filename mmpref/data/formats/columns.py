@@ -8,6 +8,7 @@ in ``meta`` and is counted.
 from __future__ import annotations
 
 import functools
+import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -62,15 +63,21 @@ class Column:
 
 _FILE = r"(?:_(?:paths?|files?|filepaths?|filenames?|urls?|uris?|src|bytes|data|base64|b64|list))*"
 _COUNT = r"(?!(?:num|n|has|is|no|max|min|len|total|count|with|without)_)"  # ``num_images`` is no image
-_MAIN_IMAGE = re.compile(rf"(?:image|img|picture|pic|photo|screenshot)s?{_FILE}")
+_MAIN_IMAGE = re.compile(rf"(?:image|img|picture|pic|photo|screenshot|figure)s?{_FILE}")
 _MAIN_MEDIA = re.compile(rf"media{_FILE}")
 _NAME_OF_IMAGE = re.compile(r"(?:image|img|picture|pic|photo|coco|vg)_(?:ids?|names?)")
 _OTHER_IMAGE = re.compile(rf"{_COUNT}(?:\w+_)?(?:image|img)s?{_FILE}(?:_?\d+)?")
-_VIDEO = re.compile(rf"{_COUNT}(?:(?:\w+_)?videos?|frames?){_FILE}(?:_(?:ids?|names?))?(?:_?\d+)?")
+_VIDEO = re.compile(
+    rf"{_COUNT}(?:(?:\w+_)?videos?|frames?|(?:video_?)?clips?|youtube|yt){_FILE}(?:_(?:ids?|names?))?(?:_?\d+)?"
+)
 _AUDIO = re.compile(rf"{_COUNT}(?:(?:\w+_)?audios?|sounds?|wavs?|waveforms?){_FILE}(?:_(?:ids?|names?))?(?:_?\d+)?")
-_BOXES = re.compile(rf"{_COUNT}(?:\w+_)?(?:bbox(?:es)?|bounding_box(?:es)?)|box(?:es)?|ref_objects?")
+_SPEECH = re.compile(r"(?:speech|voice|recording)s?(?:_(?:paths?|files?|urls?|bytes|wavs?))+")
+_BOXES = re.compile(rf"{_COUNT}(?:\w+_)?(?:bbox|box|polygon|segmentation)(?:e?s)?|ref_objects?")
 
-SYSTEM_COLUMNS = ("system", "system_prompt", "system_message", "system_instruction", "sys_prompt", "system_content")
+SYSTEM_COLUMNS = (
+    "system", "system_prompt", "system_message", "system_instruction", "system_content", "system_text", "system_msg",
+    "system_instructions", "system_prompt_text", "sys", "sys_prompt", "sys_msg", "preamble",
+)  # fmt: skip
 TEMPLATE_COLUMNS = ("template_kwargs", "chat_template_kwargs")
 _NAMES: dict[str, Column] = {
     **dict.fromkeys(SYSTEM_COLUMNS, Column(SYSTEM, "late")),
@@ -89,10 +96,11 @@ _NAMES: dict[str, Column] = {
         (
             "history", "chat_history", "conversation_history", "dialogue_history", "conversation", "conversations",
             "dialogue", "dialog", "turns", "messages", "prompt", "question", "query", "instruction", "input", "context",
-            "passage", "user_prompt", "user_input",
+            "passage", "user_prompt", "user_input", "choices", "answer_choices", "options",
         ),
         Column(TURNS, "late"),
     ),
+    **dict.fromkeys(("visual", "visuals", "visual_input", "visual_inputs", "pixel_values"), Column(IMAGES, "late")),
     "response_prefix": Column(PREFIX, "late"),
     **dict.fromkeys(
         ("prefix", "prefill", "assistant_prefix", "answer_prefix", "assistant_prefill", "response_prefill"),
@@ -104,11 +112,11 @@ _SIDES = ("score_{}", "{}_score", "{}_rating", "rating_{}", "{}_reward", "reward
 SCORE_PAIRS = tuple((side.format("chosen"), side.format("rejected")) for side in _SIDES)
 """Names under which the scores of both answers stand; the first is ours."""
 
-_IMAGE_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
+_IMAGE_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif", ".svg")
 _VIDEO_ENDINGS = (".mp4", ".webm", ".avi", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg")
 _AUDIO_ENDINGS = (".mp3", ".wav", ".flac", ".ogg", ".m4a", ".opus", ".aac")
 _ENDINGS = (*_IMAGE_ENDINGS, *_VIDEO_ENDINGS, *_AUDIO_ENDINGS)
-_ENCODED = ("data:image/", "data:video/", "data:audio/", "iVBORw0KGgo", "/9j/4", "R0lGOD")
+_ENCODED = ("data:image/", "data:video/", "data:audio/", "iVBORw0KGgo", "/9j/4", "R0lGOD", "UklGR")
 _MEDIA_KEYS = frozenset({"bytes", "path", "url", "array", "sampling_rate"})
 _MEDIA_KINDS = (IMAGES, VIDEO, AUDIO, MEDIA, BOXES)
 _MEDIA_BYTES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"ID3", b"\x1aE\xdf\xa3", b"OggS")
@@ -134,6 +142,7 @@ def column_of(name: Any) -> Column | None:
         (_OTHER_IMAGE, Column(IMAGES, "late")),
         (_VIDEO, Column(VIDEO, "early")),
         (_AUDIO, Column(AUDIO, "early")),
+        (_SPEECH, Column(AUDIO, "early")),
         (_BOXES, Column(BOXES, "early")),
     ):
         if pattern.fullmatch(name):
@@ -190,8 +199,13 @@ def standard(row: Row, *, check: bool = True) -> Row:
         value = row[key]
         if value is None:
             continue
-        if type(value) is str and value and not value[0].isspace() and column.use == "late":
-            continue  # nearly all of them: text that is not empty
+        first = value[0] if type(value) is list and value else value
+        if type(first) is str and first and not first[0].isspace():  # nearly all of them: text that is not empty
+            if column.use == "late":
+                continue
+            if key in ("image", "images"):
+                main.append(key)
+                continue
         if column.kind is TURNS:
             if key != "instruction" and is_empty(value):  # alpaca's may be empty, with the question in ``input``
                 empty.add(key)
@@ -202,6 +216,8 @@ def standard(row: Row, *, check: bool = True) -> Row:
                 refuse(key, column.kind)
         elif column.use == "main" and _holds_images(key, value):
             main.append(key)
+    if len(main) > 1 and "image" in main and "images" in main and names_the_same(row["image"], _as_list(row["images"])):
+        empty.add("image")  # says the same once more
     known = not main or "image" in main or "images" in main
     if known and not empty:
         return row
@@ -219,10 +235,14 @@ def standard(row: Row, *, check: bool = True) -> Row:
 def _leader(row: Row, names: Sequence[str]) -> str | None:
     """The column that the others only repeat; local files before URLs. None where they hold different images."""
     for name in sorted(names, key=lambda name: "://" in str(row[name])[:40]):
-        images = row[name] if isinstance(row[name], list | tuple) else [row[name]]
+        images = _as_list(row[name])
         if all(other == name or names_the_same(row[other], images) for other in names):
             return name
     return None
+
+
+def _as_list(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else [value]
 
 
 def _is_count(key: str, value: Any, kind: Kind) -> bool:
@@ -234,11 +254,11 @@ def _is_count(key: str, value: Any, kind: Kind) -> bool:
 
 def _holds_images(key: str, value: Any) -> bool:
     """No numbers; and what ``media`` holds must look like images, since it may be anything."""
-    if type(value) is str and key in ("image", "images"):
+    if key in ("image", "images"):
         return True
-    items = value if isinstance(value, list | tuple) else [value]
+    items = _as_list(value)
     if any(isinstance(item, int | float) for item in items):
-        return key in ("image", "images")
+        return False
     return not spelt(key).startswith("media") or all(_looks_like_image(item) for item in items)
 
 
@@ -258,7 +278,7 @@ def _path_of(text: str) -> str:
 def looks_like_media(value: Any) -> bool:
     """A path or URL with the ending of a picture, video or sound, encoded media, or a list of those."""
     if isinstance(value, str):
-        if "." not in value[-40:] and "?" not in value and "#" not in value and value[:1] not in "dRi/":
+        if "." not in value[-40:] and "?" not in value and "#" not in value and value[:1] not in "dRiU/":
             return False
         if len(value) <= 2048 and _path_of(value).endswith(_ENDINGS):
             return "\n" not in value
@@ -286,9 +306,9 @@ def refuse_unread(left: Row, *, images: Sequence[Any], texts: Iterable[str], tol
     for key, value in left.items():
         column = column_of(key)
         if column is None:
-            if not images and type(value) is dict and key not in told:
-                refuse_media_inside([value], key)
             if not looks_like_media(value):
+                if not images and key not in told:
+                    _refuse_media_below(value, str(key))
                 continue
         elif column.use == "early" or is_empty(value):
             continue
@@ -323,6 +343,32 @@ def refuse_media_inside(items: Iterable[Row], where: str) -> None:
             is_media = column.kind in _MEDIA_KINDS and not isinstance(value, int | float)
             if is_media and not is_empty(value):
                 refuse(f"{where}.{key}", column.kind)
+
+
+def _refuse_media_below(value: Any, where: str, depth: int = 6) -> None:
+    """Refuse a row without images that has media anywhere inside of a column: in mappings, in lists, in JSON text.
+
+    Raises:
+        RowError: the first one, by its key or by its value.
+    """
+    if type(value) is str:
+        if value[:1] not in ("{", "["):
+            return
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return
+    if depth == 0 or not isinstance(value, Mapping | list | tuple):
+        return
+    if isinstance(value, Mapping):
+        refuse_media_inside([value], where)
+        inner = [(f"{where}.{key}", item) for key, item in value.items()]
+    else:
+        inner = [(f"{where}[{place}]", item) for place, item in enumerate(value[:100])]
+    for name, item in inner:
+        if looks_like_media(item):
+            refuse(name, MEDIA)
+        _refuse_media_below(item, name, depth - 1)
 
 
 def refuse(key: str, kind: Kind) -> NoReturn:

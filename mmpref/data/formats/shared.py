@@ -136,9 +136,11 @@ def asides_of(row: Row, used: Iterable[str]) -> dict[str, Any]:
         for item in value:
             if type(item) is not dict and not isinstance(item, Mapping):
                 break
+            content = item.get("content")
+            if len(item) == 2 and type(content) is str:
+                continue  # nearly all of them
             if len(item) > 2 and isinstance(item.get("name"), str):
                 names.append(item["name"])
-            content = item.get("content")
             if type(content) is not str and isinstance(content, list | tuple):
                 hints += [found for part in content if len(part) > 1 and (found := hints_of(part))]
     if not names and not hints:

@@ -365,7 +365,7 @@ def test_the_context_of_sentinel_is_a_prefix_that_the_answers_continue() -> None
 
 BROKEN: list[tuple[str, str, Row]] = [
     ("trl", "image_count", {"images": ["a.png", "b.png"]}),
-    ("trl", "images", {"image": "a.png"}),
+    ("trl", "images", {"image": "b.png"}),
     ("trl", "answer", {"chosen": talk("Hi", GOOD)}),
     ("trl", "answer", {"chosen": [said("user", GOOD)]}),
     ("trl", "image_place", {"chosen": [said("assistant", [IMAGE])]}),
