@@ -21,8 +21,8 @@ from mmpref.losses.sides import ScoreKind, Side, log_odds
 class Link(Protocol):
     """A curve from the margin of a pair to its loss."""
 
-    max_log_coef: ClassVar[float]
-    """Largest |log c| of a balanced score whose loss and gradient still fit float32."""
+    degree: ClassVar[int]
+    """Power of the margin by which the loss grows, and with it the coefficients of a balance inside the margin."""
 
     def loss(self, margin: Tensor) -> Tensor: ...
     def slope(self, margin: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class Logistic:
 
     smoothing: float = 0.0
     weight: float = 1.0
-    max_log_coef: ClassVar[float] = 60.0
+    degree: ClassVar[int] = 1
 
     def loss(self, margin: Tensor) -> Tensor:
         agree, disagree = logsigmoid(margin), logsigmoid(-margin)
@@ -58,7 +58,7 @@ class Robust:
     """
 
     smoothing: float
-    max_log_coef: ClassVar[float] = 60.0
+    degree: ClassVar[int] = 1
 
     def loss(self, margin: Tensor) -> Tensor:
         e = self.smoothing
@@ -73,7 +73,7 @@ class Robust:
 class Hinge:
     """max(0, 1 - M) (SLiC, Zhao et al. 2023)."""
 
-    max_log_coef: ClassVar[float] = 60.0
+    degree: ClassVar[int] = 1
 
     def loss(self, margin: Tensor) -> Tensor:
         return torch.relu(1.0 - margin)
@@ -86,7 +86,7 @@ class Hinge:
 class Square:
     """M^2 (IPO, Azar et al. 2023), where M is measured from the target 1/(2 beta)."""
 
-    max_log_coef: ClassVar[float] = 30.0  # the square doubles the exponent
+    degree: ClassVar[int] = 2
 
     def loss(self, margin: Tensor) -> Tensor:
         return margin.square()

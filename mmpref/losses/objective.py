@@ -23,6 +23,8 @@ from mmpref.losses.settings import resolve
 from mmpref.losses.sides import Side, chosen_side, rejected_side
 from mmpref.losses.uni_dpo import UniDPO
 
+_MAX_LOG_COEF = 60.0  # |log| of all coefficients multiplied; the rest is for the log-probs, up to 1e4 of them squared
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
@@ -104,7 +106,7 @@ class Objective:
 
         coefs, balanced_w, balanced_r = None, pair.score_w, pair.score_r
         if self.ada is not None:
-            coefs = self.ada.coefficients(base.score_kind, w, r, base.link.max_log_coef)
+            coefs = self.ada.coefficients(base.score_kind, w, r, self._max_log_coef(base))
             balanced_w = self.ada.scale(pair.score_w, coefs.chosen)
             balanced_r = self.ada.scale(pair.score_r, coefs.rejected)
             stats["ada/coef_chosen"], stats["ada/coef_rejected"] = coefs.chosen, coefs.rejected
@@ -144,6 +146,15 @@ class Objective:
         stats |= gradient_stats(pulls, base.score_kind, w, r)
         return LossOutput(per_pair, {name: value.detach() for name, value in stats.items()})
 
+    def _max_log_coef(self, base: Base) -> float:
+        """Largest |log c| whose loss and gradient still fit float32.
+
+        A gradient through w_perf that is balanced too is the loss times c: one more power.
+        """
+        balanced_perf = self.ada is not None and self.ada.balance_perf
+        powers = base.link.degree + (balanced_perf and self.uni is not None and self.uni.perf_has_gradient)
+        return _MAX_LOG_COEF / powers
+
     def _performance_argument(
         self, uni: UniDPO, base: Base, pair: Scored, coefs: Coefficients | None
     ) -> tuple[Tensor, float, Coefficients | None]:
@@ -157,7 +168,7 @@ class Objective:
         if self.ada is not None and self.ada.balance_perf:
             # the balance of u differs from that of the base's score where the score is a log-odds
             same = focal or base.score_kind != "odds"
-            z_coefs = coefs if same else self.ada.coefficients("mean", w, r, base.link.max_log_coef)
+            z_coefs = coefs if same else self.ada.coefficients("mean", w, r, self._max_log_coef(base))
         if z_coefs is not None:
             one, other = straight_through(one, z_coefs.chosen), straight_through(other, z_coefs.rejected)
         if focal:

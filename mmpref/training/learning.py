@@ -28,6 +28,8 @@ from mmpref.processing.family import Family, PartName
 
 REENTRANT = "train.extra={gradient_checkpointing_kwargs: {use_reentrant: false}}"
 """What undoes reentrant checkpointing, as the command line takes it."""
+_SCALES_OF_HALF = tuple(2.0**power for power in range(16, -9, -4))
+"""Of the loss in float16: from where the scaler of training starts, down as it goes where a gradient overflows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,17 +112,19 @@ def look(
         model: prepared for training, maybe sharded; all ranks must call it together then.
         family: with the model's own parts.
         loss_of: runs the forward; something that depends on every answer.
-        args: say whether activations are checkpointed, and how; None takes the model as it is.
+        args: say whether activations are checkpointed, and how, and whether the loss is scaled (fp16); None takes the
+            model as it is.
     """
+    scales = _SCALES_OF_HALF if getattr(args, "fp16", False) else (1.0,)
     with _modes_kept(model), _checkpointing(model, args):
         model.train()  # as the trainer does; layers are checkpointed in this mode only
-        tensors, unused = _backward(model, family, loss_of)
+        tensors, unused = _scaled_backward(model, family, loss_of, scales)
         reentrant = is_reentrant(model)
         missed = [one.name for one in tensors if not (one.reached or one.waits)]
         lost: tuple[str, ...] = ()
         if missed and (reentrant or _idle_role(tensors)) and _flags(model):
             with _without_checkpointing(model):
-                other, _ = _backward(model, family, loss_of)
+                other, _ = _scaled_backward(model, family, loss_of, scales)
             found = {one.name for one in other if one.reached}
             lost = tuple(name for name in missed if name in found)
     return Learning(tuple(tensors), unused, lost, reentrant)
@@ -140,7 +144,20 @@ def _idle_role(tensors: Sequence[Trained]) -> bool:
     )
 
 
-def _backward(model: nn.Module, family: Family, loss_of: Callable[[], Tensor]) -> tuple[list[Trained], int]:
+def _scaled_backward(
+    model: nn.Module, family: Family, loss_of: Callable[[], Tensor], scales: Sequence[float]
+) -> tuple[list[Trained], int]:
+    """At the first scale at which every gradient is finite; the last one where none is."""
+    for scale in scales:
+        tensors, unused = _backward(model, family, loss_of, scale)
+        if all(math.isfinite(one.size) for one in tensors):
+            break
+    return tensors, unused
+
+
+def _backward(
+    model: nn.Module, family: Family, loss_of: Callable[[], Tensor], scale: float
+) -> tuple[list[Trained], int]:
     trained = [(name, value) for name, value in unwrap(model).named_parameters() if value.requires_grad]
     before = [value.grad for _, value in trained]
     for _, value in trained:
@@ -152,8 +169,8 @@ def _backward(model: nn.Module, family: Family, loss_of: Callable[[], Tensor]) -
             )  # it is what is looked at
             loss = loss_of()
             if loss.requires_grad:
-                loss.backward()
-        sizes = {name: _size(value.grad) for name, value in trained if value.grad is not None}
+                (scale * loss).backward()
+        sizes = {name: _size(value.grad) / scale for name, value in trained if value.grad is not None}
     finally:
         for (_, value), gradient in zip(trained, before, strict=True):
             value.grad = gradient

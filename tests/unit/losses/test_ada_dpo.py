@@ -309,6 +309,26 @@ def test_log_probs_of_minus_ten_thousand_stay_finite_in_float32(base, ada):
             assert all(torch.isfinite(v).all() for v in (out.per_pair, *grads, *out.stats.values()))
 
 
+@pytest.mark.parametrize("perf", ["stabilized", "focal"])
+@pytest.mark.parametrize("ada", [{"share": 0.0}, {"share": 0.5, "clip": None}, {"granularity": "sequence"}], ids=str)
+@pytest.mark.parametrize("base", PAIR_BASES)
+def test_a_balanced_weight_beside_a_balanced_loss_stays_finite_in_float32(base, ada, perf):
+    """The gradient through w_perf is the loss times the coefficient: two of them where there was one."""
+    if base == "orpo" and "granularity" in ada:
+        return  # refused
+    grid = torch.tensor([(a, b) for a in EXTREMES for b in EXTREMES])
+    for lengths in (1, 4000):
+        n = torch.full((len(grid),), lengths)
+        # the second: the rejected answer has become far likelier, and the chosen one has not moved
+        for one, other in ((grid[:, 1] - 3.0, grid[:, 0] + 90.0), (grid[:, 0], grid[:, 1] - 1e4)):
+            x = PairLogps(grid[:, 0].clone().requires_grad_(), grid[:, 1].clone().requires_grad_(), n, n, one, other,
+                          torch.full((len(grid),), 9.0), torch.zeros(len(grid)))  # fmt: skip
+            for sums in ({}, {"length_normalize": False} if base != "orpo" else {}):
+                out = build({"base": base, **sums, "uni": {"perf_mode": perf}, "ada": ada})(x)
+                grads = torch.autograd.grad(out.per_pair.sum(), (x.chosen, x.rejected))
+                assert all(torch.isfinite(v).all() for v in (out.per_pair, *grads, *out.stats.values()))
+
+
 class Frozen(AdaDPO):
     """Coefficients that do not follow the log-probs: what a stop-gradient makes of them."""
 

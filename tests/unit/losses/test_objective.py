@@ -147,7 +147,7 @@ def test_no_autocast_reaches_the_inside_of_the_loss(random_pairs):
     seen = []
 
     class Spy:
-        max_log_coef = 60.0
+        degree = 1
 
         def loss(self, margin):
             seen.append(torch.is_autocast_enabled("cpu"))

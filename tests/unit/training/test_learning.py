@@ -103,6 +103,26 @@ def test_a_part_beside_what_runs_is_idle() -> None:
     assert looked_at(loaded).idle == ["projector"]
 
 
+@pytest.mark.parametrize("strength", [1e-4, 1e6])
+def test_float16_is_judged_with_the_loss_scaled_as_in_training(strength: float) -> None:
+    """Gradients too small or too large for float16 itself, which the scaler of training brings within its range."""
+    loaded = ready("llava", (Tuning(vision="lora", projector="freeze", language="freeze"), AdapterSettings(rank=4)))
+    projector: Any = loaded.model.get_base_model().model.multi_modal_projector
+    if strength < 1:
+        with torch.no_grad():
+            projector.linear_1.weight.mul_(strength)
+            projector.linear_2.weight.mul_(strength)
+    batch = collator_for(loaded)([pair("seen")])
+
+    def loss() -> Tensor:
+        with torch.autocast("cpu", dtype=torch.float16):
+            return max(strength, 1.0) * answer_sums(loaded.model, batch).sum()
+
+    found = look(loaded.model, loaded.family, loss, SimpleNamespace(fp16=True))
+    assert found.broken == found.idle == []
+    assert all(one.reached or one.waits for one in found.tensors)
+
+
 @pytest.mark.parametrize("checkpointing", [{}, {"use_reentrant": True}])
 def test_nothing_is_left_behind(checkpointing: dict[str, Any]) -> None:
     loaded = ready("llava")
