@@ -46,10 +46,13 @@ def config(
     if recipe is None:
         raise ConfigError("give a recipe (mmpref recipes lists them), or --keys for the keys that one may have")
     from mmpref.config import dump_recipe, load_recipe, with_loss
-    from mmpref.losses.settings import resolve
+    from mmpref.left_over import refuse_unread_reference
+    from mmpref.losses.settings import needs_reference, resolve
 
     loaded = load_recipe(recipe, overrides or [])
-    typer.echo(dump_recipe(with_loss(loaded, resolve(loaded.loss.as_mapping()))).rstrip())
+    loss = resolve(loaded.loss.as_mapping())
+    refuse_unread_reference(loaded, needs_reference=needs_reference(loss), loss=str(loss["name"] or loss["base"]))
+    typer.echo(dump_recipe(with_loss(loaded, loss)).rstrip())
 
 
 def _print_keys(section: str | None) -> None:

@@ -25,8 +25,8 @@ from pydantic import (
 )
 
 from mmpref.errors import ConfigError
-from mmpref.left_over import refuse_left_over, without_left_over
-from mmpref.overrides import Grammar, layer_of, merge
+from mmpref.left_over import After, Cure, Problem, problems_of, refuse_left_over, without_left_over
+from mmpref.overrides import Grammar, as_texts, layer_of, merge
 from mmpref.recipe_files import read_recipe_text, shipped_recipes
 from mmpref.recipe_keys import explain
 from mmpref.yaml_text import parse_options, parse_size, parse_yaml
@@ -417,7 +417,9 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _nothing_left_over(self, info: ValidationInfo) -> Self:
-        refuse_left_over(self, later=(info.context or {}).get("later"))
+        context = info.context or {}
+        if not context.get("unchecked"):
+            refuse_left_over(self, later=context.get("later"), after=context.get("after"))
         return self
 
 
@@ -441,10 +443,18 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any]
     if not isinstance(tree, dict):
         raise ConfigError(f"{where} must be a mapping of sections, got {type(tree).__name__}")
     merged, changed = merge(tree, layer_of(overrides, tree, _GRAMMAR), _GRAMMAR)
-    return build_recipe(merged, where=where, later=changed)
+
+    def after(cure: Cure) -> list[Problem]:
+        layer = layer_of([*as_texts(overrides), *cure.add], tree, _GRAMMAR, leave_out=cure.leave_out)
+        cured, also = merge(tree, layer, _GRAMMAR)
+        return problems_of(Recipe.model_validate(cured, context={"unchecked": True}), later=also)
+
+    return build_recipe(merged, where=where, later=changed, after=after)
 
 
-def build_recipe(tree: Mapping[str, Any], *, where: str, later: Mapping[str, bool] | None = None) -> Recipe:
+def build_recipe(
+    tree: Mapping[str, Any], *, where: str, later: Mapping[str, bool] | None = None, after: After | None = None
+) -> Recipe:
     """A nested mapping as a checked recipe; every problem is listed by its dotted key.
 
     Args:
@@ -452,9 +462,10 @@ def build_recipe(tree: Mapping[str, Any], *, where: str, later: Mapping[str, boo
         where: names it in errors.
         later: dotted keys that were changed last, and whether they had a value before
             (:func:`mmpref.left_over.refuse_left_over`).
+        after: what a cure leaves wrong, where that can be tried.
     """
     try:
-        return Recipe.model_validate(tree, context={"later": later})
+        return Recipe.model_validate(tree, context={"later": later, "after": after})
     except ValidationError as err:
         problems = [explain(problem, Recipe) for problem in err.errors()]
         raise ConfigError(f"{where}: " + "; ".join(problems)) from None

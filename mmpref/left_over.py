@@ -9,6 +9,7 @@ parted by "; or ") is, all together, what to add to the command line, or the key
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +30,11 @@ class Cure:
 
     add: tuple[str, ...] = ()
     leave_out: tuple[str, ...] = ()
+
+    @property
+    def written(self) -> set[str]:
+        """The keys that it writes."""
+        return {text.partition("=")[0] for text in self.add}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,14 @@ def _adapter_keys(*names: str) -> tuple[str, ...]:
 
 def _lora(recipe: Any) -> tuple[str, ...]:
     return ("adapter.kind=lora", *(("tune.language=lora",) if recipe.tune.language == "full" else ()))
+
+
+def _trained(recipe: Any) -> list[str]:
+    return [part for part in _PARTS if getattr(recipe.tune, part) != "freeze"]
+
+
+def _at_common_rate(recipe: Any) -> list[str]:
+    return [part for part in _trained(recipe) if getattr(recipe.train.learning_rates, part) is None]
 
 
 def _own_rate(part: str) -> Belongs:
@@ -150,10 +164,29 @@ BELONGS: tuple[Belongs, ...] = (
         only_later=True,
     ),
     *map(_own_rate, _PARTS),
+    Belongs(
+        keys=("train.learning_rate",),
+        to="parts without a rate of their own, and all that train have one in train.learning_rates",
+        holds=lambda recipe: recipe.adapter.path is not None or bool(_at_common_rate(recipe)) or not _trained(recipe),
+        so=lambda recipe: tuple(f"train.learning_rates.{part}=null" for part in _trained(recipe)),
+        only_later=True,
+    ),
 )
 
 
-def refuse_left_over(recipe: Any, *, later: Mapping[str, bool] | None = None, problems: Sequence[Problem] = ()) -> None:
+After = Callable[[Cure], Sequence[Problem]]
+"""What is wrong with the recipe once a cure has been carried out."""
+_STEPS = 4
+"""Cures that one alternative may need one after the other."""
+
+
+def refuse_left_over(
+    recipe: Any,
+    *,
+    later: Mapping[str, bool] | None = None,
+    problems: Sequence[Problem] = (),
+    after: After | None = None,
+) -> None:
     """Refuse what would be ignored, and what contradicts itself.
 
     Args:
@@ -162,23 +195,83 @@ def refuse_left_over(recipe: Any, *, later: Mapping[str, bool] | None = None, pr
             are meant: the advice leaves them as they are where it can, and one that does nothing is refused even where
             it holds the default, unless that took something back or is a no.
         problems: more of them, found elsewhere.
+        after: carries a cure out, so that only advice is given that leads to a recipe without problems.
 
     Raises:
         ConfigError: every problem, and the overrides that put all of them right.
     """
     later = later or {}
-    found = [*problems, *_ignored(recipe, later), *_contradictions(recipe, later)]
+    found = [*problems, *problems_of(recipe, later=later)]
     if not found:
         return
     best = [_leaving(later, problem.cures) for problem in found]
-    firsts = [cures[0] for cures in best]
-    together = Cure(
-        tuple(dict.fromkeys(text for cure in firsts for text in cure.add)),
-        tuple(dict.fromkeys(key for cure in firsts for key in cure.leave_out)),
-    )
-    others = best[0][1:] if len(found) == 1 else []
+    ways = _ways(best) or _ways([problem.cures for problem in found])
+    if after is not None:
+        tried = [_completed(way, later, after, _STEPS) for way in ways]
+        ways = list(dict.fromkeys(way for way in tried if way is not None)) or ways
+    ways = ways or [_all([cures[0] for cures in best])]
     says = "; ".join(problem.says for problem in found)
-    raise ConfigError(f"{says}; {'; or '.join(_advice(cure) for cure in (together, *others))}")
+    raise ConfigError(f"{says}; {'; or '.join(_advice(way) for way in ways[: 1 if len(found) > 1 else None])}")
+
+
+def refuse_unread_reference(recipe: Any, *, needs_reference: bool, loss: str) -> None:
+    """Refuse a ``reference`` section that says something although the loss compares with none.
+
+    Args:
+        recipe: the recipe.
+        needs_reference: whether its loss reads reference log-probs.
+        loss: its name.
+
+    Raises:
+        ConfigError: the section would do nothing, and what to write.
+    """
+    if needs_reference or recipe.reference.kind == "auto":
+        return
+    says = f"reference.kind {recipe.reference.kind} does nothing: the loss ({loss}) has no reference"
+    plain = "reference={kind: auto}" if recipe.reference.cache is None else "reference={kind: auto, cache: null}"
+    refuse_left_over(recipe, problems=[Problem(says, [Cure((plain,))])])
+
+
+def problems_of(recipe: Any, *, later: Mapping[str, bool]) -> list[Problem]:
+    """What :func:`refuse_left_over` refuses."""
+    return [*_ignored(recipe, later), *_contradictions(recipe, later)]
+
+
+def _completed(cure: Cure, later: Mapping[str, bool], after: After, steps: int) -> Cure | None:
+    """A cure together with those of what it leaves wrong; None where that would take back what it says itself."""
+    left = after(cure)
+    if not left:
+        return cure
+    for following in _leaving(later, left[0].cures) if steps else ():
+        if not _touch(cure, following):
+            found = _completed(_all([cure, following]), later, after, steps - 1)
+            if found is not None:
+                return found
+    return None
+
+
+def _ways(cures: Sequence[Sequence[Cure]]) -> list[Cure]:
+    """One cure of each problem, in every combination that does not contradict itself."""
+    ways = list(itertools.islice(itertools.product(*cures), 16))
+    sound = [way for way in ways if not any(_touch(*two) for two in itertools.combinations(set(way), 2))]
+    return [_all(way) for way in sound]
+
+
+def _touch(one: Cure, other: Cure) -> bool:
+    """Whether two cures write the same key, or one a section and the other a key in it; or one writes what the other
+    leaves out."""
+    if one == other:
+        return False
+    written = ((f"{a}.", f"{b}.") for a in one.written for b in other.written)
+    left_out = one.written & set(other.leave_out) | other.written & set(one.leave_out)
+    return bool(left_out) or any(a.startswith(b) or b.startswith(a) for a, b in written)
+
+
+def _all(cures: Sequence[Cure]) -> Cure:
+    return Cure(
+        tuple(dict.fromkeys(text for cure in cures for text in cure.add)),
+        tuple(dict.fromkeys(key for cure in cures for key in cure.leave_out)),
+    )
 
 
 def without_left_over(recipe: Any, tree: dict[str, Any]) -> dict[str, Any]:
@@ -229,8 +322,17 @@ def _contradictions(recipe: Any, later: Mapping[str, bool]) -> Iterator[Problem]
     if adapter.kind == "qlora" and adapter.quantization == "int8":
         yield _clash(
             "adapter.kind qlora is 4 bits; for 8 bits write kind: lora with quantization: int8",
-            ["adapter.quantization=null"],
-            ["adapter.kind=lora", "adapter.quantization=int8"],
+            ["adapter.kind=lora"],
+            ["adapter.quantization=nf4"],
+        )
+    if adapter.kind == "qlora" and adapter.quantization is None and "adapter.quantization" in later:
+        yield Problem(
+            "adapter.quantization is null, and adapter.kind qlora is 4 bits all the same",
+            [
+                Cure(("adapter.kind=lora",)),
+                Cure(leave_out=("adapter.quantization",)),
+                Cure(("adapter.quantization=nf4",)),
+            ],
         )
     is_new = "adapter.kind" in later and "adapter.quantization" not in later
     if adapter.kind == "lora" and adapter.quantization in ("nf4", "fp4") and is_new:
@@ -291,7 +393,7 @@ def _clash(says: str, *cures: Sequence[str]) -> Problem:
 
 def _leaving(later: Mapping[str, bool], cures: Sequence[Cure]) -> Sequence[Cure]:
     """The cures that leave what was given last as it is; where there are none, all."""
-    kept = [cure for cure in cures if not {text.partition("=")[0] for text in cure.add} & later.keys()]
+    kept = [cure for cure in cures if not cure.written & later.keys()]
     return kept or cures
 
 

@@ -8,6 +8,7 @@ same layer stay.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,12 +42,19 @@ class Layer:
     """Places given as a mapping: nothing that was said there before stays."""
 
 
-def layer_of(overrides: Sequence[str] | Mapping[str, Any], base: Mapping[str, Any], grammar: Grammar) -> Layer:
+def layer_of(
+    overrides: Sequence[str] | Mapping[str, Any],
+    base: Mapping[str, Any],
+    grammar: Grammar,
+    *,
+    leave_out: Collection[str] = (),
+) -> Layer:
     """The changes as one layer.
 
     Args:
         overrides: ``key.sub=value`` texts; or a nested mapping, as a second recipe file would hold.
         base: what they will change; a key below a value of it is refused.
+        leave_out: dotted keys that the texts, or mappings among their values, may say and that are left out.
 
     Raises:
         ConfigError: a text that is not ``key=value``, or a key below a value.
@@ -55,6 +63,8 @@ def layer_of(overrides: Sequence[str] | Mapping[str, Any], base: Mapping[str, An
         return Layer(dict(overrides))
     layer = Layer()
     given = [(override, *_parsed(override)) for override in overrides]
+    for key in leave_out:
+        given = _without(given, tuple(key.split(".")))
     mappings = {place: number for number, (_, place, value) in enumerate(given) if isinstance(value, dict)}
     for number, (override, place, value) in enumerate(given):
         if not (isinstance(value, dict) and mappings[place] > number):  # of two mappings the last one counts
@@ -78,6 +88,29 @@ def _parsed(override: str) -> tuple[Place, Any]:
     if not separator or not key:
         raise ConfigError(f"override '{override}' must be written key=value, for example `train.learning_rate=1e-6`")
     return tuple(key.split(".")), parse_value(text, where=f"override '{override}'")
+
+
+def _without(given: Sequence[tuple[str, Place, Any]], key: Place) -> list[tuple[str, Place, Any]]:
+    return [
+        (text, place, _pruned(value, key[len(place) :]) if key[: len(place)] == place else value)
+        for text, place, value in given
+        if place[: len(key)] != key
+    ]
+
+
+def _pruned(value: Any, key: Place) -> Any:
+    if not isinstance(value, dict) or not key:
+        return value
+    return {
+        name: _pruned(inner, key[1:]) if name == key[0] else inner for name, inner in value.items() if (name,) != key
+    }
+
+
+def as_texts(overrides: Sequence[str] | Mapping[str, Any]) -> list[str]:
+    """Changes as ``key.sub=value`` texts, however they were given."""
+    if not isinstance(overrides, Mapping):
+        return list(overrides)
+    return [f"{'.'.join(place)}={json.dumps(value, default=str)}" for place, value in _leaves(overrides, ())]
 
 
 def _add(layer: Layer, override: str, place: Place, value: Any, base: Mapping[str, Any], grammar: Grammar) -> None:

@@ -36,10 +36,19 @@ def explain(problem: Mapping[str, Any], top: type[BaseModel]) -> str:
     message = message[0].lower() + message[1:]
     if got is None and (default := _default(top, location)) is not None:
         return f"'{dotted}': null is no value for it; write `{shlex.join([f'{dotted}={json.dumps(default)}'])}`"
+    if got is None and section_at(top, location) is not None:
+        empty = "" if _is_required(top, location) else f"; or write `{shlex.join([f'{dotted}={{}}'])}` for its defaults"
+        return f"'{dotted}': null is no value for a section; leave `{dotted}` out{empty}"
     hint = " (write null for no value)" if got in ("None", "none", "NULL") else ""
     wants_bool = "boolean" in message
     hint = hint or (" (write true or false)" if wants_bool else "")
     return f"'{dotted}': {message}, got {got!r}{hint}"
+
+
+def _is_required(top: type[BaseModel], location: Sequence[Any]) -> bool:
+    *sections, last = location
+    known = section_at(top, sections)
+    return known is not None and str(last) in known.model_fields and known.model_fields[str(last)].is_required()
 
 
 def _default(top: type[BaseModel], location: Sequence[Any]) -> Any:

@@ -14,6 +14,9 @@ import yaml
 
 from mmpref.errors import ConfigError
 
+_MOST_VALUES = 100_000
+"""Of one text; a file of a few lines can hold aliases of aliases that stand for billions."""
+
 
 class _Loader(yaml.SafeLoader):
     """Safe YAML with YAML 1.2 scalars, and with duplicate keys refused."""
@@ -32,8 +35,10 @@ for _tag, _pattern, _first in (
 def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: dict[Any, int] = {}
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
         line = key_node.start_mark.line + 1
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise ConfigError(f"line {line}: a list or a mapping cannot be a key; write a name before the colon")
+        key = loader.construct_object(key_node, deep=True)
         if key in seen:
             raise ConfigError(f"key '{key}' is given twice (lines {seen[key]} and {line}); keep one of them")
         seen[key] = line
@@ -51,11 +56,28 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _decimal)
 def parse_yaml(text: str, *, where: str) -> Any:
     """Read YAML text with this module's rules; ``where`` names it in the error."""
     try:
-        return yaml.load(text, Loader=_Loader)  # a subclass of SafeLoader
+        value = yaml.load(text, Loader=_Loader)  # a subclass of SafeLoader
     except yaml.YAMLError as err:
         raise ConfigError(f"{where} is not valid YAML: {' '.join(str(err).split())}") from err
     except ConfigError as err:
         raise ConfigError(f"{where}: {err}") from None
+    except RecursionError:
+        raise ConfigError(f"{where} is nested too deeply to be read") from None
+    except (ValueError, TypeError, LookupError, AttributeError) as err:  # a tag or a number that its text does not fit
+        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(err).split())}") from None
+    if _written_out(value, {}) > _MOST_VALUES:
+        raise ConfigError(f"{where}: its aliases (*name) stand for more than {_MOST_VALUES:,} values; write them out")
+    return value
+
+
+def _written_out(value: Any, known: dict[int, int]) -> int:
+    """How many values there are when every alias is written out; each list and mapping is looked at once."""
+    if not isinstance(value, (dict, list)):
+        return 1
+    if id(value) not in known:
+        inner = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_written_out(part, known) for part in inner)
+    return known[id(value)]
 
 
 def parse_value(text: str, *, where: str) -> Any:

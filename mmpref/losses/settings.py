@@ -71,6 +71,12 @@ def resolve(mapping: Mapping[str, Any], *, score_scale: tuple[float, float] | No
     return out
 
 
+def needs_reference(settings: Mapping[str, Any]) -> bool:
+    """Whether a resolved loss reads reference log-probs: for its scores, or for the gate of the calibrated NLL."""
+    uni = settings["uni"]
+    return BASES[settings["base"]].needs_reference or (uni is not None and uni["nll_lambda"] > 0)
+
+
 def _name_and_base(given: Mapping[str, Any]) -> tuple[str | None, str, Mapping[str, Any]]:
     name, base = given.get("name"), given.get("base")
     if name is None and base is None:
@@ -206,6 +212,9 @@ def _check_uni(
         _warn("loss.uni.eta 0 makes w_qual 1/2 for every pair; write null to leave w_qual out")
     if out["base"] == "robust" and out["label_smoothing"] > 0.0 and not uni["perf_detach"]:
         _warn("loss.uni.perf_detach false with base robust: where that loss is negative, w_perf's gradient turns round")
+    perf_off = "perf_mode none" if uni["perf_mode"] == "none" else "gamma 0" if uni["gamma"] == 0.0 else ""
+    nll_off = "nll_lambda 0" if uni["nll_lambda"] == 0.0 else ""
+    _warn_of_idle("uni", given, UNI_DEFAULTS, {"tau_ref": perf_off, "tau_good": nll_off, "nll_margin": nll_off})
     if uni["nll_lambda"] == 0.0:
         return
     tau_good = uni["tau_good"]
@@ -247,12 +256,21 @@ def _check_ada(out: Mapping[str, Any], given: Mapping[str, Any], needs_reference
     if ada["target_ratio"] != 1.0:
         _warn(f"loss.ada.target_ratio {ada['target_ratio']:g}: the balance is not 1:1, the chosen answer is pulled so "
               "many times as hard as the rejected one")  # fmt: skip
+    no_clip = "no clip" if ada["clip"] is None else ""
+    _warn_of_idle("ada", given, ADA_DEFAULTS, {"clip_mode": no_clip})
     if ada["form"] == "sum" and ada["share"] != 1.0:
         _warn("loss.ada.share has no effect with form sum")
     if ada["clip"] == 1.0 and ada["clip_mode"] == "both":
         _warn("loss.ada.clip 1 with clip_mode both cuts every ratio to 1: the balance is off")
     if ada["balance_perf"] and out["uni"] is None:
         _warn("loss.ada.balance_perf has no effect without loss.uni")
+
+
+def _warn_of_idle(section: str, given: Mapping[str, Any], defaults: Mapping[str, Any], idle: Mapping[str, str]) -> None:
+    """Warn of keys that were given another value than their own and do nothing beside what switches them off."""
+    for key, because in idle.items():
+        if because and given.get(key) not in (None, defaults[key]):
+            _warn(f"loss.{section}.{key} {given[key]} has no effect with {because}")
 
 
 def _warn(message: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from mmpref.config import Recipe, with_loss
 from mmpref.errors import CheckpointError, ConfigError
-from mmpref.left_over import Cure, Problem, refuse_left_over
+from mmpref.left_over import refuse_unread_reference
 from mmpref.losses import build_objective, resolve, resolve_tau_good
 from mmpref.losses.loss_line import loss_line
 from mmpref.losses.objective import Objective
@@ -49,9 +49,7 @@ def objective_of(recipe: Recipe) -> Objective:
         ConfigError: the loss cannot be as it is written, or does not use what another section gives it.
     """
     objective = objective_from(recipe.loss.as_mapping())
-    if not objective.needs_reference and recipe.reference.kind != "auto":
-        says = f"reference.kind {recipe.reference.kind} does nothing: the loss ({_named(objective)}) has no reference"
-        refuse_left_over(recipe, problems=[Problem(says, [Cure(("reference={kind: auto}",))])])
+    refuse_unread_reference(recipe, needs_reference=objective.needs_reference, loss=_named(objective))
     return objective
 
 

@@ -15,6 +15,7 @@ from mmpref.cli_arguments import hint_for
 from mmpref.config import Recipe, load_recipe, shipped_recipes
 from mmpref.losses.settings import resolve
 from mmpref.recipe_keys import described
+from tests.advice import alternatives
 
 QLORA = "qwen2_5_vl_3b_uni_dpo_qlora_12gb"
 
@@ -127,3 +128,12 @@ def test_an_option_of_a_benchmark_too(capsys: pytest.CaptureFixture[str]) -> Non
 def test_an_option_that_there_is_gets_no_pointer() -> None:
     assert hint_for(app, ["train", "demo_dpo", "--processes", "two"]) is None
     assert hint_for(app, ["data", "check", "x", "--root.y", "z"]) is None
+
+
+def test_what_train_refuses_of_a_reference_that_no_loss_reads_is_not_printed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = ["loss.name=simpo", "reference.kind=cache", "reference.cache=somewhere"]
+    assert main(["config", QLORA, *given]) == 2
+    (words,) = alternatives(capsys.readouterr().err)
+    printed(capsys, "config", QLORA, *given, *words)

@@ -159,3 +159,31 @@ def test_a_good_score_that_is_neither_is_refused_in_one_sentence(recipe_file: Pa
     with pytest.raises(ConfigError, match=r"'loss\.uni\.tau_good': .*median or a quantile") as caught:
         load_recipe(recipe_file, [f"loss.uni.tau_good={written}"])
     assert ";" not in str(caught.value)
+
+
+BOMB = "b0: &b0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"b{i}: &b{i} [{', '.join([f'*b{i - 1}'] * 9)}]\n" for i in range(1, 9)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("? [a, b]\n: 1\n", "line 1: a list or a mapping cannot be a key"),
+        ("{a: {{b: 1}: 2}}", "cannot be a key"),
+        ("a: " + "9" * 5000, "not valid YAML"),
+        ("a: !!int foo", "not valid YAML"),
+        ("a: !!float foo", "not valid YAML"),
+        ("a: !!bool foo", "not valid YAML"),
+        ("a: !!timestamp foo", "not valid YAML"),
+        ("a: " + "[" * 3000 + "]" * 3000, "nested too deeply"),
+        (BOMB + "data: {train: *b8}\n", "stand for more than"),
+    ],
+    ids=["list", "mapping", "digits", "int", "float", "bool", "timestamp", "deep", "aliases"],
+)
+def test_broken_yaml_is_one_error(text: str, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=told) as caught:
+        load_recipe(file)
+    assert len(str(caught.value)) < 1000

@@ -9,7 +9,7 @@ import pytest
 
 from mmpref.config import Recipe, dump_recipe, load_recipe, parse_options, shipped_recipes
 from mmpref.errors import ConfigError, MMPrefError
-from mmpref.losses.settings import resolve
+from mmpref.losses.settings import SuspiciousLossWarning, resolve
 from tests.advice import alternatives, followed
 
 QLORA = "qwen2_5_vl_3b_uni_dpo_qlora_12gb"
@@ -218,3 +218,74 @@ def test_a_line_break_can_be_written() -> None:
     assert load_recipe(FULL, ["loss={name: dpo,\n beta: 0.2}"]).loss.as_mapping() == {"name": "dpo", "beta": 0.2}
     with pytest.raises(ConfigError, match="line break"):
         parse_options(["synonyms=a\nb"])
+
+
+LED_ASTRAY = [
+    (QLORA, ["tune.language=full", "adapter.alpha=16"]),
+    (QLORA, ["tune={language: full}", "adapter.use_rslora=true", "adapter.double_quant=true"]),
+    (QLORA, ["adapter.rank=8", "adapter.kind=none", "adapter.alpha=16"]),
+    (QLORA, ["train.learning_rates.projector=1e-6", "tune.language=full"]),
+    (QLORA, ["adapter.init=pissa", "adapter.compute_dtype=float16"]),
+    (QLORA, ["adapter.init=pissa", "tune.language=full"]),
+    (QLORA, ["adapter.quantization=int8"]),
+    (QLORA, ["adapter.quantization=null"]),
+    (QLORA, ["adapter={kind: none, rank: 8}", "tune.language=full"]),
+    (QLORA, ["train.learning_rates.language=1e-5", "train.learning_rate=1e-6"]),
+    (FULL, ["model.save_dtype=bfloat16", "adapter.rank=8"]),
+    (FULL, ["tune.language=freeze", "tune.projector=freeze", "adapter.use_dora=true"]),
+    (FULL, ["adapter.init=pissa", "adapter.quantization=int8"]),
+    ("llava_1_5_7b_adadpo_qlora", ["train.warmup_steps=10", "train.lr_scheduler_type=constant"]),
+]
+
+
+@pytest.mark.parametrize(("recipe", "overrides"), LED_ASTRAY)
+def test_advice_is_the_whole_way_and_leads_into_no_other_refusal(recipe: str, overrides: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(recipe, overrides)
+    for words in alternatives(str(caught.value)):
+        load_recipe(recipe, followed(overrides, words))
+        assert not {"adapter={kind: none}", "adapter.kind=lora"} <= set(words)
+
+
+def test_advice_holds_for_a_second_layer_given_as_a_mapping_too() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(QLORA, {"adapter": {"alpha": 16}, "tune": {"language": "full"}})
+    assert alternatives(str(caught.value)) == [["adapter.alpha", "adapter={kind: none}"]]
+
+
+def test_eight_bits_over_qlora_keep_what_was_asked_for() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(QLORA, ["adapter.quantization=int8"])
+    assert alternatives(str(caught.value)) == [["adapter.kind=lora"]]
+
+
+def test_no_quantization_over_qlora_is_not_four_bits_in_silence(tmp_path: Path) -> None:
+    for overrides in (["adapter.quantization=null"], ["adapter.quantization=null", "adapter.kind=qlora"]):
+        with pytest.raises(ConfigError, match="4 bits all the same"):
+            load_recipe(QLORA, overrides)
+    file = tmp_path / "written_out.yaml"
+    file.write_text(dump_recipe(load_recipe(QLORA)), encoding="utf-8")
+    assert load_recipe(file).adapter.stored_as == "nf4"
+
+
+@pytest.mark.parametrize("section", ["adapter", "tune", "reference", "processing", "train.learning_rates", "loss"])
+def test_an_empty_section_says_what_to_do(section: str) -> None:
+    with pytest.raises(ConfigError, match="null is no value for a section") as caught:
+        load_recipe(FULL, [f"{section}=null"])
+    for words in alternatives(str(caught.value)):
+        load_recipe(FULL, followed([f"{section}=null"], words))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["loss.uni.nll_lambda=0", "loss.uni.tau_good=median"], "tau_good median has no effect with nll_lambda 0"),
+        (["loss.base=simpo", "loss.uni.nll_margin=0.5"], "nll_margin 0.5 has no effect with nll_lambda 0"),
+        (["loss.uni.perf_mode=none", "loss.uni.tau_ref=3"], "tau_ref 3.0 has no effect with perf_mode none"),
+        (["loss.uni.gamma=0", "loss.uni.tau_ref=3"], "tau_ref 3.0 has no effect with gamma 0"),
+        (["loss.ada={clip: null, clip_mode: both}"], "clip_mode both has no effect with no clip"),
+    ],
+)
+def test_a_key_of_the_loss_that_does_nothing_is_warned_of(overrides: list[str], told: str) -> None:
+    with pytest.warns(SuspiciousLossWarning, match=told):
+        resolve(load_recipe(QLORA, overrides).loss.as_mapping())
