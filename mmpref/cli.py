@@ -324,4 +324,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def entry_point() -> None:
     """What the installed ``mmpref`` command calls."""
-    sys.exit(main())
+    code = main()
+    if code == 0 and "mmpref.training.parallel.world" in sys.modules:  # else nothing here trained
+        from mmpref.training.parallel.world import leave
+
+        leave()
+    sys.exit(code)

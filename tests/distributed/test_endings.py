@@ -20,7 +20,7 @@ from tests.distributed.conftest import ROOT, Place, finish, losses, torchrun
 
 several = pytest.mark.distributed  # the one without it is run by default
 MMPREF = [sys.executable, "-m", "mmpref"]
-LONG = ("train.num_train_epochs=200", "train.save_steps=3", "train.save_total_limit=3", "preflight=false")
+LONG = ("train.max_steps=800", "train.save_steps=3", "train.save_total_limit=3", "preflight=false")
 
 
 def launched(place: Place, run: Path, *changes: str, strategy: str = "ddp") -> list[str]:
@@ -136,7 +136,7 @@ def test_a_rank_that_is_killed_ends_the_run_and_it_goes_on_from_its_checkpoint(
 @several
 def test_processes_of_which_one_was_killed_are_started_again_when_asked(place: Place, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    ends = (*LONG, "train.max_steps=60")
+    ends = ("train.max_steps=60", *LONG[1:])
     with started([*launched(place, run, *ends), "--max-restarts", "1"], run) as process:
         os.kill(process_of(run, 1), signal.SIGKILL)
         code, said = ended(process)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from mmpref.cli import main
+from mmpref.training.parallel.world import leave
 
 if __name__ == "__main__":
     for line in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
@@ -14,3 +15,4 @@ if __name__ == "__main__":
         if code:
             print(f"exit code {code}: {line}", file=sys.stderr)  # noqa: T201
             sys.exit(code)
+    leave()

@@ -254,6 +254,15 @@ def meet_on_cpu(timeout: float) -> None:
         dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
 
 
+def leave() -> None:
+    """Take this process out of its group, if it is in one, before it ends: what the group's own threads do while the
+    interpreter goes away can abort a process whose work is done. Only after a good end: a rank that failed may be
+    waited for in vain.
+    """
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def _store() -> Any:
     """Where ranks leave words for each other; it outlives a rank when torchrun holds it."""
     with suppress(ImportError, RuntimeError, ValueError):
