@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Any
 
-from mmpref.cli import main
+from mmpref.cli import entry_point
 from mmpref.training.trainer import PreferenceTrainer
 
 real = PreferenceTrainer._logps
@@ -20,4 +19,4 @@ def sleepy(self: PreferenceTrainer, model: Any, batch: Any) -> Any:
 
 if __name__ == "__main__":
     PreferenceTrainer._logps = sleepy  # type: ignore[method-assign]
-    sys.exit(main(sys.argv[1:]))
+    entry_point()

@@ -6,13 +6,17 @@ import json
 import sys
 from pathlib import Path
 
-from mmpref.cli import main
-from mmpref.training.parallel.world import leave
+from mmpref.cli import entry_point, main
 
-if __name__ == "__main__":
+
+def one_after_another() -> int:
     for line in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
         code = main(line)
         if code:
             print(f"exit code {code}: {line}", file=sys.stderr)  # noqa: T201
-            sys.exit(code)
-    leave()
+            return code
+    return 0
+
+
+if __name__ == "__main__":
+    entry_point(one_after_another)

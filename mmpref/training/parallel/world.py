@@ -255,9 +255,8 @@ def meet_on_cpu(timeout: float) -> None:
 
 
 def leave() -> None:
-    """Take this process out of its group, if it is in one, before it ends: what the group's own threads do while the
-    interpreter goes away can abort a process whose work is done. Only after a good end: a rank that failed may be
-    waited for in vain.
+    """Take this process out of its group, if it is in one, before it ends, as torch asks. Only after a good end: a rank
+    that failed may be waited for in vain.
     """
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
