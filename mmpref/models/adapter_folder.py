@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +16,17 @@ from mmpref.errors import ConfigError
 from mmpref.processing.family import Family, PartName
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_CHANGES_ITS_BASE = ("pissa", "olora", "corda", "loftq")
+_CHANGES_ITS_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+_STARTS = (None, True, False, "True", "gaussian", "eva", "orthogonal")  # what the stored weights replace anyway
+_UNDERSTOOD = {  # what describes a LoRA adapter that training goes on with as it is
+    "r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "lora_bias",
+    "bias", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save",
+    "target_parameters", "fan_in_fan_out", "init_lora_weights", "ensure_weight_tying",
+    # where it comes from, and settings of ways to start that its own weights replace
+    "task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
+    "inference_mode", "runtime_config", "megatron_config", "megatron_core", "loftq_config", "eva_config",
+    "corda_config", "lora_ga_config", "qalora_group_size",
+}  # fmt: skip
 _PREFIX = "base_model.model."
 
 
@@ -24,8 +36,8 @@ class AdapterFolder:
 
     Attributes:
         base: the model it was trained on, as its config names it; None where it does not.
-        lora: parts with LoRA layers.
-        full: parts with whole modules and no LoRA layer (peft's ``modules_to_save``).
+        lora: numbers in the LoRA layers of each part that has any.
+        copies: numbers in each whole module that it holds (peft's ``modules_to_save``), by part.
     """
 
     path: Path
@@ -35,8 +47,18 @@ class AdapterFolder:
     use_rslora: bool
     use_dora: bool
     base: str | None
-    lora: frozenset[PartName]
-    full: frozenset[PartName]
+    lora: Mapping[PartName, int]
+    copies: Mapping[PartName, Mapping[str, int]]
+
+    @property
+    def full(self) -> frozenset[PartName]:
+        """Parts with whole modules and no LoRA layer."""
+        return frozenset(self.copies) - frozenset(self.lora)
+
+    @property
+    def beside_lora(self) -> dict[str, int]:
+        """Numbers in the whole modules of parts that have LoRA layers as well (embeddings and head, most often)."""
+        return {name: size for part in self.lora for name, size in self.copies.get(part, {}).items()}
 
     def on(self, part: PartName) -> Literal["lora", "full", "freeze"]:
         """What the adapter has on a part, as ``tune`` names it."""
@@ -45,8 +67,8 @@ class AdapterFolder:
     def describe(self) -> str:
         """One line for the terminal."""
         parts = [f"LoRA on {', '.join(sorted(self.lora))}"]
-        if self.full:
-            parts.append(f"whole weights of {', '.join(sorted(self.full))}")
+        if whole := [*sorted(self.full), *sorted(self.beside_lora)]:
+            parts.append(f"whole weights of {', '.join(whole)}")
         kind = "".join([" rsLoRA" if self.use_rslora else "", " DoRA" if self.use_dora else ""])
         return f"rank {self.rank}, alpha {self.alpha:g}{kind}; {', '.join(parts)}"
 
@@ -59,7 +81,8 @@ def read_adapter(folder: Path, family: Family) -> AdapterFolder:
         family: of the model that it is for; says which part a weight belongs to.
 
     Raises:
-        ConfigError: there is no adapter, it is not LoRA, it cannot be trained further as it is, or it is damaged.
+        ConfigError: there is no adapter, it is not LoRA or a variant of it that training would change, it cannot be
+            trained further as it is, or it is damaged.
     """
     config = _config(folder)
     where = f"the adapter in {folder}"
@@ -75,7 +98,8 @@ def read_adapter(folder: Path, family: Family) -> AdapterFolder:
             f"{where} belongs to a changed base (init_lora_weights: {config['init_lora_weights']!r}); convert it to "
             "plain LoRA first, as mmpref does when it saves and peft's save_pretrained does when it is asked to"
         )
-    lora, full = _parts(folder, family)
+    _refuse_variants(config, where)
+    lora, copies = _parts(folder, family, config.get("modules_to_save") or ())
     try:
         return AdapterFolder(
             path=folder,
@@ -86,7 +110,7 @@ def read_adapter(folder: Path, family: Family) -> AdapterFolder:
             use_dora=bool(config.get("use_dora")),
             base=config.get("base_model_name_or_path") or None,
             lora=lora,
-            full=full - lora,
+            copies=copies,
         )
     except (KeyError, TypeError, ValueError) as err:
         raise ConfigError(f"{folder / CONFIG} is not what peft writes: {type(err).__name__}: {err}") from err
@@ -124,20 +148,50 @@ def _config(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _parts(folder: Path, family: Family) -> tuple[frozenset[PartName], frozenset[PartName]]:
+def _refuse_variants(config: Mapping[str, Any], where: str) -> None:
+    """What peft loads and runs, and what would train in another way here than where it was made."""
+    start = config.get("init_lora_weights")
+    told = [] if start in _STARTS else [f"init_lora_weights: {start!r}"]
+    told += [f"{key}: {value!r}" for key, value in config.items() if value and key not in _UNDERSTOOD]
+    if told:
+        raise ConfigError(
+            f"{where} is a variant of LoRA that training does not go on with ({', '.join(told)[:200]}); train a new "
+            "adapter, on its base or on what peft's merge_and_unload makes of both"
+        )
+
+
+def _parts(
+    folder: Path, family: Family, whole: Sequence[str]
+) -> tuple[dict[PartName, int], dict[PartName, dict[str, int]]]:
+    """Numbers in LoRA layers by part; numbers in whole modules by part and module, as ``whole`` names it."""
     file = folder / WEIGHTS
     if not file.is_file():
         pickled = " (pickle files can run code: convert them to safetensors)" if list(folder.glob("*.bin")) else ""
         raise ConfigError(f"{folder} has no {WEIGHTS}{pickled}")
     try:
         with safe_open(file, framework="pt") as stream:
-            names = list(stream.keys())
+            sizes = {name: prod(stream.get_slice(name).get_shape()) for name in stream.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as err:
         raise ConfigError(f"{file} cannot be read: {err}") from err
-    lora = frozenset(_part(name, family) for name in names if ".lora_" in name)
+    lora: dict[PartName, int] = {}
+    copies: dict[PartName, dict[str, int]] = {}
+    for name, size in sizes.items():
+        part = _part(name, family)
+        if ".lora_" in name:
+            lora[part] = lora.get(part, 0) + size
+        elif ".base_layer." not in name:  # what lies below a LoRA layer (peft adds it for embeddings) does not train
+            module = _module(name, whole)
+            of_part = copies.setdefault(part, {})
+            of_part[module] = of_part.get(module, 0) + size
     if not lora:
         raise ConfigError(f"{file} holds no LoRA weights")
-    return lora, frozenset(_part(name, family) for name in names if ".lora_" not in name)
+    return lora, copies
+
+
+def _module(name: str, whole: Sequence[str]) -> str:
+    """The module that a stored weight is of: as ``modules_to_save`` names it, else its own path."""
+    path = name.removeprefix(_PREFIX).rpartition(".")[0]
+    return next((entry for entry in whole if f".{entry}." in f".{path}."), path)
 
 
 def _part(name: str, family: Family) -> PartName:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from mmpref.config import Recipe
 from mmpref.models.adapter import AdapterSettings, Tuning, lora_layers, modules_to_save, prepare
+from mmpref.models.adapter_folder import AdapterFolder, read_adapter
 from mmpref.models.load import LoadedModel
 from mmpref.models.part_counts import ORDER, PartCount, count_parts
 from mmpref.models.skeleton import Kept, kept_by_decoder, skeleton
 from mmpref.processing.family import PartName
 from mmpref.processing.layout import LayoutName
+from mmpref.rundir import model_of
 from mmpref.training.precision import autocast_dtype, planned_dtypes
 from mmpref.training.spread import ALONE, Spread
 
@@ -56,7 +59,7 @@ class Architecture:
 def describe(
     config: PretrainedConfig, recipe: Recipe, layout: LayoutName = "shared_prefix", spread: Spread = ALONE
 ) -> Architecture:
-    """Look at a model without weights under a recipe's ``tune`` and ``adapter``.
+    """Look at a model without weights under a recipe's ``tune`` and ``adapter``; what ``adapter.path`` holds trains.
 
     Args:
         spread: says what layers compute in, where it is not what their weights are held in.
@@ -85,20 +88,29 @@ def describe(
     in_language = [m.weight.numel() for name, m in linear if family.part_of(name) == "language"]
     lora = 0
     adapted: dict[PartName, int] = dict.fromkeys(ORDER, 0)
-    if recipe.adapter.kind != "none":
+    path = recipe.adapter.path
+    start = None if path is None else read_adapter(Path(model_of(path)), family)
+    if start is not None:
+        for part in ORDER:
+            if tuning.of(part) != "freeze":
+                adapted[part] = start.lora.get(part, 0)
+                trained[part] = sum(start.copies.get(part, {}).values())
+    elif recipe.adapter.kind != "none":
         wanted = set(lora_layers(model, family, tuning))
         rank, dora = recipe.adapter.rank, recipe.adapter.use_dora
         for name, m in linear:
             if name in wanted:
                 added = rank * (m.in_features + m.out_features) + (m.out_features if dora else 0)
                 adapted[family.part_of(name)] += added
-        lora = sum(adapted.values())
+    # whole modules beside the LoRA layers of a part are kept, updated and saved as the adapter is
+    beside = sum(trained[part] for part in ORDER if tuning.of(part) == "lora")
+    lora = sum(adapted.values()) + beside
     text = config.get_text_config()
     untied, layers = head is not None and head.weight is not table.weight, text.num_hidden_layers
     return Architecture(
         parameters=parameters,
-        parts=_parts(whole, tuning, adapted),
-        trained=trained,
+        parts=_parts(whole, tuning, adapted) if start is None else _going_on(whole, tuning, start),
+        trained={part: 0 if tuning.of(part) == "lora" else size for part, size in trained.items()},
         lora=lora,
         quantizable=sum(in_language),
         layer=(parameters["language"] - table.weight.numel() * (2 if untied else 1)) // layers,
@@ -113,7 +125,7 @@ def describe(
         kept=_kept(config, recipe, tuning, dtype, layout, autocast=half is not None),
         tower=_tower(config),
         tower_trains=tuning.vision != "freeze",
-        head_trains=tuning.language == "full",
+        head_trains=tuning.language == "full" or (start is not None and _holds_the_head(start, model, tuning)),
         dtypes=dtypes,
     )
 
@@ -128,6 +140,30 @@ def _parts(whole: LoadedModel, tuning: Tuning, adapted: Mapping[PartName, int]) 
         parameter.requires_grad_(trains and (not beside or name.startswith(copied)))
     found = count_parts(model, family)
     return {part: replace(count, trained=count.trained + adapted[part]) for part, count in found.items()}
+
+
+def _going_on(whole: LoadedModel, tuning: Tuning, start: AdapterFolder) -> dict[PartName, PartCount]:
+    """As ``part_counts.count_parts`` counts the model with that adapter, without putting it on."""
+    model, family = whole.model, whole.family
+    model.requires_grad_(False)
+    found: dict[PartName, PartCount] = {}
+    for part, count in count_parts(model, family).items():
+        lora, copies = start.lora.get(part, 0), start.copies.get(part, {})
+        replaced = sum(
+            parameter.numel()
+            for name, parameter in model.named_parameters()
+            if any(f".{module}." in f".{name}." for module in copies)
+        )
+        added, stays = lora + sum(copies.values()), count.frozen - replaced
+        frozen = tuning.of(part) == "freeze"
+        found[part] = PartCount(0, stays + added) if frozen else PartCount(added, stays)
+    return found
+
+
+def _holds_the_head(start: AdapterFolder, model: PreTrainedModel, tuning: Tuning) -> bool:
+    output = model.get_output_embeddings()
+    head = next((name for name, module in model.named_modules() if module is output), "")
+    return tuning.language != "freeze" and any(f".{name}." in f".{head}." for name in start.beside_lora)
 
 
 def _kept(
