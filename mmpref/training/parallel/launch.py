@@ -148,8 +148,7 @@ def _run(arguments: Any) -> None:
     try:
         launch_command(arguments)
     except ChildFailedError as err:
-        rank, failure = err.get_first_failure()
-        code = failure.exitcode
+        rank, code = _cause(err)
         if code in (130, 143):
             raise StoppedError("stopped; go on with --resume", code - 128) from None
         if code == -signal.SIGKILL:
@@ -163,6 +162,17 @@ def _run(arguments: Any) -> None:
         raise error from None
     except SignalException as err:
         raise StoppedError("stopped; go on with --resume", int(err.sigval)) from None
+
+
+def _cause(failed: ChildFailedError) -> tuple[int, int]:
+    """(rank, exit code) of the process that ended the others.
+
+    Those that only lost a partner, or were ended by the launcher because of it, are found dead in the same second often
+    enough.
+    """
+    follows = (DistributedError.exit_code, -signal.SIGTERM)
+    found = sorted(failed.failures.items(), key=lambda item: (item[1].exitcode in follows, item[1].timestamp, item[0]))
+    return found[0][0], found[0][1].exitcode
 
 
 def read_profile(name: str) -> tuple[dict[str, Any], Strategy]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from mmpref.config import Recipe, load_recipe
 from mmpref.errors import DistributedError
@@ -218,3 +221,29 @@ def test_something_else_than_what_was_asked_for(strategy: str) -> None:
     for found, size in (("single", 1), (read_profile(strategy)[1], 4)):
         with pytest.raises(DistributedError, match=f"asked for {strategy} with 2 processes"):
             refuse_other_than_asked(found, size, {"MMPREF_LAUNCH": f"{strategy}:2"})
+
+
+@pytest.mark.parametrize("dead_first", [0, 1])
+@pytest.mark.parametrize(
+    ("codes", "told", "code"),
+    [
+        ((7, -signal.SIGKILL), "rank 1 was killed (SIGKILL)", 7),
+        ((-signal.SIGTERM, -signal.SIGKILL), "rank 1 was killed (SIGKILL)", 7),
+        ((7, 3), "rank 1 ended with exit code 3", 3),
+        ((-signal.SIGSEGV, 7), "rank 0 was ended by SIGSEGV", 7),
+    ],
+)
+def test_the_rank_that_ended_the_others_is_named(
+    monkeypatch: pytest.MonkeyPatch, codes: tuple[int, int], told: str, code: int, dead_first: int
+) -> None:
+    """Whichever the launcher finds dead first: one that lost its partner ends a moment after it."""
+    failures = {rank: ProcessFailure(rank, 100 + rank, ended, "") for rank, ended in enumerate(codes)}
+    failures[1 - dead_first].timestamp += 1
+
+    def fails(_: object) -> None:
+        raise ChildFailedError("mmpref", failures)
+
+    monkeypatch.setattr(launching, "launch_command", fails)
+    with pytest.raises(DistributedError, match=re.escape(told)) as caught:
+        launching._run(None)
+    assert caught.value.exit_code == code
