@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmpref.losses.presets import ADA_DEFAULTS, OPTION_KEYS
+from mmpref.losses.settings import no_performance_gradient, reads_scores
 
 _TOLD_ELSEWHERE = {"name", "base", "beta", "length_normalize", *OPTION_KEYS, "uni", "ada"}
 _IN_WORDS = {"share", "granularity", "length_power", "clip", "clip_mode", "use_reference", "value_mode", "balance_perf"}
@@ -26,7 +27,7 @@ def loss_line(settings: Mapping[str, Any], *, reference: str, scores: str = "") 
     parts = [
         ", ".join(head),
         "no weights" if uni is None else f"weights Uni-DPO ({_uni(uni, scores)})",
-        "no balance" if ada is None else f"balance AdaDPO ({_ada(ada, has_uni=uni is not None)})",
+        "no balance" if ada is None else f"balance AdaDPO ({_ada(ada, uni)})",
         *(f"{key} {_plain(value)}" for key, value in settings.items() if key not in _TOLD_ELSEWHERE and value),
         f"reference: {reference}",
     ]
@@ -38,16 +39,18 @@ def _uni(uni: Mapping[str, Any], scores: str) -> str:
     performance = "no performance weight"
     if uni["perf_mode"] != "none":
         detached = ", detached" if uni["perf_detach"] else ""
-        performance = f"performance {uni['perf_mode']} tau_ref {uni['tau_ref']:g} gamma {uni['gamma']:g}{detached}"
+        margin = "" if uni["perf_mode"] == "focal" else f" tau_ref {uni['tau_ref']:g}"  # focal compares with no margin
+        performance = f"performance {uni['perf_mode']}{margin} gamma {uni['gamma']:g}{detached}"
     nll = "no c-NLL"
     if uni["nll_lambda"]:
         margin = f" margin {uni['nll_margin']:g}" if uni["nll_margin"] else ""
         nll = f"c-NLL {uni['nll_lambda']:g} from score {_plain(uni['tau_good'])}{scores}{margin}"
-    missing = ", pairs without scores neutral" if uni["on_missing_score"] == "neutral" else ""
+    neutral = reads_scores(uni) and uni["on_missing_score"] == "neutral"
+    missing = ", pairs without scores neutral" if neutral else ""
     return f"{quality}, {performance}, {nll}{missing}"
 
 
-def _ada(ada: Mapping[str, Any], *, has_uni: bool) -> str:
+def _ada(ada: Mapping[str, Any], uni: Mapping[str, Any] | None) -> str:
     of_length = f" {ada['length_power']:g}" if ada["granularity"] == "power" else ""
     words = [f"{ada['granularity']}{of_length}", f"share {ada['share']:g}"]
     if ada["clip"] is None:
@@ -61,7 +64,8 @@ def _ada(ada: Mapping[str, Any], *, has_uni: bool) -> str:
     ]
     words += [] if ada["use_reference"] else ["without reference"]
     words += ["value_preserving"] if ada["value_mode"] == "value_preserving" else []
-    words += ["performance weight not balanced"] if has_uni and not ada["balance_perf"] else []
+    moves = not no_performance_gradient(uni)
+    words += ["performance weight not balanced"] if moves and not ada["balance_perf"] else []
     return ", ".join(words)
 
 

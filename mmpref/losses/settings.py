@@ -77,6 +77,22 @@ def needs_reference(settings: Mapping[str, Any]) -> bool:
     return BASES[settings["base"]].needs_reference or (uni is not None and uni["nll_lambda"] > 0)
 
 
+def reads_scores(uni: Mapping[str, Any]) -> bool:
+    """Whether a resolved ``uni`` section reads the pairs' scores: eta 0 makes w_qual 1/2 whatever they are."""
+    return bool(uni["eta"]) or uni["nll_lambda"] > 0
+
+
+def no_performance_gradient(uni: Mapping[str, Any] | None) -> str:
+    """Why a resolved ``uni`` section gives w_perf no gradient, after "no effect"; empty where it has one."""
+    if uni is None:
+        return "without loss.uni"
+    if uni["perf_mode"] == "none":
+        return "with perf_mode none"
+    if uni["gamma"] == 0.0:
+        return "with gamma 0"
+    return "with perf_detach true" if uni["perf_detach"] else ""
+
+
 def _name_and_base(given: Mapping[str, Any]) -> tuple[str | None, str, Mapping[str, Any]]:
     name, base = given.get("name"), given.get("base")
     if name is None and base is None:
@@ -212,9 +228,17 @@ def _check_uni(
         _warn("loss.uni.eta 0 makes w_qual 1/2 for every pair; write null to leave w_qual out")
     if out["base"] == "robust" and out["label_smoothing"] > 0.0 and not uni["perf_detach"]:
         _warn("loss.uni.perf_detach false with base robust: where that loss is negative, w_perf's gradient turns round")
-    perf_off = "perf_mode none" if uni["perf_mode"] == "none" else "gamma 0" if uni["gamma"] == 0.0 else ""
+    no_mode = "perf_mode none" if uni["perf_mode"] == "none" else ""
+    no_weight = no_mode or ("gamma 0" if uni["gamma"] == 0.0 else "")
     nll_off = "nll_lambda 0" if uni["nll_lambda"] == 0.0 else ""
-    _warn_of_idle("uni", given, UNI_DEFAULTS, {"tau_ref": perf_off, "tau_good": nll_off, "nll_margin": nll_off})
+    _warn_of_idle("uni", given, UNI_DEFAULTS, {
+        "tau_ref": no_weight or ("perf_mode focal" if uni["perf_mode"] == "focal" else ""),
+        "gamma": no_mode,
+        "perf_detach": no_weight,
+        "tau_good": nll_off,
+        "nll_margin": nll_off,
+        "on_missing_score": "" if reads_scores(uni) else f"eta {'null' if uni['eta'] is None else 0} and {nll_off}",
+    })  # fmt: skip
     if uni["nll_lambda"] == 0.0:
         return
     tau_good = uni["tau_good"]
@@ -262,8 +286,9 @@ def _check_ada(out: Mapping[str, Any], given: Mapping[str, Any], needs_reference
         _warn("loss.ada.share has no effect with form sum")
     if ada["clip"] == 1.0 and ada["clip_mode"] == "both":
         _warn("loss.ada.clip 1 with clip_mode both cuts every ratio to 1: the balance is off")
-    if ada["balance_perf"] and out["uni"] is None:
-        _warn("loss.ada.balance_perf has no effect without loss.uni")
+    unmoved = no_performance_gradient(out["uni"])
+    if unmoved and given.get("balance_perf") not in (None, out["uni"] is not None):
+        _warn(f"loss.ada.balance_perf has no effect {unmoved}")
 
 
 def _warn_of_idle(section: str, given: Mapping[str, Any], defaults: Mapping[str, Any], idle: Mapping[str, str]) -> None:

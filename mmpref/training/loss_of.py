@@ -64,7 +64,10 @@ def objective_from(loss: Mapping[str, Any]) -> Objective:
 
 def objective_for(loss: Mapping[str, Any], pairs: Sequence[PreferencePair]) -> Objective:
     """The objective of a ``loss:`` section for training pairs whose scores a quantile is taken from."""
-    return build_objective(resolve_tau_good(resolve(loss), [pair.score_chosen for pair in pairs]))
+    objective = build_objective(resolve_tau_good(resolve(loss), [pair.score_chosen for pair in pairs]))
+    if doubt := gate_that_never_moves(objective.settings["uni"], pairs):
+        warnings.warn(doubt, SuspiciousLossWarning, stacklevel=2)
+    return objective
 
 
 def loss_written_out(recipe: Recipe) -> Recipe:
@@ -86,6 +89,8 @@ def asked_quantile(recipe: Recipe) -> str | None:
 def settle(recipe: Recipe, pairs: Sequence[PreferencePair], run: RunDir | None, say: Say) -> SettledScore | None:
     """The number for ``loss.uni.tau_good`` where the recipe asks for a quantile of the scores.
 
+    A number that all scores reach, or none, is told of: it is hardly on their scale.
+
     Args:
         recipe: asks for it.
         pairs: that train.
@@ -98,6 +103,8 @@ def settle(recipe: Recipe, pairs: Sequence[PreferencePair], run: RunDir | None, 
     """
     rule = asked_quantile(recipe)
     if rule is None:
+        if doubt := gate_that_never_moves(settings_of(recipe)["uni"], pairs):
+            say(f"warning: {doubt}")
         return None
     stored = None if run is None else _stored(run)
     if stored is not None and stored.rule != rule:
@@ -114,6 +121,24 @@ def settle(recipe: Recipe, pairs: Sequence[PreferencePair], run: RunDir | None, 
     found = SettledScore(rule, _quantile(rule, scores), len(scores))
     say(f"loss.uni.tau_good is {found.value:g}{found.words}")
     return found
+
+
+def gate_that_never_moves(uni: Mapping[str, Any] | None, pairs: Sequence[PreferencePair]) -> str:
+    """What is wrong with a number for ``tau_good`` that is on another scale than the scores; empty where nothing is.
+
+    Then every pair passes that gate of the calibrated NLL, or none does.
+    """
+    scores = [pair.score_chosen for pair in pairs if pair.score_chosen is not None]
+    if uni is None or not uni["nll_lambda"] or not scores:
+        return ""
+    reached = sum(score >= uni["tau_good"] for score in scores)
+    if 0 < reached < len(scores):
+        return ""
+    what = "every one: this gate is always open" if reached else "none: no pair gets the calibrated NLL"
+    return (
+        f"of {len(scores)} chosen scores ({min(scores):g} to {max(scores):g}) loss.uni.tau_good {uni['tau_good']:g} is "
+        f"reached by {what}; write `loss.uni.tau_good=median` for half of them"
+    )
 
 
 def with_score(recipe: Recipe, settled: SettledScore | None) -> Recipe:

@@ -99,6 +99,20 @@ def test_a_quantile_of_the_scores_is_settled_and_stays_when_the_run_goes_on(
     assert RunDir(out).manifest()["loss"]["uni"]["tau_good"] == middle
 
 
+@pytest.mark.parametrize(("number", "told"), [("50", "none: no pair gets"), ("-1", "every one: this gate is always")])
+def test_a_tau_good_on_another_scale_than_the_scores_is_told(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], number: str, told: str
+) -> None:
+    arguments = place.training("demo_uni_dpo", tmp_path / "run", *FAST, f"loss.uni.tau_good={number}")
+    assert main(arguments) == 0
+    (line,) = [text for text in said(capsys) if "chosen scores" in text]
+    assert f"loss.uni.tau_good {number} is reached by {told}" in line
+    assert alternatives(line) == [["loss.uni.tau_good=median"]]
+    advised = [*place.training("demo_uni_dpo", tmp_path / "other", *FAST), *alternatives(line)[0]]
+    assert main(advised) == 0
+    assert not [text for text in said(capsys) if "chosen scores" in text]
+
+
 def test_the_run_s_own_recipe_resumes_it(place: Place, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert main(place.training("demo_uni_dpo", out, *FAST, "loss.uni.tau_good=q40", "train.save_steps=1")) == 0
@@ -156,6 +170,9 @@ def test_from_python_a_quantile_is_settled_and_images_are_found_below_the_root(p
         ({"name": "adadpo", "ada": {"granularity": "power", "length_power": 0.5}}, "(power 0.5, share 1, ceiling 2)"),
         ({"name": "uni_dpo", "uni": {"eta": None, "perf_mode": "none", "nll_lambda": 0}},
          "weights Uni-DPO (no quality weight, no performance weight, no c-NLL)"),
+        ({"name": "uni_dpo", "uni": {"perf_mode": "focal"}}, "quality eta 0.7, performance focal gamma 3, c-NLL"),
+        ({"name": "uni_adadpo", "uni": {"perf_detach": True}, "ada": {"balance_perf": False}},
+         "balance AdaDPO (token, share 1, ceiling 2); reference"),
         ({"name": "uni_adadpo", "uni": {"tau_good": 3}, "ada": {"balance_perf": False}},
          "c-NLL 0.001 from score 3); balance AdaDPO (token, share 1, ceiling 2, performance weight not balanced)"),
     ],
