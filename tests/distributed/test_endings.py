@@ -173,7 +173,7 @@ def test_a_rank_that_hangs_is_named_with_its_rows(place: Place, tmp_path: Path) 
     )
     done = torchrun(str(Path(__file__).with_name("hanging.py")), *line)
     assert done.returncode != 0
-    assert "rank 0 of 2 waited in vain for another rank" in done.stderr
+    assert "rank 0 of 2 waited in vain for another rank" in done.stderr, done.stderr
     assert "rank 1: step 3, training with rows" in done.stderr
     assert "exitcode  : 7" in done.stderr
     assert newest_complete(run / "checkpoints")[0] == run / "checkpoints" / "step-2"

@@ -27,6 +27,12 @@ from mmpref.training.parallel.strategy import Strategy, strategy_of
 T = TypeVar("T")
 _FAILED = "mmpref/failed"
 _AT = "mmpref/at"
+_OF_COMMUNICATION = (
+    # what collectives say of a partner that is gone or silent; gloo's texts do not always name gloo
+    "gloo", "nccl", "connection closed by peer", "connection reset by peer", "application timeout caused pair closure",
+    "pair is not connected", "socket closed", "socket unexpectedly closed", "read error [", "read timeout [",
+    "write timeout [", "timed out waiting",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,4 +282,4 @@ def is_of_communication(err: RuntimeError) -> bool:
     if isinstance(err, dist.DistError):
         return True
     text = str(err).lower()
-    return any(word in text for word in ("connection closed by peer", "connection reset by peer", "gloo", "nccl"))
+    return any(words in text for words in _OF_COMMUNICATION)

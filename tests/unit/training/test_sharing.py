@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mmpref.training.parallel.batches import GlobalBatches, deal
 from mmpref.training.parallel.watchdog import watching
-from mmpref.training.parallel.world import World
+from mmpref.training.parallel.world import World, is_of_communication
 
 
 @given(count=st.integers(1, 60), batch=st.integers(1, 5), size=st.integers(1, 6), epoch=st.integers(0, 3))
@@ -74,3 +74,32 @@ def test_the_watchdog_speaks_once_about_a_rank_that_does_not_move() -> None:
             time.sleep(0.05)
     assert len(told) == 1
     assert told[0].startswith("rank 1 of 3 has not moved for")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Application timeout caused pair closure",
+        "Connection closed by peer [127.0.1.1]:4242",
+        "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection reset by peer",
+        "Read error [127.0.0.1]:4242: Connection reset by peer",
+        "Timed out waiting 10000ms for recv operation to complete",
+        "Socket unexpectedly closed [::1]:29500",
+        "NCCL error in: ProcessGroupNCCL.cpp:1234",
+    ],
+)
+def test_what_a_collective_says_of_a_lost_partner_is_known(text: str) -> None:
+    assert is_of_communication(RuntimeError(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[enforce fail at inline_container.cc:595] . PytorchStreamWriter failed writing file data/1: file write failed",
+        "No space left on device",
+        "shape mismatch: value tensor of shape [3] cannot be broadcast",
+        "CUDA out of memory. Tried to allocate 20.00 MiB",
+    ],
+)
+def test_another_failure_is_no_lost_partner(text: str) -> None:
+    assert not is_of_communication(RuntimeError(text))
