@@ -94,14 +94,15 @@ def check_recipe(recipe: Recipe) -> Iterator[Fact]:
 
 def _one_pair(collator: PairCollator, pairs: Sequence[PreferencePair]) -> Iterator[Fact]:
     """One pair, if possible with images, as the model reads it."""
-    from mmpref.processing.shown import CLOSE, OPEN, shown
+    from mmpref.processing.shown import CLOSE, OPEN, SPELT_CLOSE, SPELT_OPEN, shown
 
     pair = next((pair for pair in pairs if pair.images), pairs[0])
     chat = collator.encoder.chat
     encoded = collator.encoder.encode(pair, collator.load_image)
     for side, text in shown(encoded, chat.tokenizer, chat.image_token_id):
         lines = text.replace("\n", "\n          ")
-        yield Fact(f"{side} of '{pair.id}', learnt between {OPEN} and {CLOSE}", f"\n          {lines}")
+        spelt = f"; between {SPELT_OPEN} and {SPELT_CLOSE}: letters, not the token" if SPELT_OPEN in text else ""
+        yield Fact(f"{side} of '{pair.id}', learnt between {OPEN} and {CLOSE}{spelt}", f"\n          {lines}")
 
 
 def _autocast(recipe: Recipe, device: str) -> Callable[[], AbstractContextManager[object]]:

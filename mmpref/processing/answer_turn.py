@@ -10,48 +10,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-THINK_MARKS = (
-    ("<think>", "</think>"),
-    ("[THINK]", "[/THINK]"),
-    ("<thinking>", "</thinking>"),
-    ("<thought>", "</thought>"),
-    ("<seed:think>", "</seed:think>"),
-    ("◁think▷", "◁/think▷"),
+from mmpref.processing.thought import (
+    Thought,
+    ends_named_thought,
+    has_think_mark,
+    named_thought,
+    opens_thought,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Thought:
-    """An answer that thinks first, in its parts."""
-
-    opening: str  # the mark; "" where the answer begins behind it
-    closing: str
-    reasoning: str
-    content: str
-    marks: tuple[str, str]
-
-
-def thought_of(answer: str) -> Thought | None:
-    """The answer's think block, if it begins with one (or ends one that was opened before it)."""
-    text = answer.lstrip()
-    for opening, closing in THINK_MARKS:
-        if closing not in text:
-            continue
-        before, _, content = text.partition(closing)
-        if before.startswith(opening):
-            return Thought(opening, closing, before.removeprefix(opening), content, (opening, closing))
-        if opening not in before:
-            return Thought("", closing, before, content, (opening, closing))
-    return None
-
-
-def opens_thought(text: str) -> bool:
-    """Whether a think block is open where the text ends."""
-    return any(text.rfind(opening) > text.rfind(closing) for opening, closing in THINK_MARKS)
-
-
-def has_think_mark(text: str) -> bool:
-    return any(mark in text for pair in THINK_MARKS for mark in pair)
 
 
 def common_start(one: str, other: str) -> int:
@@ -105,10 +70,12 @@ class Placed:
     prompt: str
     answer: str
     given: int
-    joined: bool  # prompt + answer is how the template itself goes on
+    asked_only: str = ""  # the end of the prompt that the template does not write before finished answers
 
 
-def place_plain(asked: str, whole: str, answer: str, frame: Frame, opening: str) -> Placed | str:
+def place_plain(
+    asked: str, whole: str, answer: str, frame: Frame, opening: str, tokens: tuple[str, ...]
+) -> Placed | str:
     """An answer without a think block.
 
     The prompt is *asked*, but where *whole* has other text before the answer (an empty think block, the name of a
@@ -116,6 +83,7 @@ def place_plain(asked: str, whole: str, answer: str, frame: Frame, opening: str)
 
     Args:
         opening: the end of *asked* that the template wrote after the last message.
+        tokens: added tokens of the tokenizer, by whose names a think block is known that has other marks.
     """
     before = frame.before(asked)
     found = frame.answer_in(asked, whole, answer)
@@ -124,17 +92,24 @@ def place_plain(asked: str, whole: str, answer: str, frame: Frame, opening: str)
     opened = opening[: max(0, len(opening) - len(frame.drop))] + frame.lead
     if opens_thought(opened):
         return "would put an answer without a think block inside one that it opens"
-    if frame.lead.strip() or opens_thought(opening):
-        start = len(before) if frame.lead.strip() else len(before) - len(frame.lead)
-        return Placed(before[:start], before[start:] + found, len(before), True)
+    is_open = opens_thought(opening) or (
+        named_thought(frame.drop, tokens) == "open" and not ends_named_thought(answer, tokens)
+    )
+    if frame.lead.strip() or is_open:
+        # a line break that the opening ends with as well is no part of the answer: the model is asked behind it
+        is_prompt = bool(frame.lead.strip()) or frame.drop.endswith(frame.lead)
+        start = len(before) if is_prompt else len(before) - len(frame.lead)
+        return Placed(before[:start], before[start:] + found, len(before))
     if frame.drop:  # the model is asked with more than the template writes before a finished answer
-        return Placed(asked, found, len(asked), False)
-    return Placed(asked, frame.lead + found, len(before), True)
+        return Placed(asked, found, len(asked), frame.drop)
+    return Placed(asked, frame.lead + found, len(before))
 
 
-def place_thought(asked: str, whole: str, answer: str, thought: Thought, tail: str, opening: str) -> Placed | str:
+def place_thought(
+    asked: str, whole: str, answer: str, thought: Thought, frame: Frame, opening: str, tokens: tuple[str, ...]
+) -> Placed | str:
     """An answer with a think block; a ``<think>`` that *asked* has opened already is part of the prompt."""
-    is_open = opens_thought(opening)
+    is_open, tail = opens_thought(opening), frame.tail
     if not is_open and has_think_mark(opening):
         return "closes the think block before the answer begins"
     start = _thought_in(whole, thought, tail)
@@ -143,7 +118,7 @@ def place_thought(asked: str, whole: str, answer: str, thought: Thought, tail: s
             return "does not hold the answer's think block as it was given"
         rest = answer.lstrip().removeprefix(thought.opening)
         rest = rest.lstrip() if asked[-1:].isspace() else rest
-        return Placed(asked, rest, len(asked) if not thought.opening else _mark_start(asked, thought), False)
+        return Placed(asked, rest, len(asked) if not thought.opening else _mark_start(asked, thought))
     end = len(whole) - len(tail)
     if whole.startswith(asked) and len(asked) <= end:
         lead = whole[len(asked) : max(start, len(asked))]
@@ -151,14 +126,16 @@ def place_thought(asked: str, whole: str, answer: str, thought: Thought, tail: s
             return "writes a think block of its own before the answer's"
         if not thought.opening and not is_open:  # the template opens what the answer only closes
             start = _after_mark(whole, start, thought)
-            return Placed(whole[:start], whole[start:end], start, True)
+            return Placed(whole[:start], whole[start:end], start)
         cut = start if lead.strip() else len(asked)
         given = _after_mark(whole, start, thought) if not thought.opening else start
-        return Placed(whole[:cut], whole[cut:end], given, True)
+        return Placed(whole[:cut], whole[cut:end], given)
     inner = _after_mark(whole, start, thought)
     if is_open:
-        return Placed(asked, whole[inner:end], _mark_start(asked, thought) if thought.opening else len(asked), False)
-    return Placed(asked, whole[start:end], len(asked), False)
+        return Placed(asked, whole[inner:end], _mark_start(asked, thought) if thought.opening else len(asked))
+    if named_thought(frame.drop, tokens) == "open":  # a block with other marks, in which this one would stand
+        return Placed(whole[:start], whole[start:end], start)
+    return Placed(asked, whole[start:end], len(asked), frame.drop)
 
 
 def _thought_in(whole: str, thought: Thought, tail: str) -> int | None:
@@ -217,6 +194,23 @@ def end_of_turn(tail: str, before: str, closes_user: str, ends: Sequence[str], e
             last = match
             break
     return tail[: last.end()]
+
+
+def end_in_history(asked: str, first: str, answer: str, then: str, ends: Sequence[str], eos: str | None) -> str | None:
+    """The token other than eos that ends an answer which another question follows, if one does.
+
+    Args:
+        asked: a conversation of a question, an answer and a question, each one word that stands nowhere else.
+    """
+    if any(asked.count(word) != 1 for word in (first, answer, then)):
+        return None
+    before_user, _, after_user = asked.partition(first)
+    after_answer = asked.partition(answer)[2].partition(then)[0].lstrip()
+    end = next((token for token in sorted(ends, key=len, reverse=True) if after_answer.startswith(token)), None)
+    if end is None or end == eos:
+        return None
+    # what stands before the first question as well opens questions, unless it also stands behind them
+    return None if end in before_user and not after_user.lstrip().startswith(end) else end
 
 
 def _common_end(one: str, other: str) -> str:

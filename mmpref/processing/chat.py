@@ -14,9 +14,11 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from mmpref.errors import ConfigError
-from mmpref.processing.answer_turn import THINK_MARKS, around_difference
+from mmpref.processing.answer_turn import around_difference
 from mmpref.processing.faults import fault
+from mmpref.processing.spelt import SpeltOut
 from mmpref.processing.template import PINNED_DATE, ChatTemplate, TemplateError
+from mmpref.processing.thought import THINK_MARKS, never_closed
 from mmpref.processing.written import Row, TurnWriter, Written
 from mmpref.records import Message
 
@@ -40,7 +42,8 @@ class Turns:
     prompt: tuple[int, ...]
     prefix: tuple[int, ...]
     answers: tuple[tuple[int, ...], ...]
-    by_text: bool = False  # the answers were tokenised alone, because the template breaks the prefix
+    by_text: bool = False  # the answers were tokenised alone: their ids with the prompt do not begin with its ids
+    spelt: tuple[tuple[str, ...], ...] = ()  # special tokens that answers write as text, of each answer that does
     text: str = field(default="", compare=False, repr=False)  # the prompt as rendered, users' control tokens marked
 
     @property
@@ -69,7 +72,7 @@ class ChatEncoder:
         template_kwargs: what the template reads beside the conversation (``enable_thinking``, ``tools``).
 
     Attributes:
-        notes: what was found and should be said, by kind.
+        spelt: special tokens that answers write as text, counted.
 
     Raises:
         ConfigError: no chat template, or ``template_kwargs`` that it does not read.
@@ -82,16 +85,22 @@ class ChatEncoder:
         self.image_token_id: int | None = getattr(processor, "image_token_id", None) if self.sees_images else None
         self.text_level_splits = 0
         self.writer = TurnWriter(self.template, sees_images=self.sees_images, ends=self._ends)
-        self.notes = self.writer.notes
+        self.spelt = SpeltOut()
         self._proved = 0
         self._kept: OrderedDict[_Key, Turns] = OrderedDict()
         self._kept_tokens = 0
         self._can_sanitize = self.template.can_mark
         if self.template.writes_the_date:
-            self.notes["date"] = (
-                f"the chat template writes today's date into prompts; it is told {PINNED_DATE}, so that they stay the "
-                "same (for another day: processing.template_kwargs={strftime_now: 2026-07-01})"
-            )
+            self.writer.told.note(
+                "date", f"the chat template writes today's date into prompts; it is told {PINNED_DATE}, so that they "
+                "stay the same (for another day: processing.template_kwargs={strftime_now: 2026-07-01})"
+            )  # fmt: skip
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """What was found so far and should be said, by kind."""
+        letters = self.spelt.describe()
+        return {**self.writer.notes, **({"letters": letters} if letters else {})}
 
     def encode(
         self,
@@ -120,8 +129,10 @@ class ChatEncoder:
             self._kept.move_to_end(key)
             if found.by_text:
                 self._note_text_level_split(row_id)
+            self.spelt.add(row_id, found.spelt)
             return found
         turns = self._encode(Row(row_id, key[0], key[1], response_prefix, own))
+        self.spelt.add(row_id, turns.spelt)
         self._kept[key] = turns
         self._kept_tokens += turns.num_tokens
         while self._kept_tokens > KEPT_TOKENS:
@@ -133,6 +144,7 @@ class ChatEncoder:
         for answer in row.answers:
             if not answer.strip():
                 raise fault(row.row_id, "empty_response", "has an empty answer")
+            self._refuse_cut_thought(row, answer)
         if not self.sees_images and any(message.num_images for message in row.messages):
             raise fault(
                 row.row_id, "images_in_text_model", "has images, and this model takes text only; use a model with a "
@@ -179,14 +191,14 @@ class ChatEncoder:
             if written.prefix:
                 opened = self._with_opening(self.template.ids(written.prompt + written.prefix))
                 is_split = opened[: len(prompt)] == prompt
-                start = opened if is_split else prompt + self.template.ids(written.prefix)
+                start = opened if is_split else prompt + self._ids_inside(written.prefix)
             before = written.prompt + written.prefix
             texts = written.answers
             whole = [self._with_opening(self.template.ids(before + answer + end)) for answer, end in texts]
-            by_text = not (written.joined and all(ids[: len(start)] == start for ids in whole))
+            by_text = not all(ids[: len(start)] == start for ids in whole)
             if by_text and row.answers:
                 self._note_text_level_split(row.row_id)
-                found = [self.template.ids(answer) + self.template.ids(end) for answer, end in texts]
+                found = [self._ids_inside(answer + end) for answer, end in texts]
             else:
                 found = [ids[len(start) :] for ids in whole]
         except TemplateError as err:
@@ -205,14 +217,25 @@ class ChatEncoder:
             prefix=tuple(start[len(prompt) :]),
             answers=tuple(map(tuple, found)),
             by_text=by_text and bool(row.answers),
+            spelt=tuple(filter(None, [self.template.marked_in(answer) for answer, _ in texts])),
             text=written.prompt,
         )
         if self._proved < PROVED_IN_FULL:
             self._proved += 1
-            self._prove(row, turns, written)
+            self._prove(row, turns, written, start, whole)
         return turns
 
-    def _prove(self, row: Row, turns: Turns, written: Written) -> None:
+    def _ids_inside(self, text: str) -> list[int]:
+        """Ids of a text that goes on after another: some tokenizers put a blank before all that begins."""
+        for before in ("\n", "a"):
+            ids, known = self.template.ids(before + text), self.template.ids(before)
+            if known and ids[: len(known)] == known:
+                return ids[len(known) :]
+        return self.template.ids(text)
+
+    def _prove(
+        self, row: Row, turns: Turns, written: Written, start: Sequence[int], whole: Sequence[Sequence[int]]
+    ) -> None:
         """Decode what was tokenised, and compare it with what was written.
 
         Raises:
@@ -223,20 +246,31 @@ class ChatEncoder:
         for ids, (answer, end) in zip(turns.answers, written.answers, strict=True):
             pieces.append((ids if end else ids[:-1], answer + end))
         for ids, text in pieces:
-            back = self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            back = self._decoded(ids)
             if _plainly(back) == _plainly(self.template.unmark(text)):
                 continue
             if _plainly(back).casefold() == _plainly(self.template.unmark(text)).casefold():
-                self.writer.note("case", "the tokenizer changes the case of letters, so that answers lose theirs")
+                self.writer.told.note("case", "the tokenizer changes the case of letters, so that answers lose theirs")
                 continue
             if self.tokenizer.unk_token_id in ids:
-                self.writer.note("unknown", f"the tokenizer has no token for some characters of '{row.row_id}'")
+                self.writer.told.note("unknown", f"the tokenizer has no token for some characters of '{row.row_id}'")
                 continue
             given, written_as = around_difference(self.template.unmark(text), back)
             raise fault(
                 row.row_id, "template", f"does not come back from the tokenizer of {self.template.name} as it was "
                 f"written: {given!r} becomes {written_as!r}; use the tokenizer that belongs to this model"
             )  # fmt: skip
+        for ids, at_once in zip(turns.answers, whole if turns.by_text else (), strict=False):
+            apart, together = self._decoded([*start, *ids]), self._decoded(at_once)
+            if not apart.startswith(together.rstrip()):  # in blanks alone: all else was compared above
+                given, written_as = around_difference(together, apart)
+                self.writer.told.note(
+                    "blanks", f"the tokenizer cannot go on where prompts end: {given!r} is learnt as {written_as!r} "
+                    f"(first seen in '{row.row_id}')"
+                )  # fmt: skip
+
+    def _decoded(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def _with_opening(self, ids: list[int]) -> list[int]:
         opening = self._opening_ids
@@ -257,6 +291,26 @@ class ChatEncoder:
                     row.row_id, "control_token", f"has the control token {token!r} in its text, and the tokenizer "
                     "cannot keep it as text here; update transformers or drop the row"
                 )  # fmt: skip
+
+    def _refuse_cut_thought(self, row: Row, answer: str) -> None:
+        """An answer whose thought was cut would be learnt as one that ends while it thinks."""
+        marks = never_closed(row.prefix + answer)
+        if marks is None:
+            return
+        opening, closing = marks
+        if opening in self.template.source or self.tokenizer.convert_tokens_to_ids(opening) not in (
+            None,
+            self.tokenizer.unk_token_id,
+        ):
+            raise fault(
+                row.row_id, "unclosed_thought", f"has an answer that begins with {opening} and never writes {closing}, "
+                f"so that its thought was cut: {answer[:60]!r}; leave the row out, or make the answer again with room "
+                "for all of it"
+            )  # fmt: skip
+        self.writer.told.note(  # to this model the mark is text as any other
+            "cut thought", f"an answer of '{row.row_id}' begins with {opening} and never writes {closing}: it may have "
+            "been cut in its thought; the model has no such mark, and it is learnt as text"
+        )  # fmt: skip
 
     def _note_text_level_split(self, row_id: str) -> None:
         if not self.text_level_splits:

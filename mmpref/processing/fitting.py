@@ -19,6 +19,7 @@ from mmpref.errors import DataError
 from mmpref.processing.chat import PROVED_IN_FULL, Turns
 from mmpref.processing.encode import PairEncoder
 from mmpref.processing.faults import EncodeError
+from mmpref.processing.spelt import SpeltOut
 from mmpref.records import ImageRef, PreferencePair
 
 ImageSize = Callable[[ImageRef], tuple[int, int]]
@@ -201,9 +202,11 @@ class _Items(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, index: int) -> tuple[Fit | EncodeError, dict[str, str]]:
-        """What was found, and what the encoder of this process has to say."""
-        return self.measure(self.pairs[index]), dict(self.measure.encoder.chat.notes)
+    def __getitem__(self, index: int) -> tuple[Fit | EncodeError, dict[str, str], SpeltOut]:
+        """What was found, what the encoder of this process has to say, and what it counted for this pair."""
+        chat = self.measure.encoder.chat
+        chat.spelt = SpeltOut()
+        return self.measure(self.pairs[index]), dict(chat.writer.notes), chat.spelt
 
 
 def _measured(pairs: Sequence[PreferencePair], measure: _Measure, num_workers: int) -> Iterator[Fit | EncodeError]:
@@ -212,17 +215,21 @@ def _measured(pairs: Sequence[PreferencePair], measure: _Measure, num_workers: i
         return
     for pair in pairs[:PROVED_IN_FULL]:  # here as well: what stops the run stops it before any worker starts
         measure(pair)
-    loader: Iterable[list[tuple[Fit | EncodeError, dict[str, str]]]] = DataLoader(
+    loader: Iterable[list[tuple[Fit | EncodeError, dict[str, str], SpeltOut]]] = DataLoader(
         _Items(pairs, measure),
         batch_size=32,
         num_workers=num_workers,
         collate_fn=list,
         generator=torch.Generator(),  # the run's own random state is not touched
     )
-    notes = measure.encoder.chat.notes
+    chat, number = measure.encoder.chat, 0
     for batch in loader:
-        for fit, found in batch:
-            notes.update({kind: note for kind, note in found.items() if kind not in notes})
+        for fit, found, spelt in batch:
+            for kind, note in found.items():
+                chat.writer.told.note(kind, note)
+            if number >= PROVED_IN_FULL:  # those before were counted here
+                chat.spelt.merge(spelt)
+            number += 1
             yield fit
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -10,11 +12,14 @@ from mmpref.processing.encode import EncodedPair
 
 OPEN, CLOSE = "⟦", "⟧"
 """What stands around the tokens that are learnt."""
+SPELT_OPEN, SPELT_CLOSE = "‹", "›"
+"""What stands around the name of a special token that is spelt letter by letter, and is none."""
 _LONGEST = 1500
 
 
 def shown(pair: EncodedPair, tokenizer: Any, image_token_id: int | None) -> Iterator[tuple[str, str]]:
-    """(``chosen`` or ``rejected``, the whole text as the model reads it); runs of image tokens are ``<image x N>``.
+    """(``chosen`` or ``rejected``, the whole text as the model reads it); runs of image tokens are ``<image x N>``, and
+    a special token that is only spelt out is ``‹<token>›``.
 
     Made from the ids alone, so that what is seen is what is trained on.
     """
@@ -30,7 +35,27 @@ def _text(ids: Sequence[int], tokenizer: Any, image_token_id: int | None) -> str
     pieces = []
     for is_image, run in groupby(ids, key=lambda token: token == image_token_id):
         found = list(run)
-        pieces.append(f"<image x {len(found)}>" if is_image else str(tokenizer.decode(found)))
+        pieces.append(f"<image x {len(found)}>" if is_image else _with_spelt_marked(found, tokenizer))
+    return "".join(pieces)
+
+
+def _with_spelt_marked(ids: Sequence[int], tokenizer: Any) -> str:
+    """Decoded text, with marks around what looks like a special token and is letters."""
+    decode = partial(tokenizer.decode, skip_special_tokens=False)
+    special = {number: token.content for number, token in tokenizer.added_tokens_decoder.items()}
+    names = sorted({name for name in special.values() if name.strip()}, key=len, reverse=True)
+    looks_special = re.compile("|".join(map(re.escape, names)) or "(?!)")
+    whole = str(decode(ids))
+    here = [place for place, number in enumerate(ids) if number in special]
+    if len(looks_special.findall(whole)) <= len(here):
+        return whole
+    # decoded up to each token and not piece by piece: some tokenizers leave out a blank where a text begins
+    pieces, done = [], ""
+    for place in [*here, len(ids)]:
+        before, through = str(decode(ids[:place])), str(decode(ids[: place + 1]))
+        pieces.append(looks_special.sub(rf"{SPELT_OPEN}\g<0>{SPELT_CLOSE}", before[len(done) :]))
+        pieces.append(through[len(before) :])
+        done = through
     return "".join(pieces)
 
 

@@ -89,17 +89,20 @@ class ChatTemplate:
         names = [name for name in self.settable if re.search("think|reasoning(?!_effort|_content)", name)]
         return tuple({name: value} for name in names if name not in self.kwargs for value in (True, False))
 
-    def render(self, conversation: Sequence[Mapping[str, Any]], kwargs: Mapping[str, Any], *, ask: bool) -> str:
+    def render(
+        self, conversation: Sequence[Mapping[str, Any]], kwargs: Mapping[str, Any], *, ask: bool, without: str = ""
+    ) -> str:
         """The conversation as text; with ``ask``, up to where the model starts to write.
 
         Args:
             conversation: messages, marked.
             kwargs: what the template reads beside them, over the recipe's; marked here.
+            without: the name of one that is not given, whoever set it.
 
         Raises:
             TemplateError: the template refuses it.
         """
-        given = self.mark({**self.kwargs, **kwargs})
+        given = self.mark({name: value for name, value in {**self.kwargs, **kwargs}.items() if name != without})
         day = given.pop(_CLOCK, PINNED_DATE)
         source = _clock(day) + self.source if _CLOCK in self.variables else self.source
         try:
@@ -120,6 +123,13 @@ class ChatTemplate:
         """The text as a person reads it."""
         start, end = self._marks
         return text.replace(start, "").replace(end, "")
+
+    def marked_in(self, text: str) -> tuple[str, ...]:
+        """The control tokens that a rendered text holds as text."""
+        if not self.can_mark:
+            return ()
+        start, end = self._marks
+        return tuple(piece.partition(end)[0] for piece in text.split(start)[1:])
 
     def unmark_first(self, text: str, token: str) -> str:
         """The text with the first occurrence of one token taken for the token that it names."""

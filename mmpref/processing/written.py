@@ -10,23 +10,22 @@ from typing import Any
 
 from mmpref.errors import ConfigError
 from mmpref.processing.answer_turn import (
-    THINK_MARKS,
     Frame,
     Placed,
-    Thought,
     around_difference,
     common_start,
+    end_in_history,
     end_of_turn,
-    has_think_mark,
     length_of_given,
-    opens_thought,
     place_plain,
     place_thought,
-    thought_of,
 )
 from mmpref.processing.faults import fault
+from mmpref.processing.given_data import lost_once_answered, lost_where_asked
 from mmpref.processing.prompt_frame import PromptFrame, lost_text
 from mmpref.processing.template import ChatTemplate, TemplateError
+from mmpref.processing.thought import THINK_MARKS, Thought, has_think_mark, opens_thought, thought_of
+from mmpref.processing.turn_notes import TurnNotes
 from mmpref.records import Message, Part, user_turn
 
 _KEPT_FRAMES = 16
@@ -62,7 +61,6 @@ class Written:
     prompt: str
     prefix: str
     answers: tuple[tuple[str, str], ...]  # (answer, end of turn); no end where the template writes none
-    joined: bool
 
 
 class NotHeldError(Exception):
@@ -85,13 +83,15 @@ class TurnWriter:
         notes: what was found and should be said, by kind.
     """
 
-    def __init__(self, template: ChatTemplate, *, sees_images: bool, ends: Sequence[str]) -> None:
+    def __init__(self, template: ChatTemplate, *, sees_images: bool, ends: tuple[str, ...]) -> None:
         self.template = template
         self.sees_images = sees_images
         self.ends = ends
-        self.notes: dict[str, str] = {}
+        self.told = TurnNotes(template, ends)
+        self.notes = self.told.notes
         self._frames: dict[tuple[_Way, str], list[Frame]] = {}
         self._prompt_frames: dict[tuple[Any, ...], PromptFrame] = {}
+        self._other_ends: dict[_Way, str | None] = {}
 
     def write(self, row: Row) -> Written:
         """The row in the first way that holds it.
@@ -102,9 +102,11 @@ class TurnWriter:
         first: NotHeldError | None = None
         is_refusal = False
         for way in self._ways(row):
+            noted = dict(self.notes)
             try:
                 written = self._by(way, row)
             except (TemplateError, NotHeldError) as err:
+                self.told.back_to(noted)  # what was found on a way that is not taken is not true of the row
                 if isinstance(err, NotHeldError):
                     # what becomes of the text says more than that another form is not taken
                     first, is_refusal = (err, False) if first is None or is_refusal else (first, False)
@@ -112,7 +114,7 @@ class TurnWriter:
                     first, is_refusal = NotHeldError(f"refuses it: {err}"), True
                 continue
             if way.switch:
-                self.note(
+                self.told.note(
                     "switch", f"the chat template holds answers as that of '{row.row_id}' only with {way.describe()}, "
                     f"and is rendered so: write processing.template_kwargs={{{way.describe()}}}, so that the model is "
                     "asked in the same way"
@@ -141,9 +143,12 @@ class TurnWriter:
         kwargs = {**row.kwargs, **dict(way.switch)}
         asked = self._render(conversation, kwargs, ask=True)
         opening = self._check_prompt(way, row, kwargs, asked)
+        lost = lost_where_asked(self.template, conversation, kwargs, asked)
+        if lost is not None:
+            raise NotHeldError(f"reads {lost} and does not write it into this prompt", advice=lost.advice)
         full = [row.prefix + answer for answer in row.answers] or ([row.prefix] if row.prefix else [])
         if not full:
-            return Written(asked, "", (), True)
+            return Written(asked, "", ())
         if not row.answers and opens_thought(row.prefix):  # a thought to go on with: no finished answer to compare with
             return self._begun(row, asked, opening)
         placed, ends = [], []
@@ -158,12 +163,20 @@ class TurnWriter:
             )
         prompt, prefix = placed[0].prompt, ""
         self._check_same_messages(row, asked, prompt, opening)
+        if prompt != asked:
+            answered = [*conversation, {"role": "assistant", "content": self._content(way, _PROBE)}]
+            lost = lost_once_answered(self.template, answered, kwargs, _PROBE, prompt)
+            if lost is not None:
+                raise NotHeldError(f"leaves out {lost} as soon as an answer follows", advice=lost.advice)
         answers = [one.answer for one in placed]
         if row.prefix:
             prefix, answers = self._cut_prefix(row, placed)
-        self._note_prompt(row, way, asked, prompt, opening)
-        joined = all(one.joined for one in placed)
-        return Written(prompt, prefix, tuple(zip(answers, ends, strict=True)) if row.answers else (), joined)
+        self.told.prompt(
+            row.row_id, asked, prompt, opening, placed[0].asked_only, lambda wanted: self._same_prompt(row, way, wanted)
+        )
+        if row.answers and "" in ends:
+            self._note_other_end(row, way)
+        return Written(prompt, prefix, tuple(zip(answers, ends, strict=True)) if row.answers else ())
 
     def _place(
         self,
@@ -211,9 +224,9 @@ class TurnWriter:
                 reason = frame
                 continue
             if thought is None:
-                result = place_plain(asked, whole, marked, frame, opening)
+                result = place_plain(asked, whole, marked, frame, opening, self.ends)
             else:
-                result = place_thought(asked, whole, marked, thought, frame.tail, opening)
+                result = place_thought(asked, whole, marked, thought, frame, opening, self.ends)
             if isinstance(result, Placed):
                 if frame not in known and len(known) < _KEPT_FRAMES:
                     known.append(frame)
@@ -321,7 +334,7 @@ class TurnWriter:
         if end is None:
             raise NotHeldError(f"writes {_short(tail)!r} after the answer, which ends no turn")
         if end.strip() and not any(end.endswith(token) for token in self.ends):
-            self.note(
+            self.told.note(
                 "end", f"the chat template ends turns with the text {end.strip()!r}, for which the tokenizer has no "
                 "token: it is learnt letter by letter, and eos after it"
             )  # fmt: skip
@@ -334,10 +347,10 @@ class TurnWriter:
         marked = self.template.unmark_first(marked, pair[0])
         if opens_thought(opening):
             rest = marked.lstrip().removeprefix(pair[0])
-            return Written(asked, rest.lstrip() if asked[-1:].isspace() else rest, (), False)
+            return Written(asked, rest.lstrip() if asked[-1:].isspace() else rest, ())
         if has_think_mark(opening):
             raise NotHeldError("closes the think block before the answer begins")
-        return Written(asked, marked, (), False)
+        return Written(asked, marked, ())
 
     def _cut_prefix(self, row: Row, placed: Sequence[Placed]) -> tuple[str, list[str]]:
         """The given beginning of the answers, and their rests, as they are spaced."""
@@ -398,45 +411,40 @@ class TurnWriter:
             return
         images = any(message.num_images for message in row.messages)
         plain = Row("", user_turn("Is it?", num_images=int(images)), ("Yes, it is.",), "", {})
-        for way in self._ways(plain):
-            try:
-                self._by(way, plain)
-                return
-            except (TemplateError, NotHeldError):
-                continue
+        noted = dict(self.notes)
+        try:
+            for way in self._ways(plain):
+                try:
+                    self._by(way, plain)
+                    return
+                except (TemplateError, NotHeldError):
+                    continue
+        finally:
+            self.told.back_to(noted)  # no row of the data says these things
         raise ConfigError(
             f"no answer can be trained on with this chat template: the first row, '{row.row_id}', "
             f"{self._explained(row, why)}"
         )
 
-    def _note_prompt(self, row: Row, way: _Way, asked: str, prompt: str, opening: str) -> None:
-        """What a person should know of a prompt that is not where the template asks, or that opens a thought."""
-        if prompt == asked:
-            if opens_thought(opening):
-                self.note(
-                    "opening", f"the prompt opens a think block: {self._shown(opening)} is given to the model, and "
-                    f"answers go on inside it (first seen in '{row.row_id}')"
-                )  # fmt: skip
-            return
-        way_out = self._same_prompt(row, way, prompt)
-        if prompt.startswith(asked) or has_think_mark(prompt[len(asked) - len(opening) :]):
-            kind = "an empty think block" if has_think_mark(prompt[len(asked) - len(opening) :]) else "text"
-            extra = self._shown(prompt[len(asked) - len(opening) :])
-            self.note(
-                "lead", f"the chat template writes {kind} before a finished answer: prompts end with {extra}, which is "
-                f"not learnt (first seen in '{row.row_id}'). Where it asks for an answer, it writes "
-                f"{self._shown(opening)}{way_out}"
-            )  # fmt: skip
-        else:
-            self.note(
-                "left open", f"the chat template asks with {self._shown(opening)}, and the answer of '{row.row_id}' "
-                "has no think block: such answers are learnt without that opening, as the template writes finished "
-                f"ones, and not inside a thought{way_out}"
-            )  # fmt: skip
+    def _note_other_end(self, row: Row, way: _Way) -> None:
+        """Says where the template closes an answer only once another turn follows it."""
+        if way not in self._other_ends:
+            first, answer, then = (f"{_PROBE}{letter}" for letter in "abc")
+            said = [user_turn(first, num_images=0)[0], Message("assistant", (Part("text", answer),))]
+            said += user_turn(then, num_images=0)
+            try:
+                asked = self._render(self._conversation(way, said), dict(way.switch), ask=True)
+            except TemplateError:
+                asked = ""
+            eos = self.template.tokenizer.eos_token
+            self._other_ends[way] = end_in_history(asked, first, answer, then, self.ends, eos)
+        end = self._other_ends[way]
+        if end is not None:
+            self.told.other_end(row.row_id, end)
 
     def _same_prompt(self, row: Row, way: _Way, prompt: str) -> str:
-        """Advice that was tried: the switch with which the template asks as it writes finished answers."""
-        if "lead" in self.notes or way.switch:
+        """Advice that was tried: the switch with which the template asks with the prompt of finished answers."""
+        if way.switch:
             return ""
         conversation = self._conversation(way, row.messages)
         for switch in self.template.switches:
@@ -448,15 +456,6 @@ class TurnWriter:
                 words = _Way(True, "", tuple(switch.items())).describe()
                 return f"; processing.template_kwargs={{{words}}} makes both the same, for training and for evaluation"
         return "; no switch of it makes both the same"
-
-    def _shown(self, opening: str) -> str:
-        """The end of an opening from its think block on, or its last line."""
-        marks = [found for pair in THINK_MARKS if (found := opening.rfind(pair[0])) >= 0]
-        return repr(self.template.unmark(opening[min(marks) :] if marks else opening[-40:]))
-
-    def note(self, kind: str, text: str) -> None:
-        if kind not in self.notes:
-            self.notes[kind] = text
 
 
 def _as_part(part: Part, text: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ from mmpref.rundir import RunDir
 from mmpref.training.checkpoint import differences
 from mmpref.training.resume import facts_of
 from tests.integration.conftest import Place
+from tests.tiny_vlms import build
 
 TEXTS = ("part['text']", "' ' + message['content']")
 
@@ -38,10 +39,10 @@ def training(place: Place, tmp_path: Path, model: Path, *changes: str) -> list[s
     )
 
 
-def pairs_of(place: Place, file: Path, **changes: str) -> Path:
+def pairs_of(place: Place, file: Path, *, number: int = 2, **changes: str) -> Path:
     """Eight of the world's pairs, the third one changed."""
     rows = [json.loads(line) for line in place.world.pairs.read_text().splitlines()[:8]]
-    rows[2] |= changes
+    rows[number] |= changes
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
 
@@ -78,6 +79,38 @@ def test_a_rewritten_row_is_quarantined_by_name_and_counted(
     assert main(training(place, tmp_path, model, *allowed)) == 0
     rows = [json.loads(line) for line in (tmp_path / "run/quarantine.jsonl").read_text().splitlines()]
     assert [row["reason"] for row in rows] == ["template"]
+
+
+def test_tokens_that_answers_only_spell_are_counted_and_marked_by_doctor(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = build("llava", tmp_path / "model")  # letter by letter, as most tokenizers are
+    data = pairs_of(place, tmp_path / "pairs.jsonl", number=0, chosen="it is <image> red .")
+    name = json.loads(data.read_text().splitlines()[0])["id"]
+    changes = [f"data.train={data}", f"data.root={place.world.root}", "data.eval=[]", f"model.path={model}"]
+    _, recipe, *usual = place.training("demo_dpo", tmp_path / "run", *changes)
+    assert main(["doctor", *usual, "--recipe", recipe]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"template: 1 answer writes special tokens as text, <image> (first seen in '{name}')" in out
+    assert "⟦it is ‹<image>› red .<|im_end|>⟧" in out
+    assert "between ‹ and ›: letters, not the token" in out
+    assert main(training(place, tmp_path, model, *changes)) == 0
+    assert "1 answer writes special tokens as text, <image>" in "".join(capsys.readouterr())
+
+
+def test_a_thought_that_was_cut_goes_to_quarantine_under_its_own_reason(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loop = "{%- for message in messages -%}"
+    model = model_with(place, tmp_path / "model", {loop: "{%- set mark = '<think>' -%}" + loop})
+    data = pairs_of(place, tmp_path / "pairs.jsonl", rejected="<think> it is")
+    root = f"data.root={place.world.root}"
+    changes = [f"data.train={data}", root, "data.eval=[]", "data.max_bad_fraction=0.2"]
+    assert main(training(place, tmp_path, model, *changes)) == 0
+    rows = [json.loads(line) for line in (tmp_path / "run/quarantine.jsonl").read_text().splitlines()]
+    assert [row["reason"] for row in rows] == ["unclosed_thought"]
+    assert "never writes </think>" in json.dumps(rows)
+    capsys.readouterr()
 
 
 def test_a_template_without_any_answer_stops_the_run(

@@ -37,7 +37,10 @@ AUDIO = Kind("audio", "audio", "audio is not supported, only images and text are
 SYSTEM = Kind("a system prompt", "unread_system", "give it as text under 'system'")
 TOOLS = Kind("tools", "unread_tools", "give the functions as JSON schemas in a list under 'tools', else drop it")
 TEMPLATE = Kind("a switch of the chat template", "unread_template", "put it into the mapping 'chat_template_kwargs'")
-BOXES = Kind("boxes", "boxes", "boxes are not supported; write them into the text as the model spells them, or drop it")
+BOXES = Kind(
+    "boxes", "boxes", "boxes are not supported; write their numbers into the text as plain words (tokens such as "
+    "<|box_start|> would be learnt letter by letter), or drop it",
+)  # fmt: skip
 TURNS = Kind(
     "text that the model would be asked", "unread_turns", "put it into the prompt, or drop it if it is not part of it"
 )
