@@ -316,6 +316,16 @@ def test_check_warns_of_scores_that_are_the_wrong_way_round(tmp_path: Path) -> N
     assert "1 of 5 scored pairs have the higher score on the rejected answer" in result.output
 
 
+def test_check_and_audit_tell_of_answers_that_begin_with_the_question(tmp_path: Path) -> None:
+    asked = "What stands on the table?"
+    rows = [{"prompt": asked, "chosen": f"{asked} A cup.", "rejected": f"{asked} A dog."}, PLAIN]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for command in (("check", tmp_path / "rows.jsonl", "--out", tmp_path / "out"), ("audit", tmp_path / "rows.jsonl")):
+        result = call(*command)
+        assert code(result) == 0
+        assert "begin with the whole question" in result.output.replace("\n", " ")
+
+
 PLAIN = {"prompt": "What is here?", "chosen": "A cup.", "rejected": "A dog."}
 PUT_ASIDE = {
     "video": ({"video": "clip.mp4"}, "video"),
@@ -323,6 +333,12 @@ PUT_ASIDE = {
     "boxes": ({"image": "0.png", "objects": {"bbox": [[1, 2, 3, 4]]}}, "boxes"),
     "an unknown name": ({"attachment": "1.png"}, "unread_media"),
     "a place without an image": ({"prompt": "<image>\nWhat is here?"}, "literal_placeholder"),
+    "a place of two tags": ({"prompt": "(<image>./</image>)\nWhat is here?"}, "literal_placeholder"),
+    "a picture that only the id names": ({"id": "1.png"}, "unread_media"),
+    "a picture in meta": ({"meta": {"image": "1.png"}}, "unread_images"),
+    "choices that only the answers name": ({"choices": ["A cup.", "A dog."]}, "unread_turns"),
+    "earlier turns": ({"thread": [{"role": "user", "content": "Hi"}]}, "unread_turns"),
+    "a template's beginning of the answer": ({"prompt": "[INST] What is here? [/INST]"}, "chat_markup"),
 }
 
 
