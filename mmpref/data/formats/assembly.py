@@ -58,8 +58,10 @@ def canonical(
     """
     used = tuple(used)
     taken_off: dict[str, Any] = {}
+    written: tuple[list[str], list[str]] = ([], [])  # with their marks, as another column may repeat them
     if may_be_written_out(prompt, chosen, rejected):
         plain = not any(_is_talk(row.get(key)) for key in used)
+        written = (_texts(prompt), [chosen, rejected or ""])
         prompt, chosen, rejected, taken_off = read_written_out(prompt, chosen, rejected, plain=plain)
     pair_scores, score_keys = (scores, ()) if scores is not None else _scores(row, look_for_scores)
     row_id, id_key = _id(row, ids, options)
@@ -71,12 +73,13 @@ def canonical(
     if rejected_images is None and shared.rejected_images is not None:
         rejected_key = shared.rejected_images[1]
         rejected_images = read_images(*shared.rejected_images, options)
-    texts = [part["text"] for message in prompt for part in message["content"] if part["type"] == "text"]
+    texts = _texts(prompt)
     kept = _own_meta(row)
     if kept or not images.items:
         refuse_hidden(row, kept, id_key=id_key, images=images.items, prompt=texts)
     if left:
-        refuse_unread(left, images=images.items, prompt=texts, answers=(chosen, rejected or ""), told=told)
+        asked, said = [*texts, *written[0]], [chosen, rejected or "", *written[1]]
+        refuse_unread(left, images=images.items, prompt=asked, answers=said, told=told)
     places = sum([part == IMAGE_PART for message in prompt for part in message["content"]])
     for key, side in (("images", images), (rejected_key, rejected_images)):
         if side is not None and places != len(side.items):
@@ -109,6 +112,10 @@ def canonical(
         "template_kwargs": shared.template_kwargs,
     }
     return {key: value for key, value in result.items() if value is not None}
+
+
+def _texts(prompt: Iterable[Message]) -> list[str]:
+    return [part["text"] for message in prompt for part in message["content"] if part["type"] == "text"]
 
 
 def _is_talk(value: Any) -> bool:

@@ -35,8 +35,12 @@ from mmpref.data.quarantine import RowError
 _WHOLE = frozenset({"messages", "conversation", "conversations", "dialogue", "dialog", "turns"})
 """Columns that hold a whole conversation, its answer included."""
 _ASKS = frozenset({"user", "human", "system", "developer"})
-_JUDGES = re.compile(r"(?:^|_)(?:judge|judg[e]?ment|critic|critique|grader?|review|annotation|annotator|evaluation)s?_")
-"""Conversations with a judge are about the answers, and no part of the prompt."""
+_JUDGES = re.compile(
+    r"(?:^|_)(?:judge|judge?ment|critic|critique|grader?|grading|review|annotation|annotator|evaluation|evaluator|label"
+    r"|labell?ing|rating|ranking|reward|verifier|feedback|generation|generator|raw)s?_"
+)
+"""Conversations with a judge are about the answers, and what a generator was told is no part of the prompt as given:
+argilla's sets have ``labelling_prompt``, ``generation_prompt``."""
 _OF_IMAGE = re.compile(r"(?:image|img|picture|pic|photo|visual)s?_(?P<rest>\w+)")
 _ABOUT_IMAGE = re.compile(
     r"(?:^|_)(?:captions?|desc(?:ription)?s?|texts?|ocr|width|height|size|wh|hw|shape|dims?|ratio|resolution|formats?"

@@ -25,7 +25,8 @@ _IMAGE = "\ufffc"
 class Markup:
     """How one family of templates writes turns.
 
-    ``said`` is one whole turn, as (role, text); ``opening`` begins the answer. Neither may stand inside of a text.
+    ``said`` is one whole turn, as (role, text); ``opening`` begins the answer; ``start`` may stand before everything.
+    What is ``inside`` of a text shows that turns cannot be told apart.
     """
 
     name: str
@@ -46,9 +47,8 @@ def _of_tokens(name: str, head: str, end: str, opening: str, start: str = "") ->
     return Markup(name, said, opening, re.compile(rf"{mark}|{re.escape(end)}"), start)
 
 
-_CHATML = _of_tokens("ChatML", "<|im_start|>ROLE\n", "<|im_end|>", "<|im_start|>assistant")
 _FAMILIES = (
-    _CHATML,
+    _of_tokens("ChatML", "<|im_start|>ROLE\n", "<|im_end|>", "<|im_start|>assistant"),
     _of_tokens(
         "Llama 3",
         "<|start_header_id|>ROLE<|end_header_id|>\n\n",
@@ -76,8 +76,10 @@ _OPENED = re.compile(
 )
 _OPENED_IN_WORDS = re.compile(r"(?:(?:\A|\s)USER:.*\sASSISTANT:|\n\nAssistant:)\s*\Z", re.DOTALL)
 _ANSWER_OPENED = re.compile(
-    r"\s*(?:<s>|<bos>|<\|begin_of_text\|>)?\s*(?:<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>"
-    r"|<\|(?:system|user|assistant)\|>\n|\[INST\])"
+    r"\s*(?:<s>|<bos>|<\|begin_of_text\|>)?\s*(?:<\|im_start\|>(?:system|user|assistant)\b"
+    r"|<\|start_header_id\|>\w+<\|end_header_id\|>|<start_of_turn>(?:user|model)\b|<\|(?:system|user|assistant)\|>\n"
+    r"|\[INST\].*\[/INST\])",
+    re.DOTALL,
 )
 _ADVICE = "take the marks off, or give the turns as lists of messages under 'prompt', 'chosen' and 'rejected'"
 
@@ -114,7 +116,7 @@ def read_written_out(
     if family is not None:
         found[MARKUP_TAKEN_OFF] = family.name
     elif _is_opened(prompt, plain):
-        raise fault(REASON, f"the prompt ends where a chat template begins the answer: {_ADVICE}")
+        raise fault(REASON, f"the prompt is written out in a chat template, and not as turns alone: {_ADVICE}")
     for side, answer in (("chosen", chosen), ("rejected", rejected or "")):
         if _ANSWER_OPENED.match(answer):
             raise fault(REASON, f"{side!r} begins with the marks of a chat template: {_ADVICE}")
@@ -143,8 +145,12 @@ def _has_marks(text: str) -> bool:
 
 
 def _is_opened(prompt: Sequence[Message], plain: bool) -> bool:
+    """Whether the last turn ends where a template begins the answer, or begins with a whole turn of tokens."""
     if not prompt or prompt[-1]["role"] != "user" or not _has_marks(text := _text(prompt[-1])):
         return False
+    begin = text.lstrip(_IMAGE).lstrip()
+    if any(not family.plain and family.said.match(begin.removeprefix(family.start)) for family in _FAMILIES):
+        return True
     tail = text[-200:]
     return _OPENED.search(tail) is not None or (
         plain and "ssistant:" in tail.lower() and _OPENED_IN_WORDS.search(text) is not None

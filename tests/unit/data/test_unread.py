@@ -78,6 +78,8 @@ def test_a_conversation_is_known_by_its_value(column: str) -> None:
     [
         ("all_answers", [said("assistant", "One."), said("assistant", "Two.")]),
         ("judge_messages", talk("Which answer is better?", "The first.")),
+        ("labelling_prompt", talk("Rate these answers.", "8 and 3")),
+        ("generation_prompt", [said("system", "Be wrong."), said("user", "What?")]),
         ("gpt4_judgement", talk("Which answer is better?", "The first.")),
         ("steps", [{"role": "user"}]),
         ("people", [{"role": "user", "name": "me"}]),

@@ -11,7 +11,10 @@ from mmpref.data.formats import FORMATS
 from mmpref.data.loading import load_pairs
 from mmpref.data.pairs import pair_to_row
 from mmpref.data.quarantine import Quarantine, RowError
+from mmpref.processing import ChatEncoder
 from mmpref.records import ImageRef
+from tests.tiny_vlms import CHATML as CHATML_TEMPLATE
+from tests.tiny_vlms import make_tokenizer
 from tests.unit.data.more_rows import ANSWERS, BAD, GOOD, Row, said
 from tests.unit.data.test_formats import read
 
@@ -58,20 +61,24 @@ def answers(chosen: str, rejected: str) -> Row:
     return {"chosen": [said("assistant", chosen)], "rejected": [said("assistant", rejected)]}
 
 
-@pytest.mark.parametrize("template", ["smollm", "chatml"])
-def test_a_prompt_that_a_template_wrote_is_read_back(template: str) -> None:
-    """Written by transformers itself, from messages, in the two families whose templates add nothing of their own."""
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+ZEPHYR = (
+    "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
 
-    text = {
-        "chatml": "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-        "<|im_start|>assistant\n",
-        "smollm": "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + '</s>\n' }}{% endfor %}"
-        "{{ '<|assistant|>\n' }}",
-    }[template]
-    turns = [said("system", "S"), *(said(*turn) for turn in TURNS)]
-    prompt = ImmutableSandboxedEnvironment().from_string(text).render(messages=turns)
-    assert [said(turn.role, turn.text) for turn in read({"prompt": prompt, **ANSWERS}).prompt] == turns
+
+@pytest.mark.parametrize("template", [CHATML_TEMPLATE, ZEPHYR], ids=["chatml", "zephyr"])
+def test_a_row_that_a_template_wrote_becomes_the_tokens_that_it_wrote(template: str) -> None:
+    """The point of it all: marks once, as marks, and one end of the answer."""
+    tokenizer = make_tokenizer(template=template, unnamed=("<|system|>", "<|user|>", "<|assistant|>"))
+    turns = [said("system", "be brief ."), said("user", "what ?"), said("assistant", "a cat ."), said("user", "sure ?")]
+    written = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    end = "<|im_end|>" if template == CHATML_TEMPLATE else "</s>"
+    pair = read({"prompt": written, "chosen": f"yes{end}\n", "rejected": f"no{end}\n"})
+    assert [said(turn.role, turn.text) for turn in pair.prompt] == turns
+    encoded = ChatEncoder(tokenizer).encode("p", pair.prompt, [pair.chosen, pair.rejected or ""])
+    assert list(encoded.prompt) == tokenizer(written)["input_ids"]
+    assert [tokenizer.decode(list(answer)) for answer in encoded.answers] == [f"yes{end}", f"no{end}"]
 
 
 @pytest.mark.parametrize(
@@ -89,6 +96,15 @@ def test_images_keep_their_place_in_the_turns(row: Row, parts: list[str]) -> Non
     assert [part.text for part in pair.prompt[1].parts] == parts
 
 
+def test_a_column_may_repeat_what_was_written_out() -> None:
+    talks = [said("user", "Q?"), said("assistant", GOOD + "</s>")]
+    row = {"prompt": "Q?", "chosen": GOOD + "</s>", "rejected": BAD + "</s>", "messages": talks}
+    assert (read(row).chosen, read(row).meta["messages"]) == (GOOD, talks)
+    written = WRITTEN["HH"][0]
+    for column in (written, "Q?"):
+        assert read({"prompt": written, "query": column, **ANSWERS}).meta["query"] == column
+
+
 UNCLEAR = {
     "[INST] Q? [/INST]": "Q?",
     "<s>[INST] <<SYS>>\nS\n<</SYS>>\n\nQ? [/INST]": "Q?",
@@ -101,6 +117,9 @@ UNCLEAR = {
     "<|im_start|>user\nWhat is <|im_start|>?<|im_end|>\n<|im_start|>assistant\n": "Q?",
     "<｜User｜>Q?<｜Assistant｜>": "Q?",
     "<start_of_turn>user\nQ?\n<start_of_turn>model\n": "Q?",
+    "<|im_start|>user\nQ?<|im_end|>\n<|im_start|>assistant\nWell,": "Q?",
+    "<|im_start|>user\nQ?<|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>\n": "Q?",
+    "<|user|>\nQ?</s>\nGo on.": "Q?",
 }
 
 
@@ -158,6 +177,8 @@ def test_an_end_that_may_be_a_word_is_refused_and_one_of_html_stays() -> None:
         assert caught.value.reason == "end_mark"
         assert read({"prompt": "Q?", "chosen": answer + ".", "rejected": BAD}).chosen == answer + "."
         assert read({"prompt": "Q?", "chosen": answer.rpartition(" ")[0], "rejected": BAD}).meta == {}
+    about = read({"prompt": "Q?", "chosen": "<|im_start|> opens a turn.", "rejected": "[INST] does"})
+    assert (about.chosen, about.rejected, about.meta) == ("<|im_start|> opens a turn.", "[INST] does", {})
     html = read({"prompt": "Q?", "chosen": "Write <s>old</s>", "rejected": "Write <s>x</s>"})
     assert (html.chosen, html.meta) == ("Write <s>old</s>", {})
     with pytest.raises(RowError) as caught:
@@ -165,7 +186,9 @@ def test_an_end_that_may_be_a_word_is_refused_and_one_of_html_stays() -> None:
     assert caught.value.reason == "empty_response"
 
 
-@pytest.mark.parametrize("begin", ["<|assistant|>\n", "<|im_start|>assistant\n", "<start_of_turn>model\n", "[INST] Q?"])
+@pytest.mark.parametrize(
+    "begin", ["<|assistant|>\n", "<|im_start|>assistant\n", "<start_of_turn>model\n", "[INST] Q? [/INST] "]
+)
 def test_an_answer_that_begins_with_a_turn_is_refused(begin: str) -> None:
     for row in ({"chosen": begin + GOOD, "rejected": begin + BAD}, answers(begin + GOOD, begin + BAD)):
         prompt = "Q?" if isinstance(row["chosen"], str) else [said("user", "Q?")]
@@ -189,7 +212,7 @@ def test_literal_marks_of_our_own_rows_are_not_written_where_they_would_be_taken
     assert write is not None
     assert read(write(pair_to_row(read(ours)))).chosen == GOOD
     literal = [{"type": "text", "text": CHATML}]
-    for changes in ({"chosen": GOOD + "</s>"}, {"prompt": [said("user", literal)]}, {"rejected": "[INST] x"}):
+    for changes in ({"chosen": GOOD + "</s>"}, {"prompt": [said("user", literal)]}, {"rejected": "[INST] x [/INST] y"}):
         row = pair_to_row(read({**ours, **changes}))
         assert row["chosen"] == changes.get("chosen", GOOD), "our own rows are literal"
         with pytest.raises(RowError) as caught:
