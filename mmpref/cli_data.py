@@ -141,11 +141,16 @@ def _show_check(report: CheckReport, out: Path) -> None:
     facts.append(("manifest", str(report.manifest["hash"])[:16]))
     inverted = report.scores.get("inverted", 0) if report.scores else 0
     warning = f"{inverted:,} of {report.scored:,} scored pairs have the higher score on the rejected answer"
+    repeated = (
+        f"the answers of {report.repeat_prompt:,} pairs begin with the whole question, which the model would learn to "
+        "repeat: cut it off"
+    )
     print_facts(
         "data check",
         facts,
         [
             *([warning] if inverted > WORTH_A_LOOK * report.scored else []),
+            *([repeated] if report.repeat_prompt else []),
             f"written to {out}; a recipe with data.manifest={out / 'data_report.json'}",
             "is refused when the data is no longer this.",
         ],

@@ -17,6 +17,7 @@ from mmpref.data.decoding import Decoder, Task, Verdict
 from mmpref.data.loading import DEFAULT_MAX_BAD_FRACTION, Candidate, PairSource, all_images, num_bad
 from mmpref.data.manifest import QUARANTINE_FILE, REPORT_FILE, Listing, build_manifest, image_name, write_report
 from mmpref.data.quarantine import Quarantine, QuarantinedRow, RowError
+from mmpref.data.similarity import repeats_prompt
 from mmpref.data.source import count_rows
 from mmpref.records import PreferencePair
 from mmpref.rundir import writing_to
@@ -49,6 +50,8 @@ class CheckReport:
     scored: int
     scores: dict[str, float]
     """Lowest and highest score, and the counts ``inverted`` (chosen below rejected) and ``tied``."""
+    repeat_prompt: int
+    """Pairs used whose answers all begin with the whole question; the model would learn to repeat it."""
     sources: dict[str, int]
     """Pairs used, per ``source``."""
     left_over: dict[str, int]
@@ -156,6 +159,7 @@ class _Tally:
     scored: int = 0
     inverted: int = 0
     tied: int = 0
+    repeat_prompt: int = 0
     low: float = float("inf")
     high: float = float("-inf")
 
@@ -196,6 +200,7 @@ class _Tally:
         if not source.rows.files:
             self.listings[number].add_pair(pair, source.images)
         self.demonstrations += pair.rejected is None
+        self.repeat_prompt += repeats_prompt(pair)
         if pair.score_chosen is not None and pair.score_rejected is not None:
             self.scored += 1
             self.inverted += pair.score_chosen < pair.score_rejected
@@ -231,6 +236,7 @@ class _Tally:
             demonstrations=self.demonstrations,
             scored=self.scored,
             scores=scores if self.scored else {},
+            repeat_prompt=self.repeat_prompt,
             sources=dict(self.sources),
             left_over=dict(quarantine.left_over.most_common()),
             manifest=manifest,

@@ -16,13 +16,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from mmpref.data.placeholders import OURS, refuse_marks
+from mmpref.data.placeholders import OURS, refuse_marks, refuse_pictures
 from mmpref.data.quarantine import RowError
 from mmpref.errors import DataError
 from mmpref.records import ROLES, ImageRef, Message, Part, PreferencePair
 from mmpref.rundir import replacing
 
-_END_MARKS = ("</s>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<eos>")
+END_MARKS = (
+    "</s>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<eos>", "<|end_of_text|>",
+    "<|return|>", "<｜end▁of▁sentence｜>",
+)  # fmt: skip
 """How models end a turn; an answer of nothing else trains no word."""
 
 PAIR_KEYS = (
@@ -47,8 +50,10 @@ IMAGE_HINTS = ("min_pixels", "max_pixels", "resized_height", "resized_width", "d
 _IMAGE_PART = frozenset({"type", "text", "index", *IMAGE_HINTS})
 _TEXT_PART = frozenset({"type", "text", "index"})
 TURN_NAMES, HINTS_FOUND = "turn_names", "image_hints"
-ASIDES = (TURN_NAMES, HINTS_FOUND)
-"""Keys of ``meta`` for what stands in turns and parts and is not read: names of speakers, sizes of images."""
+MARKUP_TAKEN_OFF, END_TAKEN_OFF, LINKS = "chat_markup_taken_off", "end_marks_taken_off", "pictures_by_link"
+ASIDES = (TURN_NAMES, HINTS_FOUND, MARKUP_TAKEN_OFF, END_TAKEN_OFF, LINKS)
+"""Keys of ``meta`` for what stands in turns and parts and is not read: names of speakers, sizes of images, marks of a
+chat template that the row was written out in, links to pictures in the text of a row without images."""
 _KEYS = frozenset(PAIR_KEYS)
 
 
@@ -243,6 +248,10 @@ def _prompt(value: Any, asides: dict[str, list[Any]]) -> tuple[Message, ...]:
     if not isinstance(value, list | tuple) or not value:
         raise _fault("prompt", f"'prompt' must be a non-empty list of messages, got {_shown(value)}")
     prompt = tuple([_message(item, place, asides) for place, item in enumerate(value)])
+    for place, item in enumerate(value):
+        said = item["content"]
+        if type(said) is str and ("](" in said or "<" in said) and not any(message.num_images for message in prompt):
+            refuse_pictures(said, f"prompt[{place}]", advice=OURS)
     if (indexes := asides.pop("index", None)) and indexes != list(range(len(indexes))):
         raise _fault("image_place", f"the image parts have the indexes {indexes[:8]}; write 'images' in their order")
     if len(prompt) == 1 and prompt[0].role == "user":
@@ -344,7 +353,7 @@ def _says_nothing(text: str) -> bool:
     left = text.strip()
     if left[:1].isalnum():
         return False
-    while mark := next((mark for mark in _END_MARKS if left.endswith(mark)), None):
+    while mark := next((mark for mark in END_MARKS if left.endswith(mark)), None):
         left = left.removesuffix(mark).strip()
     return all(char.isspace() or unicodedata.category(char) in ("Cf", "Cc") for char in left)
 

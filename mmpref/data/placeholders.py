@@ -12,14 +12,17 @@ from mmpref.data.quarantine import RowError
 
 _MARKS = re.compile(
     r"<img>[^<>\n]+</img>|"  # Qwen-VL's path in the text
+    r"</image>|"  # the end of a place that was read, or of none
     r"<(?:[Ii]mage|IMAGE|[Vv]ideo|VIDEO|[Aa]udio|AUDIO|image ?/|img|sound|speech|bbox|ref-object)>"
     r"|<\|(?:image|video|audio|vision)(?:_(?:pad|start|end|\d+))?\|>"
     r"|<image(?:_soft_token|_placeholder|[ _-]?\d+)>|<start_of_image>|<IMG_CONTEXT>|<ImageHere>|<im_patch>"
     r"|\[IMG\](?!.*\[/IMG\])",
     re.DOTALL,
 )
-_ABOUT_MARKUP = re.compile(r"</(?!img>)|`|\b(?:HTML|XML|SVG|tags?|elements?|markup)\b", re.IGNORECASE)
-_TAG = re.compile(r"<[A-Za-z]+ ?/?>")
+_ABOUT_MARKUP = re.compile(r"</(?!img>|image>)|`|\b(?:HTML|XML|SVG|tags?|elements?|markup)\b", re.IGNORECASE)
+_EMPTY = re.compile(r"<(image|video|audio)>(?:\./)?</\1>", re.IGNORECASE)
+"""A place that is written as two tags, as MiniCPM does: no text about markup."""
+_TAG = re.compile(r"</?[A-Za-z]+ ?/?>")
 _REASONS = {
     "video": "video",
     "audio": "audio",
@@ -28,6 +31,18 @@ _REASONS = {
     "bbox": "boxes",
     "ref-object": "boxes",
 }
+
+_ENDING = r"\.(?:jpe?g|jfif|png|webp|gif|bmp|tiff?|heic|avif|svg)"
+_PICTURE = re.compile(
+    rf"<img\b[^<>]*?\bsrc\s*=\s*[\"']?(?P<src>data:image/|[^\s\"'<>]+?{_ENDING}(?=[?#\"'\s/>]))[^<>]*>"
+    rf"|!\[[^\]\n]*\]\(\s*<?(?P<link>data:image/|[^\s()<>]+?{_ENDING}(?=[?#)\s>]))[^()\n]*\)",
+    re.IGNORECASE,
+)
+_ABOUT_CODE = re.compile(
+    r"</(?!img>)|`|=>|\{\{|\b(?:X?HTML5?|XML|SVG|CSS|JSX|JavaScript|TypeScript|PHP|Markdown|README|markup"
+    r"|(?:img|image)[ -](?:tags?|elements?))\b(?![=/.])",
+    re.IGNORECASE,
+)
 
 
 OURS = "an image's place is a part {type: image}, and text that is meant letter by letter is a part {type: text}"
@@ -49,7 +64,7 @@ def refuse_marks(text: str, where: str, *, has_images: bool, advice: str = "") -
     if found is None:
         return
     mark = found[0]
-    if not has_images and _TAG.fullmatch(mark) and _ABOUT_MARKUP.search(text):
+    if not has_images and _TAG.fullmatch(mark) and _ABOUT_MARKUP.search(_EMPTY.sub("", text)):
         return
     kind = next((name for name in _REASONS if name in mark.lower()), "")
     if not kind:
@@ -59,3 +74,33 @@ def refuse_marks(text: str, where: str, *, has_images: bool, advice: str = "") -
     else:
         advice = "boxes are not supported; write them into the text as the model spells them"
     raise RowError(f"{where} holds {mark[:80]}: {advice}", reason=_REASONS.get(kind, "literal_placeholder"))
+
+
+def refuse_pictures(text: str, where: str, *, advice: str = "") -> None:
+    """Refuse a text of a prompt without images that shows a picture file by HTML or Markdown.
+
+    A text about code keeps it, and so does a link to another site, as questions copied from forums have them: those are
+    counted (:func:`links_to_pictures`).
+
+    Raises:
+        RowError: ``literal_placeholder``.
+    """
+    for shown, path in _pictures(text):
+        if "://" not in path and not _ABOUT_CODE.search(text.replace(shown, "")):
+            advice = advice or "give the picture under 'images' and write <image> in its place, or take the mark out"
+            raise RowError(
+                f"{where} shows the picture {shown[:80]}, which no model would see: {advice}",
+                reason="literal_placeholder",
+            )
+
+
+def links_to_pictures(text: str) -> int:
+    """How many pictures of other sites a text shows."""
+    return sum("://" in path for _, path in _pictures(text))
+
+
+def _pictures(text: str) -> list[tuple[str, str]]:
+    """What stands in the text for a picture, and the picture's path."""
+    if "](" not in text and "<img" not in text and "<IMG" not in text:
+        return []
+    return [(found[0], found["src"] or found["link"]) for found in _PICTURE.finditer(text)]

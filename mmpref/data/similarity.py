@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from mmpref.records import PreferencePair
+
 _ALONE = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _WORD_PATTERN = rf"[{_ALONE}]|(?:(?![{_ALONE}])\w)+(?:['’](?:(?![{_ALONE}])\w)+)*"
 _WORD = re.compile(_WORD_PATTERN)
@@ -19,6 +21,18 @@ _TOKEN = re.compile(rf"{_WORD_PATTERN}|[^\w\s]")
 
 MAX_TOKENS = 5_000
 """Longer texts are not compared in place by ``mark_differences``."""
+
+
+REPEATED_FROM = 20
+"""Letters that a prompt must have before answers that begin with it repeat it: a short one may be said by chance."""
+
+
+def repeats_prompt(pair: PreferencePair) -> bool:
+    """Whether every answer begins with all that the user asked last, as files have it whose answers were not cut."""
+    asked = pair.prompt[-1].text.strip()
+    if len(asked) < REPEATED_FROM or not pair.chosen.lstrip().startswith(asked):
+        return False
+    return pair.rejected is None or pair.rejected.lstrip().startswith(asked)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -316,6 +317,16 @@ def test_check_warns_of_scores_that_are_the_wrong_way_round(tmp_path: Path) -> N
     assert "1 of 5 scored pairs have the higher score on the rejected answer" in result.output
 
 
+def test_check_and_audit_tell_of_answers_that_begin_with_the_question(tmp_path: Path) -> None:
+    asked = "What stands on the table?"
+    rows = [{"prompt": asked, "chosen": f"{asked} A cup.", "rejected": f"{asked} A dog."}, PLAIN]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for command in (("check", tmp_path / "rows.jsonl", "--out", tmp_path / "out"), ("audit", tmp_path / "rows.jsonl")):
+        result = call(*command)
+        assert code(result) == 0
+        assert "begin with the whole question" in result.output.replace("\n", " ")
+
+
 PLAIN = {"prompt": "What is here?", "chosen": "A cup.", "rejected": "A dog."}
 PUT_ASIDE = {
     "video": ({"video": "clip.mp4"}, "video"),
@@ -323,6 +334,12 @@ PUT_ASIDE = {
     "boxes": ({"image": "0.png", "objects": {"bbox": [[1, 2, 3, 4]]}}, "boxes"),
     "an unknown name": ({"attachment": "1.png"}, "unread_media"),
     "a place without an image": ({"prompt": "<image>\nWhat is here?"}, "literal_placeholder"),
+    "a place of two tags": ({"prompt": "(<image>./</image>)\nWhat is here?"}, "literal_placeholder"),
+    "a picture that only the id names": ({"id": "1.png"}, "unread_media"),
+    "a picture in meta": ({"meta": {"image": "1.png"}}, "unread_images"),
+    "choices that only the answers name": ({"choices": ["A cup.", "A dog."]}, "unread_turns"),
+    "earlier turns": ({"thread": [{"role": "user", "content": "Hi"}]}, "unread_turns"),
+    "a template's beginning of the answer": ({"prompt": "[INST] What is here? [/INST]"}, "chat_markup"),
 }
 
 
@@ -343,7 +360,7 @@ def test_no_row_loses_its_image_in_silence(rows: Path, tmp_path: Path) -> None:
     assert "column 'video' holds video" in str(result.exception)
     report = json.loads((out / "data_report.json").read_text())
     assert (report["read"], report["used"], report["quarantined"]) == (len(used) + len(bad), len(used), len(bad))
-    assert report["reasons"] == {reason: 1 for _, reason in PUT_ASIDE.values()}
+    assert report["reasons"] == Counter(reason for _, reason in PUT_ASIDE.values())
     assert report["images_per_pair"] == {"0": 1, "1": 2}
     assert report["left_over"] == {"origin": 2, "license": 1}
     assert "origin (2 rows)" in result.output

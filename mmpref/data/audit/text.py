@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmpref.data.audit.stats import Estimate, Floats, Spread, join_ids, mean_estimate, share_estimate
-from mmpref.data.similarity import edit_similarity, jaccard, words
+from mmpref.data.similarity import edit_similarity, jaccard, repeats_prompt, words
 from mmpref.records import PreferencePair
 
 NEARLY_IDENTICAL = 0.9
@@ -120,6 +120,8 @@ class Repeats:
     num_with_control_text: int
     """Rows with a literal placeholder or control token (such as <image>, </s>) in a text."""
     control_texts: dict[str, int]
+    num_repeat_prompt: int
+    """Rows whose answers all begin with the whole question."""
 
     def rows(self) -> list[tuple[str, str]]:
         if not self.num_prompts:
@@ -133,6 +135,8 @@ class Repeats:
         ]
         if self.num_with_control_text:
             rows.append(("rows with control tokens as text", f"{self.num_with_control_text:,}"))
+        if self.num_repeat_prompt:
+            rows.append(("answers that begin with the question", f"{self.num_repeat_prompt:,}"))
         return rows
 
     def warnings(self) -> list[str]:
@@ -147,6 +151,11 @@ class Repeats:
         if self.num_with_control_text:
             kinds = ", ".join(f"{name!r} {count:,}" for name, count in list(self.control_texts.items())[:5])
             found.append(f"{self.num_with_control_text:,} rows hold placeholders or control tokens as text ({kinds})")
+        if self.num_repeat_prompt:
+            found.append(
+                f"the answers of {self.num_repeat_prompt:,} rows begin with the whole question: the model would learn "
+                "to repeat it; cut it off"
+            )
         return found
 
 
@@ -167,12 +176,13 @@ class TextTally:
         self._pairs: set[bytes] = set()
         self._num_continued = self._num_same = 0
         self._marks: Counter[str] = Counter()
-        self._num_marked = 0
+        self._num_marked = self._num_repeat_prompt = 0
 
     def add(self, pair: PreferencePair, *, pictures: tuple[str, ...]) -> None:
         """Count one pair; ``pictures`` are the names of its images, equal for equal pictures."""
         question = self._add_question(pair, pictures)
         self._look_for_marks(pair)
+        self._num_repeat_prompt += repeats_prompt(pair)
         if pair.rejected is None:
             self.num_demonstrations += 1
             return
@@ -229,6 +239,7 @@ class TextTally:
             contradiction_examples=self._against.ids,
             num_with_control_text=self._num_marked,
             control_texts=dict(self._marks.most_common()),
+            num_repeat_prompt=self._num_repeat_prompt,
         )
 
     def _add_question(self, pair: PreferencePair, pictures: tuple[str, ...]) -> bytes:

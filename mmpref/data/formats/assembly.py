@@ -12,10 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mmpref.data.formats.border import IMAGE_PART, Images, Message, fault, number, optional_text, read_images, shown
-from mmpref.data.formats.columns import SCORE_PAIRS, other_scores, refuse_unread
+from mmpref.data.formats.columns import SCORE_PAIRS, other_scores
 from mmpref.data.formats.contract import FormatOptions, Row
 from mmpref.data.formats.shared import Shared, asides_of, take_shared, with_system
-from mmpref.data.placeholders import refuse_marks
+from mmpref.data.formats.unread import refuse_hidden, refuse_unread
+from mmpref.data.formats.written_out import may_be_written_out, read_written_out
+from mmpref.data.pairs import LINKS
+from mmpref.data.placeholders import links_to_pictures, refuse_marks, refuse_pictures
 
 
 def canonical(
@@ -54,6 +57,12 @@ def canonical(
         RowError: image places and images that do not match, or a column that changes the pair and was not read.
     """
     used = tuple(used)
+    taken_off: dict[str, Any] = {}
+    written: tuple[list[str], list[str]] = ([], [])  # with their marks, as another column may repeat them
+    if may_be_written_out(prompt, chosen, rejected):
+        plain = not any(_is_talk(row.get(key)) for key in used)
+        written = (_texts(prompt), [chosen, rejected or ""])
+        prompt, chosen, rejected, taken_off = read_written_out(prompt, chosen, rejected, plain=plain)
     pair_scores, score_keys = (scores, ()) if scores is not None else _scores(row, look_for_scores)
     row_id, id_key = _id(row, ids, options)
     spent = {*used, *SCORE_PAIRS[0], *score_keys, "meta", "source", *([id_key] if id_key else [])}
@@ -64,20 +73,27 @@ def canonical(
     if rejected_images is None and shared.rejected_images is not None:
         rejected_key = shared.rejected_images[1]
         rejected_images = read_images(*shared.rejected_images, options)
-    texts = [part["text"] for message in prompt for part in message["content"] if part["type"] == "text"]
+    texts = _texts(prompt)
+    kept = _own_meta(row)
+    if kept or not images.items:
+        refuse_hidden(row, kept, id_key=id_key, images=images.items, prompt=texts)
     if left:
-        refuse_unread(left, images=images.items, texts=(*texts, chosen, rejected or ""), told=told)
+        asked, said = [*texts, *written[0]], [chosen, rejected or "", *written[1]]
+        refuse_unread(left, images=images.items, prompt=asked, answers=said, told=told)
     places = sum([part == IMAGE_PART for message in prompt for part in message["content"]])
     for key, side in (("images", images), (rejected_key, rejected_images)):
         if side is not None and places != len(side.items):
             raise fault("image_count", f"the prompt has {places} image places and {key!r} has {len(side.items)} images")
     for content in texts:
         refuse_marks(content, "the prompt", has_images=bool(places))
-    kept = _own_meta(row)
+        if not places and ("](" in content or "<" in content):
+            refuse_pictures(content, "the prompt")
+            if links := links_to_pictures(content):
+                taken_off[LINKS] = taken_off.get(LINKS, 0) + links
     if images.names:
         left.setdefault("image_names", images.names)
-    for key, value in (*left.items(), *asides_of(row, used).items(), *(meta or {}).items()):
-        if key in kept:
+    for key, value in (*left.items(), *asides_of(row, used).items(), *taken_off.items(), *(meta or {}).items()):
+        if key in kept and key not in taken_off:
             raise fault("meta", f"{key!r} stands in the row and in its 'meta'")
         kept[key] = value
     source = optional_text(row, "source") or options.source
@@ -96,6 +112,16 @@ def canonical(
         "template_kwargs": shared.template_kwargs,
     }
     return {key: value for key, value in result.items() if value is not None}
+
+
+def _texts(prompt: Iterable[Message]) -> list[str]:
+    return [part["text"] for message in prompt for part in message["content"] if part["type"] == "text"]
+
+
+def _is_talk(value: Any) -> bool:
+    """A list of messages. Beside one, a text that ends with ``Assistant:`` is what someone said."""
+    is_list = isinstance(value, list | tuple) and bool(value) and isinstance(value[0], Mapping)
+    return is_list and ("role" in value[0] or "from" in value[0])
 
 
 def _scores(row: Row, look: bool) -> tuple[tuple[float | None, float | None], Sequence[str]]:

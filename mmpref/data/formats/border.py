@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from mmpref.data.quarantine import RowError
 
 PLACEHOLDER = "<image>"
 MEDIA_PLACEHOLDERS = (PLACEHOLDER, "<video>", "<audio>")
+_CLOSED = re.compile(r"\(<image>\./</image>\)|<image>(?:\./)?</image>")
+"""Further ways to write one placeholder: MiniCPM's, and the pair of tags with nothing between them."""
 Message = dict[str, Any]
 Parts = list[dict[str, str]]
 IMAGE_PART = {"type": "image"}
@@ -89,6 +92,8 @@ def optional_text(row: Row, key: str) -> str:
 
 def parts_of(content: str) -> Parts:
     """Text with literal placeholders as ordered parts. ``text_of`` is its inverse."""
+    if "</image>" in content:
+        content = _CLOSED.sub(PLACEHOLDER, content)
     pieces = content.split(PLACEHOLDER)
     if len(pieces) == 1:
         return [{"type": "text", "text": content}]
@@ -120,6 +125,8 @@ def text_of(parts: Iterable[Row]) -> str:
             pieces[-1] += refuse_placeholders(str(part.get("text", "")))
     if len(pieces) == 1:
         return pieces[0]
+    if any("</image>" in piece for piece in pieces):
+        raise fault("literal_placeholder", "the text holds a literal </image>, which ends a place for an image here")
     if pieces[-1] == "":
         last = max((place for place, piece in enumerate(pieces) if piece), default=0)
         if pieces[last].endswith("\n"):

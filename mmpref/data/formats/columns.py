@@ -1,21 +1,21 @@
 """The one list of columns that change a pair, for all row formats: each is read, or its row is refused and says so.
 
-A column is known by its name, however it is spelt (``imagePath``, ``image-path``), or by a value that looks like media.
-Empty values (None, "", [], {}, and lists of those) count as absent. What is not on the list changes nothing; it stays
-in ``meta`` and is counted.
+A column is known by its name, however it is spelt (``imagePath``, ``image-path``), or by a value that looks like media
+or like a conversation. Empty values (None, "", [], {}, and lists of those) count as absent. What is not on the list
+changes nothing; it stays in ``meta`` and is counted. ``unread.py`` refuses what no reader took.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
 from mmpref.data.formats.contract import Row
+from mmpref.data.pairs import local_file
 from mmpref.data.quarantine import RowError
 
 
@@ -68,8 +68,13 @@ _FILE = r"(?:_(?:paths?|files?|filepaths?|filenames?|urls?|uris?|src|bytes|data|
 _COUNT = r"(?!(?:num|n|has|is|no|max|min|len|total|count|with|without)_)"  # ``num_images`` is no image
 _MAIN_IMAGE = re.compile(rf"(?:image|img|picture|pic|photo|screenshot|figure)s?{_FILE}")
 _MAIN_MEDIA = re.compile(rf"media{_FILE}")
-_NAME_OF_IMAGE = re.compile(r"(?:image|img|picture|pic|photo|coco|vg)_(?:ids?|names?)")
-_OTHER_IMAGE = re.compile(rf"{_COUNT}(?:\w+_)?(?:image|img)s?{_FILE}(?:_?\d+)?")
+_NAME_OF_IMAGE = re.compile(
+    r"(?:image|img|picture|pic|photo|coco|vg)_(?:ids?|names?)"
+    r"|(?:image|img|picture|pic|photo)s?_(?:files?_names?|keys?|locations?|locs?|refs?|references?|uids?|uuids?"
+    r"|(?:rel|relative|abs|absolute|local|full|orig|original)_(?:paths?|files?|urls?|names?))"
+    rf"|visuals?(?!_inputs?$)(?:_inputs?)?(?=_){_FILE}"
+)
+_OTHER_IMAGE = re.compile(rf"{_COUNT}(?:\w+_)?(?:image|img)s?{_FILE}(?:_?\d+|_[a-d])?")
 _VIDEO = re.compile(
     rf"{_COUNT}(?:(?:\w+_)?videos?|frames?|(?:video_?)?clips?|youtube|yt){_FILE}(?:_(?:ids?|names?))?(?:_?\d+)?"
 )
@@ -79,7 +84,8 @@ _BOXES = re.compile(rf"{_COUNT}(?:\w+_)?(?:bbox|box|polygon|segmentation)(?:e?s)
 
 SYSTEM_COLUMNS = (
     "system", "system_prompt", "system_message", "system_instruction", "system_content", "system_text", "system_msg",
-    "system_instructions", "system_prompt_text", "sys", "sys_prompt", "sys_msg", "preamble",
+    "system_instructions", "system_prompt_text", "sys", "sys_prompt", "sys_msg", "preamble", "system_prompts",
+    "system_messages", "developer_message", "developer_prompt", "developer_instructions",
 )  # fmt: skip
 TEMPLATE_COLUMNS = ("template_kwargs", "chat_template_kwargs")
 _NAMES: dict[str, Column] = {
@@ -121,7 +127,7 @@ _AUDIO_ENDINGS = (".mp3", ".wav", ".flac", ".ogg", ".m4a", ".opus", ".aac")
 _ENDINGS = (*_IMAGE_ENDINGS, *_VIDEO_ENDINGS, *_AUDIO_ENDINGS)
 _ENCODED = ("data:image/", "data:video/", "data:audio/", "iVBORw0KGgo", "/9j/4", "R0lGOD", "UklGR")
 _MEDIA_KEYS = frozenset({"bytes", "path", "url", "array", "sampling_rate"})
-_MEDIA_KINDS = (IMAGES, VIDEO, AUDIO, MEDIA, BOXES)
+MEDIA_KINDS = (IMAGES, VIDEO, AUDIO, MEDIA, BOXES)
 _MEDIA_BYTES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"ID3", b"\x1aE\xdf\xa3", b"OggS")
 
 
@@ -212,7 +218,7 @@ def standard(row: Row, *, check: bool = True) -> Row:
         if column.kind is TURNS:
             if key != "instruction" and is_empty(value):  # alpaca's may be empty, with the question in ``input``
                 empty.add(key)
-        elif is_empty(value) or (value is False and column.kind in _MEDIA_KINDS):
+        elif is_empty(value) or (value is False and column.kind in MEDIA_KINDS):
             empty.add(key)
         elif column.use == "early":
             if check and not _is_count(key, value, column.kind):
@@ -293,120 +299,44 @@ def looks_like_media(value: Any) -> bool:
     return isinstance(value, list | tuple) and any(looks_like_media(item) for item in value[:100])
 
 
-def refuse_unread(left: Row, *, images: Sequence[Any], texts: Iterable[str], told: Sequence[str] = ()) -> None:
-    """Refuse a row of which no reader took a column that changes the pair.
-
-    Args:
-        left: the columns that were not read, without empty ones.
-        images: the images that were read.
-        texts: what the pair says, prompt and answers: a column that only repeats it changes nothing.
-        told: columns that the format knows and leaves out, which its description says.
-
-    Raises:
-        RowError: the first such column, what it is, and what to do.
-    """
-    said: str | None = None
-    for key, value in left.items():
-        column = column_of(key)
-        if column is None:
-            if not looks_like_media(value):
-                if not images and key not in told:
-                    _refuse_media_below(value, str(key))
-                continue
-        elif column.use == "early" or is_empty(value):
-            continue
-        if key in told:
-            continue
-        kind = MEDIA if column is None else column.kind
-        if kind in (IMAGES, IMAGE_NAME, MEDIA):
-            if column is not None and column.use == "named":
-                is_read = bool(images)
-            else:
-                is_read = isinstance(value, int | float) or (
-                    (column is None or column.use == "main") and names_the_same(value, images)
-                )
-        elif kind is TURNS:
-            said = "\n".join(texts) if said is None else said
-            is_read = all(piece.strip() in said for piece in _pieces(value))
-        else:
-            is_read = False
-        if not is_read:
-            refuse(key, kind)
+def ends_like_an_image(value: Any) -> bool:
+    """A text with the ending of a picture's file."""
+    if type(value) is not str or ("." not in value[-8:] and "?" not in value and "#" not in value):
+        return False
+    return len(value) <= 2048 and "\n" not in value and _path_of(value).rstrip().endswith(_IMAGE_ENDINGS)
 
 
-def refuse_media_inside(items: Iterable[Row], where: str) -> None:
-    """Refuse a row with media inside of an answer, or of a mapping beside a prompt without images.
-
-    Raises:
-        RowError: the first key that is on the list for images, video or audio, and holds something.
-    """
-    for item in items:
-        for key, column in listed(tuple(item)):
-            value = item[key]
-            is_media = column.kind in _MEDIA_KINDS and not isinstance(value, int | float)
-            if is_media and not is_empty(value):
-                refuse(f"{where}.{key}", column.kind)
-
-
-def _refuse_media_below(value: Any, where: str, depth: int = 6) -> None:
-    """Refuse a row without images that has media anywhere inside of a column: in mappings, in lists, in JSON text.
-
-    Raises:
-        RowError: the first one, by its key or by its value.
-    """
-    if type(value) is str:
-        if value[:1] not in ("{", "["):
-            return
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            return
-    if depth == 0 or not isinstance(value, Mapping | list | tuple):
-        return
-    if isinstance(value, Mapping):
-        refuse_media_inside([value], where)
-        inner = [(f"{where}.{key}", item) for key, item in value.items()]
-    else:
-        inner = [(f"{where}[{place}]", item) for place, item in enumerate(value[:100])]
-    for name, item in inner:
-        if looks_like_media(item):
-            refuse(name, MEDIA)
-        _refuse_media_below(item, name, depth - 1)
-
-
-def refuse(key: str, kind: Kind) -> NoReturn:
-    """Refuse the row for a column."""
-    raise RowError(f"column {key!r} holds {kind.name}, which is not read here: {kind.advice}", reason=kind.reason)
+def refuse(key: str, kind: Kind, *, inside: bool = False) -> NoReturn:
+    """Refuse the row for a column, or for what stands inside of one."""
+    move = "make it a column of its own: " if inside and kind in (IMAGES, MEDIA, SYSTEM) else ""
+    detail = f"column {key!r} holds {kind.name}, which is not read here: {move}{kind.advice}"
+    raise RowError(detail, reason=kind.reason)
 
 
 def names_the_same(value: Any, images: Sequence[Any]) -> bool:
-    """Whether a column names the images that were read: the same file names, or names for embedded ones."""
+    """Whether a column names the images that were read: the same files, or names for embedded ones."""
     given = value if isinstance(value, list | tuple) else [value]
     if not images or len(given) != len(images):
         return False
     return all(
-        isinstance(name, str) and (not isinstance(image, str) or _file_name(name) == _file_name(image))
+        isinstance(name, str) and (not isinstance(image, str) or _same_file(name, image))
         for name, image in zip(given, images, strict=True)
     )
 
 
-def _file_name(path: str) -> str:
-    return re.split(r"[?#]", path)[0].replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
+def _same_file(one: str, two: str) -> bool:
+    """Whether two paths may be one file: one is the end of the other, folder by folder (``1.jpg``, ``orig/1.jpg``).
+
+    Of an address and a local copy only the file names are compared: the folders of the two have nothing in common.
+    """
+    if one == two:
+        return True
+    first, second = _folders(one), _folders(two)
+    num_same = 1 if ("://" in local_file(one)) != ("://" in local_file(two)) else min(len(first), len(second))
+    return bool(num_same) and first[-num_same:] == second[-num_same:]
 
 
-_SEPARATE = re.compile(r"<image>\n?")
-
-
-def _pieces(value: Any) -> Iterator[str]:
-    """Every text inside a value that is not a role or a kind of part, placeholders left out."""
-    if isinstance(value, str):
-        yield from _SEPARATE.split(value)
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            if key not in ("role", "from", "type"):
-                yield from _pieces(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _pieces(item)
-    elif value is not None:
-        yield str(value)
+def _folders(path: str) -> list[str]:
+    """The folders of a path or an address, and the file's name."""
+    path = re.split(r"[?#]", local_file(path))[0].partition("://")[2] or re.split(r"[?#]", local_file(path))[0]
+    return [piece for piece in path.replace("\\", "/").split("/") if piece not in ("", ".")]

@@ -23,9 +23,9 @@ from mmpref.data.formats.border import (
     text,
     turn,
 )
-from mmpref.data.formats.columns import refuse_media_inside
 from mmpref.data.formats.contract import Format, FormatOptions, Row
 from mmpref.data.formats.suites import SHAREGPT_ROLES, has_image, images_of
+from mmpref.data.formats.unread import refuse_media_inside
 
 
 def _povid(row: Row, options: FormatOptions) -> list[dict[str, Any]]:

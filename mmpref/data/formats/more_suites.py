@@ -9,9 +9,9 @@ from typing import Any
 from mmpref.data.formats.assembly import canonical
 from mmpref.data.formats.border import Message, fault, has, is_turns, number, shown, without_none
 from mmpref.data.formats.chat import InParts, chat_answer, chat_messages, images_in_parts, with_places
-from mmpref.data.formats.columns import refuse_media_inside
 from mmpref.data.formats.contract import Format, FormatOptions, Row
 from mmpref.data.formats.suites import images_of
+from mmpref.data.formats.unread import refuse_media_inside
 
 
 def _pair(

@@ -22,9 +22,9 @@ from mmpref.data.formats.border import (
     turn,
 )
 from mmpref.data.formats.chat import with_places
-from mmpref.data.formats.columns import refuse_media_inside, refuse_unread
 from mmpref.data.formats.contract import Format, FormatOptions, Row
 from mmpref.data.formats.suites import OPENAI_ROLES, has_image, images_of, is_math
+from mmpref.data.formats.unread import refuse_media_inside, refuse_unread
 from mmpref.data.quarantine import RowError
 
 ASPECTS = ("Helpfulness", "Ethical Considerations", "Visual Faithfulness")
@@ -145,7 +145,8 @@ def _chat_pair(
     if asked.strip() != first.strip():
         raise fault("prompt_differs", "'prompt' is not the first thing that the user says")
     if has(row, "messages") and row["messages"] != row["chosen"]:  # as a rule, the preferred conversation once more
-        refuse_unread({"messages": row["messages"]}, images=(), texts=[said for _, said in (*better, worse[-1])])
+        said = [said for _, said in (*better, worse[-1])]
+        refuse_unread({"messages": row["messages"]}, images=(), prompt=said, answers=())
     ids = ("id",) if row.get("prompt_id") is None else ("id", "prompt_id")
     images = images_of(row, options)
     return canonical(

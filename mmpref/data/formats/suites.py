@@ -35,6 +35,7 @@ from mmpref.data.formats.shared import take_shared, with_system
 from mmpref.data.pairs import PAIR_KEYS
 from mmpref.records import ROLES
 
+_BOTH = "the row has both 'image' and 'images', and they are not the same; put all that the prompt shows under 'images'"
 OPENAI_ROLES: dict[str, str] = {role: role for role in ROLES}
 SHAREGPT_ROLES: dict[str, str] = {"human": "user", "gpt": "assistant", "system": "system"}
 
@@ -70,7 +71,7 @@ def _says_nothing(key: str, value: Any) -> bool:
 
 def _trl(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     if has(row, "image", "images"):
-        raise fault("images", "the row has both 'image' and 'images'")
+        raise fault("images", _BOTH)
     images = images_of(row, options)
     inside = InParts()
     if isinstance(row.get("prompt"), str):
@@ -94,7 +95,7 @@ def _trl(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
 def images_of(row: Row, options: FormatOptions) -> Images:
     """The images of a row under whichever of the two names it uses."""
     if has(row, "image", "images"):
-        raise fault("images", "the row has both 'image' and 'images'")
+        raise fault("images", _BOTH)
     key = "images" if has(row, "images") else "image"
     return read_images(row.get(key), key, options)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from mmpref.data.formats.border import fault, refuse_placeholders, text_of
 from mmpref.data.formats.contract import Row
+from mmpref.data.formats.written_out import is_written_out
 
 SHAREGPT_TAGS = {"user": "human", "assistant": "gpt", "system": "system"}
 
@@ -35,7 +36,7 @@ def to_trl(row: Row) -> dict[str, Any]:
 
 def to_alpaca(row: Row) -> dict[str, Any]:
     """LLaMA-Factory's alpaca ranking row: the last question is ``instruction``, earlier turns are ``history``."""
-    written = _start(row, "response_prefix", "rejected_images")
+    written = _start(row, "response_prefix", "rejected_images", plain=True)
     system, turns = _system(row)
     written |= {"instruction": turns[-1][1], "input": ""}
     if system:
@@ -80,10 +81,19 @@ def to_ms_swift(row: Row) -> dict[str, Any]:
     return _finish(written, row)
 
 
-def _start(row: Row, *not_held: str, template_keys: frozenset[str] | None = frozenset({"tools"})) -> dict[str, Any]:
-    """What every row begins with; tools as JSON text, where the target takes them so."""
+def _start(
+    row: Row, *not_held: str, template_keys: frozenset[str] | None = frozenset({"tools"}), plain: bool = False
+) -> dict[str, Any]:
+    """What every row begins with; tools as JSON text, where the target takes them so. ``plain``: it has no messages."""
     if row.get("rejected") is None:
         raise fault("no_rejected", "the row has no 'rejected' answer, and the target is a preference format")
+    prompt = [{"role": message["role"], "content": _parts(message)} for message in row["prompt"]]
+    if is_written_out(prompt, row["chosen"], row["rejected"], plain=plain):
+        raise fault(
+            "literal_chat_markup",
+            "the prompt or an answer holds marks of a chat template as text, and a reader of the written row would "
+            "take them for marks; take them out",
+        )
     for key in not_held:
         if row.get(key) is not None:
             raise fault(

@@ -211,6 +211,18 @@ def test_inverted_and_tied_scores_are_counted(folder: Path, tmp_path: Path) -> N
     assert report.scores == {"lowest": 1.0, "highest": 4.0, "inverted": 1, "tied": 1}
 
 
+def test_answers_that_begin_with_the_question_are_counted(folder: Path, tmp_path: Path) -> None:
+    asked = "What stands on the table beside the window?"
+    prompt = turn("<image>", f"{asked}\n")
+    rows: list[Row | bytes] = [
+        row("a", prompt=prompt, chosen=f"{asked} A cup.", rejected=f"{asked}\nA dog."),
+        row("b", prompt=prompt, chosen=f"{asked} A cup."),
+        row("c", chosen="What is here? A cup.", rejected="What is here? A dog."),
+    ]
+    report = run(write(folder, rows), tmp_path / "out")
+    assert (report.used, report.repeat_prompt, report.as_json()["repeat_prompt"]) == (3, 1, 1)
+
+
 def test_the_allowed_share_decides(folder: Path, tmp_path: Path) -> None:
     path = write(folder, [*(row(f"r{number}") for number in range(9)), row("bad", chosen="")])
     strict, lenient = run(path, tmp_path / "a"), run(path, tmp_path / "b", max_bad_fraction=0.1)

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from mmpref.data.formats import to_canonical
+from mmpref.data.pairs import pair_from_row
 from mmpref.data.quarantine import RowError
+from mmpref.records import PreferencePair
 
 Row = dict[str, Any]
 PLAIN: Row = {"prompt": "What is it?", "chosen": "A cat.", "rejected": "A dog."}
@@ -96,3 +98,94 @@ def test_one_image_in_both_usual_columns_is_one_image() -> None:
     assert row["images"] == ["x/a.png"]
     with pytest.raises(RowError, match="both 'image' and 'images'"):
         to_canonical({**PLAIN, "image": "x/a.png", "images": ["x/b.png"]})
+
+
+@pytest.mark.parametrize("mark", ["(<image>./</image>)\n", "<image></image>", "<image>./</image>\n"])
+def test_a_place_of_two_tags_is_one_place(mark: str) -> None:
+    """MiniCPM's files write ``(<image>./</image>)`` where others write ``<image>``."""
+    wanted = [{"type": "image"}, {"type": "text", "text": "What is it?"}]
+    answers = {side: PLAIN[side] for side in ("chosen", "rejected")}
+    for row in (
+        {**PLAIN, "prompt": f"{mark}What is it?"},
+        {**answers, "question": f"{mark}What is it?"},
+        {**answers, "instruction": f"{mark}What is it?"},
+        {"messages": [{"role": "user", "content": f"{mark}What is it?"}, {"role": "assistant", "content": "A cat."}],
+         "rejected_response": "A dog."},
+    ):  # fmt: skip
+        (read,) = to_canonical({**row, "images": ["a.png"]})
+        assert (read["images"], read["prompt"][0]["content"]) == (["a.png"], wanted)
+        with pytest.raises(RowError) as caught:
+            to_canonical(row)
+        assert caught.value.reason in ("literal_placeholder", "image_count")
+    two = {**PLAIN, "prompt": f"{mark}or {mark}?", "images": ["a.png", "b.png"]}
+    (read,) = to_canonical(two)
+    assert [part["type"] for part in read["prompt"][0]["content"]] == ["image", "text", "image", "text"]
+
+
+@pytest.mark.parametrize("text", ["<image>a cat</image>\nWhat?", "What?</image>", "<image>\n</image>What?"])
+def test_the_end_of_a_place_is_no_text_and_no_excuse(text: str) -> None:
+    for more in ({}, {"images": ["a.png"]}):
+        with pytest.raises(RowError, match="image>") as caught:
+            to_canonical({**PLAIN, **more, "prompt": text})
+        assert caught.value.reason == "literal_placeholder"
+    feed = "Why is <channel><image><url>x</url></image></channel> refused?"
+    for literal in (feed, "How do I close <image>x</image> in XML?"):
+        (read,) = to_canonical({**PLAIN, "prompt": literal})
+        assert read["prompt"][0]["content"][0]["text"] == literal
+
+
+@pytest.mark.parametrize("mark", ["(<video>./</video>)", "<video></video>", "(<audio>./</audio>)", "<audio></audio>"])
+def test_a_place_of_two_tags_for_another_medium_is_refused(mark: str) -> None:
+    with pytest.raises(RowError) as caught:
+        to_canonical({**PLAIN, "prompt": f"{mark}\nWhat is it?"})
+    assert caught.value.reason in mark
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "<img src='a.jpg'>", '<img class="x" src="images/a.png" alt="a cat"/>', "<IMG SRC=a.gif>", "![](a.jpg)",
+        "![a cat](images/a.PNG)", '![a](a.webp "a title")', '<img src="data:image/png;base64,aaaa">',
+        "![](data:image/png;base64,aaaa)", "![x](<a.jpg>)",
+    ],
+)  # fmt: skip
+def test_a_picture_file_in_a_text_without_images_is_refused(mark: str) -> None:
+    for prompt in (f"{mark}\nWhat is it?", f"What is it?\n{mark}"):
+        for row in ({**PLAIN, "prompt": prompt}, {**PLAIN, "id": "1", "prompt": [{"role": "user", "content": prompt}]}):
+            with pytest.raises(RowError, match="shows the picture") as caught:
+                pair_of(row)
+            assert caught.value.reason == "literal_placeholder"
+        placed = {**PLAIN, "prompt": prompt.replace(mark, "<image>"), "images": ["a.jpg"]}
+        assert pair_of(placed).prompt[0].num_images == 1, "give the picture and write <image> in its place"
+        assert pair_of({**PLAIN, "prompt": "What is it?"}).images == (), "or take the mark out"
+    literal = [{"type": "text", "text": f"{mark}\nWhat is it?"}]
+    assert pair_of({**PLAIN, "id": "1", "prompt": [{"role": "user", "content": literal}]}).images == ()
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "Why is <img src='a.jpg'> not centred in HTML?", "`![](a.jpg)` shows nothing", "<p><img src=a.png></p> bad",
+        "How do I show ![a](b.png) in Markdown?", "<img src={logo} alt='x'> in my page", "See [the plan](plan.png).",
+        "Is an <img> without source allowed?", "![formula](notes.txt)", "a ![b] (c.jpg)", "if (!x[1](a)) b.jpg",
+    ],
+)  # fmt: skip
+def test_a_text_about_pictures_in_code_stays(prompt: str) -> None:
+    about = prompt.replace("<img>", "<img >")
+    assert (pair_of({**PLAIN, "prompt": about}).prompt[0].text, pair_of({**PLAIN, "prompt": about}).meta) == (about, {})
+
+
+def test_links_to_pictures_of_other_sites_are_counted() -> None:
+    """Questions copied from forums are full of them; the rows are used, and the count says what the model lacks."""
+    prompt = "It looks so: ![enter image description here](https://i.e.org/a.png) and <img src='http://e.org/b.jpg'>"
+    pair = pair_of({**PLAIN, "prompt": prompt})
+    assert (pair.prompt[0].text, pair.meta) == (prompt, {"pictures_by_link": 2})
+    shown = pair_of({**PLAIN, "prompt": prompt, "images": ["a.png"]})
+    assert (len(shown.images), shown.meta) == (1, {})
+
+
+def pair_of(row: Row) -> PreferencePair:
+    if row.get("id") is not None and "images" not in row:
+        return pair_from_row(row, source="test", line=1)
+    (found,) = to_canonical(row, place="file:1")
+    return pair_from_row(found, source="test", line=1)

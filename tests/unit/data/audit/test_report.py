@@ -133,6 +133,22 @@ def test_an_answer_that_continues_the_other_is_counted():
     assert audit(pairs, images=None).similarity.num_one_continues_other == 1
 
 
+def test_answers_that_begin_with_the_question_are_told():
+    asked = "What stands on the table beside the window?"
+    pairs = [
+        pair("a", f"{asked} A cup.", f" {asked}\nA dog.", question=asked),
+        pair("b", f"{asked} A cup.", "A dog.", question=asked),
+        pair("c", "What? A cup.", "What? A dog.", question="What?"),  # short: said by chance
+        pair("d", f"{asked} A cup.", rejected=None, question=asked, images=("x.jpg",)),
+    ]
+    report = audit(pairs, images=None)
+    assert report.repeats.num_repeat_prompt == 2
+    assert ("answers that begin with the question", "2") in report.rows()
+    assert any(line.startswith("the answers of 2 rows begin with the whole question") for line in report.warnings)
+    cut = [pair("a", "A cup.", "A dog.", question=asked)]
+    assert not audit(cut, images=None).warnings
+
+
 def test_repeats_and_contradictions():
     pairs = [
         pair("a", "yes", "no"),

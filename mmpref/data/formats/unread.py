@@ -1,0 +1,258 @@
+"""What no reader took and what would change the pair: its row is refused, by the column's name or by its value.
+
+A column that only repeats what the pair says anyway changes nothing. What that may be differs: a whole conversation
+holds the answers too, while choices, a context or earlier turns must stand in the prompt, where the model sees them.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from mmpref.data.formats.columns import (
+    IMAGE_NAME,
+    IMAGES,
+    MEDIA,
+    MEDIA_KINDS,
+    SYSTEM,
+    TURNS,
+    Column,
+    column_of,
+    ends_like_an_image,
+    is_empty,
+    listed,
+    looks_like_media,
+    names_the_same,
+    refuse,
+    spelt,
+)
+from mmpref.data.formats.contract import Row
+from mmpref.data.quarantine import RowError
+
+_WHOLE = frozenset({"messages", "conversation", "conversations", "dialogue", "dialog", "turns"})
+"""Columns that hold a whole conversation, its answer included."""
+_ASKS = frozenset({"user", "human", "system", "developer"})
+_JUDGES = re.compile(
+    r"(?:^|_)(?:judge|judge?ment|critic|critique|grader?|grading|review|annotation|annotator|evaluation|evaluator|label"
+    r"|labell?ing|rating|ranking|reward|verifier|feedback|generation|generator|raw)s?_"
+)
+"""Conversations with a judge are about the answers, and what a generator was told is no part of the prompt as given:
+argilla's sets have ``labelling_prompt``, ``generation_prompt``."""
+_OF_IMAGE = re.compile(r"(?:image|img|picture|pic|photo|visual)s?_(?P<rest>\w+)")
+_ABOUT_IMAGE = re.compile(
+    r"(?:^|_)(?:captions?|desc(?:ription)?s?|texts?|ocr|width|height|size|wh|hw|shape|dims?|ratio|resolution|formats?"
+    r"|mime|types?|modes?|quality|category|categories|class(?:es)?|labels?|tags?|titles?|alts?|sources?|datasets?|origin"
+    r"|styles?|prompts?|questions?|topics?|domains?|genres?|themes?|counts?|num|hash|md5|sha\w*|licen[cs]es?|models?"
+    r"|splits?|lang(?:uage)?|authors?|credits?|status|difficulty|scores?|ratings?|colou?rs?|summary|keywords?|objects?"
+    r"|relevance|dependency|required|needed|generator|subset|task|group|date|time|note|comments?|page|extension|ext)$"
+)
+_NO_NAME = frozenset({"none", "null", "nan", "n/a", "na", "no", "-"})
+
+
+def refuse_unread(
+    left: Row, *, images: Sequence[Any], prompt: Sequence[str], answers: Sequence[str], told: Sequence[str] = ()
+) -> None:
+    """Refuse a row of which no reader took a column that changes the pair.
+
+    Args:
+        left: the columns that were not read, without empty ones.
+        images: the images that were read.
+        prompt: the texts of the prompt: a column that only repeats them changes nothing.
+        answers: what the pair says beside it; only a whole conversation may repeat that too.
+        told: columns that the format knows and leaves out, which its description says.
+
+    Raises:
+        RowError: the first such column, what it is, and what to do.
+    """
+    for key, value in left.items():
+        column = column_of(key)
+        whole = False  # whether it may hold the answer as well
+        if column is not None:
+            if column.use == "early" or is_empty(value) or key in told:
+                continue
+            kind = column.kind
+            whole = spelt(key) in _WHOLE
+        elif looks_like_media(value):
+            kind = MEDIA
+        elif (
+            (type(value) is not str or value[:1] == "[")
+            and _is_talk(value)
+            and not _JUDGES.search(f"{spelt(str(key))}_")
+        ):
+            kind, whole = TURNS, True
+        else:
+            if not images and key not in told:
+                if type(value) is not str or value[:1] in ("{", "["):
+                    _refuse_media_below(value, str(key))
+                if _may_be_an_image(key):
+                    _refuse_name_of_image(value, str(key))
+            continue
+        if key in told:
+            continue
+        if kind in (IMAGES, IMAGE_NAME, MEDIA):
+            is_read = _is_shown(value, column, images)
+        elif kind is TURNS:
+            is_read = _is_said(value, (*prompt, *answers) if whole else prompt)
+        else:
+            is_read = False
+        if not is_read:
+            refuse(key, kind)
+
+
+def _is_shown(value: Any, column: Column | None, images: Sequence[Any]) -> bool:
+    """Whether a column of an image says nothing beside the images that were read."""
+    if column is not None and column.use == "named":
+        return bool(images) or (isinstance(value, str) and value.strip().lower() in _NO_NAME)
+    if isinstance(value, int | float):
+        return True
+    return (column is None or column.use == "main") and names_the_same(value, images)
+
+
+def _is_said(value: Any, texts: Sequence[str]) -> bool:
+    """Whether every text inside a value stands in the texts, as words of its own (``No`` does not stand in ``Now``)."""
+    said = "\n".join(texts)
+    return all(_stands_in(piece.strip(), said) for piece in _pieces(value))
+
+
+def _stands_in(piece: str, said: str) -> bool:
+    place = said.find(piece)
+    while place >= 0:
+        end = place + len(piece)
+        if not (_goes_on(said[place - 1 : place] + piece[:1]) or _goes_on(piece[-1:] + said[end : end + 1])):
+            return True
+        place = said.find(piece, place + 1)
+    return False
+
+
+def _goes_on(two: str) -> bool:
+    """Two letters or digits of one word; scripts without spaces have no such ends."""
+    return len(two) == 2 and two.isascii() and two.isalnum()
+
+
+def _is_talk(value: Any) -> bool:
+    """A list of messages in which someone asks; the answers of several models are none."""
+    if type(value) is str:
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return False
+    if not isinstance(value, list | tuple) or not value:
+        return False
+    roles = []
+    for item in value:
+        if not isinstance(item, Mapping):
+            return False
+        role, said = (
+            (item.get("role"), item.get("content")) if "role" in item else (item.get("from"), item.get("value"))
+        )
+        if role is None or is_empty(said):
+            return False
+        roles.append(role)
+    return any(isinstance(role, str) and role.lower() in _ASKS for role in roles)
+
+
+def refuse_hidden(row: Row, meta: Row, *, id_key: str | None, images: Sequence[Any], prompt: Sequence[str]) -> None:
+    """Refuse a foreign row whose ``id``, ``source`` or ``meta`` holds what the pair lacks.
+
+    These go into the pair as they are, and nothing is read from them: a picture that only they name would be lost, and
+    so would a system prompt.
+
+    Raises:
+        RowError: the picture or the system prompt, where it stands, and what to do.
+    """
+    if not images:
+        for key in ("source", id_key):
+            value = None if key is None else row.get(key)
+            if type(value) is str and ends_like_an_image(value):
+                raise RowError(
+                    f"{key!r} is {value[:80]!r}, the name of a picture, and the row has no image: give the "
+                    f"picture's path under 'images', or take the ending off {key!r} if the row is about none",
+                    reason=MEDIA.reason,
+                )
+    if not meta:
+        return
+    if not images:
+        _refuse_media_below(meta, "meta")
+    for key, column in listed(tuple(meta)):
+        value = meta[key]
+        if column.kind is SYSTEM and not is_empty(value) and not (isinstance(value, str) and value in prompt):
+            refuse(f"meta.{key}", SYSTEM, inside=True)
+
+
+def refuse_media_inside(items: Iterable[Row], where: str) -> None:
+    """Refuse a row with media inside of an answer, or of a mapping beside a prompt without images.
+
+    Raises:
+        RowError: the first key that is on the list for images, video or audio, and holds something.
+    """
+    for item in items:
+        for key, column in listed(tuple(item)):
+            value = item[key]
+            is_media = column.kind in MEDIA_KINDS and not isinstance(value, int | float)
+            if is_media and not is_empty(value):
+                refuse(f"{where}.{key}", column.kind, inside=True)
+
+
+def _refuse_media_below(value: Any, where: str, depth: int = 6) -> None:
+    """Refuse a row without images that has media anywhere inside of a column: in mappings, in lists, in JSON text.
+
+    Raises:
+        RowError: the first one, by its key or by its value.
+    """
+    if type(value) is str:
+        if value[:1] not in ("{", "["):
+            return
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return
+    if depth == 0 or not isinstance(value, Mapping | list | tuple):
+        return
+    if isinstance(value, Mapping):
+        refuse_media_inside([value], where)
+        inner = [(f"{where}.{key}", item) for key, item in value.items()]
+    else:
+        inner = [(f"{where}[{place}]", item) for place, item in enumerate(value[:100])]
+    for name, item in inner:
+        if looks_like_media(item):
+            refuse(name, MEDIA, inside=True)
+        _refuse_media_below(item, name, depth - 1)
+
+
+@functools.lru_cache(maxsize=4096)
+def _may_be_an_image(key: Any) -> bool:
+    found = _OF_IMAGE.fullmatch(spelt(key)) if isinstance(key, str) else None
+    return found is not None and _ABOUT_IMAGE.search(found["rest"]) is None
+
+
+def _refuse_name_of_image(value: Any, key: str) -> None:
+    """Refuse a row without images for a path under a name such as ``image_somewhere`` that the list does not know.
+
+    Raises:
+        RowError: the column.
+    """
+    for item in value if isinstance(value, list | tuple) else [value]:
+        is_path = isinstance(item, str) and ("/" in item or "\\" in item) and not any(map(str.isspace, item.strip()))
+        if is_path or isinstance(item, bytes):
+            refuse(key, IMAGE_NAME)
+
+
+_SEPARATE = re.compile(r"<image>\n?")
+
+
+def _pieces(value: Any) -> Iterator[str]:
+    """Every text inside a value that is not a role or a kind of part, placeholders left out."""
+    if isinstance(value, str):
+        yield from _SEPARATE.split(value)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            if key not in ("role", "from", "type"):
+                yield from _pieces(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _pieces(item)
+    elif value is not None:
+        yield str(value)

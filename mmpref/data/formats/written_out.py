@@ -1,0 +1,254 @@
+"""Plain-text prompts and answers that are written out in a chat template already.
+
+A chat template would write its own marks around them once more: the model would see the old marks as letters, and learn
+two ends of its turn. Where the marks leave no doubt they are taken off and the turns are read; the pair's ``meta`` says
+so, and the rows are counted. Where they do leave one, the row is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmpref.data.formats.border import IMAGE_PART, Message, Parts, fault, turn
+from mmpref.data.pairs import END_MARKS, END_TAKEN_OFF, MARKUP_TAKEN_OFF
+from mmpref.data.quarantine import RowError
+
+REASON, END_REASON = "chat_markup", "end_mark"
+_IMAGE = "\ufffc"
+"""Stands for an image while a text is taken apart; a text that holds it is not read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Markup:
+    """How one family of templates writes turns.
+
+    ``said`` is one whole turn, as (role, text); ``opening`` begins the answer; ``start`` may stand before everything.
+    What is ``inside`` of a text shows that turns cannot be told apart.
+    """
+
+    name: str
+    said: re.Pattern[str]
+    opening: str
+    inside: re.Pattern[str]
+    start: str = ""
+    plain: bool = False
+    """Made of words, not of tokens: anyone may write that, so it counts only from the beginning of a plain prompt."""
+
+
+def _of_tokens(name: str, head: str, end: str, opening: str, start: str = "") -> Markup:
+    """Turns between tokens; ``head`` has the role as its group."""
+    mark = re.escape(head.partition("ROLE")[0])
+    said = re.compile(
+        re.escape(head).replace("ROLE", r"(system|user|assistant|model)") + rf"(.*?){re.escape(end)}\n?", re.DOTALL
+    )
+    return Markup(name, said, opening, re.compile(rf"{mark}|{re.escape(end)}"), start)
+
+
+_FAMILIES = (
+    _of_tokens("ChatML", "<|im_start|>ROLE\n", "<|im_end|>", "<|im_start|>assistant"),
+    _of_tokens(
+        "Llama 3",
+        "<|start_header_id|>ROLE<|end_header_id|>\n\n",
+        "<|eot_id|>",
+        "<|start_header_id|>assistant<|end_header_id|>",
+        "<|begin_of_text|>",
+    ),
+    _of_tokens("Gemma", "<start_of_turn>ROLE\n", "<end_of_turn>", "<start_of_turn>model", "<bos>"),
+    _of_tokens("Zephyr", "<|ROLE|>\n", "</s>", "<|assistant|>", "<s>"),
+    _of_tokens("Phi-3", "<|ROLE|>\n", "<|end|>", "<|assistant|>", "<s>"),
+    Markup(
+        "HH",
+        re.compile(r"(?:\A|\n\n)(Human|Assistant): ?(.*?)(?=\n\n(?:Human|Assistant):|\Z)", re.DOTALL),
+        "\n\nAssistant:",
+        re.compile(r"(?:\A|\n\n)(?:Human|Assistant):"),
+        plain=True,
+    ),
+)
+_ROLES = {"Human": "user", "Assistant": "assistant", "model": "assistant"}
+_THINK = r"(?:\s*<think>\s*(?:</think>)?)?\s*\Z"
+_OPENED = re.compile(
+    r"(?:<\|im_start\|>assistant(?:<\|im_sep\|>)?|<\|start_header_id\|>assistant<\|end_header_id\|>|<start_of_turn>model"
+    r"|<\|[Aa]ssistant\|>|<｜Assistant｜>|<\|start\|>assistant|<\|start_of_role\|>assistant<\|end_of_role\|>"
+    r"|<\|CHATBOT_TOKEN\|>|\[/INST\])" + _THINK
+)
+_OPENED_IN_WORDS = re.compile(r"(?:(?:\A|\s)USER:.*\sASSISTANT:|\n\nAssistant:)\s*\Z", re.DOTALL)
+_ANSWER_OPENED = re.compile(
+    r"\s*(?:<s>|<bos>|<\|begin_of_text\|>)?\s*(?:<\|im_start\|>(?:system|user|assistant)\b"
+    r"|<\|start_header_id\|>\w+<\|end_header_id\|>|<start_of_turn>(?:user|model)\b|<\|(?:system|user|assistant)\|>\n"
+    r"|\[INST\].*\[/INST\])",
+    re.DOTALL,
+)
+_ADVICE = "take the marks off, or give the turns as lists of messages under 'prompt', 'chosen' and 'rejected'"
+
+
+def may_be_written_out(prompt: Sequence[Message], chosen: str, rejected: str | None) -> bool:
+    """Whether a text holds anything that a mark begins or ends with; asked for every row, and seldom so."""
+    for answer in (chosen, rejected or ""):
+        if answer.endswith(">") or "<" in answer[:80] or "[" in answer[:80]:
+            return True
+        if answer[-1:].isspace() and answer.rstrip().endswith(">"):
+            return True
+    for part in prompt[-1]["content"] if prompt else ():
+        if part["type"] == "text" and _has_marks(part["text"]):
+            return True
+    return False
+
+
+def read_written_out(
+    prompt: Sequence[Message], chosen: str, rejected: str | None, *, plain: bool
+) -> tuple[list[Message], str, str | None, dict[str, Any]]:
+    """Prompt and answers without the marks of a chat template, and what was taken off, for ``meta``.
+
+    Args:
+        prompt: as the format reads it.
+        chosen: the better answer.
+        rejected: the worse one, if there is one.
+        plain: the prompt came as one text and not as messages, in which someone may quote ``Human:``.
+
+    Raises:
+        RowError: ``chat_markup`` or ``end_mark``, for marks that cannot be taken off without a guess.
+    """
+    found: dict[str, Any] = {}
+    turns, family = _turns(prompt, plain)
+    if family is not None:
+        found[MARKUP_TAKEN_OFF] = family.name
+    elif _is_opened(prompt, plain):
+        raise fault(REASON, f"the prompt is written out in a chat template, and not as turns alone: {_ADVICE}")
+    for side, answer in (("chosen", chosen), ("rejected", rejected or "")):
+        if _ANSWER_OPENED.match(answer):
+            raise fault(REASON, f"{side!r} begins with the marks of a chat template: {_ADVICE}")
+    if family is not None and family.plain:  # the blank after ``Assistant:``
+        chosen, rejected = chosen.removeprefix(" "), None if rejected is None else rejected.removeprefix(" ")
+    chosen, rejected, marks = _without_ends(chosen, rejected, family)
+    if marks:
+        found[END_TAKEN_OFF] = marks
+    return turns, chosen, rejected, found
+
+
+def is_written_out(prompt: Sequence[Message], chosen: str, rejected: str | None, *, plain: bool) -> bool:
+    """Whether reading a row back would take something off that is meant letter by letter here."""
+    try:
+        return bool(read_written_out(prompt, chosen, rejected, plain=plain)[3])
+    except RowError:
+        return True
+
+
+def _text(message: Message) -> str:
+    return "".join(part["text"] if part["type"] == "text" else _IMAGE for part in message["content"])
+
+
+def _has_marks(text: str) -> bool:
+    return "<" in text or "/INST]" in text or "ssistant:" in text or "ASSISTANT:" in text
+
+
+def _is_opened(prompt: Sequence[Message], plain: bool) -> bool:
+    """Whether the last turn ends where a template begins the answer, or begins with a whole turn of tokens."""
+    if not prompt or prompt[-1]["role"] != "user" or not _has_marks(text := _text(prompt[-1])):
+        return False
+    begin = text.lstrip(_IMAGE).lstrip()
+    if any(not family.plain and family.said.match(begin.removeprefix(family.start)) for family in _FAMILIES):
+        return True
+    tail = text[-200:]
+    return _OPENED.search(tail) is not None or (
+        plain and "ssistant:" in tail.lower() and _OPENED_IN_WORDS.search(text) is not None
+    )
+
+
+def _turns(prompt: Sequence[Message], plain: bool) -> tuple[list[Message], Markup | None]:
+    """The turns that a single user turn is written out of; the prompt as it is where it is not."""
+    if len(prompt) != 1 or prompt[0]["role"] != "user" or not _has_marks(_text(prompt[0])):
+        return list(prompt), None
+    written = _text(prompt[0])
+    if sum(part["type"] == "image" for part in prompt[0]["content"]) != written.count(_IMAGE):
+        return list(prompt), None
+    for family in _FAMILIES:
+        if (plain or not family.plain) and (turns := _in_family(written, family)):
+            return turns, family
+    return list(prompt), None
+
+
+def _in_family(written: str, family: Markup) -> list[Message] | None:
+    """The turns of a text that is nothing but turns of one family and, at its end, the beginning of the answer."""
+    body = written.lstrip(_IMAGE)
+    before = len(written) - len(body)  # images without a place of their own stand before everything
+    body = body.rstrip().removesuffix(family.opening) if body.rstrip().endswith(family.opening) else body
+    is_opened = len(body) < len(written) - before
+    body = body.lstrip("\n").removeprefix(family.start).lstrip("\n")
+    if family.plain and not is_opened:
+        return None
+    turns: list[tuple[str, str]] = []
+    place = 0
+    for match in family.said.finditer(body):
+        if match.start() != place or family.inside.search(match[2]):
+            return None
+        turns.append((_ROLES.get(match[1], match[1]), match[2].strip() if family.plain else match[2]))
+        place = match.end()
+    if not turns or body[place:].strip() or turns[-1][0] != "user":
+        return None
+    asked = [role for role, _ in turns].index("user")
+    found = []
+    for number, (role, said) in enumerate(turns):
+        if _IMAGE in said and role != "user":
+            return None
+        found.append(turn(role, _parts(_IMAGE * before + said if number == asked else said)))
+    return found
+
+
+def _parts(said: str) -> Parts | str:
+    if _IMAGE not in said:
+        return said
+    parts: Parts = []
+    for place, piece in enumerate(said.split(_IMAGE)):
+        if place:
+            parts.append(dict(IMAGE_PART))
+        if piece:
+            parts.append({"type": "text", "text": piece})
+    return parts
+
+
+def _without_ends(chosen: str, rejected: str | None, family: Markup | None) -> tuple[str, str | None, list[str]]:
+    """Both answers without the mark that ends a turn.
+
+    Raises:
+        RowError: one answer ends with one that may as well be a word of it ("it ends with </s>").
+    """
+    ends = [_end_of(chosen), _end_of(rejected or "")]
+    if not any(ends):
+        return chosen, rejected, []
+    if family is None and not all(ends):
+        side, answer, mark = ("chosen", chosen, ends[0]) if ends[0] else ("rejected", rejected or "", ends[1])
+        if not _closes(_unended(answer)):
+            raise fault(
+                END_REASON,
+                f"{side!r} ends with {mark}, a mark that the chat template writes: take it off, or put a full stop "
+                "after it if it is a word of the answer",
+            )
+    marks = list(dict.fromkeys(mark for mark in ends if mark))
+    return _unended(chosen), None if rejected is None else _unended(rejected), marks
+
+
+def _end_of(answer: str) -> str:
+    """The mark that an answer ends with; "" for one of nothing else, which is refused as empty."""
+    tail = answer.rstrip()
+    mark = next((mark for mark in END_MARKS if tail.endswith(mark)), "")
+    if mark == "</s>" and "<s>" in answer:  # struck out, in HTML
+        return ""
+    return mark if mark and _unended(answer).strip() else ""
+
+
+def _unended(answer: str) -> str:
+    left = answer.rstrip()
+    if not any(left.endswith(mark) for mark in END_MARKS):
+        return answer
+    while mark := next((mark for mark in END_MARKS if left.rstrip().endswith(mark)), None):
+        left = left.rstrip().removesuffix(mark)
+    return left
+
+
+def _closes(before: str) -> bool:
+    """Whether a mark after this text ends it, as models write it: right after a word, or after a sentence."""
+    last = before.rstrip()[-1:]
+    return last in ".!?…。！？)]}" or (before[-1:] == last and last not in "`'\"“‘(<")

@@ -1,0 +1,220 @@
+"""Prompts and answers that are written out in a chat template: read where that is exact, else refused, always told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mmpref.data.formats import FORMATS
+from mmpref.data.loading import load_pairs
+from mmpref.data.pairs import pair_to_row
+from mmpref.data.quarantine import Quarantine, RowError
+from mmpref.processing import ChatEncoder
+from mmpref.records import ImageRef
+from tests.tiny_vlms import CHATML as CHATML_TEMPLATE
+from tests.tiny_vlms import make_tokenizer
+from tests.unit.data.more_rows import ANSWERS, BAD, GOOD, Row, said
+from tests.unit.data.test_formats import read
+
+CHATML = "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ?<|im_end|>\n<|im_start|>assistant\n"
+TURNS = [("user", "Q?"), ("assistant", "Yes."), ("user", "More?")]
+WRITTEN: dict[str, tuple[str, str, list[tuple[str, str]]]] = {
+    "ChatML": (CHATML, "<|im_end|>\n", [("system", "S"), ("user", "Q?")]),
+    "ChatML, longer": (
+        "<|im_start|>user\nQ?<|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>\n<|im_start|>user\nMore?<|im_end|>\n"
+        "<|im_start|>assistant\n", "<|im_end|>", TURNS,
+    ),
+    "ChatML, not opened": ("<|im_start|>user\nQ?\n\nNow.<|im_end|>\n", "<|im_end|>", [("user", "Q?\n\nNow.")]),
+    "Llama 3": (
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|><|start_header_id|>user"
+        "<|end_header_id|>\n\nQ?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+        "<|eot_id|>", [("system", "S"), ("user", "Q?")],
+    ),
+    "Gemma": (
+        "<bos><start_of_turn>user\nQ?<end_of_turn>\n<start_of_turn>model\nYes.<end_of_turn>\n<start_of_turn>user\nMore?"
+        "<end_of_turn>\n<start_of_turn>model\n", "<end_of_turn>\n", TURNS,
+    ),
+    "Zephyr": ("<|system|>\n</s>\n<|user|>\nQ?</s>\n<|assistant|>\n", "</s>", [("system", ""), ("user", "Q?")]),
+    "Phi-3": ("<|user|>\nQ?<|end|>\n<|assistant|>\n", "<|end|>", [("user", "Q?")]),
+    "HH": ("\n\nHuman: Q?\n\nAssistant: Yes.\n\nHuman: More?\n\nAssistant:", "", TURNS),
+    "HH, cut": ("Human: Q?\n\nAssistant:", "", [("user", "Q?")]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ["prompt", "question", "instruction"])
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_prompt_of_nothing_but_turns_is_read_as_turns(name: str, key: str) -> None:
+    prompt, end, turns = WRITTEN[name]
+    blank = " " if name.startswith("HH") else ""
+    pair = read({key: prompt, "chosen": blank + GOOD + end, "rejected": blank + BAD + end})
+    assert [(turn.role, turn.text) for turn in pair.prompt] == turns
+    assert (pair.chosen, pair.rejected) == (GOOD, BAD)
+    assert pair.meta["chat_markup_taken_off"] == name.partition(",")[0]
+    assert pair.meta.get("end_marks_taken_off") == ([end.strip()] if end else None)
+    as_messages = read({"prompt": [said(*turn) for turn in turns], **answers(GOOD, BAD)})
+    assert (as_messages.prompt, as_messages.chosen) == (pair.prompt, GOOD), "as if it had come as messages"
+
+
+def answers(chosen: str, rejected: str) -> Row:
+    return {"chosen": [said("assistant", chosen)], "rejected": [said("assistant", rejected)]}
+
+
+ZEPHYR = (
+    "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [CHATML_TEMPLATE, ZEPHYR], ids=["chatml", "zephyr"])
+def test_a_row_that_a_template_wrote_becomes_the_tokens_that_it_wrote(template: str) -> None:
+    """The point of it all: marks once, as marks, and one end of the answer."""
+    tokenizer = make_tokenizer(template=template, unnamed=("<|system|>", "<|user|>", "<|assistant|>"))
+    turns = [said("system", "be brief ."), said("user", "what ?"), said("assistant", "a cat ."), said("user", "sure ?")]
+    written = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    end = "<|im_end|>" if template == CHATML_TEMPLATE else "</s>"
+    pair = read({"prompt": written, "chosen": f"yes{end}\n", "rejected": f"no{end}\n"})
+    assert [said(turn.role, turn.text) for turn in pair.prompt] == turns
+    encoded = ChatEncoder(tokenizer).encode("p", pair.prompt, [pair.chosen, pair.rejected or ""])
+    assert list(encoded.prompt) == tokenizer(written)["input_ids"]
+    assert [tokenizer.decode(list(answer)) for answer in encoded.answers] == [f"yes{end}", f"no{end}"]
+
+
+@pytest.mark.parametrize(
+    ("row", "parts"),
+    [
+        ({"prompt": CHATML, "image": "a.png"}, ["", "Q?"]),
+        ({"question": CHATML, "image": "a.png"}, ["", "Q?"]),
+        ({"prompt": CHATML.replace("Q?", "<image>\nQ?"), "image": "a.png"}, ["", "Q?"]),
+        ({"prompt": CHATML.replace("Q?", "Q? <image>"), "image": "a.png"}, ["Q? ", ""]),
+    ],
+)
+def test_images_keep_their_place_in_the_turns(row: Row, parts: list[str]) -> None:
+    pair = read({**row, **ANSWERS})
+    assert (pair.images, pair.prompt[0].text) == ((ImageRef("a.png"),), "S")
+    assert [part.text for part in pair.prompt[1].parts] == parts
+
+
+def test_a_column_may_repeat_what_was_written_out() -> None:
+    talks = [said("user", "Q?"), said("assistant", GOOD + "</s>")]
+    row = {"prompt": "Q?", "chosen": GOOD + "</s>", "rejected": BAD + "</s>", "messages": talks}
+    assert (read(row).chosen, read(row).meta["messages"]) == (GOOD, talks)
+    written = WRITTEN["HH"][0]
+    for column in (written, "Q?"):
+        assert read({"prompt": written, "query": column, **ANSWERS}).meta["query"] == column
+
+
+UNCLEAR = {
+    "[INST] Q? [/INST]": "Q?",
+    "<s>[INST] <<SYS>>\nS\n<</SYS>>\n\nQ? [/INST]": "Q?",
+    "A chat. USER: Q? ASSISTANT:": "Q?",
+    "Q?\n\nAssistant:": "Q?",
+    "Read this.\n\nHuman: Q?\n\nAssistant:": "Q?",
+    "Q?<|im_end|>\n<|im_start|>assistant\n": "Q?",
+    "<|im_start|>user\nQ?<|im_end|>\n<|im_start|>assistant\n<think>\n": "Q?",
+    "<|im_start|>user<|im_sep|>Q?<|im_end|><|im_start|>assistant<|im_sep|>": "Q?",
+    "<|im_start|>user\nWhat is <|im_start|>?<|im_end|>\n<|im_start|>assistant\n": "Q?",
+    "<｜User｜>Q?<｜Assistant｜>": "Q?",
+    "<start_of_turn>user\nQ?\n<start_of_turn>model\n": "Q?",
+    "<|im_start|>user\nQ?<|im_end|>\n<|im_start|>assistant\nWell,": "Q?",
+    "<|im_start|>user\nQ?<|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>\n": "Q?",
+    "<|user|>\nQ?</s>\nGo on.": "Q?",
+}
+
+
+@pytest.mark.parametrize("prompt", UNCLEAR)
+def test_a_prompt_that_is_opened_and_cannot_be_read_is_refused(prompt: str) -> None:
+    rows = [{"prompt": prompt}, {"question": prompt}, {"instruction": prompt}, {"prompt": prompt, "image": "a.png"}]
+    for row in rows[:3] if "USER:" in prompt else rows:  # LLaVA's, with an image, is mDPO's format
+        with pytest.raises(RowError, match="take the marks off, or give the turns as lists of messages") as caught:
+            read({**row, **ANSWERS})
+        assert caught.value.reason == "chat_markup"
+    asked = UNCLEAR[prompt]
+    assert read({"prompt": asked, **ANSWERS}).prompt[0].text == asked, "the first advice"
+    assert read({"prompt": [said("user", asked)], **answers(GOOD, BAD)}).prompt[0].text == asked, "the second"
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "What does <|im_start|> mean?", "Explain <|im_start|>assistant and its end.", "Why does it end in [/INST]?",
+        "Human: who are you?", "Write a talk that begins with Assistant: hello", "Assistant: who?\nHuman: me",
+        "Is <|user|> a token?", "a USER: b", "ASSISTANT:",
+    ],
+)  # fmt: skip
+def test_a_prompt_about_templates_stays(prompt: str) -> None:
+    pair = read({"prompt": prompt, **ANSWERS})
+    assert (pair.prompt[0].text, pair.meta) == (prompt, {})
+
+
+def test_what_someone_says_in_messages_may_end_with_a_name() -> None:
+    """Public sets of talks hold prompts that ask to go on with a dialogue."""
+    said_so = "\n\nHuman: Hi\n\nAssistant:"
+    assert read({"prompt": [said("user", said_so)], **answers(GOOD, BAD)}).prompt[0].text == said_so
+    talks = {side: [said("user", said_so), said("assistant", answer)] for side, answer in ANSWERS.items()}
+    assert read({"prompt": said_so, **talks}).prompt[0].text == said_so
+
+
+@pytest.mark.parametrize(
+    "mark", ["</s>", "<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<end_of_turn>", "<|end|>", "<|end_of_text|>"]
+)
+def test_the_end_of_a_turn_is_no_word_of_the_answer(mark: str) -> None:
+    for tail in (mark, mark + "\n", mark + mark, " " + mark):
+        pair = read({"prompt": "Q?", "chosen": GOOD + tail, "rejected": BAD + tail})
+        assert (pair.chosen.rstrip(), pair.rejected.rstrip()) == (GOOD, BAD)  # type: ignore[union-attr]
+        assert pair.meta == {"end_marks_taken_off": [mark]}
+    one = read({"prompt": "Q?", "chosen": GOOD, "rejected": BAD + mark, "image": "a.png"})
+    assert (one.chosen, one.rejected, one.meta) == (GOOD, BAD, {"end_marks_taken_off": [mark]})
+    in_messages = read({"prompt": [said("user", "Q?")], **answers(GOOD + mark, BAD + mark)})
+    assert (in_messages.chosen, in_messages.rejected) == (GOOD, BAD)
+
+
+def test_an_end_that_may_be_a_word_is_refused_and_one_of_html_stays() -> None:
+    for answer in ("The token is </s>", "It stops at <|im_end|>"):
+        with pytest.raises(RowError, match="put a full stop after it") as caught:
+            read({"prompt": "Q?", "chosen": answer, "rejected": BAD})
+        assert caught.value.reason == "end_mark"
+        assert read({"prompt": "Q?", "chosen": answer + ".", "rejected": BAD}).chosen == answer + "."
+        assert read({"prompt": "Q?", "chosen": answer.rpartition(" ")[0], "rejected": BAD}).meta == {}
+    about = read({"prompt": "Q?", "chosen": "<|im_start|> opens a turn.", "rejected": "[INST] does"})
+    assert (about.chosen, about.rejected, about.meta) == ("<|im_start|> opens a turn.", "[INST] does", {})
+    html = read({"prompt": "Q?", "chosen": "Write <s>old</s>", "rejected": "Write <s>x</s>"})
+    assert (html.chosen, html.meta) == ("Write <s>old</s>", {})
+    with pytest.raises(RowError) as caught:
+        read({"prompt": "Q?", "chosen": "</s>", "rejected": BAD})
+    assert caught.value.reason == "empty_response"
+
+
+@pytest.mark.parametrize(
+    "begin", ["<|assistant|>\n", "<|im_start|>assistant\n", "<start_of_turn>model\n", "[INST] Q? [/INST] "]
+)
+def test_an_answer_that_begins_with_a_turn_is_refused(begin: str) -> None:
+    for row in ({"chosen": begin + GOOD, "rejected": begin + BAD}, answers(begin + GOOD, begin + BAD)):
+        prompt = "Q?" if isinstance(row["chosen"], str) else [said("user", "Q?")]
+        with pytest.raises(RowError, match="'chosen' begins with the marks of a chat template") as caught:
+            read({"prompt": prompt, **row})
+        assert caught.value.reason == "chat_markup"
+
+
+def test_the_rows_that_lost_marks_are_counted(tmp_path: Path) -> None:
+    rows = [{"prompt": CHATML, **ANSWERS}, {"prompt": "Q?", "chosen": GOOD + "</s>", "rejected": BAD}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    quarantine = Quarantine()
+    assert len(load_pairs([tmp_path / "rows.jsonl"], allow_demonstrations=False, quarantine=quarantine)) == 2
+    assert dict(quarantine.left_over) == {"chat_markup_taken_off": 1, "end_marks_taken_off": 1}
+
+
+@pytest.mark.parametrize("target", ["trl", "llamafactory_alpaca", "llamafactory_sharegpt", "ms_swift"])
+def test_literal_marks_of_our_own_rows_are_not_written_where_they_would_be_taken_off(target: str) -> None:
+    ours = {"id": "1", "prompt": [said("user", [{"type": "text", "text": "Q?"}])], **ANSWERS}
+    write = FORMATS[target].from_canonical
+    assert write is not None
+    assert read(write(pair_to_row(read(ours)))).chosen == GOOD
+    literal = [{"type": "text", "text": CHATML}]
+    for changes in ({"chosen": GOOD + "</s>"}, {"prompt": [said("user", literal)]}, {"rejected": "[INST] x [/INST] y"}):
+        row = pair_to_row(read({**ours, **changes}))
+        assert row["chosen"] == changes.get("chosen", GOOD), "our own rows are literal"
+        with pytest.raises(RowError) as caught:
+            write(row)
+        assert caught.value.reason == "literal_chat_markup"
