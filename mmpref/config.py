@@ -392,7 +392,7 @@ class TrainSection(Section):
     use_cpu: bool = False
     """Train on the CPU although there is a GPU."""
     extra: dict[str, Any] = {}
-    """Any other TrainingArguments name; refused when transformers does not know it."""
+    """Other names of TrainingArguments, as far as this trainer reads them; the rest is refused with the reason."""
 
 
 class Recipe(Section):
