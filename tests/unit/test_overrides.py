@@ -289,3 +289,50 @@ def test_an_empty_section_says_what_to_do(section: str) -> None:
 def test_a_key_of_the_loss_that_does_nothing_is_warned_of(overrides: list[str], told: str) -> None:
     with pytest.warns(SuspiciousLossWarning, match=told):
         resolve(load_recipe(QLORA, overrides).loss.as_mapping())
+
+
+BOTH_WAYS = [
+    ["loss.uni=null", "loss.uni.eta=0.3"],
+    ["loss.uni=false", "loss.uni.eta=0.3"],
+    ["loss.ada=null", "loss.ada.clip=3"],
+    ["loss={name: uni_dpo, uni: null}", "loss.uni.eta=0.3"],
+    ["loss={name: uni_dpo, uni: false}", "loss.uni.eta=0.3", "loss.uni.gamma=1"],
+    ["loss.uni=null", "loss.uni.eta=0.3", "loss.uni=null"],
+    ["adapter=null", "adapter.rank=8"],
+    ["processing=null", "processing.max_length=512"],
+    ["train.learning_rates=null", "train.learning_rates.language=1e-6"],
+    ["train.extra=null", "train.extra.adam_epsilon=1e-6"],
+    ["train=null", "train.lr_scheduler_kwargs.num_cycles=0.5"],
+    ["train.extra=null", "train.extra.fsdp_config.fsdp_version=2"],
+]
+
+
+@pytest.mark.parametrize("overrides", BOTH_WAYS, ids=" ".join)
+def test_a_section_is_not_off_and_given_keys_at_once_in_any_order(overrides: list[str]) -> None:
+    for order in (overrides, [*overrides[1:-1], overrides[0], overrides[-1]], [*overrides[1:], overrides[0]]):
+        with pytest.raises(ConfigError, match="nothing can be said of what is in it") as caught:
+            load_recipe(QLORA, order)
+        ways = alternatives(str(caught.value))
+        assert len(ways) == (2 if overrides[0].startswith("loss") else 1)
+        for words in ways:
+            load_recipe(QLORA, followed(order, words))
+
+
+def test_a_value_that_was_taken_back_is_not_there() -> None:
+    for order in itertools.permutations(["loss.uni=null", "loss.uni.eta=0.3"]):
+        found = load_recipe(QLORA, [*order, "loss.uni=true"]).loss.as_mapping()
+        assert found["uni"] == {"tau_good": 2.5, "eta": 0.3}
+    assert load_recipe(QLORA, ["loss.uni={eta: 0.3}", "loss.uni=null"]).loss.as_mapping()["uni"] is None
+    assert load_recipe(QLORA, ["loss.uni=null", "loss.uni={eta: 0.3}"]).loss.as_mapping()["uni"] == {"eta": 0.3}
+    assert load_recipe(QLORA, ["loss.uni={eta: 0.3}", "loss.uni=true"]).loss.as_mapping()["uni"] == {"eta": 0.3}
+
+
+def test_a_value_after_keys_below_it_drops_none_of_them() -> None:
+    for order in (
+        ["train.eval_steps.every=1", "train.eval_steps=5"],
+        ["train.eval_steps=5", "train.eval_steps.every=1"],
+    ):
+        with pytest.raises(ConfigError, match="eval_steps' is a value, not a section"):
+            load_recipe(FULL, order)
+    with pytest.raises(ConfigError, match="nothing can be said of what is in it"):
+        load_recipe(QLORA, ["loss.uni=true", "loss.uni.eta=0.3", "loss.uni=false"])
