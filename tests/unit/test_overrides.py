@@ -97,6 +97,8 @@ REFUSED = [
     (FULL, ["train.fp16=true", "train.bf16=true"]),
     (FULL, ["data.eval=held.jsonl", "data.held_out=0.1"]),
     ("demo_dpo", ["data.held_out=0.1"]),
+    (FULL, ["data.eval={path: held.jsonl, weight: 3}"]),
+    (FULL, ["data.eval=[{path: held out.jsonl, weight: 0.5, root: /img, split: dev}, other.jsonl]"]),
     (FULL, ["data.verify=full"]),
     (FULL, ["processing.max_length=null", "processing.shrink_images=true"]),
     (FULL, ["train.learning_rates.vision=1e-6"]),
@@ -289,6 +291,19 @@ def test_an_empty_section_says_what_to_do(section: str) -> None:
 def test_a_key_of_the_loss_that_does_nothing_is_warned_of(overrides: list[str], told: str) -> None:
     with pytest.warns(SuspiciousLossWarning, match=told):
         resolve(load_recipe(QLORA, overrides).loss.as_mapping())
+
+
+def test_a_weight_in_data_eval_is_taken_out_and_the_rest_of_the_source_stays() -> None:
+    sources = "data.eval=[{path: held out.jsonl, weight: 0.5, root: /img, split: dev}, {path: b.jsonl, weight: 2}, c]"
+    with pytest.raises(ConfigError, match="an evaluation takes every held-out pair once") as caught:
+        load_recipe(FULL, [sources])
+    [words] = alternatives(str(caught.value))
+    first, *others = load_recipe(FULL, followed([sources], words)).data.eval
+    assert not isinstance(first, str)
+    assert (first.path, first.weight, first.root, first.split) == ("held out.jsonl", 1.0, Path("/img"), "dev")
+    assert others == ["b.jsonl", "c"]
+    load_recipe(FULL, ["data.eval={path: held.jsonl, weight: 1}"])
+    load_recipe(FULL, ["data.train={path: pairs.jsonl, weight: 3}"])
 
 
 BOTH_WAYS = [
