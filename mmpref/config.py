@@ -96,7 +96,7 @@ class SourceSection(Section):
     format: str = "auto"
     """The shape of its rows; auto tells it from their keys."""
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """How often each pair appears in an epoch: 2 is twice, 0.25 takes a seeded quarter of them."""
+    """How often each pair appears in an epoch: 2 is twice, 0.25 takes a seeded quarter; 1 in data.eval, always."""
     root: PathLike | None = None
     """Image paths of this source are relative to this folder; null means data.root."""
     split: str | None = None
@@ -157,7 +157,7 @@ class ProcessingSection(Section):
     max_pixels: int | None = Field(default=None, gt=0)
     """Resolution budget of one image, for processors that resize to one (Qwen-VL)."""
     shrink_images: bool = False
-    """A pair that is too long for max_length gets smaller images, down to min_pixels, before answers are cut."""
+    """Images of a pair too long for max_length shrink, down to min_pixels, before answers are cut (Qwen-VL)."""
     row_tokens: int | None = Field(default=None, gt=0)
     """The most tokens the model runs over at once: a batch with more is run in parts, with the same update."""
     pixel_cache_mib: int = Field(default=0, ge=0)
@@ -392,7 +392,7 @@ class TrainSection(Section):
     use_cpu: bool = False
     """Train on the CPU although there is a GPU."""
     extra: dict[str, Any] = {}
-    """Any other TrainingArguments name; refused when transformers does not know it."""
+    """Other names of TrainingArguments, as far as this trainer reads them; the rest is refused with the reason."""
 
 
 class Recipe(Section):

@@ -319,6 +319,11 @@ def _contradictions(recipe: Any, later: Mapping[str, bool]) -> Iterator[Problem]
         yield _clash("train.bf16 and train.fp16 exclude each other", ["train.fp16=false"], ["train.bf16=false"])
     if data.eval and data.held_out:
         yield _clash("data.eval and data.held_out are both given", ["data.held_out=0"], ["data.eval=[]"])
+    if weighted := [entry.path for entry in data.eval if getattr(entry, "weight", 1) != 1]:
+        yield _clash(
+            f"data.eval gives a weight to {', '.join(weighted)}, and an evaluation takes every held-out pair once",
+            [f"data.eval={json.dumps([_without_weight(entry) for entry in data.eval])}"],
+        )
     if adapter.kind == "qlora" and adapter.quantization == "int8":
         yield _clash(
             "adapter.kind qlora is 4 bits; for 8 bits write kind: lora with quantization: int8",
@@ -354,6 +359,14 @@ def _contradictions(recipe: Any, later: Mapping[str, bool]) -> Iterator[Problem]
             [*whole, *(["adapter.use_dora=false"] if adapter.use_dora else [])],
         )
     yield from _of_parts(recipe)
+
+
+def _without_weight(entry: Any) -> Any:
+    """One source of ``data.eval``, as the command line takes it."""
+    if isinstance(entry, str):
+        return entry
+    kept = entry.model_dump(mode="json", exclude_defaults=True, exclude={"weight"})
+    return kept if len(kept) > 1 else entry.path
 
 
 def _of_parts(recipe: Any) -> Iterator[Problem]:

@@ -3,13 +3,13 @@
 All changes given together are one layer, so that their order among each other does not matter beyond "the last value of
 a key counts". A layer goes over a recipe key by key, but for two things that replace a section whole: a mapping in
 the section's place (``adapter={kind: none}``), and the key that names what the section is (``loss.name``). Keys of the
-same layer stay.
+same layer stay, so a layer cannot say that a section is null or false and give keys in it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,7 +57,8 @@ def layer_of(
         leave_out: dotted keys that the texts, or mappings among their values, may say and that are left out.
 
     Raises:
-        ConfigError: a text that is not ``key=value``, or a key below a value.
+        ConfigError: a text that is not ``key=value``, a key below a value, or a section that is given no value together
+            with keys in it.
     """
     if isinstance(overrides, Mapping):
         return Layer(dict(overrides))
@@ -65,10 +66,10 @@ def layer_of(
     given = [(override, *_parsed(override)) for override in overrides]
     for key in leave_out:
         given = _without(given, tuple(key.split(".")))
-    mappings = {place: number for number, (_, place, value) in enumerate(given) if isinstance(value, dict)}
-    for number, (override, place, value) in enumerate(given):
-        if not (isinstance(value, dict) and mappings[place] > number):  # of two mappings the last one counts
-            _add(layer, override, place, value, base, grammar)
+    given = _counting(given)
+    _refuse_below_values(given, grammar)
+    for override, place, value in given:
+        _add(layer, override, place, value, base, grammar)
     return layer
 
 
@@ -88,6 +89,50 @@ def _parsed(override: str) -> tuple[Place, Any]:
     if not separator or not key:
         raise ConfigError(f"override '{override}' must be written key=value, for example `train.learning_rate=1e-6`")
     return tuple(key.split(".")), parse_value(text, where=f"override '{override}'")
+
+
+def _counting(given: Sequence[tuple[str, Place, Any]]) -> list[tuple[str, Place, Any]]:
+    """The texts whose key has no later value; true after a mapping switches on what the mapping says."""
+    return [
+        (text, place, value)
+        for number, (text, place, value) in enumerate(given)
+        if not any(
+            later == place and not (isinstance(value, dict) and other is True)
+            for _, later, other in given[number + 1 :]
+        )
+    ]
+
+
+def _refuse_below_values(given: Sequence[tuple[str, Place, Any]], grammar: Grammar) -> None:
+    """Keys in a section that is given a value in the same breath: whichever came first, one would be dropped.
+
+    Raises:
+        ConfigError: the two of them, and how to say one.
+    """
+    values = {place: (text, value) for text, at, whole in given for place, value in _within(at, whole)}
+    for text, place, _ in given:
+        for depth in range(1, len(place)):
+            above = place[:depth]
+            other, value = values.get(above, ("", {}))
+            if isinstance(value, Mapping) or (value is True and above in grammar.switches):
+                continue
+            section = ".".join(above)
+            if value is not None and value is not False:
+                raise ConfigError(f"override '{text}': '{section}' is a value, not a section")
+            below = dict.fromkeys(f"`{'.'.join(at)}`" for _, at, _ in given if at[:depth] == above and at != above)
+            off = f"; or leave {', '.join(below)} out" if above in grammar.switches else ""
+            raise ConfigError(
+                f"override '{text}': '{section}' is {json.dumps(value)} in '{other}', and nothing can be said of what "
+                f"is in it; leave `{section}` out{off}"
+            )
+
+
+def _within(place: Place, value: Any) -> Iterator[tuple[Place, Any]]:
+    """A value, and all values in it, each with its place."""
+    yield place, value
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _within((*place, str(name)), inner)
 
 
 def _without(given: Sequence[tuple[str, Place, Any]], key: Place) -> list[tuple[str, Place, Any]]:

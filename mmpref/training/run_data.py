@@ -99,9 +99,9 @@ def _refuse_missing_scores(pairs: Sequence[PreferencePair], objective: Objective
         neutral = "loss.uni.on_missing_score=neutral" + (" loss.uni.nll_lambda=0" if len(missing) == len(pairs) else "")
         raise DataError(
             f"{len(missing)} of {len(pairs)} pairs have no score_chosen and score_rejected (first id {missing[0]!r}), "
-            f"and this loss reads them; write `loss.name={plain} loss.uni=null` for the loss without weights; or "
-            "switch off what reads them: `loss.uni.eta=null loss.uni.nll_lambda=0`; or take pairs without scores as "
-            f"neutral: `{neutral}`"
+            f"and this loss reads them; write `loss.name={plain} loss.uni=null`, and no key below loss.uni, for the "
+            "loss without weights; or switch off what reads them: `loss.uni.eta=null loss.uni.nll_lambda=0`; or take "
+            f"pairs without scores as neutral: `{neutral}`"
         )
 
 

@@ -10,10 +10,11 @@ from torch import nn
 from transformers import set_seed
 
 from mmpref.config import AdapterSection, Recipe
+from mmpref.errors import ConfigError
 from mmpref.losses.objective import Objective
 from mmpref.models.adapter import AdapterSettings, count_parameters, prepare
 from mmpref.models.layout_choice import Layout, choose_layout
-from mmpref.models.load import LoadedModel, load
+from mmpref.models.load import LoadedModel, family_of_config, load, load_config
 from mmpref.models.part_counts import PartCount, count_parts, in_words
 from mmpref.models.quantize import QuantizationSettings
 from mmpref.models.reference import Reference, choose_reference
@@ -61,6 +62,7 @@ def set_up(
     Raises:
         MMPrefError: whatever cannot be as the recipe wants it.
     """
+    refuse_shrinking(recipe)
     if recipe.cpu_threads is not None:
         torch.set_num_threads(recipe.cpu_threads)
     set_seed(recipe.seed)  # before the model: a fresh adapter is drawn at random
@@ -100,6 +102,22 @@ def set_up(
     if reference is not None:
         say(f"reference: {reference.explanation}")
     return Setup(loaded, reference, layout, collator, train, held_out, trained, total, parts)
+
+
+def refuse_shrinking(recipe: Recipe) -> None:
+    """Refuse ``processing.shrink_images`` for a model whose images have one size, before its weights are read.
+
+    Raises:
+        ConfigError: the key would do nothing; or there is no such model.
+    """
+    if not recipe.processing.shrink_images:
+        return
+    family = family_of_config(load_config(recipe.model.path))
+    if not family.has_pixel_budget:
+        raise ConfigError(
+            "processing.shrink_images would do nothing: it belongs to models that resize images to a number of pixels "
+            f"(Qwen-VL), and the family '{family.name}' does not; write `processing.shrink_images=false`"
+        )
 
 
 def _reference(

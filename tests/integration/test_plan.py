@@ -189,6 +189,12 @@ def test_a_folder_with_nothing_but_a_config_is_planned(config_alone: Path, capsy
         assert "its config.json" in said
 
 
+def test_a_plan_of_a_float16_run_is_made_without_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    changes = ("train.fp16=true", "train.bf16=false")
+    assert main(["plan", "llava_1_5_7b_uni_dpo_qlora_24gb", *changes, "--gpu", "RTX 4090"]) == 0
+    assert "float16" in capsys.readouterr().out
+
+
 def test_what_does_not_fit_is_told_with_what_to_change(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "qwen2_vl_2b_uni_dpo_full", "--gpu-memory", "12GiB"]) == 0
     said = " ".join(capsys.readouterr().out.split())

@@ -97,6 +97,8 @@ REFUSED = [
     (FULL, ["train.fp16=true", "train.bf16=true"]),
     (FULL, ["data.eval=held.jsonl", "data.held_out=0.1"]),
     ("demo_dpo", ["data.held_out=0.1"]),
+    (FULL, ["data.eval={path: held.jsonl, weight: 3}"]),
+    (FULL, ["data.eval=[{path: held out.jsonl, weight: 0.5, root: /img, split: dev}, other.jsonl]"]),
     (FULL, ["data.verify=full"]),
     (FULL, ["processing.max_length=null", "processing.shrink_images=true"]),
     (FULL, ["train.learning_rates.vision=1e-6"]),
@@ -289,3 +291,63 @@ def test_an_empty_section_says_what_to_do(section: str) -> None:
 def test_a_key_of_the_loss_that_does_nothing_is_warned_of(overrides: list[str], told: str) -> None:
     with pytest.warns(SuspiciousLossWarning, match=told):
         resolve(load_recipe(QLORA, overrides).loss.as_mapping())
+
+
+def test_a_weight_in_data_eval_is_taken_out_and_the_rest_of_the_source_stays() -> None:
+    sources = "data.eval=[{path: held out.jsonl, weight: 0.5, root: /img, split: dev}, {path: b.jsonl, weight: 2}, c]"
+    with pytest.raises(ConfigError, match="an evaluation takes every held-out pair once") as caught:
+        load_recipe(FULL, [sources])
+    [words] = alternatives(str(caught.value))
+    first, *others = load_recipe(FULL, followed([sources], words)).data.eval
+    assert not isinstance(first, str)
+    assert (first.path, first.weight, first.root, first.split) == ("held out.jsonl", 1.0, Path("/img"), "dev")
+    assert others == ["b.jsonl", "c"]
+    load_recipe(FULL, ["data.eval={path: held.jsonl, weight: 1}"])
+    load_recipe(FULL, ["data.train={path: pairs.jsonl, weight: 3}"])
+
+
+BOTH_WAYS = [
+    ["loss.uni=null", "loss.uni.eta=0.3"],
+    ["loss.uni=false", "loss.uni.eta=0.3"],
+    ["loss.ada=null", "loss.ada.clip=3"],
+    ["loss={name: uni_dpo, uni: null}", "loss.uni.eta=0.3"],
+    ["loss={name: uni_dpo, uni: false}", "loss.uni.eta=0.3", "loss.uni.gamma=1"],
+    ["loss.uni=null", "loss.uni.eta=0.3", "loss.uni=null"],
+    ["adapter=null", "adapter.rank=8"],
+    ["processing=null", "processing.max_length=512"],
+    ["train.learning_rates=null", "train.learning_rates.language=1e-6"],
+    ["train.extra=null", "train.extra.adam_epsilon=1e-6"],
+    ["train=null", "train.lr_scheduler_kwargs.num_cycles=0.5"],
+    ["train.extra=null", "train.extra.fsdp_config.fsdp_version=2"],
+]
+
+
+@pytest.mark.parametrize("overrides", BOTH_WAYS, ids=" ".join)
+def test_a_section_is_not_off_and_given_keys_at_once_in_any_order(overrides: list[str]) -> None:
+    for order in (overrides, [*overrides[1:-1], overrides[0], overrides[-1]], [*overrides[1:], overrides[0]]):
+        with pytest.raises(ConfigError, match="nothing can be said of what is in it") as caught:
+            load_recipe(QLORA, order)
+        ways = alternatives(str(caught.value))
+        assert len(ways) == (2 if overrides[0].startswith("loss") else 1)
+        for words in ways:
+            load_recipe(QLORA, followed(order, words))
+
+
+def test_a_value_that_was_taken_back_is_not_there() -> None:
+    for order in itertools.permutations(["loss.uni=null", "loss.uni.eta=0.3"]):
+        found = load_recipe(QLORA, [*order, "loss.uni=true"]).loss.as_mapping()
+        assert found["uni"] == {"tau_good": 2.5, "eta": 0.3}
+    assert load_recipe(QLORA, ["loss.uni={eta: 0.3}", "loss.uni=null"]).loss.as_mapping()["uni"] is None
+    assert load_recipe(QLORA, ["loss.uni=null", "loss.uni={eta: 0.3}"]).loss.as_mapping()["uni"] == {"eta": 0.3}
+    assert load_recipe(QLORA, ["loss.uni={eta: 0.3}", "loss.uni=true"]).loss.as_mapping()["uni"] == {"eta": 0.3}
+
+
+def test_a_value_after_keys_below_it_drops_none_of_them() -> None:
+    for order in (
+        ["train.eval_steps.every=1", "train.eval_steps=5"],
+        ["train.eval_steps=5", "train.eval_steps.every=1"],
+    ):
+        with pytest.raises(ConfigError, match="eval_steps' is a value, not a section"):
+            load_recipe(FULL, order)
+    with pytest.raises(ConfigError, match="nothing can be said of what is in it"):
+        load_recipe(QLORA, ["loss.uni=true", "loss.uni.eta=0.3", "loss.uni=false"])

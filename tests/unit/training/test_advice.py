@@ -18,6 +18,7 @@ from mmpref.training.continued import continued
 from mmpref.training.loss_of import objective_of
 from mmpref.training.parallel.strategy import refuse_contradictions, refuse_what_cannot_shard
 from tests.advice import alternatives, followed
+from tests.tiny_vlms import build
 
 QLORA = ("adapter.kind=qlora", "tune={language: lora}")
 
@@ -106,6 +107,21 @@ def test_keys_that_save_memory_are_ones(overrides: list[str]) -> None:
     for text in setup.smaller_weights(recipe(overrides)):
         words = text.partition(" (")[0].replace(" with ", " ").split()
         recipe([*overrides, *words])
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_next", "text", "qwen2_vl", "qwen3_vl"])
+def test_images_shrink_only_where_a_model_resizes_to_a_number_of_pixels(name: str, tmp_path: Path) -> None:
+    build(name, tmp_path)
+    overrides = [f"model.path={tmp_path}", "processing.max_length=64"]
+    setup.refuse_shrinking(recipe(overrides))
+    overrides.append("processing.shrink_images=true")
+    if name.startswith("qwen"):
+        setup.refuse_shrinking(recipe(overrides))
+        return
+    with pytest.raises(ConfigError, match=f"the family '{name}' does not") as caught:
+        setup.refuse_shrinking(recipe(overrides))
+    for words in alternatives(str(caught.value)):
+        setup.refuse_shrinking(recipe(followed(overrides, words)))
 
 
 # ---- training that goes on from an adapter -------------------------------------------------------------------------
