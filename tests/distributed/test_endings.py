@@ -118,9 +118,9 @@ def test_a_rank_that_is_killed_ends_the_run_and_it_goes_on_from_its_checkpoint(
         os.kill(process_of(run, 1), signal.SIGKILL)
         code, said = ended(process)
     assert code == 7, said[-3000:]
-    assert "rank 0 of 2 waited in vain" in said
-    assert "rank 1: step" in said
-    assert "rank 1 was killed (SIGKILL)" in said
+    assert "rank 0 of 2 waited in vain" in said, said
+    assert "rank 1: step" in said, said
+    assert "rank 1 was killed (SIGKILL)" in said, said
     newest, _ = newest_complete(run / "checkpoints")
     assert newest is not None
     last = int(newest.name.removeprefix("step-"))
@@ -129,7 +129,7 @@ def test_a_rank_that_is_killed_ends_the_run_and_it_goes_on_from_its_checkpoint(
             time.sleep(0.2)
         process.terminate()
         code, said = ended(process)
-    assert code == 143
+    assert code == 143, said
     assert f"resuming from {newest}" in said
 
 
