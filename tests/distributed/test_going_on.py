@@ -89,7 +89,7 @@ def test_two_processes_refuse_other_pairs_together_and_go_on_where_it_is_allowed
     told = " ".join(refused.stderr.split())
     assert "the pairs that train are not those of" in told
     assert "'23 pairs, " in told
-    assert "Traceback (most recent call last)" not in told
+    assert "resume.py" not in told  # a message and no traceback of ours; the launcher has one
     allowed = torchrun("-m", "mmpref", *line, "--resume", "--allow-data-change")
     assert allowed.returncode == 0, allowed.stderr[-3000:]
     assert "in the epoch under way some pairs train twice and others not at all" in " ".join(allowed.stdout.split())
