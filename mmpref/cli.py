@@ -88,7 +88,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest complete checkpoint.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is in the output folder.")] = False,
     allow_data_change: Annotated[
-        bool, typer.Option("--allow-data-change", help="Resume although data files or library versions changed.")
+        bool, typer.Option("--allow-data-change", help="Resume although data files, pairs or library versions changed.")
     ] = False,
     launch: Annotated[
         str | None, typer.Option(help="Several processes: ddp, fsdp2, zero2, zero3, or a profile of accelerate.")

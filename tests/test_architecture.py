@@ -50,7 +50,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "demo": LOWER | {"training", "evals", "sampling", "report", "terminal"},
     "cli_data": SETTINGS | {"data", "terminal"},
     "cli_eval": SETTINGS | {"evals", "terminal"},
-    "cli_recipe": SETTINGS | {"losses"},
+    # a recipe with a start adapter resolves to what that adapter says
+    "cli_recipe": SETTINGS | {"losses", "training"},
     "cli_arguments": {"errors"} | RECIPE,
     "cli": LOWER
     | {

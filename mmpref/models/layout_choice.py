@@ -23,7 +23,7 @@ from mmpref.processing.positions import in_sequence
 logger = logging.getLogger(__name__)
 
 LayoutChoice = Literal["auto", "shared_prefix", "plain"]
-_EXACT, _HALF = 1e-4, 0.1
+EXACT, _HALF = 1e-4, 0.1
 """Nats by which two exact ways of computing may differ, on average over tokens. Rounding in float32 is about 1e-6; a
 wrong mask or position moves tokens by 0.1 to 1.3. Half precision keeps 8 or 11 bits of every layer's output, so only
 gross faults can be told there."""
@@ -78,7 +78,7 @@ def tolerance(model: nn.Module, *, half: bool = False) -> float:
     """
     inner: Any = base_model(model)
     is_exact = inner.dtype in (torch.float32, torch.float64) and not getattr(inner, "is_quantized", False)
-    return _EXACT if is_exact and not half else _HALF
+    return EXACT if is_exact and not half else _HALF
 
 
 def _obstacle(model: nn.Module, family: Family, max_length: int | None) -> str | None:

@@ -46,15 +46,7 @@ def verify(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: not complete, a file missing, cut short or changed; the file is named.
     """
-    manifest = folder / COMPLETE
-    if not manifest.is_file():
-        raise CheckpointError(f"{folder} is not complete: it has no {COMPLETE}")
-    try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
-        files, facts = content["files"], dict(content["facts"])
-        expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
-        raise CheckpointError(f"{manifest} is damaged: {err}") from err
+    expected, facts = _manifest(folder)
     for name, (size, digest) in expected.items():
         file = folder / name
         if not file.is_file():
@@ -64,6 +56,28 @@ def verify(folder: Path) -> dict[str, Any]:
         if sha256(file) != digest:
             raise CheckpointError(f"{folder}: {name} is not what was written (sha256 differs)")
     return facts
+
+
+def stored_facts(folder: Path) -> dict[str, Any]:
+    """The facts of a checkpoint, without a look at its other files.
+
+    Raises:
+        CheckpointError: it has none.
+    """
+    return _manifest(folder)[1]
+
+
+def _manifest(folder: Path) -> tuple[dict[str, tuple[int, str]], dict[str, Any]]:
+    """(file -> size and sha256, facts)."""
+    manifest = folder / COMPLETE
+    if not manifest.is_file():
+        raise CheckpointError(f"{folder} is not complete: it has no {COMPLETE}")
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        files, facts = content["files"], dict(content["facts"])
+        return {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items()}, facts
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
+        raise CheckpointError(f"{manifest} is damaged: {err}") from err
 
 
 def is_complete(folder: Path) -> bool:

@@ -39,6 +39,7 @@ PAIRS = "pairs.parquet"
 EVAL_PAIRS = "pairs_eval.parquet"
 SHARDS = "sharded"
 """Folder with the parts that the ranks wrote; in place of the weights and the optimizer's file."""
+_USE_CACHE, _ABSENT = "use_cache", object()
 
 
 class CheckpointedTrainer(Trainer):
@@ -49,6 +50,10 @@ class CheckpointedTrainer(Trainer):
     eval_log: PairLog
     _facts: Mapping[str, Any]
     _source: str | None  # where the model was loaded from
+
+    def __init__(self, model: nn.Module, **given: Any) -> None:
+        with _use_cache_kept(model):
+            super().__init__(model=model, **given)
 
     # ---- writing ----------------------------------------------------------------------------------------------
 
@@ -218,6 +223,23 @@ class CheckpointedTrainer(Trainer):
                     )
                 return
         super()._load_rng_state(checkpoint)
+
+
+@contextmanager
+def _use_cache_kept(model: nn.Module) -> Iterator[None]:
+    """The Trainer writes into the model's config that no cache is to be used, and it would be saved with the model.
+
+    Every forward of training says so by itself (``models.policy``).
+    """
+    config: Any = getattr(model, "config", None)
+    before = vars(config).get(_USE_CACHE, _ABSENT) if config is not None else _ABSENT
+    try:
+        yield
+    finally:
+        if before is not _ABSENT:
+            setattr(config, _USE_CACHE, before)
+        elif config is not None and _USE_CACHE in vars(config):
+            delattr(config, _USE_CACHE)
 
 
 def _read(file: Path) -> Any:

@@ -26,7 +26,7 @@ def continued(recipe: Recipe) -> Recipe:
 
     Raises:
         ConfigError: there is no such adapter, it is not one for this model, or a key that the recipe gives says
-            otherwise than it.
+            otherwise than it, or would do nothing beside it.
     """
     if recipe.adapter.path is None:
         return recipe
@@ -43,10 +43,19 @@ def continued(recipe: Recipe) -> Recipe:
     own: dict[str, Any] = {key: getattr(found, key) for key in _ITS_OWN}
     if "dropout" not in section.model_fields_set:
         own["dropout"] = found.dropout
+    tuned = _tuned(recipe, found)
+    for part in PARTS:
+        if getattr(recipe.train.learning_rates, part) is not None and tuned[part] == "freeze":
+            none = found.on(part) == "freeze"
+            told = f"the adapter in {section.path} is not on it" if none else f"tune.{part} is freeze"
+            raise ConfigError(
+                f"train.learning_rates.{part} is given, and nothing in {part} trains ({told}); write "
+                f"`train.learning_rates.{part}=null`"
+            )
     return recipe.model_copy(
         update={
             "adapter": section.model_copy(update=own),
-            "tune": recipe.tune.model_copy(update=_tuned(recipe, found)),
+            "tune": recipe.tune.model_copy(update=tuned),
         }
     )
 

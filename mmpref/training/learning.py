@@ -116,7 +116,7 @@ def look(
             model as it is.
     """
     scales = _SCALES_OF_HALF if getattr(args, "fp16", False) else (1.0,)
-    with _modes_kept(model), _checkpointing(model, args):
+    with modes_kept(model), _checkpointing(model, args):
         model.train()  # as the trainer does; layers are checkpointed in this mode only
         tensors, unused = _scaled_backward(model, family, loss_of, scales)
         reentrant = is_reentrant(model)
@@ -229,7 +229,7 @@ def _size(gradient: Tensor) -> float:
 
 
 @contextmanager
-def _modes_kept(model: nn.Module) -> Iterator[None]:
+def modes_kept(model: nn.Module) -> Iterator[None]:
     """Afterwards every module has its mode, and a batch norm the statistics it had."""
     modes = {module: module.training for module in model.modules()}
     norms = [module for module in modes if isinstance(module, nn.modules.batchnorm._BatchNorm)]

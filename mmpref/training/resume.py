@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 from mmpref.config import Recipe
 from mmpref.errors import CheckpointError
 from mmpref.losses import resolve
+from mmpref.records import PreferencePair
 from mmpref.rundir import RunDir, versions
-from mmpref.training.checkpoint import differences, model_fingerprint, newest_complete, verify
+from mmpref.training.checkpoint import differences, model_fingerprint, newest_complete, stored_facts, verify
 from mmpref.training.continued import start_facts
 from mmpref.training.loss_of import settings_of
 from mmpref.training.precision import dtype_fact
@@ -27,6 +29,7 @@ _MOVE_NO_WEIGHT = (
     "eval_steps",
 )
 _MAY_BE_ALLOWED = ("data.", "versions.")
+_PAIRS = "data.pairs"
 
 
 def facts_of(recipe: Recipe, train_hashes: Sequence[str], *, processes: int = 1) -> dict[str, Any]:
@@ -62,12 +65,24 @@ def facts_of(recipe: Recipe, train_hashes: Sequence[str], *, processes: int = 1)
     return {**_flatten(tree), **start_facts(recipe)}
 
 
+def pairs_fact(pairs: Sequence[PreferencePair]) -> dict[str, str]:
+    """The pairs that train, in order, as a fact.
+
+    The files are not enough: a picture that is gone or back again, a manifest that puts rows aside, or another split
+    into held-out pairs changes them. The order of an epoch is drawn from their number, so a resume with other pairs
+    would train some of them twice and others never.
+    """
+    digest = hashlib.sha256(json.dumps([pair.id for pair in pairs]).encode()).hexdigest()
+    return {_PAIRS: f"{len(pairs)} pairs, sha256 of their ids {digest[:16]}"}
+
+
 def choose_checkpoint(run: RunDir, facts: Mapping[str, Any], *, allow_data_change: bool, say: Say) -> Path | None:
     """The newest complete checkpoint of a run; None when there is none and training starts at step 0.
 
     Args:
         run: the run to resume.
-        facts: of the run as it is now (:func:`facts_of`).
+        facts: of the run as it is now (:func:`facts_of`). Which pairs train is not known yet; :func:`check_pairs` looks
+            at them when it is.
         allow_data_change: go on although the data or the library versions changed; anything else is still refused.
         say: told what was passed over, and where training goes on.
 
@@ -80,14 +95,58 @@ def choose_checkpoint(run: RunDir, facts: Mapping[str, Any], *, allow_data_chang
     if folder is None:
         say("no complete checkpoint to resume from: starting at step 0")
         return None
-    changes = differences(_loss_written_out(verify(folder)), facts)
+    then = _loss_written_out(verify(folder))
+    then.pop(_PAIRS, None)
+    changes = differences(then, facts)
     refused = [change for change in changes if not (allow_data_change and change.startswith(_MAY_BE_ALLOWED))]
     if refused:
         all_allowed = all(change.startswith(_MAY_BE_ALLOWED) for change in refused)
-        hint = "; --allow-data-change goes on all the same" if all_allowed else ""
+        hint = "; --allow-data-change goes on all the same (other pairs in a new order)" if all_allowed else ""
         raise CheckpointError(f"{folder} belongs to another run: {'; '.join(refused)}{hint}")
     say(f"resuming from {folder}" + (f" although {'; '.join(changes)}" if changes else ""))
     return folder
+
+
+def check_pairs(checkpoint: Path, facts: Mapping[str, Any], *, allow_data_change: bool, say: Say) -> None:
+    """Refuse to go on with other pairs than those of the checkpoint, or say what that means where it is allowed.
+
+    Args:
+        checkpoint: that training goes on from.
+        facts: of the run as it is now, with :func:`pairs_fact`.
+        allow_data_change: go on all the same.
+        say: told what becomes of the order of pairs.
+
+    Raises:
+        CheckpointError: the pairs are other ones, or the checkpoint does not say which it trained on.
+    """
+    then, now = stored_facts(checkpoint).get(_PAIRS), facts[_PAIRS]
+    if then == now:
+        return
+    found = (
+        f"the pairs that train are not those of {checkpoint}: {_PAIRS}: {then!r} then, {now!r} now"
+        if then is not None
+        else f"{checkpoint} does not say which pairs it trained on (an earlier version of mmpref wrote it): {now!r} now"
+    )
+    if allow_data_change:
+        if then is None:
+            say(f"{found}; the order of pairs goes on as it was only if they are the same")
+        else:
+            say(
+                f"{found}; their order is drawn anew, so in the epoch under way some pairs train twice and others not "
+                "at all, and the number of steps follows the pairs of now; --overwrite instead of --resume begins anew"
+            )
+        return
+    if then is None:
+        raise CheckpointError(
+            f"{found}; if data files, pictures, manifest and library versions are those of then, so are the pairs, and "
+            "--allow-data-change goes on"
+        )
+    raise CheckpointError(
+        f"{found}. A row was put aside or came back: look at quarantine.jsonl, data.manifest and the pictures. With "
+        "the pairs of then --resume goes on as if nothing had happened (a damaged picture is put right in its own "
+        "file); --allow-data-change goes on all the same, but draws their order anew, so that in the epoch under way "
+        "some pairs train twice and others not at all; --overwrite begins anew"
+    )
 
 
 def _loss_written_out(facts: dict[str, Any]) -> dict[str, Any]:

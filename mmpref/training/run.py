@@ -7,7 +7,7 @@ came to its end.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from mmpref.data.quarantine import Quarantine
 from mmpref.errors import CheckpointError, StoppedError
 from mmpref.losses.objective import Objective
 from mmpref.models.part_counts import as_facts
+from mmpref.records import PreferencePair
 from mmpref.rundir import Claim, RunDir, State, claim_output
 from mmpref.training.alarms import Alarms
 from mmpref.training.arguments import refused_by_transformers, rehearse, training_arguments
@@ -47,7 +48,7 @@ from mmpref.training.parallel.strategy import (
 )
 from mmpref.training.parallel.world import World, meet_on_cpu
 from mmpref.training.precision import describe, describe_saved, resolved
-from mmpref.training.resume import Say, choose_checkpoint, facts_of, step_of
+from mmpref.training.resume import Say, check_pairs, choose_checkpoint, facts_of, pairs_fact, step_of
 from mmpref.training.run_data import RunData, load_data
 from mmpref.training.setup import Setup, set_up, smaller_weights
 from mmpref.training.stopping import Terminated, held, terminating
@@ -77,7 +78,8 @@ def train(
         recipe: what to do.
         overwrite: replace a run that is in the output folder.
         resume: go on from the newest complete checkpoint in the output folder.
-        allow_data_change: resume although the data files or the library versions are not those of the checkpoint.
+        allow_data_change: resume although data files, pairs or library versions are not those of the checkpoint; other
+            pairs come in a new order.
         progress: called after every step with (steps done, steps in all, last logged numbers).
         say: called with one line per event worth telling.
 
@@ -139,7 +141,17 @@ def _claimed(
             checkpoint = world.first_does(
                 lambda: choose_checkpoint(run, facts, allow_data_change=allow_data_change, say=say)
             )
-        return _train(told, score, begin, world, objective, arguments, data, facts, checkpoint, progress, say)
+
+        def with_pairs(pairs: Sequence[PreferencePair]) -> dict[str, Any]:
+            fact = pairs_fact(pairs)
+            world.same_everywhere("pairs that train", fact)
+            known = {**facts, **fact}
+            if checkpoint is not None:
+                start = checkpoint
+                world.first_does(lambda: check_pairs(start, known, allow_data_change=allow_data_change, say=say))
+            return known
+
+        return _train(told, score, begin, world, objective, arguments, data, with_pairs, checkpoint, progress, say)
 
 
 def _inputs(recipe: Recipe) -> list[str]:
@@ -193,12 +205,13 @@ def _train(
     objective: Objective,
     arguments: TrainingArguments,
     data: RunData,
-    facts: Mapping[str, Any],
+    facts_with: Callable[[Sequence[PreferencePair]], dict[str, Any]],
     checkpoint: Path | None,
     progress: ProgressHook | None,
     say: Say,
 ) -> RunDir:
     ready = set_up(recipe, objective, data, arguments.device, say, world)
+    facts = facts_with(ready.train.pairs)  # which of them the model can take is known by now
     line = line_of(recipe, reference=getattr(ready.reference, "kind", None), settled=score)
     say(line)
     logger = JsonlLogger(RunDir(recipe.output).metrics_file)

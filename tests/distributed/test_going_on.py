@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 
 from mmpref.cli import main
 from mmpref.training.checkpoint import in_order
-from tests.distributed.conftest import FSDP2, Place, losses, run_together, weights
+from tests.distributed.conftest import FSDP2, Place, losses, run_together, torchrun, weights
 
 pytestmark = pytest.mark.distributed
 COMMON = ("train.num_train_epochs=2", "train.save_steps=2", "train.save_total_limit=null")
@@ -72,3 +73,23 @@ def test_an_update_of_other_pairs_is_refused(place: Place, tmp_path: Path, capsy
     cut(run, kept=2)
     assert main([*place.train(run, HALF, *COMMON, *LORA), "--resume"]) == 6
     assert "train.pairs_per_update: 6 then, 3 now" in capsys.readouterr().err
+
+
+def test_two_processes_refuse_other_pairs_together_and_go_on_where_it_is_allowed(place: Place, tmp_path: Path) -> None:
+    world = tmp_path / "world"
+    shutil.copytree(place.root, world)
+    there = Place(world, place.model)
+    line = there.train(tmp_path / "run", HALF, *COMMON, *LORA, "data.max_bad_fraction=0.5")
+    run_together([line], tmp_path)
+    cut(tmp_path / "run", kept=6)
+    row = json.loads((world / "pairs.jsonl").read_text(encoding="utf-8").splitlines()[3])
+    (world / row["images"][0]).unlink()
+    refused = torchrun("-m", "mmpref", *line, "--resume")
+    assert refused.returncode != 0
+    told = " ".join(refused.stderr.split())
+    assert "the pairs that train are not those of" in told
+    assert "'23 pairs, " in told
+    assert "resume.py" not in told  # a message and no traceback of ours; the launcher has one
+    allowed = torchrun("-m", "mmpref", *line, "--resume", "--allow-data-change")
+    assert allowed.returncode == 0, allowed.stderr[-3000:]
+    assert "in the epoch under way some pairs train twice and others not at all" in " ".join(allowed.stdout.split())

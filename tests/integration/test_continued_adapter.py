@@ -86,6 +86,22 @@ def test_preference_training_goes_on_from_an_sft_run_and_is_compared_with_it(
     assert sorted(file.name for file in RunDir(run).model.iterdir() if file.is_dir()) == []
 
 
+def test_what_config_prints_of_a_start_adapter_trains(
+    place: Place, start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It printed ``tune.language: full`` and rank 16, which train refused."""
+    capsys.readouterr()
+    rates = ("train.learning_rates={vision: 1e-5, projector: 1e-4}",)
+    assert main(["config", *further(place, tmp_path / "run", start, *rates)[1:]]) == 0
+    file = tmp_path / "resolved.yaml"
+    file.write_text(capsys.readouterr().out)
+    assert main(["train", str(file)]) == 0
+    recipe = load_recipe(RunDir(tmp_path / "run").recipe_file)
+    assert (recipe.adapter.rank, recipe.adapter.alpha) == (4, 6)
+    assert recipe.tune.model_dump() == {"vision": "lora", "projector": "full", "language": "lora"}
+    assert recipe.train.learning_rates.model_dump() == {"vision": 1e-5, "projector": 1e-4, "language": None}
+
+
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
 @pytest.mark.parametrize("attention", ["shared_prefix", "plain"])
 def test_every_reference_of_a_continued_run_gives_the_same_training(

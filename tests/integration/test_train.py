@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -194,8 +198,6 @@ def test_dropout_does_not_disturb_a_resume(place: Place, tmp_path: Path) -> None
 
 def pretend_it_died(run: Path, *, keep: list[str]) -> None:
     """Leave a finished run as a kill after the last kept checkpoint would have left it."""
-    import shutil
-
     shutil.rmtree(run / "model")
     (run / "pairs.parquet").unlink()
     for folder in in_order(run / "checkpoints"):
@@ -232,6 +234,104 @@ def test_changed_data_is_refused_until_allowed(
     assert main([*arguments, "--resume"]) == 6
     assert "--allow-data-change goes on all the same" in capsys.readouterr().err
     assert main([*arguments, "--resume", "--allow-data-change"]) == 0
+
+
+# ---- pairs that come and go while the files stay as they were -------------------------------------------------------
+
+
+@dataclass
+class Drawn:
+    """A copy of the world's pairs, whose pictures may be taken away, and a run on them."""
+
+    place: Place
+    root: Path
+
+    @property
+    def pairs(self) -> Path:
+        return self.root / self.place.world.pairs.name
+
+    def picture(self, number: int) -> Path:
+        row = json.loads(self.pairs.read_text().splitlines()[number])
+        return self.root / row["images"][0]
+
+    def command(self, *changes: str) -> list[str]:
+        given = (f"data.train={self.pairs}", f"data.root={self.root}", "train.save_steps=2")
+        return self.place.training(
+            "demo_dpo", self.root / "run", *BATCH, *given, "train.save_total_limit=null", *changes
+        )
+
+    def log(self) -> dict[str, list]:
+        return read_pair_log(RunDir(self.root / "run").pairs_file)
+
+
+@pytest.fixture
+def drawn(place: Place, tmp_path: Path) -> Drawn:
+    root = tmp_path / "world"
+    shutil.copytree(place.world.root, root)
+    return Drawn(place, root)
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    found = capsys.readouterr()
+    return " ".join((found.out + found.err).split())
+
+
+@pytest.mark.parametrize("returns", [True, False], ids=["a picture comes back", "a picture goes"])
+def test_a_resume_with_other_pairs_is_refused_until_allowed(
+    drawn: Drawn, capsys: pytest.CaptureFixture[str], returns: bool
+) -> None:
+    """The order of an epoch is drawn from the number of pairs: 5 pairs trained twice, and 5 never, without a word."""
+    picture, hidden = drawn.picture(5), drawn.root / "hidden.png"
+    command = drawn.command("data.max_bad_fraction=0.5")
+    if returns:
+        picture.rename(hidden)
+    assert main(command) == 0
+    pretend_it_died(drawn.root / "run", keep=["step-2", "step-4"])
+    hidden.rename(picture) if returns else picture.rename(hidden)
+    kept = (drawn.root / "run" / "metrics.jsonl").read_bytes()
+    said(capsys)
+    assert main([*command, "--resume"]) == 6
+    told = said(capsys)
+    assert "pairs that train are not those of" in told
+    assert re.search(r"'(\d+) pairs, \S+ .* then, '(\d+) pairs", told)
+    assert "--allow-data-change goes on all the same, but draws their order anew" in told
+    assert (drawn.root / "run" / "metrics.jsonl").read_bytes() == kept
+    assert main([*command, "--resume", "--allow-data-change"]) == 0
+    assert "in the epoch under way some pairs train twice and others not at all" in said(capsys)
+    assert main([*command, "--overwrite"]) == 0
+    assert max(Counter(drawn.log()["pair_id"]).values()) == 1
+
+
+def test_a_torn_picture_found_in_training_has_two_ways_on(
+    drawn: Drawn, plain: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    late = read_pair_log(RunDir(plain).pairs_file)["pair_id"][-1]
+    ids = [json.loads(line)["id"] for line in drawn.pairs.read_text().splitlines()]
+    picture = drawn.picture(ids.index(late))
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[: len(whole) * 2 // 3])
+    assert main(drawn.command()) == 3
+    assert "mmpref data check finds such rows" in said(capsys)
+    shutil.copytree(drawn.root / "run", drawn.root / "kept")
+
+    # what was said: the check puts the row aside, so there is one pair less
+    report = drawn.root / "report"
+    assert main(["data", "check", str(drawn.pairs), "--root", str(drawn.root), "--out", str(report)]) in (0, 3)
+    checked = drawn.command(f"data.manifest={report / 'data_report.json'}", "data.max_bad_fraction=0.5")
+    said(capsys)
+    assert main([*checked, "--resume"]) == 6
+    told = said(capsys)
+    assert "'48 pairs, " in told
+    assert "'47 pairs, " in told
+    assert main([*checked, "--resume", "--allow-data-change"]) == 0
+    assert "their order is drawn anew" in said(capsys)
+
+    # or the picture is put right in its own file: nothing has happened
+    shutil.rmtree(drawn.root / "run")
+    (drawn.root / "kept").rename(drawn.root / "run")
+    picture.write_bytes(whole)
+    assert main([*drawn.command(), "--resume"]) == 0
+    assert largest_difference(plain, drawn.root / "run") == 0
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(

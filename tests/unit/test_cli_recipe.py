@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,11 @@ from mmpref.cli import app, main
 from mmpref.cli_arguments import hint_for
 from mmpref.config import Recipe, load_recipe, shipped_recipes
 from mmpref.losses.settings import resolve
+from mmpref.models import AdapterSettings, Tuning, load, prepare, save_model
 from mmpref.recipe_keys import described
-from tests.advice import alternatives
+from mmpref.training.continued import continued
+from tests.advice import alternatives, followed
+from tests.tiny_vlms import build
 
 QLORA = "qwen2_5_vl_3b_uni_dpo_qlora_12gb"
 
@@ -38,6 +42,78 @@ def test_a_printed_recipe_is_one_and_prints_itself(
     assert found.loss.as_mapping() == settings
     assert yaml.safe_load(text)["loss"] == settings
     assert found.model_copy(update={"loss": given.loss}) == given
+
+
+@dataclass(frozen=True)
+class Start:
+    """A small model, and an adapter on it that holds what was asked for."""
+
+    model: Path
+    adapter: Path
+
+    def overrides(self, *changes: str, kind: str = "lora") -> list[str]:
+        return [f"model.path={self.model}", f"adapter={{path: {self.adapter}, kind: {kind}}}", "tune={}", *changes]
+
+
+@pytest.fixture(scope="module")
+def starts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Start]:
+    root = tmp_path_factory.mktemp("starts")
+    model = build("llava", root / "model")
+    tunings = {
+        "every part": Tuning(vision="lora", projector="full", language="lora"),
+        "language": Tuning(language="lora"),
+    }
+    for name, tuning in tunings.items():
+        loaded = prepare(load(str(model)), tuning, AdapterSettings(rank=4, alpha=6, dropout=0.1))
+        save_model(loaded.model, model, root / name)
+    return {name: Start(model, root / name) for name in tunings}
+
+
+def printed_as_advised(capsys: pytest.CaptureFixture[str], recipe: str, given: list[str]) -> str:
+    """What is printed, once the advice is followed where a key of the recipe does nothing beside an adapter."""
+    code = main(["config", recipe, *given])
+    said = capsys.readouterr()
+    if code == 0:
+        return said.out
+    (words,) = alternatives(said.err)
+    return printed(capsys, "config", recipe, *followed(given, words))
+
+
+@pytest.mark.parametrize("name", ["every part", "language"])
+@pytest.mark.parametrize("recipe", shipped_recipes())
+def test_a_printed_recipe_that_starts_from_an_adapter_is_one_and_prints_itself(
+    recipe: str, name: str, starts: dict[str, Start], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = starts[name]
+    stored = load_recipe(recipe).adapter.stored_as
+    given = start.overrides(kind="qlora" if stored in ("nf4", "fp4") else "lora")
+    given += [f"train.learning_rates.{part}=1e-6" for part in ("vision", "projector") if name == "every part"]
+    text = printed_as_advised(capsys, recipe, given)
+    tree = yaml.safe_load(text)
+    assert tree["adapter"]["rank"] == 4
+    assert tree["adapter"]["alpha"] == 6
+    assert tree["adapter"]["dropout"] == 0.1
+    every = {"vision": "lora", "projector": "full", "language": "lora"}
+    assert tree["tune"] == (every if name == "every part" else {**every, "vision": "freeze", "projector": "freeze"})
+    file = tmp_path / "resolved.yaml"
+    file.write_text(text, encoding="utf-8")
+    assert printed(capsys, "config", str(file)) == text
+    assert continued(load_recipe(file)) == load_recipe(file)
+    rates = tree["train"]["learning_rates"]
+    assert (rates.get("projector"), rates.get("vision")) == ((1e-6, 1e-6) if name == "every part" else (None, None))
+
+
+def test_what_train_refuses_of_a_start_adapter_is_not_printed(
+    starts: dict[str, Start], capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = starts["language"]
+    for change in ("train.learning_rates.vision=1e-6", "adapter.rank=8", "tune.language=full"):
+        given = start.overrides(change)
+        assert main(["config", "demo_uni_dpo", *given]) == 2
+        (words,) = alternatives(capsys.readouterr().err)
+        printed(capsys, "config", "demo_uni_dpo", *given, *words)
+    assert main(["config", "demo_uni_dpo", *start.overrides()[:1], "adapter={path: nothing-there}", "tune={}"]) == 2
+    assert "nothing-there" in capsys.readouterr().err
 
 
 def test_a_printed_recipe_holds_its_overrides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -240,3 +240,71 @@ def test_half_precision_passes_within_its_own_bounds() -> None:
     half = dataclasses.replace(loaded, model=build_deep("llava", scale=2.0).model.to(torch.bfloat16), path="llava")
     half = prepare(dataclasses.replace(_deep("llava"), model=half.model), *LORA)
     assert all(check.passed for check in run(half))
+
+
+# ---- what acts on the policy alone ----------------------------------------------------------------------------------
+
+
+def told_of_reference(loaded: LoadedModel, layout: LayoutName = "plain") -> Check:
+    rows = all_rows(loaded.path)
+    found = preflight(loaded.model, collator_for(loaded, layout), rows, choose_reference(loaded.model))
+    return next(check for check in found if check.name == NAMES[4])
+
+
+def drops(loaded: LoadedModel, share: float) -> LoadedModel:
+    """As its config.json would have it: every attention of the language model drops a share while it trains."""
+    config: Any = loaded.model.config
+    config.get_text_config().attention_dropout = share
+    for name, module in loaded.model.named_modules():
+        if hasattr(module, "attention_dropout") and "vision" not in name:
+            module.attention_dropout = share
+    return loaded
+
+
+@pytest.mark.parametrize(("name", "key"), [("text", "attention_dropout"), ("llava", "text_config.attention_dropout")])
+def test_dropout_in_the_models_config_is_told_with_its_key(name: str, key: str) -> None:
+    base = drops(build_deep(name), 0.3)
+    modes = [module.training for module in base.model.modules()]
+    found = told_of_reference(prepare(base, *LORA))
+    assert found.passed
+    assert "every margin starts at 0" not in found.describe()
+    assert "0 nats per token when evaluated, and up to " in found.detail
+    assert f"Margins do not start at 0: the model's config has dropout ({key} 0.3)" in found.meaning
+    assert f"set {key} to 0 in the config.json of a local copy of the model" in found.meaning
+    assert found.describe().startswith(f"check: {NAMES[4]}: WARNING (")
+    assert not any(modes)
+    assert all(module.training for module in base.model.modules() if "attention_dropout" in vars(module))
+
+
+def test_dropout_that_no_key_says_is_told_with_its_place() -> None:
+    base = build_deep("text")
+    for layer in base.model.model.layers:
+        layer.mlp.down_proj = nn.Sequential(layer.mlp.down_proj, nn.Dropout(0.2))
+    found = told_of_reference(prepare(base, *LORA))
+    assert found.passed
+    assert "the model has dropout in model.layers.*.mlp.down_proj.1 (3), up to 0.2" in found.meaning
+    assert "every margin starts at 0" not in found.describe()
+
+
+def test_what_computes_otherwise_in_training_mode_is_found_whatever_it_is() -> None:
+    base = build_deep("text")
+    base.model.model.norm.register_forward_hook(lambda module, _, out: out * (1.01 if module.training else 1.0))
+    found = told_of_reference(prepare(base, *LORA))
+    assert "something in the model computes in another way while it trains" in found.meaning
+
+
+def test_dropout_of_the_adapter_was_asked_for_and_moves_a_trained_one_only() -> None:
+    loaded = fresh("llava", (Tuning(language="lora"), AdapterSettings(rank=4, dropout=0.4)))
+    found = told_of_reference(loaded)
+    assert found.detail == "0 nats per token, so every margin starts at 0"
+    stir(loaded.model)
+    found = told_of_reference(loaded)
+    assert found.passed
+    assert not found.meaning
+    assert "0 nats per token; adapter.dropout 0.4 moves the policy by up to " in found.detail
+
+
+@pytest.mark.parametrize("name", list(TINY))
+def test_without_dropout_every_margin_starts_at_0(name: str) -> None:
+    found = told_of_reference(fresh(name))
+    assert found.detail.endswith(", so every margin starts at 0")

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from mmpref.config import build_recipe
-from mmpref.training.resume import facts_of
+from mmpref.errors import CheckpointError
+from mmpref.records import PreferencePair
+from mmpref.training.checkpoint import seal
+from mmpref.training.resume import check_pairs, facts_of, pairs_fact
 
 
 def facts(tmp_path: Path, loss: dict) -> dict:
@@ -38,3 +41,44 @@ def test_without_a_balance_the_facts_are_what_was_written(tmp_path: Path, loss: 
     assert got["loss.ada"] is None
     assert got["loss.name"] == loss["name"]
     assert got["loss.beta"] is None
+
+
+# ---- which pairs train ----------------------------------------------------------------------------------------------
+
+
+def checkpoint_with(folder: Path, *pairs: PreferencePair, noted: bool = True) -> Path:
+    folder.mkdir()
+    seal(folder, {"seed": 0, **(pairs_fact(pairs) if noted else {})})
+    return folder
+
+
+A, B, C = (PreferencePair(id=name, prompt=(), images=(), chosen="c", rejected="r") for name in "abc")
+
+
+def test_the_same_pairs_go_on_without_a_word(tmp_path: Path) -> None:
+    told: list[str] = []
+    check_pairs(
+        checkpoint_with(tmp_path / "step-2", A, B), pairs_fact([A, B]), allow_data_change=False, say=told.append
+    )
+    assert told == []
+
+
+@pytest.mark.parametrize("now", [[A], [A, B, C], [B, A], [A, C], [A, B, B]], ids=["fewer", "more", "turned", "other",
+                                                                                "twice"])  # fmt: skip
+def test_other_pairs_are_refused_until_allowed_and_their_new_order_is_told(
+    tmp_path: Path, now: list[PreferencePair]
+) -> None:
+    start, told = checkpoint_with(tmp_path / "step-2", A, B), list[str]()
+    with pytest.raises(CheckpointError, match=f"'2 pairs, .*then, '{len(now)} pairs, .*--allow-data-change goes on"):
+        check_pairs(start, pairs_fact(now), allow_data_change=False, say=told.append)
+    check_pairs(start, pairs_fact(now), allow_data_change=True, say=told.append)
+    (line,) = told
+    assert "their order is drawn anew, so in the epoch under way some pairs train twice" in line
+
+
+def test_a_checkpoint_from_before_pairs_were_noted_says_so(tmp_path: Path) -> None:
+    start, told = checkpoint_with(tmp_path / "step-2", A, B, noted=False), list[str]()
+    with pytest.raises(CheckpointError, match=r"does not say which pairs it trained on .*--allow-data-change goes on"):
+        check_pairs(start, pairs_fact([A, B]), allow_data_change=False, say=told.append)
+    check_pairs(start, pairs_fact([A, B]), allow_data_change=True, say=told.append)
+    assert "only if they are the same" in told[0]
