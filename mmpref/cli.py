@@ -342,7 +342,13 @@ def _end_of_a_rank(ended: list[int]) -> None:
     A thread of gloo may drop the tensors of the last exchange late. It needs the interpreter for that, and where it
     finds none any more it aborts a process whose work is done (torch 2.13; a few in a thousand on a busy machine).
     """
-    if ended and os.environ.get("WORLD_SIZE", "1") != "1":
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(ended[0])
+    if not ended or os.environ.get("WORLD_SIZE", "1") == "1":
+        return
+    code = ended[0]
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:  # it was closed before the process began
+                stream.flush()
+        except (OSError, ValueError):
+            code = code or 120  # as Python itself ends when the last of its output is lost
+    os._exit(code)

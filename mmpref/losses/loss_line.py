@@ -38,8 +38,9 @@ def _uni(uni: Mapping[str, Any], scores: str) -> str:
     quality = "no quality weight" if uni["eta"] is None else f"quality eta {uni['eta']:g}"
     performance = "no performance weight"
     if uni["perf_mode"] != "none":
-        detached = ", detached" if uni["perf_detach"] else ""
-        margin = "" if uni["perf_mode"] == "focal" else f" tau_ref {uni['tau_ref']:g}"  # focal compares with no margin
+        weighs = uni["gamma"] != 0.0  # else it is 1 whatever the pair
+        detached = ", detached" if weighs and uni["perf_detach"] else ""
+        margin = f" tau_ref {uni['tau_ref']:g}" if weighs and uni["perf_mode"] != "focal" else ""
         performance = f"performance {uni['perf_mode']}{margin} gamma {uni['gamma']:g}{detached}"
     nll = "no c-NLL"
     if uni["nll_lambda"]:
@@ -52,7 +53,8 @@ def _uni(uni: Mapping[str, Any], scores: str) -> str:
 
 def _ada(ada: Mapping[str, Any], uni: Mapping[str, Any] | None) -> str:
     of_length = f" {ada['length_power']:g}" if ada["granularity"] == "power" else ""
-    words = [f"{ada['granularity']}{of_length}", f"share {ada['share']:g}"]
+    words = [f"{ada['granularity']}{of_length}"]
+    words += [] if ada["form"] == "sum" else [f"share {ada['share']:g}"]
     if ada["clip"] is None:
         words.append("no clip")
     else:

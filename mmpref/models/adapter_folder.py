@@ -38,6 +38,7 @@ class AdapterFolder:
         base: the model it was trained on, as its config names it; None where it does not.
         lora: numbers in the LoRA layers of each part that has any.
         copies: numbers in each whole module that it holds (peft's ``modules_to_save``), by part.
+        ties: whether a copy of the embeddings and one of the head are one where the base has one for both.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class AdapterFolder:
     base: str | None
     lora: Mapping[PartName, int]
     copies: Mapping[PartName, Mapping[str, int]]
+    ties: bool = False
 
     @property
     def full(self) -> frozenset[PartName]:
@@ -111,6 +113,7 @@ def read_adapter(folder: Path, family: Family) -> AdapterFolder:
             base=config.get("base_model_name_or_path") or None,
             lora=lora,
             copies=copies,
+            ties=bool(config.get("ensure_weight_tying")),
         )
     except (KeyError, TypeError, ValueError) as err:
         raise ConfigError(f"{folder / CONFIG} is not what peft writes: {type(err).__name__}: {err}") from err

@@ -89,7 +89,7 @@ def describe(
     lora = 0
     adapted: dict[PartName, int] = dict.fromkeys(ORDER, 0)
     path = recipe.adapter.path
-    start = None if path is None else read_adapter(Path(model_of(path)), family)
+    start = None if path is None else _with_ties(read_adapter(Path(model_of(path)), family), model)
     if start is not None:
         for part in ORDER:
             if tuning.of(part) != "freeze":
@@ -161,9 +161,27 @@ def _going_on(whole: LoadedModel, tuning: Tuning, start: AdapterFolder) -> dict[
 
 
 def _holds_the_head(start: AdapterFolder, model: PreTrainedModel, tuning: Tuning) -> bool:
-    output = model.get_output_embeddings()
-    head = next((name for name, module in model.named_modules() if module is output), "")
-    return tuning.language != "freeze" and any(f".{name}." in f".{head}." for name in start.beside_lora)
+    head, table = model.get_output_embeddings(), model.get_input_embeddings()
+    heads = [head, table] if start.ties and head is not None and head.weight is table.weight else [head]
+    return tuning.language != "freeze" and any(_copy_of(start, model, module) for module in heads)
+
+
+def _with_ties(start: AdapterFolder, model: PreTrainedModel) -> AdapterFolder:
+    """The adapter without its copy of the head, where that is the one of the embeddings and stored twice."""
+    head, table = model.get_output_embeddings(), model.get_input_embeddings()
+    if not start.ties or head is None or head.weight is not table.weight:
+        return start
+    again = _copy_of(start, model, head)
+    if not again or not _copy_of(start, model, table):
+        return start
+    copies = {part: {name: size for name, size in of.items() if name != again} for part, of in start.copies.items()}
+    return replace(start, copies=copies)
+
+
+def _copy_of(start: AdapterFolder, model: PreTrainedModel, wanted: nn.Module | None) -> str:
+    """The name under which an adapter holds a whole module; empty where it does not."""
+    path = next((name for name, module in model.named_modules() if module is wanted), "")
+    return next((name for of in start.copies.values() for name in of if f".{name}." in f".{path}."), "")
 
 
 def _kept(

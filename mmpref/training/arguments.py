@@ -7,6 +7,7 @@ can be tried on something small is tried here, and what this trainer does not do
 from __future__ import annotations
 
 import copy
+import os
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -58,6 +59,8 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         given["activation_checkpointing"] = given.pop("gradient_checkpointing")
     # a copy: transformers moves keys about in mappings that it is given, and this one is what the recipe says
     settings = {"disable_tqdm": True, **given, **copy.deepcopy(section.extra)}
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        settings.pop("ddp_backend", None)  # a process alone would look for others to talk to
     with refused_by_transformers():
         arguments = TrainingArguments(output_dir=str(RunDir(recipe.output).checkpoints), seed=recipe.seed, **settings)
         arguments.get_process_log_level()

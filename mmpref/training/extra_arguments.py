@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
+from pydantic import ValidationError
+
 from mmpref.config import TrainSection
 from mmpref.errors import ConfigError
 from mmpref.yaml_text import did_you_mean
@@ -92,6 +94,19 @@ UNDER: Mapping[str, Needs] = {
     "fsdp_config": Needs("train.extra.fsdp", lambda section: bool(section.extra.get("fsdp"))),
 }
 """Names that are read under a condition."""
+
+MOVES_NO_WEIGHT = frozenset(
+    {
+        "ddp_timeout", "log_level", "log_level_replica", "log_on_each_node", "logging_first_step", "run_name",
+        "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "hub_private_repo",
+        "dataloader_pin_memory", "dataloader_prefetch_factor", "dataloader_persistent_workers", "skip_memory_metrics",
+        "torch_empty_cache_steps", "eval_delay",
+    }
+)  # fmt: skip
+"""Names that a resumed run may change: they say how long is waited, what is told, and how batches are brought."""
+
+FORMER: Mapping[str, str] = {"warmup_ratio": "train.warmup_steps"}
+"""Names that older releases of transformers had."""
 
 ELSEWHERE: Mapping[str, str] = {
     "output_dir": "output",
@@ -203,12 +218,17 @@ def _problems(section: TrainSection, fields: Mapping[str, Any], defaults: Mappin
     of_section = type(section).model_fields
     for key, value in section.extra.items():
         name = f"train.extra.{key}"
-        if key not in fields:
+        if key in FORMER:
+            says = f"'{name}' is {FORMER[key]} in a recipe, below 1 a share of all steps"
+            yield _Problem(says, name, (f"{FORMER[key]}={json.dumps(value)}",))
+        elif key not in fields:
             near = did_you_mean(key, sorted(fields.keys() & (READ | UNDER.keys())), prefix=("train", "extra"))
             yield _Problem(f"'{name}' is not a name of transformers.TrainingArguments{near}", name)
         elif key in ELSEWHERE or key in of_section:
             there = ELSEWHERE.get(key, f"train.{key}")
-            yield _Problem(f"'{name}' is set elsewhere in the recipe", name, (f"{there}={json.dumps(value)}",))
+            instead = _in_its_place(section, key, value) if key in of_section else (f"{there}={json.dumps(value)}",)
+            where = "" if instead else f", by {there}, which takes no {json.dumps(value)}"
+            yield _Problem(f"'{name}' is set elsewhere in the recipe{where}", name, instead)
         elif key in NOT_HERE:
             yield _Problem(f"'{name}' is not for this trainer: {NOT_HERE[key]}", name)
         elif key in READ or key in UNDER:
@@ -223,6 +243,17 @@ def _problems(section: TrainSection, fields: Mapping[str, Any], defaults: Mappin
             )
     yield from _two_names(section)
     yield from _checkpointing_of_fsdp(section)
+
+
+def _in_its_place(section: TrainSection, key: str, value: Any) -> tuple[str, ...]:
+    """The override that says the same in the ``train`` section; nothing where the section does not take the value."""
+    if key == "report_to" and isinstance(value, str):
+        value = [] if value == "none" else [value]
+    try:
+        type(section).model_validate({"learning_rate": section.learning_rate, key: value})
+    except ValidationError:
+        return ()
+    return (f"train.{key}={json.dumps(value)}",)
 
 
 def _two_names(section: TrainSection) -> Iterator[_Problem]:

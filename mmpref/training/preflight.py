@@ -110,7 +110,8 @@ def run_checks(
         with eval_mode(model), torch.no_grad(), autocast(), bench.memory_told(args, forward_only=True):
             for check in checks:
                 yield check(bench)
-            yield _reference_is_policy(bench, reference)
+            noise = getattr(args, "neftune_noise_alpha", None) or 0.0
+            yield _reference_is_policy(bench, reference, noise)
         with bench.memory_told(args, forward_only=False):
             yield _parts_learn(bench, args)
 
@@ -304,7 +305,7 @@ def _batch_is_single(bench: _Bench) -> Check:
     )  # fmt: skip
 
 
-def _reference_is_policy(bench: _Bench, reference: Reference | None) -> Check:
+def _reference_is_policy(bench: _Bench, reference: Reference | None, noise: float) -> Check:
     name = "policy equals reference before the first step"
     if reference is None:
         return Check(name, None, "the loss reads no reference")
@@ -320,6 +321,12 @@ def _reference_is_policy(bench: _Bench, reference: Reference | None) -> Check:
         "The reference is not the policy that training starts from: a stale cache, another base model, or an adapter "
         "that was trained before.",
     )  # fmt: skip
+    if found.passed and noise:  # put on when training begins, and not to be seen here
+        return dataclasses.replace(
+            found,
+            meaning=f"Margins do not start at 0: train.extra.neftune_noise_alpha {noise:g} adds noise to the policy's "
+            "embeddings while it trains and never to the reference's; leave it out to train without",
+        )
     return _as_it_trains(bench, reference, batch, policy, found) if found.passed else found
 
 

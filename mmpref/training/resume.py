@@ -15,6 +15,7 @@ from mmpref.records import PreferencePair
 from mmpref.rundir import RunDir, versions
 from mmpref.training.checkpoint import differences, model_fingerprint, newest_complete, stored_facts, verify
 from mmpref.training.continued import start_facts
+from mmpref.training.extra_arguments import MOVES_NO_WEIGHT
 from mmpref.training.loss_of import settings_of
 from mmpref.training.precision import dtype_fact
 
@@ -27,6 +28,7 @@ _MOVE_NO_WEIGHT = (
     "dataloader_num_workers",
     "skip_nonfinite_steps",
     "eval_steps",
+    "per_device_eval_batch_size",
 )
 _MAY_BE_ALLOWED = ("data.", "versions.")
 _PAIRS = "data.pairs"
@@ -62,7 +64,19 @@ def facts_of(recipe: Recipe, train_hashes: Sequence[str], *, processes: int = 1)
         tree["model"]["parts"] = recipe.model.parts
     tree["data"] = {"train": list(train_hashes)}
     tree["versions"] = {name: version for name, version in versions().items() if name in ("torch", "transformers")}
-    return {**_flatten(tree), **start_facts(recipe)}
+    return {**_that_move_weights(_flatten(tree)), **start_facts(recipe)}
+
+
+def _that_move_weights(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the settings that may change; checkpoints of earlier versions hold some of them."""
+    idle = {f"train.{name}" for name in _MOVE_NO_WEIGHT} | {f"train.extra.{name}" for name in MOVES_NO_WEIGHT}
+    return {
+        name: value
+        for name, value in facts.items()
+        if name not in idle
+        and (name, value) != ("train.extra", {})
+        and not name.startswith(tuple(f"{key}." for key in idle))
+    }
 
 
 def pairs_fact(pairs: Sequence[PreferencePair]) -> dict[str, str]:
@@ -97,6 +111,7 @@ def choose_checkpoint(run: RunDir, facts: Mapping[str, Any], *, allow_data_chang
         return None
     then = _loss_written_out(verify(folder))
     then.pop(_PAIRS, None)
+    then = _that_move_weights(then)
     changes = differences(then, facts)
     refused = [change for change in changes if not (allow_data_change and change.startswith(_MAY_BE_ALLOWED))]
     if refused:

@@ -43,6 +43,26 @@ def test_a_rank_whose_work_is_done_ends_well(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, f"mmpref {__version__}\nclosed\n"), done.stderr
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_rank_without_somewhere_to_write_ends_well_too(tmp_path: Path, closed: str) -> None:
+    script = tmp_path / "ends.py"
+    script.write_text(ABORTS, encoding="utf-8")
+    line = f"exec {sys.executable} {script} recipes {closed}"
+    env = {**os.environ, "WORLD_SIZE": "2", "RANK": "0"}
+    done = subprocess.run(["bash", "-c", line], env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_output_that_is_lost_at_the_end_is_no_good_end(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    script = tmp_path / "ends.py"
+    script.write_text("import sys\nfrom mmpref.cli import entry_point\nentry_point(lambda: print('lost') or 0)\n")
+    env = {**os.environ, "WORLD_SIZE": "2", "RANK": "0", "PYTHONUNBUFFERED": ""}
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        assert subprocess.run([sys.executable, str(script)], env=env, stdout=full).returncode == 120
+
+
 def test_a_rank_that_failed_ends_with_its_own_code(tmp_path: Path) -> None:
     done = ended(tmp_path, "trian", WORLD_SIZE="2", RANK="0")
     assert (done.returncode, done.stdout) == (ConfigError.exit_code, "closed\n")

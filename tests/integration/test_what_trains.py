@@ -174,6 +174,8 @@ def test_from_python_a_quantile_is_settled_and_images_are_found_below_the_root(p
         ({"name": "uni_dpo", "uni": {"eta": None, "perf_mode": "none", "nll_lambda": 0}},
          "weights Uni-DPO (no quality weight, no performance weight, no c-NLL)"),
         ({"name": "uni_dpo", "uni": {"perf_mode": "focal"}}, "quality eta 0.7, performance focal gamma 3, c-NLL"),
+        ({"name": "uni_dpo", "uni": {"gamma": 0, "perf_detach": True}}, "performance stabilized gamma 0, c-NLL"),
+        ({"name": "adadpo", "ada": {"form": "sum"}}, "balance AdaDPO (token, ceiling 2, form sum)"),
         ({"name": "uni_adadpo", "uni": {"perf_detach": True}, "ada": {"balance_perf": False}},
          "balance AdaDPO (token, share 1, ceiling 2); reference"),
         ({"name": "uni_adadpo", "uni": {"tau_good": 3}, "ada": {"balance_perf": False}},

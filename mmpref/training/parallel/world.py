@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from transformers import TrainingArguments
 
-from mmpref.errors import DistributedError, MMPrefError
+from mmpref.errors import DistributedError, MMPrefError, StoppedError
 from mmpref.training.parallel.strategy import Strategy, strategy_of
 
 T = TypeVar("T")
@@ -207,7 +207,9 @@ class World:
     def _end_together(self, err: BaseException) -> None:
         if isinstance(err, MMPrefError):
             first = self._note_failure(err)
-            err.told_elsewhere = first is not None and first[0] != self.rank and first[1] == str(err)
+            # the launcher stops the others when one fails: that they were stopped is no news
+            same = first is not None and (first[1] == str(err) or isinstance(err, StoppedError))
+            err.told_elsewhere = first is not None and first[0] != self.rank and same
         elif isinstance(err, RuntimeError) and is_of_communication(err):
             raise self._partner_lost(err, self._first_failure()) from err
         elif isinstance(err, Exception):

@@ -87,6 +87,39 @@ def test_all_names_are_told_at_once() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("extra", "advice"),
+    [
+        ("report_to=none", "train.report_to=[]"),
+        ("warmup_ratio=0.1", "train.warmup_steps=0.1"),
+        ("learning_rate=1e-5", "train.learning_rate=1e-05"),
+    ],
+)
+def test_a_name_that_the_recipe_has_is_told_with_a_value_that_the_recipe_takes(extra: str, advice: str) -> None:
+    (words,) = alternatives(refused(f"train.extra.{extra}"))
+    assert advice in words
+
+
+def test_one_tracker_is_advised_as_the_list_that_the_recipe_takes() -> None:
+    with pytest.raises(ConfigError) as caught:
+        training_arguments(recipe("train.extra.report_to=tensorboard"))
+    (words,) = alternatives(str(caught.value))
+    assert 'train.report_to=["tensorboard"]' in words  # not carried out: it need not be installed
+    assert recipe(words[-1]).train.report_to == ["tensorboard"]
+
+
+@pytest.mark.parametrize("extra", ["logging_steps=0.1", "save_steps=0.5", "lr_scheduler_kwargs=null"])
+def test_a_value_that_the_recipe_does_not_take_is_not_advised(extra: str) -> None:
+    name = extra.partition("=")[0]
+    told = refused(f"train.extra.{extra}")
+    assert f"is set elsewhere in the recipe, by train.{name}, which takes no" in told
+    assert alternatives(told) == [[f"train.extra.{name}"]]
+
+
+def test_the_backend_of_several_processes_does_not_stop_one_alone() -> None:
+    training_arguments(recipe("train.extra.ddp_backend=gloo", "train.use_cpu=true"))
+
+
 def test_a_name_is_taken_where_its_condition_holds() -> None:
     training_arguments(recipe("train.extra={eval_delay: 3}", "train.eval_steps=2", "data.held_out=0.1", "data.eval=[]"))
     training_arguments(recipe("train.extra={dataloader_persistent_workers: true}", "train.dataloader_num_workers=1"))

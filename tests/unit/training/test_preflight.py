@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from transformers import TrainingArguments
 
 from mmpref.errors import ConfigError
 from mmpref.models import AdapterSettings, LoadedModel, Tuning, choose_reference, prepare
@@ -274,6 +276,21 @@ def test_dropout_in_the_models_config_is_told_with_its_key(name: str, key: str) 
     assert found.describe().startswith(f"check: {NAMES[4]}: WARNING (")
     assert not any(modes)
     assert all(module.training for module in base.model.modules() if "attention_dropout" in vars(module))
+
+
+def test_noise_that_training_puts_on_is_told(tmp_path: Path) -> None:
+    loaded = prepare(build_deep("text"), *LORA)
+    args = TrainingArguments(str(tmp_path), neftune_noise_alpha=5, use_cpu=True, report_to="none")
+    found = next(
+        check
+        for check in preflight(
+            loaded.model, collator_for(loaded, "plain"), all_rows("text"), choose_reference(loaded.model), args=args
+        )
+        if check.name == NAMES[4]
+    )
+    assert found.passed
+    assert "every margin starts at 0" not in found.describe()
+    assert "Margins do not start at 0: train.extra.neftune_noise_alpha 5 adds noise" in found.meaning
 
 
 def test_dropout_that_no_key_says_is_told_with_its_place() -> None:

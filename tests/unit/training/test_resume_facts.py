@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mmpref.config import build_recipe
 from mmpref.errors import CheckpointError
+from mmpref.losses import resolve
 from mmpref.records import PreferencePair
+from mmpref.rundir import RunDir
 from mmpref.training.checkpoint import seal
-from mmpref.training.resume import check_pairs, facts_of, pairs_fact
+from mmpref.training.resume import check_pairs, choose_checkpoint, facts_of, pairs_fact
 
 
-def facts(tmp_path: Path, loss: dict) -> dict:
+def facts(tmp_path: Path, loss: dict, **train: Any) -> dict:
     model = tmp_path / "model"
     model.mkdir(exist_ok=True)
     (model / "config.json").write_text("{}")
     tree = {"output": "out", "model": {"path": str(model)}, "data": {"train": "p.jsonl"}, "loss": loss,
-            "train": {"learning_rate": 1e-6}}  # fmt: skip
+            "train": {"learning_rate": 1e-6, **train}}  # fmt: skip
     return facts_of(build_recipe(tree, where="test"), ["hash"])
 
 
@@ -82,3 +85,40 @@ def test_a_checkpoint_from_before_pairs_were_noted_says_so(tmp_path: Path) -> No
         check_pairs(start, pairs_fact([A, B]), allow_data_change=False, say=told.append)
     check_pairs(start, pairs_fact([A, B]), allow_data_change=True, say=told.append)
     assert "only if they are the same" in told[0]
+
+
+# ---- settings that move no weight -----------------------------------------------------------------------------------
+
+
+def resumed(tmp_path: Path, then: dict, now: dict) -> Path | None:
+    folder = tmp_path / "run" / "checkpoints" / "step-1"
+    folder.mkdir(parents=True)
+    seal(folder, then)
+    return choose_checkpoint(RunDir(tmp_path / "run"), now, allow_data_change=False, say=lambda _: None)
+
+
+DPO = resolve({"name": "dpo"})
+FREE = {
+    "ddp_timeout": 60, "log_level": "info", "dataloader_prefetch_factor": 4, "logging_first_step": True,
+    "torch_empty_cache_steps": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", FREE)
+def test_how_long_is_waited_and_what_is_told_may_change(tmp_path: Path, key: str) -> None:
+    now = facts(tmp_path, DPO, extra={key: FREE[key]}, per_device_eval_batch_size=2)
+    assert resumed(tmp_path, facts(tmp_path, DPO), now) is not None
+
+
+def test_checkpoints_that_hold_such_settings_as_facts_go_on(tmp_path: Path) -> None:
+    then = {**facts(tmp_path, DPO), "train.extra.ddp_timeout": 60, "train.per_device_eval_batch_size": 8}
+    assert resumed(tmp_path, then, facts(tmp_path, DPO)) is not None
+
+
+def test_what_moves_weights_may_not_change_and_nothing_else_is_named(tmp_path: Path) -> None:
+    now = facts(tmp_path, DPO, extra={"neftune_noise_alpha": 5.0, "ddp_timeout": 60})
+    with pytest.raises(CheckpointError) as caught:
+        resumed(tmp_path, {**facts(tmp_path, DPO), "train.extra": {}}, now)
+    assert "belongs to another run: train.extra.neftune_noise_alpha: None then, 5.0 now" in str(caught.value)
+    assert "ddp_timeout" not in str(caught.value)
+    assert "train.extra:" not in str(caught.value)
