@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmpref.errors import StoppedError
 from mmpref.training.parallel.batches import GlobalBatches, deal
 from mmpref.training.parallel.watchdog import watching
 from mmpref.training.parallel.world import World, is_of_communication
@@ -103,3 +104,17 @@ def test_what_a_collective_says_of_a_lost_partner_is_known(text: str) -> None:
 )
 def test_another_failure_is_no_lost_partner(text: str) -> None:
     assert not is_of_communication(RuntimeError(text))
+
+
+@pytest.mark.parametrize(
+    ("first", "told_elsewhere"),
+    [((0, "row 'a' is damaged", 3), True), ((1, "stopped by SIGTERM", 143), False), (None, False)],
+    ids=["another failed", "this one was stopped first", "nobody said anything"],
+)
+def test_that_a_rank_was_stopped_because_another_failed_is_no_news(
+    monkeypatch: pytest.MonkeyPatch, first: tuple[int, str, int] | None, told_elsewhere: bool
+) -> None:
+    monkeypatch.setattr(World, "_note_failure", lambda self, err: first)
+    stopped = StoppedError("stopped by SIGTERM", 15)
+    World(rank=1, size=2)._end_together(stopped)
+    assert stopped.told_elsewhere is told_elsewhere
