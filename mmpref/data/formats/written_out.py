@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmpref.data.formats.answer_ends import without_ends
 from mmpref.data.formats.border import IMAGE_PART, Message, Parts, fault, turn
-from mmpref.data.pairs import END_MARKS, END_TAKEN_OFF, MARKUP_TAKEN_OFF
+from mmpref.data.pairs import END_TAKEN_OFF, MARKUP_TAKEN_OFF
 from mmpref.data.quarantine import RowError
 
-REASON, END_REASON = "chat_markup", "end_mark"
+REASON = "chat_markup"
 _IMAGE = "\ufffc"
 """Stands for an image while a text is taken apart; a text that holds it is not read."""
 
@@ -25,7 +26,8 @@ _IMAGE = "\ufffc"
 class Markup:
     """How one family of templates writes turns.
 
-    ``said`` is one whole turn, as (role, text); ``opening`` begins the answer; ``start`` may stand before everything.
+    ``said`` is one whole turn, as (role, text), and ``end`` its last mark; ``opening`` begins the answer; ``start`` may
+    stand before everything.
     What is ``inside`` of a text shows that turns cannot be told apart.
     """
 
@@ -33,6 +35,7 @@ class Markup:
     said: re.Pattern[str]
     opening: str
     inside: re.Pattern[str]
+    end: str = ""
     start: str = ""
     plain: bool = False
     """Made of words, not of tokens: anyone may write that, so it counts only from the beginning of a plain prompt."""
@@ -44,7 +47,7 @@ def _of_tokens(name: str, head: str, end: str, opening: str, start: str = "") ->
     said = re.compile(
         re.escape(head).replace("ROLE", r"(system|user|assistant|model)") + rf"(.*?){re.escape(end)}\n?", re.DOTALL
     )
-    return Markup(name, said, opening, re.compile(rf"{mark}|{re.escape(end)}"), start)
+    return Markup(name, said, opening, re.compile(rf"{mark}|{re.escape(end)}"), end, start)
 
 
 _FAMILIES = (
@@ -122,7 +125,7 @@ def read_written_out(
             raise fault(REASON, f"{side!r} begins with the marks of a chat template: {_ADVICE}")
     if family is not None and family.plain:  # the blank after ``Assistant:``
         chosen, rejected = chosen.removeprefix(" "), None if rejected is None else rejected.removeprefix(" ")
-    chosen, rejected, marks = _without_ends(chosen, rejected, family)
+    chosen, rejected, marks = without_ends(chosen, rejected, "" if family is None else family.end)
     if marks:
         found[END_TAKEN_OFF] = marks
     return turns, chosen, rejected, found
@@ -207,48 +210,3 @@ def _parts(said: str) -> Parts | str:
         if piece:
             parts.append({"type": "text", "text": piece})
     return parts
-
-
-def _without_ends(chosen: str, rejected: str | None, family: Markup | None) -> tuple[str, str | None, list[str]]:
-    """Both answers without the mark that ends a turn.
-
-    Raises:
-        RowError: one answer ends with one that may as well be a word of it ("it ends with </s>").
-    """
-    ends = [_end_of(chosen), _end_of(rejected or "")]
-    if not any(ends):
-        return chosen, rejected, []
-    if family is None and not all(ends):
-        side, answer, mark = ("chosen", chosen, ends[0]) if ends[0] else ("rejected", rejected or "", ends[1])
-        if not _closes(_unended(answer)):
-            raise fault(
-                END_REASON,
-                f"{side!r} ends with {mark}, a mark that the chat template writes: take it off, or put a full stop "
-                "after it if it is a word of the answer",
-            )
-    marks = list(dict.fromkeys(mark for mark in ends if mark))
-    return _unended(chosen), None if rejected is None else _unended(rejected), marks
-
-
-def _end_of(answer: str) -> str:
-    """The mark that an answer ends with; "" for one of nothing else, which is refused as empty."""
-    tail = answer.rstrip()
-    mark = next((mark for mark in END_MARKS if tail.endswith(mark)), "")
-    if mark == "</s>" and "<s>" in answer:  # struck out, in HTML
-        return ""
-    return mark if mark and _unended(answer).strip() else ""
-
-
-def _unended(answer: str) -> str:
-    left = answer.rstrip()
-    if not any(left.endswith(mark) for mark in END_MARKS):
-        return answer
-    while mark := next((mark for mark in END_MARKS if left.rstrip().endswith(mark)), None):
-        left = left.rstrip().removesuffix(mark)
-    return left
-
-
-def _closes(before: str) -> bool:
-    """Whether a mark after this text ends it, as models write it: right after a word, or after a sentence."""
-    last = before.rstrip()[-1:]
-    return last in ".!?…。！？)]}" or (before[-1:] == last and last not in "`'\"“‘(<")

@@ -186,6 +186,75 @@ def test_an_end_that_may_be_a_word_is_refused_and_one_of_html_stays() -> None:
     assert caught.value.reason == "empty_response"
 
 
+BOTH_END = {
+    "the same words": ("Llama 2 closes an answer with </s>", "ChatGLM closes an answer with </s>"),
+    "other marks": ("It stops when the model emits </s>", "It stops when the model emits <|endoftext|>"),
+    "identical but for them": ("The EOS token is </s>", "The EOS token is <|endoftext|>"),
+    "after a colon": ("The token:</s>", "It is this token:</s>"),
+    "after a sentence": ("Which? </s>", "Which? <|endoftext|>"),
+    "in quotation marks": ('He writes "</s>', 'She writes "</s>'),
+    "one without": ("Paris is it.</s>", "Paris is it."),
+    "a word and an end": ("It is </s></s>", "The end is </s></s>"),
+}
+
+
+@pytest.mark.parametrize("name", BOTH_END)
+def test_an_end_that_may_be_a_word_of_both_answers_is_refused(name: str) -> None:
+    chosen, rejected = BOTH_END[name]
+    rows = [("Q?", *BOTH_END[name]), ("Q?", rejected, chosen), (WRITTEN["HH"][0], *BOTH_END[name])]
+    for prompt, better, worse in [*rows, (CHATML, *BOTH_END[name])]:
+        with pytest.raises(RowError, match="put a full stop after") as caught:
+            read({"prompt": prompt, "chosen": better, "rejected": worse})
+        assert caught.value.reason == "end_mark"
+    pair = read({"prompt": "Q?", "chosen": chosen + ".", "rejected": rejected + "."})
+    assert (pair.chosen, pair.rejected, pair.meta) == (chosen + ".", rejected + ".", {})
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected"),
+    [
+        ("apple", "pear"), ("a red cup , and a dog", "a dog"), ("it is red .", "it is blue ."), ('" yes , " he says', "no"),
+    ],
+)  # fmt: skip
+def test_a_detokenised_answer_loses_the_blank_before_its_end_too(chosen: str, rejected: str) -> None:
+    pair = read({"prompt": "Q?", "chosen": chosen + " </s>", "rejected": rejected + " </s>"})
+    assert (pair.chosen, pair.rejected) == (chosen, rejected)
+    assert pair.meta == {"end_marks_taken_off": ["</s>"]}
+
+
+@pytest.mark.parametrize(
+    "text", ['print("a")\n```', "```sh\nls\n```", 'He said "yes"', "the dogs'", "a (b)", "**a**", "no"]
+)
+def test_a_mark_right_after_the_answer_is_its_end(text: str) -> None:
+    text = "```py\n" + text if text.count("```") == 1 else text
+    for rejected in (BAD, BAD + "</s>"):
+        assert read({"prompt": "Q?", "chosen": text + "</s>", "rejected": rejected}).chosen == text
+
+
+def test_the_end_of_a_template_that_wrote_the_prompt_may_follow_anything() -> None:
+    texts = ("Llama 2 ends with ", "It is: ")
+    pair = read({"prompt": CHATML, "chosen": texts[0] + "<|im_end|>\n", "rejected": texts[1] + "<|im_end|>"})
+    assert (pair.chosen, pair.rejected) == texts
+    for words in (("It is </s>", BAD), (BAD, "It is </s>"), ("It is <|im_end|>", BAD)):
+        with pytest.raises(RowError) as caught:
+            read({"prompt": CHATML, "chosen": words[0] + "<|im_end|>", "rejected": words[1] + "<|im_end|>"})
+        assert caught.value.reason == "end_mark", "a word and an end"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '<p>Was <s class="old">$10</s>', '<s id="1">Hello.</s>\n<s id="2">Bye.</s>', "<S>Hello.</s>", "<s\nid='1'>Hi.</s>",
+        "<s>a</s>",
+    ],
+)  # fmt: skip
+def test_a_closing_tag_is_no_end(answer: str) -> None:
+    for rejected in (BAD, BAD + "</s>", answer.replace("H", "B") + "x</s>"):
+        assert read({"prompt": "Q?", "chosen": answer, "rejected": rejected}).chosen == answer
+    ended = read({"prompt": "Q?", "chosen": answer + "<|im_end|>", "rejected": BAD + "<|im_end|>"})
+    assert ended.chosen == answer, "only what ends the turn"
+
+
 @pytest.mark.parametrize(
     "begin", ["<|assistant|>\n", "<|im_start|>assistant\n", "<start_of_turn>model\n", "[INST] Q? [/INST] "]
 )
