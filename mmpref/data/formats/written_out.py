@@ -71,6 +71,7 @@ _FAMILIES = (
     ),
 )
 _ROLES = {"Human": "user", "Assistant": "assistant", "model": "assistant"}
+_SPEAKERS = {"user": "Human", "assistant": "Assistant"}
 _THINK = r"(?:\s*<think>\s*(?:</think>)?)?\s*\Z"
 _OPENED = re.compile(
     r"(?:<\|im_start\|>assistant(?:<\|im_sep\|>)?|<\|start_header_id\|>assistant<\|end_header_id\|>|<start_of_turn>model"
@@ -222,6 +223,8 @@ def _in_family(written: str, family: Markup, plain: bool) -> list[Message] | Non
         return None
     if len(turns) == 1 and not plain and not is_opened:  # someone may ask about one turn
         return None
+    if family.plain:
+        turns = _in_alternation(turns, bool(before))
     asked = [role for role, _ in turns].index("user")
     found = []
     for number, (role, said) in enumerate(turns):
@@ -229,6 +232,34 @@ def _in_family(written: str, family: Markup, plain: bool) -> list[Message] | Non
             return None
         found.append(turn(role, _parts(_IMAGE * before + said if number == asked else said)))
     return found
+
+
+def _in_alternation(turns: list[tuple[str, str]], has_image_before: bool) -> list[tuple[str, str]]:
+    """Turns in words, with what one speaker says in several of them as one turn, as HH-RLHF has it now and then.
+
+    Raises:
+        RowError: ``chat_markup``, for a turn of nothing, or an answer to nothing; it counts turns as they are written.
+    """
+    joined: list[tuple[str, str]] = []
+    for number, (role, said) in enumerate(turns, start=1):
+        speaker = _SPEAKERS[role]
+        if not said and not (has_image_before and role == "user" and not joined):
+            raise fault(
+                REASON,
+                f"the prompt is written out as turns, and turn {number}, {speaker}, is empty: write what was said, or "
+                "take the turn out (two turns of one speaker in a row are joined)",
+            )
+        if not joined and role != "user":
+            raise fault(
+                REASON,
+                f"the prompt is written out as turns, and turn {number} is {speaker}'s, an answer to nothing: take it "
+                "out, or put the Human: turn before it",
+            )
+        if joined and joined[-1][0] == role:
+            joined[-1] = (role, f"{joined[-1][1]}\n\n{said}")
+        else:
+            joined.append((role, said))
+    return joined
 
 
 def _parts(said: str) -> Parts | str:

@@ -159,6 +159,53 @@ def test_what_someone_says_in_messages_may_end_with_a_name() -> None:
 
 
 @pytest.mark.parametrize(
+    ("prompt", "turns"),
+    [
+        ("\n\nHuman: Hi\n\nHuman: Q?\n\nAssistant:", [("user", "Hi\n\nQ?")]),
+        (
+            "\n\nHuman: Hi\n\nAssistant: Yo\n\nAssistant: Well?\n\nHuman: a\n\nHuman: b\n\nHuman: c\n\nAssistant:",
+            [("user", "Hi"), ("assistant", "Yo\n\nWell?"), ("user", "a\n\nb\n\nc")],
+        ),
+    ],
+)
+def test_turns_in_words_of_one_speaker_are_joined(prompt: str, turns: list[tuple[str, str]]) -> None:
+    pair = read({"prompt": prompt, **ANSWERS})
+    assert [(turn.role, turn.text) for turn in pair.prompt] == turns
+    assert pair.meta == {"chat_markup_taken_off": "HH"}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "which", "repaired"),
+    [
+        (
+            "\n\nHuman: hey\n\nAssistant: \n\nHuman: are you there?\n\nAssistant:", "turn 2, Assistant, is empty",
+            "\n\nHuman: hey\n\nHuman: are you there?\n\nAssistant:",
+        ),
+        ("Human:\n\nHuman: Q?\n\nAssistant:", "turn 1, Human, is empty", "Human: Q?\n\nAssistant:"),
+        (
+            "\n\nHuman: a\n\nHuman: b\n\nAssistant:\n\nHuman: c\n\nAssistant:", "turn 3, Assistant, is empty",
+            "\n\nHuman: a\n\nHuman: b\n\nHuman: c\n\nAssistant:",
+        ),
+        (
+            "\n\nAssistant: Hello.\n\nHuman: Q?\n\nAssistant:", "turn 1 is Assistant's, an answer to nothing",
+            "\n\nHuman: Q?\n\nAssistant:",
+        ),
+    ],
+)  # fmt: skip
+def test_a_turn_in_words_that_cannot_be_one_is_named_as_it_is_written(prompt: str, which: str, repaired: str) -> None:
+    with pytest.raises(RowError, match=f"{which}.*take (it|the turn) out") as caught:
+        read({"prompt": prompt, **ANSWERS})
+    assert caught.value.reason == "chat_markup"
+    assert read({"prompt": repaired, **ANSWERS}).meta == {"chat_markup_taken_off": "HH"}, "the advice"
+
+
+def test_an_image_alone_may_be_what_is_said_in_words() -> None:
+    pair = read({"prompt": "\n\nHuman: \n\nAssistant: A cup?\n\nHuman: Q?\n\nAssistant:", "image": "a.png", **ANSWERS})
+    assert [part.kind for part in pair.prompt[0].parts] == ["image"]
+    assert [turn.text for turn in pair.prompt[1:]] == ["A cup?", "Q?"]
+
+
+@pytest.mark.parametrize(
     "mark", ["</s>", "<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<end_of_turn>", "<|end|>", "<|end_of_text|>"]
 )
 def test_the_end_of_a_turn_is_no_word_of_the_answer(mark: str) -> None:
