@@ -16,6 +16,9 @@ _OF_HTML = re.compile(r"<s[\s>]", re.IGNORECASE)
 """Opens a sentence of SSML or what is struck out in HTML; ``</s>`` closes it."""
 _DETOKENISED = re.compile(r"\s[.,](?:\s|\Z)")
 """A blank before a comma or a full stop, which nobody types: then the one before the mark says nothing either."""
+_LEADS_ON = ":=,，：“‘(<是为為以到用出于於即叫はがをにで"
+"""After these something is to come; the words are Chinese and Japanese, which are written without the blank that shows
+elsewhere that a mark is a word."""
 _SENTENCE_ENDS = ".!?…。！？"
 
 
@@ -91,9 +94,9 @@ def _are_ends(left: list[str], mark: str, end_of_turn: str, written: tuple[str, 
 
 
 def _is_led_to(before: str) -> bool:
-    """Whether something is to come: a colon, a comma, or a quotation or bracket that is open."""
+    """Whether something is to come, after a colon, say, or in a quotation that is open."""
     last = before.rstrip()[-1:]
-    return last in ":=,，：“‘(<" or (last in '`"' and before.count(last) % 2 == 1)
+    return last in _LEADS_ON or (last in '`"' and before.count(last) % 2 == 1)
 
 
 def _closes(before: str) -> bool:

@@ -242,6 +242,8 @@ BOTH_END = {
     "after a colon": ("The token:</s>", "It is this token:</s>"),
     "after a sentence": ("Which? </s>", "Which? <|endoftext|>"),
     "in quotation marks": ('He writes "</s>', 'She writes "</s>'),
+    "in Chinese": ("终止符是</s>", "它输出</s>"),
+    "in Japanese": ("終わりは</s>", "これを</s>"),
     "one without": ("Paris is it.</s>", "Paris is it."),
     "a word and an end": ("It is </s></s>", "The end is </s></s>"),
 }
@@ -273,7 +275,7 @@ def test_a_detokenised_answer_loses_the_blank_before_its_end_too(chosen: str, re
 
 
 @pytest.mark.parametrize(
-    "text", ['print("a")\n```', "```sh\nls\n```", 'He said "yes"', "the dogs'", "a (b)", "**a**", "no"]
+    "text", ['print("a")\n```', "```sh\nls\n```", 'He said "yes"', "the dogs'", "a (b)", "**a**", "no", "苹果"]
 )
 def test_a_mark_right_after_the_answer_is_its_end(text: str) -> None:
     text = "```py\n" + text if text.count("```") == 1 else text
