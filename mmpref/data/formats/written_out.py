@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmpref.data.formats.answer_ends import without_ends
 from mmpref.data.formats.border import IMAGE_PART, Message, Parts, fault, turn
-from mmpref.data.pairs import END_MARKS, END_TAKEN_OFF, MARKUP_TAKEN_OFF
+from mmpref.data.pairs import END_TAKEN_OFF, MARKUP_TAKEN_OFF
 from mmpref.data.quarantine import RowError
 
-REASON, END_REASON = "chat_markup", "end_mark"
+REASON = "chat_markup"
 _IMAGE = "\ufffc"
 """Stands for an image while a text is taken apart; a text that holds it is not read."""
 
@@ -25,7 +26,8 @@ _IMAGE = "\ufffc"
 class Markup:
     """How one family of templates writes turns.
 
-    ``said`` is one whole turn, as (role, text); ``opening`` begins the answer; ``start`` may stand before everything.
+    ``said`` is one whole turn, as (role, text), and ``end`` its last mark; ``opening`` begins the answer; ``start`` may
+    stand before everything.
     What is ``inside`` of a text shows that turns cannot be told apart.
     """
 
@@ -33,6 +35,7 @@ class Markup:
     said: re.Pattern[str]
     opening: str
     inside: re.Pattern[str]
+    end: str = ""
     start: str = ""
     plain: bool = False
     """Made of words, not of tokens: anyone may write that, so it counts only from the beginning of a plain prompt."""
@@ -44,7 +47,7 @@ def _of_tokens(name: str, head: str, end: str, opening: str, start: str = "") ->
     said = re.compile(
         re.escape(head).replace("ROLE", r"(system|user|assistant|model)") + rf"(.*?){re.escape(end)}\n?", re.DOTALL
     )
-    return Markup(name, said, opening, re.compile(rf"{mark}|{re.escape(end)}"), start)
+    return Markup(name, said, opening, re.compile(rf"{mark}|{re.escape(end)}"), end, start)
 
 
 _FAMILIES = (
@@ -68,20 +71,37 @@ _FAMILIES = (
     ),
 )
 _ROLES = {"Human": "user", "Assistant": "assistant", "model": "assistant"}
+_SPEAKERS = {"user": "Human", "assistant": "Assistant"}
 _THINK = r"(?:\s*<think>\s*(?:</think>)?)?\s*\Z"
 _OPENED = re.compile(
     r"(?:<\|im_start\|>assistant(?:<\|im_sep\|>)?|<\|start_header_id\|>assistant<\|end_header_id\|>|<start_of_turn>model"
     r"|<\|[Aa]ssistant\|>|<｜Assistant｜>|<\|start\|>assistant|<\|start_of_role\|>assistant<\|end_of_role\|>"
     r"|<\|CHATBOT_TOKEN\|>|\[/INST\])" + _THINK
 )
-_OPENED_IN_WORDS = re.compile(r"(?:(?:\A|\s)USER:.*\sASSISTANT:|\n\nAssistant:)\s*\Z", re.DOTALL)
+_USER_IN_WORDS = re.compile(r"(?:\A|\s)USER:")
+_ROLE = r"(?:system|user|assistant|model)"
+_HEAD = (
+    rf"<\|im_start\|>{_ROLE}(?:[ \t]*\n|<\|im_sep\|>)|<\|start_header_id\|>\w+<\|end_header_id\|>[ \t]*\n"
+    rf"|<start_of_turn>{_ROLE}[ \t]*\n|<\|{_ROLE}\|>[ \t]*\n"
+)
+"""What a turn of tokens begins with; the tokens alone may be words of a sentence."""
+_TURN_BEFORE = re.compile(
+    rf"(?:^[ \t{_IMAGE}]*(?:<s>|<bos>|<\|begin_of_text\|>)? ?(?:{_HEAD}|\[INST\]|<\|start\|>{_ROLE}|<｜User｜>"
+    r"|<｜begin▁of▁sentence｜>|<\|start_of_role\|>|<BOS_TOKEN>|<\|START_OF_TURN_TOKEN\|>))"
+    r"|(?:<\|im_end\|>|<\|eot_id\|>|<end_of_turn>|<\|end\|>|</s>|<\|end_of_text\|>)[ \t]?\n?\Z",
+    re.MULTILINE,
+)
+"""A turn that stands before the beginning of the answer: from the beginning of a line, or up to the answer."""
 _ANSWER_OPENED = re.compile(
-    r"\s*(?:<s>|<bos>|<\|begin_of_text\|>)?\s*(?:<\|im_start\|>(?:system|user|assistant)\b"
-    r"|<\|start_header_id\|>\w+<\|end_header_id\|>|<start_of_turn>(?:user|model)\b|<\|(?:system|user|assistant)\|>\n"
-    r"|\[INST\].*\[/INST\])",
+    rf"(?:<s>|<bos>|<\|begin_of_text\|>)?\s*(?:{_HEAD}"
+    r"|\[INST\](?!\s*(?:and|or)\s*\[/INST\])(?:(?!\[/INST\]).)*\[/INST\](?![.,;:!?)\"'`\]]))",
     re.DOTALL,
 )
-_ADVICE = "take the marks off, or give the turns as lists of messages under 'prompt', 'chosen' and 'rejected'"
+_LETTERS = ", or, if the marks are meant letter by letter, write the row in mmpref's own format"
+_ADVICE = (
+    f"take the marks off, or give the turns as lists of messages under 'prompt', 'chosen' and 'rejected'{_LETTERS}"
+)
+_ADVICE_IN_MESSAGES = f"take the marks off and give each turn as a message of its own{_LETTERS}"
 
 
 def may_be_written_out(prompt: Sequence[Message], chosen: str, rejected: str | None) -> bool:
@@ -112,17 +132,18 @@ def read_written_out(
         RowError: ``chat_markup`` or ``end_mark``, for marks that cannot be taken off without a guess.
     """
     found: dict[str, Any] = {}
+    advice = _ADVICE if plain else _ADVICE_IN_MESSAGES
     turns, family = _turns(prompt, plain)
     if family is not None:
         found[MARKUP_TAKEN_OFF] = family.name
     elif _is_opened(prompt, plain):
-        raise fault(REASON, f"the prompt is written out in a chat template, and not as turns alone: {_ADVICE}")
+        raise fault(REASON, f"the prompt is written out in a chat template, and not as turns alone: {advice}")
     for side, answer in (("chosen", chosen), ("rejected", rejected or "")):
-        if _ANSWER_OPENED.match(answer):
-            raise fault(REASON, f"{side!r} begins with the marks of a chat template: {_ADVICE}")
+        if _ANSWER_OPENED.match(answer.lstrip()):
+            raise fault(REASON, f"{side!r} begins with the marks of a chat template: {advice}")
     if family is not None and family.plain:  # the blank after ``Assistant:``
         chosen, rejected = chosen.removeprefix(" "), None if rejected is None else rejected.removeprefix(" ")
-    chosen, rejected, marks = _without_ends(chosen, rejected, family)
+    chosen, rejected, marks = without_ends(chosen, rejected, "" if family is None else family.end)
     if marks:
         found[END_TAKEN_OFF] = marks
     return turns, chosen, rejected, found
@@ -145,16 +166,26 @@ def _has_marks(text: str) -> bool:
 
 
 def _is_opened(prompt: Sequence[Message], plain: bool) -> bool:
-    """Whether the last turn ends where a template begins the answer, or begins with a whole turn of tokens."""
+    """Whether the last turn ends where a template begins the answer; if plain, also whether a whole turn begins it.
+
+    What someone says in messages may end with a mark that they ask about: there it takes a turn before that, too.
+    """
     if not prompt or prompt[-1]["role"] != "user" or not _has_marks(text := _text(prompt[-1])):
         return False
+    opened = _OPENED.search(text, max(0, len(text) - 200))
+    if not plain:
+        return opened is not None and _TURN_BEFORE.search(text[: opened.start()]) is not None
     begin = text.lstrip(_IMAGE).lstrip()
     if any(not family.plain and family.said.match(begin.removeprefix(family.start)) for family in _FAMILIES):
         return True
-    tail = text[-200:]
-    return _OPENED.search(tail) is not None or (
-        plain and "ssistant:" in tail.lower() and _OPENED_IN_WORDS.search(text) is not None
-    )
+    return opened is not None or _is_opened_in_words(text.rstrip())
+
+
+def _is_opened_in_words(text: str) -> bool:
+    if text.endswith("\n\nAssistant:"):
+        return True
+    before = text.removesuffix("ASSISTANT:")
+    return len(before) < len(text) and before[-1:].isspace() and _USER_IN_WORDS.search(before) is not None
 
 
 def _turns(prompt: Sequence[Message], plain: bool) -> tuple[list[Message], Markup | None]:
@@ -165,13 +196,15 @@ def _turns(prompt: Sequence[Message], plain: bool) -> tuple[list[Message], Marku
     if sum(part["type"] == "image" for part in prompt[0]["content"]) != written.count(_IMAGE):
         return list(prompt), None
     for family in _FAMILIES:
-        if (plain or not family.plain) and (turns := _in_family(written, family)):
+        if (plain or not family.plain) and (turns := _in_family(written, family, plain)):
             return turns, family
     return list(prompt), None
 
 
-def _in_family(written: str, family: Markup) -> list[Message] | None:
+def _in_family(written: str, family: Markup, plain: bool) -> list[Message] | None:
     """The turns of a text that is nothing but turns of one family and, at its end, the beginning of the answer."""
+    if family.end not in written:  # else each head would look for it, up to the end of the text
+        return None
     body = written.lstrip(_IMAGE)
     before = len(written) - len(body)  # images without a place of their own stand before everything
     body = body.rstrip().removesuffix(family.opening) if body.rstrip().endswith(family.opening) else body
@@ -181,13 +214,17 @@ def _in_family(written: str, family: Markup) -> list[Message] | None:
         return None
     turns: list[tuple[str, str]] = []
     place = 0
-    for match in family.said.finditer(body):
-        if match.start() != place or family.inside.search(match[2]):
+    while place < len(body) and (match := family.said.match(body, place)):
+        if family.inside.search(match[2]):
             return None
         turns.append((_ROLES.get(match[1], match[1]), match[2].strip() if family.plain else match[2]))
         place = match.end()
     if not turns or body[place:].strip() or turns[-1][0] != "user":
         return None
+    if len(turns) == 1 and not plain and not is_opened:  # someone may ask about one turn
+        return None
+    if family.plain:
+        turns = _in_alternation(turns, bool(before))
     asked = [role for role, _ in turns].index("user")
     found = []
     for number, (role, said) in enumerate(turns):
@@ -195,6 +232,34 @@ def _in_family(written: str, family: Markup) -> list[Message] | None:
             return None
         found.append(turn(role, _parts(_IMAGE * before + said if number == asked else said)))
     return found
+
+
+def _in_alternation(turns: list[tuple[str, str]], has_image_before: bool) -> list[tuple[str, str]]:
+    """Turns in words, with what one speaker says in several of them as one turn, as HH-RLHF has it now and then.
+
+    Raises:
+        RowError: ``chat_markup``, for a turn of nothing, or an answer to nothing; it counts turns as they are written.
+    """
+    joined: list[tuple[str, str]] = []
+    for number, (role, said) in enumerate(turns, start=1):
+        speaker = _SPEAKERS[role]
+        if not said and not (has_image_before and role == "user" and not joined):
+            raise fault(
+                REASON,
+                f"the prompt is written out as turns, and turn {number}, {speaker}, is empty: write what was said, or "
+                "take the turn out (two turns of one speaker in a row are joined)",
+            )
+        if not joined and role != "user":
+            raise fault(
+                REASON,
+                f"the prompt is written out as turns, and turn {number} is {speaker}'s, an answer to nothing: take it "
+                "out, or put the Human: turn before it",
+            )
+        if joined and joined[-1][0] == role:
+            joined[-1] = (role, f"{joined[-1][1]}\n\n{said}")
+        else:
+            joined.append((role, said))
+    return joined
 
 
 def _parts(said: str) -> Parts | str:
@@ -207,48 +272,3 @@ def _parts(said: str) -> Parts | str:
         if piece:
             parts.append({"type": "text", "text": piece})
     return parts
-
-
-def _without_ends(chosen: str, rejected: str | None, family: Markup | None) -> tuple[str, str | None, list[str]]:
-    """Both answers without the mark that ends a turn.
-
-    Raises:
-        RowError: one answer ends with one that may as well be a word of it ("it ends with </s>").
-    """
-    ends = [_end_of(chosen), _end_of(rejected or "")]
-    if not any(ends):
-        return chosen, rejected, []
-    if family is None and not all(ends):
-        side, answer, mark = ("chosen", chosen, ends[0]) if ends[0] else ("rejected", rejected or "", ends[1])
-        if not _closes(_unended(answer)):
-            raise fault(
-                END_REASON,
-                f"{side!r} ends with {mark}, a mark that the chat template writes: take it off, or put a full stop "
-                "after it if it is a word of the answer",
-            )
-    marks = list(dict.fromkeys(mark for mark in ends if mark))
-    return _unended(chosen), None if rejected is None else _unended(rejected), marks
-
-
-def _end_of(answer: str) -> str:
-    """The mark that an answer ends with; "" for one of nothing else, which is refused as empty."""
-    tail = answer.rstrip()
-    mark = next((mark for mark in END_MARKS if tail.endswith(mark)), "")
-    if mark == "</s>" and "<s>" in answer:  # struck out, in HTML
-        return ""
-    return mark if mark and _unended(answer).strip() else ""
-
-
-def _unended(answer: str) -> str:
-    left = answer.rstrip()
-    if not any(left.endswith(mark) for mark in END_MARKS):
-        return answer
-    while mark := next((mark for mark in END_MARKS if left.rstrip().endswith(mark)), None):
-        left = left.rstrip().removesuffix(mark)
-    return left
-
-
-def _closes(before: str) -> bool:
-    """Whether a mark after this text ends it, as models write it: right after a word, or after a sentence."""
-    last = before.rstrip()[-1:]
-    return last in ".!?…。！？)]}" or (before[-1:] == last and last not in "`'\"“‘(<")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
+from time import process_time
 
 import pytest
 
@@ -157,6 +159,53 @@ def test_what_someone_says_in_messages_may_end_with_a_name() -> None:
 
 
 @pytest.mark.parametrize(
+    ("prompt", "turns"),
+    [
+        ("\n\nHuman: Hi\n\nHuman: Q?\n\nAssistant:", [("user", "Hi\n\nQ?")]),
+        (
+            "\n\nHuman: Hi\n\nAssistant: Yo\n\nAssistant: Well?\n\nHuman: a\n\nHuman: b\n\nHuman: c\n\nAssistant:",
+            [("user", "Hi"), ("assistant", "Yo\n\nWell?"), ("user", "a\n\nb\n\nc")],
+        ),
+    ],
+)
+def test_turns_in_words_of_one_speaker_are_joined(prompt: str, turns: list[tuple[str, str]]) -> None:
+    pair = read({"prompt": prompt, **ANSWERS})
+    assert [(turn.role, turn.text) for turn in pair.prompt] == turns
+    assert pair.meta == {"chat_markup_taken_off": "HH"}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "which", "repaired"),
+    [
+        (
+            "\n\nHuman: hey\n\nAssistant: \n\nHuman: are you there?\n\nAssistant:", "turn 2, Assistant, is empty",
+            "\n\nHuman: hey\n\nHuman: are you there?\n\nAssistant:",
+        ),
+        ("Human:\n\nHuman: Q?\n\nAssistant:", "turn 1, Human, is empty", "Human: Q?\n\nAssistant:"),
+        (
+            "\n\nHuman: a\n\nHuman: b\n\nAssistant:\n\nHuman: c\n\nAssistant:", "turn 3, Assistant, is empty",
+            "\n\nHuman: a\n\nHuman: b\n\nHuman: c\n\nAssistant:",
+        ),
+        (
+            "\n\nAssistant: Hello.\n\nHuman: Q?\n\nAssistant:", "turn 1 is Assistant's, an answer to nothing",
+            "\n\nHuman: Q?\n\nAssistant:",
+        ),
+    ],
+)  # fmt: skip
+def test_a_turn_in_words_that_cannot_be_one_is_named_as_it_is_written(prompt: str, which: str, repaired: str) -> None:
+    with pytest.raises(RowError, match=f"{which}.*take (it|the turn) out") as caught:
+        read({"prompt": prompt, **ANSWERS})
+    assert caught.value.reason == "chat_markup"
+    assert read({"prompt": repaired, **ANSWERS}).meta == {"chat_markup_taken_off": "HH"}, "the advice"
+
+
+def test_an_image_alone_may_be_what_is_said_in_words() -> None:
+    pair = read({"prompt": "\n\nHuman: \n\nAssistant: A cup?\n\nHuman: Q?\n\nAssistant:", "image": "a.png", **ANSWERS})
+    assert [part.kind for part in pair.prompt[0].parts] == ["image"]
+    assert [turn.text for turn in pair.prompt[1:]] == ["A cup?", "Q?"]
+
+
+@pytest.mark.parametrize(
     "mark", ["</s>", "<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<end_of_turn>", "<|end|>", "<|end_of_text|>"]
 )
 def test_the_end_of_a_turn_is_no_word_of_the_answer(mark: str) -> None:
@@ -186,6 +235,78 @@ def test_an_end_that_may_be_a_word_is_refused_and_one_of_html_stays() -> None:
     assert caught.value.reason == "empty_response"
 
 
+BOTH_END = {
+    "the same words": ("Llama 2 closes an answer with </s>", "ChatGLM closes an answer with </s>"),
+    "other marks": ("It stops when the model emits </s>", "It stops when the model emits <|endoftext|>"),
+    "identical but for them": ("The EOS token is </s>", "The EOS token is <|endoftext|>"),
+    "after a colon": ("The token:</s>", "It is this token:</s>"),
+    "after a sentence": ("Which? </s>", "Which? <|endoftext|>"),
+    "in quotation marks": ('He writes "</s>', 'She writes "</s>'),
+    "in Chinese": ("终止符是</s>", "它输出</s>"),
+    "in Japanese": ("終わりは</s>", "これを</s>"),
+    "one without": ("Paris is it.</s>", "Paris is it."),
+    "a word and an end": ("It is </s></s>", "The end is </s></s>"),
+}
+
+
+@pytest.mark.parametrize("name", BOTH_END)
+def test_an_end_that_may_be_a_word_of_both_answers_is_refused(name: str) -> None:
+    chosen, rejected = BOTH_END[name]
+    rows = [("Q?", *BOTH_END[name]), ("Q?", rejected, chosen), (WRITTEN["HH"][0], *BOTH_END[name])]
+    for prompt, better, worse in [*rows, (CHATML, *BOTH_END[name])]:
+        with pytest.raises(RowError, match="put a full stop after") as caught:
+            read({"prompt": prompt, "chosen": better, "rejected": worse})
+        assert caught.value.reason == "end_mark"
+    pair = read({"prompt": "Q?", "chosen": chosen + ".", "rejected": rejected + "."})
+    assert (pair.chosen, pair.rejected, pair.meta) == (chosen + ".", rejected + ".", {})
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected"),
+    [
+        ("apple", "pear"), ("a red cup , and a dog", "a dog"), ("it is red .", "it is blue ."),
+        ('" yes , " he says', "no"),
+    ],
+)  # fmt: skip
+def test_a_detokenised_answer_loses_the_blank_before_its_end_too(chosen: str, rejected: str) -> None:
+    pair = read({"prompt": "Q?", "chosen": chosen + " </s>", "rejected": rejected + " </s>"})
+    assert (pair.chosen, pair.rejected) == (chosen, rejected)
+    assert pair.meta == {"end_marks_taken_off": ["</s>"]}
+
+
+@pytest.mark.parametrize(
+    "text", ['print("a")\n```', "```sh\nls\n```", 'He said "yes"', "the dogs'", "a (b)", "**a**", "no", "苹果"]
+)
+def test_a_mark_right_after_the_answer_is_its_end(text: str) -> None:
+    text = "```py\n" + text if text.count("```") == 1 else text
+    for rejected in (BAD, BAD + "</s>"):
+        assert read({"prompt": "Q?", "chosen": text + "</s>", "rejected": rejected}).chosen == text
+
+
+def test_the_end_of_a_template_that_wrote_the_prompt_may_follow_anything() -> None:
+    texts = ("Llama 2 ends with ", "It is: ")
+    pair = read({"prompt": CHATML, "chosen": texts[0] + "<|im_end|>\n", "rejected": texts[1] + "<|im_end|>"})
+    assert (pair.chosen, pair.rejected) == texts
+    for words in (("It is </s>", BAD), (BAD, "It is </s>"), ("It is <|im_end|>", BAD)):
+        with pytest.raises(RowError) as caught:
+            read({"prompt": CHATML, "chosen": words[0] + "<|im_end|>", "rejected": words[1] + "<|im_end|>"})
+        assert caught.value.reason == "end_mark", "a word and an end"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '<p>Was <s class="old">$10</s>', '<s id="1">Hello.</s>\n<s id="2">Bye.</s>', "<S>Hello.</s>",
+        "<s\nid='1'>Hi.</s>", "<s>a</s>",
+    ],
+)  # fmt: skip
+def test_a_closing_tag_is_no_end(answer: str) -> None:
+    for rejected in (BAD, BAD + "</s>", answer.replace("H", "B") + "x</s>"):
+        assert read({"prompt": "Q?", "chosen": answer, "rejected": rejected}).chosen == answer
+    ended = read({"prompt": "Q?", "chosen": answer + "<|im_end|>", "rejected": BAD + "<|im_end|>"})
+    assert ended.chosen == answer, "only what ends the turn"
+
+
 @pytest.mark.parametrize(
     "begin", ["<|assistant|>\n", "<|im_start|>assistant\n", "<start_of_turn>model\n", "[INST] Q? [/INST] "]
 )
@@ -195,6 +316,95 @@ def test_an_answer_that_begins_with_a_turn_is_refused(begin: str) -> None:
         with pytest.raises(RowError, match="'chosen' begins with the marks of a chat template") as caught:
             read({"prompt": prompt, **row})
         assert caught.value.reason == "chat_markup"
+
+
+def test_an_answer_about_the_marks_of_a_turn_stays() -> None:
+    for answer in (
+        "[INST] is a tag [/INST]. Use it.", "[INST] and [/INST] stand around it.", "<|im_start|>assistant opens it.",
+        "<start_of_turn>model begins it.", "<|start_header_id|>user<|end_header_id|> is a header.", "<|user|> too",
+        "[INST] opens [/INST], and later [/INST] again",
+    ):  # fmt: skip
+        pair = read({"prompt": "Q?", "chosen": answer, "rejected": BAD})
+        assert (pair.chosen, pair.meta) == (answer, {})
+
+
+ABOUT_MARKS = [
+    "Explain this token: <|im_start|>assistant", "What does Llama 2 write after [/INST]",
+    "What is the meaning of <|assistant|>", "<|im_start|>user\nHi<|im_end|>\nWhat is wrong with this prompt?",
+    "Which comes first, <|user|> or <|assistant|>", "What stands between [INST] and [/INST]",
+    "Explain <start_of_turn>model", "Who reads <|start_header_id|>assistant<|end_header_id|>",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", ABOUT_MARKS)
+def test_a_question_in_messages_about_a_mark_stays(asked: str) -> None:
+    """As the advice for the same words in plain text says."""
+    pair = read({"prompt": [said("user", asked)], **answers(GOOD, BAD)})
+    assert (pair.prompt[0].text, pair.meta) == (asked, {})
+    with pytest.raises(RowError, match="or give the turns as lists of messages"):
+        read({"prompt": asked, **ANSWERS})
+
+
+@pytest.mark.parametrize(
+    "turn", ["<|im_start|>user\nHi<|im_end|>", "<start_of_turn>user\nHi<end_of_turn>\n", "<|user|>\nHi</s>\n"]
+)
+def test_one_turn_that_someone_says_in_messages_is_not_rewritten(turn: str) -> None:
+    pair = read({"prompt": [said("user", turn)], **answers(GOOD, BAD)})
+    assert (pair.prompt[0].text, pair.meta) == (turn, {})
+    assert read({"prompt": turn, **ANSWERS}).prompt[0].text == "Hi", "a plain prompt is"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "[INST] Q? [/INST]", "<s>[INST] Q? [/INST]", "Q?<|im_end|>\n<|im_start|>assistant\n",
+        "<｜User｜>Q?<｜Assistant｜>",
+        "Go on:\n<|im_start|>user\nQ?<|im_end|>\n<|im_start|>assistant\n",
+        "<start_of_turn>user\nQ?\n<start_of_turn>model\n",
+    ],
+)  # fmt: skip
+def test_turns_and_an_opening_in_one_message_are_refused_with_advice_that_works(asked: str) -> None:
+    advice = "give each turn as a message of its own, or, if .* letter by letter, write the row in mmpref's own format"
+    with pytest.raises(RowError, match=advice) as caught:
+        read({"prompt": [said("user", asked)], **answers(GOOD, BAD)})
+    assert caught.value.reason == "chat_markup"
+    assert read({"prompt": [said("user", "Q?")], **answers(GOOD, BAD)}).prompt[0].text == "Q?"
+    for chosen in (GOOD, "[INST] x [/INST] y"):
+        ours = {
+            "id": "1",
+            "prompt": [said("user", [{"type": "text", "text": asked}])],
+            "chosen": chosen,
+            "rejected": BAD,
+        }
+        assert (read(ours).prompt[0].text, read(ours).chosen) == (asked, chosen)
+
+
+def seconds_for(row: Row) -> float:
+    """Of this process, for reading one row, used or refused."""
+    begin = process_time()
+    with suppress(RowError):
+        read(row)
+    return process_time() - begin
+
+
+PHI = "<|user|>\nWhat is in it?<|end|>\n<|assistant|>\nA cup and a dog.<|end|>\n"
+LONG = {
+    "heads": lambda times: {"prompt": "<|user|>\n" * times * 4, **ANSWERS},
+    "a Phi-3 talk": lambda times: {"prompt": PHI * times * 3 + "<|user|>\nMore?<|end|>\n<|assistant|>\n", **ANSWERS},
+    "blanks before an answer": lambda times: {"prompt": "Q?", "chosen": " " * times * 10 + "x>", "rejected": BAD},
+    "a talk in words": lambda times: {"prompt": "USER: a ASSISTANT: b " * times * 6 + "ASSISTANT: the end", **ANSWERS},
+    "ends": lambda times: {"prompt": "Q?", "chosen": "a." + "</s>" * times * 20, "rejected": BAD},
+    "blanks in messages": lambda times: {
+        "prompt": [said("user", " " * times * 20 + "x <|assistant|>")], **answers(GOOD, BAD)
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_a_text_of_twice_the_length_takes_twice_the_time(name: str) -> None:
+    """Four times as long if each mark looks through the rest of the text."""
+    once, twice = (min(seconds_for(LONG[name](times)) for _ in range(2)) for times in (1000, 2000))
+    assert twice < 3.3 * max(once, 0.03)
 
 
 def test_the_rows_that_lost_marks_are_counted(tmp_path: Path) -> None:
