@@ -7,6 +7,7 @@ is a place without an image, or a word about markup: the model would read it as 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from mmpref.data.quarantine import RowError
 
@@ -16,8 +17,7 @@ _MARKS = re.compile(
     r"<(?:[Ii]mage|IMAGE|[Vv]ideo|VIDEO|[Aa]udio|AUDIO|image ?/|img|sound|speech|bbox|ref-object)>"
     r"|<\|(?:image|video|audio|vision)(?:_(?:pad|start|end|\d+))?\|>"
     r"|<image(?:_soft_token|_placeholder|[ _-]?\d+)>|<start_of_image>|<IMG_CONTEXT>|<ImageHere>|<im_patch>"
-    r"|\[IMG\](?!.*\[/IMG\])",
-    re.DOTALL,
+    r"|\[IMG\]"
 )
 _ABOUT_MARKUP = re.compile(r"</(?!img>|image>)|`|\b(?:HTML|XML|SVG|tags?|elements?|markup)\b", re.IGNORECASE)
 _EMPTY = re.compile(r"<(image|video|audio)>(?:\./)?</\1>", re.IGNORECASE)
@@ -32,12 +32,14 @@ _REASONS = {
     "ref-object": "boxes",
 }
 
-_ENDING = r"\.(?:jpe?g|jfif|png|webp|gif|bmp|tiff?|heic|avif|svg)"
+# every piece stops where the next one of its kind may begin, so that no part of a long text is read twice
 _PICTURE = re.compile(
-    rf"<img\b[^<>]*?\bsrc\s*=\s*[\"']?(?P<src>data:image/|[^\s\"'<>]+?{_ENDING}(?=[?#\"'\s/>]))[^<>]*>"
-    rf"|!\[[^\]\n]*\]\(\s*<?(?P<link>data:image/|[^\s()<>]+?{_ENDING}(?=[?#)\s>]))[^()\n]*\)",
+    r"(?P<tag><img\b[^<>]*+>)"
+    r"|!\[[^\]\n!]*+(?:!(?!\[)[^\]\n!]*+)*+\]\(\s*+<?(?P<link>[^\s()<>]++)[^()\n]*+\)",
     re.IGNORECASE,
 )
+_SOURCE = re.compile(r"\bsrc\s*+=\s*+[\"']?(?P<path>[^\s\"'<>]++)", re.IGNORECASE)
+_ENDING = re.compile(r"\.(?:jpe?g|jfif|png|webp|gif|bmp|tiff?|heic|avif|svg)(?=[?#]|\Z)", re.IGNORECASE)
 _ABOUT_CODE = re.compile(
     r"</(?!img>)|`|=>|\{\{|\b(?:X?HTML5?|XML|SVG|CSS|JSX|JavaScript|TypeScript|PHP|Markdown|README|markup"
     r"|(?:img|image)[ -](?:tags?|elements?))\b(?![=/.])",
@@ -60,10 +62,11 @@ def refuse_marks(text: str, where: str, *, has_images: bool, advice: str = "") -
     """
     if "<" not in text and "[IMG]" not in text:
         return
-    found = _MARKS.search(text)
-    if found is None:
+    closed = text.rfind("[/IMG]")  # before it stands a forum's [IMG]address[/IMG]
+    marks = (found[0] for found in _MARKS.finditer(text) if found[0] != "[IMG]" or found.start() > closed)
+    mark = next(marks, None)
+    if mark is None:
         return
-    mark = found[0]
     if not has_images and _TAG.fullmatch(mark) and _ABOUT_MARKUP.search(_EMPTY.sub("", text)):
         return
     kind = next((name for name in _REASONS if name in mark.lower()), "")
@@ -85,13 +88,13 @@ def refuse_pictures(text: str, where: str, *, advice: str = "") -> None:
     Raises:
         RowError: ``literal_placeholder``.
     """
-    for shown, path in _pictures(text):
-        if "://" not in path and not _ABOUT_CODE.search(text.replace(shown, "")):
-            advice = advice or "give the picture under 'images' and write <image> in its place, or take the mark out"
-            raise RowError(
-                f"{where} shows the picture {shown[:80]}, which no model would see: {advice}",
-                reason="literal_placeholder",
-            )
+    shown = next((mark for mark, path in _pictures(text) if "://" not in path), None)
+    if shown is None or _ABOUT_CODE.search(_PICTURE.sub(" ", text)):
+        return
+    advice = advice or "give the picture under 'images' and write <image> in its place, or take the mark out"
+    raise RowError(
+        f"{where} shows the picture {shown[:80]}, which no model would see: {advice}", reason="literal_placeholder"
+    )
 
 
 def links_to_pictures(text: str) -> int:
@@ -99,8 +102,18 @@ def links_to_pictures(text: str) -> int:
     return sum("://" in path for _, path in _pictures(text))
 
 
-def _pictures(text: str) -> list[tuple[str, str]]:
+def _pictures(text: str) -> Iterator[tuple[str, str]]:
     """What stands in the text for a picture, and the picture's path."""
     if "](" not in text and "<img" not in text and "<IMG" not in text:
-        return []
-    return [(found[0], found["src"] or found["link"]) for found in _PICTURE.finditer(text)]
+        return
+    for found in _PICTURE.finditer(text):
+        paths = [found["link"]] if found["link"] else [source["path"] for source in _SOURCE.finditer(found["tag"])]
+        path = next(filter(_is_picture, paths), None)
+        if path is not None:
+            yield found[0], path
+
+
+def _is_picture(path: str) -> bool:
+    if path[:11].lower() == "data:image/":
+        return True
+    return _ENDING.search(path.rstrip("/"), 1) is not None  # <img src=a.png/> ends with the tag's own slash
