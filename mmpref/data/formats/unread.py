@@ -50,6 +50,11 @@ _ABOUT_IMAGE = re.compile(
     r"|relevance|dependency|required|needed|generator|subset|task|group|date|time|note|comments?|page|extension|ext)$"
 )
 _NO_NAME = frozenset({"none", "null", "nan", "n/a", "na", "no", "-"})
+_PLACE = re.compile(r"(?:image|img|picture|pic|photo)s?_(?:(?P<where>locations?|locs?)|refs?|references?|keys?)")
+"""Names of an image that may be something else: how many there are, or where the photo was taken."""
+_ROOTED = re.compile(r"\.{0,2}[/\\]|~/|[A-Za-z]:[/\\]|[a-z][a-z0-9+.-]*://")
+_FOLDERS = re.compile(r"[/\\]")
+_FILE_ENDING = re.compile(r"\w\.[A-Za-z]\w{1,4}$")
 
 
 def refuse_unread(
@@ -93,7 +98,7 @@ def refuse_unread(
         if key in told:
             continue
         if kind in (IMAGES, IMAGE_NAME, MEDIA):
-            is_read = _is_shown(value, column, images)
+            is_read = _is_shown(key, value, column, images)
         elif kind is TURNS:
             is_read = _is_said(value, (*prompt, *answers) if whole else prompt)
         else:
@@ -102,13 +107,34 @@ def refuse_unread(
             refuse(key, kind)
 
 
-def _is_shown(value: Any, column: Column | None, images: Sequence[Any]) -> bool:
+def _is_shown(key: str, value: Any, column: Column | None, images: Sequence[Any]) -> bool:
     """Whether a column of an image says nothing beside the images that were read."""
     if column is not None and column.use == "named":
-        return bool(images) or (isinstance(value, str) and value.strip().lower() in _NO_NAME)
+        return bool(images) or _names_none(key, value)
     if isinstance(value, int | float):
         return True
     return (column is None or column.use == "main") and names_the_same(value, images)
+
+
+def _names_none(key: str, value: Any) -> bool:
+    """Whether a column that may name an image names none: ``N/A``, a number of references, the town of a photo."""
+    place = _PLACE.fullmatch(spelt(key))
+    for item in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(item, str):
+            if item.strip().lower() in _NO_NAME:
+                continue
+            if place is None or not (place["where"] or "ref" in place[0]) or _may_be_a_file(item.strip()):
+                return False
+        elif place is None or not isinstance(item, int | float):
+            return False
+    return True
+
+
+def _may_be_a_file(name: str) -> bool:
+    """A path of any kind, or a name with an ending, which no town and no number has."""
+    if any(map(str.isspace, name)):
+        return ends_like_an_image(name)
+    return _FOLDERS.search(name) is not None or _FILE_ENDING.search(name) is not None
 
 
 def _is_said(value: Any, texts: Sequence[str]) -> bool:
@@ -235,9 +261,17 @@ def _refuse_name_of_image(value: Any, key: str) -> None:
         RowError: the column.
     """
     for item in value if isinstance(value, list | tuple) else [value]:
-        is_path = isinstance(item, str) and ("/" in item or "\\" in item) and not any(map(str.isspace, item.strip()))
-        if is_path or isinstance(item, bytes):
+        if isinstance(item, bytes) or (isinstance(item, str) and _is_path(item.strip())):
             refuse(key, IMAGE_NAME)
+
+
+def _is_path(name: str) -> bool:
+    """A path by its spelling. ``16/9``, ``yes/no`` and ``N/A`` are none: they have no root, no ending, and no folder of
+    letters beside a number."""
+    if not _FOLDERS.search(name) or any(map(str.isspace, name)) or name.lower() in _NO_NAME:
+        return False
+    has_both = any(map(str.isalpha, name)) and any(map(str.isdigit, name))
+    return has_both or _ROOTED.match(name) is not None or _FILE_ENDING.search(name) is not None
 
 
 _SEPARATE = re.compile(r"<image>\n?")

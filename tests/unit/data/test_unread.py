@@ -188,6 +188,36 @@ def test_facts_about_an_image_are_no_image(column: str, value: Any) -> None:
     assert read({**PLAIN, column: value}).meta == {column: value}
 
 
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("image_usage", "N/A"), ("visual_reasoning", "n/a"), ("image_text_alignment", "N/A"), ("image_aspect", "16/9"),
+        ("image_present", "yes/no"), ("image_setting", "indoor/outdoor"), ("image_refs", 0), ("image_refs", [1, 2]),
+        ("photo_location", "Paris"), ("image_location", "48.85"), ("photo_location", "St. Louis"), ("img_keys", 3),
+        ("image_ref", "first"), ("image_locs", ["Rome", "n/a"]), ("image_name", ["none"]), ("image_date", "2024/05/01"),
+    ],
+)  # fmt: skip
+def test_a_value_that_can_name_no_image_is_told(column: str, value: Any) -> None:
+    assert read({**PLAIN, column: value}).meta == {column: value}
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("image_usage", "train/000012"), ("image_where", "/data/cat"), ("image_where", "./cat"),
+        ("image_at", "s3://cats/tom"), ("image_at", "C:\\cats\\tom"), ("image_at", ["N/A", "a/b.dat"]),
+        ("image_at", b"picture"), ("image_refs", "coco/cat"), ("image_ref", "cat.dat"), ("image_locs", [0, "x/cat"]),
+        ("photo_location", "the cat.jpg"), ("image_id", 0), ("image_id", "0"), ("image_key", "cat"),
+        ("image_name", "Paris"), ("image_uid", 7), ("image_refs", {"a": "b"}),
+    ],
+)  # fmt: skip
+def test_a_value_that_may_name_an_image_refuses_a_row_without_images(column: str, value: Any) -> None:
+    error = refused({**PLAIN, column: value})
+    assert error.reason in ("unread_images", "unread_media")
+    assert repr(column) in error.detail
+    assert read({**PLAIN, column: value, "images": ["a.png"]}).meta
+
+
 # --- two columns of one image ----------------------------------------------------------------------------------------
 SAME = [
     ("1.jpg", "orig/1.jpg"), ("/data/orig/1.jpg", "orig/1.jpg"), ("./orig/1.jpg", "orig/1.jpg"),
