@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mmpref.data.formats.columns import (
+    BOXES,
     IMAGE_NAME,
     IMAGES,
     MEDIA,
@@ -204,8 +205,14 @@ def refuse_hidden(row: Row, meta: Row, *, id_key: str | None, images: Sequence[A
         _refuse_media_below(meta, "meta")
     for key, column in listed(tuple(meta)):
         value = meta[key]
-        if column.kind is SYSTEM and not is_empty(value) and not (isinstance(value, str) and value in prompt):
+        is_prompt = column.kind is SYSTEM and not is_empty(value) and not _is_name_of_system(key, value)
+        if is_prompt and not (isinstance(value, str) and value in prompt):
             refuse(f"meta.{key}", SYSTEM, inside=True)
+
+
+def _is_name_of_system(key: str, value: Any) -> bool:
+    """``system: gpt-4`` says which system wrote the answers. One word of a script without blanks may be a sentence."""
+    return spelt(key) == "system" and isinstance(value, str) and value.isascii() and len(value.split()) == 1
 
 
 def refuse_media_inside(items: Iterable[Row], where: str) -> None:
@@ -218,8 +225,32 @@ def refuse_media_inside(items: Iterable[Row], where: str) -> None:
         for key, column in listed(tuple(item)):
             value = item[key]
             is_media = column.kind in MEDIA_KINDS and not isinstance(value, int | float)
+            if column.kind is BOXES:
+                is_media = is_media and _holds_boxes(key, value)
             if is_media and not is_empty(value):
                 refuse(f"{where}.{key}", column.kind, inside=True)
+
+
+_ROW_OF_NUMBERS = re.compile(r"\d\s*[,;\s]\s*[-\d.]")
+_MANY_THINGS = frozenset({"objects", "regions", "grounding"})
+"""Names that boxes have, and that regions of the world and grades for grounding have too."""
+
+
+def _holds_boxes(key: str, value: Any) -> bool:
+    """Boxes are numbers: four of them, where the name alone does not say that they are boxes."""
+    return _count_numbers(value) >= (4 if spelt(key) in _MANY_THINGS else 1)
+
+
+def _count_numbers(value: Any) -> int:
+    if isinstance(value, str):
+        return len(re.findall(r"\d+", value)) if _ROW_OF_NUMBERS.search(value) else 0
+    if isinstance(value, Mapping):
+        return sum(map(_count_numbers, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(_count_numbers, value))
+    if value is None or isinstance(value, bool):
+        return 0
+    return 1 if isinstance(value, int | float) else 4  # bytes and arrays are full of them
 
 
 def _refuse_media_below(value: Any, where: str, depth: int = 6) -> None:

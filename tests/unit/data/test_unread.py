@@ -139,6 +139,44 @@ def test_what_a_foreign_meta_hides_is_not_lost(place: str) -> None:
             assert (error.reason, repr(place) in error.detail) == (reason, True)
 
 
+@pytest.mark.parametrize("system", ["gpt-4", "meta-llama/Llama-3.1-8B", "human"])
+def test_a_meta_may_name_the_system_that_answered(system: str) -> None:
+    assert read({**PLAIN, "meta": {"system": system}}).meta == {"system": system}
+    assert refused({**PLAIN, "meta": {"system_prompt": system}}).reason == "unread_system"
+
+
+@pytest.mark.parametrize("system", ["GPT-4 Turbo", "Be brief.", "你是一个有用的助手。", ["gpt-4"], {"text": "x"}])
+def test_what_may_be_a_system_prompt_in_meta_is_refused_and_may_be_renamed(system: Any) -> None:
+    error = refused({**PLAIN, "meta": {"system": system}})
+    assert error.reason == "unread_system"
+    assert "or rename it if it is none" in error.detail
+    assert read({**PLAIN, "meta": {"generating_system": system}}).meta == {"generating_system": system}
+
+
+NO_BOXES: list[Row] = [
+    {"grounding": "good"}, {"grounding": {"Rating": "5", "Rationale": "All 3 facts, and 1 more."}},
+    {"regions": ["EU", "US"]}, {"regions": ["Region 1", "Region 2", "Region 3", "Region 4"]}, {"bbox": "none"},
+    {"objects": ["cat", "dog"]}, {"grounding": {"Rating": 5}}, {"masks": False}, {"regions": [1, 2]},
+]  # fmt: skip
+BOXES: list[Row] = [
+    {"grounding": [[1, 2, 3, 4]]}, {"objects": [{"name": "cat", "x": 1, "y": 2, "w": 3.5, "h": 4}]},
+    {"objects": {"bbox": [1, 2, 3, 4]}}, {"bbox": "12,30,45,60"}, {"regions": "[12, 30], [45, 60]"},
+    {"masks": b"\x01"}, {"objects": b"\x01"}, {"polygon": [[1, 2]]}, {"keypoints": [1, 2]}, {"grounding": "<box>(1,2),(3,4)</box>"}, {"crop_box": {"x": 1}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("inside", NO_BOXES)
+def test_words_and_grades_under_the_names_of_boxes_are_told(inside: Row) -> None:
+    for column in ("meta", "scores", "metadata"):
+        assert read({**PLAIN, column: inside}).meta == (inside if column == "meta" else {column: inside})
+
+
+@pytest.mark.parametrize("inside", BOXES)
+def test_boxes_inside_of_a_mapping_are_refused(inside: Row) -> None:
+    for column in ("meta", "scores"):
+        assert refused({**PLAIN, column: inside}).reason == "boxes"
+
+
 def test_what_a_meta_hides_is_read_as_a_column() -> None:
     assert read({**PLAIN, "images": ["a.jpg"], "meta": {"image": "a.jpg"}}).images == (ImageRef("a.jpg"),)
     system = read({**PLAIN, "system": "Be brief.", "meta": {"system": "Be brief."}})
