@@ -70,6 +70,8 @@ def refuse_marks(text: str, where: str, *, has_images: bool, advice: str = "") -
     closed = text.rfind("[/IMG]")  # before it stands a forum's [IMG]address[/IMG]
     marks = (found[0] for found in _MARKS.finditer(text) if found[0] != "[IMG]" or found.start() > closed)
     mark = next(marks, None)
+    if mark == "</image>" and not has_images:  # alone it ends no place
+        mark = mark if any(other != mark for other in marks) else None
     if mark is None:
         return
     if not has_images and _TAG.fullmatch(mark) and _ABOUT_MARKUP.search(_EMPTY.sub("", text)):

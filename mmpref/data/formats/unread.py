@@ -101,7 +101,8 @@ def refuse_unread(
         if kind in (IMAGES, IMAGE_NAME, MEDIA):
             is_read = _is_shown(key, value, column, images)
         elif kind is TURNS:
-            is_read = _is_said(value, (*prompt, *answers) if whole else prompt)
+            is_count = whole and isinstance(value, int | float)  # ``turns: 1``
+            is_read = is_count or _is_said(value, (*prompt, *answers) if whole else prompt)
         else:
             is_read = False
         if not is_read:
@@ -155,8 +156,8 @@ def _stands_in(piece: str, said: str) -> bool:
 
 
 def _goes_on(two: str) -> bool:
-    """Two letters or digits of one word; scripts without spaces have no such ends."""
-    return len(two) == 2 and two.isascii() and two.isalnum()
+    """Two letters of one word, or two digits of one number; scripts without spaces have no such ends."""
+    return len(two) == 2 and two.isascii() and (two.isalpha() or two.isdigit())
 
 
 def _is_talk(value: Any) -> bool:

@@ -53,6 +53,11 @@ def test_a_part_of_a_word_repeats_nothing() -> None:
     row = {"prompt": "Is it Now or Yesterday?", "options": ["No", "Yes"], **ANSWERS}
     assert refused(row).reason == "unread_turns"
     assert read({**row, "prompt": "Is it? No/Yes"}).meta == {"options": ["No", "Yes"]}
+    sizes = {"prompt": "Which? A. 5cm B. 6cm", "choices": ["5", "6"], **ANSWERS}
+    assert read(sizes).meta == {"choices": ["5", "6"]}, "a number ends where its unit begins"
+    for wrong in (["5", "7"], ["c", "m"]):
+        assert refused({**sizes, "choices": wrong}).reason == "unread_turns"
+    assert refused({**sizes, "prompt": "A. 15cm B. 65cm"}).reason == "unread_turns"
     chinese = {"prompt": "图中是猫还是狗", "choices": ["猫", "狗"], **ANSWERS}
     assert read(chinese).meta == {"choices": ["猫", "狗"]}
 
@@ -62,6 +67,14 @@ def test_a_whole_conversation_may_repeat_the_answers_too(column: str) -> None:
     for answer in (GOOD, BAD):
         assert column in read({**PLAIN, column: talk("What?", answer)}).meta
     assert refused({**PLAIN, column: talk("What?", "Something else.")}).reason == "unread_turns"
+
+
+@pytest.mark.parametrize("column", ["turns", "messages", "conversation"])
+def test_a_number_of_turns_is_no_turn(column: str) -> None:
+    for count in (1, 2.0, 0):
+        assert read({**PLAIN, column: count}).meta == {column: count}
+    assert refused({**PLAIN, column: "1"}).reason == "unread_turns"
+    assert refused({**PLAIN, "input": 5}).reason == "unread_turns", "a number may be what is asked about"
 
 
 @pytest.mark.parametrize("column", ["context_messages", "previous_turns", "chat", "thread", "Prior"])
@@ -161,7 +174,8 @@ NO_BOXES: list[Row] = [
 BOXES: list[Row] = [
     {"grounding": [[1, 2, 3, 4]]}, {"objects": [{"name": "cat", "x": 1, "y": 2, "w": 3.5, "h": 4}]},
     {"objects": {"bbox": [1, 2, 3, 4]}}, {"bbox": "12,30,45,60"}, {"regions": "[12, 30], [45, 60]"},
-    {"masks": b"\x01"}, {"objects": b"\x01"}, {"polygon": [[1, 2]]}, {"keypoints": [1, 2]}, {"grounding": "<box>(1,2),(3,4)</box>"}, {"crop_box": {"x": 1}},
+    {"masks": b"\x01"}, {"objects": b"\x01"}, {"polygon": [[1, 2]]}, {"keypoints": [1, 2]},
+    {"grounding": "<box>(1,2),(3,4)</box>"}, {"crop_box": {"x": 1}},
 ]  # fmt: skip
 
 

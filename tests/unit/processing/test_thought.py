@@ -175,6 +175,8 @@ def test_the_switch_that_the_note_names_leaves_the_opening_out(opening: str) -> 
     [
         ("", ""), ("<b>", ""), ("a thought", ""), ("<|end|>", ""), ("/think\n", "open"), ("/no_think", ""),
         ("<|commentary|>", ""), ("<think", ""), ("</think>", "closed"), ("<rethink>", "open"),
+        ("<|winner|>", ""), ("<dinner>\n", ""), ("<|spinner|>", ""), ("<|inner|>", "open"), ("<inner_thought>", "open"),
+        ("<|INNER|>", "open"),
     ],
 )  # fmt: skip
 def test_names_of_marks_say_what_they_do(text: str, state: str) -> None:
