@@ -250,7 +250,8 @@ def _prompt(value: Any, asides: dict[str, list[Any]]) -> tuple[Message, ...]:
     prompt = tuple([_message(item, place, asides) for place, item in enumerate(value)])
     for place, item in enumerate(value):
         said = item["content"]
-        if type(said) is str and ("](" in said or "<" in said) and not any(message.num_images for message in prompt):
+        is_asked = item["role"] == "user" and type(said) is str and ("](" in said or "<" in said)
+        if is_asked and not any(message.num_images for message in prompt):
             refuse_pictures(said, f"prompt[{place}]", advice=OURS)
     if (indexes := asides.pop("index", None)) and indexes != list(range(len(indexes))):
         raise _fault("image_place", f"the image parts have the indexes {indexes[:8]}; write 'images' in their order")

@@ -304,8 +304,10 @@ class ChatEncoder:
         ):
             raise fault(
                 row.row_id, "unclosed_thought", f"has an answer that begins with {opening} and never writes {closing}, "
-                f"so that its thought was cut: {answer[:60]!r}; leave the row out, or make the answer again with room "
-                "for all of it"
+                f"so that its thought was cut, or the answer only speaks of the mark: {answer[:60]!r}; leave the row "
+                "out, or make the answer again with room for all of it (a rejected one too: it would teach that the "
+                f"mark is letters); where it only speaks of the mark, put a word before {opening}, or name it without "
+                "its brackets if the template rewrites that too"
             )  # fmt: skip
         self.writer.told.note(  # to this model the mark is text as any other
             "cut thought", f"an answer of '{row.row_id}' begins with {opening} and never writes {closing}: it may have "

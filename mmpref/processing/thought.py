@@ -60,7 +60,7 @@ def has_think_mark(text: str) -> bool:
 
 # --- marks that are not in the table: what they are called says what they do -------------------------------------
 
-_NAMED = re.compile(r"think|thought|reason|analysis|inner|scratch|reflect", re.IGNORECASE)
+_NAMED = re.compile(r"think|thought|reason|analysis|(?<![a-z])inner|scratch|reflect", re.IGNORECASE)
 _OFF = re.compile(
     r"(?<![a-z])no[ _-]?(?:think|thought|reason)|(?:think|thought|reason)\w*?[ _-]?(?:off|none|disabled)", re.IGNORECASE
 )

@@ -128,9 +128,25 @@ def read_row(row: Row, format: Format | None, options: FormatOptions) -> tuple[F
     Raises:
         RowError: as :func:`to_canonical`.
     """
-    row = standard(row)
-    found = _detect(row) if format is None else format
-    return found, found.to_canonical(row, options)
+    given = row
+    try:
+        row = standard(row)
+        found = _detect(row) if format is None else format
+        return found, found.to_canonical(row, options)
+    except (TypeError, ValueError) as error:  # an array has no truth value, and compares item by item
+        arrays = ", ".join(repr(key) for key, value in given.items() if _holds_array(value))
+        if not arrays:
+            raise
+        advice = "give lists and plain numbers (array.tolist()), and pictures as paths or bytes of files"
+        raise fault("array", f"{arrays} cannot be read as an array; {advice}") from error
+
+
+def _holds_array(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_holds_array, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_holds_array, value))
+    return hasattr(value, "__array__")
 
 
 def rows_of_mapping(document: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -84,10 +84,11 @@ def canonical(
     for key, side in (("images", images), (rejected_key, rejected_images)):
         if side is not None and places != len(side.items):
             raise fault("image_count", f"the prompt has {places} image places and {key!r} has {len(side.items)} images")
-    for content in texts:
+    for role, content in _said(prompt):
         refuse_marks(content, "the prompt", has_images=bool(places))
         if not places and ("](" in content or "<" in content):
-            refuse_pictures(content, "the prompt")
+            if role == "user":  # other turns show nothing: they say how pictures are written, or write them
+                refuse_pictures(content, "the prompt")
             if links := links_to_pictures(content):
                 taken_off[LINKS] = taken_off.get(LINKS, 0) + links
     if images.names:
@@ -115,7 +116,14 @@ def canonical(
 
 
 def _texts(prompt: Iterable[Message]) -> list[str]:
-    return [part["text"] for message in prompt for part in message["content"] if part["type"] == "text"]
+    return [content for _, content in _said(prompt)]
+
+
+def _said(prompt: Iterable[Message]) -> list[tuple[str, str]]:
+    """Who says what."""
+    return [
+        (message["role"], part["text"]) for message in prompt for part in message["content"] if part["type"] == "text"
+    ]
 
 
 def _is_talk(value: Any) -> bool:

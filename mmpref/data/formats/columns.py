@@ -309,7 +309,8 @@ def ends_like_an_image(value: Any) -> bool:
 def refuse(key: str, kind: Kind, *, inside: bool = False) -> NoReturn:
     """Refuse the row for a column, or for what stands inside of one."""
     move = "make it a column of its own: " if inside and kind in (IMAGES, MEDIA, SYSTEM) else ""
-    detail = f"column {key!r} holds {kind.name}, which is not read here: {move}{kind.advice}"
+    name = ", or rename it if it is none" if inside and kind is SYSTEM else ""  # the name of the system that answered
+    detail = f"column {key!r} holds {kind.name}, which is not read here: {move}{kind.advice}{name}"
     raise RowError(detail, reason=kind.reason)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mmpref.data.formats.columns import (
+    BOXES,
     IMAGE_NAME,
     IMAGES,
     MEDIA,
@@ -50,6 +51,11 @@ _ABOUT_IMAGE = re.compile(
     r"|relevance|dependency|required|needed|generator|subset|task|group|date|time|note|comments?|page|extension|ext)$"
 )
 _NO_NAME = frozenset({"none", "null", "nan", "n/a", "na", "no", "-"})
+_PLACE = re.compile(r"(?:image|img|picture|pic|photo)s?_(?:(?P<where>locations?|locs?)|refs?|references?|keys?)")
+"""Names of an image that may be something else: how many there are, or where the photo was taken."""
+_ROOTED = re.compile(r"\.{0,2}[/\\]|~/|[A-Za-z]:[/\\]|[a-z][a-z0-9+.-]*://")
+_FOLDERS = re.compile(r"[/\\]")
+_FILE_ENDING = re.compile(r"\w\.[A-Za-z]\w{1,4}$")
 
 
 def refuse_unread(
@@ -93,22 +99,44 @@ def refuse_unread(
         if key in told:
             continue
         if kind in (IMAGES, IMAGE_NAME, MEDIA):
-            is_read = _is_shown(value, column, images)
+            is_read = _is_shown(key, value, column, images)
         elif kind is TURNS:
-            is_read = _is_said(value, (*prompt, *answers) if whole else prompt)
+            is_count = whole and isinstance(value, int | float)  # ``turns: 1``
+            is_read = is_count or _is_said(value, (*prompt, *answers) if whole else prompt)
         else:
             is_read = False
         if not is_read:
             refuse(key, kind)
 
 
-def _is_shown(value: Any, column: Column | None, images: Sequence[Any]) -> bool:
+def _is_shown(key: str, value: Any, column: Column | None, images: Sequence[Any]) -> bool:
     """Whether a column of an image says nothing beside the images that were read."""
     if column is not None and column.use == "named":
-        return bool(images) or (isinstance(value, str) and value.strip().lower() in _NO_NAME)
+        return bool(images) or _names_none(key, value)
     if isinstance(value, int | float):
         return True
     return (column is None or column.use == "main") and names_the_same(value, images)
+
+
+def _names_none(key: str, value: Any) -> bool:
+    """Whether a column that may name an image names none: ``N/A``, a number of references, the town of a photo."""
+    place = _PLACE.fullmatch(spelt(key))
+    for item in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(item, str):
+            if item.strip().lower() in _NO_NAME:
+                continue
+            if place is None or not (place["where"] or "ref" in place[0]) or _may_be_a_file(item.strip()):
+                return False
+        elif place is None or not isinstance(item, int | float):
+            return False
+    return True
+
+
+def _may_be_a_file(name: str) -> bool:
+    """A path of any kind, or a name with an ending, which no town and no number has."""
+    if any(map(str.isspace, name)):
+        return ends_like_an_image(name)
+    return _FOLDERS.search(name) is not None or _FILE_ENDING.search(name) is not None
 
 
 def _is_said(value: Any, texts: Sequence[str]) -> bool:
@@ -128,8 +156,8 @@ def _stands_in(piece: str, said: str) -> bool:
 
 
 def _goes_on(two: str) -> bool:
-    """Two letters or digits of one word; scripts without spaces have no such ends."""
-    return len(two) == 2 and two.isascii() and two.isalnum()
+    """Two letters of one word, or two digits of one number; scripts without spaces have no such ends."""
+    return len(two) == 2 and two.isascii() and (two.isalpha() or two.isdigit())
 
 
 def _is_talk(value: Any) -> bool:
@@ -178,8 +206,14 @@ def refuse_hidden(row: Row, meta: Row, *, id_key: str | None, images: Sequence[A
         _refuse_media_below(meta, "meta")
     for key, column in listed(tuple(meta)):
         value = meta[key]
-        if column.kind is SYSTEM and not is_empty(value) and not (isinstance(value, str) and value in prompt):
+        is_prompt = column.kind is SYSTEM and not is_empty(value) and not _is_name_of_system(key, value)
+        if is_prompt and not (isinstance(value, str) and value in prompt):
             refuse(f"meta.{key}", SYSTEM, inside=True)
+
+
+def _is_name_of_system(key: str, value: Any) -> bool:
+    """``system: gpt-4`` says which system wrote the answers. One word of a script without blanks may be a sentence."""
+    return spelt(key) == "system" and isinstance(value, str) and value.isascii() and len(value.split()) == 1
 
 
 def refuse_media_inside(items: Iterable[Row], where: str) -> None:
@@ -192,8 +226,32 @@ def refuse_media_inside(items: Iterable[Row], where: str) -> None:
         for key, column in listed(tuple(item)):
             value = item[key]
             is_media = column.kind in MEDIA_KINDS and not isinstance(value, int | float)
+            if column.kind is BOXES:
+                is_media = is_media and _holds_boxes(key, value)
             if is_media and not is_empty(value):
                 refuse(f"{where}.{key}", column.kind, inside=True)
+
+
+_ROW_OF_NUMBERS = re.compile(r"\d\s*[,;\s]\s*[-\d.]")
+_MANY_THINGS = frozenset({"objects", "regions", "grounding"})
+"""Names that boxes have, and that regions of the world and grades for grounding have too."""
+
+
+def _holds_boxes(key: str, value: Any) -> bool:
+    """Boxes are numbers: four of them, where the name alone does not say that they are boxes."""
+    return _count_numbers(value) >= (4 if spelt(key) in _MANY_THINGS else 1)
+
+
+def _count_numbers(value: Any) -> int:
+    if isinstance(value, str):
+        return len(re.findall(r"\d+", value)) if _ROW_OF_NUMBERS.search(value) else 0
+    if isinstance(value, Mapping):
+        return sum(map(_count_numbers, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(_count_numbers, value))
+    if value is None or isinstance(value, bool):
+        return 0
+    return 1 if isinstance(value, int | float) else 4  # bytes and arrays are full of them
 
 
 def _refuse_media_below(value: Any, where: str, depth: int = 6) -> None:
@@ -235,9 +293,17 @@ def _refuse_name_of_image(value: Any, key: str) -> None:
         RowError: the column.
     """
     for item in value if isinstance(value, list | tuple) else [value]:
-        is_path = isinstance(item, str) and ("/" in item or "\\" in item) and not any(map(str.isspace, item.strip()))
-        if is_path or isinstance(item, bytes):
+        if isinstance(item, bytes) or (isinstance(item, str) and _is_path(item.strip())):
             refuse(key, IMAGE_NAME)
+
+
+def _is_path(name: str) -> bool:
+    """A path by its spelling. ``16/9``, ``yes/no`` and ``N/A`` are none: they have no root, no ending, and no folder of
+    letters beside a number."""
+    if not _FOLDERS.search(name) or any(map(str.isspace, name)) or name.lower() in _NO_NAME:
+        return False
+    has_both = any(map(str.isalpha, name)) and any(map(str.isdigit, name))
+    return has_both or _ROOTED.match(name) is not None or _FILE_ENDING.search(name) is not None
 
 
 _SEPARATE = re.compile(r"<image>\n?")

@@ -122,14 +122,16 @@ def test_a_place_of_two_tags_is_one_place(mark: str) -> None:
     assert [part["type"] for part in read["prompt"][0]["content"]] == ["image", "text", "image", "text"]
 
 
-@pytest.mark.parametrize("text", ["<image>a cat</image>\nWhat?", "What?</image>", "<image>\n</image>What?"])
+@pytest.mark.parametrize("text", ["<image>a cat</image>\nWhat?", "</image>What <image>?", "<image>\n</image>What?"])
 def test_the_end_of_a_place_is_no_text_and_no_excuse(text: str) -> None:
     for more in ({}, {"images": ["a.png"]}):
         with pytest.raises(RowError, match="image>") as caught:
             to_canonical({**PLAIN, **more, "prompt": text})
         assert caught.value.reason == "literal_placeholder"
+    with pytest.raises(RowError, match="</image>"):
+        to_canonical({**PLAIN, "images": ["a.png"], "prompt": "What?</image>"})
     feed = "Why is <channel><image><url>x</url></image></channel> refused?"
-    for literal in (feed, "How do I close <image>x</image> in XML?"):
+    for literal in (feed, "Do I need </image> here?", "What?</image>", "How do I close <image>x</image> in XML?"):
         (read,) = to_canonical({**PLAIN, "prompt": literal})
         assert read["prompt"][0]["content"][0]["text"] == literal
 

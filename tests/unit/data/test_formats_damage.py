@@ -7,12 +7,14 @@ import copy
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmpref.data.formats import FORMATS, to_canonical
 from mmpref.data.loading import PairSource
+from mmpref.data.pairs import pair_from_row
 from mmpref.data.quarantine import Quarantine, RowError
 from mmpref.data.source import RowSource, SourceRow
 from tests.unit.data.test_formats import ROWS, Row
@@ -70,6 +72,32 @@ def test_every_damaged_row_is_pairs_or_in_quarantine(name: str, seed: int) -> No
     assert len(pairs) == quarantine.num_used
     assert quarantine.num_used + len(quarantine) == quarantine.num_read >= 2
     assert all(row.reason != "unknown" and row.detail for row in quarantine.rows)
+
+
+ARRAYS = (np.zeros((2, 2, 3), dtype=np.uint8), np.array(["a.jpg", "b.jpg"]), np.array([]), np.array([{"a": 1}, None]))
+
+
+@pytest.mark.parametrize("name", SEEDS)
+def test_a_row_with_an_array_is_read_or_refused_in_one_line(name: str) -> None:
+    """As pandas gives them; our own readers give lists."""
+    more = ("image", "images", "history", "is_tie", "meta", "tools", "system", "embedding")
+    for column in dict.fromkeys((*SEEDS[name], *more)):
+        for array in ARRAYS:
+            for value in (array, [array, array], {"a": array}):
+                with contextlib.suppress(RowError):  # any other exception is a defect
+                    for row in to_canonical({**SEEDS[name], column: value}, place="file:1"):
+                        pair_from_row(row, source="rows", line=1)
+
+
+def test_a_row_that_an_array_breaks_says_which_column_and_what_to_give() -> None:
+    row = {"prompt": "What?", "chosen": "A cat.", "rejected": "A dog."}
+    for column, array in (("image", ARRAYS[0]), ("images", ARRAYS[1])):
+        with pytest.raises(RowError, match=rf"'{column}' .*tolist\(\)") as caught:
+            to_canonical({**row, column: array})
+        assert caught.value.reason == "array"
+    (found,) = to_canonical({**row, "images": ARRAYS[1].tolist()}, place="file:1")
+    assert found["images"] == ["a.jpg", "b.jpg"]
+    assert to_canonical({**row, "embedding": ARRAYS[0]}, place="file:1"), "what nothing reads may be anything"
 
 
 @pytest.mark.parametrize("name", FORMATS)

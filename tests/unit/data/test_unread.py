@@ -53,6 +53,11 @@ def test_a_part_of_a_word_repeats_nothing() -> None:
     row = {"prompt": "Is it Now or Yesterday?", "options": ["No", "Yes"], **ANSWERS}
     assert refused(row).reason == "unread_turns"
     assert read({**row, "prompt": "Is it? No/Yes"}).meta == {"options": ["No", "Yes"]}
+    sizes = {"prompt": "Which? A. 5cm B. 6cm", "choices": ["5", "6"], **ANSWERS}
+    assert read(sizes).meta == {"choices": ["5", "6"]}, "a number ends where its unit begins"
+    for wrong in (["5", "7"], ["c", "m"]):
+        assert refused({**sizes, "choices": wrong}).reason == "unread_turns"
+    assert refused({**sizes, "prompt": "A. 15cm B. 65cm"}).reason == "unread_turns"
     chinese = {"prompt": "图中是猫还是狗", "choices": ["猫", "狗"], **ANSWERS}
     assert read(chinese).meta == {"choices": ["猫", "狗"]}
 
@@ -62,6 +67,14 @@ def test_a_whole_conversation_may_repeat_the_answers_too(column: str) -> None:
     for answer in (GOOD, BAD):
         assert column in read({**PLAIN, column: talk("What?", answer)}).meta
     assert refused({**PLAIN, column: talk("What?", "Something else.")}).reason == "unread_turns"
+
+
+@pytest.mark.parametrize("column", ["turns", "messages", "conversation"])
+def test_a_number_of_turns_is_no_turn(column: str) -> None:
+    for count in (1, 2.0, 0):
+        assert read({**PLAIN, column: count}).meta == {column: count}
+    assert refused({**PLAIN, column: "1"}).reason == "unread_turns"
+    assert refused({**PLAIN, "input": 5}).reason == "unread_turns", "a number may be what is asked about"
 
 
 @pytest.mark.parametrize("column", ["context_messages", "previous_turns", "chat", "thread", "Prior"])
@@ -139,6 +152,45 @@ def test_what_a_foreign_meta_hides_is_not_lost(place: str) -> None:
             assert (error.reason, repr(place) in error.detail) == (reason, True)
 
 
+@pytest.mark.parametrize("system", ["gpt-4", "meta-llama/Llama-3.1-8B", "human"])
+def test_a_meta_may_name_the_system_that_answered(system: str) -> None:
+    assert read({**PLAIN, "meta": {"system": system}}).meta == {"system": system}
+    assert refused({**PLAIN, "meta": {"system_prompt": system}}).reason == "unread_system"
+
+
+@pytest.mark.parametrize("system", ["GPT-4 Turbo", "Be brief.", "你是一个有用的助手。", ["gpt-4"], {"text": "x"}])
+def test_what_may_be_a_system_prompt_in_meta_is_refused_and_may_be_renamed(system: Any) -> None:
+    error = refused({**PLAIN, "meta": {"system": system}})
+    assert error.reason == "unread_system"
+    assert "or rename it if it is none" in error.detail
+    assert read({**PLAIN, "meta": {"generating_system": system}}).meta == {"generating_system": system}
+
+
+NO_BOXES: list[Row] = [
+    {"grounding": "good"}, {"grounding": {"Rating": "5", "Rationale": "All 3 facts, and 1 more."}},
+    {"regions": ["EU", "US"]}, {"regions": ["Region 1", "Region 2", "Region 3", "Region 4"]}, {"bbox": "none"},
+    {"objects": ["cat", "dog"]}, {"grounding": {"Rating": 5}}, {"masks": False}, {"regions": [1, 2]},
+]  # fmt: skip
+BOXES: list[Row] = [
+    {"grounding": [[1, 2, 3, 4]]}, {"objects": [{"name": "cat", "x": 1, "y": 2, "w": 3.5, "h": 4}]},
+    {"objects": {"bbox": [1, 2, 3, 4]}}, {"bbox": "12,30,45,60"}, {"regions": "[12, 30], [45, 60]"},
+    {"masks": b"\x01"}, {"objects": b"\x01"}, {"polygon": [[1, 2]]}, {"keypoints": [1, 2]},
+    {"grounding": "<box>(1,2),(3,4)</box>"}, {"crop_box": {"x": 1}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("inside", NO_BOXES)
+def test_words_and_grades_under_the_names_of_boxes_are_told(inside: Row) -> None:
+    for column in ("meta", "scores", "metadata"):
+        assert read({**PLAIN, column: inside}).meta == (inside if column == "meta" else {column: inside})
+
+
+@pytest.mark.parametrize("inside", BOXES)
+def test_boxes_inside_of_a_mapping_are_refused(inside: Row) -> None:
+    for column in ("meta", "scores"):
+        assert refused({**PLAIN, column: inside}).reason == "boxes"
+
+
 def test_what_a_meta_hides_is_read_as_a_column() -> None:
     assert read({**PLAIN, "images": ["a.jpg"], "meta": {"image": "a.jpg"}}).images == (ImageRef("a.jpg"),)
     system = read({**PLAIN, "system": "Be brief.", "meta": {"system": "Be brief."}})
@@ -186,6 +238,36 @@ def test_a_lettered_image_is_an_image(column: str) -> None:
 )  # fmt: skip
 def test_facts_about_an_image_are_no_image(column: str, value: Any) -> None:
     assert read({**PLAIN, column: value}).meta == {column: value}
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("image_usage", "N/A"), ("visual_reasoning", "n/a"), ("image_text_alignment", "N/A"), ("image_aspect", "16/9"),
+        ("image_present", "yes/no"), ("image_setting", "indoor/outdoor"), ("image_refs", 0), ("image_refs", [1, 2]),
+        ("photo_location", "Paris"), ("image_location", "48.85"), ("photo_location", "St. Louis"), ("img_keys", 3),
+        ("image_ref", "first"), ("image_locs", ["Rome", "n/a"]), ("image_name", ["none"]), ("image_date", "2024/05/01"),
+    ],
+)  # fmt: skip
+def test_a_value_that_can_name_no_image_is_told(column: str, value: Any) -> None:
+    assert read({**PLAIN, column: value}).meta == {column: value}
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("image_usage", "train/000012"), ("image_where", "/data/cat"), ("image_where", "./cat"),
+        ("image_at", "s3://cats/tom"), ("image_at", "C:\\cats\\tom"), ("image_at", ["N/A", "a/b.dat"]),
+        ("image_at", b"picture"), ("image_refs", "coco/cat"), ("image_ref", "cat.dat"), ("image_locs", [0, "x/cat"]),
+        ("photo_location", "the cat.jpg"), ("image_id", 0), ("image_id", "0"), ("image_key", "cat"),
+        ("image_name", "Paris"), ("image_uid", 7), ("image_refs", {"a": "b"}),
+    ],
+)  # fmt: skip
+def test_a_value_that_may_name_an_image_refuses_a_row_without_images(column: str, value: Any) -> None:
+    error = refused({**PLAIN, column: value})
+    assert error.reason in ("unread_images", "unread_media")
+    assert repr(column) in error.detail
+    assert read({**PLAIN, column: value, "images": ["a.png"]}).meta
 
 
 # --- two columns of one image ----------------------------------------------------------------------------------------

@@ -34,6 +34,31 @@ def test_a_thought_that_was_cut_is_refused_by_every_template_that_has_such_marks
             assert caught.value.reason == "unclosed_thought", name
 
 
+def test_an_answer_that_names_the_mark_first_is_kept_with_a_word_before_it_or_without_its_brackets() -> None:
+    names = [name for name, source in trl_templates().items() if "<think>" in source]
+    rewritten = set()
+    for name in names:
+        chat = chat_for(name)
+        with pytest.raises(EncodeError, match=r"or the answer only speaks of the mark.*put a word before <think>, or"):
+            chat.encode("p", QUESTION, ("<think> is the tag that opens", "no"))
+        given = "The <think> is the tag that opens"
+        try:
+            turns = chat.encode("p", QUESTION, (given, "no"))
+        except EncodeError:  # the template takes the mark for a thought wherever it stands
+            rewritten.add(name)
+            given = given.replace("<think>", "think")
+            turns = chat.encode("p", QUESTION, (given, "no"))
+        assert learnt(chat, turns)[0].lstrip().startswith(given), name
+    assert all(name.startswith("nemotron") for name in rewritten)
+    assert len(rewritten) < len(names) / 2
+
+
+def test_a_thought_cut_in_the_rejected_answer_alone_is_refused_and_the_reason_says_so() -> None:
+    with pytest.raises(EncodeError, match=r"'<think>\\nlong cut'; .*\(a rejected one too: ") as caught:
+        chat_for("qwen3").encode("p", QUESTION, ("yes", CUT[0]))
+    assert caught.value.reason == "unclosed_thought"
+
+
 @pytest.mark.parametrize("marks", [("[THINK]", "[/THINK]"), ("<seed:think>", "</seed:think>"), ("◁think▷", "◁/think▷")])
 def test_other_marks_of_the_model_are_known_as_well(marks: tuple[str, str]) -> None:
     tokenizer = make_tokenizer()
@@ -175,6 +200,8 @@ def test_the_switch_that_the_note_names_leaves_the_opening_out(opening: str) -> 
     [
         ("", ""), ("<b>", ""), ("a thought", ""), ("<|end|>", ""), ("/think\n", "open"), ("/no_think", ""),
         ("<|commentary|>", ""), ("<think", ""), ("</think>", "closed"), ("<rethink>", "open"),
+        ("<|winner|>", ""), ("<dinner>\n", ""), ("<|spinner|>", ""), ("<|inner|>", "open"), ("<inner_thought>", "open"),
+        ("<|INNER|>", "open"),
     ],
 )  # fmt: skip
 def test_names_of_marks_say_what_they_do(text: str, state: str) -> None:
