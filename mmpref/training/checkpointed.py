@@ -30,7 +30,7 @@ from mmpref.training.parallel.sharded import (
     save_sharded,
     saved_weights,
 )
-from mmpref.training.parallel.world import ALONE, World, is_of_communication
+from mmpref.training.parallel.world import ALONE, World, pass_on_lost_partner
 from mmpref.training.parallel.zero import is_zero_checkpoint, load_zero_weights, make_whole
 
 logger = logging.getLogger(__name__)
@@ -79,8 +79,7 @@ class CheckpointedTrainer(Trainer):
                     if self.world.is_first:
                         seal(folder, self._facts)
         except (RuntimeError, SafetensorError) as err:  # what torch and safetensors raise when the disk is full
-            if isinstance(err, RuntimeError) and is_of_communication(err):
-                raise
+            pass_on_lost_partner(err)
             reason = " ".join(str(err).split())
             raise CheckpointError(
                 f"the checkpoint of step {self.state.global_step} was not written: {reason}; those in {root} are "
@@ -255,4 +254,5 @@ def _disk_errors() -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as err:
+        pass_on_lost_partner(err)
         raise CheckpointError(f"a checkpoint was not written: {' '.join(str(err).split())}") from err

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
-from pydantic import ValidationError
-
 from mmpref.config import TrainSection
 from mmpref.errors import ConfigError
 from mmpref.yaml_text import did_you_mean
@@ -251,7 +249,7 @@ def _in_its_place(section: TrainSection, key: str, value: Any) -> tuple[str, ...
         value = [] if value == "none" else [value]
     try:
         type(section).model_validate({"learning_rate": section.learning_rate, key: value})
-    except ValidationError:
+    except ValueError:
         return ()
     return (f"train.{key}={json.dumps(value)}",)
 

@@ -28,10 +28,11 @@ T = TypeVar("T")
 _FAILED = "mmpref/failed"
 _AT = "mmpref/at"
 _OF_COMMUNICATION = (
-    # what collectives say of a partner that is gone or silent; gloo's texts do not always name gloo
-    "gloo", "nccl", "connection closed by peer", "connection reset by peer", "application timeout caused pair closure",
-    "pair is not connected", "socket closed", "socket unexpectedly closed", "read error [", "read timeout [",
-    "write timeout [", "timed out waiting",
+    # what collectives say of a partner that is gone or silent; gloo's texts do not always name gloo, and a folder may
+    "third_party/gloo/", "gloo connectfullmesh", "nccl error", "ncclsystemerror", "ncclremoteerror", "processgroupnccl",
+    "collective operation timeout", "connection closed by peer", "connection reset by peer",
+    "application timeout caused pair closure", "pair is not connected", "socket closed", "socket unexpectedly closed",
+    "read error [", "read timeout [", "write timeout [", "timed out waiting",
 )  # fmt: skip
 
 
@@ -279,9 +280,19 @@ def _store() -> Any:
     return None
 
 
-def is_of_communication(err: RuntimeError) -> bool:
+def is_of_communication(err: BaseException) -> bool:
     """Whether a collective failed because of another rank; gloo has no class of its own for that."""
     if isinstance(err, dist.DistError):
         return True
     text = str(err).lower()
     return any(words in text for words in _OF_COMMUNICATION)
+
+
+def pass_on_lost_partner(err: BaseException) -> None:
+    """Raise again what a collective says of another rank, before an error is taken for one of this rank's own work.
+
+    Raises:
+        RuntimeError: it is of that kind.
+    """
+    if is_of_communication(err):
+        raise RuntimeError(str(err)) from err

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.distributed.checkpoint.api import CheckpointException
 
-from mmpref.errors import StoppedError
+from mmpref.errors import CheckpointError, StoppedError
+from mmpref.training.parallel import sharded
 from mmpref.training.parallel.batches import GlobalBatches, deal
 from mmpref.training.parallel.watchdog import watching
 from mmpref.training.parallel.world import World, is_of_communication
@@ -100,6 +104,7 @@ def test_what_a_collective_says_of_a_lost_partner_is_known(text: str) -> None:
         "No space left on device",
         "shape mismatch: value tensor of shape [3] cannot be broadcast",
         "CUDA out of memory. Tried to allocate 20.00 MiB",
+        "Parent directory /runs/gloo-against-nccl does not exist.",
     ],
 )
 def test_another_failure_is_no_lost_partner(text: str) -> None:
@@ -118,3 +123,31 @@ def test_that_a_rank_was_stopped_because_another_failed_is_no_news(
     stopped = StoppedError("stopped by SIGTERM", 15)
     World(rank=1, size=2)._end_together(stopped)
     assert stopped.told_elsewhere is told_elsewhere
+
+
+LOST = (
+    "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:61345: Connection reset by peer"
+)
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (RuntimeError(LOST), RuntimeError),
+        (CheckpointException("write", {1: (RuntimeError(LOST), None)}), RuntimeError),  # type: ignore[dict-item]
+        (OSError("No space left on device"), CheckpointError),
+        (CheckpointException("write", {1: (OSError("No space left"), None)}), CheckpointError),  # type: ignore[dict-item]
+    ],
+    ids=["a partner is lost", "a partner is lost, by rank", "a full disk", "a full disk, by rank"],
+)
+def test_a_partner_that_is_lost_while_a_checkpoint_is_written_is_no_fault_of_the_disk(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, raised: BaseException, told: type[Exception]
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(sharded, "save", fails)
+    model = torch.nn.Linear(2, 2)
+    with pytest.raises(told) as caught:
+        sharded.save_sharded(model, torch.optim.SGD(model.parameters(), lr=0.1), tmp_path)
+    assert is_of_communication(caught.value) == (told is RuntimeError)
