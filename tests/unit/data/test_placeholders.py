@@ -45,9 +45,10 @@ def seconds_of(text: str) -> float:
 
 
 @pytest.mark.parametrize("name", LONG)
-def test_a_text_of_twice_the_length_takes_about_twice_the_time(name: str) -> None:
-    once, twice = (seconds_of(LONG[name](count)) for count in (4_000, 8_000))
-    assert twice < 3.2 * once + 0.01, (once, twice)  # what is below a hundredth of a second says nothing
+def test_a_text_of_eight_times_the_length_does_not_take_sixty_four_times_the_time(name: str) -> None:
+    """Processor time, with a wide margin on both sides: no bound on a clock."""
+    once, eight = (seconds_of(LONG[name](count)) for count in (1_000, 8_000))
+    assert eight < 24 * max(once, 0.01), (once, eight)  # what is below a hundredth of a second says nothing
 
 
 @pytest.mark.parametrize(
