@@ -1,0 +1,108 @@
+"""The file that a run of ``scripts/gpu_check.py`` leaves: what it ran on, and the rows of every part.
+
+::
+
+    {"schema": 1, "date": "2026-11-28", "commit": "...", "source": "sha256 of the code", "dry_run": false,
+     "minutes": 8.0, "seconds": 431.2, "environment": {"card": ..., "driver": ..., "libraries": {...}, "notes": [...]},
+     "parts": {"pair_step": {"status": "done", "seconds": 170.2, "rows": [{"case": ..., ...}, ...]}, ...}}
+
+``status`` is ``done``, ``stopped`` (its time was up, or the run was stopped), ``failed`` (its process died) or
+``running``; all but the first have ``why``.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import re
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmpref.rundir import write_text
+
+SCHEMA = 1
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "results" / "gpu"
+"""Where results are committed; ``scripts/make_gpu_page.py`` reads them there."""
+
+
+@dataclass(kw_only=True)
+class Results:
+    """One results file, written anew whenever something was found."""
+
+    path: Path
+    facts: dict[str, Any]
+    parts: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def begin(self, part: str) -> None:
+        self.parts[part] = {"status": "running", "why": "the run was stopped while this part ran", "rows": []}
+        self.write()
+
+    def add(self, part: str, row: dict[str, Any]) -> None:
+        self.parts[part]["rows"].append(row)
+        self.write()
+
+    def end(self, part: str, status: str, seconds: float, why: str = "") -> None:
+        found = self.parts[part]
+        found.pop("why", None)
+        found |= {"status": status, "seconds": round(seconds, 1), **({"why": why} if why else {})}
+        self.write()
+
+    def write(self) -> None:
+        """Whole or not at all: a run that is killed leaves what it had found."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(self.path, json.dumps({**self.facts, "parts": self.parts}, indent=1) + "\n")
+
+
+def new_results(path: Path | None, *, dry_run: bool, minutes: float, commit: str | None, card: str) -> Results:
+    """An empty results file; without a path, in :data:`FOLDER` under the time and the card's name."""
+    now = datetime.datetime.now(datetime.UTC)
+    found, dirty = (commit, False) if commit else _commit()
+    facts = {
+        "schema": SCHEMA, "date": now.date().isoformat(), "started": now.isoformat(timespec="seconds"),
+        "commit": found, "changed_since_commit": dirty, "source": source_hash(), "dry_run": dry_run,
+        "minutes": minutes,
+    }  # fmt: skip
+    if path is None:
+        name = re.sub(r"[^a-z0-9]+", "-", card.lower()).strip("-")
+        path = FOLDER / f"{now:%Y-%m-%dT%H%M}-{name}.json"
+    return Results(path=path, facts=facts)
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """A results file.
+
+    Raises:
+        ValueError: it is none; names the file.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as err:
+        raise ValueError(f"{path} is not a results file of gpu_check.py: {err}") from err
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA or not isinstance(found.get("parts"), dict):
+        raise ValueError(f"{path} is not a results file of gpu_check.py, schema {SCHEMA}")
+    return found
+
+
+def source_hash() -> str:
+    """One hash of all code that is measured: it names the code where there is no commit (a copied tree)."""
+    digest = hashlib.sha256()
+    for path in sorted([*(ROOT / "mmpref").rglob("*.py"), *(ROOT / "scripts" / "gpu_parts").glob("*.py")]):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _commit() -> tuple[str | None, bool | None]:
+    """(commit, whether tracked files differ from it); (None, None) outside a checkout."""
+    git = ["git", "-C", str(ROOT)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+    return head, bool(changed)
