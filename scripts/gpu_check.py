@@ -44,10 +44,10 @@ from gpu_parts.results import Results, new_results, read_results  # noqa: E402
 
 SHARES = {"kernels": 75, "pair_step": 190, "small_cards": 75, "plan": 60, "heads": 25, "generation": 35}
 """Parts in the order they run, and how they share the time; what one leaves over goes to those behind it."""
-DRY_SECONDS = 900.0
-"""Of each part of a dry run, which has no time to share."""
+DRY_MINUTES = 60.0
+"""Of a dry run: it has no time to share, whatever the machine."""
 GRACE = 10.0
-"""Seconds that a part may take beyond its time, to end what it is at."""
+"""Seconds that a part may take beyond its time, at most as many again, to end what it is at."""
 
 
 def main() -> int:
@@ -71,7 +71,7 @@ def main() -> int:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=8.0, help="for all parts together (default: %(default)g)")
+    parser.add_argument("--minutes", type=float, help=f"for all parts together (default: 8; dry run {DRY_MINUTES:.0f})")
     parser.add_argument("--out", type=Path, help="the results file (default: results/gpu/TIME-CARD.json)")
     parser.add_argument("--parts", nargs="+", choices=SHARES, default=list(SHARES), metavar="PART")
     parser.add_argument("--dry-run", action="store_true", help="toy sizes, on a CPU")
@@ -81,6 +81,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--part-seconds", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.minutes is None:
+        options.minutes = DRY_MINUTES if options.dry_run else 8.0
     if not options.minutes > 0:
         parser.error(f"--minutes {options.minutes:g}: must be above 0")
     if options.dry_run and options.out is None and not options.part:
@@ -109,9 +111,7 @@ def check(options: argparse.Namespace, work: Path) -> int:
     while left_parts:
         part = left_parts[0]
         left = options.minutes * 60 - (time.monotonic() - started)
-        seconds = left * SHARES[part] / sum(SHARES[one] for one in left_parts)
-        if options.dry_run:
-            seconds = DRY_SECONDS
+        seconds = max(left, 0.0) * SHARES[part] / sum(SHARES[one] for one in left_parts)
         del left_parts[0]
         results.begin(part)
         print(f"\n{part}, up to {seconds:.0f} s", flush=True)
@@ -145,7 +145,7 @@ def run_child(
         **os.environ, "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
         "PYTHONPATH": python_path,
     }  # fmt: skip
-    end = time.monotonic() + seconds + GRACE + (30 if options.dry_run else 0)
+    end = time.monotonic() + seconds + min(GRACE, seconds)
     with subprocess.Popen(command, env=environment, start_new_session=True) as process, rows.open() as lines:
         try:
             late = False
@@ -158,7 +158,7 @@ def run_child(
                 _end_group(process)
         _hand_on(lines, found)
     if late:
-        return None, f"it was stopped after {seconds + GRACE:.0f} s; what it had found until then is kept"
+        return None, f"its time was up after {seconds:.0f} s; what it had found until then is kept"
     if process.returncode < 0:
         return process.returncode, f"its process was ended by {signal.Signals(-process.returncode).name}"
     return process.returncode, "" if process.returncode == 0 else f"its process ended with {process.returncode}"

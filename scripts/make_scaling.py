@@ -212,8 +212,8 @@ What a run needs on each GPU, where each way of spreading it stops, and what net
 72B.
 
 **Every number on this page is computed** by `mmpref plan` from the models' configs; the page is written by
-`scripts/make_scaling.py`. Nothing here was measured on a GPU, and nothing on more than one. What was measured is the
-estimate for one process, against real runs on a CPU: see [memory.md](memory.md).
+`scripts/make_scaling.py`. Nothing here was measured on more than one GPU. What was measured is the estimate
+for one process, against real runs: on a CPU in [memory.md](memory.md), on a GPU in [gpu.md](gpu.md).
 
 ```bash
 mmpref plan {FULL_RECIPE} --gpus 8 --gpu H100                     # all strategies

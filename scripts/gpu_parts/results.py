@@ -80,10 +80,12 @@ def read_results(path: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as err:
+    except ValueError as err:  # of the text or of its bytes
         raise ValueError(f"{path} is not a results file of gpu_check.py: {err}") from err
     if not isinstance(found, dict) or found.get("schema") != SCHEMA or not isinstance(found.get("parts"), dict):
         raise ValueError(f"{path} is not a results file of gpu_check.py, schema {SCHEMA}")
+    if missing := [name for name in ("date", "started", "dry_run", "commit", "environment") if name not in found]:
+        raise ValueError(f"{path} lacks {', '.join(missing)}, which gpu_check.py writes")
     return found
 
 

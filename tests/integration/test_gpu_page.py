@@ -1,0 +1,135 @@
+"""docs/gpu.md and the sentences about GPUs say what the newest results say, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "scripts" / "make_gpu_page.py"
+TITLES = ("Are the kernels right", "A step against TRL's", "7B QLoRA on small cards", "The plan against measured peaks",
+          "Output head and loss core", "Answers")  # fmt: skip
+PLAN = {"status": "done", "rows": [{"case": "a run", "measured_gib": 10.0, "planned_gib": 9.31, "error": -0.069}]}
+
+
+def make(root: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPT), "--root", str(root), *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def results(root: Path, name: str, parts: dict[str, Any], *, day: int = 1, **facts: Any) -> Path:
+    environment = {"card": f"NVIDIA Card {day}", "driver": "1.2.3", "libraries": {"torch": "2.99.0", "trl": None}}
+    content = {
+        "schema": 1, "date": f"2027-03-0{day}", "started": f"2027-03-0{day}T10:00:00+00:00", "commit": "c0ffee" * 7,
+        "changed_since_commit": False, "source": "5" * 64, "dry_run": False, "environment": environment,
+        "parts": parts, **facts,
+    }  # fmt: skip
+    path = root / "results" / "gpu" / name
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """README and docs as they are, and no results."""
+    (tmp_path / "results" / "gpu").mkdir(parents=True)
+    shutil.copy(ROOT / "README.md", tmp_path)
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    return tmp_path
+
+
+def section(root: Path, title: str) -> str:
+    page = (root / "docs" / "gpu.md").read_text(encoding="utf-8")
+    return page.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def test_what_is_committed_is_what_the_newest_results_give() -> None:
+    done = make(ROOT, "--check")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_without_results_everything_says_not_measured(checkout: Path) -> None:
+    assert make(checkout).returncode == 0
+    for title in TITLES:
+        assert "Not measured." in section(checkout, title)
+    readme = (checkout / "README.md").read_text(encoding="utf-8")
+    for said in ("speed not yet measured on a GPU", "not yet compared with a GPU", "not yet measured<"):
+        assert said in readme
+    assert make(checkout, "--check").returncode == 0
+
+
+def test_each_part_is_shown_from_the_newest_file_that_has_figures_of_it(checkout: Path) -> None:
+    tests = {"case": "tests/gpu", "passed": 41, "num_failed": 0, "not_run": {"no flash-attn": 2}}
+    older = {"kernels": {"status": "done", "rows": [tests]}, "plan": PLAN}
+    newer_rows = [{"case": "b", "measured_gib": 20.0, "planned_gib": 20.5, "error": 0.025}]
+    newer = {
+        "plan": {"status": "stopped", "why": "it was stopped after 70 s", "rows": newer_rows},
+        "kernels": {"status": "done", "rows": [{"case": "tests/gpu", "skipped": "pytest is not installed"}]},
+    }
+    results(checkout, "z-older.json", older, day=1)  # sorted by when they began, not by name
+    results(checkout, "a-newer.json", newer, day=2)
+    assert make(checkout).returncode == 0
+    kernels, plan = section(checkout, TITLES[0]), section(checkout, TITLES[3])
+    assert "41 passed, 0 failed." in kernels
+    assert "2 not run: no flash-attn" in kernels
+    assert "NVIDIA Card 1 (driver 1.2.3), torch 2.99.0; commit c0ffeec0ff; 1 March 2027" in kernels
+    assert "NVIDIA Card 2" in plan
+    assert "| b | 20.00 | 20.50 | +2.5% | - |" in plan
+    assert "a run" not in plan
+    assert "it was stopped after 70 s" in plan
+    readme = (checkout / "README.md").read_text(encoding="utf-8")
+    assert ">within 2.5 % of the peaks of 1 run on one Card 2<" in readme
+    assert "41 passed on one Card 1" in (checkout / "docs" / "pair_forward.md").read_text(encoding="utf-8")
+
+
+def test_a_changed_sentence_is_found_and_mended(checkout: Path) -> None:
+    results(checkout, "one.json", {"plan": PLAN})
+    assert make(checkout).returncode == 0
+    readme = checkout / "README.md"
+    as_written = readme.read_text(encoding="utf-8")
+    readme.write_text(as_written.replace("within 6.9 % of the peaks", "within 1 % of the peaks"), encoding="utf-8")
+    done = make(checkout, "--check")
+    assert done.returncode == 1
+    assert "README.md" in done.stdout
+    assert make(checkout).returncode == 0
+    assert readme.read_text(encoding="utf-8") == as_written
+
+
+def test_figures_of_a_dry_run_are_refused(checkout: Path) -> None:
+    path = results(checkout, "dry.json", {"plan": PLAN}, dry_run=True)
+    done = make(checkout)
+    assert done.returncode == 2
+    assert str(path) in done.stderr
+    assert "dry run" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"schema": 7, "parts": {}}', '{"schema": 1, "parts": {}}', "\xff\x00"]
+)
+def test_a_file_that_is_no_results_file_is_named(checkout: Path, content: str) -> None:
+    path = checkout / "results" / "gpu" / "bad.json"
+    path.write_bytes(content.encode("latin-1"))
+    done = make(checkout)
+    assert done.returncode == 2
+    assert str(path) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("<!-- gpu:nonsense -->x<!-- /gpu:nonsense -->", "no sentence is called 'nonsense'"),
+     ("<!-- gpu:plan -->x", "has no end")],
+)  # fmt: skip
+def test_a_mark_that_cannot_be_written_is_named(checkout: Path, text: str, said: str) -> None:
+    (checkout / "docs" / "other.md").write_text(text, encoding="utf-8")
+    done = make(checkout)
+    assert done.returncode == 2
+    assert "other.md" in done.stderr
+    assert said in done.stderr
