@@ -1,0 +1,232 @@
+"""scripts/gpu_check.py from the outside: what is missing is said, what breaks takes nothing along, nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "scripts" / "gpu_check.py"
+sys.path.insert(0, str(SCRIPT.parent))
+
+from gpu_parts import environment, kernels  # noqa: E402
+from gpu_parts.case import Case, Context, Row, run_cases  # noqa: E402
+
+
+def check(*options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True, check=False)
+
+
+def context(tmp_path: Path, **changed: Any) -> Context:
+    usual = {"dry_run": False, "device": "cpu", "deadline": time.monotonic() + 1000, "work": tmp_path}
+    return Context(**{**usual, **changed})
+
+
+# ---- what is not there ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_without_a_card_one_line_says_so_and_what_to_do(tmp_path: Path) -> None:
+    done = check("--out", str(tmp_path / "out.json"))
+    assert done.returncode == 2
+    [line] = done.stderr.strip().splitlines()
+    assert "CUDA" in line
+    assert "--dry-run" in line
+    assert not (tmp_path / "out.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("reasons", "said"),
+    [
+        (["CUDA initialization: The NVIDIA driver on your system is too old (found version 11040).", "CUDA error"],
+         "driver is too old"),
+        (["The NVIDIA driver on your system is too old (found version 11040). Please update"], "update the driver"),
+        (["Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU"], "no CUDA device"),
+        (["Torch not compiled with CUDA enabled"], "a build without CUDA"),
+        (["No CUDA GPUs are available"], "no CUDA device can be used: No CUDA GPUs"),
+        (["CUDA error: CUDA-capable device(s) is/are busy or unavailable"], "busy or unavailable"),
+    ],
+)  # fmt: skip
+def test_why_there_is_no_card_is_one_line(reasons: list[str], said: str) -> None:
+    found = environment._why_no_card(reasons)
+    assert said in found
+    assert "--dry-run" in found
+    assert "\n" not in found
+
+
+@pytest.mark.parametrize(
+    ("versions", "said"),
+    [
+        ({"torch": "2.10.1+cu128", "transformers": "5.23.0"}, "torch 2.10.1+cu128 is too old; pip install 'torch>=2.11'"),
+        ({"torch": "2.11.0", "transformers": "4.57.0"}, "pip install 'transformers>=5.17'"),
+        ({"torch": "2.11.0", "transformers": None}, "transformers is not installed"),
+    ],
+)  # fmt: skip
+def test_libraries_below_the_floor_are_refused(versions: dict[str, str | None], said: str) -> None:
+    with pytest.raises(environment.UnusableError) as raised:
+        environment.refuse_old_libraries(versions)
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize("version", ["2.11.0+cu130", "2.11.0a0+git1", "3.0.0"])
+def test_libraries_at_the_floor_are_taken(version: str) -> None:
+    environment.refuse_old_libraries({"torch": version, "transformers": "5.17.0.dev0"})
+
+
+def test_a_card_that_others_use_is_told() -> None:
+    free = {"free_gib": 79.0, "memory_gib": 80.0, "busy_percent": 0.0, "cards": 1}
+    assert environment.in_the_way(free) == []
+    [full] = environment.in_the_way({**free, "free_gib": 40.0})
+    assert "busy: 50% of its memory" in full
+    [working] = environment.in_the_way({**free, "busy_percent": 97.0})
+    assert "works 97% of the time" in working
+    [several] = environment.in_the_way({**free, "cards": 4})
+    assert "CUDA_VISIBLE_DEVICES" in several
+
+
+# ---- one case after another -----------------------------------------------------------------------------------------
+
+
+def breaks_after_one_row() -> Iterator[Row]:
+    yield {"figure": 1.0}
+    raise ValueError("the second\nline is not shown")
+
+
+def test_a_case_that_breaks_keeps_its_rows_and_the_next_one_runs(tmp_path: Path) -> None:
+    cases = [Case(name="first", run=breaks_after_one_row), Case(name="second", run=lambda: [{"figure": 2.0}])]
+    rows = list(run_cases(cases, context(tmp_path)))
+    assert [row["case"] for row in rows] == ["first", "first", "second"]
+    assert rows[0]["figure"] == 1.0
+    assert rows[1]["failed"] == "ValueError: the second"
+    assert rows[2]["figure"] == 2.0
+
+
+def test_what_is_missing_for_a_case_is_one_line(tmp_path: Path) -> None:
+    def never() -> list[Row]:
+        raise AssertionError("it must not run")
+
+    def too_large() -> list[Row]:
+        raise RuntimeError("a wrapper") from torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\nmore")
+
+    cases = [
+        Case(name="library", run=never, libraries=("torch", "no_such_library")),
+        Case(name="card", run=never, only_cuda=True),
+        Case(name="time", run=never, seconds=5000.0),
+        Case(name="memory", run=too_large),
+    ]
+    found = {row["case"]: row["skipped"] for row in run_cases(cases, context(tmp_path))}
+    assert found["library"] == "no_such_library is not installed"
+    assert found["card"] == "it needs a CUDA device"
+    assert found["time"].startswith("the time of this part is up")
+    assert found["memory"].startswith("the card is too small for it")
+    assert all("\n" not in why for why in found.values())
+
+
+# ---- the run --------------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_wants_a_place_of_its_own() -> None:
+    done = check("--dry-run")
+    assert done.returncode == 2
+    assert "--out" in done.stderr
+
+
+def test_a_file_that_is_none_of_ours_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "thesis.json"
+    path.write_text('{"chapters": 7}')
+    done = check("--dry-run", "--out", str(path))
+    assert done.returncode == 2
+    assert str(path) in done.stderr
+    assert path.read_text() == '{"chapters": 7}'
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan"])
+def test_no_time_is_refused(minutes: str, tmp_path: Path) -> None:
+    done = check("--dry-run", "--out", str(tmp_path / "x.json"), f"--minutes={minutes}")
+    assert done.returncode == 2
+    assert "--minutes" in done.stderr
+
+
+def test_a_part_whose_time_is_up_is_stopped_and_the_next_one_runs(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    done = check("--dry-run", "--out", str(out), "--parts", "kernels", "heads", "--minutes", "0.0001")
+    assert done.returncode == 0, done.stderr
+    parts = json.loads(out.read_text())["parts"]
+    assert list(parts) == ["kernels", "heads"]
+    for part in parts.values():
+        assert part["status"] == "stopped"
+        assert "its time was up" in part["why"]
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def wait_for_part(process: subprocess.Popen[str], part: str) -> int:
+    """The process id of a part, once it runs."""
+    while process.poll() is None:
+        for pid in children(process.pid):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if b"--part" in words and words[words.index(b"--part") + 1].decode() == part:
+                return pid
+        time.sleep(0.05)
+    raise AssertionError(f"it ended before {part} began")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes through /proc")
+def test_a_part_that_is_killed_does_not_take_the_others_along(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    command = [sys.executable, str(SCRIPT), "--dry-run", "--out", str(out), "--parts", "kernels", "heads"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        os.kill(wait_for_part(process, "kernels"), signal.SIGKILL)
+        os.kill(wait_for_part(process, "heads"), signal.SIGKILL)
+        process.communicate()
+    assert process.returncode == 1
+    parts = json.loads(out.read_text())["parts"]
+    for part in ("kernels", "heads"):
+        assert parts[part]["status"] == "failed"
+        assert "SIGKILL" in parts[part]["why"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes through /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_leaves_whole_results_and_no_process(tmp_path: Path, number: signal.Signals) -> None:
+    out = tmp_path / "out.json"
+    command = [sys.executable, str(SCRIPT), "--dry-run", "--out", str(out), "--parts", "kernels", "heads"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        part = wait_for_part(process, "kernels")
+        process.send_signal(number)
+        said, _ = process.communicate()
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    kernels_part = json.loads(out.read_text())["parts"]["kernels"]
+    assert kernels_part["status"] == "running"
+    assert "stopped while this part ran" in kernels_part["why"]
+    assert not Path(f"/proc/{part}").exists()
+
+
+def test_outcomes_of_tests_are_read_from_the_report(tmp_path: Path) -> None:
+    tests = tmp_path / "test_three.py"
+    tests.write_text(
+        "import pytest\n\ndef test_good(): pass\n\ndef test_bad(): assert 1 == 2, 'they differ'\n\n"
+        "@pytest.mark.skip(reason='no card')\ndef test_none(): pass\n\n@pytest.fixture\ndef broken(): raise OSError\n\n"
+        "def test_error(broken): pass\n"
+    )
+    report = tmp_path / "report.xml"
+    subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", str(tests)],
+        cwd=tmp_path, capture_output=True, check=False,
+    )  # fmt: skip
+    found = kernels.outcomes(report)
+    assert (found["passed"], found["num_failed"], found["not_run"]) == (1, 2, {"no card": 1})
+    assert "they differ" in found["failing"]["test_three::test_bad"]
