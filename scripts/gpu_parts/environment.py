@@ -45,12 +45,7 @@ def look(context: Context) -> Row:
             found["notes"].append(f"{library} is not installed: {loss}")
     if context.device == "cuda":
         found |= card()
-        used = 1 - found["free_gib"] / found["memory_gib"]
-        if used > BUSY or found["busy_percent"] > 10:
-            found["notes"].append(
-                f"the card is busy: {used:.0%} of its memory is taken and {found['busy_percent']:.0f} % of its time; "
-                "speeds are too low and large parts may not fit"
-            )
+        found["notes"] += in_the_way(found)
     else:
         found |= {"card": "CPU", "driver": None, "memory_gib": None, "free_gib": None}
     if context.dry_run:
@@ -114,6 +109,20 @@ def card() -> dict[str, Any]:
         "free_gib": round((free + torch.cuda.memory_reserved()) / GIB, 2),
         "cards": torch.cuda.device_count(),
     }
+
+
+def in_the_way(found: Mapping[str, Any]) -> list[str]:
+    """Lines about a card that somebody else uses, or of which there are several."""
+    notes = []
+    used = 1 - found["free_gib"] / found["memory_gib"]
+    if used > BUSY or found["busy_percent"] > 10:
+        notes.append(
+            f"the card is busy: {used:.0%} of its memory is taken, and it works {found['busy_percent']:.0f}% of the "
+            "time; speeds are too low, and large parts may not fit"
+        )
+    if found["cards"] > 1:
+        notes.append(f"there are {found['cards']} cards; the first is measured (CUDA_VISIBLE_DEVICES chooses another)")
+    return notes
 
 
 def _why_no_card(reasons: list[str]) -> str:

@@ -67,7 +67,7 @@ def test_why_there_is_no_card_is_one_line(reasons: list[str], said: str) -> None
 @pytest.mark.parametrize(
     ("versions", "said"),
     [
-        ({"torch": "2.10.1+cu128", "transformers": "5.23.0"}, "torch 2.10.1+cu128 is too old; pip install 'torch>=2.11'"),
+        ({"torch": "2.10.1", "transformers": "5.23.0"}, "torch 2.10.1 is too old; pip install 'torch>=2.11'"),
         ({"torch": "2.11.0", "transformers": "4.57.0"}, "pip install 'transformers>=5.17'"),
         ({"torch": "2.11.0", "transformers": None}, "transformers is not installed"),
     ],
