@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmpref.errors import ConfigError, DataError
 from mmpref.losses import fused_logps, selected_logps, sum_by_mask, sum_logps, vocab_tiles
@@ -176,7 +177,7 @@ def test_the_head_ignores_a_surrounding_autocast_forward_and_backward(trains):
         assert torch.equal(got, want)
 
 
-@pytest.mark.parametrize(("inner", "outer"), [(5, 9), (9, 5)])
+@pytest.mark.parametrize(("inner", "outer"), [(5, 9), (9, 5), (7, 7)])
 @pytest.mark.parametrize("into", [torch.float32, torch.bfloat16])
 def test_a_product_is_put_over_what_stood_there_or_added_to_it(into, inner, outer):
     g = torch.Generator().manual_seed(0)
@@ -187,6 +188,22 @@ def test_a_product_is_put_over_what_stood_there_or_added_to_it(into, inner, oute
     close(found, a @ b, TOLERANCE[into])
     vocab_tiles._add_product(found, a, b, dtype)
     close(found, 2 * (a @ b), TOLERANCE[into])
+
+
+@pytest.mark.parametrize(
+    ("device", "hidden", "weight", "factors"),
+    [
+        ("cuda", torch.bfloat16, torch.bfloat16, torch.bfloat16),
+        ("cuda", torch.float16, torch.float32, torch.float16),
+        ("cuda", torch.bfloat16, DOUBLE, DOUBLE),
+        ("cuda", torch.float32, torch.bfloat16, torch.float32),
+        ("cpu", torch.bfloat16, torch.bfloat16, torch.float32),
+    ],
+)
+def test_only_a_gpu_multiplies_in_half_precision(device, hidden, weight, factors):
+    with FakeTensorMode():
+        made = [torch.empty(2, 3, device=device, dtype=dtype) for dtype in (hidden, weight)]
+        assert vocab_tiles._factor_dtype(*made) == factors
 
 
 def with_half_products(product):
