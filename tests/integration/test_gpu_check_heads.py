@@ -97,3 +97,27 @@ def test_batches_give_the_answers_of_one_at_a_time_with_as_many_tokens_as_asked(
         assert row["ratio"] == pytest.approx(
             row["batched"]["answers_per_second"] / row["one_at_a_time"]["answers_per_second"]
         )
+
+
+@pytest.mark.parametrize(
+    ("installed", "why"), [(False, "trl is not installed"), (True, "TRL's head could not be run: ImportError: moved")]
+)
+def test_without_a_usable_trl_its_column_is_left_out_and_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, installed: bool, why: str
+) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    from gpu_parts import heads
+    from gpu_parts.case import Context
+
+    def moved(*_: Any) -> None:
+        raise ImportError("moved")
+
+    monkeypatch.setitem(heads.HEADS, heads.PEERS["trl"], moved)
+    monkeypatch.setattr(heads.importlib.util, "find_spec", lambda name: object() if installed else None)
+    context = Context(dry_run=True, device="cpu", deadline=math.inf, work=tmp_path)
+    case = heads.HeadCase(model="toy", vocabulary=600, hidden_size=8, tokens=5, trains=False)
+    (row,) = heads.measure_head(case, context, [])
+    assert "trl" not in row
+    assert row["without"] == {"trl": why}
+    assert set(row["ratio"]) == {"full", "full_selected"}
+    assert f"trl not measured ({why})" in heads.line_of(row)
