@@ -20,12 +20,14 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mmpref.losses import PairLogps, SuspiciousLossWarning, build_objective, fused_logps, selected_logps
+from mmpref.losses import Objective, PairLogps, SuspiciousLossWarning, build_objective, fused_logps, selected_logps
 
 NUM_PAIRS = 4096
 VOCABULARIES = (32_000, 152_064)
@@ -33,29 +35,38 @@ PRESETS = ("dpo", "simpo", "ipo", "hinge", "robust", "rdpo", "cpo", "orpo", "sft
            "uni_adadpo")  # fmt: skip
 
 
-def core(rounds: int) -> None:
+def core_steps(device: str = "cpu") -> dict[str, Callable[[], None]]:
+    """Forward and backward of every preset over the same pairs, their log-probs on the device."""
     g = torch.Generator().manual_seed(0)
     length = torch.randint(1, 300, (2, NUM_PAIRS), generator=g)
     sums = -torch.rand(2, NUM_PAIRS, generator=g) * length
     ref = sums + 0.1 * torch.randn(2, NUM_PAIRS, generator=g)
     score = 10 * torch.rand(2, NUM_PAIRS, generator=g)
+    length, sums, ref, score = (tensor.to(device) for tensor in (length, sums, ref, score))
+
+    def step(objective: Objective) -> None:
+        chosen, rejected = sums[0].clone().requires_grad_(), sums[1].clone().requires_grad_()
+        x = PairLogps(chosen, rejected, length[0], length[1], ref[0], ref[1], score[0], score[1])
+        objective(x).per_pair.mean().backward()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SuspiciousLossWarning)
+        return {name: partial(step, build_objective({"name": name})) for name in PRESETS}
+
+
+def core(rounds: int) -> None:
     print(f"\nloss core, {NUM_PAIRS} pairs, forward + backward, ms (best, median)")
-    for name in PRESETS:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SuspiciousLossWarning)
-            objective = build_objective({"name": name})
+    for name, step in core_steps().items():
         times = []
         for _ in range(10 * rounds):
-            chosen, rejected = sums[0].clone().requires_grad_(), sums[1].clone().requires_grad_()
-            x = PairLogps(chosen, rejected, length[0], length[1], ref[0], ref[1], score[0], score[1])
             start = time.perf_counter()
-            objective(x).per_pair.mean().backward()
+            step()
             times.append(1000 * (time.perf_counter() - start))
         print(f"  {name:<11} {min(times):6.2f} {statistics.median(times):6.2f}")
 
 
 def full_logits(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    return (hidden @ weight.T).log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    return (hidden @ weight.T).log_softmax(-1, dtype=torch.float32).gather(1, targets[:, None])[:, 0]
 
 
 def full_then_selected(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -72,12 +83,64 @@ def trl_head(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     return found
 
 
-HEADS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+Head = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(hidden [N, H], weight [V, H], targets [N]) -> log-probs [N]."""
+HEADS: dict[str, Head] = {
     "full logits": full_logits,
     "full, selected_logps": full_then_selected,
     "tiled": fused_logps,
     "TRL fused": trl_head,
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadInputs:
+    """What a head is measured with: N tokens, V words, hidden size H.
+
+    Attributes:
+        hidden: [N, H].
+        weight: [V, H]; logits have a standard deviation of 3, so that some words are much likelier than others.
+        targets: [N].
+        upstream: [N], gradient of the log-probs.
+    """
+
+    hidden: Tensor
+    weight: Tensor
+    targets: Tensor
+    upstream: Tensor
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        """What wants a gradient: hidden, and the weight where the head trains."""
+        return [self.hidden, self.weight] if self.weight.requires_grad else [self.hidden]
+
+    def step(self, head: Head) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """(log-probs [N], gradients of the leaves)."""
+        logps = head(self.hidden, self.weight, self.targets)
+        return logps.detach(), torch.autograd.grad(logps, self.leaves, self.upstream)
+
+
+def head_inputs(
+    vocabulary: int,
+    hidden_size: int,
+    tokens: int,
+    *,
+    trains: bool,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> HeadInputs:
+    """Random ones, the same for the same sizes and device; made where they stay."""
+    g = torch.Generator(device).manual_seed(0)
+
+    def draw(*shape: int, dtype: torch.dtype) -> Tensor:
+        return torch.randn(*shape, generator=g, device=device, dtype=dtype)
+
+    return HeadInputs(
+        hidden=draw(tokens, hidden_size, dtype=dtype).requires_grad_(),
+        weight=draw(vocabulary, hidden_size, dtype=dtype).mul_(3 / hidden_size**0.5).requires_grad_(trains),
+        targets=torch.randint(0, vocabulary, (tokens,), generator=g, device=device),
+        upstream=draw(tokens, dtype=torch.float32),
+    )
 
 
 def resident_mib() -> float:
@@ -111,23 +174,15 @@ class Peak:
 
 def one_head(name: str, vocabulary: int, tokens: int, hidden_size: int, trains: bool, rounds: int) -> None:
     """Runs in a process of its own and prints one line of JSON."""
-    g = torch.Generator().manual_seed(0)
-    hidden = torch.randn(tokens, hidden_size, generator=g).requires_grad_()
-    weight = (torch.randn(vocabulary, hidden_size, generator=g) / hidden_size**0.5).requires_grad_(trains)
-    targets = torch.randint(0, vocabulary, (tokens,), generator=g)
-    leaves = [hidden, weight] if trains else [hidden]
-    upstream = torch.randn(tokens, generator=g)
-    HEADS[name](hidden[:2].detach(), weight.detach()[:1000], targets[:2] % 1000)  # imports and first-call work
-
-    def step() -> None:
-        torch.autograd.grad(HEADS[name](hidden, weight, targets), leaves, upstream)
-
+    made = head_inputs(vocabulary, hidden_size, tokens, trains=trains)
+    # imports and first-call work
+    HEADS[name](made.hidden[:2].detach(), made.weight.detach()[:1000], made.targets[:2] % 1000)
     with Peak() as peak:
-        step()
+        made.step(HEADS[name])
     times = []
     for _ in range(rounds):
         start = time.perf_counter()
-        step()
+        made.step(HEADS[name])
         times.append(time.perf_counter() - start)
     print(json.dumps({"seconds": statistics.median(times), "mib": peak.mib}))
 

@@ -73,6 +73,8 @@ EQUIVALENT = {
     ("vocab_tiles", "constant: 0 -> 1"): "a row that is never read; a loop that starts at 0 is another line",
     ("vocab_tiles", "negation: -1 -> (1)"): "dimension 1 of 2 is the last",
     ("vocab_tiles", "constant: 1.0 -> 2.0"): "a shortcut past a multiplication by 1",
+    ("vocab_tiles", "strictness: a.shape[1] <= a.shape[0] -> (a.shape[1] < a.shape[0])"): "by the temporary: the same",
+    ("vocab_tiles", "branch: hidden.shape[0] if with_unit"): "an empty matrix grows when the product is put there",
     ("logps", "constant: 1 -> 2"): "a vocabulary of one word",
     ("vocab_tiles", "constant: 1 -> 2"): "one token or one word: still the narrowest tile",
     ("logps", "negation: -1 -> (1)"): "dimension 1 of 2 is the last",

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_MIN_COLUMNS = 256  # narrower tiles waste the matrix product; many tokens are split into rows instead
+# The narrowest tile, and what every width is a multiple of: narrower ones waste the matrix product (many tokens are
+# split into rows instead), and rows of a tile that begin at odd places cost a GPU its fast kernels.
+_MIN_COLUMNS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +39,10 @@ def _factor_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
     """The dtype of the factors of a matrix product. Half-precision factors with float32 sums are a GPU's own ground;
     elsewhere they are widened first.
     """
-    if hidden.is_cuda and hidden.dtype in (torch.bfloat16, torch.float16):
-        return hidden.dtype
-    return _work_dtype(hidden, weight)
+    work = _work_dtype(hidden, weight)
+    # a GPU has no product of half-precision factors with float64 sums
+    half = hidden.dtype in (torch.bfloat16, torch.float16) and work == torch.float32
+    return hidden.dtype if hidden.is_cuda and half else work
 
 
 def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
@@ -47,12 +50,25 @@ def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.mm(a, b) if a.dtype == dtype else torch.mm(a, b, out_dtype=dtype)
 
 
+def _put_product(into: Tensor, a: Tensor, b: Tensor, dtype: torch.dtype) -> None:
+    """into = a @ b, summed in ``dtype`` and rounded once; whatever stood there is not read."""
+    if into.dtype == dtype:
+        torch.mm(a, b, out=into) if a.dtype == dtype else torch.mm(a, b, out_dtype=dtype, out=into)
+    elif into.dtype == a.dtype and a.shape[1] <= a.shape[0]:
+        # a GPU sums in float32 whatever it returns, but for long sums that it splits and adds up in the result's dtype
+        torch.mm(a, b, out=into)
+    else:
+        into.copy_(_product(a, b, dtype))
+
+
 def _add_product(into: Tensor, a: Tensor, b: Tensor, dtype: torch.dtype) -> None:
-    """into += a @ b, summed in ``dtype``; without a temporary where all three share it."""
-    if into.dtype == a.dtype == dtype:
+    """into += a @ b, summed in ``dtype``; without a temporary where ``into`` has it."""
+    if into.dtype != dtype:
+        into.add_(_product(a, b, dtype))
+    elif a.dtype == dtype:
         into.addmm_(a, b)
     else:
-        into.add_(_product(a, b, dtype))
+        torch.addmm(into, a, b, out_dtype=dtype, out=into)
 
 
 class _Tiles:
@@ -62,7 +78,7 @@ class _Tiles:
         self.dtype = _work_dtype(hidden, weight)
         self.factor = _factor_dtype(hidden, weight)
         self.hidden, self.weight, self.bias, self.spec = hidden.to(self.factor), weight, bias, spec
-        self.columns = max(_MIN_COLUMNS, spec.tile_bytes // (self.dtype.itemsize * max(1, hidden.shape[0])))
+        self.columns = _columns(weight.shape[0], spec.tile_bytes // (self.dtype.itemsize * max(1, hidden.shape[0])))
 
     def parts(self) -> Iterator[slice]:
         for at in range(0, self.weight.shape[0], self.columns):
@@ -94,6 +110,12 @@ class _Tiles:
         return None if self.spec.softcap is None else 1.0 - (z / self.spec.softcap).square()
 
 
+def _columns(vocabulary: int, most: int) -> int:
+    """The width of a tile: as few tiles as ``most`` columns allow, all about as wide."""
+    count = -(-vocabulary // (max(1, most // _MIN_COLUMNS) * _MIN_COLUMNS))
+    return -(-vocabulary // (max(1, count) * _MIN_COLUMNS)) * _MIN_COLUMNS
+
+
 def _row_blocks(num_rows: int, spec: HeadSpec) -> Iterator[slice]:
     size = max(1, spec.tile_bytes // (4 * _MIN_COLUMNS))
     for at in range(0, num_rows, size):
@@ -117,7 +139,7 @@ def _walk(
     # the lowest finite number, so that a tile of masked (-inf) logits is a sum of zeros and not inf - inf
     top = torch.full((hidden.shape[0],), torch.finfo(tiles.dtype).min, dtype=tiles.dtype, device=hidden.device)
     total = torch.zeros_like(top)
-    mean = torch.zeros((hidden.shape[0] if with_unit else 0, hidden.shape[1]), dtype=tiles.dtype, device=hidden.device)
+    mean = torch.empty((hidden.shape[0] if with_unit else 0, hidden.shape[1]), dtype=tiles.dtype, device=hidden.device)
     for part in tiles.parts():
         rows = tiles.rows_of(part)
         p = tiles.logits(part, rows)
@@ -129,7 +151,10 @@ def _walk(
         if with_unit:
             if slope is not None:
                 p.mul_(slope)
-            _add_product(mean.mul_(shrink[:, None]), p.to(tiles.factor), rows, tiles.dtype)
+            if part.start == 0:
+                _put_product(mean, p.to(tiles.factor), rows, tiles.dtype)
+            else:
+                _add_product(mean.mul_(shrink[:, None]), p.to(tiles.factor), rows, tiles.dtype)
         top = new_top
         del p, slope  # before the next tile is made: only one exists at a time
     target_rows = weight[targets].to(tiles.factor).to(tiles.dtype)
@@ -185,25 +210,34 @@ class RecomputedHead(torch.autograd.Function):
         hidden, weight, targets, bias, log_sums = ctx.saved_tensors
         wants_hidden, wants_weight, _, wants_bias, _ = ctx.needs_input_grad
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
-        grad_weight = torch.zeros_like(weight) if wants_weight else None
+        # written, not added to, by the first block of rows: most often there is one
+        grad_weight = torch.empty_like(weight) if wants_weight else None
         grad_bias = torch.zeros_like(bias) if wants_bias else None
-        for block in _row_blocks(hidden.shape[0], ctx.spec):
-            tiles = _Tiles(hidden[block], weight, bias, ctx.spec)
-            up = upstream[block].to(tiles.dtype)
-            block_grad = torch.zeros(tiles.hidden.shape, dtype=tiles.dtype, device=hidden.device)
-            for part in tiles.parts():
-                rows = tiles.rows_of(part)
-                force = _logit_gradient(tiles, part, rows, targets[block], log_sums[block], up)
-                pushed = force.to(tiles.factor)
+        if grad_weight is not None and not hidden.shape[0]:
+            grad_weight.zero_()
+        # backward may be called under autocast, which would round the factors
+        with torch.autocast(device_type=hidden.device.type, enabled=False):
+            for block in _row_blocks(hidden.shape[0], ctx.spec):
+                tiles = _Tiles(hidden[block], weight, bias, ctx.spec)
+                up = upstream[block].to(tiles.dtype)
+                block_grad = torch.empty(
+                    tiles.hidden.shape if wants_hidden else (0, 0), dtype=tiles.dtype, device=hidden.device
+                )
+                for part in tiles.parts():
+                    rows = tiles.rows_of(part)
+                    force = _logit_gradient(tiles, part, rows, targets[block], log_sums[block], up)
+                    pushed = force.to(tiles.factor)
+                    if wants_hidden:
+                        put = _put_product if part.start == 0 else _add_product
+                        put(block_grad, pushed, rows, tiles.dtype)
+                    if grad_weight is not None:
+                        put = _put_product if block.start == 0 else _add_product
+                        put(grad_weight[part], pushed.t(), tiles.hidden, tiles.dtype)
+                    if grad_bias is not None:
+                        grad_bias[part] += force.sum(0).to(bias.dtype)
+                    del force, pushed  # before the next tile is made
                 if grad_hidden is not None:
-                    _add_product(block_grad, pushed, rows, tiles.dtype)
-                if grad_weight is not None:
-                    _add_product(grad_weight[part], pushed.t(), tiles.hidden, tiles.dtype)
-                if grad_bias is not None:
-                    grad_bias[part] += force.sum(0).to(bias.dtype)
-                del force, pushed  # before the next tile is made
-            if grad_hidden is not None:
-                grad_hidden[block] = block_grad
+                    grad_hidden[block] = block_grad
         return grad_hidden, grad_weight, None, grad_bias, None
 
 
@@ -216,7 +250,7 @@ def _logit_gradient(
     force = z.sub_(log_sums[:, None]).exp_().mul_(-upstream[:, None])
     at = targets - part.start
     inside = (at >= 0) & (at < rows.shape[0])
-    onehot = torch.where(inside, upstream, torch.zeros_like(upstream))
+    onehot = torch.where(inside, upstream, 0.0)
     force.scatter_add_(1, at.clamp(0, rows.shape[0] - 1)[:, None], onehot[:, None])
     if slope is not None:
         force.mul_(slope)

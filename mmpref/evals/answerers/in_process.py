@@ -6,7 +6,7 @@ import copy
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,13 +15,16 @@ from mmpref.evals.answerers.contract import same_questions
 from mmpref.records import Answer, EvalSample, ImageRef
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     from mmpref.models.load import LoadedModel
     from mmpref.processing.encode import EncodedPrompt
 
 BATCH_SIZE = 64
 TOKENS_PER_BATCH = 65_536
 _PIXEL_CACHE_BYTES = 256 * 2**20  # questions about one image follow each other, so a few images are enough
-_BATCHES_PER_WINDOW = 8  # encoded at once and sorted by length
+_BATCHES_PER_WINDOW = 8  # encoded at once and sorted by length; the first windows are smaller
 _WINDOW_BYTES = 2**30  # fewer batches when their pixels would take more
 
 
@@ -93,9 +96,10 @@ class TransformersAnswerer:
     """Answers in this process with a transformers model: no sampling, batches, left padding, KV cache.
 
     Questions that are the same (same images, same prompt, as in POPE's splits) are answered once. Questions about one
-    image stay near each other, so that its pixels are prepared once; within a window they are sorted by length, and the
-    next window is prepared while this one is answered. A batch that does not fit in memory is halved, and so are those
-    after it.
+    image stay near each other, so that its pixels are prepared once, and copied to the device once per batch; within a
+    window they are sorted by length, and the next window is prepared while this one is answered. The first window is
+    one batch, so that the device does not wait for more. A batch that does not fit in memory is halved, and so are
+    those after it.
 
     Args:
         model: a path or hub id, a ``ModelSource``, or a model that is loaded already.
@@ -169,18 +173,22 @@ class TransformersAnswerer:
             model.train(was_training)
 
     def _windows(self, questions: Iterable[list[EvalSample]]) -> Iterator[list[_Asked]]:
-        """Encoded questions in portions of a few batches, smaller where images are large."""
+        """Encoded questions in portions of a few batches: of one at first, then of more; smaller where images are
+        large.
+        """
         window: list[_Asked] = []
+        batches = 1
         held: dict[int, int] = {}  # bytes of each pixel tensor; questions about one image share it
         for alike in questions:
             first = alike[0]
             prompt = self._encoder.encode_prompt(first.id, first.prompt, first.images, self._load_image)
             window.append(_Asked(prompt, alike))
             held |= {id(tensor): tensor.nbytes for tensor in prompt.vision.values()}
-            full = len(window) >= self._batch_size * _BATCHES_PER_WINDOW
+            full = len(window) >= self._batch_size * batches
             if full or (sum(held.values()) > _WINDOW_BYTES and len(window) >= self._batch_size):
                 yield window
                 window, held = [], {}
+                batches = min(2 * batches, _BATCHES_PER_WINDOW)
         if window:
             yield window
 
@@ -219,8 +227,12 @@ class TransformersAnswerer:
         from mmpref.processing.collate import collate_prompts
 
         model, chat = self._loaded.model, self._encoder.chat
-        collated = collate_prompts(prompts, chat.pad_token_id, image_token_id=chat.image_token_id)
+        # pixels are joined where the model is: the host has them once for all questions about an image
+        on_device = _vision_on(model.device, prompts)
+        collated = collate_prompts(on_device, chat.pad_token_id, image_token_id=chat.image_token_id)
+        del on_device
         inputs = {name: tensor.to(model.device) for name, tensor in collated.items()}
+        del collated
         with torch.inference_mode():
             out = model.generate(
                 **inputs,
@@ -235,6 +247,18 @@ class TransformersAnswerer:
         new = out[:, inputs["input_ids"].shape[1] :]
         texts: list[str] = self._tokenizer.batch_decode(new, skip_special_tokens=True)
         return [text.strip() for text in texts]
+
+
+def _vision_on(device: torch.device, prompts: Sequence[EncodedPrompt]) -> list[EncodedPrompt]:
+    """The same prompts with their vision inputs on the device; a tensor that several of them have is copied once."""
+    copies: dict[int, Tensor] = {}
+    found = []
+    for prompt in prompts:
+        for tensor in prompt.vision.values():
+            if id(tensor) not in copies:
+                copies[id(tensor)] = tensor.to(device)
+        found.append(replace(prompt, vision={name: copies[id(tensor)] for name, tensor in prompt.vision.items()}))
+    return found
 
 
 def _one_ahead(windows: Iterator[list[_Asked]]) -> Iterator[list[_Asked]]:

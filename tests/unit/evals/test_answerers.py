@@ -10,7 +10,7 @@ from mmpref.data.images import ImageLoader  # noqa: E402
 from mmpref.demo.tiny_models import build_tiny_llava  # noqa: E402
 from mmpref.errors import ConfigError, OutOfMemoryError  # noqa: E402
 from mmpref.evals import evaluate  # noqa: E402
-from mmpref.evals.answerers import ScriptedAnswerer, TransformersAnswerer  # noqa: E402
+from mmpref.evals.answerers import ScriptedAnswerer, TransformersAnswerer, in_process  # noqa: E402
 from mmpref.models.load import load  # noqa: E402
 from mmpref.records import EvalSample, ImageRef, user_turn  # noqa: E402
 
@@ -105,6 +105,27 @@ def test_large_images_make_smaller_windows(loaded, folder, samples, monkeypatch)
     found = answerer(loaded, folder)
     assert [len(window) for window in found._windows([[sample] for sample in samples])] == [4, 4, 4, 4, 2]
     assert texts_of(found.answer(samples)) == want
+
+
+def test_the_first_window_is_one_batch_so_that_the_model_need_not_wait_for_more(loaded, folder, samples):
+    found = answerer(loaded, folder, batch_size=1)
+    assert [len(window) for window in found._windows([[sample] for sample in samples])] == [1, 2, 4, 8, 3]
+
+
+def test_questions_about_one_image_share_its_pixels_on_the_device(loaded, folder, samples, monkeypatch):
+    copied = []
+    to = torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *a, **k: copied.append(self.shape) or to(self, *a, **k))
+    found = answerer(loaded, folder, batch_size=6)
+    about_red = [sample for sample in samples if sample.images[0].path == "red.png"]
+    prompts = [found._encoder.encode_prompt(s.id, s.prompt, s.images, found._load_image) for s in about_red]
+    pixels = prompts[0].vision["pixel_values"].shape
+    copied.clear()
+    on_device = in_process._vision_on(torch.device("cpu"), prompts)
+    assert copied.count(pixels) == 1
+    for one, other in zip(on_device, prompts, strict=True):
+        assert one.vision.keys() == other.vision.keys()
+        assert all(torch.equal(one.vision[name], other.vision[name]) for name in other.vision)
 
 
 def test_a_batch_that_does_not_fit_is_halved(loaded, folder, samples, monkeypatch):

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmpref.errors import ConfigError, DataError
 from mmpref.losses import fused_logps, selected_logps, sum_by_mask, sum_logps, vocab_tiles
@@ -16,6 +17,7 @@ DOUBLE = torch.float64
 TOLERANCE = {DOUBLE: 1e-12, torch.float32: 2e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 SMALL_TILES = 4 * N * 300  # several tiles of the vocabulary
 SMALL_BLOCKS = 4 * 256 * 10  # several blocks of rows
+PRODUCTS = ("_put_product", "_add_product")
 
 
 def head(dtype=torch.float32, *, trains=False, bias=False, n=N, h=H, v=V):
@@ -89,11 +91,19 @@ def test_a_frozen_head_keeps_one_row_of_hidden_size_for_backward_and_a_trained_o
 
 @pytest.mark.parametrize("trains", [False, True])
 @pytest.mark.parametrize(
-    ("tile_bytes", "rows", "columns"), [(SMALL_TILES, N, 300), (SMALL_BLOCKS, 10, 256), (2**25, N, V), (1, 1, 256)]
+    ("tile_bytes", "rows", "columns"),
+    [
+        (SMALL_TILES, N, 256),
+        (4 * N * 900, N, 768),
+        (4 * N * 1099, N, 768),  # two tiles about as wide, not one of 1024 and a rest
+        (SMALL_BLOCKS, 10, 256),
+        (2**25, N, V),
+        (1, 1, 256),
+    ],
 )
 def test_tiles_are_as_large_as_allowed_and_forward_makes_each_once(monkeypatch, trains, tile_bytes, rows, columns):
     made, multiplied = [], []
-    logits, add_product = vocab_tiles._Tiles.logits, vocab_tiles._add_product
+    logits, products = vocab_tiles._Tiles.logits, {name: getattr(vocab_tiles, name) for name in PRODUCTS}
 
     def spy(self, part, weight_rows):
         z = logits(self, part, weight_rows)
@@ -101,7 +111,8 @@ def test_tiles_are_as_large_as_allowed_and_forward_makes_each_once(monkeypatch, 
         return z
 
     monkeypatch.setattr(vocab_tiles._Tiles, "logits", spy)
-    monkeypatch.setattr(vocab_tiles, "_add_product", lambda *a: multiplied.append(1) or add_product(*a))
+    for name, product in products.items():
+        monkeypatch.setattr(vocab_tiles, name, lambda *a, product=product: multiplied.append(1) or product(*a))
     hidden, weight, _, targets, _ = head(trains=trains)
     fused_logps(hidden, weight, targets, tile_bytes=tile_bytes)
     assert made[0] == (rows, columns)
@@ -153,11 +164,86 @@ def test_large_and_masked_logits_stay_finite(trains):
     assert all(torch.isfinite(g).all() for g in grads)
 
 
-def test_the_head_ignores_a_surrounding_autocast():
-    hidden, weight, _, targets, _ = head()
+@pytest.mark.parametrize("trains", [False, True])
+def test_the_head_ignores_a_surrounding_autocast_forward_and_backward(trains):
+    hidden, weight, _, targets, upstream = head(trains=trains)
+    leaves = [hidden, weight] if trains else [hidden]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = fused_logps(hidden, weight, targets)
-    assert torch.equal(inside, fused_logps(hidden, weight, targets))
+        grads = torch.autograd.grad(inside, leaves, upstream)
+    outside = fused_logps(hidden, weight, targets)
+    assert torch.equal(inside, outside)
+    for got, want in zip(grads, torch.autograd.grad(outside, leaves, upstream), strict=True):
+        assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize(("inner", "outer"), [(5, 9), (9, 5), (7, 7)])
+@pytest.mark.parametrize("into", [torch.float32, torch.bfloat16])
+def test_a_product_is_put_over_what_stood_there_or_added_to_it(into, inner, outer):
+    g = torch.Generator().manual_seed(0)
+    a, b = torch.randn(outer, inner, generator=g), torch.randn(inner, 4, generator=g)
+    dtype = torch.float32
+    found = torch.full((outer, 4), math.nan, dtype=into)
+    vocab_tiles._put_product(found, a, b, dtype)
+    close(found, a @ b, TOLERANCE[into])
+    vocab_tiles._add_product(found, a, b, dtype)
+    close(found, 2 * (a @ b), TOLERANCE[into])
+
+
+@pytest.mark.parametrize(
+    ("device", "hidden", "weight", "factors"),
+    [
+        ("cuda", torch.bfloat16, torch.bfloat16, torch.bfloat16),
+        ("cuda", torch.float16, torch.float32, torch.float16),
+        ("cuda", torch.bfloat16, DOUBLE, DOUBLE),
+        ("cuda", torch.float32, torch.bfloat16, torch.float32),
+        ("cpu", torch.bfloat16, torch.bfloat16, torch.float32),
+    ],
+)
+def test_only_a_gpu_multiplies_in_half_precision(device, hidden, weight, factors):
+    with FakeTensorMode():
+        made = [torch.empty(2, 3, device=device, dtype=dtype) for dtype in (hidden, weight)]
+        assert vocab_tiles._factor_dtype(*made) == factors
+
+
+def with_half_products(product):
+    """torch.mm or torch.addmm with ``out_dtype``: what a GPU asks of its arguments and does. A CPU has neither."""
+
+    def run(*args, out_dtype=None, **kwargs):
+        if out_dtype is None:
+            return product(*args, **kwargs)
+        *before, a, b = args
+        assert a.dtype == b.dtype in (torch.bfloat16, torch.float16)
+        assert all(t.dtype == out_dtype == torch.float32 for t in (*before, *kwargs.values()))
+        return product(*before, a.float(), b.float(), **kwargs)
+
+    return run
+
+
+@pytest.mark.parametrize("tile_bytes", [SMALL_TILES, SMALL_BLOCKS, 32 * 2**20])
+@pytest.mark.parametrize("trains", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_factors_of_a_gpu_give_the_same(monkeypatch, dtype, trains, tile_bytes):
+    hidden, weight, b, targets, upstream = head(dtype, trains=trains, bias=True)
+    leaves = [hidden, *([weight, b] if trains else [])]
+    want = plain(hidden, weight, b, targets)
+    monkeypatch.setattr(vocab_tiles, "_factor_dtype", lambda hidden, weight: dtype)
+    for name in ("mm", "addmm"):
+        monkeypatch.setattr(torch, name, with_half_products(getattr(torch, name)))
+    got = fused_logps(hidden, weight, targets, b, tile_bytes=tile_bytes)
+    close(got, want, 2e-5)
+    grads = torch.autograd.grad(got, leaves, upstream)
+    for g, w in zip(grads, torch.autograd.grad(want, leaves, upstream), strict=True):
+        close(g, w, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("trains", [False, True])
+def test_tokens_without_an_answer_give_zeros_to_a_head_that_trains(trains):
+    hidden, weight, b, targets, _ = head(trains=trains, bias=True)
+    leaves = [weight, b] if trains else [hidden]
+    got = fused_logps(hidden[:0], weight, targets[:0], b)
+    for grad in torch.autograd.grad(got.sum() + 0 * hidden.sum(), leaves):
+        assert not grad.any()
 
 
 def test_no_answer_tokens_give_no_log_probs():
