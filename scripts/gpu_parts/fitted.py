@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,28 +81,25 @@ def beside(measured: Measured, card: str | None) -> Beside:
     return Beside(measured=measured, plan=make_plan(measured.recipe, gpu=card, **measured.shape))
 
 
-def measured_in(part: str, row: Row) -> Iterator[Measured]:
-    """The measured peaks of a part's row; its ``planned`` says what was run, or has that for each way of running it."""
-    told = row.get("planned") or {}
-    ways: Mapping[str, Any] = {"": told} if "recipe" in told else told
-    for way, facts in ways.items():
-        peak = facts.get("peak_bytes") or row.get("peak_bytes")
-        if not peak:
-            continue
-        recipe = build_recipe(facts["recipe"], where=f"{part}, {row['case']}")
-        timed = row.get(way or ("cached" if recipe.reference.kind == "cache" else "live"), {})
-        hourly = row.get("pairs_per_hour")
-        rate = timed.get("pairs_per_second") or (hourly / 3600 if hourly else None)
-        counted = None
-        if timed.get("counted_tflop") and timed.get("ms") and rate:
-            counted = timed["counted_tflop"] * 1e12 / (timed["ms"] / 1000) / rate
-        yield Measured(
-            name=f"{part}: {row['case']}" + (f", {way}" if way else ""), recipe=recipe,
-            shape={"prompt_tokens": facts["prompt_tokens"], "answer_tokens": facts["answer_tokens"],
-                   "picture": tuple(facts["image"])},
-            peak=int(peak), reserved=int(facts.get("reserved_bytes") or row.get("reserved_bytes") or 0),
-            pairs_per_second=rate, counted=counted,
-        )  # fmt: skip
+def measured_in(part: str, row: Row) -> Measured | None:
+    """What a part's row measured; None where it has no peak.
+
+    Its ``planned`` says what was run; ``ms`` and ``flop`` there are of one micro-batch, ``pairs_per_hour`` of the row
+    is that of a whole run.
+    """
+    facts = row.get("planned") or {}
+    if not facts.get("peak_bytes"):
+        return None
+    recipe = build_recipe(facts["recipe"], where=f"{part}, {row['case']}")
+    batch, hourly = recipe.train.per_device_train_batch_size, row.get("pairs_per_hour")
+    return Measured(
+        name=f"{part}: {row['case']}", recipe=recipe,
+        shape={"prompt_tokens": facts["prompt_tokens"], "answer_tokens": facts["answer_tokens"],
+               "picture": tuple(facts["image"])},
+        peak=int(facts["peak_bytes"]), reserved=int(facts.get("reserved_bytes") or 0),
+        pairs_per_second=batch * 1000 / facts["ms"] if facts.get("ms") else hourly / 3600 if hourly else None,
+        counted=facts["flop"] / batch if facts.get("flop") else None,
+    )  # fmt: skip
 
 
 def table_card(name: str, memory_gib: float | None) -> str | None:

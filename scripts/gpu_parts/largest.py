@@ -107,14 +107,14 @@ class Updates:
     def fits(self, answer_tokens: int) -> bool:
         """Whether an update with answers of that length gets through, with all memory freed before and after."""
         fitted = True
-        self._free()
+        self._free(collect=False)
         try:
             self._update(answer_tokens)
         except Exception as err:
             if not (ran_out_of_memory(err) or is_out_of_memory(err)):
                 raise
             fitted = False
-        self._free()  # outside of the except: its traceback holds the tensors
+        self._free(collect=not fitted)  # outside of the except: its traceback holds the tensors
         return fitted
 
     def _update(self, answer_tokens: int) -> None:
@@ -145,9 +145,11 @@ class Updates:
             for number in range(self._trainer.args.per_device_train_batch_size)
         ])  # fmt: skip
 
-    def _free(self) -> None:
+    def _free(self, *, collect: bool) -> None:
+        """Give back gradients and cached blocks; ``collect`` also what a broken update left in reference cycles."""
         self._trainer.optimizer.zero_grad()
         self._trainer.model.zero_grad(set_to_none=True)
-        gc.collect()
+        if collect:
+            gc.collect()
         if self.on_cuda:
             torch.cuda.empty_cache()

@@ -109,9 +109,9 @@ def cases(context: Context) -> list[Case]:
 
     def earlier(part: str, row: Row) -> Callable[[], Iterator[Row]]:
         def run() -> Iterator[Row]:
-            for measured in measured_in(part, row):
+            if (measured := measured_in(part, row)) is not None:
                 found.append(beside(measured, card))
-                yield {"case": measured.name, **found[-1].row()}
+                yield found[-1].row()
 
         return run
 
