@@ -2,8 +2,7 @@
 
 Every run here is one of ``mmpref train``'s, start-up checks and all, of a model of the real size with random weights
 and one picture of 640x480 a pair; *peak* is what torch's allocator handed out at most, from loading to the written
-model. *changed* is the share of the first layer's weights that differ from the start. docs/memory.md has the first such
-table.
+model. *changed* is the share of the first layer's weights that differ from the start.
 """
 
 from __future__ import annotations
