@@ -26,7 +26,6 @@ from gpu_parts.pairs_file import write_pairs
 from gpu_parts.random_models import LLAVA_7B, QWEN_7B, RandomModel, random_model
 from gpu_parts.whole_run import WholeRun, whole_run
 from mmpref.config import Recipe, load_recipe
-from mmpref.training.memory import with_changes
 from mmpref.training.plan import make_plan
 from mmpref.training.trainer import PreferenceTrainer
 
@@ -97,7 +96,9 @@ def measure(context: Context, folders: ModelFolders, size: Size, hub: str, cap_s
         left = torch.cuda.memory_allocated() / GIB
         row |= {"usable_gib": round(cap.usable / GIB, 2), "own_card": cap.is_own, "left_gib": round(left, 3)}
     recipe = shipped(name, model, size, folder, folders.place, dry_run=context.dry_run)
-    known = with_changes(recipe, model={"path": hub})  # what a reader of the row can look up
+    known = load_recipe(name).model_copy(
+        update={"train": recipe.train}
+    )  # what a row tells has no folder of this machine
     allowed = seconds_to_search(context.left, later)
     with held_to(cap):
         figures, broken = trained(recipe, known, model, size, cap, allowed)

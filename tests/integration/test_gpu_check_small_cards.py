@@ -67,6 +67,7 @@ def test_shipped_recipes_train_at_toy_size_and_longer_answers_are_tried(toy_rows
         recipe, shipped = build_recipe(row["planned"]["recipe"], where="the row"), load_recipe(row["recipe"])
         assert recipe.adapter == shipped.adapter
         assert recipe.model == shipped.model  # the hub id, which is still there when the folder is not
+        assert (recipe.data, recipe.output) == (shipped.data, shipped.output)  # no folder of this machine
         assert recipe.train.optim == shipped.train.optim
         assert "peak_bytes" not in row["planned"]
     assert [row["micro_batch"] for row in rows] == [2, 1]
