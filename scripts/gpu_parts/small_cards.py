@@ -98,7 +98,7 @@ def measure(context: Context, folders: ModelFolders, size: Size, hub: str, cap_s
     recipe = shipped(name, model, size, folder, folders.place, dry_run=context.dry_run)
     known = load_recipe(name).model_copy(
         update={"train": recipe.train}
-    )  # what a row tells has no folder of this machine
+    )  # a row names no folder of this machine
     allowed = seconds_to_search(context.left, later)
     with held_to(cap):
         figures, broken = trained(recipe, known, model, size, cap, allowed)
