@@ -96,9 +96,7 @@ def measure(context: Context, folders: ModelFolders, size: Size, hub: str, cap_s
         left = torch.cuda.memory_allocated() / GIB
         row |= {"usable_gib": round(cap.usable / GIB, 2), "own_card": cap.is_own, "left_gib": round(left, 3)}
     recipe = shipped(name, model, size, folder, folders.place, dry_run=context.dry_run)
-    known = load_recipe(name).model_copy(
-        update={"train": recipe.train}
-    )  # a row names no folder of this machine
+    known = load_recipe(name).model_copy(update={"train": recipe.train})  # a row names no folder of this machine
     allowed = seconds_to_search(context.left, later)
     with held_to(cap):
         figures, broken = trained(recipe, known, model, size, cap, allowed)
