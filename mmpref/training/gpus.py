@@ -9,11 +9,13 @@ from mmpref.errors import ConfigError
 
 GIB = 2**30
 FIXED = int(1.0 * GIB)
-"""CUDA's own context and kernels; not measured here."""
+"""CUDA's own context and kernels; assumed. ``scripts/gpu_check.py`` measures it."""
 SLACK = 0.05
-"""Share of the card that its allocator loses to rounding; not measured here."""
+"""Share of the card that its allocator loses to rounding; assumed. One H200 held 3 to 11 % more than it handed out in
+ten runs with checkpointing, 23 % in one without (docs/memory.md). That card had room to spare: one that is full gives
+cached blocks back before it fails, so what is lost there is that or less."""
 UTILISATION = 0.35
-"""Share of a card's peak rate that a training step reaches; an assumption, not measured here."""
+"""Share of a card's peak rate that a training step reaches; assumed. ``scripts/gpu_check.py`` measures it."""
 # card -> (GiB, dense half-precision TFLOP/s with float32 sums), from the makers' data sheets
 GPUS: Mapping[str, tuple[int, float]] = {
     "RTX 3060": (12, 25.6), "RTX 4070": (12, 58.0), "T4": (16, 65.0), "RTX 4060 Ti 16GB": (16, 44.0),

@@ -55,6 +55,7 @@ from mmpref.training.stopping import Terminated, held, terminating
 from mmpref.training.trainer import PreferenceTrainer
 
 ProgressHook = Callable[[int, int, Mapping[str, float]], None]
+TrainerHook = Callable[[PreferenceTrainer], None]
 
 
 class Begin(Protocol):
@@ -71,6 +72,7 @@ def train(
     allow_data_change: bool = False,
     progress: ProgressHook | None = None,
     say: Say | None = None,
+    on_trainer: TrainerHook | None = None,
 ) -> RunDir:
     """Run one recipe to its end.
 
@@ -82,6 +84,7 @@ def train(
             pairs come in a new order.
         progress: called after every step with (steps done, steps in all, last logged numbers).
         say: called with one line per event worth telling.
+        on_trainer: called with the trainer before the start-up checks; callbacks of one's own may be added to it.
 
     Returns:
         The run folder, in state ``complete``, with the trained model in ``model/``.
@@ -108,7 +111,9 @@ def train(
         _use_one_gpu(arguments, say)
         inputs = _inputs(recipe)
         claim = world.first_does(lambda: claim_output(recipe, overwrite=overwrite, resume=resume, inputs=inputs))
-        return _claimed(recipe, claim, world, objective, arguments, resume, allow_data_change, progress, say)
+        return _claimed(
+            recipe, claim, world, objective, arguments, resume, allow_data_change, progress, say, on_trainer
+        )
 
 
 def _claimed(
@@ -121,6 +126,7 @@ def _claimed(
     allow_data_change: bool,
     progress: ProgressHook | None,
     say: Say,
+    on_trainer: TrainerHook | None,
 ) -> RunDir:
     with terminating(), _state_kept(claim, world) as begin:
         if not (claim.replaces or claim.continues):
@@ -151,7 +157,9 @@ def _claimed(
                 world.first_does(lambda: check_pairs(start, known, allow_data_change=allow_data_change, say=say))
             return known
 
-        return _train(told, score, begin, world, objective, arguments, data, with_pairs, checkpoint, progress, say)
+        return _train(
+            told, score, begin, world, objective, arguments, data, with_pairs, checkpoint, progress, say, on_trainer
+        )
 
 
 def _inputs(recipe: Recipe) -> list[str]:
@@ -209,6 +217,7 @@ def _train(
     checkpoint: Path | None,
     progress: ProgressHook | None,
     say: Say,
+    on_trainer: TrainerHook | None,
 ) -> RunDir:
     ready = set_up(recipe, objective, data, arguments.device, say, world)
     facts = facts_with(ready.train.pairs)  # which of them the model can take is known by now
@@ -240,6 +249,8 @@ def _train(
     if world.is_first:
         trainer.add_callback(Alarms(trainer.pair_log, event))
     trainer.remove_callback(PrinterCallback)  # we have a display of our own
+    if on_trainer is not None:
+        on_trainer(trainer)
     rehearse(trainer)
     before = FirstStep(recipe, trainer, ready, new=checkpoint is None, say=say)
     if not world.begins_late:
