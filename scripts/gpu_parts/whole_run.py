@@ -86,7 +86,9 @@ def whole_run(recipe: Recipe, *, at_end: AtEnd | None = None) -> WholeRun:
         found.checks += line.startswith("check: ") and "FAILED" not in line and "skipped" not in line
 
     def stepped(_step: int, _steps: int, _numbers: Mapping[str, float]) -> None:
-        found.step_ends.append(time.monotonic() - began)  # every update waits for the device to see that it is finite
+        if on_cuda:
+            torch.cuda.synchronize()  # the host may be an update ahead
+        found.step_ends.append(time.monotonic() - began)
 
     def with_watch(trainer: PreferenceTrainer) -> None:
         watch.trainer = trainer
