@@ -11,6 +11,9 @@ from typing import Any
 from gpu_parts.case import Row
 from gpu_parts.results import read_results
 
+HAS = {"plan": "error"}
+"""What a row must have for its part to count as measured: fitted constants alone do not compare a plan with a peak."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
@@ -76,6 +79,6 @@ def newest_of_each_part(folder: Path) -> dict[str, Measured]:
         facts = {name: value for name, value in results.items() if name != "parts"}
         for name, part in results["parts"].items():
             measured = Measured(facts=facts, file=path.name, part=part)
-            if measured.rows:
+            if any(HAS.get(name, "case") in row for row in measured.rows):
                 found[name] = measured
     return found

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.dry_runs import dry_run
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 HAS_TRL = importlib.util.find_spec("trl") is not None
@@ -19,12 +18,7 @@ PEERS = {"full", "full_selected", *(["trl"] if HAS_TRL else [])}
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    out = tmp_path_factory.mktemp("gpu_check") / "found.json"
-    command = [sys.executable, str(SCRIPTS / "gpu_check.py"), "--dry-run", "--parts", "heads", "generation"]
-    done = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    found: dict[str, Any] = json.loads(out.read_text())["parts"]
-    return found
+    return dry_run(tmp_path_factory.mktemp("gpu_check"), "heads", "generation")
 
 
 def numbers_of(found: Any) -> list[float]:
@@ -35,14 +29,13 @@ def numbers_of(found: Any) -> list[float]:
 
 @pytest.mark.parametrize("part", ["heads", "generation"])
 def test_every_case_gives_figures(parts: dict[str, Any], part: str) -> None:
-    assert parts[part]["status"] == "done"
-    assert not [row for row in parts[part]["rows"] if {"skipped", "failed"} & row.keys()]
-    assert all(math.isfinite(number) for number in numbers_of(parts[part]["rows"]))
+    assert not [row for row in parts[part] if {"skipped", "failed"} & row.keys()]
+    assert all(math.isfinite(number) for number in numbers_of(parts[part]))
 
 
 @pytest.mark.parametrize("trains", [False, True])
 def test_tiles_full_logits_and_trl_agree_on_log_probs_and_gradients(parts: dict[str, Any], trains: bool) -> None:
-    rows = [row for row in parts["heads"]["rows"] if row.get("trains") is trains]
+    rows = [row for row in parts["heads"] if row.get("trains") is trains]
     assert {row["vocabulary"] for row in rows} == {1002, 2376}
     for row in rows:
         assert set(row["ratio"]) == PEERS
@@ -59,7 +52,7 @@ def test_tiles_full_logits_and_trl_agree_on_log_probs_and_gradients(parts: dict[
 
 
 def test_sizes_of_a_tile_are_compared_over_the_frozen_heads(parts: dict[str, Any]) -> None:
-    rows = parts["heads"]["rows"]
+    rows = parts["heads"]
     (found,) = (row for row in rows if "best_mib" in row)
     frozen = [row for row in rows if row.get("trains") is False]
     gains = {
@@ -74,7 +67,7 @@ def test_sizes_of_a_tile_are_compared_over_the_frozen_heads(parts: dict[str, Any
 def test_the_loss_core_has_a_time_and_a_count_of_kernels_for_every_preset(parts: dict[str, Any]) -> None:
     from mmpref.losses.presets import PRESETS
 
-    rows = parts["heads"]["rows"]
+    rows = parts["heads"]
     (core,) = (row for row in rows if "presets" in row)
     (counted,) = (row for row in rows if "core" in row)
     assert core["presets"].keys() == counted["core"].keys() == PRESETS.keys()
@@ -84,7 +77,7 @@ def test_the_loss_core_has_a_time_and_a_count_of_kernels_for_every_preset(parts:
 
 
 def test_batches_give_the_answers_of_one_at_a_time_with_as_many_tokens_as_asked(parts: dict[str, Any]) -> None:
-    rows = parts["generation"]["rows"]
+    rows = parts["generation"]
     assert len(rows) == 4
     assert {row["batch"] for row in rows} == {3, 6}
     for row in rows:

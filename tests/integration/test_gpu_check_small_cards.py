@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from mmpref.models.load import load_model
 from mmpref.training.gpus import GPUS, UTILISATION
 from mmpref.training.plan import make_plan
 from mmpref.training.trainer import PreferenceTrainer
+from tests.dry_runs import dry_run
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.append(str(SCRIPTS))
@@ -47,11 +47,7 @@ MEMORY = {"peak_gib", "reserved_gib", "context_gib", "usable_gib", "trains", "la
 
 @pytest.fixture(scope="module")
 def toy_rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
-    out = tmp_path_factory.mktemp("gpu_check") / "found.json"
-    command = [sys.executable, str(SCRIPTS / "gpu_check.py"), "--dry-run", "--parts", "small_cards", "plan"]
-    done = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    return {name: part["rows"] for name, part in json.loads(out.read_text())["parts"].items()}
+    return dry_run(tmp_path_factory.mktemp("gpu_check"), "small_cards", "plan")
 
 
 def test_shipped_recipes_train_at_toy_size_and_longer_answers_are_tried(toy_rows: dict[str, Any]) -> None:
