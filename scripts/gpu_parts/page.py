@@ -126,7 +126,8 @@ def _small_cards(measured: Measured) -> str:
     head = ("recipe", "cap GB", "trains", "peak GiB", "held by the allocator", "pairs an hour",
             "longest answers that fit", "by the plan")  # fmt: skip
     return table(head, [
-        [f"`{row['recipe']}`", f"{row['cap_gib']:g}", {True: "yes", False: "no"}.get(row.get("trains")), row.get("peak_gib"),
+        [f"`{row['recipe']}`", f"{row['cap_gib']:g}", {True: "yes", False: "no"}.get(row.get("trains")),
+         row.get("peak_gib"),
          row.get("reserved_gib"), _whole(row.get("pairs_per_hour")), _whole(row.get("largest_answers")),
          _whole(row.get("planned_largest"))]
         for row in measured.rows
