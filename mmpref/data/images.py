@@ -240,7 +240,7 @@ def _to_rgb(image: Image.Image, ref: ImageRef) -> Image.Image:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, layer).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy a whole photo
+    return image.convert("RGB")
 
 
 def _orientation(image: Image.Image) -> int:

@@ -130,7 +130,7 @@ Attend = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
 
 
 def _by_segment(row: PackedRow, query: Tensor, key: Tensor, value: Tensor, attend: Attend) -> Tensor:
-    """[1, T, h, d]. The row is split once: the gradient of a split is one copy, that of slices is a row of zeros each."""
+    """[1, T, h, d]. The row is split once: the gradient of a split is one copy, that of each slice a row of zeros."""
     pieces = zip(*(x.split(row.pieces, dim=2) for x in (query, key, value)), strict=True)
     parts: list[Tensor] = []
     for _, prefix, _, second in row.segments:

@@ -129,7 +129,8 @@ def _attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     if windows is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        found: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        return found
     windows.waits = False
     batches = windows.batches(query, key, value)
     return windows.joined([sdpa_attention_forward(module, *one, None, **kwargs)[0] for one in batches]), None

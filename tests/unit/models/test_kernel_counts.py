@@ -87,7 +87,7 @@ def test_masks_of_a_packed_row_are_made_once_for_all_layers() -> None:
 def windowed(images: tuple[str, ...]) -> tuple[LoadedModel, dict[str, torch.Tensor]]:
     loaded = build_deep("qwen2_5_vl")
     encoded = PairEncoder(loaded.processor, loaded.family).encode(pair("a", images=images), draw)
-    return loaded, {name: value for name, value in encoded.prompt.vision.items()}
+    return loaded, dict(encoded.prompt.vision)
 
 
 def features(loaded: LoadedModel, vision: dict[str, torch.Tensor]) -> tuple[torch.Tensor, Calls]:
@@ -129,7 +129,9 @@ def test_gradients_through_windows_are_those_of_one_call_each() -> None:
         if by_length:
             attend_by_length(model, loaded.family)
         model.model.visual.requires_grad_(True)
-        model.model.visual(vision["pixel_values"], grid_thw=vision["image_grid_thw"]).pooler_output.square().sum().backward()
+        model.model.visual(
+            vision["pixel_values"], grid_thw=vision["image_grid_thw"]
+        ).pooler_output.square().sum().backward()
         gradients.append(torch.cat([one.grad.flatten() for one in model.model.visual.parameters()]))
     one, other = gradients
     assert float((one - other).norm() / one.norm()) < 1e-5
