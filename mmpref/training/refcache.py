@@ -203,6 +203,7 @@ def cache_facts(recipe: Recipe, loaded: LoadedModel, collator: PairCollator) -> 
         "train.bf16": recipe.train.bf16,
         "train.fp16": recipe.train.fp16,
         "layout": collator.layout,
+        "pair key": "each prompt once",  # before it was twice: such a cache has other keys
         "family": loaded.family.name,
         **({"processing.template_kwargs": processing.template_kwargs} if processing.template_kwargs else {}),
         **start_facts(recipe),

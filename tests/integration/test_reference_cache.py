@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -15,12 +16,12 @@ from mmpref.cli import main
 from mmpref.errors import DataError
 from mmpref.models import load
 from mmpref.models.reference import choose_reference
-from mmpref.processing import PairCollator, PairEncoder
+from mmpref.processing import PairCollator, PairEncoder, family_of
 from mmpref.rundir import RunDir
 from mmpref.training.metrics import read_pair_log
 from mmpref.training.refcache import ReferenceCache
 from tests.integration.conftest import Place
-from tests.tiny_vlms import build, draw, pair, refs
+from tests.tiny_vlms import TINY, build, draw, pair, refs
 
 ONE_EPOCH = ("train.num_train_epochs=1", "train.logging_steps=2")
 
@@ -105,6 +106,28 @@ def test_a_filling_that_stops_goes_on_and_every_entry_is_the_live_number(tmp_pat
                 torch.testing.assert_close(got, want, atol=2e-5, rtol=1e-5)
     again.fill(loaded.model, collate, pairs, device=device, say=told.append)
     assert sum("pairs computed" in line for line in told) == 2
+
+
+def test_the_pixels_of_a_pair_are_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = PairEncoder(TINY["llava"].processor(), family_of("llava", has_vision=True)).encode(pair("a"), draw)
+    read: list[int] = []
+    stock = hashlib.blake2b
+
+    class Counting:
+        def __init__(self, **given: Any) -> None:
+            self.digest = stock(**given)
+
+        def update(self, data: Any) -> None:
+            read.append(memoryview(data).nbytes)
+            self.digest.update(data)
+
+        def hexdigest(self) -> str:
+            return self.digest.hexdigest()
+
+    monkeypatch.setattr(hashlib, "blake2b", Counting)
+    encoded.key()
+    pixels = encoded.vision["pixel_values"]
+    assert read.count(pixels.numel() * pixels.element_size()) == 1
 
 
 def test_workers_fill_the_cache_with_the_same_numbers(tmp_path: Path) -> None:
