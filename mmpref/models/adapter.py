@@ -23,9 +23,11 @@ from transformers import PreTrainedModel
 
 from mmpref.errors import ConfigError
 from mmpref.models.adapter_folder import CONFIG, WEIGHTS
+from mmpref.models.lora_casts import leave_casts_to_autocast
 from mmpref.models.parts import with_parts
 from mmpref.models.precision import keep_in, part_dtypes, saved_dtype
 from mmpref.models.tower import keep_frozen_tower_out_of_graph
+from mmpref.models.tower_windows import attend_by_length
 from mmpref.models.unwrap import submodule, unwrap
 from mmpref.processing.family import Family, PartName
 
@@ -126,6 +128,9 @@ def prepare(
             raise ConfigError(f"tune.{part} is {asked}, and it {reason}: nothing of it would train; set it to freeze")
     if family.has_vision and tuning.vision == "freeze" and not _adapted(model, family, "vision"):
         keep_frozen_tower_out_of_graph(model, family)
+    if adapter is not None:
+        leave_casts_to_autocast(model)
+    attend_by_length(model, family)
     model.train()
     return dataclasses.replace(loaded, model=model, family=family)
 

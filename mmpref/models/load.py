@@ -35,6 +35,7 @@ from mmpref.models import adapter as adapters
 from mmpref.models.parts import with_parts
 from mmpref.models.quantize import Quantization, QuantizationSettings, after_quantized_load, quantization_config
 from mmpref.models.save import save_model
+from mmpref.models.tower_windows import attend_by_length
 from mmpref.processing.family import Family, PartName, family_of
 from mmpref.processing.pixels import image_options
 
@@ -101,6 +102,7 @@ def load(
         logger.warning(family.note)
     if family.repeats_image_token:
         _check_image_token(processor, model.config, path)
+    attend_by_length(model, family)
     if adapter is not None:
         model = adapters.attach(model, adapter, trainable=trainable)
     if not trainable:

@@ -17,7 +17,7 @@ from mmpref.losses.contract import PairLogps
 from mmpref.losses.logps import selected_logps
 from mmpref.models.answer_head import logps_in_place_of_logits, plain_head
 from mmpref.models.shared_prefix import packed_inputs
-from mmpref.models.tower import recording_features, replaying_features
+from mmpref.models.tower import FrozenFeatures
 from mmpref.models.unwrap import base_model
 from mmpref.processing.batch import PairBatch
 
@@ -44,9 +44,10 @@ def pair_logps(model: nn.Module, batch: PairBatch, *, reference: Reference | Non
     if reference is None:
         chosen, rejected = batch.halves(answer_sums(model, batch))
     else:  # the reference first, so that image features are freed as the policy takes them
-        with recording_features(model):
+        features = FrozenFeatures(model)
+        with features.recording():
             ref_chosen, ref_rejected = reference.logps(batch)
-        with replaying_features(model):
+        with features.replaying():
             chosen, rejected = batch.halves(answer_sums(model, batch))
     chosen_len, rejected_len = batch.halves(batch.answer_lens)
     score_chosen, score_rejected = batch.scores if batch.scores is not None and batch.has_rejected else (None, None)

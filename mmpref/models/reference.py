@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from mmpref.models.adapter import adapter_changes_nothing, changed_its_base, has_adapter, is_adapter_weight
 from mmpref.models.adapter_switch import COPY, copy_adapter, has_copy, switched
@@ -128,11 +129,26 @@ def _frozen_copy(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside, and afterwards every module in the mode it had (a tower may have been in eval on its own)."""
+    """Eval mode inside, and afterwards every module in the mode it had (a tower may have been in eval on its own).
+
+    Every step asks for it, and an adapted model has thousands of modules: flags are written where they lie, and only a
+    module that does more than write them is asked to switch.
+    """
     training = [module for module in model.modules() if module.training]
-    model.eval()
+    for module in training:
+        if _only_writes_flags(module):
+            vars(module)["training"] = False
+        else:
+            module.eval()
     try:
         yield
     finally:
         for module in training:
-            module.training = True
+            vars(module)["training"] = True
+
+
+def _only_writes_flags(module: nn.Module) -> bool:
+    switch = type(module).train
+    if switch is PreTrainedModel.train:  # which exchanges kernels of the hub, where they are used
+        return not getattr(module, "use_kernels", False)
+    return switch is nn.Module.train

@@ -46,18 +46,24 @@ class PackedRow:
         self.segments = tuple(segments)
         if self.segments[-1].end != num_tokens:
             raise ValueError(f"segments end at {self.segments[-1].end}, and the row has {num_tokens} tokens")
-        self._masks: dict[tuple[int, int, torch.device], Tensor] = {}
+        self.pieces = [n for part in self.segments for n in (part.prefix + part.first, part.second) if n]
+        """Lengths of what attends together, in row order: prefix + first, then second where there is one."""
+        self._masks: dict[tuple[int, int, torch.device], Any] = {}
 
     def lower_right(self, rows: int, columns: int, device: torch.device) -> Any:
         """Causal attention of the last ``rows`` of ``columns`` tokens, as ``scaled_dot_product_attention`` takes it."""
-        if device.type == "cuda":
-            from torch.nn.attention.bias import causal_lower_right
-
-            return causal_lower_right(rows, columns)  # a marker: the flash kernel needs no mask in memory
         key = (rows, columns, device)
         if key not in self._masks:
-            self._masks[key] = torch.ones(rows, columns, dtype=torch.bool, device=device).tril(columns - rows)
+            self._masks[key] = _lower_right(rows, columns, device)
         return self._masks[key]
+
+
+def _lower_right(rows: int, columns: int, device: torch.device) -> Any:
+    if device.type == "cuda":
+        from torch.nn.attention.bias import causal_lower_right
+
+        return causal_lower_right(rows, columns)  # a marker: the flash kernel needs no mask in memory
+    return torch.ones(rows, columns, dtype=torch.bool, device=device).tril(columns - rows)
 
 
 def packed_inputs(model: nn.Module, batch: PairBatch) -> dict[str, Any]:
@@ -124,23 +130,24 @@ Attend = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
 
 
 def _by_segment(row: PackedRow, query: Tensor, key: Tensor, value: Tensor, attend: Attend) -> Tensor:
+    """[1, T, h, d]. The row is split once: the gradient of a split is one copy, that of each slice a row of zeros."""
+    pieces = zip(*(x.split(row.pieces, dim=2) for x in (query, key, value)), strict=True)
     parts: list[Tensor] = []
-    for start, prefix, first, second in row.segments:
-        middle = start + prefix + first
-        q, k, v = (x[:, :, start:middle] for x in (query, key, value))
-        parts.append(attend(q, k, v, False))
+    for _, prefix, _, second in row.segments:
+        q, k, v = next(pieces)
+        parts.append(attend(q, k, v, False).transpose(1, 2))
         if second:
-            end = middle + second
-            keys, values = (
-                torch.cat([x[:, :, :prefix], rest[:, :, middle:end]], dim=2) for x, rest in ((k, key), (v, value))
-            )
-            parts.append(attend(query[:, :, middle:end], keys, values, True))
-    return torch.cat(parts, dim=2)
+            q, *own = next(pieces)
+            keys, values = (torch.cat([x[:, :, :prefix], rest], dim=2) for x, rest in zip((k, v), own, strict=True))
+            parts.append(attend(q, keys, values, True).transpose(1, 2))
+    return torch.cat(parts, dim=1)
 
 
 def _refuse_window(row: PackedRow, window: int | None) -> None:
+    if window is None:
+        return
     longest = max(part.prefix + max(part.first, part.second) for part in row.segments)
-    if window is not None and longest > window:
+    if longest > window:
         raise ConfigError(
             f"a pair of {longest} tokens is longer than the attention window of {window} tokens; set "
             f"processing.max_length to {window} or model.attention to plain"
@@ -191,7 +198,7 @@ def _pair_attention(stock: Callable[..., Any], make: Callable[[PackedRow, float,
         _refuse_extras(kwargs)
         attend = make(pair_row, dropout, scaling)
         query, key, value = _in_autocast(query, key, value)
-        return _by_segment(pair_row, query, key, value, attend).transpose(1, 2).contiguous(), None
+        return _by_segment(pair_row, query, key, value, attend), None
 
     return attention
 

@@ -22,7 +22,7 @@ class FrozenForward:
     It records no graph, whatever its inputs ask for: gradient checkpointing makes the patch embedding of a frozen tower
     ask for gradients, and then the whole tower is recomputed and differentiated for nothing.
 
-    What it computes for the reference is handed to the policy (:func:`recording_features`). The outputs wait in a queue
+    What it computes for the reference is handed to the policy (:class:`FrozenFeatures`). The outputs wait in a queue
     that copies of the module share, because a frozen copy of the policy has the same frozen tower.
     """
 
@@ -77,38 +77,36 @@ def keep_frozen_tower_out_of_graph(model: nn.Module, family: Family) -> None:
                     module.forward = FrozenForward(module)
 
 
-@contextmanager
-def recording_features(model: nn.Module) -> Iterator[None]:
-    """Inside, frozen towers keep what they compute, for one :func:`replaying_features` over the same batch."""
-    queues = [forward.queue for forward in _frozen_forwards(model)]
-    for queue in queues:
-        queue.is_recording = True
-    try:
-        yield
-    except BaseException:
-        for queue in queues:
-            queue.clear()
-        raise
-    finally:
-        for queue in queues:
-            queue.is_recording = False
+class FrozenFeatures:
+    """The frozen towers of a model, found once for a batch that both reference and policy run."""
 
+    def __init__(self, model: nn.Module) -> None:
+        forwards = (module.__dict__.get("forward") for module in base_model(model).modules())
+        self._queues = [forward.queue for forward in forwards if isinstance(forward, FrozenForward)]
 
-@contextmanager
-def replaying_features(model: nn.Module) -> Iterator[None]:
-    """Inside, frozen towers return what was recorded, each output once, and do not run."""
-    try:
-        yield
-    finally:
-        for forward in _frozen_forwards(model):
-            forward.queue.clear()
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Inside, frozen towers keep what they compute, for one :meth:`replaying` over the same batch."""
+        for queue in self._queues:
+            queue.is_recording = True
+        try:
+            yield
+        except BaseException:
+            for queue in self._queues:
+                queue.clear()
+            raise
+        finally:
+            for queue in self._queues:
+                queue.is_recording = False
 
-
-def _frozen_forwards(model: nn.Module) -> Iterator[FrozenForward]:
-    for module in base_model(model).modules():
-        forward = module.__dict__.get("forward")
-        if isinstance(forward, FrozenForward):
-            yield forward
+    @contextmanager
+    def replaying(self) -> Iterator[None]:
+        """Inside, frozen towers return what was recorded, each output once, and do not run."""
+        try:
+            yield
+        finally:
+            for queue in self._queues:
+                queue.clear()
 
 
 def _frozen_modules(module: nn.Module, path: str, family: Family) -> Iterator[nn.Module]:

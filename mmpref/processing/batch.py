@@ -178,6 +178,8 @@ def join_vision(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _join(name: str, tensors: list[Tensor]) -> Tensor:
+    if len(tensors) == 1:
+        return tensors[0]  # as large as all the rest of a batch of one pair: not copied
     if len({tuple(tensor.shape[1:]) for tensor in tensors}) == 1:
         return torch.cat(tensors)
     if min(tensor.dim() for tensor in tensors) < 3 or len({tuple(tensor.shape[2:]) for tensor in tensors}) > 1:

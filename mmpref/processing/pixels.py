@@ -30,6 +30,10 @@ class EncodedImages:
     def num_bytes(self) -> int:
         return sum(tensor.numel() * tensor.element_size() for tensor in self.vision.values())
 
+    def copied(self) -> EncodedImages:
+        """With tensors of its own: a batch moves its tensors into memory that it shares, and a cache keeps its own."""
+        return EncodedImages(vision={name: value.clone() for name, value in self.vision.items()}, tokens=self.tokens)
+
 
 NO_IMAGES = EncodedImages(vision={}, tokens=())
 _Key: TypeAlias = "tuple[LoadImage, tuple[ImageRef, ...], int | None]"
@@ -86,7 +90,7 @@ class ImageEncoder:
         key = (load_image, images, max_pixels)
         if (found := self._cache.get(key)) is not None:
             self._cache.move_to_end(key)
-            return found
+            return found.copied()
         pixels = [load_image(image) for image in images]
         try:
             vision = self._processor(images=[pixels], return_tensors="pt", **self.options(max_pixels))
@@ -99,8 +103,7 @@ class ImageEncoder:
             raise fault(row_id, "image_processing", f"has images the model cannot take ({names}): {err}") from err
         tensors = {name: value for name, value in vision.items() if isinstance(value, Tensor)}
         encoded = EncodedImages(vision=tensors, tokens=tokens)
-        self._keep(key, encoded)
-        return encoded
+        return encoded.copied() if self._keep(key, encoded) else encoded
 
     def count(self, row_id: str, sizes: Sequence[tuple[int, int]], *, max_pixels: int | None = None) -> tuple[int, ...]:
         """How many tokens images of these sizes (width, height) become, by arithmetic: no image is needed.
@@ -149,14 +152,16 @@ class ImageEncoder:
         found = vision.get("image_grid_thw")
         return [] if found is None else [(int(h) // merge, int(w) // merge) for _, h, w in found.tolist()]
 
-    def _keep(self, key: _Key, encoded: EncodedImages) -> None:
+    def _keep(self, key: _Key, encoded: EncodedImages) -> bool:
+        """Whether it is in the cache now."""
         if encoded.num_bytes > self._cache_bytes:
-            return
+            return False
         self._cache[key] = encoded
         self._held_bytes += encoded.num_bytes
         while self._held_bytes > self._cache_bytes:
             _, oldest = self._cache.popitem(last=False)
             self._held_bytes -= oldest.num_bytes
+        return True
 
 
 def blank(width: int, height: int) -> Image.Image:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from mmpref.config import Recipe
-from mmpref.errors import CheckpointError, ConfigError
+from mmpref.errors import CheckpointError, ConfigError, MMPrefError
 from mmpref.models.load import LoadedModel
 from mmpref.models.policy import answer_logps
 from mmpref.models.reference import eval_mode
@@ -103,6 +105,7 @@ class ReferenceCache:
         device: torch.device,
         say: Say,
         world: World = ALONE,
+        workers: int = 0,
     ) -> None:
         """Compute what is missing, with the policy as it stands before its first step. Ranks share the pairs.
 
@@ -112,6 +115,8 @@ class ReferenceCache:
             pairs: all that training and evaluation will ask for.
             device: where the policy runs; it is moved there, unless it is sharded.
             world: all its ranks must call this together.
+            workers: processes that open and process images meanwhile; 0 does it in this one, in turn with the model.
+                Every picture is processed, also where nothing is missing: its pixels are the key.
 
         Raises:
             CheckpointError: the folder cannot be written.
@@ -125,7 +130,7 @@ class ReferenceCache:
             policy.to(device)
         share = list(unique.values())[world.rank :: world.size]
         with torch.no_grad(), eval_mode(policy):
-            for batch in _in_step(_missing(both, share, self._entries), both, world):
+            for batch in _in_step(_missing(both, share, self._entries, workers), both, world):
                 world.is_at(0, "filling the reference cache", batch.counted_ids)
                 waiting.update(_in_parts(policy, both, batch, unique, device, may_split=not world.is_sharded))
                 computed += batch.counted
@@ -198,6 +203,7 @@ def cache_facts(recipe: Recipe, loaded: LoadedModel, collator: PairCollator) -> 
         "train.bf16": recipe.train.bf16,
         "train.fp16": recipe.train.fp16,
         "layout": collator.layout,
+        "pair key": "each prompt once",  # before it was twice: such a cache has other keys
         "family": loaded.family.name,
         **({"processing.template_kwargs": processing.template_kwargs} if processing.template_kwargs else {}),
         **start_facts(recipe),
@@ -205,13 +211,33 @@ def cache_facts(recipe: Recipe, loaded: LoadedModel, collator: PairCollator) -> 
 
 
 def _missing(
-    collator: PairCollator, pairs: Sequence[PreferencePair], have: Mapping[str, _Entry]
+    collator: PairCollator, pairs: Sequence[PreferencePair], have: Mapping[str, _Entry], workers: int
 ) -> Iterator[PairBatch]:
     """Batches in which a pair is not there yet."""
-    for begin in range(0, len(pairs), _BATCH):
-        for batch in collator.rows(pairs[begin : begin + _BATCH]):
-            if any(key not in have for key in batch.keys):
-                yield batch
+    chunks = [pairs[begin : begin + _BATCH] for begin in range(0, len(pairs), _BATCH)]
+    loader: DataLoader[Any] = DataLoader(
+        chunks,  # type: ignore[arg-type]
+        batch_size=None,
+        collate_fn=_MissingRows(collator, frozenset(have)),
+        num_workers=workers,
+        generator=torch.Generator(),  # the run's own random state is not touched
+    )
+    for chunk, batches in zip(chunks, loader, strict=True):
+        yield from collator.rows(chunk) if batches is None else batches
+
+
+@dataclass(frozen=True, slots=True)
+class _MissingRows:
+    """What a worker makes of some pairs: only what is missing travels to the process with the model."""
+
+    collator: PairCollator
+    have: frozenset[str]
+
+    def __call__(self, pairs: Sequence[PreferencePair]) -> tuple[PairBatch, ...] | None:
+        try:
+            return tuple(batch for batch in self.collator.rows(pairs) if not self.have.issuperset(batch.keys))
+        except MMPrefError:  # raised once more where it is no traceback of a worker but one sentence
+            return None
 
 
 def _in_step(batches: Iterator[PairBatch], collator: PairCollator, world: World) -> Iterator[PairBatch]:

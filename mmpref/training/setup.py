@@ -151,7 +151,8 @@ def fill(
     """Fill a reference cache in the precision of training; all ranks must call it together."""
     half = autocast_dtype(recipe)
     with torch.autocast(device.type, half, enabled=half is not None):
-        cache.fill(policy, collator, pairs, device=device, say=say, world=world)
+        workers = int(recipe.train.dataloader_num_workers)
+        cache.fill(policy, collator, pairs, device=device, say=say, world=world, workers=workers)
 
 
 def smaller_weights(recipe: Recipe) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -12,14 +13,15 @@ import torch
 from safetensors.torch import load_file
 
 from mmpref.cli import main
+from mmpref.errors import DataError
 from mmpref.models import load
 from mmpref.models.reference import choose_reference
-from mmpref.processing import PairCollator, PairEncoder
+from mmpref.processing import PairCollator, PairEncoder, family_of
 from mmpref.rundir import RunDir
 from mmpref.training.metrics import read_pair_log
 from mmpref.training.refcache import ReferenceCache
 from tests.integration.conftest import Place
-from tests.tiny_vlms import build, draw, pair, refs
+from tests.tiny_vlms import TINY, build, draw, pair, refs
 
 ONE_EPOCH = ("train.num_train_epochs=1", "train.logging_steps=2")
 
@@ -104,6 +106,58 @@ def test_a_filling_that_stops_goes_on_and_every_entry_is_the_live_number(tmp_pat
                 torch.testing.assert_close(got, want, atol=2e-5, rtol=1e-5)
     again.fill(loaded.model, collate, pairs, device=device, say=told.append)
     assert sum("pairs computed" in line for line in told) == 2
+
+
+def test_the_pixels_of_a_pair_are_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = PairEncoder(TINY["llava"].processor(), family_of("llava", has_vision=True)).encode(pair("a"), draw)
+    read: list[int] = []
+    stock = hashlib.blake2b
+
+    class Counting:
+        def __init__(self, **given: Any) -> None:
+            self.digest = stock(**given)
+
+        def update(self, data: Any) -> None:
+            read.append(memoryview(data).nbytes)
+            self.digest.update(data)
+
+        def hexdigest(self) -> str:
+            return self.digest.hexdigest()
+
+    monkeypatch.setattr(hashlib, "blake2b", Counting)
+    encoded.key()
+    pixels = encoded.vision["pixel_values"]
+    assert read.count(pixels.numel() * pixels.element_size()) == 1
+
+
+def test_workers_fill_the_cache_with_the_same_numbers(tmp_path: Path) -> None:
+    loaded = load(build("llava", tmp_path / "m"))
+    collate = PairCollator(PairEncoder(loaded.processor, loaded.family), draw, keyed=True)
+    pairs = [pair(str(number), images=(f"40x60-{number}",)) for number in range(9)]
+    told: list[str] = []
+    caches = [ReferenceCache.open(tmp_path / name, {"model": "m"}) for name in ("alone", "helped")]
+    before = torch.random.get_rng_state()
+    for cache, workers in zip(caches, (0, 2), strict=True):
+        cache.fill(loaded.model, collate, pairs, device=torch.device("cpu"), say=told.append, workers=workers)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert told == [f"reference cache: 9 pairs computed, 0 were there ({cache.folder})" for cache in caches]
+    for one, other in zip(*(cache.logps(collate(pairs)) for cache in caches), strict=True):
+        assert one is not None
+        assert other is not None
+        assert torch.equal(one, other)
+    for cache in caches:  # all there: nothing is computed, and no batch travels
+        cache.fill(loaded.model, collate, pairs, device=torch.device("cpu"), say=told.append, workers=2)
+    assert len(told) == 2
+
+
+def test_a_row_that_a_worker_cannot_use_is_told_in_one_sentence(tmp_path: Path) -> None:
+    loaded = load(build("llava", tmp_path / "m"))
+    collate = PairCollator(PairEncoder(loaded.processor, loaded.family), draw, keyed=True)
+    cache = ReferenceCache.open(tmp_path / "cache", {"model": "m"})
+    bad = pair("bad", chosen="yes", rejected="yes")
+    with pytest.raises(DataError, match="'bad' has two answers") as caught:
+        cache.fill(loaded.model, collate, [pair("a"), bad], device=torch.device("cpu"), say=print, workers=1)
+    assert "Traceback" not in str(caught.value)
 
 
 def test_another_picture_or_text_is_another_pair(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pickle
 import pytest
 import torch
 from torch.utils.data import DataLoader
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from mmpref.errors import DataError
 from mmpref.processing import (
@@ -33,6 +34,43 @@ def answers_of(batch: PairBatch, encoder: PairEncoder) -> list[str]:
     targets = torch.cat([batch.targets, batch.targets.new_zeros(1)])
     rows = zip(targets[batch.answers], batch.answer_lens.tolist(), strict=True)
     return [encoder.chat.tokenizer.decode(row[:length]) for row, length in rows]
+
+
+@pytest.mark.parametrize("layout", ["shared_prefix", "plain"])
+def test_the_pictures_of_one_pair_are_not_copied_into_its_batch(layout: LayoutName) -> None:
+    """They are as large as all the rest: 18 MiB for 896 x 896 in Qwen-VL."""
+    encoded = encoder_for("qwen2_vl").encode(pair("a"), draw)
+    batch = collate_pairs([dataclasses.replace(encoded, rejected_ids=None)], 0, layout=layout, need_rejected=False)
+    assert batch.vision["pixel_values"].data_ptr() == encoded.vision["pixel_values"].data_ptr()
+
+
+def test_a_batch_never_holds_the_tensors_of_the_pixel_cache() -> None:
+    """A loader's worker moves what it sends into shared memory, in place."""
+    encoder = PairEncoder(TINY["llava"].processor(), family_of("llava", has_vision=True), pixel_cache_bytes=2**20)
+    found = [PairCollator(encoder, draw)([pair("a")]).vision["pixel_values"] for _ in range(3)]
+    assert len({one.data_ptr() for one in found}) == 3
+    found[0].zero_()
+    assert torch.equal(found[1], found[2])
+    assert bool(PairCollator(encoder, draw)([pair("a")]).vision["pixel_values"].any())
+
+
+def test_every_tensor_of_a_batch_is_pinned_by_the_loader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy to a GPU from other memory waits; torch pins what says how, also inside a tuple."""
+    pinned: set[int] = set()
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        copy = tensor.clone()
+        pinned.add(copy.data_ptr())
+        return copy
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    for layout in ("shared_prefix", "plain"):
+        parts = PairCollator(encoder_for("qwen2_vl"), draw, layout=layout).rows([pair("a"), pair("b")])
+        [batch] = pin_memory(parts)
+        tensors: list[torch.Tensor] = []
+        batch.map(lambda tensor, into=tensors: into.append(tensor) or tensor)
+        assert len(tensors) > 6
+        assert {tensor.data_ptr() for tensor in tensors} <= pinned
 
 
 def test_plain_rows_masks_and_padding() -> None:
