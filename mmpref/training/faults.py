@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,8 +35,39 @@ class _Micro:
     stats: dict[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class UpdateNotes:
+    """What is known of the micro-batches of one update. Holds no batch, and reads no tensor until asked."""
+
+    micros: tuple[_Micro, ...]
+
+    @property
+    def pair_ids(self) -> tuple[str, ...]:
+        """Pairs of the update, in the order they were run."""
+        return tuple(name for micro in self.micros for name in micro.pair_ids)
+
+    def dump(self, file: Path, *, step: int, reason: str, gradients: Mapping[str, Any], **facts: Any) -> None:
+        """Write what is known as JSON; numbers that are not finite are written as words.
+
+        Args:
+            file: where.
+            step: the update that was not made.
+            reason: what was found.
+            gradients: what :func:`gradient_facts` says of them.
+            facts: whatever else is worth knowing.
+        """
+        pairs = []
+        for micro in self.micros:
+            columns = {name: values.tolist() for name, values in micro.stats.items()}
+            for place, name in enumerate(micro.pair_ids):
+                stats = {key: _number(values[place]) for key, values in columns.items()}
+                pairs.append({"id": name, "batch_tokens": micro.tokens, "batch_pixels": micro.pixels, **stats})
+        named = {key: _number(value) for key, value in facts.items()}
+        write_json(file, {"step": step, "reason": reason, **named, "gradients": gradients, "pairs": pairs})
+
+
 class UpdateWatch:
-    """Remembers the micro-batches of the update under way. Holds no batch, and reads no tensor until asked."""
+    """Remembers the micro-batches of the update under way."""
 
     def __init__(self) -> None:
         self._micros: list[_Micro] = []
@@ -55,9 +86,9 @@ class UpdateWatch:
             self._micros[-1].stats.update(stats)
 
     @property
-    def pair_ids(self) -> tuple[str, ...]:
-        """Pairs of the update, in the order they were run."""
-        return tuple(name for micro in self._micros for name in micro.pair_ids)
+    def notes(self) -> UpdateNotes:
+        """Of the update so far; they stay as they are when the next one begins."""
+        return UpdateNotes(tuple(self._micros))
 
     @property
     def pixels(self) -> int:
@@ -70,25 +101,6 @@ class UpdateWatch:
             return "before the first batch"
         micro = self._micros[-1]
         return _described(micro.pair_ids, micro.tokens, micro.pixels)
-
-    def dump(self, file: Path, *, step: int, reason: str, model: nn.Module, **facts: Any) -> None:
-        """Write what is known as JSON; numbers that are not finite are written as words.
-
-        Args:
-            file: where.
-            step: the update that was not made.
-            reason: what was found.
-            model: its gradients are looked at.
-            facts: whatever else is worth knowing.
-        """
-        pairs = []
-        for micro in self._micros:
-            columns = {name: values.tolist() for name, values in micro.stats.items()}
-            for place, name in enumerate(micro.pair_ids):
-                stats = {key: _number(values[place]) for key, values in columns.items()}
-                pairs.append({"id": name, "batch_tokens": micro.tokens, "batch_pixels": micro.pixels, **stats})
-        named = {key: _number(value) for key, value in facts.items()}
-        write_json(file, {"step": step, "reason": reason, **named, "gradients": _gradients(model), "pairs": pairs})
 
 
 def describe_batch(batch: PairBatch) -> str:
@@ -228,12 +240,19 @@ def remedies(
     return [*first, *smaller_state, *weights, *rest]
 
 
-def _gradients(model: nn.Module) -> dict[str, Any]:
+def norms_by_name(model: nn.Module) -> list[tuple[str, float]]:
+    """Every weight's name and the norm of its gradient; waits for the device."""
+    return [
+        (name, float(parameter.grad.float().norm()))
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    ]
+
+
+def gradient_facts(norms: Iterable[tuple[str, float]]) -> dict[str, Any]:
+    """What a dump says of the gradients, given every weight's name and norm."""
     bad, largest = [], 0.0
-    for name, parameter in model.named_parameters():
-        if parameter.grad is None:
-            continue
-        norm = float(parameter.grad.float().norm())
+    for name, norm in norms:
         if math.isfinite(norm):
             largest = max(largest, norm)
         else:

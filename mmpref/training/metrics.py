@@ -118,9 +118,13 @@ class PairLog:
         self._pending.clear()
         return block
 
-    def drop_pending(self) -> None:
-        """Forget what was added since the last :meth:`flush`."""
-        self._pending.clear()
+    def drop_pending(self, *, after: int | None = None) -> None:
+        """Forget what was added since the last :meth:`flush`.
+
+        Args:
+            after: only what is of later steps than this one.
+        """
+        self._pending = [] if after is None else [entry for entry in self._pending if entry[0] <= after]
 
     def has_step(self, step: int) -> bool:
         """Whether any flushed row is of this step."""

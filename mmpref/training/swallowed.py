@@ -137,6 +137,9 @@ class _Probe:
         group = optimizer.param_groups[self.group]
         if self.steps >= STEPS or not float(group["lr"]):
             return
+        if all(parameter.grad is None for parameter in self.parameters):  # an update that is left out
+            self.steps += 1
+            return
         self.before = self._stored()
         gradients = [
             torch.zeros(len(at), device=at.device) if parameter.grad is None else _local(parameter.grad).flatten()[at]

@@ -16,7 +16,6 @@ What differs from the stock Trainer, and nothing else:
 
 from __future__ import annotations
 
-import logging
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -56,6 +55,7 @@ from mmpref.training.faults import (
 )
 from mmpref.training.loss_of import objective_for, objective_from
 from mmpref.training.metrics import Meter, PairLog
+from mmpref.training.nonfinite import BeforeStep, UpdateGuard, can_leave_out
 from mmpref.training.parallel.batches import GlobalBatches, loader_of
 from mmpref.training.parallel.in_step import Filling, filling_for
 from mmpref.training.parallel.sharded import layer_classes, let_cpus_shard
@@ -65,8 +65,6 @@ from mmpref.training.parallel.zero import let_recipe_decide, refuse_other_way
 from mmpref.training.rates import refuse_idle_rates, split_by_part
 from mmpref.training.stopping import StopAtStepEnd
 from mmpref.training.swallowed import SwallowedUpdates
-
-logger = logging.getLogger(__name__)
 
 
 class Pairs(Dataset[PreferencePair]):
@@ -185,13 +183,13 @@ class PreferenceTrainer(CheckpointedTrainer):
         self._costs = costs
         self._batches: GlobalBatches | None = None
         self.watch = UpdateWatch()
-        self.skipped_steps: list[int] = []
+        self.guard = UpdateGuard(
+            fault_folder or Path(args.output_dir) / "faults",
+            skip_nonfinite_steps,
+            self.world.rank if self.world.size > 1 else None,
+        )
         self._rates = dict(learning_rates or {})
         refuse_idle_rates(self._rates, (part for p, part in _parts(model, collator).items() if p.requires_grad))
-        self._may_skip = skip_nonfinite_steps
-        self._poisoned: str | None = None  # why the update under way must not be made
-        self._loss_sum: Tensor | None = None  # of the update under way
-        self._fault_folder = fault_folder or Path(args.output_dir) / "faults"
         self._facts = dict(checkpoint_facts or {})
         self.signals = StopAtStepEnd(together=self.world.size > 1)
         self.add_callback(self.signals)
@@ -215,13 +213,13 @@ class PreferenceTrainer(CheckpointedTrainer):
         except NonFiniteError as err:
             if return_outputs:
                 raise
-            self._poisoned = str(err)
+            self.guard.refuse(str(err))
             # DeepSpeed updates before anybody is asked, and leaves an update out by itself where gradients are NaN
             return _nothing_of(logps) * (math.nan if self.world.is_deepspeed else 1.0)
         pairs = inputs.counted if num_items_in_batch is None else num_items_in_batch
         # Data-parallel wrappers average gradients over ranks; the division above is already over all ranks' pairs.
         loss = (output.per_pair.sum() + without_weight) * (self.world.size / pairs)
-        self._loss_sum = loss.detach() if self._loss_sum is None else self._loss_sum + loss.detach()
+        self.guard.add_loss(loss)
         self.meter.add(output.stats)
         self.pair_log.add(self.state.global_step + 1, inputs.counted_ids, output.stats)
         self.world.is_at(self.state.global_step + 1, "exchanging gradients", inputs.counted_ids)
@@ -291,7 +289,7 @@ class PreferenceTrainer(CheckpointedTrainer):
         self, batch_samples: list[Sequence[PairBatch]], device: torch.device
     ) -> Tensor | int | None:
         self.watch.begin()
-        self._poisoned, self._loss_sum = None, None
+        self.guard.begin()
         self.world.is_at(self.state.global_step + 1, "waiting for the others' batches", ())
         batch_samples[:] = self.filling.as_many_everywhere(batch_samples)
         [pairs] = self.world.total([sum(part.counted for parts in batch_samples for part in parts)])
@@ -300,53 +298,54 @@ class PreferenceTrainer(CheckpointedTrainer):
     def _prepare_inputs(self, inputs: PairBatch) -> PairBatch:
         return inputs.to(self.args.device, non_blocking=True)
 
+    @property
+    def _is_plain(self) -> bool:
+        """One process, whose gradients are whole and as they were computed."""
+        return self.world.strategy == "single" and self.accelerator.scaler is None
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor | float | None:
+        if self._is_plain:
+            return self.guard.clip(model, self.args.max_grad_norm)
+        norm: Tensor | float | None = super()._clip_grad_norm(model)
+        return norm
+
     def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> Tensor | float | None:
+        """The norm, or None where the update is left out; none is made before the verdict on the last one is known."""
+        self.guard.settle()
+        if grad_norm is None and self._is_plain:
+            grad_norm = self.guard.clip(model, math.inf)
         norm: Tensor | float | None = super()._get_grad_norm(model, grad_norm=grad_norm)
         if isinstance(norm, DTensor):
             norm = norm.full_tensor()
-        reason = self._poisoned or self._why_not_finite(norm)
+        # fp16's scaler skips by itself
+        scaled = self.args.fp16 if self.world.is_deepspeed else self.accelerator.scaler is not None
+        step, rate = self.state.global_step + 1, self._get_learning_rate()
+        update = self.guard.update(self.watch.notes, step=step, learning_rate=rate, norm=norm, norm_counts=not scaled)
+        running = getattr(self, "_tr_loss", torch.zeros(()))  # the Trainer's own sum since the last line
+        if update.refused is None and self._is_plain and can_leave_out(self._raw_optimizer, update):
+            before = BeforeStep(self.state, self.lr_scheduler, self._raw_optimizer, self.pair_log)
+            self.guard.leave_to(self._raw_optimizer, update, running, before)
+            return norm
+        reason = update.why_not()
         bad, self.signals.agreed = self.world.highest([reason is not None, self.signals.received or 0])
         if not bad:
             return norm
         reason = next(found for found in self.world.gather(reason) if found is not None)
-        self._leave_out(model, reason, norm)
-        return None
-
-    def _why_not_finite(self, norm: Tensor | float | None) -> str | None:
-        finite = torch.isfinite(torch.as_tensor(0.0 if self._loss_sum is None else self._loss_sum))
-        scaled = self.args.fp16 if self.world.is_deepspeed else self.accelerator.scaler is not None
-        if norm is not None and not scaled:  # fp16's scaler skips by itself
-            finite = finite & torch.isfinite(torch.as_tensor(norm, device=finite.device))
-        if bool(finite):
-            return None
-        return (
-            f"step {self.state.global_step + 1}, pairs {', '.join(self.watch.pair_ids[:8])}: the loss or the "
-            "gradient is not finite"
-        )
-
-    def _leave_out(self, model: nn.Module, reason: str, norm: Tensor | float | None) -> None:
-        """Write the dump of an update that must not be made, then stop, or go on without it.
-
-        Raises:
-            NonFiniteError: as many updates as may be were left out already.
-        """
-        step = self.state.global_step + 1
-        of_rank = f"-rank-{self.world.rank}" if self.world.size > 1 else ""
-        dump = self._fault_folder / f"nonfinite-step-{step}{of_rank}.json"
-        rate = self._get_learning_rate()
-        self.watch.dump(dump, step=step, reason=reason, model=model, learning_rate=rate, gradient_norm=norm)
-        if len(self.skipped_steps) >= self._may_skip:
-            told = f" ({self._may_skip} updates were left out before)" if self._may_skip else ""
-            raise NonFiniteError(
-                f"{reason}; nothing was updated{told}. Statistics of the update are in {dump}: look at its pairs, or "
-                "lower train.learning_rate; train.skip_nonfinite_steps=N goes on without up to N such updates"
-            )
-        self.skipped_steps.append(step)
-        logger.warning("%s; this update was left out (%s)", reason, dump)
+        self.guard.leave_out(update, reason, model)
         if not self.world.is_deepspeed:  # which has left the update out already
             model.zero_grad(set_to_none=True)  # an optimizer leaves weights without a gradient as they are
-        if isinstance(running := getattr(self, "_tr_loss", None), Tensor):
-            running.nan_to_num_(0.0, 0.0, 0.0)  # the Trainer's own sum since the last line
+        running.nan_to_num_(0.0, 0.0, 0.0)
+        return None
+
+    @property
+    def skipped_steps(self) -> list[int]:
+        """Steps whose update was left out because its loss or gradient was not finite."""
+        self.guard.settle()
+        return self.guard.skipped
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self.guard.settle()
+        super()._save_checkpoint(model, trial)
 
     def floating_point_ops(self, inputs: Sequence[PairBatch]) -> int:
         """Not counted: the stock estimate does not know pairs, images or shared prompts."""
@@ -364,7 +363,10 @@ class PreferenceTrainer(CheckpointedTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means of the per-pair statistics since the last line."""
+        self.guard.settle()
         if "loss" in logs:
+            if self.guard.last == self.state.global_step:
+                logs.pop("grad_norm", None)  # of an update that was not made
             logs.update(self.meter.take(self.world.gather))
             self.pair_log.flush()
             if self._batches is not None and (imbalance := self._batches.take_imbalance()) is not None:
@@ -385,6 +387,7 @@ class PreferenceTrainer(CheckpointedTrainer):
         Both answers are run whatever the objective reads, so that models trained by different objectives compare; only
         the good one where the objective reads no other and some of the pairs are demonstrations.
         """
+        self.guard.settle()
         if isinstance(eval_dataset, Sequence) and not isinstance(eval_dataset, str):
             eval_dataset = Pairs(eval_dataset)
         loader = self._evaluation_loader(eval_dataset)
@@ -464,7 +467,7 @@ class PreferenceTrainer(CheckpointedTrainer):
             torch.manual_seed(self.args.seed + self.world.rank)
         on_gpus = self.world.size > 1 and self.args.device.type == "cuda"
         watched = watching(self.world, self.args.ddp_timeout) if on_gpus else nullcontext()
-        with self.signals.listening(), watched:
+        with self.signals.listening(), watched, self.guard.settling():
             try:
                 return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
             except (RuntimeError, MemoryError) as err:  # outside a micro-batch: the optimizer makes its state

@@ -138,3 +138,31 @@ def test_a_resumed_run_keeps_what_was_measured() -> None:
     assert watch.share == 0.4
     watch.on_train_end(args, state, TrainerControl())
     assert logged == []
+
+
+@pytest.mark.parametrize("left_out", [0, 3])
+def test_an_update_that_is_left_out_is_not_one_that_rounding_swallowed(left_out: int) -> None:
+    """Neither where its gradients were taken away, nor where the optimizer left it out by itself."""
+
+    def share(how: str) -> tuple[float | None, torch.Tensor]:
+        parameters = weights()
+        optimizer = optimizer_of("adamw_torch_fused", parameters)
+        watch = SwallowedUpdates(lambda _: None)
+        args: Any = None
+        watch.on_train_begin(args, TrainerState(), TrainerControl(), optimizer=optimizer)
+        for step in range(STEPS):
+            give_gradients(parameters, step)
+            if step == left_out and how == "taken away":
+                optimizer.zero_grad(set_to_none=True)
+            elif step == left_out:
+                parameters[0].grad.fill_(float("nan"))  # type: ignore[union-attr]
+                optimizer.found_inf = torch.ones(())  # type: ignore[attr-defined]
+            optimizer.step()
+            optimizer.__dict__.pop("found_inf", None)
+        watch.on_train_end(args, TrainerState(), TrainerControl())
+        return watch.share, torch.cat([parameter.detach().flatten() for parameter in parameters])
+
+    taken, by_itself = share("taken away"), share("by itself")
+    assert taken[0] is not None
+    assert taken[0] == by_itself[0]
+    assert torch.equal(taken[1], by_itself[1])
