@@ -119,12 +119,16 @@ def qwen2_vl_like() -> Scaled:
 SCALED: dict[str, Callable[[], Scaled]] = {"llava": llava_like, "qwen2_vl": qwen2_vl_like}
 
 
-def make_pairs(count: int, *, shortest: int, longest: int, seed: int) -> list[PreferencePair]:
-    """Pairs of random words over one picture each; answers of ``shortest`` to ``longest`` words."""
+def make_pairs(count: int, *, shortest: int, longest: int, seed: int, vocabulary: int = 20_000) -> list[PreferencePair]:
+    """Pairs of random words over one picture each; answers of ``shortest`` to ``longest`` words.
+
+    Args:
+        vocabulary: of so many words; a tokenizer that knows fewer would see unknown ones.
+    """
     draw = random.Random(seed)
 
     def words(number: int) -> str:
-        return " ".join(f"w{draw.randrange(20_000)}" for _ in range(number))
+        return " ".join(f"w{draw.randrange(vocabulary)}" for _ in range(number))
 
     return [
         PreferencePair(
