@@ -22,6 +22,8 @@ sys.path.insert(0, str(SCRIPT.parent))
 from gpu_parts import environment, kernels  # noqa: E402
 from gpu_parts.case import Case, Context, Row, run_cases  # noqa: E402
 
+from tests.dry_runs import dry_run  # noqa: E402
+
 
 def check(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True, check=False)
@@ -213,6 +215,12 @@ def test_a_run_that_is_stopped_leaves_whole_results_and_no_process(tmp_path: Pat
     assert kernels_part["status"] == "running"
     assert "stopped while this part ran" in kernels_part["why"]
     assert not Path(f"/proc/{part}").exists()
+
+
+def test_the_tests_of_the_gpu_run_at_toy_size(tmp_path: Path) -> None:
+    [row] = dry_run(tmp_path, "kernels")["kernels"]
+    assert row["passed"] > 10
+    assert row["num_failed"] == 0
 
 
 def test_outcomes_of_tests_are_read_from_the_report(tmp_path: Path) -> None:
