@@ -64,7 +64,8 @@ def no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without -m, slow and network tests are skipped; gpu tests always are where there is no device."""
+    """Without -m, slow and network tests are skipped; gpu tests always are where there is no device, unless they are
+    asked for at toy size on the CPU (MMPREF_GPU_TESTS_ON=cpu)."""
     chosen = config.option.markexpr
     gpu_reason = _why_no_gpu() if any(item.get_closest_marker("gpu") for item in items) else None
     for item in items:
@@ -77,6 +78,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _why_no_gpu() -> str | None:
+    if os.environ.get("MMPREF_GPU_TESTS_ON") == "cpu":
+        return None
     import torch
 
     return None if torch.cuda.is_available() else "no CUDA device on this machine"

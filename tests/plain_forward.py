@@ -198,7 +198,7 @@ def stir(model: Any, *, amount: float = 0.05, seed: int = LORA_SEED) -> None:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 spread = amount * max(float(parameter.std()) if parameter.numel() > 1 else 0.0, 0.2)
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * spread)
+                parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter) * spread)
 
 
 def gradient(model: Any) -> Tensor:

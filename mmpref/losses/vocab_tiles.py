@@ -207,6 +207,11 @@ class RecomputedHead(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, upstream):  # type: ignore[no-untyped-def]
+        with torch.autocast(device_type=upstream.device.type, enabled=False):  # some call backward inside of it
+            return RecomputedHead._gradients(ctx, upstream)
+
+    @staticmethod
+    def _gradients(ctx, upstream):  # type: ignore[no-untyped-def]
         hidden, weight, targets, bias, log_sums = ctx.saved_tensors
         wants_hidden, wants_weight, _, wants_bias, _ = ctx.needs_input_grad
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None

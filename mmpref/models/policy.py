@@ -16,6 +16,8 @@ from transformers import modeling_utils
 from mmpref.losses.contract import PairLogps
 from mmpref.losses.logps import selected_logps
 from mmpref.models.answer_head import logps_in_place_of_logits, plain_head
+from mmpref.models.image_inputs import image_inputs, placing_images
+from mmpref.models.right_padding import padded_on_the_right
 from mmpref.models.shared_prefix import packed_inputs
 from mmpref.models.tower import FrozenFeatures
 from mmpref.models.unwrap import base_model
@@ -77,12 +79,14 @@ def answer_logps(model: nn.Module, batch: PairBatch, *, through_logits: bool = F
     Args:
         through_logits: compute the [K, V] logits as the model writes them: the check of the above.
     """
-    inputs: dict[str, Any] = {**batch.model_inputs(), **packed_inputs(model, batch), "use_cache": False}
+    own = {**image_inputs(model, batch), **packed_inputs(model, batch)}
+    inputs: dict[str, Any] = {**batch.model_inputs(), **own, "use_cache": False}
     head = None if through_logits else plain_head(model)
-    if head is None:
-        return selected_logps(_logits_at(model, inputs, batch.predicts), batch.targets)
-    with logps_in_place_of_logits(head, batch.predicts, batch.targets):
-        found: Tensor = model(**inputs).logits
+    with placing_images(model, batch), padded_on_the_right(not batch.shares_prefix):
+        if head is None:
+            return selected_logps(_logits_at(model, inputs, batch.predicts), batch.targets)
+        with logps_in_place_of_logits(head, batch.predicts, batch.targets):
+            found: Tensor = model(**inputs).logits
     return found.reshape(-1).float()
 
 

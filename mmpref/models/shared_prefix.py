@@ -31,6 +31,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 
 from mmpref.errors import ConfigError
+from mmpref.models.right_padding import without_right_padding
 from mmpref.models.unwrap import base_model
 from mmpref.processing.batch import PairBatch, Segment
 
@@ -72,14 +73,15 @@ def packed_inputs(model: nn.Module, batch: PairBatch) -> dict[str, Any]:
     Raises:
         ConfigError: the model's attention cannot run a packed row.
     """
-    if not batch.shares_prefix:
-        return {}
     name = implementation(model)
+    if not batch.shares_prefix:
+        if name in _SPLIT and getattr(base_model(model), "_supports_attention_backend", False):
+            use_attention(model, _SPLIT[name])  # whose mask of padded rows is made without a wait
+        return {}
     row = PackedRow(batch.segments, batch.num_tokens)
     device = batch.input_ids.device
     if name in _SPLIT:
-        if text_config(model)._attn_implementation != _SPLIT[name]:
-            use_attention(model, _SPLIT[name])
+        use_attention(model, _SPLIT[name])
         # a mask of no elements: transformers hands any 4D mask on untouched, and a layer that missed the row would
         # fail on this one instead of attending to everything
         return {"pair_row": row, "attention_mask": torch.zeros(1, 1, 0, 0, dtype=torch.bool, device=device)}
@@ -237,7 +239,7 @@ for _name, _stock, _make in (
     ("flash_attention_2", flash_attention_forward, _flash),
 ):
     AttentionInterface.register(_SPLIT[_name], _pair_attention(_stock, _make))
-    AttentionMaskInterface.register(_SPLIT[_name], ALL_MASK_ATTENTION_FUNCTIONS[_name])
+    AttentionMaskInterface.register(_SPLIT[_name], without_right_padding(ALL_MASK_ATTENTION_FUNCTIONS[_name]))
 
 
 # ---- the model ---------------------------------------------------------------------------------------------------
@@ -257,6 +259,8 @@ def implementation(model: nn.Module) -> str:
 
 def use_attention(model: nn.Module, name: str) -> None:
     """Give the language model this attention; the vision tower keeps its own."""
+    if text_config(model)._attn_implementation == name:
+        return
     inner: Any = base_model(model)
     is_nested = inner.config.get_text_config() is not inner.config
     inner.set_attn_implementation({"text_config": name} if is_nested else name)

@@ -47,12 +47,18 @@ class PairBatch:
     answer_lens: Tensor  # [A] counted tokens of each answer
     pair_ids: tuple[str, ...]  # length B
     attention_mask: Tensor | None = None  # [N, T] 1 = real token; None with a shared prefix, where every token is
-    position_ids: Tensor | None = None  # [1, T] or [3, 1, T] with a shared prefix; None lets the model count
+    position_ids: Tensor | None = None  # [1, T] or [3, N, T]; None lets the model count (never with a shared prefix)
     segments: tuple[Segment, ...] = ()  # with a shared prefix; () in the plain layout
     vision: Mapping[str, Tensor] = field(default_factory=dict)  # the images of all rows in row order; {} for text
     token_types: Mapping[str, Tensor] = field(default_factory=dict)  # [N, T] each: mm_token_type_ids and the like
     score_chosen: Tensor | None = None  # [B], NaN where a pair has none; None when no pair has one
     score_rejected: Tensor | None = None  # [B]
+    # what a model would otherwise read back from the device, which waits for it (``models.image_inputs``)
+    image_grids: tuple[
+        tuple[int, ...], ...
+    ] = ()  # (time, rows, columns) in patches of every image, where there are any
+    image_token_id: int | None = None  # the token whose places ``image_places`` are
+    image_places: Tensor | None = None  # [M] places in the N * T tokens that take an image feature each, in order
     fillers: int = 0  # so many pairs at the end have no weight: they keep a process in step with the others
     keys: tuple[str, ...] = ()  # length B: what the model is given for each pair, as a hash; () unless asked for
 
@@ -60,9 +66,7 @@ class PairBatch:
         pairs = len(self.pair_ids)
         if not pairs or self.answers.shape[0] not in (pairs, 2 * pairs):
             raise ValueError(f"{self.answers.shape[0]} answers for {pairs} pairs: want one or two for each")
-        if bool(self.segments) == (self.attention_mask is not None) or bool(self.segments) == (
-            self.position_ids is None
-        ):
+        if bool(self.segments) == (self.attention_mask is not None) or (self.segments and self.position_ids is None):
             raise ValueError("a batch has segments and position_ids, or an attention_mask, and never both")
         want = {
             "attention_mask": tuple(self.input_ids.shape),
@@ -129,6 +133,7 @@ class PairBatch:
         return inputs
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PairBatch:
+        """The same batch elsewhere; ``non_blocking`` spares the wait where the batch is pinned."""
         return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> PairBatch:
@@ -144,6 +149,13 @@ class PairBatch:
             elif isinstance(value, Mapping):
                 changed[entry.name] = {name: change(tensor) for name, tensor in value.items()}
         return replace(self, **changed)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A small tensor made on the host, on an accelerator without waiting for what that is busy with."""
+    if device.type in ("cpu", "meta", "mps"):  # which know no pinned memory
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def pad_rows(rows: Sequence[Tensor], value: int, *, left: bool = False) -> Tensor:

@@ -150,8 +150,13 @@ def collate_pairs(
         for prompt, _ in _sides_of(pair, need_rejected):
             _check_image_tokens(prompt, image_token_id)
     if layout == "shared_prefix":
-        return shared_prefix_batch(pairs, need_rejected=need_rejected)
-    return plain_batch(pairs, pad_token_id, need_rejected=need_rejected)
+        batch = shared_prefix_batch(pairs, need_rejected=need_rejected)
+    else:
+        batch = plain_batch(pairs, pad_token_id, need_rejected=need_rejected)
+    if image_token_id is None or not batch.vision:
+        return batch
+    places = (batch.input_ids.flatten() == image_token_id).nonzero().flatten()
+    return replace(batch, image_token_id=image_token_id, image_places=places)
 
 
 def collate_prompts(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ def shared_prefix_batch(pairs: Sequence[EncodedPair], *, need_rejected: bool = T
         pair_ids=tuple(pair.pair_id for pair in pairs),
         position_ids=torch.cat(row.positions, dim=-1).unsqueeze(-2),
         segments=tuple(row.segments),
-        vision=join_vision(row.vision),
+        **_images(row.vision),
         score_chosen=_scores(pairs, "score_chosen"),
         score_rejected=_scores(pairs, "score_rejected"),
     )
@@ -73,7 +73,8 @@ def plain_batch(pairs: Sequence[EncodedPair], pad_token_id: int, *, need_rejecte
         answer_lens=torch.tensor(lengths),
         pair_ids=tuple(pair.pair_id for pair in pairs),
         attention_mask=pad_rows([torch.ones_like(row) for row in ids], 0),
-        vision=join_vision([prompt.vision for prompt, _ in rows]),
+        position_ids=_planes(rows, width),
+        **_images([prompt.vision for prompt, _ in rows]),
         token_types=_token_types(rows),
         score_chosen=_scores(pairs, "score_chosen"),
         score_rejected=_scores(pairs, "score_rejected"),
@@ -160,6 +161,27 @@ def _sides(
         if len(answer) == 0:
             raise fault(pair.pair_id, "empty_response", "has an answer without a token to learn")
     return first, second
+
+
+def _images(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
+    vision = join_vision(rows)
+    grids = vision.get("image_grid_thw")
+    return {"vision": vision, "image_grids": () if grids is None else tuple(map(tuple, grids.tolist()))}
+
+
+def _planes(rows: Sequence[tuple[EncodedPrompt, Tensor]], width: int) -> Tensor | None:
+    """Positions in three planes of padded rows: [3, N, T]; None where the model counts by itself.
+
+    A model that is not given them finds them from the grids of the images, row by row, and waits for the device.
+    """
+    found = []
+    for prompt, answer in rows:
+        places = prompt.position_ids
+        if places is None or places.dim() == 1:
+            return None
+        whole = torch.cat([places, continued(places, len(answer))], dim=1)
+        found.append(torch.nn.functional.pad(whole, (0, width - whole.shape[1]), value=1))
+    return torch.stack(found, dim=1)
 
 
 def _token_types(rows: Sequence[tuple[EncodedPrompt, Tensor]]) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ from mmpref.models.load import LoadedModel
 from mmpref.models.policy import answer_logps
 from mmpref.models.reference import eval_mode
 from mmpref.models.save import PROCESSOR_FILES, processor_folder
-from mmpref.processing.batch import PairBatch
+from mmpref.processing.batch import PairBatch, to_device
 from mmpref.processing.collate import PairCollator
 from mmpref.records import PreferencePair
 from mmpref.rundir import replacing, write_json, writing_to
@@ -170,7 +170,7 @@ class ReferenceCache:
         rows = torch.zeros(len(sides), width)
         for row, side in zip(rows, sides, strict=True):
             row[: len(side)] = side
-        return batch.halves(rows.sum(dim=1).to(batch.input_ids.device))
+        return batch.halves(to_device(rows.sum(dim=1), batch.input_ids.device))
 
     def _keep(self, entries: Mapping[str, _Entry]) -> None:
         tensors = {}

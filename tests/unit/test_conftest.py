@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -25,3 +28,23 @@ def test_loopback_is_allowed() -> None:
 
 def test_the_hub_is_offline_for_child_processes_too() -> None:
     assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+def test_gpu_tests_run_on_a_cpu_where_that_is_asked_for() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "tests/gpu/test_head_gpu.py",
+        "-q",
+        "-n",
+        "0",
+        "-k",
+        "32000-float32-frozen",
+    ]
+    for where, told in (("cpu", "1 passed"), ("", "1 skipped")):
+        env = {**os.environ, "MMPREF_GPU_TESTS_ON": where, "CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=env, cwd=Path(__file__).parents[2]
+        )
+        assert told in done.stdout, done.stdout[-2000:]

@@ -406,3 +406,14 @@ def test_the_unit_gradient_is_target_row_minus_expected_row():
     assert isinstance(out.grad_fn, UnitGradientHead._backward_cls)
     (grad,) = torch.autograd.grad(out.sum(), hidden)
     torch.testing.assert_close(grad, weight[targets] - (hidden @ weight.T).softmax(-1) @ weight)
+
+
+def test_backward_inside_autocast_gives_the_gradients_of_backward_outside() -> None:
+    hidden = torch.randn(5, 8, requires_grad=True)
+    weight = torch.randn(40, 8, requires_grad=True)
+    targets = torch.arange(5)
+    want = torch.autograd.grad(fused_logps(hidden, weight, targets).sum(), (hidden, weight))
+    with torch.autocast("cpu", torch.bfloat16):
+        got = torch.autograd.grad(fused_logps(hidden, weight, targets).sum(), (hidden, weight))
+    for one, other in zip(got, want, strict=True):
+        assert torch.equal(one, other)

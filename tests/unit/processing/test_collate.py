@@ -153,7 +153,7 @@ def test_the_model_sees_tokens_and_images_only() -> None:
     scored = [pair(score_chosen=1.0, score_rejected=0.0)]
     plain = PairCollator(encoder_for("qwen2_vl"), draw, layout="plain")(scored)
     images = {"pixel_values", "image_grid_thw"}
-    assert set(plain.model_inputs()) == {"input_ids", "attention_mask", "mm_token_type_ids"} | images
+    assert set(plain.model_inputs()) == {"input_ids", "attention_mask", "position_ids", "mm_token_type_ids"} | images
     packed = PairCollator(encoder_for("qwen2_vl"), draw)(scored)
     assert set(packed.model_inputs()) == {"input_ids", "position_ids"} | images
 
@@ -266,10 +266,10 @@ def test_loader_workers_make_the_same_batches() -> None:
 
 
 def test_to_moves_every_tensor() -> None:
-    for layout, count in (("plain", 11), ("shared_prefix", 10)):
+    for layout, count in (("plain", 13), ("shared_prefix", 11)):
         collate = PairCollator(encoder_for("qwen2_vl"), draw, layout=layout)
         moved = collate([pair(score_chosen=1.0, score_rejected=0.0)]).to("meta")
-        own = [moved.predicts, moved.targets, moved.answers, moved.answer_lens]
+        own = [moved.predicts, moved.targets, moved.answers, moved.answer_lens, moved.image_places]
         tensors = [*moved.model_inputs().values(), *own, *(moved.scores or ())]
         assert len(tensors) == count
         assert all(tensor.device.type == "meta" for tensor in tensors)

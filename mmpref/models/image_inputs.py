@@ -1,0 +1,204 @@
+"""What models find out about their images by reading it back from the device, given to them from the host instead.
+
+A read waits until the device has done all it was asked for, and then the device waits for the host. Models of
+transformers read the grids of Qwen's images (once a layer where attention is not flash), count image tokens to compare
+them with the features (and write the count into the message of an error that does not come), and look for the places
+of features by a mask. All of that is known when a batch is made.
+
+Shapes: N rows, T tokens, M image tokens of all rows, H hidden size.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import vision_utils
+from transformers.utils.generic import is_flash_attention_requested
+
+from mmpref.errors import DataError
+from mmpref.models.unwrap import base_model, submodule
+from mmpref.processing.batch import PairBatch, to_device
+
+_TOWERS = frozenset({"qwen2_vl", "qwen2_5_vl", "qwen3_vl"})
+"""Model types whose tower (``model.visual``) takes what :func:`image_inputs` gives."""
+
+# module -> whether its own way was seen to give the same as ours; only then is it replaced
+_AGREES: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
+
+
+# ---- the grids of Qwen's towers ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Tower:
+    """What the tower makes of a grid, as its config says it."""
+
+    merge: int
+    window: int | None
+    patch: int
+    side: int | None
+    mode: str
+    aligns_corners: bool
+    is_flash: bool
+
+
+def image_inputs(model: nn.Module, batch: PairBatch) -> dict[str, Any]:
+    """Keyword arguments for the model, in place of and beside the batch's own; {} where the model takes none."""
+    base: Any = base_model(model)
+    tower: Any = submodule(base, "model.visual")
+    if not batch.image_grids or tower is None or getattr(base.config, "model_type", "") not in _TOWERS:
+        return {}
+    facts = _Tower(
+        merge=tower.spatial_merge_size,
+        window=getattr(tower, "window_size", None),
+        patch=getattr(tower, "patch_size", 0),  # read for windows only
+        side=getattr(tower, "num_grid_per_side", None),
+        mode=getattr(tower, "interpolation_mode", "bilinear"),
+        aligns_corners=getattr(tower, "interpolation_align_corners", True),
+        is_flash=is_flash_attention_requested(tower.config),
+    )
+    return dict(_of_grids(batch.image_grids, facts, batch.input_ids.device))
+
+
+@functools.lru_cache(maxsize=32)  # policy and reference ask for the same, and images of one size come again
+@torch.inference_mode(False)  # kept for steps that have gradients
+def _of_grids(grids: tuple[tuple[int, ...], ...], tower: _Tower, device: torch.device) -> Mapping[str, Any]:
+    grid = torch.tensor(grids, dtype=torch.long)
+    found: dict[str, Any] = {"position_ids": vision_utils.get_vision_position_ids(grid, tower.merge)}
+    lengths = {"": vision_utils.get_vision_cu_seqlens(grid)}
+    if tower.window is not None:
+        found["window_index"], lengths["window_"] = vision_utils.get_vision_window_index(
+            grid, spatial_merge_size=tower.merge, window_size=tower.window, patch_size=tower.patch
+        )
+    if tower.side is not None:
+        found["interp_indices"], found["interp_weights"] = vision_utils.get_vision_interpolation_indices_and_weights(
+            grid,
+            num_grid_per_side=tower.side,
+            mode=tower.mode,
+            align_corners=tower.aligns_corners,
+            spatial_merge_size=tower.merge,
+        )
+    found = {name: to_device(value, device) for name, value in found.items()}
+    for kind, ends in lengths.items():
+        # flash-attn reads them on the device and the longest on the host; the others split by them on the host
+        found[f"cu_{kind}seqlens"] = to_device(ends, device) if tower.is_flash else ends
+        if tower.is_flash:
+            found[f"max_{kind}seqlen"] = int((ends[1:] - ends[:-1]).max())
+    return {"image_grid_thw": grid, **{f"image_{name}": value for name, value in found.items()}}
+
+
+# ---- the places of image features --------------------------------------------------------------------------------
+
+
+class _Places:
+    """Stands in for the mask of image tokens, [N, T, 1]: features are copied to places that are known."""
+
+    def __init__(self, mask: Tensor, places: Tensor) -> None:
+        self.mask = mask
+        self.places = places
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return self.mask[index]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.mask, name)
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.masked_scatter, torch.masked_scatter) and not kwargs and isinstance(args[1], cls):
+            embeddings, where, features = args
+            flat = embeddings.flatten(0, 1).index_copy(0, where.places, features.reshape(-1, embeddings.shape[-1]))
+            return flat.view_as(embeddings)
+        plain = [entry.mask if isinstance(entry, cls) else entry for entry in args]
+        return func(*plain, **(kwargs or {}))
+
+
+@contextmanager
+def placing_images(model: nn.Module, batch: PairBatch) -> Iterator[None]:
+    """Inside, the model puts image features where the batch says they belong, without a look at the device.
+
+    The first time, a model's own way is taken and compared with this one; where they differ it is kept.
+    """
+    inner: Any = submodule(base_model(model), "model")
+    own_id = getattr(getattr(inner, "config", None), "image_token_id", None)
+    if batch.image_places is None or own_id is None or own_id != batch.image_token_id:
+        yield
+        return
+    with ExitStack() as stack:
+        if hasattr(inner, "get_placeholder_mask"):
+            stack.enter_context(_replaced(inner, "get_placeholder_mask", _placeholders(inner, batch)))
+        language: Any = getattr(inner, "language_model", None)
+        if hasattr(language, "_deepstack_process"):
+            stack.enter_context(_replaced(language, "_deepstack_process", _deepstack(language, batch.image_places)))
+        yield
+
+
+@contextmanager
+def _replaced(module: nn.Module, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    before = module.__dict__.get(name)
+    module.__dict__[name] = function
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.__dict__[name]
+        else:
+            module.__dict__[name] = before
+
+
+def _placeholders(inner: Any, batch: PairBatch) -> Callable[..., Any]:
+    """In place of ``get_placeholder_mask``, which returns a mask, or one each for images and videos."""
+    stock = inner.get_placeholder_mask
+    places: Any = batch.image_places
+    token: Any = batch.image_token_id
+
+    def found(
+        input_ids: Tensor | None = None, inputs_embeds: Any = None, image_features: Any = None, **other: Any
+    ) -> Any:
+        is_other = any(value is not None for value in other.values())
+        if input_ids is None or image_features is None or is_other or _AGREES.get(inner) == "no":
+            return stock(input_ids, inputs_embeds=inputs_embeds, image_features=image_features, **other)
+        features = image_features.numel() // inputs_embeds.shape[-1]
+        if features != len(places):
+            raise DataError(
+                f"pairs {', '.join(batch.pair_ids)} have {len(places)} image tokens and the model makes {features} "
+                "features of their images: its processor belongs to another model"
+            )
+        mask = input_ids.eq(token).unsqueeze(-1)
+        if inner not in _AGREES:
+            masks = stock(input_ids, inputs_embeds=inputs_embeds, image_features=image_features)
+            first = masks[0] if isinstance(masks, tuple) else masks
+            same = first.shape[:-1] == mask.shape[:-1] and torch.equal(first, mask.expand_as(first))
+            _AGREES[inner] = "no" if not same else "two" if isinstance(masks, tuple) else "one"
+            return masks
+        where = _Places(mask, places)
+        return where if _AGREES[inner] == "one" else (where, None)
+
+    return found
+
+
+def _deepstack(language: Any, places: Tensor) -> Callable[..., Any]:
+    """In place of ``_deepstack_process``, which adds features of the tower's layers to hidden states under a mask."""
+    stock = language._deepstack_process
+
+    def added(hidden: Tensor, mask: Tensor, features: Tensor) -> Any:
+        if _AGREES.get(language) == "no":
+            return stock(hidden, mask, features)
+        flat = hidden.flatten(0, 1)
+        moved = flat.index_select(0, places) + features.to(hidden.device, hidden.dtype)
+        ours = flat.index_copy(0, places, moved).view_as(hidden)
+        if language not in _AGREES:
+            with torch.no_grad():
+                _AGREES[language] = "one" if torch.equal(stock(hidden, mask, features), ours) else "no"
+            if _AGREES[language] == "no":
+                return stock(hidden, mask, features)
+        return ours
+
+    return added

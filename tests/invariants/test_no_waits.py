@@ -1,0 +1,70 @@
+"""A training step never waits for the device: found without one (``tests.pretend_device``), line by line.
+
+``tests/gpu`` asks the same of a real GPU. A wait costs more than its time: the device has nothing to do until the host
+is back in front of it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.timeout(900)  # one process runs all cases, for the first test that asks
+pytest.importorskip("torch.utils.backend_registration", reason="this torch has no device written in Python")
+
+ROOT = Path(__file__).resolve().parents[2]
+FAMILIES = ("llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "text")
+STEPS = (
+    *(f"{name}, {layout}" for name in FAMILIES for layout in ("shared_prefix", "plain")),
+    "llava, projector and language train",
+    "qwen3_vl, projector and language train",
+    "qwen2_5_vl, tower trains, checkpointed",
+    "qwen3_vl, bfloat16",
+)
+UPDATES = tuple(f"trainer, {name}, {kind}" for name in ("llava", "qwen2_5_vl") for kind in ("live", "cached"))
+
+
+@pytest.fixture(scope="module")
+def waits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """Case -> what waited; in a process of its own, because a device cannot be taken back."""
+    out = tmp_path_factory.mktemp("waits") / "waits.json"
+    command = [sys.executable, "-m", "tests.pretend_steps", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, list[str]] = json.loads(out.read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.mark.parametrize("case", STEPS)
+def test_a_step_waits_for_nothing(case: str, waits: dict[str, list[str]]) -> None:
+    """Live reference (adapter off, or a frozen copy), four objectives, backward, clipping, fused AdamW."""
+    assert waits[case] == []
+
+
+@pytest.mark.parametrize("case", UPDATES)
+def test_an_update_of_the_trainer_waits_for_nothing(case: str, waits: dict[str, list[str]]) -> None:
+    assert waits[case] == []
+
+
+def test_every_case_is_looked_at(waits: dict[str, list[str]]) -> None:
+    assert set(waits) == {*STEPS, *UPDATES, "planted", "stock llava", "stock qwen3_vl"}
+
+
+def test_whatever_waits_is_found(waits: dict[str, list[str]]) -> None:
+    told = "\n".join(waits["planted"])
+    for what in ("_local_scalar_dense", "boolean index", "nonzero", "copy from the device", "masked_scatter_backward",
+                 "copy of pageable memory to the device", "blocking copy to the device"):  # fmt: skip
+        assert what in told, what
+    assert "tests/pretend_steps.py" in told
+
+
+def test_the_models_own_ways_would_wait(waits: dict[str, list[str]]) -> None:
+    """What is given to the models is the reason that nothing waits."""
+    assert any("modeling_llava.py" in line for line in waits["stock llava"])
+    told = "\n".join(waits["stock qwen3_vl"])
+    for what in ("vision_utils.py", "split_sizes", "visual_pos_masks, :", "lengths.tolist()", "Image features and"):
+        assert what in told, what

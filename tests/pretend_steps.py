@@ -1,0 +1,120 @@
+"""Whole training steps on the pretend device, each told with what would wait for a GPU: a process of its own.
+
+    python -m tests.pretend_steps out.json [word ...]     all cases, or those whose name holds one of the words
+
+Written is {case: [waits]}. What is looked at begins where a second step begins: the first one makes what is made once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import PartialState
+
+from mmpref.models import Tuning, choose_reference, pair_logps
+from mmpref.processing import PairBatch, PairCollator, PairEncoder
+from mmpref.training import PreferenceTrainer
+from tests.pretend_device import DEVICE, Waits
+from tests.tiny_vlms import draw
+from tests.training_steps import FULL, LORA, arguments, objective, rows_for, three_updates, tiny
+
+FAMILIES = ("llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "text")
+OBJECTIVES = ("uni_dpo", "adadpo", "uni_adadpo", "dpo")
+TOWER = Tuning(vision="full", projector="full", language="lora")
+
+
+def step(
+    name: str, *, tuning: Tuning = LORA, layout: Any = "shared_prefix", is_checkpointed: bool = False,
+    dtype: str = "float32", change: Callable[[PairBatch], PairBatch] = lambda batch: batch,
+) -> list[str]:  # fmt: skip
+    """Three pairs: live reference, forward, every objective, backward, fused AdamW."""
+    loaded = tiny(name, tuning, dtype)
+    reference = choose_reference(loaded.model)
+    if is_checkpointed:
+        loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
+    loaded.model.train()
+    collate = PairCollator(PairEncoder(loaded.processor, loaded.family), draw, layout=layout)
+    losses = [objective(loss) for loss in OBJECTIVES]
+    waits = Waits(is_counting=False)
+    with waits:
+        loaded.model.to(DEVICE)
+        trained = [parameter for parameter in loaded.model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=1e-3, fused=True)
+        batch = change(collate(rows_for(name, 3)))
+        for waits.is_counting in (False, True):
+            here = batch.map(waits.pin).to(DEVICE, non_blocking=True)
+            logps = pair_logps(loaded.model, here, reference=reference)
+            sum(loss(logps).per_pair.sum() for loss in losses).backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+        waits.is_counting = False
+    return waits.told()
+
+
+def run(name: str, *, is_cached: bool, tuning: Tuning = LORA, layout: Any = "shared_prefix") -> list[str]:
+    """The second update of three of a real trainer, from the end of the first on."""
+    waits = Waits(is_counting=False)
+
+    class Pinning(PreferenceTrainer):
+        def _prepare_inputs(self, inputs: PairBatch) -> PairBatch:  # the loader does this for a GPU
+            return super()._prepare_inputs(inputs.map(waits.pin))
+
+    with tempfile.TemporaryDirectory() as folder, waits:
+        args = arguments(Path(folder), use_cpu=True)
+        assert args.device.type == "cpu"
+        args.__dict__["_setup_devices"] = PartialState._shared_state["device"] = DEVICE
+        three_updates(
+            name, Path(folder), args, tuning=tuning, is_cached=is_cached, layout=layout, trainer_class=Pinning,
+            begin=lambda: setattr(waits, "is_counting", True), end=lambda: setattr(waits, "is_counting", False),
+        )  # fmt: skip
+    return waits.told()
+
+
+def planted() -> list[str]:
+    """One of everything that waits, so that a test can see that it is found."""
+    waits = Waits()
+    with waits:
+        x = torch.randn(4).pin_memory().to(DEVICE, non_blocking=True).requires_grad_()
+        found = [x.sum().item(), x.tolist(), bool((x > 0).any()), f"{x.sum()}", x[x > 0], (x > 0).nonzero(), x.cpu()]
+        moved = [torch.ones(3).to(DEVICE), torch.ones(3).pin_memory().to(DEVICE), torch.tensor([1], device=DEVICE)]
+        (x * 2).masked_scatter(x > 9, x).sum().backward()
+    assert len(found) + len(moved) == 10
+    return waits.told()
+
+
+def cases() -> dict[str, Callable[[], list[str]]]:
+    found: dict[str, Callable[[], list[str]]] = {"planted": planted}
+    for name in FAMILIES:
+        for layout in ("shared_prefix", "plain"):
+            found[f"{name}, {layout}"] = partial(step, name, layout=layout)
+    found["llava, projector and language train"] = partial(step, "llava", tuning=FULL)
+    found["qwen3_vl, projector and language train"] = partial(step, "qwen3_vl", tuning=FULL)
+    found["qwen2_5_vl, tower trains, checkpointed"] = partial(step, "qwen2_5_vl", tuning=TOWER, is_checkpointed=True)
+    found["qwen3_vl, bfloat16"] = partial(step, "qwen3_vl", dtype="bfloat16")
+    for name in ("llava", "qwen3_vl"):  # as transformers alone would run it: this must wait
+        alone = partial(replace, image_places=None, image_grids=())
+        found[f"stock {name}"] = partial(step, name, change=alone)
+    for name, tuning in (("llava", LORA), ("qwen2_5_vl", FULL)):
+        for is_cached in (False, True):
+            kind = "cached" if is_cached else "live"
+            found[f"trainer, {name}, {kind}"] = partial(run, name, is_cached=is_cached, tuning=tuning)
+    return found
+
+
+def main() -> None:
+    out, *words = sys.argv[1:]
+    told = {name: case() for name, case in cases().items() if not words or any(word in name for word in words)}
+    Path(out).write_text(json.dumps(told, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""What the host tells a model of its images is what the model would have found out by waiting for the device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmpref.errors import DataError
+from mmpref.models import LoadedModel, Tuning, prepare
+from mmpref.models.image_inputs import image_inputs
+from mmpref.models.policy import answer_logps
+from mmpref.models.right_padding import padded_on_the_right, without_right_padding
+from mmpref.processing import PairBatch, PairCollator, PairEncoder
+from tests.plain_forward import build_deep, gradient, relative
+from tests.tiny_vlms import draw, pair
+
+QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+PLACED = ("llava", "llava_next", "llava_onevision", "internvl", *QWEN)
+ALL = Tuning(vision="full", projector="full", language="full")
+
+
+def loaded_and_batch(name: str, layout: Any = "shared_prefix") -> tuple[LoadedModel, PairBatch]:
+    loaded = prepare(build_deep(name), ALL)
+    rows = [pair("one"), pair("two", images=("90x60-2", "28x28-3")), pair("none", images=(), chosen="yes")]
+    return loaded, PairCollator(PairEncoder(loaded.processor, loaded.family), draw, layout=layout)(rows)
+
+
+def run(loaded: LoadedModel, batch: PairBatch) -> tuple[Tensor, Tensor]:
+    loaded.model.zero_grad(set_to_none=True)
+    found = answer_logps(loaded.model, batch)
+    (found * torch.linspace(-1, 1, len(found))).sum().backward()
+    return found.detach(), gradient(loaded.model)
+
+
+@pytest.mark.parametrize("layout", ["shared_prefix", "plain"])
+@pytest.mark.parametrize("name", PLACED)
+def test_log_probs_and_gradients_are_those_of_the_models_own_ways(name: str, layout: Any) -> None:
+    loaded, batch = loaded_and_batch(name, layout)
+    own, of_own = run(loaded, replace(batch, image_places=None, image_grids=()))
+    for _ in range(2):  # the first time the model's own way is looked at
+        told, of_told = run(loaded, batch)
+        assert float((told - own).abs().max()) < 1e-6
+        assert relative(of_told, of_own) < 1e-6
+    assert batch.image_places is not None
+    assert len(batch.image_places) > 0
+
+
+@pytest.mark.parametrize("name", QWEN)
+def test_a_tower_is_given_what_it_makes_of_its_grids(name: str) -> None:
+    loaded, batch = loaded_and_batch(name)
+    told = image_inputs(loaded.model, batch)
+    assert told.pop("image_grid_thw").tolist() == batch.vision["image_grid_thw"].tolist()
+    patches = len(batch.vision["pixel_values"])
+    assert len(told["image_position_ids"]) == patches
+    assert int(told["image_cu_seqlens"][-1]) == patches
+    assert ("image_window_index" in told) == (name == "qwen2_5_vl")
+    assert ("image_interp_weights" in told) == (name == "qwen3_vl")
+    assert image_inputs(loaded.model, replace(batch, image_grids=())) == {}
+
+
+def test_a_model_that_puts_features_elsewhere_keeps_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, batch = loaded_and_batch("llava")
+    inner: Any = loaded.model.model
+    stock, calls = inner.get_placeholder_mask, []
+
+    def elsewhere(*args: Any, **kwargs: Any) -> Tensor:
+        calls.append(1)
+        return stock(*args, **kwargs).roll(1, dims=1)
+
+    want, _ = run(loaded, replace(batch, image_places=None))
+    monkeypatch.setattr(inner, "get_placeholder_mask", elsewhere)
+    moved = [run(loaded, batch)[0] for _ in range(3)]
+    assert len(calls) == 3
+    assert all(float((one - want).abs().max()) > 1e-3 for one in moved)
+
+
+def test_features_that_are_not_as_many_as_image_tokens_are_refused() -> None:
+    loaded, batch = loaded_and_batch("llava")
+    assert batch.image_places is not None
+    with pytest.raises(DataError, match=r"pairs one, two, none have 11 image tokens and the model makes 12 features"):
+        answer_logps(loaded.model, replace(batch, image_places=batch.image_places[:-1]))
+
+
+def test_only_what_is_known_to_be_padded_on_the_right_loses_its_mask() -> None:
+    given: list[Any] = []
+    mask = without_right_padding(
+        lambda *args, attention_mask=None, mask_function=None, **rest: given.append(attention_mask)
+    )
+    padded = torch.tensor([[0, 1, 1]])
+    mask(attention_mask=padded)
+    with padded_on_the_right():
+        mask(attention_mask=padded)
+        mask(attention_mask=padded, mask_function=lambda *where: True)  # windows, prompts read in both directions
+    mask(attention_mask=padded)
+    assert [one is None for one in given] == [False, True, False, False]
