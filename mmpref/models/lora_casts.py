@@ -33,8 +33,9 @@ def _is_plain(layer: Any) -> bool:
 
 
 def _cast_outside_autocast(layer: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
-    # float64 is no dtype that autocast would change
-    casts_itself = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
+    device = x.device.type
+    is_on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    casts_itself = is_on and x.dtype != torch.float64  # which autocast would not change
     if casts_itself and not getattr(layer, "lora_variant", None):
         return x
     found: Tensor = getattr(type(layer), _CAST)(layer, x, dtype)

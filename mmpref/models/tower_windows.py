@@ -21,6 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from mmpref.errors import ConfigError
 from mmpref.models.unwrap import base_model, submodule
+from mmpref.processing.batch import to_device
 from mmpref.processing.family import Family
 
 BY_LENGTH = "sdpa_by_length"
@@ -39,6 +40,7 @@ class Windows:
         runs = [(length, len(list(run))) for length, run in groupby(lengths[at] for at in by_length)]
         self.sizes = [length * count for length, count in runs]
         self.counts = [count for _, count in runs]
+        self.device = device
         self.order: Tensor | None = None
         self.back: Tensor | None = None
         self.waits = False
@@ -46,14 +48,14 @@ class Windows:
         if by_length != list(range(len(lengths))):
             tokens = torch.arange(sum(lengths)).split(list(lengths))
             order = torch.cat([tokens[at] for at in by_length])
-            self.order, self.back = torch.stack([order, order.argsort()]).to(device, non_blocking=True)
+            self.order, self.back = to_device(torch.stack([order, order.argsort()]), device)
 
     @classmethod
-    def of(cls, bounds: Tensor) -> Windows:
+    def of(cls, bounds: Tensor, device: torch.device) -> Windows:
         """Made once for all layers that are given the same bounds."""
         found: Windows | None = getattr(bounds, _KEPT, None)
-        if found is None:
-            found = cls(bounds.diff().tolist(), bounds.device)
+        if found is None or found.device != device:
+            found = cls(bounds.diff().tolist(), device)
             setattr(bounds, _KEPT, found)
         return found
 
@@ -104,7 +106,8 @@ def _hand_windows(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, 
     bounds = kwargs.get(_BOUNDS)
     if bounds is None or module.config._attn_implementation != BY_LENGTH:
         return None
-    windows = Windows.of(bounds)
+    hidden: Tensor = args[0] if args else kwargs["hidden_states"]
+    windows = Windows.of(bounds, hidden.device)  # the bounds may lie on the host (``image_inputs``)
     windows.waits = True
     whole = torch.tensor([0, sum(windows.sizes)])  # on the host, where reading it waits for nothing
     return args, {**kwargs, _BOUNDS: whole, "windows": windows}
