@@ -41,7 +41,8 @@ def _formulas() -> dict[Any, Any]:
     for name, heads_first in _ATTENTION.items():
         forward = name if name.startswith("_scaled") else f"{name}_forward"
         for op, products in ((forward, FORWARD), (f"{name}_backward", BACKWARD)):
-            if (packet := getattr(torch.ops.aten, op, None)) is not None:
+            packet = getattr(torch.ops.aten, op, None)
+            if hasattr(packet, "default"):
                 found[packet] = _raw(_Attention(packet, products, heads_first=heads_first))
     for op in _FOUR_BIT:
         try:
