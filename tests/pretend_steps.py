@@ -21,7 +21,7 @@ from accelerate.state import PartialState
 
 from mmpref.models import Tuning, choose_reference, pair_logps
 from mmpref.processing import PairBatch, PairCollator, PairEncoder
-from mmpref.training import PreferenceTrainer
+from mmpref.training import PreferenceTrainer, nonfinite
 from tests.pretend_device import DEVICE, Waits
 from tests.tiny_vlms import draw
 from tests.training_steps import FULL, LORA, arguments, objective, rows_for, three_updates, tiny
@@ -68,6 +68,14 @@ def run(name: str, *, is_cached: bool, tuning: Tuning = LORA, layout: Any = "sha
         def _prepare_inputs(self, inputs: PairBatch) -> PairBatch:  # the loader does this for a GPU
             return super()._prepare_inputs(inputs.map(waits.pin))
 
+    def on_its_way(_guard: Any, bad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        counted, waits.is_counting = waits.is_counting, False  # pinned and without waiting, on a GPU
+        on_host = bad.cpu()
+        waits.is_counting = counted
+        return on_host, None
+
+    nonfinite.DEVICES = (*nonfinite.DEVICES, DEVICE.type)
+    nonfinite.UpdateGuard._on_its_way = on_its_way
     with tempfile.TemporaryDirectory() as folder, waits:
         args = arguments(Path(folder), use_cpu=True)
         assert args.device.type == "cpu"

@@ -26,6 +26,8 @@ from mmpref.training.metrics import PairLog
 logger = logging.getLogger(__name__)
 
 _NAMED = 8  # pairs that a message names one by one
+DEVICES = ("cpu", "cuda")
+"""Those whose fused kernels are known to read the verdict."""
 _CAN_LEAVE_OUT = (torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad, torch.optim.SGD)
 
 
@@ -211,17 +213,21 @@ class UpdateGuard:
             before: restored where this update stops the run.
         """
         running.copy_(torch.where(update.finite.to(running.device), running, running.nan_to_num(0.0, 0.0, 0.0)))
-        bad, event = (~update.finite).to(torch.float32), None
+        bad = (~update.finite).to(torch.float32)
         optimizer.found_inf = bad  # type: ignore[attr-defined]  # as torch's GradScaler gives it: 1 leaves out
-        if bad.is_cuda:
-            if self._pinned is None:
-                self._pinned = torch.empty((), dtype=torch.float32, pin_memory=True)
-            on_host = self._pinned.copy_(bad, non_blocking=True)
-            event = torch.cuda.Event()
-            event.record(torch.cuda.current_stream(bad.device))
-        else:
-            on_host = bad
+        on_host, event = self._on_its_way(bad)
         self._pending = _Pending(update, on_host, event, optimizer, len(optimizer.state), before)
+
+    def _on_its_way(self, bad: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+        """The verdict on the host, where it is once the event has been passed."""
+        if not bad.is_cuda:
+            return bad, None
+        if self._pinned is None:
+            self._pinned = torch.empty((), dtype=torch.float32, pin_memory=True)
+        on_host = self._pinned.copy_(bad, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(bad.device))
+        return on_host, event
 
     def settle(self) -> None:
         """Read the verdict that is pending, if there is one.
@@ -287,7 +293,7 @@ def can_leave_out(optimizer: torch.optim.Optimizer, update: Update) -> bool:
     """
     return (
         update.gradients is not None
-        and update.finite.device.type in ("cpu", "cuda")
+        and update.finite.device.type in DEVICES
         and update.gradients.devices == {update.finite.device.type}
         and type(optimizer) in _CAN_LEAVE_OUT
         and all(
