@@ -42,7 +42,7 @@ sys.path.insert(0, str(ROOT))  # mmpref as it stands here, installed or not
 
 from gpu_parts.results import Results, new_results, read_results  # noqa: E402
 
-SHARES = {"kernels": 65, "pair_step": 165, "small_cards": 135, "plan": 45, "heads": 25, "generation": 30}
+SHARES = {"kernels": 80, "pair_step": 160, "small_cards": 130, "plan": 45, "heads": 25, "generation": 30}
 """Parts in the order they run, and how they share the time; what one leaves over goes to those behind it."""
 DRY_MINUTES = 60.0
 """Of a dry run: it has no time to share, whatever the machine."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from gpu_parts import outcomes
 from gpu_parts.case import Case, Context, Row
 from gpu_parts.results import ROOT
 
@@ -17,49 +18,55 @@ TITLE = "kernels: tests/gpu"
 
 
 def cases(context: Context) -> list[Case]:
-    return [Case(name="tests/gpu", run=lambda: run_tests(context), seconds=30, libraries=("pytest",))]
+    return [Case(name="tests/gpu", run=lambda: run_tests(context), seconds=15, libraries=("pytest",))]
 
 
 def run_tests(context: Context) -> Iterator[Row]:
-    """One row with the counts, and one for each test that failed."""
-    report = context.work / "tests_gpu.xml"
+    """One row with the counts, one for each test that failed, and one where the time was up before the last."""
+    file = context.work / "tests_gpu.jsonl"
     command = [sys.executable, "-m", "pytest", "tests/gpu", "-m", "gpu", "-q", "-p", "no:cacheprovider",
-               f"--junitxml={report}"]  # fmt: skip
-    environment = {**os.environ}
+               "-p", outcomes.__name__]  # fmt: skip
+    paths = [str(ROOT), str(ROOT / "scripts"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), outcomes.FILE: str(file)}
     if context.device == "cpu":
         environment["MMPREF_GPU_TESTS_ON"] = "cpu"
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, timeout=max(context.left, 1), stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired as err:
-        raise RuntimeError(f"not through after {err.timeout:.0f} s; give it more with --minutes") from err
-    if not report.exists():
-        raise RuntimeError(f"pytest ended with {done.returncode}: {done.stdout.strip().splitlines()[-1:]}")
-    found = outcomes(report)
-    if found["failing"]:
-        print(done.stdout)
-    yield {name: value for name, value in found.items() if name != "failing"}
-    for name, why in found["failing"].items():
-        yield {"case": name, "failed": why}
+    seconds = max(context.left, 1.0)
+    late = False
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as tests:
+        try:
+            said, _ = tests.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            late = True
+            tests.kill()
+            said, _ = tests.communicate()
+    found = counted(file) if file.exists() else {}
+    if not found and not late:
+        raise RuntimeError(f"pytest ended with {tests.returncode}: {' '.join(said.strip().splitlines()[-1:])}")
+    if found:
+        yield {name: value for name, value in found.items() if name != "failing"}
+        if found["failing"]:
+            print(said)
+        for name, why in found["failing"].items():
+            yield {"case": name, "failed": why}
+    if late:
+        yield {"case": "the rest of tests/gpu", "skipped": f"its time was up after {seconds:.0f} s"}
 
 
-def outcomes(report: Path) -> Row:
-    """What a JUnit report says: ``passed``, ``not_run`` (reason -> how many), ``failing`` (test -> why), seconds."""
-    passed, not_run, failing = 0, Counter[str](), {}
-    suite = ET.parse(report).getroot()
-    for test in suite.iter("testcase"):
-        name = f"{test.get('classname', '').rsplit('.', 1)[-1]}::{test.get('name')}"
-        bad = next((test.find(kind) for kind in ("failure", "error") if test.find(kind) is not None), None)
-        skipped = test.find("skipped")
-        if bad is not None:
-            failing[name] = (bad.get("message") or "no message").strip().splitlines()[0][:300]
-        elif skipped is not None:
-            not_run[(skipped.get("message") or "no reason").strip()] += 1
-        else:
-            passed += 1
-    return {"passed": passed, "not_run": dict(not_run), "num_failed": len(failing), "failing": failing}
+def counted(file: Path) -> Row:
+    """What the lines of :mod:`gpu_parts.outcomes` say: ``passed``, ``not_run`` (reason -> how many), ``num_failed``,
+    ``failing`` (test -> why).
+    """
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    failing = {one["test"].removeprefix("tests/gpu/"): one["why"] for one in lines if one["outcome"] == "failed"}
+    not_run = Counter(one["why"] for one in lines if one["outcome"] == "skipped")
+    passed = {one["test"] for one in lines if one["outcome"] == "passed"} - {
+        one["test"]
+        for one in lines
+        if one["outcome"] == "failed"  # at its end
+    }
+    return {"passed": len(passed), "not_run": dict(not_run), "num_failed": len(failing), "failing": failing}
 
 
 def line_of(row: Row) -> str:

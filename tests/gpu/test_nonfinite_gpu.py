@@ -16,8 +16,9 @@ from transformers import TrainerState
 from mmpref.training.faults import UpdateNotes
 from mmpref.training.metrics import PairLog
 from mmpref.training.nonfinite import BeforeStep, UpdateGuard, can_leave_out
+from tests.gpu.device import needs_cuda
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, needs_cuda]
 
 
 @contextmanager

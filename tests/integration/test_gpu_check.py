@@ -223,18 +223,54 @@ def test_the_tests_of_the_gpu_run_at_toy_size(tmp_path: Path) -> None:
     assert row["num_failed"] == 0
 
 
-def test_outcomes_of_tests_are_read_from_the_report(tmp_path: Path) -> None:
-    tests = tmp_path / "test_three.py"
-    tests.write_text(
-        "import pytest\n\ndef test_good(): pass\n\ndef test_bad(): assert 1 == 2, 'they differ'\n\n"
-        "@pytest.mark.skip(reason='no card')\ndef test_none(): pass\n\n@pytest.fixture\ndef broken(): raise OSError\n\n"
-        "def test_error(broken): pass\n"
+def write_tests(folder: Path, *more: str) -> None:
+    """A tests/gpu with a test of every outcome, and ``more`` lines behind them."""
+    lines = [
+        "import pytest, time",
+        "def test_good(): pass",
+        "def test_bad(): assert 1 == 2, 'they differ'",
+        "@pytest.mark.skip(reason='no card')\ndef test_none(): pass",
+        "@pytest.fixture\ndef broken(): raise OSError('disk')",
+        "def test_error(broken): pass",
+        "@pytest.fixture\ndef late():\n    yield\n    raise OSError('at its end')",
+        "def test_end(late): pass",
+        *more,
+    ]
+    (folder / "tests" / "gpu").mkdir(parents=True)
+    (folder / "tests" / "gpu" / "test_x.py").write_text("\n".join(lines))
+    (folder / "pytest.ini").write_text("[pytest]\naddopts = -o 'markers=gpu'\n")
+    (folder / "conftest.py").write_text(
+        "import pytest\ndef pytest_collection_modifyitems(items):\n    [one.add_marker('gpu') for one in items]\n"
     )
-    report = tmp_path / "report.xml"
-    subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", str(tests)],
-        cwd=tmp_path, capture_output=True, check=False,
-    )  # fmt: skip
-    found = kernels.outcomes(report)
-    assert (found["passed"], found["num_failed"], found["not_run"]) == (1, 2, {"no card": 1})
-    assert "they differ" in found["failing"]["test_three::test_bad"]
+
+
+def test_every_outcome_of_a_test_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tests(tmp_path)
+    monkeypatch.setattr(kernels, "ROOT", tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(SCRIPT.parent))
+    counts, *failed = kernels.run_tests(context(tmp_path))
+    assert (counts["passed"], counts["num_failed"], counts["not_run"]) == (1, 3, {"no card": 1})
+    said = {row["case"]: row["failed"] for row in failed}
+    assert "they differ" in said["test_x.py::test_bad"]
+    assert "disk" in said["test_x.py::test_error"]
+    assert "at its end" in said["test_x.py::test_end"]
+
+
+def test_tests_that_are_not_through_in_time_leave_what_they_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tests(tmp_path, "def test_slow(): time.sleep(1000)")
+    monkeypatch.setattr(kernels, "ROOT", tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(SCRIPT.parent))
+    *found, rest = kernels.run_tests(context(tmp_path, deadline=time.monotonic() + 8))
+    assert "its time was up" in rest["skipped"]
+    assert not found or found[0]["passed"] <= 1  # a slow machine may not have come to them
+
+
+def test_a_pytest_that_cannot_begin_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tests(tmp_path)
+    (tmp_path / "conftest.py").write_text("import no_such_library\n")
+    monkeypatch.setattr(kernels, "ROOT", tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(SCRIPT.parent))
+    with pytest.raises(RuntimeError, match=r"pytest ended with [1-9].*no_such_library"):
+        list(kernels.run_tests(context(tmp_path)))
