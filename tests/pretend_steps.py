@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from accelerate.state import PartialState
@@ -22,7 +23,7 @@ from accelerate.state import PartialState
 from mmpref.models import Tuning, choose_reference, pair_logps
 from mmpref.processing import PairBatch, PairCollator, PairEncoder
 from mmpref.training import PreferenceTrainer, nonfinite
-from tests.pretend_device import DEVICE, Waits
+from tests.pretend_device import DEVICE, NAME, Waits
 from tests.tiny_vlms import draw
 from tests.training_steps import FULL, LORA, arguments, objective, rows_for, three_updates, tiny
 
@@ -68,15 +69,11 @@ def run(name: str, *, is_cached: bool, tuning: Tuning = LORA, layout: Any = "sha
         def _prepare_inputs(self, inputs: PairBatch) -> PairBatch:  # the loader does this for a GPU
             return super()._prepare_inputs(inputs.map(waits.pin))
 
-    def on_its_way(_guard: Any, bad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        counted, waits.is_counting = waits.is_counting, False  # pinned and without waiting, on a GPU
-        on_host = bad.cpu()
-        waits.is_counting = counted
-        return on_host, None
+    def to_host(flag: Any) -> tuple[torch.Tensor, None]:  # page-locked memory and an event do this on a GPU
+        return flag.inner.clone(), None
 
-    nonfinite.DEVICES = (*nonfinite.DEVICES, DEVICE.type)
-    nonfinite.UpdateGuard._on_its_way = on_its_way
-    with tempfile.TemporaryDirectory() as folder, waits:
+    kernels = patch.multiple(nonfinite, _DEVICES=(*nonfinite._DEVICES, NAME), _to_host=to_host)
+    with tempfile.TemporaryDirectory() as folder, waits, kernels:
         args = arguments(Path(folder), use_cpu=True)
         assert args.device.type == "cpu"
         args.__dict__["_setup_devices"] = PartialState._shared_state["device"] = DEVICE

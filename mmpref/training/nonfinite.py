@@ -26,8 +26,7 @@ from mmpref.training.metrics import PairLog
 logger = logging.getLogger(__name__)
 
 _NAMED = 8  # pairs that a message names one by one
-DEVICES = ("cpu", "cuda")
-"""Those whose fused kernels are known to read the verdict."""
+_DEVICES = ("cpu", "cuda")  # whose fused kernels read the verdict
 _CAN_LEAVE_OUT = (torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad, torch.optim.SGD)
 
 
@@ -159,7 +158,6 @@ class UpdateGuard:
         self._loss: Tensor | None = None
         self._gradients: GradientNorms | None = None
         self._pending: _Pending | None = None
-        self._pinned: Tensor | None = None
 
     # ---- the update under way ---------------------------------------------------------------------------------
 
@@ -215,19 +213,8 @@ class UpdateGuard:
         running.copy_(torch.where(update.finite.to(running.device), running, running.nan_to_num(0.0, 0.0, 0.0)))
         bad = (~update.finite).to(torch.float32)
         optimizer.found_inf = bad  # type: ignore[attr-defined]  # as torch's GradScaler gives it: 1 leaves out
-        on_host, event = self._on_its_way(bad)
+        on_host, event = _to_host(bad)
         self._pending = _Pending(update, on_host, event, optimizer, len(optimizer.state), before)
-
-    def _on_its_way(self, bad: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
-        """The verdict on the host, where it is once the event has been passed."""
-        if not bad.is_cuda:
-            return bad, None
-        if self._pinned is None:
-            self._pinned = torch.empty((), dtype=torch.float32, pin_memory=True)
-        on_host = self._pinned.copy_(bad, non_blocking=True)
-        event = torch.cuda.Event()
-        event.record(torch.cuda.current_stream(bad.device))
-        return on_host, event
 
     def settle(self) -> None:
         """Read the verdict that is pending, if there is one.
@@ -284,6 +271,16 @@ class UpdateGuard:
         logger.warning("%s; this update was left out (%s)", reason, dump)
 
 
+def _to_host(flag: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """A scalar on its way to the host, and the event that says when it is there; None where it is there already."""
+    if not flag.is_cuda:
+        return flag, None
+    on_host = torch.empty_like(flag, device="cpu", pin_memory=True).copy_(flag, non_blocking=True)
+    event = torch.cuda.Event()
+    event.record(torch.cuda.current_stream(flag.device))
+    return on_host, event
+
+
 def can_leave_out(optimizer: torch.optim.Optimizer, update: Update) -> bool:
     """Whether an optimizer leaves this update out by itself, as if it had not been asked for.
 
@@ -293,7 +290,7 @@ def can_leave_out(optimizer: torch.optim.Optimizer, update: Update) -> bool:
     """
     return (
         update.gradients is not None
-        and update.finite.device.type in DEVICES
+        and update.finite.device.type in _DEVICES
         and update.gradients.devices == {update.finite.device.type}
         and type(optimizer) in _CAN_LEAVE_OUT
         and all(

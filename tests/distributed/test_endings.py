@@ -212,3 +212,16 @@ def test_accelerate_launch_with_one_of_our_profiles_trains(place: Place, tmp_pat
     done = finish([*accelerate, *line])
     assert done.returncode == 0, done.stderr[-3000:]
     assert RunDir(tmp_path / "run").manifest()["strategy"] == "fsdp2"
+
+
+@several
+def test_an_update_that_is_not_finite_is_left_out_by_both_and_then_ends_the_run(place: Place, tmp_path: Path) -> None:
+    file, run = tmp_path / "lines.json", tmp_path / "run"
+    changes = ("train.learning_rate=1e30", "train.optim=adamw_torch_fused", "train.skip_nonfinite_steps=1")
+    line = place.train(run, "train.per_device_train_batch_size=3", *changes)
+    file.write_text(json.dumps([line]), encoding="utf-8")
+    done = torchrun(str(Path(__file__).with_name("worker.py")), str(file))
+    assert done.returncode
+    assert "nothing was updated (1 updates were left out before)" in done.stderr
+    dumps = {dump.name for dump in (run / "faults").iterdir()}
+    assert dumps == {f"nonfinite-step-{step}-rank-{rank}.json" for step in (2, 3) for rank in (0, 1)}
