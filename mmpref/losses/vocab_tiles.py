@@ -62,13 +62,14 @@ def _put_product(into: Tensor, a: Tensor, b: Tensor, dtype: torch.dtype) -> None
 
 
 def _add_product(into: Tensor, a: Tensor, b: Tensor, dtype: torch.dtype) -> None:
-    """into += a @ b, summed in ``dtype``; without a temporary where ``into`` has it."""
-    if into.dtype != dtype:
-        into.add_(_product(a, b, dtype))
-    elif a.dtype == dtype:
+    """into += a @ b, summed in ``dtype``; without a temporary where all three share it.
+
+    torch.addmm has an ``out_dtype`` as well, which torch's releases did not always take with a float32 ``into``.
+    """
+    if into.dtype == a.dtype == dtype:
         into.addmm_(a, b)
     else:
-        torch.addmm(into, a, b, out_dtype=dtype, out=into)
+        into.add_(_product(a, b, dtype))
 
 
 class _Tiles:
@@ -207,11 +208,6 @@ class RecomputedHead(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, upstream):  # type: ignore[no-untyped-def]
-        with torch.autocast(device_type=upstream.device.type, enabled=False):  # some call backward inside of it
-            return RecomputedHead._gradients(ctx, upstream)
-
-    @staticmethod
-    def _gradients(ctx, upstream):  # type: ignore[no-untyped-def]
         hidden, weight, targets, bias, log_sums = ctx.saved_tensors
         wants_hidden, wants_weight, _, wants_bias, _ = ctx.needs_input_grad
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
-from mmpref.errors import OutOfMemoryError
+from mmpref.errors import DataError, OutOfMemoryError
 from mmpref.models.adapter import count_parameters
 from mmpref.models.unwrap import base_model
 from mmpref.processing.batch import PairBatch
@@ -154,6 +154,27 @@ def memory_told(where: Callable[[], str], helps: Callable[[], Sequence[str]]) ->
         if not is_out_of_memory(err):
             raise
         raise out_of_memory(where(), helps()) from err
+
+
+@contextmanager
+def workers_told(where: Callable[[], str]) -> Iterator[None]:
+    """A loader's worker process that died is told as one error; anything else passes as it is.
+
+    Args:
+        where: what was being done, asked only then.
+
+    Raises:
+        DataError: a worker was killed, or ended by itself.
+    """
+    try:
+        yield
+    except RuntimeError as err:  # torch raises it wherever this process is at that moment
+        if not str(err).startswith("DataLoader worker"):
+            raise
+        raise DataError(
+            f"a loader worker ended while {where()} ({' '.join(str(err).split())}): memory or /dev/shm ran out, or a "
+            "picture crashed its reader; lower train.dataloader_num_workers, or let mmpref data check find the picture"
+        ) from err
 
 
 def remedies_for(

@@ -33,7 +33,14 @@ from mmpref.records import PreferencePair
 from mmpref.rundir import replacing, write_json, writing_to
 from mmpref.training.checkpoint import differences, model_fingerprint
 from mmpref.training.continued import start_facts
-from mmpref.training.faults import describe_batch, is_out_of_memory, memory_told, num_pixels, remedies_for
+from mmpref.training.faults import (
+    describe_batch,
+    is_out_of_memory,
+    memory_told,
+    num_pixels,
+    remedies_for,
+    workers_told,
+)
 from mmpref.training.parallel.world import ALONE, World
 from mmpref.training.precision import dtype_fact
 from mmpref.training.resume import Say
@@ -120,6 +127,7 @@ class ReferenceCache:
 
         Raises:
             CheckpointError: the folder cannot be written.
+            DataError: a pair cannot be used, or a worker died.
             OutOfMemoryError: memory ran out on one pair alone.
         """
         both = collator.changed(need_rejected=all(pair.rejected is not None for pair in pairs))
@@ -129,9 +137,10 @@ class ReferenceCache:
         if not world.begins_late:
             policy.to(device)
         share = list(unique.values())[world.rank :: world.size]
-        with torch.no_grad(), eval_mode(policy):
+        doing = "filling the reference cache"
+        with torch.no_grad(), eval_mode(policy), workers_told(lambda: doing):
             for batch in _in_step(_missing(both, share, self._entries, workers), both, world):
-                world.is_at(0, "filling the reference cache", batch.counted_ids)
+                world.is_at(0, doing, batch.counted_ids)
                 waiting.update(_in_parts(policy, both, batch, unique, device, may_split=not world.is_sharded))
                 computed += batch.counted
                 if len(waiting) >= PAIRS_PER_PART:

@@ -52,6 +52,7 @@ from mmpref.training.faults import (
     memory_told,
     out_of_memory,
     remedies_for,
+    workers_told,
 )
 from mmpref.training.loss_of import objective_for, objective_from
 from mmpref.training.metrics import Meter, PairLog
@@ -467,7 +468,8 @@ class PreferenceTrainer(CheckpointedTrainer):
             torch.manual_seed(self.args.seed + self.world.rank)
         on_gpus = self.world.size > 1 and self.args.device.type == "cuda"
         watched = watching(self.world, self.args.ddp_timeout) if on_gpus else nullcontext()
-        with self.signals.listening(), watched, self.guard.settling():
+        workers = workers_told(lambda: f"training, step {self.state.global_step + 1}")
+        with workers, self.signals.listening(), watched, self.guard.settling():
             try:
                 return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
             except (RuntimeError, MemoryError) as err:  # outside a micro-batch: the optimizer makes its state

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from safetensors.torch import load_file
 
 import mmpref.training.trainer as trainer_module
 from mmpref.cli import main
+from mmpref.processing import PairCollator
 from mmpref.rundir import RunDir
 from tests.integration.conftest import Place
 
@@ -173,6 +177,25 @@ def test_memory_that_runs_out_in_the_optimizer_names_its_keys(
     err = " ".join(capsys.readouterr().err.split())
     assert "while updating the weights, step 1; what would help most: adapter.kind=lora" in err
     assert "train.optim=adamw_8bit" in err
+
+
+@pytest.mark.skipif(multiprocessing.get_all_start_methods()[0] != "fork", reason="workers do not inherit the patch")
+def test_a_loader_worker_that_is_killed_is_told_in_one_line(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = PairCollator.rows
+
+    def rows(self: PairCollator, pairs: Any) -> Any:
+        if multiprocessing.parent_process() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(self, pairs)
+
+    monkeypatch.setattr(PairCollator, "rows", rows)
+    assert main(place.training("demo_dpo", tmp_path / "run", *FOUR, "train.dataloader_num_workers=1")) == 3
+    err = " ".join(capsys.readouterr().err.split())
+    assert "Traceback" not in err
+    assert "a loader worker ended while training, step 1 (DataLoader worker" in err
+    assert "lower train.dataloader_num_workers" in err
 
 
 def torch_runs_out() -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +161,25 @@ def test_a_row_that_a_worker_cannot_use_is_told_in_one_sentence(tmp_path: Path) 
     with pytest.raises(DataError, match="'bad' has two answers") as caught:
         cache.fill(loaded.model, collate, [pair("a"), bad], device=torch.device("cpu"), say=print, workers=1)
     assert "Traceback" not in str(caught.value)
+
+
+def _killed_in_a_worker(ref: Any) -> Any:
+    if multiprocessing.parent_process() is not None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return draw(ref)
+
+
+def test_a_worker_that_dies_is_told_in_one_sentence_and_what_is_there_is_kept(tmp_path: Path) -> None:
+    loaded = load(build("llava", tmp_path / "m"))
+    encoder = PairEncoder(loaded.processor, loaded.family)
+    cache = ReferenceCache.open(tmp_path / "cache", {"model": "m"})
+    given: dict[str, Any] = {"device": torch.device("cpu"), "say": print}
+    cache.fill(loaded.model, PairCollator(encoder, draw, keyed=True), [pair("a")], **given)
+    dies = PairCollator(encoder, _killed_in_a_worker, keyed=True)
+    with pytest.raises(DataError, match=r"ended while filling the reference cache .*dataloader_num_workers") as err:
+        cache.fill(loaded.model, dies, [pair("a"), pair("b")], workers=1, **given)
+    assert "\n" not in str(err.value)
+    assert len(ReferenceCache.open(tmp_path / "cache", {"model": "m"})) == 1
 
 
 def test_another_picture_or_text_is_another_pair(tmp_path: Path) -> None:
