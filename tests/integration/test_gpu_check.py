@@ -267,6 +267,27 @@ def test_tests_that_are_not_through_in_time_leave_what_they_found(
     assert not found or found[0]["passed"] <= 1  # a slow machine may not have come to them
 
 
+def test_a_test_that_takes_the_process_along_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a fault in a kernel's own code does."""
+    write_tests(tmp_path, "def test_fault():\n    import os\n    os.abort()", "def test_never(): pass")
+    monkeypatch.setattr(kernels, "ROOT", tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(SCRIPT.parent))
+    counts, *_, rest = kernels.run_tests(context(tmp_path))
+    assert counts["passed"] == 1
+    assert rest["failed"].startswith("pytest ended with -6")
+
+
+def test_tests_whose_processes_live_on_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sleeper = "import subprocess, sys; one = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])"
+    write_tests(tmp_path, f"def test_leaves():\n    {sleeper}\n    open('pid', 'w').write(str(one.pid))")
+    monkeypatch.setattr(kernels, "ROOT", tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(SCRIPT.parent))
+    counts, *_ = kernels.run_tests(context(tmp_path))
+    left = int((tmp_path / "pid").read_text())
+    os.kill(left, signal.SIGKILL)  # it was still there
+    assert counts["passed"] == 2
+
+
 def test_a_pytest_that_cannot_begin_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_tests(tmp_path)
     (tmp_path / "conftest.py").write_text("import no_such_library\n")
