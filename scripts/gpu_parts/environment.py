@@ -24,6 +24,8 @@ OPTIONAL = {
     "trl": "nothing is compared with TRL; pip install trl",
     "pytest": "tests/gpu is not run; pip install pytest",
 }
+BF16_FROM = 8.0
+"""Compute capability from which a card has bfloat16 and flash kernels."""
 BUSY = 0.1
 """Share of a card's memory that may be taken before it counts as busy."""
 
@@ -50,7 +52,13 @@ def look(context: Context) -> Row:
         found |= {"card": "CPU", "driver": None, "memory_gib": None, "free_gib": None}
     if context.dry_run:
         found["notes"].append("toy sizes: these figures say nothing about speed or memory")
-    found["bf16_tflops"] = round(product_rate(context), 1)
+    found["bf16_tflops"] = 0.0
+    try:
+        found["bf16_tflops"] = round(product_rate(context), 1)
+    except RuntimeError as err:  # a full card, or one whose libraries have no such product
+        found["notes"].append(
+            f"a product of bfloat16 matrices failed, no share of its rate is known: {first_line(err)}"
+        )
     return found
 
 
@@ -119,6 +127,11 @@ def in_the_way(found: Mapping[str, Any]) -> list[str]:
         notes.append(
             f"the card is busy: {used:.0%} of its memory is taken, and it works {found['busy_percent']:.0f}% of the "
             "time; speeds are too low, and large parts may not fit"
+        )
+    if float(found["capability"]) < BF16_FROM:
+        notes.append(
+            f"this card (compute capability {found['capability']}) has no bfloat16 of its own: bfloat16 is worked out "
+            "in float32, so speeds say little, and tests of flash kernels fail or are skipped"
         )
     if found["cards"] > 1:
         notes.append(f"there are {found['cards']} cards; the first is measured (CUDA_VISIBLE_DEVICES chooses another)")

@@ -35,9 +35,10 @@ def run_tests(context: Context) -> Iterator[Row]:
     seconds = max(context.left, 1.0)
     late = False
     # into a file: a pipe stays open as long as any process that a test started, and would be waited for
-    with words.open("w") as out, subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT
-    ) as tests:
+    with (
+        words.open("w") as out,
+        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT) as tests,
+    ):
         try:
             tests.wait(timeout=seconds)
         except subprocess.TimeoutExpired:

@@ -21,6 +21,7 @@ sys.path.insert(0, str(SCRIPT.parent))
 
 from gpu_parts import environment, kernels  # noqa: E402
 from gpu_parts.case import Case, Context, Row, run_cases  # noqa: E402
+from gpu_parts.results import without_folders  # noqa: E402
 
 from tests.dry_runs import dry_run  # noqa: E402
 
@@ -85,8 +86,18 @@ def test_libraries_at_the_floor_are_taken(version: str) -> None:
     environment.refuse_old_libraries({"torch": version, "transformers": "5.17.0.dev0"})
 
 
+def test_a_product_that_a_card_cannot_make_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: Context) -> float:
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED\nmore")
+
+    monkeypatch.setattr(environment, "product_rate", fails)
+    found = environment.look(context(tmp_path))
+    assert found["bf16_tflops"] == 0.0
+    assert any("CUBLAS_STATUS_NOT_SUPPORTED" in note for note in found["notes"])
+
+
 def test_a_card_that_others_use_is_told() -> None:
-    free = {"free_gib": 79.0, "memory_gib": 80.0, "busy_percent": 0.0, "cards": 1}
+    free = {"free_gib": 79.0, "memory_gib": 80.0, "busy_percent": 0.0, "cards": 1, "capability": "9.0"}
     assert environment.in_the_way(free) == []
     [full] = environment.in_the_way({**free, "free_gib": 40.0})
     assert "busy: 50% of its memory" in full
@@ -94,6 +105,8 @@ def test_a_card_that_others_use_is_told() -> None:
     assert "works 97% of the time" in working
     [several] = environment.in_the_way({**free, "cards": 4})
     assert "CUDA_VISIBLE_DEVICES" in several
+    [old] = environment.in_the_way({**free, "capability": "7.5"})
+    assert "no bfloat16 of its own" in old
 
 
 # ---- one case after another -----------------------------------------------------------------------------------------
@@ -132,6 +145,28 @@ def test_what_is_missing_for_a_case_is_one_line(tmp_path: Path) -> None:
     assert found["time"].startswith("the time of this part is up")
     assert found["memory"].startswith("the card is too small for it")
     assert all("\n" not in why for why in found.values())
+
+
+def test_a_figure_that_is_none_fails_its_row_and_the_next_one_is_written(tmp_path: Path) -> None:
+    figures = [{"a": float("nan")}, {"a": [[1.0, {"b": float("inf")}]]}, {"a": torch.zeros(2)}, {"a": 1.0, "b": None}]
+    found = list(run_cases([Case(name="one", run=lambda: figures)], context(tmp_path)))
+    assert [row.get("failed") for row in found] == ["a is nan", "a b is inf", "a is a Tensor", None]
+    json.dumps(found, allow_nan=False)
+
+
+def test_rows_name_no_folder_of_the_machine_and_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/data/anna")
+    site = Path(torch.__file__).parents[1]
+    row = {
+        "why": f"{tmp_path}/model/x is missing, '/data/anna/tmp', /data/annabel",
+        "planned": {"output": str(tmp_path / "run"), "sizes": [1, 2.5, None]},
+        "at": [f"{ROOT}/tests/gpu/test_x.py:7 and {site}/torch/nn.py", "/home/anna/a and /tmp/pytest-of-anna/pytest-3"],
+    }
+    found = without_folders(row, tmp_path)
+    assert found["why"] == "WORK/model/x is missing, '~/tmp', /data/annabel"
+    assert found["planned"] == {"output": "WORK/run", "sizes": [1, 2.5, None]}
+    assert found["at"][0] == "./tests/gpu/test_x.py:7 and SITE/torch/nn.py"
+    assert "anna" not in found["at"][1]
 
 
 # ---- the run --------------------------------------------------------------------------------------------------------

@@ -188,6 +188,18 @@ def test_a_product_with_a_four_bit_weight_is_counted_as_a_plain_one() -> None:
             assert count_flops(lambda layer=layer: layer(given)) == once
 
 
+def test_products_of_half_precision_with_sums_in_float32_are_counted() -> None:
+    """What the output head runs on a GPU; a CPU has no such products, and a device without data counts the same."""
+    a, b = (torch.empty(*size, dtype=torch.bfloat16, device="meta") for size in ((4, 8), (8, 6)))
+    into = torch.empty(4, 6, device="meta")
+    once = 2 * 4 * 8 * 6
+    assert count_flops(lambda: torch.mm(a, b, out_dtype=torch.float32)) == once
+    assert count_flops(lambda: torch.mm(a, b, out_dtype=torch.float32, out=into)) == once
+    assert count_flops(lambda: torch.addmm(into, a, b, out_dtype=torch.float32, out=into)) == once
+    assert count_flops(lambda: torch.addmm(into, a.float(), b.float())) == once
+    assert count_flops(lambda: into.addmm_(a.float(), b.float())) == once
+
+
 def test_recomputation_is_counted() -> None:
     from torch.utils.checkpoint import checkpoint
 
