@@ -33,6 +33,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -200,7 +201,7 @@ def _stop(_number: int, _frame: FrameType | None) -> None:
 
 def run_part(options: argparse.Namespace) -> int:
     """In the part's own process: write every row to the file as soon as it is there."""
-    from gpu_parts.case import Context, run_cases
+    from gpu_parts.case import Context, first_line, run_cases
     from gpu_parts.environment import UnusableError, look
     from gpu_parts.results import without_folders
 
@@ -228,8 +229,14 @@ def run_part(options: argparse.Namespace) -> int:
                 write({"unusable": str(err)})
                 return 2
             return 0
-        module = importlib.import_module(f"gpu_parts.{options.part}")
-        for row in run_cases(module.cases(context), context):
+        try:
+            module = importlib.import_module(f"gpu_parts.{options.part}")
+            cases = module.cases(context)
+        except Exception as err:
+            traceback.print_exc()
+            write({"case": options.part, "failed": f"{type(err).__name__}: {first_line(err)}"})
+            return 1
+        for row in run_cases(cases, context):
             write(row)
             failed |= "failed" in row
             told = getattr(module, "line_of", line_of) if not {"failed", "skipped"} & row.keys() else line_of

@@ -96,6 +96,7 @@ def card() -> dict[str, Any]:
     """
     import torch
 
+    before = from_smi()  # while nothing of this process is on the card
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
@@ -105,13 +106,14 @@ def card() -> dict[str, Any]:
             raise UnusableError(_why_no_card(reasons)) from err
     properties = torch.cuda.get_device_properties(0)
     free, total = torch.cuda.mem_get_info()
-    driver, busy = _from_smi(str(getattr(properties, "uuid", "")))
+    driver, busy, taken = of_card(before, str(getattr(properties, "uuid", "")))
     return {
         "card": properties.name,
         "capability": f"{properties.major}.{properties.minor}",
         "multiprocessors": properties.multi_processor_count,
         "driver": driver,
         "busy_percent": busy,
+        "taken_gib": taken,
         "cuda": torch.version.cuda,
         "memory_gib": round(total / GIB, 2),
         "free_gib": round((free + torch.cuda.memory_reserved()) / GIB, 2),
@@ -148,22 +150,29 @@ def _why_no_card(reasons: list[str]) -> str:
     return f"no CUDA device can be used: {reason}; {dry}"
 
 
-def _from_smi(uuid: str) -> tuple[str | None, float]:
-    """(driver version, share of the last second that the card was busy, in percent), from nvidia-smi."""
+def from_smi() -> list[list[str]]:
+    """Of each card of the machine: uuid, driver, percent of the last second that it was busy, MiB that are taken."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        return None, 0.0
-    asked = [program, "--query-gpu=uuid,driver_version,utilization.gpu", "--format=csv,noheader,nounits"]
+        return []
+    asked = [program, "--query-gpu=uuid,driver_version,utilization.gpu,memory.used", "--format=csv,noheader,nounits"]
     try:
         lines = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
     except (OSError, subprocess.SubprocessError):
-        return None, 0.0
-    cards = [[cell.strip() for cell in line.split(",")] for line in lines if line.count(",") == 2]
-    mine = [one for one in cards if one[0].removeprefix("GPU-") == uuid.removeprefix("GPU-")] or cards
-    if not mine:
-        return None, 0.0
-    _, driver, busy = mine[0]
-    return driver, float(busy) if busy.isdigit() else 0.0
+        return []
+    return [[cell.strip() for cell in line.split(",")] for line in lines if line.count(",") == 3]
+
+
+def of_card(cards: list[list[str]], uuid: str) -> tuple[str | None, float, float | None]:
+    """(driver version, percent that the card was busy, GiB of it that others hold) of one card, or of one that stands
+    for it where none has its uuid (a part of a card); None for what is not known.
+    """
+    mine = [one for one in cards if one[0].removeprefix("GPU-") == uuid.removeprefix("GPU-")]
+    if not mine and not cards:
+        return None, 0.0, None
+    _, driver, busy, taken = (mine or cards)[0]
+    held = round(int(taken) / 1024, 3) if mine and taken.isdigit() else None
+    return driver, float(busy) if busy.isdigit() else 0.0, held
 
 
 def product_rate(context: Context) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,6 +110,14 @@ def test_a_card_that_others_use_is_told() -> None:
     assert "no bfloat16 of its own" in old
 
 
+def test_the_card_that_is_used_is_found_among_others_and_a_part_of_one_is_none_of_them() -> None:
+    cards = [["GPU-aa", "580.1", "3", "1024"], ["GPU-bb", "580.1", "[N/A]", "[N/A]"]]
+    assert environment.of_card(cards, "aa") == ("580.1", 3.0, 1.0)
+    assert environment.of_card(cards, "GPU-bb") == ("580.1", 0.0, None)
+    assert environment.of_card(cards, "MIG-cc") == ("580.1", 3.0, None)
+    assert environment.of_card([], "aa") == (None, 0.0, None)
+
+
 # ---- one case after another -----------------------------------------------------------------------------------------
 
 
@@ -192,6 +201,22 @@ def test_no_time_is_refused(minutes: str, tmp_path: Path) -> None:
     done = check("--dry-run", "--out", str(tmp_path / "x.json"), f"--minutes={minutes}")
     assert done.returncode == 2
     assert "--minutes" in done.stderr
+
+
+def test_a_part_that_cannot_be_loaded_says_why_in_the_results(tmp_path: Path) -> None:
+    """As a library does that another one needs and is not there."""
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    (tmp_path / "scripts" / "bench_losses.py").write_text("import no_such_library")
+    (tmp_path / "mmpref").symlink_to(ROOT / "mmpref")
+    out = tmp_path / "out.json"
+    command = [sys.executable, str(tmp_path / "scripts" / "gpu_check.py"), "--dry-run", "--out", str(out), "--parts"]
+    done = subprocess.run([*command, "heads"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    results = json.loads(out.read_text())
+    assert results["commit"] is None  # a copy
+    assert results["parts"]["heads"]["status"] == "failed"
+    [row] = results["parts"]["heads"]["rows"]
+    assert row == {"case": "heads", "failed": "ModuleNotFoundError: No module named 'no_such_library'"}
 
 
 def test_a_part_whose_time_is_up_is_stopped_and_the_next_one_runs(tmp_path: Path) -> None:

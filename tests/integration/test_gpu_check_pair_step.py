@@ -85,6 +85,19 @@ def test_without_trl_ours_is_measured_alone_and_can_be_planned(
     assert made.memory.tokens == sides.ours.collator(pairs).num_tokens
 
 
+def test_a_trl_that_cannot_be_run_is_a_note_and_ours_is_measured(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise TypeError("DPOConfig has no max_length\nmore")
+
+    monkeypatch.setattr(pair_step, "Trl", fails)
+    sides = pair_step._Sides(context, pair_step.Setting(QWEN_7B, "lora", (pair_step.SHORT,), 1))
+    row = {"case": "alone", **sides.measure(pair_step.SHORT)}
+    assert row["note"] == "TRL could not be run: TypeError: DPOConfig has no max_length"
+    assert row["live"]["ms"] > 0
+
+
 def test_longer_answers_wait_for_models_that_were_not_measured(context: Context) -> None:
     def answers_measured(seconds: float) -> list[bool]:
         timed = replace(context, dry_run=False, deadline=time.monotonic() + seconds)
