@@ -28,7 +28,7 @@ from gpu_parts.case import GIB, Case, Context, Row, first_line, free_memory, ran
 from gpu_parts.clock import Peak
 from gpu_parts.counted import count_flops
 from gpu_parts.phases import Phases
-from gpu_parts.profiled import profile_step
+from gpu_parts.profiled import profile_step, was_open
 from gpu_parts.random_models import LLAVA_7B, QWEN_3B, QWEN_7B, RandomModel, random_model
 from gpu_parts.shared_weights import in_nf4, separate_bytes, twin
 from gpu_parts.steps import Ours, Trl, nearest_to_mean, recipe_tree, runners, same_adapters
@@ -201,7 +201,7 @@ class _Sides:
 
     def measure(self, answers: tuple[int, int]) -> Row:
         """A row for pairs with answers of these lengths."""
-        batch = self.setting.batch
+        batch, is_slowed = self.setting.batch, self.device in was_open
         rounds = 1 if self.context.dry_run else 3 if answers == LONG or batch > 1 else 6
         drawn = self.pairs(rounds * batch, answers, seed=1)
         groups = [drawn[at : at + batch] for at in range(0, len(drawn), batch)]
@@ -219,6 +219,7 @@ class _Sides:
             "image_tokens": self.subject.image_tokens,
             "pairs": rounds * batch,
             "batch": batch,
+            "profiled_before": is_slowed,
         }
         for name in self.runners:
             found[name] = self.figures(times[name], memory[name], flops[name])

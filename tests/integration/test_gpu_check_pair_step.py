@@ -43,6 +43,7 @@ def test_the_dry_run_of_the_part_fills_every_field(tmp_path: Path) -> None:
         (LLAVA_7B, "lora", 1), (QWEN_7B, "lora", 1), (LLAVA_7B, "qlora", 1), (QWEN_7B, "qlora", 1),
         (LLAVA_7B, "lora", 4),
     }  # fmt: skip
+    assert [row["profiled_before"] for row in rows] == [False] + [True] * (len(rows) - 1)
     for row in rows:
         for library in ("trl", "live", "cached"):
             assert row[library].keys() >= FIGURES

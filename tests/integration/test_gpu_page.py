@@ -116,7 +116,7 @@ def test_sentences_are_english_and_parts_without_trl_a_driver_or_an_end_are_show
     answers = {"case": "a", "model": "x/Model-3B", "batch": 16, "batched": way, "one_at_a_time": way, "ratio": 5.25}
     skipped = {"case": "more", "skipped": "the time of this part is up"}
     stopped = {"status": "stopped", "why": "its time was up after 90 s; what it had found until then is kept"}
-    alone = {"case": "alone", **step, "note": "TRL is not installed"}
+    alone = {"case": "alone", "profiled_before": True, **step, "note": "TRL is not installed"}
     card = {"case": "b", "recipe": "r_uni_dpo_qlora_24gb", "cap_gib": 24, "trains": False, "why": "out of memory"}
     parts = {
         "pair_step": {**stopped, "rows": [compared, alone, skipped]},
@@ -142,7 +142,8 @@ def test_sentences_are_english_and_parts_without_trl_a_driver_or_an_end_are_show
     assert "answers come, against one at a time, 5.2 times as fast in batches of 16 with Model-3B" in evaluation
     shown = section(checkout, TITLES[1])
     assert "*CARD, torch 2.99.0; code 5555555555; 1 March 2027.*" in shown
-    assert "| alone | - | 100.00 |" in shown
+    assert "| alone (a) | - | 100.00 |" in shown
+    assert "(a) After a profiler" in shown
     assert "The part was not finished: its time was up after 90 s" in shown
     assert "- more: skipped: the time of this part is up" in shown
     for title in (TITLES[0], TITLES[3]):
