@@ -151,7 +151,8 @@ def run_child(
     python_path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {
         **os.environ, "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONPATH": python_path, "PYTHONWARNINGS": "ignore::FutureWarning", "KINETO_LOG_LEVEL": "5",
+        "PYTHONPATH": python_path, "PYTHONWARNINGS": "ignore::FutureWarning",
+        **({"KINETO_LOG_LEVEL": "6"} if options.dry_run else {}),  # its profiler tells of each start and stop
     }  # fmt: skip
     end = time.monotonic() + seconds + min(GRACE, seconds)
     with subprocess.Popen(command, env=environment, start_new_session=True) as process, rows.open() as lines:
