@@ -33,14 +33,17 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+STARTED = time.monotonic()
+"""Of this process: what the imports below take counts as a part's time."""
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # mmpref as it stands here, installed or not
 
-from gpu_parts.results import Results, new_results, read_results  # noqa: E402
+from gpu_parts.results import FOLDER, Results, new_results, read_results  # noqa: E402
 
 SHARES = {"kernels": 80, "pair_step": 160, "small_cards": 130, "plan": 45, "heads": 25, "generation": 30}
 """Parts in the order they run, and how they share the time; what one leaves over goes to those behind it."""
@@ -54,6 +57,9 @@ def main() -> int:
     options = parse()
     if options.part:
         return run_part(options)
+    if os.name != "posix":
+        print("gpu_check.py needs Linux; on Windows run it under WSL 2", file=sys.stderr)
+        return 2
     signal.signal(signal.SIGTERM, _stop)
     if options.out is not None and options.out.exists():
         try:
@@ -107,6 +113,8 @@ def check(options: argparse.Namespace, work: Path) -> int:
     results.facts["environment"] = facts
     results.write()
     announce(facts, results.path)
+    if facts.get("cards", 1) > 1:  # the parts see one: trainers would use them all
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     left_parts = [part for part in SHARES if part in options.parts]
     while left_parts:
         part = left_parts[0]
@@ -143,7 +151,8 @@ def run_child(
     python_path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {
         **os.environ, "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONPATH": python_path,
+        "PYTHONPATH": python_path, "PYTHONWARNINGS": "ignore::FutureWarning",
+        **({"KINETO_LOG_LEVEL": "6"} if options.dry_run else {}),  # its profiler tells of each start and stop
     }  # fmt: skip
     end = time.monotonic() + seconds + min(GRACE, seconds)
     with subprocess.Popen(command, env=environment, start_new_session=True) as process, rows.open() as lines:
@@ -156,6 +165,8 @@ def run_child(
         finally:
             if process.poll() is None:
                 _end_group(process)
+            with contextlib.suppress(ProcessLookupError):  # what the part started and left
+                os.killpg(process.pid, signal.SIGKILL)
         _hand_on(lines, found)
     if late:
         return None, f"its time was up after {seconds:.0f} s; what it had found until then is kept"
@@ -191,8 +202,9 @@ def _stop(_number: int, _frame: FrameType | None) -> None:
 
 def run_part(options: argparse.Namespace) -> int:
     """In the part's own process: write every row to the file as soon as it is there."""
-    from gpu_parts.case import Context, run_cases
+    from gpu_parts.case import Context, first_line, run_cases
     from gpu_parts.environment import UnusableError, look
+    from gpu_parts.results import without_folders
 
     before = read_results(options.out) if options.out else {"parts": {}, "environment": {}}
     device = "cpu" if options.dry_run else "cuda"
@@ -201,14 +213,14 @@ def run_part(options: argparse.Namespace) -> int:
 
         torch.set_num_threads(1)
     context = Context(
-        dry_run=options.dry_run, device=device, deadline=time.monotonic() + options.part_seconds, work=options.work,
+        dry_run=options.dry_run, device=device, deadline=STARTED + options.part_seconds, work=options.work,
         results={name: part["rows"] for name, part in before["parts"].items()}, environment=before["environment"],
     )  # fmt: skip
     failed = False
     with options.rows.open("a", encoding="utf-8") as rows:
 
         def write(row: dict[str, Any]) -> None:
-            rows.write(json.dumps(row) + "\n")
+            rows.write(json.dumps(without_folders(row, options.work), allow_nan=False) + "\n")
             rows.flush()
 
         if options.part == "environment":
@@ -218,8 +230,14 @@ def run_part(options: argparse.Namespace) -> int:
                 write({"unusable": str(err)})
                 return 2
             return 0
-        module = importlib.import_module(f"gpu_parts.{options.part}")
-        for row in run_cases(module.cases(context), context):
+        try:
+            module = importlib.import_module(f"gpu_parts.{options.part}")
+            cases = module.cases(context)
+        except Exception as err:
+            traceback.print_exc()
+            write({"case": options.part, "failed": f"{type(err).__name__}: {first_line(err)}"})
+            return 1
+        for row in run_cases(cases, context):
             write(row)
             failed |= "failed" in row
             told = getattr(module, "line_of", line_of) if not {"failed", "skipped"} & row.keys() else line_of
@@ -259,6 +277,8 @@ def summary(results: Results) -> int:
         print(f"{name:<12} {part['status']:<8} {part['seconds']:>7.1f} {found:>6} {skipped:>8} {failed:>7}")
         bad |= part["status"] == "failed" or failed > 0
     print(f"results: {results.path}")
+    if results.path.resolve().parent == FOLDER and not results.facts["dry_run"]:
+        print("next: python scripts/make_gpu_page.py writes docs/gpu.md and README's lines from it; commit all of them")
     return 1 if bad else 0
 
 

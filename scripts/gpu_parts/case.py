@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import math
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -78,8 +79,11 @@ def run_cases(cases: Iterable[Case], context: Context) -> Iterator[Row]:
             continue
         started = time.monotonic()
         try:
-            for row in case.run():
-                yield {"case": case.name, **row, "seconds": round(time.monotonic() - started, 1)}
+            for found in case.run():
+                row = {"case": case.name, **found}
+                if wrong := _unwritable(row):
+                    row = {"case": row["case"], "failed": wrong}
+                yield {**row, "seconds": round(time.monotonic() - started, 1)}
                 started = time.monotonic()
         except Exception as err:
             if ran_out_of_memory(err):
@@ -106,6 +110,17 @@ def _why_not(case: Case, context: Context) -> str:
     if not context.dry_run and context.left < case.seconds:
         return f"the time of this part is up: {max(context.left, 0):.0f} s left, it takes about {case.seconds:.0f} s"
     return ""
+
+
+def _unwritable(value: Any, name: str = "") -> str:
+    """Which figure of a row is none, or is nothing that JSON has; empty for a sound row."""
+    if isinstance(value, Mapping):
+        return next((wrong for key, one in value.items() if (wrong := _unwritable(one, f"{name} {key}".strip()))), "")
+    if isinstance(value, list | tuple):
+        return next((wrong for one in value if (wrong := _unwritable(one, name))), "")
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{name} is {value}"
+    return "" if value is None or isinstance(value, str | int | float) else f"{name} is a {type(value).__name__}"
 
 
 def ran_out_of_memory(err: BaseException) -> bool:

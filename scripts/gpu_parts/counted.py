@@ -37,7 +37,9 @@ def count_flops(step: Callable[[], object]) -> int:
 
 
 def _formulas() -> dict[Any, Any]:
-    found: dict[Any, Any] = {}
+    # torch's own formula fails on the form with another dtype for the result, which the output head uses on a GPU, and
+    # it has none for the form in place, which the head uses on a CPU
+    found: dict[Any, Any] = {torch.ops.aten.addmm: _raw(_added), torch.ops.aten.addmm_: _raw(_added)}
     for name, heads_first in _ATTENTION.items():
         forward = name if name.startswith("_scaled") else f"{name}_forward"
         for op, products in ((forward, FORWARD), (f"{name}_backward", BACKWARD)):
@@ -68,6 +70,11 @@ class _Attention:
         causal = bool(given.get("is_causal")) or int(given.get("custom_mask_type") or 0) > 0
         seen = rows * columns - (rows * (rows - 1) // 2 if causal else 0)
         return int(self.products * 2 * batch * heads * seen * query[-1])
+
+
+def _added(into: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> int:
+    """``into + a @ b``; the sum is not counted."""
+    return 2 * int(a.shape[0]) * int(a.shape[1]) * int(b.shape[1])
 
 
 def _four_bit(given: Any, packed: Any, shape: Any, *args: Any, **kwargs: Any) -> int:

@@ -24,6 +24,8 @@ OPTIONAL = {
     "trl": "nothing is compared with TRL; pip install trl",
     "pytest": "tests/gpu is not run; pip install pytest",
 }
+BF16_FROM = 8.0
+"""Compute capability from which a card has bfloat16 and flash kernels."""
 BUSY = 0.1
 """Share of a card's memory that may be taken before it counts as busy."""
 
@@ -50,7 +52,13 @@ def look(context: Context) -> Row:
         found |= {"card": "CPU", "driver": None, "memory_gib": None, "free_gib": None}
     if context.dry_run:
         found["notes"].append("toy sizes: these figures say nothing about speed or memory")
-    found["bf16_tflops"] = round(product_rate(context), 1)
+    found["bf16_tflops"] = 0.0
+    try:
+        found["bf16_tflops"] = round(product_rate(context), 1)
+    except RuntimeError as err:  # a full card, or one whose libraries have no such product
+        found["notes"].append(
+            f"a product of bfloat16 matrices failed, no share of its rate is known: {first_line(err)}"
+        )
     return found
 
 
@@ -88,6 +96,7 @@ def card() -> dict[str, Any]:
     """
     import torch
 
+    before = from_smi()  # while nothing of this process is on the card
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
@@ -97,13 +106,14 @@ def card() -> dict[str, Any]:
             raise UnusableError(_why_no_card(reasons)) from err
     properties = torch.cuda.get_device_properties(0)
     free, total = torch.cuda.mem_get_info()
-    driver, busy = _from_smi(str(getattr(properties, "uuid", "")))
+    driver, busy, taken = of_card(before, str(getattr(properties, "uuid", "")))
     return {
         "card": properties.name,
         "capability": f"{properties.major}.{properties.minor}",
         "multiprocessors": properties.multi_processor_count,
         "driver": driver,
         "busy_percent": busy,
+        "taken_gib": taken,
         "cuda": torch.version.cuda,
         "memory_gib": round(total / GIB, 2),
         "free_gib": round((free + torch.cuda.memory_reserved()) / GIB, 2),
@@ -120,6 +130,11 @@ def in_the_way(found: Mapping[str, Any]) -> list[str]:
             f"the card is busy: {used:.0%} of its memory is taken, and it works {found['busy_percent']:.0f}% of the "
             "time; speeds are too low, and large parts may not fit"
         )
+    if float(found["capability"]) < BF16_FROM:
+        notes.append(
+            f"this card (compute capability {found['capability']}) has no bfloat16 of its own: bfloat16 is worked out "
+            "in float32, so speeds say little, and tests of flash kernels fail or are skipped"
+        )
     if found["cards"] > 1:
         notes.append(f"there are {found['cards']} cards; the first is measured (CUDA_VISIBLE_DEVICES chooses another)")
     return notes
@@ -135,22 +150,29 @@ def _why_no_card(reasons: list[str]) -> str:
     return f"no CUDA device can be used: {reason}; {dry}"
 
 
-def _from_smi(uuid: str) -> tuple[str | None, float]:
-    """(driver version, share of the last second that the card was busy, in percent), from nvidia-smi."""
+def from_smi() -> list[list[str]]:
+    """Of each card of the machine: uuid, driver, percent of the last second that it was busy, MiB that are taken."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        return None, 0.0
-    asked = [program, "--query-gpu=uuid,driver_version,utilization.gpu", "--format=csv,noheader,nounits"]
+        return []
+    asked = [program, "--query-gpu=uuid,driver_version,utilization.gpu,memory.used", "--format=csv,noheader,nounits"]
     try:
         lines = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
     except (OSError, subprocess.SubprocessError):
-        return None, 0.0
-    cards = [[cell.strip() for cell in line.split(",")] for line in lines if line.count(",") == 2]
-    mine = [one for one in cards if one[0].removeprefix("GPU-") == uuid.removeprefix("GPU-")] or cards
-    if not mine:
-        return None, 0.0
-    _, driver, busy = mine[0]
-    return driver, float(busy) if busy.isdigit() else 0.0
+        return []
+    return [[cell.strip() for cell in line.split(",")] for line in lines if line.count(",") == 3]
+
+
+def of_card(cards: list[list[str]], uuid: str) -> tuple[str | None, float, float | None]:
+    """(driver version, percent that the card was busy, GiB of it that others hold) of one card, or of one that stands
+    for it where none has its uuid (a part of a card); None for what is not known.
+    """
+    mine = [one for one in cards if one[0].removeprefix("GPU-") == uuid.removeprefix("GPU-")]
+    if not mine and not cards:
+        return None, 0.0, None
+    _, driver, busy, taken = (mine or cards)[0]
+    held = round(int(taken) / 1024, 3) if mine and taken.isdigit() else None
+    return driver, float(busy) if busy.isdigit() else 0.0, held
 
 
 def product_rate(context: Context) -> float:

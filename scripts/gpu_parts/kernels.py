@@ -22,8 +22,10 @@ def cases(context: Context) -> list[Case]:
 
 
 def run_tests(context: Context) -> Iterator[Row]:
-    """One row with the counts, one for each test that failed, and one where the time was up before the last."""
-    file = context.work / "tests_gpu.jsonl"
+    """One row with the counts, one for each test that failed, and one where the time was up before the last or pytest
+    itself broke.
+    """
+    file, words = context.work / "tests_gpu.jsonl", context.work / "tests_gpu.txt"
     command = [sys.executable, "-m", "pytest", "tests/gpu", "-m", "gpu", "-q", "-p", "no:cacheprovider",
                "-p", outcomes.__name__]  # fmt: skip
     paths = [str(ROOT), str(ROOT / "scripts"), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -32,18 +34,21 @@ def run_tests(context: Context) -> Iterator[Row]:
         environment["MMPREF_GPU_TESTS_ON"] = "cpu"
     seconds = max(context.left, 1.0)
     late = False
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as tests:
+    # into a file: a pipe stays open as long as any process that a test started, and would be waited for
+    with (
+        words.open("w") as out,
+        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT) as tests,
+    ):
         try:
-            said, _ = tests.communicate(timeout=seconds)
+            tests.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
             late = True
             tests.kill()
-            said, _ = tests.communicate()
+    said = words.read_text(encoding="utf-8", errors="replace")
     found = counted(file) if file.exists() else {}
+    ended = f"pytest ended with {tests.returncode}: {' '.join(said.strip().splitlines()[-1:])}"
     if not found and not late:
-        raise RuntimeError(f"pytest ended with {tests.returncode}: {' '.join(said.strip().splitlines()[-1:])}")
+        raise RuntimeError(ended)
     if found:
         yield {name: value for name, value in found.items() if name != "failing"}
         if found["failing"]:
@@ -52,6 +57,9 @@ def run_tests(context: Context) -> Iterator[Row]:
             yield {"case": name, "failed": why}
     if late:
         yield {"case": "the rest of tests/gpu", "skipped": f"its time was up after {seconds:.0f} s"}
+    elif tests.returncode not in (0, 1):  # 1: tests failed; else a test took the process along, or it could not go on
+        print(said)
+        yield {"case": "the rest of tests/gpu", "failed": ended}
 
 
 def counted(file: Path) -> Row:

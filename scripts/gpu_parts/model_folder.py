@@ -114,7 +114,24 @@ def _on_ram_disk() -> int:
     """Bytes that may be put there: free on it, and of the machine's memory what a run does not need."""
     if not RAM_DISK.is_dir() or not os.access(RAM_DISK, os.W_OK):
         return 0
-    return min(shutil.disk_usage(RAM_DISK).free, psutil.virtual_memory().available - RAM_LEFT)
+    return min(shutil.disk_usage(RAM_DISK).free, min(psutil.virtual_memory().available, container_left()) - RAM_LEFT)
+
+
+def container_left(groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that this container's own limit leaves, which the RAM disk counts against and the machine's figures do not
+    show; what the kernel keeps of files that were read is free. Without a limit more than any machine has.
+    """
+    for limit, used, facts, idle in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+    ):
+        try:
+            most, taken = int((groups / limit).read_text()), int((groups / used).read_text())
+            lines = (groups / facts).read_text().splitlines()
+        except (OSError, ValueError):  # no such file; "max"
+            continue
+        return most - taken + next((int(line.split()[1]) for line in lines if line.startswith(f"{idle} ")), 0)
+    return sys.maxsize
 
 
 def remove_left_over(parent: Path = RAM_DISK) -> None:

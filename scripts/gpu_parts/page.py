@@ -79,7 +79,8 @@ def _pair_step(measured: Measured) -> str:
     for row in measured.rows:
         ratio, ideal, memory = (row.get(name, {}) for name in ("ratio", "ideal", "memory_ratio"))
         rows.append([
-            row["case"], row.get("trl", {}).get("ms"), row["live"]["ms"], row["cached"]["ms"],
+            f"{row['case']}{' (a)' * row.get('profiled_before', False)}",
+            row.get("trl", {}).get("ms"), row["live"]["ms"], row["cached"]["ms"],
             _times(ratio.get("live")), _times(ideal.get("live")), _times(ratio.get("cached")),
             _times(ideal.get("cached")), memory.get("live"), memory.get("cached"), _share(row["live"]["share_of_bf16"]),
         ])  # fmt: skip
@@ -93,7 +94,10 @@ def _pair_step(measured: Measured) -> str:
                 parts.append([row["case"], who, *figures, *sizes])
     second = ("case", "", "forward ms", "backward ms", "of it vision ms", "head ms", "pairs a second", "peak GiB",
               "step GiB")  # fmt: skip
-    return "\n".join([table(head, rows), "", table(second, parts), *_profiles(measured.rows)])
+    slowed = [
+        "", "(a) After a profiler had been open in the process, which makes both start their kernels more slowly.",
+    ] * any(row.get("profiled_before") for row in measured.rows)  # fmt: skip
+    return "\n".join([table(head, rows), *slowed, "", table(second, parts), *_profiles(measured.rows)])
 
 
 def _times(value: float | None) -> str | None:

@@ -24,11 +24,11 @@ from typing import Any
 import torch
 from bench_models import make_pairs
 
-from gpu_parts.case import GIB, Case, Context, Row, free_memory
+from gpu_parts.case import GIB, Case, Context, Row, first_line, free_memory, ran_out_of_memory
 from gpu_parts.clock import Peak
 from gpu_parts.counted import count_flops
 from gpu_parts.phases import Phases
-from gpu_parts.profiled import profile_step
+from gpu_parts.profiled import profile_step, was_open
 from gpu_parts.random_models import LLAVA_7B, QWEN_3B, QWEN_7B, RandomModel, random_model
 from gpu_parts.shared_weights import in_nf4, separate_bytes, twin
 from gpu_parts.steps import Ours, Trl, nearest_to_mean, recipe_tree, runners, same_adapters
@@ -166,11 +166,14 @@ class _Sides:
         other = None if _has_no_trl() else twin(model)
         self.ours = Ours(self.subject, model, self.tree, first)
         self.trl: Trl | None = None
+        self.without = "TRL is not installed: pip install trl"
         self.of_trl = 0  # bytes of adapter, gradients' place and optimizer that stand beside ours for TRL alone
         if other is not None:
             before = _allocated(self.device)
-            self.trl = Trl(self.subject, other, self.work / "trl", first, bf16=True, checkpointing=True, use_cpu=on_cpu)
+            self.trl, self.without = self.theirs(other, first)
+            free_memory(self.device)  # what a failure left
             self.of_trl = _allocated(self.device) - before
+        if self.trl is not None:
             if (twice := separate_bytes(self.ours.model, self.trl.model)) > TWICE:
                 raise RuntimeError(f"{twice} bytes of frozen weights are there twice: the card would hold two models")
             same_adapters(self.ours.model, self.trl.model)
@@ -178,6 +181,16 @@ class _Sides:
         self.phases = {
             id(library): Phases(library, self.subject.family, self.device) for library, _ in self.runners.values()
         }
+
+    def theirs(self, model: Any, first: list[PreferencePair]) -> tuple[Trl | None, str]:
+        """TRL's trainer, or why there is none: another release may not take what this one does; ours is measured."""
+        on_cpu = self.device == "cpu"
+        try:
+            return Trl(self.subject, model, self.work / "trl", first, bf16=True, checkpointing=True, use_cpu=on_cpu), ""
+        except Exception as err:
+            if ran_out_of_memory(err):
+                raise
+            return None, f"TRL could not be run: {type(err).__name__}: {first_line(err)}"
 
     def pairs(self, count: int, answers: tuple[int, int], seed: int) -> list[PreferencePair]:
         """Pairs of random words that the tokenizer knows."""
@@ -188,7 +201,7 @@ class _Sides:
 
     def measure(self, answers: tuple[int, int]) -> Row:
         """A row for pairs with answers of these lengths."""
-        batch = self.setting.batch
+        batch, is_slowed = self.setting.batch, self.device in was_open
         rounds = 1 if self.context.dry_run else 3 if answers == LONG or batch > 1 else 6
         drawn = self.pairs(rounds * batch, answers, seed=1)
         groups = [drawn[at : at + batch] for at in range(0, len(drawn), batch)]
@@ -206,6 +219,7 @@ class _Sides:
             "image_tokens": self.subject.image_tokens,
             "pairs": rounds * batch,
             "batch": batch,
+            "profiled_before": is_slowed,
         }
         for name in self.runners:
             found[name] = self.figures(times[name], memory[name], flops[name])
@@ -268,7 +282,7 @@ class _Sides:
     def compared(self, found: Row, logps: dict[str, list[float]]) -> Row:
         """Ratios to TRL's figures; a note where there are none."""
         if self.trl is None:
-            return {"note": "TRL is not installed: pip install trl"}
+            return {"note": self.without}
         theirs = found["trl"]
         ratio, ideal, memory = {}, {}, {}
         for name in ("live", "cached"):

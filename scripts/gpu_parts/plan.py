@@ -104,7 +104,11 @@ def cases(context: Context) -> list[Case]:
     folders = ModelFolders(context.work, context.device)
     card = table_card(context.environment.get("card") or "", context.environment.get("memory_gib"))
     found: list[Beside] = []
-    contexts = [float(row["context_gib"]) for row in context.results.get("small_cards", ()) if row.get("context_gib")]
+    others = context.environment.get("taken_gib") or 0.0  # a screen's share is no part of our context
+    contexts = [
+        float(row["context_gib"]) - others
+        for row in context.results.get("small_cards", ()) if row.get("context_gib")
+    ]  # fmt: skip
 
     def earlier(part: str, row: Row) -> Callable[[], Iterator[Row]]:
         def run() -> Iterator[Row]:
@@ -157,7 +161,7 @@ def measure(
                  pairs_per_second=pairs), card,
     ))  # fmt: skip
     if run.context:
-        contexts.append(run.context / 2**30)
+        contexts.append(run.context / 2**30 - (context.environment.get("taken_gib") or 0.0))
     yield {"checks": run.checks, **found[-1].row(), **learned(run, folder)}
 
 

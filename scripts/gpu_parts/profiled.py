@@ -14,6 +14,11 @@ NAME = 100
 """Characters of a kernel's name that are kept."""
 
 
+was_open: set[str] = set()
+"""Devices that this process has profiled: CUDA's profiler stays attached, and launching kernels takes the host longer
+from then on."""
+
+
 @dataclass(frozen=True)
 class Profile:
     """One profiled step.
@@ -30,6 +35,7 @@ class Profile:
 def profile_step(step: Callable[[], object], device: str, *, top: int = 10) -> Profile:
     """Profile what is run."""
     on_cuda = device == "cuda"
+    was_open.add(device)
     if on_cuda:
         torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CUDA if on_cuda else ProfilerActivity.CPU]) as found:

@@ -14,9 +14,12 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import importlib.util
 import json
+import os
 import re
 import subprocess
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,6 +92,32 @@ def read_results(path: Path) -> dict[str, Any]:
     return found
 
 
+def without_folders(value: Any, work: Path | None = None) -> Any:
+    """The same without names of this machine's folders and of who works on it: the file is for everybody.
+
+    Args:
+        work: a folder for files that are thrown away.
+    """
+    if isinstance(value, dict):
+        return {without_folders(name, work): without_folders(one, work) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(one, work) for one in value]
+    if not isinstance(value, str):
+        return value
+    folders = [
+        (work, "WORK"),
+        (ROOT, "."),
+        (Path(tempfile.gettempdir()), "TMP"),
+        (Path(os.environ.get("HOME", "")), "~"),
+    ]
+    if (torch := importlib.util.find_spec("torch")) is not None:
+        folders += [(Path(place).parent, "SITE") for place in torch.submodule_search_locations or ()]
+    for folder, name in sorted(folders, key=lambda one: -len(str(one[0]))):
+        if folder is not None and len(folder.parts) > 1:
+            value = re.sub(rf"(?<![\w.~-]){re.escape(str(folder))}(?![\w.-])", name, value)
+    return re.sub(r"pytest-of-[^/\s]+", "pytest-of-USER", re.sub(r"/(home|Users)/[^/\s'\"]+", r"/\1/USER", value))
+
+
 def source_hash() -> str:
     """One hash of all code that is measured: it names the code where there is no commit (a copied tree)."""
     digest = hashlib.sha256()
@@ -100,6 +129,8 @@ def source_hash() -> str:
 def _commit() -> tuple[str | None, bool | None]:
     """(commit, whether tracked files differ from it); (None, None) outside a checkout."""
     git = ["git", "-C", str(ROOT)]
+    if not (ROOT / ".git").exists():  # a copy; a folder around it may be a checkout of something else
+        return None, None
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
         changed = subprocess.run(

@@ -18,10 +18,11 @@ def of_step(evidence: Evidence) -> str:
     if not compared:
         return "speed not yet measured on a GPU"
     shown = ", ".join(
-        f"{row['ratio']['live']:.1f} times ({row['ratio']['cached']:.1f} with a cached reference) for {name_of(row)}"
+        f"{row['ratio']['live']:.1f} times as fast as TRL's for {name_of(row)} "
+        f"({row['ratio']['cached']:.1f} times with a cached reference)"
         for row in compared
     )
-    return f"on one {evidence['pair_step'].card} a LoRA step is as fast as TRL's {shown}"
+    return f"on one {evidence['pair_step'].card} a LoRA step is {shown}"
 
 
 def of_speed(evidence: Evidence) -> str:
@@ -71,11 +72,14 @@ def of_heads(evidence: Evidence) -> str:
     if not compared:
         return "not measured on a GPU"
     shown = [
-        f"{name} {min(ratios):.2f} to {max(ratios):.2f} times (median {median(ratios):.2f})"
-        for name, key in (("full logits", "full"), ("TRL's head", "trl"))
+        f"{name} takes {min(ratios):.2f} to {max(ratios):.2f} times as long as the tiled head (median "
+        f"{median(ratios):.2f})"
+        for name, key in (("a head with full logits", "full"), ("TRL's head", "trl"))
         if (ratios := [row["ratio"][key] for row in compared if key in row["ratio"]])
     ]
-    return f"on one {evidence['heads'].card}, the time of the tiled head goes into that of {' and '.join(shown)}"
+    if not shown:
+        return "not measured on a GPU"
+    return f"on one {evidence['heads'].card} {', and '.join(shown)}"
 
 
 def of_generation(evidence: Evidence) -> str:
@@ -83,8 +87,11 @@ def of_generation(evidence: Evidence) -> str:
     rows = [row for row in _rows(evidence, "generation") if "ratio" in row]
     if not rows:
         return "on a GPU it was not measured"
-    shown = ", ".join(f"{row['ratio']:.1f} times in batches of {row['batch']} ({row['case']})" for row in rows)
-    return f"on one {evidence['generation'].card} answers come {shown} as fast as one at a time"
+    shown = ", ".join(
+        f"{row['ratio']:.1f} times as fast in batches of {row['batch']} with {row['model'].split('/')[-1]}"
+        for row in rows
+    )
+    return f"on one {evidence['generation'].card} answers come, against one at a time, {shown}"
 
 
 SENTENCES: dict[str, Callable[[Evidence], str]] = {

@@ -8,6 +8,7 @@ and what a run leaves in memory is said (``left_gib``).
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -21,7 +22,7 @@ import torch
 from gpu_parts.caps import Cap, CapError, cap_here, held_to, hold_to
 from gpu_parts.case import GIB, Case, Context, Row, first_line, free_memory, ran_out_of_memory
 from gpu_parts.largest import Largest, Updates, find_largest
-from gpu_parts.model_folder import ModelFolders, NoRoomError
+from gpu_parts.model_folder import RAM_DISK, ModelFolders, NoRoomError
 from gpu_parts.pairs_file import write_pairs
 from gpu_parts.random_models import LLAVA_7B, QWEN_7B, RandomModel, random_model
 from gpu_parts.whole_run import WholeRun, whole_run
@@ -35,6 +36,9 @@ MODELS = {QWEN_7B: "qwen2_5_vl_7b", LLAVA_7B: "llava_1_5_7b"}
 WRITING, RUNNING, SEARCHING = 18.0, 26.0, 12.0
 """Seconds on a fast card: a model folder; loading, checks and updates; the search for the largest pair, at least."""
 LONGEST = 32_768
+ROOM_FOR_BATCHES = GIB // 4
+"""Bytes of shared memory that loader workers need for their batches (20 MB of pixels a pair, two batches a worker); a
+container often has 64 MiB, and its workers die of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +91,7 @@ def measure(context: Context, folders: ModelFolders, size: Size, hub: str, cap_s
         cap = cap_here(cap_size) if context.device == "cuda" else None
         began = time.monotonic()
         folder = folders.of(model, beside=GIB)
+        free_memory(context.device)  # what its weights were drawn in is not the run's
     except (CapError, NoRoomError) as err:
         yield {"skipped": first_line(err)}
         return
@@ -119,6 +124,8 @@ def shipped(name: str, model: RandomModel, size: Size, folder: Path, place: Path
             data, pairs, size=model.picture, prompt_words=size.prompt_words, answer_tokens=(size.answer_tokens,) * 2
         )
     train: dict[str, Any] = {"max_steps": size.steps, "gradient_accumulation_steps": size.accumulation}
+    if not RAM_DISK.is_dir() or shutil.disk_usage(RAM_DISK).free < ROOM_FOR_BATCHES:
+        train["dataloader_num_workers"] = 0
     if dry_run:
         train |= {"dataloader_num_workers": 0, "use_cpu": True}
     return load_recipe(name, {
@@ -165,7 +172,8 @@ def trained(
         planned |= {"peak_bytes": run.peak, "reserved_bytes": run.reserved}
     row: Row = {
         "checks": run.checks, "load_seconds": round(run.load_seconds, 1), "start_seconds": round(run.start_seconds, 1),
-        "steps": len(run.step_ends), "micro_batch": recipe.train.per_device_train_batch_size, **run.memory(),
+        "steps": len(run.step_ends), "micro_batch": recipe.train.per_device_train_batch_size,
+        "loader_workers": recipe.train.dataloader_num_workers, **run.memory(),
     }  # fmt: skip
     if run.pairs_per_hour is not None:
         row["pairs_per_hour"] = round(run.pairs_per_hour, 1)

@@ -35,6 +35,12 @@ LORA = Tuning(language="lora")
 BOUNDS = {torch.float32: (2e-5, 1e-4), torch.bfloat16: (0.02, 0.05)}
 
 
+@pytest.fixture(autouse=True)
+def exact_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32 cuDNN takes TF32 unless it is told not to, and another kernel for another number of images."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 def memory_only(name: str, dtype: torch.dtype) -> LoadedModel:
     model = build_model(name, scale=4.0).to(DEVICE, dtype)
     loaded = LoadedModel(

@@ -35,7 +35,7 @@ class Recorded:
         self._catching.__exit__(None, None, None)
 
     def _note(self, message: Any, *_: Any, **__: Any) -> None:
-        if "synchroniz" not in str(message):
+        if "called a synchronizing" not in str(message):  # torch says once that the mode itself is a prototype, too
             return
         frames = [f for f in traceback.extract_stack()[:-1] if "/torch/" not in f.filename]
         self.lines.append(" < ".join(f"{Path(f.filename).name}:{f.lineno} {f.line}" for f in reversed(frames[-4:])))
@@ -60,6 +60,7 @@ def test_the_middle_update_of_a_run_waits_for_nothing(name: str, tuning: Any, is
     seen = Recorded()
     args = arguments(tmp_path, bf16=True)
     assert args.device.type == "cuda"
+    args._n_gpu = 1  # a Trainer that sees several would copy the model to all of them
     try:
         three_updates(name, tmp_path, args, begin=seen.begin, end=seen.end, tuning=tuning, is_cached=is_cached)
     finally:

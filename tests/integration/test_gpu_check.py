@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ sys.path.insert(0, str(SCRIPT.parent))
 
 from gpu_parts import environment, kernels  # noqa: E402
 from gpu_parts.case import Case, Context, Row, run_cases  # noqa: E402
+from gpu_parts.results import without_folders  # noqa: E402
 
 from tests.dry_runs import dry_run  # noqa: E402
 
@@ -85,8 +87,18 @@ def test_libraries_at_the_floor_are_taken(version: str) -> None:
     environment.refuse_old_libraries({"torch": version, "transformers": "5.17.0.dev0"})
 
 
+def test_a_product_that_a_card_cannot_make_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: Context) -> float:
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED\nmore")
+
+    monkeypatch.setattr(environment, "product_rate", fails)
+    found = environment.look(context(tmp_path))
+    assert found["bf16_tflops"] == 0.0
+    assert any("CUBLAS_STATUS_NOT_SUPPORTED" in note for note in found["notes"])
+
+
 def test_a_card_that_others_use_is_told() -> None:
-    free = {"free_gib": 79.0, "memory_gib": 80.0, "busy_percent": 0.0, "cards": 1}
+    free = {"free_gib": 79.0, "memory_gib": 80.0, "busy_percent": 0.0, "cards": 1, "capability": "9.0"}
     assert environment.in_the_way(free) == []
     [full] = environment.in_the_way({**free, "free_gib": 40.0})
     assert "busy: 50% of its memory" in full
@@ -94,6 +106,16 @@ def test_a_card_that_others_use_is_told() -> None:
     assert "works 97% of the time" in working
     [several] = environment.in_the_way({**free, "cards": 4})
     assert "CUDA_VISIBLE_DEVICES" in several
+    [old] = environment.in_the_way({**free, "capability": "7.5"})
+    assert "no bfloat16 of its own" in old
+
+
+def test_the_card_that_is_used_is_found_among_others_and_a_part_of_one_is_none_of_them() -> None:
+    cards = [["GPU-aa", "580.1", "3", "1024"], ["GPU-bb", "580.1", "[N/A]", "[N/A]"]]
+    assert environment.of_card(cards, "aa") == ("580.1", 3.0, 1.0)
+    assert environment.of_card(cards, "GPU-bb") == ("580.1", 0.0, None)
+    assert environment.of_card(cards, "MIG-cc") == ("580.1", 3.0, None)
+    assert environment.of_card([], "aa") == (None, 0.0, None)
 
 
 # ---- one case after another -----------------------------------------------------------------------------------------
@@ -134,6 +156,28 @@ def test_what_is_missing_for_a_case_is_one_line(tmp_path: Path) -> None:
     assert all("\n" not in why for why in found.values())
 
 
+def test_a_figure_that_is_none_fails_its_row_and_the_next_one_is_written(tmp_path: Path) -> None:
+    figures = [{"a": float("nan")}, {"a": [[1.0, {"b": float("inf")}]]}, {"a": torch.zeros(2)}, {"a": 1.0, "b": None}]
+    found = list(run_cases([Case(name="one", run=lambda: figures)], context(tmp_path)))
+    assert [row.get("failed") for row in found] == ["a is nan", "a b is inf", "a is a Tensor", None]
+    json.dumps(found, allow_nan=False)
+
+
+def test_rows_name_no_folder_of_the_machine_and_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/data/anna")
+    site = Path(torch.__file__).parents[1]
+    row = {
+        "why": f"{tmp_path}/model/x is missing, '/data/anna/tmp', /data/annabel",
+        "planned": {"output": str(tmp_path / "run"), "sizes": [1, 2.5, None]},
+        "at": [f"{ROOT}/tests/gpu/test_x.py:7 and {site}/torch/nn.py", "/home/anna/a and /tmp/pytest-of-anna/pytest-3"],
+    }
+    found = without_folders(row, tmp_path)
+    assert found["why"] == "WORK/model/x is missing, '~/tmp', /data/annabel"
+    assert found["planned"] == {"output": "WORK/run", "sizes": [1, 2.5, None]}
+    assert found["at"][0] == "./tests/gpu/test_x.py:7 and SITE/torch/nn.py"
+    assert "anna" not in found["at"][1]
+
+
 # ---- the run --------------------------------------------------------------------------------------------------------
 
 
@@ -157,6 +201,22 @@ def test_no_time_is_refused(minutes: str, tmp_path: Path) -> None:
     done = check("--dry-run", "--out", str(tmp_path / "x.json"), f"--minutes={minutes}")
     assert done.returncode == 2
     assert "--minutes" in done.stderr
+
+
+def test_a_part_that_cannot_be_loaded_says_why_in_the_results(tmp_path: Path) -> None:
+    """As a library does that another one needs and is not there."""
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    (tmp_path / "scripts" / "bench_losses.py").write_text("import no_such_library")
+    (tmp_path / "mmpref").symlink_to(ROOT / "mmpref")
+    out = tmp_path / "out.json"
+    command = [sys.executable, str(tmp_path / "scripts" / "gpu_check.py"), "--dry-run", "--out", str(out), "--parts"]
+    done = subprocess.run([*command, "heads"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    results = json.loads(out.read_text())
+    assert results["commit"] is None  # a copy
+    assert results["parts"]["heads"]["status"] == "failed"
+    [row] = results["parts"]["heads"]["rows"]
+    assert row == {"case": "heads", "failed": "ModuleNotFoundError: No module named 'no_such_library'"}
 
 
 def test_a_part_whose_time_is_up_is_stopped_and_the_next_one_runs(tmp_path: Path) -> None:
@@ -265,6 +325,27 @@ def test_tests_that_are_not_through_in_time_leave_what_they_found(
     *found, rest = kernels.run_tests(context(tmp_path, deadline=time.monotonic() + 8))
     assert "its time was up" in rest["skipped"]
     assert not found or found[0]["passed"] <= 1  # a slow machine may not have come to them
+
+
+def test_a_test_that_takes_the_process_along_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a fault in a kernel's own code does."""
+    write_tests(tmp_path, "def test_fault():\n    import os\n    os.abort()", "def test_never(): pass")
+    monkeypatch.setattr(kernels, "ROOT", tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(SCRIPT.parent))
+    counts, *_, rest = kernels.run_tests(context(tmp_path))
+    assert counts["passed"] == 1
+    assert rest["failed"].startswith("pytest ended with -6")
+
+
+def test_tests_whose_processes_live_on_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sleeper = "import subprocess, sys; one = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])"
+    write_tests(tmp_path, f"def test_leaves():\n    {sleeper}\n    open('pid', 'w').write(str(one.pid))")
+    monkeypatch.setattr(kernels, "ROOT", tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(SCRIPT.parent))
+    counts, *_ = kernels.run_tests(context(tmp_path))
+    left = int((tmp_path / "pid").read_text())
+    os.kill(left, signal.SIGKILL)  # it was still there
+    assert counts["passed"] == 2
 
 
 def test_a_pytest_that_cannot_begin_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

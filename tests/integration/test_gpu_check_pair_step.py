@@ -43,6 +43,7 @@ def test_the_dry_run_of_the_part_fills_every_field(tmp_path: Path) -> None:
         (LLAVA_7B, "lora", 1), (QWEN_7B, "lora", 1), (LLAVA_7B, "qlora", 1), (QWEN_7B, "qlora", 1),
         (LLAVA_7B, "lora", 4),
     }  # fmt: skip
+    assert [row["profiled_before"] for row in rows] == [False] + [True] * (len(rows) - 1)
     for row in rows:
         for library in ("trl", "live", "cached"):
             assert row[library].keys() >= FIGURES
@@ -83,6 +84,19 @@ def test_without_trl_ours_is_measured_alone_and_can_be_planned(
     assert planned["answer_tokens"] == 25 + 1  # words and the end
     pairs = sides.pairs(2, (250, 250), seed=2)
     assert made.memory.tokens == sides.ours.collator(pairs).num_tokens
+
+
+def test_a_trl_that_cannot_be_run_is_a_note_and_ours_is_measured(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise TypeError("DPOConfig has no max_length\nmore")
+
+    monkeypatch.setattr(pair_step, "Trl", fails)
+    sides = pair_step._Sides(context, pair_step.Setting(QWEN_7B, "lora", (pair_step.SHORT,), 1))
+    row = {"case": "alone", **sides.measure(pair_step.SHORT)}
+    assert row["note"] == "TRL could not be run: TypeError: DPOConfig has no max_length"
+    assert row["live"]["ms"] > 0
 
 
 def test_longer_answers_wait_for_models_that_were_not_measured(context: Context) -> None:
@@ -186,6 +200,18 @@ def test_a_product_with_a_four_bit_weight_is_counted_as_a_plain_one() -> None:
         assert count_flops(lambda layer=layer: layer(given).sum().backward()) == 2 * once
         with torch.no_grad():
             assert count_flops(lambda layer=layer: layer(given)) == once
+
+
+def test_products_of_half_precision_with_sums_in_float32_are_counted() -> None:
+    """What the output head runs on a GPU; a CPU has no such products, and a device without data counts the same."""
+    a, b = (torch.empty(*size, dtype=torch.bfloat16, device="meta") for size in ((4, 8), (8, 6)))
+    into = torch.empty(4, 6, device="meta")
+    once = 2 * 4 * 8 * 6
+    assert count_flops(lambda: torch.mm(a, b, out_dtype=torch.float32)) == once
+    assert count_flops(lambda: torch.mm(a, b, out_dtype=torch.float32, out=into)) == once
+    assert count_flops(lambda: torch.addmm(into, a, b, out_dtype=torch.float32, out=into)) == once
+    assert count_flops(lambda: torch.addmm(into, a.float(), b.float())) == once
+    assert count_flops(lambda: into.addmm_(a.float(), b.float())) == once
 
 
 def test_recomputation_is_counted() -> None:

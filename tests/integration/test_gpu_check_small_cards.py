@@ -8,6 +8,7 @@ import subprocess
 import sys
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -34,6 +35,7 @@ from gpu_parts.model_folder import (  # noqa: E402
     RAM_DISK,
     NoRoomError,
     choose_place,
+    container_left,
     remove_left_over,
     weight_bytes,
     write_model_folder,
@@ -226,6 +228,29 @@ def test_a_folder_written_in_shards_loads_as_it_was_written(hub: str, tmp_path: 
     assert ("lm_head.weight" in missing) == bool(model.config.get_text_config().tie_word_embeddings)
     assert all(torch.equal(loaded[name], value) for name, value in written.items())
     assert sum(value.numel() * 2 for value in written.values()) == weight_bytes(model)
+
+
+def test_a_container_s_own_limit_counts(tmp_path: Path) -> None:
+    assert container_left(tmp_path) == sys.maxsize
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("5000\n")
+    (tmp_path / "memory.stat").write_text("anon 3000\ninactive_file 1500\nfile 2000\n")
+    assert container_left(tmp_path) == sys.maxsize
+    (tmp_path / "memory.max").write_text("8000\n")
+    assert container_left(tmp_path) == 8000 - 5000 + 1500
+
+
+def test_little_shared_memory_means_no_loader_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's usual 64 MiB hold three pairs of Qwen's pixels, and a worker that finds no more room dies."""
+    name, model = "qwen2_5_vl_7b_uni_dpo_qlora_24gb", random_model(QWEN_7B, tiny=True)
+
+    def workers(free: int) -> int:
+        monkeypatch.setattr(small_cards.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+        recipe = small_cards.shipped(name, model, small_cards.TOY, tmp_path / "m", tmp_path, dry_run=False)
+        return recipe.train.dataloader_num_workers
+
+    assert workers(64 * 2**20) == 0
+    assert workers(8 * 2**30) == load_recipe(name).train.dataloader_num_workers > 0
 
 
 def test_a_folder_goes_where_there_is_room_and_none_is_said_in_one_line(tmp_path: Path) -> None:

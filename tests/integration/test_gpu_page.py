@@ -101,6 +101,55 @@ def test_a_changed_sentence_is_found_and_mended(checkout: Path) -> None:
     assert readme.read_text(encoding="utf-8") == as_written
 
 
+def test_sentences_are_english_and_parts_without_trl_a_driver_or_an_end_are_shown(checkout: Path) -> None:
+    ours = {
+        "ms": 100.0, "forward_ms": 40.0, "backward_ms": 60.0, "vision_ms": 5.0, "head_ms": 3.0,
+        "pairs_per_second": 10.0, "peak_gib": 15.0, "over_rest_gib": 1.0, "share_of_bf16": 0.4,
+    }  # fmt: skip
+    step = {"model": "llava-hf/llava-1.5-7b-hf", "mode": "lora", "answers": [60, 250], "live": ours, "cached": ours}
+    compared = {
+        "case": "with TRL", **step, "trl": {**ours, "ms": 170.0}, "ratio": {"live": 1.7, "cached": 2.2},
+        "ideal": {"live": 1.8, "cached": 2.3}, "memory_ratio": {"live": None, "cached": None},
+    }  # fmt: skip
+    head = {"case": "a head", "tiled": {"ms": 1.0, "peak_mib": 9.0}, "full": {"ms": 1.2, "peak_mib": 90.0}}
+    way = {"answers_per_second": 2.0, "tokens_per_second": 128.0}
+    answers = {"case": "a", "model": "x/Model-3B", "batch": 16, "batched": way, "one_at_a_time": way, "ratio": 5.25}
+    skipped = {"case": "more", "skipped": "the time of this part is up"}
+    stopped = {"status": "stopped", "why": "its time was up after 90 s; what it had found until then is kept"}
+    alone = {"case": "alone", "profiled_before": True, **step, "note": "TRL is not installed"}
+    card = {"case": "b", "recipe": "r_uni_dpo_qlora_24gb", "cap_gib": 24, "trains": False, "why": "out of memory"}
+    parts = {
+        "pair_step": {**stopped, "rows": [compared, alone, skipped]},
+        "small_cards": {"status": "done", "rows": [card, skipped]},
+        "heads": {"status": "done", "rows": [{**head, "ratio": {"full": 1.2}, "without": {"trl": "not installed"}}]},
+        "generation": {"status": "done", "rows": [answers]},
+        "kernels": {"status": "done", "rows": [skipped]},
+        "plan": {"status": "failed", "why": "its process was ended by SIGKILL", "rows": []},
+    }  # fmt: skip
+    environment = {"card": "CARD", "driver": None, "libraries": {"torch": "2.99.0"}}
+    results(checkout, "one.json", parts, environment=environment, commit=None, changed_since_commit=None)
+    done = make(checkout)
+    assert done.returncode == 0, done.stderr
+    readme = (checkout / "README.md").read_text(encoding="utf-8")
+    assert (
+        ">on one CARD a LoRA step is 1.7 times as fast as TRL's for LLaVA-1.5-7B (2.2 times with a cached reference)<"
+        in readme
+    )
+    assert "7B under the memory of a consumer card not yet measured" in readme
+    losses = (checkout / "docs" / "losses.md").read_text(encoding="utf-8")
+    assert "on one CARD a head with full logits takes 1.20 to 1.20 times as long as the tiled head" in losses
+    evaluation = (checkout / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    assert "answers come, against one at a time, 5.2 times as fast in batches of 16 with Model-3B" in evaluation
+    shown = section(checkout, TITLES[1])
+    assert "*CARD, torch 2.99.0; code 5555555555; 1 March 2027.*" in shown
+    assert "| alone (a) | - | 100.00 |" in shown
+    assert "(a) After a profiler" in shown
+    assert "The part was not finished: its time was up after 90 s" in shown
+    assert "- more: skipped: the time of this part is up" in shown
+    for title in (TITLES[0], TITLES[3]):
+        assert "Not measured." in section(checkout, title)
+
+
 def test_figures_of_a_dry_run_are_refused(checkout: Path) -> None:
     path = results(checkout, "dry.json", {"plan": PLAN}, dry_run=True)
     done = make(checkout)
