@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmpref.errors import DataError
 from mmpref.models import LoadedModel, Tuning, prepare
-from mmpref.models.image_inputs import image_inputs
+from mmpref.models.image_inputs import _of_grids, image_inputs
 from mmpref.models.policy import answer_logps
 from mmpref.models.right_padding import padded_on_the_right, without_right_padding
 from mmpref.processing import PairBatch, PairCollator, PairEncoder
@@ -60,6 +60,18 @@ def test_a_tower_is_given_what_it_makes_of_its_grids(name: str) -> None:
     assert ("image_window_index" in told) == (name == "qwen2_5_vl")
     assert ("image_interp_weights" in told) == (name == "qwen3_vl")
     assert image_inputs(loaded.model, replace(batch, image_grids=())) == {}
+
+
+@pytest.mark.parametrize("name", QWEN)
+def test_a_step_after_scoring_the_same_images_has_gradients(name: str) -> None:
+    """What is kept for a grid is not what inference mode made."""
+    loaded, batch = loaded_and_batch(name)
+    _of_grids.cache_clear()
+    with torch.inference_mode():
+        scored = answer_logps(loaded.model, batch).clone()
+    found, of_found = run(loaded, batch)
+    assert float((found - scored).abs().max()) < 1e-5
+    assert float(of_found.norm()) > 0
 
 
 def test_a_model_that_puts_features_elsewhere_keeps_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
