@@ -69,7 +69,7 @@ def image_inputs(model: nn.Module, batch: PairBatch) -> dict[str, Any]:
     return dict(_of_grids(batch.image_grids, facts, batch.input_ids.device))
 
 
-@functools.lru_cache(maxsize=32)  # policy and reference ask for the same, and images of one size come again
+@functools.lru_cache(maxsize=8)  # policy and reference ask for the same; 64 bytes a patch on the device
 @torch.inference_mode(False)  # kept for steps that have gradients
 def _of_grids(grids: tuple[tuple[int, ...], ...], tower: _Tower, device: torch.device) -> Mapping[str, Any]:
     grid = torch.tensor(grids, dtype=torch.long)
