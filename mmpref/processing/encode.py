@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -41,6 +41,10 @@ class EncodedPrompt:
         """One plane of ``token_types``; zeros for a row that has none (a text row beside image rows)."""
         found = self.token_types.get(name)
         return torch.zeros_like(self.input_ids) if found is None else found
+
+    def with_own_pixels(self) -> EncodedPrompt:
+        """With vision tensors that nobody else has."""
+        return replace(self, vision={name: tensor.clone() for name, tensor in self.vision.items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +163,9 @@ class PairEncoder:
         rejected_prompt = None
         if pair.rejected is not None and pair.rejected_images is not None:
             rejected_prompt = self._prompt(pair.id, pair.prompt, pair.rejected_images, text, load_image)
+        if self.images.has_cache:  # a loader worker moves a batch's tensors into memory that it shares with others
+            prompt = prompt.with_own_pixels()
+            rejected_prompt = None if rejected_prompt is None else rejected_prompt.with_own_pixels()
         # both sides are cut by the same rule, also where their images leave them different room
         longer = max((prompt, rejected_prompt or prompt), key=len)
         room = self.room(pair.id, len(longer), sum(longer.image_tokens))

@@ -30,10 +30,6 @@ class EncodedImages:
     def num_bytes(self) -> int:
         return sum(tensor.numel() * tensor.element_size() for tensor in self.vision.values())
 
-    def copied(self) -> EncodedImages:
-        """With tensors of its own: a batch moves its tensors into memory that it shares, and a cache keeps its own."""
-        return EncodedImages(vision={name: value.clone() for name, value in self.vision.items()}, tokens=self.tokens)
-
 
 NO_IMAGES = EncodedImages(vision={}, tokens=())
 _Key: TypeAlias = "tuple[LoadImage, tuple[ImageRef, ...], int | None]"
@@ -84,13 +80,16 @@ class ImageEncoder:
     def encode(
         self, row_id: str, images: tuple[ImageRef, ...], load_image: LoadImage, *, max_pixels: int | None = None
     ) -> EncodedImages:
-        """The images of one row, in order; they are processed together, as the processor would for one conversation."""
+        """The images of one row, in order; they are processed together, as the processor would for one conversation.
+
+        Rows with the same images share their tensors while the cache has them.
+        """
         if not images:
             return NO_IMAGES
         key = (load_image, images, max_pixels)
         if (found := self._cache.get(key)) is not None:
             self._cache.move_to_end(key)
-            return found.copied()
+            return found
         pixels = [load_image(image) for image in images]
         try:
             vision = self._processor(images=[pixels], return_tensors="pt", **self.options(max_pixels))
@@ -103,7 +102,12 @@ class ImageEncoder:
             raise fault(row_id, "image_processing", f"has images the model cannot take ({names}): {err}") from err
         tensors = {name: value for name, value in vision.items() if isinstance(value, Tensor)}
         encoded = EncodedImages(vision=tensors, tokens=tokens)
-        return encoded.copied() if self._keep(key, encoded) else encoded
+        self._keep(key, encoded)
+        return encoded
+
+    @property
+    def has_cache(self) -> bool:
+        return self._cache_bytes > 0
 
     def count(self, row_id: str, sizes: Sequence[tuple[int, int]], *, max_pixels: int | None = None) -> tuple[int, ...]:
         """How many tokens images of these sizes (width, height) become, by arithmetic: no image is needed.
@@ -152,16 +156,14 @@ class ImageEncoder:
         found = vision.get("image_grid_thw")
         return [] if found is None else [(int(h) // merge, int(w) // merge) for _, h, w in found.tolist()]
 
-    def _keep(self, key: _Key, encoded: EncodedImages) -> bool:
-        """Whether it is in the cache now."""
+    def _keep(self, key: _Key, encoded: EncodedImages) -> None:
         if encoded.num_bytes > self._cache_bytes:
-            return False
+            return
         self._cache[key] = encoded
         self._held_bytes += encoded.num_bytes
         while self._held_bytes > self._cache_bytes:
             _, oldest = self._cache.popitem(last=False)
             self._held_bytes -= oldest.num_bytes
-        return True
 
 
 def blank(width: int, height: int) -> Image.Image:
