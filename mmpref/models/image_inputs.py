@@ -28,6 +28,8 @@ from mmpref.processing.batch import PairBatch, to_device
 
 _TOWERS = frozenset({"qwen2_vl", "qwen2_5_vl", "qwen3_vl"})
 """Model types whose tower (``model.visual``) takes what :func:`image_inputs` gives."""
+_PLACED = _TOWERS | {"llava", "llava_next", "llava_onevision", "internvl", "gemma3", "paligemma"}
+"""Model types that use the mask of image tokens to put features there, and for nothing else."""
 
 # module -> whether its own way was seen to give the same as ours; only then is it replaced
 _AGREES: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
@@ -67,7 +69,7 @@ def image_inputs(model: nn.Module, batch: PairBatch) -> dict[str, Any]:
     return dict(_of_grids(batch.image_grids, facts, batch.input_ids.device))
 
 
-@functools.lru_cache(maxsize=32)  # policy and reference ask for the same, and images of one size come again
+@functools.lru_cache(maxsize=8)  # policy and reference ask for the same; 64 bytes a patch on the device
 @torch.inference_mode(False)  # kept for steps that have gradients
 def _of_grids(grids: tuple[tuple[int, ...], ...], tower: _Tower, device: torch.device) -> Mapping[str, Any]:
     grid = torch.tensor(grids, dtype=torch.long)
@@ -124,11 +126,14 @@ class _Places:
 def placing_images(model: nn.Module, batch: PairBatch) -> Iterator[None]:
     """Inside, the model puts image features where the batch says they belong, without a look at the device.
 
-    The first time, a model's own way is taken and compared with this one; where they differ it is kept.
+    Models that are not listed keep their own way: their masks have other shapes, arguments and uses. The first time, a
+    model's own way is taken and compared with this one; where they differ it is kept.
     """
-    inner: Any = submodule(base_model(model), "model")
+    base: Any = base_model(model)
+    inner: Any = submodule(base, "model")
+    is_known = getattr(base.config, "model_type", "") in _PLACED
     own_id = getattr(getattr(inner, "config", None), "image_token_id", None)
-    if batch.image_places is None or own_id is None or own_id != batch.image_token_id:
+    if not is_known or batch.image_places is None or own_id is None or own_id != batch.image_token_id:
         yield
         return
     with ExitStack() as stack:

@@ -6,7 +6,7 @@ brings it straight back: two copies of every layer's input, forward, recomputed 
 
 from __future__ import annotations
 
-from types import MethodType
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ def leave_casts_to_autocast(model: nn.Module) -> None:
     """
     for layer in model.modules():
         if hasattr(layer, _CAST) and _is_plain(layer):
-            setattr(layer, _CAST, MethodType(_cast_outside_autocast, layer))
+            setattr(layer, _CAST, partial(_cast_outside_autocast, layer))  # a bound method could not be pickled
 
 
 def _is_plain(layer: Any) -> bool:

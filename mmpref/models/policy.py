@@ -82,7 +82,8 @@ def answer_logps(model: nn.Module, batch: PairBatch, *, through_logits: bool = F
     own = {**image_inputs(model, batch), **packed_inputs(model, batch)}
     inputs: dict[str, Any] = {**batch.model_inputs(), **own, "use_cache": False}
     head = None if through_logits else plain_head(model)
-    with placing_images(model, batch), padded_on_the_right(not batch.shares_prefix):
+    is_padded = not batch.shares_prefix and getattr(base_model(model), "_supports_attention_backend", False)
+    with placing_images(model, batch), padded_on_the_right(is_padded):
         if head is None:
             return selected_logps(_logits_at(model, inputs, batch.predicts), batch.targets)
         with logps_in_place_of_logits(head, batch.predicts, batch.targets):

@@ -13,18 +13,38 @@ from contextvars import ContextVar
 from typing import Any
 
 from torch import Tensor
-from transformers.masking_utils import causal_mask_function
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
+
+_STOCK = ("sdpa", "flash_attention_2")
+"""Attention of transformers whose mask is looked at; the model keeps the name, because some models go by it."""
 
 _is_padded_on_the_right: ContextVar[bool] = ContextVar("_is_padded_on_the_right", default=False)
 
 
 @contextmanager
 def padded_on_the_right(known: bool = True) -> Iterator[None]:
-    """Inside, rows that a model runs have their padding on the right, if any, and nothing is read of it."""
-    token = _is_padded_on_the_right.set(known)
+    """Inside, rows that a model runs have their padding on the right, if any, and nothing is read of it.
+
+    Args:
+        known: False leaves everything as it is.
+    """
+    if not known:
+        yield
+        return
+    masks = ALL_MASK_ATTENTION_FUNCTIONS
+    before = {name: masks[name] for name in _STOCK}
+    local = {name for name in _STOCK if name in masks._local_mapping}
+    token = _is_padded_on_the_right.set(True)
     try:
+        for name, stock in before.items():
+            masks[name] = without_right_padding(stock)
         yield
     finally:
+        for name, stock in before.items():
+            if name in local:
+                masks[name] = stock
+            else:
+                del masks[name]
         _is_padded_on_the_right.reset(token)
 
 

@@ -73,11 +73,9 @@ def packed_inputs(model: nn.Module, batch: PairBatch) -> dict[str, Any]:
     Raises:
         ConfigError: the model's attention cannot run a packed row.
     """
-    name = implementation(model)
     if not batch.shares_prefix:
-        if name in _SPLIT and getattr(base_model(model), "_supports_attention_backend", False):
-            use_attention(model, _SPLIT[name])  # whose mask of padded rows is made without a wait
         return {}
+    name = implementation(model)
     row = PackedRow(batch.segments, batch.num_tokens)
     device = batch.input_ids.device
     if name in _SPLIT:

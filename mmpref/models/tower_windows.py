@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 
 from mmpref.errors import ConfigError
 from mmpref.models.unwrap import base_model, submodule
@@ -51,6 +52,7 @@ class Windows:
             self.order, self.back = to_device(torch.stack([order, order.argsort()]), device)
 
     @classmethod
+    @torch.inference_mode(False)  # kept with bounds that steps with gradients are given too
     def of(cls, bounds: Tensor, device: torch.device) -> Windows:
         """Made once for all layers that are given the same bounds."""
         found: Windows | None = getattr(bounds, _KEPT, None)
@@ -83,7 +85,6 @@ def attend_by_length(model: nn.Module, family: Family) -> None:
     found = [layer for path in family.vision for layer in _windowed(submodule(base, path))]
     if not found or any(getattr(layer, "config", None) is not vision for layer in found):
         return
-    AttentionInterface.register(BY_LENGTH, _attention)
     base.set_attn_implementation({_CONFIG: BY_LENGTH})
     for layer in found:
         layer.register_forward_pre_hook(_hand_windows, with_kwargs=True)
@@ -134,6 +135,16 @@ def _attention(
     if windows is None:
         found: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return found
+    if attention_mask is not None:
+        raise ConfigError(
+            f"{type(module).__name__} gives its windows a mask, which would be lost; load the model with another "
+            "attention than sdpa"
+        )
     windows.waits = False
     batches = windows.batches(query, key, value)
     return windows.joined([sdpa_attention_forward(module, *one, None, **kwargs)[0] for one in batches]), None
+
+
+AttentionInterface.register(BY_LENGTH, _attention)
+# without one of this name transformers makes no mask at all, for layers of the tower that want one
+AttentionMaskInterface.register(BY_LENGTH, ALL_MASK_ATTENTION_FUNCTIONS[_STOCK])

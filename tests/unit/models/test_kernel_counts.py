@@ -6,6 +6,8 @@ Nothing is timed. Calls of aten that do more than look at a tensor are counted; 
 from __future__ import annotations
 
 import contextlib
+import copy
+import pickle
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmpref.errors import ConfigError
 from mmpref.models import AdapterSettings, LoadedModel, Tuning, choose_reference, load, pair_logps, prepare
+from mmpref.models.policy import answer_logps
 from mmpref.models.shared_prefix import PackedRow, _by_segment, _sdpa
 from mmpref.models.tower_windows import BY_LENGTH, Windows, attend_by_length
 from mmpref.processing import PairCollator, PairEncoder
@@ -213,6 +216,18 @@ def test_lora_layers_with_dropout_keep_the_stock_cast() -> None:
     loaded = build_deep("llava")
     prepared = prepare(loaded, Tuning(language="lora"), AdapterSettings(rank=4, alpha=8, dropout=0.1))
     assert not any("_cast_input_dtype" in vars(module) for module in prepared.model.modules())
+
+
+def test_a_prepared_model_can_be_copied_and_pickled() -> None:
+    tuning = Tuning(vision="lora", projector="full", language="lora")
+    loaded = prepare(build_deep("qwen2_5_vl"), tuning, AdapterSettings(rank=4, alpha=8))
+    batch = PairCollator(PairEncoder(loaded.processor, loaded.family), draw)([pair("a"), pair("b", chosen="yes")])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        want = answer_logps(loaded.model, batch)
+        others = [copy.deepcopy(loaded.model), pickle.loads(pickle.dumps(loaded.model))]
+        for parameter in loaded.model.parameters():
+            parameter.zero_()  # which no copy may look at
+        assert all(torch.equal(answer_logps(other, batch), want) for other in others)
 
 
 # ---- bookkeeping --------------------------------------------------------------------------------------------------
