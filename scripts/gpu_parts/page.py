@@ -27,6 +27,7 @@ the others along. Ends with 0, with 1 where something failed, with 2 where nothi
 `--dry-run --out FILE` runs every part at toy size on a CPU.
 """
 NOT_MEASURED = "Not measured.\n"
+WHO = {"trl": "TRL", "live": "mmpref", "cached": "mmpref, cached"}
 
 
 def page(evidence: Evidence) -> str:
@@ -111,14 +112,21 @@ def _profiles(rows: Sequence[Row]) -> list[str]:
         behind = "ratio" in row and any(row["ratio"][way] < 0.9 * row["ideal"][way] for way in row["ratio"])
         if not behind or "profile" not in row:
             continue
-        lines += ["", f"{row['case']}: less than its operations would allow. Kernels of one step, ms (calls):", ""]
+        idle = ", ".join(
+            f"{share:.0%} of {WHO[who]}'s step".replace("%", " %")
+            for who, share in row.get("idle", {}).items()
+            if share is not None
+        )
+        lines += ["", f"{row['case']}: less than its operations would allow."]
+        lines += [f"No kernel ran in {idle}."] if idle else []
+        lines += ["Kernels of one step, ms (calls):", ""]
         columns: Mapping[str, Sequence[Sequence[object]]] = row["profile"]
         longest = max(len(kernels) for kernels in columns.values())
         body = [
             [f"`{k[0]}` {k[1]:.1f} ({k[2]})" if (k := _at(kernels, number)) else "" for kernels in columns.values()]
             for number in range(longest)
         ]
-        lines.append(table([{"trl": "TRL", "live": "mmpref"}.get(who, who) for who in columns], body))
+        lines.append(table([WHO[who] for who in columns], body))
     return lines
 
 

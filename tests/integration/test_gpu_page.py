@@ -111,6 +111,11 @@ def test_sentences_are_english_and_parts_without_trl_a_driver_or_an_end_are_show
         "case": "with TRL", **step, "trl": {**ours, "ms": 170.0}, "ratio": {"live": 1.7, "cached": 2.2},
         "ideal": {"live": 1.8, "cached": 2.3}, "memory_ratio": {"live": None, "cached": None},
     }  # fmt: skip
+    behind = {
+        **compared, "case": "slow", "batch": 4, "ratio": {"live": 1.1, "cached": 2.2},
+        "profile": {"trl": [["gemm", 90.0, 200], ["softmax", 5.0, 60]], "live": [["flash", 40.0, 64]]},
+        "idle": {"trl": 0.25, "live": None},
+    }  # fmt: skip
     head = {"case": "a head", "tiled": {"ms": 1.0, "peak_mib": 9.0}, "full": {"ms": 1.2, "peak_mib": 90.0}}
     way = {"answers_per_second": 2.0, "tokens_per_second": 128.0}
     answers = {"case": "a", "model": "x/Model-3B", "batch": 16, "batched": way, "one_at_a_time": way, "ratio": 5.25}
@@ -119,7 +124,7 @@ def test_sentences_are_english_and_parts_without_trl_a_driver_or_an_end_are_show
     alone = {"case": "alone", "profiled_before": True, **step, "note": "TRL is not installed"}
     card = {"case": "b", "recipe": "r_uni_dpo_qlora_24gb", "cap_gib": 24, "trains": False, "why": "out of memory"}
     parts = {
-        "pair_step": {**stopped, "rows": [compared, alone, skipped]},
+        "pair_step": {**stopped, "rows": [compared, alone, behind, skipped]},
         "small_cards": {"status": "done", "rows": [card, skipped]},
         "heads": {"status": "done", "rows": [{**head, "ratio": {"full": 1.2}, "without": {"trl": "not installed"}}]},
         "generation": {"status": "done", "rows": [answers]},
@@ -144,6 +149,9 @@ def test_sentences_are_english_and_parts_without_trl_a_driver_or_an_end_are_show
     assert "*CARD, torch 2.99.0; code 5555555555; 1 March 2027.*" in shown
     assert "| alone (a) | - | 100.00 |" in shown
     assert "(a) After a profiler" in shown
+    assert shown.count("less than its operations would allow") == 1
+    assert "No kernel ran in 25 % of TRL's step." in shown
+    assert "| `gemm` 90.0 (200) | `flash` 40.0 (64) |" in shown
     assert "The part was not finished: its time was up after 90 s" in shown
     assert "- more: skipped: the time of this part is up" in shown
     for title in (TITLES[0], TITLES[3]):
