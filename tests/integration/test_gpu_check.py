@@ -169,7 +169,10 @@ def test_rows_name_no_folder_of_the_machine_and_nobody(tmp_path: Path, monkeypat
     row = {
         "why": f"{tmp_path}/model/x is missing, '/data/anna/tmp', /data/annabel",
         "planned": {"output": str(tmp_path / "run"), "sizes": [1, 2.5, None]},
-        "at": [f"{ROOT}/tests/gpu/test_x.py:7 and {site}/torch/nn.py", "/home/anna/a and /tmp/pytest-of-anna/pytest-3"],
+        "at": [
+            f"{ROOT}/tests/gpu/test_x.py:7 and {site}/torch/nn.py",
+            f"{Path('/home', 'anna')}/a and /tmp/pytest-of-anna/pytest-3",
+        ],
     }
     found = without_folders(row, tmp_path)
     assert found["why"] == "WORK/model/x is missing, '~/tmp', /data/annabel"
