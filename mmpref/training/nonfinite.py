@@ -225,7 +225,7 @@ class UpdateGuard:
         if (pending := self._pending) is None:
             return
         self._pending = None
-        del pending.optimizer.found_inf  # type: ignore[attr-defined]
+        del pending.optimizer.found_inf  # type: ignore[attr-defined]  # no attribute that torch declares
         if not pending.was_left_out():
             return
         pending.forget_states()

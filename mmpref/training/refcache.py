@@ -225,7 +225,7 @@ def _missing(
     """Batches in which a pair is not there yet."""
     chunks = [pairs[begin : begin + _BATCH] for begin in range(0, len(pairs), _BATCH)]
     loader: DataLoader[Any] = DataLoader(
-        chunks,  # type: ignore[arg-type]
+        chunks,  # type: ignore[arg-type]  # torch takes any sequence for a dataset; its types do not say so
         batch_size=None,
         collate_fn=_MissingRows(collator, frozenset(have)),
         num_workers=workers,

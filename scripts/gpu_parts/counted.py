@@ -88,5 +88,5 @@ def _raw(formula: Any) -> Any:
     def counted(*args: Any, **kwargs: Any) -> int:
         return int(formula(*args, **kwargs))
 
-    counted._get_raw = True  # type: ignore[attr-defined]
+    counted._get_raw = True  # type: ignore[attr-defined]  # torch's own mark
     return counted

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from mmpref.demo.tiny_models import build_tiny_llava
 from mmpref.demo.world import WorldFiles, WorldSizes, make_world
@@ -22,6 +24,18 @@ SIZES = WorldSizes(
     heldout=16,
     pairs_heldout=12,
 )
+
+
+class InfiniteGradient(torch.autograd.Function):
+    """Passes a value on, and an infinite gradient back."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor) -> torch.Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        return gradients[0] * float("inf")
 
 
 @dataclass(frozen=True)

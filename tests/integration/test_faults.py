@@ -19,7 +19,7 @@ import mmpref.training.trainer as trainer_module
 from mmpref.cli import main
 from mmpref.processing import PairCollator
 from mmpref.rundir import RunDir
-from tests.integration.conftest import Place
+from tests.integration.conftest import InfiniteGradient, Place
 
 FOUR = ("train.per_device_train_batch_size=4", "train.gradient_accumulation_steps=2", "train.learning_rate=1e-2",
         "train.warmup_steps=0", "train.logging_steps=1", "train.max_steps=4", "data.eval=[]", "train.optim=sgd",
@@ -109,19 +109,10 @@ def test_more_of_them_than_may_be_left_out_stop_the_run(
 def test_a_gradient_that_is_not_finite_behind_a_finite_loss_is_caught_too(
     place: Place, tmp_path: Path, spoiled: Callable[[Patch], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Spoil(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, value: torch.Tensor) -> torch.Tensor:
-            return value.clone()
-
-        @staticmethod
-        def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
-            return gradients[0] * float("inf")
-
     def change(call: int, logps: Any) -> Any:
         import dataclasses
 
-        return dataclasses.replace(logps, chosen=Spoil.apply(logps.chosen)) if call == 3 else logps
+        return dataclasses.replace(logps, chosen=InfiniteGradient.apply(logps.chosen)) if call == 3 else logps
 
     spoiled(change)
     assert main(place.training("demo_dpo", tmp_path / "run", *FOUR)) == 4

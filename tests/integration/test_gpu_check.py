@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -171,7 +172,7 @@ def test_rows_name_no_folder_of_the_machine_and_nobody(tmp_path: Path, monkeypat
         "planned": {"output": str(tmp_path / "run"), "sizes": [1, 2.5, None]},
         "at": [
             f"{ROOT}/tests/gpu/test_x.py:7 and {site}/torch/nn.py",
-            f"{Path('/home', 'anna')}/a and /tmp/pytest-of-anna/pytest-3",
+            f"{Path('/home', 'anna')}/a and {Path(tempfile.gettempdir(), 'pytest-of-anna')}/pytest-3",
         ],
     }
     found = without_folders(row, tmp_path)

@@ -29,22 +29,10 @@ from mmpref.losses.objective import Objective
 from mmpref.training import PreferenceTrainer
 from mmpref.training.metrics import JsonlLogger
 from mmpref.training.nonfinite import UpdateGuard
-from tests.integration.conftest import Place
+from tests.integration.conftest import InfiniteGradient, Place
 
 STEPS, MICROS = 4, 2
 OF_TIME = ("runtime", "per_second", "_time")
-
-
-class _Spoil(torch.autograd.Function):
-    """Passes a value on, and an infinite gradient back."""
-
-    @staticmethod
-    def forward(ctx: Any, value: torch.Tensor) -> torch.Tensor:
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
-        return gradients[0] * float("inf")
 
 
 Bad = dict[int, str]
@@ -74,7 +62,7 @@ def spoiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Bad], None]]:
                 factor[1] = float("nan")
                 return dataclasses.replace(output, per_pair=output.per_pair * factor)
             if kind == "gradient":
-                return dataclasses.replace(output, per_pair=_Spoil.apply(output.per_pair))
+                return dataclasses.replace(output, per_pair=InfiniteGradient.apply(output.per_pair))
             return output
 
         monkeypatch.setattr(Objective, "__call__", call)
