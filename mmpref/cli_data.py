@@ -408,7 +408,7 @@ def _refuse_outputs(opened: PairSource, *outputs: Path | None) -> None:
     """Nothing that is read is written over, what is to be a file is no folder, and it can be written: known at once."""
     import tempfile
 
-    from mmpref.rundir import writing_to
+    from mmpref.files import writing_to
 
     for out in outputs:
         if out is None:

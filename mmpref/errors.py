@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from typing import ParamSpec
 
 P = ParamSpec("P")
+_LONGEST = 300
+"""Characters of another library's message in ours."""
 
 
 class MMPrefError(Exception):
@@ -74,6 +76,44 @@ class StoppedError(MMPrefError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def one_line(err: BaseException) -> str:
+    """What an exception of another library says, as one line of at most 300 characters, with its kind where that tells
+    more than its words."""
+    words = "".join(letter if letter.isprintable() else " " for letter in str(err))
+    text = " ".join(words.split())
+    if isinstance(err, OSError) and err.strerror:
+        text = err.strerror
+    elif not text or isinstance(err, (LookupError, AttributeError, RecursionError)):
+        text = f"{type(err).__name__}: {text}" if text else type(err).__name__
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+@contextmanager
+def library_errors(error: type[MMPrefError], what: str, remedy: str) -> Iterator[None]:
+    """Turn whatever another library raises over a user's file into one line: ``what: its words; remedy``.
+
+    To be put around the call into the library and nothing of our own, as a defect of ours would look like a bad file.
+    Our own errors pass, and so do Ctrl-C and a lack of memory, which have handlers of their own.
+
+    Args:
+        error: the kind that is raised.
+        what: what cannot be done, with the file, row or key: ``the tokenizer of x cannot be loaded``.
+        remedy: what to do: ``download the folder again``.
+    """
+    try:
+        yield
+    except (MMPrefError, MemoryError):
+        raise
+    except Exception as err:
+        if type(err).__name__ == "OutOfMemoryError":  # torch's, which the ground does not import
+            raise
+        raise error(f"{what}: {one_line(err)}; {remedy}") from err
+    except BaseException as err:
+        if type(err).__name__ != "PanicException":  # of a library in Rust: no Exception, as Python has it
+            raise
+        raise error(f"{what}: {one_line(err)}; {remedy}") from err
 
 
 def stopped_by_ctrl_c(command: Callable[P, None]) -> Callable[P, None]:

@@ -1,4 +1,4 @@
-"""One run = one folder: what is in it, and how it is written so that half a file never looks whole.
+"""One run = one folder: what is in it, and who may write it.
 
 A run folder holds ``recipe.yaml`` (resolved), ``manifest.json`` (versions, hashes, seeds, state), ``metrics.jsonl``,
 ``pairs.parquet`` and ``pairs_eval.parquet`` (statistics of every trained and held-out pair), ``quarantine.jsonl``,
@@ -9,21 +9,19 @@ A run folder holds ``recipe.yaml`` (resolved), ``manifest.json`` (versions, hash
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import os
 import platform
 import re
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from mmpref.config import Recipe, dump_recipe
-from mmpref.errors import CheckpointError, ConfigError
+from mmpref.errors import ConfigError
+from mmpref.files import write_json, write_text, writing_to
 from mmpref.version import __version__
 
 State = Literal["running", "complete", "stopped", "failed"]
@@ -33,7 +31,6 @@ _REPORTED_PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets",
 _BESIDE = re.compile(r"\.(.+)\.[a-z0-9_]{8}(?:\.tmp|\.old)?")
 """What ``replacing`` and ``replacing_folder`` write into, and a folder that is being replaced."""
 _STEP = re.compile(r"step-\d+")
-_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,111 +247,3 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found
-
-
-@contextlib.contextmanager
-def writing_to(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals below ``path`` into one clear error."""
-    try:
-        yield
-    except OSError as err:
-        raise CheckpointError(
-            f"cannot write to {path}: {err.strerror or err}; check permissions and free space"
-        ) from err
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes ``path``'s place only when it is whole and on the disk.
-
-    The bytes go to a temporary file in the same folder, are synced, and are renamed over ``path``; a failure or a kill
-    at any moment leaves the old file as it was.
-    """
-    target = path.resolve()  # a symbolic link stays a link: the file it points to is replaced
-    with writing_to(path):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-        temporary = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.chmod(0o666 & ~_umask())  # mkstemp makes 0600 files; others may read a result
-            temporary.replace(target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        _sync_folder(target.parent)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with replacing(path) as stream:
-        stream.write(text.encode("utf-8"))
-
-
-def json_text(content: object, *, indent: int | None = None) -> str:
-    """JSON that can be written as UTF-8: characters stand as they are, but half a surrogate pair, which a model's text
-    that was cut in the middle of an emoji has, is escaped. NaN and infinity are refused: they are not JSON."""
-    text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
-    return _HALF_A_PAIR.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
-    write_text(path, json_text(content, indent=2) + "\n")
-
-
-@contextlib.contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
-    """A folder that takes ``path``'s place only when the block ended well; until then it lies beside it."""
-    with writing_to(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-        try:
-            yield temporary
-            for file in temporary.rglob("*"):
-                if file.is_file():
-                    _sync_file(file)
-            temporary.chmod(0o777 & ~_umask())
-            if path.exists():
-                old = temporary.with_suffix(".old")
-                path.rename(old)
-                temporary.rename(path)
-                shutil.rmtree(old)
-            else:
-                temporary.rename(path)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        _sync_folder(path.parent)
-
-
-def sha256(path: Path) -> str:
-    """Hash of a file's bytes, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    if os.name == "posix":  # only there can a folder be opened and synced
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

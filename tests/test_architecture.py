@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "mmpref"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-BASE = {"version", "errors", "records"}
+BASE = {"version", "errors", "records", "files"}
 RECIPE = {"config", "left_over", "overrides", "recipe_files", "recipe_keys", "yaml_text"}
 SETTINGS = BASE | RECIPE | {"rundir"}
 LOWER = SETTINGS | {"data", "processing", "losses", "models"}
@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "version": set(),
     "errors": set(),
     "records": {"errors"},
+    "files": {"errors"},
     "statistics": {"errors"},
     "yaml_text": {"errors"},
     "left_over": {"errors"},
@@ -89,6 +90,7 @@ DOORS: dict[str, set[str]] = {
     "deepspeed": {"training/parallel/zero.py"},
     "httpx2": {"evals/chat_api.py"},
     "jinja2": {"processing/template.py"},
+    "filelock": {"files.py"},
     "requests": set(),
     "urllib.request": set(),
 }

@@ -19,8 +19,8 @@ from mmpref.data.manifest import QUARANTINE_FILE, REPORT_FILE, Listing, build_ma
 from mmpref.data.quarantine import Quarantine, QuarantinedRow, RowError
 from mmpref.data.similarity import repeats_prompt
 from mmpref.data.source import count_rows
+from mmpref.files import writing_to
 from mmpref.records import PreferencePair
-from mmpref.rundir import writing_to
 
 Progress = Callable[[int, int | None], None]
 _WINDOW = 16  # pairs whose images are decoded as one piece of work,

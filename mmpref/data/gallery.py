@@ -21,8 +21,8 @@ from typing import Any
 from mmpref.data.images import ImageLoader, thumbnail
 from mmpref.data.quarantine import QuarantinedRow, RowError
 from mmpref.data.similarity import Piece, count_words, edit_similarity, mark_differences, words
+from mmpref.files import write_text
 from mmpref.records import ImageRef, Message, PreferencePair
-from mmpref.rundir import write_text
 from mmpref.version import __version__
 
 THUMBNAIL_SIDE = 320

@@ -17,8 +17,8 @@ from typing import Any
 from mmpref.data.images import ImageLoader
 from mmpref.data.loading import PairSource, all_images
 from mmpref.errors import DataError
+from mmpref.files import replacing
 from mmpref.records import PreferencePair
-from mmpref.rundir import replacing
 
 REPORT_FILE = "data_report.json"
 QUARANTINE_FILE = "quarantine.jsonl"

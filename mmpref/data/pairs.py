@@ -19,8 +19,8 @@ from urllib.parse import unquote, urlsplit
 from mmpref.data.placeholders import OURS, refuse_marks, refuse_pictures
 from mmpref.data.quarantine import RowError
 from mmpref.errors import DataError
+from mmpref.files import replacing
 from mmpref.records import ROLES, ImageRef, Message, Part, PreferencePair
-from mmpref.rundir import replacing
 
 END_MARKS = (
     "</s>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<eos>", "<|end_of_text|>",

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mmpref.errors import DataError
-from mmpref.rundir import replacing
+from mmpref.files import replacing
 
 NO_PAIR = "no_pair"
 """The reason of a row that is in order and holds no preference (a tie, say); it does not count as bad."""

@@ -24,10 +24,11 @@ from mmpref.demo.tiny_models import build_tiny_llava
 from mmpref.demo.world import QuestionFiles, WorldFiles, WorldSizes, make_world
 from mmpref.errors import ConfigError, EvalIncompleteError
 from mmpref.evals.runner import evaluate
+from mmpref.files import write_json, writing_to
 from mmpref.records import TaskResult
 from mmpref.report.compare import as_json, comparison_table, load_runs
 from mmpref.report.page import build_report
-from mmpref.rundir import RunDir, versions, write_json, writing_to
+from mmpref.rundir import RunDir, versions
 from mmpref.terminal import DemoDisplay, print_table
 from mmpref.training.run import train
 

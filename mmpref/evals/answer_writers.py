@@ -20,8 +20,8 @@ from mmpref.errors import ConfigError, DataError
 from mmpref.evals.rows import Source, choose, pair_by_id
 from mmpref.evals.tables import TABLES, write_table
 from mmpref.evals.task import benchmark_named, with_defaults
+from mmpref.files import json_text, write_text, writing_to
 from mmpref.records import EvalSample
-from mmpref.rundir import json_text, write_text, writing_to
 
 Row: TypeAlias = dict[str, Any]
 RowOf: TypeAlias = Callable[[EvalSample, str], Row]

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mmpref.evals.judging.tasks import JUDGED, official_judge
+from mmpref.files import json_text, replacing, write_json
 from mmpref.records import TaskResult
-from mmpref.rundir import json_text, replacing, versions, write_json
+from mmpref.rundir import versions
 
 RESULTS = "results.json"
 

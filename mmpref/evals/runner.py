@@ -31,8 +31,8 @@ from mmpref.evals.ranks import Ranks, ranks, together
 from mmpref.evals.results import RESULTS, other_protocols, write_items, write_result
 from mmpref.evals.rows import Source, choose, first_ids, refuse_duplicates
 from mmpref.evals.task import benchmark_named, score_samples, with_defaults
+from mmpref.files import writing_to
 from mmpref.records import Answer, EvalSample, TaskResult
-from mmpref.rundir import writing_to
 
 if TYPE_CHECKING:
     from mmpref.evals.chat_api import Server

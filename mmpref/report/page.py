@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
+from mmpref.files import write_text
 from mmpref.report import figures
 from mmpref.report.benchmark_page import benchmark_sections
 from mmpref.report.benchmarks import BenchmarkTable, benchmark_tables
@@ -18,7 +19,6 @@ from mmpref.report.provenance import provenance_section
 from mmpref.report.runs import Run, load_runs
 from mmpref.report.summary import Finding, baseline_sentence, summarise, summarise_benchmark
 from mmpref.report.tables import legend, results_table
-from mmpref.rundir import write_text
 from mmpref.statistics import RESAMPLES
 from mmpref.version import __version__
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mmpref.errors import CheckpointError
-from mmpref.rundir import sha256, write_json
+from mmpref.files import sha256, write_json
 from mmpref.training.parallel.sharded import copy_into, trained_weights
 
 COMPLETE = "COMPLETE.json"

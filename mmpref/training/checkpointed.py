@@ -18,9 +18,9 @@ from transformers import Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from mmpref.errors import CheckpointError, ConfigError
+from mmpref.files import replacing_folder
 from mmpref.models.precision import dtype_to_save
 from mmpref.models.save import save_model
-from mmpref.rundir import replacing_folder
 from mmpref.training.checkpoint import WEIGHTS, is_complete, load_trained, prune, save_trained, seal, verify
 from mmpref.training.metrics import JsonlLogger, PairLog, read_pair_log
 from mmpref.training.parallel.sharded import (

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from mmpref.errors import DataError, OutOfMemoryError
+from mmpref.files import write_json
 from mmpref.models.adapter import count_parameters
 from mmpref.models.unwrap import base_model
 from mmpref.processing.batch import PairBatch
 from mmpref.processing.encode import PairEncoder
-from mmpref.rundir import write_json
 
 # how allocators say it that raise a plain RuntimeError: torch's on the CPU, CUDA outside torch's own, cuBLAS
 _SIGNS = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")

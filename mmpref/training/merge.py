@@ -22,6 +22,7 @@ from mmpref.config import Recipe, load_recipe
 from mmpref.data.opening import recipe_sources
 from mmpref.data.quarantine import Quarantine
 from mmpref.errors import CheckpointError, ConfigError, DataError
+from mmpref.files import sha256, write_json
 from mmpref.models.adapter import attach, merged
 from mmpref.models.load import LoadedModel, load, save_model
 from mmpref.models.policy import pair_logps
@@ -29,7 +30,7 @@ from mmpref.models.quantize import QuantizationSettings
 from mmpref.processing.collate import PairCollator
 from mmpref.processing.encode import PairEncoder
 from mmpref.records import PreferencePair
-from mmpref.rundir import RunDir, is_run_folder, sha256, write_json
+from mmpref.rundir import RunDir, is_run_folder
 from mmpref.training.loss_of import objective_of
 
 BOUND = 0.02

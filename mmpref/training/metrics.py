@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from mmpref.rundir import replacing, write_text, writing_to
+from mmpref.files import replacing, write_text, writing_to
 
 Gather = Callable[[Any], list[Any]]
 """What each rank has, given what this one has (``World.gather``)."""

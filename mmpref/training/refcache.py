@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from mmpref.config import Recipe
 from mmpref.errors import CheckpointError, ConfigError, MMPrefError
+from mmpref.files import replacing, write_json, writing_to
 from mmpref.models.load import LoadedModel
 from mmpref.models.policy import answer_logps
 from mmpref.models.reference import eval_mode
@@ -30,7 +31,6 @@ from mmpref.models.save import PROCESSOR_FILES, processor_folder
 from mmpref.processing.batch import PairBatch, to_device
 from mmpref.processing.collate import PairCollator
 from mmpref.records import PreferencePair
-from mmpref.rundir import replacing, write_json, writing_to
 from mmpref.training.checkpoint import differences, model_fingerprint
 from mmpref.training.continued import start_facts
 from mmpref.training.faults import (

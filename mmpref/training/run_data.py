@@ -16,11 +16,11 @@ from mmpref.data.opening import recipe_sources, weights
 from mmpref.data.quarantine import Quarantine, RowError
 from mmpref.data.split import split_by_image
 from mmpref.errors import ConfigError, DataError
+from mmpref.files import sha256
 from mmpref.losses.objective import Objective
 from mmpref.processing.encode import PairEncoder
 from mmpref.processing.fitting import FitPlan, plan_fit
 from mmpref.records import PreferencePair
-from mmpref.rundir import sha256
 from mmpref.training.resume import Say
 
 

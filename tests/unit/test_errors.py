@@ -1,4 +1,4 @@
-"""Ctrl-C ends every command, wherever it arrives."""
+"""Ctrl-C ends every command, wherever it arrives; what another library raises is one line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import weakref
 
 import pytest
 
-from mmpref.errors import StoppedError, stopped_by_ctrl_c
+from mmpref.errors import ConfigError, DataError, StoppedError, library_errors, stopped_by_ctrl_c
 
 
 class Thing:
@@ -56,3 +56,37 @@ def test_what_else_is_dropped_is_reported_as_ever(monkeypatch: pytest.MonkeyPatc
 
     command()
     assert told == [ValueError]
+
+
+@pytest.mark.parametrize(
+    ("raised", "words"),
+    [
+        (ValueError("two\nlines\x00 here"), "two lines here"),
+        (KeyError("x"), "KeyError: 'x'"),
+        (OSError(), "OSError"),
+        (FileNotFoundError(2, "No such file or directory", "f"), "No such file or directory"),
+        (RecursionError("maximum recursion depth exceeded"), "RecursionError: maximum recursion depth exceeded"),
+        (ValueError("x" * 1000), "x" * 300 + "..."),
+        (type("PanicException", (BaseException,), {})("index out of range"), "index out of range"),
+    ],
+)
+def test_whatever_a_library_raises_is_one_line_with_a_remedy(raised: BaseException, words: str) -> None:
+    with pytest.raises(DataError) as refused, library_errors(DataError, "f.json cannot be read", "write it again"):
+        raise raised
+    assert str(refused.value) == f"f.json cannot be read: {words}; write it again"
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        ConfigError("ours"),
+        KeyboardInterrupt(),
+        MemoryError(),
+        type("OutOfMemoryError", (RuntimeError,), {})(),
+        SystemExit(),
+    ],
+)
+def test_our_own_errors_ctrl_c_and_a_lack_of_memory_pass(raised: BaseException) -> None:
+    with pytest.raises(type(raised)) as passed, library_errors(DataError, "f.json cannot be read", "write it again"):
+        raise raised
+    assert passed.value is raised

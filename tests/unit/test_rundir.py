@@ -11,7 +11,8 @@ import pytest
 
 from mmpref.config import Recipe, build_recipe, load_recipe
 from mmpref.errors import CheckpointError, ConfigError
-from mmpref.rundir import MANIFEST, RunDir, replacing, replacing_folder, start_run, write_json, write_text
+from mmpref.files import replacing, replacing_folder, write_json, write_text
+from mmpref.rundir import MANIFEST, RunDir, start_run
 
 
 def recipe(output: Path) -> Recipe:

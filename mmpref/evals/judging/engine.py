@@ -23,8 +23,8 @@ from mmpref.evals.judging.tasks import HALLUSIONBENCH_SAME, JUDGED, JudgeTask, S
 from mmpref.evals.rows import Source, choose, pair_by_id
 from mmpref.evals.task import benchmark_named, with_defaults
 from mmpref.evals.verdicts import Verdict, usable
+from mmpref.files import json_text, replacing, writing_to
 from mmpref.records import Answer, EvalSample
-from mmpref.rundir import json_text, replacing, writing_to
 
 ASKED_AGAIN = 3
 BY_RULE = "rule: at most three words name no object"
