@@ -340,7 +340,7 @@ AMBER = Benchmark(
         "prompt_suffix": "",
     },
     load=load_questions,
-    load_answers=saved_answers(),
+    load_answers=saved_answers(("id", "question_id", "idx", "index", "image_id")),
     judge=judge,
     unit=lambda item: str(item["image"]),
     counts=each(count),

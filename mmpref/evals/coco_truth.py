@@ -13,6 +13,8 @@ from typing import Any
 from mmpref.errors import ConfigError, DataError
 from mmpref.evals.rows import Source, is_path, load_json, load_rows, row_id
 
+_KEYS = ("image_id", "id", "image", "question_id")
+
 
 class Truth:
     """Objects, reference captions and file names by image id, gathered from one or several sources."""
@@ -75,7 +77,7 @@ def _gather(truth: Truth, source: Any) -> None:
             for image, entry in content.items()
         ]
     for number, row in enumerate(load_rows(content, where), 1):
-        image, objects = row_id(row, f"{where}, row {number}"), row.get("objects")
+        image, objects = row_id(row, f"{where}, row {number}", _KEYS), row.get("objects")
         if (
             isinstance(objects, str)
             or not isinstance(objects, Iterable)

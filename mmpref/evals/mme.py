@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from mmpref.errors import DataError
-from mmpref.evals.answer_files import match, name_of, read_rows
+from mmpref.evals.answer_files import name_of, read_rows
 from mmpref.evals.benchmark import Benchmark, Item, Items, Judged
+from mmpref.evals.matching import match
 from mmpref.evals.readers import YES_NO_READERS, Verdict
 from mmpref.evals.rows import Row, Saved, Source, first_ids, load_rows, pair_by_id, read_text
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
@@ -129,7 +130,7 @@ def _sample(row: Row, number: int, options: Mapping[str, Any]) -> EvalSample:
 def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mapping[str, Any]) -> Saved:
     folder = isinstance(source, str | Path) and Path(source).is_dir()
     rows = _folder_rows(Path(str(source)), labelled=False) if folder else read_rows(source)
-    return Saved(match(rows, samples, lambda row: (), name_of(source), numbered=True))
+    return match(rows, samples, name_of(source), numbered=True)
 
 
 def judge(
