@@ -165,7 +165,7 @@ def _refuse_gaps(samples: Sequence[EvalSample], pairs: Sequence[tuple[EvalSample
     if missing:
         raise DataError(
             f"{len(missing)} questions have no answer: {first_ids(missing)}; a dimension is answered as a whole or not "
-            "at all. An unanswered question is written with an empty text; subset=true scores the answers there are"
+            "at all. An unanswered question is written with an empty text; `subset=true` scores the answers there are"
         )
 
 

@@ -60,6 +60,7 @@ class Evidence:
     def __init__(self, where: str, samples: Sequence[EvalSample]) -> None:
         self._where = where
         self._samples = samples
+        self._seen = 0
         self._right = 0
         self._wrong: list[str] = []
         self._unlike: list[str] = []
@@ -68,6 +69,7 @@ class Evidence:
         """Compare one row with the sample that it is paired with."""
         if sample is None:
             return
+        self._seen += 1
         ours = isinstance(row.get(ASKED), str)
         said, own = tidy(row[ASKED]) if ours else asked_text(row), content(sample)[1]
         asked = bool(said and own)
@@ -110,10 +112,10 @@ class Evidence:
         Raises:
             DataError: there are some; the first is named.
         """
-        odd = self._wrong + (self._unlike if self._right or self._wrong else [])
+        odd = self._wrong + (self._unlike if self._right else [])
         if odd:
             raise DataError(
-                f"{self._where}: {len(odd)} of {self._right + len(odd)} rows show another question than their id has; "
+                f"{self._where}: {len(odd)} of {self._seen} rows show another question than their id has; "
                 f"{odd[0]}: answers to another split or revision?{hint}"
             )
 

@@ -33,6 +33,7 @@ def match(
     keys: Sequence[str] = ID_KEYS,
     numbered: bool = False,
     prefix: str = "",
+    among: Sequence[EvalSample] = (),
 ) -> Saved:
     """Each row as the answer to its question; a row without a known id keeps the one it has, for others to refuse.
 
@@ -41,6 +42,7 @@ def match(
         keys: where an id may stand, the benchmark's own key first.
         numbered: the questions have no id in their file, so that ids which are all numbers from 0 on, or exactly those
             from 1 to the last, are understood as their order there.
+        among: all questions of the benchmark, when these are a part.
         prefix: may stand before an id of the samples and be left out in the rows.
 
     Raises:
@@ -61,14 +63,14 @@ def match(
             notes=(f"rows without ids were taken in their order, {how.partition('(')[2].rstrip(')')}",),
         )  # fmt: skip
     asked = _Asked(samples)
-    evidence = Evidence(where, samples)
+    evidence = Evidence(where, among or samples)
     answers: list[Answer] = []
     ways: dict[str, None] = {}
     for number, row in enumerate(rows, 1):
         place = f"{where}, row {number}"
         names = [name for name in ids_of(row) if name in by_id]
         way = "the ids that its fields make"
-        if not names and _counts_its_own_way(row):
+        if not names and _counts_its_own_way(row) and not ids.names_image(row):
             names, way = _confirmed(row, by_id), "ids that the question confirms"
             if not names:
                 names, way = asked.take(row, place), "question and image"
@@ -145,13 +147,19 @@ class _Ids:
         """Whether a row has anything that may be an id."""
         return any(key in row and row[key] is not None for key in self._keys)
 
+    def names_image(self, row: Row) -> bool:
+        """Whether a row names an image that is the question."""
+        images = image_of(row).values() if self._images is not None else ()
+        return any(self._resolved(name, "image") in self._known for name in images)
+
     def _resolved(self, value: str, key: str) -> str:
         """The id of a sample that the value means, or the value."""
         if value in self._known:
             return value
         if self._prefix + value in self._known:
             return self._prefix + value
-        image = self._images.find(value) if self._images is not None and key not in _NUMBERS else None
+        may_be_image = key not in _NUMBERS or not value.isdecimal()
+        image = self._images.find(value) if self._images is not None and may_be_image else None
         return image if image is not None else value
 
     def _running_numbers(self, rows: Sequence[Row]) -> set[str]:

@@ -33,7 +33,9 @@ def match_part(part: Source, split: str, samples: Sequence[EvalSample]) -> Saved
     notes: tuple[str, ...] = ()
     if _is_llava(rows, asked):
         rows, notes = _of_llava(rows, asked, where)
-    saved = match(rows, asked, where, ids_of=_ids_of, keys=QUESTION_KEYS, prefix=f"{split}/" if split else "")
+    saved = match(
+        rows, asked, where, ids_of=_ids_of, keys=QUESTION_KEYS, prefix=f"{split}/" if split else "", among=samples
+    )
     return Saved(saved.answers, read_as=saved.read_as, notes=(*saved.notes, *notes))
 
 

@@ -110,7 +110,7 @@ def judge(
     if by == "auto":
         by = next((name for name in _BY[1:-1] if any(_margin(row, name) is not None for _, row in pairs)), "logp")
     elif pairs and all(_margin(row, by) is None for _, row in pairs):
-        raise ConfigError(f"by={by}: no answer row has the numbers for it")
+        raise ConfigError(f"by={by}: no answer row has the numbers for it; pass `by=auto`")
     items = tuple(
         {
             "id": sample.id,

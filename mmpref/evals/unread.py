@@ -34,7 +34,7 @@ def metrics_of(wanted: Mapping[str, Metric], items: Items, protocol: str) -> Map
     The other tools give a 0 there. It is kept where an answer has words, because their protocols are their rules, and
     not where all answers are empty: there is nothing to apply a rule to.
     """
-    asked = [item for item in items if not item.get("missing")]
+    asked = [item for item in items if item.get("missing") is not True]
     empty = bool(asked) and all(not str(item.get("text", "")).strip() for item in asked)
     unread = bool(asked) and all(is_unread(item) for item in asked)
     why = "all answers are empty" if empty else WHY if unread and protocol == "mmpref" else ""
@@ -61,7 +61,7 @@ def _named(item: Mapping[str, Any]) -> int | None:
 
 def notes_of(items: Items, answers: Sequence[Answer], n_unparsed: int) -> tuple[str, ...]:
     """What the result says of answers that are empty, cut, or could not be read, and of descriptions without object."""
-    asked = [item for item in items if not item.get("missing")]
+    asked = [item for item in items if item.get("missing") is not True]
     ids = {str(item["id"]) for item in items}
     notes = []
 
@@ -84,7 +84,7 @@ def refuse_unread(result: TaskResult) -> None:
     Raises:
         EvalIncompleteError: most of the answers could not be read, or name nothing that the benchmark knows (exit 8).
     """
-    asked = [item for item in result.items if not item.get("missing")]
+    asked = [item for item in result.items if item.get("missing") is not True]
     unread = sum(is_unread(item) or not str(item.get("text", "")).strip() for item in asked)
     silent = len(asked) if _names_nothing(asked) else 0
     count = max(unread, silent, result.n_unparsed)
