@@ -3,6 +3,7 @@
 import json
 import random
 
+import pandas as pd
 import pytest
 
 from mmpref.cli import main
@@ -259,6 +260,39 @@ def test_rows_of_ms_swift_are_found_by_message_and_image(pope):
 def test_rows_of_question_and_answer_are_taken_in_order(pope):
     rows = [{"question": row["text"], "answer": row["label"]} for row in pope_rows("random")]
     assert score("pope", pope / "coco_pope_random.json", rows).metrics["accuracy"] == 1
+
+
+@pytest.mark.parametrize("end", ["json", "jsonl", "tsv", "xlsx"])
+def test_rows_of_vlmevalkit_in_every_format_that_it_writes(pope, tmp_path, end):
+    rows = [
+        {
+            "index": number,
+            "category": "random",
+            "question": row["text"],
+            "answer": row["label"].capitalize(),
+            "image_path": row["image"],
+            "prediction": row["label"],
+        }
+        for number, row in enumerate(pope_rows("random"), 100)
+    ]
+    random.Random(3).shuffle(rows)
+    file = tmp_path / f"m_POPE.{end}"
+    if end in ("tsv", "xlsx"):
+        pd.DataFrame(rows).to_csv(file, sep="\t", index=False) if end == "tsv" else pd.DataFrame(rows).to_excel(
+            file, index=False
+        )
+    elif end == "json":
+        file.write_text(json.dumps(rows, indent=4), encoding="utf-8")
+    else:
+        lines(file, rows)
+    found = score("pope", pope / "coco_pope_random.json", file, resamples=10)
+    assert (found.metrics["accuracy"], found.read_as.split(",")[0]) == (1, "VLMEvalKit's table")
+
+
+def test_rows_of_ha_dpo_have_the_number_and_the_question(pope):
+    rows = [{"question_id": r["question_id"], "question": r["text"], "answer": r["label"]} for r in pope_rows("random")]
+    random.Random(4).shuffle(rows)
+    assert score("pope", pope / "coco_pope_random.json", rows, resamples=10).metrics["accuracy"] == 1
 
 
 # --- MME --------------------------------------------------------------------------------------------------------------
