@@ -54,7 +54,7 @@ def image_file(pattern: str, image: str) -> str:
     """
     number = int(image) if image.isdecimal() else image
     advice = "pass `image_name={id}.jpg`, or for numbers filled up with zeros `image_name={id:012d}.jpg`"
-    return filled(pattern, advice, id=number)
+    return filled(pattern, f"the image id {image!r}", advice, id=number)
 
 
 def _is_coco(content: object) -> bool:

@@ -122,8 +122,9 @@ class Evidence:
 
 def _other_image(row: Row, sample: EvalSample, known: set[str]) -> str:
     """What is to be said of an image that belongs to another question; "" when it is the sample's or nobody's."""
-    own = set(image_names(content(sample)[0])) if content(sample)[0] else set()
-    for key, name in image_of(row).items() if own else ():
+    shown = image_of(row) if content(sample)[0] else {}
+    own = set(image_names(content(sample)[0])) if shown else set()
+    for key, name in shown.items():
         names = set(image_names(name, str(row.get("category", ""))))
         if not names & own and names & known:
             return f"has the {key} {name[:_SHOWN]!r} where {content(sample)[0]!r} is asked about"

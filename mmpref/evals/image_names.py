@@ -69,17 +69,16 @@ def _name(value: object) -> str | None:
     return text if 0 < len(text) <= _LONGEST_NAME and "\n" not in text and not text.startswith("data:") else None
 
 
-def filled(pattern: str, advice: str, **fields: str | int) -> str:
+def filled(pattern: str, what: str, advice: str, **fields: str | int) -> str:
     """The name of an image's file from a pattern with its fields in braces.
 
     Raises:
-        ConfigError: the pattern does not fit the fields; ``advice`` says what to pass.
+        ConfigError: the pattern does not fit the fields of ``what``; ``advice`` says what to pass.
     """
     try:
         return pattern.format(**fields)
     except (ValueError, LookupError, AttributeError, TypeError) as err:
-        given = ", ".join(f"{name} {value!r}" for name, value in fields.items())
-        raise ConfigError(f"image_name {pattern!r} does not fit {given} ({one_line(err)}); {advice}") from err
+        raise ConfigError(f"image_name {pattern!r} does not fit {what} ({one_line(err)}); {advice}") from err
 
 
 class ImageIndex:

@@ -147,7 +147,7 @@ def _sample(row: Row, number: int, options: Mapping[str, Any]) -> EvalSample:
     subtask, image, question = row["category"], row["image"], row["question"]
     pattern = str(options["image_name"])
     file = row.get("path") if pattern == _IMAGE_NAME else None
-    file = str(file) if file else filled(pattern, _NAME_ADVICE, category=subtask, image=image)
+    file = str(file) if file else filled(pattern, f"{subtask}/{image}", _NAME_ADVICE, category=subtask, image=image)
     return EvalSample(
         id=f"{subtask}/{image}/{number}",
         images=(ImageRef(path=file),),

@@ -82,16 +82,13 @@ def refuse_unread(result: TaskResult) -> None:
     """End a command after the result was written and shown.
 
     Raises:
-        EvalIncompleteError: most of the answers could not be read, or name nothing that the benchmark knows (exit 8).
+        EvalIncompleteError: most of the answers could not be read, or are empty (exit 8).
     """
     asked = [item for item in result.items if item.get("missing") is not True]
     unread = sum(is_unread(item) or not str(item.get("text", "")).strip() for item in asked)
-    silent = len(asked) if _names_nothing(asked) else 0
-    count = max(unread, silent, result.n_unparsed)
-    if asked and count > TOO_MANY * len(asked):
-        what = "could be read" if count > silent or unread == count else "names an object that the benchmark knows"
-        none = f"{len(asked) - count:,} of {len(asked):,} answers {what} under protocol {result.protocol}"
+    unread = max(unread, result.n_unparsed)
+    if unread > TOO_MANY * len(asked):
         raise EvalIncompleteError(
-            f"only {none}; the numbers say little about the model. Look at its answers: empty, cut by the limit of new "
-            "tokens, to another prompt, or in another language?"
+            f"{unread:,} of {len(asked):,} answers could not be read under protocol {result.protocol}, and the numbers say "
+            "little about the model. Look at its answers: empty, cut by the limit of new tokens, to another prompt?"
         )
