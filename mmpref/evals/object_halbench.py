@@ -4,7 +4,8 @@ script are RLHF-V's, ``eval/eval_gpt_obj_halbench.py``, Yu et al. 2023, "RLHF-V"
 ``questions`` are the items, rows with ``image_id`` and ``question`` or ``prompt``. The ground truth comes with
 ``truth=`` (COCO annotations, several files as a list, or ``{image_id: [objects]}``) or stands in the items as
 ``objects``. ``synonyms=`` is the list ``synonyms_refine.txt`` of RLHF-V, which has no licence that would let us ship
-it and without which ``official`` is refused; ``mmpref`` has words of its own, as in CHAIR. The script's result (``hall_*.json``, with ``sentences``) is read as questions, as answers and as verdicts.
+it and without which ``official`` is refused; ``mmpref`` has words of its own, as in CHAIR. The script's result
+(``hall_*.json``, with ``sentences``) is read as questions, as answers and as verdicts.
 
 A judge lists the visible objects that an answer names: ``verdicts=``, rows as in ``verdicts.py``. Without verdicts our
 own extractor finds the objects in the answer, and a note in the result says so. The official judge is

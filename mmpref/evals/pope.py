@@ -174,7 +174,9 @@ def judge(
         pairs = pair_by_id(samples, _with_split_names(samples, answers), hint=_id_hint(samples))
     else:
         if protocol != "official":
-            raise ConfigError(f"pairing='order' is a rule of `--protocol official`, not of '{protocol}'")
+            raise ConfigError(
+                f"pairing='order' is a rule of protocol 'official', not of '{protocol}'; pass `--protocol official`"
+            )
         pairs = [(sample, answer.text) for sample, answer in zip(samples, answers, strict=False)]
         extra = answers[len(pairs) :]
         if len(samples) != len(answers):

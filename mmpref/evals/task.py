@@ -16,6 +16,7 @@ from mmpref.evals.hallusionbench import HALLUSIONBENCH
 from mmpref.evals.mme import MME
 from mmpref.evals.mmhal import MMHAL
 from mmpref.evals.object_halbench import OBJECT_HALBENCH
+from mmpref.evals.objects import COCO, NAMES_ONLY
 from mmpref.evals.pope import POPE
 from mmpref.evals.preference import PREFERENCE
 from mmpref.evals.rows import Source, choose, first_ids
@@ -140,9 +141,12 @@ def score_beside(
 def official_beside(benchmark: Benchmark, protocol: str, options: Mapping[str, Any]) -> bool:
     """Whether the ``official`` number can stand beside the one of ``protocol``."""
     needed = benchmark.needs.get("official", "")
-    return (
-        "official" in benchmark.protocols and protocol != "official" and (not needed or options.get(needed) is not None)
-    )
+    return "official" in benchmark.protocols and protocol != "official" and (not needed or _is_given(options, needed))
+
+
+def _is_given(options: Mapping[str, Any], name: str) -> bool:
+    """Whether an option has a list of somebody's, and no name of mmpref's own."""
+    return options.get(name) not in (None, COCO, NAMES_ONLY)
 
 
 def refuse_without_needed(benchmark: Benchmark, protocol: str, options: Mapping[str, Any]) -> None:
@@ -152,7 +156,7 @@ def refuse_without_needed(benchmark: Benchmark, protocol: str, options: Mapping[
         ConfigError: so it is; a number by other rules would bear the protocol's name.
     """
     needed = benchmark.needs.get(protocol, "")
-    if needed and options[needed] is None:
+    if needed and not _is_given(options, needed):
         raise ConfigError(
             f"protocol '{protocol}' of {benchmark.name} is made with its authors' {needed}, and without them it would "
             f"be a number that no script gives: {benchmark.how_to_get}"

@@ -89,6 +89,6 @@ def refuse_unread(result: TaskResult) -> None:
     unread = max(unread, result.n_unparsed)
     if unread > TOO_MANY * len(asked):
         raise EvalIncompleteError(
-            f"{unread:,} of {len(asked):,} answers could not be read under protocol {result.protocol}, and the numbers say "
-            "little about the model. Look at its answers: empty, cut by the limit of new tokens, to another prompt?"
+            f"{unread:,} of {len(asked):,} answers could not be read under protocol {result.protocol}, and the numbers "
+            "say little about the model. Look at its answers: empty, cut by the limit of new tokens, to another prompt?"
         )

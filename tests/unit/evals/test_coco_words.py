@@ -38,6 +38,9 @@ def test_a_protocol_of_the_authors_needs_the_authors_list(protocol):
     for truth in (COCO, {"7": ["dog"], "8": []}):
         with pytest.raises(ConfigError, match=f"protocol '{protocol}' of chair is made with its authors' synonyms"):
             score("chair", truth, CAPTIONS, protocol)
+        with pytest.raises(ConfigError, match="authors' synonyms"):
+            score("chair", truth, CAPTIONS, protocol, synonyms="coco")
+    assert score_beside("chair", COCO, CAPTIONS, synonyms="coco", resamples=10)[1] == {}
     found, beside = score_beside("chair", COCO, CAPTIONS, synonyms=["dog, puppy", "person, woman"], resamples=10)
     assert list(beside) == ["official"]
     assert OWN_LIST not in found.notes
