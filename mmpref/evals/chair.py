@@ -5,9 +5,9 @@ Image Captioning"; official script LisaAnne/Hallucination ``utils/chair.py``, re
 what the paper uses) or ``{image_id: [objects]}``. ``synonyms`` is a list in CHAIR's format: one object per line, its
 words separated by commas, the first is the object's name. The authors' list for COCO has no licence that would let us
 ship it: get ``data/synonyms.txt`` from LisaAnne/Hallucination and pass its path; ``official`` and ``lmms_eval`` are
-refused without it. ``mmpref`` has words of its own for COCO's categories (``coco_words.txt``, ``synonyms="coco"``), taken
-where the ground truth is COCO's; elsewhere, or with ``synonyms="names"``, the words are the object names of the ground
-truth.
+refused without it. ``mmpref`` has words of its own for COCO's categories (``coco_words.txt``, ``synonyms="coco"``),
+taken where the ground truth is COCO's; elsewhere, or with ``synonyms="names"``, the words are the object names of the
+ground truth.
 
 The annotations may cover more images than were captioned: the answers choose the images, and a note says how many. With
 ``prompts``, which say what was asked, every prompt needs its answer.
