@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from filelock import lock_descriptor
+from filelock import lock_descriptor, unlock_descriptor
 
 from mmpref.errors import CheckpointError, ConfigError
 
@@ -275,7 +275,9 @@ def locked(path: Path, *, leave: bool = True, patience: float = 0.0) -> Iterator
             if not leave and _is_at(descriptor, path):
                 with contextlib.suppress(OSError):
                     path.unlink()
-            os.close(descriptor)  # and with it the lock
+            with contextlib.suppress(OSError):
+                unlock_descriptor(descriptor)  # closing is not enough where a child was forked a moment ago
+            os.close(descriptor)
 
 
 def refuse_locked(path: Path) -> None:

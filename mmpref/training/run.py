@@ -241,6 +241,7 @@ def _train(
         logger.event(step, name, message)
         say(f"step {step}: {message}")
 
+    trainer.is_alone = True  # it is in a run folder that this run holds
     if world.is_first:
         trainer.add_callback(Alarms(trainer.pair_log, event))
     trainer.remove_callback(PrinterCallback)  # we have a display of our own
