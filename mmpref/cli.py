@@ -19,7 +19,7 @@ from mmpref.cli_recipe import config, recipes
 from mmpref.errors import ConfigError, MMPrefError, Terminated, signal_name, stopped_by_ctrl_c
 from mmpref.process import notices, streams
 from mmpref.process.children import watch_launcher
-from mmpref.process.signals import heard, leave_with
+from mmpref.process.signals import at_once, heard, leave_with
 from mmpref.version import __version__
 
 app = typer.Typer(
@@ -111,6 +111,7 @@ def train(
     from mmpref.config import load_recipe
     from mmpref.terminal import TrainingDisplay
 
+    streams.output_is_optional()
     loaded = load_recipe(recipe, overrides or [])
     if launch is not None:
         from mmpref.training.parallel.launch import Launch, train_command
@@ -141,6 +142,7 @@ def train(
             allow_data_change=allow_data_change,
             progress=display.update,
             say=display.say,
+            losses=display.losses,
         )
         display.finish(run)
 
@@ -337,19 +339,21 @@ def _main(argv: list[str] | None) -> int:
 def entry_point(command: Callable[[], int] = main) -> None:
     """What the installed ``mmpref`` command calls: run ``command`` and end the process with its exit code.
 
-    Standard output may be lost on the way (``| head -1``): whatever the command writes to files is written all the same,
-    and its code is 0 when only the reader went away. A disk too full for ``> FILE`` is told, with exit code 6; training
-    goes on even then.
+    Standard output may be lost on the way (``| head -1``): whatever the command writes to files is written all the
+    same, and its code is 0 when only the reader went away. A disk too full for ``> FILE`` is told, with exit code 6;
+    training goes on even then.
     """
     streams.protect()
     notices.install()
     watch_launcher()
     ended: list[int] = []
+    at_once(ended)
     atexit.register(_end_of_a_rank, ended)  # registered first, called last: whoever has something to close has done so
     code = command()
     if (lost := streams.lost_output()) is not None and code == 0:
-        typer.echo(f"mmpref: {lost}", err=True)
-        code = streams.DISK_FULL
+        said, is_failure = lost
+        typer.echo(f"mmpref: {said}", err=True)
+        code = streams.DISK_FULL if is_failure else code
     ended.append(code)
     if code == 0 and "mmpref.training.parallel.world" in sys.modules:  # else nothing here trained
         from mmpref.training.parallel.world import leave

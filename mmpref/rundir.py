@@ -2,8 +2,9 @@
 
 A run folder holds ``recipe.yaml`` (resolved), ``manifest.json`` (versions, hashes, seeds, state), ``metrics.jsonl``,
 ``pairs.parquet`` and ``pairs_eval.parquet`` (statistics of every trained and held-out pair), ``quarantine.jsonl``,
-``checkpoints/`` and ``model/`` (the result). ``manifest.json`` says in ``state`` whether the run is ``running``,
-``complete``, ``stopped`` or ``failed``; only a complete run has ``model/``.
+``train.log`` (every line that the run said), ``logs/`` (of trackers), ``checkpoints/`` and ``model/`` (the result).
+``manifest.json`` says in ``state`` whether the run is ``running``, ``complete``, ``stopped`` or ``failed``; only a
+complete run has ``model/``.
 """
 
 from __future__ import annotations
@@ -46,6 +47,15 @@ class RunDir:
     @property
     def metrics_file(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    @property
+    def log_file(self) -> Path:
+        return self.path / "train.log"
+
+    @property
+    def logs(self) -> Path:
+        """What trackers write."""
+        return self.path / "logs"
 
     @property
     def pairs_file(self) -> Path:

@@ -18,16 +18,66 @@ _TO_SAVE = 120.0
 
 
 def begin_child() -> None:
-    """The first thing in a process that works for another: Ctrl-C and a hang-up reach all of a terminal's processes, and
-    the first of them answers; when that one is gone, however, this one ends."""
+    """The first thing in a process that works for another one.
+
+    Ctrl-C and a hang-up reach all processes of a terminal, and the first of them answers; when that one is gone,
+    however it went, this one ends.
+    """
     streams.protect()
     notices.install()
     for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if multiprocessing.parent_process() is not None:
+        _in_thread(_end_with_parent)
+
+
+def start_helpers(method: str) -> None:
+    """Start the processes by which multiprocessing makes others and cleans up after them, so that a hang-up of the
+    terminal does not end them: the process that they work for answers it.
+
+    Args:
+        method: ``spawn`` or ``forkserver``.
+    """
+    if os.name != "posix":
+        return
+    from multiprocessing import forkserver, resource_tracker
+
+    waiting = {signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, waiting)  # they inherit that, and never see it
+    try:
+        resource_tracker.ensure_running()
+        if method == "forkserver":
+            forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        _in_thread(lambda: (parent.join(), os._exit(1)))
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def begin_loader_worker(_number: int = 0) -> None:
+    """``worker_init_fn`` of a DataLoader: a signal to all processes of a terminal or a job is for the first of them.
+
+    It may want these workers for the rest of a step before its checkpoint; what it sends them itself ends them, and
+    torch ends those whose parent is gone.
+    """
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        _in_thread(_end_when_parent_says)
+
+
+def _end_when_parent_says() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def watch_launcher() -> None:

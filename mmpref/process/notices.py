@@ -1,7 +1,8 @@
 """Warnings of other libraries: most speak to programmers, and would hide what a user must know.
 
 They go to whoever keeps a log (``train.log`` of a run), and to the terminal only where ``MMPREF_WARNINGS=1`` asks for
-them, or where they say that something is computed otherwise than asked (``PASSED``). Errors and our own are always shown.
+them, or where they say that something is computed otherwise than asked (``PASSED``). Errors, and what mmpref itself
+warns of, are always shown.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ _VERBOSITY = {"transformers": "TRANSFORMERS_VERBOSITY", "datasets": "DATASETS_VE
               "huggingface_hub": "HF_HUB_VERBOSITY"}  # fmt: skip
 _BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
 
+_early: list[str] = []
+"""What was said before anybody kept a log: libraries warn while they are loaded."""
 _keepers: list[Callable[[str], None]] = []
 _installed: list[bool] = []
 
@@ -79,6 +82,9 @@ def kept_by(keep: Callable[[str], None]) -> Iterator[None]:
             seen.add(text)
             keep(text)
 
+    for text in _early:
+        once(text)
+    _early.clear()
     _keepers.append(once)
     try:
         yield
@@ -150,5 +156,7 @@ def _library(filename: str) -> str:
 
 
 def _keep(text: str) -> None:
+    if not _keepers and len(_early) < 100:
+        _early.append(text)
     for keep in list(_keepers):
         keep(text)

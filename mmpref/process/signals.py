@@ -84,6 +84,14 @@ def heard() -> Iterator[None]:
             _timers.pop().cancel()
 
 
+def at_once(ended: list[int]) -> None:
+    """Before and after a command a signal just ends the process, with its code where that is known already."""
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    for number in numbers():
+        if not (ignored and number == signal.SIGINT):
+            signal.signal(number, lambda number, _frame: os._exit(ended[0] if ended and ended[0] else 128 + number))
+
+
 def stop(number: int, _frame: FrameType | None = None) -> None:
     """What a signal does: begin the end of this process."""
     now = time.monotonic()
@@ -125,7 +133,7 @@ def end_now(number: int) -> NoReturn:
 def end_children() -> None:
     """Kill every process that this one started, and those that they started."""
     with contextlib.suppress(ImportError):
-        import psutil  # comes with accelerate
+        import psutil
 
         with contextlib.suppress(psutil.Error):
             for child in psutil.Process().children(recursive=True):

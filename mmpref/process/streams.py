@@ -1,7 +1,8 @@
 """Standard output and error of this process: losing them is noted, and never raised.
 
 A command has more to do than to print: it trains, and writes results. So a reader that went away (``| head -1``), a
-terminal that hung up, a closed descriptor and a full disk behind ``>`` do not stop it; what was lost is known at the end.
+terminal that hung up, a closed descriptor and a full disk behind ``>`` do not stop it; what was lost is known at the
+end.
 What the encoding of the terminal has no character for is written as an escape.
 """
 
@@ -124,10 +125,11 @@ class _Ascii(io.TextIOWrapper):
 
 
 _ours: dict[int, Descriptor] = {}
+_optional: list[bool] = []
 
 
 def protect() -> None:
-    """Put streams of ours in place of ``sys.stdout`` and ``sys.stderr``, once; not where somebody else did so before."""
+    """Put streams of ours in place of ``sys.stdout`` and ``sys.stderr``, once; not where somebody did so before."""
     _open_what_is_closed()
     for number, name in ((1, "stdout"), (2, "stderr")):
         now: TextIO | None = getattr(sys, name)
@@ -191,10 +193,17 @@ def flush() -> None:
             stream.flush()
 
 
-def lost_output() -> str | None:
-    """Why standard output could not be written, as a sentence; None where it was, or nobody wants it any more."""
+def output_is_optional() -> None:
+    """What this command makes is in a folder, with a log: to lose standard output is no failure."""
+    _optional.append(True)
+
+
+def lost_output() -> tuple[str, bool] | None:
+    """Why standard output could not be written, as a sentence, and whether that is a failure; None where it was, or
+    nobody wants it any more."""
     flush()
     lost = _ours[1].lost if 1 in _ours else None
     if lost is None or lost.errno in _GONE:
         return None
-    return f"standard output cannot be written: {lost.strerror}; make room, or send it elsewhere"
+    said = f"standard output cannot be written: {lost.strerror}; make room, or send it elsewhere"
+    return f"{said}{' (train.log of the run folder has every line)' if _optional else ''}", not _optional

@@ -21,8 +21,8 @@ the launcher passes it on."""
 
 @contextmanager
 def terminating() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise :class:`Terminated` in the main thread, as Ctrl-C raises KeyboardInterrupt; for a run that
-    was not started by a command, which does so already."""
+    """SIGTERM and SIGHUP raise :class:`Terminated` in the main thread, as Ctrl-C raises KeyboardInterrupt; a command
+    has seen to that already."""
     by_a_command = callable(signal.getsignal(signal.SIGTERM))
     with nullcontext() if by_a_command else heard(), without_limit():  # a checkpoint takes the time that it takes
         yield
@@ -74,4 +74,3 @@ class StopAtStepEnd(TrainerCallback):
         if self.agreed if self._together else self.received:
             control.should_save = True
             control.should_training_stop = True
-

@@ -9,6 +9,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import TrainingArguments
 
+from mmpref.process.children import begin_loader_worker
+
 
 class GlobalBatches(Sampler[list[int]]):
     """The batches of one rank, cut out of batches that all ranks take together.
@@ -116,4 +118,5 @@ def loader_of(
         persistent_workers=bool(workers) and args.dataloader_persistent_workers,
         prefetch_factor=args.dataloader_prefetch_factor if workers else None,
         generator=torch.Generator(),  # the run's own random state is not touched
+        worker_init_fn=begin_loader_worker,
     )
