@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from mmpref.process import notices, streams
-from mmpref.process.signals import end_children
+from mmpref.process.signals import end_children, numbers
 
 _EVERY = 1.0  # seconds between two looks at who the parent is
 _TO_SAVE = 120.0
@@ -72,6 +73,19 @@ def begin_loader_worker(_number: int = 0) -> None:
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         _in_thread(_end_when_parent_says)
+
+
+@contextlib.contextmanager
+def starting_workers() -> Iterator[None]:
+    """Around the start of a DataLoader's workers: a signal that comes before they know of it waits, here and there."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, set(numbers()))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_when_parent_says() -> None:

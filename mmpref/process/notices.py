@@ -63,6 +63,8 @@ def install() -> None:
     if not sys.warnoptions:  # -W or PYTHONWARNINGS: somebody knows better
         _show.otherwise = warnings.showwarning  # type: ignore[attr-defined]
         warnings.showwarning = _show
+    if os.environ.get("WORLD_SIZE", "1") != "1" and not is_asked():  # each rank's C++ warns of its own settings
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     ours = logging.getLogger(_OURS)
     if not ours.handlers:
         ours.addHandler(_Said())

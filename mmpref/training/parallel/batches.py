@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import TrainingArguments
 
-from mmpref.process.children import begin_loader_worker
+from mmpref.process.children import begin_loader_worker, starting_workers
 
 
 class GlobalBatches(Sampler[list[int]]):
@@ -46,6 +46,10 @@ class GlobalBatches(Sampler[list[int]]):
         self.epoch = 0
         self.imbalance: list[float] = []
         """For each global batch that was dealt out: the work of the busiest rank over the mean of all, minus one."""
+
+    def __iter__(self) -> Any:
+        with starting_workers():
+            return super().__iter__()
 
     def set_epoch(self, epoch: int) -> None:
         """The order of this epoch is drawn next."""
