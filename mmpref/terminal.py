@@ -87,7 +87,7 @@ class TrainingDisplay(_Display):
 
     def finish(self, run: RunDir) -> None:
         self._bar.stop()
-        self.console.print(f"done: {run.path} (model in {run.model})", markup=False)
+        self.say(f"done: {run.path} (model in {run.model})")
 
 
 class EvalDisplay(_Display):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import threading
@@ -29,8 +28,7 @@ def begin_child() -> None:
     for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if multiprocessing.parent_process() is not None:
-        _in_thread(_end_with_parent)
+    _in_thread(_end_with_parent)
 
 
 def start_helpers(method: str) -> None:
@@ -55,10 +53,11 @@ def start_helpers(method: str) -> None:
 
 
 def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    from multiprocessing import parent_process
+
+    if (parent := parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def begin_loader_worker(_number: int = 0) -> None:

@@ -47,10 +47,6 @@ class GlobalBatches(Sampler[list[int]]):
         self.imbalance: list[float] = []
         """For each global batch that was dealt out: the work of the busiest rank over the mean of all, minus one."""
 
-    def __iter__(self) -> Any:
-        with starting_workers():
-            return super().__iter__()
-
     def set_epoch(self, epoch: int) -> None:
         """The order of this epoch is drawn next."""
         self.epoch = epoch
@@ -103,6 +99,10 @@ def deal(indexes: Sequence[int], ranks: int, most: int, costs: Sequence[float] |
 
 class EpochLoader(DataLoader[Any]):
     """A DataLoader that tells its batch sampler which epoch begins, as the Trainer expects."""
+
+    def __iter__(self) -> Any:
+        with starting_workers():
+            return super().__iter__()
 
     def set_epoch(self, epoch: int) -> None:
         self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
