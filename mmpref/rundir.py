@@ -2,8 +2,9 @@
 
 A run folder holds ``recipe.yaml`` (resolved), ``manifest.json`` (versions, hashes, seeds, state), ``metrics.jsonl``,
 ``pairs.parquet`` and ``pairs_eval.parquet`` (statistics of every trained and held-out pair), ``quarantine.jsonl``,
-``checkpoints/`` and ``model/`` (the result). ``manifest.json`` says in ``state`` whether the run is ``running``,
-``complete``, ``stopped`` or ``failed``; only a complete run has ``model/``.
+``train.log`` (every line that the run said), ``logs/`` (of trackers), ``checkpoints/`` and ``model/`` (the result).
+``manifest.json`` says in ``state`` whether the run is ``running``, ``complete``, ``stopped`` or ``failed``; only a
+complete run has ``model/``.
 
 While a run is written its folder holds ``.mmpref.lock``, and one such file for each further rank
 (``.mmpref.lock.1``, ...): who trains there, by process and machine. Whoever wants to write there too is refused.
@@ -57,6 +58,15 @@ class RunDir:
     @property
     def metrics_file(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    @property
+    def log_file(self) -> Path:
+        return self.path / "train.log"
+
+    @property
+    def logs(self) -> Path:
+        """What trackers write."""
+        return self.path / "logs"
 
     @property
     def pairs_file(self) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,8 +23,13 @@ from mmpref.version import __version__
 SHOWN_WHILE_TRAINING = ("loss", "rewards/accuracies", "rewards/margins")
 
 
+def is_live() -> bool:
+    """Whether a bar can move on standard output: a terminal that knows how to go back in a line."""
+    return sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
 def console() -> Console:
-    """The console of this process: colours and live bars only where a person is watching."""
+    """The console of this process: colours only where a person is watching, and none with NO_COLOR."""
     wide_enough = Console().width if Console().is_terminal else 140  # a log file has no width of its own
     return Console(highlight=False, width=wide_enough)
 
@@ -44,6 +50,7 @@ class _Display:
             TextColumn("{task.fields[numbers]}"),
             console=self.console,
             transient=True,
+            disable=not is_live(),
         )
         self._task: TaskID = self._bar.add_task(title, total=None, numbers="")
 
@@ -74,9 +81,14 @@ class TrainingDisplay(_Display):
         self._numbers = shown or self._numbers
         self._bar.update(self._task, description="training", completed=done, total=total, numbers=self._numbers)
 
+    def losses(self, line: str) -> None:
+        """A line per ``logging_steps``, where no bar shows the numbers."""
+        if not is_live():
+            self.say(line)
+
     def finish(self, run: RunDir) -> None:
         self._bar.stop()
-        self.console.print(f"done: {run.path} (model in {run.model})", markup=False)
+        self.say(f"done: {run.path} (model in {run.model})")
 
 
 class EvalDisplay(_Display):
@@ -116,6 +128,7 @@ class DemoDisplay:
             TimeLeft(),
             console=self.console,
             transient=True,
+            disable=not is_live(),
         )
         self._task = self._bar.add_task("starting", total=sum(self._weights.values()))
 
@@ -135,7 +148,7 @@ class DemoDisplay:
         self._done += self._weights.pop(self._stage, 0.0)
         self._stage = stage
         self._bar.update(self._task, description=stage, completed=self._done)
-        if not self.console.is_terminal:
+        if not is_live():
             elapsed = time.monotonic() - self._begun
             left = sum(self._weights.values()) * (elapsed / self._done if self._done else 1.0)
             self.say(f"[{elapsed:4.0f} s, about {left:.0f} s left] {stage}")

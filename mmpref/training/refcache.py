@@ -28,6 +28,7 @@ from mmpref.models.load import LoadedModel
 from mmpref.models.policy import answer_logps
 from mmpref.models.reference import eval_mode
 from mmpref.models.save import PROCESSOR_FILES, processor_folder
+from mmpref.process.children import begin_loader_worker
 from mmpref.processing.batch import PairBatch, to_device
 from mmpref.processing.collate import PairCollator
 from mmpref.records import PreferencePair
@@ -232,6 +233,7 @@ def _missing(
         collate_fn=_MissingRows(collator, frozenset(have)),
         num_workers=workers,
         generator=torch.Generator(),  # the run's own random state is not touched
+        worker_init_fn=begin_loader_worker,
     )
     for chunk, batches in zip(chunks, loader, strict=True):
         yield from collator.rows(chunk) if batches is None else batches

@@ -19,7 +19,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from mmpref.config import Recipe
 from mmpref.data.quarantine import Quarantine
-from mmpref.errors import CheckpointError, StoppedError
+from mmpref.errors import CheckpointError, StoppedError, Terminated
 from mmpref.losses.objective import Objective
 from mmpref.models.part_counts import as_facts
 from mmpref.records import PreferencePair
@@ -52,7 +52,9 @@ from mmpref.training.resume import Say, check_pairs, choose_checkpoint, facts_of
 from mmpref.training.run_data import RunData, load_data
 from mmpref.training.run_lock import one_training_in
 from mmpref.training.setup import Setup, set_up, smaller_weights
-from mmpref.training.stopping import Terminated, held, terminating
+from mmpref.training.stopping import held, terminating
+from mmpref.training.trackers import make_folder, tracked_in
+from mmpref.training.train_log import LossLines, TrainLog
 from mmpref.training.trainer import PreferenceTrainer
 
 ProgressHook = Callable[[int, int, Mapping[str, float]], None]
@@ -73,6 +75,7 @@ def train(
     allow_data_change: bool = False,
     progress: ProgressHook | None = None,
     say: Say | None = None,
+    losses: Say | None = None,
     on_trainer: TrainerHook | None = None,
 ) -> RunDir:
     """Run one recipe to its end.
@@ -84,7 +87,8 @@ def train(
         allow_data_change: resume although data files, pairs or library versions are not those of the checkpoint; other
             pairs come in a new order.
         progress: called after every step with (steps done, steps in all, last logged numbers).
-        say: called with one line per event worth telling.
+        say: called with one line per event worth telling. Each is in ``train.log`` of the run folder too.
+        losses: called with one line per ``logging_steps``, for where nobody sees ``progress``.
         on_trainer: called with the trainer before the start-up checks; callbacks of one's own may be added to it.
 
     Returns:
@@ -105,7 +109,10 @@ def train(
     world = World.of(arguments)
     if say is None or not world.is_first:
         say = _silent
-    with world.failing_together():
+    run = RunDir(recipe.output)
+    log = TrainLog(is_first=world.is_first, rank=world.rank)
+    with world.failing_together(), tracked_in(arguments.report_to, run.logs), log:
+        say = log.saying(say)
         recipe = continued(recipe)
         refuse_other_than_asked(world.strategy, world.size)
         refuse_what_cannot_shard(recipe, world.strategy)
@@ -116,7 +123,18 @@ def train(
             if claim.note:
                 say(claim.note)
             return _claimed(
-                recipe, claim, world, objective, arguments, resume, allow_data_change, progress, say, on_trainer
+                recipe,
+                claim,
+                world,
+                objective,
+                arguments,
+                resume,
+                allow_data_change,
+                progress,
+                say,
+                losses,
+                log,
+                on_trainer,
             )
 
 
@@ -130,9 +148,11 @@ def _claimed(
     allow_data_change: bool,
     progress: ProgressHook | None,
     say: Say,
+    losses: Say | None,
+    log: TrainLog,
     on_trainer: TrainerHook | None,
 ) -> RunDir:
-    with terminating(), _state_kept(claim, world) as begin:
+    with terminating(), _state_kept(claim, world, log) as begin:
         if not (claim.replaces or claim.continues):
             begin()  # an earlier run is touched only when everything was found in order
         # an earlier run keeps its own list until this one begins
@@ -162,12 +182,13 @@ def _claimed(
             return known
 
         return _train(
-            told, score, begin, world, objective, arguments, data, with_pairs, checkpoint, progress, say, on_trainer
-        )
+            told, score, begin, world, objective, arguments, data, with_pairs, checkpoint, progress, say,
+            losses, log, on_trainer,
+        )  # fmt: skip
 
 
 @contextmanager
-def _state_kept(claim: Claim, world: World) -> Iterator[Begin]:
+def _state_kept(claim: Claim, world: World, log: TrainLog) -> Iterator[Begin]:
     """Gives the function that begins the run; from then on the manifest says how it ended, whatever happens."""
     begun: list[RunDir] = []
 
@@ -176,6 +197,7 @@ def _state_kept(claim: Claim, world: World) -> Iterator[Begin]:
         with held():  # a signal between the manifest and the note that it is there would leave it at "running"
             if not begun:
                 begun.append(world.first_does(told.begin))
+                log.begin(begun[0].log_file)
             elif facts is not None:
                 world.first_does(told.tell)
         return begun[0]
@@ -191,10 +213,11 @@ def _state_kept(claim: Claim, world: World) -> Iterator[Begin]:
     except (KeyboardInterrupt, StoppedError):
         end("stopped")
         raise
-    except Terminated:
+    except Terminated as stop:
         end("stopped")
-        message = f"stopped by SIGTERM outside the training steps (run folder {claim.run.path}); go on with --resume"
-        raise StoppedError(message, signal.SIGTERM) from None
+        name = signal.Signals(stop.number).name
+        message = f"stopped by {name} outside the training steps (run folder {claim.run.path}); go on with --resume"
+        raise StoppedError(message, stop.number) from None
     except BaseException as err:
         end("failed", error=f"{type(err).__name__}: {err}")
         raise
@@ -212,6 +235,8 @@ def _train(
     checkpoint: Path | None,
     progress: ProgressHook | None,
     say: Say,
+    losses: Say | None,
+    log: TrainLog,
     on_trainer: TrainerHook | None,
 ) -> RunDir:
     ready = set_up(recipe, objective, data, arguments.device, say, world)
@@ -244,6 +269,8 @@ def _train(
     trainer.is_alone = True  # it is in a run folder that this run holds
     if world.is_first:
         trainer.add_callback(Alarms(trainer.pair_log, event))
+    lines = log.line if losses is None else log.saying(losses)
+    trainer.add_callback(LossLines(lines, lambda: trainer.pairs_done))
     trainer.remove_callback(PrinterCallback)  # we have a display of our own
     if on_trainer is not None:
         on_trainer(trainer)
@@ -253,6 +280,7 @@ def _train(
         before.check()
     run = begin(recipe, facts_for_manifest(recipe, line, score))
     if world.is_first:
+        make_folder(trainer, run.logs)
         data.quarantine.write()
         logger.begin_from(checkpoint, -1 if checkpoint is None else step_of(checkpoint))
     if world.begins_late:
@@ -282,6 +310,7 @@ def _train(
         if (written := describe_saved(recipe, run.model)) is not None:
             say(written)
         _complete(run, recipe, data, ready, world, step, trainer.swallowed.share)
+        log.line(f"done: {run.path} (model in {run.model})")
     world.wait()
     return run
 

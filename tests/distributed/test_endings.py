@@ -162,6 +162,50 @@ def test_sigterm_to_the_launcher_leaves_a_checkpoint_of_that_step(place: Place, 
 
 
 @several
+def test_a_hang_up_of_the_launcher_leaves_a_checkpoint_and_no_process(place: Place, tmp_path: Path) -> None:
+    """Loader workers too, whom the launcher signals with their ranks."""
+    run = tmp_path / "run"
+    with started(launched(place, run, *LONG, "train.dataloader_num_workers=1"), run) as process:
+        process.send_signal(signal.SIGHUP)
+        code, said = ended(process)
+        assert processes_of(run) == []
+    assert code == 129, said
+    assert "Traceback" not in said
+    last = RunDir(run).log_file.read_text(encoding="utf-8").splitlines()[-1]
+    assert "stopped by SIGHUP at step " in last
+
+
+@several
+def test_under_nohup_a_hang_up_of_all_processes_stops_none(place: Place, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with started(["nohup", *launched(place, run, *LONG)], run) as process:
+        for pid in processes_of(run):
+            os.kill(int(pid), signal.SIGHUP)
+        time.sleep(3)
+        assert process.poll() is None
+        process.terminate()
+        code, said = ended(process)
+    assert code == 143, said
+
+
+@several
+def test_ranks_whose_launcher_was_killed_leave_a_checkpoint_and_end(place: Place, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with started(launched(place, run, *LONG), run) as process:
+        process.kill()
+        ended(process)  # not before all that could write to its output are gone
+        limit = time.monotonic() + 90
+        while processes_of(run) and time.monotonic() < limit:
+            time.sleep(0.2)
+        assert processes_of(run) == []
+    assert RunDir(run).manifest()["state"] == "stopped"
+    newest, _ = newest_complete(run / "checkpoints")
+    assert newest is not None
+    last = RunDir(run).log_file.read_text(encoding="utf-8").splitlines()[-1]
+    assert f"stopped by SIGTERM at step {newest.name.removeprefix('step-')} of 800, with a checkpoint" in last
+
+
+@several
 def test_a_rank_that_hangs_is_named_with_its_rows(place: Place, tmp_path: Path) -> None:
     run = tmp_path / "run"
     line = place.train(
