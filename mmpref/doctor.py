@@ -68,8 +68,8 @@ def check_recipe(recipe: Recipe) -> Iterator[Fact]:
     recipe = continued(loss_written_out(resolved(recipe)))
     objective = objective_of(recipe)
     arguments = training_arguments(recipe)
-    data = load_data(recipe, objective, Quarantine())
     told: list[str] = []
+    data = load_data(recipe, objective, Quarantine(), say=told.append)
     score = settle(recipe, data.train, None, told.append)
     recipe = with_score(recipe, score)
     objective = objective_of(recipe)

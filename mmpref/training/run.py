@@ -133,7 +133,7 @@ def _claimed(
             begin()  # an earlier run is touched only when everything was found in order
         # an earlier run keeps its own list until this one begins
         quarantine = Quarantine(None if claim.replaces or claim.continues else claim.run.quarantine_file)
-        data = load_data(recipe, objective, quarantine)
+        data = load_data(recipe, objective, quarantine, world=world, say=say)
         world.same_everywhere("training files", (data.train_hashes, len(data.train), len(data.eval)))
         quarantine.path = claim.run.quarantine_file
         goes_on = claim.run if claim.continues else None
