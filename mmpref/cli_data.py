@@ -129,8 +129,10 @@ def check(
     steps = after_check(opened, report, out, demonstrations=demonstrations)
     if report.fault is not None:
         first = [f"  {line}" for line in report.first_bad]
+        more = report.quarantined - len(first)
+        others = [f"  ... and {more:,} more"] if more else []
         listed = f"  all of them: {out / 'quarantine.jsonl'}"
-        raise DataError("\n".join([f"{report.fault}:", *first, listed, *steps]))
+        raise DataError("\n".join([f"{report.fault}:", *first, *others, listed, *steps]))
     typer.echo("\n".join(steps))
 
 

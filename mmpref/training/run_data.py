@@ -120,7 +120,7 @@ def _held_out_pairs(
             f"{told}: write the good ones to a file of their own with",
             f"  {command}",
             "and give this command once more with",
-            f"  {override('data.eval', str(clean))}",
+            f"  {override('data.eval', {'path': str(clean), 'root': str(clean.parent)})}",
         ]
 
     lists = load_each(
