@@ -46,7 +46,7 @@ data: {train: data:world_dpo}
 loss: {name: dpo}
 adapter: {kind: lora, rank: 4}
 tune: {vision: freeze, projector: freeze, language: lora}
-train: {num_train_epochs: 1, per_device_train_batch_size: 8, use_cpu: true, logging_steps: 5}
+train: {learning_rate: 1e-4, num_train_epochs: 1, per_device_train_batch_size: 8, use_cpu: true, logging_steps: 5}
 """
 
 
