@@ -21,7 +21,7 @@ RECIPE = "RECIPE"
 """What stands in a command for the recipe, which only the user knows."""
 DEFAULT_OUT = Path("data_check")
 """Where ``mmpref data check`` writes when it is not said."""
-_HOST = re.compile(r"image '(?:https?)://([A-Za-z0-9.-]+)[:/]")
+_HOST = re.compile(r"image 'https://([A-Za-z0-9.-]+)[:/]")
 
 
 def override(key: str, value: Any) -> str:

@@ -331,7 +331,14 @@ def _part(item: Any, turn: int, number: int, asides: dict[str, list[Any]]) -> Pa
             return Part("image")
         medium = next((medium for medium in ("video", "audio") if medium in str(given.get("type"))), None)
         if medium is not None:
-            raise _fault(medium, f"{name} is {medium}, which is not supported; only images and text are")
+            raise _fault(
+                medium, f"{name} is {medium}, which is not supported, only images and text are; drop these rows"
+            )
+        if given.get("type") == "image_url":
+            raise _fault(
+                "prompt",
+                f"{name} is an image_url part; write {{type: image}} there, and its path or address under 'images'",
+            )
     raise _fault("prompt", f"{name} must be {{type: image}} or {{type: text, text: ...}}, got {_shown(item)}")
 
 

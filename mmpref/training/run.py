@@ -39,6 +39,7 @@ from mmpref.training.loss_of import (
     settle,
     with_score,
 )
+from mmpref.training.lost_rows import kept_when_rows_are_lost
 from mmpref.training.metrics import JsonlLogger
 from mmpref.training.parallel.strategy import (
     refuse_contradictions,
@@ -263,7 +264,8 @@ def _train(
         trainer.add_callback(before)
     else:
         before.evaluate()
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    with kept_when_rows_are_lost(trainer):
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     step, steps = trainer.state.global_step, trainer.state.max_steps
     if (number := trainer.stop_signal()) is not None:
         trainer.checkpoint_here()

@@ -158,3 +158,24 @@ def test_headers_alone_are_looked_at_where_that_is_asked_for(folder: Path, place
     assert code == 3
     assert "row 'r13' of pairs: image '13.jpg' cannot be decoded" in told
     assert "mmpref data check finds such rows" in told
+
+
+def test_an_image_that_is_lost_while_training_costs_no_step(folder: Path, place: Place, run: Run) -> None:
+    Path("pairs.jsonl").write_text("".join(json.dumps(row(number)) + "\n" for number in range(10, 14)))
+    half = Path("my images/13.jpg").read_bytes()
+    Image.effect_noise((64, 48), 60).convert("RGB").save("my images/13.jpg")
+    whole = Path("my images/13.jpg").read_bytes()
+    asked = ["train", "demo_dpo", "data.train=pairs.jsonl", "data.root=my images", "data.check_images=header"]
+    asked += [f"model.path={place.model}", "data.eval=[]", "train.per_device_train_batch_size=1", "preflight=false"]
+
+    Path("my images/13.jpg").write_bytes(half)
+    code, told = run(*asked, "output=two", "seed=1")
+    assert code == 3
+    found = re.search(r"everything up to step (\d) is in (\S+): put the row's image back and go on with --resume", told)
+    assert found is not None, told
+    assert Path(found[2]).is_dir()
+    Path("my images/13.jpg").write_bytes(whole)
+    assert run(*asked, "output=two", "seed=1", "--resume")[0] == 0
+    assert run(*asked, "output=three", "seed=1")[0] == 0
+    weights = [Path(name, "model/model.safetensors").read_bytes() for name in ("two", "three")]
+    assert weights[0] == weights[1]

@@ -129,7 +129,7 @@ def test_held_out_pairs_with_a_broken_image_on_either_side_are_left_out(folder: 
     ]
     rows[1]["rejected_images"] = [f"{HALF}.png"]
     Path("preference.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    code, told = run(*asking(place.model, benchmark="preference"))
+    code, _ = run(*asking(place.model, benchmark="preference"))
     assert code == 8
     listed = [json.loads(line) for line in Path("out/unanswered.jsonl").read_text().splitlines()]
     assert [(entry["id"], entry["image"]) for entry in listed] == [("p1", "5.png"), ("p2", "2.png")]

@@ -74,7 +74,7 @@ class Shell:
     def ok(self, command: str, code: int = 0) -> str:
         """What it prints, once its exit code is the wanted one."""
         done = self.run(command)
-        text = done.stdout + done.stderr
+        text = done.stderr + done.stdout  # the last line is that of the command, and no warning
         assert done.returncode == code, f"{command}: exit code {done.returncode}\n{text}"
         assert "Traceback" not in text, text
         return text
