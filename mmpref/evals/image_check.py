@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmpref.errors import DataError, EvalIncompleteError
 from mmpref.files import json_text, replacing
 from mmpref.records import EvalSample, ImageRef
+
+if TYPE_CHECKING:
+    from mmpref.data.quarantine import RowError
 
 UNANSWERED = "unanswered.jsonl"
 _SHOWN = 5
@@ -53,7 +57,7 @@ def unasked(samples: Sequence[EvalSample], root: str | Path | None) -> dict[str,
     if len(faults) == len(refs):
         where = "no image root was given" if loader.root is None else f"image paths start from {loader.root}"
         raise DataError(
-            f"none of the {len(refs)} images can be used ({_reasons(found)}), the first: "
+            f"none of the {len(refs)} images can be used ({_reasons(faults.values())}), the first: "
             f"{next(iter(found.values())).detail}; {where}: give the folder that they start from with --images "
             "(images_root in Python)"
         )
@@ -82,7 +86,7 @@ def incomplete(found: Mapping[str, Unasked], folder: Path, num_answered: int) ->
     more = [f"... and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
     head = (
         f"{len(found)} of {len(found) + num_answered} questions were not asked, as their images cannot be opened "
-        f"({_reasons(found)}):"
+        f"({_reasons(found.values())}):"
     )
     listed = f"all of them: {folder / UNANSWERED}"
     what = (
@@ -96,6 +100,6 @@ def _images(sample: EvalSample) -> tuple[ImageRef, ...]:
     return (*sample.images, *(sample.meta.get("rejected_images") or ()))
 
 
-def _reasons(found: Mapping[str, Unasked]) -> str:
-    counts = Counter(entry.reason for entry in found.values())
+def _reasons(found: Iterable[Unasked | RowError]) -> str:
+    counts = Counter(entry.reason for entry in found)
     return ", ".join(f"{reason} {count}" for reason, count in counts.most_common())

@@ -157,7 +157,7 @@ def write_llama_factory(folder: Path, rows: list[dict[str, Any]], images: Path) 
 
 def test_from_six_bad_rows_to_a_compared_adapter(start: Shell) -> None:
     told = start.ok("mmpref doctor")
-    assert "mmpref" in told.splitlines()[0] or "mmpref" in told
+    assert re.search(r"device: CPU", told)
 
     # the check names six rows in the right words and ends with the commands that go on
     told = start.ok("mmpref data check data:world_dpo", 3)
