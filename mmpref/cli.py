@@ -254,15 +254,18 @@ def score(
     from mmpref.config import parse_options
     from mmpref.evals import score_beside, write_scored
     from mmpref.evals.results import other_protocols
+    from mmpref.evals.task import text_options
+    from mmpref.evals.unread import refuse_unread
     from mmpref.terminal import print_result
 
-    given = parse_options(options or [])
+    given = parse_options(options or [], texts=text_options(benchmark))
     result, beside = score_beside(benchmark, _one_or_many(questions), _one_or_many(answers), protocol, **given)
     if out is not None:
         asked = {"questions": [*map(str, questions)], "answers": [*map(str, answers)], "options": options or []}
         inputs = [*questions, *answers]
         write_scored(out, result, inputs=inputs, protocols=other_protocols(beside), scored=asked)
     print_result(result, {name: other.metrics for name, other in beside.items()})
+    refuse_unread(result)
 
 
 @app.command()
@@ -282,13 +285,16 @@ def export(
     from mmpref.config import parse_options
     from mmpref.evals import export_answers
     from mmpref.evals.rows import first_ids
+    from mmpref.evals.task import text_options
 
-    given = parse_options(options or [])
+    given = parse_options(options or [], texts=text_options(benchmark))
     source, saved = _one_or_many(questions), _one_or_many(answers)
     done = export_answers(benchmark, source, saved, to, out, model=model, **given)
     typer.echo(f"wrote {done.num_rows} answers to {out}")
     if done.left_out:
         typer.echo(f"left out {len(done.left_out)} answers, because {done.why}: {first_ids(done.left_out)}")
+    if done.changed:
+        typer.echo(f"changed {len(done.changed)} answers, because {done.why_changed}: {first_ids(done.changed)}")
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,29 @@ def test_the_commands_that_a_check_ends_with_lead_to_a_run(folder: Path, place: 
     code, told = run("data", "check", "my pairs.clean.jsonl", "--out", "second")
     assert code == 0
     assert len(commands(told)) == 1
+
+
+def test_a_clean_file_with_its_images_beside_it_can_be_moved(folder: Path, run: Run) -> None:
+    code, told = run(
+        "data", "check", "my pairs.jsonl", "--root", "my images", "--fix", "new/good.jsonl", "--copy-images"
+    )
+    assert code == 0, told
+    shutil.rmtree("my images")
+    Path("new").rename("moved")
+    code, told = run("data", "check", "moved/good.jsonl")
+    assert code == 0, told
+    assert f"{GOOD} decoded" in told
+    assert run("data", "check", "moved/good.jsonl", "--fix", "moved/good.jsonl")[0] == 2
+    assert run("data", "check", "moved/good.jsonl", "--copy-images")[0] == 2
+
+
+def test_a_clean_file_beside_other_folders_names_the_image_root(folder: Path, place: Place, run: Run) -> None:
+    code, told = run("data", "check", "my pairs.jsonl", "--root", "my images", "--fix", "elsewhere/good.jsonl")
+    assert code == 0
+    (train,) = commands(told)
+    assert f"data.root={folder / 'my images'}" in train
+    code, told = run(*[word.replace("RECIPE", "demo_dpo") for word in train], *training(place, "moved"))
+    assert code == 0, told
 
 
 def test_what_a_refused_run_advises_leads_to_one(folder: Path, place: Place, run: Run) -> None:

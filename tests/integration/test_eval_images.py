@@ -58,11 +58,11 @@ def asking(model: object, *more: str, images: str = "images", benchmark: str = "
 def test_eval_goes_on_without_broken_images_and_asks_them_when_they_are_whole(
     folder: Path, place: Place, run: Run
 ) -> None:
-    code, told = run(*asking(place.model))
+    code, told = run(*asking(place.model, "--protocol", "official"))  # which reads whatever an untrained model says
     assert code == 8
     assert "3 of 8 questions were not asked, as their images cannot be opened (image_missing 2, image_decode 1)" in told
     assert "question '2': image_missing: image '2.png' does not exist below the image root" in told
-    assert "pope · protocol mmpref · n 5" in told
+    assert "pope · protocol official · n 5" in told
     listed = [json.loads(line) for line in Path("out/unanswered.jsonl").read_text().splitlines()]
     assert [(entry["id"], entry["image"], entry["reason"]) for entry in listed] == [
         ("2", "2.png", "image_missing"),
@@ -75,12 +75,12 @@ def test_eval_goes_on_without_broken_images_and_asks_them_when_they_are_whole(
     before = Path("out/answers.jsonl").read_text()
 
     shutil.copy("whole/2.png", "images")
-    code, told = run(*asking(place.model))
+    code, told = run(*asking(place.model, "--protocol", "official"))
     assert code == 8
     assert "2 of 8 questions were not asked" in told
     for number in (*LOST, HALF):
         shutil.copy(f"whole/{number}.png", "images")
-    code, told = run(*asking(place.model))
+    code, told = run(*asking(place.model, "--protocol", "official"))
     assert code == 0, told
     after = Path("out/answers.jsonl").read_text()
     assert after.startswith(before)

@@ -194,11 +194,13 @@ def test_from_six_bad_rows_to_a_compared_adapter(start: Shell) -> None:
     told = start.ok("mmpref data check data/world_dpo.clean.jsonl --out clean_check")
     assert "quarantined" in told
 
-    # before and after, on a benchmark of which one picture is broken
-    questions = WorldFiles.under(Path("world")).heldout.pope_random
-    for model, out in (("'tiny llava'", "evals/before"), ("runs/tuned", "runs/tuned/evals/pope")):
-        start.ok(f"mmpref eval --model {model} --benchmark pope --questions {questions} --images world --out {out}")
-    told = start.ok("mmpref report evals/before runs/tuned/evals/pope --out compare.html --images world")
+    # before and after, on held-out pairs
+    questions = WorldFiles.under(Path("world")).pairs_heldout
+    for model, out in (("'tiny llava'", "evals/before"), ("runs/tuned", "runs/tuned/evals/held_out")):
+        start.ok(
+            f"mmpref eval --model {model} --benchmark preference --questions {questions} --images world --out {out}"
+        )
+    told = start.ok("mmpref report evals/before runs/tuned/evals/held_out --out compare.html --images world")
     assert told.strip().splitlines()[-1] == "wrote compare.html"
     page = (start.folder / "compare.html").read_text()
     assert "accuracy" in page
