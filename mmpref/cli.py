@@ -105,9 +105,12 @@ def train(
 ) -> None:
     """Train a model on preference pairs (or demonstrations) as a recipe says."""
     from mmpref.config import load_recipe
+    from mmpref.rundir import check_output
     from mmpref.terminal import TrainingDisplay
 
     loaded = load_recipe(recipe, overrides or [])
+    if "RANK" not in os.environ:  # one of several processes: another of them may have the folder by now
+        check_output(loaded, overwrite=overwrite, resume=resume)
     if launch is not None:
         from mmpref.training.parallel.launch import Launch, train_command
         from mmpref.training.parallel.launch import launch as run_launch
