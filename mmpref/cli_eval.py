@@ -6,16 +6,18 @@ kept there.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from mmpref.errors import ConfigError, stopped_by_ctrl_c
+from mmpref.errors import ConfigError, EvalIncompleteError, stopped_by_ctrl_c
 
 if TYPE_CHECKING:
     from mmpref.evals.chat_api import Server
     from mmpref.evals.judging import JudgingPlan, Outcome
+    from mmpref.records import TaskResult
 
 _BENCHMARK = "Name of the benchmark, for example pope, chair or mmhal."
 _OPTIONS = "Options of the benchmark, for example synonyms=FILE prompts=FILE for chair."
@@ -121,7 +123,9 @@ def evaluate(
                 _run_judge(plan, out / "verdicts.jsonl", max_cost, display.say)
                 return out / "verdicts.jsonl"
 
-        result = run_evaluation(
+        incomplete: EvalIncompleteError | None = None
+        evaluation = partial(
+            run_evaluation,
             source,
             benchmark,
             questions=_one_or_many(questions),
@@ -139,9 +143,17 @@ def evaluate(
             progress=display.update,
             **given,
         )
+        try:
+            result = evaluation()
+        except EvalIncompleteError as err:
+            if err.result is None:
+                raise
+            incomplete, result = err, cast("TaskResult", err.result)
         group = ranks()
         if group is None or group.rank == 0:
             display.finish(result, out, metrics_beside(out / RESULTS))
+    if incomplete is not None:
+        raise incomplete
     refuse_unread(result)
 
 

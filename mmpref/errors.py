@@ -65,9 +65,13 @@ class DistributedError(MMPrefError):
 
 
 class EvalIncompleteError(MMPrefError):
-    """A benchmark or a judge that left too many questions without a result (exit 8)."""
+    """A benchmark or a judge that left too many questions without a result (exit 8).
+
+    ``result`` is that of the questions which have one, where it could be made.
+    """
 
     exit_code = 8
+    result: object = None
 
 
 class StoppedError(MMPrefError):

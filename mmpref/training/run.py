@@ -39,6 +39,7 @@ from mmpref.training.loss_of import (
     settle,
     with_score,
 )
+from mmpref.training.lost_rows import kept_when_rows_are_lost
 from mmpref.training.metrics import JsonlLogger
 from mmpref.training.parallel.strategy import (
     refuse_contradictions,
@@ -157,7 +158,7 @@ def _claimed(
             begin()  # an earlier run is touched only when everything was found in order
         # an earlier run keeps its own list until this one begins
         quarantine = Quarantine(None if claim.replaces or claim.continues else claim.run.quarantine_file)
-        data = load_data(recipe, objective, quarantine)
+        data = load_data(recipe, objective, quarantine, world=world, say=say)
         world.same_everywhere("training files", (data.train_hashes, len(data.train), len(data.eval)))
         quarantine.path = claim.run.quarantine_file
         goes_on = claim.run if claim.continues else None
@@ -287,7 +288,8 @@ def _train(
         trainer.add_callback(before)
     else:
         before.evaluate()
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    with kept_when_rows_are_lost(trainer):
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     step, steps = trainer.state.global_step, trainer.state.max_steps
     if (number := trainer.stop_signal()) is not None:
         trainer.checkpoint_here()
