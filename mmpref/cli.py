@@ -11,11 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
-from mmpref.cli_arguments import hint_for, refuse_empty
+from mmpref.cli_arguments import hint_for, refuse_empty, refuse_no_path
 from mmpref.cli_data import app as data_app
 from mmpref.cli_eval import evaluate, judge
 from mmpref.cli_recipe import config, recipes
-from mmpref.errors import ConfigError, MMPrefError, stopped_by_ctrl_c
+from mmpref.errors import ConfigError, MMPrefError, as_shown, stopped_by_ctrl_c
 from mmpref.version import __version__
 
 app = typer.Typer(
@@ -309,6 +309,7 @@ def main(argv: list[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else argv
     try:
         refuse_empty(given)
+        refuse_no_path(given)
         app(args=argv, prog_name="mmpref")
     except SystemExit as stop:  # typer ends every command, and every usage error (2), this way
         if stop.code == ConfigError.exit_code and (hint := hint_for(app, given)):
@@ -316,7 +317,7 @@ def main(argv: list[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else 0
     except MMPrefError as err:
         if not err.told_elsewhere:
-            typer.echo(f"mmpref: {err}", err=True)
+            typer.echo(f"mmpref: {as_shown(err)}", err=True)
         return err.exit_code
     except BrokenPipeError:  # the reader of our output went away; not worth a traceback
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

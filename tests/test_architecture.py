@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "yaml_text": {"errors"},
     "left_over": {"errors"},
     "overrides": {"errors", "yaml_text"},
-    "recipe_files": {"errors"},
+    "recipe_files": {"errors", "files", "yaml_text"},
     "recipe_keys": {"errors", "yaml_text"},
     "config": BASE | (RECIPE - {"config"}),
     "rundir": BASE | RECIPE,
@@ -53,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli_eval": SETTINGS | {"evals", "terminal"},
     # a recipe with a start adapter resolves to what that adapter says
     "cli_recipe": SETTINGS | {"losses", "training"},
-    "cli_arguments": {"errors"} | RECIPE,
+    "cli_arguments": {"errors", "files"} | RECIPE,
     "cli": LOWER
     | {
         "training",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmpref.errors import DataError
 from mmpref.evals.judging.tasks import JUDGED, official_judge
-from mmpref.files import json_text, replacing, write_json
+from mmpref.files import json_text, read_json, replacing, write_json
 from mmpref.records import TaskResult
 from mmpref.rundir import versions
 
@@ -48,7 +48,7 @@ def other_protocols(results: Mapping[str, TaskResult]) -> dict[str, dict[str, An
 
 def metrics_beside(path: Path) -> dict[str, dict[str, float | None]]:
     """The metrics that a ``results.json`` has under further protocols, by protocol."""
-    protocols = json.loads(path.read_text(encoding="utf-8")).get("protocols", {})
+    protocols = read_json(path, DataError).get("protocols", {})
     return {protocol: dict(numbers["metrics"]) for protocol, numbers in protocols.items()}
 
 

@@ -6,7 +6,6 @@ and, last, ``results.json``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -31,7 +30,7 @@ from mmpref.evals.ranks import Ranks, ranks, together
 from mmpref.evals.results import RESULTS, other_protocols, write_items, write_result
 from mmpref.evals.rows import Source, choose, first_ids, refuse_duplicates
 from mmpref.evals.task import benchmark_named, score_samples, with_defaults
-from mmpref.files import writing_to
+from mmpref.files import read_json, writing_to
 from mmpref.records import Answer, EvalSample, TaskResult
 
 if TYPE_CHECKING:
@@ -181,9 +180,10 @@ def _answered_by(answerer: Answerer | None, results: Path) -> dict[str, Any]:
     if answerer is not None and (facts := facts_of(answerer)).get("served_as") != []:
         return dict(facts)
     try:
-        told = json.loads(results.read_text(encoding="utf-8")).get("answered_by")
-    except (OSError, ValueError, AttributeError):
+        content = read_json(results, DataError)
+    except DataError:
         return {}
+    told = content.get("answered_by") if isinstance(content, dict) else None
     return told if isinstance(told, dict) else {}
 
 
