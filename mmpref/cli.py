@@ -12,11 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
-from mmpref.cli_arguments import hint_for, refuse_empty
+from mmpref.cli_arguments import hint_for, refuse_empty, refuse_no_path
 from mmpref.cli_data import app as data_app
 from mmpref.cli_eval import evaluate, judge
 from mmpref.cli_recipe import config, recipes
-from mmpref.errors import ConfigError, MMPrefError, Terminated, signal_name, stopped_by_ctrl_c
+from mmpref.errors import ConfigError, MMPrefError, Terminated, as_shown, signal_name, stopped_by_ctrl_c
 from mmpref.process import notices, streams
 from mmpref.process.children import watch_launcher
 from mmpref.process.signals import at_once, heard, leave_with
@@ -350,6 +350,7 @@ def _main(argv: list[str] | None) -> int:
     given = sys.argv[1:] if argv is None else argv
     try:
         refuse_empty(given)
+        refuse_no_path(given)
         app(args=argv, prog_name="mmpref")
     except SystemExit as stop:  # typer ends every command, and every usage error (2), this way
         if stop.code == ConfigError.exit_code and (hint := hint_for(app, given)):
@@ -357,7 +358,7 @@ def _main(argv: list[str] | None) -> int:
         return stop.code if isinstance(stop.code, int) else 0
     except MMPrefError as err:
         if not err.told_elsewhere:
-            typer.echo(f"mmpref: {err}", err=True)
+            typer.echo(f"mmpref: {as_shown(err)}", err=True)
         return err.exit_code
     except (KeyboardInterrupt, Terminated) as stop:  # outside a command: while the command line is read
         number = stop.number if isinstance(stop, Terminated) else signal.SIGINT

@@ -27,6 +27,7 @@ from typing import IO, Any
 from filelock import lock_descriptor, unlock_descriptor
 
 from mmpref.errors import CheckpointError, ConfigError
+from mmpref.file_reading import LONGEST_NAME, kind_of_file
 
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 _LOCKED: set[int] = set()
@@ -70,8 +71,9 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     The bytes go to a temporary file in the same folder, are synced, and are renamed over ``path``; a failure or a kill
     at any moment leaves the old file as it was.
     """
-    target = real_path(path)  # a symbolic link stays a link: the file it points to is replaced
     with writing_to(path):
+        target = Path(os.path.realpath(path))  # a symbolic link stays a link: the file it points to is replaced
+        refuse_special(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(target.parent, target.name)
         descriptor, temporary = _temporary_file(target)
@@ -89,6 +91,16 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         finally:
             os.close(locked_until_there)
         _sync_folder(target.parent)
+
+
+def refuse_special(path: Path) -> None:
+    """Refuse to write where a pipe, a device or a folder is: it would be waited for, or replaced by a file.
+
+    Raises:
+        CheckpointError: it says what is there.
+    """
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"cannot write to {path}: it is {kind_of_file(path.stat().st_mode)}; name a file")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -137,7 +149,7 @@ def folder_beside(path: Path) -> Iterator[Path]:
     """A hidden folder beside ``path``, to be renamed when it is whole; what was not renamed is gone after the block."""
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(path.parent, path.name)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{_cut(path.name)}.", suffix=".tmp", dir=path.parent))
     descriptor = _folder_lock(temporary)
     try:
         yield temporary
@@ -158,7 +170,7 @@ def remove_abandoned(folder: Path, name: str) -> None:
     """
     if os.name != "posix" or not folder.is_dir():  # elsewhere an open file can be neither renamed nor deleted
         return
-    wanted = re.compile(rf"\.({re.escape(name).replace(re.escape('*'), '.*')})\.[a-z0-9_]{{8}}\.(tmp|old)")
+    wanted = re.compile(rf"\.({re.escape(_cut(name)).replace(re.escape('*'), '.*')})\.[a-z0-9_]{{8}}\.(tmp|old)")
     found = [(entry, match) for entry in folder.iterdir() if (match := wanted.fullmatch(entry.name))]
     for entry, match in sorted(found, key=lambda each: each[1][2] == "old"):
         with contextlib.suppress(OSError):  # gone meanwhile, or not ours to delete
@@ -187,7 +199,7 @@ def _remove_unlocked(entry: Path) -> None:
 def _temporary_file(target: Path) -> tuple[int, Path]:
     """A new file beside ``target`` and its descriptor, which holds its lock where there are locks."""
     while True:
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        descriptor, name = tempfile.mkstemp(prefix=f".{_cut(target.name)}.", suffix=".tmp", dir=target.parent)
         try:
             alone = os.name != "posix" or lock_descriptor(descriptor, blocking=False)
         except OSError:  # no locks here, so nobody removes it either
@@ -364,6 +376,11 @@ def _let_go_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_let_go_in_child)
+
+
+def _cut(name: str) -> str:
+    """A name that leaves place for the ending of a temporary one."""
+    return name.encode(errors="surrogateescape")[: LONGEST_NAME - 30].decode(errors="ignore")
 
 
 def _umask() -> int:

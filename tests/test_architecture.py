@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "mmpref"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-BASE = {"version", "errors", "records", "files", "process"}
+BASE = {"version", "errors", "records", "file_reading", "files", "process"}
 RECIPE = {"config", "left_over", "overrides", "recipe_files", "recipe_keys", "yaml_text"}
 SETTINGS = BASE | RECIPE | {"rundir"}
 LOWER = SETTINGS | {"data", "processing", "losses", "models"}
@@ -29,12 +29,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "process": {"errors"},
     "records": {"errors"},
-    "files": {"errors"},
+    "file_reading": {"errors"},
+    "files": {"errors", "file_reading"},
     "statistics": {"errors"},
     "yaml_text": {"errors"},
     "left_over": {"errors"},
     "overrides": {"errors", "yaml_text"},
-    "recipe_files": {"errors"},
+    "recipe_files": {"errors", "file_reading", "yaml_text"},
     "recipe_keys": {"errors", "yaml_text"},
     "config": BASE | (RECIPE - {"config"}),
     "rundir": BASE | RECIPE,
@@ -54,7 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli_eval": SETTINGS | {"evals", "terminal"},
     # a recipe with a start adapter resolves to what that adapter says
     "cli_recipe": SETTINGS | {"losses", "training"},
-    "cli_arguments": {"errors"} | RECIPE,
+    "cli_arguments": {"errors", "file_reading"} | RECIPE,
     "cli": LOWER
     | {
         "training",

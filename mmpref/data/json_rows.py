@@ -6,12 +6,12 @@ import codecs
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from mmpref.data.quarantine import LineNumber, RowError, where_is
 from mmpref.errors import DataError
+from mmpref.file_reading import no_key_twice, open_to_read
 
 MAX_LINE_BYTES = 96 * 2**20
 """Longest accepted row: one embedded image of the largest accepted size fits, written in base64."""
@@ -36,7 +36,7 @@ def read_jsonl(
         max_line_bytes: a longer line is a fault; it is skipped without being held in memory.
     """
     path = Path(path)
-    with _opened(path) as handle:
+    with open_to_read(path, DataError) as handle:
         number = LineNumber(0)
         while True:
             try:
@@ -77,7 +77,7 @@ def read_json(
         DataError: the list is never closed (a file that was cut, or a lost quote): rows cannot be told apart any more.
     """
     path = Path(path)
-    with _opened(path) as handle:
+    with open_to_read(path, DataError) as handle:
         try:
             head = handle.read(_CHUNK)
             _refuse_binary(path, head)
@@ -104,7 +104,7 @@ def read_json(
 
 def holds_json_lines(path: Path) -> bool:
     """Whether a file that begins with ``{`` has one row per line; if not, it is one object over many lines."""
-    with _opened(path) as handle:
+    with open_to_read(path, DataError) as handle:
         line = b"\n"
         while line.isspace():
             line = handle.readline(MAX_LINE_BYTES)
@@ -168,18 +168,6 @@ def _keyed_row(path: Path, number: int, text: bytes, line: int) -> dict[str, Any
     return {"image_id": key, **row}
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
-    try:
-        handle = path.open("rb")
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist; check the path (now in {Path.cwd()})") from error
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    with handle:
-        yield handle
-
-
 def _report(path: Path, number: int, fault: RowError, on_fault: OnFault | None) -> None:
     placed = RowError(f"{where_is(str(path), number)}: {fault.detail}", reason=fault.reason, detail=fault.detail)
     if on_fault is None:
@@ -217,16 +205,7 @@ def _refuse_constant(name: str) -> NoReturn:
     raise _fault("json", f"{name} is not JSON; leave the field out when there is no value")
 
 
-def _object(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(items)
-    if len(found) != len(items):
-        keys = [key for key, _ in items]
-        twice = sorted({key for key in keys if keys.count(key) > 1})
-        raise _fault("json", f"the same key stands twice: {', '.join(map(repr, twice))[:200]}")
-    return found
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_object)
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=no_key_twice)
 """Made once: making it takes as long as decoding a row of text."""
 
 

@@ -17,7 +17,8 @@ from typing import Any
 from mmpref.data.images import ImageLoader
 from mmpref.data.loading import PairSource, all_images
 from mmpref.data.quarantine import Skip
-from mmpref.errors import DataError
+from mmpref.errors import DataError, library_errors, one_line
+from mmpref.file_reading import open_to_read, parse_json, read_json, read_text
 from mmpref.files import replacing
 from mmpref.records import PreferencePair
 
@@ -247,11 +248,8 @@ def report_file(path: Path) -> Path:
 
 def file_hash(path: Path) -> str:
     """sha256 of a file's bytes."""
-    try:
-        with path.open("rb") as handle:
-            return hashlib.file_digest(handle, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    with open_to_read(path, DataError) as handle, library_errors(DataError, f"{path} cannot be read", "copy it again"):
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def write_report(path: Path, content: Mapping[str, Any]) -> None:
@@ -265,15 +263,20 @@ def write_report(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _read(report: Path) -> dict[str, Any]:
+    content = read_json(report, DataError, f"{REPORT_FILE} of mmpref data check:")
     try:
-        manifest = json.loads(report.read_text(encoding="utf-8"))["manifest"]
+        manifest = content["manifest"]
         wanted = manifest_hash(manifest)
         if manifest["hash"] != wanted:
             raise DataError(f"{report} was changed by hand: its manifest has another hash; run mmpref data check again")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        for entry in manifest["sources"]:
+            if not all(isinstance(file["path"], str) and isinstance(file["sha256"], str) for file in entry["files"]):
+                raise TypeError("files without a path")
+            if not isinstance(entry["images"]["num"], int):
+                raise TypeError("no number of images")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{report} is not a report of mmpref data check ({type(error).__name__}: {error}); give the folder "
-            "that it wrote"
+            f"{report} is not a report of mmpref data check ({one_line(error)}); give the folder that it wrote"
         ) from error
     return dict(manifest)
 
@@ -300,7 +303,8 @@ def _entry(report: Path, manifest: Mapping[str, Any], source: PairSource) -> Map
 def _put_aside(quarantine: Path, wanted: str, names: Mapping[str, str]) -> dict[tuple[str, int, str | None], str]:
     if file_hash(quarantine) != wanted:
         raise DataError(f"{quarantine} is not the one that was written with the report; run mmpref data check again")
-    rows = (json.loads(line) for line in quarantine.read_text(encoding="utf-8").splitlines())
+    lines = read_text(quarantine, DataError).splitlines()
+    rows = [parse_json(line, DataError, f"{quarantine}:{number}") for number, line in enumerate(lines, start=1)]
     return {
         (names.get(row["file"], row["file"]), row["line"] if "line" in row else row["row"], row["id"]): row["reason"]
         for row in rows

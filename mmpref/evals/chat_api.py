@@ -329,7 +329,7 @@ def _error_of(text: str) -> tuple[str, str]:
     """(message, code) of an error reply in whatever shape it has."""
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return _clean(text, None), ""
     for key in ("error", "detail", "message"):
         if isinstance(found, Mapping) and found.get(key):
@@ -362,7 +362,7 @@ def _completion(text: str, model: str) -> Completion:
         finish = choice.get("finish_reason")
         named = reply.get("model")
         tokens = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as err:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as err:
         raise _Passing("the reply is not one of the chat API") from err
     if finish == "content_filter":
         raise ItemFailed("the server's filter held the reply back")

@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from mmpref.errors import ConfigError
 from mmpref.evals.rows import first_ids, load_rows, refuse_duplicates, row_id
+from mmpref.file_reading import read_json
 from mmpref.files import json_text, replacing, write_json, writing_to
 from mmpref.records import Answer, EvalSample
 
@@ -122,7 +123,7 @@ def repair_last_line(path: Path) -> None:
     with writing_to(path), path.open("r+b") as stream:
         try:
             json.loads(content[whole:])
-        except ValueError:
+        except (ValueError, RecursionError):
             stream.truncate(whole)
         else:
             stream.seek(0, 2)
@@ -144,10 +145,7 @@ def _saved(file: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{file.parent} has answers but no {file.name}; choose another folder, or delete {file.parent / ANSWERS}"
         )
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
-        raise ConfigError(f"{file} cannot be read ({err}); choose another folder") from err
+    content = read_json(file, ConfigError)
     if not isinstance(content, dict):
         raise ConfigError(f"{file} cannot be read (it holds no JSON object); choose another folder")
     return content

@@ -7,7 +7,6 @@ and, last, ``results.json``. Questions whose images cannot be opened are found b
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -40,6 +39,7 @@ from mmpref.evals.task import (
     score_samples,
     with_defaults,
 )
+from mmpref.file_reading import read_json
 from mmpref.files import writing_to
 from mmpref.records import Answer, EvalSample, TaskResult
 
@@ -224,9 +224,10 @@ def _answered_by(answerer: Answerer | None, results: Path) -> dict[str, Any]:
     if answerer is not None and (facts := facts_of(answerer)).get("served_as") != []:
         return dict(facts)
     try:
-        told = json.loads(results.read_text(encoding="utf-8")).get("answered_by")
-    except (OSError, ValueError, AttributeError):
+        content = read_json(results, DataError)
+    except DataError:
         return {}
+    told = content.get("answered_by") if isinstance(content, dict) else None
     return told if isinstance(told, dict) else {}
 
 

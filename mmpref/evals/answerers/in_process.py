@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mmpref.errors import ConfigError, OutOfMemoryError
 from mmpref.evals.answerers.contract import same_questions
+from mmpref.file_reading import read_json
 from mmpref.records import Answer, EvalSample, ImageRef
 
 if TYPE_CHECKING:
@@ -55,10 +55,8 @@ class ModelSource:
             return self
         if self.adapter is not None:
             raise ConfigError(f"{self.path} is an adapter itself; give its base model with --adapter")
-        try:
-            base = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
-        except (OSError, ValueError, AttributeError) as err:
-            raise ConfigError(f"{config} cannot be read: {err}") from err
+        content = read_json(config, ConfigError)
+        base = content.get("base_model_name_or_path") if isinstance(content, dict) else None
         if not isinstance(base, str) or not base:
             raise ConfigError(f"{config} does not name a base model; give it as the model, and this as the adapter")
         return ModelSource(

@@ -328,6 +328,6 @@ def _read_cache(path: Path) -> dict[str, _Kept]:
             row = json.loads(line)
             task = tasks[row["task"]]
             found[str(row["key"])] = _Kept(task.read(row[task.field]), str(row["reason"]), str(row["judge"]))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
     return found
