@@ -89,7 +89,7 @@ DOORS: dict[str, set[str]] = {
     "torchvision": set(),
     "deepspeed": {"training/parallel/zero.py"},
     "httpx2": {"evals/chat_api.py"},
-    "jinja2": {"processing/template.py"},
+    "jinja2": {"processing/render_process.py"},
     "filelock": {"files.py"},
     "requests": set(),
     "urllib.request": set(),
