@@ -16,8 +16,9 @@ from torch import Tensor
 from mmpref.errors import ConfigError
 from mmpref.processing.answer_turn import around_difference
 from mmpref.processing.faults import fault
+from mmpref.processing.renderer import TemplateError
 from mmpref.processing.spelt import SpeltOut
-from mmpref.processing.template import PINNED_DATE, ChatTemplate, TemplateError
+from mmpref.processing.template import PINNED_DATE, ChatTemplate
 from mmpref.processing.thought import THINK_MARKS, never_closed
 from mmpref.processing.written import Row, TurnWriter, Written
 from mmpref.records import Message

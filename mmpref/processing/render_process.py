@@ -19,6 +19,7 @@ import resource
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any, BinaryIO
 
 # What one template may take for one conversation. Real ones need some milliseconds and a few MiB.
@@ -105,7 +106,7 @@ def _limit_memory() -> None:
     chat_template_utils._compile_jinja_template("").render()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
-        with open("/proc/self/statm", encoding="ascii") as stream:
+        with Path("/proc/self/statm").open(encoding="ascii") as stream:
             now = int(stream.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:  # no Linux: the limit is then one of data alone, where there is such a thing
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, resource.RLIM_INFINITY))

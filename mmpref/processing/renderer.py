@@ -180,25 +180,22 @@ def _pieces(descriptor: int, until: float) -> Iterator[bytes]:
     Raises:
         LimitError: nothing comes.
     """
-    head = _some(descriptor, 8, until)
-    left = int.from_bytes(head, "big") if len(head) == 8 else 0
-    while left and (piece := _some(descriptor, min(left, 1 << 20), until)):
-        yield piece
-        left -= len(piece)
-
-
-def _some(descriptor: int, size: int, until: float) -> bytes:
-    found = b""
-    while len(found) < size:
-        waits = select.poll()
-        waits.register(descriptor, select.POLLIN)
+    waits = select.poll()
+    waits.register(descriptor, select.POLLIN)
+    begun, left = b"", -1
+    while left:
         if not waits.poll(max(0.0, until - time.monotonic()) * 1000):
             raise LimitError(f"takes more than {_WALL_SECONDS} seconds")
-        piece = os.read(descriptor, size - len(found))
+        piece = os.read(descriptor, 1 << 20)
         if not piece:
-            return found
-        found += piece
-    return found
+            return
+        if left < 0:
+            begun += piece
+            if len(begun) < 8:
+                continue
+            left, piece = int.from_bytes(begun[:8], "big"), begun[8:]
+        left -= len(piece)
+        yield piece
 
 
 def _plain(value: Any) -> Any:

@@ -176,8 +176,7 @@ class ChatTemplate:
         tokens = tuple(
             token.content
             for token in tokenizer.added_tokens_decoder.values()
-            if token.special
-            or (token.content in named if named is not None else self._writes_by_itself(token.content))
+            if token.special or (token.content in named if named is not None else self._writes_by_itself(token.content))
         )
         pattern: re.Pattern[str] = chat_template_utils._get_control_token_patterns(tokens)[0]
         return pattern

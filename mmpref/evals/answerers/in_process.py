@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -55,11 +54,10 @@ class ModelSource:
             return self
         if self.adapter is not None:
             raise ConfigError(f"{self.path} is an adapter itself; give its base model with --adapter")
-        try:
-            base = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
-        except (OSError, ValueError, AttributeError) as err:
-            raise ConfigError(f"{config} cannot be read: {err}") from err
-        if not isinstance(base, str) or not base:
+        from mmpref.models.adapter_folder import adapter_settings
+
+        base = adapter_settings(Path(self.path)).get("base_model_name_or_path")
+        if not base:
             raise ConfigError(f"{config} does not name a base model; give it as the model, and this as the adapter")
         return ModelSource(
             path=base,
