@@ -15,6 +15,7 @@ from mmpref.processing.family import Family, PartName
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _MOST_RANK = 65_536
+_MOST_ALPHA = 1e6
 _CHANGES_ITS_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _STARTS = (None, True, False, "True", "gaussian", "eva", "orthogonal")  # what the stored weights replace anyway
 _UNDERSTOOD = {  # what describes a LoRA adapter that training goes on with as it is
@@ -150,10 +151,15 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
     content = read_object(file)
     rank = content.get("r", 8)
     if content.get("peft_type") == "LORA" and not (type(rank) is int and 0 < rank <= _MOST_RANK):
-        raise ConfigError(f"{file} says r: {str(rank)[:40]}, and a rank from 1 to {_MOST_RANK:,} is expected; {AGAIN}")
+        raise ConfigError(
+            f"{file} says r: {str(rank)[:40]!a}, and a rank from 1 to {_MOST_RANK:,} is expected; {AGAIN}"
+        )
+    alpha = content.get("lora_alpha", 8)
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not 0 < alpha < _MOST_ALPHA:
+        raise ConfigError(f"{file} says lora_alpha: {str(alpha)[:40]!a}, and a number above 0 is expected; {AGAIN}")
     base = content.get("base_model_name_or_path")
     if not isinstance(base, str | None):
-        raise ConfigError(f"{file} says base_model_name_or_path: {str(base)[:80]}, and a name is expected; {AGAIN}")
+        raise ConfigError(f"{file} says base_model_name_or_path: {str(base)[:80]!a}, and a name is expected; {AGAIN}")
     if base:
         refuse_unusable_name(base, f"{file} names as its base")
     if not weights.exists():

@@ -21,6 +21,9 @@ from mmpref.errors import ConfigError, library_errors, one_line
 AGAIN = "download the folder again, or write it again with save_pretrained"
 _MOST_JSON = 64 * 2**20
 _MOST_TOKENIZER = 512 * 2**20
+_MOST_HEADER = 100_000_000
+"""Bytes, as the library of safetensors has it."""
+_MOST_ID = 2**31
 _WEIGHTS = "model.safetensors"
 _READ = (".json", ".jinja", ".safetensors", ".model", ".txt", ".tiktoken")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -200,7 +203,7 @@ def _shards(index: Path) -> dict[str, set[str]]:
     for name, file in found.items():
         if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
             raise ConfigError(
-                f"{index} says {name} is in {str(file)[:80]!r}, which is no safetensors file of the folder; {AGAIN}"
+                f"{index} says {name} is in {str(file)[:80]!a}, which is no safetensors file of the folder; {AGAIN}"
             )
         shards.setdefault(file, set()).add(name)
     return shards
@@ -213,6 +216,7 @@ def read_header(file: Path) -> dict[str, Stored]:
         ConfigError: it is broken, cut off, or empty.
     """
     refuse_odd_file(file)
+    _refuse_other_length(file)
     with (
         library_errors(ConfigError, f"{file} cannot be read", AGAIN),
         safe_open(file, framework="pt") as stream,
@@ -222,6 +226,21 @@ def read_header(file: Path) -> dict[str, Stored]:
     if not found:
         raise ConfigError(f"{file} holds no weights; {AGAIN}")
     return found
+
+
+def _refuse_other_length(file: Path) -> None:
+    """Refuse a file whose length is not what its header says, before it is mapped into memory whole."""
+    actual = file.stat().st_size
+    with file.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        if actual < 8 or not 2 <= size <= _MOST_HEADER or 8 + size > actual:
+            raise ConfigError(f"{file} cannot be read: it does not begin as a safetensors file does; {AGAIN}")
+        with library_errors(ConfigError, f"{file} cannot be read: its header is broken", AGAIN):
+            entries = [entry for name, entry in json.loads(stream.read(size)).items() if name != "__metadata__"]
+            end = 8 + size + max((int(entry["data_offsets"][1]) for entry in entries), default=0)
+    if actual != end:
+        what = "is cut off" if actual < end else "has more than its header describes"
+        raise ConfigError(f"{file} {what}: it has {actual:,} bytes, and its header speaks of {end:,}; {AGAIN}")
 
 
 def _read_known(file: Path) -> None:
@@ -247,16 +266,18 @@ def _check_generation(file: Path, found: Mapping[str, Any]) -> None:
     for key, value in found.items():
         is_id = key.endswith("_token_id")
         ids = value if isinstance(value, list) else [value]
-        if is_id and not all(one is None or (type(one) is int and one >= 0) for one in ids):
-            raise ConfigError(f"{file}: {key} is {str(value)[:80]!r}, and a token's number is expected; {AGAIN}")
+        if is_id and not all(one is None or (type(one) is int and 0 <= one < _MOST_ID) for one in ids):
+            raise ConfigError(f"{file}: {key} is {str(value)[:80]!a}, and a token's number is expected; {AGAIN}")
         is_number = re.search(r"(^|_)(temperature|top_p|top_k|min_p|penalty|length|tokens|beams|size|groups)$", key)
         if is_number and not (value is None or (isinstance(value, int | float) and not isinstance(value, bool))):
-            raise ConfigError(f"{file}: {key} is {str(value)[:80]!r}, and a number is expected; {AGAIN}")
+            raise ConfigError(f"{file}: {key} is {str(value)[:80]!a}, and a number is expected; {AGAIN}")
         if is_number and value is not None and value < 0 and key != "length_penalty":
             raise ConfigError(f"{file}: {key} is {value}, which is below 0; {AGAIN}")
 
 
 def _refuse_size(folder: Path, key: str, value: int) -> None:
+    if key in ("num_hidden_layers", "n_layer", "n_layers") and value < 1:
+        raise ConfigError(f"{folder / 'config.json'} says {key}: {value}, and a model has at least one; {AGAIN}")
     limits = ((_LAYERS, _MOST_LAYERS), (_PARTS, _MOST_PARTS), (_SIZES, _MOST_SIZE))
     most = next((limit for pattern, limit in limits if pattern.search(key)), None)
     if most is not None and value > most:

@@ -41,7 +41,7 @@ from mmpref.models.processors import (
 from mmpref.models.quantize import Quantization, QuantizationSettings, after_quantized_load, quantization_config
 from mmpref.models.save import save_model
 from mmpref.models.tower_windows import attend_by_length
-from mmpref.models.weights_fit import building_within, refuse_misfit, without_table
+from mmpref.models.weights_fit import building_within, refuse_misfit, refuse_positions, without_table
 from mmpref.processing.family import Family, PartName, family_of
 from mmpref.processing.pixels import image_options
 
@@ -106,7 +106,7 @@ def load(
     family = with_parts(family_of_config(model.config), model, parts)
     if family.note:
         logger.warning(family.note)
-    if family.has_vision:
+    if family.name.startswith("llava") or family.repeats_image_token:
         _check_image_token(processor, model.config, path)
     refuse_ids_beyond(processor, model, path)
     attend_by_length(model, family)
@@ -157,6 +157,7 @@ def load_model(
     with _explained(path, "model"), building_within(_config_of(path), stored, packed=packed), without_table():
         made, info = kind.from_pretrained(str(path), config=config, **settings)
     model = cast(PreTrainedModel, made)
+    refuse_positions(config, path)
     refuse_misfit(model, info, path, packed=packed)
     _keep_used_renamings(model)
     if quantization is not None:

@@ -34,6 +34,8 @@ _SAY_THE_CLASS = (
     "tokenizer_config.json",
 )
 """In the order in which AutoProcessor of transformers looks at them."""
+_ONE_SIZE = frozenset({"llava", "vipllava", "llava_next"})
+"""Model types whose images, or tiles of them, have the size of the vision tower."""
 _MOST_SIDE = 16_384
 _MOST_AREA = 2**26
 
@@ -71,7 +73,7 @@ def processor_class(config: PretrainedConfig, path: str | Path) -> type[Processo
     found = _class_of(str(name))
     if found is None:
         raise ConfigError(
-            f"{file or path} asks for the processor '{str(name)[:60]}', which transformers {transformers.__version__} "
+            f"{file or path} asks for the processor {str(name)[:60]!a}, which transformers {transformers.__version__} "
             "does not have; update transformers, or write the right processor_class"
         )
     parts = [getattr(config, key, None) for key in ("vision_config", "text_config")]
@@ -101,7 +103,7 @@ def _named_class(path: str | Path) -> tuple[str | None, Path | None]:
         found = read_object(file).get("processor_class")
         if found is not None:
             if not isinstance(found, str):
-                raise ConfigError(f"{file} has the processor_class {str(found)[:60]!r}, which is no name; {AGAIN}")
+                raise ConfigError(f"{file} has the processor_class {str(found)[:60]!a}, which is no name; {AGAIN}")
             return found, file
     return None, None
 
@@ -234,16 +236,51 @@ def complete_processor(processor: Any, config: PretrainedConfig, path: str | Pat
             most = _MOST_AREA if side.endswith("est_edge") and _is_area(images) else _MOST_SIDE
             if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= most:
                 raise ConfigError(
-                    f"the image processor of {path} has {key}.{side} {str(value)[:40]}, and whole numbers from 1 to "
+                    f"the image processor of {path} has {key}.{side} {str(value)[:40]!a}, and whole numbers from 1 to "
                     f"{most:,} can be used; look at its preprocessor_config.json or processor_config.json"
                 )
     with library_errors(ConfigError, f"the image processor of {path} cannot process an image", AGAIN):
         found = images(images=[blank(64, 48)], return_tensors="pt")
+    _refuse_defaults(path)
     pixels = found.get("pixel_values")
     if not isinstance(pixels, Tensor) or not pixels.numel() or not math.isfinite(float(pixels.float().sum())):
         raise ConfigError(
             f"the image processor of {path} makes no finite numbers of an image: look at image_mean, image_std and "
             "rescale_factor in its preprocessor_config.json or processor_config.json"
+        )
+
+    given = getattr(getattr(config, "vision_config", None), "image_size", None)
+    if config.model_type in _ONE_SIZE and "clip" in _tower(config) and isinstance(given, int):
+        height, width = pixels.shape[-2:]
+        if (height, width) != (given, given):
+            raise ConfigError(
+                f"the image processor of {path} makes images of {width} x {height}, and its config.json says that the "
+                f"vision tower takes {given} x {given}: use files of one model"
+            )
+
+
+def _tower(config: PretrainedConfig) -> str:
+    return str(getattr(getattr(config, "vision_config", None), "model_type", ""))
+
+
+def _refuse_defaults(path: str | Path) -> None:
+    """Refuse settings of images that are no settings: transformers takes those of some other model instead.
+
+    Raises:
+        ConfigError: with the file.
+    """
+    settings: Any = None
+    file = _file(path, "processor_config.json")
+    if file is not None:
+        settings = read_object(file).get("image_processor")
+    if settings is None:
+        file = _file(path, "preprocessor_config.json")
+        settings = {} if file is None else read_object(file)
+    known = ("image_processor_type", "feature_extractor_type", "size", "image_mean")
+    if not isinstance(settings, dict) or not any(settings.get(key) for key in known):
+        raise ConfigError(
+            f"{file or path} says nothing of how images are processed (no image_processor_type): the settings of some "
+            f"other model would be taken; {AGAIN}"
         )
 
 
@@ -278,11 +315,18 @@ def _fill_in(processor: Any, config: PretrainedConfig, path: str | Path) -> None
     if missing and hasattr(processor, "num_additional_image_tokens"):
         # the class token of CLIP's tower, which the strategy "default" takes off again
         processor.num_additional_image_tokens = int("clip" in str(getattr(vision, "model_type", "")))
+    layers, chosen = getattr(vision, "num_hidden_layers", None), getattr(config, "vision_feature_layer", None)
+    for layer in chosen if isinstance(chosen, list | tuple) else [chosen]:
+        if layer is not None and isinstance(layers, int) and not (layer and -layers <= layer <= layers):
+            raise ConfigError(
+                f"config.json of {path} takes image features from layer {layer} (vision_feature_layer), and its vision "
+                f"tower has the layers 1 to {layers}; {AGAIN}"
+            )
     patch, strategy = processor.patch_size, processor.vision_feature_select_strategy
     if not isinstance(patch, int) or patch < 1 or strategy not in ("default", "full"):
         raise ConfigError(
-            f"the processor of {path} has patch_size {str(patch)[:40]!r} and vision_feature_select_strategy "
-            f"{str(strategy)[:40]!r}; a number of pixels, and 'default' or 'full', are expected"
+            f"the processor of {path} has patch_size {str(patch)[:40]!a} and vision_feature_select_strategy "
+            f"{str(strategy)[:40]!a}; a number of pixels, and 'default' or 'full', are expected"
         )
     for key, value in known.items():
         if value is not None and getattr(processor, key) != value:

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
+from transformers import PretrainedConfig
 
 from mmpref.errors import ConfigError
 from mmpref.models.folder import AGAIN, Stored
@@ -24,6 +25,9 @@ _MOST_TENSORS = 250_000
 _MOST_NUMEL = 2**46
 _MOST_BUFFER = 2**28
 _SLACK = 2_000_000
+_PLANES = frozenset({"qwen2_vl", "qwen2_5_vl"})
+_USUAL_SECTION = [16, 24, 24]
+"""What the code of these models takes where the config says nothing."""
 _DERIVED = ("rotary_emb.inv_freq", "position_ids", "masked_bias", "attn.bias", "num_batches_tracked")
 """Names that older releases saved, of tensors that models make themselves."""
 
@@ -87,6 +91,29 @@ def without_table() -> Iterator[None]:
         log.removeFilter(is_other)
 
 
+def refuse_positions(config: PretrainedConfig, path: str | Path) -> None:
+    """Refuse three-plane positions that do not add up to a head: no weight has their shape.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    text: Any = config.get_text_config()
+    rope = getattr(text, "rope_parameters", None) or {}
+    heads = getattr(text, "num_attention_heads", None)
+    if not isinstance(rope, Mapping) or not heads:
+        return
+    section = rope.get("mrope_section", _USUAL_SECTION if config.model_type in _PLANES else None)
+    if section is None:
+        return
+    head = getattr(text, "head_dim", None) or text.hidden_size // heads
+    head = int(head * rope.get("partial_rotary_factor", 1.0))
+    if not isinstance(section, list | tuple) or 2 * sum(section) != head:
+        raise ConfigError(
+            f"config.json of {path} has mrope_section {section}, whose sum must be {head // 2} for heads of {head}; "
+            f"{AGAIN}"
+        )
+
+
 def refuse_misfit(model: nn.Module, info: Mapping[str, Any], path: str | Path, *, packed: bool) -> None:
     """Refuse a model of which not every weight is the stored one.
 
@@ -112,7 +139,8 @@ def refuse_misfit(model: nn.Module, info: Mapping[str, Any], path: str | Path, *
         return
     left = sorted(name for name in info["unexpected_keys"] if not name.endswith(_DERIVED))
     parts = {_part_of(name) for name in own}
-    inside = [name for name in left if _part_of(name) in parts]
+    # of a model most of which is left over, no part can be told from what it should be
+    inside = [name for name in left if _part_of(name) in parts or len(left) > len(own)]
     if inside:
         raise ConfigError(
             f"the model that config.json of {path} describes has no place for {inside[0]}{_more(inside)}, which its "

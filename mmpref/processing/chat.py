@@ -360,8 +360,8 @@ class ChatEncoder:
     def _eos_id(self) -> int:
         if self.tokenizer.eos_token_id is None:
             raise ConfigError(
-                "the chat template writes no end-of-turn token and the tokenizer has no eos_token: the model could "
-                "never learn to stop; set eos_token in the tokenizer's config"
+                f"the chat template of {self.template.name} writes no end-of-turn token and the tokenizer has no "
+                "eos_token: the model could never learn to stop; set eos_token in its tokenizer_config.json"
             )
         return int(self.tokenizer.eos_token_id)
 

@@ -42,7 +42,7 @@ class ChatTemplate:
 
     def __init__(self, processor: Any, tokenizer: Any, kwargs: Mapping[str, Any] | None = None) -> None:
         self.tokenizer = tokenizer
-        self.name = str(getattr(tokenizer, "name_or_path", "") or "this model")
+        self.name = _name_of(tokenizer)
         self.source = _source_of(processor, tokenizer, with_tools="tools" in (kwargs or {}))
         self._has_tools_template = "tool_use" in _named_templates(processor, tokenizer)
         try:
@@ -152,7 +152,9 @@ class ChatTemplate:
         try:
             return list(self.tokenizer(text, add_special_tokens=False, **extra)["input_ids"])
         except (ValueError, NotImplementedError) as err:
-            raise TemplateError(f"has a control token that cannot be kept as text: {one_line(err)}") from err
+            raise TemplateError(
+                f"has a control token that the tokenizer of {self.name} cannot keep as text: {one_line(err)}"
+            ) from err
 
     @cached_property
     def writes_the_date(self) -> bool:
@@ -205,6 +207,10 @@ def _speaks_of_one(path: Path) -> bool:
         return b'"chat_template"' in stream.read(1 << 24)
 
 
+def _name_of(tokenizer: Any) -> str:
+    return str(getattr(tokenizer, "name_or_path", "") or "this model")
+
+
 def _named_templates(processor: Any, tokenizer: Any) -> Mapping[str, Any]:
     template = getattr(processor, "chat_template", None) or tokenizer.chat_template
     return template if isinstance(template, dict) else {}
@@ -217,14 +223,14 @@ def _source_of(processor: Any, tokenizer: Any, *, with_tools: bool) -> str:
         name = "tool_use" if with_tools and "tool_use" in template else "default"
         if name not in template:
             raise ConfigError(
-                f"the model has the chat templates {', '.join(map(repr, template))} and none named 'default'; put the "
-                "one that these rows need into its folder as chat_template.jinja"
+                f"{_name_of(tokenizer)} has the chat templates {', '.join(map(repr, template))} and none named "
+                "'default'; put the one that these rows need into its folder as chat_template.jinja"
             )
         template = template[name]
     if not template:
         raise ConfigError(
-            "the model has no chat template, so there is no one way to write a conversation for it; use an "
-            "instruction-tuned model, or put a chat_template.jinja into its folder"
+            f"{_name_of(tokenizer)} has no chat template, so there is no one way to write a conversation for it; use "
+            "an instruction-tuned model, or put a chat_template.jinja into its folder"
         )
     return str(template)
 
