@@ -57,6 +57,7 @@ def check_recipe(recipe: Recipe) -> Iterator[Fact]:
         MMPrefError: what would stop the run before the checks.
     """
     from mmpref.data.quarantine import Quarantine
+    from mmpref.models.load import check_model
     from mmpref.training.arguments import training_arguments
     from mmpref.training.continued import continued
     from mmpref.training.loss_of import line_of, loss_written_out, objective_of, settle, with_score
@@ -66,6 +67,7 @@ def check_recipe(recipe: Recipe) -> Iterator[Fact]:
     from mmpref.training.setup import set_up
 
     recipe = continued(loss_written_out(resolved(recipe)))
+    check_model(recipe.model.path)
     objective = objective_of(recipe)
     arguments = training_arguments(recipe)
     data = load_data(recipe, objective, Quarantine())

@@ -47,7 +47,16 @@ from mmpref.processing.pixels import image_options
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["LoadedModel", "image_only", "load", "load_config", "load_model", "load_processor", "save_model"]
+__all__ = [
+    "LoadedModel",
+    "check_model",
+    "image_only",
+    "load",
+    "load_config",
+    "load_model",
+    "load_processor",
+    "save_model",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +198,17 @@ def empty_model(config: PretrainedConfig, *, dtype: torch.dtype, attn_implementa
 def _on_meta(kind: Any, config: PretrainedConfig, where: str, dtype: torch.dtype, attn_implementation: str) -> Any:
     with building_within(where), torch.device("meta"):
         return kind.from_config(copy.deepcopy(config), dtype=dtype, attn_implementation=attn_implementation)
+
+
+def check_model(path: str | Path) -> None:
+    """Look at all files of a model folder, before anything else is done with it; a hub id passes.
+
+    Raises:
+        ConfigError: it is no model folder, or something in it is broken.
+    """
+    config = _check_folder(path)
+    if config is not None:
+        stored_weights(Path(path), config)
 
 
 def load_config(path: str | Path) -> PretrainedConfig:

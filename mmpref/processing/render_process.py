@@ -104,20 +104,25 @@ def _limit_memory() -> None:
     from transformers.utils import chat_template_utils
 
     chat_template_utils._compile_jinja_template("").render()
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _limit(resource.RLIMIT_CORE, 0)
     try:
         with Path("/proc/self/statm").open(encoding="ascii") as stream:
             now = int(stream.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:  # no Linux: the limit is then one of data alone, where there is such a thing
-        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, resource.RLIM_INFINITY))
+        _limit(resource.RLIMIT_DATA, MEMORY_BYTES)
         return
-    resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY_BYTES, resource.RLIM_INFINITY))
+    _limit(resource.RLIMIT_AS, now + MEMORY_BYTES)
 
 
 def _limit_time() -> None:
     """The system ends this process with SIGXCPU when the request takes longer; no call into C can hold that up."""
-    until = math.ceil(time.process_time()) + CPU_SECONDS
-    resource.setrlimit(resource.RLIMIT_CPU, (until, resource.RLIM_INFINITY))
+    _limit(resource.RLIMIT_CPU, math.ceil(time.process_time()) + CPU_SECONDS)
+
+
+def _limit(kind: int, most: int) -> None:
+    """Set a limit below the one that the machine's owner may have set, which cannot be raised."""
+    hard = resource.getrlimit(kind)[1]
+    resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 if __name__ == "__main__":

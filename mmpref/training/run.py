@@ -21,6 +21,7 @@ from mmpref.config import Recipe, SourceSection
 from mmpref.data.quarantine import Quarantine
 from mmpref.errors import CheckpointError, StoppedError
 from mmpref.losses.objective import Objective
+from mmpref.models.load import check_model
 from mmpref.models.part_counts import as_facts
 from mmpref.records import PreferencePair
 from mmpref.rundir import Claim, RunDir, State, claim_output
@@ -106,6 +107,7 @@ def train(
         say = _silent
     with world.failing_together():
         recipe = continued(recipe)
+        check_model(recipe.model.path)
         refuse_other_than_asked(world.strategy, world.size)
         refuse_what_cannot_shard(recipe, world.strategy)
         _use_one_gpu(arguments, say)
