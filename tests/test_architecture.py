@@ -91,7 +91,7 @@ DOORS: dict[str, set[str]] = {
     "torchvision": set(),
     "deepspeed": {"training/parallel/zero.py"},
     "httpx2": {"evals/chat_api.py"},
-    "jinja2": {"processing/template.py"},
+    "jinja2": {"processing/render_process.py"},
     "filelock": {"files.py"},
     "psutil": {"process/signals.py"},
     "requests": set(),

@@ -245,6 +245,8 @@ def _model_facts(model: str | Path | LoadedModel | ModelSource, *, here: bool) -
     name = _name(model)
     if not here:
         return {"model": name, "model_files": ""}
+    if isinstance(model, str | Path | ModelSource):
+        _check_files(model if isinstance(model, ModelSource) else ModelSource(path=name))
     facts: dict[str, Any] = {
         "model": str(Path(name).resolve()) if Path(name).is_dir() else name,
         "model_files": fingerprint.of_model(name),
@@ -262,6 +264,22 @@ def _model_facts(model: str | Path | LoadedModel | ModelSource, *, here: bool) -
     if source.template_kwargs:
         facts["template_kwargs"] = dict(source.template_kwargs)
     return facts
+
+
+def _check_files(source: ModelSource) -> None:
+    """Refuse a folder with something in it that cannot be read, before all of it is hashed."""
+    name = source.path
+    if not Path(name).is_dir():
+        return
+    from mmpref.models.load import check_model
+
+    found = source.resolved()
+    if found.adapter is not None and found.adapter != Path(name):
+        from mmpref.models.adapter_folder import adapter_settings
+
+        adapter_settings(found.adapter)
+    if Path(found.path).is_dir():
+        check_model(found.path)
 
 
 def _own_answerer(

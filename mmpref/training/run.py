@@ -21,6 +21,7 @@ from mmpref.config import Recipe
 from mmpref.data.quarantine import Quarantine
 from mmpref.errors import CheckpointError, StoppedError, Terminated
 from mmpref.losses.objective import Objective
+from mmpref.models.load import check_model
 from mmpref.models.part_counts import as_facts
 from mmpref.records import PreferencePair
 from mmpref.rundir import Claim, RunDir, State, check_output, claim_output, with_real_output
@@ -115,6 +116,7 @@ def train(
     with world.failing_together(), tracked_in(arguments.report_to, run.logs), log:
         say = log.saying(say)
         recipe = continued(recipe)
+        check_model(recipe.model.path)
         refuse_other_than_asked(world.strategy, world.size)
         refuse_what_cannot_shard(recipe, world.strategy)
         _use_one_gpu(arguments, say)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mmpref.errors import ConfigError, OutOfMemoryError
 from mmpref.evals.answerers.contract import same_questions
-from mmpref.file_reading import read_json
 from mmpref.records import Answer, EvalSample, ImageRef
 
 if TYPE_CHECKING:
@@ -55,9 +54,10 @@ class ModelSource:
             return self
         if self.adapter is not None:
             raise ConfigError(f"{self.path} is an adapter itself; give its base model with --adapter")
-        content = read_json(config, ConfigError)
-        base = content.get("base_model_name_or_path") if isinstance(content, dict) else None
-        if not isinstance(base, str) or not base:
+        from mmpref.models.adapter_folder import adapter_settings
+
+        base = adapter_settings(Path(self.path)).get("base_model_name_or_path")
+        if not base:
             raise ConfigError(f"{config} does not name a base model; give it as the model, and this as the adapter")
         return ModelSource(
             path=base,
