@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mmpref import api_keys
 from mmpref.cli_arguments import hint_for, refuse_empty
 from mmpref.cli_data import app as data_app
 from mmpref.cli_eval import evaluate, judge
@@ -316,7 +317,7 @@ def main(argv: list[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else 0
     except MMPrefError as err:
         if not err.told_elsewhere:
-            typer.echo(f"mmpref: {err}", err=True)
+            typer.echo(f"mmpref: {api_keys.cut(str(err), of_message=True)}", err=True)
         return err.exit_code
     except BrokenPipeError:  # the reader of our output went away; not worth a traceback
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -21,7 +21,8 @@ from typing import IO, Any
 
 from filelock import lock_descriptor
 
-from mmpref.errors import CheckpointError
+from mmpref import api_keys
+from mmpref.errors import CheckpointError, ConfigError
 
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 _LOCKED: set[int] = set()
@@ -72,8 +73,9 @@ def write_text(path: Path, text: str) -> None:
 
 def json_text(content: object, *, indent: int | None = None) -> str:
     """JSON that can be written as UTF-8: characters stand as they are, but half a surrogate pair, which a model's text
-    that was cut in the middle of an emoji has, is escaped. NaN and infinity are refused: they are not JSON."""
-    text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
+    that was cut in the middle of an emoji has, is escaped. NaN and infinity are refused: they are not JSON. No API key
+    comes into a file this way, whatever was said or read before."""
+    text = json.dumps(api_keys.cut_all(content), indent=indent, ensure_ascii=False, allow_nan=False)
     return _HALF_A_PAIR.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
 
 
@@ -137,35 +139,83 @@ class Locked(Exception):  # noqa: N818 - whoever asks says what it means for the
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, *, leave: bool = True) -> Iterator[None]:
     """Hold a lock file for the length of the block; it says which process holds it.
 
     The lock is the operating system's (``flock``): it ends with the process, however that ends, so a lock file that is
-    left behind means nothing. The file stays, as deleting it would let two processes hold two files of the same name.
-    Children made by fork (the loader's workers) let go of it at once.
+    left behind means nothing. Children made by fork (the loader's workers) let go of it at once.
 
     Args:
         path: the lock file; its folder is made.
+        leave: the file stays. Without it, it is deleted before it is let go, and whoever had opened it meanwhile sees
+            that and opens the next one.
 
     Raises:
         Locked: another process, or another block of this one, holds it.
         CheckpointError: the file cannot be written.
     """
-    with writing_to(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
-    _LOCKED.add(descriptor)
+    descriptor = _open_locked(path)
     try:
         with writing_to(path):
-            if not lock_descriptor(descriptor, blocking=False):
-                raise Locked(path, _holder(descriptor))
             os.ftruncate(descriptor, 0)
             os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
         yield
     finally:
         if descriptor in _LOCKED:  # a child that was forked meanwhile has let go of it
+            if not leave:
+                path.unlink(missing_ok=True)
             _LOCKED.remove(descriptor)
             os.close(descriptor)  # and with it the lock
+
+
+def _open_locked(path: Path) -> int:
+    """A descriptor of the lock file of that name, locked."""
+    while True:
+        with writing_to(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        _LOCKED.add(descriptor)
+        try:
+            with writing_to(path):
+                if not lock_descriptor(descriptor, blocking=False):
+                    raise Locked(path, _holder(descriptor))
+            if _is_still(path, descriptor):
+                return descriptor
+        except BaseException:
+            _LOCKED.discard(descriptor)
+            os.close(descriptor)
+            raise
+        _LOCKED.discard(descriptor)  # it was deleted between the two steps
+        os.close(descriptor)
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
+def only_writer(path: Path, remedy: str) -> Iterator[None]:
+    """Write a file or folder, and no other process of mmpref at the same time.
+
+    Args:
+        path: what is written; a lock file lies beside it for as long.
+        remedy: what to do where another process writes it: ``choose another --out``.
+
+    Raises:
+        ConfigError: another process writes it; the message names the process and its host.
+    """
+    target = path.resolve()
+    lock = target.with_name(f".{target.name[:200]}.lock")
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(lock, leave=False))
+        except Locked as err:
+            who = err.holder or "another process"
+            raise ConfigError(f"{path} is being written by {who}; wait for it to end, or {remedy}") from None
+        yield
 
 
 def _holder(descriptor: int) -> Holder | None:
