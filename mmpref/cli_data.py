@@ -375,6 +375,7 @@ def fetch(
     card: _CardName = None,
     max_gib: Annotated[float, typer.Option(min=0, help="Stop asking for more after this many GiB.")] = 200.0,
     workers: Annotated[int, typer.Option(min=1, max=32, help="Images on their way at a time.")] = 4,
+    deadline: Annotated[float, typer.Option(min=0.1, help="Seconds for one image, further tries included.")] = 120.0,
     max_bad_fraction: _MaxBad = 0.001,
 ) -> None:
     """Download the images that pairs name by URL: https, named hosts and public addresses only. Can be run again."""
@@ -386,7 +387,7 @@ def fetch(
     opened = _open(source, format, None, split, card)
     _refuse_outputs(opened, out)
     quarantine = Quarantine(out.with_name(f"{out.stem}.quarantine.jsonl"))
-    policy = FetchPolicy(hosts=frozenset(host or ()), max_total_bytes=int(max_gib * 2**30))
+    policy = FetchPolicy(hosts=frozenset(host or ()), max_total_bytes=int(max_gib * 2**30), deadline=deadline)
     with CountDisplay("fetching") as display:
         report = fetch_pairs(
             opened,

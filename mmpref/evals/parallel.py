@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import queue
-import threading
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from mmpref.errors import EvalIncompleteError
+from mmpref.threads import each
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -27,8 +27,6 @@ def in_parallel(
 ) -> Iterator[tuple[T, R | ItemFailed]]:
     """``(item, work(item))`` as they are done, ``workers`` at a time; an ``ItemFailed`` is a result like any other.
 
-    The threads are daemons: an interrupted program does not wait for a silent server.
-
     Args:
         stop: called when the caller leaves or something raised, to wake threads that wait.
 
@@ -36,29 +34,9 @@ def in_parallel(
         EvalIncompleteError: many items in a row failed and none worked.
         Exception: whatever else ``work`` raises.
     """
-    todo: queue.SimpleQueue[T | None] = queue.SimpleQueue()
-    done: queue.SimpleQueue[tuple[T, R | BaseException]] = queue.SimpleQueue()
-
-    def run() -> None:
-        while (item := todo.get()) is not None:
-            try:
-                done.put((item, work(item)))
-            except BaseException as err:  # handed to the caller, whatever it is
-                done.put((item, err))
-
-    waiting = iter(items)
-    under_way = failed_in_a_row = 0
-    for _ in range(workers):
-        threading.Thread(target=run, daemon=True).start()
-    try:
-        while True:
-            while under_way < workers and (item := next(waiting, None)) is not None:
-                todo.put(item)
-                under_way += 1
-            if not under_way:
-                return
-            item, result = done.get()
-            under_way -= 1
+    failed_in_a_row = 0
+    with contextlib.closing(each(items, work, workers=workers, stop=stop)) as results:
+        for item, result in results:
             if isinstance(result, BaseException):
                 if not isinstance(result, ItemFailed):
                     raise result
@@ -71,7 +49,3 @@ def in_parallel(
                     f"the last {failed_in_a_row} requests all failed, so no more are made: {result}; "
                     "what was answered is kept, run again to go on"
                 )
-    finally:
-        stop()
-        for _ in range(workers):
-            todo.put(None)
