@@ -65,7 +65,7 @@ def cut(text: str, *, of_message: bool = False) -> str:
 
 
 def cut_all(content: Any) -> Any:
-    """The same JSON value with the keys cut out of every text in it, names of fields too; itself where there is none."""
+    """The same JSON value with the keys cut out of every text in it, names of fields too."""
     if not _KEYS:
         return content
     if isinstance(content, str):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -13,7 +13,7 @@ R = TypeVar("R")
 
 def each(
     items: Iterable[T], work: Callable[[T], R], *, workers: int, stop: Callable[[], None]
-) -> Iterator[tuple[T, R | BaseException]]:
+) -> Generator[tuple[T, R | BaseException]]:
     """``(item, work(item))``, or what it raised, as they are done, ``workers`` at a time.
 
     The threads are daemons: an interrupted program does not wait for a silent server.

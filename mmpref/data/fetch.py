@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import IO
 from urllib.parse import urljoin, urlsplit
@@ -404,7 +405,7 @@ class _Store:
             if deadline.is_over:
                 raise self._too_late()
             try:
-                address = within(deadline.left, lambda target=target: checked_address(target, self.policy))
+                address = within(deadline.left, partial(checked_address, target, self.policy))
             except TimeoutError as error:
                 raise self._too_late(f"; the name server did not answer about {target.host}") from error
             timeout = min(self.policy.timeout, max(deadline.left, 0.01))

@@ -1,4 +1,4 @@
-"""Which hosts and addresses of the network may be asked for images: names as one writes them, addresses that are public."""
+"""Which hosts and addresses may be asked for images: names as one writes them, addresses that are public."""
 
 from __future__ import annotations
 

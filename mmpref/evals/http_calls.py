@@ -1,8 +1,8 @@
 """HTTP requests with one time limit that holds whatever the other side does. The one door to httpx2.
 
 The limits of an HTTP client are between two reads, so that a server which sends a byte now and then is never late. Here
-a request runs as one task of an event loop, from the name server to the last byte, and the loop ends it when its time is
-over. The loop has a daemon thread of its own, and so has every question to the name server, which nothing can end: a
+a request runs as one task of an event loop, from the name server to the last byte, and the loop ends it when its time
+is over. The loop has a daemon thread of its own, and so has every question to the name server, which nothing can end: a
 program that is interrupted waits for none of them.
 """
 

@@ -1,8 +1,9 @@
 """The answers of one evaluation on disk: written as they come, taken up after a kill, refused when they are others'.
 
 ``settings.json`` says what the answers depend on, ``images.json`` what was in the pictures, ``answers.jsonl`` holds the
-answers, with ``finish_reason`` where the limit of tokens ended one and ``served_as`` where a server named its model. Under torchrun every process appends to ``answers.rank<N>.jsonl``, and the first one puts all into
-``answers.jsonl``; what a killed run left there is put together by the next.
+answers, with ``finish_reason`` where the limit of tokens ended one and ``served_as`` where a server named its model.
+Under torchrun every process appends to ``answers.rank<N>.jsonl``, and the first one puts all into ``answers.jsonl``;
+what a killed run left there is put together by the next.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Journal:
         write_json(self.folder / IMAGES, images)
 
     def refuse_from_now_on(self, served: Mapping[str, Any]) -> None:
-        """Write down that a server changed its model meanwhile, so that no later run takes these answers for its own."""
+        """Write down that a server changed its model meanwhile: no later run takes these answers for its own."""
         settings = _saved(self.folder / SETTINGS)
         write_json(self.folder / SETTINGS, {**settings, "served": {**served, "changed while answering": True}})
 

@@ -96,11 +96,11 @@ def content_hash(sample: EvalSample, *answers: str) -> str:
 
 def _verdict(row: Row, kind: VerdictKind, where: str) -> Verdict:
     found = _value(row, kind, where)
-    hashes = {name: row.get(name) for name in ("judged", "same_judged", "same_error")}
-    for name, value in hashes.items():
-        if value is not None and not isinstance(value, str):
-            raise DataError(f"{where}: {name} is {value!r:.60}; expected text")
-    return replace(found, **hashes) if any(hashes.values()) else found
+    for name in ("judged", "same_judged", "same_error"):
+        if not isinstance(row.get(name), str | None):
+            raise DataError(f"{where}: {name} is {row[name]!r:.60}; expected text")
+    judged, both, why = row.get("judged"), row.get("same_judged"), row.get("same_error")
+    return replace(found, judged=judged, same_judged=both, same_error=why)
 
 
 def _value(row: Row, kind: VerdictKind, where: str) -> Verdict:

@@ -1,8 +1,8 @@
 """What judging costs: prices, what is guessed before, and what is counted while calls are under way.
 
 What a server says it used is believed where it can be: for a request at least a tenth of the tokens that its length
-tells and no more than any model reads, for a reply more than none. Otherwise, and for a request whose reply was lost, the
-most that it can have been is counted, and the outcome says of how many calls.
+tells and no more than any model reads, for a reply more than none. Otherwise, and for a request whose reply was lost,
+the most that it can have been is counted, and the outcome says of how many calls.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The cache is a JSONL file of replies by content: judge, prompt version and everything the judge is shown. So a run that
 was killed asks only what it had not asked, answers that did not change are not judged twice, and a cache can be shared
-between models, one after the other. An answer without a usable reply is written with its ``error`` and counts as missing.
+between models, one after the other. An answer without a usable reply is written with its ``error`` and is missing.
 
 Each verdict holds the hash of what it is about. Verdicts on other answers that stand where these are to stand are put
 aside before anything is asked: a run that fails leaves none that could be taken for its own.
@@ -60,7 +60,7 @@ class Outcome:
         """Say now what the scorer would say later.
 
         Raises:
-            EvalIncompleteError: more than 2 % of the answers have no verdict, or no comparison with the one to figure 0.
+            EvalIncompleteError: more than 2 % of the answers have no verdict, or were not compared with figure 0.
         """
         by_id = {verdict.id: verdict for verdict in self.verdicts}
         usable(by_id, list(by_id))
@@ -68,8 +68,8 @@ class Outcome:
             reasons = "; ".join(sorted(set(self.not_compared.values()))[:3])
             raise EvalIncompleteError(
                 f"{len(self.not_compared)} of {self.num_compared} answers were not compared with the one to figure 0 "
-                f"('same'), more than {MAX_MISSING_SHARE:.0%}: {first_ids(list(self.not_compared))} ({reasons}); let the "
-                "judge run again, it asks only about these, or leave the question out with --no-diagnosis"
+                f"('same'), more than {MAX_MISSING_SHARE:.0%}: {first_ids(list(self.not_compared))} ({reasons}); let "
+                "the judge run again, it asks only about these, or leave the question out with --no-diagnosis"
             )
 
 

@@ -18,9 +18,9 @@ from mmpref.evals.judging.tasks import JudgeTask, Sections, Value
 FENCE = "fence"
 REASON = "reason"
 _THINKING = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
-# Marks of chat templates: a server that does not escape them would take them for the end of our turn. No list of them is
-# whole, so whatever is written like one is broken: <...> without a blank, <|, |>, [...] in capitals or with a bar or an
-# underscore, and the brackets of MiniMax; also with full-width signs, which some tokenizers make plain ones first.
+# Marks of chat templates: a server that does not escape them would take them for the end of our turn. No list of them
+# is whole, so whatever is written like one is broken: <...> without a blank, <|, |>, [...] in capitals or with a bar or
+# an underscore, and the brackets of MiniMax; also with full-width signs, which some tokenizers make plain ones first.
 _HTML = r"/?(?:b|i|u|p|a|br|hr|em|strong|ul|ol|li|h[1-6]|sub|sup|code|pre|div|span|table|tr|td|th)/?"
 _LESS, _MORE, _BAR = r"<\uff1c\ufe64\u2329\u3008", r">\uff1e\ufe65\u232a\u3009", r"|\uff5c\uffe8\u2223\u23d0"
 _OPEN, _SHUT = r"\[\uff3b", r"\]\uff3d"
