@@ -246,18 +246,23 @@ def score(
     answers: Annotated[list[Path], typer.Option(help=_ANSWERS_HELP)],
     options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=_OPTIONS_HELP)] = None,
     protocol: Annotated[str, typer.Option(help="How answers are read and counted.")] = "mmpref",
-    out: Annotated[Path | None, typer.Option(help="Also write the result to this file.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Also write the result and its items: NAME.json, or a folder. mmpref report reads them."),
+    ] = None,
 ) -> None:
     """Score saved answers. No model and no torch are needed."""
     from mmpref.config import parse_options
-    from mmpref.evals import score_beside, write_result
+    from mmpref.evals import score_beside, write_scored
     from mmpref.evals.results import other_protocols
     from mmpref.terminal import print_result
 
     given = parse_options(options or [])
     result, beside = score_beside(benchmark, _one_or_many(questions), _one_or_many(answers), protocol, **given)
     if out is not None:
-        write_result(out, result, protocols=other_protocols(beside))
+        asked = {"questions": [*map(str, questions)], "answers": [*map(str, answers)], "options": options or []}
+        inputs = [*questions, *answers]
+        write_scored(out, result, inputs=inputs, protocols=other_protocols(beside), scored=asked)
     print_result(result, {name: other.metrics for name, other in beside.items()})
 
 
@@ -292,17 +297,33 @@ def export(
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(help="Run folders or folders of mmpref eval; the first is what the others are compared with."),
+        typer.Argument(
+            help="Run folders, folders of mmpref eval, or results of mmpref score; the first is what the others are "
+            "compared with."
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="The page: one HTML file that needs nothing else.")],
+    out: Annotated[
+        list[Path],
+        typer.Option(help="NAME.html: the page, one file that needs nothing else. NAME.csv, .md, .tex: the table."),
+    ],
     images: Annotated[Path | None, typer.Option(help="Image paths in the results are relative to this folder.")] = None,
     title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
 ) -> None:
-    """Compare runs in one page: table with intervals, training curves, examples."""
+    """Compare runs in one page, or as a table: intervals, paired differences, training curves, examples."""
     from mmpref.report.page import build_report
+    from mmpref.report.runs import load_runs
+    from mmpref.report.table_files import table_writer, write_table
 
-    page = build_report(runs, out, title=title, images_root=images)
-    typer.echo(f"wrote {page}")
+    pages = {".html", ".htm"}
+    for file in out:  # all endings are known before the first file is written
+        if file.suffix.lower() not in pages:
+            table_writer(file)
+    for file in out:
+        if file.suffix.lower() in pages:
+            build_report(runs, file, title=title, images_root=images)
+        else:
+            write_table(load_runs(runs), file)
+        typer.echo(f"wrote {file}")
 
 
 def main(argv: list[str] | None = None) -> int:

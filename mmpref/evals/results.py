@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmpref.errors import ConfigError
+from mmpref.evals.journal import ITEMS, SETTINGS
 from mmpref.evals.judging.tasks import JUDGED, official_judge
 from mmpref.files import json_text, replacing, write_json
 from mmpref.records import TaskResult
 from mmpref.rundir import versions
 
 RESULTS = "results.json"
+_OTHER_TABLES = (".html", ".csv", ".md", ".tex")
 
 
 def result_content(result: TaskResult, **more: Any) -> dict[str, Any]:
@@ -39,6 +42,37 @@ def write_items(path: Path, result: TaskResult) -> None:
     with replacing(path) as stream:
         for item in result.items:
             stream.write((json_text(item) + "\n").encode("utf-8"))
+
+
+def write_scored(out: Path, result: TaskResult, *, inputs: Sequence[Path] = (), **more: Any) -> None:
+    """Write a result and its items: as ``results.json`` and ``items.jsonl`` into a folder, or as ``NAME.json`` and
+    ``NAME.items.jsonl`` beside it. ``mmpref report`` reads both forms.
+
+    Args:
+        out: a file, where it has a suffix; else a folder.
+        inputs: what was read for the result, which is not written over.
+
+    Raises:
+        ConfigError: ``out`` is an input, an evaluation that a model answered, or asks for a table.
+        CheckpointError: a file cannot be written.
+    """
+    file, items = (out / RESULTS, out / ITEMS) if out.is_dir() or not out.suffix else (out, _items_beside(out))
+    if out.suffix in _OTHER_TABLES:
+        raise ConfigError(
+            f"--out {out}: score writes JSON; write {out.with_suffix('.json')}, and then make the table with: "
+            f"mmpref report {out.with_suffix('.json')} --out {out}"
+        )
+    if (file.parent / SETTINGS).is_file() and file.name == RESULTS:
+        raise ConfigError(f"--out {out} holds an evaluation by mmpref eval, whose results stay; choose another folder")
+    for given in inputs:
+        if given.resolve() in (file.resolve(), items.resolve()):
+            raise ConfigError(f"--out {out} would write over {given}, which is read; choose another name")
+    write_items(items, result)
+    write_json(file, {**result_content(result, **more), "items": items.name})
+
+
+def _items_beside(file: Path) -> Path:
+    return file.with_name(f"{file.stem}.{ITEMS}")
 
 
 def other_protocols(results: Mapping[str, TaskResult]) -> dict[str, dict[str, Any]]:
