@@ -92,12 +92,13 @@ def check(
 ) -> None:
     """Read every row and decode every image once; exit code 3 when training would refuse the data."""
     from mmpref.data.check import check as run_check
+    from mmpref.files import only_writer
     from mmpref.terminal import CountDisplay
 
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; --out is the folder of the report")
     opened = [_open(source, format, root, split, card) for source in sources]
-    with CountDisplay("checking") as display:
+    with only_writer(out, "choose another --out"), CountDisplay("checking") as display:
         report = run_check(
             opened,
             out=out,
@@ -213,6 +214,7 @@ def convert(
 
     from mmpref.data.convert import convert as run_convert
     from mmpref.data.quarantine import Quarantine, RowError
+    from mmpref.files import only_writer
     from mmpref.terminal import CountDisplay
 
     opened = _open(source, format, root, split, card)
@@ -227,7 +229,7 @@ def convert(
         quarantine.num_read += 1
         opened.put_aside(quarantine, file, row, fault, row_id=None)
 
-    with CountDisplay("converting") as display:
+    with only_writer(out, "choose another --out"), CountDisplay("converting") as display:
         report = run_convert(
             opened.rows.rows(broken),
             to=to,

@@ -267,7 +267,7 @@ def _stamp(path: Path) -> _Stamp:
 
 def _changed(file: Path) -> DataError:
     return DataError(
-        f"{file} was changed while it was read, so that nobody can say what of it was: wait until nothing writes it, and "
+        f"{file} was changed while it was read, so that what of it was is unknown: wait until nothing writes it, and "
         "run the command again"
     )
 
