@@ -133,10 +133,8 @@ def judge(
         }
         for sample, text in pairs
     )
-    notes = (
-        *judging_notes(verdicts, missing, options["verdicts"]),
-        "lc_win_rate is mmpref's own length control, not AlpacaEval's",
-    )
+    judged_by, *more = judging_notes(verdicts, missing, options["verdicts"])
+    notes = (judged_by, "lc_win_rate is mmpref's own length control, not AlpacaEval's", *more)
     return Judged(items, len(items) - len(missing), 0, notes, len(missing))
 
 
