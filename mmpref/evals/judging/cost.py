@@ -1,8 +1,8 @@
 """What judging costs: prices, what is guessed before, and what is counted while calls are under way.
 
-What a server says it used is believed where it can be: for a request at least a tenth of the tokens that its length
-tells and no more than any model reads, for a reply more than none. Otherwise, and for a request whose reply was lost,
-the most that it can have been is counted, and the outcome says of how many calls.
+What a server says it used is believed where it can be: at least a tenth of the tokens that the length tells, and no
+more than any model reads. Otherwise, and for a request whose reply was lost, the most that it can have been is counted,
+and the outcome says of how many calls.
 """
 
 from __future__ import annotations
@@ -37,6 +37,10 @@ def tokens_of(text: str) -> float:
     """About how many tokens a text has, rounded to the dear side."""
     plain = sum(char.isascii() for char in text)
     return plain / CHARS_PER_TOKEN + (len(text) - plain) * TOKENS_PER_OTHER_CHAR
+
+
+def _can_be(tokens: int | None, by_length: float) -> bool:
+    return tokens is not None and FEWEST * by_length <= tokens <= MOST_TOKENS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,17 +120,16 @@ class Spent:
             self._refuse_beyond(0.0)  # the call under way has promised what its next request can cost
 
     def add(self, reply: Completion, prompt_tokens: float) -> None:
-        sent, written = reply.prompt_tokens, reply.completion_tokens
-        knows_sent = sent is not None and FEWEST * prompt_tokens <= sent <= MOST_TOKENS
-        knows_written = written is not None and 0 < written <= MOST_TOKENS
+        sent, written, text = reply.prompt_tokens, reply.completion_tokens, tokens_of(reply.text)
         with self.lock:
             self.calls += 1
-            self.guessed += not (knows_sent and knows_written)
-            self.prompt += sent if knows_sent and sent is not None else prompt_tokens
-            if knows_written and written is not None:
+            if _can_be(sent, prompt_tokens) and _can_be(written, text) and written:
+                self.prompt += sent or 0
                 self.completion += written
             else:
-                self.completion += max(MAX_REPLY_TOKENS, tokens_of(reply.text), reply.num_unseen)
+                self.guessed += 1
+                self.prompt += prompt_tokens
+                self.completion += max(MAX_REPLY_TOKENS, text, reply.num_unseen)
 
     def _most(self, prompt_tokens: float) -> float:
         return self.prices.of(prompt_tokens, MAX_REPLY_TOKENS) if self.prices else 0.0

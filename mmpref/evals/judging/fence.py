@@ -28,7 +28,7 @@ _TEMPLATE_MARK = re.compile(
     rf"[{_LESS}](?=[{_BAR}{_LESS}]|(?!{_HTML}[{_MORE}])[^\s{_LESS}{_MORE}]{{1,80}}[{_MORE}])"
     rf"|[{_BAR}](?=[{_MORE}{_SHUT}])"
     rf"|[{_OPEN}](?=[^\s{_OPEN}{_SHUT}]{{0,60}}[A-Z_{_BAR}][^\s{_OPEN}{_SHUT}]{{0,60}}[{_SHUT}])"
-    rf"|[{_OPEN}{_SHUT}](?=[~\uff5e])|[~\uff5e](?=[{_OPEN}{_SHUT}])|(?<![A-Za-z])[{_OPEN}](?=/?(?i:inst|img|image|video|audio|mask|think)[{_SHUT}])"
+    rf"|[{_OPEN}{_SHUT}](?=[~\uff5e])|[~\uff5e](?=[{_OPEN}{_SHUT}])|[{_OPEN}](?=/?(?i:inst|img|image|video|audio|mask|think)[{_SHUT}])"
 )
 # letters that show nothing: Python calls them printable
 _BLANK_LETTERS = re.compile(

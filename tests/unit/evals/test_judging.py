@@ -71,8 +71,8 @@ def rates(request):
 
 
 def plan(tmp_path, server, benchmark="mmhal", rows=MMHAL_ROWS, texts=None, **more):
-    settings = {"url": server.url, "model": "judge", "pause": 0.01, "timeout": 0.7, "attempts": 2}
-    at = Server(**settings | {k: more.pop(k) for k in settings.keys() & more.keys()}, concurrency=3)
+    settings = {"url": server.url, "model": "judge", "pause": 0.01, "timeout": 0.7, "attempts": 2, "concurrency": 3}
+    at = Server(**settings | {k: more.pop(k) for k in settings.keys() & more.keys()})
     samples, answers = load_answered(benchmark, rows, texts if texts is not None else answers_to(rows))
     return plan_judging(benchmark, samples, answers, at, cache=tmp_path / "cache.jsonl", **more)
 
