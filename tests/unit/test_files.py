@@ -4,12 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from mmpref.errors import CheckpointError
-from mmpref.files import Holder, Locked, locked
+from mmpref.errors import CheckpointError, ConfigError
+from mmpref.files import Holder, Locked, locked, only_writer
 
 HOLDS = """
 import sys, time
@@ -76,3 +77,41 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot write to"), locked(tmp_path / "file" / "lock"):
         pass
+
+
+def test_an_output_has_one_writer_who_is_named_and_no_lock_file_stays(tmp_path):
+    out = tmp_path / "out.jsonl"
+    (tmp_path / "link.jsonl").symlink_to(out)
+    with only_writer(out, "choose another --out"):
+        for same in (out, tmp_path / "link.jsonl", tmp_path / "x" / ".." / "out.jsonl"):
+            with (
+                pytest.raises(ConfigError, match=rf"written by process {os.getpid()} on .*, or choose another --out"),
+                only_writer(same, "choose another --out"),
+            ):
+                pass
+    assert [file.name for file in tmp_path.iterdir()] == ["link.jsonl"]
+
+
+def test_a_lock_file_that_goes_with_its_lock_is_never_held_twice(tmp_path):
+    """Many that come and go: whoever holds the lock is alone, though its file is deleted each time."""
+    inside, most, taken = [], [], []
+
+    def come_and_go():
+        for _ in range(200):
+            try:
+                with locked(tmp_path / "lock", leave=False):
+                    inside.append(1)
+                    most.append(len(inside))
+                    inside.pop()
+                    taken.append(1)
+            except Locked:
+                pass
+
+    threads = [threading.Thread(target=come_and_go) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(most) == {1}
+    assert len(taken) >= 200
+    assert not (tmp_path / "lock").exists()

@@ -223,8 +223,8 @@ def test_whole_runs_write_and_say_the_key_nowhere(tmp_path, command):
     out = tmp_path / "out" / ("v.jsonl" if command == "judge" else "")
     with served(every, log, say).running() as server:
         done = subprocess.run(
-            [sys.executable, "-m", "mmpref", command, "--benchmark", "mmhal", *given,
-             "--questions", tmp_path / "q.json", "--server", server.url, "--model", "m", "--out", out, "--key-env", "MY_KEY", "--concurrency", "1"],
+            [sys.executable, "-m", "mmpref", command, "--benchmark", "mmhal", "--questions", tmp_path / "q.json",
+             "--server", server.url, "--model", "m", "--out", out, "--key-env", "MY_KEY", "--concurrency", "1", *given],
             env={**os.environ, "MY_KEY": KEY}, capture_output=True, text=True, check=False,
         )  # fmt: skip
     assert done.returncode == 8, done.stderr
