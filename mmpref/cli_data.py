@@ -89,15 +89,29 @@ def check(
     ] = False,
     max_bad_fraction: _MaxBad = 0.001,
     workers: Annotated[int | None, typer.Option(min=1, help="Decoding processes; default: one per core.")] = None,
+    fix: Annotated[
+        Path | None, typer.Option("--fix", help="Also write the rows that are in order to this file, canonical JSONL.")
+    ] = None,
+    copy_images: Annotated[
+        bool, typer.Option("--copy-images", help="With --fix: copy their images to a folder beside the file.")
+    ] = False,
 ) -> None:
-    """Read every row and decode every image once; exit code 3 when training would refuse the data."""
+    """Read every row and decode every image once; exit code 3 when training would refuse the data.
+
+    Ends with what to do next. With --fix the exit code is 0 when the clean file is written.
+    """
     from mmpref.data.check import check as run_check
+    from mmpref.data.next_steps import after_check
     from mmpref.files import only_writer
     from mmpref.terminal import CountDisplay
 
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; --out is the folder of the report")
+    if copy_images and fix is None:
+        raise ConfigError("--copy-images goes with --fix FILE, which names the clean file")
     opened = [_open(source, format, root, split, card) for source in sources]
+    for source in opened:
+        _refuse_outputs(source, fix)
     with only_writer(out, "choose another --out"), CountDisplay("checking") as display:
         report = run_check(
             opened,
@@ -110,8 +124,32 @@ def check(
     _show_check(report, out)
     if not report.read:
         raise DataError(f"{report.fault}: {', '.join(sources)} is empty")
+    if fix is not None and report.used:
+        _write_clean(opened, report, fix, demonstrations, copy_images, out)
+        return
+    steps = after_check(opened, report, out, demonstrations=demonstrations)
     if report.fault is not None:
-        raise DataError("\n  ".join([f"{report.fault} (all in {out / 'quarantine.jsonl'}):", *report.first_bad]))
+        first = [f"  {line}" for line in report.first_bad]
+        more = report.quarantined - len(first)
+        others = [f"  ... and {more:,} more"] if more else []
+        listed = f"  all of them: {out / 'quarantine.jsonl'}"
+        raise DataError("\n".join([f"{report.fault}:", *first, *others, listed, *steps]))
+    typer.echo("\n".join(steps))
+
+
+def _write_clean(
+    opened: list[PairSource], report: CheckReport, fix: Path, demonstrations: bool, copy_images: bool, out: Path
+) -> None:
+    from mmpref.data.clean import write_clean
+    from mmpref.data.next_steps import train_on_file
+
+    clean = write_clean(opened, out=fix, skip=report.skip, demonstrations=demonstrations, copy_images=copy_images)
+    aside = f", {report.quarantined:,} left out ({out / 'quarantine.jsonl'})" if report.quarantined else ""
+    images = "" if clean.images is None else f"; their images in {clean.images}"
+    typer.echo(f"wrote {fix}: {clean.num_pairs:,} pairs{aside}{images}")
+    for line in clean.unwritable[:5]:
+        typer.echo(f"  left out too: {line}")
+    typer.echo("\n".join(["next:", f"  {train_on_file(fix, clean.root)}"]))
 
 
 def _show_check(report: CheckReport, out: Path) -> None:
@@ -152,8 +190,7 @@ def _show_check(report: CheckReport, out: Path) -> None:
         [
             *([warning] if inverted > WORTH_A_LOOK * report.scored else []),
             *([repeated] if report.repeat_prompt else []),
-            f"written to {out}; a recipe with data.manifest={out / 'data_report.json'}",
-            "is refused when the data is no longer this.",
+            f"written to {out}",
         ],
     )
 
@@ -162,7 +199,7 @@ def _show_check(report: CheckReport, out: Path) -> None:
 @stopped_by_ctrl_c
 def verify(
     sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=_SOURCE_HELP)],
-    report: Annotated[Path, typer.Option(help="The data_report.json that mmpref data check wrote.")],
+    report: Annotated[Path, typer.Option(help="The folder that mmpref data check wrote (or its report).")],
     format: _Format = "auto",
     root: _Root = None,
     split: _Split = None,

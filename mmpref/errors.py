@@ -65,9 +65,13 @@ class DistributedError(MMPrefError):
 
 
 class EvalIncompleteError(MMPrefError):
-    """A benchmark or a judge that left too many questions without a result (exit 8)."""
+    """A benchmark or a judge that left too many questions without a result (exit 8).
+
+    ``result`` is that of the questions which have one, where it could be made.
+    """
 
     exit_code = 8
+    result: object = None
 
 
 class StoppedError(MMPrefError):
@@ -76,6 +80,14 @@ class StoppedError(MMPrefError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP; like KeyboardInterrupt no Exception, so that nothing on the way swallows it."""
+
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def one_line(err: BaseException) -> str:
@@ -117,29 +129,41 @@ def library_errors(error: type[MMPrefError], what: str, remedy: str) -> Iterator
 
 
 def stopped_by_ctrl_c(command: Callable[P, None]) -> Callable[P, None]:
-    """The same command with Ctrl-C as our own error: one line and exit code 130, where typer would say Aborted."""
+    """The same command with Ctrl-C, SIGTERM and SIGHUP as our own error: one line, and exit code 130, 143 or 129."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            with _ctrl_c_is_heard():
+            with _signals_are_raised():
                 command(*args, **kwargs)
-        except KeyboardInterrupt:
-            raise StoppedError("stopped by Ctrl-C; nothing unfinished was left looking whole", signal.SIGINT) from None
+        except (KeyboardInterrupt, Terminated) as stop:
+            number = stop.number if isinstance(stop, Terminated) else signal.SIGINT
+            raise StoppedError(
+                f"stopped by {signal_name(number)}; nothing unfinished was left looking whole", number
+            ) from None
 
     return run
 
 
+def signal_name(number: int) -> str:
+    """``SIGTERM``, or what a user calls it."""
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+
+
 @contextmanager
-def _ctrl_c_is_heard() -> Iterator[None]:
-    """Python drops what is raised while an object is taken down, a KeyboardInterrupt too: such a one is sent again."""
+def _signals_are_raised() -> Iterator[None]:
+    """Python drops what is raised while an object is taken down, a KeyboardInterrupt too: its signal is sent again."""
     report = sys.unraisablehook
 
     def send_again(dropped: sys.UnraisableHookArgs) -> None:
-        if not issubclass(dropped.exc_type, KeyboardInterrupt):
+        kind, value = dropped.exc_type, dropped.exc_value
+        if not issubclass(kind, (KeyboardInterrupt, Terminated)):
             report(dropped)
             return
-        again = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+        number = value.number if isinstance(value, Terminated) else signal.SIGINT
+        if (signals := sys.modules.get("mmpref.process.signals")) is not None:
+            signals.forget()
+        again = threading.Timer(0.05, os.kill, (os.getpid(), number))
         again.daemon = True
         again.start()
 

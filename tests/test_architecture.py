@@ -20,13 +20,14 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "mmpref"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-BASE = {"version", "errors", "records", "api_keys", "threads", "files"}
+BASE = {"version", "errors", "records", "api_keys", "threads", "files", "process"}
 RECIPE = {"config", "left_over", "overrides", "recipe_files", "recipe_keys", "yaml_text"}
 SETTINGS = BASE | RECIPE | {"rundir"}
 LOWER = SETTINGS | {"data", "processing", "losses", "models"}
 MAY_IMPORT: dict[str, set[str]] = {
     "version": set(),
     "errors": set(),
+    "process": {"errors"},
     "records": {"errors"},
     "api_keys": set(),
     "threads": set(),
@@ -93,6 +94,7 @@ DOORS: dict[str, set[str]] = {
     "httpx2": {"evals/http_calls.py"},
     "jinja2": {"processing/template.py"},
     "filelock": {"files.py"},
+    "psutil": {"process/signals.py"},
     "requests": set(),
     "urllib.request": set(),
 }
@@ -257,7 +259,7 @@ def test_help_needs_no_other_library_than_the_command_line_s_own() -> None:
     assert set(ours) <= {"mmpref.cli", "mmpref.cli_data", "mmpref.cli_eval", "mmpref.errors", "mmpref.version"} | {
         "mmpref.cli_arguments",
         "mmpref.cli_recipe",
-    }
+    } | {f"mmpref.process{name}" for name in ("", ".children", ".notices", ".signals", ".streams")}
 
 
 def test_data_and_report_load_no_torch() -> None:

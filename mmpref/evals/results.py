@@ -93,6 +93,7 @@ def _numbers(result: TaskResult) -> dict[str, Any]:
         "n": result.n,
         "n_unparsed": result.n_unparsed,
         "n_missing": result.n_missing,
+        **({"answers_read_as": result.read_as} if result.read_as else {}),
         "metrics": dict(result.metrics),
         "intervals": {name: list(interval) for name, interval in result.intervals.items()},
         "undefined": dict(result.undefined),

@@ -262,12 +262,12 @@ def _rows(path: Path) -> Iterator[Any]:
     try:
         whole = json.loads(text)
     except (ValueError, RecursionError):
-        for number, line in enumerate(text.splitlines(), start=1):
+        for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 try:
                     yield json.loads(line)
                 except (ValueError, RecursionError) as error:
-                    raise DataError(f"{path}:{number}: broken JSON: {error}") from error
+                    raise DataError(f"{path}, line {number}: broken JSON: {error}") from error
         return
     if isinstance(whole, list):
         yield from whole
