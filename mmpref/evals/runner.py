@@ -7,8 +7,8 @@ and, last, ``results.json``. Questions whose images cannot be opened are found b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ from mmpref.evals.answerers.contract import facts_of, failures_of
 from mmpref.evals.answerers.in_process import ModelSource
 from mmpref.evals.answerers.processes import deal
 from mmpref.evals.image_check import incomplete, note, unasked, write_unanswered
-from mmpref.evals.journal import ITEMS, Journal, as_line
+from mmpref.evals.journal import ANSWERS, ITEMS, Journal, as_line, served_differently
 from mmpref.evals.ranks import Ranks, ranks, together
 from mmpref.evals.results import RESULTS, other_protocols, write_items, write_result
 from mmpref.evals.rows import Source, choose, first_ids, refuse_duplicates
@@ -40,7 +40,7 @@ from mmpref.evals.task import (
     with_defaults,
 )
 from mmpref.file_reading import read_json
-from mmpref.files import writing_to
+from mmpref.files import only_writer, writing_to
 from mmpref.records import Answer, EvalSample, TaskResult
 
 if TYPE_CHECKING:
@@ -113,10 +113,11 @@ def evaluate(
         "num_beams": chosen.num_beams,
     }
     kind = LikelihoodAnswerer if chosen.by_likelihood else TransformersAnswerer
+    at_server: ServerAnswerer | None = None
     if server is not None:
         if chosen.by_likelihood:
             raise ConfigError(f"{benchmark} needs log-probs of given answers, which a chat API does not give")
-        answerer = ServerAnswerer(server, images_root=images_root, **decoding)
+        at_server = answerer = ServerAnswerer(server, images_root=images_root, **decoding)
     if answerer is not None:
         _refuse_other_kind(answerer, kind, benchmark)
     settings = {
@@ -131,7 +132,10 @@ def evaluate(
     if group is not None and (processes > 1 or answerer is not None):
         raise ConfigError("torchrun is for a model that is loaded here, one in each process, with --processes 1")
     first = group is None or group.rank == 0
-    with together(group) if group is not None else nullcontext():
+    with together(group) if group is not None else nullcontext(), _only_run(Path(out), first):
+        served = at_server.served() if at_server is not None else None
+        if at_server is not None:
+            settings["served"] = served
         journal = Journal(Path(out), group.rank if group else None)
         if first:
             journal.prepare(settings, fingerprint.of_images(wanted, images_root), samples)
@@ -146,10 +150,14 @@ def evaluate(
         todo = [sample for sample in todo if sample.id not in broken]
         mine = deal(todo, group.total)[group.rank] if group is not None else todo
         if mine:
+            if at_server is not None:
+                at_server.named = next((answer.served_as for answer in done.values() if answer.served_as), None)
             if answerer is None:
                 sizes = {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch, "cpu_threads": cpu_threads}
                 answerer = _own_answerer(kind, model_path, group, processes, images_root, sizes | decoding)
             _answer(answerer, mine, journal, len(mine if group is not None else wanted) - len(broken), progress)
+            if at_server is not None and served is not None:
+                _refuse_changed(journal, served, at_server.served())
         done = _all_answers(journal, group)
         asked = [sample for sample in wanted if sample.id not in broken]
         answers = [done[sample.id] for sample in asked]
@@ -159,6 +167,9 @@ def evaluate(
         result = score_samples(chosen, asked, answers, protocol, filled, seed=seed)
         if broken:
             result = replace(result, notes=(*result.notes, note(broken)))
+        if len(states := _told_by_server(answers).get("system_fingerprints", [])) > 1:
+            changed = f"the server changed its state while it answered (system_fingerprint {', '.join(states)})"
+            result = replace(result, notes=(*result.notes, changed))
         if first:
             beside = {}
             if official_beside(chosen, protocol, filled):
@@ -173,7 +184,7 @@ def evaluate(
                 complete=len(asked) == len(samples),
                 n_unanswered=len(broken),
                 protocols=other_protocols(beside),
-                answered_by=_answered_by(answerer, journal.folder / RESULTS),
+                answered_by=_answered_by(answerer, journal.folder / RESULTS) | _told_by_server(answers),
             )
         _meet(group)
     if broken:
@@ -181,6 +192,35 @@ def evaluate(
         error.result, error.told_elsewhere = result, not first
         raise error
     return result
+
+
+@contextmanager
+def _only_run(out: Path, first: bool) -> Iterator[None]:
+    """Of all processes, those of this run alone write the folder."""
+    with only_writer(out, "choose another --out") if first else nullcontext():
+        yield
+
+
+def _refuse_changed(journal: Journal, before: Mapping[str, Any], now: Mapping[str, Any] | None) -> None:
+    """Which of the answers are of which model cannot be told any more.
+
+    Raises:
+        EvalIncompleteError: the server has another model under the same name than at the beginning.
+    """
+    if now is None or not (changed := served_differently(before, now)):
+        return
+    journal.refuse_from_now_on(before)
+    raise EvalIncompleteError(
+        f"the server changed its model while it answered: {changed}; the answers of both are mixed in "
+        f"{journal.folder / ANSWERS}: delete it, or choose another folder"
+    )
+
+
+def _told_by_server(answers: Sequence[Answer]) -> dict[str, Any]:
+    """The names and states of the model that the replies told, over all answers of the folder."""
+    named = sorted({answer.served_as for answer in answers} - {""})
+    states = sorted({answer.server_state for answer in answers} - {""})
+    return ({"served_as": named} if named else {}) | ({"system_fingerprints": states} if states else {})
 
 
 def _first_does(group: Ranks | None, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
