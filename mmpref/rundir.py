@@ -13,6 +13,7 @@ import json
 import platform
 import re
 import shutil
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -31,6 +32,7 @@ _REPORTED_PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets",
 _BESIDE = re.compile(r"\.(.+)\.[a-z0-9_]{8}(?:\.tmp|\.old)?")
 """What ``replacing`` and ``replacing_folder`` write into, and a folder that is being replaced."""
 _STEP = re.compile(r"step-\d+")
+_ERRORS_KEPT = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +189,7 @@ def claim_output(
         if path.exists() and not path.is_dir():
             raise ConfigError(f"output {path} is a file; give a folder")
         if not path.is_dir() or all(_is_first_file(entry) for entry in path.iterdir()):
-            return Claim(recipe, replaces=False, continues=False)
+            return Claim(recipe, replaces=False, continues=False, facts=_facts_of_new())
     if not is_run_folder(path):
         raise ConfigError(f"output {path} is not empty and is not a run folder; choose another with output=...")
     state = RunDir(path).manifest()["state"]
@@ -204,7 +206,22 @@ def claim_output(
             f"--overwrite would delete what this run reads: {', '.join(inside)} lies in {path}; choose another folder "
             "with output=..."
         )
-    return Claim(recipe, replaces=not resume, continues=resume)
+    facts = _facts_going_on(RunDir(path).manifest()) if resume else _facts_of_new()
+    return Claim(recipe, replaces=not resume, continues=resume, facts=facts)
+
+
+def _facts_of_new() -> dict[str, Any]:
+    """The name of a run, which its checkpoints have too: one of another run is never taken for its own."""
+    return {"run": uuid.uuid4().hex}
+
+
+def _facts_going_on(before: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run keeps when it goes on: its name, and why it ended before."""
+    name, errors = before.get("run"), before.get("earlier_errors")
+    kept = [str(error) for error in errors] if isinstance(errors, list) else []
+    kept += [str(before["error"])] if "error" in before else []
+    known = {"run": name} if isinstance(name, str) and name else _facts_of_new()
+    return {**known, **({"earlier_errors": kept[-_ERRORS_KEPT:]} if kept else {})}
 
 
 def start_run(recipe: Recipe, *, overwrite: bool = False, resume: bool = False) -> RunDir:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "mmpref"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-BASE = {"version", "errors", "records", "files"}
+BASE = {"version", "errors", "records", "files", "file_hashes"}
 RECIPE = {"config", "left_over", "overrides", "recipe_files", "recipe_keys", "yaml_text"}
 SETTINGS = BASE | RECIPE | {"rundir"}
 LOWER = SETTINGS | {"data", "processing", "losses", "models"}
@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "records": {"errors"},
     "files": {"errors"},
+    "file_hashes": {"errors", "files"},
     "statistics": {"errors"},
     "yaml_text": {"errors"},
     "left_over": {"errors"},

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mmpref.errors import ConfigError
+from mmpref.evals.fingerprint import WHOLE
 from mmpref.evals.rows import first_ids, load_rows, refuse_duplicates, row_id
 from mmpref.files import json_text, replacing, write_json, writing_to
 from mmpref.records import Answer, EvalSample
@@ -155,6 +156,12 @@ def _saved(file: Path) -> dict[str, Any]:
 
 def _refuse_other_settings(folder: Path, before: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     changed = [name for name in {**before, **settings} if before.get(name) != settings.get(name)]
+    then, now = str(before.get("model_files", "")), str(settings.get("model_files", ""))
+    if changed == ["model_files"] and then and WHOLE in now and WHOLE not in then:
+        raise ConfigError(
+            f"{folder} holds answers of an earlier version of mmpref, which looked at parts of the model's files only: "
+            f"whether they are of this model is not known; choose another folder, or delete {folder / ANSWERS}"
+        )
     if changed:
         what = ", ".join(
             f"{name} ({_brief(before.get(name))} then, {_brief(settings.get(name))} now)" for name in changed

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from safetensors import SafetensorError, safe_open
 
 from mmpref.errors import ConfigError
+from mmpref.file_hashes import content_hash
 from mmpref.processing.family import Family, PartName
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -126,12 +127,8 @@ def adapter_fingerprint(folder: Path) -> str:
         ConfigError: it cannot be read.
     """
     digest = hashlib.sha256()
-    try:
-        for name in (CONFIG, WEIGHTS):
-            with (folder / name).open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-    except OSError as err:
-        raise ConfigError(f"the adapter in {folder} cannot be read: {err}") from err
+    for name in (CONFIG, WEIGHTS):
+        digest.update(bytes.fromhex(content_hash(folder / name)))
     return digest.hexdigest()
 
 

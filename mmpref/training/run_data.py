@@ -6,22 +6,22 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mmpref.config import Recipe, SourceSection
 from mmpref.data.images import ImageLoader
-from mmpref.data.loading import Candidate, PairSource, load_each, load_pairs
-from mmpref.data.manifest import verify
+from mmpref.data.loading import Candidate, PairSource, load_each
+from mmpref.data.manifest import Listing, verify
 from mmpref.data.mixture import RootedImages, repeat
 from mmpref.data.opening import recipe_sources, weights
 from mmpref.data.quarantine import Quarantine, RowError
 from mmpref.data.split import split_by_image
 from mmpref.errors import ConfigError, DataError
-from mmpref.files import sha256
+from mmpref.file_hashes import Say, content_hashes
 from mmpref.losses.objective import Objective
 from mmpref.processing.encode import PairEncoder
 from mmpref.processing.fitting import FitPlan, plan_fit
 from mmpref.records import PreferencePair
-from mmpref.training.resume import Say
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,7 @@ class RunData:
     images: ImageLoader | RootedImages
     quarantine: Quarantine
     train_hashes: tuple[str, ...]
+    eval_hashes: tuple[str, ...]
     manifest: str | None
     """Hash of the manifest that the data was proved to match."""
     sources: tuple[PairSource, ...]
@@ -61,11 +62,15 @@ def load_data(recipe: Recipe, objective: Objective, quarantine: Quarantine) -> R
     )
     if checked is not None:
         checked.verify_images(train_sources, lists, full=section.verify == "full")
+    train_hashes = _hashes(section.train, train_sources, lists)
     evaluated: list[PreferencePair] = []
+    eval_hashes: tuple[str, ...] = ()
     if eval_sources:
-        evaluated = load_pairs(
+        eval_lists = load_each(
             eval_sources, allow_demonstrations=demonstrations, quarantine=Quarantine(), max_bad_fraction=0.0
         )
+        eval_hashes = _hashes(section.eval, eval_sources, eval_lists)
+        evaluated = [pair for found in eval_lists for pair in found]
     elif section.held_out:
         lists, evaluated = _hold_out(lists, section.held_out, recipe.seed)
     pairs = [
@@ -76,9 +81,8 @@ def load_data(recipe: Recipe, objective: Objective, quarantine: Quarantine) -> R
     _refuse_trained_pairs(pairs, evaluated)
     if objective.requires_scores:
         _refuse_missing_scores([*pairs, *evaluated], objective)
-    train_hashes = tuple(_hash(entry, source) for entry, source in zip(section.train, train_sources, strict=True))
     manifest = None if checked is None else checked.hash
-    return RunData(pairs, evaluated, images, quarantine, train_hashes, manifest, tuple(train_sources))
+    return RunData(pairs, evaluated, images, quarantine, train_hashes, eval_hashes, manifest, tuple(train_sources))
 
 
 def _refuse_trained_pairs(pairs: Sequence[PreferencePair], evaluated: Sequence[PreferencePair]) -> None:
@@ -121,13 +125,29 @@ def _hold_out(
     return kept, evaluated
 
 
-def _hash(entry: str | SourceSection, source: PairSource) -> str:
-    """What a source holds and how it is read: a plain file by its bytes, as everything else by what is known of it."""
-    hashes = [sha256(file) for file in source.rows.files]
+def _hashes(
+    entries: Sequence[str | SourceSection], sources: Sequence[PairSource], lists: Sequence[Sequence[PreferencePair]]
+) -> tuple[str, ...]:
+    together = zip(entries, sources, lists, strict=True)
+    return tuple(_hash(entry, source, pairs) for entry, source, pairs in together)
+
+
+def _hash(entry: str | SourceSection, source: PairSource, pairs: Sequence[PreferencePair]) -> str:
+    """What a source holds and how it is read: a plain file by its bytes, as everything else by what is known of it.
+
+    A source without files (a hub id) counts by what its pairs say, bytes of embedded images among it.
+    """
+    hashes = list(content_hashes(source.rows.files, DataError).values())
     if isinstance(entry, str) and len(hashes) == 1:
         return hashes[0]
     said = {} if isinstance(entry, str) else entry.model_dump(mode="json", exclude={"path", "root"})
-    return hashlib.sha256(json.dumps([hashes or source.rows.spec, said]).encode()).hexdigest()
+    facts: list[Any] = [hashes or source.rows.spec, said]
+    if not hashes:
+        read = Listing()
+        for pair in pairs:
+            read.add_pair(pair, source.images)
+        facts.append(read.pairs)
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def fit_data(recipe: Recipe, data: RunData, encoder: PairEncoder, say: Say) -> tuple[FitPlan, FitPlan]:
