@@ -3,8 +3,8 @@
 Weights are too large to be read at every start, so the hash of a large file is kept in the user's cache folder under
 what the file system says of it: real path, size, times of change, inode and device. Where any of these is another, the
 file is read again. The folder is ``$MMPREF_CACHE``, else ``$XDG_CACHE_HOME/mmpref``, else ``~/.cache/mmpref``, with one
-small file for each file that was hashed, written whole or not at all, so that many processes may write at once. Where it
-cannot be written, files are read at every start; what is damaged there is read as if it were not there.
+small file for each file that was hashed, written whole or not at all, so that many processes may write at once. Where
+it cannot be written, files are read at every start; what is damaged there is read as if it were not there.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ TOLD_FROM = 1 << 32
 _MOST_KEPT = 2000
 _SETTLED_NS = 2_000_000_000
 """A file that was changed this shortly ago may change again within one tick of its file system's clock."""
+_TOGETHER = 256
+"""Small files that a thread takes at a time."""
 _THREADS = min(4, os.cpu_count() or 1)
 _TOLD_EVERY = 20.0  # seconds
 _known: dict[tuple[Any, ...], str] = {}
@@ -43,6 +45,9 @@ def content_hash(path: Path, error: type[MMPrefError] = ConfigError) -> str:
         MMPrefError: of the kind ``error``; the file cannot be read.
     """
     try:
+        with path.open("rb", buffering=0) as stream:
+            if os.fstat(stream.fileno()).st_size < KEPT_FROM:
+                return hashlib.file_digest(stream, "sha256").hexdigest()
         real = path.resolve()
         before = _facts(real)
         if (found := _remembered(before)) is not None:
@@ -66,8 +71,10 @@ def content_hashes(
         say: told how much is read where that takes a while.
     """
     wanted = list(files)
-    sizes = {file: _size_to_read(file) for file in wanted}
-    total, done, told = sum(sizes.values()), 0, time.monotonic()
+    large = {file: size for file in wanted if (size := _size_to_read(file))}
+    small = [file for file in wanted if file not in large]
+    jobs = [[file] for file in large] + [small[at : at + _TOGETHER] for at in range(0, len(small), _TOGETHER)]
+    total, done, told = sum(large.values()), 0, time.monotonic()
     if say is not None and total >= TOLD_FROM:
         say(
             f"hashing {total / 2**30:.1f} GiB in {wanted[0].parent}, so that nothing else is taken for it later; done "
@@ -75,10 +82,9 @@ def content_hashes(
         )
     found: dict[Path, str] = {}
     with ThreadPoolExecutor(_THREADS) as pool:
-        waiting = {pool.submit(content_hash, file, error): file for file in wanted}
-        for ready in as_completed(waiting):
-            found[waiting[ready]] = ready.result()
-            done += sizes[waiting[ready]]
+        for ready in as_completed([pool.submit(_hashes, job, error) for job in jobs]):
+            found |= ready.result()
+            done += sum(large.get(file, 0) for file in ready.result())
             if say is not None and total >= TOLD_FROM and time.monotonic() - told > _TOLD_EVERY:
                 told = time.monotonic()
                 say(f"hashing: {done / 2**30:.1f} of {total / 2**30:.1f} GiB")
@@ -101,6 +107,10 @@ def folder_hashes(
 def joined(hashes: Mapping[str, str]) -> str:
     """One hash for names and what is in each."""
     return hashlib.sha256(json.dumps(sorted(hashes.items())).encode()).hexdigest()
+
+
+def _hashes(files: Iterable[Path], error: type[MMPrefError]) -> dict[Path, str]:
+    return {file: content_hash(file, error) for file in files}
 
 
 def _facts(real: Path) -> dict[str, Any]:
@@ -172,7 +182,10 @@ def _folder() -> Path | None:
 
 
 def _size_to_read(file: Path) -> int:
+    """Bytes of a large file whose hash is not known; 0 for others."""
     try:
+        if file.stat().st_size < KEPT_FROM:
+            return 0
         facts = _facts(file.resolve())
     except (OSError, RuntimeError):  # said by whoever reads it
         return 0

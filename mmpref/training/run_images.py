@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,8 @@ from mmpref.training.metrics import InCheckpoint
 
 LIST = "images.parquet"
 HASHED_BELOW = 1 << 30
-"""Bytes of all images together up to which their bytes are hashed at every start: about a second of reading."""
+MOST_HASHED = 20_000
+"""Bytes and number of all images together up to which their bytes are hashed at every start: a second or two."""
 _SCHEMA = pa.schema(
     [("name", pa.string()), ("bytes", pa.int64()), ("mtime_ns", pa.int64()), ("sha256", pa.string())]
 )  # fmt: skip
@@ -142,41 +144,29 @@ def images_of(
     files = {}
     for name in sorted(paths):
         try:
-            found = paths[name].stat()
+            found = os.stat(paths[name])  # noqa: PTH116 - of 100,000 files, a Path of each takes longer than all else
         except OSError:  # taken away this moment: training says so where it opens it
             continue
         files[name] = FileFacts(found.st_size, found.st_mtime_ns)
     to_hash = [name for name in unproved if name in files]
-    if sum(files[name].num_bytes for name in to_hash) <= HASHED_BELOW:
-        hashes = content_hashes([paths[name] for name in to_hash], CheckpointError, say=say)
-        for name in to_hash:
-            files[name] = FileFacts(files[name].num_bytes, files[name].mtime_ns, hashes[paths[name]])
+    if len(to_hash) <= MOST_HASHED and sum(files[name].num_bytes for name in to_hash) <= HASHED_BELOW:
+        hashes = content_hashes([Path(paths[name]) for name in to_hash], CheckpointError, say=say)
+        for name, digest in zip(to_hash, hashes.values(), strict=True):
+            files[name] = FileFacts(files[name].num_bytes, files[name].mtime_ns, digest)
     return RunImages(files, manifest)
 
 
-def _paths(pairs: Iterable[PreferencePair], roots: Sequence[Path | None]) -> dict[str, Path]:
+def _paths(pairs: Iterable[PreferencePair], roots: Sequence[Path | None]) -> dict[str, str]:
     """Name -> file. A name does not say where the root is; of several roots it says which."""
-    found: dict[str, Path] = {}
-    seen: set[str] = set()
-    for pair in pairs:
-        for image in all_images(pair):
-            if image.path is None or image.path in seen:
-                continue
-            seen.add(image.path)
-            name, file = _named(image.path, roots)
-            found[name] = file
+    paths = {image.path for pair in pairs for image in all_images(pair) if image.path is not None}
+    known = [str(root).rstrip(os.sep) + os.sep for root in roots if root is not None]
+    found: dict[str, str] = {}
+    for path in paths:
+        full = os.path.normpath(os.path.join(known[0] if known else "", path))  # noqa: PTH118 - as above
+        place = max(range(len(known)), key=lambda at: len(known[at]) if full.startswith(known[at]) else -1, default=-1)
+        if place < 0 or not full.startswith(known[place]):
+            found[path] = full
+        else:
+            name = full[len(known[place]) :].replace(os.sep, "/")
+            found[name if len(known) == 1 else f"{place}:{name}"] = full
     return found
-
-
-def _named(path: str, roots: Sequence[Path | None]) -> tuple[str, Path]:
-    if len(roots) == 1:
-        root = roots[0]
-        assert root is not None  # a loader without a root refuses every path
-        file = root / path
-        return (file.relative_to(root).as_posix() if file.is_relative_to(root) else path), file
-    below = [(len(root.parts), place) for place, root in enumerate(roots) if root and Path(path).is_relative_to(root)]
-    if not below:
-        return path, Path(path)
-    root = roots[max(below)[1]]
-    assert root is not None
-    return f"{max(below)[1]}:{Path(path).relative_to(root).as_posix()}", Path(path)
