@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "mmpref"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-BASE = {"version", "errors", "records", "api_keys", "threads", "file_reading", "files", "process"}
+BASE = {"version", "errors", "records", "api_keys", "threads", "file_reading", "files", "file_hashes", "process"}
 RECIPE = {"config", "left_over", "overrides", "recipe_files", "recipe_keys", "yaml_text"}
 SETTINGS = BASE | RECIPE | {"rundir"}
 LOWER = SETTINGS | {"data", "processing", "losses", "models"}
@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "threads": set(),
     "file_reading": {"errors"},
     "files": {"errors", "api_keys", "file_reading"},
+    "file_hashes": {"errors", "file_reading", "files"},
     "statistics": {"errors"},
     "yaml_text": {"errors"},
     "left_over": {"errors"},

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mmpref.errors import ConfigError
+from mmpref.evals.fingerprint import WHOLE
 from mmpref.evals.rows import first_ids, load_rows, refuse_duplicates, row_id
 from mmpref.file_reading import read_json
 from mmpref.files import json_text, replacing, write_json, writing_to
@@ -201,6 +202,12 @@ def _same_served(folder: Path, before: Mapping[str, Any], settings: Mapping[str,
 def _refuse_other_settings(folder: Path, before: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     names = {**before, **settings}.keys() - {"served"}  # compared before
     changed = [name for name in {**before, **settings} if name in names and before.get(name) != settings.get(name)]
+    then, now = str(before.get("model_files", "")), str(settings.get("model_files", ""))
+    if changed == ["model_files"] and then and WHOLE in now and WHOLE not in then:
+        raise ConfigError(
+            f"{folder} holds answers of an earlier version of mmpref, which looked at parts of the model's files only: "
+            f"whether they are of this model is not known; choose another folder, or delete {folder / ANSWERS}"
+        )
     if changed:
         what = ", ".join(
             f"{name} ({_brief(before.get(name))} then, {_brief(settings.get(name))} now)" for name in changed

@@ -122,7 +122,7 @@ def evaluate(
         _refuse_other_kind(answerer, kind, benchmark)
     settings = {
         "benchmark": benchmark,
-        **_model_facts(server.model if server is not None else model_path, here=server is None),
+        **_model_facts(server.model if server is not None else model_path, here=server is None, fetch=answerer is None),
         "questions": fingerprint.of_questions(samples, with_targets=chosen.by_likelihood),
         **decoding,
         "answerer": type(answerer).__name__ if answerer is not None else kind.__name__,
@@ -280,7 +280,7 @@ def _name(model: str | Path | LoadedModel | ModelSource) -> str:
     return str(model if isinstance(model, str | Path) else model.path)
 
 
-def _model_facts(model: str | Path | LoadedModel | ModelSource, *, here: bool) -> dict[str, Any]:
+def _model_facts(model: str | Path | LoadedModel | ModelSource, *, here: bool, fetch: bool) -> dict[str, Any]:
     """What the answers depend on, of the model; of one that is served elsewhere, only its name is known."""
     name = _name(model)
     if not here:
@@ -289,13 +289,13 @@ def _model_facts(model: str | Path | LoadedModel | ModelSource, *, here: bool) -
         _check_files(model if isinstance(model, ModelSource) else ModelSource(path=name))
     facts: dict[str, Any] = {
         "model": str(Path(name).resolve()) if Path(name).is_dir() else name,
-        "model_files": fingerprint.of_model(name),
+        "model_files": fingerprint.of_model(name, fetch=fetch),
     }
     source = model if isinstance(model, ModelSource) else ModelSource(path=name)
     resolved = source.resolved()
     if resolved.adapter is not None:
-        base, adapter = Path(resolved.path), resolved.adapter
-        facts["model_files"] = f"{fingerprint.of_model(base)} + {fingerprint.of_model(adapter)}"
+        adapter = resolved.adapter
+        facts["model_files"] = f"{fingerprint.of_model(resolved.path, fetch=fetch)} + {fingerprint.of_model(adapter)}"
         if source.adapter is not None:
             facts["adapter"] = str(adapter.resolve())
     for field in ("dtype", "quantization", "max_pixels"):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmpref.errors import ConfigError
+from mmpref.file_hashes import content_hash
 from mmpref.models.folder import AGAIN, FLOATS, read_header, read_object, refuse_odd_path, refuse_unusable_name
 from mmpref.processing.family import Family, PartName
 
@@ -126,12 +127,8 @@ def adapter_fingerprint(folder: Path) -> str:
         ConfigError: it cannot be read.
     """
     digest = hashlib.sha256()
-    try:
-        for name in (CONFIG, WEIGHTS):
-            with (folder / name).open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-    except OSError as err:
-        raise ConfigError(f"the adapter in {folder} cannot be read: {err}") from err
+    for name in (CONFIG, WEIGHTS):
+        digest.update(bytes.fromhex(content_hash(folder / name)))
     return digest.hexdigest()
 
 
