@@ -109,10 +109,13 @@ def train(
 ) -> None:
     """Train a model on preference pairs (or demonstrations) as a recipe says."""
     from mmpref.config import load_recipe
+    from mmpref.rundir import check_output
     from mmpref.terminal import TrainingDisplay
 
     streams.output_is_optional()
     loaded = load_recipe(recipe, overrides or [])
+    if "RANK" not in os.environ:  # one of several processes: another of them may have the folder by now
+        check_output(loaded, overwrite=overwrite, resume=resume)
     if launch is not None:
         from mmpref.training.parallel.launch import Launch, train_command
         from mmpref.training.parallel.launch import launch as run_launch
@@ -251,19 +254,27 @@ def score(
     answers: Annotated[list[Path], typer.Option(help=_ANSWERS_HELP)],
     options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=_OPTIONS_HELP)] = None,
     protocol: Annotated[str, typer.Option(help="How answers are read and counted.")] = "mmpref",
-    out: Annotated[Path | None, typer.Option(help="Also write the result to this file.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Also write the result and its items: NAME.json, or a folder. mmpref report reads them."),
+    ] = None,
 ) -> None:
     """Score saved answers. No model and no torch are needed."""
     from mmpref.config import parse_options
-    from mmpref.evals import score_beside, write_result
+    from mmpref.evals import score_beside, write_scored
     from mmpref.evals.results import other_protocols
+    from mmpref.evals.task import text_options
+    from mmpref.evals.unread import refuse_unread
     from mmpref.terminal import print_result
 
-    given = parse_options(options or [])
+    given = parse_options(options or [], texts=text_options(benchmark))
     result, beside = score_beside(benchmark, _one_or_many(questions), _one_or_many(answers), protocol, **given)
     if out is not None:
-        write_result(out, result, protocols=other_protocols(beside))
+        asked = {"questions": [*map(str, questions)], "answers": [*map(str, answers)], "options": options or []}
+        inputs = [*questions, *answers]
+        write_scored(out, result, inputs=inputs, protocols=other_protocols(beside), scored=asked)
     print_result(result, {name: other.metrics for name, other in beside.items()})
+    refuse_unread(result)
 
 
 @app.command()
@@ -283,13 +294,16 @@ def export(
     from mmpref.config import parse_options
     from mmpref.evals import export_answers
     from mmpref.evals.rows import first_ids
+    from mmpref.evals.task import text_options
 
-    given = parse_options(options or [])
+    given = parse_options(options or [], texts=text_options(benchmark))
     source, saved = _one_or_many(questions), _one_or_many(answers)
     done = export_answers(benchmark, source, saved, to, out, model=model, **given)
     typer.echo(f"wrote {done.num_rows} answers to {out}")
     if done.left_out:
         typer.echo(f"left out {len(done.left_out)} answers, because {done.why}: {first_ids(done.left_out)}")
+    if done.changed:
+        typer.echo(f"changed {len(done.changed)} answers, because {done.why_changed}: {first_ids(done.changed)}")
 
 
 @app.command()
@@ -297,17 +311,33 @@ def export(
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(help="Run folders or folders of mmpref eval; the first is what the others are compared with."),
+        typer.Argument(
+            help="Run folders, folders of mmpref eval, or results of mmpref score; the first is what the others are "
+            "compared with."
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="The page: one HTML file that needs nothing else.")],
+    out: Annotated[
+        list[Path],
+        typer.Option(help="NAME.html: the page, one file that needs nothing else. NAME.csv, .md, .tex: the table."),
+    ],
     images: Annotated[Path | None, typer.Option(help="Image paths in the results are relative to this folder.")] = None,
     title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
 ) -> None:
-    """Compare runs in one page: table with intervals, training curves, examples."""
+    """Compare runs in one page, or as a table: intervals, paired differences, training curves, examples."""
     from mmpref.report.page import build_report
+    from mmpref.report.runs import load_runs
+    from mmpref.report.table_files import table_writer, write_table
 
-    page = build_report(runs, out, title=title, images_root=images)
-    typer.echo(f"wrote {page}")
+    pages = {".html", ".htm"}
+    for file in out:  # all endings are known before the first file is written
+        if file.suffix.lower() not in pages:
+            table_writer(file)
+    for file in out:
+        if file.suffix.lower() in pages:
+            build_report(runs, file, title=title, images_root=images)
+        else:
+            write_table(load_runs(runs), file)
+        typer.echo(f"wrote {file}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -31,7 +31,7 @@ app = typer.Typer(
 
 _SOURCE_HELP = (
     "A file (JSONL, JSON, parquet, arrow), a folder, a dataset_info.json[:name] of LLaMA-Factory, "
-    "or a hub id: owner/name[:config][@revision]."
+    "or a hub id: owner/name[:config]\\[@revision]."  # escaped: typer reads square brackets as markup
 )
 _Source = Annotated[str, typer.Argument(help=_SOURCE_HELP)]
 _Format = Annotated[str, typer.Option("--format", help="Row format; auto tells it from the keys of each row.")]

@@ -75,10 +75,12 @@ def evaluate(
 ) -> None:
     """Let a model answer a benchmark, and score it. A stopped evaluation goes on where it was."""
     from mmpref.config import parse_options
+    from mmpref.evals.task import text_options
+    from mmpref.evals.unread import refuse_unread
     from mmpref.rundir import model_of
     from mmpref.terminal import EvalDisplay
 
-    given = parse_options(options or [])
+    given = parse_options(options or [], texts=text_options(benchmark))
     judge_at = (
         _server(judge_server, judge_model, judge_key_env, concurrency, timeout, "judge") if judge_server else None
     )
@@ -140,6 +142,7 @@ def evaluate(
         group = ranks()
         if group is None or group.rank == 0:
             display.finish(result, out, metrics_beside(out / RESULTS))
+    refuse_unread(result)
 
 
 def _template_kwargs(text: str | None, model: str) -> dict[str, Any]:
@@ -181,11 +184,15 @@ def judge(
     """Let a model judge saved answers, and write its verdicts. What was judged before is not asked again."""
     from mmpref.config import parse_options
     from mmpref.evals.judging import load_answered
+    from mmpref.evals.task import text_options
     from mmpref.terminal import CountDisplay, print_facts
 
     at = _server(server, model, key_env, concurrency, timeout, "judge")
     samples, found = load_answered(
-        benchmark, _one_or_many(questions), _one_or_many(answers), **parse_options(options or [])
+        benchmark,
+        _one_or_many(questions),
+        _one_or_many(answers),
+        **parse_options(options or [], texts=text_options(benchmark)),
     )
     where = cache or out.with_name(f"{out.stem}.cache.jsonl")
     plan = _plan(benchmark, samples, found, at, where, _prices(price_in, price_out), diagnosis=diagnosis)

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from mmpref.records import TaskResult
 from mmpref.rundir import RunDir
+from mmpref.version import __version__
 
 SHOWN_WHILE_TRAINING = ("loss", "rewards/accuracies", "rewards/margins")
 
@@ -211,7 +212,9 @@ def print_result(result: TaskResult, beside: Mapping[str, Mapping[str, float | N
     title = f"{result.benchmark} · protocol {result.protocol} · n {result.n} · unparsed {result.n_unparsed}"
     if result.n_missing:
         title += f" · missing {result.n_missing}"
-    print_table(title, ["metric", "value", "95 % interval", *others], rows, result.notes)
+    title += f" · mmpref {__version__}"
+    read_as = [f"answers read as {result.read_as}"] if result.read_as else []
+    print_table(title, ["metric", "value", "95 % interval", *others], rows, [*read_as, *result.notes])
 
 
 class Finding(Protocol):

@@ -30,7 +30,13 @@ from mmpref.evals.journal import ITEMS, Journal, as_line
 from mmpref.evals.ranks import Ranks, ranks, together
 from mmpref.evals.results import RESULTS, other_protocols, write_items, write_result
 from mmpref.evals.rows import Source, choose, first_ids, refuse_duplicates
-from mmpref.evals.task import benchmark_named, score_samples, with_defaults
+from mmpref.evals.task import (
+    benchmark_named,
+    official_beside,
+    refuse_without_needed,
+    score_samples,
+    with_defaults,
+)
 from mmpref.files import writing_to
 from mmpref.records import Answer, EvalSample, TaskResult
 
@@ -94,6 +100,7 @@ def evaluate(
     if judging is not None and "verdicts" not in chosen.options:
         raise ConfigError(f"{benchmark} is scored by rules; it has no judge")
     filled = with_defaults(chosen, options)
+    refuse_without_needed(chosen, protocol, filled)
     samples = chosen.load(questions, filled)
     refuse_duplicates((sample.id for sample in samples), "questions")
     decoding = {
@@ -141,7 +148,7 @@ def evaluate(
         result = score_samples(chosen, wanted, answers, protocol, filled, seed=seed)
         if first:
             beside = {}
-            if protocol != "official" and "official" in chosen.protocols:
+            if official_beside(chosen, protocol, filled):
                 beside["official"] = score_samples(chosen, wanted, answers, "official", filled, seed=seed)
             write_items(journal.folder / ITEMS, result)
             write_result(

@@ -22,11 +22,14 @@ CHAIR_METRICS = ("chair_s", "chair_i", "recall", "mean_length")
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One folder under ``evals/``: the results, and one row per question when they were kept."""
+    """One folder under ``evals/``, or one file of ``mmpref score``: the results, and one row per question when they
+    were kept."""
 
     name: str
     results: Row
     items: tuple[Row, ...]
+    file: Path | None = None
+    """The result file."""
 
     @property
     def benchmark(self) -> str:
@@ -61,6 +64,16 @@ class Evaluation:
         return str(reasons[name]) if isinstance(reasons, Mapping) and name in reasons else None
 
 
+def _one_split(evaluation: Evaluation) -> str:
+    """The split of a POPE evaluation of one: what its folder pope_SPLIT or its question file says, else all."""
+    scored = evaluation.results.get("scored")
+    if scored is None and evaluation.name.startswith("pope"):
+        return evaluation.name.removeprefix("pope").strip("_- ") or "all"
+    asked = scored.get("questions") if isinstance(scored, Mapping) else None
+    names = [Path(str(name)).name.lower() for name in (asked if isinstance(asked, list) else ())]
+    return next((split for name in names for split in POPE_SPLITS if split in name), "all")
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """One run folder, read. ``problems`` are sentences about what could not be used."""
@@ -92,8 +105,8 @@ class Run:
             if splits:
                 found.update({split: (evaluation, f"{split}/") for split in splits})
             else:
-                rest = evaluation.name.removeprefix("pope").strip("_- ")
-                found[rest or "all"] = (evaluation, "")
+                split = _one_split(evaluation)
+                found[evaluation.name if split in found else split] = (evaluation, "")
         known = {split: found[split] for split in POPE_SPLITS if split in found}
         return known | {split: found[split] for split in sorted(found.keys() - known.keys())}
 
@@ -249,10 +262,12 @@ def _load_evaluation(file: Path, problems: list[str], *, prefix: str = "evals/")
     if not isinstance(results, dict):
         problems.append(f"{prefix}{folder.name}/{file.name} is damaged: expected a JSON object")
         return None
-    if file.name != RESULTS:  # of mmpref score --out, which keeps no items
-        return Evaluation(file.stem, results, ())
     usable = {"chair": _is_caption, "pope": _is_yes_no}.get(str(results.get("benchmark")), lambda row: True)
-    return Evaluation(folder.name, results, _rows(folder / ITEMS, problems, usable=usable))
+    name = folder.name if file.name == RESULTS else file.stem
+    own = results.get("items")  # of mmpref score, beside its file; a name in another folder is not ours
+    items = folder / (own if isinstance(own, str) and Path(own).name == own else ITEMS)
+    beside = file.name == RESULTS or items.name != ITEMS
+    return Evaluation(name, results, _rows(items, problems, usable=usable) if beside else (), file)
 
 
 def _is_caption(row: Row) -> bool:
@@ -293,7 +308,7 @@ def _rows(file: Path, problems: list[str], *, usable: Callable[[Row], bool]) -> 
         else:
             bad += 1
     if bad:
-        name = f"{file.parent.name}/{file.name}" if file.name == ITEMS else file.name
+        name = f"{file.parent.name}/{file.name}" if file.name.endswith(ITEMS) else file.name
         problems.append(f"{name}: {bad} of {bad + len(found)} lines cannot be used")
     return tuple(found)
 

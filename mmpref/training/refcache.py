@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from mmpref.config import Recipe
 from mmpref.errors import CheckpointError, ConfigError, MMPrefError
-from mmpref.files import replacing, write_json, writing_to
+from mmpref.files import remove_abandoned, replacing, write_json, writing_to
 from mmpref.models.load import LoadedModel
 from mmpref.models.policy import answer_logps
 from mmpref.models.reference import eval_mode
@@ -77,6 +77,8 @@ class ReferenceCache:
         """
         cache = cls(folder)
         file = folder / FACTS
+        remove_abandoned(folder, FACTS)
+        remove_abandoned(folder, "part-*.safetensors")
         if not file.is_file():
             if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
                 raise ConfigError(f"{folder} holds something else than a reference cache; give reference.cache another")

@@ -17,13 +17,13 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from mmpref.config import Recipe, SourceSection
+from mmpref.config import Recipe
 from mmpref.data.quarantine import Quarantine
 from mmpref.errors import CheckpointError, StoppedError, Terminated
 from mmpref.losses.objective import Objective
 from mmpref.models.part_counts import as_facts
 from mmpref.records import PreferencePair
-from mmpref.rundir import Claim, RunDir, State, claim_output
+from mmpref.rundir import Claim, RunDir, State, check_output, claim_output, with_real_output
 from mmpref.training.alarms import Alarms
 from mmpref.training.arguments import refused_by_transformers, rehearse, training_arguments
 from mmpref.training.checkpoint import newest_complete
@@ -50,6 +50,7 @@ from mmpref.training.parallel.world import World, meet_on_cpu
 from mmpref.training.precision import describe, describe_saved, resolved
 from mmpref.training.resume import Say, check_pairs, choose_checkpoint, facts_of, pairs_fact, step_of
 from mmpref.training.run_data import RunData, load_data
+from mmpref.training.run_lock import one_training_in
 from mmpref.training.setup import Setup, set_up, smaller_weights
 from mmpref.training.stopping import held, terminating
 from mmpref.training.trackers import make_folder, tracked_in
@@ -98,7 +99,7 @@ def train(
     """
     if restarted():
         overwrite, resume = False, True
-    recipe = resolved(recipe)
+    recipe = resolved(with_real_output(recipe))
     refuse_contradictions(recipe)
     objective, recipe = objective_of(recipe), loss_written_out(recipe)
     if recipe.train.use_cpu or not torch.cuda.is_available():
@@ -116,22 +117,15 @@ def train(
         refuse_other_than_asked(world.strategy, world.size)
         refuse_what_cannot_shard(recipe, world.strategy)
         _use_one_gpu(arguments, say)
-        inputs = _inputs(recipe)
-        claim = world.first_does(lambda: claim_output(recipe, overwrite=overwrite, resume=resume, inputs=inputs))
-        return _claimed(
-            recipe,
-            claim,
-            world,
-            objective,
-            arguments,
-            resume,
-            allow_data_change,
-            progress,
-            say,
-            losses,
-            log,
-            on_trainer,
-        )
+        world.first_does(lambda: check_output(recipe, overwrite=overwrite, resume=resume))  # a refusal leaves no trace
+        with one_training_in(recipe.output, world, say) as alone:
+            claim = world.first_does(lambda: claim_output(recipe, overwrite=overwrite, resume=resume, alone=alone))
+            if claim.note:
+                say(claim.note)
+            return _claimed(
+                recipe, claim, world, objective, arguments, resume, allow_data_change, progress, say,
+                losses, log, on_trainer,
+            )  # fmt: skip
 
 
 def _claimed(
@@ -181,15 +175,6 @@ def _claimed(
             told, score, begin, world, objective, arguments, data, with_pairs, checkpoint, progress, say,
             losses, log, on_trainer,
         )  # fmt: skip
-
-
-def _inputs(recipe: Recipe) -> list[str]:
-    """Everything on the disk that a run reads."""
-    data = recipe.data
-    entries = [entry for entry in (*data.train, *data.eval) if isinstance(entry, SourceSection)]
-    places = (recipe.adapter.path, data.root, data.manifest, *(entry.root for entry in entries))
-    roots = [str(root) for root in places if root is not None]
-    return [recipe.model.path, *data.train_paths, *data.eval_paths, *roots]
 
 
 @contextmanager
@@ -271,6 +256,7 @@ def _train(
         logger.event(step, name, message)
         say(f"step {step}: {message}")
 
+    trainer.is_alone = True  # it is in a run folder that this run holds
     if world.is_first:
         trainer.add_callback(Alarms(trainer.pair_log, event))
     lines = log.line if losses is None else log.saying(losses)

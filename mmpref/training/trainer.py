@@ -457,6 +457,9 @@ class PreferenceTrainer(CheckpointedTrainer):
         """Train; afterwards :meth:`stop_signal` is the signal that stopped the run early, or None.
 
         A checkpoint of the last step is only loaded: the stock Trainer would make one more step.
+
+        Raises:
+            ConfigError: another process trains into ``args.output_dir``.
         """
         if isinstance(resume_from_checkpoint, str):
             state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
@@ -471,7 +474,7 @@ class PreferenceTrainer(CheckpointedTrainer):
         on_gpus = self.world.size > 1 and self.args.device.type == "cuda"
         watched = watching(self.world, self.args.ddp_timeout) if on_gpus else nullcontext()
         workers = workers_told(lambda: f"training, step {self.state.global_step + 1}")
-        with workers, self.signals.listening(), watched, self.guard.settling():
+        with self._alone(), workers, self.signals.listening(), watched, self.guard.settling():
             try:
                 return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
             except (RuntimeError, MemoryError) as err:  # outside a micro-batch: the optimizer makes its state
