@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import signal
 import sys
 import threading
@@ -16,6 +17,8 @@ from contextlib import contextmanager
 from typing import ParamSpec
 
 P = ParamSpec("P")
+_FOR_PROGRAMMERS = re.compile(r"Exceeds the limit \(\d+ digits\) for integer string conversion.*")
+"""What Python says of a number that is too long, with advice on what to call."""
 _LONGEST = 300
 """Characters of another library's message in ours."""
 _LONGEST_LINE = 1500
@@ -96,7 +99,7 @@ def one_line(err: BaseException) -> str:
     """What an exception of another library says, as one line of at most 300 characters, with its kind where that tells
     more than its words."""
     words = "".join(letter if letter.isprintable() else " " for letter in str(err))
-    text = " ".join(words.split())
+    text = _FOR_PROGRAMMERS.sub("a whole number has thousands of digits", " ".join(words.split()))
     if isinstance(err, OSError) and err.strerror:
         text = err.strerror
     elif not text or isinstance(err, (LookupError, AttributeError, RecursionError)):

@@ -90,7 +90,7 @@ def read_text(path: Path | str, error: type[MMPrefError], what: str = "", *, mos
 
 def read_json(path: Path | str, error: type[MMPrefError], what: str = "", *, most: int = MOST_BYTES) -> Any:
     """The content of a JSON file; see :func:`read_text` and :func:`parse_json`."""
-    return parse_json(read_text(path, error, what, most=most), error, str(path))
+    return parse_json(read_text(path, error, what, most=most), error, f"{what} {path}" if what else str(path))
 
 
 def parse_json(text: str, error: type[MMPrefError], where: str) -> Any:
@@ -103,7 +103,23 @@ def parse_json(text: str, error: type[MMPrefError], where: str) -> Any:
         where: begins the message.
     """
     with library_errors(error, f"{where} is not JSON that can be read", "write it again"):
+        return json_value(text)
+
+
+def json_value(text: str) -> Any:
+    """What :func:`parse_json` reads, for whoever makes the message.
+
+    Raises:
+        ValueError: it is no such JSON, in words that fit a message.
+        RecursionError: it is nested too deeply.
+    """
+    try:
         return json.loads(text, object_pairs_hook=no_key_twice)
+    except json.JSONDecodeError as err:
+        place = f"line {err.lineno}, column {err.colno}" if "\n" in text.strip() else f"column {err.colno}"
+        raise ValueError(f"{err.msg[:1].lower()}{err.msg[1:].removesuffix(' at')} at {place}") from None
+    except RecursionError:
+        raise RecursionError("brackets are nested too deeply") from None
 
 
 def no_key_twice(items: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     at any moment leaves the old file as it was.
     """
     with writing_to(path):
-        target = Path(os.path.realpath(path))  # a symbolic link stays a link: the file it points to is replaced
+        target = real_path(path)  # a symbolic link stays a link: the file it points to is replaced
         refuse_special(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(target.parent, target.name)
