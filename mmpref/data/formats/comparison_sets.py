@@ -51,8 +51,15 @@ def _povid(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
 
 
 def _ha_dpo(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
-    if row.get("correct") is True:
+    """HA-DPO's rows. Descriptions: its reader draws one of the chosen and one of the rejected ones each time; here each
+    is used at least once. Yes/no rows: ``reject`` in the files for LLaVA and MiniGPT-4, ``rejected`` for InstructBLIP."""
+    correct = row.get("correct")
+    if correct not in (None, False, True):  # 0 and 1 are these too
+        raise fault("preference", f"'correct' must be true or false, got {shown(correct)}")
+    if correct:
         return []  # the model had answered rightly; the authors leave such rows out
+    if has(row, "rejected", "reject") and row["rejected"] != row["reject"]:
+        raise fault("answer", "the row has 'rejected' and 'reject', and they are not the same")
     question = optional_text(row, "question") or options.description_prompt
     images = images_of(row, options) if has_image(row) else Images([image_of_id(row.get("image_id"), options)], [])
     worse_key = "rejected" if has(row, "rejected") else "reject"
@@ -66,7 +73,7 @@ def _ha_dpo(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
             images=images,
             chosen=better[place % len(better)],
             rejected=worse[place % len(worse)],
-            used=("image", "images", "question", "chosen", worse_key),
+            used=("image", "images", "question", "chosen", "rejected", "reject"),
             suffix=f":{place}" if num_pairs > 1 else "",
         )
         for place in range(num_pairs)

@@ -10,13 +10,11 @@ from mmpref.data.formats.border import (
     Images,
     fault,
     has,
-    has_any,
     image_of_id,
     is_text,
     is_turns,
     needed,
     parts_of,
-    shown,
     text,
     turn,
 )
@@ -102,48 +100,6 @@ def _mdpo(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     ]
 
 
-def _two_responses(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
-    """align-anything's rows and PKU's: two numbered responses, and the number of the better one."""
-    numbers = _numbers(row)
-    name = next((key for key in _BETTER if row.get(key) is not None), _BETTER[0])
-    better = row.get(name)
-    answers = {number: text(row, f"response_{number}") for number in numbers}
-    if isinstance(better, str) and better.strip() not in map(str, numbers):
-        found = [number for number, said in answers.items() if said == better]
-        number = found[0] if len(found) == 1 else None
-    else:
-        number = int(better) if isinstance(better, int | str) and not isinstance(better, bool) else None
-    if number not in numbers:
-        raise fault("preference", f"{name!r} must be {numbers[0]} or {numbers[1]}, got {shown(better)}")
-    question = "question" if has(row, "question") else "prompt"
-    images = images_of(row, options)
-    return [
-        canonical(
-            row,
-            options,
-            prompt=with_places([turn("user", text(row, question, reason="prompt"))], len(images.items)),
-            images=images,
-            chosen=answers[number],
-            rejected=answers[sum(numbers) - number],
-            used=("image", "images", question, name, *(f"response_{number}" for number in numbers)),
-        )
-    ]
-
-
-_BETTER = ("better_response_id", "better_response", "overall_response")
-
-
-def _numbers(row: Row) -> tuple[int, int]:
-    return (0, 1) if has(row, "response_0") else (1, 2)
-
-
-def _is_two_responses(row: Row) -> bool:
-    low, high = _numbers(row)
-    asked = is_text(row, "question") or is_text(row, "prompt")
-    judged = has_any(row, *_BETTER)
-    return asked and judged and is_text(row, f"response_{low}", f"response_{high}")
-
-
 def _stack(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     """Stack Exchange pairs as torchtune reads them: ``response_j`` is the better answer."""
     images = images_of(row, options)
@@ -184,14 +140,6 @@ PAPER_SETS = (
         key="prompt",
         matches=lambda row: is_written_out(row) and is_text(row, "chosen", "rejected") and not is_mm_rlhf(row),
         to_canonical=_mdpo,
-    ),
-    Format(
-        name="two_responses",
-        title="align-anything and PKU-SafeRLHF: two numbered responses and the number of the better one",
-        signature="prompt or question, response_0 and _1 (or _1 and _2), better_response(_id) or overall_response",
-        key=None,
-        matches=_is_two_responses,
-        to_canonical=_two_responses,
     ),
     Format(
         name="stack_exchange_paired",

@@ -76,7 +76,11 @@ def _omnialign(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
 
 
 def _mm_rlhf(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
-    if row.get("is_tie"):
+    """MM-RLHF's pair. A tie prefers nothing: the authors' README makes pairs of different ranks only."""
+    is_tie = row.get("is_tie")
+    if is_tie not in (None, False, True):  # 0 and 1 are these too
+        raise fault("preference", f"'is_tie' must be true or false, got {shown(is_tie)}")
+    if is_tie:
         return []
     # a second image for another term of the set's own loss; no pair has a place for it
     return [_asked(row, options, question="prompt", told=("mixed_up_image",))]
