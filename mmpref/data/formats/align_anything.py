@@ -1,7 +1,7 @@
 """align-anything's rows, and PKU's: two numbered responses and which one is better, or both sides under names.
 
 The rules are those of the templates in PKU-Alignment/align-anything ``align_anything/configs/format_dataset.py``:
-``PKUSafeRLHF`` (``better_response_id``, 0 or 1), ``AA_TI2T`` (``overall_response``, 1 or 2; any other number is left out),
+``PKUSafeRLHF`` (``better_response_id``, 0 or 1), ``AA_TI2T`` (``overall_response``, 1 or 2; others are left out),
 ``SafeRLHF_V_Reward`` (``more_helpful_response_id``), ``Janus_TI2T`` (``better_response``, ``worse_response``),
 ``AA_TI2T_LLF`` (``refinement`` is better than ``response``) and ``ti2ti_preference`` (``better_text``, ``worse_text``).
 An image stands before the question; several stand there in their order.
@@ -20,7 +20,7 @@ from mmpref.data.formats.contract import Format, FormatOptions, Row
 from mmpref.data.formats.suites import images_of
 
 _BETTER = ("better_response_id", "better_response", "overall_response", "more_helpful_response_id")
-_LEFT_OUT = ("overall_response", "more_helpful_response_id")
+_LEFT_OUT = {"overall_response", "more_helpful_response_id"}
 """Columns of which align-anything leaves out rows that name neither response: a tie."""
 _RESPONSE = re.compile(r"response_\d+")
 
@@ -45,23 +45,23 @@ def _two_responses(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
         raise fault("answer", f"the row has {len(responses)} numbered responses, and which of two is better was asked")
     answers = {number: text(row, f"response_{number}") for number in numbers}
     judged = {key: _better(row[key], key, answers) for key in _BETTER if has(row, key)}
-    if len(judged) == 1 and None in judged.values() and next(iter(judged)) in _LEFT_OUT:
+    if not judged:
+        raise fault("preference", f"no column says which response is better: {', '.join(_BETTER)}")
+    if numbers == (1, 2) and set(judged.values()) == {None} and judged.keys() <= _LEFT_OUT:
         return []
     for key, number in judged.items():
         if number is None:
             raise fault("preference", f"{key!r} must be {numbers[0]} or {numbers[1]}, got {shown(row[key])}")
     found = set(judged.values())
     if len(found) > 1:
-        raise fault(
-            "preference", f"{' and '.join(map(repr, judged))} prefer different responses; keep the one you mean"
-        )
+        raise fault("preference", f"{' and '.join(map(repr, judged))} prefer different responses; keep one")
     (number,) = found
-    if judged.keys() == {"more_helpful_response_id"} and has(row, "safer_response_id"):
-        if _better(row["safer_response_id"], "safer_response_id", answers) != number:
-            raise fault(
-                "preference",
-                "the more helpful response is not the safer one: name the number that you mean 'better_response_id'",
-            )
+    safer = row.get("safer_response_id") if judged.keys() == {"more_helpful_response_id"} else None
+    if safer is not None and _better(safer, "safer_response_id", answers) != number:
+        raise fault(
+            "preference",
+            "the more helpful response is not the safer one: name the number that you mean 'better_response_id'",
+        )
     question = "question" if has(row, "question") else "prompt"
     other = sum(numbers) - (number or 0)
     return [_pair(row, options, question, (answers[number or 0], answers[other]), *judged, *responses)]
@@ -77,6 +77,8 @@ def _better(value: Any, key: str, answers: dict[int, str]) -> int | None:
         said = [number for number, answer in answers.items() if answer == value]
         if said and value not in map(str, answers):
             return said[0]
+        if said and int(value) not in said:
+            raise fault("preference", f"{key!r} is {value!r}, the text of one response and the number of the other")
         value = value.strip().removeprefix("response_")
         value = int(value) if value.isdecimal() and value.isascii() and len(value) < 4 else value
     if isinstance(value, float) and value.is_integer():  # a column of numbers with empty places becomes one of floats

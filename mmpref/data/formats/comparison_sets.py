@@ -29,6 +29,7 @@ from mmpref.data.formats.unread import refuse_media_inside
 
 
 def _povid(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
+    """POVID as ``llava/train/train_dpo.py`` of YiyangZhou/POVID reads it; a row without an image is text."""
     sides = {}
     for key in ("conversations", "rejected_conversations"):
         sides[key] = speech(row.get(key), key, role_key="from", text_key="value", roles=SHAREGPT_ROLES)
@@ -51,8 +52,9 @@ def _povid(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
 
 
 def _ha_dpo(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
-    """HA-DPO's rows. Descriptions: its reader draws one of the chosen and one of the rejected ones each time; here each
-    is used at least once. Yes/no rows: ``reject`` in the files for LLaVA and MiniGPT-4, ``rejected`` for InstructBLIP."""
+    """HA-DPO's rows (opendatalab/HA-DPO ``train_dpo.py`` and ``dpo_dataset.py`` of each model). Descriptions: its
+    reader draws one of the chosen and one of the rejected ones each time; here each is used at least once. Yes/no
+    rows have ``reject`` for LLaVA and MiniGPT-4, and ``rejected`` for InstructBLIP."""
     correct = row.get("correct")
     if correct not in (None, False, True):  # 0 and 1 are these too
         raise fault("preference", f"'correct' must be true or false, got {shown(correct)}")

@@ -64,7 +64,7 @@ def _openai(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
 
 
 def _openai_messages(value: Any, key: str) -> Any:
-    """Messages without what says nothing: an empty list of tool calls, the weight of an answer that is in the prompt."""
+    """Messages without what says nothing: an empty list of tool calls, the weight of an earlier answer."""
     if not isinstance(value, list | tuple):
         return value
     found = []

@@ -26,8 +26,8 @@ _VICUNA = re.compile(r"\s*(?P<system>.*?)\s*USER:\s(?P<asked>.*?)\s*ASSISTANT:\s
 
 
 def _hsa_dpo(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
-    """HSA-DPO's own reader opens ``{id}.jpg`` and puts the image before the question. Its scores say how grave the
-    hallucination is, and not how good the answer."""
+    """HSA-DPO's own reader (``train_dpo.py`` of Mr-Loevan/HSA-DPO) opens ``{id}.jpg`` and puts the image before the
+    question. Its scores say how grave the hallucination is, and not how good the answer."""
     if not has(row, "id"):
         raise fault("id", "the row has no 'id', which names its image")
     images = images_of(row, options) if has_image(row) else Images([image_of_id(row["id"], options)], [])
@@ -53,8 +53,9 @@ def _is_hsa_dpo(row: Row) -> bool:
 
 
 def _re_align(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
-    """Re-Align's rows: turns on both sides, with ``<image>`` where the image stands. ``retrieved_image`` is the second
-    image of its own loss (rDPO), which no pair has a place for: it is left in ``meta``."""
+    """Re-Align's rows (``train_rdpo.py`` of taco-group/Re-Align): turns on both sides, with ``<image>`` where the
+    image stands. ``retrieved_image`` is the second image of its own loss (rDPO), which no pair has a place for: it
+    is left in ``meta``."""
     sides = {}
     for key in ("chosen", "rejected"):
         messages = chat_messages(row.get(key), key, InParts())
@@ -82,7 +83,8 @@ def _is_re_align(row: Row) -> bool:
 
 
 def _mdpo(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
-    """mDPO's rows: the prompt is written out in the template of LLaVA-1.5, with ``<image>`` in it."""
+    """mDPO's rows (``bunny/data_collator_bunny_phi.py`` of luka-group/mDPO): the prompt is written out in the
+    template of LLaVA-1.5, with ``<image>`` in it."""
     found = _VICUNA.fullmatch(text(row, "prompt", reason="prompt"))
     if found is None or "USER:" in found["asked"]:
         raise fault("chat_markup", "'prompt' must be one turn in LLaVA's template: ... USER: <image>\\n... ASSISTANT:")
@@ -101,7 +103,8 @@ def _mdpo(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
 
 
 def _stack(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
-    """Stack Exchange pairs as torchtune reads them: ``response_j`` is the better answer."""
+    """Stack Exchange pairs as ``torchtune/datasets/_stack_exchange_paired.py`` of pytorch/torchtune reads them:
+    ``response_j`` is the better answer."""
     images = images_of(row, options)
     return [
         canonical(

@@ -1,7 +1,9 @@
 """Pairs of plain columns under further names: axolotl's strategies, and HH-RLHF's two whole talks.
 
-The rules are those of axolotl-ai-cloud/axolotl ``src/axolotl/prompt_strategies/dpo/chatml.py`` and ``chat_template.py``,
-and, for talks whose beginning is shared, ``extract_prompt`` in huggingface/trl ``trl/data_utils.py``.
+The rules are those of axolotl-ai-cloud/axolotl, ``chatml.py`` and ``chat_template.py`` below
+``src/axolotl/prompt_strategies/dpo``, and, for talks whose beginning is shared, of ``extract_prompt`` in
+huggingface/trl ``trl/data_utils.py``. axolotl's ``nectar`` is not among them: it takes the answer of the highest rank
+for the best one, and in the set that it is meant for, rank 1 is.
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ _ASKED = ("prompt", "input", "question", "instruction")
 
 def _axolotl(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     inside = InParts()
+    others = [key for key in _ASKED if has(row, key)]
+    if has(row, "messages") and others:
+        raise fault("prompt", f"the row has both 'messages' and {others[0]!r}; keep the one that asks")
     if has(row, "messages"):
         asked = "messages"
         given = row["messages"]
@@ -27,9 +32,10 @@ def _axolotl(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
         sides = ("chosen", "rejected")
         answers = tuple(chat_answer(row.get(key), key) for key in sides)
     else:
-        asked = next(key for key in _ASKED if is_text(row, key))
-        prompt = [turn("user", row[asked])]
-        sides = tuple(key if has(row, key) else f"{key}_response" for key in ("chosen", "rejected"))
+        asked = others[0] if others else _ASKED[0]
+        prompt = [turn("user", text(row, asked, reason="prompt"))]
+        chosen, rejected = (key if has(row, key) else f"{key}_response" for key in ("chosen", "rejected"))
+        sides = (chosen, rejected)
         answers = tuple(text(row, key) for key in sides)
     images = images_in_parts(inside, images_of(row, options), options)
     return [
@@ -46,6 +52,8 @@ def _axolotl(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
 
 
 def _is_axolotl(row: Row) -> bool:
+    if _is_hh_rlhf(row):
+        return False
     if has(row, "messages"):
         asked = is_turns(row["messages"], "role") or isinstance(row["messages"], str)
         return asked and not has(row, "prompt") and (is_text(row, "chosen", "rejected") or is_after_messages(row))
@@ -80,7 +88,7 @@ def _hh_rlhf(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
 
 
 def _is_hh_rlhf(row: Row) -> bool:
-    if has_any(row, "messages", *_ASKED) or not is_text(row, "chosen", "rejected"):
+    if has_any(row, *_ASKED) or not is_text(row, "chosen", "rejected"):
         return False
     return all(row[key].lstrip().startswith("Human:") and _ASSISTANT in row[key] for key in ("chosen", "rejected"))
 

@@ -68,7 +68,21 @@ def _says_nothing(key: str, value: Any) -> bool:
     return value is None or (column_of(key) is not None and is_empty(value))
 
 
+def _as_messages(row: Row) -> Row:
+    """Turns of ``from`` and ``value`` as messages, as ``maybe_convert_to_chatml`` of TRL's ``data_utils.py`` reads
+    them; the usual names of who speaks are read as well."""
+    found = {}
+    for key in ("prompt", "chosen", "rejected"):
+        if is_turns(row.get(key), "from"):
+            roles = OPENAI_ROLES | SHAREGPT_ROLES
+            talk = speech(row[key], key, role_key="from", text_key="value", roles=roles)
+            found[key] = [{"role": role, "content": content} for role, content in talk]
+    return {**row, **found} if found else row
+
+
 def _trl(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
+    """TRL's rows: ``prepare_multimodal_messages`` and ``extract_prompt`` of huggingface/trl ``trl/data_utils.py``."""
+    row = _as_messages(row)
     if has(row, "image", "images"):
         raise fault("images", _BOTH)
     images = images_of(row, options)
@@ -109,8 +123,9 @@ def _trl_beginning(row: Row, key: str, inside: InParts) -> list[Message]:
 
 def _is_trl(row: Row) -> bool:
     plain_text = is_text(row, "prompt", "chosen", "rejected") and not has_media(row) and not is_math(row)
-    talk = is_turns(row.get("prompt"), "role") and is_turns(row.get("chosen"), "role")
-    implicit = not has(row, "prompt") and is_turns(row.get("chosen"), "role") and is_turns(row.get("rejected"), "role")
+    sides = [is_turns(row.get(key), "role") or is_turns(row.get(key), "from") for key in ("chosen", "rejected")]
+    talk = sides[0] and (is_turns(row.get("prompt"), "role") or is_turns(row.get("prompt"), "from"))
+    implicit = not has(row, "prompt") and all(sides)
     implicit = implicit and not (has(row, "retrieved_image") and has_image(row)) and not is_after_messages(row)
     return plain_text or talk or implicit
 

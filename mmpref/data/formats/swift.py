@@ -9,6 +9,7 @@ the same are an error.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mmpref.data.formats import writers
@@ -62,7 +63,7 @@ def _question_keys(row: Row) -> tuple[tuple[str, ...], str] | None:
             asked = tuple(key for key in asked if key in both) or asked
     if len(answered) != 1 or not (len(asked) == 1 or asked == ("instruction", "input")):
         return None
-    return (asked, answered[0]) if is_text(row, *asked, answered[0]) else None
+    return asked, answered[0]
 
 
 def _is_swift(row: Row) -> bool:
@@ -70,7 +71,10 @@ def _is_swift(row: Row) -> bool:
         return False
     if has_any(row, "chosen", "chosen_response", "chosen_messages", "rejected"):
         return False
-    return has_any(row, *_TALKS) or _question_keys(row) is not None
+    if has_any(row, *_TALKS):
+        return True
+    keys = _question_keys(row)
+    return keys is not None and is_text(row, *keys[0], keys[1])
 
 
 def _swift(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
@@ -81,7 +85,8 @@ def _swift(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
         key = _talk_key(row)
         if key is None:
             raise fault("prompt", f"the row has more than one of the columns {', '.join(_TALKS)}; keep one")
-        turns, used = _swift_turns(row, key, inside), (key,)
+        used: tuple[str, ...] = (key,)
+        turns = _swift_turns(row, key, inside)
     else:
         turns, used = _questions(row)
     answer = _said(turns[-1], used[-1])
@@ -133,7 +138,7 @@ def _rejected(row: Row, turns: list[Message], answer: str) -> str:
 def _swift_turns(row: Row, key: str, inside: InParts) -> list[Message]:
     """Messages of texts with placeholders, or of lists of parts, whose texts may hold placeholders too."""
     given = row.get(key)
-    if is_turns(given, "human") or is_turns(given, "user"):
+    if isinstance(given, list | tuple) and (is_turns(given, "human") or is_turns(given, "user")):
         given = _in_rounds(given, key)
     elif isinstance(given, list | tuple):
         given = [_message(item, f"{key}[{place}]", place == len(given) - 1) for place, item in enumerate(given)]
@@ -164,11 +169,13 @@ def _message(item: Any, name: str, is_last: bool) -> Any:
     """A message with the role and the text under our names, and without its weight in the loss: only the last answer is
     trained here, and earlier ones, the same on both sides, leave DPO's loss as it is."""
     given = without_none(item)
-    if not given or (given.keys() == {"role", "content"} and given["role"] not in _ROLES):
+    if not given or not isinstance(given.get("role", given.get("from")), str):
+        return item  # said by the reader of messages
+    if given.keys() == {"role", "content"} and given["role"] not in _ROLES:
         return item
     if "from" in given and "value" in given and not has_any(given, "role", "content"):
         given["role"], given["content"] = given.pop("from"), given.pop("value")
-    if isinstance(given.get("role"), str):
+    if "role" in given:
         given["role"] = _ROLES.get(given["role"], given["role"])
     for key in ("loss", "loss_scale"):
         weight = given.pop(key, None)
@@ -184,7 +191,7 @@ def _message(item: Any, name: str, is_last: bool) -> Any:
     return given
 
 
-def _in_rounds(rounds: list[Any], key: str) -> list[Message]:
+def _in_rounds(rounds: Sequence[Any], key: str) -> list[Message]:
     """Rounds of question and answer: ``{"human", "assistant"}``."""
     found = []
     for place, item in enumerate(rounds):
