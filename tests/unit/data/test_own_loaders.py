@@ -43,11 +43,13 @@ def ranked(*ranks: int) -> Row:
 ASKS = "user: What?"
 READ: dict[str, tuple[str, Row, list[str]]] = {
     "ms-swift, MM-RLHF's converted rows": (
-        "ms_swift", {"image": "a.png", "question": "What?", "response": GOOD, "rejected_response": BAD}, ["user: <>What?"]
+        "ms_swift", {"image": "a.png", "question": "What?", "response": GOOD, "rejected_response": BAD},
+        ["user: <>What?"]
     ),
     "ms-swift, alpaca": (
         "ms_swift",
-        {"instruction": "What?", "input": "Say it.", "output": GOOD, "rejected_response": BAD}, ["user: What?\nSay it."],
+        {"instruction": "What?", "input": "Say it.",
+        "output": GOOD, "rejected_response": BAD}, ["user: What?\nSay it."],
     ),
     "ms-swift, its own name goes first": (
         "ms_swift", {"query": "What?", "response": GOOD, "answer": "x", "rejected_response": BAD}, [ASKS]
@@ -92,7 +94,8 @@ READ: dict[str, tuple[str, Row, list[str]]] = {
         ["user: <><>What?"],
     ),
     "axolotl, system and input": (
-        "axolotl", {"system": "Be brief.", "input": "What?", "chosen": GOOD, "rejected": BAD}, ["system: Be brief.", ASKS]
+        "axolotl", {"system": "Be brief.", "input": "What?", "chosen": GOOD, "rejected": BAD},
+        ["system: Be brief.", ASKS]
     ),
     "axolotl, instruction": (
         "axolotl", {"instruction": "What?", "chosen_response": GOOD, "rejected_response": BAD}, [ASKS]
@@ -201,7 +204,8 @@ REFUSED: dict[str, tuple[Row, str, str]] = {
         {**TWO, "more_helpful_response_id": 2, "safer_response_id": 1}, "preference", "better_response_id"
     ),
     "a text and a number": (
-        {"prompt": "Q", "response_0": "1", "response_1": "2", "better_response": "1"}, "preference", "number of the other"
+        {"prompt": "Q", "response_0": "1", "response_1": "2", "better_response": "1"},
+        "preference", "number of the other"
     ),
     "no number at all": ({**TWO, "overall_response": "both"}, "preference", "must be 1 or 2"),
     "a picture as an answer": (
@@ -227,7 +231,8 @@ REFUSED: dict[str, tuple[Row, str, str]] = {
         {"prompt": "Q", "input": "P", "chosen_response": "a", "rejected_response": "b"}, "unread_turns", "'input'"
     ),
     "axolotl, nectar": (
-        {"prompt": "Q", "answers": [{"answer": "a", "rank": 1}, {"answer": "b", "rank": 2}]}, "unknown_format", "answers"
+        {"prompt": "Q", "answers": [{"answer": "a", "rank": 1}, {"answer": "b", "rank": 2}]},
+        "unknown_format", "answers"
     ),
     "HH-RLHF, another question": (
         {**HUMAN, "rejected": "\n\nHuman: Who?\n\nAssistant: x"}, "prompt_differs", "same turns"
