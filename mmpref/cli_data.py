@@ -102,6 +102,7 @@ def check(
     """
     from mmpref.data.check import check as run_check
     from mmpref.data.next_steps import after_check
+    from mmpref.files import only_writer
     from mmpref.terminal import CountDisplay
 
     if out.exists() and not out.is_dir():
@@ -111,7 +112,7 @@ def check(
     opened = [_open(source, format, root, split, card) for source in sources]
     for source in opened:
         _refuse_outputs(source, fix)
-    with CountDisplay("checking") as display:
+    with only_writer(out, "choose another --out"), CountDisplay("checking") as display:
         report = run_check(
             opened,
             out=out,
@@ -250,6 +251,7 @@ def convert(
 
     from mmpref.data.convert import convert as run_convert
     from mmpref.data.quarantine import Quarantine, RowError
+    from mmpref.files import only_writer
     from mmpref.terminal import CountDisplay
 
     opened = _open(source, format, root, split, card)
@@ -264,7 +266,7 @@ def convert(
         quarantine.num_read += 1
         opened.put_aside(quarantine, file, row, fault, row_id=None)
 
-    with CountDisplay("converting") as display:
+    with only_writer(out, "choose another --out"), CountDisplay("converting") as display:
         report = run_convert(
             opened.rows.rows(broken),
             to=to,
@@ -412,6 +414,7 @@ def fetch(
     card: _CardName = None,
     max_gib: Annotated[float, typer.Option(min=0, help="Stop asking for more after this many GiB.")] = 200.0,
     workers: Annotated[int, typer.Option(min=1, max=32, help="Images on their way at a time.")] = 4,
+    deadline: Annotated[float, typer.Option(min=0.1, help="Seconds for one image, further tries included.")] = 120.0,
     max_bad_fraction: _MaxBad = 0.001,
 ) -> None:
     """Download the images that pairs name by URL: https, named hosts and public addresses only. Can be run again."""
@@ -423,7 +426,7 @@ def fetch(
     opened = _open(source, format, None, split, card)
     _refuse_outputs(opened, out)
     quarantine = Quarantine(out.with_name(f"{out.stem}.quarantine.jsonl"))
-    policy = FetchPolicy(hosts=frozenset(host or ()), max_total_bytes=int(max_gib * 2**30))
+    policy = FetchPolicy(hosts=frozenset(host or ()), max_total_bytes=int(max_gib * 2**30), deadline=deadline)
     with CountDisplay("fetching") as display:
         report = fetch_pairs(
             opened,

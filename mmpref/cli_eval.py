@@ -27,7 +27,9 @@ _KEY_ENV = (
     "Environment variable that holds the API key. OPENAI_API_KEY is used for api.openai.com alone, unless it is named."
 )
 _Concurrency = Annotated[int, typer.Option(min=1, help="Requests to a server under way at once.")]
-_Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds in which a server must have replied.")]
+_Timeout = Annotated[
+    float, typer.Option(min=0.1, help="Seconds in which a server must have replied, to the last byte; one more try.")
+]
 _PriceIn = Annotated[float | None, typer.Option(min=0, help="Judge's price, dollars per million prompt tokens.")]
 _PriceOut = Annotated[float | None, typer.Option(min=0, help="Judge's price, dollars per million reply tokens.")]
 _MaxCost = Annotated[float | None, typer.Option(min=0, help="Judge for at most so many dollars.")]
@@ -251,6 +253,8 @@ def _run_judge(plan: JudgingPlan, out: Path, max_cost: float | None, say: Any, p
     """Judge, and say what it took; incomplete when more is missing than a number can stand."""
     outcome = plan.run(out, max_cost=max_cost, progress=progress)
     say(_taken(outcome))
+    if outcome.put_aside is not None:
+        say(f"{out} held verdicts on other answers, or that do not say on which; they are in {outcome.put_aside} now")
     outcome.refuse_if_too_many_missing()
 
 
@@ -276,7 +280,16 @@ def _taken(outcome: Outcome) -> str:
         f"{len(outcome.verdicts) - len(outcome.missing)} verdicts; {outcome.num_calls} calls, "
         f"{outcome.prompt_tokens:,} + {outcome.completion_tokens:,} tokens{cost}"
     )
-    return f"{text}; {len(outcome.missing)} missing" if outcome.missing else text
+    if outcome.missing:
+        text += f"; {len(outcome.missing)} missing"
+    if outcome.num_compared:
+        done = outcome.num_compared - len(outcome.not_compared)
+        text += f"; {done} of {outcome.num_compared} answers compared with the one to figure 0"
+    if outcome.num_guessed:
+        text += (
+            f"; of {outcome.num_guessed} calls the server told no usable token counts: the most they can be is counted"
+        )
+    return text
 
 
 def _official(benchmark: str) -> str:

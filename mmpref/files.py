@@ -26,7 +26,8 @@ from typing import IO, Any
 
 from filelock import lock_descriptor, unlock_descriptor
 
-from mmpref.errors import CheckpointError, ConfigError
+from mmpref import api_keys
+from mmpref.errors import CheckpointError, ConfigError, library_errors
 from mmpref.file_reading import LONGEST_NAME, kind_of_file
 
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
@@ -111,8 +112,9 @@ def write_text(path: Path, text: str) -> None:
 
 def json_text(content: object, *, indent: int | None = None) -> str:
     """JSON that can be written as UTF-8: characters stand as they are, but half a surrogate pair, which a model's text
-    that was cut in the middle of an emoji has, is escaped. NaN and infinity are refused: they are not JSON."""
-    text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
+    that was cut in the middle of an emoji has, is escaped. NaN and infinity are refused: they are not JSON. No API key
+    comes into a file this way, whatever was said or read before."""
+    text = json.dumps(api_keys.cut_all(content), indent=indent, ensure_ascii=False, allow_nan=False)
     return _HALF_A_PAIR.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
 
 
@@ -290,6 +292,33 @@ def locked(path: Path, *, leave: bool = True, patience: float = 0.0) -> Iterator
             with contextlib.suppress(OSError):
                 unlock_descriptor(descriptor)  # closing is not enough where a child was forked a moment ago
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def only_writer(path: Path, remedy: str) -> Iterator[None]:
+    """Write a file or folder, and no other process of mmpref at the same time.
+
+    Args:
+        path: what is written; a lock file lies beside it for as long, where the file system
+            has locks.
+        remedy: what to do where another process writes it: ``choose another --out``.
+
+    Raises:
+        ConfigError: another process writes it; the message names the process and its host.
+    """
+    with writing_to(path), library_errors(CheckpointError, f"cannot write to {path!r}", "choose another name"):
+        target = Path(os.path.realpath(path))
+    lock = target.with_name(f".{_cut(target.name)}.lock")
+    with contextlib.ExitStack() as stack:
+        try:
+            with contextlib.suppress(NoLocksError):  # as everywhere where a second writer is seen at best
+                stack.enter_context(locked(lock, leave=False))
+        except Locked as err:
+            who = err.holder or "another process"
+            raise ConfigError(f"{path} is being written by {who}; wait for it to end, or {remedy}") from None
+        except CheckpointError as err:
+            raise CheckpointError(str(err).replace(str(lock), str(path))) from err
+        yield
 
 
 def refuse_locked(path: Path) -> None:

@@ -15,7 +15,15 @@ from typing import Any
 
 from mmpref.data.decoding import Decoder, Task, Verdict
 from mmpref.data.loading import DEFAULT_MAX_BAD_FRACTION, Candidate, PairSource, all_images
-from mmpref.data.manifest import QUARANTINE_FILE, REPORT_FILE, Listing, build_manifest, image_name, write_report
+from mmpref.data.manifest import (
+    QUARANTINE_FILE,
+    REPORT_FILE,
+    Listing,
+    build_manifest,
+    hash_before,
+    image_name,
+    write_report,
+)
 from mmpref.data.quarantine import Quarantine, QuarantinedRow, RowError, Skip, where_is
 from mmpref.data.similarity import repeats_prompt
 from mmpref.data.source import count_rows
@@ -123,6 +131,7 @@ def check(
     with writing_to(out):  # found out now and not after an hour
         out.mkdir(parents=True, exist_ok=True)
     quarantine = Quarantine(out / QUARANTINE_FILE)
+    before = hash_before(sources)
     counts = [count_rows(source.rows) for source in sources]
     total = None if None in counts else sum(count or 0 for count in counts)
     tally = _Tally(quarantine, [Listing() for _ in sources])
@@ -135,7 +144,9 @@ def check(
     order = {str(file): place for place, file in enumerate(file for source in sources for file in source.rows.files)}
     quarantine.rows.sort(key=lambda row: (order.get(row.file, -1), row.row))
     quarantine.write()
-    manifest = build_manifest(sources, tally.listings, demonstrations=demonstrations, quarantine=out / QUARANTINE_FILE)
+    manifest = build_manifest(
+        sources, tally.listings, demonstrations=demonstrations, quarantine=out / QUARANTINE_FILE, before=before
+    )
     report = tally.report(manifest, max_bad_fraction)
     write_report(out / REPORT_FILE, report.as_json())
     return report

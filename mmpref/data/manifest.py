@@ -1,6 +1,7 @@
 """What exactly was checked: files, images and settings as hashes, and the proof that training reads the same.
 
-Row files are compared by their bytes. Images are compared by name, size and time of change, without reading them;
+Row files are compared by their bytes, and a file that changes while it is read is refused: nobody could say which bytes
+were read. Images are compared by name, size and time of change, without reading them;
 where only a time differs (a copy, say) or a full comparison is asked for, by the hash of their bytes. A source without
 files (a hub id) is compared by what its pairs say.
 """
@@ -88,6 +89,10 @@ class Listing:
         return digest
 
 
+_Stamp = tuple[int, int, int]
+"""Size, time of change and number of a file."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Checked:
     """A manifest that was found to describe the sources at hand."""
@@ -97,6 +102,7 @@ class Checked:
     """(file, row, id) -> reason of what the check put aside, with the files' names as they are now."""
     _entries: tuple[Mapping[str, Any], ...]
     _report: Path
+    _stamps: Mapping[Path, _Stamp]
 
     def verify_images(
         self, sources: Sequence[PairSource], lists: Sequence[Iterable[PreferencePair]], *, full: bool = False
@@ -109,7 +115,8 @@ class Checked:
             full: hash every image again; without it, only where names and sizes are the same and times are not.
 
         Raises:
-            DataError: images were added, removed or changed since the check, or a hub id gives other pairs.
+            DataError: images were added, removed or changed since the check, a hub id gives other pairs, or a file of
+                rows was changed after :func:`verify` and may have been read so.
         """
         for source, pairs, entry in zip(sources, lists, self._entries, strict=True):
             wanted, found = entry["images"], Listing()
@@ -119,6 +126,9 @@ class Checked:
                     found.add_pair(pair, source.images)
                 if source.images is not None:
                     names.update(image_names([pair], source.images))
+            for file in source.rows.files:
+                if _stamp(file) != self._stamps[file]:
+                    raise _changed(file)
             if not source.rows.files and found.pairs != entry["pairs"]:
                 raise DataError(
                     f"{source.rows.spec} does not give the pairs that {self._report} describes: it was changed on the "
@@ -168,17 +178,37 @@ def image_name(path: str, images: ImageLoader) -> str:
     return full.relative_to(images.root).as_posix() if full.is_relative_to(images.root) else full.as_posix()
 
 
+def hash_before(sources: Sequence[PairSource]) -> dict[Path, str]:
+    """The hash of every file of rows, before it is read; :func:`build_manifest` wants the same ones after."""
+    return {file: file_hash(file) for source in sources for file in source.rows.files}
+
+
 def build_manifest(
-    sources: Sequence[PairSource], listings: Sequence[Listing], *, demonstrations: bool, quarantine: Path
+    sources: Sequence[PairSource],
+    listings: Sequence[Listing],
+    *,
+    demonstrations: bool,
+    quarantine: Path,
+    before: Mapping[Path, str],
 ) -> dict[str, Any]:
-    """The manifest of what was checked; ``hash`` covers the data and not where it lies."""
+    """The manifest of what was checked; ``hash`` covers the data and not where it lies.
+
+    Args:
+        before: of :func:`hash_before`, made before the first row was read.
+
+    Raises:
+        DataError: a file was changed while it was read.
+    """
+    for file, digest in before.items():
+        if file_hash(file) != digest:
+            raise _changed(file)
     entries = [
         {
             "spec": source.rows.spec,
             "split": source.rows.split,
             "format": source.row_format,
             "reading": source.rows.reading,
-            "files": [{"path": str(file), "sha256": file_hash(file)} for file in source.rows.files],
+            "files": [{"path": str(file), "sha256": before[file]} for file in source.rows.files],
             "images": listing.as_json(),
             **({} if source.rows.files else {"pairs": listing.pairs}),
         }
@@ -223,6 +253,7 @@ def verify(report: Path, sources: Sequence[PairSource], *, demonstrations: bool)
     if manifest["demonstrations"] != demonstrations:
         add = "with --demonstrations" if demonstrations else "without --demonstrations"
         raise DataError(f"{report} was made for another use of the rows; run mmpref data check {add}")
+    stamps = {file: _stamp(file) for source in sources for file in source.rows.files}
     entries = [_entry(report, manifest, source) for source in sources]
     names = {
         old["path"]: str(new)
@@ -230,7 +261,22 @@ def verify(report: Path, sources: Sequence[PairSource], *, demonstrations: bool)
         for old, new in zip(entry["files"], source.rows.files, strict=True)
     }
     skip = _put_aside(report.with_name(QUARANTINE_FILE), manifest["quarantine"], names)
-    return Checked(hash=manifest["hash"], skip=skip, _entries=tuple(entries), _report=report)
+    return Checked(hash=manifest["hash"], skip=skip, _entries=tuple(entries), _report=report, _stamps=stamps)
+
+
+def _stamp(path: Path) -> _Stamp:
+    try:
+        facts = path.stat()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    return facts.st_size, facts.st_mtime_ns, facts.st_ino
+
+
+def _changed(file: Path) -> DataError:
+    return DataError(
+        f"{file} was changed while it was read, so that what of it was is unknown: wait until nothing writes it, and "
+        "run the command again"
+    )
 
 
 def describes(report: Path, sources: Sequence[PairSource]) -> bool:

@@ -168,7 +168,15 @@ LINES = "metrics.jsonl"
 _SUMMARY = '"train_runtime"'  # in the line that the Trainer writes when it ends
 
 
-class JsonlLogger(TrainerCallback):
+class InCheckpoint(TrainerCallback):
+    """A callback that has something to keep in every checkpoint."""
+
+    def copy_to(self, checkpoint: Path) -> None:
+        """Put it into a checkpoint that is being written."""
+        raise NotImplementedError
+
+
+class JsonlLogger(InCheckpoint):
     """Writes every log line of the Trainer to ``metrics.jsonl`` as it comes.
 
     A checkpoint holds a copy of the lines that were there when it was written, and a resumed run begins with that copy:

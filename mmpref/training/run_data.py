@@ -7,25 +7,25 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mmpref.config import DataSection, Recipe, SourceSection
 from mmpref.data.decoded import ImageCheck
 from mmpref.data.images import ImageLoader
 from mmpref.data.loading import Candidate, FindBroken, PairSource, load_each
-from mmpref.data.manifest import describes, verify
+from mmpref.data.manifest import Listing, describes, verify
 from mmpref.data.mixture import RootedImages, repeat
 from mmpref.data.next_steps import advice, allowing, check_command, fix_name, override
 from mmpref.data.opening import recipe_sources, weights
 from mmpref.data.quarantine import Quarantine, RowError
 from mmpref.data.split import split_by_image
 from mmpref.errors import ConfigError, DataError
-from mmpref.files import sha256
+from mmpref.file_hashes import Say, content_hashes
 from mmpref.losses.objective import Objective
 from mmpref.processing.encode import PairEncoder
 from mmpref.processing.fitting import FitPlan, plan_fit
 from mmpref.records import PreferencePair
 from mmpref.training.parallel.world import ALONE, World
-from mmpref.training.resume import Say
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,7 @@ class RunData:
     images: ImageLoader | RootedImages
     quarantine: Quarantine
     train_hashes: tuple[str, ...]
+    eval_hashes: tuple[str, ...]
     manifest: str | None
     """Hash of the manifest that the data was proved to match."""
     sources: tuple[PairSource, ...]
@@ -81,9 +82,13 @@ def load_data(
     )
     if checked is not None:
         checked.verify_images(train_sources, lists, full=section.verify == "full")
+    train_hashes = _hashes(section.train, train_sources, lists)
     evaluated: list[PreferencePair] = []
+    eval_hashes: tuple[str, ...] = ()
     if eval_sources:
-        evaluated = _held_out_pairs(section, eval_sources, demonstrations, look_deeper)
+        eval_lists = _held_out_pairs(section, eval_sources, demonstrations, look_deeper)
+        eval_hashes = _hashes(section.eval, eval_sources, eval_lists)
+        evaluated = [pair for found in eval_lists for pair in found]
     elif section.held_out:
         lists, evaluated = _hold_out(lists, section.held_out, recipe.seed)
     pairs = [
@@ -94,16 +99,15 @@ def load_data(
     _refuse_trained_pairs(pairs, evaluated)
     if objective.requires_scores:
         _refuse_missing_scores([*pairs, *evaluated], objective)
-    train_hashes = tuple(_hash(entry, source) for entry, source in zip(section.train, train_sources, strict=True))
     manifest = None if checked is None else checked.hash
-    return RunData(pairs, evaluated, images, quarantine, train_hashes, manifest, tuple(train_sources))
+    return RunData(pairs, evaluated, images, quarantine, train_hashes, eval_hashes, manifest, tuple(train_sources))
 
 
 def _held_out_pairs(
     section: DataSection, sources: Sequence[PairSource], demonstrations: bool, look: FindBroken | None
-) -> list[PreferencePair]:
-    """The pairs of ``data.eval``: every one is used, so that two runs are compared on the same ones; but for those that
-    the manifest of a check, where it is about these files too, has put aside.
+) -> list[list[PreferencePair]]:
+    """The pairs of ``data.eval``, source by source: every one is used, so that two runs are compared on the same ones;
+    but for those that the manifest of a check, where it is about these files too, has put aside.
     """
     checked = None
     if section.manifest is not None and describes(section.manifest, sources):
@@ -134,7 +138,7 @@ def _held_out_pairs(
     )
     if checked is not None:
         checked.verify_images(sources, lists, full=section.verify == "full")
-    return [pair for pairs in lists for pair in pairs]
+    return lists
 
 
 def _refuse_trained_pairs(pairs: Sequence[PreferencePair], evaluated: Sequence[PreferencePair]) -> None:
@@ -177,13 +181,29 @@ def _hold_out(
     return kept, evaluated
 
 
-def _hash(entry: str | SourceSection, source: PairSource) -> str:
-    """What a source holds and how it is read: a plain file by its bytes, as everything else by what is known of it."""
-    hashes = [sha256(file) for file in source.rows.files]
+def _hashes(
+    entries: Sequence[str | SourceSection], sources: Sequence[PairSource], lists: Sequence[Sequence[PreferencePair]]
+) -> tuple[str, ...]:
+    together = zip(entries, sources, lists, strict=True)
+    return tuple(_hash(entry, source, pairs) for entry, source, pairs in together)
+
+
+def _hash(entry: str | SourceSection, source: PairSource, pairs: Sequence[PreferencePair]) -> str:
+    """What a source holds and how it is read: a plain file by its bytes, as everything else by what is known of it.
+
+    A source without files (a hub id) counts by what its pairs say, bytes of embedded images among it.
+    """
+    hashes = list(content_hashes(source.rows.files, DataError).values())
     if isinstance(entry, str) and len(hashes) == 1:
         return hashes[0]
     said = {} if isinstance(entry, str) else entry.model_dump(mode="json", exclude={"path", "root"})
-    return hashlib.sha256(json.dumps([hashes or source.rows.spec, said]).encode()).hexdigest()
+    facts: list[Any] = [hashes or source.rows.spec, said]
+    if not hashes:
+        read = Listing()
+        for pair in pairs:
+            read.add_pair(pair, source.images)
+        facts.append(read.pairs)
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def fit_data(recipe: Recipe, data: RunData, encoder: PairEncoder, say: Say) -> tuple[FitPlan, FitPlan]:
