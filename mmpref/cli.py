@@ -12,11 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
-from mmpref.cli_arguments import hint_for, refuse_empty
+from mmpref.cli_arguments import hint_for, refuse_empty, refuse_no_path
 from mmpref.cli_data import app as data_app
 from mmpref.cli_eval import evaluate, judge
 from mmpref.cli_recipe import config, recipes
-from mmpref.errors import ConfigError, MMPrefError, Terminated, signal_name, stopped_by_ctrl_c
+from mmpref.errors import ConfigError, MMPrefError, Terminated, as_shown, signal_name, stopped_by_ctrl_c
 from mmpref.process import notices, streams
 from mmpref.process.children import watch_launcher
 from mmpref.process.signals import at_once, heard, leave_with
@@ -78,8 +78,10 @@ def demo(
 ) -> None:
     """The whole story on an embedded world: learn to see, make things up, stop making things up."""
     from mmpref.demo.pipeline import run_demo
+    from mmpref.files import only_writer
 
-    run_demo(out, seed=seed, scale=scale, threads=threads)
+    with only_writer(out, "choose another --out"):
+        run_demo(out, seed=seed, scale=scale, threads=threads)
 
 
 @app.command()
@@ -324,6 +326,7 @@ def report(
     title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
 ) -> None:
     """Compare runs in one page, or as a table: intervals, paired differences, training curves, examples."""
+    from mmpref.files import only_writer
     from mmpref.report.page import build_report
     from mmpref.report.runs import load_runs
     from mmpref.report.table_files import table_writer, write_table
@@ -333,10 +336,11 @@ def report(
         if file.suffix.lower() not in pages:
             table_writer(file)
     for file in out:
-        if file.suffix.lower() in pages:
-            build_report(runs, file, title=title, images_root=images)
-        else:
-            write_table(load_runs(runs), file)
+        with only_writer(file, "choose another --out"):
+            if file.suffix.lower() in pages:
+                build_report(runs, file, title=title, images_root=images)
+            else:
+                write_table(load_runs(runs), file)
         typer.echo(f"wrote {file}")
 
 
@@ -350,6 +354,7 @@ def _main(argv: list[str] | None) -> int:
     given = sys.argv[1:] if argv is None else argv
     try:
         refuse_empty(given)
+        refuse_no_path(given)
         app(args=argv, prog_name="mmpref")
     except SystemExit as stop:  # typer ends every command, and every usage error (2), this way
         if stop.code == ConfigError.exit_code and (hint := hint_for(app, given)):
@@ -357,7 +362,9 @@ def _main(argv: list[str] | None) -> int:
         return stop.code if isinstance(stop.code, int) else 0
     except MMPrefError as err:
         if not err.told_elsewhere:
-            typer.echo(f"mmpref: {err}", err=True)
+            from mmpref import api_keys
+
+            typer.echo(f"mmpref: {api_keys.cut(as_shown(err), of_message=True)}", err=True)
         return err.exit_code
     except (KeyboardInterrupt, Terminated) as stop:  # outside a command: while the command line is read
         number = stop.number if isinstance(stop, Terminated) else signal.SIGINT

@@ -1,4 +1,5 @@
-"""What can be wrong with a command line whichever command it is for: empty arguments, ``--key value``."""
+"""What can be wrong with a command line whichever command it is for: arguments that are empty or can be no path,
+``--key value``."""
 
 from __future__ import annotations
 
@@ -30,6 +31,33 @@ def refuse_empty(arguments: Sequence[str]) -> None:
         raise ConfigError(
             f"{name} is empty (a shell variable that is not set?); leave it out, or write . for the working directory"
         )
+
+
+_ODD = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_TEXTS = ("--title", "--template-kwargs")
+"""Options whose values are texts and no names of files."""
+
+
+def refuse_no_path(arguments: Sequence[str]) -> None:
+    """Refuse an argument that no file can be called, or that no message and no file of ours could name: bytes that are
+    not UTF-8, a line break, a name of more than 255 bytes.
+
+    Raises:
+        ConfigError: names the option, or the number of the argument.
+    """
+    for place, argument in enumerate(arguments):
+        if len(argument) < 60 and not _ODD.search(argument):
+            continue
+        from mmpref.file_reading import why_no_path
+
+        option = re.match(r"(--[\w-]+)=", argument)
+        before = arguments[place - 1] if place else ""
+        name = option[1] if option else before if before.startswith("-") else f"argument {place + 1}"
+        setting = not option and re.match(r"[\w.]+=", argument)  # its own reader looks at the value
+        if setting or name in _TEXTS:
+            argument = "".join(letter for letter in argument if "\ud800" <= letter <= "\udfff")
+        if why := why_no_path(argument[option.end() :] if option and not setting else argument):
+            raise ConfigError(f"{name} {why}")
 
 
 def hint_for(app: typer.Typer, arguments: Sequence[str]) -> str | None:

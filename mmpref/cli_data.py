@@ -89,15 +89,30 @@ def check(
     ] = False,
     max_bad_fraction: _MaxBad = 0.001,
     workers: Annotated[int | None, typer.Option(min=1, help="Decoding processes; default: one per core.")] = None,
+    fix: Annotated[
+        Path | None, typer.Option("--fix", help="Also write the rows that are in order to this file, canonical JSONL.")
+    ] = None,
+    copy_images: Annotated[
+        bool, typer.Option("--copy-images", help="With --fix: copy their images to a folder beside the file.")
+    ] = False,
 ) -> None:
-    """Read every row and decode every image once; exit code 3 when training would refuse the data."""
+    """Read every row and decode every image once; exit code 3 when training would refuse the data.
+
+    Ends with what to do next. With --fix the exit code is 0 when the clean file is written.
+    """
     from mmpref.data.check import check as run_check
+    from mmpref.data.next_steps import after_check
+    from mmpref.files import only_writer
     from mmpref.terminal import CountDisplay
 
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; --out is the folder of the report")
+    if copy_images and fix is None:
+        raise ConfigError("--copy-images goes with --fix FILE, which names the clean file")
     opened = [_open(source, format, root, split, card) for source in sources]
-    with CountDisplay("checking") as display:
+    for source in opened:
+        _refuse_outputs(source, fix)
+    with only_writer(out, "choose another --out"), CountDisplay("checking") as display:
         report = run_check(
             opened,
             out=out,
@@ -109,8 +124,32 @@ def check(
     _show_check(report, out)
     if not report.read:
         raise DataError(f"{report.fault}: {', '.join(sources)} is empty")
+    if fix is not None and report.used:
+        _write_clean(opened, report, fix, demonstrations, copy_images, out)
+        return
+    steps = after_check(opened, report, out, demonstrations=demonstrations)
     if report.fault is not None:
-        raise DataError("\n  ".join([f"{report.fault} (all in {out / 'quarantine.jsonl'}):", *report.first_bad]))
+        first = [f"  {line}" for line in report.first_bad]
+        more = report.quarantined - len(first)
+        others = [f"  ... and {more:,} more"] if more else []
+        listed = f"  all of them: {out / 'quarantine.jsonl'}"
+        raise DataError("\n".join([f"{report.fault}:", *first, *others, listed, *steps]))
+    typer.echo("\n".join(steps))
+
+
+def _write_clean(
+    opened: list[PairSource], report: CheckReport, fix: Path, demonstrations: bool, copy_images: bool, out: Path
+) -> None:
+    from mmpref.data.clean import write_clean
+    from mmpref.data.next_steps import train_on_file
+
+    clean = write_clean(opened, out=fix, skip=report.skip, demonstrations=demonstrations, copy_images=copy_images)
+    aside = f", {report.quarantined:,} left out ({out / 'quarantine.jsonl'})" if report.quarantined else ""
+    images = "" if clean.images is None else f"; their images in {clean.images}"
+    typer.echo(f"wrote {fix}: {clean.num_pairs:,} pairs{aside}{images}")
+    for line in clean.unwritable[:5]:
+        typer.echo(f"  left out too: {line}")
+    typer.echo("\n".join(["next:", f"  {train_on_file(fix, clean.root)}"]))
 
 
 def _show_check(report: CheckReport, out: Path) -> None:
@@ -151,8 +190,7 @@ def _show_check(report: CheckReport, out: Path) -> None:
         [
             *([warning] if inverted > WORTH_A_LOOK * report.scored else []),
             *([repeated] if report.repeat_prompt else []),
-            f"written to {out}; a recipe with data.manifest={out / 'data_report.json'}",
-            "is refused when the data is no longer this.",
+            f"written to {out}",
         ],
     )
 
@@ -161,7 +199,7 @@ def _show_check(report: CheckReport, out: Path) -> None:
 @stopped_by_ctrl_c
 def verify(
     sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=_SOURCE_HELP)],
-    report: Annotated[Path, typer.Option(help="The data_report.json that mmpref data check wrote.")],
+    report: Annotated[Path, typer.Option(help="The folder that mmpref data check wrote (or its report).")],
     format: _Format = "auto",
     root: _Root = None,
     split: _Split = None,
@@ -213,6 +251,7 @@ def convert(
 
     from mmpref.data.convert import convert as run_convert
     from mmpref.data.quarantine import Quarantine, RowError
+    from mmpref.files import only_writer
     from mmpref.terminal import CountDisplay
 
     opened = _open(source, format, root, split, card)
@@ -227,7 +266,7 @@ def convert(
         quarantine.num_read += 1
         opened.put_aside(quarantine, file, row, fault, row_id=None)
 
-    with CountDisplay("converting") as display:
+    with only_writer(out, "choose another --out"), CountDisplay("converting") as display:
         report = run_convert(
             opened.rows.rows(broken),
             to=to,
@@ -375,6 +414,7 @@ def fetch(
     card: _CardName = None,
     max_gib: Annotated[float, typer.Option(min=0, help="Stop asking for more after this many GiB.")] = 200.0,
     workers: Annotated[int, typer.Option(min=1, max=32, help="Images on their way at a time.")] = 4,
+    deadline: Annotated[float, typer.Option(min=0.1, help="Seconds for one image, further tries included.")] = 120.0,
     max_bad_fraction: _MaxBad = 0.001,
 ) -> None:
     """Download the images that pairs name by URL: https, named hosts and public addresses only. Can be run again."""
@@ -386,7 +426,7 @@ def fetch(
     opened = _open(source, format, None, split, card)
     _refuse_outputs(opened, out)
     quarantine = Quarantine(out.with_name(f"{out.stem}.quarantine.jsonl"))
-    policy = FetchPolicy(hosts=frozenset(host or ()), max_total_bytes=int(max_gib * 2**30))
+    policy = FetchPolicy(hosts=frozenset(host or ()), max_total_bytes=int(max_gib * 2**30), deadline=deadline)
     with CountDisplay("fetching") as display:
         report = fetch_pairs(
             opened,

@@ -6,16 +6,18 @@ kept there.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from mmpref.errors import ConfigError, stopped_by_ctrl_c
+from mmpref.errors import ConfigError, EvalIncompleteError, stopped_by_ctrl_c
 
 if TYPE_CHECKING:
     from mmpref.evals.chat_api import Server
     from mmpref.evals.judging import JudgingPlan, Outcome
+    from mmpref.records import TaskResult
 
 _BENCHMARK = "Name of the benchmark, for example pope, chair or mmhal."
 _OPTIONS = "Options of the benchmark, for example synonyms=FILE prompts=FILE for chair."
@@ -25,7 +27,9 @@ _KEY_ENV = (
     "Environment variable that holds the API key. OPENAI_API_KEY is used for api.openai.com alone, unless it is named."
 )
 _Concurrency = Annotated[int, typer.Option(min=1, help="Requests to a server under way at once.")]
-_Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds in which a server must have replied.")]
+_Timeout = Annotated[
+    float, typer.Option(min=0.1, help="Seconds in which a server must have replied, to the last byte; one more try.")
+]
 _PriceIn = Annotated[float | None, typer.Option(min=0, help="Judge's price, dollars per million prompt tokens.")]
 _PriceOut = Annotated[float | None, typer.Option(min=0, help="Judge's price, dollars per million reply tokens.")]
 _MaxCost = Annotated[float | None, typer.Option(min=0, help="Judge for at most so many dollars.")]
@@ -121,7 +125,9 @@ def evaluate(
                 _run_judge(plan, out / "verdicts.jsonl", max_cost, display.say)
                 return out / "verdicts.jsonl"
 
-        result = run_evaluation(
+        incomplete: EvalIncompleteError | None = None
+        evaluation = partial(
+            run_evaluation,
             source,
             benchmark,
             questions=_one_or_many(questions),
@@ -139,9 +145,17 @@ def evaluate(
             progress=display.update,
             **given,
         )
+        try:
+            result = evaluation()
+        except EvalIncompleteError as err:
+            if err.result is None:
+                raise
+            incomplete, result = err, cast("TaskResult", err.result)
         group = ranks()
         if group is None or group.rank == 0:
             display.finish(result, out, metrics_beside(out / RESULTS))
+    if incomplete is not None:
+        raise incomplete
     refuse_unread(result)
 
 
@@ -239,6 +253,8 @@ def _run_judge(plan: JudgingPlan, out: Path, max_cost: float | None, say: Any, p
     """Judge, and say what it took; incomplete when more is missing than a number can stand."""
     outcome = plan.run(out, max_cost=max_cost, progress=progress)
     say(_taken(outcome))
+    if outcome.put_aside is not None:
+        say(f"{out} held verdicts on other answers, or that do not say on which; they are in {outcome.put_aside} now")
     outcome.refuse_if_too_many_missing()
 
 
@@ -264,7 +280,16 @@ def _taken(outcome: Outcome) -> str:
         f"{len(outcome.verdicts) - len(outcome.missing)} verdicts; {outcome.num_calls} calls, "
         f"{outcome.prompt_tokens:,} + {outcome.completion_tokens:,} tokens{cost}"
     )
-    return f"{text}; {len(outcome.missing)} missing" if outcome.missing else text
+    if outcome.missing:
+        text += f"; {len(outcome.missing)} missing"
+    if outcome.num_compared:
+        done = outcome.num_compared - len(outcome.not_compared)
+        text += f"; {done} of {outcome.num_compared} answers compared with the one to figure 0"
+    if outcome.num_guessed:
+        text += (
+            f"; of {outcome.num_guessed} calls the server told no usable token counts: the most they can be is counted"
+        )
+    return text
 
 
 def _official(benchmark: str) -> str:

@@ -5,6 +5,7 @@ YAML is read by the rules of YAML 1.2: ``5e-7`` is a number, and ``yes``, ``no``
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from pydantic import (
 )
 
 from mmpref.errors import ConfigError
+from mmpref.file_reading import why_no_path
 from mmpref.left_over import After, Cure, Problem, problems_of, refuse_left_over, without_left_over
 from mmpref.overrides import Grammar, as_texts, layer_of, merge
 from mmpref.recipe_files import read_recipe_text, shipped_recipes
@@ -46,14 +48,33 @@ __all__ = [
 TunedPart = Literal["freeze", "full", "lora"]
 
 
-def _not_empty(value: Any) -> Any:
-    if value == "":
+_MOST_PROBLEMS = 8
+"""That are told at once."""
+
+
+def _names_something(value: Any) -> Any:
+    if isinstance(value, str) and not value.strip():
         raise ValueError("is empty; write . for the working directory")
+    if isinstance(value, str | Path) and (why := why_no_path(str(value))):
+        raise ValueError(why)
     return value
 
 
-PathLike = Annotated[Path, Field(strict=False), BeforeValidator(_not_empty)]
-PathText = Annotated[str, BeforeValidator(_not_empty)]
+PathLike = Annotated[Path, Field(strict=False), BeforeValidator(_names_something)]
+PathText = Annotated[str, BeforeValidator(_names_something)]
+
+
+def _finite(value: Any) -> Any:
+    """Numbers inside of what another library reads are as finite as all others."""
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    for part in parts:
+        _finite(part)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"has {value} in it, and numbers must be finite")
+    return value
+
+
+Settings = Annotated[dict[str, Any], AfterValidator(_finite)]
 
 
 def _steps_or_none(value: int) -> int:
@@ -129,10 +150,14 @@ class DataSection(Section):
     root: PathLike | None = None
     """Image paths are relative to this folder; null means the folder that all files lie in."""
     manifest: PathLike | None = None
-    """data_report.json of mmpref data check: the run is refused when the data is not what was checked."""
+    """The folder that mmpref data check wrote (data_check): the rows that the check put aside are left out, whatever
+    their number, and the run is refused when the data is not what was checked."""
     verify: Literal["quick", "full"] = "quick"
     """How images are compared with the manifest: quick by name, size and time of change (and by their bytes where only
     times differ), full always by their bytes."""
+    check_images: Literal["decode", "header"] = "decode"
+    """How images are looked at before the first step, where no manifest says that they are whole: decode reads every
+    pixel once, on all cores; header only sizes, so that a damaged picture ends the run when its row comes."""
     max_bad_fraction: float = Field(default=0.001, ge=0, le=1)
     """More bad rows than this share stop the run; fewer go to quarantine.jsonl."""
 
@@ -162,16 +187,18 @@ class ProcessingSection(Section):
     """The most tokens the model runs over at once: a batch with more is run in parts, with the same update."""
     pixel_cache_mib: int = Field(default=0, ge=0)
     """Keep processed images in memory up to this size: worth it when a small set is read for several epochs."""
-    template_kwargs: dict[str, Any] = {}
+    template_kwargs: Settings = {}
     """What the model's chat template reads beside the conversation: {enable_thinking: false}, tools, a date."""
 
 
 def _score_or_quantile(value: Any) -> Any:
     """Refused here in one sentence; left to a union, each of its types would say its own."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if value is None or is_number or (isinstance(value, str) and re.fullmatch(r"median|q(?!00)[0-9]{2}", value)):
         return value
-    raise ValueError("must be a number on the scale of the scores, or median or a quantile of them from q01 to q99")
+    raise ValueError(
+        "must be a finite number on the scale of the scores, or median or a quantile of them from q01 to q99"
+    )
 
 
 class UniSection(Section):
@@ -273,7 +300,7 @@ class AdapterSection(Section):
     """Train this LoRA adapter further (its folder, or a run): rank, alpha, dropout and tune are its own."""
     rank: int = Field(default=16, gt=0)
     """Rank of the two matrices that LoRA adds to a layer."""
-    alpha: int | float = Field(default=32, gt=0)
+    alpha: Annotated[int | float, BeforeValidator(_finite)] = Field(default=32, gt=0)
     """Scale: the addition is multiplied by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on LoRA's input."""
@@ -353,7 +380,7 @@ class TrainSection(Section):
     """Optimizer steps; -1 trains for num_train_epochs."""
     lr_scheduler_type: str = "cosine"
     """Any schedule that transformers knows by name."""
-    lr_scheduler_kwargs: dict[str, Any] = {}
+    lr_scheduler_kwargs: Settings = {}
     """Settings of the schedule, where it has some."""
     warmup_steps: float = Field(default=0, ge=0)
     """A number of steps, or a share of all steps when below 1."""
@@ -391,7 +418,7 @@ class TrainSection(Section):
     """So many updates whose loss or gradient is not finite are left out before the run stops."""
     use_cpu: bool = False
     """Train on the CPU although there is a GPU."""
-    extra: dict[str, Any] = {}
+    extra: Settings = {}
     """Other names of TrainingArguments, as far as this trainer reads them; the rest is refused with the reason."""
 
 
@@ -467,8 +494,9 @@ def build_recipe(
     try:
         return Recipe.model_validate(tree, context={"later": later, "after": after})
     except ValidationError as err:
-        problems = [explain(problem, Recipe) for problem in err.errors()]
-        raise ConfigError(f"{where}: " + "; ".join(problems)) from None
+        problems = list(dict.fromkeys(explain(problem, Recipe) for problem in err.errors()[:_MOST_PROBLEMS]))
+        more = err.error_count() - _MOST_PROBLEMS
+        raise ConfigError(f"{where}: " + "; ".join(problems) + (f"; and {more} more" if more > 0 else "")) from None
     except ConfigError as err:
         raise ConfigError(f"{where}: {err}") from None
 

@@ -60,7 +60,6 @@ def check_recipe(recipe: Recipe) -> Iterator[Fact]:
     Nothing is written, except to the reference cache of a recipe that asks for one.
     """
     from mmpref.data.quarantine import Quarantine
-    from mmpref.models.load import load_config, load_processor
     from mmpref.rundir import claim_output
     from mmpref.training.arguments import training_arguments
     from mmpref.training.continued import continued
@@ -76,9 +75,7 @@ def check_recipe(recipe: Recipe) -> Iterator[Fact]:
     objective = looks.at("loss", lambda: objective_of(recipe))
     arguments = looks.at("train", lambda: training_arguments(recipe))
     looks.at("output", lambda: claim_output(recipe))
-    looks.at("model.path", lambda: load_config(recipe.model.path)) and looks.at(
-        "the model's processor", lambda: load_processor(recipe.model.path)
-    )
+    looks.at("model.path", lambda: _model(recipe))
     looks.at("processing", lambda: refuse_shrinking(recipe), unless="model.path")
     recipe = looks.at("adapter", lambda: continued(loss_written_out(recipe)), unless="loss") or recipe
     data = None
@@ -91,6 +88,15 @@ def check_recipe(recipe: Recipe) -> Iterator[Fact]:
         yield from _start_up(recipe, arguments, data)
     except MMPrefError as err:
         yield Fact("start", str(err), False)
+
+
+def _model(recipe: Recipe) -> None:
+    """The model's files, config and processor, without its weights being read."""
+    from mmpref.models.load import check_model, load_config, load_processor
+
+    check_model(recipe.model.path)
+    load_config(recipe.model.path)
+    load_processor(recipe.model.path)
 
 
 class _Looks:

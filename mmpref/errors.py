@@ -18,6 +18,8 @@ from typing import ParamSpec
 P = ParamSpec("P")
 _LONGEST = 300
 """Characters of another library's message in ours."""
+_LONGEST_LINE = 1500
+"""Characters of one line of a message on the terminal."""
 
 
 class MMPrefError(Exception):
@@ -65,9 +67,13 @@ class DistributedError(MMPrefError):
 
 
 class EvalIncompleteError(MMPrefError):
-    """A benchmark or a judge that left too many questions without a result (exit 8)."""
+    """A benchmark or a judge that left too many questions without a result (exit 8).
+
+    ``result`` is that of the questions which have one, where it could be made.
+    """
 
     exit_code = 8
+    result: object = None
 
 
 class StoppedError(MMPrefError):
@@ -96,6 +102,16 @@ def one_line(err: BaseException) -> str:
     elif not text or isinstance(err, (LookupError, AttributeError, RecursionError)):
         text = f"{type(err).__name__}: {text}" if text else type(err).__name__
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def as_shown(err: BaseException) -> str:
+    """What an error says, for a terminal: characters that would move the cursor or end the line are written as escapes,
+    and lines that a hostile file made endless are cut. Line breaks that the message itself has stay."""
+    lines = []
+    for line in str(err).split("\n"):
+        text = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line[:_LONGEST_LINE])
+        lines.append(text if len(line) <= _LONGEST_LINE else f"{text}...")
+    return "\n".join(lines)
 
 
 @contextmanager

@@ -26,7 +26,9 @@ from typing import IO, Any
 
 from filelock import lock_descriptor, unlock_descriptor
 
+from mmpref import api_keys
 from mmpref.errors import CheckpointError, ConfigError
+from mmpref.file_reading import LONGEST_NAME, kind_of_file
 
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 _LOCKED: set[int] = set()
@@ -70,8 +72,9 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     The bytes go to a temporary file in the same folder, are synced, and are renamed over ``path``; a failure or a kill
     at any moment leaves the old file as it was.
     """
-    target = real_path(path)  # a symbolic link stays a link: the file it points to is replaced
     with writing_to(path):
+        target = Path(os.path.realpath(path))  # a symbolic link stays a link: the file it points to is replaced
+        refuse_special(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(target.parent, target.name)
         descriptor, temporary = _temporary_file(target)
@@ -91,6 +94,16 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         _sync_folder(target.parent)
 
 
+def refuse_special(path: Path) -> None:
+    """Refuse to write where a pipe, a device or a folder is: it would be waited for, or replaced by a file.
+
+    Raises:
+        CheckpointError: it says what is there.
+    """
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"cannot write to {path}: it is {kind_of_file(path.stat().st_mode)}; name a file")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     with replacing(path) as stream:
@@ -99,8 +112,9 @@ def write_text(path: Path, text: str) -> None:
 
 def json_text(content: object, *, indent: int | None = None) -> str:
     """JSON that can be written as UTF-8: characters stand as they are, but half a surrogate pair, which a model's text
-    that was cut in the middle of an emoji has, is escaped. NaN and infinity are refused: they are not JSON."""
-    text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
+    that was cut in the middle of an emoji has, is escaped. NaN and infinity are refused: they are not JSON. No API key
+    comes into a file this way, whatever was said or read before."""
+    text = json.dumps(api_keys.cut_all(content), indent=indent, ensure_ascii=False, allow_nan=False)
     return _HALF_A_PAIR.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
 
 
@@ -137,7 +151,7 @@ def folder_beside(path: Path) -> Iterator[Path]:
     """A hidden folder beside ``path``, to be renamed when it is whole; what was not renamed is gone after the block."""
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(path.parent, path.name)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{_cut(path.name)}.", suffix=".tmp", dir=path.parent))
     descriptor = _folder_lock(temporary)
     try:
         yield temporary
@@ -158,7 +172,7 @@ def remove_abandoned(folder: Path, name: str) -> None:
     """
     if os.name != "posix" or not folder.is_dir():  # elsewhere an open file can be neither renamed nor deleted
         return
-    wanted = re.compile(rf"\.({re.escape(name).replace(re.escape('*'), '.*')})\.[a-z0-9_]{{8}}\.(tmp|old)")
+    wanted = re.compile(rf"\.({re.escape(_cut(name)).replace(re.escape('*'), '.*')})\.[a-z0-9_]{{8}}\.(tmp|old)")
     found = [(entry, match) for entry in folder.iterdir() if (match := wanted.fullmatch(entry.name))]
     for entry, match in sorted(found, key=lambda each: each[1][2] == "old"):
         with contextlib.suppress(OSError):  # gone meanwhile, or not ours to delete
@@ -187,7 +201,7 @@ def _remove_unlocked(entry: Path) -> None:
 def _temporary_file(target: Path) -> tuple[int, Path]:
     """A new file beside ``target`` and its descriptor, which holds its lock where there are locks."""
     while True:
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        descriptor, name = tempfile.mkstemp(prefix=f".{_cut(target.name)}.", suffix=".tmp", dir=target.parent)
         try:
             alone = os.name != "posix" or lock_descriptor(descriptor, blocking=False)
         except OSError:  # no locks here, so nobody removes it either
@@ -280,6 +294,30 @@ def locked(path: Path, *, leave: bool = True, patience: float = 0.0) -> Iterator
             os.close(descriptor)
 
 
+@contextlib.contextmanager
+def only_writer(path: Path, remedy: str) -> Iterator[None]:
+    """Write a file or folder, and no other process of mmpref at the same time.
+
+    Args:
+        path: what is written; a lock file lies beside it for as long, where the file system
+            has locks.
+        remedy: what to do where another process writes it: ``choose another --out``.
+
+    Raises:
+        ConfigError: another process writes it; the message names the process and its host.
+    """
+    target = path.resolve()
+    lock = target.with_name(f".{target.name[:200]}.lock")
+    with contextlib.ExitStack() as stack:
+        try:
+            with contextlib.suppress(NoLocksError):  # as everywhere where a second writer is seen at best
+                stack.enter_context(locked(lock, leave=False))
+        except Locked as err:
+            who = err.holder or "another process"
+            raise ConfigError(f"{path} is being written by {who}; wait for it to end, or {remedy}") from None
+        yield
+
+
 def refuse_locked(path: Path) -> None:
     """Look whether somebody holds a lock file; nothing is made or changed.
 
@@ -364,6 +402,11 @@ def _let_go_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_let_go_in_child)
+
+
+def _cut(name: str) -> str:
+    """A name that leaves place for the ending of a temporary one."""
+    return name.encode(errors="surrogateescape")[: LONGEST_NAME - 30].decode(errors="ignore")
 
 
 def _umask() -> int:

@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmpref.errors import ConfigError
-from mmpref.yaml_text import parse_value
+from mmpref.yaml_text import parse_value, short
 
 Place = tuple[str, ...]
 _MISSING = object()
+_DEEPEST = 50
+"""Dots of a key that are looked into."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +89,12 @@ def merge(base: Mapping[str, Any], layer: Layer, grammar: Grammar) -> tuple[dict
 def _parsed(override: str) -> tuple[Place, Any]:
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise ConfigError(f"override '{override}' must be written key=value, for example `train.learning_rate=1e-6`")
-    return tuple(key.split(".")), parse_value(text, where=f"override '{override}'")
+        raise ConfigError(
+            f"override '{short(override)}' must be written key=value, for example `train.learning_rate=1e-6`"
+        )
+    if key.count(".") > _DEEPEST:
+        raise ConfigError(f"override '{short(override)}': no key of a recipe has {key.count('.') + 1} parts")
+    return tuple(key.split(".")), parse_value(text, where=f"override '{short(override)}'")
 
 
 def _counting(given: Sequence[tuple[str, Place, Any]]) -> list[tuple[str, Place, Any]]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import os
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from mmpref.errors import ConfigError
+from mmpref.file_reading import read_text
+from mmpref.yaml_text import MOST_BYTES, short
 
 
 def _recipe_folder() -> Traversable:
@@ -23,11 +26,8 @@ def shipped_recipes() -> list[str]:
 def read_recipe_text(recipe: str | Path) -> tuple[str, str]:
     """The text of a recipe and the name to use in messages: a file's path, or a shipped recipe's name."""
     path = Path(recipe)
-    if path.is_file():
-        try:
-            return path.read_text(encoding="utf-8"), str(path)
-        except (OSError, UnicodeDecodeError) as err:
-            raise ConfigError(f"recipe {path} cannot be read: {err}") from err
+    if os.path.lexists(path) and not (path.is_dir() and str(recipe) in shipped_recipes()):
+        return read_text(path, ConfigError, "the recipe", most=MOST_BYTES), str(path)
     if not str(recipe):
         raise ConfigError("the recipe is empty; give a file, or a name that mmpref recipes lists")
     name = str(recipe).removesuffix(".yaml")
@@ -37,4 +37,6 @@ def read_recipe_text(recipe: str | Path) -> tuple[str, str]:
     near = difflib.get_close_matches(path.name.removesuffix(".yaml"), shipped, n=3)
     others = f" (or {', '.join(map(repr, near[1:]))})" if near[1:] else ""
     hint = f"did you mean '{near[0]}'?{others} " if near else ""
-    raise ConfigError(f"no recipe file '{recipe}', and no shipped recipe of that name; {hint}mmpref recipes lists them")
+    raise ConfigError(
+        f"no recipe file '{short(str(recipe))}', and no shipped recipe of that name; {hint}mmpref recipes lists them"
+    )

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
-from mmpref.yaml_text import did_you_mean
+from mmpref.yaml_text import did_you_mean, short
 
 _NOT_KEYS = ("list[str]", "float", "int", "section")  # what pydantic adds to the place of a problem
 
@@ -23,7 +23,7 @@ _NOT_KEYS = ("list[str]", "float", "int", "section")  # what pydantic adds to th
 def explain(problem: Mapping[str, Any], top: type[BaseModel]) -> str:
     """One pydantic problem as a sentence with the dotted key, and the nearest known key where one was mistyped."""
     location = [part for part in problem["loc"] if part not in _NOT_KEYS]
-    dotted = ".".join(str(part) for part in location)
+    dotted = short(".".join(str(part) for part in location))
     kind = problem["type"]
     if kind == "extra_forbidden":
         known = known_keys(top, location[:-1])
@@ -42,7 +42,7 @@ def explain(problem: Mapping[str, Any], top: type[BaseModel]) -> str:
     hint = " (write null for no value)" if got in ("None", "none", "NULL") else ""
     wants_bool = "boolean" in message
     hint = hint or (" (write true or false)" if wants_bool else "")
-    return f"'{dotted}': {message}, got {got!r}{hint}"
+    return f"'{dotted}': {message}, got {short(repr(got))}{hint}"
 
 
 def _is_required(top: type[BaseModel], location: Sequence[Any]) -> bool:

@@ -93,11 +93,16 @@ class EvalSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a model said to the sample of the same id; ``cut`` where the limit of tokens ended it."""
+    """What a model said to the sample of the same id; ``cut`` where the limit of tokens ended it.
+
+    ``served_as`` and ``server_state`` are what a server named as the model and its state (``system_fingerprint``).
+    """
 
     id: str
     text: str
     cut: bool = field(default=False, compare=False)
+    served_as: str = field(default="", compare=False)
+    server_state: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

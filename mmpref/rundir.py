@@ -18,6 +18,7 @@ import os
 import platform
 import re
 import shutil
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -43,6 +44,7 @@ _STEP = re.compile(r"step-\d+")
 _DUMP = re.compile(r"nonfinite-step-\d+(-rank-\d+)?\.json")
 _BEFORE_STEP_1 = re.compile(r'\{"step": 0[,}]')
 """How a line of ``metrics.jsonl`` begins that was written before the first step."""
+_ERRORS_KEPT = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +264,7 @@ def claim_output(recipe: Recipe, *, overwrite: bool = False, resume: bool = Fals
             raise ConfigError(f"output {path} is a file; give a folder")
         _refuse_unwritable(path)
         if not path.is_dir() or all(_is_first_file(entry) for entry in path.iterdir()):
-            return Claim(recipe, replaces=False, continues=False)
+            return Claim(recipe, replaces=False, continues=False, facts=_facts_of_new())
     if not is_run_folder(path):
         raise ConfigError(f"output {path} is not empty and is not a run folder; choose another with output=...")
     run = RunDir(path)
@@ -272,7 +274,7 @@ def claim_output(recipe: Recipe, *, overwrite: bool = False, resume: bool = Fals
     with writing_to(path):
         if state != "complete" and (alone or state != "running") and not (overwrite or resume or run.has_trained()):
             note = f"the run in {path} ended before its first step (state: {state}) and is begun again"
-            return Claim(recipe, replaces=False, continues=False, note=note)
+            return Claim(recipe, replaces=False, continues=False, facts=_facts_of_new(), note=note)
     if not (overwrite or resume):
         raise ConfigError(
             f"output {path} holds a run already (state: {state}); choose another with output=..., "
@@ -280,7 +282,8 @@ def claim_output(recipe: Recipe, *, overwrite: bool = False, resume: bool = Fals
         )
     if not resume:
         _refuse_to_delete(recipe)
-    return Claim(recipe, replaces=not resume, continues=resume)
+    facts = _facts_going_on(run.manifest()) if resume else _facts_of_new()
+    return Claim(recipe, replaces=not resume, continues=resume, facts=facts)
 
 
 @contextlib.contextmanager
@@ -402,6 +405,20 @@ def _remove(entry: Path) -> None:
         shutil.rmtree(entry)
     else:
         entry.unlink(missing_ok=True)
+
+
+def _facts_of_new() -> dict[str, Any]:
+    """The name of a run, which its checkpoints have too: one of another run is never taken for its own."""
+    return {"run": uuid.uuid4().hex}
+
+
+def _facts_going_on(before: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run keeps when it goes on: its name, and why it ended before."""
+    name, errors = before.get("run"), before.get("earlier_errors")
+    kept = [str(error) for error in errors] if isinstance(errors, list) else []
+    kept += [str(before["error"])] if "error" in before else []
+    known = {"run": name} if isinstance(name, str) and name else _facts_of_new()
+    return {**known, **({"earlier_errors": kept[-_ERRORS_KEPT:]} if kept else {})}
 
 
 def start_run(recipe: Recipe, *, overwrite: bool = False, resume: bool = False) -> RunDir:

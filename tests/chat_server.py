@@ -36,6 +36,7 @@ class ChatServer:
         self.most_at_once = 0
         self.error_body: Any = {"error": {"message": "slow down"}}
         self.error_headers: dict[str, str] = {}
+        self.models: list[dict[str, Any]] | None = None  # what /v1/models lists; None: there is no such page
         self._at_once = 0
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -43,6 +44,12 @@ class ChatServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                if self.path == "/v1/models" and chat.models is not None:
+                    self._send(200, json.dumps({"object": "list", "data": chat.models}).encode(), {})
+                else:
+                    self._send(404, b"{}", {})
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "mmpref"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-BASE = {"version", "errors", "records", "files", "process"}
+BASE = {"version", "errors", "records", "api_keys", "threads", "file_reading", "files", "file_hashes", "process"}
 RECIPE = {"config", "left_over", "overrides", "recipe_files", "recipe_keys", "yaml_text"}
 SETTINGS = BASE | RECIPE | {"rundir"}
 LOWER = SETTINGS | {"data", "processing", "losses", "models"}
@@ -29,12 +29,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "process": {"errors"},
     "records": {"errors"},
-    "files": {"errors"},
+    "api_keys": set(),
+    "threads": set(),
+    "file_reading": {"errors"},
+    "files": {"errors", "api_keys", "file_reading"},
+    "file_hashes": {"errors", "file_reading", "files"},
     "statistics": {"errors"},
     "yaml_text": {"errors"},
     "left_over": {"errors"},
     "overrides": {"errors", "yaml_text"},
-    "recipe_files": {"errors"},
+    "recipe_files": {"errors", "file_reading", "yaml_text"},
     "recipe_keys": {"errors", "yaml_text"},
     "config": BASE | (RECIPE - {"config"}),
     "rundir": BASE | RECIPE,
@@ -54,7 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli_eval": SETTINGS | {"evals", "terminal"},
     # a recipe with a start adapter resolves to what that adapter says
     "cli_recipe": SETTINGS | {"losses", "training"},
-    "cli_arguments": {"errors"} | RECIPE,
+    "cli_arguments": {"errors", "file_reading"} | RECIPE,
     "cli": LOWER
     | {
         "training",
@@ -89,8 +93,8 @@ DOORS: dict[str, set[str]] = {
     "trl": set(),
     "torchvision": set(),
     "deepspeed": {"training/parallel/zero.py"},
-    "httpx2": {"evals/chat_api.py"},
-    "jinja2": {"processing/template.py"},
+    "httpx2": {"evals/http_calls.py"},
+    "jinja2": {"processing/render_process.py"},
     "filelock": {"files.py"},
     "psutil": {"process/signals.py"},
     "requests": set(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,76 @@ def write_paligemma(folder: Path) -> Path:
     loaded = paligemma(template=BARE)
     loaded.model.save_pretrained(folder)
     loaded.processor.save_pretrained(folder)
+    return folder
+
+
+def write_pixtral(folder: Path) -> Path:
+    """Pixtral 12B's layout: a config of LLaVA with Pixtral's tower, and PixtralProcessor's files."""
+    image, line, end = "[IMG]", "[IMG_BREAK]", "[IMG_END]"
+    tokenizer = make_tokenizer({"image_token": image}, image_markup=image, unnamed=(line, end))
+    images = tf.models.pixtral.image_processing_pil_pixtral.PixtralImageProcessorPil(
+        size={"longest_edge": 64}, patch_size={"height": 16, "width": 16}
+    )
+    ids = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    config = tf.LlavaConfig(
+        text_config={"model_type": "mistral", **_TEXT, **ids},
+        vision_config={"model_type": "pixtral", **_TOWER, "head_dim": 16, "image_size": 64, "patch_size": 16},
+        image_token_index=tokenizer.convert_tokens_to_ids(image),
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+    )
+    _loaded(tf.LlavaForConditionalGeneration(config), None, "pixtral").model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    images.save_pretrained(folder)
+    (folder / "processor_config.json").write_text(json.dumps({"processor_class": "PixtralProcessor", "patch_size": 16}))
+    return folder
+
+
+def write_llava_next_video(folder: Path) -> Path:
+    """LLaVA-NeXT-Video, whose processor takes its video part before all others."""
+    tokenizer = make_tokenizer({"image_token": "<image>", "video_token": "<video>"}, image_markup="<image>\n")
+    size = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}
+    images = tf.LlavaNextImageProcessorPil(**size, image_grid_pinpoints=[[28, 56], [56, 28]])
+    ids = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    config = tf.LlavaNextVideoConfig(
+        vision_config=tf.CLIPVisionConfig(**_TOWER),
+        text_config=tf.LlamaConfig(**_TEXT, **ids),
+        image_grid_pinpoints=[[28, 56], [56, 28]],
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+    )
+    return _written(tf.LlavaNextVideoForConditionalGeneration(config), tokenizer, images, folder, "LlavaNextVideo")
+
+
+def write_video_llava(folder: Path) -> Path:
+    """Video-LLaVA, whose processor takes its video part between the others."""
+    tokenizer = make_tokenizer({"image_token": "<image>", "video_token": "<video>"}, image_markup="<image>\n")
+    images = tf.CLIPImageProcessorPil(size={"height": 28, "width": 28}, crop_size={"height": 28, "width": 28})
+    ids = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    config = tf.VideoLlavaConfig(
+        vision_config=tf.CLIPVisionConfig(**_TOWER),
+        text_config=tf.LlamaConfig(**_TEXT, **ids),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+    )
+    return _written(tf.VideoLlavaForConditionalGeneration(config), tokenizer, images, folder, "VideoLlava")
+
+
+def _written(model: tf.PreTrainedModel, tokenizer: Any, images: Any, folder: Path, name: str) -> Path:
+    _loaded(model, None, name).model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    images.save_pretrained(folder)
+    settings = {
+        "processor_class": f"{name}Processor",
+        "patch_size": 14,
+        "vision_feature_select_strategy": "default",
+        "num_additional_image_tokens": 1,
+    }
+    (folder / "processor_config.json").write_text(json.dumps(settings))
     return folder
 
 

@@ -19,8 +19,10 @@ from typing import Any, Literal
 from mmpref.config import parse_yaml
 from mmpref.data.formats import FormatOptions, format_named
 from mmpref.errors import ConfigError, DataError
+from mmpref.file_reading import read_text
 
 CARD_FOLDER = "data_cards"
+_MOST_BYTES = 4 * 2**20
 Certainty = Literal["measured", "read", "assumed"]
 ImageKind = Literal["none", "paths", "bytes", "zip", "tar", "split_zip", "own_root"]
 
@@ -141,10 +143,7 @@ def load_card(name_or_path: str | Path) -> Card:
             hint = f", did you mean {near[0]!r}?" if near else ""
             raise ConfigError(f"no data card {str(name_or_path)!r}{hint} (shipped: {', '.join(shipped)})")
         path = shipped[str(name_or_path)]
-    try:
-        content = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the data card {path} cannot be read: {error}") from error
+    content = read_text(path, DataError, "the data card", most=_MOST_BYTES)
     card = parse_card(content, where=f"data card {path.name}")
     if card.name != path.stem:
         raise DataError(f"data card {path.name}: 'name' is {card.name!r}, and must be the file's name {path.stem!r}")

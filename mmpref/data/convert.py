@@ -23,6 +23,7 @@ from mmpref.data.loading import describe_left_over, left_over
 from mmpref.data.pairs import pair_from_row, pair_to_row, row_name
 from mmpref.data.quarantine import NO_PAIR, Quarantine, RowError
 from mmpref.errors import ConfigError, DataError
+from mmpref.file_reading import read_json
 from mmpref.files import replacing, replacing_folder, write_json
 
 TARGETS = tuple(name for name, found in FORMATS.items() if found.from_canonical is not None)
@@ -318,10 +319,7 @@ def _read_info(path: Path, name: str) -> dict[str, Any]:
     """The entries of a ``dataset_info.json`` that is there already."""
     if not path.exists():
         return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is there and cannot be read, so {name!r} cannot be added to it: {error}") from error
+    found = read_json(path, DataError, f"{name!r} is to be added to a file that cannot be used:")
     if not isinstance(found, dict):
         raise DataError(f"{path} is there and is not a JSON object, so {name!r} cannot be added to it")
     return found

@@ -7,7 +7,6 @@ Read from the description of the file in LLaMA-Factory's ``data/README.md``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,10 @@ from typing import Any
 from mmpref.data.formats.columns import TURNS, column_of, is_empty
 from mmpref.data.quarantine import RowError
 from mmpref.errors import ConfigError, DataError
+from mmpref.file_reading import read_json
 
 FILE_NAME = "dataset_info.json"
+_MOST_BYTES = 64 * 2**20
 
 _PLACES = ("file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
 _COLUMNS = {
@@ -131,10 +132,7 @@ def read_entries(path: Path) -> dict[str, Any] | None:
     Raises:
         DataError: the file cannot be read or is not JSON.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be used: {' '.join(str(error).split())[:300]}") from error
+    found = read_json(path, DataError, most=_MOST_BYTES)
     if not isinstance(found, dict):
         return None
     entries = {

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -53,6 +54,7 @@ def decode(loader: ImageLoader | None, ref: ImageRef) -> Verdict:
     if loader is None:
         return Verdict(None, "")
     try:
+        before = None if ref.path is None else _stat(loader.resolve(ref.path))
         longer_side = max(loader.open(ref).size)
         if ref.path is None:
             data = ref.data or b""
@@ -60,11 +62,24 @@ def decode(loader: ImageLoader | None, ref: ImageRef) -> Verdict:
         with loader.resolve(ref.path).open("rb") as handle:
             digest = hashlib.file_digest(handle, "sha256").hexdigest()
             found = os.fstat(handle.fileno())
+            if before is None or _stamp(before) != _stamp(found):
+                return Verdict("image_unreadable", f"image {ref.path[:300]!r} was changed while it was read")
             return Verdict(None, "", found.st_size, digest, longer_side, found.st_mtime_ns)
     except RowError as fault:
         return Verdict(fault.reason, fault.detail)
     except OSError as error:
         return Verdict("image_unreadable", f"{ref.describe()[:300]}: {error.strerror or error}")
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:  # opening it says what is wrong
+        return None
+
+
+def _stamp(facts: os.stat_result) -> tuple[int, int, int]:
+    return facts.st_size, facts.st_mtime_ns, facts.st_ino
 
 
 class Decoder:

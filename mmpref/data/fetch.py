@@ -2,14 +2,15 @@
 
 Nothing else in mmpref opens a URL. A host is resolved once, every address it has must be public, and the connection
 goes to the address that was checked, so that a second answer of the name server changes nothing. Redirects are followed
-only to places that pass the same checks. Proxy settings are not read.
+only to places that pass the same checks. Proxy settings are not read. The time limit of an image holds whatever the
+server does, and a file counts as fetched when it is a whole picture.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
-import ipaddress
 import re
 import socket
 import ssl
@@ -17,28 +18,31 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import IO
 from urllib.parse import urljoin, urlsplit
 
+from mmpref.data.deadline import Deadline
 from mmpref.data.images import ImageLoader
 from mmpref.data.loading import PairSource, all_images
 from mmpref.data.pairs import write_pairs
+from mmpref.data.public_hosts import HOST, is_public, normal_host
 from mmpref.data.quarantine import Quarantine, RowError
 from mmpref.errors import CheckpointError, ConfigError
+from mmpref.files import only_writer
 from mmpref.records import ImageRef, PreferencePair
+from mmpref.threads import each, within
 from mmpref.version import __version__
 
 FOLDER = "fetched"
 """Below the image root: where fetched images are kept, by the hash of their URL."""
 
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.\-]*://")
-_HOST = re.compile(r"^(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$")
 _RETRIED = frozenset({429, 500, 502, 503, 504})
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _CHUNK = 2**16
+_GRACE = 1.0  # seconds in which threads that were stopped clean up
 
 Resolve = Callable[[str, int], Sequence[str]]
 Connect = Callable[[str, str, int, float], http.client.HTTPConnection]
@@ -60,7 +64,9 @@ class _Pinned(http.client.HTTPSConnection):
 
     def connect(self) -> None:
         plain = socket.create_connection((self._address, self.port), self.timeout)
-        self.sock = self._tls.wrap_socket(plain, server_hostname=self.host)
+        # known before the greeting, so that a slow one can be ended
+        self.sock = self._tls.wrap_socket(plain, server_hostname=self.host, do_handshake_on_connect=False)
+        self.sock.do_handshake()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +84,7 @@ class FetchPolicy:
     timeout: float = 20.0
     """Seconds without an answer."""
     deadline: float = 120.0
-    """Seconds for one image, whole."""
+    """Seconds for one image, whole: name server, redirects and further tries included."""
     attempts: int = 3
     """Tries, when the server is busy or the connection breaks."""
     backoff: float = 1.0
@@ -87,12 +93,12 @@ class FetchPolicy:
     resolve: Resolve = _resolve
     connect: Connect = _Pinned
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hosts", frozenset(map(normal_host, self.hosts)))
+
     def allows_host(self, host: str) -> bool:
         """Whether a name is on the list, itself or below a ``*.`` entry."""
-        return any(
-            host.endswith(entry[1:]) if entry.startswith("*.") else host == entry
-            for entry in (entry.lower() for entry in self.hosts)
-        )
+        return any(host.endswith(entry[1:]) if entry.startswith("*.") else host == entry for entry in self.hosts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +143,8 @@ def parse_url(url: str, policy: FetchPolicy) -> Target:
         raise _fault("fetch_url", url, "is not https")
     if "@" in parts.netloc:
         raise _fault("fetch_url", url, "carries a user name")
-    host = (parts.hostname or "").lower()
-    if not _HOST.match(host):
+    host = (parts.hostname or "").lower().removesuffix(".")
+    if not HOST.match(host):
         raise _fault("fetch_url", url, "has no plain host name")
     if port != 443:
         raise _fault("fetch_url", url, "asks for another port than 443")
@@ -158,25 +164,11 @@ def checked_address(target: Target, policy: FetchPolicy) -> str:
     except OSError as error:
         raise RowError(f"{target.host} has no address: {error.strerror or error}", reason="fetch_failed") from error
     for address in addresses:
-        if address not in policy.allowed_addresses and not _is_public(address):
+        if address not in policy.allowed_addresses and not is_public(address):
             raise RowError(f"{target.host} leads to {address}, which is not a public address", reason="fetch_address")
     if not addresses:
         raise RowError(f"{target.host} has no address", reason="fetch_failed")
     return addresses[0]
-
-
-def _is_public(text: str) -> bool:
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:  # with a zone (fe80::1%eth0), or not an address
-        return False
-    if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
-        if address in _NAT64:
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None:
-            return _is_public(str(inner))
-    return address.is_global and not address.is_multicast
 
 
 def fetch_pairs(
@@ -216,22 +208,11 @@ def fetch_pairs(
     urls: dict[str, None] = {}
     for _, _, pair in replace(source, images=None).candidates(Quarantine(), demonstrations=True):
         urls.update(dict.fromkeys(_urls(pair)))
-    outcomes: dict[str, str | RowError] = {}
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for url, outcome in zip(urls, pool.map(store.fetch, urls), strict=True):
-                outcomes[url] = outcome
-                if progress is not None:
-                    progress(len(outcomes), len(urls))
-        except OSError as error:  # what the network raises is handled above; this is the disk
-            store.stopped.set()
-            raise CheckpointError(f"cannot write below {root}: {error.strerror or error}") from error
-        except BaseException:
-            store.stopped.set()
-            pool.shutdown(cancel_futures=True)
-            raise
-    write_pairs(out, _rewritten(source, outcomes, quarantine, store.root))
-    quarantine.write()
+    with only_writer(out, "choose another --out"), only_writer(root / FOLDER, "choose another --root"):
+        store.remove_parts()
+        outcomes = _fetch_all(store, urls, workers, progress)
+        write_pairs(out, _rewritten(source, outcomes, quarantine, store.root))
+        quarantine.write()
     return FetchReport(
         read=quarantine.num_read,
         used=quarantine.num_used,
@@ -242,6 +223,28 @@ def fetch_pairs(
         num_bytes=store.num_bytes,
         out=out,
     )
+
+
+def _fetch_all(
+    store: _Store, urls: Iterable[str], workers: int, progress: Progress | None
+) -> dict[str, str | RowError]:
+    """URL -> the path of its file, or why it cannot be had."""
+    wanted = list(urls)
+    outcomes: dict[str, str | RowError] = {}
+    try:
+        with contextlib.closing(each(wanted, store.fetch, workers=workers, stop=store.stop)) as found:
+            for url, outcome in found:
+                if isinstance(outcome, OSError):  # what the network raises is a RowError by now; this is the disk
+                    reason = outcome.strerror or outcome
+                    raise CheckpointError(f"cannot write below {store.root}: {reason}") from outcome
+                if isinstance(outcome, BaseException) and not isinstance(outcome, RowError):
+                    raise outcome
+                outcomes[url] = outcome
+                if progress is not None:
+                    progress(len(outcomes), len(wanted))
+    finally:
+        store.remove_parts()
+    return outcomes
 
 
 def _rewritten(
@@ -314,50 +317,101 @@ class _Store:
     downloaded: int = 0
     stopped: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _under_way: int = 0
+
+    def stop(self) -> None:
+        """End what is under way, as fast as its threads notice."""
+        self.stopped.set()
+        until = time.monotonic() + _GRACE
+        while self._under_way and time.monotonic() < until:
+            time.sleep(0.01)
+
+    def remove_parts(self) -> None:
+        """What a stopped or killed call left half."""
+        for part in (self.root / FOLDER).glob("*/.*.part"):
+            part.unlink(missing_ok=True)
 
     def fetch(self, url: str) -> str | RowError:
         """The path of a URL's file below the root, downloaded if it is not there; or why it cannot be had."""
         digest = hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()
         name = f"{FOLDER}/{digest[:2]}/{digest}"
         path = self.root / name
+        with self._lock:
+            self._under_way += 1
         try:
             target = parse_url(url, self.policy)
-            if not path.is_file():
+            if not (path.is_file() and self._is_whole(name)):
                 self._download(url, target, path)
-            self.images.size(ImageRef(path=name))
         except RowError as fault:
-            if fault.reason.startswith("image_"):
-                path.unlink(missing_ok=True)  # an error page, say: asked for again next time
             return RowError(f"{url[:300]}: {fault.detail}", reason=fault.reason)
+        finally:
+            with self._lock:
+                self._under_way -= 1
         return name
+
+    def _is_whole(self, name: str) -> bool:
+        """Whether a file that was there already is a picture to its end; it may be from an older version."""
+        try:
+            self.images.open(ImageRef(path=name))
+        except RowError:
+            return False
+        return True
 
     def _download(self, url: str, target: Target, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for attempt in range(1, self.policy.attempts + 1):
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".part", delete=False) as file:
-                temporary = Path(file.name)
-                try:
-                    self._follow(url, target, file)
-                    file.flush()
-                    temporary.chmod(0o644)
-                    temporary.replace(path)
-                    with self._lock:
-                        self.downloaded += 1
-                    return
-                except _TryAgainError as error:
-                    if attempt == self.policy.attempts or self.stopped.wait(self.policy.backoff * 2 ** (attempt - 1)):
-                        raise RowError(str(error), reason="fetch_failed") from error
-                finally:
-                    temporary.unlink(missing_ok=True)
+        with Deadline(self.policy.deadline, self.stopped) as deadline:
+            for attempt in range(1, self.policy.attempts + 1):
+                with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".part", delete=False) as file:
+                    temporary = Path(file.name)
+                    try:
+                        self._follow(url, target, file, deadline)
+                        file.flush()
+                        self._refuse_other_than_a_picture(temporary)
+                        temporary.chmod(0o644)
+                        temporary.replace(path)
+                        with self._lock:
+                            self.downloaded += 1
+                        return
+                    except _TryAgainError as error:
+                        pause = self.policy.backoff * 2 ** (attempt - 1)
+                        if attempt == self.policy.attempts or self.stopped.is_set():
+                            raise RowError(str(error), reason="fetch_failed") from error
+                        if pause >= deadline.left:
+                            raise self._too_late(f"; {error}") from error
+                        self.stopped.wait(pause)
+                    finally:
+                        temporary.unlink(missing_ok=True)
 
-    def _follow(self, url: str, target: Target, file: IO[bytes]) -> None:
-        deadline = time.monotonic() + self.policy.deadline
+    def _refuse_other_than_a_picture(self, file: Path) -> None:
+        """Whole to the last pixel, whatever the server called it: an error page is none, nor is half of one.
+
+        Raises:
+            RowError: with the reason of ``ImageLoader``.
+        """
+        try:
+            self.images.open(ImageRef(path=file.relative_to(self.root).as_posix()))
+        except RowError as fault:
+            size = file.stat().st_size
+            detail = fault.detail.partition(file.name)[2].lstrip("' ")
+            raise RowError(f"what came ({size} bytes) {detail}", reason=fault.reason) from fault
+
+    def _too_late(self, why: str = "") -> RowError:
+        if self.stopped.is_set():
+            return RowError("stopped", reason="fetch_failed")
+        return RowError(f"took longer than {self.policy.deadline:g} seconds{why}", reason="fetch_timeout")
+
+    def _follow(self, url: str, target: Target, file: IO[bytes], deadline: Deadline) -> None:
         for _ in range(self.policy.max_redirects + 1):
-            if self.stopped.is_set():
-                raise RowError("stopped", reason="fetch_failed")
-            address = checked_address(target, self.policy)
-            connection = self.policy.connect(target.host, address, target.port, self.policy.timeout)
+            if deadline.is_over:
+                raise self._too_late()
             try:
+                address = within(deadline.left, partial(checked_address, target, self.policy))
+            except TimeoutError as error:
+                raise self._too_late(f"; the name server did not answer about {target.host}") from error
+            timeout = min(self.policy.timeout, max(deadline.left, 0.01))
+            connection = self.policy.connect(target.host, address, target.port, timeout)
+            try:
+                deadline.connect(connection)
                 headers = {"User-Agent": f"mmpref/{__version__}", "Accept": "image/*", "Accept-Encoding": "identity"}
                 connection.request("GET", target.path, headers=headers)
                 answer = connection.getresponse()
@@ -366,15 +420,23 @@ class _Store:
                     url = urljoin(url, place)
                     target = parse_url(url, self.policy)
                     continue
-                self._save(answer, file, deadline)
+                self._save(answer, file)
+                if deadline.is_over:  # the end of the file is the end of the connection, which was ours
+                    raise self._too_late()
                 return
             except (OSError, http.client.HTTPException) as error:
+                if deadline.is_over:
+                    raise self._too_late() from error
                 raise _TryAgainError(f"the connection failed: {type(error).__name__}: {error}") from error
+            except _TryAgainError as error:
+                if deadline.is_over:
+                    raise self._too_late() from error
+                raise
             finally:
                 connection.close()
         raise RowError(f"more than {self.policy.max_redirects} redirects", reason="fetch_failed")
 
-    def _save(self, answer: http.client.HTTPResponse, file: IO[bytes], deadline: float) -> None:
+    def _save(self, answer: http.client.HTTPResponse, file: IO[bytes]) -> None:
         if answer.status in _RETRIED:
             raise _TryAgainError(f"the server answered {answer.status}")
         if answer.status != 200:
@@ -396,8 +458,6 @@ class _Store:
                 raise RowError(
                     f"the limit of {self.policy.max_total_bytes} bytes in all is reached", reason="fetch_total"
                 )
-            if time.monotonic() > deadline:
-                raise RowError(f"took longer than {self.policy.deadline:g} seconds", reason="fetch_timeout")
             try:
                 file.write(piece)
             except OSError as error:

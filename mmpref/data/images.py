@@ -121,11 +121,7 @@ class ImageLoader:
     def resolve(self, path: str) -> Path:
         """The real path of an image named in a row, proved to be inside the root."""
         if _URL.match(path):
-            raise _fault(
-                "image_url",
-                path,
-                "is a URL; images are never fetched here: mmpref data fetch downloads them once",
-            )
+            raise _fault("image_url", path, _instead_of_url(path))
         if self.root is None:
             raise _fault(
                 "image_no_root", path, "is a path and no image root is set; set the folder that image paths start from"
@@ -264,6 +260,15 @@ def _decoding(ref: ImageRef) -> Iterator[None]:
         raise _fault("image_decode", ref.describe(), "is not a picture in an allowed format") from error
     except Exception as error:  # any kind: decoders raise OSError, SyntaxError, ValueError, struct.error and more
         raise _fault("image_decode", ref.describe(), f"cannot be decoded: {error or type(error).__name__}") from error
+
+
+def _instead_of_url(path: str) -> str:
+    kind = path.partition(":")[0].lower()
+    if kind == "https":
+        return "is a URL; images are never fetched here: mmpref data fetch downloads them once"
+    if kind == "data":
+        return 'is written out in a data: URL; write its base64 text as {"bytes": ...}'
+    return f"is a URL; mmpref data fetch downloads images once, and takes https alone: bring those of {kind}: yourself"
 
 
 def _fault(reason: str, name: str, detail: str) -> RowError:

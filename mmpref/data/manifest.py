@@ -1,6 +1,7 @@
 """What exactly was checked: files, images and settings as hashes, and the proof that training reads the same.
 
-Row files are compared by their bytes. Images are compared by name, size and time of change, without reading them;
+Row files are compared by their bytes, and a file that changes while it is read is refused: nobody could say which bytes
+were read. Images are compared by name, size and time of change, without reading them;
 where only a time differs (a copy, say) or a full comparison is asked for, by the hash of their bytes. A source without
 files (a hub id) is compared by what its pairs say.
 """
@@ -16,13 +17,14 @@ from typing import Any
 
 from mmpref.data.images import ImageLoader
 from mmpref.data.loading import PairSource, all_images
-from mmpref.errors import DataError
+from mmpref.data.quarantine import Skip
+from mmpref.errors import DataError, library_errors, one_line
+from mmpref.file_reading import open_to_read, parse_json, read_json, read_text
 from mmpref.files import replacing
 from mmpref.records import PreferencePair
 
 REPORT_FILE = "data_report.json"
 QUARANTINE_FILE = "quarantine.jsonl"
-Skip = Mapping[tuple[str, int, str], str]
 
 
 @dataclass
@@ -87,15 +89,20 @@ class Listing:
         return digest
 
 
+_Stamp = tuple[int, int, int]
+"""Size, time of change and number of a file."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Checked:
     """A manifest that was found to describe the sources at hand."""
 
     hash: str
     skip: Skip
-    """(file, row, id) -> reason of the pairs that the check put aside, with the files' names as they are now."""
+    """(file, row, id) -> reason of what the check put aside, with the files' names as they are now."""
     _entries: tuple[Mapping[str, Any], ...]
     _report: Path
+    _stamps: Mapping[Path, _Stamp]
 
     def verify_images(
         self, sources: Sequence[PairSource], lists: Sequence[Iterable[PreferencePair]], *, full: bool = False
@@ -108,7 +115,8 @@ class Checked:
             full: hash every image again; without it, only where names and sizes are the same and times are not.
 
         Raises:
-            DataError: images were added, removed or changed since the check, or a hub id gives other pairs.
+            DataError: images were added, removed or changed since the check, a hub id gives other pairs, or a file of
+                rows was changed after :func:`verify` and may have been read so.
         """
         for source, pairs, entry in zip(sources, lists, self._entries, strict=True):
             wanted, found = entry["images"], Listing()
@@ -118,6 +126,9 @@ class Checked:
                     found.add_pair(pair, source.images)
                 if source.images is not None:
                     names.update(image_names([pair], source.images))
+            for file in source.rows.files:
+                if _stamp(file) != self._stamps[file]:
+                    raise _changed(file)
             if not source.rows.files and found.pairs != entry["pairs"]:
                 raise DataError(
                     f"{source.rows.spec} does not give the pairs that {self._report} describes: it was changed on the "
@@ -167,17 +178,37 @@ def image_name(path: str, images: ImageLoader) -> str:
     return full.relative_to(images.root).as_posix() if full.is_relative_to(images.root) else full.as_posix()
 
 
+def hash_before(sources: Sequence[PairSource]) -> dict[Path, str]:
+    """The hash of every file of rows, before it is read; :func:`build_manifest` wants the same ones after."""
+    return {file: file_hash(file) for source in sources for file in source.rows.files}
+
+
 def build_manifest(
-    sources: Sequence[PairSource], listings: Sequence[Listing], *, demonstrations: bool, quarantine: Path
+    sources: Sequence[PairSource],
+    listings: Sequence[Listing],
+    *,
+    demonstrations: bool,
+    quarantine: Path,
+    before: Mapping[Path, str],
 ) -> dict[str, Any]:
-    """The manifest of what was checked; ``hash`` covers the data and not where it lies."""
+    """The manifest of what was checked; ``hash`` covers the data and not where it lies.
+
+    Args:
+        before: of :func:`hash_before`, made before the first row was read.
+
+    Raises:
+        DataError: a file was changed while it was read.
+    """
+    for file, digest in before.items():
+        if file_hash(file) != digest:
+            raise _changed(file)
     entries = [
         {
             "spec": source.rows.spec,
             "split": source.rows.split,
             "format": source.row_format,
             "reading": source.rows.reading,
-            "files": [{"path": str(file), "sha256": file_hash(file)} for file in source.rows.files],
+            "files": [{"path": str(file), "sha256": before[file]} for file in source.rows.files],
             "images": listing.as_json(),
             **({} if source.rows.files else {"pairs": listing.pairs}),
         }
@@ -209,13 +240,20 @@ def manifest_hash(manifest: Mapping[str, Any]) -> str:
 def verify(report: Path, sources: Sequence[PairSource], *, demonstrations: bool) -> Checked:
     """Prove that a report of ``mmpref data check`` is about these sources as they are now.
 
+    Args:
+        report: the folder that the check wrote, or the ``data_report.json`` in it.
+        sources: what is to be used; the check may have been about more.
+        demonstrations: rows without ``rejected`` are accepted.
+
     Raises:
         DataError: the report cannot be read or was changed, or a file is not what was checked; it is named.
     """
+    report = report_file(report)
     manifest = _read(report)
     if manifest["demonstrations"] != demonstrations:
         add = "with --demonstrations" if demonstrations else "without --demonstrations"
         raise DataError(f"{report} was made for another use of the rows; run mmpref data check {add}")
+    stamps = {file: _stamp(file) for source in sources for file in source.rows.files}
     entries = [_entry(report, manifest, source) for source in sources]
     names = {
         old["path"]: str(new)
@@ -223,16 +261,41 @@ def verify(report: Path, sources: Sequence[PairSource], *, demonstrations: bool)
         for old, new in zip(entry["files"], source.rows.files, strict=True)
     }
     skip = _put_aside(report.with_name(QUARANTINE_FILE), manifest["quarantine"], names)
-    return Checked(hash=manifest["hash"], skip=skip, _entries=tuple(entries), _report=report)
+    return Checked(hash=manifest["hash"], skip=skip, _entries=tuple(entries), _report=report, _stamps=stamps)
+
+
+def _stamp(path: Path) -> _Stamp:
+    try:
+        facts = path.stat()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    return facts.st_size, facts.st_mtime_ns, facts.st_ino
+
+
+def _changed(file: Path) -> DataError:
+    return DataError(
+        f"{file} was changed while it was read, so that what of it was is unknown: wait until nothing writes it, and "
+        "run the command again"
+    )
+
+
+def describes(report: Path, sources: Sequence[PairSource]) -> bool:
+    """Whether a report is about all these files as they are now; what it says of them is not looked at."""
+    known = {file["sha256"] for entry in _read(report_file(report))["sources"] for file in entry["files"]}
+    return all(source.rows.files for source in sources) and all(
+        file_hash(file) in known for source in sources for file in source.rows.files
+    )
+
+
+def report_file(path: Path) -> Path:
+    """``data_report.json`` of the folder that a check wrote, whichever of the two is given."""
+    return path / REPORT_FILE if path.is_dir() else path
 
 
 def file_hash(path: Path) -> str:
     """sha256 of a file's bytes."""
-    try:
-        with path.open("rb") as handle:
-            return hashlib.file_digest(handle, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    with open_to_read(path, DataError) as handle, library_errors(DataError, f"{path} cannot be read", "copy it again"):
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def write_report(path: Path, content: Mapping[str, Any]) -> None:
@@ -246,14 +309,20 @@ def write_report(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _read(report: Path) -> dict[str, Any]:
+    content = read_json(report, DataError, f"{REPORT_FILE} of mmpref data check:")
     try:
-        manifest = json.loads(report.read_text(encoding="utf-8"))["manifest"]
+        manifest = content["manifest"]
         wanted = manifest_hash(manifest)
         if manifest["hash"] != wanted:
             raise DataError(f"{report} was changed by hand: its manifest has another hash; run mmpref data check again")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        for entry in manifest["sources"]:
+            if not all(isinstance(file["path"], str) and isinstance(file["sha256"], str) for file in entry["files"]):
+                raise TypeError("files without a path")
+            if not isinstance(entry["images"]["num"], int):
+                raise TypeError("no number of images")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{report} is not a report of mmpref data check ({type(error).__name__}: {error}); give its {REPORT_FILE}"
+            f"{report} is not a report of mmpref data check ({one_line(error)}); give the folder that it wrote"
         ) from error
     return dict(manifest)
 
@@ -277,14 +346,14 @@ def _entry(report: Path, manifest: Mapping[str, Any], source: PairSource) -> Map
     raise DataError(f"{report} does not describe {rows.spec} read this way (files, split and format together)")
 
 
-def _put_aside(quarantine: Path, wanted: str, names: Mapping[str, str]) -> dict[tuple[str, int, str], str]:
+def _put_aside(quarantine: Path, wanted: str, names: Mapping[str, str]) -> dict[tuple[str, int, str | None], str]:
     if file_hash(quarantine) != wanted:
         raise DataError(f"{quarantine} is not the one that was written with the report; run mmpref data check again")
-    rows = (json.loads(line) for line in quarantine.read_text(encoding="utf-8").splitlines())
+    lines = read_text(quarantine, DataError).splitlines()
+    rows = [parse_json(line, DataError, f"{quarantine}:{number}") for number, line in enumerate(lines, start=1)]
     return {
-        (names.get(row["file"], row["file"]), row["row"], row["id"]): row["reason"]
+        (names.get(row["file"], row["file"]), row["line"] if "line" in row else row["row"], row["id"]): row["reason"]
         for row in rows
-        if row["id"] is not None
     }
 
 

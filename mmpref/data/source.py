@@ -17,8 +17,10 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 from mmpref.data.dataset_info import FILE_NAME as DATASET_INFO
 from mmpref.data.dataset_info import Entry, choose_entry, read_entries
 from mmpref.data.json_rows import MAX_LINE_BYTES, holds_json_lines, read_json, read_jsonl
-from mmpref.data.quarantine import RowError
-from mmpref.errors import ConfigError, DataError, MMPrefError
+from mmpref.data.quarantine import RowError, where_is
+from mmpref.errors import ConfigError, DataError, MMPrefError, library_errors, one_line
+from mmpref.file_reading import open_to_read
+from mmpref.file_reading import read_json as read_whole_json
 
 __all__ = ["MAX_LINE_BYTES", "FileFormat", "RowSource", "SourceRow", "open_source", "read_jsonl"]
 
@@ -60,7 +62,7 @@ _BATCH_BYTES = 4 * 2**20
 
 
 class SourceRow(NamedTuple):
-    """One row and its place: the file (or hub id) and the row's number in it, from 1."""
+    """One row and its place: the file (or hub id) and the row's number in it, from 1 (a ``LineNumber`` in JSONL)."""
 
     file: str
     number: int
@@ -202,11 +204,8 @@ def _file_rows(path: Path, file_format: FileFormat | None, on_fault: OnFault | N
 
 def _kind_of(path: Path) -> FileFormat:
     """By the first bytes, then by the name: a ``.json`` file with one row per line is JSONL."""
-    try:
-        with path.open("rb") as handle:
-            head = handle.read(4096)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    with open_to_read(path, DataError) as handle, library_errors(DataError, f"{path} cannot be read", "copy it again"):
+        head = handle.read(4096)
     if head.startswith(b"PAR1"):
         return "parquet"
     named = _SUFFIXES.get(path.suffix.lower())
@@ -239,13 +238,13 @@ def _table_rows(
                 if isinstance(row, dict):
                     yield number, row
                     continue
-                fault = RowError(f"{path}:{number}: {row}", reason="encoding", detail=str(row))
+                fault = RowError(f"{where_is(str(path), number)}: {row}", reason="encoding", detail=str(row))
                 if on_fault is None:
                     raise fault
                 on_fault(number, fault)
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # ValueError: names that are not UTF-8
         where = f"after row {number}" if number else "at its beginning"
-        raise DataError(f"{path} is not a whole {kind} file; reading failed {where}: {_one_line(error)}") from error
+        raise DataError(f"{path} is not a whole {kind} file; reading failed {where}: {one_line(error)}") from error
 
 
 def _parquet_batches(path: Path) -> Iterator[Any]:
@@ -301,7 +300,7 @@ def _batch_rows(batch: Any) -> list[dict[str, Any] | str]:
             row.validate(full=True)
             rows.extend(row.to_pylist())
         except (ValueError, OverflowError) as error:
-            rows.append(f"a value cannot be decoded: {_one_line(error)}")
+            rows.append(f"a value cannot be decoded: {one_line(error)}")
     return rows
 
 
@@ -368,10 +367,8 @@ def _saved_dataset(path: Path, split: str | None) -> RowSource | None:
 
 
 def _index(file: Path, key: str) -> list[Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))[key]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file} cannot be used: {_one_line(error)}") from error
+    content = read_whole_json(file, DataError)
+    found = content.get(key) if isinstance(content, dict) else None
     if not isinstance(found, list):
         raise DataError(f"{file} cannot be used: {key!r} is not a list")
     return found
@@ -417,7 +414,8 @@ def _renamed(rows: RowSource, entry: Entry, on_fault: OnFault | None) -> Iterato
             yield SourceRow(file, number, entry.row(row))
         except RowError as fault:
             if on_fault is None:
-                raise RowError(f"{file}:{number}: {fault.detail}", reason=fault.reason, detail=fault.detail) from fault
+                where = where_is(file, number)
+                raise RowError(f"{where}: {fault.detail}", reason=fault.reason, detail=fault.detail) from fault
             on_fault(file, number, fault)
 
 
@@ -446,7 +444,7 @@ def _hub(spec: str, parts: re.Match[str], split: str | None, streaming: bool) ->
                     if isinstance(row, dict):
                         yield SourceRow(spec, number, row)
                         continue
-                    fault = RowError(f"{spec}:{number}: {row}", reason="encoding", detail=str(row))
+                    fault = RowError(f"{where_is(spec, number)}: {row}", reason="encoding", detail=str(row))
                     if on_fault is None:
                         raise fault
                     on_fault(spec, number, fault)
@@ -457,11 +455,7 @@ def _hub(spec: str, parts: re.Match[str], split: str | None, streaming: bool) ->
             offline = "" if live or not streaming else " (offline: only what is in the cache can be read)"
             raise DataError(
                 f"{spec} is no file or folder here, and reading it from the hub failed {where}{offline}: "
-                f"{type(error).__name__}: {_one_line(error)}"
+                f"{type(error).__name__}: {one_line(error)}"
             ) from error
 
     return RowSource(spec=spec, name=name.split("/")[-1], split=split, files=(), folder=None, _open=open_hub)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

@@ -4,11 +4,11 @@ results of CHAIR's scripts. ``matching`` finds the question that each row answer
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmpref.errors import DataError
 from mmpref.evals.evidence import ASKED
 from mmpref.evals.journal import ANSWERS, ITEMS
 from mmpref.evals.layouts import READ_AS
@@ -68,10 +68,10 @@ def _with_questions(rows: list[Row], file: Path) -> list[Row]:
     if file.name != ANSWERS or not beside.is_file():
         return rows
     try:
-        items = [json.loads(line) for line in beside.read_text(encoding="utf-8").split("\n") if line.strip()]
-        asked = {str(item["id"]): item["question"] for item in items if isinstance(item.get("question"), str)}
-    except (OSError, ValueError, KeyError, AttributeError):
+        items = load_rows(beside, "items")
+    except DataError:
         return rows  # a damaged file that is only asked for more certainty
+    asked = {str(item.get("id")): item["question"] for item in items if isinstance(item.get("question"), str)}
     return [{**row, ASKED: asked[name]} if (name := str(row.get("id"))) in asked else row for row in rows]
 
 

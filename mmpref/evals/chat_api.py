@@ -1,34 +1,33 @@
-"""A client of OpenAI-compatible chat APIs (vLLM, SGLang, ``transformers serve``, hosted ones). The one door to httpx2.
+"""A client of OpenAI-compatible chat APIs (vLLM, SGLang, ``transformers serve``, hosted ones).
 
 Every failure is one of three kinds. What may pass (429, 5xx, a lost or silent connection, a reply that is no JSON) is
-tried again with growing, jittered pauses, and ``Retry-After`` is honoured. What concerns one request only (a 400, a
-filtered reply, the retries used up) is an ``ItemFailed``. What would fail for every request (a refused key, an unknown
-model, a used-up quota) is an error of mmpref at once.
+tried again with growing, jittered pauses, and ``Retry-After`` is honoured; a reply that did not come in time is waited
+for once more only. What concerns one request only (a 400, a filtered reply, the retries used up) is an ``ItemFailed``.
+What would fail for every request (a refused key, an unknown model, a used-up quota) is an error of mmpref at once.
 
-The API key is read from an environment variable when a request is made. It stands in no attribute, message or file, and
-is cut out of everything the server says. Redirects are not followed.
+The API key is read from an environment variable when a request is made. It stands in no attribute, message or file.
+What the server says is decoded in one place, and the keys are cut out there, in every text of it (``api_keys``).
+Redirects are not followed.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
-from mmpref.errors import ConfigError, EvalIncompleteError
+from mmpref import api_keys
+from mmpref.errors import ConfigError
+from mmpref.evals.http_calls import CallFailed, HttpCalls, HttpReply, OutOfTime
+from mmpref.evals.parallel import ItemFailed, NotAsked, in_parallel
 
-if TYPE_CHECKING:
-    import httpx2
-
-T = TypeVar("T")
-R = TypeVar("R")
+__all__ = ["ChatClient", "Completion", "ItemFailed", "NotAsked", "Server", "in_parallel"]
 
 ATTEMPTS = 6
 CONCURRENCY = 8
@@ -38,24 +37,26 @@ OPENAI_KEY_ENV = "OPENAI_API_KEY"
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _MAX_REPLY_BYTES = 8 * 2**20
 _LONGEST_PAUSE = 60.0
-_FAILURES_IN_A_ROW = 16  # with no reply in between: the server is gone, or refuses all there is
+_WAITED_FOR = 2  # attempts that may run out of time: a server that was silent twice is not waited for again
 _SHOWN = 300
-
-
-class ItemFailed(Exception):  # noqa: N818  # not an error of the program: one request that came to nothing
-    """One request came to nothing; the text says why."""
-
-
-class NotAsked(ItemFailed):
-    """It was never made, for a reason of our own; that says nothing about the server."""
+_A_DAY = 86_400.0
+_LISTED = ("id", "root", "parent", "revision", "sha", "meta")
 
 
 class _Passing(Exception):  # noqa: N818
-    """A failure that may pass. ``wait`` is what the server asked for, in seconds."""
+    """A failure that may pass.
 
-    def __init__(self, reason: str, wait: float = 0.0) -> None:
+    Args:
+        wait: what the server asked for, in seconds.
+        late: the time limit was reached.
+        worked: the server may have written a reply, and may want to be paid for it.
+    """
+
+    def __init__(self, reason: str, *, wait: float = 0.0, late: bool = False, worked: bool = False) -> None:
         super().__init__(reason)
         self.wait = wait
+        self.late = late
+        self.worked = worked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +68,8 @@ class Server:
         model: the model's name there.
         key_env: environment variable with the API key. None: no key, but for api.openai.com ``OPENAI_API_KEY``, which
             is sent nowhere else unless it is named here.
-        timeout: seconds in which a whole reply must have come.
+        timeout: seconds in which a whole reply must have come, from the name server to the last byte; a request that
+            reaches them is made once more.
         attempts: how often one request is tried.
         concurrency: requests under way at once.
         pause: seconds before the second attempt; doubled each time.
@@ -85,8 +87,8 @@ class Server:
         object.__setattr__(self, "url", _base_url(self.url))
         if not self.model:
             raise ConfigError(f"no model is named for the server {self.url}")
-        if self.timeout <= 0 or self.attempts < 1 or self.concurrency < 1:
-            raise ConfigError("timeout must be > 0, attempts and concurrency >= 1")
+        if not 0 < self.timeout < float("inf") or self.attempts < 1 or self.concurrency < 1:
+            raise ConfigError("timeout must be a number of seconds > 0, attempts and concurrency >= 1")
 
     def key(self) -> str | None:
         """The API key of this moment.
@@ -94,50 +96,77 @@ class Server:
         Raises:
             ConfigError: ``key_env`` is named and not set.
         """
-        if self.key_env is None:
-            return os.environ.get(OPENAI_KEY_ENV) or None if urlsplit(self.url).hostname == OPENAI_HOST else None
-        value = os.environ.get(self.key_env, "").strip()
+        name = self.key_env
+        if name is None:
+            if urlsplit(self.url).hostname != OPENAI_HOST:
+                return None
+            name = OPENAI_KEY_ENV
+        value = os.environ.get(name, "").strip()
         if not value:
-            raise ConfigError(f"the environment variable {self.key_env}, which should hold the API key, is not set")
+            if self.key_env is None:
+                return None
+            raise ConfigError(f"the environment variable {name}, which should hold the API key, is not set")
         if not value.isascii() or not value.isprintable():
-            raise ConfigError(f"{self.key_env} holds characters that no API key has")
+            raise ConfigError(f"{name} holds characters that no API key has")
+        api_keys.remember(value)
         return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """One reply. Token counts are None where the server gave none; ``cut`` says that it ran into ``max_tokens``."""
+    """One reply.
+
+    Token counts are what the server says, None where that is no number. ``cut`` says that the reply ran into
+    ``max_tokens``, ``fingerprint`` what the server calls its present state (``system_fingerprint``), ``num_unseen`` how
+    many characters of thinking came beside the text.
+    """
 
     text: str
     model: str
     prompt_tokens: int | None
     completion_tokens: int | None
     cut: bool
+    fingerprint: str | None = None
+    num_unseen: int = 0
 
 
 class ChatClient:
     """Asks one server; may be used by several threads."""
 
     def __init__(self, server: Server) -> None:
-        import httpx2
-
         self.server = server
         self.num_requests = 0
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._resume_at = 0.0  # no request before: set by a 429, for all threads
         self._limit_name = "max_tokens"
-        self._http = httpx2.Client(
-            timeout=httpx2.Timeout(server.timeout, connect=min(server.timeout, 15.0), pool=None),
-            limits=httpx2.Limits(max_connections=server.concurrency, max_keepalive_connections=server.concurrency),
-            follow_redirects=False,
-            trust_env=not _is_local(server.url),  # a proxy of the environment does not know this machine's servers
-        )
+        # a proxy of the environment does not know this machine's servers
+        self._http = HttpCalls(connections=server.concurrency, trust_env=not _is_local(server.url))
 
     def close(self) -> None:
         """End the pauses of waiting threads; what is under way is abandoned."""
         self._stop.set()
         self._http.close()
+
+    def served(self) -> dict[str, Any] | None:
+        """What ``/models`` tells of the model: ``id``, ``root`` and the like; {} where it tells nothing of it.
+
+        ``created`` counts where it is older than a day: several servers give the time of the question. None: the server
+        could not be reached.
+        """
+        try:
+            reply = self._send("GET", "models")
+            listed = _decoded(reply.content)["data"] if reply.status == 200 else []
+            found = next(entry for entry in listed if entry["id"] == self.server.model)
+        except _Passing:
+            return None
+        except (ValueError, LookupError, TypeError, StopIteration):
+            return {}
+        facts = {name: found[name] for name in _LISTED if found.get(name) not in (None, "")}
+        created = found.get("created")
+        if isinstance(created, int) and 0 < created < time.time() - _A_DAY:
+            facts["created"] = created
+        return facts
 
     def complete(
         self,
@@ -146,15 +175,20 @@ class ChatClient:
         max_tokens: int,
         temperature: float = 0.0,
         response_format: Mapping[str, Any] | None = None,
+        lost: Callable[[], None] = lambda: None,
     ) -> Completion:
         """One reply to ``messages``.
+
+        Args:
+            lost: called for each request that the server may have answered, and wants to be paid for, though no usable
+                reply came; what it raises ends the attempts.
 
         Raises:
             ItemFailed: this request came to nothing.
             ConfigError: the server refuses the key, the model or the path: no request can work.
         """
-        reason = ""
-        for attempt in range(self.server.attempts):
+        reason, late, attempt = "", 0, 0
+        while attempt < self.server.attempts and late < _WAITED_FOR:
             if self._stop.is_set():
                 raise ItemFailed("stopped")
             self._wait_turn()
@@ -170,10 +204,12 @@ class ChatClient:
             try:
                 return self._ask(body)
             except _Passing as err:
-                reason = str(err)
-                if attempt + 1 < self.server.attempts:
-                    self._pause(attempt, err.wait)
-        raise ItemFailed(f"{reason} ({self.server.attempts} attempts)")
+                reason, attempt, late = str(err), attempt + 1, late + err.late
+                if err.worked:
+                    lost()
+                if attempt < self.server.attempts and late < _WAITED_FOR:
+                    self._pause(attempt - 1, err.wait)
+        raise ItemFailed(f"{reason} ({attempt} attempts)")
 
     def _pause(self, attempt: int, asked: float) -> None:
         pause = min(self.server.pause * 2**attempt, _LONGEST_PAUSE) * random.uniform(0.5, 1.0)
@@ -187,48 +223,35 @@ class ChatClient:
             self._stop.wait(left)
 
     def _ask(self, body: Mapping[str, Any]) -> Completion:
-        import httpx2
-
-        key = self.server.key()
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if key is not None:
-            headers["Authorization"] = f"Bearer {key}"
         with self._lock:
             self.num_requests += 1
+        reply = self._send("POST", "chat/completions", json.dumps(body).encode())
+        if reply.status != 200:
+            self._refused(reply, body)
+        return _completion(reply.content, self.server.model)
+
+    def _send(self, method: str, path: str, content: bytes = b"") -> HttpReply:
+        key = self.server.key()
+        headers = {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"}
+        if key is not None:
+            headers["Authorization"] = f"Bearer {key}"
         try:
-            request = self._http.stream(
-                "POST", f"{self.server.url}/chat/completions", content=json.dumps(body).encode(), headers=headers
+            return self._http.request(
+                method,
+                f"{self.server.url}/{path}",
+                headers=headers,
+                content=content,
+                seconds=self.server.timeout,
+                most_bytes=_MAX_REPLY_BYTES,
             )
-            with request as response:
-                content = self._read(response)
-                status, asked = response.status_code, response.headers.get("retry-after", "")
-        except httpx2.TimeoutException as err:
-            raise _Passing(f"no reply within {self.server.timeout:g} s") from err
-        except (httpx2.HTTPError, httpx2.StreamError, RuntimeError) as err:  # RuntimeError: the client was closed
-            raise _Passing(
-                f"no connection to {self.server.url}: {_clean(str(err) or type(err).__name__, key)}"
-            ) from None
-        text = content.decode("utf-8", errors="replace")
-        if key:
-            text = text.replace(key, "[API key]")
-        if status != 200:
-            self._refused(status, text, asked, body)
-        return _completion(text, self.server.model)
+        except OutOfTime as err:
+            what = "no whole reply" if err.begun else "no reply"
+            raise _Passing(f"{what} {_clean(str(err))}", late=True, worked=True) from None
+        except CallFailed as err:
+            raise _Passing(f"no connection to {self.server.url}: {_clean(str(err))}", worked=err.sent) from None
 
-    def _read(self, response: httpx2.Response) -> bytes:
-        """The whole body, within the time and a size: a server may also trickle."""
-        until = time.monotonic() + self.server.timeout
-        out = bytearray()
-        for piece in response.iter_bytes():
-            out += piece
-            if len(out) > _MAX_REPLY_BYTES:
-                raise _Passing(f"the reply is larger than {_MAX_REPLY_BYTES} bytes")
-            if time.monotonic() > until:
-                raise _Passing(f"no whole reply within {self.server.timeout:g} s")
-        return bytes(out)
-
-    def _refused(self, status: int, text: str, asked: str, body: Mapping[str, Any]) -> None:
-        said, code = _error_of(text)
+    def _refused(self, reply: HttpReply, body: Mapping[str, Any]) -> None:
+        status, (said, code) = reply.status, _error_of(reply.content)
         where = f"{self.server.url} answered {status}"
         detail = f": {said}" if said else ""
         if status == 400 and "max_completion_tokens" in said and "max_tokens" in body:
@@ -244,63 +267,8 @@ class ChatClient:
         if 300 <= status < 400:
             raise ConfigError(f"{where}, a redirect, which is not followed; give the final address")
         if status in _RETRIED or status >= 500:
-            raise _Passing(f"{where}{detail}", _seconds(asked))
+            raise _Passing(f"{where}{detail}", wait=_seconds(reply.headers.get("retry-after", "")))
         raise ItemFailed(f"{where}{detail}")
-
-
-def in_parallel(
-    items: Iterable[T], work: Callable[[T], R], *, workers: int, stop: Callable[[], None]
-) -> Iterator[tuple[T, R | ItemFailed]]:
-    """``(item, work(item))`` as they are done, ``workers`` at a time; an ``ItemFailed`` is a result like any other.
-
-    The threads are daemons: an interrupted program does not wait for a silent server.
-
-    Args:
-        stop: called when the caller leaves or something raised, to wake threads that wait.
-
-    Raises:
-        EvalIncompleteError: many items in a row failed and none worked.
-        Exception: whatever else ``work`` raises.
-    """
-    todo: queue.SimpleQueue[T | None] = queue.SimpleQueue()
-    done: queue.SimpleQueue[tuple[T, R | BaseException]] = queue.SimpleQueue()
-
-    def run() -> None:
-        while (item := todo.get()) is not None:
-            try:
-                done.put((item, work(item)))
-            except BaseException as err:  # handed to the caller, whatever it is
-                done.put((item, err))
-
-    waiting = iter(items)
-    under_way = failed_in_a_row = 0
-    for _ in range(workers):
-        threading.Thread(target=run, daemon=True).start()
-    try:
-        while True:
-            while under_way < workers and (item := next(waiting, None)) is not None:
-                todo.put(item)
-                under_way += 1
-            if not under_way:
-                return
-            item, result = done.get()
-            under_way -= 1
-            if isinstance(result, BaseException):
-                if not isinstance(result, ItemFailed):
-                    raise result
-                failed_in_a_row += not isinstance(result, NotAsked)
-            else:
-                failed_in_a_row = 0
-            yield item, result
-            if failed_in_a_row >= _FAILURES_IN_A_ROW:
-                raise EvalIncompleteError(
-                    f"the last {failed_in_a_row} requests all failed, so no more are made: {result}; "
-                    "what was answered is kept, run again to go on"
-                )
-    finally:
-        stop()
-        for _ in range(workers):
-            todo.put(None)
 
 
 def _base_url(url: str) -> str:
@@ -325,24 +293,37 @@ def _without_login(url: str) -> str:
     return url.rpartition("@")[2]
 
 
-def _error_of(text: str) -> tuple[str, str]:
+def _decoded(content: bytes) -> Any:
+    """A reply's JSON without the API keys: everything that a server says comes in through here.
+
+    Raises:
+        ValueError: it is no JSON, or brackets without end.
+    """
+    try:
+        return api_keys.cut_all(json.loads(content.decode("utf-8", errors="replace")))
+    except RecursionError as err:
+        raise ValueError("it is nested too deeply") from err
+
+
+def _error_of(content: bytes) -> tuple[str, str]:
     """(message, code) of an error reply in whatever shape it has."""
     try:
-        found = json.loads(text)
+        found = _decoded(content)
     except ValueError:
-        return _clean(text, None), ""
+        return _clean(content.decode("utf-8", errors="replace")), ""
     for key in ("error", "detail", "message"):
         if isinstance(found, Mapping) and found.get(key):
             found = found[key]
             break
     code = str(found.get("code") or found.get("type") or "") if isinstance(found, Mapping) else ""
     said = found.get("message", found) if isinstance(found, Mapping) else found
-    return _clean(said if isinstance(said, str) else json.dumps(said), None), code
+    return _clean(said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)), code
 
 
-def _clean(text: str, key: str | None) -> str:
-    text = " ".join(text.replace(key, "[API key]").split() if key else text.split())
-    text = "".join(char for char in text if char.isprintable())
+def _clean(text: str) -> str:
+    """What a server or the connection says, as one short line without API keys."""
+    text = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    text = api_keys.cut(text, of_message=True)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
@@ -353,30 +334,36 @@ def _seconds(retry_after: str) -> float:
         return 0.0
 
 
-def _completion(text: str, model: str) -> Completion:
+def _completion(content: bytes, model: str) -> Completion:
     try:
-        reply = json.loads(text)
+        reply = _decoded(content)
         choice = reply["choices"][0]
-        content = choice["message"].get("content")
-        usage = reply.get("usage") or {}
+        message = choice["message"]
+        text, refusal = message.get("content"), message.get("refusal")
         finish = choice.get("finish_reason")
-        named = reply.get("model")
+        named, state = reply.get("model"), reply.get("system_fingerprint")
+        usage = reply.get("usage") if isinstance(reply.get("usage"), Mapping) else {}
         tokens = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as err:
-        raise _Passing("the reply is not one of the chat API") from err
+        thought = next((message[name] for name in ("reasoning_content", "reasoning") if message.get(name)), "")
+    except (ValueError, LookupError, TypeError, AttributeError) as err:
+        raise _Passing("the reply is not one of the chat API", worked=True) from err
     if finish == "content_filter":
         raise ItemFailed("the server's filter held the reply back")
-    if isinstance(content, list):
-        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
-    if content is None and choice["message"].get("refusal"):
-        raise ItemFailed(f"the server refused: {_clean(str(choice['message']['refusal']), None)}")
-    if not isinstance(content, str):
-        raise _Passing("the reply has no text")
-    counts = [n if isinstance(n, int) and not isinstance(n, bool) and n >= 0 else None for n in tokens]
+    if isinstance(text, list):  # parts, which a key may be split over
+        text = api_keys.cut("".join(str(part.get("text", "")) for part in text if isinstance(part, Mapping)))
+    if text is None and refusal:
+        raise ItemFailed(f"the server refused: {_clean(str(refusal))}")
+    if text is None and finish == "length":
+        text = ""  # cut while it was thinking
+    if not isinstance(text, str):
+        raise _Passing("the reply has no text", worked=True)
+    counts = [n if isinstance(n, int) and not isinstance(n, bool) else None for n in tokens]
     return Completion(
-        text=content,
-        model=named if isinstance(named, str) and named else model,
+        text=text,
+        model=_clean(named) if isinstance(named, str) and named else model,
         prompt_tokens=counts[0],
         completion_tokens=counts[1],
         cut=finish == "length",
+        fingerprint=_clean(state) if isinstance(state, str) and state else None,
+        num_unseen=len(thought) if isinstance(thought, str) else 0,
     )

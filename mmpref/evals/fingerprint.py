@@ -7,37 +7,46 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmpref.file_hashes import Say, content_hash, folder_hashes, joined
 from mmpref.records import EvalSample, ImageRef
 
-_MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
-_WHOLE_FILE_BYTES = 1 << 24
-_PIECES = 16
-_PIECE_BYTES = 1 << 16
+WHOLE = "whole:"
+"""Before a hash of whole files; without it, an earlier version read pieces of large ones."""
+
+_MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "additional_chat_templates/*")
 
 
 def of_file(path: Path) -> str:
-    """Size and hash of a file; of one above 16 MB the hash of pieces spread over it, so 15 GB take no time."""
-    size = path.stat().st_size
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        if size <= _WHOLE_FILE_BYTES:
-            digest.update(stream.read())
-        else:
-            for index in range(_PIECES):
-                stream.seek(index * (size - _PIECE_BYTES) // (_PIECES - 1))
-                digest.update(stream.read(_PIECE_BYTES))
-    return f"{size}:{digest.hexdigest()[:32]}"
+    """Size and hash of a file, of all its bytes."""
+    return f"{path.stat().st_size}:{content_hash(path)[:32]}"
 
 
-def of_model(name: str | Path | None) -> str:
-    """Of all files of a model or adapter folder; "" for a hub id or none."""
-    folder = Path(name) if name is not None else None
-    if folder is None or not folder.is_dir():
+def of_model(name: str | Path | None, *, fetch: bool = False, say: Say | None = None) -> str:
+    """Of all files of a model or adapter folder; of a hub id its revision in the hub's cache; "" for none.
+
+    A revision names its files' contents, and other programs may bring more of the files at any time.
+
+    Args:
+        fetch: ask the hub for the config of a model that is not in the cache; it is about to be loaded.
+    """
+    if name is None:
         return ""
-    digest = hashlib.sha256()
-    for file in sorted({file for pattern in _MODEL_FILES for file in folder.glob(pattern)}):
-        digest.update(f"{file.name}\0{of_file(file)}\0".encode())
-    return digest.hexdigest()
+    folder = Path(name)
+    if folder.is_dir():
+        return WHOLE + joined(folder_hashes(folder, _MODEL_FILES, say=say))
+    return _revision(str(name), fetch)
+
+
+def _revision(hub_id: str, fetch: bool) -> str:
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    try:
+        found: object = try_to_load_from_cache(hub_id, "config.json")
+        if not isinstance(found, str) and fetch and hub_id.count("/") == 1:
+            found = hf_hub_download(hub_id, "config.json")
+    except (OSError, ValueError):  # not there, or no name of a hub; whoever loads the model says so
+        return ""
+    return f"revision {Path(found).parent.name}" if isinstance(found, str) else ""
 
 
 def of_questions(samples: Sequence[EvalSample], *, with_targets: bool = False) -> str:

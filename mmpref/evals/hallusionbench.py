@@ -37,7 +37,7 @@ from mmpref.evals.benchmark import Benchmark, Item, Items, Judged
 from mmpref.evals.matching import match
 from mmpref.evals.readers import YES_NO_READERS, says_unsure
 from mmpref.evals.rows import Row, Saved, Source, choose, load_rows, pair_by_id
-from mmpref.evals.verdicts import judging_notes, read_verdicts, usable
+from mmpref.evals.verdicts import judging_notes, read_verdicts, usable_on
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
 from mmpref.statistics import Metric, Ratio, rounded
 
@@ -136,17 +136,27 @@ def judge(
         raise ConfigError("protocol 'vlmevalkit' of HallusionBench reads yes or no by a rule; leave verdicts out")
     else:
         read = {name: v for name, v in read_verdicts(options["verdicts"], "verdict").items() if name not in hidden}
-        verdicts, missing = usable(read, [sample.id for sample, _ in pairs])
+        verdicts, missing = usable_on(read, pairs, first=_first_answers(pairs))
         codes = {
             name: {"code": _CODES[verdict.verdict or ""], "same": verdict.same} for name, verdict in verdicts.items()
         }
-        notes += judging_notes(verdicts, missing)
+        notes += judging_notes(verdicts, missing, options["verdicts"])
     items = [_item(sample, text, codes.get(sample.id), protocol) for sample, text in pairs]
     _compare_with_first(items, ruled=options["verdicts"] is None)
     for item in items:
         item["blame"] = _blame(item) if not item["missing"] else None
     n_unparsed = sum(item["read"] == "unparsed" for item in items)
     return Judged(tuple(items), len(items) - len(missing), n_unparsed, tuple(notes), len(missing))
+
+
+def _first_answers(pairs: Sequence[tuple[EvalSample, str]]) -> dict[str, str]:
+    """The answer to figure 0 of the same question, by the ids of the questions about the other figures."""
+    zero = {_pair(sample.meta): text for sample, text in pairs if sample.meta["figure_id"] == "0"}
+    return {
+        sample.id: zero[_pair(sample.meta)]
+        for sample, _ in pairs
+        if sample.meta["figure_id"] != "0" and _pair(sample.meta) in zero
+    }
 
 
 def _by_rule(sample: EvalSample, text: str, protocol: str) -> dict[str, Any]:

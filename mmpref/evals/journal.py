@@ -1,8 +1,9 @@
 """The answers of one evaluation on disk: written as they come, taken up after a kill, refused when they are others'.
 
 ``settings.json`` says what the answers depend on, ``images.json`` what was in the pictures, ``answers.jsonl`` holds the
-answers. Under torchrun every process appends to ``answers.rank<N>.jsonl``, and the first one puts all into
-``answers.jsonl``; what a killed run left there is put together by the next.
+answers, with ``finish_reason`` where the limit of tokens ended one and ``served_as`` where a server named its model.
+Under torchrun every process appends to ``answers.rank<N>.jsonl``, and the first one puts all into ``answers.jsonl``;
+what a killed run left there is put together by the next.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from mmpref.errors import ConfigError
+from mmpref.evals.fingerprint import WHOLE
 from mmpref.evals.rows import first_ids, load_rows, refuse_duplicates, row_id
+from mmpref.file_reading import read_json
 from mmpref.files import json_text, replacing, write_json, writing_to
 from mmpref.records import Answer, EvalSample
 
@@ -48,10 +51,17 @@ class Journal:
         done = self.read()
         settings_file = self.folder / SETTINGS
         if done:
-            _refuse_other_settings(self.folder, _saved(settings_file), settings)
+            before = _saved(settings_file)
+            settings = {**settings, **_same_served(self.folder, before, settings)}
+            _refuse_other_settings(self.folder, before, settings)
             images = self._same_images(images, [sample for sample in samples if sample.id in done])
         write_json(settings_file, settings)
         write_json(self.folder / IMAGES, images)
+
+    def refuse_from_now_on(self, served: Mapping[str, Any]) -> None:
+        """Write down that a server changed its model meanwhile: no later run takes these answers for its own."""
+        settings = _saved(self.folder / SETTINGS)
+        write_json(self.folder / SETTINGS, {**settings, "served": {**served, "changed while answering": True}})
 
     def read(self) -> dict[str, Answer]:
         """The answers that were put together so far, by id."""
@@ -110,7 +120,14 @@ class Journal:
 
 
 def as_line(answer: Answer) -> str:
-    return json_text({"id": answer.id, "text": answer.text}) + "\n"
+    row: dict[str, Any] = {"id": answer.id, "text": answer.text}
+    if answer.cut:
+        row["finish_reason"] = "length"
+    if answer.served_as:
+        row["served_as"] = answer.served_as
+    if answer.server_state:
+        row["system_fingerprint"] = answer.server_state
+    return json_text(row) + "\n"
 
 
 def repair_last_line(path: Path) -> None:
@@ -122,7 +139,7 @@ def repair_last_line(path: Path) -> None:
     with writing_to(path), path.open("r+b") as stream:
         try:
             json.loads(content[whole:])
-        except ValueError:
+        except (ValueError, RecursionError):
             stream.truncate(whole)
         else:
             stream.seek(0, 2)
@@ -134,7 +151,13 @@ def _answers_in(file: Path) -> list[Answer]:
         return []
     rows = load_rows(file, "answers")
     return [
-        Answer(id=row_id(row, f"{file}, row {number}"), text=str(row.get("text", "")))
+        Answer(
+            id=row_id(row, f"{file}, row {number}"),
+            text=str(row.get("text", "")),
+            cut=row.get("finish_reason") == "length",
+            served_as=str(row.get("served_as") or ""),
+            server_state=str(row.get("system_fingerprint") or ""),
+        )
         for number, row in enumerate(rows, 1)
     ]
 
@@ -144,17 +167,47 @@ def _saved(file: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{file.parent} has answers but no {file.name}; choose another folder, or delete {file.parent / ANSWERS}"
         )
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
-        raise ConfigError(f"{file} cannot be read ({err}); choose another folder") from err
+    content = read_json(file, ConfigError)
     if not isinstance(content, dict):
         raise ConfigError(f"{file} cannot be read (it holds no JSON object); choose another folder")
     return content
 
 
+def served_differently(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """How two accounts of a served model differ, "" where they do not; ``created`` counts where both have it."""
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    changed = [name for name in names if name != "created" or {name} <= before.keys() & now.keys()]
+    return ", ".join(f"{name} ({_brief(before.get(name))} then, {_brief(now.get(name))} now)" for name in changed)
+
+
+def _same_served(folder: Path, before: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of the served model, from then and from now.
+
+    Raises:
+        ConfigError: it is another model.
+    """
+    then, now = before.get("served"), settings.get("served")
+    if "served" not in settings:
+        return {}
+    if not then or not isinstance(then, Mapping) or now is None:  # not asked or not said then; not to be reached now
+        return {"served": then if now is None else now}
+    if changed := served_differently(then, now):
+        raise ConfigError(
+            f"{folder} holds answers of another served model, though its name is the same: {changed}; choose another "
+            f"folder, or delete {folder / ANSWERS}"
+        )
+    return {"served": {**then, **now}}
+
+
 def _refuse_other_settings(folder: Path, before: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    changed = [name for name in {**before, **settings} if before.get(name) != settings.get(name)]
+    names = {**before, **settings}.keys() - {"served"}  # compared before
+    changed = [name for name in {**before, **settings} if name in names and before.get(name) != settings.get(name)]
+    then, now = str(before.get("model_files", "")), str(settings.get("model_files", ""))
+    if changed == ["model_files"] and then and WHOLE in now and WHOLE not in then:
+        raise ConfigError(
+            f"{folder} holds answers of an earlier version of mmpref, which looked at parts of the model's files only: "
+            f"whether they are of this model is not known; choose another folder, or delete {folder / ANSWERS}"
+        )
     if changed:
         what = ", ".join(
             f"{name} ({_brief(before.get(name))} then, {_brief(settings.get(name))} now)" for name in changed

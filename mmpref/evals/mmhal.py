@@ -31,7 +31,7 @@ from mmpref.evals.benchmark import Benchmark, Item, Judged, each
 from mmpref.evals.matching import match
 from mmpref.evals.objects import count_words
 from mmpref.evals.rows import Row, Saved, Source, is_path, load_json, load_rows, pair_by_id, row_id
-from mmpref.evals.verdicts import MAX_SCORE, Verdict, judging_notes, read_verdicts, usable
+from mmpref.evals.verdicts import MAX_SCORE, Verdict, judging_notes, read_verdicts, usable_on
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
 from mmpref.statistics import Metric, Ratio
 
@@ -165,7 +165,7 @@ def judge(
             "MMHal-Bench is scored by a judge and there are no verdicts: let a judge run, or pass verdicts=FILE"
         )
     found = _verdicts(options["verdicts"], samples, protocol)
-    verdicts, missing = usable(found, [sample.id for sample, _ in pairs])
+    verdicts, missing = usable_on(found, pairs)
     items: list[Item] = []
     for sample, text in pairs:
         score = verdicts[sample.id].score if sample.id in verdicts else None
@@ -183,7 +183,7 @@ def judge(
                 "hallucinates": None if score is None else score < _HALLUCINATES_BELOW,
             }
         )
-    notes = [*judging_notes(verdicts, missing), f"ratings are from 0 to {MAX_SCORE}"]
+    notes = [*judging_notes(verdicts, missing, options["verdicts"]), f"ratings are from 0 to {MAX_SCORE}"]
     return Judged(tuple(items), len(items) - len(missing), 0, tuple(notes), len(missing))
 
 

@@ -43,7 +43,7 @@ from mmpref.evals.objects import (
 )
 from mmpref.evals.rows import Row, Saved, Source, load_json, pair_by_id
 from mmpref.evals.tables import TABLES
-from mmpref.evals.verdicts import Verdict, judging_notes, read_verdicts, usable
+from mmpref.evals.verdicts import Verdict, judging_notes, read_verdicts, usable_on
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
 from mmpref.statistics import Metric, Ratio
 
@@ -123,8 +123,8 @@ def judge(
     else:
         rows = _sentences(options["verdicts"])
         refined = refined or all(row.get("refined") for row in rows)
-        verdicts, missing = usable(read_verdicts(rows, "objects"), [sample.id for sample, _ in pairs])
-        notes += judging_notes(verdicts, missing)
+        verdicts, missing = usable_on(read_verdicts(rows, "objects"), pairs)
+        notes += judging_notes(verdicts, missing, options["verdicts"])
         if protocol == "official" and not refined:
             notes.append("words found in the judge's phrases without the script's tagger, which they approximate")
     items = []

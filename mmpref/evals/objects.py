@@ -18,6 +18,7 @@ from typing import TypeAlias
 
 from mmpref.errors import DataError
 from mmpref.evals.plurals import singular, singular_as_pattern
+from mmpref.file_reading import read_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +54,8 @@ class Vocabulary:
             DataError: the file cannot be read or names no object.
         """
         where = str(source) if isinstance(source, str | Path) else "synonyms"
-        try:
-            lines = (
-                Path(source).read_text(encoding="utf-8-sig").splitlines() if isinstance(source, str | Path) else source
-            )
-            groups = [line.strip().split(", ") for line in lines if line.strip() and not line.startswith("#")]
-        except (OSError, UnicodeDecodeError) as err:
-            raise DataError(f"synonyms: {where} cannot be read: {err}") from err
+        lines = read_text(source, DataError, "synonyms:").splitlines() if isinstance(source, str | Path) else source
+        groups = [line.strip().split(", ") for line in lines if line.strip() and not line.startswith("#")]
         if not groups:
             raise DataError(f"synonyms: {where} is empty; expected one object per line, its words separated by commas")
         exact = {word: group[0] for group in groups for word in group}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmpref.errors import ConfigError
+from mmpref.errors import ConfigError, DataError
 from mmpref.evals.journal import ITEMS, SETTINGS
 from mmpref.evals.judging.tasks import JUDGED, official_judge
+from mmpref.file_reading import read_json
 from mmpref.files import json_text, replacing, write_json
 from mmpref.records import TaskResult
 from mmpref.rundir import versions
@@ -82,7 +82,7 @@ def other_protocols(results: Mapping[str, TaskResult]) -> dict[str, dict[str, An
 
 def metrics_beside(path: Path) -> dict[str, dict[str, float | None]]:
     """The metrics that a ``results.json`` has under further protocols, by protocol."""
-    protocols = json.loads(path.read_text(encoding="utf-8")).get("protocols", {})
+    protocols = read_json(path, DataError).get("protocols", {})
     return {protocol: dict(numbers["metrics"]) for protocol, numbers in protocols.items()}
 
 

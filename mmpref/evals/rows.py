@@ -8,12 +8,12 @@ id is an error that names the first ones.
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from mmpref import file_reading
 from mmpref.errors import ConfigError, DataError
 from mmpref.records import Answer, EvalSample
 
@@ -62,10 +62,7 @@ def read_text(path: str | Path) -> str:
     Raises:
         DataError: it is missing, or in another encoding.
     """
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as err:
-        raise DataError(f"{path} cannot be read: {err}") from err
+    return file_reading.read_text(path, DataError)
 
 
 def load_json(path: str | Path) -> Any:
@@ -77,9 +74,10 @@ def load_json(path: str | Path) -> Any:
     file = Path(path)
     text = read_text(file)
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return [_parse_line(line, file, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+        return file_reading.parse_json(text, DataError, str(file))
+    except DataError:
+        lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+        return [file_reading.parse_json(line, DataError, f"{file}, line {number}") for number, line in lines]
 
 
 def load_rows(source: Source, what: str) -> list[Row]:
@@ -243,13 +241,6 @@ def choose(value: str, known: Iterable[str], what: str) -> str:
     near = difflib.get_close_matches(value, names, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ""
     raise ConfigError(f"unknown {what} '{value}' (known: {', '.join(names)}){hint}")
-
-
-def _parse_line(line: str, file: Path, number: int) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as err:
-        raise DataError(f"{file}, line {number} is not JSON: {err}") from err
 
 
 def _short(value: object) -> str:

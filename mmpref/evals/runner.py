@@ -1,18 +1,19 @@
 """Answer a benchmark and score it, so that a killed run goes on where it stopped.
 
 The folder holds what ``journal`` keeps (settings, pictures, answers), ``items.jsonl`` (what was read from each answer)
-and, last, ``results.json``.
+and, last, ``results.json``. Questions whose images cannot be opened are found before the model is loaded, listed in
+``unanswered.jsonl`` and left out of every number.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmpref.errors import ConfigError, DataError, EvalIncompleteError
+from mmpref.errors import ConfigError, DataError, EvalIncompleteError, MMPrefError
 from mmpref.evals import fingerprint
 from mmpref.evals.answerers import (
     BATCH_SIZE,
@@ -26,7 +27,8 @@ from mmpref.evals.answerers import (
 from mmpref.evals.answerers.contract import facts_of, failures_of
 from mmpref.evals.answerers.in_process import ModelSource
 from mmpref.evals.answerers.processes import deal
-from mmpref.evals.journal import ITEMS, Journal, as_line
+from mmpref.evals.image_check import incomplete, note, unasked, write_unanswered
+from mmpref.evals.journal import ANSWERS, ITEMS, Journal, as_line, served_differently
 from mmpref.evals.ranks import Ranks, ranks, together
 from mmpref.evals.results import RESULTS, other_protocols, write_items, write_result
 from mmpref.evals.rows import Source, choose, first_ids, refuse_duplicates
@@ -37,7 +39,8 @@ from mmpref.evals.task import (
     score_samples,
     with_defaults,
 )
-from mmpref.files import writing_to
+from mmpref.file_reading import read_json
+from mmpref.files import only_writer, writing_to
 from mmpref.records import Answer, EvalSample, TaskResult
 
 if TYPE_CHECKING:
@@ -91,7 +94,9 @@ def evaluate(
     Raises:
         ConfigError: an unknown name, or ``out`` holds answers made with other settings or from other pictures, or to
             more questions than ``limit`` asks for.
-        EvalIncompleteError: the answerer left questions without an answer.
+        DataError: none of the images can be used, as where ``images_root`` is the wrong folder.
+        EvalIncompleteError: the answerer left questions without an answer; or some were not asked, as their images
+            cannot be opened, and the result of the others is written and stands in the error's ``result``.
     """
     chosen = benchmark_named(benchmark)
     choose(protocol, chosen.protocols, f"protocol of {benchmark}")
@@ -108,15 +113,16 @@ def evaluate(
         "num_beams": chosen.num_beams,
     }
     kind = LikelihoodAnswerer if chosen.by_likelihood else TransformersAnswerer
+    at_server: ServerAnswerer | None = None
     if server is not None:
         if chosen.by_likelihood:
             raise ConfigError(f"{benchmark} needs log-probs of given answers, which a chat API does not give")
-        answerer = ServerAnswerer(server, images_root=images_root, **decoding)
+        at_server = answerer = ServerAnswerer(server, images_root=images_root, **decoding)
     if answerer is not None:
         _refuse_other_kind(answerer, kind, benchmark)
     settings = {
         "benchmark": benchmark,
-        **_model_facts(server.model if server is not None else model_path, here=server is None),
+        **_model_facts(server.model if server is not None else model_path, here=server is None, fetch=answerer is None),
         "questions": fingerprint.of_questions(samples, with_targets=chosen.by_likelihood),
         **decoding,
         "answerer": type(answerer).__name__ if answerer is not None else kind.__name__,
@@ -126,7 +132,10 @@ def evaluate(
     if group is not None and (processes > 1 or answerer is not None):
         raise ConfigError("torchrun is for a model that is loaded here, one in each process, with --processes 1")
     first = group is None or group.rank == 0
-    with together(group) if group is not None else nullcontext():
+    with together(group) if group is not None else nullcontext(), _only_run(Path(out), first):
+        served = at_server.served() if at_server is not None else None
+        if at_server is not None:
+            settings["served"] = served
         journal = Journal(Path(out), group.rank if group else None)
         if first:
             journal.prepare(settings, fingerprint.of_images(wanted, images_root), samples)
@@ -134,22 +143,37 @@ def evaluate(
         done = journal.read()
         _refuse_smaller_part(done, wanted, Path(out))
         todo = [sample for sample in wanted if sample.id not in done]
+        # an answerer of the caller's opens images in its own way, if it opens any
+        broken = _first_does(group, lambda: unasked(todo, images_root)) if answerer is None or server else {}
+        if first:
+            write_unanswered(journal.folder, broken)
+        todo = [sample for sample in todo if sample.id not in broken]
         mine = deal(todo, group.total)[group.rank] if group is not None else todo
         if mine:
+            if at_server is not None:
+                at_server.named = next((answer.served_as for answer in done.values() if answer.served_as), None)
             if answerer is None:
                 sizes = {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch, "cpu_threads": cpu_threads}
                 answerer = _own_answerer(kind, model_path, group, processes, images_root, sizes | decoding)
-            _answer(answerer, mine, journal, len(mine) if group is not None else len(wanted), progress)
+            _answer(answerer, mine, journal, len(mine if group is not None else wanted) - len(broken), progress)
+            if at_server is not None and served is not None:
+                _refuse_changed(journal, served, at_server.served())
         done = _all_answers(journal, group)
-        answers = [done[sample.id] for sample in wanted]
+        asked = [sample for sample in wanted if sample.id not in broken]
+        answers = [done[sample.id] for sample in asked]
         if judging is not None:
-            verdicts = judging(wanted, answers) if first else None
+            verdicts = judging(asked, answers) if first else None
             filled["verdicts"] = group.share(verdicts) if group is not None else verdicts
-        result = score_samples(chosen, wanted, answers, protocol, filled, seed=seed)
+        result = score_samples(chosen, asked, answers, protocol, filled, seed=seed)
+        if broken:
+            result = replace(result, notes=(*result.notes, note(broken)))
+        if len(states := _told_by_server(answers).get("system_fingerprints", [])) > 1:
+            changed = f"the server changed its state while it answered (system_fingerprint {', '.join(states)})"
+            result = replace(result, notes=(*result.notes, changed))
         if first:
             beside = {}
             if official_beside(chosen, protocol, filled):
-                beside["official"] = score_samples(chosen, wanted, answers, "official", filled, seed=seed)
+                beside["official"] = score_samples(chosen, asked, answers, "official", filled, seed=seed)
             write_items(journal.folder / ITEMS, result)
             write_result(
                 journal.folder / RESULTS,
@@ -157,12 +181,64 @@ def evaluate(
                 model=server.model if server is not None else _name(model_path),
                 settings=settings,
                 images=str(Path(images_root).resolve()) if images_root is not None else None,
-                complete=len(wanted) == len(samples),
+                complete=len(asked) == len(samples),
+                n_unanswered=len(broken),
                 protocols=other_protocols(beside),
-                answered_by=_answered_by(answerer, journal.folder / RESULTS),
+                answered_by=_answered_by(answerer, journal.folder / RESULTS) | _told_by_server(answers),
             )
         _meet(group)
+    if broken:
+        error = incomplete(broken, journal.folder, len(asked))
+        error.result, error.told_elsewhere = result, not first
+        raise error
     return result
+
+
+@contextmanager
+def _only_run(out: Path, first: bool) -> Iterator[None]:
+    """Of all processes, those of this run alone write the folder."""
+    with only_writer(out, "choose another --out") if first else nullcontext():
+        yield
+
+
+def _refuse_changed(journal: Journal, before: Mapping[str, Any], now: Mapping[str, Any] | None) -> None:
+    """Which of the answers are of which model cannot be told any more.
+
+    Raises:
+        EvalIncompleteError: the server has another model under the same name than at the beginning.
+    """
+    if now is None or not (changed := served_differently(before, now)):
+        return
+    journal.refuse_from_now_on(before)
+    raise EvalIncompleteError(
+        f"the server changed its model while it answered: {changed}; the answers of both are mixed in "
+        f"{journal.folder / ANSWERS}: delete it, or choose another folder"
+    )
+
+
+def _told_by_server(answers: Sequence[Answer]) -> dict[str, Any]:
+    """The names and states of the model that the replies told, over all answers of the folder."""
+    named = sorted({answer.served_as for answer in answers} - {""})
+    states = sorted({answer.server_state for answer in answers} - {""})
+    return ({"served_as": named} if named else {}) | ({"system_fingerprints": states} if states else {})
+
+
+def _first_does(group: Ranks | None, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What the first process gets from doing it, in all; an error of ours ends all of them."""
+    if group is None:
+        return work()
+    found: dict[str, Any] = {}
+    error: MMPrefError | None = None
+    if group.rank == 0:
+        try:
+            found = work()
+        except MMPrefError as err:
+            error = err
+    found, error = group.share((found, error)) or ({}, None)
+    if error is not None:
+        error.told_elsewhere = group.rank != 0
+        raise error
+    return found
 
 
 def _refuse_smaller_part(done: Mapping[str, Answer], wanted: Sequence[EvalSample], out: Path) -> None:
@@ -188,9 +264,10 @@ def _answered_by(answerer: Answerer | None, results: Path) -> dict[str, Any]:
     if answerer is not None and (facts := facts_of(answerer)).get("served_as") != []:
         return dict(facts)
     try:
-        told = json.loads(results.read_text(encoding="utf-8")).get("answered_by")
-    except (OSError, ValueError, AttributeError):
+        content = read_json(results, DataError)
+    except DataError:
         return {}
+    told = content.get("answered_by") if isinstance(content, dict) else None
     return told if isinstance(told, dict) else {}
 
 
@@ -203,20 +280,22 @@ def _name(model: str | Path | LoadedModel | ModelSource) -> str:
     return str(model if isinstance(model, str | Path) else model.path)
 
 
-def _model_facts(model: str | Path | LoadedModel | ModelSource, *, here: bool) -> dict[str, Any]:
+def _model_facts(model: str | Path | LoadedModel | ModelSource, *, here: bool, fetch: bool) -> dict[str, Any]:
     """What the answers depend on, of the model; of one that is served elsewhere, only its name is known."""
     name = _name(model)
     if not here:
         return {"model": name, "model_files": ""}
+    if isinstance(model, str | Path | ModelSource):
+        _check_files(model if isinstance(model, ModelSource) else ModelSource(path=name))
     facts: dict[str, Any] = {
         "model": str(Path(name).resolve()) if Path(name).is_dir() else name,
-        "model_files": fingerprint.of_model(name),
+        "model_files": fingerprint.of_model(name, fetch=fetch),
     }
     source = model if isinstance(model, ModelSource) else ModelSource(path=name)
     resolved = source.resolved()
     if resolved.adapter is not None:
-        base, adapter = Path(resolved.path), resolved.adapter
-        facts["model_files"] = f"{fingerprint.of_model(base)} + {fingerprint.of_model(adapter)}"
+        adapter = resolved.adapter
+        facts["model_files"] = f"{fingerprint.of_model(resolved.path, fetch=fetch)} + {fingerprint.of_model(adapter)}"
         if source.adapter is not None:
             facts["adapter"] = str(adapter.resolve())
     for field in ("dtype", "quantization", "max_pixels"):
@@ -225,6 +304,22 @@ def _model_facts(model: str | Path | LoadedModel | ModelSource, *, here: bool) -
     if source.template_kwargs:
         facts["template_kwargs"] = dict(source.template_kwargs)
     return facts
+
+
+def _check_files(source: ModelSource) -> None:
+    """Refuse a folder with something in it that cannot be read, before all of it is hashed."""
+    name = source.path
+    if not Path(name).is_dir():
+        return
+    from mmpref.models.load import check_model
+
+    found = source.resolved()
+    if found.adapter is not None and found.adapter != Path(name):
+        from mmpref.models.adapter_folder import adapter_settings
+
+        adapter_settings(found.adapter)
+    if Path(found.path).is_dir():
+        check_model(found.path)
 
 
 def _own_answerer(

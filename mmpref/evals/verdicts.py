@@ -11,19 +11,26 @@ the API names it); beside them stands the one field that the benchmark's judge g
 - ``{"id", "error", "judge"}`` (all): the judge gave nothing usable and this says why. Such an item is *missing*, as is
   one with no row at all. A missing item is never counted as 0, as wrong or as hallucinated.
 
+``judged`` is the hash of what the verdict is about: the question, what the judge knew of the image, and the answer
+(``content_hash``); ``same_judged`` that of both answers, for ``same``; ``same_error`` says why there is no ``same``. A
+verdict whose hash is not that of the answer at hand is refused; one without a hash is taken, and the result says so.
+
 Further keys (``reason``, ``raw``, ``cost``) are kept by whoever writes them and ignored here. Numbers are made over the
 items that have a verdict, and refused altogether when more than 2 % have none.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from mmpref.errors import DataError, EvalIncompleteError
 from mmpref.evals.rows import Row, Source, first_ids, is_path, load_rows, refuse_duplicates, row_id
+from mmpref.records import EvalSample
 
 Correctness = Literal["correct", "incorrect", "unclear"]
 VerdictKind = Literal["score", "verdict", "objects", "preference"]
@@ -43,6 +50,9 @@ class Verdict:
     preference: float | None = None
     error: str | None = None
     same: bool | None = None
+    same_error: str | None = None
+    judged: str | None = None
+    same_judged: str | None = None
 
     def __post_init__(self) -> None:
         given = [name for name in (*get_args(VerdictKind), "error") if getattr(self, name) is not None]
@@ -52,7 +62,7 @@ class Verdict:
     def row(self) -> dict[str, Any]:
         """The verdict as its line in the file, to be written with ``json.dumps``."""
         row: dict[str, Any] = {"id": self.id}
-        for name in (*get_args(VerdictKind), "error", "same"):
+        for name in (*get_args(VerdictKind), "error", "same", "same_error", "judged", "same_judged"):
             if (value := getattr(self, name)) is not None:
                 row[name] = list(value) if name == "objects" else value
         return {**row, "judge": self.judge}
@@ -75,7 +85,25 @@ def read_verdicts(source: Source, kind: VerdictKind) -> dict[str, Verdict]:
     return {verdict.id: verdict for verdict in found}
 
 
+def content_hash(sample: EvalSample, *answers: str) -> str:
+    """The hash of a question, of what a judge is shown beside it, and of the answers that are judged."""
+    shown = [sample.meta.get("question"), sample.meta.get("reference"), list(sample.meta.get("image_content", ()))]
+    target = sample.target if isinstance(sample.target, str) else None
+    images = [image.path or hashlib.sha256(image.data or b"").hexdigest() for image in sample.images]
+    content = json.dumps([shown, target, images, list(answers)])
+    return hashlib.sha256(content.encode("ascii")).hexdigest()
+
+
 def _verdict(row: Row, kind: VerdictKind, where: str) -> Verdict:
+    found = _value(row, kind, where)
+    for name in ("judged", "same_judged", "same_error"):
+        if not isinstance(row.get(name), str | None):
+            raise DataError(f"{where}: {name} is {row[name]!r:.60}; expected text")
+    judged, both, why = row.get("judged"), row.get("same_judged"), row.get("same_error")
+    return replace(found, judged=judged, same_judged=both, same_error=why)
+
+
+def _value(row: Row, kind: VerdictKind, where: str) -> Verdict:
     name, judge = row_id(row, where), row.get("judge", "")
     if not isinstance(judge, str):
         raise DataError(f"{where}: judge is {judge!r}; expected the judge's name")
@@ -124,8 +152,45 @@ def usable(verdicts: Verdicts, asked: Sequence[str]) -> tuple[dict[str, Verdict]
     return good, missing
 
 
-def judging_notes(verdicts: Verdicts, missing: Sequence[str]) -> list[str]:
-    """Who judged, and how many answers have no verdict, for the notes of a result."""
+def usable_on(
+    verdicts: Verdicts, pairs: Sequence[tuple[EvalSample, str]], *, first: Mapping[str, str] | None = None
+) -> tuple[dict[str, Verdict], list[str]]:
+    """The same as :func:`usable` for these questions and answers, when the verdicts are about them.
+
+    Args:
+        first: HallusionBench's answers to figure 0, by the id of the question whose ``same`` is about them.
+
+    Raises:
+        DataError: a verdict was given on another answer or question.
+    """
+    others = [sample.id for sample, text in pairs if _is_of_others(verdicts.get(sample.id), sample, text, first or {})]
+    if others:
+        raise DataError(
+            f"{len(others)} of {len(verdicts)} verdicts were given on other answers or questions than these: "
+            f"{first_ids(others)}; judge these answers with mmpref judge: what its --cache holds is not paid for again"
+        )
+    return usable(verdicts, [sample.id for sample, _ in pairs])
+
+
+def _is_of_others(verdict: Verdict | None, sample: EvalSample, text: str, first: Mapping[str, str]) -> bool:
+    if verdict is None:
+        return False
+    if verdict.judged is not None and verdict.judged != content_hash(sample, text):
+        return True
+    both = verdict.same_judged if sample.id in first else None
+    return both is not None and both != content_hash(sample, first[sample.id], text)
+
+
+def judging_notes(verdicts: Verdicts, missing: Sequence[str], source: object) -> list[str]:
+    """Who judged, how many answers have no verdict, and how many verdicts of a file do not say what they are about, for
+    the notes of a result. Verdicts that stand beside the answers, in one row, are about them."""
     names = sorted({verdict.judge or "a judge that gave no name" for verdict in verdicts.values()})
-    judged = f"judged by {', '.join(names)}"
-    return [judged, f"{len(missing)} answers have no verdict"] if missing else [judged]
+    notes = [f"judged by {', '.join(names)}"]
+    if missing:
+        notes.append(f"{len(missing)} answers have no verdict")
+    if is_path(source) and (untied := sum(verdict.judged is None for verdict in verdicts.values())):
+        notes.append(
+            f"{untied} of {len(verdicts)} verdicts hold no hash of what they are about: that they belong to these "
+            "answers is not proved"
+        )
+    return notes

@@ -29,7 +29,7 @@ from mmpref.evals.answer_files import name_of, read_rows
 from mmpref.evals.benchmark import Benchmark, Judged, each
 from mmpref.evals.matching import match
 from mmpref.evals.rows import Row, Saved, Source, load_rows, pair_by_id
-from mmpref.evals.verdicts import judging_notes, read_verdicts, usable
+from mmpref.evals.verdicts import judging_notes, read_verdicts, usable_on
 from mmpref.records import Answer, EvalSample, user_turn
 from mmpref.statistics import Array, Formula, Metric, Ratio
 
@@ -117,7 +117,7 @@ def judge(
         raise EvalIncompleteError("a win rate needs a judge's verdicts: pass verdicts=FILE")
     if lacking := [sample.id for sample, _ in pairs if not isinstance(sample.target, str)]:
         raise DataError(f"{len(lacking)} questions have no reference answer ('output'), first '{lacking[0]}'")
-    verdicts, missing = usable(_verdicts(options["verdicts"], samples), [sample.id for sample, _ in pairs])
+    verdicts, missing = usable_on(_verdicts(options["verdicts"], samples), pairs)
     longer = {sample.id: len(text) - len(sample.target) for sample, text in pairs if sample.id in verdicts}
     spread = statistics.pstdev(longer.values()) if longer else 0.0
     items = tuple(
@@ -134,7 +134,8 @@ def judge(
         }
         for sample, text in pairs
     )
-    notes = (*judging_notes(verdicts, missing), "lc_win_rate is mmpref's own length control, not AlpacaEval's")
+    judged_by, *more = judging_notes(verdicts, missing, options["verdicts"])
+    notes = (judged_by, "lc_win_rate is mmpref's own length control, not AlpacaEval's", *more)
     return Judged(items, len(items) - len(missing), 0, notes, len(missing))
 
 

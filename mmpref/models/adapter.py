@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from mmpref.errors import ConfigError
-from mmpref.models.adapter_folder import CONFIG, WEIGHTS
+from mmpref.errors import ConfigError, library_errors
+from mmpref.models.adapter_folder import CONFIG, WEIGHTS, adapter_settings
+from mmpref.models.folder import AGAIN, read_header
 from mmpref.models.lora_casts import leave_casts_to_autocast
 from mmpref.models.parts import with_parts
 from mmpref.models.precision import keep_in, part_dtypes, saved_dtype
@@ -148,37 +148,35 @@ def attach(model: PreTrainedModel, folder: Path, *, trainable: bool, dropout: fl
         ConfigError: there is no adapter in the folder, or it does not fit the model.
     """
     peft = _peft()
-    if not (folder / CONFIG).is_file():
-        raise ConfigError(f"{folder} has no {CONFIG}: it is not an adapter folder")
-    config = peft.PeftConfig.from_pretrained(str(folder))
-    named = config.base_model_name_or_path
+    settings = adapter_settings(folder)
+    named = settings.get("base_model_name_or_path")
+    of = f" (its {CONFIG} names {str(named)[:80]} as its base)" if named else ""
+    with library_errors(ConfigError, f"{folder / CONFIG} cannot be used", AGAIN):
+        config = peft.PeftConfig.from_pretrained(str(folder))
     if dropout is not None:
         config.lora_dropout = dropout
-    try:
-        with warnings.catch_warnings():  # peft only warns, and goes on with layers that learnt nothing
-            warnings.filterwarnings("error", message="Found missing adapter keys")
-            found = peft.PeftModel.from_pretrained(
-                model, str(folder), config=config, is_trainable=trainable, local_files_only=True
-            )
-            _refuse_left_over(peft, found, folder)
-    except (ValueError, RuntimeError, KeyError, UserWarning) as err:
-        of = f" (its {CONFIG} names {named} as its base)" if named else ""
-        raise ConfigError(
-            f"the adapter in {folder} does not fit this model{of}: {' '.join(str(err).split())[:400]}"
-        ) from err
+    with (
+        library_errors(ConfigError, f"the adapter in {folder} does not fit this model{of}", "give its own base model"),
+        warnings.catch_warnings(),  # peft only warns, and goes on with layers that learnt nothing
+    ):
+        warnings.filterwarnings("error", message="Found missing adapter keys")
+        found = peft.PeftModel.from_pretrained(
+            model, str(folder), config=config, is_trainable=trainable, local_files_only=True
+        )
+    _refuse_left_over(peft, found, folder, of)
     config.base_model_name_or_path = model.name_or_path or named  # what it is saved with when it was trained further
     return found
 
 
-def _refuse_left_over(peft: Any, model: Any, folder: Path) -> None:
+def _refuse_left_over(peft: Any, model: Any, folder: Path, of: str) -> None:
     """Weights for layers that the model does not have: peft leaves them out and says nothing."""
-    if not (folder / WEIGHTS).is_file():
-        return
-    with safe_open(folder / WEIGHTS, framework="pt") as stream:
-        stored = sum(".lora_" in name for name in stream.keys())  # noqa: SIM118  # not a mapping
+    stored = [name for name in read_header(folder / WEIGHTS) if ".lora_" in name]
     placed = sum(".lora_" in name for name in peft.get_peft_model_state_dict(model, save_embedding_layers=False))
-    if stored > placed:
-        raise ValueError(f"it holds {stored} LoRA tensors, and this model has a place for {placed} of them")
+    if len(stored) > placed:
+        raise ConfigError(
+            f"the adapter in {folder} does not fit this model{of}: it holds {len(stored)} LoRA tensors, and this model "
+            f"has a place for {placed} of them; give its own base model"
+        )
 
 
 def merged(model: Any) -> PreTrainedModel:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors import SafetensorError, safe_open
-
 from mmpref.errors import ConfigError
+from mmpref.file_hashes import content_hash
+from mmpref.models.folder import AGAIN, FLOATS, read_header, read_object, refuse_odd_path, refuse_unusable_name
 from mmpref.processing.family import Family, PartName
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_MOST_RANK = 65_536
+_MOST_ALPHA = 1e6
 _CHANGES_ITS_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _STARTS = (None, True, False, "True", "gaussian", "eva", "orthogonal")  # what the stored weights replace anyway
 _UNDERSTOOD = {  # what describes a LoRA adapter that training goes on with as it is
@@ -86,7 +87,7 @@ def read_adapter(folder: Path, family: Family) -> AdapterFolder:
         ConfigError: there is no adapter, it is not LoRA or a variant of it that training would change, it cannot be
             trained further as it is, or it is damaged.
     """
-    config = _config(folder)
+    config = adapter_settings(folder)
     where = f"the adapter in {folder}"
     if config.get("peft_type") != "LORA":
         raise ConfigError(f"{where} is {config.get('peft_type')!r}; training starts from LoRA adapters only")
@@ -126,28 +127,44 @@ def adapter_fingerprint(folder: Path) -> str:
         ConfigError: it cannot be read.
     """
     digest = hashlib.sha256()
-    try:
-        for name in (CONFIG, WEIGHTS):
-            with (folder / name).open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-    except OSError as err:
-        raise ConfigError(f"the adapter in {folder} cannot be read: {err}") from err
+    for name in (CONFIG, WEIGHTS):
+        digest.update(bytes.fromhex(content_hash(folder / name)))
     return digest.hexdigest()
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    file = folder / CONFIG
-    if not file.is_file():
+def adapter_settings(folder: Path) -> dict[str, Any]:
+    """What peft wrote about an adapter; its weights were looked at as well, and are whole.
+
+    Raises:
+        ConfigError: there is no adapter, or one of its two files cannot be used.
+    """
+    refuse_odd_path(folder)
+    file, weights = folder / CONFIG, folder / WEIGHTS
+    if not file.exists():
         raise ConfigError(
             f"{folder} has no {CONFIG}: it is not an adapter folder"
             + ("" if folder.exists() else " (there is nothing of that name)")
         )
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
-        raise ConfigError(f"{file} cannot be read: {err}") from err
-    if not isinstance(content, dict):
-        raise ConfigError(f"{file} is damaged: expected a JSON object")
+    content = read_object(file)
+    rank = content.get("r", 8)
+    if content.get("peft_type") == "LORA" and not (type(rank) is int and 0 < rank <= _MOST_RANK):
+        raise ConfigError(
+            f"{file} says r: {str(rank)[:40]!a}, and a rank from 1 to {_MOST_RANK:,} is expected; {AGAIN}"
+        )
+    alpha = content.get("lora_alpha", 8)
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not 0 < alpha < _MOST_ALPHA:
+        raise ConfigError(f"{file} says lora_alpha: {str(alpha)[:40]!a}, and a number above 0 is expected; {AGAIN}")
+    base = content.get("base_model_name_or_path")
+    if not isinstance(base, str | None):
+        raise ConfigError(f"{file} says base_model_name_or_path: {str(base)[:80]!a}, and a name is expected; {AGAIN}")
+    if base:
+        refuse_unusable_name(base, f"{file} names as its base")
+    if not weights.exists():
+        pickled = " (pickle files can run code: convert them to safetensors)" if list(folder.glob("*.bin")) else ""
+        raise ConfigError(f"{folder} has no {WEIGHTS}{pickled}")
+    bad = sorted(name for name, one in read_header(weights).items() if one.dtype not in FLOATS)
+    if bad:
+        raise ConfigError(f"{weights} holds whole numbers where weights are expected (first {bad[0]}); {AGAIN}")
     return content
 
 
@@ -168,14 +185,7 @@ def _parts(
 ) -> tuple[dict[PartName, int], dict[PartName, dict[str, int]]]:
     """Numbers in LoRA layers by part; numbers in whole modules by part and module, as ``whole`` names it."""
     file = folder / WEIGHTS
-    if not file.is_file():
-        pickled = " (pickle files can run code: convert them to safetensors)" if list(folder.glob("*.bin")) else ""
-        raise ConfigError(f"{folder} has no {WEIGHTS}{pickled}")
-    try:
-        with safe_open(file, framework="pt") as stream:
-            sizes = {name: prod(stream.get_slice(name).get_shape()) for name in stream.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as err:
-        raise ConfigError(f"{file} cannot be read: {err}") from err
+    sizes = {name: prod(entry.shape) for name, entry in read_header(file).items()}
     lora: dict[PartName, int] = {}
     copies: dict[PartName, dict[str, int]] = {}
     for name, size in sizes.items():

@@ -9,16 +9,13 @@ from __future__ import annotations
 import copy
 import logging
 import os
-import types
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-import transformers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -27,21 +24,39 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
-from transformers.processing_utils import ProcessorMixin
 
-from mmpref.errors import ConfigError
+from mmpref.errors import ConfigError, library_errors
 from mmpref.models import adapter as adapters
+from mmpref.models.folder import AGAIN, look_into, read_object, refuse_odd_path, stored_weights
 from mmpref.models.parts import with_parts
+from mmpref.models.processors import (
+    complete_processor,
+    image_only,
+    processor_class,
+    refuse_ids_beyond,
+    refuse_kind,
+    told_of_tokenizer,
+    whole_tokenizer,
+)
 from mmpref.models.quantize import Quantization, QuantizationSettings, after_quantized_load, quantization_config
 from mmpref.models.save import save_model
 from mmpref.models.tower_windows import attend_by_length
+from mmpref.models.weights_fit import building_within, refuse_misfit, refuse_positions, without_table
 from mmpref.processing.family import Family, PartName, family_of
 from mmpref.processing.pixels import image_options
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["LoadedModel", "load", "load_config", "load_model", "load_processor", "save_model"]
+__all__ = [
+    "LoadedModel",
+    "check_model",
+    "image_only",
+    "load",
+    "load_config",
+    "load_model",
+    "load_processor",
+    "save_model",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,8 +115,9 @@ def load(
     family = with_parts(family_of_config(model.config), model, parts)
     if family.note:
         logger.warning(family.note)
-    if family.repeats_image_token:
+    if family.name.startswith("llava") or family.repeats_image_token:
         _check_image_token(processor, model.config, path)
+    refuse_ids_beyond(processor, model, path)
     attend_by_length(model, family)
     if adapter is not None:
         model = adapters.attach(model, adapter, trainable=trainable)
@@ -126,11 +142,19 @@ def load_model(
         ConfigError: see :func:`load`.
     """
     config = load_config(path)
+    refuse_kind(config, path)
     family = family_of_config(config)
+    folder = Path(path) if Path(path).is_dir() else None
+    written = {} if folder is None else read_object(folder / "config.json")
+    packed = bool(written.get("quantization_config")) or quantization is not None
+    stored = None if folder is None else stored_weights(folder, written)
     settings: dict[str, Any] = {
         "dtype": _dtype(dtype),
         "use_safetensors": True,
         "trust_remote_code": False,
+        "local_files_only": folder is not None,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # they are refused below, in one line
     }
     if attn_implementation is not None:
         settings["attn_implementation"] = attn_implementation
@@ -139,8 +163,11 @@ def load_model(
         settings["quantization_config"] = quantization_config(quantization, family, dtype=settings["dtype"])
         settings["device_map"] = {"": str(device) if device is not None else _default_device()}
     kind = AutoModelForImageTextToText if family.has_vision else AutoModelForCausalLM
-    with _explained(path, "model"):
-        model = cast(PreTrainedModel, kind.from_pretrained(str(path), config=config, **settings))
+    with _explained(path, "model"), building_within(_config_of(path), stored, packed=packed), without_table():
+        made, info = kind.from_pretrained(str(path), config=config, **settings)
+    model = cast(PreTrainedModel, made)
+    refuse_positions(config, path)
+    refuse_misfit(model, info, path, packed=packed)
     _keep_used_renamings(model)
     if quantization is not None:
         after_quantized_load(model, family)
@@ -162,9 +189,26 @@ def _keep_used_renamings(model: PreTrainedModel) -> None:
 def empty_model(config: PretrainedConfig, *, dtype: torch.dtype, attn_implementation: str) -> PreTrainedModel:
     """The model that a config describes, on the meta device: shapes without weights. The config is left as it is."""
     kind = AutoModelForImageTextToText if family_of_config(config).has_vision else AutoModelForCausalLM
-    with torch.device("meta"):
-        made = kind.from_config(copy.deepcopy(config), dtype=dtype, attn_implementation=attn_implementation)
+    where = _config_of(config.name_or_path) if config.name_or_path else f"this '{config.model_type}' config"
+    with library_errors(ConfigError, f"{where} describes no model that can be built", AGAIN):
+        made = _on_meta(kind, config, where, dtype, attn_implementation)
     return cast(PreTrainedModel, made)
+
+
+def _on_meta(kind: Any, config: PretrainedConfig, where: str, dtype: torch.dtype, attn_implementation: str) -> Any:
+    with building_within(where), torch.device("meta"):
+        return kind.from_config(copy.deepcopy(config), dtype=dtype, attn_implementation=attn_implementation)
+
+
+def check_model(path: str | Path) -> None:
+    """Look at all files of a model folder, before anything else is done with it; a hub id passes.
+
+    Raises:
+        ConfigError: it is no model folder, or something in it is broken.
+    """
+    config = _check_folder(path)
+    if config is not None:
+        stored_weights(Path(path), config)
 
 
 def load_config(path: str | Path) -> PretrainedConfig:
@@ -174,13 +218,25 @@ def load_config(path: str | Path) -> PretrainedConfig:
         ConfigError: nothing is there, or it is an adapter or something else than a model.
     """
     _check_folder(path)
+    is_here = Path(path).is_dir()
     with _explained(path, "config"):
-        return cast(PretrainedConfig, AutoConfig.from_pretrained(str(path), trust_remote_code=False))
+        found = AutoConfig.from_pretrained(str(path), trust_remote_code=False, local_files_only=is_here)
+    return cast(PretrainedConfig, found)
 
 
 def family_of_config(config: PretrainedConfig) -> Family:
     """The row of facts for a config."""
-    return family_of(str(config.model_type), has_vision=getattr(config, "vision_config", None) is not None)
+    vision = getattr(config, "vision_config", None)
+    family = family_of(str(config.model_type), has_vision=vision is not None)
+    if config.model_type == "mllama":
+        return replace(family, no_images="looks at images through layers of its own, whose mask is not made here")
+    if family.name == "llava" and getattr(vision, "model_type", None) == "pixtral":
+        return replace(family, repeats_image_token=False)  # rows of an image end with tokens of their own
+    return family
+
+
+def _config_of(path: str | Path) -> str:
+    return str(Path(path) / "config.json") if Path(path).is_dir() else f"the config of {path}"
 
 
 def family_with_parts(config: PretrainedConfig, named: Mapping[str, PartName] | None = None) -> Family:
@@ -205,70 +261,22 @@ def load_processor(path: str | Path, *, min_pixels: int | None = None, max_pixel
     """
     config = load_config(path)
     family = family_of_config(config)
+    is_here = Path(path).is_dir()
     if not family.has_vision:
-        with _explained(path, "tokenizer"):
-            return AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
-    stock: Any = _processor_class(config, path)
-    with _explained(path, "processor"):
-        processor = image_only(stock).from_pretrained(str(path), backend="pil", trust_remote_code=False)
+        with _explained(path, "tokenizer"), told_of_tokenizer(path):
+            tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False, local_files_only=is_here)
+        return whole_tokenizer(tokenizer, config, path)
+    refuse_kind(config, path)
+    stock: Any = processor_class(config, path)
+    settings = {"backend": "pil", "trust_remote_code": False, "local_files_only": is_here}
+    with _explained(path, "processor"), told_of_tokenizer(path):
+        processor: Any = image_only(stock).from_pretrained(str(path), **settings)
+    complete_processor(processor, config, path)
+    whole_tokenizer(processor.tokenizer, config, path)
     options = image_options(processor, family, min_pixels=min_pixels, max_pixels=max_pixels)
     if options:
         size = processor.image_processor.size
         processor.image_processor.size = type(size)(**options["size"])
-    return processor
-
-
-def _processor_class(config: PretrainedConfig, path: str | Path) -> type[ProcessorMixin]:
-    name = PROCESSOR_MAPPING_NAMES.get(config.model_type)
-    name = name[0] if isinstance(name, tuple | list) else name
-    found = getattr(transformers, name, None) if name else None
-    if found is None:
-        raise ConfigError(
-            f"transformers {transformers.__version__} has no processor for model type '{config.model_type}' ({path}); "
-            "update transformers or use another model"
-        )
-    return cast(type[ProcessorMixin], found)
-
-
-@lru_cache
-def image_only(stock: type[ProcessorMixin]) -> type[ProcessorMixin]:
-    """The processor class without its video part, which would need torchvision and is never used here.
-
-    The class keeps its name, because transformers compares it with what the folder says; so it says itself how it is
-    pickled, which a class made here could not be.
-    """
-    kept = [name for name in stock.get_attributes() if "video" not in name]
-    if kept == list(stock.get_attributes()):
-        return stock
-    body: dict[str, Any] = {
-        "__module__": stock.__module__,
-        "__doc__": stock.__doc__,
-        "get_attributes": classmethod(lambda _cls: list(kept)),
-        # some classes override it to read frame counts from the video part
-        "apply_chat_template": ProcessorMixin.apply_chat_template,
-        "__reduce__": lambda self: (_rebuild_image_only, (stock, self.__dict__)),
-    }
-    if (without_video := _with_optional_video(stock.__init__)) is not None:
-        body["__init__"] = without_video
-    return cast(type[ProcessorMixin], type(stock.__name__, (stock,), body))
-
-
-def _with_optional_video(init: Any) -> Any:
-    """The same constructor with None for a video part that it insists on (SmolVLM's); None when it does not.
-
-    The code stays the original's, because transformers reads the names of its variables to learn what it takes.
-    """
-    required = init.__code__.co_varnames[: init.__code__.co_argcount - len(init.__defaults__ or ())]
-    if required[-1] != "video_processor":
-        return None
-    defaults = (None, *(init.__defaults__ or ()))
-    return types.FunctionType(init.__code__, init.__globals__, init.__name__, defaults, init.__closure__)
-
-
-def _rebuild_image_only(stock: Any, state: dict[str, Any]) -> ProcessorMixin:
-    kind: type[ProcessorMixin] = image_only(stock)
-    processor: ProcessorMixin = object.__new__(kind)
-    processor.__dict__.update(state)
     return processor
 
 
@@ -283,13 +291,25 @@ def _check_image_token(processor: Any, config: PretrainedConfig, path: str | Pat
         )
 
 
-def _check_folder(path: str | Path) -> None:
-    """Refuse what is clearly not a model, with better words than transformers has."""
+def _check_folder(path: str | Path) -> dict[str, Any] | None:
+    """Refuse what is clearly not a model, with better words than transformers has.
+
+    Returns:
+        The content of the folder's config.json, all of whose small files were looked at; None for a hub id.
+    """
+    refuse_odd_path(path)
     folder = Path(path)
     if folder.is_dir():
-        if (folder / "config.json").is_file():
-            return
-        if (folder / "adapter_config.json").is_file():
+        with library_errors(ConfigError, f"model folder {path} cannot be read", "look at its permissions"):
+            names = {entry.name for entry in folder.iterdir()}
+        if "config.json" in names:
+            if "adapter_config.json" in names:
+                raise ConfigError(
+                    f"{path} holds a model and an adapter (config.json and adapter_config.json), and which of them is "
+                    "meant is not clear: put the adapter's files into a folder of their own"
+                )
+            return look_into(folder)
+        if "adapter_config.json" in names:
             raise ConfigError(
                 f"{path} is an adapter, not a model: give its base model as the model, and it as the adapter "
                 "(adapter.path in a recipe)"
@@ -299,21 +319,13 @@ def _check_folder(path: str | Path) -> None:
         raise ConfigError(f"{path} is a file; give the folder that holds config.json and the weights")
     if folder.is_absolute() or str(path).startswith((".", "~")) or str(path).count("/") != 1:
         raise ConfigError(f"model folder {path} does not exist; give a local folder, or a hub id such as org/name")
+    return None
 
 
-@contextmanager
-def _explained(path: str | Path, what: str) -> Iterator[None]:
-    """What transformers raises when it cannot load, as one error that says what to do."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, ImportError) as err:
-        reason = " ".join(str(err).split())
-        hint = (
-            "check the folder" if Path(path).is_dir() else "check the name and the connection, or give a local folder"
-        )
-        if Path(path).is_dir() and what == "model" and list(Path(path).glob("*.bin")):
-            hint = "its weights are pickle files, which can run code: convert them to safetensors"
-        raise ConfigError(f"the {what} of {path} cannot be loaded: {reason[:400]}; {hint}") from err
+def _explained(path: str | Path, what: str) -> AbstractContextManager[None]:
+    """What a library raises when it cannot load, as one error that says what to do."""
+    hint = AGAIN if Path(path).is_dir() else "check the name and the connection, or give a local folder"
+    return library_errors(ConfigError, f"the {what} of {path} cannot be loaded", hint)
 
 
 def _dtype(name: str) -> Any:

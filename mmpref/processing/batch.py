@@ -173,7 +173,8 @@ def join_vision(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
     Every processor puts images (or their patches) first: (images, 3, H, W), (images, tiles, 3, H, W), (patches, dim)
     with (images, 3) grids, (images, 2) sizes. Tensors are joined along that dimension; where rows have different
-    numbers of tiles, the shorter ones are padded with zeros, which the models cut off again by the image sizes.
+    numbers of tiles, or images have different sizes that the model is told (Pixtral), the smaller ones are padded with
+    zeros, which the models cut off again by the image sizes.
 
     Raises:
         DataError: images that became tensors of different heights and widths, which no model takes in one batch.
@@ -186,14 +187,19 @@ def join_vision(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         raise DataError(
             f"rows of one batch have different vision inputs: {sorted({str(sorted(row)) for row in present})}"
         )
-    return {name: _join(name, [row[name] for row in present]) for name in names}
+    sized = "image_sizes" in names
+    return {name: _join(name, [row[name] for row in present], sized=sized) for name in names}
 
 
-def _join(name: str, tensors: list[Tensor]) -> Tensor:
+def _join(name: str, tensors: list[Tensor], *, sized: bool) -> Tensor:
     if len(tensors) == 1:
         return tensors[0]  # as large as all the rest of a batch of one pair: not copied
     if len({tuple(tensor.shape[1:]) for tensor in tensors}) == 1:
         return torch.cat(tensors)
+    if sized and all(tensor.dim() == 4 for tensor in tensors):  # whole images; the model cuts them to their sizes
+        height, width = (max(tensor.shape[side] for tensor in tensors) for side in (2, 3))
+        pads = [(0, width - tensor.shape[3], 0, height - tensor.shape[2]) for tensor in tensors]
+        return torch.cat([torch.nn.functional.pad(one, pad) for one, pad in zip(tensors, pads, strict=True)])
     if min(tensor.dim() for tensor in tensors) < 3 or len({tuple(tensor.shape[2:]) for tensor in tensors}) > 1:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors[:4])
         raise DataError(

@@ -16,8 +16,9 @@ from torch import Tensor
 from mmpref.errors import ConfigError
 from mmpref.processing.answer_turn import around_difference
 from mmpref.processing.faults import fault
+from mmpref.processing.renderer import TemplateError
 from mmpref.processing.spelt import SpeltOut
-from mmpref.processing.template import PINNED_DATE, ChatTemplate, TemplateError
+from mmpref.processing.template import PINNED_DATE, ChatTemplate
 from mmpref.processing.thought import THINK_MARKS, never_closed
 from mmpref.processing.written import Row, TurnWriter, Written
 from mmpref.records import Message
@@ -359,8 +360,8 @@ class ChatEncoder:
     def _eos_id(self) -> int:
         if self.tokenizer.eos_token_id is None:
             raise ConfigError(
-                "the chat template writes no end-of-turn token and the tokenizer has no eos_token: the model could "
-                "never learn to stop; set eos_token in the tokenizer's config"
+                f"the chat template of {self.template.name} writes no end-of-turn token and the tokenizer has no "
+                "eos_token: the model could never learn to stop; set eos_token in its tokenizer_config.json"
             )
         return int(self.tokenizer.eos_token_id)
 

@@ -142,6 +142,7 @@ class PairEncoder:
 
     def encode_text(self, pair: PreferencePair) -> Turns:
         """The half of :meth:`encode` that needs no image; its result may be kept and handed to ``encode``."""
+        self._refuse_images(pair.id, pair.images)
         answers = [pair.chosen] if pair.rejected is None else [pair.chosen, pair.rejected]
         return self.chat.encode(
             pair.id,
@@ -194,6 +195,7 @@ class PairEncoder:
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> EncodedPrompt:
         """What the model reads before it answers, for generation. Raises as :meth:`encode` does."""
+        self._refuse_images(sample_id, images)
         text = self.chat.encode(sample_id, prompt, (), response_prefix=response_prefix, template_kwargs=template_kwargs)
         encoded = self._prompt(sample_id, prompt, images, text, load_image)
         self.room(sample_id, len(encoded), sum(encoded.image_tokens))
@@ -245,6 +247,13 @@ class PairEncoder:
         if answers[0][:room] == answers[1][:room]:
             where = "" if room is None else f" up to token {room}, where max_length {self.max_length} cuts them"
             raise fault(row_id, "identical_pair", f"has two answers that are the same tokens{where}; leave it out")
+
+    def _refuse_images(self, row_id: str, images: Sequence[ImageRef]) -> None:
+        if images and self.family.no_images:
+            raise fault(
+                row_id, "images_in_text_model", f"has images, and this model {self.family.no_images}; use another "
+                "model, or rows without images"
+            )  # fmt: skip
 
     def _prompt(
         self, row_id: str, messages: Sequence[Message], images: tuple[ImageRef, ...], text: Turns, load_image: LoadImage

@@ -50,6 +50,8 @@ class Family:
     """The prompt may be computed once for both answers; otherwise each answer is a row of its own."""
     one_dtype: bool = False
     """Image features are not brought into the dtype of the text that they join: both must be kept in the same."""
+    no_images: str = ""
+    """Why rows with images are refused although the model sees them."""
     note: str = ""
     """What to tell the user about this choice, if anything."""
 

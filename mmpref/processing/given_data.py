@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmpref.processing.template import ChatTemplate, TemplateError
+from mmpref.processing.renderer import TemplateError
+from mmpref.processing.template import ChatTemplate
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """A model's chat template: what it reads, how it is rendered, and the marks that keep users' text from becoming tokens.
 
-A template is a program of the model's author. It may raise anything, read switches (``enable_thinking``), and write
-today's date; here its errors become one line, its switches are checked by name, and its clock stands still.
+A template is a program of the model's author. It may raise anything, take all memory or never end, read switches
+(``enable_thinking``), and write today's date; here its errors become one line, what it may take is limited (it runs in
+:mod:`mmpref.processing.renderer`), its switches are checked by name, and its clock stands still.
 """
 
 from __future__ import annotations
@@ -12,23 +13,20 @@ import inspect
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
-import jinja2
-import jinja2.meta
-import jinja2.nodes
 from transformers.utils import chat_template_utils
 
-from mmpref.errors import ConfigError
+from mmpref.errors import ConfigError, one_line
+from mmpref.processing import renderer
+from mmpref.processing.renderer import LimitError, TemplateError
 
 PINNED_DATE = "2026-01-01"
 """What a template that asks for today's date is told: prompts must be the same tomorrow."""
 _CLOCK = "strftime_now"
+_OTHER = "put another chat_template.jinja into the model's folder"
 _OURS = frozenset({"messages", "add_generation_prompt", "raise_exception"})
-
-
-class TemplateError(Exception):
-    """A template that refuses a conversation; its message is one line."""
 
 
 class ChatTemplate:
@@ -38,18 +36,24 @@ class ChatTemplate:
     :meth:`ids` encodes what is wrapped as plain text. Releases of transformers without this have ``can_mark`` False.
 
     Raises:
-        ConfigError: no template, one that is no Jinja, or ``kwargs`` that it does not read.
+        ConfigError: no template, one that is no Jinja or takes more time or memory than it may, or ``kwargs`` that it
+            does not read.
     """
 
     def __init__(self, processor: Any, tokenizer: Any, kwargs: Mapping[str, Any] | None = None) -> None:
         self.tokenizer = tokenizer
-        self.name = str(getattr(tokenizer, "name_or_path", "") or "this model")
+        self.name = _name_of(tokenizer)
         self.source = _source_of(processor, tokenizer, with_tools="tools" in (kwargs or {}))
         self._has_tools_template = "tool_use" in _named_templates(processor, tokenizer)
         try:
-            self.variables, self._set_inside = _variables_of(self.source)
-        except jinja2.TemplateError as err:
-            raise ConfigError(f"the chat template of {self.name} cannot be read: {_one_line(err)}") from err
+            found = renderer.describe(self.source)
+        except TemplateError as err:
+            raise ConfigError(f"the chat template of {self._where} cannot be read: {err}; {_OTHER}") from err
+        except LimitError as err:
+            raise ConfigError(f"the chat template of {self._where} {err}; {_OTHER}") from err
+        self.variables = frozenset(found["read"]) | ({_CLOCK} & set(found["names"]))  # every template may call it
+        self._set_inside = frozenset(found["set"])
+        self._own_texts = "\0".join(found["texts"])
         parameters = inspect.signature(tokenizer.apply_chat_template).parameters
         self.can_mark = "sanitize_control_tokens" in parameters
         self.kwargs = dict(kwargs or {})
@@ -101,17 +105,16 @@ class ChatTemplate:
 
         Raises:
             TemplateError: the template refuses it.
+            ConfigError: the template takes more time or memory than it may: it is not to be tried in other ways.
         """
         given = self.mark({name: value for name, value in {**self.kwargs, **kwargs}.items() if name != without})
         day = given.pop(_CLOCK, PINNED_DATE)
         source = _clock(day) + self.source if _CLOCK in self.variables else self.source
+        given = {**self.tokenizer.special_tokens_map, **given}
         try:
-            text = self.tokenizer.apply_chat_template(
-                list(conversation), chat_template=source, tokenize=False, add_generation_prompt=ask, **given
-            )
-        except Exception as err:  # a program of the model's author may raise anything
-            raise TemplateError(_one_line(err)) from err
-        return str(text)
+            return renderer.render(source, conversation, given, ask=ask)
+        except LimitError as err:
+            raise ConfigError(f"the chat template of {self._where} {err}; {_OTHER}") from err
 
     def mark(self, value: Any) -> Any:
         """The same value with the control tokens in its strings wrapped in marks."""
@@ -149,7 +152,9 @@ class ChatTemplate:
         try:
             return list(self.tokenizer(text, add_special_tokens=False, **extra)["input_ids"])
         except (ValueError, NotImplementedError) as err:
-            raise TemplateError(f"has a control token that cannot be kept as text: {_one_line(err)}") from err
+            raise TemplateError(
+                f"has a control token that the tokenizer of {self.name} cannot keep as text: {one_line(err)}"
+            ) from err
 
     @cached_property
     def writes_the_date(self) -> bool:
@@ -167,9 +172,27 @@ class ChatTemplate:
 
     @cached_property
     def _control_tokens(self) -> re.Pattern[str]:
-        tokens = self.tokenizer._get_control_tokens(self.source)
+        """What transformers takes for control tokens: its own look at the template would run it here."""
+        tokenizer, own = self.tokenizer, getattr(self.tokenizer, "chat_control_tokens", None)
+        named = None if own is None else set(own)
+        tokens = tuple(
+            token.content
+            for token in tokenizer.added_tokens_decoder.values()
+            if token.special or (token.content in named if named is not None else self._writes_by_itself(token.content))
+        )
         pattern: re.Pattern[str] = chat_template_utils._get_control_token_patterns(tokens)[0]
         return pattern
+
+    def _writes_by_itself(self, token: str) -> bool:
+        return token in self._own_texts and not token.isspace()
+
+    @property
+    def _where(self) -> str:
+        """The model, and which of its files has the template."""
+        for file in ("chat_template.jinja", "chat_template.json", "processor_config.json", "tokenizer_config.json"):
+            if (path := Path(self.name, file)).is_file() and (file.endswith("jinja") or _speaks_of_one(path)):
+                return f"{self.name} ({file})"
+        return self.name
 
     @cached_property
     def _marks(self) -> tuple[str, str]:
@@ -179,24 +202,13 @@ class ChatTemplate:
         return start, end
 
 
-def _variables_of(source: str) -> tuple[frozenset[str], frozenset[str]]:
-    """Names that a template reads from outside, and those among them that it only sets for itself somewhere."""
-    tree = chat_template_utils._compile_jinja_template(source).environment.parse(source)
-    names = jinja2.nodes.Name
-    stored = {node.name for node in tree.find_all(names) if node.ctx != "load"}
-    asked = {  # what is tested before it is set, or set from itself, comes from outside
-        node.node.name
-        for node in tree.find_all(jinja2.nodes.Test)
-        if node.name in ("defined", "undefined") and isinstance(node.node, names)
-    }
-    for line in tree.find_all(jinja2.nodes.Assign):
-        if isinstance(line.target, names):
-            used = {node.name for node in line.node.find_all(names)} | {getattr(line.node, "name", "")}
-            asked |= {line.target.name} & used
-    read = jinja2.meta.find_undeclared_variables(tree)
-    if any(node.name == _CLOCK for node in tree.find_all(names)):  # a function that every template may call
-        read.add(_CLOCK)
-    return frozenset(read), frozenset(stored - asked)
+def _speaks_of_one(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return b'"chat_template"' in stream.read(1 << 24)
+
+
+def _name_of(tokenizer: Any) -> str:
+    return str(getattr(tokenizer, "name_or_path", "") or "this model")
 
 
 def _named_templates(processor: Any, tokenizer: Any) -> Mapping[str, Any]:
@@ -211,14 +223,14 @@ def _source_of(processor: Any, tokenizer: Any, *, with_tools: bool) -> str:
         name = "tool_use" if with_tools and "tool_use" in template else "default"
         if name not in template:
             raise ConfigError(
-                f"the model has the chat templates {', '.join(map(repr, template))} and none named 'default'; put the "
-                "one that these rows need into its folder as chat_template.jinja"
+                f"{_name_of(tokenizer)} has the chat templates {', '.join(map(repr, template))} and none named "
+                "'default'; put the one that these rows need into its folder as chat_template.jinja"
             )
         template = template[name]
     if not template:
         raise ConfigError(
-            "the model has no chat template, so there is no one way to write a conversation for it; use an "
-            "instruction-tuned model, or put a chat_template.jinja into its folder"
+            f"{_name_of(tokenizer)} has no chat template, so there is no one way to write a conversation for it; use "
+            "an instruction-tuned model, or put a chat_template.jinja into its folder"
         )
     return str(template)
 
@@ -243,9 +255,3 @@ def _clock(day: str) -> str:
     parts |= {f"%{letter}": moment.strftime(f"%{letter}") for letter in "YymdbBaAHIMSpjFDTxXcUWwuGVZz%"}
     filled = "".join(f"|replace({part!r}, {text!r})" for part, text in parts.items())
     return f"{{%- macro {_CLOCK}(format) -%}}{{{{ format{filled} }}}}{{%- endmacro %}}{{{{ '' }}}}"
-
-
-def _one_line(err: Exception) -> str:
-    text = " ".join(str(err).split())[:300]
-    kind = type(err).__name__
-    return text if text and kind == "TemplateError" else f"{kind}: {text}" if text else kind

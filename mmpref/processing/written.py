@@ -23,7 +23,8 @@ from mmpref.processing.answer_turn import (
 from mmpref.processing.faults import fault
 from mmpref.processing.given_data import lost_once_answered, lost_where_asked
 from mmpref.processing.prompt_frame import PromptFrame, lost_text
-from mmpref.processing.template import ChatTemplate, TemplateError
+from mmpref.processing.renderer import TemplateError
+from mmpref.processing.template import ChatTemplate
 from mmpref.processing.thought import THINK_MARKS, Thought, has_think_mark, opens_thought, thought_of
 from mmpref.processing.turn_notes import TurnNotes
 from mmpref.records import Message, Part, user_turn

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from mmpref.config import parse_yaml
-from mmpref.errors import ConfigError
+from mmpref.errors import ConfigError, DataError, library_errors
+from mmpref.file_reading import parse_json, read_json, read_text
 from mmpref.rundir import MANIFEST, RunDir
 
 Row: TypeAlias = Mapping[str, Any]
@@ -146,9 +146,9 @@ def load_runs(paths: Sequence[Path], *, labels: Mapping[str, str] | None = None)
 
 def number(value: Any) -> float | None:
     """A finite number, or None: logs of a broken run hold NaN, and files hold anything."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    return float(value) if abs(value) <= sys.float_info.max else None  # false for NaN; an int may be any number
 
 
 def _labels(folders: Sequence[Path], given: Mapping[str, str]) -> list[str]:
@@ -224,7 +224,7 @@ def _load_training(run: RunDir, label: str) -> Run:
     state = manifest.get("state")
     if state is not None and state != "complete":
         problems.append(f"the run is not complete (state: {state})")
-    recipe_text = _read(run.recipe_file, problems) if run.recipe_file.is_file() else None
+    recipe_text = _read(run.recipe_file, problems) if run.recipe_file.exists() else None
     log = _rows(run.metrics_file, problems, usable=lambda row: number(row.get("step")) is not None)
     evals = [_load_evaluation(file, problems) for file in sorted(folder.glob(f"evals/*/{RESULTS}"))]
     return Run(
@@ -255,8 +255,8 @@ def _parse_recipe(text: str | None, problems: list[str]) -> Row:
 def _load_evaluation(file: Path, problems: list[str], *, prefix: str = "evals/") -> Evaluation | None:
     folder = file.parent
     try:
-        results = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
+        results = read_json(file, DataError)
+    except DataError as err:
         problems.append(f"{prefix}{folder.name}/{file.name} cannot be read: {err}")
         return None
     if not isinstance(results, dict):
@@ -286,22 +286,22 @@ def _is_yes_no(row: Row) -> bool:
 
 def _read(file: Path, problems: list[str]) -> str | None:
     try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as err:
+        return read_text(file, DataError)
+    except DataError as err:
         problems.append(f"{file.name} cannot be read: {err}")
         return None
 
 
 def _rows(file: Path, problems: list[str], *, usable: Callable[[Row], bool]) -> tuple[Row, ...]:
     """The usable JSON objects of a JSON lines file; how many were not is a problem."""
-    text = _read(file, problems) if file.is_file() else None
+    text = _read(file, problems) if file.exists() else None
     found, bad = [], 0
     for line in (text or "").split("\n"):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except ValueError:
+            row = parse_json(line, DataError, file.name)
+        except DataError:
             row = None
         if isinstance(row, dict) and usable(row):
             found.append(row)
@@ -317,12 +317,14 @@ def _columns(file: Path, problems: list[str]) -> dict[str, list[Any]]:
     """A parquet file's columns; nothing when it is not there."""
     if not file.is_file():
         return {}
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        columns: dict[str, list[Any]] = pq.read_table(file).to_pydict()
-    except (OSError, ValueError, pa.ArrowException) as err:
-        problems.append(f"{file.name} cannot be read: {err}")
+        with library_errors(DataError, f"{file.name} cannot be read", "its curves and examples are left out"):
+            table = pq.read_table(file)
+            table.validate(full=True)  # in a damaged file, offsets may lead anywhere in memory
+            columns: dict[str, list[Any]] = table.to_pydict()
+    except DataError as err:
+        problems.append(str(err))
         return {}
     return columns

@@ -2,16 +2,21 @@
 
 A checkpoint is ``checkpoints/step-N/``: the weights that train (safetensors, by the names they have in memory, so that
 loading cannot miss one), optimizer, schedule, random states, the Trainer's state, the per-pair log so far, and
-``COMPLETE.json``, written last, with every file's size and sha256 and the facts that must not change before a resume.
+``COMPLETE.json``, written last: every file with its size and sha256, the step, and the facts that must not change
+before a resume. Nothing else may be in the folder.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
+import stat
 from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -20,42 +25,78 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mmpref.errors import CheckpointError
+from mmpref.errors import CheckpointError, one_line
 from mmpref.files import sha256, write_json
 from mmpref.training.parallel.sharded import copy_into, trained_weights
 
 COMPLETE = "COMPLETE.json"
 WEIGHTS = "trained.safetensors"
-_NAME = re.compile(r"step-(\d+)")
-_SAMPLE = 1 << 20
+FORMAT = 2
+"""Of ``COMPLETE.json``: 1 had no number, no step, no check of itself, and hashes of the ends of the model's files."""
+_STATE = "trainer_state.json"
+_NAME = re.compile(r"step-(0|[1-9][0-9]*)")
+_OF_THE_SYSTEM = (".DS_Store", "._*", ".nfs*", "Thumbs.db", "desktop.ini")
+"""What file managers and network file systems put into any folder; nobody reads it as part of a checkpoint."""
 
 
-def seal(folder: Path, facts: Mapping[str, Any]) -> None:
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """What a checkpoint's manifest says.
+
+    Attributes:
+        files: name -> (bytes, sha256).
+        step: None in a checkpoint of format 1.
+    """
+
+    files: Mapping[str, tuple[int, str]]
+    facts: dict[str, Any]
+    step: int | None
+    format: int
+
+
+def seal(folder: Path, facts: Mapping[str, Any], *, step: int | None = None) -> None:
     """Write the manifest of a checkpoint whose other files are all there."""
     files = {
-        str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": sha256(file)}
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
+        name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for name, file in sorted(_entries(folder).items())
     }
-    write_json(folder / COMPLETE, {"files": files, "facts": dict(facts)})
+    content = {"format": FORMAT, "step": step, "files": files, "facts": dict(facts)}
+    write_json(folder / COMPLETE, {**content, "check": _check(content)})
 
 
 def verify(folder: Path) -> dict[str, Any]:
     """Check every file of a checkpoint against its manifest, and return the facts stored in it.
 
     Raises:
-        CheckpointError: not complete, a file missing, cut short or changed; the file is named.
+        CheckpointError: not complete; a file missing, cut short, changed or too many; or the folder has the name of
+            another step. What is wrong is named.
     """
-    expected, facts = _manifest(folder)
-    for name, (size, digest) in expected.items():
-        file = folder / name
-        if not file.is_file():
-            raise CheckpointError(f"{folder}: {name} is missing")
-        if file.stat().st_size != size:
-            raise CheckpointError(f"{folder}: {name} has {file.stat().st_size} bytes, and {size} were written")
-        if sha256(file) != digest:
-            raise CheckpointError(f"{folder}: {name} is not what was written (sha256 differs)")
-    return facts
+    sealed = sealed_in(folder)
+    there = _entries(folder)
+    there.pop(COMPLETE, None)
+    if missing := next((name for name in sealed.files if name not in there), None):
+        raise CheckpointError(f"{folder}: {missing} is missing")
+    if unknown := sorted(there.keys() - sealed.files.keys()):
+        raise CheckpointError(
+            f"{folder}: {', '.join(unknown[:5])} {'is' if len(unknown) == 1 else 'are'} not of this checkpoint; take "
+            f"{'it' if len(unknown) == 1 else 'them'} away to resume from it"
+        )
+    for name, (size, digest) in sealed.files.items():
+        file = there[name]
+        try:
+            found = file.lstat()
+            if not stat.S_ISREG(found.st_mode):
+                what = "a link" if stat.S_ISLNK(found.st_mode) else "no file"
+                raise CheckpointError(f"{folder}: {name} is {what} and was written as a file; put the file back")
+            if found.st_size != size:
+                raise CheckpointError(f"{folder}: {name} has {found.st_size} bytes, and {size} were written")
+            if sha256(file) != digest:
+                raise CheckpointError(f"{folder}: {name} is not what was written (sha256 differs)")
+        except OSError as err:
+            raise CheckpointError(f"{folder}: {name} cannot be read: {one_line(err)}") from err
+    step = sealed.step if sealed.format > 1 else _step_of_state(folder)
+    if step is not None and (named := _NAME.fullmatch(folder.name)) and int(named[1]) != step:
+        raise CheckpointError(f"{folder} holds step {step}: it was renamed; give it its name step-{step} back")
+    return sealed.facts
 
 
 def stored_facts(folder: Path) -> dict[str, Any]:
@@ -64,20 +105,62 @@ def stored_facts(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it has none.
     """
-    return _manifest(folder)[1]
+    return sealed_in(folder).facts
 
 
-def _manifest(folder: Path) -> tuple[dict[str, tuple[int, str]], dict[str, Any]]:
-    """(file -> size and sha256, facts)."""
+def sealed_in(folder: Path) -> Sealed:
+    """The manifest of a checkpoint, which is checked in itself.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or a later version wrote it.
+    """
     manifest = folder / COMPLETE
-    if not manifest.is_file():
+    if not manifest.is_file() or manifest.is_symlink():
         raise CheckpointError(f"{folder} is not complete: it has no {COMPLETE}")
     try:
         content = json.loads(manifest.read_text(encoding="utf-8"))
         files, facts = content["files"], dict(content["facts"])
-        return {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items()}, facts
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
-        raise CheckpointError(f"{manifest} is damaged: {err}") from err
+        version, check = content.get("format", 1), content.pop("check", None)
+        named = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
+        step = content.get("step")
+        if not isinstance(version, int) or (step is not None and not isinstance(step, int)):
+            raise TypeError("its format or its step is no number")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
+        raise CheckpointError(f"{manifest} is damaged: {one_line(err)}") from err
+    if version > FORMAT:
+        raise CheckpointError(f"{folder} was written by a later version of mmpref (format {version}); update mmpref")
+    if check != (_check(content) if version > 1 else None):
+        raise CheckpointError(f"{manifest} is damaged: it is not what was written")
+    return Sealed(named, facts, step, version)
+
+
+def _check(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _entries(folder: Path) -> dict[str, Path]:
+    """Everything below a checkpoint folder that is no folder with something in it, by name; links are not followed."""
+    found: dict[str, Path] = {}
+
+    def cannot(err: OSError) -> None:
+        raise CheckpointError(f"{err.filename} cannot be looked into: {one_line(err)}; check its permissions")
+
+    for place, folders, files in os.walk(folder, onerror=cannot):
+        inside = [name for name in files if not any(fnmatch(name, pattern) for pattern in _OF_THE_SYSTEM)]
+        inside += [name for name in folders if (Path(place) / name).is_symlink()]
+        if not files and not folders and Path(place) != folder:
+            found[f"{Path(place).relative_to(folder).as_posix()}/"] = Path(place)
+        for name in inside:
+            found[(Path(place) / name).relative_to(folder).as_posix()] = Path(place) / name
+    return found
+
+
+def _step_of_state(folder: Path) -> int | None:
+    """The step of a checkpoint of format 1: its files were compared, and the Trainer's state is one."""
+    try:
+        return int(json.loads((folder / _STATE).read_text(encoding="utf-8"))["global_step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def is_complete(folder: Path) -> bool:
@@ -90,8 +173,11 @@ def is_complete(folder: Path) -> bool:
 
 
 def newest_complete(root: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint that is whole, and why newer ones were passed over."""
-    skipped: list[str] = []
+    """The newest checkpoint that is whole, and why newer ones, and folders that look like one, were passed over."""
+    skipped = [
+        f"{entry} holds a checkpoint and has no name of one (step-N); give it its name back, or take it away"
+        for entry in _others(root)
+    ]
     for folder in reversed(in_order(root)):
         try:
             verify(folder)
@@ -110,9 +196,25 @@ def in_order(root: Path) -> list[Path]:
     return [entry for _, entry in sorted(numbered)]
 
 
-def prune(root: Path, keep: int) -> None:
-    """Delete the oldest checkpoints until ``keep`` are left. A folder that cannot be deleted is left for next time."""
-    for folder in in_order(root)[:-keep]:
+def _others(root: Path) -> list[Path]:
+    """Folders with a checkpoint in them under another name. A name with a dot is of a save that was killed."""
+    entries = sorted(root.iterdir()) if root.is_dir() else []
+    return [
+        entry
+        for entry in entries
+        if not _NAME.fullmatch(entry.name) and not entry.name.startswith(".") and (entry / COMPLETE).is_file()
+    ]
+
+
+def prune(root: Path, keep: int, *, newest: int) -> None:
+    """Delete the oldest checkpoints until ``keep`` are left. A folder that cannot be deleted is left for next time.
+
+    Args:
+        newest: the step that was just written. Those of later steps, which a resume passed over, do not count: they
+            must not take the place of a whole one.
+    """
+    written = [folder for folder in in_order(root) if int(folder.name.removeprefix("step-")) <= newest]
+    for folder in written[:-keep]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -151,23 +253,3 @@ def load_trained(model: nn.Module, file: Path) -> None:
             if stored[name].shape != getattr(parameter, "ds_shape", parameter.shape):
                 raise CheckpointError(f"{file}: {name} is {tuple(stored[name].shape)}, want {tuple(parameter.shape)}")
             copy_into(parameter, stored[name])
-
-
-def model_fingerprint(path: str) -> dict[str, str]:
-    """What identifies a local start model without reading it whole: per weight file its size, head and tail hashed.
-
-    A hub id is its own fingerprint: the hub's cache holds one revision under it.
-    """
-    folder = Path(path)
-    if not folder.is_dir():
-        return {"id": path}
-    found = {}
-    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("config.json")]):
-        size = file.stat().st_size
-        digest = hashlib.sha256(str(size).encode())
-        with file.open("rb") as stream:
-            digest.update(stream.read(_SAMPLE))
-            stream.seek(max(0, size - _SAMPLE))
-            digest.update(stream.read(_SAMPLE))
-        found[file.name] = digest.hexdigest()
-    return found

@@ -22,7 +22,7 @@ from mmpref.files import real_path, remove_abandoned, replacing_folder
 from mmpref.models.precision import dtype_to_save
 from mmpref.models.save import save_model
 from mmpref.training.checkpoint import WEIGHTS, is_complete, load_trained, prune, save_trained, seal, verify
-from mmpref.training.metrics import JsonlLogger, PairLog, read_pair_log
+from mmpref.training.metrics import InCheckpoint, PairLog, read_pair_log
 from mmpref.training.parallel.sharded import (
     load_sharded,
     load_sharded_weights,
@@ -85,14 +85,13 @@ class CheckpointedTrainer(Trainer):
                     if self.world.is_first:
                         self.pair_log.write(folder / PAIRS)
                         self.eval_log.write(folder / EVAL_PAIRS)
-                        for lines in (
-                            each for each in self.callback_handler.callbacks if isinstance(each, JsonlLogger)
-                        ):
-                            lines.copy_to(folder)
+                        for kept in self.callback_handler.callbacks:
+                            if isinstance(kept, InCheckpoint):
+                                kept.copy_to(folder)
                         self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
                 with self.world.all_or_none():
                     if self.world.is_first:
-                        seal(folder, self._facts)
+                        seal(folder, self._facts, step=self.state.global_step)
         except (RuntimeError, SafetensorError) as err:  # what torch and safetensors raise when the disk is full
             pass_on_lost_partner(err)
             reason = " ".join(str(err).split())
@@ -101,7 +100,7 @@ class CheckpointedTrainer(Trainer):
                 "as they were: make room and go on with --resume"
             ) from err
         if self.args.save_total_limit is not None and self.world.is_first:
-            prune(root, self.args.save_total_limit)
+            prune(root, self.args.save_total_limit, newest=self.state.global_step)
 
     @contextmanager
     def _together(self, path: Path) -> Iterator[Path]:

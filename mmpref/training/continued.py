@@ -13,8 +13,8 @@ from mmpref.models.adapter import PARTS
 from mmpref.models.adapter_folder import AdapterFolder, adapter_fingerprint, read_adapter
 from mmpref.models.load import family_of_config, family_with_parts, load_config
 from mmpref.rundir import model_of
-from mmpref.training.checkpoint import model_fingerprint
 from mmpref.training.plan_subject import find_config
+from mmpref.training.start_model import model_fingerprint
 
 _ITS_OWN = ("rank", "alpha", "use_rslora", "use_dora")
 

@@ -21,7 +21,8 @@ from mmpref.config import Recipe, load_recipe
 from mmpref.data.opening import recipe_sources
 from mmpref.data.quarantine import Quarantine
 from mmpref.errors import CheckpointError, ConfigError, DataError
-from mmpref.files import folder_beside, real_path, sha256, write_json
+from mmpref.file_hashes import content_hash
+from mmpref.files import folder_beside, real_path, write_json
 from mmpref.models.adapter import attach, merged
 from mmpref.models.load import LoadedModel, load, save_model
 from mmpref.models.policy import pair_logps
@@ -31,6 +32,7 @@ from mmpref.processing.encode import PairEncoder
 from mmpref.records import PreferencePair
 from mmpref.rundir import RunDir, is_run_folder
 from mmpref.training.loss_of import objective_of
+from mmpref.training.start_model import is_folder, start_files
 
 BOUND = 0.02
 """Nats a token. Rounding W + BA to bfloat16 moves answers by a few thousandths; a merge that went wrong by far more."""
@@ -97,6 +99,7 @@ def merge(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out} already exists and is not empty; choose another folder or remove it")
     recipe = load_recipe(RunDir(run).recipe_file)
+    _refuse_other_base(run, recipe, say)
     pairs, images = _some_pairs(recipe, samples)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     trained_on = None
@@ -131,7 +134,12 @@ def merge(
                 trained_on=None if trained_on is None else _drift(trained_on, after),
             )
             _refuse_drift(result.drift, bound)
-            facts = {"base": recipe.model.path, "adapter": sha256(adapter / _ADAPTER), "dtype": dtype, "bound": bound}
+            facts = {
+                "base": recipe.model.path,
+                "adapter": content_hash(adapter / _ADAPTER),
+                "dtype": dtype,
+                "bound": bound,
+            }
             write_json(unproved / REPORT, {**facts, **_drifts(result)})
             if out.exists():
                 out.rmdir()
@@ -151,6 +159,20 @@ def _adapter_of(run: Path) -> Path:
     if not (folder / "adapter_config.json").is_file():
         raise ConfigError(f"the run in {run} trained the weights themselves: {folder} is a whole model already")
     return folder
+
+
+def _refuse_other_base(run: Path, recipe: Recipe, say: Say) -> None:
+    """The adapter's weights say nothing without the base that they were trained on."""
+    then = RunDir(run).manifest().get("start_files")
+    if not isinstance(then, dict) or not then or not is_folder(recipe.model.path):
+        return  # of an earlier version, or a hub model
+    now = start_files(recipe.model.path, say)
+    changed = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
+    if changed:
+        raise ConfigError(
+            f"{recipe.model.path} is not the model that the run in {run} trained on: {', '.join(changed[:5])} differ; "
+            "put the model of then back"
+        )
 
 
 def _some_pairs(recipe: Recipe, count: int) -> tuple[list[PreferencePair], Any]:

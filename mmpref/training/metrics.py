@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from mmpref.errors import CheckpointError, library_errors
 from mmpref.files import replacing, write_text, writing_to
 
 Gather = Callable[[Any], list[Any]]
@@ -158,7 +159,8 @@ class PairLog:
 
 def read_pair_log(path: Path) -> dict[str, list[Any]]:
     """``pairs.parquet`` of a run as columns: ``step``, ``pair_id`` and one per statistic (None where absent)."""
-    columns: dict[str, list[Any]] = pq.read_table(path).to_pydict()
+    with library_errors(CheckpointError, f"{path} cannot be read", "copy it again, or resume from another checkpoint"):
+        columns: dict[str, list[Any]] = pq.read_table(path).to_pydict()
     return columns
 
 
@@ -166,7 +168,15 @@ LINES = "metrics.jsonl"
 _SUMMARY = '"train_runtime"'  # in the line that the Trainer writes when it ends
 
 
-class JsonlLogger(TrainerCallback):
+class InCheckpoint(TrainerCallback):
+    """A callback that has something to keep in every checkpoint."""
+
+    def copy_to(self, checkpoint: Path) -> None:
+        """Put it into a checkpoint that is being written."""
+        raise NotImplementedError
+
+
+class JsonlLogger(InCheckpoint):
     """Writes every log line of the Trainer to ``metrics.jsonl`` as it comes.
 
     A checkpoint holds a copy of the lines that were there when it was written, and a resumed run begins with that copy:
@@ -225,5 +235,5 @@ def _step_of(line: str) -> float:
     """The step of a log line; a line torn by a kill belongs to no step and is dropped."""
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return float("inf")

@@ -45,6 +45,11 @@ def image_shape(config: PretrainedConfig, recipe: Recipe, picture: tuple[int, in
         if tokens is None:
             raise ConfigError(f"a picture of {width} x {height} is too long and thin for this model")
         return tokens, tokens * merge**2
+    if vision.model_type == "pixtral":
+        patch = vision.patch_size
+        scale = max(width / vision.image_size, height / vision.image_size, 1.0)
+        columns, rows = (-(-int(side / scale) // patch) for side in (width, height))
+        return rows * (columns + 1), rows * columns  # each row of patches ends with a token of its own
     per_tile = (vision.image_size // vision.patch_size) ** 2
     if family.name == "llava":
         return (llava_1_5(width, height) if per_tile == 576 else per_tile), per_tile + 1

@@ -1,38 +1,41 @@
 """Reference log-probs, computed once: token by token for every pair, on disk, under a key that refuses what is stale.
 
 The folder holds ``facts.json`` (what the numbers depend on besides the pair itself) and ``part-*.safetensors``, each
-with some hundred pairs, written whole or not at all: a run that is killed goes on with the next part. A pair is found
-by a hash of the very tensors that the model is given, so another template, tokenizer, picture or pixel budget cannot
-be taken for the one that was computed.
+with some hundred pairs, written whole or not at all: a run that is killed goes on with the next part. A part has the
+sha256 of its bytes for a name and says in itself which facts it belongs to, so that one that was damaged, renamed or
+brought from another cache is refused; one that is gone is computed anew. A pair is found by a hash of the very tensors
+that the model is given, so another template, tokenizer, picture or pixel budget cannot be taken for the one that was
+computed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mmpref.config import Recipe
-from mmpref.errors import CheckpointError, ConfigError, MMPrefError
+from mmpref.errors import CheckpointError, ConfigError, MMPrefError, library_errors, one_line
+from mmpref.file_hashes import Say, joined
 from mmpref.files import remove_abandoned, replacing, write_json, writing_to
 from mmpref.models.load import LoadedModel
 from mmpref.models.policy import answer_logps
 from mmpref.models.reference import eval_mode
-from mmpref.models.save import PROCESSOR_FILES, processor_folder
 from mmpref.process.children import begin_loader_worker
 from mmpref.processing.batch import PairBatch, to_device
 from mmpref.processing.collate import PairCollator
 from mmpref.records import PreferencePair
-from mmpref.training.checkpoint import differences, model_fingerprint
+from mmpref.training.checkpoint import differences
 from mmpref.training.continued import start_facts
 from mmpref.training.faults import (
     describe_batch,
@@ -44,9 +47,13 @@ from mmpref.training.faults import (
 )
 from mmpref.training.parallel.world import ALONE, World
 from mmpref.training.precision import dtype_fact
-from mmpref.training.resume import Say
+from mmpref.training.start_model import model_fingerprint, processor_fingerprint
 
 FACTS = "facts.json"
+FORMAT = 2
+"""1 had parts without a hash, and hashes of the ends of the model's files."""
+_OF = "facts"
+_PART = re.compile(r"part-([0-9a-f]{64})\.safetensors")
 PAIRS_PER_PART = 256
 _BATCH = 4
 _Entry = tuple[Tensor, Tensor | None]  # log-probs of the chosen answer's tokens and of the rejected one's
@@ -65,6 +72,7 @@ class ReferenceCache:
         self.folder = folder
         self.explanation = f"log-probs computed before and kept in {folder}: no second model in memory"
         self._entries: dict[str, _Entry] = {}
+        self._facts_hash = ""
 
     @classmethod
     def open(cls, folder: Path, facts: Mapping[str, Any]) -> ReferenceCache:
@@ -76,6 +84,8 @@ class ReferenceCache:
             CheckpointError: it cannot be read or written.
         """
         cache = cls(folder)
+        facts = json.loads(json.dumps({**facts, "format": FORMAT}))
+        cache._facts_hash = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         file = folder / FACTS
         remove_abandoned(folder, FACTS)
         remove_abandoned(folder, "part-*.safetensors")
@@ -86,11 +96,15 @@ class ReferenceCache:
                 folder.mkdir(parents=True, exist_ok=True)
             write_json(file, facts)
             return cache
-        try:
-            before = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as err:
-            raise CheckpointError(f"{file} cannot be read ({err}); delete {folder} to compute it anew") from err
-        if changes := differences(before, json.loads(json.dumps(facts))):
+        remedy = f"delete {folder} to compute it anew, or give reference.cache another folder"
+        with library_errors(CheckpointError, f"{file} cannot be read", remedy):
+            before = dict(json.loads(file.read_text(encoding="utf-8")))
+        if before.get("format") != FORMAT:
+            raise ConfigError(
+                f"the reference cache in {folder} is of another version of mmpref, whose parts cannot be proved; "
+                f"{remedy}"
+            )
+        if changes := differences(before, facts):
             raise ConfigError(
                 f"the reference cache in {folder} is stale: {'; '.join(changes)}. Give reference.cache another folder, "
                 "or delete this one"
@@ -99,8 +113,20 @@ class ReferenceCache:
         return cache
 
     def _read_parts(self) -> None:
-        for part in sorted(self.folder.glob("part-*.safetensors")):
-            self._entries.update(_read(part))
+        faults: dict[Path, str] = {}
+        for part in sorted(self.folder.glob("part-*")):
+            found = _read(part, self._facts_hash)
+            if isinstance(found, str):
+                faults[part] = found
+            else:
+                self._entries.update(found)
+        if faults:
+            told = "; ".join(f"{part.name} {fault}" for part, fault in faults.items())
+            remove = shlex.join(["rm", "-r", *(str(part) for part in faults)])
+            raise CheckpointError(
+                f"the reference cache in {self.folder} is not what was written: {told}; `{remove}` lets the pairs in "
+                f"{'it' if len(faults) == 1 else 'them'} be computed anew"
+            )
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -190,24 +216,20 @@ class ReferenceCache:
             tensors[f"{key}.chosen"] = chosen
             if rejected is not None:
                 tensors[f"{key}.rejected"] = rejected
-        name = hashlib.blake2b("".join(sorted(entries)).encode(), digest_size=8).hexdigest()
-        with replacing(self.folder / f"part-{name}.safetensors") as stream:
-            stream.write(save(tensors))
+        content = save(tensors, metadata={_OF: self._facts_hash})
+        with replacing(self.folder / f"part-{hashlib.sha256(content).hexdigest()}.safetensors") as stream:
+            stream.write(content)
         self._entries.update(entries)
 
 
 def cache_facts(recipe: Recipe, loaded: LoadedModel, collator: PairCollator) -> dict[str, Any]:
     """What reference log-probs depend on besides the pair, by name."""
-    source = processor_folder(recipe.model.path)
-    digest = hashlib.sha256()
-    for file in sorted({file for pattern in PROCESSOR_FILES for file in source.glob(pattern) if file.is_file()}):
-        digest.update(file.name.encode() + file.read_bytes())
     processing, adapter = recipe.processing, recipe.adapter
     return {
         "model": model_fingerprint(recipe.model.path),
         "model.dtype": dtype_fact(recipe),
         "model.stored_as": adapter.stored_as,
-        "processor and template": digest.hexdigest(),
+        "processor and template": joined(processor_fingerprint(recipe.model.path)),
         "processing.max_length": processing.max_length,
         "processing.min_pixels": processing.min_pixels,
         "processing.max_pixels": processing.max_pixels,
@@ -313,10 +335,25 @@ def _entries(policy: nn.Module, batch: PairBatch) -> dict[str, _Entry]:
     return dict(list(entries)[: batch.counted])
 
 
-def _read(part: Path) -> dict[str, _Entry]:
+def _read(part: Path, of: str) -> dict[str, _Entry] | str:
+    """The entries of a part, or what is wrong with it.
+
+    Args:
+        of: hash of the cache's facts.
+    """
+    named = _PART.fullmatch(part.name)
+    if named is None or part.is_dir():
+        return "is not of this cache"
     try:
-        tensors = load_file(part)
-    except (OSError, SafetensorError) as err:
-        raise CheckpointError(f"{part} cannot be read ({err}); delete it to compute its pairs anew") from err
+        content = part.read_bytes()
+    except OSError as err:
+        return f"cannot be read ({one_line(err)})"
+    if hashlib.sha256(content).hexdigest() != named[1]:
+        return "has other bytes than were written (sha256 differs)"
+    with library_errors(CheckpointError, f"{part} cannot be read", "delete it to compute its pairs anew"):
+        tensors = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    if header.get("__metadata__", {}).get(_OF) != of:
+        return "was written for another cache (other model, adapter, processor or precision)"
     keys = {name.partition(".")[0] for name in tensors}
     return {key: (tensors[f"{key}.chosen"], tensors.get(f"{key}.rejected")) for key in keys}

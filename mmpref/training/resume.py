@@ -13,11 +13,15 @@ from mmpref.errors import CheckpointError
 from mmpref.losses import resolve
 from mmpref.records import PreferencePair
 from mmpref.rundir import RunDir, versions
-from mmpref.training.checkpoint import differences, model_fingerprint, newest_complete, stored_facts, verify
+from mmpref.training.checkpoint import newest_complete, sealed_in
 from mmpref.training.continued import start_facts
 from mmpref.training.extra_arguments import MOVES_NO_WEIGHT
 from mmpref.training.loss_of import settings_of
 from mmpref.training.precision import dtype_fact
+from mmpref.training.resume_differences import Differences
+from mmpref.training.run_data import RunData
+from mmpref.training.run_images import LIST, RunImages, images_of
+from mmpref.training.start_model import is_folder, start_files
 
 Say = Callable[[str], None]
 _MOVE_NO_WEIGHT = (
@@ -30,11 +34,16 @@ _MOVE_NO_WEIGHT = (
     "eval_steps",
     "per_device_eval_batch_size",
 )
-_MAY_BE_ALLOWED = ("data.", "versions.")
 _PAIRS = "data.pairs"
+_IMAGES = "data.images"
+_FILES = ("model.files.", "processor.files.")
+_NEW_IN_2 = (*_FILES, "model.id", _IMAGES, "data.eval", "run")
+"""What checkpoints of format 1 say nothing of, or nothing that can be compared."""
 
 
-def facts_of(recipe: Recipe, train_hashes: Sequence[str], *, processes: int = 1) -> dict[str, Any]:
+def facts_of(
+    recipe: Recipe, train_hashes: Sequence[str], *, processes: int = 1, say: Say | None = None
+) -> dict[str, Any]:
     """What must not change between a checkpoint and its resume, by dotted name.
 
     Of batch size, accumulation and number of processes only the product moves the weights: an update is made of the
@@ -44,6 +53,7 @@ def facts_of(recipe: Recipe, train_hashes: Sequence[str], *, processes: int = 1)
         processes: that train together.
         recipe: everything in it that moves the weights is a fact; where things are written is not.
         train_hashes: sha256 of each training file, in order.
+        say: told where hashing the model takes a while.
     """
     tree = recipe.model_dump(mode="json", exclude={"output", "model", "data", "preflight"})
     del tree["reference"]["cache"]
@@ -59,12 +69,14 @@ def facts_of(recipe: Recipe, train_hashes: Sequence[str], *, processes: int = 1)
         tree["train"].pop(name)
     # a preset is a name, and what it means may change between versions; without a balance this is null as it was
     tree["loss"]["ada"] = settings_of(recipe)["ada"]
-    tree["model"] = {"files": model_fingerprint(recipe.model.path), "dtype": dtype_fact(recipe)}
+    tree["model"] = {"dtype": dtype_fact(recipe)}
     if recipe.model.parts:
         tree["model"]["parts"] = recipe.model.parts
     tree["data"] = {"train": list(train_hashes)}
     tree["versions"] = {name: version for name, version in versions().items() if name in ("torch", "transformers")}
-    return {**_that_move_weights(_flatten(tree)), **start_facts(recipe)}
+    path = recipe.model.path
+    start = start_files(path, say) if is_folder(path) else {"model.id": path}
+    return {**_that_move_weights(_flatten(tree)), **start_facts(recipe), **start}
 
 
 def _that_move_weights(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,7 +102,34 @@ def pairs_fact(pairs: Sequence[PreferencePair]) -> dict[str, str]:
     return {_PAIRS: f"{len(pairs)} pairs, sha256 of their ids {digest[:16]}"}
 
 
-def choose_checkpoint(run: RunDir, facts: Mapping[str, Any], *, allow_data_change: bool, say: Say) -> Path | None:
+def facts_at_start(
+    recipe: Recipe, data: RunData, held_out: Sequence[str], claimed: Mapping[str, Any], processes: int, say: Say
+) -> tuple[RunImages, dict[str, Any]]:
+    """The images that a run reads, and all facts of it that are known before its model is loaded.
+
+    Args:
+        held_out: what is kept out of the training files, in words.
+        claimed: with the name of the run.
+    """
+    images = images_of(data.train, data.eval, data.images, data.manifest, say)
+    facts = facts_of(recipe, [*data.train_hashes, *held_out], processes=processes, say=say)
+    facts |= {_IMAGES: images.fact(), "run": claimed["run"]}
+    return images, {**facts, "data.eval": list(data.eval_hashes)}
+
+
+def files_in(facts: Mapping[str, Any]) -> dict[str, str]:
+    """The files of model and processor among the facts: dotted name -> sha256."""
+    return {name: value for name, value in facts.items() if name.startswith(_FILES)}
+
+
+def late_facts(recipe: Recipe, say: Say | None = None) -> dict[str, Any]:
+    """Facts that are known only when the model was loaded: the files of a model from the hub, which may come now."""
+    return {} if is_folder(recipe.model.path) else start_files(recipe.model.path, say)
+
+
+def choose_checkpoint(
+    run: RunDir, facts: Mapping[str, Any], *, allow_data_change: bool, say: Say, images: RunImages | None = None
+) -> Path | None:
     """The newest complete checkpoint of a run; None when there is none and training starts at step 0.
 
     Args:
@@ -99,9 +138,11 @@ def choose_checkpoint(run: RunDir, facts: Mapping[str, Any], *, allow_data_chang
             at them when it is.
         allow_data_change: go on although the data or the library versions changed; anything else is still refused.
         say: told what was passed over, and where training goes on.
+        images: that the run reads now; None compares none.
 
     Raises:
-        CheckpointError: the checkpoint was written by a run with other facts; each is named.
+        CheckpointError: the checkpoint was written by a run with other facts, or from other images; each is named, with
+            what it was, what it is, and what to do.
     """
     folder, skipped = newest_complete(run.checkpoints)
     for reason in skipped:
@@ -109,17 +150,30 @@ def choose_checkpoint(run: RunDir, facts: Mapping[str, Any], *, allow_data_chang
     if folder is None:
         say("no complete checkpoint to resume from: starting at step 0")
         return None
-    then = _loss_written_out(verify(folder))
+    sealed = sealed_in(folder)
+    then = _that_move_weights(_loss_written_out(dict(sealed.facts)))
+    now = dict(facts)
     then.pop(_PAIRS, None)
-    then = _that_move_weights(then)
-    changes = differences(then, facts)
-    refused = [change for change in changes if not (allow_data_change and change.startswith(_MAY_BE_ALLOWED))]
-    if refused:
-        all_allowed = all(change.startswith(_MAY_BE_ALLOWED) for change in refused)
-        hint = "; --allow-data-change goes on all the same (other pairs in a new order)" if all_allowed else ""
-        raise CheckpointError(f"{folder} belongs to another run: {'; '.join(refused)}{hint}")
-    say(f"resuming from {folder}" + (f" although {'; '.join(changes)}" if changes else ""))
+    changes = Differences(folder, run)
+    if sealed.format == 1:
+        changes.is_old()
+        then, now = ({k: v for k, v in side.items() if not k.startswith(_NEW_IN_2)} for side in (then, now))
+    elif "model.id" in now:
+        then = {name: value for name, value in then.items() if not name.startswith(_FILES)}
+    if images is not None and then.get(_IMAGES) != now.get(_IMAGES):
+        changes.of_images(RunImages.read(folder / LIST), images, stopped_at(run))
+    changes.of_facts(*({k: v for k, v in side.items() if k != _IMAGES} for side in (then, now)))
+    changes.refuse_unless(allow_data_change)
+    for line in changes.told:
+        say(line)
+    say(f"resuming from {folder}" + (f" although {allowed}" if (allowed := changes.described()) else ""))
     return folder
+
+
+def stopped_at(run: RunDir) -> str:
+    """What a failed run said when it ended, this time and before, as its manifest has it."""
+    manifest = run.manifest()
+    return f"{manifest.get('error', '')} {manifest.get('earlier_errors', '')}"
 
 
 def check_pairs(checkpoint: Path, facts: Mapping[str, Any], *, allow_data_change: bool, say: Say) -> None:
@@ -127,14 +181,20 @@ def check_pairs(checkpoint: Path, facts: Mapping[str, Any], *, allow_data_change
 
     Args:
         checkpoint: that training goes on from.
-        facts: of the run as it is now, with :func:`pairs_fact`.
+        facts: of the run as it is now, with :func:`pairs_fact` and :func:`late_facts`.
         allow_data_change: go on all the same.
         say: told what becomes of the order of pairs.
 
     Raises:
-        CheckpointError: the pairs are other ones, or the checkpoint does not say which it trained on.
+        CheckpointError: the pairs, or a hub model's files, are other ones, or the checkpoint does not say which it
+            trained on.
     """
-    then, now = stored_facts(checkpoint).get(_PAIRS), facts[_PAIRS]
+    sealed = sealed_in(checkpoint)
+    if "model.id" in facts and sealed.format > 1:
+        changes = Differences(checkpoint, RunDir(checkpoint.parent.parent))
+        changes.of_facts(*({k: v for k, v in side.items() if k.startswith(_FILES)} for side in (sealed.facts, facts)))
+        changes.refuse_unless(allow_data_change)
+    then, now = sealed.facts.get(_PAIRS), facts[_PAIRS]
     if then == now:
         return
     found = (

@@ -21,6 +21,7 @@ from mmpref.config import Recipe
 from mmpref.data.quarantine import Quarantine
 from mmpref.errors import CheckpointError, StoppedError, Terminated
 from mmpref.losses.objective import Objective
+from mmpref.models.load import check_model
 from mmpref.models.part_counts import as_facts
 from mmpref.records import PreferencePair
 from mmpref.rundir import Claim, RunDir, State, check_output, claim_output, with_real_output
@@ -39,6 +40,7 @@ from mmpref.training.loss_of import (
     settle,
     with_score,
 )
+from mmpref.training.lost_rows import kept_when_rows_are_lost
 from mmpref.training.metrics import JsonlLogger
 from mmpref.training.parallel.strategy import (
     refuse_contradictions,
@@ -48,8 +50,18 @@ from mmpref.training.parallel.strategy import (
 )
 from mmpref.training.parallel.world import World, meet_on_cpu
 from mmpref.training.precision import describe, describe_saved, resolved
-from mmpref.training.resume import Say, check_pairs, choose_checkpoint, facts_of, pairs_fact, step_of
+from mmpref.training.resume import (
+    Say,
+    check_pairs,
+    choose_checkpoint,
+    facts_at_start,
+    files_in,
+    late_facts,
+    pairs_fact,
+    step_of,
+)
 from mmpref.training.run_data import RunData, load_data
+from mmpref.training.run_images import ImageListKept, RunImages
 from mmpref.training.run_lock import one_training_in
 from mmpref.training.setup import Setup, set_up, smaller_weights
 from mmpref.training.stopping import held, terminating
@@ -114,6 +126,7 @@ def train(
     with world.failing_together(), tracked_in(arguments.report_to, run.logs), log:
         say = log.saying(say)
         recipe = continued(recipe)
+        check_model(recipe.model.path)
         refuse_other_than_asked(world.strategy, world.size)
         refuse_what_cannot_shard(recipe, world.strategy)
         _use_one_gpu(arguments, say)
@@ -123,9 +136,19 @@ def train(
             if claim.note:
                 say(claim.note)
             return _claimed(
-                recipe, claim, world, objective, arguments, resume, allow_data_change, progress, say,
-                losses, log, on_trainer,
-            )  # fmt: skip
+                recipe,
+                claim,
+                world,
+                objective,
+                arguments,
+                resume,
+                allow_data_change,
+                progress,
+                say,
+                losses,
+                log,
+                on_trainer,
+            )
 
 
 def _claimed(
@@ -147,7 +170,7 @@ def _claimed(
             begin()  # an earlier run is touched only when everything was found in order
         # an earlier run keeps its own list until this one begins
         quarantine = Quarantine(None if claim.replaces or claim.continues else claim.run.quarantine_file)
-        data = load_data(recipe, objective, quarantine)
+        data = load_data(recipe, objective, quarantine, world=world, say=say)
         world.same_everywhere("training files", (data.train_hashes, len(data.train), len(data.eval)))
         quarantine.path = claim.run.quarantine_file
         goes_on = claim.run if claim.continues else None
@@ -155,24 +178,24 @@ def _claimed(
         told = recipe if score is None else with_score(recipe, score)
         objective = objective_of(told)
         held_out = [f"held_out={recipe.data.held_out:g}"] if recipe.data.held_out else []
-        facts = facts_of(told, [*data.train_hashes, *held_out], processes=world.size)
+        images, facts = world.first_does(lambda: facts_at_start(told, data, held_out, claim.facts, world.size, say))
         run, checkpoint = claim.run, None
         if resume:
             checkpoint = world.first_does(
-                lambda: choose_checkpoint(run, facts, allow_data_change=allow_data_change, say=say)
+                lambda: choose_checkpoint(run, facts, allow_data_change=allow_data_change, say=say, images=images)
             )
 
         def with_pairs(pairs: Sequence[PreferencePair]) -> dict[str, Any]:
             fact = pairs_fact(pairs)
             world.same_everywhere("pairs that train", fact)
-            known = {**facts, **fact}
+            known = {**facts, **fact, **world.first_does(lambda: late_facts(told, say))}
             if checkpoint is not None:
                 start = checkpoint
                 world.first_does(lambda: check_pairs(start, known, allow_data_change=allow_data_change, say=say))
             return known
 
         return _train(
-            told, score, begin, world, objective, arguments, data, with_pairs, checkpoint, progress, say,
+            told, score, begin, world, objective, arguments, data, images, with_pairs, checkpoint, progress, say,
             losses, log, on_trainer,
         )  # fmt: skip
 
@@ -183,7 +206,7 @@ def _state_kept(claim: Claim, world: World, log: TrainLog) -> Iterator[Begin]:
     begun: list[RunDir] = []
 
     def begin(recipe: Recipe = claim.recipe, facts: Mapping[str, Any] | None = None) -> RunDir:
-        told = replace(claim, recipe=recipe, facts=facts or {})
+        told = replace(claim, recipe=recipe, facts={**claim.facts, **(facts or {})})
         with held():  # a signal between the manifest and the note that it is there would leave it at "running"
             if not begun:
                 begun.append(world.first_does(told.begin))
@@ -221,6 +244,7 @@ def _train(
     objective: Objective,
     arguments: TrainingArguments,
     data: RunData,
+    images: RunImages,
     facts_with: Callable[[Sequence[PreferencePair]], dict[str, Any]],
     checkpoint: Path | None,
     progress: ProgressHook | None,
@@ -244,7 +268,7 @@ def _train(
             train_pairs=ready.train.pairs,
             eval_pairs=ready.eval.pairs,
             reference=ready.reference,
-            callbacks=[logger, _ProgressCallback(progress if world.is_first else None)],
+            callbacks=[logger, ImageListKept(images), _ProgressCallback(progress if world.is_first else None)],
             checkpoint_facts=facts,
             learning_rates=recipe.train.learning_rates.model_dump(exclude_none=True),
             skip_nonfinite_steps=recipe.train.skip_nonfinite_steps,
@@ -268,7 +292,7 @@ def _train(
     before = FirstStep(recipe, trainer, ready, new=checkpoint is None, say=say)
     if not world.begins_late:
         before.check()
-    run = begin(recipe, facts_for_manifest(recipe, line, score))
+    run = begin(recipe, {**facts_for_manifest(recipe, line, score), "start_files": files_in(facts)})
     if world.is_first:
         make_folder(trainer, run.logs)
         data.quarantine.write()
@@ -277,7 +301,8 @@ def _train(
         trainer.add_callback(before)
     else:
         before.evaluate()
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    with kept_when_rows_are_lost(trainer):
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     step, steps = trainer.state.global_step, trainer.state.max_steps
     if (number := trainer.stop_signal()) is not None:
         trainer.checkpoint_here()

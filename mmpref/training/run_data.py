@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from mmpref.config import Recipe, SourceSection
+from mmpref.config import DataSection, Recipe, SourceSection
+from mmpref.data.decoded import ImageCheck
 from mmpref.data.images import ImageLoader
-from mmpref.data.loading import Candidate, PairSource, load_each, load_pairs
-from mmpref.data.manifest import verify
+from mmpref.data.loading import Candidate, FindBroken, PairSource, load_each
+from mmpref.data.manifest import Listing, describes, verify
 from mmpref.data.mixture import RootedImages, repeat
+from mmpref.data.next_steps import advice, allowing, check_command, fix_name, override
 from mmpref.data.opening import recipe_sources, weights
 from mmpref.data.quarantine import Quarantine, RowError
 from mmpref.data.split import split_by_image
 from mmpref.errors import ConfigError, DataError
-from mmpref.files import sha256
+from mmpref.file_hashes import Say, content_hashes
 from mmpref.losses.objective import Objective
 from mmpref.processing.encode import PairEncoder
 from mmpref.processing.fitting import FitPlan, plan_fit
 from mmpref.records import PreferencePair
-from mmpref.training.resume import Say
+from mmpref.training.parallel.world import ALONE, World
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +37,26 @@ class RunData:
     images: ImageLoader | RootedImages
     quarantine: Quarantine
     train_hashes: tuple[str, ...]
+    eval_hashes: tuple[str, ...]
     manifest: str | None
     """Hash of the manifest that the data was proved to match."""
     sources: tuple[PairSource, ...]
     """Of the training rows, held-out ones among them."""
 
 
-def load_data(recipe: Recipe, objective: Objective, quarantine: Quarantine) -> RunData:
+def load_data(
+    recipe: Recipe, objective: Objective, quarantine: Quarantine, *, world: World = ALONE, say: Say | None = None
+) -> RunData:
     """Read, check, hold out and repeat, as the recipe's ``data`` section says.
+
+    Every image is decoded once, unless a manifest says that it was, or ``data.check_images`` asks for headers alone.
+
+    Args:
+        recipe: what to read.
+        objective: says whether an answer alone is a row, and whether scores are needed.
+        quarantine: gets the rows that are not used, and the counts.
+        world: the processes that share the decoding; all must call this together.
+        say: told what was decoded.
 
     Raises:
         DataError: rows that cannot be used, beyond what ``data.max_bad_fraction`` allows, and whatever else makes the
@@ -52,20 +68,27 @@ def load_data(recipe: Recipe, objective: Objective, quarantine: Quarantine) -> R
     checked = None
     if section.manifest is not None:
         checked = verify(section.manifest, train_sources, demonstrations=demonstrations)
+        quarantine.expected = checked.skip
+    look = ImageCheck(rank=world.rank, size=world.size, gather=world.gather, say=say)
+    look_deeper = None if section.check_images == "header" else look
     lists = load_each(
         train_sources,
         allow_demonstrations=demonstrations,
         quarantine=quarantine,
         max_bad_fraction=section.max_bad_fraction,
         skip=None if checked is None else checked.skip,
+        find_broken=look_deeper if checked is None else None,
+        advise=lambda: advice(train_sources, quarantine, demonstrations=demonstrations),
     )
     if checked is not None:
         checked.verify_images(train_sources, lists, full=section.verify == "full")
+    train_hashes = _hashes(section.train, train_sources, lists)
     evaluated: list[PreferencePair] = []
+    eval_hashes: tuple[str, ...] = ()
     if eval_sources:
-        evaluated = load_pairs(
-            eval_sources, allow_demonstrations=demonstrations, quarantine=Quarantine(), max_bad_fraction=0.0
-        )
+        eval_lists = _held_out_pairs(section, eval_sources, demonstrations, look_deeper)
+        eval_hashes = _hashes(section.eval, eval_sources, eval_lists)
+        evaluated = [pair for found in eval_lists for pair in found]
     elif section.held_out:
         lists, evaluated = _hold_out(lists, section.held_out, recipe.seed)
     pairs = [
@@ -76,9 +99,46 @@ def load_data(recipe: Recipe, objective: Objective, quarantine: Quarantine) -> R
     _refuse_trained_pairs(pairs, evaluated)
     if objective.requires_scores:
         _refuse_missing_scores([*pairs, *evaluated], objective)
-    train_hashes = tuple(_hash(entry, source) for entry, source in zip(section.train, train_sources, strict=True))
     manifest = None if checked is None else checked.hash
-    return RunData(pairs, evaluated, images, quarantine, train_hashes, manifest, tuple(train_sources))
+    return RunData(pairs, evaluated, images, quarantine, train_hashes, eval_hashes, manifest, tuple(train_sources))
+
+
+def _held_out_pairs(
+    section: DataSection, sources: Sequence[PairSource], demonstrations: bool, look: FindBroken | None
+) -> list[list[PreferencePair]]:
+    """The pairs of ``data.eval``, source by source: every one is used, so that two runs are compared on the same ones;
+    but for those that the manifest of a check, where it is about these files too, has put aside.
+    """
+    checked = None
+    if section.manifest is not None and describes(section.manifest, sources):
+        checked = verify(section.manifest, sources, demonstrations=demonstrations)
+    quarantine = Quarantine(expected=None if checked is None else checked.skip)
+
+    def advise() -> list[str]:
+        clean = fix_name(sources)
+        command = check_command(sources, demonstrations=demonstrations, more=["--fix", str(clean)])
+        told = "these are rows of data.eval, all of which must be in order"
+        if command is None:
+            return [f"{told}; mmpref data check SOURCE --fix FILE writes a clean file of one source"]
+        return [
+            f"{told}: write the good ones to a file of their own with",
+            f"  {command}",
+            "and give this command once more with",
+            f"  {override('data.eval', {'path': str(clean), 'root': str(clean.parent)})}",
+        ]
+
+    lists = load_each(
+        sources,
+        allow_demonstrations=demonstrations,
+        quarantine=quarantine,
+        max_bad_fraction=0.0,
+        skip=quarantine.expected,
+        find_broken=look if checked is None else None,
+        advise=advise,
+    )
+    if checked is not None:
+        checked.verify_images(sources, lists, full=section.verify == "full")
+    return lists
 
 
 def _refuse_trained_pairs(pairs: Sequence[PreferencePair], evaluated: Sequence[PreferencePair]) -> None:
@@ -121,13 +181,29 @@ def _hold_out(
     return kept, evaluated
 
 
-def _hash(entry: str | SourceSection, source: PairSource) -> str:
-    """What a source holds and how it is read: a plain file by its bytes, as everything else by what is known of it."""
-    hashes = [sha256(file) for file in source.rows.files]
+def _hashes(
+    entries: Sequence[str | SourceSection], sources: Sequence[PairSource], lists: Sequence[Sequence[PreferencePair]]
+) -> tuple[str, ...]:
+    together = zip(entries, sources, lists, strict=True)
+    return tuple(_hash(entry, source, pairs) for entry, source, pairs in together)
+
+
+def _hash(entry: str | SourceSection, source: PairSource, pairs: Sequence[PreferencePair]) -> str:
+    """What a source holds and how it is read: a plain file by its bytes, as everything else by what is known of it.
+
+    A source without files (a hub id) counts by what its pairs say, bytes of embedded images among it.
+    """
+    hashes = list(content_hashes(source.rows.files, DataError).values())
     if isinstance(entry, str) and len(hashes) == 1:
         return hashes[0]
     said = {} if isinstance(entry, str) else entry.model_dump(mode="json", exclude={"path", "root"})
-    return hashlib.sha256(json.dumps([hashes or source.rows.spec, said]).encode()).hexdigest()
+    facts: list[Any] = [hashes or source.rows.spec, said]
+    if not hashes:
+        read = Listing()
+        for pair in pairs:
+            read.add_pair(pair, source.images)
+        facts.append(read.pairs)
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def fit_data(recipe: Recipe, data: RunData, encoder: PairEncoder, say: Say) -> tuple[FitPlan, FitPlan]:
@@ -161,9 +237,14 @@ def fit_data(recipe: Recipe, data: RunData, encoder: PairEncoder, say: Say) -> t
     bad = [err for err in faults if err.reason != "too_long_prompt"]
     total = len(data.train) + len(data.eval)
     if not train.pairs or (data.eval and not held_out.pairs) or len(bad) > recipe.data.max_bad_fraction * total:
+        reasons = ", ".join(
+            f"{reason} {count}" for reason, count in Counter(err.reason for err in faults).most_common()
+        )
+        left = train.pairs and (held_out.pairs or not data.eval)
+        cure = f"; `{override('data.max_bad_fraction', allowing(len(bad), total))}` leaves them out" if left else ""
         raise DataError(
-            f"{len(faults)} of {total} pairs cannot be used by this model (data.max_bad_fraction is "
-            f"{recipe.data.max_bad_fraction:g}); the first: {(bad or faults)[0]}"
+            f"{len(faults)} of {total} pairs cannot be used by this model ({reasons}; data.max_bad_fraction is "
+            f"{recipe.data.max_bad_fraction:g}); the first: {(bad or faults)[0]}{cure}"
         )
     return train, held_out
 

@@ -133,7 +133,7 @@ def _reference(
     if not objective.needs_reference:
         return None
     folder = section.cache or recipe.output.with_name(f"{recipe.output.name}.reference")
-    facts = cache_facts(recipe, loaded, collator)
+    facts = world.first_does(lambda: cache_facts(recipe, loaded, collator))
     world.first_does(lambda: len(ReferenceCache.open(folder, facts)))  # makes it, if it is new
     return ReferenceCache.open(folder, facts)
 

@@ -99,12 +99,28 @@ def test_a_row_that_breaks_on_one_rank_stops_all_with_its_message(place: Place, 
     rows[9].update(id="torn-row", images=["images/torn.png"])
     (place.root / "torn.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     run = tmp_path / "run"
-    line = place.train(run, "train.per_device_train_batch_size=3", "preflight=false", pairs="torn")
-    done = finish([*MMPREF, *line, "--launch", "ddp", "--processes", "2"])
+    settings = ("train.per_device_train_batch_size=3", "preflight=false", "data.check_images=header")
+    done = finish([*MMPREF, *place.train(run, *settings, pairs="torn"), "--launch", "ddp", "--processes", "2"])
     assert done.returncode == 3
     assert "row 'torn-row'" in done.stderr
     assert "Traceback" not in done.stderr
     assert RunDir(run).manifest()["state"] == "failed"
+
+
+def test_a_broken_picture_is_found_by_both_ranks_before_the_first_step(place: Place, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (place.root / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
+    picture = (place.root / rows[9]["images"][0]).read_bytes()
+    (place.root / "images" / "half.png").write_bytes(picture[: len(picture) // 2])
+    rows[9].update(id="half-row", images=["images/half.png"])
+    (place.root / "half.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    launch = ["--launch", "ddp", "--processes", "2"]
+    done = finish([*MMPREF, *place.train(tmp_path / "one", pairs="half"), *launch])
+    assert done.returncode == 3
+    assert done.stderr.count("line 10 (id 'half-row'): image_decode") == 1
+    assert "Traceback" not in done.stderr
+    done = finish([*MMPREF, *place.train(tmp_path / "two", "data.max_bad_fraction=0.5", pairs="half"), *launch])
+    assert done.returncode == 0, done.stderr
+    assert RunDir(tmp_path / "two").manifest()["quarantined"] == 1
 
 
 @several

@@ -18,6 +18,7 @@ from mmpref.files import (
     NoLocksError,
     folder_beside,
     locked,
+    only_writer,
     real_path,
     refuse_locked,
     replacing,
@@ -205,3 +206,16 @@ def test_a_path_without_links_stays_as_it_was_given(tmp_path: Path, monkeypatch:
     assert real_path(Path("a/b")) == Path("a/b")
     assert real_path(Path("link")) == tmp_path.resolve() / "real"
     assert real_path(Path("a/../b")) == tmp_path.resolve() / "b"
+
+
+def test_an_output_has_one_writer_who_is_named_and_no_lock_file_stays(tmp_path):
+    out = tmp_path / "out.jsonl"
+    (tmp_path / "link.jsonl").symlink_to(out)
+    with only_writer(out, "choose another --out"):
+        for same in (out, tmp_path / "link.jsonl", tmp_path / "x" / ".." / "out.jsonl"):
+            with (
+                pytest.raises(ConfigError, match=rf"written by process {os.getpid()} on .*, or choose another --out"),
+                only_writer(same, "choose another --out"),
+            ):
+                pass
+    assert [file.name for file in tmp_path.iterdir()] == ["link.jsonl"]

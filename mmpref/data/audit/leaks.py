@@ -8,7 +8,6 @@ HalBench use. So ids are compared, never split names. Ids are read from file nam
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from mmpref.data.images import FINGERPRINT_BITS, ImageLimits, ImageLoader, fingerprint
 from mmpref.data.quarantine import RowError
 from mmpref.errors import DataError
+from mmpref.file_reading import parse_json, read_text
 from mmpref.records import ImageRef, PreferencePair
 
 MAX_BITS = 10
@@ -255,19 +255,13 @@ def _row_ids(row: Any) -> set[int]:
 
 def _rows(path: Path) -> Iterator[Any]:
     """The rows of a JSON array, of JSON lines, or of an object (its lists' rows, or its numeric keys)."""
+    text = read_text(path, DataError)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    try:
-        whole = json.loads(text)
-    except (ValueError, RecursionError):
-        for number, line in enumerate(text.splitlines(), start=1):
+        whole = parse_json(text, DataError, str(path))
+    except DataError:
+        for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
-                try:
-                    yield json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise DataError(f"{path}:{number}: broken JSON: {error}") from error
+                yield parse_json(line, DataError, f"{path}, line {number}")
         return
     if isinstance(whole, list):
         yield from whole

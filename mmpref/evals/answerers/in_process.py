@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -55,11 +54,10 @@ class ModelSource:
             return self
         if self.adapter is not None:
             raise ConfigError(f"{self.path} is an adapter itself; give its base model with --adapter")
-        try:
-            base = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
-        except (OSError, ValueError, AttributeError) as err:
-            raise ConfigError(f"{config} cannot be read: {err}") from err
-        if not isinstance(base, str) or not base:
+        from mmpref.models.adapter_folder import adapter_settings
+
+        base = adapter_settings(Path(self.path)).get("base_model_name_or_path")
+        if not base:
             raise ConfigError(f"{config} does not name a base model; give it as the model, and this as the adapter")
         return ModelSource(
             path=base,
@@ -198,7 +196,7 @@ class TransformersAnswerer:
         waiting = sorted(window, key=lambda asked: -len(asked.prompt))
         while waiting:
             batch = waiting[: self._fitting(len(waiting[0].prompt))]
-            texts: list[str] | None = None
+            texts: list[tuple[str, bool]] | None = None
             try:
                 texts = self._generate_batch([asked.prompt for asked in batch])
             except torch.OutOfMemoryError as err:
@@ -212,16 +210,17 @@ class TransformersAnswerer:
                 self._batch_size = len(batch) // 2
                 continue
             waiting = waiting[len(batch) :]
-            for asked, text in zip(batch, texts, strict=True):
+            for asked, (text, cut) in zip(batch, texts, strict=True):
                 for sample in asked.samples:
-                    yield Answer(id=sample.id, text=text)
+                    yield Answer(id=sample.id, text=text, cut=cut)
 
     def _fitting(self, longest: int) -> int:
         """How many questions, none with a longer prompt, make one batch."""
         tokens = (longest + self._max_new_tokens) * self._num_beams
         return max(1, min(self._batch_size, self._tokens_per_batch // tokens))
 
-    def _generate_batch(self, prompts: Sequence[EncodedPrompt]) -> list[str]:
+    def _generate_batch(self, prompts: Sequence[EncodedPrompt]) -> list[tuple[str, bool]]:
+        """(answer, whether the limit of tokens ended it) for each prompt."""
         import torch
 
         from mmpref.processing.collate import collate_prompts
@@ -246,7 +245,17 @@ class TransformersAnswerer:
             )
         new = out[:, inputs["input_ids"].shape[1] :]
         texts: list[str] = self._tokenizer.batch_decode(new, skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        return [(text.strip(), cut) for text, cut in zip(texts, self._cut(new), strict=True)]
+
+    def _cut(self, new: Tensor) -> list[bool]:
+        """Which rows of new tokens [B, T] are as long as they may be and hold no end."""
+        import torch
+
+        if new.shape[1] < self._max_new_tokens:
+            return [False] * new.shape[0]
+        ends = self._loaded.model.generation_config.eos_token_id
+        known = torch.tensor([] if ends is None else ends, dtype=new.dtype, device=new.device).reshape(-1)
+        return [not ended for ended in torch.isin(new, known).any(dim=1).tolist()]
 
 
 def _vision_on(device: torch.device, prompts: Sequence[EncodedPrompt]) -> list[EncodedPrompt]:

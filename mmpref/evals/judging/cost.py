@@ -1,4 +1,9 @@
-"""What judging costs: prices, what is guessed before, and what is counted while calls are under way."""
+"""What judging costs: prices, what is guessed before, and what is counted while calls are under way.
+
+What a server says it used is believed where it can be: at least a tenth of the tokens that the length tells, and no
+more than any model reads. Otherwise, and for a request whose reply was lost, the most that it can have been is counted,
+and the outcome says of how many calls.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +18,9 @@ from mmpref.evals.chat_api import Completion, NotAsked
 
 MAX_REPLY_TOKENS = 512
 CHARS_PER_TOKEN = 3.5  # of English in the tokenizers of today, rounded to the dear side
+FEWEST = 0.1  # of the tokens that the length tells; a server that counts fewer does not count
+TOKENS_PER_OTHER_CHAR = 2.0  # outside of ASCII: one to three bytes of a token each
+MOST_TOKENS = 10_000_000
 _NO_MONEY = "not asked: the limit of cost was reached"
 
 
@@ -25,6 +33,16 @@ def dollars(amount: float) -> str:
     return f"${whole}.{rest[:2]}{rest[2:].rstrip('0')}"
 
 
+def tokens_of(text: str) -> float:
+    """About how many tokens a text has, rounded to the dear side."""
+    plain = sum(char.isascii() for char in text)
+    return plain / CHARS_PER_TOKEN + (len(text) - plain) * TOKENS_PER_OTHER_CHAR
+
+
+def _can_be(tokens: int | None, by_length: float) -> bool:
+    return tokens is not None and FEWEST * by_length <= tokens <= MOST_TOKENS
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prices:
     """US dollars per million tokens, as the server's owner asks; 0 for a server of one's own."""
@@ -33,8 +51,8 @@ class Prices:
     completion: float
 
     def __post_init__(self) -> None:
-        if self.prompt < 0 or self.completion < 0:
-            raise ConfigError("prices must be >= 0")
+        if not (0 <= self.prompt < math.inf and 0 <= self.completion < math.inf):
+            raise ConfigError("prices must be numbers >= 0")
 
     def of(self, prompt_tokens: float, completion_tokens: float) -> float:
         return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
@@ -63,6 +81,8 @@ class Spent:
     prompt: float = 0.0
     completion: float = 0.0
     promised: float = 0.0
+    guessed: int = 0
+    """Calls whose cost the server did not tell."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -76,10 +96,9 @@ class Spent:
         Raises:
             NotAsked: there is not.
         """
-        most = self.prices.of(prompt_tokens, MAX_REPLY_TOKENS) if self.prices else 0.0
+        most = self._most(prompt_tokens)
         with self.lock:
-            if self.max_cost is not None and self.dollars + self.promised + most > self.max_cost:
-                raise NotAsked(_NO_MONEY)
+            self._refuse_beyond(most)
             self.promised += most
         try:
             yield
@@ -87,9 +106,34 @@ class Spent:
             with self.lock:
                 self.promised -= most
 
-    def add(self, reply: Completion, prompt_tokens: float) -> None:
+    def lost(self, prompt_tokens: float) -> None:
+        """A request that may have to be paid for though its reply is lost; it is made again if there is money left.
+
+        Raises:
+            NotAsked: there is none.
+        """
         with self.lock:
             self.calls += 1
-            self.prompt += reply.prompt_tokens if reply.prompt_tokens is not None else prompt_tokens
-            done = reply.completion_tokens
-            self.completion += done if done is not None else len(reply.text) / CHARS_PER_TOKEN
+            self.guessed += 1
+            self.prompt += prompt_tokens
+            self.completion += MAX_REPLY_TOKENS
+            self._refuse_beyond(0.0)  # the call under way has promised what its next request can cost
+
+    def add(self, reply: Completion, prompt_tokens: float) -> None:
+        sent, written, text = reply.prompt_tokens, reply.completion_tokens, tokens_of(reply.text)
+        with self.lock:
+            self.calls += 1
+            if _can_be(sent, prompt_tokens) and _can_be(written, text) and written:
+                self.prompt += sent or 0
+                self.completion += written
+            else:
+                self.guessed += 1
+                self.prompt += prompt_tokens
+                self.completion += max(MAX_REPLY_TOKENS, text, reply.num_unseen)
+
+    def _most(self, prompt_tokens: float) -> float:
+        return self.prices.of(prompt_tokens, MAX_REPLY_TOKENS) if self.prices else 0.0
+
+    def _refuse_beyond(self, more: float) -> None:
+        if self.max_cost is not None and self.dollars + self.promised + more > self.max_cost:
+            raise NotAsked(_NO_MONEY)

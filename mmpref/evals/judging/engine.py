@@ -2,7 +2,10 @@
 
 The cache is a JSONL file of replies by content: judge, prompt version and everything the judge is shown. So a run that
 was killed asks only what it had not asked, answers that did not change are not judged twice, and a cache can be shared
-between models. An answer without a usable reply is written with its ``error`` and counts as missing.
+between models, one after the other. An answer without a usable reply is written with its ``error`` and is missing.
+
+Each verdict holds the hash of what it is about. Verdicts on other answers that stand where these are to stand are put
+aside before anything is asked: a run that fails leaves none that could be taken for its own.
 """
 
 from __future__ import annotations
@@ -10,20 +13,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmpref.errors import ConfigError
+from mmpref.errors import ConfigError, DataError, EvalIncompleteError
 from mmpref.evals.chat_api import ChatClient, Completion, ItemFailed, Server, in_parallel
 from mmpref.evals.journal import repair_last_line
-from mmpref.evals.judging.cost import CHARS_PER_TOKEN, MAX_REPLY_TOKENS, Estimate, Prices, Spent, dollars
+from mmpref.evals.judging.cost import CHARS_PER_TOKEN, MAX_REPLY_TOKENS, Estimate, Prices, Spent, dollars, tokens_of
 from mmpref.evals.judging.fence import UnusableReplyError, draw_fence, messages, read_reply, response_format
 from mmpref.evals.judging.tasks import HALLUSIONBENCH_SAME, JUDGED, JudgeTask, Sections, Value, figure_zero
-from mmpref.evals.rows import Source, choose, pair_by_id
+from mmpref.evals.rows import Source, choose, first_ids, load_rows, pair_by_id
 from mmpref.evals.task import benchmark_named, with_defaults
-from mmpref.evals.verdicts import Verdict, usable
-from mmpref.files import json_text, replacing, writing_to
+from mmpref.evals.verdicts import MAX_MISSING_SHARE, Verdict, content_hash, usable
+from mmpref.files import json_text, only_writer, replacing, writing_to
 from mmpref.records import Answer, EvalSample
 
 ASKED_AGAIN = 3
@@ -34,7 +38,12 @@ _OVERHEAD_TOKENS = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came of it. ``missing`` are ids without a verdict, with the reasons; ``cost`` is of this run alone."""
+    """What came of it. ``missing`` are ids without a verdict, with the reasons; ``cost`` is of this run alone.
+
+    ``not_compared`` are HallusionBench's ids whose second question got no reply, of ``num_compared``. Of
+    ``num_guessed`` calls the server did not tell what they used, so the most that it can have been is counted.
+    ``put_aside`` is where verdicts on other answers are now, which stood in the file.
+    """
 
     verdicts: tuple[Verdict, ...]
     missing: Mapping[str, str]
@@ -42,15 +51,26 @@ class Outcome:
     prompt_tokens: int
     completion_tokens: int
     cost: float | None
+    not_compared: Mapping[str, str]
+    num_compared: int
+    num_guessed: int
+    put_aside: Path | None
 
     def refuse_if_too_many_missing(self) -> None:
         """Say now what the scorer would say later.
 
         Raises:
-            EvalIncompleteError: more than 2 % of the answers have no verdict.
+            EvalIncompleteError: more than 2 % of the answers have no verdict, or were not compared with figure 0.
         """
         by_id = {verdict.id: verdict for verdict in self.verdicts}
         usable(by_id, list(by_id))
+        if len(self.not_compared) > MAX_MISSING_SHARE * self.num_compared:
+            reasons = "; ".join(sorted(set(self.not_compared.values()))[:3])
+            raise EvalIncompleteError(
+                f"{len(self.not_compared)} of {self.num_compared} answers were not compared with the one to figure 0 "
+                f"('same'), more than {MAX_MISSING_SHARE:.0%}: {first_ids(list(self.not_compared))} ({reasons}); let "
+                "the judge run again, it asks only about these, or leave the question out with --no-diagnosis"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +81,13 @@ class _Case:
     task: JudgeTask
     sections: Sections
     key: str
+    judged: str
+    """The hash of question and answer, as the scorer makes it."""
 
     @property
     def tokens(self) -> float:
-        chars = sum(len(title) + len(text) for title, text in self.sections) + len(self.task.instruction) + 700
-        return chars / CHARS_PER_TOKEN + _OVERHEAD_TOKENS
+        texts = sum(tokens_of(title) + tokens_of(text) for title, text in self.sections)
+        return texts + (len(self.task.instruction) + 700) / CHARS_PER_TOKEN + _OVERHEAD_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,17 +137,16 @@ def plan_judging(
         if (value := task.needs_no_judge(text)) is not None:
             fixed[sample.id] = value
         else:
-            cases.append(_case(sample.id, task, task.sections(sample, text), server))
+            cases.append(_case(sample, task, (text,), server))
     if benchmark == "hallusionbench" and diagnosis:
         texts = {sample.id: text for sample, text in pairs}
         by_id = {sample.id: sample for sample, _ in pairs}
         for name, zero in figure_zero([sample for sample, _ in pairs]).items():
-            both = HALLUSIONBENCH_SAME.sections(by_id[name], f"{texts[zero]}\0{texts[name]}")
-            cases.append(_case(name, HALLUSIONBENCH_SAME, both, server))
+            cases.append(_case(by_id[name], HALLUSIONBENCH_SAME, (texts[zero], texts[name]), server))
     server.key()
     return JudgingPlan(
         task=task,
-        ids=tuple(sample.id for sample, _ in pairs),
+        judged={sample.id: content_hash(sample, text) for sample, text in pairs},
         fixed=fixed,
         cases=tuple(cases),
         server=server,
@@ -140,7 +161,8 @@ class JudgingPlan:
     """Everything that will be asked, and what is known already."""
 
     task: JudgeTask
-    ids: tuple[str, ...]
+    judged: Mapping[str, str]
+    """The hash of every question and answer, by id."""
     fixed: Mapping[str, Value]
     cases: tuple[_Case, ...]
     server: Server
@@ -153,7 +175,7 @@ class JudgingPlan:
         prompt = sum(case.tokens for case in open_cases)
         completion = float(_USUAL_REPLY_TOKENS * len(open_cases))
         return Estimate(
-            num_answers=len(self.ids),
+            num_answers=len(self.judged),
             num_by_rule=len(self.fixed),
             num_cached=sum(case.key in self.kept for case in self.cases),
             num_calls=len(open_cases),
@@ -175,9 +197,32 @@ class JudgingPlan:
             ConfigError: the estimate is above ``max_cost``, or the server refuses every request.
             EvalIncompleteError: many requests in a row failed; what was paid for is in the cache.
         """
-        if max_cost is not None:
-            self._refuse_dear(max_cost)
-        spent, errors = Spent(self.prices, max_cost), dict[str, str]()
+        with ExitStack() as held:
+            held.enter_context(only_writer(out, "choose another --out"))
+            held.enter_context(only_writer(self.cache, "choose another --cache"))
+            self.kept.update(_read_cache(self.cache))  # another judge may have ended since this was planned
+            if max_cost is not None:
+                self._refuse_dear(max_cost)
+            put_aside = self._put_aside(out)
+            spent, errors = Spent(self.prices, max_cost), dict[str, str]()
+            self._ask(spent, errors, progress)
+            verdicts = self._write(out, errors)
+        second = [case for case in self.cases if case.task is not self.task]
+        return Outcome(
+            verdicts=verdicts,
+            missing={verdict.id: verdict.error for verdict in verdicts if verdict.error is not None},
+            num_calls=spent.calls,
+            prompt_tokens=round(spent.prompt),
+            completion_tokens=round(spent.completion),
+            cost=spent.dollars if self.prices else None,
+            not_compared={case.id: errors[case.key] for case in second if case.key in errors},
+            num_compared=len(second),
+            num_guessed=spent.guessed,
+            put_aside=put_aside,
+        )
+
+    def _ask(self, spent: Spent, errors: dict[str, str], progress: Callable[[int, int], None] | None) -> None:
+        """Ask what is open; replies go to ``kept`` and the cache as they come, failures to ``errors``."""
         open_cases = self._open_cases()
         client = ChatClient(self.server)
         judge = _Judge(client, spent)
@@ -198,6 +243,8 @@ class JudgingPlan:
                         stream.flush()
                 if progress is not None:
                     progress(asked, len(open_cases))
+
+    def _write(self, out: Path, errors: Mapping[str, str]) -> tuple[Verdict, ...]:
         verdicts = tuple(self._verdicts(errors))
         reasons = {
             case.id: self.kept[case.key].reason
@@ -208,14 +255,22 @@ class JudgingPlan:
             for verdict in verdicts:
                 row = verdict.row() | ({"reason": reasons[verdict.id]} if reasons.get(verdict.id) else {})
                 file.write((json_text(row) + "\n").encode("utf-8"))
-        return Outcome(
-            verdicts=verdicts,
-            missing={verdict.id: verdict.error for verdict in verdicts if verdict.error is not None},
-            num_calls=spent.calls,
-            prompt_tokens=round(spent.prompt),
-            completion_tokens=round(spent.completion),
-            cost=spent.dollars if self.prices else None,
-        )
+        return verdicts
+
+    def _put_aside(self, out: Path) -> Path | None:
+        """Move verdicts that are not all about these answers out of the way; those of an earlier try may stay."""
+        if not out.is_file():
+            return None
+        try:
+            rows = load_rows(out, "verdicts")
+            if all(row.get("judged") == self.judged.get(str(row.get("id")), 0) for row in rows):
+                return None
+        except DataError:
+            pass  # no verdicts at all
+        aside = out.with_name(f"{out.name}.before")
+        with writing_to(out):
+            out.replace(aside)
+        return aside
 
     def _open_cases(self) -> list[_Case]:
         """What is in no cache, each content once."""
@@ -235,17 +290,22 @@ class JudgingPlan:
     def _verdicts(self, errors: Mapping[str, str]) -> Iterator[Verdict]:
         main = {case.id: case for case in self.cases if case.task is self.task}
         second = {case.id: case for case in self.cases if case.task is not self.task}
-        for name in self.ids:
+        for name, judged in self.judged.items():
             if name in self.fixed:
-                yield _verdict(name, self.task, self.fixed[name], BY_RULE, None)
+                yield replace(_verdict(name, self.task, self.fixed[name], BY_RULE), judged=judged)
                 continue
             case = main[name]
             kept = self.kept.get(case.key)
             if kept is None:
-                yield Verdict(id=name, judge=self.server.model, error=errors[case.key])
+                yield Verdict(id=name, judge=self.server.model, error=errors[case.key], judged=judged)
                 continue
-            same = self.kept.get(second[name].key) if name in second else None
-            yield _verdict(name, self.task, kept.value, kept.judge, None if same is None else bool(same.value))
+            found = replace(_verdict(name, self.task, kept.value, kept.judge), judged=judged)
+            if name in second:
+                other = second[name]
+                same = self.kept.get(other.key)
+                said = {"same_error": errors[other.key]} if same is None else {"same": bool(same.value)}
+                found = replace(found, same_judged=other.judged, **said)
+            yield found
 
 
 @dataclass(slots=True)
@@ -281,28 +341,34 @@ class _Judge:
 
     def _complete(self, case: _Case, fence: str) -> Completion:
         asked = messages(case.task, case.sections, fence)
+
+        def lost() -> None:
+            self.spent.lost(case.tokens)
+
         if self.structured:
             try:
                 form = response_format(case.task, fence)
-                return self.client.complete(asked, max_tokens=MAX_REPLY_TOKENS, response_format=form)
+                return self.client.complete(asked, max_tokens=MAX_REPLY_TOKENS, response_format=form, lost=lost)
             except ItemFailed as err:
                 if not any(word in str(err) for word in ("response_format", "json_schema", "guided", "schema")):
                     raise
                 self.structured = False  # a server that knows no schemas; the reply is checked all the same
-        return self.client.complete(asked, max_tokens=MAX_REPLY_TOKENS)
+        return self.client.complete(asked, max_tokens=MAX_REPLY_TOKENS, lost=lost)
 
 
-def _case(name: str, task: JudgeTask, sections: Sections, server: Server) -> _Case:
+def _case(sample: EvalSample, task: JudgeTask, answers: tuple[str, ...], server: Server) -> _Case:
+    sections = task.sections(sample, *answers)
     content = json_text([server.model, task.name, task.version, sections])
-    return _Case(name, task, sections, hashlib.sha256(content.encode()).hexdigest())
+    key = hashlib.sha256(content.encode()).hexdigest()
+    return _Case(sample.id, task, sections, key, content_hash(sample, *answers))
 
 
-def _verdict(name: str, task: JudgeTask, value: Value, judge: str, same: bool | None) -> Verdict:
+def _verdict(name: str, task: JudgeTask, value: Value, judge: str) -> Verdict:
     if task.field == "score" and isinstance(value, int):
         return Verdict(id=name, judge=judge, score=value)
     if task.field == "objects" and isinstance(value, list):
         return Verdict(id=name, judge=judge, objects=tuple(value))
-    return Verdict(id=name, judge=judge, verdict=str(value), same=same)  # type: ignore[arg-type]  # checked by read
+    return Verdict(id=name, judge=judge, verdict=str(value))  # type: ignore[arg-type]  # checked by read
 
 
 def _cache_line(case: _Case, kept: _Kept) -> str:
@@ -328,6 +394,6 @@ def _read_cache(path: Path) -> dict[str, _Kept]:
             row = json.loads(line)
             task = tasks[row["task"]]
             found[str(row["key"])] = _Kept(task.read(row[task.field]), str(row["reason"]), str(row["judge"]))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
     return found

@@ -18,11 +18,21 @@ from mmpref.evals.judging.tasks import JudgeTask, Sections, Value
 FENCE = "fence"
 REASON = "reason"
 _THINKING = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
-# marks of chat templates: a server that does not escape them would take them for the end of our turn
+# Marks of chat templates: a server that does not escape them would take them for the end of our turn. No list of them
+# is whole, so whatever is written like one is broken: <...> without a blank, <|, |>, [...] in capitals or with a bar or
+# an underscore, and the brackets of MiniMax; also with full-width signs, which some tokenizers make plain ones first.
+_HTML = r"/?(?:b|i|u|p|a|br|hr|em|strong|ul|ol|li|h[1-6]|sub|sup|code|pre|div|span|table|tr|td|th)/?"
+_LESS, _MORE, _BAR = r"<\uff1c\ufe64\u2329\u3008", r">\uff1e\ufe65\u232a\u3009", r"|\uff5c\uffe8\u2223\u23d0"
+_OPEN, _SHUT = r"\[\uff3b", r"\]\uff3d"
 _TEMPLATE_MARK = re.compile(
-    r"<(?=[|\uff5c]|/?s>|/?image>|/?img|(?:start|end)_of_turn>|/?think|</?sys>>)"
-    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|IMG|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\])",
-    re.IGNORECASE,
+    rf"[{_LESS}](?=[{_BAR}{_LESS}]|(?!{_HTML}[{_MORE}])[^\s{_LESS}{_MORE}]{{1,80}}[{_MORE}])"
+    rf"|[{_BAR}](?=[{_MORE}{_SHUT}])"
+    rf"|[{_OPEN}](?=[^\s{_OPEN}{_SHUT}]{{0,60}}[A-Z_{_BAR}][^\s{_OPEN}{_SHUT}]{{0,60}}[{_SHUT}])"
+    rf"|[{_OPEN}{_SHUT}](?=[~\uff5e])|[~\uff5e](?=[{_OPEN}{_SHUT}])|[{_OPEN}](?=/?(?i:inst|img|image|video|audio|mask|think)[{_SHUT}])"
+)
+# letters that show nothing: Python calls them printable
+_BLANK_LETTERS = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
 _MAX_REPLY = 100_000
 _LONGEST_REASON = 1000
@@ -36,7 +46,7 @@ def draw_fence(sections: Sections) -> str:
     """A word that is in none of the texts."""
     while True:
         word = secrets.token_hex(6)
-        if not any(word in text for _, text in sections):
+        if not any(word in text or word in harmless(text) for _, text in sections):
             return word
 
 
@@ -72,8 +82,9 @@ def response_format(task: JudgeTask, fence: str) -> dict[str, Any]:
 
 
 def harmless(text: str) -> str:
-    """The text with marks of chat templates broken by a space, and no control characters."""
+    """The text with marks of chat templates broken by a space, and no control characters or letters without a shape."""
     shown = "".join(char for char in text if char.isprintable() or char in "\n\t")
+    shown = _BLANK_LETTERS.sub("", shown)
     return _TEMPLATE_MARK.sub(lambda found: f"{found[0]} ", shown)
 
 
@@ -81,7 +92,8 @@ def read_reply(task: JudgeTask, reply: str, fence: str) -> tuple[Value, str]:
     """(value, reason) of the one verdict that carries the fence.
 
     Raises:
-        UnusableReplyError: there is none, there are two that differ, or its value is out of range.
+        UnusableReplyError: there is none, there are two that differ, a name stands twice in one, or its value is out of
+            range.
     """
     if len(reply) > _MAX_REPLY:
         raise UnusableReplyError("the reply is too long")
@@ -99,17 +111,32 @@ def read_reply(task: JudgeTask, reply: str, fence: str) -> tuple[Value, str]:
 
 
 def _json_objects(text: str) -> Iterator[Mapping[str, Any]]:
-    """Every JSON object in the text that is in no other."""
-    decoder, place = json.JSONDecoder(), text.find("{")
+    """Every JSON object in the text that is in no other.
+
+    Raises:
+        UnusableReplyError: a name stands twice in one of them: which value is meant?
+    """
+    decoder, place = json.JSONDecoder(object_pairs_hook=_once_each), text.find("{")
     while place >= 0:
         try:
             row, end = decoder.raw_decode(text, place)
+        except UnusableReplyError:
+            raise
         except (ValueError, RecursionError):
             end = place + 1
         else:
             if isinstance(row, dict):
                 yield row
         place = text.find("{", end)
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UnusableReplyError(f"'{twice[:40]}' stands twice in one JSON object of the reply")
+    return row
 
 
 def _in_words(schema: Mapping[str, Any]) -> str:

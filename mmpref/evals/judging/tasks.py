@@ -40,7 +40,7 @@ class JudgeTask:
         instruction: what the judge is told.
         schema: the value as JSON schema.
         read: checks the value of a reply; ValueError says what is wrong with it.
-        sections: title and text of what is judged, from the question and the answer.
+        sections: title and text of what is judged, from the question and the answer (two of them for ``same``).
         needs_no_judge: the value of an answer that the rules decide themselves, else None.
     """
 
@@ -50,7 +50,7 @@ class JudgeTask:
     instruction: str
     schema: Mapping[str, Any]
     read: Callable[[object], Value]
-    sections: Callable[[EvalSample, str], Sections]
+    sections: Callable[..., Sections]
     needs_no_judge: Callable[[str], Value | None] = lambda answer: None
 
 
@@ -164,10 +164,7 @@ HALLUSIONBENCH_SAME = JudgeTask(
     ),
     schema={"type": "boolean"},
     read=_yes_no,
-    sections=lambda sample, answers: (
-        ("FIRST ANSWER", answers.partition("\0")[0]),
-        ("SECOND ANSWER", answers.partition("\0")[2]),
-    ),
+    sections=lambda sample, first, second: (("FIRST ANSWER", first), ("SECOND ANSWER", second)),
 )
 
 OBJECT_HALBENCH = JudgeTask(

@@ -27,7 +27,8 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from mmpref.config import Recipe, parse_yaml
-from mmpref.errors import DistributedError, StoppedError, signal_name
+from mmpref.errors import DistributedError, StoppedError, library_errors, signal_name
+from mmpref.file_reading import read_text
 from mmpref.process.signals import end_children, numbers
 from mmpref.rundir import RunDir
 from mmpref.training.parallel.strategy import (
@@ -40,6 +41,7 @@ from mmpref.training.parallel.strategy import (
 )
 from mmpref.training.precision import resolved
 from mmpref.training.train_log import append, stamped
+from mmpref.yaml_text import MOST_BYTES
 
 _TO_SAVE = 600
 """Seconds that ranks have for their checkpoint once they were told to stop; torch's default of 30 would cut it off."""
@@ -203,19 +205,17 @@ def read_profile(name: str) -> tuple[dict[str, Any], Strategy]:
         DistributedError: there is none of this name, or it is for something that this trainer does not do.
     """
     file = shipped_profile(name) if name in STRATEGIES else Path(name)
-    if not file.is_file():
+    if not file.exists():
         raise DistributedError(f"--launch {name}: neither one of {', '.join(STRATEGIES)} nor a file")
-    profile = parse_yaml(file.read_text(encoding="utf-8"), where=str(file))
+    profile = parse_yaml(read_text(file, DistributedError, "the launch profile", most=MOST_BYTES), where=str(file))
     if not isinstance(profile, dict):
         raise DistributedError(f"{file} is not a configuration of accelerate: expected keys and values")
     for name in ("fsdp_config", "deepspeed_config"):
         if not isinstance(profile.setdefault(name, {}), dict):
             raise DistributedError(f"{file}: {name} must hold keys and values, got {profile[name]!r}")
     strategy = _strategy(profile, file)
-    try:
+    with library_errors(DistributedError, f"{file}: accelerate refuses this profile", "see docs/multi_gpu.md"):
         load_config_from_file(str(file))
-    except (ValueError, TypeError, KeyError) as err:
-        raise DistributedError(f"{file}: accelerate refuses this profile: {' '.join(str(err).split())}") from err
     return profile, strategy
 
 

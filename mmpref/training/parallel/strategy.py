@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +11,10 @@ from transformers import TrainingArguments
 
 from mmpref.config import Recipe
 from mmpref.errors import DistributedError
+from mmpref.file_reading import read_json
 from mmpref.models.reference_rule import reference_of
 from mmpref.training.loss_of import objective_of
+from mmpref.yaml_text import short
 
 Strategy = Literal["single", "ddp", "fsdp2", "zero2", "zero3"]
 STRATEGIES = tuple(name for name in get_args(Strategy) if name != "single")
@@ -150,14 +151,26 @@ def _refuse_for_sharding(recipe: Recipe, name: str) -> None:
 
 def _zero_stage(arguments: TrainingArguments) -> int:
     given: Any = getattr(arguments, "deepspeed", None)
-    if isinstance(given, str) and Path(given).is_file():
-        given = json.loads(Path(given).read_text(encoding="utf-8"))
     if isinstance(given, Mapping):
-        return int(given.get("zero_optimization", {}).get("stage", 0))
-    file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
-    if file and Path(file).is_file():
-        return int(json.loads(Path(file).read_text(encoding="utf-8")).get("zero_optimization", {}).get("stage", 0))
-    return int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
+        return _stage_in(given, "the deepspeed configuration")
+    for file in (given, os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")):
+        if isinstance(file, str) and Path(file).exists():
+            return _stage_in(read_json(file, DistributedError, "the deepspeed configuration", most=2**20), file)
+    return _whole(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"), "ACCELERATE_DEEPSPEED_ZERO_STAGE")
+
+
+def _stage_in(config: Any, where: str) -> int:
+    """The stage of ZeRO that a configuration of DeepSpeed asks for; 0 where it says nothing."""
+    section = config.get("zero_optimization", {}) if isinstance(config, Mapping) else None
+    if not isinstance(section, Mapping):
+        raise DistributedError(f"{where} is no configuration of DeepSpeed: zero_optimization must hold keys and values")
+    return _whole(section.get("stage", 0), f"{where}: zero_optimization.stage")
+
+
+def _whole(value: Any, where: str) -> int:
+    if isinstance(value, bool) or str(value) not in ("0", "1", "2", "3"):
+        raise DistributedError(f"{where} must be 0, 1, 2 or 3, got {short(repr(value))}")
+    return int(value)
 
 
 def _flag(name: str) -> bool:

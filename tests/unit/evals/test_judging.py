@@ -71,8 +71,8 @@ def rates(request):
 
 
 def plan(tmp_path, server, benchmark="mmhal", rows=MMHAL_ROWS, texts=None, **more):
-    settings = {"url": server.url, "model": "judge", "pause": 0.01, "timeout": 0.7, "attempts": 2}
-    at = Server(**settings | {k: more.pop(k) for k in settings.keys() & more.keys()}, concurrency=3)
+    settings = {"url": server.url, "model": "judge", "pause": 0.01, "timeout": 0.7, "attempts": 2, "concurrency": 3}
+    at = Server(**settings | {k: more.pop(k) for k in settings.keys() & more.keys()})
     samples, answers = load_answered(benchmark, rows, texts if texts is not None else answers_to(rows))
     return plan_judging(benchmark, samples, answers, at, cache=tmp_path / "cache.jsonl", **more)
 
@@ -91,7 +91,9 @@ def test_mmhal_is_judged_and_scored(tmp_path):
         outcome = plan(tmp_path, server).run(out)
     assert outcome.missing == {}
     assert [row["score"] for row in rows_of(out)] == [n % 7 for n in range(12)]
-    assert rows_of(out)[3] == {"id": "i3", "score": 3, "judge": "judge-2026-01-01", "reason": "so it is"}
+    told = rows_of(out)[3]
+    assert len(told.pop("judged")) == 64
+    assert told == {"id": "i3", "score": 3, "judge": "judge-2026-01-01", "reason": "so it is"}
     result = score("mmhal", MMHAL_ROWS, answers_to(MMHAL_ROWS), verdicts=out)
     assert result.metrics["score"] == pytest.approx(sum(n % 7 for n in range(12)) / 12)
     sent = server.requests[0]
@@ -135,7 +137,9 @@ def test_object_halbench_is_judged_and_short_answers_need_no_judge(tmp_path):
         made = plan(tmp_path, server, "object_halbench", HALBENCH_ROWS, texts)
         assert (made.estimate().num_by_rule, made.estimate().num_calls) == (1, 4)
         made.run(out)
-    assert rows_of(out)[0] == {"id": "0", "objects": [], "judge": "rule: at most three words name no object"}
+    told = rows_of(out)[0]
+    assert len(told.pop("judged")) == 64
+    assert told == {"id": "0", "objects": [], "judge": "rule: at most three words name no object"}
     assert rows_of(out)[1]["objects"] == ["bench", "cat"]
     result = score("object_halbench", HALBENCH_ROWS, texts, verdicts=out)
     assert result.metrics["chair_s"] is not None
@@ -159,7 +163,7 @@ def test_an_unusable_reply_is_asked_again_and_then_missing_never_zero(tmp_path):
         assert len(server.requests) == 11 + 3
     assert list(outcome.missing) == ["i5"]
     row = next(row for row in rows_of(out) if row["id"] == "i5")
-    assert set(row) == {"id", "error", "judge"}
+    assert set(row) == {"id", "error", "judge", "judged"}
     assert "no usable reply in 3" in row["error"]
     with pytest.raises(EvalIncompleteError, match="more than 2%") as caught:
         outcome.refuse_if_too_many_missing()

@@ -1,0 +1,207 @@
+"""HTTP requests with one time limit that holds whatever the other side does. The one door to httpx2.
+
+The limits of an HTTP client are between two reads, so that a server which sends a byte now and then is never late. Here
+a request runs as one task of an event loop, from the name server to the last byte, and the loop ends it when its time
+is over. The loop has a daemon thread of its own, and so has every question to the name server, which nothing can end: a
+program that is interrupted waits for none of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import socket
+import threading
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import httpx2
+
+_CONNECT_SECONDS = 15.0
+_GRACE = 1.0  # for the loop itself to come round
+_WINDOWS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+
+
+class CallFailed(Exception):  # noqa: N818  # what it means is for the caller to say
+    """No whole reply came; the text says why. ``sent`` says whether the server may have had the request."""
+
+    def __init__(self, reason: str, *, sent: bool = True) -> None:
+        super().__init__(reason)
+        self.sent = sent
+
+
+class OutOfTime(CallFailed):
+    """The time limit was reached. ``begun`` says whether a status line and headers had come."""
+
+    def __init__(self, reason: str, *, begun: bool) -> None:
+        super().__init__(reason)
+        self.begun = begun
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpReply:
+    """A whole reply; the content is decompressed."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+
+class HttpCalls:
+    """Requests to one server, from several threads at once.
+
+    Args:
+        connections: kept open at most.
+        trust_env: use the proxy that the environment names.
+    """
+
+    def __init__(self, *, connections: int, trust_env: bool) -> None:
+        self._connections, self._trust_env = connections, trust_env
+        self._loop = _Loop()
+        self._client: httpx2.AsyncClient | None = None
+        self._closed = False
+        _no_headers_in_logs()
+        threading.Thread(target=self._loop.run_forever, name="http", daemon=True).start()
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        content: bytes = b"",
+        seconds: float,
+        most_bytes: int,
+    ) -> HttpReply:
+        """One request and its whole reply. Redirects are not followed.
+
+        Raises:
+            OutOfTime: not within ``seconds``.
+            CallFailed: no connection, a broken one, a reply of more than ``most_bytes``, or :meth:`close` was called.
+        """
+        if self._closed:
+            raise CallFailed("stopped", sent=False)
+        begun = threading.Event()
+        work = self._whole(method, url, dict(headers), content, seconds, most_bytes, begun)
+        try:
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError:  # closed between the two lines
+            work.close()
+            raise CallFailed("stopped", sent=False) from None
+        try:
+            return future.result(seconds + _GRACE)
+        except TimeoutError:
+            future.cancel()
+            raise OutOfTime(f"within {seconds:g} s", begun=begun.is_set()) from None
+        except concurrent.futures.CancelledError:
+            raise CallFailed("stopped", sent=False) from None
+
+    def close(self) -> None:
+        """Abandon what is under way; whoever waits for it gets a ``CallFailed``."""
+        if not self._closed:
+            self._closed = True
+            with contextlib.suppress(RuntimeError):  # the loop ended with the interpreter
+                asyncio.run_coroutine_threadsafe(self._end(), self._loop)
+
+    async def _whole(
+        self,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        content: bytes,
+        seconds: float,
+        most_bytes: int,
+        begun: threading.Event,
+    ) -> HttpReply:
+        import httpx2
+
+        async with asyncio.timeout(seconds):
+            try:
+                client = self._client = self._client or self._new_client()
+                async with client.stream(method, url, content=content, headers=headers) as response:
+                    begun.set()
+                    read = await _read(response, most_bytes)
+                    return HttpReply(status=response.status_code, headers=dict(response.headers), content=read)
+            except httpx2.ConnectTimeout:
+                raise CallFailed(f"not within {_CONNECT_SECONDS:g} s", sent=False) from None
+            except (httpx2.ConnectError, httpx2.UnsupportedProtocol, httpx2.InvalidURL) as err:
+                raise CallFailed(str(err) or type(err).__name__, sent=False) from None
+            except (httpx2.HTTPError, httpx2.StreamError, OSError, ValueError) as err:
+                raise CallFailed(str(err) or type(err).__name__) from None
+
+    def _new_client(self) -> httpx2.AsyncClient:
+        import httpx2
+
+        return httpx2.AsyncClient(
+            timeout=httpx2.Timeout(None, connect=_CONNECT_SECONDS),
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=self._connections),
+            follow_redirects=False,
+            trust_env=self._trust_env,
+        )
+
+    async def _end(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.wait([*others, asyncio.create_task(asyncio.sleep(0))], timeout=_GRACE)
+        if self._client is not None:
+            with contextlib.suppress(Exception):  # a connection that ends badly has ended
+                async with asyncio.timeout(_GRACE):
+                    await self._client.aclose()
+        self._loop.stop()
+
+
+async def _read(response: httpx2.Response, most_bytes: int) -> bytes:
+    """The body, decompressed a piece at a time, so that a small one that unpacks without end is left early."""
+    named = response.headers.get("content-encoding", "identity").strip().lower()
+    if named not in ("", "identity", *_WINDOWS):
+        raise CallFailed(f"the reply is compressed as {named[:40]}, which was not asked for")
+    unpack = zlib.decompressobj(_WINDOWS[named]) if named in _WINDOWS else None
+    out = bytearray()
+    async for piece in response.aiter_raw():
+        try:
+            out += piece if unpack is None else unpack.decompress(piece, most_bytes + 1)
+        except zlib.error as err:
+            raise CallFailed(f"the reply says it is {named} and is not: {err}") from None
+        if len(out) > most_bytes:
+            raise CallFailed(f"the reply is larger than {most_bytes} bytes")
+    if unpack is not None and out and not unpack.eof:
+        raise CallFailed(f"the {named} reply ends too early")
+    return bytes(out)
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """An event loop that asks the name server in a daemon thread: Python waits for those of its own pool at its end."""
+
+    async def getaddrinfo(self, host: Any, port: Any, **more: Any) -> Any:
+        waiting = self.create_future()
+
+        def give(put: Callable[[Any], None], value: Any) -> None:
+            if not waiting.done():
+                put(value)
+
+        def ask() -> None:
+            put: Callable[[Any], None]
+            try:
+                found: Any = socket.getaddrinfo(host, port, **more)
+                put = waiting.set_result
+            except Exception as err:  # handed to whoever asked
+                found, put = err, waiting.set_exception
+            with contextlib.suppress(RuntimeError):  # the loop has ended, nobody waits
+                self.call_soon_threadsafe(give, put, found)
+
+        threading.Thread(target=ask, name="resolve", daemon=True).start()
+        return await waiting
+
+
+def _no_headers_in_logs() -> None:
+    """The client's own log lines hold whole headers, in which a server may repeat the API key."""
+    for name in ("httpx2", "httpcore2"):
+        log = logging.getLogger(name)
+        if log.level == logging.NOTSET:
+            log.setLevel(logging.WARNING)

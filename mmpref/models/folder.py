@@ -1,0 +1,301 @@
+"""What is in a model folder, looked at before any library opens it: no torch, and no weight is read.
+
+A folder comes from somebody else, or from half a download. Libraries meet what is broken in it with a traceback, a
+model that is partly random, or all of the memory; here it is one line that names the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import safe_open
+
+from mmpref.errors import ConfigError, library_errors, one_line
+
+AGAIN = "download the folder again, or write it again with save_pretrained"
+_MOST_JSON = 64 * 2**20
+_MOST_TOKENIZER = 512 * 2**20
+_MOST_HEADER = 100_000_000
+"""Bytes, as the library of safetensors has it."""
+_MOST_ID = 2**31
+_WEIGHTS = "model.safetensors"
+_READ = (".json", ".jinja", ".safetensors", ".model", ".txt", ".tiktoken")
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+# Nobody's model has more; a config that says so would build for hours
+_MOST_LAYERS = 2000
+_MOST_PARTS = 65_536
+_MOST_SIZE = 2**31
+_LAYERS = re.compile(r"(^|_)(n_?layers?|layers|depths?|blocks)$")
+_PARTS = re.compile(r"(^|_)(n_?heads?|heads|experts|groups)$")
+_SIZES = re.compile(r"(^|_)(size|dim|dims|positions?|embeddings|length|width|channels|rank|window)$")
+_TRAINED = (".weight", ".bias")
+FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
+
+
+class Stored(NamedTuple):
+    """One tensor as the header of its file describes it."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def refuse_odd_path(path: str | Path) -> None:
+    """Refuse what no file system has a place for, and a link that leads to itself.
+
+    Raises:
+        ConfigError: with the reason.
+    """
+    text = str(path)
+    shown = ascii(text if len(text) <= 120 else f"{text[:100]}...")
+    if not text.strip():
+        raise ConfigError("the model's path is empty; give a local folder, or a hub id such as org/name")
+    try:
+        Path(text).stat()
+    except FileNotFoundError:
+        if Path(text).is_symlink():
+            raise ConfigError(f"model folder {shown} is a link to something that is not there") from None
+    except (OSError, ValueError) as err:  # a name too long, NUL, half a character, a loop, no permission
+        raise ConfigError(
+            f"model folder {shown} cannot be opened: {one_line(err)}; give the path of a local folder"
+        ) from err
+
+
+def refuse_unusable_name(path: str, what: str) -> None:
+    """Refuse a name that could be no path on any machine; one that is not there, or not for us, passes.
+
+    Raises:
+        ConfigError: it begins with ``what``.
+    """
+    try:
+        Path(path).stat()
+    except (OSError, ValueError) as err:
+        if not isinstance(err, FileNotFoundError | NotADirectoryError | PermissionError):
+            raise ConfigError(f"{what} {path[:80]!a}, which is no path: {one_line(err)}") from err
+
+
+def read_object(file: Path, *, most: int = _MOST_JSON) -> dict[str, Any]:
+    """A JSON object from a file of a model folder.
+
+    Raises:
+        ConfigError: it cannot be read, is too large, is not UTF-8 or JSON, holds NaN, or is not an object.
+    """
+    refuse_odd_file(file, most=most)
+    with library_errors(ConfigError, f"{file} cannot be read", AGAIN):
+        found = json.loads(file.read_bytes().decode("utf-8"), parse_constant=_constant)
+    if not isinstance(found, dict):
+        raise ConfigError(f"{file} holds a JSON {type(found).__name__}, and an object is expected; {AGAIN}")
+    return found
+
+
+def refuse_odd_file(file: Path, *, most: int | None = None) -> None:
+    """Refuse what is no plain file that can be read: opening a pipe waits for ever, and a device may never end.
+
+    Raises:
+        ConfigError: with the reason.
+    """
+    try:
+        found = file.stat()
+    except (OSError, ValueError) as err:
+        raise ConfigError(f"{file} cannot be read: {one_line(err)}; {AGAIN}") from err
+    if not stat.S_ISREG(found.st_mode):
+        raise ConfigError(f"{file} is not a file (a folder, a pipe or a device); {AGAIN}")
+    if not os.access(file, os.R_OK):
+        raise ConfigError(f"{file} cannot be read: permission denied; give yourself the right to read it")
+    if most is not None and found.st_size > most:
+        raise ConfigError(f"{file} has {found.st_size:,} bytes, and {most:,} are the most that is read; {AGAIN}")
+
+
+def look_into(folder: Path) -> dict[str, Any]:
+    """Check all small files of a model folder; returns its config.
+
+    Raises:
+        ConfigError: what is broken, with the file.
+    """
+    with library_errors(ConfigError, f"model folder {folder} cannot be read", "look at its permissions"):
+        entries = sorted(folder.iterdir())
+    for file in entries:
+        if file.suffix in _READ:
+            refuse_odd_file(file, most=None if file.suffix == ".safetensors" else _MOST_TOKENIZER)
+        if file.suffix == ".json" and file.name != "tokenizer.json" and not file.name.endswith(".index.json"):
+            _read_known(file)
+    config = read_object(folder / "config.json")
+    if not isinstance(config.get("model_type"), str):
+        raise ConfigError(f"{folder / 'config.json'} names no model_type; {AGAIN}")
+    for key, value in _numbers(config):
+        _refuse_size(folder, key, value)
+    return config
+
+
+def stored_weights(folder: Path, config: Mapping[str, Any]) -> dict[str, Stored]:
+    """What the safetensors files of a folder hold, from their headers.
+
+    Args:
+        config: of the folder; says whether its weights are quantised.
+
+    Raises:
+        ConfigError: there are none, a file is broken, missing or cut off, or they are not those of the config.
+    """
+    index = folder / f"{_WEIGHTS}.index.json"
+    if (folder / _WEIGHTS).exists() or not index.exists():
+        _refuse_without_weights(folder)
+        found = read_header(folder / _WEIGHTS)
+    else:
+        found = _sharded(index)
+    if not config.get("quantization_config"):
+        odd = sorted(name for name, one in found.items() if one.dtype not in FLOATS and name.endswith(_TRAINED))
+        if odd:
+            raise ConfigError(
+                f"the weights in {folder} are whole numbers: {odd[0]} is {found[odd[0]].dtype}, and config.json says "
+                f"nothing of quantization; {AGAIN}"
+            )
+    for key, value in _numbers(config):
+        if _LAYERS.search(key) and not key.startswith("max_") and value > len(found):
+            raise ConfigError(
+                f"{folder / 'config.json'} says {key}: {value}, and the folder has only {len(found)} weights; {AGAIN}"
+            )
+    return found
+
+
+def _sharded(index: Path) -> dict[str, Stored]:
+    """The weights of all files that an index names."""
+    found: dict[str, Stored] = {}
+    for name, keys in _shards(index).items():
+        file = index.with_name(name)
+        if not file.exists():
+            raise ConfigError(f"{file}, which {index.name} names, is missing; {AGAIN}")
+        here = read_header(file)
+        if odd := sorted(keys ^ here.keys()):
+            what = f"{file} lacks it" if odd[0] in keys else f"{index.name} does not say that {file} has it"
+            raise ConfigError(f"{index}: {len(odd)} weights are not where it says: {odd[0]}: {what}; {AGAIN}")
+        found |= here
+    return found
+
+
+def _refuse_without_weights(folder: Path) -> None:
+    if (folder / _WEIGHTS).exists():
+        return
+    names = [path.name for pattern in _PICKLED for path in folder.glob(pattern)]
+    if names:
+        raise ConfigError(
+            f"the weights of {folder} are pickle files ({names[0]}), which can run code when they are read: convert "
+            "them to safetensors (load them with transformers where you trust them, and save_pretrained)"
+        )
+    if gguf := next(folder.glob("*.gguf"), None):
+        raise ConfigError(
+            f"the weights of {folder} are {gguf.name}, a GGUF file, which cannot be trained or read here; give the "
+            "folder that it was made from"
+        )
+    raise ConfigError(f"{folder} has no {_WEIGHTS} and no {_WEIGHTS}.index.json: no weights are there; {AGAIN}")
+
+
+def _shards(index: Path) -> dict[str, set[str]]:
+    """File name -> names of the weights that it shall hold."""
+    found = read_object(index, most=_MOST_TOKENIZER).get("weight_map")
+    if not isinstance(found, dict) or not found:
+        raise ConfigError(f"{index} has no weight_map of weights and files; {AGAIN}")
+    shards: dict[str, set[str]] = {}
+    for name, file in found.items():
+        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+            raise ConfigError(
+                f"{index} says {name} is in {str(file)[:80]!a}, which is no safetensors file of the folder; {AGAIN}"
+            )
+        shards.setdefault(file, set()).add(name)
+    return shards
+
+
+def read_header(file: Path) -> dict[str, Stored]:
+    """What a safetensors file holds, by name.
+
+    Raises:
+        ConfigError: it is broken, cut off, or empty.
+    """
+    refuse_odd_file(file)
+    _refuse_other_length(file)
+    with (
+        library_errors(ConfigError, f"{file} cannot be read", AGAIN),
+        safe_open(file, framework="pt") as stream,
+    ):
+        entries = {name: stream.get_slice(name) for name in stream.keys()}  # noqa: SIM118  # not a mapping
+        found = {name: Stored(tuple(entry.get_shape()), str(entry.get_dtype())) for name, entry in entries.items()}
+    if not found:
+        raise ConfigError(f"{file} holds no weights; {AGAIN}")
+    return found
+
+
+def _refuse_other_length(file: Path) -> None:
+    """Refuse a file whose length is not what its header says, before it is mapped into memory whole."""
+    actual = file.stat().st_size
+    with file.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        if actual < 8 or not 2 <= size <= _MOST_HEADER or 8 + size > actual:
+            raise ConfigError(f"{file} cannot be read: it does not begin as a safetensors file does; {AGAIN}")
+        with library_errors(ConfigError, f"{file} cannot be read: its header is broken", AGAIN):
+            entries = [entry for name, entry in json.loads(stream.read(size)).items() if name != "__metadata__"]
+            end = 8 + size + max((int(entry["data_offsets"][1]) for entry in entries), default=0)
+    if actual != end:
+        what = "is cut off" if actual < end else "has more than its header describes"
+        raise ConfigError(f"{file} {what}: it has {actual:,} bytes, and its header speaks of {end:,}; {AGAIN}")
+
+
+def _read_known(file: Path) -> None:
+    """The small JSON files that loading reads; others may be anything."""
+    if file.name in {
+        "generation_config.json",
+        "processor_config.json",
+        "preprocessor_config.json",
+        "video_preprocessor_config.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "chat_template.json",
+        "adapter_config.json",
+    }:
+        found = read_object(file)
+        if file.name == "generation_config.json":
+            _check_generation(file, found)
+
+
+def _check_generation(file: Path, found: Mapping[str, Any]) -> None:
+    """Refuse settings of kinds that generation would stumble over long after the start."""
+    for key, value in found.items():
+        is_id = key.endswith("_token_id")
+        ids = value if isinstance(value, list) else [value]
+        if is_id and not all(one is None or (type(one) is int and 0 <= one < _MOST_ID) for one in ids):
+            raise ConfigError(f"{file}: {key} is {str(value)[:80]!a}, and a token's number is expected; {AGAIN}")
+        is_number = re.search(r"(^|_)(temperature|top_p|top_k|min_p|penalty|length|tokens|beams|size|groups)$", key)
+        if is_number and not (value is None or (isinstance(value, int | float) and not isinstance(value, bool))):
+            raise ConfigError(f"{file}: {key} is {str(value)[:80]!a}, and a number is expected; {AGAIN}")
+        if is_number and value is not None and value < 0 and key != "length_penalty":
+            raise ConfigError(f"{file}: {key} is {value}, which is below 0; {AGAIN}")
+
+
+def _refuse_size(folder: Path, key: str, value: int) -> None:
+    if key in ("num_hidden_layers", "n_layer", "n_layers") and value < 1:
+        raise ConfigError(f"{folder / 'config.json'} says {key}: {value}, and a model has at least one; {AGAIN}")
+    limits = ((_LAYERS, _MOST_LAYERS), (_PARTS, _MOST_PARTS), (_SIZES, _MOST_SIZE))
+    most = next((limit for pattern, limit in limits if pattern.search(key)), None)
+    if most is not None and value > most:
+        shown = str(value) if value < 10**18 else f"a number of {len(str(value))} digits"
+        raise ConfigError(f"{folder / 'config.json'} says {key}: {shown}, and no model has more than {most:,}; {AGAIN}")
+
+
+def _numbers(tree: Mapping[str, Any] | list[Any], key: str = "") -> Iterator[tuple[str, int]]:
+    """(key, whole number) everywhere in a config; numbers in a list have the list's key."""
+    entries = tree.items() if isinstance(tree, Mapping) else ((key, entry) for entry in tree)
+    for name, value in entries:
+        if isinstance(value, Mapping | list):
+            yield from _numbers(value, name)
+        elif isinstance(value, int) and not isinstance(value, bool):
+            yield name, value
+
+
+def _constant(name: str) -> float:
+    if name == "NaN":
+        raise ValueError("it holds NaN, which is no number")
+    return float(name)  # real configs say Infinity for no limit

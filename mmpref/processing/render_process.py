@@ -1,0 +1,130 @@
+"""The process that runs chat templates: nothing that a template does can take more memory or time than it is given.
+
+Run as a program, by :mod:`mmpref.processing.renderer`; it imports nothing of mmpref, and no torch. A template is a
+program from somebody else, and one call of it (``'a' * 10**10``, a list that holds itself twice, forty times over)
+can be too much for a process that trains. Here the operating system keeps the limits, whatever the template is.
+The one door to jinja2.
+
+Requests and replies are a length in 8 bytes and as many bytes. A request is marshalled Python data; a reply is one
+letter and text: ``t`` rendered text, ``d`` a description in JSON, ``r`` why the template refuses, ``m`` for memory.
+"""
+
+from __future__ import annotations
+
+import json
+import marshal
+import math
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, BinaryIO
+
+# What one template may take for one conversation. Real ones need some milliseconds and a few MiB.
+CPU_SECONDS = 5
+MEMORY_BYTES = 512 * 2**20
+
+
+def main(requests: BinaryIO, replies: BinaryIO) -> None:
+    """Answer until the requests end, which they do when the process that asks does."""
+    sys.path[:] = marshal.loads(_read(requests))  # the libraries of the process that asks
+    _limit_memory()
+    while request := _read(requests):
+        _limit_time()
+        try:
+            reply = _answer(*marshal.loads(request))
+        except MemoryError:
+            reply = b"m"
+        except Exception as err:  # a program of the model's author may raise anything
+            text = " ".join(str(err).split())[:300]
+            kind = type(err).__name__
+            text = text if text and kind == "TemplateError" else f"{kind}: {text}" if text else kind
+            reply = b"r" + text.encode("utf-8", "surrogatepass")
+        replies.write(len(reply).to_bytes(8, "big") + reply)
+        replies.flush()
+
+
+def _answer(kind: str, source: str, conversation: list[Any], ask: bool, given: dict[str, Any], most: int) -> bytes:
+    """The reply to one request."""
+    from transformers.utils import chat_template_utils
+
+    if kind == "describe":
+        return b"d" + json.dumps(_described(source)).encode()
+    rendered, _ = chat_template_utils.render_jinja_template(
+        [conversation], chat_template=source, add_generation_prompt=ask, **given
+    )
+    text = str(rendered[0])
+    if len(text) > most:
+        return f"l{len(text)}".encode()
+    return b"t" + text.encode("utf-8", "surrogatepass")
+
+
+def _described(source: str) -> dict[str, Any]:
+    """What a template is made of.
+
+    Returns:
+        ``read``: names that it reads from outside. ``set``: those among them that it only sets for itself somewhere.
+        ``names``: every name in it. ``texts``: everything that it can write by itself.
+    """
+    import jinja2.meta
+    from jinja2 import nodes
+    from transformers.utils import chat_template_utils
+
+    tree = chat_template_utils._compile_jinja_template(source).environment.parse(source)
+    stored = {node.name for node in tree.find_all(nodes.Name) if node.ctx != "load"}
+    asked = {  # what is tested before it is set, or set from itself, comes from outside
+        node.node.name
+        for node in tree.find_all(nodes.Test)
+        if node.name in ("defined", "undefined") and isinstance(node.node, nodes.Name)
+    }
+    for line in tree.find_all(nodes.Assign):
+        if isinstance(line.target, nodes.Name):
+            used = {node.name for node in line.node.find_all(nodes.Name)} | {getattr(line.node, "name", "")}
+            asked |= {line.target.name} & used
+    texts = {node.data for node in tree.find_all(nodes.TemplateData)}
+    texts |= {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)}
+    return {
+        "read": sorted(jinja2.meta.find_undeclared_variables(tree)),
+        "set": sorted(stored - asked),
+        "names": sorted({node.name for node in tree.find_all(nodes.Name)}),
+        "texts": sorted(texts),
+    }
+
+
+def _read(stream: BinaryIO) -> bytes:
+    """One request; empty at their end."""
+    size = stream.read(8)
+    return stream.read(int.from_bytes(size, "big")) if len(size) == 8 else b""
+
+
+def _limit_memory() -> None:
+    """Allow so much above what the libraries took, once they are loaded."""
+    from transformers.utils import chat_template_utils
+
+    chat_template_utils._compile_jinja_template("").render()
+    _limit(resource.RLIMIT_CORE, 0)
+    try:
+        with Path("/proc/self/statm").open(encoding="ascii") as stream:
+            now = int(stream.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:  # no Linux: the limit is then one of data alone, where there is such a thing
+        _limit(resource.RLIMIT_DATA, MEMORY_BYTES)
+        return
+    _limit(resource.RLIMIT_AS, now + MEMORY_BYTES)
+
+
+def _limit_time() -> None:
+    """The system ends this process with SIGXCPU when the request takes longer; no call into C can hold that up."""
+    _limit(resource.RLIMIT_CPU, math.ceil(time.process_time()) + CPU_SECONDS)
+
+
+def _limit(kind: int, most: int) -> None:
+    """Set a limit below the one that the machine's owner may have set, which cannot be raised."""
+    hard = resource.getrlimit(kind)[1]
+    resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks ends this one
+    main(sys.stdin.buffer, sys.stdout.buffer)

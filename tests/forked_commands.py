@@ -1,0 +1,179 @@
+"""Command lines run in forks of one process that has loaded what they need: each under a limit of memory and time.
+
+A fork costs some milliseconds where a process of its own costs a second, so that hundreds of damaged files can go
+through the real commands; what one of them allocates or breaks is gone with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+TOO_LONG = "too long"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command line ended."""
+
+    argv: list[str]
+    code: int | str
+    """The exit code, negative for a signal; or that it was still running."""
+    out: str
+    err: str
+    seconds: float
+    """Of processor time."""
+    peak_mib: float
+    """Memory beyond what the process had before the command."""
+
+    def fault(self, *codes: int) -> str | None:
+        """What is wrong with the end; None where it is one line and one of the exit codes (0 says nothing)."""
+        if self.code not in codes:
+            return f"exit {self.code}, wanted {' or '.join(map(str, codes))}: {self.err[-2000:] or self.out[-500:]}"
+        if "Traceback" in self.err + self.out:
+            return self.err[-2000:]
+        lines = self.err.splitlines()
+        if self.code != 0 and (len(lines) != 1 or not lines[0].startswith("mmpref: ")):
+            return f"{len(lines)} lines: {self.err[:1000]!r}"
+        if self.code != 0 and len(lines[0]) > 1500:
+            return f"a line of {len(lines[0])} characters: {lines[0][:300]!r}"
+        return None
+
+
+class ForkedCommands:
+    """``with ForkedCommands() as run: run(["config", "recipe.yaml"])``."""
+
+    def __init__(self, *modules: str) -> None:
+        self._modules = modules
+
+    def __enter__(self) -> ForkedCommands:
+        code = "from tests.forked_commands import serve; serve()"
+        self._server = subprocess.Popen(
+            [sys.executable, "-c", code, *self._modules],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "1000"},
+        )
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._server.communicate()
+
+    def __call__(
+        self,
+        argv: Sequence[str],
+        *,
+        folder: Path | str = ".",
+        memory_mib: int = 1024,
+        seconds: int = 60,
+        env: dict[str, str] | None = None,
+        nobody: bool = False,
+    ) -> Ended:
+        """Run one command line.
+
+        Args:
+            argv: without the name of the program.
+            folder: the working directory.
+            memory_mib: address space beyond what the process has at the start.
+            seconds: of processor time and of waiting; whoever takes longer is stopped.
+            env: set for the command.
+            nobody: as a user without rights, where we have them all.
+        """
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        asked = {
+            "argv": [os.fsencode(word).hex() for word in argv],
+            "folder": str(folder),
+            "memory_mib": memory_mib,
+            "seconds": seconds,
+            "env": env or {},
+            "nobody": nobody,
+        }
+        self._server.stdin.write(json.dumps(asked).encode() + b"\n")
+        self._server.stdin.flush()
+        told: dict[str, Any] = json.loads(self._server.stdout.readline())
+        return Ended(argv=list(argv), **told)
+
+
+def serve() -> None:
+    """The process that forks: one request and one reply in JSON on each line."""
+    import importlib
+
+    for name in ("mmpref.cli", "mmpref.config", *sys.argv[1:]):
+        importlib.import_module(name)
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    for line in sys.stdin:
+        replies.write(json.dumps(_run(json.loads(line))) + "\n")
+        replies.flush()
+
+
+def _run(asked: dict[str, Any]) -> dict[str, Any]:
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        child = os.fork()
+        if child == 0:
+            _in_child(asked, out.fileno(), err.fileno())
+        before, ended, status, used = time.monotonic(), 0, 0, None
+        while not ended and time.monotonic() - before < asked["seconds"]:
+            ended, status, used = os.wait4(child, os.WNOHANG)
+            if not ended:
+                time.sleep(0.002)
+        code: int | str = TOO_LONG
+        if ended:
+            code = os.waitstatus_to_exitcode(status)
+        else:
+            os.kill(child, signal.SIGKILL)
+            _, _, used = os.wait4(child, 0)
+        assert used is not None
+        texts = []
+        for stream in (out, err):
+            stream.seek(0)
+            texts.append(stream.read(200_000).decode("utf-8", "backslashreplace"))
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "code": code,
+        "out": texts[0],
+        "err": texts[1],
+        "seconds": used.ru_utime + used.ru_stime,
+        "peak_mib": max(0.0, (used.ru_maxrss - own) / 1024),
+    }
+
+
+def _in_child(asked: dict[str, Any], out: int, err: int) -> None:
+    code = 1
+    try:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        os.chdir(asked["folder"])
+        os.environ.update(asked["env"])
+        if asked["nobody"]:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + asked["memory_mib"] * 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        resource.setrlimit(resource.RLIMIT_CPU, (asked["seconds"], asked["seconds"]))
+        from mmpref.cli import main
+
+        code = main([os.fsdecode(bytes.fromhex(word)) for word in asked["argv"]])
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
