@@ -27,7 +27,7 @@ from typing import IO, Any
 from filelock import lock_descriptor, unlock_descriptor
 
 from mmpref import api_keys
-from mmpref.errors import CheckpointError, ConfigError
+from mmpref.errors import CheckpointError, ConfigError, library_errors
 from mmpref.file_reading import LONGEST_NAME, kind_of_file
 
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
@@ -306,8 +306,9 @@ def only_writer(path: Path, remedy: str) -> Iterator[None]:
     Raises:
         ConfigError: another process writes it; the message names the process and its host.
     """
-    target = path.resolve()
-    lock = target.with_name(f".{target.name[:200]}.lock")
+    with writing_to(path), library_errors(CheckpointError, f"cannot write to {path!r}", "choose another name"):
+        target = Path(os.path.realpath(path))
+    lock = target.with_name(f".{_cut(target.name)}.lock")
     with contextlib.ExitStack() as stack:
         try:
             with contextlib.suppress(NoLocksError):  # as everywhere where a second writer is seen at best
@@ -315,6 +316,8 @@ def only_writer(path: Path, remedy: str) -> Iterator[None]:
         except Locked as err:
             who = err.holder or "another process"
             raise ConfigError(f"{path} is being written by {who}; wait for it to end, or {remedy}") from None
+        except CheckpointError as err:
+            raise CheckpointError(str(err).replace(str(lock), str(path))) from err
         yield
 
 

@@ -136,19 +136,9 @@ def train(
             if claim.note:
                 say(claim.note)
             return _claimed(
-                recipe,
-                claim,
-                world,
-                objective,
-                arguments,
-                resume,
-                allow_data_change,
-                progress,
-                say,
-                losses,
-                log,
-                on_trainer,
-            )
+                recipe, claim, world, objective, arguments, resume, allow_data_change, progress, say,
+                losses, log, on_trainer,
+            )  # fmt: skip
 
 
 def _claimed(
