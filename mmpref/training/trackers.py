@@ -32,6 +32,11 @@ _ELSEWHERE = {
     "clearml": ("CLEARML_API_HOST", "CLEARML_CONFIG_FILE"),
 }
 """Variables by which a user has said already where a tracker keeps its things."""
+_WITH_IT = {
+    # a folder holds everything; the database that newer releases prefer leaves artifacts in the working directory
+    "mlflow": {"MLFLOW_ALLOW_FILE_STORE": "true"},
+}
+"""What a tracker must be told with its folder."""
 
 
 def environment(names: Sequence[str], logs: Path, given: Mapping[str, str]) -> dict[str, str]:
@@ -50,6 +55,7 @@ def environment(names: Sequence[str], logs: Path, given: Mapping[str, str]) -> d
         if not given.get(variable):
             place = logs.expanduser().resolve() / folder
             found[variable] = place.as_uri() if variable.endswith("_URI") else str(place)
+            found |= {also: value for also, value in _WITH_IT.get(name, {}).items() if also not in given}
     return found
 
 
