@@ -331,8 +331,10 @@ def audit(
 
         write_pairs(drop_leaks, kept())
         typer.echo(f"wrote {drop_leaks}: {written:,} pairs, {left_out:,} leaks left out")
+        from mmpref.files import real_path
+
         start = None if opened.images is None else opened.images.root
-        if with_paths and start is not None and start != drop_leaks.parent.resolve():
+        if with_paths and start is not None and start != real_path(drop_leaks.parent):
             typer.echo(f"image paths start from {start}; say so where the file is read: data.root={start}")
 
 
@@ -434,5 +436,9 @@ def _named(options: list[str] | None) -> list[tuple[str, Path]]:
         name, separator, path = option.partition("=")
         if not separator or not name or not path:
             raise ConfigError(f"'{option}' must be written NAME=PATH, for example pope=coco_pope_random.json")
+        from mmpref.files import why_no_path
+
+        if why := why_no_path(path):
+            raise ConfigError(f"the path of {name[:60]} {why}")
         found.append((name, Path(path)))
     return found

@@ -38,6 +38,24 @@ MOST_BYTES = 2 * 2**30
 """Of a file that is read as a whole."""
 
 
+def home_path(path: Path | str) -> Path:
+    """A path with ``~`` as the home folder; with a name that no user has, it stays as it is and is found missing."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib's raises over such a name
+
+
+def real_path(path: Path | str) -> Path:
+    """The absolute path without links; a link that leads to itself stays, and is found missing."""
+    return Path(os.path.realpath(home_path(path)))  # pathlib's raises over such a link
+
+
+def is_there(path: Path) -> bool:
+    """Whether a regular file is there that this process may see."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def why_no_path(text: str) -> str | None:
     """Why nothing can be opened or written under this name, or no message could name it; None where it can be one."""
     if _HALF_A_PAIR.search(text):
@@ -203,6 +221,8 @@ def refuse_special(path: Path) -> None:
     Raises:
         CheckpointError: it says what is there.
     """
+    if path.is_symlink():  # of a path without links
+        raise CheckpointError(f"cannot write to {path}: it is a link that leads to itself; name a file")
     if path.exists() and not path.is_file():
         raise CheckpointError(f"cannot write to {path}: it is {_kind_of_file(path.stat().st_mode)}; name a file")
 

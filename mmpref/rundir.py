@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 
 from mmpref.config import Recipe, dump_recipe
 from mmpref.errors import ConfigError
-from mmpref.files import write_json, write_text, writing_to
+from mmpref.files import home_path, real_path, write_json, write_text, writing_to
 from mmpref.version import __version__
 
 State = Literal["running", "complete", "stopped", "failed"]
@@ -145,7 +145,7 @@ class Claim:
         path = self.recipe.output
         with writing_to(path):
             if self.replaces:
-                shutil.rmtree(path.resolve())  # a symbolic link stays
+                shutil.rmtree(real_path(path))  # a symbolic link stays
             if self.run.model.exists():  # of a run killed before it could say that it was complete
                 shutil.rmtree(self.run.model)
             path.mkdir(parents=True, exist_ok=True)
@@ -218,8 +218,8 @@ def _is_first_file(entry: Path) -> bool:
 
 
 def _is_inside(entry: Path | str, folder: Path) -> bool:
-    place = Path(entry).expanduser()
-    return place.exists() and place.resolve().is_relative_to(folder.resolve())
+    place = home_path(entry)
+    return place.exists() and real_path(place).is_relative_to(real_path(folder))
 
 
 def model_of(path: str | Path) -> str | Path:

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from mmpref.errors import ConfigError, library_errors, one_line
+from mmpref.files import why_no_path
 
 _MOST_VALUES = 100_000
 """Of one text; a file of a few lines can hold aliases of aliases that stand for billions."""
@@ -224,7 +225,9 @@ def parse_options(options: Sequence[str]) -> dict[str, Any]:
         key, separator, text = option.partition("=")
         if not separator or not key.isidentifier():
             raise ConfigError(f"'{short(option)}' must be written key=value")
-        given[key] = parse_value(text, where=f"option '{short(option)}'")
+        given[key] = value = parse_value(text, where=f"option '{short(option)}'")
+        if isinstance(value, str) and (why := why_no_path(value)):  # most of them name files
+            raise ConfigError(f"option {key} {why}")
     return given
 
 

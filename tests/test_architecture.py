@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "records": {"errors"},
     "files": {"errors"},
     "statistics": {"errors"},
-    "yaml_text": {"errors"},
+    "yaml_text": {"errors", "files"},
     "left_over": {"errors"},
     "overrides": {"errors", "yaml_text"},
     "recipe_files": {"errors", "files", "yaml_text"},

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmpref.files import home_path
 from mmpref.records import EvalSample, ImageRef
 
 _MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
@@ -64,7 +65,7 @@ def of_images(samples: Sequence[EvalSample], root: str | Path | None) -> dict[st
     found = {}
     shown = (image for sample in samples for image in (*sample.images, *sample.meta.get("rejected_images", ())))
     for path in sorted({image.path for image in shown if image.path is not None}):
-        file = Path(root).expanduser() / path
+        file = home_path(root) / path
         try:
             if file.is_file():
                 found[path] = of_file(file)

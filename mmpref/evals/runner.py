@@ -30,7 +30,7 @@ from mmpref.evals.ranks import Ranks, ranks, together
 from mmpref.evals.results import RESULTS, other_protocols, write_items, write_result
 from mmpref.evals.rows import Source, choose, first_ids, refuse_duplicates
 from mmpref.evals.task import benchmark_named, score_samples, with_defaults
-from mmpref.files import read_json, writing_to
+from mmpref.files import read_json, real_path, writing_to
 from mmpref.records import Answer, EvalSample, TaskResult
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def evaluate(
                 result,
                 model=server.model if server is not None else _name(model_path),
                 settings=settings,
-                images=str(Path(images_root).resolve()) if images_root is not None else None,
+                images=str(real_path(images_root)) if images_root is not None else None,
                 complete=len(wanted) == len(samples),
                 protocols=other_protocols(beside),
                 answered_by=_answered_by(answerer, journal.folder / RESULTS),
@@ -202,7 +202,7 @@ def _model_facts(model: str | Path | LoadedModel | ModelSource, *, here: bool) -
     if not here:
         return {"model": name, "model_files": ""}
     facts: dict[str, Any] = {
-        "model": str(Path(name).resolve()) if Path(name).is_dir() else name,
+        "model": str(real_path(name)) if Path(name).is_dir() else name,
         "model_files": fingerprint.of_model(name),
     }
     source = model if isinstance(model, ModelSource) else ModelSource(path=name)
@@ -211,7 +211,7 @@ def _model_facts(model: str | Path | LoadedModel | ModelSource, *, here: bool) -
         base, adapter = Path(resolved.path), resolved.adapter
         facts["model_files"] = f"{fingerprint.of_model(base)} + {fingerprint.of_model(adapter)}"
         if source.adapter is not None:
-            facts["adapter"] = str(adapter.resolve())
+            facts["adapter"] = str(real_path(adapter))
     for field in ("dtype", "quantization", "max_pixels"):
         if (value := getattr(source, field)) not in (None, "auto"):
             facts[field] = value
