@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,10 @@ from mmpref.cli_arguments import hint_for, refuse_empty, refuse_no_path
 from mmpref.cli_data import app as data_app
 from mmpref.cli_eval import evaluate, judge
 from mmpref.cli_recipe import config, recipes
-from mmpref.errors import ConfigError, MMPrefError, as_shown, stopped_by_ctrl_c
+from mmpref.errors import ConfigError, MMPrefError, Terminated, as_shown, of_the_machine, signal_name, stopped_by_ctrl_c
+from mmpref.process import notices, streams
+from mmpref.process.children import watch_launcher
+from mmpref.process.signals import at_once, heard, leave_with
 from mmpref.version import __version__
 
 app = typer.Typer(
@@ -105,9 +109,13 @@ def train(
 ) -> None:
     """Train a model on preference pairs (or demonstrations) as a recipe says."""
     from mmpref.config import load_recipe
+    from mmpref.rundir import check_output
     from mmpref.terminal import TrainingDisplay
 
+    streams.output_is_optional()
     loaded = load_recipe(recipe, overrides or [])
+    if "RANK" not in os.environ:  # one of several processes: another of them may have the folder by now
+        check_output(loaded, overwrite=overwrite, resume=resume)
     if launch is not None:
         from mmpref.training.parallel.launch import Launch, train_command
         from mmpref.training.parallel.launch import launch as run_launch
@@ -137,6 +145,7 @@ def train(
             allow_data_change=allow_data_change,
             progress=display.update,
             say=display.say,
+            losses=display.losses,
         )
         display.finish(run)
 
@@ -245,19 +254,27 @@ def score(
     answers: Annotated[list[Path], typer.Option(help=_ANSWERS_HELP)],
     options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=_OPTIONS_HELP)] = None,
     protocol: Annotated[str, typer.Option(help="How answers are read and counted.")] = "mmpref",
-    out: Annotated[Path | None, typer.Option(help="Also write the result to this file.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Also write the result and its items: NAME.json, or a folder. mmpref report reads them."),
+    ] = None,
 ) -> None:
     """Score saved answers. No model and no torch are needed."""
     from mmpref.config import parse_options
-    from mmpref.evals import score_beside, write_result
+    from mmpref.evals import score_beside, write_scored
     from mmpref.evals.results import other_protocols
+    from mmpref.evals.task import text_options
+    from mmpref.evals.unread import refuse_unread
     from mmpref.terminal import print_result
 
-    given = parse_options(options or [])
+    given = parse_options(options or [], texts=text_options(benchmark))
     result, beside = score_beside(benchmark, _one_or_many(questions), _one_or_many(answers), protocol, **given)
     if out is not None:
-        write_result(out, result, protocols=other_protocols(beside))
+        asked = {"questions": [*map(str, questions)], "answers": [*map(str, answers)], "options": options or []}
+        inputs = [*questions, *answers]
+        write_scored(out, result, inputs=inputs, protocols=other_protocols(beside), scored=asked)
     print_result(result, {name: other.metrics for name, other in beside.items()})
+    refuse_unread(result)
 
 
 @app.command()
@@ -277,13 +294,16 @@ def export(
     from mmpref.config import parse_options
     from mmpref.evals import export_answers
     from mmpref.evals.rows import first_ids
+    from mmpref.evals.task import text_options
 
-    given = parse_options(options or [])
+    given = parse_options(options or [], texts=text_options(benchmark))
     source, saved = _one_or_many(questions), _one_or_many(answers)
     done = export_answers(benchmark, source, saved, to, out, model=model, **given)
     typer.echo(f"wrote {done.num_rows} answers to {out}")
     if done.left_out:
         typer.echo(f"left out {len(done.left_out)} answers, because {done.why}: {first_ids(done.left_out)}")
+    if done.changed:
+        typer.echo(f"changed {len(done.changed)} answers, because {done.why_changed}: {first_ids(done.changed)}")
 
 
 @app.command()
@@ -291,21 +311,42 @@ def export(
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(help="Run folders or folders of mmpref eval; the first is what the others are compared with."),
+        typer.Argument(
+            help="Run folders, folders of mmpref eval, or results of mmpref score; the first is what the others are "
+            "compared with."
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="The page: one HTML file that needs nothing else.")],
+    out: Annotated[
+        list[Path],
+        typer.Option(help="NAME.html: the page, one file that needs nothing else. NAME.csv, .md, .tex: the table."),
+    ],
     images: Annotated[Path | None, typer.Option(help="Image paths in the results are relative to this folder.")] = None,
     title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
 ) -> None:
-    """Compare runs in one page: table with intervals, training curves, examples."""
+    """Compare runs in one page, or as a table: intervals, paired differences, training curves, examples."""
     from mmpref.report.page import build_report
+    from mmpref.report.runs import load_runs
+    from mmpref.report.table_files import table_writer, write_table
 
-    page = build_report(runs, out, title=title, images_root=images)
-    typer.echo(f"wrote {page}")
+    pages = {".html", ".htm"}
+    for file in out:  # all endings are known before the first file is written
+        if file.suffix.lower() not in pages:
+            table_writer(file)
+    for file in out:
+        if file.suffix.lower() in pages:
+            build_report(runs, file, title=title, images_root=images)
+        else:
+            write_table(load_runs(runs), file)
+        typer.echo(f"wrote {file}")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; an expected error is one line on stderr and its exit code."""
+    with heard():
+        return _main(argv)
+
+
+def _main(argv: list[str] | None) -> int:
     given = sys.argv[1:] if argv is None else argv
     try:
         refuse_empty(given)
@@ -319,22 +360,43 @@ def main(argv: list[str] | None = None) -> int:
         if not err.told_elsewhere:
             typer.echo(f"mmpref: {as_shown(err)}", err=True)
         return err.exit_code
-    except BrokenPipeError:  # the reader of our output went away; not worth a traceback
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except OSError as err:
+        told = of_the_machine(err)
+        if told is None:
+            raise
+        typer.echo(f"mmpref: {as_shown(told)}", err=True)
+        return told.exit_code
+    except (KeyboardInterrupt, Terminated) as stop:  # outside a command: while the command line is read
+        number = stop.number if isinstance(stop, Terminated) else signal.SIGINT
+        typer.echo(f"mmpref: stopped by {signal_name(number)}", err=True)
+        return 128 + number
     return 0
 
 
 def entry_point(command: Callable[[], int] = main) -> None:
-    """What the installed ``mmpref`` command calls: run ``command`` and end the process with its exit code."""
+    """What the installed ``mmpref`` command calls: run ``command`` and end the process with its exit code.
+
+    Standard output may be lost on the way (``| head -1``): whatever the command writes to files is written all the
+    same, and its code is 0 when only the reader went away. A disk too full for ``> FILE`` is told, with exit code 6;
+    training goes on even then.
+    """
+    streams.protect()
+    notices.install()
+    watch_launcher()
     ended: list[int] = []
+    at_once(ended)
     atexit.register(_end_of_a_rank, ended)  # registered first, called last: whoever has something to close has done so
-    ended.append(command())
-    if ended[0] == 0 and "mmpref.training.parallel.world" in sys.modules:  # else nothing here trained
+    code = command()
+    if (lost := streams.lost_output()) is not None and code == 0:
+        said, is_failure = lost
+        typer.echo(f"mmpref: {said}", err=True)
+        code = streams.DISK_FULL if is_failure else code
+    ended.append(code)
+    if code == 0 and "mmpref.training.parallel.world" in sys.modules:  # else nothing here trained
         from mmpref.training.parallel.world import leave
 
         leave()
-    sys.exit(ended[0])
+    leave_with(code)
 
 
 def _end_of_a_rank(ended: list[int]) -> None:
@@ -345,11 +407,5 @@ def _end_of_a_rank(ended: list[int]) -> None:
     """
     if not ended or os.environ.get("WORLD_SIZE", "1") == "1":
         return
-    code = ended[0]
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            if stream is not None:  # it was closed before the process began
-                stream.flush()
-        except (OSError, ValueError):
-            code = code or 120  # as Python itself ends when the last of its output is lost
-    os._exit(code)
+    streams.flush()
+    os._exit(ended[0])

@@ -48,7 +48,7 @@ def refuse_no_path(arguments: Sequence[str]) -> None:
     for place, argument in enumerate(arguments):
         if len(argument) < 60 and not _ODD.search(argument):
             continue
-        from mmpref.files import why_no_path
+        from mmpref.file_reading import why_no_path
 
         option = re.match(r"(--[\w-]+)=", argument)
         before = arguments[place - 1] if place else ""

@@ -31,7 +31,7 @@ app = typer.Typer(
 
 _SOURCE_HELP = (
     "A file (JSONL, JSON, parquet, arrow), a folder, a dataset_info.json[:name] of LLaMA-Factory, "
-    "or a hub id: owner/name[:config][@revision]."
+    "or a hub id: owner/name[:config]\\[@revision]."  # escaped: typer reads square brackets as markup
 )
 _Source = Annotated[str, typer.Argument(help=_SOURCE_HELP)]
 _Format = Annotated[str, typer.Option("--format", help="Row format; auto tells it from the keys of each row.")]
@@ -89,14 +89,28 @@ def check(
     ] = False,
     max_bad_fraction: _MaxBad = 0.001,
     workers: Annotated[int | None, typer.Option(min=1, help="Decoding processes; default: one per core.")] = None,
+    fix: Annotated[
+        Path | None, typer.Option("--fix", help="Also write the rows that are in order to this file, canonical JSONL.")
+    ] = None,
+    copy_images: Annotated[
+        bool, typer.Option("--copy-images", help="With --fix: copy their images to a folder beside the file.")
+    ] = False,
 ) -> None:
-    """Read every row and decode every image once; exit code 3 when training would refuse the data."""
+    """Read every row and decode every image once; exit code 3 when training would refuse the data.
+
+    Ends with what to do next. With --fix the exit code is 0 when the clean file is written.
+    """
     from mmpref.data.check import check as run_check
+    from mmpref.data.next_steps import after_check
     from mmpref.terminal import CountDisplay
 
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; --out is the folder of the report")
+    if copy_images and fix is None:
+        raise ConfigError("--copy-images goes with --fix FILE, which names the clean file")
     opened = [_open(source, format, root, split, card) for source in sources]
+    for source in opened:
+        _refuse_outputs(source, fix)
     with CountDisplay("checking") as display:
         report = run_check(
             opened,
@@ -109,8 +123,32 @@ def check(
     _show_check(report, out)
     if not report.read:
         raise DataError(f"{report.fault}: {', '.join(sources)} is empty")
+    if fix is not None and report.used:
+        _write_clean(opened, report, fix, demonstrations, copy_images, out)
+        return
+    steps = after_check(opened, report, out, demonstrations=demonstrations)
     if report.fault is not None:
-        raise DataError("\n  ".join([f"{report.fault} (all in {out / 'quarantine.jsonl'}):", *report.first_bad]))
+        first = [f"  {line}" for line in report.first_bad]
+        more = report.quarantined - len(first)
+        others = [f"  ... and {more:,} more"] if more else []
+        listed = f"  all of them: {out / 'quarantine.jsonl'}"
+        raise DataError("\n".join([f"{report.fault}:", *first, *others, listed, *steps]))
+    typer.echo("\n".join(steps))
+
+
+def _write_clean(
+    opened: list[PairSource], report: CheckReport, fix: Path, demonstrations: bool, copy_images: bool, out: Path
+) -> None:
+    from mmpref.data.clean import write_clean
+    from mmpref.data.next_steps import train_on_file
+
+    clean = write_clean(opened, out=fix, skip=report.skip, demonstrations=demonstrations, copy_images=copy_images)
+    aside = f", {report.quarantined:,} left out ({out / 'quarantine.jsonl'})" if report.quarantined else ""
+    images = "" if clean.images is None else f"; their images in {clean.images}"
+    typer.echo(f"wrote {fix}: {clean.num_pairs:,} pairs{aside}{images}")
+    for line in clean.unwritable[:5]:
+        typer.echo(f"  left out too: {line}")
+    typer.echo("\n".join(["next:", f"  {train_on_file(fix, clean.root)}"]))
 
 
 def _show_check(report: CheckReport, out: Path) -> None:
@@ -151,8 +189,7 @@ def _show_check(report: CheckReport, out: Path) -> None:
         [
             *([warning] if inverted > WORTH_A_LOOK * report.scored else []),
             *([repeated] if report.repeat_prompt else []),
-            f"written to {out}; a recipe with data.manifest={out / 'data_report.json'}",
-            "is refused when the data is no longer this.",
+            f"written to {out}",
         ],
     )
 
@@ -161,7 +198,7 @@ def _show_check(report: CheckReport, out: Path) -> None:
 @stopped_by_ctrl_c
 def verify(
     sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=_SOURCE_HELP)],
-    report: Annotated[Path, typer.Option(help="The data_report.json that mmpref data check wrote.")],
+    report: Annotated[Path, typer.Option(help="The folder that mmpref data check wrote (or its report).")],
     format: _Format = "auto",
     root: _Root = None,
     split: _Split = None,
@@ -331,10 +368,10 @@ def audit(
 
         write_pairs(drop_leaks, kept())
         typer.echo(f"wrote {drop_leaks}: {written:,} pairs, {left_out:,} leaks left out")
-        from mmpref.files import real_path
+        from mmpref.file_reading import without_links
 
         start = None if opened.images is None else opened.images.root
-        if with_paths and start is not None and start != real_path(drop_leaks.parent):
+        if with_paths and start is not None and start != without_links(drop_leaks.parent):
             typer.echo(f"image paths start from {start}; say so where the file is read: data.root={start}")
 
 
@@ -436,7 +473,7 @@ def _named(options: list[str] | None) -> list[tuple[str, Path]]:
         name, separator, path = option.partition("=")
         if not separator or not name or not path:
             raise ConfigError(f"'{option}' must be written NAME=PATH, for example pope=coco_pope_random.json")
-        from mmpref.files import why_no_path
+        from mmpref.file_reading import why_no_path
 
         if why := why_no_path(path):
             raise ConfigError(f"the path of {name[:60]} {why}")

@@ -6,16 +6,18 @@ kept there.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from mmpref.errors import ConfigError, stopped_by_ctrl_c
+from mmpref.errors import ConfigError, EvalIncompleteError, stopped_by_ctrl_c
 
 if TYPE_CHECKING:
     from mmpref.evals.chat_api import Server
     from mmpref.evals.judging import JudgingPlan, Outcome
+    from mmpref.records import TaskResult
 
 _BENCHMARK = "Name of the benchmark, for example pope, chair or mmhal."
 _OPTIONS = "Options of the benchmark, for example synonyms=FILE prompts=FILE for chair."
@@ -75,10 +77,12 @@ def evaluate(
 ) -> None:
     """Let a model answer a benchmark, and score it. A stopped evaluation goes on where it was."""
     from mmpref.config import parse_options
+    from mmpref.evals.task import text_options
+    from mmpref.evals.unread import refuse_unread
     from mmpref.rundir import model_of
     from mmpref.terminal import EvalDisplay
 
-    given = parse_options(options or [])
+    given = parse_options(options or [], texts=text_options(benchmark))
     judge_at = (
         _server(judge_server, judge_model, judge_key_env, concurrency, timeout, "judge") if judge_server else None
     )
@@ -119,7 +123,9 @@ def evaluate(
                 _run_judge(plan, out / "verdicts.jsonl", max_cost, display.say)
                 return out / "verdicts.jsonl"
 
-        result = run_evaluation(
+        incomplete: EvalIncompleteError | None = None
+        evaluation = partial(
+            run_evaluation,
             source,
             benchmark,
             questions=_one_or_many(questions),
@@ -137,9 +143,18 @@ def evaluate(
             progress=display.update,
             **given,
         )
+        try:
+            result = evaluation()
+        except EvalIncompleteError as err:
+            if err.result is None:
+                raise
+            incomplete, result = err, cast("TaskResult", err.result)
         group = ranks()
         if group is None or group.rank == 0:
             display.finish(result, out, metrics_beside(out / RESULTS))
+    if incomplete is not None:
+        raise incomplete
+    refuse_unread(result)
 
 
 def _template_kwargs(text: str | None, model: str) -> dict[str, Any]:
@@ -181,11 +196,15 @@ def judge(
     """Let a model judge saved answers, and write its verdicts. What was judged before is not asked again."""
     from mmpref.config import parse_options
     from mmpref.evals.judging import load_answered
+    from mmpref.evals.task import text_options
     from mmpref.terminal import CountDisplay, print_facts
 
     at = _server(server, model, key_env, concurrency, timeout, "judge")
     samples, found = load_answered(
-        benchmark, _one_or_many(questions), _one_or_many(answers), **parse_options(options or [])
+        benchmark,
+        _one_or_many(questions),
+        _one_or_many(answers),
+        **parse_options(options or [], texts=text_options(benchmark)),
     )
     where = cache or out.with_name(f"{out.stem}.cache.jsonl")
     plan = _plan(benchmark, samples, found, at, where, _prices(price_in, price_out), diagnosis=diagnosis)

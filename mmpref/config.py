@@ -26,7 +26,7 @@ from pydantic import (
 )
 
 from mmpref.errors import ConfigError
-from mmpref.files import why_no_path
+from mmpref.file_reading import why_no_path
 from mmpref.left_over import After, Cure, Problem, problems_of, refuse_left_over, without_left_over
 from mmpref.overrides import Grammar, as_texts, layer_of, merge
 from mmpref.recipe_files import read_recipe_text, shipped_recipes
@@ -150,10 +150,14 @@ class DataSection(Section):
     root: PathLike | None = None
     """Image paths are relative to this folder; null means the folder that all files lie in."""
     manifest: PathLike | None = None
-    """data_report.json of mmpref data check: the run is refused when the data is not what was checked."""
+    """The folder that mmpref data check wrote (data_check): the rows that the check put aside are left out, whatever
+    their number, and the run is refused when the data is not what was checked."""
     verify: Literal["quick", "full"] = "quick"
     """How images are compared with the manifest: quick by name, size and time of change (and by their bytes where only
     times differ), full always by their bytes."""
+    check_images: Literal["decode", "header"] = "decode"
+    """How images are looked at before the first step, where no manifest says that they are whole: decode reads every
+    pixel once, on all cores; header only sizes, so that a damaged picture ends the run when its row comes."""
     max_bad_fraction: float = Field(default=0.001, ge=0, le=1)
     """More bad rows than this share stop the run; fewer go to quarantine.jsonl."""
 

@@ -15,15 +15,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mmpref.config import Recipe
+from mmpref.errors import MMPrefError
 from mmpref.records import PreferencePair
 from mmpref.version import __version__
 
 if TYPE_CHECKING:
-    from mmpref.processing.collate import PairCollator
+    from transformers import TrainingArguments
 
+    from mmpref.processing.collate import PairCollator
+    from mmpref.training.run_data import RunData
+
+T = TypeVar("T")
 _GIB = 2**30
 _LIBRARIES = ("torch", "transformers", "accelerate", "peft", "datasets", "pillow", "bitsandbytes")
 _TRIAL_SECONDS = 120
@@ -51,24 +56,65 @@ def machine() -> Iterator[Fact]:
 def check_recipe(recipe: Recipe) -> Iterator[Fact]:
     """Everything that ``mmpref train`` would do before its first step, with every start-up check told.
 
+    What does not depend on something that failed is looked at all the same, so that one answer names every obstacle.
     Nothing is written, except to the reference cache of a recipe that asks for one.
-
-    Raises:
-        MMPrefError: what would stop the run before the checks.
     """
     from mmpref.data.quarantine import Quarantine
+    from mmpref.models.load import load_config, load_processor
+    from mmpref.rundir import claim_output
     from mmpref.training.arguments import training_arguments
     from mmpref.training.continued import continued
-    from mmpref.training.loss_of import line_of, loss_written_out, objective_of, settle, with_score
+    from mmpref.training.loss_of import loss_written_out, objective_of
+    from mmpref.training.parallel.strategy import refuse_contradictions
     from mmpref.training.precision import resolved
-    from mmpref.training.preflight import run_checks
     from mmpref.training.run_data import load_data
+    from mmpref.training.setup import refuse_shrinking
+
+    looks = _Looks()
+    recipe = looks.at("model.dtype", lambda: resolved(recipe)) or recipe
+    looks.at("the recipe's keys together", lambda: refuse_contradictions(recipe))
+    objective = looks.at("loss", lambda: objective_of(recipe))
+    arguments = looks.at("train", lambda: training_arguments(recipe))
+    looks.at("output", lambda: claim_output(recipe))
+    looks.at("model.path", lambda: load_config(recipe.model.path)) and looks.at(
+        "the model's processor", lambda: load_processor(recipe.model.path)
+    )
+    looks.at("processing", lambda: refuse_shrinking(recipe), unless="model.path")
+    recipe = looks.at("adapter", lambda: continued(loss_written_out(recipe)), unless="loss") or recipe
+    data = None
+    if objective is not None:
+        data = looks.at("data", lambda: load_data(recipe, objective, Quarantine()))
+    yield from looks.failed
+    if looks.failed or objective is None or arguments is None or data is None:
+        return
+    try:
+        yield from _start_up(recipe, arguments, data)
+    except MMPrefError as err:
+        yield Fact("start", str(err), False)
+
+
+class _Looks:
+    """What was looked at, and which of it failed."""
+
+    def __init__(self) -> None:
+        self.failed: list[Fact] = []
+
+    def at(self, name: str, look: Callable[[], T], *, unless: str = "") -> T | None:
+        """What ``look`` finds; None when it is refused, or what it rests on was."""
+        if any(fact.name == unless for fact in self.failed):
+            return None
+        try:
+            return look()
+        except MMPrefError as err:
+            self.failed.append(Fact(name, str(err), False))
+            return None
+
+
+def _start_up(recipe: Recipe, arguments: TrainingArguments, data: RunData) -> Iterator[Fact]:
+    from mmpref.training.loss_of import line_of, objective_of, settle, with_score
+    from mmpref.training.preflight import run_checks
     from mmpref.training.setup import set_up
 
-    recipe = continued(loss_written_out(resolved(recipe)))
-    objective = objective_of(recipe)
-    arguments = training_arguments(recipe)
-    data = load_data(recipe, objective, Quarantine())
     told: list[str] = []
     score = settle(recipe, data.train, None, told.append)
     recipe = with_score(recipe, score)

@@ -6,6 +6,7 @@ A message says what is wrong, where (file, row, id, key) and what to do about it
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import signal
@@ -67,9 +68,13 @@ class DistributedError(MMPrefError):
 
 
 class EvalIncompleteError(MMPrefError):
-    """A benchmark or a judge that left too many questions without a result (exit 8)."""
+    """A benchmark or a judge that left too many questions without a result (exit 8).
+
+    ``result`` is that of the questions which have one, where it could be made.
+    """
 
     exit_code = 8
+    result: object = None
 
 
 class StoppedError(MMPrefError):
@@ -78,6 +83,14 @@ class StoppedError(MMPrefError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP; like KeyboardInterrupt no Exception, so that nothing on the way swallows it."""
+
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def one_line(err: BaseException) -> str:
@@ -90,6 +103,34 @@ def one_line(err: BaseException) -> str:
     elif not text or isinstance(err, (LookupError, AttributeError, RecursionError)):
         text = f"{type(err).__name__}: {text}" if text else type(err).__name__
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+_OF_THE_MACHINE = {
+    errno.EACCES: "check who may read and write it",
+    errno.EPERM: "check who may read and write it",
+    errno.EROFS: "name a place that can be written",
+    errno.ELOOP: "its links lead to each other; name the file itself",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ENOTDIR: "a file stands where a folder is named",
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EIO: "the disk or its server failed; copy the file elsewhere",
+    errno.ESTALE: "the disk's server failed; try again",
+    errno.EMFILE: "close other files, or raise `ulimit -n`",
+    errno.ENFILE: "close other files",
+}
+"""What is wrong with the machine or with a path and never with our code -> what to do."""
+
+
+def of_the_machine(err: OSError) -> MMPrefError | None:
+    """A refusal of the operating system as one line, where only the machine or a path can be its cause; else None, and
+    the traceback is shown. For the last border, where no reader or writer said more."""
+    remedy = _OF_THE_MACHINE.get(err.errno or 0)
+    if remedy is None:
+        return None
+    where = err.filename if isinstance(err.filename, str) else "a file"
+    kind = CheckpointError if err.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO) else ConfigError
+    return kind(f"{where}: {err.strerror}; {remedy}")
 
 
 def as_shown(err: BaseException) -> str:
@@ -129,29 +170,41 @@ def library_errors(error: type[MMPrefError], what: str, remedy: str) -> Iterator
 
 
 def stopped_by_ctrl_c(command: Callable[P, None]) -> Callable[P, None]:
-    """The same command with Ctrl-C as our own error: one line and exit code 130, where typer would say Aborted."""
+    """The same command with Ctrl-C, SIGTERM and SIGHUP as our own error: one line, and exit code 130, 143 or 129."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            with _ctrl_c_is_heard():
+            with _signals_are_raised():
                 command(*args, **kwargs)
-        except KeyboardInterrupt:
-            raise StoppedError("stopped by Ctrl-C; nothing unfinished was left looking whole", signal.SIGINT) from None
+        except (KeyboardInterrupt, Terminated) as stop:
+            number = stop.number if isinstance(stop, Terminated) else signal.SIGINT
+            raise StoppedError(
+                f"stopped by {signal_name(number)}; nothing unfinished was left looking whole", number
+            ) from None
 
     return run
 
 
+def signal_name(number: int) -> str:
+    """``SIGTERM``, or what a user calls it."""
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+
+
 @contextmanager
-def _ctrl_c_is_heard() -> Iterator[None]:
-    """Python drops what is raised while an object is taken down, a KeyboardInterrupt too: such a one is sent again."""
+def _signals_are_raised() -> Iterator[None]:
+    """Python drops what is raised while an object is taken down, a KeyboardInterrupt too: its signal is sent again."""
     report = sys.unraisablehook
 
     def send_again(dropped: sys.UnraisableHookArgs) -> None:
-        if not issubclass(dropped.exc_type, KeyboardInterrupt):
+        kind, value = dropped.exc_type, dropped.exc_value
+        if not issubclass(kind, (KeyboardInterrupt, Terminated)):
             report(dropped)
             return
-        again = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+        number = value.number if isinstance(value, Terminated) else signal.SIGINT
+        if (signals := sys.modules.get("mmpref.process.signals")) is not None:
+            signals.forget()
+        again = threading.Timer(0.05, os.kill, (os.getpid(), number))
         again.daemon = True
         again.start()
 

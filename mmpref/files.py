@@ -1,181 +1,41 @@
-"""Files: read within limits, written whole or not at all, hashed, and locked against a second process.
+"""Files: written whole or not at all, hashed, and locked against a second process.
 
 Everything that mmpref keeps on the disk is written here, so that half a file never looks whole and two processes never
-write the same one. What a user names is opened here, so that a pipe, a device or a folder in a file's place is one
-clear error and nothing waits for it.
+write the same one.
+
+What is being written lies beside its place under a hidden name, ``.NAME.xxxxxxxx.tmp``, and is locked by its process.
+One that nobody has locked was left by a process that was killed: the next that writes ``NAME`` removes it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
 import socket
-import stat
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
 
-from filelock import lock_descriptor
+from filelock import lock_descriptor, unlock_descriptor
 
-from mmpref.errors import CheckpointError, MMPrefError, library_errors
+from mmpref.errors import CheckpointError, ConfigError
+from mmpref.file_reading import LONGEST_NAME, kind_of_file
 
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 _LOCKED: set[int] = set()
 """Descriptors of this process's locks."""
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-LONGEST_NAME = 255
-"""Bytes of one part of a path that file systems take."""
-LONGEST_PATH = 4095
-"""Bytes of a whole path that Linux takes."""
-MOST_BYTES = 2 * 2**30
-"""Of a file that is read as a whole."""
-
-
-def home_path(path: Path | str) -> Path:
-    """A path with ``~`` as the home folder; with a name that no user has, it stays as it is and is found missing."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib's raises over such a name
-
-
-def real_path(path: Path | str) -> Path:
-    """The absolute path without links; a link that leads to itself stays, and is found missing."""
-    return Path(os.path.realpath(home_path(path)))  # pathlib's raises over such a link
-
-
-def is_there(path: Path) -> bool:
-    """Whether a regular file is there that this process may see."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
-
-
-def why_no_path(text: str) -> str | None:
-    """Why nothing can be opened or written under this name, or no message could name it; None where it can be one."""
-    if _HALF_A_PAIR.search(text):
-        return "is not UTF-8 text; rename the file"
-    if found := _CONTROL.search(text):
-        return f"has the control character {found[0]!r} in it; rename the file"
-    if len(text.encode()) > LONGEST_PATH:
-        return f"is longer than the {LONGEST_PATH:,} bytes that a path can have"
-    longest = max((len(part.encode()) for part in Path(text).parts), default=0)
-    if longest > LONGEST_NAME:
-        return f"has a name of {longest:,} bytes in it; the longest that a file system takes has {LONGEST_NAME}"
-    return None
-
-
-def open_to_read(path: Path | str, error: type[MMPrefError], what: str = "") -> BufferedReader:
-    """A regular file, opened; a pipe without a writer or a device is refused and not waited for.
-
-    Args:
-        path: the file.
-        error: the kind that is raised.
-        what: put before the path in the message, such as ``the recipe``.
-    """
-    name = f"{what} {path}" if what else str(path)
-    try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
-        try:
-            kind = os.fstat(descriptor).st_mode
-            if not stat.S_ISREG(kind):
-                raise error(f"{name} is {_kind_of_file(kind)}; give a file")
-            return os.fdopen(descriptor, "rb")
-        except BaseException:
-            os.close(descriptor)
-            raise
-    except FileNotFoundError as err:
-        raise error(f"{name} does not exist; check the path (now in {_here()})") from err
-    except (OSError, ValueError) as err:  # ValueError: a NUL in the name
-        raise error(f"{name} cannot be read: {getattr(err, 'strerror', None) or err}") from err
-
-
-def read_bytes(path: Path | str, error: type[MMPrefError], what: str = "", *, most: int = MOST_BYTES) -> bytes:
-    """A whole file of at most ``most`` bytes; see :func:`open_to_read`."""
-    name = f"{what} {path}" if what else str(path)
-    with open_to_read(path, error, what) as stream:
-        size = os.fstat(stream.fileno()).st_size
-        if size > most:
-            raise error(f"{name} has {size:,} bytes, and is read up to {most:,}; is this the right file?")
-        with library_errors(error, f"{name} cannot be read", "copy it again"):
-            return stream.read(most)
-
-
-def read_text(path: Path | str, error: type[MMPrefError], what: str = "", *, most: int = MOST_BYTES) -> str:
-    """A whole text in UTF-8, with or without a byte order mark; every line ends with a line feed.
-
-    Raises:
-        error: no such file, none that can be read, longer than ``most`` bytes, or not UTF-8 (with the byte's place).
-    """
-    content = read_bytes(path, error, what, most=most)
-    try:
-        return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-    except UnicodeDecodeError as err:
-        name = f"{what} {path}" if what else str(path)
-        told = f"not UTF-8 text at byte {err.start + 1} ({_encoding_of(content) or err.reason})"
-        raise error(f"{name} cannot be read: {told}; save it as UTF-8") from err
-
-
-def read_json(path: Path | str, error: type[MMPrefError], what: str = "", *, most: int = MOST_BYTES) -> Any:
-    """The content of a JSON file; see :func:`read_text` and :func:`parse_json`."""
-    return parse_json(read_text(path, error, what, most=most), error, str(path))
-
-
-def parse_json(text: str, error: type[MMPrefError], where: str) -> Any:
-    """JSON as Python values. Refused are what is not JSON (NaN apart, which other tools write), text that is nested too
-    deeply, numbers of thousands of digits, and a key that stands twice in one object: one of its values would be lost.
-
-    Args:
-        text: the JSON.
-        error: the kind that is raised.
-        where: begins the message.
-    """
-    with library_errors(error, f"{where} is not JSON that can be read", "write it again"):
-        return json.loads(text, object_pairs_hook=no_key_twice)
-
-
-def no_key_twice(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, for ``object_pairs_hook``.
-
-    Raises:
-        ValueError: a key stands twice, and one of its values would be lost.
-    """
-    found = dict(items)
-    if len(found) != len(items):
-        keys = [key for key, _ in items]
-        twice = sorted({key for key in keys if keys.count(key) > 1})
-        raise ValueError(f"the same key stands twice: {', '.join(map(repr, twice))[:200]}")
-    return found
-
-
-def _kind_of_file(mode: int) -> str:
-    kinds = {
-        stat.S_IFDIR: "a folder",
-        stat.S_IFIFO: "a pipe, which can be read only once",
-        stat.S_IFCHR: "a device",
-        stat.S_IFBLK: "a device",
-        stat.S_IFSOCK: "a socket",
-    }
-    return kinds.get(stat.S_IFMT(mode), "no regular file")
-
-
-def _encoding_of(content: bytes) -> str:
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "it looks like UTF-16"
-    packed = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"PAR1": "parquet", b"ARROW1": "arrow"}
-    return next((f"it is a {name} file" for magic, name in packed.items() if content.startswith(magic)), "")
-
-
-def _here() -> str:
-    try:
-        return str(Path.cwd())
-    except OSError:
-        return "a folder that was deleted"
+_NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL}
+"""What a file system answers that has no locks, or whose server for them does not run."""
+_TRIES = 50
+"""So often a file is opened anew that another process removed in between; it never takes more than a few."""
 
 
 @contextlib.contextmanager
@@ -189,6 +49,21 @@ def writing_to(path: Path) -> Iterator[None]:
         ) from err
 
 
+def real_path(path: Path) -> Path:
+    """Where a path leads, all symbolic links followed; as given where it has none and no ``..``. Nothing need be there.
+
+    Raises:
+        ConfigError: a link leads back to itself.
+    """
+    try:
+        found = path.resolve()
+    except (OSError, RuntimeError) as err:  # the latter is what Python says of such a link before 3.13
+        raise ConfigError(f"{path}: its symbolic link leads back to itself; give another path") from err
+    if found.is_symlink():
+        raise ConfigError(f"{path}: its symbolic link leads back to itself; give another path")
+    return path if found == path.absolute() else found
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A file that takes ``path``'s place only when it is whole and on the disk.
@@ -200,8 +75,9 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         target = Path(os.path.realpath(path))  # a symbolic link stays a link: the file it points to is replaced
         refuse_special(target)
         target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=_hidden(target), suffix=".tmp", dir=target.parent)
-        temporary = Path(name)
+        remove_abandoned(target.parent, target.name)
+        descriptor, temporary = _temporary_file(target)
+        locked_until_there = os.dup(descriptor)
         try:
             with os.fdopen(descriptor, "wb") as stream:
                 yield stream
@@ -212,6 +88,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+        finally:
+            os.close(locked_until_there)
         _sync_folder(target.parent)
 
 
@@ -224,7 +102,7 @@ def refuse_special(path: Path) -> None:
     if path.is_symlink():  # of a path without links
         raise CheckpointError(f"cannot write to {path}: it is a link that leads to itself; name a file")
     if path.exists() and not path.is_file():
-        raise CheckpointError(f"cannot write to {path}: it is {_kind_of_file(path.stat().st_mode)}; name a file")
+        raise CheckpointError(f"cannot write to {path}: it is {kind_of_file(path.stat().st_mode)}; name a file")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -248,26 +126,103 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 @contextlib.contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """A folder that takes ``path``'s place only when the block ended well; until then it lies beside it."""
-    with writing_to(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=_hidden(path), suffix=".tmp", dir=path.parent))
-        try:
-            yield temporary
-            for file in temporary.rglob("*"):
-                if file.is_file():
-                    _sync_file(file)
-            temporary.chmod(0o777 & ~_umask())
-            if path.exists():
-                old = temporary.with_suffix(".old")
-                path.rename(old)
+    with writing_to(path), folder_beside(path) as temporary:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _sync_file(file)
+        temporary.chmod(0o777 & ~_umask())
+        if path.exists():
+            old = temporary.with_suffix(".old")
+            path.rename(old)
+            try:
                 temporary.rename(path)
-                shutil.rmtree(old)
-            else:
-                temporary.rename(path)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+            except BaseException:
+                old.rename(path)
+                raise
+            shutil.rmtree(old, ignore_errors=True)  # another process may be at it as well
+        else:
+            temporary.rename(path)
         _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def folder_beside(path: Path) -> Iterator[Path]:
+    """A hidden folder beside ``path``, to be renamed when it is whole; what was not renamed is gone after the block."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(path.parent, path.name)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{_cut(path.name)}.", suffix=".tmp", dir=path.parent))
+    descriptor = _folder_lock(temporary)
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def remove_abandoned(folder: Path, name: str) -> None:
+    """Delete what killed processes left behind while they wrote a file or folder; never what one is writing now.
+
+    A folder whose replacement was cut short between its two renames gets its name back.
+
+    Args:
+        folder: where.
+        name: of the file or folder that was being written; ``*`` stands for any letters.
+    """
+    if os.name != "posix" or not folder.is_dir():  # elsewhere an open file can be neither renamed nor deleted
+        return
+    wanted = re.compile(rf"\.({re.escape(_cut(name)).replace(re.escape('*'), '.*')})\.[a-z0-9_]{{8}}\.(tmp|old)")
+    found = [(entry, match) for entry in folder.iterdir() if (match := wanted.fullmatch(entry.name))]
+    for entry, match in sorted(found, key=lambda each: each[1][2] == "old"):
+        with contextlib.suppress(OSError):  # gone meanwhile, or not ours to delete
+            if match[2] == "old" and not entry.is_dir():
+                continue
+            if match[2] == "tmp" or (folder / match[1]).exists():
+                _remove_unlocked(entry)
+            elif not entry.with_suffix(".tmp").exists():
+                entry.rename(folder / match[1])
+
+
+def _remove_unlocked(entry: Path) -> None:
+    is_folder = entry.is_dir()
+    descriptor = os.open(entry, (os.O_RDONLY if is_folder else os.O_RDWR) | os.O_NOFOLLOW)  # a link is not ours
+    try:
+        if not lock_descriptor(descriptor, blocking=False):
+            return
+        if is_folder:
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    finally:
+        os.close(descriptor)
+
+
+def _temporary_file(target: Path) -> tuple[int, Path]:
+    """A new file beside ``target`` and its descriptor, which holds its lock where there are locks."""
+    while True:
+        descriptor, name = tempfile.mkstemp(prefix=f".{_cut(target.name)}.", suffix=".tmp", dir=target.parent)
+        try:
+            alone = os.name != "posix" or lock_descriptor(descriptor, blocking=False)
+        except OSError:  # no locks here, so nobody removes it either
+            alone = True
+        if alone and Path(name).exists():
+            return descriptor, Path(name)
+        os.close(descriptor)  # another process took it for abandoned before it was locked
+
+
+def _folder_lock(folder: Path) -> int | None:
+    """A descriptor that holds the lock of a folder; None where folders have none."""
+    if os.name != "posix":
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if lock_descriptor(descriptor, blocking=False):
+            return descriptor
+    except OSError:
+        pass
+    os.close(descriptor)
+    return None
 
 
 def sha256(path: Path) -> str:
@@ -299,40 +254,116 @@ class Locked(Exception):  # noqa: N818 - whoever asks says what it means for the
         self.holder = holder
 
 
+class NoLocksError(CheckpointError):
+    """The file system has no locks."""
+
+
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, *, leave: bool = True, patience: float = 0.0) -> Iterator[None]:
     """Hold a lock file for the length of the block; it says which process holds it.
 
     The lock is the operating system's (``flock``): it ends with the process, however that ends, so a lock file that is
-    left behind means nothing. The file stays, as deleting it would let two processes hold two files of the same name.
-    Children made by fork (the loader's workers) let go of it at once.
+    left behind means nothing. Children made by fork (the loader's workers) let go of it at once.
 
     Args:
         path: the lock file; its folder is made.
+        leave: whether the file stays after the block. Without, it is deleted while its lock is held, and whoever had
+            opened it already sees that it is not the file of that name any more.
+        patience: seconds to wait for whoever holds it, such as :func:`refuse_locked` for a moment.
 
     Raises:
         Locked: another process, or another block of this one, holds it.
+        NoLocksError: the file system has no locks.
         CheckpointError: the file cannot be written.
     """
-    with writing_to(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+    descriptor = _open_locked(path, time.monotonic() + patience)
     _LOCKED.add(descriptor)
     try:
         with writing_to(path):
-            if not lock_descriptor(descriptor, blocking=False):
-                raise Locked(path, _holder(descriptor))
             os.ftruncate(descriptor, 0)
             os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
         yield
     finally:
         if descriptor in _LOCKED:  # a child that was forked meanwhile has let go of it
             _LOCKED.remove(descriptor)
-            os.close(descriptor)  # and with it the lock
+            if not leave and _is_at(descriptor, path):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+            with contextlib.suppress(OSError):
+                unlock_descriptor(descriptor)  # closing is not enough where a child was forked a moment ago
+            os.close(descriptor)
+
+
+def refuse_locked(path: Path) -> None:
+    """Look whether somebody holds a lock file; nothing is made or changed.
+
+    Raises:
+        Locked: somebody does.
+    """
+    try:
+        try:
+            descriptor = os.open(path, os.O_RDWR)
+        except PermissionError:  # another user's
+            descriptor = os.open(path, os.O_RDONLY)
+    except OSError:  # there is none, or it cannot be looked into: whoever then wants to write there is told
+        return
+    try:
+        with contextlib.suppress(OSError):
+            if not lock_descriptor(descriptor, blocking=False):
+                raise Locked(path, _holder(descriptor))
+    finally:
+        os.close(descriptor)
+
+
+def _open_locked(path: Path, until: float) -> int:
+    for _ in range(_TRIES):
+        with writing_to(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+            except FileNotFoundError:  # whoever held it left, and took its folder along
+                continue
+        try:
+            while not _lock(descriptor, path):
+                if time.monotonic() >= until:
+                    raise Locked(path, _holder(descriptor))
+                time.sleep(0.02)
+            if _is_at(descriptor, path):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+    raise CheckpointError(f"{path} is deleted again and again while it is opened; look for what does that")
+
+
+def _lock(descriptor: int, path: Path) -> bool:
+    try:
+        with writing_to(path):
+            return lock_descriptor(descriptor, blocking=False)
+    except CheckpointError as err:
+        reason = err.__cause__
+        if not isinstance(reason, OSError) or reason.errno not in _NO_LOCKS:
+            raise
+        if os.fstat(descriptor).st_size == 0:
+            path.unlink(missing_ok=True)
+        raise NoLocksError(
+            f"the file system of {path.parent} has no locks ({reason.strerror or reason}), so a second process that "
+            "writes there goes unseen; use a folder on another file system, or mount this one with flock"
+        ) from err
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether a file is still the one of this name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:
+        return False
 
 
 def _holder(descriptor: int) -> Holder | None:
     try:
+        os.lseek(descriptor, 0, os.SEEK_SET)
         content = json.loads(os.read(descriptor, 1000))
         return Holder(int(content["pid"]), str(content["host"]))
     except (OSError, ValueError, TypeError, KeyError):  # between its lock and its line
@@ -349,9 +380,9 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_let_go_in_child)
 
 
-def _hidden(path: Path) -> str:
-    """How the temporary name of what is written begins: cut where the name itself leaves no place for an ending."""
-    return f".{path.name.encode(errors='surrogateescape')[: LONGEST_NAME - 30].decode(errors='ignore')}."
+def _cut(name: str) -> str:
+    """A name that leaves place for the ending of a temporary one."""
+    return name.encode(errors="surrogateescape")[: LONGEST_NAME - 30].decode(errors="ignore")
 
 
 def _umask() -> int:

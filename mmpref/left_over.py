@@ -122,6 +122,12 @@ BELONGS: tuple[Belongs, ...] = (
     ),
     Belongs(keys=("data.verify",), to="data.manifest", holds=lambda recipe: recipe.data.manifest is not None),
     Belongs(
+        keys=("data.check_images",),
+        to="runs without data.manifest, whose check decoded every image",
+        holds=lambda recipe: recipe.data.manifest is None,
+        so=lambda recipe: ("data.manifest=null",),
+    ),
+    Belongs(
         keys=("processing.shrink_images",),
         to="processing.max_length",
         holds=lambda recipe: recipe.processing.max_length is not None,

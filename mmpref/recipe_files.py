@@ -9,7 +9,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from mmpref.errors import ConfigError
-from mmpref.files import read_text
+from mmpref.file_reading import read_text
 from mmpref.yaml_text import MOST_BYTES, short
 
 

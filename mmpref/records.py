@@ -93,10 +93,11 @@ class EvalSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a model said to the sample of the same id."""
+    """What a model said to the sample of the same id; ``cut`` where the limit of tokens ended it."""
 
     id: str
     text: str
+    cut: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +107,8 @@ class TaskResult:
     ``metrics`` maps a name to a value; a value that the answers leave undefined (no positive prediction, say) is None
     and ``undefined`` says why. ``intervals`` holds 95 % intervals for the metrics that have one. ``n_missing`` answers
     have no verdict of the judge and are in no number. ``items`` is one mapping per question, with at least ``id``: what
-    was read from the answer and how it was judged.
+    was read from the answer and how it was judged. ``read_as`` says for people how the answers were read: in which
+    layout, and by what each was matched with its question.
     """
 
     benchmark: str
@@ -119,6 +121,7 @@ class TaskResult:
     notes: tuple[str, ...] = ()
     items: tuple[Mapping[str, Any], ...] = ()
     n_missing: int = 0
+    read_as: str = field(default="", compare=False)
 
 
 def user_turn(text: str, *, num_images: int) -> tuple[Message, ...]:

@@ -2,35 +2,48 @@
 
 A run folder holds ``recipe.yaml`` (resolved), ``manifest.json`` (versions, hashes, seeds, state), ``metrics.jsonl``,
 ``pairs.parquet`` and ``pairs_eval.parquet`` (statistics of every trained and held-out pair), ``quarantine.jsonl``,
-``checkpoints/`` and ``model/`` (the result). ``manifest.json`` says in ``state`` whether the run is ``running``,
-``complete``, ``stopped`` or ``failed``; only a complete run has ``model/``.
+``train.log`` (every line that the run said), ``logs/`` (of trackers), ``checkpoints/`` and ``model/`` (the result).
+``manifest.json`` says in ``state`` whether the run is ``running``, ``complete``, ``stopped`` or ``failed``; only a
+complete run has ``model/``.
+
+While a run is written its folder holds ``.mmpref.lock``, and one such file for each further rank
+(``.mmpref.lock.1``, ...): who trains there, by process and machine. Whoever wants to write there too is refused.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import platform
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from mmpref.config import Recipe, dump_recipe
-from mmpref.errors import ConfigError
-from mmpref.files import home_path, real_path, write_json, write_text, writing_to
+from mmpref.config import Recipe, SourceSection, dump_recipe
+from mmpref.errors import CheckpointError, ConfigError
+from mmpref.file_reading import home_path, without_links
+from mmpref.files import Locked, NoLocksError, locked, real_path, refuse_locked, write_json, write_text, writing_to
 from mmpref.version import __version__
 
 State = Literal["running", "complete", "stopped", "failed"]
 MANIFEST = "manifest.json"
 RECIPE = "recipe.yaml"
+LOCK = ".mmpref.lock"
+"""What a process that writes into a folder holds, and the beginning of what its other ranks hold."""
+PATIENCE = 0.5
+"""Seconds to wait for a lock: whoever only looks whether it is free has it for a moment."""
 _REPORTED_PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "pillow", "bitsandbytes", "tokenizers")
 _BESIDE = re.compile(r"\.(.+)\.[a-z0-9_]{8}(?:\.tmp|\.old)?")
 """What ``replacing`` and ``replacing_folder`` write into, and a folder that is being replaced."""
 _STEP = re.compile(r"step-\d+")
+_DUMP = re.compile(r"nonfinite-step-\d+(-rank-\d+)?\.json")
+_BEFORE_STEP_1 = re.compile(r'\{"step": 0[,}]')
+"""How a line of ``metrics.jsonl`` begins that was written before the first step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +59,15 @@ class RunDir:
     @property
     def metrics_file(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    @property
+    def log_file(self) -> Path:
+        return self.path / "train.log"
+
+    @property
+    def logs(self) -> Path:
+        """What trackers write."""
+        return self.path / "logs"
 
     @property
     def pairs_file(self) -> Path:
@@ -67,6 +89,10 @@ class RunDir:
     def model(self) -> Path:
         return self.path / "model"
 
+    @property
+    def faults(self) -> Path:
+        return self.path / "faults"
+
     def manifest(self) -> dict[str, Any]:
         """The manifest as it stands.
 
@@ -86,17 +112,35 @@ class RunDir:
 
     def remove_leftovers(self) -> None:
         """Delete what a killed run had begun to write beside its files and checkpoints, and nothing else."""
-        names = {RECIPE, MANIFEST, *(file.name for file in (self.metrics_file, self.pairs_file, self.eval_pairs_file))}
-        names |= {self.quarantine_file.name, self.model.name}
-        for folder in (self.path, self.checkpoints):
-            for entry in folder.iterdir() if folder.is_dir() else ():
-                made = _BESIDE.fullmatch(entry.name)
-                if made is None or not (made[1] in names or _STEP.fullmatch(made[1])):
-                    continue
-                if entry.is_dir() and not entry.is_symlink():
-                    shutil.rmtree(entry)
-                else:
-                    entry.unlink()
+        for entry, made in self._leftovers():
+            if made in self._written or _STEP.fullmatch(made) or _DUMP.fullmatch(made):
+                _remove(entry)
+
+    @property
+    def _written(self) -> set[str]:
+        files = (self.metrics_file, self.pairs_file, self.eval_pairs_file, self.quarantine_file, self.model)
+        return {RECIPE, MANIFEST, *(file.name for file in files)}
+
+    def _leftovers(self) -> list[tuple[Path, str]]:
+        """What lies in the folder under a hidden name of the kind that files have before they are whole, and the name
+        that each would have got."""
+        folders = [folder for folder in (self.path, self.checkpoints, self.faults) if folder.is_dir()]
+        entries = [entry for folder in folders for entry in folder.iterdir()]
+        return [(entry, made[1]) for entry in entries if (made := _BESIDE.fullmatch(entry.name))]
+
+    def has_trained(self) -> bool:
+        """Whether anything shows that a step was made: a checkpoint or a result, whole or not, or a line of a step."""
+        results = {self.pairs_file.name, self.eval_pairs_file.name, self.model.name}
+        begun = {made for _, made in self._leftovers()}
+        if any((self.path / name).exists() or name in begun for name in results):
+            return True
+        steps = begun | ({entry.name for entry in self.checkpoints.iterdir()} if self.checkpoints.is_dir() else set())
+        if any(_STEP.fullmatch(name) for name in steps):
+            return True
+        if not self.metrics_file.is_file():
+            return False
+        lines = self.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        return any(line.endswith("\n") and not _BEFORE_STEP_1.match(line) for line in lines)  # a torn one says nothing
 
     def set_state(self, state: State, **facts: Any) -> None:
         """Record how far the run is, with further facts about it."""
@@ -131,6 +175,8 @@ class Claim:
     """A run is there that ``begin`` goes on with."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Told in the manifest beside the usual ones."""
+    note: str = ""
+    """Worth saying to whoever starts the run; else empty."""
 
     @property
     def run(self) -> RunDir:
@@ -144,11 +190,10 @@ class Claim:
         """
         path = self.recipe.output
         with writing_to(path):
-            if self.replaces:
-                shutil.rmtree(real_path(path))  # a symbolic link stays
-            if self.run.model.exists():  # of a run killed before it could say that it was complete
-                shutil.rmtree(self.run.model)
             path.mkdir(parents=True, exist_ok=True)
+            if self.replaces:
+                _empty(self.run)
+            _remove(self.run.model)  # of a run killed before it could say that it was complete
             self.run.remove_leftovers()
             write_text(self.run.recipe_file, dump_recipe(self.recipe))
             facts = {"mmpref": __version__, "state": "running", "seed": self.recipe.seed, "versions": versions()}
@@ -167,44 +212,197 @@ class Claim:
         return self.run
 
 
-def claim_output(
-    recipe: Recipe, *, overwrite: bool = False, resume: bool = False, inputs: Sequence[Path | str] = ()
-) -> Claim:
+def with_real_output(recipe: Recipe) -> Recipe:
+    """The recipe with its output's symbolic links followed, once for the whole run: a link that is set anew meanwhile
+    moves nothing. An output without links and ``..`` stays as it was given.
+
+    Raises:
+        ConfigError: a link leads back to itself.
+    """
+    real = real_path(recipe.output)
+    return recipe if real == recipe.output else recipe.model_copy(update={"output": real})
+
+
+def check_output(recipe: Recipe, *, overwrite: bool = False, resume: bool = False) -> None:
+    """Refuse a run whose output is taken, before anything heavy is loaded; nothing is made or changed.
+
+    Args:
+        recipe: as for :func:`claim_output`, as are the others.
+
+    Raises:
+        ConfigError: another process writes there, or what :func:`claim_output` says.
+        CheckpointError: the folder cannot be written.
+    """
+    recipe = with_real_output(recipe)
+    refuse_second(recipe.output)
+    claim_output(recipe, overwrite=overwrite, resume=resume)
+
+
+def claim_output(recipe: Recipe, *, overwrite: bool = False, resume: bool = False, alone: bool = True) -> Claim:
     """Look whether a run may be written to the recipe's ``output``; nothing is written or deleted yet.
+
+    A run that ended before its first step and left nothing of worth is taken over without being asked: what it wrote is
+    written again, and what else lies there stays.
 
     Args:
         recipe: its ``output`` is the folder.
         overwrite: a run that is in the folder may be replaced.
         resume: what is in the folder is kept; a run that is complete is refused.
-        inputs: files and folders that the run reads; none may lie in a folder that would be deleted.
+        alone: whether no other process can be writing there; without locks that is not known, and a run that says it is
+            running is not taken over.
 
     Raises:
-        ConfigError: the folder holds a run, or other files, and neither option allows it, or an input lies in it.
-        CheckpointError: the folder cannot be looked into.
+        ConfigError: the folder holds a run, or other files, and neither option allows it, or something that the run
+            reads lies in a folder that would be deleted.
+        CheckpointError: the folder cannot be looked into or written.
     """
+    recipe = with_real_output(recipe)
     path = recipe.output
     with writing_to(path):
         if path.exists() and not path.is_dir():
             raise ConfigError(f"output {path} is a file; give a folder")
+        _refuse_unwritable(path)
         if not path.is_dir() or all(_is_first_file(entry) for entry in path.iterdir()):
             return Claim(recipe, replaces=False, continues=False)
     if not is_run_folder(path):
         raise ConfigError(f"output {path} is not empty and is not a run folder; choose another with output=...")
-    state = RunDir(path).manifest()["state"]
+    run = RunDir(path)
+    state = run.manifest()["state"]
     if resume and state == "complete":
         raise ConfigError(f"the run in {path} is complete; there is nothing to resume")
+    with writing_to(path):
+        if state != "complete" and (alone or state != "running") and not (overwrite or resume or run.has_trained()):
+            note = f"the run in {path} ended before its first step (state: {state}) and is begun again"
+            return Claim(recipe, replaces=False, continues=False, note=note)
     if not (overwrite or resume):
         raise ConfigError(
             f"output {path} holds a run already (state: {state}); choose another with output=..., "
             "go on with --resume, or replace it with --overwrite"
         )
-    inside = [] if resume else [str(entry) for entry in inputs if _is_inside(entry, path)]
+    if not resume:
+        _refuse_to_delete(recipe)
+    return Claim(recipe, replaces=not resume, continues=resume)
+
+
+@contextlib.contextmanager
+def writing_alone(folder: Path, say: Callable[[str], None], option: str = "output=...") -> Iterator[bool]:
+    """Be the only process that writes into a folder, for the length of the block.
+
+    The folder is made. Where the block leaves nothing in it, it is gone afterwards, and so is the lock file.
+
+    Args:
+        folder: a real path (``files.real_path``).
+        say: told where there are no locks.
+        option: what gives another folder.
+
+    Yields:
+        Whether it is known that no other process writes there; without locks it is not.
+
+    Raises:
+        ConfigError: another process is writing there.
+        CheckpointError: the folder cannot be written.
+    """
+    with writing_to(folder):
+        made = [each for each in (folder, *folder.parents) if not each.exists()]
+    with contextlib.ExitStack() as stack:
+        stack.callback(_remove_empty, made)
+        try:
+            stack.enter_context(locked(folder / LOCK, leave=False, patience=PATIENCE))
+            others = sorted(folder.glob(f"{LOCK}.*"))
+            for lock in others:
+                refuse_locked(lock)
+        except Locked as err:
+            raise _refusal(folder, err, option) from None
+        except NoLocksError as err:
+            say(f"warning: {err}")
+            yield False
+            return
+        with writing_to(folder):
+            for lock in others:
+                lock.unlink(missing_ok=True)  # of ranks that were killed
+        yield True
+
+
+def refuse_second(folder: Path) -> None:
+    """Refuse to write into a folder that another process writes into; nothing is made or changed.
+
+    Raises:
+        ConfigError: names that process and its machine.
+    """
+    try:
+        for lock in sorted(folder.glob(f"{LOCK}*")):
+            refuse_locked(lock)
+    except Locked as err:
+        raise _refusal(folder, err, "output=...") from None
+    except OSError:  # it cannot be looked into: whoever wants to write there is told
+        return
+
+
+def _refusal(folder: Path, err: Locked, option: str) -> ConfigError:
+    who = err.holder or "a process that has not said yet which it is"
+    stop = f", stop it (kill {err.holder.pid})" if err.holder else ""
+    return ConfigError(
+        f"{folder} is in use: {who} writes there; wait for its end{stop}, or choose another folder with {option}"
+    )
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    with contextlib.suppress(OSError):  # something is in it
+        for folder in folders:
+            folder.rmdir()
+
+
+def _refuse_unwritable(path: Path) -> None:
+    place = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if not place.is_dir():
+        raise CheckpointError(f"cannot write to {path}: {place} is a file; give another folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise CheckpointError(f"cannot write to {path}: no permission to write into {place}; choose another folder")
+
+
+def _refuse_to_delete(recipe: Recipe) -> None:
+    """What the run reads, and what another process is writing, must not lie in the folder that is replaced."""
+    path = recipe.output
+    inside = [str(entry) for entry in _inputs(recipe) if _is_inside(entry, path)]
     if inside:
         raise ConfigError(
             f"--overwrite would delete what this run reads: {', '.join(inside)} lies in {path}; choose another folder "
             "with output=..."
         )
-    return Claim(recipe, replaces=not resume, continues=resume)
+    with writing_to(path):
+        for lock in sorted(path.rglob(LOCK)):
+            if lock.parent != path:
+                refuse_second(lock.parent)
+
+
+def _inputs(recipe: Recipe) -> list[str]:
+    """Everything on the disk that a run reads."""
+    data = recipe.data
+    entries = [entry for entry in (*data.train, *data.eval) if isinstance(entry, SourceSection)]
+    places = (recipe.adapter.path, data.root, data.manifest, *(entry.root for entry in entries))
+    roots = [str(root) for root in places if root is not None]
+    return [recipe.model.path, *data.train_paths, *data.eval_paths, *roots]
+
+
+def _empty(run: RunDir) -> None:
+    """Delete a run and leave its folder, its locks in it. At every moment it is a run folder that is not complete, so
+    that a kill in the middle leaves what can be replaced again."""
+    run.set_state("failed", error="it was being replaced by --overwrite")
+    first_and_last = (run.checkpoints.name, MANIFEST, RECIPE)
+    _remove(run.checkpoints)
+    for entry in run.path.iterdir():
+        if entry.name not in first_and_last and not entry.name.startswith(LOCK):
+            _remove(entry)
+    for name in (MANIFEST, RECIPE):
+        _remove(run.path / name)
+
+
+def _remove(entry: Path) -> None:
+    """Delete a file, a folder with all in it, or a link and not what it leads to; nothing where nothing is."""
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink(missing_ok=True)
 
 
 def start_run(recipe: Recipe, *, overwrite: bool = False, resume: bool = False) -> RunDir:
@@ -213,13 +411,15 @@ def start_run(recipe: Recipe, *, overwrite: bool = False, resume: bool = False) 
 
 
 def _is_first_file(entry: Path) -> bool:
-    """What a run that was killed while its folder was made leaves there: a recipe, and no manifest yet."""
-    return entry.name == RECIPE or (entry.suffix == ".tmp" and entry.name.startswith((f".{RECIPE}.", f".{MANIFEST}.")))
+    """What a run that was killed while its folder was made leaves there: its lock, a recipe, and no manifest yet."""
+    if entry.name == RECIPE or entry.name.startswith(LOCK):
+        return True
+    return entry.suffix == ".tmp" and entry.name.startswith((f".{RECIPE}.", f".{MANIFEST}."))
 
 
 def _is_inside(entry: Path | str, folder: Path) -> bool:
     place = home_path(entry)
-    return place.exists() and real_path(place).is_relative_to(real_path(folder))
+    return place.exists() and without_links(place).is_relative_to(without_links(folder))
 
 
 def model_of(path: str | Path) -> str | Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,12 +18,18 @@ from rich.text import Text
 
 from mmpref.records import TaskResult
 from mmpref.rundir import RunDir
+from mmpref.version import __version__
 
 SHOWN_WHILE_TRAINING = ("loss", "rewards/accuracies", "rewards/margins")
 
 
+def is_live() -> bool:
+    """Whether a bar can move on standard output: a terminal that knows how to go back in a line."""
+    return sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
 def console() -> Console:
-    """The console of this process: colours and live bars only where a person is watching."""
+    """The console of this process: colours only where a person is watching, and none with NO_COLOR."""
     wide_enough = Console().width if Console().is_terminal else 140  # a log file has no width of its own
     return Console(highlight=False, width=wide_enough)
 
@@ -43,6 +50,7 @@ class _Display:
             TextColumn("{task.fields[numbers]}"),
             console=self.console,
             transient=True,
+            disable=not is_live(),
         )
         self._task: TaskID = self._bar.add_task(title, total=None, numbers="")
 
@@ -73,9 +81,14 @@ class TrainingDisplay(_Display):
         self._numbers = shown or self._numbers
         self._bar.update(self._task, description="training", completed=done, total=total, numbers=self._numbers)
 
+    def losses(self, line: str) -> None:
+        """A line per ``logging_steps``, where no bar shows the numbers."""
+        if not is_live():
+            self.say(line)
+
     def finish(self, run: RunDir) -> None:
         self._bar.stop()
-        self.console.print(f"done: {run.path} (model in {run.model})", markup=False)
+        self.say(f"done: {run.path} (model in {run.model})")
 
 
 class EvalDisplay(_Display):
@@ -115,6 +128,7 @@ class DemoDisplay:
             TimeLeft(),
             console=self.console,
             transient=True,
+            disable=not is_live(),
         )
         self._task = self._bar.add_task("starting", total=sum(self._weights.values()))
 
@@ -134,7 +148,7 @@ class DemoDisplay:
         self._done += self._weights.pop(self._stage, 0.0)
         self._stage = stage
         self._bar.update(self._task, description=stage, completed=self._done)
-        if not self.console.is_terminal:
+        if not is_live():
             elapsed = time.monotonic() - self._begun
             left = sum(self._weights.values()) * (elapsed / self._done if self._done else 1.0)
             self.say(f"[{elapsed:4.0f} s, about {left:.0f} s left] {stage}")
@@ -198,7 +212,9 @@ def print_result(result: TaskResult, beside: Mapping[str, Mapping[str, float | N
     title = f"{result.benchmark} · protocol {result.protocol} · n {result.n} · unparsed {result.n_unparsed}"
     if result.n_missing:
         title += f" · missing {result.n_missing}"
-    print_table(title, ["metric", "value", "95 % interval", *others], rows, result.notes)
+    title += f" · mmpref {__version__}"
+    read_as = [f"answers read as {result.read_as}"] if result.read_as else []
+    print_table(title, ["metric", "value", "95 % interval", *others], rows, [*read_as, *result.notes])
 
 
 class Finding(Protocol):

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import yaml
 
 from mmpref.errors import ConfigError, library_errors, one_line
-from mmpref.files import why_no_path
+from mmpref.file_reading import why_no_path
 
 _MOST_VALUES = 100_000
 """Of one text; a file of a few lines can hold aliases of aliases that stand for billions."""
@@ -218,14 +218,21 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def parse_options(options: Sequence[str]) -> dict[str, Any]:
-    """``key=value`` texts as a mapping, values read by this module's YAML rules."""
+def parse_options(options: Sequence[str], *, texts: Collection[str] = ()) -> dict[str, Any]:
+    """``key=value`` texts as a mapping, values read by this module's YAML rules.
+
+    Args:
+        texts: keys whose value is text as it stands, so that ``image_name={id}.jpg`` is no mapping; a value in quotes
+            is read as YAML reads it.
+    """
     given: dict[str, Any] = {}
     for option in options:
         key, separator, text = option.partition("=")
         if not separator or not key.isidentifier():
             raise ConfigError(f"'{short(option)}' must be written key=value")
-        given[key] = value = parse_value(text, where=f"option '{short(option)}'")
+        quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
+        as_it_stands = key in texts and not quoted
+        given[key] = value = text if as_it_stands else parse_value(text, where=f"option '{short(option)}'")
         if isinstance(value, str) and (why := why_no_path(value)):  # most of them name files
             raise ConfigError(f"option {key} {why}")
     return given

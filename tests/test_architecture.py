@@ -20,20 +20,22 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "mmpref"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-BASE = {"version", "errors", "records", "files"}
+BASE = {"version", "errors", "records", "file_reading", "files", "process"}
 RECIPE = {"config", "left_over", "overrides", "recipe_files", "recipe_keys", "yaml_text"}
 SETTINGS = BASE | RECIPE | {"rundir"}
 LOWER = SETTINGS | {"data", "processing", "losses", "models"}
 MAY_IMPORT: dict[str, set[str]] = {
     "version": set(),
     "errors": set(),
+    "process": {"errors"},
     "records": {"errors"},
-    "files": {"errors"},
+    "file_reading": {"errors"},
+    "files": {"errors", "file_reading"},
     "statistics": {"errors"},
     "yaml_text": {"errors", "files"},
     "left_over": {"errors"},
     "overrides": {"errors", "yaml_text"},
-    "recipe_files": {"errors", "files", "yaml_text"},
+    "recipe_files": {"errors", "file_reading", "yaml_text"},
     "recipe_keys": {"errors", "yaml_text"},
     "config": BASE | (RECIPE - {"config"}),
     "rundir": BASE | RECIPE,
@@ -53,7 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli_eval": SETTINGS | {"evals", "terminal"},
     # a recipe with a start adapter resolves to what that adapter says
     "cli_recipe": SETTINGS | {"losses", "training"},
-    "cli_arguments": {"errors", "files"} | RECIPE,
+    "cli_arguments": {"errors", "file_reading"} | RECIPE,
     "cli": LOWER
     | {
         "training",
@@ -91,6 +93,7 @@ DOORS: dict[str, set[str]] = {
     "httpx2": {"evals/chat_api.py"},
     "jinja2": {"processing/template.py"},
     "filelock": {"files.py"},
+    "psutil": {"process/signals.py"},
     "requests": set(),
     "urllib.request": set(),
 }
@@ -255,7 +258,7 @@ def test_help_needs_no_other_library_than_the_command_line_s_own() -> None:
     assert set(ours) <= {"mmpref.cli", "mmpref.cli_data", "mmpref.cli_eval", "mmpref.errors", "mmpref.version"} | {
         "mmpref.cli_arguments",
         "mmpref.cli_recipe",
-    }
+    } | {f"mmpref.process{name}" for name in ("", ".children", ".notices", ".signals", ".streams")}
 
 
 def test_data_and_report_load_no_torch() -> None:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from mmpref.config import parse_yaml
 from mmpref.data.formats import FormatOptions, format_named
 from mmpref.errors import ConfigError, DataError
-from mmpref.files import read_text
+from mmpref.file_reading import read_text
 
 CARD_FOLDER = "data_cards"
 _MOST_BYTES = 4 * 2**20

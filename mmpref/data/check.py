@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mmpref.data.decoding import Decoder, Task, Verdict
-from mmpref.data.loading import DEFAULT_MAX_BAD_FRACTION, Candidate, PairSource, all_images, num_bad
+from mmpref.data.loading import DEFAULT_MAX_BAD_FRACTION, Candidate, PairSource, all_images
 from mmpref.data.manifest import QUARANTINE_FILE, REPORT_FILE, Listing, build_manifest, image_name, write_report
-from mmpref.data.quarantine import Quarantine, QuarantinedRow, RowError
+from mmpref.data.quarantine import Quarantine, QuarantinedRow, RowError, Skip, where_is
 from mmpref.data.similarity import repeats_prompt
 from mmpref.data.source import count_rows
 from mmpref.files import writing_to
@@ -57,6 +57,13 @@ class CheckReport:
     left_over: dict[str, int]
     """Columns that nothing is read from -> rows that have them; they stay in ``meta``."""
     manifest: dict[str, Any]
+    aside: tuple[QuarantinedRow, ...]
+    """All that was put aside, in the order of the rows."""
+
+    @property
+    def skip(self) -> Skip:
+        """What was put aside, as reading the same rows again wants it."""
+        return {(row.file, row.row, row.id): row.reason for row in self.aside}
 
     @property
     def bad_fraction(self) -> float:
@@ -65,14 +72,16 @@ class CheckReport:
 
     def as_json(self) -> dict[str, Any]:
         """The content of ``data_report.json``."""
-        return {**asdict(self), "bad_fraction": self.bad_fraction, "passed": self.fault is None}
+        content = asdict(replace(self, aside=()))
+        del content["aside"]  # quarantine.jsonl has them
+        return {**content, "bad_fraction": self.bad_fraction, "passed": self.fault is None}
 
     @property
     def fault(self) -> str | None:
         """Why training would refuse this data; None when it would not."""
         if twice := self.reasons.get("duplicate_id"):
             return (
-                f"{twice} rows have an id that stands before them; every id must be unique "
+                f"{twice} of {self.read} rows have an id that stands before them; every id must be unique "
                 "(mmpref data convert --new-ids gives new ones)"
             )
         if not self.read:
@@ -80,8 +89,9 @@ class CheckReport:
         if not self.used:
             return "no usable row"
         if self.bad_fraction > self.max_bad_fraction:
+            reasons = ", ".join(f"{reason} {count}" for reason, count in self.reasons.items())
             return (
-                f"{self.bad} of {self.read} rows cannot be used, more than the allowed share of "
+                f"{self.bad} of {self.read} rows cannot be used ({reasons}), more than the allowed share of "
                 f"{self.max_bad_fraction:g}"
             )
         return None
@@ -179,9 +189,9 @@ class _Tally:
             if fault is not None:
                 error = RowError(fault.detail, reason=fault.reason or "unknown")
             elif pair.id in self.ids:
-                error = RowError(f"the id stands already at {self.ids[pair.id]}", reason="duplicate_id")
+                error = RowError(f"the id stands already in {self.ids[pair.id]}", reason="duplicate_id")
             else:
-                self.ids[pair.id] = f"{file}:{row}"
+                self.ids[pair.id] = where_is(file, row)
                 self._use(number, source, pair, keys, verdicts)
                 continue
             source.put_aside(self.quarantine, file, row, error, row_id=pair.id)
@@ -226,7 +236,7 @@ class _Tally:
             used=quarantine.num_used,
             quarantined=len(quarantine),
             reasons=dict(quarantine.counts.most_common()),
-            bad=num_bad(quarantine),
+            bad=quarantine.num_bad,
             max_bad_fraction=max_bad_fraction,
             first_bad=tuple(row.describe() for row in sorted(quarantine.rows, key=_stops_first)[:5]),
             images=self.num_images,
@@ -240,6 +250,7 @@ class _Tally:
             sources=dict(self.sources),
             left_over=dict(quarantine.left_over.most_common()),
             manifest=manifest,
+            aside=tuple(quarantine.rows),
         )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from mmpref.data.formats.columns import TURNS, column_of, is_empty
 from mmpref.data.quarantine import RowError
 from mmpref.errors import ConfigError, DataError
-from mmpref.files import read_json
+from mmpref.file_reading import read_json
 
 FILE_NAME = "dataset_info.json"
 _MOST_BYTES = 64 * 2**20

@@ -21,6 +21,7 @@ from typing import NamedTuple, Self
 from mmpref.data.images import ImageLoader
 from mmpref.data.quarantine import RowError
 from mmpref.errors import DataError
+from mmpref.process.children import begin_child, start_helpers
 from mmpref.records import ImageRef
 
 DIED = "image_crash"
@@ -85,6 +86,8 @@ class Decoder:
 
     def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, at: TracebackType | None) -> None:
         if self._pool is not None:
+            if kind is not None:
+                _end(self._pool)  # nobody waits for what they are at
             self._pool.shutdown(wait=kind is None, cancel_futures=True)
         if self._alone is not None:
             self._alone.close()
@@ -176,12 +179,19 @@ def _processes() -> multiprocessing.context.ForkServerContext | multiprocessing.
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])  # so that a process starts in milliseconds
+    start_helpers("forkserver")
     return context
+
+
+def _end(pool: ProcessPoolExecutor) -> None:
+    """Kill the processes of a pool; Python 3.14 has a method for it."""
+    for process in list((pool._processes or {}).values()):
+        process.kill()
 
 
 def _set_up(loaders: Sequence[ImageLoader | None]) -> None:
     global _loaders
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the first one answers
+    begin_child()
     _loaders = loaders
 
 

@@ -28,7 +28,7 @@ from mmpref.data.loading import PairSource, all_images
 from mmpref.data.pairs import write_pairs
 from mmpref.data.quarantine import Quarantine, RowError
 from mmpref.errors import CheckpointError, ConfigError
-from mmpref.files import real_path
+from mmpref.file_reading import without_links
 from mmpref.records import ImageRef, PreferencePair
 from mmpref.version import __version__
 
@@ -213,7 +213,7 @@ def fetch_pairs(
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"images cannot be kept in {root}: {error.strerror or error}") from error
-    store = _Store(real_path(root), ImageLoader(root), policy)
+    store = _Store(without_links(root), ImageLoader(root), policy)
     urls: dict[str, None] = {}
     for _, _, pair in replace(source, images=None).candidates(Quarantine(), demonstrations=True):
         urls.update(dict.fromkeys(_urls(pair)))
@@ -291,11 +291,11 @@ def _below(path: str, source: PairSource, root: Path) -> str:
     for place in places:
         full = place / path
         if full.is_file():
-            if not real_path(full).is_relative_to(root):
+            if not without_links(full).is_relative_to(root):
                 continue
             if full.is_relative_to(root):
                 return full.relative_to(root).as_posix()
-            return real_path(full).relative_to(root).as_posix()
+            return without_links(full).relative_to(root).as_posix()
     tried = " and ".join(str(place) for place in places)
     raise RowError(
         f"image {path[:300]!r} is no URL, and no file below --root {root} (looked for in {tried}); "

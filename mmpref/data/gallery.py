@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpref.data.images import ImageLoader, thumbnail
-from mmpref.data.quarantine import QuarantinedRow, RowError
+from mmpref.data.quarantine import QuarantinedRow, RowError, where_is
 from mmpref.data.similarity import Piece, count_words, edit_similarity, mark_differences, words
 from mmpref.files import write_text
 from mmpref.records import ImageRef, Message, PreferencePair
@@ -151,7 +151,7 @@ def _quarantined(row: QuarantinedRow) -> dict[str, Any]:
         "kind": "quarantined",
         "id": _text(row.id or ""),
         "source": _text(row.source),
-        "place": _text(f"{row.file}:{row.row}"),
+        "place": _text(where_is(row.file, row.row)),
         "reason": _text(row.reason),
         "detail": _cut(row.detail),
     }

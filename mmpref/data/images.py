@@ -24,7 +24,7 @@ from PIL import Image, UnidentifiedImageError
 
 from mmpref.data.quarantine import RowError
 from mmpref.errors import ConfigError
-from mmpref.files import real_path
+from mmpref.file_reading import without_links
 from mmpref.records import ImageRef
 
 _URL = re.compile(r"^(?:[A-Za-z][A-Za-z0-9+.\-]*://|data:)")
@@ -74,7 +74,7 @@ class ImageLoader:
         self.limits = limits if limits is not None else ImageLimits()
         self.root: Path | None = None
         if root is not None:
-            self.root = real_path(root)
+            self.root = without_links(root)
             if not self.root.is_dir():
                 raise ConfigError(
                     f"the image root {self.root} is not a folder; set it to the folder that image paths start from"
@@ -122,17 +122,13 @@ class ImageLoader:
     def resolve(self, path: str) -> Path:
         """The real path of an image named in a row, proved to be inside the root."""
         if _URL.match(path):
-            raise _fault(
-                "image_url",
-                path,
-                "is a URL; images are never fetched here: mmpref data fetch downloads them once",
-            )
+            raise _fault("image_url", path, _instead_of_url(path))
         if self.root is None:
             raise _fault(
                 "image_no_root", path, "is a path and no image root is set; set the folder that image paths start from"
             )
         try:
-            real = real_path(self.root / path)
+            real = without_links(self.root / path)
         except (OSError, ValueError, RuntimeError) as error:  # NUL byte, name too long, loop of links
             raise _fault("image_missing", path, f"cannot be a path below {self.root}: {error}") from error
         if not real.is_relative_to(self.root):
@@ -265,6 +261,15 @@ def _decoding(ref: ImageRef) -> Iterator[None]:
         raise _fault("image_decode", ref.describe(), "is not a picture in an allowed format") from error
     except Exception as error:  # any kind: decoders raise OSError, SyntaxError, ValueError, struct.error and more
         raise _fault("image_decode", ref.describe(), f"cannot be decoded: {error or type(error).__name__}") from error
+
+
+def _instead_of_url(path: str) -> str:
+    kind = path.partition(":")[0].lower()
+    if kind == "https":
+        return "is a URL; images are never fetched here: mmpref data fetch downloads them once"
+    if kind == "data":
+        return 'is written out in a data: URL; write its base64 text as {"bytes": ...}'
+    return f"is a URL; mmpref data fetch downloads images once, and takes https alone: bring those of {kind}: yourself"
 
 
 def _fault(reason: str, name: str, detail: str) -> RowError:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from mmpref.data.quarantine import RowError
+from mmpref.data.quarantine import LineNumber, RowError, where_is
 from mmpref.errors import DataError
-from mmpref.files import no_key_twice, open_to_read
+from mmpref.file_reading import no_key_twice, open_to_read
 
 MAX_LINE_BYTES = 96 * 2**20
 """Longest accepted row: one embedded image of the largest accepted size fits, written in base64."""
@@ -27,7 +27,7 @@ _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{},]', re.DOTALL)
 def read_jsonl(
     path: Path | str, *, on_fault: OnFault | None = None, max_line_bytes: int = MAX_LINE_BYTES
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number from 1, row) for each row of a JSONL file. Blank lines are not rows.
+    """Yield (line number from 1, row) for each row of a JSONL file. Blank lines are no rows, and are counted.
 
     Args:
         path: UTF-8 text, one JSON object per line; a byte order mark and CRLF are accepted.
@@ -37,7 +37,7 @@ def read_jsonl(
     """
     path = Path(path)
     with open_to_read(path, DataError) as handle:
-        number = 0
+        number = LineNumber(0)
         while True:
             try:
                 line = handle.readline(max_line_bytes + 1)
@@ -46,7 +46,7 @@ def read_jsonl(
                     line = line.removeprefix(codecs.BOM_UTF8)
                 if not line:
                     return
-                number += 1
+                number = LineNumber(number + 1)
                 too_long = len(line) > max_line_bytes
                 if too_long:
                     _skip_line(handle, line)
@@ -89,9 +89,11 @@ def read_json(
             if body[:1] not in (b"[", b"{"):
                 raise DataError(f"{path} is not a JSON list of rows: it begins with {body[:20]!r}")
             keyed = body[:1] == b"{"
+            line = head.count(b"\n", 0, len(head) - len(body)) + 1
             for number, text in _elements(path, handle, body[1:], max_row_bytes):
+                first, line = line, line + text.count(b"\n")
                 try:
-                    row = _keyed_row(path, number, text) if keyed else _parse(text)
+                    row = _keyed_row(path, number, text, first) if keyed else _parse(text, first)
                 except RowError as fault:
                     _report(path, number, fault, on_fault)
                 else:
@@ -154,8 +156,8 @@ def _elements(path: Path, handle: IO[bytes], buffer: bytes, max_bytes: int) -> I
         buffer, scanned, start = buffer[start:] + more, scanned - start, 0
 
 
-def _keyed_row(path: Path, number: int, text: bytes) -> dict[str, Any]:
-    member = _parse(b"{" + text + b"}")
+def _keyed_row(path: Path, number: int, text: bytes, line: int) -> dict[str, Any]:
+    member = _parse(b"{" + text + b"}", line)
     if len(member) != 1:
         raise _fault("json", "broken JSON: not one key with its row")
     ((key, row),) = member.items()
@@ -167,26 +169,36 @@ def _keyed_row(path: Path, number: int, text: bytes) -> dict[str, Any]:
 
 
 def _report(path: Path, number: int, fault: RowError, on_fault: OnFault | None) -> None:
-    placed = RowError(f"{path}:{number}: {fault.detail}", reason=fault.reason, detail=fault.detail)
+    placed = RowError(f"{where_is(str(path), number)}: {fault.detail}", reason=fault.reason, detail=fault.detail)
     if on_fault is None:
         raise placed from fault
     on_fault(number, placed)
 
 
-def _parse(line: bytes) -> dict[str, Any]:
+def _parse(line: bytes, first: int | None = None) -> dict[str, Any]:
+    """The row that a text holds; ``first`` is the line that the text begins in, where a row may have several."""
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
         raise _fault("encoding", f"not UTF-8 text: {error.reason} at byte {error.start + 1}") from error
     try:
-        row = _DECODER.decode(text)
+        row = _DECODER.decode(text.rstrip())
     except RecursionError as error:
         raise _fault("json", "broken JSON: nested too deeply") from error
     except ValueError as error:
-        raise _fault("json", f"broken JSON: {error}") from error
+        raise _fault("json", f"broken JSON: {_said(error, first)}") from error
     if not isinstance(row, dict):
         raise _fault("not_an_object", f"a row must be a JSON object {{...}}, this one is a {type(row).__name__}")
     return row
+
+
+def _said(error: ValueError, first: int | None) -> str:
+    """What is wrong and where: json counts lines from the beginning of the text it is given, which is one row."""
+    if not isinstance(error, json.JSONDecodeError):
+        return str(error)
+    if first is None:
+        return f"{error.msg} at character {error.pos + 1}"
+    return f"{error.msg} at line {first + error.lineno - 1} of the file, character {error.colno}"
 
 
 def _refuse_constant(name: str) -> NoReturn:

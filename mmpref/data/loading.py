@@ -17,13 +17,16 @@ from typing import Any, NamedTuple
 from mmpref.data.formats import UNKNOWN_FORMAT, FormatOptions, format_named, read_row
 from mmpref.data.images import ImageLoader
 from mmpref.data.pairs import ASIDES, PAIR_KEYS, pair_from_row, row_name
-from mmpref.data.quarantine import NO_PAIR, Quarantine, RowError
+from mmpref.data.quarantine import NO_PAIR, Quarantine, RowError, Skip, where_is
 from mmpref.data.source import RowSource, open_source
 from mmpref.errors import DataError
 from mmpref.records import ImageRef, PreferencePair
 
 DEFAULT_MAX_BAD_FRACTION = 0.001
 """One row in a thousand may be bad before loading stops."""
+
+FindBroken = Callable[[Sequence["PairSource"], Sequence[Sequence[PreferencePair]]], Mapping[tuple[int, str], RowError]]
+"""Sources and their pairs -> (number of the source, id) -> fault of pairs whose images cannot be decoded."""
 
 _CANONICAL = frozenset(PAIR_KEYS)
 _log = logging.getLogger(__name__)
@@ -52,6 +55,8 @@ class PairSource:
         images: opens this source's images; None leaves them unopened.
         name: the pairs' ``source`` where the rows name none, and the beginning of generated ids.
         anchored: make image paths absolute, so that pairs of sources with different roots can stand in one list.
+        asked_root: the image root as it was given; None where the rows' own folder is taken.
+        card: the data card as it was given.
     """
 
     rows: RowSource
@@ -60,6 +65,8 @@ class PairSource:
     images: ImageLoader | None = None
     name: str | None = None
     anchored: bool = False
+    asked_root: Path | None = None
+    card: str | None = None
 
     @property
     def row_format(self) -> str:
@@ -106,9 +113,7 @@ class PairSource:
                     quarantine.left_over.update(left_over(row if foreign else {}, pair.meta))
                 yield Candidate(file, number, pair)
 
-    def pairs(
-        self, quarantine: Quarantine, *, demonstrations: bool, skip: Mapping[tuple[str, int, str], str] | None = None
-    ) -> Iterator[Candidate]:
+    def pairs(self, quarantine: Quarantine, *, demonstrations: bool, skip: Skip | None = None) -> Iterator[Candidate]:
         """The pairs that can be used: their images' headers are read too, when there is a loader.
 
         Args:
@@ -146,7 +151,7 @@ class PairSource:
         return len(places), again()
 
     def _sound(
-        self, quarantine: Quarantine, demonstrations: bool, skip: Mapping[tuple[str, int, str], str] | None
+        self, quarantine: Quarantine, demonstrations: bool, skip: Skip | None
     ) -> Iterator[tuple[int, Candidate]]:
         """The pairs that can be used, each with its place among the candidates."""
         sound: set[str] = set()  # paths whose header was read: many rows may share a picture
@@ -283,21 +288,30 @@ def load_each(
     allow_demonstrations: bool,
     quarantine: Quarantine,
     max_bad_fraction: float = DEFAULT_MAX_BAD_FRACTION,
-    skip: Mapping[tuple[str, int, str], str] | None = None,
+    skip: Skip | None = None,
+    find_broken: FindBroken | None = None,
+    advise: Callable[[], Sequence[str]] = list,
 ) -> list[list[PreferencePair]]:
-    """As :func:`load_pairs`, with one list per source; ``skip`` as in :meth:`PairSource.pairs`."""
+    """As :func:`load_pairs`, with one list per source.
+
+    Args:
+        skip: as in :meth:`PairSource.pairs`.
+        find_broken: looks deeper into the images of the pairs that are in order so far.
+        advise: what to do about bad rows, as lines for the message that refuses them.
+    """
     lists: list[list[PreferencePair]] = []
-    places: dict[str, str] = {}
+    places: dict[str, tuple[str, int]] = {}
     twice: list[str] = []
     for source in sources:
         pairs: list[PreferencePair] = []
         for file, row, pair in source.pairs(quarantine, demonstrations=allow_demonstrations, skip=skip):
-            place = f"{file}:{row}"
             if pair.id in places:
-                twice.append(f"{pair.id!r} at {places[pair.id]} and {place}")
-            places.setdefault(pair.id, place)
+                twice.append(f"{pair.id!r} in {where_is(*places[pair.id])} and in {where_is(file, row)}")
+            places.setdefault(pair.id, (file, row))
             pairs.append(pair)
         lists.append(pairs)
+    if find_broken is not None and not twice:
+        lists = _without_broken(sources, lists, find_broken(sources, lists), places, quarantine)
     quarantine.write()
     if len(quarantine):
         _log.warning("%s", quarantine.summary())
@@ -305,7 +319,7 @@ def load_each(
         _log.warning("%s", line)
     if twice:
         raise DataError(_first_five(f"{len(twice)} ids stand more than once; every id must be unique", twice))
-    refuse_too_many_bad(quarantine, max_bad_fraction)
+    refuse_too_many_bad(quarantine, max_bad_fraction, advise)
     if not any(lists):
         names = ", ".join(source.rows.spec for source in sources) or "(no file given)"
         if not quarantine.num_read:
@@ -314,18 +328,38 @@ def load_each(
     return lists
 
 
-def num_bad(quarantine: Quarantine) -> int:
-    """How many of the rows put aside are bad; a row that only holds no preference is not."""
-    return len(quarantine) - quarantine.counts[NO_PAIR]
+def _without_broken(
+    sources: Sequence[PairSource],
+    lists: Sequence[list[PreferencePair]],
+    broken: Mapping[tuple[int, str], RowError],
+    places: Mapping[str, tuple[str, int]],
+    quarantine: Quarantine,
+) -> list[list[PreferencePair]]:
+    """The pairs whose images are whole; the others are put aside, in the order of the rows."""
+    for (number, name), fault in broken.items():
+        quarantine.num_used -= 1
+        sources[number].put_aside(quarantine, *places[name], fault, row_id=name)
+    if broken:
+        order = {str(file): n for n, file in enumerate(file for source in sources for file in source.rows.files)}
+        quarantine.rows.sort(key=lambda row: (order.get(row.file, -1), row.row))
+    return [[pair for pair in pairs if (number, pair.id) not in broken] for number, pairs in enumerate(lists)]
 
 
-def refuse_too_many_bad(quarantine: Quarantine, max_bad_fraction: float) -> None:
-    """Raise ``DataError``, with the first five, when more than the allowed share of what was read is bad."""
-    bad, read = num_bad(quarantine), quarantine.num_read
+def refuse_too_many_bad(
+    quarantine: Quarantine, max_bad_fraction: float, advise: Callable[[], Sequence[str]] = list
+) -> None:
+    """Raise ``DataError`` when more than the allowed share of what was read is bad: how many of each kind, the first
+    five with their places, where all are listed, and what to do (``advise``)."""
+    bad, read = quarantine.num_bad, quarantine.num_read
     if not bad or bad <= max_bad_fraction * read:
         return
-    head = f"{bad} of {read} rows cannot be used, more than the allowed share of {max_bad_fraction:g}"
-    raise DataError(_first_five(head, [row.describe() for row in quarantine.rows if row.reason != NO_PAIR]))
+    head = (
+        f"{bad} of {read} rows cannot be used ({quarantine.reasons()}), more than the allowed share of "
+        f"{max_bad_fraction:g}"
+    )
+    first = _first_five(head, [row.describe() for row in quarantine.rows if row.reason != NO_PAIR])
+    listed = [] if quarantine.path is None else [f"all of them: {quarantine.path}"]
+    raise DataError("\n".join([first, *(f"  {line}" for line in listed), *advise()]))
 
 
 def _is_canonical(row: Mapping[str, Any], name: str) -> bool:

@@ -16,13 +16,14 @@ from typing import Any
 
 from mmpref.data.images import ImageLoader
 from mmpref.data.loading import PairSource, all_images
+from mmpref.data.quarantine import Skip
 from mmpref.errors import DataError, library_errors, one_line
-from mmpref.files import open_to_read, parse_json, read_json, read_text, replacing
+from mmpref.file_reading import open_to_read, parse_json, read_json, read_text
+from mmpref.files import replacing
 from mmpref.records import PreferencePair
 
 REPORT_FILE = "data_report.json"
 QUARANTINE_FILE = "quarantine.jsonl"
-Skip = Mapping[tuple[str, int, str], str]
 
 
 @dataclass
@@ -93,7 +94,7 @@ class Checked:
 
     hash: str
     skip: Skip
-    """(file, row, id) -> reason of the pairs that the check put aside, with the files' names as they are now."""
+    """(file, row, id) -> reason of what the check put aside, with the files' names as they are now."""
     _entries: tuple[Mapping[str, Any], ...]
     _report: Path
 
@@ -209,9 +210,15 @@ def manifest_hash(manifest: Mapping[str, Any]) -> str:
 def verify(report: Path, sources: Sequence[PairSource], *, demonstrations: bool) -> Checked:
     """Prove that a report of ``mmpref data check`` is about these sources as they are now.
 
+    Args:
+        report: the folder that the check wrote, or the ``data_report.json`` in it.
+        sources: what is to be used; the check may have been about more.
+        demonstrations: rows without ``rejected`` are accepted.
+
     Raises:
         DataError: the report cannot be read or was changed, or a file is not what was checked; it is named.
     """
+    report = report_file(report)
     manifest = _read(report)
     if manifest["demonstrations"] != demonstrations:
         add = "with --demonstrations" if demonstrations else "without --demonstrations"
@@ -224,6 +231,19 @@ def verify(report: Path, sources: Sequence[PairSource], *, demonstrations: bool)
     }
     skip = _put_aside(report.with_name(QUARANTINE_FILE), manifest["quarantine"], names)
     return Checked(hash=manifest["hash"], skip=skip, _entries=tuple(entries), _report=report)
+
+
+def describes(report: Path, sources: Sequence[PairSource]) -> bool:
+    """Whether a report is about all these files as they are now; what it says of them is not looked at."""
+    known = {file["sha256"] for entry in _read(report_file(report))["sources"] for file in entry["files"]}
+    return all(source.rows.files for source in sources) and all(
+        file_hash(file) in known for source in sources for file in source.rows.files
+    )
+
+
+def report_file(path: Path) -> Path:
+    """``data_report.json`` of the folder that a check wrote, whichever of the two is given."""
+    return path / REPORT_FILE if path.is_dir() else path
 
 
 def file_hash(path: Path) -> str:
@@ -256,7 +276,7 @@ def _read(report: Path) -> dict[str, Any]:
                 raise TypeError("no number of images")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{report} is not a report of mmpref data check ({one_line(error)}); give its {REPORT_FILE}"
+            f"{report} is not a report of mmpref data check ({one_line(error)}); give the folder that it wrote"
         ) from error
     return dict(manifest)
 
@@ -280,15 +300,14 @@ def _entry(report: Path, manifest: Mapping[str, Any], source: PairSource) -> Map
     raise DataError(f"{report} does not describe {rows.spec} read this way (files, split and format together)")
 
 
-def _put_aside(quarantine: Path, wanted: str, names: Mapping[str, str]) -> dict[tuple[str, int, str], str]:
+def _put_aside(quarantine: Path, wanted: str, names: Mapping[str, str]) -> dict[tuple[str, int, str | None], str]:
     if file_hash(quarantine) != wanted:
         raise DataError(f"{quarantine} is not the one that was written with the report; run mmpref data check again")
     lines = read_text(quarantine, DataError).splitlines()
     rows = [parse_json(line, DataError, f"{quarantine}:{number}") for number, line in enumerate(lines, start=1)]
     return {
-        (names.get(row["file"], row["file"]), row["row"], row["id"]): row["reason"]
+        (names.get(row["file"], row["file"]), row["line"] if "line" in row else row["row"], row["id"]): row["reason"]
         for row in rows
-        if row["id"] is not None
     }
 
 

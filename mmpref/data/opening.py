@@ -47,7 +47,13 @@ def open_pairs(
     rows = open_source(spec, split=split, file_format=file_format)
     images = ImageLoader(root if root is not None else rows.folder, limits=limits)
     return PairSource(
-        rows=rows, format=format, options=options, images=images, name=None if card is None else options.source
+        rows=rows,
+        format=format,
+        options=options,
+        images=images,
+        name=None if card is None else options.source,
+        asked_root=root,
+        card=card,
     )
 
 

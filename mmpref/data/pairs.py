@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from mmpref.data.placeholders import OURS, refuse_marks, refuse_pictures
-from mmpref.data.quarantine import RowError
+from mmpref.data.quarantine import RowError, where_is
 from mmpref.errors import DataError
 from mmpref.files import replacing
 from mmpref.records import ROLES, ImageRef, Message, Part, PreferencePair
@@ -63,7 +63,7 @@ def pair_from_row(row: Mapping[str, Any], *, source: str, line: int) -> Preferen
     Args:
         row: the decoded JSON object.
         source: the file or data set, for messages; also the pair's ``source`` when the row names none.
-        line: the row's number in it, from 1.
+        line: the row's number in it, from 1; a ``LineNumber`` where it counts lines.
 
     Raises:
         RowError: with a reason code, when any rule of the format is broken.
@@ -73,7 +73,7 @@ def pair_from_row(row: Mapping[str, Any], *, source: str, line: int) -> Preferen
     except RowError as fault:
         row_id = row_name(row)
         name = "" if row_id is None else f" (id {row_id!r})"
-        message = f"{source}:{line}{name}: {fault.detail}"
+        message = f"{where_is(source, line)}{name}: {fault.detail}"
         raise RowError(message, reason=fault.reason, detail=fault.detail, row_id=row_id) from fault
 
 
@@ -140,10 +140,15 @@ def write_pairs(path: Path | str, pairs: Iterable[PreferencePair]) -> None:
     """
     with replacing(Path(path)) as stream:
         for pair in pairs:
-            stream.write(_json_line(pair))
+            stream.write(json_line(pair))
 
 
-def _json_line(pair: PreferencePair) -> bytes:
+def json_line(pair: PreferencePair) -> bytes:
+    """One line of a canonical file.
+
+    Raises:
+        DataError: JSON or UTF-8 cannot hold it.
+    """
     try:
         return (json.dumps(pair_to_row(pair), ensure_ascii=False, allow_nan=False) + "\n").encode()
     except (TypeError, ValueError, RecursionError) as error:  # half a character, say
@@ -326,7 +331,14 @@ def _part(item: Any, turn: int, number: int, asides: dict[str, list[Any]]) -> Pa
             return Part("image")
         medium = next((medium for medium in ("video", "audio") if medium in str(given.get("type"))), None)
         if medium is not None:
-            raise _fault(medium, f"{name} is {medium}, which is not supported; only images and text are")
+            raise _fault(
+                medium, f"{name} is {medium}, which is not supported, only images and text are; drop these rows"
+            )
+        if given.get("type") == "image_url":
+            raise _fault(
+                "prompt",
+                f"{name} is an image_url part; write {{type: image}} there, and its path or address under 'images'",
+            )
     raise _fault("prompt", f"{name} must be {{type: image}} or {{type: text, text: ...}}, got {_shown(item)}")
 
 

@@ -82,7 +82,7 @@ def refuse_marks(text: str, where: str, *, has_images: bool, advice: str = "") -
             f"a place that no image fills; give the image under 'images', or take the mark out; {LITERAL}"
         )
     elif _REASONS[kind] in ("video", "audio"):
-        advice = f"{_REASONS[kind]} is not supported, only images and text are"
+        advice = f"{_REASONS[kind]} is not supported, only images and text are; drop these rows"
     else:
         advice = "boxes are not supported; write them into the text as the model spells them"
     raise RowError(f"{where} holds {mark[:80]}: {advice}", reason=_REASONS.get(kind, "literal_placeholder"))

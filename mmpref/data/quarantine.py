@@ -7,14 +7,34 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from mmpref.errors import DataError
 from mmpref.files import replacing
 
 NO_PAIR = "no_pair"
 """The reason of a row that is in order and holds no preference (a tie, say); it does not count as bad."""
+Skip = Mapping[tuple[str, int, str | None], str]
+"""(file, row, id) -> reason of what an earlier check put aside; the id is None where the row had none to read."""
+
+
+class LineNumber(int):
+    """The number of a row that counts the lines of its file from 1, blank ones too; a plain int counts rows."""
+
+    __slots__ = ()
+
+
+def where_is(file: str, number: int) -> str:
+    """Where a row stands, in words: ``pairs.jsonl, line 12``, or ``pairs.parquet, row 12``."""
+    return f"{file}, {unit(number)} {number}"
+
+
+def unit(number: int) -> str:
+    """What a row's number counts: ``line`` or ``row``."""
+    return "line" if isinstance(number, LineNumber) else "row"
 
 
 class RowError(DataError):
@@ -36,7 +56,7 @@ class RowError(DataError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuarantinedRow:
-    """One line of ``quarantine.jsonl``. ``row`` counts from 1, as editors do."""
+    """A row that is not used. ``row`` counts from 1: lines where the file has one row per line, else rows."""
 
     source: str
     file: str
@@ -48,7 +68,11 @@ class QuarantinedRow:
     def describe(self) -> str:
         """One line for a message: where, which id, why."""
         name = "" if self.id is None else f" (id {self.id!r})"
-        return f"{self.file}:{self.row}{name}: {self.reason}: {self.detail}"
+        return f"{where_is(self.file, self.row)}{name}: {self.reason}: {self.detail}"
+
+    def as_json(self) -> dict[str, Any]:
+        """One line of ``quarantine.jsonl``: the number under ``line`` or ``row``, whichever it is."""
+        return {unit(self.row) if key == "row" else key: value for key, value in asdict(self).items()}
 
 
 class Quarantine:
@@ -56,10 +80,14 @@ class Quarantine:
 
     Args:
         path: where ``write`` puts ``quarantine.jsonl``; None keeps the rows in memory only.
+        expected: what a check of the same data put aside; such rows are listed, and count as bad no more.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, *, expected: Skip | None = None) -> None:
         self.path = path
+        self.expected: Skip = expected or {}
+        self.num_bad = 0
+        """Rows put aside that count against the allowed share: neither without a preference nor expected."""
         self.rows: list[QuarantinedRow] = []
         self.counts: Counter[str] = Counter()
         self.left_over: Counter[str] = Counter()
@@ -76,15 +104,20 @@ class Quarantine:
             QuarantinedRow(source=source, file=file, row=row, id=row_id, reason=reason, detail=_shorten(detail))
         )
         self.counts[reason] += 1
+        self.num_bad += reason != NO_PAIR and (file, row, row_id) not in self.expected
 
     def summary(self) -> str:
         """One line: how many rows were read, used and put aside, and why."""
         line = f"{self.num_read} rows read, {self.num_used} used, {len(self.rows)} quarantined"
         if self.counts:
-            line += " (" + ", ".join(f"{reason} {count}" for reason, count in self.counts.most_common()) + ")"
+            line += f" ({self.reasons()})"
         if self.counts and self.path is not None:
             line += f", listed in {self.path}"
         return line
+
+    def reasons(self) -> str:
+        """The reasons with their counts, the most frequent first."""
+        return ", ".join(f"{reason} {count}" for reason, count in self.counts.most_common())
 
     def write(self) -> None:
         """Write all rows to ``path``, whole or not at all; an empty file says that every row was used.
@@ -96,7 +129,7 @@ class Quarantine:
             return
         with replacing(self.path) as stream:
             for row in self.rows:
-                stream.write(json.dumps(asdict(row)).encode("ascii") + b"\n")
+                stream.write(json.dumps(row.as_json()).encode("ascii") + b"\n")
 
 
 def _shorten(text: str, limit: int = 500) -> str:

@@ -17,10 +17,10 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 from mmpref.data.dataset_info import FILE_NAME as DATASET_INFO
 from mmpref.data.dataset_info import Entry, choose_entry, read_entries
 from mmpref.data.json_rows import MAX_LINE_BYTES, holds_json_lines, read_json, read_jsonl
-from mmpref.data.quarantine import RowError
+from mmpref.data.quarantine import RowError, where_is
 from mmpref.errors import ConfigError, DataError, MMPrefError, library_errors, one_line
-from mmpref.files import home_path, open_to_read
-from mmpref.files import read_json as read_whole_json
+from mmpref.file_reading import home_path, open_to_read
+from mmpref.file_reading import read_json as read_whole_json
 
 __all__ = ["MAX_LINE_BYTES", "FileFormat", "RowSource", "SourceRow", "open_source", "read_jsonl"]
 
@@ -62,7 +62,7 @@ _BATCH_BYTES = 4 * 2**20
 
 
 class SourceRow(NamedTuple):
-    """One row and its place: the file (or hub id) and the row's number in it, from 1."""
+    """One row and its place: the file (or hub id) and the row's number in it, from 1 (a ``LineNumber`` in JSONL)."""
 
     file: str
     number: int
@@ -244,7 +244,7 @@ def _table_rows(
                 if isinstance(row, dict):
                     yield number, row
                     continue
-                fault = RowError(f"{path}:{number}: {row}", reason="encoding", detail=str(row))
+                fault = RowError(f"{where_is(str(path), number)}: {row}", reason="encoding", detail=str(row))
                 if on_fault is None:
                     raise fault
                 on_fault(number, fault)
@@ -420,7 +420,8 @@ def _renamed(rows: RowSource, entry: Entry, on_fault: OnFault | None) -> Iterato
             yield SourceRow(file, number, entry.row(row))
         except RowError as fault:
             if on_fault is None:
-                raise RowError(f"{file}:{number}: {fault.detail}", reason=fault.reason, detail=fault.detail) from fault
+                where = where_is(file, number)
+                raise RowError(f"{where}: {fault.detail}", reason=fault.reason, detail=fault.detail) from fault
             on_fault(file, number, fault)
 
 
@@ -449,7 +450,7 @@ def _hub(spec: str, parts: re.Match[str], split: str | None, streaming: bool) ->
                     if isinstance(row, dict):
                         yield SourceRow(spec, number, row)
                         continue
-                    fault = RowError(f"{spec}:{number}: {row}", reason="encoding", detail=str(row))
+                    fault = RowError(f"{where_is(spec, number)}: {row}", reason="encoding", detail=str(row))
                     if on_fault is None:
                         raise fault
                     on_fault(spec, number, fault)

@@ -24,11 +24,11 @@ from mmpref.demo.tiny_models import build_tiny_llava
 from mmpref.demo.world import QuestionFiles, WorldFiles, WorldSizes, make_world
 from mmpref.errors import ConfigError, EvalIncompleteError
 from mmpref.evals.runner import evaluate
-from mmpref.files import write_json, writing_to
+from mmpref.files import real_path, write_json, writing_to
 from mmpref.records import TaskResult
 from mmpref.report.compare import as_json, comparison_table, load_runs
 from mmpref.report.page import build_report
-from mmpref.rundir import RunDir, versions
+from mmpref.rundir import LOCK, RunDir, versions, writing_alone
 from mmpref.terminal import DemoDisplay, print_table
 from mmpref.training.run import train
 
@@ -207,12 +207,12 @@ def run_demo(out: Path, *, seed: int, scale: float = 1.0, threads: int = 1) -> P
     begun = time.monotonic()
     torch.set_num_threads(threads)
     disable_progress_bar()  # of transformers, one for each of a dozen small models; the demo has its own
-    _clear(out)
-    with writing_to(out):
-        out.mkdir(parents=True, exist_ok=True)
+    out = real_path(out)
     facts = {"seed": seed, "scale": scale, "versions": versions()}
-    write_json(out / MARKER, {"state": "running", **facts})
-    with DemoDisplay(STAGES) as display:
+    _refuse_other_content(out)
+    with DemoDisplay(STAGES) as display, writing_alone(out, display.say, "--out"):
+        _clear(out)
+        write_json(out / MARKER, {"state": "running", **facts})
         page = Demo(out, seed=seed, scale=scale, threads=threads, display=display).run()
         seconds = time.monotonic() - begun
         write_json(out / MARKER, {"state": "complete", "seconds": round(seconds, 1), **facts})
@@ -222,17 +222,28 @@ def run_demo(out: Path, *, seed: int, scale: float = 1.0, threads: int = 1) -> P
     return page
 
 
-def _clear(out: Path) -> None:
-    """Empty the folder of an earlier demo; anything else in it is left alone and refused."""
-    if not out.exists():
-        return
-    if not out.is_dir():
+def _refuse_other_content(out: Path) -> None:
+    if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is a file; give a folder")
-    if any(out.iterdir()):
-        if not (out / MARKER).is_file():
-            raise ConfigError(f"--out {out} is not empty and holds no demo; give another folder")
-        with writing_to(out):
-            shutil.rmtree(out)
+    if _content(out) and not (out / MARKER).is_file():
+        raise ConfigError(f"--out {out} is not empty and holds no demo; give another folder")
+
+
+def _clear(out: Path) -> None:
+    """Empty the folder of an earlier demo, its marker last, so that a kill in the middle leaves what is one still."""
+    _refuse_other_content(out)
+    with writing_to(out):
+        for entry in sorted(_content(out), key=lambda entry: entry.name == MARKER):
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+
+
+def _content(out: Path) -> list[Path]:
+    """What is in the folder, but for its lock."""
+    with writing_to(out):
+        return [entry for entry in out.iterdir() if entry.name != LOCK] if out.is_dir() else []
 
 
 def _below(values: dict[str, float], wanted: dict[str, float]) -> str:

@@ -4,7 +4,7 @@ Scoring imports no torch; only ``answerers.TransformersAnswerer`` does, when it 
 """
 
 from mmpref.evals.answer_writers import export_answers
-from mmpref.evals.results import result_content, write_items, write_result
+from mmpref.evals.results import result_content, write_items, write_result, write_scored
 from mmpref.evals.runner import evaluate
 from mmpref.evals.task import BENCHMARKS, compare, load_samples, score, score_beside, score_by
 
@@ -20,4 +20,5 @@ __all__ = [
     "score_by",
     "write_items",
     "write_result",
+    "write_scored",
 ]

@@ -165,7 +165,7 @@ def _refuse_gaps(samples: Sequence[EvalSample], pairs: Sequence[tuple[EvalSample
     if missing:
         raise DataError(
             f"{len(missing)} questions have no answer: {first_ids(missing)}; a dimension is answered as a whole or not "
-            "at all. An unanswered question is written with an empty text; subset=true scores the answers there are"
+            "at all. An unanswered question is written with an empty text; `subset=true` scores the answers there are"
         )
 
 
@@ -340,7 +340,7 @@ AMBER = Benchmark(
         "prompt_suffix": "",
     },
     load=load_questions,
-    load_answers=saved_answers(),
+    load_answers=saved_answers(("id", "question_id", "idx", "index", "image_id")),
     judge=judge,
     unit=lambda item: str(item["image"]),
     counts=each(count),

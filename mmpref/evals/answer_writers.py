@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,11 +29,14 @@ RowOf: TypeAlias = Callable[[EvalSample, str], Row]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """What an export wrote: rows, and the ids of the answers that the other tool has no place for, with the reason."""
+    """What an export wrote: rows, the ids of the answers that the other tool has no place for, and of those that do not
+    stand in the file as they were, each with the reason."""
 
     num_rows: int
     left_out: tuple[str, ...] = ()
     why: str = ""
+    changed: tuple[str, ...] = ()
+    why_changed: str = ""
 
 
 def export_answers(
@@ -70,8 +73,8 @@ def export_answers(
     exported = Exported(num_rows=len(rows), left_out=left_out, why=why if left_out else "")
     path = Path(out)
     if (chosen.name, to) == ("mme", "official"):
-        _write_mme(path, rows)
-        return exported
+        changed = _write_mme(path, rows)
+        return replace(exported, changed=changed, why_changed=_WHY_CHANGED if changed else "")
     content = [row for _, row in rows]
     if to == "lmms_eval":
         content = [{"doc_id": number, **row} for number, row in enumerate(content)]
@@ -255,17 +258,23 @@ _OFFICIAL: Mapping[str, RowOf] = {
 _OFFICIAL_JSONL = ("pope", "object_halbench")
 
 
-def _write_mme(folder: Path, rows: Sequence[tuple[EvalSample, Row]]) -> None:
+_WHY_CHANGED = "MME's file has one line for an answer, so that line breaks and tabs became spaces"
+
+
+def _write_mme(folder: Path, rows: Sequence[tuple[EvalSample, Row]]) -> tuple[str, ...]:
     """One file per subtask; a line break or tab in an answer becomes a space, because the script knows only lines, and
-    half of an emoji a mark."""
+    half of an emoji a mark. Returns the ids of the answers that were changed by it."""
     lines: dict[str, list[str]] = {}
+    changed: list[str] = []
     for sample, row in rows:
         subtask, image = sample.meta["image"].split("/", 1)
         answer = " ".join(row["text"].split("\n")).replace("\t", " ").replace("\r", " ")
         answer = answer.encode("utf-8", "replace").decode("utf-8")
+        changed += [sample.id] if answer != row["text"] else []
         cells = (image, sample.prompt[-1].text, sample.target.capitalize(), answer)
         lines.setdefault(subtask, []).append("\t".join(cells) + "\n")
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
     for subtask, text in lines.items():
         write_text(folder / f"{subtask}.txt", "".join(text))
+    return tuple(changed)

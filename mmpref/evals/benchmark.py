@@ -8,7 +8,7 @@ question), ``counts`` says what the items of one unit add to which count, and ``
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from mmpref.evals.rows import Saved, Source
@@ -62,6 +62,7 @@ class Benchmark:
         counts: what the items of one unit add to each count.
         metrics: the metrics of a protocol, for all items ("") or for the part of that name.
         parts: the names of the parts that an item also belongs to (``random/accuracy``); none when nothing is split.
+        needs: protocol -> the option without which its rules cannot be followed; ``how_to_get`` says where it is from.
         adjudicated: whether an outside judge decides, whose verdicts come with the option ``verdicts``.
     """
 
@@ -82,6 +83,8 @@ class Benchmark:
     adjudicated: bool = False
     num_beams: int = 1
     by_likelihood: bool = False
+    needs: Mapping[str, str] = field(default_factory=dict)
+    how_to_get: str = ""
 
 
 def each(count: Callable[[Mapping[str, Any]], Counts]) -> Callable[[Items], Counts]:

@@ -3,9 +3,11 @@ Image Captioning"; official script LisaAnne/Hallucination ``utils/chair.py``, re
 
 ``questions`` is the ground truth: COCO annotations (the instances file, the captions file, or a list of both, which is
 what the paper uses) or ``{image_id: [objects]}``. ``synonyms`` is a list in CHAIR's format: one object per line, its
-words separated by commas, the first is the object's name. The list for COCO has no licence that would let us ship it:
-get ``data/synonyms.txt`` from LisaAnne/Hallucination and pass its path. Without a list the words are the object names
-of the ground truth.
+words separated by commas, the first is the object's name. The authors' list for COCO has no licence that would let us
+ship it: get ``data/synonyms.txt`` from LisaAnne/Hallucination and pass its path; ``official`` and ``lmms_eval`` are
+refused without it. ``mmpref`` has words of its own for COCO's categories (``coco_words.txt``, ``synonyms="coco"``),
+taken where the ground truth is COCO's; elsewhere, or with ``synonyms="names"``, the words are the object names of the
+ground truth.
 
 The annotations may cover more images than were captioned: the answers choose the images, and a note says how many. With
 ``prompts``, which say what was asked, every prompt needs its answer.
@@ -23,12 +25,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmpref.errors import ConfigError, DataError
-from mmpref.evals.answer_files import saved_answers
+from mmpref.errors import DataError
+from mmpref.evals.answer_files import name_of, read_rows
 from mmpref.evals.benchmark import Benchmark, Item, Judged, each
 from mmpref.evals.coco_truth import Truth, ground_truth, image_file
+from mmpref.evals.image_names import ImageIndex, image_of
+from mmpref.evals.matching import match
 from mmpref.evals.objects import (
-    NO_LIST,
     Extractor,
     Mention,
     Vocabulary,
@@ -37,33 +40,52 @@ from mmpref.evals.objects import (
     true_objects,
     vocabulary_of,
 )
-from mmpref.evals.rows import Row, Source, first_ids, load_rows, pair_by_id, row_id
+from mmpref.evals.rows import Row, Saved, Source, as_id, first_ids, load_rows, pair_by_id, row_id
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
 from mmpref.statistics import Ratio
 
+_KEYS = ("image_id", "id", "question_id", "idx", "index")  # LLaVA counts the questions under question_id
 PROMPT = "Please describe this image in detail."
-_GET_SYNONYMS = (
-    "pass synonyms=PATH, CHAIR's list with one object per line (data/synonyms.txt of LisaAnne/Hallucination; "
-    "it has no licence, so mmpref does not ship it)"
+GET_SYNONYMS = (
+    "pass synonyms=PATH, CHAIR's list with one object per line (data/synonyms.txt of LisaAnne/Hallucination, "
+    "which has no licence, so that mmpref does not ship it), or take `--protocol mmpref`, which has words of its own"
 )
 
 
 def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSample, ...]:
     """One sample per image; ``target`` is the ground truth as it was given, not yet mapped to canonical objects."""
     truth = ground_truth(source)
-    if truth.from_coco and options["synonyms"] is None:
-        raise ConfigError(f"CHAIR on COCO annotations needs the synonym list; {_GET_SYNONYMS}")
-    prompts = _prompts(options["prompts"], truth.objects) if options["prompts"] is not None else None
+    prompts = _prompts(options["prompts"], truth) if options["prompts"] is not None else None
     chosen = truth.objects if prompts is None else prompts
     return tuple(_sample(image, truth, prompts[image] if prompts else {}, options) for image in chosen)
 
 
-def _prompts(source: Source, objects: Mapping[str, Any]) -> dict[str, Row]:
-    """Rows ``{"image_id", "image", "text"}`` that say which images are asked about, and how."""
-    rows = {row_id(row, f"prompts, row {number}"): row for number, row in enumerate(load_rows(source, "prompts"), 1)}
-    if unknown := [image for image in rows if image not in objects]:
+def _prompts(source: Source, truth: Truth) -> dict[str, Row]:
+    """Rows ``{"image_id", "image", "text"}`` that say which images are asked about, and how; the image's name will do.
+
+    Raises:
+        DataError: a row names no image of the ground truth, or one that another row has named.
+    """
+    index = ImageIndex(
+        [*((name, image) for image, name in truth.files.items()), *((name, name) for name in truth.objects)]
+    )
+    found: dict[str, Row] = {}
+    unknown: list[str] = []
+    for number, row in enumerate(load_rows(source, "prompts"), 1):
+        named = [*image_of(row).values(), *([row_id(row, f"prompts, row {number}")] if not image_of(row) else [])]
+        ids = {name if name in truth.objects else index.find(name) for name in named} - {None}
+        if len(ids) > 1:
+            raise DataError(f"prompts, row {number}: {' and '.join(map(repr, named))} are two different images")
+        if not ids:
+            unknown.append(named[0])
+            continue
+        image = str(ids.pop())
+        if image in found:
+            raise DataError(f"prompts, row {number}: asks about image {image!r} a second time")
+        found[image] = row
+    if unknown:
         raise DataError(f"prompts ask about {len(unknown)} images that the ground truth lacks: {first_ids(unknown)}")
-    return rows
+    return found
 
 
 def _sample(image: str, truth: Truth, asked: Row, options: Mapping[str, Any]) -> EvalSample:
@@ -75,8 +97,24 @@ def _sample(image: str, truth: Truth, asked: Row, options: Mapping[str, Any]) ->
         images=(ImageRef(path=file),),
         prompt=user_turn(asked.get("text") or options["prompt"], num_images=1),
         target=(tuple(truth.objects[image]), tuple(truth.captions.get(image, ()))),
-        meta={"image": file},
+        meta={"image": file, "from_coco": truth.from_coco, **_asked_as(asked)},
     )
+
+
+def _asked_as(asked: Row) -> dict[str, str]:
+    """The number under which LLaVA's question file asks about an image, by which its answers may name it."""
+    number = as_id(asked.get("question_id"))
+    return {"question_id": number} if number is not None else {}
+
+
+def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mapping[str, Any]) -> Saved:
+    numbers = {sample.meta["question_id"]: sample.id for sample in samples if "question_id" in sample.meta}
+
+    def ids_of(row: Row) -> list[str]:
+        number = as_id(row.get("question_id"))
+        return [numbers[number]] if number in numbers and not image_of(row) and "id" not in row else []
+
+    return match(read_rows(source), samples, name_of(source), ids_of=ids_of, keys=_KEYS)
 
 
 def judge(
@@ -87,9 +125,13 @@ def judge(
     notes = []
     if len(pairs) < len(samples):
         notes.append(f"{len(pairs)} captions for {len(samples)} annotated images")
-    vocabulary = vocabulary_of(options["synonyms"], (name for sample in samples for name in sample.target[0]))
-    if options["synonyms"] is None:
-        notes.append(NO_LIST)
+    vocabulary, own = vocabulary_of(
+        options["synonyms"],
+        (name for sample in samples for name in sample.target[0]),
+        from_coco=any(sample.meta["from_coco"] for sample in samples),
+    )
+    if own:
+        notes.append(own)
     elif unknown := sorted({name for sample, _ in pairs for name in sample.target[0] if name not in vocabulary}):
         notes.append(
             f"{len(unknown)} true objects are not in the synonym list and cannot be found: {first_ids(unknown)}"
@@ -164,6 +206,8 @@ CHAIR = Benchmark(
     official="LisaAnne/Hallucination utils/chair.py",
     protocols=("mmpref", "official", "lmms_eval"),
     max_new_tokens=512,
+    needs={"official": "synonyms", "lmms_eval": "synonyms"},
+    how_to_get=GET_SYNONYMS,
     options={
         "synonyms": None,
         "tokenize": None,
@@ -172,7 +216,7 @@ CHAIR = Benchmark(
         "image_name": "COCO_val2014_{id:012d}.jpg",
     },
     load=load_questions,
-    load_answers=saved_answers(),
+    load_answers=_load_answers,
     judge=judge,
     unit=lambda item: str(item["id"]),
     counts=each(count),

@@ -10,8 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmpref.errors import ConfigError, DataError
+from mmpref.errors import DataError
+from mmpref.evals.image_names import filled
 from mmpref.evals.rows import Source, is_path, load_json, load_rows, row_id
+
+_KEYS = ("image_id", "id", "image", "question_id")
 
 
 class Truth:
@@ -50,13 +53,8 @@ def image_file(pattern: str, image: str) -> str:
         ConfigError: the pattern does not fit the id.
     """
     number = int(image) if image.isdecimal() else image
-    try:
-        return pattern.format(id=number)
-    except (ValueError, KeyError, IndexError) as err:
-        raise ConfigError(
-            f"image_name {pattern!r} does not fit the image id {image!r} ({err}); write {{id}}, or {{id:012d}} for "
-            "numbers filled up with zeros"
-        ) from err
+    advice = "pass `image_name={id}.jpg`, or for numbers filled up with zeros `image_name={id:012d}.jpg`"
+    return filled(pattern, f"the image id {image!r}", advice, id=number)
 
 
 def _is_coco(content: object) -> bool:
@@ -75,7 +73,7 @@ def _gather(truth: Truth, source: Any) -> None:
             for image, entry in content.items()
         ]
     for number, row in enumerate(load_rows(content, where), 1):
-        image, objects = row_id(row, f"{where}, row {number}"), row.get("objects")
+        image, objects = row_id(row, f"{where}, row {number}", _KEYS), row.get("objects")
         if (
             isinstance(objects, str)
             or not isinstance(objects, Iterable)

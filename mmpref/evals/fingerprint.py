@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpref.files import home_path
+from mmpref.file_reading import home_path
 from mmpref.records import EvalSample, ImageRef
 
 _MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")

@@ -28,11 +28,13 @@ Who says that an answer is right:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mmpref.errors import ConfigError, DataError
-from mmpref.evals.answer_files import match, name_of, read_rows
+from mmpref.evals.answer_files import name_of, read_rows
 from mmpref.evals.benchmark import Benchmark, Item, Items, Judged
+from mmpref.evals.matching import match
 from mmpref.evals.readers import YES_NO_READERS, says_unsure
 from mmpref.evals.rows import Row, Saved, Source, choose, load_rows, pair_by_id
 from mmpref.evals.verdicts import judging_notes, read_verdicts, usable
@@ -98,8 +100,8 @@ def _ids_of(row: Row) -> list[str]:
 
 def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mapping[str, Any]) -> Saved:
     rows = read_rows(source)
-    answers = match(rows, samples, _ids_of, name_of(source), numbered=True)
-    return Saved(answers, tuple(verdict for row in rows if (verdict := _embedded(row)) is not None))
+    saved = match(rows, samples, name_of(source), ids_of=_ids_of, numbered=True)
+    return replace(saved, verdicts=tuple(verdict for row in rows if (verdict := _embedded(row)) is not None))
 
 
 def _embedded(row: Row) -> dict[str, Any] | None:

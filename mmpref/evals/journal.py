@@ -16,7 +16,8 @@ from typing import IO, Any
 
 from mmpref.errors import ConfigError
 from mmpref.evals.rows import first_ids, load_rows, refuse_duplicates, row_id
-from mmpref.files import json_text, read_json, replacing, write_json, writing_to
+from mmpref.file_reading import read_json
+from mmpref.files import json_text, replacing, write_json, writing_to
 from mmpref.records import Answer, EvalSample
 
 SETTINGS = "settings.json"

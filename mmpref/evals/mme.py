@@ -2,8 +2,9 @@
 Benchmark for Multimodal Large Language Models"; official script ``eval_tool/calculation.py``, branch Evaluation of
 BradyFU/Awesome-Multimodal-Large-Language-Models).
 
-``questions`` is the tool's results folder: one ``<subtask>.txt`` each, lines ``image<TAB>question<TAB>Yes|No``; or rows
-``{"category", "image", "question", "answer"}``. An id is ``subtask/image/1`` or ``/2``, in the order of the file.
+``questions`` is the tool's results folder: one ``<subtask>.txt`` each, lines ``image<TAB>question<TAB>Yes|No``; the
+folder of the release, with ``<subtask>/<image>.txt``; or rows ``{"category", "image", "question", "answer"}``. An id is
+``subtask/image/1`` or ``/2``, in the order of the file.
 ``answers`` come by id, or as such a folder with the answer as fourth column.
 
 A subtask's score is 100 * (accuracy + accuracy+), where accuracy+ asks for both questions of an image: 0 to 200.
@@ -26,8 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from mmpref.errors import DataError
-from mmpref.evals.answer_files import match, name_of, read_rows
+from mmpref.evals.answer_files import name_of, read_rows
 from mmpref.evals.benchmark import Benchmark, Item, Items, Judged
+from mmpref.evals.image_names import filled
+from mmpref.evals.matching import match
 from mmpref.evals.readers import YES_NO_READERS, Verdict
 from mmpref.evals.rows import Row, Saved, Source, first_ids, load_rows, pair_by_id, read_text
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
@@ -37,6 +40,9 @@ PERCEPTION = (
     "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
 )  # fmt: skip
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
+_IMAGE_NAME = "{category}/{image}"
+_ENDINGS = (".jpg", ".png", ".jpeg")
+_NAME_ADVICE = "pass `image_name={category}/{image}`, or `image_name={image}` where all are in one folder"
 _SUFFIX = "Please answer yes or no."
 
 
@@ -109,16 +115,42 @@ def _folder_rows(folder: Path, *, labelled: bool) -> list[Row]:
                 )
             row = {"category": file.stem, "image": cells[0], "question": cells[1], "answer": cells[2].rstrip("\r")}
             rows.append(row if labelled else {**row, "text": cells[3]})
+    if not rows and labelled:
+        rows = _release_rows(folder)
     if not rows:
         raise DataError(f"{folder}: no subtask file such as existence.txt in this folder")
     return rows
 
 
+def _release_rows(folder: Path) -> list[Row]:
+    """The questions of ``MME_Benchmark_release_version``: a folder for each subtask, a text file for each image, which
+    lies beside it or both in folders of their own."""
+    rows: list[Row] = []
+    for subtask in (*PERCEPTION, *COGNITION):
+        texts, images = folder / subtask / "questions_answers_YN", folder / subtask / "images"
+        texts = texts if texts.is_dir() else folder / subtask
+        images = images if images.is_dir() else folder / subtask
+        for file in sorted(texts.glob("*.txt")) if texts.is_dir() else ():
+            found = [image for end in _ENDINGS if (image := images / f"{file.stem}{end}").is_file()]
+            image = found[0] if found else images / f"{file.stem}.jpg"
+            for number, line in enumerate(read_text(file).splitlines(), 1):
+                cells = line.strip().split("\t")
+                if len(cells) != 2 and line.strip():
+                    raise DataError(f"{file}, line {number}: {len(cells)} columns; expected question and Yes or No")
+                if line.strip():
+                    told = {"category": subtask, "image": image.name, "path": image.relative_to(folder).as_posix()}
+                    rows.append({**told, "question": cells[0], "answer": cells[1]})
+    return rows
+
+
 def _sample(row: Row, number: int, options: Mapping[str, Any]) -> EvalSample:
     subtask, image, question = row["category"], row["image"], row["question"]
+    pattern = str(options["image_name"])
+    file = row.get("path") if pattern == _IMAGE_NAME else None
+    file = str(file) if file else filled(pattern, f"{subtask}/{image}", _NAME_ADVICE, category=subtask, image=image)
     return EvalSample(
         id=f"{subtask}/{image}/{number}",
-        images=(ImageRef(path=str(options["image_name"]).format(category=subtask, image=image)),),
+        images=(ImageRef(path=file),),
         prompt=user_turn(question, num_images=1),
         target=row["answer"].strip().lower(),
         # lmms-eval puts its own words in the place of the suffix, so the question is known without it
@@ -129,7 +161,7 @@ def _sample(row: Row, number: int, options: Mapping[str, Any]) -> EvalSample:
 def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mapping[str, Any]) -> Saved:
     folder = isinstance(source, str | Path) and Path(source).is_dir()
     rows = _folder_rows(Path(str(source)), labelled=False) if folder else read_rows(source)
-    return Saved(match(rows, samples, lambda row: (), name_of(source), numbered=True))
+    return match(rows, samples, name_of(source), numbered=True)
 
 
 def judge(
@@ -211,7 +243,7 @@ MME = Benchmark(
     official="BradyFU/Awesome-Multimodal-Large-Language-Models eval_tool/calculation.py",
     protocols=("mmpref", "official", "lmms_eval", "vlmevalkit"),
     max_new_tokens=16,
-    options={"image_name": "{category}/{image}"},
+    options={"image_name": _IMAGE_NAME},
     load=load_questions,
     load_answers=_load_answers,
     judge=judge,

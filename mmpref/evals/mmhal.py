@@ -22,11 +22,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mmpref.errors import DataError, EvalIncompleteError
-from mmpref.evals.answer_files import match, name_of, read_rows
+from mmpref.evals.answer_files import name_of, read_rows
 from mmpref.evals.benchmark import Benchmark, Item, Judged, each
+from mmpref.evals.matching import match
 from mmpref.evals.objects import count_words
 from mmpref.evals.rows import Row, Saved, Source, is_path, load_json, load_rows, pair_by_id, row_id
 from mmpref.evals.verdicts import MAX_SCORE, Verdict, judging_notes, read_verdicts, usable
@@ -35,6 +37,7 @@ from mmpref.statistics import Metric, Ratio
 
 TYPES = ("attribute", "adversarial", "comparison", "counting", "relation", "environment", "holistic", "other")
 _NEEDED = ("question_type", "image_id", "image_src", "image_content", "question", "gt_answer")
+_KEYS = ("image_id", "id", "question_id", "idx", "index")
 _REVIEW_KEYS = ("review", "gpt4_review")
 _HALLUCINATES_BELOW = 3
 
@@ -66,23 +69,19 @@ def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSamp
     )
 
 
-def _ids_of(row: Row) -> list[str]:
-    return [str(row["image_id"])] if row.get("image_id") is not None else []
-
-
 def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mapping[str, Any]) -> Saved:
     rows = read_rows(source)
     if rows and all("choices" in row for row in rows):  # the judge's file alone; the answers stand in the template
         told = tuple({"id": sample.id, **review} for sample, review in _in_order(rows, samples))
         return Saved([Answer(id=sample.id, text=sample.meta["model_answer"]) for sample in samples], told)
-    answers = match(rows, samples, _ids_of, name_of(source), numbered=True)
+    saved = match(rows, samples, name_of(source), keys=_KEYS, numbered=True)
     reviews = [
         {"id": answer.id, "review": row[key], "judge": str(row.get("judge", ""))}
-        for row, answer in zip(rows, answers, strict=False)
+        for row, answer in zip(rows, saved.answers, strict=False)
         for key in _REVIEW_KEYS
         if isinstance(row.get(key), str)
     ]
-    return Saved(answers, tuple(reviews))
+    return replace(saved, verdicts=tuple(reviews))
 
 
 # --- ratings ---------------------------------------------------------------------------------------------------------

@@ -4,7 +4,8 @@ script are RLHF-V's, ``eval/eval_gpt_obj_halbench.py``, Yu et al. 2023, "RLHF-V"
 ``questions`` are the items, rows with ``image_id`` and ``question`` or ``prompt``. The ground truth comes with
 ``truth=`` (COCO annotations, several files as a list, or ``{image_id: [objects]}``) or stands in the items as
 ``objects``. ``synonyms=`` is the list ``synonyms_refine.txt`` of RLHF-V, which has no licence that would let us ship
-it. The script's result (``hall_*.json``, with ``sentences``) is read as questions, as answers and as verdicts.
+it and without which ``official`` is refused; ``mmpref`` has words of its own, as in CHAIR. The script's result
+(``hall_*.json``, with ``sentences``) is read as questions, as answers and as verdicts.
 
 A judge lists the visible objects that an answer names: ``verdicts=``, rows as in ``verdicts.py``. Without verdicts our
 own extractor finds the objects in the answer, and a note in the result says so. The official judge is
@@ -23,15 +24,16 @@ script's result file does, and then its numbers are exact. ``official`` measures
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mmpref.errors import ConfigError, DataError
-from mmpref.evals.answer_files import match, name_of, read_rows
+from mmpref.evals.answer_files import name_of, read_rows
 from mmpref.evals.benchmark import Benchmark, Item, Judged, each
 from mmpref.evals.coco_truth import Truth, ground_truth, image_file
+from mmpref.evals.matching import match
 from mmpref.evals.objects import (
-    NO_LIST,
     Extractor,
     Vocabulary,
     count_words,
@@ -45,6 +47,7 @@ from mmpref.evals.verdicts import Verdict, judging_notes, read_verdicts, usable
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
 from mmpref.statistics import Metric, Ratio
 
+_KEYS = ("image_id", "id", "question_id", "idx", "index")  # the scripts count the questions under question_id
 _OBJECT_KEYS = ("objects", "gt_objects", "truth", "mscoco_gt_words")
 
 
@@ -85,12 +88,8 @@ def _sample(row: Row, number: int, truth: Truth | None, options: Mapping[str, An
         images=(ImageRef(path=name),),
         prompt=user_turn(question, num_images=1),
         target=(tuple(objects), tuple(captions)),
-        meta={"image": name, "question": question},
+        meta={"image": name, "question": question, "from_coco": truth is not None and truth.from_coco},
     )
-
-
-def _ids_of(row: Row) -> list[str]:
-    return [str(row["image_id"])] if row.get("image_id") is not None else []
 
 
 def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mapping[str, Any]) -> Saved:
@@ -100,7 +99,8 @@ def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mappin
         for row in rows
         if isinstance(row.get("words"), list) and "mscoco_generated_words" in row
     ]
-    return Saved(match(rows, samples, _ids_of, name_of(source), numbered=True), tuple(verdicts))
+    saved = match(rows, samples, name_of(source), keys=_KEYS, numbered=True)
+    return replace(saved, verdicts=tuple(verdicts))
 
 
 def judge(
@@ -108,8 +108,12 @@ def judge(
 ) -> Judged:
     """Compare the objects of every answer, from the judge's list or by our extractor, with the image's."""
     pairs = pair_by_id(samples, answers)
-    vocabulary = vocabulary_of(options["synonyms"], (name for sample in samples for name in sample.target[0]))
-    notes = [NO_LIST] if options["synonyms"] is None else []
+    vocabulary, own = vocabulary_of(
+        options["synonyms"],
+        (name for sample in samples for name in sample.target[0]),
+        from_coco=any(sample.meta["from_coco"] for sample in samples),
+    )
+    notes = [own] if own else []
     extract = extractor_for("mmpref", vocabulary, options["tokenize"])
     verdicts: Mapping[str, Verdict] | None = None
     missing: list[str] = []
@@ -218,6 +222,11 @@ OBJECT_HALBENCH = Benchmark(
     official="RLHF-V/RLHF-V eval/eval_gpt_obj_halbench.py",
     protocols=("mmpref", "official"),
     max_new_tokens=1024,
+    needs={"official": "synonyms"},
+    how_to_get=(
+        "pass synonyms=PATH, the list synonyms_refine.txt of RLHF-V, or take `--protocol mmpref`, which has words of "
+        "its own"
+    ),
     options={
         "truth": None,
         "synonyms": None,

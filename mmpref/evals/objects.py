@@ -18,7 +18,7 @@ from typing import TypeAlias
 
 from mmpref.errors import DataError
 from mmpref.evals.plurals import singular, singular_as_pattern
-from mmpref.files import read_text
+from mmpref.file_reading import read_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Vocabulary:
         """
         where = str(source) if isinstance(source, str | Path) else "synonyms"
         lines = read_text(source, DataError, "synonyms:").splitlines() if isinstance(source, str | Path) else source
-        groups = [line.strip().split(", ") for line in lines if line.strip()]
+        groups = [line.strip().split(", ") for line in lines if line.strip() and not line.startswith("#")]
         if not groups:
             raise DataError(f"synonyms: {where} is empty; expected one object per line, its words separated by commas")
         exact = {word: group[0] for group in groups for word in group}
@@ -76,12 +76,41 @@ class Vocabulary:
         return self.exact.get(name) or self.clean.get(_tidy(name), _tidy(name))
 
 
+NAMES_ONLY, COCO = "names", "coco"
+"""Words that stand for a list: only the names of the ground truth, and mmpref's own list for COCO."""
 NO_LIST = "no synonym list: only the object names of the ground truth are looked for"
+OWN_LIST = (
+    "objects are looked for with mmpref's own list of words for COCO's categories, not with CHAIR's authors' list"
+)
+_OWN_FILE = Path(__file__).with_name("coco_words.txt")
+_MOST_CATEGORIES = 40
+"""Categories of COCO that a ground truth of nothing else names where it is COCO's: half of them."""
 
 
-def vocabulary_of(synonyms: str | Path | Iterable[str] | None, names: Iterable[str]) -> Vocabulary:
-    """The list that was given; without one every object name of the ground truth stands for itself (``NO_LIST``)."""
-    return Vocabulary.of_names(names) if synonyms is None else Vocabulary.read(synonyms)
+def vocabulary_of(
+    synonyms: str | Path | Iterable[str] | None, names: Iterable[str], *, from_coco: bool
+) -> tuple[Vocabulary, str]:
+    """The words that name objects, and a note on where they are from; "" where they were given.
+
+    Args:
+        synonyms: a list, "coco" for our own, "names" for none, or None: our own where the ground truth is COCO's.
+        names: the objects of the ground truth.
+        from_coco: whether they come from annotation files of COCO.
+
+    Raises:
+        DataError: the list cannot be read.
+    """
+    known = set(names)
+    if synonyms is None:
+        own = Vocabulary.read(_OWN_FILE)
+        categories = set(own.exact.values())
+        like_coco = known <= categories and len(known) >= _MOST_CATEGORIES
+        synonyms = COCO if from_coco or like_coco else NAMES_ONLY
+    if synonyms == COCO:
+        return Vocabulary.read(_OWN_FILE), OWN_LIST
+    if synonyms == NAMES_ONLY:
+        return Vocabulary.of_names(known), NO_LIST
+    return Vocabulary.read(synonyms), ""
 
 
 def true_objects(names: Iterable[str], captions: Iterable[str], extract: Extractor, vocabulary: Vocabulary) -> set[str]:

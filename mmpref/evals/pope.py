@@ -24,18 +24,18 @@ every protocol.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mmpref.errors import ConfigError, DataError
-from mmpref.evals.answer_files import match, name_of, read_rows
 from mmpref.evals.benchmark import Benchmark, Item, Items, Judged, each
+from mmpref.evals.pope_answers import QUESTION_KEYS, in_order, match_part
 from mmpref.evals.readers import YES_NO_READERS
 from mmpref.evals.rows import (
     Row,
     Saved,
     Source,
-    answer_text,
     choose,
     first_ids,
     is_path,
@@ -43,7 +43,7 @@ from mmpref.evals.rows import (
     pair_by_id,
     row_id,
 )
-from mmpref.files import real_path
+from mmpref.file_reading import without_links
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
 from mmpref.statistics import Metric, Ratio
 
@@ -92,7 +92,7 @@ def _name_splits(files: Sequence[Path]) -> dict[str, Source]:
 
     So ``random/answers.jsonl`` and ``popular/answers.jsonl``, which ``mmpref eval`` writes, are told apart.
     """
-    stems, folders = [file.stem for file in files], [real_path(file).parent.name for file in files]
+    stems, folders = [file.stem for file in files], [without_links(file).parent.name for file in files]
     for names in (_official_names(stems), stems, _official_names(folders), folders):
         if len(set(names)) == len(names):
             return dict(zip(names, files, strict=True))
@@ -114,7 +114,7 @@ def _samples(rows: Sequence[tuple[str, Row]], prompt_suffix: str) -> tuple[EvalS
                 )
         if row["label"].strip().lower() not in ("yes", "no"):
             raise DataError(f"{where}: label is {row['label']!r}; expected 'yes' or 'no'")
-        keyed.append((split or str(row.get("split", "")), row_id(row, where), row))
+        keyed.append((split or str(row.get("split", "")), row_id(row, where, QUESTION_KEYS), row))
     ids = [name for _, name, _ in keyed]
     one_split = len({split for split, _, _ in keyed}) == 1
     bare = one_split or len(set(ids)) == len(ids)
@@ -132,27 +132,22 @@ def _samples(rows: Sequence[tuple[str, Row]], prompt_suffix: str) -> tuple[EvalS
 
 def load_pope_answers(source: Source, samples: Sequence[EvalSample], options: Mapping[str, Any]) -> Saved:
     """Answers, whose ids get their split in front when they come one source per split."""
-    ordered = _pairing(options) == "order"
     if not isinstance(source, str | Path | Mapping):
         source = list(source)
+    splits = _answer_splits(source)
+    if _pairing(options) == "order":
+        return in_order(splits, samples)
     known = {sample.id for sample in samples}
     out: list[Answer] = []
-    for split, part in _answer_splits(source).items():
-        if ordered:
-            found = _unnamed(part)
-        else:
-            of_split = [sample for sample in samples if not split or sample.meta["split"] == split]
-            prefix = f"{split}/" if split else ""
-            found = match(read_rows(part), of_split, _ids_of, name_of(part), prefix=prefix)
-        out += [Answer(id=a.id if not split or a.id in known else f"{split}/{a.id}", text=a.text) for a in found]
-    return Saved(out)
-
-
-def _ids_of(row: Row) -> list[str]:
-    """Rows of the tools name the split in ``category``, VLMEvalKit several of them in one row."""
-    number = row.get("question_id")
-    splits = str(row.get("category", "")).split(",")
-    return [f"{split}/{number}" for split in splits] if number is not None and splits != [""] else []
+    read_as: dict[str, None] = {}
+    notes: dict[str, None] = {}
+    for split, part in splits.items():
+        found = match_part(part, split, samples)
+        named = [a if not split or a.id in known else replace(a, id=f"{split}/{a.id}") for a in found.answers]
+        out += named
+        read_as.setdefault(found.read_as)
+        notes |= dict.fromkeys(found.notes)
+    return Saved(out, read_as="; ".join(read_as), notes=tuple(notes))
 
 
 def _answer_splits(source: Source) -> dict[str, Source]:
@@ -163,14 +158,6 @@ def _answer_splits(source: Source) -> dict[str, Source]:
     if isinstance(source, str | Path) and Path(source).is_dir():
         return _by_split(source)
     return {"": source[0] if isinstance(source, list) and len(source) == 1 and is_path(source[0]) else source}
-
-
-def _unnamed(source: Source) -> list[Answer]:
-    """Answers of the official script's format, which has no ids: the row number stands in."""
-    if not isinstance(source, str | Path | Mapping):
-        source = [{"text": row.text} if isinstance(row, Answer) else row for row in source]
-    rows = load_rows(source, "answers")
-    return [Answer(id=str(n), text=answer_text(row, f"answers, row {n}")) for n, row in enumerate(rows, 1)]
 
 
 def _pairing(options: Mapping[str, Any]) -> str:
@@ -188,7 +175,9 @@ def judge(
         pairs = pair_by_id(samples, _with_split_names(samples, answers), hint=_id_hint(samples))
     else:
         if protocol != "official":
-            raise ConfigError(f"pairing='order' is a rule of protocol 'official', not of '{protocol}'")
+            raise ConfigError(
+                f"pairing='order' is a rule of protocol 'official', not of '{protocol}'; pass `--protocol official`"
+            )
         pairs = [(sample, answer.text) for sample, answer in zip(samples, answers, strict=False)]
         extra = answers[len(pairs) :]
         if len(samples) != len(answers):
@@ -205,7 +194,7 @@ def _with_split_names(samples: Sequence[EvalSample], answers: Sequence[Answer]) 
     """Answers given one source per split, to questions whose ids need no split in front."""
     known = {sample.id for sample in samples}
     bare = {f"{sample.meta['split']}/{sample.id}": sample.id for sample in samples}
-    return [Answer(id=a.id if a.id in known else bare.get(a.id, a.id), text=a.text) for a in answers]
+    return [a if a.id in known else replace(a, id=bare.get(a.id, a.id)) for a in answers]
 
 
 def _id_hint(samples: Sequence[EvalSample]) -> str:

@@ -93,7 +93,8 @@ def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mappin
             out.append(Answer(id=row_id(row, f"answers, row {number}"), text=row["text"]))
         else:
             out.append(Answer(id=row_id(row, f"answers, row {number}"), text=_as_text(row)))
-    return Saved([*out, *(Answer(id=name, text=_as_text(row)) for name, row in latest.items())])
+    answers = [*out, *(Answer(id=name, text=_as_text(row)) for name, row in latest.items())]
+    return Saved(answers, read_as="rows of numbers, matched by the pair's id")
 
 
 def _as_text(row: Row) -> str:
@@ -110,7 +111,7 @@ def judge(
     if by == "auto":
         by = next((name for name in _BY[1:-1] if any(_margin(row, name) is not None for _, row in pairs)), "logp")
     elif pairs and all(_margin(row, by) is None for _, row in pairs):
-        raise ConfigError(f"by={by}: no answer row has the numbers for it")
+        raise ConfigError(f"by={by}: no answer row has the numbers for it; pass `by=auto`")
     items = tuple(
         {
             "id": sample.id,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmpref.errors import DataError
+from mmpref.errors import ConfigError, DataError
+from mmpref.evals.journal import ITEMS, SETTINGS
 from mmpref.evals.judging.tasks import JUDGED, official_judge
-from mmpref.files import json_text, read_json, replacing, write_json
+from mmpref.file_reading import read_json
+from mmpref.files import json_text, replacing, write_json
 from mmpref.records import TaskResult
 from mmpref.rundir import versions
 
 RESULTS = "results.json"
+_OTHER_TABLES = (".html", ".csv", ".md", ".tex")
 
 
 def result_content(result: TaskResult, **more: Any) -> dict[str, Any]:
@@ -41,6 +44,37 @@ def write_items(path: Path, result: TaskResult) -> None:
             stream.write((json_text(item) + "\n").encode("utf-8"))
 
 
+def write_scored(out: Path, result: TaskResult, *, inputs: Sequence[Path] = (), **more: Any) -> None:
+    """Write a result and its items: as ``results.json`` and ``items.jsonl`` into a folder, or as ``NAME.json`` and
+    ``NAME.items.jsonl`` beside it. ``mmpref report`` reads both forms.
+
+    Args:
+        out: a file, where it has a suffix; else a folder.
+        inputs: what was read for the result, which is not written over.
+
+    Raises:
+        ConfigError: ``out`` is an input, an evaluation that a model answered, or asks for a table.
+        CheckpointError: a file cannot be written.
+    """
+    file, items = (out / RESULTS, out / ITEMS) if out.is_dir() or not out.suffix else (out, _items_beside(out))
+    if out.suffix in _OTHER_TABLES:
+        raise ConfigError(
+            f"--out {out}: score writes JSON; write {out.with_suffix('.json')}, and then make the table with: "
+            f"mmpref report {out.with_suffix('.json')} --out {out}"
+        )
+    if (file.parent / SETTINGS).is_file() and file.name == RESULTS:
+        raise ConfigError(f"--out {out} holds an evaluation by mmpref eval, whose results stay; choose another folder")
+    for given in inputs:
+        if given.resolve() in (file.resolve(), items.resolve()):
+            raise ConfigError(f"--out {out} would write over {given}, which is read; choose another name")
+    write_items(items, result)
+    write_json(file, {**result_content(result, **more), "items": items.name})
+
+
+def _items_beside(file: Path) -> Path:
+    return file.with_name(f"{file.stem}.{ITEMS}")
+
+
 def other_protocols(results: Mapping[str, TaskResult]) -> dict[str, dict[str, Any]]:
     """The numbers of the same answers under other protocols, to stand beside the main ones."""
     return {protocol: _numbers(result) for protocol, result in results.items()}
@@ -59,6 +93,7 @@ def _numbers(result: TaskResult) -> dict[str, Any]:
         "n": result.n,
         "n_unparsed": result.n_unparsed,
         "n_missing": result.n_missing,
+        **({"answers_read_as": result.read_as} if result.read_as else {}),
         "metrics": dict(result.metrics),
         "intervals": {name: list(interval) for name, interval in result.intervals.items()},
         "undefined": dict(result.undefined),

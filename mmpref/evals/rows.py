@@ -13,25 +13,43 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from mmpref import files
+from mmpref import file_reading
 from mmpref.errors import ConfigError, DataError
 from mmpref.records import Answer, EvalSample
 
 Row: TypeAlias = Mapping[str, Any]
 Source: TypeAlias = str | Path | Iterable[Any] | Mapping[Any, Any]
 
-_ID_KEYS = ("id", "question_id", "image_id")
-# "answer" is last: in a table that also has "prediction" it is the label
-_TEXT_KEYS = ("text", "model_answer", "model_prediction", "prediction", "response", "caption", "answer")
+ID_KEYS = ("id", "question_id", "image_id", "idx", "index")
+TEXT_KEYS = (
+    "text",
+    "model_answer",
+    "model_prediction",
+    "prediction",
+    "predict",
+    "response",
+    "caption",
+    "output",
+    "generated_text",
+    "pred",
+)
+_LABEL_OR_TEXT = "answer"  # in a row that has one of the others it is the label
+_CUT = ("length", "max_tokens")  # what servers give as the reason why an answer ends where it does
 _SHOWN_IDS = 3
+_SHOWN_KEYS = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What a source of answers holds: the answers and, in layouts that carry them, the judge's verdicts as rows."""
+    """What a source of answers holds: the answers and, in layouts that carry them, the judge's verdicts as rows.
+
+    ``read_as`` says for people in which layout and by what the answers were matched; ``notes`` go into the result.
+    """
 
     answers: Sequence[Answer]
     verdicts: tuple[Row, ...] = ()
+    read_as: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def is_path(source: object) -> bool:
@@ -44,7 +62,7 @@ def read_text(path: str | Path) -> str:
     Raises:
         DataError: it is missing, or in another encoding.
     """
-    return files.read_text(path, DataError)
+    return file_reading.read_text(path, DataError)
 
 
 def load_json(path: str | Path) -> Any:
@@ -56,10 +74,10 @@ def load_json(path: str | Path) -> Any:
     file = Path(path)
     text = read_text(file)
     try:
-        return files.parse_json(text, DataError, str(file))
+        return file_reading.parse_json(text, DataError, str(file))
     except DataError:
         lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-        return [files.parse_json(line, DataError, f"{file}, line {number}") for number, line in lines]
+        return [file_reading.parse_json(line, DataError, f"{file}, line {number}") for number, line in lines]
 
 
 def load_rows(source: Source, what: str) -> list[Row]:
@@ -94,24 +112,76 @@ def load_answers(source: Source) -> list[Answer]:
     ]
 
 
-def row_id(row: Row, where: str) -> str:
-    """The id of a row as text, so that 17 and "17" are the same question."""
-    key = next((key for key in _ID_KEYS if key in row), None)
+def row_id(row: Row, where: str, keys: Sequence[str] = ID_KEYS) -> str:
+    """The id of a row as text, under the first of ``keys`` that it has, so that 17 and "17" are the same question.
+
+    Raises:
+        DataError: it has none, or one that is no text and no whole number.
+    """
+    key = next((key for key in keys if key in row), None)
     if key is None:
-        raise DataError(f'{where}: no id; a row is {{"id": ..., "text": ...}} and this one has {sorted(row)}')
-    value = row[key]
+        raise DataError(f'{where}: no id; a row is {{"id": ..., "text": ...}} and this one has {_keys(row)}')
+    name = as_id(row[key])
+    if name is None:
+        raise DataError(f"{where}: {key} is {_short(row[key])}; expected text or a whole number")
+    return name
+
+
+def as_id(value: object) -> str | None:
+    """A value as an id: text or a whole number, which tables may have as 17.0; None for all else."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        raise DataError(f"{where}: {key} is {_short(value)}; expected text or a whole number")
+        return None
     return str(value)
 
 
-def answer_text(row: Row, where: str) -> str:
-    key = next((key for key in _TEXT_KEYS if key in row), None)
+def text_key(row: Row, asked: str = "") -> str | None:
+    """The key under which a row has its answer, None when there is none."""
+    keys = [key for key in TEXT_KEYS if key in row]
+    if _LABEL_OR_TEXT in row and all(_is_question(row[key], asked) for key in keys):
+        return _LABEL_OR_TEXT
+    return next((key for key in keys if not _is_question(row[key], asked)), keys[0] if keys else None)
+
+
+def answer_text(row: Row, where: str, *, asked: str = "") -> str:
+    """What a row's answer says.
+
+    Args:
+        asked: the question, which is no answer where a row has it under one of the keys of answers.
+
+    Raises:
+        DataError: there is none, it is no text, or two keys have different ones.
+    """
+    key = text_key(row, asked)
     if key is None:
-        raise DataError(f'{where}: no text; a row is {{"id": ..., "text": ...}} and this one has {sorted(row)}')
-    if not isinstance(row[key], str):
-        raise DataError(f"{where}: {key} is {_short(row[key])}; expected text (an empty answer is an empty string)")
-    return str(row[key])
+        raise DataError(f'{where}: no text; a row is {{"id": ..., "text": ...}} and this one has {_keys(row)}')
+    text = row[key]
+    if not isinstance(text, str):
+        raise DataError(f"{where}: {key} is {_short(text)}; expected text (an empty answer is an empty string)")
+    for other in TEXT_KEYS:
+        said = row.get(other)
+        if isinstance(said, str) and said != text and key != _LABEL_OR_TEXT and not _is_question(said, asked):
+            raise DataError(
+                f"{where}: {key} {_short(text)} and {other} {_short(said)} are two different answers; leave one key out"
+            )
+    return text
+
+
+def _is_question(text: object, asked: str) -> bool:
+    return isinstance(text, str) and bool(asked) and text.strip() != "" and " ".join(text.split()).startswith(asked)
+
+
+def cut_by_length(row: Row) -> bool:
+    """Whether a row says that its answer ends where the limit of tokens did."""
+    return any(row.get(key) in _CUT for key in ("finish_reason", "stop_reason"))
+
+
+def _keys(row: Row) -> str:
+    names = [str(key) for key in row]
+    return ", ".join(names[:_SHOWN_KEYS]) + (
+        f" and {len(names) - _SHOWN_KEYS} more" if len(names) > _SHOWN_KEYS else ""
+    )
 
 
 def pair_by_id(

@@ -1,17 +1,19 @@
 """Answer a benchmark and score it, so that a killed run goes on where it stopped.
 
 The folder holds what ``journal`` keeps (settings, pictures, answers), ``items.jsonl`` (what was read from each answer)
-and, last, ``results.json``.
+and, last, ``results.json``. Questions whose images cannot be opened are found before the model is loaded, listed in
+``unanswered.jsonl`` and left out of every number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmpref.errors import ConfigError, DataError, EvalIncompleteError
+from mmpref.errors import ConfigError, DataError, EvalIncompleteError, MMPrefError
 from mmpref.evals import fingerprint
 from mmpref.evals.answerers import (
     BATCH_SIZE,
@@ -25,12 +27,20 @@ from mmpref.evals.answerers import (
 from mmpref.evals.answerers.contract import facts_of, failures_of
 from mmpref.evals.answerers.in_process import ModelSource
 from mmpref.evals.answerers.processes import deal
+from mmpref.evals.image_check import incomplete, note, unasked, write_unanswered
 from mmpref.evals.journal import ITEMS, Journal, as_line
 from mmpref.evals.ranks import Ranks, ranks, together
 from mmpref.evals.results import RESULTS, other_protocols, write_items, write_result
 from mmpref.evals.rows import Source, choose, first_ids, refuse_duplicates
-from mmpref.evals.task import benchmark_named, score_samples, with_defaults
-from mmpref.files import read_json, real_path, writing_to
+from mmpref.evals.task import (
+    benchmark_named,
+    official_beside,
+    refuse_without_needed,
+    score_samples,
+    with_defaults,
+)
+from mmpref.file_reading import read_json, without_links
+from mmpref.files import writing_to
 from mmpref.records import Answer, EvalSample, TaskResult
 
 if TYPE_CHECKING:
@@ -84,7 +94,9 @@ def evaluate(
     Raises:
         ConfigError: an unknown name, or ``out`` holds answers made with other settings or from other pictures, or to
             more questions than ``limit`` asks for.
-        EvalIncompleteError: the answerer left questions without an answer.
+        DataError: none of the images can be used, as where ``images_root`` is the wrong folder.
+        EvalIncompleteError: the answerer left questions without an answer; or some were not asked, as their images
+            cannot be opened, and the result of the others is written and stands in the error's ``result``.
     """
     chosen = benchmark_named(benchmark)
     choose(protocol, chosen.protocols, f"protocol of {benchmark}")
@@ -93,6 +105,7 @@ def evaluate(
     if judging is not None and "verdicts" not in chosen.options:
         raise ConfigError(f"{benchmark} is scored by rules; it has no judge")
     filled = with_defaults(chosen, options)
+    refuse_without_needed(chosen, protocol, filled)
     samples = chosen.load(questions, filled)
     refuse_duplicates((sample.id for sample in samples), "questions")
     decoding = {
@@ -126,35 +139,66 @@ def evaluate(
         done = journal.read()
         _refuse_smaller_part(done, wanted, Path(out))
         todo = [sample for sample in wanted if sample.id not in done]
+        # an answerer of the caller's opens images in its own way, if it opens any
+        broken = _first_does(group, lambda: unasked(todo, images_root)) if answerer is None or server else {}
+        if first:
+            write_unanswered(journal.folder, broken)
+        todo = [sample for sample in todo if sample.id not in broken]
         mine = deal(todo, group.total)[group.rank] if group is not None else todo
         if mine:
             if answerer is None:
                 sizes = {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch, "cpu_threads": cpu_threads}
                 answerer = _own_answerer(kind, model_path, group, processes, images_root, sizes | decoding)
-            _answer(answerer, mine, journal, len(mine) if group is not None else len(wanted), progress)
+            _answer(answerer, mine, journal, len(mine if group is not None else wanted) - len(broken), progress)
         done = _all_answers(journal, group)
-        answers = [done[sample.id] for sample in wanted]
+        asked = [sample for sample in wanted if sample.id not in broken]
+        answers = [done[sample.id] for sample in asked]
         if judging is not None:
-            verdicts = judging(wanted, answers) if first else None
+            verdicts = judging(asked, answers) if first else None
             filled["verdicts"] = group.share(verdicts) if group is not None else verdicts
-        result = score_samples(chosen, wanted, answers, protocol, filled, seed=seed)
+        result = score_samples(chosen, asked, answers, protocol, filled, seed=seed)
+        if broken:
+            result = replace(result, notes=(*result.notes, note(broken)))
         if first:
             beside = {}
-            if protocol != "official" and "official" in chosen.protocols:
-                beside["official"] = score_samples(chosen, wanted, answers, "official", filled, seed=seed)
+            if official_beside(chosen, protocol, filled):
+                beside["official"] = score_samples(chosen, asked, answers, "official", filled, seed=seed)
             write_items(journal.folder / ITEMS, result)
             write_result(
                 journal.folder / RESULTS,
                 result,
                 model=server.model if server is not None else _name(model_path),
                 settings=settings,
-                images=str(real_path(images_root)) if images_root is not None else None,
-                complete=len(wanted) == len(samples),
+                images=str(without_links(images_root)) if images_root is not None else None,
+                complete=len(asked) == len(samples),
+                n_unanswered=len(broken),
                 protocols=other_protocols(beside),
                 answered_by=_answered_by(answerer, journal.folder / RESULTS),
             )
         _meet(group)
+    if broken:
+        error = incomplete(broken, journal.folder, len(asked))
+        error.result, error.told_elsewhere = result, not first
+        raise error
     return result
+
+
+def _first_does(group: Ranks | None, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What the first process gets from doing it, in all; an error of ours ends all of them."""
+    if group is None:
+        return work()
+    found: dict[str, Any] = {}
+    error: MMPrefError | None = None
+    if group.rank == 0:
+        try:
+            found = work()
+        except MMPrefError as err:
+            error = err
+    found, error = group.share((found, error)) or ({}, None)
+    if error is not None:
+        error.told_elsewhere = group.rank != 0
+        raise error
+    return found
 
 
 def _refuse_smaller_part(done: Mapping[str, Answer], wanted: Sequence[EvalSample], out: Path) -> None:
@@ -202,7 +246,7 @@ def _model_facts(model: str | Path | LoadedModel | ModelSource, *, here: bool) -
     if not here:
         return {"model": name, "model_files": ""}
     facts: dict[str, Any] = {
-        "model": str(real_path(name)) if Path(name).is_dir() else name,
+        "model": str(without_links(name)) if Path(name).is_dir() else name,
         "model_files": fingerprint.of_model(name),
     }
     source = model if isinstance(model, ModelSource) else ModelSource(path=name)
@@ -211,7 +255,7 @@ def _model_facts(model: str | Path | LoadedModel | ModelSource, *, here: bool) -
         base, adapter = Path(resolved.path), resolved.adapter
         facts["model_files"] = f"{fingerprint.of_model(base)} + {fingerprint.of_model(adapter)}"
         if source.adapter is not None:
-            facts["adapter"] = str(real_path(adapter))
+            facts["adapter"] = str(without_links(adapter))
     for field in ("dtype", "quantization", "max_pixels"):
         if (value := getattr(source, field)) not in (None, "auto"):
             facts[field] = value

@@ -1,10 +1,16 @@
-"""Tables of other tools: .tsv and .xlsx, by the names in their first line."""
+"""Tables of other tools: .tsv and .xlsx, by the names in their first line.
+
+What a table cannot hold as it is, is refused with the rows: a cell of .xlsx has 32,767 characters at most, and XML
+knows no carriage return and no control characters; a .tsv has every cell in quotes, so that tabs and line breaks of any
+kind stand in it, and only a NUL, at which other readers end, does not.
+"""
 
 from __future__ import annotations
 
 import csv
+import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,25 +44,20 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
     Raises:
         ConfigError: an .xlsx file and no openpyxl to write it.
-        DataError: a text that such a file cannot hold.
+        DataError: texts that such a file cannot hold as they are; nothing is written.
     """
     content = list(rows)
     names = list(dict.fromkeys(name for row in content for name in row))
-    for number, row in enumerate(content, 1):
-        if any(isinstance(value, str) and not _is_whole(value) for value in row.values()):
-            raise DataError(f"{path}, row {number}: has half a surrogate pair, which no table can hold; use JSON lines")
+    in_excel = path.suffix.lower() != ".tsv"
+    _refuse_what_cannot_stand(path, content, in_excel=in_excel)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix.lower() == ".tsv":
+    if not in_excel:
         with path.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.DictWriter(stream, names, delimiter="\t", lineterminator="\n")
+            writer = csv.DictWriter(stream, names, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_ALL)
             writer.writeheader()
             writer.writerows(content)
         return
     openpyxl = _openpyxl()
-    illegal = openpyxl.cell.cell.ILLEGAL_CHARACTERS_RE
-    for number, row in enumerate(content, 1):
-        if any(isinstance(value, str) and illegal.search(value) for value in row.values()):
-            raise DataError(f"{path}, row {number}: has a control character, which .xlsx cannot hold; use .tsv")
     book = openpyxl.Workbook(write_only=True)
     sheet = book.create_sheet()
     sheet.append(names)
@@ -67,6 +68,44 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
                 cell.data_type = "s"  # an answer that begins with = is no formula
         sheet.append(cells)
     book.save(path)
+
+
+_LONGEST_CELL = 32_767  # of Excel, in the units of UTF-16; what is longer is cut by openpyxl without a word
+_NOT_IN_XML = re.compile("[\x00-\x08\x0b-\x1f\ufffe\uffff]")
+
+
+def _refuse_what_cannot_stand(path: Path, content: Sequence[Mapping[str, Any]], *, in_excel: bool) -> None:
+    odd = [
+        (number, why)
+        for number, row in enumerate(content, 1)
+        if (why := next(filter(None, (_why_not(v, in_excel) for v in row.values() if isinstance(v, str))), ""))
+    ]
+    if not odd:
+        return
+    first = ", ".join(str(number) for number, _ in odd[:_SHOWN]) + (", ..." if len(odd) > _SHOWN else "")
+    half = any(why == _HALF for _, why in odd)
+    remedy = "use JSON lines, `--to jsonl`" if half or not in_excel else "use .tsv, or JSON lines, `--to jsonl`"
+    raise DataError(
+        f"{path}, row {odd[0][0]}: {odd[0][1]}; {len(odd)} of {len(content)} rows cannot stand in the table as they "
+        f"are ({first}), and nothing was written; {remedy}"
+    )
+
+
+_SHOWN = 5
+_HALF = "has half a surrogate pair, which no table can hold"
+
+
+def _why_not(text: str, in_excel: bool) -> str:
+    if not _is_whole(text):
+        return _HALF
+    if not in_excel:
+        return "has a NUL character, at which other readers end" if "\0" in text else ""
+    if len(text.encode("utf-16-le")) > 2 * _LONGEST_CELL:
+        return f"has {len(text):,} characters, and a cell of .xlsx holds {_LONGEST_CELL:,}"
+    if found := _NOT_IN_XML.search(text):
+        what = "a carriage return" if found[0] == "\r" else "a control character"
+        return f"has {what}, which .xlsx cannot hold"
+    return ""
 
 
 def _is_whole(text: str) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from mmpref.errors import DataError
+from mmpref.errors import ConfigError, DataError
 from mmpref.evals.amber import AMBER
 from mmpref.evals.benchmark import Benchmark, Items
 from mmpref.evals.chair import CHAIR
@@ -15,9 +16,11 @@ from mmpref.evals.hallusionbench import HALLUSIONBENCH
 from mmpref.evals.mme import MME
 from mmpref.evals.mmhal import MMHAL
 from mmpref.evals.object_halbench import OBJECT_HALBENCH
+from mmpref.evals.objects import COCO, NAMES_ONLY
 from mmpref.evals.pope import POPE
 from mmpref.evals.preference import PREFERENCE
 from mmpref.evals.rows import Source, choose, first_ids
+from mmpref.evals.unread import metrics_of, notes_of
 from mmpref.evals.win_rate import WIN_RATE
 from mmpref.records import Answer, EvalSample, TaskResult
 from mmpref.statistics import RESAMPLES, Difference, Tally, estimate, paired_differences, tally
@@ -49,6 +52,11 @@ def with_defaults(benchmark: Benchmark, options: Mapping[str, Any]) -> dict[str,
     for name in options:
         choose(name, benchmark.options, f"option of {benchmark.name}")
     return {**benchmark.options, **options}
+
+
+def text_options(benchmark: str) -> tuple[str, ...]:
+    """The options of a benchmark that are text, such as CHAIR's ``image_name``: braces in them are no YAML."""
+    return tuple(name for name, default in benchmark_named(benchmark).options.items() if isinstance(default, str))
 
 
 def load_samples(benchmark: str, questions: Source, **options: Any) -> tuple[EvalSample, ...]:
@@ -104,13 +112,19 @@ def score_by(
     for protocol in protocols:
         choose(protocol, chosen.protocols, f"protocol of {chosen.name}")
     filled = with_defaults(chosen, options)
+    for protocol in protocols:
+        refuse_without_needed(chosen, protocol, filled)
     samples = chosen.load(questions, filled)
     saved = chosen.load_answers(answers, samples, filled)
     if saved.verdicts and filled.get("verdicts") is None:
         filled["verdicts"] = saved.verdicts
-    return {
+    found = {
         protocol: score_samples(chosen, samples, saved.answers, protocol, filled, resamples=resamples, seed=seed)
         for protocol in protocols
+    }
+    return {
+        protocol: replace(result, read_as=saved.read_as, notes=(*saved.notes, *result.notes))
+        for protocol, result in found.items()
     }
 
 
@@ -118,10 +132,35 @@ def score_beside(
     benchmark: str, questions: Source, answers: Source, protocol: str = "mmpref", **options: Any
 ) -> tuple[TaskResult, dict[str, TaskResult]]:
     """A result, and the one of the ``official`` protocol to stand beside it where that is another and exists."""
-    official = "official" in benchmark_named(benchmark).protocols and protocol != "official"
-    wanted = (protocol, "official") if official else (protocol,)
+    chosen = benchmark_named(benchmark)
+    wanted = (protocol, "official") if official_beside(chosen, protocol, options) else (protocol,)
     found = score_by(benchmark, questions, answers, wanted, **options)
     return found.pop(protocol), found
+
+
+def official_beside(benchmark: Benchmark, protocol: str, options: Mapping[str, Any]) -> bool:
+    """Whether the ``official`` number can stand beside the one of ``protocol``."""
+    needed = benchmark.needs.get("official", "")
+    return "official" in benchmark.protocols and protocol != "official" and (not needed or _is_given(options, needed))
+
+
+def _is_given(options: Mapping[str, Any], name: str) -> bool:
+    """Whether an option has a list of somebody's, and no name of mmpref's own."""
+    return options.get(name) not in (None, COCO, NAMES_ONLY)
+
+
+def refuse_without_needed(benchmark: Benchmark, protocol: str, options: Mapping[str, Any]) -> None:
+    """Raise over a protocol whose rules need what was not given.
+
+    Raises:
+        ConfigError: so it is; a number by other rules would bear the protocol's name.
+    """
+    needed = benchmark.needs.get(protocol, "")
+    if needed and not _is_given(options, needed):
+        raise ConfigError(
+            f"protocol '{protocol}' of {benchmark.name} is made with its authors' {needed}, and without them it would "
+            f"be a number that no script gives: {benchmark.how_to_get}"
+        )
 
 
 def score_samples(
@@ -141,7 +180,7 @@ def score_samples(
     undefined: dict[str, str] = {}
     parts = _parts(benchmark, judged.items)
     for part, items in parts.items():
-        wanted = benchmark.metrics(protocol, part, items)
+        wanted = metrics_of(benchmark.metrics(protocol, part, items), items, protocol)
         found = estimate(_tally(benchmark, items), wanted, resamples=resamples, seed=seed)
         for head in ("", f"{OVERALL}/") if part == "" and len(parts) > 1 else (f"{part}/" if part else "",):
             metrics |= {head + name: value for name, value in found.metrics.items()}
@@ -156,7 +195,7 @@ def score_samples(
         metrics=metrics,
         intervals=intervals,
         undefined=undefined,
-        notes=judged.notes,
+        notes=(*judged.notes, *notes_of(judged.items, answers, judged.n_unparsed)),
         items=judged.items,
     )
 

@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 
 from mmpref.errors import DataError, EvalIncompleteError
-from mmpref.evals.answer_files import match, name_of, read_rows
+from mmpref.evals.answer_files import name_of, read_rows
 from mmpref.evals.benchmark import Benchmark, Judged, each
+from mmpref.evals.matching import match
 from mmpref.evals.rows import Row, Saved, Source, load_rows, pair_by_id
 from mmpref.evals.verdicts import judging_notes, read_verdicts, usable
 from mmpref.records import Answer, EvalSample, user_turn
@@ -71,7 +72,7 @@ def instruction_of(row: Row) -> str | None:
 def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mapping[str, Any]) -> Saved:
     by_text = _ids_by_text(samples)
     rows = [_as_ours(row, by_text) for row in read_rows(source)]
-    return Saved(match(rows, samples, lambda row: (), name_of(source)))
+    return match(rows, samples, name_of(source), keys=(*_ID_KEYS, "idx", "index"))
 
 
 def _as_ours(row: Row, by_text: Mapping[str, Sequence[str]]) -> Row:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mmpref.errors import CheckpointError, ConfigError
+from mmpref.files import folder_beside, real_path
 from mmpref.models.adapter import as_plain_lora
 from mmpref.models.adapter_switch import TRAINED
 from mmpref.models.unwrap import unwrap
@@ -68,38 +68,32 @@ def save_model(
         ConfigError: no processor files can be found.
     """
     inner = unwrap(model)
-    source = processor_folder(processor_source)
+    source, out = processor_folder(processor_source), real_path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out} already exists and is not empty; choose another folder or remove it")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as err:
-        raise CheckpointError(f"cannot write to {out.parent}: {err}") from err
-    try:
-        if isinstance(inner, PreTrainedModel):
-            if dtype is not None:
-                weights = _in_one_dtype(inner.state_dict() if weights is None else weights, dtype)
-            inner.save_pretrained(beside, state_dict=None if weights is None else dict(weights))
-            if dtype is not None:
-                _say_dtype(beside / "config.json", str(dtype).removeprefix("torch."))
-        else:
-            given = {} if weights is None else {"state_dict": dict(weights)}
-            # peft: the adapter that trains and its config, not the copy of it that may stand beside it
-            inner.save_pretrained(str(beside), selected_adapters=[TRAINED], **given)  # type: ignore[operator]
-            as_plain_lora(inner, beside)
-        copy_processor_files(source, beside)
-        _settle(beside)
-        if out.exists():
-            out.rmdir()
-        beside.rename(out)
+        with folder_beside(out) as beside:
+            if isinstance(inner, PreTrainedModel):
+                if dtype is not None:
+                    weights = _in_one_dtype(inner.state_dict() if weights is None else weights, dtype)
+                inner.save_pretrained(beside, state_dict=None if weights is None else dict(weights))
+                if dtype is not None:
+                    _say_dtype(beside / "config.json", str(dtype).removeprefix("torch."))
+            else:
+                given = {} if weights is None else {"state_dict": dict(weights)}
+                # peft: the adapter that trains and its config, not the copy of it that may stand beside it
+                inner.save_pretrained(str(beside), selected_adapters=[TRAINED], **given)  # type: ignore[operator]
+                as_plain_lora(inner, beside)
+            copy_processor_files(source, beside)
+            _settle(beside)
+            if out.exists():
+                out.rmdir()
+            beside.rename(out)
     except (OSError, SafetensorError, RuntimeError) as err:  # the last two are how safetensors and torch tell of it
         reason = " ".join(str(err).split())
         raise CheckpointError(
             f"{out} could not be written, nothing was left there: {reason}; check permissions and free space"
         ) from err
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _in_one_dtype(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -94,7 +94,7 @@ class PairCollator:
             return self.encoder.encode(pair, self.load_image)
         except EncodeError:
             raise
-        except DataError as err:  # an image that was whole when its header was read
+        except DataError as err:  # an image that was lost since the start, or whose header alone was looked at
             where = f" of {pair.source}" if pair.source else ""
             raise DataError(f"row '{pair.id}'{where}: {err}; mmpref data check finds such rows") from err
 

@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mmpref.errors import DataError
+from mmpref.process.children import begin_loader_worker
 from mmpref.processing.chat import PROVED_IN_FULL, Turns
 from mmpref.processing.encode import PairEncoder
 from mmpref.processing.faults import EncodeError
@@ -221,6 +222,7 @@ def _measured(pairs: Sequence[PreferencePair], measure: _Measure, num_workers: i
         num_workers=num_workers,
         collate_fn=list,
         generator=torch.Generator(),  # the run's own random state is not touched
+        worker_init_fn=begin_loader_worker,
     )
     chat, number = measure.encoder.chat, 0
     for batch in loader:

@@ -44,7 +44,16 @@ def comparison_table(runs: Sequence[Run]) -> Table:
         cells |= _drift_cells(drifts[place], drifts[0] if place else None, found)
         drift = drifts[place]
         lines.append(Line(run.label, place == 0, cells, drift.source if drift else ""))
-    return Table(_columns(splits), tuple(lines), tuple(dict.fromkeys(notes)))
+    columns = _columns(splits)
+    if not any(run.manifest for run in runs):  # answers that were only scored: what nobody asked has no column
+        asked = {column.group for column in columns for line in lines if _is_known(line.cells[column.key])}
+        columns = tuple(column for column in columns if column.group in asked) or columns
+    return Table(columns, tuple(lines), tuple(dict.fromkeys(notes)))
+
+
+def _is_known(cell: Cell) -> bool:
+    """A value, or a reason why there is none."""
+    return cell.text != NOT_MEASURED
 
 
 def difference_between(first: Run, second: Run, metric: str) -> Difference | None:

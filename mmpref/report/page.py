@@ -80,8 +80,8 @@ def render(
         _summary(table, runs, others),
         results if captions or trained or not benchmarks else "",
         *benchmarks,
-        _curves(runs) if trained or not benchmarks else "",
-        _examples(gallery) if gallery.examples or not benchmarks else "",
+        _curves(runs) if trained else "",
+        _examples(gallery) if gallery.examples or trained else "",
         provenance_section(runs, out),
     ]
     style = resources.files("mmpref.report").joinpath("page.css").read_text(encoding="utf-8")

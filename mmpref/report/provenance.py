@@ -10,7 +10,7 @@ from typing import Any
 
 from mmpref.report.cells import NOT_MEASURED
 from mmpref.report.markup import Html, tag
-from mmpref.report.runs import Evaluation, Run
+from mmpref.report.runs import RESULTS, Evaluation, Run
 
 _SETTINGS = ("loss.name", "loss.beta", "train.learning_rate", "train.num_train_epochs", "model.path")
 
@@ -31,19 +31,7 @@ def provenance_section(runs: Sequence[Run], out: Path) -> Html:
 def _run(run: Run, *, is_baseline: bool) -> Html:
     recipe = f"{run.path}/recipe.yaml"
     commands = [shlex.join(["mmpref", "train", recipe, "output=NEW_FOLDER"])] if run.recipe_text else []
-    for found in run.evals:
-        folder = f"{run.path}/evals/{found.name}"
-        asked = [
-            "mmpref",
-            "eval",
-            "--model",
-            str(run.path),
-            "--benchmark",
-            found.benchmark,
-            "--protocol",
-            found.protocol,
-        ]
-        commands.append(shlex.join([*asked, "--questions", "QUESTIONS", "--out", folder]))
+    commands += [command for found in run.evals if (command := _command(run, found))]
     problems = [tag("li", problem) for problem in run.problems]
     return tag(
         "article",
@@ -51,22 +39,50 @@ def _run(run: Run, *, is_baseline: bool) -> Html:
         tag("dl", *_facts(run), class_="facts-list"),
         tag("ul", *problems, class_="warnings") if problems else "",
         _evaluations(run.evals),
-        _folded("Recipe", run.recipe_text) if run.recipe_text else tag("p", "No recipe.yaml in the run folder."),
-        _folded("Manifest", json.dumps(dict(run.manifest), indent=2, ensure_ascii=False, sort_keys=True)),
+        *_training(run),
         _folded("Commands", "\n".join(commands)) if commands else "",
         class_="run-facts",
     )
 
 
+def _training(run: Run) -> list[Html]:
+    if not run.manifest:  # answers that were scored, and no run of ours
+        return []
+    return [
+        _folded("Recipe", run.recipe_text) if run.recipe_text else tag("p", "No recipe.yaml in the run folder."),
+        _folded("Manifest", json.dumps(dict(run.manifest), indent=2, ensure_ascii=False, sort_keys=True)),
+    ]
+
+
+def _command(run: Run, found: Evaluation) -> str | None:
+    """The command that makes an evaluation again, as far as the evaluation says how it was made; else None."""
+    file = found.file or run.path / "evals" / found.name / RESULTS
+    scored = found.results.get("scored")
+    benchmark = ["--benchmark", found.benchmark, "--protocol", found.protocol]
+    if isinstance(scored, Mapping):
+        named = {key: value if isinstance(value := scored.get(key), list) else [] for key in ("questions", "answers")}
+        given = [part for key, paths in named.items() for path in paths for part in (f"--{key}", str(path))]
+        options = scored.get("options")
+        texts = [str(option) for option in options] if isinstance(options, list) else []
+        out = file.parent if file.name == RESULTS else file
+        return shlex.join(["mmpref", "score", *benchmark, *given, *texts, "--out", str(out)])
+    settings = found.results.get("settings")
+    model = settings.get("model") if isinstance(settings, Mapping) else None
+    answered_by = str(model) if model else str(run.path) if run.manifest else None
+    if answered_by is None:
+        return None
+    asked = ["mmpref", "eval", "--model", answered_by, *benchmark, "--questions", "QUESTIONS"]
+    return shlex.join([*asked, "--out", str(file.parent)])
+
+
 def _facts(run: Run) -> list[Html]:
-    versions = run.manifest.get("versions")
+    versions = run.manifest.get("versions") or next((found.results.get("versions") for found in run.evals), None)
     facts: dict[str, Any] = {
-        "folder": run.path,
-        "state": run.manifest.get("state", "not recorded"),
-        "seed": run.manifest.get("seed", "not recorded"),
-        "pairs": run.manifest.get("pairs", "not recorded"),
-        "in quarantine": run.manifest.get("quarantined", "not recorded"),
+        "file" if run.path.is_file() else "folder": run.path,
     }
+    if run.manifest:
+        names = {"state": "state", "seed": "seed", "pairs": "pairs", "in quarantine": "quarantined"}
+        facts |= {words: run.manifest.get(name, "not recorded") for words, name in names.items()}
     for key in _SETTINGS:
         value = run.recipe_value(key)
         if value is not None:
@@ -83,7 +99,7 @@ def _evaluations(evals: Sequence[Evaluation]) -> Html:
     rows = [
         tag(
             "tr",
-            tag("th", f"evals/{found.name}", scope="row"),
+            tag("th", _place(found), scope="row"),
             tag("td", found.benchmark or "not recorded"),
             tag("td", found.protocol),
             tag("td", _count(found, "n")),
@@ -101,6 +117,12 @@ def _evaluations(evals: Sequence[Evaluation]) -> Html:
         class_="plain",
     )
     return tag("div", table, class_="scroll", role="region", aria_label="Evaluations of this run", tabindex=0)
+
+
+def _place(found: Evaluation) -> str:
+    if found.file is None or found.file.name == RESULTS:
+        return f"evals/{found.name}" if "scored" not in found.results else found.name
+    return found.file.name
 
 
 def _count(found: Evaluation, key: str) -> str:

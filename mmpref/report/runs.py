@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from mmpref.config import parse_yaml
 from mmpref.errors import ConfigError, DataError, library_errors
-from mmpref.files import parse_json, read_json, read_text, real_path
+from mmpref.file_reading import parse_json, read_json, read_text, without_links
 from mmpref.rundir import MANIFEST, RunDir
 
 Row: TypeAlias = Mapping[str, Any]
@@ -22,11 +22,14 @@ CHAIR_METRICS = ("chair_s", "chair_i", "recall", "mean_length")
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One folder under ``evals/``: the results, and one row per question when they were kept."""
+    """One folder under ``evals/``, or one file of ``mmpref score``: the results, and one row per question when they
+    were kept."""
 
     name: str
     results: Row
     items: tuple[Row, ...]
+    file: Path | None = None
+    """The result file."""
 
     @property
     def benchmark(self) -> str:
@@ -61,6 +64,16 @@ class Evaluation:
         return str(reasons[name]) if isinstance(reasons, Mapping) and name in reasons else None
 
 
+def _one_split(evaluation: Evaluation) -> str:
+    """The split of a POPE evaluation of one: what its folder pope_SPLIT or its question file says, else all."""
+    scored = evaluation.results.get("scored")
+    if scored is None and evaluation.name.startswith("pope"):
+        return evaluation.name.removeprefix("pope").strip("_- ") or "all"
+    asked = scored.get("questions") if isinstance(scored, Mapping) else None
+    names = [Path(str(name)).name.lower() for name in (asked if isinstance(asked, list) else ())]
+    return next((split for name in names for split in POPE_SPLITS if split in name), "all")
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """One run folder, read. ``problems`` are sentences about what could not be used."""
@@ -92,8 +105,8 @@ class Run:
             if splits:
                 found.update({split: (evaluation, f"{split}/") for split in splits})
             else:
-                rest = evaluation.name.removeprefix("pope").strip("_- ")
-                found[rest or "all"] = (evaluation, "")
+                split = _one_split(evaluation)
+                found[evaluation.name if split in found else split] = (evaluation, "")
         known = {split: found[split] for split in POPE_SPLITS if split in found}
         return known | {split: found[split] for split in sorted(found.keys() - known.keys())}
 
@@ -124,9 +137,9 @@ def load_runs(paths: Sequence[Path], *, labels: Mapping[str, str] | None = None)
     folders = [Path(path) for path in paths]
     if not folders:
         raise ConfigError("give at least one run folder; the first is what the others are compared with")
-    resolved = [real_path(folder) for folder in folders]
-    for folder, real in zip(folders, resolved, strict=True):
-        if resolved.count(real) > 1:
+    reals = [without_links(folder) for folder in folders]
+    for folder, real in zip(folders, reals, strict=True):
+        if reals.count(real) > 1:
             raise ConfigError(f"run folder {folder} is given more than once")
     return [_load_run(folder, label) for folder, label in zip(folders, _labels(folders, labels or {}), strict=True)]
 
@@ -139,10 +152,10 @@ def number(value: Any) -> float | None:
 
 
 def _labels(folders: Sequence[Path], given: Mapping[str, str]) -> list[str]:
-    plain = _short_names([real_path(folder).with_suffix("") for folder in folders])
+    plain = _short_names([without_links(folder).with_suffix("") for folder in folders])
     names = []
     for folder, name in zip(folders, plain, strict=True):
-        chosen = given.get(str(folder), given.get(real_path(folder).name, name))
+        chosen = given.get(str(folder), given.get(without_links(folder).name, name))
         names.append("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in chosen))
     return [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names, 1)]
 
@@ -249,10 +262,12 @@ def _load_evaluation(file: Path, problems: list[str], *, prefix: str = "evals/")
     if not isinstance(results, dict):
         problems.append(f"{prefix}{folder.name}/{file.name} is damaged: expected a JSON object")
         return None
-    if file.name != RESULTS:  # of mmpref score --out, which keeps no items
-        return Evaluation(file.stem, results, ())
     usable = {"chair": _is_caption, "pope": _is_yes_no}.get(str(results.get("benchmark")), lambda row: True)
-    return Evaluation(folder.name, results, _rows(folder / ITEMS, problems, usable=usable))
+    name = folder.name if file.name == RESULTS else file.stem
+    own = results.get("items")  # of mmpref score, beside its file; a name in another folder is not ours
+    items = folder / (own if isinstance(own, str) and Path(own).name == own else ITEMS)
+    beside = file.name == RESULTS or items.name != ITEMS
+    return Evaluation(name, results, _rows(items, problems, usable=usable) if beside else (), file)
 
 
 def _is_caption(row: Row) -> bool:
@@ -293,7 +308,7 @@ def _rows(file: Path, problems: list[str], *, usable: Callable[[Row], bool]) -> 
         else:
             bad += 1
     if bad:
-        name = f"{file.parent.name}/{file.name}" if file.name == ITEMS else file.name
+        name = f"{file.parent.name}/{file.name}" if file.name.endswith(ITEMS) else file.name
         problems.append(f"{name}: {bad} of {bad + len(found)} lines cannot be used")
     return tuple(found)
 

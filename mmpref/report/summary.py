@@ -96,7 +96,7 @@ def _finding(line: Line, baseline: Line) -> Finding:
     chair = line.cells["chair_s"]
     warnings = tuple(dict.fromkeys(f"{flag.sign} {flag.words}: {flag.why}" for flag in line.flags))
     if chair.value is None:
-        return Finding(line.label, "unclear", f"CHAIR {chair.text}", (_pope(line),) if _pope(line) else (), warnings)
+        return _finding_without_chair(line, chair.text, warnings)
     if chair.difference is None:
         text = f"CHAIR_s is {chair.text} %; it could not be paired with the baseline's (see the notes)."
         return Finding(line.label, "unclear", "not compared", (text,), warnings)
@@ -112,6 +112,24 @@ def _finding(line: Line, baseline: Line) -> Finding:
     shown: Tone = "warning" if warnings else tone
     verdict = f"{_WORDS[tone]}, but look twice" if warnings and tone == "better" else _WORDS[shown]
     return Finding(line.label, shown, verdict, tuple(s for s in sentences if s), warnings)
+
+
+def _finding_without_chair(line: Line, chair: str, warnings: tuple[str, ...]) -> Finding:
+    """What POPE says, where it was asked; else that there is nothing to say."""
+    if not (said := _pope(line)):
+        words = "not compared" if chair == NOT_MEASURED else f"CHAIR {chair}"
+        return Finding(line.label, "unclear", words, (), warnings)
+    verdicts = {cell.verdict for cell in _pope_accuracies(line).values()}
+    tone: Tone = "unclear"
+    words = "mixed" if {"better", "worse"} <= verdicts else "no clear change"
+    if "better" in verdicts and "worse" not in verdicts:
+        tone, words = "better", "answers better"
+    elif "worse" in verdicts and "better" not in verdicts:
+        tone, words = "worse", "answers worse"
+    if warnings:
+        words = f"{words}, but look twice" if tone == "better" else _WORDS["warning"]
+        tone = "warning"
+    return Finding(line.label, tone, words, (said,), warnings)
 
 
 def _unclear(cell: Cell) -> str:
@@ -140,13 +158,20 @@ def _length(line: Line, baseline: Line) -> str:
 
 def _pope(line: Line) -> str:
     parts = []
-    for key, cell in line.cells.items():
-        if not key.startswith("pope/") or not key.endswith("/accuracy") or cell.difference is None:
-            continue
-        split = key.split("/")[1]
+    for split, cell in _pope_accuracies(line).items():
         word = {"better": "better", "worse": "worse"}.get(cell.verdict or "", "not clearly changed")
-        parts.append(f"{word} on {split} ({cell.difference_text})")
+        where = "" if split == "all" else f" on {split}"
+        parts.append(f"{word}{where} ({cell.difference_text} points, 95 % interval {_difference_range(cell)})")
     return f"POPE accuracy: {', '.join(parts)}." if parts else ""
+
+
+def _pope_accuracies(line: Line) -> dict[str, Cell]:
+    """By split, where there is a difference from the baseline."""
+    return {
+        key.split("/")[1]: cell
+        for key, cell in line.cells.items()
+        if key.startswith("pope/") and key.endswith("/accuracy") and cell.difference is not None
+    }
 
 
 def _between(table: Table, runs: Sequence[Run]) -> Finding | None:

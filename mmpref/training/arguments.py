@@ -19,6 +19,7 @@ import torch
 from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.utils import is_torch_bf16_gpu_available
 
 from mmpref.config import Recipe
 from mmpref.errors import ConfigError, MMPrefError
@@ -61,6 +62,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     settings = {"disable_tqdm": True, **given, **copy.deepcopy(section.extra)}
     if os.environ.get("WORLD_SIZE", "1") == "1":
         settings.pop("ddp_backend", None)  # a process alone would look for others to talk to
+    _refuse_bf16_without_hardware(section.bf16, use_cpu=section.use_cpu)
     with refused_by_transformers():
         arguments = TrainingArguments(output_dir=str(RunDir(recipe.output).checkpoints), seed=recipe.seed, **settings)
         arguments.get_process_log_level()
@@ -72,6 +74,17 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
 
 # keys of the train section that are not names of TrainingArguments
 _OWN_KEYS = frozenset({"skip_nonfinite_steps", "learning_rates"})
+
+
+def _refuse_bf16_without_hardware(bf16: bool | None, *, use_cpu: bool) -> None:
+    """What transformers says in words that name none of our keys."""
+    if not bf16 or use_cpu or is_torch_bf16_gpu_available():
+        return
+    here = "its GPU has none" if torch.cuda.is_available() else "it has no GPU"
+    raise ConfigError(
+        f"train.bf16=true needs a GPU with bfloat16, and this machine cannot: {here}; write `train.bf16=null`, which "
+        "takes bfloat16 wherever there is some, or `train.use_cpu=true` for bfloat16 on the CPU"
+    )
 
 
 def _refuse_half_on_cpu(arguments: TrainingArguments) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmpref.data.decoded import ImageCheck
 from mmpref.data.images import ImageLoader
-from mmpref.data.loading import load_pairs
+from mmpref.data.loading import load_each
 from mmpref.data.opening import open_pairs
 from mmpref.data.quarantine import Quarantine
 from mmpref.errors import ConfigError
@@ -79,7 +80,12 @@ def as_pairs(
     if not Path(pairs).exists():
         raise ConfigError(f"there is no file of pairs {pairs}")
     source = open_pairs(pairs, root=root)
-    found = load_pairs([source], allow_demonstrations=not objective.needs_rejected, quarantine=Quarantine())
+    (found,) = load_each(
+        [source],
+        allow_demonstrations=not objective.needs_rejected,
+        quarantine=Quarantine(),
+        find_broken=ImageCheck(),
+    )
     return found, None if source.images is None else source.images.root
 
 

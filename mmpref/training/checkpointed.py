@@ -18,7 +18,7 @@ from transformers import Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from mmpref.errors import CheckpointError, ConfigError
-from mmpref.files import replacing_folder
+from mmpref.files import real_path, remove_abandoned, replacing_folder
 from mmpref.models.precision import dtype_to_save
 from mmpref.models.save import save_model
 from mmpref.training.checkpoint import WEIGHTS, is_complete, load_trained, prune, save_trained, seal, verify
@@ -32,6 +32,7 @@ from mmpref.training.parallel.sharded import (
 )
 from mmpref.training.parallel.world import ALONE, World, pass_on_lost_partner
 from mmpref.training.parallel.zero import is_zero_checkpoint, load_zero_weights, make_whole
+from mmpref.training.run_lock import one_training_in
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ class CheckpointedTrainer(Trainer):
     world: World = ALONE
     pair_log: PairLog
     eval_log: PairLog
+    is_alone: bool = False
+    """The run around this trainer has seen to it that no other process writes where this one does."""
     _facts: Mapping[str, Any]
     _source: str | None  # where the model was loaded from
 
@@ -56,6 +59,18 @@ class CheckpointedTrainer(Trainer):
             super().__init__(model=model, **given)
 
     # ---- writing ----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No second process writes into the folder of the checkpoints; what killed ones left there is removed."""
+        if self.is_alone:
+            yield
+            return
+        folder = real_path(Path(self.args.output_dir))
+        with one_training_in(folder, self.world, logger.warning):
+            if self.world.is_first:
+                remove_abandoned(folder, "step-*")
+            yield
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         root = Path(self.args.output_dir)

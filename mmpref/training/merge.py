@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from mmpref.config import Recipe, load_recipe
 from mmpref.data.opening import recipe_sources
 from mmpref.data.quarantine import Quarantine
 from mmpref.errors import CheckpointError, ConfigError, DataError
-from mmpref.files import sha256, write_json
+from mmpref.files import folder_beside, real_path, sha256, write_json
 from mmpref.models.adapter import attach, merged
 from mmpref.models.load import LoadedModel, load, save_model
 from mmpref.models.policy import pair_logps
@@ -94,7 +93,7 @@ def merge(
         CheckpointError: the drift is above the bound, or ``out`` cannot be written; ``out`` is then left absent.
     """
     say = say or (lambda _: None)
-    adapter = _adapter_of(run)
+    adapter, out = _adapter_of(run), real_path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out} already exists and is not empty; choose another folder or remove it")
     recipe = load_recipe(RunDir(run).recipe_file)
@@ -117,30 +116,28 @@ def merge(
     with_adapter = attach(loaded.model, adapter, trainable=False).eval()
     before = _answers(_replaced(loaded, with_adapter), recipe, pairs, images)
     whole = merged(with_adapter)
-    beside = out.with_name(f".{out.name}.unproved")
-    shutil.rmtree(beside, ignore_errors=True)
     try:
-        save_model(whole, recipe.model.path, beside)
-        del loaded, with_adapter, whole
-        gc.collect()
-        say("the merged model, read back")
-        again = load(beside, device=device)
-        after = _answers(again, recipe, pairs, images)
-        result = Merged(
-            path=out,
-            drift=_drift(before, after),
-            trained_on=None if trained_on is None else _drift(trained_on, after),
-        )
-        _refuse_drift(result.drift, bound)
-        facts = {"base": recipe.model.path, "adapter": sha256(adapter / _ADAPTER), "dtype": dtype, "bound": bound}
-        write_json(beside / REPORT, {**facts, **_drifts(result)})
-        if out.exists():
-            out.rmdir()
-        beside.rename(out)
+        with folder_beside(out) as beside:
+            unproved = beside / out.name
+            save_model(whole, recipe.model.path, unproved)
+            del loaded, with_adapter, whole
+            gc.collect()
+            say("the merged model, read back")
+            again = load(unproved, device=device)
+            after = _answers(again, recipe, pairs, images)
+            result = Merged(
+                path=out,
+                drift=_drift(before, after),
+                trained_on=None if trained_on is None else _drift(trained_on, after),
+            )
+            _refuse_drift(result.drift, bound)
+            facts = {"base": recipe.model.path, "adapter": sha256(adapter / _ADAPTER), "dtype": dtype, "bound": bound}
+            write_json(unproved / REPORT, {**facts, **_drifts(result)})
+            if out.exists():
+                out.rmdir()
+            unproved.rename(out)
     except OSError as err:
         raise CheckpointError(f"{out} could not be written: {err}; check permissions and free space") from err
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return result
 
 

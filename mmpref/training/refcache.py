@@ -23,11 +23,12 @@ from torch.utils.data import DataLoader
 
 from mmpref.config import Recipe
 from mmpref.errors import CheckpointError, ConfigError, MMPrefError
-from mmpref.files import replacing, write_json, writing_to
+from mmpref.files import remove_abandoned, replacing, write_json, writing_to
 from mmpref.models.load import LoadedModel
 from mmpref.models.policy import answer_logps
 from mmpref.models.reference import eval_mode
 from mmpref.models.save import PROCESSOR_FILES, processor_folder
+from mmpref.process.children import begin_loader_worker
 from mmpref.processing.batch import PairBatch, to_device
 from mmpref.processing.collate import PairCollator
 from mmpref.records import PreferencePair
@@ -76,6 +77,8 @@ class ReferenceCache:
         """
         cache = cls(folder)
         file = folder / FACTS
+        remove_abandoned(folder, FACTS)
+        remove_abandoned(folder, "part-*.safetensors")
         if not file.is_file():
             if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
                 raise ConfigError(f"{folder} holds something else than a reference cache; give reference.cache another")
@@ -230,6 +233,7 @@ def _missing(
         collate_fn=_MissingRows(collator, frozenset(have)),
         num_workers=workers,
         generator=torch.Generator(),  # the run's own random state is not touched
+        worker_init_fn=begin_loader_worker,
     )
     for chunk, batches in zip(chunks, loader, strict=True):
         yield from collator.rows(chunk) if batches is None else batches

@@ -17,13 +17,13 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from mmpref.config import Recipe, SourceSection
+from mmpref.config import Recipe
 from mmpref.data.quarantine import Quarantine
-from mmpref.errors import CheckpointError, StoppedError
+from mmpref.errors import CheckpointError, StoppedError, Terminated
 from mmpref.losses.objective import Objective
 from mmpref.models.part_counts import as_facts
 from mmpref.records import PreferencePair
-from mmpref.rundir import Claim, RunDir, State, claim_output
+from mmpref.rundir import Claim, RunDir, State, check_output, claim_output, with_real_output
 from mmpref.training.alarms import Alarms
 from mmpref.training.arguments import refused_by_transformers, rehearse, training_arguments
 from mmpref.training.checkpoint import newest_complete
@@ -39,6 +39,7 @@ from mmpref.training.loss_of import (
     settle,
     with_score,
 )
+from mmpref.training.lost_rows import kept_when_rows_are_lost
 from mmpref.training.metrics import JsonlLogger
 from mmpref.training.parallel.strategy import (
     refuse_contradictions,
@@ -50,8 +51,11 @@ from mmpref.training.parallel.world import World, meet_on_cpu
 from mmpref.training.precision import describe, describe_saved, resolved
 from mmpref.training.resume import Say, check_pairs, choose_checkpoint, facts_of, pairs_fact, step_of
 from mmpref.training.run_data import RunData, load_data
+from mmpref.training.run_lock import one_training_in
 from mmpref.training.setup import Setup, set_up, smaller_weights
-from mmpref.training.stopping import Terminated, held, terminating
+from mmpref.training.stopping import held, terminating
+from mmpref.training.trackers import make_folder, tracked_in
+from mmpref.training.train_log import LossLines, TrainLog
 from mmpref.training.trainer import PreferenceTrainer
 
 ProgressHook = Callable[[int, int, Mapping[str, float]], None]
@@ -72,6 +76,7 @@ def train(
     allow_data_change: bool = False,
     progress: ProgressHook | None = None,
     say: Say | None = None,
+    losses: Say | None = None,
     on_trainer: TrainerHook | None = None,
 ) -> RunDir:
     """Run one recipe to its end.
@@ -83,7 +88,8 @@ def train(
         allow_data_change: resume although data files, pairs or library versions are not those of the checkpoint; other
             pairs come in a new order.
         progress: called after every step with (steps done, steps in all, last logged numbers).
-        say: called with one line per event worth telling.
+        say: called with one line per event worth telling. Each is in ``train.log`` of the run folder too.
+        losses: called with one line per ``logging_steps``, for where nobody sees ``progress``.
         on_trainer: called with the trainer before the start-up checks; callbacks of one's own may be added to it.
 
     Returns:
@@ -94,7 +100,7 @@ def train(
     """
     if restarted():
         overwrite, resume = False, True
-    recipe = resolved(recipe)
+    recipe = resolved(with_real_output(recipe))
     refuse_contradictions(recipe)
     objective, recipe = objective_of(recipe), loss_written_out(recipe)
     if recipe.train.use_cpu or not torch.cuda.is_available():
@@ -104,16 +110,33 @@ def train(
     world = World.of(arguments)
     if say is None or not world.is_first:
         say = _silent
-    with world.failing_together():
+    run = RunDir(recipe.output)
+    log = TrainLog(is_first=world.is_first, rank=world.rank)
+    with world.failing_together(), tracked_in(arguments.report_to, run.logs), log:
+        say = log.saying(say)
         recipe = continued(recipe)
         refuse_other_than_asked(world.strategy, world.size)
         refuse_what_cannot_shard(recipe, world.strategy)
         _use_one_gpu(arguments, say)
-        inputs = _inputs(recipe)
-        claim = world.first_does(lambda: claim_output(recipe, overwrite=overwrite, resume=resume, inputs=inputs))
-        return _claimed(
-            recipe, claim, world, objective, arguments, resume, allow_data_change, progress, say, on_trainer
-        )
+        world.first_does(lambda: check_output(recipe, overwrite=overwrite, resume=resume))  # a refusal leaves no trace
+        with one_training_in(recipe.output, world, say) as alone:
+            claim = world.first_does(lambda: claim_output(recipe, overwrite=overwrite, resume=resume, alone=alone))
+            if claim.note:
+                say(claim.note)
+            return _claimed(
+                recipe,
+                claim,
+                world,
+                objective,
+                arguments,
+                resume,
+                allow_data_change,
+                progress,
+                say,
+                losses,
+                log,
+                on_trainer,
+            )
 
 
 def _claimed(
@@ -126,14 +149,16 @@ def _claimed(
     allow_data_change: bool,
     progress: ProgressHook | None,
     say: Say,
+    losses: Say | None,
+    log: TrainLog,
     on_trainer: TrainerHook | None,
 ) -> RunDir:
-    with terminating(), _state_kept(claim, world) as begin:
+    with terminating(), _state_kept(claim, world, log) as begin:
         if not (claim.replaces or claim.continues):
             begin()  # an earlier run is touched only when everything was found in order
         # an earlier run keeps its own list until this one begins
         quarantine = Quarantine(None if claim.replaces or claim.continues else claim.run.quarantine_file)
-        data = load_data(recipe, objective, quarantine)
+        data = load_data(recipe, objective, quarantine, world=world, say=say)
         world.same_everywhere("training files", (data.train_hashes, len(data.train), len(data.eval)))
         quarantine.path = claim.run.quarantine_file
         goes_on = claim.run if claim.continues else None
@@ -158,21 +183,13 @@ def _claimed(
             return known
 
         return _train(
-            told, score, begin, world, objective, arguments, data, with_pairs, checkpoint, progress, say, on_trainer
-        )
-
-
-def _inputs(recipe: Recipe) -> list[str]:
-    """Everything on the disk that a run reads."""
-    data = recipe.data
-    entries = [entry for entry in (*data.train, *data.eval) if isinstance(entry, SourceSection)]
-    places = (recipe.adapter.path, data.root, data.manifest, *(entry.root for entry in entries))
-    roots = [str(root) for root in places if root is not None]
-    return [recipe.model.path, *data.train_paths, *data.eval_paths, *roots]
+            told, score, begin, world, objective, arguments, data, with_pairs, checkpoint, progress, say,
+            losses, log, on_trainer,
+        )  # fmt: skip
 
 
 @contextmanager
-def _state_kept(claim: Claim, world: World) -> Iterator[Begin]:
+def _state_kept(claim: Claim, world: World, log: TrainLog) -> Iterator[Begin]:
     """Gives the function that begins the run; from then on the manifest says how it ended, whatever happens."""
     begun: list[RunDir] = []
 
@@ -181,6 +198,7 @@ def _state_kept(claim: Claim, world: World) -> Iterator[Begin]:
         with held():  # a signal between the manifest and the note that it is there would leave it at "running"
             if not begun:
                 begun.append(world.first_does(told.begin))
+                log.begin(begun[0].log_file)
             elif facts is not None:
                 world.first_does(told.tell)
         return begun[0]
@@ -196,10 +214,11 @@ def _state_kept(claim: Claim, world: World) -> Iterator[Begin]:
     except (KeyboardInterrupt, StoppedError):
         end("stopped")
         raise
-    except Terminated:
+    except Terminated as stop:
         end("stopped")
-        message = f"stopped by SIGTERM outside the training steps (run folder {claim.run.path}); go on with --resume"
-        raise StoppedError(message, signal.SIGTERM) from None
+        name = signal.Signals(stop.number).name
+        message = f"stopped by {name} outside the training steps (run folder {claim.run.path}); go on with --resume"
+        raise StoppedError(message, stop.number) from None
     except BaseException as err:
         end("failed", error=f"{type(err).__name__}: {err}")
         raise
@@ -217,6 +236,8 @@ def _train(
     checkpoint: Path | None,
     progress: ProgressHook | None,
     say: Say,
+    losses: Say | None,
+    log: TrainLog,
     on_trainer: TrainerHook | None,
 ) -> RunDir:
     ready = set_up(recipe, objective, data, arguments.device, say, world)
@@ -246,8 +267,11 @@ def _train(
         logger.event(step, name, message)
         say(f"step {step}: {message}")
 
+    trainer.is_alone = True  # it is in a run folder that this run holds
     if world.is_first:
         trainer.add_callback(Alarms(trainer.pair_log, event))
+    lines = log.line if losses is None else log.saying(losses)
+    trainer.add_callback(LossLines(lines, lambda: trainer.pairs_done))
     trainer.remove_callback(PrinterCallback)  # we have a display of our own
     if on_trainer is not None:
         on_trainer(trainer)
@@ -257,13 +281,15 @@ def _train(
         before.check()
     run = begin(recipe, facts_for_manifest(recipe, line, score))
     if world.is_first:
+        make_folder(trainer, run.logs)
         data.quarantine.write()
         logger.begin_from(checkpoint, -1 if checkpoint is None else step_of(checkpoint))
     if world.begins_late:
         trainer.add_callback(before)
     else:
         before.evaluate()
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    with kept_when_rows_are_lost(trainer):
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     step, steps = trainer.state.global_step, trainer.state.max_steps
     if (number := trainer.stop_signal()) is not None:
         trainer.checkpoint_here()
@@ -286,6 +312,7 @@ def _train(
         if (written := describe_saved(recipe, run.model)) is not None:
             say(written)
         _complete(run, recipe, data, ready, world, step, trainer.swallowed.share)
+        log.line(f"done: {run.path} (model in {run.model})")
     world.wait()
     return run
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from mmpref.config import Recipe, SourceSection
+from mmpref.config import DataSection, Recipe, SourceSection
+from mmpref.data.decoded import ImageCheck
 from mmpref.data.images import ImageLoader
-from mmpref.data.loading import Candidate, PairSource, load_each, load_pairs
-from mmpref.data.manifest import verify
+from mmpref.data.loading import Candidate, FindBroken, PairSource, load_each
+from mmpref.data.manifest import describes, verify
 from mmpref.data.mixture import RootedImages, repeat
+from mmpref.data.next_steps import advice, allowing, check_command, fix_name, override
 from mmpref.data.opening import recipe_sources, weights
 from mmpref.data.quarantine import Quarantine, RowError
 from mmpref.data.split import split_by_image
@@ -21,6 +24,7 @@ from mmpref.losses.objective import Objective
 from mmpref.processing.encode import PairEncoder
 from mmpref.processing.fitting import FitPlan, plan_fit
 from mmpref.records import PreferencePair
+from mmpref.training.parallel.world import ALONE, World
 from mmpref.training.resume import Say
 
 
@@ -39,8 +43,19 @@ class RunData:
     """Of the training rows, held-out ones among them."""
 
 
-def load_data(recipe: Recipe, objective: Objective, quarantine: Quarantine) -> RunData:
+def load_data(
+    recipe: Recipe, objective: Objective, quarantine: Quarantine, *, world: World = ALONE, say: Say | None = None
+) -> RunData:
     """Read, check, hold out and repeat, as the recipe's ``data`` section says.
+
+    Every image is decoded once, unless a manifest says that it was, or ``data.check_images`` asks for headers alone.
+
+    Args:
+        recipe: what to read.
+        objective: says whether an answer alone is a row, and whether scores are needed.
+        quarantine: gets the rows that are not used, and the counts.
+        world: the processes that share the decoding; all must call this together.
+        say: told what was decoded.
 
     Raises:
         DataError: rows that cannot be used, beyond what ``data.max_bad_fraction`` allows, and whatever else makes the
@@ -52,20 +67,23 @@ def load_data(recipe: Recipe, objective: Objective, quarantine: Quarantine) -> R
     checked = None
     if section.manifest is not None:
         checked = verify(section.manifest, train_sources, demonstrations=demonstrations)
+        quarantine.expected = checked.skip
+    look = ImageCheck(rank=world.rank, size=world.size, gather=world.gather, say=say)
+    look_deeper = None if section.check_images == "header" else look
     lists = load_each(
         train_sources,
         allow_demonstrations=demonstrations,
         quarantine=quarantine,
         max_bad_fraction=section.max_bad_fraction,
         skip=None if checked is None else checked.skip,
+        find_broken=look_deeper if checked is None else None,
+        advise=lambda: advice(train_sources, quarantine, demonstrations=demonstrations),
     )
     if checked is not None:
         checked.verify_images(train_sources, lists, full=section.verify == "full")
     evaluated: list[PreferencePair] = []
     if eval_sources:
-        evaluated = load_pairs(
-            eval_sources, allow_demonstrations=demonstrations, quarantine=Quarantine(), max_bad_fraction=0.0
-        )
+        evaluated = _held_out_pairs(section, eval_sources, demonstrations, look_deeper)
     elif section.held_out:
         lists, evaluated = _hold_out(lists, section.held_out, recipe.seed)
     pairs = [
@@ -79,6 +97,44 @@ def load_data(recipe: Recipe, objective: Objective, quarantine: Quarantine) -> R
     train_hashes = tuple(_hash(entry, source) for entry, source in zip(section.train, train_sources, strict=True))
     manifest = None if checked is None else checked.hash
     return RunData(pairs, evaluated, images, quarantine, train_hashes, manifest, tuple(train_sources))
+
+
+def _held_out_pairs(
+    section: DataSection, sources: Sequence[PairSource], demonstrations: bool, look: FindBroken | None
+) -> list[PreferencePair]:
+    """The pairs of ``data.eval``: every one is used, so that two runs are compared on the same ones; but for those that
+    the manifest of a check, where it is about these files too, has put aside.
+    """
+    checked = None
+    if section.manifest is not None and describes(section.manifest, sources):
+        checked = verify(section.manifest, sources, demonstrations=demonstrations)
+    quarantine = Quarantine(expected=None if checked is None else checked.skip)
+
+    def advise() -> list[str]:
+        clean = fix_name(sources)
+        command = check_command(sources, demonstrations=demonstrations, more=["--fix", str(clean)])
+        told = "these are rows of data.eval, all of which must be in order"
+        if command is None:
+            return [f"{told}; mmpref data check SOURCE --fix FILE writes a clean file of one source"]
+        return [
+            f"{told}: write the good ones to a file of their own with",
+            f"  {command}",
+            "and give this command once more with",
+            f"  {override('data.eval', {'path': str(clean), 'root': str(clean.parent)})}",
+        ]
+
+    lists = load_each(
+        sources,
+        allow_demonstrations=demonstrations,
+        quarantine=quarantine,
+        max_bad_fraction=0.0,
+        skip=quarantine.expected,
+        find_broken=look if checked is None else None,
+        advise=advise,
+    )
+    if checked is not None:
+        checked.verify_images(sources, lists, full=section.verify == "full")
+    return [pair for pairs in lists for pair in pairs]
 
 
 def _refuse_trained_pairs(pairs: Sequence[PreferencePair], evaluated: Sequence[PreferencePair]) -> None:
@@ -161,9 +217,14 @@ def fit_data(recipe: Recipe, data: RunData, encoder: PairEncoder, say: Say) -> t
     bad = [err for err in faults if err.reason != "too_long_prompt"]
     total = len(data.train) + len(data.eval)
     if not train.pairs or (data.eval and not held_out.pairs) or len(bad) > recipe.data.max_bad_fraction * total:
+        reasons = ", ".join(
+            f"{reason} {count}" for reason, count in Counter(err.reason for err in faults).most_common()
+        )
+        left = train.pairs and (held_out.pairs or not data.eval)
+        cure = f"; `{override('data.max_bad_fraction', allowing(len(bad), total))}` leaves them out" if left else ""
         raise DataError(
-            f"{len(faults)} of {total} pairs cannot be used by this model (data.max_bad_fraction is "
-            f"{recipe.data.max_bad_fraction:g}); the first: {(bad or faults)[0]}"
+            f"{len(faults)} of {total} pairs cannot be used by this model ({reasons}; data.max_bad_fraction is "
+            f"{recipe.data.max_bad_fraction:g}); the first: {(bad or faults)[0]}{cure}"
         )
     return train, held_out
 

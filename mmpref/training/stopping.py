@@ -1,53 +1,49 @@
-"""SIGINT and SIGTERM: a checkpoint at the next step boundary while training, an orderly end everywhere else."""
+"""Signals while training: a checkpoint at the next step boundary; an orderly end outside the steps."""
 
 from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_SAME_SIGNAL = 5.0
-"""Seconds within which a second signal is the first once more: the terminal sends it, and the launcher passes it on."""
-Handler = Callable[[int, FrameType | None], None]
+from mmpref.errors import Terminated
+from mmpref.process.signals import SAME_SIGNAL, handled, heard, numbers, without_limit
 
-
-class Terminated(BaseException):
-    """SIGTERM outside the steps; like KeyboardInterrupt no Exception, so that nothing on the way swallows it."""
+_SENT_AND_PASSED_ON = 5.0
+"""Seconds within which a second signal is the first once more, for one of several processes: the terminal sends it, and
+the launcher passes it on."""
 
 
 @contextmanager
 def terminating() -> Iterator[None]:
-    """SIGTERM raises :class:`Terminated` in the main thread, as Ctrl-C raises KeyboardInterrupt."""
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        raise Terminated
-
-    with _handled({signal.SIGTERM: stop}):
+    """SIGTERM and SIGHUP raise :class:`Terminated` in the main thread, as Ctrl-C raises KeyboardInterrupt; a command
+    has seen to that already."""
+    by_a_command = callable(signal.getsignal(signal.SIGTERM))
+    with nullcontext() if by_a_command else heard(), without_limit():  # a checkpoint takes the time that it takes
         yield
 
 
 @contextmanager
 def held(*, and_dropped: bool = False) -> Iterator[None]:
-    """SIGINT and SIGTERM wait until the block is left, so that it happens whole or not at all.
+    """SIGINT, SIGTERM and SIGHUP wait until the block is left, so that it happens whole or not at all.
 
     Args:
         and_dropped: the process ends after the block anyway; what came in it is forgotten.
     """
     received: list[int] = []
-    with _handled(dict.fromkeys(SIGNALS, lambda number, _frame: received.append(number))):
+    with handled(dict.fromkeys(numbers(), lambda number, _frame: received.append(number))):
         yield
     for number in [] if and_dropped else received[:1]:
         signal.raise_signal(number)
 
 
 class StopAtStepEnd(TrainerCallback):
-    """Turns SIGINT and SIGTERM into a checkpoint and a stop at the next step boundary; a second one stops at once.
+    """Turns SIGINT, SIGTERM and SIGHUP into a checkpoint and a stop at the next step boundary; a second stops at once.
 
     Args:
         together: one of several processes: the boundary is where all know of it.
@@ -63,30 +59,18 @@ class StopAtStepEnd(TrainerCallback):
     @contextmanager
     def listening(self) -> Iterator[None]:
         self.received = None
-        with _handled(dict.fromkeys(SIGNALS, self._note)):
+        with handled(dict.fromkeys(numbers(), self._note)):
             yield
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if self.received is None:
             self.received, self._since = number, time.monotonic()
-        elif not self._together or time.monotonic() - self._since > _SAME_SIGNAL:
-            raise KeyboardInterrupt
+        elif time.monotonic() - self._since > (_SENT_AND_PASSED_ON if self._together else SAME_SIGNAL):
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            raise Terminated(number)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.agreed if self._together else self.received:
             control.should_save = True
             control.should_training_stop = True
-
-
-@contextmanager
-def _handled(handlers: dict[signal.Signals, Handler]) -> Iterator[None]:
-    try:
-        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    except ValueError:  # not in the main thread: signals stay with whoever has them
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -9,7 +9,7 @@ What differs from the stock Trainer, and nothing else:
   of its pairs; memory that runs out is told with the pairs and the keys that would help;
 - checkpoints are written whole or not at all, and hold what trains under the names it has in memory (the stock resume
   silently keeps the start weights of vision-language models, because their files use other names);
-- SIGINT and SIGTERM save a checkpoint at the next step boundary and stop;
+- SIGINT, SIGTERM and SIGHUP save a checkpoint at the next step boundary and stop;
 - several processes take each pair of an epoch once, in the order that one process would, and run the same parts of the
   model whatever their pairs are, so that none waits for another in vain.
 """
@@ -183,6 +183,7 @@ class PreferenceTrainer(CheckpointedTrainer):
         self.eval_log = PairLog(self.world.gather)
         self._costs = costs
         self._batches: GlobalBatches | None = None
+        self.pairs_done = 0  # by this process since it began, over all ranks
         self.watch = UpdateWatch()
         self.guard = UpdateGuard(
             fault_folder or Path(args.output_dir) / "faults",
@@ -294,6 +295,7 @@ class PreferenceTrainer(CheckpointedTrainer):
         self.world.is_at(self.state.global_step + 1, "waiting for the others' batches", ())
         batch_samples[:] = self.filling.as_many_everywhere(batch_samples)
         [pairs] = self.world.total([sum(part.counted for parts in batch_samples for part in parts)])
+        self.pairs_done += pairs
         return pairs
 
     def _prepare_inputs(self, inputs: PairBatch) -> PairBatch:
@@ -455,6 +457,9 @@ class PreferenceTrainer(CheckpointedTrainer):
         """Train; afterwards :meth:`stop_signal` is the signal that stopped the run early, or None.
 
         A checkpoint of the last step is only loaded: the stock Trainer would make one more step.
+
+        Raises:
+            ConfigError: another process trains into ``args.output_dir``.
         """
         if isinstance(resume_from_checkpoint, str):
             state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
@@ -469,7 +474,7 @@ class PreferenceTrainer(CheckpointedTrainer):
         on_gpus = self.world.size > 1 and self.args.device.type == "cuda"
         watched = watching(self.world, self.args.ddp_timeout) if on_gpus else nullcontext()
         workers = workers_told(lambda: f"training, step {self.state.global_step + 1}")
-        with workers, self.signals.listening(), watched, self.guard.settling():
+        with self._alone(), workers, self.signals.listening(), watched, self.guard.settling():
             try:
                 return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
             except (RuntimeError, MemoryError) as err:  # outside a micro-batch: the optimizer makes its state

@@ -99,12 +99,28 @@ def test_a_row_that_breaks_on_one_rank_stops_all_with_its_message(place: Place, 
     rows[9].update(id="torn-row", images=["images/torn.png"])
     (place.root / "torn.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     run = tmp_path / "run"
-    line = place.train(run, "train.per_device_train_batch_size=3", "preflight=false", pairs="torn")
-    done = finish([*MMPREF, *line, "--launch", "ddp", "--processes", "2"])
+    settings = ("train.per_device_train_batch_size=3", "preflight=false", "data.check_images=header")
+    done = finish([*MMPREF, *place.train(run, *settings, pairs="torn"), "--launch", "ddp", "--processes", "2"])
     assert done.returncode == 3
     assert "row 'torn-row'" in done.stderr
     assert "Traceback" not in done.stderr
     assert RunDir(run).manifest()["state"] == "failed"
+
+
+def test_a_broken_picture_is_found_by_both_ranks_before_the_first_step(place: Place, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (place.root / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
+    picture = (place.root / rows[9]["images"][0]).read_bytes()
+    (place.root / "images" / "half.png").write_bytes(picture[: len(picture) // 2])
+    rows[9].update(id="half-row", images=["images/half.png"])
+    (place.root / "half.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    launch = ["--launch", "ddp", "--processes", "2"]
+    done = finish([*MMPREF, *place.train(tmp_path / "one", pairs="half"), *launch])
+    assert done.returncode == 3
+    assert done.stderr.count("line 10 (id 'half-row'): image_decode") == 1
+    assert "Traceback" not in done.stderr
+    done = finish([*MMPREF, *place.train(tmp_path / "two", "data.max_bad_fraction=0.5", pairs="half"), *launch])
+    assert done.returncode == 0, done.stderr
+    assert RunDir(tmp_path / "two").manifest()["quarantined"] == 1
 
 
 @several
@@ -159,6 +175,50 @@ def test_sigterm_to_the_launcher_leaves_a_checkpoint_of_that_step(place: Place, 
     newest, skipped = newest_complete(run / "checkpoints")
     assert (newest is not None, skipped) == (True, [])
     assert len(losses(run)) == int(str(newest).rpartition("-")[2])
+
+
+@several
+def test_a_hang_up_of_the_launcher_leaves_a_checkpoint_and_no_process(place: Place, tmp_path: Path) -> None:
+    """Loader workers too, whom the launcher signals with their ranks."""
+    run = tmp_path / "run"
+    with started(launched(place, run, *LONG, "train.dataloader_num_workers=1"), run) as process:
+        process.send_signal(signal.SIGHUP)
+        code, said = ended(process)
+        assert processes_of(run) == []
+    assert code == 129, said
+    assert "Traceback" not in said
+    last = RunDir(run).log_file.read_text(encoding="utf-8").splitlines()[-1]
+    assert "stopped by SIGHUP at step " in last
+
+
+@several
+def test_under_nohup_a_hang_up_of_all_processes_stops_none(place: Place, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with started(["nohup", *launched(place, run, *LONG)], run) as process:
+        for pid in processes_of(run):
+            os.kill(int(pid), signal.SIGHUP)
+        time.sleep(3)
+        assert process.poll() is None
+        process.terminate()
+        code, said = ended(process)
+    assert code == 143, said
+
+
+@several
+def test_ranks_whose_launcher_was_killed_leave_a_checkpoint_and_end(place: Place, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with started(launched(place, run, *LONG), run) as process:
+        process.kill()
+        ended(process)  # not before all that could write to its output are gone
+        limit = time.monotonic() + 90
+        while processes_of(run) and time.monotonic() < limit:
+            time.sleep(0.2)
+        assert processes_of(run) == []
+    assert RunDir(run).manifest()["state"] == "stopped"
+    newest, _ = newest_complete(run / "checkpoints")
+    assert newest is not None
+    last = RunDir(run).log_file.read_text(encoding="utf-8").splitlines()[-1]
+    assert f"stopped by SIGTERM at step {newest.name.removeprefix('step-')} of 800, with a checkpoint" in last
 
 
 @several

@@ -72,7 +72,7 @@ def test_check_ends_with_3_when_too_much_is_bad(rows: Path, tmp_path: Path) -> N
     result = call("check", rows, "--out", tmp_path / "out", "--workers", 1)
     assert code(result) == 3
     assert "1 of 5 rows cannot be used" in str(result.exception)
-    assert "rows.jsonl:4 (id 'r3'): image_decode" in str(result.exception)
+    assert "rows.jsonl, line 4 (id 'r3'): image_decode" in str(result.exception)
     assert len((tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()) == 1
     assert code(call("check", rows, "--out", tmp_path / "o", "--workers", 1, "--max-bad-fraction", 0.2)) == 0
     assert code(call("check", tmp_path / "absent.jsonl")) == 3

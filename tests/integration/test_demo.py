@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mmpref.cli import main
-from mmpref.rundir import RunDir
+from mmpref.rundir import RunDir, writing_alone
 from mmpref.training.metrics import read_pair_log
 
 RUNS = ("habit", "sft_chosen", "dpo", "uni_dpo", "adadpo")
@@ -164,3 +164,16 @@ def wait_for(file: Path, process: subprocess.Popen[str], seconds: float = 120) -
             process.kill()
             pytest.fail(f"the demo ended too early: {process.communicate()}")
         time.sleep(0.02)
+
+
+def test_a_demo_never_clears_the_folder_that_another_one_writes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "demo")
+    with writing_alone(tmp_path / "demo", print):
+        (tmp_path / "demo" / "demo.json").write_text("{}")
+        (tmp_path / "demo" / "world").mkdir()
+        for name in ("demo", "link"):
+            assert main(["demo", "--out", str(tmp_path / name), "--scale", SCALE]) == 2
+            assert "is in use: process" in capsys.readouterr().err
+        assert (tmp_path / "demo" / "world").is_dir()

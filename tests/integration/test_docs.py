@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 
 from mmpref.cli import app, main
 from mmpref.config import load_recipe
+from mmpref.version import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -33,6 +35,14 @@ ALL = [(page.name, words) for page in PAGES for words in commands(page)]
 def test_the_pages_have_commands() -> None:
     assert len(commands(ROOT / "README.md")) >= 3
     assert len(commands(ROOT / "docs" / "demo.md")) >= 4
+
+
+def test_the_citation_is_of_this_version() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (cited["version"], cited["license"]) == (__version__, "Apache-2.0")
+    assert {"cff-version", "message", "title", "authors"} <= cited.keys()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all(reference["url"] in readme for reference in cited["references"])
 
 
 @pytest.mark.parametrize(

@@ -60,3 +60,40 @@ def test_a_recipe_is_checked_before_anything_is_written(
 def test_changes_without_a_recipe_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "loss.name=dpo"]) == 2
     assert "--recipe" in capsys.readouterr().err
+
+
+def test_everything_that_is_wrong_is_told_at_once(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, recipe, *changes = place.training("demo_uni_dpo", tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").touch()
+    wrong = [f"data.train={tmp_path / 'no.jsonl'}", f"model.path={tmp_path / 'no_model'}", "train.optim=nothing"]
+    assert main(["doctor", *changes, *wrong, "--recipe", recipe]) == 2
+    told = capsys.readouterr()
+    for name, words in {
+        "data": "no.jsonl",
+        "model.path": "no_model",
+        "train": "nothing",
+        "output": "is not a run folder",
+    }.items():
+        line = next(line for line in told.out.splitlines() if line.startswith(f"  FAILED {name}: "))
+        assert words in line
+    assert "4 of these need attention" in told.err
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["mine.txt"]
+
+
+def test_bf16_without_hardware_is_refused_with_keys_that_help(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmpref.training.arguments.is_torch_bf16_gpu_available", lambda: False)
+    _, recipe, *changes = place.training("demo_uni_dpo", tmp_path / "run")
+    changes = [change for change in changes if not change.startswith(("train.bf16", "train.use_cpu"))]
+    asked = ["doctor", "--recipe", recipe, *changes, "train.use_cpu=false", "train.bf16=true"]
+    assert main(asked) == 2
+    out = capsys.readouterr().out
+    assert "FAILED train: train.bf16=true needs a GPU with bfloat16" in out
+    for advice in ("train.bf16=null", "train.use_cpu=true"):
+        assert f"`{advice}`" in out
+        assert main([*asked, advice]) == 0
+        assert "FAILED" not in capsys.readouterr().out

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from mmpref import PreferenceTrainer
 from mmpref.cli import main
@@ -113,3 +113,25 @@ def some_pairs(place: Place) -> list[PreferencePair]:
     """Held-out pairs with images relative to the world."""
     rows = [json.loads(line) for line in place.world.pairs_heldout.read_text().splitlines()]
     return [pair_from_row(row, source="held out", line=number) for number, row in enumerate(rows, start=1)]
+
+
+def test_two_trainers_never_write_checkpoints_into_one_folder(place: Place, pairs: Path, tmp_path: Path) -> None:
+    def trainer() -> PreferenceTrainer:
+        args = arguments(tmp_path / "out", max_steps=1, save_strategy="steps", save_steps=1)
+        return PreferenceTrainer(str(place.model), args, objective={"name": "dpo"}, train_pairs=pairs)
+
+    class StartsAnother(TrainerCallback):
+        refusal = ""
+
+        def on_step_end(self, *_: object, **__: object) -> None:
+            with pytest.raises(ConfigError) as refused:
+                trainer().train()
+            self.refusal = str(refused.value)
+
+    (tmp_path / "out" / ".step-9.abcdefgh.tmp").mkdir(parents=True)  # of one that was killed
+    (tmp_path / "out" / ".step-notes").mkdir()
+    first, another = trainer(), StartsAnother()
+    first.add_callback(another)
+    first.train()
+    assert "out is in use: process" in another.refusal
+    assert {entry.name for entry in (tmp_path / "out").iterdir()} == {"step-1", ".step-notes"}

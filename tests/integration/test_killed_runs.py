@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from mmpref.cli import main
 from mmpref.models import save
 from mmpref.rundir import RunDir
 from mmpref.training import alarms, checkpointed, run, trainer
-from mmpref.training.metrics import JsonlLogger, PairLog, read_pair_log
+from mmpref.training.metrics import JsonlLogger, PairLog
 from tests.integration.conftest import Place
+from tests.integration.killing import assert_same_run, forked, lines
 
 MOST_KILLS = 4
 CHANGES = (
@@ -41,26 +40,16 @@ def undisturbed(place: Place, tmp_path_factory: pytest.TempPathFactory) -> tuple
 def _in_child(
     arguments: list[str], *, seconds: float | None = None, before: Callable[[], object] = lambda: None
 ) -> int:
-    """Run a command in a forked process, killed after ``seconds``; its exit code, or minus the signal.
-
-    Args:
-        before: called in that process first; it may plant a kill at a point of its own.
-    """
-    child = os.fork()
-    if child == 0:
-        quiet = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(quiet, 1)
-        os.dup2(quiet, 2)
-        code = 70
-        try:
-            before()
-            code = main(arguments)
-        finally:
-            os._exit(code)
+    """``in_child``, killed after ``seconds``."""
+    child = forked(arguments, before=before)
     if seconds is not None:
         time.sleep(seconds)
         os.kill(child, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def step_and_loss(run: Path) -> list[tuple[int, float | None]]:
+    return [(line["step"], line.get("loss", line.get("eval_loss"))) for line in lines(run)]
 
 
 def check(place: Place, undisturbed: tuple[Path, float], run: Path, seed: int) -> None:
@@ -76,23 +65,7 @@ def check(place: Place, undisturbed: tuple[Path, float], run: Path, seed: int) -
     if code < 0:
         resume = ["--resume"] if (run / "manifest.json").is_file() else []
         assert main([*arguments, *resume]) == 0
-    _same(run, whole)
-
-
-def _same(run: Path, whole: Path) -> None:
-    """The killed and the undisturbed run ended in the same bits, and nothing half-written is left."""
-    assert RunDir(run).manifest()["state"] == "complete"
-    ours, theirs = (load_file(folder / "model" / "adapter_model.safetensors") for folder in (run, whole))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert read_pair_log(RunDir(run).pairs_file) == read_pair_log(RunDir(whole).pairs_file)
-    assert read_pair_log(RunDir(run).eval_pairs_file) == read_pair_log(RunDir(whole).eval_pairs_file)
-    assert _lines(run) == _lines(whole)
-    assert sorted(entry.name for entry in run.rglob(".*")) == []
-
-
-def _lines(run: Path) -> list[tuple[int, float]]:
-    lines = map(json.loads, RunDir(run).metrics_file.read_text().splitlines())
-    return [(line["step"], line.get("loss", line.get("eval_loss"))) for line in lines if "train_runtime" not in line]
+    assert_same_run(run, whole)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -207,7 +180,7 @@ def test_a_run_killed_at_a_named_point_has_every_line_and_row_once(
     assert _in_child(arguments, before=plant) == -signal.SIGKILL
     assert RunDir(folder).manifest()["state"] == "running"
     assert _in_child([*arguments, "--resume"]) == 0
-    _same(folder, whole)
+    assert_same_run(folder, whole)
 
 
 def test_a_resumed_run_killed_again_has_every_line_once(
@@ -219,7 +192,7 @@ def test_a_resumed_run_killed_again_has_every_line_once(
     for plant in (_torn_at_line(1), _dies(checkpointed, "save_model"), _dies(JsonlLogger, "begin_from", after=True)):
         assert _in_child([*arguments, "--resume"], before=plant) == -signal.SIGKILL
     assert _in_child([*arguments, "--resume"]) == 0
-    _same(folder, undisturbed_short[LAST_EVALUATED_LATE])
+    assert_same_run(folder, undisturbed_short[LAST_EVALUATED_LATE])
 
 
 def test_an_alarm_of_a_resumed_run_stands_where_an_undisturbed_one_has_it(place: Place, tmp_path: Path) -> None:
@@ -228,16 +201,16 @@ def test_an_alarm_of_a_resumed_run_stands_where_an_undisturbed_one_has_it(place:
     def easily_alarmed() -> None:
         alarms.LARGE_MARGIN = -100.0
 
-    def lines(name: str, *kills: Callable[[], None]) -> list[tuple[int, float]]:
+    def ended(name: str, *kills: Callable[[], None]) -> list[tuple[int, float | None]]:
         arguments = place.training("demo_dpo", tmp_path / name, *changes)
         for number, kill in enumerate(kills):
             resume = ["--resume"] if number else []
             assert _in_child([*arguments, *resume], before=lambda kill=kill: (easily_alarmed(), kill())) < 0  # type: ignore[misc]
         assert _in_child([*arguments, *(["--resume"] if kills else [])], before=easily_alarmed) == 0
-        return _lines(tmp_path / name)
+        return step_and_loss(tmp_path / name)
 
     save_checkpoint = (checkpointed.CheckpointedTrainer, "_save_checkpoint")
-    whole = lines("whole")
+    whole = ended("whole")
     assert [step for step, loss in whole if loss is None] == [3]
-    assert lines("right_behind_it", _dies(*save_checkpoint, call=3, after=True)) == whole
-    assert lines("twice", _dies(*save_checkpoint, call=2), _dies(*save_checkpoint, call=4)) == whole
+    assert ended("right_behind_it", _dies(*save_checkpoint, call=3, after=True)) == whole
+    assert ended("twice", _dies(*save_checkpoint, call=2), _dies(*save_checkpoint, call=4)) == whole

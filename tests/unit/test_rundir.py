@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import stat
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
+from mmpref import files
 from mmpref.config import Recipe, build_recipe, load_recipe
 from mmpref.errors import CheckpointError, ConfigError
-from mmpref.files import replacing, replacing_folder, write_json, write_text
-from mmpref.rundir import MANIFEST, RunDir, start_run
+from mmpref.files import locked, replacing, replacing_folder, write_json, write_text
+from mmpref.rundir import LOCK, MANIFEST, RunDir, check_output, claim_output, start_run, writing_alone
 
 
 def recipe(output: Path) -> Recipe:
@@ -175,3 +181,164 @@ def test_what_a_killed_run_left_half_written_is_removed_and_nothing_else(tmp_pat
     run.remove_leftovers()
     assert {entry.name for entry in run.checkpoints.iterdir()} == kept
     assert {entry.name for entry in tmp_path.iterdir()} == {*kept, "checkpoints"}
+
+
+# ---- one process at a time ------------------------------------------------------------------------------------
+
+
+def lines() -> tuple[list[str], Callable[[str], None]]:
+    found: list[str] = []
+    return found, found.append
+
+
+def test_a_folder_is_held_under_all_its_names_and_is_as_it_was_afterwards(tmp_path: Path) -> None:
+    said, say = lines()
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    with writing_alone(tmp_path / "new" / "run", say), writing_alone(tmp_path / "run", say) as alone:
+        assert alone
+        for name in ("run", "link", "link/../run"):
+            for way in ({}, {"overwrite": True}, {"resume": True}):
+                with pytest.raises(ConfigError, match=rf"process {os.getpid()} on .* writes there.*output=\.\.\."):
+                    check_output(recipe(tmp_path / name), **way)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["link"]
+    assert said == []
+
+
+def test_a_rank_that_outlives_the_first_keeps_others_away(tmp_path: Path) -> None:
+    _, say = lines()
+    with locked(tmp_path / f"{LOCK}.1"):
+        with pytest.raises(ConfigError, match="writes there"):
+            check_output(recipe(tmp_path))
+        with pytest.raises(ConfigError, match="writes there"), writing_alone(tmp_path, say):
+            pass
+        assert [entry.name for entry in tmp_path.iterdir()] == [f"{LOCK}.1"]
+    with writing_alone(tmp_path, say):
+        assert [entry.name for entry in tmp_path.iterdir()] == [LOCK]  # of killed ranks nothing is left
+
+
+def test_without_locks_the_user_is_warned_and_a_run_that_says_it_is_running_is_not_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object, **__: object) -> bool:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(files, "lock_descriptor", no_locks)
+    said, say = lines()
+    start_run(recipe(tmp_path / "run"))
+    check_output(recipe(tmp_path / "run"))
+    with writing_alone(tmp_path / "run", say) as alone:
+        assert not alone
+        with pytest.raises(ConfigError, match=r"holds a run already \(state: running\)"):
+            claim_output(recipe(tmp_path / "run"), alone=alone)
+    [warning] = said
+    assert "has no locks" in warning
+    assert not (tmp_path / "run" / LOCK).exists()
+
+
+def test_a_folder_with_nothing_but_a_lock_that_a_kill_left_is_empty(tmp_path: Path) -> None:
+    (tmp_path / LOCK).write_text('{"pid": 1, "host": "gone"}')
+    (tmp_path / f"{LOCK}.1").write_text("")
+    check_output(recipe(tmp_path))
+    assert start_run(recipe(tmp_path)).manifest()["state"] == "running"
+
+
+def test_replacing_a_run_leaves_its_lock_and_does_not_follow_links(tmp_path: Path) -> None:
+    _, say = lines()
+    run = start_run(recipe(tmp_path / "run"))
+    run.set_state("complete")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "step-1").write_text("x")
+    run.checkpoints.symlink_to(tmp_path / "elsewhere")
+    run.model.symlink_to(tmp_path / "elsewhere")
+    with writing_alone(run.path, say):
+        start_run(recipe(run.path), overwrite=True)
+        assert {entry.name for entry in run.path.iterdir()} == {LOCK, MANIFEST, "recipe.yaml"}
+    assert (tmp_path / "elsewhere" / "step-1").exists()
+
+
+def test_replacing_a_run_that_is_cut_short_leaves_what_can_be_replaced_but_not_resumed_as_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start_run(recipe(tmp_path))
+    run.set_state("complete")
+    run.model.mkdir()
+
+    def cut(entry: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", cut)
+        with pytest.raises(CheckpointError, match="Input/output error"):
+            start_run(recipe(tmp_path), overwrite=True)
+    assert run.manifest()["state"] == "failed"
+    assert start_run(recipe(tmp_path), overwrite=True).manifest()["state"] == "running"
+    assert not run.model.exists()
+
+
+def test_a_run_within_a_run_is_not_deleted_while_it_is_written(tmp_path: Path) -> None:
+    _, say = lines()
+    start_run(recipe(tmp_path)).set_state("complete")
+    with writing_alone(tmp_path / "runs" / "inner", say):
+        (tmp_path / "runs" / "inner" / "work").write_text("")
+        with pytest.raises(ConfigError, match="runs/inner is in use"):
+            check_output(recipe(tmp_path), overwrite=True)
+    check_output(recipe(tmp_path), overwrite=True)
+
+
+# ---- a run that came to nothing -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["failed", "stopped", "running"])
+def test_a_run_that_ended_before_its_first_step_is_taken_over_with_a_word_and_nothing_of_others_goes(
+    tmp_path: Path, state: Literal["failed", "stopped", "running"]
+) -> None:
+    run = start_run(recipe(tmp_path))
+    run.set_state(state, error="the data was not there")
+    run.checkpoints.mkdir()
+    run.metrics_file.write_text('{"step": 0, "eval_loss": 0.7}\n{"step": 1, "lo')
+    (tmp_path / "notes.txt").write_text("mine")
+    claim = claim_output(recipe(tmp_path))
+    assert f"ended before its first step (state: {state}) and is begun again" in claim.note
+    manifest = claim.begin().manifest()
+    assert (manifest["state"], "error" in manifest) == ("running", False)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("worth", [
+    "checkpoints/step-1/", "checkpoints/.step-5.abcdefgh.tmp/", "checkpoints/step-2/COMPLETE.json", "model/",
+    ".model.abcdefgh.tmp/", "pairs.parquet", "pairs_eval.parquet", "metrics.jsonl",
+])  # fmt: skip
+def test_a_run_with_anything_of_a_step_is_never_taken_over(tmp_path: Path, worth: str) -> None:
+    run = start_run(recipe(tmp_path))
+    run.set_state("failed")
+    entry = tmp_path / worth
+    (entry if worth.endswith("/") else entry.parent).mkdir(parents=True, exist_ok=True)
+    if not worth.endswith("/"):
+        entry.write_text('{"step": 0, "eval_loss": 1}\n{"step": 1, "loss": 1}\n')
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"holds a run already \(state: failed\)"):
+            start_run(recipe(tmp_path))
+        assert entry.exists()
+    assert claim_output(recipe(tmp_path), resume=True).continues
+
+
+def test_a_folder_that_may_not_be_written_is_refused(tmp_path: Path) -> None:
+    place = Path(tempfile.mkdtemp())  # root may write anywhere: somebody else looks
+    try:
+        place.chmod(0o755)
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                os.setuid(65534 if os.getuid() == 0 else os.getuid())
+                if os.getuid() != 65534:
+                    place.chmod(0o555)
+                check_output(recipe(place / "run"))
+            except CheckpointError as err:
+                code = 0 if f"no permission to write into {place}" in str(err) else 2
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        place.chmod(0o755)
+        place.rmdir()

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from mmpref.data.images import FINGERPRINT_BITS, ImageLimits, ImageLoader, fingerprint
 from mmpref.data.quarantine import RowError
 from mmpref.errors import DataError
-from mmpref.files import is_there, parse_json, read_text
+from mmpref.file_reading import is_there, parse_json, read_text
 from mmpref.records import ImageRef, PreferencePair
 
 MAX_BITS = 10
@@ -263,7 +263,7 @@ def _rows(path: Path) -> Iterator[Any]:
     except DataError:
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
-                yield parse_json(line, DataError, f"{path}:{number}")
+                yield parse_json(line, DataError, f"{path}, line {number}")
         return
     if isinstance(whole, list):
         yield from whole

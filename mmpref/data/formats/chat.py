@@ -106,7 +106,9 @@ def read_part(part: Any, name: str, inside: InParts | None) -> dict[str, str]:
     for medium in ("video", "audio"):
         if isinstance(kind, str) and medium in kind:
             raise fault(
-                medium, f"{name} is a part of type {kind!r}: {medium} is not supported, only images and text are"
+                medium,
+                f"{name} is a part of type {kind!r}: {medium} is not supported, only images and text are; "
+                "drop these rows",
             )
     index = filled.get("index")
     values = {key: value for key, value in filled.items() if key not in _PART_EXTRAS}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mmpref.errors import ConfigError, OutOfMemoryError
 from mmpref.evals.answerers.contract import same_questions
-from mmpref.files import read_json
+from mmpref.file_reading import read_json
 from mmpref.records import Answer, EvalSample, ImageRef
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 from mmpref.errors import ConfigError, DistributedError, MMPrefError
 from mmpref.evals.answerers.in_process import ModelSource, TransformersAnswerer
 from mmpref.evals.answerers.likelihood import LikelihoodAnswerer
+from mmpref.process.children import begin_child, start_helpers
 from mmpref.records import Answer, EvalSample
 
 
@@ -45,6 +45,7 @@ class ProcessesAnswerer:
     def answer(self, samples: Sequence[EvalSample]) -> Iterator[Answer]:
         shares = [share for share in deal(samples, self.num) if share]
         context = get_context("spawn")
+        start_helpers("spawn")
         processes, pipes = [], []
         try:
             for number, share in enumerate(shares):
@@ -58,7 +59,7 @@ class ProcessesAnswerer:
             yield from _gather(pipes)
         finally:
             for process in processes:
-                process.terminate()
+                process.kill()  # none has anything to save, and one that is stuck would not hear less
             for process in processes:
                 process.join()
 
@@ -110,7 +111,7 @@ def _work(
     settings: dict[str, Any],
     samples: list[EvalSample],
 ) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of them; the first process ends the others
+    begin_child()
     try:
         try:
             import torch

@@ -9,6 +9,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import TrainingArguments
 
+from mmpref.process.children import begin_loader_worker, starting_workers
+
 
 class GlobalBatches(Sampler[list[int]]):
     """The batches of one rank, cut out of batches that all ranks take together.
@@ -98,6 +100,10 @@ def deal(indexes: Sequence[int], ranks: int, most: int, costs: Sequence[float] |
 class EpochLoader(DataLoader[Any]):
     """A DataLoader that tells its batch sampler which epoch begins, as the Trainer expects."""
 
+    def __iter__(self) -> Any:
+        with starting_workers():
+            return super().__iter__()
+
     def set_epoch(self, epoch: int) -> None:
         self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
 
@@ -116,4 +122,5 @@ def loader_of(
         persistent_workers=bool(workers) and args.dataloader_persistent_workers,
         prefetch_factor=args.dataloader_prefetch_factor if workers else None,
         generator=torch.Generator(),  # the run's own random state is not touched
+        worker_init_fn=begin_loader_worker,
     )

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,8 +27,10 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from mmpref.config import Recipe, parse_yaml
-from mmpref.errors import DistributedError, StoppedError, library_errors
-from mmpref.files import read_text
+from mmpref.errors import DistributedError, StoppedError, library_errors, signal_name
+from mmpref.file_reading import read_text
+from mmpref.process.signals import end_children, numbers
+from mmpref.rundir import RunDir
 from mmpref.training.parallel.strategy import (
     ASKED,
     RESTARTS,
@@ -37,8 +40,11 @@ from mmpref.training.parallel.strategy import (
     refuse_what_cannot_shard,
 )
 from mmpref.training.precision import resolved
+from mmpref.training.train_log import append, stamped
 from mmpref.yaml_text import MOST_BYTES
 
+_TO_SAVE = 600
+"""Seconds that ranks have for their checkpoint once they were told to stop; torch's default of 30 would cut it off."""
 PROFILES = "accelerate"
 """Folder of the profiles, under ``scripts/`` in the source tree and ``share/mmpref/`` where mmpref is installed."""
 
@@ -132,10 +138,24 @@ def _launch_once(
             "--config_file", str(file), "--module", "mmpref", *command,
         ])  # fmt: skip
         os.environ[ASKED] = f"{strategy}:{total}"
+        os.environ["PET_SIGNALS_TO_HANDLE"] = ",".join(number.name for number in numbers())  # not what nohup ignores
+        os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(_TO_SAVE))
+        begun = time.time()
         try:
             _run(arguments)
+        except DistributedError as err:
+            _note(recipe, err, begun)
+            raise
         finally:
             del os.environ[ASKED]
+
+
+def _note(recipe: Recipe, err: DistributedError, begun: float) -> None:
+    """What ended a rank that could not say so itself, into the log of the run; not into that of an earlier one."""
+    log = RunDir(recipe.output).log_file
+    with suppress(OSError):
+        if err.exit_code == DistributedError.exit_code and log.stat().st_mtime >= begun:
+            append(log, stamped(f"error: {err}"))
 
 
 def train_command(
@@ -151,8 +171,8 @@ def _run(arguments: Any) -> None:
         launch_command(arguments)
     except ChildFailedError as err:
         rank, code = _cause(err)
-        if code in (130, 143):
-            raise StoppedError("stopped; go on with --resume", code - 128) from None
+        if code - 128 in {int(number) for number in signal.Signals}:
+            raise StoppedError(f"stopped by {signal_name(code - 128)}; go on with --resume", code - 128) from None
         if code == -signal.SIGKILL:
             cause = "was killed (SIGKILL), as the system does when a machine's memory runs out"
         elif code < 0:
@@ -163,7 +183,8 @@ def _run(arguments: Any) -> None:
         error.exit_code = code if code > 0 else error.exit_code
         raise error from None
     except SignalException as err:
-        raise StoppedError("stopped; go on with --resume", int(err.sigval)) from None
+        end_children()  # none is left, unless somebody did not want to wait
+        raise StoppedError(f"stopped by {signal_name(err.sigval)}; go on with --resume", int(err.sigval)) from None
 
 
 def _cause(failed: ChildFailedError) -> tuple[int, int]:

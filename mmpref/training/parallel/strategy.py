@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 
 from mmpref.config import Recipe
 from mmpref.errors import DistributedError
-from mmpref.files import read_json
+from mmpref.file_reading import read_json
 from mmpref.models.reference_rule import reference_of
 from mmpref.training.loss_of import objective_of
 from mmpref.yaml_text import short

@@ -22,6 +22,7 @@ import torch.distributed as dist
 from transformers import TrainingArguments
 
 from mmpref.errors import DistributedError, MMPrefError, StoppedError
+from mmpref.process.signals import numbers
 from mmpref.training.parallel.strategy import Strategy, strategy_of
 
 T = TypeVar("T")
@@ -201,7 +202,8 @@ class World:
             yield
         except BaseException as err:
             with suppress(ValueError):  # not the main thread
-                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher ends all when one ends; first say why
+                for number in numbers():  # the launcher ends all when one ends; first say why
+                    signal.signal(number, signal.SIG_IGN)
             self._end_together(err)
             raise
 

@@ -153,10 +153,10 @@ def test_every_picture_fault_of_the_table_has_its_reason(folder: Path, tmp_path:
     path = write(folder, [row(f"r{number}", images=[name]) for number, name in enumerate(names)])
     report = run(path, tmp_path / "out")
     put_aside = [json.loads(line) for line in (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()]
-    assert {names[item["row"] - 1]: item["reason"] for item in put_aside} == BAD_IMAGES
+    assert {names[item["line"] - 1]: item["reason"] for item in put_aside} == BAD_IMAGES
     assert (report.used, report.images) == (5, 5)
     assert report.fault is not None
-    assert [item["row"] for item in put_aside] == sorted(item["row"] for item in put_aside)
+    assert [item["line"] for item in put_aside] == sorted(item["line"] for item in put_aside)
 
 
 @pytest.mark.parametrize("name", BAD_ROWS)
@@ -165,7 +165,7 @@ def test_every_row_fault_of_the_table_has_its_reason(folder: Path, tmp_path: Pat
     report = run(write(folder, [row("a"), bad, row("b")]), tmp_path / "out")
     assert (report.used, report.reasons) == (2, {reason: 1})
     (line,) = (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
-    assert json.loads(line)["row"] == 2
+    assert json.loads(line)["line"] == 2
 
 
 def test_counts_that_cancel_out_across_rows_are_both_caught(folder: Path, tmp_path: Path) -> None:
@@ -192,8 +192,8 @@ def test_an_id_that_stands_twice_is_named_with_both_places(folder: Path, tmp_pat
     assert report.reasons == {"duplicate_id": 1}
     assert report.fault is not None
     assert "stands" in report.fault
-    assert "rows.jsonl:1" in report.first_bad[0]
-    assert "rows.jsonl:3" in report.first_bad[0]
+    assert "rows.jsonl, line 1" in report.first_bad[0]
+    assert "rows.jsonl, line 3" in report.first_bad[0]
 
 
 def test_where_ids_stand_twice_those_rows_are_named_before_other_bad_ones(folder: Path, tmp_path: Path) -> None:

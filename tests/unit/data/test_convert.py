@@ -189,7 +189,9 @@ def test_nothing_is_written_when_reading_fails_halfway(to: str, tmp_path: Path) 
 def test_no_pair_at_all_is_an_error_and_keeps_the_old_file(tmp_path: Path) -> None:
     out = tmp_path / "x.jsonl"
     out.write_text("old")
-    with pytest.raises(DataError, match=r"nothing could be written .* 1 rows read, 0 used.*first: in\.jsonl:1.*empty"):
+    with pytest.raises(
+        DataError, match=r"nothing could be written .* 1 rows read, 0 used.*first: in\.jsonl, row 1.*empty"
+    ):
         convert(numbered([row(1, rejected=" ")]), to="trl", out=out, quarantine=Quarantine())
     assert out.read_text() == "old"
 

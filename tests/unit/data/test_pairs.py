@@ -172,12 +172,12 @@ def test_bad_rows_are_refused_with_a_reason_and_their_place(reason: str, bad: Ro
     with pytest.raises(RowError) as caught:
         read(bad)
     assert caught.value.reason == reason
-    assert str(caught.value).startswith("file.jsonl:7")
+    assert str(caught.value).startswith("file.jsonl, row 7")
     assert len(str(caught.value)) < 1000
 
 
 def test_the_message_names_the_unknown_key_and_the_row() -> None:
-    with pytest.raises(RowError, match=r"file\.jsonl:7 \(id 'a1'\): unknown key 'choosen'; known: id, images"):
+    with pytest.raises(RowError, match=r"file\.jsonl, row 7 \(id 'a1'\): unknown key 'choosen'; known: id, images"):
         read(row(choosen="x"))
 
 
@@ -212,7 +212,7 @@ def test_load_counts_and_writes_every_bad_row(tmp_path: Path, caplog: pytest.Log
     assert [pair.id for pair in pairs] == ["first", "last"]
     assert (quarantine.num_read, quarantine.num_used, len(quarantine)) == (8, 2, 6)
     written = [json.loads(line) for line in (tmp_path / "run" / "quarantine.jsonl").read_text().splitlines()]
-    assert [(item["row"], item["id"], item["reason"]) for item in written] == [
+    assert [(item["line"], item["id"], item["reason"]) for item in written] == [
         (4, "bad", "empty_response"),
         (5, None, "json"),
         (6, None, "not_an_object"),
@@ -232,7 +232,10 @@ def test_too_many_bad_rows_stop_the_load_and_the_first_five_are_listed(tmp_path:
         load_pairs([path], allow_demonstrations=False, quarantine=quarantine)
     message = str(caught.value)
     assert "7 of 100 rows cannot be used" in message
-    assert message.count("empty_response") == 5
+    assert "(empty_response 7)" in message
+    assert message.count(": empty_response: ") == 5
+    assert "pairs.jsonl, line 1 (id 'r0')" in message
+    assert f"all of them: {tmp_path / 'quarantine.jsonl'}" in message
     assert "and 2 more" in message
     assert len((tmp_path / "quarantine.jsonl").read_text().splitlines()) == 7
 
@@ -249,7 +252,7 @@ def test_the_allowed_share_of_bad_rows_is_a_limit_and_not_a_ban(tmp_path: Path) 
 def test_duplicate_ids_are_an_error_that_names_both_places(tmp_path: Path) -> None:
     one = jsonl(tmp_path / "one.jsonl", [row(id="x"), row(id="y")])
     two = jsonl(tmp_path / "two.jsonl", [row(id="z"), row(id="x")])
-    with pytest.raises(DataError, match=r"'x' at .*one\.jsonl:1 and .*two\.jsonl:2"):
+    with pytest.raises(DataError, match=r"'x' in .*one\.jsonl, line 1 and in .*two\.jsonl, line 2"):
         load_pairs([one, two], allow_demonstrations=False, quarantine=Quarantine())
 
 

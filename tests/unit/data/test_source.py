@@ -51,9 +51,9 @@ def test_a_bad_line_is_reported_and_the_next_one_is_read(tmp_path: Path, line: b
     rows = read_jsonl(path, on_fault=lambda number, fault: faults.append((number, fault)), max_line_bytes=200_000)
     assert list(rows) == [(1, {"a": 1}), (3, {"a": 3})]
     assert [(number, fault.reason) for number, fault in faults] == [(2, reason)]
-    assert str(faults[0][1]).startswith(f"{path}:2: ")
+    assert str(faults[0][1]).startswith(f"{path}, line 2: ")
     assert len(str(faults[0][1])) < 600
-    with pytest.raises(RowError, match=r":2: "):
+    with pytest.raises(RowError, match=", line 2: "):
         list(read_jsonl(path, max_line_bytes=200_000))
 
 

@@ -133,7 +133,7 @@ def faults_of(source: RowSource) -> tuple[list[Row], list[tuple[int, str]]]:
     faults: list[tuple[int, str]] = []
 
     def note(file: str, number: int, fault: RowError) -> None:
-        assert str(fault).startswith(f"{file}:{number}: ")
+        assert str(fault).startswith(f"{file}, row {number}: ")
         faults.append((number, fault.reason))
 
     return [dict(row) for _, _, row in source.rows(note)], faults
@@ -147,7 +147,7 @@ def test_a_broken_row_of_a_list_is_named_and_the_next_ones_are_read(tmp_path: Pa
     rows, faults = faults_of(open_source(path))
     assert rows == [{"a": 1}, {"a": "}"}]
     assert faults == [(2, "not_an_object"), (3, "json"), (4, "json"), (5, "json"), (6, "encoding"), (7, "json")]
-    with pytest.raises(RowError, match=r"rows\.json:2: "):
+    with pytest.raises(RowError, match=r"rows\.json, row 2: "):
         list(open_source(path))
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mmpref.config import DataSection
 from mmpref.data.images import ImageLoader
-from mmpref.data.loading import load_each, num_bad
+from mmpref.data.loading import load_each
 from mmpref.data.mixture import RootedImages
 from mmpref.data.opening import open_pairs, recipe_sources, weights
 from mmpref.data.quarantine import NO_PAIR, Quarantine
@@ -95,4 +95,4 @@ def test_a_row_without_a_preference_is_put_aside_and_is_not_bad(tmp_path: Path) 
     source = open_pairs(tmp_path / "ties.jsonl", format="vlfeedback")
     assert list(source.candidates(quarantine, demonstrations=False)) == []
     assert (quarantine.num_read, quarantine.counts) == (2, {NO_PAIR: 2})
-    assert num_bad(quarantine) == 0
+    assert quarantine.num_bad == 0

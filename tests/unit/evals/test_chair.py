@@ -172,7 +172,7 @@ def test_coco_annotations_join_instances_and_captions(tmp_path):
     assert found.notes == ("1 captions for 2 annotated images",)
     assert load_samples("chair", instances, synonyms=synonyms)[1].images[0].path == "8.jpg"
     with pytest.raises(ConfigError, match="synonyms=PATH"):
-        score("chair", files, answers)
+        score("chair", files, answers, "official")
 
 
 def test_without_a_list_the_objects_of_the_ground_truth_are_the_words():

@@ -243,15 +243,21 @@ def test_a_line_that_is_not_json_is_named(tmp_path):
 # --- properties ------------------------------------------------------------------------------------------------------
 
 
+def accuracy(result):
+    """Of answers of which none can be read there is none, which is less than any."""
+    value = result.metrics["accuracy"]
+    return -1 if value is None else value
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from(["yes", "no"]), st.sampled_from(TEXTS)), min_size=1, max_size=20), st.data())
 def test_an_unparsed_answer_never_raises_accuracy(pairs, data):
     labels, texts = [list(column) for column in zip(*pairs, strict=True)]
     before = run(labels, texts)
     extra = run([*labels, data.draw(st.sampled_from(["yes", "no"]))], [*texts, "hm"])
-    assert extra.metrics["accuracy"] <= before.metrics["accuracy"]
+    assert accuracy(extra) <= accuracy(before)
     texts[data.draw(st.integers(0, len(texts) - 1))] = "hm"
-    assert run(labels, texts).metrics["accuracy"] <= before.metrics["accuracy"]
+    assert accuracy(run(labels, texts)) <= accuracy(before)
 
 
 def test_compare_pairs_the_questions():

@@ -34,7 +34,11 @@ def test_accuracy_by_hand():
     assert found.metrics["tie_rate"] == 0.25
     assert found.metrics["mean_margin"] == pytest.approx(0)
     assert found.metrics["accuracy_per_token"] == 0
-    assert (found.n, found.n_unparsed, found.notes) == (4, 1, ("compared by logp",))
+    assert (found.n, found.n_unparsed) == (4, 1)
+    assert found.notes == (
+        "compared by logp",
+        "1 of 4 answers (25.0%) could not be read, and count as the protocol says",
+    )
     assert found.metrics["accuracy_chosen_shorter"] == 0.5
 
 
@@ -55,7 +59,8 @@ def test_pairs_may_have_the_format_of_another_suite(tmp_path):
 def test_true_and_false_are_no_log_probs():
     rows = [{"id": pair["id"], "chosen": True, "rejected": False} for pair in PAIRS]
     found = score("preference", PAIRS, rows)
-    assert (found.metrics["accuracy"], found.n_unparsed) == (0, 4)
+    assert (found.metrics["accuracy"], found.n_unparsed) == (None, 4)
+    assert found.undefined["accuracy"] == "no answer could be read"
 
 
 def test_the_reference_decides_where_it_is_known():

@@ -190,6 +190,7 @@ def test_chair_with_prompts_runs_the_same_way(tmp_path):
         images_root=None,
         out=tmp_path,
         prompts=prompts,
+        synonyms=["cup, mug"],
         answerer=ScriptedAnswerer(dict.fromkeys(truth, "a cup")),
     )
     assert result.metrics["recall"] == 1

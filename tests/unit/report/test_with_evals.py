@@ -47,6 +47,7 @@ def test_values_and_differences_agree(folders, tmp_path, protocol):
             captions(step),
             protocol=chair_protocol,
             image_name="{id}.png",
+            synonyms=sorted({name for names in OBJECTS.values() for name in names} | {"ball", "fork"}),
         )
         pope = score("pope", SPLITS, replies(step), protocol=protocol)
         for name, result in (("chair", chair), ("pope", pope)):

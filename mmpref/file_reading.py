@@ -1,0 +1,163 @@
+"""Files that a user names, opened and read within limits, so that a pipe, a device, a folder in a file's place, or a
+text that is none is one clear error and nothing waits for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+from mmpref.errors import MMPrefError, library_errors
+
+_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+LONGEST_NAME = 255
+"""Bytes of one part of a path that file systems take."""
+LONGEST_PATH = 4095
+"""Bytes of a whole path that Linux takes."""
+MOST_BYTES = 2 * 2**30
+"""Of a file that is read as a whole."""
+
+
+def home_path(path: Path | str) -> Path:
+    """A path with ``~`` as the home folder; with a name that no user has, it stays as it is and is found missing."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib's raises over such a name
+
+
+def without_links(path: Path | str) -> Path:
+    """The absolute path without links; a link that leads to itself stays, and is found missing."""
+    return Path(os.path.realpath(home_path(path)))  # pathlib's raises over such a link
+
+
+def is_there(path: Path) -> bool:
+    """Whether a regular file is there that this process may see."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def why_no_path(text: str) -> str | None:
+    """Why nothing can be opened or written under this name, or no message could name it; None where it can be one."""
+    if _HALF_A_PAIR.search(text):
+        return "is not UTF-8 text; rename the file"
+    if found := _CONTROL.search(text):
+        return f"has the control character {found[0]!r} in it; rename the file"
+    if len(text.encode()) > LONGEST_PATH:
+        return f"is longer than the {LONGEST_PATH:,} bytes that a path can have"
+    longest = max((len(part.encode()) for part in Path(text).parts), default=0)
+    if longest > LONGEST_NAME:
+        return f"has a name of {longest:,} bytes in it; the longest that a file system takes has {LONGEST_NAME}"
+    return None
+
+
+def open_to_read(path: Path | str, error: type[MMPrefError], what: str = "") -> BufferedReader:
+    """A regular file, opened; a pipe without a writer or a device is refused and not waited for.
+
+    Args:
+        path: the file.
+        error: the kind that is raised.
+        what: put before the path in the message, such as ``the recipe``.
+    """
+    name = f"{what} {path}" if what else str(path)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+        try:
+            kind = os.fstat(descriptor).st_mode
+            if not stat.S_ISREG(kind):
+                raise error(f"{name} is {kind_of_file(kind)}; give a file")
+            return os.fdopen(descriptor, "rb")
+        except BaseException:
+            os.close(descriptor)
+            raise
+    except FileNotFoundError as err:
+        raise error(f"{name} does not exist; check the path (now in {_here()})") from err
+    except (OSError, ValueError) as err:  # ValueError: a NUL in the name
+        raise error(f"{name} cannot be read: {getattr(err, 'strerror', None) or err}") from err
+
+
+def read_bytes(path: Path | str, error: type[MMPrefError], what: str = "", *, most: int = MOST_BYTES) -> bytes:
+    """A whole file of at most ``most`` bytes; see :func:`open_to_read`."""
+    name = f"{what} {path}" if what else str(path)
+    with open_to_read(path, error, what) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > most:
+            raise error(f"{name} has {size:,} bytes, and is read up to {most:,}; is this the right file?")
+        with library_errors(error, f"{name} cannot be read", "copy it again"):
+            return stream.read(most)
+
+
+def read_text(path: Path | str, error: type[MMPrefError], what: str = "", *, most: int = MOST_BYTES) -> str:
+    """A whole text in UTF-8, with or without a byte order mark; every line ends with a line feed.
+
+    Raises:
+        error: no such file, none that can be read, longer than ``most`` bytes, or not UTF-8 (with the byte's place).
+    """
+    content = read_bytes(path, error, what, most=most)
+    try:
+        return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as err:
+        name = f"{what} {path}" if what else str(path)
+        told = f"not UTF-8 text at byte {err.start + 1} ({_encoding_of(content) or err.reason})"
+        raise error(f"{name} cannot be read: {told}; save it as UTF-8") from err
+
+
+def read_json(path: Path | str, error: type[MMPrefError], what: str = "", *, most: int = MOST_BYTES) -> Any:
+    """The content of a JSON file; see :func:`read_text` and :func:`parse_json`."""
+    return parse_json(read_text(path, error, what, most=most), error, str(path))
+
+
+def parse_json(text: str, error: type[MMPrefError], where: str) -> Any:
+    """JSON as Python values. Refused are what is not JSON (NaN apart, which other tools write), text that is nested too
+    deeply, numbers of thousands of digits, and a key that stands twice in one object: one of its values would be lost.
+
+    Args:
+        text: the JSON.
+        error: the kind that is raised.
+        where: begins the message.
+    """
+    with library_errors(error, f"{where} is not JSON that can be read", "write it again"):
+        return json.loads(text, object_pairs_hook=no_key_twice)
+
+
+def no_key_twice(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, for ``object_pairs_hook``.
+
+    Raises:
+        ValueError: a key stands twice, and one of its values would be lost.
+    """
+    found = dict(items)
+    if len(found) != len(items):
+        keys = [key for key, _ in items]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        raise ValueError(f"the same key stands twice: {', '.join(map(repr, twice))[:200]}")
+    return found
+
+
+def kind_of_file(mode: int) -> str:
+    kinds = {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a pipe, which can be read only once",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+        stat.S_IFSOCK: "a socket",
+    }
+    return kinds.get(stat.S_IFMT(mode), "no regular file")
+
+
+def _encoding_of(content: bytes) -> str:
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "it looks like UTF-16"
+    packed = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"PAR1": "parquet", b"ARROW1": "arrow"}
+    return next((f"it is a {name} file" for magic, name in packed.items() if content.startswith(magic)), "")
+
+
+def _here() -> str:
+    try:
+        return str(Path.cwd())
+    except OSError:
+        return "a folder that was deleted"

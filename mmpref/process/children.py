@@ -1,0 +1,114 @@
+"""Processes that work for another one: they end when it ends, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from mmpref.process import notices, streams
+from mmpref.process.signals import end_children, numbers
+
+_EVERY = 1.0  # seconds between two looks at who the parent is
+_TO_SAVE = 120.0
+"""Seconds that a rank whose launcher is gone has for its checkpoint."""
+
+
+def begin_child() -> None:
+    """The first thing in a process that works for another one.
+
+    Ctrl-C and a hang-up reach all processes of a terminal, and the first of them answers; when that one is gone,
+    however it went, this one ends.
+    """
+    streams.protect()
+    notices.install()
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    _in_thread(_end_with_parent)
+
+
+def start_helpers(method: str) -> None:
+    """Start the processes by which multiprocessing makes others and cleans up after them, so that a hang-up of the
+    terminal does not end them: the process that they work for answers it.
+
+    Args:
+        method: ``spawn`` or ``forkserver``.
+    """
+    if os.name != "posix":
+        return
+    from multiprocessing import forkserver, resource_tracker
+
+    waiting = {signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, waiting)  # they inherit that, and never see it
+    try:
+        resource_tracker.ensure_running()
+        if method == "forkserver":
+            forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_with_parent() -> None:
+    from multiprocessing import parent_process
+
+    if (parent := parent_process()) is not None:
+        parent.join()
+        os._exit(1)
+
+
+def begin_loader_worker(_number: int = 0) -> None:
+    """``worker_init_fn`` of a DataLoader: a signal to all processes of a terminal or a job is for the first of them.
+
+    It may want these workers for the rest of a step before its checkpoint; what it sends them itself ends them, and
+    torch ends those whose parent is gone.
+    """
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        _in_thread(_end_when_parent_says)
+
+
+@contextlib.contextmanager
+def starting_workers() -> Iterator[None]:
+    """Around the start of a DataLoader's workers: a signal that comes before they know of it waits, here and there."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, set(numbers()))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_when_parent_says() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
+
+
+def watch_launcher() -> None:
+    """For a rank that torchrun started: when torchrun is gone, stop as at SIGTERM, with a checkpoint, and end."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or os.name != "posix":
+        return
+    launcher = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(_EVERY)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_TO_SAVE)
+        end_children()
+        os._exit(128 + signal.SIGTERM)
+
+    _in_thread(watch)
+
+
+def _in_thread(work: Callable[[], object]) -> None:
+    threading.Thread(target=work, name="parent", daemon=True).start()

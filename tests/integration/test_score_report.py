@@ -1,0 +1,145 @@
+"""From saved answers to a comparison, with nothing but files: ``mmpref score`` twice, then ``mmpref report``."""
+
+import csv
+import html
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from mmpref.cli import main
+
+LABELS = ["yes" if number % 2 else "no" for number in range(60)]
+
+
+def write_rows(path: Path, rows: list[dict[str, object]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> list[Path]:
+    """POPE answers of two models, the second right more often, each scored into a file."""
+    questions = [
+        {"question_id": n, "image": f"{n // 2}.jpg", "text": f"Is there a cup {n}?", "label": label}
+        for n, label in enumerate(LABELS)
+    ]
+    asked = write_rows(tmp_path / "coco_pope_popular.json", questions)
+    files = []
+    for name, wrong in (("first", 3), ("second's & <b>", 12)):
+        said = [
+            {"id": n, "text": label if n % wrong else ("no" if label == "yes" else "yes")}
+            for n, label in enumerate(LABELS)
+        ]
+        answers = write_rows(tmp_path / f"{name}.jsonl", said)
+        out = tmp_path / f"{name}.json"
+        command = ["score", "--benchmark", "pope", "--questions", str(asked), "--answers", str(answers)]
+        assert main([*command, "--out", str(out)]) == 0
+        files.append(out)
+    return files
+
+
+def text_of(page: Path) -> str:
+    plain = re.sub(r"<style.*?</style>|<svg.*?</svg>", "", page.read_text(encoding="utf-8"), flags=re.S)
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", plain)))
+
+
+def test_the_page_compares_what_was_only_scored(scored: list[Path], tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    assert main(["report", *map(str, scored), "--out", str(page)]) == 0
+    text = text_of(page)
+    assert "POPE accuracy: better on popular (+25.0 points, 95 % interval" in text
+    assert "turned right" in text
+    assert "fixed: wrong at the baseline" in text
+    assert "POPE first" not in text  # a file's name is no split
+    for absent in ("CHAIR not measured", "No training curves", "state not recorded", "mmpref eval"):
+        assert absent not in text
+
+
+def test_the_commands_that_the_page_gives_make_the_same_result(scored: list[Path], tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    main(["report", *map(str, scored), "--out", str(page)])
+    commands = re.findall(r"<pre[^>]*>(mmpref score .*?)</pre>", page.read_text(encoding="utf-8"), flags=re.S)
+    assert len(commands) == 2
+    for command, file in zip(commands, scored, strict=True):
+        before = file.read_bytes()
+        file.unlink()
+        assert main(shlex.split(html.unescape(command))[1:]) == 0
+        assert file.read_bytes() == before
+
+
+def test_a_folder_holds_result_and_items(scored: list[Path], tmp_path: Path) -> None:
+    command = ["score", "--benchmark", "pope", "--questions", str(tmp_path / "coco_pope_popular.json")]
+    assert main([*command, "--answers", str(tmp_path / "first.jsonl"), "--out", str(tmp_path / "kept")]) == 0
+    assert {file.name for file in (tmp_path / "kept").iterdir()} == {"results.json", "items.jsonl"}
+    page = tmp_path / "page.html"
+    assert main(["report", str(tmp_path / "kept"), str(scored[1]), "--out", str(page)]) == 0
+    assert "better on popular (+25.0 points" in text_of(page)
+
+
+def test_tables_for_other_programs(scored: list[Path], tmp_path: Path) -> None:
+    files = [tmp_path / f"table.{ending}" for ending in ("csv", "md", "tex")]
+    outs = [part for file in files for part in ("--out", str(file))]
+    assert main(["report", *map(str, scored), *outs]) == 0
+    rows = list(csv.DictReader(files[0].read_text(encoding="utf-8").splitlines()))
+    found = {(row["run"], row["metric"]): row for row in rows}
+    second = found["second's & <b>", "accuracy"]
+    result = json.loads(scored[1].read_text(encoding="utf-8"))
+    assert float(second["value"]) == result["metrics"]["accuracy"]
+    assert [float(second["low"]), float(second["high"])] == result["intervals"]["accuracy"]
+    assert float(second["difference"]) == pytest.approx(0.25)
+    assert (second["benchmark"], second["part"], second["verdict"]) == ("POPE", "popular", "better")
+    assert found["first", "accuracy"]["difference"] == ""
+    markdown = files[1].read_text(encoding="utf-8")
+    assert "**POPE popular, protocol mmpref**" in markdown
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines}) == 1
+    assert "| second's & <b> | **91.7**" in markdown
+    latex = files[2].read_text(encoding="utf-8")
+    assert r"second's \& \textless{}b\textgreater{} & \textbf{91.7}" in latex
+    assert not re.search(
+        r"(?<!\\)[%&_#$](?![^\n]*needs)", re.sub(r" & |\$\\\w+\$|^% .*$|\$-\$", " ", latex, flags=re.M)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("x.pdf", "give a file that ends in .html, .csv, .md, .tex"), ("x", "ends")]
+)
+def test_another_ending_is_refused_before_anything_is_written(
+    scored: list[Path], tmp_path: Path, name: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outs = ["--out", str(tmp_path / "table.csv"), "--out", str(tmp_path / name)]
+    assert main(["report", *map(str, scored), *outs]) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "table.csv").exists()
+
+
+def test_score_does_not_write_over_what_it_reads(
+    scored: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked, answers = tmp_path / "coco_pope_popular.json", tmp_path / "first.jsonl"
+    command = ["score", "--benchmark", "pope", "--questions", str(asked), "--answers", str(answers)]
+    for out in (asked, answers):
+        before = out.read_bytes()
+        assert main([*command, "--out", str(out)]) == 2
+        assert "would write over" in capsys.readouterr().err
+        assert out.read_bytes() == before
+    assert main([*command, "--out", str(tmp_path / "table.csv")]) == 2
+    advice = re.search(r"write (\S+), and then make the table with: mmpref (.*)", capsys.readouterr().err)
+    assert advice is not None
+    assert main([*command, "--out", advice[1]]) == 0
+    assert main(advice[2].split()) == 0
+    assert (tmp_path / "table.csv").read_text(encoding="utf-8").startswith("benchmark,")
+
+
+def test_an_evaluation_that_a_model_answered_is_not_written_over(
+    scored: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "evals"
+    folder.mkdir()
+    (folder / "settings.json").write_text("{}")
+    command = ["score", "--benchmark", "pope", "--questions", str(tmp_path / "coco_pope_popular.json")]
+    assert main([*command, "--answers", str(tmp_path / "first.jsonl"), "--out", str(folder)]) == 2
+    assert "evaluation by mmpref eval" in capsys.readouterr().err
