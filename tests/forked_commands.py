@@ -51,7 +51,8 @@ class Ended:
         lines = [line for line in self.err.splitlines() if not line.startswith(("note: ", "warning: "))]
         if not lines or not lines[0].startswith("mmpref: "):
             return f"no line of ours: {self.err[:1000]!r}"
-        if more := [line for line in lines[1:] if not line.startswith("  ")]:  # a list of rows is told row by row
+        told_by_row = self.argv[:2] == ["data", "check"]  # and what to do next, over several lines
+        if not told_by_row and (more := [line for line in lines[1:] if not line.startswith("  ")]):
             return f"{len(more)} lines more: {self.err[:1000]!r}"
         if longest := max(map(len, lines)) > 1600:
             return f"a line of {longest} characters: {lines[0][:300]!r}"
