@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": {"errors", "api_keys", "file_reading"},
     "file_hashes": {"errors", "file_reading", "files"},
     "statistics": {"errors"},
-    "yaml_text": {"errors", "files"},
+    "yaml_text": {"errors", "file_reading"},
     "left_over": {"errors"},
     "overrides": {"errors", "yaml_text"},
     "recipe_files": {"errors", "file_reading", "yaml_text"},
