@@ -308,8 +308,8 @@ def only_writer(path: Path, remedy: str) -> Iterator[None]:
     Raises:
         ConfigError: another process writes it; the message names the process and its host.
     """
-    with writing_to(path), library_errors(CheckpointError, f"cannot write to {path!r}", "choose another name"):
-        target = Path(os.path.realpath(path))
+    with library_errors(CheckpointError, f"cannot write to {str(path)!r}", "choose another name"):
+        target = real_path(path).absolute()
     lock = target.with_name(f".{_cut(target.name)}.lock")
     with contextlib.ExitStack() as stack:
         try:
