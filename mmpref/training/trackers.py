@@ -16,6 +16,8 @@ from pathlib import Path
 
 from transformers import Trainer
 
+from mmpref.file_reading import without_links
+
 FOLDERS = {
     "tensorboard": ("TENSORBOARD_LOGGING_DIR", "tensorboard"),
     "wandb": ("WANDB_DIR", ""),  # it makes wandb/ there
@@ -53,7 +55,7 @@ def environment(names: Sequence[str], logs: Path, given: Mapping[str, str]) -> d
             continue
         variable, folder = FOLDERS[name]
         if not given.get(variable):
-            place = logs.expanduser().resolve() / folder
+            place = without_links(logs) / folder
             found[variable] = place.as_uri() if variable.endswith("_URI") else str(place)
             found |= {also: value for also, value in _WITH_IT.get(name, {}).items() if also not in given}
     return found

@@ -78,7 +78,7 @@ def test_a_byte_anywhere_in_a_picture_counts(tmp_path):
 
 
 def test_a_change_in_any_part_of_a_large_file_counts(tmp_path):
-    """A checkpoint is too large to be read whole; its head alone would be the same after more training."""
+    """Its head alone would be the same after more training."""
     file, size = tmp_path / "model.safetensors", (1 << 24) + 1_000_000
     with file.open("wb") as stream:
         stream.truncate(size)
@@ -158,7 +158,7 @@ def test_damaged_settings_are_an_error(tmp_path, images):
     run(tmp_path / "out", images, limit=2)
     for content in ("[1]", "{", ""):
         (tmp_path / "out/settings.json").write_text(content)
-        with pytest.raises(ConfigError, match="cannot be read"):
+        with pytest.raises(ConfigError, match=r"settings\.json (cannot be read|is not JSON that can be read).*; "):
             run(tmp_path / "out", images)
 
 
