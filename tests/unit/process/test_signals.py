@@ -155,7 +155,9 @@ class Rows(torch.utils.data.Dataset):
         return i
 
 def to_all():  # by somebody else: what the parent itself sends them ends them
-    subprocess.run(["kill", "-TERM", f"-{os.getpgid(0)}"], start_new_session=True, check=True)
+    # not by kill(1): procps takes "-TERM -1234" for "-TERM -1", which is every process there is
+    code = f"import os, signal; os.killpg({os.getpgid(0)}, signal.SIGTERM)"
+    subprocess.run([sys.executable, "-c", code], start_new_session=True, check=True)
 
 signal.signal(signal.SIGTERM, lambda *_: None)
 loader = DataLoader(Rows(), num_workers=2, batch_size=1, worker_init_fn=begin_loader_worker)
