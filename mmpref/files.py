@@ -100,6 +100,8 @@ def refuse_special(path: Path) -> None:
     Raises:
         CheckpointError: it says what is there.
     """
+    if path.is_symlink():  # of a path without links
+        raise CheckpointError(f"cannot write to {path}: it is a link that leads to itself; name a file")
     if path.exists() and not path.is_file():
         raise CheckpointError(f"cannot write to {path}: it is {kind_of_file(path.stat().st_mode)}; name a file")
 

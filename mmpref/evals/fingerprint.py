@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpref.file_hashes import Say, content_hash, folder_hashes, joined
+from mmpref.file_hashes import content_hash, folder_hashes, joined
+from mmpref.file_reading import home_path
 from mmpref.records import EvalSample, ImageRef
 
+_log = logging.getLogger(__name__)
 WHOLE = "whole:"
 """Before a hash of whole files; without it, an earlier version read pieces of large ones."""
 
@@ -21,7 +24,7 @@ def of_file(path: Path) -> str:
     return f"{path.stat().st_size}:{content_hash(path)[:32]}"
 
 
-def of_model(name: str | Path | None, *, fetch: bool = False, say: Say | None = None) -> str:
+def of_model(name: str | Path | None, *, fetch: bool = False) -> str:
     """Of all files of a model or adapter folder; of a hub id its revision in the hub's cache; "" for none.
 
     A revision names its files' contents, and other programs may bring more of the files at any time.
@@ -33,7 +36,7 @@ def of_model(name: str | Path | None, *, fetch: bool = False, say: Say | None = 
         return ""
     folder = Path(name)
     if folder.is_dir():
-        return WHOLE + joined(folder_hashes(folder, _MODEL_FILES, say=say))
+        return WHOLE + joined(folder_hashes(folder, _MODEL_FILES, say=_log.warning))
     return _revision(str(name), fetch)
 
 
@@ -73,7 +76,7 @@ def of_images(samples: Sequence[EvalSample], root: str | Path | None) -> dict[st
     found = {}
     shown = (image for sample in samples for image in (*sample.images, *sample.meta.get("rejected_images", ())))
     for path in sorted({image.path for image in shown if image.path is not None}):
-        file = Path(root).expanduser() / path
+        file = home_path(root) / path
         try:
             if file.is_file():
                 found[path] = of_file(file)

@@ -57,7 +57,9 @@ class Sealed:
 def seal(folder: Path, facts: Mapping[str, Any], *, step: int | None = None) -> None:
     """Write the manifest of a checkpoint whose other files are all there."""
     files = {
-        name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for name, file in sorted(_entries(folder).items())
+        name: {"bytes": file.stat().st_size, "sha256": sha256(file)}
+        for name, file in sorted(_entries(folder).items())
+        if name != COMPLETE
     }
     content = {"format": FORMAT, "step": step, "files": files, "facts": dict(facts)}
     write_json(folder / COMPLETE, {**content, "check": _check(content)})

@@ -98,7 +98,9 @@ class ReferenceCache:
             return cache
         remedy = f"delete {folder} to compute it anew, or give reference.cache another folder"
         with library_errors(CheckpointError, f"{file} cannot be read", remedy):
-            before = dict(json.loads(file.read_text(encoding="utf-8")))
+            before = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(before, dict):
+            raise CheckpointError(f"{file} cannot be read: it holds no JSON object; {remedy}")
         if before.get("format") != FORMAT:
             raise ConfigError(
                 f"the reference cache in {folder} is of another version of mmpref, whose parts cannot be proved; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,9 @@ class Differences:
             else:
                 settings.append(line)
         if settings:
-            recipe = self.run.recipe_file
-            remedy = f"`mmpref train {recipe} --resume` goes on with the settings of then"
+            # the folder is named: it may have been moved since its recipe was written
+            again = ["mmpref", "train", str(self.run.recipe_file), f"output={self.run.path}", "--resume"]
+            remedy = f"`{shlex.join(again)}` goes on with the settings of then"
             self._refused.append(("; ".join(settings), remedy))
 
     def of_images(self, then: RunImages, now: RunImages, stopped_at: str) -> None:

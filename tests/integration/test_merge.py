@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from mmpref.cli import main
 from mmpref.models import load, pair_logps
@@ -136,4 +137,21 @@ def test_a_pair_that_training_set_aside_does_not_stop_a_merge(place: Place, mode
     changes = [f"data.train={tmp_path / 'pairs.jsonl'}", "processing.max_length=300"]
     run = trained(place, models / "llava", tmp_path / "run", "{kind: lora, rank: 4, alpha: 8}", *changes)
     assert RunDir(run).manifest()["fit"]["set_aside"]["reasons"] == {"too_long_prompt": 1}
+    assert main(["merge", str(run), "--out", str(tmp_path / "merged"), "--dtype", "float32"]) == 0
+
+
+def test_a_base_that_is_not_the_one_that_was_trained_on_is_refused(
+    place: Place, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(models / "llava", base)
+    run = trained(place, base, tmp_path / "run", "{kind: lora, rank: 4}")
+    weights = load_file(base / "model.safetensors")
+    first = next(iter(weights))
+    save_file({**weights, first: weights[first] + 1}, base / "model.safetensors", metadata={"format": "pt"})
+    assert main(["merge", str(run), "--out", str(tmp_path / "merged")]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"{base} is not the model that the run in {run} trained on: model.files.model.safetensors differ" in told
+    assert not (tmp_path / "merged").exists()
+    shutil.copy2(models / "llava" / "model.safetensors", base)  # the advice
     assert main(["merge", str(run), "--out", str(tmp_path / "merged"), "--dtype", "float32"]) == 0

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +19,12 @@ from safetensors.torch import load_file
 
 from mmpref.cli import main
 from mmpref.demo.world import WorldFiles
+from mmpref.evals.fingerprint import of_model
 from mmpref.rundir import RunDir
-from mmpref.training.metrics import read_pair_log
+from mmpref.training import run_images
+from mmpref.training.checkpoint import COMPLETE, seal, sealed_in
+from mmpref.training.metrics import JsonlLogger, read_pair_log
+from mmpref.training.run_images import LIST, RunImages
 from tests.integration.conftest import Place
 
 SETTINGS = (
@@ -127,6 +134,12 @@ def cut(file: Path) -> None:
         stream.truncate(file.stat().st_size // 2)
 
 
+def lengthen(file: Path) -> None:
+    """By a byte that most readers do not mind."""
+    with file.open("ab") as stream:
+        stream.write(b"\n")
+
+
 def empty(file: Path) -> None:
     file.write_bytes(b"")
 
@@ -166,7 +179,7 @@ def touch(file: Path) -> None:
     os.utime(file, ns=(1, 1))
 
 
-HARMS = (flip, flip_unseen, cut, empty, remove, rename, swap, link, as_folder, touch)
+HARMS = (flip, flip_unseen, cut, lengthen, empty, remove, rename, swap, link, as_folder, touch)
 
 
 def ends_well_or_is_refused(there: There, whole: Result, said: Callable[[], str], *more: str) -> tuple[int, str]:
@@ -179,7 +192,7 @@ def ends_well_or_is_refused(there: There, whole: Result, said: Callable[[], str]
     else:
         assert code in (2, 3, 6), told
         assert told.count("mmpref: error:") <= 1
-        assert RunDir(there.run).manifest()["state"] != "complete"
+        assert not (there.run / "model").exists()
     return code, told
 
 
@@ -239,8 +252,8 @@ def test_every_file_harmed(
 
 QUICK = [
     (flip_unseen, "model/model.safetensors", 6, "model.files.model.safetensors: "),
-    (swap, "model/tokenizer.json", 6, "processor.files.tokenizer.json: "),
-    (flip_unseen, "image", 6, "images/"),
+    (lengthen, "model/tokenizer.json", 6, "processor.files.tokenizer.json: "),
+    (swap, "image", 6, "data.images: images/"),
     (touch, "image", 0, "resuming from"),
     (cut, "cache/part", 6, "has other bytes than were written"),
     (remove, "cache/part", 0, "pairs computed"),
@@ -262,3 +275,187 @@ def test_what_is_harmed_is_refused_by_name_or_does_not_count(
     file = dict(files_of(died[0]))[name]
     ended, told = harmed(died, tmp_path, said, harm, file)
     assert (ended, words in told) == (code, True), told[-1500:]
+
+
+# ---- what is refused, all at once, and what to do about it -----------------------------------------------------------
+
+
+@pytest.fixture
+def here(died: tuple[There, Result], tmp_path: Path) -> There:
+    return died[0].copy(tmp_path / "there")
+
+
+def test_everything_that_differs_is_told_at_once_and_each_advice_helps(
+    died: tuple[There, Result], here: There, said: Callable[[], str]
+) -> None:
+    whole = died[1]
+    kept = here.copy(here.root.with_name("kept"))
+    config, image = here.root / "model" / "config.json", here.picture(3)
+    config.write_text(config.read_text() + "\n")
+    shutil.copyfile(here.picture(11), image)
+    held_out = WorldFiles.under(here.root / "world").pairs_heldout
+    held_out.write_text("".join(held_out.read_text().splitlines(keepends=True)[:-1]))
+    changed = ("train.learning_rate=2e-3", "seed=3", "loss.beta=0.3")
+    code, told = ends_well_or_is_refused(here, whole, said, *changed)
+    assert code == 6
+    for words in (
+        "train.learning_rate: 0.001 then, 0.002 now", "seed: 0 then, 3 now", "loss.beta: 0.1 then, 0.3 now",
+        "model.files.config.json: ", "data.eval: [", "data.images: images/",
+        "-> put the model of then back", "-> put the images of then back",
+        "-> put the files of then back where data.eval",
+    ):  # fmt: skip
+        assert words in told, words
+    command = next(words for words in told.split("`") if words.startswith("mmpref train "))
+    # each advice carried out: what was put right is not named any more
+    shutil.copy2(kept.root / "model" / "config.json", config)
+    code, told = ends_well_or_is_refused(here, whole, said, *changed)
+    assert (code, "model.files" in told, "data.images" in told) == (6, False, True)
+    shutil.copy2(kept.picture(3), image)
+    shutil.copy2(WorldFiles.under(kept.root / "world").pairs_heldout, held_out)
+    code, told = ends_well_or_is_refused(here, whole, said, *changed)
+    assert (code, "data.images" in told, "data.eval" in told, "seed: " in told) == (6, False, False, True)
+    assert main(shlex.split(command)[1:]) == 0
+    assert Result.of(here.run).is_that_of(whole)
+
+
+def test_a_checkpoint_of_another_run_is_refused_and_the_advice_helps(
+    died: tuple[There, Result], here: There, said: Callable[[], str]
+) -> None:
+    other = RunDir(here.root / "other")
+    shutil.copytree(here.run, other.path)
+    manifest = json.loads((here.run / "manifest.json").read_text())
+    (here.run / "manifest.json").write_text(json.dumps({**manifest, "run": "f" * 32}))
+    code, told = ends_well_or_is_refused(here, died[1], said)
+    assert code == 6
+    assert f"run: {manifest['run'][:12]} then, ffffffffffff now (another run wrote it)" in told
+    assert f"delete {here.newest}, or move it away" in told
+    for folder in (here.run / "checkpoints").iterdir():
+        shutil.rmtree(folder)
+    assert ends_well_or_is_refused(here, died[1], said)[0] == 0
+
+
+def resealed(folder: Path, change: Callable[[dict], dict], *, old: bool = False) -> None:
+    """The checkpoint as if its run had noted other facts; ``old``: as an earlier version wrote it."""
+    sealed = sealed_in(folder)
+    seal(folder, change(dict(sealed.facts)), step=sealed.step)
+    if old:
+        content = json.loads((folder / COMPLETE).read_text())
+        (folder / COMPLETE).write_text(json.dumps({"files": content["files"], "facts": content["facts"]}))
+
+
+def test_a_checkpoint_of_an_earlier_version_is_refused_in_one_line_until_allowed(
+    died: tuple[There, Result], here: There, said: Callable[[], str]
+) -> None:
+    def earlier(facts: dict) -> dict:
+        new = ("processor.files.", "model.files.", "data.images", "data.eval", "run")
+        return {**{k: v for k, v in facts.items() if not k.startswith(new)}, "model.files.config.json": "of the ends"}
+
+    (here.newest / LIST).unlink()
+    resealed(here.newest, earlier, old=True)
+    code, told = ends_well_or_is_refused(here, died[1], said)
+    assert code == 6
+    assert "is of an earlier version of mmpref, which noted no hash of the whole model, processor and images" in told
+    assert "model.files.config.json" not in told
+    assert "if they are those of then, --allow-data-change" in told
+    assert ends_well_or_is_refused(here, died[1], said, "train.learning_rate=1")[0] == 6  # what it says counts
+    assert ends_well_or_is_refused(here, died[1], said, "--allow-data-change")[0] == 0
+
+
+def test_pictures_whose_bytes_were_not_read_go_by_their_times_and_a_copy_that_keeps_them_is_the_same(
+    died: tuple[There, Result], here: There, said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_images, "HASHED_BELOW", 0)  # as of a data set of some GB
+    known = RunImages.read(here.newest / LIST)
+    unread = RunImages({name: replace(one, sha256="") for name, one in known.files.items()})
+    unread.write(here.newest / LIST)
+    resealed(here.newest, lambda facts: {**facts, "data.images": unread.fact()})
+    kept = here.copy(here.root.with_name("kept"))
+    touch(here.picture(3))
+    code, told = ends_well_or_is_refused(here, died[1], said)
+    assert code == 6
+    assert "same size and another time of change" in told
+    assert "whether the bytes are those of then is not known" in told
+    assert "`cp -a`, `rsync -a`, `tar`" in told
+    # a copy that keeps times, elsewhere; and what was allowed goes on to the same end, as the bytes are the same
+    moved = here.root / "moved"
+    subprocess.run(["cp", "-a", str(kept.root / "world"), str(moved)], check=True)
+    assert main([*kept.command(f"data.root={moved}"), "--resume"]) == 0
+    assert Result.of(kept.run).is_that_of(died[1])
+    assert ends_well_or_is_refused(here, died[1], said, "--allow-data-change")[0] == 0
+
+
+def test_another_folder_of_pictures_with_the_same_names_is_refused_and_the_cache_takes_none_for_another(
+    died: tuple[There, Result], here: There, said: Callable[[], str]
+) -> None:
+    others = here.root / "others"
+    shutil.copytree(here.root / "world", others)
+    name = json.loads(here.pairs.read_text().splitlines()[3])["images"][0]
+    shutil.copyfile(here.picture(11), others / name)
+    shown = sum(name in json.loads(line)["images"] for line in here.pairs.read_text().splitlines())
+    code, told = ends_well_or_is_refused(here, died[1], said, f"data.root={others}")
+    assert code == 6
+    assert f"data.images: {name} of 60 is not the file of then ({name}: " in told
+    assert "or data.root where they are" in told
+    assert main([*here.command(f"data.root={others}"), "--resume", "--allow-data-change"]) == 0
+    computed = re.search(r"reference cache: (\d+) pairs computed", said())
+    assert computed is not None
+    assert shown <= int(computed[1]) <= 4 * shown  # with the others of their batch
+    whole, changed = died[1].pairs, Result.of(here.run).pairs
+    assert changed["pair_id"] == whole["pair_id"]  # in the order that it was
+
+
+@pytest.mark.parametrize("lines", [
+    b"", b'{"step": 9, "loss": 1.0}\n', b'{"step": 1, "loss": 7}\n{"step": 4, "lo',
+    b"\xff\xfe not a line \n\n[3]\nnull",
+])  # fmt: skip
+def test_whatever_stands_in_the_lines_of_the_run_each_is_there_once(tmp_path: Path, lines: bytes) -> None:
+    logger = JsonlLogger(tmp_path / "metrics.jsonl")
+    (tmp_path / "step-2").mkdir()
+    kept = '{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}\n'
+    (tmp_path / "step-2" / "metrics.jsonl").write_text(kept)
+    (tmp_path / "metrics.jsonl").write_bytes(lines)
+    logger.begin_from(tmp_path / "step-2", 2)
+    assert (tmp_path / "metrics.jsonl").read_text() == kept
+    logger.begin_from(None, -1)
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
+
+
+# ---- a model from the hub --------------------------------------------------------------------------------------------
+
+
+def test_a_hub_model_counts_by_its_files_and_another_revision_is_refused(
+    here: There, place: Place, tmp_path: Path, said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "hub"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    repo = cache / "models--org--tiny"
+
+    def revision(name: str) -> Path:
+        """A snapshot as the hub's client makes it: links to blobs."""
+        (repo / "blobs").mkdir(parents=True, exist_ok=True)
+        (repo / "snapshots" / name).mkdir(parents=True)
+        for file in place.model.iterdir():
+            blob = repo / "blobs" / f"{name}-{file.name}"
+            shutil.copy2(file, blob)
+            (repo / "snapshots" / name / file.name).symlink_to(blob)
+        (repo / "refs").mkdir(exist_ok=True)
+        (repo / "refs" / "main").write_text(name)
+        return repo / "snapshots" / name
+
+    first = revision("a" * 40)
+    short = ("model.path=org/tiny", "train.max_steps=2", "train.save_steps=1", "reference.kind=auto", "data.eval=[]")
+    run = here.root / "hub"
+    command = [*There(here.root).command(*short), f"output={run}"]
+    assert main(command) == 0
+    RunDir(run).set_state("stopped")
+    shutil.rmtree(run / "checkpoints" / "step-2")
+    (first / "consolidated.safetensors").write_bytes(b"brought by another program")
+    assert main([*command, "--resume"]) == 0
+    RunDir(run).set_state("stopped")
+    shutil.rmtree(run / "checkpoints" / "step-2", ignore_errors=True)
+    flip(repo / "blobs" / f"{revision('b' * 40).name}-model.safetensors")
+    said()
+    assert main([*command, "--resume"]) == 6
+    assert "model.files.model.safetensors: " in said()
+    assert of_model("org/tiny") == f"revision {'b' * 40}"
+    assert of_model("org/nothing") == ""

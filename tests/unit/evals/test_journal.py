@@ -78,7 +78,7 @@ def test_a_byte_anywhere_in_a_picture_counts(tmp_path):
 
 
 def test_a_change_in_any_part_of_a_large_file_counts(tmp_path):
-    """A checkpoint is too large to be read whole; its head alone would be the same after more training."""
+    """Its head alone would be the same after more training."""
     file, size = tmp_path / "model.safetensors", (1 << 24) + 1_000_000
     with file.open("wb") as stream:
         stream.truncate(size)
