@@ -16,7 +16,7 @@ from mmpref.cli_arguments import hint_for, refuse_empty, refuse_no_path
 from mmpref.cli_data import app as data_app
 from mmpref.cli_eval import evaluate, judge
 from mmpref.cli_recipe import config, recipes
-from mmpref.errors import ConfigError, MMPrefError, Terminated, as_shown, signal_name, stopped_by_ctrl_c
+from mmpref.errors import ConfigError, MMPrefError, Terminated, as_shown, of_the_machine, signal_name, stopped_by_ctrl_c
 from mmpref.process import notices, streams
 from mmpref.process.children import watch_launcher
 from mmpref.process.signals import at_once, heard, leave_with
@@ -366,6 +366,12 @@ def _main(argv: list[str] | None) -> int:
 
             typer.echo(f"mmpref: {api_keys.cut(as_shown(err), of_message=True)}", err=True)
         return err.exit_code
+    except OSError as err:
+        told = of_the_machine(err)
+        if told is None:
+            raise
+        typer.echo(f"mmpref: {as_shown(told)}", err=True)
+        return told.exit_code
     except (KeyboardInterrupt, Terminated) as stop:  # outside a command: while the command line is read
         number = stop.number if isinstance(stop, Terminated) else signal.SIGINT
         typer.echo(f"mmpref: stopped by {signal_name(number)}", err=True)

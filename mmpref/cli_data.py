@@ -370,8 +370,10 @@ def audit(
 
         write_pairs(drop_leaks, kept())
         typer.echo(f"wrote {drop_leaks}: {written:,} pairs, {left_out:,} leaks left out")
+        from mmpref.file_reading import without_links
+
         start = None if opened.images is None else opened.images.root
-        if with_paths and start is not None and start != drop_leaks.parent.resolve():
+        if with_paths and start is not None and start != without_links(drop_leaks.parent):
             typer.echo(f"image paths start from {start}; say so where the file is read: data.root={start}")
 
 
@@ -474,5 +476,9 @@ def _named(options: list[str] | None) -> list[tuple[str, Path]]:
         name, separator, path = option.partition("=")
         if not separator or not name or not path:
             raise ConfigError(f"'{option}' must be written NAME=PATH, for example pope=coco_pope_random.json")
+        from mmpref.file_reading import why_no_path
+
+        if why := why_no_path(path):
+            raise ConfigError(f"the path of {name[:60]} {why}")
         found.append((name, Path(path)))
     return found

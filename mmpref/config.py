@@ -5,15 +5,12 @@ YAML is read by the rules of YAML 1.2: ``5e-7`` is a number, and ``yes``, ``no``
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -26,11 +23,20 @@ from pydantic import (
 )
 
 from mmpref.errors import ConfigError
-from mmpref.file_reading import why_no_path
 from mmpref.left_over import After, Cure, Problem, problems_of, refuse_left_over, without_left_over
 from mmpref.overrides import Grammar, as_texts, layer_of, merge
 from mmpref.recipe_files import read_recipe_text, shipped_recipes
 from mmpref.recipe_keys import explain
+from mmpref.recipe_values import (
+    SWITCH,
+    FiniteNumber,
+    FlagOrAuto,
+    MaxSteps,
+    PathLike,
+    PathText,
+    ScoreOrQuantile,
+    Settings,
+)
 from mmpref.yaml_text import parse_options, parse_size, parse_yaml
 
 __all__ = [
@@ -50,40 +56,6 @@ TunedPart = Literal["freeze", "full", "lora"]
 
 _MOST_PROBLEMS = 8
 """That are told at once."""
-
-
-def _names_something(value: Any) -> Any:
-    if isinstance(value, str) and not value.strip():
-        raise ValueError("is empty; write . for the working directory")
-    if isinstance(value, str | Path) and (why := why_no_path(str(value))):
-        raise ValueError(why)
-    return value
-
-
-PathLike = Annotated[Path, Field(strict=False), BeforeValidator(_names_something)]
-PathText = Annotated[str, BeforeValidator(_names_something)]
-
-
-def _finite(value: Any) -> Any:
-    """Numbers inside of what another library reads are as finite as all others."""
-    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-    for part in parts:
-        _finite(part)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"has {value} in it, and numbers must be finite")
-    return value
-
-
-Settings = Annotated[dict[str, Any], AfterValidator(_finite)]
-
-
-def _steps_or_none(value: int) -> int:
-    if value < 1 and value != -1:
-        raise ValueError("must be a number of steps, at least 1, or -1 for as many as the epochs have")
-    return value
-
-
-MaxSteps = Annotated[int, AfterValidator(_steps_or_none)]
 
 
 class Section(BaseModel):
@@ -191,16 +163,6 @@ class ProcessingSection(Section):
     """What the model's chat template reads beside the conversation: {enable_thinking: false}, tools, a date."""
 
 
-def _score_or_quantile(value: Any) -> Any:
-    """Refused here in one sentence; left to a union, each of its types would say its own."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if value is None or is_number or (isinstance(value, str) and re.fullmatch(r"median|q(?!00)[0-9]{2}", value)):
-        return value
-    raise ValueError(
-        "must be a finite number on the scale of the scores, or median or a quantile of them from q01 to q99"
-    )
-
-
 class UniSection(Section):
     """Uni-DPO's weights (arXiv 2506.10054). Keys not given take the preset's value; see docs/losses.md."""
 
@@ -212,7 +174,7 @@ class UniSection(Section):
     """Exponent of the performance weight; 0 makes it 1."""
     nll_lambda: float | None = None
     """Weight of the calibrated NLL on chosen answers; 0 leaves it out."""
-    tau_good: Annotated[float | str | None, BeforeValidator(_score_or_quantile)] = None
+    tau_good: ScoreOrQuantile = None
     """A number on the scale of the data's scores; median or qNN takes that quantile of the training scores."""
     perf_mode: Literal["stabilized", "focal", "none"] | None = None
     """Margin that the performance weight looks at: stabilized (the policy alone), focal (the pair itself), or none."""
@@ -222,12 +184,6 @@ class UniSection(Section):
     """Nats per token by which the policy must be below the reference before the calibrated NLL acts."""
     on_missing_score: Literal["error", "neutral"] | None = None
     """What a pair without scores is: an error, or neutral (quality weight 1, no calibrated NLL)."""
-
-
-def _flag_or_auto(value: Any) -> Any:
-    if value is None or isinstance(value, bool) or value == "auto":
-        return value
-    raise ValueError("must be true, false or auto")
 
 
 class AdaSection(Section):
@@ -247,7 +203,7 @@ class AdaSection(Section):
     """Exponent of the rejected answer's probability in R."""
     target_ratio: float | None = None
     """Pull on the chosen answer over pull on the rejected one; 1 is balance."""
-    use_reference: Annotated[bool | str | None, BeforeValidator(_flag_or_auto)] = None
+    use_reference: FlagOrAuto = None
     """Whether R is made of ratios to the reference; auto: where the base has one."""
     clip: float | None = None
     """Bound of R, at least 1; null for none."""
@@ -257,9 +213,6 @@ class AdaSection(Section):
     """scaled multiplies scores, value_preserving only their gradients; auto: scaled where there is a reference."""
     balance_perf: bool | None = None
     """Whether the performance weight's gradient goes through the balance too; by default wherever uni is on."""
-
-
-_SWITCH = BeforeValidator(lambda value: {True: {}, False: None}[value] if isinstance(value, bool) else value)
 
 
 class LossSection(Section):
@@ -281,9 +234,9 @@ class LossSection(Section):
     """R-DPO's alpha: the penalty per token of length difference."""
     nll_weight: float | None = None
     """Weight of CPO's NLL term on chosen answers."""
-    uni: Annotated[UniSection | None, _SWITCH] = None
+    uni: Annotated[UniSection | None, SWITCH] = None
     """A mapping or true switches it on, null or false off; not given leaves it to the preset."""
-    ada: Annotated[AdaSection | None, _SWITCH] = None
+    ada: Annotated[AdaSection | None, SWITCH] = None
     """AdaDPO's balance; a mapping or true switches it on, null or false off."""
 
     def as_mapping(self) -> dict[str, Any]:
@@ -300,7 +253,7 @@ class AdapterSection(Section):
     """Train this LoRA adapter further (its folder, or a run): rank, alpha, dropout and tune are its own."""
     rank: int = Field(default=16, gt=0)
     """Rank of the two matrices that LoRA adds to a layer."""
-    alpha: Annotated[int | float, BeforeValidator(_finite)] = Field(default=32, gt=0)
+    alpha: FiniteNumber = Field(default=32, gt=0)
     """Scale: the addition is multiplied by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on LoRA's input."""

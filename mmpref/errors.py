@@ -6,8 +6,10 @@ A message says what is wrong, where (file, row, id, key) and what to do about it
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
+import re
 import signal
 import sys
 import threading
@@ -16,6 +18,8 @@ from contextlib import contextmanager
 from typing import ParamSpec
 
 P = ParamSpec("P")
+_FOR_PROGRAMMERS = re.compile(r"Exceeds the limit \(\d+ digits\) for integer string conversion.*")
+"""What Python says of a number that is too long, with advice on what to call."""
 _LONGEST = 300
 """Characters of another library's message in ours."""
 _LONGEST_LINE = 1500
@@ -96,12 +100,40 @@ def one_line(err: BaseException) -> str:
     """What an exception of another library says, as one line of at most 300 characters, with its kind where that tells
     more than its words."""
     words = "".join(letter if letter.isprintable() else " " for letter in str(err))
-    text = " ".join(words.split())
+    text = _FOR_PROGRAMMERS.sub("a whole number has thousands of digits", " ".join(words.split()))
     if isinstance(err, OSError) and err.strerror:
         text = err.strerror
     elif not text or isinstance(err, (LookupError, AttributeError, RecursionError)):
         text = f"{type(err).__name__}: {text}" if text else type(err).__name__
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+_OF_THE_MACHINE = {
+    errno.EACCES: "check who may read and write it",
+    errno.EPERM: "check who may read and write it",
+    errno.EROFS: "name a place that can be written",
+    errno.ELOOP: "its links lead to each other; name the file itself",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ENOTDIR: "a file stands where a folder is named",
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EIO: "the disk or its server failed; copy the file elsewhere",
+    errno.ESTALE: "the disk's server failed; try again",
+    errno.EMFILE: "close other files, or raise `ulimit -n`",
+    errno.ENFILE: "close other files",
+}
+"""What is wrong with the machine or with a path and never with our code -> what to do."""
+
+
+def of_the_machine(err: OSError) -> MMPrefError | None:
+    """A refusal of the operating system as one line, where only the machine or a path can be its cause; else None, and
+    the traceback is shown. For the last border, where no reader or writer said more."""
+    remedy = _OF_THE_MACHINE.get(err.errno or 0)
+    if remedy is None:
+        return None
+    where = err.filename if isinstance(err.filename, str) else "a file"
+    kind = CheckpointError if err.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO) else ConfigError
+    return kind(f"{where}: {err.strerror}; {remedy}")
 
 
 def as_shown(err: BaseException) -> str:

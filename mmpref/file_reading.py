@@ -21,6 +21,25 @@ LONGEST_PATH = 4095
 """Bytes of a whole path that Linux takes."""
 MOST_BYTES = 2 * 2**30
 """Of a file that is read as a whole."""
+_PIECE = 16 * 2**20
+
+
+def home_path(path: Path | str) -> Path:
+    """A path with ``~`` as the home folder; with a name that no user has, it stays as it is and is found missing."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib's raises over such a name
+
+
+def without_links(path: Path | str) -> Path:
+    """The absolute path without links; a link that leads to itself stays, and is found missing."""
+    return Path(os.path.realpath(home_path(path)))  # pathlib's raises over such a link
+
+
+def is_there(path: Path) -> bool:
+    """Whether a regular file is there that this process may see."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def why_no_path(text: str) -> str | None:
@@ -67,10 +86,15 @@ def read_bytes(path: Path | str, error: type[MMPrefError], what: str = "", *, mo
     name = f"{what} {path}" if what else str(path)
     with open_to_read(path, error, what) as stream:
         size = os.fstat(stream.fileno()).st_size
-        if size > most:
-            raise error(f"{name} has {size:,} bytes, and is read up to {most:,}; is this the right file?")
-        with library_errors(error, f"{name} cannot be read", "copy it again"):
-            return stream.read(most)
+        pieces: list[bytes] = []
+        while size <= most:
+            with library_errors(error, f"{name} cannot be read", "copy it again"):
+                piece = stream.read(_PIECE)  # a read of `most` bytes would take that much memory before it begins
+            if not piece:
+                return b"".join(pieces)
+            pieces.append(piece)
+            size = max(size, sum(map(len, pieces)))  # it may grow, and some files do not say how long they are
+        raise error(f"{name} has {size:,} bytes, and is read up to {most:,}; is this the right file?")
 
 
 def read_text(path: Path | str, error: type[MMPrefError], what: str = "", *, most: int = MOST_BYTES) -> str:
@@ -90,7 +114,7 @@ def read_text(path: Path | str, error: type[MMPrefError], what: str = "", *, mos
 
 def read_json(path: Path | str, error: type[MMPrefError], what: str = "", *, most: int = MOST_BYTES) -> Any:
     """The content of a JSON file; see :func:`read_text` and :func:`parse_json`."""
-    return parse_json(read_text(path, error, what, most=most), error, str(path))
+    return parse_json(read_text(path, error, what, most=most), error, f"{what} {path}" if what else str(path))
 
 
 def parse_json(text: str, error: type[MMPrefError], where: str) -> Any:
@@ -103,7 +127,23 @@ def parse_json(text: str, error: type[MMPrefError], where: str) -> Any:
         where: begins the message.
     """
     with library_errors(error, f"{where} is not JSON that can be read", "write it again"):
+        return json_value(text)
+
+
+def json_value(text: str) -> Any:
+    """What :func:`parse_json` reads, for whoever makes the message.
+
+    Raises:
+        ValueError: it is no such JSON, in words that fit a message.
+        RecursionError: it is nested too deeply.
+    """
+    try:
         return json.loads(text, object_pairs_hook=no_key_twice)
+    except json.JSONDecodeError as err:
+        place = f"line {err.lineno}, column {err.colno}" if "\n" in text.strip() else f"column {err.colno}"
+        raise ValueError(f"{err.msg[:1].lower()}{err.msg[1:].removesuffix(' at')} at {place}") from None
+    except RecursionError:
+        raise RecursionError("brackets are nested too deeply") from None
 
 
 def no_key_twice(items: list[tuple[str, Any]]) -> dict[str, Any]:

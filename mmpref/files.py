@@ -73,7 +73,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     at any moment leaves the old file as it was.
     """
     with writing_to(path):
-        target = Path(os.path.realpath(path))  # a symbolic link stays a link: the file it points to is replaced
+        target = real_path(path)  # a symbolic link stays a link: the file it points to is replaced
         refuse_special(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(target.parent, target.name)
@@ -100,6 +100,8 @@ def refuse_special(path: Path) -> None:
     Raises:
         CheckpointError: it says what is there.
     """
+    if path.is_symlink():  # of a path without links
+        raise CheckpointError(f"cannot write to {path}: it is a link that leads to itself; name a file")
     if path.exists() and not path.is_file():
         raise CheckpointError(f"cannot write to {path}: it is {kind_of_file(path.stat().st_mode)}; name a file")
 
@@ -306,8 +308,8 @@ def only_writer(path: Path, remedy: str) -> Iterator[None]:
     Raises:
         ConfigError: another process writes it; the message names the process and its host.
     """
-    with writing_to(path), library_errors(CheckpointError, f"cannot write to {path!r}", "choose another name"):
-        target = Path(os.path.realpath(path))
+    with library_errors(CheckpointError, f"cannot write to {str(path)!r}", "choose another name"):
+        target = real_path(path).absolute()
     lock = target.with_name(f".{_cut(target.name)}.lock")
     with contextlib.ExitStack() as stack:
         try:

@@ -27,6 +27,7 @@ from typing import Any, Literal, get_args
 
 from mmpref.config import Recipe, SourceSection, dump_recipe
 from mmpref.errors import CheckpointError, ConfigError
+from mmpref.file_reading import home_path, without_links
 from mmpref.files import Locked, NoLocksError, locked, real_path, refuse_locked, write_json, write_text, writing_to
 from mmpref.version import __version__
 
@@ -434,8 +435,8 @@ def _is_first_file(entry: Path) -> bool:
 
 
 def _is_inside(entry: Path | str, folder: Path) -> bool:
-    place = Path(entry).expanduser()
-    return place.exists() and place.resolve().is_relative_to(folder.resolve())
+    place = home_path(entry)
+    return place.exists() and without_links(place).is_relative_to(without_links(folder))
 
 
 def model_of(path: str | Path) -> str | Path:

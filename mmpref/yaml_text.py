@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from mmpref.errors import ConfigError, library_errors, one_line
+from mmpref.file_reading import why_no_path
 
 _MOST_VALUES = 100_000
 """Of one text; a file of a few lines can hold aliases of aliases that stand for billions."""
@@ -231,7 +232,9 @@ def parse_options(options: Sequence[str], *, texts: Collection[str] = ()) -> dic
             raise ConfigError(f"'{short(option)}' must be written key=value")
         quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
         as_it_stands = key in texts and not quoted
-        given[key] = text if as_it_stands else parse_value(text, where=f"option '{short(option)}'")
+        given[key] = value = text if as_it_stands else parse_value(text, where=f"option '{short(option)}'")
+        if isinstance(value, str) and (why := why_no_path(value)):  # most of them name files
+            raise ConfigError(f"option {key} {why}")
     return given
 
 

@@ -16,6 +16,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -45,11 +46,16 @@ class Ended:
             return f"exit {self.code}, wanted {' or '.join(map(str, codes))}: {self.err[-2000:] or self.out[-500:]}"
         if "Traceback" in self.err + self.out:
             return self.err[-2000:]
-        lines = self.err.splitlines()
-        if self.code != 0 and (len(lines) != 1 or not lines[0].startswith("mmpref: ")):
-            return f"{len(lines)} lines: {self.err[:1000]!r}"
-        if self.code != 0 and len(lines[0]) > 1500:
-            return f"a line of {len(lines[0])} characters: {lines[0][:300]!r}"
+        if self.code == 0 or (self.code == 2 and self.err.startswith("Usage:")):  # typer's own, of what it reads
+            return None
+        lines = [line for line in self.err.splitlines() if not line.startswith(("note: ", "warning: "))]
+        if not lines or not lines[0].startswith("mmpref: "):
+            return f"no line of ours: {self.err[:1000]!r}"
+        told_by_row = self.argv[:2] == ["data", "check"]  # and what to do next, over several lines
+        if not told_by_row and (more := [line for line in lines[1:] if not line.startswith("  ")]):
+            return f"{len(more)} lines more: {self.err[:1000]!r}"
+        if longest := max(map(len, lines)) > 1600:
+            return f"a line of {longest} characters: {lines[0][:300]!r}"
         return None
 
 
@@ -113,12 +119,22 @@ def serve() -> None:
     """The process that forks: one request and one reply in JSON on each line."""
     import importlib
 
-    for name in ("mmpref.cli", "mmpref.config", *sys.argv[1:]):
+    for name in ("mmpref.cli", "mmpref.config", "encodings.utf_8_sig", *sys.argv[1:]):
         importlib.import_module(name)
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    _load_what_is_shown()
     for line in sys.stdin:
         replies.write(json.dumps(_run(json.loads(line))) + "\n")
         replies.flush()
+
+
+def _load_what_is_shown() -> None:
+    """Help and refusals load modules late, which a user without rights may not be allowed to read."""
+    from mmpref.cli import main
+
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        main(["--help"])
+        main(["score", "--out"])
 
 
 def _run(asked: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ PACKAGE = ROOT / "mmpref"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 BASE = {"version", "errors", "records", "api_keys", "threads", "file_reading", "files", "file_hashes", "process"}
-RECIPE = {"config", "left_over", "overrides", "recipe_files", "recipe_keys", "yaml_text"}
+RECIPE = {"config", "left_over", "overrides", "recipe_files", "recipe_keys", "recipe_values", "yaml_text"}
 SETTINGS = BASE | RECIPE | {"rundir"}
 LOWER = SETTINGS | {"data", "processing", "losses", "models"}
 MAY_IMPORT: dict[str, set[str]] = {
@@ -35,11 +35,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": {"errors", "api_keys", "file_reading"},
     "file_hashes": {"errors", "file_reading", "files"},
     "statistics": {"errors"},
-    "yaml_text": {"errors"},
+    "yaml_text": {"errors", "file_reading"},
     "left_over": {"errors"},
     "overrides": {"errors", "yaml_text"},
     "recipe_files": {"errors", "file_reading", "yaml_text"},
     "recipe_keys": {"errors", "yaml_text"},
+    "recipe_values": {"file_reading"},
     "config": BASE | (RECIPE - {"config"}),
     "rundir": BASE | RECIPE,
     "data": SETTINGS,
@@ -87,7 +88,7 @@ DOORS: dict[str, set[str]] = {
     "matplotlib": {"report/figures.py"},
     "openpyxl": {"evals/tables.py"},
     "typer": {"cli.py", "cli_arguments.py", "cli_data.py", "cli_eval.py", "cli_recipe.py"},
-    "pydantic": {"config.py", "recipe_keys.py"},
+    "pydantic": {"config.py", "recipe_keys.py", "recipe_values.py"},
     "yaml": {"config.py", "yaml_text.py"},
     "rich": {"terminal.py"},
     "trl": set(),

@@ -13,6 +13,7 @@ from mmpref.data.loading import PairSource
 from mmpref.data.pairs import json_line
 from mmpref.data.quarantine import Quarantine, Skip
 from mmpref.errors import ConfigError, DataError
+from mmpref.file_reading import without_links
 from mmpref.files import replacing, replacing_folder
 from mmpref.records import ImageRef, PreferencePair
 
@@ -66,7 +67,7 @@ def write_clean(
             written += 1
         if not written:
             raise DataError(f"no row is in order, so {out} was not written")
-    elsewhere = base is not None and base != out.parent.resolve()
+    elsewhere = base is not None and base != without_links(out.parent)
     return CleanFile(
         path=out,
         num_pairs=written,
@@ -87,7 +88,7 @@ def _used(
 
 def _base(out: Path, sources: Sequence[PairSource]) -> Path:
     """The folder that written image paths start from."""
-    here = out.parent.resolve()
+    here = without_links(out.parent)
     roots = {source.images.root for source in sources if source.images is not None and source.images.root is not None}
     if all(root.is_relative_to(here) for root in roots):
         return here

@@ -23,7 +23,7 @@ from mmpref.data.loading import describe_left_over, left_over
 from mmpref.data.pairs import pair_from_row, pair_to_row, row_name
 from mmpref.data.quarantine import NO_PAIR, Quarantine, RowError
 from mmpref.errors import ConfigError, DataError
-from mmpref.file_reading import read_json
+from mmpref.file_reading import read_json, without_links
 from mmpref.files import replacing, replacing_folder, write_json
 
 TARGETS = tuple(name for name, found in FORMATS.items() if found.from_canonical is not None)
@@ -58,7 +58,7 @@ class ConvertReport:
         line += f", {self.num_quarantined} quarantined" if self.num_quarantined else ""
         lost = ", ".join(f"{name} ({count})" for name, count in self.fields_lost.items())
         line = f"{line}; {self.target} has no place for {lost}" if lost else line
-        if self.image_root is not None and self.image_root != self.files[0].parent.resolve():
+        if self.image_root is not None and self.image_root != without_links(self.files[0].parent):
             line += f"\nimage paths start from {self.image_root}; say so where the file is read: {_SAID[self.target]}"
             line += f"={self.image_root}"
         if self.left_over:
@@ -180,9 +180,9 @@ class _Pictures:
 
     @classmethod
     def beside(cls, out: Path, *, root: Path | None, images: Path | None, rebase: bool, stack: ExitStack) -> Self:
-        here = out.parent.resolve()
-        root = here if root is None else root.resolve()
-        folder = (out.with_name(f"{out.stem}_images") if images is None else images).resolve()
+        here = without_links(out.parent)
+        root = here if root is None else without_links(root)
+        folder = without_links(out.with_name(f"{out.stem}_images") if images is None else images)
         base = here if rebase or root == here else None
         if base is None and images is not None:
             base = root if folder.is_relative_to(root) else here

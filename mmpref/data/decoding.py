@@ -22,7 +22,7 @@ from typing import NamedTuple, Self
 from mmpref.data.images import ImageLoader
 from mmpref.data.quarantine import RowError
 from mmpref.errors import DataError
-from mmpref.process.children import begin_child, start_helpers
+from mmpref.process.children import begin_child, start_helpers, starting_workers
 from mmpref.records import ImageRef
 
 DIED = "image_crash"
@@ -119,7 +119,8 @@ class Decoder:
                     self.workers, _processes(), initializer=_set_up, initargs=(self._loaders,)
                 )
             try:
-                return self._pool.submit(_decode_all, list(tasks))
+                with starting_workers():
+                    return self._pool.submit(_decode_all, list(tasks))
             except BrokenProcessPool:  # one of its processes died on earlier pictures
                 self._end_pool()
         raise BrokenProcessPool("processes die before they are given a picture")
@@ -157,7 +158,8 @@ class _Alone:
         context = _processes()
         self._ours, theirs = context.Pipe()
         self._process = context.Process(target=_answer, args=(theirs, loaders), daemon=True)
-        self._process.start()
+        with starting_workers():
+            self._process.start()
         theirs.close()
         try:
             self._ours.recv()

@@ -31,6 +31,7 @@ from mmpref.data.pairs import write_pairs
 from mmpref.data.public_hosts import HOST, is_public, normal_host
 from mmpref.data.quarantine import Quarantine, RowError
 from mmpref.errors import CheckpointError, ConfigError
+from mmpref.file_reading import without_links
 from mmpref.files import only_writer
 from mmpref.records import ImageRef, PreferencePair
 from mmpref.threads import each, within
@@ -204,7 +205,7 @@ def fetch_pairs(
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"images cannot be kept in {root}: {error.strerror or error}") from error
-    store = _Store(root.resolve(), ImageLoader(root), policy)
+    store = _Store(without_links(root), ImageLoader(root), policy)
     urls: dict[str, None] = {}
     for _, _, pair in replace(source, images=None).candidates(Quarantine(), demonstrations=True):
         urls.update(dict.fromkeys(_urls(pair)))
@@ -293,11 +294,11 @@ def _below(path: str, source: PairSource, root: Path) -> str:
     for place in places:
         full = place / path
         if full.is_file():
-            if not full.resolve().is_relative_to(root):
+            if not without_links(full).is_relative_to(root):
                 continue
             if full.is_relative_to(root):
                 return full.relative_to(root).as_posix()
-            return full.resolve().relative_to(root).as_posix()
+            return without_links(full).relative_to(root).as_posix()
     tried = " and ".join(str(place) for place in places)
     raise RowError(
         f"image {path[:300]!r} is no URL, and no file below --root {root} (looked for in {tried}); "

@@ -24,6 +24,7 @@ from PIL import Image, UnidentifiedImageError
 
 from mmpref.data.quarantine import RowError
 from mmpref.errors import ConfigError
+from mmpref.file_reading import without_links
 from mmpref.records import ImageRef
 
 _URL = re.compile(r"^(?:[A-Za-z][A-Za-z0-9+.\-]*://|data:)")
@@ -73,7 +74,7 @@ class ImageLoader:
         self.limits = limits if limits is not None else ImageLimits()
         self.root: Path | None = None
         if root is not None:
-            self.root = Path(root).expanduser().resolve()
+            self.root = without_links(root)
             if not self.root.is_dir():
                 raise ConfigError(
                     f"the image root {self.root} is not a folder; set it to the folder that image paths start from"
@@ -127,7 +128,7 @@ class ImageLoader:
                 "image_no_root", path, "is a path and no image root is set; set the folder that image paths start from"
             )
         try:
-            real = (self.root / path).resolve()
+            real = without_links(self.root / path)
         except (OSError, ValueError, RuntimeError) as error:  # NUL byte, name too long, loop of links
             raise _fault("image_missing", path, f"cannot be a path below {self.root}: {error}") from error
         if not real.is_relative_to(self.root):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from mmpref.data.quarantine import LineNumber, RowError, where_is
-from mmpref.errors import DataError
+from mmpref.errors import DataError, one_line
 from mmpref.file_reading import no_key_twice, open_to_read
 
 MAX_LINE_BYTES = 96 * 2**20
@@ -195,7 +195,7 @@ def _parse(line: bytes, first: int | None = None) -> dict[str, Any]:
 def _said(error: ValueError, first: int | None) -> str:
     """What is wrong and where: json counts lines from the beginning of the text it is given, which is one row."""
     if not isinstance(error, json.JSONDecodeError):
-        return str(error)
+        return one_line(error)
     if first is None:
         return f"{error.msg} at character {error.pos + 1}"
     return f"{error.msg} at line {first + error.lineno - 1} of the file, character {error.colno}"

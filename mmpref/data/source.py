@@ -19,7 +19,7 @@ from mmpref.data.dataset_info import Entry, choose_entry, read_entries
 from mmpref.data.json_rows import MAX_LINE_BYTES, holds_json_lines, read_json, read_jsonl
 from mmpref.data.quarantine import RowError, where_is
 from mmpref.errors import ConfigError, DataError, MMPrefError, library_errors, one_line
-from mmpref.file_reading import open_to_read
+from mmpref.file_reading import home_path, open_to_read
 from mmpref.file_reading import read_json as read_whole_json
 
 __all__ = ["MAX_LINE_BYTES", "FileFormat", "RowSource", "SourceRow", "open_source", "read_jsonl"]
@@ -131,17 +131,17 @@ def open_source(
             raise DataError(f"{path} is {kind}, which is not read; {_INSTEAD}")
         return _files(str(spec), path.stem, [path], None, path.parent, file_format)
     hub = _HUB_ID.match(str(spec))
-    if hub is None or path.suffix.lower() in _SUFFIXES or str(spec).startswith("."):
+    if hub is None or not _may_be_on_hub(path, str(spec)):
         raise DataError(f"{spec} does not exist; check the path (now in {Path.cwd()})")
     return _hub(str(spec), hub, split, streaming)
 
 
 def local_path(spec: Path | str) -> tuple[Path, str | None]:
     """What is meant of this machine's files: a path, and the name after ``:`` of a data set that it describes."""
-    path = Path(spec).expanduser()
+    path = home_path(spec)
     before, colon, name = str(spec).rpartition(":")
     if colon and not path.exists():
-        described = Path(before).expanduser()
+        described = home_path(before)
         if described.name == DATASET_INFO or (described / DATASET_INFO).is_file():
             return described, name
     return path, None
@@ -150,8 +150,14 @@ def local_path(spec: Path | str) -> tuple[Path, str | None]:
 def is_hub_id(spec: Path | str) -> bool:
     """Whether :func:`open_source` would look for this on the hub."""
     path, _ = local_path(spec)
-    text = str(spec)
-    return not (path.exists() or path.suffix.lower() in _SUFFIXES or text.startswith(".")) and bool(_HUB_ID.match(text))
+    return not path.exists() and _may_be_on_hub(path, str(spec)) and bool(_HUB_ID.match(str(spec)))
+
+
+def _may_be_on_hub(path: Path, spec: str) -> bool:
+    """Not what is written as a file's path, nor what would lie below a file or a broken link that is here."""
+    above = path.parent
+    below_no_folder = above != path and (above.is_file() or above.is_symlink()) and not above.is_dir()
+    return not (path.suffix.lower() in _SUFFIXES or spec.startswith((".", "~", "/")) or below_no_folder)
 
 
 def count_rows(source: RowSource) -> int | None:

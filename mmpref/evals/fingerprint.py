@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmpref.file_hashes import content_hash, folder_hashes, joined
+from mmpref.file_reading import home_path
 from mmpref.records import EvalSample, ImageRef
 
 _log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def of_images(samples: Sequence[EvalSample], root: str | Path | None) -> dict[st
     found = {}
     shown = (image for sample in samples for image in (*sample.images, *sample.meta.get("rejected_images", ())))
     for path in sorted({image.path for image in shown if image.path is not None}):
-        file = Path(root).expanduser() / path
+        file = home_path(root) / path
         try:
             if file.is_file():
                 found[path] = of_file(file)

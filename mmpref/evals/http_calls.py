@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _CONNECT_SECONDS = 15.0
 _GRACE = 1.0  # for the loop itself to come round
+_REQUEST = "mmpref request"
 _WINDOWS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 
 
@@ -120,6 +121,10 @@ class HttpCalls:
     ) -> HttpReply:
         import httpx2
 
+        if (task := asyncio.current_task()) is not None:
+            task.set_name(_REQUEST)
+        if self._closed:  # between the asking and now
+            raise CallFailed("stopped", sent=False)
         async with asyncio.timeout(seconds):
             try:
                 client = self._client = self._client or self._new_client()
@@ -145,10 +150,11 @@ class HttpCalls:
         )
 
     async def _end(self) -> None:
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.wait([*others, asyncio.create_task(asyncio.sleep(0))], timeout=_GRACE)
+        # those of ours only: they end the ones that their connections have made
+        if under_way := [task for task in asyncio.all_tasks() if task.get_name() == _REQUEST]:
+            for task in under_way:
+                task.cancel()
+            await asyncio.wait(under_way, timeout=_GRACE)
         if self._client is not None:
             with contextlib.suppress(Exception):  # a connection that ends badly has ended
                 async with asyncio.timeout(_GRACE):

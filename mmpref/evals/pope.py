@@ -43,6 +43,7 @@ from mmpref.evals.rows import (
     pair_by_id,
     row_id,
 )
+from mmpref.file_reading import without_links
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
 from mmpref.statistics import Metric, Ratio
 
@@ -91,7 +92,7 @@ def _name_splits(files: Sequence[Path]) -> dict[str, Source]:
 
     So ``random/answers.jsonl`` and ``popular/answers.jsonl``, which ``mmpref eval`` writes, are told apart.
     """
-    stems, folders = [file.stem for file in files], [file.resolve().parent.name for file in files]
+    stems, folders = [file.stem for file in files], [without_links(file).parent.name for file in files]
     for names in (_official_names(stems), stems, _official_names(folders), folders):
         if len(set(names)) == len(names):
             return dict(zip(names, files, strict=True))

@@ -9,7 +9,7 @@ from typing import Any
 from mmpref.errors import ConfigError, DataError
 from mmpref.evals.journal import ITEMS, SETTINGS
 from mmpref.evals.judging.tasks import JUDGED, official_judge
-from mmpref.file_reading import read_json
+from mmpref.file_reading import read_json, without_links
 from mmpref.files import json_text, replacing, write_json
 from mmpref.records import TaskResult
 from mmpref.rundir import versions
@@ -65,7 +65,7 @@ def write_scored(out: Path, result: TaskResult, *, inputs: Sequence[Path] = (), 
     if (file.parent / SETTINGS).is_file() and file.name == RESULTS:
         raise ConfigError(f"--out {out} holds an evaluation by mmpref eval, whose results stay; choose another folder")
     for given in inputs:
-        if given.resolve() in (file.resolve(), items.resolve()):
+        if without_links(given) in (without_links(file), without_links(items)):
             raise ConfigError(f"--out {out} would write over {given}, which is read; choose another name")
     write_items(items, result)
     write_json(file, {**result_content(result, **more), "items": items.name})

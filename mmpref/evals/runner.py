@@ -39,7 +39,7 @@ from mmpref.evals.task import (
     score_samples,
     with_defaults,
 )
-from mmpref.file_reading import read_json
+from mmpref.file_reading import read_json, without_links
 from mmpref.files import only_writer, writing_to
 from mmpref.records import Answer, EvalSample, TaskResult
 
@@ -180,7 +180,7 @@ def evaluate(
                 result,
                 model=server.model if server is not None else _name(model_path),
                 settings=settings,
-                images=str(Path(images_root).resolve()) if images_root is not None else None,
+                images=str(without_links(images_root)) if images_root is not None else None,
                 complete=len(asked) == len(samples),
                 n_unanswered=len(broken),
                 protocols=other_protocols(beside),
@@ -288,7 +288,7 @@ def _model_facts(model: str | Path | LoadedModel | ModelSource, *, here: bool, f
     if isinstance(model, str | Path | ModelSource):
         _check_files(model if isinstance(model, ModelSource) else ModelSource(path=name))
     facts: dict[str, Any] = {
-        "model": str(Path(name).resolve()) if Path(name).is_dir() else name,
+        "model": str(without_links(name)) if Path(name).is_dir() else name,
         "model_files": fingerprint.of_model(name, fetch=fetch),
     }
     source = model if isinstance(model, ModelSource) else ModelSource(path=name)
@@ -297,7 +297,7 @@ def _model_facts(model: str | Path | LoadedModel | ModelSource, *, here: bool, f
         adapter = resolved.adapter
         facts["model_files"] = f"{fingerprint.of_model(resolved.path, fetch=fetch)} + {fingerprint.of_model(adapter)}"
         if source.adapter is not None:
-            facts["adapter"] = str(adapter.resolve())
+            facts["adapter"] = str(without_links(adapter))
     for field in ("dtype", "quantization", "max_pixels"):
         if (value := getattr(source, field)) not in (None, "auto"):
             facts[field] = value

@@ -28,6 +28,8 @@ def begin_child() -> None:
     for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # it waited where this one was started
     _in_thread(_end_with_parent)
 
 
@@ -76,7 +78,10 @@ def begin_loader_worker(_number: int = 0) -> None:
 
 @contextlib.contextmanager
 def starting_workers() -> Iterator[None]:
-    """Around the start of a DataLoader's workers: a signal that comes before they know of it waits, here and there."""
+    """Around the start of processes that work for this one: a signal that comes meanwhile waits, here and there.
+
+    It would end a worker that does not know yet what to make of it, or leave half of what a new process reads first.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

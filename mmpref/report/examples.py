@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmpref.file_reading import without_links
 from mmpref.report.runs import Row, Run
 
 CASES: Mapping[str, str] = {
@@ -161,7 +162,7 @@ class Album:
     """Pictures of one root as data URIs, within a budget. Paths come from result files and are not trusted."""
 
     def __init__(self, root: Path | None) -> None:
-        self._root = root.resolve() if root is not None else None
+        self._root = without_links(root) if root is not None else None
         self._left = _MAX_ALL_PICTURES
 
     def embed(self, path: Any) -> tuple[str | None, bool, str]:
@@ -171,7 +172,7 @@ class Album:
         if not isinstance(path, str) or not path or "\0" in path:
             return None, False, "the results name no picture"
         try:
-            file = (self._root / path).resolve()
+            file = without_links(self._root / path)
             if not file.is_relative_to(self._root):
                 return None, False, "the picture is outside the image folder"
             if not file.is_file():

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from mmpref.config import parse_yaml
 from mmpref.errors import ConfigError, DataError, library_errors
-from mmpref.file_reading import parse_json, read_json, read_text
+from mmpref.file_reading import parse_json, read_json, read_text, without_links
 from mmpref.rundir import MANIFEST, RunDir
 
 Row: TypeAlias = Mapping[str, Any]
@@ -137,9 +137,9 @@ def load_runs(paths: Sequence[Path], *, labels: Mapping[str, str] | None = None)
     folders = [Path(path) for path in paths]
     if not folders:
         raise ConfigError("give at least one run folder; the first is what the others are compared with")
-    resolved = [folder.resolve() for folder in folders]
-    for folder, real in zip(folders, resolved, strict=True):
-        if resolved.count(real) > 1:
+    reals = [without_links(folder) for folder in folders]
+    for folder, real in zip(folders, reals, strict=True):
+        if reals.count(real) > 1:
             raise ConfigError(f"run folder {folder} is given more than once")
     return [_load_run(folder, label) for folder, label in zip(folders, _labels(folders, labels or {}), strict=True)]
 
@@ -152,10 +152,10 @@ def number(value: Any) -> float | None:
 
 
 def _labels(folders: Sequence[Path], given: Mapping[str, str]) -> list[str]:
-    plain = _short_names([folder.resolve().with_suffix("") for folder in folders])
+    plain = _short_names([without_links(folder).with_suffix("") for folder in folders])
     names = []
     for folder, name in zip(folders, plain, strict=True):
-        chosen = given.get(str(folder), given.get(folder.resolve().name, name))
+        chosen = given.get(str(folder), given.get(without_links(folder).name, name))
         names.append("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in chosen))
     return [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names, 1)]
 

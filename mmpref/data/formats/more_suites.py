@@ -1,4 +1,9 @@
-"""Rows of suites that are only read: OpenAI's preference files, LLaMA-Factory's v1 messages, NeMo-RL's rankings."""
+"""Rows of suites that are only read: OpenAI's preference files, LLaMA-Factory's v1 messages, NeMo-RL's rankings.
+
+The rules are those of OpenAI's guide to direct preference optimization and its API reference
+(``FineTunePreferenceRequestInput``), of hiyouga/LLaMA-Factory ``src/llamafactory/v1/plugins/data_plugins/converter.py``
+(and its ``data/v1_dpo_demo.jsonl``), and of NVIDIA-NeMo/RL ``nemo_rl/data/processors.py`` and ``docs/guides/dpo.md``.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,7 @@ from typing import Any
 from mmpref.data.formats.assembly import canonical
 from mmpref.data.formats.border import Message, fault, has, is_turns, number, shown, without_none
 from mmpref.data.formats.chat import InParts, chat_answer, chat_messages, images_in_parts, with_places
+from mmpref.data.formats.columns import is_empty
 from mmpref.data.formats.contract import Format, FormatOptions, Row
 from mmpref.data.formats.suites import images_of
 from mmpref.data.formats.unread import refuse_media_inside
@@ -37,7 +43,8 @@ def _pair(
 
 
 def _openai(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
-    """``input`` is a mapping with the messages, tools among its keys, or the messages themselves."""
+    """``input`` is a mapping with the messages, tools among its keys, or the messages themselves. OpenAI trains on one
+    assistant message for each side; what a developer says is the system prompt under its newer name."""
     given = row.get("input")
     if isinstance(given, Mapping):
         asked = without_none(given)
@@ -50,10 +57,33 @@ def _openai(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
         row = {**row, **({"tools": tools} if tools else {})}
         given = asked["messages"]
     inside = InParts()
-    prompt = chat_messages(given, "input.messages", inside)
+    prompt = chat_messages(_openai_messages(given, "input.messages"), "input.messages", inside)
     sides = ("preferred_output", "non_preferred_output")
-    chosen, rejected = (chat_answer(row.get(key), key) for key in sides)
+    chosen, rejected = (chat_answer(_openai_messages(row.get(key), key), key) for key in sides)
     return [_pair(row, options, prompt, inside, (chosen, rejected), "input", *sides)]
+
+
+def _openai_messages(value: Any, key: str) -> Any:
+    """Messages without what says nothing: an empty list of tool calls, the weight of an earlier answer."""
+    if not isinstance(value, list | tuple):
+        return value
+    found = []
+    for place, message in enumerate(value):
+        given = without_none(message)
+        if not given:
+            return value  # no mapping: said by the reader of messages
+        for name in [name for name in given if name in ("tool_calls", "annotations") and is_empty(given[name])]:
+            del given[name]
+        if given.get("role") == "developer":
+            given["role"] = "system"
+        weight = given.pop("weight", 1)
+        is_output = key != "input.messages"
+        if weight not in ((1,) if is_output else (0, 1)) or ("weight" in message and given.get("role") != "assistant"):
+            raise fault("loss_weight", f"{key}[{place}] has weight {shown(weight)}; an answer that is compared has 1")
+        if given.get("tool_calls"):
+            raise fault("tools", f"{key}[{place}] calls tools; a pair has text as its answers and earlier turns")
+        found.append(given)
+    return found
 
 
 def _v1_messages(row: Row, key: str, inside: InParts) -> list[Message]:
@@ -65,10 +95,13 @@ def _v1_messages(row: Row, key: str, inside: InParts) -> list[Message]:
     for message in messages:
         given = without_none(message)
         weight = given.pop("loss_weight", None)
-        is_answer = given.get("role") == "assistant" and message is messages[-1]
-        if weight is not None and bool(weight) != is_answer:
+        # LLaMA-Factory's converter gives every answer the weight 1. Earlier ones are the same on both sides, and leave
+        # the difference that DPO looks at as it is; here only the last one is trained.
+        allowed = (0, 1) if given.get("role") == "assistant" else (0,)
+        if weight is not None and weight not in ((1,) if message is messages[-1] else allowed):
             raise fault(
-                "loss_weight", f"{key!r}: only the last answer is trained, so loss_weight is 1 there and 0 before"
+                "loss_weight",
+                f"{key!r}: loss_weight is {shown(weight)}; the last answer has 1, earlier ones 0 or 1, other turns 0",
             )
         content = given.get("content")
         if isinstance(content, list | tuple):
@@ -96,10 +129,13 @@ def _llamafactory_v1(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
 
 
 def _nemo_rl(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
-    """All pairs of different rank; the lowest rank is the best."""
+    """All pairs of different rank; the lowest rank is the best. NeMo-RL's own DPO takes two completions and no ties:
+    more of them are read as its format has them, and a row in which all are tied prefers nothing."""
     completions = row.get("completions")
     if not isinstance(completions, list | tuple) or not all(isinstance(item, Mapping) for item in completions):
         raise fault("completions", f"'completions' must be a list of mappings, got {shown(completions)}")
+    if len(completions) < 2:
+        raise fault("completions", f"two completions make a pair, the row has {len(completions)}")
     refuse_media_inside(completions, "completions")
     ranks = [number(item.get("rank"), f"completions[{place}].rank") for place, item in enumerate(completions)]
     if None in ranks:

@@ -10,13 +10,11 @@ from mmpref.data.formats.border import (
     Images,
     fault,
     has,
-    has_any,
     image_of_id,
     is_text,
     is_turns,
     needed,
     parts_of,
-    shown,
     text,
     turn,
 )
@@ -28,8 +26,8 @@ _VICUNA = re.compile(r"\s*(?P<system>.*?)\s*USER:\s(?P<asked>.*?)\s*ASSISTANT:\s
 
 
 def _hsa_dpo(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
-    """HSA-DPO's own reader opens ``{id}.jpg`` and puts the image before the question. Its scores say how grave the
-    hallucination is, and not how good the answer."""
+    """HSA-DPO's own reader (``train_dpo.py`` of Mr-Loevan/HSA-DPO) opens ``{id}.jpg`` and puts the image before the
+    question. Its scores say how grave the hallucination is, and not how good the answer."""
     if not has(row, "id"):
         raise fault("id", "the row has no 'id', which names its image")
     images = images_of(row, options) if has_image(row) else Images([image_of_id(row["id"], options)], [])
@@ -55,8 +53,9 @@ def _is_hsa_dpo(row: Row) -> bool:
 
 
 def _re_align(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
-    """Re-Align's rows: turns on both sides, with ``<image>`` where the image stands. ``retrieved_image`` is the second
-    image of its own loss (rDPO), which no pair has a place for: it is left in ``meta``."""
+    """Re-Align's rows (``train_rdpo.py`` of taco-group/Re-Align): turns on both sides, with ``<image>`` where the
+    image stands. ``retrieved_image`` is the second image of its own loss (rDPO), which no pair has a place for: it
+    is left in ``meta``."""
     sides = {}
     for key in ("chosen", "rejected"):
         messages = chat_messages(row.get(key), key, InParts())
@@ -84,7 +83,8 @@ def _is_re_align(row: Row) -> bool:
 
 
 def _mdpo(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
-    """mDPO's rows: the prompt is written out in the template of LLaVA-1.5, with ``<image>`` in it."""
+    """mDPO's rows (``bunny/data_collator_bunny_phi.py`` of luka-group/mDPO): the prompt is written out in the
+    template of LLaVA-1.5, with ``<image>`` in it."""
     found = _VICUNA.fullmatch(text(row, "prompt", reason="prompt"))
     if found is None or "USER:" in found["asked"]:
         raise fault("chat_markup", "'prompt' must be one turn in LLaVA's template: ... USER: <image>\\n... ASSISTANT:")
@@ -102,50 +102,9 @@ def _mdpo(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     ]
 
 
-def _two_responses(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
-    """align-anything's rows and PKU's: two numbered responses, and the number of the better one."""
-    numbers = _numbers(row)
-    name = next((key for key in _BETTER if row.get(key) is not None), _BETTER[0])
-    better = row.get(name)
-    answers = {number: text(row, f"response_{number}") for number in numbers}
-    if isinstance(better, str) and better.strip() not in map(str, numbers):
-        found = [number for number, said in answers.items() if said == better]
-        number = found[0] if len(found) == 1 else None
-    else:
-        number = int(better) if isinstance(better, int | str) and not isinstance(better, bool) else None
-    if number not in numbers:
-        raise fault("preference", f"{name!r} must be {numbers[0]} or {numbers[1]}, got {shown(better)}")
-    question = "question" if has(row, "question") else "prompt"
-    images = images_of(row, options)
-    return [
-        canonical(
-            row,
-            options,
-            prompt=with_places([turn("user", text(row, question, reason="prompt"))], len(images.items)),
-            images=images,
-            chosen=answers[number],
-            rejected=answers[sum(numbers) - number],
-            used=("image", "images", question, name, *(f"response_{number}" for number in numbers)),
-        )
-    ]
-
-
-_BETTER = ("better_response_id", "better_response", "overall_response")
-
-
-def _numbers(row: Row) -> tuple[int, int]:
-    return (0, 1) if has(row, "response_0") else (1, 2)
-
-
-def _is_two_responses(row: Row) -> bool:
-    low, high = _numbers(row)
-    asked = is_text(row, "question") or is_text(row, "prompt")
-    judged = has_any(row, *_BETTER)
-    return asked and judged and is_text(row, f"response_{low}", f"response_{high}")
-
-
 def _stack(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
-    """Stack Exchange pairs as torchtune reads them: ``response_j`` is the better answer."""
+    """Stack Exchange pairs as ``torchtune/datasets/_stack_exchange_paired.py`` of pytorch/torchtune reads them:
+    ``response_j`` is the better answer."""
     images = images_of(row, options)
     return [
         canonical(
@@ -184,14 +143,6 @@ PAPER_SETS = (
         key="prompt",
         matches=lambda row: is_written_out(row) and is_text(row, "chosen", "rejected") and not is_mm_rlhf(row),
         to_canonical=_mdpo,
-    ),
-    Format(
-        name="two_responses",
-        title="align-anything and PKU-SafeRLHF: two numbered responses and the number of the better one",
-        signature="prompt or question, response_0 and _1 (or _1 and _2), better_response(_id) or overall_response",
-        key=None,
-        matches=_is_two_responses,
-        to_canonical=_two_responses,
     ),
     Format(
         name="stack_exchange_paired",

@@ -58,6 +58,7 @@ def _asked(
 
 
 def _rlaif_v(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
+    """RLAIF-V as ``muffin/data/datasets.py`` of RLHF-V/RLAIF-V reads it: the picture, a line break, the question."""
     return [_asked(row, options, question="question", ids=("idx", "id"), told=_origin_path(row))]
 
 
@@ -68,6 +69,7 @@ def _origin_path(row: Row) -> tuple[str, ...]:
 
 
 def _spa_vl(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
+    """SPA-VL as ``all_utils/data_utils/data_utils_dpo.py`` of EchoseChen/SPA-VL-RLHF reads it."""
     return [_asked(row, options, question="question")]
 
 
@@ -76,7 +78,12 @@ def _omnialign(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
 
 
 def _mm_rlhf(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
-    if row.get("is_tie"):
+    """MM-RLHF's pair (``llava/train/train_dpo.py`` of Kwai-YuanQi/MM-RLHF). A tie prefers nothing: the authors'
+    README makes pairs of different ranks only."""
+    is_tie = row.get("is_tie")
+    if is_tie not in (None, False, True):  # 0 and 1 are these too
+        raise fault("preference", f"'is_tie' must be true or false, got {shown(is_tie)}")
+    if is_tie:
         return []
     # a second image for another term of the set's own loss; no pair has a place for it
     return [_asked(row, options, question="prompt", told=("mixed_up_image",))]

@@ -8,7 +8,6 @@ from typing import Any
 from mmpref.data.formats import writers
 from mmpref.data.formats.assembly import canonical
 from mmpref.data.formats.border import (
-    IMAGE_PART,
     PLACEHOLDER,
     Images,
     Message,
@@ -69,7 +68,21 @@ def _says_nothing(key: str, value: Any) -> bool:
     return value is None or (column_of(key) is not None and is_empty(value))
 
 
+def _as_messages(row: Row) -> Row:
+    """Turns of ``from`` and ``value`` as messages, as ``maybe_convert_to_chatml`` of TRL's ``data_utils.py`` reads
+    them; the usual names of who speaks are read as well."""
+    found = {}
+    for key in ("prompt", "chosen", "rejected"):
+        if is_turns(row.get(key), "from"):
+            roles = OPENAI_ROLES | SHAREGPT_ROLES
+            talk = speech(row[key], key, role_key="from", text_key="value", roles=roles)
+            found[key] = [{"role": role, "content": content} for role, content in talk]
+    return {**row, **found} if found else row
+
+
 def _trl(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
+    """TRL's rows: ``prepare_multimodal_messages`` and ``extract_prompt`` of huggingface/trl ``trl/data_utils.py``."""
+    row = _as_messages(row)
     if has(row, "image", "images"):
         raise fault("images", _BOTH)
     images = images_of(row, options)
@@ -110,10 +123,17 @@ def _trl_beginning(row: Row, key: str, inside: InParts) -> list[Message]:
 
 def _is_trl(row: Row) -> bool:
     plain_text = is_text(row, "prompt", "chosen", "rejected") and not has_media(row) and not is_math(row)
-    talk = is_turns(row.get("prompt"), "role") and is_turns(row.get("chosen"), "role")
-    implicit = not has(row, "prompt") and is_turns(row.get("chosen"), "role") and is_turns(row.get("rejected"), "role")
-    implicit = implicit and not (has(row, "retrieved_image") and has_image(row))
+    sides = [is_turns(row.get(key), "role") or is_turns(row.get(key), "from") for key in ("chosen", "rejected")]
+    talk = sides[0] and (is_turns(row.get("prompt"), "role") or is_turns(row.get("prompt"), "from"))
+    implicit = not has(row, "prompt") and all(sides)
+    implicit = implicit and not (has(row, "retrieved_image") and has_image(row)) and not is_after_messages(row)
     return plain_text or talk or implicit
+
+
+def is_after_messages(row: Row) -> bool:
+    """One message on each side, and the turns before it under ``messages``, as axolotl has them."""
+    sides = (row.get("chosen"), row.get("rejected"))
+    return has(row, "messages") and all(isinstance(side, list | tuple) and len(side) == 1 for side in sides)
 
 
 def has_media(row: Row) -> bool:
@@ -147,14 +167,14 @@ def _alpaca(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     images = images_of(row, options)
     query = optional_text(row, "input")
     prompt: list[Message] = []
-    for asked, told in _history(row):
+    for asked, told in history_of(row):
         prompt += [placeholder_turn("user", asked), placeholder_turn("assistant", told)]
     question = text(row, "instruction", reason="prompt")
     prompt.append(placeholder_turn("user", "\n".join(piece for piece in (question, query) if piece)))
     return [_plain_answers(row, options, prompt, images, "image", "images", "input", "history", "instruction")]
 
 
-def _history(row: Row) -> list[tuple[str, str]]:
+def history_of(row: Row) -> list[tuple[str, str]]:
     """Earlier turns as pairs of question and answer."""
     history = row.get("history") or ()
     found = []
@@ -163,11 +183,6 @@ def _history(row: Row) -> list[tuple[str, str]]:
             raise fault("prompt", f"history[{place}] must be a pair of question and answer, got {shown(said)}")
         found.append((said[0], said[1]))
     return found
-
-
-def _is_swift(row: Row) -> bool:
-    talk = (has(row, "messages") or is_text(row, "query", "response")) and not has(row, "chosen_messages")
-    return talk and bool(row.get("rejected_response") or row.get("rejected_messages") or row.get("rejected_images"))
 
 
 def _plain_answers(
@@ -199,89 +214,6 @@ def _sharegpt(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
         answers.append(answer_without_images(answer, side))
     used = ("image", "images", key, "chosen", "rejected")
     return [canonical(row, options, prompt=prompt, images=images, chosen=answers[0], rejected=answers[1], used=used)]
-
-
-def _swift(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
-    """ms-swift's row. Where there are more images than places, the missing places stand before what is said first: its
-    own rule, and the reason why many of its files have no places at all."""
-    inside = InParts()
-    turns = _swift_turns(row, "messages", inside) if has(row, "messages") else _swift_query(row)
-    answer = _said(turns[-1], "messages")
-    if has(row, "rejected_response", "rejected_messages"):
-        raise fault("answer", "the row has both 'rejected_response' and 'rejected_messages'")
-    if has(row, "rejected_messages"):
-        others = _swift_turns(row, "rejected_messages", InParts())
-        if others[:-1] != turns[:-1]:
-            raise fault("prompt_differs", "'messages' and 'rejected_messages' do not begin with the same turns")
-        rejected = _said(others[-1], "rejected_messages")
-    elif isinstance(row.get("rejected_response"), list | tuple):  # the turns after the last question
-        others = _swift_turns(row, "rejected_response", InParts())
-        if len(others) != 1:
-            raise fault("answer", f"'rejected_response' has {len(others)} messages; a pair has one answer on each side")
-        rejected = _said(others[0], "rejected_response")
-    elif has(row, "rejected_response"):
-        rejected = text(row, "rejected_response")
-    else:  # the same answer, to another image
-        rejected = answer
-    more = (
-        None if row.get("rejected_images") is None else read_images(row["rejected_images"], "rejected_images", options)
-    )
-    images = images_in_parts(inside, images_of(row, options), options)
-    prompt = turns[:-1]
-    missing = len(images.items) - sum(part == IMAGE_PART for message in prompt for part in message["content"])
-    first = next((message for message in prompt if message["role"] == "user"), None)
-    if first is not None and missing > 0:
-        first["content"] = [*(dict(IMAGE_PART) for _ in range(missing)), *first["content"]]
-    return [
-        canonical(
-            row,
-            options,
-            prompt=prompt,
-            images=images,
-            chosen=answer,
-            rejected=answer_without_images(rejected, "rejected"),
-            used=("image", "images", *(("messages",) if has(row, "messages") else _SWIFT_TALK), *_SWIFT_REJECTED),
-            rejected_images=more,
-        )
-    ]
-
-
-def _swift_turns(row: Row, key: str, inside: InParts) -> list[Message]:
-    """Messages of texts with placeholders, or of lists of parts, whose texts may hold placeholders too."""
-    turns = []
-    for place, message in enumerate(chat_messages(row.get(key), key, inside)):
-        if message["role"] == "user":
-            content = [
-                found
-                for part in message["content"]
-                for found in (parts_of(part["text"]) if part["type"] == "text" else [part])
-            ]
-            turns.append(turn("user", content))
-        elif any(part == IMAGE_PART or PLACEHOLDER in part["text"] for part in message["content"]):
-            raise fault("image_place", f"{key}[{place}] holds an image; images stand in user turns only")
-        else:
-            turns.append(message)
-    return turns
-
-
-def _said(message: Message, key: str) -> str:
-    """The answer that ends a list of turns."""
-    if message["role"] != "assistant":
-        raise fault("answer", f"{key!r} must end with the answer of the assistant")
-    return "".join(part["text"] for part in message["content"])
-
-
-_SWIFT_TALK = ("history", "query", "response")
-_SWIFT_REJECTED = ("rejected_response", "rejected_messages", "rejected_images")
-
-
-def _swift_query(row: Row) -> list[Message]:
-    """The turns of ms-swift's query and response form."""
-    turns: list[tuple[str, str]] = []
-    for asked, told in _history(row):
-        turns += [("user", asked), ("assistant", told)]
-    turns += [("user", text(row, "query", reason="prompt")), ("assistant", text(row, "response"))]
-    return [placeholder_turn(role, content) for role, content in turns]
 
 
 def _qwen_vl(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
@@ -351,16 +283,6 @@ SUITES = (
         to_canonical=_sharegpt,
         from_canonical=writers.to_sharegpt,
         cannot_hold=NOT_HELD,
-    ),
-    Format(
-        name="ms_swift",
-        title="ms-swift: messages with a rejected answer",
-        signature="messages or query and response, and rejected_response, rejected_messages or rejected_images; images",
-        key=None,
-        matches=_is_swift,
-        to_canonical=_swift,
-        from_canonical=writers.to_ms_swift,
-        cannot_hold=("response_prefix",),
     ),
     Format(
         name="qwen_vl_finetune",

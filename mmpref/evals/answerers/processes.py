@@ -14,7 +14,7 @@ from typing import Any
 from mmpref.errors import ConfigError, DistributedError, MMPrefError
 from mmpref.evals.answerers.in_process import ModelSource, TransformersAnswerer
 from mmpref.evals.answerers.likelihood import LikelihoodAnswerer
-from mmpref.process.children import begin_child, start_helpers
+from mmpref.process.children import begin_child, start_helpers, starting_workers
 from mmpref.records import Answer, EvalSample
 
 
@@ -52,7 +52,8 @@ class ProcessesAnswerer:
                 here, there = context.Pipe(duplex=False)
                 arguments = (there, number, len(shares), self.kind, self.source, self.images_root, self.settings, share)
                 process = context.Process(target=_work, args=arguments, daemon=True, name=f"eval {number}")
-                process.start()
+                with starting_workers():
+                    process.start()
                 there.close()  # else the end of the process would not be the end of the pipe
                 processes.append(process)
                 pipes.append(here)

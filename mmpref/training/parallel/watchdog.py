@@ -6,13 +6,15 @@ message says which rank was missing. gloo raises, and needs none of this.
 
 from __future__ import annotations
 
-import sys
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from mmpref.training.parallel.world import World
+
+logger = logging.getLogger(__name__)
 
 _SHARE = 0.9  # of the timeout
 
@@ -24,9 +26,9 @@ def watching(world: World, timeout: float, tell: Callable[[str], None] | None = 
     Args:
         world: what it says with ``is_at`` is what counts as moving.
         timeout: of collectives, in seconds.
-        tell: gets the sentence; standard error by default.
+        tell: gets the sentence; by default our log, which is standard error and train.log.
     """
-    tell = tell or (lambda text: print(f"mmpref: {text}", file=sys.stderr, flush=True))  # noqa: T201
+    tell = tell or logger.error
     over = threading.Event()
 
     def watch() -> None:

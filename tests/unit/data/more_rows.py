@@ -63,6 +63,9 @@ MORE_ROWS: dict[str, Row] = {
         "response_1": GOOD,
         "better_response_id": 1,
     },
+    "better_worse": {"image": "a.png", "question": "What?", "better_response": GOOD, "worse_response": BAD},
+    "axolotl": {"prompt": "What?", "chosen_response": GOOD, "rejected_response": BAD},
+    "hh_rlhf": {side: f"\n\nHuman: What?\n\nAssistant: {answer}" for side, answer in ANSWERS.items()},
     "stack_exchange_paired": {"question": "What?", "response_j": GOOD, "response_k": BAD, "qid": 3},
 }
 NAMED = {"hsa_dpo"}

@@ -215,7 +215,7 @@ def test_cards_are_found_by_name_or_path(tmp_path: Path) -> None:
     path.rename(tmp_path / "y.md")
     with pytest.raises(DataError, match="must be the file's name 'y'"):
         load_card(tmp_path / "y.md")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match=r"absent\.md does not exist; check the path"):
         load_card(tmp_path / "absent.md")
     with pytest.raises(ConfigError, match="no data card 'rlhfv', did you mean 'rlhf_v'"):
         load_card("rlhfv")

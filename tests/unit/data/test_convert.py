@@ -130,11 +130,13 @@ def test_llamafactory_gets_its_dataset_info(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("content", ["{", "[]"])
-def test_a_broken_dataset_info_is_not_overwritten(content: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "why"), [("{", "is not JSON that can be read"), ("[]", "is there and is not a JSON object")]
+)
+def test_a_broken_dataset_info_is_not_overwritten(content: str, why: str, tmp_path: Path) -> None:
     info = tmp_path / "dataset_info.json"
     info.write_text(content)
-    with pytest.raises(DataError, match=r"dataset_info\.json is there and"):
+    with pytest.raises(DataError, match=rf"dataset_info\.json:? {why}"):
         convert(numbered([row(1)]), to="llamafactory", out=tmp_path / "x.json", quarantine=Quarantine())
     assert info.read_text() == content
     assert not (tmp_path / "x.json").exists()

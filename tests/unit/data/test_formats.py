@@ -102,6 +102,8 @@ TEXT_ONLY = {
     "llamafactory_v1",
     "nemo_rl",
     "stack_exchange_paired",
+    "axolotl",
+    "hh_rlhf",
 }
 
 

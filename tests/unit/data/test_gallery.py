@@ -173,7 +173,7 @@ def test_quarantined_rows_come_with_reason_and_place(tmp_path):
     _, data = write(tmp_path, [], [row])
     card = data["cards"][0]
     assert (card["kind"], card["place"], card["reason"], card["detail"]) == (
-        "quarantined", "data/x.jsonl:7", "json", "broken",
+        "quarantined", "data/x.jsonl, row 7", "json", "broken",
     )  # fmt: skip
     assert data["numQuarantined"] == 1
 

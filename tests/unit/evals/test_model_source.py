@@ -246,10 +246,11 @@ def test_a_run_folder_with_an_adapter_answers_from_the_command_line(folder, tmp_
     (run / "recipe.yaml").write_text("output: run\n")
     (run / "model").symlink_to(folder / "adapter")
     (tmp_path / "truth.json").write_text(json.dumps({c: {"objects": ["cup"], "image": f"{c}.png"} for c in COLOURS}))
+    (tmp_path / "synonyms.txt").write_text("cup, mug\nbench\n")
     done = subprocess.run(
         [sys.executable, "-m", "mmpref", "eval", "--model", str(run), "--benchmark", "chair", "--questions",
          str(tmp_path / "truth.json"), "--images", str(folder), "--out", str(tmp_path / "out"), "--max-new-tokens", "4",
-         "prompt=describe"],
+         "prompt=describe", f"synonyms={tmp_path / 'synonyms.txt'}"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

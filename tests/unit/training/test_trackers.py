@@ -31,7 +31,8 @@ def test_no_tracker_of_transformers_is_forgotten() -> None:
     ("swanlab", "SWANLAB_LOG_DIR", "{logs}/swanlab"),
 ])  # fmt: skip
 def test_each_is_told_by_its_own_variable(tmp_path: Path, name: str, variable: str, place: str) -> None:
-    assert environment([name], tmp_path, {}) == {variable: place.format(logs=tmp_path)}
+    beside = {"MLFLOW_ALLOW_FILE_STORE": "true"} if name == "mlflow" else {}
+    assert environment([name], tmp_path, {}) == {variable: place.format(logs=tmp_path), **beside}
     assert environment([name], tmp_path, {variable: "elsewhere"}) == {}
 
 

@@ -136,12 +136,12 @@ def test_other_peoples_picture_numbers_are_not_taken(tmp_path):
 
 
 def test_a_question_file_that_is_not_json_is_refused_with_its_line(tmp_path):
-    with pytest.raises(DataError, match=r"questions\.json:2: broken JSON"):
+    with pytest.raises(DataError, match=r"questions\.json, line 2 is not JSON that can be read"):
         read_benchmark_ids(saved(tmp_path, '{"image": "a"}\nnot json\n'))
 
 
 def test_a_missing_question_file_is_named(tmp_path):
-    with pytest.raises(DataError, match="cannot read"):
+    with pytest.raises(DataError, match=r"gone\.json does not exist; check the path"):
         read_benchmark_ids(tmp_path / "gone.json")
 
 
