@@ -17,11 +17,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
 import ipaddress
+import signal
 import socket
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # the tests run under nohup, and commands would inherit that
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 class NetworkReachedError(AssertionError):
