@@ -24,7 +24,6 @@ from typing import Any
 
 import pytest
 
-
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # the tests run under nohup, and commands would inherit that
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
