@@ -82,7 +82,7 @@ def check_recipe(recipe: Recipe) -> Iterator[Fact]:
     if objective is not None:
         data = looks.at("data", lambda: load_data(recipe, objective, Quarantine()))
     yield from looks.failed
-    if looks.failed or objective is None or arguments is None or data is None:
+    if any(fact.name != "output" for fact in looks.failed) or objective is None or arguments is None or data is None:
         return
     try:
         yield from _start_up(recipe, arguments, data)

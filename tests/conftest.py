@@ -24,8 +24,10 @@ from typing import Any
 
 import pytest
 
-if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # the tests run under nohup, and commands would inherit that
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# where the tests run under nohup or in the background, commands that they start would inherit that a signal is ignored
+for _number, _usual in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _usual)
 
 
 class NetworkReachedError(AssertionError):

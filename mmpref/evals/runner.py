@@ -285,7 +285,7 @@ def _model_facts(model: str | Path | LoadedModel | ModelSource, *, here: bool, f
     name = _name(model)
     if not here:
         return {"model": name, "model_files": ""}
-    if isinstance(model, str | Path | ModelSource):
+    if fetch and isinstance(model, str | Path | ModelSource):  # another answerer reads what it wants
         _check_files(model if isinstance(model, ModelSource) else ModelSource(path=name))
     facts: dict[str, Any] = {
         "model": str(without_links(name)) if Path(name).is_dir() else name,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 
@@ -67,9 +68,12 @@ def test_an_adapter_folder_stands_for_its_base_with_it(folder, samples):
 def test_an_adapter_without_a_base_and_one_on_another_are_refused(folder, tmp_path):
     with pytest.raises(ConfigError, match="is an adapter itself"):
         ModelSource(path=str(folder / "adapter"), adapter=folder / "adapter").resolved()
-    (tmp_path / "adapter_config.json").write_text("{}")
+    nameless = tmp_path / "nameless"
+    shutil.copytree(folder / "adapter", nameless)
+    settings = json.loads((nameless / "adapter_config.json").read_text())
+    (nameless / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": None}))
     with pytest.raises(ConfigError, match="does not name a base model"):
-        ModelSource(path=str(tmp_path)).resolved()
+        ModelSource(path=str(nameless)).resolved()
 
 
 def test_the_settings_know_the_adapter(folder, tmp_path):
