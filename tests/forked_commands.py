@@ -133,7 +133,8 @@ def _load_what_is_shown() -> None:
     from mmpref.cli import main
 
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-        main(["--help"])
+        for argv in (["--help"], ["recipes"], ["config", "no such recipe"], ["data", "show", "no such card"]):
+            main(argv)
         main(["score", "--out"])
 
 
@@ -158,7 +159,7 @@ def _run(asked: dict[str, Any]) -> dict[str, Any]:
         for stream in (out, err):
             stream.seek(0)
             texts.append(stream.read(200_000).decode("utf-8", "backslashreplace"))
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    own = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1024  # a fork begins with it
     return {
         "code": code,
         "out": texts[0],
