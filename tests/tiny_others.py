@@ -171,7 +171,8 @@ def write_llava_next_video(folder: Path) -> Path:
 def write_video_llava(folder: Path) -> Path:
     """Video-LLaVA, whose processor takes its video part between the others."""
     tokenizer = make_tokenizer({"image_token": "<image>", "video_token": "<video>"}, image_markup="<image>\n")
-    images = tf.CLIPImageProcessorPil(size={"height": 28, "width": 28}, crop_size={"height": 28, "width": 28})
+    kind = getattr(tf, "VideoLlavaImageProcessor", tf.CLIPImageProcessorPil)  # of its own in older releases
+    images = kind(size={"height": 28, "width": 28}, crop_size={"height": 28, "width": 28})
     ids = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     config = tf.VideoLlavaConfig(
         vision_config=tf.CLIPVisionConfig(**_TOWER),
@@ -182,6 +183,27 @@ def write_video_llava(folder: Path) -> Path:
         vision_feature_select_strategy="default",
     )
     return _written(tf.VideoLlavaForConditionalGeneration(config), tokenizer, images, folder, "VideoLlava")
+
+
+def write_mllama(folder: Path) -> Path:
+    """Llama 3.2 Vision, whose language model looks at images in layers of its own."""
+    tokenizer = make_tokenizer({"image_token": "<|image|>"}, image_markup="<|image|>")
+    images = tf.models.mllama.image_processing_pil_mllama.MllamaImageProcessorPil(
+        size={"height": 28, "width": 28}, max_image_tiles=2
+    )
+    tower = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "attention_heads": 4}
+    config = tf.MllamaConfig(
+        vision_config={
+            **tower, "num_global_layers": 1, "image_size": 28, "patch_size": 14, "max_num_tiles": 2,
+            "vision_output_dim": 128, "intermediate_layers_indices": [0],
+            "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1]],
+        },
+        text_config={**_TEXT, "vocab_size": len(tokenizer), "cross_attention_layers": [1], "pad_token_id": 0},
+        image_token_index=tokenizer.convert_tokens_to_ids("<|image|>"),
+    )  # fmt: skip
+    _loaded(tf.MllamaForConditionalGeneration(config), None, "mllama").model.save_pretrained(folder)
+    tf.MllamaProcessor(images, tokenizer, chat_template=tokenizer.chat_template).save_pretrained(folder)
+    return folder
 
 
 def _written(model: tf.PreTrainedModel, tokenizer: Any, images: Any, folder: Path, name: str) -> Path:

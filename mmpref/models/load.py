@@ -31,6 +31,7 @@ from mmpref.models.folder import AGAIN, look_into, read_object, refuse_odd_path,
 from mmpref.models.parts import with_parts
 from mmpref.models.processors import (
     complete_processor,
+    has_own_processor,
     image_only,
     processor_class,
     refuse_ids_beyond,
@@ -115,7 +116,8 @@ def load(
     family = with_parts(family_of_config(model.config), model, parts)
     if family.note:
         logger.warning(family.note)
-    if family.name.startswith("llava") or family.repeats_image_token:
+    # of other types the place in the text and the token of the features may be two
+    if family.name.startswith("llava") or family.repeats_image_token or not has_own_processor(model.config):
         _check_image_token(processor, model.config, path)
     refuse_ids_beyond(processor, model, path)
     attend_by_length(model, family)
@@ -142,7 +144,6 @@ def load_model(
         ConfigError: see :func:`load`.
     """
     config = load_config(path)
-    refuse_kind(config, path)
     family = family_of_config(config)
     folder = Path(path) if Path(path).is_dir() else None
     written = {} if folder is None else read_object(folder / "config.json")
@@ -221,6 +222,7 @@ def load_config(path: str | Path) -> PretrainedConfig:
     is_here = Path(path).is_dir()
     with _explained(path, "config"):
         found = AutoConfig.from_pretrained(str(path), trust_remote_code=False, local_files_only=is_here)
+    refuse_kind(found, path)
     return cast(PretrainedConfig, found)
 
 
@@ -266,7 +268,6 @@ def load_processor(path: str | Path, *, min_pixels: int | None = None, max_pixel
         with _explained(path, "tokenizer"), told_of_tokenizer(path):
             tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False, local_files_only=is_here)
         return whole_tokenizer(tokenizer, config, path)
-    refuse_kind(config, path)
     stock: Any = processor_class(config, path)
     settings = {"backend": "pil", "trust_remote_code": False, "local_files_only": is_here}
     with _explained(path, "processor"), told_of_tokenizer(path):

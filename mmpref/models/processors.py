@@ -87,6 +87,11 @@ def processor_class(config: PretrainedConfig, path: str | Path) -> type[Processo
     return found
 
 
+def has_own_processor(config: PretrainedConfig) -> bool:
+    """Whether transformers knows by itself which processor such a model has; else the folder's word is all there is."""
+    return bool(_names_for(str(config.model_type)))
+
+
 def _names_for(model_type: str) -> list[str]:
     """Processors that transformers has for a model type."""
     name = processing_auto.PROCESSOR_MAPPING_NAMES.get(model_type)
@@ -242,21 +247,20 @@ def complete_processor(processor: Any, config: PretrainedConfig, path: str | Pat
     with library_errors(ConfigError, f"the image processor of {path} cannot process an image", AGAIN):
         found = images(images=[blank(64, 48)], return_tensors="pt")
     _refuse_defaults(path)
-    pixels = found.get("pixel_values")
-    if not isinstance(pixels, Tensor) or not pixels.numel() or not math.isfinite(float(pixels.float().sum())):
+    floats = [value for value in found.values() if isinstance(value, Tensor) and value.is_floating_point()]
+    if not all(math.isfinite(float(value.float().sum())) for value in floats):
         raise ConfigError(
             f"the image processor of {path} makes no finite numbers of an image: look at image_mean, image_std and "
             "rescale_factor in its preprocessor_config.json or processor_config.json"
         )
-
-    given = getattr(getattr(config, "vision_config", None), "image_size", None)
-    if config.model_type in _ONE_SIZE and "clip" in _tower(config) and isinstance(given, int):
+    pixels, taken = found.get("pixel_values"), getattr(getattr(config, "vision_config", None), "image_size", None)
+    is_fixed = config.model_type in _ONE_SIZE and "clip" in _tower(config) and isinstance(taken, int)
+    if is_fixed and isinstance(pixels, Tensor) and list(pixels.shape[-2:]) != [taken, taken]:
         height, width = pixels.shape[-2:]
-        if (height, width) != (given, given):
-            raise ConfigError(
-                f"the image processor of {path} makes images of {width} x {height}, and its config.json says that the "
-                f"vision tower takes {given} x {given}: use files of one model"
-            )
+        raise ConfigError(
+            f"the image processor of {path} makes images of {width} x {height}, and its config.json says that the "
+            f"vision tower takes {taken} x {taken}: use files of one model"
+        )
 
 
 def _tower(config: PretrainedConfig) -> str:

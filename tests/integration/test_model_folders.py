@@ -15,15 +15,17 @@ from typing import Any
 import peft
 import pytest
 import torch
+import transformers as tf
 
 from mmpref.cli import main
 from mmpref.errors import ConfigError, MMPrefError
 from mmpref.models.load import load, load_processor
 from mmpref.models.policy import pair_logps
+from mmpref.models.processors import processor_class
 from mmpref.processing import EncodeError, PairCollator, PairEncoder
 from tests.broken_folders import TEMPLATES, Broken, ways
 from tests.integration.conftest import Place
-from tests.tiny_others import write_llava_next_video, write_pixtral, write_video_llava
+from tests.tiny_others import write_llava_next_video, write_mllama, write_pixtral, write_video_llava
 from tests.tiny_vlms import build, draw, pair
 
 KINDS = ("llava", "qwen2_vl", "qwen2_5_vl", "text", "adapter")
@@ -282,3 +284,24 @@ def test_processors_that_take_a_video_part_anywhere_load_without_it(
         found = pair_logps(loaded.model, batch)
     assert torch.isfinite(found.chosen).all()
     assert found.chosen[0] != found.chosen[1]  # the images are seen
+
+
+def test_llama_3_2_vision_takes_text_and_refuses_images_before_training(tmp_path: Path) -> None:
+    loaded = load(write_mllama(tmp_path / "mllama"))
+    encoder = PairEncoder(loaded.processor, loaded.family)
+    batch = PairCollator(encoder, draw, layout="plain")([pair(images=())])
+    with torch.no_grad():
+        assert torch.isfinite(pair_logps(loaded.model, batch).chosen).all()
+    with pytest.raises(EncodeError, match=r"'p' has images, and this model looks at images through layers of its own"):
+        encoder.encode_text(pair())
+
+
+@pytest.mark.parametrize(("model_type", "name"), [("glm_ocr", "Glm46VProcessor"), ("fast_vlm", "LlavaProcessor")])
+def test_a_type_without_a_processor_takes_what_its_folder_names(tmp_path: Path, model_type: str, name: str) -> None:
+    config = tf.CONFIG_MAPPING[model_type]()
+    with pytest.raises(ConfigError, match=f"no processor for model type '{model_type}'"):
+        processor_class(config, tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"processor_class": name}))
+    assert processor_class(config, tmp_path).__name__ == name
+    (tmp_path / "processor_config.json").write_text(json.dumps({"processor_class": "Idefics3Processor"}))  # goes first
+    assert processor_class(config, tmp_path).__name__ == "Idefics3Processor"
