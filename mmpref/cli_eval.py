@@ -167,7 +167,12 @@ def _template_kwargs(text: str | None, model: str) -> dict[str, Any]:
     if text is None:
         folder = Path(model)
         recipe, where = read_recipe_text(RunDir(folder).recipe_file) if is_run_folder(folder) else ("{}", model)
-        return dict((parse_yaml(recipe, where=where).get("processing") or {}).get("template_kwargs") or {})
+        found: Any = parse_yaml(recipe, where=where)
+        for key in ("processing", "template_kwargs"):
+            found = (found.get(key) if isinstance(found, dict) else found) or {}
+        if not isinstance(found, dict):
+            raise ConfigError(f"{where} is damaged: {key} cannot be read from it; copy the run folder again")
+        return found
     given = parse_yaml(text, where="--template-kwargs")
     if not isinstance(given, dict):
         raise ConfigError(f"--template-kwargs must be a mapping, as {{enable_thinking: false}}, got {text!r}")
@@ -245,7 +250,9 @@ def _plan(
     benchmark: str, samples: Any, answers: Any, server: Server, cache: Path, prices: Any, *, diagnosis: bool = True
 ) -> JudgingPlan:
     from mmpref.evals.judging import plan_judging
+    from mmpref.files import real_path, refuse_special
 
+    refuse_special(real_path(cache))
     return plan_judging(benchmark, samples, answers, server, cache=cache, prices=prices, diagnosis=diagnosis)
 
 

@@ -44,10 +44,18 @@ def writing_to(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals below ``path`` into one clear error."""
     try:
         yield
+    except (FileExistsError, NotADirectoryError) as err:
+        there = next((folder for folder in path.parents if folder.exists() and not folder.is_dir()), None)
+        why = err.strerror or str(err) if there is None else f"{there} is {_said_of(there)} and no folder"
+        raise CheckpointError(f"cannot write to {path}: {why}; give another path") from err
     except OSError as err:
         raise CheckpointError(
             f"cannot write to {path}: {err.strerror or err}; check permissions and free space"
         ) from err
+
+
+def _said_of(path: Path) -> str:
+    return "a file" if path.is_file() else kind_of_file(path.stat().st_mode)
 
 
 def real_path(path: Path) -> Path:

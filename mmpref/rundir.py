@@ -13,7 +13,6 @@ While a run is written its folder holds ``.mmpref.lock``, and one such file for 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import re
@@ -27,7 +26,7 @@ from typing import Any, Literal, get_args
 
 from mmpref.config import Recipe, SourceSection, dump_recipe
 from mmpref.errors import CheckpointError, ConfigError
-from mmpref.file_reading import home_path, without_links
+from mmpref.file_reading import home_path, read_json, without_links
 from mmpref.files import Locked, NoLocksError, locked, real_path, refuse_locked, write_json, write_text, writing_to
 from mmpref.version import __version__
 
@@ -41,6 +40,8 @@ PATIENCE = 0.5
 _REPORTED_PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "pillow", "bitsandbytes", "tokenizers")
 _BESIDE = re.compile(r"\.(.+)\.[a-z0-9_]{8}(?:\.tmp|\.old)?")
 """What ``replacing`` and ``replacing_folder`` write into, and a folder that is being replaced."""
+_MOST_BYTES = 256 * 2**20
+"""Of a manifest; it names every image of the data."""
 _STEP = re.compile(r"step-\d+")
 _DUMP = re.compile(r"nonfinite-step-\d+(-rank-\d+)?\.json")
 _BEFORE_STEP_1 = re.compile(r'\{"step": 0[,}]')
@@ -103,11 +104,11 @@ class RunDir:
         """
         file = self.path / MANIFEST
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ConfigError(f"{self.path} is not a run folder: it has no {MANIFEST}") from None
-        except (OSError, ValueError) as err:
-            raise ConfigError(f"{file} cannot be read: {err}") from err
+            content = read_json(file, ConfigError, most=_MOST_BYTES)
+        except ConfigError as err:
+            if isinstance(err.__cause__, FileNotFoundError):
+                raise ConfigError(f"{self.path} is not a run folder: it has no {MANIFEST}") from None
+            raise
         if not isinstance(content, dict):
             raise ConfigError(f"{file} is damaged: expected a JSON object")
         return content

@@ -239,8 +239,9 @@ def parse_options(options: Sequence[str], *, texts: Collection[str] = ()) -> dic
 
 
 def short(text: str, most: int = 120) -> str:
-    """A text as a message shows it: its beginning where it is long."""
-    return text if len(text) <= most else f"{text[:most]}..."
+    """A text as a message shows it: its beginning where it is long, and what would end the line as escapes."""
+    shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text[:most])
+    return shown if len(text) <= most else f"{shown}..."
 
 
 def did_you_mean(name: str, known: Sequence[str], *, prefix: Sequence[Any] = ()) -> str:

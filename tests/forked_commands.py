@@ -72,7 +72,7 @@ class ForkedCommands:
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "1000"},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "1000", "TQDM_DISABLE": "1"},
         )
         return self
 

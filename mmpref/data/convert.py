@@ -22,9 +22,9 @@ from mmpref.data.formats import FORMATS, Format, FormatOptions, format_named, re
 from mmpref.data.loading import describe_left_over, left_over
 from mmpref.data.pairs import pair_from_row, pair_to_row, row_name
 from mmpref.data.quarantine import NO_PAIR, Quarantine, RowError
-from mmpref.errors import ConfigError, DataError
+from mmpref.errors import ConfigError, DataError, library_errors
 from mmpref.file_reading import read_json, without_links
-from mmpref.files import replacing, replacing_folder, write_json
+from mmpref.files import json_text, replacing, replacing_folder, write_json
 
 TARGETS = tuple(name for name, found in FORMATS.items() if found.from_canonical is not None)
 _MAGIC = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"BM": ".bmp", b"RIFF": ".webp"}
@@ -322,6 +322,8 @@ def _read_info(path: Path, name: str) -> dict[str, Any]:
     found = read_json(path, DataError, f"{name!r} is to be added to a file that cannot be used:")
     if not isinstance(found, dict):
         raise DataError(f"{path} is there and is not a JSON object, so {name!r} cannot be added to it")
+    with library_errors(DataError, f"{path} is there and {name!r} cannot be added to it", "put it right"):
+        json_text(found)  # NaN and 1e999 are read, and are no JSON that could be written
     return found
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
+from mmpref.errors import ConfigError
 from mmpref.files import write_text
 from mmpref.report import figures
 from mmpref.report.benchmark_page import benchmark_sections
@@ -53,6 +54,10 @@ def build_report(
     """
     loaded = load_runs(runs, labels=labels)
     table = comparison_table(loaded)
+    if images_root is not None and not images_root.is_dir():
+        raise ConfigError(
+            f"the image root {images_root} is not a folder; set it to the folder that image paths start from"
+        )
     album = Album(images_root or _data_root(loaded))
     gallery = choose_examples(loaded, count=examples, seed=EXAMPLE_SEED, album=album)
     others = benchmark_tables(loaded)
