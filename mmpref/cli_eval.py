@@ -250,9 +250,7 @@ def _plan(
     benchmark: str, samples: Any, answers: Any, server: Server, cache: Path, prices: Any, *, diagnosis: bool = True
 ) -> JudgingPlan:
     from mmpref.evals.judging import plan_judging
-    from mmpref.files import real_path, refuse_special
 
-    refuse_special(real_path(cache))
     return plan_judging(benchmark, samples, answers, server, cache=cache, prices=prices, diagnosis=diagnosis)
 
 

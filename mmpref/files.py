@@ -114,6 +114,18 @@ def refuse_special(path: Path) -> None:
         raise CheckpointError(f"cannot write to {path}: it is {kind_of_file(path.stat().st_mode)}; name a file")
 
 
+def open_to_append(path: Path) -> IO[str]:
+    """A text file, open at its end; it and its folder are made where they are not there.
+
+    Raises:
+        CheckpointError: it cannot be written, or is a pipe, a device or a folder.
+    """
+    with writing_to(path):
+        refuse_special(real_path(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a", encoding="utf-8")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     with replacing(path) as stream:

@@ -19,7 +19,7 @@ from mmpref.errors import ConfigError
 from mmpref.evals.fingerprint import WHOLE
 from mmpref.evals.rows import first_ids, load_rows, refuse_duplicates, row_id
 from mmpref.file_reading import read_json
-from mmpref.files import json_text, replacing, write_json, writing_to
+from mmpref.files import json_text, open_to_append, replacing, write_json, writing_to
 from mmpref.records import Answer, EvalSample
 
 SETTINGS = "settings.json"
@@ -75,9 +75,7 @@ class Journal:
     @contextlib.contextmanager
     def appending(self) -> Iterator[IO[str]]:
         """The file of this process, open at its end and held, so that no second run writes there at the same time."""
-        with writing_to(self.file):
-            stream = self.file.open("a", encoding="utf-8")
-        with stream:
+        with open_to_append(self.file) as stream:
             _hold(stream, self.file)
             yield stream
 
@@ -91,7 +89,7 @@ class Journal:
         parts = sorted(self.folder.glob(_OF_RANKS))
         for file in (self.folder / ANSWERS, *parts):
             if file.is_file():
-                with writing_to(file), file.open("a", encoding="utf-8") as stream:
+                with writing_to(file), open_to_append(file) as stream:
                     _hold(stream, file)  # a line that is being written is not torn
                     repair_last_line(file)
         if not parts:

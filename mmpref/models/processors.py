@@ -248,7 +248,7 @@ def complete_processor(processor: Any, config: PretrainedConfig, path: str | Pat
         found = images(images=[blank(64, 48)], return_tensors="pt")
     _refuse_defaults(path)
     floats = [value for value in found.values() if isinstance(value, Tensor) and value.is_floating_point()]
-    if not all(math.isfinite(float(value.float().sum())) for value in floats):
+    if not all(value.numel() and math.isfinite(float(value.float().sum())) for value in floats):
         raise ConfigError(
             f"the image processor of {path} makes no finite numbers of an image: look at image_mean, image_std and "
             "rescale_factor in its preprocessor_config.json or processor_config.json"

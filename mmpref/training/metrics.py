@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mmpref.errors import CheckpointError, library_errors
-from mmpref.files import replacing, write_text, writing_to
+from mmpref.files import open_to_append, replacing, write_text, writing_to
 
 Gather = Callable[[Any], list[Any]]
 """What each rank has, given what this one has (``World.gather``)."""
@@ -223,7 +223,7 @@ class JsonlLogger(InCheckpoint):
         self._append({"step": step, "event": name, "message": message})
 
     def _append(self, line: Mapping[str, Any]) -> None:
-        with writing_to(self.path), self.path.open("a", encoding="utf-8") as stream:
+        with writing_to(self.path), open_to_append(self.path) as stream:
             stream.write(json.dumps(line) + "\n")
 
 

@@ -27,7 +27,7 @@ from mmpref.evals.judging.tasks import HALLUSIONBENCH_SAME, JUDGED, JudgeTask, S
 from mmpref.evals.rows import Source, choose, first_ids, load_rows, pair_by_id
 from mmpref.evals.task import benchmark_named, with_defaults
 from mmpref.evals.verdicts import MAX_MISSING_SHARE, Verdict, content_hash, usable
-from mmpref.files import json_text, only_writer, replacing, writing_to
+from mmpref.files import json_text, only_writer, open_to_append, replacing, writing_to
 from mmpref.records import Answer, EvalSample
 
 ASKED_AGAIN = 3
@@ -226,9 +226,7 @@ class JudgingPlan:
         open_cases = self._open_cases()
         client = ChatClient(self.server)
         judge = _Judge(client, spent)
-        with writing_to(self.cache):
-            self.cache.parent.mkdir(parents=True, exist_ok=True)
-            stream = self.cache.open("a", encoding="utf-8")
+        stream = open_to_append(self.cache)
         asked = 0
         with stream:
             results = in_parallel(open_cases, judge.ask, workers=self.server.concurrency, stop=client.close)
