@@ -450,7 +450,7 @@ def _refuse_outputs(opened: PairSource, *outputs: Path | None) -> None:
     """Nothing that is read is written over, what is to be a file is no folder, and it can be written: known at once."""
     import tempfile
 
-    from mmpref.files import writing_to
+    from mmpref.files import real_path, refuse_special, writing_to
 
     for out in outputs:
         if out is None:
@@ -460,6 +460,7 @@ def _refuse_outputs(opened: PairSource, *outputs: Path | None) -> None:
         if out.exists() and any(out.samefile(file) for file in opened.rows.files):
             raise ConfigError(f"{out} is the source itself; write to another file")
         with writing_to(out):
+            refuse_special(real_path(out))
             out.parent.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=out.parent).close()
 

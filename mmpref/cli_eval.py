@@ -81,6 +81,7 @@ def evaluate(
     from mmpref.config import parse_options
     from mmpref.evals.task import text_options
     from mmpref.evals.unread import refuse_unread
+    from mmpref.files import real_path, refuse_special
     from mmpref.rundir import model_of
     from mmpref.terminal import EvalDisplay
 
@@ -91,6 +92,8 @@ def evaluate(
     if judge_at is not None:
         _can_be_judged(benchmark)
         judge_at.key()
+    if judge_cache is not None:  # which is opened after the last answer
+        refuse_special(real_path(judge_cache))
     prices = _prices(price_in, price_out)
     with EvalDisplay(f"{benchmark} · {model}") as display:
         from mmpref.evals import evaluate as run_evaluation

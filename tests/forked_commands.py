@@ -24,6 +24,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 TOO_LONG = "too long"
+USUAL = (0, 2, 3, 6, 7, 8)
+"""Exit codes of a command that worked, or that said in one line why it did not."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Ended:
         told_by_row = self.argv[:2] == ["data", "check"]  # and what to do next, over several lines
         if not told_by_row and (more := [line for line in lines[1:] if not line.startswith("  ")]):
             return f"{len(more)} lines more: {self.err[:1000]!r}"
-        if longest := max(map(len, lines)) > 1600:
+        if (longest := max(map(len, lines))) > 1600:
             return f"a line of {longest} characters: {lines[0][:300]!r}"
         return None
 
@@ -111,7 +113,11 @@ class ForkedCommands:
         }
         self._server.stdin.write(json.dumps(asked).encode() + b"\n")
         self._server.stdin.flush()
-        told: dict[str, Any] = json.loads(self._server.stdout.readline())
+        try:
+            told: dict[str, Any] = json.loads(self._server.stdout.readline())
+        except BaseException:  # the next command must not be told of this one
+            self._server.kill()
+            raise
         return Ended(argv=list(argv), **told)
 
 
@@ -119,6 +125,9 @@ def serve() -> None:
     """The process that forks: one request and one reply in JSON on each line."""
     import importlib
 
+    from mmpref.process import notices
+
+    notices.install()  # as the installed command does
     for name in ("mmpref.cli", "mmpref.config", "encodings.utf_8_sig", *sys.argv[1:]):
         importlib.import_module(name)
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")

@@ -27,7 +27,7 @@ from mmpref.evals.judging.tasks import HALLUSIONBENCH_SAME, JUDGED, JudgeTask, S
 from mmpref.evals.rows import Source, choose, first_ids, load_rows, pair_by_id
 from mmpref.evals.task import benchmark_named, with_defaults
 from mmpref.evals.verdicts import MAX_MISSING_SHARE, Verdict, content_hash, usable
-from mmpref.files import json_text, only_writer, open_to_append, replacing, writing_to
+from mmpref.files import json_text, only_writer, open_to_append, real_path, refuse_special, replacing, writing_to
 from mmpref.records import Answer, EvalSample
 
 ASKED_AGAIN = 3
@@ -196,7 +196,10 @@ class JudgingPlan:
         Raises:
             ConfigError: the estimate is above ``max_cost``, or the server refuses every request.
             EvalIncompleteError: many requests in a row failed; what was paid for is in the cache.
+            CheckpointError: ``out`` or the cache can be no file; nothing was asked.
         """
+        for file in (out, self.cache):
+            refuse_special(real_path(file))
         with ExitStack() as held:
             held.enter_context(only_writer(out, "choose another --out"))
             held.enter_context(only_writer(self.cache, "choose another --cache"))

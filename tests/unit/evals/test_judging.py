@@ -1,6 +1,7 @@
 """Judges over a real HTTP server: verdicts, faults, injected answers, cost, and a run that is killed."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -403,6 +404,22 @@ def test_the_command_shows_the_cost_and_a_dry_run_sends_nothing(tmp_path):
         done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     assert "12 verdicts; 12 calls, 12,000 + 120 tokens, $0.12" in done.stdout
     assert len(rows_of(tmp_path / "v.jsonl")) == 12
+
+
+@pytest.mark.parametrize("option", ["--out", "--cache", "--judge-cache"])
+def test_what_can_be_no_file_is_refused_before_anything_is_asked(tmp_path, option, capsys):
+    from mmpref.cli import main
+
+    os.mkfifo(tmp_path / "pipe")
+    with ChatServer(rates).running() as server:
+        arguments = command(tmp_path, server.url, option, str(tmp_path / "pipe"))[3:]
+        if option == "--judge-cache":
+            place = arguments.index("--answers")
+            arguments = ["eval", *arguments[1:place], *arguments[place + 2 :], "--judge-server", server.url]
+            arguments += ["--judge-model", "judge"]
+        assert main(arguments) == 6
+        assert server.requests == []
+    assert "is a pipe" in capsys.readouterr().err
 
 
 def test_the_command_says_what_is_missing_and_keeps_the_key_to_itself(tmp_path, monkeypatch):
