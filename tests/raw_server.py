@@ -65,12 +65,12 @@ GREETING = b"HTTP/1.1 200 OK\r\n"
 
 
 def _silent(connection: socket.socket, closing: threading.Event) -> None:
-    closing.wait(60)
+    closing.wait()
 
 
 def _no_answer(connection: socket.socket, closing: threading.Event) -> None:
     read_request(connection)
-    closing.wait(60)
+    closing.wait()
 
 
 def _after(first: bytes, dripped: bytes) -> Callable[[socket.socket, threading.Event], None]:
@@ -107,4 +107,4 @@ SLOW: dict[str, Callable[[socket.socket, threading.Event], None]] = {
     "drips trailers": _endless(GREETING + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n", b"X-T: 1\r\n"),
     "stops in the body": _after(GREETING + b"Content-Length: 10\r\n\r\n{", b""),
 }
-"""Ways to be slow, none of which a limit between two reads ends."""
+"""Ways to be slow, none of which a limit between two reads ends; who has no limit at all waits for ever."""

@@ -280,7 +280,7 @@ def test_many_failures_in_a_row_end_the_run_but_scattered_ones_do_not():
 
 def test_leaving_early_stops_the_threads(serve):
     server = serve(faults={0: "500"})
-    client = ChatClient(at(server, pause=30, attempts=3))
+    client = ChatClient(at(server, pause=3600, attempts=3))
 
     def work(n):
         if n == 1:
@@ -291,8 +291,5 @@ def test_leaving_early_stops_the_threads(serve):
     results = in_parallel(range(1, 9), work, workers=4, stop=client.close)
     next(results)
     results.close()
-    until = time.monotonic() + 5
-    while threading.active_count() > before and time.monotonic() < until:
+    while threading.active_count() > before:  # a sleeper would be there for an hour
         time.sleep(0.02)
-    assert threading.active_count() <= before + 4  # the server's own threads, no sleeper of half a minute among them
-    assert time.monotonic() < until

