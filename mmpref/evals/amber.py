@@ -34,7 +34,7 @@ from mmpref.evals.answer_files import saved_answers
 from mmpref.evals.benchmark import Benchmark, Items, Judged, each
 from mmpref.evals.objects import count_words
 from mmpref.evals.readers import YES_NO_READERS, Verdict
-from mmpref.evals.rows import Row, Source, choose, first_ids, load_rows, pair_by_id
+from mmpref.evals.rows import Row, Source, choose, first_ids, load_rows, pair_by_id, row_id, text_of, texts_of
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
 from mmpref.statistics import Array, Formula, Metric, Ratio, rounded
 
@@ -88,24 +88,28 @@ def _queries(folder: Path) -> list[Row]:
 
 def _dimension(annotation: Row) -> str:
     kind = annotation.get("type")
-    if kind != GENERATIVE and kind not in _SECTIONS:
+    if not isinstance(kind, str) or (kind != GENERATIVE and kind not in _SECTIONS):
         raise DataError(f"annotation {annotation['id']}: unknown type {kind!r}")
-    return GENERATIVE if kind == GENERATIVE else _SECTIONS[str(kind)][0]
+    return GENERATIVE if kind == GENERATIVE else _SECTIONS[kind][0]
 
 
 def _sample(row: Row, annotation: Row, dimension: str, lexicon: Lexicon, options: Mapping[str, Any]) -> EvalSample:
     generative = dimension == GENERATIVE
-    target: Any = annotation["truth"]
+    asked, judged = f"question {row['id']}", f"annotation {annotation['id']}"
+    target: Any
     if generative:
-        target = Scene(tuple(annotation["truth"]), tuple(annotation["hallu"]), lexicon)
+        target = Scene(texts_of(annotation, "truth", judged), texts_of(annotation, "hallu", judged), lexicon)
+    elif (target := annotation.get("truth")) not in ("yes", "no"):
+        raise DataError(f"{judged}: truth is {target!r}; expected yes or no")
+    query, image = text_of(row, "query", asked), text_of(row, "image", asked)
     return EvalSample(
-        id=str(row["id"]),
-        images=(ImageRef(path=row["image"]),),
-        prompt=user_turn(row["query"] + ("" if generative else str(options["prompt_suffix"])), num_images=1),
+        id=row_id(row, asked, ("id",)),
+        images=(ImageRef(path=image),),
+        prompt=user_turn(query + ("" if generative else str(options["prompt_suffix"])), num_images=1),
         target=target,
         meta={
-            "image": row["image"],
-            "question": row["query"],
+            "image": image,
+            "question": query,
             "type": annotation["type"],
             "dimension": dimension,
             "sections": () if generative else _SECTIONS[annotation["type"]],

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 from mmpref.errors import ConfigError, DataError
 from mmpref.evals.plurals import singular
-from mmpref.evals.rows import load_json, read_text
+from mmpref.evals.rows import load_json, read_text, texts_of
 
 Nouns: TypeAlias = Callable[[str, str], Sequence[str]]  # question id and answer -> nouns in order, with repeats
 Similarity: TypeAlias = Callable[[str, str], float]
@@ -37,8 +37,10 @@ class Lexicon:
     @staticmethod
     def read(folder: Path) -> Lexicon:
         relation = load_json(folder / "relation.json")
-        if not isinstance(relation, Mapping) or not all(isinstance(words, list) for words in relation.values()):
+        if not isinstance(relation, Mapping):
             raise DataError(f"{folder / 'relation.json'}: expected a mapping of words to lists of words")
+        for word in relation:
+            texts_of(relation, word, str(folder / "relation.json"))
         lines = read_text(folder / "safe_words.txt").split("\n")
         known = frozenset({*relation, *(word for words in relation.values() for word in words)})
         return Lexicon(relation, frozenset(line.strip() for line in lines if line.strip()), known)

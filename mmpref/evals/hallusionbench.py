@@ -36,7 +36,7 @@ from mmpref.evals.answer_files import name_of, read_rows
 from mmpref.evals.benchmark import Benchmark, Item, Items, Judged
 from mmpref.evals.matching import match
 from mmpref.evals.readers import YES_NO_READERS, says_unsure
-from mmpref.evals.rows import Row, Saved, Source, choose, load_rows, pair_by_id
+from mmpref.evals.rows import Row, Saved, Source, choose, load_rows, pair_by_id, row_id, text_of
 from mmpref.evals.verdicts import judging_notes, read_verdicts, usable_on
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
 from mmpref.statistics import Metric, Ratio, rounded
@@ -59,7 +59,11 @@ def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSamp
             )
         if row["category"] not in ("VD", "VS") or str(row["gt_answer"]) not in ("0", "1"):
             raise DataError(f"question {number}: expected category VD or VS and gt_answer 0 or 1")
-    return tuple(_sample(row, options) for row in rows if view == "all" or _has_image(row))
+    return tuple(
+        _sample(row, f"question {number}", options)
+        for number, row in enumerate(rows, 1)
+        if view == "all" or _has_image(row)
+    )
 
 
 def _has_image(row: Row) -> bool:
@@ -70,20 +74,22 @@ def _name(row: Row) -> str:
     return "_".join(str(row[key]) for key in _KEYS)
 
 
-def _sample(row: Row, options: Mapping[str, Any]) -> EvalSample:
-    file = str(row.get("filename") or "").removeprefix("./")
+def _sample(row: Row, where: str, options: Mapping[str, Any]) -> EvalSample:
+    names = {key: row_id(row, where, (key,)) for key in (*_KEYS, "visual_input")}
+    file = text_of(row, "filename", where, "").removeprefix("./")
     images = (ImageRef(path=file),) if _has_image(row) and file else ()
+    question = text_of(row, "question", where)
     return EvalSample(
-        id=_name(row),
+        id="_".join(names[key] for key in _KEYS),
         images=images,
-        prompt=user_turn(str(row["question"]) + str(options["prompt_suffix"]), num_images=len(images)),
+        prompt=user_turn(question + str(options["prompt_suffix"]), num_images=len(images)),
         target="yes" if str(row["gt_answer"]) == "1" else "no",
         meta={
-            **{key: str(row[key]) for key in (*_KEYS, "visual_input")},
+            **names,
             "image": file,
-            "question": str(row["question"]),
-            "reference": str(row.get("gt_answer_details", "")),
-            "note": str(row.get("sample_note", "")),
+            "question": question,
+            "reference": text_of(row, "gt_answer_details", where, ""),
+            "note": text_of(row, "sample_note", where, ""),
         },
     )
 

@@ -30,7 +30,7 @@ from mmpref.evals.answer_files import name_of, read_rows
 from mmpref.evals.benchmark import Benchmark, Item, Judged, each
 from mmpref.evals.matching import match
 from mmpref.evals.objects import count_words
-from mmpref.evals.rows import Row, Saved, Source, is_path, load_json, load_rows, pair_by_id, row_id
+from mmpref.evals.rows import Row, Saved, Source, is_path, load_json, load_rows, pair_by_id, row_id, text_of, texts_of
 from mmpref.evals.verdicts import MAX_SCORE, Verdict, judging_notes, read_verdicts, usable_on
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
 from mmpref.statistics import Metric, Ratio
@@ -44,28 +44,31 @@ _HALLUCINATES_BELOW = 3
 
 def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSample, ...]:
     """One sample per row of the template; ``meta`` holds what the judge is shown."""
-    rows = load_rows(source, "questions")
-    for number, row in enumerate(rows, 1):
-        if missing := [key for key in _NEEDED if key not in row]:
-            raise DataError(f"question {number}: no {missing[0]}; a row of the template has {', '.join(_NEEDED)}")
-    return tuple(
-        EvalSample(
-            id=str(row["image_id"]),
-            # the template has web addresses; images are read from a folder, by the name at the end of the address
-            images=(ImageRef(path=str(row["image_src"]).rsplit("/", 1)[-1]),),
-            prompt=user_turn(str(row["question"]), num_images=1),
-            target=str(row["gt_answer"]),
-            meta={
-                "type": str(row["question_type"]),
-                "topic": str(row.get("question_topic", "")),
-                "image": str(row["image_src"]).rsplit("/", 1)[-1],
-                "image_src": str(row["image_src"]),
-                "image_content": tuple(row["image_content"]),
-                "question": str(row["question"]),
-                "model_answer": str(row.get("model_answer", "")),
-            },
-        )
-        for row in rows
+    return tuple(_sample(row, f"question {number}") for number, row in enumerate(load_rows(source, "questions"), 1))
+
+
+def _sample(row: Row, where: str) -> EvalSample:
+    if missing := [key for key in _NEEDED if key not in row]:
+        raise DataError(f"{where}: no {missing[0]}; a row of the template has {', '.join(_NEEDED)}")
+    said = {key: text_of(row, key, where) for key in ("question", "gt_answer", "question_type", "image_src")}
+    image = said["image_src"].rsplit("/", 1)[-1]
+    if not image:
+        raise DataError(f"{where}: image_src {said['image_src']!r} does not end in a file name")
+    return EvalSample(
+        id=row_id(row, where, ("image_id",)),
+        # the template has web addresses; images are read from a folder, by the name at the end of the address
+        images=(ImageRef(path=image),),
+        prompt=user_turn(said["question"], num_images=1),
+        target=said["gt_answer"],
+        meta={
+            "type": said["question_type"],
+            "topic": text_of(row, "question_topic", where, ""),
+            "image": image,
+            "image_src": said["image_src"],
+            "image_content": texts_of(row, "image_content", where),
+            "question": said["question"],
+            "model_answer": text_of(row, "model_answer", where, ""),
+        },
     )
 
 

@@ -41,7 +41,7 @@ from mmpref.evals.objects import (
     true_objects,
     vocabulary_of,
 )
-from mmpref.evals.rows import Row, Saved, Source, load_json, pair_by_id
+from mmpref.evals.rows import Row, Saved, Source, load_json, pair_by_id, row_id, text_of, texts_of
 from mmpref.evals.tables import TABLES
 from mmpref.evals.verdicts import Verdict, judging_notes, read_verdicts, usable_on
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
@@ -70,7 +70,7 @@ def _sentences(source: Source) -> list[Row]:
 def _sample(row: Row, number: int, truth: Truth | None, options: Mapping[str, Any]) -> EvalSample:
     if row.get("image_id") is None:
         raise DataError(f"item {number}: no image_id; an item of Object HalBench has image_id and question")
-    image = str(row["image_id"])
+    image = row_id(row, f"item {number}", ("image_id",))
     key = next((key for key in _OBJECT_KEYS if row.get(key) is not None), None)
     if truth is None and key is None:
         raise ConfigError(
@@ -78,9 +78,9 @@ def _sample(row: Row, number: int, truth: Truth | None, options: Mapping[str, An
         )
     if truth is not None and image not in truth.objects:
         raise DataError(f"item {number}: the ground truth has no image {image!r}")
-    objects = truth.objects[image] if truth is not None else list(row[str(key)])
+    objects = truth.objects[image] if truth is not None else texts_of(row, str(key), f"item {number}")
     captions = truth.captions.get(image, []) if truth is not None else []
-    question = str(row.get("question", row.get("prompt", "")))
+    question = text_of(row, "question" if "question" in row else "prompt", f"item {number}", "")
     file = str(row["image"]) if str(row.get("image", "")).endswith((".jpg", ".png")) else None
     name = file or image_file(str(options["image_name"]), image)
     return EvalSample(

@@ -54,7 +54,9 @@ class Vocabulary:
             DataError: the file cannot be read or names no object.
         """
         where = str(source) if isinstance(source, str | Path) else "synonyms"
-        lines = read_text(source, DataError, "synonyms:").splitlines() if isinstance(source, str | Path) else source
+        lines = read_text(source, DataError, "synonyms:").splitlines() if isinstance(source, str | Path) else [*source]
+        if odd := [line for line in lines if not isinstance(line, str)]:
+            raise DataError(f"synonyms: {odd[0]!r:.60} is no line of text, its words separated by commas")
         groups = [line.strip().split(", ") for line in lines if line.strip() and not line.startswith("#")]
         if not groups:
             raise DataError(f"synonyms: {where} is empty; expected one object per line, its words separated by commas")

@@ -136,6 +136,35 @@ def as_id(value: object) -> str | None:
     return str(value)
 
 
+def text_of(row: Row, key: str, where: str, default: str | None = None) -> str:
+    """What a row says under a key that has text.
+
+    Args:
+        default: where the key is missing or null; None: it must be there, and say something.
+
+    Raises:
+        DataError: it is missing, no text, or blank.
+    """
+    text = row.get(key)
+    if text is None and default is not None:
+        return default
+    if not isinstance(text, str) or (default is None and not text.strip()):
+        raise DataError(f"{where}: {key} is {_short(text) if key in row else 'missing'}; expected text")
+    return text
+
+
+def texts_of(row: Row, key: str, where: str) -> tuple[str, ...]:
+    """The list of texts that a row has under a key; an empty list is one.
+
+    Raises:
+        DataError: it is missing, no list, or has something else in it.
+    """
+    texts = row.get(key)
+    if not isinstance(texts, Sequence) or isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise DataError(f"{where}: {key} is {_short(texts) if key in row else 'missing'}; expected a list of texts")
+    return tuple(texts)
+
+
 def text_key(row: Row, asked: str = "") -> str | None:
     """The key under which a row has its answer, None when there is none."""
     keys = [key for key in TEXT_KEYS if key in row]

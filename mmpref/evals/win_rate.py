@@ -28,7 +28,7 @@ from mmpref.errors import DataError, EvalIncompleteError
 from mmpref.evals.answer_files import name_of, read_rows
 from mmpref.evals.benchmark import Benchmark, Judged, each
 from mmpref.evals.matching import match
-from mmpref.evals.rows import Row, Saved, Source, load_rows, pair_by_id
+from mmpref.evals.rows import Row, Saved, Source, load_rows, pair_by_id, row_id, text_of
 from mmpref.evals.verdicts import judging_notes, read_verdicts, usable_on
 from mmpref.records import Answer, EvalSample, user_turn
 from mmpref.statistics import Array, Formula, Metric, Ratio
@@ -45,13 +45,14 @@ def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSamp
             raise DataError(
                 f"question {number + 1}: no instruction, prompt or turns; it has {', '.join(map(str, row))}"
             )
-        name = next((row[key] for key in _ID_KEYS if row.get(key) not in (None, "")), number)
+        where = f"question {number + 1}"
+        key = next((key for key in _ID_KEYS if row.get(key) not in (None, "")), None)
         samples.append(
             EvalSample(
-                id=str(name),
+                id=str(number) if key is None else row_id(row, where, (key,)),
                 images=(),
                 prompt=user_turn(text, num_images=0),
-                target=row.get("output"),
+                target=None if row.get("output") is None else text_of(row, "output", where),
                 meta={"question": text, "image": "", "dataset": str(row.get("dataset", row.get("category", "")))},
             )
         )
@@ -64,8 +65,8 @@ def instruction_of(row: Row) -> str | None:
         if isinstance(row.get(key), str):
             return str(row[key])
     turns = row.get("turns")
-    if isinstance(turns, list) and turns and isinstance(turns[0], Mapping):
-        return str(turns[0].get("content", ""))
+    if isinstance(turns, list) and turns and isinstance(turns[0], Mapping) and isinstance(turns[0].get("content"), str):
+        return str(turns[0]["content"])
     return None
 
 

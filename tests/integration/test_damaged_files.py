@@ -59,6 +59,7 @@ MMHAL = "--benchmark mmhal --questions mmhal.json --answers mmhal.jsonl"
 REPORT = "report runs/base runs/uni --out o/r.html"
 EVAL = f"eval --model model --images images {POPE} --out ev --max-new-tokens 2 --limit 2"
 TRAIN = "train first.yaml train.max_steps=1 train.use_cpu=true preflight=false model.path=model"
+STOPPED = f"{TRAIN.replace('max_steps=1', 'max_steps=2')} train.save_steps=1 output=stopped"
 CACHED = f"{TRAIN} reference.kind=cache reference.cache=refs"
 VERIFY = "data verify pairs.jsonl --root images"
 
@@ -94,8 +95,9 @@ WRITTEN = [
     Read("runs/uni/evals/chair/results.json", REPORT),
     Read("runs/uni/evals/chair/items.jsonl", REPORT),
     Read("evaluated/results.json", "report evaluated --out o/r.csv"),
-    Read("run/manifest.json", f"{TRAIN} output=run --resume", True),
-    Read("run/metrics.jsonl", f"{TRAIN} output=run --resume", True),
+    Read("stopped/manifest.json", f"{STOPPED} --resume", True),
+    Read("stopped/metrics.jsonl", f"{STOPPED} --resume", True),
+    Read("stopped/checkpoints/step-1/trainer_state.json", f"{STOPPED} --resume", True),
     Read("run/recipe.yaml", f"eval --model run --images images {POPE} --out o/e --limit 1 --max-new-tokens 1", True),
     Read("run/manifest.json", "merge run --out o/merged", True),
     Read("checked/data_report.json", f"{TRAIN} output=o/run data.manifest=checked", True),
@@ -136,13 +138,18 @@ def whole(tmp_path_factory: pytest.TempPathFactory, run: ForkedCommands) -> Path
     build("llava", folder / "model")
     for line in (
         "data check --workers 1 --out checked pairs.jsonl --root images",
-        f"{TRAIN} output=run",
+        f"{TRAIN} output=run adapter.kind=lora tune.language=lora tune.vision=freeze tune.projector=freeze",
         f"{CACHED} output=other",
+        STOPPED,
         EVAL,
     ):
         done = run(line.split(), folder=folder, memory_mib=4096)
         assert done.code in (0, 8), done
     shutil.rmtree(folder / "other")
+    shutil.rmtree(folder / "stopped" / "checkpoints" / "step-2")
+    shutil.rmtree(folder / "stopped" / "model")
+    manifest = folder / "stopped" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"state": "complete"', '"state": "stopped"'))
     return folder
 
 
