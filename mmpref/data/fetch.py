@@ -154,6 +154,13 @@ def parse_url(url: str, policy: FetchPolicy) -> Target:
     return Target(host, port, (parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
 
 
+def _redirected(url: str, place: str) -> str:
+    try:
+        return urljoin(url, place)
+    except ValueError as error:
+        raise _fault("fetch_url", url, f"leads to {place[:200]!r}, which is not a URL: {error}") from error
+
+
 def checked_address(target: Target, policy: FetchPolicy) -> str:
     """The address to connect to. Every address that the name has must be public.
 
@@ -418,7 +425,7 @@ class _Store:
                 answer = connection.getresponse()
                 place = answer.getheader("Location")
                 if answer.status in (301, 302, 303, 307, 308) and place:
-                    url = urljoin(url, place)
+                    url = _redirected(url, place)
                     target = parse_url(url, self.policy)
                     continue
                 self._save(answer, file)
@@ -442,7 +449,7 @@ class _Store:
             raise _TryAgainError(f"the server answered {answer.status}")
         if answer.status != 200:
             raise RowError(f"the server answered {answer.status}", reason="fetch_failed")
-        if answer.getheader("Content-Encoding", "identity") != "identity":
+        if answer.getheader("Content-Encoding", "").strip().lower() not in ("", "identity"):
             raise RowError("the server compressed the image, which was not asked for", reason="fetch_failed")
         limit = self.policy.max_bytes
         if (answer.length or 0) > limit:

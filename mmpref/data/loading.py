@@ -222,7 +222,7 @@ def canonical_rows(row: Mapping[str, Any], name: str, options: FormatOptions, *,
     try:
         return list(read_row(row, None if name == "auto" else format_named(name), options)[1])
     except RowError as fault:
-        if fault.reason == UNKNOWN_FORMAT and isinstance(row.get("prompt"), list):
+        if fault.reason == UNKNOWN_FORMAT and not isinstance(row.get("prompt"), str | None):
             return [row]  # meant as a pair: its own reader says what is wrong with it
         raise
 
@@ -368,8 +368,8 @@ def _is_canonical(row: Mapping[str, Any], name: str) -> bool:
 
 
 def _looks_canonical(row: Mapping[str, Any]) -> bool:
-    """No other format has only these keys, a prompt that is no text and answers that are."""
-    if not row.keys() <= _CANONICAL or isinstance(row.get("prompt"), str):
+    """No other format has only these keys, a list of messages as its prompt and answers that are texts."""
+    if not row.keys() <= _CANONICAL or not isinstance(row.get("prompt"), list):
         return False
     chosen, rejected = row.get("chosen"), row.get("rejected")
     if isinstance(chosen, str) and isinstance(rejected, str):

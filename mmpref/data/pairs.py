@@ -200,7 +200,7 @@ def _id(value: Any) -> str:
     if isinstance(value, str) and value.strip():
         return _clean(value, "id")
     if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 2**63:
-        raise _fault("id", f"'id' must be a non-empty text or a whole number, got {_shown(value)}")
+        raise _fault("id", f"'id' must be a non-empty text or a whole number below 2**63, got {_shown(value)}")
     return str(value)
 
 
@@ -301,12 +301,17 @@ def _message(item: Any, place: int, asides: dict[str, list[Any]]) -> Message:
 
 def _named_turn(item: Any, place: int, asides: dict[str, list[Any]]) -> Mapping[str, Any]:
     """A turn that also says who in the role speaks, or that a parquet reader filled; anything more is refused."""
-    given = {key: value for key, value in item.items() if value is not None} if isinstance(item, Mapping) else {}
+    said = item.items() if isinstance(item, Mapping) else ()
+    given = {key: value for key, value in said if not _is_absent(key, value)}
     if isinstance(name := given.pop("name", ""), str) and given.keys() == _TURN_KEYS:
         if name:
             asides.setdefault(TURN_NAMES, []).append(name)
         return given
     raise _fault("prompt", f"prompt[{place}] must be a mapping with exactly 'role' and 'content', got {_shown(item)}")
+
+
+def _is_absent(key: Any, value: Any) -> bool:
+    return value is None or (key not in _TURN_KEYS and isinstance(value, str | list | dict) and not value)
 
 
 def _part(item: Any, turn: int, number: int, asides: dict[str, list[Any]]) -> Part:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 from mmpref.errors import ConfigError
 
-HOST = re.compile(r"^(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$")
+_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+HOST = re.compile(rf"^(?=.{{1,253}}$){_LABEL}(?:\.{_LABEL})*$")
 _NUMBER = re.compile(r"^(?:0x[0-9a-f]*|[0-9]+)$")
 
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")

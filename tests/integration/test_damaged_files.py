@@ -119,8 +119,10 @@ def run() -> Iterator[ForkedCommands]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, run: ForkedCommands) -> Path:
-    """The files as they should be."""
-    folder = tmp_path_factory.mktemp("whole")
+    """The files as they should be, to be copied to where they were written, beside it: evaluations know their place."""
+    whole = tmp_path_factory.mktemp("damaged") / "whole"
+    folder = whole.with_name("files")
+    folder.mkdir()
     write_small_files(folder)
     table = pa.Table.from_pylist([json.loads(line) for line in (folder / "pairs.jsonl").open()])
     pq.write_table(table, folder / "pairs.parquet")
@@ -150,17 +152,18 @@ def whole(tmp_path_factory: pytest.TempPathFactory, run: ForkedCommands) -> Path
     shutil.rmtree(folder / "stopped" / "model")
     manifest = folder / "stopped" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"state": "complete"', '"state": "stopped"'))
-    return folder
+    folder.rename(whole)
+    return whole
 
 
 class Tried:
     """Runs commands beside damaged files, in a copy of all files for each."""
 
-    def __init__(self, run: ForkedCommands, whole: Path, place: Path) -> None:
+    def __init__(self, run: ForkedCommands, whole: Path) -> None:
         self.faults: list[str] = []
         self.count = self.refused = 0
         self._most_seconds = self._most_mib = 0.0
-        self._run, self._whole, self.work = run, whole, place / "work"
+        self._run, self._whole, self.work = run, whole, whole.with_name("files")
 
     def __call__(self, read: Read, content: bytes, name: str) -> Ended:
         shutil.rmtree(self.work, ignore_errors=True)
@@ -189,8 +192,8 @@ class Tried:
 
 
 @pytest.fixture
-def tried(run: ForkedCommands, whole: Path, tmp_path: Path) -> Tried:
-    return Tried(run, whole, tmp_path)
+def tried(run: ForkedCommands, whole: Path) -> Tried:
+    return Tried(run, whole)
 
 
 def test_damaged_files_are_one_line(tried: Tried) -> None:

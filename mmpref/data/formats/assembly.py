@@ -158,7 +158,7 @@ def _id(row: Row, keys: Sequence[str], options: FormatOptions) -> tuple[str, str
         if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
             return str(value), key
         if not isinstance(value, str) or not value.strip():
-            raise fault("id", f"{key!r} must be a non-empty text or a whole number, got {shown(value)}")
+            raise fault("id", f"{key!r} must be a non-empty text or a whole number below 2**63, got {shown(value)}")
         return value, key
     if options.place is not None:
         return options.place, None

@@ -18,6 +18,7 @@ from mmpref.data.formats.border import (
     turn,
     without_none,
 )
+from mmpref.data.formats.columns import is_empty
 from mmpref.data.formats.contract import FormatOptions
 from mmpref.data.pairs import IMAGE_HINTS
 from mmpref.records import ROLES
@@ -35,7 +36,7 @@ def chat_message(item: Any, name: str, inside: InParts | None) -> Message:
         role, said = item.get("role"), item.get("content")
         if type(role) is str and role in ROLES and type(said) is str:
             return {"role": role, "content": [{"type": "text", "text": said}]}
-    given = without_none(item)
+    given = {key: value for key, value in without_none(item).items() if key == "content" or not is_empty(value)}
     given.pop("name", None)  # who in the role speaks: kept in ``meta``
     if set(given) != {"role", "content"}:
         raise fault("prompt", f"{name} must be a mapping with exactly 'role' and 'content', got {shown(item)}")

@@ -45,6 +45,10 @@ TURNS = Kind(
     "text that the model would be asked", "unread_turns", "put it into the prompt, or drop it if it is not part of it"
 )
 PREFIX = Kind("the beginning of the answer", "unread_prefix", "name it 'response_prefix', or drop it")
+VERDICT = Kind(
+    "that neither answer is preferred, or the one that stands as rejected", "preference", "leave the row out, or swap "
+    "its answers where the rejected one is the better, and drop the column",
+)  # fmt: skip
 MEDIA = Kind("media, by its value", "unread_media", "name it 'images' if it is what the prompt is about, else drop it")
 IMAGE_NAME = Kind("the name of an image", "unread_images", "give the image's path under 'images', or drop the column")
 
@@ -105,9 +109,14 @@ _NAMES: dict[str, Column] = {
         (
             "history", "chat_history", "conversation_history", "dialogue_history", "conversation", "conversations",
             "dialogue", "dialog", "turns", "messages", "prompt", "question", "query", "instruction", "input", "context",
-            "passage", "user_prompt", "user_input", "choices", "answer_choices", "options",
+            "passage", "user_prompt", "user_input", "choices", "answer_choices", "options", "hint", "hints", "lecture",
+            "pre_prompt", "post_prompt", "prompt_prefix", "prompt_suffix",
         ),
         Column(TURNS, "late"),
+    ),
+    **dict.fromkeys(
+        ("is_tie", "tie", "tied", "winner", "preference", "preferred", "preferred_answer", "better", "better_answer"),
+        Column(VERDICT, "late"),
     ),
     **dict.fromkeys(("visual", "visuals", "visual_input", "visual_inputs", "pixel_values"), Column(IMAGES, "late")),
     "response_prefix": Column(PREFIX, "late"),

@@ -65,6 +65,7 @@ def _is_axolotl(row: Row) -> bool:
 
 
 _ASSISTANT = "\n\nAssistant:"
+_HUMAN = "\n\nHuman:"
 
 
 def _hh_rlhf(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
@@ -73,6 +74,9 @@ def _hh_rlhf(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     ends = [said.rfind(_ASSISTANT) + len(_ASSISTANT) for said in (better, worse)]
     if better[: ends[0]] != worse[: ends[1]]:
         raise fault("prompt_differs", "'chosen' and 'rejected' do not begin with the same turns")
+    for key, said, end in zip(("chosen", "rejected"), (better, worse), ends, strict=True):
+        if _HUMAN in said[end:]:
+            raise fault("chat_markup", f"{key!r} goes on with a turn of Human after its answer; cut the talk before it")
     images = images_of(row, options)
     return [
         canonical(

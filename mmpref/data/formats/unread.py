@@ -20,6 +20,7 @@ from mmpref.data.formats.columns import (
     MEDIA_KINDS,
     SYSTEM,
     TURNS,
+    VERDICT,
     Column,
     column_of,
     ends_like_an_image,
@@ -35,6 +36,7 @@ from mmpref.data.quarantine import RowError
 
 _WHOLE = frozenset({"messages", "conversation", "conversations", "dialogue", "dialog", "turns"})
 """Columns that hold a whole conversation, its answer included."""
+_LEVEL = frozenset({"both", "neither", "none", "draw", "equal", "same", "no preference"})
 _ASKS = frozenset({"user", "human", "system", "developer"})
 _JUDGES = re.compile(
     r"(?:^|_)(?:judge|judge?ment|critic|critique|grader?|grading|review|annotation|annotator|evaluation|evaluator|label"
@@ -103,10 +105,20 @@ def refuse_unread(
         elif kind is TURNS:
             is_count = whole and isinstance(value, int | float)  # ``turns: 1``
             is_read = is_count or _is_said(value, (*prompt, *answers) if whole else prompt)
+        elif kind is VERDICT:
+            is_read = not _voids(key, value)
         else:
             is_read = False
         if not is_read:
             refuse(key, kind)
+
+
+def _voids(key: str, value: Any) -> bool:
+    """Whether a verdict about the answers says that they are level, or that the rejected one is the better."""
+    said = value.strip().lower() if isinstance(value, str) else value
+    if "tie" in spelt(key):
+        return bool(said) and said not in ("false", "no", "0")
+    return isinstance(said, str) and (said.startswith(("tie", "reject")) or said in _LEVEL)
 
 
 def _is_shown(key: str, value: Any, column: Column | None, images: Sequence[Any]) -> bool:

@@ -134,6 +134,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(302, Location="/red.png")
         elif name.startswith("to-"):
             self.answer(302, Location="https://" + name[3:])
+        elif name == "nowhere.png":
+            self.answer(302, Location="https://[::1/red.png")
+        elif name == "long.png":
+            self.answer(302, Location=f"https://{'a' * 64}.{HOST}/red.png")
         elif name == "around.png":
             self.answer(302, Location="/around.png")
         elif name == "large.png":
@@ -243,6 +247,8 @@ FAULTS = {
     "endless.png": ("fetch_too_large", "more than the limit of 200000"),
     "slow.png": ("fetch_timeout", "longer than 0.3 seconds"),
     "zipped.png": ("fetch_failed", "compressed"),
+    "nowhere.png": ("fetch_url", "which is not a URL"),
+    "long.png": ("fetch_url", "no plain host name"),
     "to-other.test/red.png": ("fetch_host", "not an allowed host"),
     "to-127.0.0.1/red.png": ("fetch_host", "not an allowed host"),
 }

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from mmpref.data.formats import FORMATS, detect, to_canonical
-from mmpref.data.pairs import pair_from_row
+from mmpref.data.formats import FORMATS, FormatOptions, detect, to_canonical
+from mmpref.data.loading import canonical_rows
+from mmpref.data.pairs import PAIR_KEYS, pair_from_row
 from mmpref.data.quarantine import RowError
 from tests.unit.data.more_rows import BAD, GOOD, Row, gpt, human, said, talk
 
@@ -113,6 +114,19 @@ READ: dict[str, tuple[str, Row, list[str]]] = {
         [ASKS],
     ),
     "HH-RLHF": ("hh_rlhf", HUMAN, [ASKS]),
+    "TRL, messages with empty fields of other turns": (
+        "trl",
+        {
+            "prompt": [{**said("user", "What?"), "tool_calls": [], "thinking": None}],
+            "chosen": [{**G[0], "tool_calls": [], "name": ""}], "rejected": [{**B[0], "tool_calls": None}],
+        },
+        [ASKS],
+    ),
+    "SPA-VL, no tie": (
+        "spa_vl",
+        {"image": "a.png", "question": "What?", "chosen": GOOD, "rejected": BAD, "is_tie": False, "winner": "chosen"},
+        ["user: <>What?"],
+    ),
     "OpenAI, developer": (
         "openai",
         {
@@ -155,10 +169,13 @@ READ: dict[str, tuple[str, Row, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", READ)
-def test_a_documented_row_is_the_pair_that_its_loader_makes(name: str) -> None:
+@pytest.mark.parametrize("filled", [False, True])
+def test_a_documented_row_is_the_pair_that_its_loader_makes(name: str, filled: bool) -> None:
     format_name, row, asked = READ[name]
+    if filled:  # as parquet readers and data sets of several sources do
+        row = dict.fromkeys(PAIR_KEYS) | row
     assert detect(row).name == format_name
-    (found,) = to_canonical(row)
+    (found,) = canonical_rows(row, "auto", FormatOptions(), place="test:1")  # as every command and training reads it
     pair = pair_from_row(found, source="test", line=1)
     turns = [
         f"{turn.role}: {''.join('<>' if part.kind == 'image' else part.text for part in turn.parts)}"
@@ -236,6 +253,24 @@ REFUSED: dict[str, tuple[Row, str, str]] = {
     ),
     "HH-RLHF, another question": (
         {**HUMAN, "rejected": "\n\nHuman: Who?\n\nAssistant: x"}, "prompt_differs", "same turns"
+    ),
+    "HH-RLHF, a turn of Human at its end": (
+        {**HUMAN, "chosen": HUMAN["chosen"] + "\n\nHuman: Bye"}, "chat_markup", "goes on with a turn of Human"
+    ),
+    "SPA-VL, a tie": (
+        {"image": "a.png", "question": "Q", "chosen": "a", "rejected": "b", "is_tie": True}, "preference", "'is_tie'"
+    ),
+    "POVID, a tie": (
+        {"image": "a.jpg", "conversations": [human("Q <image>"), gpt("a")],
+         "rejected_conversations": [human("Q <image>"), gpt("b")], "winner": "tie (both bad)"},
+        "preference", "'winner'",
+    ),
+    "TRL, the other one preferred": (
+        {"prompt": "Q", "chosen": "a", "rejected": "b", "preference": "rejected"}, "preference", "'preference'"
+    ),
+    "TRL, what is asked after the question": (
+        {"prompt": "Q", "chosen": "a", "rejected": "b", "post_prompt": "Answer in a word."}, "unread_turns",
+        "'post_prompt'",
     ),
     "OpenAI, tool calls": ({**OPENAI, "preferred_output": [CALLS]}, "tools", "preferred_output[0] calls tools"),
     "OpenAI, weight 0": (
