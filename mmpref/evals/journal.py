@@ -106,7 +106,13 @@ class Journal:
 
     def _same_images(self, images: Mapping[str, str], answered: Sequence[EvalSample]) -> dict[str, str]:
         """Old and new fingerprints together, the pictures of answered questions being what they were."""
-        before = _saved(self.folder / IMAGES) if (self.folder / IMAGES).is_file() else {}
+        file = self.folder / IMAGES
+        before = _saved(file) if file.is_file() else {}
+        if odd := [path for path, digest in before.items() if not isinstance(digest, str)]:
+            raise ConfigError(
+                f"{file} is damaged: {odd[0]!r:.100} has no fingerprint; choose another folder, or delete "
+                f"{self.folder / ANSWERS}"
+            )
         used = {image.path for sample in answered for image in sample.images if image.path is not None}
         changed = [path for path in sorted(used) if path in before and path in images and before[path] != images[path]]
         if changed:
