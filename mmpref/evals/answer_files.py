@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from mmpref.errors import DataError
-from mmpref.evals.evidence import ASKED
 from mmpref.evals.journal import ANSWERS, ITEMS
 from mmpref.evals.layouts import READ_AS
 from mmpref.evals.matching import match
 from mmpref.evals.rows import ID_KEYS, TEXT_KEYS, Row, Saved, Source, is_path, load_json, load_rows
+from mmpref.evals.shown import ASKED
 from mmpref.evals.tables import TABLES, read_table
 from mmpref.records import Answer, EvalSample
 

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 
 from mmpref.errors import DataError
 from mmpref.evals.answer_files import name_of, read_rows
-from mmpref.evals.evidence import Evidence, asked_text, content, orders
+from mmpref.evals.evidence import Evidence, orders
 from mmpref.evals.layouts import READ_AS, layout_of
 from mmpref.evals.matching import match
 from mmpref.evals.rows import Row, Saved, Source, answer_text, as_id, cut_by_length
+from mmpref.evals.shown import asked_text, content
 from mmpref.records import Answer, EvalSample
 
 QUESTION_KEYS = ("question_id", "id", "idx", "index")
@@ -126,8 +127,8 @@ def in_order(sources: Mapping[str, Source], samples: Sequence[EvalSample]) -> Sa
     evidence = Evidence(where, samples)
     for number, (row, sample) in enumerate(zip(rows, samples, strict=False), 1):
         evidence.see(number, row, sample)
-    evidence.refuse_others(_other_order(rows, samples))
-    return Saved(answers, read_as=f"{layout_of(rows)}, paired by order")
+    notes = evidence.refuse_others(_other_order(rows, samples))
+    return Saved(answers, read_as=f"{layout_of(rows)}, paired by order", notes=notes)
 
 
 def _other_order(rows: Sequence[Row], samples: Sequence[EvalSample]) -> str:
