@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 from mmpref.errors import ConfigError, DataError
 from mmpref.evals.rows import Source, choose, pair_by_id
-from mmpref.evals.tables import TABLES, write_table
+from mmpref.evals.tables import WRITTEN, write_table
 from mmpref.evals.task import benchmark_named, with_defaults
 from mmpref.files import json_text, write_text, writing_to
 from mmpref.records import EvalSample
@@ -79,7 +79,7 @@ def export_answers(
     if to == "lmms_eval":
         content = [{"doc_id": number, **row} for number, row in enumerate(content)]
     if to == "vlmevalkit":
-        if path.suffix.lower() not in TABLES:
+        if path.suffix.lower() not in WRITTEN:
             raise ConfigError(f"vlmevalkit reads .xlsx and .tsv tables; {path.name} is neither")
         with writing_to(path):
             write_table(path, content)

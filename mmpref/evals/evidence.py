@@ -31,8 +31,9 @@ class Evidence:
 
     - A row that shows another question of the file, or an image or a category of another question, is refused.
     - Prompts in other words than the question are believed where each of these rows shows the image of its question, or
-      at least half of the words that tell it from the other questions; ours are never in other words. Where rows show the question of their id in part only, the
-      others answer another file: POPE's splits share ids and half of their questions.
+      at least half of the words that tell it from the other questions; ours are never in other words. Where rows show
+      the question of their id in part only, the others answer another file: POPE's splits share ids and half of their
+      questions.
     - Images that no question has are believed where none of the rows shows one that a question has, and the prompts
       are those of the questions, which are not all the same.
     """
@@ -144,9 +145,9 @@ class Evidence:
         if self._unlike and not odd:
             keys = " and ".join(map(repr, self._prompt_keys))
             raise DataError(
-                f"{self._where}: no row shows the question that its id has; {self._unlike[0]}: answers to another benchmark, "
-                f"split or revision?{hint} If they do answer these questions, in other words, leave {keys} out of the "
-                "rows, or add the name of the image to each"
+                f"{self._where}: no row shows the question that its id has; {self._unlike[0]}: answers to another "
+                f"benchmark, split or revision?{hint} If they do answer these questions, in other words, leave {keys} "
+                "out of the rows, or add the name of the image to each"
             )
         if odd:
             raise DataError(
@@ -179,9 +180,10 @@ class Evidence:
         if not self._pictured and len(self._asked) > 1 and all(fits for *_, fits in odd):
             return (f"no row names an image as the questions do, and the prompts were believed: {what}",)
         few = f"{len(odd)} of {self._seen} rows have an image that no question has"
+        few = few if self._pictured else "no row has the image of a question"
         raise DataError(
-            f"{self._where}: {few if self._pictured else 'no row has the image of a question'}; {what}: answers to another benchmark, split or "
-            f"revision?{hint} If they do answer these questions, leave {key!r} out of the rows, or write the names of "
+            f"{self._where}: {few}; {what}: answers to another benchmark, split or revision?{hint} If they do answer "
+            f"these questions, leave {key!r} out of the rows, or write the names of "
             "the images as the questions do"
         )
 

@@ -52,7 +52,7 @@ def match(
     """
     by_id = {sample.id: sample for sample in samples}
     layout = layout_of(rows)
-    if numbered:
+    if numbered and not any(map(ids_of, rows)):  # a number beside the fields of an id is one of these
         rows = _numbers_to_ids(rows, samples, keys[0])
     ids = _Ids(rows, samples, keys, where, prefix)
     if not ids.used and not any(map(image_of, rows)) and (found := by_order(rows, samples)) is not None:
