@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from mmpref.errors import ConfigError, DataError
+from mmpref.evals.export_endings import FOLDER, JSON_ARRAY, TABLE, kind_of, refuse_ending
 from mmpref.evals.rows import Source, choose, pair_by_id
-from mmpref.evals.tables import WRITTEN, write_table
+from mmpref.evals.tables import write_table
 from mmpref.evals.task import benchmark_named, with_defaults
 from mmpref.files import json_text, write_text, writing_to
 from mmpref.records import EvalSample
@@ -56,12 +57,13 @@ def export_answers(
         options: of the benchmark, as in scoring.
 
     Raises:
-        ConfigError: the format is unknown, or the benchmark has no such layout.
+        ConfigError: the format is unknown, the benchmark has no such layout, or ``out`` ends as another format does.
         DataError: questions and answers do not fit together.
     """
     chosen = benchmark_named(benchmark)
     choose(to, FORMATS, "format")
     row_of = _row_maker(chosen.name, to, model)
+    refuse_ending(Path(out), chosen.name, to)
     filled = with_defaults(chosen, options)
     samples = chosen.load(questions, filled)
     pairs = pair_by_id(samples, chosen.load_answers(answers, samples, filled).answers, may_cover_part=True)
@@ -72,18 +74,17 @@ def export_answers(
         raise DataError(f"nothing to write for {to}: {why}, and none of the {len(pairs)} answers is to one of these")
     exported = Exported(num_rows=len(rows), left_out=left_out, why=why if left_out else "")
     path = Path(out)
-    if (chosen.name, to) == ("mme", "official"):
+    if kind_of(chosen.name, to) == FOLDER:
         changed = _write_mme(path, rows)
         return replace(exported, changed=changed, why_changed=_WHY_CHANGED if changed else "")
     content = [row for _, row in rows]
     if to == "lmms_eval":
         content = [{"doc_id": number, **row} for number, row in enumerate(content)]
-    if to == "vlmevalkit":
-        if path.suffix.lower() not in WRITTEN:
-            raise ConfigError(f"vlmevalkit reads .xlsx and .tsv tables; {path.name} is neither")
+    kind = kind_of(chosen.name, to)
+    if kind == TABLE:
         with writing_to(path):
             write_table(path, content)
-    elif to == "alpaca_eval" or (to == "official" and chosen.name not in _OFFICIAL_JSONL):
+    elif kind == JSON_ARRAY:
         write_text(path, json_text(content, indent=1) + "\n")
     else:
         write_text(path, "".join(json_text(row) + "\n" for row in content))
@@ -255,9 +256,6 @@ _OFFICIAL: Mapping[str, RowOf] = {
         "answer": text,
     },
 }
-_OFFICIAL_JSONL = ("pope", "object_halbench")
-
-
 _WHY_CHANGED = "MME's file has one line for an answer, so that line breaks and tabs became spaces"
 
 

@@ -83,7 +83,7 @@ def match(
                     names, way = taken, "question and image"
             else:
                 names, way = _without_id(row, rows, samples, asked, place), "question and image"
-            evidence.see(number, row, by_id.get(names[0]))
+        evidence.see(number, row, by_id.get(names[0]))
         ways.setdefault(way)
         answers += [_answer(name, row, place, by_id.get(name)) for name in names]
     notes = evidence.refuse_others()

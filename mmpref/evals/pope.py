@@ -32,7 +32,7 @@ from mmpref.errors import ConfigError, DataError
 from mmpref.evals.answer_files import name_of, read_rows
 from mmpref.evals.benchmark import Benchmark, Item, Items, Judged, each
 from mmpref.evals.models_named import refuse_several_models
-from mmpref.evals.pope_answers import FILE_SPLIT, QUESTION_KEYS, SPLITS, in_order, match_part, of_these_splits
+from mmpref.evals.pope_answers import FILE_SPLIT, QUESTION_KEYS, SPLITS, Part, in_order, match_part, of_these_splits
 from mmpref.evals.readers import YES_NO_READERS
 from mmpref.evals.rows import (
     Row,
@@ -138,7 +138,7 @@ def load_pope_answers(source: Source, samples: Sequence[EvalSample], options: Ma
     if not isinstance(source, str | Path | Mapping):
         source = list(source)
     splits = _answer_splits(source)
-    parts = {split: (name_of(part), read_rows(part)) for split, part in splits.items()}
+    parts: dict[str, Part] = {split: (name_of(part), read_rows(part)) for split, part in splits.items()}
     refuse_several_models((row for _, rows in parts.values() for row in rows), ", ".join(w for w, _ in parts.values()))
     if _pairing(options) == "order":
         return in_order(list(parts.values()), samples)

@@ -116,7 +116,8 @@ def _refuse_what_cannot_stand(path: Path, content: Sequence[Mapping[str, Any]], 
         return
     first = ", ".join(str(number) for number, _ in odd[:_SHOWN]) + (", ..." if len(odd) > _SHOWN else "")
     half = any(why == _HALF for _, why in odd)
-    remedy = "use JSON lines, `--to jsonl`" if half or not in_excel else "use .tsv, or JSON lines, `--to jsonl`"
+    remedy = "JSON lines: `--to jsonl`, with a name that ends in .jsonl"
+    remedy = f"use {remedy}" if half or not in_excel else f"use .tsv, or {remedy}"
     raise DataError(
         f"{path}, row {odd[0][0]}: {odd[0][1]}; {len(odd)} of {len(content)} rows cannot stand in the table as they "
         f"are ({first}), and nothing was written; {remedy}"
