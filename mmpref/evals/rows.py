@@ -78,12 +78,23 @@ def load_json(path: str | Path) -> Any:
         return file_reading.parse_json(text, DataError, str(file))
     except DataError:
         lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-        if lines and lines[0][1].lstrip()[0] not in "[{":
+        if lines and not _begins_as_json(lines[0][1]):
             raise DataError(
                 f"{file} is no JSON: line {lines[0][0]} is {_short(lines[0][1])}; read are JSON lines, one JSON array "
                 f"or object, and tables with names in their first line ({', '.join(TABLES)})"
             ) from None
         return [file_reading.parse_json(line, DataError, f"{file}, line {number}") for number, line in lines]
+
+
+def _begins_as_json(line: str) -> bool:
+    """Whether a line looks like JSON, however broken, or is some."""
+    if line.lstrip()[0] in "[{":
+        return True
+    try:
+        file_reading.json_value(line)
+    except ValueError:
+        return False
+    return True
 
 
 def load_rows(source: Source, what: str) -> list[Row]:
