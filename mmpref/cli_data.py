@@ -112,6 +112,8 @@ def check(
     opened = [_open(source, format, root, split, card) for source in sources]
     for source in opened:
         _refuse_outputs(source, fix)
+    if fix is not None and fix.exists():
+        raise ConfigError(f"--fix {fix} is there already and would be written over; delete it, or give another name")
     with only_writer(out, "choose another --out"), CountDisplay("checking") as display:
         report = run_check(
             opened,
@@ -184,12 +186,14 @@ def _show_check(report: CheckReport, out: Path) -> None:
         f"the answers of {report.repeat_prompt:,} pairs begin with the whole question, which the model would learn to "
         "repeat: cut it off"
     )
+    scoreless = f"{report.used - report.scored:,} pairs have no scores, which Uni-DPO's quality weight does not take"
     print_facts(
         "data check",
         facts,
         [
             *([warning] if inverted > WORTH_A_LOOK * report.scored else []),
             *([repeated] if report.repeat_prompt else []),
+            *([scoreless] if 0 < report.scored < report.used else []),
             f"written to {out}",
         ],
     )
