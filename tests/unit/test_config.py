@@ -179,7 +179,7 @@ BOMB = "b0: &b0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("a: " + "[" * 3000 + "]" * 3000, "nested too deeply"),
         (BOMB + "data: {train: *b8}\n", "stand for more than"),
         ("&a [*a]", "stand for more than"),
-        ("a: &a {b: [1, {c: *a}]}", "stand for more than"),
+        ("a: &a {b: [1, {c: *a}]}", "line 1: found unconstructable recursive node"),
     ],
     ids=[
         "list",
