@@ -16,7 +16,7 @@ from mmpref.errors import ConfigError, EvalIncompleteError, stopped_by_ctrl_c
 
 if TYPE_CHECKING:
     from mmpref.evals.chat_api import Server
-    from mmpref.evals.judging import JudgingPlan, Outcome
+    from mmpref.evals.judging import JudgingPlan, Outcome, Spent
     from mmpref.records import TaskResult
 
 _BENCHMARK = "Name of the benchmark, for example pope, chair or mmhal."
@@ -259,7 +259,13 @@ def _plan(
 
 def _run_judge(plan: JudgingPlan, out: Path, max_cost: float | None, say: Any, progress: Any = None) -> None:
     """Judge, and say what it took; incomplete when more is missing than a number can stand."""
-    outcome = plan.run(out, max_cost=max_cost, progress=progress)
+
+    def broken_off(spent: Spent) -> None:
+        if spent.calls:
+            cost = None if spent.prices is None else spent.dollars
+            say(f"broken off after {_used(spent.calls, spent.prompt, spent.completion, cost)}{_guessed(spent.guessed)}")
+
+    outcome = plan.run(out, max_cost=max_cost, progress=progress, broken_off=broken_off)
     say(_taken(outcome))
     if outcome.put_aside is not None:
         say(f"{out} held verdicts on other answers, or that do not say on which; they are in {outcome.put_aside} now")
@@ -281,23 +287,26 @@ def _estimate(plan: JudgingPlan) -> list[tuple[str, str]]:
 
 
 def _taken(outcome: Outcome) -> str:
-    from mmpref.evals.judging import dollars
-
-    cost = "" if outcome.cost is None else f", {dollars(outcome.cost)}"
-    text = (
-        f"{len(outcome.verdicts) - len(outcome.missing)} verdicts; {outcome.num_calls} calls, "
-        f"{outcome.prompt_tokens:,} + {outcome.completion_tokens:,} tokens{cost}"
-    )
+    used = _used(outcome.num_calls, outcome.prompt_tokens, outcome.completion_tokens, outcome.cost)
+    text = f"{len(outcome.verdicts) - len(outcome.missing)} verdicts; {used}"
     if outcome.missing:
         text += f"; {len(outcome.missing)} missing"
     if outcome.num_compared:
         done = outcome.num_compared - len(outcome.not_compared)
         text += f"; {done} of {outcome.num_compared} answers compared with the one to figure 0"
-    if outcome.num_guessed:
-        text += (
-            f"; of {outcome.num_guessed} calls the server told no usable token counts: the most they can be is counted"
-        )
-    return text
+    return text + _guessed(outcome.num_guessed)
+
+
+def _used(calls: int, prompt: float, completion: float, cost: float | None) -> str:
+    from mmpref.evals.judging import dollars
+
+    money = "" if cost is None else f", {dollars(cost)}"
+    return f"{calls} calls, {prompt:,.0f} + {completion:,.0f} tokens{money}"
+
+
+def _guessed(calls: int) -> str:
+    told = f"; of {calls} calls the server told no usable token counts: the most they can be is counted"
+    return told if calls else ""
 
 
 def _official(benchmark: str) -> str:

@@ -26,6 +26,7 @@ from mmpref.evals.judging.fence import UnusableReplyError, draw_fence, messages,
 from mmpref.evals.judging.tasks import HALLUSIONBENCH_SAME, JUDGED, JudgeTask, Sections, Value, figure_zero
 from mmpref.evals.rows import Source, choose, first_ids, load_rows, pair_by_id
 from mmpref.evals.task import benchmark_named, with_defaults
+from mmpref.evals.token_usage import Usage
 from mmpref.evals.verdicts import MAX_MISSING_SHARE, Verdict, content_hash, usable
 from mmpref.files import json_text, only_writer, open_to_append, real_path, refuse_special, replacing, writing_to
 from mmpref.records import Answer, EvalSample
@@ -185,13 +186,19 @@ class JudgingPlan:
         )
 
     def run(
-        self, out: Path, *, max_cost: float | None = None, progress: Callable[[int, int], None] | None = None
+        self,
+        out: Path,
+        *,
+        max_cost: float | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        broken_off: Callable[[Spent], None] = lambda spent: None,
     ) -> Outcome:
         """Ask what is open and write one verdict, or error, per answer to ``out``.
 
         Args:
             max_cost: dollars; refused at once when the estimate is higher, and no call is begun that would pass it.
             progress: called with (asked, to ask).
+            broken_off: called with what was spent when an error or Ctrl-C ends this, as there is no outcome then.
 
         Raises:
             ConfigError: the estimate is above ``max_cost``, or the server refuses every request.
@@ -208,8 +215,12 @@ class JudgingPlan:
                 self._refuse_dear(max_cost)
             put_aside = self._put_aside(out)
             spent, errors = Spent(self.prices, max_cost), dict[str, str]()
-            self._ask(spent, errors, progress)
-            verdicts = self._write(out, errors)
+            try:
+                self._ask(spent, errors, progress)
+                verdicts = self._write(out, errors)
+            except BaseException:
+                broken_off(spent)
+                raise
         second = [case for case in self.cases if case.task is not self.task]
         return Outcome(
             verdicts=verdicts,
@@ -343,8 +354,8 @@ class _Judge:
     def _complete(self, case: _Case, fence: str) -> Completion:
         asked = messages(case.task, case.sections, fence)
 
-        def lost() -> None:
-            self.spent.lost(case.tokens)
+        def lost(usage: Usage) -> None:
+            self.spent.lost(case.tokens, usage)
 
         if self.structured:
             try:
