@@ -38,7 +38,7 @@ OPENAI_HOST = "api.openai.com"
 OPENAI_KEY_ENV = "OPENAI_API_KEY"
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _NOT_BEGUN = frozenset({501, 503, 505, 521, 522, 523, 525, 526})
-"""Of 500 and more: the server, or the way to it, says that it did not begin. The others may follow work that is paid."""
+"""Of 500 and more: the server, or the way to it, did not begin. The others may follow work that is paid for."""
 _AFTER_WORK = frozenset({408, 499})
 """Below 500: the time of the server, or of a proxy, was over."""
 _MAX_REPLY_BYTES = 8 * 2**20
@@ -103,6 +103,14 @@ class Server:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "url", _base_url(self.url))
+        if self.key_env is not None and self.key_env not in os.environ and api_keys.may_be_key(self.key_env):
+            if len(self.key_env) >= 16:  # as keys are; from here on it is cut out everywhere
+                api_keys.remember(self.key_env)
+            raise ConfigError(
+                "--key-env (and --judge-key-env) takes the NAME of an environment variable that holds the API key, as "
+                f"{OPENAI_KEY_ENV} is one. What was given is no name of one that is set, and is not repeated here: it may "
+                "be the key itself"
+            )
         if not self.model:
             raise ConfigError(f"no model is named for the server {self.url}")
         if not 0 < self.timeout < float("inf") or self.attempts < 1 or self.concurrency < 1:
@@ -325,9 +333,14 @@ def _decoded(content: bytes) -> Any:
         ValueError: it is no JSON, or brackets without end.
     """
     try:
-        return api_keys.cut_all(json.loads(content.decode("utf-8", errors="replace")))
+        return api_keys.cut_all(json.loads(_text(content)))
     except RecursionError as err:
         raise ValueError("it is nested too deeply") from err
+
+
+def _text(content: bytes) -> str:
+    """A body as text; UTF-16 and UTF-32 are known by their mark, or by where zeros stand in the first characters."""
+    return content.decode(json.detect_encoding(content), errors="replace")
 
 
 def _error_of(content: bytes) -> tuple[str, str]:
@@ -335,7 +348,7 @@ def _error_of(content: bytes) -> tuple[str, str]:
     try:
         found = _decoded(content)
     except ValueError:
-        return _clean(content.decode("utf-8", errors="replace")), ""
+        return _clean(_text(content)), ""
     for key in ("error", "detail", "message"):
         if isinstance(found, Mapping) and found.get(key):
             found = found[key]
@@ -347,7 +360,9 @@ def _error_of(content: bytes) -> tuple[str, str]:
 
 def _clean(text: str) -> str:
     """What a server or the connection says, as one short line without API keys."""
-    text = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    text = api_keys.cut(text, of_message=True)  # before marks that nobody sees become blanks between its letters
+    text = "".join(char if char.isprintable() else " " if char.isspace() else "" for char in text)
+    text = " ".join(text.split())
     text = api_keys.cut(text, of_message=True)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 

@@ -41,7 +41,10 @@ def usage_of(reply: object) -> Usage:
 
 def _reasoning(told: Mapping[str, Any]) -> int | None:
     for name in ("completion_tokens_details", "output_tokens_details"):
-        if isinstance(details := told.get(name), Mapping) and (found := _first(details, "reasoning_tokens")) is not None:
+        if (
+            isinstance(details := told.get(name), Mapping)
+            and (found := _first(details, "reasoning_tokens")) is not None
+        ):
             return found
     return _first(told, "reasoning_tokens")
 

@@ -94,7 +94,19 @@ def test_a_filtered_reply_says_so_even_when_the_money_is_gone(tmp_path):
 
 @pytest.mark.parametrize(
     ("status", "counted"),
-    [(408, 24), (499, 12), (500, 24), (502, 24), (504, 24), (524, 24), (529, 24), (429, 0), (503, 0), (522, 0), (400, 0)],
+    [
+        (408, 24),
+        (499, 12),
+        (500, 24),
+        (502, 24),
+        (504, 24),
+        (524, 24),
+        (529, 24),
+        (429, 0),
+        (503, 0),
+        (522, 0),
+        (400, 0),
+    ],
 )
 def test_a_status_that_may_follow_paid_work_is_guessed(tmp_path, status, counted):
     outcome, asked = run(tmp_path, lambda request: (status, {"error": {"message": "no"}}))
@@ -116,7 +128,7 @@ def test_time_that_is_over_again_and_again_reaches_the_limit(tmp_path):
 
 
 def test_a_run_that_is_broken_off_says_what_it_has_spent(tmp_path, capsys):
-    with ChatServer(rates, {n: "404" for n in range(4, 20)}).running() as server:
+    with ChatServer(rates, dict.fromkeys(range(4, 20), "404")).running() as server:
         arguments = command(tmp_path, server.url, "--price-in", "1", "--price-out", "10", "--concurrency", "1")
         assert main(arguments[3:]) == 2
     assert "broken off after 3 calls, 3,000 + 30 tokens, $0.0033" in " ".join(capsys.readouterr().out.split())
