@@ -15,10 +15,14 @@ import typer
 from mmpref.errors import ConfigError, EvalIncompleteError, stopped_by_ctrl_c
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from mmpref.evals.chat_api import Server
     from mmpref.evals.judging import JudgingPlan, Outcome, Spent
     from mmpref.records import TaskResult
 
+_VERDICTS = "verdicts.jsonl"
+_JUDGE_CACHE = "verdicts.cache.jsonl"
 _BENCHMARK = "Name of the benchmark, for example pope, chair or mmhal."
 _OPTIONS = "Options of the benchmark, for example synonyms=FILE prompts=FILE for chair."
 _QUESTIONS = "Question file of the benchmark; several for its splits."
@@ -79,6 +83,7 @@ def evaluate(
 ) -> None:
     """Let a model answer a benchmark, and score it. A stopped evaluation goes on where it was."""
     from mmpref.config import parse_options
+    from mmpref.evals.files_read import files_read
     from mmpref.evals.task import text_options
     from mmpref.evals.unread import refuse_unread
     from mmpref.files import real_path, refuse_special
@@ -94,6 +99,7 @@ def evaluate(
         judge_at.key()
     if judge_cache is not None:  # which is opened after the last answer
         refuse_special(real_path(judge_cache))
+    _refuse_written_over(out, judge_at is not None, judge_cache, files_read(benchmark, questions, options=given))
     prices = _prices(price_in, price_out)
     with EvalDisplay(f"{benchmark} · {model}") as display:
         from mmpref.evals import evaluate as run_evaluation
@@ -124,9 +130,9 @@ def evaluate(
         if judge_at is not None:
 
             def judging(samples: Any, answers: Any) -> Path:
-                plan = _plan(benchmark, samples, answers, judge_at, judge_cache or out / "verdicts.cache.jsonl", prices)
-                _run_judge(plan, out / "verdicts.jsonl", max_cost, display.say)
-                return out / "verdicts.jsonl"
+                plan = _plan(benchmark, samples, answers, judge_at, judge_cache or out / _JUDGE_CACHE, prices)
+                _run_judge(plan, out / _VERDICTS, max_cost, display.say)
+                return out / _VERDICTS
 
         incomplete: EvalIncompleteError | None = None
         evaluation = partial(
@@ -160,6 +166,19 @@ def evaluate(
     if incomplete is not None:
         raise incomplete
     refuse_unread(result)
+
+
+def _refuse_written_over(out: Path, judged: bool, judge_cache: Path | None, inputs: Iterable[Path]) -> None:
+    from mmpref.evals.image_check import UNANSWERED
+    from mmpref.evals.journal import ANSWERS, IMAGES, ITEMS, SETTINGS
+    from mmpref.evals.results import RESULTS
+    from mmpref.file_reading import refuse_written_over
+
+    names = [ANSWERS, SETTINGS, IMAGES, ITEMS, RESULTS, UNANSWERED, *([_VERDICTS, _JUDGE_CACHE] if judged else [])]
+    outputs: dict[str, Path | None] = {f"{name}, a file of --out,": out / name for name in names}
+    if judged and judge_cache is not None:  # which may be the one that would be there anyway
+        del outputs[f"{_JUDGE_CACHE}, a file of --out,"]
+    refuse_written_over(outputs | {"--judge-cache": judge_cache if judged else None}, inputs)
 
 
 def _template_kwargs(text: str | None, model: str) -> dict[str, Any]:
@@ -205,18 +224,18 @@ def judge(
 ) -> None:
     """Let a model judge saved answers, and write its verdicts. What was judged before is not asked again."""
     from mmpref.config import parse_options
+    from mmpref.evals.files_read import files_read
     from mmpref.evals.judging import load_answered
     from mmpref.evals.task import text_options
+    from mmpref.file_reading import refuse_written_over
     from mmpref.terminal import CountDisplay, print_facts
 
     at = _server(server, model, key_env, concurrency, timeout, "judge")
-    samples, found = load_answered(
-        benchmark,
-        _one_or_many(questions),
-        _one_or_many(answers),
-        **parse_options(options or [], texts=text_options(benchmark)),
-    )
+    given = parse_options(options or [], texts=text_options(benchmark))
     where = cache or out.with_name(f"{out.stem}.cache.jsonl")
+    outputs = {"--out": out, "--cache" if cache else "the cache beside --out,": where}
+    refuse_written_over(outputs, files_read(benchmark, questions, answers, options=given))
+    samples, found = load_answered(benchmark, _one_or_many(questions), _one_or_many(answers), **given)
     plan = _plan(benchmark, samples, found, at, where, _prices(price_in, price_out), diagnosis=diagnosis)
     print_facts(f"{benchmark} · judge {model}", _estimate(plan), [_official(benchmark)])
     if dry_run:

@@ -107,9 +107,9 @@ class Server:
             if len(self.key_env) >= 16:  # as keys are; from here on it is cut out everywhere
                 api_keys.remember(self.key_env)
             raise ConfigError(
-                "--key-env (and --judge-key-env) takes the NAME of an environment variable that holds the API key, as "
-                f"{OPENAI_KEY_ENV} is one. What was given is no name of one that is set, and is not repeated here: it may "
-                "be the key itself"
+                "--key-env (and --judge-key-env) takes the NAME of an environment variable that holds the API key, for "
+                f"example {OPENAI_KEY_ENV}. What was given names none that is set, and is not repeated here: it may be "
+                "the key itself"
             )
         if not self.model:
             raise ConfigError(f"no model is named for the server {self.url}")

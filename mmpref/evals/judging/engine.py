@@ -28,6 +28,7 @@ from mmpref.evals.rows import Source, choose, first_ids, load_rows, pair_by_id
 from mmpref.evals.task import benchmark_named, with_defaults
 from mmpref.evals.token_usage import Usage
 from mmpref.evals.verdicts import MAX_MISSING_SHARE, Verdict, content_hash, usable
+from mmpref.file_reading import refuse_written_over
 from mmpref.files import json_text, only_writer, open_to_append, real_path, refuse_special, replacing, writing_to
 from mmpref.records import Answer, EvalSample
 
@@ -201,10 +202,11 @@ class JudgingPlan:
             broken_off: called with what was spent when an error or Ctrl-C ends this, as there is no outcome then.
 
         Raises:
-            ConfigError: the estimate is above ``max_cost``, or the server refuses every request.
+            ConfigError: the estimate is above ``max_cost``, ``out`` is the cache, or the server refuses every request.
             EvalIncompleteError: many requests in a row failed; what was paid for is in the cache.
             CheckpointError: ``out`` or the cache can be no file; nothing was asked.
         """
+        refuse_written_over({"--out": out, "the cache": self.cache}, ())
         for file in (out, self.cache):
             refuse_special(real_path(file))
         with ExitStack() as held:

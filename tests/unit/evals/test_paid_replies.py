@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mmpref.cli import main
-from mmpref.evals.judging import Prices
+from mmpref.evals.judging import Prices, dollars
 from mmpref.evals.token_usage import Usage, usage_of
 from tests.chat_server import ChatServer, whole_reply
 from tests.unit.evals.test_judging import MMHAL_ROWS, command, plan, rates
@@ -134,3 +134,14 @@ def test_a_run_that_is_broken_off_says_what_it_has_spent(tmp_path, capsys):
     assert "broken off after 3 calls, 3,000 + 30 tokens, $0.0033" in " ".join(capsys.readouterr().out.split())
     assert len((tmp_path / "v.cache.jsonl").read_text().splitlines()) == 3
     assert json.loads((tmp_path / "q.json").read_text()) == MMHAL_ROWS
+
+
+@pytest.mark.parametrize(
+    ("amount", "shown"),
+    [
+        (0, "$0"), (0.004, "$0.004"), (0.000123456, "$0.00012"), (0.01, "$0.01"), (0.0954, "$0.095"), (0.25, "$0.25"),
+        (1, "$1.00"), (12.3449, "$12.34"), (1234.5, "$1234.50"), (0.00099999, "$0.001"),
+    ],
+)  # fmt: skip
+def test_a_cost_below_a_cent_is_no_zero(amount, shown):
+    assert dollars(amount) == shown
