@@ -20,18 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "mmpref"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-BASE = {
-    "version",
-    "errors",
-    "records",
-    "api_keys",
-    "threads",
-    "file_reading",
-    "files",
-    "file_hashes",
-    "overwriting",
-    "process",
-}
+BASE = {"version", "errors", "records", "api_keys", "threads", "file_reading", "files", "file_hashes", "process"}
 RECIPE = {"config", "left_over", "overrides", "recipe_files", "recipe_keys", "recipe_values", "yaml_text"}
 SETTINGS = BASE | RECIPE | {"rundir"}
 LOWER = SETTINGS | {"data", "processing", "losses", "models"}
