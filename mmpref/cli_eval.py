@@ -15,7 +15,7 @@ import typer
 from mmpref.errors import ConfigError, EvalIncompleteError, stopped_by_ctrl_c
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from mmpref.evals.chat_api import Server
     from mmpref.evals.judging import JudgingPlan, Outcome, Spent
@@ -249,7 +249,7 @@ def _server(url: str, model: str | None, key_env: str | None, concurrency: int, 
     from mmpref.evals.chat_api import Server
 
     if model is None:
-        raise ConfigError(f"name the model of the {what} {url}: --{what}-model NAME")
+        raise ConfigError(f"name the model of the {what}: --{what}-model NAME")
     return Server(url=url, model=model, key_env=key_env, concurrency=concurrency, timeout=timeout)
 
 
@@ -287,7 +287,7 @@ def _run_judge(plan: JudgingPlan, out: Path, max_cost: float | None, say: Any, p
     outcome = plan.run(out, max_cost=max_cost, progress=progress, broken_off=broken_off)
     say(_taken(outcome))
     if outcome.put_aside is not None:
-        say(f"{out} held verdicts on other answers, or that do not say on which; they are in {outcome.put_aside} now")
+        say(f"{out} had other verdicts than these, or on other answers; they are in {outcome.put_aside} now")
     outcome.refuse_if_too_many_missing()
 
 
@@ -298,7 +298,7 @@ def _estimate(plan: JudgingPlan) -> list[tuple[str, str]]:
     cost = "unknown: give --price-in and --price-out" if found.cost is None else f"about {dollars(found.cost)}"
     return [
         ("answers", f"{found.num_answers} ({found.num_by_rule} need no judge)"),
-        ("judged before", str(found.num_cached)),
+        ("judged before", f"{found.num_cached}{_elsewhere(found.elsewhere)}"),
         ("calls", str(found.num_calls)),
         ("tokens", f"about {found.prompt_tokens:,} sent and {found.completion_tokens:,} received, by length"),
         ("cost", cost),
@@ -313,7 +313,15 @@ def _taken(outcome: Outcome) -> str:
     if outcome.num_compared:
         done = outcome.num_compared - len(outcome.not_compared)
         text += f"; {done} of {outcome.num_compared} answers compared with the one to figure 0"
+    if outcome.elsewhere:
+        text += f"; replies that were there before{_elsewhere(outcome.elsewhere)}"
     return text + _guessed(outcome.num_guessed)
+
+
+def _elsewhere(servers: Mapping[str, int]) -> str:
+    """Of which other servers cached replies are: taken all the same, as a model may have moved."""
+    told = [f"{n} from {server or 'a server that the cache does not name'}" for server, n in sorted(servers.items())]
+    return f" ({', '.join(told)})" if told else ""
 
 
 def _used(calls: int, prompt: float, completion: float, cost: float | None) -> str:

@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ from urllib.parse import urlsplit
 
 from mmpref import api_keys
 from mmpref.errors import ConfigError
-from mmpref.evals.http_calls import CallFailed, HttpCalls, HttpReply, OutOfTime
+from mmpref.evals.http_calls import CallFailed, HttpCalls, HttpReply, OutOfTime, url_fault
 from mmpref.evals.parallel import ItemFailed, NotAsked, in_parallel
 from mmpref.evals.token_usage import Usage, usage_of
 
@@ -46,6 +47,9 @@ _LONGEST_PAUSE = 60.0
 _WAITED_FOR = 2  # attempts that may run out of time: a server that was silent twice is not waited for again
 _SHOWN = 300
 _A_DAY = 86_400.0
+_AS_WRITTEN = "write it as http://127.0.0.1:8000/v1"
+_HOST = re.compile(r"([\w-]{1,63}\.)*[\w-]{1,63}\.?")
+_LONGEST_HOST = 253
 _LISTED = ("id", "root", "parent", "revision", "sha", "meta")
 
 
@@ -305,16 +309,31 @@ class ChatClient:
 
 
 def _base_url(url: str) -> str:
-    """The address up to and with ``/v1``."""
-    parts = urlsplit(url.strip())
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"server address {_without_login(url)!r} must begin with http:// or https:// and name a host")
+    """The address up to and with ``/v1``.
+
+    Raises:
+        ConfigError: no request could be sent there. What follows a login or ``?`` is not said: it may be a key.
+    """
+    shown = re.split("[?#]", _without_login(url), maxsplit=1)[0]
+    try:
+        parts = urlsplit(url.strip())
+        host, port = parts.hostname or "", parts.port
+    except ValueError as err:
+        raise ConfigError(f"server address {shown!r:.200} is none ({err}); {_AS_WRITTEN}") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise ConfigError(f"server address {shown!r:.200} must begin with http:// or https:// and name a host")
     if parts.username is not None or parts.password is not None:
         raise ConfigError("the server address holds a login; put the key into an environment variable and name that")
     if parts.query or parts.fragment:
         raise ConfigError(f"the server address {parts.scheme}://{parts.netloc}{parts.path} must end there")
     path = parts.path.rstrip("/").removesuffix("/chat/completions").rstrip("/")
-    return f"{parts.scheme}://{parts.netloc}{path or '/v1'}"
+    base = f"{parts.scheme}://{parts.netloc}{path or '/v1'}"
+    fault = url_fault(base) or ("its port is 0" if port == 0 else None)
+    if fault is None and ":" not in host and not (len(host) <= _LONGEST_HOST and _HOST.fullmatch(host)):
+        fault = "no host has such a name"
+    if fault is not None:
+        raise ConfigError(f"server address {shown!r:.200} is none ({fault[:100]}); {_AS_WRITTEN}")
+    return base
 
 
 def _is_local(url: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -60,11 +60,15 @@ class Prices:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What judging will take. Tokens are guessed (3.5 characters each); ``cost`` is None without prices."""
+    """What judging will take. Tokens are guessed (3.5 characters each); ``cost`` is None without prices.
+
+    ``elsewhere`` counts the cached replies that are from other servers, by address, "" where that is not known.
+    """
 
     num_answers: int
     num_by_rule: int
     num_cached: int
+    elsewhere: Mapping[str, int]
     num_calls: int
     prompt_tokens: int
     completion_tokens: int
