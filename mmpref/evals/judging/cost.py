@@ -77,7 +77,11 @@ class Estimate:
 
 @dataclass(slots=True)
 class Spent:
-    """Counts of a run, by several threads; ``promised`` is what the calls under way can cost at most."""
+    """Counts of a run, by several threads; ``promised`` is what the calls under way may cost.
+
+    With a limit of cost the first call goes alone, and none is begun that would pass the limit if it were as dear as the
+    dearest so far: a judge that thinks at length is known after one call, and not after all that begin together.
+    """
 
     prices: Prices | None
     max_cost: float | None
@@ -87,7 +91,10 @@ class Spent:
     promised: float = 0.0
     guessed: int = 0
     """Calls whose cost the server did not tell."""
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    dearest: float = 0.0
+    lock: threading.Condition = field(default_factory=threading.Condition)
+    _under_way: int = 0
+    _one_ended: bool = False
 
     @property
     def dollars(self) -> float:
@@ -95,20 +102,28 @@ class Spent:
 
     @contextmanager
     def call(self, prompt_tokens: float) -> Iterator[None]:
-        """One call with a prompt of so many tokens by its length, if there is money for it.
+        """One call with a prompt of so many tokens by its length, if there is money for it; waits for those under way
+        where it depends on what they will have cost.
 
         Raises:
-            NotAsked: there is not.
+            NotAsked: there is none.
         """
-        most = self._most(prompt_tokens)
         with self.lock:
+            most = self._most(prompt_tokens)
+            while self.max_cost is not None and self._others_first(most):
+                self.lock.wait()
+                most = self._most(prompt_tokens)
             self._refuse_beyond(most)
             self.promised += most
+            self._under_way += 1
         try:
             yield
         finally:
             with self.lock:
                 self.promised -= most
+                self._under_way -= 1
+                self._one_ended = True
+                self.lock.notify_all()
 
     def lost(self, prompt_tokens: float, usage: Usage | None = None) -> None:
         """A request that may have to be paid for though no usable reply came; it is made again if there is money left.
@@ -132,6 +147,7 @@ class Spent:
         """One request; ``text`` is what came by its length, ``num_unseen`` the characters of thinking beside it."""
         sent, written = usage.prompt or 0, usage.completion or 0
         seen = text + num_unseen / CHARS_PER_TOKEN
+        before = self.dollars
         self.calls += 1
         if _can_be(usage.prompt, prompt_tokens) and _can_be(usage.completion, seen) and (written or not seen):
             self.prompt += sent
@@ -140,9 +156,16 @@ class Spent:
             self.guessed += 1
             self.prompt += max(prompt_tokens, sent)
             self.completion += max(MAX_REPLY_TOKENS, text, num_unseen, written)
+        self.dearest = max(self.dearest, self.dollars - before)
 
     def _most(self, prompt_tokens: float) -> float:
-        return self.prices.of(prompt_tokens, MAX_REPLY_TOKENS) if self.prices else 0.0
+        return max(self.dearest, self.prices.of(prompt_tokens, MAX_REPLY_TOKENS)) if self.prices else 0.0
+
+    def _others_first(self, most: float) -> bool:
+        """Whether a call has to wait: it is not the first, or there is money for it if the others need less."""
+        if not self._under_way or self.max_cost is None:
+            return False
+        return not self._one_ended or self.dollars + most <= self.max_cost < self.dollars + self.promised + most
 
     def _refuse_beyond(self, more: float) -> None:
         if self.max_cost is not None and self.dollars + self.promised + more > self.max_cost:

@@ -7,7 +7,7 @@ import pytest
 from mmpref.cli import main
 from mmpref.evals.judging import Prices, dollars
 from mmpref.evals.token_usage import Usage, usage_of
-from tests.chat_server import ChatServer, whole_reply
+from tests.chat_server import ChatServer, text_of, whole_reply
 from tests.unit.evals.test_judging import MMHAL_ROWS, command, plan, rates
 
 THOUGHT = {"completion_tokens_details": {"reasoning_tokens": 100_000}}
@@ -53,6 +53,34 @@ def test_reasoning_beside_the_completion_reaches_the_limit(tmp_path):
     outcome, asked = run(tmp_path, lambda request: whole_reply(rates(request), "j") | {"usage": usage}, max_cost=0.2)
     assert (asked, outcome.num_guessed) == (1, 0)
     assert outcome.cost == pytest.approx((300 + 10 * 100_020) / 1e6)
+
+
+def test_calls_that_begin_together_do_not_pass_the_limit_together(tmp_path):
+    """The first one shows what a call costs; the others wait for it."""
+    usage = {"prompt_tokens": 300, "completion_tokens": 20, "total_tokens": 100_320, **THOUGHT}
+    with ChatServer(lambda request: whole_reply(rates(request), "j") | {"usage": usage}).running() as server:
+        made = plan(tmp_path, server, prices=Prices(prompt=1, completion=10), concurrency=8)
+        outcome = made.run(tmp_path / "v.jsonl", max_cost=0.2)
+        assert (outcome.num_calls, len(server.requests)) == (1, 1)
+        outcome = plan(tmp_path, server, prices=Prices(prompt=1, completion=10), concurrency=8).run(
+            tmp_path / "v.jsonl", max_cost=4.5
+        )
+        assert len(server.requests) == 1 + 4
+    assert outcome.cost == pytest.approx(4 * (300 + 10 * 100_020) / 1e6)
+
+
+def test_no_call_is_left_out_because_one_was_dear_while_there_is_money(tmp_path):
+    def dear_once(request):
+        reply = whole_reply(rates(request), "j")
+        if "What is 0?" in text_of(request):
+            reply["usage"] = {"prompt_tokens": 1000, "completion_tokens": 10_000}
+        return reply
+
+    with ChatServer(dear_once).running() as server:
+        made = plan(tmp_path, server, prices=Prices(prompt=1, completion=10), concurrency=8)
+        outcome = made.run(tmp_path / "v.jsonl", max_cost=0.3)  # two calls as dear as that could be under way
+        assert server.most_at_once <= 2
+    assert outcome.missing == {}
 
 
 def test_thinking_that_is_shown_and_not_counted_is_guessed(tmp_path):
