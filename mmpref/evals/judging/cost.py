@@ -79,7 +79,7 @@ class Estimate:
 class Spent:
     """Counts of a run, by several threads; ``promised`` is what the calls under way may cost.
 
-    With a limit of cost the first call goes alone, and none is begun that would pass the limit if it were as dear as the
+    With a limit of cost the first call goes alone, and none begins that would pass the limit if it were as dear as the
     dearest so far: a judge that thinks at length is known after one call, and not after all that begin together.
     """
 
