@@ -13,6 +13,7 @@ Redirects are not followed.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import os
 import random
@@ -26,7 +27,7 @@ from urllib.parse import urlsplit
 
 from mmpref import api_keys
 from mmpref.errors import ConfigError
-from mmpref.evals.http_calls import CallFailed, HttpCalls, HttpReply, OutOfTime, url_fault
+from mmpref.evals.http_calls import CallFailed, HttpCalls, HttpReply, OutOfTime
 from mmpref.evals.parallel import ItemFailed, NotAsked, in_parallel
 from mmpref.evals.token_usage import Usage, usage_of
 
@@ -49,6 +50,7 @@ _SHOWN = 300
 _A_DAY = 86_400.0
 _AS_WRITTEN = "write it as http://127.0.0.1:8000/v1"
 _HOST = re.compile(r"([\w-]{1,63}\.)*[\w-]{1,63}\.?")
+_NUMBERS = re.compile(r"[0-9]+(\.[0-9]+)*")
 _LONGEST_HOST = 253
 _LISTED = ("id", "root", "parent", "revision", "sha", "meta")
 
@@ -328,12 +330,17 @@ def _base_url(url: str) -> str:
         raise ConfigError(f"the server address {parts.scheme}://{parts.netloc}{parts.path} must end there")
     path = parts.path.rstrip("/").removesuffix("/chat/completions").rstrip("/")
     base = f"{parts.scheme}://{parts.netloc}{path or '/v1'}"
-    fault = url_fault(base) or ("its port is 0" if port == 0 else None)
-    if fault is None and ":" not in host and not (len(host) <= _LONGEST_HOST and _HOST.fullmatch(host)):
-        fault = "no host has such a name"
-    if fault is not None:
-        raise ConfigError(f"server address {shown!r:.200} is none ({fault[:100]}); {_AS_WRITTEN}")
+    named = ":" in host or (len(host) <= _LONGEST_HOST and _HOST.fullmatch(host) is not None)
+    if not named or port == 0 or not base.isprintable() or (_NUMBERS.fullmatch(host) and not _is_ip(host)):
+        raise ConfigError(f"server address {shown!r:.200} is none (no host or port is called so); {_AS_WRITTEN}")
     return base
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(host))
+    except ValueError:
+        return False
 
 
 def _is_local(url: str) -> bool:

@@ -53,17 +53,6 @@ class HttpReply:
     content: bytes
 
 
-def url_fault(url: str) -> str | None:
-    """Why a URL is none that can be asked; None where it is one."""
-    import httpx2
-
-    try:
-        httpx2.URL(url)
-    except (httpx2.InvalidURL, ValueError) as err:
-        return str(err)
-    return None
-
-
 class HttpCalls:
     """Requests to one server, from several threads at once.
 
