@@ -149,7 +149,7 @@ def test_a_second_time_over_one_s_own_files_is_allowed(small: Path) -> None:
         ["export", *POPE, "--to", "llava", "--out", "o/x.jsonl"],
         ["score", *POPE, "--out", "o/r.json"],
         ["score", *POPE, "--out", "scored"],
-        [*CHECK, "o", "--fix", "o/clean.jsonl", "--copy-images"],
+        [*CHECK, "o"],
         [*CONVERT, *PAIRS, "--to", "llamafactory_sharegpt", "--out", "o/c.json"],
         ["data", "audit", *PAIRS, "--out", "o/x.json", "--drop-leaks", "o/y.jsonl"],
         ["data", "view", *PAIRS, "--out", "o/v.html"],
