@@ -3,12 +3,14 @@
 Whoever reads a key from the environment calls :func:`remember`; from then on :func:`cut` takes it out of texts, and
 :func:`cut_all` out of decoded JSON. A server may send a key back in another shape, so a text is compared as it reads
 once escapes (JSON, URL, HTML, quoted-printable), other letter case, full-width letters and invisible characters are
-undone, also several of them on top of each other; and base64, base32, hexadecimal, decimal codes, rot13 and the
+undone, also several of them on top of each other; and base64, base32, base85, hexadecimal, decimal codes, rot13 and the
 reversed key are looked for as well.
 
 The rule by length, so that no ordinary word is cut:
 
 - 16 characters and more: anywhere, also with blanks or line breaks inside, and pieces of at least half of it (and 12).
+  Also cut up by other marks (``sk-.ve.ry``, a list of its pieces): the letters and digits in their order, and nothing
+  but marks between them. In an answer only when it mixes letters and digits; words in a row are no key.
 - 8 to 15: anywhere, whole.
 - 4 to 7: where it stands alone, in its own letter case. In an answer only when it mixes letters with digits or marks:
   a key that is a plain word or a number (``EMPTY``) cannot be told from what a model says.
@@ -30,6 +32,7 @@ from typing import Any
 MARK = "[API key]"
 _WHOLE_FROM, _PIECES_FROM, _ALONE_FROM = 8, 16, 4
 _SHORTEST_PIECE = 12
+_SHORTEST_APART = 16
 _LEVELS = 5
 _KEYS: dict[str, None] = {}
 
@@ -45,6 +48,22 @@ _UNSEEN = re.compile(
     "[\x00-\x09\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
     "\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\uffff\U000e0000-\U000e0fff\\\\]"
 )
+
+
+_BEGINNINGS = (
+    "sk-", "sk_", "pk-", "pk_", "rk_", "hf_", "gsk_", "xai-", "AIza", "ghp_", "gho_", "github_pat_",
+    "glpat-", "pplx-", "nvapi-", "r8_", "tgp_", "fw_", "csk-", "eyJ", "Bearer",
+)  # fmt: skip
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def may_be_key(name: str) -> bool:
+    """Whether what was given as the name of an environment variable may be the API key itself, so that no message may
+    say it. A name that people choose has words of one letter case and next to no digits."""
+    if _NAME.fullmatch(name) is None or name.startswith(_BEGINNINGS) or sum(map(str.isdigit, name)) > 3:
+        return True
+    one_case = name in (name.upper(), name.lower())
+    return max(map(len, name.split("_"))) > (16 if one_case else 11)
 
 
 def remember(key: str) -> None:
@@ -73,6 +92,11 @@ def cut_all(content: Any) -> Any:
     if isinstance(content, Mapping):
         return {cut(name) if isinstance(name, str) else name: cut_all(value) for name, value in content.items()}
     if isinstance(content, list | tuple):
+        whole = [str(value) for value in content if isinstance(value, str | int)]
+        if len(whole) > 1 and cut(said := " ".join(whole)) != said:  # one key in pieces, or some that hold one each
+            found = [cut_all(value) for value in content]
+            whole = [str(value) for value in found if isinstance(value, str | int)]
+            return found if cut(said := " ".join(whole)) == said else [MARK]
         return [cut_all(value) for value in content]
     return content
 
@@ -103,11 +127,17 @@ def _without(text: str, key: str, *, of_message: bool) -> str:
         return text
     squeezed = len(key) >= _PIECES_FROM
     fold = len(key) >= _WHOLE_FROM
+    apart = _apart(key, of_message)
     for _ in range(4):  # what is cut may bring pieces of a second one together
-        if not any(_spans(_reading(text, squeezed, fold), key)):
+        read = _reading(text, squeezed, fold)
+        if any(_spans(read, key)):
+            units = _units(text, squeezed, fold)
+            spans = sorted(_spans("".join(unit.char for unit in units), key))
+        elif apart and any(_spans_apart("".join(filter(str.isalnum, read)), apart)):
+            units = [unit for unit in _units(text, squeezed, fold) if unit.char.isalnum()]
+            spans = sorted(_spans_apart("".join(unit.char for unit in units), apart))
+        else:
             return text
-        units = _units(text, squeezed, fold)
-        spans = sorted(_spans("".join(unit.char for unit in units), key))
         out, done = [], 0
         for first, last in spans:
             begin, end = units[first].begin, units[last - 1].end
@@ -190,6 +220,24 @@ def _spans(reading: str, key: str) -> Iterator[tuple[int, int]]:
         yield from (found.span() for found in pattern.finditer(reading))
 
 
+def _spans_apart(letters: str, forms: tuple[_Form, ...]) -> Iterator[tuple[int, int]]:
+    """Where the key stands in the letters and digits of a text."""
+    for form in forms:
+        yield from _runs(letters, form)
+
+
+@functools.lru_cache(maxsize=32)
+def _apart(key: str, of_message: bool) -> tuple[_Form, ...]:
+    """The letters and digits of a key, that other marks may stand between; none where words in a row could be it."""
+    letters = "".join(filter(str.isalnum, _plain(key, True, True)))
+    if len(key) < _PIECES_FROM or len(letters) < _SHORTEST_PIECE:
+        return ()
+    if not of_message and (letters.isalpha() or letters.isdigit()):
+        return ()
+    least = max(min(len(letters), _SHORTEST_APART), 3 * len(letters) // 4)
+    return tuple(_Form(text, least) for text in (letters, letters[::-1]))
+
+
 @functools.lru_cache(maxsize=16)
 def _forms(key: str) -> tuple[tuple[_Form, ...], tuple[re.Pattern[str], ...]]:
     squeezed, fold = len(key) >= _PIECES_FROM, len(key) >= _WHOLE_FROM
@@ -199,10 +247,12 @@ def _forms(key: str) -> tuple[tuple[_Form, ...], tuple[re.Pattern[str], ...]]:
     once = {core for core, _ in _base64(raw)}
     encoded = once | {core for inner in once for core, _ in _base64(inner.encode())}
     encoded |= {base64.b32encode(raw).decode().rstrip("=")[:-1], raw.hex(), raw.hex().upper()}
+    encoded |= set(_base85(raw)) if squeezed else set()
     if fold:
         encoded |= {codecs.encode(key, "rot13"), key[::-1]}
     forms = [_Form(text, _enough(text), alone=not fold) for text in plain if text]
-    forms += [_Form(text, _enough(text)) for text in {_plain(one, squeezed, fold) for one in encoded} if len(text) >= 8]
+    encoded = {read(one, squeezed, fold) for one in encoded for read in (_plain, _reading)}
+    forms += [_Form(text, _enough(text)) for text in encoded if len(text) >= 8]
     if not fold:
         return tuple(forms), ()
     gap = r"[\s,;:\[\](){}-]{0,3}"
@@ -223,6 +273,15 @@ def _base64(raw: bytes) -> Iterator[tuple[str, int]]:
         core = core if (len(raw) + ahead) % 3 == 0 else core[:-1]
         yield core, ahead
         yield core.replace("+", "-").replace("/", "_"), ahead
+
+
+def _base85(raw: bytes) -> Iterator[str]:
+    """What the two base85s have for these bytes: five characters for every four that lie in one group."""
+    for encode in (base64.b85encode, base64.a85encode):
+        for ahead in range(4):
+            inner = raw[(4 - ahead) % 4 :]
+            yield encode(inner[: len(inner) // 4 * 4]).decode()
+        yield encode(raw).decode()
 
 
 def _runs(text: str, form: _Form) -> Iterator[tuple[int, int]]:

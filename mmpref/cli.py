@@ -264,16 +264,19 @@ def score(
     """Score saved answers. No model and no torch are needed."""
     from mmpref.config import parse_options
     from mmpref.evals import score_beside, write_scored
-    from mmpref.evals.results import other_protocols
+    from mmpref.evals.files_read import files_read
+    from mmpref.evals.results import other_protocols, refuse_unwritable_result
     from mmpref.evals.task import text_options
     from mmpref.evals.unread import refuse_unread
     from mmpref.terminal import print_result
 
     given = parse_options(options or [], texts=text_options(benchmark))
+    inputs = [*questions, *answers, *files_read(benchmark, questions, answers, options=given)]
+    if out is not None:
+        refuse_unwritable_result(out, inputs)
     result, beside = score_beside(benchmark, _one_or_many(questions), _one_or_many(answers), protocol, **given)
     if out is not None:
         asked = {"questions": [*map(str, questions)], "answers": [*map(str, answers)], "options": options or []}
-        inputs = [*questions, *answers]
         write_scored(out, result, inputs=inputs, protocols=other_protocols(beside), scored=asked)
     print_result(result, {name: other.metrics for name, other in beside.items()})
     refuse_unread(result)
@@ -326,15 +329,18 @@ def report(
     title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
 ) -> None:
     """Compare runs in one page, or as a table: intervals, paired differences, training curves, examples."""
+    from mmpref.file_reading import refuse_written_over
     from mmpref.files import only_writer
     from mmpref.report.page import build_report
-    from mmpref.report.runs import load_runs
+    from mmpref.report.runs import files_of, load_runs
     from mmpref.report.table_files import table_writer, write_table
 
     pages = {".html", ".htm"}
     for file in out:  # all endings are known before the first file is written
         if file.suffix.lower() not in pages:
             table_writer(file)
+    outputs: dict[str, Path | None] = {f"--out ({number})" if number else "--out": f for number, f in enumerate(out)}
+    refuse_written_over(outputs, [file for run in runs for file in files_of(run)])
     for file in out:
         with only_writer(file, "choose another --out"):
             if file.suffix.lower() in pages:

@@ -101,7 +101,9 @@ def check(
     Ends with what to do next. With --fix the exit code is 0 when the clean file is written.
     """
     from mmpref.data.check import check as run_check
+    from mmpref.data.manifest import QUARANTINE_FILE, REPORT_FILE
     from mmpref.data.next_steps import after_check
+    from mmpref.data.outputs import refuse_outputs
     from mmpref.files import only_writer
     from mmpref.terminal import CountDisplay
 
@@ -110,8 +112,10 @@ def check(
     if copy_images and fix is None:
         raise ConfigError("--copy-images goes with --fix FILE, which names the clean file")
     opened = [_open(source, format, root, split, card) for source in sources]
-    for source in opened:
-        _refuse_outputs(source, fix)
+    files = {"the report in --out,": out / REPORT_FILE, "the list in --out,": out / QUARANTINE_FILE}
+    refuse_outputs(opened, {"--fix": fix}, read=[card], files=files)
+    if fix is not None and fix.exists():
+        raise ConfigError(f"--fix {fix} is there already and would be written over; delete it, or give another name")
     with only_writer(out, "choose another --out"), CountDisplay("checking") as display:
         report = run_check(
             opened,
@@ -184,12 +188,14 @@ def _show_check(report: CheckReport, out: Path) -> None:
         f"the answers of {report.repeat_prompt:,} pairs begin with the whole question, which the model would learn to "
         "repeat: cut it off"
     )
+    scoreless = f"{report.used - report.scored:,} pairs have no scores, which Uni-DPO's quality weight does not take"
     print_facts(
         "data check",
         facts,
         [
             *([warning] if inverted > WORTH_A_LOOK * report.scored else []),
             *([repeated] if report.repeat_prompt else []),
+            *([scoreless] if 0 < report.scored < report.used else []),
             f"written to {out}",
         ],
     )
@@ -250,13 +256,18 @@ def convert(
     from dataclasses import replace
 
     from mmpref.data.convert import convert as run_convert
+    from mmpref.data.dataset_info import FILE_NAME as DATASET_INFO
+    from mmpref.data.outputs import refuse_outputs
     from mmpref.data.quarantine import Quarantine, RowError
     from mmpref.files import only_writer
     from mmpref.terminal import CountDisplay
 
     opened = _open(source, format, root, split, card)
-    _refuse_outputs(opened, out)
     quarantine = Quarantine(out.with_name(f"{out.stem}.quarantine.jsonl"))
+    files = {"the list of rows left out beside --out,": quarantine.path}
+    if to.startswith("llamafactory"):
+        files["the description beside --out,"] = out.with_name(DATASET_INFO)
+    refuse_outputs([opened], {"--out": out}, read=[card], files=files)
 
     unreadable = 0
 
@@ -322,12 +333,14 @@ def audit(
     from mmpref.data.audit.leaks import read_benchmark_ids, read_visual_genome
     from mmpref.data.card import load_card
     from mmpref.data.manifest import write_report
+    from mmpref.data.outputs import refuse_outputs
     from mmpref.data.pairs import write_pairs
     from mmpref.data.quarantine import Quarantine
     from mmpref.terminal import CountDisplay, print_facts
 
     opened = _open(source, format, root, split, card)
-    _refuse_outputs(opened, out, drop_leaks)
+    read = [card, visual_genome, *(path for _, path in _named(benchmark_ids))]
+    refuse_outputs([opened], {"--out": out, "--drop-leaks": drop_leaks}, read=read)
     if eta is not None and not 0 < eta < math.inf:
         raise ConfigError(f"--eta must be a number above 0, got {eta}")
     if tau_good is not None and not math.isfinite(tau_good):
@@ -390,10 +403,11 @@ def view(
 ) -> None:
     """A gallery of pairs in one offline page: picture, prompt, both answers with their differences marked."""
     from mmpref.data.gallery import build_gallery, evenly
+    from mmpref.data.outputs import refuse_outputs
     from mmpref.data.quarantine import Quarantine
 
     opened = _open(source, format, root, split, card)
-    _refuse_outputs(opened, out)
+    refuse_outputs([opened], {"--out": out}, read=[card])
     quarantine = Quarantine()
     total, pairs = opened.some(quarantine, demonstrations=True, choose=lambda total: evenly(total, limit))
     page = build_gallery(
@@ -422,12 +436,14 @@ def fetch(
     """Download the images that pairs name by URL: https, named hosts and public addresses only. Can be run again."""
     from mmpref.data.fetch import FetchPolicy, fetch_pairs
     from mmpref.data.loading import refuse_too_many_bad
+    from mmpref.data.outputs import refuse_outputs
     from mmpref.data.quarantine import Quarantine
     from mmpref.terminal import CountDisplay
 
     opened = _open(source, format, None, split, card)
-    _refuse_outputs(opened, out)
     quarantine = Quarantine(out.with_name(f"{out.stem}.quarantine.jsonl"))
+    files = {"the list of rows left out beside --out,": quarantine.path}
+    refuse_outputs([opened], {"--out": out}, read=[card], files=files)
     policy = FetchPolicy(hosts=frozenset(host or ()), max_total_bytes=int(max_gib * 2**30), deadline=deadline)
     with CountDisplay("fetching") as display:
         report = fetch_pairs(
@@ -444,25 +460,6 @@ def fetch(
             f"{quarantine.summary()}; wrote {report.out}"
         )
     refuse_too_many_bad(quarantine, max_bad_fraction)
-
-
-def _refuse_outputs(opened: PairSource, *outputs: Path | None) -> None:
-    """Nothing that is read is written over, what is to be a file is no folder, and it can be written: known at once."""
-    import tempfile
-
-    from mmpref.files import real_path, refuse_special, writing_to
-
-    for out in outputs:
-        if out is None:
-            continue
-        if out.is_dir() or not out.name:
-            raise ConfigError(f"{out} is a folder; name the file to write")
-        if out.exists() and any(out.samefile(file) for file in opened.rows.files):
-            raise ConfigError(f"{out} is the source itself; write to another file")
-        with writing_to(out):
-            refuse_special(real_path(out))
-            out.parent.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=out.parent).close()
 
 
 def _open(source: str, format: str, root: Path | None, split: str | None, card: str | None) -> PairSource:

@@ -15,10 +15,14 @@ import typer
 from mmpref.errors import ConfigError, EvalIncompleteError, stopped_by_ctrl_c
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from mmpref.evals.chat_api import Server
-    from mmpref.evals.judging import JudgingPlan, Outcome
+    from mmpref.evals.judging import JudgingPlan, Outcome, Spent
     from mmpref.records import TaskResult
 
+_VERDICTS = "verdicts.jsonl"
+_JUDGE_CACHE = "verdicts.cache.jsonl"
 _BENCHMARK = "Name of the benchmark, for example pope, chair or mmhal."
 _OPTIONS = "Options of the benchmark, for example synonyms=FILE prompts=FILE for chair."
 _QUESTIONS = "Question file of the benchmark; several for its splits."
@@ -79,6 +83,7 @@ def evaluate(
 ) -> None:
     """Let a model answer a benchmark, and score it. A stopped evaluation goes on where it was."""
     from mmpref.config import parse_options
+    from mmpref.evals.files_read import files_read
     from mmpref.evals.task import text_options
     from mmpref.evals.unread import refuse_unread
     from mmpref.files import real_path, refuse_special
@@ -94,6 +99,7 @@ def evaluate(
         judge_at.key()
     if judge_cache is not None:  # which is opened after the last answer
         refuse_special(real_path(judge_cache))
+    _refuse_written_over(out, judge_at is not None, judge_cache, files_read(benchmark, questions, options=given))
     prices = _prices(price_in, price_out)
     with EvalDisplay(f"{benchmark} · {model}") as display:
         from mmpref.evals import evaluate as run_evaluation
@@ -124,9 +130,9 @@ def evaluate(
         if judge_at is not None:
 
             def judging(samples: Any, answers: Any) -> Path:
-                plan = _plan(benchmark, samples, answers, judge_at, judge_cache or out / "verdicts.cache.jsonl", prices)
-                _run_judge(plan, out / "verdicts.jsonl", max_cost, display.say)
-                return out / "verdicts.jsonl"
+                plan = _plan(benchmark, samples, answers, judge_at, judge_cache or out / _JUDGE_CACHE, prices)
+                _run_judge(plan, out / _VERDICTS, max_cost, display.say)
+                return out / _VERDICTS
 
         incomplete: EvalIncompleteError | None = None
         evaluation = partial(
@@ -160,6 +166,19 @@ def evaluate(
     if incomplete is not None:
         raise incomplete
     refuse_unread(result)
+
+
+def _refuse_written_over(out: Path, judged: bool, judge_cache: Path | None, inputs: Iterable[Path]) -> None:
+    from mmpref.evals.image_check import UNANSWERED
+    from mmpref.evals.journal import ANSWERS, IMAGES, ITEMS, SETTINGS
+    from mmpref.evals.results import RESULTS
+    from mmpref.file_reading import refuse_written_over
+
+    names = [ANSWERS, SETTINGS, IMAGES, ITEMS, RESULTS, UNANSWERED, *([_VERDICTS, _JUDGE_CACHE] if judged else [])]
+    outputs: dict[str, Path | None] = {f"{name}, a file of --out,": out / name for name in names}
+    if judged and judge_cache is not None:  # which may be the one that would be there anyway
+        del outputs[f"{_JUDGE_CACHE}, a file of --out,"]
+    refuse_written_over(outputs | {"--judge-cache": judge_cache if judged else None}, inputs)
 
 
 def _template_kwargs(text: str | None, model: str) -> dict[str, Any]:
@@ -205,18 +224,18 @@ def judge(
 ) -> None:
     """Let a model judge saved answers, and write its verdicts. What was judged before is not asked again."""
     from mmpref.config import parse_options
+    from mmpref.evals.files_read import files_read
     from mmpref.evals.judging import load_answered
     from mmpref.evals.task import text_options
+    from mmpref.file_reading import refuse_written_over
     from mmpref.terminal import CountDisplay, print_facts
 
     at = _server(server, model, key_env, concurrency, timeout, "judge")
-    samples, found = load_answered(
-        benchmark,
-        _one_or_many(questions),
-        _one_or_many(answers),
-        **parse_options(options or [], texts=text_options(benchmark)),
-    )
+    given = parse_options(options or [], texts=text_options(benchmark))
     where = cache or out.with_name(f"{out.stem}.cache.jsonl")
+    outputs = {"--out": out, "--cache" if cache else "the cache beside --out,": where}
+    refuse_written_over(outputs, files_read(benchmark, questions, answers, options=given))
+    samples, found = load_answered(benchmark, _one_or_many(questions), _one_or_many(answers), **given)
     plan = _plan(benchmark, samples, found, at, where, _prices(price_in, price_out), diagnosis=diagnosis)
     print_facts(f"{benchmark} · judge {model}", _estimate(plan), [_official(benchmark)])
     if dry_run:
@@ -230,7 +249,7 @@ def _server(url: str, model: str | None, key_env: str | None, concurrency: int, 
     from mmpref.evals.chat_api import Server
 
     if model is None:
-        raise ConfigError(f"name the model of the {what} {url}: --{what}-model NAME")
+        raise ConfigError(f"name the model of the {what}: --{what}-model NAME")
     return Server(url=url, model=model, key_env=key_env, concurrency=concurrency, timeout=timeout)
 
 
@@ -259,10 +278,16 @@ def _plan(
 
 def _run_judge(plan: JudgingPlan, out: Path, max_cost: float | None, say: Any, progress: Any = None) -> None:
     """Judge, and say what it took; incomplete when more is missing than a number can stand."""
-    outcome = plan.run(out, max_cost=max_cost, progress=progress)
+
+    def broken_off(spent: Spent) -> None:
+        if spent.calls:
+            cost = None if spent.prices is None else spent.dollars
+            say(f"broken off after {_used(spent.calls, spent.prompt, spent.completion, cost)}{_guessed(spent.guessed)}")
+
+    outcome = plan.run(out, max_cost=max_cost, progress=progress, broken_off=broken_off)
     say(_taken(outcome))
     if outcome.put_aside is not None:
-        say(f"{out} held verdicts on other answers, or that do not say on which; they are in {outcome.put_aside} now")
+        say(f"{out} had other verdicts than these, or on other answers; they are in {outcome.put_aside} now")
     outcome.refuse_if_too_many_missing()
 
 
@@ -273,7 +298,7 @@ def _estimate(plan: JudgingPlan) -> list[tuple[str, str]]:
     cost = "unknown: give --price-in and --price-out" if found.cost is None else f"about {dollars(found.cost)}"
     return [
         ("answers", f"{found.num_answers} ({found.num_by_rule} need no judge)"),
-        ("judged before", str(found.num_cached)),
+        ("judged before", f"{found.num_cached}{_elsewhere(found.elsewhere)}"),
         ("calls", str(found.num_calls)),
         ("tokens", f"about {found.prompt_tokens:,} sent and {found.completion_tokens:,} received, by length"),
         ("cost", cost),
@@ -281,23 +306,34 @@ def _estimate(plan: JudgingPlan) -> list[tuple[str, str]]:
 
 
 def _taken(outcome: Outcome) -> str:
-    from mmpref.evals.judging import dollars
-
-    cost = "" if outcome.cost is None else f", {dollars(outcome.cost)}"
-    text = (
-        f"{len(outcome.verdicts) - len(outcome.missing)} verdicts; {outcome.num_calls} calls, "
-        f"{outcome.prompt_tokens:,} + {outcome.completion_tokens:,} tokens{cost}"
-    )
+    used = _used(outcome.num_calls, outcome.prompt_tokens, outcome.completion_tokens, outcome.cost)
+    text = f"{len(outcome.verdicts) - len(outcome.missing)} verdicts; {used}"
     if outcome.missing:
         text += f"; {len(outcome.missing)} missing"
     if outcome.num_compared:
         done = outcome.num_compared - len(outcome.not_compared)
         text += f"; {done} of {outcome.num_compared} answers compared with the one to figure 0"
-    if outcome.num_guessed:
-        text += (
-            f"; of {outcome.num_guessed} calls the server told no usable token counts: the most they can be is counted"
-        )
-    return text
+    if outcome.elsewhere:
+        text += f"; replies that were there before{_elsewhere(outcome.elsewhere)}"
+    return text + _guessed(outcome.num_guessed)
+
+
+def _elsewhere(servers: Mapping[str, int]) -> str:
+    """Of which other servers cached replies are: taken all the same, as a model may have moved."""
+    told = [f"{n} from {server or 'a server that the cache does not name'}" for server, n in sorted(servers.items())]
+    return f" ({', '.join(told)})" if told else ""
+
+
+def _used(calls: int, prompt: float, completion: float, cost: float | None) -> str:
+    from mmpref.evals.judging import dollars
+
+    money = "" if cost is None else f", {dollars(cost)}"
+    return f"{calls} calls, {prompt:,.0f} + {completion:,.0f} tokens{money}"
+
+
+def _guessed(calls: int) -> str:
+    told = f"; of {calls} calls the server told no usable token counts: the most they can be is counted"
+    return told if calls else ""
 
 
 def _official(benchmark: str) -> str:

@@ -1,5 +1,10 @@
 """Files that a user names, opened and read within limits, so that a pipe, a device, a folder in a file's place, or a
-text that is none is one clear error and nothing waits for it."""
+text that is none is one clear error and nothing waits for it.
+
+And no command writes over what it reads, or two of its files into one: whatever reads some files and writes others asks
+:func:`refuse_written_over` before it begins. Files are compared as the file system knows them, so that a symbolic link,
+a hard link or another way to write the same path is seen.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +12,12 @@ import json
 import os
 import re
 import stat
+from collections.abc import Iterable, Iterator, Mapping
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from mmpref.errors import MMPrefError, library_errors
+from mmpref.errors import ConfigError, MMPrefError, library_errors
 
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -22,6 +28,8 @@ LONGEST_PATH = 4095
 MOST_BYTES = 2 * 2**30
 """Of a file that is read as a whole."""
 _PIECE = 16 * 2**20
+_Identity: TypeAlias = tuple[str, str] | tuple[int, int]
+"""Of a file: its path without links, or the device and the number of its inode."""
 
 
 def home_path(path: Path | str) -> Path:
@@ -158,6 +166,68 @@ def no_key_twice(items: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = sorted({key for key in keys if keys.count(key) > 1})
         raise ValueError(f"the same key stands twice: {', '.join(map(repr, twice))[:200]}")
     return found
+
+
+def refuse_written_over(outputs: Mapping[str, Path | None], inputs: Iterable[object]) -> None:
+    """Refuse outputs that are one of the inputs, or one another.
+
+    Args:
+        outputs: what is written, under the name that a message calls it by, such as ``--out``. None: not asked for.
+        inputs: what is read. Anything but a path to something is passed over, such as rows or the name on a hub.
+
+    Raises:
+        ConfigError: names both files and what to change.
+    """
+    read = {identity: Path(path) for path in inputs if isinstance(path, str | Path) for identity in _identities(path)}
+    written: dict[_Identity, tuple[str, Path]] = {}
+    for name, path in outputs.items():
+        if path is None:
+            continue
+        for identity in _identities(path):
+            if identity in read:
+                raise ConfigError(
+                    f"{name} {path} would write over {read[identity]}, which is read here; choose another name"
+                )
+            if identity in written:
+                other, there = written[identity]
+                raise ConfigError(f"{name} {path} and {other} {there} are the same file; choose another name for one")
+        written |= dict.fromkeys(_identities(path), (name, path))
+
+
+def refuse_foreign_folder(folder: Path, ours: re.Pattern[str], inputs: Iterable[Path | None], remedy: str) -> None:
+    """Refuse to replace a folder in which something lies that an earlier call did not write, or that is read now.
+
+    Args:
+        folder: it is replaced as a whole.
+        ours: what an earlier call can have named the entries.
+        inputs: files and folders that are read.
+        remedy: ends the message.
+
+    Raises:
+        ConfigError: names what would be lost.
+    """
+    place = without_links(folder)
+    for path in inputs:
+        if path is not None and (real := without_links(path)).exists() and real.is_relative_to(place):
+            raise ConfigError(f"the folder {folder} would be replaced, and {path} in it is read; {remedy}")
+    if not folder.is_dir():
+        return
+    if foreign := sorted(entry.name for entry in folder.iterdir() if not ours.fullmatch(entry.name)):
+        raise ConfigError(
+            f"the folder {folder} would be replaced, and it holds other things ({', '.join(foreign[:3])}"
+            f"{', ...' if len(foreign) > 3 else ''}); {remedy}"
+        )
+
+
+def _identities(path: str | Path) -> Iterator[_Identity]:
+    """What is the same for two paths to one file."""
+    try:
+        yield "path", str(without_links(path))
+        found = os.stat(home_path(path))  # noqa: PTH116 - of a text that need be no path
+    except (OSError, ValueError):
+        return
+    if found.st_ino:
+        yield found.st_dev, found.st_ino
 
 
 def kind_of_file(mode: int) -> str:

@@ -157,6 +157,7 @@ def _written_out(value: Any, known: dict[int, int]) -> int:
         return 1
     if id(value) not in known:
         inner = value.values() if isinstance(value, dict) else value
+        known[id(value)] = _MOST_VALUES + 1  # for an alias that stands inside of what it names
         known[id(value)] = 1 + sum(_written_out(part, known) for part in inner)
     return known[id(value)]
 
@@ -169,6 +170,7 @@ def _letters(value: Any, known: dict[int, int]) -> int:
         return 0
     if id(value) not in known:
         inner = [*value, *value.values()] if isinstance(value, dict) else value
+        known[id(value)] = _MOST_LETTERS + 1
         known[id(value)] = sum(_letters(part, known) for part in inner)
     return known[id(value)]
 

@@ -88,10 +88,7 @@ class CheckReport:
     def fault(self) -> str | None:
         """Why training would refuse this data; None when it would not."""
         if twice := self.reasons.get("duplicate_id"):
-            return (
-                f"{twice} of {self.read} rows have an id that stands before them; every id must be unique "
-                "(mmpref data convert --new-ids gives new ones)"
-            )
+            return f"{twice} of {self.read} rows have an id that stands before them; every id must be unique"
         if not self.read:
             return "no usable row: there is no row to read"
         if not self.used:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -13,7 +14,7 @@ from mmpref.data.loading import PairSource
 from mmpref.data.pairs import json_line
 from mmpref.data.quarantine import Quarantine, Skip
 from mmpref.errors import ConfigError, DataError
-from mmpref.file_reading import without_links
+from mmpref.file_reading import refuse_foreign_folder, without_links
 from mmpref.files import replacing, replacing_folder
 from mmpref.records import ImageRef, PreferencePair
 
@@ -50,6 +51,11 @@ def write_clean(
         DataError: no pair is left.
         CheckpointError: the file or the images cannot be written.
     """
+    if copy_images:
+        roots = [source.images.root for source in sources if source.images is not None]
+        read = [*roots, *(file for source in sources for file in source.rows.files)]
+        folder = out.with_name(f"{out.stem}_images")
+        refuse_foreign_folder(folder, re.compile("[0-9]+"), read, "give --fix another name")
     base = None if copy_images else _base(out, sources)
     written = 0
     unwritable: list[str] = []

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -23,11 +24,12 @@ from mmpref.data.loading import describe_left_over, left_over
 from mmpref.data.pairs import pair_from_row, pair_to_row, row_name
 from mmpref.data.quarantine import NO_PAIR, Quarantine, RowError
 from mmpref.errors import ConfigError, DataError, library_errors
-from mmpref.file_reading import read_json, without_links
+from mmpref.file_reading import read_json, refuse_foreign_folder, without_links
 from mmpref.files import json_text, replacing, replacing_folder, write_json
 
 TARGETS = tuple(name for name, found in FORMATS.items() if found.from_canonical is not None)
 _MAGIC = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"BM": ".bmp", b"RIFF": ".webp"}
+_WRITTEN = re.compile(r"[0-9a-f]{32}\.(jpg|png|gif|bmp|webp|bin)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,6 +205,7 @@ class _Pictures:
                 if self.base == self.root:
                     raise self._two_roots()
                 raise ConfigError(f"embedded pictures cannot go to {self.folder}: it is not below {self.base}")
+            refuse_foreign_folder(self.folder, _WRITTEN, [self.here, self.root], "give --images a new folder")
             self.place = self.stack.enter_context(replacing_folder(self.folder))
             self.used = True
         ending = next((ending for magic, ending in _MAGIC.items() if data.startswith(magic)), ".bin")

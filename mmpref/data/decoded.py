@@ -71,7 +71,8 @@ class ImageCheck:
             for place, fault in part.items()
         }
         if tasks and self.say is not None:
-            self.say(f"images: {len(tasks):,} decoded, {f'{len(faults):,} of them' if faults else 'none'} broken")
+            broken_ones = f"{len(faults):,} of them" if faults else "none"
+            self.say(f"images of the rows in order so far: {len(tasks):,} decoded, {broken_ones} broken")
         broken: dict[tuple[int, str], RowError] = {}
         for number, name, places in shown:
             if fault := next((faults[place] for place in places if place in faults), None):

@@ -291,6 +291,7 @@ def load_each(
     skip: Skip | None = None,
     find_broken: FindBroken | None = None,
     advise: Callable[[], Sequence[str]] = list,
+    advise_on_ids: Callable[[], Sequence[str]] = list,
 ) -> list[list[PreferencePair]]:
     """As :func:`load_pairs`, with one list per source.
 
@@ -298,6 +299,7 @@ def load_each(
         skip: as in :meth:`PairSource.pairs`.
         find_broken: looks deeper into the images of the pairs that are in order so far.
         advise: what to do about bad rows, as lines for the message that refuses them.
+        advise_on_ids: the same about ids that stand twice.
     """
     lists: list[list[PreferencePair]] = []
     places: dict[str, tuple[str, int]] = {}
@@ -318,7 +320,8 @@ def load_each(
     if line := describe_left_over(dict(quarantine.left_over.most_common())):
         _log.warning("%s", line)
     if twice:
-        raise DataError(_first_five(f"{len(twice)} ids stand more than once; every id must be unique", twice))
+        told = _first_five(f"{len(twice)} ids stand more than once; every id must be unique", twice)
+        raise DataError("\n".join([told, *advise_on_ids()]))
     refuse_too_many_bad(quarantine, max_bad_fraction, advise)
     if not any(lists):
         names = ", ".join(source.rows.spec for source in sources) or "(no file given)"

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterable, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmpref.data.loading import PairSource
+from mmpref.data.manifest import describes
 from mmpref.data.quarantine import Quarantine, QuarantinedRow
 from mmpref.data.source import local_path
+from mmpref.errors import MMPrefError
 from mmpref.yaml_text import parse_value
 
 if TYPE_CHECKING:
@@ -118,6 +122,8 @@ def after_check(sources: Sequence[PairSource], report: CheckReport, out: Path, *
     if report.quarantined and not report.images and report.reasons.get("image_missing"):
         roots = sorted({str(source.images.root) for source in sources if source.images is not None})
         steps += [f"no image was found below {', '.join(roots)}: give the folder that the paths start from, --root DIR"]
+    if report.reasons.get("duplicate_id"):
+        steps += _new_ids(sources)
     if report.quarantined:
         again = check_command(sources, demonstrations=demonstrations, more=_with_out(out, []))
         steps += [f"{'or ' if steps else 'next: '}put the rows right and check again", f"  {again}"]
@@ -129,8 +135,54 @@ def _with_out(out: Path, more: Sequence[str]) -> list[str]:
 
 
 def fix_name(sources: Sequence[PairSource]) -> Path:
-    """The clean file that ``--fix`` is offered with: beside the rows, where image paths resolve as they do there."""
-    return _beside(sources[0], "clean")
+    """The clean file that ``--fix`` is offered with: beside the rows, where image paths resolve as they do there, and
+    not there yet."""
+    return _free(_beside(sources[0], "clean"))
+
+
+def report_folder(sources: Sequence[PairSource]) -> Path:
+    """The folder that a check of these sources is offered with: the usual one, unless it is about other files."""
+    if not DEFAULT_OUT.exists() or _is_about(DEFAULT_OUT, sources):
+        return DEFAULT_OUT
+    other = DEFAULT_OUT.with_name(f"{DEFAULT_OUT.name}_{_stem(sources[0])}")
+    return other if _is_about(other, sources) else _free(other)
+
+
+def _is_about(folder: Path, sources: Sequence[PairSource]) -> bool:
+    try:
+        return describes(folder, sources)
+    except MMPrefError:  # there is no report in it, or none that can be read
+        return False
+
+
+def _free(path: Path) -> Path:
+    """The path, with a number where something is there already."""
+    numbered = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(2))
+    return path if not os.path.lexists(path) else next(each for each in numbered if not os.path.lexists(each))
+
+
+def advice_on_ids(sources: Sequence[PairSource], *, demonstrations: bool) -> list[str]:
+    """What helps a training run in which ids stand twice: a check puts the later rows aside, or all get new ids."""
+    folder = report_folder(sources)
+    command = check_command(sources, demonstrations=demonstrations, more=_with_out(folder, []))
+    lines = []
+    if command is not None:
+        lines += [
+            "to train on the first of each, run",
+            f"  {command}",
+            "and give this command once more with",
+            f"  {override('data.manifest', str(folder))}",
+        ]
+    return [*lines, *_new_ids(sources)]
+
+
+def _new_ids(sources: Sequence[PairSource]) -> list[str]:
+    lines = ["or, where they are different pairs, give every pair an id of its own, and train on the new files"]
+    for source in sources:
+        out = _free(_beside(source, "new_ids"))
+        words = ["mmpref", "data", "convert", _shell_path(source.rows.spec), *_options(source), "--to", "canonical"]
+        lines.append(f"  {shlex.join([*words, '--new-ids', '--out', str(out)])}")
+    return lines
 
 
 def advice(sources: Sequence[PairSource], quarantine: Quarantine, *, demonstrations: bool) -> list[str]:
@@ -142,15 +194,17 @@ def advice(sources: Sequence[PairSource], quarantine: Quarantine, *, demonstrati
             f"to train on the {quarantine.num_used:,} others, give this command once more with",
             f"  {override('data.max_bad_fraction', share)}",
         ]
-        command = check_command(sources, demonstrations=demonstrations)
+        folder = report_folder(sources)
+        command = check_command(sources, demonstrations=demonstrations, more=_with_out(folder, []))
         if command is not None:
             lines += [
                 "or look at all of them, and hold the run to what was checked: run",
                 f"  {command}",
                 "and give this command once more with",
-                f"  {override('data.manifest', str(DEFAULT_OUT))}",
+                f"  {override('data.manifest', str(folder))}",
             ]
-        clean = check_command(sources, demonstrations=demonstrations, more=["--fix", str(fix_name(sources))])
+        more = _with_out(folder, ["--fix", str(fix_name(sources))])
+        clean = check_command(sources, demonstrations=demonstrations, more=more)
         if clean is not None:
             lines += ["or write the good rows to a file of their own: run", f"  {clean}"]
     if commands := fetch_commands(sources, quarantine.rows):
@@ -175,11 +229,13 @@ def _options(source: PairSource, *, root: bool = True) -> list[str]:
 def _beside(source: PairSource, name: str) -> Path:
     """A file to write: where a file of rows and its images start; never in a folder that is itself the source."""
     rows = source.rows
-    described = bool(rows.reading)
-    if rows.folder is not None and (described or local_path(rows.spec)[0].is_file()):
-        stem = rows.files[0].stem if len(rows.files) == 1 else rows.name
-        return rows.folder / f"{stem}.{name}.jsonl"
+    if rows.folder is not None and (bool(rows.reading) or local_path(rows.spec)[0].is_file()):
+        return rows.folder / f"{_stem(source)}.{name}.jsonl"
     return Path(f"{rows.name}.{name}.jsonl")
+
+
+def _stem(source: PairSource) -> str:
+    return source.rows.files[0].stem if len(source.rows.files) == 1 else source.rows.name
 
 
 def _shell_path(spec: str) -> str:

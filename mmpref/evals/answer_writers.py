@@ -18,9 +18,12 @@ from typing import Any, TypeAlias
 
 from mmpref.errors import ConfigError, DataError
 from mmpref.evals.export_endings import FOLDER, JSON_ARRAY, TABLE, kind_of, refuse_ending
+from mmpref.evals.files_read import files_read
+from mmpref.evals.mme import COGNITION, PERCEPTION
 from mmpref.evals.rows import Source, choose, pair_by_id
 from mmpref.evals.tables import write_table
 from mmpref.evals.task import benchmark_named, with_defaults
+from mmpref.file_reading import refuse_written_over
 from mmpref.files import json_text, write_text, writing_to
 from mmpref.records import EvalSample
 
@@ -57,14 +60,20 @@ def export_answers(
         options: of the benchmark, as in scoring.
 
     Raises:
-        ConfigError: the format is unknown, the benchmark has no such layout, or ``out`` ends as another format does.
+        ConfigError: the format is unknown, the benchmark has no such layout, or ``out`` is a file that is read or
+            ends as another format does.
         DataError: questions and answers do not fit together.
     """
     chosen = benchmark_named(benchmark)
     choose(to, FORMATS, "format")
     row_of = _row_maker(chosen.name, to, model)
-    refuse_ending(Path(out), chosen.name, to)
     filled = with_defaults(chosen, options)
+    path = Path(out)
+    is_folder = kind_of(chosen.name, to) == FOLDER
+    names = (*PERCEPTION, *COGNITION) if is_folder else ()
+    outputs = {f"{name}, a file of --out,": path / f"{name}.txt" for name in names} or {"--out": path}
+    refuse_written_over(outputs, files_read(chosen.name, questions, answers, options=options))
+    refuse_ending(path, chosen.name, to)
     samples = chosen.load(questions, filled)
     pairs = pair_by_id(samples, chosen.load_answers(answers, samples, filled).answers, may_cover_part=True)
     asks, why = _VLMEVALKIT_ASKS.get(chosen.name, _ALL) if to == "vlmevalkit" else _ALL
@@ -73,8 +82,7 @@ def export_answers(
     if left_out and not rows:
         raise DataError(f"nothing to write for {to}: {why}, and none of the {len(pairs)} answers is to one of these")
     exported = Exported(num_rows=len(rows), left_out=left_out, why=why if left_out else "")
-    path = Path(out)
-    if kind_of(chosen.name, to) == FOLDER:
+    if is_folder:
         changed = _write_mme(path, rows)
         return replace(exported, changed=changed, why_changed=_WHY_CHANGED if changed else "")
     content = [row for _, row in rows]

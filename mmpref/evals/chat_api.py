@@ -12,9 +12,12 @@ Redirects are not followed.
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import json
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +29,7 @@ from mmpref import api_keys
 from mmpref.errors import ConfigError
 from mmpref.evals.http_calls import CallFailed, HttpCalls, HttpReply, OutOfTime
 from mmpref.evals.parallel import ItemFailed, NotAsked, in_parallel
+from mmpref.evals.token_usage import Usage, usage_of
 
 __all__ = ["ChatClient", "Completion", "ItemFailed", "NotAsked", "Server", "in_parallel"]
 
@@ -35,11 +39,19 @@ TIMEOUT = 120.0
 OPENAI_HOST = "api.openai.com"
 OPENAI_KEY_ENV = "OPENAI_API_KEY"
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+_NOT_BEGUN = frozenset({501, 503, 505, 521, 522, 523, 525, 526})
+"""Of 500 and more: the server, or the way to it, did not begin. The others may follow work that is paid for."""
+_AFTER_WORK = frozenset({408, 499})
+"""Below 500: the time of the server, or of a proxy, was over."""
 _MAX_REPLY_BYTES = 8 * 2**20
 _LONGEST_PAUSE = 60.0
 _WAITED_FOR = 2  # attempts that may run out of time: a server that was silent twice is not waited for again
 _SHOWN = 300
 _A_DAY = 86_400.0
+_AS_WRITTEN = "write it as http://127.0.0.1:8000/v1"
+_HOST = re.compile(r"([\w-]{1,63}\.)*[\w-]{1,63}\.?")
+_NUMBERS = re.compile(r"[0-9]+(\.[0-9]+)*")
+_LONGEST_HOST = 253
 _LISTED = ("id", "root", "parent", "revision", "sha", "meta")
 
 
@@ -50,13 +62,25 @@ class _Passing(Exception):  # noqa: N818
         wait: what the server asked for, in seconds.
         late: the time limit was reached.
         worked: the server may have written a reply, and may want to be paid for it.
+        usage: what it says that this took.
     """
 
-    def __init__(self, reason: str, *, wait: float = 0.0, late: bool = False, worked: bool = False) -> None:
+    def __init__(
+        self, reason: str, *, wait: float = 0.0, late: bool = False, worked: bool = False, usage: Usage | None = None
+    ) -> None:
         super().__init__(reason)
         self.wait = wait
         self.late = late
         self.worked = worked
+        self.usage = usage or Usage()
+
+
+class _PaidFor(ItemFailed):
+    """A reply that is of no use and would be the same again, such as one that a filter held back, with its usage."""
+
+    def __init__(self, reason: str, usage: Usage | None = None) -> None:
+        super().__init__(reason)
+        self.usage = usage or Usage()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +109,14 @@ class Server:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "url", _base_url(self.url))
+        if self.key_env is not None and self.key_env not in os.environ and api_keys.may_be_key(self.key_env):
+            if len(self.key_env) >= 16:  # as keys are; from here on it is cut out everywhere
+                api_keys.remember(self.key_env)
+            raise ConfigError(
+                "--key-env (and --judge-key-env) takes the NAME of an environment variable that holds the API key, for "
+                f"example {OPENAI_KEY_ENV}. What was given names none that is set, and is not repeated here: it may be "
+                "the key itself"
+            )
         if not self.model:
             raise ConfigError(f"no model is named for the server {self.url}")
         if not 0 < self.timeout < float("inf") or self.attempts < 1 or self.concurrency < 1:
@@ -116,9 +148,9 @@ class Server:
 class Completion:
     """One reply.
 
-    Token counts are what the server says, None where that is no number. ``cut`` says that the reply ran into
-    ``max_tokens``, ``fingerprint`` what the server calls its present state (``system_fingerprint``), ``num_unseen`` how
-    many characters of thinking came beside the text.
+    Token counts are what the server says, None where that is no number; reasoning is in ``completion_tokens``. ``cut``
+    says that the reply ran into ``max_tokens``, ``fingerprint`` what the server calls its present state
+    (``system_fingerprint``), ``num_unseen`` how many characters of thinking came beside the text.
     """
 
     text: str
@@ -175,13 +207,13 @@ class ChatClient:
         max_tokens: int,
         temperature: float = 0.0,
         response_format: Mapping[str, Any] | None = None,
-        lost: Callable[[], None] = lambda: None,
+        lost: Callable[[Usage], None] = lambda usage: None,
     ) -> Completion:
         """One reply to ``messages``.
 
         Args:
             lost: called for each request that the server may have answered, and wants to be paid for, though no usable
-                reply came; what it raises ends the attempts.
+                reply came, with what it says that this took; an ``ItemFailed`` that it raises ends the attempts.
 
         Raises:
             ItemFailed: this request came to nothing.
@@ -206,9 +238,13 @@ class ChatClient:
             except _Passing as err:
                 reason, attempt, late = str(err), attempt + 1, late + err.late
                 if err.worked:
-                    lost()
+                    lost(err.usage)
                 if attempt < self.server.attempts and late < _WAITED_FOR:
                     self._pause(attempt - 1, err.wait)
+            except _PaidFor as err:
+                with contextlib.suppress(ItemFailed):  # this one has failed anyway, and says why
+                    lost(err.usage)
+                raise
         raise ItemFailed(f"{reason} ({attempt} attempts)")
 
     def _pause(self, attempt: int, asked: float) -> None:
@@ -266,22 +302,45 @@ class ChatClient:
             raise ConfigError(f"{where}, the address or the model '{self.server.model}' is wrong{detail}")
         if 300 <= status < 400:
             raise ConfigError(f"{where}, a redirect, which is not followed; give the final address")
+        worked = status in _AFTER_WORK or (status >= 500 and status not in _NOT_BEGUN)
         if status in _RETRIED or status >= 500:
-            raise _Passing(f"{where}{detail}", wait=_seconds(reply.headers.get("retry-after", "")))
+            raise _Passing(f"{where}{detail}", wait=_seconds(reply.headers.get("retry-after", "")), worked=worked)
+        if worked or code == "content_filter":  # Azure is paid for reading what its filter then refuses
+            raise _PaidFor(f"{where}{detail}")
         raise ItemFailed(f"{where}{detail}")
 
 
 def _base_url(url: str) -> str:
-    """The address up to and with ``/v1``."""
-    parts = urlsplit(url.strip())
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"server address {_without_login(url)!r} must begin with http:// or https:// and name a host")
+    """The address up to and with ``/v1``.
+
+    Raises:
+        ConfigError: no request could be sent there. What follows a login or ``?`` is not said: it may be a key.
+    """
+    shown = re.split("[?#]", _without_login(url), maxsplit=1)[0]
+    try:
+        parts = urlsplit(url.strip())
+        host, port = parts.hostname or "", parts.port
+    except ValueError as err:
+        raise ConfigError(f"server address {shown!r:.200} is none ({err}); {_AS_WRITTEN}") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise ConfigError(f"server address {shown!r:.200} must begin with http:// or https:// and name a host")
     if parts.username is not None or parts.password is not None:
         raise ConfigError("the server address holds a login; put the key into an environment variable and name that")
     if parts.query or parts.fragment:
         raise ConfigError(f"the server address {parts.scheme}://{parts.netloc}{parts.path} must end there")
     path = parts.path.rstrip("/").removesuffix("/chat/completions").rstrip("/")
-    return f"{parts.scheme}://{parts.netloc}{path or '/v1'}"
+    base = f"{parts.scheme}://{parts.netloc}{path or '/v1'}"
+    named = ":" in host or (len(host) <= _LONGEST_HOST and _HOST.fullmatch(host) is not None)
+    if not named or port == 0 or not base.isprintable() or (_NUMBERS.fullmatch(host) and not _is_ip(host)):
+        raise ConfigError(f"server address {shown!r:.200} is none (no host or port is called so); {_AS_WRITTEN}")
+    return base
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(host))
+    except ValueError:
+        return False
 
 
 def _is_local(url: str) -> bool:
@@ -300,9 +359,14 @@ def _decoded(content: bytes) -> Any:
         ValueError: it is no JSON, or brackets without end.
     """
     try:
-        return api_keys.cut_all(json.loads(content.decode("utf-8", errors="replace")))
+        return api_keys.cut_all(json.loads(_text(content)))
     except RecursionError as err:
         raise ValueError("it is nested too deeply") from err
+
+
+def _text(content: bytes) -> str:
+    """A body as text; UTF-16 and UTF-32 are known by their mark, or by where zeros stand in the first characters."""
+    return content.decode(json.detect_encoding(content), errors="replace")
 
 
 def _error_of(content: bytes) -> tuple[str, str]:
@@ -310,7 +374,7 @@ def _error_of(content: bytes) -> tuple[str, str]:
     try:
         found = _decoded(content)
     except ValueError:
-        return _clean(content.decode("utf-8", errors="replace")), ""
+        return _clean(_text(content)), ""
     for key in ("error", "detail", "message"):
         if isinstance(found, Mapping) and found.get(key):
             found = found[key]
@@ -322,7 +386,9 @@ def _error_of(content: bytes) -> tuple[str, str]:
 
 def _clean(text: str) -> str:
     """What a server or the connection says, as one short line without API keys."""
-    text = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    text = api_keys.cut(text, of_message=True)  # before marks that nobody sees become blanks between its letters
+    text = "".join(char if char.isprintable() else " " if char.isspace() else "" for char in text)
+    text = " ".join(text.split())
     text = api_keys.cut(text, of_message=True)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
@@ -335,34 +401,33 @@ def _seconds(retry_after: str) -> float:
 
 
 def _completion(content: bytes, model: str) -> Completion:
+    usage = Usage()
     try:
         reply = _decoded(content)
+        usage = usage_of(reply)
         choice = reply["choices"][0]
         message = choice["message"]
         text, refusal = message.get("content"), message.get("refusal")
         finish = choice.get("finish_reason")
         named, state = reply.get("model"), reply.get("system_fingerprint")
-        usage = reply.get("usage") if isinstance(reply.get("usage"), Mapping) else {}
-        tokens = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
         thought = next((message[name] for name in ("reasoning_content", "reasoning") if message.get(name)), "")
     except (ValueError, LookupError, TypeError, AttributeError) as err:
-        raise _Passing("the reply is not one of the chat API", worked=True) from err
+        raise _Passing("the reply is not one of the chat API", worked=True, usage=usage) from err
     if finish == "content_filter":
-        raise ItemFailed("the server's filter held the reply back")
+        raise _PaidFor("the server's filter held the reply back", usage)
     if isinstance(text, list):  # parts, which a key may be split over
         text = api_keys.cut("".join(str(part.get("text", "")) for part in text if isinstance(part, Mapping)))
     if text is None and refusal:
-        raise ItemFailed(f"the server refused: {_clean(str(refusal))}")
+        raise _PaidFor(f"the server refused: {_clean(str(refusal))}", usage)
     if text is None and finish == "length":
         text = ""  # cut while it was thinking
     if not isinstance(text, str):
-        raise _Passing("the reply has no text", worked=True)
-    counts = [n if isinstance(n, int) and not isinstance(n, bool) else None for n in tokens]
+        raise _Passing("the reply has no text", worked=True, usage=usage)
     return Completion(
         text=text,
         model=_clean(named) if isinstance(named, str) and named else model,
-        prompt_tokens=counts[0],
-        completion_tokens=counts[1],
+        prompt_tokens=usage.prompt,
+        completion_tokens=usage.completion,
         cut=finish == "length",
         fingerprint=_clean(state) if isinstance(state, str) and state else None,
         num_unseen=len(thought) if isinstance(thought, str) else 0,

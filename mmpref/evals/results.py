@@ -9,7 +9,7 @@ from typing import Any
 from mmpref.errors import ConfigError, DataError
 from mmpref.evals.journal import ITEMS, SETTINGS
 from mmpref.evals.judging.tasks import JUDGED, official_judge
-from mmpref.file_reading import read_json, without_links
+from mmpref.file_reading import read_json, refuse_written_over
 from mmpref.files import json_text, replacing, write_json
 from mmpref.records import TaskResult
 from mmpref.rundir import versions
@@ -56,6 +56,17 @@ def write_scored(out: Path, result: TaskResult, *, inputs: Sequence[Path] = (), 
         ConfigError: ``out`` is an input, an evaluation that a model answered, or asks for a table.
         CheckpointError: a file cannot be written.
     """
+    file, items = refuse_unwritable_result(out, inputs)
+    write_items(items, result)
+    write_json(file, {**result_content(result, **more), "items": items.name})
+
+
+def refuse_unwritable_result(out: Path, inputs: Sequence[Path]) -> tuple[Path, Path]:
+    """The files that :func:`write_scored` writes: the result and its items.
+
+    Raises:
+        ConfigError: as there.
+    """
     file, items = (out / RESULTS, out / ITEMS) if out.is_dir() or not out.suffix else (out, _items_beside(out))
     if out.suffix in _OTHER_TABLES:
         raise ConfigError(
@@ -64,11 +75,8 @@ def write_scored(out: Path, result: TaskResult, *, inputs: Sequence[Path] = (), 
         )
     if (file.parent / SETTINGS).is_file() and file.name == RESULTS:
         raise ConfigError(f"--out {out} holds an evaluation by mmpref eval, whose results stay; choose another folder")
-    for given in inputs:
-        if without_links(given) in (without_links(file), without_links(items)):
-            raise ConfigError(f"--out {out} would write over {given}, which is read; choose another name")
-    write_items(items, result)
-    write_json(file, {**result_content(result, **more), "items": items.name})
+    refuse_written_over({"--out": file, "the file of items beside --out,": items}, inputs)
+    return file, items
 
 
 def _items_beside(file: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -207,6 +208,16 @@ def _refuse_several_models(folder: Path, files: Sequence[Path], found: Sequence[
             f"{folder} holds results of {len(by_model)} models ({models}); name the folders to compare, first the one "
             f"that the others are compared with: {_shown([folders[0] for folders in by_model.values()])}"
         )
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The files of a run, an evaluation or a result that a report may read."""
+    if folder.is_file():
+        return [folder, *folder.parent.glob(f"{glob.escape(folder.stem)}.*.jsonl")]
+    names = [
+        f"{below}*.{ending}" for below in ("", "*/", "evals/*/") for ending in ("json", "jsonl", "yaml", "parquet")
+    ]
+    return [file for name in names for file in folder.glob(name)]
 
 
 def _results_in(folder: Path) -> list[Path]:

@@ -15,7 +15,7 @@ from mmpref.data.images import ImageLoader
 from mmpref.data.loading import Candidate, FindBroken, PairSource, load_each
 from mmpref.data.manifest import Listing, describes, verify
 from mmpref.data.mixture import RootedImages, repeat
-from mmpref.data.next_steps import advice, allowing, check_command, fix_name, override
+from mmpref.data.next_steps import advice, advice_on_ids, allowing, check_command, fix_name, override, report_folder
 from mmpref.data.opening import recipe_sources, weights
 from mmpref.data.quarantine import Quarantine, RowError
 from mmpref.data.split import split_by_image
@@ -79,6 +79,7 @@ def load_data(
         skip=None if checked is None else checked.skip,
         find_broken=look_deeper if checked is None else None,
         advise=lambda: advice(train_sources, quarantine, demonstrations=demonstrations),
+        advise_on_ids=lambda: advice_on_ids(train_sources, demonstrations=demonstrations),
     )
     if checked is not None:
         checked.verify_images(train_sources, lists, full=section.verify == "full")
@@ -115,8 +116,9 @@ def _held_out_pairs(
     quarantine = Quarantine(expected=None if checked is None else checked.skip)
 
     def advise() -> list[str]:
-        clean = fix_name(sources)
-        command = check_command(sources, demonstrations=demonstrations, more=["--fix", str(clean)])
+        clean, folder = fix_name(sources), report_folder(sources)
+        more = ["--out", str(folder), "--fix", str(clean)]
+        command = check_command(sources, demonstrations=demonstrations, more=more)
         told = "these are rows of data.eval, all of which must be in order"
         if command is None:
             return [f"{told}; mmpref data check SOURCE --fix FILE writes a clean file of one source"]
@@ -135,6 +137,7 @@ def _held_out_pairs(
         skip=quarantine.expected,
         find_broken=look if checked is None else None,
         advise=advise,
+        advise_on_ids=lambda: advice_on_ids(sources, demonstrations=demonstrations),
     )
     if checked is not None:
         checked.verify_images(sources, lists, full=section.verify == "full")

@@ -175,6 +175,52 @@ def test_a_broken_image_of_held_out_pairs_is_found_at_the_start_with_its_cure(
     assert code == 0, told
 
 
+def test_bad_held_out_rows_leave_the_check_of_the_others_alone(folder: Path, place: Place, run: Run) -> None:
+    assert run("data", "check", "my pairs.jsonl", "--root", "my images")[0] == 3
+    Path("eval.jsonl").write_text(json.dumps(row(2, id="e2")) + "\n" + json.dumps(row(5, id="e5", chosen="")) + "\n")
+    asked = ["train", "demo_dpo", "data.train=my pairs.jsonl", "data.root=my images", "data.manifest=data_check"]
+    asked += ["data.eval=eval.jsonl", f"model.path={place.model}", "train.max_steps=1"]
+    code, told = run(*asked, "output=one")
+    assert code == 3
+    (fix,), (cure,) = commands(told), added(told)
+    assert run(*fix)[0] == 0
+    code, told = run(*asked, *cure, "output=two")
+    assert code == 0, told
+    assert RunDir(folder / "two").manifest()["pairs"] == GOOD
+
+
+def test_ids_that_stand_twice_are_put_aside_or_made_new_as_a_refused_run_advises(
+    folder: Path, place: Place, run: Run
+) -> None:
+    rows = [row(2), row(4), row(5, id="r2")]
+    Path("twice.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    asked = ["train", "demo_dpo", "data.train=twice.jsonl", "data.root=my images"]
+    code, told = run(*asked, *training(place, "one"))
+    assert code == 3
+    assert "'r2' in twice.jsonl, line 1 and in twice.jsonl, line 3" in told
+    (check, renamed), (manifest,) = commands(told), added(told)
+    assert run(*check)[0] == 3
+    code, told = run(*asked, *manifest, *training(place, "two"))
+    assert code == 0, told
+    assert run(*renamed)[0] == 0
+    code, told = run(*asked, "data.train=twice.new_ids.jsonl", *training(place, "three"))
+    assert code == 0, told
+    assert [RunDir(folder / name).manifest()["pairs"] for name in ("two", "three")] == [2, 3]
+
+
+def test_fix_writes_over_nothing(folder: Path, run: Run) -> None:
+    Path("mine.jsonl").write_text("my own\n")
+    asked = ["data", "check", "my pairs.jsonl", "--root", "my images"]
+    code, told = run(*asked, "--fix", "mine.jsonl")
+    assert (code, Path("mine.jsonl").read_text()) == (2, "my own\n")
+    assert "is there already" in told
+    Path("my pairs.clean.jsonl").write_text("my own too\n")
+    _, told = run(*asked)
+    fix = commands(told)[1]
+    assert fix[-2:] == ["--fix", "my pairs.clean-2.jsonl"]
+    assert run(*fix)[0] == 0
+
+
 def test_headers_alone_are_looked_at_where_that_is_asked_for(folder: Path, place: Place, run: Run) -> None:
     Path("pairs.jsonl").write_text("".join(json.dumps(row(number)) + "\n" for number in (12, 13)))
     asked = ["train", "demo_dpo", "data.train=pairs.jsonl", "data.root=my images", *training(place, "one")]

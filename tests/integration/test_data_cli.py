@@ -237,7 +237,7 @@ def test_the_source_is_not_accepted_as_the_output(
     )
     source.write_text(row)
     assert main(["data", *(str(source) if word == "SRC" else word for word in command)]) == 2
-    assert "is the source itself" in capsys.readouterr().err
+    assert "would write over" in capsys.readouterr().err
     assert source.read_text() == row
 
 

@@ -178,8 +178,22 @@ BOMB = "b0: &b0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("a: !!timestamp foo", "line 1: the tag !timestamp is not read; write text"),
         ("a: " + "[" * 3000 + "]" * 3000, "nested too deeply"),
         (BOMB + "data: {train: *b8}\n", "stand for more than"),
+        ("&a [*a]", "stand for more than"),
+        ("a: &a {b: [1, {c: *a}]}", "line 1: found unconstructable recursive node"),
     ],
-    ids=["list", "mapping", "digits", "int", "float", "bool", "timestamp", "deep", "aliases"],
+    ids=[
+        "list",
+        "mapping",
+        "digits",
+        "int",
+        "float",
+        "bool",
+        "timestamp",
+        "deep",
+        "aliases",
+        "in itself",
+        "deep inside",
+    ],
 )
 def test_broken_yaml_is_one_error(text: str, told: str, tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"

@@ -111,6 +111,8 @@ def _detect(row: Row) -> Format:
     keys = ", ".join(sorted(str(key)[:40] for key, value in row.items() if value is not None)[:20]) or "none"
     names = ", ".join(candidate.name for candidate in found or FORMATS.values())
     what = "fits more than one format" if found else "fits no known format"
+    empty = [] if found else sorted(str(key)[:40] for key, value in row.items() if value is None)[:5]
+    keys += f" (and nothing under {', '.join(empty)})" if empty else ""
     raise fault(UNKNOWN_FORMAT, f"a row with the keys {keys} {what}; name one with format=NAME: {names}")
 
 

@@ -1,17 +1,20 @@
 """Judging a file of answers: what it will cost, then the calls, each kept the moment it is paid for.
 
-The cache is a JSONL file of replies by content: judge, prompt version and everything the judge is shown. So a run that
-was killed asks only what it had not asked, answers that did not change are not judged twice, and a cache can be shared
-between models, one after the other. An answer without a usable reply is written with its ``error`` and is missing.
+The cache holds replies by content (``cache``). So a run that was killed asks only what it had not asked, answers that
+did not change are not judged twice, and a cache can be shared between models, one after the other. An answer without a
+usable reply is written with its ``error`` and is missing.
 
 Each verdict holds the hash of what it is about. Verdicts on other answers that stand where these are to stand are put
-aside before anything is asked: a run that fails leaves none that could be taken for its own.
+aside before anything is asked: a run that fails leaves none that could be taken for its own. Verdicts on these answers
+that are others than those which are written, such as a person's or another judge's, are put aside too. None is deleted.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import itertools
+import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -20,13 +23,15 @@ from typing import Any
 
 from mmpref.errors import ConfigError, DataError, EvalIncompleteError
 from mmpref.evals.chat_api import ChatClient, Completion, ItemFailed, Server, in_parallel
-from mmpref.evals.journal import repair_last_line
+from mmpref.evals.judging.cache import Kept, cache_line, read_cache
 from mmpref.evals.judging.cost import CHARS_PER_TOKEN, MAX_REPLY_TOKENS, Estimate, Prices, Spent, dollars, tokens_of
 from mmpref.evals.judging.fence import UnusableReplyError, draw_fence, messages, read_reply, response_format
 from mmpref.evals.judging.tasks import HALLUSIONBENCH_SAME, JUDGED, JudgeTask, Sections, Value, figure_zero
 from mmpref.evals.rows import Source, choose, first_ids, load_rows, pair_by_id
 from mmpref.evals.task import benchmark_named, with_defaults
+from mmpref.evals.token_usage import Usage
 from mmpref.evals.verdicts import MAX_MISSING_SHARE, Verdict, content_hash, usable
+from mmpref.file_reading import refuse_written_over
 from mmpref.files import json_text, only_writer, open_to_append, real_path, refuse_special, replacing, writing_to
 from mmpref.records import Answer, EvalSample
 
@@ -42,7 +47,8 @@ class Outcome:
 
     ``not_compared`` are HallusionBench's ids whose second question got no reply, of ``num_compared``. Of
     ``num_guessed`` calls the server did not tell what they used, so the most that it can have been is counted.
-    ``put_aside`` is where verdicts on other answers are now, which stood in the file.
+    ``put_aside`` is where other verdicts are now, which stood in the file. ``elsewhere`` counts replies of the cache
+    that are from other servers than this run's, by address, "" where the cache does not say it.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -55,6 +61,7 @@ class Outcome:
     num_compared: int
     num_guessed: int
     put_aside: Path | None
+    elsewhere: Mapping[str, int]
 
     def refuse_if_too_many_missing(self) -> None:
         """Say now what the scorer would say later.
@@ -88,15 +95,6 @@ class _Case:
     def tokens(self) -> float:
         texts = sum(tokens_of(title) + tokens_of(text) for title, text in self.sections)
         return texts + (len(self.task.instruction) + 700) / CHARS_PER_TOKEN + _OVERHEAD_TOKENS
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """One reply in the cache."""
-
-    value: Value
-    reason: str
-    judge: str
 
 
 def load_answered(
@@ -151,7 +149,7 @@ def plan_judging(
         cases=tuple(cases),
         server=server,
         cache=cache,
-        kept=_read_cache(cache),
+        kept=read_cache(cache),
         prices=prices,
     )
 
@@ -167,7 +165,7 @@ class JudgingPlan:
     cases: tuple[_Case, ...]
     server: Server
     cache: Path
-    kept: dict[str, _Kept]
+    kept: dict[str, Kept]
     prices: Prices | None
 
     def estimate(self) -> Estimate:
@@ -178,6 +176,7 @@ class JudgingPlan:
             num_answers=len(self.judged),
             num_by_rule=len(self.fixed),
             num_cached=sum(case.key in self.kept for case in self.cases),
+            elsewhere=self._elsewhere(),
             num_calls=len(open_cases),
             prompt_tokens=round(prompt),
             completion_tokens=round(completion),
@@ -185,31 +184,42 @@ class JudgingPlan:
         )
 
     def run(
-        self, out: Path, *, max_cost: float | None = None, progress: Callable[[int, int], None] | None = None
+        self,
+        out: Path,
+        *,
+        max_cost: float | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        broken_off: Callable[[Spent], None] = lambda spent: None,
     ) -> Outcome:
         """Ask what is open and write one verdict, or error, per answer to ``out``.
 
         Args:
             max_cost: dollars; refused at once when the estimate is higher, and no call is begun that would pass it.
             progress: called with (asked, to ask).
+            broken_off: called with what was spent when an error or Ctrl-C ends this, as there is no outcome then.
 
         Raises:
-            ConfigError: the estimate is above ``max_cost``, or the server refuses every request.
+            ConfigError: the estimate is above ``max_cost``, ``out`` is the cache, or the server refuses every request.
             EvalIncompleteError: many requests in a row failed; what was paid for is in the cache.
             CheckpointError: ``out`` or the cache can be no file; nothing was asked.
         """
+        refuse_written_over({"--out": out, "the cache": self.cache}, ())
         for file in (out, self.cache):
             refuse_special(real_path(file))
         with ExitStack() as held:
             held.enter_context(only_writer(out, "choose another --out"))
             held.enter_context(only_writer(self.cache, "choose another --cache"))
-            self.kept.update(_read_cache(self.cache))  # another judge may have ended since this was planned
+            self.kept.update(read_cache(self.cache))  # another judge may have ended since this was planned
             if max_cost is not None:
                 self._refuse_dear(max_cost)
             put_aside = self._put_aside(out)
             spent, errors = Spent(self.prices, max_cost), dict[str, str]()
-            self._ask(spent, errors, progress)
-            verdicts = self._write(out, errors)
+            try:
+                self._ask(spent, errors, progress)
+                verdicts, replaced = self._write(out, errors)
+            except BaseException:
+                broken_off(spent)
+                raise
         second = [case for case in self.cases if case.task is not self.task]
         return Outcome(
             verdicts=verdicts,
@@ -221,7 +231,8 @@ class JudgingPlan:
             not_compared={case.id: errors[case.key] for case in second if case.key in errors},
             num_compared=len(second),
             num_guessed=spent.guessed,
-            put_aside=put_aside,
+            put_aside=put_aside or replaced,
+            elsewhere=self._elsewhere(),
         )
 
     def _ask(self, spent: Spent, errors: dict[str, str], progress: Callable[[int, int], None] | None) -> None:
@@ -240,26 +251,35 @@ class JudgingPlan:
                 else:
                     self.kept[case.key] = reply
                     with writing_to(self.cache):
-                        stream.write(_cache_line(case, reply))
+                        stream.write(cache_line(case.key, case.task, reply))
                         stream.flush()
                 if progress is not None:
                     progress(asked, len(open_cases))
 
-    def _write(self, out: Path, errors: Mapping[str, str]) -> tuple[Verdict, ...]:
+    def _elsewhere(self) -> Counter[str]:
+        known = [self.kept[case.key].server for case in self.cases if case.key in self.kept]
+        return Counter(server for server in known if server != self.server.url)
+
+    def _write(self, out: Path, errors: Mapping[str, str]) -> tuple[tuple[Verdict, ...], Path | None]:
+        """The verdicts, now in ``out``, and where others are that stood there."""
         verdicts = tuple(self._verdicts(errors))
         reasons = {
             case.id: self.kept[case.key].reason
             for case in self.cases
             if case.task is self.task and case.key in self.kept
         }
+        rows = {
+            verdict.id: verdict.row() | ({"reason": reasons[verdict.id]} if reasons.get(verdict.id) else {})
+            for verdict in verdicts
+        }
+        aside = _move_aside(out) if out.is_file() and _others_in(out, rows) else None
         with replacing(out) as file:
-            for verdict in verdicts:
-                row = verdict.row() | ({"reason": reasons[verdict.id]} if reasons.get(verdict.id) else {})
+            for row in rows.values():
                 file.write((json_text(row) + "\n").encode("utf-8"))
-        return verdicts
+        return verdicts, aside
 
     def _put_aside(self, out: Path) -> Path | None:
-        """Move verdicts that are not all about these answers out of the way; those of an earlier try may stay."""
+        """Move verdicts that are not all about these answers out of the way; others stay until there are new ones."""
         if not out.is_file():
             return None
         try:
@@ -268,10 +288,7 @@ class JudgingPlan:
                 return None
         except DataError:
             pass  # no verdicts at all
-        aside = out.with_name(f"{out.name}.before")
-        with writing_to(out):
-            out.replace(aside)
-        return aside
+        return _move_aside(out)
 
     def _open_cases(self) -> list[_Case]:
         """What is in no cache, each content once."""
@@ -317,7 +334,7 @@ class _Judge:
     spent: Spent
     structured: bool = True
 
-    def ask(self, case: _Case) -> _Kept:
+    def ask(self, case: _Case) -> Kept:
         """One usable reply.
 
         Raises:
@@ -337,14 +354,14 @@ class _Judge:
             except UnusableReplyError as err:
                 why = str(err)
                 continue
-            return _Kept(value, reason, reply.model)
+            return Kept(value, reason, reply.model, self.client.server.url)
         raise ItemFailed(f"no usable reply in {ASKED_AGAIN}: {why}")
 
     def _complete(self, case: _Case, fence: str) -> Completion:
         asked = messages(case.task, case.sections, fence)
 
-        def lost() -> None:
-            self.spent.lost(case.tokens)
+        def lost(usage: Usage) -> None:
+            self.spent.lost(case.tokens, usage)
 
         if self.structured:
             try:
@@ -364,37 +381,33 @@ def _case(sample: EvalSample, task: JudgeTask, answers: tuple[str, ...], server:
     return _Case(sample.id, task, sections, key, content_hash(sample, *answers))
 
 
+def _others_in(out: Path, rows: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether something stands in a file of verdicts that will not stand in these rows."""
+    try:
+        before = load_rows(out, "verdicts")
+    except DataError:
+        return True
+    return any(
+        rows.get(str(row.get("id")), {}).get(name) != value
+        for row in before
+        if row.get("error") is None
+        for name, value in row.items()
+        if name not in ("id", "same_error")
+    )
+
+
+def _move_aside(out: Path) -> Path:
+    """Rename a file to a name that nothing has."""
+    names = itertools.chain(["before"], (f"before{number}" for number in itertools.count(2)))
+    aside = next(path for name in names if not os.path.lexists(path := out.with_name(f"{out.name}.{name}")))
+    with writing_to(out):
+        out.replace(aside)
+    return aside
+
+
 def _verdict(name: str, task: JudgeTask, value: Value, judge: str) -> Verdict:
     if task.field == "score" and isinstance(value, int):
         return Verdict(id=name, judge=judge, score=value)
     if task.field == "objects" and isinstance(value, list):
         return Verdict(id=name, judge=judge, objects=tuple(value))
     return Verdict(id=name, judge=judge, verdict=str(value))  # type: ignore[arg-type]  # checked by read
-
-
-def _cache_line(case: _Case, kept: _Kept) -> str:
-    row: dict[str, Any] = {
-        "key": case.key,
-        "task": case.task.name,
-        case.task.field: kept.value,
-        "reason": kept.reason,
-        "judge": kept.judge,
-    }
-    return json_text(row) + "\n"
-
-
-def _read_cache(path: Path) -> dict[str, _Kept]:
-    """Usable lines of the cache; others (a line cut by a kill, another version's) are asked again."""
-    if not path.is_file():
-        return {}
-    repair_last_line(path)
-    tasks = {task.name: task for task in (*JUDGED.values(), HALLUSIONBENCH_SAME)}
-    found: dict[str, _Kept] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            row = json.loads(line)
-            task = tasks[row["task"]]
-            found[str(row["key"])] = _Kept(task.read(row[task.field]), str(row["reason"]), str(row["judge"]))
-        except (ValueError, KeyError, TypeError, RecursionError):
-            continue
-    return found

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mmpref.errors import ConfigError, EvalIncompleteError
 from mmpref.evals import score
 from mmpref.evals.chat_api import Server
-from mmpref.evals.judging import Prices, dollars, load_answered, official_judge, plan_judging
+from mmpref.evals.judging import Prices, load_answered, official_judge, plan_judging
 from mmpref.evals.judging.fence import (
     UnusableReplyError,
     draw_fence,
@@ -228,17 +228,6 @@ def test_a_server_without_schemas_is_asked_without(tmp_path):
 
 
 # --- cost ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("amount", "shown"),
-    [
-        (0, "$0"), (0.004, "$0.004"), (0.000123456, "$0.00012"), (0.01, "$0.01"), (0.0954, "$0.095"), (0.25, "$0.25"),
-        (1, "$1.00"), (12.3449, "$12.34"), (1234.5, "$1234.50"), (0.00099999, "$0.001"),
-    ],
-)  # fmt: skip
-def test_a_cost_below_a_cent_is_no_zero(amount, shown):
-    assert dollars(amount) == shown
 
 
 def test_the_cost_is_known_before_and_a_limit_below_it_sends_nothing(tmp_path):

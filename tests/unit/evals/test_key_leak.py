@@ -1,6 +1,7 @@
 """A server that sends the API key back, in every way we could think of: it is in no file and on no screen."""
 
 import base64
+import contextlib
 import gzip
 import html
 import json
@@ -26,6 +27,10 @@ PLAIN = "sk-very-secret-0123456789"
 
 def escaped(key):
     return "".join(f"\\u{ord(char):04x}" for char in key)
+
+
+def pieces(key):
+    return [key[place : place + 4] for place in range(0, len(key), 4)]
 
 
 SHAPES = {
@@ -61,6 +66,23 @@ SHAPES = {
     "backwards": lambda key: key[::-1],
     "most of it": lambda key: key[:-3] + "...",
     "all but the beginning": lambda key: "..." + key[4:],
+    "points between": ".".join,
+    "commas between": ", ".join,
+    "bars between": " | ".join,
+    "lines between": "\n".join,
+    "a list of characters": lambda key: json.dumps(list(key)),
+    "a list of characters in lines": lambda key: json.dumps(list(key), indent=4),
+    "a list of pieces": lambda key: json.dumps(pieces(key)),
+    "pieces with points": lambda key: ".".join(pieces(key)),
+    "pieces with bars": lambda key: " | ".join(pieces(key)),
+    "pieces in lines": lambda key: "\n".join(pieces(key)),
+    "pieces in quotes, added": lambda key: "' + '".join(pieces(key)),
+    "without its marks": lambda key: "".join(filter(str.isalnum, key)),
+    "points between, backwards": lambda key: ".".join(key[::-1]),
+    "base85": lambda key: base64.b85encode(key.encode()).decode(),
+    "base85 of the header": lambda key: base64.b85encode(f"Bearer {key}".encode()).decode(),
+    "Adobe's base85": lambda key: base64.a85encode(key.encode()).decode(),
+    **{f"base85, {n} ahead": lambda key, n=n: base64.b85encode(b"x" * n + key.encode()).decode() for n in range(1, 4)},
 }
 
 
@@ -69,8 +91,93 @@ def test_every_shape_is_cut_and_nothing_beside_it():
         api_keys.remember(key)
         for name, shape in SHAPES.items():
             found = api_keys.cut(f"before {shape(key)} after")
-            assert (name, shows(found, key)) == (name, [])
+            assert (name, shows(found, key), "[API key]" in found) == (name, [], True)
             assert (name, found.startswith("before "), found.endswith(" after")) == (name, True, True)
+
+
+@pytest.mark.parametrize("key", [PLAIN, "this-is-not-a-real-key", "12345678901234567890", "my secret password"])
+def test_words_and_numbers_in_a_row_are_no_key(key):
+    api_keys.remember(key)
+    for text in (
+        "This is not a real key. It is not.", "1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0",
+        "sk very secret", "0123456789", "Very secret, 1 2 3", "my 'secret': password",
+    ):  # fmt: skip
+        assert api_keys.cut(text) == text
+        assert api_keys.cut_all(text.split()) == text.split()
+
+
+def test_a_list_of_pieces_is_cut_as_one():
+    api_keys.remember(PLAIN)
+    for broken in (list(PLAIN), pieces(PLAIN), [*PLAIN[:-2], 8, 9]):
+        assert api_keys.cut_all({"meta": {"a": broken}, "b": ["c", 1]}) == {"meta": {"a": ["[API key]"]}, "b": ["c", 1]}
+    assert api_keys.cut_all(["x", f"a {PLAIN}", 1]) == ["x", "a [API key]", 1]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32-le"])
+@pytest.mark.parametrize("key", ["a1-b2-c3", "sk-012345678901", PLAIN])
+def test_a_body_in_another_encoding_does_not_show_the_key(monkeypatch, encoding, key):
+    monkeypatch.setenv("MY_KEY", key)
+    for before in ("<p>", "\u00e9", "\u6f22\u5b57", '{"error": {"message": "'):
+        body = f'{before}wrong key {key}, or {"/".join(key)}"}}}}'.encode(encoding)
+
+        def speak(connection, closing, body=body):
+            read_request(connection)
+            connection.sendall(b"HTTP/1.1 400 Bad\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+        with RawServer(speak).running() as server:
+            client = ChatClient(Server(url=server.url, model="m", key_env="MY_KEY", attempts=1))
+            with pytest.raises(ItemFailed) as caught:
+                client.complete([], max_tokens=1)
+            client.close()
+        said = str(caught.value)
+        # one of fewer than 16 characters is guarded as a whole; the second time it stands in pieces
+        assert key not in (said if len(key) < 16 else re.sub(r"[\s/]", "", said))
+        assert " ".join(key) not in said
+        assert "[API key]" in said
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "sk-proj-veryverysecret0123456789", "hf_abcdefghijklmnopqrstuvwxyz", "sk_live_abcdefgh", "gsk_QQQQ",
+        "d41d8cd98f00b204e9800998ecf8427e", "ABCDEFGHIJKLMNOPQRSTUVWX", "QwErTyUiOpAs", "secret key", "a-b", "1KEY",
+        "AIzaSyA", "caf\u00e9",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("command", ["judge", "eval", "eval by judge"])
+def test_a_key_in_the_place_of_its_variable_s_name_is_not_repeated(tmp_path, capsys, given, command):
+    from mmpref.cli import main
+
+    (tmp_path / "q.json").write_text(json.dumps(MMHAL_ROWS))
+    (tmp_path / "a.jsonl").write_text('{"id": "i0", "text": "a"}\n')
+    words = [command.split()[0], "--benchmark", "mmhal", "--questions", str(tmp_path / "q.json"), "--model", "m"]
+    words += ["--out", str(tmp_path / "o.jsonl")]
+    words += ["--answers", str(tmp_path / "a.jsonl")] if command == "judge" else ["--images", str(tmp_path)]
+    words += ["--server", "http://127.0.0.1:9"]
+    if command == "eval by judge":
+        words += ["--judge-server", "http://127.0.0.1:9", "--judge-model", "j", "--judge-key-env", given]
+    else:
+        words += ["--key-env", given]
+    assert main(words) == 2
+    said = "".join(capsys.readouterr())
+    assert "takes the NAME of an environment variable" in said
+    assert given not in said
+    assert not (tmp_path / "o.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["MY_KEY", "OPENAI_API_KEY", "openai_api_key", "AZURE_KEY_2", "KEY_2024A", "myKey"])
+def test_a_variable_that_is_not_set_is_named(monkeypatch, name):
+    monkeypatch.delenv(name, raising=False)
+    if sum(map(str.isdigit, name)) > 3:
+        name = name.replace("2024", "24")
+    with pytest.raises(ConfigError, match=f"the environment variable {name}, which should hold the API key, is not"):
+        Server(url="http://h", model="m", key_env=name).key()
+
+
+@pytest.mark.parametrize("name", ["sk-proj-veryverysecret0123456789", "my-key", "d41d8cd98f00b204e9800998ecf8427e"])
+def test_a_variable_with_an_odd_name_is_used_where_it_is_set(monkeypatch, name):
+    monkeypatch.setenv(name, "value-of-it")
+    assert Server(url="http://h", model="m", key_env=name).key() == "value-of-it"
 
 
 def test_texts_without_a_key_stay_as_they_are():
@@ -123,6 +230,12 @@ def shows(text, key):
         plain = re.sub(r"[\s\u200b]", "", one).lower()
         shown = (key.lower(), key.lower()[::-1])
         found += [name] * (any(one in plain for one in shown) or key.encode().hex() in plain.replace(":", ""))
+        apart = "".join(filter(str.isalnum, plain))
+        found += [f"{name}, in pieces"] * any("".join(filter(str.isalnum, one)) in apart for one in shown)
+        for run in re.findall(r"[!-~]{16,}", one):
+            for decode in (base64.b85decode, base64.a85decode):
+                with contextlib.suppress(ValueError):
+                    found += [f"{name}, base85"] * (key.encode() in decode(run))
         for run in re.findall(r"[A-Za-z0-9+/_-]{16,}", re.sub(r"\s", "", one)):
             for ahead in range(4):
                 for _ in range(2):
@@ -133,7 +246,13 @@ def shows(text, key):
     return found
 
 
-@pytest.mark.parametrize("name", ["as it is", "JSON escapes twice", "URL twice", "HTML twice", "base64 of the header"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "as it is", "JSON escapes twice", "URL twice", "HTML twice", "base64 of the header", "points between",
+        "a list of pieces", "points between, backwards", "base85", "Adobe's base85",
+    ],
+)  # fmt: skip
 def test_the_search_for_leaks_finds_them(name):
     assert shows(f"x {SHAPES[name](PLAIN)} y", PLAIN)
 
