@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmpref.errors import ConfigError, DataError
-from mmpref.evals.journal import ITEMS, SETTINGS
+from mmpref.evals.journal import ANSWERS, ITEMS, SETTINGS
 from mmpref.evals.judging.tasks import JUDGED, official_judge
+from mmpref.evals.rows import load_rows
 from mmpref.file_reading import read_json, without_links
 from mmpref.files import json_text, replacing, write_json
 from mmpref.records import TaskResult
@@ -67,8 +69,24 @@ def write_scored(out: Path, result: TaskResult, *, inputs: Sequence[Path] = (), 
     for given in inputs:
         if without_links(given) in (without_links(file), without_links(items)):
             raise ConfigError(f"--out {out} would write over {given}, which is read; choose another name")
+    told = _model_of(more.get("scored", {}).get("answers", ()))
     write_items(items, result)
-    write_json(file, {**result_content(result, **more), "items": items.name})
+    write_json(file, {**result_content(result, **more), **({"model": told} if told else {}), "items": items.name})
+
+
+def _model_of(answers: Sequence[str]) -> str:
+    """Which model gave saved answers, where their rows (LLaVA's ``model_id``) or the settings beside them tell it."""
+    found: set[str] = set()
+    for file in map(Path, answers):
+        with contextlib.suppress(DataError):  # who scored them has read them; here it is about a name alone
+            if file.name == ANSWERS and (file.parent / SETTINGS).is_file():
+                settings = read_json(file.parent / SETTINGS, DataError)
+                given = [settings.get(key) for key in ("model", "adapter")] if isinstance(settings, dict) else []
+                found |= {" with ".join(str(name) for name in given if name)} - {""}
+            elif file.suffix == ".jsonl" and file.is_file():
+                names = [row.get("model_id") for row in load_rows(file, "answers")]
+                found |= {name for name in names if isinstance(name, str) and name}
+    return ", ".join(sorted(found))
 
 
 def _items_beside(file: Path) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 
 from mmpref.report.cells import NOT_MEASURED
 from mmpref.report.markup import Html, tag
+from mmpref.report.notes import notes_of_result
 from mmpref.report.runs import RESULTS, Evaluation, Run
 
 _SETTINGS = ("loss.name", "loss.beta", "train.learning_rate", "train.num_train_epochs", "model.path")
@@ -130,11 +131,7 @@ def _count(found: Evaluation, key: str) -> str:
 
 
 def _notes(found: Evaluation) -> str:
-    notes = found.results.get("notes")
-    parts = [str(note) for note in notes] if isinstance(notes, list) else []
-    if found.results.get("complete") is False:
-        parts.append("only a part of the questions was asked")
-    return "; ".join(parts)
+    return "; ".join(notes_of_result(found))
 
 
 def _other_protocols(found: Evaluation) -> str:

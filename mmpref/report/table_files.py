@@ -70,7 +70,8 @@ def _of_table(table: Table, runs: Sequence[Run]) -> Iterator[Entry]:
     for column in table.columns:
         for line, run in zip(table.lines, runs, strict=True):
             if column.key.startswith("pope/"):
-                found = run.pope().get(column.key.split("/")[1], (None, ""))[0]
+                part = run.pope().get(column.key.split("/")[1])
+                found = part.evaluation if part else None
             else:
                 found = run.chair() if column.group.endswith("(CHAIR)") else None
             name, _, split = column.group.partition(" ") if column.key.startswith("pope/") else (column.group, "", "")
