@@ -30,6 +30,9 @@ __all__ = [
 ]
 
 
+_OTHER_PAIRS = "change of log-prob: no difference, where the logs of two runs have no pairs in common"
+
+
 def comparison_table(runs: Sequence[Run]) -> Table:
     """Compare runs with the first of them. Whatever was not measured is a cell that says so."""
     baseline = runs[0]
@@ -48,6 +51,7 @@ def comparison_table(runs: Sequence[Run]) -> Table:
         cells |= _drift_cells(drifts[place], drifts[0] if place else None, found)
         drift = drifts[place]
         lines.append(Line(run.label, place == 0, cells, drift.source if drift else ""))
+    remarks += [_OTHER_PAIRS for line in lines for cell in line.cells.values() if _OTHER_PAIRS in cell.notes]
     columns = _columns(splits)
     if not any(run.manifest for run in runs):  # answers that were only scored: what nobody asked has no column
         asked = {column.group for column in columns for line in lines if _is_known(line.cells[column.key])}
@@ -222,7 +226,9 @@ def _drift_cells(drift: Drift | None, baseline: Drift | None, flags: Mapping[str
             cells[key] = Cell(unit="nats", value=None)
             continue
         difference = mean_difference(start.by_pair, change.by_pair) if start else None
-        cells[key] = filled("nats", change.value, change.interval, None, difference, flags.get(key, ()))
+        cell = filled("nats", change.value, change.interval, None, difference, flags.get(key, ()))
+        without = baseline is not None and cell.difference is None
+        cells[key] = replace(cell, notes=(_OTHER_PAIRS,)) if without else cell
     return cells
 
 
