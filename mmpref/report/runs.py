@@ -17,6 +17,7 @@ from mmpref.rundir import MANIFEST, RunDir
 __all__ = ["CHAIR_METRICS", "POPE_SPLITS", "RESULTS", "Evaluation", "Row", "Run", "load_runs", "number"]
 
 ITEMS = "items.jsonl"
+_ANSWERS = (".jsonl", ".xlsx", ".tsv", ".csv")
 CHAIR_METRICS = ("chair_s", "chair_i", "recall", "mean_length")
 
 
@@ -75,7 +76,8 @@ def load_runs(paths: Sequence[Path], *, labels: Mapping[str, str] | None = None)
         labels: names to show, by path as given or by folder name; the default is the folder's name.
 
     Raises:
-        ConfigError: no folder is given, one holds neither a run nor results, or one is given twice.
+        ConfigError: no folder is given, one holds neither a run nor results, or one part of a benchmark twice, or
+            results of several models, or one is given twice.
     """
     folders = [Path(path) for path in paths]
     if not folders:
@@ -117,6 +119,8 @@ def _load_run(folder: Path, label: str) -> Run:
         problems: list[str] = []
         found = [_load_evaluation(file, problems, prefix="") for file in results]
         evaluations = tuple(entry for entry in found if entry is not None)
+        if not evaluations:
+            raise ConfigError(f"{folder} holds nothing that report reads: {_cut(problems)}. {_what_is_read(folder)}")
         refuse_several_models(folder, evaluations)
         refuse_twice(folder, evaluations)
         return Run(label, folder, {}, None, {}, (), evaluations, problems=tuple(problems))
@@ -129,6 +133,18 @@ def _load_run(folder: Path, label: str) -> Run:
                     f"{folder} holds {len(inside)} {what} and is none itself; name those to compare: {_shown(inside)}"
                 )
     return _load_training(run, label)
+
+
+def _cut(problems: Sequence[str]) -> str:
+    return "; ".join(problems[:3]) + ("; ..." if len(problems) > 3 else "")
+
+
+def _what_is_read(given: Path) -> str:
+    what = "It reads run folders of mmpref train, folders of mmpref eval, and files that mmpref score --out has written"
+    if given.suffix.lower() in _ANSWERS:
+        what += f"; of saved answers make one: mmpref score --benchmark NAME --questions FILE --answers {given} --out "
+        what += str(given.with_name(f"{given.stem}_scored.json"))
+    return what
 
 
 def _shown(folders: Sequence[Path]) -> str:
@@ -155,6 +171,10 @@ def _load_training(run: RunDir, label: str) -> Run:
     read = [_load_evaluation(file, problems) for file in sorted(folder.glob(f"evals/*/{RESULTS}"))]
     evals = tuple(found for found in read if found is not None)
     refuse_twice(folder, evals)
+    is_ours = "state" in manifest or "mmpref" in manifest or log or evals
+    if not is_ours and not (run.pairs_file.exists() or run.eval_pairs_file.exists()):
+        of_others = f"its {MANIFEST} is no run's, and there is no {run.metrics_file.name} and no evals/*/{RESULTS}"
+        raise ConfigError(f"{folder} holds nothing that report reads: {of_others}. {_what_is_read(folder)}")
     return Run(
         label=label,
         path=folder,
@@ -189,6 +209,9 @@ def _load_evaluation(file: Path, problems: list[str], *, prefix: str = "evals/")
         return None
     if not isinstance(results, dict):
         problems.append(f"{prefix}{folder.name}/{file.name} is damaged: expected a JSON object")
+        return None
+    if not isinstance(results.get("metrics"), dict) or not isinstance(results.get("benchmark"), str):
+        problems.append(f"{prefix}{folder.name}/{file.name} is no result: it has no benchmark and metrics")
         return None
     usable = {"chair": _is_caption, "pope": _is_yes_no}.get(str(results.get("benchmark")), lambda row: True)
     name = folder.name if file.name == RESULTS else file.stem

@@ -145,7 +145,7 @@ def test_an_evaluation_that_a_model_answered_is_not_written_over(
     assert "evaluation by mmpref eval" in capsys.readouterr().err
 
 
-# --- reasons stand in every form ---------------------------------------------------------------------------------------
+# --- reasons stand in every form --------------------------------------------------------------------------------------
 
 
 def pope(folder: Path, name: str, said: list[dict[str, object]], asked: Path, out: str) -> Path:
@@ -238,3 +238,43 @@ def test_no_spreadsheet_runs_a_name_and_latex_prints_it(scored: list[Path], tmp_
     )
     assert spelt in latex
     assert "|" not in latex
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("mk.py", "import json\n"),
+        ("answers.jsonl", '{"id": 1, "text": "yes"}\n{"id": 2, "text": "no"}\n'),
+        ("one_answer.jsonl", '{"id": 1, "text": "yes"}\n'),
+        ("rows.json", "[]"),
+        ("other.json", '{"a": 1}'),
+        ("numbers.json", '{"metrics": {"accuracy": 0.5}}'),
+        ("empty.json", ""),
+        ("other/results.json", '{"a": 1}'),
+        ("app/manifest.json", '{"name": "an app"}'),
+    ],
+)
+def test_what_holds_no_result_is_refused(
+    scored: list[Path], tmp_path: Path, name: str, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(content, encoding="utf-8")
+    given = file.parent if "/" in name else file
+    capsys.readouterr()
+    assert main(["report", str(scored[0]), str(given), "--out", str(tmp_path / "x.md")]) == 2
+    told = capsys.readouterr().err
+    assert f"{given} holds nothing that report reads" in told
+    assert "run folders of mmpref train, folders of mmpref eval, and files that mmpref score --out" in told
+    assert not (tmp_path / "x.md").exists()
+
+
+def test_answers_in_the_place_of_a_result_are_told_how_to_become_one(
+    scored: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(tmp_path / "first.jsonl"), "--out", str(tmp_path / "x.md")]) == 2
+    advice = re.search(r"make one: mmpref (score .*)", capsys.readouterr().err)
+    assert advice is not None
+    line = advice[1].replace("NAME", "pope", 1).replace("FILE", str(tmp_path / "coco_pope_popular.json"), 1)
+    assert main(line.split()) == 0
+    assert main(["report", line.split()[-1], "--out", str(tmp_path / "x.md")]) == 0
