@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from mmpref.records import TaskResult
 from mmpref.rundir import versions
 
 RESULTS = "results.json"
+_PLAIN = re.compile(r"[A-Za-z_/][\w.{}/-]*")
+_YAML_WORDS = ("true", "false", "null", "yes", "no", "on", "off")
 _OTHER_TABLES = (".html", ".csv", ".md", ".tex")
 
 
@@ -87,6 +91,30 @@ def _model_of(answers: Sequence[str]) -> str:
                 names = [row.get("model_id") for row in load_rows(file, "answers")]
                 found |= {name for name in names if isinstance(name, str) and name}
     return ", ".join(sorted(found))
+
+
+def asked_as(questions: Any, options: Mapping[str, Any], limit: int | None) -> dict[str, Any]:
+    """What an evaluation was asked with, as the command line would give it, so that it can be asked again.
+
+    Returns:
+        ``questions`` (absolute paths; none where rows were given), ``options`` (``KEY=VALUE``) and ``limit``.
+    """
+    given = [questions] if isinstance(questions, str | Path) else questions
+    files = list(given) if isinstance(given, Sequence) and all(isinstance(part, str | Path) for part in given) else []
+    return {
+        "questions": [str(Path(file).absolute()) for file in files],
+        "options": [f"{name}={_as_option(value)}" for name, value in options.items()],
+        "limit": limit,
+    }
+
+
+def _as_option(value: Any) -> str:
+    """A value so that the command line reads it as what it is; a file's path is absolute."""
+    if isinstance(value, Path) or (isinstance(value, str) and "/" in value and Path(value).exists()):
+        return str(Path(value).absolute())
+    if isinstance(value, str) and _PLAIN.fullmatch(value) and value.lower() not in _YAML_WORDS:
+        return value
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _items_beside(file: Path) -> Path:

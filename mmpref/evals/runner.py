@@ -30,7 +30,7 @@ from mmpref.evals.answerers.processes import deal
 from mmpref.evals.image_check import incomplete, note, unasked, write_unanswered
 from mmpref.evals.journal import ANSWERS, ITEMS, Journal, as_line, served_differently
 from mmpref.evals.ranks import Ranks, ranks, together
-from mmpref.evals.results import RESULTS, other_protocols, write_items, write_result
+from mmpref.evals.results import RESULTS, asked_as, other_protocols, write_items, write_result
 from mmpref.evals.rows import Source, choose, first_ids, refuse_duplicates
 from mmpref.evals.task import (
     benchmark_named,
@@ -180,6 +180,7 @@ def evaluate(
                 result,
                 model=server.model if server is not None else _name(model_path),
                 settings=settings,
+                asked=asked_as(questions, options, limit),
                 images=str(without_links(images_root)) if images_root is not None else None,
                 complete=len(asked) == len(samples),
                 n_unanswered=len(broken),

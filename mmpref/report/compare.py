@@ -53,9 +53,9 @@ def comparison_table(runs: Sequence[Run]) -> Table:
         lines.append(Line(run.label, place == 0, cells, drift.source if drift else ""))
     remarks += [_OTHER_PAIRS for line in lines for cell in line.cells.values() if _OTHER_PAIRS in cell.notes]
     columns = _columns(splits)
-    if not any(run.manifest for run in runs):  # answers that were only scored: what nobody asked has no column
-        asked = {column.group for column in columns for line in lines if _is_known(line.cells[column.key])}
-        columns = tuple(column for column in columns if column.group in asked) or columns
+    # what nobody was asked has no column
+    asked = {column.group for column in columns for line in lines if _is_known(line.cells[column.key])}
+    columns = tuple(column for column in columns if column.group in asked)
     return Table(columns, tuple(lines), tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(remarks)))
 
 

@@ -38,6 +38,7 @@ _TEX_PAIRS = "-',"
 """Letters of which LaTeX makes one of two: dashes, quotes. The others that it joins are spelt out anyway."""
 _FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
 """What a spreadsheet takes for the beginning of a formula, and the same in the wide letters of East Asian scripts."""
+_NOTHING = "not measured: none of these runs has been evaluated, and none logged log-probs"
 _TEX_ARROWS = {"lower": r"$\downarrow$", "higher": r"$\uparrow$"}
 _ARROWS = {"lower": "↓", "higher": "↑"}
 
@@ -70,7 +71,8 @@ def write_table(runs: Sequence[Run], out: Path) -> None:
     table = comparison_table(runs)
     entries = [*_of_table(table, runs), *(entry for other in benchmark_tables(runs) for entry in _of_benchmark(other))]
     of_cells = {note for entry in entries for note in entry.cell.notes}
-    write_text(out, made(entries, [note for note in table.sentences if note not in of_cells]))
+    general = [note for note in table.sentences if note not in of_cells]
+    write_text(out, made(entries, general if entries else [_NOTHING, *general]))
 
 
 def _of_table(table: Table, runs: Sequence[Run]) -> Iterator[Entry]:
@@ -140,7 +142,7 @@ def as_markdown(entries: Sequence[Entry], general: Sequence[str] = ()) -> str:
         lines += [_pipes([run, *cells]) for run, cells in zip(runs, rows, strict=True)]
         out.append("\n".join([*lines, "", *(f"- {_one_line(note)}" for note in _notes(found.values()))]).rstrip())
     told = ["\n".join(f"- {_one_line(note)}" for note in general)] if general else []
-    return "\n\n".join([*out, *told, _legend(entries)]) + "\n"
+    return "\n\n".join([*out, *told, *([_legend(entries)] if entries else [])]) + "\n"
 
 
 def as_tex(entries: Sequence[Entry], general: Sequence[str] = ()) -> str:
