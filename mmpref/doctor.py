@@ -57,30 +57,34 @@ def check_recipe(recipe: Recipe) -> Iterator[Fact]:
     """Everything that ``mmpref train`` would do before its first step, with every start-up check told.
 
     What does not depend on something that failed is looked at all the same, so that one answer names every obstacle.
-    Nothing is written, except to the reference cache of a recipe that asks for one.
+    Nothing stays written, except in the reference cache of a recipe that asks for one.
     """
-    from mmpref.data.quarantine import Quarantine
-    from mmpref.rundir import claim_output
+    from mmpref.doctor_probes import data_faults, refuse_place, train_faults
+    from mmpref.rundir import check_output, with_real_output
     from mmpref.training.arguments import training_arguments
     from mmpref.training.continued import continued
     from mmpref.training.loss_of import loss_written_out, objective_of
     from mmpref.training.parallel.strategy import refuse_contradictions
     from mmpref.training.precision import resolved
-    from mmpref.training.run_data import load_data
     from mmpref.training.setup import refuse_shrinking
 
     looks = _Looks()
+    yield _safely(_disk, recipe.output)
     recipe = looks.at("model.dtype", lambda: resolved(recipe)) or recipe
     looks.at("the recipe's keys together", lambda: refuse_contradictions(recipe))
     objective = looks.at("loss", lambda: objective_of(recipe))
-    arguments = looks.at("train", lambda: training_arguments(recipe))
-    looks.at("output", lambda: claim_output(recipe))
+    arguments = None
+    if not looks.all("train", train_faults(recipe)):
+        arguments = looks.at("train", lambda: training_arguments(recipe))
+    looks.at("output", lambda: check_output(recipe))
+    looks.at("output", lambda: refuse_place(with_real_output(recipe).output), unless="output")
     looks.at("model.path", lambda: _model(recipe))
     looks.at("processing", lambda: refuse_shrinking(recipe), unless="model.path")
     recipe = looks.at("adapter", lambda: continued(loss_written_out(recipe)), unless="loss") or recipe
     data = None
     if objective is not None:
-        data = looks.at("data", lambda: load_data(recipe, objective, Quarantine()))
+        data, faults = data_faults(recipe, objective)
+        looks.all("data", faults)
     yield from looks.failed
     if any(fact.name != "output" for fact in looks.failed) or objective is None or arguments is None or data is None:
         return
@@ -114,6 +118,11 @@ class _Looks:
         except MMPrefError as err:
             self.failed.append(Fact(name, str(err), False))
             return None
+
+    def all(self, name: str, faults: Sequence[str]) -> bool:
+        """Note faults that were found elsewhere; whether there are some."""
+        self.failed += [Fact(name, fault, False) for fault in faults]
+        return bool(faults)
 
 
 def _start_up(recipe: Recipe, arguments: TrainingArguments, data: RunData) -> Iterator[Fact]:
@@ -166,10 +175,10 @@ def _autocast(recipe: Recipe, device: str) -> Callable[[], AbstractContextManage
     return nullcontext if half is None else lambda: torch.autocast(device, half)
 
 
-def _safely(look: Callable[[], Fact]) -> Fact:
+def _safely(look: Callable[..., Fact], *given: Path) -> Fact:
     name = look.__name__.strip("_").replace("_", " ")
     try:
-        return look()
+        return look(*given)
     except Exception as err:  # a broken install can raise anything; that is the news
         return Fact(name, f"{type(err).__name__}: {err}"[:300], False)
 
@@ -254,9 +263,14 @@ def _attention() -> Fact:
     return Fact("attention", "sdpa, eager" + (", flash_attention_2" if flash else " (flash-attn is not installed)"))
 
 
-def _disk() -> Fact:
-    free = shutil.disk_usage(Path.cwd()).free / _GIB
-    return Fact("disk", f"{free:.0f} GiB free here", free > 5, "" if free > 5 else "checkpoints need room")
+def _disk(output: Path | None = None) -> Fact:
+    """Free space here, or where a run's folder would be made."""
+    from mmpref.doctor_probes import nearest_folder
+
+    place = Path.cwd() if output is None else nearest_folder(output)
+    free = shutil.disk_usage(place).free / _GIB
+    where = "here" if output is None else f"in {place}, where the output would be"
+    return Fact("disk", f"{free:.0f} GiB free {where}", free > 5, "" if free > 5 else "checkpoints need room")
 
 
 def _hub() -> Fact:

@@ -27,10 +27,11 @@ from mmpref.evals.answerers import (
 from mmpref.evals.answerers.contract import facts_of, failures_of
 from mmpref.evals.answerers.in_process import ModelSource
 from mmpref.evals.answerers.processes import deal
+from mmpref.evals.asked import asked_as
 from mmpref.evals.image_check import incomplete, note, unasked, write_unanswered
 from mmpref.evals.journal import ANSWERS, ITEMS, Journal, as_line, served_differently
 from mmpref.evals.ranks import Ranks, ranks, together
-from mmpref.evals.results import RESULTS, asked_as, other_protocols, write_items, write_result
+from mmpref.evals.results import RESULTS, other_protocols, write_items, write_result
 from mmpref.evals.rows import Source, choose, first_ids, refuse_duplicates
 from mmpref.evals.task import (
     benchmark_named,
