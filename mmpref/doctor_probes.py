@@ -39,6 +39,7 @@ def data_faults(recipe: Recipe, objective: Objective) -> tuple[RunData | None, l
 
     The data is None where something is.
     """
+    from mmpref.data.images import ImageLoader
     from mmpref.data.opening import recipe_sources
     from mmpref.data.quarantine import Quarantine
     from mmpref.training.run_data import load_data
@@ -46,7 +47,15 @@ def data_faults(recipe: Recipe, objective: Objective) -> tuple[RunData | None, l
     def load(section: DataSection) -> RunData:
         return load_data(recipe.model_copy(update={"data": section}), objective, Quarantine())
 
-    faults, section = _taken_out(recipe.data, recipe_sources, _without_a_source)
+    written = [*recipe.data.train, *recipe.data.eval]
+    common_root = any(isinstance(entry, str) or entry.root is None for entry in written)
+
+    def look(section: DataSection) -> None:
+        recipe_sources(section)
+        if common_root:  # also where no source is left that would be read below it
+            ImageLoader(section.root)
+
+    faults, section = _taken_out(recipe.data, look, _without_a_source)
     if not faults:
         try:
             return load(section), []

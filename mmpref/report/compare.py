@@ -11,8 +11,8 @@ from mmpref.report.differences import paired_differences
 from mmpref.report.drift import SIDES, Drift, measure_drift
 from mmpref.report.flags import Flag, Signs, caption_flags, yes_flag
 from mmpref.report.notes import notes_of_result, notes_of_run
-from mmpref.report.questions import items_of
-from mmpref.report.runs import CHAIR_METRICS, POPE_SPLITS, Evaluation, Run, load_runs
+from mmpref.report.questions import in_order, items_of
+from mmpref.report.runs import CHAIR_METRICS, Evaluation, Run, load_runs
 from mmpref.report.text_stats import mean_repetition, most_common_share
 from mmpref.statistics import Difference, Interval, mean_difference
 
@@ -93,9 +93,7 @@ def _columns(splits: Sequence[str]) -> tuple[Column, ...]:
 
 
 def _splits(runs: Sequence[Run]) -> list[str]:
-    found = {split for run in runs for split in run.pope()}
-    known = [split for split in POPE_SPLITS if split in found]
-    return known + sorted(found - set(known))
+    return sorted({split for run in runs for split in run.pope()}, key=in_order)
 
 
 def _signs(run: Run, drift: Drift | None) -> Signs:

@@ -160,6 +160,12 @@ def pope_names(evaluations: Sequence[tuple[str, Evaluation]]) -> tuple[dict[tupl
     return out, notes
 
 
+def in_order(name: str) -> tuple[int, str]:
+    """A key by which splits stand as papers have them, whatever is added to their names."""
+    known = [place for place, split in enumerate(POPE_SPLITS) if name == split or name.startswith(f"{split} (")]
+    return known[0] if known else len(POPE_SPLITS), name
+
+
 def _other_part(one: Part, other: Part) -> bool:
     """Whether two parts of one name are of other questions."""
     asked = one.questions, other.questions

@@ -10,11 +10,11 @@ from typing import Any
 from mmpref.config import parse_yaml
 from mmpref.errors import ConfigError, DataError, library_errors
 from mmpref.file_reading import parse_json, read_json, read_text, without_links
-from mmpref.report.evaluation import POPE_SPLITS, RESULTS, Evaluation, Row, number
-from mmpref.report.questions import Part, pope_names, pope_parts, refuse_several_models, refuse_twice
+from mmpref.report.evaluation import RESULTS, Evaluation, Row, number
+from mmpref.report.questions import Part, in_order, pope_names, pope_parts, refuse_several_models, refuse_twice
 from mmpref.rundir import MANIFEST, RunDir
 
-__all__ = ["CHAIR_METRICS", "POPE_SPLITS", "RESULTS", "Evaluation", "Row", "Run", "load_runs", "number"]
+__all__ = ["CHAIR_METRICS", "RESULTS", "Evaluation", "Row", "Run", "load_runs", "number"]
 
 ITEMS = "items.jsonl"
 _ANSWERS = (".jsonl", ".xlsx", ".tsv", ".csv")
@@ -51,8 +51,7 @@ class Run:
             for part in pope_parts(evaluation) if evaluation.benchmark == "pope" else ():
                 name = self.pope_names.get((id(evaluation), part.prefix), part.split)
                 found[evaluation.name if name in found else name] = part
-        known = {split: found[split] for split in POPE_SPLITS if split in found}
-        return known | {split: found[split] for split in sorted(found.keys() - known.keys())}
+        return {name: found[name] for name in sorted(found, key=in_order)}
 
     def training_lines(self) -> list[Row]:
         return [line for line in self.log if number(line.get("loss")) is not None]
@@ -202,16 +201,17 @@ def _parse_recipe(text: str | None, problems: list[str]) -> Row:
 
 def _load_evaluation(file: Path, problems: list[str], *, prefix: str = "evals/") -> Evaluation | None:
     folder = file.parent
+    shown = f"{prefix}{folder.name}/{file.name}" if prefix else str(file)
     try:
         results = read_json(file, DataError)
     except DataError as err:
-        problems.append(f"{prefix}{folder.name}/{file.name} cannot be read: {err}")
+        problems.append(f"{shown} cannot be read: {err}")
         return None
     if not isinstance(results, dict):
-        problems.append(f"{prefix}{folder.name}/{file.name} is damaged: expected a JSON object")
+        problems.append(f"{shown} is damaged: expected a JSON object")
         return None
     if not isinstance(results.get("metrics"), dict) or not isinstance(results.get("benchmark"), str):
-        problems.append(f"{prefix}{folder.name}/{file.name} is no result: it has no benchmark and metrics")
+        problems.append(f"{shown} is no result: it has no benchmark and metrics")
         return None
     usable = {"chair": _is_caption, "pope": _is_yes_no}.get(str(results.get("benchmark")), lambda row: True)
     name = folder.name if file.name == RESULTS else file.stem

@@ -121,6 +121,13 @@ def test_every_fault_of_the_data_is_told(place: Place, tmp_path: Path, capsys: p
     told = failed(capsys.readouterr().out, "data")
     assert [next(word for word in ("nix", "nox", "nodir") if word in line) for line in told] == ["nix", "nox", "nodir"]
 
+    wrong.append(f"data.train={tmp_path / 'nay.jsonl'}")  # and no source is left
+    assert main(["doctor", "--recipe", recipe, *changes, *wrong]) == 2
+    told = failed(capsys.readouterr().out, "data")
+    assert sorted(word for word in ("nay", "nix", "nox", "nodir") for line in told if f"{word}" in line) == [
+        "nay", "nix", "nodir", "nox",
+    ]  # fmt: skip
+
     for name in ("a", "b"):
         (tmp_path / f"{name}.jsonl").write_text(f'{{"id": "{name}"}}\n', encoding="utf-8")
     wrong = [f"data.train=[{tmp_path / 'a.jsonl'},{place.world.pairs}]"]

@@ -383,7 +383,8 @@ def test_other_questions_under_one_name_get_columns_of_their_own(tmp_path):
     assert any("2 sets of questions are called 'random'" in note for note in table.notes)
     both = tmp_path / "both"
     pope_result(both / "coco", COCO, "Yes"), pope_result(both / "gqa", GQA, "No", asked=seem)
-    assert len(load_runs([both])[0].pope()) == 2
+    pope_result(both / "popular", COCO, "No", asked="coco_pope_popular.json")
+    assert [name.partition(" (")[0] for name in load_runs([both])[0].pope()] == ["random", "random", "popular"]
 
 
 def test_two_pictures_that_both_turn_are_not_clear_and_the_page_says_why(folders, tmp_path):
