@@ -114,24 +114,29 @@ def _load_run(folder: Path, label: str) -> Run:
     run = RunDir(folder)
     if not folder.exists():
         raise ConfigError(f"{folder} does not exist; give run folders, or folders that mmpref eval has made")
-    if not (folder / MANIFEST).is_file() and (results := _results_in(folder)):
-        problems: list[str] = []
-        found = [_load_evaluation(file, problems, prefix="") for file in results]
-        evaluations = tuple(entry for entry in found if entry is not None)
-        if not evaluations:
-            raise ConfigError(f"{folder} holds nothing that report reads: {_cut(problems)}. {_what_is_read(folder)}")
-        refuse_several_models(folder, evaluations)
-        refuse_twice(folder, evaluations)
-        return Run(label, folder, {}, None, {}, (), evaluations, problems=tuple(problems))
-    if not folder.is_dir():
-        raise ConfigError(f"{folder} is not a folder; give run folders, or folders that mmpref eval has made")
-    if not (folder / MANIFEST).is_file():
-        for pattern, what in ((f"*/{MANIFEST}", "run folders"), (f"*/*/{RESULTS}", "folders with results in them")):
-            if inside := sorted({folder / file.relative_to(folder).parts[0] for file in folder.glob(pattern)}):
-                raise ConfigError(
-                    f"{folder} holds {len(inside)} {what} and is none itself; name those to compare: {_shown(inside)}"
-                )
+    if not (folder / MANIFEST).exists():
+        return _load_results(folder, label)
     return _load_training(run, label)
+
+
+def _load_results(folder: Path, label: str) -> Run:
+    """What is no run folder: one result, or a folder of results of one model."""
+    patterns = (f"*/{MANIFEST}", "run folders"), (f"*/*/{RESULTS}", "folders with results in them")
+    results = _results_in(folder)
+    for pattern, what in patterns[: 1 if results else 2]:
+        if inside := sorted({folder / file.relative_to(folder).parts[0] for file in folder.glob(pattern)}):
+            raise ConfigError(
+                f"{folder} holds {len(inside)} {what} and is none itself; name those to compare: {_shown(inside)}"
+            )
+    problems: list[str] = []
+    found = [_load_evaluation(file, problems, str(file)) for file in results]
+    evaluations = tuple(entry for entry in found if entry is not None)
+    if not evaluations:
+        why = _cut(problems) or f"it is not a run folder (it has no {MANIFEST}), and no result is in it"
+        raise ConfigError(f"{folder} holds nothing that report reads: {why}. {_what_is_read(folder)}")
+    refuse_several_models(folder, evaluations)
+    refuse_twice(folder, evaluations)
+    return Run(label, folder, {}, None, {}, (), evaluations, problems=tuple(problems))
 
 
 def _cut(problems: Sequence[str]) -> str:
@@ -155,7 +160,13 @@ def _results_in(folder: Path) -> list[Path]:
     if folder.is_file():
         return [folder]
     own = folder / RESULTS
-    return [own] if own.is_file() else sorted(folder.glob(f"*/{RESULTS}")) or sorted(folder.glob(f"evals/*/{RESULTS}"))
+    return [*([own] if own.is_file() else ()), *_below(folder), *_below(folder / "evals")]
+
+
+def _below(folder: Path) -> list[Path]:
+    """``NAME/results.json`` in a folder, and ``NAME.json`` with ``NAME.items.jsonl``, as ``mmpref score`` writes it."""
+    scored = (file.with_name(file.name.removesuffix(f".{ITEMS}") + ".json") for file in folder.glob(f"*.{ITEMS}"))
+    return sorted([*folder.glob(f"*/{RESULTS}"), *(file for file in scored if file.is_file())])
 
 
 def _load_training(run: RunDir, label: str) -> Run:
@@ -167,7 +178,9 @@ def _load_training(run: RunDir, label: str) -> Run:
         problems.append(f"the run is not complete (state: {state})")
     recipe_text = _read(run.recipe_file, problems) if run.recipe_file.exists() else None
     log = _rows(run.metrics_file, problems, usable=lambda row: number(row.get("step")) is not None)
-    read = [_load_evaluation(file, problems) for file in sorted(folder.glob(f"evals/*/{RESULTS}"))]
+    read = [_load_evaluation(file, problems, str(file.relative_to(folder))) for file in _below(folder / "evals")]
+    if elsewhere := [str(file.relative_to(folder)) for file in (folder / RESULTS, *_below(folder)) if file.is_file()]:
+        problems.append(f"results outside evals/ are not read: {_cut(elsewhere)}; move them there")
     evals = tuple(found for found in read if found is not None)
     refuse_twice(folder, evals)
     is_ours = "state" in manifest or "mmpref" in manifest or log or evals
@@ -199,9 +212,8 @@ def _parse_recipe(text: str | None, problems: list[str]) -> Row:
     return tree if isinstance(tree, dict) else {}
 
 
-def _load_evaluation(file: Path, problems: list[str], *, prefix: str = "evals/") -> Evaluation | None:
+def _load_evaluation(file: Path, problems: list[str], shown: str) -> Evaluation | None:
     folder = file.parent
-    shown = f"{prefix}{folder.name}/{file.name}" if prefix else str(file)
     try:
         results = read_json(file, DataError)
     except DataError as err:

@@ -301,6 +301,9 @@ def test_a_folder_of_runs_is_refused_with_the_runs_it_holds(folders, tmp_path):
         folders.write_run(tmp_path / "runs" / name)
     with pytest.raises(ConfigError, match=r"holds 2 run folders and is none itself; name those.*runs/one .*runs/two"):
         load_runs([tmp_path / "runs"])
+    evaluated(tmp_path / "runs" / "base_chair", "base")  # which was shown, and the runs were not
+    with pytest.raises(ConfigError, match="holds 2 run folders and is none itself"):
+        load_runs([tmp_path / "runs"])
 
 
 def evaluated(folder, model):
@@ -359,6 +362,27 @@ def test_one_folder_does_not_hold_one_part_twice(tmp_path, folders):
         (run / "evals/pope").rename(run / f"evals/x{name}")
     with pytest.raises(ConfigError, match=r"two results of pope, random.*xpope/results.json and .*xpope_again/"):
         load_runs([run])
+
+
+def test_no_form_of_a_result_in_a_folder_is_lost(tmp_path, folders):
+    """Files of ``score`` beside folders of it, and results that lie where a run does not have them."""
+    many = tmp_path / "many"
+    pope_result(many / "evals" / "deep", COCO, "Yes", asked="coco_pope_adversarial.json")
+    pope_result(many / "a", COCO, "Yes")
+    pope_result(many / "b", COCO, "Yes", asked="coco_pope_popular.json")
+    for name in ("results.json", "items.jsonl"):
+        (many / "b" / name).rename(many / {"results.json": "b.json", "items.jsonl": "b.items.jsonl"}[name])
+    assert list(load_runs([many])[0].pope()) == ["random", "popular", "adversarial"]
+    pope_result(many / "c", COCO, "No")
+    (many / "c" / "results.json").rename(many / "c.json")
+    (many / "c" / "items.jsonl").rename(many / "c.items.jsonl")
+    with pytest.raises(ConfigError, match=r"a/results.json and \S+c.json"):
+        load_runs([many])
+    run = folders.write_run(tmp_path / "run")
+    pope_result(run / "pope", COCO, "Yes")
+    (loaded,) = load_runs([run])
+    assert loaded.problems == ("results outside evals/ are not read: pope/results.json; move them there",)
+    assert any("pope/results.json" in told for told in comparison_table([loaded]).remarks)
 
 
 def test_one_folder_holds_the_splits_of_one_model(tmp_path):
