@@ -53,8 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # the code that made a number also makes its paired difference; none of it loads torch
     "report": SETTINGS | {"evals", "statistics"},
     "terminal": SETTINGS,
-    "doctor": LOWER | {"training", "version", "doctor_probes"},
-    "doctor_probes": LOWER | {"training"},
+    "doctor": LOWER | {"training", "version"},
     "demo": LOWER | {"training", "evals", "sampling", "report", "terminal"},
     "cli_data": SETTINGS | {"data", "terminal"},
     "cli_eval": SETTINGS | {"evals", "terminal"},
