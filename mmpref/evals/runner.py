@@ -27,6 +27,7 @@ from mmpref.evals.answerers import (
 from mmpref.evals.answerers.contract import facts_of, failures_of
 from mmpref.evals.answerers.in_process import ModelSource
 from mmpref.evals.answerers.processes import deal
+from mmpref.evals.asked import asked_as
 from mmpref.evals.image_check import incomplete, note, unasked, write_unanswered
 from mmpref.evals.journal import ANSWERS, ITEMS, Journal, as_line, served_differently
 from mmpref.evals.ranks import Ranks, ranks, together
@@ -180,6 +181,7 @@ def evaluate(
                 result,
                 model=server.model if server is not None else _name(model_path),
                 settings=settings,
+                asked=asked_as(questions, options, limit),
                 images=str(without_links(images_root)) if images_root is not None else None,
                 complete=len(asked) == len(samples),
                 n_unanswered=len(broken),
