@@ -20,7 +20,7 @@ from mmpref.errors import ConfigError, library_errors, one_line
 
 AGAIN = "download the folder again, or write it again with save_pretrained"
 _MOST_JSON = 64 * 2**20
-_MOST_TOKENIZER = 512 * 2**20
+MOST_TOKENIZER = 512 * 2**20
 _MOST_HEADER = 100_000_000
 """Bytes, as the library of safetensors has it."""
 _MOST_ID = 2**31
@@ -121,7 +121,7 @@ def look_into(folder: Path) -> dict[str, Any]:
         entries = sorted(folder.iterdir())
     for file in entries:
         if file.suffix in _READ:
-            refuse_odd_file(file, most=None if file.suffix == ".safetensors" else _MOST_TOKENIZER)
+            refuse_odd_file(file, most=None if file.suffix == ".safetensors" else MOST_TOKENIZER)
         if file.suffix == ".json" and file.name != "tokenizer.json" and not file.name.endswith(".index.json"):
             _read_known(file)
     config = read_object(folder / "config.json")
@@ -196,7 +196,7 @@ def _refuse_without_weights(folder: Path) -> None:
 
 def _shards(index: Path) -> dict[str, set[str]]:
     """File name -> names of the weights that it shall hold."""
-    found = read_object(index, most=_MOST_TOKENIZER).get("weight_map")
+    found = read_object(index, most=MOST_TOKENIZER).get("weight_map")
     if not isinstance(found, dict) or not found:
         raise ConfigError(f"{index} has no weight_map of weights and files; {AGAIN}")
     shards: dict[str, set[str]] = {}

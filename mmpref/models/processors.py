@@ -6,6 +6,7 @@ that was not made for such a model would write other image tokens than the model
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import math
@@ -24,8 +25,9 @@ from transformers.models.auto import processing_auto
 from transformers.processing_utils import ProcessorMixin
 
 from mmpref.errors import ConfigError, library_errors
-from mmpref.models.folder import AGAIN, read_object
+from mmpref.models.folder import AGAIN, MOST_TOKENIZER, read_object
 from mmpref.processing.pixels import blank
+from mmpref.processing.tokenizer_parts import GrowthError, refuse_steps
 
 _SAY_THE_CLASS = (
     "processor_config.json",
@@ -342,7 +344,18 @@ def _fill_in(processor: Any, config: PretrainedConfig, path: str | Path) -> None
 
 @contextmanager
 def told_of_tokenizer(path: str | Path) -> Iterator[None]:
-    """Name tokenizer.json where it is what loading stumbled over: libraries do not."""
+    """Look at the tokenizer's files before they are loaded, and name them where loading stumbles: libraries do not.
+
+    Raises:
+        ConfigError: a tokenizer.json that no text is to be given to.
+    """
+    for file in _tokenizer_files(path):
+        with _without_collector():
+            content = read_object(file, most=MOST_TOKENIZER)
+        try:
+            refuse_steps(content)
+        except GrowthError as err:
+            raise ConfigError(f"{file} {err}; {AGAIN}") from err
     try:
         yield
     except Exception:
@@ -351,6 +364,26 @@ def told_of_tokenizer(path: str | Path) -> Iterator[None]:
             with library_errors(ConfigError, f"{file} cannot be read", AGAIN):
                 json.loads(file.read_bytes().decode("utf-8"))
         raise
+
+
+def _tokenizer_files(path: str | Path) -> list[Path]:
+    """tokenizer.json, and those for other versions of transformers (tokenizer.4.0.0.json)."""
+    if Path(path).is_dir():
+        return sorted(Path(path).glob("tokenizer.*json"))
+    found = _file(path, "tokenizer.json")
+    return [] if found is None else [found]
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Python's collector takes half the time of reading a large vocabulary, and finds nothing there."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def whole_tokenizer(tokenizer: Any, config: PretrainedConfig, path: str | Path) -> Any:

@@ -1,6 +1,7 @@
 """The process that runs chat templates: nothing that a template does can take more memory or time than it is given.
 
-Run as a program, by :mod:`mmpref.processing.renderer`; it imports nothing of mmpref, and no torch. A template is a
+Run as a program, by :mod:`mmpref.processing.renderer`; it imports nothing of mmpref, and no torch. The steps of
+tokenizers are tried here as well (``tokenizer_parts``). A template is a
 program from somebody else, and one call of it (``'a' * 10**10``, a list that holds itself twice, forty times over)
 can be too much for a process that trains. Here the operating system keeps the limits, whatever the template is.
 The one door to jinja2.
@@ -25,6 +26,10 @@ from typing import Any, BinaryIO
 # What one template may take for one conversation. Real ones need some milliseconds and a few MiB.
 CPU_SECONDS = 5
 MEMORY_BYTES = 512 * 2**20
+# Texts for the steps of a tokenizer: what prompts are made of, and runs that expressions may have to go back over
+_PLAIN = "".join(map(chr, range(32, 127)))
+_RUNS = ("a", "1", " ", "a ", "\n", "!")
+_TRIED = (_PLAIN, f"{_PLAIN}\n\u00e9\u4e2d\U0001f600\ufdfa\t", *(f"{run * 200}!?" for run in _RUNS))
 
 
 def main(requests: BinaryIO, replies: BinaryIO) -> None:
@@ -52,6 +57,8 @@ def _answer(kind: str, source: str, conversation: list[Any], ask: bool, given: d
 
     if kind == "describe":
         return b"d" + json.dumps(_described(source)).encode()
+    if kind == "try":
+        return b"d" + json.dumps(_tried(source)).encode()
     rendered, _ = chat_template_utils.render_jinja_template(
         [conversation], chat_template=source, add_generation_prompt=ask, **given
     )
@@ -91,6 +98,34 @@ def _described(source: str) -> dict[str, Any]:
         "names": sorted({node.name for node in tree.find_all(nodes.Name)}),
         "texts": sorted(texts),
     }
+
+
+def _tried(parts: str) -> list[tuple[int, int, int]]:
+    """What the steps of a tokenizer make of short texts; each letter is a token, as no vocabulary comes with them.
+
+    Returns:
+        (characters, tokens, characters of the tokens decoded) of each text; none where the library reads no such
+        steps, which it says better where the whole tokenizer is loaded.
+    """
+    from tokenizers import Tokenizer
+
+    letters = {chr(code): code for code in (*range(33, 0x180), 0x2581)}
+    model = {"type": "BPE", "vocab": letters, "merges": [], "unk_token": "?"}
+    whole = {"version": "1.0", "added_tokens": [], **json.loads(parts), "model": model}
+    try:
+        tokenizer = Tokenizer.from_str(json.dumps(whole))
+    except Exception:
+        return []
+    found = []
+    try:
+        for text in _TRIED:
+            ids = tokenizer.encode(text).ids
+            found.append((len(text), len(ids), len(tokenizer.decode(ids, skip_special_tokens=False))))
+    except BaseException as err:
+        if type(err).__name__ != "PanicException":  # of a library in Rust: no Exception, as Python has it
+            raise
+        raise ValueError(str(err)) from err
+    return found
 
 
 def _read(stream: BinaryIO) -> bytes:

@@ -54,6 +54,17 @@ def describe(source: str) -> dict[str, Any]:
     return found
 
 
+def try_steps(parts: str) -> list[tuple[int, int, int]]:
+    """What the steps of a tokenizer make of short texts; see :func:`mmpref.processing.render_process._tried`.
+
+    Raises:
+        TemplateError: they fail.
+        LimitError: they take more time or memory than they may.
+    """
+    found: list[tuple[int, int, int]] = json.loads(_PROCESS.ask("try", parts, [], False, {}, 0))
+    return found
+
+
 def render(source: str, conversation: Sequence[Mapping[str, Any]], given: Mapping[str, Any], *, ask: bool) -> str:
     """A conversation as its template writes it.
 
@@ -87,7 +98,7 @@ class _RenderProcess:
             # where it ends without a reply, somebody else may have ended it: once more
             reply = self._exchange(message) or self._exchange(message)
         if reply is None:
-            raise LimitError(f"cannot be rendered: the process for it {self._how_it_ended}")
+            raise LimitError(f"cannot be run: the process for it {self._how_it_ended}")
         letter, text = reply[:1], reply[1:].decode("utf-8", "surrogatepass")
         if letter == b"m":
             raise LimitError(f"takes more than {MEMORY_BYTES // 2**20} MiB of memory")

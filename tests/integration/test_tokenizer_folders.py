@@ -1,0 +1,172 @@
+"""Tokenizers, templates and processors of model folders that take too much, or give the model what it does not have."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmpref.errors import ConfigError
+from mmpref.models.load import load_processor
+from tests.tiny_vlms import build
+
+Tree = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole folder of three kinds."""
+    root = tmp_path_factory.mktemp("whole")
+    for kind in ("llava", "qwen2_vl", "text"):
+        build(kind, root / kind)
+    return root
+
+
+@pytest.fixture
+def changed(whole: Path, tmp_path: Path) -> Callable[..., Path]:
+    """``changed("llava", "tokenizer.json", change)``: a copy of a folder with another JSON file."""
+
+    def copy(kind: str, name: str = "", change: Callable[[Tree], object] = lambda tree: None) -> Path:
+        folder = tmp_path / "model"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(whole / kind, folder)
+        if name:
+            tree = json.loads((folder / name).read_text())
+            change(tree)
+            (folder / name).write_text(json.dumps(tree))
+        return folder
+
+    return copy
+
+
+# ---- tokenizers ----------------------------------------------------------------------------------------------------
+
+
+def replace(old: str, new: str, kind: str = "String") -> Tree:
+    return {"type": "Replace", "pattern": {kind: old}, "content": new}
+
+
+def template(*pieces: Tree) -> Tree:
+    special = {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}
+    pair = [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}]
+    return {"type": "TemplateProcessing", "single": list(pieces), "pair": pair, "special_tokens": special}
+
+
+A_TEXT = {"Sequence": {"id": "A", "type_id": 0}}
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+DOUBLING = [replace("a", "aa")] * 40
+GROWING: dict[str, tuple[str, Tree, str]] = {
+    "doubled": ("normalizer", {"type": "Sequence", "normalizers": DOUBLING}, "can make more than 64 characters of one"),
+    "inside": (
+        "normalizer",
+        {"type": "Sequence", "normalizers": [{"type": "Sequence", "normalizers": DOUBLING}]},
+        "its normalizer and pre_tokenizer",
+    ),
+    "decoded": ("decoder", {"type": "Sequence", "decoders": DOUBLING}, r"its decoder, up to Replace"),
+    "long": ("normalizer", replace("a", "b" * 10**6), "can make more than 64"),
+    "long for a rare letter": ("normalizer", replace("\u00a7", "b" * 10**6), "can make more than 64"),
+    "between letters": (
+        "normalizer",
+        {"type": "Sequence", "normalizers": [replace("x*", "b", "Regex")] * 40},
+        "can make more than 64",
+    ),
+    "put before": ("normalizer", {"type": "Prepend", "prepend": "a" * 10**6}, "up to Prepend"),
+    "bytes of bytes": ("pre_tokenizer", {"type": "Sequence", "pretokenizers": [BYTES] * 40}, "up to ByteLevel"),
+    "written twice": (
+        "post_processor",
+        {"type": "Sequence", "processors": [template(A_TEXT, A_TEXT)] * 40},
+        "writes a text more than once",
+    ),
+    "surrounded": (
+        "post_processor",
+        template(A_TEXT, *[{"SpecialToken": {"id": "<s>", "type_id": 0}}] * 1000),
+        "puts 1,000 tokens around every text",
+    ),
+    "many steps": (
+        "normalizer",
+        {"type": "Sequence", "normalizers": [{"type": "NFC"}] * 100_000},
+        "more than 64 steps",
+    ),
+    "going back": (
+        "pre_tokenizer",
+        {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False},
+        "cannot tokenise plain text",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_a_tokenizer_that_writes_far_more_than_it_reads_is_refused_before_it_is_used(
+    changed: Callable[..., Path], name: str
+) -> None:
+    part, step, words = GROWING[name]
+    folder = changed("text", "tokenizer.json", lambda tree: tree.update({part: step}))
+    with pytest.raises(ConfigError, match=f"tokenizer.json .*{words}") as caught:
+        load_processor(folder)
+    assert str(caught.value).isprintable()
+
+
+STOCK: dict[str, Tree] = {
+    "llama": {
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replace(" ", "▁")]},
+        "pre_tokenizer": None,
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                replace("▁", " "),
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+            ],
+        },
+    },
+    "clip": {
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [{"type": "NFC"}, replace(r"\s+", " ", "Regex"), {"type": "Lowercase"}],
+        },
+    },
+    "albert": {
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [replace("``", '"'), replace("''", '"'), {"type": "NFKD"}, {"type": "StripAccents"}],
+        },
+    },
+    "llama 3": {
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [
+                {
+                    "type": "Split",
+                    "pattern": {
+                        "Regex": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| "
+                        r"?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+                    },
+                    "behavior": "Isolated",
+                    "invert": False,
+                },
+                BYTES,
+            ],
+        },
+        "post_processor": {
+            "type": "Sequence",
+            "processors": [BYTES, template({"SpecialToken": {"id": "<s>", "type_id": 0}}, A_TEXT)],
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_steps_that_models_are_published_with_pass(changed: Callable[..., Path], name: str) -> None:
+    folder = changed("text", "tokenizer.json", lambda tree: tree.update(STOCK[name]))
+    assert load_processor(folder)("a cat")["input_ids"]
+
+
+def test_a_tokenizer_that_draws_its_tokens_is_refused(changed: Callable[..., Path]) -> None:
+    folder = changed("text", "tokenizer.json", lambda tree: tree["model"].update(dropout=0.5))
+    with pytest.raises(ConfigError, match=r"tokenizer\.json says dropout: 0\.5"):
+        load_processor(folder)
