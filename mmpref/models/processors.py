@@ -26,6 +26,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from mmpref.errors import ConfigError, library_errors
 from mmpref.models.folder import AGAIN, MOST_TOKENIZER, read_object
+from mmpref.processing.embedded import note_rows
 from mmpref.processing.pixels import blank
 from mmpref.processing.tokenizer_parts import GrowthError, refuse_steps
 
@@ -404,8 +405,8 @@ def whole_tokenizer(tokenizer: Any, config: PretrainedConfig, path: str | Path) 
 def refuse_ids_beyond(processor: Any, model: nn.Module, path: str | Path) -> None:
     """Refuse a tokenizer that writes tokens for which the model has no embedding.
 
-    Some published tokenizers have added tokens beyond the model's, which no text ever becomes: what counts is what the
-    vocabulary, the template and the ends of turns use.
+    Some published tokenizers have special tokens beyond the model's, which users' text never becomes: they are refused
+    where the template or the ends of turns use them, and where a row holds one (:mod:`mmpref.processing.embedded`).
 
     Raises:
         ConfigError: with the first such token.
@@ -417,12 +418,13 @@ def refuse_ids_beyond(processor: Any, model: nn.Module, path: str | Path) -> Non
     if not rows or max(vocabulary.values(), default=0) < rows:
         return
     template = str(getattr(processor, "chat_template", None) or tokenizer.chat_template or "")
-    added, special = tokenizer.added_tokens_encoder, set(tokenizer.special_tokens_map.values())
-    image = getattr(processor, "image_token", None)
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    used = set(tokenizer.special_tokens_map.values()) | {getattr(processor, "image_token", None)}
     for token, number in sorted(vocabulary.items(), key=lambda entry: entry[1]):
-        if number >= rows and (token not in added or token in special or token == image or token in template):
+        if number >= rows and (token not in special or token in used or token in template):
             raise ConfigError(
                 f"the tokenizer of {path} has the token {token[:40]!r} with the number {number}, and the model has "
                 f"embeddings for {rows} tokens only: use the tokenizer that belongs to this model, or save the model "
                 "after resize_token_embeddings"
             )
+    note_rows(tokenizer, rows)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mmpref.errors import ConfigError
 from mmpref.processing.answer_turn import around_difference
+from mmpref.processing.embedded import without_embedding
 from mmpref.processing.faults import fault
 from mmpref.processing.renderer import TemplateError
 from mmpref.processing.spelt import SpeltOut
@@ -183,6 +184,7 @@ class ChatEncoder:
                     f"{err}; drop the row"
                 ) from err  # fmt: skip
             raise fault(row_id, "template", f"is refused by the model's processor: {err}") from err
+        self._refuse_without_embedding(row_id, outputs["input_ids"].flatten().tolist())
         return {name: value for name, value in outputs.items() if isinstance(value, Tensor)}
 
     def _tokenise(self, row: Row, written: Written) -> Turns:
@@ -213,6 +215,8 @@ class ChatEncoder:
                 raise fault(row.row_id, "empty_response", f"has an answer without a token to learn: {answer[:60]!r}")
             if self.image_token_id is not None and self.image_token_id in ids:
                 raise fault(row.row_id, "control_token", f"has an image token inside an answer: {answer[:60]!r}")
+        for ids in (start, prompt, *found):
+            self._refuse_without_embedding(row.row_id, ids)
         turns = Turns(
             prompt=tuple(prompt),
             prefix=tuple(start[len(prompt) :]),
@@ -282,6 +286,10 @@ class ChatEncoder:
             self.template.check(row.kwargs, "its template_kwargs")
         except ConfigError as err:
             raise fault(row.row_id, "template", str(err)) from err
+
+    def _refuse_without_embedding(self, row_id: str, ids: Sequence[int]) -> None:
+        if wrong := without_embedding(self.tokenizer, ids):
+            raise fault(row_id, "control_token", wrong)
 
     def _refuse_control_tokens(self, row: Row) -> None:
         texts = [part.text for message in row.messages for part in message.parts] + [row.prefix, *row.answers]

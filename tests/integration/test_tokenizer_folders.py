@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 import pytest
 
 from mmpref.errors import ConfigError
-from mmpref.models.load import load_processor
-from tests.tiny_vlms import build
+from mmpref.models.load import load, load_processor
+from mmpref.processing import EncodeError, PairEncoder
+from tests.tiny_vlms import build, pair
 
 Tree = dict[str, Any]
 
@@ -170,3 +172,35 @@ def test_a_tokenizer_that_draws_its_tokens_is_refused(changed: Callable[..., Pat
     folder = changed("text", "tokenizer.json", lambda tree: tree["model"].update(dropout=0.5))
     with pytest.raises(ConfigError, match=r"tokenizer\.json says dropout: 0\.5"):
         load_processor(folder)
+
+
+def added(content: str, *, special: bool) -> Callable[[Tree], None]:
+    """Adds a token as one does who forgets to resize the embeddings."""
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+
+    def change(tree: Tree) -> None:
+        number = max(tree["model"]["vocab"].values()) + 1
+        tree["added_tokens"].append({"id": number, "content": content, "special": special, **flags})
+
+    return change
+
+
+def test_an_added_token_that_text_becomes_needs_an_embedding(changed: Callable[..., Path]) -> None:
+    folder = changed("llava", "tokenizer.json", added("cat", special=False))
+    with pytest.raises(
+        ConfigError, match=r"the token 'cat' with the number \d+, and the model has embeddings for \d+ .*resize_token"
+    ):
+        load(folder)
+
+
+def test_a_special_token_without_an_embedding_is_refused_where_a_row_holds_it(changed: Callable[..., Path]) -> None:
+    folder = changed("llava", "tokenizer.json", added("<|more|>", special=True))
+    loaded = load(folder)
+    encoder = PairEncoder(loaded.processor, loaded.family)
+    encoder.encode_text(pair(chosen="it is <|more|> ."))  # as letters
+    file = folder / "chat_template.jinja"
+    file.write_text("{{ '<|mo' ~ 're|>' }}" + file.read_text())
+    loaded = load(folder)
+    encoder = pickle.loads(pickle.dumps(PairEncoder(loaded.processor, loaded.family)))  # as loader workers have it
+    with pytest.raises(EncodeError, match=r"'p' is written with the token '<\|more\|>' of number \d+.*control_token"):
+        encoder.encode_text(pair())
