@@ -14,6 +14,7 @@ import pytest
 from mmpref.errors import ConfigError
 from mmpref.models.load import load, load_processor
 from mmpref.processing import EncodeError, PairEncoder
+from mmpref.processing.family import family_of
 from tests.tiny_vlms import build, pair
 
 Tree = dict[str, Any]
@@ -204,3 +205,69 @@ def test_a_special_token_without_an_embedding_is_refused_where_a_row_holds_it(ch
     encoder = pickle.loads(pickle.dumps(PairEncoder(loaded.processor, loaded.family)))  # as loader workers have it
     with pytest.raises(EncodeError, match=r"'p' is written with the token '<\|more\|>' of number \d+.*control_token"):
         encoder.encode_text(pair())
+
+
+# ---- templates -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def encoder_with(changed: Callable[..., Path]) -> Callable[..., PairEncoder]:
+    """``encoder_with("{{ 'x' }}")``: an encoder whose template writes more before the conversation."""
+
+    def made(before: str) -> PairEncoder:
+        folder = changed("llava")
+        file = folder / "chat_template.jinja"
+        file.write_text(before + file.read_text(), encoding="utf-8")
+        return PairEncoder(load_processor(folder), family_of("llava", has_vision=True))
+
+    return made
+
+
+@pytest.mark.parametrize(
+    ("before", "words"),
+    [
+        ("{{ '\\ud800' }}", r"\(chat_template\.jinja\) writes half a character \(U\+D800\)"),
+        (
+            "{{ 'ab ' * 330000 }}",
+            r"\(chat_template\.jinja\) writes 990,\d+ characters .* 2\d,\d+ are the most for so short",
+        ),
+        ("{{ 'a' * 25000 }}", r"\(chat_template\.jinja\) writes 25,\d+ characters"),
+        ("{{ raise_exception }}", r"\(chat_template\.jinja\) writes an object that has no text"),
+        ("{{ cycler('a', 'b') }}", r"\(chat_template\.jinja\) writes an object that has no text"),
+        ("{{ raise_exception('\\ud800') }}", r"which refuses it: \\ud800"),
+        ("\ufeff", r"\(chat_template\.jinja\) begins with a byte order mark"),
+    ],
+)
+def test_a_template_that_writes_what_no_prompt_may_hold_is_named(
+    encoder_with: Callable[..., PairEncoder], before: str, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        encoder_with(before).encode_text(pair())
+    assert str(caught.value).isprintable()
+
+
+def test_long_texts_and_tools_of_rows_are_no_fault_of_the_template(
+    encoder_with: Callable[..., PairEncoder], changed: Callable[..., Path]
+) -> None:
+    encoder = encoder_with("{{ 'a' * 15000 }}{{ tools | tojson(indent=4) if tools else '' }}")
+    schema: Tree = {"type": "object", "properties": {f"p{n}": {"type": "string"} for n in range(300)}}
+    tools = [{"type": "function", "function": {"name": "look", "description": "见" * 3000, "parameters": schema}}]
+    turns = encoder.encode_text(pair(question="what ? " * 6000, template_kwargs={"tools": tools}))
+    assert len(turns.text) > 60_000
+    said = "<function f at 0x7f6680d89bc0> is an address"
+    assert said in encoder.encode_text(pair(question=said)).text  # as users' texts may have it
+
+
+def test_random_words_of_a_template_are_the_same_every_time(encoder_with: Callable[..., PairEncoder]) -> None:
+    first, second = (
+        encoder_with("{{ lipsum(n=1) }}{{ range(99999) | random }}").encode_text(pair()).text for _ in range(2)
+    )
+    assert first == second
+
+
+def test_a_function_that_a_template_lacks_is_not_advised_as_a_setting(encoder_with: Callable[..., PairEncoder]) -> None:
+    encoder = encoder_with("{{ now() }}")
+    with pytest.raises(ConfigError, match="'now' is undefined; it has no switches"):
+        encoder.encode_text(pair())
+    with pytest.raises(EncodeError, match="calls 'now' as a function, and no value can be one"):
+        encoder.encode_text(pair(template_kwargs={"now": "2026"}))
