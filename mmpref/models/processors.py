@@ -27,6 +27,7 @@ from transformers.processing_utils import ProcessorMixin
 from mmpref.errors import ConfigError, library_errors
 from mmpref.models.folder import AGAIN, MOST_TOKENIZER, read_object
 from mmpref.processing.embedded import note_rows
+from mmpref.processing.image_settings import odd_setting
 from mmpref.processing.pixels import blank
 from mmpref.processing.tokenizer_parts import GrowthError, refuse_steps
 
@@ -39,8 +40,6 @@ _SAY_THE_CLASS = (
 """In the order in which AutoProcessor of transformers looks at them."""
 _ONE_SIZE = frozenset({"llava", "vipllava", "llava_next"})
 """Model types whose images, or tiles of them, have the size of the vision tower."""
-_MOST_SIDE = 16_384
-_MOST_AREA = 2**26
 
 
 def refuse_kind(config: PretrainedConfig, path: str | Path) -> None:
@@ -230,25 +229,24 @@ def _rebuild_image_only(stock: Any, state: dict[str, Any]) -> ProcessorMixin:
 
 
 def complete_processor(processor: Any, config: PretrainedConfig, path: str | Path) -> None:
-    """Fill in what old folders of LLaVA do not say, check sizes, and process one image.
+    """Check sizes, fill in what old folders of LLaVA do not say, and process one image.
 
     Raises:
         ConfigError: the processor cannot be used, with the reason.
     """
+    _refuse_odd_settings(path)
     _fill_in(processor, config, path)
     images = getattr(processor, "image_processor", None)
     if images is None:
         raise ConfigError(f"the processor of {path} has no image processor; {AGAIN}")
-    for key in ("size", "crop_size", "max_image_size"):
-        for side, value in _sides(getattr(images, key, None)):
-            most = _MOST_AREA if side.endswith("est_edge") and _is_area(images) else _MOST_SIDE
-            if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= most:
-                raise ConfigError(
-                    f"the image processor of {path} has {key}.{side} {str(value)[:40]!a}, and whole numbers from 1 to "
-                    f"{most:,} can be used; look at its preprocessor_config.json or processor_config.json"
-                )
     with library_errors(ConfigError, f"the image processor of {path} cannot process an image", AGAIN):
-        found = images(images=[blank(64, 48)], return_tensors="pt")
+        try:
+            found = images(images=[blank(64, 48)], return_tensors="pt")
+        except MemoryError as err:
+            raise ConfigError(
+                f"the image processor of {path} needs more memory than there is for one small image: look at the sizes "
+                "in its preprocessor_config.json or processor_config.json"
+            ) from err
     _refuse_defaults(path)
     floats = [value for value in found.values() if isinstance(value, Tensor) and value.is_floating_point()]
     if not all(value.numel() and math.isfinite(float(value.float().sum())) for value in floats):
@@ -291,15 +289,21 @@ def _refuse_defaults(path: str | Path) -> None:
         )
 
 
-def _is_area(images: Any) -> bool:
-    """Qwen's image processors keep numbers of pixels under the names of edges."""
-    return hasattr(images, "merge_size")
+def _refuse_odd_settings(path: str | Path) -> None:
+    """Refuse numbers that cannot be meant, in the files that say how images are processed.
 
-
-def _sides(size: Any) -> Iterator[tuple[str, Any]]:
-    names = ("height", "width", "shortest_edge", "longest_edge")
-    named = size if isinstance(size, Mapping) else {name: getattr(size, name, None) for name in names}
-    return ((str(name), value) for name, value in named.items() if value is not None)
+    Raises:
+        ConfigError: with file and key.
+    """
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        file = _file(path, name)
+        if file is None:
+            continue
+        settings = read_object(file)
+        images = settings.get("image_processor")
+        odd = odd_setting(settings) or (odd_setting(images) if isinstance(images, Mapping) else "")
+        if odd:
+            raise ConfigError(f"{file} {odd}; {AGAIN}")
 
 
 def _fill_in(processor: Any, config: PretrainedConfig, path: str | Path) -> None:

@@ -229,7 +229,7 @@ def encoder_with(changed: Callable[..., Path]) -> Callable[..., PairEncoder]:
         ("{{ '\\ud800' }}", r"\(chat_template\.jinja\) writes half a character \(U\+D800\)"),
         (
             "{{ 'ab ' * 330000 }}",
-            r"\(chat_template\.jinja\) writes 990,\d+ characters .* 2\d,\d+ are the most for so short",
+            r"\(chat_template\.jinja\) writes 990,\d+ characters .* are the most for so short",
         ),
         ("{{ 'a' * 25000 }}", r"\(chat_template\.jinja\) writes 25,\d+ characters"),
         ("{{ raise_exception }}", r"\(chat_template\.jinja\) writes an object that has no text"),
@@ -271,3 +271,38 @@ def test_a_function_that_a_template_lacks_is_not_advised_as_a_setting(encoder_wi
         encoder.encode_text(pair())
     with pytest.raises(EncodeError, match="calls 'now' as a function, and no value can be one"):
         encoder.encode_text(pair(template_kwargs={"now": "2026"}))
+
+
+# ---- image processors ----------------------------------------------------------------------------------------------
+
+ODD_SETTINGS: list[tuple[str, str, Tree, str]] = [
+    ("llava", "", {"num_additional_image_tokens": "1"}, "num_additional_image_tokens: '1', and a whole number from 0"),
+    ("llava", "", {"num_additional_image_tokens": 10**9}, "num_additional_image_tokens: 1000000000"),
+    ("llava", "", {"num_additional_image_tokens": True}, "num_additional_image_tokens: True"),
+    ("llava", "", {"patch_size": "14"}, "patch_size: '14'"),
+    ("llava", "image", {"do_pad": True, "pad_size": {"height": 10**5, "width": 10**5}}, r"pad_size\.height: 100000"),
+    ("llava", "image", {"crop_size": {"height": 8000, "width": 8000}}, r"crop_size: .*16,777,216 pixels at most"),
+    ("llava", "image", {"size": [10**6, 28]}, r"size\.0: 1000000"),
+    ("llava", "image", {"do_resize": "no"}, "do_resize: 'no', and true or false"),
+    ("llava", "image", {"resample": 99}, "resample: 99"),
+    ("llava", "image", {"image_grid_pinpoints": [[28, 10**7]]}, r"image_grid_pinpoints\.1: 10000000"),
+    ("llava", "image", {"max_image_tiles": 10**6}, "max_image_tiles: 1000000"),
+    ("qwen2_vl", "image", {"merge_size": 10**9}, "merge_size: 1000000000"),
+    ("qwen2_vl", "image", {"temporal_patch_size": 2.0}, r"temporal_patch_size: 2\.0"),
+    ("qwen2_vl", "image", {"size": {"shortest_edge": 10**8, "longest_edge": 10**8}}, r"size\.shortest_edge: 100000000"),
+    ("qwen2_vl", "image", {"max_pixels": 10**12}, "max_pixels: 1000000000000"),
+    ("qwen2_vl", "image", {"image_seq_length": -1}, "image_seq_length: -1"),
+]
+
+
+@pytest.mark.parametrize(("kind", "where", "settings", "words"), ODD_SETTINGS)
+def test_numbers_of_image_processors_that_cannot_be_meant_are_refused_by_key(
+    changed: Callable[..., Path], kind: str, where: str, settings: Tree, words: str
+) -> None:
+    folder = changed(
+        kind,
+        "processor_config.json",
+        lambda tree: (tree["image_processor"] if where else tree).update(settings),
+    )
+    with pytest.raises(ConfigError, match=rf"processor_config\.json says {words}"):
+        load_processor(folder)
