@@ -7,8 +7,9 @@ that was not made for such a model would write other image tokens than the model
 from __future__ import annotations
 
 import gc
-import importlib
+import importlib.util
 import json
+import logging
 import math
 import sys
 import types
@@ -361,8 +362,10 @@ def told_of_tokenizer(path: str | Path) -> Iterator[None]:
             refuse_steps(content)
         except GrowthError as err:
             raise ConfigError(f"{file} {err}; {AGAIN}") from err
+    _refuse_sentencepiece_alone(path)
     try:
-        yield
+        with _one_line_each():
+            yield
     except Exception:
         file = Path(path) / "tokenizer.json"
         if file.exists():
@@ -377,6 +380,40 @@ def _tokenizer_files(path: str | Path) -> list[Path]:
         return sorted(Path(path).glob("tokenizer.*json"))
     found = _file(path, "tokenizer.json")
     return [] if found is None else [found]
+
+
+def _refuse_sentencepiece_alone(path: str | Path) -> None:
+    """Refuse a file that a library which is not there would be needed for; transformers then asks for another one."""
+    file = Path(path) / "tokenizer.model"
+    if file.is_file() and not _tokenizer_files(path) and importlib.util.find_spec("sentencepiece") is None:
+        raise ConfigError(
+            f"{Path(path) / 'tokenizer.json'} is missing, and {file.name} cannot be read without the package "
+            "sentencepiece: download the folder again with its tokenizer.json, or write one where sentencepiece is "
+            "installed (AutoTokenizer.from_pretrained, save_pretrained)"
+        )
+
+
+@contextmanager
+def _one_line_each() -> Iterator[None]:
+    """Warnings of transformers in one line each, and none where loading fails: then the error says what there is."""
+    held: list[logging.LogRecord] = []
+
+    def hold(record: logging.LogRecord) -> bool:
+        held.append(record)
+        return False
+
+    handlers = list(logging.getLogger("transformers").handlers)
+    for handler in handlers:
+        handler.addFilter(hold)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(hold)
+    for record in held:
+        record.msg, record.args = " ".join(record.getMessage().split()), ()
+        for handler in handlers:
+            handler.handle(record)
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import pickle
 import shutil
 from collections.abc import Callable
@@ -13,6 +15,7 @@ import pytest
 
 from mmpref.errors import ConfigError
 from mmpref.models.load import load, load_processor
+from mmpref.models.processors import told_of_tokenizer
 from mmpref.processing import EncodeError, PairEncoder
 from mmpref.processing.family import family_of
 from tests.tiny_vlms import build, pair
@@ -306,3 +309,52 @@ def test_numbers_of_image_processors_that_cannot_be_meant_are_refused_by_key(
     )
     with pytest.raises(ConfigError, match=rf"processor_config\.json says {words}"):
         load_processor(folder)
+
+
+# ---- one line that names the file ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+@pytest.mark.parametrize("name", ["chat_template.jinja", "additional_chat_templates/z.jinja"])
+def test_a_template_that_is_no_utf_8_is_named(changed: Callable[..., Path], name: str, encoding: str) -> None:
+    file = changed("text") / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes("{{ 'é' }}".encode(encoding))
+    with pytest.raises(ConfigError, match=rf"{name} is no UTF-8 text: .*save it as UTF-8"):
+        load_processor(file.parent if "/" not in name else file.parent.parent)
+
+
+def test_a_sentencepiece_file_alone_is_one_line(
+    changed: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = changed("text")
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.model").write_bytes(b"\0rubbish")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"tokenizer\.json is missing, and tokenizer\.model cannot be read without"):
+        load_processor(folder)
+    monkeypatch.undo()
+    monkeypatch.setattr("mmpref.models.processors._refuse_sentencepiece_alone", lambda path: None)
+    with pytest.raises(ConfigError, match=str(folder)):  # as where the package is there
+        load_processor(folder)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_warning_of_several_lines_is_one_and_none_beside_an_error(changed: Callable[..., Path]) -> None:
+    said: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+
+    folder, logger, keep = changed("text"), logging.getLogger("transformers"), Keep()
+    logger.addHandler(keep)
+    try:
+        with told_of_tokenizer(folder):
+            logger.warning("first %s\nthird", "second")
+        with contextlib.suppress(KeyError), told_of_tokenizer(folder):
+            logger.warning("it is\nbroken")
+            raise KeyError
+    finally:
+        logger.removeHandler(keep)
+    assert said == ["first second third"]
