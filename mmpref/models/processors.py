@@ -6,31 +6,25 @@ that was not made for such a model would write other image tokens than the model
 
 from __future__ import annotations
 
-import gc
-import importlib.util
-import json
-import logging
+import importlib
 import math
 import sys
 import types
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.models.auto import processing_auto
 from transformers.processing_utils import ProcessorMixin
 
 from mmpref.errors import ConfigError, library_errors
-from mmpref.models.folder import AGAIN, MOST_TOKENIZER, read_object
-from mmpref.processing.embedded import note_rows
+from mmpref.models.folder import AGAIN, read_object
 from mmpref.processing.image_settings import odd_setting
 from mmpref.processing.pixels import blank
-from mmpref.processing.tokenizer_parts import GrowthError, refuse_steps
 
 _SAY_THE_CLASS = (
     "processor_config.json",
@@ -105,8 +99,8 @@ def _names_for(model_type: str) -> list[str]:
 def _named_class(path: str | Path) -> tuple[str | None, Path | None]:
     """The processor that the folder names, and the file that does."""
     for name in _SAY_THE_CLASS:
-        file = _file(path, name)
-        if file is None or (name.startswith("video") and _file(path, "preprocessor_config.json") is not None):
+        file = small_file(path, name)
+        if file is None or (name.startswith("video") and small_file(path, "preprocessor_config.json") is not None):
             continue
         found = read_object(file).get("processor_class")
         if found is not None:
@@ -116,7 +110,7 @@ def _named_class(path: str | Path) -> tuple[str | None, Path | None]:
     return None, None
 
 
-def _file(path: str | Path, name: str) -> Path | None:
+def small_file(path: str | Path, name: str) -> Path | None:
     """A small file of a folder or hub id, if it is there."""
     folder = Path(path)
     if folder.is_dir():
@@ -255,6 +249,7 @@ def complete_processor(processor: Any, config: PretrainedConfig, path: str | Pat
             f"the image processor of {path} makes no finite numbers of an image: look at image_mean, image_std and "
             "rescale_factor in its preprocessor_config.json or processor_config.json"
         )
+    _refuse_other_patches(images, config, path)
     pixels, taken = found.get("pixel_values"), getattr(getattr(config, "vision_config", None), "image_size", None)
     is_fixed = config.model_type in _ONE_SIZE and "clip" in _tower(config) and isinstance(taken, int)
     if is_fixed and isinstance(pixels, Tensor) and list(pixels.shape[-2:]) != [taken, taken]:
@@ -263,6 +258,24 @@ def complete_processor(processor: Any, config: PretrainedConfig, path: str | Pat
             f"the image processor of {path} makes images of {width} x {height}, and its config.json says that the "
             f"vision tower takes {taken} x {taken}: use files of one model"
         )
+
+
+def _refuse_other_patches(images: Any, config: PretrainedConfig, path: str | Path) -> None:
+    """Refuse patches other than those that a tower of Qwen's kind takes: it would fail, or see scattered pixels."""
+    vision: Any = getattr(config, "vision_config", None)
+    if not hasattr(images, "merge_size") or not hasattr(vision, "spatial_merge_size"):
+        return
+    for ours, theirs in (
+        ("patch_size", "patch_size"),
+        ("merge_size", "spatial_merge_size"),
+        ("temporal_patch_size", "temporal_patch_size"),
+    ):
+        made, taken = getattr(images, ours, None), getattr(vision, theirs, None)
+        if isinstance(made, int) and isinstance(taken, int) and made != taken:
+            raise ConfigError(
+                f"the image processor of {path} has {ours} {made}, and its config.json has {theirs} {taken}: the "
+                "vision tower would be given other patches than it takes; use files of one model"
+            )
 
 
 def _tower(config: PretrainedConfig) -> str:
@@ -276,11 +289,11 @@ def _refuse_defaults(path: str | Path) -> None:
         ConfigError: with the file.
     """
     settings: Any = None
-    file = _file(path, "processor_config.json")
+    file = small_file(path, "processor_config.json")
     if file is not None:
         settings = read_object(file).get("image_processor")
     if settings is None:
-        file = _file(path, "preprocessor_config.json")
+        file = small_file(path, "preprocessor_config.json")
         settings = {} if file is None else read_object(file)
     known = ("image_processor_type", "feature_extractor_type", "size", "image_mean")
     if not isinstance(settings, dict) or not any(settings.get(key) for key in known):
@@ -297,7 +310,7 @@ def _refuse_odd_settings(path: str | Path) -> None:
         ConfigError: with file and key.
     """
     for name in ("processor_config.json", "preprocessor_config.json"):
-        file = _file(path, name)
+        file = small_file(path, name)
         if file is None:
             continue
         settings = read_object(file)
@@ -346,126 +359,3 @@ def _fill_in(processor: Any, config: PretrainedConfig, path: str | Path) -> None
                 f"the processor of {path} says {key}: {getattr(processor, key)}, and its config.json {value}: prompts "
                 "would have another number of image tokens than the model makes features; use files of one model"
             )
-
-
-@contextmanager
-def told_of_tokenizer(path: str | Path) -> Iterator[None]:
-    """Look at the tokenizer's files before they are loaded, and name them where loading stumbles: libraries do not.
-
-    Raises:
-        ConfigError: a tokenizer.json that no text is to be given to.
-    """
-    for file in _tokenizer_files(path):
-        with _without_collector():
-            content = read_object(file, most=MOST_TOKENIZER)
-        try:
-            refuse_steps(content)
-        except GrowthError as err:
-            raise ConfigError(f"{file} {err}; {AGAIN}") from err
-    _refuse_sentencepiece_alone(path)
-    try:
-        with _one_line_each():
-            yield
-    except Exception:
-        file = Path(path) / "tokenizer.json"
-        if file.exists():
-            with library_errors(ConfigError, f"{file} cannot be read", AGAIN):
-                json.loads(file.read_bytes().decode("utf-8"))
-        raise
-
-
-def _tokenizer_files(path: str | Path) -> list[Path]:
-    """tokenizer.json, and those for other versions of transformers (tokenizer.4.0.0.json)."""
-    if Path(path).is_dir():
-        return sorted(Path(path).glob("tokenizer.*json"))
-    found = _file(path, "tokenizer.json")
-    return [] if found is None else [found]
-
-
-def _refuse_sentencepiece_alone(path: str | Path) -> None:
-    """Refuse a file that a library which is not there would be needed for; transformers then asks for another one."""
-    file = Path(path) / "tokenizer.model"
-    if file.is_file() and not _tokenizer_files(path) and importlib.util.find_spec("sentencepiece") is None:
-        raise ConfigError(
-            f"{Path(path) / 'tokenizer.json'} is missing, and {file.name} cannot be read without the package "
-            "sentencepiece: download the folder again with its tokenizer.json, or write one where sentencepiece is "
-            "installed (AutoTokenizer.from_pretrained, save_pretrained)"
-        )
-
-
-@contextmanager
-def _one_line_each() -> Iterator[None]:
-    """Warnings of transformers in one line each, and none where loading fails: then the error says what there is."""
-    held: list[logging.LogRecord] = []
-
-    def hold(record: logging.LogRecord) -> bool:
-        held.append(record)
-        return False
-
-    handlers = list(logging.getLogger("transformers").handlers)
-    for handler in handlers:
-        handler.addFilter(hold)
-    try:
-        yield
-    finally:
-        for handler in handlers:
-            handler.removeFilter(hold)
-    for record in held:
-        record.msg, record.args = " ".join(record.getMessage().split()), ()
-        for handler in handlers:
-            handler.handle(record)
-
-
-@contextmanager
-def _without_collector() -> Iterator[None]:
-    """Python's collector takes half the time of reading a large vocabulary, and finds nothing there."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
-def whole_tokenizer(tokenizer: Any, config: PretrainedConfig, path: str | Path) -> Any:
-    """The tokenizer, where it can write text and give it back.
-
-    Raises:
-        ConfigError: transformers makes an empty one where files are missing, and says nothing.
-    """
-    with library_errors(ConfigError, f"the tokenizer of {path} cannot be used", AGAIN):
-        ids = tokenizer("a cat", add_special_tokens=False)["input_ids"]
-        text = tokenizer.decode(ids)
-    unknown = getattr(tokenizer, "unk_token_id", None)
-    if not ids or not str(text).strip() or (len(tokenizer.get_vocab()) < 32 and all(one == unknown for one in ids)):
-        raise ConfigError(f"the tokenizer of {path} has no words: its tokenizer.json is missing or empty; {AGAIN}")
-    return tokenizer
-
-
-def refuse_ids_beyond(processor: Any, model: nn.Module, path: str | Path) -> None:
-    """Refuse a tokenizer that writes tokens for which the model has no embedding.
-
-    Some published tokenizers have special tokens beyond the model's, which users' text never becomes: they are refused
-    where the template or the ends of turns use them, and where a row holds one (:mod:`mmpref.processing.embedded`).
-
-    Raises:
-        ConfigError: with the first such token.
-    """
-    tokenizer: Any = getattr(processor, "tokenizer", processor)
-    embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
-    rows = int(getattr(embeddings, "num_embeddings", 0) or embeddings.weight.shape[0])
-    vocabulary = tokenizer.get_vocab()
-    if not rows or max(vocabulary.values(), default=0) < rows:
-        return
-    template = str(getattr(processor, "chat_template", None) or tokenizer.chat_template or "")
-    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    used = set(tokenizer.special_tokens_map.values()) | {getattr(processor, "image_token", None)}
-    for token, number in sorted(vocabulary.items(), key=lambda entry: entry[1]):
-        if number >= rows and (token not in special or token in used or token in template):
-            raise ConfigError(
-                f"the tokenizer of {path} has the token {token[:40]!r} with the number {number}, and the model has "
-                f"embeddings for {rows} tokens only: use the tokenizer that belongs to this model, or save the model "
-                "after resize_token_embeddings"
-            )
-    note_rows(tokenizer, rows)

@@ -15,7 +15,7 @@ import pytest
 
 from mmpref.errors import ConfigError
 from mmpref.models.load import load, load_processor
-from mmpref.models.processors import told_of_tokenizer
+from mmpref.models.tokenizer_files import told_of_tokenizer
 from mmpref.processing import EncodeError, PairEncoder
 from mmpref.processing.family import family_of
 from tests.tiny_vlms import build, pair
@@ -311,6 +311,13 @@ def test_numbers_of_image_processors_that_cannot_be_meant_are_refused_by_key(
         load_processor(folder)
 
 
+@pytest.mark.parametrize("key", ["patch_size", "merge_size", "temporal_patch_size"])
+def test_patches_of_another_tower_are_refused(changed: Callable[..., Path], key: str) -> None:
+    folder = changed("qwen2_vl", "processor_config.json", lambda tree: tree["image_processor"].update({key: 1}))
+    with pytest.raises(ConfigError, match=rf"has {key} 1, and its config\.json has \w+ \d+: the vision tower"):
+        load_processor(folder)
+
+
 # ---- one line that names the file ----------------------------------------------------------------------------------
 
 
@@ -334,7 +341,7 @@ def test_a_sentencepiece_file_alone_is_one_line(
     with pytest.raises(ConfigError, match=r"tokenizer\.json is missing, and tokenizer\.model cannot be read without"):
         load_processor(folder)
     monkeypatch.undo()
-    monkeypatch.setattr("mmpref.models.processors._refuse_sentencepiece_alone", lambda path: None)
+    monkeypatch.setattr("mmpref.models.tokenizer_files._refuse_sentencepiece_alone", lambda path: None)
     with pytest.raises(ConfigError, match=str(folder)):  # as where the package is there
         load_processor(folder)
     assert capfd.readouterr().err == ""
