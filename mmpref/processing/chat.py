@@ -250,12 +250,11 @@ class ChatEncoder:
         pieces = [(turns.prompt[opened:], written.prompt)]
         for ids, (answer, end) in zip(turns.answers, written.answers, strict=True):
             pieces.append((ids if end else ids[:-1], answer + end))
-        for ids, text in pieces:
+        for place, (ids, text) in enumerate(pieces):
             back = self._decoded(ids)
-            if _plainly(back) == _plainly(self.template.unmark(text)):
-                continue
             if _plainly(back).casefold() == _plainly(self.template.unmark(text)).casefold():
-                self.writer.told.note("case", "the tokenizer changes the case of letters, so that answers lose theirs")
+                if place:
+                    self._note_changed(row, self.template.unmark(written.answers[place - 1][0]), back)
                 continue
             if self.tokenizer.unk_token_id in ids:
                 self.writer.told.note("unknown", f"the tokenizer has no token for some characters of '{row.row_id}'")
@@ -273,6 +272,15 @@ class ChatEncoder:
                     "blanks", f"the tokenizer cannot go on where prompts end: {given!r} is learnt as {written_as!r} "
                     f"(first seen in '{row.row_id}')"
                 )  # fmt: skip
+
+    def _note_changed(self, row: Row, answer: str, back: str) -> None:
+        """Says once where the tokenizer changes case, letters or blanks: then what is learnt is not what was given."""
+        if answer.strip() not in back:
+            given, learnt = around_difference(answer.strip(), back.lstrip())
+            self.writer.told.note(
+                "changed", f"the tokenizer changes answers, so that what is learnt is not what was given: {given!r} "
+                f"becomes {learnt!r} (first seen in '{row.row_id}')"
+            )  # fmt: skip
 
     def _decoded(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -208,6 +209,28 @@ def test_a_special_token_without_an_embedding_is_refused_where_a_row_holds_it(ch
     encoder = pickle.loads(pickle.dumps(PairEncoder(loaded.processor, loaded.family)))  # as loader workers have it
     with pytest.raises(EncodeError, match=r"'p' is written with the token '<\|more\|>' of number \d+.*control_token"):
         encoder.encode_text(pair())
+
+
+@pytest.mark.parametrize(
+    ("steps", "given", "becomes"),
+    [
+        ([{"type": "Lowercase"}], "A Cat .", r"'A Cat \.' becomes 'a cat \."),
+        ([replace(" +", " ", "Regex")], "a  cat .", r"'a  cat \.' becomes 'a cat \."),
+        ([replace("\n", " ")], "a\ncat .", r"'a\\ncat \.' becomes 'a cat \."),
+        ([{"type": "NFKC"}], "\u2460 cat .", r"' cat \.' becomes '1 cat \.|'\u2460 cat \.' becomes '1 cat \."),
+        ([], "A  Cat\n.", None),
+        ([{"type": "Strip", "strip_left": True, "strip_right": True}], "a cat .", None),
+    ],
+)
+def test_answers_that_the_tokenizer_changes_are_told_once(
+    changed: Callable[..., Path], steps: list[Tree], given: str, becomes: str | None
+) -> None:
+    normalizer = {"type": "Sequence", "normalizers": steps}
+    folder = changed("llava", "tokenizer.json", lambda tree: tree.update(normalizer=normalizer if steps else None))
+    encoder = PairEncoder(load_processor(folder), family_of("llava", has_vision=True))
+    encoder.encode_text(pair(chosen=given, rejected="no ."))
+    told = encoder.chat.notes.get("changed", "")
+    assert re.search(becomes or "^$", told), told
 
 
 # ---- templates -----------------------------------------------------------------------------------------------------
