@@ -255,6 +255,7 @@ class ChatEncoder:
             if _plainly(back).casefold() == _plainly(self.template.unmark(text)).casefold():
                 if place:
                     self._note_changed(row, self.template.unmark(written.answers[place - 1][0]), back)
+                self._note_joined(row, self.template.unmark(text), back)
                 continue
             if self.tokenizer.unk_token_id in ids:
                 self.writer.told.note("unknown", f"the tokenizer has no token for some characters of '{row.row_id}'")
@@ -280,6 +281,15 @@ class ChatEncoder:
             self.writer.told.note(
                 "changed", f"the tokenizer changes answers, so that what is learnt is not what was given: {given!r} "
                 f"becomes {learnt!r} (first seen in '{row.row_id}')"
+            )  # fmt: skip
+
+    def _note_joined(self, row: Row, text: str, back: str) -> None:
+        """Says once where blanks between words are lost; some tokenizers put more between tokens, which is harmless."""
+        if len(back.split()) < len(text.split()):
+            given, written_as = around_difference(text, back)
+            self.writer.told.note(
+                "joined", f"the tokenizer drops blanks that the chat template writes: {given!r} becomes {written_as!r} "
+                f"(first seen in '{row.row_id}')"
             )  # fmt: skip
 
     def _decoded(self, ids: Sequence[int]) -> str:

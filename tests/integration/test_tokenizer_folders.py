@@ -233,6 +233,15 @@ def test_answers_that_the_tokenizer_changes_are_told_once(
     assert re.search(becomes or "^$", told), told
 
 
+def test_blanks_that_the_tokenizer_drops_are_told_once(changed: Callable[..., Path]) -> None:
+    strip = {"type": "Strip", "strip_left": True, "strip_right": True}
+    folder = changed("llava", "tokenizer.json", lambda tree: tree.update(normalizer=strip))
+    encoder = PairEncoder(load_processor(folder), family_of("llava", has_vision=True))
+    encoder.encode_text(pair())
+    assert "drops blanks that the chat template writes" in encoder.chat.notes["joined"]
+    assert "(first seen in 'p')" in encoder.chat.notes["joined"]
+
+
 # ---- templates -----------------------------------------------------------------------------------------------------
 
 
