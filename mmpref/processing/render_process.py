@@ -146,13 +146,10 @@ def _tried(parts: str) -> list[tuple[int, int, int]]:
     letters = {chr(code): code for code in (*range(33, 0x180), 0x2581)}
     model = {"type": "BPE", "vocab": letters, "merges": [], "unk_token": "?"}
     whole = {"version": "1.0", "added_tokens": [], **json.loads(parts), "model": model}
+    found: list[tuple[int, int, int]] = []
     try:
-        tokenizer = Tokenizer.from_str(json.dumps(whole))
-    except Exception:
-        return []
-    found = []
-    try:
-        for text in _TRIED:
+        tokenizer = _made(Tokenizer, whole)
+        for text in _TRIED if tokenizer is not None else ():
             ids = tokenizer.encode(text).ids
             found.append((len(text), len(ids), len(tokenizer.decode(ids, skip_special_tokens=False))))
     except BaseException as err:
@@ -160,6 +157,13 @@ def _tried(parts: str) -> list[tuple[int, int, int]]:
             raise
         raise ValueError(str(err)) from err
     return found
+
+
+def _made(kind: Any, content: dict[str, Any]) -> Any:
+    try:
+        return kind.from_str(json.dumps(content))
+    except Exception:
+        return None
 
 
 def _read(stream: BinaryIO) -> bytes:

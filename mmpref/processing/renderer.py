@@ -169,7 +169,13 @@ class _RenderProcess:
     def _start(self) -> subprocess.Popen[bytes]:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # closed by stop
         # as for any library of numbers: one thread is enough, and each takes memory for nothing
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        env = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+            "RUST_BACKTRACE": "0",
+        }
         self._process = subprocess.Popen(
             [sys.executable, "-I", str(_PROGRAM)],
             stdin=subprocess.PIPE,
@@ -188,6 +194,7 @@ class _RenderProcess:
         if self._stderr is not None:
             self._stderr.seek(0)
             lines = self._stderr.read()[-4000:].decode("utf-8", "replace").strip().splitlines()
+            lines = [line for line in lines if not line.startswith("note: ")]  # where Rust says how to learn more
             told = f": {lines[-1][:200]}" if lines else ""
         return f"ended with code {process.returncode}{told}"
 

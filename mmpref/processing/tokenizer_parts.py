@@ -37,7 +37,7 @@ def refuse_steps(content: Mapping[str, Any]) -> None:
         content: of a tokenizer.json.
 
     Raises:
-        GrowthError: with the step.
+        GrowthError: with the step, or with a merge that the library would fail on.
     """
     model = content.get("model")
     if isinstance(model, Mapping) and model.get("dropout"):
@@ -45,6 +45,8 @@ def refuse_steps(content: Mapping[str, Any]) -> None:
             f"says dropout: {str(model['dropout'])[:20]} in its model: a text would have other tokens each time; write "
             "null there"
         )
+    if isinstance(model, Mapping) and (prefix := model.get("continuing_subword_prefix")):
+        _refuse_short_merges(str(prefix), _list(model.get("merges")))
     steps = {part: list(_steps(content.get(part))) for part in _PARTS}
     for part, found in steps.items():
         if len(found) > _MOST_STEPS:
@@ -64,6 +66,16 @@ def refuse_steps(content: Mapping[str, Any]) -> None:
     if added > _MOST_ADDED:
         raise GrowthError(f"puts {added:,} tokens around every text (post_processor), and {_MOST_ADDED} are the most")
     _try(content)
+
+
+def _refuse_short_merges(prefix: str, merges: list[Any]) -> None:
+    """Refuse what the library cuts the prefix from although it is shorter: it fails with many lines on the terminal."""
+    for merge in merges:
+        right = merge[-1] if isinstance(merge, list) and merge else str(merge).rpartition(" ")[2]
+        if len(str(right).encode("utf-8", "replace")) < len(prefix.encode("utf-8", "replace")):
+            raise GrowthError(
+                f"merges tokens with {str(right)[:40]!a}, which has no continuing_subword_prefix {prefix[:40]!a}"
+            )
 
 
 def _refuse_times(part: str, steps: list[Mapping[str, Any]]) -> None:
@@ -130,7 +142,7 @@ def _try(content: Mapping[str, Any]) -> None:
     except TemplateError as err:
         raise GrowthError(f"cannot tokenise plain text: {err}") from err
     except LimitError as err:
-        raise GrowthError(f"{err} to tokenise plain text") from err
+        raise GrowthError(f"cannot tokenise plain text: it {err}") from err
     for read, tokens, written in counts:
         if tokens > MOST_TIMES * (read + 1) or written > MOST_TIMES * (tokens + 1):
             raise GrowthError(f"makes {tokens:,} tokens of {read:,} characters, and {written:,} characters of those")

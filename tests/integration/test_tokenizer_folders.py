@@ -103,6 +103,16 @@ GROWING: dict[str, tuple[str, Tree, str]] = {
         {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False},
         "cannot tokenise plain text",
     ),
+    "table that is none": (
+        "normalizer",
+        {"type": "Precompiled", "precompiled_charsmap": "AAAA"},
+        "plain text",
+    ),
+    "table of 4 GiB": (
+        "normalizer",
+        {"type": "Precompiled", "precompiled_charsmap": "/////wAAAAAA"},
+        "cannot tokenise plain text: it cannot be run",
+    ),
 }
 
 
@@ -171,6 +181,15 @@ STOCK: dict[str, Tree] = {
 def test_steps_that_models_are_published_with_pass(changed: Callable[..., Path], name: str) -> None:
     folder = changed("text", "tokenizer.json", lambda tree: tree.update(STOCK[name]))
     assert load_processor(folder)("a cat")["input_ids"]
+
+
+def test_merges_without_the_prefix_are_one_line(
+    changed: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = changed("text", "tokenizer.json", lambda tree: tree["model"].update(continuing_subword_prefix="x" * 99))
+    with pytest.raises(ConfigError, match=r"tokenizer\.json merges tokens with .*no continuing_subword_prefix 'xx"):
+        load_processor(folder)
+    assert "panicked" not in capfd.readouterr().err
 
 
 def test_a_tokenizer_that_draws_its_tokens_is_refused(changed: Callable[..., Path]) -> None:
