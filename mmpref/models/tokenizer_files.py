@@ -130,6 +130,13 @@ def refuse_ids_beyond(processor: Any, model: nn.Module, path: str | Path) -> Non
     embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
     rows = int(getattr(embeddings, "num_embeddings", 0) or embeddings.weight.shape[0])
     vocabulary = tokenizer.get_vocab()
+    with library_errors(ConfigError, f"the tokenizer of {path} cannot be used", AGAIN):
+        beyond = [number for number in tokenizer("a cat")["input_ids"] if rows and number >= rows]
+    if beyond and beyond[0] not in vocabulary.values():
+        raise ConfigError(
+            f"the tokenizer of {path} puts a token of number {beyond[0]} around every text (post_processor in "
+            f"tokenizer.json), and the model has embeddings for {rows} tokens only: {AGAIN}"
+        )
     if not rows or max(vocabulary.values(), default=0) < rows:
         return
     template = str(getattr(processor, "chat_template", None) or tokenizer.chat_template or "")

@@ -217,6 +217,14 @@ def test_an_added_token_that_text_becomes_needs_an_embedding(changed: Callable[.
         load(folder)
 
 
+def test_a_token_around_every_text_needs_an_embedding(changed: Callable[..., Path]) -> None:
+    around = {"type": "RobertaProcessing", "sep": ["<s>", 1], "cls": ["<s>", 99_999]}
+    around |= {"trim_offsets": True, "add_prefix_space": False}
+    folder = changed("llava", "tokenizer.json", lambda tree: tree.update(post_processor=around))
+    with pytest.raises(ConfigError, match=r"puts a token of number 99999 around every text \(post_processor"):
+        load(folder)
+
+
 def test_a_special_token_without_an_embedding_is_refused_where_a_row_holds_it(changed: Callable[..., Path]) -> None:
     folder = changed("llava", "tokenizer.json", added("<|more|>", special=True))
     loaded = load(folder)
