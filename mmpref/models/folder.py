@@ -20,12 +20,13 @@ from mmpref.errors import ConfigError, library_errors, one_line
 
 AGAIN = "download the folder again, or write it again with save_pretrained"
 _MOST_JSON = 64 * 2**20
-_MOST_TOKENIZER = 512 * 2**20
+MOST_TOKENIZER = 512 * 2**20
 _MOST_HEADER = 100_000_000
 """Bytes, as the library of safetensors has it."""
 _MOST_ID = 2**31
 _WEIGHTS = "model.safetensors"
 _READ = (".json", ".jinja", ".safetensors", ".model", ".txt", ".tiktoken")
+_TEXTS = frozenset({"chat_template.jinja", "vocab.txt", "merges.txt"})
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # Nobody's model has more; a config that says so would build for hours
 _MOST_LAYERS = 2000
@@ -121,15 +122,31 @@ def look_into(folder: Path) -> dict[str, Any]:
         entries = sorted(folder.iterdir())
     for file in entries:
         if file.suffix in _READ:
-            refuse_odd_file(file, most=None if file.suffix == ".safetensors" else _MOST_TOKENIZER)
+            refuse_odd_file(file, most=None if file.suffix == ".safetensors" else MOST_TOKENIZER)
         if file.suffix == ".json" and file.name != "tokenizer.json" and not file.name.endswith(".index.json"):
             _read_known(file)
+    for file in (*(file for file in entries if file.name in _TEXTS), *_more_templates(folder)):
+        _refuse_no_text(file)
     config = read_object(folder / "config.json")
     if not isinstance(config.get("model_type"), str):
         raise ConfigError(f"{folder / 'config.json'} names no model_type; {AGAIN}")
     for key, value in _numbers(config):
         _refuse_size(folder, key, value)
     return config
+
+
+def _more_templates(folder: Path) -> list[Path]:
+    """Templates with names of their own, which loading reads too."""
+    inner = folder / "additional_chat_templates"
+    with library_errors(ConfigError, f"{inner} cannot be read", AGAIN):
+        return sorted(inner.glob("*.jinja")) if inner.exists() else []
+
+
+def _refuse_no_text(file: Path) -> None:
+    """Refuse what is read as text and is none: libraries name the byte and not the file."""
+    refuse_odd_file(file, most=MOST_TOKENIZER)
+    with library_errors(ConfigError, f"{file} is no UTF-8 text", "save it as UTF-8, or download the folder again"):
+        file.read_bytes().decode("utf-8")
 
 
 def stored_weights(folder: Path, config: Mapping[str, Any]) -> dict[str, Stored]:
@@ -196,7 +213,7 @@ def _refuse_without_weights(folder: Path) -> None:
 
 def _shards(index: Path) -> dict[str, set[str]]:
     """File name -> names of the weights that it shall hold."""
-    found = read_object(index, most=_MOST_TOKENIZER).get("weight_map")
+    found = read_object(index, most=MOST_TOKENIZER).get("weight_map")
     if not isinstance(found, dict) or not found:
         raise ConfigError(f"{index} has no weight_map of weights and files; {AGAIN}")
     shards: dict[str, set[str]] = {}

@@ -34,13 +34,11 @@ from mmpref.models.processors import (
     has_own_processor,
     image_only,
     processor_class,
-    refuse_ids_beyond,
     refuse_kind,
-    told_of_tokenizer,
-    whole_tokenizer,
 )
 from mmpref.models.quantize import Quantization, QuantizationSettings, after_quantized_load, quantization_config
 from mmpref.models.save import save_model
+from mmpref.models.tokenizer_files import refuse_ids_beyond, told_of_tokenizer, whole_tokenizer
 from mmpref.models.tower_windows import attend_by_length
 from mmpref.models.weights_fit import building_within, refuse_misfit, refuse_positions, without_table
 from mmpref.processing.family import Family, PartName, family_of
