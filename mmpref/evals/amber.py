@@ -30,11 +30,13 @@ from typing import Any
 
 from mmpref.errors import ConfigError, DataError
 from mmpref.evals.amber_words import SIMILAR_ABOVE, Lexicon, Scene, nouns_from, read_description, similarity_from
-from mmpref.evals.answer_files import saved_answers
+from mmpref.evals.answer_files import name_of, read_rows
 from mmpref.evals.benchmark import Benchmark, Items, Judged, each
+from mmpref.evals.matching import match
+from mmpref.evals.narrowed import Chosen, match_chosen
 from mmpref.evals.objects import count_words
 from mmpref.evals.readers import YES_NO_READERS, Verdict
-from mmpref.evals.rows import Row, Source, choose, first_ids, load_rows, pair_by_id, row_id, text_of, texts_of
+from mmpref.evals.rows import Row, Saved, Source, choose, first_ids, load_rows, pair_by_id, row_id, text_of, texts_of
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
 from mmpref.statistics import Array, Formula, Metric, Ratio, rounded
 
@@ -48,6 +50,7 @@ _SECTIONS = {
     "relation": ("relation",),
 }
 _DIMENSIONS = (GENERATIVE, "existence", "attribute", "relation")
+_KEYS = ("id", "question_id", "idx", "index", "image_id")
 _TASKS = ("all", "discriminative", *_DIMENSIONS)
 
 
@@ -60,15 +63,25 @@ def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSamp
     lexicon = Lexicon.read(folder)
     task = choose(str(options["task"]), _TASKS, "task of AMBER")
     truth = {str(row["id"]): row for row in load_rows(folder / "annotations.json", "annotations") if "id" in row}
-    wanted = []
+    everything, wanted = [], []
     for row in _queries(folder):
         if str(row["id"]) not in truth:
             raise DataError(f"{folder}: question {row['id']} has no annotation")
         annotation = truth[str(row["id"])]
         dimension = _dimension(annotation)
+        everything.append(_sample(row, annotation, dimension, lexicon, options))
         if task in ("all", dimension) or (task == "discriminative" and dimension != GENERATIVE):
-            wanted.append(_sample(row, annotation, dimension, lexicon, options))
-    return tuple(wanted)
+            wanted.append(everything[-1])
+    return Chosen.of(everything, wanted)
+
+
+def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mapping[str, Any]) -> Saved:
+    rows = read_rows(source)
+
+    def matched(asked: Sequence[EvalSample]) -> Saved:
+        return match(rows, asked, name_of(source), keys=_KEYS)
+
+    return match_chosen(rows, samples, matched, f"task={options['task']}")
 
 
 def _queries(folder: Path) -> list[Row]:
@@ -344,7 +357,7 @@ AMBER = Benchmark(
         "prompt_suffix": "",
     },
     load=load_questions,
-    load_answers=saved_answers(("id", "question_id", "idx", "index", "image_id")),
+    load_answers=_load_answers,
     judge=judge,
     unit=lambda item: str(item["image"]),
     counts=each(count),

@@ -4,16 +4,17 @@ results of CHAIR's scripts. ``matching`` finds the question that each row answer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmpref.errors import DataError
-from mmpref.evals.evidence import ASKED
 from mmpref.evals.journal import ANSWERS, ITEMS
 from mmpref.evals.layouts import READ_AS
 from mmpref.evals.matching import match
+from mmpref.evals.models_named import refuse_several_models
 from mmpref.evals.rows import ID_KEYS, TEXT_KEYS, Row, Saved, Source, is_path, load_json, load_rows
+from mmpref.evals.shown import ASKED
 from mmpref.evals.tables import TABLES, read_table
 from mmpref.records import Answer, EvalSample
 
@@ -25,8 +26,20 @@ def read_rows(source: Source, what: str = "answers") -> list[Row]:
 
     Raises:
         ConfigError: an .xlsx file and no openpyxl to read it.
-        DataError: the file cannot be read.
+        DataError: the file cannot be read, or its answers are of several models.
     """
+    where = str(source) if is_path(source) else what
+    rows = _rows(source, where)
+    if what == ANSWERS_ARE:
+        refuse_several_models(rows, where)
+    return rows
+
+
+ANSWERS_ARE = "answers"
+"""What rows are of which one number is made, in place of questions or sentences with other people's texts."""
+
+
+def _rows(source: Source, where: str) -> list[Row]:
     if isinstance(source, str | Path) and Path(source).suffix.lower() == ".parquet":
         from mmpref.data.source import open_source  # loads pyarrow, which no other format needs
 
@@ -38,8 +51,8 @@ def read_rows(source: Source, what: str = "answers") -> list[Row]:
     content = load_json(source) if isinstance(source, str | Path) else source
     if isinstance(content, str):  # a JSON text, and no path
         content = [content]
-    rows = load_rows(_unwrapped(content), str(source) if is_path(source) else what)
-    rows = [_flat(row) if _is_lmms_log(row) else row for row in rows]
+    rows = load_rows(_unwrapped(content), where)
+    rows = [_flat(row, f"{where}, row {n}") if _is_lmms_log(row) else row for n, row in enumerate(rows, 1)]
     return _with_questions(rows, Path(source)) if isinstance(source, str | Path) else rows
 
 
@@ -98,11 +111,23 @@ def _is_lmms_log(row: Row) -> bool:
     return "filtered_resps" in row or ("resps" in row and "doc_id" in row)
 
 
-def _flat(row: Row) -> Row:
-    """One logged sample with its document, or what its metrics say of it, beside the answer."""
-    text = row.get("filtered_resps", row.get("resps"))
-    while isinstance(text, list | tuple) and text:
-        text = text[0]
+def _flat(row: Row, place: str) -> Row:
+    """One logged sample with its document, or what its metrics say of it, beside the answer.
+
+    Raises:
+        DataError: the model was asked several times and answered differently, or what it answered is no text.
+    """
+    key = "filtered_resps" if "filtered_resps" in row else "resps"
+    texts = list(_leaves(row[key]))
+    if odd := [text for text in texts if not isinstance(text, str)]:
+        raise DataError(f"{place}: {key} has {odd[0]!r:.60}; expected what the model wrote, as text")
+    said = list(dict.fromkeys(texts))
+    if len(said) > 1:
+        raise DataError(
+            f"{place}: {key} has {len(said)} different answers, {said[0]!r:.60} and {said[1]!r:.60}; an answer is one: "
+            f'leave the one that counts in {key}, as ["..."], or log with the filter take_first'
+        )
+    text = said[0] if said else ""
     told: dict[str, Any] = {}
     for value in row.values():  # the newest versions leave the document out; ids stand with each metric
         if isinstance(value, Mapping):
@@ -113,10 +138,19 @@ def _flat(row: Row) -> Row:
     kept = {key: item for key, item in doc.items() if key not in _TOLD}
     own = {
         "doc_id": row.get("doc_id"),
-        "text": text if isinstance(text, str) else "",
+        "text": text,
         READ_AS: "lmms-eval's sample log",
     }
     return {**told, **kept, **input_text, **own}
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """What stands in lists of lists, in order; nothing for null."""
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from _leaves(part)
+    elif value is not None:
+        yield value
 
 
 def _without_empty(row: Row) -> Row:
@@ -127,4 +161,7 @@ def _without_empty(row: Row) -> Row:
             out[key] = "" if value is None else str(value)
         elif value is not None and value != "":
             out[key] = value if isinstance(value, str | int) else str(value)
-    return out
+    if "answer" in row:
+        out.setdefault("answer", "")
+    column = next((key for key in TEXT_KEYS if key in row), None)
+    return out if column is None or any(out.get(key) is not None for key in TEXT_KEYS) else {**out, column: ""}

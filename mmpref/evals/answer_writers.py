@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from mmpref.errors import ConfigError, DataError
+from mmpref.evals.export_endings import FOLDER, JSON_ARRAY, TABLE, kind_of, refuse_ending
 from mmpref.evals.files_read import files_read
 from mmpref.evals.mme import COGNITION, PERCEPTION
 from mmpref.evals.rows import Source, choose, pair_by_id
-from mmpref.evals.tables import TABLES, write_table
+from mmpref.evals.tables import write_table
 from mmpref.evals.task import benchmark_named, with_defaults
 from mmpref.file_reading import refuse_written_over
 from mmpref.files import json_text, write_text, writing_to
@@ -59,15 +60,17 @@ def export_answers(
         options: of the benchmark, as in scoring.
 
     Raises:
-        ConfigError: the format is unknown, the benchmark has no such layout, or ``out`` is a file that is read.
+        ConfigError: the format is unknown, the benchmark has no such layout, or ``out`` ends as another format does or
+            is a file that is read.
         DataError: questions and answers do not fit together.
     """
     chosen = benchmark_named(benchmark)
     choose(to, FORMATS, "format")
     row_of = _row_maker(chosen.name, to, model)
+    refuse_ending(Path(out), chosen.name, to)
     filled = with_defaults(chosen, options)
     path = Path(out)
-    is_folder = (chosen.name, to) == ("mme", "official")
+    is_folder = kind_of(chosen.name, to) == FOLDER
     names = (*PERCEPTION, *COGNITION) if is_folder else ()
     outputs = {f"{name}, a file of --out,": path / f"{name}.txt" for name in names} or {"--out": path}
     refuse_written_over(outputs, files_read(chosen.name, questions, answers, options=options))
@@ -85,12 +88,11 @@ def export_answers(
     content = [row for _, row in rows]
     if to == "lmms_eval":
         content = [{"doc_id": number, **row} for number, row in enumerate(content)]
-    if to == "vlmevalkit":
-        if path.suffix.lower() not in TABLES:
-            raise ConfigError(f"vlmevalkit reads .xlsx and .tsv tables; {path.name} is neither")
+    kind = kind_of(chosen.name, to)
+    if kind == TABLE:
         with writing_to(path):
             write_table(path, content)
-    elif to == "alpaca_eval" or (to == "official" and chosen.name not in _OFFICIAL_JSONL):
+    elif kind == JSON_ARRAY:
         write_text(path, json_text(content, indent=1) + "\n")
     else:
         write_text(path, "".join(json_text(row) + "\n" for row in content))
@@ -262,9 +264,6 @@ _OFFICIAL: Mapping[str, RowOf] = {
         "answer": text,
     },
 }
-_OFFICIAL_JSONL = ("pope", "object_halbench")
-
-
 _WHY_CHANGED = "MME's file has one line for an answer, so that line breaks and tabs became spaces"
 
 

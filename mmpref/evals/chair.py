@@ -31,6 +31,7 @@ from mmpref.evals.benchmark import Benchmark, Item, Judged, each
 from mmpref.evals.coco_truth import Truth, ground_truth, image_file
 from mmpref.evals.image_names import ImageIndex, image_of
 from mmpref.evals.matching import match
+from mmpref.evals.narrowed import Chosen, match_chosen
 from mmpref.evals.objects import (
     Extractor,
     Mention,
@@ -56,8 +57,15 @@ def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSamp
     """One sample per image; ``target`` is the ground truth as it was given, not yet mapped to canonical objects."""
     truth = ground_truth(source)
     prompts = _prompts(options["prompts"], truth) if options["prompts"] is not None else None
-    chosen = truth.objects if prompts is None else prompts
-    return tuple(_sample(image, truth, prompts[image] if prompts else {}, options) for image in chosen)
+    if prompts is None:
+        return tuple(_sample(image, truth, {}, options) for image in truth.objects)
+    asked = [_sample(image, truth, row, options) for image, row in prompts.items()]
+    others = [
+        _sample(image, truth, {"image": truth.files.get(image, image)}, options)  # nobody opens these
+        for image in truth.objects
+        if image not in prompts
+    ]
+    return Chosen.of([*asked, *others], asked)
 
 
 def _prompts(source: Source, truth: Truth) -> dict[str, Row]:
@@ -114,7 +122,12 @@ def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mappin
         number = as_id(row.get("question_id"))
         return [numbers[number]] if number in numbers and not image_of(row) and "id" not in row else []
 
-    return match(read_rows(source), samples, name_of(source), ids_of=ids_of, keys=_KEYS)
+    rows = read_rows(source)
+
+    def matched(asked: Sequence[EvalSample]) -> Saved:
+        return match(rows, asked, name_of(source), ids_of=ids_of, keys=_KEYS)
+
+    return match_chosen(rows, samples, matched, "prompts=")
 
 
 def judge(

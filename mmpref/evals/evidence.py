@@ -1,89 +1,90 @@
 """What a row of answers shows of its question, against the question that it is paired with.
 
-An id, a number or a place in a file can be another split's or another revision's; the words of the prompt, the name of
-the image and the category cannot. Whatever a row shows is compared, and a row that shows another question is refused.
+An id, a number or a place in a file can be another split's, another revision's or another benchmark's; the words of the
+prompt, the name of the image and the category cannot. Whatever a row shows is compared, and a row that shows another
+question is refused.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 from mmpref.errors import DataError
 from mmpref.evals.image_names import image_names, image_of
+from mmpref.evals.layouts import place_of
 from mmpref.evals.rows import Row
+from mmpref.evals.shown import ASKED, asked_text, asked_texts, content, plain, tidy
 from mmpref.records import EvalSample
 
-ASKED = "mmpref/asked"
-"""Key of the question that a row of our own answered, word by word."""
-_QUESTION_KEYS = ("question", "input", "prompt", "query", "instruction")
 _LABEL_KEYS = ("label", "labels")
 _CATEGORY_KEYS = ("split", "category")
 _MOST_PARTS = 4  # whose orders are tried: 24 at most
 _SHOWN = 80
-_IMAGE_MARKS = re.compile(r"<image>|<img>.*?</img>|<\|vision_start\|>.*?<\|vision_end\|>")
-
-
-def asked_text(row: Row) -> str:
-    """The question that a row shows, with single spaces; "" when it shows none."""
-    for key in _QUESTION_KEYS:
-        if isinstance(row.get(key), str) and row[key].strip():
-            return tidy(_IMAGE_MARKS.sub(" ", row[key]))
-    messages = row.get("messages")
-    if isinstance(messages, list):
-        said = [turn for turn in messages if isinstance(turn, Mapping) and turn.get("role") == "user"]
-        if said and isinstance(said[-1].get("content"), str):
-            return tidy(_IMAGE_MARKS.sub(" ", said[-1]["content"]))
-    return ""
-
-
-def content(sample: EvalSample) -> tuple[str, str]:
-    """The image and the question of a sample, with single spaces."""
-    return str(sample.meta.get("image", "")), tidy(str(sample.meta.get("question", "")))
-
-
-def tidy(text: str) -> str:
-    return " ".join(text.split())
 
 
 class Evidence:
     """Gathers, row by row, whether what is shown is what was asked.
 
-    Where some rows show the question of their id and others another one, they answer another file: POPE's splits share
-    ids and half of their questions. Where no row does and none shows any other question of the file, the questions were
-    put in other words, and the ids are believed; but ours are never in other words. An image or a category that belongs
-    to another question is always refused.
+    - A row that shows another question of the file, or an image or a category of another question, is refused.
+    - Prompts in other words than the question are believed where each of these rows shows the image of its question, or
+      at least half of the words that tell it from the other questions; ours are never in other words. Where rows show
+      the question of their id in part only, the others answer another file: POPE's splits share ids and half of their
+      questions.
+    - Images that no question has are believed where none of the rows shows one that a question has, and the prompts
+      are those of the questions, which are not all the same.
     """
 
     def __init__(self, where: str, samples: Sequence[EvalSample]) -> None:
         self._where = where
         self._samples = samples
         self._seen = 0
-        self._right = 0
+        self._asked: set[str] = set()  # the questions that rows show as they are
+        self._prompted = 0  # rows that show them
         self._wrong: list[str] = []
         self._unlike: list[str] = []
+        self._reworded: list[str] = []  # unlike too, but with the image or the words of their question
+        self._prompt_keys: dict[str, None] = {}
+        self._pictured = 0  # rows that show the image of their question
+        self._strange: list[tuple[str, dict[str, str], bool]] = []
+        self._shown: dict[str, list[str]] = {}
 
     def see(self, number: int, row: Row, sample: EvalSample | None) -> None:
         """Compare one row with the sample that it is paired with."""
         if sample is None:
             return
         self._seen += 1
+        here = f"{place_of(row, '', number)} (id '{sample.id}')"
+        images = image_of(row) if content(sample)[0] else {}
+        for key, name in images.items():
+            self._shown.setdefault(key, []).append(name)
+        odd = self._other_image(images, row, sample) or _other_category(row, sample, self._categories)
+        pictured = any(self._is_own(name, row, sample) for name in images.values())
         ours = isinstance(row.get(ASKED), str)
-        said, own = tidy(row[ASKED]) if ours else asked_text(row), content(sample)[1]
-        asked = bool(said and own)
-        fits = asked and own.casefold() in said.casefold()
-        odd = _other_image(row, sample, self._images) or _other_category(row, sample, self._categories)
-        if not odd and asked and not fits:
-            odd = f"shows {said[:_SHOWN]!r} where {own[:_SHOWN]!r} is asked"
-            if not ours and not self._is_asked(said.casefold()):
-                self._unlike.append(f"row {number} (id '{sample.id}') {odd}")
-                return
+        own = content(sample)[1]
+        said = {} if ours or not _contains(asked_text(row), own) else {"": own}  # nearly all rows; the rest takes time
+        said = said or _said(row, own)
+        fits = bool(own) and any(_shows(text, own) for text in said.values())
+        if not odd and own and said and not fits:
+            key, text = next(iter(said.items()))
+            odd = f"shows {text[:_SHOWN]!r} where {own[:_SHOWN]!r} is asked"
+            if not ours and not any(self._is_asked(text.casefold()) for text in said.values()):
+                self._prompt_keys |= dict.fromkeys(said)
+                backed = pictured or any(self._tells(text, own) for text in said.values())
+                (self._reworded if backed else self._unlike).append(f"{here} {odd}")
+                odd = ""
         if odd:
-            self._wrong.append(f"row {number} (id '{sample.id}') {odd}")
+            self._wrong.append(f"{here} {odd}")
         elif fits:
-            self._right += 1
+            self._asked.add(own)
+            self._prompted += 1
+        if pictured:
+            self._pictured += 1
+        elif images and not odd:
+            self._strange.append((f"{here} has the", {**images, "": content(sample)[0]}, fits))
 
     @cached_property
     def _questions(self) -> dict[int, set[str]]:
@@ -98,6 +99,18 @@ class Evidence:
         """Whether these words begin with a question of the file."""
         return any(said[:length] in texts for length, texts in self._questions.items())
 
+    def _tells(self, said: str, own: str) -> bool:
+        """Whether words that were said have half of those that tell this question from most others: "dog" in POPE."""
+        telling = _words(own) - self._common
+        return bool(telling) and 2 * len(telling & _words(said)) >= len(telling)
+
+    @cached_property
+    def _common(self) -> set[str]:
+        """The words of more than half of the questions, which are all words where there is one question."""
+        questions = {content(sample)[1] for sample in self._samples}
+        found = Counter(word for question in questions for word in _words(question))
+        return {word for word, count in found.items() if 2 * count > len(questions)}
+
     @cached_property
     def _images(self) -> set[str]:
         return {name for sample in self._samples if content(sample)[0] for name in image_names(content(sample)[0])}
@@ -106,29 +119,109 @@ class Evidence:
     def _categories(self) -> set[str]:
         return {str(sample.meta[key]) for sample in self._samples for key in _CATEGORY_KEYS if sample.meta.get(key)}
 
-    def refuse_others(self, hint: str = "") -> None:
+    def _is_own(self, name: str, row: Row, sample: EvalSample) -> bool:
+        """Whether an image is the sample's, by its name or where the image is the id."""
+        own = {*image_names(content(sample)[0]), *image_names(sample.id)}
+        return not own.isdisjoint(image_names(name, str(row.get("category", ""))))
+
+    def _other_image(self, images: dict[str, str], row: Row, sample: EvalSample) -> str:
+        """What is to be said of an image that belongs to another question; "" when it is the sample's or nobody's."""
+        own = set(image_names(content(sample)[0]))
+        for key, name in images.items():
+            names = set(image_names(name, str(row.get("category", ""))))
+            if not names & own and names & self._images:
+                return f"has the {key} {name[:_SHOWN]!r} where {content(sample)[0]!r} is asked about"
+        return ""
+
+    def refuse_others(self, hint: str = "") -> tuple[str, ...]:
         """Raise over rows that show another question than theirs.
+
+        Returns:
+            What the result is to say of rows that were believed though they do not show all of their question.
 
         Raises:
             DataError: there are some; the first is named.
         """
-        odd = self._wrong + (self._unlike if self._right else [])
+        odd = self._wrong + ([*self._unlike, *self._reworded] if self._prompted else [])
+        if self._unlike and not odd:
+            keys = " and ".join(map(repr, self._prompt_keys))
+            raise DataError(
+                f"{self._where}: no row shows the question that its id has; {self._unlike[0]}: answers to another "
+                f"benchmark, split or revision?{hint} If they do answer these questions, in other words, leave {keys} "
+                "out of the rows, or add the name of the image to each"
+            )
         if odd:
             raise DataError(
                 f"{self._where}: {len(odd)} of {self._seen} rows show another question than their id has; "
                 f"{odd[0]}: answers to another split or revision?{hint}"
             )
+        notes = []
+        if self._reworded:
+            notes.append(
+                f"{len(self._reworded):,} rows show their question in other words, with its image or its own words: "
+                f"{self._reworded[0]}"
+            )
+        return (*notes, *self._strange_images(hint))
+
+    def _strange_images(self, hint: str) -> tuple[str, ...]:
+        """A note on images that no question has, where the prompts make the rows sure.
+
+        Raises:
+            DataError: nothing does.
+        """
+        counts = {key for key, names in self._shown.items() if _only_counts(names)}
+        odd = []
+        for place, images, fits in self._strange:
+            if key := next((key for key in images if key and key not in counts), ""):
+                odd.append((place, key, images[key], images[""], fits))
+        if not odd:
+            return ()
+        place, key, name, own, _ = odd[0]
+        what = f"{place} {key} {name[:_SHOWN]!r} where {own!r} is asked about"
+        if not self._pictured and len(self._asked) > 1 and all(fits for *_, fits in odd):
+            return (f"no row names an image as the questions do, and the prompts were believed: {what}",)
+        few = f"{len(odd)} of {self._seen} rows have an image that no question has"
+        few = few if self._pictured else "no row has the image of a question"
+        raise DataError(
+            f"{self._where}: {few}; {what}: answers to another benchmark, split or revision?{hint} If they do answer "
+            f"these questions, leave {key!r} out of the rows, or write the names of "
+            "the images as the questions do"
+        )
 
 
-def _other_image(row: Row, sample: EvalSample, known: set[str]) -> str:
-    """What is to be said of an image that belongs to another question; "" when it is the sample's or nobody's."""
-    shown = image_of(row) if content(sample)[0] else {}
-    own = set(image_names(content(sample)[0])) if shown else set()
-    for key, name in shown.items():
-        names = set(image_names(name, str(row.get("category", ""))))
-        if not names & own and names & known:
-            return f"has the {key} {name[:_SHOWN]!r} where {content(sample)[0]!r} is asked about"
-    return ""
+def _said(row: Row, own: str) -> dict[str, str]:
+    """All that a row shows of what was asked, less what has no words and what is the beginning of the question."""
+    found = {ASKED: tidy(row[ASKED])} if isinstance(row.get(ASKED), str) else asked_texts(row)
+    return {key: text for key, text in found.items() if any(map(str.isalnum, text)) and not _is_cut(text, own)}
+
+
+def _contains(said: str, own: str) -> bool:
+    return own != "" and own.casefold() in said.casefold()
+
+
+def _shows(said: str, own: str) -> bool:
+    """Whether words that were said contain a question; other quotes, spaces and full stops make no difference."""
+    return _contains(said, own) or (plain(own) != "" and plain(own) in plain(said))
+
+
+def _is_cut(said: str, own: str) -> bool:
+    """Whether what was said is the beginning of the question, with dots for the rest."""
+    return said.endswith(("...", "\u2026")) and plain(own).startswith(plain(said))
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.casefold()))
+
+
+def _only_counts(names: Sequence[str]) -> bool:
+    """Whether what stands under an image's key is no name but a count of the rows, from 0 or 1 on."""
+    if not all(name.isdecimal() and name.isascii() and len(name) < _LONGEST_COUNT for name in names):
+        return False
+    numbers = sorted(map(int, names))
+    return numbers[0] in (0, 1) and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+
+
+_LONGEST_COUNT = 10
 
 
 def _other_category(row: Row, sample: EvalSample, known: set[str]) -> str:

@@ -35,6 +35,7 @@ from mmpref.errors import ConfigError, DataError
 from mmpref.evals.answer_files import name_of, read_rows
 from mmpref.evals.benchmark import Benchmark, Item, Items, Judged
 from mmpref.evals.matching import match
+from mmpref.evals.narrowed import Chosen, match_chosen, not_chosen
 from mmpref.evals.readers import YES_NO_READERS, says_unsure
 from mmpref.evals.rows import Row, Saved, Source, choose, load_rows, pair_by_id, row_id, text_of
 from mmpref.evals.verdicts import judging_notes, read_verdicts, usable_on
@@ -59,11 +60,9 @@ def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSamp
             )
         if row["category"] not in ("VD", "VS") or str(row["gt_answer"]) not in ("0", "1"):
             raise DataError(f"question {number}: expected category VD or VS and gt_answer 0 or 1")
-    return tuple(
-        _sample(row, f"question {number}", options)
-        for number, row in enumerate(rows, 1)
-        if view == "all" or _has_image(row)
-    )
+    everything = [_sample(row, f"question {number}", options) for number, row in enumerate(rows, 1)]
+    shown = [sample for sample, row in zip(everything, rows, strict=True) if view == "all" or _has_image(row)]
+    return Chosen.of(everything, shown)
 
 
 def _has_image(row: Row) -> bool:
@@ -106,7 +105,11 @@ def _ids_of(row: Row) -> list[str]:
 
 def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mapping[str, Any]) -> Saved:
     rows = read_rows(source)
-    saved = match(rows, samples, name_of(source), ids_of=_ids_of, numbered=True)
+
+    def matched(asked: Sequence[EvalSample]) -> Saved:
+        return match(rows, asked, name_of(source), ids_of=_ids_of, numbered=True)
+
+    saved = match_chosen(rows, samples, matched, f"view={options['view']}")
     return replace(saved, verdicts=tuple(verdict for row in rows if (verdict := _embedded(row)) is not None))
 
 
@@ -127,12 +130,13 @@ def judge(
 ) -> Judged:
     """Take the judge's verdict on every answer, or read yes or no where there is no judge."""
     notes = []
-    hidden: set[str] = set()
+    hidden = not_chosen(samples)
     if protocol in ("lmms_eval", "vlmevalkit"):
-        hidden = {sample.id for sample in samples if not sample.images}
+        blind = {sample.id for sample in samples if not sample.images}
+        hidden |= blind
         samples = [sample for sample in samples if sample.images]
         answers = [answer for answer in answers if answer.id not in hidden]
-        notes += [f"only the {len(samples)} questions with an image, as in the tool"] if hidden else []
+        notes += [f"only the {len(samples)} questions with an image, as in the tool"] if blind else []
     pairs = pair_by_id(samples, answers)
     if options["verdicts"] is None:
         codes = {sample.id: _by_rule(sample, text, protocol) for sample, text in pairs}

@@ -8,6 +8,8 @@ from mmpref.evals.rows import Row
 
 READ_AS = "mmpref/layout"
 """Key of the layout of a row that was turned into another form while it was read."""
+PLACE = "mmpref/place"
+"""Key of the file and line of a row whose source is a folder of files."""
 _LAYOUTS = (  # the keys that show a layout, in the order in which they are looked for
     (("prompt", "predict"), "LLaMA-Factory's generated predictions"),
     (("messages", "response"), "ms-swift's inference results"),
@@ -32,3 +34,10 @@ def layout_of(rows: Sequence[Row]) -> str:
     if isinstance(first.get(READ_AS), str):
         return str(first[READ_AS])
     return next((name for keys, name in _LAYOUTS if all(key in first for key in keys)), "rows")
+
+
+def place_of(row: Row, where: str, number: int) -> str:
+    """Where a row is, for a message: the place that it names itself, or its number in ``where``."""
+    if isinstance(row.get(PLACE), str):
+        return str(row[PLACE])
+    return f"{where}, row {number}" if where else f"row {number}"

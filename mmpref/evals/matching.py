@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from mmpref.errors import DataError
-from mmpref.evals.evidence import ASKED, Evidence, asked_text, by_order, content, fits
+from mmpref.evals.evidence import Evidence, by_order, fits
 from mmpref.evals.image_names import IMAGE_KEYS, ImageIndex, image_names, image_of
-from mmpref.evals.layouts import layout_of
+from mmpref.evals.layouts import layout_of, place_of
 from mmpref.evals.rows import ID_KEYS, Row, Saved, answer_text, as_id, cut_by_length, row_id, text_key
+from mmpref.evals.shown import ASKED, asked_text, content
 from mmpref.records import Answer, EvalSample
 
 IdsOf: TypeAlias = Callable[[Row], Sequence[str]]
@@ -51,13 +52,13 @@ def match(
     """
     by_id = {sample.id: sample for sample in samples}
     layout = layout_of(rows)
-    if numbered:
+    if numbered and not any(map(ids_of, rows)):  # a number beside the fields of an id is one of these
         rows = _numbers_to_ids(rows, samples, keys[0])
     ids = _Ids(rows, samples, keys, where, prefix)
     if not ids.used and not any(map(image_of, rows)) and (found := by_order(rows, samples)) is not None:
         how, ordered = found
         return Saved(
-            [_answer(sample.id, row, f"{where}, row {n}", sample)
+            [_answer(sample.id, row, place_of(row, where, n), sample)
              for n, (sample, row) in enumerate(zip(ordered, rows, strict=True), 1)],
             read_as=_told(layout, rows, {how}),
             notes=(f"rows without ids were taken in their order, {how.partition('(')[2].rstrip(')')}",),
@@ -67,7 +68,7 @@ def match(
     answers: list[Answer] = []
     ways: dict[str, None] = {}
     for number, row in enumerate(rows, 1):
-        place = f"{where}, row {number}"
+        place = place_of(row, where, number)
         names = [name for name in ids_of(row) if name in by_id]
         way = "the ids that its fields make"
         if not names and _counts_its_own_way(row) and not ids.names_image(row):
@@ -82,11 +83,11 @@ def match(
                     names, way = taken, "question and image"
             else:
                 names, way = _without_id(row, rows, samples, asked, place), "question and image"
-            evidence.see(number, row, by_id.get(names[0]))
+        evidence.see(number, row, by_id.get(names[0]))
         ways.setdefault(way)
         answers += [_answer(name, row, place, by_id.get(name)) for name in names]
-    evidence.refuse_others()
-    return Saved(answers + asked.repeated(answers), read_as=_told(layout, rows, ways))
+    notes = evidence.refuse_others()
+    return Saved(answers + asked.repeated(answers), read_as=_told(layout, rows, ways), notes=notes)
 
 
 def _told(layout: str, rows: Sequence[Row], ways: Mapping[str, None] | set[str]) -> str:

@@ -30,6 +30,7 @@ from mmpref.errors import DataError
 from mmpref.evals.answer_files import name_of, read_rows
 from mmpref.evals.benchmark import Benchmark, Item, Items, Judged
 from mmpref.evals.image_names import filled
+from mmpref.evals.layouts import PLACE
 from mmpref.evals.matching import match
 from mmpref.evals.readers import YES_NO_READERS, Verdict
 from mmpref.evals.rows import Row, Saved, Source, first_ids, load_rows, pair_by_id, read_text
@@ -76,6 +77,7 @@ def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSamp
     Raises:
         DataError: a line without image, question and label, an unknown subtask, or an image without two questions.
     """
+    _refuse_one_file(source)
     rows = (
         _folder_rows(Path(source), labelled=True)
         if isinstance(source, str | Path) and Path(source).is_dir()
@@ -98,6 +100,19 @@ def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSamp
     return tuple(_sample(row, number, options) for found in by_image.values() for number, row in enumerate(found, 1))
 
 
+def _refuse_one_file(source: Source) -> None:
+    """Raise over one subtask's file, which is a part of what is asked for.
+
+    Raises:
+        DataError: so it is.
+    """
+    if isinstance(source, str | Path) and Path(source).suffix.lower() == ".txt" and Path(source).is_file():
+        raise DataError(
+            f"{source} is a file of one subtask; give the folder that holds it, with a .txt file for each subtask, or "
+            "rows as JSON lines (.jsonl)"
+        )
+
+
 def _folder_rows(folder: Path, *, labelled: bool) -> list[Row]:
     """The lines of all subtask files: image, question, label and, when not ``labelled`` alone, the answer."""
     rows: list[Row] = []
@@ -114,7 +129,7 @@ def _folder_rows(folder: Path, *, labelled: bool) -> list[Row]:
                     f"{'' if labelled else ' and answer'}, separated by tabs (an answer must be on one line)"
                 )
             row = {"category": file.stem, "image": cells[0], "question": cells[1], "answer": cells[2].rstrip("\r")}
-            rows.append(row if labelled else {**row, "text": cells[3]})
+            rows.append(row if labelled else {**row, "text": cells[3], PLACE: f"{file}, line {number}"})
     if not rows and labelled:
         rows = _release_rows(folder)
     if not rows:
@@ -159,6 +174,7 @@ def _sample(row: Row, number: int, options: Mapping[str, Any]) -> EvalSample:
 
 
 def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mapping[str, Any]) -> Saved:
+    _refuse_one_file(source)
     folder = isinstance(source, str | Path) and Path(source).is_dir()
     rows = _folder_rows(Path(str(source)), labelled=False) if folder else read_rows(source)
     return match(rows, samples, name_of(source), numbered=True)

@@ -58,13 +58,13 @@ def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSamp
     return tuple(_sample(row, number, truth, options) for number, row in enumerate(rows, 1))
 
 
-def _sentences(source: Source) -> list[Row]:
+def _sentences(source: Source, what: str = "items") -> list[Row]:
     """Rows of a source, those of the script's result file from under ``sentences``."""
     in_json = isinstance(source, str | Path) and Path(source).suffix.lower() not in TABLES
     content = load_json(str(source)) if in_json else source
     if isinstance(content, Mapping) and isinstance(content.get("sentences"), list):
-        return read_rows(content["sentences"], "sentences")
-    return read_rows(source, "items")
+        return read_rows(content["sentences"], what)
+    return read_rows(source, what)
 
 
 def _sample(row: Row, number: int, truth: Truth | None, options: Mapping[str, Any]) -> EvalSample:
@@ -93,7 +93,7 @@ def _sample(row: Row, number: int, truth: Truth | None, options: Mapping[str, An
 
 
 def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mapping[str, Any]) -> Saved:
-    rows = _sentences(source)
+    rows = _sentences(source, "answers")
     verdicts = [
         {"id": str(row["image_id"]), "objects": row["words"], "judge": str(row.get("judge", "")), "refined": True}
         for row in rows

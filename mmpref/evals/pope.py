@@ -29,8 +29,10 @@ from pathlib import Path
 from typing import Any
 
 from mmpref.errors import ConfigError, DataError
+from mmpref.evals.answer_files import name_of, read_rows
 from mmpref.evals.benchmark import Benchmark, Item, Items, Judged, each
-from mmpref.evals.pope_answers import QUESTION_KEYS, in_order, match_part
+from mmpref.evals.models_named import refuse_several_models
+from mmpref.evals.pope_answers import FILE_SPLIT, QUESTION_KEYS, SPLITS, Part, in_order, match_part, of_these_splits
 from mmpref.evals.readers import YES_NO_READERS
 from mmpref.evals.rows import (
     Row,
@@ -47,7 +49,6 @@ from mmpref.file_reading import without_links
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
 from mmpref.statistics import Metric, Ratio
 
-SPLITS = ("random", "popular", "adversarial")
 _PAIRINGS = ("id", "order")
 
 
@@ -59,7 +60,9 @@ def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSamp
     """
     splits = _by_split(source)
     rows = [(split, row) for split, part in splits.items() for row in _split_rows(part, split)]
-    return _samples(rows, str(options["prompt_suffix"]))
+    file = next((Path(str(part)).stem for part in splits.values() if is_path(part) and len(splits) == 1), "")
+    named = next((split for split in SPLITS if split in file), "")
+    return _samples(rows, str(options["prompt_suffix"]), named)
 
 
 def _split_rows(part: Source, split: str) -> list[Row]:
@@ -103,7 +106,7 @@ def _official_names(names: Sequence[str]) -> list[str]:
     return [next((split for split in SPLITS if split in name), name) for name in names]
 
 
-def _samples(rows: Sequence[tuple[str, Row]], prompt_suffix: str) -> tuple[EvalSample, ...]:
+def _samples(rows: Sequence[tuple[str, Row]], prompt_suffix: str, named: str) -> tuple[EvalSample, ...]:
     keyed = []
     for number, (split, row) in enumerate(rows, 1):
         where = f"question {number}" + (f" (split '{split}')" if split else "")
@@ -124,7 +127,7 @@ def _samples(rows: Sequence[tuple[str, Row]], prompt_suffix: str) -> tuple[EvalS
             images=(ImageRef(path=row["image"]),),
             prompt=user_turn(row["text"] + prompt_suffix, num_images=1),
             target=row["label"],
-            meta={"split": split, "image": row["image"], "question": row["text"]},
+            meta={"split": split, "image": row["image"], "question": row["text"], FILE_SPLIT: split or named},
         )
         for split, name, row in keyed
     )
@@ -135,14 +138,17 @@ def load_pope_answers(source: Source, samples: Sequence[EvalSample], options: Ma
     if not isinstance(source, str | Path | Mapping):
         source = list(source)
     splits = _answer_splits(source)
+    parts: dict[str, Part] = {split: (name_of(part), read_rows(part)) for split, part in splits.items()}
+    refuse_several_models((row for _, rows in parts.values() for row in rows), ", ".join(w for w, _ in parts.values()))
     if _pairing(options) == "order":
-        return in_order(splits, samples)
+        return in_order(list(parts.values()), samples)
     known = {sample.id for sample in samples}
     out: list[Answer] = []
     read_as: dict[str, None] = {}
-    notes: dict[str, None] = {}
-    for split, part in splits.items():
-        found = match_part(part, split, samples)
+    parts, note = of_these_splits(parts, samples)
+    notes = dict.fromkeys(note)
+    for split, (where, rows) in parts.items():
+        found = match_part(rows, where, split, samples)
         named = [a if not split or a.id in known else replace(a, id=f"{split}/{a.id}") for a in found.answers]
         out += named
         read_as.setdefault(found.read_as)

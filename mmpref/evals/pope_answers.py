@@ -8,31 +8,95 @@ revision (2,910 random questions). Rows of splits that are not scored are left o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 from mmpref.errors import DataError
-from mmpref.evals.answer_files import name_of, read_rows
-from mmpref.evals.evidence import Evidence, asked_text, content, orders
+from mmpref.evals.evidence import Evidence, orders
 from mmpref.evals.layouts import READ_AS, layout_of
 from mmpref.evals.matching import match
-from mmpref.evals.rows import Row, Saved, Source, answer_text, as_id, cut_by_length
+from mmpref.evals.rows import Row, Saved, answer_text, as_id, cut_by_length
+from mmpref.evals.shown import asked_text, content
 from mmpref.records import Answer, EvalSample
 
+SPLITS = ("random", "popular", "adversarial")
+FILE_SPLIT = "file_split"
+"""Key of a sample's split where only the name of its file says it, and its id does not."""
 QUESTION_KEYS = ("question_id", "id", "idx", "index")
 _LLAVA_SPLITS = ("adversarial", "random", "popular")
 _LLAVA_STEP = 10_000_000
 
 
-def match_part(part: Source, split: str, samples: Sequence[EvalSample]) -> Saved:
+Part: TypeAlias = tuple[str, Sequence[Row]]
+"""The name of a source of answers, and its rows."""
+
+
+def of_these_splits(
+    parts: Mapping[str, Part], samples: Sequence[EvalSample]
+) -> tuple[dict[str, Part], tuple[str, ...]]:
+    """The sources, by their split, that answer the splits of the samples, and a note on those of other official ones.
+
+    Where the questions are one file, whose name says its split, the source of that split answers it.
+    """
+    splits = {str(sample.meta[FILE_SPLIT]) for sample in samples}
+    wanted = {split: part for split, part in parts.items() if split not in SPLITS or split in splits}
+    if len(parts) == 1 or not wanted or "" in splits:
+        return dict(parts), ()
+    left = {split: len(rows) for split, (_, rows) in parts.items() if split not in wanted}
+    if len(wanted) == 1 and not any(sample.meta["split"] for sample in samples):
+        return {"": next(iter(wanted.values()))}, _left_out(left)
+    return wanted, _left_out(left)
+
+
+def _left_out(others: Mapping[str, int]) -> tuple[str, ...]:
+    return (f"{sum(others.values())} answers to other splits are left out: {', '.join(others)}",) if others else ()
+
+
+def _of_named_splits(
+    rows: Sequence[Row], samples: Sequence[EvalSample], where: str
+) -> tuple[Sequence[Row], tuple[str, ...]]:
+    """The rows less those that name other official splits than the samples are of, and a note on these.
+
+    Raises:
+        DataError: all rows name other splits.
+    """
+    splits = {str(sample.meta[FILE_SPLIT]) for sample in samples}
+    if not splits <= set(SPLITS):
+        return rows, ()
+    others: dict[str, int] = {}
+    kept = []
+    for row in rows:
+        named = _named_splits(row)
+        if named and not named & splits:
+            for split in sorted(named):
+                others[split] = others.get(split, 0) + 1
+        else:
+            kept.append(row)
+    if others and not kept:
+        raise DataError(
+            f"{where}: all {len(rows)} rows say that they answer the split {' or '.join(others)}, and the questions "
+            f"are those of {' and '.join(sorted(splits))}: pass the questions of that split"
+        )
+    return kept, _left_out(others)
+
+
+def _named_splits(row: Row) -> set[str]:
+    given = [row[key] for key in ("split", "category") if isinstance(row.get(key), str)]
+    return {part.strip().lower() for text in given for part in text.split(",")} & set(SPLITS)
+
+
+def match_part(rows: Sequence[Row], where: str, split: str, samples: Sequence[EvalSample]) -> Saved:
     """The answers of one source, to the questions of ``split``, or of all when it is "".
 
     Raises:
         DataError: rows that fit no question, or show another one than that of their id.
     """
-    rows, where = read_rows(part), name_of(part)
     asked = [sample for sample in samples if not split or sample.meta["split"] == split]
     notes: tuple[str, ...] = ()
+    if not split:
+        rows, notes = _of_named_splits(rows, asked, where)
     if _is_llava(rows, asked):
-        rows, notes = _of_llava(rows, asked, where)
+        rows, left = _of_llava(rows, asked, where)
+        notes = (*notes, *left)
     saved = match(
         rows, asked, where, ids_of=_ids_of, keys=QUESTION_KEYS, prefix=f"{split}/" if split else "", among=samples
     )
@@ -81,8 +145,7 @@ def _of_llava(rows: Sequence[Row], samples: Sequence[EvalSample], where: str) ->
             name = str(row["question_id"])
             kept.append({**row, "question_id": name if name in bare else f"{split}/{name}"})
     others = {split: len(blocks[split]) for split in blocks if split not in wanted}
-    note = f"{sum(others.values())} answers to other splits are left out: {', '.join(others)}"
-    return kept, (note,) if others else ()
+    return kept, _left_out(others)
 
 
 def _shown_split(blocks: Mapping[str, Sequence[Row]], samples: Sequence[EvalSample], where: str) -> str:
@@ -108,7 +171,7 @@ def _shown_split(blocks: Mapping[str, Sequence[Row]], samples: Sequence[EvalSamp
     return fitting[0]
 
 
-def in_order(sources: Mapping[str, Source], samples: Sequence[EvalSample]) -> Saved:
+def in_order(parts: Sequence[Part], samples: Sequence[EvalSample]) -> Saved:
     """Answers as the official script pairs them: the rows of all sources one after the other, ids unread.
 
     Raises:
@@ -116,18 +179,22 @@ def in_order(sources: Mapping[str, Source], samples: Sequence[EvalSample]) -> Sa
     """
     rows: list[Row] = []
     answers: list[Answer] = []
-    for source in sources.values():
-        for number, row in enumerate(read_rows(source), 1):
-            place = f"{name_of(source)}, row {number}"
-            text = answer_text(row, place, asked=asked_text(row))
+    where = ", ".join(name for name, _ in parts)
+    for name, part in parts:
+        for number, row in enumerate(part, 1):
+            text = answer_text(row, f"{name}, row {number}", asked=asked_text(row))
             answers.append(Answer(id=str(number), text=text, cut=cut_by_length(row)))
             rows.append(row)
-    where = ", ".join(name_of(source) for source in sources.values())
+    if rows and len(kept := _of_named_splits(rows, samples, where)[0]) < len(rows):
+        raise DataError(
+            f"{where}: {len(rows) - len(kept)} of {len(rows)} rows answer other splits, and `pairing=order` counts "
+            "them; leave `pairing=order` out"
+        )
     evidence = Evidence(where, samples)
     for number, (row, sample) in enumerate(zip(rows, samples, strict=False), 1):
         evidence.see(number, row, sample)
-    evidence.refuse_others(_other_order(rows, samples))
-    return Saved(answers, read_as=f"{layout_of(rows)}, paired by order")
+    notes = evidence.refuse_others(_other_order(rows, samples))
+    return Saved(answers, read_as=f"{layout_of(rows)}, paired by order", notes=notes)
 
 
 def _other_order(rows: Sequence[Row], samples: Sequence[EvalSample]) -> str:

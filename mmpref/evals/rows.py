@@ -1,8 +1,8 @@
 """Reading question and answer files, and pairing answers with questions by id.
 
-A source is a path (JSON lines, or one JSON array or object) or the rows themselves. Answers are ``{"id", "text"}``;
-the key names that public tools write are understood too. Nothing is dropped silently: a duplicate, missing or unknown
-id is an error that names the first ones.
+A source is a path (JSON lines, one JSON array or object, or a table) or the rows themselves. Answers are
+``{"id", "text"}``; the key names that public tools write are understood too. Nothing is dropped silently: a duplicate,
+missing or unknown id is an error that names the first ones.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 from mmpref import file_reading
 from mmpref.errors import ConfigError, DataError
+from mmpref.evals.tables import TABLES, read_table
 from mmpref.records import Answer, EvalSample
 
 Row: TypeAlias = Mapping[str, Any]
@@ -77,7 +78,23 @@ def load_json(path: str | Path) -> Any:
         return file_reading.parse_json(text, DataError, str(file))
     except DataError:
         lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+        if lines and not _begins_as_json(lines[0][1]):
+            raise DataError(
+                f"{file} is no JSON: line {lines[0][0]} is {_short(lines[0][1])}; read are JSON lines, one JSON array "
+                f"or object, and tables with names in their first line ({', '.join(TABLES)})"
+            ) from None
         return [file_reading.parse_json(line, DataError, f"{file}, line {number}") for number, line in lines]
+
+
+def _begins_as_json(line: str) -> bool:
+    """Whether a line looks like JSON, however broken, or is some."""
+    if line.lstrip()[0] in "[{":
+        return True
+    try:
+        file_reading.json_value(line)
+    except ValueError:
+        return False
+    return True
 
 
 def load_rows(source: Source, what: str) -> list[Row]:
@@ -86,6 +103,8 @@ def load_rows(source: Source, what: str) -> list[Row]:
     Raises:
         DataError: the source is not a table of JSON objects.
     """
+    if isinstance(source, str | Path) and Path(source).suffix.lower() in TABLES:
+        return [{key: cell for key, cell in row.items() if cell not in (None, "")} for row in read_table(Path(source))]
     content = load_json(source) if isinstance(source, str | Path) else source
     rows = [content] if isinstance(content, Mapping) else list(content) if isinstance(content, Iterable) else None
     where = str(source) if is_path(source) else what

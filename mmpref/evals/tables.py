@@ -1,4 +1,4 @@
-"""Tables of other tools: .tsv and .xlsx, by the names in their first line.
+"""Tables of other tools: .tsv, .csv and .xlsx, by the names in their first line.
 
 What a table cannot hold as it is, is refused with the rows: a cell of .xlsx has 32,767 characters at most, and XML
 knows no carriage return and no control characters; a .tsv has every cell in quotes, so that tabs and line breaks of any
@@ -12,22 +12,28 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from mmpref.errors import ConfigError, DataError
 
-TABLES = (".tsv", ".xlsx")
+TABLES = (".tsv", ".csv", ".xlsx")
+WRITTEN = (".tsv", ".xlsx")
+_SEPARATORS = (",", ";", "\t")  # of a .csv, whichever its first line has most of
 
 
 def read_table(path: Path) -> list[dict[str, Any]]:
-    """Rows of a .tsv or .xlsx file, by the names in its first line."""
+    """Rows of a .tsv, .csv or .xlsx file, by the names in its first line.
+
+    Raises:
+        DataError: it cannot be read, or a line has more or fewer cells than there are names.
+    """
+    end = path.suffix.lower()
     try:
-        if path.suffix.lower() == ".tsv":
-            csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # VLMEvalKit keeps images in a column
+        if end != ".xlsx":
             with path.open(encoding="utf-8-sig", newline="") as stream:
-                return [dict(row) for row in csv.DictReader(stream, delimiter="\t")]
+                return _lines(path, stream, "\t" if end == ".tsv" else "")
         book = _openpyxl().load_workbook(path, read_only=True)  # an answer that begins with = is text
-    except ConfigError:
+    except (ConfigError, DataError):
         raise
     except Exception as err:  # zip, XML and encoding errors have no common kind
         raise DataError(f"{path} cannot be read as a table: {err}") from err
@@ -37,6 +43,32 @@ def read_table(path: Path) -> list[dict[str, Any]]:
         return [dict(zip(names, line, strict=False)) for line in lines if any(cell is not None for cell in line)]
     finally:
         book.close()
+
+
+def _lines(path: Path, stream: TextIO, separator: str) -> list[dict[str, Any]]:
+    """The rows of a text table; a line with a cell too many or too few has lost a quote, or half of itself."""
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # VLMEvalKit keeps images in a column
+    if not separator:
+        first = stream.readline()
+        separator = max(_SEPARATORS, key=first.count)
+        stream.seek(0)
+    lines = csv.reader(stream, delimiter=separator)
+    names = next(lines, [])
+    if twice := sorted({name for name in names if name and names.count(name) > 1}):
+        raise DataError(f"{path}: the first line has {', '.join(map(repr, twice))} twice; one column would be lost")
+    rows = []
+    for line in lines:
+        if line and len(line) != len(names):
+            raise DataError(
+                f"{path}, line {lines.line_num}: {len(line)} cells, and the first line has {len(names)} names "
+                f"({', '.join(names)[:_SHOWN_NAMES]}); a text with {separator!r} or a line break stands in quotes"
+            )
+        if line:
+            rows.append(dict(zip(names, line, strict=True)))
+    return rows
+
+
+_SHOWN_NAMES = 120
 
 
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -84,7 +116,8 @@ def _refuse_what_cannot_stand(path: Path, content: Sequence[Mapping[str, Any]], 
         return
     first = ", ".join(str(number) for number, _ in odd[:_SHOWN]) + (", ..." if len(odd) > _SHOWN else "")
     half = any(why == _HALF for _, why in odd)
-    remedy = "use JSON lines, `--to jsonl`" if half or not in_excel else "use .tsv, or JSON lines, `--to jsonl`"
+    remedy = "JSON lines: `--to jsonl`, with a name that ends in .jsonl"
+    remedy = f"use {remedy}" if half or not in_excel else f"use .tsv, or {remedy}"
     raise DataError(
         f"{path}, row {odd[0][0]}: {odd[0][1]}; {len(odd)} of {len(content)} rows cannot stand in the table as they "
         f"are ({first}), and nothing was written; {remedy}"

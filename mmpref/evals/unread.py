@@ -82,7 +82,7 @@ def refuse_unread(result: TaskResult) -> None:
     """End a command after the result was written and shown.
 
     Raises:
-        EvalIncompleteError: most of the answers could not be read, or are empty (exit 8).
+        EvalIncompleteError: most of the answers could not be read, or are empty, or there is no number (exit 8).
     """
     asked = [item for item in result.items if item.get("missing") is not True]
     unread = sum(is_unread(item) or not str(item.get("text", "")).strip() for item in asked)
@@ -91,4 +91,14 @@ def refuse_unread(result: TaskResult) -> None:
         raise EvalIncompleteError(
             f"{unread:,} of {len(asked):,} answers could not be read under protocol {result.protocol}, and the numbers "
             "say little about the model. Look at its answers: empty, cut by the limit of new tokens, to another prompt?"
+        )
+    if _names_nothing(asked):
+        raise EvalIncompleteError(
+            f"none of {len(asked):,} answers names a known object, and what is not named is not made up: the numbers "
+            "say nothing about the model. Are the answers descriptions, in English, of these images?"
+        )
+    if result.metrics and all(value is None for value in result.metrics.values()):
+        why = "; ".join(dict.fromkeys(result.undefined.values()))
+        raise EvalIncompleteError(
+            f"no metric of {result.benchmark} has a number under protocol {result.protocol}: {why}"
         )

@@ -96,7 +96,7 @@ def followed(command, advice, file):
     """The command with one advice carried out: an option that was given is replaced."""
     words = [f"{advice}{file}"] if advice.endswith("=") else advice.split(" ", 1)
     option = words[0].partition("=")[0]
-    kept = list(command)
+    kept = [word.replace(".xlsx", ".jsonl") for word in command] if advice == "--to jsonl" else list(command)
     if words[0].startswith("--"):
         if words[0] in kept:
             del kept[kept.index(words[0]) : kept.index(words[0]) + 2]

@@ -1,12 +1,14 @@
 """A result says what of the answers was empty, cut or not read; where nothing was read there is no number."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from mmpref.cli import main
+from mmpref.errors import EvalIncompleteError
 from mmpref.evals import BENCHMARKS, score, score_beside
-from mmpref.evals.unread import WHY
+from mmpref.evals.unread import WHY, refuse_unread
 from tests.unit.evals.cases import NAMES, arguments
 
 POPE = [{"question_id": n, "image": f"{n}.jpg", "text": f"Is there a {n}?", "label": "yes"} for n in range(20)]
@@ -118,3 +120,29 @@ def test_the_command_ends_with_8_where_most_was_not_read(texts, code, tmp_path, 
 def test_the_official_number_of_empty_answers_is_no_number_either():
     ours, beside = score_beside("pope", POPE, answers(""), resamples=10)
     assert (ours.metrics["accuracy"], beside["official"].metrics["accuracy"]) == (None, None)
+
+
+@pytest.mark.parametrize("name", ["chair", "object_halbench"])
+def test_answers_that_name_nothing_end_with_8_and_say_why(name, tmp_path, capsys):
+    """Every caption was "Yes": no metric had a number, and the command ended with 0."""
+    items = [{"image_id": n, "question": "What?", "objects": ["dog"]} for n in range(20)]
+    truth = {str(n): ["dog"] for n in range(20)}
+    (tmp_path / "q.json").write_text(json.dumps(truth if name == "chair" else items), encoding="utf-8")
+    command = ["score", "--benchmark", name, "--questions", str(tmp_path / "q.json"), "synonyms=names"]
+    command += ["image_name={id}.jpg", "--answers", str(tmp_path / "a.json")]
+    for texts, code in ((["Yes"], 8), (["A dog.", *["Yes"] * 3], 0), (["A dog."], 0)):
+        rows = [{"image_id": n, "text": texts[n % len(texts)]} for n in range(20)]
+        (tmp_path / "a.json").write_text(json.dumps(rows), encoding="utf-8")
+        assert main(command) == code
+        said = " ".join(capsys.readouterr().err.split())
+        assert ("none of 20 answers names a known object" in said) == (code == 8)
+
+
+def test_a_result_without_any_number_ends_with_8():
+    result = score("pope", POPE, answers("yes"), resamples=10)
+    refuse_unread(result)
+    none = replace(result, metrics=dict.fromkeys(result.metrics), undefined={"accuracy": "there are no questions"})
+    with pytest.raises(
+        EvalIncompleteError, match="no metric of pope has a number under protocol mmpref: there are no q"
+    ):
+        refuse_unread(none)
