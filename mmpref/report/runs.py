@@ -11,7 +11,8 @@ from typing import Any, TypeAlias
 from mmpref.config import parse_yaml
 from mmpref.errors import ConfigError, DataError, library_errors
 from mmpref.file_reading import parse_json, read_json, read_text, without_links
-from mmpref.rundir import MANIFEST, RunDir
+from mmpref.run_content import MANIFEST
+from mmpref.rundir import RunDir
 
 Row: TypeAlias = Mapping[str, Any]
 RESULTS = "results.json"

@@ -9,6 +9,7 @@ before a resume. Nothing else may be in the folder.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -27,16 +28,14 @@ from torch import nn
 
 from mmpref.errors import CheckpointError, one_line
 from mmpref.files import sha256, write_json
+from mmpref.run_content import COMPLETE, OF_THE_SYSTEM, others_in_checkpoint
 from mmpref.training.parallel.sharded import copy_into, trained_weights
 
-COMPLETE = "COMPLETE.json"
 WEIGHTS = "trained.safetensors"
 FORMAT = 2
 """Of ``COMPLETE.json``: 1 had no number, no step, no check of itself, and hashes of the ends of the model's files."""
 _STATE = "trainer_state.json"
 _NAME = re.compile(r"step-(0|[1-9][0-9]*)")
-_OF_THE_SYSTEM = (".DS_Store", "._*", ".nfs*", "Thumbs.db", "desktop.ini")
-"""What file managers and network file systems put into any folder; nobody reads it as part of a checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +147,7 @@ def _entries(folder: Path) -> dict[str, Path]:
         raise CheckpointError(f"{err.filename} cannot be looked into: {one_line(err)}; check its permissions")
 
     for place, folders, files in os.walk(folder, onerror=cannot):
-        inside = [name for name in files if not any(fnmatch(name, pattern) for pattern in _OF_THE_SYSTEM)]
+        inside = [name for name in files if not any(fnmatch(name, pattern) for pattern in OF_THE_SYSTEM)]
         inside += [name for name in folders if (Path(place) / name).is_symlink()]
         if not files and not folders and Path(place) != folder:
             found[f"{Path(place).relative_to(folder).as_posix()}/"] = Path(place)
@@ -211,13 +210,28 @@ def _others(root: Path) -> list[Path]:
 def prune(root: Path, keep: int, *, newest: int) -> None:
     """Delete the oldest checkpoints until ``keep`` are left. A folder that cannot be deleted is left for next time.
 
+    A folder with anything in it that is not of a checkpoint stays, and does not count.
+
     Args:
         newest: the step that was just written. Those of later steps, which a resume passed over, do not count: they
             must not take the place of a whole one.
     """
-    written = [folder for folder in in_order(root) if int(folder.name.removeprefix("step-")) <= newest]
+    earlier = [folder for folder in in_order(root) if int(folder.name.removeprefix("step-")) <= newest]
+    written = [folder for folder in earlier if (folder / COMPLETE).is_file() or not others_in_checkpoint(folder)]
     for folder in written[:-keep]:
-        shutil.rmtree(folder, ignore_errors=True)
+        if not others_in_checkpoint(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def keep_others(folder: Path) -> Path | None:
+    """A checkpoint is about to take this name: what lies there and is of no checkpoint gets another one, which is
+    returned."""
+    if not folder.is_dir() or folder.is_symlink() or not others_in_checkpoint(folder):
+        return None
+    names = (folder.with_name(f"{folder.name}-kept-{number}") for number in itertools.count(1))
+    aside = next(name for name in names if not name.exists())
+    folder.rename(aside)
+    return aside
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

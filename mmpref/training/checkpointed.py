@@ -18,10 +18,19 @@ from transformers import Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from mmpref.errors import CheckpointError, ConfigError
-from mmpref.files import real_path, remove_abandoned, replacing_folder
+from mmpref.files import real_path, remove_abandoned, replacing_folder, writing_to
 from mmpref.models.precision import dtype_to_save
 from mmpref.models.save import save_model
-from mmpref.training.checkpoint import WEIGHTS, is_complete, load_trained, prune, save_trained, seal, verify
+from mmpref.training.checkpoint import (
+    WEIGHTS,
+    is_complete,
+    keep_others,
+    load_trained,
+    prune,
+    save_trained,
+    seal,
+    verify,
+)
 from mmpref.training.metrics import InCheckpoint, PairLog, read_pair_log
 from mmpref.training.parallel.sharded import (
     load_sharded,
@@ -109,6 +118,10 @@ class CheckpointedTrainer(Trainer):
             folder: Path | None = None
             with self.world.all_or_none():
                 if self.world.is_first:
+                    with writing_to(path):
+                        aside = keep_others(path)
+                    if aside is not None:
+                        logger.warning("%s held something else than a checkpoint; it is %s now", path, aside)
                     folder = opened.enter_context(replacing_folder(path))
             shared = self.world.share(folder)
             assert shared is not None

@@ -24,6 +24,7 @@ from mmpref.losses.objective import Objective
 from mmpref.models.load import check_model
 from mmpref.models.part_counts import as_facts
 from mmpref.records import PreferencePair
+from mmpref.run_content import MODEL_FILES, files_of_model
 from mmpref.rundir import Claim, RunDir, State, check_output, claim_output, with_real_output
 from mmpref.training.alarms import Alarms
 from mmpref.training.arguments import refused_by_transformers, rehearse, training_arguments
@@ -340,6 +341,7 @@ def _complete(
         parts=as_facts(ready.parts),
         precision=describe(ready.loaded, recipe, is_deepspeed=world.is_deepspeed),
         updates_swallowed=swallowed,
+        **{MODEL_FILES: files_of_model(run.model)},
     )
 
 

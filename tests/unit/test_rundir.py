@@ -18,7 +18,9 @@ from mmpref import files
 from mmpref.config import Recipe, build_recipe, load_recipe
 from mmpref.errors import CheckpointError, ConfigError
 from mmpref.files import locked, replacing, replacing_folder, write_json, write_text
-from mmpref.rundir import LOCK, MANIFEST, RunDir, check_output, claim_output, start_run, writing_alone
+from mmpref.run_content import LOCK, MANIFEST
+from mmpref.run_holding import writing_alone
+from mmpref.rundir import RunDir, check_output, claim_output, start_run
 
 
 def recipe(output: Path) -> Recipe:
@@ -45,9 +47,9 @@ def test_a_folder_that_holds_a_run_is_refused_with_its_state_and_replaced_when_t
     run.set_state("complete", steps=3)
     with pytest.raises(ConfigError, match=r"holds a run already \(state: complete\).*--overwrite"):
         start_run(recipe(tmp_path / "run"))
-    (run.path / "old").write_text("x")
+    run.metrics_file.write_text("x")
     start_run(recipe(tmp_path / "run"), overwrite=True)
-    assert not (run.path / "old").exists()
+    assert not run.metrics_file.exists()
     assert run.manifest()["state"] == "running"
 
 
@@ -282,6 +284,7 @@ def test_a_run_within_a_run_is_not_deleted_while_it_is_written(tmp_path: Path) -
         (tmp_path / "runs" / "inner" / "work").write_text("")
         with pytest.raises(ConfigError, match="runs/inner is in use"):
             check_output(recipe(tmp_path), overwrite=True)
+    (tmp_path / "runs" / "inner" / "work").unlink()
     check_output(recipe(tmp_path), overwrite=True)
 
 

@@ -78,7 +78,9 @@ def a_pipe(folder: Path) -> str:
     return f"{name} is not of this cache"
 
 
-@pytest.mark.parametrize("harm", [flipped, cut, emptied, swapped, renamed, foreign, a_folder, a_pipe], ids=lambda h: h.__name__)
+@pytest.mark.parametrize(
+    "harm", [flipped, cut, emptied, swapped, renamed, foreign, a_folder, a_pipe], ids=lambda h: h.__name__
+)
 def test_a_part_that_is_not_what_was_written_is_refused_and_the_advice_helps(
     tmp_path: Path, harm: Callable[[Path], str]
 ) -> None:
