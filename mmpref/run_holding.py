@@ -28,7 +28,7 @@ PATIENCE = 0.5
 _HELD: dict[Path, int] = {}
 """Folders that this process holds, each with its descriptor."""
 _WENT_TO: dict[Path, Path] = {}
-"""Where a run goes on whose folder was deleted or moved."""
+"""Where a run is kept whose folder was deleted or moved; its log is written to the very end, when nothing is held."""
 _TAKEN = {errno.EWOULDBLOCK, errno.EACCES}
 """What ``flock`` answers where another process has the lock; anything else: folders have none here."""
 
@@ -123,10 +123,10 @@ def folder_held(folder: Path, *, first: bool) -> Iterator[None]:
         os.close(descriptor)
         raise
     _HELD[folder] = descriptor
+    _WENT_TO.pop(folder, None)
     try:
         yield
     finally:
-        _WENT_TO.pop(folder, None)
         if _HELD.pop(folder, None) is not None:  # a child that was forked meanwhile has let go of it
             with contextlib.suppress(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough where a child was forked a moment ago
@@ -142,6 +142,11 @@ def now_at(folder: Path) -> Path | None:
     if folder not in _HELD or _is(folder, _HELD[folder]):
         return folder
     return None
+
+
+def has_vanished(folder: Path) -> bool:
+    """Whether a folder that this process holds was moved or deleted since; so it stays, whatever has its name now."""
+    return folder.absolute() in _WENT_TO or now_at(folder) is None
 
 
 def moved_to(folder: Path) -> Path | None:

@@ -54,6 +54,8 @@ _REPORTED_PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets",
 _BEFORE_STEP_1 = re.compile(r'\{"step": 0[,}]')
 """How a line of ``metrics.jsonl`` begins that was written before the first step."""
 _ERRORS_KEPT = 20
+_WRITTEN: dict[Path, tuple[str, dict[str, Any]]] = {}
+"""Recipe and manifest of the runs that this process writes, as it wrote them last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +155,42 @@ class RunDir:
         return any(line.endswith("\n") and not _BEFORE_STEP_1.match(line) for line in lines)  # a torn one says nothing
 
     def set_state(self, state: State, **facts: Any) -> None:
-        """Record how far the run is, with further facts about it."""
-        content = self.manifest()
+        """Record how far the run is, with further facts about it.
+
+        A manifest that was deleted or damaged since this process began the run is written anew.
+
+        Raises:
+            ConfigError: the folder is not a run folder, or its manifest is damaged.
+            CheckpointError: it cannot be written.
+        """
+        text, known = _WRITTEN.get(self.path, ("", None))
+        try:
+            content = self.manifest()
+        except ConfigError:
+            if known is None:
+                raise
+            content = dict(known)
         content.update(facts)
         content["state"] = state
+        if known is not None:
+            _WRITTEN[self.path] = text, content
         write_json(self.path / MANIFEST, content)
+
+    def make_again(self, place: Path) -> RunDir:
+        """The run in another folder, which gets the recipe and the manifest of this one where it has none.
+
+        Raises:
+            CheckpointError: the folder cannot be written.
+        """
+        again, (text, content) = RunDir(place), _WRITTEN[self.path]
+        with writing_to(place):
+            place.mkdir(parents=True, exist_ok=True)
+            if not again.recipe_file.is_file():
+                write_text(again.recipe_file, text)
+            if not (place / MANIFEST).is_file():
+                write_json(place / MANIFEST, content)
+        _WRITTEN[place] = text, content
+        return again
 
 
 def is_run_folder(path: Path) -> bool:
@@ -208,9 +241,11 @@ class Claim:
                 refuse_to_lose_from_model(path, self.run.manifest())
             _remove(self.run.model)  # of a run killed before it could say that it was complete
             self.run.remove_leftovers()
-            write_text(self.run.recipe_file, dump_recipe(self.recipe))
+            text = dump_recipe(self.recipe)
+            write_text(self.run.recipe_file, text)
             facts = {"mmpref": __version__, "state": "running", "seed": self.recipe.seed, "versions": versions()}
             write_json(path / MANIFEST, {**facts, **self.facts})
+            _WRITTEN[path] = text, {**facts, **self.facts}
         return self.run
 
     def tell(self) -> RunDir:
@@ -220,7 +255,10 @@ class Claim:
             CheckpointError: the folder cannot be written.
         """
         with writing_to(self.recipe.output):
-            write_text(self.run.recipe_file, dump_recipe(self.recipe))
+            text = dump_recipe(self.recipe)
+            write_text(self.run.recipe_file, text)
+            if self.recipe.output in _WRITTEN:
+                _WRITTEN[self.recipe.output] = text, _WRITTEN[self.recipe.output][1]
             self.run.set_state("running", **self.facts)
         return self.run
 

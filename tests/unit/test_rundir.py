@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import stat
 import tempfile
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from mmpref.config import Recipe, build_recipe, load_recipe
 from mmpref.errors import CheckpointError, ConfigError
 from mmpref.files import locked, replacing, replacing_folder, write_json, write_text
 from mmpref.run_content import LOCK, MANIFEST
-from mmpref.run_holding import writing_alone
+from mmpref.run_holding import folder_held, writing_alone
 from mmpref.rundir import RunDir, check_output, claim_output, start_run
 
 
@@ -216,6 +217,25 @@ def test_a_rank_that_outlives_the_first_keeps_others_away(tmp_path: Path) -> Non
         assert [entry.name for entry in tmp_path.iterdir()] == [f"{LOCK}.1"]
     with writing_alone(tmp_path, say):
         assert [entry.name for entry in tmp_path.iterdir()] == [LOCK]  # of killed ranks nothing is left
+
+
+def test_a_rank_holds_the_folder_itself_and_a_forked_child_does_not(tmp_path: Path) -> None:
+    _, say = lines()
+    with folder_held(tmp_path, first=False):
+        with pytest.raises(ConfigError, match=rf"in use: process {os.getpid()} on .* writes there"):
+            check_output(recipe(tmp_path))
+        with pytest.raises(ConfigError, match="writes there"), writing_alone(tmp_path, say):
+            pass
+        child = os.fork()
+        if child == 0:
+            signal.pause()
+    try:
+        check_output(recipe(tmp_path))
+        with writing_alone(tmp_path, say) as alone:
+            assert alone
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def test_without_locks_the_user_is_warned_and_a_run_that_says_it_is_running_is_not_taken_over(
