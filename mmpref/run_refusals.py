@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,34 @@ def _free(run: Path, name: str) -> str:
     while os.path.lexists(place):
         place, number = run.with_name(f"{run.name}.{name.lstrip('.')}.{number}"), number + 1
     return str(place)
+
+
+def refuse_moved(recipe: str, overrides: Sequence[str], output: Path) -> None:
+    """Refuse to resume by the recipe in a run folder that was copied or moved: it names the folder of then.
+
+    Args:
+        recipe: as it was given.
+        overrides: likewise; an output among them is meant.
+        output: that of the recipe.
+
+    Raises:
+        ConfigError: gives the command that resumes the run in that folder.
+    """
+    file = home_path(recipe)
+    folder = without_links(file).parent
+    is_run = (
+        file.is_file()
+        and without_links(file).name == RECIPE
+        and (os.path.lexists(folder / MANIFEST) or (folder / CHECKPOINTS).is_dir())
+    )
+    if not is_run or folder == without_links(output) or any(each.startswith("output=") for each in overrides):
+        return
+    place = file.parent if without_links(file.parent) == folder else folder
+    again = shlex.join(["mmpref", "train", recipe, *overrides, f"output={place}", "--resume"])
+    raise ConfigError(
+        f"{recipe} is the recipe of the run in {place}, and its output is {output}, where that run was once; `{again}` "
+        f"resumes the run in {place}, and output={shlex.quote(str(output))} the one in the other folder"
+    )
 
 
 def refuse_damaged(path: Path) -> None:

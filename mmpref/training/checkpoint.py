@@ -35,6 +35,7 @@ WEIGHTS = "trained.safetensors"
 FORMAT = 2
 """Of ``COMPLETE.json``: 1 had no number, no step, no check of itself, and hashes of the ends of the model's files."""
 _STATE = "trainer_state.json"
+_BACK = "put it back from a copy"
 _NAME = re.compile(r"step-(0|[1-9][0-9]*)")
 
 
@@ -75,7 +76,7 @@ def verify(folder: Path) -> dict[str, Any]:
     there = _entries(folder)
     there.pop(COMPLETE, None)
     if missing := next((name for name in sealed.files if name not in there), None):
-        raise CheckpointError(f"{folder}: {missing} is missing")
+        raise CheckpointError(f"{folder}: {missing} is missing; {_BACK}")
     if unknown := sorted(there.keys() - sealed.files.keys()):
         raise CheckpointError(
             f"{folder}: {', '.join(unknown[:5])} {'is' if len(unknown) == 1 else 'are'} not of this checkpoint; take "
@@ -89,11 +90,11 @@ def verify(folder: Path) -> dict[str, Any]:
                 what = "a link" if stat.S_ISLNK(found.st_mode) else "no file"
                 raise CheckpointError(f"{folder}: {name} is {what} and was written as a file; put the file back")
             if found.st_size != size:
-                raise CheckpointError(f"{folder}: {name} has {found.st_size} bytes, and {size} were written")
+                raise CheckpointError(f"{folder}: {name} has {found.st_size} bytes, and {size} were written; {_BACK}")
             if sha256(file) != digest:
-                raise CheckpointError(f"{folder}: {name} is not what was written (sha256 differs)")
+                raise CheckpointError(f"{folder}: {name} is not what was written (sha256 differs); {_BACK}")
         except OSError as err:
-            raise CheckpointError(f"{folder}: {name} cannot be read: {one_line(err)}") from err
+            raise CheckpointError(f"{folder}: {name} cannot be read: {one_line(err)}; check its permissions") from err
     step = sealed.step if sealed.format > 1 else _step_of_state(folder)
     if step is not None and (named := _NAME.fullmatch(folder.name)) and int(named[1]) != step:
         raise CheckpointError(f"{folder} holds step {step}: it was renamed; give it its name step-{step} back")
@@ -117,7 +118,7 @@ def sealed_in(folder: Path) -> Sealed:
     """
     manifest = folder / COMPLETE
     if not manifest.is_file() or manifest.is_symlink():
-        raise CheckpointError(f"{folder} is not complete: it has no {COMPLETE}")
+        raise CheckpointError(f"{folder} is not complete: it has no {COMPLETE}; {_BACK}")
     try:
         content = json.loads(manifest.read_text(encoding="utf-8"))
         files, facts = content["files"], dict(content["facts"])
@@ -127,11 +128,11 @@ def sealed_in(folder: Path) -> Sealed:
         if not isinstance(version, int) or (step is not None and not isinstance(step, int)):
             raise TypeError("its format or its step is no number")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
-        raise CheckpointError(f"{manifest} is damaged: {one_line(err)}") from err
+        raise CheckpointError(f"{manifest} is damaged: {one_line(err)}; {_BACK}") from err
     if version > FORMAT:
         raise CheckpointError(f"{folder} was written by a later version of mmpref (format {version}); update mmpref")
     if check != (_check(content) if version > 1 else None):
-        raise CheckpointError(f"{manifest} is damaged: it is not what was written")
+        raise CheckpointError(f"{manifest} is damaged: it is not what was written; {_BACK}")
     return Sealed(named, facts, step, version)
 
 
@@ -187,6 +188,11 @@ def newest_complete(root: Path) -> tuple[Path | None, list[str]]:
             continue
         return folder, skipped
     return None, skipped
+
+
+def anything_in(root: Path) -> bool:
+    """Whether there is a checkpoint, whole or not, under its own name or another."""
+    return bool(_others(root)) or any(entry.is_file() for folder in in_order(root) for entry in folder.rglob("*"))
 
 
 def in_order(root: Path) -> list[Path]:
