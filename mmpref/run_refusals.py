@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmpref.config import Recipe, SourceSection
+from mmpref.config import Recipe, SourceSection, load_recipe
 from mmpref.errors import CheckpointError, ConfigError, MMPrefError
 from mmpref.file_reading import home_path, kind_of_file, parse_json, read_text, without_links
 from mmpref.files import writing_to
@@ -102,6 +102,37 @@ def _free(run: Path, name: str) -> str:
     return str(place)
 
 
+def load_to_train(recipe: str, overrides: Sequence[str]) -> Recipe:
+    """The recipe with its changes; of one in a run folder that is gone or damaged it is said how the run can go on.
+
+    Raises:
+        ConfigError: it cannot be read, or a key or value is wrong.
+    """
+    file = home_path(recipe)
+    try:
+        return load_recipe(recipe, overrides)
+    except ConfigError as err:
+        if file.name != RECIPE or not _is_of_run(file.parent) or _is_well(recipe):
+            raise
+        again = shlex.join(["mmpref", "train", "RECIPE", f"output={file.parent}", "--resume"])
+        raise ConfigError(
+            f"{err}; it is the recipe of the run in {file.parent}: put it back from a copy, or go on with the RECIPE "
+            f"that the run was begun with: `{again}`"
+        ) from err
+
+
+def _is_well(recipe: str) -> bool:
+    try:
+        load_recipe(recipe)
+    except ConfigError:
+        return False
+    return True
+
+
+def _is_of_run(folder: Path) -> bool:
+    return os.path.lexists(folder / MANIFEST) or (folder / CHECKPOINTS).is_dir()
+
+
 def refuse_moved(recipe: str, overrides: Sequence[str], output: Path) -> None:
     """Refuse to resume by the recipe in a run folder that was copied or moved: it names the folder of then.
 
@@ -115,11 +146,7 @@ def refuse_moved(recipe: str, overrides: Sequence[str], output: Path) -> None:
     """
     file = home_path(recipe)
     folder = without_links(file).parent
-    is_run = (
-        file.is_file()
-        and without_links(file).name == RECIPE
-        and (os.path.lexists(folder / MANIFEST) or (folder / CHECKPOINTS).is_dir())
-    )
+    is_run = file.is_file() and without_links(file).name == RECIPE and _is_of_run(folder)
     if not is_run or folder == without_links(output) or any(each.startswith("output=") for each in overrides):
         return
     place = file.parent if without_links(file.parent) == folder else folder
@@ -142,8 +169,8 @@ def refuse_damaged(path: Path) -> None:
     is_ours = isinstance(content, dict) and isinstance(content.get("mmpref"), str) and content.get("state") in _STATES
     if is_ours and not recipe.is_file():
         raise ConfigError(
-            f"{path} holds a run whose {recipe} is missing; copy the recipe that it was begun with there, and start "
-            "the command again"
+            f"{path} holds a run whose {recipe} is missing; put it back from a copy (or copy the recipe there that the "
+            "run was begun with), and start the command again"
         )
     begun = any((path / name).exists() for name in (*FILES[2:], *FOLDERS)) and os.path.lexists(recipe)
     if is_ours or not (checkpoints or begun):

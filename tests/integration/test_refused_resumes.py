@@ -219,6 +219,24 @@ def test_the_recipe_of_a_copied_run_resumes_that_run_or_nothing(
     assert old_place == "gone" or RunDir(then).manifest()["state"] == "running"
 
 
+@pytest.mark.parametrize("content", [None, "", "{", "output: [", "data: 3"])
+def test_a_damaged_recipe_of_a_run_is_told_with_what_goes_on(
+    run: Path, capsys: pytest.CaptureFixture[str], content: str | None
+) -> None:
+    (run / "recipe.yaml").unlink()
+    if content is not None:
+        (run / "recipe.yaml").write_text(content)
+    assert main(["train", str(run / "recipe.yaml"), "--resume"]) == 2
+    message = message_of(capsys)
+    assert f"it is the recipe of the run in {run}: put it back from a copy, or go on with the RECIPE" in message
+    assert shlex.split(message.split("`")[1]) == ["mmpref", "train", "RECIPE", f"output={run}", "--resume"]
+
+
+def test_a_wrong_change_to_a_good_recipe_of_a_run_is_only_that(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(run / "recipe.yaml"), "loss.nonsense=1", "--resume"]) == 2
+    assert "recipe of the run" not in message_of(capsys)
+
+
 @pytest.mark.parametrize("name", ["missing", 3])
 def test_a_manifest_without_the_name_of_its_run_is_not_that_of_another_run(
     place: Place, run: Path, capsys: pytest.CaptureFixture[str], name: object

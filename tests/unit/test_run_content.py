@@ -200,5 +200,5 @@ def test_a_damaged_manifest_is_named_and_the_advice_lets_the_run_go_on(
 def test_a_run_without_its_recipe_is_told_so(tmp_path: Path) -> None:
     run = a_run(tmp_path / "run")
     run.recipe_file.unlink()
-    with pytest.raises(ConfigError, match=r"recipe.yaml is missing; copy the recipe that it was begun with there"):
+    with pytest.raises(ConfigError, match=r"recipe.yaml is missing; put it back from a copy"):
         check_output(recipe(run.path), resume=True)
