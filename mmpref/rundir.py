@@ -55,7 +55,7 @@ _BEFORE_STEP_1 = re.compile(r'\{"step": 0[,}]')
 """How a line of ``metrics.jsonl`` begins that was written before the first step."""
 _ERRORS_KEPT = 20
 _WRITTEN: dict[Path, tuple[str, dict[str, Any]]] = {}
-"""Recipe and manifest of the runs that this process writes, as it wrote them last."""
+"""Recipe and manifest of the runs that this process is at, as it wrote them last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ class RunDir:
     def set_state(self, state: State, **facts: Any) -> None:
         """Record how far the run is, with further facts about it.
 
-        A manifest that was deleted or damaged since this process began the run is written anew.
+        A manifest or recipe that was deleted or damaged since this process began the run is written anew.
 
         Raises:
             ConfigError: the folder is not a run folder, or its manifest is damaged.
@@ -172,9 +172,13 @@ class RunDir:
             content = dict(known)
         content.update(facts)
         content["state"] = state
-        if known is not None:
-            _WRITTEN[self.path] = text, content
+        if known is not None and not self.recipe_file.is_file():
+            write_text(self.recipe_file, text)
         write_json(self.path / MANIFEST, content)
+        if state != "running":
+            _WRITTEN.pop(self.path, None)
+        elif known is not None:
+            _WRITTEN[self.path] = text, content
 
     def make_again(self, place: Path) -> RunDir:
         """The run in another folder, which gets the recipe and the manifest of this one where it has none.

@@ -191,7 +191,9 @@ class JsonlLogger(InCheckpoint):
 
     def copy_to(self, checkpoint: Path) -> None:
         """Put the lines so far into a checkpoint that is being written."""
-        lines = self._lines if has_vanished(self.path.parent) else _lines_of(self.path)
+        lines = [] if has_vanished(self.path.parent) else _lines_of(self.path)
+        if len(lines) < len(self._lines):  # the file was deleted meanwhile
+            lines = self._lines
         write_text(checkpoint / LINES, "".join(f"{line}\n" for line in lines))
 
     def begin_from(self, checkpoint: Path | None, step: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -16,7 +17,7 @@ import pytest
 
 from mmpref.cli import main
 from mmpref.run_content import LOCK
-from mmpref.rundir import RunDir
+from mmpref.rundir import RunDir, is_run_folder
 from mmpref.training.checkpoint import in_order, verify
 from mmpref.training.trainer import PreferenceTrainer
 from tests.integration.conftest import Place
@@ -105,18 +106,22 @@ def test_a_run_whose_folder_vanishes_is_kept_and_goes_on_as_the_message_says(
     assert_same_run(kept, whole)
 
 
-def test_a_manifest_that_is_deleted_while_the_run_trains_is_written_again(
+def test_what_is_deleted_in_the_folder_while_the_run_trains_is_written_again(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
     real = PreferenceTrainer.training_step
 
     def training_step(self: PreferenceTrainer, *given: Any, **named: Any) -> Any:
-        (run / "manifest.json").unlink(missing_ok=True)
+        for name in ("manifest.json", "recipe.yaml", "metrics.jsonl"):
+            (run / name).unlink(missing_ok=True)
         return real(self, *given, **named)
 
     monkeypatch.setattr(PreferenceTrainer, "training_step", training_step)
     assert main(place.training("demo_dpo", run, *SHORT)) == 0
     manifest = RunDir(run).manifest()
     assert (manifest["state"], manifest["steps"], isinstance(manifest["run"], str)) == ("complete", 2, True)
+    assert is_run_folder(run)
+    last = [json.loads(line) for line in (run / "checkpoints" / "step-2" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in last if "loss" in line] == [1, 2]
     assert sorted(entry.name for entry in (run / "model").iterdir()) == manifest["model_files"]
