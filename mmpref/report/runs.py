@@ -13,7 +13,8 @@ from mmpref.errors import ConfigError, DataError, library_errors
 from mmpref.file_reading import parse_json, read_json, read_text, without_links
 from mmpref.report.evaluation import RESULTS, Evaluation, Row, number
 from mmpref.report.questions import Part, in_order, pope_names, pope_parts, refuse_several_models, refuse_twice
-from mmpref.rundir import MANIFEST, RunDir
+from mmpref.run_content import MANIFEST
+from mmpref.rundir import RunDir
 
 __all__ = ["CHAIR_METRICS", "RESULTS", "Evaluation", "Row", "Run", "load_runs", "number"]
 
