@@ -7,7 +7,6 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from transformers import PretrainedConfig
 
 from mmpref.config import Recipe
@@ -17,6 +16,7 @@ from mmpref.models.config_values import AGAIN
 from mmpref.models.load import family_of_config, load_config, load_processor
 from mmpref.processing.encode import PairEncoder
 from mmpref.processing.layout import LayoutName
+from mmpref.processing.pixels import blank
 from mmpref.records import ImageRef, user_turn
 from mmpref.training.architecture import Architecture, describe
 from mmpref.training.faults import num_pixels
@@ -102,10 +102,10 @@ def _by_processor(
         )
     family = family_of_config(config)
     encoder = PairEncoder(load_processor(path, min_pixels=min_pixels, max_pixels=max_pixels), family)
-    blank = Image.new("RGB", picture)
+    shown = blank(*picture)
     image = ImageRef(path="picture")
     seen, unseen = (
-        encoder.encode_prompt("picture", user_turn("What?", num_images=len(images)), images, lambda _: blank)
+        encoder.encode_prompt("picture", user_turn("What?", num_images=len(images)), images, lambda _: shown)
         for images in ((image,), ())
     )
     patches = num_pixels(seen.vision) // prod(_sides(config.vision_config, "patch_size"))

@@ -19,6 +19,7 @@ from mmpref.errors import CheckpointError, ConfigError
 from mmpref.models.config_checks import refuse_unsavable
 from mmpref.models.load import check_model, load, load_config, save_model
 from mmpref.training.plan import Plan, make_plan
+from tests.forked_commands import ForkedCommands
 from tests.small_files import write_small_files
 from tests.tiny_others import write_llava_next_video, write_mllama, write_pixtral, write_video_llava
 from tests.tiny_vlms import TINY, build, build_model
@@ -327,3 +328,21 @@ def test_a_saved_model_keeps_the_generation_settings_of_its_base(whole: Path, tm
     save_model(loaded.model, base, tmp_path / "out")  # transformers refuses to write a temperature beside no sampling
     name = "generation_config.json"
     assert (tmp_path / "out" / name).read_bytes() == (base / name).read_bytes()
+
+
+def test_memory_that_runs_out_over_a_config_names_it_in_every_command(whole: Path, commands: Path) -> None:
+    shutil.copytree(whole / "llava", commands / "model")
+    (commands / "model/config.json").write_text(f'{{"x": [{", ".join(["[]"] * 6_000_000)}]}}')
+    files = ["--images", "images", "--benchmark", "pope", "--questions", "q.json", "--out", "ev"]
+    with ForkedCommands("mmpref.training.run", "mmpref.evals.runner", "mmpref.doctor") as run:
+        for argv in (
+            ["plan", "recipe.yaml", *SETTINGS],
+            ["doctor", "--recipe", "recipe.yaml", *SETTINGS],
+            ["train", "recipe.yaml", *SETTINGS],
+            ["eval", "--model", "model", *files],
+        ):
+            ended = run(argv, folder=commands, memory_mib=300)
+            said = ended.out + ended.err
+            assert "config.json cannot be read: out of memory" in said, (argv[0], said[-1000:])
+            assert "Traceback" not in said
+            assert ended.code == (2 if argv[0] == "doctor" else 5)  # doctor has it among its findings
