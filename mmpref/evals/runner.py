@@ -25,7 +25,7 @@ from mmpref.evals.answerers import (
     TransformersAnswerer,
 )
 from mmpref.evals.answerers.contract import facts_of, failures_of
-from mmpref.evals.answerers.in_process import ModelSource
+from mmpref.evals.answerers.in_process import ModelSource, generation_note
 from mmpref.evals.answerers.processes import deal
 from mmpref.evals.asked import asked_as
 from mmpref.evals.image_check import incomplete, note, unasked, write_unanswered
@@ -128,6 +128,7 @@ def evaluate(
         **decoding,
         "answerer": type(answerer).__name__ if answerer is not None else kind.__name__,
     }
+    writes_here = answerer is None and not chosen.by_likelihood
     wanted = samples[:limit]
     group = ranks()
     if group is not None and (processes > 1 or answerer is not None):
@@ -168,6 +169,8 @@ def evaluate(
         result = score_samples(chosen, asked, answers, protocol, filled, seed=seed)
         if broken:
             result = replace(result, notes=(*result.notes, note(broken)))
+        if writes_here and (left_out := generation_note(model_path)) is not None:
+            result = replace(result, notes=(*result.notes, left_out))
         if len(states := _told_by_server(answers).get("system_fingerprints", [])) > 1:
             changed = f"the server changed its state while it answered (system_fingerprint {', '.join(states)})"
             result = replace(result, notes=(*result.notes, changed))
