@@ -110,12 +110,14 @@ def train(
     ] = 0,
 ) -> None:
     """Train a model on preference pairs (or demonstrations) as a recipe says."""
-    from mmpref.config import load_recipe
+    from mmpref.run_refusals import load_to_train, refuse_moved
     from mmpref.rundir import check_output
     from mmpref.terminal import TrainingDisplay
 
     streams.output_is_optional()
-    loaded = load_recipe(recipe, overrides or [])
+    loaded = load_to_train(recipe, overrides or [])
+    if resume:
+        refuse_moved(recipe, overrides or [], loaded.output)
     if "RANK" not in os.environ:  # one of several processes: another of them may have the folder by now
         check_output(loaded, overwrite=overwrite, resume=resume)
     if launch is not None:

@@ -11,27 +11,32 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from mmpref.config import Recipe
+from mmpref.config import DataSection, Recipe, TrainSection
 from mmpref.errors import MMPrefError
+from mmpref.files import writing_to
 from mmpref.records import PreferencePair
 from mmpref.version import __version__
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
+    from mmpref.losses.objective import Objective
     from mmpref.processing.collate import PairCollator
     from mmpref.training.run_data import RunData
 
 T = TypeVar("T")
+S = TypeVar("S", TrainSection, DataSection)
 _GIB = 2**30
 _LIBRARIES = ("torch", "transformers", "accelerate", "peft", "datasets", "pillow", "bitsandbytes")
 _TRIAL_SECONDS = 120
+_MOST_FAULTS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,30 +62,33 @@ def check_recipe(recipe: Recipe) -> Iterator[Fact]:
     """Everything that ``mmpref train`` would do before its first step, with every start-up check told.
 
     What does not depend on something that failed is looked at all the same, so that one answer names every obstacle.
-    Nothing is written, except to the reference cache of a recipe that asks for one.
+    Nothing stays written, except in the reference cache of a recipe that asks for one.
     """
-    from mmpref.data.quarantine import Quarantine
-    from mmpref.rundir import claim_output
+    from mmpref.rundir import check_output, with_real_output
     from mmpref.training.arguments import training_arguments
     from mmpref.training.continued import continued
     from mmpref.training.loss_of import loss_written_out, objective_of
     from mmpref.training.parallel.strategy import refuse_contradictions
     from mmpref.training.precision import resolved
-    from mmpref.training.run_data import load_data
     from mmpref.training.setup import refuse_shrinking
 
     looks = _Looks()
+    yield _safely(_disk, recipe.output)
     recipe = looks.at("model.dtype", lambda: resolved(recipe)) or recipe
     looks.at("the recipe's keys together", lambda: refuse_contradictions(recipe))
     objective = looks.at("loss", lambda: objective_of(recipe))
-    arguments = looks.at("train", lambda: training_arguments(recipe))
-    looks.at("output", lambda: claim_output(recipe))
+    arguments = None
+    if not looks.all("train", _train_faults(recipe)):
+        arguments = looks.at("train", lambda: training_arguments(recipe))
+    looks.at("output", lambda: check_output(recipe))
+    looks.at("output", lambda: _refuse_place(with_real_output(recipe).output), unless="output")
     looks.at("model.path", lambda: _model(recipe))
     looks.at("processing", lambda: refuse_shrinking(recipe), unless="model.path")
     recipe = looks.at("adapter", lambda: continued(loss_written_out(recipe)), unless="loss") or recipe
     data = None
     if objective is not None:
-        data = looks.at("data", lambda: load_data(recipe, objective, Quarantine()))
+        data, faults = _data_faults(recipe, objective)
+        looks.all("data", faults)
     yield from looks.failed
     if any(fact.name != "output" for fact in looks.failed) or objective is None or arguments is None or data is None:
         return
@@ -114,6 +122,11 @@ class _Looks:
         except MMPrefError as err:
             self.failed.append(Fact(name, str(err), False))
             return None
+
+    def all(self, name: str, faults: Sequence[str]) -> bool:
+        """Note faults that were found elsewhere; whether there are some."""
+        self.failed += [Fact(name, fault, False) for fault in faults]
+        return bool(faults)
 
 
 def _start_up(recipe: Recipe, arguments: TrainingArguments, data: RunData) -> Iterator[Fact]:
@@ -166,10 +179,10 @@ def _autocast(recipe: Recipe, device: str) -> Callable[[], AbstractContextManage
     return nullcontext if half is None else lambda: torch.autocast(device, half)
 
 
-def _safely(look: Callable[[], Fact]) -> Fact:
+def _safely(look: Callable[..., Fact], *given: Path) -> Fact:
     name = look.__name__.strip("_").replace("_", " ")
     try:
-        return look()
+        return look(*given)
     except Exception as err:  # a broken install can raise anything; that is the news
         return Fact(name, f"{type(err).__name__}: {err}"[:300], False)
 
@@ -254,9 +267,12 @@ def _attention() -> Fact:
     return Fact("attention", "sdpa, eager" + (", flash_attention_2" if flash else " (flash-attn is not installed)"))
 
 
-def _disk() -> Fact:
-    free = shutil.disk_usage(Path.cwd()).free / _GIB
-    return Fact("disk", f"{free:.0f} GiB free here", free > 5, "" if free > 5 else "checkpoints need room")
+def _disk(output: Path | None = None) -> Fact:
+    """Free space here, or where a run's folder would be made."""
+    place = Path.cwd() if output is None else _nearest_folder(output)
+    free = shutil.disk_usage(place).free / _GIB
+    where = "here" if output is None else f"in {place}, where the output would be"
+    return Fact("disk", f"{free:.0f} GiB free {where}", free > 5, "" if free > 5 else "checkpoints need room")
 
 
 def _hub() -> Fact:
@@ -264,3 +280,147 @@ def _hub() -> Fact:
 
     where = f"cache in {constants.HF_HUB_CACHE}"
     return Fact("hub", f"offline, {where}" if constants.HF_HUB_OFFLINE else where)
+
+
+# --- every fault of one section ---------------------------------------------------------------------------------------
+# The code that reads a section ends at its first fault. What made it is taken out, and the section is tried again: so
+# every fault is told in the words in which mmpref train would tell it, and none that only stands in for another.
+
+
+def _train_faults(recipe: Recipe) -> list[str]:
+    """Everything that is refused in the ``train`` section."""
+    from mmpref.training.arguments import training_arguments
+
+    def look(section: TrainSection) -> None:
+        training_arguments(recipe.model_copy(update={"train": section}))
+
+    return _taken_out(recipe.train, look, _without_a_key)[0]
+
+
+def _data_faults(recipe: Recipe, objective: Objective) -> tuple[RunData | None, list[str]]:
+    """The data, and everything that is wrong with it: files and roots first, then the rows of every source.
+
+    The data is None where something is.
+    """
+    from mmpref.data.images import ImageLoader
+    from mmpref.data.opening import recipe_sources
+    from mmpref.data.quarantine import Quarantine
+    from mmpref.training.run_data import load_data
+
+    def load(section: DataSection) -> RunData:
+        return load_data(recipe.model_copy(update={"data": section}), objective, Quarantine())
+
+    written = [*recipe.data.train, *recipe.data.eval]
+    common_root = any(isinstance(entry, str) or entry.root is None for entry in written)
+
+    def look(section: DataSection) -> None:
+        recipe_sources(section)
+        if common_root:  # also where no source is left that would be read below it
+            ImageLoader(section.root)
+
+    faults, section = _taken_out(recipe.data, look, _without_a_source)
+    if not faults:
+        try:
+            return load(section), []
+        except MMPrefError as err:
+            faults.append(str(err))
+        parts = list(_alone(section)) if len(section.train) + len(section.eval) > 1 else []
+    else:  # a root that is none says nothing of the rows below it
+        parts = list(_alone(section)) if section.root == recipe.data.root else []
+    for part in parts:
+        try:
+            load(part)
+        except MMPrefError as err:
+            faults.append(str(err))
+    return None, list(dict.fromkeys(faults))
+
+
+def _taken_out(
+    section: S, look: Callable[[S], object], without: Callable[[S, str], Iterator[S]]
+) -> tuple[list[str], S]:
+    """Every fault that ``look`` raises, and the section without what made them.
+
+    Args:
+        without: the section with one thing less, for every thing that can be left out, likely ones first.
+    """
+    faults: list[str] = []
+    fault = _fault(section, look)
+    while fault is not None and len(faults) < _MOST_FAULTS:
+        faults.append(fault)
+        for changed in without(section, fault):
+            if (after := _fault(changed, look)) != fault:
+                section, fault = changed, after
+                break
+        else:  # nothing alone makes it
+            return faults, section
+    return list(dict.fromkeys(faults)), section
+
+
+def _fault(section: S, look: Callable[[S], object]) -> str | None:
+    try:
+        look(section)
+    except MMPrefError as err:
+        return str(err)
+    return None
+
+
+def _without_a_key(section: TrainSection, fault: str) -> Iterator[TrainSection]:
+    """A key at its default, those first that the fault names; of lists one entry first."""
+    fields = type(section).model_fields
+    given = {name: getattr(section, name) for name in fields}
+    defaults = {name: field.get_default(call_default_factory=True) for name, field in fields.items()}
+    changed = [name for name, value in given.items() if value != defaults[name]]
+    for name in sorted(changed, key=lambda name: name not in fault):
+        if isinstance(value := given[name], list) and len(value) > 1:
+            yield from (section.model_copy(update={name: _less(value, place)}) for place in range(len(value)))
+        yield section.model_copy(update={name: defaults[name]})
+
+
+def _without_a_source(section: DataSection, fault: str) -> Iterator[DataSection]:
+    """A source less, or another root, those first that the fault names; where a root is no folder, one that is there
+    stands in its place."""
+    found = []
+    for key in ("train", "eval"):
+        entries = getattr(section, key)
+        for place, entry in enumerate(entries):
+            path = entry if isinstance(entry, str) else entry.path
+            found.append((path not in fault, section.model_copy(update={key: _less(entries, place)})))
+    if section.root is not None:
+        found.append((str(section.root) not in fault, section.model_copy(update={"root": Path.cwd()})))
+    yield from (changed for _, changed in sorted(found, key=lambda entry: entry[0]))
+
+
+def _alone(section: DataSection) -> Iterator[DataSection]:
+    """Every source by itself, as one to train on; of those for evaluation every row must be in order."""
+    alone: dict[str, Any] = {"eval": [], "held_out": 0.0, "manifest": None}
+    for entry in section.train:
+        yield section.model_copy(update={**alone, "train": [entry]})
+    for entry in section.eval:
+        yield section.model_copy(update={**alone, "train": [entry], "max_bad_fraction": 0.0})
+
+
+def _less(entries: list[Any], place: int) -> list[Any]:
+    return [*entries[:place], *entries[place + 1 :]]
+
+
+def _nearest_folder(path: Path) -> Path:
+    """The folder of a path that is there: itself, or the nearest one above it."""
+    path = path.absolute()
+    return next((folder for folder in (path, *path.parents) if folder.is_dir()), Path("/"))
+
+
+def _refuse_place(output: Path) -> None:
+    """Make the folders of a run, and a file in them, beside where they would be, and take them away again.
+
+    Raises:
+        CheckpointError: that cannot be done.
+    """
+    place = _nearest_folder(output)
+    with writing_to(output):
+        trial = Path(tempfile.mkdtemp(prefix=".mmpref-", dir=place))
+        try:
+            folder = trial / output.absolute().relative_to(place.absolute())
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "trial").write_bytes(b"0" * 4096)
+        finally:
+            shutil.rmtree(trial, ignore_errors=True)

@@ -147,24 +147,30 @@ def as_shown(err: BaseException) -> str:
 
 
 @contextmanager
-def library_errors(error: type[MMPrefError], what: str, remedy: str) -> Iterator[None]:
+def library_errors(error: type[MMPrefError], what: str, remedy: str, *, memory: bool = True) -> Iterator[None]:
     """Turn whatever another library raises over a user's file into one line: ``what: its words; remedy``.
 
     To be put around the call into the library and nothing of our own, as a defect of ours would look like a bad file.
-    Our own errors pass, and so do Ctrl-C and a lack of memory, which have handlers of their own.
+    Our own errors and Ctrl-C pass; a lack of the computer's memory is an :class:`OutOfMemoryError` that names the file,
+    and a device's passes to its own handler.
 
     Args:
         error: the kind that is raised.
         what: what cannot be done, with the file, row or key: ``the tokenizer of x cannot be loaded``.
         remedy: what to do: ``download the folder again``.
+        memory: False lets a lack of memory pass as it is, where a handler around this one knows what would help.
     """
     try:
         yield
-    except (MMPrefError, MemoryError):
+    except MMPrefError:
         raise
     except Exception as err:
         if type(err).__name__ == "OutOfMemoryError":  # torch's, which the ground does not import
             raise
+        if lacks_memory(err):
+            if not memory:
+                raise
+            raise OutOfMemoryError(f"{what}: out of memory; free some, or look at what asks for so much there") from err
         raise error(f"{what}: {one_line(err)}; {remedy}") from err
     except BaseException as err:
         if type(err).__name__ != "PanicException":  # of a library in Rust: no Exception, as Python has it
@@ -172,14 +178,27 @@ def library_errors(error: type[MMPrefError], what: str, remedy: str) -> Iterator
         raise error(f"{what}: {one_line(err)}; {remedy}") from err
 
 
+def lacks_memory(err: Exception) -> bool:
+    """Whether the computer's memory ran out: Python's own error, the system's, or torch's, which has no class."""
+    if isinstance(err, OSError):
+        return err.errno == errno.ENOMEM
+    return isinstance(err, MemoryError) or (isinstance(err, RuntimeError) and "can't allocate memory" in str(err))
+
+
 def stopped_by_ctrl_c(command: Callable[P, None]) -> Callable[P, None]:
-    """The same command with Ctrl-C, SIGTERM and SIGHUP as our own error: one line, and exit code 130, 143 or 129."""
+    """The same command with Ctrl-C, SIGTERM and SIGHUP as our own error: one line, and exit code 130, 143 or 129. So is
+    memory that ran out, with exit code 5.
+    """
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             with _signals_are_raised():
                 command(*args, **kwargs)
+        except MemoryError as err:  # where nobody nearer said of what
+            raise OutOfMemoryError(
+                "out of memory; free some, or give the command less at once (smaller files, models or batches)"
+            ) from err
         except (KeyboardInterrupt, Terminated) as stop:
             number = stop.number if isinstance(stop, Terminated) else signal.SIGINT
             raise StoppedError(

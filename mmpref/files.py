@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -153,7 +154,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         for file in temporary.rglob("*"):
             if file.is_file():
                 _sync_file(file)
-        temporary.chmod(0o777 & ~_umask())
+        let_others_read(temporary)
         if path.exists():
             old = temporary.with_suffix(".old")
             path.rename(old)
@@ -181,6 +182,17 @@ def folder_beside(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         if descriptor is not None:
             os.close(descriptor)
+
+
+def let_others_read(folder: Path) -> None:
+    """Give a folder and all in it the permissions that the umask leaves: libraries make some files for their owner
+    alone, and others may read a result."""
+    for entry in (folder, *folder.rglob("*")):
+        mode = entry.lstat().st_mode
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+            wanted = 0o777 if stat.S_ISDIR(mode) else 0o666 | mode & 0o111
+            with contextlib.suppress(PermissionError):  # another user's, of a rank on another machine
+                entry.chmod(wanted & ~_umask())
 
 
 def remove_abandoned(folder: Path, name: str) -> None:

@@ -6,6 +6,7 @@ import ast
 import inspect
 import itertools
 import json
+import re
 import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -42,6 +43,9 @@ def explain(problem: Mapping[str, Any], top: type[BaseModel]) -> str:
     hint = " (write null for no value)" if got in ("None", "none", "NULL") else ""
     wants_bool = "boolean" in message
     hint = hint or (" (write true or false)" if wants_bool else "")
+    if kind == "list_type" and not hint and isinstance(got, str | int | float) and len(location) > 1:
+        one = got if isinstance(got, str) and re.fullmatch(r"[A-Za-z_][\w.-]*", got) else json.dumps(got)
+        hint = f"; write `{shlex.join([f'{dotted}=[{one}]'])}`"
     return f"'{dotted}': {message}, got {short(repr(got))}{hint}"
 
 

@@ -13,40 +13,49 @@ While a run is written its folder holds ``.mmpref.lock``, and one such file for 
 from __future__ import annotations
 
 import contextlib
-import os
 import platform
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from mmpref.config import Recipe, SourceSection, dump_recipe
-from mmpref.errors import CheckpointError, ConfigError
-from mmpref.file_reading import home_path, read_json, without_links
-from mmpref.files import Locked, NoLocksError, locked, real_path, refuse_locked, write_json, write_text, writing_to
+from mmpref.config import Recipe, dump_recipe
+from mmpref.errors import ConfigError
+from mmpref.file_reading import read_json
+from mmpref.files import real_path, write_json, write_text, writing_to
+from mmpref.run_content import (
+    BESIDE,
+    DUMP,
+    LOCK,
+    MANIFEST,
+    MODEL,
+    RECIPE,
+    STEP,
+    is_own_name,
+)
+from mmpref.run_holding import refuse_second
+from mmpref.run_refusals import (
+    MOST_BYTES,
+    refuse_damaged,
+    refuse_in_another_run,
+    refuse_special_files,
+    refuse_to_delete,
+    refuse_to_lose_from_model,
+    refuse_unwritable,
+)
 from mmpref.version import __version__
 
 State = Literal["running", "complete", "stopped", "failed"]
-MANIFEST = "manifest.json"
-RECIPE = "recipe.yaml"
-LOCK = ".mmpref.lock"
-"""What a process that writes into a folder holds, and the beginning of what its other ranks hold."""
-PATIENCE = 0.5
-"""Seconds to wait for a lock: whoever only looks whether it is free has it for a moment."""
 _REPORTED_PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "pillow", "bitsandbytes", "tokenizers")
-_BESIDE = re.compile(r"\.(.+)\.[a-z0-9_]{8}(?:\.tmp|\.old)?")
-"""What ``replacing`` and ``replacing_folder`` write into, and a folder that is being replaced."""
-_MOST_BYTES = 256 * 2**20
-"""Of a manifest; it names every image of the data."""
-_STEP = re.compile(r"step-\d+")
-_DUMP = re.compile(r"nonfinite-step-\d+(-rank-\d+)?\.json")
 _BEFORE_STEP_1 = re.compile(r'\{"step": 0[,}]')
 """How a line of ``metrics.jsonl`` begins that was written before the first step."""
 _ERRORS_KEPT = 20
+_WRITTEN: dict[Path, tuple[str, dict[str, Any]]] = {}
+"""Recipe and manifest of the runs that this process is at, as it wrote them last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +99,7 @@ class RunDir:
 
     @property
     def model(self) -> Path:
-        return self.path / "model"
+        return self.path / MODEL
 
     @property
     def faults(self) -> Path:
@@ -104,7 +113,7 @@ class RunDir:
         """
         file = self.path / MANIFEST
         try:
-            content = read_json(file, ConfigError, most=_MOST_BYTES)
+            content = read_json(file, ConfigError, most=MOST_BYTES)
         except ConfigError as err:
             if isinstance(err.__cause__, FileNotFoundError):
                 raise ConfigError(f"{self.path} is not a run folder: it has no {MANIFEST}") from None
@@ -116,7 +125,7 @@ class RunDir:
     def remove_leftovers(self) -> None:
         """Delete what a killed run had begun to write beside its files and checkpoints, and nothing else."""
         for entry, made in self._leftovers():
-            if made in self._written or _STEP.fullmatch(made) or _DUMP.fullmatch(made):
+            if made in self._written or STEP.fullmatch(made) or DUMP.fullmatch(made):
                 _remove(entry)
 
     @property
@@ -129,7 +138,7 @@ class RunDir:
         that each would have got."""
         folders = [folder for folder in (self.path, self.checkpoints, self.faults) if folder.is_dir()]
         entries = [entry for folder in folders for entry in folder.iterdir()]
-        return [(entry, made[1]) for entry in entries if (made := _BESIDE.fullmatch(entry.name))]
+        return [(entry, made[1]) for entry in entries if (made := BESIDE.fullmatch(entry.name))]
 
     def has_trained(self) -> bool:
         """Whether anything shows that a step was made: a checkpoint or a result, whole or not, or a line of a step."""
@@ -138,7 +147,7 @@ class RunDir:
         if any((self.path / name).exists() or name in begun for name in results):
             return True
         steps = begun | ({entry.name for entry in self.checkpoints.iterdir()} if self.checkpoints.is_dir() else set())
-        if any(_STEP.fullmatch(name) for name in steps):
+        if any(STEP.fullmatch(name) for name in steps):
             return True
         if not self.metrics_file.is_file():
             return False
@@ -146,11 +155,46 @@ class RunDir:
         return any(line.endswith("\n") and not _BEFORE_STEP_1.match(line) for line in lines)  # a torn one says nothing
 
     def set_state(self, state: State, **facts: Any) -> None:
-        """Record how far the run is, with further facts about it."""
-        content = self.manifest()
+        """Record how far the run is, with further facts about it.
+
+        A manifest or recipe that was deleted or damaged since this process began the run is written anew.
+
+        Raises:
+            ConfigError: the folder is not a run folder, or its manifest is damaged.
+            CheckpointError: it cannot be written.
+        """
+        text, known = _WRITTEN.get(self.path, ("", None))
+        try:
+            content = self.manifest()
+        except ConfigError:
+            if known is None:
+                raise
+            content = dict(known)
         content.update(facts)
         content["state"] = state
+        if known is not None and not self.recipe_file.is_file():
+            write_text(self.recipe_file, text)
         write_json(self.path / MANIFEST, content)
+        if state != "running":
+            _WRITTEN.pop(self.path, None)
+        elif known is not None:
+            _WRITTEN[self.path] = text, content
+
+    def make_again(self, place: Path) -> RunDir:
+        """The run in another folder, which gets the recipe and the manifest of this one where it has none.
+
+        Raises:
+            CheckpointError: the folder cannot be written.
+        """
+        again, (text, content) = RunDir(place), _WRITTEN[self.path]
+        with writing_to(place):
+            place.mkdir(parents=True, exist_ok=True)
+            if not again.recipe_file.is_file():
+                write_text(again.recipe_file, text)
+            if not (place / MANIFEST).is_file():
+                write_json(place / MANIFEST, content)
+        _WRITTEN[place] = text, content
+        return again
 
 
 def is_run_folder(path: Path) -> bool:
@@ -195,12 +239,17 @@ class Claim:
         with writing_to(path):
             path.mkdir(parents=True, exist_ok=True)
             if self.replaces:
+                refuse_to_delete(self.recipe, self.run.manifest())  # once more: loading data and model takes its time
                 _empty(self.run)
+            if self.continues:
+                refuse_to_lose_from_model(path, self.run.manifest())
             _remove(self.run.model)  # of a run killed before it could say that it was complete
             self.run.remove_leftovers()
-            write_text(self.run.recipe_file, dump_recipe(self.recipe))
+            text = dump_recipe(self.recipe)
+            write_text(self.run.recipe_file, text)
             facts = {"mmpref": __version__, "state": "running", "seed": self.recipe.seed, "versions": versions()}
             write_json(path / MANIFEST, {**facts, **self.facts})
+            _WRITTEN[path] = text, {**facts, **self.facts}
         return self.run
 
     def tell(self) -> RunDir:
@@ -210,7 +259,10 @@ class Claim:
             CheckpointError: the folder cannot be written.
         """
         with writing_to(self.recipe.output):
-            write_text(self.run.recipe_file, dump_recipe(self.recipe))
+            text = dump_recipe(self.recipe)
+            write_text(self.run.recipe_file, text)
+            if self.recipe.output in _WRITTEN:
+                _WRITTEN[self.recipe.output] = text, _WRITTEN[self.recipe.output][1]
             self.run.set_state("running", **self.facts)
         return self.run
 
@@ -261,13 +313,16 @@ def claim_output(recipe: Recipe, *, overwrite: bool = False, resume: bool = Fals
     """
     recipe = with_real_output(recipe)
     path = recipe.output
+    refuse_in_another_run(path)
     with writing_to(path):
         if path.exists() and not path.is_dir():
             raise ConfigError(f"output {path} is a file; give a folder")
-        _refuse_unwritable(path)
+        refuse_unwritable(path)
         if not path.is_dir() or all(_is_first_file(entry) for entry in path.iterdir()):
             return Claim(recipe, replaces=False, continues=False, facts=_facts_of_new())
+        refuse_special_files(path, overwrite=overwrite and is_run_folder(path))
     if not is_run_folder(path):
+        refuse_damaged(path)
         raise ConfigError(f"output {path} is not empty and is not a run folder; choose another with output=...")
     run = RunDir(path)
     state = run.manifest()["state"]
@@ -282,120 +337,22 @@ def claim_output(recipe: Recipe, *, overwrite: bool = False, resume: bool = Fals
             f"output {path} holds a run already (state: {state}); choose another with output=..., "
             "go on with --resume, or replace it with --overwrite"
         )
-    if not resume:
-        _refuse_to_delete(recipe)
+    if resume:
+        refuse_to_lose_from_model(path, run.manifest())
+    else:
+        refuse_to_delete(recipe, run.manifest())
     facts = _facts_going_on(run.manifest()) if resume else _facts_of_new()
     return Claim(recipe, replaces=not resume, continues=resume, facts=facts)
 
 
-@contextlib.contextmanager
-def writing_alone(folder: Path, say: Callable[[str], None], option: str = "output=...") -> Iterator[bool]:
-    """Be the only process that writes into a folder, for the length of the block.
-
-    The folder is made. Where the block leaves nothing in it, it is gone afterwards, and so is the lock file.
-
-    Args:
-        folder: a real path (``files.real_path``).
-        say: told where there are no locks.
-        option: what gives another folder.
-
-    Yields:
-        Whether it is known that no other process writes there; without locks it is not.
-
-    Raises:
-        ConfigError: another process is writing there.
-        CheckpointError: the folder cannot be written.
-    """
-    with writing_to(folder):
-        made = [each for each in (folder, *folder.parents) if not each.exists()]
-    with contextlib.ExitStack() as stack:
-        stack.callback(_remove_empty, made)
-        try:
-            stack.enter_context(locked(folder / LOCK, leave=False, patience=PATIENCE))
-            others = sorted(folder.glob(f"{LOCK}.*"))
-            for lock in others:
-                refuse_locked(lock)
-        except Locked as err:
-            raise _refusal(folder, err, option) from None
-        except NoLocksError as err:
-            say(f"warning: {err}")
-            yield False
-            return
-        with writing_to(folder):
-            for lock in others:
-                lock.unlink(missing_ok=True)  # of ranks that were killed
-        yield True
-
-
-def refuse_second(folder: Path) -> None:
-    """Refuse to write into a folder that another process writes into; nothing is made or changed.
-
-    Raises:
-        ConfigError: names that process and its machine.
-    """
-    try:
-        for lock in sorted(folder.glob(f"{LOCK}*")):
-            refuse_locked(lock)
-    except Locked as err:
-        raise _refusal(folder, err, "output=...") from None
-    except OSError:  # it cannot be looked into: whoever wants to write there is told
-        return
-
-
-def _refusal(folder: Path, err: Locked, option: str) -> ConfigError:
-    who = err.holder or "a process that has not said yet which it is"
-    stop = f", stop it (kill {err.holder.pid})" if err.holder else ""
-    return ConfigError(
-        f"{folder} is in use: {who} writes there; wait for its end{stop}, or choose another folder with {option}"
-    )
-
-
-def _remove_empty(folders: Sequence[Path]) -> None:
-    with contextlib.suppress(OSError):  # something is in it
-        for folder in folders:
-            folder.rmdir()
-
-
-def _refuse_unwritable(path: Path) -> None:
-    place = next(each for each in (path, *path.absolute().parents) if each.exists())
-    if not place.is_dir():
-        raise CheckpointError(f"cannot write to {path}: {place} is a file; give another folder")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise CheckpointError(f"cannot write to {path}: no permission to write into {place}; choose another folder")
-
-
-def _refuse_to_delete(recipe: Recipe) -> None:
-    """What the run reads, and what another process is writing, must not lie in the folder that is replaced."""
-    path = recipe.output
-    inside = [str(entry) for entry in _inputs(recipe) if _is_inside(entry, path)]
-    if inside:
-        raise ConfigError(
-            f"--overwrite would delete what this run reads: {', '.join(inside)} lies in {path}; choose another folder "
-            "with output=..."
-        )
-    with writing_to(path):
-        for lock in sorted(path.rglob(LOCK)):
-            if lock.parent != path:
-                refuse_second(lock.parent)
-
-
-def _inputs(recipe: Recipe) -> list[str]:
-    """Everything on the disk that a run reads."""
-    data = recipe.data
-    entries = [entry for entry in (*data.train, *data.eval) if isinstance(entry, SourceSection)]
-    places = (recipe.adapter.path, data.root, data.manifest, *(entry.root for entry in entries))
-    roots = [str(root) for root in places if root is not None]
-    return [recipe.model.path, *data.train_paths, *data.eval_paths, *roots]
-
-
 def _empty(run: RunDir) -> None:
     """Delete a run and leave its folder, its locks in it. At every moment it is a run folder that is not complete, so
-    that a kill in the middle leaves what can be replaced again."""
+    that a kill in the middle leaves what can be replaced again. What else lies there stays."""
     run.set_state("failed", error="it was being replaced by --overwrite")
-    first_and_last = (run.checkpoints.name, MANIFEST, RECIPE)
-    _remove(run.checkpoints)
+    for folder in (run.checkpoints, run.model, run.logs, run.faults):
+        _remove(folder)
     for entry in run.path.iterdir():
-        if entry.name not in first_and_last and not entry.name.startswith(LOCK):
+        if entry.name not in (MANIFEST, RECIPE) and not entry.name.startswith(LOCK) and is_own_name(entry.name):
             _remove(entry)
     for name in (MANIFEST, RECIPE):
         _remove(run.path / name)
@@ -433,11 +390,6 @@ def _is_first_file(entry: Path) -> bool:
     if entry.name == RECIPE or entry.name.startswith(LOCK):
         return True
     return entry.suffix == ".tmp" and entry.name.startswith((f".{RECIPE}.", f".{MANIFEST}."))
-
-
-def _is_inside(entry: Path | str, folder: Path) -> bool:
-    place = home_path(entry)
-    return place.exists() and without_links(place).is_relative_to(without_links(folder))
 
 
 def model_of(path: str | Path) -> str | Path:

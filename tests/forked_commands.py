@@ -40,7 +40,8 @@ class Ended:
     seconds: float
     """Of processor time."""
     peak_mib: float
-    """Memory beyond what the process had before the command."""
+    """Memory at most beyond what the process had when the command began: its own pages, and those of libraries that it
+    touches first. What processes that it starts have is not in it."""
 
     def fault(self, *codes: int) -> str | None:
         """What is wrong with the end; None where it is one line and one of the exit codes (0 says nothing)."""
@@ -148,10 +149,10 @@ def _load_what_is_shown() -> None:
 
 
 def _run(asked: dict[str, Any]) -> dict[str, Any]:
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as memory:
         child = os.fork()
         if child == 0:
-            _in_child(asked, out.fileno(), err.fileno())
+            _in_child(asked, out.fileno(), err.fileno(), memory.fileno())
         before, ended, status, used = time.monotonic(), 0, 0, None
         while not ended and time.monotonic() - before < asked["seconds"]:
             ended, status, used = os.wait4(child, os.WNOHANG)
@@ -168,19 +169,28 @@ def _run(asked: dict[str, Any]) -> dict[str, Any]:
         for stream in (out, err):
             stream.seek(0)
             texts.append(stream.read(200_000).decode("utf-8", "backslashreplace"))
-    own = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1024  # a fork begins with it
+        memory.seek(0)
+        # a process that was killed could not say its peak, which the system knows then, with that of its children
+        begun, peak, *_ = [*map(int, memory.read().split()), used.ru_maxrss, used.ru_maxrss]
     return {
         "code": code,
         "out": texts[0],
         "err": texts[1],
         "seconds": used.ru_utime + used.ru_stime,
-        "peak_mib": max(0.0, (used.ru_maxrss - own) / 1024),
+        "peak_mib": max(0.0, (peak - begun) / 1024),
     }
 
 
-def _in_child(asked: dict[str, Any], out: int, err: int) -> None:
+def _kib(name: str) -> int:
+    """``VmRSS`` or ``VmHWM`` of this process. A fork begins without the pages of files that its parent had, so that the
+    memory of the parent is no measure for it."""
+    return int(Path("/proc/self/status").read_text().partition(f"{name}:")[2].split()[0])
+
+
+def _in_child(asked: dict[str, Any], out: int, err: int, memory: int) -> None:
     code = 1
     try:
+        os.write(memory, b"%d\n" % _kib("VmRSS"))
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(out, 1)
         os.dup2(err, 2)
@@ -200,6 +210,7 @@ def _in_child(asked: dict[str, Any], out: int, err: int) -> None:
     except BaseException:
         traceback.print_exc()
     finally:
+        os.write(memory, b"%d\n" % _kib("VmHWM"))
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(code)

@@ -22,7 +22,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 BASE = {"version", "errors", "records", "api_keys", "threads", "file_reading", "files", "file_hashes", "process"}
 RECIPE = {"config", "left_over", "overrides", "recipe_files", "recipe_keys", "recipe_values", "yaml_text"}
-SETTINGS = BASE | RECIPE | {"rundir"}
+RUN_FOLDER = {"run_content", "run_holding", "run_refusals", "rundir"}
+SETTINGS = BASE | RECIPE | RUN_FOLDER
 LOWER = SETTINGS | {"data", "processing", "losses", "models"}
 MAY_IMPORT: dict[str, set[str]] = {
     "version": set(),
@@ -42,7 +43,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recipe_keys": {"errors", "yaml_text"},
     "recipe_values": {"file_reading"},
     "config": BASE | (RECIPE - {"config"}),
-    "rundir": BASE | RECIPE,
+    "run_content": set(),
+    "run_holding": BASE | {"run_content"},
+    "run_refusals": BASE | RECIPE | {"run_content", "run_holding"},
+    "rundir": BASE | RECIPE | RUN_FOLDER - {"rundir"},
     "data": SETTINGS,
     "processing": BASE | RECIPE,
     "losses": {"errors"},

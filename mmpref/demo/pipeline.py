@@ -28,7 +28,9 @@ from mmpref.files import real_path, write_json, writing_to
 from mmpref.records import TaskResult
 from mmpref.report.compare import as_json, comparison_table, load_runs
 from mmpref.report.page import build_report
-from mmpref.rundir import LOCK, RunDir, versions, writing_alone
+from mmpref.run_content import LOCK
+from mmpref.run_holding import writing_alone
+from mmpref.rundir import RunDir, versions
 from mmpref.terminal import DemoDisplay, print_table
 from mmpref.training.run import train
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpref.errors import ConfigError, DataError
+from mmpref.evals.asked import model_told
 from mmpref.evals.journal import ITEMS, SETTINGS
 from mmpref.evals.judging.tasks import JUDGED, official_judge
 from mmpref.file_reading import read_json, refuse_written_over
@@ -19,11 +20,14 @@ _OTHER_TABLES = (".html", ".csv", ".md", ".tex")
 
 
 def result_content(result: TaskResult, **more: Any) -> dict[str, Any]:
-    """What ``results.json`` holds: the result without its items, the versions, and ``more``."""
+    """What ``results.json`` holds: the result without its items, the versions, and ``more``; of scored answers the
+    model, where they tell it."""
+    model = model_told(more.get("scored", {}).get("answers", ()))
     return {
         **_numbers(result),
         **({"official_judge": official_judge(result.benchmark)} if result.benchmark in JUDGED else {}),
         "versions": versions(),
+        **({"model": model} if model else {}),
         **more,
     }
 

@@ -25,8 +25,9 @@ from mmpref.evals.answerers import (
     TransformersAnswerer,
 )
 from mmpref.evals.answerers.contract import facts_of, failures_of
-from mmpref.evals.answerers.in_process import ModelSource
+from mmpref.evals.answerers.in_process import ModelSource, generation_note
 from mmpref.evals.answerers.processes import deal
+from mmpref.evals.asked import asked_as
 from mmpref.evals.image_check import incomplete, note, unasked, write_unanswered
 from mmpref.evals.journal import ANSWERS, ITEMS, Journal, as_line, served_differently
 from mmpref.evals.ranks import Ranks, ranks, together
@@ -127,6 +128,7 @@ def evaluate(
         **decoding,
         "answerer": type(answerer).__name__ if answerer is not None else kind.__name__,
     }
+    writes_here = answerer is None and not chosen.by_likelihood
     wanted = samples[:limit]
     group = ranks()
     if group is not None and (processes > 1 or answerer is not None):
@@ -167,6 +169,8 @@ def evaluate(
         result = score_samples(chosen, asked, answers, protocol, filled, seed=seed)
         if broken:
             result = replace(result, notes=(*result.notes, note(broken)))
+        if writes_here and (left_out := generation_note(model_path)) is not None:
+            result = replace(result, notes=(*result.notes, left_out))
         if len(states := _told_by_server(answers).get("system_fingerprints", [])) > 1:
             changed = f"the server changed its state while it answered (system_fingerprint {', '.join(states)})"
             result = replace(result, notes=(*result.notes, changed))
@@ -180,6 +184,7 @@ def evaluate(
                 result,
                 model=server.model if server is not None else _name(model_path),
                 settings=settings,
+                asked=asked_as(questions, options, limit),
                 images=str(without_links(images_root)) if images_root is not None else None,
                 complete=len(asked) == len(samples),
                 n_unanswered=len(broken),

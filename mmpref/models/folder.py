@@ -8,34 +8,31 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors import safe_open
 
 from mmpref.errors import ConfigError, library_errors, one_line
+from mmpref.models.config_values import AGAIN as AGAIN
+from mmpref.models.config_values import packing_of, refuse_layers_beyond, refuse_values
 
-AGAIN = "download the folder again, or write it again with save_pretrained"
 _MOST_JSON = 64 * 2**20
-_MOST_TOKENIZER = 512 * 2**20
+MOST_TOKENIZER = 512 * 2**20
 _MOST_HEADER = 100_000_000
 """Bytes, as the library of safetensors has it."""
 _MOST_ID = 2**31
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+"""What is taken from a generation_config.json."""
 _WEIGHTS = "model.safetensors"
 _READ = (".json", ".jinja", ".safetensors", ".model", ".txt", ".tiktoken")
+_TEXTS = frozenset({"chat_template.jinja", "vocab.txt", "merges.txt"})
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-# Nobody's model has more; a config that says so would build for hours
-_MOST_LAYERS = 2000
-_MOST_PARTS = 65_536
-_MOST_SIZE = 2**31
-_LAYERS = re.compile(r"(^|_)(n_?layers?|layers|depths?|blocks)$")
-_PARTS = re.compile(r"(^|_)(n_?heads?|heads|experts|groups)$")
-_SIZES = re.compile(r"(^|_)(size|dim|dims|positions?|embeddings|length|width|channels|rank|window)$")
 _TRAINED = (".weight", ".bias")
-FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
+PLAIN = frozenset({"F64", "F32", "F16", "BF16"})
+FLOATS = PLAIN | {"F8_E4M3", "F8_E5M2"}
 
 
 class Stored(NamedTuple):
@@ -121,15 +118,30 @@ def look_into(folder: Path) -> dict[str, Any]:
         entries = sorted(folder.iterdir())
     for file in entries:
         if file.suffix in _READ:
-            refuse_odd_file(file, most=None if file.suffix == ".safetensors" else _MOST_TOKENIZER)
+            refuse_odd_file(file, most=None if file.suffix == ".safetensors" else MOST_TOKENIZER)
         if file.suffix == ".json" and file.name != "tokenizer.json" and not file.name.endswith(".index.json"):
             _read_known(file)
+    for file in (*(file for file in entries if file.name in _TEXTS), *_more_templates(folder)):
+        _refuse_no_text(file)
     config = read_object(folder / "config.json")
     if not isinstance(config.get("model_type"), str):
         raise ConfigError(f"{folder / 'config.json'} names no model_type; {AGAIN}")
-    for key, value in _numbers(config):
-        _refuse_size(folder, key, value)
+    refuse_values(folder / "config.json", config)
     return config
+
+
+def _more_templates(folder: Path) -> list[Path]:
+    """Templates with names of their own, which loading reads too."""
+    inner = folder / "additional_chat_templates"
+    with library_errors(ConfigError, f"{inner} cannot be read", AGAIN):
+        return sorted(inner.glob("*.jinja")) if inner.exists() else []
+
+
+def _refuse_no_text(file: Path) -> None:
+    """Refuse what is read as text and is none: libraries name the byte and not the file."""
+    refuse_odd_file(file, most=MOST_TOKENIZER)
+    with library_errors(ConfigError, f"{file} is no UTF-8 text", "save it as UTF-8, or download the folder again"):
+        file.read_bytes().decode("utf-8")
 
 
 def stored_weights(folder: Path, config: Mapping[str, Any]) -> dict[str, Stored]:
@@ -147,18 +159,14 @@ def stored_weights(folder: Path, config: Mapping[str, Any]) -> dict[str, Stored]
         found = read_header(folder / _WEIGHTS)
     else:
         found = _sharded(index)
-    if not config.get("quantization_config"):
+    if packing_of(config) is None:
         odd = sorted(name for name, one in found.items() if one.dtype not in FLOATS and name.endswith(_TRAINED))
         if odd:
             raise ConfigError(
                 f"the weights in {folder} are whole numbers: {odd[0]} is {found[odd[0]].dtype}, and config.json says "
                 f"nothing of quantization; {AGAIN}"
             )
-    for key, value in _numbers(config):
-        if _LAYERS.search(key) and not key.startswith("max_") and value > len(found):
-            raise ConfigError(
-                f"{folder / 'config.json'} says {key}: {value}, and the folder has only {len(found)} weights; {AGAIN}"
-            )
+    refuse_layers_beyond(folder / "config.json", config, len(found))
     return found
 
 
@@ -196,7 +204,7 @@ def _refuse_without_weights(folder: Path) -> None:
 
 def _shards(index: Path) -> dict[str, set[str]]:
     """File name -> names of the weights that it shall hold."""
-    found = read_object(index, most=_MOST_TOKENIZER).get("weight_map")
+    found = read_object(index, most=MOST_TOKENIZER).get("weight_map")
     if not isinstance(found, dict) or not found:
         raise ConfigError(f"{index} has no weight_map of weights and files; {AGAIN}")
     shards: dict[str, set[str]] = {}
@@ -262,37 +270,11 @@ def _read_known(file: Path) -> None:
 
 
 def _check_generation(file: Path, found: Mapping[str, Any]) -> None:
-    """Refuse settings of kinds that generation would stumble over long after the start."""
-    for key, value in found.items():
-        is_id = key.endswith("_token_id")
-        ids = value if isinstance(value, list) else [value]
-        if is_id and not all(one is None or (type(one) is int and 0 <= one < _MOST_ID) for one in ids):
+    """Refuse what is no token's number where one is read; nothing else of the file is used."""
+    for key in TOKEN_IDS:
+        ids = value if isinstance(value := found.get(key), list) else [value]
+        if not all(one is None or (type(one) is int and 0 <= one < _MOST_ID) for one in ids):
             raise ConfigError(f"{file}: {key} is {str(value)[:80]!a}, and a token's number is expected; {AGAIN}")
-        is_number = re.search(r"(^|_)(temperature|top_p|top_k|min_p|penalty|length|tokens|beams|size|groups)$", key)
-        if is_number and not (value is None or (isinstance(value, int | float) and not isinstance(value, bool))):
-            raise ConfigError(f"{file}: {key} is {str(value)[:80]!a}, and a number is expected; {AGAIN}")
-        if is_number and value is not None and value < 0 and key != "length_penalty":
-            raise ConfigError(f"{file}: {key} is {value}, which is below 0; {AGAIN}")
-
-
-def _refuse_size(folder: Path, key: str, value: int) -> None:
-    if key in ("num_hidden_layers", "n_layer", "n_layers") and value < 1:
-        raise ConfigError(f"{folder / 'config.json'} says {key}: {value}, and a model has at least one; {AGAIN}")
-    limits = ((_LAYERS, _MOST_LAYERS), (_PARTS, _MOST_PARTS), (_SIZES, _MOST_SIZE))
-    most = next((limit for pattern, limit in limits if pattern.search(key)), None)
-    if most is not None and value > most:
-        shown = str(value) if value < 10**18 else f"a number of {len(str(value))} digits"
-        raise ConfigError(f"{folder / 'config.json'} says {key}: {shown}, and no model has more than {most:,}; {AGAIN}")
-
-
-def _numbers(tree: Mapping[str, Any] | list[Any], key: str = "") -> Iterator[tuple[str, int]]:
-    """(key, whole number) everywhere in a config; numbers in a list have the list's key."""
-    entries = tree.items() if isinstance(tree, Mapping) else ((key, entry) for entry in tree)
-    for name, value in entries:
-        if isinstance(value, Mapping | list):
-            yield from _numbers(value, name)
-        elif isinstance(value, int) and not isinstance(value, bool):
-            yield name, value
 
 
 def _constant(name: str) -> float:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -25,28 +25,31 @@ from transformers import (
     PreTrainedModel,
 )
 
-from mmpref.errors import ConfigError, library_errors
+from mmpref.errors import ConfigError, library_errors, one_line
 from mmpref.models import adapter as adapters
+from mmpref.models.config_checks import refuse_keys, settle, told_if_it_works
+from mmpref.models.config_values import packing_of
 from mmpref.models.folder import AGAIN, look_into, read_object, refuse_odd_path, stored_weights
+from mmpref.models.generation import plain_generation
+from mmpref.models.packed_weights import is_packed, refuse_packing, refuse_plain
 from mmpref.models.parts import with_parts
 from mmpref.models.processors import (
     complete_processor,
     has_own_processor,
     image_only,
     processor_class,
-    refuse_ids_beyond,
     refuse_kind,
-    told_of_tokenizer,
-    whole_tokenizer,
 )
 from mmpref.models.quantize import Quantization, QuantizationSettings, after_quantized_load, quantization_config
 from mmpref.models.save import save_model
+from mmpref.models.tokenizer_files import refuse_ids_beyond, told_of_tokenizer, whole_tokenizer
 from mmpref.models.tower_windows import attend_by_length
 from mmpref.models.weights_fit import building_within, refuse_misfit, refuse_positions, without_table
 from mmpref.processing.family import Family, PartName, family_of
 from mmpref.processing.pixels import image_options
 
 logger = logging.getLogger(__name__)
+_OF_ATTENTION = ("FlashAttention", "flash_attn", "attn_implementation", "FlexAttention", "flex_attention")
 
 __all__ = [
     "LoadedModel",
@@ -147,7 +150,7 @@ def load_model(
     family = family_of_config(config)
     folder = Path(path) if Path(path).is_dir() else None
     written = {} if folder is None else read_object(folder / "config.json")
-    packed = bool(written.get("quantization_config")) or quantization is not None
+    packed = packing_of(written) is not None or quantization is not None
     stored = None if folder is None else stored_weights(folder, written)
     settings: dict[str, Any] = {
         "dtype": _dtype(dtype),
@@ -163,12 +166,16 @@ def load_model(
         family = family_with_parts(config, parts)
         settings["quantization_config"] = quantization_config(quantization, family, dtype=settings["dtype"])
         settings["device_map"] = {"": str(device) if device is not None else _default_device()}
+    if stored is not None:
+        refuse_plain(stored, written, _file(path))
     kind = AutoModelForImageTextToText if family.has_vision else AutoModelForCausalLM
-    with _explained(path, "model"), building_within(_config_of(path), stored, packed=packed), without_table():
+    settings["generation_config"] = plain_generation(config, path)
+    building = building_within(_config_of(path), stored, packed=packed)
+    with _explained(path, "model", memory=False), building, without_table():
         made, info = kind.from_pretrained(str(path), config=config, **settings)
     model = cast(PreTrainedModel, made)
     refuse_positions(config, path)
-    refuse_misfit(model, info, path, packed=packed)
+    refuse_misfit(model, info, path, packed=is_packed(model))
     _keep_used_renamings(model)
     if quantization is not None:
         after_quantized_load(model, family)
@@ -209,7 +216,7 @@ def check_model(path: str | Path) -> None:
     """
     config = _check_folder(path)
     if config is not None:
-        stored_weights(Path(path), config)
+        refuse_plain(stored_weights(Path(path), config), config, _file(path))
 
 
 def load_config(path: str | Path) -> PretrainedConfig:
@@ -223,13 +230,14 @@ def load_config(path: str | Path) -> PretrainedConfig:
     with _explained(path, "config"):
         found = AutoConfig.from_pretrained(str(path), trust_remote_code=False, local_files_only=is_here)
     refuse_kind(found, path)
+    settle(found, _config_of(path))
     return cast(PretrainedConfig, found)
 
 
 def family_of_config(config: PretrainedConfig) -> Family:
     """The row of facts for a config."""
     vision = getattr(config, "vision_config", None)
-    family = family_of(str(config.model_type), has_vision=vision is not None)
+    family = family_of(str(config.model_type), has_vision=isinstance(vision, PretrainedConfig))
     if config.model_type == "mllama":
         return replace(family, no_images="looks at images through layers of its own, whose mask is not made here")
     if family.name == "llava" and getattr(vision, "model_type", None) == "pixtral":
@@ -237,8 +245,12 @@ def family_of_config(config: PretrainedConfig) -> Family:
     return family
 
 
+def _file(path: str | Path) -> Path:
+    return Path(path) / "config.json"
+
+
 def _config_of(path: str | Path) -> str:
-    return str(Path(path) / "config.json") if Path(path).is_dir() else f"the config of {path}"
+    return str(_file(path)) if Path(path).is_dir() else f"the config of {path}"
 
 
 def family_with_parts(config: PretrainedConfig, named: Mapping[str, PartName] | None = None) -> Family:
@@ -309,7 +321,10 @@ def _check_folder(path: str | Path) -> dict[str, Any] | None:
                     f"{path} holds a model and an adapter (config.json and adapter_config.json), and which of them is "
                     "meant is not clear: put the adapter's files into a folder of their own"
                 )
-            return look_into(folder)
+            found = look_into(folder)
+            refuse_keys(found, _file(path))
+            refuse_packing(found, _file(path))
+            return found
         if "adapter_config.json" in names:
             raise ConfigError(
                 f"{path} is an adapter, not a model: give its base model as the model, and it as the adapter "
@@ -323,10 +338,33 @@ def _check_folder(path: str | Path) -> dict[str, Any] | None:
     return None
 
 
-def _explained(path: str | Path, what: str) -> AbstractContextManager[None]:
-    """What a library raises when it cannot load, as one error that says what to do."""
-    hint = AGAIN if Path(path).is_dir() else "check the name and the connection, or give a local folder"
-    return library_errors(ConfigError, f"the {what} of {path} cannot be loaded", hint)
+@contextmanager
+def _explained(path: str | Path, what: str, *, memory: bool = True) -> Iterator[None]:
+    """What a library raises when it cannot load, as one error that says what to do.
+
+    Args:
+        memory: a lack of memory is told here too; otherwise it passes to whoever knows what would need less.
+    """
+    is_here = Path(path).is_dir()
+    hint = AGAIN if is_here else "check the name and the connection, or give a local folder"
+    cannot = f"the {what} of {path} cannot be loaded"
+    try:
+        with told_if_it_works(), library_errors(ConfigError, cannot, hint, memory=memory):
+            yield
+    except ConfigError as err:
+        reason = str(err.__cause__ or "")
+        if "trust_remote_code" in reason:
+            raise ConfigError(
+                f"the {what} of {path} is code that comes with it, and mmpref runs no code of models: give a model of "
+                "a type that transformers has; many are published once more in that form"
+            ) from err.__cause__
+        if any(sign in reason for sign in _OF_ATTENTION):
+            raise ConfigError(
+                f"{cannot} with the attention that its config.json or the recipe asks for: "
+                f"{one_line(err.__cause__ or err)}; write model.attn_implementation=sdpa in the recipe, or take "
+                "attn_implementation (or _attn_implementation) out of config.json"
+            ) from err.__cause__
+        raise
 
 
 def _dtype(name: str) -> Any:

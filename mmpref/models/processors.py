@@ -7,24 +7,23 @@ that was not made for such a model would write other image tokens than the model
 from __future__ import annotations
 
 import importlib
-import json
 import math
 import sys
 import types
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.models.auto import processing_auto
 from transformers.processing_utils import ProcessorMixin
 
 from mmpref.errors import ConfigError, library_errors
 from mmpref.models.folder import AGAIN, read_object
+from mmpref.processing.image_settings import odd_setting
 from mmpref.processing.pixels import blank
 
 _SAY_THE_CLASS = (
@@ -36,8 +35,6 @@ _SAY_THE_CLASS = (
 """In the order in which AutoProcessor of transformers looks at them."""
 _ONE_SIZE = frozenset({"llava", "vipllava", "llava_next"})
 """Model types whose images, or tiles of them, have the size of the vision tower."""
-_MOST_SIDE = 16_384
-_MOST_AREA = 2**26
 
 
 def refuse_kind(config: PretrainedConfig, path: str | Path) -> None:
@@ -102,8 +99,8 @@ def _names_for(model_type: str) -> list[str]:
 def _named_class(path: str | Path) -> tuple[str | None, Path | None]:
     """The processor that the folder names, and the file that does."""
     for name in _SAY_THE_CLASS:
-        file = _file(path, name)
-        if file is None or (name.startswith("video") and _file(path, "preprocessor_config.json") is not None):
+        file = small_file(path, name)
+        if file is None or (name.startswith("video") and small_file(path, "preprocessor_config.json") is not None):
             continue
         found = read_object(file).get("processor_class")
         if found is not None:
@@ -113,7 +110,7 @@ def _named_class(path: str | Path) -> tuple[str | None, Path | None]:
     return None, None
 
 
-def _file(path: str | Path, name: str) -> Path | None:
+def small_file(path: str | Path, name: str) -> Path | None:
     """A small file of a folder or hub id, if it is there."""
     folder = Path(path)
     if folder.is_dir():
@@ -227,25 +224,24 @@ def _rebuild_image_only(stock: Any, state: dict[str, Any]) -> ProcessorMixin:
 
 
 def complete_processor(processor: Any, config: PretrainedConfig, path: str | Path) -> None:
-    """Fill in what old folders of LLaVA do not say, check sizes, and process one image.
+    """Check sizes, fill in what old folders of LLaVA do not say, and process one image.
 
     Raises:
         ConfigError: the processor cannot be used, with the reason.
     """
+    _refuse_odd_settings(path)
     _fill_in(processor, config, path)
     images = getattr(processor, "image_processor", None)
     if images is None:
         raise ConfigError(f"the processor of {path} has no image processor; {AGAIN}")
-    for key in ("size", "crop_size", "max_image_size"):
-        for side, value in _sides(getattr(images, key, None)):
-            most = _MOST_AREA if side.endswith("est_edge") and _is_area(images) else _MOST_SIDE
-            if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= most:
-                raise ConfigError(
-                    f"the image processor of {path} has {key}.{side} {str(value)[:40]!a}, and whole numbers from 1 to "
-                    f"{most:,} can be used; look at its preprocessor_config.json or processor_config.json"
-                )
     with library_errors(ConfigError, f"the image processor of {path} cannot process an image", AGAIN):
-        found = images(images=[blank(64, 48)], return_tensors="pt")
+        try:
+            found = images(images=[blank(64, 48)], return_tensors="pt")
+        except MemoryError as err:
+            raise ConfigError(
+                f"the image processor of {path} needs more memory than there is for one small image: look at the sizes "
+                "in its preprocessor_config.json or processor_config.json"
+            ) from err
     _refuse_defaults(path)
     floats = [value for value in found.values() if isinstance(value, Tensor) and value.is_floating_point()]
     if not all(value.numel() and math.isfinite(float(value.float().sum())) for value in floats):
@@ -253,6 +249,7 @@ def complete_processor(processor: Any, config: PretrainedConfig, path: str | Pat
             f"the image processor of {path} makes no finite numbers of an image: look at image_mean, image_std and "
             "rescale_factor in its preprocessor_config.json or processor_config.json"
         )
+    _refuse_other_patches(images, config, path)
     pixels, taken = found.get("pixel_values"), getattr(getattr(config, "vision_config", None), "image_size", None)
     is_fixed = config.model_type in _ONE_SIZE and "clip" in _tower(config) and isinstance(taken, int)
     if is_fixed and isinstance(pixels, Tensor) and list(pixels.shape[-2:]) != [taken, taken]:
@@ -261,6 +258,24 @@ def complete_processor(processor: Any, config: PretrainedConfig, path: str | Pat
             f"the image processor of {path} makes images of {width} x {height}, and its config.json says that the "
             f"vision tower takes {taken} x {taken}: use files of one model"
         )
+
+
+def _refuse_other_patches(images: Any, config: PretrainedConfig, path: str | Path) -> None:
+    """Refuse patches other than those that a tower of Qwen's kind takes: it would fail, or see scattered pixels."""
+    vision: Any = getattr(config, "vision_config", None)
+    if not hasattr(images, "merge_size") or not hasattr(vision, "spatial_merge_size"):
+        return
+    for ours, theirs in (
+        ("patch_size", "patch_size"),
+        ("merge_size", "spatial_merge_size"),
+        ("temporal_patch_size", "temporal_patch_size"),
+    ):
+        made, taken = getattr(images, ours, None), getattr(vision, theirs, None)
+        if isinstance(made, int) and isinstance(taken, int) and made != taken:
+            raise ConfigError(
+                f"the image processor of {path} has {ours} {made}, and its config.json has {theirs} {taken}: the "
+                "vision tower would be given other patches than it takes; use files of one model"
+            )
 
 
 def _tower(config: PretrainedConfig) -> str:
@@ -274,11 +289,11 @@ def _refuse_defaults(path: str | Path) -> None:
         ConfigError: with the file.
     """
     settings: Any = None
-    file = _file(path, "processor_config.json")
+    file = small_file(path, "processor_config.json")
     if file is not None:
         settings = read_object(file).get("image_processor")
     if settings is None:
-        file = _file(path, "preprocessor_config.json")
+        file = small_file(path, "preprocessor_config.json")
         settings = {} if file is None else read_object(file)
     known = ("image_processor_type", "feature_extractor_type", "size", "image_mean")
     if not isinstance(settings, dict) or not any(settings.get(key) for key in known):
@@ -288,15 +303,21 @@ def _refuse_defaults(path: str | Path) -> None:
         )
 
 
-def _is_area(images: Any) -> bool:
-    """Qwen's image processors keep numbers of pixels under the names of edges."""
-    return hasattr(images, "merge_size")
+def _refuse_odd_settings(path: str | Path) -> None:
+    """Refuse numbers that cannot be meant, in the files that say how images are processed.
 
-
-def _sides(size: Any) -> Iterator[tuple[str, Any]]:
-    names = ("height", "width", "shortest_edge", "longest_edge")
-    named = size if isinstance(size, Mapping) else {name: getattr(size, name, None) for name in names}
-    return ((str(name), value) for name, value in named.items() if value is not None)
+    Raises:
+        ConfigError: with file and key.
+    """
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        file = small_file(path, name)
+        if file is None:
+            continue
+        settings = read_object(file)
+        images = settings.get("image_processor")
+        odd = odd_setting(settings) or (odd_setting(images) if isinstance(images, Mapping) else "")
+        if odd:
+            raise ConfigError(f"{file} {odd}; {AGAIN}")
 
 
 def _fill_in(processor: Any, config: PretrainedConfig, path: str | Path) -> None:
@@ -337,59 +358,4 @@ def _fill_in(processor: Any, config: PretrainedConfig, path: str | Path) -> None
             raise ConfigError(
                 f"the processor of {path} says {key}: {getattr(processor, key)}, and its config.json {value}: prompts "
                 "would have another number of image tokens than the model makes features; use files of one model"
-            )
-
-
-@contextmanager
-def told_of_tokenizer(path: str | Path) -> Iterator[None]:
-    """Name tokenizer.json where it is what loading stumbled over: libraries do not."""
-    try:
-        yield
-    except Exception:
-        file = Path(path) / "tokenizer.json"
-        if file.exists():
-            with library_errors(ConfigError, f"{file} cannot be read", AGAIN):
-                json.loads(file.read_bytes().decode("utf-8"))
-        raise
-
-
-def whole_tokenizer(tokenizer: Any, config: PretrainedConfig, path: str | Path) -> Any:
-    """The tokenizer, where it can write text and give it back.
-
-    Raises:
-        ConfigError: transformers makes an empty one where files are missing, and says nothing.
-    """
-    with library_errors(ConfigError, f"the tokenizer of {path} cannot be used", AGAIN):
-        ids = tokenizer("a cat", add_special_tokens=False)["input_ids"]
-        text = tokenizer.decode(ids)
-    unknown = getattr(tokenizer, "unk_token_id", None)
-    if not ids or not str(text).strip() or (len(tokenizer.get_vocab()) < 32 and all(one == unknown for one in ids)):
-        raise ConfigError(f"the tokenizer of {path} has no words: its tokenizer.json is missing or empty; {AGAIN}")
-    return tokenizer
-
-
-def refuse_ids_beyond(processor: Any, model: nn.Module, path: str | Path) -> None:
-    """Refuse a tokenizer that writes tokens for which the model has no embedding.
-
-    Some published tokenizers have added tokens beyond the model's, which no text ever becomes: what counts is what the
-    vocabulary, the template and the ends of turns use.
-
-    Raises:
-        ConfigError: with the first such token.
-    """
-    tokenizer: Any = getattr(processor, "tokenizer", processor)
-    embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
-    rows = int(getattr(embeddings, "num_embeddings", 0) or embeddings.weight.shape[0])
-    vocabulary = tokenizer.get_vocab()
-    if not rows or max(vocabulary.values(), default=0) < rows:
-        return
-    template = str(getattr(processor, "chat_template", None) or tokenizer.chat_template or "")
-    added, special = tokenizer.added_tokens_encoder, set(tokenizer.special_tokens_map.values())
-    image = getattr(processor, "image_token", None)
-    for token, number in sorted(vocabulary.items(), key=lambda entry: entry[1]):
-        if number >= rows and (token not in added or token in special or token == image or token in template):
-            raise ConfigError(
-                f"the tokenizer of {path} has the token {token[:40]!r} with the number {number}, and the model has "
-                f"embeddings for {rows} tokens only: use the tokenizer that belongs to this model, or save the model "
-                "after resize_token_embeddings"
             )

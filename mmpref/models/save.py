@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from mmpref.errors import CheckpointError, ConfigError
+from mmpref.errors import CheckpointError, ConfigError, MMPrefError
 from mmpref.files import folder_beside, real_path
 from mmpref.models.adapter import as_plain_lora
 from mmpref.models.adapter_switch import TRAINED
+from mmpref.models.generation import FILE as GENERATION
 from mmpref.models.unwrap import unwrap
 
 # Everything that belongs to the processor, the tokenizer and the chat template. Copied byte for byte: writing them
@@ -77,6 +77,8 @@ def save_model(
                 if dtype is not None:
                     weights = _in_one_dtype(inner.state_dict() if weights is None else weights, dtype)
                 inner.save_pretrained(beside, state_dict=None if weights is None else dict(weights))
+                if (source / GENERATION).is_file():  # loading takes only the ids of it
+                    shutil.copyfile(source / GENERATION, beside / GENERATION)
                 if dtype is not None:
                     _say_dtype(beside / "config.json", str(dtype).removeprefix("torch."))
             else:
@@ -89,7 +91,9 @@ def save_model(
             if out.exists():
                 out.rmdir()
             beside.rename(out)
-    except (OSError, SafetensorError, RuntimeError) as err:  # the last two are how safetensors and torch tell of it
+    except MMPrefError:
+        raise
+    except Exception as err:  # a full disk in the words of three libraries, or a config that cannot be written
         reason = " ".join(str(err).split())
         raise CheckpointError(
             f"{out} could not be written, nothing was left there: {reason}; check permissions and free space"

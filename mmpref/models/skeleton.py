@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PretrainedConfig
 
-from mmpref.errors import ConfigError
+from mmpref.errors import ConfigError, library_errors
 from mmpref.models.load import LoadedModel, empty_model, family_of_config
 from mmpref.models.parts import with_parts
 from mmpref.models.unwrap import base_model, submodule
@@ -24,6 +24,7 @@ from mmpref.processing.family import PartName
 from mmpref.processing.layout import LayoutName
 
 ATTENTION = {"shared_prefix": "mmpref_counted", "plain": "mmpref_counted_repeated"}
+NOT_COUNTED = "mmpref doctor tells whether it can train here, and training itself what it takes"
 _TOKENS = 61  # a number that no size of a model is: a tensor with such a side grows with the tokens
 _HALF = torch.bfloat16  # as large as float16
 _LAYERS = (2, 3)  # the first layer may keep less: nothing before it needs a gradient
@@ -84,8 +85,9 @@ def kept_by_decoder(loaded: LoadedModel, *, autocast: bool) -> Kept:
     around = few / _TOKENS - _LAYERS[0] * per_layer
     base: Any = base_model(loaded.model)
     text = base.config.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    width = heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+    queries = getattr(text, "num_attention_heads", None) or 1  # no attention: one state of the width
+    heads = getattr(text, "num_key_value_heads", None) or queries
+    width = heads * (getattr(text, "head_dim", None) or text.hidden_size // queries)
     size = weight.element_size()
     return Kept(
         per_layer=per_layer,
@@ -95,6 +97,17 @@ def kept_by_decoder(loaded: LoadedModel, *, autocast: bool) -> Kept:
         fixed=more_fixed - few_fixed,
         keys_and_values=2 * width * size,
     )
+
+
+def with_plain_positions(text: PretrainedConfig) -> None:
+    """Rotary positions of the plain kind: the others look at the numbers of a forward pass, which a model without
+    weights has not, and keep the same of it. A config may have one setting, or one for each kind of layer."""
+    rope = getattr(text, "rope_parameters", None)
+    if not isinstance(rope, dict):
+        return
+    for one in (rope, *rope.values()):
+        if isinstance(one, dict) and one.get("rope_type", "default") != "default":
+            one["rope_type"] = "default"
 
 
 def _decoder(loaded: LoadedModel) -> nn.Module:
@@ -130,7 +143,10 @@ def _kept(model: nn.Module, decoder: nn.Module, weight: Tensor, *, autocast: boo
             copies = stack.enter_context(as_under_autocast(decoder))
             weights |= {copy.untyped_storage()._cdata for copy in copies}
         stack.enter_context(torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor))
-        decoder(inputs_embeds=states, use_cache=False)
+        base: Any = base_model(model)
+        what = f"the memory of a step of '{base.config.model_type}' cannot be counted without its weights"
+        with library_errors(ConfigError, what, NOT_COUNTED):
+            decoder(inputs_embeds=states, use_cache=False)
     return sum(size for size, _ in seen.values()), sum(size for _, size in seen.values())
 
 

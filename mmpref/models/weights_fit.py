@@ -119,7 +119,8 @@ def refuse_misfit(model: nn.Module, info: Mapping[str, Any], path: str | Path, *
 
     Args:
         info: what ``from_pretrained`` says of the loading.
-        packed: the stored weights are quantised, with tensors beside them that belong to no place.
+        packed: the stored weights are quantised, with tensors beside them that belong to no place. Whether they belong
+            to no layer either is looked at all the same.
 
     Raises:
         ConfigError: weights are missing, have other shapes than the config says, or are left over.
@@ -135,9 +136,10 @@ def refuse_misfit(model: nn.Module, info: Mapping[str, Any], path: str | Path, *
         raise ConfigError(
             f"the weights in {path} lack {missing[0]}{_more(missing)}, which would be random numbers; {AGAIN}"
         )
-    if packed:
-        return
     left = sorted(name for name in info["unexpected_keys"] if not name.endswith(_DERIVED))
+    if packed:
+        modules = {name for name, _ in model.named_modules()}
+        left = [name for name in left if not _layers_of(name) <= modules]
     parts = {_part_of(name) for name in own}
     # of a model most of which is left over, no part can be told from what it should be
     inside = [name for name in left if _part_of(name) in parts or len(left) > len(own)]
@@ -156,6 +158,12 @@ def refuse_misfit(model: nn.Module, info: Mapping[str, Any], path: str | Path, *
 def _part_of(name: str) -> str:
     """The outermost module that a weight lies in; what lies in another one is of a part that the model lacks."""
     return name.removeprefix("model.").partition(".")[0]
+
+
+def _layers_of(name: str) -> set[str]:
+    """The numbered modules that a weight lies in: ``a.layers.1`` of ``a.layers.1.b.weight``."""
+    steps = name.split(".")
+    return {".".join(steps[: place + 1]) for place, step in enumerate(steps) if step.isdigit()}
 
 
 def _more(names: Sequence[Any]) -> str:

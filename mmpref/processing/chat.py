@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mmpref.errors import ConfigError
 from mmpref.processing.answer_turn import around_difference
+from mmpref.processing.embedded import without_embedding
 from mmpref.processing.faults import fault
 from mmpref.processing.renderer import TemplateError
 from mmpref.processing.spelt import SpeltOut
@@ -183,6 +184,7 @@ class ChatEncoder:
                     f"{err}; drop the row"
                 ) from err  # fmt: skip
             raise fault(row_id, "template", f"is refused by the model's processor: {err}") from err
+        self._refuse_without_embedding(row_id, outputs["input_ids"].flatten().tolist())
         return {name: value for name, value in outputs.items() if isinstance(value, Tensor)}
 
     def _tokenise(self, row: Row, written: Written) -> Turns:
@@ -213,6 +215,8 @@ class ChatEncoder:
                 raise fault(row.row_id, "empty_response", f"has an answer without a token to learn: {answer[:60]!r}")
             if self.image_token_id is not None and self.image_token_id in ids:
                 raise fault(row.row_id, "control_token", f"has an image token inside an answer: {answer[:60]!r}")
+        for ids in (start, prompt, *found):
+            self._refuse_without_embedding(row.row_id, ids)
         turns = Turns(
             prompt=tuple(prompt),
             prefix=tuple(start[len(prompt) :]),
@@ -246,12 +250,12 @@ class ChatEncoder:
         pieces = [(turns.prompt[opened:], written.prompt)]
         for ids, (answer, end) in zip(turns.answers, written.answers, strict=True):
             pieces.append((ids if end else ids[:-1], answer + end))
-        for ids, text in pieces:
+        for place, (ids, text) in enumerate(pieces):
             back = self._decoded(ids)
-            if _plainly(back) == _plainly(self.template.unmark(text)):
-                continue
             if _plainly(back).casefold() == _plainly(self.template.unmark(text)).casefold():
-                self.writer.told.note("case", "the tokenizer changes the case of letters, so that answers lose theirs")
+                if place:
+                    self._note_changed(row, self.template.unmark(written.answers[place - 1][0]), back)
+                self._note_joined(row, self.template.unmark(text), back)
                 continue
             if self.tokenizer.unk_token_id in ids:
                 self.writer.told.note("unknown", f"the tokenizer has no token for some characters of '{row.row_id}'")
@@ -270,6 +274,24 @@ class ChatEncoder:
                     f"(first seen in '{row.row_id}')"
                 )  # fmt: skip
 
+    def _note_changed(self, row: Row, answer: str, back: str) -> None:
+        """Says once where the tokenizer changes case, letters or blanks: then what is learnt is not what was given."""
+        if answer.strip() not in back:
+            given, learnt = around_difference(answer.strip(), back.lstrip())
+            self.writer.told.note(
+                "changed", f"the tokenizer changes answers, so that what is learnt is not what was given: {given!r} "
+                f"becomes {learnt!r} (first seen in '{row.row_id}')"
+            )  # fmt: skip
+
+    def _note_joined(self, row: Row, text: str, back: str) -> None:
+        """Says once where blanks between words are lost; some tokenizers put more between tokens, which is harmless."""
+        if len(back.split()) < len(text.split()):
+            given, written_as = around_difference(text, back)
+            self.writer.told.note(
+                "joined", f"the tokenizer drops blanks that the chat template writes: {given!r} becomes {written_as!r} "
+                f"(first seen in '{row.row_id}')"
+            )  # fmt: skip
+
     def _decoded(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
@@ -282,6 +304,10 @@ class ChatEncoder:
             self.template.check(row.kwargs, "its template_kwargs")
         except ConfigError as err:
             raise fault(row.row_id, "template", str(err)) from err
+
+    def _refuse_without_embedding(self, row_id: str, ids: Sequence[int]) -> None:
+        if wrong := without_embedding(self.tokenizer, ids):
+            raise fault(row_id, "control_token", wrong)
 
     def _refuse_control_tokens(self, row: Row) -> None:
         texts = [part.text for message in row.messages for part in message.parts] + [row.prefix, *row.answers]

@@ -1,12 +1,14 @@
 """The process that runs chat templates: nothing that a template does can take more memory or time than it is given.
 
-Run as a program, by :mod:`mmpref.processing.renderer`; it imports nothing of mmpref, and no torch. A template is a
+Run as a program, by :mod:`mmpref.processing.renderer`; it imports nothing of mmpref, and no torch. The steps of
+tokenizers are tried here as well (``tokenizer_parts``). A template is a
 program from somebody else, and one call of it (``'a' * 10**10``, a list that holds itself twice, forty times over)
 can be too much for a process that trains. Here the operating system keeps the limits, whatever the template is.
 The one door to jinja2.
 
 Requests and replies are a length in 8 bytes and as many bytes. A request is marshalled Python data; a reply is one
-letter and text: ``t`` rendered text, ``d`` a description in JSON, ``r`` why the template refuses, ``m`` for memory.
+letter and text: ``t`` rendered text, ``d`` a description in JSON, ``r`` why the template refuses, ``l`` how long its
+text is where that is too long, ``w`` what else is wrong with its text, ``m`` for memory.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import json
 import marshal
 import math
 import os
+import random
+import re
 import resource
 import signal
 import sys
@@ -25,6 +29,17 @@ from typing import Any, BinaryIO
 # What one template may take for one conversation. Real ones need some milliseconds and a few MiB.
 CPU_SECONDS = 5
 MEMORY_BYTES = 512 * 2**20
+# Texts for the steps of a tokenizer: what prompts are made of, and runs that expressions may have to go back over
+_PLAIN = "".join(map(chr, range(32, 127)))
+_RUNS = ("a", "1", " ", "a ", "\n", "!")
+_TRIED = (_PLAIN, f"{_PLAIN}\n\u00e9\u4e2d\U0001f600\ufdfa\t", *(f"{run * 200}!?" for run in _RUNS))
+
+_ADDRESS = re.compile(r" at (0x[0-9a-fA-F]{6,})\b")
+_HALF = re.compile("[\ud800-\udfff]")
+
+
+class RefusedError(Exception):
+    """A conversation that no prompt can be made of; its message is one line."""
 
 
 def main(requests: BinaryIO, replies: BinaryIO) -> None:
@@ -40,8 +55,8 @@ def main(requests: BinaryIO, replies: BinaryIO) -> None:
         except Exception as err:  # a program of the model's author may raise anything
             text = " ".join(str(err).split())[:300]
             kind = type(err).__name__
-            text = text if text and kind == "TemplateError" else f"{kind}: {text}" if text else kind
-            reply = b"r" + text.encode("utf-8", "surrogatepass")
+            text = text if text and kind in ("TemplateError", "RefusedError") else f"{kind}: {text}" if text else kind
+            reply = b"r" + text.encode("utf-8", "backslashreplace")
         replies.write(len(reply).to_bytes(8, "big") + reply)
         replies.flush()
 
@@ -52,19 +67,43 @@ def _answer(kind: str, source: str, conversation: list[Any], ask: bool, given: d
 
     if kind == "describe":
         return b"d" + json.dumps(_described(source)).encode()
+    if kind == "try":
+        return b"d" + json.dumps(_tried(source)).encode()
+    random.seed(0)  # some ask for a random word, and prompts must be the same tomorrow
     rendered, _ = chat_template_utils.render_jinja_template(
         [conversation], chat_template=source, add_generation_prompt=ask, **given
     )
     text = str(rendered[0])
     if len(text) > most:
         return f"l{len(text)}".encode()
-    return b"t" + text.encode("utf-8", "surrogatepass")
+    if wrong := _wrong_with(text, f"{conversation}{given}", source):
+        return b"w" + wrong.encode()
+    return b"t" + text.encode()
+
+
+def _wrong_with(text: str, given: str, source: str) -> str:
+    """What no prompt may hold that was not given; empty where it holds nothing of the kind.
+
+    Raises:
+        RefusedError: half a character that was given.
+    """
+    for address in _ADDRESS.finditer(text):
+        if address[1] not in given and address[1] not in source:
+            return f"writes an object that has no text ({address[1]}): it would be another one each time"
+    half = None if text.isascii() else _HALF.search(text)
+    if half is None:
+        return ""
+    code = f"{ord(half[0]):04x}"
+    if f"\\u{code}" in given:
+        raise RefusedError(f"its text has half a character (U+{code.upper()}), which no tokenizer reads")
+    return f"writes half a character (U+{code.upper()}), which no tokenizer reads"
 
 
 def _described(source: str) -> dict[str, Any]:
     """What a template is made of.
 
     Returns:
+        ``called``: names that it calls as functions.
         ``read``: names that it reads from outside. ``set``: those among them that it only sets for itself somewhere.
         ``names``: every name in it. ``texts``: everything that it can write by itself.
     """
@@ -85,12 +124,46 @@ def _described(source: str) -> dict[str, Any]:
             asked |= {line.target.name} & used
     texts = {node.data for node in tree.find_all(nodes.TemplateData)}
     texts |= {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)}
+    called = {call.node.name for call in tree.find_all(nodes.Call) if isinstance(call.node, nodes.Name)}
     return {
+        "called": sorted(called),
         "read": sorted(jinja2.meta.find_undeclared_variables(tree)),
         "set": sorted(stored - asked),
         "names": sorted({node.name for node in tree.find_all(nodes.Name)}),
         "texts": sorted(texts),
     }
+
+
+def _tried(parts: str) -> list[tuple[int, int, int]]:
+    """What the steps of a tokenizer make of short texts; each letter is a token, as no vocabulary comes with them.
+
+    Returns:
+        (characters, tokens, characters of the tokens decoded) of each text; none where the library reads no such
+        steps, which it says better where the whole tokenizer is loaded.
+    """
+    from tokenizers import Tokenizer
+
+    letters = {chr(code): code for code in (*range(33, 0x180), 0x2581)}
+    model = {"type": "BPE", "vocab": letters, "merges": [], "unk_token": "?"}
+    whole = {"version": "1.0", "added_tokens": [], **json.loads(parts), "model": model}
+    found: list[tuple[int, int, int]] = []
+    try:
+        tokenizer = _made(Tokenizer, whole)
+        for text in _TRIED if tokenizer is not None else ():
+            ids = tokenizer.encode(text).ids
+            found.append((len(text), len(ids), len(tokenizer.decode(ids, skip_special_tokens=False))))
+    except BaseException as err:
+        if type(err).__name__ != "PanicException":  # of a library in Rust: no Exception, as Python has it
+            raise
+        raise ValueError(str(err)) from err
+    return found
+
+
+def _made(kind: Any, content: dict[str, Any]) -> Any:
+    try:
+        return kind.from_str(json.dumps(content))
+    except Exception:
+        return None
 
 
 def _read(stream: BinaryIO) -> bytes:

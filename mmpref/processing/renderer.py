@@ -26,8 +26,11 @@ from mmpref.processing.render_process import CPU_SECONDS, MEMORY_BYTES
 
 MOST_SOURCE = 1_000_000
 """Characters of a template; the longest that people publish have some 30,000."""
-_TEXT_ALLOWED = 1_000_000
+_TEXT_ALLOWED = 20_000
+"""Characters that a template may write by itself; the longest system prompts that people publish have some 5,000."""
 _TIMES_INPUT = 4
+_AN_ENTRY = 32
+"""Characters that an entry of a conversation counts for beside its text: marks of a turn, of an image, of JSON."""
 _WALL_SECONDS = 120
 """For a process that does not come to run at all; a template that only computes is ended by its processor time."""
 _PROGRAM = Path(__file__).with_name("render_process.py")
@@ -38,7 +41,7 @@ class TemplateError(Exception):
 
 
 class LimitError(Exception):
-    """A template that takes more than it may; its message is one line without a subject: ``takes more than ...``."""
+    """A template that takes or writes what it may not; its message is one line without a subject: ``takes more``."""
 
 
 def describe(source: str) -> dict[str, Any]:
@@ -51,6 +54,17 @@ def describe(source: str) -> dict[str, Any]:
     if len(source) > MOST_SOURCE:
         raise LimitError(f"has {len(source):,} characters, and {MOST_SOURCE:,} are the most that is read")
     found: dict[str, Any] = json.loads(_PROCESS.ask("describe", source, [], False, {}, 0))
+    return found
+
+
+def try_steps(parts: str) -> list[tuple[int, int, int]]:
+    """What the steps of a tokenizer make of short texts; see :func:`mmpref.processing.render_process._tried`.
+
+    Raises:
+        TemplateError: they fail.
+        LimitError: they take more time or memory than they may.
+    """
+    found: list[tuple[int, int, int]] = json.loads(_PROCESS.ask("try", parts, [], False, {}, 0))
     return found
 
 
@@ -68,7 +82,7 @@ def render(source: str, conversation: Sequence[Mapping[str, Any]], given: Mappin
         LimitError: it takes more time or memory than it may, or writes far more than it was given.
     """
     messages, settings = _plain(list(conversation)), _plain(dict(given))
-    most = _TEXT_ALLOWED + _TIMES_INPUT * _length(messages) + _TIMES_INPUT * _length(settings)
+    most = _TEXT_ALLOWED + _TIMES_INPUT * (_size(messages) + _size(settings))
     return _PROCESS.ask("render", source, messages, ask, settings, most)
 
 
@@ -87,12 +101,16 @@ class _RenderProcess:
             # where it ends without a reply, somebody else may have ended it: once more
             reply = self._exchange(message) or self._exchange(message)
         if reply is None:
-            raise LimitError(f"cannot be rendered: the process for it {self._how_it_ended}")
-        letter, text = reply[:1], reply[1:].decode("utf-8", "surrogatepass")
+            raise LimitError(f"cannot be run: the process for it {self._how_it_ended}")
+        letter, text = reply[:1], reply[1:].decode()
         if letter == b"m":
             raise LimitError(f"takes more than {MEMORY_BYTES // 2**20} MiB of memory")
         if letter == b"l":
-            raise LimitError(f"writes {int(text):,} characters for a conversation that has far fewer")
+            raise LimitError(
+                f"writes {int(text):,} characters where {request[-1]:,} are the most for so short a conversation"
+            )
+        if letter == b"w":
+            raise LimitError(text)
         if letter == b"r":
             raise TemplateError(text)
         return text
@@ -151,7 +169,13 @@ class _RenderProcess:
     def _start(self) -> subprocess.Popen[bytes]:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # closed by stop
         # as for any library of numbers: one thread is enough, and each takes memory for nothing
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        env = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+            "RUST_BACKTRACE": "0",
+        }
         self._process = subprocess.Popen(
             [sys.executable, "-I", str(_PROGRAM)],
             stdin=subprocess.PIPE,
@@ -170,6 +194,7 @@ class _RenderProcess:
         if self._stderr is not None:
             self._stderr.seek(0)
             lines = self._stderr.read()[-4000:].decode("utf-8", "replace").strip().splitlines()
+            lines = [line for line in lines if not line.startswith("note: ")]  # where Rust says how to learn more
             told = f": {lines[-1][:200]}" if lines else ""
         return f"ended with code {process.returncode}{told}"
 
@@ -212,14 +237,15 @@ def _plain(value: Any) -> Any:
     return f"<{type(value).__name__}>"
 
 
-def _length(value: Any) -> int:
-    """Characters in the strings of plain data."""
+def _size(value: Any) -> int:
+    """About what plain data takes as text, with all that a template may put around it: bytes of its strings, as JSON
+    may escape letters, and something for every entry."""
     if isinstance(value, str):
-        return len(value)
+        return len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass"))
     if isinstance(value, dict):
-        return sum(_length(key) + _length(entry) for key, entry in value.items())
+        return sum(_AN_ENTRY + _size(key) + _size(entry) for key, entry in value.items())
     if isinstance(value, list):
-        return sum(map(_length, value))
+        return sum(_AN_ENTRY + _size(entry) for entry in value)
     return 0
 
 

@@ -45,6 +45,11 @@ class ChatTemplate:
         self.name = _name_of(tokenizer)
         self.source = _source_of(processor, tokenizer, with_tools="tools" in (kwargs or {}))
         self._has_tools_template = "tool_use" in _named_templates(processor, tokenizer)
+        if self.source.startswith("\ufeff"):
+            raise ConfigError(
+                f"the chat template of {self._where} begins with a byte order mark (U+FEFF), which would stand in "
+                "every prompt; save it as UTF-8 without one"
+            )
         try:
             found = renderer.describe(self.source)
         except TemplateError as err:
@@ -53,6 +58,7 @@ class ChatTemplate:
             raise ConfigError(f"the chat template of {self._where} {err}; {_OTHER}") from err
         self.variables = frozenset(found["read"]) | ({_CLOCK} & set(found["names"]))  # every template may call it
         self._set_inside = frozenset(found["set"])
+        self._called = frozenset(found["called"]) - {_CLOCK}
         self._own_texts = "\0".join(found["texts"])
         parameters = inspect.signature(tokenizer.apply_chat_template).parameters
         self.can_mark = "sanitize_control_tokens" in parameters
@@ -69,6 +75,11 @@ class ChatTemplate:
         for name, value in kwargs.items():
             if name in own:
                 raise ConfigError(f"{where}: '{name}' is given to chat templates by mmpref itself; take it out")
+            if name in self._called:
+                raise ConfigError(
+                    f"{where}: the chat template of {self.name} calls '{name}' as a function, and no value can be one; "
+                    "take it out"
+                )
             if name not in self.variables:
                 near = difflib.get_close_matches(name, self.settable, n=1, cutoff=0.6)
                 known = f"it reads {', '.join(self.settable)}" if self.settable else "it reads none"
@@ -85,7 +96,7 @@ class ChatTemplate:
     def settable(self) -> tuple[str, ...]:
         """Variables that a user may give, by name; those that the template only sets for itself are left out."""
         own = _OURS | set(self.tokenizer.special_tokens_map)
-        return tuple(sorted(self.variables - own - self._set_inside))
+        return tuple(sorted(self.variables - own - self._set_inside - self._called))
 
     @cached_property
     def switches(self) -> tuple[dict[str, bool], ...]:
@@ -144,7 +155,7 @@ class ChatTemplate:
         """Ids of rendered text, with nothing added.
 
         Raises:
-            TemplateError: a control token that the tokenizer cannot keep as text.
+            TemplateError: a control token that the tokenizer cannot keep as text, or a text that it fails on.
         """
         start, end = self._marks
         marked = self.can_mark and (start in text or end in text)
@@ -155,6 +166,10 @@ class ChatTemplate:
             raise TemplateError(
                 f"has a control token that the tokenizer of {self.name} cannot keep as text: {one_line(err)}"
             ) from err
+        except BaseException as err:
+            if type(err).__name__ not in ("PanicException", "TypeError", "Exception"):
+                raise
+            raise TemplateError(f"cannot be read by the tokenizer of {self.name}: {one_line(err)}") from err
 
     @cached_property
     def writes_the_date(self) -> bool:

@@ -31,6 +31,7 @@ def _section(table: BenchmarkTable, album: Album, examples: int) -> Html | None:
     if not table.rows and not turns:
         return None
     notes = [tag("li", note) for note in table.notes]
+    name = "-".join(part for part in (table.benchmark, table.protocol, table.asked) if part)
     return tag(
         "section",
         tag("h2", table.title, " ", tag("small", f"protocol {table.protocol}")),
@@ -38,7 +39,7 @@ def _section(table: BenchmarkTable, album: Album, examples: int) -> Html | None:
         tag("ul", *notes, class_="notes") if notes else "",
         turns,
         flips,
-        id=f"benchmark-{''.join(c if c.isalnum() else '-' for c in f'{table.benchmark}-{table.protocol}')}",
+        id=f"benchmark-{''.join(c if c.isalnum() else '-' for c in name)}",
     )
 
 

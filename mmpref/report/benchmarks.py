@@ -18,6 +18,8 @@ from mmpref.report.compare import filled
 from mmpref.report.differences import paired_differences
 from mmpref.report.flags import Flag, Signs, caption_flags, yes_flag
 from mmpref.report.flips import Turns, count_turns
+from mmpref.report.notes import notes_of_result
+from mmpref.report.questions import clusters, have_nothing_in_common, items_of, names_of
 from mmpref.report.runs import Evaluation, Row, Run
 from mmpref.report.text_stats import mean_repetition, most_common_share
 from mmpref.statistics import Difference, Ratio, Tally, estimate, on_shared_units, tally
@@ -73,6 +75,8 @@ class BenchmarkTable:
     turns: tuple[Turns, ...] = ()
     notes: tuple[str, ...] = ()
     evaluations: tuple[Evaluation | None, ...] = field(default=(), repr=False)
+    asked: str = ""
+    """The name of the questions, where the benchmark was asked with several sets of them."""
 
     def headlines(self) -> list[MetricRow]:
         """The metrics that papers report, of all questions."""
@@ -85,8 +89,19 @@ def benchmark_tables(runs: Sequence[Run]) -> list[BenchmarkTable]:
 
     CHAIR and POPE have a table without metrics, for who turned right and wrong.
     """
-    keys = dict.fromkeys((found.benchmark, found.protocol) for run in runs for found in run.evals)
-    return [_table(runs, benchmark, protocol) for benchmark, protocol in keys]
+    tables = []
+    for benchmark, protocol in dict.fromkeys((found.benchmark, found.protocol) for run in runs for found in run.evals):
+        found = [
+            (run.label, e) for run in runs for e in run.evals if (e.benchmark, e.protocol) == (benchmark, protocol)
+        ]
+        groups = [found]
+        if benchmark not in ELSEWHERE:
+            groups = clusters(found, lambda one, other: have_nothing_in_common(one[1], other[1]))
+        names = names_of([[e for _, e in group] for group in groups], [group[0][0] for group in groups])
+        for name, group in zip(names, groups, strict=True):
+            asked = name if len(groups) > 1 else ""
+            tables.append(_table(runs, benchmark, protocol, [id(e) for _, e in group], asked))
+    return tables
 
 
 def direction(name: str) -> Better:
@@ -96,16 +111,28 @@ def direction(name: str) -> Better:
     return None if name in NEUTRAL or name in _GUARDS else "higher"
 
 
-def _table(runs: Sequence[Run], benchmark: str, protocol: str) -> BenchmarkTable:
-    notes: list[str] = []
-    evaluations = [_evaluation(run, benchmark, protocol, notes) for run in runs]
+def _table(
+    runs: Sequence[Run], benchmark: str, protocol: str, members: Sequence[int], asked: str = ""
+) -> BenchmarkTable:
+    """The table of the evaluations whose ``id()`` is among ``members``; ``asked`` names their questions where the same
+    benchmark was asked with others too."""
+    common: list[str] = []
+    if asked:
+        common.append(
+            f"other results of {benchmark} have no question in common with these ({asked}), and their own table"
+        )
+    of_run: list[list[str]] = [[] for _ in runs]
+    evaluations = [
+        _evaluation(run, [e for e in run.evals if id(e) in members], benchmark, own)
+        for run, own in zip(runs, of_run, strict=True)
+    ]
     labels = [run.label for run in runs]
     known = BENCHMARKS.get(benchmark)
     rows: tuple[MetricRow, ...] = ()
     if benchmark not in ELSEWHERE:
-        differences = _all_differences(evaluations, labels, notes)
-        rows = (*_metric_rows(evaluations, differences), *_guard_rows(evaluations, notes))
-        rows = _flagged(rows, evaluations)
+        differences = _all_differences(evaluations, labels, of_run)
+        rows = (*_metric_rows(evaluations, differences), *_guard_rows(evaluations))
+        rows = tuple(_noted(row, common, of_run) for row in _flagged(rows, evaluations))
     turns: tuple[Turns, ...] = ()
     first = evaluations[0]
     if first is not None and known is not None:
@@ -114,53 +141,62 @@ def _table(runs: Sequence[Run], benchmark: str, protocol: str) -> BenchmarkTable
             for label, found in zip(labels[1:], evaluations[1:], strict=True)
             if found is not None
         )
+    title = known.title.partition(",")[0] if known is not None else benchmark or "a benchmark without a name"
     return BenchmarkTable(
         benchmark=benchmark,
         protocol=protocol,
-        title=known.title.partition(",")[0] if known is not None else benchmark or "a benchmark without a name",
+        title=f"{title} ({asked})" if asked else title,
         labels=tuple(labels),
         rows=rows,
         turns=tuple(found for found in turns if found.counts),
-        notes=tuple(dict.fromkeys(notes)),
+        notes=tuple(dict.fromkeys([*common, *(note for own in of_run for note in own)])),
         evaluations=tuple(evaluations),
+        asked=asked,
     )
 
 
-def _evaluation(run: Run, benchmark: str, protocol: str, notes: list[str]) -> Evaluation | None:
-    found = [entry for entry in run.evals if (entry.benchmark, entry.protocol) == (benchmark, protocol)]
-    if benchmark in ELSEWHERE:
-        return _joined(found)
-    if len(found) > 1:
-        notes.append(f"{run.label} has it {len(found)} times; shown is evals/{found[0].name}")
+def _evaluation(run: Run, found: Sequence[Evaluation], benchmark: str, notes: list[str]) -> Evaluation | None:
+    if benchmark == "pope":
+        return _joined(run, found)
     for entry in found[:1]:
-        if missing := entry.results.get("n_missing"):
-            notes.append(f"{run.label}: {missing} answers have no verdict of the judge and are in no number")
+        notes.extend(f"{run.label}: {note}" for note in notes_of_result(entry))
         if judge := entry.results.get("official_judge"):
             notes.append(str(judge))
-        if isinstance(entry.results.get("notes"), list):
-            notes.extend(f"{run.label}: {note}" for note in entry.results["notes"])
     return found[0] if found else None
 
 
-def _joined(found: Sequence[Evaluation]) -> Evaluation | None:
-    """Evaluations of single splits as one, whose ids say the split, for who turned right and wrong."""
-    if len(found) < 2:
-        return found[0] if found else None
+def _joined(run: Run, found: Sequence[Evaluation]) -> Evaluation | None:
+    """POPE's splits as one, whose ids say the split by the name that it has in this comparison, for who turned right
+    and wrong."""
+    if not found:
+        return None
     items = tuple(
-        {**item, "id": f"{entry.name}/{item.get('id')}", "split": item.get("split") or entry.name}
-        for entry in found
-        for item in entry.items
+        {**item, "id": f"{name}/{item['id']}", "split": name}
+        for name, part in run.pope().items()
+        if any(part.evaluation is entry for entry in found)
+        for item in items_of(part)
     )
     return Evaluation(found[0].name, found[0].results, items)
 
 
+def _noted(row: MetricRow, common: Sequence[str], of_run: Sequence[Sequence[str]]) -> MetricRow:
+    """The row with what a reader must know of each of its numbers."""
+    cells = [
+        replace(cell, notes=(*common, *own)) if cell.value is not None or cell.note else cell
+        for cell, own in zip(row.cells, of_run, strict=True)
+    ]
+    return replace(row, cells=tuple(cells))
+
+
 def _all_differences(
-    evaluations: Sequence[Evaluation | None], labels: Sequence[str], notes: list[str]
+    evaluations: Sequence[Evaluation | None], labels: Sequence[str], notes: Sequence[list[str]]
 ) -> list[Mapping[str, Difference]]:
     first = evaluations[0]
     out: list[Mapping[str, Difference]] = [{}]
-    for found, label in zip(evaluations[1:], labels[1:], strict=True):
-        out.append(paired_differences(first, found, (labels[0], label), notes) if first and found else {})
+    for found, label, own in zip(evaluations[1:], labels[1:], notes[1:], strict=True):
+        if found is not None and first is None:
+            own.append(f"{label}: no difference, {labels[0]} was not asked these questions")
+        out.append(paired_differences(first, found, (labels[0], label), own) if first and found else {})
     return out
 
 
@@ -227,7 +263,7 @@ def _parts_of(benchmark: str) -> Callable[[Row], Sequence[str]]:
     return BENCHMARKS[benchmark].parts
 
 
-def _guard_rows(evaluations: Sequence[Evaluation | None], notes: list[str]) -> list[MetricRow]:
+def _guard_rows(evaluations: Sequence[Evaluation | None]) -> list[MetricRow]:
     """What the metrics can be bought with, counted in the answers; left out where the benchmark tells it itself."""
     tables = [_answer_counts(found) for found in evaluations]
     told = {str(name) for found in evaluations if found for name in found.results.get("metrics") or ()}

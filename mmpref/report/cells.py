@@ -30,7 +30,8 @@ class Column:
 class Cell:
     """One metric of one run: fractions in [0, 1], words or nats, as ``unit`` says; the texts are for people.
 
-    ``caution`` says why the difference is not clear where its interval does not show it.
+    ``caution`` says why the difference is not clear where its interval does not show it; ``notes`` are sentences that
+    a reader must know beside the number, as why there is no difference.
     """
 
     unit: Unit
@@ -42,6 +43,7 @@ class Cell:
     flags: tuple[Flag, ...] = ()
     note: str = ""
     caution: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -82,11 +84,18 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows are runs, the baseline first. ``notes`` are sentences a reader must know beside the numbers."""
+    """Rows are runs, the baseline first. ``notes`` say what stands in the way of the comparison, ``remarks`` what a
+    reader must know of the results themselves, as how many answers could not be read."""
 
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
     notes: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """All of both."""
+        return tuple(dict.fromkeys((*self.notes, *self.remarks)))
 
     def header(self) -> list[str]:
         return ["run", *(f"{column.group} {column.label}" for column in self.columns)]
@@ -113,7 +122,7 @@ def as_json(table: Table) -> dict[str, Any]:
             }
             for line in table.lines
         ],
-        "notes": list(table.notes),
+        "notes": list(table.sentences),
     }
 
 

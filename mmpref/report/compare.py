@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from dataclasses import replace
+from typing import Any, Literal
 
 from mmpref.report.cells import NOT_MEASURED, Cell, Column, Line, Table, Unit, as_json
 from mmpref.report.differences import paired_differences
 from mmpref.report.drift import SIDES, Drift, measure_drift
 from mmpref.report.flags import Flag, Signs, caption_flags, yes_flag
-from mmpref.report.runs import CHAIR_METRICS, POPE_SPLITS, Evaluation, Run, load_runs
+from mmpref.report.notes import notes_of_result, notes_of_run
+from mmpref.report.questions import in_order, items_of
+from mmpref.report.runs import CHAIR_METRICS, Evaluation, Run, load_runs
 from mmpref.report.text_stats import mean_repetition, most_common_share
 from mmpref.statistics import Difference, Interval, mean_difference
 
@@ -27,10 +30,14 @@ __all__ = [
 ]
 
 
+_OTHER_PAIRS = "change of log-prob: no difference, where the logs of two runs have no pairs in common"
+
+
 def comparison_table(runs: Sequence[Run]) -> Table:
     """Compare runs with the first of them. Whatever was not measured is a cell that says so."""
     baseline = runs[0]
-    notes: list[str] = []
+    notes = list(baseline.notes)
+    remarks = [note for run in runs for note in notes_of_run(run)]
     splits = _splits(runs)
     drifts = [measure_drift(run) for run in runs]
     signs = [_signs(run, drift) for run, drift in zip(runs, drifts, strict=True)]
@@ -38,17 +45,18 @@ def comparison_table(runs: Sequence[Run]) -> Table:
     for place, run in enumerate(runs):
         other = baseline if place else None
         found = caption_flags(signs[place], signs[0]) if place else {}
-        cells = _chair_cells(run, other, found, notes)
+        cells = _chair_cells(run, other, found, notes, remarks)
         for split in splits:
-            cells |= _pope_cells(run, other, split, notes)
+            cells |= _pope_cells(run, other, split, notes, remarks)
         cells |= _drift_cells(drifts[place], drifts[0] if place else None, found)
         drift = drifts[place]
         lines.append(Line(run.label, place == 0, cells, drift.source if drift else ""))
+    remarks += [_OTHER_PAIRS for line in lines for cell in line.cells.values() if _OTHER_PAIRS in cell.notes]
     columns = _columns(splits)
-    if not any(run.manifest for run in runs):  # answers that were only scored: what nobody asked has no column
-        asked = {column.group for column in columns for line in lines if _is_known(line.cells[column.key])}
-        columns = tuple(column for column in columns if column.group in asked) or columns
-    return Table(columns, tuple(lines), tuple(dict.fromkeys(notes)))
+    # what nobody was asked has no column
+    asked = {column.group for column in columns for line in lines if _is_known(line.cells[column.key])}
+    columns = tuple(column for column in columns if column.group in asked)
+    return Table(columns, tuple(lines), tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(remarks)))
 
 
 def _is_known(cell: Cell) -> bool:
@@ -85,9 +93,7 @@ def _columns(splits: Sequence[str]) -> tuple[Column, ...]:
 
 
 def _splits(runs: Sequence[Run]) -> list[str]:
-    found = {split for run in runs for split in run.pope()}
-    known = [split for split in POPE_SPLITS if split in found]
-    return known + sorted(found - set(known))
+    return sorted({split for run in runs for split in run.pope()}, key=in_order)
 
 
 def _signs(run: Run, drift: Drift | None) -> Signs:
@@ -111,13 +117,14 @@ def _signs(run: Run, drift: Drift | None) -> Signs:
 
 
 def _chair_cells(
-    run: Run, baseline: Run | None, flags: Mapping[str, Sequence[Flag]], notes: list[str]
+    run: Run, baseline: Run | None, flags: Mapping[str, Sequence[Flag]], notes: list[str], remarks: list[str]
 ) -> dict[str, Cell]:
     found = run.chair()
-    before = baseline.chair() if baseline else None
-    differences: dict[str, Difference] = {}
-    if found is not None and before is not None and baseline is not None:
-        differences = paired_differences(before, found, (baseline.label, run.label), notes, what="CHAIR")
+    told = [*_told(run, found, "CHAIR"), *_left_out(run)]
+    own: list[str] = []
+    differences = _differences(baseline, run, baseline.chair() if baseline else None, found, "CHAIR", own)
+    notes.extend(own)
+    remarks.extend(told)
     units: dict[str, tuple[Unit, Literal["lower", "higher"] | None]] = {
         "chair_s": ("percent", "lower"),
         "chair_i": ("percent", "lower"),
@@ -125,51 +132,85 @@ def _chair_cells(
         "mean_length": ("words", None),
     }
     return {
-        name: _cell(found, name, unit, better, differences.get(name), flags.get(name, ()))
+        name: _cell(found, name, unit, better, differences.get(name), flags.get(name, ()), (*own, *told))
         for name, (unit, better) in units.items()
     }
 
 
-def _pope_cells(run: Run, baseline: Run | None, split: str, notes: list[str]) -> dict[str, Cell]:
-    found, prefix = run.pope().get(split, (None, ""))
-    before, before_prefix = baseline.pope().get(split, (None, "")) if baseline else (None, "")
-    differences: dict[str, Difference] = {}
-    if found is not None and before is not None and baseline is not None:
-        sides = _part(before, before_prefix), _part(found, prefix)
-        differences = paired_differences(*sides, (baseline.label, run.label), notes, what=f"POPE {split}")
-    share = found.metric(f"{prefix}yes_ratio") if found else None
-    share_before = before.metric(f"{before_prefix}yes_ratio") if before else None
-    flag = yes_flag(share, share_before, _label_share(found, prefix))
+def _left_out(run: Run) -> list[str]:
+    """The table has one place for captions; a second protocol of them is not lost without a word."""
+    found = [entry for entry in run.evals if entry.benchmark == "chair"]
+    return [
+        f"CHAIR, {run.label}: {other.name} (protocol {other.protocol}) is not in this table, which shows "
+        f"{found[0].name} (protocol {found[0].protocol}); to show it, give {(other.file or run.path).parent} as a run "
+        "of its own"
+        for other in found[1:]
+    ]
+
+
+def _pope_cells(run: Run, baseline: Run | None, split: str, notes: list[str], remarks: list[str]) -> dict[str, Cell]:
+    found, before = _part(run, split), _part(baseline, split) if baseline else None
+    name = "POPE" if split == "all" else f"POPE {split}"
+    told = _told(run, found, name)
+    own: list[str] = []
+    differences = _differences(baseline, run, before, found, name, own)
+    notes.extend(own)
+    remarks.extend(told)
+    share, share_before = (side.metric("yes_ratio") if side else None for side in (found, before))
+    flag = yes_flag(share, share_before, _label_share(found))
     better: dict[str, Literal["lower", "higher"] | None] = {"accuracy": "higher", "f1": "higher", "yes_ratio": None}
     return {
         f"pope/{split}/{name}": _cell(
             found,
-            f"{prefix}{name}",
+            name,
             "percent",
             direction,
             differences.get(name),
             (flag,) if flag and name == "yes_ratio" else (),
+            (*own, *told),
         )
         for name, direction in better.items()
     }
 
 
-def _part(evaluation: Evaluation, prefix: str) -> Evaluation:
-    """One split of an evaluation of several, with its metrics under their plain names."""
-    if not prefix:
-        return evaluation
-    metrics = evaluation.results.get("metrics")
-    plain = {
-        str(name).removeprefix(prefix): value
-        for name, value in (metrics.items() if isinstance(metrics, Mapping) else ())
-        if str(name).startswith(prefix)
-    }
-    items = tuple(item for item in evaluation.items if f"{item.get('split', '')}/" == prefix)
-    return Evaluation(evaluation.name, {**evaluation.results, "metrics": plain}, items)
+def _told(run: Run, found: Evaluation | None, what: str) -> list[str]:
+    return [f"{what}, {run.label}: {note}" for note in notes_of_result(found)] if found is not None else []
 
 
-def _label_share(evaluation: Evaluation | None, prefix: str) -> float:
-    items = _part(evaluation, prefix).items if evaluation else ()
+def _differences(
+    baseline: Run | None,
+    run: Run,
+    before: Evaluation | None,
+    found: Evaluation | None,
+    what: str,
+    notes: list[str],
+) -> dict[str, Difference]:
+    if baseline is None or found is None:
+        return {}
+    if before is None:
+        notes.append(f"{what}, {run.label}: no difference, {baseline.label} was not asked these questions")
+        return {}
+    return paired_differences(before, found, (baseline.label, run.label), notes, what=what)
+
+
+def _part(run: Run, split: str) -> Evaluation | None:
+    """One split of POPE as an evaluation of it alone, with its metrics under their plain names."""
+    part = run.pope().get(split)
+    if part is None:
+        return None
+    found = part.evaluation
+
+    def plain(key: str) -> dict[str, Any]:
+        given = found.results.get(key)
+        named = given.items() if isinstance(given, Mapping) else ()
+        return {str(n).removeprefix(part.prefix): value for n, value in named if str(n).startswith(part.prefix)}
+
+    numbers = {key: plain(key) for key in ("metrics", "intervals", "undefined")}
+    return Evaluation(found.name, {**found.results, **numbers}, items_of(part), found.file)
+
+
+def _label_share(evaluation: Evaluation | None) -> float:
+    items = evaluation.items if evaluation else ()
     return sum(item.get("label") == "yes" for item in items) / len(items) if items else 0.5
 
 
@@ -183,7 +224,9 @@ def _drift_cells(drift: Drift | None, baseline: Drift | None, flags: Mapping[str
             cells[key] = Cell(unit="nats", value=None)
             continue
         difference = mean_difference(start.by_pair, change.by_pair) if start else None
-        cells[key] = filled("nats", change.value, change.interval, None, difference, flags.get(key, ()))
+        cell = filled("nats", change.value, change.interval, None, difference, flags.get(key, ()))
+        without = baseline is not None and cell.difference is None
+        cells[key] = replace(cell, notes=(_OTHER_PAIRS,)) if without else cell
     return cells
 
 
@@ -194,12 +237,14 @@ def _cell(
     better: Literal["lower", "higher"] | None,
     difference: Difference | None,
     flags: Sequence[Flag],
+    notes: Sequence[str],
 ) -> Cell:
     value = evaluation.metric(metric) if evaluation else None
     if evaluation is None or value is None:
         reason = evaluation.why_undefined(metric) if evaluation else None
-        return Cell(unit=unit, value=None, note=f"undefined: {reason}" if reason else "", flags=tuple(flags))
-    return filled(unit, value, evaluation.interval(metric), better, difference, flags)
+        told = f"undefined: {reason}" if reason else ""
+        return Cell(unit=unit, value=None, note=told, flags=tuple(flags), notes=tuple(notes))
+    return replace(filled(unit, value, evaluation.interval(metric), better, difference, flags), notes=tuple(notes))
 
 
 def filled(

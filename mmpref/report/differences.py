@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from mmpref.errors import MMPrefError
 from mmpref.evals.task import compare
 from mmpref.records import TaskResult
-from mmpref.report.runs import Evaluation
+from mmpref.report.evaluation import Evaluation
+from mmpref.report.questions import same_question
 from mmpref.statistics import Difference
 
 
@@ -38,18 +39,26 @@ def paired_differences(
         what: begins the sentences.
     """
     where = f"{what}{', ' if what else ''}{labels[1]} against {labels[0]}"
-    if not first.items or not second.items:
-        notes.append(f"{where}: no paired difference, because items.jsonl is missing")
-        return {}
     if first.protocol != second.protocol:
         notes.append(f"{where}: not compared, protocols differ ({first.protocol} and {second.protocol})")
         return {}
+    if not first.items or not second.items:
+        without = " and ".join(label for label, side in zip(labels, (first, second), strict=True) if not side.items)
+        notes.append(f"{where}: no paired difference, because items.jsonl is missing or empty ({without})")
+        return {}
     ids = [{str(item.get("id")) for item in side.items} for side in (first, second)]
-    shared = ids[0] & ids[1]
+    before = {str(item.get("id")): item for item in first.items}
+    also = {str(item.get("id")): item for item in second.items}
+    shared = {name for name in ids[0] & ids[1] if same_question(before[name], also[name])}
+    others = len(ids[0] & ids[1]) - len(shared)
+    named = f", and {others} more have the same id and another picture or wording" if others else ""
+    if not shared:
+        notes.append(f"{where}: no paired difference, no question was answered by both{named}")
+        return {}
     if len(shared) < max(map(len, ids)):
         notes.append(
             f"{where}: the questions differ; the difference is over the {len(shared)} that both answered "
-            f"(of {len(ids[0])} and {len(ids[1])})"
+            f"(of {len(ids[0])} and {len(ids[1])}{named})"
         )
     try:
         found = compare(result_of(first, shared), result_of(second, shared))
@@ -63,7 +72,18 @@ def paired_differences(
     except (MMPrefError, KeyError, TypeError, ValueError, AttributeError) as err:
         notes.append(f"{where}: no paired difference, the items cannot be compared ({type(err).__name__}: {err})")
         return {}
-    return {name: entry for name, entry in found.items() if entry.value is not None}
+    known = {name: entry for name, entry in found.items() if entry.value is not None}
+    both = [name for name in _metrics(first) if name in _metrics(second) and not name.startswith("overall/")]
+    if left := [name for name in both if name not in known]:
+        told = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
+        notes.append(f"{where}: no paired difference of {told}, which the items of both do not give")
+    return known
+
+
+def _metrics(found: Evaluation) -> list[str]:
+    metrics = found.results.get("metrics")
+    names = [str(name) for name in metrics] if isinstance(metrics, Mapping) else []
+    return [name for name in names if found.metric(name) is not None]
 
 
 def _disagree(stored: float | None, recomputed: float | None) -> bool:

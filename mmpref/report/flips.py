@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from mmpref.report.runs import Row
+from mmpref.report.evaluation import Row
+from mmpref.report.questions import same_question
 from mmpref.statistics import mcnemar
 
 Items: TypeAlias = Sequence[Row]
@@ -75,7 +76,7 @@ def count_turns(label: str, first: Items, second: Items, parts: Callable[[Row], 
     for item in first:
         other = after.get(str(item.get("id")))
         before, now = is_right(item), is_right(other) if other is not None else None
-        if before is None or now is None:
+        if other is None or before is None or now is None or not same_question(item, other):
             continue
         try:
             names = parts(item)
@@ -91,9 +92,14 @@ def choose_flips(answered: Sequence[Items], *, count: int, seed: int) -> FlipPla
 
     Those that are right in every run are counted and not shown.
     """
-    tables = [{str(item.get("id")): is_right(item) for item in items} for items in answered if items]
-    if len(tables) < 2:
+    known = [items for items in answered if items]
+    if len(known) < 2:
         return FlipPlan((), {}, 0)
+    asked = {str(item.get("id")): item for item in known[0]}
+    tables = [
+        {name: is_right(item) for item in items if same_question(asked.get(name := str(item.get("id")), {}), item)}
+        for items in known
+    ]
     shared = [name for name in tables[0] if all(table.get(name) is not None for table in tables)]
     shared.sort(key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
     by_case: dict[str, list[str]] = {case: [] for case in CASES}

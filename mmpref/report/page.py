@@ -24,6 +24,7 @@ from mmpref.statistics import RESAMPLES
 from mmpref.version import __version__
 
 EXAMPLE_SEED = 0
+_NOTHING = "CHAIR, POPE and the change of log-probs were not measured for any of these runs."
 
 
 def build_report(
@@ -62,7 +63,7 @@ def build_report(
     gallery = choose_examples(loaded, count=examples, seed=EXAMPLE_SEED, album=album)
     others = benchmark_tables(loaded)
     sections = benchmark_sections(others, album, examples=examples)
-    write_text(out, render(loaded, table, gallery, others, sections, title=title, out=out))
+    write_text(out, render(loaded, table, gallery, others, sections, title=title, out=out, images_root=images_root))
     return out
 
 
@@ -75,19 +76,21 @@ def render(
     *,
     title: str | None,
     out: Path,
+    images_root: Path | None = None,
 ) -> str:
     """The page's text. What a page of nothing but other benchmarks does not have, it does not speak of."""
     heading = title or "Do they still make things up?"
     trained = any(run.manifest for run in runs)
     captions = any(run.chair() or run.pope() for run in runs)
-    results = tag("section", tag("h2", "Results"), results_table(table), legend(table), id="results")
+    shown = [results_table(table), legend(table)] if table.columns else [tag("p", _NOTHING, class_="notice")]
+    results = tag("section", tag("h2", "Results"), *shown, id="results")
     sections = [
         _summary(table, runs, others),
         results if captions or trained or not benchmarks else "",
         *benchmarks,
         _curves(runs) if trained else "",
         _examples(gallery) if gallery.examples or trained else "",
-        provenance_section(runs, out),
+        provenance_section(runs, out, title=title, images=images_root),
     ]
     style = resources.files("mmpref.report").joinpath("page.css").read_text(encoding="utf-8")
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

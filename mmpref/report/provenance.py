@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmpref.report.cells import NOT_MEASURED
+from mmpref.report.commands import commands, explained, page_command
 from mmpref.report.markup import Html, tag
+from mmpref.report.notes import notes_of_result
 from mmpref.report.runs import RESULTS, Evaluation, Run
 
 _SETTINGS = ("loss.name", "loss.beta", "train.learning_rate", "train.num_train_epochs", "model.path")
 
 
-def provenance_section(runs: Sequence[Run], out: Path) -> Html:
+def provenance_section(runs: Sequence[Run], out: Path, *, title: str | None = None, images: Path | None = None) -> Html:
     """The last section of the page."""
-    command = shlex.join(["mmpref", "report", *(str(run.path) for run in runs), "--out", str(out)])
+    command = page_command([str(run.path) for run in runs], out, title=title, images=images)
     return tag(
         "section",
         tag("h2", "Where it comes from"),
@@ -29,9 +30,7 @@ def provenance_section(runs: Sequence[Run], out: Path) -> Html:
 
 
 def _run(run: Run, *, is_baseline: bool) -> Html:
-    recipe = f"{run.path}/recipe.yaml"
-    commands = [shlex.join(["mmpref", "train", recipe, "output=NEW_FOLDER"])] if run.recipe_text else []
-    commands += [command for found in run.evals if (command := _command(run, found))]
+    lines = commands(run)
     problems = [tag("li", problem) for problem in run.problems]
     return tag(
         "article",
@@ -40,7 +39,7 @@ def _run(run: Run, *, is_baseline: bool) -> Html:
         tag("ul", *problems, class_="warnings") if problems else "",
         _evaluations(run.evals),
         *_training(run),
-        _folded("Commands", "\n".join(commands)) if commands else "",
+        _folded("Commands", "\n".join(lines), explained(lines)) if lines else "",
         class_="run-facts",
     )
 
@@ -52,27 +51,6 @@ def _training(run: Run) -> list[Html]:
         _folded("Recipe", run.recipe_text) if run.recipe_text else tag("p", "No recipe.yaml in the run folder."),
         _folded("Manifest", json.dumps(dict(run.manifest), indent=2, ensure_ascii=False, sort_keys=True)),
     ]
-
-
-def _command(run: Run, found: Evaluation) -> str | None:
-    """The command that makes an evaluation again, as far as the evaluation says how it was made; else None."""
-    file = found.file or run.path / "evals" / found.name / RESULTS
-    scored = found.results.get("scored")
-    benchmark = ["--benchmark", found.benchmark, "--protocol", found.protocol]
-    if isinstance(scored, Mapping):
-        named = {key: value if isinstance(value := scored.get(key), list) else [] for key in ("questions", "answers")}
-        given = [part for key, paths in named.items() for path in paths for part in (f"--{key}", str(path))]
-        options = scored.get("options")
-        texts = [str(option) for option in options] if isinstance(options, list) else []
-        out = file.parent if file.name == RESULTS else file
-        return shlex.join(["mmpref", "score", *benchmark, *given, *texts, "--out", str(out)])
-    settings = found.results.get("settings")
-    model = settings.get("model") if isinstance(settings, Mapping) else None
-    answered_by = str(model) if model else str(run.path) if run.manifest else None
-    if answered_by is None:
-        return None
-    asked = ["mmpref", "eval", "--model", answered_by, *benchmark, "--questions", "QUESTIONS"]
-    return shlex.join([*asked, "--out", str(file.parent)])
 
 
 def _facts(run: Run) -> list[Html]:
@@ -130,11 +108,7 @@ def _count(found: Evaluation, key: str) -> str:
 
 
 def _notes(found: Evaluation) -> str:
-    notes = found.results.get("notes")
-    parts = [str(note) for note in notes] if isinstance(notes, list) else []
-    if found.results.get("complete") is False:
-        parts.append("only a part of the questions was asked")
-    return "; ".join(parts)
+    return "; ".join(notes_of_result(found))
 
 
 def _other_protocols(found: Evaluation) -> str:
@@ -150,5 +124,11 @@ def _other_protocols(found: Evaluation) -> str:
     return ", ".join(parts)
 
 
-def _folded(name: str, content: str) -> Html:
-    return tag("details", tag("summary", name), tag("pre", content, tabindex=0))
+def _folded(name: str, content: str, below: Sequence[str] = ()) -> Html:
+    told = [tag("li", words) for words in below]
+    return tag(
+        "details",
+        tag("summary", name),
+        tag("pre", content, tabindex=0),
+        tag("ul", *told, class_="notes") if told else "",
+    )

@@ -3,76 +3,24 @@
 from __future__ import annotations
 
 import glob
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from mmpref.config import parse_yaml
 from mmpref.errors import ConfigError, DataError, library_errors
 from mmpref.file_reading import parse_json, read_json, read_text, without_links
-from mmpref.rundir import MANIFEST, RunDir
+from mmpref.report.evaluation import RESULTS, Evaluation, Row, number
+from mmpref.report.questions import Part, in_order, pope_names, pope_parts, refuse_several_models, refuse_twice
+from mmpref.run_content import MANIFEST
+from mmpref.rundir import RunDir
 
-Row: TypeAlias = Mapping[str, Any]
-RESULTS = "results.json"
+__all__ = ["CHAIR_METRICS", "RESULTS", "Evaluation", "Row", "Run", "load_runs", "number"]
+
 ITEMS = "items.jsonl"
-POPE_SPLITS = ("random", "popular", "adversarial")
+_ANSWERS = (".jsonl", ".xlsx", ".tsv", ".csv")
 CHAIR_METRICS = ("chair_s", "chair_i", "recall", "mean_length")
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """One folder under ``evals/``, or one file of ``mmpref score``: the results, and one row per question when they
-    were kept."""
-
-    name: str
-    results: Row
-    items: tuple[Row, ...]
-    file: Path | None = None
-    """The result file."""
-
-    @property
-    def benchmark(self) -> str:
-        return str(self.results.get("benchmark", ""))
-
-    @property
-    def protocol(self) -> str:
-        return str(self.results.get("protocol", "not recorded"))
-
-    @property
-    def model(self) -> str:
-        """Which model answered, "" when that is not recorded."""
-        settings = self.results.get("settings")
-        told = settings if isinstance(settings, Mapping) else {}
-        names = (told.get("model") or self.results.get("model"), told.get("adapter"))
-        return " with ".join(str(name) for name in names if name)
-
-    def metric(self, name: str) -> float | None:
-        metrics = self.results.get("metrics")
-        return number(metrics.get(name)) if isinstance(metrics, Mapping) else None
-
-    def interval(self, name: str) -> tuple[float, float] | None:
-        intervals = self.results.get("intervals")
-        pair = intervals.get(name) if isinstance(intervals, Mapping) else None
-        if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
-            return None
-        low, high = number(pair[0]), number(pair[1])
-        return None if low is None or high is None else (low, high)
-
-    def why_undefined(self, name: str) -> str | None:
-        reasons = self.results.get("undefined")
-        return str(reasons[name]) if isinstance(reasons, Mapping) and name in reasons else None
-
-
-def _one_split(evaluation: Evaluation) -> str:
-    """The split of a POPE evaluation of one: what its folder pope_SPLIT or its question file says, else all."""
-    scored = evaluation.results.get("scored")
-    if scored is None and evaluation.name.startswith("pope"):
-        return evaluation.name.removeprefix("pope").strip("_- ") or "all"
-    asked = scored.get("questions") if isinstance(scored, Mapping) else None
-    names = [Path(str(name)).name.lower() for name in (asked if isinstance(asked, list) else ())]
-    return next((split for name in names for split in POPE_SPLITS if split in name), "all")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,27 +37,23 @@ class Run:
     pairs: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     eval_pairs: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    pope_names: Mapping[tuple[int, str], str] = field(default_factory=dict, repr=False)
+    """What splits are called beside those of the other runs, by the evaluation's ``id()`` and prefix."""
+    notes: tuple[str, ...] = ()
+    """What the comparison of these runs has to say of their questions."""
 
     def chair(self) -> Evaluation | None:
         """The run's CHAIR evaluation; the first by name when there are several."""
         return next((found for found in self.evals if found.benchmark == "chair"), None)
 
-    def pope(self) -> dict[str, tuple[Evaluation, str]]:
-        """Split -> (evaluation, prefix of its metric names), official splits first."""
-        found: dict[str, tuple[Evaluation, str]] = {}
+    def pope(self) -> dict[str, Part]:
+        """By the names of this comparison, official splits first."""
+        found: dict[str, Part] = {}
         for evaluation in self.evals:
-            if evaluation.benchmark != "pope":
-                continue
-            metrics = evaluation.results.get("metrics")
-            names = metrics if isinstance(metrics, Mapping) else {}
-            splits = sorted({str(name).split("/")[0] for name in names if "/" in str(name)} - {"overall"})
-            if splits:
-                found.update({split: (evaluation, f"{split}/") for split in splits})
-            else:
-                split = _one_split(evaluation)
-                found[evaluation.name if split in found else split] = (evaluation, "")
-        known = {split: found[split] for split in POPE_SPLITS if split in found}
-        return known | {split: found[split] for split in sorted(found.keys() - known.keys())}
+            for part in pope_parts(evaluation) if evaluation.benchmark == "pope" else ():
+                name = self.pope_names.get((id(evaluation), part.prefix), part.split)
+                found[evaluation.name if name in found else name] = part
+        return {name: found[name] for name in sorted(found, key=in_order)}
 
     def training_lines(self) -> list[Row]:
         return [line for line in self.log if number(line.get("loss")) is not None]
@@ -133,7 +77,8 @@ def load_runs(paths: Sequence[Path], *, labels: Mapping[str, str] | None = None)
         labels: names to show, by path as given or by folder name; the default is the folder's name.
 
     Raises:
-        ConfigError: no folder is given, one holds neither a run nor results, or one is given twice.
+        ConfigError: no folder is given, one holds neither a run nor results, or one part of a benchmark twice, or
+            results of several models, or one is given twice.
     """
     folders = [Path(path) for path in paths]
     if not folders:
@@ -142,14 +87,10 @@ def load_runs(paths: Sequence[Path], *, labels: Mapping[str, str] | None = None)
     for folder, real in zip(folders, reals, strict=True):
         if reals.count(real) > 1:
             raise ConfigError(f"run folder {folder} is given more than once")
-    return [_load_run(folder, label) for folder, label in zip(folders, _labels(folders, labels or {}), strict=True)]
-
-
-def number(value: Any) -> float | None:
-    """A finite number, or None: logs of a broken run hold NaN, and files hold anything."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if abs(value) <= sys.float_info.max else None  # false for NaN; an int may be any number
+    runs = [_load_run(folder, label) for folder, label in zip(folders, _labels(folders, labels or {}), strict=True)]
+    asked = [(run.label, found) for run in runs for found in run.evals if found.benchmark == "pope"]
+    names, notes = pope_names(asked)
+    return [replace(run, pope_names=names, notes=tuple(notes)) for run in runs]
 
 
 def _labels(folders: Sequence[Path], given: Mapping[str, str]) -> list[str]:
@@ -175,39 +116,45 @@ def _load_run(folder: Path, label: str) -> Run:
     run = RunDir(folder)
     if not folder.exists():
         raise ConfigError(f"{folder} does not exist; give run folders, or folders that mmpref eval has made")
-    if not (folder / MANIFEST).is_file() and (results := _results_in(folder)):
-        problems: list[str] = []
-        found = [_load_evaluation(file, problems, prefix="") for file in results]
-        evaluations = tuple(entry for entry in found if entry is not None)
-        _refuse_several_models(folder, results, found)
-        return Run(label, folder, {}, None, {}, (), evaluations, problems=tuple(problems))
-    if not folder.is_dir():
-        raise ConfigError(f"{folder} is not a folder; give run folders, or folders that mmpref eval has made")
-    if not (folder / MANIFEST).is_file():
-        for pattern, what in ((f"*/{MANIFEST}", "run folders"), (f"*/*/{RESULTS}", "folders with results in them")):
-            if inside := sorted({folder / file.relative_to(folder).parts[0] for file in folder.glob(pattern)}):
-                raise ConfigError(
-                    f"{folder} holds {len(inside)} {what} and is none itself; name those to compare: {_shown(inside)}"
-                )
+    if not (folder / MANIFEST).exists():
+        return _load_results(folder, label)
     return _load_training(run, label)
+
+
+def _load_results(folder: Path, label: str) -> Run:
+    """What is no run folder: one result, or a folder of results of one model."""
+    patterns = (f"*/{MANIFEST}", "run folders"), (f"*/*/{RESULTS}", "folders with results in them")
+    results = _results_in(folder)
+    for pattern, what in patterns[: 1 if results else 2]:
+        if inside := sorted({folder / file.relative_to(folder).parts[0] for file in folder.glob(pattern)}):
+            raise ConfigError(
+                f"{folder} holds {len(inside)} {what} and is none itself; name those to compare: {_shown(inside)}"
+            )
+    problems: list[str] = []
+    found = [_load_evaluation(file, problems, str(file)) for file in results]
+    evaluations = tuple(entry for entry in found if entry is not None)
+    if not evaluations:
+        why = _cut(problems) or f"it is not a run folder (it has no {MANIFEST}), and no result is in it"
+        raise ConfigError(f"{folder} holds nothing that report reads: {why}. {_what_is_read(folder)}")
+    refuse_several_models(folder, evaluations)
+    refuse_twice(folder, evaluations)
+    return Run(label, folder, {}, None, {}, (), evaluations, problems=tuple(problems))
+
+
+def _cut(problems: Sequence[str]) -> str:
+    return "; ".join(problems[:3]) + ("; ..." if len(problems) > 3 else "")
+
+
+def _what_is_read(given: Path) -> str:
+    what = "It reads run folders of mmpref train, folders of mmpref eval, and files that mmpref score --out has written"
+    if given.suffix.lower() in _ANSWERS:
+        what += f"; of saved answers make one: mmpref score --benchmark NAME --questions FILE --answers {given} --out "
+        what += str(given.with_name(f"{given.stem}_scored.json"))
+    return what
 
 
 def _shown(folders: Sequence[Path]) -> str:
     return " ".join(map(str, folders[:3])) + (" ..." if len(folders) > 3 else "")
-
-
-def _refuse_several_models(folder: Path, files: Sequence[Path], found: Sequence[Evaluation | None]) -> None:
-    """Results of several models are several columns, and which is the first one is the user's to say."""
-    by_model: dict[str, list[Path]] = {}
-    for file, entry in zip(files, found, strict=True):
-        if entry is not None and (model := entry.model):
-            by_model.setdefault(model, []).append(file.parent)
-    if len(by_model) > 1:
-        models = ", ".join(list(by_model)[:3]) + (", ..." if len(by_model) > 3 else "")
-        raise ConfigError(
-            f"{folder} holds results of {len(by_model)} models ({models}); name the folders to compare, first the one "
-            f"that the others are compared with: {_shown([folders[0] for folders in by_model.values()])}"
-        )
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -225,7 +172,13 @@ def _results_in(folder: Path) -> list[Path]:
     if folder.is_file():
         return [folder]
     own = folder / RESULTS
-    return [own] if own.is_file() else sorted(folder.glob(f"*/{RESULTS}")) or sorted(folder.glob(f"evals/*/{RESULTS}"))
+    return [*([own] if own.is_file() else ()), *_below(folder), *_below(folder / "evals")]
+
+
+def _below(folder: Path) -> list[Path]:
+    """``NAME/results.json`` in a folder, and ``NAME.json`` with ``NAME.items.jsonl``, as ``mmpref score`` writes it."""
+    scored = (file.with_name(file.name.removesuffix(f".{ITEMS}") + ".json") for file in folder.glob(f"*.{ITEMS}"))
+    return sorted([*folder.glob(f"*/{RESULTS}"), *(file for file in scored if file.is_file())])
 
 
 def _load_training(run: RunDir, label: str) -> Run:
@@ -237,7 +190,15 @@ def _load_training(run: RunDir, label: str) -> Run:
         problems.append(f"the run is not complete (state: {state})")
     recipe_text = _read(run.recipe_file, problems) if run.recipe_file.exists() else None
     log = _rows(run.metrics_file, problems, usable=lambda row: number(row.get("step")) is not None)
-    evals = [_load_evaluation(file, problems) for file in sorted(folder.glob(f"evals/*/{RESULTS}"))]
+    read = [_load_evaluation(file, problems, str(file.relative_to(folder))) for file in _below(folder / "evals")]
+    if elsewhere := [str(file.relative_to(folder)) for file in (folder / RESULTS, *_below(folder)) if file.is_file()]:
+        problems.append(f"results outside evals/ are not read: {_cut(elsewhere)}; move them there")
+    evals = tuple(found for found in read if found is not None)
+    refuse_twice(folder, evals)
+    is_ours = "state" in manifest or "mmpref" in manifest or log or evals
+    if not is_ours and not (run.pairs_file.exists() or run.eval_pairs_file.exists()):
+        of_others = f"its {MANIFEST} is no run's, and there is no {run.metrics_file.name} and no evals/*/{RESULTS}"
+        raise ConfigError(f"{folder} holds nothing that report reads: {of_others}. {_what_is_read(folder)}")
     return Run(
         label=label,
         path=folder,
@@ -245,7 +206,7 @@ def _load_training(run: RunDir, label: str) -> Run:
         recipe_text=recipe_text,
         recipe=_parse_recipe(recipe_text, problems),
         log=log,
-        evals=tuple(found for found in evals if found is not None),
+        evals=evals,
         pairs=_columns(run.pairs_file, problems),
         eval_pairs=_columns(run.eval_pairs_file, problems),
         problems=tuple(problems),
@@ -263,15 +224,18 @@ def _parse_recipe(text: str | None, problems: list[str]) -> Row:
     return tree if isinstance(tree, dict) else {}
 
 
-def _load_evaluation(file: Path, problems: list[str], *, prefix: str = "evals/") -> Evaluation | None:
+def _load_evaluation(file: Path, problems: list[str], shown: str) -> Evaluation | None:
     folder = file.parent
     try:
         results = read_json(file, DataError)
     except DataError as err:
-        problems.append(f"{prefix}{folder.name}/{file.name} cannot be read: {err}")
+        problems.append(f"{shown} cannot be read: {err}")
         return None
     if not isinstance(results, dict):
-        problems.append(f"{prefix}{folder.name}/{file.name} is damaged: expected a JSON object")
+        problems.append(f"{shown} is damaged: expected a JSON object")
+        return None
+    if not isinstance(results.get("metrics"), dict) or not isinstance(results.get("benchmark"), str):
+        problems.append(f"{shown} is no result: it has no benchmark and metrics")
         return None
     usable = {"chair": _is_caption, "pope": _is_yes_no}.get(str(results.get("benchmark")), lambda row: True)
     name = folder.name if file.name == RESULTS else file.stem

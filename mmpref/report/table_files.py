@@ -3,18 +3,19 @@
 A ``.csv`` has one line per benchmark, part, metric and run, with raw values (fractions where a metric is one). The
 other two have one table per benchmark, a row per run and a column per metric of all questions, as the page shows
 them: value and 95 % interval, below it the paired difference from the first run with its interval; what is clearly
-better is bold, and every warning of the page stands below its table.
+better is bold, and every warning of the page stands below its table. All three say what the page says: why there is
+no difference, what could not be read, which results could not be used.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import TypeAlias
 
 from mmpref.errors import ConfigError
 from mmpref.files import write_text
@@ -31,7 +32,13 @@ _UNITS = {"percent": "%", "words": "words", "nats": "nats", "number": ""}
 _TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", MINUS: "$-$", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", '"': "{''}", "`": r"\textasciigrave{}", "\N{REPLACEMENT CHARACTER}": "?",
 }  # fmt: skip
+_TEX_PAIRS = "-',"
+"""Letters of which LaTeX makes one of two: dashes, quotes. The others that it joins are spelt out anyway."""
+_FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
+"""What a spreadsheet takes for the beginning of a formula, and the same in the wide letters of East Asian scripts."""
+_NOTHING = "not measured: none of these runs has been evaluated, and none logged log-probs"
 _TEX_ARROWS = {"lower": r"$\downarrow$", "higher": r"$\uparrow$"}
 _ARROWS = {"lower": "↓", "higher": "↑"}
 
@@ -63,14 +70,17 @@ def write_table(runs: Sequence[Run], out: Path) -> None:
     made = table_writer(out)
     table = comparison_table(runs)
     entries = [*_of_table(table, runs), *(entry for other in benchmark_tables(runs) for entry in _of_benchmark(other))]
-    write_text(out, made(entries))
+    of_cells = {note for entry in entries for note in entry.cell.notes}
+    general = [note for note in table.sentences if note not in of_cells]
+    write_text(out, made(entries, general if entries else [_NOTHING, *general]))
 
 
 def _of_table(table: Table, runs: Sequence[Run]) -> Iterator[Entry]:
     for column in table.columns:
         for line, run in zip(table.lines, runs, strict=True):
             if column.key.startswith("pope/"):
-                found = run.pope().get(column.key.split("/")[1], (None, ""))[0]
+                part = run.pope().get(column.key.split("/")[1])
+                found = part.evaluation if part else None
             else:
                 found = run.chair() if column.group.endswith("(CHAIR)") else None
             name, _, split = column.group.partition(" ") if column.key.startswith("pope/") else (column.group, "", "")
@@ -86,8 +96,13 @@ def _of_benchmark(table: BenchmarkTable) -> Iterator[Entry]:
             yield Entry(table.title, table.protocol, row.part, row.name, row.better or "", label, place == 0, cell)
 
 
-def as_csv(entries: Sequence[Entry]) -> str:
-    """Everything, one line per benchmark, part, metric and run; what is not known is empty."""
+def as_csv(entries: Sequence[Entry], general: Sequence[str] = ()) -> str:
+    """Everything, one line per benchmark, part, metric and run; what is not known is empty. A text that a spreadsheet
+    would run as a formula begins with an apostrophe.
+
+    Args:
+        general: what belongs to no single number; lines with nothing but a note.
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(_FIELDS)
@@ -95,20 +110,28 @@ def as_csv(entries: Sequence[Entry]) -> str:
         cell = entry.cell
         low, high = cell.interval or ("", "")
         difference_low, difference_high = cell.difference_interval or ("", "")
-        writer.writerow(
-            [
-                entry.benchmark, entry.protocol, entry.part, entry.metric,
-                "fraction" if cell.unit == "percent" else cell.unit, entry.better, entry.run,
-                "yes" if entry.is_baseline else "no", _number(cell.value), low, high, _number(cell.difference),
-                difference_low, difference_high, cell.verdict or "", "; ".join(flag.words for flag in cell.flags),
-                cell.note if cell.value is None else cell.caution,
-            ]
-        )  # fmt: skip
+        notes = [cell.note if cell.value is None else cell.caution, *(flag.why for flag in cell.flags), *cell.notes]
+        row = [
+            entry.benchmark, entry.protocol, entry.part, entry.metric,
+            "fraction" if cell.unit == "percent" else cell.unit, entry.better, entry.run,
+            "yes" if entry.is_baseline else "no", _number(cell.value), low, high, _number(cell.difference),
+            difference_low, difference_high, cell.verdict or "",
+            "; ".join(flag.words for flag in cell.flags), "; ".join(filter(None, notes)),
+        ]  # fmt: skip
+        writer.writerow([_no_formula(field) if isinstance(field, str) else field for field in row])
+    for note in general:
+        writer.writerow([*("" for _ in _FIELDS[:-1]), _no_formula(note)])
     return stream.getvalue()
 
 
-def as_markdown(entries: Sequence[Entry]) -> str:
-    """One pipe table per benchmark."""
+def _no_formula(text: str) -> str:
+    """Text on one line that no spreadsheet computes; numbers are no text and stay what they are."""
+    plain = " ".join(text.split())
+    return f"'{plain}" if plain.startswith(_FORMULA) else plain
+
+
+def as_markdown(entries: Sequence[Entry], general: Sequence[str] = ()) -> str:
+    """One pipe table per benchmark, and ``general`` below them."""
     out = []
     for title, metrics, runs, found in _grids(entries):
         heads = [f"{entry.metric} {_ARROWS.get(entry.better, '')} {_unit(entry)}".strip() for entry in metrics]
@@ -117,12 +140,13 @@ def as_markdown(entries: Sequence[Entry]) -> str:
         ]
         lines = [f"**{title}**", "", _pipes(["run", *heads]), _pipes(["---", *("---:" for _ in heads)])]
         lines += [_pipes([run, *cells]) for run, cells in zip(runs, rows, strict=True)]
-        out.append("\n".join([*lines, "", *(f"- {note}" for note in _notes(found.values()))]).rstrip())
-    return "\n\n".join([*out, _legend(entries)]) + "\n"
+        out.append("\n".join([*lines, "", *(f"- {_one_line(note)}" for note in _notes(found.values()))]).rstrip())
+    told = ["\n".join(f"- {_one_line(note)}" for note in general)] if general else []
+    return "\n\n".join([*out, *told, *([_legend(entries)] if entries else [])]) + "\n"
 
 
-def as_tex(entries: Sequence[Entry]) -> str:
-    """One ``table`` per benchmark, for ``\\usepackage{booktabs}``."""
+def as_tex(entries: Sequence[Entry], general: Sequence[str] = ()) -> str:
+    """One ``table`` per benchmark, for ``\\usepackage{booktabs}``, and ``general`` as a paragraph below them."""
     out = ["% needs \\usepackage{booktabs}"]
     for title, metrics, runs, found in _grids(entries):
         heads = [
@@ -136,7 +160,7 @@ def as_tex(entries: Sequence[Entry]) -> str:
             if any(len(part) > 1 for part in parts):
                 below = [rf"\footnotesize {part[1]}" if len(part) > 1 else "" for part in parts]
                 body.append(" & ".join(["", *below]) + r" \\")
-        notes = " ".join(f"{tex(note)}." for note in _notes(found.values()))
+        notes = _sentences(_notes(found.values()))
         out.append(
             "\n".join(
                 [
@@ -154,13 +178,16 @@ def as_tex(entries: Sequence[Entry]) -> str:
                 ]
             )
         )
+    if general:
+        out.append(_sentences(general))
     return "\n\n".join(out) + "\n"
 
 
-WRITERS: dict[str, Callable[[Sequence[Entry]], str]] = {".csv": as_csv, ".md": as_markdown, ".tex": as_tex}
+Writer: TypeAlias = Callable[[Sequence[Entry], Sequence[str]], str]
+WRITERS: dict[str, Writer] = {".csv": as_csv, ".md": as_markdown, ".tex": as_tex}
 
 
-def table_writer(out: Path) -> Callable[[Sequence[Entry]], str]:
+def table_writer(out: Path) -> Writer:
     """What makes the text of a file with this ending.
 
     Raises:
@@ -173,9 +200,23 @@ def table_writer(out: Path) -> Callable[[Sequence[Entry]], str]:
 
 
 def tex(text: str) -> str:
-    """Text as LaTeX prints it."""
-    spelt = "".join(_TEX.get(letter, letter) for letter in text)
-    return f"{{[}}{spelt[1:]}" if spelt.startswith("[") else spelt  # after a line's end a bracket is an argument
+    """Text as LaTeX prints it, on one line: in OT1, the encoding of a document that asks for none, as in T1."""
+    plain = _one_line(text)
+    spelt = [
+        ("{}" if letter == before and letter in _TEX_PAIRS else "") + _TEX.get(letter, letter)
+        for before, letter in zip(f" {plain}", plain, strict=False)
+    ]
+    if plain.startswith(("[", "*")):  # after a line's end they would be read as an argument
+        spelt[0] = f"{{{spelt[0]}}}"
+    return "".join(spelt)
+
+
+def _sentences(notes: Sequence[str]) -> str:
+    return " ".join(tex(note if note.endswith((".", "?", "!")) else f"{note}.") for note in notes)
+
+
+def _one_line(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text.split()))
 
 
 def _grids(
@@ -213,8 +254,11 @@ def _tex_bold(text: str) -> str:
     return rf"\textbf{{{text}}}"
 
 
-def _notes(entries: Iterable[Entry]) -> list[str]:
-    return list(dict.fromkeys(f"{e.run}, {e.metric}: {f.words}, {f.why}" for e in entries for f in e.cell.flags))
+def _notes(entries: Collection[Entry]) -> list[str]:
+    """Warnings, cautions and what a reader must know of the results, each once."""
+    of_flags = [f"{e.run}, {e.metric}: {f.words}, {f.why}" for e in entries for f in e.cell.flags]
+    cautions = [f"{e.run}, {e.metric}: {e.cell.caution}" for e in entries if e.cell.caution]
+    return list(dict.fromkeys([*of_flags, *cautions, *(note for e in entries for note in e.cell.notes)]))
 
 
 def _legend(entries: Sequence[Entry]) -> str:
@@ -234,4 +278,4 @@ def _number(value: float | None) -> float | str:
 
 
 def _pipes(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(re.sub(r"\s+", " ", cell).replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(_one_line(cell).replace("\\", "\\\\").replace("|", "\\|") for cell in cells) + " |"

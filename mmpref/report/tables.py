@@ -54,7 +54,7 @@ def legend(table: Table) -> Html:
         for kind, words in WORDS.items()
     ]
     sources = [tag("li", tag("b", line.label), f": {line.drift_source}") for line in table.lines if line.drift_source]
-    notes = [tag("li", note) for note in table.notes]
+    notes = [tag("li", note) for note in table.sentences]
     meanings: dict[str, str] = {}
     for column in table.columns:
         meanings.setdefault(column.label, column.explanation)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from mmpref.config import Recipe
+from mmpref.errors import ConfigError, library_errors
 from mmpref.models.adapter import AdapterSettings, Tuning, lora_layers, modules_to_save, prepare
 from mmpref.models.adapter_folder import AdapterFolder, read_adapter
 from mmpref.models.load import LoadedModel
 from mmpref.models.part_counts import ORDER, PartCount, count_parts
-from mmpref.models.skeleton import Kept, kept_by_decoder, skeleton
+from mmpref.models.skeleton import NOT_COUNTED, Kept, kept_by_decoder, skeleton, with_plain_positions
 from mmpref.processing.family import PartName
 from mmpref.processing.layout import LayoutName
 from mmpref.rundir import model_of
@@ -83,7 +86,7 @@ def describe(
         if tuning.of(part) == "full":
             trained[part] += parameter.numel()
             largest_trained = max(largest_trained, parameter.numel())
-    head, table = model.get_output_embeddings(), model.get_input_embeddings()
+    head, table = _embeddings(model, config)
     linear = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head]
     in_language = [m.weight.numel() for name, m in linear if family.part_of(name) == "language"]
     lora = 0
@@ -184,34 +187,53 @@ def _copy_of(start: AdapterFolder, model: PreTrainedModel, wanted: nn.Module | N
     return next((name for of in start.copies.values() for name in of if f".{name}." in f".{path}."), "")
 
 
+def _embeddings(model: PreTrainedModel, config: PretrainedConfig) -> tuple[Any, Any]:
+    """The head (None where there is none) and the table of tokens.
+
+    Raises:
+        ConfigError: what stands in the place of the language model is none, or has no layers to count.
+    """
+    text = config.get_text_config()
+    try:
+        head, table = model.get_output_embeddings(), model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):  # as transformers says that there is none
+        head, table = None, None
+    sizes = [getattr(text, key, None) for key in ("num_hidden_layers", "vocab_size", "hidden_size")]
+    if not isinstance(getattr(table, "weight", None), Tensor) or any(type(size) is not int for size in sizes):
+        raise ConfigError(
+            f"the language model of {config.name_or_path or config.model_type} is of type '{text.model_type}', and "
+            "that has no tokens or layers that could be counted; correct model_type in its config.json"
+        )
+    return head, table
+
+
 def _kept(
     config: PretrainedConfig, recipe: Recipe, tuning: Tuning, dtype: torch.dtype, layout: LayoutName, *, autocast: bool
 ) -> Kept:
     """Counted on the first three layers; every layer of these models is like the next."""
-    text = config.get_text_config()
-    whole, types = text.num_hidden_layers, getattr(text, "layer_types", None)
-    text.num_hidden_layers = min(3, whole)
-    if types is not None:
-        text.layer_types = types[:3]
-    try:
-        short = skeleton(config, recipe.model.path, dtype, layout, recipe.model.parts)
-    finally:
-        text.num_hidden_layers = whole
-        if types is not None:
-            text.layer_types = types
+    whole = config.get_text_config().num_hidden_layers
+    where = f"the memory of a step of '{config.model_type}' cannot be counted"
+    with library_errors(ConfigError, where, NOT_COUNTED):
+        short = copy.deepcopy(config)
+        text = short.get_text_config()
+        text.num_hidden_layers = min(3, whole)
+        if getattr(text, "layer_types", None) is not None:
+            text.layer_types = text.layer_types[:3]
+        with_plain_positions(text)
+    cut = skeleton(short, recipe.model.path, dtype, layout, recipe.model.parts)
     section = recipe.adapter
     settings = None
     if section.kind != "none":
         settings = AdapterSettings(rank=section.rank, dropout=section.dropout, use_dora=section.use_dora)
-    kept = kept_by_decoder(prepare(short, tuning, settings), autocast=autocast)
+    kept = kept_by_decoder(prepare(cut, tuning, settings), autocast=autocast)
     return replace(kept, layers=whole)
 
 
 def _tower(config: PretrainedConfig) -> tuple[int, int, int]:
-    vision = getattr(config, "vision_config", None)
-    if vision is None:
+    vision: Any = getattr(config, "vision_config", None)
+    if not isinstance(vision, PretrainedConfig):
         return (0, 0, 0)
     layers = getattr(vision, "num_hidden_layers", None) or getattr(vision, "depth", 0)
-    width = getattr(vision, "embed_dim", None) or vision.hidden_size
-    inner = getattr(vision, "intermediate_size", None) or int(width * getattr(vision, "mlp_ratio", 4))
+    width: Any = getattr(vision, "embed_dim", None) or getattr(vision, "hidden_size", 0)
+    inner: Any = getattr(vision, "intermediate_size", None) or int(width * getattr(vision, "mlp_ratio", 4))
     return (int(layers or 0), int(width), int(inner))

@@ -9,6 +9,7 @@ before a resume. Nothing else may be in the folder.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -27,16 +28,15 @@ from torch import nn
 
 from mmpref.errors import CheckpointError, one_line
 from mmpref.files import sha256, write_json
+from mmpref.run_content import COMPLETE, OF_THE_SYSTEM, others_in_checkpoint
 from mmpref.training.parallel.sharded import copy_into, trained_weights
 
-COMPLETE = "COMPLETE.json"
 WEIGHTS = "trained.safetensors"
 FORMAT = 2
 """Of ``COMPLETE.json``: 1 had no number, no step, no check of itself, and hashes of the ends of the model's files."""
 _STATE = "trainer_state.json"
+_BACK = "put it back from a copy"
 _NAME = re.compile(r"step-(0|[1-9][0-9]*)")
-_OF_THE_SYSTEM = (".DS_Store", "._*", ".nfs*", "Thumbs.db", "desktop.ini")
-"""What file managers and network file systems put into any folder; nobody reads it as part of a checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def verify(folder: Path) -> dict[str, Any]:
     there = _entries(folder)
     there.pop(COMPLETE, None)
     if missing := next((name for name in sealed.files if name not in there), None):
-        raise CheckpointError(f"{folder}: {missing} is missing")
+        raise CheckpointError(f"{folder}: {missing} is missing; {_BACK}")
     if unknown := sorted(there.keys() - sealed.files.keys()):
         raise CheckpointError(
             f"{folder}: {', '.join(unknown[:5])} {'is' if len(unknown) == 1 else 'are'} not of this checkpoint; take "
@@ -90,11 +90,11 @@ def verify(folder: Path) -> dict[str, Any]:
                 what = "a link" if stat.S_ISLNK(found.st_mode) else "no file"
                 raise CheckpointError(f"{folder}: {name} is {what} and was written as a file; put the file back")
             if found.st_size != size:
-                raise CheckpointError(f"{folder}: {name} has {found.st_size} bytes, and {size} were written")
+                raise CheckpointError(f"{folder}: {name} has {found.st_size} bytes, and {size} were written; {_BACK}")
             if sha256(file) != digest:
-                raise CheckpointError(f"{folder}: {name} is not what was written (sha256 differs)")
+                raise CheckpointError(f"{folder}: {name} is not what was written (sha256 differs); {_BACK}")
         except OSError as err:
-            raise CheckpointError(f"{folder}: {name} cannot be read: {one_line(err)}") from err
+            raise CheckpointError(f"{folder}: {name} cannot be read: {one_line(err)}; check its permissions") from err
     step = sealed.step if sealed.format > 1 else _step_of_state(folder)
     if step is not None and (named := _NAME.fullmatch(folder.name)) and int(named[1]) != step:
         raise CheckpointError(f"{folder} holds step {step}: it was renamed; give it its name step-{step} back")
@@ -118,7 +118,7 @@ def sealed_in(folder: Path) -> Sealed:
     """
     manifest = folder / COMPLETE
     if not manifest.is_file() or manifest.is_symlink():
-        raise CheckpointError(f"{folder} is not complete: it has no {COMPLETE}")
+        raise CheckpointError(f"{folder} is not complete: it has no {COMPLETE}; {_BACK}")
     try:
         content = json.loads(manifest.read_text(encoding="utf-8"))
         files, facts = content["files"], dict(content["facts"])
@@ -128,11 +128,11 @@ def sealed_in(folder: Path) -> Sealed:
         if not isinstance(version, int) or (step is not None and not isinstance(step, int)):
             raise TypeError("its format or its step is no number")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
-        raise CheckpointError(f"{manifest} is damaged: {one_line(err)}") from err
+        raise CheckpointError(f"{manifest} is damaged: {one_line(err)}; {_BACK}") from err
     if version > FORMAT:
         raise CheckpointError(f"{folder} was written by a later version of mmpref (format {version}); update mmpref")
     if check != (_check(content) if version > 1 else None):
-        raise CheckpointError(f"{manifest} is damaged: it is not what was written")
+        raise CheckpointError(f"{manifest} is damaged: it is not what was written; {_BACK}")
     return Sealed(named, facts, step, version)
 
 
@@ -148,7 +148,7 @@ def _entries(folder: Path) -> dict[str, Path]:
         raise CheckpointError(f"{err.filename} cannot be looked into: {one_line(err)}; check its permissions")
 
     for place, folders, files in os.walk(folder, onerror=cannot):
-        inside = [name for name in files if not any(fnmatch(name, pattern) for pattern in _OF_THE_SYSTEM)]
+        inside = [name for name in files if not any(fnmatch(name, pattern) for pattern in OF_THE_SYSTEM)]
         inside += [name for name in folders if (Path(place) / name).is_symlink()]
         if not files and not folders and Path(place) != folder:
             found[f"{Path(place).relative_to(folder).as_posix()}/"] = Path(place)
@@ -190,6 +190,11 @@ def newest_complete(root: Path) -> tuple[Path | None, list[str]]:
     return None, skipped
 
 
+def anything_in(root: Path) -> bool:
+    """Whether there is a checkpoint, whole or not, under its own name or another."""
+    return bool(_others(root)) or any(entry.is_file() for folder in in_order(root) for entry in folder.rglob("*"))
+
+
 def in_order(root: Path) -> list[Path]:
     """Checkpoint folders by step, oldest first."""
     if not root.is_dir():
@@ -211,13 +216,28 @@ def _others(root: Path) -> list[Path]:
 def prune(root: Path, keep: int, *, newest: int) -> None:
     """Delete the oldest checkpoints until ``keep`` are left. A folder that cannot be deleted is left for next time.
 
+    A folder with anything in it that is not of a checkpoint stays, and does not count.
+
     Args:
         newest: the step that was just written. Those of later steps, which a resume passed over, do not count: they
             must not take the place of a whole one.
     """
-    written = [folder for folder in in_order(root) if int(folder.name.removeprefix("step-")) <= newest]
+    earlier = [folder for folder in in_order(root) if int(folder.name.removeprefix("step-")) <= newest]
+    written = [folder for folder in earlier if (folder / COMPLETE).is_file() or not others_in_checkpoint(folder)]
     for folder in written[:-keep]:
-        shutil.rmtree(folder, ignore_errors=True)
+        if not others_in_checkpoint(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def keep_others(folder: Path) -> Path | None:
+    """A checkpoint is about to take this name: what lies there and is of no checkpoint gets another one, which is
+    returned."""
+    if not folder.is_dir() or folder.is_symlink() or not others_in_checkpoint(folder):
+        return None
+    names = (folder.with_name(f"{folder.name}-kept-{number}") for number in itertools.count(1))
+    aside = next(name for name in names if not name.exists())
+    folder.rename(aside)
+    return aside
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

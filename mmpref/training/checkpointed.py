@@ -18,10 +18,21 @@ from transformers import Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from mmpref.errors import CheckpointError, ConfigError
-from mmpref.files import real_path, remove_abandoned, replacing_folder
+from mmpref.files import real_path, remove_abandoned, replacing_folder, writing_to
 from mmpref.models.precision import dtype_to_save
 from mmpref.models.save import save_model
-from mmpref.training.checkpoint import WEIGHTS, is_complete, load_trained, prune, save_trained, seal, verify
+from mmpref.run_holding import has_vanished
+from mmpref.rundir import RunDir
+from mmpref.training.checkpoint import (
+    WEIGHTS,
+    is_complete,
+    keep_others,
+    load_trained,
+    prune,
+    save_trained,
+    seal,
+    verify,
+)
 from mmpref.training.metrics import InCheckpoint, PairLog, read_pair_log
 from mmpref.training.parallel.sharded import (
     load_sharded,
@@ -33,6 +44,7 @@ from mmpref.training.parallel.sharded import (
 from mmpref.training.parallel.world import ALONE, World, pass_on_lost_partner
 from mmpref.training.parallel.zero import is_zero_checkpoint, load_zero_weights, make_whole
 from mmpref.training.run_lock import one_training_in
+from mmpref.training.vanished import as_error, kept_in
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +63,8 @@ class CheckpointedTrainer(Trainer):
     eval_log: PairLog
     is_alone: bool = False
     """The run around this trainer has seen to it that no other process writes where this one does."""
+    run_folder: Path | None = None
+    """The folder of the run around this trainer, which may vanish."""
     _facts: Mapping[str, Any]
     _source: str | None  # where the model was loaded from
 
@@ -73,7 +87,35 @@ class CheckpointedTrainer(Trainer):
             yield
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        root = Path(self.args.output_dir)
+        run, place = self.run_folder, self._kept_in()
+        root = Path(self.args.output_dir) if place is None else RunDir(place).checkpoints
+        self._save_below(root)
+        if run is not None and place is not None:
+            error = as_error(run, place, root / f"step-{self.state.global_step}")
+            with self.world.all_or_none():
+                if self.world.is_first:
+                    RunDir(place).set_state("failed", error=str(error))
+            raise error
+        if self.args.save_total_limit is not None and self.world.is_first:
+            prune(root, self.args.save_total_limit, newest=self.state.global_step)
+
+    def _kept_in(self) -> Path | None:
+        """None while the run folder is where it was; else the one that a last checkpoint goes to."""
+        folder = self.run_folder
+        if folder is None:
+            return None
+        return self.world.first_does(lambda: kept_in(folder) if has_vanished(folder) else None)
+
+    def refuse_vanished(self) -> None:
+        """Write a last checkpoint and stop where the run folder was deleted or moved; all ranks must call it together.
+
+        Raises:
+            VanishedError: says where the checkpoint is.
+        """
+        if self._kept_in() is not None:
+            self._save_checkpoint(self.model, None)
+
+    def _save_below(self, root: Path) -> None:
         for log in (self.pair_log, self.eval_log):
             log.flush()  # rows of all ranks come together
         try:
@@ -99,8 +141,6 @@ class CheckpointedTrainer(Trainer):
                 f"the checkpoint of step {self.state.global_step} was not written: {reason}; those in {root} are "
                 "as they were: make room and go on with --resume"
             ) from err
-        if self.args.save_total_limit is not None and self.world.is_first:
-            prune(root, self.args.save_total_limit, newest=self.state.global_step)
 
     @contextmanager
     def _together(self, path: Path) -> Iterator[Path]:
@@ -109,6 +149,10 @@ class CheckpointedTrainer(Trainer):
             folder: Path | None = None
             with self.world.all_or_none():
                 if self.world.is_first:
+                    with writing_to(path):
+                        aside = keep_others(path)
+                    if aside is not None:
+                        logger.warning("%s held something else than a checkpoint; it is %s now", path, aside)
                     folder = opened.enter_context(replacing_folder(path))
             shared = self.world.share(folder)
             assert shared is not None
@@ -142,6 +186,7 @@ class CheckpointedTrainer(Trainer):
         Raises:
             CheckpointError: it cannot be written.
         """
+        self.refuse_vanished()
         folder = Path(self.args.output_dir) / f"step-{self.state.global_step}"
         if not self.world.first_does(lambda: is_complete(folder)):
             self._save_checkpoint(self.model, None)

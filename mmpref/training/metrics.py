@@ -16,6 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from mmpref.errors import CheckpointError, library_errors
 from mmpref.files import open_to_append, replacing, write_text, writing_to
+from mmpref.run_holding import has_vanished
 
 Gather = Callable[[Any], list[Any]]
 """What each rank has, given what this one has (``World.gather``)."""
@@ -185,10 +186,15 @@ class JsonlLogger(InCheckpoint):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lines: list[str] = []
+        """What was written so far, for where the folder vanishes."""
 
     def copy_to(self, checkpoint: Path) -> None:
         """Put the lines so far into a checkpoint that is being written."""
-        write_text(checkpoint / LINES, "".join(f"{line}\n" for line in _lines_of(self.path)))
+        lines = [] if has_vanished(self.path.parent) else _lines_of(self.path)
+        if len(lines) < len(self._lines):  # the file was deleted meanwhile
+            lines = self._lines
+        write_text(checkpoint / LINES, "".join(f"{line}\n" for line in lines))
 
     def begin_from(self, checkpoint: Path | None, step: int) -> None:
         """Keep exactly the lines that a run has which starts at a checkpoint; what came after it is done again.
@@ -204,8 +210,9 @@ class JsonlLogger(InCheckpoint):
             kept = _lines_of(checkpoint / LINES)
         elif checkpoint is not None:
             kept = [line for line in _lines_of(self.path) if _step_of(line) <= step]
+        self._lines = [line for line in kept if _SUMMARY not in line]
         if kept or self.path.is_file():
-            write_text(self.path, "".join(f"{line}\n" for line in kept if _SUMMARY not in line))
+            write_text(self.path, "".join(f"{line}\n" for line in self._lines))
 
     def on_log(
         self,
@@ -223,8 +230,12 @@ class JsonlLogger(InCheckpoint):
         self._append({"step": step, "event": name, "message": message})
 
     def _append(self, line: Mapping[str, Any]) -> None:
+        text = json.dumps(line)
+        self._lines.append(text)
+        if has_vanished(self.path.parent):
+            return  # the next save says so, and has the line
         with writing_to(self.path), open_to_append(self.path) as stream:
-            stream.write(json.dumps(line) + "\n")
+            stream.write(f"{text}\n")
 
 
 def _lines_of(path: Path) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,14 @@ from transformers import PretrainedConfig
 from mmpref.config import Recipe
 from mmpref.data.audit.image_tokens import llava_1_5, llava_next, llava_onevision, qwen
 from mmpref.errors import ConfigError
-from mmpref.models.load import family_of_config, load_config
+from mmpref.models.config_values import AGAIN
+from mmpref.models.load import family_of_config, load_config, load_processor
+from mmpref.processing.encode import PairEncoder
 from mmpref.processing.layout import LayoutName
+from mmpref.processing.pixels import blank
+from mmpref.records import ImageRef, user_turn
 from mmpref.training.architecture import Architecture, describe
+from mmpref.training.faults import num_pixels
 from mmpref.training.known_models import known_config
 from mmpref.training.spread import ALONE, Spread
 
@@ -25,19 +32,22 @@ def find_config(path: str) -> tuple[PretrainedConfig, str]:
 
 
 def image_shape(config: PretrainedConfig, recipe: Recipe, picture: tuple[int, int]) -> tuple[int, int]:
-    """(image tokens, patches of the vision tower) of one picture; zeros for a text-only model.
+    """(image tokens, patches of the vision tower) of one picture; zeros for a model that takes text only.
+
+    By arithmetic where that is known for the family; else the folder's own processor is asked, as training does.
 
     Raises:
-        ConfigError: a model type whose image tokens cannot be counted without its processor.
+        ConfigError: a model type whose image tokens cannot be counted without its processor, and no folder with one; or
+            a size in the config that is none.
     """
     family = family_of_config(config)
-    if not family.has_vision:
+    if not family.has_vision or family.no_images:
         return 0, 0
     vision: Any = config.vision_config
     width, height = picture
     if family.has_pixel_budget:
-        merge = vision.spatial_merge_size
-        step = vision.patch_size * merge
+        merge, _ = _sides(vision, "spatial_merge_size")
+        step = _sides(vision, "patch_size")[0] * merge
         third = family.name == "qwen3_vl"
         low = recipe.processing.min_pixels or (256 * 256 if third else 56 * 56)
         high = recipe.processing.max_pixels or 16384 * step * step
@@ -46,21 +56,60 @@ def image_shape(config: PretrainedConfig, recipe: Recipe, picture: tuple[int, in
             raise ConfigError(f"a picture of {width} x {height} is too long and thin for this model")
         return tokens, tokens * merge**2
     if vision.model_type == "pixtral":
-        patch = vision.patch_size
-        scale = max(width / vision.image_size, height / vision.image_size, 1.0)
+        (patch, _), (largest, _) = _sides(vision, "patch_size"), _sides(vision, "image_size")
+        scale = max(width / largest, height / largest, 1.0)
         columns, rows = (-(-int(side / scale) // patch) for side in (width, height))
         return rows * (columns + 1), rows * columns  # each row of patches ends with a token of its own
-    per_tile = (vision.image_size // vision.patch_size) ** 2
-    if family.name == "llava":
-        return (llava_1_5(width, height) if per_tile == 576 else per_tile), per_tile + 1
-    if family.name == "llava_next" and vision.image_size == 336:
-        return llava_next(width, height), 5 * (per_tile + 1)
-    if family.name == "llava_onevision" and vision.image_size == 384:
-        tiles = -(-width // 384) * -(-height // 384) + 1
-        return llava_onevision(width, height), tiles * per_tile
+    if family.name in _COUNTED:
+        size = _sides(vision, "image_size")
+        per_tile = prod(side // patch for side, patch in zip(size, _sides(vision, "patch_size"), strict=True))
+        if family.name == "llava":
+            return (llava_1_5(width, height) if per_tile == 576 else per_tile), per_tile + 1
+        if family.name == "llava_next" and size == (336, 336):
+            return llava_next(width, height), 5 * (per_tile + 1)
+        if family.name == "llava_onevision" and size == (384, 384):
+            tiles = -(-width // 384) * -(-height // 384) + 1
+            return llava_onevision(width, height), tiles * per_tile
+    return _by_processor(recipe.model.path, picture, recipe.processing.min_pixels, recipe.processing.max_pixels)
+
+
+_COUNTED = ("llava", "llava_next", "llava_onevision")
+
+
+def _sides(vision: Any, key: str) -> tuple[int, int]:
+    """Two sides that a vision config says, in pixels or patches: one number for both, or a list."""
+    value = getattr(vision, key, None)
+    sides = tuple(value) if isinstance(value, list | tuple) else (value,)
+    first, last = (sides[0], sides[-1]) if len(sides) in (1, 2) else (None, None)
+    if type(first) is int and type(last) is int and first > 0 and last > 0:
+        return first, last
     raise ConfigError(
-        f"the image tokens of a '{config.model_type}' model of this size are not known without its processor"
+        f"the model's config says vision_config.{key}: {str(value)[:80]!a}, and a number of pixels (or two) is "
+        f"expected; {AGAIN}"
     )
+
+
+@cache
+def _by_processor(
+    path: str, picture: tuple[int, int], min_pixels: int | None, max_pixels: int | None
+) -> tuple[int, int]:
+    """What the folder's processor makes of one blank picture."""
+    config = load_config(path) if Path(path).is_dir() else None
+    if config is None or not any(Path(path).glob("*processor*.json")):
+        raise ConfigError(
+            f"how many image tokens a picture has in {path} is not known without the model's processor: give a local "
+            "folder of the model that has its processor and tokenizer files (the weights need not be there)"
+        )
+    family = family_of_config(config)
+    encoder = PairEncoder(load_processor(path, min_pixels=min_pixels, max_pixels=max_pixels), family)
+    shown = blank(*picture)
+    image = ImageRef(path="picture")
+    seen, unseen = (
+        encoder.encode_prompt("picture", user_turn("What?", num_images=len(images)), images, lambda _: shown)
+        for images in ((image,), ())
+    )
+    patches = num_pixels(seen.vision) // prod(_sides(config.vision_config, "patch_size"))
+    return len(seen) - len(unseen), patches
 
 
 def layout_of(recipe: Recipe, config: PretrainedConfig) -> LayoutName:

@@ -344,7 +344,7 @@ def _read(part: Path, of: str) -> dict[str, _Entry] | str:
         of: hash of the cache's facts.
     """
     named = _PART.fullmatch(part.name)
-    if named is None or part.is_dir():
+    if named is None or not part.is_file():  # a pipe would be waited for
         return "is not of this cache"
     try:
         content = part.read_bytes()

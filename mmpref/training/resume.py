@@ -12,8 +12,9 @@ from mmpref.config import Recipe
 from mmpref.errors import CheckpointError
 from mmpref.losses import resolve
 from mmpref.records import PreferencePair
+from mmpref.run_content import MANIFEST
 from mmpref.rundir import RunDir, versions
-from mmpref.training.checkpoint import newest_complete, sealed_in
+from mmpref.training.checkpoint import anything_in, newest_complete, sealed_in
 from mmpref.training.continued import start_facts
 from mmpref.training.extra_arguments import MOVES_NO_WEIGHT
 from mmpref.training.loss_of import settings_of
@@ -141,10 +142,15 @@ def choose_checkpoint(
         images: that the run reads now; None compares none.
 
     Raises:
-        CheckpointError: the checkpoint was written by a run with other facts, or from other images; each is named, with
-            what it was, what it is, and what to do.
+        CheckpointError: checkpoints are there and none of them is whole; or the newest was written by a run with other
+            facts, or from other images; each is named, with what it was, what it is, and what to do.
     """
     folder, skipped = newest_complete(run.checkpoints)
+    if folder is None and anything_in(run.checkpoints):
+        raise CheckpointError(
+            f"none of the checkpoints in {run.checkpoints} can be used, and a start at step 0 would overwrite them: "
+            f"{'; '.join(skipped)}. When that is put right --resume goes on from there; --overwrite begins anew"
+        )
     for reason in skipped:
         say(f"passed over: {reason}")
     if folder is None:
@@ -154,6 +160,7 @@ def choose_checkpoint(
     then = _that_move_weights(_loss_written_out(dict(sealed.facts)))
     now = dict(facts)
     then.pop(_PAIRS, None)
+    _refuse_nameless(run, folder, then)
     changes = Differences(folder, run)
     if sealed.format == 1:
         changes.is_old()
@@ -168,6 +175,19 @@ def choose_checkpoint(
         say(line)
     say(f"resuming from {folder}" + (f" although {allowed}" if (allowed := changes.described()) else ""))
     return folder
+
+
+def _refuse_nameless(run: RunDir, checkpoint: Path, then: Mapping[str, Any]) -> None:
+    """Without its name a run cannot be told from another, and its checkpoints would look like those of another."""
+    manifest = run.path / MANIFEST
+    name = run.manifest().get("run") if manifest.is_file() else None
+    if then.get("run") is None or not manifest.is_file() or (isinstance(name, str) and name):
+        return
+    line = json.dumps({"run": then["run"]})[1:-1]
+    raise CheckpointError(
+        f"{manifest} lacks its 'run', the name of the run, which {checkpoint} has: put `{line}` back into it if that "
+        "checkpoint is of this run; then --resume goes on from it"
+    )
 
 
 def stopped_at(run: RunDir) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mmpref.errors import CheckpointError
+from mmpref.run_content import COMPLETE
 from mmpref.rundir import RunDir
-from mmpref.training.checkpoint import COMPLETE
 from mmpref.training.run_images import RunImages
 
 _NAMED = 5

@@ -24,6 +24,8 @@ from mmpref.losses.objective import Objective
 from mmpref.models.load import check_model
 from mmpref.models.part_counts import as_facts
 from mmpref.records import PreferencePair
+from mmpref.run_content import MODEL_FILES, files_of_model
+from mmpref.run_holding import has_vanished
 from mmpref.rundir import Claim, RunDir, State, check_output, claim_output, with_real_output
 from mmpref.training.alarms import Alarms
 from mmpref.training.arguments import refused_by_transformers, rehearse, training_arguments
@@ -68,6 +70,7 @@ from mmpref.training.stopping import held, terminating
 from mmpref.training.trackers import make_folder, tracked_in
 from mmpref.training.train_log import LossLines, TrainLog
 from mmpref.training.trainer import PreferenceTrainer
+from mmpref.training.vanished import VanishedError
 
 ProgressHook = Callable[[int, int, Mapping[str, float]], None]
 TrainerHook = Callable[[PreferenceTrainer], None]
@@ -208,7 +211,7 @@ def _state_kept(claim: Claim, world: World, log: TrainLog) -> Iterator[Begin]:
     def end(state: State, **facts: Any) -> None:
         # a disk too full for the manifest: the error on its way says more
         with held(and_dropped=True), suppress(CheckpointError):
-            for run in begun if world.is_first else []:
+            for run in begun if world.is_first and not has_vanished(claim.recipe.output) else []:
                 run.set_state(state, **facts)
 
     try:
@@ -271,6 +274,7 @@ def _train(
         say(f"step {step}: {message}")
 
     trainer.is_alone = True  # it is in a run folder that this run holds
+    trainer.run_folder = recipe.output
     if world.is_first:
         trainer.add_callback(Alarms(trainer.pair_log, event))
     lines = log.line if losses is None else log.saying(losses)
@@ -304,6 +308,7 @@ def _train(
     with _checkpoint_kept(trainer):
         if ready.eval.pairs and not trainer.eval_log.has_step(step):
             trainer.evaluate()
+        trainer.refuse_vanished()
         trainer.pair_log.flush()
         with world.all_or_none():
             if world.is_first:
@@ -311,6 +316,7 @@ def _train(
                 if ready.eval.pairs:
                     trainer.eval_log.write(run.eval_pairs_file)
         trainer.write_model(recipe.model.path, run.model, dtype=recipe.model.save_dtype)
+    trainer.refuse_vanished()
     if world.is_first:
         if (written := describe_saved(recipe, run.model)) is not None:
             say(written)
@@ -340,6 +346,7 @@ def _complete(
         parts=as_facts(ready.parts),
         precision=describe(ready.loaded, recipe, is_deepspeed=world.is_deepspeed),
         updates_swallowed=swallowed,
+        **{MODEL_FILES: files_of_model(run.model)},
     )
 
 
@@ -351,6 +358,8 @@ def _checkpoint_kept(trainer: PreferenceTrainer) -> Iterator[None]:
     except (CheckpointError, KeyboardInterrupt, Terminated) as err:
         try:
             kept = f"the trained weights are in {trainer.checkpoint_here()}: make room and go on with --resume"
+        except VanishedError as vanished:
+            raise vanished from err
         except CheckpointError as second:
             older, _ = newest_complete(Path(trainer.args.output_dir))
             kept = f"the checkpoint of the last step could not be written either ({second}); " + (

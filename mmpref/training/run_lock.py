@@ -12,7 +12,8 @@ from pathlib import Path
 
 from mmpref.errors import ConfigError
 from mmpref.files import Locked, NoLocksError, locked
-from mmpref.rundir import LOCK, PATIENCE, writing_alone
+from mmpref.run_content import LOCK
+from mmpref.run_holding import PATIENCE, folder_held, writing_alone
 from mmpref.training.parallel.world import World
 
 
@@ -46,6 +47,7 @@ def _rank_lock(folder: Path, rank: int) -> Iterator[None]:
     with ExitStack() as held:
         try:
             held.enter_context(locked(folder / f"{LOCK}.{rank}", leave=False, patience=PATIENCE))
+            held.enter_context(folder_held(folder, first=False))
         except Locked as err:
             who = err.holder or "another process"
             raise ConfigError(f"{folder} is in use: {who} writes there as rank {rank} of another training") from None

@@ -13,6 +13,7 @@ from mmpref.config import AdapterSection, Recipe
 from mmpref.errors import ConfigError
 from mmpref.losses.objective import Objective
 from mmpref.models.adapter import AdapterSettings, count_parameters, prepare
+from mmpref.models.config_checks import refuse_unsavable
 from mmpref.models.layout_choice import Layout, choose_layout
 from mmpref.models.load import LoadedModel, family_of_config, load, load_config
 from mmpref.models.part_counts import PartCount, count_parts, in_words
@@ -68,6 +69,7 @@ def set_up(
     set_seed(recipe.seed)  # before the model: a fresh adapter is drawn at random
     with memory_told(lambda: f"loading {recipe.model.path}", lambda: smaller_weights(recipe)):
         loaded = _load_model(recipe, world)
+    refuse_unsavable(loaded.model, recipe.model.path)
     if recipe.adapter.path is not None:
         say(describe_start(recipe))
     say(describe(loaded, recipe, is_deepspeed=world.is_deepspeed))

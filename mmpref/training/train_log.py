@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from mmpref.errors import MMPrefError, Terminated, signal_name
 from mmpref.process.notices import kept_by
 from mmpref.process.streams import going_on_without
+from mmpref.run_holding import now_at
 from mmpref.version import __version__
 
 Say = Callable[[str], None]
@@ -83,7 +85,10 @@ class TrainLog:
         self._write()
 
     def _write(self) -> None:
-        if self._path is not None and append(self._path, "".join(self._waiting)):
+        folder = None if self._path is None else now_at(self._path.parent)
+        if self._path is None or folder is None:  # not there yet, or it vanished
+            return
+        if append(folder / self._path.name, "".join(self._waiting)):
             self._waiting.clear()
 
 
@@ -96,8 +101,11 @@ def append(path: Path, lines: str) -> bool:
     """Add lines at the end of a log, in one piece, so that those of several processes do not mix; whether it could."""
     content = lines.encode("utf-8", errors="backslashreplace")
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        # a pipe without a reader would be waited for
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0), 0o666)
         try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return False
             before = os.fstat(descriptor).st_size
             if os.write(descriptor, content) < len(content):  # the disk became full on the way: all of it comes again
                 os.ftruncate(descriptor, before)

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from mmpref.cli import main
-from mmpref.rundir import RunDir, writing_alone
+from mmpref.run_holding import writing_alone
+from mmpref.rundir import RunDir
 from mmpref.training.metrics import read_pair_log
 
 RUNS = ("habit", "sft_chosen", "dpo", "uni_dpo", "adadpo")

@@ -97,3 +97,77 @@ def test_bf16_without_hardware_is_refused_with_keys_that_help(
         assert f"`{advice}`" in out
         assert main([*asked, advice]) == 0
         assert "FAILED" not in capsys.readouterr().out
+
+
+def failed(out: str, name: str) -> list[str]:
+    return [line for line in out.splitlines() if line.startswith(f"  FAILED {name}: ")]
+
+
+def test_every_fault_of_one_section_is_told(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, recipe, *changes = place.training("demo_uni_dpo", tmp_path / "run")
+    wrong = ["train.report_to=[wandb,nothing]", "train.bf16=true", "train.use_cpu=false", "train.optim=nonsense"]
+    wrong += ["train.lr_scheduler_type=zigzag"]
+    assert main(["doctor", "--recipe", recipe, *changes, *wrong]) == 2
+    told = "\n".join(failed(capsys.readouterr().out, "train"))
+    for words in ("wandb is not installed", "no tracker 'nothing'", "train.bf16=true needs", "nonsense", "zigzag"):
+        assert words in told, words
+    assert len(told.splitlines()) == 5
+
+
+def test_every_fault_of_the_data_is_told(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, recipe, *changes = place.training("demo_uni_dpo", tmp_path / "run")
+    wrong = [f"data.eval=[{tmp_path / 'nix.jsonl'},{tmp_path / 'nox.jsonl'}]", "data.root=nodir"]
+    assert main(["doctor", "--recipe", recipe, *changes, *wrong]) == 2
+    told = failed(capsys.readouterr().out, "data")
+    assert [next(word for word in ("nix", "nox", "nodir") if word in line) for line in told] == ["nix", "nox", "nodir"]
+
+    wrong.append(f"data.train={tmp_path / 'nay.jsonl'}")  # and no source is left
+    assert main(["doctor", "--recipe", recipe, *changes, *wrong]) == 2
+    told = failed(capsys.readouterr().out, "data")
+    assert sorted(word for word in ("nay", "nix", "nox", "nodir") for line in told if f"{word}" in line) == [
+        "nay", "nix", "nodir", "nox",
+    ]  # fmt: skip
+
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"id": "{name}"}}\n', encoding="utf-8")
+    wrong = [f"data.train=[{tmp_path / 'a.jsonl'},{place.world.pairs}]"]
+    wrong += [f"data.eval=[{tmp_path / 'b.jsonl'},{tmp_path / 'nix.jsonl'}]"]
+    assert main(["doctor", "--recipe", recipe, *changes, *wrong]) == 2
+    out = capsys.readouterr().out
+    assert len(failed(out, "data")) == 3
+    for words in (f"data file {tmp_path / 'nix.jsonl'} does not exist", f"{tmp_path / 'a.jsonl'}", "b.jsonl"):
+        assert words in out, words
+
+
+@pytest.mark.parametrize("output", ["/proc/x/y", "{file}/run"])
+def test_an_output_that_cannot_be_made_is_told(
+    place: Place, tmp_path: Path, output: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if output.startswith("/proc") and not Path("/proc").is_dir():
+        pytest.skip("no /proc here")
+    (tmp_path / "file").touch()
+    output = output.format(file=tmp_path / "file")
+    _, recipe, *changes = place.training("demo_uni_dpo", Path(output))
+    assert main(["doctor", "--recipe", recipe, *changes]) == 2
+    out = capsys.readouterr().out
+    assert len(failed(out, "output")) == 1
+    assert "cannot write to" in failed(out, "output")[0]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+    assert main(["train", recipe, *changes]) == 6  # which it would have been
+
+
+def test_the_disk_is_looked_at_where_the_output_would_be(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, recipe, *changes = place.training("demo_uni_dpo", tmp_path / "new" / "run")
+    main(["doctor", "--recipe", recipe, *changes, "train.optim=nonsense"])
+    assert f"GiB free in {tmp_path}, where the output would be" in capsys.readouterr().out
+    assert not (tmp_path / "new").exists()
+
+
+def test_one_tracker_is_written_as_a_list(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, recipe, *changes = place.training("demo_uni_dpo", tmp_path / "run")
+    assert main(["doctor", "--recipe", recipe, *changes, "train.report_to=tensorboard"]) == 2
+    told = capsys.readouterr().err
+    assert "write `'train.report_to=[tensorboard]'`" in told
+    assert main(["config", recipe, *changes, "train.report_to=[tensorboard]"]) == 0

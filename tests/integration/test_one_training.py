@@ -175,10 +175,11 @@ def test_overwriting_through_a_link_keeps_the_link_and_replaces_the_content(plac
     through = place.training("demo_dpo", tmp_path / "link", *SHORT, "data.eval=[]")
     assert main(through) == 0
     run = tmp_path / "disk" / "run"
-    (run / "old").write_text("of the earlier run")
+    (run / "logs").mkdir()
+    (run / "logs" / "wandb").write_text("of the earlier run")
     assert main([*through, "--overwrite", "train.max_steps=1"]) == 0
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "middle").is_symlink()
-    assert not (run / "old").exists()
+    assert not (run / "logs").exists()
     assert RunDir(run).manifest()["steps"] == 1
     assert sorted(entry.name for entry in tmp_path.rglob(".*")) == []

@@ -143,3 +143,138 @@ def test_an_evaluation_that_a_model_answered_is_not_written_over(
     command = ["score", "--benchmark", "pope", "--questions", str(tmp_path / "coco_pope_popular.json")]
     assert main([*command, "--answers", str(tmp_path / "first.jsonl"), "--out", str(folder)]) == 2
     assert "evaluation by mmpref eval" in capsys.readouterr().err
+
+
+# --- reasons stand in every form --------------------------------------------------------------------------------------
+
+
+def pope(folder: Path, name: str, said: list[dict[str, object]], asked: Path, out: str) -> Path:
+    answers = write_rows(folder / f"{name}.jsonl", said)
+    command = ["score", "--benchmark", "pope", "--questions", str(asked), "--answers", str(answers)]
+    assert main([*command, "--out", str(folder / out)]) in (0, 8)  # 8: most could not be read, and the result stands
+    return folder / out
+
+
+def every_form(runs: list[Path], folder: Path) -> dict[str, str]:
+    files = [folder / f"table.{ending}" for ending in ("html", "csv", "md", "tex")]
+    assert main(["report", *map(str, runs), *(part for file in files for part in ("--out", str(file)))]) == 0
+    plain = {file.suffix: file.read_text(encoding="utf-8") for file in files[1:]}
+    plain[".tex"] = plain[".tex"].replace("\\%", "%").replace("\\_", "_")
+    return {".html": text_of(files[0]), **plain}
+
+
+def test_why_there_is_no_difference_stands_in_every_form(scored: list[Path], tmp_path: Path) -> None:
+    items = scored[1].with_suffix(".items.jsonl")
+    items.write_text("".join(items.read_text(encoding="utf-8").splitlines(keepends=True)[:20]), encoding="utf-8")
+    for form, text in every_form(scored, tmp_path).items():
+        assert "items.jsonl of second's" in text, form
+        assert "gives other accuracy" in text, form
+    rows = list(csv.DictReader((tmp_path / "table.csv").read_text(encoding="utf-8").splitlines()))
+    assert all("no paired difference" in row["note"] for row in rows if row["run"].startswith("second"))
+
+
+def test_how_many_answers_could_not_be_read_stands_in_every_form(scored: list[Path], tmp_path: Path) -> None:
+    said = [{"id": n, "text": "Yes" if n < 4 else "I wonder."} for n in range(60)]
+    asked = tmp_path / "coco_pope_popular.json"
+    unread = pope(tmp_path, "unread", said, asked, "unread.json")
+    for form, text in every_form([scored[0], unread], tmp_path).items():
+        assert "56 of 60 answers (93.3%) could not be read" in text, form
+    result = json.loads(unread.read_text(encoding="utf-8"))
+    unread.write_text(json.dumps(result | {"notes": []}), encoding="utf-8")  # an older file, or of another tool
+    for form, text in every_form([scored[0], unread], tmp_path).items():
+        assert "56 of 60 answers (93.3%) could not be read" in text, form
+
+
+def test_a_split_alone_is_paired_with_the_same_split_of_several(tmp_path: Path) -> None:
+    files, answers = [], {}
+    for split in ("random", "popular", "adversarial"):
+        rows = [
+            {"question_id": n, "image": f"{n // 2}.jpg", "text": f"Is there a {split} cup {n}?", "label": label}
+            for n, label in enumerate(LABELS)
+        ]
+        files.append(write_rows(tmp_path / f"coco_pope_{split}.json", rows))
+        said = [{"id": n, "text": label if n % 5 else "no"} for n, label in enumerate(LABELS)]
+        answers[split] = write_rows(tmp_path / f"a_{split}.jsonl", said)
+    given = [part for file in files for part in ("--questions", str(file))]
+    given += [part for file in answers.values() for part in ("--answers", str(file))]
+    assert main(["score", "--benchmark", "pope", *given, "--out", str(tmp_path / "all.json")]) == 0
+    one = pope(tmp_path, "b", [{"id": n, "text": label} for n, label in enumerate(LABELS)], files[0], "one.json")
+    every_form([tmp_path / "all.json", one], tmp_path)
+    rows = list(csv.DictReader((tmp_path / "table.csv").read_text(encoding="utf-8").splitlines()))
+    found = {(row["part"], row["run"]): row for row in rows if row["metric"] == "accuracy"}
+    assert float(found["random", "one"]["difference"]) == pytest.approx(0.1)
+    assert found["popular", "one"]["value"] == ""
+
+
+def test_a_run_without_the_questions_of_the_first_is_told(scored: list[Path], tmp_path: Path) -> None:
+    rows = [{"question_id": n, "image": f"g{n}.jpg", "text": "Is there a cup?", "label": "yes"} for n in range(30)]
+    asked = write_rows(tmp_path / "gqa_pope_popular.json", rows)
+    other = pope(tmp_path, "gqa", [{"id": n, "text": "yes" if n % 2 else "no"} for n in range(30)], asked, "gqa.json")
+    for form, text in every_form([scored[0], other], tmp_path).items():
+        assert "2 sets of questions are called 'popular' and have no question in common" in text, form
+        assert "no difference, first was not asked these questions" in text, form
+
+
+def test_no_spreadsheet_runs_a_name_and_latex_prints_it(scored: list[Path], tmp_path: Path) -> None:
+    names = ["=cmd|calc", "+1", "-1", "@SUM(1)", "*bold --- ``it'' \"q\" {} \\x | <a> ~^ ,,"]
+    paths = []
+    for place, name in enumerate(names):
+        paths.append(tmp_path / f"{name}.json")
+        paths[-1].write_bytes(scored[place % 2].read_bytes())
+        write_rows(paths[-1].with_name(f"{name}.items.jsonl"), [])
+    every_form(paths, tmp_path)
+    text = (tmp_path / "table.csv").read_text(encoding="utf-8")
+    assert text.startswith("benchmark,")
+    for row in csv.DictReader(text.splitlines()):
+        for key, value in row.items():
+            if value[:1] in ("=", "+", "-", "@"):
+                assert key in ("value", "low", "high", "difference", "difference_low", "difference_high"), (key, value)
+                float(value)
+    assert "'=cmd|calc," in text
+    latex = (tmp_path / "table.tex").read_text(encoding="utf-8")
+    spelt = (
+        r"{*}bold -{}-{}- \textasciigrave{}\textasciigrave{}it'{}' {''}q{''} \{\} \textbackslash{}x \textbar{} "
+        r"\textless{}a\textgreater{} \textasciitilde{}\textasciicircum{} ,{},"
+    )
+    assert spelt in latex
+    assert "|" not in latex
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("mk.py", "import json\n"),
+        ("answers.jsonl", '{"id": 1, "text": "yes"}\n{"id": 2, "text": "no"}\n'),
+        ("one_answer.jsonl", '{"id": 1, "text": "yes"}\n'),
+        ("rows.json", "[]"),
+        ("other.json", '{"a": 1}'),
+        ("numbers.json", '{"metrics": {"accuracy": 0.5}}'),
+        ("empty.json", ""),
+        ("other/results.json", '{"a": 1}'),
+        ("app/manifest.json", '{"name": "an app"}'),
+    ],
+)
+def test_what_holds_no_result_is_refused(
+    scored: list[Path], tmp_path: Path, name: str, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(content, encoding="utf-8")
+    given = file.parent if "/" in name else file
+    capsys.readouterr()
+    assert main(["report", str(scored[0]), str(given), "--out", str(tmp_path / "x.md")]) == 2
+    told = capsys.readouterr().err
+    assert f"{given} holds nothing that report reads" in told
+    assert "run folders of mmpref train, folders of mmpref eval, and files that mmpref score --out" in told
+    assert not (tmp_path / "x.md").exists()
+
+
+def test_answers_in_the_place_of_a_result_are_told_how_to_become_one(
+    scored: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(tmp_path / "first.jsonl"), "--out", str(tmp_path / "x.md")]) == 2
+    advice = re.search(r"make one: mmpref (score .*)", capsys.readouterr().err)
+    assert advice is not None
+    line = advice[1].replace("NAME", "pope", 1).replace("FILE", str(tmp_path / "coco_pope_popular.json"), 1)
+    assert main(line.split()) == 0
+    assert main(["report", line.split()[-1], "--out", str(tmp_path / "x.md")]) == 0

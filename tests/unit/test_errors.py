@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 import time
@@ -9,7 +10,7 @@ import weakref
 
 import pytest
 
-from mmpref.errors import ConfigError, DataError, StoppedError, library_errors, stopped_by_ctrl_c
+from mmpref.errors import ConfigError, DataError, OutOfMemoryError, StoppedError, library_errors, stopped_by_ctrl_c
 
 
 class Thing:
@@ -81,12 +82,44 @@ def test_whatever_a_library_raises_is_one_line_with_a_remedy(raised: BaseExcepti
     [
         ConfigError("ours"),
         KeyboardInterrupt(),
-        MemoryError(),
         type("OutOfMemoryError", (RuntimeError,), {})(),
         SystemExit(),
     ],
 )
-def test_our_own_errors_ctrl_c_and_a_lack_of_memory_pass(raised: BaseException) -> None:
+def test_our_own_errors_ctrl_c_and_a_lack_of_a_devices_memory_pass(raised: BaseException) -> None:
     with pytest.raises(type(raised)) as passed, library_errors(DataError, "f.json cannot be read", "write it again"):
         raise raised
     assert passed.value is raised
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_memory_that_runs_out_over_a_file_names_the_file(raised: Exception) -> None:
+    with (
+        pytest.raises(OutOfMemoryError, match=r"^f\.json cannot be read: out of memory; free some") as refused,
+        library_errors(DataError, "f.json cannot be read", "write it again"),
+    ):
+        raise raised
+    assert refused.value.exit_code == 5
+    with (
+        pytest.raises(type(raised)) as passed,
+        library_errors(DataError, "f.json cannot be read", "write it again", memory=False),
+    ):
+        raise raised
+    assert passed.value is raised
+
+
+def test_memory_that_runs_out_in_a_command_is_one_error() -> None:
+    @stopped_by_ctrl_c
+    def command() -> None:
+        raise MemoryError
+
+    with pytest.raises(OutOfMemoryError, match=r"^out of memory; free some") as refused:
+        command()
+    assert refused.value.exit_code == 5

@@ -219,3 +219,18 @@ def test_an_output_has_one_writer_who_is_named_and_no_lock_file_stays(tmp_path):
             ):
                 pass
     assert [file.name for file in tmp_path.iterdir()] == ["link.jsonl"]
+
+
+def test_files_that_a_library_made_for_their_owner_alone_can_be_read_by_others_when_a_folder_is_whole(
+    tmp_path: Path,
+) -> None:
+    before = os.umask(0o027)
+    try:
+        with replacing_folder(tmp_path / "step-1") as folder:
+            (folder / "sharded").mkdir(mode=0o700)
+            for name in ("trained.safetensors", "sharded/part"):
+                os.close(os.open(folder / name, os.O_CREAT | os.O_WRONLY, 0o600))
+    finally:
+        os.umask(before)
+    modes = {entry.name: entry.stat().st_mode & 0o777 for entry in (tmp_path / "step-1").rglob("*")}
+    assert modes == {"sharded": 0o750, "trained.safetensors": 0o640, "part": 0o640}

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import stat
 import tempfile
 from collections.abc import Callable
@@ -18,7 +19,9 @@ from mmpref import files
 from mmpref.config import Recipe, build_recipe, load_recipe
 from mmpref.errors import CheckpointError, ConfigError
 from mmpref.files import locked, replacing, replacing_folder, write_json, write_text
-from mmpref.rundir import LOCK, MANIFEST, RunDir, check_output, claim_output, start_run, writing_alone
+from mmpref.run_content import LOCK, MANIFEST
+from mmpref.run_holding import folder_held, writing_alone
+from mmpref.rundir import RunDir, check_output, claim_output, start_run
 
 
 def recipe(output: Path) -> Recipe:
@@ -45,9 +48,9 @@ def test_a_folder_that_holds_a_run_is_refused_with_its_state_and_replaced_when_t
     run.set_state("complete", steps=3)
     with pytest.raises(ConfigError, match=r"holds a run already \(state: complete\).*--overwrite"):
         start_run(recipe(tmp_path / "run"))
-    (run.path / "old").write_text("x")
+    run.metrics_file.write_text("x")
     start_run(recipe(tmp_path / "run"), overwrite=True)
-    assert not (run.path / "old").exists()
+    assert not run.metrics_file.exists()
     assert run.manifest()["state"] == "running"
 
 
@@ -216,6 +219,25 @@ def test_a_rank_that_outlives_the_first_keeps_others_away(tmp_path: Path) -> Non
         assert [entry.name for entry in tmp_path.iterdir()] == [LOCK]  # of killed ranks nothing is left
 
 
+def test_a_rank_holds_the_folder_itself_and_a_forked_child_does_not(tmp_path: Path) -> None:
+    _, say = lines()
+    with folder_held(tmp_path, first=False):
+        with pytest.raises(ConfigError, match=rf"in use: process {os.getpid()} on .* writes there"):
+            check_output(recipe(tmp_path))
+        with pytest.raises(ConfigError, match="writes there"), writing_alone(tmp_path, say):
+            pass
+        child = os.fork()
+        if child == 0:
+            signal.pause()
+    try:
+        check_output(recipe(tmp_path))
+        with writing_alone(tmp_path, say) as alone:
+            assert alone
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
 def test_without_locks_the_user_is_warned_and_a_run_that_says_it_is_running_is_not_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,6 +304,7 @@ def test_a_run_within_a_run_is_not_deleted_while_it_is_written(tmp_path: Path) -
         (tmp_path / "runs" / "inner" / "work").write_text("")
         with pytest.raises(ConfigError, match="runs/inner is in use"):
             check_output(recipe(tmp_path), overwrite=True)
+    (tmp_path / "runs" / "inner" / "work").unlink()
     check_output(recipe(tmp_path), overwrite=True)
 
 

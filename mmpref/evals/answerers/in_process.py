@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mmpref.errors import ConfigError, OutOfMemoryError
+from mmpref.errors import ConfigError, OutOfMemoryError, lacks_memory, library_errors
 from mmpref.evals.answerers.contract import same_questions
 from mmpref.records import Answer, EvalSample, ImageRef
 
@@ -24,6 +24,7 @@ BATCH_SIZE = 64
 TOKENS_PER_BATCH = 65_536
 _PIXEL_CACHE_BYTES = 256 * 2**20  # questions about one image follow each other, so a few images are enough
 _BATCHES_PER_WINDOW = 8  # encoded at once and sorted by length; the first windows are smaller
+_NAMED = 12  # settings that a note names
 _WINDOW_BYTES = 2**30  # fewer batches when their pixels would take more
 
 
@@ -72,14 +73,23 @@ class ModelSource:
         from mmpref.models.load import load
 
         found = self.resolved()
-        return load(
-            found.path,
-            adapter=found.adapter,
-            dtype=found.dtype,
-            quantization=found.quantization,
-            max_pixels=found.max_pixels,
-            device=device,
-        )
+        try:
+            return load(
+                found.path,
+                adapter=found.adapter,
+                dtype=found.dtype,
+                quantization=found.quantization,
+                max_pixels=found.max_pixels,
+                device=device,
+            )
+        except (MemoryError, RuntimeError) as err:
+            import torch
+
+            if not (lacks_memory(err) or isinstance(err, torch.OutOfMemoryError)):
+                raise
+            raise OutOfMemoryError(
+                f"out of memory while loading {found.path}; use a smaller model, or quantization (--quantization nf4)"
+            ) from err
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +100,28 @@ class _Asked:
     samples: Sequence[EvalSample]
 
 
+def generation_note(model: str | Path | LoadedModel | ModelSource) -> str | None:
+    """What a model's generation_config.json asks for that would change greedy answers, and was not followed; None where
+    there is no such thing."""
+    from mmpref.models.generation import FILE, left_out
+
+    source = ModelSource(path=str(model)) if isinstance(model, str | Path) else model
+    names = left_out(source.resolved().path if isinstance(source, ModelSource) else source.path)
+    if not names:
+        return None
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    shown = ", ".join(names[:_NAMED])
+    return f"answers are greedy, and these settings of the model's {FILE} were left out: {shown}{more}"
+
+
 class TransformersAnswerer:
     """Answers in this process with a transformers model: no sampling, batches, left padding, KV cache.
 
     Questions that are the same (same images, same prompt, as in POPE's splits) are answered once. Questions about one
     image stay near each other, so that its pixels are prepared once, and copied to the device once per batch; within a
     window they are sorted by length, and the next window is prepared while this one is answered. The first window is
-    one batch, so that the device does not wait for more. A batch that does not fit in memory is halved, and so are
+    one batch, so that the device does not wait for more. Settings of the model's own for generation are not followed
+    (see :func:`generation_note`). A batch that does not fit in memory is halved, and so are
     those after it.
 
     Args:
@@ -232,7 +257,8 @@ class TransformersAnswerer:
         del on_device
         inputs = {name: tensor.to(model.device) for name, tensor in collated.items()}
         del collated
-        with torch.inference_mode():
+        cannot = f"{self._loaded.path} cannot answer question '{prompts[0].sample_id}'"
+        with torch.inference_mode(), library_errors(ConfigError, cannot, "look at the values in its config.json"):
             out = model.generate(
                 **inputs,
                 max_new_tokens=self._max_new_tokens,

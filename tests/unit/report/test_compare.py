@@ -301,6 +301,9 @@ def test_a_folder_of_runs_is_refused_with_the_runs_it_holds(folders, tmp_path):
         folders.write_run(tmp_path / "runs" / name)
     with pytest.raises(ConfigError, match=r"holds 2 run folders and is none itself; name those.*runs/one .*runs/two"):
         load_runs([tmp_path / "runs"])
+    evaluated(tmp_path / "runs" / "base_chair", "base")  # which was shown, and the runs were not
+    with pytest.raises(ConfigError, match="holds 2 run folders and is none itself"):
+        load_runs([tmp_path / "runs"])
 
 
 def evaluated(folder, model):
@@ -314,13 +317,98 @@ def test_results_of_several_models_are_no_one_column(tmp_path):
     for model in ("base", "tuned"):
         evaluated(tmp_path / "flat" / model, model)
         evaluated(tmp_path / "deep" / model / "chair", model)
-        evaluated(tmp_path / "one" / f"chair_{model}", "base")
     with pytest.raises(ConfigError, match=r"results of 2 models \(base, tuned\); name the folders .*base .*tuned"):
         load_runs([tmp_path / "flat"])
     with pytest.raises(ConfigError, match=r"deep holds 2 folders with results in them .*deep/base .*deep/tuned"):
         load_runs([tmp_path / "deep"])
     assert [len(run.evals) for run in load_runs([tmp_path / "flat" / "base", tmp_path / "deep" / "tuned"])] == [1, 1]
-    assert len(load_runs([tmp_path / "one"])[0].evals) == 2
+
+
+def pope_result(folder, pictures, said, *, asked="coco_pope_random.json", answers="a.jsonl", **more):
+    """What ``mmpref score`` leaves of one split of POPE about ``pictures``, all answered with ``said``."""
+    questions = [
+        {"question_id": n, "image": picture, "text": f"Is there a cup {n}?", "label": "yes" if n % 2 else "no"}
+        for n, picture in enumerate(pictures)
+    ]
+    result = score("pope", questions, [{"id": n, "text": said} for n in range(len(questions))])
+    folder.mkdir(parents=True)
+    write_items(folder / "items.jsonl", result)
+    scored = {"questions": [asked], "answers": [answers], "options": []}
+    write_result(folder / "results.json", result, scored=scored, **more)
+    return folder
+
+
+COCO, GQA = [f"COCO_{n}.jpg" for n in range(20)], [f"{n}.jpg" for n in range(20)]
+
+
+def test_one_folder_does_not_hold_one_part_twice(tmp_path, folders):
+    """The second was left out without a word."""
+    many = tmp_path / "many"
+    first, second = pope_result(many / "a", COCO, "Yes"), pope_result(many / "b", COCO, "No", answers="b.jsonl")
+    with pytest.raises(ConfigError, match=r"two results of pope, random, protocol mmpref: \S+a/results.json and \S+b/"):
+        load_runs([many])
+    assert len(load_runs([first, second])) == 2  # the advice
+    for benchmark, name in (("chair", "caps"), ("mmhal", "rated"), ("new_one", "new")):
+        for place in "ab":
+            folder = tmp_path / name / place
+            folder.mkdir(parents=True)
+            content = {"benchmark": benchmark, "protocol": "mmpref", "metrics": {"score": 0.5}}
+            (folder / "results.json").write_text(json.dumps(content))
+        with pytest.raises(ConfigError, match=f"two results of {benchmark}, protocol mmpref"):
+            load_runs([tmp_path / name])
+    run = folders.write_run(tmp_path / "run")
+    for name in ("pope", "pope_again"):
+        folders.write_pope(run, {"random": folders.yes_no(6, split="random", wrong_yes_every=2, wrong_no_every=3)})
+        (run / "evals/pope").rename(run / f"evals/x{name}")
+    with pytest.raises(ConfigError, match=r"two results of pope, random.*xpope/results.json and .*xpope_again/"):
+        load_runs([run])
+
+
+def test_no_form_of_a_result_in_a_folder_is_lost(tmp_path, folders):
+    """Files of ``score`` beside folders of it, and results that lie where a run does not have them."""
+    many = tmp_path / "many"
+    pope_result(many / "evals" / "deep", COCO, "Yes", asked="coco_pope_adversarial.json")
+    pope_result(many / "a", COCO, "Yes")
+    pope_result(many / "b", COCO, "Yes", asked="coco_pope_popular.json")
+    for name in ("results.json", "items.jsonl"):
+        (many / "b" / name).rename(many / {"results.json": "b.json", "items.jsonl": "b.items.jsonl"}[name])
+    assert list(load_runs([many])[0].pope()) == ["random", "popular", "adversarial"]
+    pope_result(many / "c", COCO, "No")
+    (many / "c" / "results.json").rename(many / "c.json")
+    (many / "c" / "items.jsonl").rename(many / "c.items.jsonl")
+    with pytest.raises(ConfigError, match=r"a/results.json and \S+c.json"):
+        load_runs([many])
+    run = folders.write_run(tmp_path / "run")
+    pope_result(run / "pope", COCO, "Yes")
+    (loaded,) = load_runs([run])
+    assert loaded.problems == ("results outside evals/ are not read: pope/results.json; move them there",)
+    assert any("pope/results.json" in told for told in comparison_table([loaded]).remarks)
+
+
+def test_one_folder_holds_the_splits_of_one_model(tmp_path):
+    pope_result(tmp_path / "all" / "r", COCO, "Yes", model="llava")
+    pope_result(tmp_path / "all" / "p", COCO, "Yes", asked="coco_pope_popular.json", answers="p.jsonl", model="llava")
+    assert list(load_runs([tmp_path / "all"])[0].pope()) == ["random", "popular"]
+    pope_result(tmp_path / "all" / "a", COCO, "Yes", asked="coco_pope_adversarial.json", model="other")
+    with pytest.raises(ConfigError, match=r"results of 2 models \(other, llava\)"):
+        load_runs([tmp_path / "all"])
+
+
+def test_other_questions_under_one_name_get_columns_of_their_own(tmp_path):
+    """COCO's and GQA's splits have the same names, and their questions the same ids."""
+    seem = "gqa_pope_seem_random.json"
+    one, other = pope_result(tmp_path / "one", COCO, "Yes"), pope_result(tmp_path / "other", GQA, "No", asked=seem)
+    table = comparison_table(load_runs([one, other]))
+    groups = list(dict.fromkeys(column.group for column in table.columns))
+    assert groups == ["POPE random (coco_pope_random)", "POPE random (gqa_pope_seem_random)"]
+    second = table.lines[1].cells
+    assert second["pope/random (coco_pope_random)/accuracy"].value is None
+    assert second["pope/random (gqa_pope_seem_random)/accuracy"].value == 0.5
+    assert any("2 sets of questions are called 'random'" in note for note in table.notes)
+    both = tmp_path / "both"
+    pope_result(both / "coco", COCO, "Yes"), pope_result(both / "gqa", GQA, "No", asked=seem)
+    pope_result(both / "popular", COCO, "No", asked="coco_pope_popular.json")
+    assert [name.partition(" (")[0] for name in load_runs([both])[0].pope()] == ["random", "random", "popular"]
 
 
 def test_two_pictures_that_both_turn_are_not_clear_and_the_page_says_why(folders, tmp_path):

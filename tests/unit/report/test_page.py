@@ -12,6 +12,7 @@ from mmpref.report.compare import comparison_table, load_runs
 from mmpref.report.figures import Curve, curve_figure, result_figure
 from mmpref.report.markup import Html, tag, text
 from mmpref.report.page import build_report
+from mmpref.report.table_files import write_table
 
 VOID = {"meta", "link", "img", "br"}
 HOSTILE = '<script>alert("x")</script><img src=https://evil.example/x onerror=alert(1)>\x00\x1b&amp;\'"'
@@ -143,6 +144,22 @@ def test_missing_pieces_are_said(folders, tmp_path):
         "not measured",
     ):
         assert words in outline.text
+
+
+def test_runs_without_evaluations_have_no_empty_table(folders, tmp_path):
+    """Of captions and of POPE, which nobody was asked; what training logged has its columns."""
+    bare = folders.write_run(tmp_path / "bare")
+    trained = folders.write_run(tmp_path / "trained", log=folders.preference_log())
+    outs = {runs: tmp_path / f"{len(runs)}.html" for runs in ((bare,), (bare, trained))}
+    for runs, out in outs.items():
+        outline = Outline(build_report(list(runs), out).read_text())
+        assert "captions (CHAIR)" not in outline.text
+        assert any(a.get("class") == "results" for n, a in outline.tags if n == "table") == (trained in runs)
+        for ending in (".csv", ".md", ".tex"):
+            write_table(load_runs(list(runs)), tmp_path / f"table{ending}")
+            text = (tmp_path / f"table{ending}").read_text()
+            assert "CHAIR" not in text
+            assert ("none of these runs has been evaluated" in text) == (trained not in runs)
 
 
 def test_a_run_with_evals_but_without_pictures(folders, tmp_path):

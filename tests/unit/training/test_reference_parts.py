@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -70,7 +71,16 @@ def a_folder(folder: Path) -> str:
     return "part-more is not of this cache"
 
 
-@pytest.mark.parametrize("harm", [flipped, cut, emptied, swapped, renamed, foreign, a_folder], ids=lambda h: h.__name__)
+def a_pipe(folder: Path) -> str:
+    name = parts(folder)[0].name
+    parts(folder)[0].unlink()
+    os.mkfifo(folder / name)
+    return f"{name} is not of this cache"
+
+
+@pytest.mark.parametrize(
+    "harm", [flipped, cut, emptied, swapped, renamed, foreign, a_folder, a_pipe], ids=lambda h: h.__name__
+)
 def test_a_part_that_is_not_what_was_written_is_refused_and_the_advice_helps(
     tmp_path: Path, harm: Callable[[Path], str]
 ) -> None:

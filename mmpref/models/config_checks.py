@@ -1,0 +1,143 @@
+"""A config as transformers reads it: keys that are its code's, what forward returns, whether it can be saved."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import FunctionType
+from typing import Any
+
+from torch import nn
+from transformers import CONFIG_MAPPING, PretrainedConfig
+
+from mmpref.errors import ConfigError, library_errors
+from mmpref.models.unwrap import base_model
+
+_OF_THE_CLASS = frozenset({"attribute_map", "sub_configs", "base_config_key"})
+"""What a class of configs says of itself; a file that says it changes the names that the code finds its values by."""
+_RETURNED = {"output_attentions": False, "output_hidden_states": False, "return_dict": True}
+"""Only says what a forward pass returns, which our code asks for by itself."""
+_TEXT = ("text_config", "decoder", "generator", "text_encoder")
+"""Where transformers looks for the language model's part of a config."""
+_VISION = "vision_config"
+"""Of a type without a vision tower, a plain object there is left over from another model."""
+_CORRECT = "correct it or take it out of the file"
+
+
+def refuse_keys(config: Mapping[str, Any], file: Path) -> None:
+    """Refuse keys that would replace a part of the code that reads the config, and a model type that is code itself.
+
+    Args:
+        file: the config.json, for the message.
+
+    Raises:
+        ConfigError: with the key.
+    """
+    kind = config.get("model_type")
+    if kind not in CONFIG_MAPPING and "auto_map" in config:
+        raise ConfigError(
+            f"{file}: the model type '{kind}' is code that comes with the folder (auto_map), and mmpref runs no code "
+            "of model folders: give a folder of a type that transformers has; many such models are published once more "
+            "in that form"
+        )
+    for part, place in _objects(config):
+        found = part.get("model_type")
+        owner: Any = CONFIG_MAPPING[found] if isinstance(found, str) and found in CONFIG_MAPPING else PretrainedConfig
+        for key, value in part.items():
+            if key in _RETURNED:
+                continue
+            own = inspect.getattr_static(owner, key, None)
+            is_code = isinstance(own, FunctionType | classmethod | staticmethod)
+            is_fixed = isinstance(own, property) and own.fset is None
+            if is_code or is_fixed or (key in _OF_THE_CLASS and value != getattr(owner, key, None)):
+                raise ConfigError(f"{file} has the key {place}{key}, which is no setting of a model; take it out")
+
+
+def settle(config: PretrainedConfig, file: str) -> None:
+    """Make what a forward pass returns the usual, drop what is left over, and check the values as saving does.
+
+    Args:
+        file: where the config was read, for the message.
+
+    Raises:
+        ConfigError: a part of another model's config, or a value that transformers would refuse to save.
+    """
+    for key in _TEXT:
+        if isinstance(getattr(config, key, None), Mapping):
+            raise ConfigError(
+                f"{file} has a {key}, and a model of type '{config.model_type}' has no such part: it was written for "
+                "another model_type; write that, or take the part out"
+            )
+    if isinstance(getattr(config, _VISION, None), Mapping):
+        delattr(config, _VISION)
+    for part in _parts(config):
+        for key, value in _RETURNED.items():
+            if getattr(part, key, value) != value:
+                setattr(part, key, value)
+    for part in _parts(config):
+        if callable(check := getattr(part, "validate", None)):
+            with library_errors(ConfigError, f"{file} has a value that cannot be used", _CORRECT):
+                check()
+
+
+def refuse_unsavable(model: nn.Module, path: str | Path) -> None:
+    """Write a model's settings once without its weights: a run must not find at its end that they cannot be.
+
+    Raises:
+        ConfigError: transformers refuses to save them.
+    """
+    inner: Any = base_model(model)
+    if not isinstance(getattr(inner, "config", None), PretrainedConfig):
+        return
+    with (
+        TemporaryDirectory() as folder,
+        library_errors(ConfigError, f"a model with the config.json of {path} could be trained and not saved", _CORRECT),
+    ):
+        copy.deepcopy(inner.config).save_pretrained(folder)
+
+
+@contextmanager
+def told_if_it_works() -> Iterator[None]:
+    """What transformers logs inside is kept back, and told when the block ends well: before an error of ours it would
+    be pages about the same."""
+    kept: list[tuple[logging.Handler, logging.LogRecord]] = []
+    removers = []
+    for handler in logging.getLogger("transformers").handlers:
+
+        def keep(record: logging.LogRecord, handler: logging.Handler = handler) -> bool:
+            kept.append((handler, record))
+            return False
+
+        handler.addFilter(keep)
+        removers.append((handler, keep))
+    works = False
+    try:
+        yield
+        works = True
+    finally:
+        for handler, keep in removers:
+            handler.removeFilter(keep)
+        if works:
+            for handler, record in kept:
+                handler.handle(record)
+
+
+def _objects(config: Mapping[str, Any], place: str = "") -> Iterator[tuple[Mapping[str, Any], str]]:
+    """The config and the configs of parts in it, each with what its keys begin with."""
+    yield config, place
+    for key, value in config.items():
+        if isinstance(value, Mapping) and (key.endswith("_config") or "model_type" in value):
+            yield from _objects(value, f"{place}{key}.")
+
+
+def _parts(config: PretrainedConfig) -> Iterator[PretrainedConfig]:
+    """A config and those inside it."""
+    yield config
+    for value in list(vars(config).values()):
+        if isinstance(value, PretrainedConfig):
+            yield from _parts(value)
