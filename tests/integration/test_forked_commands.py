@@ -31,5 +31,5 @@ def test_the_memory_of_a_command_is_what_it_took(
         ended = forked_commands._run({**asked, "env": {}, "nobody": False})
         assert ended["code"] == (-signal.SIGKILL if is_killed else 0)
         found[mib] = ended["peak_mib"]
-    assert 0 < found[1] < 50
+    assert found[1] < 50
     assert found[300] - found[1] == pytest.approx(299, abs=30)
