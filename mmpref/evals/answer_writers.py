@@ -67,13 +67,13 @@ def export_answers(
     chosen = benchmark_named(benchmark)
     choose(to, FORMATS, "format")
     row_of = _row_maker(chosen.name, to, model)
-    refuse_ending(Path(out), chosen.name, to)
     filled = with_defaults(chosen, options)
     path = Path(out)
     is_folder = kind_of(chosen.name, to) == FOLDER
     names = (*PERCEPTION, *COGNITION) if is_folder else ()
     outputs = {f"{name}, a file of --out,": path / f"{name}.txt" for name in names} or {"--out": path}
     refuse_written_over(outputs, files_read(chosen.name, questions, answers, options=options))
+    refuse_ending(path, chosen.name, to)
     samples = chosen.load(questions, filled)
     pairs = pair_by_id(samples, chosen.load_answers(answers, samples, filled).answers, may_cover_part=True)
     asks, why = _VLMEVALKIT_ASKS.get(chosen.name, _ALL) if to == "vlmevalkit" else _ALL
