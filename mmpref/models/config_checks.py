@@ -51,6 +51,11 @@ def refuse_keys(config: Mapping[str, Any], file: Path) -> None:
         for key, value in part.items():
             if key in _RETURNED:
                 continue
+            if key.endswith("_implementation") and "/" in str(value):
+                raise ConfigError(
+                    f"{file} says {place}{key}: {str(value)[:80]!a}, which is code on the hub, and mmpref runs no code "
+                    "that a model asks for; take the key out (model.attn_implementation of a recipe chooses another)"
+                )
             own = inspect.getattr_static(owner, key, None)
             is_code = isinstance(own, FunctionType | classmethod | staticmethod)
             is_fixed = isinstance(own, property) and own.fset is None
