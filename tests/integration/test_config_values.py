@@ -333,6 +333,7 @@ def test_a_saved_model_keeps_the_generation_settings_of_its_base(whole: Path, tm
     assert (tmp_path / "out" / name).read_bytes() == (base / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_over_a_config_names_it_in_every_command(whole: Path, commands: Path) -> None:
     shutil.copytree(whole / "llava", commands / "model")
     (commands / "model/config.json").write_text(f'{{"x": "{"a" * 60_000_000}"}}')

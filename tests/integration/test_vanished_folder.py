@@ -65,7 +65,8 @@ def its_parent_moved(run: Path) -> Path:
 
 @pytest.mark.parametrize(("vanish", "step", "save"), [
     (deleted, 1, "train.save_steps=1"), (moved, 1, "train.save_steps=2"),
-    (deleted_and_taken, 2, "train.save_steps=null"), (its_parent_moved, 2, "train.save_steps=1"),
+    pytest.param(deleted_and_taken, 2, "train.save_steps=null", marks=pytest.mark.slow),
+    pytest.param(its_parent_moved, 2, "train.save_steps=1", marks=pytest.mark.slow),
 ], ids=lambda given: getattr(given, "__name__", str(given)))  # fmt: skip
 def test_a_run_whose_folder_vanishes_is_kept_and_goes_on_as_the_message_says(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],

@@ -324,7 +324,7 @@ def artefacts(folder):
     return {file.name: file.read_bytes().decode("utf-8", "replace") for file in folder.rglob("*") if file.is_file()}
 
 
-@pytest.mark.parametrize("command", ["eval", "judge"])
+@pytest.mark.parametrize("command", [pytest.param("eval", marks=pytest.mark.slow), "judge"])
 def test_whole_runs_write_and_say_the_key_nowhere(tmp_path, command):
     from PIL import Image
 
