@@ -90,7 +90,7 @@ def check(
     max_bad_fraction: _MaxBad = 0.001,
     workers: Annotated[int | None, typer.Option(min=1, help="Decoding processes; default: one per core.")] = None,
     fix: Annotated[
-        Path | None, typer.Option("--fix", help="Also write the rows that are in order to this file, canonical JSONL.")
+        Path | None, typer.Option("--fix", help="Also write the rows in order to this new file, canonical JSONL.")
     ] = None,
     copy_images: Annotated[
         bool, typer.Option("--copy-images", help="With --fix: copy their images to a folder beside the file.")

@@ -160,6 +160,7 @@ def _tried(parts: str) -> list[tuple[int, int, int]]:
 
 
 def _made(kind: Any, content: dict[str, Any]) -> Any:
+    """None where the library refuses the content: loading the folder meets the same and says which file it is."""
     try:
         return kind.from_str(json.dumps(content))
     except Exception:
