@@ -1,5 +1,5 @@
 """``python -m mmpref`` is the ``mmpref`` command."""
 
-from mmpref.cli import entry_point
+from mmpref.cli.main import entry_point
 
 entry_point()

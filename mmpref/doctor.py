@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mmpref.config import DataSection, Recipe, TrainSection
 from mmpref.errors import MMPrefError
-from mmpref.files import writing_to
+from mmpref.files.writing import writing_to
+from mmpref.recipe.sections import DataSection, Recipe, TrainSection
 from mmpref.records import PreferencePair
 from mmpref.version import __version__
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from mmpref.losses.objective import Objective
     from mmpref.processing.collate import PairCollator
-    from mmpref.training.run_data import RunData
+    from mmpref.training.run.data import RunData
 
 T = TypeVar("T")
 S = TypeVar("S", TrainSection, DataSection)
@@ -64,13 +64,13 @@ def check_recipe(recipe: Recipe) -> Iterator[Fact]:
     What does not depend on something that failed is looked at all the same, so that one answer names every obstacle.
     Nothing stays written, except in the reference cache of a recipe that asks for one.
     """
-    from mmpref.rundir import check_output, with_real_output
-    from mmpref.training.arguments import training_arguments
-    from mmpref.training.continued import continued
-    from mmpref.training.loss_of import loss_written_out, objective_of
+    from mmpref.rundir.folder import check_output, with_real_output
+    from mmpref.training.loss_settings import loss_written_out, objective_of
     from mmpref.training.parallel.strategy import refuse_contradictions
     from mmpref.training.precision import resolved
-    from mmpref.training.setup import refuse_shrinking
+    from mmpref.training.run.setup import refuse_shrinking
+    from mmpref.training.run.start_adapter import continued
+    from mmpref.training.trainer.arguments import training_arguments
 
     looks = _Looks()
     yield _safely(_disk, recipe.output)
@@ -130,9 +130,9 @@ class _Looks:
 
 
 def _start_up(recipe: Recipe, arguments: TrainingArguments, data: RunData) -> Iterator[Fact]:
-    from mmpref.training.loss_of import line_of, objective_of, settle, with_score
-    from mmpref.training.preflight import run_checks
-    from mmpref.training.setup import set_up
+    from mmpref.training.loss_settings import line_of, objective_of, settle, with_score
+    from mmpref.training.run.setup import set_up
+    from mmpref.training.trainer.preflight import run_checks
 
     told: list[str] = []
     score = settle(recipe, data.train, None, told.append)
@@ -159,7 +159,7 @@ def _start_up(recipe: Recipe, arguments: TrainingArguments, data: RunData) -> It
 
 def _one_pair(collator: PairCollator, pairs: Sequence[PreferencePair]) -> Iterator[Fact]:
     """One pair, if possible with images, as the model reads it."""
-    from mmpref.processing.shown import CLOSE, OPEN, SPELT_CLOSE, SPELT_OPEN, shown
+    from mmpref.processing.pair_text import CLOSE, OPEN, SPELT_CLOSE, SPELT_OPEN, shown
 
     pair = next((pair for pair in pairs if pair.images), pairs[0])
     chat = collator.encoder.chat
@@ -289,7 +289,7 @@ def _hub() -> Fact:
 
 def _train_faults(recipe: Recipe) -> list[str]:
     """Everything that is refused in the ``train`` section."""
-    from mmpref.training.arguments import training_arguments
+    from mmpref.training.trainer.arguments import training_arguments
 
     def look(section: TrainSection) -> None:
         training_arguments(recipe.model_copy(update={"train": section}))
@@ -302,10 +302,10 @@ def _data_faults(recipe: Recipe, objective: Objective) -> tuple[RunData | None, 
 
     The data is None where something is.
     """
-    from mmpref.data.images import ImageLoader
+    from mmpref.data.images.loader import ImageLoader
     from mmpref.data.opening import recipe_sources
     from mmpref.data.quarantine import Quarantine
-    from mmpref.training.run_data import load_data
+    from mmpref.training.run.data import load_data
 
     def load(section: DataSection) -> RunData:
         return load_data(recipe.model_copy(update={"data": section}), objective, Quarantine())

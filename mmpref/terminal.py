@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmpref.records import TaskResult
-from mmpref.rundir import RunDir
+from mmpref.rundir.folder import RunDir
 from mmpref.version import __version__
 
 SHOWN_WHILE_TRAINING = ("loss", "rewards/accuracies", "rewards/margins")

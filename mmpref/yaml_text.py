@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from mmpref.errors import ConfigError, library_errors, one_line
-from mmpref.file_reading import why_no_path
+from mmpref.files.reading import why_no_path
 
 _MOST_VALUES = 100_000
 """Of one text; a file of a few lines can hold aliases of aliases that stand for billions."""

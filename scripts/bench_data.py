@@ -25,11 +25,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from mmpref.data.check import check
+from mmpref.data.commands.check import check
 from mmpref.data.loading import PairSource
 from mmpref.data.opening import open_pairs
 from mmpref.data.quarantine import Quarantine
-from mmpref.data.source import open_source
+from mmpref.data.reading.source import open_source
 
 SIDE = (640, 480)
 
@@ -167,7 +167,7 @@ def main() -> None:
             print(
                 f"{options.images} JPEGs of {SIDE[0]}x{SIDE[1]}, {size:.0f} KiB on average, {options.workers} processes"
             )
-            multiprocessing.set_forkserver_preload(["mmpref.data.decoding"])
+            multiprocessing.set_forkserver_preload(["mmpref.data.images.decoding"])
             pillow_cost(folder, options.workers)  # starts the fork server and warms the file cache
             rounds = []
             for _ in range(options.repeats):

@@ -21,8 +21,9 @@ import torch
 import transformers
 from PIL import Image, ImageDraw
 
-from mmpref.evals.answerers import TransformersAnswerer
-from mmpref.models.load import LoadedModel, load
+from mmpref.generation import TransformersAnswerer
+from mmpref.models.load import load
+from mmpref.models.loaded import LoadedModel
 from mmpref.records import EvalSample, ImageRef, user_turn
 
 THINGS = ("cup", "plate", "fork", "tree", "bench", "kite", "ball", "pot")

@@ -164,7 +164,7 @@ def one_by_one(chosen: dict[str, dict[str, Any]]) -> Iterator[tuple[str, dict[st
 
     The processes are forked from one that has loaded the libraries, which does not count: only growth is measured.
     """
-    for library in ("transformers", "peft", "bitsandbytes", "mmpref.models", "mmpref.training.trainer"):
+    for library in ("transformers", "peft", "bitsandbytes", "mmpref.models", "mmpref.training.trainer.trainer"):
         importlib.import_module(library)
     with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
         for name, case in chosen.items():
@@ -177,8 +177,8 @@ def one_by_one(chosen: dict[str, dict[str, Any]]) -> Iterator[tuple[str, dict[st
 
 def against_estimate(name: str, case: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     """A measured case with the estimate beside it."""
-    from mmpref.training.architecture import describe
-    from mmpref.training.memory import Shape, estimate
+    from mmpref.planning.architecture import describe
+    from mmpref.planning.memory import Shape, estimate
 
     recipe, layout = recipe_for(case), case.get("layout", "shared_prefix")
     config = config_of(case)
@@ -217,11 +217,11 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
 
     from mmpref.losses import build_objective
     from mmpref.models import choose_reference, load, pair_logps, prepare
-    from mmpref.models.adapter import AdapterSettings, Tuning
     from mmpref.models.quantize import QuantizationSettings
+    from mmpref.models.tuning import AdapterSettings, Tuning
     from mmpref.processing import PairCollator, PairEncoder
     from mmpref.records import ImageRef, PreferencePair, user_turn
-    from mmpref.training.refcache import ReferenceCache
+    from mmpref.training.run.reference_cache import ReferenceCache
 
     torch.set_num_threads(1)
     recipe = recipe_for(case)
@@ -317,7 +317,7 @@ def optimizer_of(name: str, weights: list[Any], model: Any) -> Any:
 
 
 def recipe_for(case: dict[str, Any]) -> Any:
-    from mmpref.config import build_recipe
+    from mmpref.recipe.sections import build_recipe
 
     kind = {"full": "none"}.get(case.get("mode", "lora"), case.get("mode", "lora"))
     adapter = {"kind": kind} if kind == "none" else {"kind": kind, "rank": case.get("rank", 16)}

@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = ("format", "lint", "types", "tests")
 TIERS = {
-    "quick": (["tests/unit", "tests/test_architecture.py"], "not slow and not distributed and not gpu and not network"),
+    "quick": (["tests/unit", "tests/architecture"], "not slow and not distributed and not gpu and not network"),
     "default": ([], "not slow and not distributed and not gpu and not network"),
     "distributed": (["tests/distributed"], "distributed and not slow"),
     "slow": ([], "not gpu and not network"),

@@ -14,11 +14,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmpref.config import Recipe, build_recipe, parse_yaml
-from mmpref.training.gpus import GIB
-from mmpref.training.memory import with_changes
-from mmpref.training.plan import make_plan
-from mmpref.training.spread import Spread
+from mmpref.planning.gpus import GIB
+from mmpref.planning.memory import with_changes
+from mmpref.planning.parallelism import Spread
+from mmpref.planning.plan import make_plan
+from mmpref.recipe.sections import Recipe, build_recipe, parse_yaml
 
 FOLDER = Path(__file__).resolve().parent.parent / "mmpref" / "recipes"
 PAIRS_PER_UPDATE = 128

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from mmpref.config import Recipe, build_recipe
 from mmpref.errors import ConfigError
-from mmpref.training.gpus import FIXED, GIB, GPUS, SLACK, UTILISATION
-from mmpref.training.network import EFFICIENCY, GB, LINKS
-from mmpref.training.plan import Plan, make_plan
-from mmpref.training.spread import ALONE, BUCKET, LIVE, Spread, Strategy
+from mmpref.planning.gpus import FIXED, GIB, GPUS, SLACK, UTILISATION
+from mmpref.planning.network import EFFICIENCY, GB, LINKS
+from mmpref.planning.parallelism import ALONE, BUCKET, LIVE, Spread, Strategy
+from mmpref.planning.plan import Plan, make_plan
+from mmpref.recipe.sections import Recipe, build_recipe
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "scaling.md"
 CARD = "H100"

@@ -129,7 +129,7 @@ def serve() -> None:
     from mmpref.process import notices
 
     notices.install()  # as the installed command does
-    for name in ("mmpref.cli", "mmpref.config", "encodings.utf_8_sig", *sys.argv[1:]):
+    for name in ("mmpref.cli.main", "mmpref.recipe.sections", "encodings.utf_8_sig", *sys.argv[1:]):
         importlib.import_module(name)
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     _load_what_is_shown()
@@ -140,7 +140,7 @@ def serve() -> None:
 
 def _load_what_is_shown() -> None:
     """Help and refusals load modules late, which a user without rights may not be allowed to read."""
-    from mmpref.cli import main
+    from mmpref.cli.main import main
 
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         for argv in (["--help"], ["recipes"], ["config", "no such recipe"], ["data", "show", "no such card"]):
@@ -204,7 +204,7 @@ def _in_child(asked: dict[str, Any], out: int, err: int, memory: int) -> None:
         limit = pages * resource.getpagesize() + asked["memory_mib"] * 2**20
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         resource.setrlimit(resource.RLIMIT_CPU, (asked["seconds"], asked["seconds"]))
-        from mmpref.cli import main
+        from mmpref.cli.main import main
 
         code = main([os.fsdecode(bytes.fromhex(word)) for word in asked["argv"]])
     except BaseException:

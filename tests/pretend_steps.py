@@ -22,7 +22,8 @@ from accelerate.state import PartialState
 
 from mmpref.models import Tuning, choose_reference, pair_logps
 from mmpref.processing import PairBatch, PairCollator, PairEncoder
-from mmpref.training import PreferenceTrainer, nonfinite
+from mmpref.training import PreferenceTrainer
+from mmpref.training.trainer import nonfinite
 from tests.pretend_device import DEVICE, NAME, Waits
 from tests.tiny_vlms import draw
 from tests.training_steps import FULL, LORA, arguments, objective, rows_for, three_updates, tiny

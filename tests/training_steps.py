@@ -12,11 +12,11 @@ from transformers import TrainerCallback, TrainingArguments
 
 from mmpref.losses import build_objective
 from mmpref.models import AdapterSettings, LoadedModel, Tuning, choose_reference, load, prepare
-from mmpref.models.reference import Reference
+from mmpref.models.logps.reference import Reference
 from mmpref.processing import PairCollator, PairEncoder
 from mmpref.records import PreferencePair
 from mmpref.training import PreferenceTrainer
-from mmpref.training.refcache import ReferenceCache
+from mmpref.training.run.reference_cache import ReferenceCache
 from tests.tiny_vlms import build, draw, pair
 
 LORA = Tuning(language="lora")

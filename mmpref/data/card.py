@@ -16,10 +16,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from mmpref.config import parse_yaml
 from mmpref.data.formats import FormatOptions, format_named
 from mmpref.errors import ConfigError, DataError
-from mmpref.file_reading import read_text
+from mmpref.files.reading import read_text
+from mmpref.recipe.sections import parse_yaml
 
 CARD_FOLDER = "data_cards"
 _MOST_BYTES = 4 * 2**20

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmpref.data.formats import UNKNOWN_FORMAT, FormatOptions, format_named, read_row
-from mmpref.data.images import ImageLoader
+from mmpref.data.images.loader import ImageLoader
 from mmpref.data.pairs import ASIDES, PAIR_KEYS, pair_from_row, row_name
 from mmpref.data.quarantine import NO_PAIR, Quarantine, RowError, Skip, where_is
-from mmpref.data.source import RowSource, open_source
+from mmpref.data.reading.source import RowSource, open_source
 from mmpref.errors import DataError
 from mmpref.records import ImageRef, PreferencePair
 

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmpref.data.images import ImageLoader
+from mmpref.data.images.loader import ImageLoader
 from mmpref.data.loading import PairSource, all_images
 from mmpref.data.quarantine import Skip
 from mmpref.errors import DataError, library_errors, one_line
-from mmpref.file_reading import open_to_read, parse_json, read_json, read_text
-from mmpref.files import replacing
+from mmpref.files.reading import open_to_read, parse_json, read_json, read_text
+from mmpref.files.writing import replacing
 from mmpref.records import PreferencePair
 
 REPORT_FILE = "data_report.json"

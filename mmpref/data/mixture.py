@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from mmpref.data.images import ImageLoader
+from mmpref.data.images.loader import ImageLoader
 from mmpref.records import ImageRef, PreferencePair
 
 if TYPE_CHECKING:

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mmpref.config import DataSection, SourceSection
 from mmpref.data.card import load_card
 from mmpref.data.formats import FormatOptions, format_named
-from mmpref.data.images import ImageLimits, ImageLoader
+from mmpref.data.images.loader import ImageLimits, ImageLoader
 from mmpref.data.loading import PairSource
 from mmpref.data.mixture import RootedImages
-from mmpref.data.source import FileFormat, is_hub_id, local_path, open_source
+from mmpref.data.reading.source import FileFormat, is_hub_id, local_path, open_source
 from mmpref.errors import ConfigError
+from mmpref.recipe.sections import DataSection, SourceSection
 
 
 def open_pairs(
@@ -29,7 +29,7 @@ def open_pairs(
     """One source of pairs with its images.
 
     Args:
-        spec: file, folder or hub id; see :func:`mmpref.data.source.open_source`.
+        spec: file, folder or hub id; see :func:`mmpref.data.reading.source.open_source`.
         format: name of the row format; ``auto`` takes the card's, or tells it from the keys.
         root: image paths start here; default: the source's own folder.
         split: where the source has several.

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 from mmpref.data.placeholders import OURS, refuse_marks, refuse_pictures
 from mmpref.data.quarantine import RowError, where_is
 from mmpref.errors import DataError
-from mmpref.files import replacing
+from mmpref.files.writing import replacing
 from mmpref.records import ROLES, ImageRef, Message, Part, PreferencePair
 
 END_MARKS = (

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpref.errors import DataError
-from mmpref.files import replacing
+from mmpref.files.writing import replacing
 
 NO_PAIR = "no_pair"
 """The reason of a row that is in order and holds no preference (a tie, say); it does not count as bad."""

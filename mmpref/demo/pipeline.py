@@ -18,21 +18,21 @@ from typing import Any
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from mmpref.config import Recipe, load_recipe
 from mmpref.demo.seeing import GATE, learn_to_see
 from mmpref.demo.tiny_models import build_tiny_llava
 from mmpref.demo.world import QuestionFiles, WorldFiles, WorldSizes, make_world
 from mmpref.errors import ConfigError, EvalIncompleteError
-from mmpref.evals.runner import evaluate
-from mmpref.files import real_path, write_json, writing_to
+from mmpref.evals.evaluate import evaluate
+from mmpref.files.writing import real_path, write_json, writing_to
+from mmpref.recipe.sections import Recipe, load_recipe
 from mmpref.records import TaskResult
 from mmpref.report.compare import as_json, comparison_table, load_runs
 from mmpref.report.page import build_report
-from mmpref.run_content import LOCK
-from mmpref.run_holding import writing_alone
-from mmpref.rundir import RunDir, versions
+from mmpref.rundir.content import LOCK
+from mmpref.rundir.folder import RunDir, versions
+from mmpref.rundir.locking import writing_alone
 from mmpref.terminal import DemoDisplay, print_table
-from mmpref.training.run import train
+from mmpref.training.run.run import train
 
 MARKER = "demo.json"
 START = "SFT (start)"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmpref.errors import DataError, EvalIncompleteError
-from mmpref.files import json_text, replacing
+from mmpref.files.writing import json_text, replacing
 from mmpref.records import EvalSample, ImageRef
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def unasked(samples: Sequence[EvalSample], root: str | Path | None) -> dict[str,
         ConfigError: the root is no folder.
         DataError: none of the images can be used, as under a wrong root.
     """
-    from mmpref.data.decoded import decode_all
-    from mmpref.data.images import ImageLoader
+    from mmpref.data.image_check import decode_all
+    from mmpref.data.images.loader import ImageLoader
 
     shown = {sample.id: images for sample in samples if (images := _images(sample))}
     if not shown:

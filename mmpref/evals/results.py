@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from mmpref.errors import ConfigError, DataError
-from mmpref.evals.asked import model_told
-from mmpref.evals.journal import ITEMS, SETTINGS
-from mmpref.evals.judging.tasks import JUDGED, official_judge
-from mmpref.file_reading import read_json, refuse_written_over
-from mmpref.files import json_text, replacing, write_json
+from mmpref.evals.benchmarks.judge_tasks import JUDGED, official_judge
+from mmpref.evals.files.asked import model_told
+from mmpref.files.reading import read_json, refuse_written_over
+from mmpref.files.writing import json_text, replacing, write_json
+from mmpref.generation.answer_log import ITEMS, SETTINGS
 from mmpref.records import TaskResult
-from mmpref.rundir import versions
+from mmpref.rundir.folder import versions
 
 RESULTS = "results.json"
 _OTHER_TABLES = (".html", ".csv", ".md", ".tex")

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmpref.errors import EvalIncompleteError
-from mmpref.evals.benchmark import Items
+from mmpref.evals.benchmarks.contract import Items
 from mmpref.records import Answer, TaskResult
 from mmpref.statistics import Metric, Ratio
 

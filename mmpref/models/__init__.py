@@ -1,11 +1,13 @@
 """Models: loading and saving, adapters, and the log-probs of a policy and its reference."""
 
-from mmpref.models.adapter import AdapterSettings, Tuning, count_parameters, prepare
-from mmpref.models.layout_choice import Layout, choose_layout
-from mmpref.models.load import LoadedModel, load, load_model, load_processor
-from mmpref.models.policy import pair_logps
-from mmpref.models.reference import Reference, ReferencePolicy, choose_reference
+from mmpref.models.adapters.lora import count_parameters, prepare
+from mmpref.models.load import load, load_model, load_processor
+from mmpref.models.loaded import LoadedModel
+from mmpref.models.logps.layout_choice import Layout, choose_layout
+from mmpref.models.logps.pair_logps import pair_logps
+from mmpref.models.logps.reference import Reference, ReferencePolicy, choose_reference
 from mmpref.models.save import save_model
+from mmpref.models.tuning import AdapterSettings, Tuning
 
 __all__ = [
     "AdapterSettings",

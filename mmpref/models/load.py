@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,25 +26,26 @@ from transformers import (
 )
 
 from mmpref.errors import ConfigError, library_errors, one_line
-from mmpref.models import adapter as adapters
-from mmpref.models.config_checks import refuse_keys, settle, told_if_it_works
-from mmpref.models.config_values import packing_of
-from mmpref.models.folder import AGAIN, look_into, read_object, refuse_odd_path, stored_weights
-from mmpref.models.generation import plain_generation
-from mmpref.models.packed_weights import is_packed, refuse_packing, refuse_plain
-from mmpref.models.parts import with_parts
-from mmpref.models.processors import (
+from mmpref.models.adapters import lora as adapters
+from mmpref.models.folder.config_checks import refuse_keys, settle, told_if_it_works
+from mmpref.models.folder.config_values import packing_of
+from mmpref.models.folder.contents import AGAIN, look_into, read_object, refuse_odd_path, stored_weights
+from mmpref.models.folder.generation_config import plain_generation
+from mmpref.models.folder.packed_weights import is_packed, refuse_packing, refuse_plain
+from mmpref.models.folder.processors import (
     complete_processor,
     has_own_processor,
     image_only,
     processor_class,
     refuse_kind,
 )
+from mmpref.models.folder.tokenizer_files import refuse_ids_beyond, told_of_tokenizer, whole_tokenizer
+from mmpref.models.folder.weights_fit import building_within, refuse_misfit, refuse_positions, without_table
+from mmpref.models.loaded import LoadedModel
+from mmpref.models.parts import with_parts
 from mmpref.models.quantize import Quantization, QuantizationSettings, after_quantized_load, quantization_config
 from mmpref.models.save import save_model
-from mmpref.models.tokenizer_files import refuse_ids_beyond, told_of_tokenizer, whole_tokenizer
 from mmpref.models.tower_windows import attend_by_length
-from mmpref.models.weights_fit import building_within, refuse_misfit, refuse_positions, without_table
 from mmpref.processing.family import Family, PartName, family_of
 from mmpref.processing.pixels import image_options
 
@@ -61,22 +62,6 @@ __all__ = [
     "load_processor",
     "save_model",
 ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedModel:
-    """A model with what is needed to feed it."""
-
-    model: PreTrainedModel
-    processor: Any  # a ProcessorMixin, or the tokenizer of a text-only model
-    family: Family
-    path: str
-    dtype: str = "asked"
-    """``auto`` where it is as saved because nothing else was asked for."""
-
-    @property
-    def tokenizer(self) -> Any:
-        return getattr(self.processor, "tokenizer", self.processor)
 
 
 def load(

@@ -17,7 +17,7 @@ from torch import nn
 from mmpref.processing.family import Family, PartName
 
 if TYPE_CHECKING:
-    from mmpref.models.adapter import Tuning
+    from mmpref.models.tuning import Tuning
 
 HALF = (torch.bfloat16, torch.float16)
 _PACKED = ("Params4bit", "Int8Params")  # of bitsandbytes; 4 bits may be stored as a half-precision tensor

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mmpref.config import Recipe
 from mmpref.errors import ConfigError, DistributedError
+from mmpref.recipe.sections import Recipe
 
 HeldKind = Literal["adapter_off", "copied_adapter", "frozen_copy"]
 AskedKind = Literal["auto", "adapter_off", "copied_adapter", "frozen_copy", "cache"]

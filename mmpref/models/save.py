@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mmpref.errors import CheckpointError, ConfigError, MMPrefError
-from mmpref.files import folder_beside, real_path
-from mmpref.models.adapter import as_plain_lora
-from mmpref.models.adapter_switch import TRAINED
-from mmpref.models.generation import FILE as GENERATION
+from mmpref.files.writing import folder_beside, real_path
+from mmpref.models.adapters.lora import as_plain_lora
+from mmpref.models.adapters.switch import TRAINED
+from mmpref.models.folder.generation_config import FILE as GENERATION
 from mmpref.models.unwrap import unwrap
 
 # Everything that belongs to the processor, the tokenizer and the chat template. Copied byte for byte: writing them

@@ -1,13 +1,13 @@
 """From pairs to tensors: the model's own template and processor, one record per pair, one batch type."""
 
 from mmpref.processing.batch import PairBatch
-from mmpref.processing.chat import ChatEncoder, Turns
+from mmpref.processing.chat.conversation import ChatEncoder, Turns
 from mmpref.processing.collate import PairCollator, collate_pairs, collate_prompts
 from mmpref.processing.encode import EncodedPair, EncodedPrompt, PairEncoder
+from mmpref.processing.errors import EncodeError
 from mmpref.processing.family import FAMILIES, Family, family_of
-from mmpref.processing.faults import EncodeError
-from mmpref.processing.fitting import FitPlan, plan_fit
 from mmpref.processing.layout import LayoutName
+from mmpref.processing.length_plan import FitPlan, plan_fit
 from mmpref.processing.pixels import LoadImage
 
 __all__ = [

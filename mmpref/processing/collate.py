@@ -12,7 +12,7 @@ from torch import Tensor
 from mmpref.errors import DataError
 from mmpref.processing.batch import PairBatch, join_vision, pad_rows
 from mmpref.processing.encode import EncodedPair, EncodedPrompt, PairEncoder
-from mmpref.processing.faults import EncodeError, fault
+from mmpref.processing.errors import EncodeError, fault
 from mmpref.processing.layout import LayoutName, plain_batch, shared_prefix_batch
 from mmpref.processing.pixels import LoadImage
 from mmpref.records import PreferencePair

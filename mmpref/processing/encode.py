@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmpref.processing.chat import ChatEncoder, Turns
+from mmpref.processing.chat.conversation import ChatEncoder, Turns
+from mmpref.processing.errors import fault
 from mmpref.processing.family import Family
-from mmpref.processing.faults import fault
 from mmpref.processing.pixels import ImageEncoder, LoadImage, blank
 from mmpref.processing.positions import in_sequence, multimodal
 from mmpref.records import ImageRef, Message, PreferencePair

@@ -12,7 +12,7 @@ from torch import Tensor
 from mmpref.errors import DataError
 from mmpref.processing.batch import PairBatch, Segment, join_vision, pad_rows
 from mmpref.processing.encode import EncodedPair, EncodedPrompt, score_or_nan
-from mmpref.processing.faults import fault
+from mmpref.processing.errors import fault
 from mmpref.processing.positions import continued
 
 LayoutName = Literal["shared_prefix", "plain"]

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from mmpref.errors import ConfigError
+from mmpref.processing.errors import fault
 from mmpref.processing.family import Family
-from mmpref.processing.faults import fault
 from mmpref.records import ImageRef
 
 LoadImage = Callable[[ImageRef], Image.Image]
@@ -193,3 +193,12 @@ def image_options(
         raise ConfigError(f"min_pixels ({low}) is above max_pixels ({high})")
     # these two keys hold areas in this processor, despite their names
     return {"size": {"shortest_edge": low, "longest_edge": high}}
+
+
+def num_pixels(vision: Mapping[str, Tensor]) -> int:
+    """Pixels of processed images: tensors of three channels, or Qwen's flat patches, which hold each pixel twice."""
+    total = 0
+    for name, value in vision.items():
+        if name.startswith("pixel_values"):
+            total += value.numel() // (3 if value.dim() > 2 else 6)
+    return total

@@ -12,8 +12,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mmpref.processing import renderer
-from mmpref.processing.renderer import LimitError, TemplateError
+from mmpref.processing.chat import renderer
+from mmpref.processing.chat.renderer import LimitError, TemplateError
 
 MOST_TIMES = 64
 """Times the characters that a text may grow to; byte-level tokenizers need 4, and a few stock steps double that."""

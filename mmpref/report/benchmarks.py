@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from mmpref.errors import MMPrefError
-from mmpref.evals.task import BENCHMARKS
+from mmpref.evals.scoring import BENCHMARKS
 from mmpref.report.cells import Cell, Unit
 from mmpref.report.compare import filled
 from mmpref.report.differences import paired_differences

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from mmpref.errors import MMPrefError
-from mmpref.evals.task import compare
+from mmpref.evals.scoring import compare
 from mmpref.records import TaskResult
 from mmpref.report.evaluation import Evaluation
 from mmpref.report.questions import same_question

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmpref.file_reading import without_links
+from mmpref.files.reading import without_links
 from mmpref.report.runs import Row, Run
 
 CASES: Mapping[str, str] = {

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 from mmpref.errors import ConfigError
-from mmpref.files import write_text
+from mmpref.files.writing import write_text
 from mmpref.report import figures
 from mmpref.report.benchmark_page import benchmark_sections
 from mmpref.report.benchmarks import BenchmarkTable, benchmark_tables

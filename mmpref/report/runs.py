@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mmpref.config import parse_yaml
 from mmpref.errors import ConfigError, DataError, library_errors
-from mmpref.file_reading import parse_json, read_json, read_text, without_links
+from mmpref.files.reading import parse_json, read_json, read_text, without_links
+from mmpref.recipe.sections import parse_yaml
 from mmpref.report.evaluation import RESULTS, Evaluation, Row, number
 from mmpref.report.questions import Part, in_order, pope_names, pope_parts, refuse_several_models, refuse_twice
-from mmpref.run_content import MANIFEST
-from mmpref.rundir import RunDir
+from mmpref.rundir.content import MANIFEST
+from mmpref.rundir.folder import RunDir
 
 __all__ = ["CHAIR_METRICS", "RESULTS", "Evaluation", "Row", "Run", "load_runs", "number"]
 

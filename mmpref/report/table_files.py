@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from mmpref.errors import ConfigError
-from mmpref.files import write_text
+from mmpref.files.writing import write_text
 from mmpref.report.benchmarks import BenchmarkTable, benchmark_tables
 from mmpref.report.cells import MINUS, Cell, Table
 from mmpref.report.compare import comparison_table

@@ -1,5 +1,5 @@
 """Training: transformers' Trainer with a preference objective, and the run around it."""
 
-from mmpref.training.trainer import PreferenceTrainer
+from mmpref.training.trainer.trainer import PreferenceTrainer
 
 __all__ = ["PreferenceTrainer"]

@@ -9,12 +9,14 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
-from mmpref.config import Recipe
-from mmpref.models.adapter import Tuning, plain_name
-from mmpref.models.load import LoadedModel, family_of_config, load_config
+from mmpref.models.adapters.lora import plain_name
+from mmpref.models.load import family_of_config, load_config
+from mmpref.models.loaded import LoadedModel
 from mmpref.models.precision import HALF, part_dtypes
+from mmpref.models.tuning import Tuning
 from mmpref.models.unwrap import unwrap
 from mmpref.processing.family import PartName
+from mmpref.recipe.sections import Recipe
 
 WIDENED = "auto: float32 where whole parts train"
 _EVERY: tuple[PartName, ...] = get_args(PartName)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpu_parts.case import GIB, Row
-from mmpref.config import Recipe, build_recipe
-from mmpref.training.gpus import FIXED, GPUS, SLACK, UTILISATION
-from mmpref.training.plan import Plan, make_plan
+from mmpref.planning.gpus import FIXED, GPUS, SLACK, UTILISATION
+from mmpref.planning.plan import Plan, make_plan
+from mmpref.recipe.sections import Recipe, build_recipe
 
 _NEUTRAL = re.compile(r"nvidia|geforce|tesla|sxm\d*|hbm\d+e?|\d+gb", re.IGNORECASE)
 """Words of a card's name that say nothing of its speed."""

@@ -22,7 +22,7 @@ from bench_models import picture
 from gpu_parts.case import GIB, Case, Context, Row
 from gpu_parts.clock import Peak
 from gpu_parts.random_models import LLAVA_7B, QWEN_3B, RandomModel, random_model
-from mmpref.evals.answerers.in_process import BATCH_SIZE, TransformersAnswerer
+from mmpref.generation.in_process import BATCH_SIZE, TransformersAnswerer
 from mmpref.models import LoadedModel
 from mmpref.processing import PairEncoder
 from mmpref.records import EvalSample, ImageRef, user_turn

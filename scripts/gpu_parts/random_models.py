@@ -1,6 +1,6 @@
 """Real architectures at their real size with random weights, made where they run: seconds, and nothing is downloaded.
 
-Sizes are those of ``mmpref.training.known_models``. Every word of the tokenizer is a token, so that the lengths of
+Sizes are those of ``mmpref.models.known_configs``. Every word of the tokenizer is a token, so that the lengths of
 answers are exact, and the vocabulary keeps its real size, so that the output head costs what it costs.
 """
 
@@ -16,9 +16,9 @@ import transformers as tf
 from bench_models import tokenizer
 
 from mmpref.models import LoadedModel
+from mmpref.models.known_configs import known_config
 from mmpref.models.load import image_only
 from mmpref.processing import family_of
-from mmpref.training.known_models import known_config
 
 LLAVA_7B, QWEN_7B, QWEN_3B = (
     "llava-hf/llava-1.5-7b-hf", "Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen2.5-VL-3B-Instruct"
@@ -86,7 +86,7 @@ class RandomModel:
 def random_model(hub: str, *, tiny: bool = False) -> RandomModel:
     """A model of the size that the hub id names; its weights are made by :meth:`RandomModel.build`."""
     known = known_config(hub)
-    assert known is not None, f"mmpref.training.known_models does not know {hub}"
+    assert known is not None, f"mmpref.models.known_configs does not know {hub}"
     config = copy.deepcopy(known)
     if tiny:
         _shrink(config)

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmpref.files import write_text
+from mmpref.files.writing import write_text
 
 SCHEMA = 1
 ROOT = Path(__file__).resolve().parents[2]

@@ -26,9 +26,9 @@ from gpu_parts.model_folder import RAM_DISK, ModelFolders, NoRoomError
 from gpu_parts.pairs_file import write_pairs
 from gpu_parts.random_models import LLAVA_7B, QWEN_7B, RandomModel, random_model
 from gpu_parts.whole_run import WholeRun, whole_run
-from mmpref.config import Recipe, load_recipe
-from mmpref.training.plan import make_plan
-from mmpref.training.trainer import PreferenceTrainer
+from mmpref.planning.plan import make_plan
+from mmpref.recipe.sections import Recipe, load_recipe
+from mmpref.training.trainer.trainer import PreferenceTrainer
 
 TITLE = "7B QLoRA on small cards"
 SIZES = (24, 16, 12)

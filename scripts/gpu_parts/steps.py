@@ -21,14 +21,14 @@ import transformers as tf
 from bench_models import picture
 from torch import nn
 
-from mmpref.config import Recipe, build_recipe
 from mmpref.models import AdapterSettings, LoadedModel, choose_reference, prepare
 from mmpref.processing import PairCollator, PairEncoder, family_of
+from mmpref.recipe.sections import Recipe, build_recipe
 from mmpref.records import PreferencePair
 from mmpref.training import PreferenceTrainer
-from mmpref.training.arguments import training_arguments
 from mmpref.training.precision import autocast_dtype, tuning_of
-from mmpref.training.refcache import ReferenceCache
+from mmpref.training.run.reference_cache import ReferenceCache
+from mmpref.training.trainer.arguments import training_arguments
 
 RANK, ALPHA, BETA = 16, 32, 0.1
 TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -52,7 +52,7 @@ def recipe_tree(
     path: str, output: Path, *, kind: str, bf16: bool, checkpointing: bool, batch: int = 1, optim: str = "adamw_torch",
     use_cpu: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """The recipe of a step, as ``mmpref.config.build_recipe`` takes it.
+    """The recipe of a step, as ``mmpref.recipe.sections.build_recipe`` takes it.
 
     Args:
         path: of the model, a hub id or a folder.

@@ -12,10 +12,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.utils.logging import disable_progress_bar
 
 from gpu_parts.clock import context_bytes
-from mmpref.config import Recipe
-from mmpref.rundir import RunDir
-from mmpref.training.run import train
-from mmpref.training.trainer import PreferenceTrainer
+from mmpref.recipe.sections import Recipe
+from mmpref.rundir.folder import RunDir
+from mmpref.training.run.run import train
+from mmpref.training.trainer.trainer import PreferenceTrainer
 
 AtEnd = Callable[["WholeRun", PreferenceTrainer], None]
 

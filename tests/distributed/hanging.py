@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from mmpref.cli import entry_point
-from mmpref.training.trainer import PreferenceTrainer
+from mmpref.cli.main import entry_point
+from mmpref.training.trainer.trainer import PreferenceTrainer
 
 real = PreferenceTrainer._logps
 

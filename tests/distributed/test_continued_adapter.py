@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmpref.cli import main
+from mmpref.cli.main import main
 from tests.distributed.conftest import FSDP2, Place, assert_same_run, pair_rows, run_together
 
 pytestmark = pytest.mark.distributed

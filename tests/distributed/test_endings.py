@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from mmpref.rundir import RunDir
-from mmpref.training.checkpoint import in_order, newest_complete
+from mmpref.rundir.folder import RunDir
+from mmpref.training.trainer.checkpoint import in_order, newest_complete
 from tests.distributed.conftest import ROOT, Place, finish, losses, torchrun
 
 several = pytest.mark.distributed  # the one without it is run by default

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmpref.cli import main
-from mmpref.training.checkpoint import in_order
+from mmpref.cli.main import main
+from mmpref.training.trainer.checkpoint import in_order
 from tests.distributed.conftest import FSDP2, Place, losses, run_together, torchrun, weights
 
 pytestmark = pytest.mark.distributed

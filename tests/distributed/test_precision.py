@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from mmpref.demo.tiny_models import build_tiny_llava
 from mmpref.models import load_model
-from mmpref.rundir import RunDir
+from mmpref.rundir.folder import RunDir
 from tests.distributed.conftest import FSDP2, Place, pair_rows, run_together, weights, zero
 
 pytestmark = pytest.mark.distributed

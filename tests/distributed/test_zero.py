@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmpref.cli import main
+from mmpref.cli.main import main
 from mmpref.models import load
-from mmpref.rundir import RunDir
+from mmpref.rundir.folder import RunDir
 from tests.distributed.conftest import (
     Place,
     assert_same_run,

@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from mmpref.cli import entry_point, main
+from mmpref.cli.main import entry_point, main
 
 
 def one_after_another() -> int:

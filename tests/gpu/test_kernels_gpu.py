@@ -13,10 +13,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import CausalBias, CausalVariant, causal_lower_right
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-import mmpref.models.shared_prefix as shared_prefix
+import mmpref.models.logps.shared_prefix_attention as shared_prefix
 from mmpref.models.load import family_of_config
-from mmpref.models.policy import answer_logps
-from mmpref.models.shared_prefix import PackedRow, visible
+from mmpref.models.logps.answer_logps import answer_logps
+from mmpref.models.logps.shared_prefix_attention import PackedRow, visible
 from mmpref.processing import PairCollator, PairEncoder
 from mmpref.processing.batch import Segment
 from tests.gpu.device import DEVICE, ON_CPU, needs_cuda

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from transformers import TrainerState
 
-from mmpref.training.faults import UpdateNotes
-from mmpref.training.metrics import PairLog
-from mmpref.training.nonfinite import BeforeStep, UpdateGuard, can_leave_out
+from mmpref.training.trainer.metrics import PairLog
+from mmpref.training.trainer.nonfinite import BeforeStep, UpdateGuard, can_leave_out
+from mmpref.training.trainer.update_watch import UpdateNotes
 from tests.gpu.device import needs_cuda
 
 pytestmark = [pytest.mark.gpu, needs_cuda]

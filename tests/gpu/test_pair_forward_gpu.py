@@ -14,8 +14,8 @@ from torch import Tensor
 from mmpref.errors import ConfigError
 from mmpref.models import AdapterSettings, LoadedModel, Tuning, load, prepare
 from mmpref.models.load import family_of_config
-from mmpref.models.policy import answer_logps
-from mmpref.models.shared_prefix import text_config
+from mmpref.models.logps.answer_logps import answer_logps
+from mmpref.models.logps.shared_prefix_attention import text_config
 from mmpref.processing import PairBatch, PairCollator, PairEncoder
 from tests.gpu.device import DEVICE, needs_cuda
 from tests.plain_forward import gradient, relative, stir

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from mmpref.cli import main
-from mmpref.rundir import RunDir
-from mmpref.training.metrics import JsonlLogger, read_pair_log
+from mmpref.cli.main import main
+from mmpref.rundir.folder import RunDir
+from mmpref.training.trainer.metrics import JsonlLogger, read_pair_log
 
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink"}
 """Audit events of what changes a folder, beside ``open`` for writing."""

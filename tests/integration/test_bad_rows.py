@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mmpref.cli import main
-from mmpref.rundir import RunDir
+from mmpref.cli.main import main
+from mmpref.rundir.folder import RunDir
 from tests.integration.conftest import Place
 
 Run = Callable[..., tuple[int, str]]

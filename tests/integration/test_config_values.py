@@ -13,12 +13,12 @@ import torch
 import transformers as tf
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
-from mmpref.cli import main
-from mmpref.config import Recipe
+from mmpref.cli.main import main
 from mmpref.errors import CheckpointError, ConfigError
-from mmpref.models.config_checks import refuse_unsavable
+from mmpref.models.folder.config_checks import refuse_unsavable
 from mmpref.models.load import check_model, load, load_config, save_model
-from mmpref.training.plan import Plan, make_plan
+from mmpref.planning.plan import Plan, make_plan
+from mmpref.recipe.sections import Recipe
 from tests.forked_commands import ForkedCommands
 from tests.small_files import write_small_files
 from tests.tiny_others import write_llava_next_video, write_mllama, write_pixtral, write_video_llava
@@ -338,7 +338,7 @@ def test_memory_that_runs_out_over_a_config_names_it_in_every_command(whole: Pat
     shutil.copytree(whole / "llava", commands / "model")
     (commands / "model/config.json").write_text(f'{{"x": "{"a" * 60_000_000}"}}')
     files = ["--images", "images", "--benchmark", "pope", "--questions", "q.json", "--out", "ev"]
-    with ForkedCommands("mmpref.training.run", "mmpref.evals.runner", "mmpref.doctor") as run:
+    with ForkedCommands("mmpref.training.run.run", "mmpref.evals.evaluate", "mmpref.doctor") as run:
         for argv in (
             ["plan", "recipe.yaml", *SETTINGS],
             ["doctor", "--recipe", "recipe.yaml", *SETTINGS],

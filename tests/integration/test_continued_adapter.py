@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mmpref import PreferenceTrainer
-from mmpref.cli import main
-from mmpref.config import load_recipe
+from mmpref.cli.main import main
 from mmpref.models import Tuning, choose_reference, load, prepare
-from mmpref.rundir import RunDir
-from mmpref.training.continued import continued
-from mmpref.training.metrics import read_pair_log
+from mmpref.recipe.sections import load_recipe
+from mmpref.rundir.folder import RunDir
+from mmpref.training.run.start_adapter import continued
+from mmpref.training.trainer.metrics import read_pair_log
 from tests.integration.conftest import Place
 from tests.tiny_vlms import build
 

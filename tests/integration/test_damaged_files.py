@@ -112,14 +112,20 @@ READ = GIVEN + WRITTEN
 
 @pytest.fixture(scope="module")
 def run() -> Iterator[ForkedCommands]:
-    modules = ("mmpref.data.check", "mmpref.data.audit", "mmpref.evals", "mmpref.report.page", "pyarrow.parquet")
+    modules = (
+        "mmpref.data.commands.check",
+        "mmpref.data.audit",
+        "mmpref.evals",
+        "mmpref.report.page",
+        "pyarrow.parquet",
+    )
     with ForkedCommands(*modules) as commands:
         yield commands
 
 
 @pytest.fixture(scope="module")
 def run_with_torch() -> Iterator[ForkedCommands]:
-    with ForkedCommands("mmpref.training.run", "mmpref.evals.runner") as commands:
+    with ForkedCommands("mmpref.training.run.run", "mmpref.evals.evaluate") as commands:
         yield commands
 
 

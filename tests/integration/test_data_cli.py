@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from mmpref.cli import main
-from mmpref.cli_data import app
-from mmpref.config import build_recipe, dump_recipe, load_recipe, parse_yaml
+from mmpref.cli.data import app
+from mmpref.cli.main import main
 from mmpref.errors import ConfigError, MMPrefError
-from mmpref.rundir import RunDir
+from mmpref.recipe.sections import build_recipe, dump_recipe, load_recipe, parse_yaml
+from mmpref.rundir.folder import RunDir
 from tests.integration.conftest import Place
 
 
@@ -138,7 +138,7 @@ def test_no_command_loads_torch(rows: Path, tmp_path: Path) -> None:
     program = f"""
 import sys
 from typer.testing import CliRunner
-from mmpref.cli_data import app
+from mmpref.cli.data import app
 for arguments in (["list"], ["check", {str(rows)!r}, "--out", {str(tmp_path / "out")!r}, "--workers", "1"],
                   ["audit", {str(rows)!r}], ["view", {str(rows)!r}, "--out", {str(tmp_path / "page.html")!r}]):
     assert CliRunner().invoke(app, arguments).exit_code == 0, arguments

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from mmpref.cli import main
-from mmpref.run_holding import writing_alone
-from mmpref.rundir import RunDir
-from mmpref.training.metrics import read_pair_log
+from mmpref.cli.main import main
+from mmpref.rundir.folder import RunDir
+from mmpref.rundir.locking import writing_alone
+from mmpref.training.trainer.metrics import read_pair_log
 
 RUNS = ("habit", "sft_chosen", "dpo", "uni_dpo", "adadpo")
 SCALE = "0.02"

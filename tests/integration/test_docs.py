@@ -10,8 +10,8 @@ import pytest
 import typer
 import yaml
 
-from mmpref.cli import app, main
-from mmpref.config import load_recipe
+from mmpref.cli.main import app, main
+from mmpref.recipe.sections import load_recipe
 from mmpref.version import __version__
 
 ROOT = Path(__file__).resolve().parents[2]

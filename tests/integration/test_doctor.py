@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mmpref.cli import main
+from mmpref.cli.main import main
 from tests.integration.conftest import Place
 
 
@@ -86,7 +86,7 @@ def test_everything_that_is_wrong_is_told_at_once(
 def test_bf16_without_hardware_is_refused_with_keys_that_help(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mmpref.training.arguments.is_torch_bf16_gpu_available", lambda: False)
+    monkeypatch.setattr("mmpref.training.trainer.arguments.is_torch_bf16_gpu_available", lambda: False)
     _, recipe, *changes = place.training("demo_uni_dpo", tmp_path / "run")
     changes = [change for change in changes if not change.startswith(("train.bf16", "train.use_cpu"))]
     asked = ["doctor", "--recipe", recipe, *changes, "train.use_cpu=false", "train.bf16=true"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mmpref.cli import main
+from mmpref.cli.main import main
 from tests.chat_server import ChatServer
 from tests.integration.conftest import Place
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmpref.cli import main
-from mmpref.rundir import RunDir
-from mmpref.training.checkpoint import in_order
-from mmpref.training.metrics import read_pair_log
+from mmpref.cli.main import main
+from mmpref.rundir.folder import RunDir
+from mmpref.training.trainer.checkpoint import in_order
+from mmpref.training.trainer.metrics import read_pair_log
 from tests.integration.conftest import Place
 from tests.tiny_vlms import build
 

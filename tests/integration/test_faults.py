@@ -15,10 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import mmpref.training.trainer as trainer_module
-from mmpref.cli import main
+import mmpref.training.trainer.trainer as trainer_module
+from mmpref.cli.main import main
 from mmpref.processing import PairCollator
-from mmpref.rundir import RunDir
+from mmpref.rundir.folder import RunDir
 from tests.integration.conftest import InfiniteGradient, Place
 
 FOUR = ("train.per_device_train_batch_size=4", "train.gradient_accumulation_steps=2", "train.learning_rate=1e-2",
@@ -200,15 +200,16 @@ def cuda_runs_out() -> None:
 
 @pytest.mark.parametrize("runs_out", [torch_runs_out, cuda_runs_out])
 @pytest.mark.parametrize(("place_of_it", "changes", "doing", "helps"), [
-    ("mmpref.training.preflight.answer_logps", (), "checking pairs pair-",
+    ("mmpref.training.trainer.preflight.answer_logps", (), "checking pairs pair-",
      "adapter.kind=qlora with tune.language=lora (weights in 4 bits), then processing.max_length"),
-    ("mmpref.training.trainer.pair_logps", ("EVAL", "preflight=false"), "evaluating pairs pair-",
+    ("mmpref.training.trainer.trainer.pair_logps", ("EVAL", "preflight=false"), "evaluating pairs pair-",
      "train.per_device_eval_batch_size=2, then adapter.kind=qlora"),
-    ("mmpref.training.refcache.answer_logps", ("reference.kind=cache",), "computing reference log-probs of pairs pair-",
+    ("mmpref.training.run.reference_cache.answer_logps", ("reference.kind=cache",),
+     "computing reference log-probs of pairs pair-",
      "adapter.kind=qlora with tune.language=lora (weights in 4 bits), then processing.max_length"),
-    ("mmpref.training.setup.load", (), "loading ",
+    ("mmpref.training.run.setup.load", (), "loading ",
      "adapter.kind=qlora with tune.language=lora (weights in 4 bits)"),
-    ("mmpref.training.setup.choose_reference", (), "making the reference",
+    ("mmpref.training.run.setup.choose_reference", (), "making the reference",
      "reference.kind=cache, then adapter.kind=qlora"),
     ("transformers.Trainer.__init__", (), "moving ", "adapter.kind=qlora"),
 ])  # fmt: skip
@@ -239,7 +240,7 @@ def test_memory_that_runs_out_before_the_first_step_is_told_as_in_training(
 def test_memory_that_runs_out_in_the_check_of_gradients_names_what_saves_activations(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import mmpref.training.preflight as preflight
+    import mmpref.training.trainer.preflight as preflight
 
     real = preflight.answer_sums
 
@@ -259,7 +260,7 @@ def test_memory_that_runs_out_in_the_check_of_gradients_names_what_saves_activat
 def test_a_reference_that_does_not_fit_four_pairs_at_once_is_computed_pair_by_pair(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import mmpref.training.refcache as refcache
+    import mmpref.training.run.reference_cache as refcache
 
     real, sizes = refcache.answer_logps, []
 

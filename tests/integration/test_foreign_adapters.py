@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
-from mmpref.cli import main
+from mmpref.cli.main import main
 from mmpref.errors import ConfigError
-from mmpref.models.adapter_folder import AdapterFolder, read_adapter
+from mmpref.models.adapters.saved import AdapterFolder, read_adapter
 from mmpref.models.load import family_of_config, load_config
-from mmpref.rundir import RunDir
+from mmpref.rundir.folder import RunDir
 from tests.integration.conftest import Place
 
 peft = pytest.importorskip("peft")

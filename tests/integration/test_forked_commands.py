@@ -24,7 +24,7 @@ def test_the_memory_of_a_command_is_what_it_took(
             os.kill(os.getpid(), signal.SIGKILL)
         return 0
 
-    monkeypatch.setattr("mmpref.cli.main", main)  # a fork has it too
+    monkeypatch.setattr("mmpref.cli.main.main", main)  # a fork has it too
     found = {}
     for mib in (1, 300):
         asked = {"argv": [str(mib).encode().hex()], "folder": str(tmp_path), "memory_mib": 1024, "seconds": 60}

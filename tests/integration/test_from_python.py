@@ -9,13 +9,13 @@ import pytest
 from transformers import TrainerCallback, TrainingArguments
 
 from mmpref import PreferenceTrainer
-from mmpref.cli import main
+from mmpref.cli.main import main
 from mmpref.data.pairs import pair_from_row
 from mmpref.errors import ConfigError
 from mmpref.models import AdapterSettings, load, load_model
 from mmpref.records import PreferencePair
-from mmpref.rundir import RunDir
-from mmpref.training.metrics import read_pair_log
+from mmpref.rundir.folder import RunDir
+from mmpref.training.trainer.metrics import read_pair_log
 from tests.integration.conftest import Place
 
 

@@ -26,9 +26,9 @@ from gpu_parts.random_models import LLAVA_7B, QWEN_7B, random_model  # noqa: E40
 from gpu_parts.shared_weights import in_nf4, separate_bytes, twin  # noqa: E402
 from gpu_parts.steps import Ours, Trl, nearest_to_mean, recipe_tree, runners, same_adapters  # noqa: E402
 
-from mmpref.config import build_recipe  # noqa: E402
+from mmpref.planning.plan import make_plan  # noqa: E402
 from mmpref.processing import family_of  # noqa: E402
-from mmpref.training.plan import make_plan  # noqa: E402
+from mmpref.recipe.sections import build_recipe  # noqa: E402
 from tests.dry_runs import dry_run  # noqa: E402
 
 FIGURES = {

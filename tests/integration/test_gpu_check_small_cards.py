@@ -15,12 +15,12 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from mmpref.config import Recipe, build_recipe, load_recipe
 from mmpref.errors import OutOfMemoryError
 from mmpref.models.load import load_model
-from mmpref.training.gpus import GPUS, UTILISATION
-from mmpref.training.plan import make_plan
-from mmpref.training.trainer import PreferenceTrainer
+from mmpref.planning.gpus import GPUS, UTILISATION
+from mmpref.planning.plan import make_plan
+from mmpref.recipe.sections import Recipe, build_recipe, load_recipe
+from mmpref.training.trainer.trainer import PreferenceTrainer
 from tests.dry_runs import dry_run
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"

@@ -13,11 +13,13 @@ from typing import Any, NoReturn
 
 import pytest
 
-from mmpref.cli import main
+from mmpref.cli.main import main
 from mmpref.models import save
-from mmpref.rundir import RunDir
-from mmpref.training import alarms, checkpointed, run, trainer
-from mmpref.training.metrics import JsonlLogger, PairLog
+from mmpref.rundir.folder import RunDir
+from mmpref.training.run import run
+from mmpref.training.trainer import alarms, trainer
+from mmpref.training.trainer import checkpointing_trainer as checkpointed
+from mmpref.training.trainer.metrics import JsonlLogger, PairLog
 from tests.integration.conftest import Place
 from tests.integration.killing import assert_same_run, forked, lines
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from mmpref.cli import main
-from mmpref.rundir import RunDir
+from mmpref.cli.main import main
+from mmpref.rundir.folder import RunDir
 from tests.integration.conftest import Place
 from tests.unit.process.test_signals import nothing_left
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mmpref.cli import main
+from mmpref.cli.main import main
 from mmpref.models import load, pair_logps
 from mmpref.processing import PairCollator, PairEncoder
-from mmpref.rundir import RunDir
+from mmpref.rundir.folder import RunDir
 from tests.integration.conftest import Place
 from tests.tiny_vlms import build, draw, pair
 
@@ -102,7 +102,7 @@ def test_a_merge_is_in_bfloat16_and_within_the_bound_by_default(
 def test_a_merge_that_changes_the_answers_fails_with_code_6_and_leaves_nothing(
     place: Place, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import mmpref.training.merge as module
+    import mmpref.merge as module
 
     run = trained(place, models / "llava", tmp_path / "run", "{kind: lora, rank: 4, alpha: 8}")
     monkeypatch.setattr(module, "merged", lambda model: model.unload())  # peft forgets the adapter

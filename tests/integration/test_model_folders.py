@@ -17,11 +17,11 @@ import pytest
 import torch
 import transformers as tf
 
-from mmpref.cli import main
+from mmpref.cli.main import main
 from mmpref.errors import ConfigError, MMPrefError
+from mmpref.models.folder.processors import processor_class
 from mmpref.models.load import load, load_processor
-from mmpref.models.policy import pair_logps
-from mmpref.models.processors import processor_class
+from mmpref.models.logps.pair_logps import pair_logps
 from mmpref.processing import EncodeError, PairCollator, PairEncoder
 from tests.broken_folders import TEMPLATES, Broken, ways
 from tests.integration.conftest import Place

@@ -22,13 +22,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback, TrainingArguments
 
-import mmpref.training.trainer as trainer_module
-from mmpref.cli import main
+import mmpref.training.trainer.trainer as trainer_module
+from mmpref.cli.main import main
 from mmpref.errors import DataError, NonFiniteError
 from mmpref.losses.objective import Objective
 from mmpref.training import PreferenceTrainer
-from mmpref.training.metrics import JsonlLogger
-from mmpref.training.nonfinite import UpdateGuard
+from mmpref.training.trainer.metrics import JsonlLogger
+from mmpref.training.trainer.nonfinite import UpdateGuard
 from tests.integration.conftest import InfiniteGradient, Place
 
 STEPS, MICROS = 4, 2
@@ -136,12 +136,12 @@ def run(
     trainer = trainer_for(place, pairs, folder, skip, **options)
     error = None
     caplog.clear()
-    with caplog.at_level(logging.WARNING, logger="mmpref.training.nonfinite"):
+    with caplog.at_level(logging.WARNING, logger="mmpref.training.trainer.nonfinite"):
         try:
             trainer.train(resume_from_checkpoint=resume)
         except NonFiniteError as err:
             error = str(err).replace(str(folder), "FOLDER")
-    messages = [record.getMessage() for record in caplog.records if record.name == "mmpref.training.nonfinite"]
+    messages = [record.getMessage() for record in caplog.records if record.name == "mmpref.training.trainer.nonfinite"]
     metrics, saved = folder / "metrics.jsonl", sorted(folder.glob("step-*"))
     return Seen(
         error,

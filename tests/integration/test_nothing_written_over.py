@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mmpref.cli import main
+from mmpref.cli.main import main
 from tests.small_files import write_small_files
 
 AT = ["--server", "http://127.0.0.1:1/v1", "--model", "m"]

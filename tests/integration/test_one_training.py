@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from mmpref.rundir import LOCK, RunDir
+from mmpref.rundir.folder import LOCK, RunDir
 from tests.integration.conftest import Place
 from tests.integration.killing import assert_same_run, forked, in_child
 
@@ -25,7 +25,7 @@ SHORT = (
 )  # fmt: skip
 WITHOUT_TORCH = """
 import sys
-from mmpref.cli import main
+from mmpref.cli.main import main
 code = main(sys.argv[1:])
 print("loaded:", *sorted({"torch", "transformers"} & set(sys.modules)))
 sys.exit(code)
@@ -153,7 +153,7 @@ def test_a_folder_that_cannot_be_had_is_refused_before_torch_is_loaded_and_left_
 def test_a_run_that_failed_before_its_first_step_does_not_block_its_folder(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from mmpref.cli import main
+    from mmpref.cli.main import main
 
     run = tmp_path / "run"
     wrong = place.training("demo_dpo", run, *SHORT, "data.train=/nowhere/pairs.jsonl")
@@ -168,7 +168,7 @@ def test_a_run_that_failed_before_its_first_step_does_not_block_its_folder(
 
 
 def test_overwriting_through_a_link_keeps_the_link_and_replaces_the_content(place: Place, tmp_path: Path) -> None:
-    from mmpref.cli import main
+    from mmpref.cli.main import main
 
     (tmp_path / "link").symlink_to(tmp_path / "middle")
     (tmp_path / "middle").symlink_to(tmp_path / "disk" / "run")  # not there yet

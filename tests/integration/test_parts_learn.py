@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmpref.cli import main
-from mmpref.rundir import RunDir
+from mmpref.cli.main import main
+from mmpref.rundir.folder import RunDir
 from tests.integration.conftest import Place
 from tests.tiny_others import write_paligemma
 from tests.tiny_vlms import build

@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from mmpref.cli import main
-from mmpref.config import Recipe, load_recipe, read_recipe_text, shipped_recipes
+from mmpref.cli.main import main
 from mmpref.errors import ConfigError
-from mmpref.models.skeleton import skeleton
+from mmpref.models.find_config import find_config
+from mmpref.models.known_configs import known_config, known_models
+from mmpref.planning.architecture import describe
+from mmpref.planning.gpus import GIB, on_card, parse_memory
+from mmpref.planning.memory import Shape, estimate
+from mmpref.planning.meta_model import skeleton
+from mmpref.planning.plan import make_plan
+from mmpref.planning.speed import flops_per_pair
+from mmpref.recipe.sections import Recipe, load_recipe, read_recipe_text, shipped_recipes
 from mmpref.records import ImageRef, PreferencePair, user_turn
-from mmpref.training.architecture import describe
-from mmpref.training.gpus import GIB, on_card, parse_memory
-from mmpref.training.known_models import known_config, known_models
-from mmpref.training.memory import Shape, estimate
-from mmpref.training.plan import make_plan
-from mmpref.training.plan_subject import find_config
-from mmpref.training.speed import flops_per_pair
 from tests.tiny_vlms import build, build_model, draw
 
 # the published sizes of the checkpoints, in weights
@@ -130,7 +130,7 @@ def test_operations_are_those_that_torch_counts(kind: str, changes: list[str], t
 
     from mmpref.losses import build_objective
     from mmpref.models import choose_reference, load, pair_logps, prepare
-    from mmpref.models.adapter import AdapterSettings, Tuning
+    from mmpref.models.tuning import AdapterSettings, Tuning
     from mmpref.processing import PairCollator, PairEncoder
 
     path = f"model.path={build(kind, tmp_path / 'model')}"

@@ -9,14 +9,15 @@ from types import ModuleType
 
 import pytest
 
-from mmpref.cli import main
-from mmpref.config import Recipe, load_recipe
+from mmpref.cli.main import main
 from mmpref.errors import ConfigError
-from mmpref.training.gpus import GIB
-from mmpref.training.network import EFFICIENCY, link_rate, seconds
-from mmpref.training.plan import Plan, compare_strategies, make_plan
-from mmpref.training.plan_subject import described, find_config
-from mmpref.training.spread import ALONE, BUCKET, Spread, Strategy
+from mmpref.models.find_config import find_config
+from mmpref.planning.gpus import GIB
+from mmpref.planning.network import EFFICIENCY, link_rate, seconds
+from mmpref.planning.parallelism import ALONE, BUCKET, Spread, Strategy
+from mmpref.planning.plan import Plan, compare_strategies, make_plan
+from mmpref.planning.subject import described
+from mmpref.recipe.sections import Recipe, load_recipe
 
 FULL, QLORA = "qwen2_vl_2b_uni_dpo_full", "qwen2_5_vl_7b_uni_dpo_qlora_24gb"
 SCALING = Path(__file__).resolve().parents[2] / "scripts" / "make_scaling.py"

@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 from transformers import TrainingArguments
 
 from mmpref import PreferenceTrainer
-from mmpref.cli import main
-from mmpref.config import load_recipe
+from mmpref.cli.main import main
 from mmpref.demo.tiny_models import build_tiny_llava
 from mmpref.models import AdapterSettings, Tuning, load_model
-from mmpref.rundir import RunDir
-from mmpref.training.metrics import read_pair_log
+from mmpref.recipe.sections import load_recipe
+from mmpref.rundir.folder import RunDir
 from mmpref.training.precision import resolved
+from mmpref.training.trainer.metrics import read_pair_log
 from tests.integration.conftest import Place
 
 TEN = ("model.dtype=auto", "train.learning_rate=6e-6", "train.max_steps=10", "train.warmup_steps=0", "data.eval=[]",

@@ -16,7 +16,7 @@ from mmpref.version import __version__
 # what a thread of gloo does to a process now and then, every time: abort it while the interpreter is taken down
 ABORTS = """
 import atexit, os
-from mmpref.cli import entry_point, main
+from mmpref.cli.main import entry_point, main
 
 class Late:
     def __del__(self, abort=os.abort):
@@ -57,7 +57,7 @@ def test_output_that_is_lost_at_the_end_is_no_good_end(tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
     script = tmp_path / "ends.py"
-    script.write_text("import sys\nfrom mmpref.cli import entry_point\nentry_point(lambda: print('lost') or 0)\n")
+    script.write_text("import sys\nfrom mmpref.cli.main import entry_point\nentry_point(lambda: print('lost') or 0)\n")
     env = {**os.environ, "WORLD_SIZE": "2", "RANK": "0", "PYTHONUNBUFFERED": ""}
     with Path("/dev/full").open("w", encoding="utf-8") as full:
         assert subprocess.run([sys.executable, str(script)], env=env, stdout=full).returncode == 6

@@ -15,14 +15,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmpref.cli import main
+from mmpref.cli.main import main
 from mmpref.errors import DataError
 from mmpref.models import load
-from mmpref.models.reference import choose_reference
+from mmpref.models.logps.reference import choose_reference
 from mmpref.processing import PairCollator, PairEncoder, family_of
-from mmpref.rundir import RunDir
-from mmpref.training.metrics import read_pair_log
-from mmpref.training.refcache import ReferenceCache
+from mmpref.rundir.folder import RunDir
+from mmpref.training.run.reference_cache import ReferenceCache
+from mmpref.training.trainer.metrics import read_pair_log
 from tests.integration.conftest import Place
 from tests.tiny_vlms import TINY, build, draw, pair, refs
 

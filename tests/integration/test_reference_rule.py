@@ -12,19 +12,19 @@ import pytest
 import torch
 from torch import nn
 
-from mmpref.config import Recipe, load_recipe
 from mmpref.errors import ConfigError, DistributedError, MMPrefError
 from mmpref.losses import build_objective
 from mmpref.models import AdapterSettings, Tuning, choose_reference, load, prepare, save_model
-from mmpref.models.adapter_switch import COPY
-from mmpref.models.reference import ReferencePolicy
+from mmpref.models.adapters.switch import COPY
+from mmpref.models.logps.reference import ReferencePolicy
 from mmpref.models.reference_rule import AskedKind, ReferenceChoice, Start, choose, reference_of
 from mmpref.models.unwrap import unwrap
-from mmpref.training.continued import continued
+from mmpref.planning.parallelism import ALONE, Spread
+from mmpref.planning.plan import make_plan
+from mmpref.recipe.sections import Recipe, load_recipe
 from mmpref.training.parallel.strategy import STRATEGIES, refuse_what_cannot_shard
-from mmpref.training.plan import make_plan
-from mmpref.training.setup import _load_model
-from mmpref.training.spread import ALONE, Spread
+from mmpref.training.run.setup import _load_model
+from mmpref.training.run.start_adapter import continued
 from tests.tiny_vlms import build
 
 KINDS: tuple[AskedKind, ...] = get_args(AskedKind)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from mmpref.cli import main
-from mmpref.config import load_recipe
-from mmpref.rundir import RunDir, check_output
-from mmpref.training.checkpoint import newest_complete
+from mmpref.cli.main import main
+from mmpref.recipe.sections import load_recipe
+from mmpref.rundir.folder import RunDir, check_output
+from mmpref.training.trainer.checkpoint import newest_complete
 from tests.integration.conftest import Place
 from tests.integration.test_one_training import refused
 
@@ -72,7 +72,7 @@ def test_a_pipe_or_a_folder_in_the_place_of_a_file_is_refused_before_anything_is
     place: Place, run: Path, name: str, kind: Callable[[Path], None], capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    import mmpref.training.run as module
+    import mmpref.training.run.run as module
 
     def loads(*_: object, **__: object) -> None:
         raise AssertionError("the model or the data were looked at")

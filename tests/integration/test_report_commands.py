@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mmpref.cli import main
+from mmpref.cli.main import main
 from mmpref.report.commands import explained
 from tests.chat_server import ChatServer
 from tests.integration.conftest import Place

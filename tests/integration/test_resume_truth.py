@@ -17,14 +17,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmpref.cli import main
+from mmpref.cli.main import main
 from mmpref.demo.world import WorldFiles
-from mmpref.evals.fingerprint import of_model
-from mmpref.rundir import RunDir
-from mmpref.training import run_images
-from mmpref.training.checkpoint import COMPLETE, seal, sealed_in
-from mmpref.training.metrics import JsonlLogger, read_pair_log
-from mmpref.training.run_images import LIST, RunImages
+from mmpref.generation.fingerprint import of_model
+from mmpref.rundir.folder import RunDir
+from mmpref.training.run import images as run_images
+from mmpref.training.run.images import LIST, RunImages
+from mmpref.training.trainer.checkpoint import COMPLETE, seal, sealed_in
+from mmpref.training.trainer.metrics import JsonlLogger, read_pair_log
 from tests.integration.conftest import Place
 
 SETTINGS = (

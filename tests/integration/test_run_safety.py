@@ -19,10 +19,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmpref.cli import main
-from mmpref.rundir import Claim, RunDir
-from mmpref.training.checkpoint import in_order, verify
-from mmpref.training.metrics import read_pair_log
+from mmpref.cli.main import main
+from mmpref.rundir.folder import Claim, RunDir
+from mmpref.training.trainer.checkpoint import in_order, verify
+from mmpref.training.trainer.metrics import read_pair_log
 from tests.integration.conftest import Place
 
 SHORT = ("train.per_device_train_batch_size=16", "train.learning_rate=1e-3", "train.warmup_steps=0",
@@ -155,7 +155,7 @@ def test_a_full_disk_at_the_last_save_ends_with_code_6_and_a_checkpoint_to_resum
     run = tmp_path / "run"
     lora = ("adapter={kind: lora, rank: 2}", "tune={language: lora}")
     arguments = place.training("demo_dpo", run, *SHORT, *lora)
-    import mmpref.training.checkpointed as module
+    import mmpref.training.trainer.checkpointing_trainer as module
 
     def fills_the_disk(*given: object, **named: object) -> None:
         with largest_file(1000):
@@ -180,7 +180,7 @@ def test_a_full_disk_at_the_last_save_ends_with_code_6_and_a_checkpoint_to_resum
 def test_a_disk_that_is_full_from_the_second_checkpoint_on_keeps_the_first(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import mmpref.training.checkpointed as module
+    import mmpref.training.trainer.checkpointing_trainer as module
 
     real, calls = module.save_trained, []
 
@@ -208,7 +208,7 @@ def test_a_disk_that_is_full_from_the_second_checkpoint_on_keeps_the_first(
 def test_sigterm_while_the_final_evaluation_runs_leaves_a_checkpoint_and_an_honest_state(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from mmpref.training.trainer import PreferenceTrainer
+    from mmpref.training.trainer.trainer import PreferenceTrainer
 
     real = PreferenceTrainer._evaluation_loader
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mmpref.cli import main
-from mmpref.evals.tables import write_table
+from mmpref.cli.main import main
+from mmpref.files.tables import write_table
 from tests.unit.evals.cases import load
 
 

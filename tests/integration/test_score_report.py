@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mmpref.cli import main
+from mmpref.cli.main import main
 
 LABELS = ["yes" if number % 2 else "no" for number in range(60)]
 

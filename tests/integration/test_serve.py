@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from mmpref.demo.tiny_models import build_tiny_llava
-from mmpref.evals.answerers import TransformersAnswerer
-from mmpref.evals.task import load_samples
+from mmpref.evals.scoring import load_samples
+from mmpref.generation import TransformersAnswerer
 from tests.chat_server import ChatServer
 
 pytestmark = [

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from mmpref.cli import main
-from mmpref.cli_eval import _template_kwargs
-from mmpref.config import load_recipe
-from mmpref.rundir import RunDir
-from mmpref.training.checkpoint import differences
-from mmpref.training.resume import facts_of
+from mmpref.cli.evals import _template_kwargs
+from mmpref.cli.main import main
+from mmpref.recipe.sections import load_recipe
+from mmpref.rundir.folder import RunDir
+from mmpref.training.run.resume import facts_of
+from mmpref.training.trainer.checkpoint import differences
 from tests.integration.conftest import Place
 from tests.tiny_vlms import build
 

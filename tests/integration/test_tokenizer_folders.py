@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from mmpref.errors import ConfigError
+from mmpref.models.folder.tokenizer_files import told_of_tokenizer
 from mmpref.models.load import load, load_processor
-from mmpref.models.tokenizer_files import told_of_tokenizer
 from mmpref.processing import EncodeError, PairEncoder
 from mmpref.processing.family import family_of
 from tests.tiny_vlms import build, pair
@@ -400,7 +400,7 @@ def test_a_sentencepiece_file_alone_is_one_line(
     with pytest.raises(ConfigError, match=r"tokenizer\.json is missing, and tokenizer\.model cannot be read without"):
         load_processor(folder)
     monkeypatch.undo()
-    monkeypatch.setattr("mmpref.models.tokenizer_files._refuse_sentencepiece_alone", lambda path: None)
+    monkeypatch.setattr("mmpref.models.folder.tokenizer_files._refuse_sentencepiece_alone", lambda path: None)
     with pytest.raises(ConfigError, match=str(folder)):  # as where the package is there
         load_processor(folder)
     assert capfd.readouterr().err == ""

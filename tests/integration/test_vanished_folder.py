@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from mmpref.cli import main
-from mmpref.run_content import LOCK
-from mmpref.rundir import RunDir, is_run_folder
-from mmpref.training.checkpoint import in_order, verify
-from mmpref.training.trainer import PreferenceTrainer
+from mmpref.cli.main import main
+from mmpref.rundir.content import LOCK
+from mmpref.rundir.folder import RunDir, is_run_folder
+from mmpref.training.trainer.checkpoint import in_order, verify
+from mmpref.training.trainer.trainer import PreferenceTrainer
 from tests.integration.conftest import Place
 from tests.integration.killing import assert_same_run, forked
 from tests.integration.test_one_training import SHORT, refused

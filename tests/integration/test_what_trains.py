@@ -12,11 +12,11 @@ import yaml
 from transformers import TrainingArguments
 
 from mmpref import PreferenceTrainer
-from mmpref.cli import main
-from mmpref.config import load_recipe
+from mmpref.cli.main import main
 from mmpref.losses import resolve
 from mmpref.losses.loss_line import loss_line
-from mmpref.rundir import RunDir
+from mmpref.recipe.sections import load_recipe
+from mmpref.rundir.folder import RunDir
 from tests.advice import alternatives, followed
 from tests.integration.conftest import Place
 

@@ -15,8 +15,15 @@ from hypothesis import strategies as st
 
 from mmpref.errors import ConfigError
 from mmpref.models import LoadedModel, choose_layout, prepare
-from mmpref.models.policy import answer_logps
-from mmpref.models.shared_prefix import PackedRow, _block_mask, implementation, packed_inputs, text_config, visible
+from mmpref.models.logps.answer_logps import answer_logps
+from mmpref.models.logps.shared_prefix_attention import (
+    PackedRow,
+    _block_mask,
+    implementation,
+    packed_inputs,
+    text_config,
+    visible,
+)
 from mmpref.processing import PairBatch
 from mmpref.processing.batch import Segment
 from tests.plain_forward import SHARING, all_rows, answers_of, build_deep, by_hand, collator_for, stock_twin, worst

@@ -25,8 +25,8 @@ from mmpref.models import (
     pair_logps,
     prepare,
 )
-from mmpref.models.adapter import adapter_changes_nothing
-from mmpref.models.policy import answer_logps
+from mmpref.models.adapters.lora import adapter_changes_nothing
+from mmpref.models.logps.answer_logps import answer_logps
 from mmpref.models.unwrap import base_model
 from mmpref.processing import PairBatch
 from mmpref.records import PreferencePair

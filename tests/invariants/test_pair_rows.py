@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mmpref.errors import DataError
 from mmpref.models import LoadedModel
-from mmpref.models.policy import answer_logps
+from mmpref.models.logps.answer_logps import answer_logps
 from mmpref.processing import EncodeError, PairBatch, PairEncoder
 from mmpref.processing.encode import EncodedPair, EncodedPrompt
 from mmpref.processing.layout import common_beginning, plain_batch, shared_prefix_batch

@@ -10,10 +10,10 @@ import torch
 
 from mmpref.errors import ConfigError
 from mmpref.models import AdapterSettings, LoadedModel, Tuning, choose_reference, prepare
-from mmpref.models.layout_choice import choose_layout
-from mmpref.models.policy import answer_logps
+from mmpref.models.logps.answer_logps import answer_logps
+from mmpref.models.logps.layout_choice import choose_layout
 from mmpref.records import PreferencePair
-from mmpref.training.preflight import preflight
+from mmpref.training.trainer.preflight import preflight
 from tests.plain_forward import answers_of, build_deep, collator_for, text_rows, worst
 from tests.tiny_others import BARE, hrm_text, paligemma
 from tests.tiny_vlms import CHATML, draw, pair

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from mmpref.evals.benchmark import each
+from mmpref.evals.benchmarks.contract import each
 from mmpref.statistics import (
     Formula,
     Ratio,

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mmpref.data.audit.image_tokens import IMAGE_TOKENS, RULES
 from mmpref.data.audit.leaks import Leak, LeakFinder, coco_ids
 from mmpref.data.audit.stats import Spread
-from mmpref.data.images import ImageLoader, fingerprint
+from mmpref.data.images.loader import ImageLoader, fingerprint
 from mmpref.data.quarantine import RowError
+from mmpref.image_tokens import IMAGE_TOKENS, RULES
 from mmpref.records import ImageRef, PreferencePair
 
 HELD_OUT = 0.05

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmpref.data.images import FINGERPRINT_BITS, ImageLimits, ImageLoader, fingerprint
+from mmpref.data.images.loader import FINGERPRINT_BITS, ImageLimits, ImageLoader, fingerprint
 from mmpref.data.quarantine import RowError
 from mmpref.errors import DataError
-from mmpref.file_reading import is_there, parse_json, read_text
+from mmpref.files.reading import is_there, parse_json, read_text
 from mmpref.records import ImageRef, PreferencePair
 
 MAX_BITS = 10

@@ -17,7 +17,7 @@ from mmpref.data.audit.images import Images, ImageTally
 from mmpref.data.audit.leaks import Leak, LeakFinder
 from mmpref.data.audit.scores import Scores, ScoreTally
 from mmpref.data.audit.text import Lengths, Repeats, Similarity, TextTally
-from mmpref.data.images import ImageLoader
+from mmpref.data.images.loader import ImageLoader
 from mmpref.errors import DataError
 from mmpref.records import PreferencePair
 

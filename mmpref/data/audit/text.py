@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmpref.data.audit.stats import Estimate, Floats, Spread, join_ids, mean_estimate, share_estimate
-from mmpref.data.similarity import edit_similarity, jaccard, repeats_prompt, words
+from mmpref.data.text_similarity import edit_similarity, jaccard, repeats_prompt, words
 from mmpref.records import PreferencePair
 
 NEARLY_IDENTICAL = 0.9

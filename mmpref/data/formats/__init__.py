@@ -14,16 +14,16 @@ from types import MappingProxyType
 from typing import Any
 
 from mmpref.data.formats.align_anything import ALIGN_ANYTHING
-from mmpref.data.formats.border import fault
 from mmpref.data.formats.columns import standard
 from mmpref.data.formats.comparison_sets import COMPARISON_SETS
 from mmpref.data.formats.contract import Format, FormatOptions, Row
-from mmpref.data.formats.more_suites import MORE_SUITES
+from mmpref.data.formats.fields import fault
+from mmpref.data.formats.frameworks import SUITES
+from mmpref.data.formats.more_frameworks import MORE_SUITES
 from mmpref.data.formats.paper_sets import PAPER_SETS
 from mmpref.data.formats.plain_pairs import PLAIN_PAIRS
 from mmpref.data.formats.question_sets import QUESTION_SETS
 from mmpref.data.formats.scored_sets import SCORED_SETS
-from mmpref.data.formats.suites import SUITES
 from mmpref.data.formats.swift import SWIFT
 from mmpref.errors import ConfigError, DataError
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from mmpref.data.formats.border import fault
+from mmpref.data.formats.fields import fault
 from mmpref.data.pairs import END_MARKS
 
 REASON = "end_mark"

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmpref.data.formats.border import (
+from mmpref.data.formats.columns import is_empty
+from mmpref.data.formats.contract import FormatOptions
+from mmpref.data.formats.fields import (
     IMAGE_PART,
     PLACEHOLDER,
     Images,
@@ -18,8 +20,6 @@ from mmpref.data.formats.border import (
     turn,
     without_none,
 )
-from mmpref.data.formats.columns import is_empty
-from mmpref.data.formats.contract import FormatOptions
 from mmpref.data.pairs import IMAGE_HINTS
 from mmpref.records import ROLES
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mmpref.data.formats.assembly import canonical
-from mmpref.data.formats.border import (
+from mmpref.data.formats.canonical import canonical
+from mmpref.data.formats.contract import Format, FormatOptions, Row
+from mmpref.data.formats.fields import (
     Images,
     fault,
     has,
@@ -23,8 +24,7 @@ from mmpref.data.formats.border import (
     text,
     turn,
 )
-from mmpref.data.formats.contract import Format, FormatOptions, Row
-from mmpref.data.formats.suites import SHAREGPT_ROLES, has_image, images_of
+from mmpref.data.formats.frameworks import SHAREGPT_ROLES, has_image, images_of
 from mmpref.data.formats.unread import refuse_media_inside
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from mmpref.data.formats.assembly import canonical
-from mmpref.data.formats.border import (
+from mmpref.data.formats.canonical import canonical
+from mmpref.data.formats.chat import InParts, chat_answer, chat_messages, with_places
+from mmpref.data.formats.contract import Format, FormatOptions, Row
+from mmpref.data.formats.fields import (
     Images,
     fault,
     has,
@@ -18,9 +20,7 @@ from mmpref.data.formats.border import (
     text,
     turn,
 )
-from mmpref.data.formats.chat import InParts, chat_answer, chat_messages, with_places
-from mmpref.data.formats.contract import Format, FormatOptions, Row
-from mmpref.data.formats.suites import has_image, has_media, images_of, is_mm_rlhf, is_written_out
+from mmpref.data.formats.frameworks import has_image, has_media, images_of, is_mm_rlhf, is_written_out
 
 _VICUNA = re.compile(r"\s*(?P<system>.*?)\s*USER:\s(?P<asked>.*?)\s*ASSISTANT:\s*", re.DOTALL)
 

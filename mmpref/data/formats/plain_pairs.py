@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmpref.data.formats.assembly import canonical
-from mmpref.data.formats.border import fault, has, has_any, is_text, is_turns, text, turn
+from mmpref.data.formats.canonical import canonical
 from mmpref.data.formats.chat import InParts, chat_answer, chat_messages, images_in_parts, with_places
 from mmpref.data.formats.contract import Format, FormatOptions, Row
-from mmpref.data.formats.suites import images_of, is_after_messages
+from mmpref.data.formats.fields import fault, has, has_any, is_text, is_turns, text, turn
+from mmpref.data.formats.frameworks import images_of, is_after_messages
 
 _ASKED = ("prompt", "input", "question", "instruction")
 """Where axolotl looks for the question; the first that is there counts, and another one is refused."""

@@ -6,8 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from mmpref.data.formats.assembly import canonical
-from mmpref.data.formats.border import (
+from mmpref.data.formats.canonical import canonical
+from mmpref.data.formats.columns import standard
+from mmpref.data.formats.contract import Format, FormatOptions, Row
+from mmpref.data.formats.fields import (
     PLACEHOLDER,
     Images,
     fault,
@@ -22,9 +24,7 @@ from mmpref.data.formats.border import (
     text,
     turn,
 )
-from mmpref.data.formats.columns import standard
-from mmpref.data.formats.contract import Format, FormatOptions, Row
-from mmpref.data.formats.suites import has_image, images_of, is_internvl, is_mm_rlhf, is_written_out
+from mmpref.data.formats.frameworks import has_image, images_of, is_internvl, is_mm_rlhf, is_written_out
 
 _ORIGIN = ("ds_name", "origin_dataset", "origin_split", "image_path")
 

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from mmpref.data.formats.assembly import canonical
-from mmpref.data.formats.border import (
+from mmpref.data.formats.canonical import canonical
+from mmpref.data.formats.chat import with_places
+from mmpref.data.formats.contract import Format, FormatOptions, Row
+from mmpref.data.formats.fields import (
     fault,
     has,
     is_text,
@@ -21,9 +23,7 @@ from mmpref.data.formats.border import (
     text,
     turn,
 )
-from mmpref.data.formats.chat import with_places
-from mmpref.data.formats.contract import Format, FormatOptions, Row
-from mmpref.data.formats.suites import OPENAI_ROLES, has_image, images_of, is_math
+from mmpref.data.formats.frameworks import OPENAI_ROLES, has_image, images_of, is_math
 from mmpref.data.formats.unread import refuse_media_inside, refuse_unread
 from mmpref.data.quarantine import RowError
 

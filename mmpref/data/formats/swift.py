@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmpref.data.formats import writers
-from mmpref.data.formats.assembly import canonical
-from mmpref.data.formats.border import (
+from mmpref.data.formats.canonical import canonical
+from mmpref.data.formats.chat import InParts, chat_messages, images_in_parts
+from mmpref.data.formats.contract import Format, FormatOptions, Row
+from mmpref.data.formats.fields import (
     IMAGE_PART,
     PLACEHOLDER,
     Message,
@@ -32,9 +34,7 @@ from mmpref.data.formats.border import (
     turn,
     without_none,
 )
-from mmpref.data.formats.chat import InParts, chat_messages, images_in_parts
-from mmpref.data.formats.contract import Format, FormatOptions, Row
-from mmpref.data.formats.suites import history_of, images_of
+from mmpref.data.formats.frameworks import history_of, images_of
 
 _TALKS = ("messages", "conversation", "conversations")
 _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant"}

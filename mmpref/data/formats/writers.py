@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from mmpref.data.formats.border import fault, refuse_placeholders, text_of
 from mmpref.data.formats.contract import Row
+from mmpref.data.formats.fields import fault, refuse_placeholders, text_of
 from mmpref.data.formats.written_out import is_written_out
 
 SHAREGPT_TAGS = {"user": "human", "assistant": "gpt", "system": "system"}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmpref.data.formats.answer_ends import without_ends
-from mmpref.data.formats.border import IMAGE_PART, Message, Parts, fault, turn
+from mmpref.data.formats.fields import IMAGE_PART, Message, Parts, fault, turn
 from mmpref.data.pairs import END_TAKEN_OFF, MARKUP_TAKEN_OFF
 from mmpref.data.quarantine import RowError
 

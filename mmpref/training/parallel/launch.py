@@ -26,11 +26,12 @@ from accelerate.commands.launch import launch_command, launch_command_parser
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from mmpref.config import Recipe, parse_yaml
 from mmpref.errors import DistributedError, StoppedError, library_errors, signal_name
-from mmpref.file_reading import read_text
+from mmpref.files.reading import read_text
 from mmpref.process.signals import end_children, numbers
-from mmpref.rundir import RunDir
+from mmpref.recipe.sections import Recipe, parse_yaml
+from mmpref.rundir.folder import RunDir
+from mmpref.rundir.train_log import append, stamped
 from mmpref.training.parallel.strategy import (
     ASKED,
     RESTARTS,
@@ -40,7 +41,6 @@ from mmpref.training.parallel.strategy import (
     refuse_what_cannot_shard,
 )
 from mmpref.training.precision import resolved
-from mmpref.training.train_log import append, stamped
 from mmpref.yaml_text import MOST_BYTES
 
 _TO_SAVE = 600

@@ -9,11 +9,11 @@ from typing import Any, Literal, get_args
 
 from transformers import TrainingArguments
 
-from mmpref.config import Recipe
 from mmpref.errors import DistributedError
-from mmpref.file_reading import read_json
+from mmpref.files.reading import read_json
 from mmpref.models.reference_rule import reference_of
-from mmpref.training.loss_of import objective_of
+from mmpref.recipe.sections import Recipe
+from mmpref.training.loss_settings import objective_of
 from mmpref.yaml_text import short
 
 Strategy = Literal["single", "ddp", "fsdp2", "zero2", "zero3"]

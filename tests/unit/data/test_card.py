@@ -15,7 +15,7 @@ import pytest
 
 from mmpref.data.card import Card, list_cards, load_card, parse_card
 from mmpref.data.formats import FORMATS, detect, format_named, to_canonical
-from mmpref.data.images import ImageLoader
+from mmpref.data.images.loader import ImageLoader
 from mmpref.data.pairs import pair_from_row
 from mmpref.data.quarantine import RowError
 from mmpref.errors import ConfigError, DataError

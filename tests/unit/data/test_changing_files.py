@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from mmpref.data import decoding
-from mmpref.data.check import check
-from mmpref.data.decoding import decode
-from mmpref.data.images import ImageLoader
+from mmpref.data.commands.check import check
+from mmpref.data.images import decoding
+from mmpref.data.images.decoding import decode
+from mmpref.data.images.loader import ImageLoader
 from mmpref.data.loading import PairSource
 from mmpref.data.manifest import verify
 from mmpref.data.opening import open_pairs
@@ -128,7 +128,7 @@ def test_a_picture_that_changes_between_its_decoding_and_its_hash_is_named(
 def test_a_second_check_into_one_folder_is_refused(tmp_path: Path) -> None:
     path, out = rows(tmp_path), tmp_path / "out"
     script = (
-        "import sys; from pathlib import Path; from mmpref.files import only_writer\n"
+        "import sys; from pathlib import Path; from mmpref.files.writing import only_writer\n"
         "with only_writer(Path(sys.argv[1]), 'x'):\n    print('mine', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

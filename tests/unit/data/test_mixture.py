@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mmpref.data.images import ImageLoader
+from mmpref.data.images.loader import ImageLoader
 from mmpref.data.mixture import RootedImages, Weighted, mix, rank_share, repeat
 from mmpref.data.quarantine import RowError
 from mmpref.records import ImageRef, PreferencePair, user_turn

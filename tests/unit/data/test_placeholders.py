@@ -11,8 +11,8 @@ import pytest
 from mmpref.data.pairs import pair_from_row
 from mmpref.data.placeholders import links_to_pictures, refuse_marks, refuse_pictures
 from mmpref.data.quarantine import RowError
-from tests.unit.data.more_rows import ANSWERS, Row, said
-from tests.unit.data.test_formats import read
+from tests.unit.data.formats.more_rows import ANSWERS, Row, said
+from tests.unit.data.formats.test_formats import read
 
 # --- long texts ------------------------------------------------------------------------------------------------------
 LONG: dict[str, Callable[[int], str]] = {

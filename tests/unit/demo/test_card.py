@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mmpref.config import parse_yaml
 from mmpref.demo.world import WorldFiles, make_world
+from mmpref.recipe.sections import parse_yaml
 
 CARD = Path(__file__).resolve().parents[3] / "data_cards" / "demo_world.md"
 

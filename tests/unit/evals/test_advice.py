@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import mmpref.evals
-from mmpref.cli import main
-from mmpref.evals.tables import write_table
+from mmpref.cli.main import main
+from mmpref.files.tables import write_table
 from tests.unit.evals.cases import arguments, load
 
 PARTS = Path(mmpref.evals.__file__).parent

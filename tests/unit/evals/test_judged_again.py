@@ -4,13 +4,14 @@ import json
 
 import pytest
 
-from mmpref.cli import main
+from mmpref.cli.main import main
 from mmpref.errors import ConfigError
-from mmpref.evals.chat_api import Server
-from mmpref.evals.judging.cache import read_cache
+from mmpref.evals.benchmarks.judge_tasks import TASKS
+from mmpref.generation.chat_api import Server
+from mmpref.judging.cache import read_cache
 from tests.chat_server import ChatServer
+from tests.unit.evals.test_judge import HALLUSION_ROWS, MMHAL_ROWS, command, plan, rates, rows_of
 from tests.unit.evals.test_judged_content import HALLUSION_TEXTS, OTHERS, judges_both
-from tests.unit.evals.test_judging import HALLUSION_ROWS, MMHAL_ROWS, command, plan, rates, rows_of
 
 BY_HAND = "".join(json.dumps({"id": row["image_id"], "score": 6, "judge": "me"}) + "\n" for row in MMHAL_ROWS)
 
@@ -99,7 +100,7 @@ def test_a_cache_of_before_is_still_read_and_its_server_is_unknown(tmp_path):
         plan(tmp_path, server).run(out)
         rows = [{name: value for name, value in row.items() if name != "server"} for row in rows_of(cache)]
         written(cache, rows)
-        assert {kept.server for kept in read_cache(cache).values()} == {""}
+        assert {kept.server for kept in read_cache(cache, TASKS).values()} == {""}
         outcome = plan(tmp_path, server).run(out)
         assert len(server.requests) == 12
     assert outcome.elsewhere == {"": 12}

@@ -8,13 +8,13 @@ import pytest
 
 from mmpref.errors import ConfigError, DataError, EvalIncompleteError
 from mmpref.evals import score
-from mmpref.evals.judging import Prices
-from mmpref.evals.judging.cost import Spent, tokens_of
-from mmpref.evals.judging.fence import UnusableReplyError, harmless, read_reply
-from mmpref.evals.judging.tasks import MMHAL
-from mmpref.evals.parallel import NotAsked
+from mmpref.evals.benchmarks.judge_tasks import MMHAL
+from mmpref.generation.concurrency import NotAsked
+from mmpref.judging import Prices
+from mmpref.judging.cost import Spent, tokens_of
+from mmpref.judging.fence import UnusableReplyError, harmless, read_reply
 from tests.chat_server import ChatServer, whole_reply
-from tests.unit.evals.test_judging import (
+from tests.unit.evals.test_judge import (
     HALBENCH_ROWS,
     HALLUSION_ROWS,
     MMHAL_ROWS,

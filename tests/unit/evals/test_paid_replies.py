@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from mmpref.cli import main
-from mmpref.evals.judging import Prices, dollars
-from mmpref.evals.token_usage import Usage, usage_of
+from mmpref.cli.main import main
+from mmpref.generation.token_usage import Usage, usage_of
+from mmpref.judging import Prices, dollars
 from tests.chat_server import ChatServer, text_of, whole_reply
-from tests.unit.evals.test_judging import MMHAL_ROWS, command, plan, rates
+from tests.unit.evals.test_judge import MMHAL_ROWS, command, plan, rates
 
 THOUGHT = {"completion_tokens_details": {"reasoning_tokens": 100_000}}
 

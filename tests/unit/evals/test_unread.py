@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from mmpref.cli import main
+from mmpref.cli.main import main
 from mmpref.errors import EvalIncompleteError
 from mmpref.evals import BENCHMARKS, score, score_beside
 from mmpref.evals.unread import WHY, refuse_unread

@@ -12,7 +12,7 @@ from mmpref.errors import ConfigError
 from mmpref.models import AdapterSettings, Tuning, choose_reference, pair_logps, prepare
 from mmpref.models.quantize import QuantizationSettings
 from tests.tiny_vlms import build
-from tests.unit.models.test_adapter import LORA, batch_for, fresh, step, trained
+from tests.unit.models.adapters.test_lora import LORA, batch_for, fresh, step, trained
 
 bnb = pytest.importorskip("bitsandbytes")
 

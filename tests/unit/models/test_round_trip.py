@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from mmpref.models import AdapterSettings, Tuning, load, pair_logps, prepare, save_model
-from mmpref.models.policy import answer_logps
-from mmpref.models.shared_prefix import text_config
+from mmpref.models.logps.answer_logps import answer_logps
+from mmpref.models.logps.shared_prefix_attention import text_config
 from tests.plain_forward import SHARING, all_rows, answers_of, build_deep, collator_for, stir, worst
 from tests.tiny_vlms import TINY
 

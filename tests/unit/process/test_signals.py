@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 # a command like ours that never ends, with two processes that work for it: one by fork, one by spawn
 COMMAND = """
 import multiprocessing, signal, sys, time
-from mmpref import cli
+from mmpref.cli import main as cli
 from mmpref.errors import stopped_by_ctrl_c
 from mmpref.process.children import begin_child, start_helpers
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from mmpref.errors import ConfigError
 from mmpref.processing import EncodeError, PairCollator, PairEncoder, family_of
-from mmpref.processing.faults import fault
+from mmpref.processing.errors import fault
 from mmpref.records import ImageRef, user_turn
 from tests.tiny_vlms import TINY, VISION, draw, pair, refs
 

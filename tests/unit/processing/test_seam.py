@@ -8,11 +8,11 @@ import pytest
 from tokenizers import Regex, normalizers
 
 from mmpref.processing import ChatEncoder
-from mmpref.processing.chat import Turns
+from mmpref.processing.chat.conversation import Turns
 from mmpref.records import user_turn
 from tests.tiny_vlms import CHATML, make_tokenizer
+from tests.unit.processing.chat.test_prompt_frame import chatml
 from tests.unit.processing.metaspace import metaspace_tokenizer
-from tests.unit.processing.test_prompt_frame import chatml
 
 QUESTION = user_turn("Q", num_images=0)
 EMPTY = "<think>\n\n</think>\n\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mmpref.evals.results import write_items, write_result
-from mmpref.evals.task import compare, score
+from mmpref.evals.scoring import compare, score
 from mmpref.report.compare import comparison_table, load_runs
 from mmpref.report.examples import choose_examples
 

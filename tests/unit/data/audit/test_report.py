@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mmpref.data.audit import audit
-from mmpref.data.images import ImageLoader
+from mmpref.data.images.loader import ImageLoader
 from mmpref.records import ImageRef, PreferencePair, user_turn
 
 

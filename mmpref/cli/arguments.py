@@ -1,0 +1,97 @@
+"""What can be wrong with a command line whichever command it is for: arguments that are empty or can be no path,
+``--key value``."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shlex
+from collections.abc import Sequence
+
+import typer
+
+from mmpref.errors import ConfigError
+
+_OF_RECIPES = ("overrides", "options")
+"""Parameters of commands that take ``key=value``: changes to a recipe, options of a benchmark."""
+
+
+def refuse_empty(arguments: Sequence[str]) -> None:
+    """Refuse an empty argument: as a path it would be the working directory.
+
+    Raises:
+        ConfigError: names the option, or the number of the argument.
+    """
+    for place, argument in enumerate(arguments):
+        before = arguments[place - 1] if place else ""
+        empty = re.fullmatch(r"(--[\w-]+)=", argument)
+        if argument.strip() and not empty:
+            continue
+        name = empty[1] if empty else before if before.startswith("-") else f"argument {place + 1}"
+        raise ConfigError(
+            f"{name} is empty (a shell variable that is not set?); leave it out, or write . for the working directory"
+        )
+
+
+_ODD = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_TEXTS = ("--title", "--template-kwargs")
+"""Options whose values are texts and no names of files."""
+
+
+def refuse_no_path(arguments: Sequence[str]) -> None:
+    """Refuse an argument that no file can be called, or that no message and no file of ours could name: bytes that are
+    not UTF-8, a line break, a name of more than 255 bytes.
+
+    Raises:
+        ConfigError: names the option, or the number of the argument.
+    """
+    for place, argument in enumerate(arguments):
+        if len(argument) < 60 and not _ODD.search(argument):
+            continue
+        from mmpref.files.reading import why_no_path
+
+        option = re.match(r"(--[\w-]+)=", argument)
+        before = arguments[place - 1] if place else ""
+        name = option[1] if option else before if before.startswith("-") else f"argument {place + 1}"
+        setting = not option and re.match(r"[\w.]+=", argument)  # its own reader looks at the value
+        if setting or name in _TEXTS:
+            argument = "".join(letter for letter in argument if "\ud800" <= letter <= "\udfff")
+        if why := why_no_path(argument[option.end() :] if option and not setting else argument):
+            raise ConfigError(f"{name} {why}")
+
+
+def hint_for(app: typer.Typer, arguments: Sequence[str]) -> str | None:
+    """What to write in place of an option that a command does not have, where it takes ``key=value``.
+
+    Args:
+        app: its commands know their options.
+        arguments: of a command line that typer refused.
+    """
+    commands = {info.name or getattr(info.callback, "__name__", ""): info.callback for info in app.registered_commands}
+    command = next((commands[word] for word in arguments if word in commands), None)
+    if command is None:
+        return None
+    known = inspect.signature(command).parameters
+    if not set(_OF_RECIPES) & set(known):
+        return None
+    for place, word in enumerate(arguments):
+        found = re.fullmatch(r"--([A-Za-z][\w.-]*)(?:=(.*))?", word, re.DOTALL)
+        if found is None or found[1].replace("-", "_") in {*known, "help", "version"}:
+            continue
+        after = arguments[place + 1] if place + 1 < len(arguments) else ""
+        value = found[2] if found[2] is not None else after if after and not after.startswith("--") else "VALUE"
+        if "overrides" not in known:
+            return f"options of a benchmark are written key=value: `{shlex.quote(f'{found[1]}={value}')}`"
+        return f"keys of the recipe are written key=value: {_written(found[1], value)}"
+    return None
+
+
+def _written(name: str, value: str) -> str:
+    """The key that is meant, with its section where that was left out."""
+    from mmpref.recipe.keys import described
+    from mmpref.recipe.sections import Recipe
+
+    name = name.replace("-", "_")
+    keys = [key.name for key in described(Recipe) if "[]" not in key.name]
+    fits = [key for key in keys if key == name or key.endswith(f".{name}")] or [name]
+    return " or ".join(f"`{shlex.quote(f'{key}={value}')}`" for key in fits[:3])

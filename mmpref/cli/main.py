@@ -1,0 +1,425 @@
+"""The command line: parse, build, call one function. No logic, and nothing heavy until a command runs."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mmpref.cli.arguments import hint_for, refuse_empty, refuse_no_path
+from mmpref.cli.data import app as data_app
+from mmpref.cli.evals import evaluate, judge
+from mmpref.cli.recipes import config, recipes
+from mmpref.errors import ConfigError, MMPrefError, Terminated, as_shown, of_the_machine, signal_name, stopped_by_ctrl_c
+from mmpref.process import notices, streams
+from mmpref.process.children import watch_launcher
+from mmpref.process.signals import at_once, heard, leave_with
+from mmpref.version import __version__
+
+app = typer.Typer(
+    name="mmpref",
+    help="Align vision-language models with image preference data, and measure whether they stop making things up.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.add_typer(data_app, name="data")
+app.command("eval")(evaluate)
+app.command("judge")(judge)
+app.command("recipes")(recipes)
+app.command("config")(config)
+
+_OPTIONS_HELP = "Options of the benchmark, for example synonyms=FILE prompts=FILE for chair."
+_BENCHMARKS_HELP = "pope, chair, amber, hallusionbench, mme, mmhal, object_halbench, preference or win_rate."
+_QUESTIONS_HELP = "Question file (or folder) of the benchmark; several for its splits."
+_ANSWERS_HELP = 'JSONL of {"id": ..., "text": ...}, or a file of LLaVA, lmms-eval or VLMEvalKit; one for each split.'
+
+
+def _one_or_many(paths: list[Path]) -> Path | list[Path]:
+    return paths[0] if len(paths) == 1 else paths
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"mmpref {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Align vision-language models with image preference data, and measure whether they stop making things up."""
+
+
+@app.command()
+@stopped_by_ctrl_c
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the demo; made anew, or taken up where it stopped.")] = Path(
+        "mmpref-demo"
+    ),
+    seed: Annotated[int, typer.Option(help="Changes the world, the model and the pairs.")] = 0,
+    scale: Annotated[
+        float, typer.Option(min=0.02, max=1.0, help="Share of the full size; below 1 the figures mean little.")
+    ] = 1.0,
+    threads: Annotated[
+        int, typer.Option(min=1, help="CPU threads. More can be faster on an idle machine; the last digits change.")
+    ] = 1,
+) -> None:
+    """The whole story on an embedded world: learn to see, make things up, stop making things up."""
+    from mmpref.demo.pipeline import run_demo
+    from mmpref.files.writing import only_writer
+
+    with only_writer(out, "choose another --out"):
+        run_demo(out, seed=seed, scale=scale, threads=threads)
+
+
+@app.command()
+@stopped_by_ctrl_c
+def train(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes by dotted key.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest complete checkpoint.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is in the output folder.")] = False,
+    allow_data_change: Annotated[
+        bool, typer.Option("--allow-data-change", help="Resume although data files, pairs or library versions changed.")
+    ] = False,
+    launch: Annotated[
+        str | None, typer.Option(help="Several processes: ddp, fsdp2, zero2, zero3, or a profile of accelerate.")
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="With --launch: processes on this machine; default: one for each GPU.")
+    ] = None,
+    nodes: Annotated[int, typer.Option(min=1, help="With --launch: machines.")] = 1,
+    node_rank: Annotated[int, typer.Option(min=0, help="With --nodes: number of this machine.")] = 0,
+    main_address: Annotated[str | None, typer.Option(help="With --nodes: HOST:PORT of machine 0.")] = None,
+    max_restarts: Annotated[
+        int, typer.Option(min=0, help="With --launch: start so often again, from the newest checkpoint.")
+    ] = 0,
+) -> None:
+    """Train a model on preference pairs (or demonstrations) as a recipe says."""
+    from mmpref.rundir.folder import check_output
+    from mmpref.rundir.refusals import load_to_train, refuse_moved
+    from mmpref.terminal import TrainingDisplay
+
+    streams.output_is_optional()
+    loaded = load_to_train(recipe, overrides or [])
+    if resume:
+        refuse_moved(recipe, overrides or [], loaded.output)
+    if "RANK" not in os.environ:  # one of several processes: another of them may have the folder by now
+        check_output(loaded, overwrite=overwrite, resume=resume)
+    if launch is not None:
+        from mmpref.training.parallel.launch import Launch, train_command
+        from mmpref.training.parallel.launch import launch as run_launch
+
+        wanted = Launch(
+            profile=launch,
+            processes=processes,
+            nodes=nodes,
+            node_rank=node_rank,
+            main_address=main_address,
+            max_restarts=max_restarts,
+        )
+        command = train_command(
+            recipe, overrides or [], resume=resume, overwrite=overwrite, allow_data_change=allow_data_change
+        )
+        run_launch(loaded, wanted, command, typer.echo)
+        return
+    if processes is not None or main_address is not None or nodes > 1 or max_restarts:
+        raise ConfigError("--processes, --nodes, --main-address and --max-restarts go with --launch")
+    with TrainingDisplay() as display:
+        from mmpref.training.run.run import train as run_training
+
+        run = run_training(
+            loaded,
+            overwrite=overwrite,
+            resume=resume,
+            allow_data_change=allow_data_change,
+            progress=display.update,
+            say=display.say,
+            losses=display.losses,
+        )
+        display.finish(run)
+
+
+@app.command()
+@stopped_by_ctrl_c
+def plan(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes by dotted key.")
+    ] = None,
+    gpu_memory: Annotated[str | None, typer.Option(help="Memory of the card, for example 24GiB.")] = None,
+    gpu: Annotated[str | None, typer.Option(help="Name of the card, for its memory and speed: 'RTX 4090'.")] = None,
+    picture: Annotated[str, typer.Option(help="Size of a pair's picture.")] = "640x480",
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the prompt's text.")] = 100,
+    answer_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each answer.")] = 250,
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs on each node.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
+    strategy: Annotated[str | None, typer.Option(help="ddp, fsdp2, zero2 or zero3; without it all four.")] = None,
+    link: Annotated[
+        str | None, typer.Option(help="Slowest link between two GPUs: nvlink4, pcie4, 400g, 8x400g, 25gbe, ...")
+    ] = None,
+    pairs: Annotated[int | None, typer.Option(min=1, help="Pairs that there are to train on.")] = None,
+) -> None:
+    """Will it fit, and what to change if not, on one GPU or many. No weights are read or downloaded."""
+    from mmpref.recipe.sections import load_recipe, parse_size
+    from mmpref.terminal import print_facts, print_table
+
+    loaded, size = load_recipe(recipe, overrides or []), parse_size(picture)
+    from mmpref.planning.gpus import parse_memory
+    from mmpref.planning.parallelism import spread_over
+    from mmpref.planning.plan import compare_strategies, make_plan
+    from mmpref.planning.text import COMPARED, compared, facts, parts
+    from mmpref.training.loss_settings import line_of, loss_written_out
+    from mmpref.training.run.start_adapter import continued
+
+    options: dict[str, Any] = {
+        "gpu_memory": None if gpu_memory is None else parse_memory(gpu_memory), "gpu": gpu, "picture": size,
+        "prompt_tokens": prompt_tokens, "answer_tokens": answer_tokens, "link": link, "pairs": pairs,
+    }  # fmt: skip
+    spread, starting = spread_over(gpus, nodes, strategy), continued(loss_written_out(loaded))
+    typer.echo(line_of(starting))
+    if strategy is None and not spread.is_alone:
+        title = f"{recipe} on {spread.world} GPUs"
+        print_table(title, COMPARED, *compared(compare_strategies(starting, spread, **options)))
+        return
+    found = make_plan(starting, spread=spread, **options)
+    print_table(f"memory of one update: {recipe}", ["part", "GiB"], parts(found))
+    print_facts("plan", *facts(found, gpu=gpu))
+
+
+@app.command()
+@stopped_by_ctrl_c
+def merge(
+    run: Annotated[Path, typer.Argument(help="A complete run that trained an adapter.")],
+    out: Annotated[Path, typer.Option(help="Folder for the merged model; new or empty.")],
+    bound: Annotated[float, typer.Option(min=0, help="Largest mean drift that passes, in nats a token.")] = 0.02,
+    samples: Annotated[int, typer.Option(min=1, help="Pairs of the run's data to compare on.")] = 16,
+    dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32: of the base, the merge and the file.")] = (
+        "bfloat16"
+    ),
+    device: Annotated[str | None, typer.Option(help="For example cpu; default: a GPU where there is one.")] = None,
+) -> None:
+    """Merge a run's adapter into its base: a plain model folder, proved to answer as the adapter does."""
+    from mmpref.merge import merge as run_merge
+    from mmpref.terminal import print_facts
+
+    result = run_merge(run, out, bound=bound, samples=samples, dtype=dtype, device=device, say=typer.echo)
+    drifts = [(f"drift of the merge ({result.drift.answers} answers)", result.drift)]
+    if result.trained_on is not None:
+        drifts.append(("drift from the quantised base it was trained on", result.trained_on))
+    facts = [(name, f"{d.mean:.4f} nats a token, worst {d.worst:.4f} ({d.worst_pair})") for name, d in drifts]
+    print_facts(f"merged into {out}", facts)
+
+
+@app.command()
+@stopped_by_ctrl_c
+def doctor(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe by dotted key.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Also run every start-up check of this recipe; nothing is written.")
+    ] = None,
+) -> None:
+    """What this machine can do, and whether a recipe would start."""
+    from mmpref.doctor import check_recipe, machine
+    from mmpref.errors import ConfigError
+    from mmpref.recipe.sections import load_recipe
+    from mmpref.terminal import print_findings
+
+    if overrides and recipe is None:
+        raise ConfigError(f"'{overrides[0]}' changes a recipe: give one with --recipe")
+    broken = print_findings("this machine", machine())
+    if recipe is not None:
+        broken += print_findings(recipe, check_recipe(load_recipe(recipe, overrides or [])))
+    if broken:
+        raise ConfigError(f"{broken} of these need attention")
+
+
+@app.command()
+@stopped_by_ctrl_c
+def score(
+    benchmark: Annotated[str, typer.Option(help=_BENCHMARKS_HELP)],
+    questions: Annotated[list[Path], typer.Option(help=_QUESTIONS_HELP)],
+    answers: Annotated[list[Path], typer.Option(help=_ANSWERS_HELP)],
+    options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=_OPTIONS_HELP)] = None,
+    protocol: Annotated[str, typer.Option(help="How answers are read and counted.")] = "mmpref",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Also write the result and its items: NAME.json, or a folder. mmpref report reads them."),
+    ] = None,
+) -> None:
+    """Score saved answers. No model and no torch are needed."""
+    from mmpref.evals import score_beside, write_scored
+    from mmpref.evals.files.files_read import files_read
+    from mmpref.evals.results import other_protocols, refuse_unwritable_result
+    from mmpref.evals.scoring import text_options
+    from mmpref.evals.unread import refuse_unread
+    from mmpref.recipe.sections import parse_options
+    from mmpref.terminal import print_result
+
+    given = parse_options(options or [], texts=text_options(benchmark))
+    inputs = [*questions, *answers, *files_read(benchmark, questions, answers, options=given)]
+    if out is not None:
+        refuse_unwritable_result(out, inputs)
+    result, beside = score_beside(benchmark, _one_or_many(questions), _one_or_many(answers), protocol, **given)
+    if out is not None:
+        asked = {"questions": [*map(str, questions)], "answers": [*map(str, answers)], "options": options or []}
+        write_scored(out, result, inputs=inputs, protocols=other_protocols(beside), scored=asked)
+    print_result(result, {name: other.metrics for name, other in beside.items()})
+    refuse_unread(result)
+
+
+@app.command()
+@stopped_by_ctrl_c
+def export(
+    benchmark: Annotated[str, typer.Option(help=_BENCHMARKS_HELP)],
+    questions: Annotated[list[Path], typer.Option(help=_QUESTIONS_HELP)],
+    answers: Annotated[list[Path], typer.Option(help=_ANSWERS_HELP)],
+    to: Annotated[
+        str, typer.Option(help="jsonl, llava, lmms_eval, vlmevalkit, official, alpaca_eval, arena_hard or ifeval.")
+    ],
+    out: Annotated[Path, typer.Option(help="The file; for the official layout of mme a folder.")],
+    options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=_OPTIONS_HELP)] = None,
+    model: Annotated[str, typer.Option(help="Name of the model, for formats that have a place for it.")] = "mmpref",
+) -> None:
+    """Write saved answers in the format of another tool."""
+    from mmpref.evals import export_answers
+    from mmpref.evals.scoring import text_options
+    from mmpref.files.rows import first_ids
+    from mmpref.recipe.sections import parse_options
+
+    given = parse_options(options or [], texts=text_options(benchmark))
+    source, saved = _one_or_many(questions), _one_or_many(answers)
+    done = export_answers(benchmark, source, saved, to, out, model=model, **given)
+    typer.echo(f"wrote {done.num_rows} answers to {out}")
+    if done.left_out:
+        typer.echo(f"left out {len(done.left_out)} answers, because {done.why}: {first_ids(done.left_out)}")
+    if done.changed:
+        typer.echo(f"changed {len(done.changed)} answers, because {done.why_changed}: {first_ids(done.changed)}")
+
+
+@app.command()
+@stopped_by_ctrl_c
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Run folders, folders of mmpref eval, or results of mmpref score; the first is what the others are "
+            "compared with."
+        ),
+    ],
+    out: Annotated[
+        list[Path],
+        typer.Option(help="NAME.html: the page, one file that needs nothing else. NAME.csv, .md, .tex: the table."),
+    ],
+    images: Annotated[Path | None, typer.Option(help="Image paths in the results are relative to this folder.")] = None,
+    title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
+) -> None:
+    """Compare runs in one page, or as a table: intervals, paired differences, training curves, examples."""
+    from mmpref.files.reading import refuse_written_over
+    from mmpref.files.writing import only_writer
+    from mmpref.report.page import build_report
+    from mmpref.report.runs import files_of, load_runs
+    from mmpref.report.table_files import table_writer, write_table
+
+    pages = {".html", ".htm"}
+    for file in out:  # all endings are known before the first file is written
+        if file.suffix.lower() not in pages:
+            table_writer(file)
+    outputs: dict[str, Path | None] = {f"--out ({number})" if number else "--out": f for number, f in enumerate(out)}
+    refuse_written_over(outputs, [file for run in runs for file in files_of(run)])
+    for file in out:
+        with only_writer(file, "choose another --out"):
+            if file.suffix.lower() in pages:
+                build_report(runs, file, title=title, images_root=images)
+            else:
+                write_table(load_runs(runs), file)
+        typer.echo(f"wrote {file}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; an expected error is one line on stderr and its exit code."""
+    with heard():
+        return _main(argv)
+
+
+def _main(argv: list[str] | None) -> int:
+    given = sys.argv[1:] if argv is None else argv
+    try:
+        refuse_empty(given)
+        refuse_no_path(given)
+        app(args=argv, prog_name="mmpref")
+    except SystemExit as stop:  # typer ends every command, and every usage error (2), this way
+        if stop.code == ConfigError.exit_code and (hint := hint_for(app, given)):
+            typer.echo(f"mmpref: {hint}", err=True)
+        return stop.code if isinstance(stop.code, int) else 0
+    except MMPrefError as err:
+        if not err.told_elsewhere:
+            from mmpref import api_keys
+
+            typer.echo(f"mmpref: {api_keys.cut(as_shown(err), of_message=True)}", err=True)
+        return err.exit_code
+    except OSError as err:
+        told = of_the_machine(err)
+        if told is None:
+            raise
+        typer.echo(f"mmpref: {as_shown(told)}", err=True)
+        return told.exit_code
+    except (KeyboardInterrupt, Terminated) as stop:  # outside a command: while the command line is read
+        number = stop.number if isinstance(stop, Terminated) else signal.SIGINT
+        typer.echo(f"mmpref: stopped by {signal_name(number)}", err=True)
+        return 128 + number
+    return 0
+
+
+def entry_point(command: Callable[[], int] = main) -> None:
+    """What the installed ``mmpref`` command calls: run ``command`` and end the process with its exit code.
+
+    Standard output may be lost on the way (``| head -1``): whatever the command writes to files is written all the
+    same, and its code is 0 when only the reader went away. A disk too full for ``> FILE`` is told, with exit code 6;
+    training goes on even then.
+    """
+    streams.protect()
+    notices.install()
+    watch_launcher()
+    ended: list[int] = []
+    at_once(ended)
+    atexit.register(_end_of_a_rank, ended)  # registered first, called last: whoever has something to close has done so
+    code = command()
+    if (lost := streams.lost_output()) is not None and code == 0:
+        said, is_failure = lost
+        typer.echo(f"mmpref: {said}", err=True)
+        code = streams.DISK_FULL if is_failure else code
+    ended.append(code)
+    if code == 0 and "mmpref.training.parallel.world" in sys.modules:  # else nothing here trained
+        from mmpref.training.parallel.world import leave
+
+        leave()
+    leave_with(code)
+
+
+def _end_of_a_rank(ended: list[int]) -> None:
+    """One of several processes ends without taking the interpreter down.
+
+    A thread of gloo may drop the tensors of the last exchange late. It needs the interpreter for that, and where it
+    finds none any more it aborts a process whose work is done (torch 2.13; a few in a thousand on a busy machine).
+    """
+    if not ended or os.environ.get("WORLD_SIZE", "1") == "1":
+        return
+    streams.flush()
+    os._exit(ended[0])

@@ -1,0 +1,82 @@
+"""``mmpref recipes`` and ``mmpref config``: which recipes there are, what one says, and which keys it may have."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from mmpref.errors import ConfigError, stopped_by_ctrl_c
+
+
+@stopped_by_ctrl_c
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="A shipped recipe: print its file, header and all.")] = None,
+) -> None:
+    """The shipped recipes, or one of them with its header."""
+    from mmpref.recipe.shipped import read_recipe_text, shipped_recipes
+
+    if name is not None:
+        typer.echo(read_recipe_text(name)[0].rstrip())
+        return
+    for found in shipped_recipes():
+        first = read_recipe_text(found)[0].partition("\n")[0]
+        typer.echo(f"{found}: {first.removeprefix('#').strip()}")
+
+
+@stopped_by_ctrl_c
+def config(
+    recipe: Annotated[
+        str | None, typer.Argument(help="A YAML file, or the name of a shipped recipe; with --keys a section.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes by dotted key.")
+    ] = None,
+    keys: Annotated[
+        bool, typer.Option("--keys", help="Every key of a recipe, or of one section: type, default, meaning.")
+    ] = False,
+) -> None:
+    """The recipe as it resolves, as YAML that mmpref train takes; or, with --keys, every key."""
+    if keys:
+        if overrides:
+            raise ConfigError("--keys takes one section, for example `mmpref config --keys loss.uni`")
+        _print_keys(recipe)
+        return
+    if recipe is None:
+        raise ConfigError("give a recipe (mmpref recipes lists them), or --keys for the keys that one may have")
+    from mmpref.losses.settings import needs_reference, resolve
+    from mmpref.recipe.sections import dump_recipe, load_recipe, with_loss
+    from mmpref.recipe.unused_keys import refuse_unread_reference
+
+    loaded = load_recipe(recipe, overrides or [])
+    if loaded.adapter.path is not None:  # what it says of rank and parts is as much of the recipe as what is written
+        from mmpref.training.run.start_adapter import continued
+
+        loaded = continued(loaded)
+    loss = resolve(loaded.loss.as_mapping())
+    refuse_unread_reference(loaded, needs_reference=needs_reference(loss), loss=str(loss["name"] or loss["base"]))
+    typer.echo(dump_recipe(with_loss(loaded, loss)).rstrip())
+
+
+def _print_keys(section: str | None) -> None:
+    from mmpref.losses.settings import SECTIONS
+    from mmpref.recipe.keys import described
+    from mmpref.recipe.sections import Recipe
+    from mmpref.yaml_text import did_you_mean
+
+    every = described(Recipe)
+    wanted = [key for key in every if section is None or f"{key.name}.".startswith((f"{section}.", f"{section}[]."))]
+    if not wanted:
+        names = {".".join(key.name.split(".")[:depth]) for key in every for depth in (1, 2, 3)}
+        raise ConfigError(f"a recipe has no '{section}'{did_you_mean(str(section), sorted(names))}")
+    preset = {f"loss.{part}.{key}": value for part, keys in SECTIONS.items() for key, value in keys.items()}
+    for key in wanted:
+        default = key.default
+        if default == "null" and key.name.startswith("loss."):
+            default = "the preset's" + (
+                f", mostly {json.dumps(preset[key.name])}" if preset.get(key.name) is not None else ""
+            )
+        typer.echo(f"{key.name}  ({key.takes}; default: {default})")
+        if key.meaning:
+            typer.echo(f"    {key.meaning}")

@@ -1,0 +1,1 @@
+"""What ``mmpref data`` does: check, clean, convert, show."""

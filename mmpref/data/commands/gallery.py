@@ -1,0 +1,211 @@
+"""Pairs as one HTML page to look through: picture, prompt, both answers with their differences marked, scores.
+
+The page is one file and loads nothing. Everything that comes from the data travels as JSON in a block that no browser
+runs, and the page's own script writes it as text, never as markup; its content security policy allows that one script
+and that one style by hash, and pictures from data URIs, and nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import unicodedata
+from collections.abc import Iterable, Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from mmpref.data.images.loader import ImageLoader, thumbnail
+from mmpref.data.quarantine import QuarantinedRow, RowError, where_is
+from mmpref.data.text_similarity import Piece, count_words, edit_similarity, mark_differences, words
+from mmpref.files.writing import write_text
+from mmpref.records import ImageRef, Message, PreferencePair
+from mmpref.version import __version__
+
+THUMBNAIL_SIDE = 320
+"""Longest side of a picture in the page, in pixels."""
+
+TINY_SIDE = 96
+"""Pictures up to this side are shown pixel by pixel."""
+
+MAX_CHARACTERS = 20_000
+"""Longer texts are cut, and the page says so."""
+
+LEAST_SHARED = 0.15
+"""Answers that share less than this (edit similarity) are shown without marks: everything would be marked."""
+
+
+def build_gallery(
+    pairs: Iterable[PreferencePair],
+    quarantined: Sequence[QuarantinedRow] = (),
+    *,
+    images: ImageLoader | None,
+    out: Path,
+    title: str = "Preference pairs",
+    limit: int = 1000,
+    num_pairs: int | None = None,
+) -> Path:
+    """Write the gallery of some pairs, taken one at a time: memory holds what the page holds.
+
+    Args:
+        pairs: of a list of more than ``limit``, as many are shown, evenly spaced, and the page says so. Anything else
+            that gives pairs is shown whole: choose with :func:`evenly` before.
+        quarantined: rows that are not used; they are shown with their reason, at most ``limit`` of them.
+        images: opens the pictures; without it the page has none.
+        out: the HTML file to write, whole or not at all.
+        title: heading of the page.
+        limit: most pairs, and most rows of the quarantine, to show. A page of 1,000 photographs is about 20 MB.
+        num_pairs: how many pairs there are, when ``pairs`` is a choice of them.
+
+    Returns:
+        ``out``.
+    """
+    if limit < 1:
+        raise ValueError(f"limit must be at least 1, got {limit}")
+    album = _Album(images)
+    if isinstance(pairs, Sequence):
+        num_pairs = len(pairs)
+        pairs = [pairs[place] for place in evenly(num_pairs, limit)]
+    shown = [_pair(pair, album) for pair in pairs]
+    aside = [_quarantined(quarantined[place]) for place in evenly(len(quarantined), limit)]
+    content = {
+        "cards": shown + aside,
+        "pictures": album.pictures,
+        "numPairs": len(shown) if num_pairs is None else num_pairs,
+        "numQuarantined": len(quarantined),
+    }
+    write_text(out, _page(title, content))
+    return out
+
+
+class _Album:
+    """Each distinct picture once, as a data URI, or why it cannot be shown."""
+
+    def __init__(self, loader: ImageLoader | None) -> None:
+        self.pictures: list[dict[str, Any]] = []
+        self._loader = loader
+        self._places: dict[tuple[str | None, bytes | None], int] = {}
+
+    def place(self, ref: ImageRef) -> int:
+        key = (ref.path, None if ref.data is None else hashlib.sha256(ref.data).digest())
+        if key not in self._places:
+            self._places[key] = len(self.pictures)
+            self.pictures.append({"name": _text(ref.describe()), **self._look(ref)})
+        return self._places[key]
+
+    def _look(self, ref: ImageRef) -> dict[str, Any]:
+        if self._loader is None:
+            return {"why": "pictures were not opened"}
+        try:
+            image = self._loader.open(ref)
+        except RowError as fault:
+            return {"why": _text(fault.detail[:400]), "reason": fault.reason}
+        kind, data = thumbnail(image, side=THUMBNAIL_SIDE)
+        return {
+            "src": f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}",
+            "width": image.width,
+            "height": image.height,
+            "tiny": max(image.size) <= TINY_SIDE,
+        }
+
+
+def _pair(pair: PreferencePair, album: _Album) -> dict[str, Any]:
+    """One card. Missing keys are what the pair does not have."""
+    card: dict[str, Any] = {
+        "kind": "pair",
+        "id": _text(pair.id),
+        "source": _text(pair.source),
+        "prompt": [_turn(message) for message in pair.prompt],
+        "images": [album.place(image) for image in pair.images],
+    }
+    if pair.response_prefix:
+        card["prefix"] = _cut(pair.response_prefix)
+    more = {**({"template_kwargs": pair.template_kwargs} if pair.template_kwargs else {}), **pair.meta}
+    if more:
+        card["meta"] = _cut(json.dumps(more, ensure_ascii=False, indent=1, default=str), 4000)
+    if pair.rejected is None:
+        return card | {"chosen": _unmarked(pair.chosen), "words": [count_words(pair.chosen), None]}
+    if pair.rejected_images is not None:
+        card["rejectedImages"] = [album.place(image) for image in pair.rejected_images]
+    alike = edit_similarity(words(pair.chosen.casefold()), words(pair.rejected.casefold()))
+    chosen, rejected = _cut(pair.chosen), _cut(pair.rejected)
+    if alike < LEAST_SHARED:
+        card |= {"chosen": _unmarked(chosen), "rejected": _unmarked(rejected), "unmarked": True}
+    else:
+        marked = mark_differences(chosen, rejected)
+        card |= {"chosen": _marked(marked[0]), "rejected": _marked(marked[1])}
+    card["words"] = [count_words(pair.chosen), count_words(pair.rejected)]
+    card["characters"] = [len(pair.chosen), len(pair.rejected)]
+    card["alike"] = round(alike, 4)
+    scores = [score for score in (pair.score_chosen, pair.score_rejected) if score is not None and math.isfinite(score)]
+    if len(scores) == 2:
+        card["scores"] = scores
+    return card
+
+
+def _quarantined(row: QuarantinedRow) -> dict[str, Any]:
+    return {
+        "kind": "quarantined",
+        "id": _text(row.id or ""),
+        "source": _text(row.source),
+        "place": _text(where_is(row.file, row.row)),
+        "reason": _text(row.reason),
+        "detail": _cut(row.detail),
+    }
+
+
+def _turn(message: Message) -> list[Any]:
+    """[role, part, part, ...]; a part is a text, or null for an image place."""
+    return [message.role, *(None if part.kind == "image" else _cut(part.text) for part in message.parts)]
+
+
+def _marked(pieces: Iterable[Piece]) -> list[list[Any]]:
+    return [[int(piece.differs), piece.text] for piece in pieces]
+
+
+def _unmarked(text: str) -> list[list[Any]]:
+    return [[0, _cut(text)]]
+
+
+def _cut(text: str, most: int = MAX_CHARACTERS) -> str:
+    text = _text(text)
+    return text if len(text) <= most else f"{text[:most]} [... {len(text) - most:,} more characters]"
+
+
+def _text(value: str) -> str:
+    """Text that every browser takes: half and control characters become a visible mark, line ends one kind."""
+    plain = value.encode("utf-8", "replace").decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+    return "".join(char if char in "\n\t" or unicodedata.category(char) != "Cc" else "\ufffd" for char in plain)
+
+
+def evenly(total: int, limit: int) -> list[int]:
+    """Which of ``total`` things are shown: all, or ``limit`` of them, evenly spaced."""
+    return [place * total // limit for place in range(limit)] if total > limit else list(range(total))
+
+
+def _page(title: str, content: dict[str, Any]) -> str:
+    style, script = _asset("gallery.css"), _asset("gallery.js")
+    # "<" cannot stand in the block, so nothing in it can end it or open a comment
+    data = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    policy = f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'"
+    body = _asset("gallery.html").replace("{{version}}", escape(__version__)).replace("{{title}}", escape(_text(title)))
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n<meta name="referrer" content="no-referrer">\n'
+        f'<title>{escape(_text(title))}</title>\n<link rel="icon" href="data:,">\n<style>{style}</style>\n</head>\n'
+        f'{body}<script type="application/json" id="data">{data}</script>\n<script>{script}</script>\n'
+        "</body>\n</html>\n"
+    )
+
+
+def _asset(name: str) -> str:
+    return resources.files("mmpref.data.commands").joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")

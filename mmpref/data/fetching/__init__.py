@@ -1,0 +1,1 @@
+"""The one step that downloads images."""

@@ -1,0 +1,105 @@
+"""Every image of a run decoded once before its first step, so that none stops it at its row.
+
+A header tells the size of a picture and not that it is whole. Where no manifest of a check says that the images were
+decoded, they are decoded here: in threads, as decoders let go of Python's lock, and each once however many pairs show
+it. A picture that kills its decoder kills this process too; ``mmpref data check`` decodes in processes of their own and
+names it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from mmpref.data.images.loader import ImageLoader
+from mmpref.data.loading import PairSource, all_images
+from mmpref.data.quarantine import RowError
+from mmpref.records import ImageRef, PreferencePair
+
+_PIECE = 16  # images that one thread takes at a time
+_WORTH_A_WORD = 20_000
+
+
+def _only_mine(value: Any) -> list[Any]:
+    return [value]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageCheck:
+    """Decodes the images of some pairs; called as ``load_each`` wants it.
+
+    Args:
+        rank, size: of this process among those that share the work.
+        gather: what each of them found, in order of rank, for all of them.
+        say: told what is done, in one line.
+    """
+
+    rank: int = 0
+    size: int = 1
+    gather: Callable[[Any], list[Any]] = _only_mine
+    say: Callable[[str], None] | None = None
+
+    def __call__(
+        self, sources: Sequence[PairSource], lists: Sequence[Sequence[PreferencePair]]
+    ) -> Mapping[tuple[int, str], RowError]:
+        """(number of the source, id) -> fault of each pair that has an image which cannot be decoded."""
+        tasks: list[tuple[ImageLoader, ImageRef]] = []
+        known: dict[tuple[int, str], int] = {}
+        shown: list[tuple[int, str, list[int]]] = []
+        for number, (source, pairs) in enumerate(zip(sources, lists, strict=True)):
+            if source.images is None:
+                continue
+            for pair in pairs:
+                places = []
+                for ref in all_images(pair):
+                    key = (number, ref.path) if ref.path is not None else (-1, f"{len(tasks)}")
+                    if key not in known:
+                        tasks.append((source.images, ref))
+                    places.append(known.setdefault(key, len(tasks) - 1))
+                if places:
+                    shown.append((number, pair.id, places))
+        if len(tasks) >= _WORTH_A_WORD and self.say is not None:
+            self.say(f"decoding {len(tasks):,} images once, to find broken ones before the first step")
+        mine = range(self.rank, len(tasks), self.size)
+        found = decode_all([tasks[place] for place in mine])
+        faults = {
+            place: fault
+            for part in self.gather({mine[place]: (fault.reason, fault.detail) for place, fault in found.items()})
+            for place, fault in part.items()
+        }
+        if tasks and self.say is not None:
+            broken_ones = f"{len(faults):,} of them" if faults else "none"
+            self.say(f"images of the rows in order so far: {len(tasks):,} decoded, {broken_ones} broken")
+        broken: dict[tuple[int, str], RowError] = {}
+        for number, name, places in shown:
+            if fault := next((faults[place] for place in places if place in faults), None):
+                broken[number, name] = RowError(fault[1], reason=fault[0])
+        return broken
+
+
+def decode_all(tasks: Sequence[tuple[ImageLoader, ImageRef]]) -> dict[int, RowError]:
+    """Place -> fault of the images that cannot be decoded; done by all cores that this process has to itself."""
+    pieces = [tasks[start : start + _PIECE] for start in range(0, len(tasks), _PIECE)]
+    local = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    threads = max(1, len(os.sched_getaffinity(0)) // local)
+    found: dict[int, RowError] = {}
+    pool = ThreadPoolExecutor(min(threads, len(pieces) or 1), thread_name_prefix="decode")
+    try:
+        for number, faults in enumerate(pool.map(_decode, pieces)):
+            found.update({number * _PIECE + place: fault for place, fault in faults.items()})
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return found
+
+
+def _decode(piece: Sequence[tuple[ImageLoader, ImageRef]]) -> dict[int, RowError]:
+    faults = {}
+    for place, (loader, ref) in enumerate(piece):
+        try:
+            loader.open(ref)
+        except RowError as fault:
+            faults[place] = fault
+    return faults

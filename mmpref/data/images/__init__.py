@@ -1,0 +1,1 @@
+"""Images opened safely, one way."""

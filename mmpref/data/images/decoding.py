@@ -1,0 +1,227 @@
+"""Images decoded in parallel: several processes, a bounded number of pictures on their way, one verdict for each.
+
+Decoders are C code that is given strangers' files, so pictures are never decoded in the process that counts: one that
+kills its decoder is named and put aside, and the others go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from mmpref.data.images.loader import ImageLoader
+from mmpref.data.quarantine import RowError
+from mmpref.errors import DataError
+from mmpref.process.children import begin_child, start_helpers, starting_workers
+from mmpref.records import ImageRef
+
+DIED = "image_crash"
+"""The reason of a picture whose decoding ends the process."""
+
+_loaders: Sequence[ImageLoader | None] = ()
+
+
+class Task(NamedTuple):
+    """One picture to decode, with the number of the loader that opens it."""
+
+    loader: int
+    ref: ImageRef
+
+
+class Verdict(NamedTuple):
+    """What came of one picture: a reason and a detail when it cannot be used, its facts when it can."""
+
+    reason: str | None
+    detail: str
+    num_bytes: int = 0
+    sha256: str = ""
+    longer_side: int = 0
+    mtime_ns: int = 0
+
+
+def decode(loader: ImageLoader | None, ref: ImageRef) -> Verdict:
+    """Decode one picture whole, by the same way as training, and hash its encoded bytes."""
+    if loader is None:
+        return Verdict(None, "")
+    try:
+        before = None if ref.path is None else _stat(loader.resolve(ref.path))
+        longer_side = max(loader.open(ref).size)
+        if ref.path is None:
+            data = ref.data or b""
+            return Verdict(None, "", len(data), hashlib.sha256(data).hexdigest(), longer_side)
+        with loader.resolve(ref.path).open("rb") as handle:
+            digest = hashlib.file_digest(handle, "sha256").hexdigest()
+            found = os.fstat(handle.fileno())
+            if before is None or _stamp(before) != _stamp(found):
+                return Verdict("image_unreadable", f"image {ref.path[:300]!r} was changed while it was read")
+            return Verdict(None, "", found.st_size, digest, longer_side, found.st_mtime_ns)
+    except RowError as fault:
+        return Verdict(fault.reason, fault.detail)
+    except OSError as error:
+        return Verdict("image_unreadable", f"{ref.describe()[:300]}: {error.strerror or error}")
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:  # opening it says what is wrong
+        return None
+
+
+def _stamp(facts: os.stat_result) -> tuple[int, int, int]:
+    return facts.st_size, facts.st_mtime_ns, facts.st_ino
+
+
+class Decoder:
+    """A context that decodes pictures in ``workers`` processes.
+
+    Args:
+        loaders: a task names one of them by its number; None accepts every picture unseen.
+        workers: default: one per core.
+    """
+
+    def __init__(self, loaders: Sequence[ImageLoader | None], *, workers: int | None = None) -> None:
+        self.workers = workers if workers is not None else len(os.sched_getaffinity(0))
+        self._loaders = list(loaders)
+        self._pool: ProcessPoolExecutor | None = None
+        self._alone: _Alone | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, at: TracebackType | None) -> None:
+        if self._pool is not None:
+            if kind is not None:
+                _end(self._pool)  # nobody waits for what they are at
+            self._pool.shutdown(wait=kind is None, cancel_futures=True)
+        if self._alone is not None:
+            self._alone.close()
+
+    def submit(self, tasks: Sequence[Task]) -> Future[list[Verdict]]:
+        """Start some pictures; :meth:`result` of what is returned waits for them."""
+        if not tasks:
+            done: Future[list[Verdict]] = Future()
+            done.set_result([])
+            return done
+        for _ in range(2):
+            if self._pool is None:
+                self._pool = ProcessPoolExecutor(
+                    self.workers, _processes(), initializer=_set_up, initargs=(self._loaders,)
+                )
+            try:
+                with starting_workers():
+                    return self._pool.submit(_decode_all, list(tasks))
+            except BrokenProcessPool:  # one of its processes died on earlier pictures
+                self._end_pool()
+        raise BrokenProcessPool("processes die before they are given a picture")
+
+    def result(self, tasks: Sequence[Task], future: Future[list[Verdict]]) -> list[Verdict]:
+        """The verdicts, in the order of the tasks.
+
+        Where a process died, the pictures that were on their way are decoded again, one by one in a process that only
+        does this, so that the one which killed it gets a verdict of its own.
+        """
+        try:
+            return future.result()
+        except BrokenProcessPool:
+            self._end_pool()
+            return [self._decode_alone(task) for task in tasks]
+
+    def _end_pool(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
+
+    def _decode_alone(self, task: Task) -> Verdict:
+        if self._alone is None:
+            self._alone = _Alone(self._loaders)
+        found = self._alone.decode(task)
+        if found.reason == DIED:
+            self._alone = None
+        return found
+
+
+class _Alone:
+    """One process that is asked for one picture at a time, and whose end is a verdict on it."""
+
+    def __init__(self, loaders: Sequence[ImageLoader | None]) -> None:
+        context = _processes()
+        self._ours, theirs = context.Pipe()
+        self._process = context.Process(target=_answer, args=(theirs, loaders), daemon=True)
+        with starting_workers():
+            self._process.start()
+        theirs.close()
+        try:
+            self._ours.recv()
+        except (EOFError, OSError) as error:
+            self.close()
+            raise DataError(f"no process that decodes images can be started: {self._end()}") from error
+
+    def decode(self, task: Task) -> Verdict:
+        try:
+            self._ours.send(task)
+            answer = self._ours.recv()
+        except (EOFError, OSError):
+            self.close()
+            return Verdict(DIED, f"image {task.ref.describe()[:300]!r} ends the process that decodes it: {self._end()}")
+        assert isinstance(answer, Verdict)
+        return answer
+
+    def close(self) -> None:
+        self._ours.close()
+        self._process.join()
+
+    def _end(self) -> str:
+        code = self._process.exitcode or 0
+        if code >= 0:
+            return f"exit code {code}"
+        with contextlib.suppress(ValueError):
+            return f"killed by {signal.Signals(-code).name}"
+        return f"killed by signal {-code}"
+
+
+def _processes() -> multiprocessing.context.ForkServerContext | multiprocessing.context.SpawnContext:
+    """Never a fork of this process: the thread of a progress bar may hold a lock at that moment."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # so that a process starts in milliseconds
+    start_helpers("forkserver")
+    return context
+
+
+def _end(pool: ProcessPoolExecutor) -> None:
+    """Kill the processes of a pool; Python 3.14 has a method for it."""
+    for process in list((pool._processes or {}).values()):
+        process.kill()
+
+
+def _set_up(loaders: Sequence[ImageLoader | None]) -> None:
+    global _loaders
+    begin_child()
+    _loaders = loaders
+
+
+def _decode_all(tasks: Sequence[Task]) -> list[Verdict]:
+    return [decode(_loaders[task.loader], task.ref) for task in tasks]
+
+
+def _answer(pipe: Connection, loaders: Sequence[ImageLoader | None]) -> None:
+    _set_up(loaders)
+    pipe.send("ready")
+    while True:
+        try:
+            task = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(_decode_all([task])[0])

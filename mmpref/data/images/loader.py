@@ -1,0 +1,276 @@
+"""The one door to pictures: an ``ImageRef`` becomes an RGB image by one documented way, or a fault with a reason.
+
+The way to RGB: EXIF orientation applied; first frame of an animation; 16-bit grey scaled to 8 bits; transparency
+composited on white; palette, grey, bilevel and CMYK converted; floating-point images refused. Limits are checked on the
+file size and the header, before any pixel is decoded. Paths stay inside the root; URLs are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from mmpref.data.quarantine import RowError
+from mmpref.errors import ConfigError
+from mmpref.files.reading import without_links
+from mmpref.records import ImageRef
+
+_URL = re.compile(r"^(?:[A-Za-z][A-Za-z0-9+.\-]*://|data:)")
+_ORIENTATION_TAG = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_PLAIN_FORMATS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
+_MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageLimits:
+    """What a picture may be. Everything here is known before a pixel is decoded."""
+
+    max_bytes: int = 64 * 2**20
+    """Size of the encoded file."""
+    max_pixels: int = 50_000_000
+    """Width times height."""
+    min_side: int = 10
+    """The shorter side, in pixels."""
+    max_aspect: float = 100.0
+    """Longer side divided by shorter side."""
+    formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+    """Pillow's names of the file formats that are opened; the others are never given to a decoder."""
+
+
+class ImageLoader:
+    """Opens the images of one data root. It can be pickled, so that loader workers can have it.
+
+    Args:
+        root: the folder that relative paths start from and that no path may leave; None accepts embedded bytes only.
+        limits: what is refused before decoding.
+
+    Every refusal is a ``RowError`` (a ``DataError``) with one of these reasons: ``image_url``, ``image_no_root``,
+    ``image_outside_root``, ``image_missing``, ``image_not_a_file``, ``image_unreadable``, ``image_too_large``,
+    ``image_small``, ``image_aspect``, ``image_mode``, ``image_decode``.
+    """
+
+    def __init__(self, root: Path | str | None, *, limits: ImageLimits | None = None) -> None:
+        self.limits = limits if limits is not None else ImageLimits()
+        self.root: Path | None = None
+        if root is not None:
+            self.root = without_links(root)
+            if not self.root.is_dir():
+                raise ConfigError(
+                    f"the image root {self.root} is not a folder; set it to the folder that image paths start from"
+                )
+
+    def open(self, ref: ImageRef) -> Image.Image:
+        """The picture in RGB, upright, fully decoded and independent of its file."""
+        with self._header(ref) as image, _decoding(ref):
+            image.load()
+            turn = _TURNS.get(_orientation(image))
+            upright = image if turn is None else image.transpose(turn)
+            return _to_rgb(upright, ref)
+
+    def encoded(self, ref: ImageRef) -> tuple[str, bytes]:
+        """(media type, file) of a picture for other programs: what every reader shows as :meth:`open` does.
+
+        JPEG, PNG and WebP files that are upright, of one frame, 8-bit and opaque are given as they are; anything else
+        is turned into a PNG of the RGB picture.
+        """
+        with self._header(ref) as image, _decoding(ref):
+            plain = image.mode in ("RGB", "L") and not image.has_transparency_data
+            still = _orientation(image) == 1 and getattr(image, "n_frames", 1) == 1
+            kind = _PLAIN_FORMATS.get(image.format or "") if plain and still else None
+        if kind is not None:
+            with self._encoded(ref) as handle:
+                return kind, handle.read(self.limits.max_bytes + 1)
+        out = io.BytesIO()
+        self.open(ref).save(out, "PNG")
+        return "image/png", out.getvalue()
+
+    def size(self, ref: ImageRef) -> tuple[int, int]:
+        """Upright (width, height), from the header; the limits are checked, the pixels are not decoded."""
+        with self._header(ref) as image, _decoding(ref):
+            width, height = image.size
+            return (height, width) if _orientation(image) >= 5 else (width, height)
+
+    def digest(self, ref: ImageRef) -> str:
+        """SHA-256 of the encoded picture, in hexadecimal: two files with the same bytes have the same. Not decoded."""
+        with self._encoded(ref) as handle, _decoding(ref):
+            found = hashlib.sha256()
+            while part := handle.read(2**20):
+                found.update(part)
+            return found.hexdigest()
+
+    def resolve(self, path: str) -> Path:
+        """The real path of an image named in a row, proved to be inside the root."""
+        if _URL.match(path):
+            raise _fault("image_url", path, _instead_of_url(path))
+        if self.root is None:
+            raise _fault(
+                "image_no_root", path, "is a path and no image root is set; set the folder that image paths start from"
+            )
+        try:
+            real = without_links(self.root / path)
+        except (OSError, ValueError, RuntimeError) as error:  # NUL byte, name too long, loop of links
+            raise _fault("image_missing", path, f"cannot be a path below {self.root}: {error}") from error
+        if not real.is_relative_to(self.root):
+            raise _fault("image_outside_root", path, f"leads outside the image root {self.root} (to {real})")
+        return real
+
+    @contextmanager
+    def _header(self, ref: ImageRef) -> Iterator[Image.Image]:
+        """The image with its header read and its limits checked; no pixel is decoded yet."""
+        with self._encoded(ref) as handle:
+            with _decoding(ref), warnings.catch_warnings():
+                # Pillow's own warning stands above our limit; the limit below decides
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                image = Image.open(handle, formats=self.limits.formats)
+            with image:
+                self._check_size(image.size, ref)
+                yield image
+
+    @contextmanager
+    def _encoded(self, ref: ImageRef) -> Iterator[IO[bytes]]:
+        if ref.path is None:
+            data = ref.data or b""
+            self._check_bytes(len(data), ref)
+            yield io.BytesIO(data)
+            return
+        real = self.resolve(ref.path)
+        try:
+            found = real.stat()
+            if not stat.S_ISREG(found.st_mode):  # a FIFO would block for ever, a device never ends
+                raise _fault("image_not_a_file", ref.describe(), f"is not a regular file ({real})")
+            self._check_bytes(found.st_size, ref)
+            handle = os.fdopen(os.open(real, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb")
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise _fault("image_missing", ref.describe(), f"does not exist below the image root {self.root}") from error
+        except OSError as error:
+            raise _fault("image_unreadable", ref.describe(), f"cannot be read: {error.strerror or error}") from error
+        with handle:
+            yield handle
+
+    def _check_bytes(self, size: int, ref: ImageRef) -> None:
+        if size > self.limits.max_bytes:
+            raise _fault("image_too_large", ref.describe(), f"has {size} bytes, the limit is {self.limits.max_bytes}")
+        if size == 0:
+            raise _fault("image_decode", ref.describe(), "is empty")
+
+    def _check_size(self, size: tuple[int, int], ref: ImageRef) -> None:
+        width, height = size
+        short, long = min(size), max(size)
+        limits = self.limits
+        if width * height > limits.max_pixels:
+            detail = f"is {width}x{height}, more than the limit of {limits.max_pixels} pixels"
+            raise _fault("image_too_large", ref.describe(), detail)
+        if short < max(limits.min_side, 1):
+            detail = f"is {width}x{height}, the shorter side must be at least {limits.min_side}"
+            raise _fault("image_small", ref.describe(), detail)
+        if long > limits.max_aspect * short:
+            detail = f"is {width}x{height}, the sides differ by more than {limits.max_aspect:g} to 1"
+            raise _fault("image_aspect", ref.describe(), detail)
+
+
+FINGERPRINT_BITS = 128
+
+
+def fingerprint(image: Image.Image) -> int | None:
+    """A number of 128 bits that survives rescaling and recompression: for each cell of a coarse grid of grey values, is
+    it brighter than its neighbour to the left (64 bits) and above (64 bits). Two shots of one scene differ in few bits.
+
+    None for a picture too even to be told by its shape: all such pictures would look alike.
+    """
+    grid = np.asarray(image.convert("L").resize((9, 9), Image.Resampling.BOX), dtype=np.int16)
+    if float(grid.std()) < 3.0:
+        return None
+    brighter = np.concatenate([(grid[:8, 1:] > grid[:8, :-1]).ravel(), (grid[1:, :8] > grid[:-1, :8]).ravel()])
+    return int.from_bytes(np.packbits(brighter).tobytes(), "big")
+
+
+def thumbnail(image: Image.Image, *, side: int) -> tuple[str, bytes]:
+    """The picture with no side longer than ``side``, as (media type, encoded bytes); it is never enlarged.
+
+    PNG for what is small or drawn in few colours, so that it stays sharp; JPEG otherwise.
+    """
+    small = image.copy()
+    small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    out = io.BytesIO()
+    if max(small.size) <= 128 or small.getcolors(256) is not None:
+        small.save(out, "PNG", optimize=True)
+        return "image/png", out.getvalue()
+    small.save(out, "JPEG", quality=80, optimize=True)
+    return "image/jpeg", out.getvalue()
+
+
+def _to_rgb(image: Image.Image, ref: ImageRef) -> Image.Image:
+    """One way to RGB for every mode; ``convert`` alone would clip 16 bits and turn transparency black."""
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise _fault("image_mode", ref.describe(), "has integer pixels outside 0..65535; save it as 8-bit RGB")
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode not in _MODES:
+        raise _fault(
+            "image_mode",
+            ref.describe(),
+            f"has pixel mode {image.mode!r}, which has no one way to RGB; save it as 8-bit RGB",
+        )
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 to 8, as far as the header tells it: asking a PNG for more would decode it."""
+    if image.format == "PNG" and not {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"} & image.info.keys():
+        return 1
+    value = image.getexif().get(_ORIENTATION_TAG, 1)
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+@contextmanager
+def _decoding(ref: ImageRef) -> Iterator[None]:
+    """Damaged files make Pillow raise many kinds of exceptions; here each becomes one fault that names the picture."""
+    try:
+        yield
+    except RowError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise _fault("image_too_large", ref.describe(), str(error)) from error
+    except UnidentifiedImageError as error:
+        raise _fault("image_decode", ref.describe(), "is not a picture in an allowed format") from error
+    except Exception as error:  # any kind: decoders raise OSError, SyntaxError, ValueError, struct.error and more
+        raise _fault("image_decode", ref.describe(), f"cannot be decoded: {error or type(error).__name__}") from error
+
+
+def _instead_of_url(path: str) -> str:
+    kind = path.partition(":")[0].lower()
+    if kind == "https":
+        return "is a URL; images are never fetched here: mmpref data fetch downloads them once"
+    if kind == "data":
+        return 'is written out in a data: URL; write its base64 text as {"bytes": ...}'
+    return f"is a URL; mmpref data fetch downloads images once, and takes https alone: bring those of {kind}: yourself"
+
+
+def _fault(reason: str, name: str, detail: str) -> RowError:
+    return RowError(f"image {name[:300]!r} {detail}", reason=reason)

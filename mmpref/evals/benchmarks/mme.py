@@ -1,0 +1,270 @@
+"""MME: two yes-or-no questions about every image, one of each (Fu et al. 2023, "MME: A Comprehensive Evaluation
+Benchmark for Multimodal Large Language Models"; official script ``eval_tool/calculation.py``, branch Evaluation of
+BradyFU/Awesome-Multimodal-Large-Language-Models).
+
+``questions`` is the tool's results folder: one ``<subtask>.txt`` each, lines ``image<TAB>question<TAB>Yes|No``; the
+folder of the release, with ``<subtask>/<image>.txt``; or rows ``{"category", "image", "question", "answer"}``. An id is
+``subtask/image/1`` or ``/2``, in the order of the file.
+``answers`` come by id, or as such a folder with the answer as fourth column.
+
+A subtask's score is 100 * (accuracy + accuracy+), where accuracy+ asks for both questions of an image: 0 to 200.
+``perception`` is the sum of ten subtasks (0 to 2000), ``cognition`` of four (0 to 800); each needs all its subtasks.
+What the protocols read:
+
+- ``official``: yes or no, or else the first four characters: "yes" in them, then "no" in them ("know" is a no). The
+  answer is lower-cased and not trimmed.
+- ``lmms_eval``: the same after trimming and deleting every full stop; a lone letter y or n counts too.
+- ``vlmevalkit``: exactly one of the whole words yes and no.
+- ``mmpref``: our reader of whole answers.
+
+An answer that is neither is wrong under all four.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmpref.errors import DataError
+from mmpref.evals.benchmarks.contract import Benchmark, Item, Items, Judged
+from mmpref.evals.files.answer_readers import name_of, read_rows
+from mmpref.evals.files.image_names import filled
+from mmpref.evals.files.layouts import PLACE
+from mmpref.evals.files.matching import match
+from mmpref.evals.files.rows import Saved, pair_by_id
+from mmpref.evals.text.yes_no import YES_NO_READERS, Verdict
+from mmpref.files.rows import Row, Source, first_ids, load_rows, read_text
+from mmpref.records import Answer, EvalSample, ImageRef, user_turn
+from mmpref.statistics import Array, Formula, Metric, Ratio
+
+PERCEPTION = (
+    "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
+)  # fmt: skip
+COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
+_IMAGE_NAME = "{category}/{image}"
+_ENDINGS = (".jpg", ".png", ".jpeg")
+_NAME_ADVICE = "pass `image_name={category}/{image}`, or `image_name={image}` where all are in one folder"
+_SUFFIX = "Please answer yes or no."
+
+
+def read_official(text: str) -> Verdict:
+    return _opening(text.lower())
+
+
+def read_lmms_eval(text: str) -> Verdict:
+    plain = text.lower().strip().replace(".", "")
+    if len(plain) == 1:
+        return {"y": "yes", "n": "no"}.get(plain, "unparsed")  # type: ignore[return-value]
+    return _opening(plain)
+
+
+def _opening(text: str) -> Verdict:
+    start = text[:4]
+    return "yes" if "yes" in start else "no" if "no" in start else "unparsed"
+
+
+READERS: Mapping[str, Callable[[str], Verdict]] = {
+    "mmpref": YES_NO_READERS["mmpref"],
+    "official": read_official,
+    "lmms_eval": read_lmms_eval,
+    "vlmevalkit": YES_NO_READERS["vlmevalkit"],
+}
+
+
+def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSample, ...]:
+    """The questions of every subtask that the source has.
+
+    Raises:
+        DataError: a line without image, question and label, an unknown subtask, or an image without two questions.
+    """
+    _refuse_one_file(source)
+    rows = (
+        _folder_rows(Path(source), labelled=True)
+        if isinstance(source, str | Path) and Path(source).is_dir()
+        else load_rows(source, "questions")
+    )
+    by_image: dict[tuple[str, str], list[Row]] = {}
+    for number, row in enumerate(rows, 1):
+        missing = [key for key in ("category", "image", "question", "answer") if not isinstance(row.get(key), str)]
+        if missing:
+            raise DataError(
+                f"question {number}: {missing[0]} is missing or not text; a row has category, image, question, answer"
+            )
+        if row["category"] not in (*PERCEPTION, *COGNITION):
+            raise DataError(f"question {number}: MME has no subtask '{row['category']}'")
+        if row["answer"].strip().lower() not in ("yes", "no"):
+            raise DataError(f"question {number}: the label is {row['answer']!r}; expected Yes or No")
+        by_image.setdefault((row["category"], row["image"]), []).append(row)
+    if odd := [f"{subtask}/{image}" for (subtask, image), found in by_image.items() if len(found) != 2]:
+        raise DataError(f"MME asks two questions about every image; these have another number: {first_ids(odd)}")
+    return tuple(_sample(row, number, options) for found in by_image.values() for number, row in enumerate(found, 1))
+
+
+def _refuse_one_file(source: Source) -> None:
+    """Raise over one subtask's file, which is a part of what is asked for.
+
+    Raises:
+        DataError: so it is.
+    """
+    if isinstance(source, str | Path) and Path(source).suffix.lower() == ".txt" and Path(source).is_file():
+        raise DataError(
+            f"{source} is a file of one subtask; give the folder that holds it, with a .txt file for each subtask, or "
+            "rows as JSON lines (.jsonl)"
+        )
+
+
+def _folder_rows(folder: Path, *, labelled: bool) -> list[Row]:
+    """The lines of all subtask files: image, question, label and, when not ``labelled`` alone, the answer."""
+    rows: list[Row] = []
+    for file in sorted(folder.glob("*.txt")):
+        if file.stem not in (*PERCEPTION, *COGNITION):
+            continue
+        for number, line in enumerate(read_text(file).split("\n"), 1):
+            cells = line.split("\t", 3)
+            if not line.strip():
+                continue
+            if len(cells) < (3 if labelled else 4):
+                raise DataError(
+                    f"{file}, line {number}: {len(cells)} columns; expected image, question, label"
+                    f"{'' if labelled else ' and answer'}, separated by tabs (an answer must be on one line)"
+                )
+            row = {"category": file.stem, "image": cells[0], "question": cells[1], "answer": cells[2].rstrip("\r")}
+            rows.append(row if labelled else {**row, "text": cells[3], PLACE: f"{file}, line {number}"})
+    if not rows and labelled:
+        rows = _release_rows(folder)
+    if not rows:
+        raise DataError(f"{folder}: no subtask file such as existence.txt in this folder")
+    return rows
+
+
+def _release_rows(folder: Path) -> list[Row]:
+    """The questions of ``MME_Benchmark_release_version``: a folder for each subtask, a text file for each image, which
+    lies beside it or both in folders of their own."""
+    rows: list[Row] = []
+    for subtask in (*PERCEPTION, *COGNITION):
+        texts, images = folder / subtask / "questions_answers_YN", folder / subtask / "images"
+        texts = texts if texts.is_dir() else folder / subtask
+        images = images if images.is_dir() else folder / subtask
+        for file in sorted(texts.glob("*.txt")) if texts.is_dir() else ():
+            found = [image for end in _ENDINGS if (image := images / f"{file.stem}{end}").is_file()]
+            image = found[0] if found else images / f"{file.stem}.jpg"
+            for number, line in enumerate(read_text(file).splitlines(), 1):
+                cells = line.strip().split("\t")
+                if len(cells) != 2 and line.strip():
+                    raise DataError(f"{file}, line {number}: {len(cells)} columns; expected question and Yes or No")
+                if line.strip():
+                    told = {"category": subtask, "image": image.name, "path": image.relative_to(folder).as_posix()}
+                    rows.append({**told, "question": cells[0], "answer": cells[1]})
+    return rows
+
+
+def _sample(row: Row, number: int, options: Mapping[str, Any]) -> EvalSample:
+    subtask, image, question = row["category"], row["image"], row["question"]
+    pattern = str(options["image_name"])
+    file = row.get("path") if pattern == _IMAGE_NAME else None
+    file = str(file) if file else filled(pattern, f"{subtask}/{image}", _NAME_ADVICE, category=subtask, image=image)
+    return EvalSample(
+        id=f"{subtask}/{image}/{number}",
+        images=(ImageRef(path=file),),
+        prompt=user_turn(question, num_images=1),
+        target=row["answer"].strip().lower(),
+        # lmms-eval puts its own words in the place of the suffix, so the question is known without it
+        meta={"category": subtask, "image": f"{subtask}/{image}", "question": question.removesuffix(_SUFFIX).strip()},
+    )
+
+
+def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mapping[str, Any]) -> Saved:
+    _refuse_one_file(source)
+    folder = isinstance(source, str | Path) and Path(source).is_dir()
+    rows = _folder_rows(Path(str(source)), labelled=False) if folder else read_rows(source)
+    return match(rows, samples, name_of(source), numbered=True)
+
+
+def judge(
+    samples: Sequence[EvalSample], answers: Sequence[Answer], protocol: str, options: Mapping[str, Any]
+) -> Judged:
+    """Read every answer with the protocol's reader and compare it with the label."""
+    read = READERS[protocol]
+    items: list[Item] = []
+    for sample, text in pair_by_id(samples, answers):
+        verdict = read(text)
+        items.append(
+            {
+                "id": sample.id,
+                **sample.meta,
+                "text": text,
+                "read": verdict,
+                "label": sample.target,
+                "correct": verdict == sample.target,
+            }
+        )
+    return Judged(
+        tuple(items),
+        n=len(items),
+        n_unparsed=sum(item["read"] == "unparsed" for item in items),
+        notes=("scores are points: up to 200 for a subtask, 2000 for perception, 800 for cognition",),
+    )
+
+
+def counts(items: Items) -> Mapping[str, float]:
+    """Of one image: its questions, and whether all of them are right."""
+    subtask, right = items[0]["category"], sum(item["correct"] for item in items)
+    return {
+        f"{subtask}/questions": len(items),
+        f"{subtask}/right": right,
+        f"{subtask}/images": 1,
+        f"{subtask}/all_right": right == len(items),
+        "answers": len(items),
+        "said_yes": sum(item["read"] == "yes" for item in items),
+    }
+
+
+def _points(values: Mapping[str, Array]) -> Array:
+    return 100 * (values["accuracy"] + values["accuracy_plus"])
+
+
+def _sum(values: Mapping[str, Array]) -> Array:
+    return sum(values.values())  # type: ignore[return-value]
+
+
+def metrics(protocol: str, part: str, items: Items) -> Mapping[str, Metric]:
+    present = {item["category"] for item in items}
+    out: dict[str, Metric] = {}
+    scores: dict[str, Metric] = {}
+    for subtask in (*PERCEPTION, *COGNITION):
+        why = f"no question of {subtask} was asked"
+        both: dict[str, Metric] = {
+            "accuracy": Ratio(top={f"{subtask}/right": 1}, bottom={f"{subtask}/questions": 1}, why_empty=why),
+            "accuracy_plus": Ratio(top={f"{subtask}/all_right": 1}, bottom={f"{subtask}/images": 1}, why_empty=why),
+        }
+        scores[subtask] = Formula(parts=both, combine=_points, why_empty=why, proportion=False)
+        if subtask in present:
+            out |= {subtask: scores[subtask], **{f"{subtask}/{name}": metric for name, metric in both.items()}}
+    for name, subtasks in (("perception", PERCEPTION), ("cognition", COGNITION)):
+        absent = [subtask for subtask in subtasks if subtask not in present]
+        out[name] = Formula(
+            parts={subtask: scores[subtask] for subtask in subtasks},
+            combine=_sum,
+            why_empty=f"it is the sum of {len(subtasks)} subtasks, and these were not asked: {', '.join(absent)}",
+            proportion=False,
+        )
+    out["yes_ratio"] = Ratio(top={"said_yes": 1}, bottom={"answers": 1}, why_empty="there are no questions")
+    return out
+
+
+MME = Benchmark(
+    name="mme",
+    title="MME, a Comprehensive Evaluation Benchmark for Multimodal Large Language Models",
+    paper="Fu et al. 2023, arXiv:2306.13394",
+    official="BradyFU/Awesome-Multimodal-Large-Language-Models eval_tool/calculation.py",
+    protocols=("mmpref", "official", "lmms_eval", "vlmevalkit"),
+    max_new_tokens=16,
+    options={"image_name": _IMAGE_NAME},
+    load=load_questions,
+    load_answers=_load_answers,
+    judge=judge,
+    unit=lambda item: str(item["image"]),
+    counts=counts,
+    metrics=metrics,
+)

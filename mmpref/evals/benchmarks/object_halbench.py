@@ -1,0 +1,247 @@
+"""Object HalBench: which objects 300 answers about COCO images make up (Rohrbach et al. 2018; the questions and the
+script are RLHF-V's, ``eval/eval_gpt_obj_halbench.py``, Yu et al. 2023, "RLHF-V").
+
+``questions`` are the items, rows with ``image_id`` and ``question`` or ``prompt``. The ground truth comes with
+``truth=`` (COCO annotations, several files as a list, or ``{image_id: [objects]}``) or stands in the items as
+``objects``. ``synonyms=`` is the list ``synonyms_refine.txt`` of RLHF-V, which has no licence that would let us ship
+it and without which ``official`` is refused; ``mmpref`` has words of its own, as in CHAIR. The script's result
+(``hall_*.json``, with ``sentences``) is read as questions, as answers and as verdicts.
+
+A judge lists the visible objects that an answer names: ``verdicts=``, rows as in ``verdicts.py``. Without verdicts our
+own extractor finds the objects in the answer, and a note in the result says so. The official judge is
+gpt-3.5-turbo-0613, which is no longer served.
+
+Each word counts once per answer. ``chair_s`` answers with a hallucination / answers; ``chair_s_refine`` the same over
+the answers that name a COCO object, what papers report as response-level rate; ``chair_i`` made-up words / words;
+``recall`` true objects named / true objects; ``mean_length`` in words.
+
+From a judge's phrase ("a wooden table") to COCO words the script goes with spaCy's tagger; here the longest known words
+of the phrase are taken, under both protocols. ``refined=true`` says that the verdicts hold final words already, as the
+script's result file does, and then its numbers are exact. ``official`` measures length by single spaces and removes
+"Assistant:"; ``mmpref`` leaves empty answers out of chair_s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mmpref.errors import ConfigError, DataError
+from mmpref.evals.benchmarks.contract import Benchmark, Item, Judged, each
+from mmpref.evals.files.answer_readers import name_of, read_rows
+from mmpref.evals.files.coco import Truth, ground_truth, image_file
+from mmpref.evals.files.matching import match
+from mmpref.evals.files.rows import Saved, pair_by_id
+from mmpref.evals.files.verdicts import Verdict, judging_notes, read_verdicts, usable_on
+from mmpref.evals.text.objects import (
+    Extractor,
+    Vocabulary,
+    count_words,
+    extractor_for,
+    true_objects,
+    vocabulary_of,
+)
+from mmpref.files.rows import Row, Source, load_json, row_id, text_of, texts_of
+from mmpref.files.tables import TABLES
+from mmpref.records import Answer, EvalSample, ImageRef, user_turn
+from mmpref.statistics import Metric, Ratio
+
+_KEYS = ("image_id", "id", "question_id", "idx", "index")  # the scripts count the questions under question_id
+_OBJECT_KEYS = ("objects", "gt_objects", "truth", "mscoco_gt_words")
+
+
+def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSample, ...]:
+    """One sample per item; ``target`` is its ground truth as given, not yet mapped to canonical objects."""
+    rows = _sentences(source)
+    truth = ground_truth(options["truth"]) if options["truth"] is not None else None
+    return tuple(_sample(row, number, truth, options) for number, row in enumerate(rows, 1))
+
+
+def _sentences(source: Source, what: str = "items") -> list[Row]:
+    """Rows of a source, those of the script's result file from under ``sentences``."""
+    in_json = isinstance(source, str | Path) and Path(source).suffix.lower() not in TABLES
+    content = load_json(str(source)) if in_json else source
+    if isinstance(content, Mapping) and isinstance(content.get("sentences"), list):
+        return read_rows(content["sentences"], what)
+    return read_rows(source, what)
+
+
+def _sample(row: Row, number: int, truth: Truth | None, options: Mapping[str, Any]) -> EvalSample:
+    if row.get("image_id") is None:
+        raise DataError(f"item {number}: no image_id; an item of Object HalBench has image_id and question")
+    image = row_id(row, f"item {number}", ("image_id",))
+    key = next((key for key in _OBJECT_KEYS if row.get(key) is not None), None)
+    if truth is None and key is None:
+        raise ConfigError(
+            f"item {number} has no ground truth: pass truth=FILE (COCO annotations, or a JSON {{image_id: [objects]}})"
+        )
+    if truth is not None and image not in truth.objects:
+        raise DataError(f"item {number}: the ground truth has no image {image!r}")
+    objects = truth.objects[image] if truth is not None else texts_of(row, str(key), f"item {number}")
+    captions = truth.captions.get(image, []) if truth is not None else []
+    question = text_of(row, "question" if "question" in row else "prompt", f"item {number}", "")
+    file = str(row["image"]) if str(row.get("image", "")).endswith((".jpg", ".png")) else None
+    name = file or image_file(str(options["image_name"]), image)
+    return EvalSample(
+        id=image,
+        images=(ImageRef(path=name),),
+        prompt=user_turn(question, num_images=1),
+        target=(tuple(objects), tuple(captions)),
+        meta={"image": name, "question": question, "from_coco": truth is not None and truth.from_coco},
+    )
+
+
+def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mapping[str, Any]) -> Saved:
+    rows = _sentences(source, "answers")
+    verdicts = [
+        {"id": str(row["image_id"]), "objects": row["words"], "judge": str(row.get("judge", "")), "refined": True}
+        for row in rows
+        if isinstance(row.get("words"), list) and "mscoco_generated_words" in row
+    ]
+    saved = match(rows, samples, name_of(source), keys=_KEYS, numbered=True)
+    return replace(saved, verdicts=tuple(verdicts))
+
+
+def judge(
+    samples: Sequence[EvalSample], answers: Sequence[Answer], protocol: str, options: Mapping[str, Any]
+) -> Judged:
+    """Compare the objects of every answer, from the judge's list or by our extractor, with the image's."""
+    pairs = pair_by_id(samples, answers)
+    vocabulary, own = vocabulary_of(
+        options["synonyms"],
+        (name for sample in samples for name in sample.target[0]),
+        from_coco=any(sample.meta["from_coco"] for sample in samples),
+    )
+    notes = [own] if own else []
+    extract = extractor_for("mmpref", vocabulary, options["tokenize"])
+    verdicts: Mapping[str, Verdict] | None = None
+    missing: list[str] = []
+    refined = bool(options["refined"])
+    if options["verdicts"] is None:
+        notes.append("no judge: objects found by our own extractor")
+    else:
+        rows = _sentences(options["verdicts"])
+        refined = refined or all(row.get("refined") for row in rows)
+        verdicts, missing = usable_on(read_verdicts(rows, "objects"), pairs)
+        notes += judging_notes(verdicts, missing, options["verdicts"])
+        if protocol == "official" and not refined:
+            notes.append("words found in the judge's phrases without the script's tagger, which they approximate")
+    items = []
+    for sample, text in pairs:
+        if protocol == "official":
+            text = text.replace("Assistant:", "").strip()
+        if sample.id in missing:
+            items.append({"id": sample.id, "image": sample.meta["image"], "text": text, "missing": True})
+            continue
+        phrases = [text] if verdicts is None else verdicts[sample.id].objects or ()
+        words = _unique(phrases) if refined and verdicts else _words(phrases, extract)
+        if "toilet" in words:  # the seat of a toilet is no chair
+            words = [word for word in words if word != "seat"]
+        known = _as_listed if refined and verdicts else _as_meant
+        items.append(_item(sample, text, known(words, vocabulary), extract, vocabulary, protocol))
+    n_unparsed = sum(not item.get("counted", True) for item in items)
+    return Judged(tuple(items), len(items) - len(missing), n_unparsed, tuple(notes), len(missing))
+
+
+def _words(phrases: Iterable[str], extract: Extractor) -> list[str]:
+    return _unique(mention.word for phrase in phrases for mention in extract(phrase))
+
+
+def _as_meant(words: Sequence[str], vocabulary: Vocabulary) -> list[tuple[str, str]]:
+    return [(word, vocabulary.canonical(word)) for word in words if word in vocabulary]
+
+
+def _as_listed(words: Sequence[str], vocabulary: Vocabulary) -> list[tuple[str, str]]:
+    """As the script looks words up: exactly as its list spells them."""
+    listed = {word.strip(): name.strip() for word, name in vocabulary.exact.items()}
+    return [(word, listed[word]) for word in words if word in listed]
+
+
+def _unique(words: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(words))
+
+
+def _item(
+    sample: EvalSample,
+    text: str,
+    named: Sequence[tuple[str, str]],
+    extract: Extractor,
+    vocabulary: Vocabulary,
+    protocol: str,
+) -> Item:
+    names, captions = sample.target
+    truth = true_objects(names, captions, extract, vocabulary)
+    said = {name for _, name in named}
+    num_words = len(text.strip().split(" ")) if protocol == "official" else count_words(text)
+    return {
+        "id": sample.id,
+        "image": sample.meta["image"],
+        "question": sample.meta["question"],
+        "text": text,
+        "missing": False,
+        "counted": protocol == "official" or num_words > 0,
+        "num_words": num_words,
+        "mentions": [{"word": word, "object": name, "hallucinated": name not in truth} for word, name in named],
+        "objects": sorted(truth),
+        "hallucinated": sorted(said - truth),
+        "missed": sorted(truth - said),
+    }
+
+
+def count(item: Mapping[str, Any]) -> Mapping[str, float]:
+    if item["missing"]:
+        return {"answers": 0}
+    return {
+        "answers": item["counted"],
+        "naming_answers": bool(item["mentions"]),
+        "hallucinated_answers": bool(item["hallucinated"]),
+        "mentions": len(item["mentions"]),
+        "hallucinated_mentions": sum(mention["hallucinated"] for mention in item["mentions"]),
+        "true_objects": len(item["objects"]),
+        "found_objects": len(item["objects"]) - len(item["missed"]),
+        "words": item["num_words"],
+    }
+
+
+_NO_ANSWERS, _NO_OBJECT = "there are no answers", "no answer names a known object"
+_METRICS: dict[str, Metric] = {
+    "chair_s": Ratio(top={"hallucinated_answers": 1}, bottom={"answers": 1}, why_empty=_NO_ANSWERS),
+    "chair_s_refine": Ratio(top={"hallucinated_answers": 1}, bottom={"naming_answers": 1}, why_empty=_NO_OBJECT),
+    "chair_i": Ratio(top={"hallucinated_mentions": 1}, bottom={"mentions": 1}, why_empty=_NO_OBJECT),
+    "recall": Ratio(
+        top={"found_objects": 1}, bottom={"true_objects": 1}, why_empty="the ground truth of these images is empty"
+    ),
+    "mean_length": Ratio(top={"words": 1}, bottom={"answers": 1}, why_empty=_NO_ANSWERS, proportion=False),
+}
+
+OBJECT_HALBENCH = Benchmark(
+    name="object_halbench",
+    title="Object HalBench",
+    paper="Rohrbach et al. 2018, arXiv:1809.02156; Yu et al. 2023, arXiv:2312.00849",
+    official="RLHF-V/RLHF-V eval/eval_gpt_obj_halbench.py",
+    protocols=("mmpref", "official"),
+    max_new_tokens=1024,
+    needs={"official": "synonyms"},
+    how_to_get=(
+        "pass synonyms=PATH, the list synonyms_refine.txt of RLHF-V, or take `--protocol mmpref`, which has words of "
+        "its own"
+    ),
+    options={
+        "truth": None,
+        "synonyms": None,
+        "verdicts": None,
+        "refined": False,
+        "tokenize": None,
+        "image_name": "COCO_val2014_{id:012d}.jpg",
+    },
+    load=load_questions,
+    load_answers=_load_answers,
+    judge=judge,
+    unit=lambda item: str(item["id"]),
+    counts=each(count),
+    metrics=lambda protocol, part, items: _METRICS,
+    adjudicated=True,
+    num_beams=3,
+)

@@ -1,0 +1,289 @@
+"""POPE: is there a <thing> in the image? (Li et al. 2023, "Evaluating Object Hallucination in Large Vision-Language
+Models"; official script RUCAIBox/POPE ``evaluate.py``).
+
+Questions are rows ``{"question_id", "image", "text", "label"}`` in JSON lines or one JSON array. Several splits are
+given as a list of files, a folder with the usual file names, a mapping ``{split: source}`` or rows with a ``split``.
+With several splits whose ids overlap (the public files all count from 1) an id is ``split/question_id``, and answers
+use those ids or come as a mapping or list in the same shape as the questions.
+
+Positive class: yes. What each protocol does with an answer that is neither yes nor no:
+
+- ``official``: cannot happen; every answer without a lone No, no or not is a yes.
+- ``lmms_eval``: wrong in accuracy, absent from precision, recall and f1. Its yes_ratio counts labels, not answers.
+- ``vlmevalkit``: wrong in accuracy and not a yes elsewhere. The tool has no yes_ratio; ours is the share of yes.
+- ``mmpref``: the same counting as ``vlmevalkit``, with our reader, and reported as ``n_unparsed``.
+
+A ratio over nothing is undefined under ``official`` (where the script stops with an error) and ``mmpref``, and 0 under
+the other two, as those tools print. An f1 with no true positive is 0, except under ``official``, where it is undefined.
+
+The official script pairs answers with labels by file order, reads no ids, and silently scores the shorter of the two
+lists while its yes_ratio counts every answer. ``pairing="order"`` does exactly that; the default pairs by id under
+every protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mmpref.errors import ConfigError, DataError
+from mmpref.evals.benchmarks.contract import Benchmark, Item, Items, Judged, each
+from mmpref.evals.benchmarks.pope_answers import (
+    FILE_SPLIT,
+    QUESTION_KEYS,
+    SPLITS,
+    Part,
+    in_order,
+    match_part,
+    of_these_splits,
+)
+from mmpref.evals.files.answer_readers import name_of, read_rows
+from mmpref.evals.files.models_named import refuse_several_models
+from mmpref.evals.files.rows import Saved, pair_by_id
+from mmpref.evals.text.yes_no import YES_NO_READERS
+from mmpref.files.reading import without_links
+from mmpref.files.rows import Row, Source, choose, first_ids, is_path, load_rows, row_id
+from mmpref.records import Answer, EvalSample, ImageRef, user_turn
+from mmpref.statistics import Metric, Ratio
+
+_PAIRINGS = ("id", "order")
+
+
+def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSample, ...]:
+    """The questions of one or several splits as samples.
+
+    Raises:
+        DataError: a row misses a key, or its label is neither yes nor no.
+    """
+    splits = _by_split(source)
+    rows = [(split, row) for split, part in splits.items() for row in _split_rows(part, split)]
+    file = next((Path(str(part)).stem for part in splits.values() if is_path(part) and len(splits) == 1), "")
+    named = next((split for split in SPLITS if split in file), "")
+    return _samples(rows, str(options["prompt_suffix"]), named)
+
+
+def _split_rows(part: Source, split: str) -> list[Row]:
+    return load_rows(part, f"questions of split '{split}'" if split else "questions")
+
+
+def _by_split(source: Source) -> dict[str, Source]:
+    """The source of each split; the name is "" when there is only one source."""
+    if isinstance(source, str | Path) and Path(source).is_dir():
+        files = sorted(Path(source).glob("*.json*"), key=lambda file: (_split_rank(file), file.name))
+        if not files:
+            raise DataError(f"{source}: no .json or .jsonl question file in this folder")
+        return _name_splits(files)
+    if isinstance(source, str | Path):
+        return {"": source}
+    if isinstance(source, Mapping):
+        return {"": [source]} if "label" in source else {str(name): part for name, part in source.items()}
+    parts = list(source)
+    if parts and all(is_path(part) for part in parts):
+        return _name_splits([Path(part) for part in parts]) if len(parts) > 1 else {"": parts[0]}
+    return {"": parts}
+
+
+def _split_rank(file: Path) -> int:
+    return next((rank for rank, split in enumerate(SPLITS) if split in file.stem), len(SPLITS))
+
+
+def _name_splits(files: Sequence[Path]) -> dict[str, Source]:
+    """Files by the official split in their name, else by their name; files that are all called alike by their folder.
+
+    So ``random/answers.jsonl`` and ``popular/answers.jsonl``, which ``mmpref eval`` writes, are told apart.
+    """
+    stems, folders = [file.stem for file in files], [without_links(file).parent.name for file in files]
+    for names in (_official_names(stems), stems, _official_names(folders), folders):
+        if len(set(names)) == len(names):
+            return dict(zip(names, files, strict=True))
+    raise DataError(f"files of several splits share a name: {first_ids(stems)}; give a mapping of split to file")
+
+
+def _official_names(names: Sequence[str]) -> list[str]:
+    return [next((split for split in SPLITS if split in name), name) for name in names]
+
+
+def _samples(rows: Sequence[tuple[str, Row]], prompt_suffix: str, named: str) -> tuple[EvalSample, ...]:
+    keyed = []
+    for number, (split, row) in enumerate(rows, 1):
+        where = f"question {number}" + (f" (split '{split}')" if split else "")
+        for key in ("text", "label", "image"):
+            if not isinstance(row.get(key), str):
+                raise DataError(
+                    f"{where}: '{key}' is missing or not text; a POPE row has question_id, image, text, label"
+                )
+        if row["label"].strip().lower() not in ("yes", "no"):
+            raise DataError(f"{where}: label is {row['label']!r}; expected 'yes' or 'no'")
+        keyed.append((split or str(row.get("split", "")), row_id(row, where, QUESTION_KEYS), row))
+    ids = [name for _, name, _ in keyed]
+    one_split = len({split for split, _, _ in keyed}) == 1
+    bare = one_split or len(set(ids)) == len(ids)
+    return tuple(
+        EvalSample(
+            id=name if bare else f"{split}/{name}",
+            images=(ImageRef(path=row["image"]),),
+            prompt=user_turn(row["text"] + prompt_suffix, num_images=1),
+            target=row["label"],
+            meta={"split": split, "image": row["image"], "question": row["text"], FILE_SPLIT: split or named},
+        )
+        for split, name, row in keyed
+    )
+
+
+def load_pope_answers(source: Source, samples: Sequence[EvalSample], options: Mapping[str, Any]) -> Saved:
+    """Answers, whose ids get their split in front when they come one source per split."""
+    if not isinstance(source, str | Path | Mapping):
+        source = list(source)
+    splits = _answer_splits(source)
+    parts: dict[str, Part] = {split: (name_of(part), read_rows(part)) for split, part in splits.items()}
+    refuse_several_models((row for _, rows in parts.values() for row in rows), ", ".join(w for w, _ in parts.values()))
+    if _pairing(options) == "order":
+        return in_order(list(parts.values()), samples)
+    known = {sample.id for sample in samples}
+    out: list[Answer] = []
+    read_as: dict[str, None] = {}
+    parts, note = of_these_splits(parts, samples)
+    notes = dict.fromkeys(note)
+    for split, (where, rows) in parts.items():
+        found = match_part(rows, where, split, samples)
+        named = [a if not split or a.id in known else replace(a, id=f"{split}/{a.id}") for a in found.answers]
+        out += named
+        read_as.setdefault(found.read_as)
+        notes |= dict.fromkeys(found.notes)
+    return Saved(out, read_as="; ".join(read_as), notes=tuple(notes))
+
+
+def _answer_splits(source: Source) -> dict[str, Source]:
+    if isinstance(source, Mapping) and not any(key in source for key in ("text", "answer", "id")):
+        return {str(split): part for split, part in source.items()}
+    if isinstance(source, list) and len(source) > 1 and all(is_path(part) for part in source):
+        return _name_splits([Path(part) for part in source])
+    if isinstance(source, str | Path) and Path(source).is_dir():
+        return _by_split(source)
+    return {"": source[0] if isinstance(source, list) and len(source) == 1 and is_path(source[0]) else source}
+
+
+def _pairing(options: Mapping[str, Any]) -> str:
+    return choose(str(options["pairing"]), _PAIRINGS, "pairing")
+
+
+def judge(
+    samples: Sequence[EvalSample], answers: Sequence[Answer], protocol: str, options: Mapping[str, Any]
+) -> Judged:
+    """Read every answer with the protocol's reader and compare it with the label."""
+    read = YES_NO_READERS[protocol]
+    notes: tuple[str, ...] = ()
+    extra: Sequence[Answer] = ()
+    if _pairing(options) == "id":
+        pairs = pair_by_id(samples, _with_split_names(samples, answers), hint=_id_hint(samples))
+    else:
+        if protocol != "official":
+            raise ConfigError(
+                f"pairing='order' is a rule of protocol 'official', not of '{protocol}'; pass `--protocol official`"
+            )
+        pairs = [(sample, answer.text) for sample, answer in zip(samples, answers, strict=False)]
+        extra = answers[len(pairs) :]
+        if len(samples) != len(answers):
+            notes = (
+                f"{len(samples)} questions and {len(answers)} answers: scored the first {len(pairs)} of each by order",
+            )
+    items = [_item(sample, text, read(text), protocol) for sample, text in pairs]
+    unasked = [{"id": f"extra/{answer.id}", "image": "", "split": "", "read": read(answer.text)} for answer in extra]
+    n_unparsed = sum(item["read"] == "unparsed" for item in items)
+    return Judged(tuple(items + unasked), len(items), n_unparsed, notes)
+
+
+def _with_split_names(samples: Sequence[EvalSample], answers: Sequence[Answer]) -> Sequence[Answer]:
+    """Answers given one source per split, to questions whose ids need no split in front."""
+    known = {sample.id for sample in samples}
+    bare = {f"{sample.meta['split']}/{sample.id}": sample.id for sample in samples}
+    return [a if a.id in known else replace(a, id=bare.get(a.id, a.id)) for a in answers]
+
+
+def _id_hint(samples: Sequence[EvalSample]) -> str:
+    if samples and samples[0].meta["split"] and samples[0].id.startswith(f"{samples[0].meta['split']}/"):
+        return "; the splits count their ids alike, so an answer id is 'split/question_id'"
+    return ""
+
+
+def _item(sample: EvalSample, text: str, verdict: str, protocol: str) -> Item:
+    # the official script takes every label but a lower-case "no" as yes; the others fold case
+    label = ("no" if sample.target == "no" else "yes") if protocol == "official" else sample.target.strip().lower()
+    return {
+        "id": sample.id,
+        "split": sample.meta["split"],
+        "image": sample.meta["image"],
+        "question": sample.meta["question"],
+        "text": text,
+        "read": verdict,
+        "label": label,
+        "correct": verdict == label,
+    }
+
+
+def count(item: Mapping[str, Any]) -> Mapping[str, float]:
+    read, label = item["read"], item.get("label")
+    said_yes = read == "yes"
+    if label is None:  # an answer beyond the last question, which only pairing by order lets in
+        return {"answered": 1, "said_yes": said_yes}
+    return {
+        "asked": 1,
+        "answered": 1,
+        "correct": read == label,
+        "tp": said_yes and label == "yes",
+        "fp": said_yes and label == "no",
+        "said_no_to_yes": read == "no" and label == "yes",
+        "not_yes_to_yes": not said_yes and label == "yes",
+        "label_yes": label == "yes",
+        "said_yes": said_yes,
+    }
+
+
+def metrics(protocol: str, part: str, items: Items) -> dict[str, Metric]:
+    """The five metrics; the protocols differ in the answers that are neither yes nor no, and in ratios over nothing."""
+    empty = 0.0 if protocol in ("lmms_eval", "vlmevalkit") else None
+    missed = "said_no_to_yes" if protocol == "lmms_eval" else "not_yes_to_yes"
+    official, lmms_eval = protocol == "official", protocol == "lmms_eval"
+    no_questions = "there are no questions"
+    no_true_positive = "no yes among the answers and the labels"
+    return {
+        "accuracy": Ratio(top={"correct": 1}, bottom={"asked": 1}, why_empty=no_questions),
+        "precision": Ratio(
+            top={"tp": 1}, bottom={"tp": 1, "fp": 1}, why_empty="no answer was read as yes", when_empty=empty
+        ),
+        "recall": Ratio(
+            top={"tp": 1}, bottom={"tp": 1, missed: 1}, why_empty="no question has the label yes", when_empty=empty
+        ),
+        "f1": Ratio(
+            top={"tp": 2},
+            bottom={"tp": 2, "fp": 1, missed: 1},
+            why_empty="no true positive, so precision + recall is zero" if official else no_true_positive,
+            when_empty=empty,
+            needs_top=official,
+        ),
+        "yes_ratio": Ratio(
+            top={"label_yes" if lmms_eval else "said_yes": 1},
+            bottom={"asked" if lmms_eval else "answered": 1},
+            why_empty=no_questions,
+        ),
+    }
+
+
+POPE = Benchmark(
+    name="pope",
+    title="POPE, Polling-based Object Probing Evaluation",
+    paper="Li et al. 2023, arXiv:2305.10355",
+    official="RUCAIBox/POPE evaluate.py",
+    protocols=("mmpref", "official", "lmms_eval", "vlmevalkit"),
+    max_new_tokens=64,
+    options={"prompt_suffix": "", "pairing": "id"},
+    load=load_questions,
+    load_answers=load_pope_answers,
+    judge=judge,
+    unit=lambda item: str(item["image"]),
+    counts=each(count),
+    metrics=metrics,
+    parts=lambda item: (str(item["split"]),) if item["split"] else (),
+)

@@ -1,0 +1,1 @@
+"""Files of questions, answers, verdicts and results."""

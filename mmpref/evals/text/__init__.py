@@ -1,0 +1,1 @@
+"""Reading answers: yes or no, and the objects that a caption mentions."""

@@ -1,0 +1,245 @@
+"""A run's adapter merged into its base: one plain model folder, proved to say what the adapter said.
+
+The base is loaded as it was published, in bfloat16, never the 4-bit weights that QLoRA trained on: merging into those
+rounds the adapter away. What was written is loaded again and compared, on pairs of the run's own data, with the base
+that carries the adapter.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmpref.data.opening import recipe_sources
+from mmpref.data.quarantine import Quarantine
+from mmpref.errors import CheckpointError, ConfigError, DataError
+from mmpref.files.hashes import content_hash
+from mmpref.files.writing import folder_beside, real_path, write_json
+from mmpref.models.adapters.lora import attach, merged
+from mmpref.models.load import load, save_model
+from mmpref.models.loaded import LoadedModel
+from mmpref.models.logps.pair_logps import pair_logps
+from mmpref.models.quantize import QuantizationSettings
+from mmpref.processing.collate import PairCollator
+from mmpref.processing.encode import PairEncoder
+from mmpref.recipe.sections import Recipe, load_recipe
+from mmpref.records import PreferencePair
+from mmpref.rundir.folder import RunDir, is_run_folder
+from mmpref.training.loss_settings import objective_of
+from mmpref.training.run.start_model import is_folder, start_files
+
+BOUND = 0.02
+"""Nats a token. Rounding W + BA to bfloat16 moves answers by a few thousandths; a merge that went wrong by far more."""
+SAMPLES = 16
+REPORT = "merge.json"
+_ADAPTER = "adapter_model.safetensors"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """How far answers' log-probs moved, in nats a token: the mean over answers of the absolute change, the worst."""
+
+    mean: float
+    worst: float
+    worst_pair: str
+    answers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What :func:`merge` made.
+
+    Attributes:
+        path: the model folder.
+        drift: between the base with the adapter, in the dtype of the merge, and the folder.
+        trained_on: between the quantised base with the adapter, which is what was trained, and the folder; None where
+            the base was not quantised.
+    """
+
+    path: Path
+    drift: Drift
+    trained_on: Drift | None
+
+
+def merge(
+    run: Path,
+    out: Path,
+    *,
+    bound: float = BOUND,
+    samples: int = SAMPLES,
+    dtype: str = "bfloat16",
+    device: str | None = None,
+    say: Say | None = None,
+) -> Merged:
+    """Merge the adapter of a run into its base and write a plain model folder.
+
+    Args:
+        run: a complete run that trained an adapter.
+        out: must not exist, or be an empty folder.
+        bound: the largest mean drift, in nats a token, that is let pass.
+        samples: pairs of the run's training data that are compared.
+        dtype: what the base is loaded, merged and written in.
+        device: where the models run; None takes a GPU where there is one.
+        say: told what is being done.
+
+    Raises:
+        ConfigError: not such a run, or its base is not there any more.
+        DataError: the run's data is not there any more.
+        CheckpointError: the drift is above the bound, or ``out`` cannot be written; ``out`` is then left absent.
+    """
+    say = say or (lambda _: None)
+    adapter, out = _adapter_of(run), real_path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out} already exists and is not empty; choose another folder or remove it")
+    recipe = load_recipe(RunDir(run).recipe_file)
+    _refuse_other_base(run, recipe, say)
+    pairs, images = _some_pairs(recipe, samples)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    trained_on = None
+    if recipe.adapter.stored_as is not None:
+        say(f"the {recipe.adapter.stored_as} base with the adapter, as it was trained")
+        quantized = QuantizationSettings(
+            kind=recipe.adapter.stored_as,
+            double_quant=recipe.adapter.double_quant,
+            compute_dtype=recipe.adapter.compute_dtype,
+        )
+        loaded = load(recipe.model.path, adapter=adapter, dtype=recipe.model.dtype, quantization=quantized)
+        trained_on = _answers(loaded, recipe, pairs, images)
+        del loaded
+        gc.collect()
+    say(f"the base in {dtype} with the adapter")
+    loaded = load(recipe.model.path, dtype=dtype, device=device)
+    with_adapter = attach(loaded.model, adapter, trainable=False).eval()
+    before = _answers(_replaced(loaded, with_adapter), recipe, pairs, images)
+    whole = merged(with_adapter)
+    try:
+        with folder_beside(out) as beside:
+            unproved = beside / out.name
+            save_model(whole, recipe.model.path, unproved)
+            del loaded, with_adapter, whole
+            gc.collect()
+            say("the merged model, read back")
+            again = load(unproved, device=device)
+            after = _answers(again, recipe, pairs, images)
+            result = Merged(
+                path=out,
+                drift=_drift(before, after),
+                trained_on=None if trained_on is None else _drift(trained_on, after),
+            )
+            _refuse_drift(result.drift, bound)
+            facts = {
+                "base": recipe.model.path,
+                "adapter": content_hash(adapter / _ADAPTER),
+                "dtype": dtype,
+                "bound": bound,
+            }
+            write_json(unproved / REPORT, {**facts, **_drifts(result)})
+            if out.exists():
+                out.rmdir()
+            unproved.rename(out)
+    except OSError as err:
+        raise CheckpointError(f"{out} could not be written: {err}; check permissions and free space") from err
+    return result
+
+
+def _adapter_of(run: Path) -> Path:
+    if not is_run_folder(run):
+        raise ConfigError(f"{run} is not a run folder of mmpref train; give the folder that holds its manifest.json")
+    state = RunDir(run).manifest()["state"]
+    if state != "complete":
+        raise ConfigError(f"the run in {run} has no result yet (state: {state}); finish it with mmpref train --resume")
+    folder = RunDir(run).model
+    if not (folder / "adapter_config.json").is_file():
+        raise ConfigError(f"the run in {run} trained the weights themselves: {folder} is a whole model already")
+    return folder
+
+
+def _refuse_other_base(run: Path, recipe: Recipe, say: Say) -> None:
+    """The adapter's weights say nothing without the base that they were trained on."""
+    then = RunDir(run).manifest().get("start_files")
+    if not isinstance(then, dict) or not then or not is_folder(recipe.model.path):
+        return  # of an earlier version, or a hub model
+    now = start_files(recipe.model.path, say)
+    changed = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
+    if changed:
+        raise ConfigError(
+            f"{recipe.model.path} is not the model that the run in {run} trained on: {', '.join(changed[:5])} differ; "
+            "put the model of then back"
+        )
+
+
+def _some_pairs(recipe: Recipe, count: int) -> tuple[list[PreferencePair], Any]:
+    sources, _, images = recipe_sources(recipe.data)
+    demonstrations = not objective_of(recipe).needs_rejected
+    found = itertools.chain.from_iterable(
+        source.pairs(Quarantine(), demonstrations=demonstrations) for source in sources
+    )
+    pairs = [candidate.pair for candidate in itertools.islice(found, count)]
+    if not pairs:
+        raise DataError(f"no usable pair in {', '.join(recipe.data.train_paths)} to compare the models on")
+    return pairs, images
+
+
+def _replaced(loaded: LoadedModel, model: Any) -> LoadedModel:
+    return LoadedModel(model=model, processor=loaded.processor, family=loaded.family, path=loaded.path)
+
+
+@torch.no_grad()
+def _answers(
+    loaded: LoadedModel, recipe: Recipe, pairs: Sequence[PreferencePair], images: Any
+) -> dict[str, tuple[float, int]]:
+    """Log-prob and token count of every answer, by pair and side."""
+    section = recipe.processing
+    encoder = PairEncoder(  # without max_length: pairs that training cut or set aside are as good to compare on
+        loaded.processor,
+        loaded.family,
+        min_pixels=section.min_pixels,
+        max_pixels=section.max_pixels,
+        template_kwargs=section.template_kwargs,
+    )
+    both = all(pair.rejected is not None for pair in pairs)
+    collate = PairCollator(encoder, images.open, layout="plain", need_rejected=both)
+    device = next(parameter.device for parameter in loaded.model.parameters())
+    found: dict[str, tuple[float, int]] = {}
+    for pair in pairs:
+        logps = pair_logps(loaded.model, collate([pair]).to(device))
+        sides: dict[str, tuple[Tensor | None, Tensor | None]] = {
+            "chosen": (logps.chosen, logps.chosen_len),
+            "rejected": (logps.rejected, logps.rejected_len),
+        }
+        for side, (total, length) in sides.items():
+            if total is not None and length is not None:
+                found[f"{pair.id} ({side})"] = (float(total), int(length))
+    return found
+
+
+def _drift(before: dict[str, tuple[float, int]], after: dict[str, tuple[float, int]]) -> Drift:
+    changes = {name: abs(after[name][0] - total) / length for name, (total, length) in before.items()}
+    worst = max(changes, key=lambda name: changes[name])
+    return Drift(
+        mean=sum(changes.values()) / len(changes), worst=changes[worst], worst_pair=worst, answers=len(changes)
+    )
+
+
+def _refuse_drift(drift: Drift, bound: float) -> None:
+    if not drift.mean <= bound:  # NaN is above every bound
+        raise CheckpointError(
+            f"the merged model is not the adapter: its answers moved by {drift.mean:.4f} nats a token on average over "
+            f"{drift.answers} answers (worst {drift.worst:.4f}, {drift.worst_pair}), and {bound} is let pass. Merge in "
+            "float32 with --dtype float32, or serve the adapter unmerged"
+        )
+
+
+def _drifts(result: Merged) -> dict[str, Any]:
+    found: dict[str, Any] = {"drift": asdict(result.drift)}
+    if result.trained_on is not None:
+        found["drift_from_quantized_base"] = asdict(result.trained_on)
+    return found

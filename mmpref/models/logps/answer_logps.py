@@ -1,0 +1,70 @@
+"""From a batch and a model to the log-probs of its answers."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import modeling_utils
+
+from mmpref.losses.logps import selected_logps
+from mmpref.models.logps.answer_head import logps_in_place_of_logits, plain_head
+from mmpref.models.logps.image_inputs import image_inputs, placing_images
+from mmpref.models.logps.right_padding import padded_on_the_right
+from mmpref.models.logps.shared_prefix_attention import packed_inputs
+from mmpref.models.unwrap import base_model
+from mmpref.processing.batch import PairBatch
+
+# older releases take positions, the same for all rows, but no mask
+_TAKES_MASK = hasattr(modeling_utils, "slice_logits_to_keep")
+
+
+def answer_sums(model: nn.Module, batch: PairBatch) -> Tensor:
+    """Sum of the token log-probs of every answer: [A] float32."""
+    return batch.by_answer(answer_logps(model, batch)).sum(dim=1)
+
+
+def answer_logps(model: nn.Module, batch: PairBatch, *, through_logits: bool = False) -> Tensor:
+    """log p(target | everything before it) at every predicting place: [K] float32.
+
+    The output head runs only where an answer token is predicted, and where it is a plain linear layer it walks the
+    vocabulary in tiles, so that no [K, V] tensor exists.
+
+    Args:
+        through_logits: compute the [K, V] logits as the model writes them: the check of the above.
+    """
+    own = {**image_inputs(model, batch), **packed_inputs(model, batch)}
+    inputs: dict[str, Any] = {**batch.model_inputs(), **own, "use_cache": False}
+    head = None if through_logits else plain_head(model)
+    is_padded = not batch.shares_prefix and getattr(base_model(model), "_supports_attention_backend", False)
+    with placing_images(model, batch), padded_on_the_right(is_padded):
+        if head is None:
+            return selected_logps(_logits_at(model, inputs, batch.predicts), batch.targets)
+        with logps_in_place_of_logits(head, batch.predicts, batch.targets):
+            found: Tensor = model(**inputs).logits
+    return found.reshape(-1).float()
+
+
+def _logits_at(model: nn.Module, inputs: dict[str, Any], predicts: Tensor) -> Tensor:
+    """Logits [K, V] at the predicting places, which may repeat (one place predicts the first token of both answers)."""
+    rows, columns = inputs["input_ids"].shape
+    where = torch.zeros(rows * columns, dtype=torch.bool, device=predicts.device)
+    where[predicts] = True
+    kept = where.cumsum(0)[predicts] - 1  # the number of each place among those that are kept
+    grid = where.view(rows, columns)
+    logits: Tensor
+    if not _takes_logits_to_keep(model):
+        logits = model(**inputs).logits[grid]
+    elif _TAKES_MASK:
+        logits = model(**inputs, logits_to_keep=grid).logits
+        logits = logits.reshape(-1, logits.shape[-1])
+    else:
+        used = grid.any(dim=0).nonzero().squeeze(1)
+        logits = model(**inputs, logits_to_keep=used).logits[grid[:, used]]
+    return logits[kept]
+
+
+def _takes_logits_to_keep(model: nn.Module) -> bool:
+    return "logits_to_keep" in inspect.signature(base_model(model).forward).parameters

@@ -1,0 +1,126 @@
+"""Whether pairs share their prompt in a model, and why: decided once, told once."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig
+
+from mmpref.errors import ConfigError
+from mmpref.models.logps.answer_logps import answer_logps
+from mmpref.models.logps.reference import eval_mode
+from mmpref.models.logps.shared_prefix_attention import IMPLEMENTATIONS, implementation, text_config, use_attention
+from mmpref.models.unwrap import base_model
+from mmpref.processing.encode import EncodedPair, EncodedPrompt
+from mmpref.processing.family import Family
+from mmpref.processing.layout import LayoutName, plain_batch, shared_prefix_batch
+from mmpref.processing.positions import in_sequence
+
+logger = logging.getLogger(__name__)
+
+LayoutChoice = Literal["auto", "shared_prefix", "plain"]
+EXACT, _HALF = 1e-4, 0.1
+"""Nats by which two exact ways of computing may differ, on average over tokens. Rounding in float32 is about 1e-6; a
+wrong mask or position moves tokens by 0.1 to 1.3. Half precision keeps 8 or 11 bits of every layer's output, so only
+gross faults can be told there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How pairs are laid out for a model, and why, in one sentence for the user."""
+
+    name: LayoutName
+    explanation: str
+
+
+def choose_layout(
+    model: nn.Module, family: Family, choice: LayoutChoice = "auto", *, max_length: int | None = None
+) -> Layout:
+    """Whether pairs share their prompt in this model.
+
+    Args:
+        model: the policy as loaded.
+        choice: ``auto`` shares where it is possible; ``shared_prefix`` insists; ``plain`` does not.
+        max_length: the most tokens of prompt + answer that a pair can have, or None.
+
+    Raises:
+        ConfigError: ``shared_prefix`` where it is not possible; says why.
+    """
+    if choice == "plain":
+        return Layout("plain", "each answer with its own copy of the prompt, as asked for (model.attention: plain)")
+    obstacle = _obstacle(model, family, max_length)
+    if obstacle is None:
+        how = f"{implementation(model)} attention"
+        return Layout("shared_prefix", f"prompt and images once per pair, both answers behind them in one row ({how})")
+    if choice == "shared_prefix":
+        raise ConfigError(f"model.attention: shared_prefix is not possible: {obstacle}; use auto or plain")
+    return Layout("plain", f"each answer with its own copy of the prompt, because {obstacle}")
+
+
+def sliding_window(config: PretrainedConfig) -> int | None:
+    """The shortest attention window of any layer; None when all layers see everything."""
+    window = getattr(config, "sliding_window", None)
+    if window is None or getattr(config, "use_sliding_window", True) is False:
+        return None
+    kinds = getattr(config, "layer_types", None)
+    return int(window) if kinds is None or "sliding_attention" in kinds else None
+
+
+def tolerance(model: nn.Module, *, half: bool = False) -> float:
+    """How far log-probs may move between two exact ways of computing them, in nats per token on average.
+
+    Args:
+        half: whether the model runs under half-precision autocast.
+    """
+    inner: Any = base_model(model)
+    is_exact = inner.dtype in (torch.float32, torch.float64) and not getattr(inner, "is_quantized", False)
+    return EXACT if is_exact and not half else _HALF
+
+
+def _obstacle(model: nn.Module, family: Family, max_length: int | None) -> str | None:
+    if not family.shared_prefix:
+        return family.note or f"the family '{family.name}' cannot share a prefix"
+    name = implementation(model)
+    if name not in IMPLEMENTATIONS:
+        return f"attention '{name}' is not one of {', '.join(IMPLEMENTATIONS)}"
+    config = text_config(model)
+    window = sliding_window(config)
+    if window is not None and (max_length is None or max_length > window):
+        limit = "no limit is set" if max_length is None else f"processing.max_length is {max_length}"
+        return f"its layers attend to the last {window} tokens only, and pairs may be longer ({limit})"
+    if getattr(config, "attention_chunk_size", None):
+        return "its layers attend in chunks"
+    if not family.has_vision and (failure := _failure_on_trial(model)) is not None:
+        return f"{failure} (model type '{config.model_type}')"
+    return None
+
+
+def _failure_on_trial(model: nn.Module) -> str | None:
+    """Run a few tokens both ways: there are too many kinds of causal LM to know them all."""
+    before = text_config(model)._attn_implementation
+    try:
+        failure = None if _holds_on_trial(model) else "a trial on a few tokens gave other log-probs than separate rows"
+    except Exception as err:  # a model without positions, masks or attention may raise anything
+        failure = f"a trial on a few tokens failed: {' '.join(str(err).split())[:200]}"
+    if failure is not None and text_config(model)._attn_implementation != before:
+        use_attention(model, before)
+    return failure
+
+
+def _holds_on_trial(model: nn.Module) -> bool:
+    ids = torch.arange(2, 26) % text_config(model).vocab_size
+    prompt = EncodedPrompt(sample_id="trial", input_ids=ids[:9], position_ids=in_sequence(9))
+    pair = EncodedPair(prompt=prompt, chosen_ids=ids[9:16], rejected_ids=ids[16:24])
+    device = next(base_model(model).parameters()).device
+    with torch.no_grad(), eval_mode(model):
+        shared, plain = (
+            batch.by_answer(answer_logps(model, batch, through_logits=not batch.shares_prefix))
+            for batch in (shared_prefix_batch([pair]).to(device), plain_batch([pair], 0).to(device))
+        )
+    off = float((shared - plain).abs().mean())
+    logger.debug("sharing a prefix on trial moved log-probs by %.3g a token", off)
+    return off <= tolerance(model)

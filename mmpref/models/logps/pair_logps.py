@@ -1,0 +1,54 @@
+"""From a batch and a model to the log-probs a loss looks at.
+
+Shapes: B pairs, A answers, N rows, T tokens, K places that predict an answer token, L tokens of the longest answer,
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from mmpref.losses.contract import PairLogps
+from mmpref.models.frozen_tower import FrozenFeatures
+from mmpref.models.logps.answer_logps import answer_sums
+from mmpref.processing.batch import PairBatch
+
+if TYPE_CHECKING:
+    from mmpref.models.logps.reference import Reference
+
+
+def pair_logps(model: nn.Module, batch: PairBatch, *, reference: Reference | None = None) -> PairLogps:
+    """What the objective needs to know about a batch, in float32.
+
+    Args:
+        model: the policy, as the trainer wraps it (its forward is the one that is called).
+        batch: pairs in either layout; without a rejected side the rejected fields are None.
+        reference: where the reference log-probs come from; None leaves them out.
+
+    The result carries the gradient of the policy and none of the reference. What is frozen of the vision tower runs
+    once for both.
+    """
+    ref_chosen: Tensor | None = None
+    ref_rejected: Tensor | None = None
+    if reference is None:
+        chosen, rejected = batch.halves(answer_sums(model, batch))
+    else:  # the reference first, so that image features are freed as the policy takes them
+        features = FrozenFeatures(model)
+        with features.recording():
+            ref_chosen, ref_rejected = reference.logps(batch)
+        with features.replaying():
+            chosen, rejected = batch.halves(answer_sums(model, batch))
+    chosen_len, rejected_len = batch.halves(batch.answer_lens)
+    score_chosen, score_rejected = batch.scores if batch.scores is not None and batch.has_rejected else (None, None)
+    return PairLogps(
+        chosen=chosen,
+        rejected=rejected,
+        chosen_len=chosen_len,
+        rejected_len=rejected_len,
+        ref_chosen=ref_chosen,
+        ref_rejected=ref_rejected,
+        chosen_score=score_chosen,
+        rejected_score=score_rejected,
+    )

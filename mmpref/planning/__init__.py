@@ -1,0 +1,1 @@
+"""Whether a recipe will fit and how fast it may be, before anything is downloaded."""

@@ -1,0 +1,165 @@
+"""How a run is spread over GPUs: what each strategy splits between them, and in which precision it keeps things.
+
+What is written here about libraries is what accelerate 1.15, transformers 5.23 and DeepSpeed 0.19 do, read in their
+source, and how the launch profiles of this house drive them. None of it was run on more than one GPU by us; that FSDP2
+fails with bitsandbytes' optimizers and with int8 layers was seen with two processes on a CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from mmpref.errors import ConfigError, DistributedError
+from mmpref.models.tuning import PARTS
+from mmpref.processing.family import PartName
+from mmpref.recipe.sections import Recipe
+from mmpref.training.parallel.strategy import refuse_what_cannot_shard
+
+Strategy = Literal["ddp", "fsdp2", "zero2", "zero3"]
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+BUCKET = 500_000_000
+"""Weights in one of DeepSpeed's buckets (``reduce_bucket_size``, ``allgather_bucket_size``); its default."""
+LIVE = 1_000_000_000
+"""Weights that ZeRO-3 keeps gathered before it lets go of some (``stage3_max_live_parameters``); its default."""
+
+SUB_GROUP = 1_000_000_000
+"""Weights that ZeRO-3's optimizer updates at once (``sub_group_size``); its default."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """GPUs and what they do together.
+
+    Attributes:
+        gpus: on each node.
+        nodes: machines.
+        strategy: ``ddp`` keeps everything everywhere; ``zero2`` splits gradients and optimizer; ``zero3`` and ``fsdp2``
+            split the weights as well.
+    """
+
+    gpus: int = 1
+    nodes: int = 1
+    strategy: Strategy = "ddp"
+
+    @property
+    def world(self) -> int:
+        return self.gpus * self.nodes
+
+    @property
+    def is_alone(self) -> bool:
+        return self.world == 1
+
+    @property
+    def splits_weights(self) -> bool:
+        return not self.is_alone and self.strategy in ("fsdp2", "zero3")
+
+    @property
+    def weight_parts(self) -> int:
+        """Between how many GPUs the weights are split."""
+        return self.world if self.splits_weights else 1
+
+    @property
+    def state_parts(self) -> int:
+        """Between how many GPUs gradients and optimizer are split."""
+        return 1 if self.is_alone or self.strategy == "ddp" else self.world
+
+    @property
+    def is_deepspeed(self) -> bool:
+        return not self.is_alone and self.strategy in ("zero2", "zero3")
+
+
+ALONE = Spread()
+
+
+def spread_over(gpus: int, nodes: int, strategy: str | None) -> Spread:
+    """A spread from what was typed; without a strategy DDP, which is right for one GPU as well.
+
+    Raises:
+        ConfigError: a strategy that does not exist, or one for a single GPU.
+    """
+    if strategy is None:
+        return Spread(gpus=gpus, nodes=nodes)
+    if strategy not in STRATEGIES:
+        raise ConfigError(f"no strategy '{strategy}'; known: {', '.join(STRATEGIES)}")
+    if gpus * nodes == 1:
+        raise ConfigError(
+            f"--strategy {strategy} is given for one GPU, which has nothing to split; give --gpus as well"
+        )
+    return Spread(gpus=gpus, nodes=nodes, strategy=strategy)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Precision:
+    """Bytes of one weight in each place."""
+
+    frozen: Mapping[PartName, int]
+    """Of each part, as it is loaded."""
+    trained: int
+    """Of weights that train themselves, as the optimizer sees them."""
+    adapter: int
+    computed: int
+    """As layers compute with them, and as they travel between GPUs."""
+    master: int
+    """Of a second copy beside the optimizer; 0 without one."""
+    state: int
+    """Of one number that the optimizer keeps."""
+
+
+def precision_of(recipe: Recipe, loaded: Mapping[PartName, int], spread: Spread) -> Precision:
+    """Who keeps what in which precision.
+
+    Alone and under DDP, autocast leaves weights as they were loaded: bfloat16 weights that were asked for are updated
+    in bfloat16. FSDP2 in mixed precision turns what trains into float32 (not beside 4-bit weights), DeepSpeed keeps a
+    float32 copy of it.
+
+    Args:
+        recipe: its ``train.bf16`` and ``train.fp16``.
+        loaded: bytes of a weight of each part as it is loaded.
+        spread: over which GPUs.
+    """
+    mixed = recipe.train.bf16 or recipe.train.fp16
+    if spread.is_deepspeed and mixed:
+        return Precision(frozen=dict.fromkeys(loaded, 2), trained=2, adapter=2, computed=2, master=4, state=4)
+    computed = 2 if mixed else loaded["language"]
+    tune = recipe.tune
+    whole = [loaded[part] for part in PARTS if getattr(tune, part) == "full"]
+    raised = mixed and not spread.is_alone and spread.strategy == "fsdp2" and recipe.adapter.stored_as is None
+    trained = 4 if raised else max(whole, default=loaded["language"])
+    return Precision(frozen=loaded, trained=trained, adapter=4, computed=computed, master=0, state=trained)
+
+
+def batches_reduced(recipe: Recipe, spread: Spread) -> int:
+    """How often gradients travel in an update: once under DDP, after every micro-batch where they are split."""
+    return 1 if spread.is_alone or spread.strategy == "ddp" else recipe.train.gradient_accumulation_steps
+
+
+def refuse_contradictions(recipe: Recipe, spread: Spread, *, dtype_bytes: int, pairs: int | None) -> None:
+    """Raises ConfigError, with the fix, for what the strategy cannot do."""
+    if spread.is_alone:
+        return
+    strategy, train = spread.strategy, recipe.train
+    if train.use_cpu:
+        raise ConfigError("train.use_cpu is set and GPUs are asked for; take one of the two out")
+    try:
+        refuse_what_cannot_shard(recipe, strategy)
+    except DistributedError as err:
+        raise ConfigError(str(err)) from err
+    if spread.is_deepspeed and dtype_bytes == 2 and not (train.bf16 or train.fp16):
+        raise ConfigError(
+            f"{strategy} takes its precision from train.bf16 or train.fp16, and neither is set while weights are "
+            "loaded in half precision; set train.bf16=true"
+        )
+    at_once = train.per_device_train_batch_size * spread.world
+    if pairs is not None and at_once * train.gradient_accumulation_steps > pairs:
+        most = max(1, pairs // at_once)
+        fix = (
+            f"set train.gradient_accumulation_steps={most}"
+            if at_once <= pairs
+            else f"use at most {pairs // train.per_device_train_batch_size or 1} GPUs with this micro-batch"
+        )
+        raise ConfigError(
+            f"one update would take {at_once * train.gradient_accumulation_steps:,} pairs ({spread.world} GPUs x "
+            f"{train.per_device_train_batch_size} x {train.gradient_accumulation_steps}) and there are {pairs:,}; {fix}"
+        )

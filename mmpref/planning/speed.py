@@ -1,0 +1,94 @@
+"""How fast an update may be: counted operations and counted bytes, at rates that are assumed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmpref.planning.architecture import Architecture
+from mmpref.planning.gpus import UTILISATION
+from mmpref.planning.memory import Shape
+from mmpref.planning.parallelism import Spread
+from mmpref.processing.layout import LayoutName
+from mmpref.recipe.sections import Recipe
+from mmpref.training.loss_settings import objective_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """One update of all GPUs together.
+
+    Attributes:
+        computing: seconds that a GPU computes.
+        sending: seconds that its link is busy.
+        pairs: in the update: the global batch.
+        tokens: that decoders run over in it.
+    """
+
+    computing: float
+    sending: float
+    pairs: int
+    tokens: int
+
+    @property
+    def longest(self) -> float:
+        """Seconds when nothing is sent while something is computed."""
+        return self.computing + self.sending
+
+    @property
+    def shortest(self) -> float:
+        """Seconds when the shorter of the two hides behind the longer."""
+        return max(self.computing, self.sending)
+
+    @property
+    def pairs_per_hour(self) -> tuple[float, float]:
+        """At worst and at best, as :attr:`longest` and :attr:`shortest`."""
+        return 3600 * self.pairs / self.longest, 3600 * self.pairs / self.shortest
+
+    @property
+    def tokens_per_second(self) -> tuple[float, float]:
+        """At worst and at best."""
+        return self.tokens / self.longest, self.tokens / self.shortest
+
+
+def speed_of(recipe: Recipe, spread: Spread, *, flops: float, tokens: int, rate: float, sending: float) -> Speed:
+    """The speed of an update.
+
+    Args:
+        recipe: its micro-batch and accumulation.
+        spread: how many GPUs there are.
+        flops: of one pair.
+        tokens: in one micro-batch.
+        rate: of one GPU's data sheet, operations a second.
+        sending: seconds that a link is busy in one update.
+    """
+    batches = recipe.train.gradient_accumulation_steps
+    pairs = recipe.train.per_device_train_batch_size * batches
+    return Speed(
+        computing=pairs * flops / (rate * UTILISATION),
+        sending=sending,
+        pairs=pairs * spread.world,
+        tokens=tokens * batches * spread.world,
+    )
+
+
+def flops_per_pair(model: Architecture, recipe: Recipe, shape: Shape, layout: LayoutName) -> float:
+    """Floating-point operations of one pair: two for each weight and token, forward; attention as its triangle.
+
+    Backward costs one forward for the gradient of the activations, and one for the weights that train; checkpointing
+    runs the layers' forward again. A reference that is run costs a forward, of a frozen tower none: its features serve
+    both. A frozen head forms its gradient as it goes; one that trains goes over the vocabulary again.
+    """
+    tokens, images = shape.tokens(layout), 1 if layout == "shared_prefix" else 2
+    body = model.parameters["language"] - (2 if model.untied else 1) * model.embeddings
+    linear = 2.0 * body * tokens
+    attention = 4.0 * model.kept.layers * shape.seen(layout) * model.hidden
+    head = 2.0 * model.embeddings * shape.answers
+    tower = 2.0 * model.parameters["vision"] * shape.patches * images
+    trains = model.trained["language"] > 0
+    backward = linear * (2 if trains else 1) + 2 * attention
+    again = linear + attention if recipe.train.gradient_checkpointing else 0.0
+    tower_back = 2 * tower if model.tower_trains else 0.0
+    live = objective_of(recipe).needs_reference and recipe.reference.kind != "cache"
+    reference = linear + attention + head + (tower if model.tower_trains else 0.0) if live else 0.0
+    policy = linear + attention + (4 if model.head_trains else 2) * head + tower
+    return policy + backward + again + tower_back + reference

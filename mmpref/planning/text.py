@@ -1,0 +1,154 @@
+"""A plan in words and rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmpref.models.part_counts import in_words
+from mmpref.planning.gpus import FIXED, GIB, SLACK, UTILISATION
+from mmpref.planning.network import EFFICIENCY, GB
+from mmpref.planning.parallelism import Strategy, precision_of
+from mmpref.planning.plan import Plan
+from mmpref.training.precision import autocast_dtype
+
+Rows = list[tuple[str, str]]
+COMPARED = ["strategy", "GiB on each", "fits", "GB sent an update", "network, s", "pairs an hour"]
+
+
+def parts(plan: Plan) -> Rows:
+    """Every part of the peak that is not nothing, and the sums."""
+    memory = plan.memory
+    named = [(f"{name} (always there)", size) for name, size in memory.before.items()]
+    named += list(memory.step.items())
+    rows = [(name, f"{size / GIB:.2f}") for name, size in named if size >= GIB / 200]
+    rows.append(("peak: what is always there and the largest moment of a step", f"{memory.peak / GIB:.2f}"))
+    rows.append((f"on a card: with {FIXED / GIB:.0f} GiB for CUDA and {SLACK:.0%} slack", f"{plan.needed / GIB:.2f}"))
+    return rows
+
+
+def facts(plan: Plan, *, gpu: str | None) -> tuple[Rows, list[str]]:
+    """Labels with what is to be said of each, and notes."""
+    memory, shape, train = plan.memory, plan.shape, plan.recipe.train
+    image = f"{shape.image} image + " if shape.image else ""
+    found = [
+        ("one pair", f"{image}{shape.prompt} prompt + {shape.chosen} + {shape.rejected} answer tokens"),
+        (
+            "layout",
+            f"{memory.layout}: {memory.tokens:,} tokens in a micro-batch of {train.per_device_train_batch_size}",
+        ),
+    ]
+    found.append(("parts", in_words(plan.parts)))
+    found.append(("precision", _held(plan)))
+    now, other = memory.peak / GIB, plan.other_checkpointing.peak / GIB
+    on, off = (now, other) if train.gradient_checkpointing else (other, now)
+    found.append(("peak by checkpointing", f"{on:.2f} GiB with gradient checkpointing, {off:.2f} GiB without"))
+    if plan.room is not None:
+        found.append(("fits", "yes" if plan.fits else "no"))
+        found.append(
+            ("largest that fits", f"answers of {plan.longest:,} tokens each, or {plan.most_pairs:,} pairs at once")
+        )
+    found += _together(plan)
+    if plan.speed is not None:
+        found.append(("speed", f"about {_between(plan.speed.pairs_per_hour)} pairs an hour{_on(plan, gpu)}"))
+        found.append(("tokens", f"about {_between(plan.speed.tokens_per_second)} a second, in all"))
+    found += [("change", f"{words}: then {needed:.1f} GiB are needed") for words, needed in plan.changes]
+    return found, _notes(plan)
+
+
+def compared(plans: Sequence[tuple[Strategy, Plan | str]]) -> tuple[list[tuple[str, ...]], list[str]]:
+    """A row of :data:`COMPARED` for each strategy that can be, and for the others why not."""
+    rows: list[tuple[str, ...]] = []
+    notes = []
+    for strategy, plan in plans:
+        if isinstance(plan, str):
+            notes.append(f"{strategy}: {plan}")
+            continue
+        fits = {None: "", True: "yes", False: "no"}[plan.fits]
+        speed = "" if plan.speed is None else _between(plan.speed.pairs_per_hour)
+        sent = f"{plan.traffic.total / GB:,.1f}"
+        rows.append((strategy, f"{plan.needed / GIB:.1f}", fits, sent, f"{plan.network:,.2f}", speed))
+    notes.append("Choose one with --strategy for its parts and what to change.")
+    return rows, notes
+
+
+def _together(plan: Plan) -> Rows:
+    spread, train = plan.spread, plan.recipe.train
+    if spread.is_alone:
+        return []
+    nodes = f" on {spread.nodes} nodes" if spread.nodes > 1 else ""
+    sent = plan.traffic
+    kinds = [f"{sent.gradients / GB:,.2f} GB of gradients"]
+    kinds += [f"{sent.weights / GB:,.2f} GB of weights"] if sent.weights else []
+    found = [
+        ("spread", f"{spread.strategy} over {spread.world} GPUs{nodes}"),
+        (
+            "global batch",
+            f"{plan.global_batch:,} pairs: {spread.world} GPUs x {train.per_device_train_batch_size} x "
+            f"{train.gradient_accumulation_steps} micro-batches",
+        ),
+        ("sent by a GPU", f"{' and '.join(kinds)} in an update"),
+        ("network", f"{plan.network:,.2f} s of an update on {plan.link}"),
+    ]
+    if plan.speed is not None:
+        computing = plan.speed.computing
+        wanted = sent.total / computing / EFFICIENCY / GB
+        found.append(("computing", f"{computing:,.2f} s of an update; a link of {wanted:,.1f} GB/s keeps up with it"))
+    return found
+
+
+def _notes(plan: Plan) -> list[str]:
+    notes = [f"The architecture comes from {plan.source}."]
+    if plan.speed is not None:
+        notes.append(
+            f"The speed is counted, not measured: {plan.flops_per_pair / 1e12:.1f} TFLOP a pair at {UTILISATION:.0%} "
+            "of the data sheet's rate."
+        )
+    recipe, spread = plan.recipe, plan.spread
+    batches = recipe.train.gradient_accumulation_steps
+    if not spread.is_alone and batches > 1:
+        fewer = max(1, batches // spread.world)
+        notes.append(
+            f"An update takes {spread.world} times the pairs of one GPU's; train.gradient_accumulation_steps={fewer} "
+            f"makes it {plan.global_batch * fewer // batches:,}."
+        )
+    if plan.network:
+        hidden = "" if plan.speed is None else " The first number has nothing sent while something is computed."
+        notes.append(f"The network is counted at {EFFICIENCY:.0%} of the link's rate, as rings.{hidden}")
+    if plan.reference.kind != "none":
+        notes.append(f"The reference: {plan.reference.explanation}.")
+    if plan.reference.kind == "cache":
+        notes.append("The cache costs one forward pass of every pair before training; it is not in the speed.")
+    if not spread.is_alone and spread.state_parts > 1 and recipe.adapter.stored_as is not None:
+        notes.append("FSDP2 splits the 4-bit base as well; the scales of its blocks are whole on every GPU.")
+    return notes + _on_precision(plan)
+
+
+def _held(plan: Plan) -> str:
+    """What weights are loaded in and what layers compute in."""
+    shown = plan.dtypes if plan.shape.image else {"language": plan.dtypes["language"]}
+    weights = ", ".join(f"{part} {str(dtype).removeprefix('torch.')}" for part, dtype in shown.items())
+    half = autocast_dtype(plan.recipe)
+    computed = "no autocast" if half is None else f"autocast to {str(half).removeprefix('torch.')}"
+    return f"weights {weights}; {computed}"
+
+
+def _on_precision(plan: Plan) -> list[str]:
+    """What is updated in half precision, which not everybody expects."""
+    recipe = plan.recipe
+    trains = any(part == "full" for part in (recipe.tune.vision, recipe.tune.projector, recipe.tune.language))
+    kept = precision_of(recipe, {part: dtype.itemsize for part, dtype in plan.dtypes.items()}, plan.spread)
+    if not trains or kept.trained == 4 or kept.master:
+        return []
+    return [
+        "The weights that train are kept and updated in half precision, as model.dtype asks: small updates are rounded "
+        "away. model.dtype=auto keeps them in float32, at about twice the memory of weights and optimizer."
+    ]
+
+
+def _between(values: tuple[float, float]) -> str:
+    low, high = (f"{value:,.0f}" for value in values)
+    return low if low == high else f"{low} to {high}"
+
+
+def _on(plan: Plan, gpu: str | None) -> str:
+    return f" on one {gpu}" if plan.spread.is_alone else f" on {plan.spread.world} x {gpu}"

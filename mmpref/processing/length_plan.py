@@ -1,0 +1,239 @@
+"""Which pairs fit into ``max_length``, planned before the first step: nothing is cut by surprise in mid-run.
+
+The rule, the same for both sides of a pair: first its images get a smaller pixel budget (where the recipe allows it),
+then the tails of its answers are cut, and a pair whose prompt leaves no room at all is set aside. Image tokens are
+never cut. Lengths come from the text and from the sizes in the image headers; no image is decoded.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from mmpref.errors import DataError
+from mmpref.process.children import begin_loader_worker
+from mmpref.processing.chat.conversation import PROVED_IN_FULL, Turns
+from mmpref.processing.chat.spelt_tokens import SpeltOut
+from mmpref.processing.encode import PairEncoder
+from mmpref.processing.errors import EncodeError
+from mmpref.records import ImageRef, PreferencePair
+
+ImageSize = Callable[[ImageRef], tuple[int, int]]
+"""(width, height) of an image as it will be shown, from its header."""
+
+EXAMPLES = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """How one pair fits."""
+
+    pair_id: str
+    prompt: int  # tokens, images counted; the longer side where they have images of their own
+    image_tokens: int
+    answers: tuple[int, ...]  # tokens of each answer, uncut
+    room: int | None  # tokens that an answer may have; None without a limit
+    max_pixels: int | None = None  # smaller pixel budget of one image, if the pair needs it
+
+    @property
+    def num_cut(self) -> int:
+        """Answer tokens that do not fit, both sides together."""
+        return 0 if self.room is None else sum(max(0, length - self.room) for length in self.answers)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the prompt with its longest answer, as they will be run."""
+        answer = max(self.answers)
+        return self.prompt + (answer if self.room is None else min(answer, self.room))
+
+    @property
+    def work(self) -> int:
+        """What running this pair costs, in tokens: prompt and answers once, and image tokens again for the tower."""
+        answers = sum(length if self.room is None else min(length, self.room) for length in self.answers)
+        return self.prompt + answers + self.image_tokens
+
+
+@dataclass(slots=True)
+class FitPlan:
+    """What was planned for all pairs. Kept + set aside = planned, always."""
+
+    pairs: list[PreferencePair] = field(default_factory=list)
+    fits: list[Fit] = field(default_factory=list)  # of each kept pair
+    set_aside: list[tuple[PreferencePair, EncodeError]] = field(default_factory=list)
+
+    @property
+    def budgets(self) -> dict[str, int]:
+        """Pair id -> smaller ``max_pixels``, for ``PairEncoder``."""
+        return {fit.pair_id: fit.max_pixels for fit in self.fits if fit.max_pixels is not None}
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt + answer that will be run."""
+        return max((fit.longest for fit in self.fits), default=0)
+
+    def report(self) -> dict[str, Any]:
+        """Counts and a few examples of each kind, for the run's manifest."""
+        shrunk = [fit for fit in self.fits if fit.max_pixels is not None]
+        cut = [fit for fit in self.fits if fit.num_cut]
+        answer_tokens = sum(sum(fit.answers) for fit in self.fits)
+        return {
+            "pairs": len(self.pairs),
+            "longest": self.longest,
+            "image_tokens": sum(fit.image_tokens for fit in self.fits),
+            "images_shrunk": {"pairs": len(shrunk), "examples": _first({f.pair_id: f.max_pixels for f in shrunk})},
+            "answers_cut": {
+                "pairs": len(cut),
+                "tokens": sum(fit.num_cut for fit in cut),
+                "share_of_tokens": sum(fit.num_cut for fit in cut) / answer_tokens if answer_tokens else 0.0,
+                "examples": _first({fit.pair_id: fit.num_cut for fit in cut}),
+            },
+            "set_aside": {
+                "pairs": len(self.set_aside),
+                "reasons": dict(Counter(error.reason for _, error in self.set_aside)),
+                "examples": _first({pair.id: str(error) for pair, error in self.set_aside}),
+            },
+        }
+
+    def describe(self) -> str:
+        """One line for the terminal; empty when nothing was changed."""
+        report = self.report()
+        parts = []
+        if shrunk := report["images_shrunk"]["pairs"]:
+            parts.append(f"{shrunk} pairs get smaller images")
+        if cut := report["answers_cut"]["pairs"]:
+            parts.append(
+                f"{cut} pairs have cut answers ({report['answers_cut']['share_of_tokens']:.2%} of answer tokens)"
+            )
+        if aside := report["set_aside"]["reasons"]:
+            parts.append("set aside: " + ", ".join(f"{count} {reason}" for reason, count in sorted(aside.items())))
+        return "; ".join(parts)
+
+
+def plan_fit(
+    pairs: Sequence[PreferencePair],
+    encoder: PairEncoder,
+    image_size: ImageSize,
+    *,
+    shrink_images: bool = False,
+    num_workers: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> FitPlan:
+    """Measure every pair once.
+
+    Args:
+        encoder: its ``max_length`` is the limit; without one, only pairs that cannot be encoded at all are set aside.
+        image_size: from ``data.images.ImageLoader.size``.
+        shrink_images: whether a pair that is too long may get a smaller pixel budget, down to ``min_pixels``.
+        num_workers: processes that help; 0 does the work here.
+        progress: called with the number of pairs done, now and then.
+    """
+    plan = FitPlan()
+    found = _measured(pairs, _Measure(encoder, image_size, shrink_images), num_workers)
+    for number, (pair, fit) in enumerate(zip(pairs, found, strict=True), start=1):
+        if isinstance(fit, EncodeError):
+            plan.set_aside.append((pair, fit))
+        else:
+            plan.pairs.append(pair)
+            plan.fits.append(fit)
+        if progress is not None and (number % 256 == 0 or number == len(pairs)):
+            progress(number)
+    return plan
+
+
+@dataclass(frozen=True, slots=True)
+class _Measure:
+    encoder: PairEncoder
+    image_size: ImageSize
+    shrink_images: bool
+
+    def __call__(self, pair: PreferencePair) -> Fit | EncodeError:
+        try:
+            return self._fit(pair)
+        except EncodeError as err:
+            return err
+        except DataError as err:  # an image that is missing, not an image, outside the root
+            return EncodeError(f"'{pair.id}' {err}", row_id=pair.id, reason=getattr(err, "reason", "image"))
+
+    def _fit(self, pair: PreferencePair) -> Fit:
+        encoder = self.encoder
+        text = encoder.encode_text(pair)
+        sides = [pair.images] if pair.rejected_images is None else [pair.images, pair.rejected_images]
+        sizes = [[self.image_size(image) for image in images] for images in sides]
+        lengths = [encoder.prompt_length(pair, text, side) for side in sizes]
+        answers = tuple(map(len, text.answers))
+        limit = encoder.max_length
+        budget = None
+        if limit is not None and self.shrink_images and encoder.family.has_pixel_budget and any(map(any, sizes)):
+            want = max(total for total, _ in lengths) + max(answers)
+            if want > limit:
+                budget = self._budget(pair, text, sizes, limit - max(answers))
+                lengths = [encoder.prompt_length(pair, text, side, max_pixels=budget) for side in sizes]
+        total, of_images = max(lengths)
+        room = encoder.room(pair.id, total, of_images)
+        if len(text.answers) > 1 and pair.rejected_images is None:
+            encoder.refuse_identical(pair.id, text.answers, room)
+        return Fit(pair_id=pair.id, prompt=total, image_tokens=of_images, answers=answers, room=room, max_pixels=budget)
+
+    def _budget(self, pair: PreferencePair, text: Turns, sizes: Sequence[Sequence[tuple[int, int]]], want: int) -> int:
+        """The largest pixel budget of one image with which every side's prompt has at most ``want`` tokens, or the
+        smallest allowed one."""
+
+        def longest(budget: int) -> int:
+            return max(self.encoder.prompt_length(pair, text, side, max_pixels=budget)[0] for side in sizes)
+
+        low = self.encoder.images.lowest_max_pixels()
+        high = self.encoder.images.highest_max_pixels()
+        if longest(low) > want:
+            return low
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if longest(middle) <= want else (low, middle)
+        return low
+
+
+class _Items(Dataset[Any]):
+    def __init__(self, pairs: Sequence[PreferencePair], measure: _Measure) -> None:
+        self.pairs, self.measure = pairs, measure
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[Fit | EncodeError, dict[str, str], SpeltOut]:
+        """What was found, what the encoder of this process has to say, and what it counted for this pair."""
+        chat = self.measure.encoder.chat
+        chat.spelt = SpeltOut()
+        return self.measure(self.pairs[index]), dict(chat.writer.notes), chat.spelt
+
+
+def _measured(pairs: Sequence[PreferencePair], measure: _Measure, num_workers: int) -> Iterator[Fit | EncodeError]:
+    if num_workers == 0 or len(pairs) < 64 * num_workers:  # a process takes longer to start than these take here
+        yield from map(measure, pairs)
+        return
+    for pair in pairs[:PROVED_IN_FULL]:  # here as well: what stops the run stops it before any worker starts
+        measure(pair)
+    loader: Iterable[list[tuple[Fit | EncodeError, dict[str, str], SpeltOut]]] = DataLoader(
+        _Items(pairs, measure),
+        batch_size=32,
+        num_workers=num_workers,
+        collate_fn=list,
+        generator=torch.Generator(),  # the run's own random state is not touched
+        worker_init_fn=begin_loader_worker,
+    )
+    chat, number = measure.encoder.chat, 0
+    for batch in loader:
+        for fit, found, spelt in batch:
+            for kind, note in found.items():
+                chat.writer.told.note(kind, note)
+            if number >= PROVED_IN_FULL:  # those before were counted here
+                chat.spelt.merge(spelt)
+            number += 1
+            yield fit
+
+
+def _first(items: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(list(items.items())[:EXAMPLES])

@@ -1,0 +1,466 @@
+"""The recipe: typed sections, read from YAML, changed by dotted ``key=value`` overrides, refused when a key is unknown.
+
+YAML is read by the rules of YAML 1.2: ``5e-7`` is a number, and ``yes``, ``no``, ``on``, ``None`` are plain text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+from mmpref.errors import ConfigError
+from mmpref.recipe.keys import explain
+from mmpref.recipe.overrides import Grammar, as_texts, layer_of, merge
+from mmpref.recipe.shipped import read_recipe_text, shipped_recipes
+from mmpref.recipe.unused_keys import After, Cure, Problem, problems_of, refuse_left_over, without_left_over
+from mmpref.recipe.value_types import (
+    SWITCH,
+    FiniteNumber,
+    FlagOrAuto,
+    MaxSteps,
+    PathLike,
+    PathText,
+    ScoreOrQuantile,
+    Settings,
+)
+from mmpref.yaml_text import parse_options, parse_size, parse_yaml
+
+__all__ = [
+    "Recipe",
+    "build_recipe",
+    "dump_recipe",
+    "load_recipe",
+    "parse_options",
+    "parse_size",
+    "parse_yaml",
+    "read_recipe_text",
+    "shipped_recipes",
+]
+
+TunedPart = Literal["freeze", "full", "lora"]
+
+
+_MOST_PROBLEMS = 8
+"""That are told at once."""
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are errors, values are not coerced, and nothing changes after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=(), allow_inf_nan=False)
+
+
+class ModelSection(Section):
+    """Which model is trained, and how it is loaded."""
+
+    path: PathText
+    """A local folder or a hub id of an image-text-to-text (or text-only causal) model."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the weights; half precision rounds small updates away. auto: float32 where whole parts train, or as saved."""
+    save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the whole model that is written at the end; auto: what it was trained in, so that nothing is rounded."""
+    attn_implementation: str | None = None
+    """Passed to transformers; null lets it choose."""
+    attention: Literal["auto", "shared_prefix", "plain"] = "auto"
+    """Whether both answers of a pair read one copy of their prompt; auto does that where the model can."""
+    parts: dict[str, Literal["vision", "projector", "language", "other"]] = {}
+    """Which part a module belongs to, by its path, where the model's own code does not tell; ``other`` never trains."""
+
+
+class SourceSection(Section):
+    """One source of pairs, where its path alone does not say enough."""
+
+    path: PathText
+    """A file (JSONL, JSON, parquet, arrow), a folder of them, a saved data set, or a hub id."""
+    format: str = "auto"
+    """The shape of its rows; auto tells it from their keys."""
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """How often each pair appears in an epoch: 2 is twice, 0.25 takes a seeded quarter; 1 in data.eval, always."""
+    root: PathLike | None = None
+    """Image paths of this source are relative to this folder; null means data.root."""
+    split: str | None = None
+    """Which split to read, where the source has several."""
+    card: str | None = None
+    """The data card that says how rows are read and what their scores mean."""
+
+
+def _source_tag(value: Any) -> str:
+    return "path" if isinstance(value, str) else "section"
+
+
+Source = Annotated[
+    Annotated[PathText, Tag("path")] | Annotated[SourceSection, Tag("section")], Discriminator(_source_tag)
+]
+Sources = Annotated[
+    list[Source], BeforeValidator(lambda value: value if value is None or isinstance(value, list) else [value])
+]
+
+
+class DataSection(Section):
+    """Where the pairs are."""
+
+    train: Sources = Field(min_length=1)
+    """Files of pairs, or sections that say more about each; one may be written without the list."""
+    eval: Sources = []
+    """Held-out pairs: accuracy and margin are measured on them at the end of training."""
+    held_out: float = Field(default=0.0, ge=0, lt=1)
+    """Without eval: this share of the training pairs is held out, by image, so that no picture is on both sides."""
+    root: PathLike | None = None
+    """Image paths are relative to this folder; null means the folder that all files lie in."""
+    manifest: PathLike | None = None
+    """The folder that mmpref data check wrote (data_check): the rows that the check put aside are left out, whatever
+    their number, and the run is refused when the data is not what was checked."""
+    verify: Literal["quick", "full"] = "quick"
+    """How images are compared with the manifest: quick by name, size and time of change (and by their bytes where only
+    times differ), full always by their bytes."""
+    check_images: Literal["decode", "header"] = "decode"
+    """How images are looked at before the first step, where no manifest says that they are whole: decode reads every
+    pixel once, on all cores; header only sizes, so that a damaged picture ends the run when its row comes."""
+    max_bad_fraction: float = Field(default=0.001, ge=0, le=1)
+    """More bad rows than this share stop the run; fewer go to quarantine.jsonl."""
+
+    @property
+    def train_paths(self) -> list[str]:
+        """The paths of ``train``, whichever way they are written."""
+        return [entry if isinstance(entry, str) else entry.path for entry in self.train]
+
+    @property
+    def eval_paths(self) -> list[str]:
+        """The paths of ``eval``, whichever way they are written."""
+        return [entry if isinstance(entry, str) else entry.path for entry in self.eval]
+
+
+class ProcessingSection(Section):
+    """How prompts, answers and images become tensors."""
+
+    max_length: int | None = Field(default=None, gt=0)
+    """Tokens in prompt + answer, image tokens counted. Answers are cut to fit; images and prompts never are."""
+    min_pixels: int | None = Field(default=None, gt=0)
+    """Smaller images are enlarged to so many pixels, by processors that have such a bound (Qwen-VL)."""
+    max_pixels: int | None = Field(default=None, gt=0)
+    """Resolution budget of one image, for processors that resize to one (Qwen-VL)."""
+    shrink_images: bool = False
+    """Images of a pair too long for max_length shrink, down to min_pixels, before answers are cut (Qwen-VL)."""
+    row_tokens: int | None = Field(default=None, gt=0)
+    """The most tokens the model runs over at once: a batch with more is run in parts, with the same update."""
+    pixel_cache_mib: int = Field(default=0, ge=0)
+    """Keep processed images in memory up to this size: worth it when a small set is read for several epochs."""
+    template_kwargs: Settings = {}
+    """What the model's chat template reads beside the conversation: {enable_thinking: false}, tools, a date."""
+
+
+class UniSection(Section):
+    """Uni-DPO's weights (arXiv 2506.10054). Keys not given take the preset's value; see docs/losses.md."""
+
+    eta: float | None = None
+    """Slope of the quality weight s(eta (score_chosen - score_rejected)); null leaves that weight out."""
+    tau_ref: float | None = None
+    """Margin at which the performance weight is (1/2)^gamma: pairs well beyond it count little."""
+    gamma: float | None = None
+    """Exponent of the performance weight; 0 makes it 1."""
+    nll_lambda: float | None = None
+    """Weight of the calibrated NLL on chosen answers; 0 leaves it out."""
+    tau_good: ScoreOrQuantile = None
+    """A number on the scale of the data's scores; median or qNN takes that quantile of the training scores."""
+    perf_mode: Literal["stabilized", "focal", "none"] | None = None
+    """Margin that the performance weight looks at: stabilized (the policy alone), focal (the pair itself), or none."""
+    perf_detach: bool | None = None
+    """Whether no gradient flows through the performance weight."""
+    nll_margin: float | None = None
+    """Nats per token by which the policy must be below the reference before the calibrated NLL acts."""
+    on_missing_score: Literal["error", "neutral"] | None = None
+    """What a pair without scores is: an error, or neutral (quality weight 1, no calibrated NLL)."""
+
+
+class AdaSection(Section):
+    """AdaDPO's coefficients (arXiv 2605.28440). Keys not given take the preset's value; see docs/losses.md."""
+
+    share: float | None = None
+    """How much of the balance R the chosen answer carries, 0 to 1; 1 is the method as published."""
+    form: str | None = None
+    """power or sum; the loss core says what became of the forms there were before."""
+    granularity: Literal["token", "sequence", "geomean", "power"] | None = None
+    """R's variable: token (mean log-prob), sequence (the whole answer), geomean, or power (length_power)."""
+    length_power: float | None = None
+    """granularity power only: log-probs are divided by length to this power; 0 is sequence, 1 is token."""
+    alpha_w: float | None = None
+    """Exponent of the chosen answer's probability in R; the balance is exact with both at 1."""
+    alpha_l: float | None = None
+    """Exponent of the rejected answer's probability in R."""
+    target_ratio: float | None = None
+    """Pull on the chosen answer over pull on the rejected one; 1 is balance."""
+    use_reference: FlagOrAuto = None
+    """Whether R is made of ratios to the reference; auto: where the base has one."""
+    clip: float | None = None
+    """Bound of R, at least 1; null for none."""
+    clip_mode: Literal["ceiling", "both"] | None = None
+    """ceiling bounds R above only, both also below."""
+    value_mode: Literal["auto", "scaled", "value_preserving"] | None = None
+    """scaled multiplies scores, value_preserving only their gradients; auto: scaled where there is a reference."""
+    balance_perf: bool | None = None
+    """Whether the performance weight's gradient goes through the balance too; by default wherever uni is on."""
+
+
+class LossSection(Section):
+    """The objective: a preset by ``name``, changed key by key. The rules about values live with the loss core."""
+
+    name: str | None = None
+    """A preset that fills what is not given. Given later, it replaces the section but for keys given with it."""
+    base: str | None = None
+    """The loss of a pair that weights and balance work on; a preset brings its own."""
+    beta: float | None = None
+    """Scale of the log-prob ratios; for orpo the weight of its odds term."""
+    length_normalize: bool | None = None
+    """Mean log-probs of an answer (true) or their sum (false)."""
+    label_smoothing: float | None = None
+    """Share of labels taken for wrong, below 0.5 (dpo, robust, rdpo, simpo, cpo)."""
+    gamma_beta_ratio: float | None = None
+    """SimPO's target margin, as a share of beta."""
+    length_weight: float | None = None
+    """R-DPO's alpha: the penalty per token of length difference."""
+    nll_weight: float | None = None
+    """Weight of CPO's NLL term on chosen answers."""
+    uni: Annotated[UniSection | None, SWITCH] = None
+    """A mapping or true switches it on, null or false off; not given leaves it to the preset."""
+    ada: Annotated[AdaSection | None, SWITCH] = None
+    """AdaDPO's balance; a mapping or true switches it on, null or false off."""
+
+    def as_mapping(self) -> dict[str, Any]:
+        """Only the keys that were given: what ``mmpref.losses.build_objective`` takes."""
+        return self.model_dump(exclude_unset=True)
+
+
+class AdapterSection(Section):
+    """LoRA or QLoRA. ``kind: none`` trains the parts named in ``tune`` themselves."""
+
+    kind: Literal["none", "lora", "qlora"] = "none"
+    """``qlora`` is LoRA on a language model in 4 bits."""
+    path: PathLike | None = None
+    """Train this LoRA adapter further (its folder, or a run): rank, alpha, dropout and tune are its own."""
+    rank: int = Field(default=16, gt=0)
+    """Rank of the two matrices that LoRA adds to a layer."""
+    alpha: FiniteNumber = Field(default=32, gt=0)
+    """Scale: the addition is multiplied by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on LoRA's input."""
+    use_rslora: bool = False
+    """Multiply by alpha / sqrt(rank) instead (arXiv 2312.03732)."""
+    use_dora: bool = False
+    """Train the length of each weight beside its direction (DoRA, arXiv 2402.09353)."""
+    init: str = Field(default="zero", pattern=r"^(zero|pissa|pissa_niter_[1-9][0-9]*)$")
+    """zero, or pissa (pissa_niter_N for large layers): start from the weights' principal directions (2404.02948)."""
+    quantization: Literal["nf4", "fp4", "int8"] | None = None
+    """How the language model is stored under LoRA; qlora means nf4 where this is null."""
+    double_quant: bool = True
+    """4 bits only: the blocks' scales are quantised as well."""
+    compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """4 bits only: what the layers compute in; auto takes model.dtype."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_means_lora(cls, given: Any) -> Any:
+        is_start = isinstance(given, Mapping) and given.get("path") is not None
+        return {"kind": "lora", **given} if is_start else given
+
+    @property
+    def stored_as(self) -> Literal["nf4", "fp4", "int8"] | None:
+        """The quantisation, with what ``qlora`` means filled in."""
+        return self.quantization or ("nf4" if self.kind == "qlora" else None)
+
+
+class TuneSection(Section):
+    """What is trained, per part: ``freeze``, ``full`` (the weights) or ``lora`` (an adapter on them)."""
+
+    vision: TunedPart = "freeze"
+    """The vision tower."""
+    projector: TunedPart = "freeze"
+    """What lies between vision tower and language model."""
+    language: TunedPart = "full"
+    """The language model, embeddings and head included when it is full."""
+
+
+class LearningRates(Section):
+    """Learning rates of parts that have one of their own; null takes ``train.learning_rate``."""
+
+    vision: float | None = Field(default=None, gt=0)
+    """Of the vision tower."""
+    projector: float | None = Field(default=None, gt=0)
+    """Of the projector."""
+    language: float | None = Field(default=None, gt=0)
+    """Of the language model."""
+
+
+class ReferenceSection(Section):
+    """Where the reference log-probs come from, for losses that need them."""
+
+    kind: Literal["auto", "adapter_off", "copied_adapter", "frozen_copy", "cache"] = "auto"
+    """cache computes them once and keeps them on disk: no second model, and nothing to compute from the second epoch on
+    or in a second run over the same pairs."""
+    cache: PathLike | None = None
+    """Folder of the cache; null means beside the run folder, with .reference added to its name."""
+
+
+class TrainSection(Section):
+    """Optimisation. Names and meanings are those of ``transformers.TrainingArguments``."""
+
+    learning_rate: float = Field(gt=0)
+    """The largest learning rate of the schedule."""
+    learning_rates: LearningRates = LearningRates()
+    """Learning rates of parts that have one of their own."""
+    per_device_train_batch_size: int = Field(default=1, gt=0)
+    """Pairs, not rows."""
+    per_device_eval_batch_size: int = Field(default=8, gt=0)
+    """Pairs, not rows, of an evaluation."""
+    gradient_accumulation_steps: int = Field(default=1, gt=0)
+    """Batches that make one update."""
+    num_train_epochs: float = Field(default=1.0, gt=0)
+    """Times that every pair is trained on; max_steps goes before it."""
+    max_steps: MaxSteps = -1
+    """Optimizer steps; -1 trains for num_train_epochs."""
+    lr_scheduler_type: str = "cosine"
+    """Any schedule that transformers knows by name."""
+    lr_scheduler_kwargs: Settings = {}
+    """Settings of the schedule, where it has some."""
+    warmup_steps: float = Field(default=0, ge=0)
+    """A number of steps, or a share of all steps when below 1."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Of the optimizer."""
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of Adam's mean of gradients."""
+    adam_beta2: float = Field(default=0.999, ge=0, lt=1)
+    """Decay of Adam's mean of squared gradients."""
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    """Gradients are scaled down to this norm; 0 leaves them."""
+    optim: str = "adamw_torch"
+    """Any name that transformers knows; adamw_8bit and paged_adamw_8bit need bitsandbytes."""
+    bf16: bool | None = None
+    """Autocast to bfloat16. null: on a GPU that has it, unless weights are float16; never on a CPU."""
+    fp16: bool = False
+    """Compute in float16 (autocast, with loss scaling)."""
+    gradient_checkpointing: bool = False
+    """Compute activations a second time in the backward pass instead of keeping them."""
+    torch_compile: bool = False
+    """Compile the model."""
+    dataloader_num_workers: int = Field(default=0, ge=0)
+    """Processes that read pairs and images ahead; 0 reads in the training process."""
+    logging_steps: int = Field(default=10, gt=0)
+    """Steps between two lines of metrics.jsonl."""
+    save_steps: int | None = Field(default=None, gt=0)
+    """Steps between checkpoints; null saves none, except when a signal stops the run."""
+    eval_steps: int | None = Field(default=None, gt=0)
+    """Steps between evaluations on the held-out pairs; null evaluates before the first step and after the last."""
+    save_total_limit: int | None = Field(default=2, gt=0)
+    """Older checkpoints are deleted; null keeps all."""
+    report_to: list[str] = []
+    """Trackers by the names transformers has for them: tensorboard, wandb, mlflow, ..."""
+    skip_nonfinite_steps: int = Field(default=0, ge=0)
+    """So many updates whose loss or gradient is not finite are left out before the run stops."""
+    use_cpu: bool = False
+    """Train on the CPU although there is a GPU."""
+    extra: Settings = {}
+    """Other names of TrainingArguments, as far as this trainer reads them; the rest is refused with the reason."""
+
+
+class Recipe(Section):
+    """One training run, whole."""
+
+    output: PathLike
+    """The run folder; it must not hold a run already."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Of everything that is drawn: order of pairs, fresh adapters, dropout."""
+    cpu_threads: int | None = Field(default=None, gt=0)
+    """Threads torch may use on the CPU; null leaves torch's own choice. Sums change in the last digit with it."""
+    model: ModelSection
+    data: DataSection
+    processing: ProcessingSection = ProcessingSection()
+    loss: LossSection
+    tune: TuneSection = TuneSection()
+    adapter: AdapterSection = AdapterSection()
+    reference: ReferenceSection = ReferenceSection()
+    train: TrainSection
+    preflight: bool = True
+    """Check on the first pairs that the model sees its images and that both ways of running a pair agree."""
+
+    @model_validator(mode="after")
+    def _nothing_left_over(self, info: ValidationInfo) -> Self:
+        context = info.context or {}
+        if not context.get("unchecked"):
+            refuse_left_over(self, later=context.get("later"), after=context.get("after"))
+        return self
+
+
+_GRAMMAR = Grammar(names={("loss",): "name"}, switches={("loss", "uni"), ("loss", "ada")})
+
+
+def load_recipe(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
+    """Read a recipe (a file, or the name of a shipped one) and put changes over it.
+
+    Args:
+        recipe: the file or the name.
+        overrides: ``key.sub=value`` texts, or a nested mapping as a second file would hold. All of them are one layer
+            (:mod:`mmpref.recipe.overrides`): ``loss.name`` replaces the whole loss but for keys that are given with it.
+
+    Raises:
+        ConfigError: unknown or mistyped keys (all of them, each by its dotted name), missing files, broken YAML, keys
+            that would be ignored.
+    """
+    text, where = read_recipe_text(recipe)
+    tree = parse_yaml(text, where=where)
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{where} must be a mapping of sections, got {type(tree).__name__}")
+    merged, changed = merge(tree, layer_of(overrides, tree, _GRAMMAR), _GRAMMAR)
+
+    def after(cure: Cure) -> list[Problem]:
+        layer = layer_of([*as_texts(overrides), *cure.add], tree, _GRAMMAR, leave_out=cure.leave_out)
+        cured, also = merge(tree, layer, _GRAMMAR)
+        return problems_of(Recipe.model_validate(cured, context={"unchecked": True}), later=also)
+
+    return build_recipe(merged, where=where, later=changed, after=after)
+
+
+def build_recipe(
+    tree: Mapping[str, Any], *, where: str, later: Mapping[str, bool] | None = None, after: After | None = None
+) -> Recipe:
+    """A nested mapping as a checked recipe; every problem is listed by its dotted key.
+
+    Args:
+        tree: the mapping.
+        where: names it in errors.
+        later: dotted keys that were changed last, and whether they had a value before
+            (:func:`mmpref.recipe.unused_keys.refuse_left_over`).
+        after: what a cure leaves wrong, where that can be tried.
+    """
+    try:
+        return Recipe.model_validate(tree, context={"later": later, "after": after})
+    except ValidationError as err:
+        problems = list(dict.fromkeys(explain(problem, Recipe) for problem in err.errors()[:_MOST_PROBLEMS]))
+        more = err.error_count() - _MOST_PROBLEMS
+        raise ConfigError(f"{where}: " + "; ".join(problems) + (f"; and {more} more" if more > 0 else "")) from None
+    except ConfigError as err:
+        raise ConfigError(f"{where}: {err}") from None
+
+
+def with_loss(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
+    """The recipe with another loss section, for example every key of its own (``mmpref.losses.resolve``)."""
+    return recipe.model_copy(update={"loss": LossSection.model_validate(settings)})
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML that :func:`load_recipe` reads back as an equal one: every key that does something in it."""
+    tree = without_left_over(recipe, recipe.model_dump(mode="json"))
+    tree["loss"] = recipe.loss.model_dump(mode="json", exclude_unset=True)
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)

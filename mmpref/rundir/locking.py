@@ -1,0 +1,221 @@
+"""Who writes into a folder: one training or command at a time, and whether the folder is still where it was.
+
+A lock file says who it is. The folder itself is locked as well (``flock`` on its own descriptor, shared by all ranks),
+as whoever deletes a lock file does not know what for it was there; and by that descriptor a folder that was moved or
+deleted meanwhile is told from another one that has its name now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from mmpref.errors import ConfigError
+from mmpref.files.writing import Holder, Locked, NoLocksError, locked, refuse_locked, writing_to
+from mmpref.rundir.content import LOCK
+
+if sys.platform != "win32":
+    import fcntl
+
+PATIENCE = 0.5
+"""Seconds to wait for a lock: whoever only looks whether it is free has it for a moment."""
+_HELD: dict[Path, int] = {}
+"""Folders that this process holds, each with its descriptor."""
+_WENT_TO: dict[Path, Path] = {}
+"""Where a run is kept whose folder was deleted or moved; its log is written to the very end, when nothing is held."""
+_TAKEN = {errno.EWOULDBLOCK, errno.EACCES}
+"""What ``flock`` answers where another process has the lock; anything else: folders have none here."""
+
+
+@contextlib.contextmanager
+def writing_alone(folder: Path, say: Callable[[str], None], option: str = "output=...") -> Iterator[bool]:
+    """Be the only process that writes into a folder, for the length of the block.
+
+    The folder is made. Where the block leaves nothing in it, it is gone afterwards, and so is the lock file.
+
+    Args:
+        folder: a real path (``files.real_path``).
+        say: told where there are no locks.
+        option: what gives another folder.
+
+    Yields:
+        Whether it is known that no other process writes there; without locks it is not.
+
+    Raises:
+        ConfigError: another process is writing there.
+        CheckpointError: the folder cannot be written.
+    """
+    with writing_to(folder):
+        made = [each for each in (folder, *folder.parents) if not each.exists()]
+    with contextlib.ExitStack() as stack:
+        stack.callback(_remove_empty, made)
+        try:
+            stack.enter_context(locked(folder / LOCK, leave=False, patience=PATIENCE))
+            others = sorted(folder.glob(f"{LOCK}.*"))
+            for lock in others:
+                refuse_locked(lock)
+            stack.enter_context(folder_held(folder, first=True))
+        except Locked as err:
+            raise _refusal(folder, err, option) from None
+        except NoLocksError as err:
+            say(f"warning: {err}")
+            yield False
+            return
+        with writing_to(folder):
+            for lock in others:
+                lock.unlink(missing_ok=True)  # of ranks that were killed
+        yield True
+
+
+def refuse_second(folder: Path) -> None:
+    """Refuse to write into a folder that another process writes into; nothing is made or changed.
+
+    Raises:
+        ConfigError: names that process and its machine.
+    """
+    try:
+        for lock in sorted(folder.glob(f"{LOCK}*")):
+            refuse_locked(lock)
+        if sys.platform != "win32":
+            descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+            try:
+                _lock(descriptor, folder, fcntl.LOCK_EX, time.monotonic())
+            finally:
+                os.close(descriptor)
+    except Locked as err:
+        raise _refusal(folder, err, "output=...") from None
+    except OSError:  # it cannot be looked into: whoever wants to write there is told
+        return
+
+
+@contextlib.contextmanager
+def folder_held(folder: Path, *, first: bool) -> Iterator[None]:
+    """Hold a folder for the length of the block, by its own descriptor; processes forked meanwhile let go of it.
+
+    Args:
+        folder: a real path; it is there.
+        first: nobody else may hold it yet; the further ranks of a training hold it together with the first.
+
+    Raises:
+        Locked: another process holds it.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+    except OSError:  # it may be written and not read
+        yield
+        return
+    folder = folder.absolute()
+    try:
+        until = time.monotonic() + PATIENCE
+        if first:
+            _lock(descriptor, folder, fcntl.LOCK_EX, until)
+        _lock(descriptor, folder, fcntl.LOCK_SH, until)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    _HELD[folder] = descriptor
+    _WENT_TO.pop(folder, None)
+    try:
+        yield
+    finally:
+        if _HELD.pop(folder, None) is not None:  # a child that was forked meanwhile has let go of it
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough where a child was forked a moment ago
+            os.close(descriptor)
+
+
+def now_at(folder: Path) -> Path | None:
+    """Where a folder is that this process holds: at its path, or where :func:`goes_on_in` said. None where another
+    folder, or none, has its path. One that is not held is taken to be at its path."""
+    folder = folder.absolute()
+    if folder in _WENT_TO:
+        return _WENT_TO[folder]
+    if folder not in _HELD or _is(folder, _HELD[folder]):
+        return folder
+    return None
+
+
+def has_vanished(folder: Path) -> bool:
+    """Whether a folder that this process holds was moved or deleted since; so it stays, whatever has its name now."""
+    return folder.absolute() in _WENT_TO or now_at(folder) is None
+
+
+def moved_to(folder: Path) -> Path | None:
+    """Where a folder was moved that this process holds; None where it was deleted, or the system cannot say."""
+    descriptor = _HELD.get(folder.absolute())
+    with contextlib.suppress(OSError):
+        place = Path(f"/proc/self/fd/{descriptor}").readlink()
+        return place if descriptor is not None and _is(place, descriptor) else None
+    return None
+
+
+def goes_on_in(folder: Path, place: Path) -> None:
+    """From now on :func:`now_at` gives ``place`` for a folder that vanished."""
+    _WENT_TO[folder.absolute()] = place
+
+
+def _is(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:
+        return False
+
+
+def _lock(descriptor: int, folder: Path, kind: int, until: float) -> None:
+    if sys.platform == "win32":
+        return
+    while True:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            return
+        except OSError as err:
+            if err.errno not in _TAKEN:
+                return
+        if time.monotonic() >= until:
+            raise Locked(folder, _holder(descriptor))
+        time.sleep(0.02)
+
+
+def _holder(descriptor: int) -> Holder | None:
+    """Who holds the lock of a folder, where the system says so (Linux): no lock file does any more."""
+    wanted = str(os.fstat(descriptor).st_ino)
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            fields = line.split()
+            if "FLOCK" in fields and fields[-3].rpartition(":")[2] == wanted and (pid := int(fields[-4])) > 0:
+                return Holder(pid, socket.gethostname())
+    return None
+
+
+def _refusal(folder: Path, err: Locked, option: str) -> ConfigError:
+    who = err.holder or "a process that has not said yet which it is"
+    stop = f", stop it (kill {err.holder.pid})" if err.holder else ""
+    return ConfigError(
+        f"{folder} is in use: {who} writes there; wait for its end{stop}, or choose another folder with {option}"
+    )
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    with contextlib.suppress(OSError):  # something is in it
+        for folder in folders:
+            folder.rmdir()
+
+
+def _let_go_in_child() -> None:
+    for descriptor in _HELD.values():
+        os.close(descriptor)
+    _HELD.clear()
+    _WENT_TO.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go_in_child)

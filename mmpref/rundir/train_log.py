@@ -1,0 +1,184 @@
+"""``train.log`` in the run folder: every line of a run with its time, whatever becomes of the terminal."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from mmpref.errors import MMPrefError, Terminated, signal_name
+from mmpref.process.notices import kept_by
+from mmpref.process.streams import going_on_without
+from mmpref.rundir.locking import now_at
+from mmpref.version import __version__
+
+Say = Callable[[str], None]
+_MOST_WAITING = 10_000
+"""Lines kept for a disk that is full, or for a folder that is not there yet; beyond, the oldest go."""
+
+
+class TrainLog:
+    """A context that keeps what a run says, and writes it once the run folder is there.
+
+    What other libraries warn of goes there too, and the error that ends the run. A log that cannot be written stops
+    nothing: its lines wait until there is room.
+
+    Args:
+        is_first: of several ranks the first one writes; of the others only an error reaches the file.
+    """
+
+    def __init__(self, *, is_first: bool = True, rank: int = 0) -> None:
+        self._is_first = is_first
+        self._rank = rank
+        self._path: Path | None = None
+        self._waiting: list[str] = []
+        self._around = ExitStack()
+
+    def begin(self, path: Path) -> None:
+        """The run folder is there: write what waits, and from now on every line as it comes."""
+        if self._path is not None:
+            return
+        self._path = path
+        if self._is_first:
+            now = f"mmpref {__version__} begins, process {os.getpid()} on {socket.gethostname()}"
+            self._waiting.insert(0, stamped(now))
+            self._write()
+
+    def line(self, text: str) -> None:
+        """One line, or several that belong together."""
+        if self._is_first:
+            self._add(text)
+
+    def saying(self, say: Say) -> Say:
+        """``say``, with every line written down before."""
+
+        def both(text: str) -> None:
+            self.line(text)
+            say(text)
+
+        return both
+
+    def __enter__(self) -> Self:
+        self._around.enter_context(kept_by(self.line))
+        self._around.enter_context(going_on_without(self.line))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, at: TracebackType | None) -> None:
+        if err is not None and not (isinstance(err, MMPrefError) and err.told_elsewhere) and self._path is not None:
+            where = "" if self._is_first else f"rank {self._rank}: "
+            self._add(f"{where}{_told(err)}")
+        self._around.close()
+
+    def _add(self, text: str) -> None:
+        self._waiting.append(stamped(text))
+        del self._waiting[:-_MOST_WAITING]
+        self._write()
+
+    def _write(self) -> None:
+        folder = None if self._path is None else now_at(self._path.parent)
+        if self._path is None or folder is None:  # not there yet, or it vanished
+            return
+        if append(folder / self._path.name, "".join(self._waiting)):
+            self._waiting.clear()
+
+
+def stamped(text: str) -> str:
+    """A line of the log: the local time, and the text; its further lines are set in."""
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text.rstrip().replace(chr(10), chr(10) + ' ' * 20)}\n"
+
+
+def append(path: Path, lines: str) -> bool:
+    """Add lines at the end of a log, in one piece, so that those of several processes do not mix; whether it could."""
+    content = lines.encode("utf-8", errors="backslashreplace")
+    try:
+        # a pipe without a reader would be waited for
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0), 0o666)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return False
+            before = os.fstat(descriptor).st_size
+            if os.write(descriptor, content) < len(content):  # the disk became full on the way: all of it comes again
+                os.ftruncate(descriptor, before)
+                return False
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def _told(err: BaseException) -> str:
+    if isinstance(err, MMPrefError):
+        return f"error: {err}" if err.exit_code < 128 else str(err)
+    if isinstance(err, KeyboardInterrupt):
+        return "stopped by Ctrl-C"
+    if isinstance(err, Terminated):
+        return f"stopped by {signal_name(err.number)}"
+    return "error: " + "".join(traceback.format_exception(err)).rstrip()
+
+
+class LossLines(TrainerCallback):
+    """One line per ``logging_steps``: how far the run is, its loss, its speed and what is left.
+
+    Args:
+        tell: gets each line.
+        pairs_done: how many pairs have been trained on so far, over all ranks.
+    """
+
+    def __init__(self, tell: Say, pairs_done: Callable[[], int]) -> None:
+        self._tell = tell
+        self._pairs_done = pairs_done
+        self._begun = self._since = 0.0
+        self._first_step = self._pairs = 0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._begun = self._since = time.monotonic()
+        self._first_step, self._pairs = state.global_step, self._pairs_done()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        if not state.is_world_process_zero or not logs:
+            return
+        place = f"step {state.global_step}/{state.max_steps}" if state.max_steps > 0 else "before step 1"
+        if "eval_loss" in logs:
+            self._tell(f"{place}  held-out pairs: {_numbers(logs, 'eval_')}")
+        elif "loss" in logs:
+            self._tell("  ".join([place, _numbers(logs, ""), *self._speed(state)]))
+
+    def _speed(self, state: TrainerState) -> list[str]:
+        now, pairs = time.monotonic(), self._pairs_done()
+        rate = (pairs - self._pairs) / max(now - self._since, 1e-9)
+        self._since, self._pairs = now, pairs
+        each = (now - self._begun) / max(state.global_step - self._first_step, 1)
+        left = timedelta(seconds=round(each * (state.max_steps - state.global_step)))
+        return [f"{rate:.3g} pairs/s", f"{left} left"]
+
+
+def _numbers(logs: Mapping[str, float], prefix: str) -> str:
+    shown = [
+        f"{name} {logs[key]:{form}}"
+        for name, key, form in (
+            ("loss", f"{prefix}loss", ".4f"),
+            ("accuracy", f"{prefix}rewards/accuracies", ".3f"),
+            ("margin", f"{prefix}rewards/margins", ".4f"),
+            ("lr", "learning_rate", ".3g"),
+        )
+        if key in logs
+    ]
+    return "  ".join(shown)

@@ -1,0 +1,88 @@
+"""Keeping ranks in step: whatever pairs one gets, it runs the model as often as the others, and the same parts.
+
+Where weights are sharded every forward is a collective, and where they are not every backward is: a rank that skips the
+vision tower because its pairs have no image, or that has no pair left, leaves the others waiting for good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+from accelerate import Accelerator
+from torch import nn
+
+from mmpref.models.adapters.lora import plain_name
+from mmpref.models.unwrap import unwrap
+from mmpref.processing.batch import PairBatch
+from mmpref.processing.collate import PairCollator
+from mmpref.records import PreferencePair
+from mmpref.training.parallel.world import World
+from mmpref.training.parallel.zero import no_update_yet
+
+
+@dataclass(slots=True)
+class Filling:
+    """Fills up what a rank has too little of with a pair that has no weight."""
+
+    world: World
+    collator: PairCollator
+    _spare: PairBatch | None = field(default=None, init=False)
+
+    def as_many_everywhere(self, batches: Sequence[Sequence[PairBatch]]) -> list[tuple[PairBatch, ...]]:
+        """Batches, each in as many parts as the rank that has most; all ranks must call it together."""
+        own = [tuple(parts) for parts in batches]
+        if self.world.size == 1 or self.collator.row_tokens is None or not own:
+            return own
+        most = self.world.highest([len(parts) for parts in own])
+        return [parts + (self._filler(),) * (int(count) - len(parts)) for parts, count in zip(own, most, strict=True)]
+
+    def _filler(self) -> PairBatch:
+        if self._spare is None:
+            [self._spare] = self.collator.rows([])
+        return self._spare
+
+    def gradients_wait(
+        self, accelerator: Accelerator, model: nn.Module, *, is_last: bool
+    ) -> AbstractContextManager[object]:
+        """All parts but the last need no exchange of gradients yet where they are whole, and never an update."""
+        if self.world.is_deepspeed and not is_last:
+            return no_update_yet(accelerator)
+        if is_last or self.world.strategy != "ddp":
+            return nullcontext()
+        found: AbstractContextManager[object] = accelerator.no_sync(model)
+        return found
+
+
+def filling_for(
+    world: World,
+    model: nn.Module,
+    collator: PairCollator,
+    pairs: Sequence[PreferencePair],
+    held_out: Sequence[PreferencePair],
+    costs: Sequence[float] | None = None,
+) -> Filling:
+    """The cheapest pair as filler, with an image where every rank must run the vision tower or the projector."""
+    if world.size == 1:
+        return Filling(world, collator)
+    cost = dict(zip((pair.id for pair in pairs), costs, strict=True)) if costs is not None else {}
+    always_images = any(pair.images for pair in (*pairs, *held_out)) and (
+        world.is_sharded or _sees_and_trains(model, collator)
+    )
+    usable = [pair for pair in (*pairs, *held_out) if pair.images or not always_images]
+
+    def price(pair: PreferencePair) -> tuple[bool, float]:
+        work = cost.get(pair.id, float(len(pair.chosen) + len(pair.rejected or "")))
+        return pair.rejected is None, work  # one with both answers serves demonstrations too
+
+    filler = min(usable, key=price)
+    return Filling(world, collator.filled(filler, always_images=always_images))
+
+
+def _sees_and_trains(model: nn.Module, collator: PairCollator) -> bool:
+    family = collator.encoder.family
+    return any(
+        parameter.requires_grad and family.part_of(plain_name(name)) in ("vision", "projector")
+        for name, parameter in unwrap(model).named_parameters()
+    )

@@ -1,0 +1,275 @@
+"""The pairs of one run: read, checked, held out, repeated, and measured against the model's limits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmpref.data.commands.next_steps import (
+    advice,
+    advice_on_ids,
+    allowing,
+    check_command,
+    fix_name,
+    override,
+    report_folder,
+)
+from mmpref.data.image_check import ImageCheck
+from mmpref.data.images.loader import ImageLoader
+from mmpref.data.loading import Candidate, FindBroken, PairSource, load_each
+from mmpref.data.manifest import Listing, describes, verify
+from mmpref.data.mixture import RootedImages, repeat
+from mmpref.data.opening import recipe_sources, weights
+from mmpref.data.quarantine import Quarantine, RowError
+from mmpref.data.split import split_by_image
+from mmpref.errors import ConfigError, DataError
+from mmpref.files.hashes import Say, content_hashes
+from mmpref.losses.objective import Objective
+from mmpref.processing.encode import PairEncoder
+from mmpref.processing.length_plan import FitPlan, plan_fit
+from mmpref.recipe.sections import DataSection, Recipe, SourceSection
+from mmpref.records import PreferencePair
+from mmpref.training.parallel.world import ALONE, World
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """What a run trains and is evaluated on."""
+
+    train: list[PreferencePair]
+    eval: list[PreferencePair]
+    images: ImageLoader | RootedImages
+    quarantine: Quarantine
+    train_hashes: tuple[str, ...]
+    eval_hashes: tuple[str, ...]
+    manifest: str | None
+    """Hash of the manifest that the data was proved to match."""
+    sources: tuple[PairSource, ...]
+    """Of the training rows, held-out ones among them."""
+
+
+def load_data(
+    recipe: Recipe, objective: Objective, quarantine: Quarantine, *, world: World = ALONE, say: Say | None = None
+) -> RunData:
+    """Read, check, hold out and repeat, as the recipe's ``data`` section says.
+
+    Every image is decoded once, unless a manifest says that it was, or ``data.check_images`` asks for headers alone.
+
+    Args:
+        recipe: what to read.
+        objective: says whether an answer alone is a row, and whether scores are needed.
+        quarantine: gets the rows that are not used, and the counts.
+        world: the processes that share the decoding; all must call this together.
+        say: told what was decoded.
+
+    Raises:
+        DataError: rows that cannot be used, beyond what ``data.max_bad_fraction`` allows, and whatever else makes the
+            data unfit for the objective.
+    """
+    section = recipe.data
+    train_sources, eval_sources, images = recipe_sources(section)
+    demonstrations = not objective.needs_rejected
+    checked = None
+    if section.manifest is not None:
+        checked = verify(section.manifest, train_sources, demonstrations=demonstrations)
+        quarantine.expected = checked.skip
+    look = ImageCheck(rank=world.rank, size=world.size, gather=world.gather, say=say)
+    look_deeper = None if section.check_images == "header" else look
+    lists = load_each(
+        train_sources,
+        allow_demonstrations=demonstrations,
+        quarantine=quarantine,
+        max_bad_fraction=section.max_bad_fraction,
+        skip=None if checked is None else checked.skip,
+        find_broken=look_deeper if checked is None else None,
+        advise=lambda: advice(train_sources, quarantine, demonstrations=demonstrations),
+        advise_on_ids=lambda: advice_on_ids(train_sources, demonstrations=demonstrations),
+    )
+    if checked is not None:
+        checked.verify_images(train_sources, lists, full=section.verify == "full")
+    train_hashes = _hashes(section.train, train_sources, lists)
+    evaluated: list[PreferencePair] = []
+    eval_hashes: tuple[str, ...] = ()
+    if eval_sources:
+        eval_lists = _held_out_pairs(section, eval_sources, demonstrations, look_deeper)
+        eval_hashes = _hashes(section.eval, eval_sources, eval_lists)
+        evaluated = [pair for found in eval_lists for pair in found]
+    elif section.held_out:
+        lists, evaluated = _hold_out(lists, section.held_out, recipe.seed)
+    pairs = [
+        pair
+        for found, weight in zip(lists, weights(section), strict=True)
+        for pair in (found if weight == 1 else repeat(found, weight, seed=recipe.seed))
+    ]
+    _refuse_trained_pairs(pairs, evaluated)
+    if objective.requires_scores:
+        _refuse_missing_scores([*pairs, *evaluated], objective)
+    manifest = None if checked is None else checked.hash
+    return RunData(pairs, evaluated, images, quarantine, train_hashes, eval_hashes, manifest, tuple(train_sources))
+
+
+def _held_out_pairs(
+    section: DataSection, sources: Sequence[PairSource], demonstrations: bool, look: FindBroken | None
+) -> list[list[PreferencePair]]:
+    """The pairs of ``data.eval``, source by source: every one is used, so that two runs are compared on the same ones;
+    but for those that the manifest of a check, where it is about these files too, has put aside.
+    """
+    checked = None
+    if section.manifest is not None and describes(section.manifest, sources):
+        checked = verify(section.manifest, sources, demonstrations=demonstrations)
+    quarantine = Quarantine(expected=None if checked is None else checked.skip)
+
+    def advise() -> list[str]:
+        clean, folder = fix_name(sources), report_folder(sources)
+        more = ["--out", str(folder), "--fix", str(clean)]
+        command = check_command(sources, demonstrations=demonstrations, more=more)
+        told = "these are rows of data.eval, all of which must be in order"
+        if command is None:
+            return [f"{told}; mmpref data check SOURCE --fix FILE writes a clean file of one source"]
+        return [
+            f"{told}: write the good ones to a file of their own with",
+            f"  {command}",
+            "and give this command once more with",
+            f"  {override('data.eval', {'path': str(clean), 'root': str(clean.parent)})}",
+        ]
+
+    lists = load_each(
+        sources,
+        allow_demonstrations=demonstrations,
+        quarantine=quarantine,
+        max_bad_fraction=0.0,
+        skip=quarantine.expected,
+        find_broken=look if checked is None else None,
+        advise=advise,
+        advise_on_ids=lambda: advice_on_ids(sources, demonstrations=demonstrations),
+    )
+    if checked is not None:
+        checked.verify_images(sources, lists, full=section.verify == "full")
+    return lists
+
+
+def _refuse_trained_pairs(pairs: Sequence[PreferencePair], evaluated: Sequence[PreferencePair]) -> None:
+    trained = {(pair.id, pair.chosen, pair.rejected) for pair in pairs}
+    twice = [pair.id for pair in evaluated if (pair.id, pair.chosen, pair.rejected) in trained]
+    if twice:
+        raise DataError(
+            f"{len(twice)} of the {len(evaluated)} pairs of data.eval are trained on too (first id {twice[0]!r}), so "
+            "an evaluation on them would say nothing; give other pairs, or write `'data.eval=[]' data.held_out=0.05`"
+        )
+
+
+def _refuse_missing_scores(pairs: Sequence[PreferencePair], objective: Objective) -> None:
+    missing = [pair.id for pair in pairs if pair.score_chosen is None]
+    if missing:
+        settings = objective.settings
+        plain = "adadpo" if settings["ada"] is not None and settings["base"] == "dpo" else settings["base"]
+        neutral = "loss.uni.on_missing_score=neutral" + (" loss.uni.nll_lambda=0" if len(missing) == len(pairs) else "")
+        raise DataError(
+            f"{len(missing)} of {len(pairs)} pairs have no score_chosen and score_rejected (first id {missing[0]!r}), "
+            f"and this loss reads them; write `loss.name={plain} loss.uni=null`, and no key below loss.uni, for the "
+            "loss without weights; or switch off what reads them: `loss.uni.eta=null loss.uni.nll_lambda=0`; or take "
+            f"pairs without scores as neutral: `{neutral}`"
+        )
+
+
+def _hold_out(
+    lists: Sequence[list[PreferencePair]], share: float, seed: int
+) -> tuple[list[list[PreferencePair]], list[PreferencePair]]:
+    """Split by image over all sources together, before weights repeat anything."""
+    _, evaluated = split_by_image([pair for pairs in lists for pair in pairs], held_out=share, seed=seed)
+    taken = {pair.id for pair in evaluated}
+    kept = [[pair for pair in pairs if pair.id not in taken] for pairs in lists]
+    evaluated = [pair for pair in evaluated if pair.rejected is not None] or evaluated  # margins where there are any
+    if not any(kept) or not evaluated:
+        raise ConfigError(
+            f"data.held_out={share:g} leaves nothing on one side: "
+            f"{sum(map(len, lists))} pairs in all; write `data.held_out=0`"
+        )
+    return kept, evaluated
+
+
+def _hashes(
+    entries: Sequence[str | SourceSection], sources: Sequence[PairSource], lists: Sequence[Sequence[PreferencePair]]
+) -> tuple[str, ...]:
+    together = zip(entries, sources, lists, strict=True)
+    return tuple(_hash(entry, source, pairs) for entry, source, pairs in together)
+
+
+def _hash(entry: str | SourceSection, source: PairSource, pairs: Sequence[PreferencePair]) -> str:
+    """What a source holds and how it is read: a plain file by its bytes, as everything else by what is known of it.
+
+    A source without files (a hub id) counts by what its pairs say, bytes of embedded images among it.
+    """
+    hashes = list(content_hashes(source.rows.files, DataError).values())
+    if isinstance(entry, str) and len(hashes) == 1:
+        return hashes[0]
+    said = {} if isinstance(entry, str) else entry.model_dump(mode="json", exclude={"path", "root"})
+    facts: list[Any] = [hashes or source.rows.spec, said]
+    if not hashes:
+        read = Listing()
+        for pair in pairs:
+            read.add_pair(pair, source.images)
+        facts.append(read.pairs)
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def fit_data(recipe: Recipe, data: RunData, encoder: PairEncoder, say: Say) -> tuple[FitPlan, FitPlan]:
+    """Plan what fits, for training and held-out pairs; what cannot be used is added to the quarantine.
+
+    Raises:
+        DataError: nothing is left, or more pairs than ``data.max_bad_fraction`` cannot be used for another reason than
+            their length.
+    """
+    train, held_out = (
+        plan_fit(
+            pairs,
+            encoder,
+            data.images.size,
+            shrink_images=recipe.processing.shrink_images,
+            num_workers=recipe.train.dataloader_num_workers,
+        )
+        for pairs in (data.train, data.eval)
+    )
+    for name, plan in (("data.train", train), ("data.eval", held_out)):
+        if plan.describe():
+            say(f"{name}: {plan.describe()}")
+    set_aside = [*train.set_aside, *(held_out.set_aside if recipe.data.held_out else [])]
+    aside = {pair.id: err for pair, err in set_aside}  # a weighted source repeats its pairs
+    for source, found in _where(data.sources, aside.keys()):
+        err = aside[found.pair.id]
+        data.quarantine.num_used -= 1
+        fault = RowError(str(err), reason=err.reason)
+        source.put_aside(data.quarantine, found.file, found.row, fault, row_id=found.pair.id)
+    faults = [err for _, err in [*train.set_aside, *held_out.set_aside]]
+    bad = [err for err in faults if err.reason != "too_long_prompt"]
+    total = len(data.train) + len(data.eval)
+    if not train.pairs or (data.eval and not held_out.pairs) or len(bad) > recipe.data.max_bad_fraction * total:
+        reasons = ", ".join(
+            f"{reason} {count}" for reason, count in Counter(err.reason for err in faults).most_common()
+        )
+        left = train.pairs and (held_out.pairs or not data.eval)
+        cure = f"; `{override('data.max_bad_fraction', allowing(len(bad), total))}` leaves them out" if left else ""
+        raise DataError(
+            f"{len(faults)} of {total} pairs cannot be used by this model ({reasons}; data.max_bad_fraction is "
+            f"{recipe.data.max_bad_fraction:g}); the first: {(bad or faults)[0]}{cure}"
+        )
+    return train, held_out
+
+
+def _where(sources: Sequence[PairSource], names: Collection[str]) -> Iterator[tuple[PairSource, Candidate]]:
+    """The rows of the pairs of these names, read a second time: it is seldom needed, and their places would fill
+    memory."""
+    left = set(names)
+    for source in sources:
+        if not left:
+            return
+        for found in source.candidates(Quarantine(), demonstrations=True):
+            if found.pair.id in left:
+                left.discard(found.pair.id)
+                yield source, found
+                if not left:
+                    return

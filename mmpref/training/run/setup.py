@@ -1,0 +1,218 @@
+"""From a recipe to everything that a step needs: model, reference, layout, and the pairs that fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import set_seed
+
+from mmpref.errors import ConfigError
+from mmpref.losses.objective import Objective
+from mmpref.models.adapters.lora import count_parameters, prepare
+from mmpref.models.folder.config_checks import refuse_unsavable
+from mmpref.models.load import family_of_config, load, load_config
+from mmpref.models.loaded import LoadedModel
+from mmpref.models.logps.layout_choice import Layout, choose_layout
+from mmpref.models.logps.reference import Reference, choose_reference
+from mmpref.models.part_counts import PartCount, count_parts, in_words
+from mmpref.models.quantize import QuantizationSettings
+from mmpref.models.reference_rule import start_of
+from mmpref.models.tuning import AdapterSettings
+from mmpref.processing.collate import PairCollator
+from mmpref.processing.encode import PairEncoder
+from mmpref.processing.family import PartName
+from mmpref.processing.length_plan import FitPlan
+from mmpref.recipe.sections import AdapterSection, Recipe
+from mmpref.records import PreferencePair
+from mmpref.training.parallel.world import ALONE, World
+from mmpref.training.precision import autocast_dtype, describe, loaded_as, tuning_of
+from mmpref.training.run.data import RunData, fit_data
+from mmpref.training.run.reference_cache import ReferenceCache, cache_facts
+from mmpref.training.run.resume import Say
+from mmpref.training.run.start_adapter import adapter_folder, describe_start
+from mmpref.training.trainer.update_watch import memory_told
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """A run before its first step."""
+
+    loaded: LoadedModel
+    reference: Reference | None
+    layout: Layout
+    collator: PairCollator
+    train: FitPlan
+    eval: FitPlan
+    trained: int  # parameters
+    total: int
+    parts: Mapping[PartName, PartCount]
+
+
+def set_up(
+    recipe: Recipe, objective: Objective, data: RunData, device: torch.device, say: Say, world: World = ALONE
+) -> Setup:
+    """Load the model and make everything ready; tells which ways were taken and why.
+
+    A reference cache is filled here, except where the model will be sharded: then it is filled when it is.
+
+    Args:
+        recipe: with what its start adapter says filled in (:func:`mmpref.training.run.start_adapter.continued`).
+        device: where the model will train; used already where reference log-probs are computed for the cache.
+
+    Raises:
+        MMPrefError: whatever cannot be as the recipe wants it.
+    """
+    refuse_shrinking(recipe)
+    if recipe.cpu_threads is not None:
+        torch.set_num_threads(recipe.cpu_threads)
+    set_seed(recipe.seed)  # before the model: a fresh adapter is drawn at random
+    with memory_told(lambda: f"loading {recipe.model.path}", lambda: smaller_weights(recipe)):
+        loaded = _load_model(recipe, world)
+    refuse_unsavable(loaded.model, recipe.model.path)
+    if recipe.adapter.path is not None:
+        say(describe_start(recipe))
+    say(describe(loaded, recipe, is_deepspeed=world.is_deepspeed))
+    trained, total = count_parameters(loaded.model)
+    parts = count_parts(loaded.model, loaded.family)
+    encoder = encoder_of(recipe, loaded)
+    train, held_out = fit_data(recipe, data, encoder, say)
+    for note in encoder.chat.notes.values():
+        say(f"template: {note}")
+    aside = len(data.quarantine)
+    say(f"{len(train.pairs)} pairs, {aside} rows in quarantine; {trained:,} of {total:,} parameters train")
+    say(f"parts: {in_words(parts)}")
+    longest = max(train.longest, held_out.longest)
+    layout = world.first_does(  # where one rank reads the weights for all, the others have none to try a layout with
+        lambda: choose_layout(loaded.model, loaded.family, recipe.model.attention, max_length=longest)
+    )
+    say(f"layout: {layout.explanation}")
+    encoder.budgets = train.budgets | held_out.budgets
+    collator = PairCollator(
+        encoder,
+        data.images.open,
+        layout=layout.name,
+        need_rejected=objective.needs_rejected,
+        row_tokens=recipe.processing.row_tokens,
+        keyed=recipe.reference.kind == "cache" and objective.needs_reference,
+    )
+    cached = [] if recipe.reference.kind == "cache" else ["reference.kind=cache"]
+    with memory_told(lambda: "making the reference", lambda: [*cached, *smaller_weights(recipe)]):
+        reference = _reference(recipe, objective, loaded, collator, world)
+        if isinstance(reference, ReferenceCache) and not world.begins_late:
+            fill(reference, recipe, loaded.model, collator, [*train.pairs, *held_out.pairs], device, say, world)
+    if reference is not None:
+        say(f"reference: {reference.explanation}")
+    return Setup(loaded, reference, layout, collator, train, held_out, trained, total, parts)
+
+
+def refuse_shrinking(recipe: Recipe) -> None:
+    """Refuse ``processing.shrink_images`` for a model whose images have one size, before its weights are read.
+
+    Raises:
+        ConfigError: the key would do nothing; or there is no such model.
+    """
+    if not recipe.processing.shrink_images:
+        return
+    family = family_of_config(load_config(recipe.model.path))
+    if not family.has_pixel_budget:
+        raise ConfigError(
+            "processing.shrink_images would do nothing: it belongs to models that resize images to a number of pixels "
+            f"(Qwen-VL), and the family '{family.name}' does not; write `processing.shrink_images=false`"
+        )
+
+
+def _reference(
+    recipe: Recipe,
+    objective: Objective,
+    loaded: LoadedModel,
+    collator: PairCollator,
+    world: World,
+) -> Reference | None:
+    section = recipe.reference
+    if section.kind != "cache":
+        return choose_reference(loaded.model, objective.needs_reference, kind=section.kind, start=start_of(recipe))
+    if not objective.needs_reference:
+        return None
+    folder = section.cache or recipe.output.with_name(f"{recipe.output.name}.reference")
+    facts = world.first_does(lambda: cache_facts(recipe, loaded, collator))
+    world.first_does(lambda: len(ReferenceCache.open(folder, facts)))  # makes it, if it is new
+    return ReferenceCache.open(folder, facts)
+
+
+def fill(
+    cache: ReferenceCache,
+    recipe: Recipe,
+    policy: nn.Module,
+    collator: PairCollator,
+    pairs: Sequence[PreferencePair],
+    device: torch.device,
+    say: Say,
+    world: World,
+) -> None:
+    """Fill a reference cache in the precision of training; all ranks must call it together."""
+    half = autocast_dtype(recipe)
+    with torch.autocast(device.type, half, enabled=half is not None):
+        workers = int(recipe.train.dataloader_num_workers)
+        cache.fill(policy, collator, pairs, device=device, say=say, world=world, workers=workers)
+
+
+def smaller_weights(recipe: Recipe) -> list[str]:
+    """Keys that help where memory runs out before a pair is looked at."""
+    quantized = [] if recipe.adapter.stored_as else ["adapter.kind=qlora with tune.language=lora (weights in 4 bits)"]
+    trains = "full" in (recipe.tune.vision, recipe.tune.projector, recipe.tune.language)  # these would not learn in it
+    half = [] if trains or recipe.model.dtype in ("bfloat16", "float16") else ["model.dtype=bfloat16"]
+    return [*quantized, *half]
+
+
+def encoder_of(recipe: Recipe, loaded: LoadedModel) -> PairEncoder:
+    """The encoder that a recipe's ``processing`` section asks for."""
+    processing = recipe.processing
+    return PairEncoder(
+        loaded.processor,
+        loaded.family,
+        max_length=processing.max_length,
+        min_pixels=processing.min_pixels,
+        max_pixels=processing.max_pixels,
+        pixel_cache_bytes=processing.pixel_cache_mib * 2**20,
+        template_kwargs=processing.template_kwargs,
+    )
+
+
+def _load_model(recipe: Recipe, world: World = ALONE) -> LoadedModel:
+    adapter, half = recipe.adapter, autocast_dtype(recipe)
+    loaded = load(
+        recipe.model.path,
+        dtype=loaded_as(recipe, is_deepspeed=world.is_deepspeed),
+        quantization=_quantization(adapter, sharded=world.strategy == "fsdp2"),
+        attn_implementation=recipe.model.attn_implementation,
+        min_pixels=recipe.processing.min_pixels,
+        max_pixels=recipe.processing.max_pixels,
+        trainable=True,
+        parts=recipe.model.parts,
+    )
+    set_seed(recipe.seed)  # where weights are divided as they are read, reading them draws numbers
+    return prepare(
+        loaded,
+        tuning_of(recipe),
+        _adapter_settings(adapter) if adapter.kind != "none" else None,
+        start=None if adapter.path is None else adapter_folder(recipe),
+        autocast=half,
+    )
+
+
+def _adapter_settings(section: AdapterSection) -> AdapterSettings:
+    return AdapterSettings(**section.model_dump(include={"rank", "alpha", "dropout", "use_rslora", "use_dora", "init"}))
+
+
+def _quantization(section: AdapterSection, *, sharded: bool) -> QuantizationSettings | None:
+    if section.stored_as is None:
+        return None
+    return QuantizationSettings(
+        kind=section.stored_as,
+        double_quant=section.double_quant,
+        compute_dtype=section.compute_dtype,
+        sharded=sharded,
+    )

@@ -1,0 +1,156 @@
+"""Alarms while training: the ways in which preference training fails with a loss that looks right.
+
+Each looks at the log lines and speaks once, after :data:`PATIENCE` lines in a row; updates that rounding swallows are
+told as soon as they were measured. They warn and stop nothing; what they say is also an event in ``metrics.jsonl``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from mmpref.training.trainer.metrics import PairLog
+from mmpref.training.trainer.swallowed import SWALLOWED
+
+PATIENCE = 3
+TOKEN_LOGP_FALL = 0.3
+"""Nats a token, as the report's rule of a collapse has it."""
+DEAD_WEIGHT = 0.01
+"""A mean w_perf below this trains next to nothing."""
+LARGE_MARGIN = 20.0
+"""A reward margin whose gradient in a logistic loss is e^-20 of a new pair's."""
+SWALLOWED_SHARE = 0.2
+"""Of updates that rounding takes back."""
+LENGTH_CORRELATION = 0.6
+LENGTH_WINDOW = 256
+_FEWEST_PAIRS = 64
+
+Event = Callable[[int, str, str], None]
+
+
+class Alarms(TrainerCallback):
+    """Watches a run.
+
+    Args:
+        pairs: statistics of every pair so far; the last of them tell whether length is what is learned.
+        event: called once per alarm with (step, name, sentence).
+    """
+
+    def __init__(self, pairs: PairLog, event: Event) -> None:
+        self._pairs = pairs
+        self._event = event
+        self._lines: dict[str, int] = {}
+        self._raised: set[str] = set()
+        self._first: dict[str, float] = {}
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """A resumed run has seen the lines before its checkpoint, and spoken about them."""
+        for line in state.log_history:
+            if "loss" in line:
+                self._heed(line, int(line["step"]))
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        if logs and SWALLOWED in logs:
+            self._event(state.global_step, *_updates_swallowed(logs[SWALLOWED]))
+        if not logs or "loss" not in logs:
+            return
+        for name, sentence in self._heed(logs, state.global_step).items():
+            self._event(state.global_step, f"alarm/{name}", sentence)
+
+    def _heed(self, logs: Mapping[str, float], step: int) -> dict[str, str]:
+        """Count one line in; the alarms that it sets off, by name."""
+        found = {}
+        for name, sentence in self._look(logs, step).items():
+            self._lines[name] = self._lines.get(name, 0) + 1 if sentence else 0
+            if sentence and self._lines[name] >= PATIENCE and name not in self._raised:
+                self._raised.add(name)
+                found[name] = sentence
+        return found
+
+    def _look(self, logs: Mapping[str, float], step: int) -> dict[str, str | None]:
+        return {
+            "chosen_falls": self._chosen_falls(logs),
+            "weights_vanish": _weights_vanish(logs),
+            "margins_explode": _margins_explode(logs),
+            "length_drift": self._length_drift(step),
+        }
+
+    def _chosen_falls(self, logs: Mapping[str, float]) -> str | None:
+        now, length = logs.get("logps/chosen"), logs.get("len/chosen")
+        if now is None or not length:
+            return None
+        start = logs.get("ref_logps/chosen")
+        if start is not None:
+            fall, since = (start - now) / length, "below the reference's"
+        else:
+            fall, since = self._first.setdefault("chosen", now / length) - now / length, "lower than at the start"
+        if fall < TOKEN_LOGP_FALL:
+            return None
+        return (
+            f"the chosen answers' log-prob is {fall:.2f} nats a token {since}: the model unlearns both answers; lower "
+            "train.learning_rate, or add loss.nll_weight or loss.uni.nll_lambda"
+        )
+
+    def _length_drift(self, step: int) -> str | None:
+        columns = self._pairs.recent(LENGTH_WINDOW, ("rewards/margins", "len/chosen", "len/rejected"), step)
+        rows = [row for row in zip(*columns, strict=True) if None not in row]
+        if len(rows) < _FEWEST_PAIRS:
+            return None
+        found = correlation([row[0] for row in rows], [row[1] - row[2] for row in rows])
+        if abs(found) < LENGTH_CORRELATION:
+            return None
+        direction = "longer" if found > 0 else "shorter"
+        return (
+            f"in the last {len(rows)} pairs the reward margin follows the difference in length (correlation "
+            f"{found:+.2f}): {direction} is what is being learned; set loss.length_normalize=true, or look at the data "
+            "with mmpref data audit"
+        )
+
+
+def _weights_vanish(logs: Mapping[str, float]) -> str | None:
+    weight = logs.get("uni/w_perf")
+    if weight is None or weight >= DEAD_WEIGHT:
+        return None
+    return (
+        f"Uni-DPO's w_perf is {weight:.4f} on average: hardly any pair is trained on any more; lower loss.uni.gamma or "
+        "raise loss.uni.tau_ref, or stop here"
+    )
+
+
+def _updates_swallowed(share: float) -> tuple[str, str]:
+    """Name and sentence of what was measured; an alarm where it is much."""
+    found = f"{share:.0%} of the updates of the first steps were rounded away: weights train in half precision"
+    if share < SWALLOWED_SHARE:
+        return SWALLOWED, found
+    return f"alarm/{SWALLOWED}", (
+        f"{found}, and these learn nothing; set model.dtype=float32 (or auto, which keeps only what trains in it) and "
+        "train.bf16=true where the device has it"
+    )
+
+
+def _margins_explode(logs: Mapping[str, float]) -> str | None:
+    margin = logs.get("rewards/margins")
+    if margin is None or margin < LARGE_MARGIN:
+        return None
+    return (
+        f"the reward margin is {margin:.1f} on average: the pairs are learned by heart; lower loss.beta, "
+        "train.learning_rate or train.num_train_epochs"
+    )
+
+
+def correlation(first: list[float], second: list[float]) -> float:
+    """Pearson's correlation; 0 where one of the two does not vary."""
+    count = len(first)
+    mean_a, mean_b = sum(first) / count, sum(second) / count
+    a, b = [value - mean_a for value in first], [value - mean_b for value in second]
+    spread = (sum(value * value for value in a) * sum(value * value for value in b)) ** 0.5
+    return sum(x * y for x, y in zip(a, b, strict=True)) / spread if spread > 0 else 0.0

@@ -1,0 +1,113 @@
+"""From what a script has at hand (a path, a file of pairs) to what the trainer needs; the recipe's way is ``run``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmpref.data.image_check import ImageCheck
+from mmpref.data.images.loader import ImageLoader
+from mmpref.data.loading import load_each
+from mmpref.data.opening import open_pairs
+from mmpref.data.quarantine import Quarantine
+from mmpref.errors import ConfigError
+from mmpref.losses.objective import Objective
+from mmpref.models.adapters.lora import prepare
+from mmpref.models.adapters.saved import read_adapter
+from mmpref.models.load import load
+from mmpref.models.loaded import LoadedModel
+from mmpref.models.logps.layout_choice import choose_layout
+from mmpref.models.tuning import PARTS, AdapterSettings, Tuning
+from mmpref.processing.collate import PairCollator
+from mmpref.processing.encode import PairEncoder
+from mmpref.records import PreferencePair
+from mmpref.rundir.folder import model_of
+
+Model = nn.Module | LoadedModel | str | Path
+PairsOrFile = Sequence[PreferencePair] | str | Path
+
+
+def as_model(
+    model: Model,
+    tuning: Tuning | None,
+    adapter: AdapterSettings | str | Path | None,
+    *,
+    autocast: torch.dtype | None = None,
+) -> tuple[nn.Module, LoadedModel | None]:
+    """A model ready to train, and what was loaded with it.
+
+    A path is loaded and prepared; without a tuning that trains the language model itself, or LoRA on it where there are
+    adapter settings, or what a saved adapter has. Training computes in ``autocast`` where it is given.
+
+    Raises:
+        ConfigError: tuning or adapter for a model that was prepared elsewhere; an adapter that does not fit.
+    """
+    if isinstance(model, str | Path):
+        loaded = load(model, trainable=True)
+        if isinstance(adapter, str | Path):
+            found = read_adapter(Path(model_of(adapter)), loaded.family)
+            tuning = tuning or Tuning(**{part: found.on(part) for part in PARTS})
+            loaded = prepare(
+                loaded, tuning, AdapterSettings(dropout=found.dropout), start=found.path, autocast=autocast
+            )
+        else:
+            tuning = tuning or Tuning(language="full" if adapter is None else "lora")
+            loaded = prepare(loaded, tuning, adapter, autocast=autocast)
+        return loaded.model, loaded
+    if tuning is not None or adapter is not None:
+        raise ConfigError("tuning and adapter are for a model given by its path; prepare a loaded model with prepare()")
+    return (model.model, model) if isinstance(model, LoadedModel) else (model, None)
+
+
+def as_pairs(
+    pairs: PairsOrFile, objective: Objective, root: Path | None = None
+) -> tuple[list[PreferencePair], Path | None]:
+    """Pairs, and the folder that their image paths start in where it is known.
+
+    Args:
+        pairs: they themselves, or a file of them.
+        objective: says whether an answer alone is a row.
+        root: image paths start here; default: the file's own folder.
+
+    Raises:
+        ConfigError: a file that is not there.
+        DataError: a file that cannot be used; too many bad rows in it.
+    """
+    if not isinstance(pairs, str | Path):
+        return list(pairs), None
+    if not Path(pairs).exists():
+        raise ConfigError(f"there is no file of pairs {pairs}")
+    source = open_pairs(pairs, root=root)
+    (found,) = load_each(
+        [source],
+        allow_demonstrations=not objective.needs_rejected,
+        quarantine=Quarantine(),
+        find_broken=ImageCheck(),
+    )
+    return found, None if source.images is None else source.images.root
+
+
+def as_collator(loaded: LoadedModel | None, objective: Objective, root: Path | None) -> PairCollator:
+    """The usual collator for a loaded model.
+
+    Args:
+        loaded: brings the processor.
+        objective: says whether rejected answers are run.
+        root: image paths start here.
+
+    Raises:
+        ConfigError: a bare model, whose processor is not known.
+    """
+    if loaded is None:
+        raise ConfigError("a bare model comes without its processor: pass collator=, or give the model's path")
+    images: Any = ImageLoader(root)
+    return PairCollator(
+        PairEncoder(loaded.processor, loaded.family),
+        images.open,
+        layout=choose_layout(loaded.model, loaded.family).name,
+        need_rejected=objective.needs_rejected,
+    )

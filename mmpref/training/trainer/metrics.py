@@ -1,0 +1,250 @@
+"""Per-pair statistics of a run: means for the log, and every pair's own values for the analyses afterwards."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from mmpref.errors import CheckpointError, library_errors
+from mmpref.files.writing import open_to_append, replacing, write_text, writing_to
+from mmpref.rundir.locking import has_vanished
+
+Gather = Callable[[Any], list[Any]]
+"""What each rank has, given what this one has (``World.gather``)."""
+
+
+def list_of_one(value: Any) -> list[Any]:
+    """The ``Gather`` of a process that is alone."""
+    return [value]
+
+
+class Meter:
+    """Running sum and count per statistic. Adds on the device; talks to the host once per log line.
+
+    What comes together is added together, so that a step costs a few kernels and not a few for each statistic.
+    """
+
+    def __init__(self) -> None:
+        self._totals: dict[tuple[tuple[str, ...], torch.device], Tensor] = {}
+        """By the names that came together: [2, names], sums and counts."""
+
+    def add(self, stats: Mapping[str, Tensor]) -> None:
+        """Add a batch of per-pair values, each [B] and detached. NaN marks a pair that has no value and is left out."""
+        together: dict[tuple[torch.device, int], list[str]] = {}
+        for name, value in stats.items():
+            together.setdefault((value.device, len(value)), []).append(name)
+        for (device, _), names in together.items():
+            values = torch.stack([stats[name].to(torch.float32) for name in names])
+            there = ~torch.isnan(values)
+            total = torch.stack([torch.where(there, values, 0), there.to(torch.float32)]).sum(dim=-1)
+            key = (tuple(names), device)
+            self._totals[key] = self._totals[key] + total if key in self._totals else total
+
+    def take(self, gather: Gather = list_of_one) -> dict[str, float]:
+        """Mean over every pair since the last call and over all ranks, then empty.
+
+        Args:
+            gather: gives what each rank has; ranks may have seen different statistics.
+        """
+        totals: dict[str, list[float]] = {}
+        for of_rank in gather(self._take_totals()):
+            for name, (total, count) in of_rank.items():
+                entry = totals.setdefault(name, [0.0, 0.0])
+                entry[0] += total
+                entry[1] += count
+        return {name: total / count for name, (total, count) in sorted(totals.items()) if count > 0}
+
+    def _take_totals(self) -> dict[str, tuple[float, float]]:
+        found: dict[str, tuple[float, float]] = {}
+        by_device: dict[torch.device, list[tuple[str, ...]]] = {}
+        for names, device in self._totals:
+            by_device.setdefault(device, []).append(names)
+        for device, keys in by_device.items():
+            sums, counts = torch.cat([self._totals[names, device] for names in keys], dim=1).tolist()
+            for name, total, count in zip((one for names in keys for one in names), sums, counts, strict=True):
+                before = found.get(name, (0.0, 0.0))
+                found[name] = (before[0] + total, before[1] + count)
+        self._totals.clear()
+        return found
+
+
+class PairLog:
+    """Every pair's statistics, step by step, for ``pairs.parquet``. Kept on the device until :meth:`flush`.
+
+    Args:
+        gather: brings the rows of all ranks together; every rank must :meth:`flush` when one does.
+    """
+
+    def __init__(self, gather: Gather = list_of_one) -> None:
+        self._gather = gather
+        self._pending: list[tuple[int, tuple[str, ...], dict[str, Tensor]]] = []
+        self._columns: dict[str, list[Any]] = {"step": [], "pair_id": []}
+
+    def add(self, step: int, pair_ids: Sequence[str], stats: Mapping[str, Tensor]) -> None:
+        self._pending.append((step, tuple(pair_ids), dict(stats)))
+
+    def flush(self) -> None:
+        """Move what is pending to the host: one transfer per statistic, at log time and not per step."""
+        for block in self._gather(self._take_pending()):
+            rows_before = len(self._columns["step"])
+            for name, values in block.items():
+                self._columns.setdefault(name, [None] * rows_before).extend(values)
+            for column in self._columns.values():  # a statistic that this stretch did not have
+                column.extend([None] * (len(self._columns["step"]) - len(column)))
+
+    def _take_pending(self) -> dict[str, list[Any]]:
+        """This rank's rows since the last flush, as columns; {} without any."""
+        if not self._pending:
+            return {}
+        block: dict[str, list[Any]] = {"step": [], "pair_id": []}
+        for step, pair_ids, _ in self._pending:
+            block["step"].extend([step] * len(pair_ids))
+            block["pair_id"].extend(pair_ids)
+        for name in sorted({name for _, _, stats in self._pending for name in stats}):
+            device = next(stats[name].device for _, _, stats in self._pending if name in stats)
+            parts = [
+                stats[name].float() if name in stats else torch.full((len(ids),), float("nan"), device=device)
+                for _, ids, stats in self._pending
+            ]
+            values = torch.cat(parts).tolist()
+            block[name] = [None if value != value else value for value in values]
+        self._pending.clear()
+        return block
+
+    def drop_pending(self, *, after: int | None = None) -> None:
+        """Forget what was added since the last :meth:`flush`.
+
+        Args:
+            after: only what is of later steps than this one.
+        """
+        self._pending = [] if after is None else [entry for entry in self._pending if entry[0] <= after]
+
+    def has_step(self, step: int) -> bool:
+        """Whether any flushed row is of this step."""
+        return step in self._columns["step"]
+
+    def recent(self, count: int, names: Sequence[str], step: int) -> list[list[Any]]:
+        """The last values of some statistics as they were at a log line; empty lists where one was never recorded.
+
+        Args:
+            step: of the log line: rows are flushed with each, so all up to it come before all behind it.
+        """
+        if any(name not in self._columns for name in names):
+            return [[] for _ in names]
+        end = bisect_right(self._columns["step"], step)
+        return [self._columns[name][max(0, end - count) : end] for name in names]
+
+    def restore(self, columns: Mapping[str, list[Any]]) -> None:
+        """Start from rows written before (:func:`read_pair_log`), as a resumed run does."""
+        self._pending.clear()
+        self._columns = {name: list(values) for name, values in columns.items()}
+
+    def write(self, path: Path) -> int:
+        """Write all rows as parquet, whole or not at all; returns how many. Of several ranks one writes, after all
+        of them flushed."""
+        if self._pending:
+            self.flush()
+        with replacing(path) as stream:
+            pq.write_table(pa.table(self._columns), stream)
+        return len(self._columns["step"])
+
+
+def read_pair_log(path: Path) -> dict[str, list[Any]]:
+    """``pairs.parquet`` of a run as columns: ``step``, ``pair_id`` and one per statistic (None where absent)."""
+    with library_errors(CheckpointError, f"{path} cannot be read", "copy it again, or resume from another checkpoint"):
+        columns: dict[str, list[Any]] = pq.read_table(path).to_pydict()
+    return columns
+
+
+LINES = "metrics.jsonl"
+_SUMMARY = '"train_runtime"'  # in the line that the Trainer writes when it ends
+
+
+class InCheckpoint(TrainerCallback):
+    """A callback that has something to keep in every checkpoint."""
+
+    def copy_to(self, checkpoint: Path) -> None:
+        """Put it into a checkpoint that is being written."""
+        raise NotImplementedError
+
+
+class JsonlLogger(InCheckpoint):
+    """Writes every log line of the Trainer to ``metrics.jsonl`` as it comes.
+
+    A checkpoint holds a copy of the lines that were there when it was written, and a resumed run begins with that copy:
+    a step alone does not say whether a line of it came before the checkpoint or after.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lines: list[str] = []
+        """What was written so far, for where the folder vanishes."""
+
+    def copy_to(self, checkpoint: Path) -> None:
+        """Put the lines so far into a checkpoint that is being written."""
+        lines = [] if has_vanished(self.path.parent) else _lines_of(self.path)
+        if len(lines) < len(self._lines):  # the file was deleted meanwhile
+            lines = self._lines
+        write_text(checkpoint / LINES, "".join(f"{line}\n" for line in lines))
+
+    def begin_from(self, checkpoint: Path | None, step: int) -> None:
+        """Keep exactly the lines that a run has which starts at a checkpoint; what came after it is done again.
+
+        The summaries of the parts that a resumed run is made of are dropped.
+
+        Args:
+            checkpoint: where the run goes on from; None where everything is done again.
+            step: of the checkpoint, for one of an earlier version that holds no lines.
+        """
+        kept: list[str] = []
+        if checkpoint is not None and (checkpoint / LINES).is_file():
+            kept = _lines_of(checkpoint / LINES)
+        elif checkpoint is not None:
+            kept = [line for line in _lines_of(self.path) if _step_of(line) <= step]
+        self._lines = [line for line in kept if _SUMMARY not in line]
+        if kept or self.path.is_file():
+            write_text(self.path, "".join(f"{line}\n" for line in self._lines))
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        if state.is_world_process_zero and logs:
+            self._append({"step": state.global_step, **logs})
+
+    def event(self, step: int, name: str, message: str) -> None:
+        """A line of its own for something that happened: ``{"step", "event", "message"}``."""
+        self._append({"step": step, "event": name, "message": message})
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        text = json.dumps(line)
+        self._lines.append(text)
+        if has_vanished(self.path.parent):
+            return  # the next save says so, and has the line
+        with writing_to(self.path), open_to_append(self.path) as stream:
+            stream.write(f"{text}\n")
+
+
+def _lines_of(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+
+
+def _step_of(line: str) -> float:
+    """The step of a log line; a line torn by a kill belongs to no step and is dropped."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
+        return float("inf")

@@ -1,0 +1,251 @@
+"""What holds for every benchmark, whatever it asks."""
+
+import json
+import random
+import sys
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mmpref.errors import ConfigError, DataError
+from mmpref.evals import BENCHMARKS, compare, load_samples, score, score_beside, write_items, write_result
+from mmpref.evals.scoring import benchmark_named
+from tests.unit.evals.cases import NAMES, arguments, load
+
+PROTOCOLS = [(name, protocol) for name in NAMES for protocol in BENCHMARKS[name].protocols]
+
+
+def run(name, tmp_path, protocol="mmpref", answers=None, **more):
+    questions, given_answers, options = arguments(name, tmp_path)
+    if protocol == "vlmevalkit":
+        options.pop("verdicts", None)
+    return score(
+        name, questions, given_answers if answers is None else answers, protocol, resamples=20, **options, **more
+    )
+
+
+@pytest.mark.parametrize(("name", "protocol"), PROTOCOLS)
+def test_the_order_of_answers_changes_nothing(name, protocol, tmp_path):
+    _, answers, _ = arguments(name, tmp_path / "a")
+    shuffled = random.Random(name).sample(answers, len(answers))
+    found = run(name, tmp_path / "b", protocol, shuffled)
+    assert found == run(name, tmp_path / "c", protocol)
+    assert found.protocol == protocol
+    assert found.n > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_answer_twice_is_refused(name, tmp_path):
+    _, answers, _ = arguments(name, tmp_path / "a")
+    with pytest.raises(DataError, match="answers: 1 ids appear more than once"):
+        run(name, tmp_path / "b", answers=[*answers, answers[0]])
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "chair"])
+def test_a_missing_answer_is_refused(name, tmp_path):
+    _, answers, _ = arguments(name, tmp_path / "a")
+    with pytest.raises(DataError, match=r"1 (?:of \d+ )?questions have no answer"):
+        run(name, tmp_path / "b", answers=answers[1:])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_answer_to_nothing_is_refused(name, tmp_path):
+    _, answers, _ = arguments(name, tmp_path / "a")
+    with pytest.raises(DataError, match="have an id that no question has: 'no-such-question'"):
+        run(name, tmp_path / "b", answers=[*answers, {"id": "no-such-question", "text": "Yes"}])
+
+
+@pytest.mark.parametrize(("name", "protocol"), PROTOCOLS)
+def test_every_number_has_an_interval_around_it_or_a_reason(name, protocol, tmp_path):
+    found = run(name, tmp_path, protocol)
+    for metric, value in found.metrics.items():
+        if value is None:
+            assert found.undefined[metric]
+        elif metric in found.intervals:
+            low, high = found.intervals[metric]
+            assert low < high
+            assert low <= value + 0.05 * abs(value)
+            assert value <= high + 0.05 * abs(value)
+
+
+@pytest.mark.parametrize(("name", "protocol"), PROTOCOLS)
+def test_a_result_is_written_with_its_items_and_versions(name, protocol, tmp_path):
+    found = run(name, tmp_path, protocol)
+    write_result(tmp_path / "results.json", found)
+    write_items(tmp_path / "items.jsonl", found)
+    content = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert {
+        "protocol": protocol,
+        "n": found.n,
+        "n_unparsed": found.n_unparsed,
+        "n_missing": 0,
+    }.items() <= content.items()
+    assert content["versions"]["mmpref"]
+    lines = (tmp_path / "items.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [str(item["id"]) for item in found.items]
+
+
+@pytest.mark.parametrize(("name", "protocol"), PROTOCOLS)
+def test_answers_that_say_nothing_give_a_result_and_no_crash(name, protocol, tmp_path):
+    """Not one answer can be read, no object is named: metrics are numbers or undefined with a reason."""
+    _, answers, _ = arguments(name, tmp_path / "a")
+    found = run(name, tmp_path / "b", protocol, [{"id": answer["id"], "text": ""} for answer in answers])
+    assert all(value is not None or found.undefined[metric] for metric, value in found.metrics.items())
+
+
+@pytest.mark.parametrize(("name", "word"), [("pope", "No"), ("pope", "Yes"), ("amber", "No"), ("mme", "Yes")])
+def test_one_answer_to_everything_gives_a_result_under_every_protocol(name, word, tmp_path):
+    _, answers, _ = arguments(name, tmp_path / "a")
+    for number, protocol in enumerate(BENCHMARKS[name].protocols):
+        found = run(name, tmp_path / str(number), protocol, [{"id": a["id"], "text": word} for a in answers])
+        assert all(value is not None or found.undefined[metric] for metric, value in found.metrics.items())
+
+
+READ_BY_RULE = {"pope": "accuracy", "amber": "accuracy", "mme": "perception", "hallusionbench": "a_acc"}
+
+
+@pytest.mark.parametrize("name", READ_BY_RULE)
+def test_an_answer_that_cannot_be_read_never_raises_a_score(name, tmp_path):
+    questions, answers, _ = arguments(name, tmp_path)
+    samples = [answer for answer in answers if name != "amber" or int(answer["id"]) > 120]
+    before = score(name, questions, answers, resamples=5).metrics[READ_BY_RULE[name]]
+
+    @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(st.sampled_from(samples), st.sampled_from(["hm", "", "\n", "🤷", "…", "<think>yes</think>"]))
+    def check(one, text):
+        changed = [{"id": a["id"], "text": text} if a is one else a for a in answers]
+        found = score(name, questions, changed, resamples=5)
+        assert found.metrics[READ_BY_RULE[name]] <= before
+
+    check()
+
+
+def test_an_empty_description_never_improves_a_rate(tmp_path):
+    """It is in no rate of hallucination, and what it leaves out counts."""
+    case = load("chair")
+    more = {**case["questions"], "9999": ["dog", "cat"]}
+    options = {"synonyms": case["synonyms"], "resamples": 5}
+    before = score("chair", case["questions"], case["answers"], **options)
+    after = score("chair", more, [*case["answers"], {"id": "9999", "text": " "}], **options)
+    assert after.n_unparsed == before.n_unparsed + 1
+    assert (after.metrics["chair_s"], after.metrics["chair_i"]) == (
+        before.metrics["chair_s"],
+        before.metrics["chair_i"],
+    )
+    assert after.metrics["recall"] < before.metrics["recall"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_system_compared_with_itself_does_not_differ(name, tmp_path):
+    found = run(name, tmp_path)
+    for difference in compare(found, found, resamples=20).values():
+        assert difference.value in (0, None)
+        assert not difference.clear
+
+
+def test_better_answers_differ_clearly():
+    case = load("mme")
+    right = [{"id": sample.id, "text": sample.target} for sample in load_samples("mme", case["questions"])]
+    worse, better = (score("mme", case["questions"], a, resamples=200) for a in (case["answers"], right))
+    found = compare(worse, better)
+    assert better.metrics["perception"] == 2000
+    assert found["perception"].clear
+    assert found["perception"].value > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_official_number_stands_beside_ours(name, tmp_path):
+    questions, answers, options = arguments(name, tmp_path)
+    ours, beside = score_beside(name, questions, answers, resamples=5, **options)
+    assert ours.protocol == "mmpref"
+    assert [result.protocol for result in beside.values()] == ["official"]
+    assert set(beside["official"].metrics) & set(ours.metrics)
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_options_and_protocols_that_are_unknown_are_refused(name):
+    with pytest.raises(ConfigError, match=f"unknown option of {name} 'no_such_option'"):
+        score(name, [], [], no_such_option=1)
+    with pytest.raises(ConfigError, match=f"unknown protocol of {name} 'paper'"):
+        score(name, [], [], "paper")
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name"),
+    [
+        ("POPE", "pope"),
+        ("MMHal-Bench", "mmhal"),
+        ("mmhal_bench", "mmhal"),
+        ("HallusionBench", "hallusionbench"),
+        ("Object HalBench", "object_halbench"),
+        ("objhal", "object_halbench"),
+    ],
+)
+def test_a_benchmark_is_found_under_the_names_that_people_write(spelling, name):
+    assert benchmark_named(spelling).name == name
+
+
+def calls_of(function):
+    """How many functions of Python a call runs through."""
+    counted = 0
+
+    def count(frame, event, argument):
+        nonlocal counted
+        counted += event == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        function()
+    finally:
+        sys.setprofile(before)
+    return counted
+
+
+def test_twice_as_many_answers_are_twice_the_work():
+    def score_pope(n):
+        questions = [
+            {"question_id": i, "image": f"{i // 18}.jpg", "text": f"Is there a {i}?", "label": "no" if i % 2 else "yes"}
+            for i in range(n)
+        ]
+        answers = [{"id": i, "text": "**No**, there is none." if i % 3 else "Yes, but"} for i in range(n)]
+        assert score("pope", questions, answers, resamples=5).n == n
+
+    score_pope(10)  # what is done once
+    assert calls_of(lambda: score_pope(600)) < 2.1 * calls_of(lambda: score_pope(300))
+
+
+def test_twice_as_many_captions_are_twice_the_work():
+    case = load("chair")
+    words = " ".join(answer["text"] for answer in case["answers"]).split()
+    rng = random.Random(0)
+    texts = [" ".join(rng.choices(words, k=100)) for _ in range(200)]
+
+    def score_chair(n):
+        captions = [{"id": i, "text": text} for i, text in enumerate(texts[:n])]
+        truth = {str(i): ["dog", "bus"] for i in range(n)}
+        assert score("chair", truth, captions, synonyms=case["synonyms"], resamples=5).n == n
+
+    score_chair(10)
+    assert calls_of(lambda: score_chair(200)) < 2.1 * calls_of(lambda: score_chair(100))
+
+
+ASKED = {
+    "pope": ("Is there a cup in the image?", 64),
+    "chair": ("Please describe this image in detail.", 512),
+    "amber": ("Describe this image.", 512),
+    "hallusionbench": ("Is illusion 0 like 0?", 128),
+    "mme": ("Is it number 0 or 0? Please answer yes or no.", 16),
+    "mmhal": ("What is 0?", 1024),
+    "object_halbench": ("Describe it.", 1024),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_prompt_and_the_length_of_answers_do_not_change_unnoticed(name, tmp_path):
+    """A number is only comparable with one made with the same words: change these with a line in the changelog."""
+    questions, _, options = arguments(name, tmp_path)
+    first = load_samples(name, questions, **options)[0]
+    assert [part.kind for part in first.prompt[0].parts] == ["image", "text"]
+    assert (first.prompt[0].text, BENCHMARKS[name].max_new_tokens) == ASKED[name]

@@ -1,0 +1,97 @@
+"""What every benchmark asks and how, frozen: a change of a prompt or a length changes numbers, so it is seen here."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mmpref.evals.scoring import BENCHMARKS, load_samples
+
+GOLDEN = Path(__file__).parent / "golden" / "asking.json"
+PAIR = {
+    "id": "1",
+    "images": ["a.png"],
+    "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is on the sofa?"}]}],
+    "chosen": "A cat.",
+    "rejected": "A dog.",
+}
+HALLUSION = {
+    "category": "VS", "subcategory": "chart", "visual_input": "1", "set_id": "0", "figure_id": "1", "question_id": "0",
+    "question": "Is it rising?", "gt_answer_details": "It is.", "gt_answer": "1", "filename": "./VS/chart/0_1.png",
+}  # fmt: skip
+
+
+@pytest.fixture
+def sources(tmp_path):
+    """One question of each benchmark and its options."""
+    amber = tmp_path / "amber"
+    (amber / "query").mkdir(parents=True)
+    (amber / "annotations.json").write_text(
+        json.dumps(
+            [
+                {"id": 1, "type": "generative", "truth": ["cat"], "hallu": ["dog"]},
+                {"id": 2, "type": "discriminative-attribute-state", "truth": "yes"},
+            ]
+        )
+    )
+    (amber / "query" / "query_all.json").write_text(
+        json.dumps(
+            [
+                {"id": 1, "image": "AMBER_1.jpg", "query": "Describe this image."},
+                {"id": 2, "image": "AMBER_1.jpg", "query": "Is the sky sunny in this image?"},
+            ]
+        )
+    )
+    (amber / "relation.json").write_text(json.dumps({"cat": ["kitten"]}))
+    (amber / "safe_words.txt").write_text("light\n")
+    (amber / "metrics.txt").write_text("chair_score=0.001\n")
+    mme = [{"category": "OCR", "image": "1.jpg", "question": "Is it A? Please answer yes or no.", "answer": "Yes"}]
+    mme.append({**mme[0], "question": "Is it B? Please answer yes or no.", "answer": "No"})
+    mmhal = {
+        "question_type": "attribute", "question_topic": "outdoor", "image_id": "x", "image_src": "https://h/1_o.jpg",
+        "image_content": ["Bench"], "question": "What colour is it?", "gt_answer": "Red.",
+    }  # fmt: skip
+    return {
+        "pope": ([{"question_id": 1, "image": "a.jpg", "text": "Is there a dog in the image?", "label": "yes"}], {}),
+        "chair": ({"42": ["dog"]}, {}),
+        "amber": (amber, {}),
+        "hallusionbench": ([HALLUSION, {**HALLUSION, "visual_input": "0", "figure_id": "0", "filename": None}], {}),
+        "mme": (mme, {}),
+        "mmhal": ([mmhal], {}),
+        "object_halbench": ([{"image_id": 42, "question": "Describe it.", "objects": ["dog"]}], {}),
+        "preference": ([PAIR], {}),
+        "win_rate": ([{"instruction": "Say hi.", "output": "hi"}], {}),
+    }
+
+
+def asked(name, source, options):
+    benchmark = BENCHMARKS[name]
+    return {
+        "max_new_tokens": benchmark.max_new_tokens,
+        "num_beams": benchmark.num_beams,
+        "by_likelihood": benchmark.by_likelihood,
+        "questions": [
+            {
+                "id": sample.id,
+                "images": [image.path for image in sample.images],
+                "turns": [
+                    [turn.role, [part.text or f"<{part.kind}>" for part in turn.parts]] for turn in sample.prompt
+                ],
+            }
+            for sample in load_samples(name, source, **options)
+        ],
+    }
+
+
+def test_every_benchmark_asks_what_it_always_asked(sources):
+    found = {name: asked(name, *sources[name]) for name in BENCHMARKS if name in sources}
+    # to accept a change on purpose: delete the file, run this test once, and read the diff
+    if not GOLDEN.exists():
+        GOLDEN.parent.mkdir(exist_ok=True)
+        GOLDEN.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        pytest.fail(f"wrote {GOLDEN}; read it and run again")
+    assert json.loads(GOLDEN.read_text(encoding="utf-8")) == found
+
+
+def test_no_benchmark_is_without_a_snapshot(sources):
+    assert set(BENCHMARKS) == set(sources)

@@ -1,0 +1,284 @@
+"""Lengths are planned from headers alone, they are exact, and nothing is cut, shrunk or left out but by the rule."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mmpref.data.images.loader import ImageLoader
+from mmpref.processing import EncodeError, FitPlan, PairCollator, PairEncoder, plan_fit
+from mmpref.processing.encode import EncodedPair
+from mmpref.processing.family import family_of
+from mmpref.records import ImageRef, PreferencePair
+from tests.tiny_vlms import TINY, VISION, pair, refs, turn
+
+
+@functools.cache
+def parts(name: str) -> tuple[Any, Any]:
+    """Processor and family; Qwen's with a budget of up to 20 tokens an image."""
+    processor = TINY[name].processor()
+    kind = {"llava_vicuna": "llava", "text": "llama"}.get(name, name)
+    if name.startswith("qwen"):
+        size = processor.image_processor.size
+        processor.image_processor.size = type(size)(
+            shortest_edge=size["shortest_edge"], longest_edge=20 * size["shortest_edge"]
+        )
+    return processor, family_of(kind, has_vision=name != "text")
+
+
+def encoder_for(name: str, **options: Any) -> PairEncoder:
+    return PairEncoder(*parts(name), **options)
+
+
+def draw(ref: ImageRef) -> Image.Image:
+    """Of one colour: what counts here is the size."""
+    return Image.new("RGB", size_of(ref), (90, 30, 200))
+
+
+def attempt(encoder: PairEncoder, row: PreferencePair, load: Any) -> tuple[EncodedPair | None, str]:
+    """The encoded pair, or why there is none."""
+    try:
+        return encoder.encode(row, load), ""
+    except EncodeError as err:
+        return None, err.reason
+
+
+def lengths(encoded: EncodedPair) -> list[int]:
+    """Tokens of each answer."""
+    return [len(side[1]) for side in encoded.sides() if side is not None]
+
+
+def size_of(ref: ImageRef) -> tuple[int, int]:
+    width, _, height = str(ref.path).partition("-")[0].partition("x")
+    return int(width), int(height)
+
+
+SIZES = st.tuples(st.integers(4, 330), st.integers(4, 330))
+
+
+@pytest.mark.parametrize("name", VISION)
+@settings(max_examples=10, deadline=None)
+@given(sizes=st.lists(SIZES, max_size=4))
+def test_lengths_from_sizes_are_those_of_the_encoded_pair(name: str, sizes: list[tuple[int, int]]) -> None:
+    encoder = encoder_for(name)
+    names = tuple(f"{w}x{h}-{i}" for i, (w, h) in enumerate(sizes))
+    row = pair("p", images=names)
+    opened: list[ImageRef] = []
+
+    def load(ref: ImageRef) -> Image.Image:
+        opened.append(ref)
+        return draw(ref)
+
+    encoded, reason = attempt(encoder, row, load)
+    if encoded is None:
+        plan = plan_fit([row], encoder, size_of)
+        assert [error.reason for _, error in plan.set_aside] == [reason]
+        return
+    assert len(opened) == len(sizes)
+    plan = plan_fit([row], encoder, size_of)
+    (fit,) = plan.fits
+    assert len(opened) == len(sizes)  # planning opens none
+    assert fit.prompt == len(encoded.prompt)
+    assert list(fit.answers) == lengths(encoded)
+    token = encoder.chat.image_token_id
+    if encoder.family.repeats_image_token:
+        assert fit.image_tokens == sum(encoded.prompt.image_tokens) == int((encoded.prompt.input_ids == token).sum())
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("shape", [(4000, 21), (21, 4000), (1, 1), (199, 1), (1, 199), (28, 5600), (3000, 3000)])
+def test_extreme_shapes_have_a_count_or_a_reason(name: str, shape: tuple[int, int]) -> None:
+    encoder = encoder_for(name)
+    row = pair("p", images=(f"{shape[0]}x{shape[1]}-1",))
+    plan = plan_fit([row], encoder, size_of)
+    blank = Image.new("RGB", shape)
+    encoded, reason = attempt(encoder, row, lambda _: blank)
+    if encoded is None:
+        assert [error.reason for _, error in plan.set_aside] == [reason] == ["image_processing"]
+    else:
+        assert [fit.prompt for fit in plan.fits] == [len(encoded.prompt)]
+
+
+# ---- the rule ----------------------------------------------------------------------------------------------------
+
+
+def planned(name: str, rows: list[PreferencePair], limit: int, **options: Any) -> tuple[FitPlan, PairEncoder]:
+    of_plan = {key: options.pop(key) for key in ("shrink_images", "num_workers") if key in options}
+    plan = plan_fit(rows, encoder_for(name, max_length=limit, **options), size_of, **of_plan)
+    return plan, encoder_for(name, max_length=limit, budgets=plan.budgets, **options)
+
+
+def test_images_shrink_first_then_answers_are_cut_then_the_pair_is_set_aside() -> None:
+    row = pair("p", images=("200x200-1", "100x100-2"), chosen="a red square on a blue background .")
+    ((fit,), loose) = (lambda p: (p[0].fits, p[1]))(planned("qwen2_vl", [row], 10_000))
+    whole, answer = fit.prompt, max(fit.answers)
+    assert loose.encode(row, draw).num_cut == 0
+    seen = []
+    for limit in range(whole + answer + 2, 2, -1):
+        plan, encoder = planned("qwen2_vl", [row], limit, shrink_images=True)
+        if plan.set_aside:
+            seen.append("aside")
+            assert plan.set_aside[0][1].reason in ("too_long_prompt", "identical_pair")
+            continue
+        (fit,) = plan.fits
+        encoded = encoder.encode(row, draw)
+        assert len(encoded.prompt) == fit.prompt
+        assert encoded.num_cut == fit.num_cut
+        assert len(encoded.prompt) + max(lengths(encoded)) <= limit
+        image_tokens = int((encoded.prompt.input_ids == encoder.chat.image_token_id).sum())
+        assert image_tokens == fit.image_tokens >= 2  # never cut: each image keeps its own grid
+        if fit.num_cut:
+            seen.append("cut")
+            assert fit.max_pixels == encoder.images.lowest_max_pixels()  # nothing is cut while an image could shrink
+        else:
+            seen.append("shrunk" if fit.max_pixels is not None else "whole")
+            assert len(encoded.prompt) + answer <= limit
+    order = list(dict.fromkeys(seen))
+    assert order == ["whole", "shrunk", "cut", "aside"]
+    assert seen == sorted(seen, key=order.index)  # and never back
+
+
+def test_without_leave_to_shrink_answers_are_cut_at_full_resolution() -> None:
+    row = pair("p", images=("200x200-1",))
+    (fit,) = planned("qwen2_vl", [row], 10_000)[0].fits
+    plan, encoder = planned("qwen2_vl", [row], fit.prompt + 5)
+    (cut,) = plan.fits
+    assert (cut.max_pixels, cut.prompt, cut.num_cut > 0) == (None, fit.prompt, True)
+    assert encoder.encode(row, draw).num_cut == cut.num_cut
+
+
+def test_both_sides_are_cut_at_the_same_token_also_where_their_images_differ() -> None:
+    row = pair(
+        "p", images=("56x56-1",), rejected_images=refs("112x112-2"),
+        chosen="a red square on a blue background , please .", rejected="two yellow boxes and a dog and one cat .",
+    )  # fmt: skip
+    (loose,) = planned("qwen2_vl", [row], 10_000)[0].fits
+    plan, encoder = planned("qwen2_vl", [row], loose.prompt + 4)
+    (fit,) = plan.fits
+    encoded = encoder.encode(row, draw)
+    assert encoded.rejected_prompt is not None
+    assert len(encoded.rejected_prompt) == fit.prompt > len(encoded.prompt)
+    assert lengths(encoded) == [4, 4]
+    assert fit.room == 4
+
+
+def test_a_pair_that_is_one_answer_where_it_is_cut_is_set_aside() -> None:
+    row = pair("p", images=(), chosen="the picture shows a cat .", rejected="the picture shows a dog .")
+    (loose,) = planned("text", [row], 10_000)[0].fits
+    plan, encoder = planned("text", [row], loose.prompt + 3)
+    assert [(p.id, e.reason) for p, e in plan.set_aside] == [("p", "identical_pair")]
+    with pytest.raises(EncodeError, match="same tokens up to token 3"):
+        encoder.encode(row, draw)
+
+
+QUESTIONS = st.lists(st.sampled_from(["is", "there", "a", "dog", "."]), min_size=1, max_size=40).map(" ".join)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    rows=st.lists(st.tuples(QUESTIONS, QUESTIONS, QUESTIONS, st.lists(SIZES, max_size=2)), min_size=1, max_size=5),
+    limit=st.integers(8, 120),
+    shrink=st.booleans(),
+    name=st.sampled_from(["llava", "qwen2_5_vl"]),
+)
+def test_kept_and_set_aside_are_what_was_planned_and_what_was_kept_can_be_run(
+    rows: list[Any], limit: int, shrink: bool, name: str
+) -> None:
+    pairs = [
+        pair(str(i), images=tuple(f"{w}x{h}-1" for w, h in sizes), question=q, chosen=c, rejected=r)
+        for i, (q, c, r, sizes) in enumerate(rows)
+    ]
+    plan, encoder = planned(name, pairs, limit, shrink_images=shrink)
+    kept = [p.id for p in plan.pairs]
+    assert sorted([*kept, *(p.id for p, _ in plan.set_aside)]) == sorted(p.id for p in pairs)
+    report = plan.report()
+    assert report["pairs"] == len(kept)
+    assert Counter(e.reason for _, e in plan.set_aside) == report["set_aside"]["reasons"]
+    for row in plan.pairs:
+        batch = PairCollator(encoder, draw)([row])
+        assert int(batch.answer_lens.min()) > 0
+    found = [encoder.encode(row, draw) for row in plan.pairs]
+    longest = max((len(pair.prompt) + max(lengths(pair)) for pair in found), default=0)
+    assert plan.longest == longest <= limit
+
+
+# ---- images that cannot be read, and workers ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    Image.new("RGB", (60, 60), "red").save(tmp_path / "good.png")
+    (tmp_path / "broken.png").write_bytes((tmp_path / "good.png").read_bytes()[:12])
+    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "empty.png").write_bytes(b"")
+    return tmp_path
+
+
+def test_images_that_are_missing_or_broken_set_their_pair_aside_with_the_reason(root: Path) -> None:
+    rows = [pair(name, images=(f"{name}.png",)) for name in ("good", "broken", "text", "empty", "gone")]
+    rows.append(pair("outside", images=("../x.png",)))
+    plan = plan_fit(rows, encoder_for("llava"), ImageLoader(root).size)
+    assert [p.id for p in plan.pairs] == ["good"]
+    reasons = {p.id: e for p, e in plan.set_aside}
+    assert set(reasons) == {"broken", "text", "empty", "gone", "outside"}
+    for row_id, error in reasons.items():
+        assert error.reason, row_id
+        assert row_id in str(error)
+    assert reasons["gone"].reason != reasons["text"].reason
+
+
+def test_a_place_without_an_image_and_an_image_without_a_place_are_set_aside() -> None:
+    missing = dataclasses.replace(pair("missing", images=("28x28-1", "28x28-2")), images=refs("28x28-1"))
+    spare = dataclasses.replace(pair("spare"), images=refs("28x28-1", "28x28-2"))
+    late = pair("late", images=("28x28-1",), rejected_images=refs("28x28-1", "28x28-2"))
+    for name in VISION:
+        plan = plan_fit([missing, spare, late, pair("good")], encoder_for(name), size_of)
+        assert [p.id for p in plan.pairs] == ["good"], name
+        assert {e.reason for _, e in plan.set_aside} == {"placeholder_count"}
+
+
+def test_images_given_to_a_text_model_are_set_aside() -> None:
+    plan = plan_fit([pair("seen"), pair("read", images=())], encoder_for("text"), size_of)
+    assert [p.id for p in plan.pairs] == ["read"]
+    assert [e.reason for _, e in plan.set_aside] == ["images_in_text_model"]
+
+
+def test_helping_processes_find_the_same_plan(root: Path) -> None:
+    names = ("good", "broken", "good", "gone")
+    rows = [
+        pair(f"{i}", images=(f"{names[i % 4]}.png",), chosen="a red square . " * (1 + i % 9), rejected="no " * (i + 1))
+        for i in range(140)
+    ]
+    plans = [
+        plan_fit(
+            rows, encoder_for("qwen2_vl", max_length=60), ImageLoader(root).size, shrink_images=True, num_workers=n
+        )
+        for n in (0, 2)
+    ]
+    assert plans[0].fits == plans[1].fits
+    assert plans[0].pairs == plans[1].pairs
+    assert [(p.id, str(e), e.reason) for p, e in plans[0].set_aside] == [
+        (p.id, str(e), e.reason) for p, e in plans[1].set_aside
+    ]
+    assert plans[0].report() == plans[1].report()
+    assert plans[0].report()["answers_cut"]["pairs"] > 0
+
+
+def test_the_report_says_what_changed_in_words() -> None:
+    rows = [pair(str(i), images=("200x200-1",), prompt=(turn("user", None, "red " * i),)) for i in range(0, 60, 6)]
+    plan, _ = planned("qwen2_vl", rows, 45, shrink_images=True)
+    report = plan.report()
+    assert report["images_shrunk"]["pairs"] > 0
+    assert report["set_aside"]["reasons"].get("too_long_prompt", 0) > 0
+    assert "get smaller images" in plan.describe()
+    assert "set aside: " in plan.describe()
+    assert all("too_long_prompt" in text for text in report["set_aside"]["examples"].values())
+    assert planned("qwen2_vl", rows[:1], 10_000)[0].describe() == ""
