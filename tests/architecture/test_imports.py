@@ -368,6 +368,7 @@ def test_help_needs_no_other_library_than_the_command_line_s_own() -> None:
     assert loaded <= {"mmpref", "typer", "shellingham", "annotated_doc", "rich", "pygments", "markdown_it", "mdurl"}
     ours = fresh_python(f"{code}print(*(name for name in sys.modules if name.startswith('mmpref.')))").split()
     assert set(ours) <= {
+        "mmpref.cli",
         "mmpref.cli.main",
         "mmpref.cli.data",
         "mmpref.cli.evals",

@@ -162,7 +162,7 @@ def test_the_folder_is_that_of_the_environment(tmp_path: Path, monkeypatch: pyte
 def test_many_processes_may_write_at_once(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = large(tmp_path / "w")
     script = (
-        "import sys, time; from pathlib import Path; from mmpref import file_hashes\n"
+        "import sys, time; from pathlib import Path; from mmpref.files import hashes as file_hashes\n"
         "now = time.time_ns; file_hashes.time.time_ns = lambda: now() + 10**11\n"
         f"file_hashes.KEPT_FROM = {LARGE}\n"
         "for _ in range(20):\n    file_hashes._known.clear(); print(file_hashes.content_hash(Path(sys.argv[1])))\n"

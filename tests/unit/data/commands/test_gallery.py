@@ -63,7 +63,7 @@ def test_the_policy_allows_the_one_script_and_the_one_style(tmp_path):
 def test_the_script_reads_no_data_as_markup():
     from importlib import resources
 
-    script = resources.files("mmpref.data").joinpath("gallery.js").read_text(encoding="utf-8")
+    script = resources.files("mmpref.data.commands").joinpath("gallery.js").read_text(encoding="utf-8")
     assert not re.search(
         r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|eval\(|new Function", script
     )
