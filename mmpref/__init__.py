@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mmpref.records import EvalSample, PreferencePair, TaskResult
     from mmpref.training import PreferenceTrainer
 
-# public name -> the room that defines it
+# public name -> the package that defines it
 _HOME = {
     "PairLogps": "mmpref.losses",
     "LossOutput": "mmpref.losses",

@@ -69,7 +69,7 @@ def check_recipe(recipe: Recipe) -> Iterator[Fact]:
     from mmpref.training.parallel.strategy import refuse_contradictions
     from mmpref.training.precision import resolved
     from mmpref.training.run.setup import refuse_shrinking
-    from mmpref.training.run.start_adapter import continued
+    from mmpref.training.run.start_adapter import with_start_adapter
     from mmpref.training.trainer.arguments import training_arguments
 
     looks = _Looks()
@@ -84,7 +84,7 @@ def check_recipe(recipe: Recipe) -> Iterator[Fact]:
     looks.at("output", lambda: _refuse_place(with_real_output(recipe).output), unless="output")
     looks.at("model.path", lambda: _model(recipe))
     looks.at("processing", lambda: refuse_shrinking(recipe), unless="model.path")
-    recipe = looks.at("adapter", lambda: continued(loss_written_out(recipe)), unless="loss") or recipe
+    recipe = looks.at("adapter", lambda: with_start_adapter(loss_written_out(recipe)), unless="loss") or recipe
     data = None
     if objective is not None:
         data, faults = _data_faults(recipe, objective)

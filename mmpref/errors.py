@@ -30,7 +30,7 @@ class MMPrefError(Exception):
     """Base of all expected errors; ``exit_code`` is what the command line returns for it."""
 
     exit_code: int = 2
-    told_elsewhere: bool = False
+    reported_by_other_rank: bool = False
     """Another process of the same run says it; this one only ends."""
 
 

@@ -1,4 +1,4 @@
-"""How many image tokens a picture becomes, per model family, by arithmetic: no processor, no download.
+"""How many image tokens an image becomes, per model family, by arithmetic: no processor, no download.
 
 Each rule follows the paper and the processor of transformers, and each is tested against that processor. The numbers
 hold for the image settings of the published checkpoints, named below; a recipe that changes the pixel budget changes
@@ -6,9 +6,9 @@ them.
 
 ==================  ===================================================================================================
 LLaVA-1.5           336 px / 14 px patches = 24 x 24 = 576, whatever the size.
-LLaVA-NeXT          576 for the whole picture, and the anyres grid: of 672x336, 336x672, 672x672, 1008x336 and 336x1008
+LLaVA-NeXT          576 for the whole image, and the anyres grid: of 672x336, 336x672, 672x672, 1008x336 and 336x1008
                     the one that keeps most pixels; 24 tokens per 336 px side, padding cut off, one newline per row.
-LLaVA-OneVision     729 for the whole picture (384 px / 14 px = 27 x 27), and the grid of 1..6 x 1..6 tiles of 384 px
+LLaVA-OneVision     729 for the whole image (384 px / 14 px = 27 x 27), and the grid of 1..6 x 1..6 tiles of 384 px
                     with padding cut off, shrunk to about 9 tiles (``anyres_max_9``), one newline per row.
 Qwen2-VL, 2.5-VL    sides rounded to 28 px (14 px patches merged 2 x 2), scaled into 3,136..12,845,056 pixels, one token
                     per 28 x 28 px.
@@ -27,13 +27,13 @@ _ONEVISION_GRID = tuple((high, wide) for high in range(1, 7) for wide in range(1
 
 
 def llava_1_5(width: int, height: int) -> int:
-    """576: every picture is scaled and cropped to one 336 px square."""
+    """576: every image is scaled and cropped to one 336 px square."""
     del width, height
     return 24 * 24
 
 
 def llava_next(width: int, height: int) -> int:
-    """The whole picture, and the anyres grid without its padding, with one newline per row."""
+    """The whole image, and the anyres grid without its padding, with one newline per row."""
     rows, columns = _unpadded(width, height, tile=336, side=24, grid=_NEXT_GRID)
     return 24 * 24 + rows * columns + rows
 
@@ -79,11 +79,11 @@ IMAGE_TOKENS: Mapping[str, Callable[[int, int], int | None]] = MappingProxyType(
         "Qwen3-VL": _qwen3,
     }
 )
-"""Family -> tokens of a picture of (width, height), upright; None where the family refuses the picture."""
+"""Family -> tokens of an image of (width, height), upright; None where the family refuses the image."""
 
 RULES: Mapping[str, str] = MappingProxyType(
     {
-        "LLaVA-1.5": "(336 / 14)^2 = 576 for every picture",
+        "LLaVA-1.5": "(336 / 14)^2 = 576 for every image",
         "LLaVA-NeXT": "576 + unpadded anyres grid of 336 px tiles (24 per side) + 1 per row",
         "LLaVA-OneVision": "729 + unpadded grid of 384 px tiles (27 per side), about 9 tiles at most, + 1 per row",
         "Qwen2-VL, Qwen2.5-VL": "one per 28 x 28 px after resizing into 3,136..12,845,056 px",
@@ -93,7 +93,7 @@ RULES: Mapping[str, str] = MappingProxyType(
 
 
 def _unpadded(width: int, height: int, *, tile: int, side: int, grid: tuple[tuple[int, int], ...]) -> tuple[int, int]:
-    """Rows and columns of tokens that show picture, after the best grid is chosen and its padding cut off."""
+    """Rows and columns of tokens that show image, after the best grid is chosen and its padding cut off."""
 
     def kept_and_wasted(tiles: tuple[int, int]) -> tuple[int, int]:
         high, wide = tiles[0] * tile, tiles[1] * tile

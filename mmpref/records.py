@@ -1,4 +1,4 @@
-"""The types that pass between rooms: frozen, plain, and free of torch.
+"""The types that pass between packages: frozen, plain, and free of torch.
 
 One way for data: rows -> ``PreferencePair`` -> (processing) -> losses -> metrics, and
 ``EvalSample`` -> ``Answer`` -> ``TaskResult`` -> report.

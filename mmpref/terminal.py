@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: progress with time left, tables, one line per event. The door to rich."""
+"""Output to the terminal: progress with time left, tables, one line per event. The only module that imports rich."""
 
 from __future__ import annotations
 

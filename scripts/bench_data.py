@@ -2,7 +2,7 @@
 
     python scripts/bench_data.py [--images 1500] [--rows 1000000] [--workers 2] [--repeats 5]
 
-Draws its own pictures (photo-like noise, JPEG, quality 90) and rows in a temporary folder, which is removed at the end.
+Draws its own images (photo-like noise, JPEG, quality 90) and rows in a temporary folder, which is removed at the end.
 Nothing else is written. Rounds of the two sides alternate and the median is given; processor time is the figure to
 compare on a machine that does other work too. Readers are measured in a process of their own, with its peak memory.
 """
@@ -35,7 +35,7 @@ SIDE = (640, 480)
 
 
 def draw(folder: Path, number: int) -> None:
-    """One photo-like picture: smooth colours with grain, about as large as a COCO file."""
+    """One photo-like image: smooth colours with grain, about as large as a COCO file."""
     generator = np.random.default_rng(number)
     coarse = Image.fromarray(generator.integers(0, 255, (12, 16, 3), dtype=np.uint8))
     smooth = np.asarray(coarse.resize(SIDE, Image.Resampling.BICUBIC), dtype=np.int16)
@@ -73,7 +73,7 @@ def with_pillow_alone(paths: list[str]) -> None:
 
 
 class Cost(NamedTuple):
-    """Of one whole pass over all pictures."""
+    """Of one whole pass over all images."""
 
     wall: float
     cpu: float
@@ -98,7 +98,7 @@ def _cpu_seconds() -> float:
 
 
 def pillow_cost(folder: Path, workers: int) -> Cost:
-    """Every picture opened, decoded and brought to RGB by Pillow alone, in as many processes, their start included."""
+    """Every image opened, decoded and brought to RGB by Pillow alone, in as many processes, their start included."""
     paths = sorted(str(path) for path in folder.glob("*.jpg"))
     pieces = [paths[begin : begin + 16] for begin in range(0, len(paths), 16)]
 

@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python scripts/bench_eval.py [--model DIR] [--images 48] [--questions 6] [--new-tokens 24]
 
-Without --model a small LLaVA of the demo's size with random weights answers drawn pictures; every answer has the full
-length, which is the same work for both. One at a time is what a plain script does: open the picture, processor,
+Without --model a small LLaVA of the demo's size with random weights answers drawn images; every answer has the full
+length, which is the same work for both. One at a time is what a plain script does: open the image, processor,
 ``generate`` with a KV cache, decode. Rounds of both kinds take turns; times are medians, and the ratio is what counts.
 """
 
@@ -32,10 +32,10 @@ THINGS = ("cup", "plate", "fork", "tree", "bench", "kite", "ball", "pot")
 def draw(folder: Path, count: int) -> list[str]:
     names = []
     for number in range(count):
-        picture = Image.new("RGB", (320, 240), (40 + 3 * number % 200, 120, 90))
-        ImageDraw.Draw(picture).ellipse((number % 200, 40, number % 200 + 60, 120), fill=(220, 60, number % 255))
+        image = Image.new("RGB", (320, 240), (40 + 3 * number % 200, 120, 90))
+        ImageDraw.Draw(image).ellipse((number % 200, 40, number % 200 + 60, 120), fill=(220, 60, number % 255))
         names.append(f"{number}.png")
-        picture.save(folder / names[-1])
+        image.save(folder / names[-1])
     return names
 
 

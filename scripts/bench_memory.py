@@ -255,12 +255,12 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     ]  # fmt: skip
     # once on a short pair: libraries that load on first use, and their buffers, are not the step's
     short = replace(pairs[0], id="short", chosen=words[0], rejected=words[1])
-    picture = Image.new("RGB", (336, 336), (10, 200, 30))
+    drawn = Image.new("RGB", (336, 336), (10, 200, 30))
     encoder = PairEncoder(loaded.processor, loaded.family)
-    encoded = encoder.encode(pairs[0], lambda _: picture)
+    encoded = encoder.encode(pairs[0], lambda _: drawn)
     layout = case.get("layout", "shared_prefix")
     cached = case.get("reference") == "cache"
-    collate = PairCollator(encoder, lambda _: picture, layout=layout, keyed=cached)
+    collate = PairCollator(encoder, lambda _: drawn, layout=layout, keyed=cached)
     batch = collate(pairs)
     assert encoded.rejected_ids is not None
     image = sum(encoded.prompt.image_tokens)

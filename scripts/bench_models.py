@@ -1,6 +1,6 @@
 """Models for benchmarks: real architectures with random weights, scaled so that their parts cost what they cost at 7B.
 
-LLaVA-like: CLIP tower with 576 image tokens, Llama with V = 32,000. Qwen2-VL-like: a picture of 896 x 896 becomes 4,096
+LLaVA-like: CLIP tower with 576 image tokens, Llama with V = 32,000. Qwen2-VL-like: an image of 896 x 896 becomes 4,096
 patches and 1,024 image tokens, V = 152,064, tied embeddings. The share of the vision tower is that of a 7B model or a
 little more; the output head weighs more than in a 7B model, so speed is compared with a peer whose head is as good.
 """
@@ -41,10 +41,10 @@ class Scaled:
     build: Callable[[], tf.PreTrainedModel]
     processor: Any
     image_markup: str
-    picture: tuple[int, int]
-    """Width and height of the benchmark's pictures."""
+    image: tuple[int, int]
+    """Width and height of the benchmark's images."""
     patches: int
-    """Tokens inside the vision tower for one picture."""
+    """Tokens inside the vision tower for one image."""
     image_tokens: int
 
 
@@ -120,7 +120,7 @@ SCALED: dict[str, Callable[[], Scaled]] = {"llava": llava_like, "qwen2_vl": qwen
 
 
 def make_pairs(count: int, *, shortest: int, longest: int, seed: int, vocabulary: int = 20_000) -> list[PreferencePair]:
-    """Pairs of random words over one picture each; answers of ``shortest`` to ``longest`` words.
+    """Pairs of random words over one image each; answers of ``shortest`` to ``longest`` words.
 
     Args:
         vocabulary: of so many words; a tokenizer that knows fewer would see unknown ones.
@@ -142,6 +142,6 @@ def make_pairs(count: int, *, shortest: int, longest: int, seed: int, vocabulary
     ]
 
 
-def picture(ref: ImageRef, size: tuple[int, int]) -> Image.Image:
+def image(ref: ImageRef, size: tuple[int, int]) -> Image.Image:
     noise = np.random.default_rng(int(ref.path or 0)).integers(0, 255, (size[1] // 8, size[0] // 8, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)

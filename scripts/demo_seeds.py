@@ -1,4 +1,4 @@
-"""Run `mmpref demo` for several seeds and write what came out: the table of docs/demo.md and the picture of the README.
+"""Run `mmpref demo` for several seeds and write what came out: the table of docs/demo.md and the image of the README.
 
     python scripts/demo_seeds.py --seeds 0 1 2 --work demo-seeds [--write-docs]
 
@@ -53,8 +53,8 @@ def mean_and_interval(values: list[float]) -> tuple[float, float | None]:
     """Mean and the half width of its 95 % t-interval over seeds; None with a single seed."""
     if len(values) < 2:
         return values[0], None
-    spread = statistics.stdev(values) / math.sqrt(len(values))
-    return statistics.mean(values), T_95[len(values) - 2] * spread
+    parallel = statistics.stdev(values) / math.sqrt(len(values))
+    return statistics.mean(values), T_95[len(values) - 2] * parallel
 
 
 def cell(results: list[dict[str, Any]], run: int, key: str, *, field: str = "value") -> str:
@@ -132,7 +132,7 @@ def per_seed(results: list[dict[str, Any]]) -> str:
 
 
 def write_docs(text: str, work: Path, seed: int) -> None:
-    """Put the table into docs/demo.md and the picture of one seed into docs/figures."""
+    """Put the table into docs/demo.md and the image of one seed into docs/figures."""
     from mmpref.report.compare import comparison_table, load_runs
     from mmpref.report.figures import result_figure
 
@@ -150,7 +150,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=Path("demo-seeds"))
-    parser.add_argument("--write-docs", action="store_true", help="update docs/demo.md and the README's picture")
+    parser.add_argument("--write-docs", action="store_true", help="update docs/demo.md and the README's image")
     known, others = parser.parse_known_args()
     results = [run_seed(seed, known.work, others) for seed in known.seeds]
     text = table(results)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mmpref.planning.gpus import GIB
 from mmpref.planning.memory import with_changes
-from mmpref.planning.parallelism import Spread
+from mmpref.planning.parallelism import ParallelPlan
 from mmpref.planning.plan import make_plan
 from mmpref.recipe.sections import Recipe, build_recipe, parse_yaml
 
@@ -206,7 +206,7 @@ def where_it_fits(recipe: Recipe) -> list[str]:
     words = "reference.kind=cache train.optim=adamw_torch_fused"
     if make_plan(leaner, gpu_memory=BIG * GIB).fits:
         return [f"  More than {BIG} GB; {words} make it {make_plan(leaner).needed / GIB:.1f} GiB."]
-    shared = make_plan(leaner, spread=Spread(gpus=8, strategy="fsdp2"))
+    shared = make_plan(leaner, parallel=ParallelPlan(gpus=8, strategy="fsdp2"))
     batches = recipe.train.gradient_accumulation_steps // 8
     return [
         f"  No card with {BIG} GB holds it. On 8 of them, with {shared.needed / GIB:.1f} GiB each: --launch fsdp2",

@@ -17,7 +17,7 @@ from pathlib import Path
 from mmpref.errors import ConfigError
 from mmpref.planning.gpus import FIXED, GIB, GPUS, SLACK, UTILISATION
 from mmpref.planning.network import EFFICIENCY, GB, LINKS
-from mmpref.planning.parallelism import ALONE, BUCKET, LIVE, Spread, Strategy
+from mmpref.planning.parallelism import ALONE, BUCKET, LIVE, ParallelPlan, Strategy
 from mmpref.planning.plan import Plan, make_plan
 from mmpref.recipe.sections import Recipe, build_recipe
 
@@ -46,11 +46,11 @@ UPDATE = 128
 @dataclass(frozen=True)
 class Column:
     title: str
-    spread: Spread
+    parallel: ParallelPlan
 
 
-def spread(gpus: int, strategy: Strategy, nodes: int = 1) -> Spread:
-    return Spread(gpus=gpus, nodes=nodes, strategy=strategy)
+def parallel(gpus: int, strategy: Strategy, nodes: int = 1) -> ParallelPlan:
+    return ParallelPlan(gpus=gpus, nodes=nodes, strategy=strategy)
 
 
 @cache
@@ -73,11 +73,11 @@ def recipe(
 
 
 @cache
-def planned(model: str, mode: str, over: Spread, room: int | None = None) -> Plan | None:
+def planned(model: str, mode: str, over: ParallelPlan, room: int | None = None) -> Plan | None:
     """A plan for one micro-batch in an update; None where the strategy is refused."""
     optim = "adamw_8bit" if mode == "qlora" and over.state_parts == 1 else "adamw_torch_fused"
     try:
-        return make_plan(recipe(model, mode, optim=optim), spread=over, gpu_memory=room)
+        return make_plan(recipe(model, mode, optim=optim), parallel=over, gpu_memory=room)
     except ConfigError:
         return None
 
@@ -101,15 +101,15 @@ def memory_table(mode: str, columns: Sequence[Column]) -> str:
         first = planned(model, mode, ALONE)
         assert first is not None
         weights = first.memory.before["weights, not quantised"] + first.memory.before["weights, quantised"]
-        cells = [gib(planned(model, mode, column.spread)) for column in columns]
+        cells = [gib(planned(model, mode, column.parallel)) for column in columns]
         rows.append([model, f"{weights / GIB:.0f}", f"{first.memory.tokens:,}", *cells])
     return table(["model", "weights", "tokens", *(column.title for column in columns)], rows)
 
 
 def longest_table() -> str:
     """Tokens of each answer that still fit on a card with 80 GB."""
-    ways = [("full", spread(8, "fsdp2")), ("full", spread(8, "fsdp2", 8)), ("lora", spread(8, "ddp")),
-            ("lora", spread(8, "fsdp2")), ("qlora", spread(8, "ddp"))]  # fmt: skip
+    ways = [("full", parallel(8, "fsdp2")), ("full", parallel(8, "fsdp2", 8)), ("lora", parallel(8, "ddp")),
+            ("lora", parallel(8, "fsdp2")), ("qlora", parallel(8, "ddp"))]  # fmt: skip
     head = ["model", *(f"{mode}, {over.strategy}, {over.world}" for mode, over in ways)]
     rows = []
     for model in MODELS:
@@ -122,17 +122,17 @@ def stops_table() -> str:
     """The largest model that fits, by what trains, strategy and card."""
     rows = []
     for mode, title in MODES.items():
-        for over in (ALONE, spread(8, "ddp"), spread(8, "zero2"), spread(8, "zero3"), spread(8, "fsdp2"),
-                     spread(8, "fsdp2", 2), spread(8, "fsdp2", 8)):  # fmt: skip
+        for over in (ALONE, parallel(8, "ddp"), parallel(8, "zero2"), parallel(8, "zero3"), parallel(8, "fsdp2"),
+                     parallel(8, "fsdp2", 2), parallel(8, "fsdp2", 8)):  # fmt: skip
             cells = [_largest_model(mode, over, room) for room in CARDS.values()]
             if all(cell == "refused" for cell in cells):
                 cells = ["refused"] * len(cells)
             way = "one GPU" if over.is_alone else f"{over.strategy}, {over.world} GPUs"
             rows.append([title, way, *cells])
-    return table(["what trains", "spread", *CARDS], rows)
+    return table(["what trains", "parallel", *CARDS], rows)
 
 
-def _largest_model(mode: str, over: Spread, room: int) -> str:
+def _largest_model(mode: str, over: ParallelPlan, room: int) -> str:
     plans = {model: planned(model, mode, over) for model in MODELS}
     if all(plan is None for plan in plans.values()):
         return "refused"
@@ -150,9 +150,9 @@ def network_table() -> str:
                                         ("lora", "ddp"), ("lora", "fsdp2"), ("qlora", "ddp")]  # fmt: skip
     for model in ("Qwen2-VL-2B", "Qwen2.5-VL-7B", "Qwen2.5-VL-32B", "Qwen2.5-VL-72B"):
         for mode, strategy in ways:
-            over = spread(8, strategy, 2)
+            over = parallel(8, strategy, 2)
             asked = recipe(model, mode, UPDATE // over.world)
-            plans = [make_plan(asked, spread=over, gpu=CARD, link=link) for link in LINKS_TOLD]
+            plans = [make_plan(asked, parallel=over, gpu=CARD, link=link) for link in LINKS_TOLD]
             if not plans[0].fits:
                 continue
             speed, sent = plans[0].speed, plans[0].traffic.total
@@ -174,15 +174,15 @@ def _seconds(value: float) -> str:
     return f"{value:,.1f}" if value >= 0.1 else f"{value:.2f}"
 
 
-FULL = [Column("one GPU", ALONE), Column("ddp, 8", spread(8, "ddp")), Column("zero2, 8", spread(8, "zero2")),
-        Column("zero3, 8", spread(8, "zero3")), Column("fsdp2, 8", spread(8, "fsdp2")),
-        Column("fsdp2, 16", spread(8, "fsdp2", 2)), Column("fsdp2, 32", spread(8, "fsdp2", 4)),
-        Column("fsdp2, 64", spread(8, "fsdp2", 8))]  # fmt: skip
-LORA = [Column("one GPU", ALONE), Column("ddp, 8", spread(8, "ddp")), Column("zero3, 8", spread(8, "zero3")),
-        Column("fsdp2, 2", spread(2, "fsdp2")), Column("fsdp2, 4", spread(4, "fsdp2")),
-        Column("fsdp2, 8", spread(8, "fsdp2"))]  # fmt: skip
-QLORA = [Column("one GPU", ALONE), Column("ddp, 8", spread(8, "ddp")), Column("zero2, 8", spread(8, "zero2")),
-         Column("fsdp2, 8", spread(8, "fsdp2")), Column("zero3, 8", spread(8, "zero3"))]  # fmt: skip
+FULL = [Column("one GPU", ALONE), Column("ddp, 8", parallel(8, "ddp")), Column("zero2, 8", parallel(8, "zero2")),
+        Column("zero3, 8", parallel(8, "zero3")), Column("fsdp2, 8", parallel(8, "fsdp2")),
+        Column("fsdp2, 16", parallel(8, "fsdp2", 2)), Column("fsdp2, 32", parallel(8, "fsdp2", 4)),
+        Column("fsdp2, 64", parallel(8, "fsdp2", 8))]  # fmt: skip
+LORA = [Column("one GPU", ALONE), Column("ddp, 8", parallel(8, "ddp")), Column("zero3, 8", parallel(8, "zero3")),
+        Column("fsdp2, 2", parallel(2, "fsdp2")), Column("fsdp2, 4", parallel(4, "fsdp2")),
+        Column("fsdp2, 8", parallel(8, "fsdp2"))]  # fmt: skip
+QLORA = [Column("one GPU", ALONE), Column("ddp, 8", parallel(8, "ddp")), Column("zero2, 8", parallel(8, "zero2")),
+         Column("fsdp2, 8", parallel(8, "fsdp2")), Column("zero3, 8", parallel(8, "zero3"))]  # fmt: skip
 
 
 FULL_RECIPE, QLORA_RECIPE = "qwen2_vl_2b_uni_dpo_full", "qwen2_5_vl_7b_uni_dpo_qlora_24gb"
@@ -241,7 +241,7 @@ mmpref plan {QLORA_RECIPE} --gpus 4 --strategy ddp --gpu "RTX 4090" --link pcie4
 
 ## Memory by model
 GiB that a card must have (peak, {FIXED // GIB} GiB for CUDA, {SLACK:.0%} slack). In brackets: more than 80 GiB. One
-pair in a micro-batch, no accumulation, gradient checkpointing, autocast to bfloat16, one picture of 640 x 480, 100
+pair in a micro-batch, no accumulation, gradient checkpointing, autocast to bfloat16, one image of 640 x 480, 100
 prompt tokens, two answers of 250; *weights* is the model itself, *tokens* what the decoder runs over at once. Numbers
 after a strategy are GPUs.
 

@@ -84,9 +84,9 @@ def rows_for(name: str) -> list[PreferencePair]:
         ),
         pair("edited", images=("60x120-6",), chosen="there is a red square .", rejected="there is a blue square . no"),
         pair("begun", images=("60x60-7",), chosen="a cat", rejected="a cat and a dog ."),
-        pair("prefixed", response_prefix="the picture shows", chosen=" a red square .", rejected=" two boxes ."),
+        pair("prefixed", response_prefix="the image shows", chosen=" a red square .", rejected=" two boxes ."),
     ]
-    if name == "llava_vicuna":  # its template writes every picture at the start of a turn, whatever the order
+    if name == "llava_vicuna":  # its template writes every image at the start of a turn, whatever the order
         rows = [row for row in rows if row.id != "turns"]
     return [row for row in rows if not row.images] if name == "text" else rows
 
@@ -148,10 +148,10 @@ def _written(loaded: LoadedModel, row: PreferencePair, answer: str, images: tupl
         text += loaded.tokenizer.eos_token
     if not sees:
         return dict(loaded.processor(text, return_tensors="pt"))
-    pictures = {"images": [[draw(ref) for ref in images]]} if images else {}
+    inputs = {"images": [[draw(ref) for ref in images]]} if images else {}
     if loaded.family.token_types:
-        pictures["return_mm_token_type_ids"] = True
-    return dict(loaded.processor(text=[text], return_tensors="pt", **pictures).items())
+        inputs["return_mm_token_type_ids"] = True
+    return dict(loaded.processor(text=[text], return_tensors="pt", **inputs).items())
 
 
 def run_alone(model: Any, sequence: Written) -> Tensor:

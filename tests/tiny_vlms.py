@@ -22,7 +22,7 @@ from mmpref.models.load import image_only
 from mmpref.records import ImageRef, Message, Part, PreferencePair, user_turn
 
 WORDS = (
-    "a red square on a blue background . the picture shows a green circle and two yellow boxes . "
+    "a red square on a blue background . the image shows a green circle and two yellow boxes . "
     "what is in the image ? describe it , please . there is no dog , there is one cat . "
     "user assistant system yes it is not 0123456789 "
 ) * 3
@@ -410,14 +410,14 @@ def build(name: str, folder: Path, *, seed: int = 0, original_names: bool = True
 
 
 def draw(ref: ImageRef) -> Image.Image:
-    """A stand-in for a loader: the path ``WxH-N`` gives a WxH picture that differs with N."""
+    """A stand-in for a loader: the path ``WxH-N`` gives a WxH image that differs with N."""
     size, _, number = (ref.path or "28x28-0").partition("-")
     width, _, height = size.partition("x")
-    picture = Image.new("RGB", (int(width), int(height)), (40 * int(number) % 256, 90, 200))
+    image = Image.new("RGB", (int(width), int(height)), (40 * int(number) % 256, 90, 200))
     for x in range(0, int(width), 2):
         for y in range(int(number or 0) % 3, int(height), 3):
-            picture.putpixel((x, y), ((x * 9) % 256, (y * 7 + int(number)) % 256, 30))
-    return picture
+            image.putpixel((x, y), ((x * 9) % 256, (y * 7 + int(number)) % 256, 30))
+    return image
 
 
 def refs(*names: str) -> tuple[ImageRef, ...]:

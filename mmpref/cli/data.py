@@ -243,7 +243,7 @@ def convert(
     card: _CardName = None,
     images: Annotated[
         Path | None,
-        typer.Option(help="Folder for embedded pictures, where the target wants paths; default: beside the output."),
+        typer.Option(help="Folder for embedded images, where the target wants paths; default: beside the output."),
     ] = None,
     rebase: Annotated[
         bool, typer.Option("--rebase", help="Write image paths relative to the output's folder.")
@@ -314,7 +314,7 @@ def audit(
         list[str] | None, typer.Option(metavar="NAME=FILE", help="Questions of a benchmark, for its COCO ids.")
     ] = None,
     benchmark_images: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=FOLDER", help="Pictures of a benchmark, compared by content.")
+        list[str] | None, typer.Option(metavar="NAME=FOLDER", help="Images of a benchmark, compared by content.")
     ] = None,
     visual_genome: Annotated[
         Path | None, typer.Option(help="Visual Genome's image_data.json, which knows its COCO ids.")
@@ -323,7 +323,7 @@ def audit(
         Path | None, typer.Option("--drop-leaks", help="Write the pairs without leaks here, as canonical JSONL.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the findings as JSON.")] = None,
-    images: Annotated[bool, typer.Option("--images/--no-images", help="Open the pictures.")] = True,
+    images: Annotated[bool, typer.Option("--images/--no-images", help="Open the images.")] = True,
 ) -> None:
     """What a careful researcher would ask: length bias, repeats, scores, image tokens, overlap with benchmarks."""
     import math
@@ -348,7 +348,7 @@ def audit(
     scores = None if card is None else load_card(card).scores
     eta = eta if eta is not None else (scores.eta if scores is not None else None)
     quarantine = Quarantine()
-    unopened = replace(opened, images=None)  # a picture that cannot be opened is a finding, and no reason to stop
+    unopened = replace(opened, images=None)  # an image that cannot be opened is a finding, and no reason to stop
 
     with CountDisplay("auditing") as display:
         report = run_audit(
@@ -401,7 +401,7 @@ def view(
     card: _CardName = None,
     limit: Annotated[int, typer.Option(min=1, help="Of more pairs, as many are shown, evenly spaced.")] = 1000,
 ) -> None:
-    """A gallery of pairs in one offline page: picture, prompt, both answers with their differences marked."""
+    """A gallery of pairs in one offline page: image, prompt, both answers with their differences marked."""
     from mmpref.data.commands.gallery import build_gallery, evenly
     from mmpref.data.commands.outputs import refuse_outputs
     from mmpref.data.quarantine import Quarantine

@@ -163,7 +163,7 @@ def plan(
     ] = None,
     gpu_memory: Annotated[str | None, typer.Option(help="Memory of the card, for example 24GiB.")] = None,
     gpu: Annotated[str | None, typer.Option(help="Name of the card, for its memory and speed: 'RTX 4090'.")] = None,
-    picture: Annotated[str, typer.Option(help="Size of a pair's picture.")] = "640x480",
+    image_size: Annotated[str, typer.Option(help="Size of a pair's image.")] = "640x480",
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the prompt's text.")] = 100,
     answer_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each answer.")] = 250,
     gpus: Annotated[int, typer.Option(min=1, help="GPUs on each node.")] = 1,
@@ -178,25 +178,25 @@ def plan(
     from mmpref.recipe.sections import load_recipe, parse_size
     from mmpref.terminal import print_facts, print_table
 
-    loaded, size = load_recipe(recipe, overrides or []), parse_size(picture)
+    loaded, size = load_recipe(recipe, overrides or []), parse_size(image_size)
     from mmpref.planning.gpus import parse_memory
-    from mmpref.planning.parallelism import spread_over
+    from mmpref.planning.parallelism import parse_parallelism
     from mmpref.planning.plan import compare_strategies, make_plan
     from mmpref.planning.text import COMPARED, compared, facts, parts
     from mmpref.training.loss_settings import line_of, loss_written_out
-    from mmpref.training.run.start_adapter import continued
+    from mmpref.training.run.start_adapter import with_start_adapter
 
     options: dict[str, Any] = {
-        "gpu_memory": None if gpu_memory is None else parse_memory(gpu_memory), "gpu": gpu, "picture": size,
+        "gpu_memory": None if gpu_memory is None else parse_memory(gpu_memory), "gpu": gpu, "image_size": size,
         "prompt_tokens": prompt_tokens, "answer_tokens": answer_tokens, "link": link, "pairs": pairs,
     }  # fmt: skip
-    spread, starting = spread_over(gpus, nodes, strategy), continued(loss_written_out(loaded))
+    parallel, starting = parse_parallelism(gpus, nodes, strategy), with_start_adapter(loss_written_out(loaded))
     typer.echo(line_of(starting))
-    if strategy is None and not spread.is_alone:
-        title = f"{recipe} on {spread.world} GPUs"
-        print_table(title, COMPARED, *compared(compare_strategies(starting, spread, **options)))
+    if strategy is None and not parallel.is_alone:
+        title = f"{recipe} on {parallel.world} GPUs"
+        print_table(title, COMPARED, *compared(compare_strategies(starting, parallel, **options)))
         return
-    found = make_plan(starting, spread=spread, **options)
+    found = make_plan(starting, parallel=parallel, **options)
     print_table(f"memory of one update: {recipe}", ["part", "GiB"], parts(found))
     print_facts("plan", *facts(found, gpu=gpu))
 
@@ -369,7 +369,7 @@ def _main(argv: list[str] | None) -> int:
             typer.echo(f"mmpref: {hint}", err=True)
         return stop.code if isinstance(stop.code, int) else 0
     except MMPrefError as err:
-        if not err.told_elsewhere:
+        if not err.reported_by_other_rank:
             from mmpref import api_keys
 
             typer.echo(f"mmpref: {api_keys.cut(as_shown(err), of_message=True)}", err=True)

@@ -51,9 +51,9 @@ def config(
 
     loaded = load_recipe(recipe, overrides or [])
     if loaded.adapter.path is not None:  # what it says of rank and parts is as much of the recipe as what is written
-        from mmpref.training.run.start_adapter import continued
+        from mmpref.training.run.start_adapter import with_start_adapter
 
-        loaded = continued(loaded)
+        loaded = with_start_adapter(loaded)
     loss = resolve(loaded.loss.as_mapping())
     refuse_unread_reference(loaded, needs_reference=needs_reference(loss), loss=str(loss["name"] or loss["base"]))
     typer.echo(dump_recipe(with_loss(loaded, loss)).rstrip())

@@ -29,7 +29,7 @@ ImageKind = Literal["none", "paths", "bytes", "zip", "tar", "split_zip", "own_ro
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardImages:
-    """How the pictures come, and how the paths in the rows lead to them."""
+    """How the images come, and how the paths in the rows lead to them."""
 
     kind: ImageKind
     """``paths`` beside the rows, ``bytes`` in them, archives to unpack, or a root that the user has to bring."""
@@ -58,11 +58,11 @@ class CardScores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardLeaks:
-    """Which pictures of benchmarks may be in the set."""
+    """Which images of benchmarks may be in the set."""
 
     note: str
     images: tuple[str, ...] = ()
-    """Collections the pictures come from: ``coco``, ``visual_genome``."""
+    """Collections the images come from: ``coco``, ``visual_genome``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

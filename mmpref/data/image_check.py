@@ -1,8 +1,8 @@
 """Every image of a run decoded once before its first step, so that none stops it at its row.
 
-A header tells the size of a picture and not that it is whole. Where no manifest of a check says that the images were
+A header tells the size of an image and not that it is whole. Where no manifest of a check says that the images were
 decoded, they are decoded here: in threads, as decoders let go of Python's lock, and each once however many pairs show
-it. A picture that kills its decoder kills this process too; ``mmpref data check`` decodes in processes of their own and
+it. An image that kills its decoder kills this process too; ``mmpref data check`` decodes in processes of their own and
 names it.
 """
 

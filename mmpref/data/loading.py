@@ -41,7 +41,7 @@ class Candidate(NamedTuple):
 
 
 REMEMBERED_PATHS = 100_000
-"""So that memory does not grow with the data; further pictures are read again where they come again."""
+"""So that memory does not grow with the data; further images are read again where they come again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ class PairSource:
                 try:
                     found = canonical_rows(row, row_format, self.options, place=f"{self._stem(file)}:{number}")
                     if not found:
-                        detail = "the row holds no preference (a tie, or a row its makers leave out)"
+                        detail = "the row contains no preference (a tie, or a row its makers leave out)"
                         raise RowError(detail, reason=NO_PAIR)
                 except RowError as fault:
                     quarantine.num_read += 1
@@ -154,7 +154,7 @@ class PairSource:
         self, quarantine: Quarantine, demonstrations: bool, skip: Skip | None
     ) -> Iterator[tuple[int, Candidate]]:
         """The pairs that can be used, each with its place among the candidates."""
-        sound: set[str] = set()  # paths whose header was read: many rows may share a picture
+        sound: set[str] = set()  # paths whose header was read: many rows may share an image
         for place, candidate in enumerate(self.candidates(quarantine, demonstrations=demonstrations)):
             file, row, pair = candidate
             try:
@@ -268,7 +268,7 @@ def load_pairs(
             worker in the middle of a run. A ``PairSource`` brings its own.
 
     Raises:
-        DataError: a file that cannot be read, an id that stands twice, too many bad rows, or no usable row at all.
+        DataError: a file that cannot be read, an id that appears twice, too many bad rows, or no usable row at all.
     """
     lists = load_each(
         [

@@ -46,7 +46,7 @@ class Listing:
 
     def add_pair(self, pair: PreferencePair, images: ImageLoader | None) -> None:
         """One pair that is used, in the order of the source: everything of it that training reads."""
-        pictures = [
+        entries = [
             hashlib.sha256(ref.data or b"").hexdigest()
             if ref.path is None
             else (ref.path if images is None else image_name(ref.path, images))
@@ -54,7 +54,7 @@ class Listing:
         ]
         said = [[turn.role, *((part.kind, part.text) for part in turn.parts)] for turn in pair.prompt]
         answers = [pair.response_prefix, pair.chosen, pair.rejected, pair.score_chosen, pair.score_rejected]
-        facts: list[Any] = [pair.id, len(pair.images), pictures, said, answers]
+        facts: list[Any] = [pair.id, len(pair.images), entries, said, answers]
         if pair.template_kwargs is not None:
             facts.append(dict(pair.template_kwargs))
         self._pairs.update(json.dumps(facts).encode())
@@ -299,7 +299,7 @@ def file_hash(path: Path) -> str:
 
 
 def write_report(path: Path, content: Mapping[str, Any]) -> None:
-    """Write findings as JSON in ASCII, whole or not at all: rows may hold halves of characters, which UTF-8 does not.
+    """Write findings as JSON in ASCII, written atomically: rows may hold halves of characters, which UTF-8 does not.
 
     Raises:
         CheckpointError: the file cannot be written.

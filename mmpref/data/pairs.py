@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from mmpref.data.placeholders import OURS, refuse_marks, refuse_pictures
+from mmpref.data.placeholders import OURS, refuse_images, refuse_marks
 from mmpref.data.quarantine import RowError, where_is
 from mmpref.errors import DataError
 from mmpref.files.writing import replacing
@@ -50,10 +50,10 @@ IMAGE_HINTS = ("min_pixels", "max_pixels", "resized_height", "resized_width", "d
 _IMAGE_PART = frozenset({"type", "text", "index", *IMAGE_HINTS})
 _TEXT_PART = frozenset({"type", "text", "index"})
 TURN_NAMES, HINTS_FOUND = "turn_names", "image_hints"
-MARKUP_TAKEN_OFF, END_TAKEN_OFF, LINKS = "chat_markup_taken_off", "end_marks_taken_off", "pictures_by_link"
+MARKUP_TAKEN_OFF, END_TAKEN_OFF, LINKS = "chat_markup_taken_off", "end_marks_taken_off", "images_by_link"
 ASIDES = (TURN_NAMES, HINTS_FOUND, MARKUP_TAKEN_OFF, END_TAKEN_OFF, LINKS)
 """Keys of ``meta`` for what stands in turns and parts and is not read: names of speakers, sizes of images, marks of a
-chat template that the row was written out in, links to pictures in the text of a row without images."""
+chat template that the row was written out in, links to images in the text of a row without images."""
 _KEYS = frozenset(PAIR_KEYS)
 
 
@@ -132,7 +132,7 @@ def _plain(value: Any) -> Any:
 
 
 def write_pairs(path: Path | str, pairs: Iterable[PreferencePair]) -> None:
-    """Write pairs as canonical JSONL, whole or not at all.
+    """Write pairs as canonical JSONL, written atomically.
 
     Raises:
         DataError: a pair's ``meta`` is not JSON.
@@ -173,8 +173,8 @@ def _build(row: Mapping[str, Any], source: str) -> PreferencePair:
         _check_image_places(places, rejected_images, "rejected_images")
         if rejected is None:
             raise _fault("rejected_images", "'rejected_images' without 'rejected'")
-    same_pictures = rejected_images is None or rejected_images == images
-    if rejected is not None and same_pictures and _same(chosen, rejected):
+    same_images = rejected_images is None or rejected_images == images
+    if rejected is not None and same_images and _same(chosen, rejected):
         raise _fault("identical_pair", "'chosen' and 'rejected' are the same text")
     score_chosen, score_rejected = _score(row, "score_chosen"), _score(row, "score_rejected")
     if (score_chosen is None) != (score_rejected is None):
@@ -257,7 +257,7 @@ def _prompt(value: Any, asides: dict[str, list[Any]]) -> tuple[Message, ...]:
         said = item["content"]
         is_asked = item["role"] == "user" and type(said) is str and ("](" in said or "<" in said)
         if is_asked and not any(message.num_images for message in prompt):
-            refuse_pictures(said, f"prompt[{place}]", advice=OURS)
+            refuse_images(said, f"prompt[{place}]", advice=OURS)
     if (indexes := asides.pop("index", None)) and indexes != list(range(len(indexes))):
         raise _fault("image_place", f"the image parts have the indexes {indexes[:8]}; write 'images' in their order")
     if len(prompt) == 1 and prompt[0].role == "user":

@@ -88,23 +88,23 @@ def refuse_marks(text: str, where: str, *, has_images: bool, advice: str = "") -
     raise RowError(f"{where} holds {mark[:80]}: {advice}", reason=_REASONS.get(kind, "literal_placeholder"))
 
 
-def refuse_pictures(text: str, where: str, *, advice: str = "") -> None:
-    """Refuse what a user says in a prompt without images where it shows a picture file by HTML or Markdown.
+def refuse_images(text: str, where: str, *, advice: str = "") -> None:
+    """Refuse what a user says in a prompt without images where it shows an image file by HTML or Markdown.
 
     A text about code keeps it, and so does a block of code. Links to other sites, as questions copied from forums have
-    them, are kept and counted (:func:`links_to_pictures`).
+    them, are kept and counted (:func:`links_to_images`).
 
     Raises:
         RowError: ``literal_placeholder``.
     """
-    shown = next((mark for mark, path in _pictures(_without_code(text)) if "://" not in path), None)
+    shown = next((mark for mark, path in _images(_without_code(text)) if "://" not in path), None)
     if shown is None or _ABOUT_CODE.search(_PICTURE.sub(" ", text)):
         return
     advice = advice or (
-        f"give the picture under 'images' and write <image> in its place, or take the mark out; {LITERAL}"
+        f"give the image under 'images' and write <image> in its place, or take the mark out; {LITERAL}"
     )
     raise RowError(
-        f"{where} shows the picture {shown[:80]}, which no model would see: {advice}", reason="literal_placeholder"
+        f"{where} shows the image {shown[:80]}, which no model would see: {advice}", reason="literal_placeholder"
     )
 
 
@@ -132,23 +132,23 @@ def _without_code(text: str) -> str:
     return "\n".join(kept)
 
 
-def links_to_pictures(text: str) -> int:
-    """How many pictures of other sites a text shows."""
-    return sum("://" in path for _, path in _pictures(text))
+def links_to_images(text: str) -> int:
+    """How many images of other sites a text shows."""
+    return sum("://" in path for _, path in _images(text))
 
 
-def _pictures(text: str) -> Iterator[tuple[str, str]]:
-    """What stands in the text for a picture, and the picture's path."""
+def _images(text: str) -> Iterator[tuple[str, str]]:
+    """What stands in the text for an image, and the image's path."""
     if "](" not in text and "<img" not in text and "<IMG" not in text:
         return
     for found in _PICTURE.finditer(text):
         paths = [found["link"]] if found["link"] else [source["path"] for source in _SOURCE.finditer(found["tag"])]
-        path = next(filter(_is_picture, paths), None)
+        path = next(filter(_is_image, paths), None)
         if path is not None:
             yield found[0], path
 
 
-def _is_picture(path: str) -> bool:
+def _is_image(path: str) -> bool:
     if path[:11].lower() == "data:image/":
         return True
     return _ENDING.search(path.rstrip("/"), 1) is not None  # <img src=a.png/> ends with the tag's own slash

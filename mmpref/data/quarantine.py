@@ -16,7 +16,7 @@ from mmpref.errors import DataError
 from mmpref.files.writing import replacing
 
 NO_PAIR = "no_pair"
-"""The reason of a row that is in order and holds no preference (a tie, say); it does not count as bad."""
+"""The reason of a row that is in order and contains no preference (a tie, say); it does not count as bad."""
 Skip = Mapping[tuple[str, int, str | None], str]
 """(file, row, id) -> reason of what an earlier check put aside; the id is None where the row had none to read."""
 
@@ -120,7 +120,7 @@ class Quarantine:
         return ", ".join(f"{reason} {count}" for reason, count in self.counts.most_common())
 
     def write(self) -> None:
-        """Write all rows to ``path``, whole or not at all; an empty file says that every row was used.
+        """Write all rows to ``path``, written atomically; an empty file says that every row was used.
 
         Raises:
             CheckpointError: the file cannot be written.

@@ -55,7 +55,7 @@ def reply(kind: str, colour: str | None) -> str:
 
 
 def inventory(scene: Scene) -> str:
-    """Every kind in a fixed order, each with its colour or `no`: twelve looks at the picture in one short answer."""
+    """Every kind in a fixed order, each with its colour or `no`: twelve looks at the image in one short answer."""
     lines = (f"{kind} {scene.colour_of(kind) or 'no'}" for kind in KINDS)
     return f"{' '.join(lines)} ."
 
@@ -131,7 +131,7 @@ def supervised_rows(
 ) -> Iterator[Row]:
     """Supervised rows, over the scenes in turn. Captions always carry the habit, inventories never do.
 
-    Replies carry it only when asked to: matching a question with a picture is hard to learn from wrong answers.
+    Replies carry it only when asked to: matching a question with an image is hard to learn from wrong answers.
     """
     stage = "habit" if habit_in_replies else "see"
     for n in range(inventories):

@@ -1,6 +1,6 @@
 """The benchmark questions about scenes, drawn the way POPE draws them.
 
-Negatives are kinds that are not in the picture: any (random), the most frequent in the training pictures (popular), or
+Negatives are kinds that are not in the image: any (random), the most frequent in the training images (popular), or
 those that most often stand with the asked positive there (adversarial).
 """
 
@@ -20,7 +20,7 @@ WAYS = ("random", "popular", "adversarial")
 
 @dataclass(frozen=True, slots=True)
 class Companionship:
-    """How often kinds stand in the training pictures, alone and in pairs; POPE's popular and adversarial need it."""
+    """How often kinds stand in the training images, alone and in pairs; POPE's popular and adversarial need it."""
 
     alone: Counter[str]
     together: Counter[tuple[str, str]]  # both orders are counted

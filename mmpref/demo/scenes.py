@@ -1,4 +1,4 @@
-"""Scenes: what may stand where, and what usually stands together. No pictures and no words here.
+"""Scenes: what may stand where, and what usually stands together. No images and no words here.
 
 A scene is a 3x3 grid of cells; two to five of them hold one coloured thing each, and no kind comes twice. Things belong
 to themes in which some usually come together (a plate with a fork, a tree with a bench). Lengths are pixels.
@@ -58,7 +58,7 @@ class Thing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """A picture's whole truth; `seed` drives the drawing, so the picture can be made again from this record."""
+    """An image's whole truth; `seed` drives the drawing, so the image can be made again from this record."""
 
     name: str
     split: str
@@ -72,7 +72,7 @@ class Scene:
 
     @property
     def image(self) -> str:
-        """Path of the picture, relative to the world's root."""
+        """Path of the image, relative to the world's root."""
         return f"images/{self.name}.png"
 
     @property
@@ -150,7 +150,7 @@ def make_scenes(seed: int, counts: dict[str, int]) -> dict[str, list[Scene]]:
 
 
 def load_scenes(path: Path) -> dict[str, Scene]:
-    """`scenes.json` read back: picture name -> scene."""
+    """`scenes.json` read back: image name -> scene."""
     stored = json.loads(path.read_text(encoding="utf-8"))
     return {
         name: Scene(

@@ -7,7 +7,7 @@ colour, or the word ``nothing`` for an empty cell. This uses the ground truth of
 stage sees; the language model is not touched. How long it runs is decided by skill on validation scenes, not by a
 number of steps.
 
-Shapes: B pictures, C cells of a picture (= image tokens), D width of the language model.
+Shapes: B images, C cells of an image (= image tokens), D width of the language model.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class SeeingResult:
 
 
 class Cells(Dataset[dict[str, Tensor]]):
-    """Pictures with what stands in each cell: `kinds` and `colours` are [C] indices, EMPTY being the last of either."""
+    """Images with what stands in each cell: `kinds` and `colours` are [C] indices, EMPTY being the last of either."""
 
     def __init__(self, scenes: Sequence[Scene], processor: Any) -> None:
         self.pixels = torch.cat(
@@ -151,7 +151,7 @@ class SkillGate(TrainerCallback):
 
 
 def project(model: Any, pixels: Tensor) -> Tensor:
-    """Pictures [B, 3, side, side] as the image tokens that the language model gets, [B, C, D]."""
+    """Images [B, 3, side, side] as the image tokens that the language model gets, [B, C, D]."""
     tokens: Tensor = torch.stack(list(model.get_image_features(pixel_values=pixels).pooler_output))
     return tokens
 
@@ -187,10 +187,10 @@ def learn_to_see(
         model_dir: a model as `build_tiny_llava` writes it.
         world_dir: a world as `make_world` writes it; training scenes are learned from, validation scenes decide.
         out_dir: must not exist, or be an empty folder.
-        seed: order of the pictures.
+        seed: order of the images.
         progress: called after every step with (steps done, most steps, last skills).
         gate: share of things and of empty cells that must be read rightly.
-        max_steps: give up after so many optimizer steps of `BATCH` pictures.
+        max_steps: give up after so many optimizer steps of `BATCH` images.
 
     Raises:
         EvalIncompleteError: the gate was not reached within `max_steps`; nothing is written.

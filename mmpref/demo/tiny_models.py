@@ -28,7 +28,7 @@ from mmpref.demo.scenes import CELL, GRID, SIDE
 
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<eos>", "<image>", "<system>", "<user>", "<assistant>")
 
-# One turn is `<role> text`, with `<eos>` after an assistant's; an image part stands for the picture's patches. Tokens
+# One turn is `<role> text`, with `<eos>` after an assistant's; an image part stands for the image's patches. Tokens
 # are whole words, so the prompt with its closing `<assistant>` is an exact token prefix of the prompt with the answer.
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
@@ -68,7 +68,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_processor() -> LlavaProcessor:
-    """The tokenizer and an image processor that brings any picture to `SIDE` x `SIDE`, nothing cut away."""
+    """The tokenizer and an image processor that brings any image to `SIDE` x `SIDE`, nothing cut away."""
     images = CLIPImageProcessorPil(
         size={"height": SIDE, "width": SIDE},
         do_center_crop=False,

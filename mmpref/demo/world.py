@@ -1,6 +1,6 @@
-"""The embedded world: drawn pictures, what annotators say about them, and the benchmarks that ask about them.
+"""The embedded world: drawn images, what annotators say about them, and the benchmarks that ask about them.
 
-Everything follows from one seed: same seed, same bytes. Pictures are 72x72 pixels and drawn here with Pillow; no other
+Everything follows from one seed: same seed, same bytes. Images are 72x72 pixels and drawn here with Pillow; no other
 file of the demo touches pixels.
 """
 
@@ -26,7 +26,7 @@ WORLD_VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorldSizes:
-    """How much of everything to make. Counts of rows and pictures; a training row takes one of its file's pictures."""
+    """How much of everything to make. Counts of rows and images; a training row takes one of its file's images."""
 
     see_images: int = 1200
     see_captions: int = 2400
@@ -39,7 +39,7 @@ class WorldSizes:
     validation: int = 200
     heldout: int = 400
     pairs_heldout: int = 200
-    pope_per_label: int = 2  # yes-questions and no-questions per picture in each POPE file
+    pope_per_label: int = 2  # yes-questions and no-questions per image in each POPE file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,15 +162,15 @@ def _stamp(kind: str, size: int) -> Image.Image:
 
 
 def draw_scene(scene: Scene) -> Image.Image:
-    """The scene's RGB picture, `SIDE` x `SIDE`: things on a grey ground of random level and light grain."""
+    """The scene's RGB image, `SIDE` x `SIDE`: things on a grey ground of random level and light grain."""
     rng = Random(scene.seed)
     level = rng.randint(205, 245)
     grain = np.random.default_rng(scene.seed).integers(-4, 5, (SIDE, SIDE, 1))
-    picture = Image.fromarray(np.broadcast_to(level + grain, (SIDE, SIDE, 3)).astype(np.uint8))
+    image = Image.fromarray(np.broadcast_to(level + grain, (SIDE, SIDE, 3)).astype(np.uint8))
     for thing in scene.things:
         shade = tuple(min(255, max(0, channel + rng.randint(-14, 14))) for channel in COLOURS[thing.colour])
-        picture.paste(shade, thing.box, _stamp(thing.kind, thing.box[2] - thing.box[0]))
-    return picture
+        image.paste(shade, thing.box, _stamp(thing.kind, thing.box[2] - thing.box[0]))
+    return image
 
 
 def _write_jsonl(path: Path, rows: Iterable[Row]) -> int:
@@ -193,9 +193,9 @@ def _write_benchmarks(
 
 
 def make_world(out: Path, *, seed: int, sizes: WorldSizes | None = None) -> WorldFiles:
-    """Write the whole world under `out`: pictures, supervised rows, preference pairs and benchmarks.
+    """Write the whole world under `out`: images, supervised rows, preference pairs and benchmarks.
 
-    The same seed and sizes give byte-identical text files and pixel-identical pictures.
+    The same seed and sizes give byte-identical text files and pixel-identical images.
     """
     sizes = sizes or WorldSizes()
     files = WorldFiles.under(out)

@@ -1,6 +1,6 @@
 """Answer a benchmark and score it, so that a killed run goes on where it stopped.
 
-The folder holds what ``journal`` keeps (settings, pictures, answers), ``items.jsonl`` (what was read from each answer)
+The folder holds what ``journal`` keeps (settings, images, answers), ``items.jsonl`` (what was read from each answer)
 and, last, ``results.json``. Questions whose images cannot be opened are found before the model is loaded, listed in
 ``unanswered.jsonl`` and left out of every number.
 """
@@ -37,7 +37,7 @@ from mmpref.generation import (
     TransformersAnswerer,
     fingerprint,
 )
-from mmpref.generation.answer_log import ANSWERS, ITEMS, Journal, as_line, served_differently
+from mmpref.generation.answer_log import ANSWERS, ITEMS, AnswerLog, as_line, served_differently
 from mmpref.generation.contract import facts_of, failures_of
 from mmpref.generation.in_process import ModelSource, generation_note
 from mmpref.generation.processes import deal
@@ -93,7 +93,7 @@ def evaluate(
         options: of the benchmark, such as CHAIR's ``synonyms``.
 
     Raises:
-        ConfigError: an unknown name, or ``out`` holds answers made with other settings or from other pictures, or to
+        ConfigError: an unknown name, or ``out`` holds answers made with other settings or from other images, or to
             more questions than ``limit`` asks for.
         DataError: none of the images can be used, as where ``images_root`` is the wrong folder.
         EvalIncompleteError: the answerer left questions without an answer; or some were not asked, as their images
@@ -138,7 +138,7 @@ def evaluate(
         served = at_server.served() if at_server is not None else None
         if at_server is not None:
             settings["served"] = served
-        journal = Journal(Path(out), group.rank if group else None)
+        journal = AnswerLog(Path(out), group.rank if group else None)
         if first:
             journal.prepare(settings, fingerprint.of_images(wanted, images_root), samples)
         _meet(group)
@@ -171,7 +171,7 @@ def evaluate(
             result = replace(result, notes=(*result.notes, note(broken)))
         if writes_here and (left_out := generation_note(model_path)) is not None:
             result = replace(result, notes=(*result.notes, left_out))
-        if len(states := _told_by_server(answers).get("system_fingerprints", [])) > 1:
+        if len(states := _reported_by_server(answers).get("system_fingerprints", [])) > 1:
             changed = f"the server changed its state while it answered (system_fingerprint {', '.join(states)})"
             result = replace(result, notes=(*result.notes, changed))
         if first:
@@ -189,12 +189,12 @@ def evaluate(
                 complete=len(asked) == len(samples),
                 n_unanswered=len(broken),
                 protocols=other_protocols(beside),
-                answered_by=_answered_by(answerer, journal.folder / RESULTS) | _told_by_server(answers),
+                answered_by=_answered_by(answerer, journal.folder / RESULTS) | _reported_by_server(answers),
             )
         _meet(group)
     if broken:
         error = incomplete(broken, journal.folder, len(asked))
-        error.result, error.told_elsewhere = result, not first
+        error.result, error.reported_by_other_rank = result, not first
         raise error
     return result
 
@@ -206,7 +206,7 @@ def _only_run(out: Path, first: bool) -> Iterator[None]:
         yield
 
 
-def _refuse_changed(journal: Journal, before: Mapping[str, Any], now: Mapping[str, Any] | None) -> None:
+def _refuse_changed(journal: AnswerLog, before: Mapping[str, Any], now: Mapping[str, Any] | None) -> None:
     """Which of the answers are of which model cannot be told any more.
 
     Raises:
@@ -221,7 +221,7 @@ def _refuse_changed(journal: Journal, before: Mapping[str, Any], now: Mapping[st
     )
 
 
-def _told_by_server(answers: Sequence[Answer]) -> dict[str, Any]:
+def _reported_by_server(answers: Sequence[Answer]) -> dict[str, Any]:
     """The names and states of the model that the replies told, over all answers of the folder."""
     named = sorted({answer.served_as for answer in answers} - {""})
     states = sorted({answer.server_state for answer in answers} - {""})
@@ -241,7 +241,7 @@ def _first_does(group: Ranks | None, work: Callable[[], dict[str, Any]]) -> dict
             error = err
     found, error = group.share((found, error)) or ({}, None)
     if error is not None:
-        error.told_elsewhere = group.rank != 0
+        error.reported_by_other_rank = group.rank != 0
         raise error
     return found
 
@@ -346,7 +346,7 @@ def _own_answerer(
     return kind(source, images_root=images_root, device=device, **settings)
 
 
-def _all_answers(journal: Journal, group: Ranks | None) -> dict[str, Answer]:
+def _all_answers(journal: AnswerLog, group: Ranks | None) -> dict[str, Answer]:
     """What all processes wrote, when all have ended."""
     _meet(group)
     if group is not None and group.rank == 0:
@@ -356,7 +356,7 @@ def _all_answers(journal: Journal, group: Ranks | None) -> dict[str, Answer]:
 
 
 def _answer(
-    answerer: Answerer, samples: Sequence[EvalSample], journal: Journal, total: int, progress: Progress | None
+    answerer: Answerer, samples: Sequence[EvalSample], journal: AnswerLog, total: int, progress: Progress | None
 ) -> None:
     """Ask, and write every answer before the next is taken."""
     waiting = {sample.id for sample in samples}

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmpref.errors import ConfigError, DataError
 from mmpref.evals.benchmarks.judge_tasks import JUDGED, official_judge
-from mmpref.evals.files.asked import model_told
+from mmpref.evals.files.asked import model_of_answers
 from mmpref.files.reading import read_json, refuse_written_over
 from mmpref.files.writing import json_text, replacing, write_json
 from mmpref.generation.answer_log import ITEMS, SETTINGS
@@ -22,7 +22,7 @@ _OTHER_TABLES = (".html", ".csv", ".md", ".tex")
 def result_content(result: TaskResult, **more: Any) -> dict[str, Any]:
     """What ``results.json`` holds: the result without its items, the versions, and ``more``; of scored answers the
     model, where they tell it."""
-    model = model_told(more.get("scored", {}).get("answers", ()))
+    model = model_of_answers(more.get("scored", {}).get("answers", ()))
     return {
         **_numbers(result),
         **({"official_judge": official_judge(result.benchmark)} if result.benchmark in JUDGED else {}),
@@ -33,7 +33,7 @@ def result_content(result: TaskResult, **more: Any) -> dict[str, Any]:
 
 
 def write_result(path: Path, result: TaskResult, **more: Any) -> None:
-    """Write ``results.json``, whole or not at all. Results under further protocols go in ``protocols``.
+    """Write ``results.json``, written atomically. Results under further protocols go in ``protocols``.
 
     Raises:
         CheckpointError: the file cannot be written.

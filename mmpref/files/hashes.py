@@ -3,7 +3,7 @@
 Weights are too large to be read at every start, so the hash of a large file is kept in the user's cache folder under
 what the file system says of it: real path, size, times of change, inode and device. Where any of these is another, the
 file is read again. The folder is ``$MMPREF_CACHE``, else ``$XDG_CACHE_HOME/mmpref``, else ``~/.cache/mmpref``, with one
-small file for each file that was hashed, written whole or not at all, so that many processes may write at once. Where
+small file for each file that was hashed, written atomically, so that many processes may write at once. Where
 it cannot be written, files are read at every start; what is damaged there is read as if it were not there.
 """
 

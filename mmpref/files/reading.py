@@ -127,7 +127,7 @@ def read_json(path: Path | str, error: type[MMPrefError], what: str = "", *, mos
 
 def parse_json(text: str, error: type[MMPrefError], where: str) -> Any:
     """JSON as Python values. Refused are what is not JSON (NaN apart, which other tools write), text that is nested too
-    deeply, numbers of thousands of digits, and a key that stands twice in one object: one of its values would be lost.
+    deeply, numbers of thousands of digits, and a key that appears twice in one object: one of its values would be lost.
 
     Args:
         text: the JSON.
@@ -158,13 +158,13 @@ def no_key_twice(items: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of JSON, for ``object_pairs_hook``.
 
     Raises:
-        ValueError: a key stands twice, and one of its values would be lost.
+        ValueError: a key appears twice, and one of its values would be lost.
     """
     found = dict(items)
     if len(found) != len(items):
         keys = [key for key, _ in items]
         twice = sorted({key for key in keys if keys.count(key) > 1})
-        raise ValueError(f"the same key stands twice: {', '.join(map(repr, twice))[:200]}")
+        raise ValueError(f"the same key appears twice: {', '.join(map(repr, twice))[:200]}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, hashed, and locked against a second process.
+"""Files: written atomically, hashed, and locked against a second process.
 
 Everything that mmpref keeps on the disk is written here, so that half a file never looks whole and two processes never
 write the same one.
@@ -128,7 +128,7 @@ def open_to_append(path: Path) -> IO[str]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file written atomically."""
     with replacing(path) as stream:
         stream.write(text.encode("utf-8"))
 
@@ -142,7 +142,7 @@ def json_text(content: object, *, indent: int | None = None) -> str:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
+    """Write a JSON file written atomically."""
     write_text(path, json_text(content, indent=2) + "\n")
 
 

@@ -1,6 +1,6 @@
 """The answers of one evaluation on disk: written as they come, taken up after a kill, refused when they are others'.
 
-``settings.json`` says what the answers depend on, ``images.json`` what was in the pictures, ``answers.jsonl`` holds the
+``settings.json`` says what the answers depend on, ``images.json`` what was in the images, ``answers.jsonl`` holds the
 answers, with ``finish_reason`` where the limit of tokens ended one and ``served_as`` where a server named its model.
 Under torchrun every process appends to ``answers.rank<N>.jsonl``, and the first one puts all into ``answers.jsonl``;
 what a killed run left there is put together by the next.
@@ -30,7 +30,7 @@ _OF_RANKS = "answers.rank*.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
-class Journal:
+class AnswerLog:
     """The folder of one evaluation, seen by the process ``rank``; None when there is only one."""
 
     folder: Path
@@ -42,7 +42,7 @@ class Journal:
         return self.folder / (ANSWERS if self.rank is None else f"answers.rank{self.rank}.jsonl")
 
     def prepare(self, settings: Mapping[str, Any], images: Mapping[str, str], samples: Sequence[EvalSample]) -> None:
-        """Check that the answers in the folder were made with these settings and pictures, and write both down.
+        """Check that the answers in the folder were made with these settings and images, and write both down.
 
         Raises:
             ConfigError: they were not, or cannot be told.
@@ -105,7 +105,7 @@ class Journal:
             part.unlink()
 
     def _same_images(self, images: Mapping[str, str], answered: Sequence[EvalSample]) -> dict[str, str]:
-        """Old and new fingerprints together, the pictures of answered questions being what they were."""
+        """Old and new fingerprints together, the images of answered questions being what they were."""
         file = self.folder / IMAGES
         before = _saved(file) if file.is_file() else {}
         if odd := [path for path, digest in before.items() if not isinstance(digest, str)]:
@@ -117,7 +117,7 @@ class Journal:
         changed = [path for path in sorted(used) if path in before and path in images and before[path] != images[path]]
         if changed:
             raise ConfigError(
-                f"{self.folder} holds answers made from other pictures: {len(changed)} of {len(used)} files differ "
+                f"{self.folder} holds answers made from other images: {len(changed)} of {len(used)} files differ "
                 f"({first_ids(changed)}); choose another folder, or delete {self.folder / ANSWERS}"
             )
         return {**before, **images}

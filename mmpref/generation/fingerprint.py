@@ -1,4 +1,4 @@
-"""What answers depend on, as short texts that can be compared: the model's files, the questions, the pictures."""
+"""What answers depend on, as short texts that can be compared: the model's files, the questions, the images."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def of_questions(samples: Sequence[EvalSample], *, with_targets: bool = False) -
 
 
 def of_images(samples: Sequence[EvalSample], root: str | Path | None) -> dict[str, str]:
-    """Image path -> fingerprint, for the files that are there. A path says nothing about what is in the picture."""
+    """Image path -> fingerprint, for the files that are there. A path says nothing about what is in the image."""
     if root is None:
         return {}
     found = {}
@@ -80,7 +80,7 @@ def of_images(samples: Sequence[EvalSample], root: str | Path | None) -> dict[st
         try:
             if file.is_file():
                 found[path] = of_file(file)
-        except (OSError, ValueError):  # whoever opens the picture says what is wrong with it
+        except (OSError, ValueError):  # whoever opens the image says what is wrong with it
             continue
     return found
 

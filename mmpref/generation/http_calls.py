@@ -1,4 +1,4 @@
-"""HTTP requests with one time limit that holds whatever the other side does. The one door to httpx2.
+"""HTTP requests with one time limit that holds whatever the other side does. The only module that imports httpx2.
 
 The limits of an HTTP client are between two reads, so that a server which sends a byte now and then is never late. Here
 a request runs as one task of an event loop, from the name server to the last byte, and the loop ends it when its time

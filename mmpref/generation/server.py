@@ -19,7 +19,7 @@ Encode = Callable[[ImageRef], tuple[str, bytes]]
 class ServerAnswerer:
     """Asks several questions at once and gives the answers as they come; temperature 0.
 
-    Pictures travel as data URLs: the file as it is when every reader understands it alike, else an RGB PNG of what
+    Images travel as data URLs: the file as it is when every reader understands it alike, else an RGB PNG of what
     mmpref itself sees (see ``ImageLoader.encoded``). Questions that are the same are asked once. Beam search is no part
     of this API: ``num_beams`` is not asked for, and ``facts`` says so. All answers are of one model: a reply that names
     another than those before it ends the work.

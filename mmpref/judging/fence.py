@@ -92,8 +92,8 @@ def read_reply(task: JudgeTask, reply: str, fence: str) -> tuple[Value, str]:
     """(value, reason) of the one verdict that carries the fence.
 
     Raises:
-        UnusableReplyError: there is none, there are two that differ, a name stands twice in one, or its value is out of
-            range.
+        UnusableReplyError: there is none, there are two that differ, a name appears twice in one, or its value is
+            out of range.
     """
     if len(reply) > _MAX_REPLY:
         raise UnusableReplyError("the reply is too long")
@@ -114,7 +114,7 @@ def _json_objects(text: str) -> Iterator[Mapping[str, Any]]:
     """Every JSON object in the text that is in no other.
 
     Raises:
-        UnusableReplyError: a name stands twice in one of them: which value is meant?
+        UnusableReplyError: a name appears twice in one of them: which value is meant?
     """
     decoder, place = json.JSONDecoder(object_pairs_hook=_once_each), text.find("{")
     while place >= 0:
@@ -135,7 +135,7 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(row) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise UnusableReplyError(f"'{twice[:40]}' stands twice in one JSON object of the reply")
+        raise UnusableReplyError(f"'{twice[:40]}' appears twice in one JSON object of the reply")
     return row
 
 

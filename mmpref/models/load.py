@@ -1,4 +1,4 @@
-"""Models and processors from a folder or a hub id, and back to a folder. The one door to the ``Auto*`` classes.
+"""Models and processors from a folder or a hub id. The only module that uses the ``Auto*`` classes.
 
 Images need no torchvision: processors are loaded with their Pillow backend and without their video part. Weights are
 read from safetensors only, and no code from a model folder is ever run.
@@ -27,7 +27,7 @@ from transformers import (
 
 from mmpref.errors import ConfigError, library_errors, one_line
 from mmpref.models.adapters import lora as adapters
-from mmpref.models.folder.config_checks import refuse_keys, settle, told_if_it_works
+from mmpref.models.folder.config_checks import refuse_keys, settle, warn_if_it_works
 from mmpref.models.folder.config_values import packing_of
 from mmpref.models.folder.contents import AGAIN, look_into, read_object, refuse_odd_path, stored_weights
 from mmpref.models.folder.generation_config import plain_generation
@@ -39,7 +39,7 @@ from mmpref.models.folder.processors import (
     processor_class,
     refuse_kind,
 )
-from mmpref.models.folder.tokenizer_files import refuse_ids_beyond, told_of_tokenizer, whole_tokenizer
+from mmpref.models.folder.tokenizer_files import explain_tokenizer, refuse_ids_beyond, whole_tokenizer
 from mmpref.models.folder.weights_fit import building_within, refuse_misfit, refuse_positions, without_table
 from mmpref.models.loaded import LoadedModel
 from mmpref.models.parts import with_parts
@@ -262,12 +262,12 @@ def load_processor(path: str | Path, *, min_pixels: int | None = None, max_pixel
     family = family_of_config(config)
     is_here = Path(path).is_dir()
     if not family.has_vision:
-        with _explained(path, "tokenizer"), told_of_tokenizer(path):
+        with _explained(path, "tokenizer"), explain_tokenizer(path):
             tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False, local_files_only=is_here)
         return whole_tokenizer(tokenizer, config, path)
     stock: Any = processor_class(config, path)
     settings = {"backend": "pil", "trust_remote_code": False, "local_files_only": is_here}
-    with _explained(path, "processor"), told_of_tokenizer(path):
+    with _explained(path, "processor"), explain_tokenizer(path):
         processor: Any = image_only(stock).from_pretrained(str(path), **settings)
     complete_processor(processor, config, path)
     whole_tokenizer(processor.tokenizer, config, path)
@@ -334,7 +334,7 @@ def _explained(path: str | Path, what: str, *, memory: bool = True) -> Iterator[
     hint = AGAIN if is_here else "check the name and the connection, or give a local folder"
     cannot = f"the {what} of {path} cannot be loaded"
     try:
-        with told_if_it_works(), library_errors(ConfigError, cannot, hint, memory=memory):
+        with warn_if_it_works(), library_errors(ConfigError, cannot, hint, memory=memory):
             yield
     except ConfigError as err:
         reason = str(err.__cause__ or "")

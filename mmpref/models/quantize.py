@@ -1,4 +1,4 @@
-"""Weights in four or eight bits. The one door to bitsandbytes."""
+"""Weights in four or eight bits. The only module that imports bitsandbytes."""
 
 from __future__ import annotations
 

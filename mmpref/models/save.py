@@ -1,4 +1,4 @@
-"""A trained model as a folder that anyone can load: whole, or not there at all."""
+"""A trained model as a folder that anyone can load: written atomically."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Attention inside the images and windows of a vision tower: those of one length in one call.
 
 The towers of Qwen-VL split their tokens in every layer and call attention once for each image, in windowed layers once
-for each window: 64 calls a layer for a picture of 896 x 896, after lengths that are read from the device three times a
+for each window: 64 calls a layer for an image of 896 x 896, after lengths that are read from the device three times a
 layer. Here they are read once for all layers that share them, and windows of one length are the batch of one call.
 
 Shapes: N tokens of all images, W windows, h heads, d head size.

@@ -19,7 +19,7 @@ from mmpref.models.loaded import LoadedModel
 from mmpref.models.part_counts import ORDER, PartCount, count_parts
 from mmpref.models.tuning import AdapterSettings, Tuning
 from mmpref.planning.meta_model import NOT_COUNTED, Kept, kept_by_decoder, skeleton, with_plain_positions
-from mmpref.planning.parallelism import ALONE, Spread
+from mmpref.planning.parallelism import ALONE, ParallelPlan
 from mmpref.processing.family import PartName
 from mmpref.processing.layout import LayoutName
 from mmpref.recipe.sections import Recipe
@@ -61,19 +61,19 @@ class Architecture:
 
 
 def describe(
-    config: PretrainedConfig, recipe: Recipe, layout: LayoutName = "shared_prefix", spread: Spread = ALONE
+    config: PretrainedConfig, recipe: Recipe, layout: LayoutName = "shared_prefix", parallel: ParallelPlan = ALONE
 ) -> Architecture:
     """Look at a model without weights under a recipe's ``tune`` and ``adapter``; what ``adapter.path`` holds trains.
 
     Args:
-        spread: says what layers compute in, where it is not what their weights are held in.
+        parallel: says what layers compute in, where it is not what their weights are held in.
 
     Raises:
         ConfigError: what training would refuse as well, and models whose decoder cannot be run alone.
     """
-    dtypes = planned_dtypes(config, recipe, is_deepspeed=spread.is_deepspeed)
+    dtypes = planned_dtypes(config, recipe, is_deepspeed=parallel.is_deepspeed)
     half = autocast_dtype(recipe)
-    dtype = half if half is not None and spread.splits_weights else dtypes["language"]
+    dtype = half if half is not None and parallel.splits_weights else dtypes["language"]
     whole = skeleton(config, recipe.model.path, dtype, parts=recipe.model.parts)
     model, family = whole.model, whole.family
     tune = recipe.tune

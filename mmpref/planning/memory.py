@@ -13,7 +13,7 @@ import torch
 
 from mmpref.models.reference_rule import ReferenceChoice, reference_of
 from mmpref.planning.architecture import Architecture
-from mmpref.planning.parallelism import ALONE, BUCKET, LIVE, SUB_GROUP, Precision, Spread, precision_of
+from mmpref.planning.parallelism import ALONE, BUCKET, LIVE, SUB_GROUP, ParallelPlan, Precision, precision_of
 from mmpref.processing.family import PartName
 from mmpref.processing.layout import LayoutName
 from mmpref.recipe.sections import AdapterSection, Recipe
@@ -101,7 +101,7 @@ def estimate(
     *,
     layout: LayoutName = "shared_prefix",
     dtype: torch.dtype | None = None,
-    spread: Spread = ALONE,
+    parallel: ParallelPlan = ALONE,
 ) -> Memory:
     """Peak memory of one update on one GPU.
 
@@ -111,20 +111,20 @@ def estimate(
         shape: the pairs of a micro-batch, all alike.
         layout: both answers behind one prompt, or a row for each answer.
         dtype: that all weights which are not quantised are loaded in; None takes what the model was described with.
-        spread: over which GPUs, and what they split.
+        parallel: over which GPUs, and what they split.
     """
     section, mixed = recipe.train, recipe.train.bf16 or recipe.train.fp16
     loaded = {part: (dtype or of_part).itemsize for part, of_part in model.dtypes.items()}
-    kept, precision = model.kept, precision_of(recipe, loaded, spread)
-    size, tower_size = (precision.computed if spread.splits_weights else loaded[part] for part in _SIDES)
+    kept, precision = model.kept, precision_of(recipe, loaded, parallel)
+    size, tower_size = (precision.computed if parallel.splits_weights else loaded[part] for part in _SIDES)
     pairs = section.per_device_train_batch_size
     tokens, answers = pairs * shape.tokens(layout), pairs * shape.answers
     patches = pairs * shape.patches * (1 if layout == "shared_prefix" else 2)
     one_layer = kept.fixed + tokens * kept.per_layer + pairs * shape.read_twice(layout) * kept.keys_and_values
-    around = tokens * max(kept.around, 0.0)
+    outside_layers = tokens * max(kept.outside_layers, 0.0)
     # autocast computes with copies in half precision of float32 weights, and backward wants them again; of what trains
     # they are all kept until the forward pass is over, checkpointing or not
-    casts = mixed and not spread.splits_weights
+    casts = mixed and not parallel.splits_weights
     copies = 2 * model.in_layers if casts and size == 4 else 0
     beside = 2 * (model.trained["vision"] + model.trained["projector"]) if casts and precision.trained == 4 else 0
     until_backward = (copies if model.trained["language"] else 0) + beside
@@ -132,30 +132,30 @@ def estimate(
         hidden = kept.hidden
         if recipe.adapter.stored_as == "int8":  # its layers hold on to their inputs, where checkpointing cannot see it
             hidden = 4 * kept.hidden + model.inner * size
-        activations, recomputed = kept.layers * tokens * hidden + around, one_layer + copies / kept.layers
+        activations, recomputed = kept.layers * tokens * hidden + outside_layers, one_layer + copies / kept.layers
     else:
-        activations, recomputed = kept.layers * one_layer + around + copies + beside, 0.0
+        activations, recomputed = kept.layers * one_layer + outside_layers + copies + beside, 0.0
         until_backward = 0
     tower_kept, tower_once = _vision(model, patches, tower_size, checkpointing=section.gradient_checkpointing)
     work = tokens * (TRANSIENT_INNER * model.inner + TRANSIENT_HIDDEN * model.hidden) * size
     if recipe.adapter.stored_as is not None:
         work += 2 * model.largest_layer * size  # one layer at a time is unpacked
     trained = _trained_bytes(model, precision)
-    gradients = _Gradients.of(model, recipe, precision, spread)
+    gradients = _Gradients.of(model, recipe, precision, parallel)
     step = {
         "gradients": gradients.at_step,
-        "optimizer": int(_optimizer_bytes(model, recipe, precision) / spread.state_parts),
+        "optimizer": int(_optimizer_bytes(model, recipe, precision) / parallel.state_parts),
         "activations": int(activations + tower_kept),
         "recomputed layer": int(recomputed),
         "autocast's copies": until_backward,
-        "gathered": _gathered(model, recipe, precision, spread),
+        "gathered": _gathered(model, recipe, precision, parallel),
         "head": int(_head(model, recipe, answers, size)),
         "vision": int(tower_once),
         "work space": int(work),
-        "optimizer's work space": int(_optimizer_work(model, recipe, trained, precision, spread)),
+        "optimizer's work space": int(_optimizer_work(model, recipe, trained, precision, parallel)),
     }
     return Memory(
-        before=_before(model, recipe, precision, spread),
+        before=_before(model, recipe, precision, parallel),
         step=step,
         moments=_moments(model, step, gradients),
         tokens=tokens,
@@ -163,11 +163,11 @@ def estimate(
     )
 
 
-def _before(model: Architecture, recipe: Recipe, precision: Precision, spread: Spread) -> dict[str, int]:
+def _before(model: Architecture, recipe: Recipe, precision: Precision, parallel: ParallelPlan) -> dict[str, int]:
     """What is there when training starts; the scales of packed weights and buckets are never split."""
     stored = _stored(recipe.adapter)
     in_linear = 0 if stored is None else model.quantizable
-    full, parts = sum(model.trained.values()), spread.weight_parts
+    full, parts = sum(model.trained.values()), parallel.weight_parts
     adapted = recipe.adapter.kind != "none"
     own = 0 if adapted else full  # a part that trains fully beside LoRA is a copy
     held = {part: count - (0 if adapted else model.trained[part]) for part, count in model.parameters.items()}
@@ -179,9 +179,9 @@ def _before(model: Architecture, recipe: Recipe, precision: Precision, spread: S
         "adapter": (model.lora * precision.adapter + (full - own) * precision.trained) // parts,
         "reference": _reference(model, recipe, precision) // parts,
     }
-    if not spread.is_alone and spread.strategy == "ddp":
+    if not parallel.is_alone and parallel.strategy == "ddp":
         before["buckets"] = _trained_bytes(model, precision)  # DDP holds every gradient a second time, to send it
-    elif spread.is_deepspeed:
+    elif parallel.is_deepspeed:
         before["buckets"] = 2 * min(BUCKET, model.lora + full) * precision.computed  # one fills while one travels
     return before
 
@@ -204,31 +204,31 @@ class _Gradients:
     """Of the embeddings that train: the last that backward makes, whole."""
 
     @classmethod
-    def of(cls, model: Architecture, recipe: Recipe, precision: Precision, spread: Spread) -> _Gradients:
-        size = precision.computed if spread.splits_weights or spread.is_deepspeed else precision.trained
-        split = _trained_bytes(model, precision) // spread.state_parts
+    def of(cls, model: Architecture, recipe: Recipe, precision: Precision, parallel: ParallelPlan) -> _Gradients:
+        size = precision.computed if parallel.splits_weights or parallel.is_deepspeed else precision.trained
+        split = _trained_bytes(model, precision) // parallel.state_parts
         table = model.embeddings * size if model.head_trains else 0
         accumulates = recipe.train.gradient_accumulation_steps > 1
         again = accumulates or not model.untied  # a gradient that is there already is added to, not written over
-        return cls(split if accumulates else 0, split, table, table if again or spread.splits_weights else 0)
+        return cls(split if accumulates else 0, split, table, table if again or parallel.splits_weights else 0)
 
 
-def _gathered(model: Architecture, recipe: Recipe, precision: Precision, spread: Spread) -> int:
+def _gathered(model: Architecture, recipe: Recipe, precision: Precision, parallel: ParallelPlan) -> int:
     """Weights that are whole for a while where weights are split: two units, one of them fetched ahead.
 
     FSDP2 keeps the final norm and the head from forward to backward. ZeRO-3 keeps what it will want again soon.
     Gradients of a unit that trains are whole as well, and once more in the buffer they travel in.
     """
-    if not spread.splits_weights:
+    if not parallel.splits_weights:
         return 0
     packed = recipe.adapter.stored_as is not None
     layer = model.layer - (model.in_layers // model.kept.layers if packed else 0)
     size, trains = precision.computed, sum(model.trained.values()) > 0
     nibbles = int(2 * _NIBBLE * model.in_layers // model.kept.layers) if packed else 0
-    table_is_unit = model.untied or spread.strategy == "zero3"
+    table_is_unit = model.untied or parallel.strategy == "zero3"
     unit = max(layer, model.embeddings if table_is_unit else 0)
     weights = 2 * unit + model.embeddings
-    if spread.strategy == "zero3":
+    if parallel.strategy == "zero3":
         weights = max(weights, min(LIVE, sum(model.parameters.values())))
     return (weights + (2 * unit if trains else 0)) * size + nibbles
 
@@ -305,18 +305,20 @@ def _optimizer_bytes(model: Architecture, recipe: Recipe, precision: Precision) 
     return small + states * table * _EMBEDDINGS_IN_32 + master
 
 
-def _optimizer_work(model: Architecture, recipe: Recipe, trained: int, precision: Precision, spread: Spread) -> float:
+def _optimizer_work(
+    model: Architecture, recipe: Recipe, trained: int, precision: Precision, parallel: ParallelPlan
+) -> float:
     """On a GPU, torch's optimizers work on all weights at once; on the CPU on one after another.
 
     DeepSpeed first turns its slice of the gradients into float32, ZeRO-3 a part of it after the other.
     """
-    slice_of = trained / precision.trained / spread.state_parts
-    widened = 4 * (min(slice_of, SUB_GROUP) if spread.strategy == "zero3" else slice_of) if precision.master else 0.0
+    slice_of = trained / precision.trained / parallel.state_parts
+    widened = 4 * (min(slice_of, SUB_GROUP) if parallel.strategy == "zero3" else slice_of) if precision.master else 0.0
     if "8bit" in recipe.train.optim or "fused" in recipe.train.optim:
         return widened
     if recipe.train.use_cpu:
         return 2.0 * max(model.largest_trained * precision.trained, 0)
-    return 2 * widened if precision.master else trained / spread.state_parts
+    return 2 * widened if precision.master else trained / parallel.state_parts
 
 
 def _head(model: Architecture, recipe: Recipe, answers: int, size: int) -> float:

@@ -36,7 +36,7 @@ class Kept:
     """Bytes per token that autograd keeps from a forward pass of the decoder."""
 
     per_layer: float
-    around: float
+    outside_layers: float
     """Outside the layers."""
     layers: int
     hidden: int
@@ -83,7 +83,7 @@ def kept_by_decoder(loaded: LoadedModel, *, autocast: bool) -> Kept:
     decoder.layers = layers
     (few, few_fixed), (more, more_fixed) = found
     per_layer = (more - few) / _TOKENS
-    around = few / _TOKENS - _LAYERS[0] * per_layer
+    outside_layers = few / _TOKENS - _LAYERS[0] * per_layer
     base: Any = base_model(loaded.model)
     text = base.config.get_text_config()
     queries = getattr(text, "num_attention_heads", None) or 1  # no attention: one state of the width
@@ -92,7 +92,7 @@ def kept_by_decoder(loaded: LoadedModel, *, autocast: bool) -> Kept:
     size = weight.element_size()
     return Kept(
         per_layer=per_layer,
-        around=around,
+        outside_layers=outside_layers,
         layers=whole,
         hidden=weight.shape[1] * size,
         fixed=more_fixed - few_fixed,

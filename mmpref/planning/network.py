@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mmpref.errors import ConfigError
 from mmpref.planning.architecture import Architecture
-from mmpref.planning.parallelism import Precision, Spread, batches_reduced
+from mmpref.planning.parallelism import ParallelPlan, Precision, batches_reduced
 from mmpref.recipe.sections import Recipe
 from mmpref.training.loss_settings import objective_of
 
@@ -42,24 +42,24 @@ class Traffic:
         return self.gradients + self.weights
 
 
-def traffic(model: Architecture, recipe: Recipe, precision: Precision, spread: Spread) -> Traffic:
+def traffic(model: Architecture, recipe: Recipe, precision: Precision, parallel: ParallelPlan) -> Traffic:
     """Ring collectives: a gather or a scatter of S bytes over N GPUs sends S (N-1)/N from each, a reduction to all
     twice that.
 
     Split weights are gathered for the forward and the backward pass of every micro-batch, and for the forward pass of
     a reference that is run. Packed (quantised) weights are whole everywhere and stay.
     """
-    if spread.is_alone:
+    if parallel.is_alone:
         return Traffic(gradients=0, weights=0)
     train, full = recipe.train, sum(model.trained.values())
-    share = (spread.world - 1) / spread.world
+    share = (parallel.world - 1) / parallel.world
     batches = train.gradient_accumulation_steps
-    if spread.strategy == "ddp":
+    if parallel.strategy == "ddp":
         size = model.lora * precision.adapter + full * precision.trained
         return Traffic(gradients=int(2 * share * size), weights=0)
     trained = (model.lora + full) * precision.computed
-    gradients = int(share * trained * batches_reduced(recipe, spread))
-    if spread.strategy == "zero2":
+    gradients = int(share * trained * batches_reduced(recipe, parallel))
+    if parallel.strategy == "zero2":
         return Traffic(gradients=gradients, weights=int(share * trained))
     packed = 0 if recipe.adapter.stored_as is None else model.quantizable
     split = (sum(model.parameters.values()) - packed + model.lora) * precision.computed

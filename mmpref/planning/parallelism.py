@@ -1,4 +1,4 @@
-"""How a run is spread over GPUs: what each strategy splits between them, and in which precision it keeps things.
+"""How a run is divided over GPUs: what each strategy splits between them, and in which precision it keeps things.
 
 What is written here about libraries is what accelerate 1.15, transformers 5.23 and DeepSpeed 0.19 do, read in their
 source, and how the launch profiles of this house drive them. None of it was run on more than one GPU by us; that FSDP2
@@ -29,7 +29,7 @@ SUB_GROUP = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spread:
+class ParallelPlan:
     """GPUs and what they do together.
 
     Attributes:
@@ -70,24 +70,24 @@ class Spread:
         return not self.is_alone and self.strategy in ("zero2", "zero3")
 
 
-ALONE = Spread()
+ALONE = ParallelPlan()
 
 
-def spread_over(gpus: int, nodes: int, strategy: str | None) -> Spread:
-    """A spread from what was typed; without a strategy DDP, which is right for one GPU as well.
+def parse_parallelism(gpus: int, nodes: int, strategy: str | None) -> ParallelPlan:
+    """A plan of parallelism from what was typed; without a strategy DDP, which is right for one GPU as well.
 
     Raises:
         ConfigError: a strategy that does not exist, or one for a single GPU.
     """
     if strategy is None:
-        return Spread(gpus=gpus, nodes=nodes)
+        return ParallelPlan(gpus=gpus, nodes=nodes)
     if strategy not in STRATEGIES:
         raise ConfigError(f"no strategy '{strategy}'; known: {', '.join(STRATEGIES)}")
     if gpus * nodes == 1:
         raise ConfigError(
             f"--strategy {strategy} is given for one GPU, which has nothing to split; give --gpus as well"
         )
-    return Spread(gpus=gpus, nodes=nodes, strategy=strategy)
+    return ParallelPlan(gpus=gpus, nodes=nodes, strategy=strategy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +107,7 @@ class Precision:
     """Of one number that the optimizer keeps."""
 
 
-def precision_of(recipe: Recipe, loaded: Mapping[PartName, int], spread: Spread) -> Precision:
+def precision_of(recipe: Recipe, loaded: Mapping[PartName, int], parallel: ParallelPlan) -> Precision:
     """Who keeps what in which precision.
 
     Alone and under DDP, autocast leaves weights as they were loaded: bfloat16 weights that were asked for are updated
@@ -117,41 +117,41 @@ def precision_of(recipe: Recipe, loaded: Mapping[PartName, int], spread: Spread)
     Args:
         recipe: its ``train.bf16`` and ``train.fp16``.
         loaded: bytes of a weight of each part as it is loaded.
-        spread: over which GPUs.
+        parallel: over which GPUs.
     """
     mixed = recipe.train.bf16 or recipe.train.fp16
-    if spread.is_deepspeed and mixed:
+    if parallel.is_deepspeed and mixed:
         return Precision(frozen=dict.fromkeys(loaded, 2), trained=2, adapter=2, computed=2, master=4, state=4)
     computed = 2 if mixed else loaded["language"]
     tune = recipe.tune
     whole = [loaded[part] for part in PARTS if getattr(tune, part) == "full"]
-    raised = mixed and not spread.is_alone and spread.strategy == "fsdp2" and recipe.adapter.stored_as is None
+    raised = mixed and not parallel.is_alone and parallel.strategy == "fsdp2" and recipe.adapter.stored_as is None
     trained = 4 if raised else max(whole, default=loaded["language"])
     return Precision(frozen=loaded, trained=trained, adapter=4, computed=computed, master=0, state=trained)
 
 
-def batches_reduced(recipe: Recipe, spread: Spread) -> int:
+def batches_reduced(recipe: Recipe, parallel: ParallelPlan) -> int:
     """How often gradients travel in an update: once under DDP, after every micro-batch where they are split."""
-    return 1 if spread.is_alone or spread.strategy == "ddp" else recipe.train.gradient_accumulation_steps
+    return 1 if parallel.is_alone or parallel.strategy == "ddp" else recipe.train.gradient_accumulation_steps
 
 
-def refuse_contradictions(recipe: Recipe, spread: Spread, *, dtype_bytes: int, pairs: int | None) -> None:
+def refuse_contradictions(recipe: Recipe, parallel: ParallelPlan, *, dtype_bytes: int, pairs: int | None) -> None:
     """Raises ConfigError, with the fix, for what the strategy cannot do."""
-    if spread.is_alone:
+    if parallel.is_alone:
         return
-    strategy, train = spread.strategy, recipe.train
+    strategy, train = parallel.strategy, recipe.train
     if train.use_cpu:
         raise ConfigError("train.use_cpu is set and GPUs are asked for; take one of the two out")
     try:
         refuse_what_cannot_shard(recipe, strategy)
     except DistributedError as err:
         raise ConfigError(str(err)) from err
-    if spread.is_deepspeed and dtype_bytes == 2 and not (train.bf16 or train.fp16):
+    if parallel.is_deepspeed and dtype_bytes == 2 and not (train.bf16 or train.fp16):
         raise ConfigError(
             f"{strategy} takes its precision from train.bf16 or train.fp16, and neither is set while weights are "
             "loaded in half precision; set train.bf16=true"
         )
-    at_once = train.per_device_train_batch_size * spread.world
+    at_once = train.per_device_train_batch_size * parallel.world
     if pairs is not None and at_once * train.gradient_accumulation_steps > pairs:
         most = max(1, pairs // at_once)
         fix = (
@@ -160,6 +160,6 @@ def refuse_contradictions(recipe: Recipe, spread: Spread, *, dtype_bytes: int, p
             else f"use at most {pairs // train.per_device_train_batch_size or 1} GPUs with this micro-batch"
         )
         raise ConfigError(
-            f"one update would take {at_once * train.gradient_accumulation_steps:,} pairs ({spread.world} GPUs x "
+            f"one update would take {at_once * train.gradient_accumulation_steps:,} pairs ({parallel.world} GPUs x "
             f"{train.per_device_train_batch_size} x {train.gradient_accumulation_steps}) and there are {pairs:,}; {fix}"
         )

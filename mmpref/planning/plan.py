@@ -17,7 +17,7 @@ from mmpref.planning.changes import Subject, changes_until_it_fits
 from mmpref.planning.gpus import GIB, LINKED, card_named, on_card
 from mmpref.planning.memory import Memory, Shape, estimate, reference_for, with_changes
 from mmpref.planning.network import BETWEEN_NODES, Traffic, link_rate, seconds, traffic
-from mmpref.planning.parallelism import ALONE, STRATEGIES, Spread, Strategy, precision_of, refuse_contradictions
+from mmpref.planning.parallelism import ALONE, STRATEGIES, ParallelPlan, Strategy, precision_of, refuse_contradictions
 from mmpref.planning.speed import Speed, flops_per_pair, speed_of
 from mmpref.planning.subject import described, image_shape, layout_of
 from mmpref.processing.family import PartName
@@ -50,7 +50,7 @@ class Plan:
     """
 
     recipe: Recipe
-    spread: Spread
+    parallel: ParallelPlan
     shape: Shape
     memory: Memory
     other_checkpointing: Memory
@@ -80,7 +80,7 @@ class Plan:
     def global_batch(self) -> int:
         """Pairs in one update, over all GPUs."""
         train = self.recipe.train
-        return train.per_device_train_batch_size * train.gradient_accumulation_steps * self.spread.world
+        return train.per_device_train_batch_size * train.gradient_accumulation_steps * self.parallel.world
 
 
 def make_plan(
@@ -88,11 +88,11 @@ def make_plan(
     *,
     gpu_memory: int | None = None,
     gpu: str | None = None,
-    picture: tuple[int, int] = (640, 480),
+    image_size: tuple[int, int] = (640, 480),
     prompt_tokens: int = 100,
     answer_tokens: int = 250,
     layout: LayoutName | None = None,
-    spread: Spread = ALONE,
+    parallel: ParallelPlan = ALONE,
     link: str | None = None,
     pairs: int | None = None,
 ) -> Plan:
@@ -102,11 +102,11 @@ def make_plan(
         recipe: as it would be trained.
         gpu_memory: bytes of the card; None takes the named card's, or makes no statement about fitting.
         gpu: a name of ``gpus.GPUS``, for the rate.
-        picture: width and height of the one picture of a pair, before the processor.
+        image: width and height of the one image of a pair, before the processor.
         prompt_tokens: of the prompt's text.
         answer_tokens: of each answer.
         layout: None takes the recipe's, shared prefix where the family can.
-        spread: over which GPUs.
+        parallel: over which GPUs.
         link: a name of ``network.LINKS``: the slowest link between any two of the GPUs. None takes the card's own
             inside one node, and 100 Gb/s between nodes.
         pairs: that there are to train on; an update must not want more.
@@ -122,23 +122,23 @@ def make_plan(
     if recipe.train.bf16 is None:  # as a card with bfloat16 would
         recipe = with_bf16(recipe, not recipe.train.use_cpu and bf16_by_default(recipe, lambda: config))
     layout = layout or layout_of(recipe, config)
-    image, patches = image_shape(config, recipe, picture)
+    image, patches = image_shape(config, recipe, image_size)
     rejected = answer_tokens if objective_of(recipe).needs_rejected else 0
     shape = Shape(prompt=prompt_tokens, image=image, patches=patches, chosen=answer_tokens, rejected=rejected)
-    model = described(config, recipe, layout, spread)
+    model = described(config, recipe, layout, parallel)
     loaded = {part: dtype.itemsize for part, dtype in model.dtypes.items()}
-    refuse_contradictions(recipe, spread, dtype_bytes=loaded["language"], pairs=pairs)
+    refuse_contradictions(recipe, parallel, dtype_bytes=loaded["language"], pairs=pairs)
     reference = reference_for(recipe)
-    wire, rate = _link(link, spread, None if card is None else card[0])
+    wire, rate = _link(link, parallel, None if card is None else card[0])
 
     def memory_of(changed: Recipe, pair: Shape = shape, looked_at: Architecture = model) -> Memory:
-        return estimate(looked_at, changed, pair, layout=layout, spread=spread)
+        return estimate(looked_at, changed, pair, layout=layout, parallel=parallel)
 
     memory = memory_of(recipe)
     flipped = with_changes(recipe, train={"gradient_checkpointing": not recipe.train.gradient_checkpointing})
     needed = on_card(memory.peak)
     flops = flops_per_pair(model, recipe, shape, layout)
-    sent = traffic(model, recipe, precision_of(recipe, loaded, spread), spread)
+    sent = traffic(model, recipe, precision_of(recipe, loaded, parallel), parallel)
     network = 0.0 if rate is None else seconds(sent.total, rate)
     longest = most_pairs = None
     changes: tuple[tuple[str, float], ...] = ()
@@ -148,14 +148,14 @@ def make_plan(
         batch = "per_device_train_batch_size"
         most_pairs = _largest(lambda n: on_card(memory_of(with_changes(recipe, train={batch: n})).peak) <= room)
         if needed > room:
-            subject = Subject(config=config, shape=shape, layout=layout, picture=picture)
-            changes = tuple(changes_until_it_fits(recipe, spread, subject, room))
+            subject = Subject(config=config, shape=shape, layout=layout, image_size=image_size)
+            changes = tuple(changes_until_it_fits(recipe, parallel, subject, room))
     speed = None
     if card is not None:
-        speed = speed_of(recipe, spread, flops=flops, tokens=memory.tokens, rate=card[2] * 1e12, sending=network)
+        speed = speed_of(recipe, parallel, flops=flops, tokens=memory.tokens, rate=card[2] * 1e12, sending=network)
     return Plan(
         recipe=recipe,
-        spread=spread,
+        parallel=parallel,
         shape=shape,
         memory=memory,
         other_checkpointing=memory_of(flipped),
@@ -176,7 +176,7 @@ def make_plan(
     )
 
 
-def compare_strategies(recipe: Recipe, spread: Spread, **options: Any) -> list[tuple[Strategy, Plan | str]]:
+def compare_strategies(recipe: Recipe, parallel: ParallelPlan, **options: Any) -> list[tuple[Strategy, Plan | str]]:
     """A plan with every strategy, or why it cannot be; ``options`` are those of :func:`make_plan`.
 
     Raises:
@@ -186,7 +186,7 @@ def compare_strategies(recipe: Recipe, spread: Spread, **options: Any) -> list[t
     refusal: ConfigError | None = None
     for strategy in STRATEGIES:
         try:
-            found.append((strategy, make_plan(recipe, spread=replace(spread, strategy=strategy), **options)))
+            found.append((strategy, make_plan(recipe, parallel=replace(parallel, strategy=strategy), **options)))
         except ConfigError as err:
             refusal = err
             found.append((strategy, str(err)))
@@ -195,14 +195,14 @@ def compare_strategies(recipe: Recipe, spread: Spread, **options: Any) -> list[t
     return found
 
 
-def _link(named: str | None, spread: Spread, card: str | None) -> tuple[str | None, float | None]:
+def _link(named: str | None, parallel: ParallelPlan, card: str | None) -> tuple[str | None, float | None]:
     """Name and bytes a second of the slowest link between the GPUs; (None, None) for one GPU."""
-    if spread.is_alone:
+    if parallel.is_alone:
         if named is not None:
             raise ConfigError(f"--link {named} is given for one GPU, which has nobody to send to; give --gpus as well")
         return None, None
     inside = LINKED.get(card or "", "PCIe 4")
-    return link_rate(named or (inside if spread.nodes == 1 else BETWEEN_NODES))
+    return link_rate(named or (inside if parallel.nodes == 1 else BETWEEN_NODES))
 
 
 def _largest(fits: Callable[[int], bool]) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mmpref.planning.architecture import Architecture
 from mmpref.planning.gpus import UTILISATION
 from mmpref.planning.memory import Shape
-from mmpref.planning.parallelism import Spread
+from mmpref.planning.parallelism import ParallelPlan
 from mmpref.processing.layout import LayoutName
 from mmpref.recipe.sections import Recipe
 from mmpref.training.loss_settings import objective_of
@@ -50,12 +50,14 @@ class Speed:
         return self.tokens / self.longest, self.tokens / self.shortest
 
 
-def speed_of(recipe: Recipe, spread: Spread, *, flops: float, tokens: int, rate: float, sending: float) -> Speed:
+def speed_of(
+    recipe: Recipe, parallel: ParallelPlan, *, flops: float, tokens: int, rate: float, sending: float
+) -> Speed:
     """The speed of an update.
 
     Args:
         recipe: its micro-batch and accumulation.
-        spread: how many GPUs there are.
+        parallel: how many GPUs there are.
         flops: of one pair.
         tokens: in one micro-batch.
         rate: of one GPU's data sheet, operations a second.
@@ -66,8 +68,8 @@ def speed_of(recipe: Recipe, spread: Spread, *, flops: float, tokens: int, rate:
     return Speed(
         computing=pairs * flops / (rate * UTILISATION),
         sending=sending,
-        pairs=pairs * spread.world,
-        tokens=tokens * batches * spread.world,
+        pairs=pairs * parallel.world,
+        tokens=tokens * batches * parallel.world,
     )
 
 

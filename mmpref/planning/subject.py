@@ -1,4 +1,4 @@
-"""What a plan is about: the model's config wherever it is, what a picture becomes in it, and its sizes."""
+"""What a plan is about: the model's config wherever it is, what an image becomes in it, and its sizes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmpref.image_tokens import llava_1_5, llava_next, llava_onevision, qwen
 from mmpref.models.folder.config_values import AGAIN
 from mmpref.models.load import family_of_config, load_config, load_processor
 from mmpref.planning.architecture import Architecture, describe
-from mmpref.planning.parallelism import ALONE, Spread
+from mmpref.planning.parallelism import ALONE, ParallelPlan
 from mmpref.processing.encode import PairEncoder
 from mmpref.processing.layout import LayoutName
 from mmpref.processing.pixels import blank, num_pixels
@@ -22,8 +22,8 @@ from mmpref.recipe.sections import Recipe
 from mmpref.records import ImageRef, user_turn
 
 
-def image_shape(config: PretrainedConfig, recipe: Recipe, picture: tuple[int, int]) -> tuple[int, int]:
-    """(image tokens, patches of the vision tower) of one picture; zeros for a model that takes text only.
+def image_shape(config: PretrainedConfig, recipe: Recipe, image_size: tuple[int, int]) -> tuple[int, int]:
+    """(image tokens, patches of the vision tower) of one image; zeros for a model that takes text only.
 
     By arithmetic where that is known for the family; else the folder's own processor is asked, as training does.
 
@@ -35,7 +35,7 @@ def image_shape(config: PretrainedConfig, recipe: Recipe, picture: tuple[int, in
     if not family.has_vision or family.no_images:
         return 0, 0
     vision: Any = config.vision_config
-    width, height = picture
+    width, height = image_size
     if family.has_pixel_budget:
         merge, _ = _sides(vision, "spatial_merge_size")
         step = _sides(vision, "patch_size")[0] * merge
@@ -44,7 +44,7 @@ def image_shape(config: PretrainedConfig, recipe: Recipe, picture: tuple[int, in
         high = recipe.processing.max_pixels or 16384 * step * step
         tokens = qwen(width, height, step=step, min_pixels=low, max_pixels=high)
         if tokens is None:
-            raise ConfigError(f"a picture of {width} x {height} is too long and thin for this model")
+            raise ConfigError(f"an image of {width} x {height} is too long and thin for this model")
         return tokens, tokens * merge**2
     if vision.model_type == "pixtral":
         (patch, _), (largest, _) = _sides(vision, "patch_size"), _sides(vision, "image_size")
@@ -61,7 +61,7 @@ def image_shape(config: PretrainedConfig, recipe: Recipe, picture: tuple[int, in
         if family.name == "llava_onevision" and size == (384, 384):
             tiles = -(-width // 384) * -(-height // 384) + 1
             return llava_onevision(width, height), tiles * per_tile
-    return _by_processor(recipe.model.path, picture, recipe.processing.min_pixels, recipe.processing.max_pixels)
+    return _by_processor(recipe.model.path, image_size, recipe.processing.min_pixels, recipe.processing.max_pixels)
 
 
 _COUNTED = ("llava", "llava_next", "llava_onevision")
@@ -82,21 +82,21 @@ def _sides(vision: Any, key: str) -> tuple[int, int]:
 
 @cache
 def _by_processor(
-    path: str, picture: tuple[int, int], min_pixels: int | None, max_pixels: int | None
+    path: str, image_size: tuple[int, int], min_pixels: int | None, max_pixels: int | None
 ) -> tuple[int, int]:
-    """What the folder's processor makes of one blank picture."""
+    """What the folder's processor makes of one blank image."""
     config = load_config(path) if Path(path).is_dir() else None
     if config is None or not any(Path(path).glob("*processor*.json")):
         raise ConfigError(
-            f"how many image tokens a picture has in {path} is not known without the model's processor: give a local "
+            f"how many image tokens an image has in {path} is not known without the model's processor: give a local "
             "folder of the model that has its processor and tokenizer files (the weights need not be there)"
         )
     family = family_of_config(config)
     encoder = PairEncoder(load_processor(path, min_pixels=min_pixels, max_pixels=max_pixels), family)
-    shown = blank(*picture)
-    image = ImageRef(path="picture")
+    shown = blank(*image_size)
+    image = ImageRef(path="image_size")
     seen, unseen = (
-        encoder.encode_prompt("picture", user_turn("What?", num_images=len(images)), images, lambda _: shown)
+        encoder.encode_prompt("image_size", user_turn("What?", num_images=len(images)), images, lambda _: shown)
         for images in ((image,), ())
     )
     patches = num_pixels(seen.vision) // prod(_sides(config.vision_config, "patch_size"))
@@ -114,13 +114,15 @@ _KNOWN_SHAPES: dict[str, Architecture] = {}
 _STORAGE = frozenset({"kind", "quantization", "double_quant", "compute_dtype"})  # no sizes depend on it
 
 
-def described(config: PretrainedConfig, recipe: Recipe, layout: LayoutName, spread: Spread = ALONE) -> Architecture:
+def described(
+    config: PretrainedConfig, recipe: Recipe, layout: LayoutName, parallel: ParallelPlan = ALONE
+) -> Architecture:
     """:func:`describe`, once for everything that it looks at."""
     train, adapter = recipe.train, recipe.adapter
     looked_at = [config.to_json_string(), layout, train.bf16, train.fp16, adapter.kind != "none"]
-    looked_at += [spread.splits_weights, spread.is_deepspeed]
+    looked_at += [parallel.splits_weights, parallel.is_deepspeed]
     looked_at += [recipe.model.model_dump_json(), recipe.tune.model_dump_json()]
     key = repr([*looked_at, adapter.model_dump_json(exclude=set(_STORAGE))])
     if key not in _KNOWN_SHAPES:
-        _KNOWN_SHAPES[key] = describe(config, recipe, layout, spread)
+        _KNOWN_SHAPES[key] = describe(config, recipe, layout, parallel)
     return _KNOWN_SHAPES[key]

@@ -72,18 +72,18 @@ def compared(plans: Sequence[tuple[Strategy, Plan | str]]) -> tuple[list[tuple[s
 
 
 def _together(plan: Plan) -> Rows:
-    spread, train = plan.spread, plan.recipe.train
-    if spread.is_alone:
+    parallel, train = plan.parallel, plan.recipe.train
+    if parallel.is_alone:
         return []
-    nodes = f" on {spread.nodes} nodes" if spread.nodes > 1 else ""
+    nodes = f" on {parallel.nodes} nodes" if parallel.nodes > 1 else ""
     sent = plan.traffic
     kinds = [f"{sent.gradients / GB:,.2f} GB of gradients"]
     kinds += [f"{sent.weights / GB:,.2f} GB of weights"] if sent.weights else []
     found = [
-        ("spread", f"{spread.strategy} over {spread.world} GPUs{nodes}"),
+        ("parallelism", f"{parallel.strategy} over {parallel.world} GPUs{nodes}"),
         (
             "global batch",
-            f"{plan.global_batch:,} pairs: {spread.world} GPUs x {train.per_device_train_batch_size} x "
+            f"{plan.global_batch:,} pairs: {parallel.world} GPUs x {train.per_device_train_batch_size} x "
             f"{train.gradient_accumulation_steps} micro-batches",
         ),
         ("sent by a GPU", f"{' and '.join(kinds)} in an update"),
@@ -103,12 +103,12 @@ def _notes(plan: Plan) -> list[str]:
             f"The speed is counted, not measured: {plan.flops_per_pair / 1e12:.1f} TFLOP a pair at {UTILISATION:.0%} "
             "of the data sheet's rate."
         )
-    recipe, spread = plan.recipe, plan.spread
+    recipe, parallel = plan.recipe, plan.parallel
     batches = recipe.train.gradient_accumulation_steps
-    if not spread.is_alone and batches > 1:
-        fewer = max(1, batches // spread.world)
+    if not parallel.is_alone and batches > 1:
+        fewer = max(1, batches // parallel.world)
         notes.append(
-            f"An update takes {spread.world} times the pairs of one GPU's; train.gradient_accumulation_steps={fewer} "
+            f"An update takes {parallel.world} times the pairs of one GPU's; train.gradient_accumulation_steps={fewer} "
             f"makes it {plan.global_batch * fewer // batches:,}."
         )
     if plan.network:
@@ -118,7 +118,7 @@ def _notes(plan: Plan) -> list[str]:
         notes.append(f"The reference: {plan.reference.explanation}.")
     if plan.reference.kind == "cache":
         notes.append("The cache costs one forward pass of every pair before training; it is not in the speed.")
-    if not spread.is_alone and spread.state_parts > 1 and recipe.adapter.stored_as is not None:
+    if not parallel.is_alone and parallel.state_parts > 1 and recipe.adapter.stored_as is not None:
         notes.append("FSDP2 splits the 4-bit base as well; the scales of its blocks are whole on every GPU.")
     return notes + _on_precision(plan)
 
@@ -136,7 +136,7 @@ def _on_precision(plan: Plan) -> list[str]:
     """What is updated in half precision, which not everybody expects."""
     recipe = plan.recipe
     trains = any(part == "full" for part in (recipe.tune.vision, recipe.tune.projector, recipe.tune.language))
-    kept = precision_of(recipe, {part: dtype.itemsize for part, dtype in plan.dtypes.items()}, plan.spread)
+    kept = precision_of(recipe, {part: dtype.itemsize for part, dtype in plan.dtypes.items()}, plan.parallel)
     if not trains or kept.trained == 4 or kept.master:
         return []
     return [
@@ -151,4 +151,4 @@ def _between(values: tuple[float, float]) -> str:
 
 
 def _on(plan: Plan, gpu: str | None) -> str:
-    return f" on one {gpu}" if plan.spread.is_alone else f" on {plan.spread.world} x {gpu}"
+    return f" on one {gpu}" if plan.parallel.is_alone else f" on {plan.parallel.world} x {gpu}"

@@ -59,7 +59,7 @@ class PairBatch:
     ] = ()  # (time, rows, columns) in patches of every image, where there are any
     image_token_id: int | None = None  # the token whose places ``image_places`` are
     image_places: Tensor | None = None  # [M] places in the N * T tokens that take an image feature each, in order
-    fillers: int = 0  # so many pairs at the end have no weight: they keep a process in step with the others
+    num_dummy_pairs: int = 0  # so many pairs at the end have no weight: they keep a process in step with the others
     keys: tuple[str, ...] = ()  # length B: what the model is given for each pair, as a hash; () unless asked for
 
     def __post_init__(self) -> None:  # shapes only: no tensor is read, so nothing waits for the device
@@ -88,7 +88,7 @@ class PairBatch:
     @property
     def counted(self) -> int:
         """Number of pairs that have weight; they come first."""
-        return len(self.pair_ids) - self.fillers
+        return len(self.pair_ids) - self.num_dummy_pairs
 
     @property
     def counted_ids(self) -> tuple[str, ...]:

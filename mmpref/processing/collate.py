@@ -87,7 +87,7 @@ class PairCollator:
         if self.filler is None or (pairs and not (self.always_images and not any(pair.vision for pair in pairs))):
             return self._batch(pairs)
         filler = self._encoded(self.filler)
-        return replace(self._batch([*pairs, filler]), fillers=1)
+        return replace(self._batch([*pairs, filler]), num_dummy_pairs=1)
 
     def _encoded(self, pair: PreferencePair) -> EncodedPair:
         try:
@@ -185,7 +185,7 @@ def _shares(pair: EncodedPair, sides: Sequence[int]) -> bool:
 
 
 def _check_image_tokens(prompt: EncodedPrompt, image_token_id: int | None) -> None:
-    """Models compare totals of a batch only, so two wrong rows can make up for each other and swap their pictures."""
+    """Models compare totals of a batch only, so two wrong rows can make up for each other and swap their images."""
     if image_token_id is None or (prompt.vision and not prompt.image_tokens):
         return
     found, want = int((prompt.input_ids == image_token_id).sum()), sum(prompt.image_tokens)

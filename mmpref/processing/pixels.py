@@ -97,7 +97,7 @@ class ImageEncoder:
                 self._processor.replace_image_token(vision, image_idx=i).count(self._processor.image_token)
                 for i in range(len(images))
             )
-        except ValueError as err:  # how transformers refuses a picture: aspect ratio, sizes that do not stack
+        except ValueError as err:  # how transformers refuses an image: aspect ratio, sizes that do not stack
             names = ", ".join(image.describe() for image in images)
             raise fault(row_id, "image_processing", f"has images the model cannot take ({names}): {err}") from err
         tensors = {name: value for name, value in vision.items() if isinstance(value, Tensor)}
@@ -167,7 +167,7 @@ class ImageEncoder:
 
 
 def blank(width: int, height: int) -> Image.Image:
-    """A picture of this size, to count by. Not an array: one of 1, 3 or 4 rows passes for one with channels first."""
+    """An image of this size, to count by. Not an array: one of 1, 3 or 4 rows passes for one with channels first."""
     return Image.new("RGB", (width, height))
 
 

@@ -118,7 +118,7 @@ class DataSection(Section):
     eval: Sources = []
     """Held-out pairs: accuracy and margin are measured on them at the end of training."""
     held_out: float = Field(default=0.0, ge=0, lt=1)
-    """Without eval: this share of the training pairs is held out, by image, so that no picture is on both sides."""
+    """Without eval: this share of the training pairs is held out, by image, so that no image is on both sides."""
     root: PathLike | None = None
     """Image paths are relative to this folder; null means the folder that all files lie in."""
     manifest: PathLike | None = None
@@ -129,7 +129,7 @@ class DataSection(Section):
     times differ), full always by their bytes."""
     check_images: Literal["decode", "header"] = "decode"
     """How images are looked at before the first step, where no manifest says that they are whole: decode reads every
-    pixel once, on all cores; header only sizes, so that a damaged picture ends the run when its row comes."""
+    pixel once, on all cores; header only sizes, so that a damaged image ends the run when its row comes."""
     max_bad_fraction: float = Field(default=0.001, ge=0, le=1)
     """More bad rows than this share stop the run; fewer go to quarantine.jsonl."""
 

@@ -112,7 +112,7 @@ def _turns(table: BenchmarkTable) -> Html:
     words = (
         f"Against {table.labels[0]}: how many questions turned right and wrong, and McNemar's exact p that both are "
         "equally likely. It takes questions as independent and is not corrected for the number of parts; where several "
-        "are about one picture, trust the interval of the difference."
+        "are about one image, trust the interval of the difference."
     )
     shown = join(_turn_table(table, turns) for turns in table.turns)
     return tag("div", tag("h3", "Turned right, turned wrong"), tag("p", words), shown)
@@ -177,10 +177,10 @@ def _example(case: str, name: str, items: Sequence[tuple[str, dict[str, Row]]], 
     uri, tiny, why = album.embed(item.get("image"))
     question, truth = _text(item.get("question")), _truth(item)
     if uri is None:
-        picture = tag("p", f"No picture: {why}.", class_="no-picture")
+        image = tag("p", f"No image: {why}.", class_="no-image")
     else:
-        alt = f"Picture of question {name}"
-        picture = void("img", src=Html(uri), alt=alt, class_="tiny" if tiny else None, loading="lazy")
+        alt = f"Image of question {name}"
+        image = void("img", src=Html(uri), alt=alt, class_="tiny" if tiny else None, loading="lazy")
     said = []
     for label, table in items:
         answer = table[name]
@@ -195,7 +195,7 @@ def _example(case: str, name: str, items: Sequence[tuple[str, dict[str, Row]]], 
         )
     return tag(
         "article",
-        tag("div", picture, tag("p", tag("b", "Truth: "), truth, class_="truth") if truth else "", class_="picture"),
+        tag("div", image, tag("p", tag("b", "Truth: "), truth, class_="truth") if truth else "", class_="image"),
         tag(
             "div",
             tag("h3", tag("span", _SHORT[case], class_=f"case {case}"), " ", tag("code", name)),

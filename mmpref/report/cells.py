@@ -1,4 +1,4 @@
-"""The results table as plain data, with its texts: what the page, the terminal and the README picture all show."""
+"""The results table as plain data, with its texts: what the page, the terminal and the README image all show."""
 
 from __future__ import annotations
 

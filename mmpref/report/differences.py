@@ -51,7 +51,7 @@ def paired_differences(
     also = {str(item.get("id")): item for item in second.items}
     shared = {name for name in ids[0] & ids[1] if same_question(before[name], also[name])}
     others = len(ids[0] & ids[1]) - len(shared)
-    named = f", and {others} more have the same id and another picture or wording" if others else ""
+    named = f", and {others} more have the same id and another image or wording" if others else ""
     if not shared:
         notes.append(f"{where}: no paired difference, no question was answered by both{named}")
         return {}

@@ -1,6 +1,6 @@
-"""Which pictures are shown, and how a caption's words are marked.
+"""Which images are shown, and how a caption's words are marked.
 
-The rule never looks at who wins: pictures are sorted into cases, every case is shuffled by a hash of the picture's id,
+The rule never looks at who wins: images are sorted into cases, every case is shuffled by a hash of the image's id,
 and the cases take turns.
 """
 
@@ -29,7 +29,7 @@ SHORT: Mapping[str, str] = {
 }  # fmt: skip
 _MAX_PICTURE_BYTES = 600_000
 _MAX_ALL_PICTURES = 1_400_000
-_TINY = 200  # pixels; smaller pictures are enlarged with hard edges
+_TINY = 200  # pixels; smaller images are enlarged with hard edges
 _SIGNATURES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"GIF87a": "gif", b"GIF89a": "gif"}
 
 
@@ -43,7 +43,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What one run said about the picture."""
+    """What one run said about the image."""
 
     label: str
     pieces: tuple[Piece, ...]
@@ -53,7 +53,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One picture. ``data_uri`` is None when it cannot be shown; ``why_no_picture`` then says why."""
+    """One image. ``data_uri`` is None when it cannot be shown; ``why_no_image`` then says why."""
 
     name: str
     case: str
@@ -61,22 +61,22 @@ class Example:
     said: tuple[Said, ...]
     data_uri: str | None
     tiny: bool
-    why_no_picture: str
+    why_no_image: str
 
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """The chosen examples, and how many pictures fall into each case."""
+    """The chosen examples, and how many images fall into each case."""
 
     examples: tuple[Example, ...]
     counts: Mapping[str, int]
-    num_pictures: int
+    num_images: int
 
 
 def choose_examples(
     runs: Sequence[Run], *, count: int, seed: int, images_root: Path | None = None, album: Album | None = None
 ) -> Gallery:
-    """Pictures that every run with captions has described, by the rule above."""
+    """Images that every run with captions has described, by the rule above."""
     told = [(run.label, {str(item["id"]): item for item in chair.items}) for run in runs if (chair := run.chair())]
     told = [(label, items) for label, items in told if items]
     if not told:
@@ -159,33 +159,33 @@ def _example(name: str, case: str, told: Sequence[tuple[str, Mapping[str, Row]]]
 
 
 class Album:
-    """Pictures of one root as data URIs, within a budget. Paths come from result files and are not trusted."""
+    """Images of one root as data URIs, within a budget. Paths come from result files and are not trusted."""
 
     def __init__(self, root: Path | None) -> None:
         self._root = without_links(root) if root is not None else None
         self._left = _MAX_ALL_PICTURES
 
     def embed(self, path: Any) -> tuple[str | None, bool, str]:
-        """(data URI or None, whether the picture is tiny, why there is none)."""
+        """(data URI or None, whether the image is tiny, why there is none)."""
         if self._root is None:
             return None, False, "no image folder was given"
         if not isinstance(path, str) or not path or "\0" in path:
-            return None, False, "the results name no picture"
+            return None, False, "the results name no image"
         try:
             file = without_links(self._root / path)
             if not file.is_relative_to(self._root):
-                return None, False, "the picture is outside the image folder"
+                return None, False, "the image is outside the image folder"
             if not file.is_file():
-                return None, False, "the picture is not in the image folder"
+                return None, False, "the image is not in the image folder"
             size = file.stat().st_size
             if size > min(_MAX_PICTURE_BYTES, self._left):
-                return None, False, "the picture is too large to put into the page"
+                return None, False, "the image is too large to put into the page"
             content = file.read_bytes()
         except (OSError, RuntimeError):
-            return None, False, "the picture cannot be read"
+            return None, False, "the image cannot be read"
         kind = _kind(content)
         if kind is None:
-            return None, False, "the picture is not PNG, JPEG, GIF or WebP"
+            return None, False, "the image is not PNG, JPEG, GIF or WebP"
         self._left -= len(content)
         return f"data:image/{kind};base64,{base64.b64encode(content).decode()}", _is_tiny(content, kind), ""
 

@@ -1,7 +1,7 @@
-"""The one door to plotting: matplotlib in, SVG text out. The same data give the same bytes.
+"""The only module that imports matplotlib: SVG text out. The same data give the same bytes.
 
-Colours are written as CSS variables, so that one picture is right on light and on dark ground: inside the page they are
-the page's own, and a picture that stands alone brings them along.
+Colours are written as CSS variables, so that one image is right on light and on dark ground: inside the page they are
+the page's own, and an image that stands alone brings them along.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def curve_figure(
 
 
 def result_figure(table: Table) -> str:
-    """The outcome in one compact picture that stands alone: CHAIR_s and recall of every run, with intervals."""
+    """The outcome in one compact image that stands alone: CHAIR_s and recall of every run, with intervals."""
     with _Canvas(width=7.8, height=1.2 + 0.42 * len(table.lines)) as canvas:
         canvas.figure.get_layout_engine().set(wspace=0.06, w_pad=0.14, h_pad=0.14)
         left, right = canvas.figure.subplots(1, 2, sharey=True)

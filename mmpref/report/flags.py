@@ -33,7 +33,7 @@ RULES: Mapping[Kind, str] = {
     "collapse": (
         f"The answers broke: captions {100 * LENGTH_GROWTH:.0f} % longer or more, {100 * EMPTY_RISE:.0f} points more "
         f"empty answers, {100 * REPETITION_RISE:.0f} points more repeated word triples, one and the same caption for "
-        f"{100 * SAME_ANSWER_SHARE:.0f} % of the pictures, or the chosen answers' log-prob down by {TOKEN_LOGP_FALL} "
+        f"{100 * SAME_ANSWER_SHARE:.0f} % of the images, or the chosen answers' log-prob down by {TOKEN_LOGP_FALL} "
         f"nats a token or more (where token counts are not logged: by half of itself and {ANSWER_LOGP_FALL:.0f} nat "
         "an answer)."
     ),

@@ -40,11 +40,11 @@ def build_report(
 
     Args:
         runs: run folders; the first is the baseline.
-        out: the HTML file to write, whole or not at all.
+        out: the HTML file to write, written atomically.
         title: heading of the page.
         images_root: image paths in the results start here; the default is the first recipe's ``data.root``.
         labels: names to show, by path as given or by folder name.
-        examples: how many pictures to show.
+        examples: how many images to show.
 
     Returns:
         ``out``.
@@ -209,7 +209,7 @@ def _panel(panel: Panel) -> Html:
 
 
 def _swatch(place: int, *, wide: bool = False) -> Html:
-    """The line style of a run as a small picture."""
+    """The line style of a run as a small image."""
     place %= figures.NUM_STYLES
     width = 34 if wide else 16
     dashes = " ".join(str(2 * length) for length in figures.DASHES[place])
@@ -223,18 +223,18 @@ def _swatch(place: int, *, wide: bool = False) -> Html:
 
 def _examples(gallery: Gallery) -> Html:
     if not gallery.examples:
-        notice = "No examples: no run has captions with items.jsonl, or no picture was described by all of them."
+        notice = "No examples: no run has captions with items.jsonl, or no image was described by all of them."
         return tag("section", tag("h2", "Examples"), tag("p", notice, class_="notice"), id="examples")
     counts = [tag("li", tag("strong", str(gallery.counts[case])), f" {words}") for case, words in CASES.items()]
     rule = (
-        f"The rule: all {gallery.num_pictures} pictures that every run described are sorted into the five cases below; "
+        f"The rule: all {gallery.num_images} images that every run described are sorted into the five cases below; "
         f"in each case they are shuffled by a hash of their id (seed {EXAMPLE_SEED}), and the cases take turns. "
         "So cases that are rare appear more often here than they are; the counts say how rare."
     )
     return tag(
         "section",
         tag("h2", "Examples"),
-        tag("p", "Words for things that are not in the picture are ", tag("mark", "marked"), "."),
+        tag("p", "Words for things that are not in the image are ", tag("mark", "marked"), "."),
         tag("p", rule),
         tag("ul", *counts, class_="cases"),
         tag("div", join(map(_example, gallery.examples)), class_="gallery"),
@@ -245,18 +245,18 @@ def _examples(gallery: Gallery) -> Html:
 def _example(example: Example) -> Html:
     objects = ", ".join(example.objects) or "nothing known"
     if example.data_uri is None:
-        picture = tag("p", f"No picture: {example.why_no_picture}.", class_="no-picture")
+        image = tag("p", f"No image: {example.why_no_image}.", class_="no-image")
     else:
-        picture = void(
+        image = void(
             "img",
             src=Html(example.data_uri),
-            alt=f"Picture {example.name}, which shows: {objects}",
+            alt=f"Image {example.name}, which shows: {objects}",
             class_="tiny" if example.tiny else None,
             loading="lazy",
         )
     return tag(
         "article",
-        tag("div", picture, tag("p", tag("b", "In the picture: "), objects, class_="truth"), class_="picture"),
+        tag("div", image, tag("p", tag("b", "In the image: "), objects, class_="truth"), class_="image"),
         tag(
             "div",
             tag("h3", tag("span", SHORT[example.case], class_=f"case {example.case}"), " ", tag("code", example.name)),
@@ -267,7 +267,7 @@ def _example(example: Example) -> Html:
 
 
 def _said(said: Said) -> tuple[Html, Html]:
-    words = [tag("mark", piece.text, title="not in the picture") if piece.mark else piece.text for piece in said.pieces]
+    words = [tag("mark", piece.text, title="not in the image") if piece.mark else piece.text for piece in said.pieces]
     facts = []
     if said.hallucinated:
         facts.append(tag("span", f"made up: {', '.join(said.hallucinated)}", class_="made-up"))

@@ -1,7 +1,7 @@
 """Which results are answers to the same questions: what may share a column, and what one folder may hold.
 
-Names do not tell it: POPE's splits are called random, popular and adversarial for every set of pictures. So the
-questions themselves are looked at, by picture and wording; without items, the names of the question files.
+Names do not tell it: POPE's splits are called random, popular and adversarial for every set of images. So the
+questions themselves are looked at, by image and wording; without items, the names of the question files.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ class Part:
 
 
 def question_of(item: Row) -> Hashable:
-    """What was asked: picture and words; the id where an item has neither."""
+    """What was asked: image and words; the id where an item has neither."""
     image, asked = item.get("image"), item.get("question")
-    picture = image.replace("\\", "/").rpartition("/")[2] if isinstance(image, str) else ""
+    file_name = image.replace("\\", "/").rpartition("/")[2] if isinstance(image, str) else ""
     if isinstance(asked, str) and asked.strip():
-        return picture, " ".join(asked.split())
-    return picture or f"{_BY_ID}{item.get('id')}"
+        return file_name, " ".join(asked.split())
+    return file_name or f"{_BY_ID}{item.get('id')}"
 
 
 def same_question(first: Row, second: Row) -> bool:
-    """Whether two items of one id are answers to the same question; captions of one picture whose file has another
+    """Whether two items of one id are answers to the same question; captions of one image whose file has another
     name are known by what is in it."""
     if question_of(first) == question_of(second):
         return True

@@ -66,7 +66,7 @@ def legend(table: Table) -> Html:
         tag(
             "p",
             "better, worse and changed: the interval of the difference leaves out zero, and "
-            f"{FEWEST_CHANGED} units or more (pictures, pairs) make it; unclear: one of the two is not so.",
+            f"{FEWEST_CHANGED} units or more (images, pairs) make it; unclear: one of the two is not so.",
         ),
         tag("h3", "Notes") if notes else "",
         tag("ul", *notes, class_="notes") if notes else "",

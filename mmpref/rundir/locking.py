@@ -60,7 +60,7 @@ def writing_alone(folder: Path, say: Callable[[str], None], option: str = "outpu
             others = sorted(folder.glob(f"{LOCK}.*"))
             for lock in others:
                 refuse_locked(lock)
-            stack.enter_context(folder_held(folder, first=True))
+            stack.enter_context(folder_locked(folder, first=True))
         except Locked as err:
             raise _refusal(folder, err, option) from None
         except NoLocksError as err:
@@ -95,7 +95,7 @@ def refuse_second(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def folder_held(folder: Path, *, first: bool) -> Iterator[None]:
+def folder_locked(folder: Path, *, first: bool) -> Iterator[None]:
     """Hold a folder for the length of the block, by its own descriptor; processes forked meanwhile let go of it.
 
     Args:

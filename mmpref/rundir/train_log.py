@@ -74,7 +74,11 @@ class TrainLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, at: TracebackType | None) -> None:
-        if err is not None and not (isinstance(err, MMPrefError) and err.told_elsewhere) and self._path is not None:
+        if (
+            err is not None
+            and not (isinstance(err, MMPrefError) and err.reported_by_other_rank)
+            and self._path is not None
+        ):
             where = "" if self._is_first else f"rank {self._rank}: "
             self._add(f"{where}{_told(err)}")
         self._around.close()

@@ -103,7 +103,7 @@ def planned_dtypes(
 
 def describe(loaded: LoadedModel, recipe: Recipe, *, is_deepspeed: bool = False) -> str:
     """One line: what each part's weights are held in, and what is computed in."""
-    held = dtypes_held(loaded)
+    held = stored_dtypes(loaded)
     parts = ", ".join(f"{part} {' + '.join(names)}" for part, names in held.items())
     half = autocast_dtype(recipe)
     computed = "no autocast" if half is None else f"autocast to {str(half).removeprefix('torch.')}"
@@ -133,7 +133,7 @@ def trains_in_half(model: nn.Module) -> bool:
     return any(parameter.requires_grad and parameter.dtype in HALF for parameter in unwrap(model).parameters())
 
 
-def dtypes_held(loaded: LoadedModel) -> dict[PartName, list[str]]:
+def stored_dtypes(loaded: LoadedModel) -> dict[PartName, list[str]]:
     """The dtypes in each part, the commonest first; what trains beside a frozen base is named."""
     sizes: dict[PartName, dict[str, int]] = {}
     for name, parameter in unwrap(loaded.model).named_parameters():

@@ -95,7 +95,7 @@ def measured_in(part: str, row: Row) -> Measured | None:
     return Measured(
         name=f"{part}: {row['case']}", recipe=recipe,
         shape={"prompt_tokens": facts["prompt_tokens"], "answer_tokens": facts["answer_tokens"],
-               "picture": tuple(facts["image"])},
+               "image_size": tuple(facts["image"])},
         peak=int(facts["peak_bytes"]), reserved=int(facts.get("reserved_bytes") or 0),
         pairs_per_second=batch * 1000 / facts["ms"] if facts.get("ms") else hourly / 3600 if hourly else None,
         counted=facts["flop"] / batch if facts.get("flop") else None,

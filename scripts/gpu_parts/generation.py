@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from bench_models import picture
+from bench_models import image
 
 from gpu_parts.case import GIB, Case, Context, Row
 from gpu_parts.clock import Peak
@@ -116,7 +116,7 @@ def ask(made: RandomModel, sizes: Sizes) -> tuple[list[EvalSample], dict[str, An
         )
         for number in range(sizes.questions)
     ]
-    return questions, {str(one.images[0].path): picture(one.images[0], made.picture) for one in questions}
+    return questions, {str(one.images[0].path): image(one.images[0], made.image) for one in questions}
 
 
 def answer(

@@ -328,7 +328,7 @@ class _Sides:
             "recipe": self.tree,
             "prompt_tokens": text // len(group),
             "answer_tokens": max(answers),
-            "image": list(self.subject.picture),
+            "image": list(self.subject.image),
             "peak_bytes": max(0, memory.peak - self.of_trl),
             "reserved_bytes": max(0, memory.reserved - self.of_trl),
             "flop": self.once("live", group, count_flops),

@@ -1,7 +1,7 @@
 """What ``mmpref plan`` says beside each measured peak: those of earlier parts, and of whole training runs.
 
 Every run here is one of ``mmpref train``'s, start-up checks and all, of a model of the real size with random weights
-and one picture of 640x480 a pair; *peak* is what torch's allocator handed out at most, from loading to the written
+and one image of 640x480 a pair; *peak* is what torch's allocator handed out at most, from loading to the written
 model. *changed* is the share of the first layer's weights that differ from the start.
 """
 
@@ -86,17 +86,17 @@ DRY = ("LoRA, tower too", "full, cached reference")
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How long a run and its pairs are; ``picture`` None is what the model is measured with."""
+    """How long a run and its pairs are; ``image`` None is what the model is measured with."""
 
     prompt_words: int
     answer_tokens: int
     pairs: int
     steps: int
-    picture: tuple[int, int] | None
+    image_size: tuple[int, int] | None
 
 
-REAL = Size(prompt_words=40, answer_tokens=120, pairs=24, steps=10, picture=(640, 480))
-TOY = Size(prompt_words=6, answer_tokens=8, pairs=4, steps=2, picture=None)
+REAL = Size(prompt_words=40, answer_tokens=120, pairs=24, steps=10, image_size=(640, 480))
+TOY = Size(prompt_words=6, answer_tokens=8, pairs=4, steps=2, image_size=None)
 
 
 def cases(context: Context) -> list[Case]:
@@ -154,7 +154,7 @@ def measure(
     recipe = recipe_of(kind, size, model, folder, folders.place, on_cpu=context.device == "cpu")
     run = whole_run(recipe)
     shape = {"prompt_tokens": size.prompt_words, "answer_tokens": size.answer_tokens,
-             "picture": size.picture or model.picture}  # fmt: skip
+             "image_size": size.image_size or model.image_size}  # fmt: skip
     pairs = None if run.pairs_per_hour is None else run.pairs_per_hour / 3600
     found.append(beside(
         Measured(name=kind.hub, recipe=recipe, shape=shape, peak=run.peak, reserved=run.reserved,
@@ -170,7 +170,7 @@ def recipe_of(kind: Kind, size: Size, model: RandomModel, folder: Path, place: P
     data = place / "data"
     if not data.exists():
         write_pairs(
-            data, size.pairs, size=size.picture or model.picture, prompt_words=size.prompt_words,
+            data, size.pairs, size=size.image_size or model.image_size, prompt_words=size.prompt_words,
             answer_tokens=(size.answer_tokens,) * 2,
         )  # fmt: skip
     sections = kind.sections

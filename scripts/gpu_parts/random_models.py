@@ -39,8 +39,8 @@ class RandomModel:
         config: of the model.
         processor: turns text and images into its inputs.
         image_markup: what stands for an image in a text.
-        picture: width and height of the pictures it is measured with.
-        image_tokens: that such a picture becomes.
+        image: width and height of the images it is measured with.
+        image_tokens: that such an image becomes.
         tiny: a few narrow layers instead of the real size.
     """
 
@@ -48,7 +48,7 @@ class RandomModel:
     config: tf.PretrainedConfig
     processor: Any
     image_markup: str
-    picture: tuple[int, int]
+    image: tuple[int, int]
     image_tokens: int
     tiny: bool
 
@@ -109,7 +109,7 @@ def _llava(hub: str, config: Any, tiny: bool) -> RandomModel:
     )  # fmt: skip
     tokens = (side // vision.patch_size) ** 2
     config.image_seq_length = tokens
-    return RandomModel(hub=hub, config=config, processor=processor, image_markup="<image>", picture=(side, side),
+    return RandomModel(hub=hub, config=config, processor=processor, image_markup="<image>", image=(side, side),
                        image_tokens=tokens, tiny=tiny)  # fmt: skip
 
 
@@ -131,7 +131,7 @@ def _qwen(hub: str, config: Any, tiny: bool) -> RandomModel:
     processor = image_only(kind)(images, words, chat_template=words.chat_template)
     cells = 4 if tiny else 32  # 1,024 image tokens
     return RandomModel(hub=hub, config=config, processor=processor, image_markup=markup,
-                       picture=(cells * cell, cells * cell), image_tokens=cells**2, tiny=tiny)  # fmt: skip
+                       image=(cells * cell, cells * cell), image_tokens=cells**2, tiny=tiny)  # fmt: skip
 
 
 def _shrink(config: Any) -> None:

@@ -121,7 +121,7 @@ def shipped(name: str, model: RandomModel, size: Size, folder: Path, place: Path
     data = place / "data"
     if not data.exists():
         write_pairs(
-            data, pairs, size=model.picture, prompt_words=size.prompt_words, answer_tokens=(size.answer_tokens,) * 2
+            data, pairs, size=model.image, prompt_words=size.prompt_words, answer_tokens=(size.answer_tokens,) * 2
         )
     train: dict[str, Any] = {"max_steps": size.steps, "gradient_accumulation_steps": size.accumulation}
     if not RAM_DISK.is_dir() or shutil.disk_usage(RAM_DISK).free < ROOM_FOR_BATCHES:
@@ -140,7 +140,7 @@ def trained(
     """The figures of a run under a cap, or that it does not train there; and what broke the search, if anything did."""
     planned: Row = {
         "recipe": known.model_dump(mode="json"), "prompt_tokens": size.prompt_words,
-        "answer_tokens": size.answer_tokens, "image": list(model.picture),
+        "answer_tokens": size.answer_tokens, "image": list(model.image),
     }  # fmt: skip
     longest: list[Largest] = []
     broken: list[Exception] = []
@@ -185,7 +185,7 @@ def planned_largest(recipe: Recipe, size: Size, model: RandomModel, cap: Cap | N
     """Tokens of each answer that still fit, as ``mmpref plan`` says."""
     if cap is None:
         return None
-    plan = make_plan(recipe, gpu_memory=cap.usable, picture=model.picture, prompt_tokens=size.prompt_words)
+    plan = make_plan(recipe, gpu_memory=cap.usable, image=model.image, prompt_tokens=size.prompt_words)
     return plan.longest
 
 

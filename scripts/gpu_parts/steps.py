@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import torch
 import transformers as tf
-from bench_models import picture
+from bench_models import image
 from torch import nn
 
 from mmpref.models import AdapterSettings, LoadedModel, choose_reference, prepare
@@ -45,7 +45,7 @@ class Subject(Protocol):
     @property
     def image_markup(self) -> str: ...
     @property
-    def picture(self) -> tuple[int, int]: ...
+    def image(self) -> tuple[int, int]: ...
 
 
 def recipe_tree(
@@ -78,7 +78,7 @@ class Ours:
     """mmpref's trainer. Steps read the reference live, or from a :class:`ReferenceCache` (:meth:`fill`).
 
     Args:
-        subject: processor and pictures.
+        subject: processor and images.
         model: its weights, on the device, quantised where the recipe says so.
         tree: from :func:`recipe_tree`.
         first: pairs of the first update, as many as a batch has.
@@ -98,7 +98,7 @@ class Ours:
         self.live = choose_reference(self.model)
         self.cache: ReferenceCache | None = None
         encoder = PairEncoder(subject.processor, self.loaded.family)
-        self.collator = PairCollator(encoder, partial(picture, size=subject.picture), keyed=True)
+        self.collator = PairCollator(encoder, partial(image, size=subject.image), keyed=True)
         arguments = training_arguments(recipe)
         arguments.learning_rate, arguments.max_steps = 0.0, 1
         _use_one_card(arguments)
@@ -136,7 +136,7 @@ class Trl:
     TRL refuses to compute one for pairs with images.
 
     Args:
-        subject: processor and pictures.
+        subject: processor and images.
         model: its weights, on the device.
         folder: for what the trainer may write.
         first: pairs of the first update, as many as a batch has.
@@ -184,7 +184,7 @@ class Trl:
         eos = self.subject.processor.tokenizer.eos_token
         part: Any = pair.prompt[0]
         return {
-            "images": [picture(pair.images[0], self.subject.picture)],
+            "images": [image(pair.images[0], self.subject.image)],
             "prompt": f"{self.subject.image_markup} {part.text}",
             "chosen": f" {pair.chosen} {eos}",
             "rejected": f" {pair.rejected} {eos}",

@@ -52,7 +52,7 @@ def zero(stage: int) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Place:
-    """A small drawn world, an untrained model, and pairs of which every third has no picture."""
+    """A small drawn world, an untrained model, and pairs of which every third has no image."""
 
     root: Path
     model: Path

@@ -94,8 +94,8 @@ def test_launch_starts_the_processes_and_says_what_they_are(place: Place, tmp_pa
 @several
 def test_a_row_that_breaks_on_one_rank_stops_all_with_its_message(place: Place, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (place.root / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
-    picture = (place.root / rows[9]["images"][0]).read_bytes()
-    (place.root / "images" / "torn.png").write_bytes(picture[: len(picture) // 2])
+    image = (place.root / rows[9]["images"][0]).read_bytes()
+    (place.root / "images" / "torn.png").write_bytes(image[: len(image) // 2])
     rows[9].update(id="torn-row", images=["images/torn.png"])
     (place.root / "torn.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     run = tmp_path / "run"
@@ -107,10 +107,10 @@ def test_a_row_that_breaks_on_one_rank_stops_all_with_its_message(place: Place, 
     assert RunDir(run).manifest()["state"] == "failed"
 
 
-def test_a_broken_picture_is_found_by_both_ranks_before_the_first_step(place: Place, tmp_path: Path) -> None:
+def test_a_broken_image_is_found_by_both_ranks_before_the_first_step(place: Place, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (place.root / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
-    picture = (place.root / rows[9]["images"][0]).read_bytes()
-    (place.root / "images" / "half.png").write_bytes(picture[: len(picture) // 2])
+    image = (place.root / rows[9]["images"][0]).read_bytes()
+    (place.root / "images" / "half.png").write_bytes(image[: len(image) // 2])
     rows[9].update(id="half-row", images=["images/half.png"])
     (place.root / "half.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     launch = ["--launch", "ddp", "--processes", "2"]

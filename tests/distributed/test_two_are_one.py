@@ -18,8 +18,8 @@ ONE_BATCH, HALF = "train.per_device_train_batch_size=6", "train.per_device_train
 # name -> (file of pairs, what differs from the demo's recipe); 23 pairs leave an update of 5 and shares of 3 and 2
 CASES = {
     "full, images": ("pairs", ()),
-    "full with tower, pictures in some rows only": ("mixed", (*ALL_PARTS,)),
-    "lora, pictures in some rows only": ("mixed", LORA),
+    "full with tower, images in some rows only": ("mixed", (*ALL_PARTS,)),
+    "lora, images in some rows only": ("mixed", LORA),
     "lora with a vision tower that trains": ("mixed", (LORA[0], "tune={language: lora, vision: lora}")),
     "full, text": ("text", ("tune={language: full, projector: freeze, vision: freeze}",)),
     "parts of different number, cached reference": (

@@ -38,8 +38,8 @@ ALL_PARTS = ("tune={language: full, projector: full, vision: full}", CACHED)
 
 CASES = {
     "full, images": ("pairs", (CACHED,)),
-    "full with tower, pictures in some rows only": ("mixed", ALL_PARTS),
-    "lora, pictures in some rows only": ("mixed", LORA),
+    "full with tower, images in some rows only": ("mixed", ALL_PARTS),
+    "lora, images in some rows only": ("mixed", LORA),
     "lora with a vision tower that trains": ("mixed", (LORA[0], "tune={language: lora, vision: lora}")),
     "lora beside a projector that trains whole":
         ("mixed", (LORA[0], "tune={language: lora, projector: full, vision: freeze}")),

@@ -22,7 +22,7 @@ VOCABULARIES = (32_000, 152_064)
 
 
 def head(vocabulary: int, dtype: torch.dtype, *, trains: bool, tokens: int = TOKENS) -> tuple[Tensor, Tensor, Tensor]:
-    """Hidden states, the head's weight and targets; logits spread over some twenty nats."""
+    """Hidden states, the head's weight and targets; logits parallel over some twenty nats."""
     made = torch.Generator(DEVICE).manual_seed(0)
     hidden = torch.randn(tokens, HIDDEN, generator=made, device=DEVICE).to(dtype).requires_grad_()
     weight = torch.randn(vocabulary, HIDDEN, generator=made, device=DEVICE) * 3 * HIDDEN**-0.5

@@ -17,7 +17,7 @@ from mmpref.cli.main import main
 from mmpref.models import Tuning, choose_reference, load, prepare
 from mmpref.recipe.sections import load_recipe
 from mmpref.rundir.folder import RunDir
-from mmpref.training.run.start_adapter import continued
+from mmpref.training.run.start_adapter import with_start_adapter
 from mmpref.training.trainer.metrics import read_pair_log
 from tests.integration.conftest import Place
 from tests.tiny_vlms import build
@@ -82,7 +82,7 @@ def test_preference_training_goes_on_from_an_sft_run_and_is_compared_with_it(
     recipe = load_recipe(RunDir(run).recipe_file)
     assert (recipe.adapter.kind, recipe.adapter.rank, recipe.adapter.alpha) == ("lora", 4, 6)
     assert recipe.tune.model_dump() == {"vision": "lora", "projector": "full", "language": "lora"}
-    assert continued(recipe) == recipe
+    assert with_start_adapter(recipe) == recipe
     assert sorted(file.name for file in RunDir(run).model.iterdir() if file.is_dir()) == []
 
 

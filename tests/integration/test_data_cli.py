@@ -32,7 +32,7 @@ def canonical(name: str, image: str, **changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
-    """Five pairs and their pictures."""
+    """Five pairs and their images."""
     path = tmp_path / "rows.jsonl"
     for number in range(5):
         Image.new("RGB", (40, 30), (50 * number, 0, 0)).save(tmp_path / f"{number}.png")
@@ -208,7 +208,7 @@ def test_a_section_that_cannot_be_used_is_named_by_its_key(train: str, message: 
 
 
 def test_a_recipe_with_sections_is_written_and_read_back() -> None:
-    recipe = load_recipe("demo_dpo", ["data.train=[a.jsonl, {path: b.parquet, weight: 2, root: pictures}]"])
+    recipe = load_recipe("demo_dpo", ["data.train=[a.jsonl, {path: b.parquet, weight: 2, root: images}]"])
     assert recipe.data.train_paths == ["a.jsonl", "b.parquet"]
     assert build_recipe(parse_yaml(dump_recipe(recipe), where="x"), where="x") == recipe
 
@@ -335,8 +335,8 @@ PUT_ASIDE = {
     "an unknown name": ({"attachment": "1.png"}, "unread_media"),
     "a place without an image": ({"prompt": "<image>\nWhat is here?"}, "literal_placeholder"),
     "a place of two tags": ({"prompt": "(<image>./</image>)\nWhat is here?"}, "literal_placeholder"),
-    "a picture that only the id names": ({"id": "1.png"}, "unread_media"),
-    "a picture in meta": ({"meta": {"image": "1.png"}}, "unread_images"),
+    "an image that only the id names": ({"id": "1.png"}, "unread_media"),
+    "an image in meta": ({"meta": {"image": "1.png"}}, "unread_images"),
     "choices that only the answers name": ({"choices": ["A cup.", "A dog."]}, "unread_turns"),
     "earlier turns": ({"thread": [{"role": "user", "content": "Hi"}]}, "unread_turns"),
     "a template's beginning of the answer": ({"prompt": "[INST] What is here? [/INST]"}, "chat_markup"),

@@ -47,7 +47,7 @@ def test_a_recipe_is_checked_before_anything_is_written(
     assert "layout: prompt and images once per pair" in out
     for check in (
         "image tokens and features",
-        "the picture changes the answer's log-probs",
+        "the image changes the answer's log-probs",
         "shared prefix equals separate rows",
         "a batch equals its pairs alone",
         "policy equals reference before the first step",

@@ -168,9 +168,9 @@ def embedded(small: Path) -> None:
     (small / "e.jsonl").write_text(json.dumps({**row, "chosen": "a", "rejected": "b"}) + "\n")
 
 
-def test_a_folder_of_pictures_that_are_others_is_not_replaced(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_of_images_that_are_others_is_not_replaced(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     embedded(small)
-    (small / "pictures").mkdir()
+    (small / "images").mkdir()
     Image.new("RGB", (9, 9)).save(small / "pictures" / "mine.png")
     words = [*CONVERT, "e.jsonl", "--to", "ms_swift", "--out", "c.jsonl", "--images"]
     refused([*words, "pictures"], small, "it holds other things (mine.png); give --images a new folder", capsys)

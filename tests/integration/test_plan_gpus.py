@@ -14,7 +14,7 @@ from mmpref.errors import ConfigError
 from mmpref.models.find_config import find_config
 from mmpref.planning.gpus import GIB
 from mmpref.planning.network import EFFICIENCY, link_rate, seconds
-from mmpref.planning.parallelism import ALONE, BUCKET, Spread, Strategy
+from mmpref.planning.parallelism import ALONE, BUCKET, ParallelPlan, Strategy
 from mmpref.planning.plan import Plan, compare_strategies, make_plan
 from mmpref.planning.subject import described
 from mmpref.recipe.sections import Recipe, load_recipe
@@ -28,8 +28,8 @@ def recipe(name: str = FULL, *changes: str) -> Recipe:
     return load_recipe(name, list(changes))
 
 
-def over(gpus: int, strategy: Strategy, nodes: int = 1) -> Spread:
-    return Spread(gpus=gpus, nodes=nodes, strategy=strategy)
+def over(gpus: int, strategy: Strategy, nodes: int = 1) -> ParallelPlan:
+    return ParallelPlan(gpus=gpus, nodes=nodes, strategy=strategy)
 
 
 def sizes(name: str = FULL) -> tuple[int, int, int]:
@@ -40,34 +40,34 @@ def sizes(name: str = FULL) -> tuple[int, int, int]:
 
 
 def test_ddp_keeps_everything_everywhere_and_every_gradient_twice() -> None:
-    alone, spread = make_plan(recipe(FULL, *ONE)), make_plan(recipe(FULL, *ONE), spread=over(8, "ddp"))
+    alone, parallel = make_plan(recipe(FULL, *ONE)), make_plan(recipe(FULL, *ONE), parallel=over(8, "ddp"))
     _, trained, _ = sizes()
-    assert spread.memory.step == alone.memory.step
-    assert spread.memory.before == {**alone.memory.before, "buckets": 4 * trained}
+    assert parallel.memory.step == alone.memory.step
+    assert parallel.memory.before == {**alone.memory.before, "buckets": 4 * trained}
 
 
 @pytest.mark.parametrize("gpus", [2, 8, 64])
 def test_fsdp2_splits_sixteen_bytes_a_trained_weight_and_nothing_of_the_activations(gpus: int) -> None:
-    alone, spread = make_plan(recipe(FULL, *ONE)), make_plan(recipe(FULL, *ONE), spread=over(gpus, "fsdp2"))
+    alone, parallel = make_plan(recipe(FULL, *ONE)), make_plan(recipe(FULL, *ONE), parallel=over(gpus, "fsdp2"))
     weights, trained, _ = sizes()
-    assert spread.memory.before["weights, not quantised"] == (4 * trained + 2 * (weights - trained)) // gpus
-    assert spread.memory.step["gradients"] == 4 * trained // gpus
-    assert spread.memory.step["optimizer"] == 8 * trained // gpus
+    assert parallel.memory.before["weights, not quantised"] == (4 * trained + 2 * (weights - trained)) // gpus
+    assert parallel.memory.step["gradients"] == 4 * trained // gpus
+    assert parallel.memory.step["optimizer"] == 8 * trained // gpus
     for part in ("activations", "head", "vision", "recomputed layer"):
-        assert 0 < spread.memory.step[part] <= alone.memory.step[part]  # a float32 stream of hidden states, alone
-        assert spread.memory.step[part] == make_plan(recipe(FULL, *ONE), spread=over(2, "fsdp2")).memory.step[part]
-    assert spread.memory.step["autocast's copies"] == 0 < alone.memory.step["autocast's copies"]
-    assert spread.memory.step["gathered"] > 2 * 2 * max(151936 * 1536 // 2, 1)
+        assert 0 < parallel.memory.step[part] <= alone.memory.step[part]  # a float32 stream of hidden states, alone
+        assert parallel.memory.step[part] == make_plan(recipe(FULL, *ONE), parallel=over(2, "fsdp2")).memory.step[part]
+    assert parallel.memory.step["autocast's copies"] == 0 < alone.memory.step["autocast's copies"]
+    assert parallel.memory.step["gathered"] > 2 * 2 * max(151936 * 1536 // 2, 1)
 
 
 def test_zero_keeps_a_float32_copy_and_splits_by_stage() -> None:
     weights, trained, _ = sizes()
-    second = make_plan(recipe(FULL, *ONE), spread=over(8, "zero2")).memory
+    second = make_plan(recipe(FULL, *ONE), parallel=over(8, "zero2")).memory
     assert second.before["weights, not quantised"] == 2 * weights
     assert second.step["optimizer"] == 12 * trained // 8
     assert second.before["buckets"] == 2 * 2 * min(BUCKET, trained)
     assert second.step["gathered"] == 0
-    third = make_plan(recipe(FULL, *ONE), spread=over(8, "zero3")).memory
+    third = make_plan(recipe(FULL, *ONE), parallel=over(8, "zero3")).memory
     assert third.before["weights, not quantised"] == 2 * weights // 8
     assert third.step["optimizer"] == second.step["optimizer"]
     assert third.step["gathered"] > 0
@@ -75,22 +75,22 @@ def test_zero_keeps_a_float32_copy_and_splits_by_stage() -> None:
 
 def test_a_packed_base_and_a_copied_reference_are_split_by_fsdp2() -> None:
     alone = make_plan(recipe(QLORA)).memory
-    spread = make_plan(recipe(QLORA), spread=over(8, "ddp")).memory
-    assert spread.before["weights, quantised"] == alone.before["weights, quantised"] > 0
-    sliced = make_plan(recipe(QLORA, "train.optim=adamw_torch"), spread=over(8, "fsdp2")).memory
+    parallel = make_plan(recipe(QLORA), parallel=over(8, "ddp")).memory
+    assert parallel.before["weights, quantised"] == alone.before["weights, quantised"] > 0
+    sliced = make_plan(recipe(QLORA, "train.optim=adamw_torch"), parallel=over(8, "fsdp2")).memory
     # of 4.127 bits a weight, 4 are split and the scales are not
     assert sliced.before["weights, quantised"] / alone.before["weights, quantised"] == pytest.approx(
         (4 / 8 + 0.127) / 4.127, rel=0.02
     )
     assert sliced.before["weights, not quantised"] == alone.before["weights, not quantised"] // 8
     whole = make_plan(recipe(FULL)).memory.before["reference"]
-    assert make_plan(recipe(FULL), spread=over(8, "ddp")).memory.before["reference"] == whole > 0
-    assert make_plan(recipe(FULL), spread=over(8, "fsdp2")).memory.before["reference"] == whole // 8
+    assert make_plan(recipe(FULL), parallel=over(8, "ddp")).memory.before["reference"] == whole > 0
+    assert make_plan(recipe(FULL), parallel=over(8, "fsdp2")).memory.before["reference"] == whole // 8
 
 
 def test_split_gradients_travel_after_every_micro_batch_and_are_never_whole() -> None:
     _, trained, _ = sizes()
-    many, one = (make_plan(recipe(FULL, *c), spread=over(8, "fsdp2")) for c in (["reference.kind=cache"], ONE))
+    many, one = (make_plan(recipe(FULL, *c), parallel=over(8, "fsdp2")) for c in (["reference.kind=cache"], ONE))
     assert many.memory.step["gradients"] == one.memory.step["gradients"] == 4 * trained // 8
     assert many.traffic.gradients == pytest.approx(128 * one.traffic.gradients, rel=1e-6)
 
@@ -130,7 +130,7 @@ def test_what_is_sent_is_what_rings_send(nodes: int) -> None:
     share = (world - 1) / world
 
     def sent(strategy: Strategy, *changes: str) -> tuple[int, int]:
-        traffic = make_plan(recipe(FULL, "reference.kind=cache", *changes), spread=over(4, strategy, nodes)).traffic
+        traffic = make_plan(recipe(FULL, "reference.kind=cache", *changes), parallel=over(4, strategy, nodes)).traffic
         return traffic.gradients, traffic.weights
 
     batches = 128
@@ -143,7 +143,7 @@ def test_what_is_sent_is_what_rings_send(nodes: int) -> None:
 def test_a_reference_with_the_adapter_off_gathers_weights_once_more() -> None:
     def weights_sent(*changes: str) -> int:
         lora = recipe("qwen2_5_vl_3b_uni_dpo_lora", "train.optim=adamw_torch", *changes)
-        return make_plan(lora, spread=over(8, "fsdp2")).traffic.weights
+        return make_plan(lora, parallel=over(8, "fsdp2")).traffic.weights
 
     assert weights_sent() == pytest.approx(1.5 * weights_sent("reference.kind=cache"), rel=1e-9)
     assert weights_sent("loss={name: simpo}") == weights_sent("reference.kind=cache")
@@ -152,7 +152,7 @@ def test_a_reference_with_the_adapter_off_gathers_weights_once_more() -> None:
 def test_adapters_alone_travel_under_ddp() -> None:
     _, trained, lora = sizes(QLORA)
     assert trained == 0
-    plan = make_plan(recipe(QLORA), spread=over(2, "ddp"))
+    plan = make_plan(recipe(QLORA), parallel=over(2, "ddp"))
     assert plan.traffic.gradients == int(2 * 0.5 * 4 * lora)  # adapters are float32
 
 
@@ -168,7 +168,7 @@ def test_links_have_names_and_rates(typed: str, name: str, gb: float) -> None:
 
 def test_time_goes_by_the_link_and_the_number_of_gpus() -> None:
     def plan(link: str | None, nodes: int = 1) -> Plan:
-        return make_plan(recipe(FULL, *ONE), spread=over(8, "zero3", nodes), gpu="H100", link=link)
+        return make_plan(recipe(FULL, *ONE), parallel=over(8, "zero3", nodes), gpu="H100", link=link)
 
     assert plan(None).link == "NVLink 4"
     assert plan(None, nodes=2).link == "100 Gb/s InfiniBand"
@@ -186,7 +186,7 @@ def test_time_goes_by_the_link_and_the_number_of_gpus() -> None:
 
 
 def test_the_global_batch_is_over_all_gpus() -> None:
-    plan = make_plan(recipe(FULL, "train.per_device_train_batch_size=2"), spread=over(8, "ddp", 2))
+    plan = make_plan(recipe(FULL, "train.per_device_train_batch_size=2"), parallel=over(8, "ddp", 2))
     assert plan.global_batch == 2 * 128 * 16
 
 
@@ -215,9 +215,9 @@ def test_contradictions_are_refused_with_the_fix(
 
 def test_the_fix_for_too_few_pairs_is_one() -> None:
     changed = recipe(FULL, "train.gradient_accumulation_steps=125")
-    assert make_plan(changed, spread=over(8, "ddp"), pairs=1000).global_batch == 1000
+    assert make_plan(changed, parallel=over(8, "ddp"), pairs=1000).global_batch == 1000
     with pytest.raises(ConfigError, match="there are 999"):
-        make_plan(changed, spread=over(8, "ddp"), pairs=999)
+        make_plan(changed, parallel=over(8, "ddp"), pairs=999)
 
 
 def test_what_does_not_fit_many_gpus_is_told_with_changes_that_hold(capsys: pytest.CaptureFixture[str]) -> None:
@@ -226,7 +226,7 @@ def test_what_does_not_fit_many_gpus_is_told_with_changes_that_hold(capsys: pyte
     assert main(arguments) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "fits │ no" in said
-    plan = make_plan(recipe(FULL, *big), spread=over(8, "ddp"), gpu="H100")
+    plan = make_plan(recipe(FULL, *big), parallel=over(8, "ddp"), gpu="H100")
     words = [change for change, _ in plan.changes]
     assert words[0] == "reference.kind=cache"
     assert "--strategy fsdp2" in words
@@ -234,7 +234,7 @@ def test_what_does_not_fit_many_gpus_is_told_with_changes_that_hold(capsys: pyte
     count = int(nodes.split()[1])
     kept = ["reference.kind=cache", "train.optim=adamw_torch_fused"]
     for number, fits in ((count, True), (count // 2, False)):
-        assert make_plan(recipe(FULL, *big, *kept), spread=over(8, "fsdp2", number), gpu="H100").fits is fits
+        assert make_plan(recipe(FULL, *big, *kept), parallel=over(8, "fsdp2", number), gpu="H100").fits is fits
     assert plan.changes[-1][1] <= 80
 
 
@@ -282,7 +282,7 @@ def test_rows_of_the_scaling_page_are_what_the_script_counts(scaling: ModuleType
         plan = scaling.planned(model, mode, ALONE)
         before = plan.memory.before
         weights = before["weights, not quantised"] + before["weights, quantised"]
-        cells = [scaling.gib(scaling.planned(model, mode, column.spread)) for column in columns]
+        cells = [scaling.gib(scaling.planned(model, mode, column.parallel)) for column in columns]
         row = [model, f"{weights / GIB:.0f}", f"{plan.memory.tokens:,}", *cells]
         assert f"| {' | '.join(row)} |" in lines
 

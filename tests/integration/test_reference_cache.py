@@ -182,7 +182,7 @@ def test_a_worker_that_dies_is_told_in_one_sentence_and_what_is_there_is_kept(tm
     assert len(ReferenceCache.open(tmp_path / "cache", {"model": "m"})) == 1
 
 
-def test_another_picture_or_text_is_another_pair(tmp_path: Path) -> None:
+def test_another_image_or_text_is_another_pair(tmp_path: Path) -> None:
     loaded = load(build("qwen2_vl", tmp_path / "m"))
     encoder = PairEncoder(loaded.processor, loaded.family)
     keys = {

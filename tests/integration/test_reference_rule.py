@@ -19,12 +19,12 @@ from mmpref.models.adapters.switch import COPY
 from mmpref.models.logps.reference import ReferencePolicy
 from mmpref.models.reference_rule import AskedKind, ReferenceChoice, Start, choose, reference_of
 from mmpref.models.unwrap import unwrap
-from mmpref.planning.parallelism import ALONE, Spread
+from mmpref.planning.parallelism import ALONE, ParallelPlan
 from mmpref.planning.plan import make_plan
 from mmpref.recipe.sections import Recipe, load_recipe
 from mmpref.training.parallel.strategy import STRATEGIES, refuse_what_cannot_shard
 from mmpref.training.run.setup import _load_model
-from mmpref.training.run.start_adapter import continued
+from mmpref.training.run.start_adapter import with_start_adapter
 from tests.tiny_vlms import build
 
 KINDS: tuple[AskedKind, ...] = get_args(AskedKind)
@@ -77,7 +77,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe_of(root: Path, start: str, *changes: str) -> Recipe:
     of_start = [change.replace("path=", f"path={root}/") for change in STARTS[start][0]]
     base = [f"model.path={root / 'model'}", "train.use_cpu=false"]
-    return continued(load_recipe("demo_dpo", [*base, *of_start, *changes]))
+    return with_start_adapter(load_recipe("demo_dpo", [*base, *of_start, *changes]))
 
 
 def by_rule(recipe: Recipe, strategy: str = "single") -> ReferenceChoice | str:
@@ -172,7 +172,7 @@ def launcher_says(recipe: Recipe, strategy: Any) -> str:
 
 def plan_says(recipe: Recipe, strategy: Any) -> str:
     try:
-        make_plan(recipe, spread=Spread(gpus=2, strategy=strategy))
+        make_plan(recipe, spread=ParallelPlan(gpus=2, strategy=strategy))
     except MMPrefError as err:
         return str(err)
     return ""
@@ -201,5 +201,5 @@ def test_a_copied_adapter_is_split_with_the_weights_it_belongs_to(root: Path) ->
     alone = make_plan(recipe).memory.before["reference"]
     assert alone > 0
     for strategy, parts in (("ddp", 1), ("zero2", 1), ("zero3", 4), ("fsdp2", 4)):
-        split = make_plan(recipe, spread=Spread(gpus=4, strategy=strategy)).memory.before["reference"]  # type: ignore[arg-type]
+        split = make_plan(recipe, spread=ParallelPlan(gpus=4, strategy=strategy)).memory.before["reference"]  # type: ignore[arg-type]
         assert split == alone // parts

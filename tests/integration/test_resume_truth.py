@@ -59,7 +59,7 @@ class There:
     def pairs(self) -> Path:
         return WorldFiles.under(self.root / "world").pairs
 
-    def picture(self, number: int) -> Path:
+    def image(self, number: int) -> Path:
         row = json.loads(self.pairs.read_text().splitlines()[number])
         return self.root / "world" / row["images"][0]
 
@@ -204,7 +204,7 @@ def files_of(there: There) -> Iterator[tuple[str, Path]]:
         yield f"model/{file.name}", file
     for file in sorted(there.cache.iterdir()):
         yield f"cache/{'part' if file.name.startswith('part') else file.name}", file
-    yield "image", there.picture(7)
+    yield "image", there.image(7)
     yield "pairs", there.pairs
     yield "held-out pairs", WorldFiles.under(there.root / "world").pairs_heldout
     yield "metrics.jsonl", there.run / "metrics.jsonl"
@@ -290,9 +290,9 @@ def test_everything_that_differs_is_told_at_once_and_each_advice_helps(
 ) -> None:
     whole = died[1]
     kept = here.copy(here.root.with_name("kept"))
-    config, image = here.root / "model" / "config.json", here.picture(3)
+    config, image = here.root / "model" / "config.json", here.image(3)
     config.write_text(config.read_text() + "\n")
-    shutil.copyfile(here.picture(11), image)
+    shutil.copyfile(here.image(11), image)
     held_out = WorldFiles.under(here.root / "world").pairs_heldout
     held_out.write_text("".join(held_out.read_text().splitlines(keepends=True)[:-1]))
     changed = ("train.learning_rate=2e-3", "seed=3", "loss.beta=0.3")
@@ -310,7 +310,7 @@ def test_everything_that_differs_is_told_at_once_and_each_advice_helps(
     shutil.copy2(kept.root / "model" / "config.json", config)
     code, told = ends_well_or_is_refused(here, whole, said, *changed)
     assert (code, "model.files" in told, "data.images" in told) == (6, False, True)
-    shutil.copy2(kept.picture(3), image)
+    shutil.copy2(kept.image(3), image)
     shutil.copy2(WorldFiles.under(kept.root / "world").pairs_heldout, held_out)
     code, told = ends_well_or_is_refused(here, whole, said, *changed)
     assert (code, "data.images" in told, "data.eval" in told, "seed: " in told) == (6, False, False, True)
@@ -361,7 +361,7 @@ def test_a_checkpoint_of_an_earlier_version_is_refused_in_one_line_until_allowed
     assert ends_well_or_is_refused(here, died[1], said, "--allow-data-change")[0] == 0
 
 
-def test_pictures_whose_bytes_were_not_read_go_by_their_times_and_a_copy_that_keeps_them_is_the_same(
+def test_images_whose_bytes_were_not_read_go_by_their_times_and_a_copy_that_keeps_them_is_the_same(
     died: tuple[There, Result], here: There, said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_images, "HASHED_BELOW", 0)  # as of a data set of some GB
@@ -370,7 +370,7 @@ def test_pictures_whose_bytes_were_not_read_go_by_their_times_and_a_copy_that_ke
     unread.write(here.newest / LIST)
     resealed(here.newest, lambda facts: {**facts, "data.images": unread.fact()})
     kept = here.copy(here.root.with_name("kept"))
-    touch(here.picture(3))
+    touch(here.image(3))
     code, told = ends_well_or_is_refused(here, died[1], said)
     assert code == 6
     assert "same size and another time of change" in told
@@ -384,13 +384,13 @@ def test_pictures_whose_bytes_were_not_read_go_by_their_times_and_a_copy_that_ke
     assert ends_well_or_is_refused(here, died[1], said, "--allow-data-change")[0] == 0
 
 
-def test_another_folder_of_pictures_with_the_same_names_is_refused_and_the_cache_takes_none_for_another(
+def test_another_folder_of_images_with_the_same_names_is_refused_and_the_cache_takes_none_for_another(
     died: tuple[There, Result], here: There, said: Callable[[], str]
 ) -> None:
     others = here.root / "others"
     shutil.copytree(here.root / "world", others)
     name = json.loads(here.pairs.read_text().splitlines()[3])["images"][0]
-    shutil.copyfile(here.picture(11), others / name)
+    shutil.copyfile(here.image(11), others / name)
     shown = sum(name in json.loads(line)["images"] for line in here.pairs.read_text().splitlines())
     code, told = ends_well_or_is_refused(here, died[1], said, f"data.root={others}")
     assert code == 6

@@ -134,7 +134,7 @@ def _killed_and_taken_up(folder: Path, server: str, out: Path) -> None:
     result = json.loads((out / "results.json").read_text(encoding="utf-8"))
     assert result["n"] == 24
     assert result["answered_by"]["server"] == f"{server}/v1"
-    # the same model in this process says the same: pictures and prompt came through whole
+    # the same model in this process says the same: images and prompt came through whole
     samples = load_samples("pope", folder / "questions.json")
     here = TransformersAnswerer(str(folder / "model"), images_root=folder, max_new_tokens=4, batch_size=1)
     assert {answer.id: answer.text for answer in here.answer(samples)} == rows

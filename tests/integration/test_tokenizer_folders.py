@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from mmpref.errors import ConfigError
-from mmpref.models.folder.tokenizer_files import told_of_tokenizer
+from mmpref.models.folder.tokenizer_files import explain_tokenizer
 from mmpref.models.load import load, load_processor
 from mmpref.processing import EncodeError, PairEncoder
 from mmpref.processing.family import family_of
@@ -416,9 +416,9 @@ def test_a_warning_of_several_lines_is_one_and_none_beside_an_error(changed: Cal
     folder, logger, keep = changed("text"), logging.getLogger("transformers"), Keep()
     logger.addHandler(keep)
     try:
-        with told_of_tokenizer(folder):
+        with explain_tokenizer(folder):
             logger.warning("first %s\nthird", "second")
-        with contextlib.suppress(KeyError), told_of_tokenizer(folder):
+        with contextlib.suppress(KeyError), explain_tokenizer(folder):
             logger.warning("it is\nbroken")
             raise KeyError
     finally:

@@ -241,7 +241,7 @@ def test_changed_data_is_refused_until_allowed(
 
 @dataclass
 class Drawn:
-    """A copy of the world's pairs, whose pictures may be taken away, and a run on them."""
+    """A copy of the world's pairs, whose images may be taken away, and a run on them."""
 
     place: Place
     root: Path
@@ -250,7 +250,7 @@ class Drawn:
     def pairs(self) -> Path:
         return self.root / self.place.world.pairs.name
 
-    def picture(self, number: int) -> Path:
+    def image(self, number: int) -> Path:
         row = json.loads(self.pairs.read_text().splitlines()[number])
         return self.root / row["images"][0]
 
@@ -276,18 +276,18 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
     return " ".join((found.out + found.err).split())
 
 
-@pytest.mark.parametrize("returns", [True, False], ids=["a picture comes back", "a picture goes"])
+@pytest.mark.parametrize("returns", [True, False], ids=["an image comes back", "an image goes"])
 def test_a_resume_with_other_pairs_is_refused_until_allowed(
     drawn: Drawn, capsys: pytest.CaptureFixture[str], returns: bool
 ) -> None:
     """The order of an epoch is drawn from the number of pairs: 5 pairs trained twice, and 5 never, without a word."""
-    picture, hidden = drawn.picture(5), drawn.root / "hidden.png"
+    image, hidden = drawn.image(5), drawn.root / "hidden.png"
     command = drawn.command("data.max_bad_fraction=0.5")
     if returns:
-        picture.rename(hidden)
+        image.rename(hidden)
     assert main(command) == 0
     pretend_it_died(drawn.root / "run", keep=["step-2", "step-4"])
-    hidden.rename(picture) if returns else picture.rename(hidden)
+    hidden.rename(image) if returns else image.rename(hidden)
     kept = (drawn.root / "run" / "metrics.jsonl").read_bytes()
     said(capsys)
     assert main([*command, "--resume"]) == 6
@@ -302,14 +302,14 @@ def test_a_resume_with_other_pairs_is_refused_until_allowed(
     assert max(Counter(drawn.log()["pair_id"]).values()) == 1
 
 
-def test_a_torn_picture_found_in_training_has_two_ways_on(
+def test_a_torn_image_found_in_training_has_two_ways_on(
     drawn: Drawn, plain: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     late = read_pair_log(RunDir(plain).pairs_file)["pair_id"][-1]
     ids = [json.loads(line)["id"] for line in drawn.pairs.read_text().splitlines()]
-    picture = drawn.picture(ids.index(late))
-    whole = picture.read_bytes()
-    picture.write_bytes(whole[: len(whole) * 2 // 3])
+    image = drawn.image(ids.index(late))
+    whole = image.read_bytes()
+    image.write_bytes(whole[: len(whole) * 2 // 3])
     assert main(drawn.command("data.check_images=header")) == 3
     assert "mmpref data check finds such rows" in said(capsys)
     shutil.copytree(drawn.root / "run", drawn.root / "kept")
@@ -326,10 +326,10 @@ def test_a_torn_picture_found_in_training_has_two_ways_on(
     assert main([*checked, "--resume", "--allow-data-change"]) == 0
     assert "their order is drawn anew" in said(capsys)
 
-    # or the picture is put right in its own file: nothing has happened
+    # or the image is put right in its own file: nothing has happened
     shutil.rmtree(drawn.root / "run")
     (drawn.root / "kept").rename(drawn.root / "run")
-    picture.write_bytes(whole)
+    image.write_bytes(whole)
     assert main([*drawn.command(), "--resume"]) == 0
     assert largest_difference(plain, drawn.root / "run") == 0
 

@@ -48,9 +48,7 @@ def hand(name: str, rows: Any) -> list[torch.Tensor]:
 def test_edited_answers_read_their_common_beginning_once_and_count_it_twice(name: str) -> None:
     loaded = deep(name)
     rows = [
-        pair(
-            "edited", chosen="the picture shows a red square .", rejected="the picture shows a dog and a red square ."
-        ),
+        pair("edited", chosen="the image shows a red square .", rejected="the image shows a dog and a red square ."),
         pair("begun", chosen="a cat", rejected="a cat and a dog ."),  # one goes on where the other ends
         pair("ends", chosen="there is a red square and it", rejected="there is a red square"),
         pair("apart", chosen="yes", rejected="no ."),
@@ -118,7 +116,7 @@ def test_pairs_with_other_images_on_the_rejected_side(name: str) -> None:
     assert len(batch.segments) == 7  # two prompts for each pair but the first
     got = logps(loaded.model, batch)
     assert worst(got, hand(name, rows)) < 1e-5
-    assert (got[3] - got[7]).abs().max() > 1e-3  # the same words after another picture
+    assert (got[3] - got[7]).abs().max() > 1e-3  # the same words after another image
 
 
 @pytest.mark.parametrize("name", VISION)
@@ -130,7 +128,7 @@ def test_up_to_four_images_of_any_shape(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VISION)
-def test_a_swapped_picture_is_refused_although_the_totals_of_the_batch_agree(name: str) -> None:
+def test_a_swapped_image_is_refused_although_the_totals_of_the_batch_agree(name: str) -> None:
     loaded = deep(name)
     if not loaded.family.repeats_image_token:
         pytest.skip("the processor writes image tokens and pixels of one row together")
@@ -144,7 +142,7 @@ def test_a_swapped_picture_is_refused_although_the_totals_of_the_batch_agree(nam
         for one, two in ((small, large), (large, small))
     ]
     if sum(small.prompt.image_tokens) == sum(large.prompt.image_tokens):
-        pytest.skip("every picture has the same number of tokens in this family")
+        pytest.skip("every image has the same number of tokens in this family")
     with pytest.raises(EncodeError, match=r"'small' has \d+ image tokens, and its own images have \d+ features"):
         collate._batch(swapped)
 
@@ -169,7 +167,7 @@ def test_cut_answers_are_the_beginnings_of_the_whole_ones(name: str) -> None:
 
 def test_answers_that_are_one_where_they_are_cut_never_reach_the_loss() -> None:
     loaded = deep("llava")
-    row = pair("same start", chosen="the picture shows a cat .", rejected="the picture shows a dog .")
+    row = pair("same start", chosen="the image shows a cat .", rejected="the image shows a dog .")
     prompt = len(PairEncoder(loaded.processor, loaded.family).encode(row, draw).prompt)
     with pytest.raises(EncodeError, match="two answers that are the same tokens up to token 3"):
         collator_for(loaded, "shared_prefix", max_length=prompt + 3)([row])

@@ -137,7 +137,7 @@ def test_values_are_ratios_of_sums_not_means_of_ratios():
 def test_paired_difference_by_hand():
     found = paired_differences(table([1, 1, 0, 0]), table([0, 1, 0, 0]), RATIOS)["share"]
     assert (found.value, found.num_units, found.num_changed) == (-0.25, 4, 1)
-    # only one picture changes: the difference of a resample is minus the share of its draws, Binomial(4, 1/4) / 4
+    # only one image changes: the difference of a resample is minus the share of its draws, Binomial(4, 1/4) / 4
     assert found.interval == (pytest.approx(-0.75), pytest.approx(0.0))
     assert not found.clear
 
@@ -209,7 +209,7 @@ def test_units_without_a_say_do_not_widen_or_narrow_the_edge():
 
 
 def test_no_claim_is_made_of_noise_more_often_than_is_said():
-    """Both systems are the same coin, on 8 pictures each: 5 % may be called clear, and fewer are."""
+    """Both systems are the same coin, on 8 images each: 5 % may be called clear, and fewer are."""
     rng = np.random.default_rng(3)
     clear = 0
     for trial in range(300):

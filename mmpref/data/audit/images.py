@@ -1,4 +1,4 @@
-"""What the pictures are: how often each stands, how large, how many image tokens, and whether a benchmark has it."""
+"""What the images are: how often each stands, how large, how many image tokens, and whether a benchmark has it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mmpref.data.audit.leaks import Leak, LeakFinder, coco_ids
-from mmpref.data.audit.stats import Spread
+from mmpref.data.audit.stats import Quantiles
 from mmpref.data.images.loader import ImageLoader, fingerprint
 from mmpref.data.quarantine import RowError
 from mmpref.image_tokens import IMAGE_TOKENS, RULES
@@ -27,58 +27,58 @@ _VAL_NAME = re.compile(r"val20(?:14|17)", re.IGNORECASE)
 class Tokens:
     """Image tokens of one model family."""
 
-    per_picture: Spread
-    per_pair: Spread
-    """All pictures of a pair's prompt together, over pairs whose pictures could all be read."""
+    per_image: Quantiles
+    per_pair: Quantiles
+    """All images of a pair's prompt together, over pairs whose images could all be read."""
     num_refused: int
-    """Pictures that the family does not take."""
+    """Images that the family does not take."""
     rule: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Images:
-    """The pictures of all pairs. Sizes and tokens are known only where a loader was given."""
+    """The images of all pairs. Sizes and tokens are known only where a loader was given."""
 
     num_places: int
-    """Pictures named in rows, each time they are named."""
+    """Images named in rows, each time they are named."""
     num_distinct: int
     by_content: bool
-    """Pictures were told apart by their bytes; otherwise by path alone."""
+    """Images were told apart by their bytes; otherwise by path alone."""
     num_copies: int
-    """Paths whose picture also stands under another path."""
+    """Paths whose image also stands under another path."""
     copy_examples: tuple[tuple[str, str], ...]
-    rows_per_picture: Spread
+    rows_per_image: Quantiles
     num_rows_sharing: int
-    """Rows with a picture that another row has too."""
+    """Rows with an image that another row has too."""
     split_danger: float | None
-    """Expected share of held-out rows whose picture is also in training, with 5 % held out by row, not by picture."""
+    """Expected share of held-out rows whose image is also in training, with 5 % held out by row, not by image."""
     faults: Mapping[str, int]
-    """Reason -> pictures that cannot be used."""
+    """Reason -> images that cannot be used."""
     fault_examples: tuple[str, ...]
-    width: Spread
-    height: Spread
-    megapixels: Spread
+    width: Quantiles
+    height: Quantiles
+    megapixels: Quantiles
     tokens: Mapping[str, Tokens]
 
     def rows(self) -> list[tuple[str, str]]:
         if not self.num_places:
-            return [("pictures", "none")]
+            return [("images", "none")]
         how = "by content" if self.by_content else "by path"
-        most = f", one in up to {self.rows_per_picture.max:g} rows" if self.rows_per_picture.n else ""
-        rows = [("distinct pictures", f"{self.num_distinct:,} {how} in {self.num_places:,} places{most}")]
+        most = f", one in up to {self.rows_per_image.max:g} rows" if self.rows_per_image.n else ""
+        rows = [("distinct images", f"{self.num_distinct:,} {how} in {self.num_places:,} places{most}")]
         if self.split_danger is not None:
             rows.append((f"held-out rows seen in training, {HELD_OUT:.0%} split by row", f"{self.split_danger:.1%}"))
         if self.num_copies:
             rows.append(("copies under another name", f"{self.num_copies:,}"))
         if self.faults:
-            rows.append(("pictures that cannot be used", _counts(self.faults)))
+            rows.append(("images that cannot be used", _counts(self.faults)))
         if self.width.n:
             sides = f"{self.width.median:g} x {self.height.median:g}, "
-            rows.append(("picture size (median), megapixels (max)", f"{sides}{self.megapixels.max:.3g}"))
+            rows.append(("image size (median), megapixels (max)", f"{sides}{self.megapixels.max:.3g}"))
         for name, found in self.tokens.items():
-            if found.per_picture.n:
-                spread = found.per_picture
-                shown = f"{spread.median:,.0f}, {spread.p95:,.0f}, {spread.max:,.0f}"
+            if found.per_image.n:
+                quantiles = found.per_image
+                shown = f"{quantiles.median:,.0f}, {quantiles.p95:,.0f}, {quantiles.max:,.0f}"
                 rows.append((f"image tokens of {name} (median, 95 %, max)", shown))
         return rows
 
@@ -86,18 +86,18 @@ class Images:
         found = []
         if self.split_danger is not None and self.split_danger > 0.01:
             found.append(
-                f"{self.num_rows_sharing:,} rows share a picture with another: hold out by picture, by row "
-                f"{self.split_danger:.0%} of the held-out rows would have their picture in training"
+                f"{self.num_rows_sharing:,} rows share an image with another: hold out by image, by row "
+                f"{self.split_danger:.0%} of the held-out rows would have their image in training"
             )
         if self.num_copies:
             first, second = self.copy_examples[0]
             found.append(
-                f"{self.num_copies:,} files are copies of a picture under another name (such as {first[-80:]} and "
+                f"{self.num_copies:,} files are copies of an image under another name (such as {first[-80:]} and "
                 f"{second[-80:]}); a split by path may put them on both sides"
             )
         if self.faults:
             found.append(
-                f"{sum(self.faults.values()):,} pictures cannot be used ({_counts(self.faults)}); first: "
+                f"{sum(self.faults.values()):,} images cannot be used ({_counts(self.faults)}); first: "
                 f"{self.fault_examples[0]}"
             )
         return found
@@ -105,15 +105,15 @@ class Images:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What one pair showed: a name per picture, equal for equal pictures, and the benchmarks' pictures among them."""
+    """What one pair showed: a name per image, equal for equal images, and the benchmarks' images among them."""
 
     keys: tuple[str, ...]
     leaks: tuple[Leak, ...]
 
 
 @dataclass(slots=True)
-class _Picture:
-    """What is known of one distinct picture."""
+class _Entry:
+    """What is known of one distinct image."""
 
     number: int
     paths: list[str] = field(default_factory=list)  # the first two
@@ -124,60 +124,60 @@ class _Picture:
 
 
 class ImageTally:
-    """Reads each distinct picture once and counts where it stands."""
+    """Reads each distinct image once and counts where it stands."""
 
     def __init__(self, loader: ImageLoader | None, finder: LeakFinder) -> None:
         self.num_with_coco_id = 0
         self.num_val_names = 0
         self._loader, self._finder = loader, finder
-        self._names: dict[str, str] = {}  # path -> key of its picture
-        self._pictures: dict[str, _Picture] = {}
-        self._pairs: list[tuple[int, ...]] = []  # numbers of the pictures of each pair that has any
+        self._names: dict[str, str] = {}  # path -> key of its image
+        self._entries: dict[str, _Entry] = {}
+        self._pairs: list[tuple[int, ...]] = []  # numbers of the images of each pair that has any
         self._prompts: list[tuple[str, ...]] = []
         self._num_places = 0
         self._faults: Counter[str] = Counter()
         self._first_faults: list[str] = []
 
     def add(self, pair: PreferencePair) -> Seen:
-        """Look at the pictures of one pair."""
+        """Look at the images of one pair."""
         keys = tuple(self._key(image) for image in pair.images)
         every = (*keys, *(self._key(image) for image in pair.rejected_images or ()))
         self._num_places += len(every)
         distinct = tuple(dict.fromkeys(every))
         for key in distinct:
-            self._pictures[key].rows += 1
+            self._entries[key].rows += 1
         if distinct:
-            self._pairs.append(tuple(self._pictures[key].number for key in distinct))
+            self._pairs.append(tuple(self._entries[key].number for key in distinct))
             self._prompts.append(keys)
         return Seen(every, tuple(self._leaks(pair, distinct)))
 
     def finish(self) -> Images:
-        pictures = list(self._pictures.values())
-        sizes = np.array([picture.size for picture in pictures if picture.size], dtype=np.float64).reshape(-1, 2)
-        rows = [picture.rows for picture in pictures]
+        entries = list(self._entries.values())
+        sizes = np.array([entry.size for entry in entries if entry.size], dtype=np.float64).reshape(-1, 2)
+        rows = [entry.rows for entry in entries]
         most = [max(rows[number] for number in pair) for pair in self._pairs]
         danger = [1 - HELD_OUT ** (count - 1) for count in most]
-        copies = [picture for picture in pictures if picture.num_paths > 1]
+        copies = [entry for entry in entries if entry.num_paths > 1]
         return Images(
             num_places=self._num_places,
-            num_distinct=len(pictures),
+            num_distinct=len(entries),
             by_content=self._loader is not None,
-            num_copies=sum(picture.num_paths - 1 for picture in copies),
-            copy_examples=tuple((picture.paths[0], picture.paths[1]) for picture in copies[:5]),
-            rows_per_picture=Spread.of(rows),
+            num_copies=sum(entry.num_paths - 1 for entry in copies),
+            copy_examples=tuple((entry.paths[0], entry.paths[1]) for entry in copies[:5]),
+            rows_per_image=Quantiles.of(rows),
             num_rows_sharing=sum(count > 1 for count in most),
             split_danger=float(np.mean(danger)) if danger else None,
             faults=dict(self._faults.most_common()),
             fault_examples=tuple(self._first_faults),
-            width=Spread.of(sizes[:, 0]),
-            height=Spread.of(sizes[:, 1]),
-            megapixels=Spread.of(sizes[:, 0] * sizes[:, 1] / 1e6),
+            width=Quantiles.of(sizes[:, 0]),
+            height=Quantiles.of(sizes[:, 1]),
+            megapixels=Quantiles.of(sizes[:, 0] * sizes[:, 1] / 1e6),
             tokens=self._tokens() if len(sizes) else {},
         )
 
     def _tokens(self) -> dict[str, Tokens]:
         found = {}
-        sizes = {key: picture.size for key, picture in self._pictures.items() if picture.size is not None}
+        sizes = {key: entry.size for key, entry in self._entries.items() if entry.size is not None}
         for name, rule in IMAGE_TOKENS.items():
             by_size = {size: rule(*size) for size in set(sizes.values())}
             by_key = {key: by_size[size] for key, size in sizes.items()}
@@ -188,8 +188,8 @@ class ImageTally:
                 if counts and len(counts) == len(keys):
                     per_pair.append(sum(counts))
             found[name] = Tokens(
-                per_picture=Spread.of(known),
-                per_pair=Spread.of(per_pair),
+                per_image=Quantiles.of(known),
+                per_pair=Quantiles.of(per_pair),
                 num_refused=len(by_key) - len(known),
                 rule=RULES[name],
             )
@@ -204,14 +204,14 @@ class ImageTally:
         else:
             key = self._content_key(image, path)
             self._names[path] = key
-        picture = self._pictures.get(key)
-        if picture is None:
-            picture = self._pictures[key] = _Picture(len(self._pictures))
-            self._look(picture, image)
+        entry = self._entries.get(key)
+        if entry is None:
+            entry = self._entries[key] = _Entry(len(self._entries))
+            self._look(entry, image)
         if path is not None:
-            picture.num_paths += 1
-            if len(picture.paths) < 2:
-                picture.paths.append(path)
+            entry.num_paths += 1
+            if len(entry.paths) < 2:
+                entry.paths.append(path)
         return key
 
     def _content_key(self, image: ImageRef, path: str) -> str:
@@ -220,18 +220,18 @@ class ImageTally:
         try:
             return "data:" + self._loader.digest(image)
         except RowError:
-            return "path:" + path  # the fault is counted when the picture is looked at
+            return "path:" + path  # the fault is counted when the image is looked at
 
-    def _look(self, picture: _Picture, image: ImageRef) -> None:
-        """Size from the header; pixels only where there are benchmark pictures to compare with."""
+    def _look(self, entry: _Entry, image: ImageRef) -> None:
+        """Size from the header; pixels only where there are benchmark images to compare with."""
         if self._loader is None:
             return
         try:
-            picture.size = self._loader.size(image)
+            entry.size = self._loader.size(image)
             if self._finder.compares_content:
-                picture.fingerprint = fingerprint(self._loader.open(image))
+                entry.fingerprint = fingerprint(self._loader.open(image))
         except RowError as fault:
-            picture.size = None
+            entry.size = None
             self._faults[fault.reason] += 1
             if len(self._first_faults) < 5:
                 self._first_faults.append(fault.detail[:300])
@@ -244,7 +244,7 @@ class ImageTally:
         found = self._finder.by_name(pair, ids)
         if self._finder.compares_content:
             for key in keys:
-                found += self._finder.by_content(pair.id, key.removeprefix("data:"), self._pictures[key].fingerprint)
+                found += self._finder.by_content(pair.id, key.removeprefix("data:"), self._entries[key].fingerprint)
         return found
 
 

@@ -1,9 +1,9 @@
-"""Is a training picture also a benchmark's picture? By COCO id, by Visual Genome id, by file name, by content.
+"""Is a training image also a benchmark's image? By COCO id, by Visual Genome id, by file name, by content.
 
-COCO numbers a picture once for all its splits, and train2017 contains most of val2014, which POPE, CHAIR and Object
+COCO numbers an image once for all its splits, and train2017 contains most of val2014, which POPE, CHAIR and Object
 HalBench use. So ids are compared, never split names. Ids are read from file names (``COCO_val2014_000000123456.jpg``,
-``000000123456.jpg``) and from ``coco_id`` / ``cocoid`` fields; a Visual Genome picture is looked up in its
-``image_data.json``. Pictures without any id can only be compared by content.
+``000000123456.jpg``) and from ``coco_id`` / ``cocoid`` fields; a Visual Genome image is looked up in its
+``image_data.json``. Images without any id can only be compared by content.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mmpref.files.reading import is_there, parse_json, read_text
 from mmpref.records import ImageRef, PreferencePair
 
 MAX_BITS = 10
-"""Pictures whose fingerprints differ in at most this many of 128 bits count as the same."""
+"""Images whose fingerprints differ in at most this many of 128 bits count as the same."""
 
 _COCO_NAME = re.compile(r"COCO_(train|val|test)(2014|2015|2017)_0*(\d{1,12})(?!\d)", re.IGNORECASE)
 # COCO ids end below a million: twelve digits that begin with six zeros, alone between separators
@@ -39,7 +39,7 @@ _DEEPEST = 6
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """One pair that shows a benchmark's picture.
+    """One pair that shows a benchmark's image.
 
     ``how`` is one of ``coco_id``, ``visual_genome``, ``file_name``, ``same_file`` and ``looks_alike``.
     """
@@ -59,7 +59,7 @@ def coco_ids_in(text: str) -> set[int]:
 
 
 def coco_ids(pair: PreferencePair, *, visual_genome: Mapping[int, int] | None = None) -> dict[int, str]:
-    """COCO id -> how it was found, for everything in the pair that names a picture."""
+    """COCO id -> how it was found, for everything in the pair that names an image."""
     found: dict[int, str] = {}
     for text in _names(pair):
         for number in coco_ids_in(text):
@@ -73,14 +73,14 @@ def coco_ids(pair: PreferencePair, *, visual_genome: Mapping[int, int] | None = 
 
 
 def read_benchmark_ids(path: Path | str) -> set[int]:
-    """COCO ids of the pictures that a benchmark's question or annotation file names.
+    """COCO ids of the images that a benchmark's question or annotation file names.
 
     JSON, JSONL, or a plain list of numbers. Ids come from file names anywhere in a row, from ``coco_id``, ``cocoid``
-    and ``image_id`` fields, and from numeric keys. ``image_id`` is not read where the row's picture is a file that is
-    not named as COCO names files (Visual Genome and GQA number their pictures differently).
+    and ``image_id`` fields, and from numeric keys. ``image_id`` is not read where the row's image is a file that is
+    not named as COCO names files (Visual Genome and GQA number their images differently).
 
     Raises:
-        DataError: the file cannot be read, or holds no COCO id (AMBER's and GQA's pictures have none).
+        DataError: the file cannot be read, or holds no COCO id (AMBER's and GQA's images have none).
     """
     path = Path(path)
     found: set[int] = set()
@@ -88,14 +88,14 @@ def read_benchmark_ids(path: Path | str) -> set[int]:
         found |= _row_ids(row)
     if not found:
         raise DataError(
-            f"{path} names no COCO picture; a benchmark whose pictures are not from COCO can only be compared by "
-            "content: give the folder of its pictures"
+            f"{path} names no COCO image; a benchmark whose images are not from COCO can only be compared by "
+            "content: give the folder of its images"
         )
     return found
 
 
 def read_visual_genome(path: Path | str) -> dict[int, int]:
-    """Visual Genome id -> COCO id, from Visual Genome's ``image_data.json``; pictures without one are left out."""
+    """Visual Genome id -> COCO id, from Visual Genome's ``image_data.json``; images without one are left out."""
     found = {}
     for row in _rows(Path(path)):
         number, coco = (row.get("image_id", row.get("id")), row.get("coco_id")) if isinstance(row, dict) else (0, 0)
@@ -107,11 +107,11 @@ def read_visual_genome(path: Path | str) -> dict[int, int]:
 
 
 class LeakFinder:
-    """Compares pairs with the pictures of some benchmarks.
+    """Compares pairs with the images of some benchmarks.
 
     Args:
-        ids: benchmark -> COCO ids of its pictures.
-        folders: benchmark -> folder of its pictures. Every picture below it is opened once; one that cannot be opened
+        ids: benchmark -> COCO ids of its images.
+        folders: benchmark -> folder of its images. Every image below it is opened once; one that cannot be opened
             is counted in ``num_unreadable``. COCO ids in the file names join ``ids``.
         visual_genome: Visual Genome id -> COCO id.
     """
@@ -125,7 +125,7 @@ class LeakFinder:
     ) -> None:
         self.ids = {name: set(numbers) for name, numbers in (ids or {}).items()}
         self.visual_genome = dict(visual_genome or {})
-        self.num_pictures: dict[str, int] = {}
+        self.num_images: dict[str, int] = {}
         self.num_unreadable = 0
         self._digests: dict[str, tuple[str, str]] = {}
         self._places: list[tuple[str, str]] = []
@@ -136,7 +136,7 @@ class LeakFinder:
 
     @property
     def benchmarks(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((*self.ids, *self.num_pictures)))
+        return tuple(dict.fromkeys((*self.ids, *self.num_images)))
 
     @property
     def compares_content(self) -> bool:
@@ -155,7 +155,7 @@ class LeakFinder:
         return found
 
     def by_content(self, pair_id: str, digest: str, print_: int | None) -> list[Leak]:
-        """Leaks told by the picture itself: its bytes, or its look."""
+        """Leaks told by the image itself: its bytes, or its look."""
         if digest in self._digests:
             name, place = self._digests[digest]
             return [Leak(pair_id, name, "same_file", place)]
@@ -174,8 +174,8 @@ class LeakFinder:
         below = (Path(at, file) for at, _, names in os.walk(folder) for file in names)  # passes what may not be read
         files = sorted(path for path in below if path.suffix.lower() in _SUFFIXES and is_there(path))
         if not files:
-            raise DataError(f"{folder} has no picture ({', '.join(sorted(_SUFFIXES))}); it should hold those of {name}")
-        self.num_pictures[name] = len(files)
+            raise DataError(f"{folder} has no image ({', '.join(sorted(_SUFFIXES))}); it should hold those of {name}")
+        self.num_images[name] = len(files)
         for path in files:
             place = path.relative_to(folder).as_posix()
             numbers = coco_ids_in(place)
@@ -203,7 +203,7 @@ def _as_words(prints: Sequence[int]) -> NDArray[np.uint64]:
 
 
 def _names(pair: PreferencePair) -> Iterator[str]:
-    """Every text of the pair that may name a picture: paths, the id, and the texts of ``meta``."""
+    """Every text of the pair that may name an image: paths, the id, and the texts of ``meta``."""
     for image in (*pair.images, *(pair.rejected_images or ())):
         if image.path is not None:
             yield image.path

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmpref.data.audit.stats import Floats, Histogram, Spread, join_ids, rank_correlation, two_digits
+from mmpref.data.audit.stats import Floats, Histogram, Quantiles, join_ids, rank_correlation, two_digits
 from mmpref.records import PreferencePair
 
 LEAST_SPREAD = 0.05
@@ -30,9 +30,9 @@ class Scores:
 
     num_pairs: int
     num_scored: int
-    chosen: Spread
-    rejected: Spread
-    margin: Spread
+    chosen: Quantiles
+    rejected: Quantiles
+    margin: Quantiles
     """Chosen minus rejected."""
     histogram_chosen: Histogram
     histogram_rejected: Histogram
@@ -47,7 +47,7 @@ class Scores:
     num_outside: int
     """Pairs with a score outside the scale."""
     eta: float
-    w_qual: Spread
+    w_qual: Quantiles
     tau_good: float | None
     gate_open: float | None
     """Share of the scored pairs with S_w >= tau_good."""
@@ -55,7 +55,7 @@ class Scores:
     """Spearman's rho between score margin and length difference in words: does the judge pay for length?"""
     proposed_eta: float | None
     proposed_tau_good: float | None
-    proposed_w_qual: Spread
+    proposed_w_qual: Quantiles
     proposed_gate_open: float | None
     rule_eta: str
     rule_tau_good: str
@@ -151,9 +151,9 @@ class ScoreTally:
         return Scores(
             num_pairs=self._num_pairs,
             num_scored=chosen.size,
-            chosen=Spread.of(chosen),
-            rejected=Spread.of(rejected),
-            margin=Spread.of(margin),
+            chosen=Quantiles.of(chosen),
+            rejected=Quantiles.of(rejected),
+            margin=Quantiles.of(margin),
             histogram_chosen=Histogram.of(chosen, low=low, high=high),
             histogram_rejected=Histogram.of(rejected, low=low, high=high),
             histogram_margin=Histogram.of(margin),
@@ -164,13 +164,13 @@ class ScoreTally:
             scale=scale,
             num_outside=int(np.sum(outside)),
             eta=eta,
-            w_qual=Spread.of(_w_qual(margin, eta)),
+            w_qual=Quantiles.of(_w_qual(margin, eta)),
             tau_good=tau_good,
             gate_open=_open_share(chosen, tau_good),
             margin_and_length=rank_correlation(margin, words[np.asarray(self._places, dtype=np.int64)]),
             proposed_eta=proposed_eta,
             proposed_tau_good=proposed_tau,
-            proposed_w_qual=Spread.of([] if proposed_eta is None else _w_qual(margin, proposed_eta)),
+            proposed_w_qual=Quantiles.of([] if proposed_eta is None else _w_qual(margin, proposed_eta)),
             proposed_gate_open=_open_share(chosen, proposed_tau),
             rule_eta=rule_eta,
             rule_tau_good="median score of chosen",
@@ -201,16 +201,18 @@ def _open_share(chosen: Floats, tau_good: float | None) -> float | None:
     return None if tau_good is None or not chosen.size else float((chosen >= tau_good).mean())
 
 
-def _three(spread: Spread) -> str:
-    return f"{spread.min:.4g}, {spread.median:.4g}, {spread.max:.4g}"
+def _three(quantiles: Quantiles) -> str:
+    return f"{quantiles.min:.4g}, {quantiles.median:.4g}, {quantiles.max:.4g}"
 
 
-def _five(spread: Spread) -> str:
-    return ", ".join(f"{value:.3g}" for value in (spread.p5, spread.p25, spread.median, spread.p75, spread.p95))
+def _five(quantiles: Quantiles) -> str:
+    return ", ".join(
+        f"{value:.3g}" for value in (quantiles.p5, quantiles.p25, quantiles.median, quantiles.p75, quantiles.p95)
+    )
 
 
-def _weight(spread: Spread) -> str:
-    return f"{spread.p5:.3f}, {spread.mean:.3f}, {spread.p95:.3f}"
+def _weight(quantiles: Quantiles) -> str:
+    return f"{quantiles.p5:.3f}, {quantiles.mean:.3f}, {quantiles.p95:.3f}"
 
 
 def _ends(histogram: Histogram) -> str:

@@ -1,4 +1,4 @@
-"""The arithmetic of the audit: quantiles, a histogram, and intervals that know that rows share pictures."""
+"""The arithmetic of the audit: quantiles, a histogram, and intervals that know that rows share images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class Quantiles:
     """Mean and quantiles of ``n`` values. All are None where there is no value."""
 
     n: int
@@ -29,7 +29,7 @@ class Spread:
     max: float | None = None
 
     @classmethod
-    def of(cls, values: ArrayLike) -> Spread:
+    def of(cls, values: ArrayLike) -> Quantiles:
         found = np.asarray(values, dtype=np.float64)
         if not found.size:
             return cls(0)
@@ -71,7 +71,7 @@ class Histogram:
 
 
 def mean_estimate(values: ArrayLike, groups: ArrayLike) -> Estimate:
-    """The mean, with a normal interval whose width counts groups and not rows: rows of one picture are not independent.
+    """The mean, with a normal interval whose width counts groups and not rows: rows of one image are not independent.
 
     No interval for fewer than two groups.
     """

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmpref.data.audit.stats import Estimate, Floats, Spread, join_ids, mean_estimate, share_estimate
+from mmpref.data.audit.stats import Estimate, Floats, Quantiles, join_ids, mean_estimate, share_estimate
 from mmpref.data.text_similarity import edit_similarity, jaccard, repeats_prompt, words
 from mmpref.records import PreferencePair
 
@@ -28,7 +28,7 @@ _MARKS = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lengths:
-    """Is the better answer simply the longer one? Intervals count pictures, not rows."""
+    """Is the better answer simply the longer one? Intervals count images, not rows."""
 
     num_compared: int
     longer: Estimate
@@ -38,9 +38,9 @@ class Lengths:
     difference_words: Estimate
     """Words of chosen minus words of rejected, mean."""
     difference_characters: Estimate
-    chosen_words: Spread
-    rejected_words: Spread
-    spread_words: Spread
+    chosen_words: Quantiles
+    rejected_words: Quantiles
+    parallelism_in_words: Quantiles
     """Words of chosen minus words of rejected."""
 
     def rows(self) -> list[tuple[str, str]]:
@@ -72,9 +72,9 @@ class Lengths:
 class Similarity:
     """How much chosen and rejected share."""
 
-    edit: Spread
+    edit: Quantiles
     """2 LCS / (n + m) over words, case ignored: 1 = the same words in the same order."""
-    jaccard: Spread
+    jaccard: Quantiles
     """Distinct words in both, over distinct words in either."""
     threshold: float
     num_near: int
@@ -111,9 +111,9 @@ class Repeats:
     most_used_prompt: str
     most_used_count: int
     num_questions: int
-    """Distinct prompts with their pictures."""
+    """Distinct prompts with their images."""
     num_same_pair: int
-    """Rows whose prompt, pictures and both answers stood before."""
+    """Rows whose prompt, images and both answers stood before."""
     num_contradictions: int
     """Rows that prefer what another row of the same question rejects."""
     contradiction_examples: tuple[str, ...]
@@ -129,7 +129,7 @@ class Repeats:
         most = f", one of them in {self.most_used_count:,} rows" if self.most_used_count > 1 else ""
         rows = [
             ("distinct prompts", f"{self.num_prompts:,}{most}"),
-            ("distinct prompts with pictures", f"{self.num_questions:,}"),
+            ("distinct prompts with images", f"{self.num_questions:,}"),
             ("rows that repeat a pair", f"{self.num_same_pair:,}"),
             ("rows that contradict another", f"{self.num_contradictions:,}"),
         ]
@@ -178,15 +178,15 @@ class TextTally:
         self._marks: Counter[str] = Counter()
         self._num_marked = self._num_repeat_prompt = 0
 
-    def add(self, pair: PreferencePair, *, pictures: tuple[str, ...]) -> None:
-        """Count one pair; ``pictures`` are the names of its images, equal for equal pictures."""
-        question = self._add_question(pair, pictures)
+    def add(self, pair: PreferencePair, *, images: tuple[str, ...]) -> None:
+        """Count one pair; ``images`` are the names of its images, equal for equal images."""
+        question = self._add_question(pair, images)
         self._look_for_marks(pair)
         self._num_repeat_prompt += repeats_prompt(pair)
         if pair.rejected is None:
             self.num_demonstrations += 1
             return
-        group = pictures[0] if pictures else question.hex()
+        group = images[0] if images else question.hex()
         self._groups.append(self._group_numbers.setdefault(group, len(self._group_numbers)))
         chosen, rejected = words(pair.chosen.casefold()), words(pair.rejected.casefold())
         self._chosen.append(len(chosen))
@@ -213,15 +213,15 @@ class TextTally:
             equal=float((difference == 0).mean()) if difference.size else None,
             difference_words=mean_estimate(difference, self._groups),
             difference_characters=mean_estimate(self._characters, self._groups),
-            chosen_words=Spread.of(self._chosen),
-            rejected_words=Spread.of(self._rejected),
-            spread_words=Spread.of(difference),
+            chosen_words=Quantiles.of(self._chosen),
+            rejected_words=Quantiles.of(self._rejected),
+            parallelism_in_words=Quantiles.of(difference),
         )
 
     def similarity(self) -> Similarity:
         return Similarity(
-            edit=Spread.of(self._edit),
-            jaccard=Spread.of(self._jaccard),
+            edit=Quantiles.of(self._edit),
+            jaccard=Quantiles.of(self._jaccard),
             threshold=NEARLY_IDENTICAL,
             num_near=sum(value >= NEARLY_IDENTICAL for value in self._edit),
             near_examples=self._near.ids,
@@ -242,13 +242,13 @@ class TextTally:
             num_repeat_prompt=self._num_repeat_prompt,
         )
 
-    def _add_question(self, pair: PreferencePair, pictures: tuple[str, ...]) -> bytes:
+    def _add_question(self, pair: PreferencePair, images: tuple[str, ...]) -> bytes:
         prompt = _hash(*(f"{message.role}:{_folded(message.text)}" for message in pair.prompt))
         self._prompts[prompt] += 1
         if self._prompts[prompt] > self._most_used[0]:
             self._most_used = (self._prompts[prompt], pair.prompt[-1].text[:200])
         given = "" if pair.template_kwargs is None else json.dumps(dict(pair.template_kwargs), sort_keys=True)
-        question = _hash(prompt.hex(), _folded(pair.response_prefix), given, *pictures)
+        question = _hash(prompt.hex(), _folded(pair.response_prefix), given, *images)
         self._questions.add(question)
         return question
 
@@ -309,6 +309,6 @@ def _number(estimate: Estimate) -> str:
     if estimate.value is None:
         return "-"
     if estimate.interval is None:
-        return f"{estimate.value:+.1f} (no interval: one picture or prompt)"
+        return f"{estimate.value:+.1f} (no interval: one image or prompt)"
     low, high = estimate.interval
     return f"{estimate.value:+.1f} [{low:+.1f}, {high:+.1f}]"

@@ -45,7 +45,7 @@ class CheckReport:
     quarantined: int
     reasons: dict[str, int]
     bad: int
-    """Rows in quarantine that count against the allowed share; a row that only holds no preference does not."""
+    """Rows in quarantine that count against the allowed share; a row that only contains no preference does not."""
     max_bad_fraction: float
     first_bad: tuple[str, ...]
     images: int
@@ -313,7 +313,7 @@ def _image_keys(number: int, place: int, pair: PreferencePair) -> list[_Key]:
 
 
 def _stops_first(row: QuarantinedRow) -> bool:
-    """Sort key: one id that stands twice refuses the data, so those rows are the first to be named."""
+    """Sort key: one id that appears twice refuses the data, so those rows are the first to be named."""
     return row.reason != "duplicate_id"
 
 

@@ -36,7 +36,7 @@ class CleanFile:
 def write_clean(
     sources: Sequence[PairSource], *, out: Path, skip: Skip, demonstrations: bool, copy_images: bool = False
 ) -> CleanFile:
-    """Write the pairs that a check used as canonical JSONL, whole or not at all. Embedded images stay embedded.
+    """Write the pairs that a check used as canonical JSONL, written atomically. Embedded images stay embedded.
 
     Args:
         sources: as they were checked.

@@ -1,7 +1,7 @@
-"""Any readable rows written as canonical pairs, or as rows of TRL, LLaMA-Factory or ms-swift, whole or not at all.
+"""Any readable rows written as canonical pairs, or as rows of TRL, LLaMA-Factory or ms-swift, written atomically.
 
 A field that the target has no place for is never dropped in silence: such a row is put aside, and the report counts the
-fields. Embedded pictures become files beside the output where the target wants paths.
+fields. Embedded images become files beside the output where the target wants paths.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class ConvertReport:
     left_over: Mapping[str, int]
     """Columns that nothing is read from -> rows that have them; they are written in ``meta``."""
     files: tuple[Path, ...]
-    """What was written: the rows, the folder of pictures if there is one, ``dataset_info.json``."""
+    """What was written: the rows, the folder of images if there is one, ``dataset_info.json``."""
     image_root: Path | None
     """The folder that the written image paths start from; None where no path was written."""
 
@@ -104,9 +104,9 @@ def convert(
         options: what the rows alone do not say.
         name: the data set's name in ``dataset_info.json``; the file's name by default.
         root: what the rows' image paths start from; without it, the output's folder.
-        images: the folder that embedded pictures are written to, for targets that want paths; ``<name>_images`` beside
+        images: the folder that embedded images are written to, for targets that want paths; ``<name>_images`` beside
             the output by default. One folder must serve all paths that are written: below ``root``, the paths of these
-            pictures start from there too.
+            images start from there too.
         rebase: write the rows' image paths relative to the output's folder; one that leads out of it is refused.
         new_ids: name pairs by their place, such as ``file:12``; the row's id goes to ``meta`` as ``row_id``.
 
@@ -124,15 +124,15 @@ def convert(
     is_list = target.name.startswith("llamafactory")
     known = _read_info(out.with_name(DATASET_INFO), name) if is_list else {}
     with ExitStack() as stack:
-        pictures = _Pictures.beside(out, root=root, images=images, rebase=rebase, stack=stack)
-        job = _Job(target, target.from_canonical, source, options or FormatOptions(), quarantine, pictures, new_ids)
+        image_files = _ImageFiles.beside(out, root=root, images=images, rebase=rebase, stack=stack)
+        job = _Job(target, target.from_canonical, source, options or FormatOptions(), quarantine, image_files, new_ids)
         stream = stack.enter_context(replacing(out))
         _write(stream, job.written(rows), is_list=is_list)
         if not job.num_pairs:
             quarantine.write()
             first = f"; first: {quarantine.rows[0].describe()}" if quarantine.rows else ""
             raise DataError(f"nothing could be written to {out}: {quarantine.summary()}{first}")
-    files = [out, *([pictures.folder] if pictures.used else [])]
+    files = [out, *([image_files.folder] if image_files.used else [])]
     if is_list:
         write_json(out.with_name(DATASET_INFO), {**known, name: _info(out.name, target.name, job.columns)})
         files.append(out.with_name(DATASET_INFO))
@@ -146,7 +146,7 @@ def convert(
         fields_lost=dict(job.lost),
         left_over=dict(quarantine.left_over.most_common()),
         files=tuple(files),
-        image_root=pictures.base if pictures.named else None,
+        image_root=image_files.base if image_files.named else None,
     )
 
 
@@ -163,11 +163,11 @@ def _write(stream: IO[bytes], rows: Iterable[str], *, is_list: bool) -> None:
 
 
 @dataclass
-class _Pictures:
-    """The image paths that are written, all from one folder; embedded pictures become files, one per content."""
+class _ImageFiles:
+    """The image paths that are written, all from one folder; embedded images become files, one per content."""
 
     folder: Path
-    """Of embedded pictures; it appears when the rows are whole."""
+    """Of embedded images; it appears when the rows are whole."""
     here: Path
     """The output's folder."""
     root: Path
@@ -191,7 +191,7 @@ class _Pictures:
         return cls(folder=folder, here=here, root=root, base=base, rebase=rebase, stack=stack)
 
     def path_of(self, item: Any, *, embed: bool) -> Any:
-        """What to write for an image; ``embed`` leaves embedded pictures in the row."""
+        """What to write for an image; ``embed`` leaves embedded images in the row."""
         if not isinstance(item, Mapping):
             self.named = True
             return self._row_path(str(item))
@@ -204,7 +204,7 @@ class _Pictures:
             if not self.folder.is_relative_to(self.base):
                 if self.base == self.root:
                     raise self._two_roots()
-                raise ConfigError(f"embedded pictures cannot go to {self.folder}: it is not below {self.base}")
+                raise ConfigError(f"embedded images cannot go to {self.folder}: it is not below {self.base}")
             refuse_foreign_folder(self.folder, _WRITTEN, [self.here, self.root], "give --images a new folder")
             self.place = self.stack.enter_context(replacing_folder(self.folder))
             self.used = True
@@ -242,7 +242,7 @@ class _Job:
     source: Format | None
     options: FormatOptions
     quarantine: Quarantine
-    pictures: _Pictures
+    image_files: _ImageFiles
     new_ids: bool
     num_rows: int = 0
     num_pairs: int = 0
@@ -260,7 +260,9 @@ class _Job:
                 source, candidates = read_row(row, self.source, self._options(file, line))
                 self.formats[source.name] += 1
                 if not candidates:
-                    raise RowError("the row holds no preference (a tie, or a row its makers leave out)", reason=NO_PAIR)
+                    raise RowError(
+                        "the row contains no preference (a tie, or a row its makers leave out)", reason=NO_PAIR
+                    )
             except RowError as fault:
                 self._put_aside(file, line, row_name(row), fault)
                 continue
@@ -292,14 +294,14 @@ class _Job:
             pair = replace(pair, id=f"{self._options(file, line).place}{suffix}", meta={**pair.meta, "row_id": pair.id})
         key = hashlib.blake2b(pair.id.encode(), digest_size=12).digest()
         if key in self._ids:
-            raise RowError(f"the id {pair.id[:200]!r} stands twice; convert with --new-ids", reason="duplicate_id")
+            raise RowError(f"the id {pair.id[:200]!r} appears twice; convert with --new-ids", reason="duplicate_id")
         row = pair_to_row(pair)
         lost = self.target.not_held(row)
         self.lost.update(lost)
         for images in ("images", "rejected_images"):
             if images in row and not lost:
                 embed = self.target.name == "canonical"
-                row[images] = [self.pictures.path_of(item, embed=embed) for item in row[images]]
+                row[images] = [self.image_files.path_of(item, embed=embed) for item in row[images]]
         target_row = self.write(row)
         try:
             text = json.dumps(target_row, ensure_ascii=False, allow_nan=False)

@@ -2,7 +2,7 @@
 // All content arrives as JSON and is written with textContent: nothing of it is ever read as markup.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const cards = data.cards, pictures = data.pictures;
+  const cards = data.cards, images = data.images;
   const $ = (id) => document.getElementById(id);
   const number = new Intl.NumberFormat("en", { maximumFractionDigits: 3 });
   const signed = (value) => (value > 0 ? "+" : value < 0 ? "−" : "±") + number.format(Math.abs(value));
@@ -21,10 +21,10 @@
     card.margin = card.scores ? card.scores[0] - card.scores[1] : null;
     card.length = card.words && card.words[1] !== null && card.words[1] !== undefined ? card.words[0] - card.words[1] : null;
     card.longest = card.words ? Math.max(card.words[0], card.words[1] || 0) : 0;
-    card.faults = (card.images || []).concat(card.rejectedImages || []).filter((at) => pictures[at].reason);
+    card.faults = (card.images || []).concat(card.rejectedImages || []).filter((at) => images[at].reason);
     const told = [card.id, card.source, card.reason, card.detail, card.place, card.prefix, joined(card.chosen), joined(card.rejected)];
     for (const turn of card.prompt || []) told.push(...turn.slice(1));
-    for (const at of card.images || []) told.push(pictures[at].name);
+    for (const at of card.images || []) told.push(images[at].name);
     card.told = told.filter(Boolean).join("\n").toLowerCase();
   });
 
@@ -37,7 +37,7 @@
     ["near", "nearly identical answers", (card) => card.alike >= 0.9],
     ["longer", "chosen is longer", (card) => card.length > 0],
     ["shorter", "chosen is shorter", (card) => card.length !== null && card.length < 0],
-    ["broken", "pictures that cannot be opened", (card) => card.faults.length > 0],
+    ["broken", "images that cannot be opened", (card) => card.faults.length > 0],
     ["demonstration", "demonstrations", (card) => card.kind === "pair" && !card.rejected],
   ];
   const byValue = (key, sign) => (a, b) => {
@@ -128,8 +128,8 @@
   if (!ranges.length && !choices.length) $("more").hidden = true;
 
   // --- a card -----------------------------------------------------------------------------------------------------
-  const picture = (at, label) => {
-    const found = pictures[at], figure = make("figure");
+  const image = (at, label) => {
+    const found = images[at], figure = make("figure");
     if (found.src) {
       const image = make("img", found.tiny ? "tiny" : "");
       image.alt = `${label}: ${found.name}`;
@@ -141,13 +141,13 @@
       caption.append(make("span", "size", ` ${found.width} × ${found.height}`));
       figure.append(caption);
     } else {
-      figure.append(make("p", "no-picture", found.why), make("figcaption", "", found.name));
+      figure.append(make("p", "no-image", found.why), make("figcaption", "", found.name));
     }
     return figure;
   };
   const album = (places, label) => {
     const box = make("div", "album");
-    places.forEach((at, place) => box.append(picture(at, places.length > 1 ? `${label} ${place + 1}` : label)));
+    places.forEach((at, place) => box.append(image(at, places.length > 1 ? `${label} ${place + 1}` : label)));
     return box;
   };
   const answer = (card, side) => {
@@ -159,7 +159,7 @@
     if (card.characters) facts.push(`${number.format(card.characters[place])} characters`);
     head.append(make("span", "facts", facts.join(" · ")));
     box.append(head);
-    if (side === "rejected" && card.rejectedImages) box.append(album(card.rejectedImages, "Picture of the rejected side"));
+    if (side === "rejected" && card.rejectedImages) box.append(album(card.rejectedImages, "Image of the rejected side"));
     const text = make("p", "said");
     text.dir = "auto";
     if (card.prefix) text.append(make("span", "prefix", card.prefix));
@@ -182,14 +182,14 @@
     if (card.length !== null) flag("plain", card.length === 0 ? "same length" : `chosen ${signed(card.length)} ${Math.abs(card.length) === 1 ? "word" : "words"}`);
     if (card.alike >= 0.9) flag("odd", "nearly identical");
     if (card.kind === "pair" && !card.rejected) flag("plain", "demonstration");
-    if (card.faults.length) flag("bad", pictures[card.faults[0]].reason);
+    if (card.faults.length) flag("bad", images[card.faults[0]].reason);
     node.append(head);
     if (card.kind === "quarantined") {
       node.append(make("p", "detail", card.detail), make("p", "where", card.place));
       return node;
     }
     const body = make("div", card.images.length ? "body" : "body bare");
-    if (card.images.length) body.append(album(card.images, "Picture"));
+    if (card.images.length) body.append(album(card.images, "Image"));
     const words = make("div", "words"), prompt = make("div", "prompt");
     const plain = card.prompt.length === 1;
     let place = 0;
@@ -200,7 +200,7 @@
       for (const part of parts) {
         if (part !== null) { turn.append(document.createTextNode(part)); continue; }
         place += 1;
-        if (card.images.length > 1 || !plain) turn.append(make("span", "slot", card.images.length > 1 ? `picture ${place}` : "picture"));
+        if (card.images.length > 1 || !plain) turn.append(make("span", "slot", card.images.length > 1 ? `image ${place}` : "image"));
       }
       prompt.append(turn);
     }

@@ -1,8 +1,8 @@
-"""Pairs as one HTML page to look through: picture, prompt, both answers with their differences marked, scores.
+"""Pairs as one HTML page to look through: image, prompt, both answers with their differences marked, scores.
 
 The page is one file and loads nothing. Everything that comes from the data travels as JSON in a block that no browser
 runs, and the page's own script writes it as text, never as markup; its content security policy allows that one script
-and that one style by hash, and pictures from data URIs, and nothing else.
+and that one style by hash, and images from data URIs, and nothing else.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from mmpref.records import ImageRef, Message, PreferencePair
 from mmpref.version import __version__
 
 THUMBNAIL_SIDE = 320
-"""Longest side of a picture in the page, in pixels."""
+"""Longest side of an image in the page, in pixels."""
 
 TINY_SIDE = 96
-"""Pictures up to this side are shown pixel by pixel."""
+"""Images up to this side are shown pixel by pixel."""
 
 MAX_CHARACTERS = 20_000
 """Longer texts are cut, and the page says so."""
@@ -54,8 +54,8 @@ def build_gallery(
         pairs: of a list of more than ``limit``, as many are shown, evenly spaced, and the page says so. Anything else
             that gives pairs is shown whole: choose with :func:`evenly` before.
         quarantined: rows that are not used; they are shown with their reason, at most ``limit`` of them.
-        images: opens the pictures; without it the page has none.
-        out: the HTML file to write, whole or not at all.
+        images: opens the images; without it the page has none.
+        out: the HTML file to write, written atomically.
         title: heading of the page.
         limit: most pairs, and most rows of the quarantine, to show. A page of 1,000 photographs is about 20 MB.
         num_pairs: how many pairs there are, when ``pairs`` is a choice of them.
@@ -73,7 +73,7 @@ def build_gallery(
     aside = [_quarantined(quarantined[place]) for place in evenly(len(quarantined), limit)]
     content = {
         "cards": shown + aside,
-        "pictures": album.pictures,
+        "images": album.images,
         "numPairs": len(shown) if num_pairs is None else num_pairs,
         "numQuarantined": len(quarantined),
     }
@@ -82,23 +82,23 @@ def build_gallery(
 
 
 class _Album:
-    """Each distinct picture once, as a data URI, or why it cannot be shown."""
+    """Each distinct image once, as a data URI, or why it cannot be shown."""
 
     def __init__(self, loader: ImageLoader | None) -> None:
-        self.pictures: list[dict[str, Any]] = []
+        self.images: list[dict[str, Any]] = []
         self._loader = loader
         self._places: dict[tuple[str | None, bytes | None], int] = {}
 
     def place(self, ref: ImageRef) -> int:
         key = (ref.path, None if ref.data is None else hashlib.sha256(ref.data).digest())
         if key not in self._places:
-            self._places[key] = len(self.pictures)
-            self.pictures.append({"name": _text(ref.describe()), **self._look(ref)})
+            self._places[key] = len(self.images)
+            self.images.append({"name": _text(ref.describe()), **self._look(ref)})
         return self._places[key]
 
     def _look(self, ref: ImageRef) -> dict[str, Any]:
         if self._loader is None:
-            return {"why": "pictures were not opened"}
+            return {"why": "images were not opened"}
         try:
             image = self._loader.open(ref)
         except RowError as fault:

@@ -1,7 +1,7 @@
 """One time limit for a whole download, over a client whose own limits are between two reads.
 
 A thread shuts the socket down when the time is over, or the call was stopped, and again until the client has noticed:
-whatever it waits for then ends, be it the first byte of the greeting or the last line behind the picture.
+whatever it waits for then ends, be it the first byte of the greeting or the last line behind the image.
 """
 
 from __future__ import annotations

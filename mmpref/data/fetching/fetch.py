@@ -3,7 +3,7 @@
 Nothing else in mmpref opens a URL. A host is resolved once, every address it has must be public, and the connection
 goes to the address that was checked, so that a second answer of the name server changes nothing. Redirects are followed
 only to places that pass the same checks. Proxy settings are not read. The time limit of an image holds whatever the
-server does, and a file counts as fetched when it is a whole picture.
+server does, and a file counts as fetched when it is a whole image.
 """
 
 from __future__ import annotations
@@ -358,7 +358,7 @@ class _Store:
         return name
 
     def _is_whole(self, name: str) -> bool:
-        """Whether a file that was there already is a picture to its end; it may be from an older version."""
+        """Whether a file that was there already is an image to its end; it may be from an older version."""
         try:
             self.images.open(ImageRef(path=name))
         except RowError:
@@ -374,7 +374,7 @@ class _Store:
                     try:
                         self._follow(url, target, file, deadline)
                         file.flush()
-                        self._refuse_other_than_a_picture(temporary)
+                        self._refuse_other_than_a_image(temporary)
                         temporary.chmod(0o644)
                         temporary.replace(path)
                         with self._lock:
@@ -390,7 +390,7 @@ class _Store:
                     finally:
                         temporary.unlink(missing_ok=True)
 
-    def _refuse_other_than_a_picture(self, file: Path) -> None:
+    def _refuse_other_than_a_image(self, file: Path) -> None:
         """Whole to the last pixel, whatever the server called it: an error page is none, nor is half of one.
 
         Raises:

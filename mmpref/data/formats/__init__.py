@@ -152,7 +152,7 @@ def read_row(row: Row, format: Format | None, options: FormatOptions) -> tuple[F
         arrays = ", ".join(repr(key) for key, value in given.items() if _holds_array(value))
         if not arrays:
             raise
-        advice = "give lists and plain numbers (array.tolist()), and pictures as paths or bytes of files"
+        advice = "give lists and plain numbers (array.tolist()), and images as paths or bytes of files"
         raise fault("array", f"{arrays} cannot be read as an array; {advice}") from error
 
 

@@ -110,7 +110,7 @@ def _better_worse(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     better, worse = _sides(row) or _SIDES[0]
     for key in _ANSWER_IMAGES:
         if not is_empty(row.get(key)):
-            raise fault("unread_images", f"column {key!r} is a picture as an answer; answers are text only")
+            raise fault("unread_images", f"column {key!r} is an image as an answer; answers are text only")
     question = "input_text" if has(row, "input_text") else "question" if has(row, "question") else "prompt"
     if has(row, "input_image"):
         if has_any(row, "image", "images"):

@@ -18,7 +18,7 @@ from mmpref.data.formats.shared_fields import Shared, asides_of, take_shared, wi
 from mmpref.data.formats.unread import refuse_hidden, refuse_unread
 from mmpref.data.formats.written_out import may_be_written_out, read_written_out
 from mmpref.data.pairs import LINKS
-from mmpref.data.placeholders import links_to_pictures, refuse_marks, refuse_pictures
+from mmpref.data.placeholders import links_to_images, refuse_images, refuse_marks
 
 
 def canonical(
@@ -87,9 +87,9 @@ def canonical(
     for role, content in _said(prompt):
         refuse_marks(content, "the prompt", has_images=bool(places))
         if not places and ("](" in content or "<" in content):
-            if role == "user":  # other turns show nothing: they say how pictures are written, or write them
-                refuse_pictures(content, "the prompt")
-            if links := links_to_pictures(content):
+            if role == "user":  # other turns show nothing: they say how images are written, or write them
+                refuse_images(content, "the prompt")
+            if links := links_to_images(content):
                 taken_off[LINKS] = taken_off.get(LINKS, 0) + links
     if images.names:
         left.setdefault("image_names", images.names)

@@ -58,7 +58,7 @@ def _asked(
 
 
 def _rlaif_v(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
-    """RLAIF-V as ``muffin/data/datasets.py`` of RLHF-V/RLAIF-V reads it: the picture, a line break, the question."""
+    """RLAIF-V as ``muffin/data/datasets.py`` of RLHF-V/RLAIF-V reads it: the image, a line break, the question."""
     return [_asked(row, options, question="question", ids=("idx", "id"), told=_origin_path(row))]
 
 

@@ -36,7 +36,7 @@ _CLOSING = "<|im_end|>"
 
 def _vlfeedback(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     """VLFeedback as ``run_dpo.py`` of vlf-silkie/VLFeedback reads it: every two completions whose mean ratings differ,
-    the picture before the prompt; a completion with a rating that is no number makes no pair."""
+    the image before the prompt; a completion with a rating that is no number makes no pair."""
     images = needed(images_of(row, options), "img_path")
     prompt = [turn("user", placed_or_first(text(row, "prompt", reason="prompt"), len(images.items)))]
     completions = _completions(row.get("completions"))

@@ -44,7 +44,7 @@ _JUDGES = re.compile(
 )
 """Conversations with a judge are about the answers, and what a generator was told is no part of the prompt as given:
 argilla's sets have ``labelling_prompt``, ``generation_prompt``."""
-_OF_IMAGE = re.compile(r"(?:image|img|picture|pic|photo|visual)s?_(?P<rest>\w+)")
+_OF_IMAGE = re.compile(r"(?:image|img|image|pic|photo|visual)s?_(?P<rest>\w+)")
 _ABOUT_IMAGE = re.compile(
     r"(?:^|_)(?:captions?|desc(?:ription)?s?|texts?|ocr|width|height|size|wh|hw|shape|dims?|ratio|resolution|formats?"
     r"|mime|types?|modes?|quality|category|categories|class(?:es)?|labels?|tags?|titles?|alts?|sources?|datasets?|origin"
@@ -53,7 +53,7 @@ _ABOUT_IMAGE = re.compile(
     r"|relevance|dependency|required|needed|generator|subset|task|group|date|time|note|comments?|page|extension|ext)$"
 )
 _NO_NAME = frozenset({"none", "null", "nan", "n/a", "na", "no", "-"})
-_PLACE = re.compile(r"(?:image|img|picture|pic|photo)s?_(?:(?P<where>locations?|locs?)|refs?|references?|keys?)")
+_PLACE = re.compile(r"(?:image|img|image|pic|photo)s?_(?:(?P<where>locations?|locs?)|refs?|references?|keys?)")
 """Names of an image that may be something else: how many there are, or where the photo was taken."""
 _ROOTED = re.compile(r"\.{0,2}[/\\]|~/|[A-Za-z]:[/\\]|[a-z][a-z0-9+.-]*://")
 _FOLDERS = re.compile(r"[/\\]")
@@ -197,19 +197,19 @@ def _is_talk(value: Any) -> bool:
 def refuse_hidden(row: Row, meta: Row, *, id_key: str | None, images: Sequence[Any], prompt: Sequence[str]) -> None:
     """Refuse a foreign row whose ``id``, ``source`` or ``meta`` holds what the pair lacks.
 
-    These go into the pair as they are, and nothing is read from them: a picture that only they name would be lost, and
+    These go into the pair as they are, and nothing is read from them: an image that only they name would be lost, and
     so would a system prompt.
 
     Raises:
-        RowError: the picture or the system prompt, where it stands, and what to do.
+        RowError: the image or the system prompt, where it stands, and what to do.
     """
     if not images:
         for key in ("source", id_key):
             value = None if key is None else row.get(key)
             if type(value) is str and ends_like_an_image(value):
                 raise RowError(
-                    f"{key!r} is {value[:80]!r}, the name of a picture, and the row has no image: give the "
-                    f"picture's path under 'images', or take the ending off {key!r} if the row is about none",
+                    f"{key!r} is {value[:80]!r}, the name of an image, and the row has no image: give the "
+                    f"image's path under 'images', or take the ending off {key!r} if the row is about none",
                     reason=MEDIA.reason,
                 )
     if not meta:

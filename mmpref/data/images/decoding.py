@@ -1,6 +1,6 @@
-"""Images decoded in parallel: several processes, a bounded number of pictures on their way, one verdict for each.
+"""Images decoded in parallel: several processes, a bounded number of images on their way, one verdict for each.
 
-Decoders are C code that is given strangers' files, so pictures are never decoded in the process that counts: one that
+Decoders are C code that is given strangers' files, so images are never decoded in the process that counts: one that
 kills its decoder is named and put aside, and the others go on.
 """
 
@@ -26,20 +26,20 @@ from mmpref.process.children import begin_child, start_helpers, starting_workers
 from mmpref.records import ImageRef
 
 DIED = "image_crash"
-"""The reason of a picture whose decoding ends the process."""
+"""The reason of an image whose decoding ends the process."""
 
 _loaders: Sequence[ImageLoader | None] = ()
 
 
 class Task(NamedTuple):
-    """One picture to decode, with the number of the loader that opens it."""
+    """One image to decode, with the number of the loader that opens it."""
 
     loader: int
     ref: ImageRef
 
 
 class Verdict(NamedTuple):
-    """What came of one picture: a reason and a detail when it cannot be used, its facts when it can."""
+    """What came of one image: a reason and a detail when it cannot be used, its facts when it can."""
 
     reason: str | None
     detail: str
@@ -50,7 +50,7 @@ class Verdict(NamedTuple):
 
 
 def decode(loader: ImageLoader | None, ref: ImageRef) -> Verdict:
-    """Decode one picture whole, by the same way as training, and hash its encoded bytes."""
+    """Decode one image whole, by the same way as training, and hash its encoded bytes."""
     if loader is None:
         return Verdict(None, "")
     try:
@@ -83,10 +83,10 @@ def _stamp(facts: os.stat_result) -> tuple[int, int, int]:
 
 
 class Decoder:
-    """A context that decodes pictures in ``workers`` processes.
+    """A context that decodes images in ``workers`` processes.
 
     Args:
-        loaders: a task names one of them by its number; None accepts every picture unseen.
+        loaders: a task names one of them by its number; None accepts every image unseen.
         workers: default: one per core.
     """
 
@@ -108,7 +108,7 @@ class Decoder:
             self._alone.close()
 
     def submit(self, tasks: Sequence[Task]) -> Future[list[Verdict]]:
-        """Start some pictures; :meth:`result` of what is returned waits for them."""
+        """Start some images; :meth:`result` of what is returned waits for them."""
         if not tasks:
             done: Future[list[Verdict]] = Future()
             done.set_result([])
@@ -121,14 +121,14 @@ class Decoder:
             try:
                 with starting_workers():
                     return self._pool.submit(_decode_all, list(tasks))
-            except BrokenProcessPool:  # one of its processes died on earlier pictures
+            except BrokenProcessPool:  # one of its processes died on earlier images
                 self._end_pool()
-        raise BrokenProcessPool("processes die before they are given a picture")
+        raise BrokenProcessPool("processes die before they are given an image")
 
     def result(self, tasks: Sequence[Task], future: Future[list[Verdict]]) -> list[Verdict]:
         """The verdicts, in the order of the tasks.
 
-        Where a process died, the pictures that were on their way are decoded again, one by one in a process that only
+        Where a process died, the images that were on their way are decoded again, one by one in a process that only
         does this, so that the one which killed it gets a verdict of its own.
         """
         try:
@@ -152,7 +152,7 @@ class Decoder:
 
 
 class _Alone:
-    """One process that is asked for one picture at a time, and whose end is a verdict on it."""
+    """One process that is asked for one image at a time, and whose end is a verdict on it."""
 
     def __init__(self, loaders: Sequence[ImageLoader | None]) -> None:
         context = _processes()

@@ -1,4 +1,4 @@
-"""The one door to pictures: an ``ImageRef`` becomes an RGB image by one documented way, or a fault with a reason.
+"""The one door to images: an ``ImageRef`` becomes an RGB image by one documented way, or a fault with a reason.
 
 The way to RGB: EXIF orientation applied; first frame of an animation; 16-bit grey scaled to 8 bits; transparency
 composited on white; palette, grey, bilevel and CMYK converted; floating-point images refused. Limits are checked on the
@@ -44,7 +44,7 @@ _MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGB
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageLimits:
-    """What a picture may be. Everything here is known before a pixel is decoded."""
+    """What an image may be. Everything here is known before a pixel is decoded."""
 
     max_bytes: int = 64 * 2**20
     """Size of the encoded file."""
@@ -81,7 +81,7 @@ class ImageLoader:
                 )
 
     def open(self, ref: ImageRef) -> Image.Image:
-        """The picture in RGB, upright, fully decoded and independent of its file."""
+        """The image in RGB, upright, fully decoded and independent of its file."""
         with self._header(ref) as image, _decoding(ref):
             image.load()
             turn = _TURNS.get(_orientation(image))
@@ -89,10 +89,10 @@ class ImageLoader:
             return _to_rgb(upright, ref)
 
     def encoded(self, ref: ImageRef) -> tuple[str, bytes]:
-        """(media type, file) of a picture for other programs: what every reader shows as :meth:`open` does.
+        """(media type, file) of an image for other programs: what every reader shows as :meth:`open` does.
 
         JPEG, PNG and WebP files that are upright, of one frame, 8-bit and opaque are given as they are; anything else
-        is turned into a PNG of the RGB picture.
+        is turned into a PNG of the RGB image.
         """
         with self._header(ref) as image, _decoding(ref):
             plain = image.mode in ("RGB", "L") and not image.has_transparency_data
@@ -112,7 +112,7 @@ class ImageLoader:
             return (height, width) if _orientation(image) >= 5 else (width, height)
 
     def digest(self, ref: ImageRef) -> str:
-        """SHA-256 of the encoded picture, in hexadecimal: two files with the same bytes have the same. Not decoded."""
+        """SHA-256 of the encoded image, in hexadecimal: two files with the same bytes have the same. Not decoded."""
         with self._encoded(ref) as handle, _decoding(ref):
             found = hashlib.sha256()
             while part := handle.read(2**20):
@@ -196,7 +196,7 @@ def fingerprint(image: Image.Image) -> int | None:
     """A number of 128 bits that survives rescaling and recompression: for each cell of a coarse grid of grey values, is
     it brighter than its neighbour to the left (64 bits) and above (64 bits). Two shots of one scene differ in few bits.
 
-    None for a picture too even to be told by its shape: all such pictures would look alike.
+    None for an image too even to be told by its shape: all such images would look alike.
     """
     grid = np.asarray(image.convert("L").resize((9, 9), Image.Resampling.BOX), dtype=np.int16)
     if float(grid.std()) < 3.0:
@@ -206,7 +206,7 @@ def fingerprint(image: Image.Image) -> int | None:
 
 
 def thumbnail(image: Image.Image, *, side: int) -> tuple[str, bytes]:
-    """The picture with no side longer than ``side``, as (media type, encoded bytes); it is never enlarged.
+    """The image with no side longer than ``side``, as (media type, encoded bytes); it is never enlarged.
 
     PNG for what is small or drawn in few colours, so that it stays sharp; JPEG otherwise.
     """
@@ -250,7 +250,7 @@ def _orientation(image: Image.Image) -> int:
 
 @contextmanager
 def _decoding(ref: ImageRef) -> Iterator[None]:
-    """Damaged files make Pillow raise many kinds of exceptions; here each becomes one fault that names the picture."""
+    """Damaged files make Pillow raise many kinds of exceptions; here each becomes one fault that names the image."""
     try:
         yield
     except RowError:
@@ -258,7 +258,7 @@ def _decoding(ref: ImageRef) -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise _fault("image_too_large", ref.describe(), str(error)) from error
     except UnidentifiedImageError as error:
-        raise _fault("image_decode", ref.describe(), "is not a picture in an allowed format") from error
+        raise _fault("image_decode", ref.describe(), "is not an image in an allowed format") from error
     except Exception as error:  # any kind: decoders raise OSError, SyntaxError, ValueError, struct.error and more
         raise _fault("image_decode", ref.describe(), f"cannot be decoded: {error or type(error).__name__}") from error
 

@@ -58,7 +58,7 @@ _INSTEAD = "read are JSONL, JSON, parquet and arrow: convert or unpack it first"
 _HUB_ID = re.compile(r"^(?P<name>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?$")
 _BATCH = 256
 _BATCH_BYTES = 4 * 2**20
-"""About as much is decoded at a time: rows with embedded pictures come a few at a time, plain text many."""
+"""About as much is decoded at a time: rows with embedded images come a few at a time, plain text many."""
 
 
 class SourceRow(NamedTuple):

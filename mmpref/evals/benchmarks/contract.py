@@ -1,4 +1,4 @@
-"""What one benchmark is to the rest of the room: how its questions are read, how answers are judged, what is counted.
+"""What a benchmark is: how its questions are read, how its answers are graded, what is counted.
 
 A new benchmark is one file that builds a ``Benchmark`` and one row in ``task.BENCHMARKS``. The steps are kept apart:
 ``load`` makes samples, ``load_answers`` reads saved answers, ``judge`` turns answers into items (one mapping per
@@ -64,7 +64,7 @@ class Benchmark:
         metrics: the metrics of a protocol, for all items ("") or for the part of that name.
         parts: the names of the parts that an item also belongs to (``random/accuracy``); none when nothing is split.
         needs: protocol -> the option without which its rules cannot be followed; ``how_to_get`` says where it is from.
-        adjudicated: whether an outside judge decides, whose verdicts come with the option ``verdicts``.
+        needs_judge: whether an outside judge decides, whose verdicts come with the option ``verdicts``.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Benchmark:
     counts: Callable[[Items], Counts]
     metrics: Callable[[str, str, Items], Mapping[str, Metric]]
     parts: Callable[[Mapping[str, Any]], Sequence[str]] = lambda item: ()
-    adjudicated: bool = False
+    needs_judge: bool = False
     num_beams: int = 1
     by_likelihood: bool = False
     needs: Mapping[str, str] = field(default_factory=dict)

@@ -340,5 +340,5 @@ HALLUSIONBENCH = Benchmark(
     counts=counts,
     metrics=metrics,
     parts=lambda item: (item["category"], f"{item['category']}_{item['subcategory']}"),
-    adjudicated=True,
+    needs_judge=True,
 )

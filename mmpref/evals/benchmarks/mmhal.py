@@ -227,5 +227,5 @@ MMHAL = Benchmark(
     counts=each(count),
     metrics=lambda protocol, part, items: _METRICS,
     parts=lambda item: (str(item["type"]),),
-    adjudicated=True,
+    needs_judge=True,
 )

@@ -242,6 +242,6 @@ OBJECT_HALBENCH = Benchmark(
     unit=lambda item: str(item["id"]),
     counts=each(count),
     metrics=lambda protocol, part, items: _METRICS,
-    adjudicated=True,
+    needs_judge=True,
     num_beams=3,
 )

@@ -219,5 +219,5 @@ WIN_RATE = Benchmark(
     counts=each(count),
     metrics=lambda protocol, part, items: _METRICS,
     parts=lambda item: (item["dataset"],) if item["dataset"] else (),
-    adjudicated=True,
+    needs_judge=True,
 )

@@ -42,7 +42,7 @@ def _as_option(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def model_told(answers: Sequence[str]) -> str:
+def model_of_answers(answers: Sequence[str]) -> str:
     """Which model gave saved answers, where their rows (LLaVA's ``model_id``) or the settings beside them tell it."""
     found: set[str] = set()
     for file in map(Path, answers):

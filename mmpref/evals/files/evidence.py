@@ -48,7 +48,7 @@ class Evidence:
         self._unlike: list[str] = []
         self._reworded: list[str] = []  # unlike too, but with the image or the words of their question
         self._prompt_keys: dict[str, None] = {}
-        self._pictured = 0  # rows that show the image of their question
+        self._imaged = 0  # rows that show the image of their question
         self._strange: list[tuple[str, dict[str, str], bool]] = []
         self._shown: dict[str, list[str]] = {}
 
@@ -62,7 +62,7 @@ class Evidence:
         for key, name in images.items():
             self._shown.setdefault(key, []).append(name)
         odd = self._other_image(images, row, sample) or _other_category(row, sample, self._categories)
-        pictured = any(self._is_own(name, row, sample) for name in images.values())
+        imaged = any(self._is_own(name, row, sample) for name in images.values())
         ours = isinstance(row.get(ASKED), str)
         own = content(sample)[1]
         said = {} if ours or not _contains(asked_text(row), own) else {"": own}  # nearly all rows; the rest takes time
@@ -73,7 +73,7 @@ class Evidence:
             odd = f"shows {text[:_SHOWN]!r} where {own[:_SHOWN]!r} is asked"
             if not ours and not any(self._is_asked(text.casefold()) for text in said.values()):
                 self._prompt_keys |= dict.fromkeys(said)
-                backed = pictured or any(self._tells(text, own) for text in said.values())
+                backed = imaged or any(self._tells(text, own) for text in said.values())
                 (self._reworded if backed else self._unlike).append(f"{here} {odd}")
                 odd = ""
         if odd:
@@ -81,8 +81,8 @@ class Evidence:
         elif fits:
             self._asked.add(own)
             self._prompted += 1
-        if pictured:
-            self._pictured += 1
+        if imaged:
+            self._imaged += 1
         elif images and not odd:
             self._strange.append((f"{here} has the", {**images, "": content(sample)[0]}, fits))
 
@@ -178,10 +178,10 @@ class Evidence:
             return ()
         place, key, name, own, _ = odd[0]
         what = f"{place} {key} {name[:_SHOWN]!r} where {own!r} is asked about"
-        if not self._pictured and len(self._asked) > 1 and all(fits for *_, fits in odd):
+        if not self._imaged and len(self._asked) > 1 and all(fits for *_, fits in odd):
             return (f"no row names an image as the questions do, and the prompts were believed: {what}",)
         few = f"{len(odd)} of {self._seen} rows have an image that no question has"
-        few = few if self._pictured else "no row has the image of a question"
+        few = few if self._imaged else "no row has the image of a question"
         raise DataError(
             f"{self._where}: {few}; {what}: answers to another benchmark, split or revision?{hint} If they do answer "
             f"these questions, leave {key!r} out of the rows, or write the names of "

@@ -1,4 +1,4 @@
-"""Which weights train, and LoRA on them. The one door to peft.
+"""Which weights train, and LoRA on them. The only module that imports peft.
 
 A part of the model (vision tower, projector, language model) is frozen, trained itself, or given a LoRA adapter. With
 LoRA anywhere, a part that trains fully is a copy kept by the adapter: the base stays as it was, so that switching the

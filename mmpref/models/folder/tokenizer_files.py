@@ -22,7 +22,7 @@ from mmpref.processing.tokenizer_parts import GrowthError, refuse_steps
 
 
 @contextmanager
-def told_of_tokenizer(path: str | Path) -> Iterator[None]:
+def explain_tokenizer(path: str | Path) -> Iterator[None]:
     """Look at the tokenizer's files before they are loaded, and name them where loading stumbles: libraries do not.
 
     Raises:

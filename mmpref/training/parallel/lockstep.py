@@ -23,14 +23,14 @@ from mmpref.training.parallel.zero import no_update_yet
 
 
 @dataclass(slots=True)
-class Filling:
+class DummyBatches:
     """Fills up what a rank has too little of with a pair that has no weight."""
 
     world: World
     collator: PairCollator
     _spare: PairBatch | None = field(default=None, init=False)
 
-    def as_many_everywhere(self, batches: Sequence[Sequence[PairBatch]]) -> list[tuple[PairBatch, ...]]:
+    def pad_to_longest_rank(self, batches: Sequence[Sequence[PairBatch]]) -> list[tuple[PairBatch, ...]]:
         """Batches, each in as many parts as the rank that has most; all ranks must call it together."""
         own = [tuple(parts) for parts in batches]
         if self.world.size == 1 or self.collator.row_tokens is None or not own:
@@ -43,7 +43,7 @@ class Filling:
             [self._spare] = self.collator.rows([])
         return self._spare
 
-    def gradients_wait(
+    def no_sync_except_last(
         self, accelerator: Accelerator, model: nn.Module, *, is_last: bool
     ) -> AbstractContextManager[object]:
         """All parts but the last need no exchange of gradients yet where they are whole, and never an update."""
@@ -55,17 +55,17 @@ class Filling:
         return found
 
 
-def filling_for(
+def dummy_batches_for(
     world: World,
     model: nn.Module,
     collator: PairCollator,
     pairs: Sequence[PreferencePair],
     held_out: Sequence[PreferencePair],
     costs: Sequence[float] | None = None,
-) -> Filling:
+) -> DummyBatches:
     """The cheapest pair as filler, with an image where every rank must run the vision tower or the projector."""
     if world.size == 1:
-        return Filling(world, collator)
+        return DummyBatches(world, collator)
     cost = dict(zip((pair.id for pair in pairs), costs, strict=True)) if costs is not None else {}
     always_images = any(pair.images for pair in (*pairs, *held_out)) and (
         world.is_sharded or _sees_and_trains(model, collator)
@@ -77,7 +77,7 @@ def filling_for(
         return pair.rejected is None, work  # one with both answers serves demonstrations too
 
     filler = min(usable, key=price)
-    return Filling(world, collator.filled(filler, always_images=always_images))
+    return DummyBatches(world, collator.filled(filler, always_images=always_images))
 
 
 def _sees_and_trains(model: nn.Module, collator: PairCollator) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from mmpref.errors import ConfigError
 from mmpref.files.writing import Locked, NoLocksError, locked
 from mmpref.rundir.content import LOCK
-from mmpref.rundir.locking import PATIENCE, folder_held, writing_alone
+from mmpref.rundir.locking import PATIENCE, folder_locked, writing_alone
 from mmpref.training.parallel.world import World
 
 
@@ -47,7 +47,7 @@ def _rank_lock(folder: Path, rank: int) -> Iterator[None]:
     with ExitStack() as held:
         try:
             held.enter_context(locked(folder / f"{LOCK}.{rank}", leave=False, patience=PATIENCE))
-            held.enter_context(folder_held(folder, first=False))
+            held.enter_context(folder_locked(folder, first=False))
         except Locked as err:
             who = err.holder or "another process"
             raise ConfigError(f"{folder} is in use: {who} writes there as rank {rank} of another training") from None

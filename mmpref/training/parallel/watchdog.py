@@ -24,7 +24,7 @@ def watching(world: World, timeout: float, tell: Callable[[str], None] | None = 
     """While the block runs, a thread tells once when this rank has not moved for 90 % of ``timeout`` seconds.
 
     Args:
-        world: what it says with ``is_at`` is what counts as moving.
+        world: what it says with ``report_progress`` is what counts as moving.
         timeout: of collectives, in seconds.
         tell: gets the sentence; by default our log, which is standard error and train.log.
     """
@@ -36,7 +36,7 @@ def watching(world: World, timeout: float, tell: Callable[[str], None] | None = 
         while not over.wait(min(5.0, timeout / 20)):
             still = time.monotonic() - max(begun, world.moved_at)
             if still > _SHARE * timeout:
-                told = "; ".join(world.whereabouts())
+                told = "; ".join(world.last_reported())
                 tell(
                     f"rank {world.rank} of {world.size} has not moved for {still:.0f} s, and is ended after "
                     f"{timeout:g} s (train.extra.ddp_timeout). Where each rank was last: {told or 'not known'}. One "

@@ -73,7 +73,7 @@ class World:
         return self.strategy in ("zero2", "zero3")
 
     @property
-    def begins_late(self) -> bool:
+    def model_is_wrapped_in_train(self) -> bool:
         """Whether the model is where and what it will be in training only when training begins."""
         return self.is_sharded or self.is_deepspeed
 
@@ -166,14 +166,14 @@ class World:
 
     # ---- failures ---------------------------------------------------------------------------------------------
 
-    def is_at(self, step: int, place: str, pair_ids: Sequence[str]) -> None:
+    def report_progress(self, step: int, place: str, pair_ids: Sequence[str]) -> None:
         """Leave word of what this rank is about to do, for whoever waits for it."""
         self._moves["at"] = time.monotonic()
         if self.size > 1 and (store := _store()) is not None:
             with suppress(RuntimeError):  # the launcher is gone; the next exchange says so
                 store.set(f"{_AT}/{self.rank}", json.dumps([step, place, list(pair_ids[:8])]))
 
-    def whereabouts(self) -> list[str]:
+    def last_reported(self) -> list[str]:
         """What each rank said last that it was about to do."""
         store = _store()
         if store is None:
@@ -189,7 +189,7 @@ class World:
         return found
 
     @contextmanager
-    def failing_together(self) -> Iterator[None]:
+    def propagate_failures(self) -> Iterator[None]:
         """What ends one rank ends all, and is told once.
 
         Raises:
@@ -212,7 +212,7 @@ class World:
             first = self._note_failure(err)
             # the launcher stops the others when one fails: that they were stopped is no news
             same = first is not None and (first[1] == str(err) or isinstance(err, StoppedError))
-            err.told_elsewhere = first is not None and first[0] != self.rank and same
+            err.reported_by_other_rank = first is not None and first[0] != self.rank and same
         elif isinstance(err, RuntimeError) and is_of_communication(err):
             raise self._partner_lost(err, self._first_failure()) from err
         elif isinstance(err, Exception):
@@ -221,9 +221,9 @@ class World:
     def _partner_lost(self, err: RuntimeError, first: tuple[int, str, int] | None) -> DistributedError:
         if first is not None and first[0] != self.rank:
             error = DistributedError(f"rank {first[0]} failed: {first[1]}")
-            error.exit_code, error.told_elsewhere = first[2], True
+            error.exit_code, error.reported_by_other_rank = first[2], True
             return error
-        told = "; ".join(self.whereabouts())
+        told = "; ".join(self.last_reported())
         said = " ".join(str(err).split())[:200]
         return DistributedError(
             f"rank {self.rank} of {self.size} waited in vain for another rank ({said}). Where each was last: "

@@ -82,7 +82,7 @@ class RunImages:
         return found
 
     def write(self, path: Path) -> None:
-        """As parquet, whole or not at all."""
+        """As parquet, written atomically."""
         rows = [(name, one.num_bytes, one.mtime_ns, one.sha256) for name, one in self.files.items()]
         columns = {key: [row[place] for row in rows] for place, key in enumerate(_SCHEMA.names)}
         schema = _SCHEMA.with_metadata({"manifest": self.manifest or ""})

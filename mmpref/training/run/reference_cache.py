@@ -1,10 +1,10 @@
 """Reference log-probs, computed once: token by token for every pair, on disk, under a key that refuses what is stale.
 
 The folder holds ``facts.json`` (what the numbers depend on besides the pair itself) and ``part-*.safetensors``, each
-with some hundred pairs, written whole or not at all: a run that is killed goes on with the next part. A part has the
+with some hundred pairs, written atomically: a run that is killed goes on with the next part. A part has the
 sha256 of its bytes for a name and says in itself which facts it belongs to, so that one that was damaged, renamed or
 brought from another cache is refused; one that is gone is computed anew. A pair is found by a hash of the very tensors
-that the model is given, so another template, tokenizer, picture or pixel budget cannot be taken for the one that was
+that the model is given, so another template, tokenizer, image or pixel budget cannot be taken for the one that was
 computed.
 """
 
@@ -43,10 +43,10 @@ from mmpref.training.run.start_model import model_fingerprint, processor_fingerp
 from mmpref.training.trainer.checkpoint import differences
 from mmpref.training.trainer.update_watch import (
     describe_batch,
+    explain_oom,
+    explain_worker_oom,
     is_out_of_memory,
-    memory_told,
     remedies_for,
-    workers_told,
 )
 
 FACTS = "facts.json"
@@ -154,7 +154,7 @@ class ReferenceCache:
             device: where the policy runs; it is moved there, unless it is sharded.
             world: all its ranks must call this together.
             workers: processes that open and process images meanwhile; 0 does it in this one, in turn with the model.
-                Every picture is processed, also where nothing is missing: its pixels are the key.
+                Every image is processed, also where nothing is missing: its pixels are the key.
 
         Raises:
             CheckpointError: the folder cannot be written.
@@ -165,13 +165,13 @@ class ReferenceCache:
         unique = {pair.id: pair for pair in pairs}  # a weighted source repeats its pairs
         waiting: dict[str, _Entry] = {}
         computed = 0
-        if not world.begins_late:
+        if not world.model_is_wrapped_in_train:
             policy.to(device)
         share = list(unique.values())[world.rank :: world.size]
         doing = "filling the reference cache"
-        with torch.no_grad(), eval_mode(policy), workers_told(lambda: doing):
+        with torch.no_grad(), eval_mode(policy), explain_worker_oom(lambda: doing):
             for batch in _in_step(_missing(both, share, self._entries, workers), both, world):
-                world.is_at(0, doing, batch.counted_ids)
+                world.report_progress(0, doing, batch.counted_ids)
                 waiting.update(_in_parts(policy, both, batch, unique, device, may_split=not world.is_sharded))
                 computed += batch.counted
                 if len(waiting) >= PAIRS_PER_PART:
@@ -278,7 +278,7 @@ class _MissingRows:
 
 
 def _in_step(batches: Iterator[PairBatch], collator: PairCollator, world: World) -> Iterator[PairBatch]:
-    """The batches; where weights are sharded, with fillers until every rank is through with its own."""
+    """The batches; where weights are sharded, with num_dummy_pairs until every rank is through with its own."""
     if not world.is_sharded:
         yield from batches
         return
@@ -314,16 +314,18 @@ def _in_parts(
             if not is_out_of_memory(err):
                 raise
     singles = [part for name in batch.pair_ids for part in collator.rows([pairs[name]])] if may_split else [batch]
-    return {key: entry for one in singles for key, entry in _entries_told(policy, collator, one, device).items()}
+    return {
+        key: entry for one in singles for key, entry in _entries_or_explained(policy, collator, one, device).items()
+    }
 
 
-def _entries_told(
+def _entries_or_explained(
     policy: nn.Module, collator: PairCollator, batch: PairBatch, device: torch.device
 ) -> dict[str, _Entry]:
     def helps() -> list[str]:
         return remedies_for(policy, None, collator.encoder, num_pixels(batch.vision), forward_only=True)
 
-    with memory_told(lambda: f"computing reference log-probs of {describe_batch(batch)}", helps):
+    with explain_oom(lambda: f"computing reference log-probs of {describe_batch(batch)}", helps):
         return _entries(policy, batch.to(device))
 
 

@@ -95,7 +95,7 @@ def _that_move_weights(facts: Mapping[str, Any]) -> dict[str, Any]:
 def pairs_fact(pairs: Sequence[PreferencePair]) -> dict[str, str]:
     """The pairs that train, in order, as a fact.
 
-    The files are not enough: a picture that is gone or back again, a manifest that puts rows aside, or another split
+    The files are not enough: an image that is gone or back again, a manifest that puts rows aside, or another split
     into held-out pairs changes them. The order of an epoch is drawn from their number, so a resume with other pairs
     would train some of them twice and others never.
     """
@@ -233,12 +233,12 @@ def check_pairs(checkpoint: Path, facts: Mapping[str, Any], *, allow_data_change
         return
     if then is None:
         raise CheckpointError(
-            f"{found}; if data files, pictures, manifest and library versions are those of then, so are the pairs, and "
+            f"{found}; if data files, images, manifest and library versions are those of then, so are the pairs, and "
             "--allow-data-change goes on"
         )
     raise CheckpointError(
-        f"{found}. A row was put aside or came back: look at quarantine.jsonl, data.manifest and the pictures. With "
-        "the pairs of then --resume goes on as if nothing had happened (a damaged picture is put right in its own "
+        f"{found}. A row was put aside or came back: look at quarantine.jsonl, data.manifest and the images. With "
+        "the pairs of then --resume goes on as if nothing had happened (a damaged image is put right in its own "
         "file); --allow-data-change goes on all the same, but draws their order anew, so that in the epoch under way "
         "some pairs train twice and others not at all; --overwrite begins anew"
     )

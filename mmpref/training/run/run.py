@@ -62,15 +62,15 @@ from mmpref.training.run.resume import (
     step_of,
 )
 from mmpref.training.run.setup import Setup, set_up, smaller_weights
-from mmpref.training.run.start_adapter import continued
+from mmpref.training.run.start_adapter import with_start_adapter
 from mmpref.training.run.trackers import make_folder, tracked_in
 from mmpref.training.trainer.alarms import Alarms
 from mmpref.training.trainer.arguments import refused_by_transformers, rehearse, training_arguments
 from mmpref.training.trainer.checkpoint import newest_complete
 from mmpref.training.trainer.metrics import JsonlLogger
-from mmpref.training.trainer.signals import held, terminating
+from mmpref.training.trainer.signals import defer_signals, terminating
 from mmpref.training.trainer.trainer import PreferenceTrainer
-from mmpref.training.trainer.update_watch import memory_told
+from mmpref.training.trainer.update_watch import explain_oom
 
 ProgressHook = Callable[[int, int, Mapping[str, float]], None]
 TrainerHook = Callable[[PreferenceTrainer], None]
@@ -126,9 +126,9 @@ def train(
         say = _silent
     run = RunDir(recipe.output)
     log = TrainLog(is_first=world.is_first, rank=world.rank)
-    with world.failing_together(), tracked_in(arguments.report_to, run.logs), log:
+    with world.propagate_failures(), tracked_in(arguments.report_to, run.logs), log:
         say = log.saying(say)
-        recipe = continued(recipe)
+        recipe = with_start_adapter(recipe)
         check_model(recipe.model.path)
         refuse_other_than_asked(world.strategy, world.size)
         refuse_what_cannot_shard(recipe, world.strategy)
@@ -200,7 +200,7 @@ def _state_kept(claim: Claim, world: World, log: TrainLog) -> Iterator[Begin]:
 
     def begin(recipe: Recipe = claim.recipe, facts: Mapping[str, Any] | None = None) -> RunDir:
         told = replace(claim, recipe=recipe, facts={**claim.facts, **(facts or {})})
-        with held():  # a signal between the manifest and the note that it is there would leave it at "running"
+        with defer_signals():  # a signal between the manifest and the note that it is there would leave it at "running"
             if not begun:
                 begun.append(world.first_does(told.begin))
                 log.begin(begun[0].log_file)
@@ -210,7 +210,7 @@ def _state_kept(claim: Claim, world: World, log: TrainLog) -> Iterator[Begin]:
 
     def end(state: State, **facts: Any) -> None:
         # a disk too full for the manifest: the error on its way says more
-        with held(and_dropped=True), suppress(CheckpointError):
+        with defer_signals(discard=True), suppress(CheckpointError):
             for run in begun if world.is_first and not has_vanished(claim.recipe.output) else []:
                 run.set_state(state, **facts)
 
@@ -252,7 +252,7 @@ def _train(
     say(line)
     logger = JsonlLogger(RunDir(recipe.output).metrics_file)
     moving = f"moving {recipe.model.path} to {arguments.device}"
-    with memory_told(lambda: moving, lambda: smaller_weights(recipe)), refused_by_transformers():
+    with explain_oom(lambda: moving, lambda: smaller_weights(recipe)), refused_by_transformers():
         trainer = PreferenceTrainer(
             ready.loaded.model,
             arguments,
@@ -284,14 +284,14 @@ def _train(
         on_trainer(trainer)
     rehearse(trainer)
     before = FirstStep(recipe, trainer, ready, new=checkpoint is None, say=say)
-    if not world.begins_late:
+    if not world.model_is_wrapped_in_train:
         before.check()
     run = begin(recipe, {**facts_for_manifest(recipe, line, score), "start_files": files_in(facts)})
     if world.is_first:
         make_folder(trainer, run.logs)
         data.quarantine.write()
         logger.begin_from(checkpoint, -1 if checkpoint is None else step_of(checkpoint))
-    if world.begins_late:
+    if world.model_is_wrapped_in_train:
         trainer.add_callback(before)
     else:
         before.evaluate()

@@ -33,7 +33,7 @@ from mmpref.training.run.data import RunData, fit_data
 from mmpref.training.run.reference_cache import ReferenceCache, cache_facts
 from mmpref.training.run.resume import Say
 from mmpref.training.run.start_adapter import adapter_folder, describe_start
-from mmpref.training.trainer.update_watch import memory_told
+from mmpref.training.trainer.update_watch import explain_oom
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def set_up(
     A reference cache is filled here, except where the model will be sharded: then it is filled when it is.
 
     Args:
-        recipe: with what its start adapter says filled in (:func:`mmpref.training.run.start_adapter.continued`).
+        recipe: with what its start adapter says filled in (``start_adapter.with_start_adapter``).
         device: where the model will train; used already where reference log-probs are computed for the cache.
 
     Raises:
@@ -69,7 +69,7 @@ def set_up(
     if recipe.cpu_threads is not None:
         torch.set_num_threads(recipe.cpu_threads)
     set_seed(recipe.seed)  # before the model: a fresh adapter is drawn at random
-    with memory_told(lambda: f"loading {recipe.model.path}", lambda: smaller_weights(recipe)):
+    with explain_oom(lambda: f"loading {recipe.model.path}", lambda: smaller_weights(recipe)):
         loaded = _load_model(recipe, world)
     refuse_unsavable(loaded.model, recipe.model.path)
     if recipe.adapter.path is not None:
@@ -99,9 +99,9 @@ def set_up(
         keyed=recipe.reference.kind == "cache" and objective.needs_reference,
     )
     cached = [] if recipe.reference.kind == "cache" else ["reference.kind=cache"]
-    with memory_told(lambda: "making the reference", lambda: [*cached, *smaller_weights(recipe)]):
+    with explain_oom(lambda: "making the reference", lambda: [*cached, *smaller_weights(recipe)]):
         reference = _reference(recipe, objective, loaded, collator, world)
-        if isinstance(reference, ReferenceCache) and not world.begins_late:
+        if isinstance(reference, ReferenceCache) and not world.model_is_wrapped_in_train:
             fill(reference, recipe, loaded.model, collator, [*train.pairs, *held_out.pairs], device, say, world)
     if reference is not None:
         say(f"reference: {reference.explanation}")

@@ -19,7 +19,7 @@ from mmpref.training.run.start_model import model_fingerprint
 _ITS_OWN = ("rank", "alpha", "use_rslora", "use_dora")
 
 
-def continued(recipe: Recipe) -> Recipe:
+def with_start_adapter(recipe: Recipe) -> Recipe:
     """The recipe with rank, alpha, dropout and the tuned parts of the adapter that it starts from.
 
     A recipe without ``adapter.path`` is returned as it is, and so is one that was filled in before. No weight is read.

@@ -1,4 +1,4 @@
-"""A Trainer whose checkpoints are whole or not at all, and hold what trains under the names it has in memory.
+"""A Trainer whose checkpoints are written atomically, and hold what trains under the names it has in memory.
 
 One process writes, or every rank its own part where weights are sharded; what one way wrote, another can go on from.
 """
@@ -195,7 +195,7 @@ class CheckpointedTrainer(Trainer):
     # ---- the result -------------------------------------------------------------------------------------------
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the model (of an adapted one: the adapter) with its base's processor files, whole or not at all.
+        """Write the model (of an adapted one: the adapter) with its base's processor files, written atomically.
 
         Raises:
             ConfigError: a bare model, whose processor files are not known; ``models.save_model`` takes their place.

@@ -149,7 +149,7 @@ class PairLog:
         self._columns = {name: list(values) for name, values in columns.items()}
 
     def write(self, path: Path) -> int:
-        """Write all rows as parquet, whole or not at all; returns how many. Of several ranks one writes, after all
+        """Write all rows as parquet, written atomically; returns how many. Of several ranks one writes, after all
         of them flushed."""
         if self._pending:
             self.flush()

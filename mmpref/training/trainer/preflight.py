@@ -1,6 +1,6 @@
 """Start-up checks on the first pairs of a run: what would otherwise train for days on the wrong thing and say nothing.
 
-A model that does not see its pictures still lowers its loss; so does one whose reference is another model, or whose
+A model that does not see its images still lowers its loss; so does one whose reference is another model, or whose
 second answer reads the first. Each check runs a few forwards and says what a failure means.
 """
 
@@ -31,7 +31,7 @@ from mmpref.records import PreferencePair
 from mmpref.training.parallel.sharded import as_shards
 from mmpref.training.trainer.learning import REENTRANT, in_places, is_reentrant, look, modes_kept
 from mmpref.training.trainer.train_mode import dropout_of, why_it_differs
-from mmpref.training.trainer.update_watch import describe_batch, memory_told, remedies_for
+from mmpref.training.trainer.update_watch import describe_batch, explain_oom, remedies_for
 
 GRADIENTS = "gradients reach what trains"
 """Name of the check that runs a backward."""
@@ -109,12 +109,12 @@ def run_checks(
     devices = [bench.device] if bench.device.type == "cuda" else []
     checks: tuple[Callable[[_Bench], Check], ...] = (_images_count, _images_matter, _layouts_agree, _batch_is_single)
     with torch.random.fork_rng(devices=devices):
-        with eval_mode(model), torch.no_grad(), autocast(), bench.memory_told(args, forward_only=True):
+        with eval_mode(model), torch.no_grad(), autocast(), bench.explain_oom(args, forward_only=True):
             for check in checks:
                 yield check(bench)
             noise = getattr(args, "neftune_noise_alpha", None) or 0.0
             yield _reference_is_policy(bench, reference, noise)
-        with bench.memory_told(args, forward_only=False):
+        with bench.explain_oom(args, forward_only=False):
             yield _parts_learn(bench, args)
 
 
@@ -134,7 +134,7 @@ class _Bench:
         self.looked_at[:] = [made]
         return made.to(self.device)
 
-    def memory_told(self, args: TrainingArguments | None, *, forward_only: bool) -> AbstractContextManager[None]:
+    def explain_oom(self, args: TrainingArguments | None, *, forward_only: bool) -> AbstractContextManager[None]:
         """Memory that runs out in a check is told with the pairs it looked at, as in training."""
 
         def where() -> str:
@@ -145,7 +145,7 @@ class _Bench:
             encoder = self.collator.encoder
             return remedies_for(self.model, args, encoder, pixels, forward_only=forward_only)
 
-        return memory_told(where, helps)
+        return explain_oom(where, helps)
 
     @property
     def bound(self) -> float:
@@ -202,7 +202,7 @@ def image_token_of(model: nn.Module) -> int | None:
 
 
 def _images_matter(bench: _Bench) -> Check:
-    name = "the picture changes the answer's log-probs"
+    name = "the image changes the answer's log-probs"
     pairs = [pair for pair in bench.pairs if pair.images]
     if not pairs or not bench.collator.encoder.family.has_vision:
         return Check(name, None, "no pair with images among those looked at")
@@ -221,14 +221,14 @@ def _images_matter(bench: _Bench) -> Check:
     if moved > 1e-6:
         return Check(name, True, f"blanking it moves a token by up to {moved:.3g} nats")
     return Check(
-        name, False, f"blanking the picture of '{pairs[0].id}' moves no token",
+        name, False, f"blanking the image of '{pairs[0].id}' moves no token",
         "The model does not see its images: look at the chat template (does it write a place for an image?), at the "
         "image token of tokenizer and config, and that the weights are those of this architecture.",
     )  # fmt: skip
 
 
 def _blanked(value: Tensor) -> Tensor:
-    """A constant in place of the picture; exact zeros stay, because some processors mark padding with them."""
+    """A constant in place of the image; exact zeros stay, because some processors mark padding with them."""
     return torch.where(value == 0, value, torch.full_like(value, 0.1)) if value.is_floating_point() else value
 
 

@@ -29,16 +29,16 @@ def terminating() -> Iterator[None]:
 
 
 @contextmanager
-def held(*, and_dropped: bool = False) -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP wait until the block is left, so that it happens whole or not at all.
+def defer_signals(*, discard: bool = False) -> Iterator[None]:
+    """SIGINT, SIGTERM and SIGHUP wait until the block is left, so that it happens written atomically.
 
     Args:
-        and_dropped: the process ends after the block anyway; what came in it is forgotten.
+        discard: the process ends after the block anyway; what came in it is forgotten.
     """
     received: list[int] = []
     with handled(dict.fromkeys(numbers(), lambda number, _frame: received.append(number))):
         yield
-    for number in [] if and_dropped else received[:1]:
+    for number in [] if discard else received[:1]:
         signal.raise_signal(number)
 
 

@@ -7,7 +7,7 @@ What differs from the stock Trainer, and nothing else:
 - the objective's per-pair statistics are averaged over pairs and logged, and kept for ``pairs.parquet``;
 - a non-finite loss or gradient stops before the optimizer step (or that update is left out, when asked), with a dump
   of its pairs; memory that runs out is told with the pairs and the keys that would help;
-- checkpoints are written whole or not at all, and hold what trains under the names it has in memory (the stock resume
+- checkpoints are written atomically, and hold what trains under the names it has in memory (the stock resume
   silently keeps the start weights of vision-language models, because their files use other names);
 - SIGINT, SIGTERM and SIGHUP save a checkpoint at the next step boundary and stop;
 - several processes take each pair of an epoch once, in the order that one process would, and run the same parts of the
@@ -44,7 +44,7 @@ from mmpref.processing.collate import PairCollator
 from mmpref.records import PreferencePair
 from mmpref.training.loss_settings import objective_for, objective_from
 from mmpref.training.parallel.batches import GlobalBatches, loader_of
-from mmpref.training.parallel.lockstep import Filling, filling_for
+from mmpref.training.parallel.lockstep import DummyBatches, dummy_batches_for
 from mmpref.training.parallel.sharded import layer_classes, let_cpus_shard
 from mmpref.training.parallel.watchdog import watching
 from mmpref.training.parallel.world import World
@@ -61,11 +61,11 @@ from mmpref.training.trainer.update_watch import (
     UpdateWatch,
     describe_batch,
     eval_remedies,
+    explain_oom,
+    explain_worker_oom,
     is_out_of_memory,
-    memory_told,
     out_of_memory,
     remedies_for,
-    workers_told,
 )
 
 
@@ -162,8 +162,8 @@ class PreferenceTrainer(CheckpointedTrainer):
             args.accelerator_config.gradient_accumulation_kwargs = {"sync_each_batch": True}
         if self.world.is_deepspeed:
             let_recipe_decide(args)
-        self.filling: Filling = filling_for(self.world, model, collator, pairs, held_out, costs)
-        self.collator = self.filling.collator
+        self.dummies: DummyBatches = dummy_batches_for(self.world, model, collator, pairs, held_out, costs)
+        self.collator = self.dummies.collator
         super().__init__(
             model=model,
             args=args,
@@ -225,7 +225,7 @@ class PreferenceTrainer(CheckpointedTrainer):
         self.guard.add_loss(loss)
         self.meter.add(output.stats)
         self.pair_log.add(self.state.global_step + 1, inputs.counted_ids, output.stats)
-        self.world.is_at(self.state.global_step + 1, "exchanging gradients", inputs.counted_ids)
+        self.world.report_progress(self.state.global_step + 1, "exchanging gradients", inputs.counted_ids)
         return (loss, output) if return_outputs else loss
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[Any]:
@@ -273,8 +273,8 @@ class PreferenceTrainer(CheckpointedTrainer):
         losses = []
         try:
             for number, part in enumerate(inputs, start=1):
-                self.world.is_at(self.state.global_step + 1, "training", part.counted_ids)
-                with self.filling.gradients_wait(self.accelerator, model, is_last=number == len(inputs)):
+                self.world.report_progress(self.state.global_step + 1, "training", part.counted_ids)
+                with self.dummies.no_sync_except_last(self.accelerator, model, is_last=number == len(inputs)):
                     losses.append(super().training_step(model, part, num_items_in_batch))
             return torch.stack(losses).sum()
         except (RuntimeError, MemoryError) as err:
@@ -293,8 +293,8 @@ class PreferenceTrainer(CheckpointedTrainer):
     ) -> Tensor | int | None:
         self.watch.begin()
         self.guard.begin()
-        self.world.is_at(self.state.global_step + 1, "waiting for the others' batches", ())
-        batch_samples[:] = self.filling.as_many_everywhere(batch_samples)
+        self.world.report_progress(self.state.global_step + 1, "waiting for the others' batches", ())
+        batch_samples[:] = self.dummies.pad_to_longest_rank(batch_samples)
         [pairs] = self.world.total([sum(part.counted for parts in batch_samples for part in parts)])
         self.pairs_done += pairs
         return pairs
@@ -401,7 +401,7 @@ class PreferenceTrainer(CheckpointedTrainer):
         meter, breakdown = Meter(), Breakdown(getattr(loader.dataset, "pairs", ()))
         try:
             with torch.no_grad(), self.compute_loss_context_manager():
-                for batch in (part for parts in loader for part in self.filling.as_many_everywhere([parts])[0]):
+                for batch in (part for parts in loader for part in self.dummies.pad_to_longest_rank([parts])[0]):
                     output = self._evaluated(model, batch)
                     stats = {**output.stats, "loss": output.per_pair.detach()}
                     meter.add(stats)
@@ -420,9 +420,9 @@ class PreferenceTrainer(CheckpointedTrainer):
         return metrics
 
     def _evaluated(self, model: nn.Module, batch: PairBatch) -> LossOutput:
-        self.world.is_at(self.state.global_step, "evaluating", batch.counted_ids)
+        self.world.report_progress(self.state.global_step, "evaluating", batch.counted_ids)
         told = f"evaluating {describe_batch(batch)}"
-        with memory_told(lambda: told, lambda: eval_remedies(self.model, self.args, self.collator.encoder, batch)):
+        with explain_oom(lambda: told, lambda: eval_remedies(self.model, self.args, self.collator.encoder, batch)):
             here = self._prepare_inputs(batch)
             return self._objective(self._logps(model, here), here)[0]
 
@@ -474,7 +474,7 @@ class PreferenceTrainer(CheckpointedTrainer):
             torch.manual_seed(self.args.seed + self.world.rank)
         on_gpus = self.world.size > 1 and self.args.device.type == "cuda"
         watched = watching(self.world, self.args.ddp_timeout) if on_gpus else nullcontext()
-        workers = workers_told(lambda: f"training, step {self.state.global_step + 1}")
+        workers = explain_worker_oom(lambda: f"training, step {self.state.global_step + 1}")
         with self._alone(), workers, self.signals.listening(), watched, self.guard.settling():
             try:
                 return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)

@@ -130,7 +130,7 @@ def out_of_memory(where: str, remedies: Sequence[str]) -> OutOfMemoryError:
 
 
 @contextmanager
-def memory_told(where: Callable[[], str], helps: Callable[[], Sequence[str]]) -> Iterator[None]:
+def explain_oom(where: Callable[[], str], helps: Callable[[], Sequence[str]]) -> Iterator[None]:
     """Memory that runs out inside is told as one error; anything else passes as it is.
 
     Args:
@@ -149,7 +149,7 @@ def memory_told(where: Callable[[], str], helps: Callable[[], Sequence[str]]) ->
 
 
 @contextmanager
-def workers_told(where: Callable[[], str]) -> Iterator[None]:
+def explain_worker_oom(where: Callable[[], str]) -> Iterator[None]:
     """A loader's worker process that died is told as one error; anything else passes as it is.
 
     Args:
@@ -165,7 +165,7 @@ def workers_told(where: Callable[[], str]) -> Iterator[None]:
             raise
         raise DataError(
             f"a loader worker ended while {where()} ({' '.join(str(err).split())}): memory or /dev/shm ran out, or a "
-            "picture crashed its reader; lower train.dataloader_num_workers, or let mmpref data check find the picture"
+            "image crashed its reader; lower train.dataloader_num_workers, or let mmpref data check find the image"
         ) from err
 
 

@@ -42,10 +42,10 @@ def trl_trainer(
     loaded: LoadedModel, start: Any, reference: Any, tuning: str, examples: list[dict[str, Any]], folder: Path
 ) -> Any:
     from datasets import Dataset, Features, List, Value
-    from datasets import Image as Picture
+    from datasets import Image as Image
 
     kinds = {name: Value("string") for name in ("prompt", "chosen", "rejected")}
-    data = Dataset.from_list(examples, features=Features(images=List(Picture()), **kinds))
+    data = Dataset.from_list(examples, features=Features(images=List(Image()), **kinds))
     args = trl.DPOConfig(
         output_dir=str(folder), per_device_train_batch_size=len(examples), max_steps=1, beta=BETA, max_length=None,
         gradient_checkpointing=False, bf16=False, use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True,

@@ -17,7 +17,7 @@ from mmpref.losses.settings import resolve
 from mmpref.models import AdapterSettings, Tuning, load, prepare, save_model
 from mmpref.recipe.keys import described
 from mmpref.recipe.sections import Recipe, load_recipe, shipped_recipes
-from mmpref.training.run.start_adapter import continued
+from mmpref.training.run.start_adapter import with_start_adapter
 from tests.advice import alternatives, followed
 from tests.tiny_vlms import build
 
@@ -98,7 +98,7 @@ def test_a_printed_recipe_that_starts_from_an_adapter_is_one_and_prints_itself(
     file = tmp_path / "resolved.yaml"
     file.write_text(text, encoding="utf-8")
     assert printed(capsys, "config", str(file)) == text
-    assert continued(load_recipe(file)) == load_recipe(file)
+    assert with_start_adapter(load_recipe(file)) == load_recipe(file)
     rates = tree["train"]["learning_rates"]
     assert (rates.get("projector"), rates.get("vision")) == ((1e-6, 1e-6) if name == "every part" else (None, None))
 

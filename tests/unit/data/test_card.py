@@ -111,7 +111,7 @@ def test_the_rows_of_a_card_are_told_by_their_keys(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, card in CARDS.items() if card.images.kind == "bytes"])
-def test_pictures_inside_parquet_are_read(name: str, tmp_path: Path) -> None:
+def test_images_inside_parquet_are_read(name: str, tmp_path: Path) -> None:
     rows = rows_of(name)
     for row in rows:
         row["image"] = {"bytes": base64.b64decode(row["image"]["bytes"]), "path": row["image"]["path"]}

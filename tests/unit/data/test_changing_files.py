@@ -104,7 +104,7 @@ def test_a_file_that_changes_after_it_was_compared_is_not_trained_on(tmp_path: P
         checked.verify_images([source], [pairs])
 
 
-def test_a_picture_that_changes_between_its_decoding_and_its_hash_is_named(
+def test_a_image_that_changes_between_its_decoding_and_its_hash_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "a.png"

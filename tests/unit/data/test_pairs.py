@@ -182,7 +182,7 @@ def test_the_message_names_the_unknown_key_and_the_row() -> None:
 
 
 def test_image_counts_that_cancel_out_across_rows_are_both_caught(tmp_path: Path) -> None:
-    """A check of totals would give the second row's picture to the first."""
+    """A check of totals would give the second row's image to the first."""
     one = row(id="one", prompt=[turn("user", "<image>", "<image>", "two places")])
     two = row(id="two", prompt=[turn("user", "no place")])
     quarantine = Quarantine()

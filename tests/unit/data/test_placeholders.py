@@ -9,21 +9,21 @@ from contextlib import suppress
 import pytest
 
 from mmpref.data.pairs import pair_from_row
-from mmpref.data.placeholders import links_to_pictures, refuse_marks, refuse_pictures
+from mmpref.data.placeholders import links_to_images, refuse_images, refuse_marks
 from mmpref.data.quarantine import RowError
 from tests.unit.data.formats.more_rows import ANSWERS, Row, said
 from tests.unit.data.formats.test_formats import read
 
 # --- long texts ------------------------------------------------------------------------------------------------------
 LONG: dict[str, Callable[[int], str]] = {
-    "pictures in a text about code": lambda n: "![a](b.png) text\n" * n + "`",
-    "pictures in paragraphs": lambda n: '<p><img src="a.png"> text</p>' * n,
+    "images in a text about code": lambda n: "![a](b.png) text\n" * n + "`",
+    "images in paragraphs": lambda n: '<p><img src="a.png"> text</p>' * n,
     "sources of one tag": lambda n: "<img " + "src=" * n,
     "sources of one closed tag": lambda n: "<img " + "src = " * n + ">",
     "sources of no picture": lambda n: "<img " + "src=a.pngx " * n + ">",
     "tags that do not end": lambda n: "<img " * n,
-    "pictures that do not end": lambda n: "](" + "![" * n,
-    "pictures without a path": lambda n: "![](" * n,
+    "images that do not end": lambda n: "](" + "![" * n,
+    "images without a path": lambda n: "![](" * n,
     "endings of one path": lambda n: "![a](b.png?" + ".png#" * n,
     "a blank path": lambda n: "![a](" + "\n" * n,
     "marks of a forum": lambda n: "[IMG]" * n + "[/IMG]" + "x" * 5 * n,
@@ -35,7 +35,7 @@ def seconds_of(text: str) -> float:
     spent = []
     for _ in range(3):
         start = time.process_time()
-        for ask in (refuse_pictures, lambda text, _: links_to_pictures(text)):
+        for ask in (refuse_images, lambda text, _: links_to_images(text)):
             with suppress(RowError):
                 ask(text, "the prompt")
         with suppress(RowError):
@@ -58,9 +58,9 @@ def test_a_text_of_eight_times_the_length_does_not_take_sixty_four_times_the_tim
         "<img data-src=x src=a.png/>", "<img src = 'a.png?s=1'>", "![a](\n <a.png> 'b')", "<img src=DATA:IMAGE/png;x>",
     ],
 )  # fmt: skip
-def test_pictures_are_known_however_they_are_spelt(mark: str) -> None:
+def test_images_are_known_however_they_are_spelt(mark: str) -> None:
     with pytest.raises(RowError, match="shows the picture"):
-        refuse_pictures(f"What is it?\n{mark}", "the prompt")
+        refuse_images(f"What is it?\n{mark}", "the prompt")
 
 
 @pytest.mark.parametrize(
@@ -75,8 +75,8 @@ def test_pictures_are_known_however_they_are_spelt(mark: str) -> None:
         "![a] (b.png)",
     ],
 )
-def test_what_shows_no_picture_is_none(text: str) -> None:
-    refuse_pictures(text, "the prompt")
+def test_what_shows_no_image_is_none(text: str) -> None:
+    refuse_images(text, "the prompt")
 
 
 def test_a_mark_of_a_forum_counts_where_it_is_not_closed() -> None:
@@ -102,7 +102,7 @@ ABOUT_CODE = [
 
 
 @pytest.mark.parametrize("text", ABOUT_CODE)
-def test_a_question_about_code_keeps_its_pictures(text: str) -> None:
+def test_a_question_about_code_keeps_its_images(text: str) -> None:
     assert read({"prompt": text, **ANSWERS}).prompt[0].text == text
     assert read({"id": "1", "prompt": [said("user", text)], **ANSWERS}).prompt[0].text == text
 
@@ -126,7 +126,7 @@ LOST = [
 
 
 @pytest.mark.parametrize("text", LOST)
-def test_a_lost_picture_is_refused_and_the_advice_leads_out(text: str) -> None:
+def test_a_lost_image_is_refused_and_the_advice_leads_out(text: str) -> None:
     with pytest.raises(RowError, match=r"mmpref's own format, with the text as a part \{type: text\}") as caught:
         read({"prompt": text, **ANSWERS})
     assert caught.value.reason == "literal_placeholder"
@@ -149,13 +149,13 @@ def test_a_mark_that_is_meant_letter_by_letter_has_a_way_out() -> None:
 
 
 OTHER_TURNS: list[list[Row]] = [
-    [said("system", "Format pictures as ![alt](path/file.png)."), said("user", "Hi")],
+    [said("system", "Format images as ![alt](path/file.png)."), said("user", "Hi")],
     [said("user", "Hi"), said("assistant", "Here: ![logo](logo.png)"), said("user", "Larger!")],
 ]
 
 
 @pytest.mark.parametrize("turns", OTHER_TURNS)
-def test_only_what_a_user_shows_is_a_lost_picture(turns: list[Row]) -> None:
+def test_only_what_a_user_shows_is_a_lost_image(turns: list[Row]) -> None:
     ours, foreign = {"id": "1", **ANSWERS}, {side: [said("assistant", text)] for side, text in ANSWERS.items()}
     for row in (ours, foreign):
         wanted = [turn["content"] for turn in turns]

@@ -1,4 +1,4 @@
-"""Pictures never stand on both sides of a split."""
+"""Images never stand on both sides of a split."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def names(pairs: list[PreferencePair]) -> list[str]:
     st.floats(0, 1),
     st.integers(0, 5),
 )
-def test_no_picture_is_shared_and_no_pair_is_lost(shown: list[list[int]], held_out: float, seed: int) -> None:
+def test_no_image_is_shared_and_no_pair_is_lost(shown: list[list[int]], held_out: float, seed: int) -> None:
     pairs = [pair(f"p{place}", *map(str, images)) for place, images in enumerate(shown)]
     train, held = split_by_image(pairs, held_out=held_out, seed=seed)
     assert sorted(names(train) + names(held)) == sorted(names(pairs))

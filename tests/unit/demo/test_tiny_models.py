@@ -37,7 +37,7 @@ def model(untrained: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def picture(small_world: WorldFiles) -> Image.Image:
+def drawn(small_world: WorldFiles) -> Image.Image:
     with Image.open(small_world.root / "images" / "train_000001.png") as opened:
         return opened.convert("RGB")
 
@@ -60,16 +60,16 @@ def test_the_seed_decides_the_weights(untrained: Path, tmp_path: Path) -> None:
     assert (tmp_path / "4" / weights).read_bytes() != (untrained / weights).read_bytes()
 
 
-def test_the_loaded_processor_gives_what_the_built_one_gives(processor: Any, picture: Image.Image) -> None:
+def test_the_loaded_processor_gives_what_the_built_one_gives(processor: Any, drawn: Image.Image) -> None:
     prompt = processor.apply_chat_template([turn(CAPTION_PROMPT)], add_generation_prompt=True)
-    loaded, built = (p(images=picture, text=prompt, return_tensors="pt") for p in (processor, build_processor()))
+    loaded, built = (p(images=drawn, text=prompt, return_tensors="pt") for p in (processor, build_processor()))
     assert torch.equal(loaded["input_ids"], built["input_ids"])
     assert torch.equal(loaded["pixel_values"], built["pixel_values"])
     assert loaded["pixel_values"].shape == (1, 3, SIDE, SIDE)
     assert (loaded["input_ids"] == processor.tokenizer.convert_tokens_to_ids("<image>")).sum() == GRID * GRID
 
 
-def test_pictures_of_any_size_are_taken_whole(processor: Any) -> None:
+def test_images_of_any_size_are_taken_whole(processor: Any) -> None:
     pixels = processor.image_processor(images=[Image.new("RGB", (200, 90), "red")], return_tensors="pt")["pixel_values"]
     assert pixels.shape == (1, 3, SIDE, SIDE)
 
@@ -119,13 +119,13 @@ CONVERSATIONS = {
 
 
 @pytest.mark.parametrize("name", CONVERSATIONS)
-def test_the_prompt_is_a_token_prefix_of_prompt_and_answer(processor: Any, picture: Image.Image, name: str) -> None:
+def test_the_prompt_is_a_token_prefix_of_prompt_and_answer(processor: Any, drawn: Image.Image, name: str) -> None:
     messages = CONVERSATIONS[name]
     answer = "a red cup and a blue pot ."
 
     def ids(chat: list[dict[str, Any]], **options: Any) -> list[int]:
         text = processor.apply_chat_template(chat, **options)
-        images = [picture] * text.count("<image>") or None
+        images = [drawn] * text.count("<image>") or None
         return list(processor(images=images, text=text)["input_ids"][0])
 
     prompt, whole = ids(messages, add_generation_prompt=True), ids([*messages, said(answer)])
@@ -140,22 +140,22 @@ def test_a_system_turn_and_a_second_turn_are_rendered(processor: Any) -> None:
     assert processor.apply_chat_template(CONVERSATIONS["system"]).startswith("<system> describe the image .<user>")
 
 
-def test_generation_stops_at_eos_and_pads(model: Any, processor: Any, picture: Image.Image) -> None:
+def test_generation_stops_at_eos_and_pads(model: Any, processor: Any, drawn: Image.Image) -> None:
     assert model.generation_config.eos_token_id == processor.tokenizer.eos_token_id == model.config.eos_token_id
     assert model.generation_config.pad_token_id == processor.tokenizer.pad_token_id
     prompt = processor.apply_chat_template([turn(CAPTION_PROMPT)], add_generation_prompt=True)
-    inputs = processor(images=[picture] * 2, text=[prompt] * 2, return_tensors="pt")
+    inputs = processor(images=[drawn] * 2, text=[prompt] * 2, return_tensors="pt")
     with torch.no_grad():
         out = model.generate(**inputs, max_new_tokens=4)
     assert out.shape[1] <= inputs["input_ids"].shape[1] + 4
     assert torch.equal(out[0], out[1])
 
 
-def test_the_picture_reaches_the_answer(model: Any, processor: Any, picture: Image.Image) -> None:
+def test_the_image_reaches_the_answer(model: Any, processor: Any, drawn: Image.Image) -> None:
     prompt = processor.apply_chat_template([turn(CAPTION_PROMPT)], add_generation_prompt=True)
     with torch.no_grad():
         one, other = (
             model(**processor(images=image, text=prompt, return_tensors="pt")).logits[0, -1]
-            for image in (picture, Image.new("RGB", (SIDE, SIDE), "black"))
+            for image in (drawn, Image.new("RGB", (SIDE, SIDE), "black"))
         )
     assert not torch.allclose(one, other, atol=1e-3)

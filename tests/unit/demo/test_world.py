@@ -105,16 +105,16 @@ def test_splits_share_no_scene(scenes: dict[str, Scene]) -> None:
         assert not set(one) & set(other)
 
 
-def test_files_take_pictures_of_their_own_split_only(small_world: WorldFiles) -> None:
-    def pictures(path: Path) -> set[str]:
+def test_files_take_images_of_their_own_split_only(small_world: WorldFiles) -> None:
+    def images(path: Path) -> set[str]:
         return {row["images"][0] for row in read_rows(path)}
 
-    see, habit, pairs = (pictures(getattr(small_world, name)) for name in ("see", "habit", "pairs"))
+    see, habit, pairs = (images(getattr(small_world, name)) for name in ("see", "habit", "pairs"))
     assert not see & habit
     assert not see & pairs
     assert not habit & pairs
     assert all(name.startswith("images/train_") for name in see | habit | pairs)
-    assert all(name.startswith("images/validation_") for name in pictures(small_world.pairs_heldout))
+    assert all(name.startswith("images/validation_") for name in images(small_world.pairs_heldout))
 
 
 def test_things_stand_in_their_cells(scenes: dict[str, Scene]) -> None:
@@ -128,11 +128,11 @@ def test_things_stand_in_their_cells(scenes: dict[str, Scene]) -> None:
             assert top // CELL == (bottom - 1) // CELL == thing.cell // 3
 
 
-def test_pictures_are_drawn_again_from_the_record(small_world: WorldFiles, scenes: dict[str, Scene]) -> None:
+def test_images_are_drawn_again_from_the_record(small_world: WorldFiles, scenes: dict[str, Scene]) -> None:
     for scene in list(scenes.values())[::97]:
-        with Image.open(small_world.root / scene.image) as picture:
-            assert picture.size == (SIDE, SIDE)
-            assert np.array_equal(np.asarray(picture), np.asarray(draw_scene(scene)))
+        with Image.open(small_world.root / scene.image) as image:
+            assert image.size == (SIDE, SIDE)
+            assert np.array_equal(np.asarray(image), np.asarray(draw_scene(scene)))
 
 
 def test_every_kind_and_colour_is_visibly_drawn() -> None:
@@ -140,10 +140,10 @@ def test_every_kind_and_colour_is_visibly_drawn() -> None:
     masks: dict[str, np.ndarray[Any, Any]] = {}
     for kind in KINDS:
         for colour, rgb in COLOURS.items():
-            picture = np.asarray(draw_scene(a_scene((colour, kind, 0))), dtype=int)
-            close = (abs(picture[:20, :20] - rgb).max(axis=-1) < 60).sum()
+            image = np.asarray(draw_scene(a_scene((colour, kind, 0))), dtype=int)
+            close = (abs(image[:20, :20] - rgb).max(axis=-1) < 60).sum()
             assert close > 30, (kind, colour)
-        masks[kind] = abs(picture[:20, :20] - rgb).max(axis=-1) < 60
+        masks[kind] = abs(image[:20, :20] - rgb).max(axis=-1) < 60
     for one, other in combinations(KINDS, 2):
         assert (masks[one] != masks[other]).sum() > 30, (one, other)
 

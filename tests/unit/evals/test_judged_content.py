@@ -247,7 +247,7 @@ def test_the_text_around_marks_stays():
     ],
 )
 def test_a_verdict_in_which_a_name_stands_twice_is_none(reply):
-    with pytest.raises(UnusableReplyError, match="stands twice"):
+    with pytest.raises(UnusableReplyError, match="appears twice"):
         read_reply(MMHAL, reply, "f")
 
 

@@ -1,4 +1,4 @@
-"""What a folder of answers remembers: settings, pictures, shares of several processes, and who is writing."""
+"""What a folder of answers remembers: settings, images, shares of several processes, and who is writing."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 from mmpref.errors import ConfigError
 from mmpref.evals import evaluate
 from mmpref.generation import ScriptedAnswerer
-from mmpref.generation.answer_log import Journal, as_line
+from mmpref.generation.answer_log import AnswerLog, as_line
 from mmpref.generation.fingerprint import of_file, of_images
 from mmpref.generation.processes import deal
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
@@ -35,20 +35,20 @@ def run(out, images, **more):
     )  # fmt: skip
 
 
-def test_answers_made_from_other_pictures_of_the_same_names_are_refused(tmp_path, images):
+def test_answers_made_from_other_images_of_the_same_names_are_refused(tmp_path, images):
     run(tmp_path / "out", images, limit=4)
     (images / "2.png").write_bytes(b"another 2")
-    with pytest.raises(ConfigError, match=r"made from other pictures: 1 of 3 files differ \('2\.png'\)"):
+    with pytest.raises(ConfigError, match=r"made from other images: 1 of 3 files differ \('2\.png'\)"):
         run(tmp_path / "out", images)
 
 
-def test_the_same_pictures_elsewhere_are_the_same(tmp_path, images):
+def test_the_same_images_elsewhere_are_the_same(tmp_path, images):
     run(tmp_path / "out", images, limit=4)
     images.rename(tmp_path / "moved")
     assert run(tmp_path / "out", tmp_path / "moved").n == 9
 
 
-def test_a_picture_of_a_question_not_yet_asked_may_change(tmp_path, images):
+def test_a_image_of_a_question_not_yet_asked_may_change(tmp_path, images):
     run(tmp_path / "out", images, limit=1)  # about 1.png
     (images / "2.png").write_bytes(b"another 2")
     assert run(tmp_path / "out", images).n == 9
@@ -57,7 +57,7 @@ def test_a_picture_of_a_question_not_yet_asked_may_change(tmp_path, images):
         run(tmp_path / "out", images)
 
 
-def test_scoring_again_needs_no_pictures(tmp_path, images):
+def test_scoring_again_needs_no_images(tmp_path, images):
     run(tmp_path / "out", images)
     assert run(tmp_path / "out", None, protocol="official").n == 9
     (images / "0.png").write_bytes(b"another 0")
@@ -65,7 +65,7 @@ def test_scoring_again_needs_no_pictures(tmp_path, images):
         run(tmp_path / "out", images)
 
 
-def test_a_byte_anywhere_in_a_picture_counts(tmp_path):
+def test_a_byte_anywhere_in_a_image_counts(tmp_path):
     file = tmp_path / "a.png"
     content = bytearray(300_000)
     file.write_bytes(content)
@@ -92,7 +92,7 @@ def test_a_change_in_any_part_of_a_large_file_counts(tmp_path):
         before = after
 
 
-def test_pictures_that_are_not_there_have_no_fingerprint(tmp_path, images):
+def test_images_that_are_not_there_have_no_fingerprint(tmp_path, images):
     samples = [
         EvalSample(id=name, images=(ImageRef(path=name),), prompt=user_turn("?", num_images=1))
         for name in ("0.png", "9.png", "x\0y")
@@ -114,14 +114,14 @@ def test_what_several_processes_wrote_is_put_together_by_the_next(tmp_path, imag
     )  # fmt: skip
     assert asked == ["6", "7", "8", "9"]
     assert not list(out.glob("answers.rank*"))
-    answers = {answer.id: answer.text for answer in Journal(out).read().values()}
+    answers = {answer.id: answer.text for answer in AnswerLog(out).read().values()}
     assert answers == {str(n): "no" if n == 5 else "yes" for n in range(1, 10)}
 
 
 def test_two_runs_do_not_write_to_one_folder(tmp_path, images):
     script = (
-        "import sys; from pathlib import Path; from mmpref.generation.answer_log import Journal\n"
-        "with Journal(Path(sys.argv[1])).appending():\n    print('holding', flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from mmpref.generation.answer_log import AnswerLog\n"
+        "with AnswerLog(Path(sys.argv[1])).appending():\n    print('holding', flush=True); sys.stdin.read()"
     )
     out = tmp_path / "out"
     out.mkdir()
@@ -137,8 +137,8 @@ def test_two_runs_do_not_write_to_one_folder(tmp_path, images):
 
 def test_the_shares_of_a_run_that_is_under_way_are_left_alone(tmp_path, images):
     script = (
-        "import sys; from pathlib import Path; from mmpref.generation.answer_log import Journal\n"
-        "with Journal(Path(sys.argv[1]), 1).appending() as stream:\n"
+        "import sys; from pathlib import Path; from mmpref.generation.answer_log import AnswerLog\n"
+        "with AnswerLog(Path(sys.argv[1]), 1).appending() as stream:\n"
         '    stream.write(\'{"id": "3", "te\'); stream.flush()\n'
         "    print('holding', flush=True); sys.stdin.read()"
     )

@@ -15,7 +15,7 @@ from mmpref.models.load import load  # noqa: E402
 from mmpref.records import EvalSample, ImageRef, user_turn  # noqa: E402
 
 COLOURS = ("red", "green", "blue", "yellow", "grey", "white")
-TEXTS = ("is there a cup ?", "what is in the picture ?", "is there a red fork and a blue pot ?")
+TEXTS = ("is there a cup ?", "what is in the image ?", "is there a red fork and a blue pot ?")
 
 
 @pytest.fixture(scope="module")

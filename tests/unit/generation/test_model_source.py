@@ -25,7 +25,7 @@ COLOURS = ("red", "green", "blue", "yellow")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A small model, an adapter on it whose answers differ, and pictures."""
+    """A small model, an adapter on it whose answers differ, and images."""
     from PIL import Image
 
     root = tmp_path_factory.mktemp("source")
@@ -44,7 +44,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def samples():
-    texts = ("is there a cup ?", "what is in the picture ?", "is there a red fork and a blue pot and a green tree ?")
+    texts = ("is there a cup ?", "what is in the image ?", "is there a red fork and a blue pot and a green tree ?")
     return [
         EvalSample(id=f"{colour}/{n}", images=(ImageRef(path=f"{colour}.png"),), prompt=user_turn(text, num_images=1))
         for n, text in enumerate(texts)
@@ -181,7 +181,7 @@ def test_an_adapter_gives_the_implicit_reward(folder, tmp_path):
         assert row["chosen"] != pytest.approx(row["ref_chosen"], abs=1e-3)
 
 
-def test_the_beginning_and_the_other_pictures_of_a_pair_are_given_to_the_model(folder, tmp_path):
+def test_the_beginning_and_the_other_images_of_a_pair_are_given_to_the_model(folder, tmp_path):
     plain = pairs(1)[0]
     begun = {**plain, "id": "begun", "response_prefix": "there is a tree and ", "rejected": "a pot"}
     other = {**plain, "id": "other", "rejected": plain["chosen"], "rejected_images": ["blue.png"]}

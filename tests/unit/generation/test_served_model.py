@@ -159,14 +159,14 @@ def test_a_model_in_this_process_says_which_answers_the_limit_ended(tmp_path):
 
 
 def test_cut_answers_keep_their_mark_when_an_evaluation_is_taken_up(tmp_path, images):
-    from mmpref.generation.answer_log import Journal, as_line
+    from mmpref.generation.answer_log import AnswerLog, as_line
     from mmpref.records import Answer
 
     (tmp_path / "answers.jsonl").write_text(
         as_line(Answer(id="1", text="a", cut=True, served_as="m", server_state="fp"))
         + as_line(Answer(id="2", text="b"))
     )
-    first, second = Journal(tmp_path).read().values()
+    first, second = AnswerLog(tmp_path).read().values()
     assert (first.cut, first.served_as, first.server_state) == (True, "m", "fp")
     assert (second.cut, second.served_as, second.server_state) == (False, "", "")
 

@@ -66,10 +66,10 @@ def test_a_benchmark_is_answered_over_http(tmp_path, images):
     assert content["settings"]["answerer"] == "ServerAnswerer"
     sent = server.requests[0]
     assert (sent["model"], sent["max_tokens"], sent["temperature"]) == ("m", 64, 0.0)
-    picture, question = sent["messages"][0]["content"]
+    image, question = sent["messages"][0]["content"]
     assert question == {"type": "text", "text": "Is there a 1?"} or question["text"].startswith("Is there a ")
     colour = COLOURS[int(question["text"].split()[-1][:-1]) % 4]
-    head, _, body = picture["image_url"]["url"].partition(",")
+    head, _, body = image["image_url"]["url"].partition(",")
     assert head == "data:image/png;base64"
     assert base64.b64decode(body) == (images / f"{colour}.png").read_bytes()
 
@@ -156,7 +156,7 @@ def test_beams_that_the_api_cannot_give_are_told():
     assert "3 beams were wanted" in answerer.facts["decoding"]
 
 
-# --- pictures for other programs --------------------------------------------------------------------------------------
+# --- images for other programs --------------------------------------------------------------------------------------
 
 
 def stored(image, root, name, **options):
@@ -164,30 +164,30 @@ def stored(image, root, name, **options):
     return ImageLoader(root).encoded(ImageRef(path=name))
 
 
-def test_plain_pictures_travel_as_they_are(tmp_path):
+def test_plain_images_travel_as_they_are(tmp_path):
     from PIL import Image
 
-    picture = Image.new("RGB", (40, 30), "red")
+    image = Image.new("RGB", (40, 30), "red")
     for name, kind in (("a.png", "image/png"), ("a.jpg", "image/jpeg"), ("a.webp", "image/webp")):
-        assert stored(picture, tmp_path, name) == (kind, (tmp_path / name).read_bytes())
+        assert stored(image, tmp_path, name) == (kind, (tmp_path / name).read_bytes())
 
 
 @pytest.mark.parametrize("case", ["turned", "transparent", "palette", "cmyk", "bmp", "animated"])
-def test_other_pictures_travel_as_what_we_see(tmp_path, case):
+def test_other_images_travel_as_what_we_see(tmp_path, case):
     from PIL import Image
 
-    picture = Image.new("RGB", (40, 30), "red")
-    picture.paste("blue", (0, 0, 20, 30))
+    image = Image.new("RGB", (40, 30), "red")
+    image.paste("blue", (0, 0, 20, 30))
     exif = Image.Exif()
     exif[0x0112] = 6
     kind, content = {
-        "turned": lambda: stored(picture, tmp_path, "x.jpg", exif=exif),
-        "transparent": lambda: stored(picture.convert("RGBA"), tmp_path, "x.png"),
-        "palette": lambda: stored(picture.convert("P"), tmp_path, "x.png"),
-        "cmyk": lambda: stored(picture.convert("CMYK"), tmp_path, "x.jpg"),
-        "bmp": lambda: stored(picture, tmp_path, "x.bmp"),
+        "turned": lambda: stored(image, tmp_path, "x.jpg", exif=exif),
+        "transparent": lambda: stored(image.convert("RGBA"), tmp_path, "x.png"),
+        "palette": lambda: stored(image.convert("P"), tmp_path, "x.png"),
+        "cmyk": lambda: stored(image.convert("CMYK"), tmp_path, "x.jpg"),
+        "bmp": lambda: stored(image, tmp_path, "x.bmp"),
         "animated": lambda: stored(
-            picture, tmp_path, "x.webp", save_all=True, append_images=[Image.new("RGB", (40, 30), "green")]
+            image, tmp_path, "x.webp", save_all=True, append_images=[Image.new("RGB", (40, 30), "green")]
         ),
     }[case]()
     file = next(tmp_path.glob("x.*")).name

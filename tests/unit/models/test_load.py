@@ -115,8 +115,8 @@ def test_a_folder_saved_with_a_video_part_loads(tmp_path: Path) -> None:
 
 def test_the_resolution_budget_reaches_the_processor(tmp_path: Path) -> None:
     folder = build("qwen2_vl", tmp_path / "m")
-    picture = [[draw(pair(images=("120x120-1",)).images[0])]]
-    small = load_processor(folder, min_pixels=784, max_pixels=784)(images=picture, return_tensors="pt")
+    image = [[draw(pair(images=("120x120-1",)).images[0])]]
+    small = load_processor(folder, min_pixels=784, max_pixels=784)(images=image, return_tensors="pt")
     assert small["image_grid_thw"].tolist() == [[1, 2, 2]]
     with pytest.raises(ConfigError, match="remove these keys"):
         load_processor(build("llava", tmp_path / "l"), max_pixels=784)

@@ -37,7 +37,7 @@ def answers_of(batch: PairBatch, encoder: PairEncoder) -> list[str]:
 
 
 @pytest.mark.parametrize("layout", ["shared_prefix", "plain"])
-def test_the_pictures_of_one_pair_are_not_copied_into_its_batch(layout: LayoutName) -> None:
+def test_the_images_of_one_pair_are_not_copied_into_its_batch(layout: LayoutName) -> None:
     """They are as large as all the rest: 18 MiB for 896 x 896 in Qwen-VL."""
     encoded = encoder_for("qwen2_vl").encode(pair("a"), draw)
     batch = collate_pairs([dataclasses.replace(encoded, rejected_ids=None)], 0, layout=layout, need_rejected=False)
@@ -119,7 +119,7 @@ def test_a_packed_row_has_each_prompt_once_and_no_padding() -> None:
     lengths = (len(encoded[0].prompt), len(encoded[0].chosen_ids), len(encoded[0].rejected_ids))
     assert first[1:] == lengths
     assert edited.prefix == len(encoded[1].prompt) + common, "the common beginning is read once"
-    assert seen.second == unseen.second == 0, "sides with pictures of their own share nothing"
+    assert seen.second == unseen.second == 0, "sides with images of their own share nothing"
     assert batch.segments[-1].end == batch.num_tokens
     assert batch.vision["image_grid_thw"].shape[0] == 3
 

@@ -73,7 +73,7 @@ def test_images_of_the_rejected_side() -> None:
 @pytest.mark.parametrize("name", ["llava", "qwen2_vl", "gemma3"])
 @pytest.mark.parametrize(("places", "images"), [(2, SIZES[:1]), (0, SIZES[:1]), (1, ())])
 def test_image_places_must_be_the_row_s_images(name: str, places: int, images: tuple[str, ...]) -> None:
-    """Two rows that make up for each other would pass the processor's and the model's checks with pictures swapped."""
+    """Two rows that make up for each other would pass the processor's and the model's checks with images swapped."""
     row = pair("swap", images=images, prompt=user_turn("what ?", num_images=places))
     with pytest.raises(
         EncodeError, match=f"'swap' has {places} image places in its prompt and {len(images)} images"

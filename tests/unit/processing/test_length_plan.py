@@ -171,7 +171,7 @@ def test_both_sides_are_cut_at_the_same_token_also_where_their_images_differ() -
 
 
 def test_a_pair_that_is_one_answer_where_it_is_cut_is_set_aside() -> None:
-    row = pair("p", images=(), chosen="the picture shows a cat .", rejected="the picture shows a dog .")
+    row = pair("p", images=(), chosen="the image shows a cat .", rejected="the image shows a dog .")
     (loose,) = planned("text", [row], 10_000)[0].fits
     plan, encoder = planned("text", [row], loose.prompt + 3)
     assert [(p.id, e.reason) for p, e in plan.set_aside] == [("p", "identical_pair")]
@@ -217,7 +217,7 @@ def test_kept_and_set_aside_are_what_was_planned_and_what_was_kept_can_be_run(
 def root(tmp_path: Path) -> Path:
     Image.new("RGB", (60, 60), "red").save(tmp_path / "good.png")
     (tmp_path / "broken.png").write_bytes((tmp_path / "good.png").read_bytes()[:12])
-    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "text.png").write_text("not an image")
     (tmp_path / "empty.png").write_bytes(b"")
     return tmp_path
 

@@ -30,6 +30,6 @@ def demo_runs(folders: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def world(folders: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pictures of :func:`demo_runs`."""
+    """The images of :func:`demo_runs`."""
     root: Path = folders.write_images(tmp_path_factory.mktemp("world"), 60)
     return root

@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 
 def scene(number: int) -> list[str]:
-    """What stands in picture ``number``: two or three things, the same for every run."""
+    """What stands in image ``number``: two or three things, the same for every run."""
     first = number % len(THINGS)
     return [THINGS[first], THINGS[(first + 3) % 8], *([THINGS[(first + 5) % 8]] if number % 3 else [])]
 
@@ -48,7 +48,7 @@ def caption_item(number: int, said: Sequence[str], *, text: str | None = None) -
 
 
 def captions(count: int, *, made_up_every: int, forget_every: int = 0, shift: int = 0) -> list[Row]:
-    """Captions of ``count`` pictures: every n-th names a thing that is not there, every m-th leaves one out."""
+    """Captions of ``count`` images: every n-th names a thing that is not there, every m-th leaves one out."""
     rows = []
     for number in range(count):
         said = scene(number)
@@ -61,7 +61,7 @@ def captions(count: int, *, made_up_every: int, forget_every: int = 0, shift: in
 
 
 def yes_no(count: int, *, split: str, wrong_yes_every: int, wrong_no_every: int) -> list[Row]:
-    """POPE items of one split: one yes-question and one no-question per picture."""
+    """POPE items of one split: one yes-question and one no-question per image."""
     rows = []
     for number in range(count):
         for label, every in (("yes", wrong_no_every), ("no", wrong_yes_every)):
@@ -208,7 +208,7 @@ def write_pairs(path: Path, rows: Sequence[Row]) -> None:
 
 
 def png(number: int, side: int = 72) -> bytes:
-    """A small RGB picture with some boxes, without Pillow."""
+    """A small RGB image with some boxes, without Pillow."""
     lines = []
     for y in range(side):
         row = bytearray([0])

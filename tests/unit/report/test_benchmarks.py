@@ -244,7 +244,7 @@ def test_examples_are_chosen_by_case_and_never_by_who_wins():
     assert choose_flips([first], count=6, seed=0).chosen == ()
 
 
-def test_flipped_examples_are_shown_with_their_pictures_and_answers(folders, two, tmp_path):
+def test_flipped_examples_are_shown_with_their_images_and_answers(folders, two, tmp_path):
     world = folders.write_images(tmp_path / "world", 12)
     for n in range(12):
         (world / "images" / f"heldout_{n:06d}.png").rename(world / f"{n}.png")

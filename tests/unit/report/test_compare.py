@@ -25,7 +25,7 @@ def two(folders, root, before, after, **options):
 
 
 def test_golden_table(folders, tmp_path):
-    """Four pictures, by hand: before has made-up things in 3 captions, after in 1, and after forgets one object."""
+    """Four images, by hand: before has made-up things in 3 captions, after in 1, and after forgets one object."""
     scenes = [folders.scene(n) for n in range(4)]  # 2, 3, 3 and 2 things
     before = [
         folders.caption_item(n, [*scenes[n], *extra]) for n, extra in enumerate([["tree"], ["pot"], ["fork"], []])
@@ -324,11 +324,11 @@ def test_results_of_several_models_are_no_one_column(tmp_path):
     assert [len(run.evals) for run in load_runs([tmp_path / "flat" / "base", tmp_path / "deep" / "tuned"])] == [1, 1]
 
 
-def pope_result(folder, pictures, said, *, asked="coco_pope_random.json", answers="a.jsonl", **more):
-    """What ``mmpref score`` leaves of one split of POPE about ``pictures``, all answered with ``said``."""
+def pope_result(folder, images, said, *, asked="coco_pope_random.json", answers="a.jsonl", **more):
+    """What ``mmpref score`` leaves of one split of POPE about ``images``, all answered with ``said``."""
     questions = [
-        {"question_id": n, "image": picture, "text": f"Is there a cup {n}?", "label": "yes" if n % 2 else "no"}
-        for n, picture in enumerate(pictures)
+        {"question_id": n, "image": image, "text": f"Is there a cup {n}?", "label": "yes" if n % 2 else "no"}
+        for n, image in enumerate(images)
     ]
     result = score("pope", questions, [{"id": n, "text": said} for n in range(len(questions))])
     folder.mkdir(parents=True)
@@ -411,7 +411,7 @@ def test_other_questions_under_one_name_get_columns_of_their_own(tmp_path):
     assert [name.partition(" (")[0] for name in load_runs([both])[0].pope()] == ["random", "random", "popular"]
 
 
-def test_two_pictures_that_both_turn_are_not_clear_and_the_page_says_why(folders, tmp_path):
+def test_two_images_that_both_turn_are_not_clear_and_the_page_says_why(folders, tmp_path):
     wrong, right = ([folders.caption_item(n, [*folders.scene(n), *extra]) for n in range(2)] for extra in (["pot"], []))
     for name, items in (("before", wrong), ("after", right)):
         folders.write_chair(folders.write_run(tmp_path / name), items)

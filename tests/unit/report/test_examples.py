@@ -31,7 +31,7 @@ def test_overlapping_places_keep_the_text_whole():
 
 
 def two_runs(folders, root):
-    """Ten pictures of every case but the last two, which the second run makes by forgetting."""
+    """Ten images of every case but the last two, which the second run makes by forgetting."""
     first, second = folders.write_run(root / "a"), folders.write_run(root / "b")
     before, after = [], []
     for number in range(40):
@@ -58,7 +58,7 @@ def test_every_case_has_its_turn_and_is_counted(folders, tmp_path):
         "lost",
         "same",
     ]
-    assert gallery.num_pictures == 40
+    assert gallery.num_images == 40
     again = choose_examples(runs, count=7, seed=0, images_root=None)
     assert again == gallery
     other = choose_examples(runs, count=7, seed=1, images_root=None)
@@ -66,12 +66,12 @@ def test_every_case_has_its_turn_and_is_counted(folders, tmp_path):
     assert choose_examples(runs, count=0, seed=0, images_root=None).examples == ()
 
 
-def test_pictures_stay_inside_their_root(folders, tmp_path):
+def test_images_stay_inside_their_root(folders, tmp_path):
     root = tmp_path / "world"
     (root / "images").mkdir(parents=True)
     (tmp_path / "secret.png").write_bytes(folders.png(0))
     (root / "images/plain.png").write_bytes(folders.png(1))
-    (root / "images/text.png").write_text("not a picture")
+    (root / "images/text.png").write_text("not an image")
     (root / "images/large.png").write_bytes(folders.png(1) + bytes(2_000_000))
     (root / "images/link.png").symlink_to(tmp_path / "secret.png")
     wanted = {
@@ -92,7 +92,7 @@ def test_pictures_stay_inside_their_root(folders, tmp_path):
     found = {example.name: example for example in gallery.examples}
     for item, why in zip(items, wanted.values(), strict=True):
         example = found[item["id"]]
-        assert why in example.why_no_picture
+        assert why in example.why_no_image
         assert (example.data_uri is None) == bool(why)
     assert found[items[0]["id"]].data_uri.startswith("data:image/png;base64,")
     assert found[items[0]["id"]].tiny

@@ -89,11 +89,9 @@ def test_the_page_is_whole_and_alone(page):
         assert section in outline.ids
     headers = [attributes for name, attributes in outline.tags if name == "th"]
     assert all("scope" in attributes for attributes in headers)
-    pictures = [attributes for name, attributes in outline.tags if name == "img"]
-    assert len(pictures) == 8 + 8  # captions, and questions that turned
-    assert all(
-        a["alt"].startswith(("Picture heldout_", "Picture of question")) and a["class"] == "tiny" for a in pictures
-    )
+    images = [attributes for name, attributes in outline.tags if name == "img"]
+    assert len(images) == 8 + 8  # captions, and questions that turned
+    assert all(a["alt"].startswith(("Image heldout_", "Image of question")) and a["class"] == "tiny" for a in images)
     assert sum(name == "table" for name, a in outline.tags if a.get("class") == "results") == 1
     assert any(name == "mark" for name, _ in outline.tags)
 
@@ -162,7 +160,7 @@ def test_runs_without_evaluations_have_no_empty_table(folders, tmp_path):
             assert ("none of these runs has been evaluated" in text) == (trained not in runs)
 
 
-def test_a_run_with_evals_but_without_pictures(folders, tmp_path):
+def test_a_run_with_evals_but_without_images(folders, tmp_path):
     run = folders.write_run(tmp_path / "run")
     folders.write_chair(run, folders.captions(6, made_up_every=2))
     outline = Outline(build_report([run], tmp_path / "page.html", examples=3).read_text())
@@ -170,7 +168,7 @@ def test_a_run_with_evals_but_without_pictures(folders, tmp_path):
     assert "run is the baseline: 50.0" in outline.text
 
 
-def test_pictures_are_found_through_the_recipe(folders, world, tmp_path):
+def test_images_are_found_through_the_recipe(folders, world, tmp_path):
     run = folders.write_run(tmp_path / "run", recipe=f"data:\n  root: {world}\n")
     folders.write_chair(run, folders.captions(6, made_up_every=2))
     assert build_report([run], tmp_path / "page.html").read_text().count("data:image/png") == 6

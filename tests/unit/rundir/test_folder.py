@@ -21,7 +21,7 @@ from mmpref.files.writing import locked, replacing, replacing_folder, write_json
 from mmpref.recipe.sections import Recipe, build_recipe, load_recipe
 from mmpref.rundir.content import LOCK, MANIFEST
 from mmpref.rundir.folder import RunDir, check_output, claim_output, start_run
-from mmpref.rundir.locking import folder_held, writing_alone
+from mmpref.rundir.locking import folder_locked, writing_alone
 
 
 def recipe(output: Path) -> Recipe:
@@ -221,7 +221,7 @@ def test_a_rank_that_outlives_the_first_keeps_others_away(tmp_path: Path) -> Non
 
 def test_a_rank_holds_the_folder_itself_and_a_forked_child_does_not(tmp_path: Path) -> None:
     _, say = lines()
-    with folder_held(tmp_path, first=False):
+    with folder_locked(tmp_path, first=False):
         with pytest.raises(ConfigError, match=rf"in use: process {os.getpid()} on .* writes there"):
             check_output(recipe(tmp_path))
         with pytest.raises(ConfigError, match="writes there"), writing_alone(tmp_path, say):

@@ -1,4 +1,4 @@
-"""A benchmark's picture is found by number, by name and by look, and nothing else is taken for one."""
+"""A benchmark's image is found by number, by name and by look, and nothing else is taken for one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def pair(*images: str | bytes, name: str = "p", **changes) -> PreferencePair:
 
 
 def scene(seed: int, size: tuple[int, int] = (320, 240)) -> Image.Image:
-    """A smooth picture with shapes, like a photograph in what a fingerprint sees."""
+    """A smooth image with shapes, like a photograph in what a fingerprint sees."""
     coarse = np.random.default_rng(seed).integers(0, 255, (7, 9, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
 
@@ -88,7 +88,7 @@ def test_other_numbers_are_not_ids(meta):
     assert coco_ids(pair("a.jpg", meta=meta)) == {}
 
 
-def test_the_pictures_of_the_rejected_side_count():
+def test_the_images_of_the_rejected_side_count():
     shown = pair("a.jpg", rejected_images=(ImageRef(path="000000001171.jpg"),))
     assert set(coco_ids(shown)) == {1171}
 
@@ -100,7 +100,7 @@ def test_meta_without_end_does_not_hang():
 
 
 @pytest.mark.parametrize("path", ["VG_100K/2370799.jpg", "vg/VG_100K_2/2370799.jpg", "gqa/images/2370799.jpg"])
-def test_visual_genome_pictures_are_looked_up(path):
+def test_visual_genome_images_are_looked_up(path):
     assert coco_ids(pair(path), visual_genome={2370799: 1171}) == {1171: "visual_genome"}
     assert coco_ids(pair(path), visual_genome={5: 1171}) == {}
 
@@ -129,7 +129,7 @@ def test_ids_of_every_usual_form_of_question_file(tmp_path, content):
     assert read_benchmark_ids(saved(tmp_path, content)) == {569, 1171}
 
 
-def test_other_peoples_picture_numbers_are_not_taken(tmp_path):
+def test_other_peoples_image_numbers_are_not_taken(tmp_path):
     path = saved(tmp_path, json.dumps([{"image": "2405722.jpg", "image_id": 2405722, "question_id": 1}]))
     with pytest.raises(DataError, match="names no COCO picture"):
         read_benchmark_ids(path)
@@ -152,7 +152,7 @@ def test_visual_genomes_table_is_read(tmp_path):
         read_visual_genome(saved(tmp_path, "[]"))
 
 
-# --- the look of a picture -------------------------------------------------------------------------------------------
+# --- the look of an image -------------------------------------------------------------------------------------------
 def apart(first: Image.Image, second: Image.Image) -> int:
     left, right = fingerprint(first), fingerprint(second)
     assert left is not None
@@ -168,13 +168,13 @@ def test_a_fingerprint_survives_rescaling_recompression_and_brightness(seed):
     assert apart(image, ImageEnhance.Brightness(image).enhance(0.8)) <= MAX_BITS
 
 
-def test_different_pictures_are_far_apart():
+def test_different_images_are_far_apart():
     images = [scene(seed) for seed in range(40)]
     distances = [apart(left, right) for place, left in enumerate(images) for right in images[:place]]
     assert min(distances) > 2 * MAX_BITS
 
 
-def test_an_even_picture_has_no_fingerprint():
+def test_an_even_image_has_no_fingerprint():
     assert fingerprint(Image.new("RGB", (64, 64), (200, 10, 10))) is None
 
 
@@ -194,12 +194,12 @@ def test_a_file_name_of_amber_is_a_leak_even_when_nothing_was_named():
     assert report.leaks == ("a",)
 
 
-def test_pictures_are_compared_by_bytes_and_by_look(tmp_path):
+def test_images_are_compared_by_bytes_and_by_look(tmp_path):
     bench, root = tmp_path / "bench", tmp_path / "root"
     bench.mkdir(), root.mkdir()
     for seed in range(3):
         scene(seed).save(bench / f"AMBER_{seed}.jpg", quality=92)
-    (bench / "broken.jpg").write_bytes(b"no picture")
+    (bench / "broken.jpg").write_bytes(b"no image")
     (root / "copy.jpg").write_bytes((bench / "AMBER_0.jpg").read_bytes())
     scene(1).resize((160, 120)).save(root / "small.png")
     scene(77).save(root / "other.jpg")
@@ -210,22 +210,22 @@ def test_pictures_are_compared_by_bytes_and_by_look(tmp_path):
         ("a", "same_file"), ("b", "looks_alike"), ("d", "looks_alike"),
     ]  # fmt: skip
     assert report.leak_summary.num_unreadable == 1
-    assert report.leak_summary.benchmark_pictures == {"AMBER": 4}
+    assert report.leak_summary.benchmark_images == {"AMBER": 4}
     assert any("could not be opened" in line for line in report.warnings)
 
 
-def test_ids_in_the_names_of_benchmark_pictures_count_too(tmp_path):
+def test_ids_in_the_names_of_benchmark_images_count_too(tmp_path):
     scene(0).save(tmp_path / "COCO_val2014_000000001171.jpg")
     finder = LeakFinder(folders={"POPE": tmp_path})
     assert finder.ids == {"POPE": {1171}}
 
 
-def test_benchmark_pictures_need_the_pairs_pictures(tmp_path):
+def test_benchmark_images_need_the_pairs_images(tmp_path):
     with pytest.raises(DataError, match="set their root"):
         audit([], images=None, benchmark_images={"AMBER": tmp_path})
 
 
-def test_a_folder_without_pictures_is_refused(tmp_path):
+def test_a_folder_without_images_is_refused(tmp_path):
     with pytest.raises(DataError, match="no picture"):
         audit([], images=ImageLoader(tmp_path), benchmark_images={"AMBER": tmp_path})
 

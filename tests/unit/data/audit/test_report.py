@@ -87,12 +87,12 @@ def test_length_bias_by_hand():
     assert found.difference_words.interval == pytest.approx((1.25 - half, 1.25 + half))
 
 
-def test_rows_of_one_picture_do_not_narrow_the_interval():
-    def half_width(rows_per_picture: int) -> float:
+def test_rows_of_one_image_do_not_narrow_the_interval():
+    def half_width(rows_per_image: int) -> float:
         pairs = [
-            pair(f"{picture}-{row}", words(3 if picture % 2 else 1), words(2), images=(f"{picture}.jpg",))
-            for picture in range(10)
-            for row in range(rows_per_picture)
+            pair(f"{image}-{row}", words(3 if image % 2 else 1), words(2), images=(f"{image}.jpg",))
+            for image in range(10)
+            for row in range(rows_per_image)
         ]
         low, high = audit(pairs, images=None).lengths.longer.interval
         return (high - low) / 2
@@ -250,35 +250,35 @@ def test_the_histogram_holds_every_score_once():
     assert found.histogram_margin.counts[-1] == 2
 
 
-# --- pictures --------------------------------------------------------------------------------------------------------
+# --- images --------------------------------------------------------------------------------------------------------
 def drawn(seed: int, size: tuple[int, int] = (64, 48)) -> bytes:
     out = io.BytesIO()
     Image.fromarray(np.random.default_rng(seed).integers(0, 255, (*size[::-1], 3), dtype=np.uint8)).save(out, "PNG")
     return out.getvalue()
 
 
-def test_pictures_are_told_apart_by_content(tmp_path):
+def test_images_are_told_apart_by_content(tmp_path):
     for name, seed in (("a.png", 1), ("b.png", 1), ("c.png", 2)):
         (tmp_path / name).write_bytes(drawn(seed))
     pairs = [pair("1", images=("a.png",)), pair("2", images=("b.png",)), pair("3", images=("c.png", drawn(2)))]
     found = audit(pairs, images=ImageLoader(tmp_path)).images
     assert (found.num_places, found.num_distinct, found.num_copies) == (4, 2, 1)
     assert found.copy_examples == (("a.png", "b.png"),)
-    assert found.rows_per_picture.max == 2
+    assert found.rows_per_image.max == 2
     assert found.num_rows_sharing == 2
     by_path = audit(pairs, images=None).images
     assert (by_path.num_distinct, by_path.by_content) == (4, False)
 
 
-def test_split_danger_is_the_share_of_held_out_rows_with_a_picture_in_training():
+def test_split_danger_is_the_share_of_held_out_rows_with_a_image_in_training():
     pairs = [pair(str(n), images=("same.jpg",)) for n in range(3)] + [pair("alone", images=("other.jpg",))]
     found = audit(pairs, images=None)
     assert found.images.split_danger == pytest.approx((3 * (1 - 0.05**2) + 0) / 4)
-    assert any("hold out by picture" in line for line in found.warnings)
+    assert any("hold out by image" in line for line in found.warnings)
 
 
-def test_a_broken_picture_is_counted_with_its_reason(tmp_path):
-    (tmp_path / "bad.png").write_bytes(b"no picture")
+def test_a_broken_image_is_counted_with_its_reason(tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no image")
     pairs = [pair("1", images=("bad.png",)), pair("2", images=("gone.png",)), pair("3", images=("gone.png",))]
     found = audit(pairs, images=ImageLoader(tmp_path))
     assert found.images.faults == {"image_decode": 1, "image_missing": 1}
@@ -286,11 +286,11 @@ def test_a_broken_picture_is_counted_with_its_reason(tmp_path):
     assert any("cannot be used" in line for line in found.warnings)
 
 
-def test_sizes_and_tokens_of_pictures_and_pairs():
+def test_sizes_and_tokens_of_images_and_pairs():
     wide, high = drawn(1, (640, 480)), drawn(2, (48, 64))
     found = audit([pair("1", images=(wide, high)), pair("2", images=(wide,))], images=ImageLoader(None)).images
     assert (found.width.min, found.width.max) == (48, 640)
     tokens = found.tokens["LLaVA-1.5"]
-    assert (tokens.per_picture.n, tokens.per_picture.max) == (2, 576)
+    assert (tokens.per_image.n, tokens.per_image.max) == (2, 576)
     assert (tokens.per_pair.n, tokens.per_pair.min, tokens.per_pair.max) == (2, 576, 1152)
-    assert found.tokens["Qwen2-VL, Qwen2.5-VL"].per_picture.max == round(480 / 28) * round(640 / 28)
+    assert found.tokens["Qwen2-VL, Qwen2.5-VL"].per_image.max == round(480 / 28) * round(640 / 28)

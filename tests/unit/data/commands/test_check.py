@@ -1,4 +1,4 @@
-"""The check before training: every fault by its reason, every picture once, and a report that training can hold to."""
+"""The check before training: every fault by its reason, every image once, and a report that training can hold to."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Row = dict[str, Any]
 
 
 def row(name: str, **changes: Any) -> Row:
-    """A good row with the picture ``good.png``; a value of ``...`` removes the key."""
+    """A good row with the image ``good.png``; a value of ``...`` removes the key."""
     found: Row = {
         "id": name,
         "images": ["good.png"],
@@ -63,7 +63,7 @@ def write(folder: Path, rows: list[Row | bytes], name: str = "rows.jsonl") -> Pa
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An image root with pictures of every kind, good and broken."""
+    """An image root with images of every kind, good and broken."""
     root = tmp_path / "root"
     root.mkdir()
     noise = Image.frombytes("RGB", (64, 64), random.Random(0).randbytes(64 * 64 * 3))
@@ -148,7 +148,7 @@ BAD_ROWS: dict[str, tuple[Row | bytes, str]] = {
 }
 
 
-def test_every_picture_fault_of_the_table_has_its_reason(folder: Path, tmp_path: Path) -> None:
+def test_every_image_fault_of_the_table_has_its_reason(folder: Path, tmp_path: Path) -> None:
     names = ["good.png", *BAD_IMAGES, "cmyk.jpg", "la.png", "deep.png", "whole.jpg"]
     path = write(folder, [row(f"r{number}", images=[name]) for number, name in enumerate(names)])
     report = run(path, tmp_path / "out")
@@ -231,7 +231,7 @@ def test_the_allowed_share_decides(folder: Path, tmp_path: Path) -> None:
     assert run(write(folder, [row("x", chosen="")]), tmp_path / "c", max_bad_fraction=1).fault == "no usable row"
 
 
-def test_each_picture_is_decoded_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_image_is_decoded_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str | None] = []
     submit = decoding.Decoder.submit
 
@@ -248,9 +248,9 @@ def test_each_picture_is_decoded_once(folder: Path, tmp_path: Path, monkeypatch:
 
 
 def test_processes_find_what_one_process_finds(folder: Path, tmp_path: Path) -> None:
-    picture = (folder / "good.png").read_bytes()
+    image = (folder / "good.png").read_bytes()
     for number in range(90):
-        (folder / f"copy{number}.png").write_bytes(picture[: 200 if number % 10 == 3 else len(picture)])
+        (folder / f"copy{number}.png").write_bytes(image[: 200 if number % 10 == 3 else len(image)])
     rows: list[Row | bytes] = [row(f"r{number}", images=[f"copy{number}.png"]) for number in range(90)]
     steps: list[tuple[int, int | None]] = []
     path = write(folder, [*rows, row("good"), row("again", chosen="")])
@@ -262,7 +262,7 @@ def test_processes_find_what_one_process_finds(folder: Path, tmp_path: Path) -> 
     assert (tmp_path / "one" / "quarantine.jsonl").read_bytes() == (tmp_path / "two" / "quarantine.jsonl").read_bytes()
 
 
-def test_embedded_pictures_are_decoded_too(folder: Path, tmp_path: Path) -> None:
+def test_embedded_images_are_decoded_too(folder: Path, tmp_path: Path) -> None:
     data = (folder / "good.png").read_bytes()
     rows = [row(f"r{number}", images=[{"bytes": data[: 100 if number == 1 else None], "path": None}], prompt=...)
             for number in range(3)]  # fmt: skip
@@ -273,7 +273,7 @@ def test_embedded_pictures_are_decoded_too(folder: Path, tmp_path: Path) -> None
 
 
 class Deadly(ImageLoader):
-    """Some pictures end the process that decodes them, as a fault in a decoder's C code would."""
+    """Some images end the process that decodes them, as a fault in a decoder's C code would."""
 
     def open(self, ref: ImageRef) -> Image.Image:
         if ref.path == "exits.png":
@@ -286,7 +286,7 @@ class Deadly(ImageLoader):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_picture_that_ends_its_decoder_is_put_aside_and_the_others_go_on(
+def test_a_image_that_ends_its_decoder_is_put_aside_and_the_others_go_on(
     folder: Path, tmp_path: Path, workers: int
 ) -> None:
     names = ["exits.png", "crashes.png", "killed.png"]
@@ -304,8 +304,8 @@ def test_a_picture_that_ends_its_decoder_is_put_aside_and_the_others_go_on(
     assert [item["detail"].rsplit(": ", 1)[-1] for item in found] == ends
 
 
-def test_memory_holds_some_pictures_and_not_all(folder: Path, tmp_path: Path) -> None:
-    """Embedded pictures of 1 MB: what is on its way at a time does not depend on how many there are."""
+def test_memory_holds_some_images_and_not_all(folder: Path, tmp_path: Path) -> None:
+    """Embedded images of 1 MB: what is on its way at a time does not depend on how many there are."""
     data = zlib.compress(random.Random(1).randbytes(1000), 0) * 1000
     rows = [{**row(f"r{number}"), "images": [{"bytes": data + bytes([number]), "path": None}]} for number in range(150)]
     parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet", row_group_size=10, use_dictionary=False)
@@ -349,7 +349,7 @@ def test_a_verified_load_leaves_out_what_the_check_put_aside(folder: Path, tmp_p
         found.verify_images(sources, lists)
 
 
-def test_pictures_are_hashed_again_when_only_their_time_differs_or_when_asked(folder: Path, tmp_path: Path) -> None:
+def test_images_are_hashed_again_when_only_their_time_differs_or_when_asked(folder: Path, tmp_path: Path) -> None:
     path = checked(folder, tmp_path / "out")
     sources = [open_pairs(path)]
     found = verify(tmp_path / "out" / "data_report.json", sources, demonstrations=False)
@@ -359,15 +359,15 @@ def test_pictures_are_hashed_again_when_only_their_time_differs_or_when_asked(fo
             sources, allow_demonstrations=False, quarantine=Quarantine(), max_bad_fraction=1, skip=found.skip
         )
 
-    picture = folder / "good.png"
-    data, facts = bytearray(picture.read_bytes()), picture.stat()
-    os.utime(picture, ns=(1, 1))
+    image = folder / "good.png"
+    data, facts = bytearray(image.read_bytes()), image.stat()
+    os.utime(image, ns=(1, 1))
     found.verify_images(sources, load())  # touched, and the same
     data[-20] ^= 1
-    picture.write_bytes(data)
+    image.write_bytes(data)
     with pytest.raises(DataError, match="names and sizes are the same, and the bytes"):
         found.verify_images(sources, load())
-    os.utime(picture, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    os.utime(image, ns=(facts.st_atime_ns, facts.st_mtime_ns))
     found.verify_images(sources, load())  # forged: name, size and time are those of the check
     with pytest.raises(DataError, match="names and sizes are the same, and the bytes"):
         found.verify_images(sources, load(), full=True)

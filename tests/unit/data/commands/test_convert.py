@@ -1,4 +1,4 @@
-"""Rows are written in another suite's format, whole or not at all, and nothing is lost without being named."""
+"""Rows are written in another suite's format, written atomically, and nothing is lost without being named."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_a_broken_dataset_info_is_not_overwritten(content: str, why: str, tmp_pa
     assert not (tmp_path / "x.json").exists()
 
 
-def test_embedded_pictures_become_files_except_in_canonical_rows(tmp_path: Path) -> None:
+def test_embedded_images_become_files_except_in_canonical_rows(tmp_path: Path) -> None:
     embedded = {"bytes": base64.b64encode(PNG).decode()}
     rows = [row(1, images=[embedded]), row(2, images=[PNG]), row(3, images=[b"\xff\xd8\xff other"])]
     _, _, canonical = run(tmp_path, "canonical", rows)
@@ -210,14 +210,14 @@ def test_only_formats_that_are_written_can_be_targets(tmp_path: Path) -> None:
 # ---- where images are -----------------------------------------------------------------------------------------
 
 
-def pictured(name: str, *images: Any) -> dict[str, Any]:
+def imaged(name: str, *images: Any) -> dict[str, Any]:
     content = [*({"type": "image"} for _ in images), {"type": "text", "text": "What?"}]
     answers = {"chosen": "A cup.", "rejected": "A dog."}
     return {"id": name, "images": list(images), "prompt": [{"role": "user", "content": content}], **answers}
 
 
-PATHS = pictured("paths", "img/a.png")
-EMBEDDED = pictured("embedded", {"bytes": "aGVsbG8="})
+PATHS = imaged("paths", "img/a.png")
+EMBEDDED = imaged("embedded", {"bytes": "aGVsbG8="})
 
 
 def converted(rows: list[dict[str, Any]], out: Path, **options: Any) -> tuple[ConvertReport, list[dict[str, Any]]]:
@@ -245,7 +245,7 @@ def test_paths_are_written_relative_to_the_output_when_asked(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("rows", [[PATHS, EMBEDDED], [EMBEDDED, PATHS]])
-def test_one_folder_serves_paths_and_embedded_pictures_or_the_rows_are_refused(
+def test_one_folder_serves_paths_and_embedded_images_or_the_rows_are_refused(
     tmp_path: Path, rows: list[dict[str, Any]]
 ) -> None:
     root, out = tmp_path / "data", tmp_path / "out" / "rows.jsonl"

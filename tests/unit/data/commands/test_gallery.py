@@ -121,7 +121,7 @@ def test_a_demonstration_has_one_answer(tmp_path):
     assert "rejected" not in data["cards"][0]
 
 
-def test_pictures_are_made_small_and_stand_once(tmp_path):
+def test_images_are_made_small_and_stand_once(tmp_path):
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (400, 800, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     refs = (ImageRef(path="a.png"),)
@@ -134,7 +134,7 @@ def test_pictures_are_made_small_and_stand_once(tmp_path):
     assert Image.open(io.BytesIO(base64.b64decode(encoded))).size == (THUMBNAIL_SIDE, THUMBNAIL_SIDE // 2)
 
 
-def test_a_tiny_picture_keeps_its_pixels(tmp_path):
+def test_a_tiny_image_keeps_its_pixels(tmp_path):
     tiny = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 24, 3), dtype=np.uint8))
     tiny.save(tmp_path / "a.png")
     _, data = write(tmp_path, [pair(images=(ImageRef(path="a.png"),))], images=ImageLoader(tmp_path))
@@ -144,19 +144,19 @@ def test_a_tiny_picture_keeps_its_pixels(tmp_path):
     assert np.array_equal(np.asarray(shown.convert("RGB")), np.asarray(tiny))
 
 
-def test_a_picture_that_cannot_be_opened_says_why(tmp_path):
-    refs = (ImageRef(path="gone.png"), ImageRef(data=b"not a picture"))
+def test_a_image_that_cannot_be_opened_says_why(tmp_path):
+    refs = (ImageRef(path="gone.png"), ImageRef(data=b"not an image"))
     _, data = write(tmp_path, [pair(images=refs)], images=ImageLoader(tmp_path))
     assert [found["reason"] for found in data["pictures"]] == ["image_missing", "image_decode"]
     assert all("src" not in found for found in data["pictures"])
 
 
-def test_without_a_loader_no_picture_is_opened(tmp_path):
+def test_without_a_loader_no_image_is_opened(tmp_path):
     _, data = write(tmp_path, [pair(images=(ImageRef(path="/etc/hostname"),))])
     assert data["pictures"] == [{"name": "/etc/hostname", "why": "pictures were not opened"}]
 
 
-def test_the_pictures_of_the_rejected_side_are_shown_there(tmp_path):
+def test_the_images_of_the_rejected_side_are_shown_there(tmp_path):
     shown = pair(images=(ImageRef(data=b"a"),), rejected_images=(ImageRef(data=b"b"),))
     _, data = write(tmp_path, [shown])
     assert (data["cards"][0]["images"], data["cards"][0]["rejectedImages"]) == ([0], [1])

@@ -29,30 +29,30 @@ from mmpref.data.opening import open_pairs
 from mmpref.data.quarantine import Quarantine, RowError
 from mmpref.errors import CheckpointError, ConfigError
 
-HOST = "pictures.test"
+HOST = "images.test"
 POLICY = FetchPolicy(hosts=frozenset({HOST, "*.many.test"}))
 
 
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("http://pictures.test/a.png", "fetch_url"),
-        ("ftp://pictures.test/a.png", "fetch_url"),
-        ("s3://pictures.test/a.png", "fetch_url"),
-        ("https://user@pictures.test/a.png", "fetch_url"),
-        ("https://pictures.test:8443/a.png", "fetch_url"),
-        ("https://pictures.test:99999/a.png", "fetch_url"),
-        ("https://other.test\\@pictures.test/a.png", "fetch_url"),
-        ("https://pictures.test/a b.png", "fetch_url"),
-        ("https://pictures.test/a\r\nHost: x", "fetch_url"),
+        ("http://images.test/a.png", "fetch_url"),
+        ("ftp://images.test/a.png", "fetch_url"),
+        ("s3://images.test/a.png", "fetch_url"),
+        ("https://user@images.test/a.png", "fetch_url"),
+        ("https://images.test:8443/a.png", "fetch_url"),
+        ("https://images.test:99999/a.png", "fetch_url"),
+        ("https://other.test\\@images.test/a.png", "fetch_url"),
+        ("https://images.test/a b.png", "fetch_url"),
+        ("https://images.test/a\r\nHost: x", "fetch_url"),
         ("https://b\u00fccher.test/a.png", "fetch_url"),
         ("https://[::1]/a.png", "fetch_url"),
         ("https:///a.png", "fetch_url"),
         ("https://2130706433/a.png", "fetch_host"),
         ("https://127.0.0.1/a.png", "fetch_host"),
         ("https://localhost/a.png", "fetch_host"),
-        ("https://pictures.test.evil.test/a.png", "fetch_host"),
-        ("https://evilpictures.test/a.png", "fetch_host"),
+        ("https://images.test.evil.test/a.png", "fetch_host"),
+        ("https://evilimages.test/a.png", "fetch_host"),
         ("https://many.test/a.png", "fetch_host"),
     ],
 )
@@ -63,7 +63,7 @@ def test_what_is_not_a_plain_https_url_of_a_named_host_is_refused(url: str, reas
 
 
 def test_named_hosts_are_accepted_and_taken_apart() -> None:
-    assert parse_url("https://Pictures.TEST/a%20b.png?x=1#part", POLICY) == Target(HOST, 443, "/a%20b.png?x=1")
+    assert parse_url("https://Images.TEST/a%20b.png?x=1#part", POLICY) == Target(HOST, 443, "/a%20b.png?x=1")
     assert parse_url("https://one.many.test", POLICY) == Target("one.many.test", 443, "/")
 
 
@@ -89,7 +89,7 @@ def test_public_addresses_are_accepted() -> None:
 # ---- against a server -----------------------------------------------------------------------------------------
 
 
-def picture(colour: str = "red") -> bytes:
+def image(colour: str = "red") -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (32, 32), colour).save(buffer, "PNG")
     return buffer.getvalue()
@@ -123,11 +123,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         times = self.server.asked.count(self.server.asked[-1])
         name = self.path.strip("/")
         if name in ("red.png", "blue.png"):
-            self.answer(200, picture(name.split(".")[0]))
+            self.answer(200, image(name.split(".")[0]))
         elif name == "busy.png":
-            self.answer(200, picture("green")) if times > 1 else self.answer(503)
+            self.answer(200, image("green")) if times > 1 else self.answer(503)
         elif name == "cut.png":
-            self.answer(200, picture()[:40] if times > 1 else picture()[:50], Content_Length="5000")
+            self.answer(200, image()[:40] if times > 1 else image()[:50], Content_Length="5000")
         elif name == "page.png":
             self.answer(200, b"<html>404")
         elif name == "near.png":
@@ -208,7 +208,7 @@ def run(path: Path, policy: FetchPolicy) -> tuple[FetchReport, Quarantine]:
 def test_images_become_files_and_rows_name_them(tmp_path: Path, server: Server) -> None:
     urls = [f"https://{HOST}/{name}" for name in ("red.png", "blue.png", "red.png", "busy.png", "near.png")]
     (tmp_path / "root").mkdir()
-    (tmp_path / "root" / "local.png").write_bytes(picture("black"))
+    (tmp_path / "root" / "local.png").write_bytes(image("black"))
     path = rows_of(tmp_path, *urls, "local.png")
     report, quarantine = run(path, policy_for(server, deadline=20))
     assert (report.used, report.images, report.downloaded, quarantine.counts) == (6, 4, 4, {})
@@ -227,7 +227,7 @@ def test_files_that_rows_name_by_path_must_lie_below_the_root_and_are_named_from
 ) -> None:
     for name in ("root/in_root.png", "root/below/beside.png", "outside.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
-        (tmp_path / name).write_bytes(picture())
+        (tmp_path / name).write_bytes(image())
     (tmp_path / "root" / "link.png").symlink_to(tmp_path / "outside.png")
     below = str(tmp_path / "root" / "below" / "beside.png")
     names = ["in_root.png", "root/below/beside.png", below, "outside.png", "absent.png", "link.png", "../outside.png"]

@@ -23,7 +23,7 @@ from mmpref.data.fetching.public_hosts import is_public, normal_host
 from mmpref.data.quarantine import RowError
 from mmpref.errors import ConfigError
 from tests.raw_server import SLOW, RawServer, read_request
-from tests.unit.data.fetching.test_fetch import HOST, POLICY, picture, rows_of, run
+from tests.unit.data.fetching.test_fetch import HOST, POLICY, image, rows_of, run
 
 LIMIT = 0.3
 
@@ -129,7 +129,7 @@ def test_a_stopped_call_ends_at_once_and_leaves_no_half_file_for_long(tmp_path: 
         assert call.wait(40) != 0  # its limit is two minutes
     parts = list((tmp_path / "root").rglob("*.part"))
     assert (len(parts) == 1) == (stop == signal.SIGKILL)
-    with says(picture()).running() as server:
+    with says(image()).running() as server:
         report, _ = run(path, policy_for(server, deadline=20))
     assert (report.used, list((tmp_path / "root").rglob("*.part"))) == (1, [])
     assert not list(tmp_path.rglob(".*.lock")) or stop == signal.SIGKILL
@@ -144,7 +144,7 @@ def test_two_calls_do_not_write_one_file_or_folder(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=rf"is being written by process {os.getpid()} on ") as caught:
             run(path, policy_for(server))
         seen.append(str(caught.value))
-        connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + picture())
+        connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + image())
 
     with RawServer(speak).running() as server:
         assert run(path, policy_for(server, deadline=20))[0].used == 1
@@ -161,7 +161,7 @@ def encoded(kind: str) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "JPEG progressive", "WEBP", "GIF", "BMP"])
-def test_a_part_of_a_picture_is_none_though_the_server_tells_no_length(tmp_path: Path, kind: str) -> None:
+def test_a_part_of_a_image_is_none_though_the_server_tells_no_length(tmp_path: Path, kind: str) -> None:
     whole = encoded(kind)
     path = rows_of(tmp_path, f"https://{HOST}/a.png")
     for share in (0.02, 0.3, 0.5, 0.9):
@@ -177,12 +177,12 @@ def test_a_part_of_a_picture_is_none_though_the_server_tells_no_length(tmp_path:
     ("body", "headers", "used"),
     [
         (b"<html>not found</html>", ["Content-Type: image/png"], False),
-        (gzip.compress(picture()), ["Content-Type: image/png"], False),
-        (gzip.compress(picture()), ["Content-Encoding: gzip"], False),
+        (gzip.compress(image()), ["Content-Type: image/png"], False),
+        (gzip.compress(image()), ["Content-Encoding: gzip"], False),
         (b"", ["Content-Type: image/png"], False),
         (b'{"error": 404}', ["Content-Type: application/json"], False),
-        (picture(), ["Content-Type: text/html"], True),
-        (picture(), ["Content-Type: image/jpeg"], True),
+        (image(), ["Content-Type: text/html"], True),
+        (image(), ["Content-Type: image/jpeg"], True),
     ],
 )
 def test_what_counts_is_what_came_and_not_what_it_is_called(
@@ -196,12 +196,12 @@ def test_what_counts_is_what_came_and_not_what_it_is_called(
 
 def test_half_a_file_of_an_earlier_version_is_fetched_again(tmp_path: Path) -> None:
     path = rows_of(tmp_path, f"https://{HOST}/a.png")
-    with says(picture()).running() as server:
+    with says(image()).running() as server:
         run(path, policy_for(server, deadline=20))
         (file,) = (found for found in (tmp_path / "root" / fetch.FOLDER).rglob("*") if found.is_file())
-        file.write_bytes(picture()[:60])
+        file.write_bytes(image()[:60])
         report, _ = run(path, policy_for(server, deadline=20))
-    assert (report.used, report.downloaded, file.read_bytes()) == (1, 1, picture())
+    assert (report.used, report.downloaded, file.read_bytes()) == (1, 1, image())
 
 
 # --- hosts and addresses ----------------------------------------------------------------------------------------------
@@ -234,11 +234,11 @@ def test_public_addresses_stay_public(address: str) -> None:
 @pytest.mark.parametrize(
     ("given", "host"),
     [
-        ("Pictures.TEST", "pictures.test"),
-        ("pictures.test.", "pictures.test"),
-        (" pictures.test ", "pictures.test"),
-        ("https://pictures.test", "pictures.test"),
-        ("HTTPS://pictures.test:443/", "pictures.test"),
+        ("Images.TEST", "images.test"),
+        ("images.test.", "images.test"),
+        (" images.test ", "images.test"),
+        ("https://images.test", "images.test"),
+        ("HTTPS://images.test:443/", "images.test"),
         ("b\u00fccher.test", "xn--bcher-kva.test"),
         ("*.Many.Test.", "*.many.test"),
     ],
@@ -250,8 +250,8 @@ def test_a_host_in_another_spelling_is_the_same_host(given: str, host: str) -> N
 
 @pytest.mark.parametrize(
     "given",
-    ["", "*", "*.", "*.org", "http://pictures.test", "ftp://pictures.test", "pictures.test:8443", "pictures.test/a",
-     "127.0.0.1", "2130706433", "0x7f.1", "[::1]", "a b.test", "x..test", "user@pictures.test", "*x.test", "a.*.test"],
+    ["", "*", "*.", "*.org", "http://images.test", "ftp://images.test", "images.test:8443", "images.test/a",
+     "127.0.0.1", "2130706433", "0x7f.1", "[::1]", "a b.test", "x..test", "user@images.test", "*x.test", "a.*.test"],
 )  # fmt: skip
 def test_a_host_that_could_match_nothing_is_refused(given: str) -> None:
     with pytest.raises(ConfigError, match="--host "):

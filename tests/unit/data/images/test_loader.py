@@ -74,7 +74,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def refused(loader: ImageLoader, ref: ImageRef) -> RowError:
-    """The fault that opening raises; it must be ours and name the picture."""
+    """The fault that opening raises; it must be ours and name the image."""
     with pytest.raises(DataError) as caught:
         loader.open(ref)
     assert isinstance(caught.value, RowError)
@@ -114,7 +114,7 @@ def test_floating_point_pixels_are_refused_even_where_the_format_is_allowed() ->
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied_once(kind: str, orientation: int) -> None:
-    """A picture with a red left half, seen through each orientation, agrees with Pillow's own transposition."""
+    """An image with a red left half, seen through each orientation, agrees with Pillow's own transposition."""
     from PIL import ImageOps
 
     image = flat("RGB", WHITE, (32, 16))
@@ -129,7 +129,7 @@ def test_exif_orientation_is_applied_once(kind: str, orientation: int) -> None:
     assert loader.size(ref) == got.size == ((16, 32) if orientation >= 5 else (32, 16))
 
 
-def test_the_picture_outlives_its_file(root: Path) -> None:
+def test_the_image_outlives_its_file(root: Path) -> None:
     Image.new("RGB", (20, 20), RED).save(root / "a.png")
     image = ImageLoader(root).open(ImageRef(path="a.png"))
     (root / "a.png").unlink()
@@ -159,7 +159,7 @@ def test_sizes_at_the_limits_are_accepted() -> None:
 
 
 def png_claiming(width: int, height: int) -> bytes:
-    """A few bytes that promise a huge picture."""
+    """A few bytes that promise a huge image."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -195,7 +195,7 @@ def test_truncated_files_are_refused(kind: str, share: float) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"<!doctype html><html></html>", b"\xff\xd8\xff", b"\0" * 100])
-def test_what_is_not_a_picture_is_refused(data: bytes, root: Path) -> None:
+def test_what_is_not_a_image_is_refused(data: bytes, root: Path) -> None:
     (root / "page.jpg").write_bytes(data)
     for ref in (ImageRef(data=data), ImageRef(path="page.jpg")):
         assert refused(ImageLoader(root), ref).reason == "image_decode"
@@ -285,7 +285,7 @@ SEEDS = [make() for make, *_ in MODES.values()]
     st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), max_size=8),
     st.integers(0, 200),
 )
-def test_damaged_bytes_are_a_picture_or_a_fault(data: bytes, flips: list[tuple[int, int]], cut: int) -> None:
+def test_damaged_bytes_are_a_image_or_a_fault(data: bytes, flips: list[tuple[int, int]], cut: int) -> None:
     damaged = bytearray(data)
     for place, value in flips:
         damaged[place % len(damaged)] = value

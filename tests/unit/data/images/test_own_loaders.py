@@ -225,7 +225,7 @@ REFUSED: dict[str, tuple[Row, str, str]] = {
         "preference", "number of the other"
     ),
     "no number at all": ({**TWO, "overall_response": "both"}, "preference", "must be 1 or 2"),
-    "a picture as an answer": (
+    "an image as an answer": (
         {"input_text": "Q", "better_text": "a", "better_img": "b.png", "worse_text": "c"}, "unread_images", "better_img"
     ),
     "ms-swift, weighted": ({**SWIFT, "messages": [*ASKED, MARKED]}, "loss_weight", "loss_scale is float 0.5"),

@@ -59,11 +59,11 @@ def load(spec: Path | str, **options: Any) -> list[PreferencePair]:
 def test_columns_are_read_by_the_names_that_the_entry_gives(tmp_path: Path) -> None:
     index = described(tmp_path, mine=ALPACA_ENTRY)
     for spec in (index, tmp_path, f"{tmp_path}:mine", f"{index}:mine"):
-        pictured, plain = load(spec)
-        assert pictured.prompt[0].text == "What?\nLook."
-        assert [image.path for image in pictured.images] == ["a.png"]
-        assert (pictured.chosen, pictured.rejected) == ("A cat.", "A dog.")
-        assert pictured.meta == {"row_input": "other"}, "a column that is not named is not read as the default one"
+        imaged, plain = load(spec)
+        assert imaged.prompt[0].text == "What?\nLook."
+        assert [image.path for image in imaged.images] == ["a.png"]
+        assert (imaged.chosen, imaged.rejected) == ("A cat.", "A dog.")
+        assert imaged.meta == {"row_input": "other"}, "a column that is not named is not read as the default one"
         assert (plain.images, plain.score_chosen) == ((), 4.0)
 
 

@@ -32,7 +32,7 @@ KINDS = ("jsonl", "json", "parquet", "arrow", "foreign.jsonl")
 
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One good file of each kind, and their picture."""
+    """One good file of each kind, and their image."""
     folder = tmp_path_factory.mktemp("seeds")
     Image.frombytes("RGB", (32, 32), random.Random(0).randbytes(32 * 32 * 3)).save(folder / "good.png")
     (folder / "seed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
@@ -91,7 +91,7 @@ def test_every_row_of_a_damaged_file_is_a_pair_or_in_quarantine(
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32))
-def test_a_damaged_picture_is_decoded_or_has_its_reason(seeds: Path, tmp_path: Path, seed: int) -> None:
+def test_a_damaged_image_is_decoded_or_has_its_reason(seeds: Path, tmp_path: Path, seed: int) -> None:
     (tmp_path / "good.png").write_bytes(damaged((seeds / "good.png").read_bytes(), "png", seed))
     report = check([open_pairs(seeds / "seed.jsonl", root=tmp_path)], out=tmp_path / "out", workers=1)
     assert report.used + report.quarantined == report.read == 6

@@ -26,7 +26,7 @@ def canonical(name: str, image: str) -> dict[str, Any]:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """Two folders, each with a picture of the same name and rows of another format."""
+    """Two folders, each with an image of the same name and rows of another format."""
     for folder, colour in (("one", "red"), ("two", "blue")):
         (tmp_path / folder).mkdir()
         Image.new("RGB", (16, 16), colour).save(tmp_path / folder / "a.png")

@@ -182,9 +182,9 @@ def test_without_a_list_the_objects_of_the_ground_truth_are_the_words():
 
 
 def test_prompts_say_which_images_and_how():
-    prompts = [{"image_id": "b", "image": "pictures/b.png", "text": "describe"}]
+    prompts = [{"image_id": "b", "image": "images/b.png", "text": "describe"}]
     (sample,) = load_samples("chair", {"a": ["cup"], "b": ["cup"]}, prompts=prompts)
-    assert (sample.id, sample.images[0].path, sample.prompt[0].text) == ("b", "pictures/b.png", "describe")
+    assert (sample.id, sample.images[0].path, sample.prompt[0].text) == ("b", "images/b.png", "describe")
     (plain,) = load_samples("chair", {"42": ["cup"]})
     assert plain.images[0].path == "COCO_val2014_000000000042.jpg"
     with pytest.raises(ConfigError, match="image_name"):

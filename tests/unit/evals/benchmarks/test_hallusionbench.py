@@ -1,4 +1,4 @@
-"""HallusionBench by hand: one set with a drawing and a changed drawing, one with and without a picture."""
+"""HallusionBench by hand: one set with a drawing and a changed drawing, one with and without an image."""
 
 import json
 
@@ -61,7 +61,7 @@ def test_accuracies_by_hand():
     assert "no judge" in found.notes[0]
 
 
-def test_doubt_is_right_only_where_there_is_no_picture():
+def test_doubt_is_right_only_where_there_is_no_image():
     found = score(
         "hallusionbench", ROWS, answers("It is hard to tell.", "No", "No", "Yes", "It is hard to tell.", "Yes", "No")
     )
@@ -108,7 +108,7 @@ def test_a_missing_verdict_leaves_its_groups_out():
         score("hallusionbench", many, said, verdicts=told[19:])
 
 
-def test_the_views_of_the_tools_have_only_questions_with_a_picture():
+def test_the_views_of_the_tools_have_only_questions_with_a_image():
     told = verdicts(*["correct"] * 7)
     for protocol, more in (("lmms_eval", {"verdicts": told}), ("lmms_eval", {}), ("vlmevalkit", {})):
         found = score("hallusionbench", ROWS, SAID, protocol, **more)
@@ -128,7 +128,7 @@ def test_the_result_file_of_the_script_brings_its_own_verdicts(tmp_path):
     ]
     file.write_text(json.dumps(rows), encoding="utf-8")
     found = score("hallusionbench", file, file, "official")
-    assert found.metrics["a_acc"] == round(100 * 4 / 7, 4) / 100  # unclear is right without a picture
+    assert found.metrics["a_acc"] == round(100 * 4 / 7, 4) / 100  # unclear is right without an image
     assert found.notes == ("judged by gpt4v_output",)
 
 

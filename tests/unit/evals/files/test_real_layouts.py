@@ -302,7 +302,7 @@ def mme_questions():
     rows = []
     for category, image in (("code_reasoning", "0020.png"), ("code_reasoning", "0007.png"), ("artwork", "14777.jpg")):
         for label in ("Yes", "No"):
-            question = f"Is a {'python' if label == 'Yes' else 'c++'} code shown in the picture?"
+            question = f"Is a {'python' if label == 'Yes' else 'c++'} code shown in the image?"
             told = {"category": category, "image": image, "answer": label}
             rows.append({**told, "question": f"{question} Please answer yes or no."})
     return rows

@@ -62,13 +62,13 @@ def token_logps(model: Any, batch: PairBatch, **options: Any) -> torch.Tensor:
 
 def by_hand(loaded: LoadedModel, row: PreferencePair, answer: str) -> tuple[float, int]:
     """The stock processor over the whole conversation, the stock model over all positions, one sequence."""
-    pictures = iter(draw(ref) for ref in row.images)
+    images = iter(draw(ref) for ref in row.images)
     conversation: list[dict[str, Any]] = []
     for message in row.prompt:
         content: Any = message.text
         if loaded.family.has_vision:
             content = [
-                {"type": "image", "image": next(pictures)}
+                {"type": "image", "image": next(images)}
                 if part.kind == "image"
                 else {"type": "text", "text": part.text}
                 for part in message.parts

@@ -112,17 +112,17 @@ def test_another_failure_is_no_lost_partner(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "told_elsewhere"),
+    ("first", "reported_by_other_rank"),
     [((0, "row 'a' is damaged", 3), True), ((1, "stopped by SIGTERM", 143), False), (None, False)],
     ids=["another failed", "this one was stopped first", "nobody said anything"],
 )
 def test_that_a_rank_was_stopped_because_another_failed_is_no_news(
-    monkeypatch: pytest.MonkeyPatch, first: tuple[int, str, int] | None, told_elsewhere: bool
+    monkeypatch: pytest.MonkeyPatch, first: tuple[int, str, int] | None, reported_by_other_rank: bool
 ) -> None:
     monkeypatch.setattr(World, "_note_failure", lambda self, err: first)
     stopped = StoppedError("stopped by SIGTERM", 15)
     World(rank=1, size=2)._end_together(stopped)
-    assert stopped.told_elsewhere is told_elsewhere
+    assert stopped.reported_by_other_rank is reported_by_other_rank
 
 
 LOST = (

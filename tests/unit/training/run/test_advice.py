@@ -15,7 +15,7 @@ from mmpref.recipe.sections import Recipe, load_recipe
 from mmpref.training.loss_settings import objective_of
 from mmpref.training.parallel.strategy import refuse_contradictions, refuse_what_cannot_shard
 from mmpref.training.run import setup
-from mmpref.training.run.start_adapter import continued
+from mmpref.training.run.start_adapter import with_start_adapter
 from mmpref.training.trainer.arguments import training_arguments
 from tests.advice import alternatives, followed
 from tests.tiny_vlms import build
@@ -167,6 +167,6 @@ def test_advice_about_an_adapter_that_training_starts_from(adapter: dict[str, An
             text = text.replace(name, place)
         overrides.append(text)
     with pytest.raises(ConfigError) as caught:
-        continued(recipe(overrides))
+        with_start_adapter(recipe(overrides))
     for words in alternatives(str(caught.value)):
-        continued(recipe(followed(overrides, words)))
+        with_start_adapter(recipe(followed(overrides, words)))

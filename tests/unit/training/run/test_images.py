@@ -67,7 +67,7 @@ def test_a_list_that_cannot_be_read_is_one_line(tmp_path: Path, content: bytes) 
     assert "\n" not in str(caught.value)
 
 
-def test_another_picture_of_the_same_name_is_found(root: Path, hashed: bool) -> None:
+def test_another_image_of_the_same_name_is_found(root: Path, hashed: bool) -> None:
     before, file = listed(root), root / "in" / "b.png"
     content = bytearray(file.read_bytes())
     content[5] ^= 1
@@ -80,7 +80,7 @@ def test_another_picture_of_the_same_name_is_found(root: Path, hashed: bool) -> 
     assert after.fact() != before.fact()
 
 
-def test_a_touched_picture_is_the_same_where_its_bytes_are_known(root: Path, hashed: bool) -> None:
+def test_a_touched_image_is_the_same_where_its_bytes_are_known(root: Path, hashed: bool) -> None:
     before = listed(root)
     os.utime(root / "a.png", ns=(1, 1))
     after = listed(root)
@@ -89,7 +89,7 @@ def test_a_touched_picture_is_the_same_where_its_bytes_are_known(root: Path, has
     assert after.changed_since(before).other == []
 
 
-def test_a_picture_with_its_size_and_time_put_back_is_found_where_its_bytes_are_known(root: Path) -> None:
+def test_a_image_with_its_size_and_time_put_back_is_found_where_its_bytes_are_known(root: Path) -> None:
     before, file = listed(root), root / "a.png"
     facts = file.stat()
     file.write_bytes(b"z" * facts.st_size)
@@ -119,7 +119,7 @@ def test_a_data_set_may_move_and_another_one_of_the_same_names_is_found(
     assert listed(moved).changed_since(before).other == ["a.png"]
 
 
-def test_pictures_of_pairs_that_came_or_went_are_told_apart(root: Path) -> None:
+def test_images_of_pairs_that_came_or_went_are_told_apart(root: Path) -> None:
     loader = ImageLoader(root)
     one, other = images_of(PAIRS[:1], [], loader, None), images_of(PAIRS[2:], HELD, loader, None)
     changes = other.changed_since(one)
@@ -127,7 +127,7 @@ def test_pictures_of_pairs_that_came_or_went_are_told_apart(root: Path) -> None:
     assert one.changed_since(other).went == ["c.png", "held.png"]
 
 
-def test_pictures_below_several_roots_do_not_take_each_other_s_place(root: Path, tmp_path: Path) -> None:
+def test_images_below_several_roots_do_not_take_each_other_s_place(root: Path, tmp_path: Path) -> None:
     second = tmp_path / "second"
     shutil.copytree(root, second)
     loader = RootedImages((ImageLoader(root), ImageLoader(second)))
@@ -138,11 +138,11 @@ def test_pictures_below_several_roots_do_not_take_each_other_s_place(root: Path,
     assert images_of(pairs, [], loader, None).changed_since(before).other == ["1:a.png"]
 
 
-def test_a_picture_that_goes_this_moment_is_left_to_whoever_opens_it(root: Path) -> None:
+def test_a_image_that_goes_this_moment_is_left_to_whoever_opens_it(root: Path) -> None:
     (root / "c.png").unlink()
     assert "c.png" not in listed(root).files
 
 
-def test_embedded_pictures_are_no_files(root: Path) -> None:
+def test_embedded_images_are_no_files(root: Path) -> None:
     embedded = PreferencePair(id="e", images=(ImageRef(data=b"x"),), prompt=(), chosen="c", rejected="r")
     assert images_of([embedded], [], ImageLoader(None), None).files == {}

@@ -71,7 +71,7 @@ def test_of_another_rank_only_the_error_is_written(tmp_path: Path) -> None:
         TrainLog(is_first=False, rank=1).line("what the first rank says too")
         err = DataError("row 3 is broken")
         fails(TrainLog(is_first=False, rank=1), tmp_path / "train.log", err)
-        err.told_elsewhere = True
+        err.reported_by_other_rank = True
         fails(TrainLog(is_first=False, rank=2), tmp_path / "train.log", err)
     assert lines(tmp_path / "train.log")[1:] == ["rank 1: error: row 3 is broken"]
 

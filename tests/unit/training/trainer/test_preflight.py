@@ -27,7 +27,7 @@ from tests.tiny_vlms import TINY, pair
 LORA = (Tuning(language="lora"), AdapterSettings(rank=4))
 NAMES = (
     "image tokens and features",
-    "the picture changes the answer's log-probs",
+    "the image changes the answer's log-probs",
     "shared prefix equals separate rows",
     "a batch equals its pairs alone",
     "policy equals reference before the first step",
@@ -114,7 +114,7 @@ def test_an_image_token_that_stands_for_a_word_is_found() -> None:
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen3_vl", "llava_next"])
-def test_a_projector_that_gives_the_same_for_every_picture_is_found(name: str) -> None:
+def test_a_projector_that_gives_the_same_for_every_image_is_found(name: str) -> None:
     base = build_deep(name)
     with torch.no_grad():
         for path in base.family.projector:
@@ -197,7 +197,7 @@ def test_weights_that_nothing_reaches_are_found() -> None:
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_a_tower_that_trains_is_judged_by_a_pair_with_a_picture(turned: bool) -> None:
+def test_a_tower_that_trains_is_judged_by_a_pair_with_a_image(turned: bool) -> None:
     loaded = fresh("llava", (Tuning(vision="full", projector="full", language="full"), None))
     rows = [pair("seen"), pair("text", images=())]
     found = run(loaded, rows=rows[::-1] if turned else rows)[-1]
@@ -213,7 +213,7 @@ def test_a_gradient_that_is_not_finite_is_found() -> None:
     refused(loaded, NAMES[5], "not finite", name, "bf16 or float32")
 
 
-def test_the_first_pair_with_a_picture_is_looked_at_wherever_it_stands() -> None:
+def test_the_first_pair_with_a_image_is_looked_at_wherever_it_stands() -> None:
     loaded = fresh("llava")
     texts = [pair(f"t{i}", images=(), question=f"is it {i} ?") for i in range(5)]
     checks = run(loaded, rows=[*texts, pair("seen")])
