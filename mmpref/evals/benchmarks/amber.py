@@ -42,6 +42,7 @@ from mmpref.evals.benchmarks.contract import Benchmark, Graded, Item, each
 from mmpref.evals.files.answer_readers import name_of, read_rows
 from mmpref.evals.files.matching import match
 from mmpref.evals.files.narrowed import Chosen, match_chosen
+from mmpref.evals.files.row_ids import IdRules
 from mmpref.evals.files.rows import Saved, pair_by_id
 from mmpref.evals.text.objects import count_words
 from mmpref.files.rows import Row, Source, choose, first_ids, load_rows, row_id, text_of, texts_of
@@ -84,7 +85,7 @@ def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mappin
     rows = read_rows(source)
 
     def matched(asked: Sequence[EvalSample]) -> Saved:
-        return match(rows, asked, name_of(source), keys=_KEYS)
+        return match(rows, asked, name_of(source), IdRules(keys=_KEYS))
 
     return match_chosen(rows, samples, matched, f"task={options['task']}")
 

@@ -35,6 +35,7 @@ from mmpref.evals.files.coco import Truth, ground_truth, image_file
 from mmpref.evals.files.image_names import ImageIndex, image_of
 from mmpref.evals.files.matching import match
 from mmpref.evals.files.narrowed import Chosen, match_chosen
+from mmpref.evals.files.row_ids import IdRules
 from mmpref.evals.files.rows import Saved, pair_by_id
 from mmpref.evals.text.objects import (
     Extractor,
@@ -130,7 +131,7 @@ def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mappin
     rows = read_rows(source)
 
     def matched(asked: Sequence[EvalSample]) -> Saved:
-        return match(rows, asked, name_of(source), ids_of=ids_of, keys=_KEYS)
+        return match(rows, asked, name_of(source), IdRules(ids_of=ids_of, keys=_KEYS))
 
     return match_chosen(rows, samples, matched, "prompts=")
 

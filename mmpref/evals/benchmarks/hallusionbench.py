@@ -37,6 +37,7 @@ from mmpref.evals.benchmarks.hallusionbench_metrics import PROTOCOLS, HallusionB
 from mmpref.evals.files.answer_readers import name_of, read_rows
 from mmpref.evals.files.matching import match
 from mmpref.evals.files.narrowed import Chosen, match_chosen, not_chosen
+from mmpref.evals.files.row_ids import IdRules
 from mmpref.evals.files.rows import Saved, pair_by_id
 from mmpref.evals.files.verdicts import judging_notes, read_verdicts, usable_on
 from mmpref.files.rows import Row, Source, choose, load_rows, row_id, text_of
@@ -107,7 +108,7 @@ def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mappin
     rows = read_rows(source)
 
     def matched(asked: Sequence[EvalSample]) -> Saved:
-        return match(rows, asked, name_of(source), ids_of=_ids_of, numbered=True)
+        return match(rows, asked, name_of(source), IdRules(ids_of=_ids_of, numbered=True))
 
     saved = match_chosen(rows, samples, matched, f"view={options['view']}")
     return replace(saved, verdicts=tuple(verdict for row in rows if (verdict := _embedded(row)) is not None))

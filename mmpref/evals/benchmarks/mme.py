@@ -33,6 +33,7 @@ from mmpref.evals.files.answer_readers import name_of, read_rows
 from mmpref.evals.files.image_names import filled
 from mmpref.evals.files.layouts import PLACE
 from mmpref.evals.files.matching import match
+from mmpref.evals.files.row_ids import IdRules
 from mmpref.evals.files.rows import Saved, pair_by_id
 from mmpref.evals.text.yes_no import YesNo, read_mmpref, read_vlmevalkit
 from mmpref.files.rows import Row, Source, first_ids, load_rows, read_text
@@ -188,7 +189,7 @@ def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mappin
     _refuse_one_file(source)
     folder = isinstance(source, str | Path) and Path(source).is_dir()
     rows = _folder_rows(Path(str(source)), labelled=False) if folder else read_rows(source)
-    return match(rows, samples, name_of(source), numbered=True)
+    return match(rows, samples, name_of(source), IdRules(numbered=True))
 
 
 def grade(

@@ -29,6 +29,7 @@ from mmpref.errors import DataError, EvalIncompleteError
 from mmpref.evals.benchmarks.contract import Benchmark, Counts, Graded, Item, ScoringProtocol, by_name, each
 from mmpref.evals.files.answer_readers import name_of, read_rows
 from mmpref.evals.files.matching import match
+from mmpref.evals.files.row_ids import IdRules
 from mmpref.evals.files.rows import Saved, pair_by_id
 from mmpref.evals.files.verdicts import MAX_SCORE, Verdict, judging_notes, read_verdicts, usable_on
 from mmpref.evals.text.objects import count_words
@@ -78,7 +79,7 @@ def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mappin
     if rows and all("choices" in row for row in rows):  # the judge's file alone; the answers are in the template
         reviewed = tuple({"id": sample.id, **review} for sample, review in _in_order(rows, samples))
         return Saved([Answer(id=sample.id, text=sample.meta["model_answer"]) for sample in samples], reviewed)
-    saved = match(rows, samples, name_of(source), keys=_KEYS, numbered=True)
+    saved = match(rows, samples, name_of(source), IdRules(keys=_KEYS, numbered=True))
     reviews = [
         {"id": answer.id, "review": row[key], "judge": str(row.get("judge", ""))}
         for row, answer in zip(rows, saved.answers, strict=False)

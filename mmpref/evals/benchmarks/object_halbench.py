@@ -34,6 +34,7 @@ from mmpref.evals.benchmarks.object_counts import count_objects, object_metrics,
 from mmpref.evals.files.answer_readers import name_of, read_rows
 from mmpref.evals.files.coco import Truth, ground_truth, image_file
 from mmpref.evals.files.matching import match
+from mmpref.evals.files.row_ids import IdRules
 from mmpref.evals.files.rows import Saved, pair_by_id
 from mmpref.evals.files.verdicts import Verdict, judging_notes, read_verdicts, usable_on
 from mmpref.evals.text.objects import Extractor, count_words, extract_mmpref, true_objects
@@ -95,7 +96,7 @@ def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mappin
         for row in rows
         if isinstance(row.get("words"), list) and "mscoco_generated_words" in row
     ]
-    saved = match(rows, samples, name_of(source), keys=_KEYS, numbered=True)
+    saved = match(rows, samples, name_of(source), IdRules(keys=_KEYS, numbered=True))
     return replace(saved, verdicts=tuple(verdicts))
 
 

@@ -28,6 +28,7 @@ from mmpref.errors import DataError, EvalIncompleteError
 from mmpref.evals.benchmarks.contract import Benchmark, Counts, Graded, ScoringProtocol, by_name, each
 from mmpref.evals.files.answer_readers import name_of, read_rows
 from mmpref.evals.files.matching import match
+from mmpref.evals.files.row_ids import IdRules
 from mmpref.evals.files.rows import Saved, pair_by_id
 from mmpref.evals.files.verdicts import judging_notes, read_verdicts, usable_on
 from mmpref.files.rows import Row, Source, load_rows, row_id, text_of
@@ -74,7 +75,7 @@ def instruction_of(row: Row) -> str | None:
 def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mapping[str, Any]) -> Saved:
     by_text = _ids_by_text(samples)
     rows = [_as_ours(row, by_text) for row in read_rows(source)]
-    return match(rows, samples, name_of(source), keys=(*_ID_KEYS, "idx", "index"))
+    return match(rows, samples, name_of(source), IdRules(keys=(*_ID_KEYS, "idx", "index")))
 
 
 def _as_ours(row: Row, by_text: Mapping[str, Sequence[str]]) -> Row:

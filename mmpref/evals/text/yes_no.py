@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Literal
 
 YesNo = Literal["yes", "no", "unparsed"]
@@ -186,13 +184,3 @@ def _statement_says(sentence: str) -> YesNo:
     if doubted or _CONTRAST.search(certain) or not _DENIAL.search(certain):
         return "unparsed"
     return "no"
-
-
-YES_NO_READERS: Mapping[str, Callable[[str], YesNo]] = MappingProxyType(
-    {
-        "mmpref": read_mmpref,
-        "official": read_official,
-        "lmms_eval": read_lmms_eval,
-        "vlmevalkit": read_vlmevalkit,
-    }
-)
