@@ -72,7 +72,7 @@ def score(
         benchmark: a name of ``BENCHMARKS``.
         questions: a path or rows; each benchmark's file says what it takes.
         answers: a path to JSON lines ``{"id", "text"}``, or such rows; files of other tools are read too
-            (``answer_files``).
+            (``files.answer_readers``).
         protocol: whose rules are followed; ``mmpref`` reads real answers best, the others equal the tool they name.
         resamples, seed: of the bootstrap behind the 95 % intervals.
         options: of the benchmark, such as CHAIR's ``synonyms``.

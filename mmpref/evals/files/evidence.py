@@ -66,13 +66,7 @@ class Evidence:
         said = said or _said(row, own)
         fits = bool(own) and any(_shows(text, own) for text in said.values())
         if not odd and own and said and not fits:
-            key, text = next(iter(said.items()))
-            odd = f"shows {text[:_SHOWN]!r} where {own[:_SHOWN]!r} is asked"
-            if not ours and not any(self._is_asked(text.casefold()) for text in said.values()):
-                self._prompt_keys |= dict.fromkeys(said)
-                backed = imaged or any(self._tells(text, own) for text in said.values())
-                (self._reworded if backed else self._unlike).append(f"{here} {odd}")
-                odd = ""
+            odd = self._other_prompt(here, said, own, ours=ours, imaged=imaged)
         if odd:
             self._wrong.append(f"{here} {odd}")
         elif fits:
@@ -82,6 +76,18 @@ class Evidence:
             self._imaged += 1
         elif images and not odd:
             self._strange.append((f"{here} has the", {**images, "": content(sample)[0]}, fits))
+
+    def _other_prompt(self, here: str, said: dict[str, str], own: str, *, ours: bool, imaged: bool) -> str:
+        """What is to be said of a prompt that is another question of the file; "" for one that is none of them, which
+        is noted as the question in other words."""
+        text = next(iter(said.values()))
+        odd = f"shows {text[:_SHOWN]!r} where {own[:_SHOWN]!r} is asked"
+        if ours or any(self._is_asked(text.casefold()) for text in said.values()):
+            return odd
+        self._prompt_keys |= dict.fromkeys(said)
+        backed = imaged or any(self._tells(text, own) for text in said.values())
+        (self._reworded if backed else self._unlike).append(f"{here} {odd}")
+        return ""
 
     @cached_property
     def _questions(self) -> dict[int, set[str]]:

@@ -20,6 +20,7 @@ _IMAGE_MARKS = re.compile(r"<image>|<img>.*?</img>|<\|vision_start\|>.*?<\|visio
 
 
 def tidy(text: str) -> str:
+    """The text with single spaces."""
     return " ".join(text.split())
 
 

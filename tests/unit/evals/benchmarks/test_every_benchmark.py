@@ -9,8 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmpref.errors import ConfigError, DataError
-from mmpref.evals import BENCHMARKS, compare, load_samples, score, score_beside, write_items, write_result
+from mmpref.evals import BENCHMARKS, compare, load_samples, score, score_beside, scoring, write_items, write_result
+from mmpref.evals.benchmarks.contract import Benchmark, Graded, ScoringProtocol, by_name, each
+from mmpref.evals.files.rows import Saved, load_answers, pair_by_id
 from mmpref.evals.scoring import benchmark_named
+from mmpref.records import EvalSample, user_turn
+from mmpref.statistics import Ratio
 from tests.unit.evals.cases import NAMES, arguments, load
 
 PROTOCOLS = [(name, protocol) for name in NAMES for protocol in BENCHMARKS[name].protocols]
@@ -184,6 +188,55 @@ def test_options_and_protocols_that_are_unknown_are_refused(name):
 )
 def test_a_benchmark_is_found_under_the_names_that_people_write(spelling, name):
     assert benchmark_named(spelling).name == name
+
+
+def toy_benchmark():
+    """Says how many letters an answer has; a new benchmark is no more than this and its row in the table."""
+
+    def load(source, options):
+        return tuple(
+            EvalSample(id=row["id"], images=(), prompt=user_turn(row["text"], num_images=0), meta={"image": ""})
+            for row in source
+        )
+
+    def grade(samples, answers, protocol, options):
+        return Graded.of(
+            [
+                {"id": sample.id, "text": text, "letters": len(text), "counted": bool(text)}
+                for sample, text in pair_by_id(samples, answers)
+            ]
+        )
+
+    return Benchmark(
+        name="toy_bench",
+        title="Letters",
+        paper="none",
+        official="none",
+        protocols=by_name(ScoringProtocol(name="mmpref"), ScoringProtocol(name="tool", needs="words")),
+        max_new_tokens=1,
+        options={"words": None},
+        load=load,
+        load_answers=lambda source, samples, options: Saved(load_answers(source)),
+        grade=grade,
+        unit=lambda item: item["id"],
+        counts=each(lambda item: {"answers": 1, "letters": item["letters"]}),
+        metrics=lambda protocol, part, items: {
+            "mean_letters": Ratio(top={"letters": 1}, bottom={"answers": 1}, why_empty="no answers", proportion=False)
+        },
+        how_to_get="write them",
+        aliases=("letters",),
+    )
+
+
+def test_a_new_benchmark_is_one_object_and_one_row(monkeypatch):
+    monkeypatch.setattr(scoring, "BENCHMARKS", {"toy_bench": toy_benchmark()})
+    questions = [{"id": name, "text": "Say something."} for name in "abc"]
+    answers = [{"id": name, "text": text} for name, text in zip("abc", ("x", "yy", ""), strict=True)]
+    found = score("Letters", questions, answers, resamples=5)
+    assert (found.benchmark, found.metrics, found.n, found.n_unparsed) == ("toy_bench", {"mean_letters": 1.0}, 3, 1)
+    with pytest.raises(ConfigError, match="is made with its authors' words, .*: write them"):
+        score("toy", questions, answers, "tool")
+    assert score("toy", questions, answers, "tool", words="these", resamples=5).metrics == {"mean_letters": 1.0}
 
 
 def calls_of(function):
