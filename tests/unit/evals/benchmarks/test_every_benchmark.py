@@ -234,7 +234,7 @@ def test_a_new_benchmark_is_one_object_and_one_row(monkeypatch):
     answers = [{"id": name, "text": text} for name, text in zip("abc", ("x", "yy", ""), strict=True)]
     found = score("Letters", questions, answers, resamples=5)
     assert (found.benchmark, found.metrics, found.n, found.n_unparsed) == ("toy_bench", {"mean_letters": 1.0}, 3, 1)
-    with pytest.raises(ConfigError, match="is made with its authors' words, .*: write them"):
+    with pytest.raises(ConfigError, match=r"is made with its authors' words, .*: write them"):
         score("toy", questions, answers, "tool")
     assert score("toy", questions, answers, "tool", words="these", resamples=5).metrics == {"mean_letters": 1.0}
 
