@@ -94,7 +94,7 @@ def build_report(
 
 
 def page(report: Report, out: Path) -> str:
-    """The page's text. What a page of nothing but other benchmarks does not have, it does not speak of."""
+    """The page's text. Sections without content are left out."""
     runs, table = report.runs, report.table
     trained = any(run.manifest for run in runs)
     captions = any(run.chair() or run.pope() for run in runs)
