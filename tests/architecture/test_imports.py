@@ -125,7 +125,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"evaluate", "export", "judge"},
     ],
     "report": [
-        {"evaluation", "flags", "markup", "text_stats"},
+        {"evaluation", "flags", "html", "text_stats"},
         {"cells", "questions"},
         {"differences", "figures", "flips", "runs", "tables"},
         {"commands", "drift", "examples", "notes"},
@@ -152,7 +152,7 @@ DOORS: dict[str, set[str]] = {
     "torchvision": set(),
     "deepspeed": {"training/parallel/zero.py"},
     "httpx2": {"generation/http_calls.py"},
-    "jinja2": {"processing/chat/render_process.py"},
+    "jinja2": {"processing/chat/render_process.py", "report/html.py"},
     "filelock": {"files/writing.py"},
     "psutil": {"process/signals.py"},
     "requests": set(),
