@@ -3,10 +3,11 @@
 Scoring imports no torch; only ``answerers.TransformersAnswerer`` does, when it is built.
 """
 
+from mmpref.evals.benchmarks import BENCHMARKS
 from mmpref.evals.evaluate import evaluate
 from mmpref.evals.export import export_answers
 from mmpref.evals.results import result_content, write_items, write_result, write_scored
-from mmpref.evals.scoring import BENCHMARKS, compare, load_samples, score, score_beside, score_by
+from mmpref.evals.scoring import compare, load_samples, score, score_beside, score_by
 
 __all__ = [
     "BENCHMARKS",

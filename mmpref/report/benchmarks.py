@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from mmpref.errors import MMPrefError
-from mmpref.evals.scoring import BENCHMARKS
+from mmpref.evals.benchmarks import BENCHMARKS
 from mmpref.report.cells import Cell, Unit
 from mmpref.report.compare import filled
 from mmpref.report.differences import paired_differences
@@ -90,10 +90,9 @@ def benchmark_tables(runs: Sequence[Run]) -> list[BenchmarkTable]:
     CHAIR and POPE have a table without metrics, for who turned right and wrong.
     """
     tables = []
-    for benchmark, protocol in dict.fromkeys((found.benchmark, found.protocol) for run in runs for found in run.evals):
-        found = [
-            (run.label, e) for run in runs for e in run.evals if (e.benchmark, e.protocol) == (benchmark, protocol)
-        ]
+    for kind in dict.fromkeys((found.benchmark, found.protocol) for run in runs for found in run.evals):
+        benchmark, protocol = kind
+        found = [(run.label, e) for run in runs for e in run.evals if (e.benchmark, e.protocol) == kind]
         groups = [found]
         if benchmark not in ELSEWHERE:
             groups = clusters(found, lambda one, other: have_nothing_in_common(one[1], other[1]))
@@ -255,7 +254,7 @@ def _proportions(found: Evaluation) -> dict[str, bool]:
     return {
         f"{part}/{name}" if part else name: metric.proportion
         for part, items in parts.items()
-        for name, metric in known.metrics(found.protocol, part, items).items()
+        for name, metric in known.metrics(known.protocol_of_result(found.protocol), part, items).items()
     }
 
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmpref.evals.benchmarks import BENCHMARKS
 from mmpref.evals.benchmarks.judge_tasks import JUDGED
-from mmpref.evals.scoring import BENCHMARKS
 from mmpref.report.evaluation import RESULTS, Evaluation, number
 from mmpref.report.runs import Run
 

@@ -39,7 +39,7 @@ def paired_differences(
         what: begins the sentences.
     """
     where = f"{what}{', ' if what else ''}{labels[1]} against {labels[0]}"
-    if first.protocol != second.protocol:
+    if len({first.protocol, second.protocol}) > 1:
         notes.append(f"{where}: not compared, protocols differ ({first.protocol} and {second.protocol})")
         return {}
     if not first.items or not second.items:

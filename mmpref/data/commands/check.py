@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mmpref.data.images.decoding import Decoder, Task, Verdict
+from mmpref.data.images.decoding import Decoder, DecodeResult, Task
 from mmpref.data.loading import DEFAULT_MAX_BAD_FRACTION, Candidate, PairSource, all_images
 from mmpref.data.manifest import (
     QUARANTINE_FILE,
@@ -155,7 +155,7 @@ class _Window:
 
     candidates: list[Candidate]
     keys: list[_Key]
-    verdicts: list[Verdict]
+    verdicts: list[DecodeResult]
 
 
 @dataclass
@@ -164,7 +164,7 @@ class _Tally:
 
     quarantine: Quarantine
     listings: list[Listing]
-    images: dict[_Key, Verdict | None] = field(default_factory=dict)
+    images: dict[_Key, DecodeResult | None] = field(default_factory=dict)
     """None: decoded, and counted in the listing."""
     pending: set[_Key] = field(default_factory=set)
     ids: dict[str, str] = field(default_factory=dict)
@@ -183,7 +183,7 @@ class _Tally:
 
     def close(self, number: int, source: PairSource, window: _Window) -> None:
         """Say of each pair of a window whose images are decoded whether it is used."""
-        embedded: dict[_Key, Verdict] = {}
+        embedded: dict[_Key, DecodeResult] = {}
         for key, verdict in zip(window.keys, window.verdicts, strict=True):
             if key in self.pending:
                 self.pending.discard(key)
@@ -210,7 +210,7 @@ class _Tally:
         source: PairSource,
         pair: PreferencePair,
         keys: Sequence[_Key],
-        verdicts: Sequence[Verdict | None],
+        verdicts: Sequence[DecodeResult | None],
     ) -> None:
         self.quarantine.num_used += 1
         self.sources[pair.source] += 1
@@ -266,7 +266,7 @@ def _decoded(
     number: int, source: PairSource, decoder: Decoder, tally: _Tally, demonstrations: bool
 ) -> Iterator[_Window]:
     """Windows of pairs in order, each when its images are decoded; a few are on their way at any time."""
-    waiting: deque[tuple[_Window, list[Task], Future[list[Verdict]]]] = deque()
+    waiting: deque[tuple[_Window, list[Task], Future[list[DecodeResult]]]] = deque()
 
     def finished() -> _Window:
         window, tasks, work = waiting.popleft()
