@@ -43,8 +43,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "processing": RECIPE,
     "models": RECIPE | {"processing", "losses"},
     "training": RUN_FOLDER | {"data", "processing", "losses", "models"},
-    # what a run keeps its weights in, how it is divided, and its loss are the same for the plan and for the training
-    "planning": RUN_FOLDER | {"image_tokens", "data", "processing", "models", "training"},
+    # how a run is divided, its dtypes, its loss and the tiles of its logits are the same for the plan and the training
+    "planning": RUN_FOLDER | {"image_tokens", "data", "processing", "losses", "models", "training"},
     "merge": RUN_FOLDER | {"data", "processing", "models", "training"},
     "generation": RECIPE | {"data", "processing", "models"},
     "judging": RECIPE | {"generation"},
