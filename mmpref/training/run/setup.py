@@ -13,7 +13,7 @@ from mmpref.errors import ConfigError
 from mmpref.losses.objective import Objective
 from mmpref.models.adapters.lora import count_parameters, prepare
 from mmpref.models.folder.config_checks import refuse_unsavable
-from mmpref.models.load import family_of_config, load, load_config
+from mmpref.models.load import LoadSettings, family_of_config, load, load_config
 from mmpref.models.loaded import LoadedModel
 from mmpref.models.logps.layout_choice import Layout, choose_layout
 from mmpref.models.logps.reference import Reference, choose_reference
@@ -185,13 +185,15 @@ def _load_model(recipe: Recipe, world: World = ALONE) -> LoadedModel:
     adapter, half = recipe.adapter, autocast_dtype(recipe)
     loaded = load(
         recipe.model.path,
-        dtype=loaded_as(recipe, is_deepspeed=world.is_deepspeed),
-        quantization=_quantization(adapter, sharded=world.strategy == "fsdp2"),
-        attn_implementation=recipe.model.attn_implementation,
-        min_pixels=recipe.processing.min_pixels,
-        max_pixels=recipe.processing.max_pixels,
+        LoadSettings(
+            dtype=loaded_as(recipe, is_deepspeed=world.is_deepspeed),
+            quantization=_quantization(adapter, sharded=world.strategy == "fsdp2"),
+            attn_implementation=recipe.model.attn_implementation,
+            min_pixels=recipe.processing.min_pixels,
+            max_pixels=recipe.processing.max_pixels,
+            parts=recipe.model.parts,
+        ),
         trainable=True,
-        parts=recipe.model.parts,
     )
     set_seed(recipe.seed)  # where weights are divided as they are read, reading them draws numbers
     return prepare(

@@ -17,6 +17,7 @@ from mmpref.errors import ConfigError
 from mmpref.models import (
     AdapterSettings,
     LoadedModel,
+    LoadSettings,
     Tuning,
     choose_reference,
     count_parameters,
@@ -48,7 +49,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def fresh(folder: Path, **settings: Any) -> LoadedModel:
-    return load(folder, trainable=True, **settings)
+    return load(folder, LoadSettings(**settings), trainable=True)
 
 
 def batch_for(loaded: LoadedModel, *images: str) -> Any:
@@ -207,7 +208,7 @@ def test_a_missing_extra_says_what_to_install(
     loaded = fresh(base("llava"))
     calls: dict[str, Callable[[], object]] = {
         "lora": lambda: prepare(loaded, LORA, AdapterSettings()),
-        "nf4": lambda: load_model(base("llava"), quantization="nf4"),
+        "nf4": lambda: load_model(base("llava"), LoadSettings(quantization="nf4")),
     }
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(ConfigError, match="pip install"):
