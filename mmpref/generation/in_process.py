@@ -158,6 +158,7 @@ class TransformersAnswerer:
             if value < 1:
                 raise ConfigError(f"{name} must be >= 1, got {value}")
         from mmpref.processing.encode import PairEncoder
+        from mmpref.processing.pixels import ImageSettings
 
         if load_image is None:
             from mmpref.data.images.loader import ImageLoader
@@ -175,7 +176,7 @@ class TransformersAnswerer:
             model = model.load(device or ("cuda" if torch.cuda.is_available() else None))
         self._loaded = model
         self._encoder = PairEncoder(
-            model.processor, model.family, pixel_cache_bytes=_PIXEL_CACHE_BYTES, template_kwargs=kwargs
+            model.processor, model.family, images=ImageSettings(cache_bytes=_PIXEL_CACHE_BYTES), template_kwargs=kwargs
         )
         self._tokenizer = copy.deepcopy(model.tokenizer)  # one tokenizer must not encode and decode in two threads
         self._load_image = load_image

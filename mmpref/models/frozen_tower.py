@@ -17,7 +17,7 @@ from mmpref.processing.family import Family
 
 
 class FrozenForward:
-    """Stands in for the forward of a frozen module.
+    """The forward of a frozen module, in place of its own.
 
     It records no graph, whatever its inputs ask for: gradient checkpointing makes the patch embedding of a frozen tower
     ask for gradients, and then the whole tower is recomputed and differentiated for nothing.

@@ -316,7 +316,7 @@ def _explained(path: str | Path, what: str, *, memory: bool = True) -> Iterator[
     """What a library raises when it cannot load, as one error that says what to do.
 
     Args:
-        memory: a lack of memory is told here too; otherwise it passes to whoever knows what would need less.
+        memory: a lack of memory is explained here too; otherwise it passes to whoever knows what would need less.
     """
     is_here = Path(path).is_dir()
     hint = AGAIN if is_here else "check the name and the connection, or give a local folder"

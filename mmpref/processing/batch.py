@@ -1,6 +1,6 @@
 """A batch of pairs as the model runs them. This is the only place that knows the order of chosen and rejected.
 
-Two layouts. *Shared prefix*: one row without padding, in which every prompt stands once and both answers follow it,
+Two layouts. *Shared prefix*: one row without padding, in which every prompt appears once and both answers follow it,
 ``[prompt | chosen | rejected | next prompt | ...]``, with positions that start again for the second answer. *Plain*:
 one padded row for each answer, with its own copy of the prompt.
 
@@ -59,7 +59,7 @@ class PairBatch:
     ] = ()  # (time, rows, columns) in patches of every image, where there are any
     image_token_id: int | None = None  # the token whose places ``image_places`` are
     image_places: Tensor | None = None  # [M] places in the N * T tokens that take an image feature each, in order
-    num_dummy_pairs: int = 0  # so many pairs at the end have no weight: they keep a process in step with the others
+    num_dummy_pairs: int = 0  # the last n pairs have no weight: they are there so that all ranks run as many forwards
     keys: tuple[str, ...] = ()  # length B: what the model is given for each pair, as a hash; () unless asked for
 
     def __post_init__(self) -> None:  # shapes only: no tensor is read, so nothing waits for the device
@@ -173,7 +173,7 @@ def join_vision(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
     Every processor puts images (or their patches) first: (images, 3, H, W), (images, tiles, 3, H, W), (patches, dim)
     with (images, 3) grids, (images, 2) sizes. Tensors are joined along that dimension; where rows have different
-    numbers of tiles, or images have different sizes that the model is told (Pixtral), the smaller ones are padded with
+    numbers of tiles, or images have different sizes that the model is given (Pixtral), the smaller ones are padded with
     zeros, which the models cut off again by the image sizes.
 
     Raises:

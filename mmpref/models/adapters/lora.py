@@ -248,7 +248,7 @@ def _check(tuning: Tuning, adapter: AdapterSettings | None, family: Family, mode
     if family.unknown:
         names = ", ".join(family.unknown)
         raise ConfigError(
-            f"what these modules of a '{_type_of(model)}' model are cannot be told from its code: {names}; say it, "
+            f"what these modules of a '{_type_of(model)}' model are cannot be read from its code: {names}; say it, "
             f"as in model.parts={{{family.unknown[0]}: other}} (vision, projector, language, or other: never trained)"
         )
     found = {family.part_of(name) for name, _ in model.named_parameters()}

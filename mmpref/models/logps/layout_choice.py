@@ -1,4 +1,4 @@
-"""Whether pairs share their prompt in a model, and why: decided once, told once."""
+"""Whether pairs share their prompt in a model, and why: decided once, reported once."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ logger = logging.getLogger(__name__)
 
 LayoutChoice = Literal["auto", "shared_prefix", "plain"]
 EXACT, _HALF = 1e-4, 0.1
-"""Nats by which two exact ways of computing may differ, on average over tokens. Rounding in float32 is about 1e-6; a
-wrong mask or position moves tokens by 0.1 to 1.3. Half precision keeps 8 or 11 bits of every layer's output, so only
-gross faults can be told there."""
+"""Nats a token by which two exact ways of computing may differ, on average over tokens. Rounding in float32 is about
+1e-6; a wrong mask or position changes log-probs by 0.1 to 1.3 nats a token. Half precision keeps 8 or 11 bits of every
+layer's output, so only gross faults can be seen there."""
 
 
 @dataclass(frozen=True, slots=True)

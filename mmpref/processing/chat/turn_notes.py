@@ -1,4 +1,4 @@
-"""What a person should be told of how a chat template writes the rows: each kind of finding once."""
+"""What a person should know of how a chat template writes the rows: each kind of finding once."""
 
 from __future__ import annotations
 

@@ -88,8 +88,8 @@ class TurnWriter:
         self.template = template
         self.sees_images = sees_images
         self.ends = ends
-        self.told = TurnNotes(template, ends)
-        self.notes = self.told.notes
+        self.findings = TurnNotes(template, ends)
+        self.notes = self.findings.notes
         self._frames: dict[tuple[_Way, str], list[Frame]] = {}
         self._prompt_frames: dict[tuple[Any, ...], PromptFrame] = {}
         self._other_ends: dict[_Way, str | None] = {}
@@ -107,7 +107,7 @@ class TurnWriter:
             try:
                 written = self._by(way, row)
             except (TemplateError, NotHeldError) as err:
-                self.told.back_to(noted)  # what was found on a way that is not taken is not true of the row
+                self.findings.back_to(noted)  # what was found on a way that is not taken is not true of the row
                 if isinstance(err, NotHeldError):
                     # what becomes of the text says more than that another form is not taken
                     first, is_refusal = (err, False) if first is None or is_refusal else (first, False)
@@ -115,7 +115,7 @@ class TurnWriter:
                     first, is_refusal = NotHeldError(f"refuses it: {err}"), True
                 continue
             if way.switch:
-                self.told.note(
+                self.findings.note(
                     "switch", f"the chat template holds answers as that of '{row.row_id}' only with {way.describe()}, "
                     f"and is rendered so: write processing.template_kwargs={{{way.describe()}}}, so that the model is "
                     "asked in the same way"
@@ -172,7 +172,7 @@ class TurnWriter:
         answers = [one.answer for one in placed]
         if row.prefix:
             prefix, answers = self._cut_prefix(row, placed)
-        self.told.prompt(
+        self.findings.prompt(
             row.row_id, asked, prompt, opening, placed[0].asked_only, lambda wanted: self._same_prompt(row, way, wanted)
         )
         if row.answers and "" in ends:
@@ -286,7 +286,7 @@ class TurnWriter:
 
     def _prompt_frame(self, way: _Way, row: Row, kwargs: Mapping[str, Any]) -> PromptFrame:
         """What the template writes around messages of these roles and parts; rendered once for all rows like this."""
-        told = json.dumps(kwargs, sort_keys=True, default=str) if kwargs else ""
+        given = json.dumps(kwargs, sort_keys=True, default=str) if kwargs else ""
         shape = tuple(
             (
                 message.role,
@@ -294,7 +294,7 @@ class TurnWriter:
             )
             for message in row.messages
         )
-        key = (way, told, shape)
+        key = (way, given, shape)
         if key not in self._prompt_frames:
             probes: list[str] = []
             messages = []
@@ -335,7 +335,7 @@ class TurnWriter:
         if end is None:
             raise NotHeldError(f"writes {_short(tail)!r} after the answer, which ends no turn")
         if end.strip() and not any(end.endswith(token) for token in self.ends):
-            self.told.note(
+            self.findings.note(
                 "end", f"the chat template ends turns with the text {end.strip()!r}, for which the tokenizer has no "
                 "token: it is learnt letter by letter, and eos after it"
             )  # fmt: skip
@@ -407,7 +407,7 @@ class TurnWriter:
         return f"cannot be trained on with the chat template of {self.template.name}, which {why}{texts}; {advice}"
 
     def _refuse_hopeless(self, row: Row, why: NotHeldError) -> None:
-        """Raises ConfigError where even the plainest conversation is not held."""
+        """Raises ConfigError where even the plainest conversation is not written."""
         if not row.answers:
             return
         images = any(message.num_images for message in row.messages)
@@ -421,7 +421,7 @@ class TurnWriter:
                 except (TemplateError, NotHeldError):
                     continue
         finally:
-            self.told.back_to(noted)  # no row of the data says these things
+            self.findings.back_to(noted)  # no row of the data says these things
         raise ConfigError(
             f"no answer can be trained on with this chat template: the first row, '{row.row_id}', "
             f"{self._explained(row, why)}"
@@ -441,7 +441,7 @@ class TurnWriter:
             self._other_ends[way] = end_in_history(asked, first, answer, then, self.ends, eos)
         end = self._other_ends[way]
         if end is not None:
-            self.told.other_end(row.row_id, end)
+            self.findings.other_end(row.row_id, end)
 
     def _same_prompt(self, row: Row, way: _Way, prompt: str) -> str:
         """Advice that was tried: the switch with which the template asks with the prompt of finished answers."""

@@ -25,6 +25,7 @@ from mmpref.processing.collate import PairCollator
 from mmpref.processing.encode import PairEncoder
 from mmpref.processing.family import PartName
 from mmpref.processing.length_plan import FitPlan
+from mmpref.processing.pixels import ImageSettings
 from mmpref.recipe.sections import AdapterSection, Recipe
 from mmpref.records import PreferencePair
 from mmpref.training.parallel.world import ALONE, World
@@ -174,9 +175,11 @@ def encoder_of(recipe: Recipe, loaded: LoadedModel) -> PairEncoder:
         loaded.processor,
         loaded.family,
         max_length=processing.max_length,
-        min_pixels=processing.min_pixels,
-        max_pixels=processing.max_pixels,
-        pixel_cache_bytes=processing.pixel_cache_mib * 2**20,
+        images=ImageSettings(
+            min_pixels=processing.min_pixels,
+            max_pixels=processing.max_pixels,
+            cache_bytes=processing.pixel_cache_mib * 2**20,
+        ),
         template_kwargs=processing.template_kwargs,
     )
 
