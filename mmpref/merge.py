@@ -30,6 +30,7 @@ from mmpref.models.quantize import QuantizationSettings
 from mmpref.models.save import save_model
 from mmpref.processing.collate import PairCollator
 from mmpref.processing.encode import PairEncoder
+from mmpref.processing.pixels import ImageSettings
 from mmpref.recipe.sections import Recipe, load_recipe
 from mmpref.records import PreferencePair
 from mmpref.rundir.folder import RunDir, is_run_folder
@@ -204,8 +205,7 @@ def _answers(
     encoder = PairEncoder(  # without max_length: pairs that training cut or set aside are as good to compare on
         loaded.processor,
         loaded.family,
-        min_pixels=section.min_pixels,
-        max_pixels=section.max_pixels,
+        images=ImageSettings(min_pixels=section.min_pixels, max_pixels=section.max_pixels),
         template_kwargs=section.template_kwargs,
     )
     both = all(pair.rejected is not None for pair in pairs)
