@@ -48,7 +48,7 @@ class LikelihoodAnswerer:
         import torch
 
         from mmpref.data.images.loader import ImageLoader
-        from mmpref.models.adapters.lora import has_adapter
+        from mmpref.models.adapters.weights import has_adapter
         from mmpref.models.logps.layout_choice import choose_layout
         from mmpref.models.logps.reference import choose_reference
         from mmpref.processing.encode import PairEncoder

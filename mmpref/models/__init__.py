@@ -1,6 +1,7 @@
 """Models: loading and saving, adapters, and the log-probs of a policy and its reference."""
 
-from mmpref.models.adapters.lora import count_parameters, prepare
+from mmpref.models.adapters.lora import prepare
+from mmpref.models.adapters.weights import count_parameters
 from mmpref.models.load import LoadSettings, load, load_model, load_processor
 from mmpref.models.loaded import LoadedModel
 from mmpref.models.logps.layout_choice import Layout, choose_layout

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from mmpref.errors import CheckpointError, ConfigError, MMPrefError
 from mmpref.files.writing import folder_beside, real_path
-from mmpref.models.adapters.lora import as_plain_lora
+from mmpref.models.adapters.pissa import as_plain_lora
 from mmpref.models.adapters.switch import TRAINED
 from mmpref.models.folder.generation_config import FILE as GENERATION
 from mmpref.models.unwrap import unwrap

@@ -26,7 +26,7 @@ from mmpref.models import (
     pair_logps,
     prepare,
 )
-from mmpref.models.adapters.lora import adapter_changes_nothing
+from mmpref.models.adapters.weights import adapter_changes_nothing
 from mmpref.models.logps.answer_logps import answer_logps
 from mmpref.models.unwrap import base_model
 from mmpref.processing import PairBatch

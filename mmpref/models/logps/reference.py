@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from mmpref.models.adapters.lora import adapter_changes_nothing, changed_its_base, has_adapter, is_adapter_weight
+from mmpref.models.adapters.pissa import changed_its_base
 from mmpref.models.adapters.switch import COPY, copy_adapter, has_copy, switched
+from mmpref.models.adapters.weights import adapter_changes_nothing, has_adapter, is_adapter_weight
 from mmpref.models.logps.answer_logps import answer_sums
 from mmpref.models.reference_rule import ReferenceModelKind, Start, choose
 from mmpref.models.unwrap import unwrap

@@ -11,7 +11,8 @@ from transformers import set_seed
 
 from mmpref.errors import ConfigError
 from mmpref.losses.objective import Objective
-from mmpref.models.adapters.lora import count_parameters, prepare
+from mmpref.models.adapters.lora import prepare
+from mmpref.models.adapters.weights import count_parameters
 from mmpref.models.folder.config_checks import refuse_unsavable
 from mmpref.models.load import LoadSettings, family_of_config, load, load_config
 from mmpref.models.loaded import LoadedModel

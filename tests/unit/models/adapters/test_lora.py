@@ -27,7 +27,7 @@ from mmpref.models import (
     prepare,
     save_model,
 )
-from mmpref.models.adapters import lora as adapter_module
+from mmpref.models.adapters.targets import exact_pattern
 from mmpref.processing import PairCollator, PairEncoder
 from mmpref.processing.family import family_of
 from tests.tiny_vlms import build, draw, pair
@@ -289,7 +289,7 @@ def test_a_pattern_names_exactly_the_layers() -> None:
     )
     model["layers"].extend(nn.Linear(2, 2) for _ in range(12))
     names = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
-    pattern = adapter_module._pattern(names, model)
+    pattern = exact_pattern(names, model)
     assert {n for n, _ in model.named_modules() if re.fullmatch(pattern, n)} == set(names)
     assert r"layers\.\d+" in pattern
     assert family_of("llama", has_vision=False).part_of("lm_head") == "language"
