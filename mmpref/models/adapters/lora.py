@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from mmpref.errors import ConfigError, library_errors
 from mmpref.models.adapters.casts import leave_casts_to_autocast
 from mmpref.models.adapters.checks import refuse_unfit
+from mmpref.models.adapters.pissa import keep_start
 from mmpref.models.adapters.saved import CONFIG, WEIGHTS, adapter_settings
 from mmpref.models.adapters.targets import exact_pattern, lora_layers, modules_to_save
 from mmpref.models.adapters.weights import count_parameters, is_adapter_weight, plain_name
