@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mmpref.models.loaded import LoadedModel
-    from mmpref.processing.encode import EncodedPrompt
+    from mmpref.processing.encoded import EncodedPrompt
 
 BATCH_SIZE = 64
 TOKENS_PER_BATCH = 65_536

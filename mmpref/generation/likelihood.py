@@ -13,7 +13,7 @@ from mmpref.records import Answer, EvalSample, ImageRef, PreferencePair
 
 if TYPE_CHECKING:
     from mmpref.models.loaded import LoadedModel
-    from mmpref.processing.encode import EncodedPair
+    from mmpref.processing.encoded import EncodedPair
 
 _BATCHES_PER_WINDOW = 8
 

@@ -55,13 +55,16 @@ class _Queue:
         return not self.is_recording and bool(self._outputs)
 
     def offer(self, output: Any) -> None:
+        """Keep an output, where outputs are recorded."""
         if self.is_recording:
             self._outputs.append(copy.copy(output))  # models write into the object that they are given
 
     def take(self) -> Any:
+        """The oldest recorded output, once."""
         return self._outputs.popleft()
 
     def clear(self) -> None:
+        """Forget what was recorded, and record no more."""
         self.is_recording = False
         self._outputs.clear()
 

@@ -31,14 +31,10 @@ from mmpref.models.folder.config_checks import refuse_keys, settle, warn_if_it_w
 from mmpref.models.folder.config_values import packing_of
 from mmpref.models.folder.contents import AGAIN, look_into, read_object, refuse_odd_path, stored_weights
 from mmpref.models.folder.generation_config import plain_generation
+from mmpref.models.folder.image_only import image_only
 from mmpref.models.folder.packed_weights import is_packed, refuse_packing, refuse_plain
-from mmpref.models.folder.processors import (
-    complete_processor,
-    has_own_processor,
-    image_only,
-    processor_class,
-    refuse_kind,
-)
+from mmpref.models.folder.processor_checks import complete_processor
+from mmpref.models.folder.processors import has_own_processor, processor_class, refuse_kind
 from mmpref.models.folder.tokenizer_files import explain_tokenizer, refuse_ids_beyond, whole_tokenizer
 from mmpref.models.folder.weights_fit import building_within, refuse_misfit, refuse_positions, without_table
 from mmpref.models.loaded import LoadedModel

@@ -23,6 +23,7 @@ class PartCount:
 
     @property
     def total(self) -> int:
+        """Trained and frozen together."""
         return self.trained + self.frozen
 
 

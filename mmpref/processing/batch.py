@@ -33,6 +33,7 @@ class Segment(NamedTuple):
 
     @property
     def end(self) -> int:
+        """The first token behind the segment."""
         return self.start + self.prefix + self.first + self.second
 
 
@@ -92,6 +93,7 @@ class PairBatch:
 
     @property
     def counted_ids(self) -> tuple[str, ...]:
+        """Ids of the pairs that have weight."""
         return self.pair_ids[: self.counted]
 
     @property
@@ -101,10 +103,12 @@ class PairBatch:
 
     @property
     def shares_prefix(self) -> bool:
+        """Whether both answers of a pair follow one copy of their prompt."""
         return bool(self.segments)
 
     @property
     def has_rejected(self) -> bool:
+        """Whether there is a rejected answer for every pair; else there is none for any."""
         return self.answers.shape[0] != len(self.pair_ids)
 
     @property
@@ -137,6 +141,7 @@ class PairBatch:
         return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> PairBatch:
+        """The same batch in page-locked memory; the name is the one that DataLoader looks for."""
         return self.map(lambda tensor: tensor.pin_memory())
 
     def map(self, change: Callable[[Tensor], Tensor]) -> PairBatch:

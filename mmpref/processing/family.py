@@ -57,6 +57,7 @@ class Family:
 
     @property
     def has_vision(self) -> bool:
+        """Whether models of this family take images."""
         return bool(self.vision or self.projector)
 
     @property

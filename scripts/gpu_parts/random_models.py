@@ -16,7 +16,7 @@ import transformers as tf
 from bench_models import tokenizer
 
 from mmpref.models import LoadedModel
-from mmpref.models.folder.processors import image_only
+from mmpref.models.folder.image_only import image_only
 from mmpref.models.known_configs import known_config
 from mmpref.processing import family_of
 

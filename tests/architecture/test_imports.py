@@ -87,7 +87,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"commands"},
     ],
     "processing": [
-        {"batch", "embedded_tokens", "errors", "family", "image_settings", "positions"},
+        {"batch", "embedded_tokens", "encoded", "errors", "family", "image_settings", "positions"},
         {"chat", "pixels"},
         {"encode", "tokenizer_parts"},
         {"layout", "length_plan", "pair_text"},

@@ -15,7 +15,7 @@ from mmpref.models.logps.answer_logps import answer_logps
 from mmpref.models.logps.reference import eval_mode
 from mmpref.models.logps.shared_prefix_attention import IMPLEMENTATIONS, implementation, text_config, use_attention
 from mmpref.models.unwrap import base_model
-from mmpref.processing.encode import EncodedPair, EncodedPrompt
+from mmpref.processing.encoded import EncodedPair, EncodedPrompt
 from mmpref.processing.family import Family
 from mmpref.processing.layout import LayoutName, plain_batch, shared_prefix_batch
 from mmpref.processing.positions import in_sequence

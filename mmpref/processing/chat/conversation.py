@@ -16,10 +16,11 @@ from torch import Tensor
 from mmpref.errors import ConfigError
 from mmpref.processing.chat.answer_turn import around_difference
 from mmpref.processing.chat.renderer import TemplateError
+from mmpref.processing.chat.row import Row, Written
 from mmpref.processing.chat.spelt_tokens import SpeltOut
 from mmpref.processing.chat.template import PINNED_DATE, ChatTemplate
 from mmpref.processing.chat.thought import THINK_MARKS, never_closed
-from mmpref.processing.chat.written import Row, TurnWriter, Written
+from mmpref.processing.chat.written import TurnWriter
 from mmpref.processing.embedded_tokens import without_embedding
 from mmpref.processing.errors import fault
 from mmpref.records import Message
@@ -50,6 +51,7 @@ class Turns:
 
     @property
     def num_tokens(self) -> int:
+        """Ids in all, for the size of the cache."""
         return len(self.prompt) + len(self.prefix) + sum(map(len, self.answers))
 
 

@@ -23,6 +23,7 @@ class TurnNotes:
         self.notes: dict[str, str] = {}
 
     def note(self, kind: str, text: str) -> None:
+        """Add a finding, unless one of this kind is there."""
         if kind not in self.notes:
             self.notes[kind] = text
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from mmpref.data.images.loader import ImageLoader
 from mmpref.processing import EncodeError, FitPlan, PairCollator, PairEncoder, plan_fit
-from mmpref.processing.encode import EncodedPair
+from mmpref.processing.encoded import EncodedPair
 from mmpref.processing.family import family_of
 from mmpref.records import ImageRef, PreferencePair
 from tests.tiny_vlms import TINY, VISION, pair, refs, turn
