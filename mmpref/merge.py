@@ -23,12 +23,14 @@ from mmpref.errors import CheckpointError, ConfigError, DataError
 from mmpref.files.hashes import content_hash
 from mmpref.files.writing import folder_beside, real_path, write_json
 from mmpref.models.adapters.lora import attach, merged
-from mmpref.models.load import load, save_model
+from mmpref.models.load import LoadSettings, load
 from mmpref.models.loaded import LoadedModel
 from mmpref.models.logps.pair_logps import pair_logps
 from mmpref.models.quantize import QuantizationSettings
+from mmpref.models.save import save_model
 from mmpref.processing.collate import PairCollator
 from mmpref.processing.encode import PairEncoder
+from mmpref.processing.pixels import ImageSettings
 from mmpref.recipe.sections import Recipe, load_recipe
 from mmpref.records import PreferencePair
 from mmpref.rundir.folder import RunDir, is_run_folder
@@ -111,12 +113,14 @@ def merge(
             double_quant=recipe.adapter.double_quant,
             compute_dtype=recipe.adapter.compute_dtype,
         )
-        loaded = load(recipe.model.path, adapter=adapter, dtype=recipe.model.dtype, quantization=quantized)
+        loaded = load(
+            recipe.model.path, LoadSettings(dtype=recipe.model.dtype, quantization=quantized), adapter=adapter
+        )
         trained_on = _answers(loaded, recipe, pairs, images)
         del loaded
         gc.collect()
     say(f"the base in {dtype} with the adapter")
-    loaded = load(recipe.model.path, dtype=dtype, device=device)
+    loaded = load(recipe.model.path, LoadSettings(dtype=dtype, device=device))
     with_adapter = attach(loaded.model, adapter, trainable=False).eval()
     before = _answers(_replaced(loaded, with_adapter), recipe, pairs, images)
     whole = merged(with_adapter)
@@ -127,7 +131,7 @@ def merge(
             del loaded, with_adapter, whole
             gc.collect()
             say("the merged model, read back")
-            again = load(unproved, device=device)
+            again = load(unproved, LoadSettings(device=device))
             after = _answers(again, recipe, pairs, images)
             result = Merged(
                 path=out,
@@ -201,8 +205,7 @@ def _answers(
     encoder = PairEncoder(  # without max_length: pairs that training cut or set aside are as good to compare on
         loaded.processor,
         loaded.family,
-        min_pixels=section.min_pixels,
-        max_pixels=section.max_pixels,
+        images=ImageSettings(min_pixels=section.min_pixels, max_pixels=section.max_pixels),
         template_kwargs=section.template_kwargs,
     )
     both = all(pair.rejected is not None for pair in pairs)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mmpref.models.loaded import LoadedModel
-    from mmpref.processing.encode import EncodedPrompt
+    from mmpref.processing.encoded import EncodedPrompt
 
 BATCH_SIZE = 64
 TOKENS_PER_BATCH = 65_536
@@ -70,17 +70,16 @@ class ModelSource:
         )
 
     def load(self, device: str | None = None) -> LoadedModel:
-        from mmpref.models.load import load
+        from mmpref.models.load import LoadSettings, load
 
         found = self.resolved()
         try:
             return load(
                 found.path,
+                LoadSettings(
+                    dtype=found.dtype, quantization=found.quantization, max_pixels=found.max_pixels, device=device
+                ),
                 adapter=found.adapter,
-                dtype=found.dtype,
-                quantization=found.quantization,
-                max_pixels=found.max_pixels,
-                device=device,
             )
         except (MemoryError, RuntimeError) as err:
             import torch
@@ -159,6 +158,7 @@ class TransformersAnswerer:
             if value < 1:
                 raise ConfigError(f"{name} must be >= 1, got {value}")
         from mmpref.processing.encode import PairEncoder
+        from mmpref.processing.pixels import ImageSettings
 
         if load_image is None:
             from mmpref.data.images.loader import ImageLoader
@@ -176,7 +176,7 @@ class TransformersAnswerer:
             model = model.load(device or ("cuda" if torch.cuda.is_available() else None))
         self._loaded = model
         self._encoder = PairEncoder(
-            model.processor, model.family, pixel_cache_bytes=_PIXEL_CACHE_BYTES, template_kwargs=kwargs
+            model.processor, model.family, images=ImageSettings(cache_bytes=_PIXEL_CACHE_BYTES), template_kwargs=kwargs
         )
         self._tokenizer = copy.deepcopy(model.tokenizer)  # one tokenizer must not encode and decode in two threads
         self._load_image = load_image

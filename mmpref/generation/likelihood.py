@@ -13,7 +13,7 @@ from mmpref.records import Answer, EvalSample, ImageRef, PreferencePair
 
 if TYPE_CHECKING:
     from mmpref.models.loaded import LoadedModel
-    from mmpref.processing.encode import EncodedPair
+    from mmpref.processing.encoded import EncodedPair
 
 _BATCHES_PER_WINDOW = 8
 
@@ -48,7 +48,7 @@ class LikelihoodAnswerer:
         import torch
 
         from mmpref.data.images.loader import ImageLoader
-        from mmpref.models.adapters.lora import has_adapter
+        from mmpref.models.adapters.weights import has_adapter
         from mmpref.models.logps.layout_choice import choose_layout
         from mmpref.models.logps.reference import choose_reference
         from mmpref.processing.encode import PairEncoder

@@ -15,7 +15,7 @@ from transformers import TrainingArguments
 
 from mmpref.errors import DataError, OutOfMemoryError
 from mmpref.files.writing import write_json
-from mmpref.models.adapters.lora import count_parameters
+from mmpref.models.adapters.weights import count_parameters
 from mmpref.models.unwrap import base_model
 from mmpref.processing.batch import PairBatch
 from mmpref.processing.encode import PairEncoder
