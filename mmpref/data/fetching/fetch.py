@@ -374,7 +374,7 @@ class _Store:
                     try:
                         self._follow(url, target, file, deadline)
                         file.flush()
-                        self._refuse_other_than_a_image(temporary)
+                        self._refuse_other_than_an_image(temporary)
                         temporary.chmod(0o644)
                         temporary.replace(path)
                         with self._lock:
@@ -390,7 +390,7 @@ class _Store:
                     finally:
                         temporary.unlink(missing_ok=True)
 
-    def _refuse_other_than_a_image(self, file: Path) -> None:
+    def _refuse_other_than_an_image(self, file: Path) -> None:
         """Whole to the last pixel, whatever the server called it: an error page is none, nor is half of one.
 
         Raises:
