@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mmpref.data.commands.check import CheckReport
-    from mmpref.data.loading import PairSource
+    from mmpref.data.pair_source import PairSource
     from mmpref.records import PreferencePair
 
 WORTH_A_LOOK = 0.005
@@ -275,7 +275,7 @@ def convert(
         nonlocal unreadable
         unreadable += 1
         quarantine.num_read += 1
-        opened.put_aside(quarantine, file, row, fault, row_id=None)
+        opened.quarantine_row(quarantine, file, row, fault, row_id=None)
 
     with only_writer(out, "choose another --out"), CountDisplay("converting") as display:
         report = run_convert(

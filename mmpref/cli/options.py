@@ -47,12 +47,12 @@ class RequestOptions:
 class CostOptions:
     """What a judge costs, and may cost."""
 
-    price_in: Annotated[
-        float | None, typer.Option(min=0, help="Judge's price, dollars per million prompt tokens.")
-    ] = None
-    price_out: Annotated[
-        float | None, typer.Option(min=0, help="Judge's price, dollars per million reply tokens.")
-    ] = None
+    price_in: Annotated[float | None, typer.Option(min=0, help="Judge's price, dollars per million prompt tokens.")] = (
+        None
+    )
+    price_out: Annotated[float | None, typer.Option(min=0, help="Judge's price, dollars per million reply tokens.")] = (
+        None
+    )
     max_cost: Annotated[float | None, typer.Option(min=0, help="Judge for at most so many dollars.")] = None
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpref.data.images.loader import ImageLoader
-from mmpref.data.loading import PairSource, all_images
+from mmpref.data.pair_source import PairSource, all_images
 from mmpref.data.quarantine import Skip
 from mmpref.errors import DataError, library_errors, one_line
 from mmpref.files.reading import open_to_read, parse_json, read_json, read_text
@@ -260,7 +260,7 @@ def verify(report: Path, sources: Sequence[PairSource], *, demonstrations: bool)
         for source, entry in zip(sources, entries, strict=True)
         for old, new in zip(entry["files"], source.rows.files, strict=True)
     }
-    skip = _put_aside(report.with_name(QUARANTINE_FILE), manifest["quarantine"], names)
+    skip = _quarantined(report.with_name(QUARANTINE_FILE), manifest["quarantine"], names)
     return Checked(hash=manifest["hash"], skip=skip, _entries=tuple(entries), _report=report, _stamps=stamps)
 
 
@@ -346,7 +346,7 @@ def _entry(report: Path, manifest: Mapping[str, Any], source: PairSource) -> Map
     raise DataError(f"{report} does not describe {rows.spec} read this way (files, split and format together)")
 
 
-def _put_aside(quarantine: Path, wanted: str, names: Mapping[str, str]) -> dict[tuple[str, int, str | None], str]:
+def _quarantined(quarantine: Path, wanted: str, names: Mapping[str, str]) -> dict[tuple[str, int, str | None], str]:
     if file_hash(quarantine) != wanted:
         raise DataError(f"{quarantine} is not the one that was written with the report; run mmpref data check again")
     lines = read_text(quarantine, DataError).splitlines()

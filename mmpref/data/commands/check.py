@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpref.data.images.decoding import Decoder, Task, Verdict
-from mmpref.data.loading import DEFAULT_MAX_BAD_FRACTION, Candidate, PairSource, all_images
+from mmpref.data.loading import DEFAULT_MAX_BAD_FRACTION
 from mmpref.data.manifest import (
     QUARANTINE_FILE,
     REPORT_FILE,
@@ -24,6 +24,7 @@ from mmpref.data.manifest import (
     image_name,
     write_report,
 )
+from mmpref.data.pair_source import Candidate, PairSource, all_images
 from mmpref.data.quarantine import Quarantine, QuarantinedRow, RowError, Skip, where_is
 from mmpref.data.reading.source import count_rows
 from mmpref.data.text_similarity import repeats_prompt
@@ -202,7 +203,7 @@ class _Tally:
                 self.ids[pair.id] = where_is(file, row)
                 self._use(number, source, pair, keys, verdicts)
                 continue
-            source.put_aside(self.quarantine, file, row, error, row_id=pair.id)
+            source.quarantine_row(self.quarantine, file, row, error, row_id=pair.id)
 
     def _use(
         self,

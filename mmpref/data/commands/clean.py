@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mmpref.data.loading import PairSource
+from mmpref.data.pair_source import PairSource
 from mmpref.data.pairs import json_line
 from mmpref.data.quarantine import Quarantine, Skip
 from mmpref.errors import ConfigError, DataError

@@ -11,8 +11,8 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmpref.data.loading import PairSource
 from mmpref.data.manifest import describes
+from mmpref.data.pair_source import PairSource
 from mmpref.data.quarantine import Quarantine, QuarantinedRow
 from mmpref.data.reading.source import local_path
 from mmpref.errors import MMPrefError

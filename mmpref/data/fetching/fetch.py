@@ -27,7 +27,7 @@ from urllib.parse import urljoin, urlsplit
 from mmpref.data.fetching.deadline import Deadline
 from mmpref.data.fetching.public_hosts import HOST, is_public, normal_host
 from mmpref.data.images.loader import ImageLoader
-from mmpref.data.loading import PairSource, all_images
+from mmpref.data.pair_source import PairSource, all_images
 from mmpref.data.pairs import write_pairs
 from mmpref.data.quarantine import Quarantine, RowError
 from mmpref.errors import CheckpointError, ConfigError
@@ -263,7 +263,7 @@ def _rewritten(
             images = _local(pair.images, outcomes, source, root)
             rejected = None if pair.rejected_images is None else _local(pair.rejected_images, outcomes, source, root)
         except RowError as fault:
-            source.put_aside(quarantine, file, row, fault, row_id=pair.id)
+            source.quarantine_row(quarantine, file, row, fault, row_id=pair.id)
             continue
         quarantine.num_used += 1
         yield replace(pair, images=images, rejected_images=rejected)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mmpref.data.commands.convert import TARGETS, ConvertReport, convert
+from mmpref.data.commands.convert import TARGETS, ConvertReport, ConvertSettings, convert
 from mmpref.data.formats import FormatOptions, to_canonical
 from mmpref.data.pairs import pair_from_row
 from mmpref.data.quarantine import Quarantine
@@ -46,7 +46,7 @@ def numbered(rows: list[Row]) -> Iterator[tuple[str, int, Row]]:
 def run(tmp_path: Path, to: str, rows: list[Row], **options: Any) -> tuple[ConvertReport, Quarantine, list[Row]]:
     quarantine = Quarantine(tmp_path / "quarantine.jsonl")
     out = tmp_path / "out" / ("pairs.json" if to.startswith("llamafactory") else "pairs.jsonl")
-    report = convert(numbered(rows), to=to, out=out, quarantine=quarantine, **options)
+    report = convert(numbered(rows), ConvertSettings(to=to, out=out, **options), quarantine=quarantine)
     content = out.read_text(encoding="utf-8")
     written = json.loads(content) if out.suffix == ".json" else [json.loads(line) for line in content.splitlines()]
     assert report.num_pairs == quarantine.num_used == len(written)
@@ -137,7 +137,9 @@ def test_a_broken_dataset_info_is_not_overwritten(content: str, why: str, tmp_pa
     info = tmp_path / "dataset_info.json"
     info.write_text(content)
     with pytest.raises(DataError, match=rf"dataset_info\.json:? {why}"):
-        convert(numbered([row(1)]), to="llamafactory", out=tmp_path / "x.json", quarantine=Quarantine())
+        convert(
+            numbered([row(1)]), ConvertSettings(to="llamafactory", out=tmp_path / "x.json"), quarantine=Quarantine()
+        )
     assert info.read_text() == content
     assert not (tmp_path / "x.json").exists()
 
@@ -184,7 +186,7 @@ def test_nothing_is_written_when_reading_fails_halfway(to: str, tmp_path: Path) 
         raise DataError("the file ends in the middle")
 
     with pytest.raises(DataError, match="ends in the middle"):
-        convert(rows(), to=to, out=tmp_path / "x.json", quarantine=Quarantine())
+        convert(rows(), ConvertSettings(to=to, out=tmp_path / "x.json"), quarantine=Quarantine())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -194,17 +196,22 @@ def test_no_pair_at_all_is_an_error_and_keeps_the_old_file(tmp_path: Path) -> No
     with pytest.raises(
         DataError, match=r"nothing could be written .* 1 rows read, 0 used.*first: in\.jsonl, row 1.*empty"
     ):
-        convert(numbered([row(1, rejected=" ")]), to="trl", out=out, quarantine=Quarantine())
+        convert(numbered([row(1, rejected=" ")]), ConvertSettings(to="trl", out=out), quarantine=Quarantine())
     assert out.read_text() == "old"
 
 
 def test_only_formats_that_are_written_can_be_targets(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'povid' is only read; written are: canonical, trl"):
-        convert(numbered([row(1)]), to="povid", out=tmp_path / "x", quarantine=Quarantine())
+        convert(numbered([row(1)]), ConvertSettings(to="povid", out=tmp_path / "x"), quarantine=Quarantine())
     with pytest.raises(ConfigError, match="unknown format 'tlr'"):
-        convert(numbered([row(1)]), to="tlr", out=tmp_path / "x", quarantine=Quarantine())
+        convert(numbered([row(1)]), ConvertSettings(to="tlr", out=tmp_path / "x"), quarantine=Quarantine())
     with pytest.raises(ConfigError, match="unknown format 'x'"):
-        convert(numbered([row(1)]), to="trl", source_format="x", out=tmp_path / "x", quarantine=Quarantine())
+        convert(
+            numbered([row(1)]),
+            ConvertSettings(to="trl", out=tmp_path / "x"),
+            source_format="x",
+            quarantine=Quarantine(),
+        )
 
 
 # ---- where images are -----------------------------------------------------------------------------------------
@@ -222,7 +229,9 @@ EMBEDDED = imaged("embedded", {"bytes": "aGVsbG8="})
 
 def converted(rows: list[dict[str, Any]], out: Path, **options: Any) -> tuple[ConvertReport, list[dict[str, Any]]]:
     given = [("rows.jsonl", number, row) for number, row in enumerate(rows, start=1)]
-    report = convert(given, to=options.pop("to", "trl"), out=out, quarantine=Quarantine(), **options)
+    root = options.pop("root", None)
+    settings = ConvertSettings(to=options.pop("to", "trl"), out=out, **options)
+    report = convert(given, settings, quarantine=Quarantine(), root=root)
     return report, [json.loads(line) for line in out.read_text().splitlines()]
 
 
@@ -249,11 +258,11 @@ def test_one_folder_serves_paths_and_embedded_images_or_the_rows_are_refused(
     tmp_path: Path, rows: list[dict[str, Any]]
 ) -> None:
     root, out = tmp_path / "data", tmp_path / "out" / "rows.jsonl"
-    with pytest.raises(ConfigError, match=r"no one folder serves both; give --images a folder below"):
+    with pytest.raises(ConfigError, match=r"no one folder serves both; give --image-folder a folder below"):
         converted(rows, out, root=root)
     assert not list(out.parent.glob("*")), "nothing half done is left"
     for target, images in ((out, root / "new"), (root / "rows.jsonl", None)):
-        report, found = converted(rows, target, root=root, images=images)
+        report, found = converted(rows, target, root=root, image_folder=images)
         assert report.image_root == root
         assert all((root / row["images"][0]).is_file() or row["images"] == ["img/a.png"] for row in found)
     report, found = converted(rows, out, root=root, to="canonical")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmpref.data.formats import FORMATS, to_canonical
-from mmpref.data.loading import PairSource
+from mmpref.data.pair_source import PairSource
 from mmpref.data.pairs import pair_from_row
 from mmpref.data.quarantine import Quarantine, RowError
 from mmpref.data.reading.source import RowSource, SourceRow
