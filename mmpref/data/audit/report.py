@@ -86,7 +86,8 @@ class AuditReport:
         rows = [
             (
                 "pairs with a COCO id",
-                f"{summary.num_with_coco_id:,} of {self.num_pairs:,}, compared with {', '.join(summary.benchmarks) or '-'}",
+                f"{summary.num_with_coco_id:,} of {self.num_pairs:,}, compared with "
+                f"{', '.join(summary.benchmarks) or '-'}",
             )
         ]
         for name in dict.fromkeys((*summary.benchmarks, *summary.pairs)):

@@ -95,6 +95,14 @@ class ConvertSettings:
     """Name pairs by their place, such as ``file:12``; the row's id goes to ``meta`` as ``row_id``."""
 
 
+def outputs_beside(settings: ConvertSettings, quarantine: Quarantine) -> dict[str, Path | None]:
+    """What a conversion writes beside its file of rows, by what a message calls it."""
+    files = {"the list of rows left out beside --out,": quarantine.path}
+    if settings.to.startswith("llamafactory"):
+        files["the description beside --out,"] = settings.out.with_name(DATASET_INFO)
+    return files
+
+
 def convert_source(source: PairSource, settings: ConvertSettings, quarantine: Quarantine) -> ConvertReport:
     """:func:`convert` for a source of pairs; what of its files is no row at all is quarantined and counted too."""
     unreadable = 0

@@ -126,6 +126,10 @@ class FetchReport:
     num_bytes: int
     out: Path
 
+    def summary(self) -> str:
+        """What was downloaded, in words."""
+        return f"{self.images:,} images ({self.downloaded:,} downloaded now, {self.num_bytes / 2**20:,.1f} MiB)"
+
 
 def parse_url(url: str, policy: FetchPolicy) -> Target:
     """Take a URL apart and refuse what may not be asked.
@@ -216,7 +220,7 @@ def fetch_pairs(
     urls: dict[str, None] = {}
     for _, _, pair in replace(source, images=None).candidates(Quarantine(), demonstrations=True):
         urls.update(dict.fromkeys(_urls(pair)))
-    with only_writer(out, "choose another --out"), only_writer(root / FOLDER, "choose another --root"):
+    with only_writer(out, "choose another --out"), only_writer(root / FOLDER, "choose another --image-root"):
         store.remove_parts()
         outcomes = _fetch_all(store, urls, workers, progress)
         write_pairs(out, _rewritten(source, outcomes, quarantine, store.root))
@@ -308,8 +312,8 @@ def _below(path: str, source: PairSource, root: Path) -> str:
             return without_links(full).relative_to(root).as_posix()
     tried = " and ".join(str(place) for place in places)
     raise RowError(
-        f"image {path[:300]!r} is no URL, and no file below --root {root} (looked for in {tried}); "
-        "take a root that holds it",
+        f"image {path[:300]!r} is no URL, and no file below --image-root {root} (looked for in {tried}); "
+        "take an image root that it is below",
         reason="image_outside_root",
     )
 

@@ -46,7 +46,9 @@ def numbered(rows: list[Row]) -> Iterator[tuple[str, int, Row]]:
 def run(tmp_path: Path, to: str, rows: list[Row], **options: Any) -> tuple[ConvertReport, Quarantine, list[Row]]:
     quarantine = Quarantine(tmp_path / "quarantine.jsonl")
     out = tmp_path / "out" / ("pairs.json" if to.startswith("llamafactory") else "pairs.jsonl")
-    report = convert(numbered(rows), ConvertSettings(to=to, out=out, **options), quarantine=quarantine)
+    read_as = options.pop("options", None)
+    settings = ConvertSettings(to=to, out=out, **options)
+    report = convert(numbered(rows), settings, quarantine=quarantine, options=read_as)
     content = out.read_text(encoding="utf-8")
     written = json.loads(content) if out.suffix == ".json" else [json.loads(line) for line in content.splitlines()]
     assert report.num_pairs == quarantine.num_used == len(written)
@@ -71,7 +73,7 @@ def test_a_round_trip_through_a_file_keeps_the_pairs(to: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("to", TARGETS)
-def test_what_the_target_cannot_hold_is_put_aside_and_named(to: str, tmp_path: Path) -> None:
+def test_what_the_target_cannot_hold_is_quarantined_and_named(to: str, tmp_path: Path) -> None:
     rows = [row(1), row(2, response_prefix="I see"), row(3, rejected_images=["other.png"])]
     report, quarantine, _ = run(tmp_path, to, rows)
     lost = {
@@ -158,7 +160,7 @@ def test_embedded_images_become_files_except_in_canonical_rows(tmp_path: Path) -
     assert pair_from_row(pair, source="x", line=1).images == (ImageRef(written[0]["images"][0]),)
 
 
-def test_broken_rows_are_put_aside_with_their_place(tmp_path: Path) -> None:
+def test_broken_rows_are_quarantined_with_their_place(tmp_path: Path) -> None:
     rows = [
         row(1),
         row(2, chosen=""),
