@@ -276,7 +276,8 @@ def fetch(
 ) -> None:
     """Download the images that pairs name by URL: https, named hosts and public addresses only. Can be run again."""
     from mmpref.data.commands.outputs import refuse_outputs
-    from mmpref.data.fetching.fetch import FetchPolicy, fetch_pairs
+    from mmpref.data.fetching.fetch import fetch_pairs
+    from mmpref.data.fetching.policy import FetchPolicy
     from mmpref.data.loading import refuse_too_many_bad
     from mmpref.data.quarantine import Quarantine
     from mmpref.terminal import CountDisplay

@@ -11,7 +11,8 @@ from mmpref.data.formats import FormatOptions, format_named
 from mmpref.data.images.loader import ImageLimits, ImageLoader
 from mmpref.data.mixture import RootedImages
 from mmpref.data.pair_source import PairSource
-from mmpref.data.reading.source import FileFormat, is_hub_id, local_path, open_source
+from mmpref.data.reading.rows import FileFormat
+from mmpref.data.reading.source import is_hub_id, local_path, open_source
 from mmpref.errors import ConfigError
 from mmpref.recipe.sections import DataSection, SourceSection
 

@@ -13,7 +13,7 @@ from mmpref.data.formats import UNKNOWN_FORMAT, FormatOptions, format_named, rea
 from mmpref.data.images.loader import ImageLoader
 from mmpref.data.pairs import ASIDES, PAIR_KEYS, pair_from_row, row_name
 from mmpref.data.quarantine import NO_PAIR, Quarantine, RowError, Skip
-from mmpref.data.reading.source import RowSource
+from mmpref.data.reading.rows import RowSource
 from mmpref.records import ImageRef, PreferencePair
 
 _CANONICAL = frozenset(PAIR_KEYS)

@@ -78,13 +78,15 @@ LEVELS: dict[str, list[set[str]]] = {
     ],
     "data": [
         {"quarantine", "split", "text_similarity"},
-        {"images", "placeholders"},
-        {"audit", "mixture", "pairs"},
+        {"images", "placeholders", "row_values"},
+        {"audit", "mixture", "prompt_rows"},
+        {"pair_writing", "pairs"},
         {"formats"},
         {"card", "reading"},
         {"pair_source"},
         {"loading"},
         {"fetching", "image_check", "manifest", "opening"},
+        {"verification"},
         {"commands"},
     ],
     "processing": [
@@ -139,8 +141,13 @@ LEVELS: dict[str, list[set[str]]] = {
 
 # library -> the files that may import it
 DOORS: dict[str, set[str]] = {
-    "PIL": {"data/images/loader.py", "demo/world.py", "processing/pixels.py"},  # the last makes blank ones
-    "datasets": {"data/reading/source.py"},
+    "PIL": {
+        "data/images/derived.py",
+        "data/images/loader.py",
+        "demo/world.py",
+        "processing/pixels.py",
+    },  # the last makes blank ones
+    "datasets": {"data/reading/hub.py"},
     "peft": {"models/adapters/lora.py"},
     "bitsandbytes": {"models/quantize.py"},
     "matplotlib": {"report/figures.py"},

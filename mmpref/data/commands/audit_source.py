@@ -11,7 +11,7 @@ from mmpref.data.audit import AuditReport, AuditSettings, audit
 from mmpref.data.audit.leaks import read_benchmark_ids, read_visual_genome
 from mmpref.data.card import CardScores
 from mmpref.data.pair_source import PairSource
-from mmpref.data.pairs import write_pairs
+from mmpref.data.pair_writing import write_pairs
 from mmpref.data.quarantine import Quarantine
 from mmpref.errors import ConfigError
 from mmpref.files.reading import without_links

@@ -18,7 +18,8 @@ from typing import IO, Any
 from mmpref.data.commands.image_files import ImageFiles
 from mmpref.data.formats import FORMATS, Format, FormatOptions, format_named, read_row
 from mmpref.data.pair_source import PairSource, describe_left_over, left_over
-from mmpref.data.pairs import pair_from_row, pair_to_row, row_name
+from mmpref.data.pair_writing import pair_to_row
+from mmpref.data.pairs import pair_from_row, row_name
 from mmpref.data.quarantine import NO_PAIR, Quarantine, RowError
 from mmpref.data.reading.dataset_info import FILE_NAME as DATASET_INFO
 from mmpref.errors import ConfigError, DataError, library_errors

@@ -18,7 +18,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mmpref.data.images.loader import ImageLoader, thumbnail
+from mmpref.data.images.derived import thumbnail
+from mmpref.data.images.loader import ImageLoader
 from mmpref.data.quarantine import QuarantinedRow, RowError, where_is
 from mmpref.data.text_similarity import Piece, count_words, edit_similarity, mark_differences, words
 from mmpref.files.writing import write_text

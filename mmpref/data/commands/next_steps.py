@@ -11,10 +11,10 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmpref.data.manifest import describes
 from mmpref.data.pair_source import PairSource
 from mmpref.data.quarantine import Quarantine, QuarantinedRow
 from mmpref.data.reading.source import local_path
+from mmpref.data.verification import describes
 from mmpref.errors import MMPrefError
 from mmpref.yaml_text import parse_value
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpref.data.manifest import verify
 from mmpref.data.pair_source import PairSource
 from mmpref.data.quarantine import Quarantine
+from mmpref.data.verification import verify
 
 
 def verify_sources(report: Path, sources: Sequence[PairSource], *, demonstrations: bool, full: bool) -> str:

@@ -14,10 +14,10 @@ from typing import Any
 
 from mmpref.data.formats.canonical import CanonicalRow
 from mmpref.data.formats.chat import with_places
-from mmpref.data.formats.columns import is_empty
 from mmpref.data.formats.contract import Format, FormatOptions, Row
 from mmpref.data.formats.fields import fault, has, has_any, is_text, shown, text, turn
 from mmpref.data.formats.frameworks import images_of
+from mmpref.data.formats.media_values import is_empty
 
 _BETTER = ("better_response_id", "better_response", "overall_response", "more_helpful_response_id")
 _LEFT_OUT = {"overall_response", "more_helpful_response_id"}

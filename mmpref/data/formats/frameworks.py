@@ -8,7 +8,7 @@ from typing import Any
 from mmpref.data.formats import writers
 from mmpref.data.formats.canonical import CanonicalRow
 from mmpref.data.formats.chat import InParts, chat_answer, chat_message, chat_messages, images_in_parts, with_places
-from mmpref.data.formats.columns import column_of, is_empty
+from mmpref.data.formats.columns import column_of
 from mmpref.data.formats.contract import Format, FormatOptions, Row
 from mmpref.data.formats.fields import (
     PLACEHOLDER,
@@ -30,6 +30,7 @@ from mmpref.data.formats.fields import (
     text,
     turn,
 )
+from mmpref.data.formats.media_values import is_empty
 from mmpref.data.formats.shared_fields import take_shared, with_system
 from mmpref.data.pairs import PAIR_KEYS
 from mmpref.records import ROLES

@@ -13,10 +13,10 @@ from typing import Any
 
 from mmpref.data.formats.canonical import CanonicalRow
 from mmpref.data.formats.chat import InParts, chat_answer, chat_messages, images_in_parts, with_places
-from mmpref.data.formats.columns import is_empty
 from mmpref.data.formats.contract import Format, FormatOptions, Row
 from mmpref.data.formats.fields import Message, fault, has, is_turns, number, shown, without_none
 from mmpref.data.formats.frameworks import images_of
+from mmpref.data.formats.media_values import is_empty
 from mmpref.data.formats.unread import refuse_media_inside
 
 

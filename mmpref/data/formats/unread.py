@@ -23,15 +23,12 @@ from mmpref.data.formats.columns import (
     VERDICT,
     Column,
     column_of,
-    ends_like_an_image,
-    is_empty,
     listed,
-    looks_like_media,
-    names_the_same,
     refuse,
     spelt,
 )
 from mmpref.data.formats.contract import Row
+from mmpref.data.formats.media_values import ends_like_an_image, is_empty, looks_like_media, names_the_same
 from mmpref.data.quarantine import RowError
 
 _WHOLE = frozenset({"messages", "conversation", "conversations", "dialogue", "dialog", "turns"})

@@ -21,12 +21,13 @@ from mmpref.data.commands.next_steps import (
 from mmpref.data.image_check import ImageCheck
 from mmpref.data.images.loader import ImageLoader
 from mmpref.data.loading import Advice, FindBroken, load_each
-from mmpref.data.manifest import Listing, describes, verify
+from mmpref.data.manifest import Listing
 from mmpref.data.mixture import RootedImages, repeat
 from mmpref.data.opening import recipe_sources, weights
 from mmpref.data.pair_source import Candidate, PairSource
 from mmpref.data.quarantine import Quarantine, RowError
 from mmpref.data.split import split_by_image
+from mmpref.data.verification import describes, verify
 from mmpref.errors import ConfigError, DataError
 from mmpref.files.hashes import Say, content_hashes
 from mmpref.losses.objective import Objective

@@ -18,7 +18,8 @@ from mmpref.data.audit.leaks import (
     read_benchmark_ids,
     read_visual_genome,
 )
-from mmpref.data.images.loader import ImageLoader, fingerprint
+from mmpref.data.images.derived import fingerprint
+from mmpref.data.images.loader import ImageLoader
 from mmpref.errors import DataError
 from mmpref.records import ImageRef, PreferencePair, user_turn
 

@@ -26,9 +26,9 @@ from mmpref.data.commands.check_report import CheckReport
 from mmpref.data.images import decoding
 from mmpref.data.images.loader import ImageLoader
 from mmpref.data.loading import load_each
-from mmpref.data.manifest import verify
 from mmpref.data.opening import open_pairs
 from mmpref.data.quarantine import Quarantine
+from mmpref.data.verification import verify
 from mmpref.errors import DataError
 from mmpref.records import ImageRef, PreferencePair
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from mmpref.data.formats import FORMATS, to_canonical
-from mmpref.data.formats.columns import names_the_same
-from mmpref.data.pairs import pair_from_row, pair_to_row
+from mmpref.data.formats.media_values import names_the_same
+from mmpref.data.pair_writing import pair_to_row
+from mmpref.data.pairs import pair_from_row
 from mmpref.data.quarantine import RowError
 from mmpref.records import ImageRef
 from tests.unit.data.formats.more_rows import ANSWERS, BAD, GOOD, Row, gpt, human, said, talk

@@ -11,10 +11,10 @@ import pytest
 from mmpref.data.commands.check import check
 from mmpref.data.commands.convert import ConvertSettings, convert
 from mmpref.data.loading import load_pairs
-from mmpref.data.manifest import verify
 from mmpref.data.opening import open_pairs, recipe_sources
 from mmpref.data.quarantine import Quarantine
 from mmpref.data.reading.source import open_source
+from mmpref.data.verification import verify
 from mmpref.errors import ConfigError, DataError
 from mmpref.recipe.sections import DataSection
 from mmpref.records import PreferencePair
