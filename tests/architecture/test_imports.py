@@ -162,7 +162,7 @@ DOORS: dict[str, set[str]] = {
     "torchvision": set(),
     "deepspeed": {"training/parallel/zero.py"},
     "httpx2": {"generation/http_calls.py"},
-    "jinja2": {"processing/chat/render_process.py"},
+    "jinja2": {"data/commands/gallery.py", "processing/chat/render_process.py"},
     "filelock": {"files/writing.py"},
     "psutil": {"process/signals.py"},
     "requests": set(),
