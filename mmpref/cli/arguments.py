@@ -1,5 +1,5 @@
-"""What can be wrong with a command line whichever command it is for: arguments that are empty or can be no path,
-``--key value``."""
+"""What can be wrong with a command line whichever command it is for: arguments that are empty or can be no path, former
+names of options, ``--key value``."""
 
 from __future__ import annotations
 
@@ -60,13 +60,36 @@ def refuse_no_path(arguments: Sequence[str]) -> None:
             raise ConfigError(f"{name} {why}")
 
 
+RENAMED: dict[str, dict[str, str]] = {
+    "data check": {"root": "image-root"},
+    "data verify": {"root": "image-root"},
+    "data convert": {"root": "image-root", "images": "image-folder"},
+    "data audit": {"root": "image-root", "images": "with-images", "no-images": "without-images"},
+    "data view": {"root": "image-root"},
+    "data fetch": {"root": "image-root"},
+}
+"""Command -> former name of an option -> its name."""
+
+
+def renamed_option(arguments: Sequence[str]) -> str | None:
+    """What an option that the command line uses under its former name is called now."""
+    command = next((name for name in RENAMED if list(arguments[: name.count(" ") + 1]) == name.split()), None)
+    for word in arguments if command is not None else ():
+        former = word.partition("=")[0].removeprefix("--")
+        if word.startswith("--") and (name := RENAMED[command or ""].get(former)):
+            return f"--{former} is --{name} now"
+    return None
+
+
 def hint_for(app: typer.Typer, arguments: Sequence[str]) -> str | None:
-    """What to write in place of an option that a command does not have, where it takes ``key=value``.
+    """What to write in place of an option that a command does not have: its name of now, or ``key=value``.
 
     Args:
         app: its commands know their options.
         arguments: of a command line that typer refused.
     """
+    if (now := renamed_option(arguments)) is not None:
+        return now
     commands = {info.name or getattr(info.callback, "__name__", ""): info.callback for info in app.registered_commands}
     command = next((commands[word] for word in arguments if word in commands), None)
     if command is None:

@@ -20,12 +20,14 @@ from mmpref.data.commands.next_steps import (
 )
 from mmpref.data.image_check import ImageCheck
 from mmpref.data.images.loader import ImageLoader
-from mmpref.data.loading import Candidate, FindBroken, PairSource, load_each
-from mmpref.data.manifest import Listing, describes, verify
+from mmpref.data.loading import Advice, FindBroken, load_each
+from mmpref.data.manifest import Listing
 from mmpref.data.mixture import RootedImages, repeat
 from mmpref.data.opening import recipe_sources, weights
+from mmpref.data.pair_source import Candidate, PairSource
 from mmpref.data.quarantine import Quarantine, RowError
 from mmpref.data.split import split_by_image
+from mmpref.data.verification import describes, verify
 from mmpref.errors import ConfigError, DataError
 from mmpref.files.hashes import Say, content_hashes
 from mmpref.losses.objective import Objective
@@ -86,8 +88,10 @@ def load_data(
         max_bad_fraction=section.max_bad_fraction,
         skip=None if checked is None else checked.skip,
         find_broken=look_deeper if checked is None else None,
-        advise=lambda: advice(train_sources, quarantine, demonstrations=demonstrations),
-        advise_on_ids=lambda: advice_on_ids(train_sources, demonstrations=demonstrations),
+        advice=Advice(
+            on_bad_rows=lambda: advice(train_sources, quarantine, demonstrations=demonstrations),
+            on_ids=lambda: advice_on_ids(train_sources, demonstrations=demonstrations),
+        ),
     )
     if checked is not None:
         checked.verify_images(train_sources, lists, full=section.verify == "full")
@@ -144,8 +148,7 @@ def _held_out_pairs(
         max_bad_fraction=0.0,
         skip=quarantine.expected,
         find_broken=look if checked is None else None,
-        advise=advise,
-        advise_on_ids=lambda: advice_on_ids(sources, demonstrations=demonstrations),
+        advice=Advice(on_bad_rows=advise, on_ids=lambda: advice_on_ids(sources, demonstrations=demonstrations)),
     )
     if checked is not None:
         checked.verify_images(sources, lists, full=section.verify == "full")
@@ -243,7 +246,7 @@ def fit_data(recipe: Recipe, data: RunData, encoder: PairEncoder, say: Say) -> t
         err = aside[found.pair.id]
         data.quarantine.num_used -= 1
         fault = RowError(str(err), reason=err.reason)
-        source.put_aside(data.quarantine, found.file, found.row, fault, row_id=found.pair.id)
+        source.quarantine_row(data.quarantine, found.file, found.row, fault, row_id=found.pair.id)
     faults = [err for _, err in [*train.set_aside, *held_out.set_aside]]
     bad = [err for err in faults if err.reason != "too_long_prompt"]
     total = len(data.train) + len(data.eval)
