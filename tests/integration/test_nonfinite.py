@@ -26,7 +26,7 @@ import mmpref.training.trainer.trainer as trainer_module
 from mmpref.cli.main import main
 from mmpref.errors import DataError, NonFiniteError
 from mmpref.losses.objective import Objective
-from mmpref.training import PreferenceTrainer
+from mmpref.training import PreferenceTrainer, TrainerOptions
 from mmpref.training.trainer.metrics import JsonlLogger
 from mmpref.training.trainer.nonfinite import UpdateGuard
 from tests.integration.conftest import InfiniteGradient, Place
@@ -104,7 +104,8 @@ def trainer_for(place: Place, pairs: Path, folder: Path, skip: int, **options: A
     folder.mkdir(parents=True, exist_ok=True)
     return PreferenceTrainer(
         str(place.model), TrainingArguments(str(folder), **{**settings, **options}), objective={"name": "dpo"},
-        train_pairs=pairs, eval_pairs=held_out, skip_nonfinite_steps=skip, callbacks=callbacks,
+        train_pairs=pairs, eval_pairs=held_out,
+        options=TrainerOptions(skip_nonfinite_steps=skip, callbacks=callbacks),
     )  # fmt: skip
 
 

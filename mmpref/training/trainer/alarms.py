@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from mmpref.training.trainer.log_lines import LogLines
 from mmpref.training.trainer.metrics import PairLog
 from mmpref.training.trainer.swallowed import SWALLOWED
 
@@ -30,7 +31,7 @@ _FEWEST_PAIRS = 64
 Event = Callable[[int, str, str], None]
 
 
-class Alarms(TrainerCallback):
+class Alarms(LogLines):
     """Watches a run.
 
     Args:
@@ -51,17 +52,11 @@ class Alarms(TrainerCallback):
             if "loss" in line:
                 self._heed(line, int(line["step"]))
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
-        if logs and SWALLOWED in logs:
+    def read(self, logs: Mapping[str, float], state: TrainerState) -> None:
+        """Raise the alarms that a line sets off."""
+        if SWALLOWED in logs:
             self._event(state.global_step, *_updates_swallowed(logs[SWALLOWED]))
-        if not logs or "loss" not in logs:
+        if "loss" not in logs:
             return
         for name, sentence in self._heed(logs, state.global_step).items():
             self._event(state.global_step, f"alarm/{name}", sentence)

@@ -25,8 +25,8 @@ from mmpref.errors import ConfigError, MMPrefError
 from mmpref.recipe.sections import Recipe
 from mmpref.rundir.folder import RunDir
 from mmpref.training.trainer.extra_arguments import check_extra
+from mmpref.training.trainer.memory_errors import is_out_of_memory
 from mmpref.training.trainer.optimizer_arguments import refuse_idle_settings
-from mmpref.training.trainer.update_watch import is_out_of_memory
 
 # tracker -> package, where the two have different names
 _PACKAGES = {"azure_ml": "azureml-core", "comet_ml": "comet-ml", "flyte": "flytekit", "tensorboard": "tensorboard"}

@@ -30,8 +30,9 @@ from mmpref.processing.pixels import num_pixels
 from mmpref.records import PreferencePair
 from mmpref.training.parallel.sharded import as_shards
 from mmpref.training.trainer.learning import REENTRANT, in_places, is_reentrant, look, modes_kept
+from mmpref.training.trainer.memory_errors import MemorySituation, Where, explain_oom, remedies
 from mmpref.training.trainer.train_mode import dropout_of, why_it_differs
-from mmpref.training.trainer.update_watch import describe_batch, explain_oom, remedies_for
+from mmpref.training.trainer.update_watch import describe_batch
 
 GRADIENTS = "gradients reach what trains"
 """Name of the check that runs a backward."""
@@ -109,12 +110,12 @@ def run_checks(
     devices = [bench.device] if bench.device.type == "cuda" else []
     checks: tuple[Callable[[_Bench], Check], ...] = (_images_count, _images_matter, _layouts_agree, _batch_is_single)
     with torch.random.fork_rng(devices=devices):
-        with eval_mode(model), torch.no_grad(), autocast(), bench.explain_oom(args, forward_only=True):
+        with eval_mode(model), torch.no_grad(), autocast(), bench.explain_oom(args, Where.FORWARD):
             for check in checks:
                 yield check(bench)
             noise = getattr(args, "neftune_noise_alpha", None) or 0.0
             yield _reference_is_policy(bench, reference, noise)
-        with bench.explain_oom(args, forward_only=False):
+        with bench.explain_oom(args, Where.BACKWARD):
             yield _parts_learn(bench, args)
 
 
@@ -134,16 +135,15 @@ class _Bench:
         self.looked_at[:] = [made]
         return made.to(self.device)
 
-    def explain_oom(self, args: TrainingArguments | None, *, forward_only: bool) -> AbstractContextManager[None]:
-        """Memory that runs out in a check is told with the pairs it looked at, as in training."""
+    def explain_oom(self, args: TrainingArguments | None, running: Where) -> AbstractContextManager[None]:
+        """Memory that runs out in a check is explained with the pairs it looked at, as in training."""
 
         def where() -> str:
             return f"checking {', '.join(map(describe_batch, self.looked_at)) or 'the start'} before the first step"
 
         def helps() -> list[str]:
             pixels = sum(num_pixels(batch.vision) for batch in self.looked_at)
-            encoder = self.collator.encoder
-            return remedies_for(self.model, args, encoder, pixels, forward_only=forward_only)
+            return remedies(MemorySituation.of(running, self.model, args, self.collator.encoder, pixels=pixels))
 
         return explain_oom(where, helps)
 
