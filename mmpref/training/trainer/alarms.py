@@ -1,7 +1,7 @@
 """Alarms while training: the ways in which preference training fails with a loss that looks right.
 
 Each looks at the log lines and speaks once, after :data:`PATIENCE` lines in a row; updates that rounding swallows are
-told as soon as they were measured. They warn and stop nothing; what they say is also an event in ``metrics.jsonl``.
+reported as soon as they were measured. They warn and stop nothing; what they say is also an event in ``metrics.jsonl``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Alarms(LogLines):
     """Watches a run.
 
     Args:
-        pairs: statistics of every pair so far; the last of them tell whether length is what is learned.
+        pairs: statistics of every pair so far; the last of them show whether length is what is learned.
         event: called once per alarm with (step, name, sentence).
     """
 
@@ -147,5 +147,5 @@ def correlation(first: list[float], second: list[float]) -> float:
     count = len(first)
     mean_a, mean_b = sum(first) / count, sum(second) / count
     a, b = [value - mean_a for value in first], [value - mean_b for value in second]
-    spread = (sum(value * value for value in a) * sum(value * value for value in b)) ** 0.5
-    return sum(x * y for x, y in zip(a, b, strict=True)) / spread if spread > 0 else 0.0
+    scale = (sum(value * value for value in a) * sum(value * value for value in b)) ** 0.5
+    return sum(x * y for x, y in zip(a, b, strict=True)) / scale if scale > 0 else 0.0

@@ -190,7 +190,7 @@ class Checkpointer:
                     with writing_to(path):
                         aside = keep_others(path)
                     if aside is not None:
-                        logger.warning("%s held something else than a checkpoint; it is %s now", path, aside)
+                        logger.warning("%s contained something other than a checkpoint; it was moved to %s", path, aside)
                     folder = opened.enter_context(replacing_folder(path))
             shared = self._world.share(folder)
             assert shared is not None

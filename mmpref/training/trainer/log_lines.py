@@ -35,12 +35,12 @@ class LossLines(LogLines):
     """One line per ``logging_steps``: how far the run is, its loss, its speed and what is left.
 
     Args:
-        tell: gets each line.
+        say: called with each line.
         pairs_done: how many pairs have been trained on so far, over all ranks.
     """
 
-    def __init__(self, tell: Say, pairs_done: Callable[[], int]) -> None:
-        self._tell = tell
+    def __init__(self, say: Say, pairs_done: Callable[[], int]) -> None:
+        self._say = say
         self._pairs_done = pairs_done
         self._begun = self._since = 0.0
         self._first_step = self._pairs = 0
@@ -55,9 +55,9 @@ class LossLines(LogLines):
             return
         place = f"step {state.global_step}/{state.max_steps}" if state.max_steps > 0 else "before step 1"
         if "eval_loss" in logs:
-            self._tell(f"{place}  held-out pairs: {_numbers(logs, 'eval_')}")
+            self._say(f"{place}  held-out pairs: {_numbers(logs, 'eval_')}")
         elif "loss" in logs:
-            self._tell("  ".join([place, _numbers(logs, ""), *self._speed(state)]))
+            self._say("  ".join([place, _numbers(logs, ""), *self._speed(state)]))
 
     def _speed(self, state: TrainerState) -> list[str]:
         now, pairs = time.monotonic(), self._pairs_done()

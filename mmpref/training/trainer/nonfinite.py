@@ -107,7 +107,7 @@ class UpdateGuard:
     Args:
         folder: where dumps go.
         may_skip: so many updates are left out before one stops the run.
-        rank: of this process where there are several; their dumps are told apart by it.
+        rank: of this process where there are several; it is in the names of its dumps.
     """
 
     def __init__(self, folder: Path, may_skip: int, rank: int | None = None) -> None:

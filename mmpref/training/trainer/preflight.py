@@ -1,4 +1,4 @@
-"""Start-up checks on the first pairs of a run: what would otherwise train for days on the wrong thing and say nothing.
+"""Start-up checks on the first pairs of a run, which catch silent failures before training starts.
 
 A model that does not see its images still lowers its loss; so does one whose reference is another model, or whose
 second answer reads the first. Each check runs a few forwards and says what a failure means.
@@ -347,9 +347,9 @@ def _as_it_trains(bench: _Bench, reference: Reference, batch: PairBatch, evaluat
 
     dropout = dropout_of(bench.model)
     if is_engine(bench.model):  # it counts what is run in this mode as the beginning of an update
-        told = "" if dropout.places or dropout.adapter else ", so every margin starts at 0"
+        remark = "" if dropout.places or dropout.adapter else ", so every margin starts at 0"
         why = f"Margins may not start at 0: {why_it_differs(bench.model)}" if dropout.places else ""
-        return dataclasses.replace(found, detail=found.detail + told, meaning=why)
+        return dataclasses.replace(found, detail=found.detail + remark, meaning=why)
     # as many forwards whatever they find: where weights are sharded, every rank waits for the others in each
     off = moved(adapter_drops=False)
     with_adapter = moved(adapter_drops=True) if dropout.adapter else 0.0
@@ -360,8 +360,8 @@ def _as_it_trains(bench: _Bench, reference: Reference, batch: PairBatch, evaluat
             meaning=f"Margins do not start at 0: {why_it_differs(bench.model)}",
         )
     if with_adapter > EXACT:
-        told = f"; adapter.dropout {dropout.adapter:g} moves the policy by up to {with_adapter:.3g} as it trains"
-        return dataclasses.replace(found, detail=found.detail + told)
+        remark = f"; adapter.dropout {dropout.adapter:g} moves the policy by up to {with_adapter:.3g} as it trains"
+        return dataclasses.replace(found, detail=found.detail + remark)
     return dataclasses.replace(found, detail=f"{found.detail}, so every margin starts at 0")
 
 
@@ -377,10 +377,10 @@ def _parts_learn(bench: _Bench, args: TrainingArguments | None) -> Check:
         )  # fmt: skip
 
     if is_engine(bench.model):
-        told = "DeepSpeed takes gradients away as they come; grad_norm of the first step tells"
+        remark = "DeepSpeed takes gradients away as they come; grad_norm of the first step shows them"
         if is_reentrant(bench.model):
-            told += f"; reentrant checkpointing may cut parts off without a word: {REENTRANT} does not"
-        return Check(name, None, told)
+            remark += f"; reentrant checkpointing may cut parts off without a word: {REENTRANT} does not"
+        return Check(name, None, remark)
     as_shards(bench.model)
 
     def loss() -> Tensor:

@@ -6,7 +6,7 @@ What differs from the stock Trainer, and nothing else:
   8 x 1 and 1 x 8 are the same update and an uneven last batch is weighed rightly;
 - the objective's per-pair statistics are averaged over pairs and logged, and kept for ``pairs.parquet``;
 - a non-finite loss or gradient stops before the optimizer step (or that update is left out, when asked), with a dump
-  of its pairs; memory that runs out is told with the pairs and the keys that would help;
+  of its pairs; memory that runs out is explained with the pairs and the keys that would help;
 - checkpoints are written atomically, and hold what trains under the names it has in memory (the stock resume
   silently keeps the start weights of vision-language models, because their files use other names);
 - SIGINT, SIGTERM and SIGHUP save a checkpoint at the next step boundary and stop;
