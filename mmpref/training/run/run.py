@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from mmpref.data.quarantine import Quarantine
@@ -27,7 +27,7 @@ from mmpref.records import PreferencePair
 from mmpref.rundir.content import MODEL_FILES, files_of_model
 from mmpref.rundir.folder import Claim, RunDir, State, check_output, claim_output, with_real_output
 from mmpref.rundir.locking import has_vanished
-from mmpref.rundir.train_log import LossLines, TrainLog
+from mmpref.rundir.train_log import TrainLog
 from mmpref.rundir.vanished import VanishedError
 from mmpref.training.loss_settings import (
     SettledScore,
@@ -67,10 +67,12 @@ from mmpref.training.run.trackers import make_folder, tracked_in
 from mmpref.training.trainer.alarms import Alarms
 from mmpref.training.trainer.arguments import refused_by_transformers, rehearse, training_arguments
 from mmpref.training.trainer.checkpoint import newest_complete
+from mmpref.training.trainer.log_lines import LogLines, LossLines
+from mmpref.training.trainer.memory_errors import explain_oom
 from mmpref.training.trainer.metrics import JsonlLogger
+from mmpref.training.trainer.options import TrainerOptions
 from mmpref.training.trainer.signals import defer_signals, terminating
 from mmpref.training.trainer.trainer import PreferenceTrainer
-from mmpref.training.trainer.update_watch import explain_oom
 
 ProgressHook = Callable[[int, int, Mapping[str, float]], None]
 TrainerHook = Callable[[PreferenceTrainer], None]
@@ -257,24 +259,25 @@ def _train(
             ready.loaded.model,
             arguments,
             objective=objective,
-            collator=ready.collator,
             train_pairs=ready.train.pairs,
             eval_pairs=ready.eval.pairs,
-            reference=ready.reference,
-            callbacks=[logger, ImageListKept(images), _ProgressCallback(progress if world.is_first else None)],
-            checkpoint_facts=facts,
-            learning_rates=recipe.train.learning_rates.model_dump(exclude_none=True),
-            skip_nonfinite_steps=recipe.train.skip_nonfinite_steps,
-            fault_folder=recipe.output / "faults",
-            costs=[float(fit.work) for fit in ready.train.fits],
+            options=TrainerOptions(
+                collator=ready.collator,
+                reference=ready.reference,
+                callbacks=[logger, ImageListKept(images), _ProgressCallback(progress if world.is_first else None)],
+                learning_rates=recipe.train.learning_rates.model_dump(exclude_none=True),
+                skip_nonfinite_steps=recipe.train.skip_nonfinite_steps,
+                fault_folder=recipe.output / "faults",
+                costs=[float(fit.work) for fit in ready.train.fits],
+                checkpoint_facts=facts,
+                run_folder=recipe.output,  # locked for this run
+            ),
         )
 
     def event(step: int, name: str, message: str) -> None:
         logger.event(step, name, message)
         say(f"step {step}: {message}")
 
-    trainer.is_alone = True  # it is in a run folder that this run holds
-    trainer.run_folder = recipe.output
     if world.is_first:
         trainer.add_callback(Alarms(trainer.pair_log, event))
     lines = log.line if losses is None else log.saying(losses)
@@ -308,15 +311,15 @@ def _train(
     with _checkpoint_kept(trainer):
         if ready.eval.pairs and not trainer.eval_log.has_step(step):
             trainer.evaluate()
-        trainer.refuse_vanished()
+        trainer.checkpointer.refuse_vanished()
         trainer.pair_log.flush()
         with world.all_or_none():
             if world.is_first:
                 trainer.pair_log.write(run.pairs_file)
                 if ready.eval.pairs:
                     trainer.eval_log.write(run.eval_pairs_file)
-        trainer.write_model(recipe.model.path, run.model, dtype=recipe.model.save_dtype)
-    trainer.refuse_vanished()
+        trainer.checkpointer.write_model(recipe.model.path, run.model, dtype=recipe.model.save_dtype)
+    trainer.checkpointer.refuse_vanished()
     if world.is_first:
         if (written := describe_saved(recipe, run.model)) is not None:
             say(written)
@@ -383,20 +386,13 @@ def _silent(_: str) -> None:
     """Only the first process speaks."""
 
 
-class _ProgressCallback(TrainerCallback):
+class _ProgressCallback(LogLines):
     def __init__(self, progress: ProgressHook | None) -> None:
         self._progress = progress
         self._numbers: dict[str, float] = {}
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
-        if logs and "loss" in logs:
+    def read(self, logs: Mapping[str, float], state: TrainerState) -> None:
+        if "loss" in logs:
             self._numbers = dict(logs)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
