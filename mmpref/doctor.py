@@ -66,7 +66,7 @@ def check_recipe(recipe: Recipe) -> Iterator[Fact]:
     """
     from mmpref.rundir.folder import check_output, with_real_output
     from mmpref.training.loss_settings import loss_written_out, objective_of
-    from mmpref.training.parallel.strategy import refuse_contradictions
+    from mmpref.training.parallel.strategy import refuse_launch_contradictions
     from mmpref.training.precision import resolved
     from mmpref.training.run.setup import refuse_shrinking
     from mmpref.training.run.start_adapter import with_start_adapter
@@ -75,7 +75,7 @@ def check_recipe(recipe: Recipe) -> Iterator[Fact]:
     looks = _Looks()
     yield _safely(_disk, recipe.output)
     recipe = looks.at("model.dtype", lambda: resolved(recipe)) or recipe
-    looks.at("the recipe's keys together", lambda: refuse_contradictions(recipe))
+    looks.at("the recipe's keys together", lambda: refuse_launch_contradictions(recipe))
     objective = looks.at("loss", lambda: objective_of(recipe))
     arguments = None
     if not looks.all("train", _train_faults(recipe)):

@@ -15,7 +15,7 @@ from mmpref.losses import build_objective, resolve, resolve_tau_good
 from mmpref.losses.loss_line import loss_line
 from mmpref.losses.objective import Objective
 from mmpref.losses.settings import SuspiciousLossWarning
-from mmpref.models.reference_rule import reference_of
+from mmpref.models.reference_rule import ReferenceChoice, reference_of
 from mmpref.recipe.sections import Recipe, with_loss
 from mmpref.recipe.unused_keys import refuse_unread_reference
 from mmpref.records import PreferencePair
@@ -73,6 +73,19 @@ def objective_for(loss: Mapping[str, Any], pairs: Sequence[PreferencePair]) -> O
 def loss_written_out(recipe: Recipe) -> Recipe:
     """The recipe with every key of its loss written out; here alone what looks wrong in it is warned of."""
     return with_loss(recipe, resolve(recipe.loss.as_mapping()))
+
+
+def reference_for(recipe: Recipe, *, strategy: str = "single") -> ReferenceChoice:
+    """What the reference will be for the loss of a recipe, before anything is loaded.
+
+    Args:
+        recipe: its loss says whether a reference is needed at all.
+        strategy: how several processes share the work.
+
+    Raises:
+        ConfigError, DistributedError: see :func:`mmpref.models.reference_rule.choose`.
+    """
+    return reference_of(recipe, needs_reference=objective_of(recipe).needs_reference, strategy=strategy)
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class GlobalBatches(Sampler[list[int]]):
     def _share(self, together: list[int]) -> list[int]:
         if self.size == 1:
             return together
-        shares = deal(together, self.size, self.batch_size, self.costs)
+        shares = deal_by_cost(together, self.size, self.batch_size, self.costs)
         if self.costs is not None:
             loads = [sum(self.costs[index] for index in share) for share in shares]
             mean = sum(loads) / len(loads)
@@ -83,7 +83,9 @@ class GlobalBatches(Sampler[list[int]]):
         return sum(found) / len(found) if found else None
 
 
-def deal(indexes: Sequence[int], ranks: int, most: int, costs: Sequence[float] | None = None) -> list[list[int]]:
+def deal_by_cost(
+    indexes: Sequence[int], ranks: int, most: int, costs: Sequence[float] | None = None
+) -> list[list[int]]:
     """Indexes to ranks, at most ``most`` each, the costliest first and always to the rank with the least work so far.
 
     Every rank's share keeps the order that the indexes came in.

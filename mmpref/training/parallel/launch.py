@@ -37,7 +37,7 @@ from mmpref.training.parallel.strategy import (
     RESTARTS,
     STRATEGIES,
     Strategy,
-    refuse_contradictions,
+    refuse_launch_contradictions,
     refuse_what_cannot_shard,
 )
 from mmpref.training.precision import resolved
@@ -98,7 +98,7 @@ def launch(recipe: Recipe, launch: Launch, command: Sequence[str], say: Callable
         raise DistributedError("--nodes needs --main-address HOST:PORT of machine 0, and --node-rank on each machine")
     if not 0 <= launch.node_rank < launch.nodes:
         raise DistributedError(f"--node-rank {launch.node_rank} is not one of the {launch.nodes} machines, from 0 on")
-    refuse_contradictions(recipe, environment_of(profile, strategy))
+    refuse_launch_contradictions(recipe, environment_of(profile, strategy))
     refuse_what_cannot_shard(recipe, strategy)
     _refuse_missing(strategy)
     for restarts in range(launch.max_restarts + 1):

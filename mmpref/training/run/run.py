@@ -40,7 +40,7 @@ from mmpref.training.loss_settings import (
 )
 from mmpref.training.parallel.run_lock import one_training_in
 from mmpref.training.parallel.strategy import (
-    refuse_contradictions,
+    refuse_launch_contradictions,
     refuse_other_than_asked,
     refuse_what_cannot_shard,
     restarted,
@@ -115,7 +115,7 @@ def train(
     if restarted():
         overwrite, resume = False, True
     recipe = resolved(with_real_output(recipe))
-    refuse_contradictions(recipe)
+    refuse_launch_contradictions(recipe)
     objective, recipe = objective_of(recipe), loss_written_out(recipe)
     if recipe.train.use_cpu or not torch.cuda.is_available():
         wait = recipe.train.extra.get("ddp_timeout", 1800)
