@@ -64,7 +64,7 @@ def check_recipe(recipe: Recipe) -> Iterator[Fact]:
     What does not depend on something that failed is looked at all the same, so that one answer names every obstacle.
     Nothing stays written, except in the reference cache of a recipe that asks for one.
     """
-    from mmpref.rundir.folder import check_output, with_real_output
+    from mmpref.rundir.claim import check_output, with_real_output
     from mmpref.training.loss_settings import loss_written_out, objective_of
     from mmpref.training.parallel.strategy import refuse_launch_contradictions
     from mmpref.training.precision import resolved

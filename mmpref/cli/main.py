@@ -110,7 +110,7 @@ def train(
     ] = 0,
 ) -> None:
     """Train a model on preference pairs (or demonstrations) as a recipe says."""
-    from mmpref.rundir.folder import check_output
+    from mmpref.rundir.claim import check_output
     from mmpref.rundir.refusals import load_to_train, refuse_moved
     from mmpref.terminal import TrainingDisplay
 

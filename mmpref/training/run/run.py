@@ -24,8 +24,9 @@ from mmpref.models.load import check_model
 from mmpref.models.part_counts import as_facts
 from mmpref.recipe.sections import Recipe
 from mmpref.records import PreferencePair
+from mmpref.rundir.claim import Claim, check_output, claim_output, with_real_output
 from mmpref.rundir.content import MODEL_FILES, files_of_model
-from mmpref.rundir.folder import Claim, RunDir, State, check_output, claim_output, with_real_output
+from mmpref.rundir.folder import RunDir, State
 from mmpref.rundir.locking import has_vanished
 from mmpref.rundir.train_log import LossLines, TrainLog
 from mmpref.rundir.vanished import VanishedError
@@ -202,10 +203,10 @@ def _state_kept(claim: Claim, world: World, log: TrainLog) -> Iterator[Begin]:
         told = replace(claim, recipe=recipe, facts={**claim.facts, **(facts or {})})
         with defer_signals():  # a signal between the manifest and the note that it is there would leave it at "running"
             if not begun:
-                begun.append(world.first_does(told.begin))
-                log.begin(begun[0].log_file)
+                begun.append(world.first_does(told.create))
+                log.start(begun[0].log_file)
             elif facts is not None:
-                world.first_does(told.tell)
+                world.first_does(told.update)
         return begun[0]
 
     def end(state: State, **facts: Any) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from mmpref.errors import ConfigError
-from mmpref.rundir.folder import RunDir, check_output, start_run
+from mmpref.rundir.claim import check_output, start_run
+from mmpref.rundir.folder import RunDir
 from mmpref.training.trainer.checkpoint import keep_others, prune, seal
 from tests.unit.rundir.test_folder import recipe
 

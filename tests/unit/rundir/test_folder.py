@@ -19,8 +19,9 @@ from mmpref.errors import CheckpointError, ConfigError
 from mmpref.files import writing as files
 from mmpref.files.writing import locked, replacing, replacing_folder, write_json, write_text
 from mmpref.recipe.sections import Recipe, build_recipe, load_recipe
+from mmpref.rundir.claim import check_output, claim_output, start_run
 from mmpref.rundir.content import LOCK, MANIFEST
-from mmpref.rundir.folder import RunDir, check_output, claim_output, start_run
+from mmpref.rundir.folder import RunDir
 from mmpref.rundir.locking import folder_locked, writing_alone
 
 
@@ -322,7 +323,7 @@ def test_a_run_that_ended_before_its_first_step_is_taken_over_with_a_word_and_no
     (tmp_path / "notes.txt").write_text("mine")
     claim = claim_output(recipe(tmp_path))
     assert f"ended before its first step (state: {state}) and is begun again" in claim.note
-    manifest = claim.begin().manifest()
+    manifest = claim.create().manifest()
     assert (manifest["state"], "error" in manifest) == ("running", False)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
