@@ -131,6 +131,7 @@ class _Looks:
 
 def _start_up(recipe: Recipe, arguments: TrainingArguments, data: RunData) -> Iterator[Fact]:
     from mmpref.training.loss_settings import line_of, objective_of, settle, with_score
+    from mmpref.training.parallel.world import World
     from mmpref.training.run.setup import set_up
     from mmpref.training.trainer.preflight import run_checks
 
@@ -138,7 +139,7 @@ def _start_up(recipe: Recipe, arguments: TrainingArguments, data: RunData) -> It
     score = settle(recipe, data.train, None, told.append)
     recipe = with_score(recipe, score)
     objective = objective_of(recipe)
-    ready = set_up(recipe, objective, data, arguments.device, told.append)
+    ready = set_up(recipe, objective, data, told.append, World(device=arguments.device))
     told.append(line_of(recipe, reference=getattr(ready.reference, "kind", None), settled=score))
     ready.loaded.model.to(arguments.device)
     yield from (Fact("recipe", line, True) for line in told)

@@ -140,6 +140,7 @@ def train(
     if processes is not None or main_address is not None or nodes > 1 or max_restarts:
         raise ConfigError("--processes, --nodes, --main-address and --max-restarts go with --launch")
     with TrainingDisplay() as display:
+        from mmpref.training.run.callbacks import RunCallbacks
         from mmpref.training.run.run import train as run_training
 
         run = run_training(
@@ -147,9 +148,7 @@ def train(
             overwrite=overwrite,
             resume=resume,
             allow_data_change=allow_data_change,
-            progress=display.update,
-            say=display.say,
-            losses=display.losses,
+            callbacks=RunCallbacks(progress=display.update, say=display.say, losses=display.losses),
         )
         display.finish(run)
 

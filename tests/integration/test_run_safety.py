@@ -169,7 +169,7 @@ def test_a_full_disk_at_the_last_save_ends_with_code_6_and_a_checkpoint_to_resum
     err = capsys.readouterr().err
     assert "Traceback" not in err
     assert "could not be written" in err
-    assert "step-2: make room and go on with --resume" in " ".join(err.split())
+    assert "step-2: free disk space and go on with --resume" in " ".join(err.split())
     assert RunDir(run).manifest()["state"] == "failed"
     assert not (run / "model").exists()
     verify(run / "checkpoints" / "step-2")

@@ -15,7 +15,7 @@ from mmpref.recipe.sections import Recipe
 from mmpref.training.parallel.sharded import prove_sharded, shard_like
 from mmpref.training.run.reference_cache import ReferenceCache
 from mmpref.training.run.resume import Say
-from mmpref.training.run.setup import Setup, fill
+from mmpref.training.run.setup import Setup, compute_reference
 from mmpref.training.trainer.preflight import GRADIENTS, preflight
 from mmpref.training.trainer.trainer import PreferenceTrainer
 
@@ -92,5 +92,5 @@ class FirstStep(TrainerCallback):
                 "checkpoint is not the reference: bring the cache back, or begin anew with --overwrite"
             )
         if self._new:
-            policy, device = trainer.model_wrapped, trainer.args.device
-            fill(cache, self._recipe, policy, trainer.collator, pairs, device, self._say, trainer.world)
+            policy, collator = trainer.model_wrapped, trainer.collator
+            compute_reference(cache, policy, collator, pairs, recipe=self._recipe, say=self._say, world=trainer.world)

@@ -51,19 +51,20 @@ class Setup:
     parts: Mapping[PartName, PartCount]
 
 
-def set_up(
-    recipe: Recipe, objective: Objective, data: RunData, device: torch.device, say: Say, world: World = ALONE
-) -> Setup:
-    """Load the model and make everything ready; tells which ways were taken and why.
+def set_up(recipe: Recipe, objective: Objective, data: RunData, say: Say, world: World = ALONE) -> Setup:
+    """Load the model, choose layout and reference, and plan the lengths of all pairs.
 
-    A reference cache is filled here, except where the model will be sharded: then it is filled when it is.
+    A reference cache is computed here, except where the model will be sharded: then it is computed after that.
 
     Args:
-        recipe: with what its start adapter says filled in (``start_adapter.with_start_adapter``).
-        device: where the model will train; used already where reference log-probs are computed for the cache.
+        recipe: with the settings of its start adapter (``start_adapter.with_start_adapter``).
+        objective: says whether a reference and rejected answers are needed.
+        data: the pairs.
+        say: called with one line per choice, with the reason.
+        world: all its ranks must call this together; the model trains on its device.
 
     Raises:
-        MMPrefError: whatever cannot be as the recipe wants it.
+        MMPrefError: the model, its parts or the reference cannot be what the recipe asks for.
     """
     refuse_shrinking(recipe)
     if recipe.cpu_threads is not None:
@@ -102,7 +103,8 @@ def set_up(
     with explain_oom(lambda: "making the reference", lambda: [*cached, *smaller_weights(recipe)]):
         reference = _reference(recipe, objective, loaded, collator, world)
         if isinstance(reference, ReferenceCache) and not world.model_is_wrapped_in_train:
-            fill(reference, recipe, loaded.model, collator, [*train.pairs, *held_out.pairs], device, say, world)
+            pairs = [*train.pairs, *held_out.pairs]
+            compute_reference(reference, loaded.model, collator, pairs, recipe=recipe, say=say, world=world)
     if reference is not None:
         say(f"reference: {reference.explanation}")
     return Setup(loaded, reference, layout, collator, train, held_out, trained, total, parts)
@@ -142,18 +144,21 @@ def _reference(
     return ReferenceCache.open(folder, facts)
 
 
-def fill(
+def compute_reference(
     cache: ReferenceCache,
-    recipe: Recipe,
     policy: nn.Module,
     collator: PairCollator,
     pairs: Sequence[PreferencePair],
-    device: torch.device,
+    *,
+    recipe: Recipe,
     say: Say,
     world: World,
 ) -> None:
-    """Fill a reference cache in the precision of training; all ranks must call it together."""
-    half = autocast_dtype(recipe)
+    """Compute the missing log-probs of a reference cache in the precision of training, with the policy as reference.
+
+    All ranks must call it together.
+    """
+    half, device = autocast_dtype(recipe), world.device
     with torch.autocast(device.type, half, enabled=half is not None):
         workers = int(recipe.train.dataloader_num_workers)
         cache.fill(policy, collator, pairs, device=device, say=say, world=world, workers=workers)
