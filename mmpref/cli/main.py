@@ -235,7 +235,7 @@ def doctor(
     ] = None,
 ) -> None:
     """What this machine can do, and whether a recipe would start."""
-    from mmpref.doctor import check_recipe, machine
+    from mmpref.doctor.machine import machine
     from mmpref.errors import ConfigError
     from mmpref.recipe.sections import load_recipe
     from mmpref.terminal import print_findings
@@ -244,6 +244,8 @@ def doctor(
         raise ConfigError(f"'{overrides[0]}' changes a recipe: give one with --recipe")
     broken = print_findings("this machine", machine())
     if recipe is not None:
+        from mmpref.doctor.recipe_check import check_recipe
+
         broken += print_findings(recipe, check_recipe(load_recipe(recipe, overrides or [])))
     if broken:
         raise ConfigError(f"{broken} of these need attention")

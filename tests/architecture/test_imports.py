@@ -110,6 +110,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"plan"},
         {"text"},
     ],
+    "doctor": [{"machine", "section_faults"}, {"recipe_check"}],
     "generation": [
         {"concurrency", "contract", "fingerprint", "http_calls", "ranks", "scripted", "token_usage"},
         {"answer_log", "chat_api", "in_process"},
