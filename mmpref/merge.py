@@ -1,4 +1,4 @@
-"""A run's adapter merged into its base: one plain model folder, proved to say what the adapter said.
+"""A run's adapter merged into its base: one plain model folder, whose log-probs are compared with the adapter's.
 
 The base is loaded as it was published, in bfloat16, never the 4-bit weights that QLoRA trained on: merging into those
 rounds the adapter away. What was written is loaded again and compared, on pairs of the run's own data, with the base
@@ -36,7 +36,7 @@ from mmpref.training.loss_settings import objective_of
 from mmpref.training.run.start_model import is_folder, start_files
 
 BOUND = 0.02
-"""Nats a token. Rounding W + BA to bfloat16 moves answers by a few thousandths; a merge that went wrong by far more."""
+"""Nats a token. Rounding W + BA to bfloat16 changes log-probs by a few thousandths; a wrong merge by far more."""
 SAMPLES = 16
 REPORT = "merge.json"
 _ADAPTER = "adapter_model.safetensors"
@@ -45,7 +45,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """How far answers' log-probs moved, in nats a token: the mean over answers of the absolute change, the worst."""
+    """How far the log-probs of answers differ, in nats a token: absolute change, mean and maximum over answers."""
 
     mean: float
     worst: float
@@ -84,11 +84,11 @@ def merge(
     Args:
         run: a complete run that trained an adapter.
         out: must not exist, or be an empty folder.
-        bound: the largest mean drift, in nats a token, that is let pass.
+        bound: the largest mean drift that is allowed, in nats a token.
         samples: pairs of the run's training data that are compared.
         dtype: what the base is loaded, merged and written in.
         device: where the models run; None takes a GPU where there is one.
-        say: told what is being done.
+        say: called with each step.
 
     Raises:
         ConfigError: not such a run, or its base is not there any more.
@@ -152,7 +152,7 @@ def merge(
 
 def _adapter_of(run: Path) -> Path:
     if not is_run_folder(run):
-        raise ConfigError(f"{run} is not a run folder of mmpref train; give the folder that holds its manifest.json")
+        raise ConfigError(f"{run} is not a run folder of mmpref train; give the folder with its manifest.json")
     state = RunDir(run).manifest()["state"]
     if state != "complete":
         raise ConfigError(f"the run in {run} has no result yet (state: {state}); finish it with mmpref train --resume")
@@ -163,7 +163,7 @@ def _adapter_of(run: Path) -> Path:
 
 
 def _refuse_other_base(run: Path, recipe: Recipe, say: Say) -> None:
-    """The adapter's weights say nothing without the base that they were trained on."""
+    """Refuse another base than the one that the adapter was trained on."""
     then = RunDir(run).manifest().get("start_files")
     if not isinstance(then, dict) or not then or not is_folder(recipe.model.path):
         return  # of an earlier version, or a hub model
@@ -172,7 +172,7 @@ def _refuse_other_base(run: Path, recipe: Recipe, say: Say) -> None:
     if changed:
         raise ConfigError(
             f"{recipe.model.path} is not the model that the run in {run} trained on: {', '.join(changed[:5])} differ; "
-            "put the model of then back"
+            "put the earlier model back"
         )
 
 
@@ -198,7 +198,7 @@ def _answers(
 ) -> dict[str, tuple[float, int]]:
     """Log-prob and token count of every answer, by pair and side."""
     section = recipe.processing
-    encoder = PairEncoder(  # without max_length: pairs that training cut or set aside are as good to compare on
+    encoder = PairEncoder(  # without max_length: pairs that training cut or quarantined are as good for the comparison
         loaded.processor,
         loaded.family,
         min_pixels=section.min_pixels,
@@ -232,9 +232,9 @@ def _drift(before: dict[str, tuple[float, int]], after: dict[str, tuple[float, i
 def _refuse_drift(drift: Drift, bound: float) -> None:
     if not drift.mean <= bound:  # NaN is above every bound
         raise CheckpointError(
-            f"the merged model is not the adapter: its answers moved by {drift.mean:.4f} nats a token on average over "
-            f"{drift.answers} answers (worst {drift.worst:.4f}, {drift.worst_pair}), and {bound} is let pass. Merge in "
-            "float32 with --dtype float32, or serve the adapter unmerged"
+            f"the merged model does not reproduce the adapter: log-probs differ by {drift.mean:.4f} nats a token on "
+            f"average over {drift.answers} answers (worst {drift.worst:.4f}, {drift.worst_pair}), and {bound} is "
+            "allowed. Merge in float32 with --dtype float32, or serve the adapter unmerged"
         )
 
 

@@ -46,6 +46,7 @@ class Claim:
 
     @property
     def run(self) -> RunDir:
+        """The folder."""
         return RunDir(self.recipe.output)
 
     def create(self) -> RunDir:
@@ -147,7 +148,7 @@ def claim_output(recipe: Recipe, *, overwrite: bool = False, resume: bool = Fals
             return Claim(recipe, replaces=False, continues=False, facts=_facts_of_new(), note=note)
     if not (overwrite or resume):
         raise ConfigError(
-            f"output {path} holds a run already (state: {state}); choose another with output=..., "
+            f"output {path} contains a run already (state: {state}); choose another with output=..., "
             "go on with --resume, or replace it with --overwrite"
         )
     if resume:

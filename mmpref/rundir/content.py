@@ -118,8 +118,8 @@ def described(entries: list[Path], run: Path) -> str:
         runs = [place for place in below if _looks_like_run(place)]
         kind = "/" if entry.is_dir() and not entry.is_symlink() else ""
         inside = " and ".join("a run folder" if at == entry else f"the run folder {at}" for at in runs[:2])
-        holds = f" ({'' if runs[:1] == [entry] else 'with '}{inside})" if inside else ""
-        named.append(f"{entry.relative_to(run)}{kind}{holds}")
+        remark = f" ({'' if runs[:1] == [entry] else 'with '}{inside})" if inside else ""
+        named.append(f"{entry.relative_to(run)}{kind}{remark}")
     more = f" and {len(entries) - _NAMED} more" if len(entries) > _NAMED else ""
     return f"{', '.join(named)}{more}"
 

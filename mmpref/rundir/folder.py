@@ -53,14 +53,17 @@ class RunDir:
 
     @property
     def recipe_file(self) -> Path:
+        """The resolved recipe."""
         return self.path / RECIPE
 
     @property
     def metrics_file(self) -> Path:
+        """One JSON object per logged step."""
         return self.path / "metrics.jsonl"
 
     @property
     def log_file(self) -> Path:
+        """Every line that the run printed, with its time."""
         return self.path / "train.log"
 
     @property
@@ -70,26 +73,32 @@ class RunDir:
 
     @property
     def pairs_file(self) -> Path:
+        """Statistics of every trained pair."""
         return self.path / "pairs.parquet"
 
     @property
     def eval_pairs_file(self) -> Path:
+        """Statistics of every held-out pair."""
         return self.path / "pairs_eval.parquet"
 
     @property
     def quarantine_file(self) -> Path:
+        """Rows that were not used, each with the reason."""
         return self.path / "quarantine.jsonl"
 
     @property
     def checkpoints(self) -> Path:
+        """One folder ``step-N`` per checkpoint."""
         return self.path / "checkpoints"
 
     @property
     def model(self) -> Path:
+        """The trained model or adapter; only of a complete run."""
         return self.path / MODEL
 
     @property
     def faults(self) -> Path:
+        """Dumps of batches whose loss or gradient was not finite."""
         return self.path / "faults"
 
     def manifest(self) -> dict[str, Any]:
@@ -138,7 +147,9 @@ class RunDir:
         if not self.metrics_file.is_file():
             return False
         lines = self.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-        return any(line.endswith("\n") and not _BEFORE_STEP_1.match(line) for line in lines)  # a torn one says nothing
+        return any(
+            line.endswith("\n") and not _BEFORE_STEP_1.match(line) for line in lines
+        )  # an incomplete line proves nothing
 
     def set_state(self, state: State, **facts: Any) -> None:
         """Write the state into the manifest, with further facts about the run.

@@ -172,8 +172,8 @@ def refuse_damaged(path: Path) -> None:
     )
     if is_ours and not recipe.is_file():
         raise ConfigError(
-            f"{path} holds a run whose {recipe} is missing; put it back from a copy (or copy the recipe there that the "
-            "run was begun with), and start the command again"
+            f"{path} contains a run whose {recipe} is missing; put it back from a copy (or copy the recipe there that "
+            "the run was begun with), and start the command again"
         )
     begun = any((path / name).exists() for name in (*FILES[2:], *FOLDERS)) and os.path.lexists(recipe)
     if is_ours or not (checkpoints or begun):
@@ -182,13 +182,13 @@ def refuse_damaged(path: Path) -> None:
         fault = "is damaged: it has no 'mmpref' with the version that wrote it, or no 'state' of a run"
     if not checkpoints:
         raise ConfigError(
-            f"{path} holds a run whose {manifest} {fault}; put it back from a copy, or move the folder away: it has no "
-            "whole checkpoint to go on from"
+            f"{path} contains a run whose {manifest} {fault}; put it back from a copy, or move the folder away: it has "
+            "no whole checkpoint to go on from"
         )
     written = {"mmpref": __version__, "state": "stopped", **_name_in(checkpoints[-1])}
     write = f"printf %s {shlex.quote(json.dumps(written))} > {shlex.quote(str(manifest))}"
     raise ConfigError(
-        f"{path} holds a run whose {manifest} {fault}; put it back from a copy, or, where there is none, write "
+        f"{path} contains a run whose {manifest} {fault}; put it back from a copy, or, where there is none, write "
         f"a new one (`{write}`), with which --resume goes on from {checkpoints[-1]}"
     )
 

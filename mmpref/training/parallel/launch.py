@@ -1,7 +1,7 @@
-"""``mmpref train --launch``: the same command in several processes, by accelerate's launcher and a profile.
+"""``mmpref train --launch``: the same command in several processes, started by accelerate with a launch profile.
 
-A profile is a configuration file of accelerate. Ours are in ``scripts/accelerate/``, to be read and changed;
-``--launch FILE`` takes one of your own.
+A launch profile is a configuration file of accelerate. Ours are in ``scripts/accelerate/``; ``--launch FILE`` takes
+another one.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from mmpref.training.precision import resolved
 from mmpref.yaml_text import MOST_BYTES
 
 _TO_SAVE = 600
-"""Seconds that ranks have for their checkpoint once they were told to stop; torch's default of 30 would cut it off."""
+"""Seconds that ranks have for their checkpoint after a signal; torch's default of 30 is too short."""
 PROFILES = "accelerate"
 """Folder of the profiles, under ``scripts/`` in the source tree and ``share/mmpref/`` where mmpref is installed."""
 
@@ -60,7 +60,7 @@ class Launch:
         nodes: machines.
         node_rank: number of this machine.
         main_address: ``host:port`` of machine 0, where there are several.
-        max_restarts: so often all processes are started again when one was killed or lost, from the newest complete
+        max_restarts: how often all processes are started again when one was killed or lost, from the newest complete
             checkpoint. torchrun's own restarts are not used: over gloo the processes do not find each other again.
     """
 
@@ -79,7 +79,7 @@ def launch(recipe: Recipe, launch: Launch, command: Sequence[str], say: Callable
         recipe: what they will train; looked at for contradictions with the profile.
         launch: how many, and where.
         command: arguments of ``mmpref train``, without those of launching.
-        say: told when all are started again.
+        say: called when all processes are started again.
 
     Raises:
         DistributedError: the profile does not go with the recipe or the machine, or a process failed (its own message
@@ -151,7 +151,7 @@ def _launch_once(
 
 
 def _note(recipe: Recipe, err: DistributedError, begun: float) -> None:
-    """What ended a rank that could not say so itself, into the log of the run; not into that of an earlier one."""
+    """Write into the log of this run (not of an earlier one) what ended a rank that could not report it itself."""
     log = RunDir(recipe.output).log_file
     with suppress(OSError):
         if err.exit_code == DistributedError.exit_code and log.stat().st_mtime >= begun:
@@ -178,7 +178,7 @@ def _run(arguments: Any) -> None:
         elif code < 0:
             cause = f"was ended by {signal.Signals(-code).name}"
         else:
-            cause = f"ended with exit code {code}; its message stands above"
+            cause = f"ended with exit code {code}; its message is above"
         error = DistributedError(f"rank {rank} {cause}")
         error.exit_code = code if code > 0 else error.exit_code
         raise error from None
@@ -199,7 +199,7 @@ def _cause(failed: ChildFailedError) -> tuple[int, int]:
 
 
 def read_profile(name: str) -> tuple[dict[str, Any], Strategy]:
-    """A profile and the strategy that it stands for.
+    """A launch profile and its strategy.
 
     Raises:
         DistributedError: there is none of this name, or it is for something that this trainer does not do.
@@ -212,7 +212,7 @@ def read_profile(name: str) -> tuple[dict[str, Any], Strategy]:
         raise DistributedError(f"{file} is not a configuration of accelerate: expected keys and values")
     for name in ("fsdp_config", "deepspeed_config"):
         if not isinstance(profile.setdefault(name, {}), dict):
-            raise DistributedError(f"{file}: {name} must hold keys and values, got {profile[name]!r}")
+            raise DistributedError(f"{file}: {name} must have keys and values, got {profile[name]!r}")
     strategy = _strategy(profile, file)
     with library_errors(DistributedError, f"{file}: accelerate refuses this profile", "see docs/multi_gpu.md"):
         load_config_from_file(str(file))
@@ -251,7 +251,7 @@ def _strategy(profile: dict[str, Any], file: Path) -> Strategy:
 
 
 def environment_of(profile: dict[str, Any], strategy: str) -> dict[str, str]:
-    """What the launcher will tell its processes, as far as a recipe can contradict it."""
+    """The environment variables that the launcher will set, as far as a recipe can contradict them."""
     fsdp = profile.get("fsdp_config", {})
     said = {
         "ACCELERATE_USE_FSDP": strategy == "fsdp2",

@@ -21,9 +21,9 @@ SharedStrategy = Literal["ddp", "fsdp2", "zero2", "zero3"]
 Strategy = Literal["single", SharedStrategy]
 STRATEGIES: tuple[SharedStrategy, ...] = get_args(SharedStrategy)
 RESTARTS = "MMPREF_RESTARTS"
-"""Environment variable in which ``mmpref train --launch`` says how often it has started the processes again."""
+"""Environment variable in which ``mmpref train --launch`` counts how often it has started the processes again."""
 ASKED = "MMPREF_LAUNCH"
-"""Environment variable in which ``mmpref train --launch`` says what was asked for, so that nothing else can happen."""
+"""Environment variable in which ``mmpref train --launch`` passes on which strategy and how many processes it starts."""
 
 
 def strategy_of(arguments: TrainingArguments) -> Strategy:
@@ -65,6 +65,7 @@ class LaunchedRecipe:
 
     @property
     def recipe_precision(self) -> str:
+        """Mixed precision of the recipe, in the words of a launch profile."""
         return "bf16" if self.recipe.train.bf16 else "fp16" if self.recipe.train.fp16 else "no"
 
     @property
@@ -74,7 +75,7 @@ class LaunchedRecipe:
 
     @property
     def accumulation(self) -> str:
-        """``gradient_accumulation_steps`` of the launch profile; "" where it says nothing."""
+        """``gradient_accumulation_steps`` of the launch profile; "" where it has none."""
         return self.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "")
 
     @property
@@ -90,6 +91,7 @@ class LaunchedRecipe:
         return "DeepSpeed ZeRO" if self.flag("ACCELERATE_USE_DEEPSPEED") else ""
 
     def flag(self, name: str) -> bool:
+        """Whether a variable is set to true."""
         return _flag(name, self.environ)
 
 
@@ -193,7 +195,7 @@ _SHARDING_RULES: tuple[Rule[ShardedRecipe], ...] = (
     (
         lambda at: "8bit" in at.recipe.train.optim or "paged" in at.recipe.train.optim,
         lambda at: (
-            f"train.optim={at.recipe.train.optim} of bitsandbytes cannot hold sharded weights; with {at.library} use "
+            f"train.optim={at.recipe.train.optim} of bitsandbytes cannot use sharded weights; with {at.library} use "
             "`train.optim=adamw_torch_fused`, whose state is sharded"
         ),
     ),
@@ -236,7 +238,7 @@ def refuse_other_than_asked(strategy: Strategy, size: int, environ: Mapping[str,
     if (asked := environ.get(ASKED)) and asked != f"{strategy}:{size}":
         wanted, _, number = asked.partition(":")
         raise DistributedError(
-            f"--launch asked for {wanted} with {number} processes, and what came of it is {strategy} with {size}; "
+            f"--launch asked for {wanted} with {number} processes, and it became {strategy} with {size}; "
             "something between (a profile, an environment variable, a scheduler) changed it"
         )
 
@@ -245,7 +247,7 @@ def refuse_what_cannot_shard(recipe: Recipe, strategy: Strategy) -> None:
     """Refuse what a strategy cannot do, also one that the recipe itself asks for (``train.extra.fsdp``).
 
     Raises:
-        ConfigError: the reference cannot be what the recipe says.
+        ConfigError: the reference cannot be what the recipe asks for.
         DistributedError: with the change that resolves it.
     """
     if strategy in ("fsdp2", "zero2", "zero3"):
@@ -265,10 +267,10 @@ def _zero_stage(arguments: TrainingArguments) -> int:
 
 
 def _stage_in(config: Any, where: str) -> int:
-    """The stage of ZeRO that a configuration of DeepSpeed asks for; 0 where it says nothing."""
+    """The stage of ZeRO that a configuration of DeepSpeed asks for; 0 where it names none."""
     section = config.get("zero_optimization", {}) if isinstance(config, Mapping) else None
     if not isinstance(section, Mapping):
-        raise DistributedError(f"{where} is no configuration of DeepSpeed: zero_optimization must hold keys and values")
+        raise DistributedError(f"{where} is no configuration of DeepSpeed: zero_optimization must have keys and values")
     return _whole(section.get("stage", 0), f"{where}: zero_optimization.stage")
 
 

@@ -1,4 +1,4 @@
-"""What a caller of ``train`` is told while it runs, and what may be added to its trainer."""
+"""Functions that a caller gives to ``train``: for progress, lines of text, and the trainer."""
 
 from __future__ import annotations
 

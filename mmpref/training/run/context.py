@@ -43,6 +43,7 @@ class RunContext:
 
     @property
     def run(self) -> RunDir:
+        """Its folder."""
         return RunDir(self.recipe.output)
 
 
@@ -76,4 +77,5 @@ class LoadedRun:
 
     @property
     def context(self) -> RunContext:
+        """That of the prepared run."""
         return self.prepared.context

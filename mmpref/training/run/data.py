@@ -64,7 +64,7 @@ def load_data(
         objective: says whether an answer alone is a row, and whether scores are needed.
         quarantine: gets the rows that are not used, and the counts.
         world: the processes that share the decoding; all must call this together.
-        say: told what was decoded.
+        say: called with the number of images that were decoded.
 
     Raises:
         DataError: rows that cannot be used, beyond what ``data.max_bad_fraction`` allows, and whatever else makes the
@@ -116,7 +116,7 @@ def _held_out_pairs(
     section: DataSection, sources: Sequence[PairSource], demonstrations: bool, look: FindBroken | None
 ) -> list[list[PreferencePair]]:
     """The pairs of ``data.eval``, source by source: every one is used, so that two runs are compared on the same ones;
-    but for those that the manifest of a check, where it is about these files too, has put aside.
+    except those that the manifest of a data check of these files has quarantined.
     """
     checked = None
     if section.manifest is not None and describes(section.manifest, sources):
@@ -127,13 +127,13 @@ def _held_out_pairs(
         clean, folder = fix_name(sources), report_folder(sources)
         more = ["--out", str(folder), "--fix", str(clean)]
         command = check_command(sources, demonstrations=demonstrations, more=more)
-        told = "these are rows of data.eval, all of which must be in order"
+        which = "these are rows of data.eval, all of which must be usable"
         if command is None:
-            return [f"{told}; mmpref data check SOURCE --fix FILE writes a clean file of one source"]
+            return [f"{which}; mmpref data check SOURCE --fix FILE writes a clean file of one source"]
         return [
-            f"{told}: write the good ones to a file of their own with",
+            f"{which}: write the good ones to a file of their own with",
             f"  {command}",
-            "and give this command once more with",
+            "and start this command again with",
             f"  {override('data.eval', {'path': str(clean), 'root': str(clean.parent)})}",
         ]
 
@@ -179,7 +179,7 @@ def _refuse_missing_scores(pairs: Sequence[PreferencePair], objective: Objective
 def _hold_out(
     lists: Sequence[list[PreferencePair]], share: float, seed: int
 ) -> tuple[list[list[PreferencePair]], list[PreferencePair]]:
-    """Split by image over all sources together, before weights repeat anything."""
+    """Split by image over all sources together, before pairs are repeated by weight."""
     _, evaluated = split_by_image([pair for pairs in lists for pair in pairs], held_out=share, seed=seed)
     taken = {pair.id for pair in evaluated}
     kept = [[pair for pair in pairs if pair.id not in taken] for pairs in lists]
@@ -200,9 +200,9 @@ def _hashes(
 
 
 def _hash(entry: str | SourceSection, source: PairSource, pairs: Sequence[PreferencePair]) -> str:
-    """What a source holds and how it is read: a plain file by its bytes, as everything else by what is known of it.
+    """Hash of a source's content and of how it is read; of a plain file, the hash of its bytes.
 
-    A source without files (a hub id) counts by what its pairs say, bytes of embedded images among it.
+    Of a source without files (a hub id) the pairs are hashed, with the bytes of embedded images.
     """
     hashes = list(content_hashes(source.rows.files, DataError).values())
     if isinstance(entry, str) and len(hashes) == 1:
@@ -218,7 +218,7 @@ def _hash(entry: str | SourceSection, source: PairSource, pairs: Sequence[Prefer
 
 
 def fit_data(recipe: Recipe, data: RunData, encoder: PairEncoder, say: Say) -> tuple[FitPlan, FitPlan]:
-    """Plan what fits, for training and held-out pairs; what cannot be used is added to the quarantine.
+    """Plan the lengths of training and held-out pairs; pairs that cannot be used are quarantined.
 
     Raises:
         DataError: nothing is left, or more pairs than ``data.max_bad_fraction`` cannot be used for another reason than
@@ -238,9 +238,9 @@ def fit_data(recipe: Recipe, data: RunData, encoder: PairEncoder, say: Say) -> t
         if plan.describe():
             say(f"{name}: {plan.describe()}")
     set_aside = [*train.set_aside, *(held_out.set_aside if recipe.data.held_out else [])]
-    aside = {pair.id: err for pair, err in set_aside}  # a weighted source repeats its pairs
-    for source, found in _where(data.sources, aside.keys()):
-        err = aside[found.pair.id]
+    unusable = {pair.id: err for pair, err in set_aside}  # a weighted source repeats its pairs
+    for source, found in _where(data.sources, unusable.keys()):
+        err = unusable[found.pair.id]
         data.quarantine.num_used -= 1
         fault = RowError(str(err), reason=err.reason)
         source.put_aside(data.quarantine, found.file, found.row, fault, row_id=found.pair.id)
@@ -261,8 +261,7 @@ def fit_data(recipe: Recipe, data: RunData, encoder: PairEncoder, say: Say) -> t
 
 
 def _where(sources: Sequence[PairSource], names: Collection[str]) -> Iterator[tuple[PairSource, Candidate]]:
-    """The rows of the pairs of these names, read a second time: it is seldom needed, and their places would fill
-    memory."""
+    """The rows of the pairs with these ids, read a second time: seldom needed, and too many to keep in memory."""
     left = set(names)
     for source in sources:
         if not left:

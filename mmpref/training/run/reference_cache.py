@@ -1,11 +1,10 @@
-"""Reference log-probs, computed once: token by token for every pair, on disk, under a key that refuses what is stale.
+"""Reference log-probs, computed once: of every answer token of every pair, on disk, under keys that exclude stale ones.
 
-The folder holds ``facts.json`` (what the numbers depend on besides the pair itself) and ``part-*.safetensors``, each
-with some hundred pairs, written atomically: a run that is killed goes on with the next part. A part has the
-sha256 of its bytes for a name and says in itself which facts it belongs to, so that one that was damaged, renamed or
-brought from another cache is refused; one that is gone is computed anew. A pair is found by a hash of the very tensors
-that the model is given, so another template, tokenizer, image or pixel budget cannot be taken for the one that was
-computed.
+The folder has ``facts.json`` (what the numbers depend on besides the pair itself) and ``part-*.safetensors``, each
+with some hundred pairs, written atomically: a run that is killed continues with the next part. The name of a part has
+the sha256 of its bytes, and its metadata the hash of the facts, so that one that was damaged, renamed or brought from
+another cache is refused; a missing one is computed again. The key of a pair is a hash of the tensors that the model is
+given, so another template, tokenizer, image or pixel budget never finds an entry.
 """
 
 from __future__ import annotations
@@ -64,6 +63,7 @@ class ReferenceCache:
 
     Attributes:
         explanation: where the numbers come from, in one sentence.
+        is_start: always True: the log-probs are those of the policy before its first step.
     """
 
     is_start = True
@@ -76,10 +76,10 @@ class ReferenceCache:
 
     @classmethod
     def open(cls, folder: Path, facts: Mapping[str, Any]) -> ReferenceCache:
-        """The cache in a folder, new or as it was left.
+        """Open the cache in a folder, or create it.
 
         Raises:
-            ConfigError: it was computed with another model, adapter, processor, template or precision; says what
+            ConfigError: it was computed with another model, adapter, processor, template or precision; names what
                 changed.
             CheckpointError: it cannot be read or written.
         """
@@ -91,16 +91,16 @@ class ReferenceCache:
         remove_abandoned(folder, "part-*.safetensors")
         if not file.is_file():
             if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-                raise ConfigError(f"{folder} holds something else than a reference cache; give reference.cache another")
+                raise ConfigError(f"{folder} has other files than a reference cache; give reference.cache another")
             with writing_to(folder):
                 folder.mkdir(parents=True, exist_ok=True)
             write_json(file, facts)
             return cache
-        remedy = f"delete {folder} to compute it anew, or give reference.cache another folder"
+        remedy = f"delete {folder} to compute it again, or give reference.cache another folder"
         with library_errors(CheckpointError, f"{file} cannot be read", remedy):
             before = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(before, dict):
-            raise CheckpointError(f"{file} cannot be read: it holds no JSON object; {remedy}")
+            raise CheckpointError(f"{file} cannot be read: it has no JSON object; {remedy}")
         if before.get("format") != FORMAT:
             raise ConfigError(
                 f"the reference cache in {folder} is of another version of mmpref, whose parts cannot be proved; "
@@ -123,11 +123,11 @@ class ReferenceCache:
             else:
                 self._entries.update(found)
         if faults:
-            told = "; ".join(f"{part.name} {fault}" for part, fault in faults.items())
+            found_faults = "; ".join(f"{part.name} {fault}" for part, fault in faults.items())
             remove = shlex.join(["rm", "-r", *(str(part) for part in faults)])
             raise CheckpointError(
-                f"the reference cache in {self.folder} is not what was written: {told}; `{remove}` lets the pairs in "
-                f"{'it' if len(faults) == 1 else 'them'} be computed anew"
+                f"the reference cache in {self.folder} is not what was written: {found_faults}; `{remove}` lets the "
+                f"pairs in {'it' if len(faults) == 1 else 'them'} be computed again"
             )
 
     def __len__(self) -> int:
@@ -145,13 +145,14 @@ class ReferenceCache:
         world: World = ALONE,
         workers: int = 0,
     ) -> None:
-        """Compute what is missing, with the policy as it stands before its first step. Ranks share the pairs.
+        """Compute what is missing, with the policy before its first step. Ranks share the pairs.
 
         Args:
-            policy: the reference is what it says now.
+            policy: its log-probs are those of the reference now.
             collator: as training will use it, ``keyed``.
             pairs: all that training and evaluation will ask for.
             device: where the policy runs; it is moved there, unless it is sharded.
+            say: called with the number of pairs that were computed.
             world: all its ranks must call this together.
             workers: processes that open and process images meanwhile; 0 does it in this one, in turn with the model.
                 Every image is processed, also where nothing is missing: its pixels are the key.
@@ -168,7 +169,7 @@ class ReferenceCache:
         if not world.model_is_wrapped_in_train:
             policy.to(device)
         share = list(unique.values())[world.rank :: world.size]
-        doing = "filling the reference cache"
+        doing = "computing the reference cache"
         with torch.no_grad(), eval_mode(policy), explain_worker_oom(lambda: doing):
             for batch in _in_step(_missing(both, share, self._entries, workers), both, world):
                 world.report_progress(0, doing, batch.counted_ids)
@@ -249,7 +250,7 @@ def cache_facts(recipe: Recipe, loaded: LoadedModel, collator: PairCollator) -> 
 def _missing(
     collator: PairCollator, pairs: Sequence[PreferencePair], have: Mapping[str, _Entry], workers: int
 ) -> Iterator[PairBatch]:
-    """Batches in which a pair is not there yet."""
+    """Batches with a pair that is not in the cache yet."""
     chunks = [pairs[begin : begin + _BATCH] for begin in range(0, len(pairs), _BATCH)]
     loader: DataLoader[Any] = DataLoader(
         chunks,  # type: ignore[arg-type]  # torch takes any sequence for a dataset; its types do not say so
@@ -265,7 +266,7 @@ def _missing(
 
 @dataclass(frozen=True, slots=True)
 class _MissingRows:
-    """What a worker makes of some pairs: only what is missing travels to the process with the model."""
+    """Collates some pairs in a worker: only batches that are missing are sent to the process with the model."""
 
     collator: PairCollator
     have: frozenset[str]
@@ -278,7 +279,7 @@ class _MissingRows:
 
 
 def _in_step(batches: Iterator[PairBatch], collator: PairCollator, world: World) -> Iterator[PairBatch]:
-    """The batches; where weights are sharded, with num_dummy_pairs until every rank is through with its own."""
+    """The batches; where weights are sharded, followed by dummy batches until every rank has finished its own."""
     if not world.is_sharded:
         yield from batches
         return
@@ -343,10 +344,11 @@ def _read(part: Path, of: str) -> dict[str, _Entry] | str:
     """The entries of a part, or what is wrong with it.
 
     Args:
+        part: the file.
         of: hash of the cache's facts.
     """
     named = _PART.fullmatch(part.name)
-    if named is None or not part.is_file():  # a pipe would be waited for
+    if named is None or not part.is_file():  # reading a pipe would block
         return "is not of this cache"
     try:
         content = part.read_bytes()
@@ -354,7 +356,7 @@ def _read(part: Path, of: str) -> dict[str, _Entry] | str:
         return f"cannot be read ({one_line(err)})"
     if hashlib.sha256(content).hexdigest() != named[1]:
         return "has other bytes than were written (sha256 differs)"
-    with library_errors(CheckpointError, f"{part} cannot be read", "delete it to compute its pairs anew"):
+    with library_errors(CheckpointError, f"{part} cannot be read", "delete it to compute its pairs again"):
         tensors = load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     if header.get("__metadata__", {}).get(_OF) != of:

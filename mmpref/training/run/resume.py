@@ -48,13 +48,13 @@ def facts_of(
     """What must not change between a checkpoint and its resume, by dotted name.
 
     Of batch size, accumulation and number of processes only the product moves the weights: an update is made of the
-    same pairs however they are spread.
+    same pairs however they are divided.
 
     Args:
         processes: that train together.
         recipe: everything in it that moves the weights is a fact; where things are written is not.
         train_hashes: sha256 of each training file, in order.
-        say: told where hashing the model takes a while.
+        say: called where hashing the model takes a while.
     """
     tree = recipe.model_dump(mode="json", exclude={"output", "model", "data", "preflight"})
     del tree["reference"]["cache"]
@@ -81,7 +81,7 @@ def facts_of(
 
 
 def _that_move_weights(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the settings that may change; checkpoints of earlier versions hold some of them."""
+    """Without the settings that may change; checkpoints of earlier versions have some of them."""
     idle = {f"train.{name}" for name in _MOVE_NO_WEIGHT} | {f"train.extra.{name}" for name in MOVES_NO_WEIGHT}
     return {
         name: value
@@ -95,7 +95,7 @@ def _that_move_weights(facts: Mapping[str, Any]) -> dict[str, Any]:
 def pairs_fact(pairs: Sequence[PreferencePair]) -> dict[str, str]:
     """The pairs that train, in order, as a fact.
 
-    The files are not enough: an image that is gone or back again, a manifest that puts rows aside, or another split
+    The files are not enough: a missing or restored image, a manifest that quarantines rows, or another split
     into held-out pairs changes them. The order of an epoch is drawn from their number, so a resume with other pairs
     would train some of them twice and others never.
     """
@@ -109,8 +109,8 @@ def facts_at_start(
     """The images that a run reads, and all facts of it that are known before its model is loaded.
 
     Args:
-        held_out: what is kept out of the training files, in words.
-        claimed: with the name of the run.
+        held_out: what is kept out of the training files, as text.
+        claimed: facts of the claim, with the id of the run.
     """
     images = images_of(data.train, data.eval, data.images, data.manifest, say)
     facts = facts_of(recipe, [*data.train_hashes, *held_out], processes=processes, say=say)
@@ -138,8 +138,8 @@ def choose_checkpoint(
         facts: of the run as it is now (:func:`facts_of`). Which pairs train is not known yet; :func:`check_pairs` looks
             at them when it is.
         allow_data_change: go on although the data or the library versions changed; anything else is still refused.
-        say: told what was passed over, and where training goes on.
-        images: that the run reads now; None compares none.
+        say: called with the checkpoints that were passed over, and the one that is used.
+        images: that the run reads now; None skips their comparison.
 
     Raises:
         CheckpointError: checkpoints are there and none of them is whole; or the newest was written by a run with other
@@ -171,14 +171,14 @@ def choose_checkpoint(
         changes.of_images(RunImages.read(folder / LIST), images, stopped_at(run))
     changes.of_facts(*({k: v for k, v in side.items() if k != _IMAGES} for side in (then, now)))
     changes.refuse_unless(allow_data_change)
-    for line in changes.told:
+    for line in changes.notes:
         say(line)
     say(f"resuming from {folder}" + (f" although {allowed}" if (allowed := changes.described()) else ""))
     return folder
 
 
 def _refuse_nameless(run: RunDir, checkpoint: Path, then: Mapping[str, Any]) -> None:
-    """Without its name a run cannot be told from another, and its checkpoints would look like those of another."""
+    """Refuse a run without its id: its checkpoints would look like those of another run."""
     manifest = run.path / MANIFEST
     name = run.manifest().get("run") if manifest.is_file() else None
     if then.get("run") is None or not manifest.is_file() or (isinstance(name, str) and name):
@@ -191,7 +191,7 @@ def _refuse_nameless(run: RunDir, checkpoint: Path, then: Mapping[str, Any]) -> 
 
 
 def stopped_at(run: RunDir) -> str:
-    """What a failed run said when it ended, this time and before, as its manifest has it."""
+    """The errors that ended a run, this time and before, as its manifest has them."""
     manifest = run.manifest()
     return f"{manifest.get('error', '')} {manifest.get('earlier_errors', '')}"
 
@@ -203,7 +203,7 @@ def check_pairs(checkpoint: Path, facts: Mapping[str, Any], *, allow_data_change
         checkpoint: that training goes on from.
         facts: of the run as it is now, with :func:`pairs_fact` and :func:`late_facts`.
         allow_data_change: go on all the same.
-        say: told what becomes of the order of pairs.
+        say: called with the consequence for the order of pairs.
 
     Raises:
         CheckpointError: the pairs, or a hub model's files, are other ones, or the checkpoint does not say which it
@@ -228,17 +228,17 @@ def check_pairs(checkpoint: Path, facts: Mapping[str, Any], *, allow_data_change
         else:
             say(
                 f"{found}; their order is drawn anew, so in the epoch under way some pairs train twice and others not "
-                "at all, and the number of steps follows the pairs of now; --overwrite instead of --resume begins anew"
+                "at all, and the number of steps follows the present pairs; --overwrite instead of --resume begins anew"
             )
         return
     if then is None:
         raise CheckpointError(
-            f"{found}; if data files, images, manifest and library versions are those of then, so are the pairs, and "
+            f"{found}; if data files, images, manifest and library versions are unchanged, so are the pairs, and "
             "--allow-data-change goes on"
         )
     raise CheckpointError(
-        f"{found}. A row was put aside or came back: look at quarantine.jsonl, data.manifest and the images. With "
-        "the pairs of then --resume goes on as if nothing had happened (a damaged image is put right in its own "
+        f"{found}. A row was quarantined or came back: look at quarantine.jsonl, data.manifest and the images. With "
+        "the earlier pairs --resume goes on as if nothing had happened (a damaged image is put right in its own "
         "file); --allow-data-change goes on all the same, but draws their order anew, so that in the epoch under way "
         "some pairs train twice and others not at all; --overwrite begins anew"
     )
@@ -253,8 +253,8 @@ def _loss_written_out(facts: dict[str, Any]) -> dict[str, Any]:
         return facts
     given: dict[str, Any] = {}
     for name, value in facts.items():
-        room, *parts = name.split(".")
-        if room == "loss" and value is not None:
+        section, *parts = name.split(".")
+        if section == "loss" and value is not None:
             (given if len(parts) == 1 else given.setdefault(parts[0], {}))[parts[-1]] = value
     loss = resolve(given)
     return facts if loss["ada"] is not None else {**facts, **_flatten({"loss": loss})}

@@ -1,4 +1,4 @@
-"""From a recipe to everything that a step needs: model, reference, layout, and the pairs that fit."""
+"""Everything that a training step needs: model, reference, layout, and the pairs that fit."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def set_up(recipe: Recipe, objective: Objective, data: RunData, say: Say, world:
     train, held_out = fit_data(recipe, data, encoder, say)
     for note in encoder.chat.notes.values():
         say(f"template: {note}")
-    aside = len(data.quarantine)
-    say(f"{len(train.pairs)} pairs, {aside} rows in quarantine; {trained:,} of {total:,} parameters train")
+    rows = f"{len(train.pairs)} pairs, {len(data.quarantine)} rows in quarantine"
+    say(f"{rows}; {trained:,} of {total:,} parameters train")
     say(f"parts: {in_words(parts)}")
     longest = max(train.longest, held_out.longest)
     layout = world.first_does(  # where one rank reads the weights for all, the others have none to try a layout with
@@ -165,7 +165,7 @@ def compute_reference(
 
 
 def smaller_weights(recipe: Recipe) -> list[str]:
-    """Keys that help where memory runs out before a pair is looked at."""
+    """Keys that help where memory runs out before the first forward."""
     quantized = [] if recipe.adapter.stored_as else ["adapter.kind=qlora with tune.language=lora (weights in 4 bits)"]
     trains = "full" in (recipe.tune.vision, recipe.tune.projector, recipe.tune.language)  # these would not learn in it
     half = [] if trains or recipe.model.dtype in ("bfloat16", "float16") else ["model.dtype=bfloat16"]

@@ -189,7 +189,7 @@ def test_a_damaged_manifest_is_named_and_the_advice_lets_the_run_go_on(
     run.set_state("stopped")
     harm(run)
     for way in ({}, {"resume": True}, {"overwrite": True}):
-        with pytest.raises(ConfigError, match="holds a run whose ") as caught:
+        with pytest.raises(ConfigError, match="contains a run whose ") as caught:
             check_output(recipe(run.path), **way)
         assert f"{run.path / 'manifest.json'} {told}" in str(caught.value)
         assert "\n" not in str(caught.value)

@@ -88,7 +88,7 @@ def test_a_shipped_profile_contradicts_no_recipe(strategy: str) -> None:
         ("distributed_type: MULTI_CPU\n", "use MULTI_GPU"),
         ("distributed_type: 'NO'\n", "use MULTI_GPU"),
         ("num_processes: 2\n", "is not there"),
-        ("distributed_type: DEEPSPEED\ndeepspeed_config: 2\n", "must hold keys and values"),
+        ("distributed_type: DEEPSPEED\ndeepspeed_config: 2\n", "must have keys and values"),
         ("distributed_type: MULTI_GPU\nnumber_of_processes: 2\n", "number_of_processes"),
         ("- MULTI_GPU\n", "expected keys and values"),
     ],
