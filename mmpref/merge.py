@@ -101,24 +101,19 @@ def merge(
         raise CheckpointError(f"{out} already exists and is not empty; choose another folder or remove it")
     recipe = load_recipe(RunDir(run).recipe_file)
     _refuse_other_base(run, recipe, say)
-    pairs, images = _some_pairs(recipe, samples)
+    compared = _Compared(recipe, *_some_pairs(recipe, samples))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    trained_on = None
-    if recipe.adapter.stored_as is not None:
-        say(f"the {recipe.adapter.stored_as} base with the adapter, as it was trained")
-        quantized = QuantizationSettings(
-            kind=recipe.adapter.stored_as,
-            double_quant=recipe.adapter.double_quant,
-            compute_dtype=recipe.adapter.compute_dtype,
-        )
+    trained = None
+    if (quantized := _quantization_of(recipe)) is not None:
+        say(f"the {quantized.kind} base with the adapter, as it was trained")
         loaded = load(recipe.model.path, adapter=adapter, dtype=recipe.model.dtype, quantization=quantized)
-        trained_on = _answers(loaded, recipe, pairs, images)
+        trained = compared.log_probs(loaded)
         del loaded
         gc.collect()
     say(f"the base in {dtype} with the adapter")
     loaded = load(recipe.model.path, dtype=dtype, device=device)
     with_adapter = attach(loaded.model, adapter, trainable=False).eval()
-    before = _answers(_replaced(loaded, with_adapter), recipe, pairs, images)
+    before = compared.log_probs(_replaced(loaded, with_adapter))
     whole = merged(with_adapter)
     try:
         with folder_beside(out) as beside:
@@ -127,20 +122,12 @@ def merge(
             del loaded, with_adapter, whole
             gc.collect()
             say("the merged model, read back")
-            again = load(unproved, device=device)
-            after = _answers(again, recipe, pairs, images)
-            result = Merged(
-                path=out,
-                drift=_drift(before, after),
-                trained_on=None if trained_on is None else _drift(trained_on, after),
-            )
+            after = compared.log_probs(load(unproved, device=device))
+            trained_on = None if trained is None else _drift(trained, after)
+            result = Merged(path=out, drift=_drift(before, after), trained_on=trained_on)
             _refuse_drift(result.drift, bound)
-            facts = {
-                "base": recipe.model.path,
-                "adapter": content_hash(adapter / _ADAPTER),
-                "dtype": dtype,
-                "bound": bound,
-            }
+            adapter_hash = content_hash(adapter / _ADAPTER)
+            facts = {"base": recipe.model.path, "adapter": adapter_hash, "dtype": dtype, "bound": bound}
             write_json(unproved / REPORT, {**facts, **_drifts(result)})
             if out.exists():
                 out.rmdir()
@@ -192,33 +179,50 @@ def _replaced(loaded: LoadedModel, model: Any) -> LoadedModel:
     return LoadedModel(model=model, processor=loaded.processor, family=loaded.family, path=loaded.path)
 
 
-@torch.no_grad()
-def _answers(
-    loaded: LoadedModel, recipe: Recipe, pairs: Sequence[PreferencePair], images: Any
-) -> dict[str, tuple[float, int]]:
-    """Log-prob and token count of every answer, by pair and side."""
-    section = recipe.processing
-    encoder = PairEncoder(  # without max_length: pairs that training cut or quarantined are as good for the comparison
-        loaded.processor,
-        loaded.family,
-        min_pixels=section.min_pixels,
-        max_pixels=section.max_pixels,
-        template_kwargs=section.template_kwargs,
+def _quantization_of(recipe: Recipe) -> QuantizationSettings | None:
+    """How the base was quantised for training; None where it was not."""
+    section = recipe.adapter
+    if section.stored_as is None:
+        return None
+    return QuantizationSettings(
+        kind=section.stored_as, double_quant=section.double_quant, compute_dtype=section.compute_dtype
     )
-    both = all(pair.rejected is not None for pair in pairs)
-    collate = PairCollator(encoder, images.open, layout="plain", need_rejected=both)
-    device = next(parameter.device for parameter in loaded.model.parameters())
-    found: dict[str, tuple[float, int]] = {}
-    for pair in pairs:
-        logps = pair_logps(loaded.model, collate([pair]).to(device))
-        sides: dict[str, tuple[Tensor | None, Tensor | None]] = {
-            "chosen": (logps.chosen, logps.chosen_len),
-            "rejected": (logps.rejected, logps.rejected_len),
-        }
-        for side, (total, length) in sides.items():
-            if total is not None and length is not None:
-                found[f"{pair.id} ({side})"] = (float(total), int(length))
-    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """What the models are compared on."""
+
+    recipe: Recipe
+    pairs: Sequence[PreferencePair]
+    images: Any
+
+    @torch.no_grad()
+    def log_probs(self, loaded: LoadedModel) -> dict[str, tuple[float, int]]:
+        """Log-prob and token count of every answer, by pair and side."""
+        section = self.recipe.processing
+        # without max_length: pairs that training cut or quarantined are as good for the comparison
+        encoder = PairEncoder(
+            loaded.processor,
+            loaded.family,
+            min_pixels=section.min_pixels,
+            max_pixels=section.max_pixels,
+            template_kwargs=section.template_kwargs,
+        )
+        both = all(pair.rejected is not None for pair in self.pairs)
+        collate = PairCollator(encoder, self.images.open, layout="plain", need_rejected=both)
+        device = next(parameter.device for parameter in loaded.model.parameters())
+        found: dict[str, tuple[float, int]] = {}
+        for pair in self.pairs:
+            logps = pair_logps(loaded.model, collate([pair]).to(device))
+            sides: dict[str, tuple[Tensor | None, Tensor | None]] = {
+                "chosen": (logps.chosen, logps.chosen_len),
+                "rejected": (logps.rejected, logps.rejected_len),
+            }
+            for side, (total, length) in sides.items():
+                if total is not None and length is not None:
+                    found[f"{pair.id} ({side})"] = (float(total), int(length))
+        return found
 
 
 def _drift(before: dict[str, tuple[float, int]], after: dict[str, tuple[float, int]]) -> Drift:
