@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor
 from mmpref.data.opening import recipe_sources
 from mmpref.data.quarantine import Quarantine
 from mmpref.errors import CheckpointError, ConfigError, DataError
-from mmpref.files.hashes import content_hash
+from mmpref.files.hashes import Say, content_hash
 from mmpref.files.writing import folder_beside, real_path, write_json
 from mmpref.models.adapters.lora import attach, merged
 from mmpref.models.load import load, save_model
@@ -40,7 +40,6 @@ BOUND = 0.02
 SAMPLES = 16
 REPORT = "merge.json"
 _ADAPTER = "adapter_model.safetensors"
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,12 @@ from typing import Any, Self
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mmpref.errors import MMPrefError, Terminated, signal_name
+from mmpref.files.hashes import Say
 from mmpref.process.notices import kept_by
 from mmpref.process.streams import going_on_without
 from mmpref.rundir.locking import now_at
 from mmpref.version import __version__
 
-Say = Callable[[str], None]
 _MOST_WAITING = 10_000
 """Lines kept in memory while the disk is full or the folder does not exist yet; beyond that the oldest are dropped."""
 

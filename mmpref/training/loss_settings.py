@@ -6,11 +6,12 @@ Everything that trains, plans or checks a recipe takes its objective from here, 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mmpref.errors import CheckpointError, ConfigError
+from mmpref.files.hashes import Say
 from mmpref.losses import build_objective, resolve, resolve_tau_good
 from mmpref.losses.loss_line import loss_line
 from mmpref.losses.objective import Objective
@@ -21,7 +22,6 @@ from mmpref.recipe.unused_keys import refuse_unread_reference
 from mmpref.records import PreferencePair
 from mmpref.rundir.folder import RunDir
 
-Say = Callable[[str], None]
 SETTLED = "tau_good"
 """Key of the manifest under which a run keeps the number that its scores gave."""
 _NAMES = {"adapter_off": "adapter off", "copied_adapter": "copied adapter", "frozen_copy": "frozen copy"}

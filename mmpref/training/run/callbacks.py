@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from mmpref.training.run.resume import Say
+from mmpref.files.hashes import Say
 from mmpref.training.trainer.trainer import PreferenceTrainer
 
 ProgressHook = Callable[[int, int, Mapping[str, float]], None]

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from mmpref.files.hashes import Say
 from mmpref.losses.objective import Objective
 from mmpref.recipe.sections import Recipe
 from mmpref.rundir.folder import RunDir
@@ -18,7 +19,6 @@ from mmpref.training.parallel.world import World
 from mmpref.training.run.callbacks import RunCallbacks
 from mmpref.training.run.data import RunData
 from mmpref.training.run.images import RunImages
-from mmpref.training.run.resume import Say
 from mmpref.training.run.setup import Setup
 from mmpref.training.trainer.metrics import JsonlLogger
 from mmpref.training.trainer.trainer import PreferenceTrainer

@@ -10,11 +10,11 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mmpref.errors import ConfigError, DistributedError
+from mmpref.files.hashes import Say
 from mmpref.models.logps.reference import ReferencePolicy
 from mmpref.recipe.sections import Recipe
 from mmpref.training.parallel.sharded import prove_sharded, shard_like
 from mmpref.training.run.reference_cache import ReferenceCache
-from mmpref.training.run.resume import Say
 from mmpref.training.run.setup import Setup, compute_reference
 from mmpref.training.trainer.preflight import GRADIENTS, preflight
 from mmpref.training.trainer.trainer import PreferenceTrainer

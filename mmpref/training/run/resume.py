@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmpref.errors import CheckpointError
+from mmpref.files.hashes import Say
 from mmpref.losses import resolve
 from mmpref.recipe.sections import Recipe
 from mmpref.records import PreferencePair
@@ -24,7 +25,6 @@ from mmpref.training.run.start_model import is_folder, start_files
 from mmpref.training.trainer.checkpoint import anything_in, newest_complete, sealed_in
 from mmpref.training.trainer.extra_arguments import MOVES_NO_WEIGHT
 
-Say = Callable[[str], None]
 _MOVE_NO_WEIGHT = (
     "logging_steps",
     "save_steps",

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import set_seed
 
 from mmpref.errors import ConfigError
+from mmpref.files.hashes import Say
 from mmpref.losses.objective import Objective
 from mmpref.models.adapters.lora import count_parameters, prepare
 from mmpref.models.folder.config_checks import refuse_unsavable
@@ -31,7 +32,6 @@ from mmpref.training.parallel.world import ALONE, World
 from mmpref.training.precision import autocast_dtype, describe, loaded_as, tuning_of
 from mmpref.training.run.data import RunData, fit_data
 from mmpref.training.run.reference_cache import ReferenceCache, cache_facts
-from mmpref.training.run.resume import Say
 from mmpref.training.run.start_adapter import adapter_folder, describe_start
 from mmpref.training.trainer.update_watch import explain_oom
 
