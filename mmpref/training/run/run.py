@@ -46,18 +46,11 @@ from mmpref.training.precision import describe, describe_saved, resolved
 from mmpref.training.run.callbacks import ProgressCallback, RunCallbacks
 from mmpref.training.run.context import LoadedRun, PreparedRun, RunContext
 from mmpref.training.run.data import load_data
+from mmpref.training.run.facts import facts_at_start, files_in, late_facts, pairs_fact
 from mmpref.training.run.first_step import FirstStep
 from mmpref.training.run.images import ImageListKept
 from mmpref.training.run.last_checkpoint import checkpoint_on_failed_write, checkpoint_on_unreadable_row
-from mmpref.training.run.resume import (
-    check_pairs,
-    choose_checkpoint,
-    facts_at_start,
-    files_in,
-    late_facts,
-    pairs_fact,
-    step_of,
-)
+from mmpref.training.run.resume import check_pairs, choose_checkpoint, step_of
 from mmpref.training.run.setup import Setup, set_up, smaller_weights
 from mmpref.training.run.start_adapter import with_start_adapter
 from mmpref.training.run.state import RunState, state_kept

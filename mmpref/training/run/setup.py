@@ -30,7 +30,8 @@ from mmpref.recipe.sections import AdapterSection, Recipe
 from mmpref.records import PreferencePair
 from mmpref.training.parallel.world import ALONE, World
 from mmpref.training.precision import autocast_dtype, describe, loaded_as, tuning_of
-from mmpref.training.run.data import RunData, fit_data
+from mmpref.training.run.data import RunData
+from mmpref.training.run.lengths import fit_data
 from mmpref.training.run.reference_cache import ReferenceCache, cache_facts
 from mmpref.training.run.start_adapter import adapter_folder, describe_start
 from mmpref.training.trainer.update_watch import explain_oom
