@@ -28,8 +28,8 @@ def choose_checkpoint(
 
     Args:
         run: the run to resume.
-        facts: of the run as it is now (:func:`mmpref.training.run.facts.facts_of`). Which pairs train is not known yet; :func:`check_pairs` looks
-            at them when it is.
+        facts: of the run as it is now (``facts.facts_of``). Which pairs train is not known yet; :func:`check_pairs`
+            compares them when it is.
         allow_data_change: go on although the data or the library versions changed; anything else is still refused.
         say: called with the checkpoints that were passed over, and the one that is used.
         images: that the run reads now; None skips their comparison.
