@@ -156,7 +156,7 @@ def test_a_full_disk_at_the_last_save_ends_with_code_6_and_a_checkpoint_to_resum
     run = tmp_path / "run"
     lora = ("adapter={kind: lora, rank: 2}", "tune={language: lora}")
     arguments = place.training("demo_dpo", run, *SHORT, *lora)
-    import mmpref.training.trainer.checkpointing_trainer as module
+    import mmpref.training.trainer.checkpointer as module
 
     def fills_the_disk(*given: object, **named: object) -> None:
         with largest_file(1000):
@@ -181,7 +181,7 @@ def test_a_full_disk_at_the_last_save_ends_with_code_6_and_a_checkpoint_to_resum
 def test_a_disk_that_is_full_from_the_second_checkpoint_on_keeps_the_first(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import mmpref.training.trainer.checkpointing_trainer as module
+    import mmpref.training.trainer.checkpointer as module
 
     real, calls = module.save_trained, []
 
@@ -211,7 +211,7 @@ def test_sigterm_while_the_final_evaluation_runs_leaves_a_checkpoint_and_an_hone
 ) -> None:
     from mmpref.training.trainer.trainer import PreferenceTrainer
 
-    real = PreferenceTrainer._evaluation_loader
+    real = PreferenceTrainer.get_eval_dataloader
 
     def stop_at_the_end(self: PreferenceTrainer, pairs: object) -> object:
         if self.state.global_step == 2:
@@ -223,7 +223,7 @@ def test_sigterm_while_the_final_evaluation_runs_leaves_a_checkpoint_and_an_hone
     run, whole = tmp_path / "run", tmp_path / "whole"
     arguments = place.training("demo_dpo", run, *evaluated)
     with monkeypatch.context() as patch:
-        patch.setattr(PreferenceTrainer, "_evaluation_loader", stop_at_the_end)
+        patch.setattr(PreferenceTrainer, "get_eval_dataloader", stop_at_the_end)
         assert main(arguments) == 143
     assert "stopped by SIGTERM" in capsys.readouterr().err
     assert RunDir(run).manifest()["state"] == "stopped"

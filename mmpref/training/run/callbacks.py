@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from mmpref.files.hashes import Say
+from mmpref.training.trainer.log_lines import LogLines
 from mmpref.training.trainer.trainer import PreferenceTrainer
 
 ProgressHook = Callable[[int, int, Mapping[str, float]], None]
@@ -32,22 +33,16 @@ class RunCallbacks:
     on_trainer: TrainerHook | None = None
 
 
-class ProgressCallback(TrainerCallback):
+class ProgressCallback(LogLines):
     """Calls a progress hook after every step."""
 
     def __init__(self, progress: ProgressHook | None) -> None:
         self._progress = progress
         self._numbers: dict[str, float] = {}
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
-        if logs and "loss" in logs:
+    def read(self, logs: Mapping[str, float], state: TrainerState) -> None:
+        """Keep the numbers of a training step."""
+        if "loss" in logs:
             self._numbers = dict(logs)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

@@ -40,13 +40,15 @@ from mmpref.training.precision import dtype_fact
 from mmpref.training.run.start_adapter import start_facts
 from mmpref.training.run.start_model import model_fingerprint, processor_fingerprint
 from mmpref.training.trainer.checkpoint import differences
-from mmpref.training.trainer.update_watch import (
-    describe_batch,
+from mmpref.training.trainer.memory_errors import (
+    MemorySituation,
+    Where,
     explain_oom,
     explain_worker_oom,
     is_out_of_memory,
-    remedies_for,
+    remedies,
 )
+from mmpref.training.trainer.update_watch import describe_batch
 
 FACTS = "facts.json"
 FORMAT = 2
@@ -324,7 +326,8 @@ def _entries_or_explained(
     policy: nn.Module, collator: PairCollator, batch: PairBatch, device: torch.device
 ) -> dict[str, _Entry]:
     def helps() -> list[str]:
-        return remedies_for(policy, None, collator.encoder, num_pixels(batch.vision), forward_only=True)
+        pixels = num_pixels(batch.vision)
+        return remedies(MemorySituation.of(Where.FORWARD, policy, None, collator.encoder, pixels=pixels))
 
     with explain_oom(lambda: f"computing reference log-probs of {describe_batch(batch)}", helps):
         return _entries(policy, batch.to(device))

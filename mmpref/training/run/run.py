@@ -25,7 +25,7 @@ from mmpref.records import PreferencePair
 from mmpref.rundir.claim import Claim, check_output, claim_output, with_real_output
 from mmpref.rundir.content import MODEL_FILES, files_of_model
 from mmpref.rundir.folder import RunDir
-from mmpref.rundir.train_log import LossLines, TrainLog
+from mmpref.rundir.train_log import TrainLog
 from mmpref.training.loss_settings import (
     facts_for_manifest,
     line_of,
@@ -57,10 +57,12 @@ from mmpref.training.run.state import RunState, state_kept
 from mmpref.training.run.trackers import make_folder, tracked_in
 from mmpref.training.trainer.alarms import Alarms
 from mmpref.training.trainer.arguments import refused_by_transformers, rehearse, training_arguments
+from mmpref.training.trainer.log_lines import LossLines
+from mmpref.training.trainer.memory_errors import explain_oom
 from mmpref.training.trainer.metrics import JsonlLogger
+from mmpref.training.trainer.options import TrainerOptions
 from mmpref.training.trainer.signals import terminating
 from mmpref.training.trainer.trainer import PreferenceTrainer
-from mmpref.training.trainer.update_watch import explain_oom
 
 _DDP_TIMEOUT = 1800
 """Seconds; the default of ``ddp_timeout`` in transformers."""
@@ -223,24 +225,25 @@ def _trainer_of(prepared: PreparedRun, setup: Setup, facts: dict[str, Any], logg
     context = prepared.context
     recipe = context.recipe
     progress = context.callbacks.progress if context.world.is_first else None
-    trainer = PreferenceTrainer(
-        setup.loaded.model,
-        context.arguments,
-        objective=context.objective,
+    options = TrainerOptions(
         collator=setup.collator,
-        train_pairs=setup.train.pairs,
-        eval_pairs=setup.eval.pairs,
         reference=setup.reference,
         callbacks=[logger, ImageListKept(prepared.images), ProgressCallback(progress)],
-        checkpoint_facts=facts,
         learning_rates=recipe.train.learning_rates.model_dump(exclude_none=True),
         skip_nonfinite_steps=recipe.train.skip_nonfinite_steps,
         fault_folder=recipe.output / "faults",
         costs=[float(fit.work) for fit in setup.train.fits],
+        checkpoint_facts=facts,
+        run_folder=recipe.output,  # locked for this run
     )
-    trainer.is_alone = True  # this run has locked its folder
-    trainer.run_folder = recipe.output
-    return trainer
+    return PreferenceTrainer(
+        setup.loaded.model,
+        context.arguments,
+        objective=context.objective,
+        train_pairs=setup.train.pairs,
+        eval_pairs=setup.eval.pairs,
+        options=options,
+    )
 
 
 def _add_callbacks(trainer: PreferenceTrainer, context: RunContext, logger: JsonlLogger) -> None:
@@ -316,15 +319,15 @@ def finish(loaded: LoadedRun) -> RunDir:
     with checkpoint_on_failed_write(trainer):
         if has_eval and not trainer.eval_log.has_step(trainer.state.global_step):
             trainer.evaluate()
-        trainer.refuse_vanished()
+        trainer.checkpointer.refuse_vanished()
         trainer.pair_log.flush()
         with world.all_or_none():
             if world.is_first:
                 trainer.pair_log.write(run.pairs_file)
                 if has_eval:
                     trainer.eval_log.write(run.eval_pairs_file)
-        trainer.write_model(recipe.model.path, run.model, dtype=recipe.model.save_dtype)
-    trainer.refuse_vanished()
+        trainer.checkpointer.write_model(recipe.model.path, run.model, dtype=recipe.model.save_dtype)
+    trainer.checkpointer.refuse_vanished()
     if world.is_first:
         if (written := describe_saved(recipe, run.model)) is not None:
             context.say(written)

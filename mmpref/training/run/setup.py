@@ -34,7 +34,7 @@ from mmpref.training.run.data import RunData
 from mmpref.training.run.lengths import fit_data
 from mmpref.training.run.reference_cache import ReferenceCache, cache_facts
 from mmpref.training.run.start_adapter import adapter_folder, describe_start
-from mmpref.training.trainer.update_watch import explain_oom
+from mmpref.training.trainer.memory_errors import explain_oom
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from mmpref.errors import ConfigError, DataError
-from mmpref.rundir.train_log import LossLines, TrainLog, append
+from mmpref.rundir.train_log import TrainLog, append
+from mmpref.training.trainer.log_lines import LossLines
 
 
 def lines(path: Path) -> list[str]:
