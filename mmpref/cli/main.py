@@ -408,9 +408,9 @@ def entry_point(command: Callable[[], int] = main) -> None:
         code = streams.DISK_FULL if is_failure else code
     ended.append(code)
     if code == 0 and "mmpref.training.parallel.world" in sys.modules:  # else nothing here trained
-        from mmpref.training.parallel.world import leave
+        from mmpref.training.parallel.world import leave_process_group
 
-        leave()
+        leave_process_group()
     leave_with(code)
 
 

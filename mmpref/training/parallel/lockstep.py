@@ -35,7 +35,7 @@ class DummyBatches:
         own = [tuple(parts) for parts in batches]
         if self.world.size == 1 or self.collator.row_tokens is None or not own:
             return own
-        most = self.world.highest([len(parts) for parts in own])
+        most = self.world.max_over_ranks([len(parts) for parts in own])
         return [
             parts + (self._dummy_batch(),) * (int(count) - len(parts)) for parts, count in zip(own, most, strict=True)
         ]

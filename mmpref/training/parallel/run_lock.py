@@ -34,8 +34,8 @@ def one_training_in(folder: Path, world: World, say: Callable[[str], None]) -> I
         CheckpointError: the folder cannot be written.
     """
     with ExitStack() as locks:
-        alone = world.first_does(lambda: locks.enter_context(writing_alone(folder, say)))
-        with world.all_or_none():
+        alone = world.on_first_rank(lambda: locks.enter_context(writing_alone(folder, say)))
+        with world.fail_together():
             # a rank on a machine that does not see the folder has nothing to lock
             if alone and not world.is_first and (folder / LOCK).exists():
                 locks.enter_context(_rank_lock(folder, world.rank))

@@ -30,7 +30,7 @@ from mmpref.errors import CheckpointError, DistributedError
 from mmpref.models.adapters.lora import has_adapter, whole_numel
 from mmpref.models.unwrap import base_model
 from mmpref.training.parallel.strategy import Strategy
-from mmpref.training.parallel.world import pass_on_lost_partner
+from mmpref.training.parallel.world import raise_if_partner_lost
 from mmpref.training.parallel.zero import gathered, prove_divided
 
 _TRAINED = StateDictOptions(ignore_frozen_params=True)
@@ -178,7 +178,7 @@ def save_sharded(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Pat
     try:
         save({"model": weights, "optim": states}, checkpoint_id=folder)
     except (OSError, RuntimeError, CheckpointException) as err:
-        pass_on_lost_partner(err)
+        raise_if_partner_lost(err)
         raise CheckpointError(f"{folder} was not written: {_reason(err)}") from err
 
 
@@ -193,7 +193,7 @@ def load_sharded(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Pat
     try:
         load(both, checkpoint_id=folder)
     except (OSError, RuntimeError, ValueError, KeyError, CheckpointException) as err:
-        pass_on_lost_partner(err)
+        raise_if_partner_lost(err)
         raise CheckpointError(f"{folder} cannot be read into what trains now: {_reason(err)}") from err
     options = StateDictOptions(ignore_frozen_params=True, strict=False)
     set_state_dict(model, optimizer, model_state_dict=both["model"], optim_state_dict=both["optim"], options=options)
@@ -210,7 +210,7 @@ def load_sharded_weights(model: nn.Module, folder: Path) -> None:
     try:
         load(both, checkpoint_id=folder)  # in place
     except (OSError, RuntimeError, ValueError, KeyError, CheckpointException) as err:
-        pass_on_lost_partner(err)
+        raise_if_partner_lost(err)
         raise CheckpointError(f"{folder} cannot be read into what trains now: {_reason(err)}") from err
 
 

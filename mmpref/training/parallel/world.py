@@ -87,7 +87,7 @@ class World:
         dist.all_gather_object(found, value)
         return found
 
-    def share(self, value: T | None) -> T | None:
+    def broadcast(self, value: T | None) -> T | None:
         """The value of the first rank, on every rank."""
         if self.size == 1:
             return value
@@ -95,12 +95,12 @@ class World:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """A barrier: return when every rank has called this."""
         if self.size > 1:
             self.gather(None)  # torch's own barrier wants a device
 
-    def highest(self, values: Sequence[float]) -> list[float]:
+    def max_over_ranks(self, values: Sequence[float]) -> list[float]:
         """The largest of each value over all ranks."""
         if self.size == 1:
             return list(values)
@@ -108,7 +108,7 @@ class World:
         dist.all_reduce(found, op=dist.ReduceOp.MAX)
         return [float(value) for value in found.tolist()]
 
-    def total(self, counts: Sequence[int]) -> list[int]:
+    def sum_over_ranks(self, counts: Sequence[int]) -> list[int]:
         """The sum of each count over all ranks."""
         if self.size == 1:
             return list(counts)
@@ -116,7 +116,7 @@ class World:
         dist.all_reduce(found)
         return [int(value) for value in found.tolist()]
 
-    def first_does(self, work: Callable[[], T]) -> T:
+    def on_first_rank(self, work: Callable[[], T]) -> T:
         """Run ``work`` on the first rank only; its result on every rank.
 
         Raises:
@@ -131,12 +131,12 @@ class World:
                 result = work()
             except MMPrefError as err:
                 error = err
-        result, error = self.share((result, error)) or (None, None)
+        result, error = self.broadcast((result, error)) or (None, None)
         if error is not None:
             raise error
         return result  # type: ignore[return-value]
 
-    def same_everywhere(self, what: str, value: object) -> None:
+    def require_same(self, what: str, value: object) -> None:
         """Refuse to continue where ranks have different values.
 
         Raises:
@@ -150,7 +150,7 @@ class World:
             )
 
     @contextmanager
-    def all_or_none(self) -> Iterator[None]:
+    def fail_together(self) -> Iterator[None]:
         """A block that every rank goes through; when one fails, all raise what the first of them raised.
 
         Only for errors of our own, and for blocks in which no rank waits for another.
@@ -254,10 +254,11 @@ class World:
         return None
 
 
-ALONE = World()
+SINGLE_PROCESS = World()
+"""The world of a run in one process, on the CPU."""
 
 
-def meet_on_cpu(timeout: float) -> None:
+def init_process_group_on_cpu(timeout: float) -> None:
     """Connect processes on the CPU with a timeout; TrainingArguments connects them without one.
 
     Args:
@@ -267,7 +268,7 @@ def meet_on_cpu(timeout: float) -> None:
         dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
 
 
-def leave() -> None:
+def leave_process_group() -> None:
     """Destroy the process group, if there is one, before the process ends, as torch asks.
 
     Only after a run that succeeded: the other ranks of one that failed may never come here.
@@ -293,7 +294,7 @@ def is_of_communication(err: BaseException) -> bool:
     return any(words in text for words in _OF_COMMUNICATION)
 
 
-def pass_on_lost_partner(err: BaseException) -> None:
+def raise_if_partner_lost(err: BaseException) -> None:
     """Raise the error of a collective again if it is about another rank, before it is taken for one of this rank.
 
     Raises:

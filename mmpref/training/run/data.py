@@ -29,7 +29,7 @@ from mmpref.files.hashes import Say, content_hashes
 from mmpref.losses.objective import Objective
 from mmpref.recipe.sections import DataSection, Recipe, SourceSection
 from mmpref.records import PreferencePair
-from mmpref.training.parallel.world import ALONE, World
+from mmpref.training.parallel.world import SINGLE_PROCESS, World
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,12 @@ class RunData:
 
 
 def load_data(
-    recipe: Recipe, objective: Objective, quarantine: Quarantine, *, world: World = ALONE, say: Say | None = None
+    recipe: Recipe,
+    objective: Objective,
+    quarantine: Quarantine,
+    *,
+    world: World = SINGLE_PROCESS,
+    say: Say | None = None,
 ) -> RunData:
     """Read, check, hold out and repeat, as the recipe's ``data`` section says.
 

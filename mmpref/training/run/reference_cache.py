@@ -35,7 +35,7 @@ from mmpref.processing.collate import PairCollator
 from mmpref.processing.pixels import num_pixels
 from mmpref.recipe.sections import Recipe
 from mmpref.records import PreferencePair
-from mmpref.training.parallel.world import ALONE, World
+from mmpref.training.parallel.world import SINGLE_PROCESS, World
 from mmpref.training.precision import dtype_fact
 from mmpref.training.run.start_adapter import start_facts
 from mmpref.training.run.start_model import model_fingerprint, processor_fingerprint
@@ -144,7 +144,7 @@ class ReferenceCache:
         *,
         device: torch.device,
         say: Say,
-        world: World = ALONE,
+        world: World = SINGLE_PROCESS,
         workers: int = 0,
     ) -> None:
         """Compute what is missing, with the policy before its first step. Ranks share the pairs.
@@ -183,7 +183,7 @@ class ReferenceCache:
                     waiting = {}
         if waiting:
             self._keep(waiting)
-        [computed] = world.total([computed])
+        [computed] = world.sum_over_ranks([computed])
         if world.size > 1:  # what the others computed
             self._read_parts()
         if computed:
@@ -287,7 +287,7 @@ def _in_step(batches: Iterator[PairBatch], collator: PairCollator, world: World)
         return
     while True:
         batch = next(batches, None)
-        [more] = world.highest([batch is not None])
+        [more] = world.max_over_ranks([batch is not None])
         if not more:
             return
         if batch is not None:

@@ -41,7 +41,7 @@ from mmpref.training.parallel.strategy import (
     refuse_what_cannot_shard,
     restarted,
 )
-from mmpref.training.parallel.world import World, meet_on_cpu
+from mmpref.training.parallel.world import World, init_process_group_on_cpu
 from mmpref.training.precision import describe, describe_saved, resolved
 from mmpref.training.run.callbacks import ProgressCallback, RunCallbacks
 from mmpref.training.run.context import LoadedRun, PreparedRun, RunContext
@@ -115,9 +115,11 @@ def train(
         )
         recipe, say = context.recipe, context.say
         _refuse_before_data(context)
-        world.first_does(lambda: check_output(recipe, overwrite=overwrite, resume=resume))  # a refusal leaves no trace
+        world.on_first_rank(
+            lambda: check_output(recipe, overwrite=overwrite, resume=resume)
+        )  # a refusal leaves no trace
         with one_training_in(recipe.output, world, say) as alone:
-            claim = world.first_does(lambda: claim_output(recipe, overwrite=overwrite, resume=resume, alone=alone))
+            claim = world.on_first_rank(lambda: claim_output(recipe, overwrite=overwrite, resume=resume, alone=alone))
             if claim.note:
                 say(claim.note)
             with terminating(), state_kept(claim, world, log) as state:
@@ -131,7 +133,7 @@ def _arguments_of(recipe: Recipe) -> TrainingArguments:
     """The recipe's ``TrainingArguments``; making them connects the processes of the run."""
     if recipe.train.use_cpu or not torch.cuda.is_available():
         wait = recipe.train.extra.get("ddp_timeout", _DDP_TIMEOUT)
-        meet_on_cpu(wait if isinstance(wait, int) else _DDP_TIMEOUT)  # what is no number is refused below
+        init_process_group_on_cpu(wait if isinstance(wait, int) else _DDP_TIMEOUT)  # what is no number is refused below
     return training_arguments(recipe)
 
 
@@ -166,17 +168,17 @@ def prepare(context: RunContext, claim: Claim, state: RunState) -> PreparedRun:
     # an earlier run keeps its own list until this one starts
     quarantine = Quarantine(None if has_earlier_run else claim.run.quarantine_file)
     data = load_data(recipe, context.objective, quarantine, world=world, say=say)
-    world.same_everywhere("training files", (data.train_hashes, len(data.train), len(data.eval)))
+    world.require_same("training files", (data.train_hashes, len(data.train), len(data.eval)))
     quarantine.path = claim.run.quarantine_file
-    score = world.first_does(lambda: settle(recipe, data.train, claim.run if claim.continues else None, say))
+    score = world.on_first_rank(lambda: settle(recipe, data.train, claim.run if claim.continues else None, say))
     settled = with_score(recipe, score)
     held_out = [f"held_out={recipe.data.held_out:g}"] if recipe.data.held_out else []
     objective = objective_of(settled)
-    images, facts = world.first_does(lambda: facts_at_start(settled, data, held_out, claim.facts, world.size, say))
+    images, facts = world.on_first_rank(lambda: facts_at_start(settled, data, held_out, claim.facts, world.size, say))
     checkpoint = None
     if context.resume:
         allowed = context.allow_data_change
-        checkpoint = world.first_does(
+        checkpoint = world.on_first_rank(
             lambda: choose_checkpoint(claim.run, facts, allow_data_change=allowed, say=say, images=images)
         )
     return PreparedRun(
@@ -214,10 +216,10 @@ def _facts_with_pairs(prepared: PreparedRun, pairs: Sequence[PreferencePair]) ->
     context, checkpoint = prepared.context, prepared.checkpoint
     world, say, allowed = context.world, context.say, context.allow_data_change
     fact = pairs_fact(pairs)
-    world.same_everywhere("pairs that train", fact)
-    facts = {**prepared.facts, **fact, **world.first_does(lambda: late_facts(context.recipe, say))}
+    world.require_same("pairs that train", fact)
+    facts = {**prepared.facts, **fact, **world.on_first_rank(lambda: late_facts(context.recipe, say))}
     if checkpoint is not None:
-        world.first_does(lambda: check_pairs(checkpoint, facts, allow_data_change=allowed, say=say))
+        world.on_first_rank(lambda: check_pairs(checkpoint, facts, allow_data_change=allowed, say=say))
     return facts
 
 
@@ -321,7 +323,7 @@ def finish(loaded: LoadedRun) -> RunDir:
             trainer.evaluate()
         trainer.checkpointer.refuse_vanished()
         trainer.pair_log.flush()
-        with world.all_or_none():
+        with world.fail_together():
             if world.is_first:
                 trainer.pair_log.write(run.pairs_file)
                 if has_eval:
@@ -333,7 +335,7 @@ def finish(loaded: LoadedRun) -> RunDir:
             context.say(written)
         run.set_state("complete", **_facts_of_result(loaded))
         context.log.line(f"done: {run.path} (model in {run.model})")
-    world.wait()
+    world.barrier()
     return run
 
 

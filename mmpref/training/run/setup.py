@@ -28,7 +28,7 @@ from mmpref.processing.family import PartName
 from mmpref.processing.length_plan import FitPlan
 from mmpref.recipe.sections import AdapterSection, Recipe
 from mmpref.records import PreferencePair
-from mmpref.training.parallel.world import ALONE, World
+from mmpref.training.parallel.world import SINGLE_PROCESS, World
 from mmpref.training.precision import autocast_dtype, describe, loaded_as, tuning_of
 from mmpref.training.run.data import RunData
 from mmpref.training.run.lengths import fit_data
@@ -52,7 +52,7 @@ class Setup:
     parts: Mapping[PartName, PartCount]
 
 
-def set_up(recipe: Recipe, objective: Objective, data: RunData, say: Say, world: World = ALONE) -> Setup:
+def set_up(recipe: Recipe, objective: Objective, data: RunData, say: Say, world: World = SINGLE_PROCESS) -> Setup:
     """Load the model, choose layout and reference, and plan the lengths of all pairs.
 
     A reference cache is computed here, except where the model will be sharded: then it is computed after that.
@@ -87,7 +87,7 @@ def set_up(recipe: Recipe, objective: Objective, data: RunData, say: Say, world:
     say(f"{rows}; {trained:,} of {total:,} parameters train")
     say(f"parts: {in_words(parts)}")
     longest = max(train.longest, held_out.longest)
-    layout = world.first_does(  # where one rank reads the weights for all, the others have none to try a layout with
+    layout = world.on_first_rank(  # where one rank reads the weights for all, the others have none to try a layout with
         lambda: choose_layout(loaded.model, loaded.family, recipe.model.attention, max_length=longest)
     )
     say(f"layout: {layout.explanation}")
@@ -140,8 +140,8 @@ def _reference(
     if not objective.needs_reference:
         return None
     folder = section.cache or recipe.output.with_name(f"{recipe.output.name}.reference")
-    facts = world.first_does(lambda: cache_facts(recipe, loaded, collator))
-    world.first_does(lambda: len(ReferenceCache.open(folder, facts)))  # makes it, if it is new
+    facts = world.on_first_rank(lambda: cache_facts(recipe, loaded, collator))
+    world.on_first_rank(lambda: len(ReferenceCache.open(folder, facts)))  # makes it, if it is new
     return ReferenceCache.open(folder, facts)
 
 
@@ -187,7 +187,7 @@ def encoder_of(recipe: Recipe, loaded: LoadedModel) -> PairEncoder:
     )
 
 
-def _load_model(recipe: Recipe, world: World = ALONE) -> LoadedModel:
+def _load_model(recipe: Recipe, world: World = SINGLE_PROCESS) -> LoadedModel:
     adapter, half = recipe.adapter, autocast_dtype(recipe)
     loaded = load(
         recipe.model.path,

@@ -35,13 +35,13 @@ class RunState:
         if self._run is None:
             return self._create(claim)
         with defer_signals():
-            self._world.first_does(claim.update)
+            self._world.on_first_rank(claim.update)
         return self._run
 
     def _create(self, claim: Claim) -> RunDir:
         if self._run is None:
             with defer_signals():  # a signal before the next line would leave the state at "running"
-                self._run = self._world.first_does(claim.create)
+                self._run = self._world.on_first_rank(claim.create)
                 self._log.start(self._run.log_file)
         return self._run
 
