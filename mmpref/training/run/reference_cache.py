@@ -13,42 +13,32 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from mmpref.errors import CheckpointError, ConfigError, MMPrefError, library_errors, one_line
+from mmpref.errors import CheckpointError, ConfigError, library_errors, one_line
 from mmpref.files.hashes import Say, joined
 from mmpref.files.writing import remove_abandoned, replacing, write_json, writing_to
 from mmpref.models.loaded import LoadedModel
-from mmpref.models.logps.answer_logps import answer_logps
 from mmpref.models.logps.reference import eval_mode
-from mmpref.process.children import begin_loader_worker
 from mmpref.processing.batch import PairBatch, to_device
 from mmpref.processing.collate import PairCollator
-from mmpref.processing.pixels import num_pixels
 from mmpref.recipe.sections import Recipe
 from mmpref.records import PreferencePair
 from mmpref.training.parallel.world import SINGLE_PROCESS, World
 from mmpref.training.precision import dtype_fact
+from mmpref.training.run.reference_entries import Entry, entries_of, keep_ranks_in_step, missing_batches
 from mmpref.training.run.start_adapter import start_facts
 from mmpref.training.run.start_model import model_fingerprint, processor_fingerprint
 from mmpref.training.trainer.checkpoint import differences
 from mmpref.training.trainer.memory_errors import (
-    MemorySituation,
-    Where,
-    explain_oom,
     explain_worker_oom,
-    is_out_of_memory,
-    remedies,
 )
-from mmpref.training.trainer.update_watch import describe_batch
 
 FACTS = "facts.json"
 FORMAT = 2
@@ -56,8 +46,6 @@ FORMAT = 2
 _OF = "facts"
 _PART = re.compile(r"part-([0-9a-f]{64})\.safetensors")
 PAIRS_PER_PART = 256
-_BATCH = 4
-_Entry = tuple[Tensor, Tensor | None]  # log-probs of the chosen answer's tokens and of the rejected one's
 
 
 class ReferenceCache:
@@ -73,7 +61,7 @@ class ReferenceCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.explanation = f"log-probs computed before and kept in {folder}: no second model in memory"
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, Entry] = {}
         self._facts_hash = ""
 
     @classmethod
@@ -166,16 +154,16 @@ class ReferenceCache:
         """
         both = collator.changed(need_rejected=all(pair.rejected is not None for pair in pairs))
         unique = {pair.id: pair for pair in pairs}  # a weighted source repeats its pairs
-        waiting: dict[str, _Entry] = {}
+        waiting: dict[str, Entry] = {}
         computed = 0
         if not world.model_is_wrapped_in_train:
             policy.to(device)
         share = list(unique.values())[world.rank :: world.size]
         doing = "computing the reference cache"
         with torch.no_grad(), eval_mode(policy), explain_worker_oom(lambda: doing):
-            for batch in _in_step(_missing(both, share, self._entries, workers), both, world):
+            for batch in keep_ranks_in_step(missing_batches(both, share, self._entries, workers), both, world):
                 world.report_progress(0, doing, batch.counted_ids)
-                waiting.update(_in_parts(policy, both, batch, unique, device, may_split=not world.is_sharded))
+                waiting.update(entries_of(policy, both, batch, unique, device, may_split=not world.is_sharded))
                 computed += batch.counted
                 if len(waiting) >= PAIRS_PER_PART:
                     self._keep(waiting)
@@ -215,7 +203,7 @@ class ReferenceCache:
             row[: len(side)] = side
         return batch.halves(to_device(rows.sum(dim=1), batch.input_ids.device))
 
-    def _keep(self, entries: Mapping[str, _Entry]) -> None:
+    def _keep(self, entries: Mapping[str, Entry]) -> None:
         tensors = {}
         for key, (chosen, rejected) in entries.items():
             tensors[f"{key}.chosen"] = chosen
@@ -249,101 +237,7 @@ def cache_facts(recipe: Recipe, loaded: LoadedModel, collator: PairCollator) -> 
     }
 
 
-def _missing(
-    collator: PairCollator, pairs: Sequence[PreferencePair], have: Mapping[str, _Entry], workers: int
-) -> Iterator[PairBatch]:
-    """Batches with a pair that is not in the cache yet."""
-    chunks = [pairs[begin : begin + _BATCH] for begin in range(0, len(pairs), _BATCH)]
-    loader: DataLoader[Any] = DataLoader(
-        chunks,  # type: ignore[arg-type]  # torch takes any sequence for a dataset; its types do not say so
-        batch_size=None,
-        collate_fn=_MissingRows(collator, frozenset(have)),
-        num_workers=workers,
-        generator=torch.Generator(),  # the run's own random state is not touched
-        worker_init_fn=begin_loader_worker,
-    )
-    for chunk, batches in zip(chunks, loader, strict=True):
-        yield from collator.rows(chunk) if batches is None else batches
-
-
-@dataclass(frozen=True, slots=True)
-class _MissingRows:
-    """Collates some pairs in a worker: only batches that are missing are sent to the process with the model."""
-
-    collator: PairCollator
-    have: frozenset[str]
-
-    def __call__(self, pairs: Sequence[PreferencePair]) -> tuple[PairBatch, ...] | None:
-        try:
-            return tuple(batch for batch in self.collator.rows(pairs) if not self.have.issuperset(batch.keys))
-        except MMPrefError:  # raised once more where it is no traceback of a worker but one sentence
-            return None
-
-
-def _in_step(batches: Iterator[PairBatch], collator: PairCollator, world: World) -> Iterator[PairBatch]:
-    """The batches; where weights are sharded, followed by dummy batches until every rank has finished its own."""
-    if not world.is_sharded:
-        yield from batches
-        return
-    while True:
-        batch = next(batches, None)
-        [more] = world.max_over_ranks([batch is not None])
-        if not more:
-            return
-        if batch is not None:
-            yield batch
-        else:
-            yield from collator.rows([])
-
-
-def _in_parts(
-    policy: nn.Module,
-    collator: PairCollator,
-    batch: PairBatch,
-    pairs: Mapping[str, PreferencePair],
-    device: torch.device,
-    *,
-    may_split: bool,
-) -> dict[str, _Entry]:
-    """The entries of a batch; pair by pair where they do not fit together, as training may well run them.
-
-    Not where weights are sharded (``may_split``): every rank must then run as many batches.
-    """
-    may_split = may_split and len(batch) > 1
-    if may_split:
-        try:
-            return _entries(policy, batch.to(device))
-        except (RuntimeError, MemoryError) as err:
-            if not is_out_of_memory(err):
-                raise
-    singles = [part for name in batch.pair_ids for part in collator.rows([pairs[name]])] if may_split else [batch]
-    return {
-        key: entry for one in singles for key, entry in _entries_or_explained(policy, collator, one, device).items()
-    }
-
-
-def _entries_or_explained(
-    policy: nn.Module, collator: PairCollator, batch: PairBatch, device: torch.device
-) -> dict[str, _Entry]:
-    def helps() -> list[str]:
-        pixels = num_pixels(batch.vision)
-        return remedies(MemorySituation.of(Where.FORWARD, policy, None, collator.encoder, pixels=pixels))
-
-    with explain_oom(lambda: f"computing reference log-probs of {describe_batch(batch)}", helps):
-        return _entries(policy, batch.to(device))
-
-
-def _entries(policy: nn.Module, batch: PairBatch) -> dict[str, _Entry]:
-    rows = batch.by_answer(answer_logps(policy, batch)).float().cpu()
-    lengths = batch.answer_lens.tolist()
-    answers = [row[:length].clone() for row, length in zip(rows, lengths, strict=True)]
-    count = len(batch)
-    rejected: list[Tensor | None] = [*answers[count:]] if batch.has_rejected else [None] * count
-    entries = zip(batch.keys, zip(answers[:count], rejected, strict=True), strict=True)
-    return dict(list(entries)[: batch.counted])
-
-
-def _read(part: Path, of: str) -> dict[str, _Entry] | str:
+def _read(part: Path, of: str) -> dict[str, Entry] | str:
     """The entries of a part, or what is wrong with it.
 
     Args:
