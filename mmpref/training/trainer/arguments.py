@@ -88,7 +88,7 @@ def _refuse_bf16_without_hardware(bf16: bool | None, *, use_cpu: bool) -> None:
 
 
 def _refuse_half_on_cpu(arguments: TrainingArguments) -> None:
-    """accelerate leaves float16 out on a CPU without a word, and the run would report an autocast that it does not do."""
+    """accelerate silently leaves float16 out on a CPU, and the run would report an autocast that it does not do."""
     if arguments.fp16 and arguments.device.type == "cpu":
         bf16 = ["train.fp16=false", "train.bf16=true", "train.use_cpu=true"]
         raise ConfigError(

@@ -190,7 +190,9 @@ class Checkpointer:
                     with writing_to(path):
                         aside = keep_others(path)
                     if aside is not None:
-                        logger.warning("%s contained something other than a checkpoint; it was moved to %s", path, aside)
+                        logger.warning(
+                            "%s contained something other than a checkpoint; it was moved to %s", path, aside
+                        )
                     folder = opened.enter_context(replacing_folder(path))
             shared = self._world.broadcast(folder)
             assert shared is not None
