@@ -17,7 +17,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from mmpref.errors import DistributedError
 from mmpref.recipe.sections import Recipe, load_recipe
 from mmpref.training.parallel import launch as launching
-from mmpref.training.parallel.launch import Launch, environment_of, launch, read_profile, shipped_profile
+from mmpref.training.parallel.launch import Launch, launch
+from mmpref.training.parallel.profiles import environment_of, read_profile, shipped_profile
 from mmpref.training.parallel.strategy import (
     STRATEGIES,
     refuse_launch_contradictions,
