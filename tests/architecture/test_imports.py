@@ -69,7 +69,7 @@ PARTS_OF_TRAINING = {
 LEVELS: dict[str, list[set[str]]] = {
     "files": [{"reading", "tables"}, {"rows", "writing"}, {"hashes"}],
     "recipe": [{"keys", "overrides", "shipped", "unused_keys", "value_types"}, {"sections"}],
-    "rundir": [{"content"}, {"locking"}, {"refusals", "train_log"}, {"folder"}, {"vanished"}],
+    "rundir": [{"content"}, {"folder", "locking"}, {"refusals", "train_log", "vanished"}, {"claim"}],
     "losses": [
         {"contract", "former_keys", "presets", "tau_good", "values", "vocab_tiles"},
         {"logps", "settings", "sides"},
@@ -113,6 +113,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"plan"},
         {"text"},
     ],
+    "doctor": [{"machine", "section_faults"}, {"recipe_check"}],
     "generation": [
         {"concurrency", "contract", "fingerprint", "http_calls", "ranks", "scripted", "token_usage"},
         {"answer_log", "chat_api", "in_process"},

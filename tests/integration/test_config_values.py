@@ -339,7 +339,7 @@ def test_memory_that_runs_out_over_a_config_names_it_in_every_command(whole: Pat
     shutil.copytree(whole / "llava", commands / "model")
     (commands / "model/config.json").write_text(f'{{"x": "{"a" * 60_000_000}"}}')
     files = ["--images", "images", "--benchmark", "pope", "--questions", "q.json", "--out", "ev"]
-    with ForkedCommands("mmpref.training.run.run", "mmpref.evals.evaluate", "mmpref.doctor") as run:
+    with ForkedCommands("mmpref.training.run.run", "mmpref.evals.evaluate", "mmpref.doctor.recipe_check") as run:
         for argv in (
             ["plan", "recipe.yaml", *SETTINGS],
             ["doctor", "--recipe", "recipe.yaml", *SETTINGS],

@@ -222,7 +222,7 @@ def run() -> Iterator[ForkedCommands]:
 
 @pytest.fixture(scope="module")
 def run_with_torch() -> Iterator[ForkedCommands]:
-    with ForkedCommands("mmpref.training.run.run", "mmpref.evals.evaluate", "mmpref.doctor") as commands:
+    with ForkedCommands("mmpref.training.run.run", "mmpref.evals.evaluate", "mmpref.doctor.recipe_check") as commands:
         yield commands
 
 

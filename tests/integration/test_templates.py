@@ -13,7 +13,7 @@ from mmpref.cli.evals import _template_kwargs
 from mmpref.cli.main import main
 from mmpref.recipe.sections import load_recipe
 from mmpref.rundir.folder import RunDir
-from mmpref.training.run.resume import facts_of
+from mmpref.training.run.facts import facts_of
 from mmpref.training.trainer.checkpoint import differences
 from tests.integration.conftest import Place
 from tests.tiny_vlms import build
