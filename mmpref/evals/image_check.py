@@ -58,7 +58,7 @@ def unasked(samples: Sequence[EvalSample], root: str | Path | None) -> dict[str,
         where = "no image root was given" if loader.root is None else f"image paths start from {loader.root}"
         raise DataError(
             f"none of the {len(refs)} images can be used ({_reasons(faults.values())}), the first: "
-            f"{next(iter(found.values())).detail}; {where}: give the folder that they start from with --images "
+            f"{next(iter(found.values())).detail}; {where}: give the folder that they start from with --image-root "
             "(images_root in Python)"
         )
     return found

@@ -36,3 +36,14 @@ def same_questions(samples: Iterable[EvalSample]) -> list[list[EvalSample]]:
     for sample in samples:
         by_images.setdefault(sample.images, {}).setdefault(sample.prompt, []).append(sample)
     return [alike for questions in by_images.values() for alike in questions.values()]
+
+
+def deal(samples: Sequence[EvalSample], num: int) -> list[list[EvalSample]]:
+    """``num`` shares of about the same size; the questions about one image stay together, in their order."""
+    groups: dict[Any, list[EvalSample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.images or sample.id, []).append(sample)
+    shares: list[list[EvalSample]] = [[] for _ in range(num)]
+    for group in groups.values():
+        min(shares, key=len).extend(group)
+    return shares

@@ -53,6 +53,11 @@ class ServerAnswerer:
             self.facts["decoding"] = f"greedy, because the chat API has no beam search ({num_beams} beams were wanted)"
         server.key()  # a missing key is told before anything is asked
 
+    @property
+    def model(self) -> str:
+        """The model's name at the server."""
+        return self._server.model
+
     def served(self) -> dict[str, Any] | None:
         """What the server tells of the model beside its answers; None where it cannot be reached."""
         client = ChatClient(self._server)

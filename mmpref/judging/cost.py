@@ -54,19 +54,29 @@ class Prices:
         if not (0 <= self.prompt < math.inf and 0 <= self.completion < math.inf):
             raise ConfigError("prices must be numbers >= 0")
 
+    @classmethod
+    def given(cls, prompt: float | None, completion: float | None) -> Prices | None:
+        """Prices as options give them; None where neither is given.
+
+        Raises:
+            ConfigError: only one is given.
+        """
+        if (prompt is None) != (completion is None):
+            raise ConfigError("give both prices, --price-in and --price-out, or none")
+        return cls(prompt=prompt, completion=completion) if prompt is not None and completion is not None else None
+
     def of(self, prompt_tokens: float, completion_tokens: float) -> float:
+        """Dollars for so many tokens."""
         return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What judging will take. Tokens are guessed (3.5 characters each); ``cost`` is None without prices.
+    """What asking a judge will take. Tokens are guessed (3.5 characters each); ``cost`` is None without prices.
 
     ``elsewhere`` counts the cached replies that are from other servers, by address, "" where that is not known.
     """
 
-    num_answers: int
-    num_by_rule: int
     num_cached: int
     elsewhere: Mapping[str, int]
     num_calls: int

@@ -1,9 +1,10 @@
+import dataclasses
 import json
 
 import pytest
 
 from mmpref.errors import ConfigError, DataError, EvalIncompleteError
-from mmpref.evals import evaluate, score
+from mmpref.evals import EvalSettings, evaluate, score
 from mmpref.generation import ScriptedAnswerer
 from mmpref.records import Answer
 
@@ -29,9 +30,10 @@ class Counting:
 
 
 def run(out, answerer, **more):
-    return evaluate(
-        "a-model", "pope", **{"questions": QUESTIONS, "images_root": None, "out": out, "answerer": answerer, **more}
-    )
+    names = {field.name for field in dataclasses.fields(EvalSettings)}
+    settings = EvalSettings(**{name: more.pop(name) for name in names & more.keys()})
+    given = {"questions": QUESTIONS, "images_root": None, "out": out, "answerer": answerer, **more}
+    return evaluate("a-model", "pope", settings=settings, **given)
 
 
 def saved_ids(out):

@@ -29,7 +29,7 @@ def test_verdicts_that_were_put_aside_stay_however_often_one_judges(tmp_path):
         second = plan(tmp_path, server, texts=OTHERS).run(out)
         third = plan(tmp_path, server).run(out)
     names = ["v.jsonl.before", "v.jsonl.before2", "v.jsonl.before3"]
-    assert [outcome.put_aside for outcome in (first, second, third)] == [tmp_path / name for name in names]
+    assert [outcome.moved_aside for outcome in (first, second, third)] == [tmp_path / name for name in names]
     assert (tmp_path / names[0]).read_text() == BY_HAND
     assert rows_of(tmp_path / names[1]) == rows_of(out)
     assert rows_of(tmp_path / names[2]) != rows_of(out)
@@ -53,8 +53,8 @@ def test_verdicts_on_the_same_answers_that_a_person_changed_are_kept(tmp_path, c
         rows = rows_of(out)
         before = written(out, [*rows[:3], rows[3] | change, *rows[4:]])
         outcome = plan(tmp_path, server).run(out)
-    assert outcome.put_aside == tmp_path / "v.jsonl.before"
-    assert outcome.put_aside.read_bytes() == before
+    assert outcome.moved_aside == tmp_path / "v.jsonl.before"
+    assert outcome.moved_aside.read_bytes() == before
     assert rows_of(out) == rows
 
 
@@ -64,8 +64,8 @@ def test_the_verdicts_of_another_judge_are_kept(tmp_path):
         plan(tmp_path, server).run(out)
         before = out.read_bytes()
         outcome = plan(tmp_path, server, model="another").run(out)
-    assert outcome.put_aside is not None
-    assert outcome.put_aside.read_bytes() == before
+    assert outcome.moved_aside is not None
+    assert outcome.moved_aside.read_bytes() == before
 
 
 def test_an_earlier_try_is_gone_on_with_and_nothing_is_put_aside(tmp_path):
@@ -120,7 +120,7 @@ def test_an_address_that_is_none_is_one_line_before_anything_else(tmp_path, caps
     words = command(tmp_path, url)[3:]
     place = words.index("--answers")
     if name != "judge":
-        words = ["eval", *words[1:place], *words[place + 2 :], "--images", str(tmp_path)]
+        words = ["eval", *words[1:place], *words[place + 2 :], "--image-root", str(tmp_path)]
     if name == "eval by judge":
         words[words.index("--server") + 1] = "http://127.0.0.1:9"
         words += ["--judge-server", url, "--judge-model", "j"]

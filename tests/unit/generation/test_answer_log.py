@@ -7,11 +7,11 @@ import sys
 import pytest
 
 from mmpref.errors import ConfigError
-from mmpref.evals import evaluate
+from mmpref.evals import EvalSettings, evaluate
 from mmpref.generation import ScriptedAnswerer
 from mmpref.generation.answer_log import AnswerLog, as_line
+from mmpref.generation.contract import deal
 from mmpref.generation.fingerprint import of_file, of_images
-from mmpref.generation.processes import deal
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
 
 QUESTIONS = [
@@ -31,7 +31,7 @@ def images(tmp_path):
 def run(out, images, **more):
     return evaluate(
         "m", "pope", questions=QUESTIONS, images_root=images, out=out,
-        answerer=ScriptedAnswerer(lambda sample: "yes"), **more,
+        answerer=ScriptedAnswerer(lambda sample: "yes"), settings=EvalSettings(**more),
     )  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def test_a_image_of_a_question_not_yet_asked_may_change(tmp_path, images):
     (images / "2.png").write_bytes(b"another 2")
     assert run(tmp_path / "out", images).n == 9
     (images / "2.png").write_bytes(b"a third 2")
-    with pytest.raises(ConfigError, match="made from other pictures"):
+    with pytest.raises(ConfigError, match="made from other images"):
         run(tmp_path / "out", images)
 
 
@@ -61,7 +61,7 @@ def test_scoring_again_needs_no_images(tmp_path, images):
     run(tmp_path / "out", images)
     assert run(tmp_path / "out", None, protocol="official").n == 9
     (images / "0.png").write_bytes(b"another 0")
-    with pytest.raises(ConfigError, match="other pictures"):  # what was known is not forgotten
+    with pytest.raises(ConfigError, match="other images"):  # what was known is not forgotten
         run(tmp_path / "out", images)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from mmpref.demo.tiny_models import build_tiny_llava
 from mmpref.errors import ConfigError, EvalIncompleteError
-from mmpref.generation import TransformersAnswerer
+from mmpref.generation import AnswerSettings, TransformersAnswerer
 from mmpref.generation.chat_api import ChatClient, Server
 from mmpref.records import EvalSample, user_turn
 from tests.chat_server import ChatServer, whole_reply
@@ -145,7 +145,7 @@ def test_a_model_in_this_process_says_which_answers_the_limit_ended(tmp_path):
     samples = [EvalSample(id=str(n), images=(), prompt=user_turn(f"is {n} ?", num_images=0)) for n in range(3)]
 
     def answers(limit, end=None):
-        here = TransformersAnswerer(str(tmp_path / "model"), max_new_tokens=limit)
+        here = TransformersAnswerer(str(tmp_path / "model"), AnswerSettings(max_new_tokens=limit))
         config = here._loaded.model.generation_config
         config.eos_token_id = end if end is not None else config.eos_token_id
         return here, list(here.answer(samples))
