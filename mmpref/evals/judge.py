@@ -17,9 +17,9 @@ from typing import Any
 from mmpref.errors import ConfigError, EvalIncompleteError
 from mmpref.evals.benchmarks.judge_tasks import HALLUSIONBENCH_SAME, JUDGED, TASKS, figure_zero
 from mmpref.evals.files.rows import pair_by_id
+from mmpref.evals.files.verdict_file import move_aside_foreign, write_verdicts
 from mmpref.evals.files.verdicts import MAX_MISSING_SHARE, Verdict, content_hash, usable
 from mmpref.evals.scoring import benchmark_named, with_defaults
-from mmpref.evals.verdict_file import move_aside_foreign, write_verdicts
 from mmpref.files.reading import refuse_written_over
 from mmpref.files.rows import Source, choose, first_ids
 from mmpref.files.writing import only_writer, real_path, refuse_special

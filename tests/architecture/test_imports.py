@@ -118,7 +118,7 @@ LEVELS: dict[str, list[set[str]]] = {
     ],
     "judging": [{"contract", "cost"}, {"cache", "fence", "text"}, {"engine"}],
     "evals": [
-        {"files", "image_check", "text", "verdict_file"},
+        {"files", "image_check", "text"},
         {"benchmarks"},
         {"results", "unread"},
         {"scoring"},

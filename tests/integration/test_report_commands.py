@@ -100,9 +100,8 @@ def test_what_an_older_result_does_not_tell_is_a_word_that_the_page_explains(
 def test_the_command_of_the_page_makes_the_same_page(place: Place, asked: list[str], tmp_path: Path) -> None:
     out, page = tmp_path / "evaluated", tmp_path / "page.html"
     main([*asked, "--model", str(place.model), "--limit", "3", "--max-new-tokens", "2", "--out", str(out)])
-    assert (
-        main(["report", str(out), "--out", str(page), "--title", "A & b", "--image-root", str(place.world.root)]) == 0
-    )
+    words = ["report", str(out), "--out", str(page), "--title", "A & b", "--image-root", str(place.world.root)]
+    assert main(words) == 0
     before = page.read_bytes()
     line = re.findall(r"<pre[^>]*>(mmpref report .*?)</pre>", page.read_text(encoding="utf-8"))[0]
     page.unlink()

@@ -473,8 +473,8 @@ def test_eval_answers_judges_and_scores_in_one_go(tmp_path):
     with ChatServer(both).running() as server:
         arguments = [
             sys.executable, "-m", "mmpref", "eval", "--benchmark", "mmhal", "--questions", str(tmp_path / "q.json"),
-            "--image-root", str(tmp_path), "--out", str(tmp_path / "out"), "--server", server.url, "--model", "answerer",
-            "--judge-server", server.url, "--judge-model", "judge",
+            "--image-root", str(tmp_path), "--out", str(tmp_path / "out"), "--server", server.url, "--model",
+            "answerer", "--judge-server", server.url, "--judge-model", "judge",
         ]  # fmt: skip
         done = subprocess.run(arguments, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

@@ -267,8 +267,8 @@ def test_a_run_folder_with_an_adapter_answers_from_the_command_line(folder, tmp_
     (tmp_path / "synonyms.txt").write_text("cup, mug\nbench\n")
     done = subprocess.run(
         [sys.executable, "-m", "mmpref", "eval", "--model", str(run), "--benchmark", "chair", "--questions",
-         str(tmp_path / "truth.json"), "--image-root", str(folder), "--out", str(tmp_path / "out"), "--max-new-tokens", "4",
-         "prompt=describe", f"synonyms={tmp_path / 'synonyms.txt'}"],
+         str(tmp_path / "truth.json"), "--image-root", str(folder), "--out", str(tmp_path / "out"), "--max-new-tokens",
+         "4", "prompt=describe", f"synonyms={tmp_path / 'synonyms.txt'}"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
