@@ -112,6 +112,7 @@ class _Judging:
 
     def settings(self, asked: _Asked, requests: RequestOptions) -> JudgeSettings | None:
         """The judge, where there is one; everything wrong with it is known before the first question is answered."""
+        prices = self.cost.prices()
         if self.judge_server is None:
             return None
         if self.judge_model is None:
@@ -122,7 +123,7 @@ class _Judging:
         found = JudgeSettings(
             server=requests.server_at(self.judge_server, self.judge_model, self.judge_key_env),
             cache=self.judge_cache or asked.out / JUDGE_CACHE,
-            prices=self.cost.prices(),
+            prices=prices,
             max_cost=self.cost.max_cost,
         )
         found.refuse_unusable(asked.benchmark)

@@ -58,12 +58,10 @@ class JudgeSettings:
 
         Raises:
             ConfigError: the benchmark has no judge, or the API key is missing.
-            CheckpointError: the cache can be no file.
         """
         if benchmark not in JUDGED:
             raise ConfigError(f"{benchmark} has no judge; these have: {', '.join(JUDGED)}")
         self.server.key()
-        refuse_special(real_path(self.cache))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from mmpref.evals.results import RESULTS
 from mmpref.evals.scoring import benchmark_named, refuse_without_needed, with_defaults
 from mmpref.files.reading import refuse_written_over
 from mmpref.files.rows import Source, choose, refuse_duplicates
+from mmpref.files.writing import real_path, refuse_special
 from mmpref.generation import (
     BATCH_SIZE,
     TOKENS_PER_BATCH,
@@ -200,7 +201,10 @@ def refuse_outputs(out: Path, inputs: Iterable[Path], *, judged: bool = False, j
 
     Raises:
         ConfigError: so it is.
+        CheckpointError: the cache can be no file.
     """
+    if judge_cache is not None:  # which is opened after the last answer
+        refuse_special(real_path(judge_cache))
     names = [ANSWERS, SETTINGS, IMAGES, ITEMS, RESULTS, UNANSWERED, *([VERDICTS, JUDGE_CACHE] if judged else [])]
     outputs: dict[str, Path | None] = {f"{name}, a file of --out,": out / name for name in names}
     if judged and judge_cache is not None:  # which may be the one that would be there anyway
