@@ -65,7 +65,7 @@ def unasked(samples: Sequence[EvalSample], root: str | Path | None) -> dict[str,
 
 
 def write_unanswered(folder: Path, found: Mapping[str, Unasked]) -> None:
-    """Write the list to the folder of an evaluation; an old list goes where there is nothing to say any more."""
+    """Write the list to the folder of an evaluation; an old list is removed where no question is left out any more."""
     file = folder / UNANSWERED
     if not found:
         file.unlink(missing_ok=True)

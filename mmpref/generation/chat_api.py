@@ -5,7 +5,7 @@ tried again with growing, jittered pauses, and ``Retry-After`` is honoured; a re
 for once more only. What concerns one request only (a 400, a filtered reply, the retries used up) is an ``ItemFailed``.
 What would fail for every request (a refused key, an unknown model, a used-up quota) is an error of mmpref at once.
 
-The API key is read from an environment variable when a request is made. It stands in no attribute, message or file.
+The API key is read from an environment variable when a request is made. It is in no attribute, message or file.
 What the server says is decoded in one place, and the keys are cut out there, in every text of it (``api_keys``).
 Redirects are not followed.
 """
@@ -181,7 +181,7 @@ class ChatClient:
         self._http.close()
 
     def served(self) -> dict[str, Any] | None:
-        """What ``/models`` tells of the model: ``id``, ``root`` and the like; {} where it tells nothing of it.
+        """What ``/models`` says of the model: ``id``, ``root`` and the like; {} where it says nothing of it.
 
         ``created`` counts where it is older than a day: several servers give the time of the question. None: the server
         could not be reached.
@@ -216,7 +216,7 @@ class ChatClient:
                 reply came, with what it says that this took; an ``ItemFailed`` that it raises ends the attempts.
 
         Raises:
-            ItemFailed: this request came to nothing.
+            ItemFailed: this request failed permanently.
             ConfigError: the server refuses the key, the model or the path: no request can work.
         """
         reason, late, attempt = "", 0, 0
@@ -365,7 +365,7 @@ def _decoded(content: bytes) -> Any:
 
 
 def _text(content: bytes) -> str:
-    """A body as text; UTF-16 and UTF-32 are known by their mark, or by where zeros stand in the first characters."""
+    """A body as text; UTF-16 and UTF-32 are known by their mark, or by the places of zeros in the first characters."""
     return content.decode(json.detect_encoding(content), errors="replace")
 
 

@@ -11,21 +11,23 @@ from mmpref.records import Answer, EvalSample, ImageRef
 class Answerer(Protocol):
     """Answers questions, each once, in any order, as soon as the answers are known.
 
-    A question that got none is left out. An answerer may say why in ``failures`` (sample id -> reason), and tell facts
-    about itself in ``facts``, which stand in ``results.json``; both are optional.
+    A question that got none is left out. An answerer may say why in ``failures`` (sample id -> reason), and give facts
+    about itself in ``facts``, which are written to ``results.json``; both are optional.
     """
 
-    def answer(self, samples: Sequence[EvalSample]) -> Iterator[Answer]: ...
+    def answer(self, samples: Sequence[EvalSample]) -> Iterator[Answer]:
+        """One answer for each sample that got one."""
+        ...
 
 
 def failures_of(answerer: Answerer) -> Mapping[str, str]:
-    """Why questions got no answer, as far as the answerer tells."""
+    """Why questions got no answer, as far as the answerer says."""
     found: Mapping[str, str] = getattr(answerer, "failures", {})
     return found
 
 
 def facts_of(answerer: Answerer) -> Mapping[str, Any]:
-    """What the answerer tells about itself."""
+    """What the answerer says about itself."""
     found: Mapping[str, Any] = getattr(answerer, "facts", {})
     return found
 

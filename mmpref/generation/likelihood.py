@@ -21,7 +21,7 @@ _BATCHES_PER_WINDOW = 8  # encoded at once and sorted by length
 class LikelihoodAnswerer:
     """Answers a sample, whose ``target`` is (chosen, rejected), with JSON: sums of log-probs and token counts of both.
 
-    A model with an adapter also tells them without it (``ref_chosen``, ``ref_rejected``), which makes the implicit
+    A model with an adapter also gives them without it (``ref_chosen``, ``ref_rejected``), which makes the implicit
     reward of DPO. A beginning that both answers continue (``response_prefix`` in ``meta``) is given and not counted;
     ``rejected_images`` there are what the rejected answer is about. Answers that are longer than the model's window are
     an error of the model, not cut.

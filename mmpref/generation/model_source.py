@@ -21,7 +21,7 @@ _NAMED = 12  # settings that a note names
 class ModelSource:
     """Which model is to be loaded and how; plain data, so that another process can load it too.
 
-    ``adapter`` is a LoRA folder for it. A ``path`` that is itself an adapter stands for its base model, as its
+    ``adapter`` is a LoRA folder for it. A ``path`` that is itself an adapter means its base model, as its
     ``adapter_config.json`` names it, with the adapter on it.
     """
 

@@ -62,7 +62,7 @@ class ProcessesAnswerer:
             yield from _gather(pipes)
         finally:
             for process in processes:
-                process.kill()  # none has anything to save, and one that is stuck would not hear less
+                process.kill()  # none has anything to save, and one that is stuck hears nothing else
             for process in processes:
                 process.join()
 
@@ -88,7 +88,7 @@ def _gather(pipes: list[Connection]) -> Iterator[Answer]:
                 finished += 1
     if finished < len(pipes):
         raise DistributedError(
-            f"{len(pipes) - finished} of {len(pipes)} processes ended without a word, killed perhaps for their memory; "
+            f"{len(pipes) - finished} of {len(pipes)} processes ended without a message, killed perhaps for their memory; "
             "what was answered is kept: run again to go on, with fewer processes if memory is short"
         )
 

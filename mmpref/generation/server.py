@@ -51,7 +51,7 @@ class ServerAnswerer:
         self.facts: dict[str, Any] = {"server": server.url, "served_as": []}
         if num_beams > 1:
             self.facts["decoding"] = f"greedy, because the chat API has no beam search ({num_beams} beams were wanted)"
-        server.key()  # a missing key is told before anything is asked
+        server.key()  # a missing key is an error before anything is asked
 
     @property
     def model(self) -> str:
@@ -59,7 +59,7 @@ class ServerAnswerer:
         return self._server.model
 
     def served(self) -> dict[str, Any] | None:
-        """What the server tells of the model beside its answers; None where it cannot be reached."""
+        """What the server says of the model beside its answers; None where it cannot be reached."""
         client = ChatClient(self._server)
         try:
             return client.served()

@@ -1,6 +1,6 @@
 """What judging costs: prices, what is guessed before, and what is counted while calls are under way.
 
-What a server says it used is believed where it can be: at least a tenth of the tokens that the length tells, and no
+What a server says it used is believed where it can be: at least a tenth of the tokens that the length suggests, and no
 more than any model reads. That holds for a reply without a verdict too, such as a refusal. Otherwise, and for a request
 whose reply was lost, the most that it can have been is counted, and the outcome says of how many calls.
 """
@@ -19,13 +19,13 @@ from mmpref.generation.token_usage import Usage
 
 MAX_REPLY_TOKENS = 512
 CHARS_PER_TOKEN = 3.5  # of English in the tokenizers of today, rounded to the dear side
-FEWEST = 0.1  # of the tokens that the length tells; a server that counts fewer does not count
+FEWEST = 0.1  # of the tokens that the length suggests; a server that counts fewer does not count
 TOKENS_PER_OTHER_CHAR = 2.0  # outside of ASCII: one to three bytes of a token each
 _NO_MONEY = "not asked: the limit of cost was reached"
 
 
 def dollars(amount: float) -> str:
-    """An amount with cents; with two digits that tell something where it is less than ten cents: $12.50, $0.0042."""
+    """An amount with cents; with two significant digits where it is less than ten cents: $12.50, $0.0042."""
     if amount <= 0:
         return "$0"
     decimals = max(2, 1 - math.floor(math.log10(amount)))
@@ -100,7 +100,7 @@ class Spent:
     completion: float = 0.0
     promised: float = 0.0
     guessed: int = 0
-    """Calls whose cost the server did not tell."""
+    """Calls whose cost the server did not give."""
     dearest: float = 0.0
     lock: threading.Condition = field(default_factory=threading.Condition)
     _under_way: int = 0

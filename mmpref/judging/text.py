@@ -15,7 +15,7 @@ def used(calls: int, prompt_tokens: float, completion_tokens: float, cost: float
 
 def guessed(calls: int) -> str:
     """The end of a sentence, of so many calls whose use the server did not give; "" for none."""
-    text = f"; of {calls} calls the server told no usable token counts: the most they can be is counted"
+    text = f"; of {calls} calls the server gave no usable token counts: the most they can be is counted"
     return text if calls else ""
 
 
