@@ -88,8 +88,8 @@ def _gather(pipes: list[Connection]) -> Iterator[Answer]:
                 finished += 1
     if finished < len(pipes):
         raise DistributedError(
-            f"{len(pipes) - finished} of {len(pipes)} processes ended without a message, killed perhaps for their memory; "
-            "what was answered is kept: run again to go on, with fewer processes if memory is short"
+            f"{len(pipes) - finished} of {len(pipes)} processes ended without a message, perhaps killed for their "
+            "memory; what was answered is kept: run again to go on, with fewer processes if memory is short"
         )
 
 

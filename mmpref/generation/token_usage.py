@@ -1,8 +1,8 @@
 """What a server says that a request used, in the ways in which servers say it.
 
 OpenAI counts reasoning inside of ``completion_tokens``, so that the total is prompt and completion. xAI and Gemini
-leave it out there and count it in the total alone, and some servers give nothing else. All of it is paid for as completion,
-so the largest of these readings is taken, which counts nothing twice.
+leave it out there and count it in the total alone, and some servers give nothing else. All of it is paid for as
+completion, so the largest of these readings is taken, which counts nothing twice.
 """
 
 from __future__ import annotations
