@@ -27,7 +27,7 @@ from mmpref.errors import ConfigError, EvalIncompleteError, stopped_by_ctrl_c
 
 if TYPE_CHECKING:
     from mmpref.evals.judge import JudgeSettings
-    from mmpref.generation.chat_api import Server
+    from mmpref.generation.api_server import Server
     from mmpref.generation.model_source import ModelSource
     from mmpref.records import TaskResult
 

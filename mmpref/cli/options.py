@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 if TYPE_CHECKING:
-    from mmpref.generation.chat_api import Server
+    from mmpref.generation.api_server import Server
     from mmpref.judging import Prices
 
 BENCHMARK_OPTIONS = "Options of the benchmark, for example synonyms=FILE prompts=FILE for chair."
@@ -47,7 +47,7 @@ class RequestOptions:
     ] = 120.0
 
     def server_at(self, url: str, model: str, key_env: str | None) -> Server:
-        from mmpref.generation.chat_api import Server
+        from mmpref.generation.api_server import Server
 
         return Server(url=url, model=model, key_env=key_env, concurrency=self.concurrency, timeout=self.timeout)
 

@@ -24,7 +24,7 @@ from mmpref.files.rows import Source
 from mmpref.files.writing import only_writer
 from mmpref.generation import Answerer
 from mmpref.generation.answer_log import ITEMS
-from mmpref.generation.chat_api import Server
+from mmpref.generation.api_server import Server
 from mmpref.generation.contract import facts_of
 from mmpref.generation.model_source import Model, generation_note
 from mmpref.records import Answer, TaskResult

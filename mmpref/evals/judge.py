@@ -23,7 +23,7 @@ from mmpref.evals.scoring import benchmark_named, with_defaults
 from mmpref.files.reading import refuse_written_over
 from mmpref.files.rows import Source, choose, first_ids
 from mmpref.files.writing import only_writer, real_path, refuse_special
-from mmpref.generation.chat_api import Server
+from mmpref.generation.api_server import Server
 from mmpref.judging import text
 from mmpref.judging.cache import read_cache
 from mmpref.judging.contract import JudgeTask, Value

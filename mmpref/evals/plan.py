@@ -30,7 +30,7 @@ from mmpref.generation import (
     fingerprint,
 )
 from mmpref.generation.answer_log import ANSWERS, IMAGES, ITEMS, SETTINGS
-from mmpref.generation.chat_api import Server
+from mmpref.generation.api_server import Server
 from mmpref.generation.model_source import Model, ModelSource
 from mmpref.generation.ranks import Ranks, ranks
 from mmpref.records import EvalSample

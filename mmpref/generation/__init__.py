@@ -4,6 +4,7 @@ torch and ``mmpref.models`` are loaded only when a ``TransformersAnswerer`` is b
 ``ServerAnswerer``.
 """
 
+from mmpref.generation.api_server import Server
 from mmpref.generation.contract import Answerer
 from mmpref.generation.in_process import TransformersAnswerer
 from mmpref.generation.likelihood import LikelihoodAnswerer
@@ -22,6 +23,7 @@ __all__ = [
     "ModelSource",
     "ProcessesAnswerer",
     "ScriptedAnswerer",
+    "Server",
     "ServerAnswerer",
     "TransformersAnswerer",
 ]

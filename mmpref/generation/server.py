@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mmpref.errors import EvalIncompleteError
-from mmpref.generation.chat_api import ChatClient, Completion, ItemFailed, Server, in_parallel
+from mmpref.generation.api_server import Server
+from mmpref.generation.chat_api import ChatClient
+from mmpref.generation.chat_reply import Completion
+from mmpref.generation.concurrency import ItemFailed, in_parallel
 from mmpref.generation.contract import same_questions
 from mmpref.records import Answer, EvalSample, ImageRef
 

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from mmpref.errors import ConfigError
-from mmpref.generation.chat_api import Completion, NotAsked
+from mmpref.generation.chat_reply import Completion
+from mmpref.generation.concurrency import NotAsked
 from mmpref.generation.token_usage import Usage
 
 MAX_REPLY_TOKENS = 512

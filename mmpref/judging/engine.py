@@ -16,7 +16,10 @@ from pathlib import Path
 
 from mmpref.errors import ConfigError
 from mmpref.files.writing import json_text, only_writer, open_to_append, real_path, refuse_special, writing_to
-from mmpref.generation.chat_api import ChatClient, Completion, ItemFailed, Server, in_parallel
+from mmpref.generation.api_server import Server
+from mmpref.generation.chat_api import ChatClient
+from mmpref.generation.chat_reply import Completion
+from mmpref.generation.concurrency import ItemFailed, in_parallel
 from mmpref.generation.token_usage import Usage
 from mmpref.judging.cache import Reply, cache_line, read_cache
 from mmpref.judging.contract import JudgeTask, Sections

@@ -112,9 +112,9 @@ LEVELS: dict[str, list[set[str]]] = {
     ],
     "generation": [
         {"concurrency", "contract", "fingerprint", "http_calls", "model_source", "scripted", "settings", "token_usage"},
-        {"answer_log", "chat_api", "local_model", "ranks"},
-        {"in_process", "likelihood", "server"},
-        {"processes"},
+        {"answer_log", "api_server", "chat_reply", "local_model", "ranks"},
+        {"chat_api", "in_process", "likelihood"},
+        {"processes", "server"},
     ],
     "judging": [{"contract", "cost"}, {"cache", "fence", "text"}, {"engine"}],
     "evals": [

@@ -17,7 +17,7 @@ from mmpref.cli.options import RequestOptions, with_options
 from mmpref.errors import stopped_by_ctrl_c
 from mmpref.evals import EvalSettings
 from mmpref.generation import AnswerSettings
-from mmpref.generation.chat_api import Server
+from mmpref.generation.api_server import Server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

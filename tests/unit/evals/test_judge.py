@@ -22,7 +22,7 @@ from mmpref.evals.benchmarks.judge_tasks import (
     official_judge,
 )
 from mmpref.evals.judge import load_answered, plan_judging
-from mmpref.generation.chat_api import Server
+from mmpref.generation.api_server import Server
 from mmpref.judging import Prices
 from mmpref.judging.fence import (
     UnusableReplyError,

@@ -7,7 +7,7 @@ import pytest
 from mmpref.cli.main import main
 from mmpref.errors import ConfigError
 from mmpref.evals.benchmarks.judge_tasks import TASKS
-from mmpref.generation.chat_api import Server
+from mmpref.generation.api_server import Server
 from mmpref.judging.cache import read_cache
 from tests.chat_server import ChatServer
 from tests.unit.evals.test_judge import HALLUSION_ROWS, MMHAL_ROWS, command, plan, rates, rows_of
@@ -40,7 +40,7 @@ def test_a_link_that_leads_nowhere_is_no_free_name(tmp_path):
     out.write_text(BY_HAND)
     (tmp_path / "v.jsonl.before").symlink_to("elsewhere")
     with ChatServer(rates).running() as server:
-        assert plan(tmp_path, server).run(out).put_aside == tmp_path / "v.jsonl.before2"
+        assert plan(tmp_path, server).run(out).moved_aside == tmp_path / "v.jsonl.before2"
     assert (tmp_path / "v.jsonl.before").is_symlink()
 
 
@@ -49,7 +49,7 @@ def test_verdicts_on_the_same_answers_that_a_person_changed_are_kept(tmp_path, c
     out = tmp_path / "v.jsonl"
     with ChatServer(rates).running() as server:
         plan(tmp_path, server).run(out)
-        assert plan(tmp_path, server).run(out).put_aside is None
+        assert plan(tmp_path, server).run(out).moved_aside is None
         rows = rows_of(out)
         before = written(out, [*rows[:3], rows[3] | change, *rows[4:]])
         outcome = plan(tmp_path, server).run(out)
@@ -76,7 +76,7 @@ def test_an_earlier_try_is_gone_on_with_and_nothing_is_put_aside(tmp_path):
         assert first.missing
         assert first.not_compared
         second = plan(tmp_path, server, "hallusionbench", HALLUSION_ROWS, HALLUSION_TEXTS).run(out)
-    assert (second.missing, second.not_compared, second.put_aside) == ({}, {}, None)
+    assert (second.missing, second.not_compared, second.moved_aside) == ({}, {}, None)
 
 
 def test_replies_of_another_server_are_taken_and_named(tmp_path, capsys):

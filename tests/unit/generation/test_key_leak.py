@@ -16,7 +16,9 @@ import pytest
 from mmpref import api_keys
 from mmpref.errors import ConfigError
 from mmpref.files.writing import json_text
-from mmpref.generation.chat_api import ChatClient, ItemFailed, Server
+from mmpref.generation.api_server import Server
+from mmpref.generation.chat_api import ChatClient
+from mmpref.generation.concurrency import ItemFailed
 from tests.chat_server import whole_reply
 from tests.raw_server import RawServer, read_request
 from tests.unit.evals.test_judge import MMHAL_ROWS

@@ -15,7 +15,7 @@ from mmpref.errors import ConfigError  # noqa: E402
 from mmpref.evals import EvalSettings, evaluate  # noqa: E402
 from mmpref.evals.scoring import load_samples  # noqa: E402
 from mmpref.generation import AnswerSettings, LikelihoodAnswerer, ServerAnswerer, TransformersAnswerer  # noqa: E402
-from mmpref.generation.chat_api import Server  # noqa: E402
+from mmpref.generation.api_server import Server  # noqa: E402
 from mmpref.generation.model_source import ModelSource  # noqa: E402
 from mmpref.models import AdapterSettings, Tuning, load, prepare, save_model  # noqa: E402
 from mmpref.records import EvalSample, ImageRef, user_turn  # noqa: E402

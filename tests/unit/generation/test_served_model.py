@@ -7,7 +7,8 @@ import pytest
 from mmpref.demo.tiny_models import build_tiny_llava
 from mmpref.errors import ConfigError, EvalIncompleteError
 from mmpref.generation import AnswerSettings, TransformersAnswerer
-from mmpref.generation.chat_api import ChatClient, Server
+from mmpref.generation.api_server import Server
+from mmpref.generation.chat_api import ChatClient
 from mmpref.records import EvalSample, user_turn
 from tests.chat_server import ChatServer, whole_reply
 from tests.unit.generation.test_server import images, run, saved, yes_or_no

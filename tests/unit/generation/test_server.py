@@ -15,7 +15,7 @@ from mmpref.data.images.loader import ImageLoader
 from mmpref.errors import ConfigError, EvalIncompleteError
 from mmpref.evals import evaluate
 from mmpref.generation import ServerAnswerer
-from mmpref.generation.chat_api import Server
+from mmpref.generation.api_server import Server
 from mmpref.records import EvalSample, ImageRef, Message, Part, user_turn
 from tests.chat_server import ChatServer, text_of
 

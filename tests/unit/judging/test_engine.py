@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mmpref.errors import ConfigError
-from mmpref.generation.chat_api import Server
+from mmpref.generation.api_server import Server
 from mmpref.judging import Case, Engine, JudgeTask, Prices, Spent, case_of
 from mmpref.judging.cache import read_cache
 from tests.chat_server import ChatServer, text_of
