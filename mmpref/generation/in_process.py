@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmpref.errors import ConfigError, library_errors
 from mmpref.generation.contract import same_questions
-from mmpref.generation.local_model import Batches, OpenImage, image_opener, in_eval_mode, load_here
-from mmpref.generation.model_source import Model
-from mmpref.generation.settings import AnswerSettings
+from mmpref.generation.local_model import LocalAnswerer, in_eval_mode
 from mmpref.records import Answer, EvalSample
 
 if TYPE_CHECKING:
@@ -35,44 +32,27 @@ class _Asked:
     samples: Sequence[EvalSample]
 
 
-class TransformersAnswerer:
+class TransformersAnswerer(LocalAnswerer):
     """Answers in this process with a transformers model: no sampling, batches, left padding, KV cache.
 
     Questions that are the same (same images, same prompt, as in POPE's splits) are answered once. Questions about one
     image stay near each other, so that its pixels are prepared once, and copied to the device once per batch; within a
     window they are sorted by length, and the next window is prepared while this one is answered. The first window is
     one batch, so that the device does not wait for more. Settings of the model's own for generation are not followed
-    (see :func:`generation_note`). A batch that does not fit in memory is halved, and so are
-    those after it.
-
-    Args:
-        model: a path or hub id, a ``ModelSource``, or a model that is loaded already.
-        settings: batches, decoding and device.
-        images_root: relative image paths start here.
-        load_image: replaces the reader of images (``ImageRef`` -> RGB image).
+    (see ``model_source.generation_note``). A batch that does not fit in memory is halved, and so are those after it.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        settings: AnswerSettings | None = None,
-        *,
-        images_root: str | Path | None = None,
-        load_image: OpenImage | None = None,
-    ) -> None:
+    def _prepare(self, template_kwargs: Mapping[str, Any] | None) -> None:
         from mmpref.processing.encode import PairEncoder
 
-        settings = settings or AnswerSettings()
-        self._load_image = load_image or image_opener(images_root)
-        self._loaded, kwargs = load_here(model, settings)
         self._encoder = PairEncoder(
-            self._loaded.processor, self._loaded.family, pixel_cache_bytes=_PIXEL_CACHE_BYTES, template_kwargs=kwargs
+            self._loaded.processor,
+            self._loaded.family,
+            pixel_cache_bytes=_PIXEL_CACHE_BYTES,
+            template_kwargs=template_kwargs,
         )
         # one tokenizer must not encode and decode in two threads
         self._tokenizer = copy.deepcopy(self._loaded.tokenizer)
-        self._batches = Batches(settings.batch_size, settings.tokens_per_batch)
-        self._max_new_tokens = settings.max_new_tokens
-        self._num_beams = settings.num_beams
 
     def answer(self, samples: Sequence[EvalSample]) -> Iterator[Answer]:
         """Answers as their batches are done."""
@@ -103,7 +83,7 @@ class TransformersAnswerer:
     def _answer_window(self, window: list[_Asked]) -> Iterator[Answer]:
         answered = self._batches.run(
             sorted(window, key=lambda asked: -len(asked.prompt)),
-            tokens_of=lambda asked: (len(asked.prompt) + self._max_new_tokens) * self._num_beams,
+            tokens_of=lambda asked: (len(asked.prompt) + self._settings.max_new_tokens) * self._settings.num_beams,
             work=lambda batch: self._generate_batch([asked.prompt for asked in batch]),
             too_large=lambda asked: (
                 f"no memory to answer question '{asked.prompt.sample_id}' alone ({len(asked.prompt)} prompt tokens); "
@@ -131,9 +111,9 @@ class TransformersAnswerer:
         with torch.inference_mode(), library_errors(ConfigError, cannot, "look at the values in its config.json"):
             out = model.generate(
                 **inputs,
-                max_new_tokens=self._max_new_tokens,
+                max_new_tokens=self._settings.max_new_tokens,
                 do_sample=False,
-                num_beams=self._num_beams,
+                num_beams=self._settings.num_beams,
                 temperature=None,
                 top_p=None,
                 top_k=None,
@@ -147,7 +127,7 @@ class TransformersAnswerer:
         """Which rows of new tokens [B, T] are as long as allowed and contain no end token."""
         import torch
 
-        if new.shape[1] < self._max_new_tokens:
+        if new.shape[1] < self._settings.max_new_tokens:
             return [False] * new.shape[0]
         ends = self._loaded.model.generation_config.eos_token_id
         known = torch.tensor([] if ends is None else ends, dtype=new.dtype, device=new.device).reshape(-1)

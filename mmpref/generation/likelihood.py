@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from mmpref.generation.local_model import Batches, OpenImage, image_opener, in_eval_mode, load_here
-from mmpref.generation.model_source import Model
-from mmpref.generation.settings import AnswerSettings
+from mmpref.generation.local_model import LocalAnswerer, in_eval_mode
 from mmpref.records import Answer, EvalSample, PreferencePair
 
 if TYPE_CHECKING:
@@ -18,7 +15,7 @@ if TYPE_CHECKING:
 _BATCHES_PER_WINDOW = 8  # encoded at once and sorted by length
 
 
-class LikelihoodAnswerer:
+class LikelihoodAnswerer(LocalAnswerer):
     """Answers a sample, whose ``target`` is (chosen, rejected), with JSON: sums of log-probs and token counts of both.
 
     A model with an adapter also gives them without it (``ref_chosen``, ``ref_rejected``), which makes the implicit
@@ -26,35 +23,19 @@ class LikelihoodAnswerer:
     ``rejected_images`` there are what the rejected answer is about. Answers that are longer than the model's window are
     an error of the model, not cut.
 
-    Args:
-        model: a path or hub id, a ``ModelSource``, or a model that is loaded already.
-        settings: batches and device; both sides of a pair count as rows of a batch. The settings of decoding have no
-            meaning here.
-        images_root: relative image paths start here.
-        load_image: replaces the reader of images (``ImageRef`` -> RGB image).
+    Both sides of a pair count as rows of a batch. The settings of decoding have no meaning here.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        settings: AnswerSettings | None = None,
-        *,
-        images_root: str | Path | None = None,
-        load_image: OpenImage | None = None,
-    ) -> None:
+    def _prepare(self, template_kwargs: Mapping[str, Any] | None) -> None:
         from mmpref.models.adapters.lora import has_adapter
         from mmpref.models.logps.layout_choice import choose_layout
         from mmpref.models.logps.reference import choose_reference
         from mmpref.processing.encode import PairEncoder
 
-        settings = settings or AnswerSettings()
-        self._load_image = load_image or image_opener(images_root)
-        loaded, kwargs = load_here(model, settings)
-        self._model = loaded.model
+        self._model, family = self._loaded.model, self._loaded.family
         self._reference = choose_reference(self._model, kind="adapter_off") if has_adapter(self._model) else None
-        self._encoder = PairEncoder(loaded.processor, loaded.family, template_kwargs=kwargs)
-        self._layout = choose_layout(self._model, loaded.family).name
-        self._batches = Batches(settings.batch_size, settings.tokens_per_batch)
+        self._encoder = PairEncoder(self._loaded.processor, family, template_kwargs=template_kwargs)
+        self._layout = choose_layout(self._model, family).name
 
     def answer(self, samples: Sequence[EvalSample]) -> Iterator[Answer]:
         """Log-probs as their batches are done."""

@@ -21,34 +21,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
-OpenImage = Callable[[ImageRef], Any]
-"""The reader of images: ``ImageRef`` -> RGB image."""
-
-
-def load_here(model: Model, settings: AnswerSettings) -> tuple[LoadedModel, Mapping[str, Any] | None]:
-    """The model in this process, and what its chat template is to read beside the conversation.
-
-    Args:
-        model: a path or hub id, a ``ModelSource``, or a model that is loaded already.
-        settings: the device to load it to, and torch's threads, which are set for the whole process.
-    """
-    import torch
-
-    if settings.cpu_threads is not None:
-        torch.set_num_threads(settings.cpu_threads)
-    if isinstance(model, str | Path):
-        model = ModelSource(path=str(model))
-    if not isinstance(model, ModelSource):
-        return model, None
-    return model.load(settings.device or ("cuda" if torch.cuda.is_available() else None)), model.template_kwargs
-
-
-def image_opener(images_root: str | Path | None) -> OpenImage:
-    """Opens images whose relative paths start at ``images_root``."""
-    from mmpref.data.images.loader import ImageLoader
-
-    return ImageLoader(images_root).open
-
 
 @contextmanager
 def in_eval_mode(model: nn.Module) -> Iterator[None]:
@@ -105,3 +77,51 @@ class Batches:
                 continue
             waiting = waiting[len(batch) :]
             yield from zip(batch, results, strict=True)
+
+
+class LocalAnswerer:
+    """An answerer with a transformers model in this process.
+
+    Args:
+        model: a path or hub id, a ``ModelSource``, or a model that is loaded already.
+        settings: batches, decoding, device, and torch's threads, which are set for the whole process.
+        images_root: relative image paths start here.
+        load_image: replaces the reader of images (``ImageRef`` -> RGB image).
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        settings: AnswerSettings | None = None,
+        *,
+        images_root: str | Path | None = None,
+        load_image: Callable[[ImageRef], Any] | None = None,
+    ) -> None:
+        import torch
+
+        self._settings = settings = settings or AnswerSettings()
+        self._load_image = load_image or _image_opener(images_root)
+        if settings.cpu_threads is not None:
+            torch.set_num_threads(settings.cpu_threads)
+        source = ModelSource(path=str(model)) if isinstance(model, str | Path) else model
+        template_kwargs = None
+        if isinstance(source, ModelSource):
+            template_kwargs = source.template_kwargs
+            source = source.load(settings.device or ("cuda" if torch.cuda.is_available() else None))
+        self._loaded: LoadedModel = source
+        self._batches = Batches(settings.batch_size, settings.tokens_per_batch)
+        self._prepare(template_kwargs)
+
+    def _prepare(self, template_kwargs: Mapping[str, Any] | None) -> None:
+        """What a kind of answerer needs beside the loaded model.
+
+        Args:
+            template_kwargs: what the chat template is to read beside the conversation.
+        """
+        raise NotImplementedError
+
+
+def _image_opener(images_root: str | Path | None) -> Callable[[ImageRef], Any]:
+    from mmpref.data.images.loader import ImageLoader
+
+    return ImageLoader(images_root).open
