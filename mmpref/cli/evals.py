@@ -69,6 +69,7 @@ class _Answering:
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's own choice.")] = None
 
     def source(self, model: str) -> ModelSource:
+        """The model that is to be loaded here."""
         from mmpref.evals.model_facts import source_of
 
         return source_of(
@@ -81,6 +82,7 @@ class _Answering:
         )
 
     def refuse_beside_server(self) -> None:
+        """Refuse options that say nothing about a model at a server."""
         given = (self.adapter, self.quantization, self.template_kwargs)
         if self.processes > 1 or any(option is not None for option in given):
             raise ConfigError(
@@ -97,6 +99,7 @@ class _AtServer:
     requests: RequestOptions
 
     def found(self, model: str) -> Server | None:
+        """The server, where one is to answer; ``model`` is its name there."""
         return None if self.server is None else self.requests.server_at(self.server, model, self.key_env)
 
 

@@ -47,6 +47,7 @@ class RequestOptions:
     ] = 120.0
 
     def server_at(self, url: str, model: str, key_env: str | None) -> Server:
+        """A server that is asked so."""
         from mmpref.generation.api_server import Server
 
         return Server(url=url, model=model, key_env=key_env, concurrency=self.concurrency, timeout=self.timeout)
@@ -65,6 +66,7 @@ class CostOptions:
     max_cost: Annotated[float | None, typer.Option(min=0, help="Judge for at most so many dollars.")] = None
 
     def prices(self) -> Prices | None:
+        """The judge's prices, where they are given."""
         from mmpref.judging import Prices
 
         return Prices.given(self.price_in, self.price_out)

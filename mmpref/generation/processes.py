@@ -45,6 +45,12 @@ class ProcessesAnswerer:
             raise ConfigError(f"processes must be >= 1, got {self.num}")
 
     def answer(self, samples: Sequence[EvalSample]) -> Iterator[Answer]:
+        """Answers of all processes, as they come.
+
+        Raises:
+            MMPrefError: a process raised it.
+            DistributedError: a process ended before its share was answered.
+        """
         shares = [share for share in deal(samples, self.num) if share]
         context = get_context("spawn")
         start_helpers("spawn")

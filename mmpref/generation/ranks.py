@@ -30,10 +30,12 @@ class Ranks:
 
     @property
     def is_alone(self) -> bool:
+        """Whether there is no other process."""
         return self.total == 1
 
     @property
     def is_first(self) -> bool:
+        """Whether this process writes and reports what all have in common."""
         return self.rank == 0
 
     @property

@@ -70,6 +70,12 @@ class ServerAnswerer:
             client.close()
 
     def answer(self, samples: Sequence[EvalSample]) -> Iterator[Answer]:
+        """Answers as the replies come; why others have none is in ``failures``.
+
+        Raises:
+            ConfigError: the server refuses every request.
+            EvalIncompleteError: many requests in a row failed, or another model answers.
+        """
         client = ChatClient(self._server)
 
         def ask(alike: list[EvalSample]) -> Completion:

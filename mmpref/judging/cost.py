@@ -109,6 +109,7 @@ class Spent:
 
     @property
     def dollars(self) -> float:
+        """What was spent; 0 without prices."""
         return self.prices.of(self.prompt, self.completion) if self.prices else 0.0
 
     @contextmanager
@@ -150,6 +151,7 @@ class Spent:
             self._refuse_beyond(0.0)  # the call under way has promised what its next request can cost
 
     def add(self, reply: Completion, prompt_tokens: float) -> None:
+        """Count a reply to a prompt of so many tokens by its length."""
         usage = Usage(prompt=reply.prompt_tokens, completion=reply.completion_tokens)
         with self.lock:
             self._count(usage, prompt_tokens, tokens_of(reply.text), reply.num_unseen)
