@@ -91,9 +91,9 @@ def _questions(asked: object) -> list[str]:
 
 def _images(found: Evaluation) -> list[str]:
     if "images" not in found.results:
-        return ["--images", "IMAGES"]
+        return ["--image-root", "IMAGES"]
     root = found.results["images"]
-    return ["--images", str(root)] if root else []
+    return ["--image-root", str(root)] if root else []
 
 
 def _lengths(found: Evaluation, given: Mapping[str, Any]) -> list[str]:
@@ -132,5 +132,5 @@ def _list(given: object, key: str) -> list[str]:
 def page_command(runs: list[str], out: Path, *, title: str | None, images: Path | None) -> str:
     """The command that makes the page again."""
     more = ["--title", title] if title else []
-    more += ["--images", str(images)] if images else []
+    more += ["--image-root", str(images)] if images else []
     return shlex.join(["mmpref", "report", *runs, "--out", str(out), *more])
