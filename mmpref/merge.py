@@ -23,12 +23,14 @@ from mmpref.errors import CheckpointError, ConfigError, DataError
 from mmpref.files.hashes import Say, content_hash
 from mmpref.files.writing import folder_beside, real_path, write_json
 from mmpref.models.adapters.lora import attach, merged
-from mmpref.models.load import load, save_model
+from mmpref.models.load import LoadSettings, load
 from mmpref.models.loaded import LoadedModel
 from mmpref.models.logps.pair_logps import pair_logps
 from mmpref.models.quantize import QuantizationSettings
+from mmpref.models.save import save_model
 from mmpref.processing.collate import PairCollator
 from mmpref.processing.encode import PairEncoder
+from mmpref.processing.pixels import ImageSettings
 from mmpref.recipe.sections import Recipe, load_recipe
 from mmpref.records import PreferencePair
 from mmpref.rundir.folder import RunDir, is_run_folder
@@ -105,12 +107,14 @@ def merge(
     trained = None
     if (quantized := _quantization_of(recipe)) is not None:
         say(f"the {quantized.kind} base with the adapter, as it was trained")
-        loaded = load(recipe.model.path, adapter=adapter, dtype=recipe.model.dtype, quantization=quantized)
+        loaded = load(
+            recipe.model.path, LoadSettings(dtype=recipe.model.dtype, quantization=quantized), adapter=adapter
+        )
         trained = compared.log_probs(loaded)
         del loaded
         gc.collect()
     say(f"the base in {dtype} with the adapter")
-    loaded = load(recipe.model.path, dtype=dtype, device=device)
+    loaded = load(recipe.model.path, LoadSettings(dtype=dtype, device=device))
     with_adapter = attach(loaded.model, adapter, trainable=False).eval()
     before = compared.log_probs(_replaced(loaded, with_adapter))
     whole = merged(with_adapter)
@@ -121,7 +125,7 @@ def merge(
             del loaded, with_adapter, whole
             gc.collect()
             say("the merged model, read back")
-            after = compared.log_probs(load(unproved, device=device))
+            after = compared.log_probs(load(unproved, LoadSettings(device=device)))
             trained_on = None if trained is None else _drift(trained, after)
             result = Merged(path=out, drift=_drift(before, after), trained_on=trained_on)
             _refuse_drift(result.drift, bound)
@@ -204,8 +208,7 @@ class _Compared:
         encoder = PairEncoder(
             loaded.processor,
             loaded.family,
-            min_pixels=section.min_pixels,
-            max_pixels=section.max_pixels,
+            images=ImageSettings(min_pixels=section.min_pixels, max_pixels=section.max_pixels),
             template_kwargs=section.template_kwargs,
         )
         both = all(pair.rejected is not None for pair in self.pairs)

@@ -328,7 +328,9 @@ def report(
         list[Path],
         typer.Option(help="NAME.html: the page, one file that needs nothing else. NAME.csv, .md, .tex: the table."),
     ],
-    images: Annotated[Path | None, typer.Option(help="Image paths in the results are relative to this folder.")] = None,
+    image_root: Annotated[
+        Path | None, typer.Option(help="Image paths in the results are relative to this folder.")
+    ] = None,
     title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
 ) -> None:
     """Compare runs in one page, or as a table: intervals, paired differences, training curves, examples."""
@@ -347,7 +349,7 @@ def report(
     for file in out:
         with only_writer(file, "choose another --out"):
             if file.suffix.lower() in pages:
-                build_report(runs, file, title=title, images_root=images)
+                build_report(runs, file, title=title, images_root=image_root)
             else:
                 write_table(load_runs(runs), file)
         typer.echo(f"wrote {file}")

@@ -22,7 +22,7 @@ from mmpref.demo.seeing import GATE, learn_to_see
 from mmpref.demo.tiny_models import build_tiny_llava
 from mmpref.demo.world import QuestionFiles, WorldFiles, WorldSizes, make_world
 from mmpref.errors import ConfigError, EvalIncompleteError
-from mmpref.evals.evaluate import evaluate
+from mmpref.evals import EvalSettings, evaluate
 from mmpref.files.writing import real_path, write_json, writing_to
 from mmpref.recipe.sections import Recipe, load_recipe
 from mmpref.records import TaskResult
@@ -47,6 +47,7 @@ SEES_WELL = {"pope accuracy": 0.80, "recall": 0.90}
 MAKES_THINGS_UP = {"chair_s": 0.25}
 MAX_SEE_ROUNDS = 4
 LONGEST_ANSWER = 48  # tokens; the longest truthful caption of this world has about 30
+_BATCH_SIZE = 64  # questions answered together; the figures of the demo were made with it
 
 # Stages and their usual share of the time, for the estimate of what is left.
 STAGES = (
@@ -150,7 +151,8 @@ class Demo:
 
     def _ask(self, run: RunDir, questions: QuestionFiles, *, folder: str = "evals") -> dict[str, TaskResult]:
         """Let the model of a run answer POPE and CHAIR; answers and results go into the run's folder."""
-        common: dict[str, Any] = {"images_root": self.files.root, "max_new_tokens": LONGEST_ANSWER}
+        settings = EvalSettings(max_new_tokens=LONGEST_ANSWER, batch_size=_BATCH_SIZE)
+        common: dict[str, Any] = {"images_root": self.files.root, "settings": settings}
         chair = evaluate(
             run.model,
             "chair",

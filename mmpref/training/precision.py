@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
-from mmpref.models.adapters.lora import plain_name
+from mmpref.models.adapters.weights import plain_name
 from mmpref.models.load import family_of_config, load_config
 from mmpref.models.loaded import LoadedModel
 from mmpref.models.precision import HALF, part_dtypes

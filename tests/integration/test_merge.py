@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mmpref.cli.main import main
-from mmpref.models import load, pair_logps
+from mmpref.models import LoadSettings, load, pair_logps
 from mmpref.processing import PairCollator, PairEncoder
 from mmpref.rundir.folder import RunDir
 from tests.integration.conftest import Place
@@ -73,10 +73,10 @@ def test_the_merged_folder_is_a_plain_model_that_answers_as_the_adapter_did(
     plain = AutoModelForImageTextToText.from_pretrained(out)
     # vLLM and older releases read the names of the published files
     assert set(load_file(out / "model.safetensors")) == set(load_file(base / "model.safetensors"))
-    ours = answers(load(base, adapter=RunDir(run).model, dtype="float32"))
+    ours = answers(load(base, LoadSettings(dtype="float32"), adapter=RunDir(run).model))
     theirs = load(out)
     torch.testing.assert_close(answers(theirs), ours, atol=1e-3, rtol=1e-4)
-    assert (answers(load(base, dtype="float32")) - ours).abs().max() > 1e-2
+    assert (answers(load(base, LoadSettings(dtype="float32"))) - ours).abs().max() > 1e-2
     assert plain.dtype == torch.float32
     report = json.loads((out / "merge.json").read_text())
     assert report["drift"]["mean"] < 1e-4

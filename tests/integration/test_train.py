@@ -316,7 +316,7 @@ def test_a_torn_image_found_in_training_has_two_ways_on(
 
     # what was said: the check puts the row aside, so there is one pair less
     report = drawn.root / "report"
-    assert main(["data", "check", str(drawn.pairs), "--root", str(drawn.root), "--out", str(report)]) in (0, 3)
+    assert main(["data", "check", str(drawn.pairs), "--image-root", str(drawn.root), "--out", str(report)]) in (0, 3)
     checked = drawn.command(f"data.manifest={report / 'data_report.json'}", "data.max_bad_fraction=0.5")
     said(capsys)
     assert main([*checked, "--resume"]) == 6

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from accelerate import Accelerator
 from torch import nn
 
-from mmpref.models.adapters.lora import plain_name
+from mmpref.models.adapters.weights import plain_name
 from mmpref.models.unwrap import unwrap
 from mmpref.processing.batch import PairBatch
 from mmpref.processing.collate import PairCollator

@@ -27,7 +27,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mmpref.errors import CheckpointError, DistributedError
-from mmpref.models.adapters.lora import has_adapter, whole_numel
+from mmpref.models.adapters.weights import has_adapter, whole_numel
 from mmpref.models.unwrap import base_model
 from mmpref.training.parallel.strategy import Strategy
 from mmpref.training.parallel.world import raise_if_partner_lost

@@ -18,12 +18,14 @@ from mmpref.data.commands.next_steps import (
 )
 from mmpref.data.image_check import ImageCheck
 from mmpref.data.images.loader import ImageLoader
-from mmpref.data.loading import FindBroken, PairSource, load_each
-from mmpref.data.manifest import Listing, describes, verify
+from mmpref.data.loading import Advice, FindBroken, load_each
+from mmpref.data.manifest import Listing
 from mmpref.data.mixture import RootedImages, repeat
 from mmpref.data.opening import recipe_sources, weights
+from mmpref.data.pair_source import PairSource
 from mmpref.data.quarantine import Quarantine
 from mmpref.data.split import split_by_image
+from mmpref.data.verification import describes, verify
 from mmpref.errors import ConfigError, DataError
 from mmpref.files.hashes import Say, content_hashes
 from mmpref.losses.objective import Objective
@@ -87,8 +89,10 @@ def load_data(
         max_bad_fraction=section.max_bad_fraction,
         skip=None if checked is None else checked.skip,
         find_broken=look_deeper if checked is None else None,
-        advise=lambda: advice(train_sources, quarantine, demonstrations=demonstrations),
-        advise_on_ids=lambda: advice_on_ids(train_sources, demonstrations=demonstrations),
+        advice=Advice(
+            on_bad_rows=lambda: advice(train_sources, quarantine, demonstrations=demonstrations),
+            on_ids=lambda: advice_on_ids(train_sources, demonstrations=demonstrations),
+        ),
     )
     if checked is not None:
         checked.verify_images(train_sources, lists, full=section.verify == "full")
@@ -145,8 +149,7 @@ def _held_out_pairs(
         max_bad_fraction=0.0,
         skip=quarantine.expected,
         find_broken=look if checked is None else None,
-        advise=advise,
-        advise_on_ids=lambda: advice_on_ids(sources, demonstrations=demonstrations),
+        advice=Advice(on_bad_rows=advise, on_ids=lambda: advice_on_ids(sources, demonstrations=demonstrations)),
     )
     if checked is not None:
         checked.verify_images(sources, lists, full=section.verify == "full")

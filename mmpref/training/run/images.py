@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmpref.data.images.loader import ImageLoader
-from mmpref.data.loading import all_images
 from mmpref.data.mixture import RootedImages
+from mmpref.data.pair_source import all_images
 from mmpref.errors import CheckpointError, library_errors
 from mmpref.files.hashes import Say, content_hashes
 from mmpref.files.writing import replacing

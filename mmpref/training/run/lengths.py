@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 
 from mmpref.data.commands.next_steps import allowing, override
-from mmpref.data.loading import Candidate, PairSource
+from mmpref.data.pair_source import Candidate, PairSource
 from mmpref.data.quarantine import Quarantine, RowError
 from mmpref.errors import DataError
 from mmpref.files.hashes import Say
@@ -42,7 +42,7 @@ def fit_data(recipe: Recipe, data: RunData, encoder: PairEncoder, say: Say) -> t
         err = unusable[found.pair.id]
         data.quarantine.num_used -= 1
         fault = RowError(str(err), reason=err.reason)
-        source.put_aside(data.quarantine, found.file, found.row, fault, row_id=found.pair.id)
+        source.quarantine_row(data.quarantine, found.file, found.row, fault, row_id=found.pair.id)
     faults = [err for _, err in [*train.set_aside, *held_out.set_aside]]
     bad = [err for err in faults if err.reason != "too_long_prompt"]
     total = len(data.train) + len(data.eval)

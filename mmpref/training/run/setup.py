@@ -12,9 +12,10 @@ from transformers import set_seed
 from mmpref.errors import ConfigError
 from mmpref.files.hashes import Say
 from mmpref.losses.objective import Objective
-from mmpref.models.adapters.lora import count_parameters, prepare
+from mmpref.models.adapters.lora import prepare
+from mmpref.models.adapters.weights import count_parameters
 from mmpref.models.folder.config_checks import refuse_unsavable
-from mmpref.models.load import family_of_config, load, load_config
+from mmpref.models.load import LoadSettings, family_of_config, load, load_config
 from mmpref.models.loaded import LoadedModel
 from mmpref.models.logps.layout_choice import Layout, choose_layout
 from mmpref.models.logps.reference import Reference, choose_reference
@@ -26,6 +27,7 @@ from mmpref.processing.collate import PairCollator
 from mmpref.processing.encode import PairEncoder
 from mmpref.processing.family import PartName
 from mmpref.processing.length_plan import FitPlan
+from mmpref.processing.pixels import ImageSettings
 from mmpref.recipe.sections import AdapterSection, Recipe
 from mmpref.records import PreferencePair
 from mmpref.training.parallel.world import SINGLE_PROCESS, World
@@ -180,9 +182,11 @@ def encoder_of(recipe: Recipe, loaded: LoadedModel) -> PairEncoder:
         loaded.processor,
         loaded.family,
         max_length=processing.max_length,
-        min_pixels=processing.min_pixels,
-        max_pixels=processing.max_pixels,
-        pixel_cache_bytes=processing.pixel_cache_mib * 2**20,
+        images=ImageSettings(
+            min_pixels=processing.min_pixels,
+            max_pixels=processing.max_pixels,
+            cache_bytes=processing.pixel_cache_mib * 2**20,
+        ),
         template_kwargs=processing.template_kwargs,
     )
 
@@ -191,13 +195,15 @@ def _load_model(recipe: Recipe, world: World = SINGLE_PROCESS) -> LoadedModel:
     adapter, half = recipe.adapter, autocast_dtype(recipe)
     loaded = load(
         recipe.model.path,
-        dtype=loaded_as(recipe, is_deepspeed=world.is_deepspeed),
-        quantization=_quantization(adapter, sharded=world.strategy == "fsdp2"),
-        attn_implementation=recipe.model.attn_implementation,
-        min_pixels=recipe.processing.min_pixels,
-        max_pixels=recipe.processing.max_pixels,
+        LoadSettings(
+            dtype=loaded_as(recipe, is_deepspeed=world.is_deepspeed),
+            quantization=_quantization(adapter, sharded=world.strategy == "fsdp2"),
+            attn_implementation=recipe.model.attn_implementation,
+            min_pixels=recipe.processing.min_pixels,
+            max_pixels=recipe.processing.max_pixels,
+            parts=recipe.model.parts,
+        ),
         trainable=True,
-        parts=recipe.model.parts,
     )
     set_seed(recipe.seed)  # where weights are divided as they are read, reading them draws numbers
     return prepare(

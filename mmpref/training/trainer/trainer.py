@@ -31,7 +31,7 @@ from transformers.trainer_utils import TrainOutput
 from mmpref.errors import ConfigError, NonFiniteError, OutOfMemoryError
 from mmpref.losses import LossOutput, PairLogps
 from mmpref.losses.objective import Objective
-from mmpref.models.adapters.lora import plain_name
+from mmpref.models.adapters.weights import plain_name
 from mmpref.models.logps.pair_logps import pair_logps
 from mmpref.models.unwrap import unwrap
 from mmpref.processing.batch import PairBatch
