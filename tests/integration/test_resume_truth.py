@@ -395,7 +395,7 @@ def test_another_folder_of_images_with_the_same_names_is_refused_and_the_cache_t
     code, told = ends_well_or_is_refused(here, died[1], said, f"data.root={others}")
     assert code == 6
     assert f"data.images: {name} of 60 is not the earlier file ({name}: " in told
-    assert "or data.root where they are" in told
+    assert "or set data.root to where they are" in told
     assert main([*here.command(f"data.root={others}"), "--resume", "--allow-data-change"]) == 0
     computed = re.search(r"reference cache: (\d+) pairs computed", said())
     assert computed is not None

@@ -46,6 +46,7 @@ class Trained:
 
     @property
     def reached(self) -> bool:
+        """Whether it got a gradient other than 0."""
         return self.size != 0
 
 

@@ -91,6 +91,7 @@ class PairLog:
         self._columns: dict[str, list[Any]] = {"step": [], "pair_id": []}
 
     def add(self, step: int, pair_ids: Sequence[str], stats: Mapping[str, Tensor]) -> None:
+        """Statistics [B] of a batch, detached; they stay on their device until :meth:`flush`."""
         self._pending.append((step, tuple(pair_ids), dict(stats)))
 
     def flush(self) -> None:

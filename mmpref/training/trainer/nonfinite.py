@@ -54,6 +54,7 @@ class Update:
         return self.not_finite()
 
     def not_finite(self) -> str:
+        """The reason given for an update whose loss or gradient is not finite."""
         return (
             f"step {self.step}, pairs {', '.join(self.notes.pair_ids[:_NAMED])}: the loss or the gradient is not finite"
         )

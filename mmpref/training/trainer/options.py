@@ -15,6 +15,10 @@ from mmpref.models.tuning import Tuning
 from mmpref.processing.collate import PairCollator
 
 
+class FormerKeywordWarning(UserWarning):
+    """An option was given to the trainer itself; that will stop working."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainerOptions:
     """Options of :class:`PreferenceTrainer`; each has a default that suits most trainings.
@@ -65,7 +69,9 @@ class TrainerOptions:
             )
         names = ", ".join(f"{name}=..." for name in given)
         warnings.warn(
-            f"give PreferenceTrainer these in options=TrainerOptions({names})", DeprecationWarning, stacklevel=3
+            f"former keywords of PreferenceTrainer: give them as options=TrainerOptions({names})",
+            FormerKeywordWarning,
+            stacklevel=3,
         )
         changes: dict[str, Any] = dict(given)
         if "callbacks" in changes:

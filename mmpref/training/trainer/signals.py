@@ -30,7 +30,7 @@ def terminating() -> Iterator[None]:
 
 @contextmanager
 def defer_signals(*, discard: bool = False) -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP wait until the block is left, so that it happens written atomically.
+    """SIGINT, SIGTERM and SIGHUP wait until the block is left, so that all of it happens.
 
     Args:
         discard: the process ends after the block anyway; what came in it is forgotten.
@@ -58,6 +58,7 @@ class StopAtStepEnd(TrainerCallback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
+        """Inside the block signals are noted, and the step that runs is finished."""
         self.received = None
         with handled(dict.fromkeys(numbers(), self._note)):
             yield

@@ -118,6 +118,7 @@ class _Probe:
 
     @classmethod
     def of(cls, group: int, parameters: list[Tensor]) -> _Probe | None:
+        """Of a group's parameters in half precision; None where it has none."""
         half = [parameter for parameter in parameters if parameter.dtype in HALF]
         if not half:
             return None

@@ -79,7 +79,7 @@ class PreferenceTrainer(Trainer):
         adapter: of a model given by its path: settings of a new LoRA adapter; or the folder (or run) of one that is
             trained further.
         options: everything else; a bare model needs ``collator`` there, and ``reference`` where the objective reads it.
-        former: options given one by one; deprecated.
+        former: options given one by one, as scripts did before there were any; a warning says how to give them.
 
     Attributes:
         world: the ranks that train together.

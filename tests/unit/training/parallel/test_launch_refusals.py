@@ -134,6 +134,14 @@ def test_checkpointing_of_activations_is_the_recipes() -> None:
         )
 
 
+def test_processes_of_another_launcher_than_torchrun_name_what_is_missing() -> None:
+    started = {"WORLD_SIZE": "4", "RANK": "0"}
+    with pytest.raises(DistributedError, match=r"is set without MASTER_ADDR, MASTER_PORT: .* unset WORLD_SIZE"):
+        refuse_launch_contradictions(recipe(), started)
+    for whole in ({"WORLD_SIZE": "1"}, {**started, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}):
+        refuse_launch_contradictions(recipe(), whole)
+
+
 def test_a_launcher_that_started_one_process_where_several_were_asked_for() -> None:
     with pytest.raises(DistributedError, match="--launch ddp"):
         refuse_launch_contradictions(recipe(), {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_PORT": "29500"})

@@ -174,7 +174,7 @@ def recorded(folder: Path, **options: Any) -> Recorded:
         "remove_unused_columns": False, "optim": "sgd", **options,
     }  # fmt: skip
     args = TrainingArguments(str(folder), **settings)
-    return Recorded(model=Line(), args=args, train_dataset=rows)  # type: ignore[arg-type]
+    return Recorded(model=Line(), args=args, train_dataset=rows)
 
 
 def test_a_trainer_that_is_made_has_the_attributes(tmp_path: Path) -> None:
@@ -232,8 +232,8 @@ def test_what_fills_up_a_batch_in_place_is_run(tmp_path: Path) -> None:
         seen.append((float(inputs["labels"].min()) >= 100, num_items_in_batch))
         return torch.zeros(())
 
-    trainer._get_num_items_in_batch = count  # type: ignore[method-assign, assignment]
-    trainer.training_step = training_step  # type: ignore[method-assign, assignment]
+    trainer._get_num_items_in_batch = count
+    trainer.training_step = training_step
     trainer.train()
     assert seen == [(True, 7), (True, 7)]
 
@@ -243,7 +243,7 @@ def test_a_loss_over_the_whole_update_is_not_divided_again(tmp_path: Path) -> No
     trainer = recorded(tmp_path, max_steps=1)
     trainer.model_accepts_loss_kwargs = True
     trainer.loss_is_scaled_for_ga = True
-    trainer.compute_loss = lambda model, *_, **__: model.weight.sum()  # type: ignore[method-assign, assignment]
+    trainer.compute_loss = lambda model, *_, **__: model.weight.sum()
     batch = {"x": torch.ones(2, 1), "labels": torch.ones(2, 1)}
     trainer.current_gradient_accumulation_steps = 2
     for _ in range(2):

@@ -13,6 +13,7 @@ from mmpref.errors import ConfigError
 from mmpref.models import LoadedModel, Tuning, choose_reference, prepare
 from mmpref.processing import PairCollator, PairEncoder
 from mmpref.training import PreferenceTrainer, TrainerOptions
+from mmpref.training.trainer.options import FormerKeywordWarning
 from mmpref.training.trainer.own_arguments import own_arguments
 from tests.plain_forward import build_deep
 from tests.tiny_vlms import draw, pair
@@ -45,10 +46,10 @@ def test_former_keywords_are_options_and_a_warning_says_so(loaded: LoadedModel, 
         loaded.model, arguments(tmp_path), objective=OBJECTIVE, train_pairs=pairs, options=TrainerOptions(**given)
     )
     words = r"options=TrainerOptions\(collator=..., reference=..., callbacks=..., skip_nonfinite_steps=..., costs=...\)"
-    with pytest.warns(DeprecationWarning, match=words) as warned:
+    with pytest.warns(FormerKeywordWarning, match=words) as warned:
         old = PreferenceTrainer(loaded.model, arguments(tmp_path), objective=OBJECTIVE, train_pairs=pairs, **given)
     assert [
-        one.filename for one in warned if one.category is DeprecationWarning and "options=" in str(one.message)
+        one.filename for one in warned if one.category is FormerKeywordWarning and "options=" in str(one.message)
     ] == [__file__]
     for trainer in (new, old):
         assert trainer.reference is given["reference"]
@@ -59,7 +60,7 @@ def test_former_keywords_are_options_and_a_warning_says_so(loaded: LoadedModel, 
 def test_callbacks_may_be_none_as_before_and_a_keyword_that_is_no_option_is_refused(
     loaded: LoadedModel, tmp_path: Path
 ) -> None:
-    with pytest.warns(DeprecationWarning, match="callbacks=..."):
+    with pytest.warns(FormerKeywordWarning, match="callbacks=..."):
         assert TrainerOptions().with_former_keywords({"callbacks": None}).callbacks == ()
     with pytest.raises(TypeError, match=r"unexpected keyword argument 'train_dataset'; its options are callbacks, "):
         PreferenceTrainer(
