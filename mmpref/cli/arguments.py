@@ -1,5 +1,5 @@
-"""What can be wrong with a command line whichever command it is for: arguments that are empty or can be no path,
-``--key value``."""
+"""What can be wrong with a command line whichever command it is for: arguments that are empty or can be no path, former
+names of options, ``--key value``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ _OF_RECIPES = ("overrides", "options")
 RENAMED: Mapping[str, Mapping[str, str]] = {
     "eval": {"--images": "--image-root"},
     "report": {"--images": "--image-root"},
+    "data check": {"--root": "--image-root"},
+    "data verify": {"--root": "--image-root"},
+    "data convert": {"--root": "--image-root", "--images": "--image-folder"},
+    "data audit": {"--root": "--image-root", "--images": "--with-images", "--no-images": "--without-images"},
+    "data view": {"--root": "--image-root"},
+    "data fetch": {"--root": "--image-root"},
 }
 """Command (``eval``, ``data check``) -> the former names of its options -> what they are called now."""
 
@@ -65,14 +71,13 @@ def refuse_no_path(arguments: Sequence[str]) -> None:
             raise ConfigError(f"{name} {why}")
 
 
-def new_name(arguments: Sequence[str]) -> str | None:
-    """What an option is called now that a refused command line gives by its former name."""
-    names = (" ".join(arguments[:2]), " ".join(arguments[:1]))
-    renamed = next((RENAMED[name] for name in names if name in RENAMED), {})
-    for word in arguments:
-        option = word.partition("=")[0]
-        if option in renamed:
-            return f"{option} is called {renamed[option]} now"
+def renamed_option(arguments: Sequence[str]) -> str | None:
+    """What an option that the command line uses under its former name is called now."""
+    command = next((name for name in RENAMED if list(arguments[: name.count(" ") + 1]) == name.split()), None)
+    for word in arguments if command is not None else ():
+        former = word.partition("=")[0]
+        if (name := RENAMED[command or ""].get(former)) is not None:
+            return f"{former} is called {name} now"
     return None
 
 
@@ -84,7 +89,7 @@ def hint_for(app: typer.Typer, arguments: Sequence[str]) -> str | None:
         app: its commands know their options.
         arguments: of a command line that typer refused.
     """
-    if (renamed := new_name(arguments)) is not None:
+    if (renamed := renamed_option(arguments)) is not None:
         return renamed
     commands = {info.name or getattr(info.callback, "__name__", ""): info.callback for info in app.registered_commands}
     command = next((commands[word] for word in arguments if word in commands), None)

@@ -32,6 +32,7 @@ from mmpref.rundir.content import LOCK
 from mmpref.rundir.folder import RunDir, versions
 from mmpref.rundir.locking import writing_alone
 from mmpref.terminal import DemoDisplay, print_table
+from mmpref.training.run.callbacks import RunCallbacks
 from mmpref.training.run.run import train
 
 MARKER = "demo.json"
@@ -130,7 +131,7 @@ class Demo:
     # ---- the public commands, with the demo's paths ---------------------------------------------------------
 
     def _train(self, recipe: str, output: Path, model: Path) -> RunDir:
-        return train(self._recipe(recipe, output, model), progress=self.display.within)
+        return train(self._recipe(recipe, output, model), callbacks=RunCallbacks(progress=self.display.within))
 
     def _recipe(self, name: str, output: Path, model: Path) -> Recipe:
         """A shipped recipe with this demo's folders, seed and size put in."""

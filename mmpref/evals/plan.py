@@ -100,7 +100,7 @@ class EvalPlan:
         ranks: the processes that answer together.
     """
 
-    benchmark: Benchmark
+    benchmark: Benchmark[Any]
     options: Mapping[str, Any]
     samples: tuple[EvalSample, ...]
     wanted: Sequence[EvalSample]
@@ -212,7 +212,7 @@ def refuse_outputs(out: Path, inputs: Iterable[Path], *, judged: bool = False, j
     refuse_written_over(outputs | {"--judge-cache": judge_cache if judged else None}, inputs)
 
 
-def _checked_options(benchmark: Benchmark, options: Mapping[str, Any], settings: EvalSettings) -> dict[str, Any]:
+def _checked_options(benchmark: Benchmark[Any], options: Mapping[str, Any], settings: EvalSettings) -> dict[str, Any]:
     """The benchmark's options with defaults filled in, when they and the settings fit it."""
     choose(settings.protocol, benchmark.protocols, f"protocol of {benchmark.name}")
     if settings.limit is not None and settings.limit < 1:
@@ -229,11 +229,11 @@ def _checked_options(benchmark: Benchmark, options: Mapping[str, Any], settings:
     return complete
 
 
-def _kind(benchmark: Benchmark) -> Kind:
+def _kind(benchmark: Benchmark[Any]) -> Kind:
     return LikelihoodAnswerer if benchmark.by_likelihood else TransformersAnswerer
 
 
-def _decoding(benchmark: Benchmark, settings: EvalSettings) -> dict[str, int]:
+def _decoding(benchmark: Benchmark[Any], settings: EvalSettings) -> dict[str, int]:
     given = settings.max_new_tokens
     return {
         "max_new_tokens": benchmark.max_new_tokens if given is None else given,

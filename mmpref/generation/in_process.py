@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from mmpref.processing.encode import EncodedPrompt
+    from mmpref.processing.encoded import EncodedPrompt
 
 _PIXEL_CACHE_BYTES = 256 * 2**20  # questions about one image follow each other, so a few images are enough
 _BATCHES_PER_WINDOW = 8  # encoded at once and sorted by length; the first windows are smaller
@@ -44,11 +44,12 @@ class TransformersAnswerer(LocalAnswerer):
 
     def _prepare(self, template_kwargs: Mapping[str, Any] | None) -> None:
         from mmpref.processing.encode import PairEncoder
+        from mmpref.processing.pixels import ImageSettings
 
         self._encoder = PairEncoder(
             self._loaded.processor,
             self._loaded.family,
-            pixel_cache_bytes=_PIXEL_CACHE_BYTES,
+            images=ImageSettings(cache_bytes=_PIXEL_CACHE_BYTES),
             template_kwargs=template_kwargs,
         )
         # one tokenizer must not encode and decode in two threads

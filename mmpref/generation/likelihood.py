@@ -10,7 +10,7 @@ from mmpref.generation.local_model import LocalAnswerer, in_eval_mode
 from mmpref.records import Answer, EvalSample, PreferencePair
 
 if TYPE_CHECKING:
-    from mmpref.processing.encode import EncodedPair
+    from mmpref.processing.encoded import EncodedPair
 
 _BATCHES_PER_WINDOW = 8  # encoded at once and sorted by length
 
@@ -27,7 +27,7 @@ class LikelihoodAnswerer(LocalAnswerer):
     """
 
     def _prepare(self, template_kwargs: Mapping[str, Any] | None) -> None:
-        from mmpref.models.adapters.lora import has_adapter
+        from mmpref.models.adapters.weights import has_adapter
         from mmpref.models.logps.layout_choice import choose_layout
         from mmpref.models.logps.reference import choose_reference
         from mmpref.processing.encode import PairEncoder

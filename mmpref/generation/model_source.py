@@ -61,17 +61,16 @@ class ModelSource:
         Raises:
             OutOfMemoryError: it does not fit there.
         """
-        from mmpref.models.load import load
+        from mmpref.models.load import LoadSettings, load
 
         found = self.resolved()
         try:
             return load(
                 found.path,
+                LoadSettings(
+                    dtype=found.dtype, quantization=found.quantization, max_pixels=found.max_pixels, device=device
+                ),
                 adapter=found.adapter,
-                dtype=found.dtype,
-                quantization=found.quantization,
-                max_pixels=found.max_pixels,
-                device=device,
             )
         except (MemoryError, RuntimeError) as err:
             import torch

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from mmpref import PreferenceTrainer
 from mmpref.cli.main import main
-from mmpref.models import Tuning, choose_reference, load, prepare
+from mmpref.models import LoadSettings, Tuning, choose_reference, load, prepare
 from mmpref.recipe.sections import load_recipe
 from mmpref.rundir.folder import RunDir
 from mmpref.training.run.start_adapter import with_start_adapter
@@ -186,7 +186,7 @@ def test_adapter_off_is_the_bare_base_and_says_so(
     told = said(capsys)
     assert "reference: the bare base model, as asked for, and not the adapter that training starts from" in told
     assert "check: policy equals reference before the first step: skipped (the base was asked for" in told
-    base = load(place.model, dtype="float32")
+    base = load(place.model, LoadSettings(dtype="float32"))
     off = choose_reference(base.model, kind="frozen_copy")
     assert off is not None
     first = [value for step, value in zip(log(run)["step"], log(run)["rewards/margins"], strict=True) if step == 1]

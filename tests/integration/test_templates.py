@@ -13,7 +13,7 @@ from mmpref.cli.main import main
 from mmpref.evals.model_facts import template_kwargs_of
 from mmpref.recipe.sections import load_recipe
 from mmpref.rundir.folder import RunDir
-from mmpref.training.run.resume import facts_of
+from mmpref.training.run.facts import facts_of
 from mmpref.training.trainer.checkpoint import differences
 from tests.integration.conftest import Place
 from tests.tiny_vlms import build

@@ -11,7 +11,7 @@ from mmpref.demo.tiny_models import build_tiny_llava  # noqa: E402
 from mmpref.errors import OutOfMemoryError  # noqa: E402
 from mmpref.evals import EvalSettings, evaluate  # noqa: E402
 from mmpref.generation import AnswerSettings, ScriptedAnswerer, TransformersAnswerer, in_process  # noqa: E402
-from mmpref.models.load import load  # noqa: E402
+from mmpref.models.load import LoadSettings, load  # noqa: E402
 from mmpref.records import EvalSample, ImageRef, user_turn  # noqa: E402
 
 COLOURS = ("red", "green", "blue", "yellow", "grey", "white")
@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def loaded(folder):
     """In float64, so that padding cannot turn a near tie."""
-    found = load(folder / "model", dtype="float32")
+    found = load(folder / "model", LoadSettings(dtype="float32"))
     found.model.double()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
