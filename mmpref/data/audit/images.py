@@ -1,4 +1,4 @@
-"""What the images are: how often each stands, how large, how many image tokens, and whether a benchmark has it."""
+"""What the images are: how often each appears, how large, how many image tokens, and whether a benchmark has it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mmpref.image_tokens import IMAGE_TOKENS, RULES
 from mmpref.records import ImageRef, PreferencePair
 
 HELD_OUT = 0.05
-"""Share of rows for which the danger of a split by row is told."""
+"""Share of rows for which the danger of a split by row is estimated."""
 
 _VAL_NAME = re.compile(r"val20(?:14|17)", re.IGNORECASE)
 
@@ -44,9 +44,9 @@ class Images:
     """Images named in rows, each time they are named."""
     num_distinct: int
     by_content: bool
-    """Images were told apart by their bytes; otherwise by path alone."""
+    """Images were distinguished by their bytes; otherwise by path alone."""
     num_copies: int
-    """Paths whose image also stands under another path."""
+    """Paths whose image is also under another path."""
     copy_examples: tuple[tuple[str, str], ...]
     rows_per_image: Quantiles
     num_rows_sharing: int
@@ -125,7 +125,7 @@ class _Entry:
 
 
 class ImageTally:
-    """Reads each distinct image once and counts where it stands."""
+    """Reads each distinct image once and counts where it appears."""
 
     def __init__(self, loader: ImageLoader | None, finder: LeakFinder) -> None:
         self.num_with_coco_id = 0

@@ -86,7 +86,7 @@ def mean_estimate(values: ArrayLike, groups: ArrayLike) -> Estimate:
 def share_estimate(flags: ArrayLike, groups: ArrayLike) -> Estimate:
     """A share with Wilson's interval at the effective number of rows: n over the design effect of the groups.
 
-    Where all rows agree nothing can be said about the effect, and the number of groups stands for n.
+    Where all rows agree nothing can be said about the effect, and the number of groups is taken as n.
     """
     found, labels = np.asarray(flags, dtype=np.float64), np.asarray(groups)
     if not found.size:

@@ -63,7 +63,7 @@ class Lengths:
             which, share = ("longer", self.longer.value) if self.longer.value > shorter else ("shorter", shorter)
             return [
                 f"the chosen answer is the {which} one in {share / decided:.0%} of the pairs that differ in length: "
-                "length alone tells it; consider length_normalize, rdpo, or balancing the pairs"
+                "length alone predicts it; consider length_normalize, rdpo, or balancing the pairs"
             ]
         return []
 
@@ -104,7 +104,7 @@ class Similarity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repeats:
-    """What stands more than once."""
+    """What appears more than once."""
 
     num_prompts: int
     """Distinct prompts, case and spaces ignored."""
@@ -113,7 +113,7 @@ class Repeats:
     num_questions: int
     """Distinct prompts with their images."""
     num_same_pair: int
-    """Rows whose prompt, images and both answers stood before."""
+    """Rows whose prompt, images and both answers appeared before."""
     num_contradictions: int
     """Rows that prefer what another row of the same question rejects."""
     contradiction_examples: tuple[str, ...]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpref.data.commands.check_report import CheckReport
-from mmpref.data.images.decoding import Decoder, Task, Verdict
+from mmpref.data.images.decoding import Decoder, DecodeResult, Task
 from mmpref.data.loading import DEFAULT_MAX_BAD_FRACTION
 from mmpref.data.manifest import (
     QUARANTINE_FILE,
@@ -91,7 +91,7 @@ class _Window:
 
     candidates: list[Candidate]
     keys: list[_Key]
-    verdicts: list[Verdict]
+    results: list[DecodeResult]
 
 
 @dataclass
@@ -100,7 +100,7 @@ class _Tally:
 
     quarantine: Quarantine
     listings: list[Listing]
-    images: dict[_Key, Verdict | None] = field(default_factory=dict)
+    images: dict[_Key, DecodeResult | None] = field(default_factory=dict)
     """None: decoded, and counted in the listing."""
     pending: set[_Key] = field(default_factory=set)
     ids: dict[str, str] = field(default_factory=dict)
@@ -119,24 +119,24 @@ class _Tally:
 
     def close(self, number: int, source: PairSource, window: _Window) -> None:
         """Say of each pair of a window whose images are decoded whether it is used."""
-        embedded: dict[_Key, Verdict] = {}
-        for key, verdict in zip(window.keys, window.verdicts, strict=True):
+        embedded: dict[_Key, DecodeResult] = {}
+        for key, result in zip(window.keys, window.results, strict=True):
             if key in self.pending:
                 self.pending.discard(key)
-                self.images[key] = verdict
+                self.images[key] = result
             else:
-                embedded[key] = verdict
+                embedded[key] = result
         for place, (file, row, pair) in enumerate(window.candidates):
             keys = _image_keys(number, place, pair)
-            verdicts = [self.images[key] if key in self.images else embedded.get(key) for key in keys]
-            fault = next((verdict for verdict in verdicts if verdict is not None and verdict.reason), None)
+            results = [self.images[key] if key in self.images else embedded.get(key) for key in keys]
+            fault = next((result for result in results if result is not None and result.reason), None)
             if fault is not None:
                 error = RowError(fault.detail, reason=fault.reason or "unknown")
             elif pair.id in self.ids:
                 error = RowError(f"the id is already that of {self.ids[pair.id]}", reason="duplicate_id")
             else:
                 self.ids[pair.id] = where_is(file, row)
-                self._use(number, source, pair, keys, verdicts)
+                self._use(number, source, pair, keys, results)
                 continue
             source.quarantine_row(self.quarantine, file, row, error, row_id=pair.id)
 
@@ -146,7 +146,7 @@ class _Tally:
         source: PairSource,
         pair: PreferencePair,
         keys: Sequence[_Key],
-        verdicts: Sequence[Verdict | None],
+        results: Sequence[DecodeResult | None],
     ) -> None:
         self.quarantine.num_used += 1
         self.sources[pair.source] += 1
@@ -161,15 +161,15 @@ class _Tally:
             self.tied += pair.score_chosen == pair.score_rejected
             self.low = min(self.low, pair.score_chosen, pair.score_rejected)
             self.high = max(self.high, pair.score_chosen, pair.score_rejected)
-        for key, ref, verdict in zip(keys, all_images(pair), verdicts, strict=True):
-            if verdict is None or (ref.path is not None and self.images.get(key) is None):
+        for key, ref, result in zip(keys, all_images(pair), results, strict=True):
+            if result is None or (ref.path is not None and self.images.get(key) is None):
                 continue
             self.num_images += 1
-            self.image_bytes += verdict.num_bytes
-            self.sides[verdict.longer_side] += 1
+            self.image_bytes += result.num_bytes
+            self.sides[result.longer_side] += 1
             if ref.path is not None and source.images is not None:
                 name = image_name(ref.path, source.images)
-                self.listings[number].add(name, verdict.num_bytes, verdict.mtime_ns, verdict.sha256)
+                self.listings[number].add(name, result.num_bytes, result.mtime_ns, result.sha256)
                 self.images[key] = None
 
     def report(self, manifest: dict[str, Any], max_bad_fraction: float) -> CheckReport:
@@ -202,11 +202,11 @@ def _decoded(
     number: int, source: PairSource, decoder: Decoder, tally: _Tally, demonstrations: bool
 ) -> Iterator[_Window]:
     """Windows of pairs in order, each when its images are decoded; a few are on their way at any time."""
-    waiting: deque[tuple[_Window, list[Task], Future[list[Verdict]]]] = deque()
+    waiting: deque[tuple[_Window, list[Task], Future[list[DecodeResult]]]] = deque()
 
     def finished() -> _Window:
         window, tasks, work = waiting.popleft()
-        window.verdicts = decoder.result(tasks, work)
+        window.results = decoder.result(tasks, work)
         return window
 
     for chunk in _chunks(source.candidates(tally.quarantine, demonstrations=demonstrations)):
@@ -241,7 +241,7 @@ def _chunks(candidates: Iterator[Candidate]) -> Iterator[list[Candidate]]:
 
 
 def _image_keys(number: int, place: int, pair: PreferencePair) -> list[_Key]:
-    """What tells an image from others: its path, or for embedded bytes the pair's place in its window."""
+    """What identifies an image: its path, or for embedded bytes the pair's place in its window."""
     return [
         (number, f"path:{ref.path}" if ref.path is not None else f"data:{place}:{index}")
         for index, ref in enumerate(all_images(pair))

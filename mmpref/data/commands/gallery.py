@@ -50,7 +50,7 @@ def build_gallery(
     limit: int = 1000,
     num_pairs: int | None = None,
 ) -> Path:
-    """Write the gallery of some pairs, taken one at a time: memory holds what the page holds.
+    """Write the gallery of some pairs, taken one at a time: memory is bounded by the page.
 
     Args:
         pairs: of a list of more than ``limit``, as many are shown, evenly spaced, and the page says so. Anything else

@@ -128,7 +128,7 @@ def to_canonical(
         place: becomes the id of a row that has none, such as ``file:12``; it is the same as ``options.place``.
 
     Raises:
-        RowError: the row is broken, or its format cannot be told, with a reason code.
+        RowError: the row is broken, or its format is not known, with a reason code.
         ConfigError: no format of that name.
     """
     options = FormatOptions() if options is None else options
@@ -172,5 +172,5 @@ def rows_of_mapping(document: Mapping[str, Any]) -> Iterator[tuple[int, dict[str
     """
     for number, (image_id, row) in enumerate(document.items(), start=1):
         if not isinstance(row, Mapping):
-            raise DataError(f"key {image_id!r} holds a {type(row).__name__} and not a row")
+            raise DataError(f"key {image_id!r} has a {type(row).__name__} and not a row")
         yield number, {"image_id": image_id, **row}
