@@ -162,6 +162,7 @@ class PairSource:
     def quarantine_row(
         self, quarantine: Quarantine, file: str, row: int, fault: RowError, *, row_id: str | None
     ) -> None:
+        """Put one of the source's rows into a quarantine, with the reason and detail of its fault."""
         quarantine.add(
             source=self._label(file), file=file, row=row, row_id=row_id, reason=fault.reason, detail=fault.detail
         )

@@ -62,6 +62,7 @@ class Images:
     tokens: Mapping[str, Tokens]
 
     def rows(self) -> list[tuple[str, str]]:
+        """(question, answer) for the terminal."""
         if not self.num_places:
             return [("images", "none")]
         how = "by content" if self.by_content else "by path"
@@ -84,6 +85,7 @@ class Images:
         return rows
 
     def warnings(self) -> list[str]:
+        """What the user should look at, in sentences."""
         found = []
         if self.split_danger is not None and self.split_danger > 0.01:
             found.append(
@@ -153,6 +155,7 @@ class ImageTally:
         return Seen(every, tuple(self._leaks(pair, distinct)))
 
     def finish(self) -> Images:
+        """What all pairs together show."""
         entries = list(self._entries.values())
         sizes = np.array([entry.size for entry in entries if entry.size], dtype=np.float64).reshape(-1, 2)
         rows = [entry.rows for entry in entries]

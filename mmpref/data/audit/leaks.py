@@ -137,10 +137,12 @@ class LeakFinder:
 
     @property
     def benchmarks(self) -> tuple[str, ...]:
+        """The benchmarks that pairs are compared with, by id or by content."""
         return tuple(dict.fromkeys((*self.ids, *self.num_images)))
 
     @property
     def compares_content(self) -> bool:
+        """Whether there are benchmark images to compare with."""
         return bool(self._digests)
 
     def by_name(self, pair: PreferencePair, ids: Mapping[int, str]) -> list[Leak]:

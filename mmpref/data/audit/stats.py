@@ -30,6 +30,7 @@ class Quantiles:
 
     @classmethod
     def of(cls, values: ArrayLike) -> Quantiles:
+        """Mean and quantiles of some values; all None where there is none."""
         found = np.asarray(values, dtype=np.float64)
         if not found.size:
             return cls(0)
@@ -54,6 +55,7 @@ class Histogram:
 
     @classmethod
     def of(cls, values: ArrayLike, *, low: float | None = None, high: float | None = None, bins: int = 10) -> Histogram:
+        """Some values in bins of equal width, from ``low`` to ``high`` or as far as the values go."""
         found = np.asarray(values, dtype=np.float64)
         if not found.size:
             return cls()

@@ -173,6 +173,7 @@ class _Tally:
                 self.images[key] = None
 
     def report(self, manifest: dict[str, Any], max_bad_fraction: float) -> CheckReport:
+        """The report on everything that was counted."""
         quarantine = self.quarantine
         scores = {"lowest": self.low, "highest": self.high, "inverted": self.inverted, "tied": self.tied}
         return CheckReport(

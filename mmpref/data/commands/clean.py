@@ -115,6 +115,7 @@ class _Copies:
     """The folder until the file is whole."""
 
     def path_of(self, number: int, source: PairSource, path: str) -> str:
+        """Where the copy of an image is, below the file's folder; the first call copies it."""
         assert source.images is not None
         name = f"{number}/{_below(path, source.images.root)}"
         target = self.place / name

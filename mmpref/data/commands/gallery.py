@@ -92,6 +92,7 @@ class _Album:
         self._places: dict[tuple[str | None, bytes | None], int] = {}
 
     def place(self, ref: ImageRef) -> int:
+        """The number of an image in the page; a new one is added."""
         key = (ref.path, None if ref.data is None else hashlib.sha256(ref.data).digest())
         if key not in self._places:
             self._places[key] = len(self.images)

@@ -32,6 +32,7 @@ def chat_messages(value: Any, key: str, inside: InParts | None = None) -> list[M
 
 
 def chat_message(item: Any, name: str, inside: InParts | None) -> Message:
+    """One message with ordered parts; see :func:`chat_messages`."""
     if type(item) is dict and len(item) == 2:  # nearly all of them
         role, said = item.get("role"), item.get("content")
         if type(role) is str and role in ROLES and type(said) is str:
@@ -51,6 +52,7 @@ def chat_message(item: Any, name: str, inside: InParts | None) -> Message:
 
 
 def chat_answer(value: Any, key: str) -> str:
+    """The text of one assistant message, or of a plain answer."""
     messages = chat_messages(value, key) if not isinstance(value, str) else [turn("assistant", value)]
     if len(messages) != 1 or messages[0]["role"] != "assistant":
         raise fault("answer", f"{key!r} must be one assistant message")

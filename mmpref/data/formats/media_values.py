@@ -51,10 +51,12 @@ def is_empty(value: Any) -> bool:
 
 
 def as_list(value: Any) -> Sequence[Any]:
+    """The value itself where it is a list, else a list of it."""
     return value if isinstance(value, list | tuple) else [value]
 
 
 def looks_like_image(item: Any) -> bool:
+    """Whether a value is an image by its look: bytes, a data URI, a path with the ending of one."""
     if isinstance(item, Mapping):
         item = item.get("path") or item.get("bytes")
     if isinstance(item, str):

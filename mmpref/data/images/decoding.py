@@ -168,6 +168,7 @@ class _Alone:
             raise DataError(f"no process that decodes images can be started: {self._end()}") from error
 
     def decode(self, task: Task) -> DecodeResult:
+        """The result of one image; an end of the process is one too."""
         try:
             self._ours.send(task)
             answer = self._ours.recv()
@@ -180,6 +181,7 @@ class _Alone:
         return answer
 
     def close(self) -> None:
+        """Close the pipe, which ends the process, and wait for its end."""
         self._ours.close()
         self._process.join()
 
