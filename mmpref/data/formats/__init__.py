@@ -172,5 +172,5 @@ def rows_of_mapping(document: Mapping[str, Any]) -> Iterator[tuple[int, dict[str
     """
     for number, (image_id, row) in enumerate(document.items(), start=1):
         if not isinstance(row, Mapping):
-            raise DataError(f"key {image_id!r} has a {type(row).__name__} and not a row")
+            raise DataError(f"key {image_id!r} holds a {type(row).__name__} and not a row")
         yield number, {"image_id": image_id, **row}
