@@ -12,9 +12,13 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+
+if TYPE_CHECKING:
+    from mmpref.generation.api_server import Server
+    from mmpref.judging import Prices
 
 BENCHMARK_OPTIONS = "Options of the benchmark, for example synonyms=FILE prompts=FILE for chair."
 QUESTIONS = "Question file of the benchmark; several for its splits."
@@ -42,6 +46,12 @@ class RequestOptions:
         typer.Option(min=0.1, help="Seconds in which a server must have replied, to the last byte; one more try."),
     ] = 120.0
 
+    def server_at(self, url: str, model: str, key_env: str | None) -> Server:
+        """A server that is asked so."""
+        from mmpref.generation.api_server import Server
+
+        return Server(url=url, model=model, key_env=key_env, concurrency=self.concurrency, timeout=self.timeout)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostOptions:
@@ -54,6 +64,17 @@ class CostOptions:
         None
     )
     max_cost: Annotated[float | None, typer.Option(min=0, help="Judge for at most so many dollars.")] = None
+
+    def prices(self) -> Prices | None:
+        """The judge's prices, where they are given."""
+        from mmpref.judging import Prices
+
+        return Prices.given(self.price_in, self.price_out)
+
+
+def one_or_many(paths: list[Path]) -> Path | list[Path]:
+    """The paths of an option that may be given several times, as the loaders take them."""
+    return paths[0] if len(paths) == 1 else paths
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:

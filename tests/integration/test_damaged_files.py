@@ -57,7 +57,7 @@ SCORE = f"score {POPE} --answers a.jsonl"
 CHAIR = "score --benchmark chair --questions gt.json --answers captions.jsonl synonyms=synonyms.txt"
 MMHAL = "--benchmark mmhal --questions mmhal.json --answers mmhal.jsonl"
 REPORT = "report runs/base runs/uni --out o/r.html"
-EVAL = f"eval --model model --images images {POPE} --out ev --max-new-tokens 2 --limit 2"
+EVAL = f"eval --model model --image-root images {POPE} --out ev --max-new-tokens 2 --limit 2"
 TRAIN = "train first.yaml train.max_steps=1 train.use_cpu=true preflight=false model.path=model"
 STOPPED = f"{TRAIN.replace('max_steps=1', 'max_steps=2')} train.save_steps=1 output=stopped"
 CACHED = f"{TRAIN} reference.kind=cache reference.cache=refs"
@@ -98,7 +98,9 @@ WRITTEN = [
     Read("stopped/manifest.json", f"{STOPPED} --resume", True),
     Read("stopped/metrics.jsonl", f"{STOPPED} --resume", True),
     Read("stopped/checkpoints/step-1/trainer_state.json", f"{STOPPED} --resume", True),
-    Read("run/recipe.yaml", f"eval --model run --images images {POPE} --out o/e --limit 1 --max-new-tokens 1", True),
+    Read(
+        "run/recipe.yaml", f"eval --model run --image-root images {POPE} --out o/e --limit 1 --max-new-tokens 1", True
+    ),
     Read("run/manifest.json", "merge run --out o/merged", True),
     Read("checked/data_report.json", f"{TRAIN} output=o/run data.manifest=checked", True),
     Read("refs/facts.json", f"{CACHED} output=o/run", True),

@@ -61,16 +61,16 @@ READ = {
     "score verdicts": ["score", *JUDGE_IT[5:], f"verdicts={HERE}"],
     "fetch source": ["data", "fetch", HERE, "--host", "x.invalid", "--out", "o/f.jsonl", "--image-root", "o/f"],
     "report run": ["report", HERE, "--out", "o/r.html"],
-    "report images": ["report", "evaluated", "--out", "o/r.html", "--images", HERE],
+    "report images": ["report", "evaluated", "--out", "o/r.html", "--image-root", HERE],
     "judge questions": [*JUDGE, "--benchmark", "mmhal", "--questions", HERE, "--answers", "a.jsonl"],
     "judge answers": [*JUDGE, "--benchmark", "hallusionbench", "--questions", "q.json", "--answers", HERE],
-    "eval questions": [*EVAL, "--model", "m", "--questions", HERE, "--images", "images", "--out", "o/e"],
+    "eval questions": [*EVAL, "--model", "m", "--questions", HERE, "--image-root", "images", "--out", "o/e"],
 }
 WITH_TORCH = {
     "config adapter.path": ["config", "recipe.yaml", f"adapter.path={HERE}"],
     "doctor": ["doctor", "--recipe", HERE],
-    "eval images": [*EVAL, "--model", "dir", "--questions", "q.json", "--images", HERE, "--out", "o/e"],
-    "eval model": [*EVAL, "--model", HERE, "--questions", "q.json", "--images", "images", "--out", "o/e"],
+    "eval images": [*EVAL, "--model", "dir", "--questions", "q.json", "--image-root", HERE, "--out", "o/e"],
+    "eval model": [*EVAL, "--model", HERE, "--questions", "q.json", "--image-root", "images", "--out", "o/e"],
     "eval adapter": [*EVAL, "--model", "dir", "--adapter", HERE, "--questions", "q.json", "--out", "o/e"],
     "merge run": ["merge", HERE, "--out", "o/m"],
     "data.train": ["train", "recipe.yaml", f"data.train={HERE}"],
@@ -107,10 +107,10 @@ WRITTEN = {
 WRITTEN_WITH_TORCH = {
     "config adapter.path": ["config", "recipe.yaml", f"adapter.path={HERE}"],
     "doctor": ["doctor", "--recipe", HERE],
-    "eval images": [*EVAL, "--model", "dir", "--questions", "q.json", "--images", HERE, "--out", "o/e"],
-    "eval out": [*EVAL, "--model", "dir", "--questions", "q.json", "--images", "images", "--out", HERE],
+    "eval images": [*EVAL, "--model", "dir", "--questions", "q.json", "--image-root", HERE, "--out", "o/e"],
+    "eval out": [*EVAL, "--model", "dir", "--questions", "q.json", "--image-root", "images", "--out", HERE],
     "eval judge cache": [
-        *["eval", *JUDGE_IT[5:9], "--model", "dir", "--images", "images", "--out", "o/e"],
+        *["eval", *JUDGE_IT[5:9], "--model", "dir", "--image-root", "images", "--out", "o/e"],
         *["--judge-server", JUDGE_IT[2], "--judge-model", "j", "--judge-cache", HERE],
     ],
     "demo out": ["demo", "--out", HERE, "--scale", "0.02"],
@@ -231,7 +231,7 @@ def run() -> Iterator[ForkedCommands]:
 
 @pytest.fixture(scope="module")
 def run_with_torch() -> Iterator[ForkedCommands]:
-    with ForkedCommands("mmpref.training.run.run", "mmpref.evals.evaluate", "mmpref.doctor") as commands:
+    with ForkedCommands("mmpref.training.run.run", "mmpref.evals.evaluate", "mmpref.doctor.recipe_check") as commands:
         yield commands
 
 

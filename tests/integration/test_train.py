@@ -426,7 +426,7 @@ def test_an_output_that_holds_a_run_is_refused_unless_told(
     arguments = place.training("demo_dpo", tmp_path / "run", *BATCH, "train.max_steps=1")
     assert main(arguments) == 0
     assert main(arguments) == 2
-    assert "holds a run already (state: complete)" in capsys.readouterr().err
+    assert "contains a run already (state: complete)" in capsys.readouterr().err
     assert main([*arguments, "--resume"]) == 2
     assert "nothing to resume" in capsys.readouterr().err
     assert main([*arguments, "--overwrite"]) == 0

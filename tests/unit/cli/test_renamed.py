@@ -25,12 +25,12 @@ def options_of(command: str) -> set[str]:
 def test_a_former_name_is_refused_with_the_name_of_now(
     command: str, former: str, now: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert f"--{now}" in options_of(command)
-    assert f"--{former}" not in options_of(command)
-    assert main([*command.split(), "x", f"--{former}", "y"]) == 2
-    assert f"mmpref: --{former} is --{now} now\n" in capsys.readouterr().err
-    assert main([*command.split(), "x", f"--{former}=y"]) == 2
-    assert f"mmpref: --{former} is --{now} now\n" in capsys.readouterr().err
+    assert now in options_of(command)
+    assert former not in options_of(command)
+    assert main([*command.split(), "x", former, "y"]) == 2
+    assert f"mmpref: {former} is called {now} now\n" in capsys.readouterr().err
+    assert main([*command.split(), "x", f"{former}=y"]) == 2
+    assert f"mmpref: {former} is called {now} now\n" in capsys.readouterr().err
 
 
 def test_the_same_name_elsewhere_is_no_former_name() -> None:
