@@ -1,6 +1,6 @@
 """Every image of a run decoded once before its first step, so that none stops it at its row.
 
-A header tells the size of an image and not that it is whole. Where no manifest of a check says that the images were
+A header gives the size of an image and not that it is whole. Where no manifest of a check says that the images were
 decoded, they are decoded here: in threads, as decoders let go of Python's lock, and each once however many pairs show
 it. An image that kills its decoder kills this process too; ``mmpref data check`` decodes in processes of their own and
 names it.
@@ -34,7 +34,7 @@ class ImageCheck:
     Args:
         rank, size: of this process among those that share the work.
         gather: what each of them found, in order of rank, for all of them.
-        say: told what is done, in one line.
+        say: called with what is done, in one line.
     """
 
     rank: int = 0

@@ -1,7 +1,7 @@
-"""Sources become checked pairs: every row is used or put aside, and the two add up to what was read.
+"""Sources become checked pairs: every row is used or quarantined, and the two add up to what was read.
 
-What is counted are pairs: a row that holds several (four ranked answers, say) counts as that many, and a row that holds
-none counts as one that was put aside.
+What is counted are pairs: a row that gives several (four ranked answers, say) counts as that many, and a row that gives
+none counts as one that was quarantined.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def _without_broken(
     places: Mapping[str, tuple[str, int]],
     quarantine: Quarantine,
 ) -> list[list[PreferencePair]]:
-    """The pairs whose images are whole; the others are put aside, in the order of the rows."""
+    """The pairs whose images are whole; the others are quarantined, in the order of the rows."""
     for (number, name), fault in broken.items():
         quarantine.num_used -= 1
         sources[number].quarantine_row(quarantine, *places[name], fault, row_id=name)

@@ -62,6 +62,7 @@ class Listing:
         return len(self._sizes)
 
     def as_json(self) -> dict[str, Any]:
+        """The images in the manifest: their number, size and three hashes."""
         return {
             "num": len(self),
             "bytes": self.num_bytes,
@@ -72,18 +73,22 @@ class Listing:
 
     @property
     def names_and_sizes(self) -> str:
+        """One hash of the names and sizes of all images."""
         return _joined(self._sizes)
 
     @property
     def times(self) -> str:
+        """One hash of the names and times of change of all images."""
         return _joined(self._times)
 
     @property
     def contents(self) -> str:
+        """One hash of the names and contents of all images."""
         return _joined(self._contents)
 
     @property
     def pairs(self) -> str:
+        """One hash of the pairs in their order."""
         digest: str = self._pairs.hexdigest()
         return digest
 

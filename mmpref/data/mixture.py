@@ -37,7 +37,7 @@ class Weighted:
 def repeat(pairs: Sequence[PreferencePair], weight: float, *, seed: int) -> list[PreferencePair]:
     """Each pair as often as its weight says, in the order given.
 
-    Each stands ``floor(weight)`` times, and a seeded choice of them once more, so that there are
+    Each appears ``floor(weight)`` times, and a seeded choice of them once more, so that there are
     ``round(weight * len(pairs))`` in all. Who is chosen depends on the seed and the pair's id alone.
     """
     whole = math.floor(weight)

@@ -31,11 +31,11 @@ def open_pairs(
 
     Args:
         spec: file, folder or hub id; see :func:`mmpref.data.reading.source.open_source`.
-        format: name of the row format; ``auto`` takes the card's, or tells it from the keys.
+        format: name of the row format; ``auto`` takes the card's, or recognises it by the keys.
         root: image paths start here; default: the source's own folder.
         split: where the source has several.
         card: name of the data card that describes the source.
-        file_format: of the files, where their names do not tell.
+        file_format: of the files, where their names do not say.
         limits: what is refused before an image is decoded.
     """
     if format not in ("auto", "canonical"):

@@ -37,11 +37,11 @@ class PairSource:
 
     Args:
         rows: where the rows come from.
-        format: the name of a row format, or ``auto``: told by the keys of each row.
+        format: the name of a row format, or ``auto``: recognised by the keys of each row.
         options: what the format's adapter takes (a data card knows it).
         images: opens this source's images; None leaves them unopened.
         name: the pairs' ``source`` where the rows name none, and the beginning of generated ids.
-        anchored: make image paths absolute, so that pairs of sources with different roots can stand in one list.
+        anchored: make image paths absolute, so that pairs of sources with different roots can be in one list.
         asked_root: the image root as it was given; None where the rows' own folder is taken.
         card: the data card as it was given.
     """
@@ -61,9 +61,9 @@ class PairSource:
         return self.rows.format if self.format == "auto" and self.rows.format is not None else self.format
 
     def candidates(self, quarantine: Quarantine, *, demonstrations: bool) -> Iterator[Candidate]:
-        """The pairs whose row is in order; the others are put aside. Images are not looked at.
+        """The pairs whose row is in order; the others are quarantined. Images are not looked at.
 
-        Whoever iterates says of each pair whether it was used (``num_used``) or puts it aside.
+        Whoever iterates says of each pair whether it was used (``num_used``) or quarantines it.
         """
 
         def broken(file: str, row: int, fault: RowError) -> None:
@@ -106,7 +106,7 @@ class PairSource:
         Args:
             quarantine: gets the others, and the counts.
             demonstrations: accept rows without ``rejected``.
-            skip: (file, row, id) -> reason of pairs that an earlier check put aside.
+            skip: (file, row, id) -> reason of pairs that an earlier check quarantined.
         """
         for _, candidate in self._sound(quarantine, demonstrations, skip):
             yield candidate
@@ -117,7 +117,7 @@ class PairSource:
         """How many pairs can be used, and the chosen ones among them.
 
         Everything is read to the end first, which is what fills the quarantine, and then a second time up to the last
-        chosen pair: so that memory holds one pair at a time.
+        chosen pair: so that one pair is in memory at a time.
 
         Args:
             choose: the number of pairs that can be used -> the places of those that are wanted, in order.
@@ -146,7 +146,7 @@ class PairSource:
             file, row, pair = candidate
             try:
                 if skip and (reason := skip.get((file, row, pair.id))):
-                    raise RowError("put aside by the check of this data", reason=reason)
+                    raise RowError("quarantined by the check of this data", reason=reason)
                 if self.images is not None:
                     for image in all_images(pair):
                         if image.path is None or image.path not in sound:
@@ -162,6 +162,7 @@ class PairSource:
     def quarantine_row(
         self, quarantine: Quarantine, file: str, row: int, fault: RowError, *, row_id: str | None
     ) -> None:
+        """Put one of the source's rows into a quarantine, with the reason and detail of its fault."""
         quarantine.add(
             source=self._label(file), file=file, row=row, row_id=row_id, reason=fault.reason, detail=fault.detail
         )
@@ -192,7 +193,7 @@ def _stem(file: str) -> str:
 
 
 def canonical_rows(row: Mapping[str, Any], name: str, options: FormatOptions, *, place: str) -> list[Mapping[str, Any]]:
-    """The canonical rows that a row of any format stands for: none, one or several.
+    """The canonical rows that a row of any format gives: none, one or several.
 
     Args:
         row: as a reader gives it.

@@ -1,4 +1,4 @@
-"""Literal marks of media in text: where they stand for an image that is not there, the row is refused.
+"""Literal marks of media in text: where they mean an image that is not there, the row is refused.
 
 Only the foreign formats know ``<image>`` as a place, and each turns it into an image part. What is left of it in a text
 is a place without an image, or a word about markup: the model would read it as plain letters.
@@ -67,7 +67,7 @@ def refuse_marks(text: str, where: str, *, has_images: bool, advice: str = "") -
     """
     if "<" not in text and "[IMG]" not in text:
         return
-    closed = text.rfind("[/IMG]")  # before it stands a forum's [IMG]address[/IMG]
+    closed = text.rfind("[/IMG]")  # before it comes a forum's [IMG]address[/IMG]
     marks = (found[0] for found in _MARKS.finditer(text) if found[0] != "[IMG]" or found.start() > closed)
     mark = next(marks, None)
     if mark == "</image>" and not has_images:  # alone it ends no place
@@ -138,7 +138,7 @@ def links_to_images(text: str) -> int:
 
 
 def _images(text: str) -> Iterator[tuple[str, str]]:
-    """What stands in the text for an image, and the image's path."""
+    """What means an image in the text, and the image's path."""
     if "](" not in text and "<img" not in text and "<IMG" not in text:
         return
     for found in _PICTURE.finditer(text):

@@ -64,7 +64,7 @@ def read_prompt(value: Any, asides: dict[str, list[Any]]) -> tuple[Message, ...]
             "roles", "the prompt must end with a user turn; the beginning of the answer goes in 'response_prefix'"
         )
     if any(message.num_images for message in prompt if message.role != "user"):
-        raise row_fault("image_place", "an image part stands outside a user turn")
+        raise row_fault("image_place", "an image part is outside a user turn")
     return prompt
 
 
@@ -78,7 +78,7 @@ def _message(item: Any, place: int, asides: dict[str, list[Any]]) -> Message:
         text = content if content.isascii() else encodable(content, f"prompt[{place}]")
         if not text.strip() and role != "system":
             raise row_fault("empty_turn", f"prompt[{place}] ({role}) has no text")
-        if "<" in text:  # text that is meant letter by letter stands in a part
+        if "<" in text:  # text that is meant letter by letter goes into a part
             refuse_marks(text, f"prompt[{place}]", has_images=False, advice=OURS)
         return Message(role, (Part("text", text),))
     if not isinstance(content, list | tuple):

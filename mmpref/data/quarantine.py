@@ -1,6 +1,6 @@
-"""What happens to a row that cannot be used: it is named, counted and written down, never half-used.
+"""What happens to a row that cannot be used: it is named, counted and written down.
 
-The rule of the room: rows used + rows quarantined = rows read.
+Always: rows used + rows quarantined = rows read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mmpref.files.writing import replacing
 NO_PAIR = "no_pair"
 """The reason of a row that is in order and contains no preference (a tie, say); it does not count as bad."""
 Skip = Mapping[tuple[str, int, str | None], str]
-"""(file, row, id) -> reason of what an earlier check put aside; the id is None where the row had none to read."""
+"""(file, row, id) -> reason of what an earlier check quarantined; the id is None where the row had none to read."""
 
 
 class LineNumber(int):
@@ -28,7 +28,7 @@ class LineNumber(int):
 
 
 def where_is(file: str, number: int) -> str:
-    """Where a row stands, in words: ``pairs.jsonl, line 12``, or ``pairs.parquet, row 12``."""
+    """Where a row is, in words: ``pairs.jsonl, line 12``, or ``pairs.parquet, row 12``."""
     return f"{file}, {unit(number)} {number}"
 
 
@@ -80,18 +80,18 @@ class Quarantine:
 
     Args:
         path: where ``write`` puts ``quarantine.jsonl``; None keeps the rows in memory only.
-        expected: what a check of the same data put aside; such rows are listed, and count as bad no more.
+        expected: what a check of the same data quarantined; such rows are listed, and count as bad no more.
     """
 
     def __init__(self, path: Path | None = None, *, expected: Skip | None = None) -> None:
         self.path = path
         self.expected: Skip = expected or {}
         self.num_bad = 0
-        """Rows put aside that count against the allowed share: neither without a preference nor expected."""
+        """Quarantined rows that count against the allowed share: neither without a preference nor expected."""
         self.rows: list[QuarantinedRow] = []
         self.counts: Counter[str] = Counter()
         self.left_over: Counter[str] = Counter()
-        """Columns that no part of a pair was read from -> rows that have them; they stand in ``meta``."""
+        """Columns that no part of a pair was read from -> rows that have them; they are in ``meta``."""
         self.num_read = 0
         self.num_used = 0
 
@@ -104,7 +104,7 @@ class Quarantine:
         return len(self.rows)
 
     def add(self, *, source: str, file: str, row: int, row_id: str | None, reason: str, detail: str) -> None:
-        """Put one row aside."""
+        """Quarantine one row."""
         self.rows.append(
             QuarantinedRow(source=source, file=file, row=row, id=row_id, reason=reason, detail=_shorten(detail))
         )
@@ -112,7 +112,7 @@ class Quarantine:
         self.num_bad += reason != NO_PAIR and (file, row, row_id) not in self.expected
 
     def summary(self) -> str:
-        """One line: how many rows were read, used and put aside, and why."""
+        """One line: how many rows were read, used and quarantined, and why."""
         line = f"{self.num_read} rows read, {self.num_used} used, {len(self.rows)} quarantined"
         if self.counts:
             line += f" ({self.reasons()})"

@@ -1,4 +1,4 @@
-"""A seeded split by image: pairs that share an image never stand on both sides."""
+"""A seeded split by image: pairs that share an image are never on both sides."""
 
 from __future__ import annotations
 

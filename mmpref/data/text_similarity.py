@@ -1,9 +1,9 @@
 """How much two answers share, word by word, and where they differ.
 
 Words are found without knowing the language: runs of letters and digits, with apostrophes inside; Chinese, Japanese and
-Korean characters stand alone, so that a sentence without spaces is not one word. The longest common subsequence is
-computed on whole machine words at a time (Crochemore et al. 2001, Hyyrö 2004), so a pair of long answers takes well
-under a millisecond.
+Korean characters are words by themselves, so that a sentence without spaces is not one word. The longest common
+subsequence is computed on whole machine words at a time (Crochemore et al. 2001, Hyyrö 2004), so a pair of long answers
+takes well under a millisecond.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Checked:
 
     hash: str
     skip: Skip
-    """(file, row, id) -> reason of what the check put aside, with the files' names as they are now."""
+    """(file, row, id) -> reason of what the check quarantined, with the files' names as they are now."""
     _entries: tuple[Mapping[str, Any], ...]
     _report: Path
     _stamps: Mapping[Path, _Stamp]

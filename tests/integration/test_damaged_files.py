@@ -115,8 +115,11 @@ READ = GIVEN + WRITTEN
 @pytest.fixture(scope="module")
 def run() -> Iterator[ForkedCommands]:
     modules = (
+        "mmpref.data.commands.audit_source",
         "mmpref.data.commands.check",
-        "mmpref.data.audit",
+        "mmpref.data.commands.check_outcome",
+        "mmpref.data.commands.convert",
+        "mmpref.data.commands.verify_source",
         "mmpref.evals",
         "mmpref.report.page",
         "pyarrow.parquet",

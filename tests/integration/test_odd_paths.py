@@ -215,7 +215,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run() -> Iterator[ForkedCommands]:
-    modules = ("opening", "commands.check", "commands.convert", "audit", "fetching.fetch")
+    modules = (
+        "opening",
+        "commands.check_outcome",
+        "commands.check",
+        "commands.convert",
+        "commands.audit_source",
+        "commands.verify_source",
+        "commands.gallery",
+        "fetching.fetch",
+    )
     with ForkedCommands(*[f"mmpref.data.{name}" for name in modules], "mmpref.evals", "mmpref.report.page") as commands:
         yield commands
 

@@ -1,4 +1,4 @@
-"""What the images are: how often each stands, how large, how many image tokens, and whether a benchmark has it."""
+"""What the images are: how often each appears, how large, how many image tokens, and whether a benchmark has it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mmpref.image_tokens import IMAGE_TOKENS, RULES
 from mmpref.records import ImageRef, PreferencePair
 
 HELD_OUT = 0.05
-"""Share of rows for which the danger of a split by row is told."""
+"""Share of rows for which the danger of a split by row is estimated."""
 
 _VAL_NAME = re.compile(r"val20(?:14|17)", re.IGNORECASE)
 
@@ -44,9 +44,9 @@ class Images:
     """Images named in rows, each time they are named."""
     num_distinct: int
     by_content: bool
-    """Images were told apart by their bytes; otherwise by path alone."""
+    """Images were distinguished by their bytes; otherwise by path alone."""
     num_copies: int
-    """Paths whose image also stands under another path."""
+    """Paths whose image is also under another path."""
     copy_examples: tuple[tuple[str, str], ...]
     rows_per_image: Quantiles
     num_rows_sharing: int
@@ -62,6 +62,7 @@ class Images:
     tokens: Mapping[str, Tokens]
 
     def rows(self) -> list[tuple[str, str]]:
+        """(question, answer) for the terminal."""
         if not self.num_places:
             return [("images", "none")]
         how = "by content" if self.by_content else "by path"
@@ -84,6 +85,7 @@ class Images:
         return rows
 
     def warnings(self) -> list[str]:
+        """What the user should look at, in sentences."""
         found = []
         if self.split_danger is not None and self.split_danger > 0.01:
             found.append(
@@ -125,7 +127,7 @@ class _Entry:
 
 
 class ImageTally:
-    """Reads each distinct image once and counts where it stands."""
+    """Reads each distinct image once and counts where it appears."""
 
     def __init__(self, loader: ImageLoader | None, finder: LeakFinder) -> None:
         self.num_with_coco_id = 0
@@ -153,6 +155,7 @@ class ImageTally:
         return Seen(every, tuple(self._leaks(pair, distinct)))
 
     def finish(self) -> Images:
+        """What all pairs together show."""
         entries = list(self._entries.values())
         sizes = np.array([entry.size for entry in entries if entry.size], dtype=np.float64).reshape(-1, 2)
         rows = [entry.rows for entry in entries]

@@ -81,7 +81,7 @@ def read_benchmark_ids(path: Path | str) -> set[int]:
     not named as COCO names files (Visual Genome and GQA number their images differently).
 
     Raises:
-        DataError: the file cannot be read, or holds no COCO id (AMBER's and GQA's images have none).
+        DataError: the file cannot be read, or has no COCO id (AMBER's and GQA's images have none).
     """
     path = Path(path)
     found: set[int] = set()
@@ -137,14 +137,16 @@ class LeakFinder:
 
     @property
     def benchmarks(self) -> tuple[str, ...]:
+        """The benchmarks that pairs are compared with, by id or by content."""
         return tuple(dict.fromkeys((*self.ids, *self.num_images)))
 
     @property
     def compares_content(self) -> bool:
+        """Whether there are benchmark images to compare with."""
         return bool(self._digests)
 
     def by_name(self, pair: PreferencePair, ids: Mapping[int, str]) -> list[Leak]:
-        """Leaks told by what the row says: its ``coco_ids``, and file names that only a benchmark has."""
+        """Leaks found by what the row says: its ``coco_ids``, and file names that only a benchmark has."""
         found = []
         for number, how in ids.items():
             for name, numbers in self.ids.items():
@@ -156,7 +158,7 @@ class LeakFinder:
         return found
 
     def by_content(self, pair_id: str, digest: str, print_: int | None) -> list[Leak]:
-        """Leaks told by the image itself: its bytes, or its look."""
+        """Leaks found by the image itself: its bytes, or its look."""
         if digest in self._digests:
             name, place = self._digests[digest]
             return [Leak(pair_id, name, "same_file", place)]

@@ -61,6 +61,7 @@ class Scores:
     rule_tau_good: str
 
     def rows(self) -> list[tuple[str, str]]:
+        """(question, answer) for the terminal."""
         if not self.num_scored:
             return [("scored pairs", f"0 of {self.num_pairs:,}")]
         rows = [
@@ -86,6 +87,7 @@ class Scores:
         return rows
 
     def warnings(self) -> list[str]:
+        """What the user should look at, in sentences."""
         if not self.num_scored:
             return []
         found = []
@@ -125,6 +127,7 @@ class ScoreTally:
         self._inverted: list[str] = []
 
     def add(self, pair: PreferencePair) -> None:
+        """Count the scores of one pair."""
         if pair.rejected is None:
             return
         place, self._num_pairs = self._num_pairs, self._num_pairs + 1

@@ -30,6 +30,7 @@ class Quantiles:
 
     @classmethod
     def of(cls, values: ArrayLike) -> Quantiles:
+        """Mean and quantiles of some values; all None where there is none."""
         found = np.asarray(values, dtype=np.float64)
         if not found.size:
             return cls(0)
@@ -54,6 +55,7 @@ class Histogram:
 
     @classmethod
     def of(cls, values: ArrayLike, *, low: float | None = None, high: float | None = None, bins: int = 10) -> Histogram:
+        """Some values in bins of equal width, from ``low`` to ``high`` or as far as the values go."""
         found = np.asarray(values, dtype=np.float64)
         if not found.size:
             return cls()
@@ -86,7 +88,7 @@ def mean_estimate(values: ArrayLike, groups: ArrayLike) -> Estimate:
 def share_estimate(flags: ArrayLike, groups: ArrayLike) -> Estimate:
     """A share with Wilson's interval at the effective number of rows: n over the design effect of the groups.
 
-    Where all rows agree nothing can be said about the effect, and the number of groups stands for n.
+    Where all rows agree nothing can be said about the effect, and the number of groups is taken as n.
     """
     found, labels = np.asarray(flags, dtype=np.float64), np.asarray(groups)
     if not found.size:

@@ -44,6 +44,7 @@ class Lengths:
     """Words of chosen minus words of rejected."""
 
     def rows(self) -> list[tuple[str, str]]:
+        """(question, answer) for the terminal."""
         if not self.num_compared:
             return []
         return [
@@ -54,6 +55,7 @@ class Lengths:
         ]
 
     def warnings(self) -> list[str]:
+        """What the user should look at, in sentences."""
         if self.longer.interval is None or self.longer.value is None or self.equal is None:
             return []
         decided = 1 - self.equal
@@ -63,7 +65,7 @@ class Lengths:
             which, share = ("longer", self.longer.value) if self.longer.value > shorter else ("shorter", shorter)
             return [
                 f"the chosen answer is the {which} one in {share / decided:.0%} of the pairs that differ in length: "
-                "length alone tells it; consider length_normalize, rdpo, or balancing the pairs"
+                "length alone predicts it; consider length_normalize, rdpo, or balancing the pairs"
             ]
         return []
 
@@ -84,6 +86,7 @@ class Similarity:
     """Pairs in which one answer begins with the whole other one."""
 
     def rows(self) -> list[tuple[str, str]]:
+        """(question, answer) for the terminal."""
         if not self.edit.n:
             return []
         near = f"{self.num_near:,} ({self.num_near / self.edit.n:.1%})"
@@ -94,6 +97,7 @@ class Similarity:
         ]
 
     def warnings(self) -> list[str]:
+        """What the user should look at, in sentences."""
         if not self.edit.n or self.num_near <= 0.05 * self.edit.n:
             return []
         return [
@@ -104,7 +108,7 @@ class Similarity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repeats:
-    """What stands more than once."""
+    """What appears more than once."""
 
     num_prompts: int
     """Distinct prompts, case and spaces ignored."""
@@ -113,7 +117,7 @@ class Repeats:
     num_questions: int
     """Distinct prompts with their images."""
     num_same_pair: int
-    """Rows whose prompt, images and both answers stood before."""
+    """Rows whose prompt, images and both answers appeared before."""
     num_contradictions: int
     """Rows that prefer what another row of the same question rejects."""
     contradiction_examples: tuple[str, ...]
@@ -124,6 +128,7 @@ class Repeats:
     """Rows whose answers all begin with the whole question."""
 
     def rows(self) -> list[tuple[str, str]]:
+        """(question, answer) for the terminal."""
         if not self.num_prompts:
             return []
         most = f", one of them in {self.most_used_count:,} rows" if self.most_used_count > 1 else ""
@@ -140,6 +145,7 @@ class Repeats:
         return rows
 
     def warnings(self) -> list[str]:
+        """What the user should look at, in sentences."""
         found = []
         if self.num_same_pair:
             found.append(f"{self.num_same_pair:,} rows repeat a pair word for word")
@@ -206,6 +212,7 @@ class TextTally:
         return np.asarray(self._chosen, dtype=np.float64) - np.asarray(self._rejected, dtype=np.float64)
 
     def lengths(self) -> Lengths:
+        """Lengths of the answers, over all pairs so far."""
         difference = self.word_differences()
         return Lengths(
             num_compared=difference.size,
@@ -219,6 +226,7 @@ class TextTally:
         )
 
     def similarity(self) -> Similarity:
+        """How alike the two answers of a pair are, over all pairs so far."""
         return Similarity(
             edit=Quantiles.of(self._edit),
             jaccard=Quantiles.of(self._jaccard),
@@ -229,6 +237,7 @@ class TextTally:
         )
 
     def repeats(self) -> Repeats:
+        """What appears more than once among the pairs so far."""
         return Repeats(
             num_prompts=len(self._prompts),
             most_used_prompt=self._most_used[1],
@@ -277,11 +286,13 @@ class _Examples:
         self._kept: list[tuple[bytes, str]] = []
 
     def add(self, name: str) -> None:
+        """Count one more."""
         self.num_seen += 1
         self._kept = sorted([*self._kept, (_hash(str(self._seed), name), name)])[:NUM_EXAMPLES]
 
     @property
     def ids(self) -> tuple[str, ...]:
+        """The ids that were drawn."""
         return tuple(name for _, name in self._kept)
 
 

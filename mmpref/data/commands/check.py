@@ -91,7 +91,7 @@ class _Window:
 
     candidates: list[Candidate]
     keys: list[_Key]
-    verdicts: list[DecodeResult]
+    results: list[DecodeResult]
 
 
 @dataclass
@@ -120,23 +120,23 @@ class _Tally:
     def close(self, number: int, source: PairSource, window: _Window) -> None:
         """Say of each pair of a window whose images are decoded whether it is used."""
         embedded: dict[_Key, DecodeResult] = {}
-        for key, verdict in zip(window.keys, window.verdicts, strict=True):
+        for key, result in zip(window.keys, window.results, strict=True):
             if key in self.pending:
                 self.pending.discard(key)
-                self.images[key] = verdict
+                self.images[key] = result
             else:
-                embedded[key] = verdict
+                embedded[key] = result
         for place, (file, row, pair) in enumerate(window.candidates):
             keys = _image_keys(number, place, pair)
-            verdicts = [self.images[key] if key in self.images else embedded.get(key) for key in keys]
-            fault = next((verdict for verdict in verdicts if verdict is not None and verdict.reason), None)
+            results = [self.images[key] if key in self.images else embedded.get(key) for key in keys]
+            fault = next((result for result in results if result is not None and result.reason), None)
             if fault is not None:
                 error = RowError(fault.detail, reason=fault.reason or "unknown")
             elif pair.id in self.ids:
                 error = RowError(f"the id is already that of {self.ids[pair.id]}", reason="duplicate_id")
             else:
                 self.ids[pair.id] = where_is(file, row)
-                self._use(number, source, pair, keys, verdicts)
+                self._use(number, source, pair, keys, results)
                 continue
             source.quarantine_row(self.quarantine, file, row, error, row_id=pair.id)
 
@@ -146,7 +146,7 @@ class _Tally:
         source: PairSource,
         pair: PreferencePair,
         keys: Sequence[_Key],
-        verdicts: Sequence[DecodeResult | None],
+        results: Sequence[DecodeResult | None],
     ) -> None:
         self.quarantine.num_used += 1
         self.sources[pair.source] += 1
@@ -161,18 +161,19 @@ class _Tally:
             self.tied += pair.score_chosen == pair.score_rejected
             self.low = min(self.low, pair.score_chosen, pair.score_rejected)
             self.high = max(self.high, pair.score_chosen, pair.score_rejected)
-        for key, ref, verdict in zip(keys, all_images(pair), verdicts, strict=True):
-            if verdict is None or (ref.path is not None and self.images.get(key) is None):
+        for key, ref, result in zip(keys, all_images(pair), results, strict=True):
+            if result is None or (ref.path is not None and self.images.get(key) is None):
                 continue
             self.num_images += 1
-            self.image_bytes += verdict.num_bytes
-            self.sides[verdict.longer_side] += 1
+            self.image_bytes += result.num_bytes
+            self.sides[result.longer_side] += 1
             if ref.path is not None and source.images is not None:
                 name = image_name(ref.path, source.images)
-                self.listings[number].add(name, verdict.num_bytes, verdict.mtime_ns, verdict.sha256)
+                self.listings[number].add(name, result.num_bytes, result.mtime_ns, result.sha256)
                 self.images[key] = None
 
     def report(self, manifest: dict[str, Any], max_bad_fraction: float) -> CheckReport:
+        """The report on everything that was counted."""
         quarantine = self.quarantine
         scores = {"lowest": self.low, "highest": self.high, "inverted": self.inverted, "tied": self.tied}
         return CheckReport(
@@ -206,7 +207,7 @@ def _decoded(
 
     def finished() -> _Window:
         window, tasks, work = waiting.popleft()
-        window.verdicts = decoder.result(tasks, work)
+        window.results = decoder.result(tasks, work)
         return window
 
     for chunk in _chunks(source.candidates(tally.quarantine, demonstrations=demonstrations)):
@@ -241,7 +242,7 @@ def _chunks(candidates: Iterator[Candidate]) -> Iterator[list[Candidate]]:
 
 
 def _image_keys(number: int, place: int, pair: PreferencePair) -> list[_Key]:
-    """What tells an image from others: its path, or for embedded bytes the pair's place in its window."""
+    """What identifies an image: its path, or for embedded bytes the pair's place in its window."""
     return [
         (number, f"path:{ref.path}" if ref.path is not None else f"data:{place}:{index}")
         for index, ref in enumerate(all_images(pair))

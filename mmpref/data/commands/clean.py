@@ -26,7 +26,7 @@ class CleanFile:
     path: Path
     num_pairs: int
     unwritable: tuple[str, ...]
-    """Pairs that JSON cannot hold, each in one line; they were left out."""
+    """Pairs that JSON cannot express, each in one line; they were left out."""
     root: Path | None
     """Where image paths start, if that is not the file's own folder."""
     images: Path | None
@@ -42,7 +42,7 @@ def write_clean(
         sources: as they were checked.
         out: the file. Image paths are written relative to its folder where the images lie below it; else they start
             from the sources' common root.
-        skip: what the check put aside.
+        skip: what the check quarantined.
         demonstrations: as for the check.
         copy_images: copy the images to ``<name>_images`` beside the file, so that the two can be moved together.
 
@@ -115,6 +115,7 @@ class _Copies:
     """The folder until the file is whole."""
 
     def path_of(self, number: int, source: PairSource, path: str) -> str:
+        """Where the copy of an image is, below the file's folder; the first call copies it."""
         assert source.images is not None
         name = f"{number}/{_below(path, source.images.root)}"
         target = self.place / name

@@ -1,7 +1,7 @@
 """Any readable rows written as canonical pairs, or as rows of TRL, LLaMA-Factory or ms-swift, written atomically.
 
-A field that the target has no place for is never dropped in silence: such a row is put aside, and the report counts the
-fields. Embedded images become files beside the output where the target wants paths.
+A field that the target has no place for is never dropped in silence: such a row is quarantined, and the report counts
+the fields. Embedded images become files beside the output where the target wants paths.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ class ConvertReport:
 
     target: str
     num_rows: int
-    """Foreign rows read; one of them can hold several pairs."""
+    """Foreign rows read; one of them can give several pairs."""
     num_pairs: int
     """Pairs written."""
     num_quarantined: int
-    """Pairs, and rows that gave none, put aside."""
+    """Pairs, and rows that gave none."""
     formats: Mapping[str, int]
     """Rows by the format they were read as."""
     fields_lost: Mapping[str, int]
-    """Canonical fields that the target has no place for -> pairs that use them; those pairs were put aside."""
+    """Canonical fields that the target has no place for -> pairs that use them; those pairs were quarantined."""
     left_over: Mapping[str, int]
     """Columns that nothing is read from -> rows that have them; they are written in ``meta``."""
     files: tuple[Path, ...]
@@ -306,7 +306,7 @@ def _read_info(path: Path, name: str) -> dict[str, Any]:
 
 
 def _info(file_name: str, target: str, columns: set[str]) -> dict[str, Any]:
-    """LLaMA-Factory's description of the file: which column holds what."""
+    """LLaMA-Factory's description of the file: which column has what."""
     if target == "llamafactory_alpaca":
         names = {"prompt": "instruction", "query": "input"}
     else:

@@ -22,10 +22,10 @@
     card.length = card.words && card.words[1] !== null && card.words[1] !== undefined ? card.words[0] - card.words[1] : null;
     card.longest = card.words ? Math.max(card.words[0], card.words[1] || 0) : 0;
     card.faults = (card.images || []).concat(card.rejectedImages || []).filter((at) => images[at].reason);
-    const told = [card.id, card.source, card.reason, card.detail, card.place, card.prefix, joined(card.chosen), joined(card.rejected)];
-    for (const turn of card.prompt || []) told.push(...turn.slice(1));
-    for (const at of card.images || []) told.push(images[at].name);
-    card.told = told.filter(Boolean).join("\n").toLowerCase();
+    const texts = [card.id, card.source, card.reason, card.detail, card.place, card.prefix, joined(card.chosen), joined(card.rejected)];
+    for (const turn of card.prompt || []) texts.push(...turn.slice(1));
+    for (const at of card.images || []) texts.push(images[at].name);
+    card.searched = texts.filter(Boolean).join("\n").toLowerCase();
   });
 
   const kinds = [
@@ -248,7 +248,7 @@
     const picked = choices.filter(({ select }) => select.value !== "").map(({ key, select }) => [key, select.value]);
     const found = cards.filter((card) =>
       (!kind || kind[2](card)) &&
-      wanted.every((word) => card.told.includes(word)) &&
+      wanted.every((word) => card.searched.includes(word)) &&
       limits.every(([key, least, most]) => card[key] !== null && card[key] !== undefined && card[key] >= least && card[key] <= most) &&
       picked.every(([key, value]) => card[key] === value));
     return sort ? found.sort(sort[2]) : found;

@@ -50,7 +50,7 @@ def build_gallery(
     limit: int = 1000,
     num_pairs: int | None = None,
 ) -> Path:
-    """Write the gallery of some pairs, taken one at a time: memory holds what the page holds.
+    """Write the gallery of some pairs, taken one at a time: memory is bounded by the page.
 
     Args:
         pairs: of a list of more than ``limit``, as many are shown, evenly spaced, and the page says so. Anything else
@@ -92,6 +92,7 @@ class _Album:
         self._places: dict[tuple[str | None, bytes | None], int] = {}
 
     def place(self, ref: ImageRef) -> int:
+        """The number of an image in the page; a new one is added."""
         key = (ref.path, None if ref.data is None else hashlib.sha256(ref.data).digest())
         if key not in self._places:
             self._places[key] = len(self.images)

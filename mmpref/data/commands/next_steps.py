@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mmpref.data.commands.check_report import CheckReport
 
 RECIPE = "RECIPE"
-"""What stands in a command for the recipe, which only the user knows."""
+"""What a command has in place of the recipe, which only the user knows."""
 DEFAULT_OUT = Path("data_check")
 """Where ``mmpref data check`` writes when it is not said."""
 _HOST = re.compile(r"image 'https://([A-Za-z0-9.-]+)[:/]")
@@ -72,7 +72,7 @@ def fetch_commands(sources: Sequence[PairSource], rows: Iterable[QuarantinedRow]
 
 
 def train_command(sources: Sequence[PairSource], manifest: Path | None = None) -> str:
-    """``mmpref train RECIPE`` over these sources, held to a check where there is one."""
+    """``mmpref train RECIPE`` over these sources, compared with a check where there is one."""
     keys = [*source_keys(sources), *([override("data.manifest", str(manifest))] if manifest is not None else [])]
     return " ".join(["mmpref train", RECIPE, *keys])
 
@@ -107,7 +107,7 @@ def train_on_file(path: Path, root: Path | None) -> str:
 
 
 def after_check(sources: Sequence[PairSource], report: CheckReport, out: Path, *, demonstrations: bool) -> list[str]:
-    """What to do after a check, as lines: commands stand on lines of their own, indented."""
+    """What to do after a check, as lines: commands are lines of their own, indented."""
     steps: list[str] = []
     if report.used:
         good = f"train on the {report.used:,} rows that are in order" if report.quarantined else "train"
@@ -164,7 +164,7 @@ def _free(path: Path) -> Path:
 
 
 def advice_on_ids(sources: Sequence[PairSource], *, demonstrations: bool) -> list[str]:
-    """What helps a training run in which ids stand twice: a check puts the later rows aside, or all get new ids."""
+    """What helps a training run in which ids appear twice: a check quarantines the later rows, or all get new ids."""
     folder = report_folder(sources)
     command = check_command(sources, demonstrations=demonstrations, more=_with_out(folder, []))
     lines = []
@@ -200,7 +200,7 @@ def advice(sources: Sequence[PairSource], quarantine: Quarantine, *, demonstrati
         command = check_command(sources, demonstrations=demonstrations, more=_with_out(folder, []))
         if command is not None:
             lines += [
-                "or look at all of them, and hold the run to what was checked: run",
+                "or look at all of them, and tie the run to what was checked: run",
                 f"  {command}",
                 "and give this command once more with",
                 f"  {override('data.manifest', str(folder))}",

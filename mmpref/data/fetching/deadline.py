@@ -35,6 +35,7 @@ class Deadline:
 
     @property
     def is_over(self) -> bool:
+        """Whether no time is left, or everything was stopped."""
         return self.left == 0.0 or self._stopped.is_set()
 
     def connect(self, connection: http.client.HTTPConnection) -> None:

@@ -2,7 +2,7 @@
 
 Nothing else in mmpref opens a URL. A host is resolved once, every address it has must be public, and the connection
 goes to the address that was checked, so that a second answer of the name server changes nothing. Redirects are followed
-only to places that pass the same checks. Proxy settings are not read. The time limit of an image holds whatever the
+only to places that pass the same checks. Proxy settings are not read. The time limit of an image applies whatever the
 server does, and a file counts as fetched when it is a whole image.
 """
 
@@ -63,7 +63,7 @@ def fetch_pairs(
 ) -> FetchReport:
     """Download the images that pairs name by URL, and write the pairs with the paths of the files.
 
-    Pairs whose image cannot be had are put aside. What is there already is not asked for again, so a call that was
+    Pairs whose image cannot be had are quarantined. What is there already is not asked for again, so a call that was
     stopped goes on where it was.
 
     Args:

@@ -32,6 +32,7 @@ class _Pinned(http.client.HTTPSConnection):
         self._address = address
 
     def connect(self) -> None:
+        """Connect to the address that was checked, and greet the host by its name."""
         plain = socket.create_connection((self._address, self.port), self.timeout)
         # known before the greeting, so that a slow one can be ended
         self.sock = self._tls.wrap_socket(plain, server_hostname=self.host, do_handshake_on_connect=False)

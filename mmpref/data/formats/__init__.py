@@ -128,7 +128,7 @@ def to_canonical(
         place: becomes the id of a row that has none, such as ``file:12``; it is the same as ``options.place``.
 
     Raises:
-        RowError: the row is broken, or its format cannot be told, with a reason code.
+        RowError: the row is broken, or its format is not known, with a reason code.
         ConfigError: no format of that name.
     """
     options = FormatOptions() if options is None else options

@@ -4,7 +4,7 @@ The rules are those of the templates in PKU-Alignment/align-anything ``align_any
 ``PKUSafeRLHF`` (``better_response_id``, 0 or 1), ``AA_TI2T`` (``overall_response``, 1 or 2; others are left out),
 ``SafeRLHF_V_Reward`` (``more_helpful_response_id``), ``Janus_TI2T`` (``better_response``, ``worse_response``),
 ``AA_TI2T_LLF`` (``refinement`` is better than ``response``) and ``ti2ti_preference`` (``better_text``, ``worse_text``).
-An image stands before the question; several stand there in their order.
+An image comes before the question; several come there in their order.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def _end_of(answer: str) -> str:
 
 
 def _are_ends(left: list[str], mark: str, end_of_turn: str, written: tuple[str, str]) -> bool:
-    """Whether two answers that end with one mark show by themselves that it is no word, whatever stands before it."""
+    """Whether two answers that end with one mark show by themselves that it is no word, whatever comes before it."""
     if mark == end_of_turn:  # twice, it may be a word and an end
         return all(text + mark == answer.rstrip() for text, answer in zip(left, written, strict=True))
     is_short = all(len(text.split()) == 1 for text in left)

@@ -33,7 +33,7 @@ class CanonicalRow:
     used: tuple[str, ...]
     """Keys of the row that were read; ``ids``, the scores and ``meta`` are added to them."""
     ids: Sequence[str] = ("id",)
-    """Keys that may hold the id, in order."""
+    """Keys that may have the id, in order."""
     suffix: str = ""
     """Makes the ids of several pairs of one row differ."""
     meta: Mapping[str, Any] | None = None

@@ -25,13 +25,14 @@ from mmpref.records import ROLES
 
 
 def chat_messages(value: Any, key: str, inside: InParts | None = None) -> list[Message]:
-    """Messages with ordered parts; images that stand inside of parts are added to ``inside``, or refused without it."""
+    """Messages with ordered parts; images inside of parts are added to ``inside``, or refused without it."""
     if not isinstance(value, list | tuple) or not value:
         raise fault("prompt", f"{key!r} must be a non-empty list of messages, got {shown(value)}")
     return [chat_message(item, f"{key}[{place}]", inside) for place, item in enumerate(value)]
 
 
 def chat_message(item: Any, name: str, inside: InParts | None) -> Message:
+    """One message with ordered parts; see :func:`chat_messages`."""
     if type(item) is dict and len(item) == 2:  # nearly all of them
         role, said = item.get("role"), item.get("content")
         if type(role) is str and role in ROLES and type(said) is str:
@@ -51,6 +52,7 @@ def chat_message(item: Any, name: str, inside: InParts | None) -> Message:
 
 
 def chat_answer(value: Any, key: str) -> str:
+    """The text of one assistant message, or of a plain answer."""
     messages = chat_messages(value, key) if not isinstance(value, str) else [turn("assistant", value)]
     if len(messages) != 1 or messages[0]["role"] != "assistant":
         raise fault("answer", f"{key!r} must be one assistant message")
@@ -60,7 +62,7 @@ def chat_answer(value: Any, key: str) -> str:
 
 
 def with_places(prompt: list[Message], num_images: int) -> list[Message]:
-    """A prompt whose images stand in a column: at its image parts, at the literal placeholders in user turns, or before
+    """A prompt whose images are in a column: at its image parts, at the literal placeholders in user turns, or before
     what the user says first.
 
     Raises:
@@ -81,7 +83,7 @@ def with_places(prompt: list[Message], num_images: int) -> list[Message]:
 
 @dataclass(slots=True)
 class InParts:
-    """What the parts of a prompt themselves hold."""
+    """Images and indexes found inside the parts of a prompt."""
 
     images: list[Any] = field(default_factory=list)
     indexes: list[Any] = field(default_factory=list)
@@ -92,7 +94,7 @@ _PART_EXTRAS = frozenset({"index", *IMAGE_HINTS})
 
 
 def read_part(part: Any, name: str, inside: InParts | None) -> dict[str, str]:
-    """A part of a message as ours. An image that stands in it goes to ``inside``, or is refused without it.
+    """A part of a message as ours. An image in it goes to ``inside``, or is refused without it.
 
     Raises:
         RowError: no image or text part; ``video`` or ``audio``, with that reason.
@@ -142,7 +144,7 @@ def images_in_parts(inside: InParts, images: Images, options: FormatOptions) -> 
         RowError: both; or parts that name the images of the column in another order than theirs.
     """
     if inside.images and images.items:
-        raise fault("images", "images stand both inside the prompt's parts and in a column of their own")
+        raise fault("images", "images are both inside the prompt's parts and in a column of their own")
     if inside.indexes and inside.indexes != list(range(len(inside.indexes))):
         raise fault(
             "image_place", f"the image parts have the indexes {inside.indexes[:8]}; write 'images' in their order"

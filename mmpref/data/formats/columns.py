@@ -45,8 +45,8 @@ TURNS = Kind(
 )
 PREFIX = Kind("the beginning of the answer", "unread_prefix", "name it 'response_prefix', or drop it")
 VERDICT = Kind(
-    "that neither answer is preferred, or the one that stands as rejected", "preference", "leave the row out, or swap "
-    "its answers where the rejected one is the better, and drop the column",
+    "that neither answer is preferred, or the one that is given as rejected", "preference", "leave the row out, or "
+    "swap its answers where the rejected one is the better, and drop the column",
 )  # fmt: skip
 MEDIA = Kind("media, by its value", "unread_media", "name it 'images' if it is what the prompt is about, else drop it")
 IMAGE_NAME = Kind("the name of an image", "unread_images", "give the image's path under 'images', or drop the column")
@@ -58,7 +58,7 @@ Use = Literal["main", "early", "late", "named"]
 class Column:
     """One entry of the list.
 
-    ``use``: ``main`` holds the images that the prompt is about; ``early`` is read by no format and refused at once;
+    ``use``: ``main`` has the images that the prompt is about; ``early`` is read by no format and refused at once;
     ``late`` is refused where the row's format has not read it; ``named`` only names an image, and is refused where none
     was read.
     """
@@ -127,7 +127,7 @@ _NAMES: dict[str, Column] = {
 
 _SIDES = ("score_{}", "{}_score", "{}_rating", "rating_{}", "{}_reward", "reward_{}")
 SCORE_PAIRS = tuple((side.format("chosen"), side.format("rejected")) for side in _SIDES)
-"""Names under which the scores of both answers stand; the first is ours."""
+"""Names that the scores of both answers have; the first is ours."""
 
 MEDIA_KINDS = (IMAGES, VIDEO, AUDIO, MEDIA, BOXES)
 
@@ -249,7 +249,7 @@ def _holds_images(key: str, value: Any) -> bool:
 
 
 def refuse(key: str, kind: Kind, *, inside: bool = False) -> NoReturn:
-    """Refuse the row for a column, or for what stands inside of one."""
+    """Refuse the row for a column, or for what is inside of one."""
     move = "make it a column of its own: " if inside and kind in (IMAGES, MEDIA, SYSTEM) else ""
     name = ", or rename it if it is none" if inside and kind is SYSTEM else ""  # the name of the system that answered
     detail = f"column {key!r} holds {kind.name}, which is not read here: {move}{kind.advice}{name}"

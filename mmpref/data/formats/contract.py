@@ -23,11 +23,11 @@ class FormatOptions:
     image_after: str = ""
     """Keep only what follows this folder in every image path (``MM-RLHF`` for ``/data/x/MM-RLHF/long/1.png``)."""
     image_index: Mapping[str, str] = field(default_factory=dict)
-    """Image id -> path, for rows that hold only an id."""
+    """Image id -> path, for rows that have only an id."""
     image_template: str = "{image_id}.jpg"
     """Path of an image id that ``image_index`` does not have."""
     description_prompt: str = "Describe this image in detail."
-    """The question of rows that hold two descriptions and no question."""
+    """The question of rows that have two descriptions and no question."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

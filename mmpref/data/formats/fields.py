@@ -162,12 +162,12 @@ def placeholder_turn(role: str, content: str) -> Message:
     if role == "user":
         return turn(role, parts_of(content))
     if PLACEHOLDER in content:
-        raise fault("image_place", f"a {role} turn holds {PLACEHOLDER}; images stand in user turns only")
+        raise fault("image_place", f"a {role} turn holds {PLACEHOLDER}; images belong in user turns")
     return turn(role, content)
 
 
 def answer_without_images(content: str, key: str) -> str:
-    """An answer in a format where ``<image>`` is a place for an image wherever it stands."""
+    """An answer in a format where ``<image>`` is a place for an image wherever it is."""
     if PLACEHOLDER in content:
         raise fault("image_place", f"{key!r} holds {PLACEHOLDER}; answers are text only")
     return content

@@ -168,8 +168,8 @@ def _alpaca(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     images = images_of(row, options)
     query = optional_text(row, "input")
     prompt: list[Message] = []
-    for asked, told in history_of(row):
-        prompt += [placeholder_turn("user", asked), placeholder_turn("assistant", told)]
+    for asked, answered in history_of(row):
+        prompt += [placeholder_turn("user", asked), placeholder_turn("assistant", answered)]
     question = text(row, "instruction", reason="prompt")
     prompt.append(placeholder_turn("user", "\n".join(piece for piece in (question, query) if piece)))
     return [_plain_answers(row, options, prompt, images, "image", "images", "input", "history", "instruction")]

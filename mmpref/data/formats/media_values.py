@@ -51,10 +51,12 @@ def is_empty(value: Any) -> bool:
 
 
 def as_list(value: Any) -> Sequence[Any]:
+    """The value itself where it is a list, else a list of it."""
     return value if isinstance(value, list | tuple) else [value]
 
 
 def looks_like_image(item: Any) -> bool:
+    """Whether a value is an image by its look: bytes, a data URI, a path with the ending of one."""
     if isinstance(item, Mapping):
         item = item.get("path") or item.get("bytes")
     if isinstance(item, str):
@@ -68,7 +70,7 @@ def _path_of(text: str) -> str:
 
 
 def looks_like_media(value: Any) -> bool:
-    """A path or URL with the ending of a picture, video or sound, encoded media, or a list of those."""
+    """A path or URL with the ending of an image, video or sound, encoded media, or a list of those."""
     if isinstance(value, str):
         if "." not in value[-40:] and "?" not in value and "#" not in value and value[:1] not in "dRiU/":
             return False
@@ -83,7 +85,7 @@ def looks_like_media(value: Any) -> bool:
 
 
 def ends_like_an_image(value: Any) -> bool:
-    """A text with the ending of a picture's file."""
+    """A text with the ending of an image file."""
     if type(value) is not str or ("." not in value[-8:] and "?" not in value and "#" not in value):
         return False
     return len(value) <= 2048 and "\n" not in value and _path_of(value).rstrip().endswith(_IMAGE_ENDINGS)

@@ -52,7 +52,7 @@ def _is_hsa_dpo(row: Row) -> bool:
 
 def _re_align(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     """Re-Align's rows (``train_rdpo.py`` of taco-group/Re-Align): turns on both sides, with ``<image>`` where the
-    image stands. ``retrieved_image`` is the second image of its own loss (rDPO), which no pair has a place for: it
+    image belongs. ``retrieved_image`` is the second image of its own loss (rDPO), which no pair has a place for: it
     is left in ``meta``."""
     sides = {}
     for key in ("chosen", "rejected"):

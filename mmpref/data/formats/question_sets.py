@@ -91,7 +91,7 @@ def _rlhf_v(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     inner = _json_object(text(row, "text", reason="json_text"))
     whole = {key: value for key, value in row.items() if key != "text" and value is not None}
     if twice := sorted(set(whole) & set(inner)):
-        raise fault("json_text", f"the keys {', '.join(map(repr, twice))} stand in the row and inside its 'text'")
+        raise fault("json_text", f"the keys {', '.join(map(repr, twice))} are in the row and inside its 'text'")
     both = standard({**whole, **inner})
     return [_asked(both, options, question="question", ids=("idx", "id"), ignored=_origin_path(both))]
 
@@ -162,7 +162,7 @@ QUESTION_SETS = (
     ),
     Format(
         name="mm_rlhf",
-        title="MM-RLHF: dpo_pairs.jsonl; rows of videos are put aside",
+        title="MM-RLHF: dpo_pairs.jsonl; rows of videos are quarantined",
         signature="prompt, chosen, rejected, and chosen_reason, rejected_reason or is_tie; image",
         key="prompt",
         matches=is_mm_rlhf,

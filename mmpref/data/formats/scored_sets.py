@@ -68,7 +68,7 @@ def _vlfeedback(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
 
 
 def _completions(value: Any) -> list[Mapping[str, Any]]:
-    """A list of mappings as it stands, or a mapping of lists (how ``datasets`` gives a sequence) turned into one."""
+    """A list of mappings as it is, or a mapping of lists (how ``datasets`` gives a sequence) turned into one."""
     if isinstance(value, Mapping):
         columns = {key: list(column) for key, column in value.items() if isinstance(column, list | tuple)}
         lengths = {len(column) for column in columns.values()}

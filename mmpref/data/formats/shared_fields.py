@@ -20,10 +20,10 @@ class Shared:
     """What was found."""
 
     system: tuple[str, str] | None = None
-    """The text and the column it stands in."""
+    """The text and its column."""
     prefix: str = ""
     rejected_images: tuple[Any, str] | None = None
-    """The value and the column it stands in."""
+    """The value and its column."""
     template_kwargs: dict[str, Any] | None = None
 
 
@@ -118,7 +118,7 @@ def with_system(prompt: Sequence[Message], system: tuple[str, str] | None) -> li
         return list(prompt)
     said, column = system
     if PLACEHOLDER in said:
-        raise fault("image_place", f"column {column!r} holds {PLACEHOLDER}; images stand in user turns only")
+        raise fault("image_place", f"column {column!r} holds {PLACEHOLDER}; images belong in user turns")
     parts = [{"type": "text", "text": said}]
     if prompt and isinstance(prompt[0], Mapping) and prompt[0].get("role") == "system":
         if prompt[0].get("content") not in (said, parts):

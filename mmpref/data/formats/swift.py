@@ -78,7 +78,7 @@ def _is_swift(row: Row) -> bool:
 
 
 def _swift(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
-    """ms-swift's row. Where there are more images than places, the missing places stand before what is said first: its
+    """ms-swift's row. Where there are more images than places, the missing places come before what is said first: its
     own rule, and the reason why many of its files have no places at all."""
     inside = InParts()
     if has_any(row, *_TALKS):
@@ -150,7 +150,7 @@ def _swift_turns(row: Row, key: str, inside: InParts) -> list[Message]:
             ]
             turns.append(turn("user", content))
         elif any(part == IMAGE_PART or PLACEHOLDER in part["text"] for part in message["content"]):
-            raise fault("image_place", f"{key}[{place}] holds an image; images stand in user turns only")
+            raise fault("image_place", f"{key}[{place}] holds an image; images belong in user turns")
         else:
             turns.append(message)
     return turns
@@ -209,8 +209,8 @@ def _questions(row: Row) -> tuple[list[Message], tuple[str, ...]]:
         raise fault("prompt", "the row has no column of a question and one of an answer, or several")
     asked, answered = keys
     turns: list[tuple[str, str]] = []
-    for said, told in history_of(row):
-        turns += [("user", said), ("assistant", told)]
+    for question, answer in history_of(row):
+        turns += [("user", question), ("assistant", answer)]
     question = "\n".join(piece for key in asked if (piece := text(row, key, reason="prompt")))
     turns += [("user", question), ("assistant", text(row, answered))]
     return [placeholder_turn(role, content) for role, content in turns], ("history", *asked, answered)

@@ -1,7 +1,7 @@
 """What no reader took and what would change the pair: its row is refused, by the column's name or by its value.
 
 A column that only repeats what the pair says anyway changes nothing. What that may be differs: a whole conversation
-holds the answers too, while choices, a context or earlier turns must stand in the prompt, where the model sees them.
+has the answers too, while choices, a context or earlier turns must be in the prompt, where the model sees them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _JUDGES = re.compile(
     r"(?:^|_)(?:judge|judge?ment|critic|critique|grader?|grading|review|annotation|annotator|evaluation|evaluator|label"
     r"|labell?ing|rating|ranking|reward|verifier|feedback|generation|generator|raw)s?_"
 )
-"""Conversations with a judge are about the answers, and what a generator was told is no part of the prompt as given:
+"""Conversations with a judge are about the answers, and instructions of a generator are no part of the prompt as given:
 argilla's sets have ``labelling_prompt``, ``generation_prompt``."""
 _OF_IMAGE = re.compile(r"(?:image|img|picture|pic|photo|visual)s?_(?P<rest>\w+)")
 _ABOUT_IMAGE = re.compile(
@@ -111,7 +111,7 @@ def refuse_unread(
 
 
 def _voids(key: str, value: Any) -> bool:
-    """Whether a verdict about the answers says that they are level, or that the rejected one is the better."""
+    """Whether a column about the answers says that they are level, or that the rejected one is the better."""
     said = value.strip().lower() if isinstance(value, str) else value
     if "tie" in spelt(key):
         return bool(said) and said not in ("false", "no", "0")
@@ -149,7 +149,7 @@ def _may_be_a_file(name: str) -> bool:
 
 
 def _is_said(value: Any, texts: Sequence[str]) -> bool:
-    """Whether every text inside a value stands in the texts, as words of its own (``No`` does not stand in ``Now``)."""
+    """Whether every text inside a value is in the texts, as words of its own (``No`` is not in ``Now``)."""
     said = "\n".join(texts)
     return all(_stands_in(piece.strip(), said) for piece in _pieces(value))
 
@@ -192,13 +192,13 @@ def _is_talk(value: Any) -> bool:
 
 
 def refuse_hidden(row: Row, meta: Row, *, id_key: str | None, images: Sequence[Any], prompt: Sequence[str]) -> None:
-    """Refuse a foreign row whose ``id``, ``source`` or ``meta`` holds what the pair lacks.
+    """Refuse a foreign row whose ``id``, ``source`` or ``meta`` has what the pair lacks.
 
     These go into the pair as they are, and nothing is read from them: an image that only they name would be lost, and
     so would a system prompt.
 
     Raises:
-        RowError: the image or the system prompt, where it stands, and what to do.
+        RowError: the image or the system prompt, where it is, and what to do.
     """
     if not images:
         for key in ("source", id_key):

@@ -42,8 +42,8 @@ def to_alpaca(row: Row) -> dict[str, Any]:
     if system:
         written["system"] = system
     if len(turns) > 1:
-        asked, told = turns[:-1:2], turns[1::2]
-        written["history"] = [[question, answer] for (_, question), (_, answer) in zip(asked, told, strict=True)]
+        asked, answered = turns[:-1:2], turns[1::2]
+        written["history"] = [[question, answer] for (_, question), (_, answer) in zip(asked, answered, strict=True)]
     written |= {side: refuse_placeholders(row[side]) for side in ("chosen", "rejected")}
     if row.get("images"):
         written["images"] = list(row["images"])

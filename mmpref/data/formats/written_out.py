@@ -19,7 +19,7 @@ from mmpref.data.quarantine import RowError
 
 REASON = "chat_markup"
 _IMAGE = "\ufffc"
-"""Stands for an image while a text is taken apart; a text that holds it is not read."""
+"""In place of an image while a text is taken apart; a text that has it is not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,8 @@ class Markup:
     """How one family of templates writes turns.
 
     ``said`` is one whole turn, as (role, text), and ``end`` its last mark; ``opening`` begins the answer; ``start`` may
-    stand before everything.
-    What is ``inside`` of a text shows that turns cannot be told apart.
+    come before everything.
+    What is ``inside`` of a text shows that turns cannot be separated.
     """
 
     name: str
@@ -91,7 +91,7 @@ _TURN_BEFORE = re.compile(
     r"|(?:<\|im_end\|>|<\|eot_id\|>|<end_of_turn>|<\|end\|>|</s>|<\|end_of_text\|>)[ \t]?\n?\Z",
     re.MULTILINE,
 )
-"""A turn that stands before the beginning of the answer: from the beginning of a line, or up to the answer."""
+"""A turn before the beginning of the answer: from the beginning of a line, or up to the answer."""
 _ANSWER_OPENED = re.compile(
     rf"(?:<s>|<bos>|<\|begin_of_text\|>)?\s*(?:{_HEAD}"
     r"|\[INST\](?!\s*(?:and|or)\s*\[/INST\])(?:(?!\[/INST\]).)*\[/INST\](?![.,;:!?)\"'`\]]))",
@@ -206,7 +206,7 @@ def _in_family(written: str, family: Markup, plain: bool) -> list[Message] | Non
     if family.end not in written:  # else each head would look for it, up to the end of the text
         return None
     body = written.lstrip(_IMAGE)
-    before = len(written) - len(body)  # images without a place of their own stand before everything
+    before = len(written) - len(body)  # images without a place of their own come before everything
     body = body.rstrip().removesuffix(family.opening) if body.rstrip().endswith(family.opening) else body
     is_opened = len(body) < len(written) - before
     body = body.lstrip("\n").removeprefix(family.start).lstrip("\n")

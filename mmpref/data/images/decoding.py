@@ -1,7 +1,7 @@
 """Images decoded in parallel: several processes, a bounded number of images on their way, one result for each.
 
 Decoders are C code that is given strangers' files, so images are never decoded in the process that counts: one that
-kills its decoder is named and put aside, and the others go on.
+kills its decoder is named and quarantined, and the others go on.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class DecodeResult(NamedTuple):
 
 
 def decode(loader: ImageLoader | None, ref: ImageRef) -> DecodeResult:
-    """Decode one image whole, by the same way as training, and hash its encoded bytes."""
+    """Decode one image whole, in the same way as training, and hash its encoded bytes."""
     if loader is None:
         return DecodeResult(None, "")
     try:
@@ -168,6 +168,7 @@ class _Alone:
             raise DataError(f"no process that decodes images can be started: {self._end()}") from error
 
     def decode(self, task: Task) -> DecodeResult:
+        """The result of one image; an end of the process is one too."""
         try:
             self._ours.send(task)
             answer = self._ours.recv()
@@ -180,6 +181,7 @@ class _Alone:
         return answer
 
     def close(self) -> None:
+        """Close the pipe, which ends the process, and wait for its end."""
         self._ours.close()
         self._process.join()
 

@@ -14,7 +14,7 @@ def fingerprint(image: Image.Image) -> int | None:
     """A number of 128 bits that survives rescaling and recompression: for each cell of a coarse grid of grey values, is
     it brighter than its neighbour to the left (64 bits) and above (64 bits). Two shots of one scene differ in few bits.
 
-    None for an image too even to be told by its shape: all such images would look alike.
+    None for an image too even to be recognised by its shape: all such images would look alike.
     """
     grid = np.asarray(image.convert("L").resize((9, 9), Image.Resampling.BOX), dtype=np.int16)
     if float(grid.std()) < 3.0:

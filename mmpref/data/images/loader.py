@@ -1,4 +1,4 @@
-"""The one door to images: an ``ImageRef`` becomes an RGB image by one documented way, or a fault with a reason.
+"""Opens images: an ``ImageRef`` becomes an RGB image by one documented way, or a fault with a reason.
 
 The way to RGB: EXIF orientation applied; first frame of an animation; 16-bit grey scaled to 8 bits; transparency
 composited on white; palette, grey, bilevel and CMYK converted; floating-point images refused. Limits are checked on the
@@ -140,7 +140,7 @@ class ImageLoader:
         """The image with its header read and its limits checked; no pixel is decoded yet."""
         with self._encoded(ref) as handle:
             with _decoding(ref), warnings.catch_warnings():
-                # Pillow's own warning stands above our limit; the limit below decides
+                # Pillow's own warning comes above our limit; the limit below decides
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 image = Image.open(handle, formats=self.limits.formats)
             with image:
@@ -210,7 +210,7 @@ def _to_rgb(image: Image.Image, ref: ImageRef) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 to 8, as far as the header tells it: asking a PNG for more would decode it."""
+    """EXIF orientation, 1 to 8, as far as the header says: asking a PNG for more would decode it."""
     if image.format == "PNG" and not {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"} & image.info.keys():
         return 1
     value = image.getexif().get(_ORIENTATION_TAG, 1)

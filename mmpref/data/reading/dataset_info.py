@@ -1,4 +1,4 @@
-"""LLaMA-Factory's ``dataset_info.json``: which file holds which data set, and what its columns and tags are called.
+"""LLaMA-Factory's ``dataset_info.json``: which file has which data set, and what its columns and tags are called.
 
 The rows of an entry are given under LLaMA-Factory's default names, so that its two formats read them. A column that the
 entry does not name keeps its name, or gets ``row_`` before it where it would be taken for one of the defaults.

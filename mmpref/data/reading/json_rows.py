@@ -33,7 +33,7 @@ def read_jsonl(
         path: UTF-8 text, one JSON object per line; a byte order mark and CRLF are accepted.
         on_fault: gets (line number, fault) for a line that is not a JSON object, and reading goes on. Without it the
             first fault is raised.
-        max_line_bytes: a longer line is a fault; it is skipped without being held in memory.
+        max_line_bytes: a longer line is a fault; it is skipped without being kept in memory.
     """
     path = Path(path)
     with open_to_read(path, DataError) as handle:
@@ -70,12 +70,12 @@ def read_json(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (place from 1, row) for each object of a file that holds one JSON list.
 
-    The list is decoded as it is read, so memory holds one row and not the file. What stands between two commas of it is
+    The list is decoded as it is read, so memory holds one row and not the file. What is between two commas of it is
     a row; one that cannot be decoded is reported and the next one is read. A file that holds one object whose values
     are objects is read too: its keys become the ``image_id`` of rows that have none.
 
     Raises:
-        DataError: the list is never closed (a file that was cut, or a lost quote): rows cannot be told apart any more.
+        DataError: the list is never closed (a file that was cut, or a lost quote): rows cannot be separated any more.
     """
     path = Path(path)
     with open_to_read(path, DataError) as handle:

@@ -40,7 +40,7 @@ class RowSource:
     format: str | None = None
     """The row format, where an index beside the files says it."""
     reading: str = ""
-    """What that index says of its columns, so that a check can be held to it."""
+    """What that index says of its columns, so that a check can be compared with it."""
 
     def rows(self, on_fault: OnFault | None = None) -> Iterator[SourceRow]:
         """All rows in order. A row that cannot be decoded goes to ``on_fault(file, number, fault)``; without it, the

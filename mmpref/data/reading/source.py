@@ -68,7 +68,7 @@ def open_source(
             several data sets of pairs; or a hub id, ``owner/name[:config][@revision]``. What exists here wins over the
             hub.
         split: of a data set, or the beginning of the names of a folder's files; needed where there are several.
-        file_format: of the files, where their names and first bytes do not tell.
+        file_format: of the files, where their names and first bytes do not say.
         streaming: read the hub while it is read; without it, or offline, the hub's cache on disk is used.
 
     Raises:

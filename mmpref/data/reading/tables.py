@@ -20,7 +20,7 @@ BATCH_BYTES = 4 * 2**20
 def table_rows(
     path: Path, kind: Literal["parquet", "arrow"], on_fault: Callable[[int, RowError], None] | None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows of a parquet or arrow file; one record batch is held in memory."""
+    """Rows of a parquet or arrow file; one record batch is in memory."""
     import pyarrow as pa
 
     number = 0
@@ -41,7 +41,7 @@ def table_rows(
 
 
 def _parquet_batches(path: Path) -> Iterator[Any]:
-    """Small batches; memory holds about one page of each column (the writer chose how long pages are)."""
+    """Small batches; memory takes about one page of each column (the writer chose how long pages are)."""
     from pyarrow import parquet
 
     with parquet.ParquetFile(path, memory_map=False, pre_buffer=False, buffer_size=2**20) as file:
