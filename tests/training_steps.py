@@ -11,7 +11,7 @@ import torch
 from transformers import TrainerCallback, TrainingArguments
 
 from mmpref.losses import build_objective
-from mmpref.models import AdapterSettings, LoadedModel, Tuning, choose_reference, load, prepare
+from mmpref.models import AdapterSettings, LoadedModel, LoadSettings, Tuning, choose_reference, load, prepare
 from mmpref.models.logps.reference import Reference
 from mmpref.processing import PairCollator, PairEncoder
 from mmpref.records import PreferencePair
@@ -38,7 +38,7 @@ def rows_for(name: str, count: int) -> list[PreferencePair]:
 def tiny(name: str, tuning: Tuning, dtype: str = "float32") -> LoadedModel:
     """A small model of a family as it is loaded from its folder, prepared for training."""
     with tempfile.TemporaryDirectory() as folder:
-        loaded = load(build(name, Path(folder)), dtype=dtype)
+        loaded = load(build(name, Path(folder)), LoadSettings(dtype=dtype))
     return prepare(loaded, tuning, AdapterSettings(rank=4) if "lora" in (tuning.language, tuning.vision) else None)
 
 

@@ -168,7 +168,7 @@ POINTS: dict[str, tuple[tuple[str, ...], Callable[[], None]]] = {
     "final save: before the model": (LAST_EVALUATED_LATE, _dies(checkpointer, "save_model")),
     "final save: in the model": (LAST_EVALUATED_LATE, _dies(save, "copy_processor_files")),
     "final save: behind the model": (LAST_EVALUATED_LATE, _dies(checkpointer, "save_model", after=True)),
-    "final save: all but the state": (LAST_EVALUATED_LATE, _dies(run, "_complete")),
+    "final save: all but the state": (LAST_EVALUATED_LATE, _dies(run, "_facts_of_result")),
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 from mmpref import PreferenceTrainer, TrainerOptions
 from mmpref.cli.main import main
 from mmpref.demo.tiny_models import build_tiny_llava
-from mmpref.models import AdapterSettings, Tuning, load_model
+from mmpref.models import AdapterSettings, LoadSettings, Tuning, load_model
 from mmpref.recipe.sections import load_recipe
 from mmpref.rundir.folder import RunDir
 from mmpref.training.precision import resolved
@@ -30,7 +30,7 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small model as most are published: saved in bfloat16."""
     folder = tmp_path_factory.mktemp("half") / "model"
     build_tiny_llava(folder, seed=0)
-    load_model(folder, dtype="bfloat16").save_pretrained(folder)
+    load_model(folder, LoadSettings(dtype="bfloat16")).save_pretrained(folder)
     return folder
 
 

@@ -32,7 +32,7 @@ from mmpref.training.parallel.sharded import (
     save_sharded,
     saved_weights,
 )
-from mmpref.training.parallel.world import World, pass_on_lost_partner
+from mmpref.training.parallel.world import World, raise_if_partner_lost
 from mmpref.training.parallel.zero import is_zero_checkpoint, load_zero_weights, make_whole
 from mmpref.training.trainer.checkpoint import (
     WEIGHTS,
@@ -127,7 +127,7 @@ class Checkpointer:
         self._save_below(root)
         if run is not None and place is not None:
             error = as_error(run, place, root / f"step-{self._step}")
-            with self._world.all_or_none():
+            with self._world.fail_together():
                 if self._world.is_first:
                     RunDir(place).set_state("failed", error=str(error))
             raise error
@@ -140,7 +140,7 @@ class Checkpointer:
         folder = self._run_folder
         if folder is None:
             return None
-        return self._world.first_does(lambda: kept_in(folder) if has_vanished(folder) else None)
+        return self._world.on_first_rank(lambda: kept_in(folder) if has_vanished(folder) else None)
 
     def refuse_vanished(self) -> None:
         """Write a last checkpoint and stop where the run folder was deleted or moved; all ranks must call it together.
@@ -160,7 +160,7 @@ class Checkpointer:
         try:
             with self._together(root / f"step-{self._step}") as folder:
                 self._write_weights(folder)
-                with self._world.all_or_none(), _disk_errors():
+                with self._world.fail_together(), _disk_errors():
                     self._trainer._save_rng_state(str(folder))
                     self._trainer._save_scaler(str(folder))
                     if self._world.is_first:
@@ -169,11 +169,11 @@ class Checkpointer:
                             if isinstance(kept, InCheckpoint):
                                 kept.copy_to(folder)
                         self._trainer.state.save_to_json(str(folder / TRAINER_STATE_NAME))
-                with self._world.all_or_none():
+                with self._world.fail_together():
                     if self._world.is_first:
                         seal(folder, self._facts, step=self._step)
         except (RuntimeError, SafetensorError) as err:  # what torch and safetensors raise when the disk is full
-            pass_on_lost_partner(err)
+            raise_if_partner_lost(err)
             reason = " ".join(str(err).split())
             raise CheckpointError(
                 f"the checkpoint of step {self._step} was not written: {reason}; those in {root} are "
@@ -185,7 +185,7 @@ class Checkpointer:
         """One folder that all ranks write into, in place of ``path`` when all of them got through."""
         with ExitStack() as opened:
             folder: Path | None = None
-            with self._world.all_or_none():
+            with self._world.fail_together():
                 if self._world.is_first:
                     with writing_to(path):
                         aside = keep_others(path)
@@ -194,23 +194,23 @@ class Checkpointer:
                             "%s contained something other than a checkpoint; it was moved to %s", path, aside
                         )
                     folder = opened.enter_context(replacing_folder(path))
-            shared = self._world.share(folder)
+            shared = self._world.broadcast(folder)
             assert shared is not None
             yield shared
-        self._world.wait()  # nobody looks for it before it is there
+        self._world.barrier()  # nobody looks for it before it is there
 
     def _write_weights(self, folder: Path) -> None:
         inner = self._model
         if self._world.strategy == "fsdp2":
             save_sharded(inner, raw_optimizer(self._trainer), folder / SHARDS)
-            with self._world.all_or_none(), _disk_errors():
+            with self._world.fail_together(), _disk_errors():
                 if self._world.is_first:
                     torch.save(self._trainer.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
         elif self._trainer.is_deepspeed_enabled:
             with _disk_errors():
                 self._trainer._save_optimizer_and_scheduler(str(folder))  # the weights too, by DeepSpeed's own means
         else:
-            with self._world.all_or_none(), _disk_errors():
+            with self._world.fail_together(), _disk_errors():
                 if self._world.is_first:
                     save_trained(inner, folder / WEIGHTS)
                 self._trainer._save_optimizer_and_scheduler(str(folder))
@@ -223,7 +223,7 @@ class Checkpointer:
         """
         self.refuse_vanished()
         folder = self._root / f"step-{self._step}"
-        if not self._world.first_does(lambda: is_complete(folder)):
+        if not self._world.on_first_rank(lambda: is_complete(folder)):
             self._save_through_trainer()
         return folder
 
@@ -252,7 +252,7 @@ class Checkpointer:
         """
         inner = self._model
         weights = saved_weights(inner, keep=self._world.is_first) if self._world.is_sharded else None
-        with self._world.all_or_none():
+        with self._world.fail_together():
             if self._world.is_first:
                 save_model(inner, source, out, weights=weights, dtype=dtype_to_save(inner, dtype))
 
@@ -264,7 +264,7 @@ class Checkpointer:
         Raises:
             CheckpointError: not complete, or changed since.
         """
-        self._world.first_does(lambda: verify(folder))
+        self._world.on_first_rank(lambda: verify(folder))
         self._recorder.restore(folder)
 
     def load_weights(self, folder: Path, model: nn.Module | None = None) -> None:
@@ -341,5 +341,5 @@ def _disk_errors() -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as err:
-        pass_on_lost_partner(err)
+        raise_if_partner_lost(err)
         raise CheckpointError(f"a checkpoint was not written: {' '.join(str(err).split())}") from err

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import TrainingArguments
 
-from mmpref.models.adapters.lora import is_adapter_weight, plain_name
+from mmpref.models.adapters.weights import is_adapter_weight, plain_name
 from mmpref.models.unwrap import base_model, unwrap
 from mmpref.processing.family import Family, PartName
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from mmpref.rundir.train_log import Say
+from mmpref.files.hashes import Say
 
 
 class LogLines(TrainerCallback):

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import TrainingArguments
 
 from mmpref.errors import DataError, OutOfMemoryError
-from mmpref.models.adapters.lora import count_parameters
+from mmpref.models.adapters.weights import count_parameters
 from mmpref.models.unwrap import base_model
 from mmpref.processing.batch import PairBatch
 from mmpref.processing.encode import PairEncoder

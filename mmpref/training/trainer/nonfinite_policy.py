@@ -122,7 +122,7 @@ class NonFinitePolicy:
             self._guard.leave_to(optimizer, update, running, before)
             return norm
         reason = update.why_not()
-        bad, self._signals.agreed = self._world.highest([reason is not None, self._signals.received or 0])
+        bad, self._signals.agreed = self._world.max_over_ranks([reason is not None, self._signals.received or 0])
         if not bad:
             return norm
         reason = next(found for found in self._world.gather(reason) if found is not None)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from mmpref.errors import ConfigError
-from mmpref.models.adapters.lora import plain_name
+from mmpref.models.adapters.weights import plain_name
 from mmpref.models.logps.answer_logps import answer_logps, answer_sums
 from mmpref.models.logps.layout_choice import EXACT, tolerance
 from mmpref.models.logps.pair_logps import pair_logps

@@ -31,7 +31,7 @@ from transformers.trainer_utils import TrainOutput
 from mmpref.errors import ConfigError, NonFiniteError, OutOfMemoryError
 from mmpref.losses import LossOutput, PairLogps
 from mmpref.losses.objective import Objective
-from mmpref.models.adapters.lora import plain_name
+from mmpref.models.adapters.weights import plain_name
 from mmpref.models.logps.pair_logps import pair_logps
 from mmpref.models.unwrap import unwrap
 from mmpref.processing.batch import PairBatch
@@ -269,7 +269,7 @@ class PreferenceTrainer(Trainer):
         self.nonfinite.begin()
         self.world.report_progress(self.state.global_step + 1, "waiting for the others' batches", ())
         batch_samples[:] = self.loaders.pad_to_longest_rank(batch_samples)
-        [pairs] = self.world.total([sum(part.counted for parts in batch_samples for part in parts)])
+        [pairs] = self.world.sum_over_ranks([sum(part.counted for parts in batch_samples for part in parts)])
         self.pairs_done += pairs
         return pairs
 
@@ -413,7 +413,7 @@ class PreferenceTrainer(Trainer):
 
     def stop_signal(self) -> int | None:
         """The signal that any rank was sent while it trained; None when there was none."""
-        return int(self.world.highest([self.signals.received or 0])[0]) or None
+        return int(self.world.max_over_ranks([self.signals.received or 0])[0]) or None
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Train; afterwards :meth:`stop_signal` is the signal that stopped the run early, or None.
