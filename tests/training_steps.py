@@ -15,7 +15,7 @@ from mmpref.models import AdapterSettings, LoadedModel, LoadSettings, Tuning, ch
 from mmpref.models.logps.reference import Reference
 from mmpref.processing import PairCollator, PairEncoder
 from mmpref.records import PreferencePair
-from mmpref.training import PreferenceTrainer
+from mmpref.training import PreferenceTrainer, TrainerOptions
 from mmpref.training.run.reference_cache import ReferenceCache
 from tests.tiny_vlms import build, draw, pair
 
@@ -76,8 +76,8 @@ def three_updates(
     else:
         reference = choose_reference(loaded.model)
     trainer = trainer_class(
-        loaded.model, args, objective=objective(loss), train_pairs=pairs, collator=collator, reference=reference,
-        callbacks=[Between(begin, end)],
+        loaded.model, args, objective=objective(loss), train_pairs=pairs,
+        options=TrainerOptions(collator=collator, reference=reference, callbacks=[Between(begin, end)]),
     )  # fmt: skip
     trainer.train()
     assert trainer.state.global_step == UPDATES

@@ -13,13 +13,12 @@ import torch
 
 from mmpref.losses.logps import TILE_BYTES
 from mmpref.losses.vocab_tiles import MIN_COLUMNS
-from mmpref.models.reference_rule import ReferenceChoice, reference_of
 from mmpref.planning.architecture import Architecture
 from mmpref.planning.parallelism import ALONE, BUCKET, LIVE, SUB_GROUP, ParallelPlan, Precision, precision_of
 from mmpref.processing.family import PartName
 from mmpref.processing.layout import LayoutName
 from mmpref.recipe.sections import AdapterSection, Recipe
-from mmpref.training.loss_settings import objective_of
+from mmpref.training.loss_settings import reference_for
 
 _SIDES: tuple[PartName, PartName] = ("language", "vision")
 # Bytes a weight of linear layers: 4 bits and one float32 scale for 64 weights, or with double quantisation one byte for
@@ -273,15 +272,6 @@ def _packed(stored: float | None, parts: int) -> float:
     if stored is None or parts == 1:
         return stored or 0.0
     return _NIBBLE / parts + stored - _NIBBLE
-
-
-def reference_for(recipe: Recipe) -> ReferenceChoice:
-    """Who the reference will be.
-
-    Raises:
-        ConfigError: the recipe asks for one that cannot be.
-    """
-    return reference_of(recipe, needs_reference=objective_of(recipe).needs_reference)
 
 
 def _reference(model: Architecture, recipe: Recipe, precision: Precision) -> int:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mmpref.rundir.folder import LOCK, RunDir
+from mmpref.rundir.content import LOCK
+from mmpref.rundir.folder import RunDir
 from tests.distributed.conftest import Place, finish
 from tests.distributed.test_endings import LONG, MMPREF, launched, process_of, started
 
@@ -42,7 +43,7 @@ def test_a_second_training_is_refused_as_long_as_any_rank_of_the_first_lives(pla
         os.kill(launcher.pid, signal.SIGKILL)
         launcher.wait()
     assert RunDir(run).manifest()["state"] == "running"
-    assert "holds a run already (state: running)" in refused(place, run)
+    assert "contains a run already (state: running)" in refused(place, run)
     done = finish([*launched(place, run, "train.max_steps=1", "preflight=false"), "--overwrite"])
     assert done.returncode == 0, done.stderr
     assert list(run.glob(f"{LOCK}*")) == []

@@ -305,7 +305,7 @@ UNUSED = {
 
 
 def test_answers_are_greedy_whatever_the_folder_says_of_generation(whole: Path, commands: Path) -> None:
-    asked = ["eval", "--images", "images", "--benchmark", "pope", "--questions", "q.json", "--max-new-tokens", "6"]
+    asked = ["eval", "--image-root", "images", "--benchmark", "pope", "--questions", "q.json", "--max-new-tokens", "6"]
     changed(whole / "llava", commands / "model", lambda tree: tree.update(CHANGING | UNUSED), "generation_config.json")
     found = {}
     for out, model in (("ev", "model"), ("plain", str(whole / "llava"))):
@@ -338,8 +338,8 @@ def test_a_saved_model_keeps_the_generation_settings_of_its_base(whole: Path, tm
 def test_memory_that_runs_out_over_a_config_names_it_in_every_command(whole: Path, commands: Path) -> None:
     shutil.copytree(whole / "llava", commands / "model")
     (commands / "model/config.json").write_text(f'{{"x": "{"a" * 60_000_000}"}}')
-    files = ["--images", "images", "--benchmark", "pope", "--questions", "q.json", "--out", "ev"]
-    with ForkedCommands("mmpref.training.run.run", "mmpref.evals.evaluate", "mmpref.doctor") as run:
+    files = ["--image-root", "images", "--benchmark", "pope", "--questions", "q.json", "--out", "ev"]
+    with ForkedCommands("mmpref.training.run.run", "mmpref.evals.evaluate", "mmpref.doctor.recipe_check") as run:
         for argv in (
             ["plan", "recipe.yaml", *SETTINGS],
             ["doctor", "--recipe", "recipe.yaml", *SETTINGS],

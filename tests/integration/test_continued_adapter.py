@@ -270,7 +270,7 @@ def test_a_result_is_evaluated_from_its_run_folder(place: Place, start: Path, tm
     results = []
     for name, run in (("before", start), ("after", tmp_path / "run")):
         arguments = ["eval", "--model", str(run), "--benchmark", "preference", "--out", str(tmp_path / name),
-                     "--questions", str(place.world.pairs_heldout), "--images", str(place.world.root)]  # fmt: skip
+                     "--questions", str(place.world.pairs_heldout), "--image-root", str(place.world.root)]  # fmt: skip
         assert main(arguments) == 0
         results.append(json.loads((tmp_path / name / "results.json").read_text()))
     assert results[0]["metrics"] != results[1]["metrics"]

@@ -108,7 +108,7 @@ def test_a_merge_that_changes_the_answers_fails_with_code_6_and_leaves_nothing(
     monkeypatch.setattr(module, "merged", lambda model: model.unload())  # peft forgets the adapter
     assert main(["merge", str(run), "--out", str(tmp_path / "merged")]) == 6
     err = " ".join(capsys.readouterr().err.split())
-    assert "the merged model is not the adapter: its answers moved by" in err
+    assert "the merged model does not reproduce the adapter: log-probs differ by" in err
     assert "--dtype float32" in err
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["run"]
 

@@ -21,8 +21,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mmpref.data.fetching import fetch
-from mmpref.data.fetching.fetch import FetchPolicy, FetchReport, Target, checked_address, fetch_pairs, parse_url
+from mmpref.data.fetching.fetch import FetchReport, fetch_pairs
+from mmpref.data.fetching.policy import FetchPolicy, Target, checked_address, parse_url
+from mmpref.data.fetching.store import FOLDER
 from mmpref.data.images.loader import ImageLoader
 from mmpref.data.loading import load_pairs
 from mmpref.data.opening import open_pairs
@@ -262,8 +263,8 @@ def test_what_cannot_be_had_is_put_aside_with_its_reason(tmp_path: Path, server:
     for name, (reason, detail) in FAULTS.items():
         assert (name, found[name].reason) == (name, reason)
         assert detail in found[name].detail
-    assert len(list((tmp_path / "root" / fetch.FOLDER).rglob("*.part"))) == 0
-    assert sum(file.is_file() for file in (tmp_path / "root" / fetch.FOLDER).rglob("*")) == 1
+    assert len(list((tmp_path / "root" / FOLDER).rglob("*.part"))) == 0
+    assert sum(file.is_file() for file in (tmp_path / "root" / FOLDER).rglob("*")) == 1
 
 
 def test_a_server_of_this_machine_is_refused_unless_allowed(tmp_path: Path, server: Server) -> None:
@@ -295,7 +296,7 @@ def test_no_host_is_allowed_by_default(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path, server: Server) -> None:
     (tmp_path / "root").mkdir()
-    (tmp_path / "root" / fetch.FOLDER).write_text("a file")
+    (tmp_path / "root" / FOLDER).write_text("a file")
     with pytest.raises(CheckpointError, match="cannot write below"):
         run(rows_of(tmp_path, f"https://{HOST}/red.png"), policy_for(server))
 
@@ -317,7 +318,7 @@ def test_the_connection_goes_to_the_checked_address_and_proves_the_hosts_name(
     serving.load_cert_chain(certificate, key)
     server.socket = serving.wrap_socket(server.socket, server_side=True)
     trusted = ssl.create_default_context(cafile=str(certificate))
-    monkeypatch.setattr(fetch.ssl, "create_default_context", lambda: trusted)
+    monkeypatch.setattr(ssl, "create_default_context", lambda: trusted)
     reached: list[Any] = []
     connect = socket.create_connection
 
@@ -325,7 +326,7 @@ def test_the_connection_goes_to_the_checked_address_and_proves_the_hosts_name(
         reached.append(address)
         return connect(("127.0.0.1", server.server_address[1]), timeout)
 
-    monkeypatch.setattr(fetch.socket, "create_connection", through)
+    monkeypatch.setattr(socket, "create_connection", through)
     policy = replace(POLICY, resolve=lambda *_: ["1.1.1.1"], attempts=1)
     path = rows_of(tmp_path, f"https://{HOST}/red.png", "https://other.many.test/red.png")
     report, quarantine = run(path, policy)
