@@ -6,8 +6,7 @@ transformers builds (for a text-only model, of the causal LM).
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from mmpref.errors import ConfigError
@@ -88,60 +87,36 @@ def _is_below(name: str, path: str) -> bool:
     return name == path or name.startswith(path + ".")
 
 
-_LLAVA_PROJECTOR = ("model.multi_modal_projector", "model.image_newline")
+_LLAVA = Family(
+    name="llava",
+    model_types=frozenset({"llava"}),
+    vision=("model.vision_tower",),
+    projector=("model.multi_modal_projector", "model.image_newline"),
+    shared_prefix=True,
+)
+_QWEN2_VL = Family(
+    name="qwen2_vl",
+    model_types=frozenset({"qwen2_vl"}),
+    vision=("model.visual",),
+    projector=("model.visual.merger",),
+    token_types="mm_token_type_ids",
+    mrope=True,
+    has_pixel_budget=True,
+    shared_prefix=True,
+)
 
+# one row a family; a row that differs from another in little says only what differs
 FAMILIES: tuple[Family, ...] = (
-    Family(
-        name="llava",
-        model_types=frozenset({"llava"}),
-        vision=("model.vision_tower",),
-        projector=_LLAVA_PROJECTOR,
-        shared_prefix=True,
-    ),
-    Family(
-        name="llava_next",
-        model_types=frozenset({"llava_next"}),
-        vision=("model.vision_tower",),
-        projector=_LLAVA_PROJECTOR,
-        shared_prefix=True,
-    ),
-    Family(
-        name="llava_onevision",
-        model_types=frozenset({"llava_onevision"}),
-        vision=("model.vision_tower",),
-        projector=_LLAVA_PROJECTOR,
-        tiles_one_image_only=True,
-        shared_prefix=True,
-    ),
-    Family(
-        name="qwen2_vl",
-        model_types=frozenset({"qwen2_vl"}),
-        vision=("model.visual",),
-        projector=("model.visual.merger",),
-        token_types="mm_token_type_ids",
-        mrope=True,
-        has_pixel_budget=True,
-        shared_prefix=True,
-    ),
-    Family(
-        name="qwen2_5_vl",
-        model_types=frozenset({"qwen2_5_vl"}),
-        vision=("model.visual",),
-        projector=("model.visual.merger",),
-        token_types="mm_token_type_ids",
-        mrope=True,
-        has_pixel_budget=True,
-        shared_prefix=True,
-    ),
-    Family(
+    _LLAVA,
+    replace(_LLAVA, name="llava_next", model_types=frozenset({"llava_next"})),
+    replace(_LLAVA, name="llava_onevision", model_types=frozenset({"llava_onevision"}), tiles_one_image_only=True),
+    _QWEN2_VL,
+    replace(_QWEN2_VL, name="qwen2_5_vl", model_types=frozenset({"qwen2_5_vl"})),
+    replace(
+        _QWEN2_VL,
         name="qwen3_vl",
         model_types=frozenset({"qwen3_vl"}),
-        vision=("model.visual",),
         projector=("model.visual.merger", "model.visual.deepstack_merger_list"),
-        token_types="mm_token_type_ids",
-        mrope=True,
-        has_pixel_budget=True,
-        shared_prefix=True,
     ),
     Family(
         name="internvl",
@@ -228,9 +203,9 @@ def family_of(model_type: str, *, has_vision: bool) -> Family:
                 )
             return family
     if not has_vision:
-        return dataclasses.replace(TEXT, model_types=frozenset({model_type}))
+        return replace(TEXT, model_types=frozenset({model_type}))
     known = ", ".join(sorted(name for family in FAMILIES if family.vision for name in family.model_types))
-    return dataclasses.replace(
+    return replace(
         GENERIC,
         model_types=frozenset({model_type}),
         note=f"model type '{model_type}' has no row of its own (rows: {known}): it runs on the plain path, each answer "

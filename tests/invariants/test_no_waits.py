@@ -55,16 +55,16 @@ def test_every_case_is_looked_at(waits: dict[str, list[str]]) -> None:
 
 
 def test_whatever_waits_is_found(waits: dict[str, list[str]]) -> None:
-    told = "\n".join(waits["planted"])
+    report = "\n".join(waits["planted"])
     for what in ("_local_scalar_dense", "boolean index", "nonzero", "copy from the device", "masked_scatter_backward",
                  "copy of pageable memory to the device", "blocking copy to the device"):  # fmt: skip
-        assert what in told, what
-    assert "tests/pretend_steps.py" in told
+        assert what in report, what
+    assert "tests/pretend_steps.py" in report
 
 
 def test_the_models_own_ways_would_wait(waits: dict[str, list[str]]) -> None:
     """What is given to the models is the reason that nothing waits."""
     assert any("modeling_llava.py" in line for line in waits["stock llava"])
-    told = "\n".join(waits["stock qwen3_vl"])
+    report = "\n".join(waits["stock qwen3_vl"])
     for what in ("vision_utils.py", "split_sizes", "visual_pos_masks, :", "Image features and"):
-        assert what in told, what
+        assert what in report, what

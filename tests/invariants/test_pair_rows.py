@@ -85,8 +85,8 @@ def test_any_two_answers_of_any_lengths_equal_their_plain_rows(rows: list[tuple[
     shared, plain = shared_prefix_batch(pairs), plain_batch(pairs, 0)
     assert torch.equal(shared.answer_lens, plain.answer_lens)
     for batch in (shared, plain):
-        told = answers_of(batch, batch.targets.float())
-        assert [x.int().tolist() for x in told] == [c for _, c, _ in rows] + [r for _, _, r in rows]
+        kept = answers_of(batch, batch.targets.float())
+        assert [x.int().tolist() for x in kept] == [c for _, c, _ in rows] + [r for _, _, r in rows]
     assert worst(logps(model, shared), logps(model, plain)) < 1e-5
     alone = shared_prefix_batch(pairs, need_rejected=False)
     assert worst(logps(model, alone), logps(model, plain)[: len(rows)]) < 1e-5
@@ -155,13 +155,13 @@ def test_cut_answers_are_the_beginnings_of_the_whole_ones(name: str) -> None:
     loaded = deep(name)
     rows = [row for row in all_rows(name) if row.id in ("one", "edited")]
     whole = logps(loaded.model, collator_for(loaded, "shared_prefix")(rows))
-    room = 6
+    space = 6
     encoder = PairEncoder(loaded.processor, loaded.family)
     prompts = [len(encoder.encode(row, draw).prompt) for row in rows]
     for at, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
-        batch = collator_for(loaded, "shared_prefix", max_length=prompt + room)([row])
-        assert batch.answer_lens.tolist() == [min(room, len(whole[at])), min(room, len(whole[at + len(rows)]))]
-        want = [whole[at][:room], whole[at + len(rows)][:room]]
+        batch = collator_for(loaded, "shared_prefix", max_length=prompt + space)([row])
+        assert batch.answer_lens.tolist() == [min(space, len(whole[at])), min(space, len(whole[at + len(rows)]))]
+        want = [whole[at][:space], whole[at + len(rows)][:space]]
         assert worst(logps(loaded.model, batch), want) < 1e-5
 
 

@@ -180,7 +180,10 @@ def _flash(row: PackedRow, dropout: float, scaling: float | None) -> Attend:
 
 
 def _pair_attention(stock: Callable[..., Any], make: Callable[[PackedRow, float, float | None], Attend]) -> Any:
-    """The attention function to register: segment by segment for a packed row, the stock one for anything else."""
+    """The attention function to register: segment by segment for a packed row, the stock one for anything else.
+
+    Its parameters are those that transformers calls every attention function with, and the row.
+    """
 
     def attention(
         module: nn.Module,

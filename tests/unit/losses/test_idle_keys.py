@@ -58,8 +58,8 @@ def agree(mapping: dict[str, Any], section: str, key: str, values: tuple[Any, ..
         if resolve_quietly(other) == resolve_quietly(mapping):
             continue  # it says what holds anyway
         same = all(torch.equal(a, b) for a, b in zip(own, numbers(other, pairs), strict=True))
-        told = [line for line in said(other) if f"loss.{section}.{key}" in line and "has no effect" in line]
-        assert same == bool(told), (other, same, told)
+        warned = [line for line in said(other) if f"loss.{section}.{key}" in line and "has no effect" in line]
+        assert same == bool(warned), (other, same, warned)
 
 
 def resolve_quietly(mapping: dict[str, Any]) -> dict[str, Any]:

@@ -43,9 +43,9 @@ def test_log_probs_and_gradients_are_those_of_the_models_own_ways(name: str, lay
     loaded, batch = loaded_and_batch(name, layout)
     own, of_own = run(loaded, replace(batch, image_places=None, image_grids=()))
     for _ in range(2):  # the first time the model's own way is looked at
-        told, of_told = run(loaded, batch)
-        assert float((told - own).abs().max()) < 1e-6
-        assert relative(of_told, of_own) < 1e-6
+        with_inputs, of_with = run(loaded, batch)
+        assert float((with_inputs - own).abs().max()) < 1e-6
+        assert relative(of_with, of_own) < 1e-6
     assert batch.image_places is not None
     assert len(batch.image_places) > 0
 
@@ -53,13 +53,13 @@ def test_log_probs_and_gradients_are_those_of_the_models_own_ways(name: str, lay
 @pytest.mark.parametrize("name", QWEN)
 def test_a_tower_is_given_what_it_makes_of_its_grids(name: str) -> None:
     loaded, batch = loaded_and_batch(name)
-    told = image_inputs(loaded.model, batch)
-    assert told.pop("image_grid_thw").tolist() == batch.vision["image_grid_thw"].tolist()
+    given_inputs = image_inputs(loaded.model, batch)
+    assert given_inputs.pop("image_grid_thw").tolist() == batch.vision["image_grid_thw"].tolist()
     patches = len(batch.vision["pixel_values"])
-    assert len(told["image_position_ids"]) == patches
-    assert int(told["image_cu_seqlens"][-1]) == patches
-    assert ("image_window_index" in told) == (name == "qwen2_5_vl")
-    assert ("image_interp_weights" in told) == (name == "qwen3_vl")
+    assert len(given_inputs["image_position_ids"]) == patches
+    assert int(given_inputs["image_cu_seqlens"][-1]) == patches
+    assert ("image_window_index" in given_inputs) == (name == "qwen2_5_vl")
+    assert ("image_interp_weights" in given_inputs) == (name == "qwen3_vl")
     assert image_inputs(loaded.model, replace(batch, image_grids=())) == {}
 
 

@@ -214,6 +214,24 @@ def test_copying_the_adapter_changes_nothing_of_what_trains(base: Path, projecto
     assert {name for name, parameter in model.named_parameters() if parameter.grad is not None} <= before
 
 
+def test_what_trains_stays_so_where_peft_switches_it_for_a_second_adapter(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some releases of peft turn gradients on and off when an adapter is added, others leave them as they are."""
+    model = prepare(load(base, trainable=True), LORA, SETTINGS).model
+    before = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    add: Any = model.add_adapter
+
+    def and_switch_gradients(*args: Any, **kwargs: Any) -> None:
+        add(*args, **kwargs)
+        for parameter in model.parameters():
+            parameter.requires_grad_(not parameter.requires_grad)
+
+    monkeypatch.setattr(model, "add_adapter", and_switch_gradients)
+    assert choose_reference(model, kind="copied_adapter") is not None
+    assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == before
+
+
 @pytest.mark.parametrize("kind", ["adapter_off", "copied_adapter", "frozen_copy"])
 @pytest.mark.parametrize("projector", ["full", "freeze"])
 def test_a_frozen_tower_runs_once_for_policy_and_reference(base: Path, projector: Any, kind: Any) -> None:

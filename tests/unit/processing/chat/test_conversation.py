@@ -9,7 +9,8 @@ from functools import lru_cache
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import PreTrainedTokenizerBase
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from mmpref.errors import ConfigError
 from mmpref.processing import ChatEncoder, EncodeError
@@ -167,3 +168,17 @@ def test_any_text_keeps_the_number_of_image_places(question: str, answer: str, n
     assert turns.prompt.count(chat.image_token_id) == 2
     assert chat.image_token_id not in turns.answers[0]
     assert len(turns.answers[0]) >= 2
+
+
+def test_an_answer_that_ends_with_an_unknown_character_still_ends_with_eos() -> None:
+    """The token for unknown characters is an added one as well, and never closes a turn."""
+    words = {word: number for number, word in enumerate(("<unk>", "<s>", "</s>", "user", ":", "assistant", "a", "cat"))}
+    core = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, unk_token="<unk>", bos_token="<s>", eos_token="</s>",
+        chat_template="{% for message in messages %}{{ message.role }} : {{ message.content }} {% endfor %}"
+        "{% if add_generation_prompt %}assistant : {% endif %}",
+    )  # fmt: skip
+    turns = ChatEncoder(tokenizer).encode("a", user_turn("a cat", num_images=0), ["a cat", "a cat \u4e2d"])
+    assert turns.answers == ((6, 7, 2), (6, 7, 0, 2))
