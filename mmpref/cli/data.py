@@ -104,7 +104,7 @@ def check(
     from mmpref.data.commands.next_steps import after_check
     from mmpref.data.commands.outputs import refuse_outputs
     from mmpref.data.manifest import QUARANTINE_FILE, REPORT_FILE
-    from mmpref.files.writing import only_writer
+    from mmpref.files.locking import only_writer
     from mmpref.terminal import CountDisplay
 
     if out.exists() and not out.is_dir():
@@ -259,7 +259,7 @@ def convert(
     from mmpref.data.commands.outputs import refuse_outputs
     from mmpref.data.quarantine import Quarantine, RowError
     from mmpref.data.reading.dataset_info import FILE_NAME as DATASET_INFO
-    from mmpref.files.writing import only_writer
+    from mmpref.files.locking import only_writer
     from mmpref.terminal import CountDisplay
 
     opened = _open(source, format, root, split, card)

@@ -24,9 +24,10 @@ from mmpref.evals.scoring import (
     score_samples,
     with_defaults,
 )
+from mmpref.files.locking import only_writer
 from mmpref.files.reading import read_json, without_links
 from mmpref.files.rows import Source, choose, first_ids, refuse_duplicates
-from mmpref.files.writing import only_writer, writing_to
+from mmpref.files.writing import writing_to
 from mmpref.generation import (
     BATCH_SIZE,
     TOKENS_PER_BATCH,

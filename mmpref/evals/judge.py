@@ -26,17 +26,10 @@ from mmpref.evals.benchmarks.judge_tasks import HALLUSIONBENCH_SAME, JUDGED, TAS
 from mmpref.evals.files.rows import pair_by_id
 from mmpref.evals.files.verdicts import MAX_MISSING_SHARE, Verdict, content_hash, usable
 from mmpref.evals.scoring import benchmark_named, with_defaults
+from mmpref.files.locking import only_writer
 from mmpref.files.reading import refuse_written_over
 from mmpref.files.rows import Source, choose, first_ids, load_rows
-from mmpref.files.writing import (
-    json_text,
-    only_writer,
-    open_to_append,
-    real_path,
-    refuse_special,
-    replacing,
-    writing_to,
-)
+from mmpref.files.writing import json_text, open_to_append, real_path, refuse_special, replacing, writing_to
 from mmpref.generation.chat_api import ChatClient, Completion, ItemFailed, Server, in_parallel
 from mmpref.generation.token_usage import Usage
 from mmpref.judging.cache import Kept, cache_line, read_cache

@@ -190,3 +190,9 @@ def _size_to_read(file: Path) -> int:
     except (OSError, RuntimeError):  # said by whoever reads it
         return 0
     return 0 if _remembered(facts) is not None else int(facts["bytes"])
+
+
+def sha256(path: Path) -> str:
+    """sha256 of a file's bytes, read now and not remembered."""
+    with path.open("rb", buffering=0) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -67,7 +67,7 @@ PARTS_OF_TRAINING = {
 
 # inside a room: the files and folders in levels, each may import those of earlier levels only
 LEVELS: dict[str, list[set[str]]] = {
-    "files": [{"reading", "tables"}, {"rows", "writing"}, {"hashes"}],
+    "files": [{"reading", "tables"}, {"rows", "temporary"}, {"writing"}, {"hashes", "locking"}],
     "recipe": [{"keys", "overrides", "shipped", "unused_keys", "value_types"}, {"sections"}],
     "rundir": [{"content"}, {"locking"}, {"refusals", "train_log"}, {"folder"}, {"vanished"}],
     "losses": [
@@ -153,7 +153,7 @@ DOORS: dict[str, set[str]] = {
     "deepspeed": {"training/parallel/zero.py"},
     "httpx2": {"generation/http_calls.py"},
     "jinja2": {"processing/chat/render_process.py"},
-    "filelock": {"files/writing.py"},
+    "filelock": {"files/locking.py", "files/temporary.py"},
     "psutil": {"process/signals.py"},
     "requests": set(),
     "urllib.request": set(),

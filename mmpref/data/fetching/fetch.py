@@ -31,8 +31,8 @@ from mmpref.data.loading import PairSource, all_images
 from mmpref.data.pairs import write_pairs
 from mmpref.data.quarantine import Quarantine, RowError
 from mmpref.errors import CheckpointError, ConfigError
+from mmpref.files.locking import only_writer
 from mmpref.files.reading import without_links
-from mmpref.files.writing import only_writer
 from mmpref.process.threads import each, within
 from mmpref.records import ImageRef, PreferencePair
 from mmpref.version import __version__

@@ -26,7 +26,8 @@ from torch.utils.data import DataLoader
 
 from mmpref.errors import CheckpointError, ConfigError, MMPrefError, library_errors, one_line
 from mmpref.files.hashes import Say, joined
-from mmpref.files.writing import remove_abandoned, replacing, write_json, writing_to
+from mmpref.files.temporary import remove_abandoned
+from mmpref.files.writing import replacing, write_json, writing_to
 from mmpref.models.loaded import LoadedModel
 from mmpref.models.logps.answer_logps import answer_logps
 from mmpref.models.logps.reference import eval_mode

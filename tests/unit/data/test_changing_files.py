@@ -128,7 +128,7 @@ def test_a_image_that_changes_between_its_decoding_and_its_hash_is_named(
 def test_a_second_check_into_one_folder_is_refused(tmp_path: Path) -> None:
     path, out = rows(tmp_path), tmp_path / "out"
     script = (
-        "import sys; from pathlib import Path; from mmpref.files.writing import only_writer\n"
+        "import sys; from pathlib import Path; from mmpref.files.locking import only_writer\n"
         "with only_writer(Path(sys.argv[1]), 'x'):\n    print('mine', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
