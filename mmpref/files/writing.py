@@ -133,7 +133,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Write a folder atomically: it takes ``path``'s place only if the block raises nothing, and lies beside it before."""
+    """Write a folder atomically: it takes ``path``'s place only if the block raises nothing."""
     with writing_to(path), folder_beside(path) as temporary:
         yield temporary
         for file in temporary.rglob("*"):
