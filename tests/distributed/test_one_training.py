@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mmpref.rundir.folder import LOCK, RunDir
+from mmpref.rundir.content import LOCK
+from mmpref.rundir.folder import RunDir
 from tests.distributed.conftest import Place, finish
 from tests.distributed.test_endings import LONG, MMPREF, launched, process_of, started
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mmpref.rundir.folder import LOCK, RunDir, is_run_folder
+from mmpref.rundir.content import LOCK
+from mmpref.rundir.folder import RunDir, is_run_folder
 from tests.integration.conftest import Place
 from tests.integration.killing import KilledAt, assert_same_run, in_child
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from mmpref.rundir.folder import LOCK, RunDir
+from mmpref.rundir.content import LOCK
+from mmpref.rundir.folder import RunDir
 from tests.integration.conftest import Place
 from tests.integration.killing import assert_same_run, forked, in_child
 

@@ -317,7 +317,7 @@ def test_the_connection_goes_to_the_checked_address_and_proves_the_hosts_name(
     serving.load_cert_chain(certificate, key)
     server.socket = serving.wrap_socket(server.socket, server_side=True)
     trusted = ssl.create_default_context(cafile=str(certificate))
-    monkeypatch.setattr(fetch.ssl, "create_default_context", lambda: trusted)
+    monkeypatch.setattr(ssl, "create_default_context", lambda: trusted)
     reached: list[Any] = []
     connect = socket.create_connection
 
@@ -325,7 +325,7 @@ def test_the_connection_goes_to_the_checked_address_and_proves_the_hosts_name(
         reached.append(address)
         return connect(("127.0.0.1", server.server_address[1]), timeout)
 
-    monkeypatch.setattr(fetch.socket, "create_connection", through)
+    monkeypatch.setattr(socket, "create_connection", through)
     policy = replace(POLICY, resolve=lambda *_: ["1.1.1.1"], attempts=1)
     path = rows_of(tmp_path, f"https://{HOST}/red.png", "https://other.many.test/red.png")
     report, quarantine = run(path, policy)

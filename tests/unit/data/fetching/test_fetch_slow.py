@@ -71,7 +71,7 @@ def test_a_greeting_in_tls_that_does_not_come_is_not_waited_for(
 ) -> None:
     with RawServer(SLOW["drips the status line"]).running() as server:
         connect = socket.create_connection
-        monkeypatch.setattr(fetch.socket, "create_connection", lambda _, timeout: connect(("127.0.0.1", server.port)))
+        monkeypatch.setattr(socket, "create_connection", lambda _, timeout: connect(("127.0.0.1", server.port)))
         policy = FetchPolicy(hosts=frozenset({HOST}), resolve=lambda *_: ["1.1.1.1"], deadline=LIMIT, attempts=1)
         _, quarantine = run(rows_of(tmp_path, f"https://{HOST}/a.png"), policy)
     assert quarantine.counts == {"fetch_timeout": 1}
