@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Every public name of mmpref with its signature, and every command with its options, compared with the list kept.
 
-python scripts/public_api.py             show what differs from tests/unit/public_api.txt; exit code 1 where something does
+python scripts/public_api.py             show what differs from tests/unit/public_api.txt (exit code 1)
 python scripts/public_api.py --update    write the list anew; do so when the difference is meant
 
 Other programs rely on these names. A change of one is seen in a review as a changed line of that file.
@@ -15,12 +15,15 @@ import importlib
 import inspect
 import re
 import sys
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "tests" / "unit" / "public_api.txt"
+LONGEST = 120
+"""Characters of a line."""
 PACKAGES = (
     "mmpref",
     "mmpref.losses",
@@ -33,13 +36,17 @@ PACKAGES = (
 
 
 def public_api() -> list[str]:
-    """The lines of the list: packages in the order of ``PACKAGES``, names in that of the alphabet, then the commands."""
-    lines = []
+    """The lines of the list: packages in the order of ``PACKAGES``, their names sorted, then the commands."""
+    lines: list[str] = []
+    seen: set[int] = set()
     for package in PACKAGES:
         module = importlib.import_module(package)
         lines.append(f"# {package}")
         for name in sorted(module.__all__):
-            lines += described(name, getattr(module, name))
+            value = getattr(module, name)
+            again = callable(value) and id(value) in seen
+            lines += [f"{name}: as above"] if again else described(name, value)
+            seen.add(id(value))
         lines.append("")
     lines.append("# mmpref on the command line")
     return lines + list(commands())
@@ -48,15 +55,13 @@ def public_api() -> list[str]:
 def described(name: str, value: Any) -> list[str]:
     """One name: a function's signature, a class with its constructor and what mmpref defines of it, else the type."""
     if inspect.isclass(value):
-        bases = [base.__name__ for base in value.__bases__ if base is not object]
-        lines = [f"class {name}{signature(value)}" + (f" of {', '.join(bases)}" if bases else "")]
-        return lines + [f"    {line}" for line in members(value)]
-    if callable(value):
-        return [f"def {name}{signature(value)}"]
-    return [f"{name}: {type(value).__name__}"]
+        bases = ", ".join(base.__name__ for base in value.__bases__ if base is not object)
+        members = [f"    {line}" for line in members_of(value)]
+        return [*called(f"class {name}", value), *([f"    is a {bases}"] if bases else []), *members]
+    return called(f"def {name}", value) if callable(value) else [f"{name}: {type(value).__name__}"]
 
 
-def members(kind: type) -> Iterator[str]:
+def members_of(kind: type) -> Iterator[str]:
     """Public methods and properties that the class, or a base of it in mmpref, defines."""
     found: dict[str, Any] = {}
     for base in reversed(kind.__mro__):
@@ -66,18 +71,41 @@ def members(kind: type) -> Iterator[str]:
         if isinstance(value, property):
             yield f"{name}: property"
         elif isinstance(value, (classmethod, staticmethod)):
-            yield f"{type(value).__name__} {name}{signature(value.__func__)}"
+            yield from called(f"{type(value).__name__} {name}", value.__func__)
         elif inspect.isfunction(value):
-            yield f"def {name}{signature(value)}"
+            yield from called(f"def {name}", value)
 
 
-def signature(value: Any) -> str:
-    """As it stands in the source, without the addresses and paths that a default may show."""
+def called(name: str, value: Any) -> list[str]:
+    """``name`` with the signature of ``value``; one line for each parameter where a line is not enough."""
     try:
-        text = str(inspect.signature(value))
+        found = inspect.signature(value)
     except (TypeError, ValueError):  # of a library in C
-        return "(...)"
-    return re.sub(r"<(?:[\w.]+ )*(?:object|function|factory)[^<>]*>", "<...>", text)
+        return [f"{name}(...)"]
+    whole = plain(f"{name}{found}")
+    if len(whole) <= LONGEST:
+        return [whole]
+    parameters, end = plain(str(found.replace(return_annotation=inspect.Signature.empty)))[1:-1], ""
+    if found.return_annotation is not inspect.Signature.empty:
+        end = plain(f" -> {found.return_annotation!r}")
+    return [f"{name}(", *(f"        {one}," for one in at_commas(parameters)), f"    ){end}"]
+
+
+def at_commas(text: str) -> Iterator[str]:
+    """The parts of a text between its commas, but for those inside brackets."""
+    depth, begin = 0, 0
+    for place, letter in enumerate(text):
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth == 0:
+            yield text[begin:place].strip()
+            begin = place + 1
+    yield text[begin:].strip()
+
+
+def plain(text: str) -> str:
+    """A signature as it stands in the source, without the addresses that a default may show."""
+    text = re.sub(r"<(?:[\w.]+ )*(?:object|function|factory)[^<>]*>", "<...>", text)
+    return re.sub(r"(: |-> )'([^']*)'", r"\1\2", text)
 
 
 def commands() -> Iterator[str]:
@@ -90,20 +118,20 @@ def commands() -> Iterator[str]:
 
 
 def command_lines(path: str, command: Any) -> Iterator[str]:
-    """A command's parameters, or all commands of a group."""
-    if not hasattr(command, "commands"):
-        yield path
+    """A command with its parameters, or all commands of a group."""
+    if hasattr(command, "commands"):
+        for name, inner in sorted(command.commands.items()):
+            yield from command_lines(f"{path} {name}", inner)
+        return
+    yield path
+    types = typing.get_type_hints(command.callback)
     for parameter in command.params:
         if parameter.name == "help":
             continue
         names = "/".join([*parameter.opts, *parameter.secondary_opts])
-        notes = [note for note, holds in (("required", parameter.required), ("several", parameter.nargs == -1)) if holds]
-        notes += ["several"] if getattr(parameter, "multiple", False) else []
-        kind = "flag" if getattr(parameter, "is_flag", False) else parameter.type.name
-        if not hasattr(command, "commands"):
-            yield f"    {names}: {kind}" + (f" ({', '.join(notes)})" if notes else "")
-    for name, inner in sorted(getattr(command, "commands", {}).items()):
-        yield from command_lines(f"{path} {name}", inner)
+        kind = types[parameter.name]
+        shown = kind.__name__ if inspect.isclass(kind) else str(kind).replace("pathlib.", "").replace("typing.", "")
+        yield f"    {names}: {shown}" + (" (required)" if parameter.required else "")
 
 
 def main() -> int:
