@@ -60,7 +60,7 @@ def locked(path: Path, *, leave: bool = True, patience: float = 0.0) -> Iterator
 
     Args:
         path: the lock file; its folder is made.
-        leave: whether the file stays after the block. Without, it is deleted while its lock is held, and whoever had
+        leave: whether the file stays after the block. Without, it is deleted while it is locked, and whoever had
             opened it already sees that it is not the file of that name any more.
         patience: seconds to wait for whoever has it locked, such as :func:`refuse_locked` for a moment.
 

@@ -25,7 +25,7 @@ def remove_abandoned(folder: Path, name: str) -> None:
 
     Args:
         folder: where.
-        name: of the file or folder that was being written; ``*`` stands for any letters.
+        name: of the file or folder that was being written; ``*`` matches any letters.
     """
     if os.name != "posix" or not folder.is_dir():  # elsewhere an open file can be neither renamed nor deleted
         return

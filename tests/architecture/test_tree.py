@@ -24,7 +24,7 @@ def test_files_are_short_enough_to_read() -> None:
     assert long == {}
 
 
-def test_no_file_is_a_drawer_for_everything() -> None:
+def test_no_file_is_named_for_nothing() -> None:
     names = {name: path for path in MODULES for name in (*path.relative_to(PACKAGE).parts[:-1], path.stem)}
     assert not NO_SUCH_NAMES & names.keys()
 
@@ -33,7 +33,7 @@ def readme_map() -> dict[str, str]:
     """Entry -> what the map in README.md says of it: the fenced block whose first line begins with ``mmpref/``."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     block = re.search(r"```[a-z]*\nmmpref/[ \t]*.*\n(?P<body>(?:.*\n)*?)```", readme)
-    assert block, "README.md needs the map of the house: a fenced block whose first line is `mmpref/`"
+    assert block, "README.md needs a map of the packages: a fenced block whose first line is `mmpref/`"
     entries: dict[str, str] = {}
     current = ""
     for line in block["body"].splitlines():
@@ -47,10 +47,10 @@ def readme_map() -> dict[str, str]:
 
 def test_the_map_in_the_readme_is_the_tree() -> None:
     entries = readme_map()
-    rooms = {f"mmpref/{part(path)}/" for path in MODULES if path.parent != PACKAGE}
+    packages = {f"mmpref/{part(path)}/" for path in MODULES if path.parent != PACKAGE}
     folders = {f"mmpref/{path.name}/" for path in (PACKAGE / "recipes",) if path.is_dir()}
     files = {f"mmpref/{path.name}" for path in MODULES if path.parent == PACKAGE and not path.stem.startswith("__")}
-    assert {name for name in entries if name.startswith("mmpref/")} == rooms | folders | files
+    assert {name for name in entries if name.startswith("mmpref/")} == packages | folders | files
     around = {Path(name).parts[0] + "/" for name in own_names() if "/" in name and name[0] != "."}
     assert {name for name in entries if not name.startswith("mmpref/")} == around - {"mmpref/"}
 

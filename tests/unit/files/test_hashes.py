@@ -200,7 +200,7 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
 
 
 def test_reading_much_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_hashes, "TOLD_FROM", LARGE)
+    monkeypatch.setattr(file_hashes, "SAID_FROM", LARGE)
     file, told = large(tmp_path / "w", monkeypatch=monkeypatch), list[str]()
     content_hashes([file], say=told.append)
     content_hashes([file], say=told.append)
