@@ -76,6 +76,8 @@ def command_lines(options: argparse.Namespace, for_pytest: list[str]) -> dict[st
     python = [sys.executable, "-m"]
     places, marks = TIERS[options.tier]
     tests = [*python, "pytest", "-m", marks]
+    if options.tier == "oldest":
+        tests += ["-W", "default"]  # what old releases of other libraries deprecate says nothing about mmpref
     if for_pytest:
         tests += [*(places if options.tier == "oldest" else []), *for_pytest]
     else:
