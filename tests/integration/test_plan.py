@@ -224,7 +224,7 @@ def test_the_largest_pair_is_the_last_that_fits() -> None:
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--gpu", "Voodoo 2"], "no card 'Voodoo 2' in the table; known: RTX 3060"),
     (["--gpu-memory", "lots"], "'lots' is not a size of memory"),
-    (["--picture", "big"], "'big' is not the size of a picture"),
+    (["--image-size", "big"], "'big' is not the size of an image"),
     (["model.path=/nowhere/at/all"], "/nowhere/at/all does not exist"),
     (["tune={language: full}"], "no part is tuned by it"),
 ])  # fmt: skip
