@@ -25,6 +25,7 @@ from mmpref.processing import PairBatch, PairCollator, PairEncoder
 from mmpref.training import PreferenceTrainer
 from mmpref.training.trainer import nonfinite
 from tests.pretend_device import DEVICE, NAME, Waits
+from tests.recomputing import recompute
 from tests.tiny_vlms import draw
 from tests.training_steps import FULL, LORA, arguments, objective, rows_for, three_updates, tiny
 
@@ -41,7 +42,7 @@ def step(
     loaded = tiny(name, tuning, dtype)
     reference = choose_reference(loaded.model)
     if is_checkpointed:
-        loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute(loaded.model)
     loaded.model.train()
     collate = PairCollator(PairEncoder(loaded.processor, loaded.family), draw, layout=layout)
     losses = [objective(loss) for loss in OBJECTIVES]
