@@ -13,7 +13,7 @@ from mmpref.version import __version__
 if TYPE_CHECKING:
     from mmpref.losses import LossOutput, PairLogps, build_objective
     from mmpref.records import EvalSample, PreferencePair, TaskResult
-    from mmpref.training import PreferenceTrainer
+    from mmpref.training import PreferenceTrainer, TrainerOptions
 
 # public name -> the package that defines it
 _HOME = {
@@ -24,6 +24,7 @@ _HOME = {
     "EvalSample": "mmpref.records",
     "TaskResult": "mmpref.records",
     "PreferenceTrainer": "mmpref.training",
+    "TrainerOptions": "mmpref.training",
 }
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "PreferencePair",
     "PreferenceTrainer",
     "TaskResult",
+    "TrainerOptions",
     "__version__",
     "build_objective",
 ]

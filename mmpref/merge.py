@@ -1,4 +1,4 @@
-"""A run's adapter merged into its base: one plain model folder, proved to say what the adapter said.
+"""A run's adapter merged into its base: one plain model folder, whose log-probs are compared with the adapter's.
 
 The base is loaded as it was published, in bfloat16, never the 4-bit weights that QLoRA trained on: merging into those
 rounds the adapter away. What was written is loaded again and compared, on pairs of the run's own data, with the base
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,17 @@ from torch import Tensor
 from mmpref.data.opening import recipe_sources
 from mmpref.data.quarantine import Quarantine
 from mmpref.errors import CheckpointError, ConfigError, DataError
-from mmpref.files.hashes import content_hash
+from mmpref.files.hashes import Say, content_hash
 from mmpref.files.writing import folder_beside, real_path, write_json
 from mmpref.models.adapters.lora import attach, merged
-from mmpref.models.load import load, save_model
+from mmpref.models.load import LoadSettings, load
 from mmpref.models.loaded import LoadedModel
 from mmpref.models.logps.pair_logps import pair_logps
 from mmpref.models.quantize import QuantizationSettings
+from mmpref.models.save import save_model
 from mmpref.processing.collate import PairCollator
 from mmpref.processing.encode import PairEncoder
+from mmpref.processing.pixels import ImageSettings
 from mmpref.recipe.sections import Recipe, load_recipe
 from mmpref.records import PreferencePair
 from mmpref.rundir.folder import RunDir, is_run_folder
@@ -36,16 +38,15 @@ from mmpref.training.loss_settings import objective_of
 from mmpref.training.run.start_model import is_folder, start_files
 
 BOUND = 0.02
-"""Nats a token. Rounding W + BA to bfloat16 moves answers by a few thousandths; a merge that went wrong by far more."""
+"""Nats a token. Rounding W + BA to bfloat16 changes log-probs by a few thousandths; a wrong merge by far more."""
 SAMPLES = 16
 REPORT = "merge.json"
 _ADAPTER = "adapter_model.safetensors"
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """How far answers' log-probs moved, in nats a token: the mean over answers of the absolute change, the worst."""
+    """How far the log-probs of answers differ, in nats a token: absolute change, mean and maximum over answers."""
 
     mean: float
     worst: float
@@ -84,11 +85,11 @@ def merge(
     Args:
         run: a complete run that trained an adapter.
         out: must not exist, or be an empty folder.
-        bound: the largest mean drift, in nats a token, that is let pass.
+        bound: the largest mean drift that is allowed, in nats a token.
         samples: pairs of the run's training data that are compared.
         dtype: what the base is loaded, merged and written in.
         device: where the models run; None takes a GPU where there is one.
-        say: told what is being done.
+        say: called with each step.
 
     Raises:
         ConfigError: not such a run, or its base is not there any more.
@@ -101,24 +102,21 @@ def merge(
         raise CheckpointError(f"{out} already exists and is not empty; choose another folder or remove it")
     recipe = load_recipe(RunDir(run).recipe_file)
     _refuse_other_base(run, recipe, say)
-    pairs, images = _some_pairs(recipe, samples)
+    compared = _Compared(recipe, *_some_pairs(recipe, samples))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    trained_on = None
-    if recipe.adapter.stored_as is not None:
-        say(f"the {recipe.adapter.stored_as} base with the adapter, as it was trained")
-        quantized = QuantizationSettings(
-            kind=recipe.adapter.stored_as,
-            double_quant=recipe.adapter.double_quant,
-            compute_dtype=recipe.adapter.compute_dtype,
+    trained = None
+    if (quantized := _quantization_of(recipe)) is not None:
+        say(f"the {quantized.kind} base with the adapter, as it was trained")
+        loaded = load(
+            recipe.model.path, LoadSettings(dtype=recipe.model.dtype, quantization=quantized), adapter=adapter
         )
-        loaded = load(recipe.model.path, adapter=adapter, dtype=recipe.model.dtype, quantization=quantized)
-        trained_on = _answers(loaded, recipe, pairs, images)
+        trained = compared.log_probs(loaded)
         del loaded
         gc.collect()
     say(f"the base in {dtype} with the adapter")
-    loaded = load(recipe.model.path, dtype=dtype, device=device)
+    loaded = load(recipe.model.path, LoadSettings(dtype=dtype, device=device))
     with_adapter = attach(loaded.model, adapter, trainable=False).eval()
-    before = _answers(_replaced(loaded, with_adapter), recipe, pairs, images)
+    before = compared.log_probs(_replaced(loaded, with_adapter))
     whole = merged(with_adapter)
     try:
         with folder_beside(out) as beside:
@@ -127,20 +125,12 @@ def merge(
             del loaded, with_adapter, whole
             gc.collect()
             say("the merged model, read back")
-            again = load(unproved, device=device)
-            after = _answers(again, recipe, pairs, images)
-            result = Merged(
-                path=out,
-                drift=_drift(before, after),
-                trained_on=None if trained_on is None else _drift(trained_on, after),
-            )
+            after = compared.log_probs(load(unproved, LoadSettings(device=device)))
+            trained_on = None if trained is None else _drift(trained, after)
+            result = Merged(path=out, drift=_drift(before, after), trained_on=trained_on)
             _refuse_drift(result.drift, bound)
-            facts = {
-                "base": recipe.model.path,
-                "adapter": content_hash(adapter / _ADAPTER),
-                "dtype": dtype,
-                "bound": bound,
-            }
+            adapter_hash = content_hash(adapter / _ADAPTER)
+            facts = {"base": recipe.model.path, "adapter": adapter_hash, "dtype": dtype, "bound": bound}
             write_json(unproved / REPORT, {**facts, **_drifts(result)})
             if out.exists():
                 out.rmdir()
@@ -152,7 +142,7 @@ def merge(
 
 def _adapter_of(run: Path) -> Path:
     if not is_run_folder(run):
-        raise ConfigError(f"{run} is not a run folder of mmpref train; give the folder that holds its manifest.json")
+        raise ConfigError(f"{run} is not a run folder of mmpref train; give the folder with its manifest.json")
     state = RunDir(run).manifest()["state"]
     if state != "complete":
         raise ConfigError(f"the run in {run} has no result yet (state: {state}); finish it with mmpref train --resume")
@@ -163,7 +153,7 @@ def _adapter_of(run: Path) -> Path:
 
 
 def _refuse_other_base(run: Path, recipe: Recipe, say: Say) -> None:
-    """The adapter's weights say nothing without the base that they were trained on."""
+    """Refuse another base than the one that the adapter was trained on."""
     then = RunDir(run).manifest().get("start_files")
     if not isinstance(then, dict) or not then or not is_folder(recipe.model.path):
         return  # of an earlier version, or a hub model
@@ -172,7 +162,7 @@ def _refuse_other_base(run: Path, recipe: Recipe, say: Say) -> None:
     if changed:
         raise ConfigError(
             f"{recipe.model.path} is not the model that the run in {run} trained on: {', '.join(changed[:5])} differ; "
-            "put the model of then back"
+            "put the earlier model back"
         )
 
 
@@ -192,33 +182,49 @@ def _replaced(loaded: LoadedModel, model: Any) -> LoadedModel:
     return LoadedModel(model=model, processor=loaded.processor, family=loaded.family, path=loaded.path)
 
 
-@torch.no_grad()
-def _answers(
-    loaded: LoadedModel, recipe: Recipe, pairs: Sequence[PreferencePair], images: Any
-) -> dict[str, tuple[float, int]]:
-    """Log-prob and token count of every answer, by pair and side."""
-    section = recipe.processing
-    encoder = PairEncoder(  # without max_length: pairs that training cut or set aside are as good to compare on
-        loaded.processor,
-        loaded.family,
-        min_pixels=section.min_pixels,
-        max_pixels=section.max_pixels,
-        template_kwargs=section.template_kwargs,
+def _quantization_of(recipe: Recipe) -> QuantizationSettings | None:
+    """How the base was quantised for training; None where it was not."""
+    section = recipe.adapter
+    if section.stored_as is None:
+        return None
+    return QuantizationSettings(
+        kind=section.stored_as, double_quant=section.double_quant, compute_dtype=section.compute_dtype
     )
-    both = all(pair.rejected is not None for pair in pairs)
-    collate = PairCollator(encoder, images.open, layout="plain", need_rejected=both)
-    device = next(parameter.device for parameter in loaded.model.parameters())
-    found: dict[str, tuple[float, int]] = {}
-    for pair in pairs:
-        logps = pair_logps(loaded.model, collate([pair]).to(device))
-        sides: dict[str, tuple[Tensor | None, Tensor | None]] = {
-            "chosen": (logps.chosen, logps.chosen_len),
-            "rejected": (logps.rejected, logps.rejected_len),
-        }
-        for side, (total, length) in sides.items():
-            if total is not None and length is not None:
-                found[f"{pair.id} ({side})"] = (float(total), int(length))
-    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """What the models are compared on."""
+
+    recipe: Recipe
+    pairs: Sequence[PreferencePair]
+    images: Any
+
+    @torch.no_grad()
+    def log_probs(self, loaded: LoadedModel) -> dict[str, tuple[float, int]]:
+        """Log-prob and token count of every answer, by pair and side."""
+        section = self.recipe.processing
+        # without max_length: pairs that training cut or quarantined are as good for the comparison
+        encoder = PairEncoder(
+            loaded.processor,
+            loaded.family,
+            images=ImageSettings(min_pixels=section.min_pixels, max_pixels=section.max_pixels),
+            template_kwargs=section.template_kwargs,
+        )
+        both = all(pair.rejected is not None for pair in self.pairs)
+        collate = PairCollator(encoder, self.images.open, layout="plain", need_rejected=both)
+        device = next(parameter.device for parameter in loaded.model.parameters())
+        found: dict[str, tuple[float, int]] = {}
+        for pair in self.pairs:
+            logps = pair_logps(loaded.model, collate([pair]).to(device))
+            sides: dict[str, tuple[Tensor | None, Tensor | None]] = {
+                "chosen": (logps.chosen, logps.chosen_len),
+                "rejected": (logps.rejected, logps.rejected_len),
+            }
+            for side, (total, length) in sides.items():
+                if total is not None and length is not None:
+                    found[f"{pair.id} ({side})"] = (float(total), int(length))
+        return found
 
 
 def _drift(before: dict[str, tuple[float, int]], after: dict[str, tuple[float, int]]) -> Drift:
@@ -232,9 +238,9 @@ def _drift(before: dict[str, tuple[float, int]], after: dict[str, tuple[float, i
 def _refuse_drift(drift: Drift, bound: float) -> None:
     if not drift.mean <= bound:  # NaN is above every bound
         raise CheckpointError(
-            f"the merged model is not the adapter: its answers moved by {drift.mean:.4f} nats a token on average over "
-            f"{drift.answers} answers (worst {drift.worst:.4f}, {drift.worst_pair}), and {bound} is let pass. Merge in "
-            "float32 with --dtype float32, or serve the adapter unmerged"
+            f"the merged model does not reproduce the adapter: log-probs differ by {drift.mean:.4f} nats a token on "
+            f"average over {drift.answers} answers (worst {drift.worst:.4f}, {drift.worst_pair}), and {bound} is "
+            "allowed. Merge in float32 with --dtype float32, or serve the adapter unmerged"
         )
 
 

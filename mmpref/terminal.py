@@ -35,7 +35,7 @@ def console() -> Console:
 
 
 class _Display:
-    """A context with one live progress bar."""
+    """A context with one progress bar that moves."""
 
     def __init__(self, title: str) -> None:
         self.console = console()
@@ -71,10 +71,11 @@ class TrainingDisplay(_Display):
 
     def __init__(self) -> None:
         super().__init__("loading")
-        self.console.quiet = int(os.environ.get("RANK", "0")) > 0  # of several processes the first one speaks
+        self.console.quiet = int(os.environ.get("RANK", "0")) > 0  # of several processes only the first prints
         self._numbers = ""
 
     def update(self, done: int, total: int, numbers: Mapping[str, float]) -> None:
+        """Move the bar to a step, and show the numbers logged last."""
         shown = "  ".join(
             f"{name.split('/')[-1]} {numbers[name]:.3f}" for name in SHOWN_WHILE_TRAINING if name in numbers
         )
@@ -87,6 +88,7 @@ class TrainingDisplay(_Display):
             self.say(line)
 
     def finish(self, run: RunDir) -> None:
+        """Print where the result is."""
         self._bar.stop()
         self.say(f"done: {run.path} (model in {run.model})")
 
@@ -95,9 +97,11 @@ class EvalDisplay(_Display):
     """``mmpref eval``: answers given, time left, then the result."""
 
     def update(self, done: int, total: int) -> None:
+        """Move the bar."""
         self._bar.update(self._task, completed=done, total=total)
 
     def finish(self, result: TaskResult, out: Path, beside: Mapping[str, Mapping[str, float | None]]) -> None:
+        """Print the result (see :func:`print_result`) and where it was written."""
         self._bar.stop()
         print_result(result, beside)
         self.console.print(f"written to {out}", markup=False)
@@ -107,11 +111,12 @@ class CountDisplay(_Display):
     """``mmpref data``: how many are done, of how many where that is known."""
 
     def update(self, done: int, total: int | None = None) -> None:
+        """Move the bar; without a total it only counts."""
         self._bar.update(self._task, completed=done, total=total)
 
 
 class DemoDisplay:
-    """``mmpref demo``: one bar over all stages, weighed by how long each takes, with the time left."""
+    """``mmpref demo``: one bar over all stages, weighted by how long each takes, with the time left."""
 
     def __init__(self, stages: Sequence[tuple[str, float]]) -> None:
         self.console = console()
@@ -140,7 +145,7 @@ class DemoDisplay:
         self.stop()
 
     def stop(self) -> None:
-        """Take the bar off the screen; lines can still be said."""
+        """Remove the bar from the screen; lines can still be printed."""
         self._bar.stop()
 
     def begin(self, stage: str) -> None:
@@ -159,6 +164,7 @@ class DemoDisplay:
         self._bar.update(self._task, completed=self._done + self._weights.get(self._stage, 0.0) * min(share, 1.0))
 
     def say(self, text: str) -> None:
+        """One line above the bar."""
         self._bar.console.print(text, markup=False, soft_wrap=True)
 
 
@@ -176,7 +182,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def print_facts(title: str, facts: Sequence[tuple[str, str]], notes: Sequence[str] = ()) -> None:
-    """Labels and what is said of each, long lines wrapped; with notes below."""
+    """A table of labels and texts, long lines wrapped; with notes below."""
     table = Table(title=title, title_justify="left", show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")

@@ -26,8 +26,8 @@ import numpy as np
 from PIL import Image
 
 from mmpref.data.commands.check import check
-from mmpref.data.loading import PairSource
 from mmpref.data.opening import open_pairs
+from mmpref.data.pair_source import PairSource
 from mmpref.data.quarantine import Quarantine
 from mmpref.data.reading.source import open_source
 

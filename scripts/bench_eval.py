@@ -21,8 +21,8 @@ import torch
 import transformers
 from PIL import Image, ImageDraw
 
-from mmpref.generation import TransformersAnswerer
-from mmpref.models.load import load
+from mmpref.generation import AnswerSettings, TransformersAnswerer
+from mmpref.models.load import LoadSettings, load
 from mmpref.models.loaded import LoadedModel
 from mmpref.records import EvalSample, ImageRef, user_turn
 
@@ -83,12 +83,11 @@ def main() -> None:
 
             model = root / "model"
             build_tiny_llava(model, seed=0)
-        loaded = load(model, device="cuda" if torch.cuda.is_available() else None)
+        loaded = load(model, LoadSettings(device="cuda" if torch.cuda.is_available() else None))
         loaded.model.generation_config.eos_token_id = None  # no answer ends early: both do the same work
         samples = ask(draw(root, settings.images), settings.questions)
-        answerer = TransformersAnswerer(
-            loaded, images_root=root, batch_size=settings.batch_size, max_new_tokens=settings.new_tokens
-        )
+        wanted = AnswerSettings(batch_size=settings.batch_size, max_new_tokens=settings.new_tokens)
+        answerer = TransformersAnswerer(loaded, wanted, images_root=root)
         slow, fast, same = [], [], 0
         for _ in range(settings.rounds):
             begun = time.perf_counter()

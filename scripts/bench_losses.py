@@ -46,7 +46,16 @@ def core_steps(device: str = "cpu") -> dict[str, Callable[[], None]]:
 
     def step(objective: Objective) -> None:
         chosen, rejected = sums[0].clone().requires_grad_(), sums[1].clone().requires_grad_()
-        x = PairLogps(chosen, rejected, length[0], length[1], ref[0], ref[1], score[0], score[1])
+        x = PairLogps(
+            chosen=chosen,
+            rejected=rejected,
+            chosen_len=length[0],
+            rejected_len=length[1],
+            ref_chosen=ref[0],
+            ref_rejected=ref[1],
+            chosen_score=score[0],
+            rejected_score=score[1],
+        )
         objective(x).per_pair.mean().backward()
 
     with warnings.catch_warnings():

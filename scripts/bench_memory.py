@@ -216,7 +216,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     from PIL import Image
 
     from mmpref.losses import build_objective
-    from mmpref.models import choose_reference, load, pair_logps, prepare
+    from mmpref.models import LoadSettings, choose_reference, load, pair_logps, prepare
     from mmpref.models.quantize import QuantizationSettings
     from mmpref.models.tuning import AdapterSettings, Tuning
     from mmpref.processing import PairCollator, PairEncoder
@@ -229,7 +229,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
         folder = build(case, Path(name))
         stored = recipe.adapter.stored_as
         quantization = stored and QuantizationSettings(kind=stored, double_quant=recipe.adapter.double_quant)
-        loaded = load(folder, dtype=recipe.model.dtype, trainable=True, quantization=quantization)
+        loaded = load(folder, LoadSettings(dtype=recipe.model.dtype, quantization=quantization), trainable=True)
     adapter = None
     if recipe.adapter.kind != "none":
         asked = recipe.adapter.model_dump(include={"rank", "dropout", "use_dora"})

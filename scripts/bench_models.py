@@ -18,7 +18,7 @@ import transformers as tf
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from mmpref.models.load import image_only
+from mmpref.models.folder.image_only import image_only
 from mmpref.records import ImageRef, PreferencePair, user_turn
 
 QUESTION_WORDS = 40

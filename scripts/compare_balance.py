@@ -23,7 +23,14 @@ def pairs(count: int, drift: float) -> PairLogps:
     ref = -(0.3 + 1.2 * torch.rand(2, count, generator=g, dtype=torch.float64))
     u = (ref + drift * torch.randn(2, count, generator=g, dtype=torch.float64)).clamp(max=-1e-3)
     one, other = (u * n).unbind()
-    return PairLogps(one.requires_grad_(), other.requires_grad_(), n[0], n[1], *(ref * n).unbind())
+    return PairLogps(
+        chosen=one.requires_grad_(),
+        rejected=other.requires_grad_(),
+        chosen_len=n[0],
+        rejected_len=n[1],
+        ref_chosen=ref[0] * n[0],
+        ref_rejected=ref[1] * n[1],
+    )
 
 
 def run(name: str, beta: float, x: PairLogps) -> tuple[Tensor, Tensor]:

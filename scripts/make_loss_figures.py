@@ -51,7 +51,16 @@ def pairs(u_w: Tensor, u_l: Tensor, *, scores: tuple[Tensor, Tensor] | None = No
     """Answers of one token each, with a reference that stands where the policy began: at u = -1 on both sides."""
     one, ref = torch.ones_like(u_w), torch.full_like(u_w, -1.0)
     high, low = scores or (torch.full_like(u_w, 4.0), torch.full_like(u_w, 2.0))
-    return PairLogps(u_w.clone().requires_grad_(), u_l.clone().requires_grad_(), one, one, ref, ref, high, low)
+    return PairLogps(
+        chosen=u_w.clone().requires_grad_(),
+        rejected=u_l.clone().requires_grad_(),
+        chosen_len=one,
+        rejected_len=one,
+        ref_chosen=ref,
+        ref_rejected=ref,
+        chosen_score=high,
+        rejected_score=low,
+    )
 
 
 def around(difference: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ import transformers as tf
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from mmpref.models.load import image_only
+from mmpref.models.folder.image_only import image_only
 from mmpref.records import ImageRef, Message, Part, PreferencePair, user_turn
 
 WORDS = (

@@ -11,11 +11,11 @@ import torch
 from transformers import TrainerCallback, TrainingArguments
 
 from mmpref.losses import build_objective
-from mmpref.models import AdapterSettings, LoadedModel, Tuning, choose_reference, load, prepare
+from mmpref.models import AdapterSettings, LoadedModel, LoadSettings, Tuning, choose_reference, load, prepare
 from mmpref.models.logps.reference import Reference
 from mmpref.processing import PairCollator, PairEncoder
 from mmpref.records import PreferencePair
-from mmpref.training import PreferenceTrainer
+from mmpref.training import PreferenceTrainer, TrainerOptions
 from mmpref.training.run.reference_cache import ReferenceCache
 from tests.tiny_vlms import build, draw, pair
 
@@ -38,7 +38,7 @@ def rows_for(name: str, count: int) -> list[PreferencePair]:
 def tiny(name: str, tuning: Tuning, dtype: str = "float32") -> LoadedModel:
     """A small model of a family as it is loaded from its folder, prepared for training."""
     with tempfile.TemporaryDirectory() as folder:
-        loaded = load(build(name, Path(folder)), dtype=dtype)
+        loaded = load(build(name, Path(folder)), LoadSettings(dtype=dtype))
     return prepare(loaded, tuning, AdapterSettings(rank=4) if "lora" in (tuning.language, tuning.vision) else None)
 
 
@@ -76,8 +76,8 @@ def three_updates(
     else:
         reference = choose_reference(loaded.model)
     trainer = trainer_class(
-        loaded.model, args, objective=objective(loss), train_pairs=pairs, collator=collator, reference=reference,
-        callbacks=[Between(begin, end)],
+        loaded.model, args, objective=objective(loss), train_pairs=pairs,
+        options=TrainerOptions(collator=collator, reference=reference, callbacks=[Between(begin, end)]),
     )  # fmt: skip
     trainer.train()
     assert trainer.state.global_step == UPDATES

@@ -1,12 +1,12 @@
-"""What can be wrong with a command line whichever command it is for: arguments that are empty or can be no path,
-``--key value``."""
+"""What can be wrong with a command line whichever command it is for: arguments that are empty or can be no path, former
+names of options, ``--key value``."""
 
 from __future__ import annotations
 
 import inspect
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import typer
 
@@ -14,6 +14,17 @@ from mmpref.errors import ConfigError
 
 _OF_RECIPES = ("overrides", "options")
 """Parameters of commands that take ``key=value``: changes to a recipe, options of a benchmark."""
+RENAMED: Mapping[str, Mapping[str, str]] = {
+    "eval": {"--images": "--image-root"},
+    "report": {"--images": "--image-root"},
+    "data check": {"--root": "--image-root"},
+    "data verify": {"--root": "--image-root"},
+    "data convert": {"--root": "--image-root", "--images": "--image-folder"},
+    "data audit": {"--root": "--image-root", "--images": "--with-images", "--no-images": "--without-images"},
+    "data view": {"--root": "--image-root"},
+    "data fetch": {"--root": "--image-root"},
+}
+"""Command (``eval``, ``data check``) -> the former names of its options -> what they are called now."""
 
 
 def refuse_empty(arguments: Sequence[str]) -> None:
@@ -60,13 +71,26 @@ def refuse_no_path(arguments: Sequence[str]) -> None:
             raise ConfigError(f"{name} {why}")
 
 
+def renamed_option(arguments: Sequence[str]) -> str | None:
+    """What an option that the command line uses under its former name is called now."""
+    command = next((name for name in RENAMED if list(arguments[: name.count(" ") + 1]) == name.split()), None)
+    for word in arguments if command is not None else ():
+        former = word.partition("=")[0]
+        if (name := RENAMED[command or ""].get(former)) is not None:
+            return f"{former} is called {name} now"
+    return None
+
+
 def hint_for(app: typer.Typer, arguments: Sequence[str]) -> str | None:
-    """What to write in place of an option that a command does not have, where it takes ``key=value``.
+    """What to write in place of an option that a command does not have: its new name, or ``key=value`` where the
+    command takes that.
 
     Args:
         app: its commands know their options.
         arguments: of a command line that typer refused.
     """
+    if (renamed := renamed_option(arguments)) is not None:
+        return renamed
     commands = {info.name or getattr(info.callback, "__name__", ""): info.callback for info in app.registered_commands}
     command = next((commands[word] for word in arguments if word in commands), None)
     if command is None:

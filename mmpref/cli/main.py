@@ -110,7 +110,7 @@ def train(
     ] = 0,
 ) -> None:
     """Train a model on preference pairs (or demonstrations) as a recipe says."""
-    from mmpref.rundir.folder import check_output
+    from mmpref.rundir.claim import check_output
     from mmpref.rundir.refusals import load_to_train, refuse_moved
     from mmpref.terminal import TrainingDisplay
 
@@ -140,6 +140,7 @@ def train(
     if processes is not None or main_address is not None or nodes > 1 or max_restarts:
         raise ConfigError("--processes, --nodes, --main-address and --max-restarts go with --launch")
     with TrainingDisplay() as display:
+        from mmpref.training.run.callbacks import RunCallbacks
         from mmpref.training.run.run import train as run_training
 
         run = run_training(
@@ -147,9 +148,7 @@ def train(
             overwrite=overwrite,
             resume=resume,
             allow_data_change=allow_data_change,
-            progress=display.update,
-            say=display.say,
-            losses=display.losses,
+            callbacks=RunCallbacks(progress=display.update, say=display.say, losses=display.losses),
         )
         display.finish(run)
 
@@ -236,7 +235,7 @@ def doctor(
     ] = None,
 ) -> None:
     """What this machine can do, and whether a recipe would start."""
-    from mmpref.doctor import check_recipe, machine
+    from mmpref.doctor.machine import machine
     from mmpref.errors import ConfigError
     from mmpref.recipe.sections import load_recipe
     from mmpref.terminal import print_findings
@@ -245,6 +244,8 @@ def doctor(
         raise ConfigError(f"'{overrides[0]}' changes a recipe: give one with --recipe")
     broken = print_findings("this machine", machine())
     if recipe is not None:
+        from mmpref.doctor.recipe_check import check_recipe
+
         broken += print_findings(recipe, check_recipe(load_recipe(recipe, overrides or [])))
     if broken:
         raise ConfigError(f"{broken} of these need attention")
@@ -327,7 +328,9 @@ def report(
         list[Path],
         typer.Option(help="NAME.html: the page, one file that needs nothing else. NAME.csv, .md, .tex: the table."),
     ],
-    images: Annotated[Path | None, typer.Option(help="Image paths in the results are relative to this folder.")] = None,
+    image_root: Annotated[
+        Path | None, typer.Option(help="Image paths in the results are relative to this folder.")
+    ] = None,
     title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
 ) -> None:
     """Compare runs in one page, or as a table: intervals, paired differences, training curves, examples."""
@@ -346,7 +349,7 @@ def report(
     for file in out:
         with only_writer(file, "choose another --out"):
             if file.suffix.lower() in pages:
-                build_report(runs, file, title=title, images_root=images)
+                build_report(runs, file, title=title, images_root=image_root)
             else:
                 write_table(load_runs(runs), file)
         typer.echo(f"wrote {file}")
@@ -407,9 +410,9 @@ def entry_point(command: Callable[[], int] = main) -> None:
         code = streams.DISK_FULL if is_failure else code
     ended.append(code)
     if code == 0 and "mmpref.training.parallel.world" in sys.modules:  # else nothing here trained
-        from mmpref.training.parallel.world import leave
+        from mmpref.training.parallel.world import leave_process_group
 
-        leave()
+        leave_process_group()
     leave_with(code)
 
 

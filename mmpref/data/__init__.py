@@ -2,7 +2,8 @@
 
 from mmpref.data.images.loader import ImageLimits, ImageLoader
 from mmpref.data.loading import load_pairs
-from mmpref.data.pairs import pair_from_row, pair_to_row, write_pairs
+from mmpref.data.pair_writing import pair_to_row, write_pairs
+from mmpref.data.pairs import pair_from_row
 from mmpref.data.quarantine import Quarantine, RowError
 from mmpref.data.reading.source import read_jsonl
 from mmpref.data.split import split_by_image

@@ -1,25 +1,26 @@
 """Data cards: what a data set is, where it comes from, how its rows are read and what to watch for.
 
 A card is one Markdown file with YAML front matter, in the manner of the model hub's own cards. The front matter is
-typed: an unknown key, a wrong type or a format that does not exist is an error that names it.
+typed: an unknown key, a wrong type or a format that does not exist is an error that names the card and the key.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-import types
-import typing
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from mmpref.data.formats import FormatOptions, format_named
 from mmpref.errors import ConfigError, DataError
 from mmpref.files.reading import read_text
-from mmpref.recipe.sections import parse_yaml
+from mmpref.recipe.keys import known_keys
+from mmpref.yaml_text import did_you_mean, parse_yaml
 
 CARD_FOLDER = "data_cards"
 _MOST_BYTES = 4 * 2**20
@@ -27,76 +28,104 @@ Certainty = Literal["measured", "read", "assumed"]
 ImageKind = Literal["none", "paths", "bytes", "zip", "tar", "split_zip", "own_root"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CardImages:
+def _not_blank(value: str) -> str:
+    if not value.strip():
+        raise PydanticCustomError("string_type", "blank")
+    return value
+
+
+def _count_or_text(value: Any) -> Any:
+    """Refused here in one sentence; a union would refuse it once for each of its types."""
+    if isinstance(value, bool) or not (isinstance(value, int) or (isinstance(value, str) and value.strip())):
+        raise PydanticCustomError("int_type", "neither a count nor text")
+    return value
+
+
+def _under(key: str) -> BeforeValidator:
+    """A text alone is the value of one key of the mapping."""
+    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
+
+
+Text = Annotated[str, AfterValidator(_not_blank)]
+Texts = Annotated[tuple[Text, ...], Field(strict=False)]
+CountOrText = Annotated[int | str, BeforeValidator(_count_or_text)]
+
+
+class _Facts(BaseModel):
+    """A mapping of the front matter, read strictly: no other key, no number for a text."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class CardImages(_Facts):
     """How the images come, and how the paths in the rows lead to them."""
 
     kind: ImageKind
     """``paths`` beside the rows, ``bytes`` in them, archives to unpack, or a root that the user has to bring."""
-    files: tuple[str, ...] = ()
+    files: Texts = ()
     """The archives, in order; the parts of a split zip are joined before unpacking."""
-    root: str | None = None
-    """What the data root must hold."""
-    path_after: str | None = None
+    root: Text | None = None
+    """What the data root must contain."""
+    path_after: Text | None = None
     """Only what follows this folder counts in the image paths of the rows."""
-    template: str | None = None
+    template: Text | None = None
     """Path of an image that the rows name by id."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CardScores:
+class CardScores(_Facts):
     """What gave the scores, and which constants of Uni-DPO fit their scale."""
 
-    kind: str
-    scale: tuple[float, float] | None = None
+    kind: Text
+    scale: Annotated[tuple[float, float], Field(strict=False)] | None = None
     """Lowest and highest possible score; null where nothing bounds them or nobody knows."""
     eta: float | None = None
     tau_good: float | None = None
-    origin: str | None = None
+    origin: Text | None = None
     """Where ``eta`` and ``tau_good`` come from."""
 
+    def summary(self) -> str:
+        """What gave them, and their scale."""
+        return self.kind if self.scale is None else f"{self.kind} {self.scale[0]:g}..{self.scale[1]:g}"
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CardLeaks:
+
+class CardLeaks(_Facts):
     """Which images of benchmarks may be in the set."""
 
-    note: str
-    images: tuple[str, ...] = ()
+    note: Text
+    images: Texts = ()
     """Collections the images come from: ``coco``, ``visual_genome``."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expected:
-    """Counts that must hold for one split or file; null where nobody has counted."""
+class Expected(_Facts):
+    """Counts that must be true of one split or file; null where nobody has counted."""
 
     read: int | None = None
     used: int | None = None
     quarantined: int | None = None
-    reasons: Mapping[str, int] = field(default_factory=dict)
+    reasons: dict[str, int] = Field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Card:
+class Card(_Facts):
     """The facts of one data set, and the text below them."""
 
-    name: str
-    summary: str
-    source: str
-    revision: str | None
-    license: str
+    name: Text
+    summary: Text
+    source: Text
+    revision: Text | None
+    license: Text
     commercial_use: Literal["yes", "no", "unclear"]
-    size: Mapping[str, int | str]
-    format: str
-    fields: Mapping[str, str]
-    images: CardImages
+    size: dict[str, CountOrText]
+    format: Text
+    fields: dict[str, Text]
+    images: Annotated[CardImages, _under("kind")]
     scores: CardScores | None
-    defects: Mapping[str, str]
-    leaks: CardLeaks
-    expected: Mapping[str, Expected]
-    sure: Mapping[str, Certainty]
-    files: tuple[str, ...] = ()
-    """The annotation files in the source, where it holds others too."""
-    text: str = ""
+    defects: dict[str, Text]
+    leaks: Annotated[CardLeaks, _under("note")]
+    expected: dict[str, Expected]
+    sure: dict[str, Certainty]
+    files: Texts = ()
+    """The annotation files in the source, where it has others too."""
+    text: Text = ""
     """The Markdown below the front matter."""
 
     @property
@@ -115,13 +144,19 @@ class Card:
     def facts(self) -> list[tuple[str, str]]:
         """Every fact as a label and a line for the terminal, with how sure it is."""
         lines = []
-        for item in dataclasses.fields(self):
-            if item.name in ("name", "text"):
+        for name in type(self).model_fields:
+            if name in ("name", "text"):
                 continue
-            certain = self.sure.get(item.name)
-            shown = _line(getattr(self, item.name))
-            lines.append((item.name, f"{shown} [{certain}]" if certain else shown))
+            certain = self.sure.get(name)
+            shown = _line(getattr(self, name))
+            lines.append((name, f"{shown} [{certain}]" if certain else shown))
         return lines
+
+    def row(self) -> list[str]:
+        """Its line in the list of cards: name, format, size, licence, commercial use, scores."""
+        size = ", ".join(f"{count:,}" if isinstance(count, int) else count for count in self.size.values())
+        scores = "none" if self.scores is None else self.scores.summary()
+        return [self.name, self.format, size, self.license, self.commercial_use, scores]
 
 
 def list_cards() -> list[Card]:
@@ -133,7 +168,7 @@ def load_card(name_or_path: str | Path) -> Card:
     """One card: a shipped one by its name, or any file.
 
     Raises:
-        DataError: no such card, or one that does not hold what a card must.
+        DataError: no such card, or one without what a card must say.
     """
     path = Path(name_or_path)
     if path.suffix != ".md":
@@ -164,17 +199,54 @@ def parse_card(content: str, *, where: str) -> Card:
         raise DataError(str(error)) from error
     if not isinstance(tree, dict) or "text" in tree:
         raise DataError(f"{where}: the front matter must be a mapping of the fields of a card")
-    if isinstance(tree.get("images"), str):
-        tree["images"] = {"kind": tree["images"]}
-    if isinstance(tree.get("leaks"), str):
-        tree["leaks"] = {"note": tree["leaks"]}
-    problems: list[str] = []
-    card = _build(Card, {**tree, "text": "\n".join(lines[end + 1 :]).strip()}, "", problems)
-    if not problems:
-        problems += _contradictions(card)
-    if problems:
+    try:
+        card = Card.model_validate({**tree, "text": "\n".join(lines[end + 1 :]).strip()})
+    except ValidationError as error:
+        unknown_first = sorted(
+            error.errors(), key=lambda problem: problem["type"] not in ("extra_forbidden", "invalid_key")
+        )
+        raise DataError(f"{where}: {'; '.join(map(_explain, unknown_first))}") from None
+    if problems := _contradictions(card):
         raise DataError(f"{where}: {'; '.join(problems)}")
-    return typing.cast(Card, card)
+    return card
+
+
+_WANTED = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "tuple_type": "a list",
+    "too_long": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+}
+"""Kind of a pydantic problem -> what the value must be."""
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    """One pydantic problem as a sentence with the dotted key, and the nearest known key where one was mistyped."""
+    *sections, last = problem["loc"]
+    kind, value = problem["type"], problem.get("input")
+    if last == "[key]":  # the key itself is no text
+        return f"'{_dotted(sections[:-1])}' has the key {value!r}, which must be text"
+    if kind == "missing" and isinstance(last, int):  # a list that is too short
+        return f"'{_dotted(sections)}' must be a list, got {str(value)[:60]!r}"
+    dotted = _dotted(problem["loc"])
+    if kind == "invalid_key":  # no text
+        return f"unknown key '{_dotted([*sections, str(last)])}'"
+    if kind == "extra_forbidden":
+        in_split = len(sections) == 2 and sections[0] == "expected"
+        known = known_keys(Expected, []) if in_split else known_keys(Card, sections)
+        return f"unknown key '{dotted}'{did_you_mean(str(last), known, prefix=sections)}"
+    if kind == "missing":
+        return f"missing key '{dotted}'"
+    wanted = _WANTED.get(kind) or " or ".join(re.findall(r"'([^']*)'", str(problem.get("ctx", {}).get("expected"))))
+    return f"'{dotted}' must be {wanted}, got {str(value)[:60]!r}"
+
+
+def _dotted(location: Sequence[Any]) -> str:
+    """``images.files[0]``."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
 
 
 def _contradictions(card: Card) -> list[str]:
@@ -184,8 +256,8 @@ def _contradictions(card: Card) -> list[str]:
         format_named(card.format)
     except ConfigError as error:
         problems.append(f"'format': {error}")
-    known = {item.name for item in dataclasses.fields(Card)}
-    problems += [f"'sure' names {key!r}, which is no field of a card" for key in card.sure if key not in known]
+    unknown = [key for key in card.sure if key not in Card.model_fields]
+    problems += [f"'sure' names {key!r}, which is no field of a card" for key in unknown]
     if card.scores is not None and card.scores.scale is not None and card.scores.scale[0] >= card.scores.scale[1]:
         problems.append("'scores.scale' must be [lowest, highest]")
     for split, counts in card.expected.items():
@@ -212,72 +284,10 @@ def _shipped() -> dict[str, Path]:
 def _line(value: Any) -> str:
     if value is None:
         return "none"
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
-        value = {key: item for key, item in value.items() if item not in (None, (), {})}
+    if isinstance(value, BaseModel):
+        value = {key: item for key, item in value if item not in (None, (), {})}
     if isinstance(value, Mapping):
         return "; ".join(f"{key}: {_line(item)}" for key, item in value.items()) or "none"
     if isinstance(value, tuple):
         return ", ".join(_line(item) for item in value) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _build(kind: type[Any], tree: Mapping[str, Any], at: str, problems: list[str]) -> Any:
-    """A mapping as the dataclass, every problem noted with its dotted key; None where there is a problem."""
-    hints = typing.get_type_hints(kind)
-    known = {item.name: item for item in dataclasses.fields(kind)}
-    before = len(problems)
-    for key in tree:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            problems.append(f"unknown key '{at}{key}'" + (f", did you mean '{at}{near[0]}'?" if near else ""))
-    values = {}
-    for name, item in known.items():
-        if name in tree:
-            values[name] = _read(hints[name], tree[name], f"{at}{name}", problems)
-        elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
-            problems.append(f"missing key '{at}{name}'")
-    return kind(**values) if len(problems) == before else None
-
-
-def _read(hint: Any, value: Any, at: str, problems: list[str]) -> Any:
-    """A value of the front matter as its type, read strictly."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in inner:
-            return None
-        choices = [choice for choice in inner if choice is not type(None)]
-        fits = [choice for choice in choices if choice in _SCALARS and _SCALARS[choice](value)]
-        return _read(fits[0] if fits else choices[0], value, at, problems)
-    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-        return _build(typing.cast(type[Any], hint), value, f"{at}.", problems)
-    if origin is Literal and isinstance(value, str) and value in inner:
-        return value
-    if origin is tuple and isinstance(value, list):
-        wanted = [inner[0]] * len(value) if inner[-1] is Ellipsis else list(inner)
-        if len(wanted) == len(value):
-            pairs = enumerate(zip(wanted, value, strict=True))
-            return tuple(_read(kind, item, f"{at}[{place}]", problems) for place, (kind, item) in pairs)
-    if origin is not None and isinstance(value, Mapping) and issubclass(origin, Mapping):
-        odd = [key for key in value if not isinstance(key, str)]
-        problems += [f"'{at}' has the key {key!r}, which must be text" for key in odd]
-        return {key: _read(inner[1], item, f"{at}.{key}", problems) for key, item in value.items() if key not in odd}
-    if hint in _SCALARS and _SCALARS[hint](value):
-        return float(value) if hint is float else value
-    problems.append(f"'{at}' must be {_wanted(hint)}, got {str(value)[:60]!r}")
-    return None
-
-
-_SCALARS: Mapping[Any, Callable[[Any], bool]] = {
-    str: lambda value: isinstance(value, str) and bool(value.strip()),
-    int: lambda value: isinstance(value, int) and not isinstance(value, bool),
-    float: lambda value: isinstance(value, int | float) and not isinstance(value, bool),
-}
-
-
-def _wanted(hint: Any) -> str:
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return " or ".join(inner)
-    names: dict[Any, str] = {str: "text", int: "a whole number", float: "a number", tuple: "a list"}
-    return names.get(origin or hint, "a mapping")

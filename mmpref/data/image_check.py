@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmpref.data.images.loader import ImageLoader
-from mmpref.data.loading import PairSource, all_images
+from mmpref.data.pair_source import PairSource, all_images
 from mmpref.data.quarantine import RowError
 from mmpref.records import ImageRef, PreferencePair
 

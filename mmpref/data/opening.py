@@ -9,9 +9,10 @@ from pathlib import Path
 from mmpref.data.card import load_card
 from mmpref.data.formats import FormatOptions, format_named
 from mmpref.data.images.loader import ImageLimits, ImageLoader
-from mmpref.data.loading import PairSource
 from mmpref.data.mixture import RootedImages
-from mmpref.data.reading.source import FileFormat, is_hub_id, local_path, open_source
+from mmpref.data.pair_source import PairSource
+from mmpref.data.reading.rows import FileFormat
+from mmpref.data.reading.source import is_hub_id, local_path, open_source
 from mmpref.errors import ConfigError
 from mmpref.recipe.sections import DataSection, SourceSection
 

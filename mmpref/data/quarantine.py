@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from mmpref.errors import DataError
 from mmpref.files.writing import replacing
@@ -94,6 +94,11 @@ class Quarantine:
         """Columns that no part of a pair was read from -> rows that have them; they stand in ``meta``."""
         self.num_read = 0
         self.num_used = 0
+
+    @classmethod
+    def beside(cls, out: Path) -> Self:
+        """A quarantine that is written as ``<name>.quarantine.jsonl`` beside a file."""
+        return cls(out.with_name(f"{out.stem}.quarantine.jsonl"))
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -22,7 +22,7 @@ from mmpref.demo.seeing import GATE, learn_to_see
 from mmpref.demo.tiny_models import build_tiny_llava
 from mmpref.demo.world import QuestionFiles, WorldFiles, WorldSizes, make_world
 from mmpref.errors import ConfigError, EvalIncompleteError
-from mmpref.evals.evaluate import evaluate
+from mmpref.evals import EvalSettings, evaluate
 from mmpref.files.writing import real_path, write_json, writing_to
 from mmpref.recipe.sections import Recipe, load_recipe
 from mmpref.records import TaskResult
@@ -32,6 +32,7 @@ from mmpref.rundir.content import LOCK
 from mmpref.rundir.folder import RunDir, versions
 from mmpref.rundir.locking import writing_alone
 from mmpref.terminal import DemoDisplay, print_table
+from mmpref.training.run.callbacks import RunCallbacks
 from mmpref.training.run.run import train
 
 MARKER = "demo.json"
@@ -46,6 +47,7 @@ SEES_WELL = {"pope accuracy": 0.80, "recall": 0.90}
 MAKES_THINGS_UP = {"chair_s": 0.25}
 MAX_SEE_ROUNDS = 4
 LONGEST_ANSWER = 48  # tokens; the longest truthful caption of this world has about 30
+_BATCH_SIZE = 64  # questions answered together; the figures of the demo were made with it
 
 # Stages and their usual share of the time, for the estimate of what is left.
 STAGES = (
@@ -129,7 +131,7 @@ class Demo:
     # ---- the public commands, with the demo's paths ---------------------------------------------------------
 
     def _train(self, recipe: str, output: Path, model: Path) -> RunDir:
-        return train(self._recipe(recipe, output, model), progress=self.display.within)
+        return train(self._recipe(recipe, output, model), callbacks=RunCallbacks(progress=self.display.within))
 
     def _recipe(self, name: str, output: Path, model: Path) -> Recipe:
         """A shipped recipe with this demo's folders, seed and size put in."""
@@ -149,7 +151,8 @@ class Demo:
 
     def _ask(self, run: RunDir, questions: QuestionFiles, *, folder: str = "evals") -> dict[str, TaskResult]:
         """Let the model of a run answer POPE and CHAIR; answers and results go into the run's folder."""
-        common: dict[str, Any] = {"images_root": self.files.root, "max_new_tokens": LONGEST_ANSWER}
+        settings = EvalSettings(max_new_tokens=LONGEST_ANSWER, batch_size=_BATCH_SIZE)
+        common: dict[str, Any] = {"images_root": self.files.root, "settings": settings}
         chair = evaluate(
             run.model,
             "chair",

@@ -35,7 +35,7 @@ from transformers import (
 from mmpref.demo.scenes import COLOURS, GRID, KINDS, Scene, load_scenes
 from mmpref.demo.world import WorldFiles, draw_scene
 from mmpref.errors import DataError, EvalIncompleteError
-from mmpref.models.load import load
+from mmpref.models.load import LoadSettings, load
 from mmpref.models.save import save_model
 
 GATE = 0.97  # share of things, and of empty cells, that must be read rightly on validation scenes
@@ -197,7 +197,7 @@ def learn_to_see(
         DataError: the world has no training or no validation scenes.
     """
     set_seed(seed)
-    loaded = load(model_dir, dtype="float32", trainable=True)
+    loaded = load(model_dir, LoadSettings(dtype="float32"), trainable=True)
     model: Any = loaded.model
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("vision_tower" in name or "multi_modal_projector" in name)

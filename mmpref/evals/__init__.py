@@ -1,15 +1,18 @@
 """Hallucination benchmarks: questions answered by a model, and scored by a named protocol with intervals.
 
-Scoring imports no torch; only ``answerers.TransformersAnswerer`` does, when it is built.
+Scoring imports no torch; only a model that answers in this process does, when it is loaded.
 """
 
+from mmpref.evals.benchmarks import BENCHMARKS
 from mmpref.evals.evaluate import evaluate
 from mmpref.evals.export import export_answers
+from mmpref.evals.plan import EvalSettings
 from mmpref.evals.results import result_content, write_items, write_result, write_scored
-from mmpref.evals.scoring import BENCHMARKS, compare, load_samples, score, score_beside, score_by
+from mmpref.evals.scoring import compare, load_samples, score, score_beside, score_by
 
 __all__ = [
     "BENCHMARKS",
+    "EvalSettings",
     "compare",
     "evaluate",
     "export_answers",

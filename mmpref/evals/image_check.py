@@ -58,14 +58,14 @@ def unasked(samples: Sequence[EvalSample], root: str | Path | None) -> dict[str,
         where = "no image root was given" if loader.root is None else f"image paths start from {loader.root}"
         raise DataError(
             f"none of the {len(refs)} images can be used ({_reasons(faults.values())}), the first: "
-            f"{next(iter(found.values())).detail}; {where}: give the folder that they start from with --images "
+            f"{next(iter(found.values())).detail}; {where}: give the folder that they start from with --image-root "
             "(images_root in Python)"
         )
     return found
 
 
 def write_unanswered(folder: Path, found: Mapping[str, Unasked]) -> None:
-    """Write the list to the folder of an evaluation; an old list goes where there is nothing to say any more."""
+    """Write the list to the folder of an evaluation; an old list is removed where no question is left out any more."""
     file = folder / UNANSWERED
     if not found:
         file.unlink(missing_ok=True)

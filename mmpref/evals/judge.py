@@ -1,47 +1,68 @@
-"""Judging a file of answers: what it will cost, then the calls, each kept the moment it is paid for.
+"""A model judges saved answers of a benchmark: cases for the engine, and the file of verdicts.
 
-The cache holds replies by content (``cache``). So a run that was killed asks only what it had not asked, answers that
-did not change are not judged twice, and a cache can be shared between models, one after the other. An answer without a
-usable reply is written with its ``error`` and is missing.
+An answer without a usable reply is written with its ``error`` and is missing.
 
-Each verdict holds the hash of what it is about. Verdicts on other answers that stand where these are to stand are put
-aside before anything is asked: a run that fails leaves none that could be taken for its own. Verdicts on these answers
-that are others than those which are written, such as a person's or another judge's, are put aside too. None is deleted.
+Each verdict has the hash of what it is about. Verdicts on other answers in the place of the output are moved aside
+before anything is asked: a run that fails leaves none that could be taken for its own. Verdicts on these answers that
+differ from those which are written, such as a person's or another judge's, are moved aside too. None is deleted.
 """
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmpref.errors import ConfigError, DataError, EvalIncompleteError
+from mmpref.errors import ConfigError, EvalIncompleteError
 from mmpref.evals.benchmarks.judge_tasks import HALLUSIONBENCH_SAME, JUDGED, TASKS, figure_zero
 from mmpref.evals.files.rows import pair_by_id
+from mmpref.evals.files.verdict_file import move_aside_foreign, write_verdicts
 from mmpref.evals.files.verdicts import MAX_MISSING_SHARE, Verdict, content_hash, usable
 from mmpref.evals.scoring import benchmark_named, with_defaults
 from mmpref.files.locking import only_writer
 from mmpref.files.reading import refuse_written_over
-from mmpref.files.rows import Source, choose, first_ids, load_rows
-from mmpref.files.writing import json_text, open_to_append, real_path, refuse_special, replacing, writing_to
-from mmpref.generation.chat_api import ChatClient, Completion, ItemFailed, Server, in_parallel
-from mmpref.generation.token_usage import Usage
-from mmpref.judging.cache import Kept, cache_line, read_cache
-from mmpref.judging.contract import JudgeTask, Sections, Value
-from mmpref.judging.cost import CHARS_PER_TOKEN, MAX_REPLY_TOKENS, Estimate, Prices, Spent, dollars, tokens_of
-from mmpref.judging.fence import UnusableReplyError, draw_fence, messages, read_reply, response_format
+from mmpref.files.rows import Source, choose, first_ids
+from mmpref.files.writing import real_path, refuse_special
+from mmpref.generation.api_server import Server
+from mmpref.judging import text
+from mmpref.judging.cache import read_cache
+from mmpref.judging.contract import JudgeTask, Value
+from mmpref.judging.cost import Estimate, Prices, Spent
+from mmpref.judging.engine import Case, Engine, case_of
 from mmpref.records import Answer, EvalSample
 
-ASKED_AGAIN = 3
 BY_RULE = "rule: at most three words name no object"
-_USUAL_REPLY_TOKENS = 90
-_OVERHEAD_TOKENS = 12
+_WITH_JUDGE = "benchmark with a judge"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeSettings:
+    """Which model judges, and what that may cost.
+
+    Args:
+        server: where it is.
+        cache: file of its replies.
+        prices: None where cost is not counted.
+        max_cost: dollars at most.
+        say: called with a line on what it took.
+    """
+
+    server: Server
+    cache: Path
+    prices: Prices | None = None
+    max_cost: float | None = None
+    say: Callable[[str], None] = lambda line: None
+
+    def refuse_unusable(self, benchmark: str) -> None:
+        """Raise what is wrong before the answers that are to be judged are made.
+
+        Raises:
+            ConfigError: the benchmark has no judge, or the API key is missing.
+        """
+        if benchmark not in JUDGED:
+            raise ConfigError(f"{benchmark} has no judge; these have: {', '.join(JUDGED)}")
+        self.server.key()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +70,8 @@ class Outcome:
     """What came of it. ``missing`` are ids without a verdict, with the reasons; ``cost`` is of this run alone.
 
     ``not_compared`` are HallusionBench's ids whose second question got no reply, of ``num_compared``. Of
-    ``num_guessed`` calls the server did not tell what they used, so the most that it can have been is counted.
-    ``put_aside`` is where other verdicts are now, which stood in the file. ``elsewhere`` counts replies of the cache
+    ``num_guessed`` calls the server did not say what they used, so the most that it can have been is counted.
+    ``moved_aside`` is where other verdicts are now, which were in the file. ``elsewhere`` counts replies of the cache
     that are from other servers than this run's, by address, "" where the cache does not say it.
     """
 
@@ -63,8 +84,21 @@ class Outcome:
     not_compared: Mapping[str, str]
     num_compared: int
     num_guessed: int
-    put_aside: Path | None
+    moved_aside: Path | None
     elsewhere: Mapping[str, int]
+
+    def summary(self) -> str:
+        """What it took, in one line."""
+        used = text.used(self.num_calls, self.prompt_tokens, self.completion_tokens, self.cost)
+        line = f"{len(self.verdicts) - len(self.missing)} verdicts; {used}"
+        if self.missing:
+            line += f"; {len(self.missing)} missing"
+        if self.num_compared:
+            done = self.num_compared - len(self.not_compared)
+            line += f"; {done} of {self.num_compared} answers compared with the one to figure 0"
+        if self.elsewhere:
+            line += f"; replies that were there before{text.from_elsewhere(self.elsewhere)}"
+        return line + text.guessed(self.num_guessed)
 
     def refuse_if_too_many_missing(self) -> None:
         """Say now what the scorer would say later.
@@ -83,28 +117,11 @@ class Outcome:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class _Case:
-    """One thing to ask the judge about the answer ``id``."""
-
-    id: str
-    task: JudgeTask
-    sections: Sections
-    key: str
-    judged: str
-    """The hash of question and answer, as the scorer makes it."""
-
-    @property
-    def tokens(self) -> float:
-        texts = sum(tokens_of(title) + tokens_of(text) for title, text in self.sections)
-        return texts + (len(self.task.instruction) + 700) / CHARS_PER_TOKEN + _OVERHEAD_TOKENS
-
-
 def load_answered(
     benchmark: str, questions: Source, answers: Source, **options: Any
 ) -> tuple[tuple[EvalSample, ...], Sequence[Answer]]:
     """The questions of a benchmark that has a judge, and saved answers to them."""
-    chosen = benchmark_named(choose(benchmark, JUDGED, "benchmark with a judge"))
+    chosen = benchmark_named(choose(benchmark, JUDGED, _WITH_JUDGE))
     filled = with_defaults(chosen, options)
     samples = chosen.load(questions, filled)
     return samples, chosen.load_answers(answers, samples, filled).answers
@@ -130,61 +147,60 @@ def plan_judging(
         ConfigError: the benchmark has no judge, or the API key is missing.
         DataError: answers and questions do not belong together.
     """
-    task = JUDGED[choose(benchmark, JUDGED, "benchmark with a judge")]
+    task = JUDGED[choose(benchmark, JUDGED, _WITH_JUDGE)]
     pairs = pair_by_id(samples, answers)
-    fixed: dict[str, Value] = {}
+    by_rule: dict[str, Value] = {}
     cases = []
-    for sample, text in pairs:
-        if (value := task.needs_no_judge(text)) is not None:
-            fixed[sample.id] = value
+    for sample, answer in pairs:
+        if (value := task.needs_no_judge(answer)) is not None:
+            by_rule[sample.id] = value
         else:
-            cases.append(_case(sample, task, (text,), server))
+            cases.append(case_of(sample.id, task, task.sections(sample, answer), server.model))
+    compared = {}
     if benchmark == "hallusionbench" and diagnosis:
-        texts = {sample.id: text for sample, text in pairs}
+        texts = {sample.id: answer for sample, answer in pairs}
         by_id = {sample.id: sample for sample, _ in pairs}
         for name, zero in figure_zero([sample for sample, _ in pairs]).items():
-            cases.append(_case(by_id[name], HALLUSIONBENCH_SAME, (texts[zero], texts[name]), server))
+            both = (texts[zero], texts[name])
+            sections = HALLUSIONBENCH_SAME.sections(by_id[name], *both)
+            cases.append(case_of(name, HALLUSIONBENCH_SAME, sections, server.model))
+            compared[name] = content_hash(by_id[name], *both)
     server.key()
     return JudgingPlan(
         task=task,
-        judged={sample.id: content_hash(sample, text) for sample, text in pairs},
-        fixed=fixed,
-        cases=tuple(cases),
-        server=server,
-        cache=cache,
-        kept=read_cache(cache, TASKS),
-        prices=prices,
+        judged={sample.id: content_hash(sample, answer) for sample, answer in pairs},
+        compared=compared,
+        by_rule=by_rule,
+        engine=Engine(cases=tuple(cases), server=server, cache=cache, replies=read_cache(cache, TASKS), prices=prices),
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgingPlan:
-    """Everything that will be asked, and what is known already."""
+    """Everything that will be asked, and what is known already.
+
+    Args:
+        task: the question about each answer.
+        judged: the hash of every question and answer, by id.
+        compared: the hash of question, answer and the answer to figure 0, by id, where these are compared.
+        by_rule: values of the answers that need no judge, by id.
+        engine: asks the cases.
+    """
 
     task: JudgeTask
     judged: Mapping[str, str]
-    """The hash of every question and answer, by id."""
-    fixed: Mapping[str, Value]
-    cases: tuple[_Case, ...]
-    server: Server
-    cache: Path
-    kept: dict[str, Kept]
-    prices: Prices | None
+    compared: Mapping[str, str]
+    by_rule: Mapping[str, Value]
+    engine: Engine
 
     def estimate(self) -> Estimate:
-        open_cases = self._open_cases()
-        prompt = sum(case.tokens for case in open_cases)
-        completion = float(_USUAL_REPLY_TOKENS * len(open_cases))
-        return Estimate(
-            num_answers=len(self.judged),
-            num_by_rule=len(self.fixed),
-            num_cached=sum(case.key in self.kept for case in self.cases),
-            elsewhere=self._elsewhere(),
-            num_calls=len(open_cases),
-            prompt_tokens=round(prompt),
-            completion_tokens=round(completion),
-            cost=self.prices.of(prompt, completion) if self.prices else None,
-        )
+        """What asking will take; nothing is sent."""
+        return self.engine.estimate()
+
+    def facts(self) -> list[tuple[str, str]]:
+        """The estimate as rows of a table."""
+        answers = f"{len(self.judged)} ({len(self.by_rule)} need no judge)"
+        return [("answers", answers), *text.estimated(self.estimate())]
 
     def run(
         self,
@@ -206,206 +222,98 @@ class JudgingPlan:
             EvalIncompleteError: many requests in a row failed; what was paid for is in the cache.
             CheckpointError: ``out`` or the cache can be no file; nothing was asked.
         """
-        refuse_written_over({"--out": out, "the cache": self.cache}, ())
-        for file in (out, self.cache):
+        engine = self.engine
+        refuse_written_over({"--out": out, "the cache": engine.cache}, ())
+        for file in (out, engine.cache):
             refuse_special(real_path(file))
-        with ExitStack() as held:
-            held.enter_context(only_writer(out, "choose another --out"))
-            held.enter_context(only_writer(self.cache, "choose another --cache"))
-            self.kept.update(read_cache(self.cache, TASKS))  # another judge may have ended since this was planned
-            if max_cost is not None:
-                self._refuse_dear(max_cost)
-            put_aside = self._put_aside(out)
-            spent, errors = Spent(self.prices, max_cost), dict[str, str]()
+        with only_writer(out, "choose another --out"), engine.cache_locked(TASKS):
+            engine.refuse_above(max_cost)
+            moved_aside = move_aside_foreign(out, self.judged)
+            spent = Spent(engine.prices, max_cost)
             try:
-                self._ask(spent, errors, progress)
-                verdicts, replaced = self._write(out, errors)
+                errors = engine.ask(spent, progress)
+                verdicts = tuple(self._verdicts(errors))
+                replaced = write_verdicts(out, verdicts, self._reasons())
             except BaseException:
                 broken_off(spent)
                 raise
-        second = [case for case in self.cases if case.task is not self.task]
+        second = self._cases(HALLUSIONBENCH_SAME)
         return Outcome(
             verdicts=verdicts,
             missing={verdict.id: verdict.error for verdict in verdicts if verdict.error is not None},
             num_calls=spent.calls,
             prompt_tokens=round(spent.prompt),
             completion_tokens=round(spent.completion),
-            cost=spent.dollars if self.prices else None,
-            not_compared={case.id: errors[case.key] for case in second if case.key in errors},
+            cost=spent.dollars if engine.prices else None,
+            not_compared={name: errors[case.key] for name, case in second.items() if case.key in errors},
             num_compared=len(second),
             num_guessed=spent.guessed,
-            put_aside=put_aside or replaced,
-            elsewhere=self._elsewhere(),
+            moved_aside=moved_aside or replaced,
+            elsewhere=engine.elsewhere(),
         )
 
-    def _ask(self, spent: Spent, errors: dict[str, str], progress: Callable[[int, int], None] | None) -> None:
-        """Ask what is open; replies go to ``kept`` and the cache as they come, failures to ``errors``."""
-        open_cases = self._open_cases()
-        client = ChatClient(self.server)
-        judge = _Judge(client, spent)
-        stream = open_to_append(self.cache)
-        asked = 0
-        with stream:
-            results = in_parallel(open_cases, judge.ask, workers=self.server.concurrency, stop=client.close)
-            for case, reply in results:
-                asked += 1
-                if isinstance(reply, ItemFailed):
-                    errors[case.key] = str(reply)
-                else:
-                    self.kept[case.key] = reply
-                    with writing_to(self.cache):
-                        stream.write(cache_line(case.key, case.task, reply))
-                        stream.flush()
-                if progress is not None:
-                    progress(asked, len(open_cases))
+    def run_and_report(
+        self,
+        out: Path,
+        *,
+        max_cost: float | None,
+        say: Callable[[str], None],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Judge, and say what it took.
 
-    def _elsewhere(self) -> Counter[str]:
-        known = [self.kept[case.key].server for case in self.cases if case.key in self.kept]
-        return Counter(server for server in known if server != self.server.url)
+        Raises:
+            EvalIncompleteError: as :meth:`run`, and where so much is missing that no number can be made.
+        """
 
-    def _write(self, out: Path, errors: Mapping[str, str]) -> tuple[tuple[Verdict, ...], Path | None]:
-        """The verdicts, now in ``out``, and where others are that stood there."""
-        verdicts = tuple(self._verdicts(errors))
-        reasons = {
-            case.id: self.kept[case.key].reason
-            for case in self.cases
-            if case.task is self.task and case.key in self.kept
-        }
-        rows = {
-            verdict.id: verdict.row() | ({"reason": reasons[verdict.id]} if reasons.get(verdict.id) else {})
-            for verdict in verdicts
-        }
-        aside = _move_aside(out) if out.is_file() and _others_in(out, rows) else None
-        with replacing(out) as file:
-            for row in rows.values():
-                file.write((json_text(row) + "\n").encode("utf-8"))
-        return verdicts, aside
+        def broken_off(spent: Spent) -> None:
+            if spent.calls:
+                say(text.broken_off(spent))
 
-    def _put_aside(self, out: Path) -> Path | None:
-        """Move verdicts that are not all about these answers out of the way; others stay until there are new ones."""
-        if not out.is_file():
-            return None
-        try:
-            rows = load_rows(out, "verdicts")
-            if all(row.get("judged") == self.judged.get(str(row.get("id")), 0) for row in rows):
-                return None
-        except DataError:
-            pass  # no verdicts at all
-        return _move_aside(out)
+        outcome = self.run(out, max_cost=max_cost, progress=progress, broken_off=broken_off)
+        say(outcome.summary())
+        if outcome.moved_aside is not None:
+            say(f"{out} had other verdicts than these, or on other answers; they are in {outcome.moved_aside} now")
+        outcome.refuse_if_too_many_missing()
 
-    def _open_cases(self) -> list[_Case]:
-        """What is in no cache, each content once."""
-        found = {case.key: case for case in self.cases if case.key not in self.kept}
-        return list(found.values())
+    def _cases(self, task: JudgeTask) -> dict[str, Case]:
+        return {case.id: case for case in self.engine.cases if case.task is task}
 
-    def _refuse_dear(self, max_cost: float) -> None:
-        estimate = self.estimate()
-        if estimate.cost is None:
-            raise ConfigError("a limit of cost needs the prices of the judge: give both, in dollars per million tokens")
-        if estimate.cost > max_cost:
-            raise ConfigError(
-                f"judging would cost about {dollars(estimate.cost)} ({estimate.num_calls} calls), more than "
-                f"{dollars(max_cost)}; raise the limit or judge fewer answers; nothing was sent"
-            )
+    def _reasons(self) -> dict[str, str]:
+        """The judge's reasons by id, where there is a reply."""
+        replies = self.engine.replies
+        return {name: replies[case.key].reason for name, case in self._cases(self.task).items() if case.key in replies}
 
     def _verdicts(self, errors: Mapping[str, str]) -> Iterator[Verdict]:
-        main = {case.id: case for case in self.cases if case.task is self.task}
-        second = {case.id: case for case in self.cases if case.task is not self.task}
+        first, second = self._cases(self.task), self._cases(HALLUSIONBENCH_SAME)
+        replies = self.engine.replies
         for name, judged in self.judged.items():
-            if name in self.fixed:
-                yield replace(_verdict(name, self.task, self.fixed[name], BY_RULE), judged=judged)
+            if name in self.by_rule:
+                yield replace(_verdict(name, self.task, self.by_rule[name], BY_RULE), judged=judged)
                 continue
-            case = main[name]
-            kept = self.kept.get(case.key)
-            if kept is None:
-                yield Verdict(id=name, judge=self.server.model, error=errors[case.key], judged=judged)
+            reply = replies.get(first[name].key)
+            if reply is None:
+                error = errors[first[name].key]
+                yield Verdict(id=name, judge=self.engine.server.model, error=error, judged=judged)
                 continue
-            found = replace(_verdict(name, self.task, kept.value, kept.judge), judged=judged)
+            found = replace(_verdict(name, self.task, reply.value, reply.judge), judged=judged)
             if name in second:
-                other = second[name]
-                same = self.kept.get(other.key)
-                said = {"same_error": errors[other.key]} if same is None else {"same": bool(same.value)}
-                found = replace(found, same_judged=other.judged, **said)
+                same = replies.get(second[name].key)
+                said = {"same_error": errors[second[name].key]} if same is None else {"same": bool(same.value)}
+                found = replace(found, same_judged=self.compared[name], **said)
             yield found
 
 
-@dataclass(slots=True)
-class _Judge:
-    """Asks one case after the other; used by several threads."""
+def judge_answers(
+    benchmark: str, samples: Sequence[EvalSample], answers: Sequence[Answer], settings: JudgeSettings, out: Path
+) -> None:
+    """Judge answers that are loaded already, and write the verdicts to ``out``.
 
-    client: ChatClient
-    spent: Spent
-    structured: bool = True
-
-    def ask(self, case: _Case) -> Kept:
-        """One usable reply.
-
-        Raises:
-            ItemFailed: the server gave none, or what it gave was not usable, several times over.
-        """
-        why = ""
-        for _ in range(ASKED_AGAIN):
-            fence = draw_fence(case.sections)
-            with self.spent.call(case.tokens):
-                reply = self._complete(case, fence)
-                self.spent.add(reply, case.tokens)
-            if reply.cut:
-                why = f"the reply was cut after {MAX_REPLY_TOKENS} tokens"
-                continue
-            try:
-                value, reason = read_reply(case.task, reply.text, fence)
-            except UnusableReplyError as err:
-                why = str(err)
-                continue
-            return Kept(value, reason, reply.model, self.client.server.url)
-        raise ItemFailed(f"no usable reply in {ASKED_AGAIN}: {why}")
-
-    def _complete(self, case: _Case, fence: str) -> Completion:
-        asked = messages(case.task, case.sections, fence)
-
-        def lost(usage: Usage) -> None:
-            self.spent.lost(case.tokens, usage)
-
-        if self.structured:
-            try:
-                form = response_format(case.task, fence)
-                return self.client.complete(asked, max_tokens=MAX_REPLY_TOKENS, response_format=form, lost=lost)
-            except ItemFailed as err:
-                if not any(word in str(err) for word in ("response_format", "json_schema", "guided", "schema")):
-                    raise
-                self.structured = False  # a server that knows no schemas; the reply is checked all the same
-        return self.client.complete(asked, max_tokens=MAX_REPLY_TOKENS, lost=lost)
-
-
-def _case(sample: EvalSample, task: JudgeTask, answers: tuple[str, ...], server: Server) -> _Case:
-    sections = task.sections(sample, *answers)
-    content = json_text([server.model, task.name, task.version, sections])
-    key = hashlib.sha256(content.encode()).hexdigest()
-    return _Case(sample.id, task, sections, key, content_hash(sample, *answers))
-
-
-def _others_in(out: Path, rows: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether something stands in a file of verdicts that will not stand in these rows."""
-    try:
-        before = load_rows(out, "verdicts")
-    except DataError:
-        return True
-    return any(
-        rows.get(str(row.get("id")), {}).get(name) != value
-        for row in before
-        if row.get("error") is None
-        for name, value in row.items()
-        if name not in ("id", "same_error")
-    )
-
-
-def _move_aside(out: Path) -> Path:
-    """Rename a file to a name that nothing has."""
-    names = itertools.chain(["before"], (f"before{number}" for number in itertools.count(2)))
-    aside = next(path for name in names if not os.path.lexists(path := out.with_name(f"{out.name}.{name}")))
-    with writing_to(out):
-        out.replace(aside)
-    return aside
+    Raises:
+        ConfigError, EvalIncompleteError: as :func:`plan_judging` and :meth:`JudgingPlan.run_and_report`.
+    """
+    plan = plan_judging(benchmark, samples, answers, settings.server, cache=settings.cache, prices=settings.prices)
+    plan.run_and_report(out, max_cost=settings.max_cost, say=settings.say)
 
 
 def _verdict(name: str, task: JudgeTask, value: Value, judge: str) -> Verdict:

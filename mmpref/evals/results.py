@@ -20,8 +20,8 @@ _OTHER_TABLES = (".html", ".csv", ".md", ".tex")
 
 
 def result_content(result: TaskResult, **more: Any) -> dict[str, Any]:
-    """What ``results.json`` holds: the result without its items, the versions, and ``more``; of scored answers the
-    model, where they tell it."""
+    """The content of ``results.json``: the result without its items, the versions, and ``more``; of scored answers the
+    model, where they name it."""
     model = model_of_answers(more.get("scored", {}).get("answers", ()))
     return {
         **_numbers(result),
@@ -42,7 +42,7 @@ def write_result(path: Path, result: TaskResult, **more: Any) -> None:
 
 
 def write_items(path: Path, result: TaskResult) -> None:
-    """Write what was read from every answer and how it was judged, one JSON object per line."""
+    """Write what was read from every answer and how it was graded, one JSON object per line."""
     with replacing(path) as stream:
         for item in result.items:
             stream.write((json_text(item) + "\n").encode("utf-8"))
@@ -88,7 +88,7 @@ def _items_beside(file: Path) -> Path:
 
 
 def other_protocols(results: Mapping[str, TaskResult]) -> dict[str, dict[str, Any]]:
-    """The numbers of the same answers under other protocols, to stand beside the main ones."""
+    """The numbers of the same answers under other protocols, to be written beside the main ones."""
     return {protocol: _numbers(result) for protocol, result in results.items()}
 
 

@@ -1,49 +1,37 @@
-"""The table of benchmarks, and scoring: questions + answers -> ``TaskResult``. No model and no torch."""
+"""Scoring: questions + answers -> ``TaskResult``. No model and no torch."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any
 
 from mmpref.errors import ConfigError, DataError
-from mmpref.evals.benchmarks.amber import AMBER
-from mmpref.evals.benchmarks.chair import CHAIR
-from mmpref.evals.benchmarks.contract import Benchmark, Items
-from mmpref.evals.benchmarks.hallusionbench import HALLUSIONBENCH
-from mmpref.evals.benchmarks.mme import MME
-from mmpref.evals.benchmarks.mmhal import MMHAL
-from mmpref.evals.benchmarks.object_halbench import OBJECT_HALBENCH
-from mmpref.evals.benchmarks.pope import POPE
-from mmpref.evals.benchmarks.preference import PREFERENCE
-from mmpref.evals.benchmarks.win_rate import WIN_RATE
-from mmpref.evals.text.objects import COCO, NAMES_ONLY
+from mmpref.evals.benchmarks import BENCHMARKS
+from mmpref.evals.benchmarks.contract import Benchmark, Items, ScoringProtocol
+from mmpref.evals.text.vocabulary import COCO, NAMES_ONLY
 from mmpref.evals.unread import metrics_of, notes_of
 from mmpref.files.rows import Source, choose, first_ids
 from mmpref.records import Answer, EvalSample, TaskResult
 from mmpref.statistics import RESAMPLES, Difference, Tally, estimate, paired_differences, tally
 
-_ALL = (POPE, CHAIR, AMBER, HALLUSIONBENCH, MME, MMHAL, OBJECT_HALBENCH, PREFERENCE, WIN_RATE)
-BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType({benchmark.name: benchmark for benchmark in _ALL})
 OVERALL = "overall"
 
 
-def benchmark_named(name: str) -> Benchmark:
+def benchmark_named(name: str) -> Benchmark[Any]:
     """The benchmark of that name; "MMHal-Bench" and "mmhal_bench" are the same as "mmhal".
 
     Raises:
         ConfigError: there is none.
     """
-    plain = {"objhal": OBJECT_HALBENCH.name} | {
-        known.replace("_", "").removesuffix("bench"): known for known in BENCHMARKS
-    }
+    aliases = {alias: known.name for known in BENCHMARKS.values() for alias in known.aliases}
+    plain = aliases | {known.replace("_", "").removesuffix("bench"): known for known in BENCHMARKS}
     wanted = re.sub(r"[\s_-]", "", name.lower()).removesuffix("bench")
     return BENCHMARKS[plain.get(wanted) or choose(name, BENCHMARKS, "benchmark")]
 
 
-def with_defaults(benchmark: Benchmark, options: Mapping[str, Any]) -> dict[str, Any]:
+def with_defaults(benchmark: Benchmark[Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """The benchmark's options with defaults filled in.
 
     Raises:
@@ -109,39 +97,41 @@ def score_by(
 ) -> dict[str, TaskResult]:
     """The same answers under several protocols, read once; everything else as in :func:`score`."""
     chosen = benchmark_named(benchmark)
-    for protocol in protocols:
-        choose(protocol, chosen.protocols, f"protocol of {chosen.name}")
+    for name in protocols:
+        choose(name, chosen.protocols, f"protocol of {chosen.name}")
     filled = with_defaults(chosen, options)
-    for protocol in protocols:
-        refuse_without_needed(chosen, protocol, filled)
+    for name in protocols:
+        refuse_without_needed(chosen, name, filled)
     samples = chosen.load(questions, filled)
     saved = chosen.load_answers(answers, samples, filled)
     if saved.verdicts and filled.get("verdicts") is None:
         filled["verdicts"] = saved.verdicts
     found = {
-        protocol: score_samples(chosen, samples, saved.answers, protocol, filled, resamples=resamples, seed=seed)
-        for protocol in protocols
+        name: score_samples(chosen, samples, saved.answers, name, filled, resamples=resamples, seed=seed)
+        for name in protocols
     }
     return {
-        protocol: replace(result, read_as=saved.read_as, notes=(*saved.notes, *result.notes))
-        for protocol, result in found.items()
+        name: replace(result, read_as=saved.read_as, notes=(*saved.notes, *result.notes))
+        for name, result in found.items()
     }
 
 
 def score_beside(
     benchmark: str, questions: Source, answers: Source, protocol: str = "mmpref", **options: Any
 ) -> tuple[TaskResult, dict[str, TaskResult]]:
-    """A result, and the one of the ``official`` protocol to stand beside it where that is another and exists."""
+    """A result, and beside it the one of the ``official`` protocol where that is another and exists."""
     chosen = benchmark_named(benchmark)
     wanted = (protocol, "official") if official_beside(chosen, protocol, options) else (protocol,)
     found = score_by(benchmark, questions, answers, wanted, **options)
     return found.pop(protocol), found
 
 
-def official_beside(benchmark: Benchmark, protocol: str, options: Mapping[str, Any]) -> bool:
-    """Whether the ``official`` number can stand beside the one of ``protocol``."""
-    needed = benchmark.needs.get("official", "")
-    return "official" in benchmark.protocols and protocol != "official" and (not needed or _is_given(options, needed))
+def official_beside(benchmark: Benchmark[Any], protocol: str, options: Mapping[str, Any]) -> bool:
+    """Whether the ``official`` number can be given beside the one of ``protocol``."""
+    official = benchmark.protocols.get("official")
+    if official is None or benchmark.protocols.get(protocol) is official:
+        return False
+    return not official.needs or _is_given(options, official.needs)
 
 
 def _is_given(options: Mapping[str, Any], name: str) -> bool:
@@ -149,13 +139,13 @@ def _is_given(options: Mapping[str, Any], name: str) -> bool:
     return options.get(name) not in (None, COCO, NAMES_ONLY)
 
 
-def refuse_without_needed(benchmark: Benchmark, protocol: str, options: Mapping[str, Any]) -> None:
+def refuse_without_needed(benchmark: Benchmark[Any], protocol: str, options: Mapping[str, Any]) -> None:
     """Raise over a protocol whose rules need what was not given.
 
     Raises:
         ConfigError: so it is; a number by other rules would bear the protocol's name.
     """
-    needed = benchmark.needs.get(protocol, "")
+    needed = benchmark.protocols[protocol].needs
     if needed and not _is_given(options, needed):
         raise ConfigError(
             f"protocol '{protocol}' of {benchmark.name} is made with its authors' {needed}, and without them it would "
@@ -164,7 +154,7 @@ def refuse_without_needed(benchmark: Benchmark, protocol: str, options: Mapping[
 
 
 def score_samples(
-    benchmark: Benchmark,
+    benchmark: Benchmark[Any],
     samples: Sequence[EvalSample],
     answers: Sequence[Answer],
     protocol: str,
@@ -174,13 +164,14 @@ def score_samples(
     seed: int = 0,
 ) -> TaskResult:
     """Score answers to samples that are loaded already; ``options`` are complete."""
-    judged = benchmark.judge(samples, answers, protocol, options)
+    rules: ScoringProtocol = benchmark.protocols[protocol]
+    graded = benchmark.grade(samples, answers, rules, options)
     metrics: dict[str, float | None] = {}
     intervals: dict[str, tuple[float, float]] = {}
     undefined: dict[str, str] = {}
-    parts = _parts(benchmark, judged.items)
+    parts = _parts(benchmark, graded.items)
     for part, items in parts.items():
-        wanted = metrics_of(benchmark.metrics(protocol, part, items), items, protocol)
+        wanted = metrics_of(benchmark.metrics(rules, part, items), items, rules)
         found = estimate(_tally(benchmark, items), wanted, resamples=resamples, seed=seed)
         for head in ("", f"{OVERALL}/") if part == "" and len(parts) > 1 else (f"{part}/" if part else "",):
             metrics |= {head + name: value for name, value in found.metrics.items()}
@@ -189,14 +180,14 @@ def score_samples(
     return TaskResult(
         benchmark=benchmark.name,
         protocol=protocol,
-        n=judged.n,
-        n_unparsed=judged.n_unparsed,
-        n_missing=judged.n_missing,
+        n=graded.n,
+        n_unparsed=graded.n_unparsed,
+        n_missing=graded.n_missing,
         metrics=metrics,
         intervals=intervals,
         undefined=undefined,
-        notes=(*judged.notes, *notes_of(judged.items, answers, judged.n_unparsed)),
-        items=judged.items,
+        notes=(*graded.notes, *notes_of(graded.items, answers, graded.n_unparsed)),
+        items=graded.items,
     )
 
 
@@ -220,20 +211,21 @@ def compare(
     if odd := sorted({name for name, _, _ in asked ^ also_asked}):
         raise DataError(f"cannot compare: {len(odd)} questions were answered on one side only: {first_ids(odd)}")
     before, after = _parts(chosen, first.items), _parts(chosen, second.items)
+    rules = chosen.protocol_of_result(first.protocol)
     return {
         (f"{part}/" if part else "") + name: difference
         for part, items in before.items()
         for name, difference in paired_differences(
             _tally(chosen, items),
             _tally(chosen, after[part]),
-            chosen.metrics(first.protocol, part, items),
+            chosen.metrics(rules, part, items),
             resamples=resamples,
             seed=seed,
         ).items()
     }
 
 
-def _parts(benchmark: Benchmark, items: Items) -> dict[str, Items]:
+def _parts(benchmark: Benchmark[Any], items: Items) -> dict[str, Items]:
     """All items under "", and those of each part under its name."""
     found: dict[str, list[Mapping[str, Any]]] = {}
     for item in items:
@@ -242,7 +234,7 @@ def _parts(benchmark: Benchmark, items: Items) -> dict[str, Items]:
     return {"": items, **found}
 
 
-def _tally(benchmark: Benchmark, items: Items) -> Tally:
+def _tally(benchmark: Benchmark[Any], items: Items) -> Tally:
     units: dict[str, list[Mapping[str, Any]]] = {}
     for item in items:
         units.setdefault(benchmark.unit(item), []).append(item)

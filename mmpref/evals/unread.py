@@ -1,7 +1,7 @@
-"""What of the answers could not be read: counted, said in the result, and no number where it is all of them.
+"""What of the answers could not be read: counted, noted in the result, and no number where it is all of them.
 
 An answer that nobody can read is wrong in a benchmark of questions and in no rate of hallucination, so that a file of
-empty, cut or foreign answers gives an accuracy of 0 or a hallucination rate of 0: a number that tells nothing about the
+empty, cut or foreign answers gives an accuracy of 0 or a hallucination rate of 0: a number that says nothing about the
 model. Where not one answer was read there is no number, and where most were not the command ends with exit code 8.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmpref.errors import EvalIncompleteError
-from mmpref.evals.benchmarks.contract import Items
+from mmpref.evals.benchmarks.contract import Items, ScoringProtocol, is_unread
 from mmpref.records import Answer, TaskResult
 from mmpref.statistics import Metric, Ratio
 
@@ -23,12 +23,7 @@ _FEW_CAPTIONS = 10
 WHY = "no answer could be read"
 
 
-def is_unread(item: Mapping[str, Any]) -> bool:
-    """Whether nothing was taken from the answer of this item."""
-    return item.get("read") == "unparsed" or item.get("counted") is False
-
-
-def metrics_of(wanted: Mapping[str, Metric], items: Items, protocol: str) -> Mapping[str, Metric]:
+def metrics_of(wanted: Mapping[str, Metric], items: Items, protocol: ScoringProtocol) -> Mapping[str, Metric]:
     """The metrics, all of them undefined where no answer of these items was read.
 
     The other tools give a 0 there. It is kept where an answer has words, because their protocols are their rules, and
@@ -37,8 +32,9 @@ def metrics_of(wanted: Mapping[str, Metric], items: Items, protocol: str) -> Map
     asked = [item for item in items if item.get("missing") is not True]
     empty = bool(asked) and all(not str(item.get("text", "")).strip() for item in asked)
     unread = bool(asked) and all(is_unread(item) for item in asked)
-    why = "all answers are empty" if empty else WHY if unread and protocol == "mmpref" else ""
-    why = why or (_NO_OBJECT if protocol == "mmpref" and _names_nothing(asked) else "")
+    why = "all answers are empty" if empty else ""
+    if not why and not protocol.scores_unread:
+        why = WHY if unread else _NO_OBJECT if _names_nothing(asked) else ""
     if not why:
         return wanted
     return {

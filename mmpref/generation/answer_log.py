@@ -1,9 +1,10 @@
-"""The answers of one evaluation on disk: written as they come, taken up after a kill, refused when they are others'.
+"""The answers of one evaluation on disk: written as they come, taken up after a kill, rejected when they belong to
+another evaluation.
 
-``settings.json`` says what the answers depend on, ``images.json`` what was in the images, ``answers.jsonl`` holds the
+``settings.json`` says what the answers depend on, ``images.json`` what was in the images, ``answers.jsonl`` has the
 answers, with ``finish_reason`` where the limit of tokens ended one and ``served_as`` where a server named its model.
 Under torchrun every process appends to ``answers.rank<N>.jsonl``, and the first one puts all into ``answers.jsonl``;
-what a killed run left there is put together by the next.
+what a killed run left there is merged by the next.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class AnswerLog:
         """Check that the answers in the folder were made with these settings and images, and write both down.
 
         Raises:
-            ConfigError: they were not, or cannot be told.
+            ConfigError: they were not, or nothing says so.
         """
         self._merge()
         done = self.read()
@@ -64,7 +65,7 @@ class AnswerLog:
         write_json(self.folder / SETTINGS, {**settings, "served": {**served, "changed while answering": True}})
 
     def read(self) -> dict[str, Answer]:
-        """The answers that were put together so far, by id."""
+        """The answers in the one file, by id."""
         file = self.folder / ANSWERS
         if not file.is_file():
             return {}
@@ -74,23 +75,23 @@ class AnswerLog:
 
     @contextlib.contextmanager
     def appending(self) -> Iterator[IO[str]]:
-        """The file of this process, open at its end and held, so that no second run writes there at the same time."""
+        """The file of this process, open at its end and locked, so that no second run writes there at the same time."""
         with open_to_append(self.file) as stream:
-            _hold(stream, self.file)
+            _lock(stream, self.file)
             yield stream
 
-    def finish(self) -> dict[str, Answer]:
-        """Everything answered, after the other processes have ended."""
-        self._merge()
-        return self.read()
+    def finish(self) -> None:
+        """Put what several processes wrote into the one file, when all have ended."""
+        if self.rank is not None:
+            self._merge()
 
     def _merge(self) -> None:
-        """Put what the processes of a torchrun wrote into the one file."""
+        """Put what the processes of a torchrun wrote into the one file, and repair last lines that a kill cut."""
         parts = sorted(self.folder.glob(_OF_RANKS))
         for file in (self.folder / ANSWERS, *parts):
             if file.is_file():
                 with writing_to(file), open_to_append(file) as stream:
-                    _hold(stream, file)  # a line that is being written is not torn
+                    _lock(stream, file)  # a line that is being written is not torn
                     repair_last_line(file)
         if not parts:
             return
@@ -124,6 +125,7 @@ class AnswerLog:
 
 
 def as_line(answer: Answer) -> str:
+    """The answer as its line in the file."""
     row: dict[str, Any] = {"id": answer.id, "text": answer.text}
     if answer.cut:
         row["finish_reason"] = "length"
@@ -227,7 +229,7 @@ def _brief(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:12]}..."
 
 
-def _hold(stream: IO[str], file: Path) -> None:
+def _lock(stream: IO[str], file: Path) -> None:
     """A lock that ends with the process, however it ends; where the file system has none, there is none."""
     try:
         import fcntl

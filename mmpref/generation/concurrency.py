@@ -1,4 +1,4 @@
-"""Work on many items in a few threads, with an end to it when nothing works any more."""
+"""Work on many items in a few threads, which stops when everything fails."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ R = TypeVar("R")
 _FAILURES_IN_A_ROW = 16  # with no reply in between: the server is gone, or refuses all there is
 
 
-class ItemFailed(Exception):  # noqa: N818  # not an error of the program: one request that came to nothing
-    """One request came to nothing; the text says why."""
+class ItemFailed(Exception):  # noqa: N818  # not an error of the program, but of one request
+    """One request failed permanently; the text says why."""
 
 
 class NotAsked(ItemFailed):
-    """It was never made, for a reason of our own; that says nothing about the server."""
+    """The request was never made, for a reason of our own; that says nothing about the server."""
 
 
 def in_parallel(

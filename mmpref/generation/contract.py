@@ -11,21 +11,23 @@ from mmpref.records import Answer, EvalSample, ImageRef
 class Answerer(Protocol):
     """Answers questions, each once, in any order, as soon as the answers are known.
 
-    A question that got none is left out. An answerer may say why in ``failures`` (sample id -> reason), and tell facts
-    about itself in ``facts``, which stand in ``results.json``; both are optional.
+    A question that got none is left out. An answerer may say why in ``failures`` (sample id -> reason), and give facts
+    about itself in ``facts``, which are written to ``results.json``; both are optional.
     """
 
-    def answer(self, samples: Sequence[EvalSample]) -> Iterator[Answer]: ...
+    def answer(self, samples: Sequence[EvalSample]) -> Iterator[Answer]:
+        """One answer for each sample that got one."""
+        ...
 
 
 def failures_of(answerer: Answerer) -> Mapping[str, str]:
-    """Why questions got no answer, as far as the answerer tells."""
+    """Why questions got no answer, as far as the answerer says."""
     found: Mapping[str, str] = getattr(answerer, "failures", {})
     return found
 
 
 def facts_of(answerer: Answerer) -> Mapping[str, Any]:
-    """What the answerer tells about itself."""
+    """What the answerer says about itself."""
     found: Mapping[str, Any] = getattr(answerer, "facts", {})
     return found
 
@@ -36,3 +38,14 @@ def same_questions(samples: Iterable[EvalSample]) -> list[list[EvalSample]]:
     for sample in samples:
         by_images.setdefault(sample.images, {}).setdefault(sample.prompt, []).append(sample)
     return [alike for questions in by_images.values() for alike in questions.values()]
+
+
+def deal(samples: Sequence[EvalSample], num: int) -> list[list[EvalSample]]:
+    """``num`` shares of about the same size; the questions about one image stay together, in their order."""
+    groups: dict[Any, list[EvalSample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.images or sample.id, []).append(sample)
+    shares: list[list[EvalSample]] = [[] for _ in range(num)]
+    for group in groups.values():
+        min(shares, key=len).extend(group)
+    return shares

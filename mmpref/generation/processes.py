@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 from mmpref.errors import ConfigError, DistributedError, MMPrefError
-from mmpref.generation.in_process import ModelSource, TransformersAnswerer
+from mmpref.generation.contract import deal
+from mmpref.generation.in_process import TransformersAnswerer
 from mmpref.generation.likelihood import LikelihoodAnswerer
+from mmpref.generation.model_source import ModelSource
+from mmpref.generation.settings import AnswerSettings
 from mmpref.process.children import begin_child, start_helpers, starting_workers
 from mmpref.records import Answer, EvalSample
 
@@ -28,14 +30,14 @@ class ProcessesAnswerer:
         source: the model.
         num: how many processes.
         images_root: relative image paths start here.
-        settings: further arguments of ``kind``.
+        settings: of the answerers; a device that is not named is dealt, and threads are shared.
         kind: what each process makes: ``TransformersAnswerer`` or ``LikelihoodAnswerer``.
     """
 
     source: ModelSource
     num: int
     images_root: Path | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: AnswerSettings = field(default_factory=AnswerSettings)
     kind: type[TransformersAnswerer | LikelihoodAnswerer] = TransformersAnswerer
 
     def __post_init__(self) -> None:
@@ -43,6 +45,12 @@ class ProcessesAnswerer:
             raise ConfigError(f"processes must be >= 1, got {self.num}")
 
     def answer(self, samples: Sequence[EvalSample]) -> Iterator[Answer]:
+        """Answers of all processes, as they come.
+
+        Raises:
+            MMPrefError: a process raised it.
+            DistributedError: a process ended before its share was answered.
+        """
         shares = [share for share in deal(samples, self.num) if share]
         context = get_context("spawn")
         start_helpers("spawn")
@@ -50,7 +58,7 @@ class ProcessesAnswerer:
         try:
             for number, share in enumerate(shares):
                 here, there = context.Pipe(duplex=False)
-                arguments = (there, number, len(shares), self.kind, self.source, self.images_root, self.settings, share)
+                arguments = (there, self, share, number, len(shares))
                 process = context.Process(target=_work, args=arguments, daemon=True, name=f"eval {number}")
                 with starting_workers():
                     process.start()
@@ -60,20 +68,9 @@ class ProcessesAnswerer:
             yield from _gather(pipes)
         finally:
             for process in processes:
-                process.kill()  # none has anything to save, and one that is stuck would not hear less
+                process.kill()  # none has anything to save, and one that is stuck hears nothing else
             for process in processes:
                 process.join()
-
-
-def deal(samples: Sequence[EvalSample], num: int) -> list[list[EvalSample]]:
-    """``num`` shares of about the same size; the questions about one image stay together, in their order."""
-    groups: dict[Any, list[EvalSample]] = {}
-    for sample in samples:
-        groups.setdefault(sample.images or sample.id, []).append(sample)
-    shares: list[list[EvalSample]] = [[] for _ in range(num)]
-    for group in groups.values():
-        min(shares, key=len).extend(group)
-    return shares
 
 
 def _gather(pipes: list[Connection]) -> Iterator[Answer]:
@@ -97,33 +94,25 @@ def _gather(pipes: list[Connection]) -> Iterator[Answer]:
                 finished += 1
     if finished < len(pipes):
         raise DistributedError(
-            f"{len(pipes) - finished} of {len(pipes)} processes ended without a word, killed perhaps for their memory; "
-            "what was answered is kept: run again to go on, with fewer processes if memory is short"
+            f"{len(pipes) - finished} of {len(pipes)} processes ended without a message, perhaps killed for their "
+            "memory; what was answered is kept: run again to go on, with fewer processes if memory is short"
         )
 
 
-def _work(
-    pipe: Connection,
-    number: int,
-    total: int,
-    kind: type[TransformersAnswerer | LikelihoodAnswerer],
-    source: ModelSource,
-    images_root: Path | None,
-    settings: dict[str, Any],
-    samples: list[EvalSample],
-) -> None:
+def _work(pipe: Connection, shared: ProcessesAnswerer, samples: list[EvalSample], number: int, total: int) -> None:
+    """What process ``number`` of ``total`` does: answer its share, and send the answers, then None or an error."""
     begin_child()
     try:
         try:
             import torch
 
             devices = torch.cuda.device_count()
-            settings = {
-                "device": f"cuda:{number % devices}" if devices else None,
-                **settings,
-                "cpu_threads": settings.get("cpu_threads") or max(1, (os.cpu_count() or 1) // total),
-            }
-            answerer = kind(source, images_root=images_root, **settings)
+            settings = replace(
+                shared.settings,
+                device=shared.settings.device or (f"cuda:{number % devices}" if devices else None),
+                cpu_threads=shared.settings.cpu_threads or max(1, (os.cpu_count() or 1) // total),
+            )
+            answerer = shared.kind(shared.source, settings, images_root=shared.images_root)
             for answer in answerer.answer(samples):
                 pipe.send(answer)
             pipe.send(None)

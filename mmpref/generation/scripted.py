@@ -19,6 +19,7 @@ class ScriptedAnswerer:
     script: Mapping[str, str] | Callable[[EvalSample], str]
 
     def answer(self, samples: Sequence[EvalSample]) -> Iterator[Answer]:
+        """The answer of the script to each sample, in order."""
         for sample in samples:
             text = self.script(sample) if callable(self.script) else self.script[sample.id]
             yield Answer(id=sample.id, text=text)

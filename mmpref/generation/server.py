@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mmpref.errors import EvalIncompleteError
-from mmpref.generation.chat_api import ChatClient, Completion, ItemFailed, Server, in_parallel
+from mmpref.generation.api_server import Server
+from mmpref.generation.chat_api import ChatClient
+from mmpref.generation.chat_reply import Completion
+from mmpref.generation.concurrency import ItemFailed, in_parallel
 from mmpref.generation.contract import same_questions
 from mmpref.records import Answer, EvalSample, ImageRef
 
@@ -51,10 +54,15 @@ class ServerAnswerer:
         self.facts: dict[str, Any] = {"server": server.url, "served_as": []}
         if num_beams > 1:
             self.facts["decoding"] = f"greedy, because the chat API has no beam search ({num_beams} beams were wanted)"
-        server.key()  # a missing key is told before anything is asked
+        server.key()  # a missing key is an error before anything is asked
+
+    @property
+    def model(self) -> str:
+        """The model's name at the server."""
+        return self._server.model
 
     def served(self) -> dict[str, Any] | None:
-        """What the server tells of the model beside its answers; None where it cannot be reached."""
+        """What the server says of the model beside its answers; None where it cannot be reached."""
         client = ChatClient(self._server)
         try:
             return client.served()
@@ -62,6 +70,12 @@ class ServerAnswerer:
             client.close()
 
     def answer(self, samples: Sequence[EvalSample]) -> Iterator[Answer]:
+        """Answers as the replies come; why others have none is in ``failures``.
+
+        Raises:
+            ConfigError: the server refuses every request.
+            EvalIncompleteError: many requests in a row failed, or another model answers.
+        """
         client = ChatClient(self._server)
 
         def ask(alike: list[EvalSample]) -> Completion:

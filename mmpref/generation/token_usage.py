@@ -1,8 +1,8 @@
 """What a server says that a request used, in the ways in which servers say it.
 
 OpenAI counts reasoning inside of ``completion_tokens``, so that the total is prompt and completion. xAI and Gemini
-leave it out there and count it in the total alone, and some servers only tell it. All of it is paid for as completion,
-so the largest of these readings is taken, which counts nothing twice.
+leave it out there and count it in the total alone, and some servers give nothing else. All of it is paid for as
+completion, so the largest of these readings is taken, which counts nothing twice.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class Usage:
 
 def usage_of(reply: object) -> Usage:
     """The usage of a reply of the chat API, whatever else is in it."""
-    told = reply.get("usage") if isinstance(reply, Mapping) else None
-    if not isinstance(told, Mapping):
+    given = reply.get("usage") if isinstance(reply, Mapping) else None
+    if not isinstance(given, Mapping):
         return Usage()
-    prompt = _first(told, "prompt_tokens", "input_tokens")
-    written = _first(told, "completion_tokens", "output_tokens")
-    total, thought = _first(told, "total_tokens"), _reasoning(told)
+    prompt = _first(given, "prompt_tokens", "input_tokens")
+    written = _first(given, "completion_tokens", "output_tokens")
+    total, thought = _first(given, "total_tokens"), _reasoning(given)
     found = [] if written is None else [written]
     if thought is not None and (written is None or thought > written):  # more than fits inside
         found.append(thought + (written or 0))
@@ -39,18 +39,18 @@ def usage_of(reply: object) -> Usage:
     return Usage(prompt=prompt, completion=max(found, default=None))
 
 
-def _reasoning(told: Mapping[str, Any]) -> int | None:
+def _reasoning(given: Mapping[str, Any]) -> int | None:
     for name in ("completion_tokens_details", "output_tokens_details"):
         if (
-            isinstance(details := told.get(name), Mapping)
+            isinstance(details := given.get(name), Mapping)
             and (found := _first(details, "reasoning_tokens")) is not None
         ):
             return found
-    return _first(told, "reasoning_tokens")
+    return _first(given, "reasoning_tokens")
 
 
-def _first(told: Mapping[str, Any], *names: str) -> int | None:
-    return next((number for name in names if (number := _count(told.get(name))) is not None), None)
+def _first(given: Mapping[str, Any], *names: str) -> int | None:
+    return next((number for name in names if (number := _count(given.get(name))) is not None), None)
 
 
 def _count(value: object) -> int | None:

@@ -21,8 +21,8 @@ UNKNOWN = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """One reply. ``server`` is the address that it is from, "" where that is not known."""
+class Reply:
+    """A usable reply. ``server`` is the address that it is from, "" where that is not known."""
 
     value: Value
     reason: str
@@ -30,31 +30,34 @@ class Kept:
     server: str = UNKNOWN
 
 
-def cache_line(key: str, task: JudgeTask, kept: Kept) -> str:
+def cache_line(key: str, task: JudgeTask, reply: Reply) -> str:
+    """The reply to a case as its line in the cache."""
     row: dict[str, Any] = {
         "key": key,
         "task": task.name,
-        task.field: kept.value,
-        "reason": kept.reason,
-        "judge": kept.judge,
-        "server": kept.server,
+        task.field: reply.value,
+        "reason": reply.reason,
+        "judge": reply.judge,
+        "server": reply.server,
     }
     return json_text(row) + "\n"
 
 
-def read_cache(path: Path, tasks: Iterable[JudgeTask]) -> dict[str, Kept]:
+def read_cache(path: Path, tasks: Iterable[JudgeTask]) -> dict[str, Reply]:
     """Usable lines of the cache by key; others (a line cut by a kill, another version's) are asked again."""
     if not path.is_file():
         return {}
     repair_last_line(path)
     by_name = {task.name: task for task in tasks}
-    found: dict[str, Kept] = {}
+    found: dict[str, Reply] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             row = json.loads(line)
             task = by_name[row["task"]]
             value = task.read(row[task.field])
-            found[str(row["key"])] = Kept(value, str(row["reason"]), str(row["judge"]), str(row.get("server", UNKNOWN)))
+            found[str(row["key"])] = Reply(
+                value, str(row["reason"]), str(row["judge"]), str(row.get("server", UNKNOWN))
+            )
         except (ValueError, KeyError, TypeError, RecursionError):
             continue
     return found

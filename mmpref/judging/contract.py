@@ -10,6 +10,7 @@ Value: TypeAlias = int | str | bool | list[str]
 
 
 Sections: TypeAlias = tuple[tuple[str, str], ...]
+"""Title and text of each part of what is judged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +21,7 @@ class JudgeTask:
         name: what it is called in the cache.
         version: raised whenever ``instruction`` changes, so that older replies are not taken for it.
         field: name of the value in the reply and in the verdict.
-        instruction: what the judge is told.
+        instruction: what the judge is to do.
         schema: the value as JSON schema.
         read: checks the value of a reply; ValueError says what is wrong with it.
         sections: title and text of what is judged, from the question and the answer (two of them for ``same``).

@@ -1,6 +1,6 @@
 """What judging costs: prices, what is guessed before, and what is counted while calls are under way.
 
-What a server says it used is believed where it can be: at least a tenth of the tokens that the length tells, and no
+What a server says it used is believed where it can be: at least a tenth of the tokens that the length suggests, and no
 more than any model reads. That holds for a reply without a verdict too, such as a refusal. Otherwise, and for a request
 whose reply was lost, the most that it can have been is counted, and the outcome says of how many calls.
 """
@@ -14,18 +14,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from mmpref.errors import ConfigError
-from mmpref.generation.chat_api import Completion, NotAsked
+from mmpref.generation.chat_reply import Completion
+from mmpref.generation.concurrency import NotAsked
 from mmpref.generation.token_usage import Usage
 
 MAX_REPLY_TOKENS = 512
 CHARS_PER_TOKEN = 3.5  # of English in the tokenizers of today, rounded to the dear side
-FEWEST = 0.1  # of the tokens that the length tells; a server that counts fewer does not count
+FEWEST = 0.1  # of the tokens that the length suggests; a server that counts fewer does not count
 TOKENS_PER_OTHER_CHAR = 2.0  # outside of ASCII: one to three bytes of a token each
 _NO_MONEY = "not asked: the limit of cost was reached"
 
 
 def dollars(amount: float) -> str:
-    """An amount with cents; with two digits that tell something where it is less than ten cents: $12.50, $0.0042."""
+    """An amount with cents; with two significant digits where it is less than ten cents: $12.50, $0.0042."""
     if amount <= 0:
         return "$0"
     decimals = max(2, 1 - math.floor(math.log10(amount)))
@@ -54,19 +55,29 @@ class Prices:
         if not (0 <= self.prompt < math.inf and 0 <= self.completion < math.inf):
             raise ConfigError("prices must be numbers >= 0")
 
+    @classmethod
+    def given(cls, prompt: float | None, completion: float | None) -> Prices | None:
+        """Prices as options give them; None where neither is given.
+
+        Raises:
+            ConfigError: only one is given.
+        """
+        if (prompt is None) != (completion is None):
+            raise ConfigError("give both prices, --price-in and --price-out, or none")
+        return cls(prompt=prompt, completion=completion) if prompt is not None and completion is not None else None
+
     def of(self, prompt_tokens: float, completion_tokens: float) -> float:
+        """Dollars for so many tokens."""
         return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What judging will take. Tokens are guessed (3.5 characters each); ``cost`` is None without prices.
+    """What asking a judge will take. Tokens are guessed (3.5 characters each); ``cost`` is None without prices.
 
     ``elsewhere`` counts the cached replies that are from other servers, by address, "" where that is not known.
     """
 
-    num_answers: int
-    num_by_rule: int
     num_cached: int
     elsewhere: Mapping[str, int]
     num_calls: int
@@ -90,7 +101,7 @@ class Spent:
     completion: float = 0.0
     promised: float = 0.0
     guessed: int = 0
-    """Calls whose cost the server did not tell."""
+    """Calls whose cost the server did not give."""
     dearest: float = 0.0
     lock: threading.Condition = field(default_factory=threading.Condition)
     _under_way: int = 0
@@ -98,6 +109,7 @@ class Spent:
 
     @property
     def dollars(self) -> float:
+        """What was spent; 0 without prices."""
         return self.prices.of(self.prompt, self.completion) if self.prices else 0.0
 
     @contextmanager
@@ -139,6 +151,7 @@ class Spent:
             self._refuse_beyond(0.0)  # the call under way has promised what its next request can cost
 
     def add(self, reply: Completion, prompt_tokens: float) -> None:
+        """Count a reply to a prompt of so many tokens by its length."""
         usage = Usage(prompt=reply.prompt_tokens, completion=reply.completion_tokens)
         with self.lock:
             self._count(usage, prompt_tokens, tokens_of(reply.text), reply.num_unseen)

@@ -1,6 +1,6 @@
 """The judge's prompt with a random fence around what others wrote, and the one reading of its reply.
 
-An answer may hold instructions to the judge, or a ready verdict. Three things stand against that: the texts stand
+An answer may contain instructions to the judge, or a ready verdict. Three things prevent that: the texts are put
 between lines with a word that is drawn anew for every request; the reply must repeat that word, so that a verdict
 copied out of an answer is none; and the value is checked against its range. What does not pass is no verdict.
 """
@@ -39,7 +39,7 @@ _LONGEST_REASON = 1000
 
 
 class UnusableReplyError(ValueError):
-    """The judge's reply holds no verdict; the text says why."""
+    """The judge's reply has no verdict; the text says why."""
 
 
 def draw_fence(sections: Sections) -> str:
@@ -66,7 +66,7 @@ def messages(task: JudgeTask, sections: Sections, fence: str) -> list[dict[str, 
 
 
 def response_format(task: JudgeTask, fence: str) -> dict[str, Any]:
-    """The reply's form for servers that can hold a model to a schema."""
+    """The reply's form for servers that can constrain a model to a schema."""
     properties = {
         FENCE: {"type": "string", "enum": [fence]},
         REASON: {"type": "string"},

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from mmpref.losses.objective import Objective, build_objective
     from mmpref.losses.settings import ScoreScaleWarning, SuspiciousLossWarning, resolve
     from mmpref.losses.tau_good import resolve_tau_good
+    from mmpref.losses.vocab_tiles import LogitTransform
 
 _HOME = {
+    "LogitTransform": "vocab_tiles",
     "LossOutput": "contract",
     "NonFiniteInputError": "contract",
     "PairLogps": "contract",
@@ -32,6 +34,7 @@ _HOME = {
 }
 
 __all__ = [
+    "LogitTransform",
     "LossOutput",
     "NonFiniteInputError",
     "Objective",

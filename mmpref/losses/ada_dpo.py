@@ -76,21 +76,25 @@ class AdaDPO:
     balance_perf: bool
 
     @torch.no_grad()  # the coefficients are constants of the gradient: this is what balances it
-    def coefficients(self, kind: ScoreKind, w: Side, r: Side, max_log_coef: float) -> Coefficients:
+    def coefficients(self, kind: ScoreKind, chosen: Side, rejected: Side, max_log_coef: float) -> Coefficients:
         """c_w and c_l for scores of this kind. Bounds are applied to logarithms: exp first would overflow."""
-        log_ratio = self.alpha_w * self.log_weight(kind, w) - self.alpha_l * self.log_weight(kind, r)
+        log_ratio = self.alpha_w * self.log_weight(kind, chosen) - self.alpha_l * self.log_weight(kind, rejected)
         wanted = log_ratio + math.log(self.target_ratio)
         top = math.inf if self.clip is None else math.log(self.clip)
         bounded = wanted.clamp(-top if self.clip_mode == "both" else -math.inf, top)
         if self.form == "power":
-            log_c, log_c_r = self.share * bounded, -(1.0 - self.share) * bounded
+            log_chosen, log_rejected = self.share * bounded, -(1.0 - self.share) * bounded
         else:  # sum
-            log_c = math.log(2.0) + torch.nn.functional.logsigmoid(bounded)
-            log_c_r = math.log(2.0) + torch.nn.functional.logsigmoid(-bounded)
-        safe_c, safe_c_r = log_c.clamp(-max_log_coef, max_log_coef), log_c_r.clamp(-max_log_coef, max_log_coef)
-        clipped = (bounded != wanted) | (safe_c != log_c) | (safe_c_r != log_c_r)
+            log_chosen = math.log(2.0) + torch.nn.functional.logsigmoid(bounded)
+            log_rejected = math.log(2.0) + torch.nn.functional.logsigmoid(-bounded)
+        safe_chosen = log_chosen.clamp(-max_log_coef, max_log_coef)
+        safe_rejected = log_rejected.clamp(-max_log_coef, max_log_coef)
+        clipped = (bounded != wanted) | (safe_chosen != log_chosen) | (safe_rejected != log_rejected)
         return Coefficients(
-            chosen=safe_c.exp(), rejected=safe_c_r.exp(), log_ratio=log_ratio, clipped=clipped.to(log_ratio.dtype)
+            chosen=safe_chosen.exp(),
+            rejected=safe_rejected.exp(),
+            log_ratio=log_ratio,
+            clipped=clipped.to(log_ratio.dtype),
         )
 
     def log_weight(self, kind: ScoreKind, side: Side) -> Tensor:

@@ -7,30 +7,54 @@ Shapes: every tensor is [B]. Letters: see ``sides``; s is the score, M the margi
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from mmpref.losses.sides import ScoreKind, Side, log_odds
+from mmpref.losses.sides import Scored, ScoreKind, Side, log_odds
 
 
-class Link(Protocol):
+@dataclass(frozen=True, slots=True, eq=False)
+class Margin:
+    """A difference of the two scores of every pair, and how fast it grows with one of them."""
+
+    value: Tensor
+    slope: float  # d value / ds
+
+
+class Link(ABC):
     """A curve from the margin of a pair to its loss."""
 
-    degree: ClassVar[int]
+    __slots__ = ()
+
+    degree: ClassVar[int] = 1
     """Power of the margin by which the loss grows, and with it the coefficients of a balance inside the margin."""
 
-    def loss(self, margin: Tensor) -> Tensor: ...
+    @abstractmethod
+    def loss(self, margin: Tensor) -> Tensor:
+        """The loss of each pair."""
+
+    @abstractmethod
     def slope(self, margin: Tensor) -> Tensor:
         """d loss / dM in closed form, for the diagnostics."""
 
+    def confidence(self, margin: Margin, rewards: Margin) -> Margin:
+        """The log-odds that a pair is ranked right, for the focal weight: M itself.
+
+        Args:
+            margin: M.
+            rewards: the difference of the two rewards, beta (s_w - s_l).
+        """
+        return margin
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Logistic:
+class Logistic(Link):
     """-(1-e) log s(M) - e log s(-M): the Bradley-Terry likelihood, with label smoothing it is cDPO.
 
     Args:
@@ -40,7 +64,6 @@ class Logistic:
 
     smoothing: float = 0.0
     weight: float = 1.0
-    degree: ClassVar[int] = 1
 
     def loss(self, margin: Tensor) -> Tensor:
         agree, disagree = logsigmoid(margin), logsigmoid(-margin)
@@ -52,13 +75,12 @@ class Logistic:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Robust:
+class Robust(Link):
     """[ -(1-e) log s(M) + e log s(-M) ] / (1 - 2e) (Chowdhury et al. 2024): unbiased when a share e of the labels is
     flipped. It can be negative.
     """
 
     smoothing: float
-    degree: ClassVar[int] = 1
 
     def loss(self, margin: Tensor) -> Tensor:
         e = self.smoothing
@@ -70,10 +92,8 @@ class Robust:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hinge:
+class Hinge(Link):
     """max(0, 1 - M) (SLiC, Zhao et al. 2023)."""
-
-    degree: ClassVar[int] = 1
 
     def loss(self, margin: Tensor) -> Tensor:
         return torch.relu(1.0 - margin)
@@ -83,7 +103,7 @@ class Hinge:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Square:
+class Square(Link):
     """M^2 (IPO, Azar et al. 2023), where M is measured from the target 1/(2 beta)."""
 
     degree: ClassVar[int] = 2
@@ -93,6 +113,10 @@ class Square:
 
     def slope(self, margin: Tensor) -> Tensor:
         return 2.0 * margin
+
+    def confidence(self, margin: Margin, rewards: Margin) -> Margin:
+        """The reward margin: M is a distance here, 0 where the pair is exactly on target."""
+        return rewards
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +146,7 @@ class Base:
     nll_weight: float = 0.0
 
     def score(self, side: Side) -> Tensor:
+        """s."""
         if self.needs_reference:
             return side.ratio(per_token=self.score_kind == "mean")
         if self.score_kind == "odds":
@@ -132,25 +157,22 @@ class Base:
         """The answer's log-prob as Uni-DPO's own terms read it: l where the scores are sums, else u."""
         return side.total if self.score_kind == "sum" else side.mean
 
-    def margin(self, chosen: Tensor, rejected: Tensor, w: Side, r: Side) -> Tensor:
-        """M of two scores; the sides add the constants."""
-        margin = self.gain * (chosen - rejected) - self.target
-        return margin + self.length_weight * (w.length - r.length) if self.length_weight else margin
+    def margin(self, chosen: Scored, rejected: Scored) -> Tensor:
+        """M of two scores; the lengths of the answers add the constants."""
+        margin = self.gain * (chosen.score - rejected.score) - self.target
+        if not self.length_weight:
+            return margin
+        return margin + self.length_weight * (chosen.side.length - rejected.side.length)
 
-    def confidence(self, chosen: Tensor, rejected: Tensor, w: Side, r: Side) -> Tensor:
-        """The log-odds that the pair is ranked right, for the focal weight: M itself, and for IPO, whose M is a
-        distance, the reward margin.
-        """
-        if isinstance(self.link, Square):
-            return self.beta * (chosen - rejected)
-        return self.margin(chosen, rejected, w, r)
-
-    @property
-    def confidence_gain(self) -> float:
-        """d confidence / ds."""
-        return self.beta if isinstance(self.link, Square) else self.gain
+    def confidence(self, chosen: Scored, rejected: Scored) -> Margin:
+        """The log-odds that the pair is ranked right, for the focal weight."""
+        return self.link.confidence(
+            margin=Margin(self.margin(chosen, rejected), self.gain),
+            rewards=Margin(self.beta * (chosen.score - rejected.score), self.beta),
+        )
 
     def nll(self, chosen: Side) -> Tensor | None:
+        """The term -nll_weight u_w; None where the base has none."""
         return -self.nll_weight * chosen.mean if self.nll_weight else None
 
 
@@ -166,6 +188,7 @@ class SFT:
     needs_reference: ClassVar[bool] = False
 
     def score(self, side: Side) -> Tensor:
+        """u, or l when not length-normalised."""
         return side.mean if self.length_normalize else side.total
 
 

@@ -23,7 +23,7 @@ class NonFiniteInputError(NonFiniteError, DataError):
     """A log-prob or score that is NaN or infinite: bad data and a non-finite value at once (exit 4)."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class PairLogps:
     """What a loss may look at: one row per preference pair.
 
@@ -37,7 +37,7 @@ class PairLogps:
     rejected_len: Tensor | None
     ref_chosen: Tensor | None = None  # None when the objective says needs_reference = False
     ref_rejected: Tensor | None = None
-    chosen_score: Tensor | None = None  # judge score; NaN on both sides of a pair = that pair has none
+    chosen_score: Tensor | None = None  # score of the answer; NaN on both sides of a pair = that pair has none
     rejected_score: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -79,6 +79,7 @@ class PairLogps:
 
     @property
     def num_pairs(self) -> int:
+        """B."""
         return self.chosen.shape[0]
 
     def validate(self, missing_scores: MissingScores = "ignore") -> None:

@@ -10,25 +10,29 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmpref.losses.sides import MAX_ODDS_MEAN, ScoreKind, Side, log1mexp
+from mmpref.losses.sides import MAX_ODDS_MEAN, Scored, ScoreKind, Side, log1mexp
 
-_MAX_LOG = 80.0  # e^80 still fits float32; log-magnitudes are held within it
+_MAX_LOG = 80.0  # e^80 still fits float32; log-magnitudes are clamped to it
 
 
 @torch.no_grad()
-def pair_stats(beta: float, score_w: Tensor, score_r: Tensor | None, w: Side, r: Side | None) -> dict[str, Tensor]:
+def pair_stats(beta: float, chosen: Scored, rejected: Scored | None) -> dict[str, Tensor]:
     """Rewards (beta times the base's own score, never scaled by a balance), log-probs as sums, and lengths."""
-    stats = {"logps/chosen": w.total, "len/chosen": w.length, "rewards/chosen": beta * score_w}
-    if w.ref_total is not None:
-        stats["ref_logps/chosen"] = w.ref_total
-    if r is None or score_r is None:
+    stats = _answer_stats("chosen", beta, chosen)
+    if rejected is None:
         return stats
-    stats |= {"logps/rejected": r.total, "len/rejected": r.length, "rewards/rejected": beta * score_r}
-    if r.ref_total is not None:
-        stats["ref_logps/rejected"] = r.ref_total
+    stats |= _answer_stats("rejected", beta, rejected)
     stats["rewards/margins"] = stats["rewards/chosen"] - stats["rewards/rejected"]
     # strict: a tie, such as policy = reference at the first step, is not a win
-    stats["rewards/accuracies"] = (stats["rewards/chosen"] > stats["rewards/rejected"]).to(score_w.dtype)
+    stats["rewards/accuracies"] = (stats["rewards/chosen"] > stats["rewards/rejected"]).to(chosen.score.dtype)
+    return stats
+
+
+def _answer_stats(which: str, beta: float, answer: Scored) -> dict[str, Tensor]:
+    side = answer.side
+    stats = {f"logps/{which}": side.total, f"len/{which}": side.length, f"rewards/{which}": beta * answer.score}
+    if side.ref_total is not None:
+        stats[f"ref_logps/{which}"] = side.ref_total
     return stats
 
 
@@ -43,7 +47,7 @@ class Pull:
 
 
 @torch.no_grad()
-def gradient_stats(pulls: list[Pull], kind: ScoreKind, w: Side, r: Side) -> dict[str, Tensor]:
+def gradient_stats(pulls: list[Pull], kind: ScoreKind, chosen: Side, rejected: Side) -> dict[str, Tensor]:
     """Size of the pair term's gradient on each answer, in closed form, and their ratio.
 
     The variable q of an answer is that of AdaDPO's token granularity: pbar = e^u for scores that are means or log-odds,
@@ -56,26 +60,28 @@ def gradient_stats(pulls: list[Pull], kind: ScoreKind, w: Side, r: Side) -> dict
     Where the pair has no gradient at all (a satisfied hinge) the ratio is its limit, that of the coefficients.
     Magnitudes are kept within e^+-80 so that a mean over pairs stays finite.
     """
-    slope_w, slope_r = _score_slope(kind, w), _score_slope(kind, r)
-    pull_w, pull_r = torch.zeros_like(w.mean), torch.zeros_like(r.mean)
+    chosen_slope, rejected_slope = _score_slope(kind, chosen), _score_slope(kind, rejected)
+    on_chosen, on_rejected = torch.zeros_like(chosen.mean), torch.zeros_like(rejected.mean)  # |dL/du| of each answer
     for pull in pulls:
-        by_w, by_r = (slope_w, slope_r) if pull.through_score else (1.0, 1.0)
-        pull_w = pull_w + pull.force * pull.chosen_coef * by_w
-        pull_r = pull_r + pull.force * pull.rejected_coef * by_r
-    still = pull_w == 0  # then so is the other, or the limit is the same
-    limit = (pulls[0].chosen_coef * slope_w).log() - (pulls[0].rejected_coef * slope_r).log()
+        by_chosen, by_rejected = (chosen_slope, rejected_slope) if pull.through_score else (1.0, 1.0)
+        on_chosen = on_chosen + pull.force * pull.chosen_coef * by_chosen
+        on_rejected = on_rejected + pull.force * pull.rejected_coef * by_rejected
+    still = on_chosen == 0  # then so is the other, or the limit is the same
+    limit = (pulls[0].chosen_coef * chosen_slope).log() - (pulls[0].rejected_coef * rejected_slope).log()
     limit = torch.nan_to_num(limit, nan=0.0)  # log-odds of two certain answers: neither pulls, call it even
-    log_w, log_r = pull_w.abs().log() - w.mean, pull_r.abs().log() - r.mean
-    log_ratio = torch.where(still, limit, pull_w.abs().log() - pull_r.abs().log()) - w.mean + r.mean
-    stats = {"grad/chosen": _exp(log_w), "grad/rejected": _exp(log_r), "grad/ratio": _exp(log_ratio)}
-    if w.ref_total is not None and r.ref_total is not None:
+    log_chosen, log_rejected = on_chosen.abs().log() - chosen.mean, on_rejected.abs().log() - rejected.mean
+    log_ratio = torch.where(still, limit, on_chosen.abs().log() - on_rejected.abs().log())
+    log_ratio = log_ratio - chosen.mean + rejected.mean
+    stats = {"grad/chosen": _exp(log_chosen), "grad/rejected": _exp(log_rejected), "grad/ratio": _exp(log_ratio)}
+    if chosen.ref_total is not None and rejected.ref_total is not None:
         # dL/d(p/p_ref) = p_ref dL/dp
-        stats["grad/ratio_to_ref"] = _exp(log_ratio + w.ref_total / w.length - r.ref_total / r.length)
+        to_ref = log_ratio + chosen.ref_total / chosen.length - rejected.ref_total / rejected.length
+        stats["grad/ratio_to_ref"] = _exp(to_ref)
     return stats
 
 
 def _score_slope(kind: ScoreKind, side: Side) -> Tensor:
-    """ds/du for log-odds, 1 / (1 - p), and 0 where they are held; 1 otherwise (per answer for sums)."""
+    """ds/du for log-odds, 1 / (1 - p), and 0 where they are clamped; 1 otherwise (per answer for sums)."""
     if kind != "odds":
         return torch.ones_like(side.mean)
     slope = torch.exp(-log1mexp(side.mean))

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from mmpref.errors import ConfigError, DataError
-from mmpref.losses.vocab_tiles import HeadSpec, RecomputedHead, UnitGradientHead
+from mmpref.losses.vocab_tiles import HeadSpec, LogitTransform, RecomputedHead, UnitGradientHead
 
 TILE_BYTES = 32 * 2**20
+_PLAIN = LogitTransform()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,13 +104,12 @@ def fused_logps(
     *,
     tile_bytes: int = TILE_BYTES,
     head_trains: bool | None = None,
-    logit_scale: float = 1.0,
-    softcap: float | None = None,
+    transform: LogitTransform = _PLAIN,
 ) -> Tensor:
     """log softmax(hidden @ weight.T + bias)[target] per row -> [N], without a row of the vocabulary in memory.
 
-    The vocabulary is walked in tiles with a running maximum and sum. Where the head is frozen, every loss of this
-    house sends one scalar per token back into its log-prob, so d logp / d hidden is formed in the same walk and
+    The vocabulary is walked in tiles with a running maximum and sum. Where the head is frozen, every loss in
+    mmpref sends one scalar per token back into its log-prob, so d logp / d hidden is formed in the same walk and
     backward is a multiplication: two matrix products per tile in all. Where the head trains, backward walks the tiles
     again for the gradients of hidden, weight and bias. Neither can be differentiated twice.
 
@@ -122,16 +122,13 @@ def fused_logps(
         bias: [V] or None.
         tile_bytes: size of one tile of logits.
         head_trains: whether gradients of weight and bias are wanted; None asks the tensors.
-        logit_scale: multiplies the logits.
-        softcap: c of c tanh(logits / c), after the scale; None = none.
+        transform: what the model does to the products before they are its logits.
     """
     _check_head(hidden, weight, targets, bias)
     wants_head = weight.requires_grad or (bias is not None and bias.requires_grad)
     if head_trains is False and wants_head and torch.is_grad_enabled():
         raise ConfigError("head_trains=False, but the output head requires a gradient: freeze it or leave the key out")
-    if softcap is not None and softcap <= 0:
-        raise ConfigError(f"softcap must be > 0 or None, got {softcap}")
-    spec = HeadSpec(tile_bytes=tile_bytes, scale=logit_scale, softcap=softcap)
+    spec = HeadSpec(tile_bytes=tile_bytes, scale=transform.scale, softcap=transform.softcap)
     with torch.autocast(device_type=hidden.device.type, enabled=False):
         if torch.is_grad_enabled() and (wants_head if head_trains is None else head_trains):
             return RecomputedHead.apply(hidden, weight, targets, bias, spec)  # type: ignore[no-any-return]

@@ -8,7 +8,7 @@ from typing import Any
 from mmpref.losses.presets import ADA_DEFAULTS, OPTION_KEYS
 from mmpref.losses.settings import no_performance_gradient, reads_scores
 
-_TOLD_ELSEWHERE = {"name", "base", "beta", "length_normalize", *OPTION_KEYS, "uni", "ada"}
+_SHOWN_ELSEWHERE = {"name", "base", "beta", "length_normalize", *OPTION_KEYS, "uni", "ada"}
 _IN_WORDS = {"share", "granularity", "length_power", "clip", "clip_mode", "use_reference", "value_mode", "balance_perf"}
 
 
@@ -28,7 +28,7 @@ def loss_line(settings: Mapping[str, Any], *, reference: str, scores: str = "") 
         ", ".join(head),
         "no weights" if uni is None else f"weights Uni-DPO ({_uni(uni, scores)})",
         "no balance" if ada is None else f"balance AdaDPO ({_ada(ada, uni)})",
-        *(f"{key} {_plain(value)}" for key, value in settings.items() if key not in _TOLD_ELSEWHERE and value),
+        *(f"{key} {_plain(value)}" for key, value in settings.items() if key not in _SHOWN_ELSEWHERE and value),
         f"reference: {reference}",
     ]
     return f"loss: {'; '.join(parts)}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,24 +16,22 @@ from torch import Tensor
 
 from mmpref.errors import ConfigError, DataError
 from mmpref.losses.ada_dpo import AdaDPO, Coefficients, straight_through
-from mmpref.losses.bases import SFT, Base, make_base
+from mmpref.losses.bases import SFT, Base, Margin, make_base
 from mmpref.losses.contract import LossOutput, MissingScores, PairLogps
 from mmpref.losses.diagnostics import Pull, gradient_stats, pair_stats
 from mmpref.losses.settings import resolve
-from mmpref.losses.sides import Side, chosen_side, rejected_side
+from mmpref.losses.sides import Scored, Side, chosen_side, rejected_side
 from mmpref.losses.uni_dpo import UniDPO
 
 _MAX_LOG_COEF = 60.0  # |log| of all coefficients multiplied; the rest is for the log-probs, up to 1e4 of them squared
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scored:
-    """The two answers of every pair and the base's scores of them, before any balance."""
+class Perf:
+    """The argument of w_perf, and the coefficients that its gradient is balanced with."""
 
-    w: Side
-    r: Side
-    score_w: Tensor
-    score_r: Tensor
+    z: Margin
+    coefs: Coefficients | None  # None where that gradient is not balanced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,16 +53,17 @@ class Objective:
 
     @property
     def needs_scores(self) -> bool:
-        """Judge scores are read; whether every pair must have them is ``requires_scores``."""
+        """The scores of the pairs are read; whether every pair must have them is ``requires_scores``."""
         return self.uni is not None and self.uni.reads_scores
 
     @property
     def requires_scores(self) -> bool:
-        """A pair without judge scores is an error (loss.uni.on_missing_score: error)."""
+        """A pair without scores is an error (loss.uni.on_missing_score: error)."""
         return self.missing_scores == "error"
 
     @property
     def needs_rejected(self) -> bool:
+        """Rejected answers are read: for every base but sft."""
         return isinstance(self.base, Base)
 
     @property
@@ -100,50 +99,47 @@ class Objective:
             raise DataError("PairLogps.ref_chosen and ref_rejected are needed: this loss compares with the reference")
 
     def _pairs(self, base: Base, x: PairLogps) -> LossOutput:
-        w, r = chosen_side(x), rejected_side(x)
-        pair = Scored(w=w, r=r, score_w=base.score(w), score_r=base.score(r))
-        stats = pair_stats(base.beta, pair.score_w, pair.score_r, w, r)
-
-        coefs, balanced_w, balanced_r = None, pair.score_w, pair.score_r
-        if self.ada is not None:
-            coefs = self.ada.coefficients(base.score_kind, w, r, self._max_log_coef(base))
-            balanced_w = self.ada.scale(pair.score_w, coefs.chosen)
-            balanced_r = self.ada.scale(pair.score_r, coefs.rejected)
-            stats["ada/coef_chosen"], stats["ada/coef_rejected"] = coefs.chosen, coefs.rejected
-            stats["ada/log_ratio"], stats["ada/clipped"] = coefs.log_ratio, coefs.clipped
-        margin = base.margin(balanced_w, balanced_r, w, r)
-        if self.ada is not None:
-            stats["ada/margin"] = margin
+        chosen, rejected = _scored(base, chosen_side(x)), _scored(base, rejected_side(x))
+        stats = pair_stats(base.beta, chosen, rejected)
+        coefs = None
+        if self.ada is None:
+            margin = base.margin(chosen, rejected)
+        else:
+            coefs = self.ada.coefficients(base.score_kind, chosen.side, rejected.side, self._max_log_coef(base))
+            margin = base.margin(
+                replace(chosen, score=self.ada.scale(chosen.score, coefs.chosen)),
+                replace(rejected, score=self.ada.scale(rejected.score, coefs.rejected)),
+            )
+            stats |= {
+                "ada/coef_chosen": coefs.chosen,
+                "ada/coef_rejected": coefs.rejected,
+                "ada/log_ratio": coefs.log_ratio,
+                "ada/clipped": coefs.clipped,
+                "ada/margin": margin,
+            }
         linked = base.link.loss(margin)
         slope = base.link.slope(margin) * base.gain
-
         if self.uni is None:
             per_pair, pulls = linked, [_pull(slope, coefs, through_score=True)]
         else:
-            scores = self.uni.scores(x, like=linked)
-            w_qual = self.uni.quality(scores, like=linked)
-            z, z_slope, z_coefs = self._performance_argument(self.uni, base, pair, coefs)
-            w_perf = self.uni.performance(z)
-            if self.uni.perf_mode == "none":
-                w_perf = torch.ones_like(linked)
-            elif self.uni.perf_detach:
-                w_perf = w_perf.detach()  # ablation: the weight still weighs, but the loss no longer steers it
-            per_pair = w_qual * w_perf * linked
-            through_score = self.uni.perf_mode == "focal"
-            pulls = [_pull(w_qual * w_perf * slope, coefs, through_score=True)]
-            if self.uni.perf_has_gradient:
-                force = w_qual * linked * self.uni.performance_slope(z) * z_slope
-                pulls.append(_pull(force, z_coefs, through_score=through_score))
-            active = torch.zeros_like(linked)
-            if self.uni.nll_lambda > 0:
-                active = self.uni.gates(w, scores)
-                per_pair = per_pair - self.uni.nll_lambda * active * base.logp(w)
-            stats |= {"uni/w_qual": w_qual, "uni/w_perf": w_perf, "uni/nll_active": active}
-
-        nll = base.nll(w)
+            uni, perf = self.uni, self._perf(self.uni, base, chosen, rejected, coefs)
+            weights = uni.weights(x, chosen.side, perf.z.value, like=linked)
+            per_pair = weights.quality * weights.performance * linked
+            pulls = [_pull(weights.quality * weights.performance * slope, coefs, through_score=True)]
+            if uni.perf_has_gradient:
+                force = weights.quality * linked * uni.performance_slope(perf.z.value) * perf.z.slope
+                pulls.append(_pull(force, perf.coefs, through_score=uni.perf_mode == "focal"))
+            if uni.nll_lambda > 0:
+                per_pair = per_pair - uni.nll_lambda * weights.nll_active * base.logp(chosen.side)
+            stats |= {
+                "uni/w_qual": weights.quality,
+                "uni/w_perf": weights.performance,
+                "uni/nll_active": weights.nll_active,
+            }
+        nll = base.nll(chosen.side)
         if nll is not None:
             per_pair = per_pair + nll
-        stats |= gradient_stats(pulls, base.score_kind, w, r)
+        stats |= gradient_stats(pulls, base.score_kind, chosen.side, rejected.side)
         return LossOutput(per_pair, {name: value.detach() for name, value in stats.items()})
 
     def _max_log_coef(self, base: Base) -> float:
@@ -155,25 +151,32 @@ class Objective:
         powers = base.link.degree + (balanced_perf and self.uni is not None and self.uni.perf_has_gradient)
         return _MAX_LOG_COEF / powers
 
-    def _performance_argument(
-        self, uni: UniDPO, base: Base, pair: Scored, coefs: Coefficients | None
-    ) -> tuple[Tensor, float, Coefficients | None]:
-        """z of w_perf, its slope, and the coefficients of its gradient.
+    def _perf(self, uni: UniDPO, base: Base, chosen: Scored, rejected: Scored, coefs: Coefficients | None) -> Perf:
+        """z of w_perf with the coefficients of its gradient.
 
         z is made of unscaled numbers whatever the balance does; ``balance_perf`` scales only the gradient through it.
         """
-        focal = uni.perf_mode == "focal"
-        w, r, z_coefs = pair.w, pair.r, None
-        one, other = (pair.score_w, pair.score_r) if focal else (base.logp(w), base.logp(r))
+        is_focal, z_coefs = uni.perf_mode == "focal", None
+        if not is_focal:
+            chosen, rejected = (Scored(answer.side, base.logp(answer.side)) for answer in (chosen, rejected))
         if self.ada is not None and self.ada.balance_perf:
             # the balance of u differs from that of the base's score where the score is a log-odds
-            same = focal or base.score_kind != "odds"
-            z_coefs = coefs if same else self.ada.coefficients("mean", w, r, self._max_log_coef(base))
+            is_same = is_focal or base.score_kind != "odds"
+            z_coefs = (
+                coefs
+                if is_same
+                else self.ada.coefficients("mean", chosen.side, rejected.side, self._max_log_coef(base))
+            )
         if z_coefs is not None:
-            one, other = straight_through(one, z_coefs.chosen), straight_through(other, z_coefs.rejected)
-        if focal:
-            return base.confidence(one, other, w, r), base.confidence_gain, z_coefs
-        return base.beta * (one - other) - uni.tau_ref, base.beta, z_coefs
+            chosen = replace(chosen, score=straight_through(chosen.score, z_coefs.chosen))
+            rejected = replace(rejected, score=straight_through(rejected.score, z_coefs.rejected))
+        if is_focal:
+            return Perf(base.confidence(chosen, rejected), z_coefs)
+        return Perf(Margin(base.beta * (chosen.score - rejected.score) - uni.tau_ref, base.beta), z_coefs)
+
+
+def _scored(base: Base | SFT, side: Side) -> Scored:
+    return Scored(side, base.score(side))
 
 
 def _pull(force: Tensor, coefs: Coefficients | None, *, through_score: bool) -> Pull:
@@ -183,11 +186,10 @@ def _pull(force: Tensor, coefs: Coefficients | None, *, through_score: bool) -> 
 
 
 def _chosen_only(base: SFT, x: PairLogps) -> LossOutput:
-    w = chosen_side(x)
-    r = None if x.rejected is None else rejected_side(x)
-    score = base.score(w)
-    stats = pair_stats(base.beta, score, None if r is None else base.score(r), w, r)
-    return LossOutput(-score, {name: value.detach() for name, value in stats.items()})
+    chosen = _scored(base, chosen_side(x))
+    rejected = None if x.rejected is None else _scored(base, rejected_side(x))
+    stats = pair_stats(base.beta, chosen, rejected)
+    return LossOutput(-chosen.score, {name: value.detach() for name, value in stats.items()})
 
 
 def build_objective(mapping: Mapping[str, Any], *, score_scale: tuple[float, float] | None = None) -> Objective:
@@ -195,7 +197,7 @@ def build_objective(mapping: Mapping[str, Any], *, score_scale: tuple[float, flo
 
     Args:
         mapping: the section as plain values.
-        score_scale: lowest and highest judge score of the data where it is declared; ``tau_good`` must lie inside.
+        score_scale: lowest and highest score of the data where it is declared; ``tau_good`` must lie inside.
     """
     settings = resolve(mapping, score_scale=score_scale)
     uni = ada = None

@@ -227,7 +227,9 @@ def _check_uni(
     if uni["eta"] == 0.0:
         _warn("loss.uni.eta 0 makes w_qual 1/2 for every pair; write null to leave w_qual out")
     if out["base"] == "robust" and out["label_smoothing"] > 0.0 and not uni["perf_detach"]:
-        _warn("loss.uni.perf_detach false with base robust: where that loss is negative, w_perf's gradient turns round")
+        _warn(
+            "loss.uni.perf_detach false with base robust: where that loss is negative, w_perf's gradient changes sign"
+        )
     no_mode = "perf_mode none" if uni["perf_mode"] == "none" else ""
     no_weight = no_mode or ("gamma 0" if uni["gamma"] == 0.0 else "")
     nll_off = "nll_lambda 0" if uni["nll_lambda"] == 0.0 else ""

@@ -1,6 +1,6 @@
 """One answer's numbers, in the precision the loss is computed in.
 
-Letters of the papers, used in the formulas of this room: l = sum of log-probs, n = token count, u = l / n,
+Letters of the papers, used in the formulas of this package: l = sum of log-probs, n = token count, u = l / n,
 rl and ru the same under the reference, h = l - rl, hbar = h / n; _w the chosen side, _l the rejected one.
 """
 
@@ -42,6 +42,14 @@ class Side:
         return ratio / self.length if per_token else ratio
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """The chosen or the rejected answers of a batch with a number for each of them, [B]."""
+
+    side: Side
+    score: Tensor  # s of the base, or u (l on sums) where w_perf reads it
+
+
 def loss_dtype(x: PairLogps) -> torch.dtype:
     """float64 stays float64; everything else is computed in float32, because sums of log-probs do not fit less."""
     tensors = (x.chosen, x.rejected)
@@ -58,10 +66,16 @@ def _side(total: Tensor, length: Tensor, ref: Tensor | None, dtype: torch.dtype)
 
 
 def chosen_side(x: PairLogps) -> Side:
+    """The chosen answers in the dtype of the loss."""
     return _side(x.chosen, x.chosen_len, x.ref_chosen, loss_dtype(x))
 
 
 def rejected_side(x: PairLogps) -> Side:
+    """The rejected answers in the dtype of the loss.
+
+    Raises:
+        DataError: the batch has none.
+    """
     if x.rejected is None or x.rejected_len is None:
         raise DataError("this loss compares two answers: rejected and rejected_len are needed (only sft does without)")
     return _side(x.rejected, x.rejected_len, x.ref_rejected, loss_dtype(x))

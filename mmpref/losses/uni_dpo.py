@@ -1,6 +1,6 @@
 """Uni-DPO: two weights per pair and a calibrated NLL on the chosen answer.
 
-loss = w_qual w_perf link(M) + lambda cNLL. Shapes: every tensor is [B]. Letters: see ``sides``; S is a judge score.
+loss = w_qual w_perf link(M) + lambda cNLL. Shapes: every tensor is [B]. Letters: see ``sides``; S is an answer's score.
 """
 
 from __future__ import annotations
@@ -20,12 +20,21 @@ PerfMode = Literal["stabilized", "focal", "none"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scores:
-    """Judge scores in the loss's precision, all [B], all without gradient; 0 stands where a pair has none."""
+class PairScores:
+    """The scores of the pairs in the loss's precision, all [B], all without gradient; 0 where a pair has none."""
 
     chosen: Tensor
     rejected: Tensor
     missing: Tensor  # bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Weights:
+    """What Uni-DPO gives each pair, all [B]."""
+
+    quality: Tensor  # w_qual, without gradient
+    performance: Tensor  # w_perf
+    nll_active: Tensor  # 1 where cNLL counts, else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,9 +76,27 @@ class UniDPO:
 
     @property
     def perf_has_gradient(self) -> bool:
+        """Whether the loss also moves the policy through w_perf."""
         return self.perf_mode != "none" and not self.perf_detach
 
-    def scores(self, x: PairLogps, like: Tensor) -> Scores | None:
+    def weights(self, x: PairLogps, chosen: Side, z: Tensor, like: Tensor) -> Weights:
+        """Both weights and the gate of cNLL.
+
+        Args:
+            chosen: the chosen answers of ``x``.
+            z: the argument of w_perf.
+            like: a tensor of the dtype and device of the loss.
+        """
+        scores = self.scores(x, like)
+        performance = self.performance(z)
+        if self.perf_mode == "none":
+            performance = torch.ones_like(like)
+        elif self.perf_detach:
+            performance = performance.detach()  # ablation: the weight still weighs, but the loss no longer steers it
+        active = self.gates(chosen, scores) if self.nll_lambda > 0 else torch.zeros_like(like)
+        return Weights(quality=self.quality(scores, like), performance=performance, nll_active=active)
+
+    def scores(self, x: PairLogps, like: Tensor) -> PairScores | None:
         """The scores as this loss reads them; None where it reads none or the batch has none."""
         if not self.reads_scores:
             return None
@@ -80,17 +107,17 @@ class UniDPO:
                     "the data, or set loss.uni.on_missing_score: neutral"
                 )
             return None
-        # scores come from a judge: they are data, never a path for the gradient
+        # scores are data, never a path for the gradient
         chosen, rejected = x.chosen_score.detach().to(like), x.rejected_score.detach().to(like)
         if self.on_missing_score != "neutral":
-            return Scores(chosen=chosen, rejected=rejected, missing=torch.zeros_like(chosen, dtype=torch.bool))
+            return PairScores(chosen=chosen, rejected=rejected, missing=torch.zeros_like(chosen, dtype=torch.bool))
         missing = torch.isnan(chosen) | torch.isnan(rejected)
         zero = torch.zeros_like(chosen)
-        return Scores(
+        return PairScores(
             chosen=torch.where(missing, zero, chosen), rejected=torch.where(missing, zero, rejected), missing=missing
         )
 
-    def quality(self, scores: Scores | None, like: Tensor) -> Tensor:
+    def quality(self, scores: PairScores | None, like: Tensor) -> Tensor:
         """w_qual."""
         if self.eta is None:
             return torch.ones_like(like)
@@ -109,7 +136,7 @@ class UniDPO:
         """d w_perf / dz."""
         return -self.gamma * torch.sigmoid(z) * self.performance(z)
 
-    def gates(self, chosen: Side, scores: Scores | None) -> Tensor:
+    def gates(self, chosen: Side, scores: PairScores | None) -> Tensor:
         """1 where cNLL counts, else 0. Strict against the reference: a policy equal to it is not below it."""
         if scores is None:
             return torch.zeros_like(chosen.mean)

@@ -12,6 +12,7 @@ from mmpref.errors import ConfigError
 
 
 def choice(value: Any, allowed: Iterable[str], key: str) -> None:
+    """Refuse a value that is not one of ``allowed``, with the nearest of them."""
     allowed = tuple(allowed)
     if value not in allowed:
         near = difflib.get_close_matches(str(value), allowed, n=1)
@@ -20,7 +21,11 @@ def choice(value: Any, allowed: Iterable[str], key: str) -> None:
 
 
 def flag(value: Any, key: str, *, or_else: str = "") -> bool:
-    """``or_else`` is a word that the caller has taken already and that belongs to what the key takes."""
+    """True or false.
+
+    Args:
+        or_else: another word that the key takes, which the caller has handled already; for the message.
+    """
     if not isinstance(value, bool):
         raise ConfigError(f"{key} must be true{f', false or {or_else}' if or_else else ' or false'}, got {value!r}")
     return value
@@ -29,6 +34,7 @@ def flag(value: Any, key: str, *, or_else: str = "") -> bool:
 def number(
     value: Any, key: str, *, above: float | None = None, least: float | None = None, most: float | None = None
 ) -> float:
+    """A finite number within the limits: > ``above``, >= ``least``, <= ``most``."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ConfigError(f"{key} must be a number, got {value!r}")
     given = float(value)

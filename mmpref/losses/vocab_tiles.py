@@ -15,9 +15,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mmpref.errors import ConfigError
+
 # The narrowest tile, and what every width is a multiple of: narrower ones waste the matrix product (many tokens are
 # split into rows instead), and rows of a tile that begin at odd places cost a GPU its fast kernels.
-_MIN_COLUMNS = 256
+MIN_COLUMNS = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogitTransform:
+    """What a model does to the products h w + b before they are its logits.
+
+    Args:
+        scale: multiplies them.
+        softcap: c of c tanh(logits / c), after the scale; None = none.
+    """
+
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.softcap is not None and self.softcap <= 0:
+            raise ConfigError(f"softcap must be > 0 or None, got {self.softcap}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +55,8 @@ def _work_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
 
 
 def _factor_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
-    """The dtype of the factors of a matrix product. Half-precision factors with float32 sums are a GPU's own ground;
-    elsewhere they are widened first.
+    """The dtype of the factors of a matrix product. GPUs multiply in half precision and add up in float32; elsewhere
+    the factors are widened first.
     """
     work = _work_dtype(hidden, weight)
     # a GPU has no product of half-precision factors with float64 sums
@@ -113,12 +132,12 @@ class _Tiles:
 
 def _columns(vocabulary: int, most: int) -> int:
     """The width of a tile: as few tiles as ``most`` columns allow, all about as wide."""
-    count = -(-vocabulary // (max(1, most // _MIN_COLUMNS) * _MIN_COLUMNS))
-    return -(-vocabulary // (max(1, count) * _MIN_COLUMNS)) * _MIN_COLUMNS
+    count = -(-vocabulary // (max(1, most // MIN_COLUMNS) * MIN_COLUMNS))
+    return -(-vocabulary // (max(1, count) * MIN_COLUMNS)) * MIN_COLUMNS
 
 
 def _row_blocks(num_rows: int, spec: HeadSpec) -> Iterator[slice]:
-    size = max(1, spec.tile_bytes // (4 * _MIN_COLUMNS))
+    size = max(1, spec.tile_bytes // (4 * MIN_COLUMNS))
     for at in range(0, num_rows, size):
         yield slice(at, min(at + size, num_rows))
 

@@ -1,7 +1,8 @@
 """Models: loading and saving, adapters, and the log-probs of a policy and its reference."""
 
-from mmpref.models.adapters.lora import count_parameters, prepare
-from mmpref.models.load import load, load_model, load_processor
+from mmpref.models.adapters.lora import prepare
+from mmpref.models.adapters.weights import count_parameters
+from mmpref.models.load import LoadSettings, load, load_model, load_processor
 from mmpref.models.loaded import LoadedModel
 from mmpref.models.logps.layout_choice import Layout, choose_layout
 from mmpref.models.logps.pair_logps import pair_logps
@@ -12,6 +13,7 @@ from mmpref.models.tuning import AdapterSettings, Tuning
 __all__ = [
     "AdapterSettings",
     "Layout",
+    "LoadSettings",
     "LoadedModel",
     "Reference",
     "ReferencePolicy",

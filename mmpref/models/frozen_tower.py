@@ -17,7 +17,7 @@ from mmpref.processing.family import Family
 
 
 class FrozenForward:
-    """Stands in for the forward of a frozen module.
+    """The forward of a frozen module, in place of its own.
 
     It records no graph, whatever its inputs ask for: gradient checkpointing makes the patch embedding of a frozen tower
     ask for gradients, and then the whole tower is recomputed and differentiated for nothing.
@@ -55,13 +55,16 @@ class _Queue:
         return not self.is_recording and bool(self._outputs)
 
     def offer(self, output: Any) -> None:
+        """Keep an output, where outputs are recorded."""
         if self.is_recording:
             self._outputs.append(copy.copy(output))  # models write into the object that they are given
 
     def take(self) -> Any:
+        """The oldest recorded output, once."""
         return self._outputs.popleft()
 
     def clear(self) -> None:
+        """Forget what was recorded, and record no more."""
         self.is_recording = False
         self._outputs.clear()
 

@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,20 +31,15 @@ from mmpref.models.folder.config_checks import refuse_keys, settle, warn_if_it_w
 from mmpref.models.folder.config_values import packing_of
 from mmpref.models.folder.contents import AGAIN, look_into, read_object, refuse_odd_path, stored_weights
 from mmpref.models.folder.generation_config import plain_generation
+from mmpref.models.folder.image_only import image_only
 from mmpref.models.folder.packed_weights import is_packed, refuse_packing, refuse_plain
-from mmpref.models.folder.processors import (
-    complete_processor,
-    has_own_processor,
-    image_only,
-    processor_class,
-    refuse_kind,
-)
+from mmpref.models.folder.processor_checks import complete_processor
+from mmpref.models.folder.processors import has_own_processor, processor_class, refuse_kind
 from mmpref.models.folder.tokenizer_files import explain_tokenizer, refuse_ids_beyond, whole_tokenizer
 from mmpref.models.folder.weights_fit import building_within, refuse_misfit, refuse_positions, without_table
 from mmpref.models.loaded import LoadedModel
 from mmpref.models.parts import with_parts
 from mmpref.models.quantize import Quantization, QuantizationSettings, after_quantized_load, quantization_config
-from mmpref.models.save import save_model
 from mmpref.models.tower_windows import attend_by_length
 from mmpref.processing.family import Family, PartName, family_of
 from mmpref.processing.pixels import image_options
@@ -52,56 +47,53 @@ from mmpref.processing.pixels import image_options
 logger = logging.getLogger(__name__)
 _OF_ATTENTION = ("FlashAttention", "flash_attn", "attn_implementation", "FlexAttention", "flex_attention")
 
-__all__ = [
-    "LoadedModel",
-    "check_model",
-    "image_only",
-    "load",
-    "load_config",
-    "load_model",
-    "load_processor",
-    "save_model",
-]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadSettings:
+    """How a model and its processor are loaded.
+
+    Args:
+        dtype: ``auto`` (as saved), ``float32``, ``bfloat16`` or ``float16``.
+        device: where the model goes; None keeps it on the CPU, or where quantisation put it.
+        quantization: ``nf4``, ``fp4`` or ``int8`` for the language model's layers, or settings that say more.
+        attn_implementation: transformers' name of the attention; None takes what the config or transformers says.
+        min_pixels, max_pixels: resolution budget of one image.
+        parts: path of a module -> the part that it belongs to, for what cannot be read from the model's own code.
+    """
+
+    dtype: str = "auto"
+    device: str | torch.device | None = None
+    quantization: QuantizationSettings | Quantization | None = None
+    attn_implementation: str | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    parts: Mapping[str, PartName] | None = None
+
+
+_AS_SAVED = LoadSettings()
 
 
 def load(
     path: str | Path,
+    settings: LoadSettings = _AS_SAVED,
     *,
     adapter: Path | None = None,
-    dtype: str = "auto",
-    device: str | torch.device | None = None,
-    quantization: QuantizationSettings | Quantization | None = None,
-    attn_implementation: str | None = None,
-    min_pixels: int | None = None,
-    max_pixels: int | None = None,
     trainable: bool = False,
-    parts: Mapping[str, PartName] | None = None,
 ) -> LoadedModel:
     """A model, its processor and its row of facts.
 
     Args:
         path: a folder, or a hub id.
+        settings: dtype, device, quantisation and the like.
         adapter: a folder with a LoRA adapter to put on the model.
-        dtype: ``auto`` (as saved), ``float32``, ``bfloat16`` or ``float16``.
-        device: where the model goes; None keeps it on the CPU, or where quantisation put it.
-        quantization: ``nf4``, ``fp4`` or ``int8`` for the language model's layers, or settings that say more.
-        min_pixels, max_pixels: resolution budget of one image.
         trainable: leave it in training mode; otherwise it is in eval mode and nothing requires a gradient.
-        parts: path of a module -> the part that it belongs to, for what cannot be told from the model's own code.
 
     Raises:
         ConfigError: the folder is missing or is not such a model, or model and processor do not belong together.
     """
-    model = load_model(
-        path,
-        dtype=dtype,
-        device=device,
-        quantization=quantization,
-        attn_implementation=attn_implementation,
-        parts=parts,
-    )
-    processor = load_processor(path, min_pixels=min_pixels, max_pixels=max_pixels)
-    family = with_parts(family_of_config(model.config), model, parts)
+    model = load_model(path, settings)
+    processor = load_processor(path, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
+    family = with_parts(family_of_config(model.config), model, settings.parts)
     if family.note:
         logger.warning(family.note)
     # of other types the place in the text and the token of the features may be two
@@ -114,18 +106,10 @@ def load(
     if not trainable:
         model.requires_grad_(False)
     model.train(trainable)
-    return LoadedModel(model=model, processor=processor, family=family, path=str(path), dtype=dtype)
+    return LoadedModel(model=model, processor=processor, family=family, path=str(path), dtype=settings.dtype)
 
 
-def load_model(
-    path: str | Path,
-    *,
-    dtype: str = "auto",
-    device: str | torch.device | None = None,
-    quantization: QuantizationSettings | Quantization | None = None,
-    attn_implementation: str | None = None,
-    parts: Mapping[str, PartName] | None = None,
-) -> PreTrainedModel:
+def load_model(path: str | Path, settings: LoadSettings = _AS_SAVED) -> PreTrainedModel:
     """The model alone, in eval mode; an image-text-to-text model when its config has a vision tower, else a causal LM.
 
     Raises:
@@ -135,37 +119,37 @@ def load_model(
     family = family_of_config(config)
     folder = Path(path) if Path(path).is_dir() else None
     written = {} if folder is None else read_object(folder / "config.json")
-    packed = packing_of(written) is not None or quantization is not None
+    packed = packing_of(written) is not None or settings.quantization is not None
     stored = None if folder is None else stored_weights(folder, written)
-    settings: dict[str, Any] = {
-        "dtype": _dtype(dtype),
+    arguments: dict[str, Any] = {
+        "dtype": _dtype(settings.dtype),
         "use_safetensors": True,
         "trust_remote_code": False,
         "local_files_only": folder is not None,
         "output_loading_info": True,
         "ignore_mismatched_sizes": True,  # they are refused below, in one line
     }
-    if attn_implementation is not None:
-        settings["attn_implementation"] = attn_implementation
-    if quantization is not None:
-        family = family_with_parts(config, parts)
-        settings["quantization_config"] = quantization_config(quantization, family, dtype=settings["dtype"])
-        settings["device_map"] = {"": str(device) if device is not None else _default_device()}
+    if settings.attn_implementation is not None:
+        arguments["attn_implementation"] = settings.attn_implementation
+    if settings.quantization is not None:
+        family = family_with_parts(config, settings.parts)
+        arguments["quantization_config"] = quantization_config(settings.quantization, family, dtype=arguments["dtype"])
+        arguments["device_map"] = {"": _default_device() if settings.device is None else str(settings.device)}
     if stored is not None:
         refuse_plain(stored, written, _file(path))
     kind = AutoModelForImageTextToText if family.has_vision else AutoModelForCausalLM
-    settings["generation_config"] = plain_generation(config, path)
+    arguments["generation_config"] = plain_generation(config, path)
     building = building_within(_config_of(path), stored, packed=packed)
     with _explained(path, "model", memory=False), building, without_table():
-        made, info = kind.from_pretrained(str(path), config=config, **settings)
+        made, info = kind.from_pretrained(str(path), config=config, **arguments)
     model = cast(PreTrainedModel, made)
     refuse_positions(config, path)
     refuse_misfit(model, info, path, packed=is_packed(model))
     _keep_used_renamings(model)
-    if quantization is not None:
+    if settings.quantization is not None:
         after_quantized_load(model, family)
-    elif device is not None:
-        model.to(device)
+    elif settings.device is not None:
+        model.to(settings.device)
     return model
 
 
@@ -328,7 +312,7 @@ def _explained(path: str | Path, what: str, *, memory: bool = True) -> Iterator[
     """What a library raises when it cannot load, as one error that says what to do.
 
     Args:
-        memory: a lack of memory is told here too; otherwise it passes to whoever knows what would need less.
+        memory: a lack of memory is explained here too; otherwise it passes to whoever knows what would need less.
     """
     is_here = Path(path).is_dir()
     hint = AGAIN if is_here else "check the name and the connection, or give a local folder"

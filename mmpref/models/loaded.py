@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import (
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 
 from mmpref.processing.family import Family
 
@@ -25,4 +23,5 @@ class LoadedModel:
 
     @property
     def tokenizer(self) -> Any:
+        """The processor's tokenizer, or the processor of a text-only model itself."""
         return getattr(self.processor, "tokenizer", self.processor)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from mmpref.models.adapters.lora import plain_name, stored_numel
+from mmpref.models.adapters.weights import plain_name, stored_numel
 from mmpref.models.unwrap import unwrap
 from mmpref.processing.family import Family, PartName
 
@@ -23,6 +23,7 @@ class PartCount:
 
     @property
     def total(self) -> int:
+        """Trained and frozen together."""
         return self.trained + self.frozen
 
 

@@ -1,7 +1,7 @@
 """In which precision each part of a model is kept: float32 for what an optimizer updates, unless asked otherwise.
 
 bfloat16 has 8 bits: near 0.02, the size of a usual weight, two neighbours are 1.2e-4 apart, and an update of 1e-6 or
-6e-6 is rounded away. So weights that train themselves are held in float32, and autocast computes with half-precision
+6e-6 is rounded away. So weights that train themselves are kept in float32, and autocast computes with half-precision
 copies of them. What is frozen may stay as it was saved, where autocast brings both together.
 """
 
@@ -65,7 +65,7 @@ def keep_in(model: nn.Module, family: Family, dtypes: Mapping[PartName, torch.dt
 
 
 def saved_dtype(model: nn.Module) -> torch.dtype:
-    """What most of a model's weights are held in: for one that was just loaded as saved, its checkpoint's dtype."""
+    """What most of a model's weights are stored in: for one that was just loaded as saved, its checkpoint's dtype."""
     sizes: dict[torch.dtype, int] = {}
     for parameter in model.parameters():
         if parameter.is_floating_point() and type(parameter).__name__ not in _PACKED:
@@ -74,7 +74,7 @@ def saved_dtype(model: nn.Module) -> torch.dtype:
 
 
 def dtype_to_save(model: nn.Module, asked: str) -> torch.dtype | None:
-    """What a trained model is written in; None writes every weight in what it is held in.
+    """What a trained model is written in; None writes every weight in the dtype it has.
 
     ``auto`` writes all in float32 where that is what was trained: a folder has one dtype, and in that of a frozen tower
     what was learnt would be rounded by whoever loads it.

@@ -55,7 +55,7 @@ def quantization_config(
         settings = QuantizationSettings(kind=settings)
     skip = ["lm_head", *family.apart]
     if settings.kind == "int8":
-        logging.getLogger("bitsandbytes.autograd._functions").addFilter(_once)  # it tells of a cast in every layer
+        logging.getLogger("bitsandbytes.autograd._functions").addFilter(_once)  # it warns of a cast in every layer
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
     own = dtype if isinstance(dtype, torch.dtype) else torch.bfloat16
     compute = own if settings.compute_dtype == "auto" else getattr(torch, settings.compute_dtype)

@@ -11,7 +11,7 @@ from typing import Literal
 from mmpref.errors import ConfigError, DistributedError
 from mmpref.recipe.sections import Recipe
 
-HeldKind = Literal["adapter_off", "copied_adapter", "frozen_copy"]
+ReferenceModelKind = Literal["adapter_off", "copied_adapter", "frozen_copy"]
 AskedKind = Literal["auto", "adapter_off", "copied_adapter", "frozen_copy", "cache"]
 Kind = Literal["none", "adapter_off", "copied_adapter", "frozen_copy", "cache"]
 WHOLE = "zero3"

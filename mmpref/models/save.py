@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from mmpref.errors import CheckpointError, ConfigError, MMPrefError
 from mmpref.files.writing import folder_beside, real_path
-from mmpref.models.adapters.lora import as_plain_lora
+from mmpref.models.adapters.pissa import as_plain_lora
 from mmpref.models.adapters.switch import TRAINED
 from mmpref.models.folder.generation_config import FILE as GENERATION
 from mmpref.models.unwrap import unwrap
@@ -54,14 +54,14 @@ def save_model(
     Weights get the names that the hub's files have, which every release of transformers and vLLM read. They are not the
     names of the running model: ``from_pretrained`` maps them back, ``load_state_dict`` would silently find nothing.
 
-    The folder is written beside and renamed: ``out`` is whole or absent.
+    The folder is written beside and renamed: ``out`` is written atomically.
 
     Args:
         model: a model of transformers, or one with a peft adapter; it may be wrapped for several processes.
         processor_source: folder or hub id of the base model.
         out: must not exist, or be an empty folder.
         weights: whole tensors in place of the model's own, by the names of its ``state_dict()``; for a sharded model.
-        dtype: that a whole model is written in; None writes each weight as it is held. An adapter is written as it is.
+        dtype: that a whole model is written in; None leaves each weight in its own. An adapter is written as it is.
 
     Raises:
         CheckpointError: ``out`` holds something, or cannot be written.

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+from transformers.masking_utils import AttentionMaskInterface
 
 from mmpref.errors import ConfigError
 from mmpref.models.unwrap import base_model, submodule
@@ -85,6 +85,7 @@ def attend_by_length(model: nn.Module, family: Family) -> None:
     found = [layer for path in family.vision for layer in _windowed(submodule(base, path))]
     if not found or any(getattr(layer, "config", None) is not vision for layer in found):
         return
+    _register()
     base.set_attn_implementation({_CONFIG: BY_LENGTH})
     for layer in found:
         layer.register_forward_pre_hook(_hand_windows, with_kwargs=True)
@@ -92,7 +93,7 @@ def attend_by_length(model: nn.Module, family: Family) -> None:
 
 
 def _windowed(tower: nn.Module | None) -> list[nn.Module]:
-    """The innermost modules that are told where windows begin and hand what they do not know on to the attention."""
+    """The innermost modules that take where windows begin and hand what they do not know on to the attention."""
     takers = []
     for module in tower.modules() if tower is not None else ():
         parameters = inspect.signature(type(module).forward).parameters
@@ -145,6 +146,8 @@ def _attention(
     return windows.joined([sdpa_attention_forward(module, *one, None, **kwargs)[0] for one in batches]), None
 
 
-AttentionInterface.register(BY_LENGTH, _attention)
-# without one of this name transformers makes no mask at all, for layers of the tower that want one
-AttentionMaskInterface.register(BY_LENGTH, ALL_MASK_ATTENTION_FUNCTIONS[_STOCK])
+def _register() -> None:
+    """Make the attention known to transformers, under its name; the second time changes nothing."""
+    AttentionInterface.register(BY_LENGTH, _attention)
+    # without one of this name transformers makes no mask at all, for layers of the tower that want one
+    AttentionMaskInterface.register(BY_LENGTH, AttentionMaskInterface()[_STOCK])

@@ -23,6 +23,7 @@ class Tuning:
     language: Tuned = "full"
 
     def of(self, part: PartName) -> Tuned:
+        """What happens to a part."""
         if part == "other":
             return "freeze"
         return {"vision": self.vision, "projector": self.projector, "language": self.language}[part]

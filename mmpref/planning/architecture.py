@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from mmpref.errors import ConfigError, library_errors
-from mmpref.models.adapters.lora import lora_layers, modules_to_save, prepare
+from mmpref.models.adapters.lora import prepare
 from mmpref.models.adapters.saved import AdapterFolder, read_adapter
+from mmpref.models.adapters.targets import lora_layers, modules_to_save
 from mmpref.models.loaded import LoadedModel
 from mmpref.models.part_counts import ORDER, PartCount, count_parts
 from mmpref.models.tuning import AdapterSettings, Tuning

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 
 import torch
 
-from mmpref.models.reference_rule import ReferenceChoice, reference_of
+from mmpref.losses.logps import TILE_BYTES
+from mmpref.losses.vocab_tiles import MIN_COLUMNS
 from mmpref.planning.architecture import Architecture
 from mmpref.planning.parallelism import ALONE, BUCKET, LIVE, SUB_GROUP, ParallelPlan, Precision, precision_of
 from mmpref.processing.family import PartName
 from mmpref.processing.layout import LayoutName
 from mmpref.recipe.sections import AdapterSection, Recipe
-from mmpref.training.loss_settings import objective_of
+from mmpref.training.loss_settings import reference_for
 
 _SIDES: tuple[PartName, PartName] = ("language", "vision")
-TILE_BYTES = 32 * 2**20
 # Bytes a weight of linear layers: 4 bits and one float32 scale for 64 weights, or with double quantisation one byte for
 # 64 and a float32 for 64 * 256 (QLoRA, arXiv 2305.14314, section 3); 8 bits and a scale for each row.
 _STORED = {("nf4", True): 0.5 + 1 / 64 + 4 / (64 * 256), ("nf4", False): 0.5 + 4 / 64, ("int8", True): 1.0}
@@ -29,7 +29,7 @@ _NIBBLE = 0.5  # bytes of a 4-bit weight, without its share of the scales
 _EMBEDDINGS_IN_32 = 4  # 8-bit optimizers keep the states of embeddings whole
 TRANSIENT_INNER, TRANSIENT_HIDDEN = 2.5, 4.0
 """Gradients of activations alive at once in the backward pass of a layer, in MLP widths and hidden states a token."""
-TILE_COLUMNS, HEAD_STATES = 256, 4.0
+HEAD_STATES = 4.0
 TOWER_HIDDEN, TOWER_INNER = 11.0, 2.5
 """Hidden states and MLP widths that one tower layer makes for each patch."""
 
@@ -274,15 +274,6 @@ def _packed(stored: float | None, parts: int) -> float:
     return _NIBBLE / parts + stored - _NIBBLE
 
 
-def reference_for(recipe: Recipe) -> ReferenceChoice:
-    """Who the reference will be.
-
-    Raises:
-        ConfigError: the recipe asks for one that cannot be.
-    """
-    return reference_of(recipe, needs_reference=objective_of(recipe).needs_reference)
-
-
 def _reference(model: Architecture, recipe: Recipe, precision: Precision) -> int:
     """Only of what trains, because frozen weights are the same for both."""
     if not reference_for(recipe).is_copy:
@@ -326,8 +317,8 @@ def _head(model: Architecture, recipe: Recipe, answers: int, size: int) -> float
 
     Half-precision weights are widened for a tile on a CPU; on a GPU the tile is a second time there in half precision.
     """
-    rows = max(1, min(answers, TILE_BYTES // (4 * TILE_COLUMNS)))
-    columns = min(model.vocabulary, max(TILE_COLUMNS, TILE_BYTES // (4 * rows)))
+    rows = max(1, min(answers, TILE_BYTES // (4 * MIN_COLUMNS)))
+    columns = min(model.vocabulary, max(MIN_COLUMNS, TILE_BYTES // (4 * rows)))
     tile, part = 4 * rows * columns, 4 * columns * model.hidden  # logits, and the weights that make them, in float32
     factors = 0.0
     if recipe.train.use_cpu:

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from mmpref.errors import ConfigError, DistributedError
 from mmpref.models.tuning import PARTS
 from mmpref.processing.family import PartName
 from mmpref.recipe.sections import Recipe
-from mmpref.training.parallel.strategy import refuse_what_cannot_shard
+from mmpref.training.parallel.strategy import STRATEGIES, SharedStrategy, refuse_what_cannot_shard
 
-Strategy = Literal["ddp", "fsdp2", "zero2", "zero3"]
-STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 BUCKET = 500_000_000
 """Weights in one of DeepSpeed's buckets (``reduce_bucket_size``, ``allgather_bucket_size``); its default."""
 LIVE = 1_000_000_000
@@ -41,7 +38,7 @@ class ParallelPlan:
 
     gpus: int = 1
     nodes: int = 1
-    strategy: Strategy = "ddp"
+    strategy: SharedStrategy = "ddp"
 
     @property
     def world(self) -> int:

@@ -15,15 +15,16 @@ from mmpref.models.reference_rule import ReferenceChoice
 from mmpref.planning.architecture import Architecture
 from mmpref.planning.changes import Subject, changes_until_it_fits
 from mmpref.planning.gpus import GIB, LINKED, card_named, on_card
-from mmpref.planning.memory import Memory, Shape, estimate, reference_for, with_changes
+from mmpref.planning.memory import Memory, Shape, estimate, with_changes
 from mmpref.planning.network import BETWEEN_NODES, Traffic, link_rate, seconds, traffic
-from mmpref.planning.parallelism import ALONE, STRATEGIES, ParallelPlan, Strategy, precision_of, refuse_contradictions
+from mmpref.planning.parallelism import ALONE, ParallelPlan, precision_of, refuse_contradictions
 from mmpref.planning.speed import Speed, flops_per_pair, speed_of
 from mmpref.planning.subject import described, image_shape, layout_of
 from mmpref.processing.family import PartName
 from mmpref.processing.layout import LayoutName
 from mmpref.recipe.sections import Recipe
-from mmpref.training.loss_settings import objective_of
+from mmpref.training.loss_settings import objective_of, reference_for
+from mmpref.training.parallel.strategy import STRATEGIES, SharedStrategy
 from mmpref.training.precision import bf16_by_default, with_bf16
 
 _LONGEST = 32768
@@ -176,13 +177,15 @@ def make_plan(
     )
 
 
-def compare_strategies(recipe: Recipe, parallel: ParallelPlan, **options: Any) -> list[tuple[Strategy, Plan | str]]:
+def compare_strategies(
+    recipe: Recipe, parallel: ParallelPlan, **options: Any
+) -> list[tuple[SharedStrategy, Plan | str]]:
     """A plan with every strategy, or why it cannot be; ``options`` are those of :func:`make_plan`.
 
     Raises:
         ConfigError: what no strategy can run, for the reason that the last of them gives.
     """
-    found: list[tuple[Strategy, Plan | str]] = []
+    found: list[tuple[SharedStrategy, Plan | str]] = []
     refusal: ConfigError | None = None
     for strategy in STRATEGIES:
         try:

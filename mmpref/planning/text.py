@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from mmpref.models.part_counts import in_words
 from mmpref.planning.gpus import FIXED, GIB, SLACK, UTILISATION
 from mmpref.planning.network import EFFICIENCY, GB
-from mmpref.planning.parallelism import Strategy, precision_of
+from mmpref.planning.parallelism import precision_of
 from mmpref.planning.plan import Plan
+from mmpref.training.parallel.strategy import SharedStrategy
 from mmpref.training.precision import autocast_dtype
 
 Rows = list[tuple[str, str]]
@@ -55,7 +56,7 @@ def facts(plan: Plan, *, gpu: str | None) -> tuple[Rows, list[str]]:
     return found, _notes(plan)
 
 
-def compared(plans: Sequence[tuple[Strategy, Plan | str]]) -> tuple[list[tuple[str, ...]], list[str]]:
+def compared(plans: Sequence[tuple[SharedStrategy, Plan | str]]) -> tuple[list[tuple[str, ...]], list[str]]:
     """A row of :data:`COMPARED` for each strategy that can be, and for the others why not."""
     rows: list[tuple[str, ...]] = []
     notes = []

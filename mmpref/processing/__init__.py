@@ -3,7 +3,8 @@
 from mmpref.processing.batch import PairBatch
 from mmpref.processing.chat.conversation import ChatEncoder, Turns
 from mmpref.processing.collate import PairCollator, collate_pairs, collate_prompts
-from mmpref.processing.encode import EncodedPair, EncodedPrompt, PairEncoder
+from mmpref.processing.encode import PairEncoder
+from mmpref.processing.encoded import EncodedPair, EncodedPrompt
 from mmpref.processing.errors import EncodeError
 from mmpref.processing.family import FAMILIES, Family, family_of
 from mmpref.processing.layout import LayoutName

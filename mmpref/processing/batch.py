@@ -1,6 +1,6 @@
 """A batch of pairs as the model runs them. This is the only place that knows the order of chosen and rejected.
 
-Two layouts. *Shared prefix*: one row without padding, in which every prompt stands once and both answers follow it,
+Two layouts. *Shared prefix*: one row without padding, in which every prompt appears once and both answers follow it,
 ``[prompt | chosen | rejected | next prompt | ...]``, with positions that start again for the second answer. *Plain*:
 one padded row for each answer, with its own copy of the prompt.
 
@@ -33,6 +33,7 @@ class Segment(NamedTuple):
 
     @property
     def end(self) -> int:
+        """The first token behind the segment."""
         return self.start + self.prefix + self.first + self.second
 
 
@@ -59,7 +60,7 @@ class PairBatch:
     ] = ()  # (time, rows, columns) in patches of every image, where there are any
     image_token_id: int | None = None  # the token whose places ``image_places`` are
     image_places: Tensor | None = None  # [M] places in the N * T tokens that take an image feature each, in order
-    num_dummy_pairs: int = 0  # so many pairs at the end have no weight: they keep a process in step with the others
+    num_dummy_pairs: int = 0  # the last n pairs have no weight: they are there so that all ranks run as many forwards
     keys: tuple[str, ...] = ()  # length B: what the model is given for each pair, as a hash; () unless asked for
 
     def __post_init__(self) -> None:  # shapes only: no tensor is read, so nothing waits for the device
@@ -92,6 +93,7 @@ class PairBatch:
 
     @property
     def counted_ids(self) -> tuple[str, ...]:
+        """Ids of the pairs that have weight."""
         return self.pair_ids[: self.counted]
 
     @property
@@ -101,10 +103,12 @@ class PairBatch:
 
     @property
     def shares_prefix(self) -> bool:
+        """Whether both answers of a pair follow one copy of their prompt."""
         return bool(self.segments)
 
     @property
     def has_rejected(self) -> bool:
+        """Whether there is a rejected answer for every pair; else there is none for any."""
         return self.answers.shape[0] != len(self.pair_ids)
 
     @property
@@ -137,6 +141,7 @@ class PairBatch:
         return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> PairBatch:
+        """The same batch in page-locked memory; the name is the one that DataLoader looks for."""
         return self.map(lambda tensor: tensor.pin_memory())
 
     def map(self, change: Callable[[Tensor], Tensor]) -> PairBatch:
@@ -173,7 +178,7 @@ def join_vision(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
     Every processor puts images (or their patches) first: (images, 3, H, W), (images, tiles, 3, H, W), (patches, dim)
     with (images, 3) grids, (images, 2) sizes. Tensors are joined along that dimension; where rows have different
-    numbers of tiles, or images have different sizes that the model is told (Pixtral), the smaller ones are padded with
+    numbers of tiles, or images have different sizes that the model is given (Pixtral), the smaller ones are padded with
     zeros, which the models cut off again by the image sizes.
 
     Raises:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from mmpref.errors import DataError
 from mmpref.processing.batch import PairBatch, join_vision, pad_rows
-from mmpref.processing.encode import EncodedPair, EncodedPrompt, PairEncoder
+from mmpref.processing.encode import PairEncoder
+from mmpref.processing.encoded import EncodedPair, EncodedPrompt
 from mmpref.processing.errors import EncodeError, fault
 from mmpref.processing.layout import LayoutName, plain_batch, shared_prefix_batch
 from mmpref.processing.pixels import LoadImage

@@ -5,97 +5,19 @@ Shapes: T prompt tokens (image tokens counted), C and R answer tokens.
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmpref.processing.chat.conversation import ChatEncoder, Turns
+from mmpref.processing.encoded import EncodedPair, EncodedPrompt
 from mmpref.processing.errors import fault
 from mmpref.processing.family import Family
-from mmpref.processing.pixels import ImageEncoder, LoadImage, blank
+from mmpref.processing.pixels import OWN_SIZES, ImageEncoder, ImageSettings, LoadImage, blank
 from mmpref.processing.positions import in_sequence, multimodal
 from mmpref.records import ImageRef, Message, PreferencePair
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncodedPrompt:
-    """Everything the model reads before it answers."""
-
-    sample_id: str
-    input_ids: Tensor  # [T], image places expanded
-    vision: Mapping[str, Tensor] = field(default_factory=dict)  # the processor's outputs for this row's images
-    image_tokens: tuple[int, ...] = ()  # tokens that stand for each image; () where only the processor knows
-    token_types: Mapping[str, Tensor] = field(default_factory=dict)  # [T] each: mm_token_type_ids and the like
-    answer_type: int = 0  # what these say of every token of an answer
-    position_ids: Tensor | None = None  # [T] or [3, T], for families that can share a prefix
-
-    def __len__(self) -> int:
-        return self.input_ids.shape[0]
-
-    def types_or_zeros(self, name: str) -> Tensor:
-        """One plane of ``token_types``; zeros for a row that has none (a text row beside image rows)."""
-        found = self.token_types.get(name)
-        return torch.zeros_like(self.input_ids) if found is None else found
-
-    def with_own_pixels(self) -> EncodedPrompt:
-        """With vision tensors that nobody else has."""
-        return replace(self, vision={name: tensor.clone() for name, tensor in self.vision.items()})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncodedPair:
-    """One prompt, encoded once, and the answers that continue it. Answers end with end-of-turn unless they were cut."""
-
-    prompt: EncodedPrompt
-    chosen_ids: Tensor  # [C]
-    rejected_ids: Tensor | None  # [R]; None for a demonstration
-    rejected_prompt: EncodedPrompt | None = None  # only where the rejected side has images of its own
-    score_chosen: float | None = None
-    score_rejected: float | None = None
-    num_cut: int = 0  # answer tokens that did not fit, both sides together
-
-    @property
-    def pair_id(self) -> str:
-        return self.prompt.sample_id
-
-    @property
-    def prompt_ids(self) -> Tensor:
-        return self.prompt.input_ids
-
-    @property
-    def vision(self) -> Mapping[str, Tensor]:
-        return self.prompt.vision
-
-    @property
-    def rejected_vision(self) -> Mapping[str, Tensor] | None:
-        return None if self.rejected_prompt is None else self.rejected_prompt.vision
-
-    def key(self) -> str:
-        """A hash of all that the model is given for this pair: token ids, and images as they were processed."""
-        digest = hashlib.blake2b(digest_size=20)
-        before: EncodedPrompt | None = None
-        for prompt, answer in (side for side in self.sides() if side is not None):
-            named = {"answer": answer}
-            if prompt is not before:  # pixels are most of the work, and both answers have the same
-                named |= {"ids": prompt.input_ids, **prompt.token_types, **prompt.vision}
-            before = prompt
-            for name in sorted(named):
-                value = named[name].contiguous()
-                digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-                digest.update(value.flatten().view(torch.uint8).numpy().data)
-        return digest.hexdigest()
-
-    def sides(self) -> tuple[tuple[EncodedPrompt, Tensor], tuple[EncodedPrompt, Tensor] | None]:
-        """(prompt, answer) of the chosen side and, if there is one, of the rejected side."""
-        chosen = (self.prompt, self.chosen_ids)
-        if self.rejected_ids is None:
-            return chosen, None
-        return chosen, (self.rejected_prompt or self.prompt, self.rejected_ids)
 
 
 class PairEncoder:
@@ -106,11 +28,10 @@ class PairEncoder:
         family: the model's row of facts.
         max_length: tokens of prompt + answer at most. Tails of answers are cut to fit, on both sides by the same rule,
             and a cut answer has no end-of-turn token; prompts and image tokens are never cut.
-        min_pixels, max_pixels: resolution budget of one image (families with ``has_pixel_budget``).
+        images: resolution and cache of processed images.
         template_kwargs: what the chat template reads beside the conversation; a pair's own stand over them.
         budgets: pair id -> max_pixels of that pair's images, for pairs that would be too long otherwise
-            (``fitting.plan_fit``).
-        pixel_cache_bytes: memory for processed images, per loader worker; for small sets read several times.
+            (``length_plan.plan_fit``).
 
     Raises:
         ConfigError: no chat template, ``template_kwargs`` that it does not read, or a resolution budget that this
@@ -123,11 +44,9 @@ class PairEncoder:
         family: Family,
         *,
         max_length: int | None = None,
-        min_pixels: int | None = None,
-        max_pixels: int | None = None,
+        images: ImageSettings = OWN_SIZES,
         template_kwargs: Mapping[str, Any] | None = None,
         budgets: Mapping[str, int] | None = None,
-        pixel_cache_bytes: int = 0,
     ) -> None:
         if max_length is not None and max_length < 2:
             raise ValueError(f"max_length must be at least 2, got {max_length}")
@@ -136,9 +55,7 @@ class PairEncoder:
         self.chat = ChatEncoder(processor, template_kwargs)
         self.budgets = dict(budgets or {})
         self._processor = processor
-        self.images = ImageEncoder(
-            processor, family, min_pixels=min_pixels, max_pixels=max_pixels, cache_bytes=pixel_cache_bytes
-        )
+        self.images = ImageEncoder(processor, family, images)
 
     def encode_text(self, pair: PreferencePair) -> Turns:
         """The half of :meth:`encode` that needs no image; its result may be kept and handed to ``encode``."""
@@ -167,12 +84,12 @@ class PairEncoder:
         if self.images.has_cache:  # a loader worker moves a batch's tensors into memory that it shares with others
             prompt = prompt.with_own_pixels()
             rejected_prompt = None if rejected_prompt is None else rejected_prompt.with_own_pixels()
-        # both sides are cut by the same rule, also where their images leave them different room
+        # both sides are cut by the same rule, also where their images leave them different space
         longer = max((prompt, rejected_prompt or prompt), key=len)
-        room = self.room(pair.id, len(longer), sum(longer.image_tokens))
+        space = self.answer_space(pair.id, len(longer), sum(longer.image_tokens))
         if len(text.answers) > 1 and rejected_prompt is None:
-            self.refuse_identical(pair.id, text.answers, room)
-        answers = [torch.tensor(answer[:room], dtype=torch.long) for answer in text.answers]
+            self.refuse_identical(pair.id, text.answers, space)
+        answers = [torch.tensor(answer[:space], dtype=torch.long) for answer in text.answers]
         chosen, rejected = answers[0], answers[1] if len(answers) > 1 else None
         cut = sum(map(len, text.answers)) - sum(map(len, answers))
         return EncodedPair(
@@ -198,7 +115,7 @@ class PairEncoder:
         self._refuse_images(sample_id, images)
         text = self.chat.encode(sample_id, prompt, (), response_prefix=response_prefix, template_kwargs=template_kwargs)
         encoded = self._prompt(sample_id, prompt, images, text, load_image)
-        self.room(sample_id, len(encoded), sum(encoded.image_tokens))
+        self.answer_space(sample_id, len(encoded), sum(encoded.image_tokens))
         return encoded
 
     def prompt_length(
@@ -207,7 +124,7 @@ class PairEncoder:
         """(tokens of the prompt, image tokens among them) with images of these sizes (width, height).
 
         By arithmetic where a family repeats one token for an image; else the processor writes the prompt around blank
-        images of the same sizes, and image tokens are not told apart (0).
+        images of the same sizes, and image tokens are not counted (0).
 
         Raises:
             EncodeError: as :meth:`encode`.
@@ -224,7 +141,7 @@ class PairEncoder:
         outputs = self._written_by_processor(pair.id, text, blanks, max_pixels)
         return int(outputs["input_ids"].shape[1]) + len(text.prefix), 0
 
-    def room(self, row_id: str, prompt: int, image_tokens: int = 0) -> int | None:
+    def answer_space(self, row_id: str, prompt: int, image_tokens: int = 0) -> int | None:
         """Tokens left for an answer after a prompt of this length, at least one; None means no limit.
 
         Raises:
@@ -232,20 +149,20 @@ class PairEncoder:
         """
         if self.max_length is None:
             return None
-        room = self.max_length - prompt
-        if room < 1:
+        space = self.max_length - prompt
+        if space < 1:
             images = f", {image_tokens} of them for images" if image_tokens else ""
             hint = " or lower processing.max_pixels" if self.family.has_pixel_budget and image_tokens else ""
             raise fault(
-                row_id, "too_long_prompt", f"has a prompt of {prompt} tokens{images}, which leaves no room for an "
+                row_id, "too_long_prompt", f"has a prompt of {prompt} tokens{images}, which leaves no space for an "
                 f"answer in max_length {self.max_length}; raise processing.max_length{hint}"
             )  # fmt: skip
-        return room
+        return space
 
-    def refuse_identical(self, row_id: str, answers: Sequence[tuple[int, ...]], room: int | None) -> None:
+    def refuse_identical(self, row_id: str, answers: Sequence[tuple[int, ...]], space: int | None) -> None:
         """Raises EncodeError (``identical_pair``) for answers that are one and the same where they are cut."""
-        if answers[0][:room] == answers[1][:room]:
-            where = "" if room is None else f" up to token {room}, where max_length {self.max_length} cuts them"
+        if answers[0][:space] == answers[1][:space]:
+            where = "" if space is None else f" up to token {space}, where max_length {self.max_length} cuts them"
             raise fault(row_id, "identical_pair", f"has two answers that are the same tokens{where}; leave it out")
 
     def _refuse_images(self, row_id: str, images: Sequence[ImageRef]) -> None:
@@ -294,7 +211,7 @@ class PairEncoder:
         )
 
     def _types(self, prompt: Tensor) -> Tensor:
-        """What the model is told of each token of a prompt: [T]."""
+        """The type that the model is given of each token of a prompt: [T]."""
         if self.family.prefix_lm is not None:
             return torch.full_like(prompt, self.family.prefix_lm[0])
         image_token = self.chat.image_token_id
@@ -355,8 +272,3 @@ class PairEncoder:
         if not self.family.shared_prefix:
             return None
         return multimodal(length, starts, self.images.grids(vision)) if self.family.mrope else in_sequence(length)
-
-
-def score_or_nan(score: float | None) -> float:
-    """Scores in tensors: NaN stands for none."""
-    return math.nan if score is None else score

@@ -1,4 +1,4 @@
-"""The error of this room: a pair or prompt that cannot become tensors, with the reason code of the quarantine."""
+"""The error of this package: a pair or prompt that cannot become tensors, with the reason code of the quarantine."""
 
 from __future__ import annotations
 

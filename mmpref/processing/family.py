@@ -31,7 +31,7 @@ class Family:
     other: tuple[str, ...] = ()
     """Paths of what neither text nor images run through (sound, heads that draw): never trained."""
     unknown: tuple[str, ...] = ()
-    """Paths of what runs and could not be told apart; trained by nobody until ``model.parts`` names it."""
+    """Paths of what runs and could not be assigned; trained by nobody until ``model.parts`` names it."""
     named: tuple[tuple[str, PartName], ...] = ()
     """(path, part) that the user names (``model.parts``); goes before all other paths."""
     repeats_image_token: bool = True
@@ -53,10 +53,11 @@ class Family:
     no_images: str = ""
     """Why rows with images are refused although the model sees them."""
     note: str = ""
-    """What to tell the user about this choice, if anything."""
+    """What the user should know of this choice, if anything."""
 
     @property
     def has_vision(self) -> bool:
+        """Whether models of this family take images."""
         return bool(self.vision or self.projector)
 
     @property

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmpref.errors import DataError
 from mmpref.processing.batch import PairBatch, Segment, join_vision, pad_rows
-from mmpref.processing.encode import EncodedPair, EncodedPrompt, score_or_nan
+from mmpref.processing.encoded import EncodedPair, EncodedPrompt, score_or_nan
 from mmpref.processing.errors import fault
 from mmpref.processing.positions import continued
 

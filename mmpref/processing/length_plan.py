@@ -1,7 +1,7 @@
 """Which pairs fit into ``max_length``, planned before the first step: nothing is cut by surprise in mid-run.
 
 The rule, the same for both sides of a pair: first its images get a smaller pixel budget (where the recipe allows it),
-then the tails of its answers are cut, and a pair whose prompt leaves no room at all is set aside. Image tokens are
+then the tails of its answers are cut, and a pair whose prompt leaves no space at all is quarantined. Image tokens are
 never cut. Lengths come from the text and from the sizes in the image headers; no image is decoded.
 """
 
@@ -37,24 +37,24 @@ class Fit:
     prompt: int  # tokens, images counted; the longer side where they have images of their own
     image_tokens: int
     answers: tuple[int, ...]  # tokens of each answer, uncut
-    room: int | None  # tokens that an answer may have; None without a limit
+    space: int | None  # tokens that an answer may have; None without a limit
     max_pixels: int | None = None  # smaller pixel budget of one image, if the pair needs it
 
     @property
     def num_cut(self) -> int:
         """Answer tokens that do not fit, both sides together."""
-        return 0 if self.room is None else sum(max(0, length - self.room) for length in self.answers)
+        return 0 if self.space is None else sum(max(0, length - self.space) for length in self.answers)
 
     @property
     def longest(self) -> int:
         """Tokens of the prompt with its longest answer, as they will be run."""
         answer = max(self.answers)
-        return self.prompt + (answer if self.room is None else min(answer, self.room))
+        return self.prompt + (answer if self.space is None else min(answer, self.space))
 
     @property
     def work(self) -> int:
         """What running this pair costs, in tokens: prompt and answers once, and image tokens again for the tower."""
-        answers = sum(length if self.room is None else min(length, self.room) for length in self.answers)
+        answers = sum(length if self.space is None else min(length, self.space) for length in self.answers)
         return self.prompt + answers + self.image_tokens
 
 
@@ -174,10 +174,12 @@ class _Measure:
                 budget = self._budget(pair, text, sizes, limit - max(answers))
                 lengths = [encoder.prompt_length(pair, text, side, max_pixels=budget) for side in sizes]
         total, of_images = max(lengths)
-        room = encoder.room(pair.id, total, of_images)
+        space = encoder.answer_space(pair.id, total, of_images)
         if len(text.answers) > 1 and pair.rejected_images is None:
-            encoder.refuse_identical(pair.id, text.answers, room)
-        return Fit(pair_id=pair.id, prompt=total, image_tokens=of_images, answers=answers, room=room, max_pixels=budget)
+            encoder.refuse_identical(pair.id, text.answers, space)
+        return Fit(
+            pair_id=pair.id, prompt=total, image_tokens=of_images, answers=answers, space=space, max_pixels=budget
+        )
 
     def _budget(self, pair: PreferencePair, text: Turns, sizes: Sequence[Sequence[tuple[int, int]]], want: int) -> int:
         """The largest pixel budget of one image with which every side's prompt has at most ``want`` tokens, or the
@@ -228,7 +230,7 @@ def _measured(pairs: Sequence[PreferencePair], measure: _Measure, num_workers: i
     for batch in loader:
         for fit, found, spelt in batch:
             for kind, note in found.items():
-                chat.writer.told.note(kind, note)
+                chat.writer.findings.note(kind, note)
             if number >= PROVED_IN_FULL:  # those before were counted here
                 chat.spelt.merge(spelt)
             number += 1

@@ -8,7 +8,7 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
-from mmpref.processing.encode import EncodedPair
+from mmpref.processing.encoded import EncodedPair
 
 OPEN, CLOSE = "⟦", "⟧"
 """What stands around the tokens that are learnt."""

@@ -28,11 +28,32 @@ class EncodedImages:
 
     @property
     def num_bytes(self) -> int:
+        """Memory of the tensors."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.vision.values())
 
 
 NO_IMAGES = EncodedImages(vision={}, tokens=())
 _Key: TypeAlias = "tuple[LoadImage, tuple[ImageRef, ...], int | None]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSettings:
+    """How images become tensors.
+
+    Args:
+        min_pixels, max_pixels: resolution budget of one image (families with ``has_pixel_budget``); None is the
+            processor's own.
+        cache_bytes: keep the results for the images used last up to this size. Each loader worker has a cache of its
+            own; for small sets that are read several times.
+    """
+
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    cache_bytes: int = 0
+
+
+OWN_SIZES = ImageSettings()
+"""The resolution of the processor, and no cache."""
 
 
 class ImageEncoder:
@@ -41,38 +62,27 @@ class ImageEncoder:
     Args:
         processor: the model's processor.
         family: the model's row of facts.
-        min_pixels, max_pixels: resolution budget of one image (families with ``has_pixel_budget``).
-        cache_bytes: keep the results for the images used last up to this size. The settings are fixed for the life of
-            this object, so the images, their loader and their budget are the key. Each loader worker has a cache of
-            its own.
+        settings: fixed for the life of this object, so that the images, their loader and their budget are the key of
+            the cache.
 
     Raises:
         ConfigError: a resolution budget for a processor that has none.
     """
 
-    def __init__(
-        self,
-        processor: Any,
-        family: Family,
-        *,
-        min_pixels: int | None = None,
-        max_pixels: int | None = None,
-        cache_bytes: int = 0,
-    ) -> None:
+    def __init__(self, processor: Any, family: Family, settings: ImageSettings = OWN_SIZES) -> None:
         self._processor = processor
         self._family = family
-        self._limits = (min_pixels, max_pixels)
+        self._settings = settings
         self.options()
-        self._cache_bytes = cache_bytes
-        self._held_bytes = 0
+        self._cached_bytes = 0
         self._cache: OrderedDict[_Key, EncodedImages] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cache": OrderedDict(), "_held_bytes": 0}  # pixels do not travel to loader workers
+        return {**self.__dict__, "_cache": OrderedDict(), "_cached_bytes": 0}  # pixels do not travel to loader workers
 
     def options(self, max_pixels: int | None = None) -> dict[str, dict[str, int]]:
-        """Settings for the processor; ``max_pixels`` goes before the budget that holds for all rows."""
-        low, high = self._limits
+        """Settings for the processor; ``max_pixels`` goes before the budget of all rows."""
+        low, high = self._settings.min_pixels, self._settings.max_pixels
         return image_options(
             self._processor, self._family, min_pixels=low, max_pixels=high if max_pixels is None else max_pixels
         )
@@ -107,7 +117,8 @@ class ImageEncoder:
 
     @property
     def has_cache(self) -> bool:
-        return self._cache_bytes > 0
+        """Whether rows may share tensors."""
+        return self._settings.cache_bytes > 0
 
     def count(self, row_id: str, sizes: Sequence[tuple[int, int]], *, max_pixels: int | None = None) -> tuple[int, ...]:
         """How many tokens images of these sizes (width, height) become, by arithmetic: no image is needed.
@@ -142,12 +153,12 @@ class ImageEncoder:
 
     def lowest_max_pixels(self) -> int:
         """The smallest budget of one image that the recipe and the processor allow."""
-        low = self._limits[0]
+        low = self._settings.min_pixels
         return int(low if low is not None else self._processor.image_processor.size["shortest_edge"])
 
     def highest_max_pixels(self) -> int:
         """The budget of one image where a row has none of its own."""
-        high = self._limits[1]
+        high = self._settings.max_pixels
         return int(high if high is not None else self._processor.image_processor.size["longest_edge"])
 
     def grids(self, vision: Mapping[str, Tensor]) -> list[tuple[int, int]]:
@@ -157,13 +168,13 @@ class ImageEncoder:
         return [] if found is None else [(int(h) // merge, int(w) // merge) for _, h, w in found.tolist()]
 
     def _keep(self, key: _Key, encoded: EncodedImages) -> None:
-        if encoded.num_bytes > self._cache_bytes:
+        if encoded.num_bytes > self._settings.cache_bytes:
             return
         self._cache[key] = encoded
-        self._held_bytes += encoded.num_bytes
-        while self._held_bytes > self._cache_bytes:
+        self._cached_bytes += encoded.num_bytes
+        while self._cached_bytes > self._settings.cache_bytes:
             _, oldest = self._cache.popitem(last=False)
-            self._held_bytes -= oldest.num_bytes
+            self._cached_bytes -= oldest.num_bytes
 
 
 def blank(width: int, height: int) -> Image.Image:
@@ -191,7 +202,7 @@ def image_options(
     high = max_pixels if max_pixels is not None else size["longest_edge"]
     if low > high:
         raise ConfigError(f"min_pixels ({low}) is above max_pixels ({high})")
-    # these two keys hold areas in this processor, despite their names
+    # these two keys are areas in this processor, despite their names
     return {"size": {"shortest_edge": low, "longest_edge": high}}
 
 

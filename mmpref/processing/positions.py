@@ -1,4 +1,4 @@
-"""Where each token of a prompt stands, for models that must be told because a second answer starts again.
+"""Where each token of a prompt stands, for models that must be given positions because a second answer starts again.
 
 Shapes: T prompt tokens.
 """

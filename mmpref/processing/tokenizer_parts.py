@@ -91,7 +91,7 @@ def _refuse_times(part: str, steps: list[Mapping[str, Any]]) -> None:
 
 
 def _times(step: Mapping[str, Any]) -> float:
-    """How many times longer one step may make a text. Steps are told by their keys: old files name no types."""
+    """How many times longer one step may make a text. Steps are known by their keys: old files name no types."""
     kind = step.get("type")
     if "content" in step and "pattern" in step:
         pattern, content = step["pattern"], step["content"]

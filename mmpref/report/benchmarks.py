@@ -1,8 +1,8 @@
 """Every benchmark beside CHAIR and POPE, from what its files hold: each metric of each run with its paired difference.
 
-The differences are made by the code that made the numbers (``evals.task.compare``), on the questions that both runs
-answered. Beside the metrics stand what a rate of hallucination can be bought with: how much was covered, how long the
-answers are, how many are empty, and how often they say yes.
+The differences are made by the code that made the numbers (``evals.scoring.compare``), on the questions that both runs
+answered. Beside the metrics are the quantities that a rate of hallucination can be bought with: coverage, length of
+answers, how many are empty, and how often they say yes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from mmpref.errors import MMPrefError
-from mmpref.evals.scoring import BENCHMARKS
+from mmpref.evals.benchmarks import BENCHMARKS
 from mmpref.report.cells import Cell, Unit
 from mmpref.report.compare import filled
 from mmpref.report.differences import paired_differences
@@ -90,10 +90,9 @@ def benchmark_tables(runs: Sequence[Run]) -> list[BenchmarkTable]:
     CHAIR and POPE have a table without metrics, for who turned right and wrong.
     """
     tables = []
-    for benchmark, protocol in dict.fromkeys((found.benchmark, found.protocol) for run in runs for found in run.evals):
-        found = [
-            (run.label, e) for run in runs for e in run.evals if (e.benchmark, e.protocol) == (benchmark, protocol)
-        ]
+    for kind in dict.fromkeys((found.benchmark, found.protocol) for run in runs for found in run.evals):
+        benchmark, protocol = kind
+        found = [(run.label, e) for run in runs for e in run.evals if (e.benchmark, e.protocol) == kind]
         groups = [found]
         if benchmark not in ELSEWHERE:
             groups = clusters(found, lambda one, other: have_nothing_in_common(one[1], other[1]))
@@ -255,7 +254,7 @@ def _proportions(found: Evaluation) -> dict[str, bool]:
     return {
         f"{part}/{name}" if part else name: metric.proportion
         for part, items in parts.items()
-        for name, metric in known.metrics(found.protocol, part, items).items()
+        for name, metric in known.metrics(known.protocol_of_result(found.protocol), part, items).items()
     }
 
 
@@ -266,12 +265,12 @@ def _parts_of(benchmark: str) -> Callable[[Row], Sequence[str]]:
 def _guard_rows(evaluations: Sequence[Evaluation | None]) -> list[MetricRow]:
     """What the metrics can be bought with, counted in the answers; left out where the benchmark tells it itself."""
     tables = [_answer_counts(found) for found in evaluations]
-    told = {str(name) for found in evaluations if found for name in found.results.get("metrics") or ()}
+    reported = {str(name) for found in evaluations if found for name in found.results.get("metrics") or ()}
     rows = []
     for name, (ratio, unit, explanation) in _GUARDS.items():
-        if name == "words per answer" and "mean_length" in told:
+        if name == "words per answer" and "mean_length" in reported:
             continue
-        if name == "says yes" and ("yes_ratio" in told or not any(_is_yes_no(found) for found in evaluations)):
+        if name == "says yes" and ("yes_ratio" in reported or not any(_is_yes_no(found) for found in evaluations)):
             continue
         cells = []
         for place, table in enumerate(tables):

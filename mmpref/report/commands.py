@@ -1,6 +1,6 @@
 """The commands that make a run's numbers again, with every setting that its files hold and that is not the default.
 
-What the files do not tell stands in capitals, and is explained below the commands.
+What the files do not say is written in capitals and explained below the commands.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmpref.evals.benchmarks import BENCHMARKS
 from mmpref.evals.benchmarks.judge_tasks import JUDGED
-from mmpref.evals.scoring import BENCHMARKS
 from mmpref.report.evaluation import RESULTS, Evaluation, number
 from mmpref.report.runs import Run
 
@@ -23,7 +23,7 @@ _NAMES = {
     "OPTIONS": "the benchmark's options as KEY=VALUE, where there were some: the results do not name them",
     "SERVER": "the address of the server that answered, which the results do not name",
     "JUDGE_SERVER": "the address of the judge's server, which is not recorded",
-    "JUDGE_MODEL": "the judge's name there; it stands in the notes",
+    "JUDGE_MODEL": "the judge's name there; it is in the notes",
 }
 _BY_SERVER = "ServerAnswerer"
 _OURS = (None, "TransformersAnswerer", "LikelihoodAnswerer", "ProcessesAnswerer", _BY_SERVER)
@@ -37,12 +37,12 @@ def commands(run: Run) -> list[str]:
 
 
 def explained(lines: list[str]) -> list[str]:
-    """What the words in capitals of commands stand for, and what no file tells."""
-    words = {word for line in lines for given in shlex.split(line) for word in given.split("=")}
-    told = [f"{name}: {meaning}" for name, meaning in _NAMES.items() if name in words]
+    """What the words in capitals of commands mean, which no file says."""
+    words = {word for line in lines for part in shlex.split(line) for word in part.split("=")}
+    explanations = [f"{name}: {meaning}" for name, meaning in _NAMES.items() if name in words]
     if any("--server" in shlex.split(line) for line in lines):
-        told.append("where the server asks for a key: --key-env with the environment variable that holds it")
-    return told
+        explanations.append("where the server asks for a key: --key-env with the environment variable that holds it")
+    return explanations
 
 
 def _command(run: Run, found: Evaluation) -> str | None:
@@ -51,35 +51,35 @@ def _command(run: Run, found: Evaluation) -> str | None:
     scored = found.results.get("scored")
     benchmark = ["--benchmark", found.benchmark, "--protocol", found.protocol]
     if isinstance(scored, Mapping):
-        given = [part for key in ("questions", "answers") for path in _list(scored, key) for part in (f"--{key}", path)]
+        files = [part for key in ("questions", "answers") for path in _list(scored, key) for part in (f"--{key}", path)]
         out = file.parent if file.name == RESULTS else file
-        return shlex.join(["mmpref", "score", *benchmark, *given, *_list(scored, "options"), "--out", str(out)])
+        return shlex.join(["mmpref", "score", *benchmark, *files, *_list(scored, "options"), "--out", str(out)])
     settings = found.results.get("settings")
-    told: Mapping[str, Any] = settings if isinstance(settings, Mapping) else {}
-    model = told.get("model")
+    given: Mapping[str, Any] = settings if isinstance(settings, Mapping) else {}
+    model = given.get("model")
     answered_by = str(model) if model else str(run.path) if run.manifest else None
-    if answered_by is None or told.get("answerer") not in _OURS:  # an answerer of the caller's has no command
+    if answered_by is None or given.get("answerer") not in _OURS:  # an answerer of the caller's has no command
         return None
     asked = found.results.get("asked")
-    parts = ["mmpref", "eval", "--model", answered_by, *benchmark, *_model(told)]
-    parts += _server(told, found) + _questions(asked) + _images(found) + _lengths(found, told)
+    parts = ["mmpref", "eval", "--model", answered_by, *benchmark, *_model(given)]
+    parts += _server(given, found) + _questions(asked) + _images(found) + _lengths(found, given)
     parts += [*_judge(found, asked), "--out", str(file.parent)]
     parts += _list(asked, "options") if isinstance(asked, Mapping) else ["OPTIONS"] if _has_options(found) else []
     return shlex.join(parts)
 
 
-def _model(told: Mapping[str, Any]) -> list[str]:
-    parts = ["--adapter", str(told["adapter"])] if told.get("adapter") else []
-    parts += [part for key, flag in _FLAGS.items() if told.get(key) for part in (flag, str(told[key]))]
-    if told.get("template_kwargs"):
-        parts += ["--template-kwargs", json.dumps(told["template_kwargs"], ensure_ascii=False)]
+def _model(given: Mapping[str, Any]) -> list[str]:
+    parts = ["--adapter", str(given["adapter"])] if given.get("adapter") else []
+    parts += [part for key, flag in _FLAGS.items() if given.get(key) for part in (flag, str(given[key]))]
+    if given.get("template_kwargs"):
+        parts += ["--template-kwargs", json.dumps(given["template_kwargs"], ensure_ascii=False)]
     return parts
 
 
-def _server(told: Mapping[str, Any], found: Evaluation) -> list[str]:
+def _server(given: Mapping[str, Any], found: Evaluation) -> list[str]:
     facts = found.results.get("answered_by")
     url = facts.get("server") if isinstance(facts, Mapping) else None
-    if told.get("answerer") != _BY_SERVER and not url:
+    if given.get("answerer") != _BY_SERVER and not url:
         return []
     return ["--server", str(url or "SERVER")]
 
@@ -91,15 +91,15 @@ def _questions(asked: object) -> list[str]:
 
 def _images(found: Evaluation) -> list[str]:
     if "images" not in found.results:
-        return ["--images", "IMAGES"]
+        return ["--image-root", "IMAGES"]
     root = found.results["images"]
-    return ["--images", str(root)] if root else []
+    return ["--image-root", str(root)] if root else []
 
 
-def _lengths(found: Evaluation, told: Mapping[str, Any]) -> list[str]:
+def _lengths(found: Evaluation, given: Mapping[str, Any]) -> list[str]:
     """The limits of new tokens and of questions, where they were others than the benchmark's own."""
     known = BENCHMARKS.get(found.benchmark)
-    tokens, parts = told.get("max_new_tokens"), []
+    tokens, parts = given.get("max_new_tokens"), []
     if tokens is not None and (known is None or tokens != known.max_new_tokens):
         parts += ["--max-new-tokens", str(tokens)]
     asked = found.results.get("asked")
@@ -132,5 +132,5 @@ def _list(given: object, key: str) -> list[str]:
 def page_command(runs: list[str], out: Path, *, title: str | None, images: Path | None) -> str:
     """The command that makes the page again."""
     more = ["--title", title] if title else []
-    more += ["--images", str(images)] if images else []
+    more += ["--image-root", str(images)] if images else []
     return shlex.join(["mmpref", "report", *runs, "--out", str(out), *more])

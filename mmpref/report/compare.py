@@ -120,11 +120,11 @@ def _chair_cells(
     run: Run, baseline: Run | None, flags: Mapping[str, Sequence[Flag]], notes: list[str], remarks: list[str]
 ) -> dict[str, Cell]:
     found = run.chair()
-    told = [*_told(run, found, "CHAIR"), *_left_out(run)]
+    run_notes = [*_run_notes(run, found, "CHAIR"), *_left_out(run)]
     own: list[str] = []
     differences = _differences(baseline, run, baseline.chair() if baseline else None, found, "CHAIR", own)
     notes.extend(own)
-    remarks.extend(told)
+    remarks.extend(run_notes)
     units: dict[str, tuple[Unit, Literal["lower", "higher"] | None]] = {
         "chair_s": ("percent", "lower"),
         "chair_i": ("percent", "lower"),
@@ -132,7 +132,7 @@ def _chair_cells(
         "mean_length": ("words", None),
     }
     return {
-        name: _cell(found, name, unit, better, differences.get(name), flags.get(name, ()), (*own, *told))
+        name: _cell(found, name, unit, better, differences.get(name), flags.get(name, ()), (*own, *run_notes))
         for name, (unit, better) in units.items()
     }
 
@@ -151,11 +151,11 @@ def _left_out(run: Run) -> list[str]:
 def _pope_cells(run: Run, baseline: Run | None, split: str, notes: list[str], remarks: list[str]) -> dict[str, Cell]:
     found, before = _part(run, split), _part(baseline, split) if baseline else None
     name = "POPE" if split == "all" else f"POPE {split}"
-    told = _told(run, found, name)
+    run_notes = _run_notes(run, found, name)
     own: list[str] = []
     differences = _differences(baseline, run, before, found, name, own)
     notes.extend(own)
-    remarks.extend(told)
+    remarks.extend(run_notes)
     share, share_before = (side.metric("yes_ratio") if side else None for side in (found, before))
     flag = yes_flag(share, share_before, _label_share(found))
     better: dict[str, Literal["lower", "higher"] | None] = {"accuracy": "higher", "f1": "higher", "yes_ratio": None}
@@ -167,13 +167,13 @@ def _pope_cells(run: Run, baseline: Run | None, split: str, notes: list[str], re
             direction,
             differences.get(name),
             (flag,) if flag and name == "yes_ratio" else (),
-            (*own, *told),
+            (*own, *run_notes),
         )
         for name, direction in better.items()
     }
 
 
-def _told(run: Run, found: Evaluation | None, what: str) -> list[str]:
+def _run_notes(run: Run, found: Evaluation | None, what: str) -> list[str]:
     return [f"{what}, {run.label}: {note}" for note in notes_of_result(found)] if found is not None else []
 
 
@@ -242,8 +242,8 @@ def _cell(
     value = evaluation.metric(metric) if evaluation else None
     if evaluation is None or value is None:
         reason = evaluation.why_undefined(metric) if evaluation else None
-        told = f"undefined: {reason}" if reason else ""
-        return Cell(unit=unit, value=None, note=told, flags=tuple(flags), notes=tuple(notes))
+        run_notes = f"undefined: {reason}" if reason else ""
+        return Cell(unit=unit, value=None, note=run_notes, flags=tuple(flags), notes=tuple(notes))
     return replace(filled(unit, value, evaluation.interval(metric), better, difference, flags), notes=tuple(notes))
 
 

@@ -55,13 +55,13 @@ def draw_panels(runs: Sequence[Run]) -> list[Panel]:
     panels = []
     for quantity, drawn in found:
         steps = [x for q, cs in found if (q.key == "sft_loss") == (quantity.key == "sft_loss") for c in cs for x in c.x]
-        room = 0.02 * (max(steps) - min(steps))
+        margin = 0.02 * (max(steps) - min(steps))
         shared = [y for q, cs in found if quantity.group and q.group == quantity.group for c in cs for y in c.y]
         svg = curve_figure(
             drawn,
             name=f"curve-{quantity.key}",
             y_label=quantity.y_label,
-            x_range=(min(steps) - room, max(steps) + room),
+            x_range=(min(steps) - margin, max(steps) + margin),
             y_range=quantity.y_range or (_padded(shared) if shared else None),
             rule_at=quantity.rule_at,
         )
@@ -97,38 +97,47 @@ def _quantities() -> list[_Quantity]:
     return [
         _Quantity("loss", "Preference loss", "loss", "Scales differ between losses: compare shapes.", _preference_loss),
         _Quantity("sft_loss", "Supervised loss", "loss", "Runs that train on one answer only.", _supervised_loss),
-        _logged(
-            "margin", "rewards/margins", "Reward margin", "chosen − rejected", "In each loss's own units.", rule_at=0.0
+        _Quantity(
+            "margin",
+            "Reward margin",
+            "chosen − rejected",
+            "In each loss's own units.",
+            _entry("rewards/margins"),
+            rule_at=0.0,
         ),
-        _logged(
+        _Quantity(
             "accuracy",
-            "rewards/accuracies",
             "Reward accuracy",
             "share of pairs",
             "Pairs whose chosen answer has the larger reward.",
+            _entry("rewards/accuracies"),
             y_range=(0.0, 1.03),
             rule_at=0.5,
         ),
         *answers,
-        _logged("grad", "grad/ratio", "Gradient ratio", "chosen / rejected", pulled, rule_at=1.0),
-        _logged(
+        _Quantity("grad", "Gradient ratio", "chosen / rejected", pulled, _entry("grad/ratio"), rule_at=1.0),
+        _Quantity(
             "grad_ref",
-            "grad/ratio_to_ref",
             "Gradient ratio, against the reference",
             "chosen / rejected",
             against,
+            _entry("grad/ratio_to_ref"),
             rule_at=1.0,
         ),
-        _logged("w_qual", "uni/w_qual", "Uni-DPO: quality weight", "mean", "From the judge's scores."),
-        _logged("w_perf", "uni/w_perf", "Uni-DPO: performance weight", "mean", "From how well the pair is fitted."),
-        _logged("nll", "uni/nll_active", "Uni-DPO: calibrated NLL", "share of pairs", "Pairs with the extra term."),
+        _Quantity("w_qual", "Uni-DPO: quality weight", "mean", "From the judge's scores.", _entry("uni/w_qual")),
+        _Quantity(
+            "w_perf", "Uni-DPO: performance weight", "mean", "From how well the pair is fitted.", _entry("uni/w_perf")
+        ),
+        _Quantity(
+            "nll", "Uni-DPO: calibrated NLL", "share of pairs", "Pairs with the extra term.", _entry("uni/nll_active")
+        ),
         *(
-            _logged(
+            _Quantity(
                 f"coef_{side}",
-                f"ada/coef_{side}",
                 f"AdaDPO: coefficient, {side}",
                 "mean",
                 "Chosen and rejected share their axis.",
+                _entry(f"ada/coef_{side}"),
                 rule_at=1.0,
                 group="ada",
             )
@@ -137,19 +146,9 @@ def _quantities() -> list[_Quantity]:
     ]
 
 
-def _logged(
-    key: str,
-    name: str,
-    title: str,
-    y_label: str,
-    caption: str,
-    *,
-    y_range: tuple[float, float] | None = None,
-    rule_at: float | None = None,
-    group: str = "",
-) -> _Quantity:
-    """A quantity that is one entry of a log line."""
-    return _Quantity(key, title, y_label, caption, lambda line: number(line.get(name)), y_range, rule_at, group)
+def _entry(name: str) -> Reader:
+    """Reads one entry of a log line."""
+    return lambda line: number(line.get(name))
 
 
 def _is_preference(line: Row) -> bool:
@@ -177,5 +176,5 @@ def _curve(run: Run, place: int, quantity: _Quantity) -> Curve | None:
 
 def _padded(sample: Sequence[float]) -> tuple[float, float]:
     low, high = min(sample), max(sample)
-    room = 0.1 * (high - low) or 0.1
-    return low - room, high + room
+    margin = 0.1 * (high - low) or 0.1
+    return low - margin, high + margin

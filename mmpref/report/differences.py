@@ -1,4 +1,4 @@
-"""Paired differences of two evaluations, by the code that made their numbers (``evals.task.compare``)."""
+"""Paired differences of two evaluations, by the code that made their numbers (``evals.scoring.compare``)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmpref.statistics import Difference
 
 
 def result_of(evaluation: Evaluation, ids: set[str] | None = None) -> TaskResult:
-    """An evaluation as the evals room has it, with all its items or those of ``ids``."""
+    """An evaluation as mmpref.evals has it, with all its items or those of ``ids``."""
     items = tuple(item for item in evaluation.items if ids is None or str(item.get("id")) in ids)
     metrics = evaluation.results.get("metrics")
     return TaskResult(
@@ -39,7 +39,7 @@ def paired_differences(
         what: begins the sentences.
     """
     where = f"{what}{', ' if what else ''}{labels[1]} against {labels[0]}"
-    if first.protocol != second.protocol:
+    if len({first.protocol, second.protocol}) > 1:
         notes.append(f"{where}: not compared, protocols differ ({first.protocol} and {second.protocol})")
         return {}
     if not first.items or not second.items:
@@ -66,8 +66,8 @@ def paired_differences(
             own = found if own_ids == shared else compare(result_of(side), result_of(side), resamples=1)
             wrong = [name for name, entry in own.items() if _disagree(side.metric(name), getattr(entry, end))]
             if wrong:
-                told = ", ".join(wrong[:3])
-                notes.append(f"{where}: no paired difference, items.jsonl of {label} gives other {told}")
+                names = ", ".join(wrong[:3])
+                notes.append(f"{where}: no paired difference, items.jsonl of {label} gives other {names}")
                 return {}
     except (MMPrefError, KeyError, TypeError, ValueError, AttributeError) as err:
         notes.append(f"{where}: no paired difference, the items cannot be compared ({type(err).__name__}: {err})")
@@ -75,8 +75,8 @@ def paired_differences(
     known = {name: entry for name, entry in found.items() if entry.value is not None}
     both = [name for name in _metrics(first) if name in _metrics(second) and not name.startswith("overall/")]
     if left := [name for name in both if name not in known]:
-        told = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
-        notes.append(f"{where}: no paired difference of {told}, which the items of both do not give")
+        names = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
+        notes.append(f"{where}: no paired difference of {names}, which the items of both do not give")
     return known
 
 

@@ -36,8 +36,8 @@ class Evaluation:
     def model(self) -> str:
         """Which model answered, "" when that is not recorded."""
         settings = self.results.get("settings")
-        told = settings if isinstance(settings, Mapping) else {}
-        names = (told.get("model") or self.results.get("model"), told.get("adapter"))
+        given = settings if isinstance(settings, Mapping) else {}
+        names = (given.get("model") or self.results.get("model"), given.get("adapter"))
         return " with ".join(str(name) for name in names if name)
 
     def metric(self, name: str) -> float | None:

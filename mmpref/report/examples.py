@@ -77,18 +77,18 @@ def choose_examples(
     runs: Sequence[Run], *, count: int, seed: int, images_root: Path | None = None, album: Album | None = None
 ) -> Gallery:
     """Images that every run with captions has described, by the rule above."""
-    told = [(run.label, {str(item["id"]): item for item in chair.items}) for run in runs if (chair := run.chair())]
-    told = [(label, items) for label, items in told if items]
-    if not told:
+    captions = [(run.label, {str(item["id"]): item for item in chair.items}) for run in runs if (chair := run.chair())]
+    captions = [(label, items) for label, items in captions if items]
+    if not captions:
         return Gallery((), {}, 0)
-    shared = set.intersection(*(set(items) for _, items in told))
+    shared = set.intersection(*(set(items) for _, items in captions))
     by_case: dict[str, list[str]] = {case: [] for case in CASES}
     for name in sorted(shared, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest()):
-        by_case[_case([items[name] for _, items in told])].append(name)
+        by_case[_case([items[name] for _, items in captions])].append(name)
     counts = {case: len(names) for case, names in by_case.items()}
     chosen = _take_turns(by_case, count)
     album = album or Album(images_root)
-    examples = tuple(_example(name, case, told, album) for case, name in chosen)
+    examples = tuple(_example(name, case, captions, album) for case, name in chosen)
     return Gallery(examples, counts, len(shared))
 
 
@@ -141,9 +141,9 @@ def _take_turns(by_case: Mapping[str, Sequence[str]], count: int) -> list[tuple[
     return [(case, name) for _, _, case, name in sorted(taken, key=lambda turn: (turn[1], turn[0]))]
 
 
-def _example(name: str, case: str, told: Sequence[tuple[str, Mapping[str, Row]]], album: Album) -> Example:
+def _example(name: str, case: str, captions: Sequence[tuple[str, Mapping[str, Row]]], album: Album) -> Example:
     said = []
-    for label, items in told:
+    for label, items in captions:
         item = items[name]
         said.append(
             Said(
@@ -153,7 +153,7 @@ def _example(name: str, case: str, told: Sequence[tuple[str, Mapping[str, Row]]]
                 tuple(map(str, item["missing"])),
             )
         )
-    item = told[0][1][name]
+    item = captions[0][1][name]
     uri, tiny, why = album.embed(item.get("image"))
     return Example(name, case, tuple(map(str, item["objects"])), tuple(said), uri, tiny, why)
 

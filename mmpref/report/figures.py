@@ -113,8 +113,8 @@ def _dots(axes: Any, cells: Sequence[Cell]) -> None:
     known = [cell for cell in cells if cell.value is not None]
     ends = [end for cell in known for end in (cell.interval or (cell.value, cell.value)) if end is not None]
     low, high = (100 * min(ends), 100 * max(ends)) if ends else (0.0, 100.0)
-    room = max(high - low, 4.0)
-    axes.set_xlim(max(-0.1 * room, low - 0.12 * room), min(100 + 0.1 * room, high + 0.12 * room))
+    span = max(high - low, 4.0)
+    axes.set_xlim(max(-0.1 * span, low - 0.12 * span), min(100 + 0.1 * span, high + 0.12 * span))
     axes.xaxis.set_major_locator(_round_numbers())
     for row, cell in enumerate(cells):
         if cell.value is None:

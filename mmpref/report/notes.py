@@ -32,11 +32,11 @@ def notes_of_run(run: Run) -> list[str]:
         answers = scored.get("answers") if isinstance(scored, Mapping) else None
         if isinstance(answers, Sequence) and not isinstance(answers, str) and not found.model:
             files[tuple(map(str, answers))] = None
-    told = [f"{run.label}: {problem}" for problem in run.problems]
+    sentences = [f"{run.label}: {problem}" for problem in run.problems]
     if len(files) > 1:
         shown = "; ".join(" ".join(names) for names in list(files)[:3]) + ("; ..." if len(files) > 3 else "")
-        told.append(
+        sentences.append(
             f"{run.label}: its results are of {len(files)} sets of answers ({shown}); that one model gave them all is "
             "not recorded"
         )
-    return told
+    return sentences

@@ -149,13 +149,13 @@ def pope_names(evaluations: Sequence[tuple[str, Evaluation]]) -> tuple[dict[tupl
             )
         for name, group in zip(names, groups, strict=True):
             several = any(
-                other is not one and label == of and other.evaluation.protocol != one.evaluation.protocol
+                other is not one and label == of and {one.evaluation.protocol} != {other.evaluation.protocol}
                 for label, one in group
                 for of, other in group
             )
             for _, part in group:
-                protocol = part.evaluation.protocol
-                full = f"{name} ({protocol})" if several and protocol != "mmpref" else name
+                own = part.evaluation.protocol
+                full = f"{name} ({own})" if several and own != "mmpref" else name
                 out[id(part.evaluation), part.prefix] = full
     return out, notes
 

@@ -198,8 +198,8 @@ def _between(table: Table, runs: Sequence[Run]) -> Finding | None:
             groups["Not clearly lower than"].append(f"{line.label} (not compared)")
             continue
         cell = Cell(unit="percent", value=0.0, difference=difference.value, difference_interval=difference.interval)
-        told = difference.caution or _difference_range(cell)
-        text = f"{line.label} ({cell.difference_text} points, {told})"
+        why = difference.caution or _difference_range(cell)
+        text = f"{line.label} ({cell.difference_text} points, {why})"
         if line.flags:
             text += f", which carries the warning {' and '.join(dict.fromkeys(flag.words for flag in line.flags))}"
         direction = "lower" if difference.value < 0 else "higher"

@@ -141,8 +141,8 @@ def as_markdown(entries: Sequence[Entry], general: Sequence[str] = ()) -> str:
         lines = [f"**{title}**", "", _pipes(["run", *heads]), _pipes(["---", *("---:" for _ in heads)])]
         lines += [_pipes([run, *cells]) for run, cells in zip(runs, rows, strict=True)]
         out.append("\n".join([*lines, "", *(f"- {_one_line(note)}" for note in _notes(found.values()))]).rstrip())
-    told = ["\n".join(f"- {_one_line(note)}" for note in general)] if general else []
-    return "\n\n".join([*out, *told, *([_legend(entries)] if entries else [])]) + "\n"
+    remarks = ["\n".join(f"- {_one_line(note)}" for note in general)] if general else []
+    return "\n\n".join([*out, *remarks, *([_legend(entries)] if entries else [])]) + "\n"
 
 
 def as_tex(entries: Sequence[Entry], general: Sequence[str] = ()) -> str:

@@ -1,1 +1,1 @@
-"""One run, one folder: what is in it, who may write to it."""
+"""The run folder: its files, who may write to it, what is refused."""

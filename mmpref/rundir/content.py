@@ -1,4 +1,4 @@
-"""What a training writes into its run folder, and what in it is somebody else's: that is never deleted."""
+"""Names of the files that a training writes into its run folder; all others in it are never deleted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from typing import Any
 RECIPE = "recipe.yaml"
 MANIFEST = "manifest.json"
 LOCK = ".mmpref.lock"
-"""What a process that writes into a folder holds, and the beginning of what its other ranks hold."""
+"""Lock file of the process that writes into a folder; those of its other ranks have a suffix ``.RANK``."""
+MOST_BYTES = 256 * 2**20
+"""Largest manifest that is read; it names every image of the data."""
 CHECKPOINTS, MODEL, LOGS, FAULTS = "checkpoints", "model", "logs", "faults"
 FILES = (
     RECIPE, MANIFEST, "metrics.jsonl", "pairs.parquet", "pairs_eval.parquet", "quarantine.jsonl", "train.log",
@@ -23,38 +25,39 @@ COMPLETE = "COMPLETE.json"
 STEP = re.compile(r"step-\d+")
 DUMP = re.compile(r"nonfinite-step-\d+(-rank-\d+)?\.json")
 BESIDE = re.compile(r"\.(.+)\.[a-z0-9_]{8}(?:\.tmp|\.old)?")
-"""What ``replacing`` and ``replacing_folder`` write into, and a folder that is being replaced."""
+"""Hidden names that ``files.writing`` uses until a file or folder is complete."""
 OF_THE_SYSTEM = (".DS_Store", "._*", ".nfs*", "Thumbs.db", "desktop.ini")
-"""What file managers and network file systems put into any folder; nobody misses it."""
+"""Files that file managers and network file systems put into any folder; they may be deleted."""
 _OF_A_CHECKPOINT = (
     COMPLETE, "trained.safetensors", "optimizer.*", "scheduler.pt", "scaler.pt", "rng_state*.pth", "trainer_state.json",
     "pairs.parquet", "pairs_eval.parquet", "metrics.jsonl", "images.parquet", "images.json", "training_args.bin",
     "sharded", "global_step*", "latest", "zero_to_fp32.py", "pytorch_model*", "model*.safetensors",
 )  # fmt: skip
-"""Names in a checkpoint whose own list is gone, as when its deletion was cut short."""
+"""Names in a checkpoint whose list of files is missing, as when its deletion was interrupted."""
 _OF_A_MODEL = ("additional_chat_templates",)
-"""Folders in a model; which files it has depends on the model, and the manifest lists them."""
+"""Folders in a model folder; its files depend on the model, and the manifest lists them."""
 _OF_TRACKERS = (
     "tensorboard", "wandb", "trackio", "comet", "mlruns", "neptune", "clearml", "swanlab", "dvclive", "events.out.*",
 )  # fmt: skip
 _OF_CODECARBON = ("emissions*.csv*", ".codecarbon*")
-"""It writes beside the checkpoints."""
+"""Files that codecarbon writes beside the checkpoints."""
 MODEL_FILES = "model_files"
-"""Of the manifest: what was written into ``model/``."""
+"""Key of the manifest: the files that were written into ``model/``."""
 _NAMED = 5
-"""Entries that a message names before it counts the rest."""
+"""Number of entries that a message names before it counts the rest."""
 
 
 def others_in(run: Path, manifest: Mapping[str, Any]) -> list[Path]:
-    """What lies in a run folder and was not written by a training of it; folders without a file do not count, and
-    what a link leads to lies elsewhere.
+    """Entries of a run folder that no training of it wrote.
+
+    Folders without a file do not count, and links are not followed.
 
     Args:
         run: the folder.
         manifest: its manifest, as far as it can be read.
 
     Raises:
-        OSError: it cannot be looked into.
+        OSError: the folder cannot be read.
     """
     found = {entry for entry in _others(run, manifest) if not _is_nothing(entry)}
     return sorted(entry for entry in found if found.isdisjoint(entry.parents))
@@ -79,13 +82,13 @@ def _others(run: Path, manifest: Mapping[str, Any]) -> Iterator[Path]:
 
 
 def is_own_name(name: str) -> bool:
-    """Whether a training writes such a file into its folder, or leaves it there when it is killed."""
+    """Whether a training writes a file of this name into its folder, or leaves it there when it is killed."""
     half = BESIDE.fullmatch(name)
     return name in FILES or name.startswith(LOCK) or (half is not None and half[1] in (*FILES, MODEL))
 
 
 def others_in_checkpoint(folder: Path) -> list[Path]:
-    """What lies in ``step-N`` and is not of the checkpoint; without its list (``COMPLETE.json``) names must do."""
+    """Files in ``step-N`` that are not of the checkpoint, by its list (``COMPLETE.json``) or else by known names."""
     listed = _listed(folder)
     if listed is None:
         return list(_other_than(folder, lambda name: _fits(name, _OF_A_CHECKPOINT)))
@@ -93,7 +96,7 @@ def others_in_checkpoint(folder: Path) -> list[Path]:
 
 
 def others_in_model(run: Path, manifest: Mapping[str, Any]) -> list[Path]:
-    """What lies in ``model/`` beside the model."""
+    """Files in ``model/`` that are not of the model."""
     folder, listed = run / MODEL, manifest.get(MODEL_FILES)
     if isinstance(listed, list):
         return [entry for entry in _files_below(folder) if entry.relative_to(folder).as_posix() not in listed]
@@ -108,24 +111,24 @@ def files_of_model(folder: Path) -> list[str]:
 
 
 def described(entries: list[Path], run: Path) -> str:
-    """The first few of them, each said to be a run folder where it holds one."""
+    """The first few entries as text, with a remark where one is or contains a run folder."""
     named = []
     for entry in entries[:_NAMED]:
         below = [] if entry.is_symlink() else [entry, *_runs_below(entry)]
         runs = [place for place in below if _looks_like_run(place)]
         kind = "/" if entry.is_dir() and not entry.is_symlink() else ""
         inside = " and ".join("a run folder" if at == entry else f"the run folder {at}" for at in runs[:2])
-        holds = f" ({'' if runs[:1] == [entry] else 'with '}{inside})" if inside else ""
-        named.append(f"{entry.relative_to(run)}{kind}{holds}")
+        remark = f" ({'' if runs[:1] == [entry] else 'with '}{inside})" if inside else ""
+        named.append(f"{entry.relative_to(run)}{kind}{remark}")
     more = f" and {len(entries) - _NAMED} more" if len(entries) > _NAMED else ""
     return f"{', '.join(named)}{more}"
 
 
 def run_around(folder: Path) -> tuple[Path, str] | None:
-    """The run whose own folders (``checkpoints/``, ``model/``, ...) a folder would lie in, and which of them.
+    """The run whose ``checkpoints/``, ``model/`` or the like a folder would be in, and which of them.
 
     Args:
-        folder: a real path; it need not be there.
+        folder: a real path; it need not exist.
     """
     below = folder.absolute()
     for place in below.parents:
@@ -166,7 +169,7 @@ def _other_than(folder: Path, known: Callable[[str], bool]) -> Iterator[Path]:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """Every file and link below a folder; nothing where the folder is a link itself."""
+    """Every file and link below a folder; none if the folder itself is a link."""
     if folder.is_symlink():
         return
     for place, folders, files in os.walk(folder):
@@ -180,7 +183,7 @@ def _fits(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def _is_nothing(entry: Path) -> bool:
-    """A file of the system, or a folder with no file in it."""
+    """Whether it is a file of the system, or a folder with no file in it."""
     if _fits(entry.name, OF_THE_SYSTEM):
         return True
     if entry.is_symlink() or not entry.is_dir():

@@ -1,14 +1,15 @@
-"""Who writes into a folder: one training or command at a time, and whether the folder is still where it was.
+"""Locks on a run folder: one training or command writes into it at a time; also whether it was moved or deleted.
 
-A lock file says who it is. The folder itself is locked as well (``flock`` on its own descriptor, shared by all ranks),
-as whoever deletes a lock file does not know what for it was there; and by that descriptor a folder that was moved or
-deleted meanwhile is told from another one that has its name now.
+A lock file names the process that writes. The folder itself is locked as well (``flock`` on its own descriptor, shared
+by all ranks), because a lock file may be deleted by hand. The descriptor also distinguishes a folder that was moved or
+deleted meanwhile from another one that has its name now.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import socket
 import sys
@@ -26,24 +27,24 @@ if sys.platform != "win32":
 
 PATIENCE = 0.5
 """Seconds to wait for a lock: whoever only looks whether it is free has it for a moment."""
-_HELD: dict[Path, int] = {}
-"""Folders that this process holds, each with its descriptor."""
-_WENT_TO: dict[Path, Path] = {}
-"""Where a run is kept whose folder was deleted or moved; its log is written to the very end, when nothing is held."""
+_LOCKED_FOLDERS: dict[Path, int] = {}
+"""Folders that this process has locked, each with its descriptor."""
+_CONTINUES_IN: dict[Path, Path] = {}
+"""Where a run is kept whose folder was deleted or moved. Kept after the lock is released: the log is written last."""
 _TAKEN = {errno.EWOULDBLOCK, errno.EACCES}
-"""What ``flock`` answers where another process has the lock; anything else: folders have none here."""
+"""Errors of ``flock`` where another process has the lock; any other means that folders cannot be locked here."""
 
 
 @contextlib.contextmanager
 def writing_alone(folder: Path, say: Callable[[str], None], option: str = "output=...") -> Iterator[bool]:
     """Be the only process that writes into a folder, for the length of the block.
 
-    The folder is made. Where the block leaves nothing in it, it is gone afterwards, and so is the lock file.
+    The folder is created. If the block leaves it empty it is removed afterwards, and so is the lock file.
 
     Args:
         folder: a real path (``files.real_path``).
-        say: told where there are no locks.
-        option: what gives another folder.
+        say: called with a warning where the file system has no locks.
+        option: the command line option that gives another folder, for the message.
 
     Yields:
         Whether it is known that no other process writes there; without locks it is not.
@@ -75,7 +76,7 @@ def writing_alone(folder: Path, say: Callable[[str], None], option: str = "outpu
 
 
 def refuse_second(folder: Path) -> None:
-    """Refuse to write into a folder that another process writes into; nothing is made or changed.
+    """Refuse to write into a folder that another process writes into; nothing is created or changed.
 
     Raises:
         ConfigError: names that process and its machine.
@@ -91,20 +92,20 @@ def refuse_second(folder: Path) -> None:
                 os.close(descriptor)
     except Locked as err:
         raise _refusal(folder, err, "output=...") from None
-    except OSError:  # it cannot be looked into: whoever wants to write there is told
+    except OSError:  # unreadable: whoever wants to write there gets an error of its own
         return
 
 
 @contextlib.contextmanager
 def folder_locked(folder: Path, *, first: bool) -> Iterator[None]:
-    """Hold a folder for the length of the block, by its own descriptor; processes forked meanwhile let go of it.
+    """Lock a folder for the length of the block, by its own descriptor; a process forked meanwhile drops the lock.
 
     Args:
-        folder: a real path; it is there.
-        first: nobody else may hold it yet; the further ranks of a training hold it together with the first.
+        folder: a real path; it exists.
+        first: no other process may have locked it; the further ranks of a training share the lock of the first.
 
     Raises:
-        Locked: another process holds it.
+        Locked: another process has locked it.
     """
     if sys.platform == "win32":
         yield
@@ -123,45 +124,48 @@ def folder_locked(folder: Path, *, first: bool) -> Iterator[None]:
     except BaseException:
         os.close(descriptor)
         raise
-    _HELD[folder] = descriptor
-    _WENT_TO.pop(folder, None)
+    _drop_locks_in_forked_children()
+    _LOCKED_FOLDERS[folder] = descriptor
+    _CONTINUES_IN.pop(folder, None)
     try:
         yield
     finally:
-        if _HELD.pop(folder, None) is not None:  # a child that was forked meanwhile has let go of it
+        if _LOCKED_FOLDERS.pop(folder, None) is not None:  # a child that was forked meanwhile has closed it
             with contextlib.suppress(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough where a child was forked a moment ago
             os.close(descriptor)
 
 
 def now_at(folder: Path) -> Path | None:
-    """Where a folder is that this process holds: at its path, or where :func:`goes_on_in` said. None where another
-    folder, or none, has its path. One that is not held is taken to be at its path."""
+    """Where a folder that this process has locked is: at its path, or where :func:`continue_in` set it.
+
+    None where its path now belongs to another folder or to none. One that is not locked is taken to be at its path.
+    """
     folder = folder.absolute()
-    if folder in _WENT_TO:
-        return _WENT_TO[folder]
-    if folder not in _HELD or _is(folder, _HELD[folder]):
+    if folder in _CONTINUES_IN:
+        return _CONTINUES_IN[folder]
+    if folder not in _LOCKED_FOLDERS or _is(folder, _LOCKED_FOLDERS[folder]):
         return folder
     return None
 
 
 def has_vanished(folder: Path) -> bool:
-    """Whether a folder that this process holds was moved or deleted since; so it stays, whatever has its name now."""
-    return folder.absolute() in _WENT_TO or now_at(folder) is None
+    """Whether a folder that this process locked was moved or deleted since; that stays true whatever takes its name."""
+    return folder.absolute() in _CONTINUES_IN or now_at(folder) is None
 
 
 def moved_to(folder: Path) -> Path | None:
-    """Where a folder was moved that this process holds; None where it was deleted, or the system cannot say."""
-    descriptor = _HELD.get(folder.absolute())
+    """Where a folder that this process locked was moved; None where it was deleted, or the system cannot say."""
+    descriptor = _LOCKED_FOLDERS.get(folder.absolute())
     with contextlib.suppress(OSError):
         place = Path(f"/proc/self/fd/{descriptor}").readlink()
         return place if descriptor is not None and _is(place, descriptor) else None
     return None
 
 
-def goes_on_in(folder: Path, place: Path) -> None:
+def continue_in(folder: Path, place: Path) -> None:
     """From now on :func:`now_at` gives ``place`` for a folder that vanished."""
-    _WENT_TO[folder.absolute()] = place
+    _CONTINUES_IN[folder.absolute()] = place
 
 
 def _is(path: Path, descriptor: int) -> bool:
@@ -187,7 +191,7 @@ def _lock(descriptor: int, folder: Path, kind: int, until: float) -> None:
 
 
 def _holder(descriptor: int) -> Holder | None:
-    """Who holds the lock of a folder, where the system says so (Linux): no lock file does any more."""
+    """Which process has locked a folder, where the system says so (Linux); used when the lock file is gone."""
     wanted = str(os.fstat(descriptor).st_ino)
     with contextlib.suppress(OSError, ValueError):
         for line in Path("/proc/locks").read_text().splitlines():
@@ -198,7 +202,7 @@ def _holder(descriptor: int) -> Holder | None:
 
 
 def _refusal(folder: Path, err: Locked, option: str) -> ConfigError:
-    who = err.holder or "a process that has not said yet which it is"
+    who = err.holder or "a process whose name is not known yet"
     stop = f", stop it (kill {err.holder.pid})" if err.holder else ""
     return ConfigError(
         f"{folder} is in use: {who} writes there; wait for its end{stop}, or choose another folder with {option}"
@@ -211,12 +215,15 @@ def _remove_empty(folders: Sequence[Path]) -> None:
             folder.rmdir()
 
 
-def _let_go_in_child() -> None:
-    for descriptor in _HELD.values():
+def _drop_locks() -> None:
+    for descriptor in _LOCKED_FOLDERS.values():
         os.close(descriptor)
-    _HELD.clear()
-    _WENT_TO.clear()
+    _LOCKED_FOLDERS.clear()
+    _CONTINUES_IN.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go_in_child)
+@functools.cache
+def _drop_locks_in_forked_children() -> None:
+    """Once, when the first folder is locked: a forked child shares its parent's lock and would keep it alive."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_drop_locks)

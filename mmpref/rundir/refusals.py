@@ -1,4 +1,4 @@
-"""Why a run may not be written to a folder: what it would delete, what could not be written there, what is damaged."""
+"""Refusals of an output folder: it would lose other files, cannot be written, or its own files are damaged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shlex
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from mmpref.errors import CheckpointError, ConfigError, MMPrefError
 from mmpref.files.reading import home_path, kind_of_file, parse_json, read_text, without_links
@@ -22,6 +22,7 @@ from mmpref.rundir.content import (
     LOCK,
     MANIFEST,
     MODEL,
+    MOST_BYTES,
     RECIPE,
     STEP,
     described,
@@ -29,19 +30,16 @@ from mmpref.rundir.content import (
     others_in_model,
     run_around,
 )
+from mmpref.rundir.folder import State
 from mmpref.rundir.locking import refuse_second
 from mmpref.version import __version__
 
-MOST_BYTES = 256 * 2**20
-"""Of a manifest; it names every image of the data."""
-_STATES = ("running", "complete", "stopped", "failed")
-
 
 def refuse_unwritable(path: Path) -> None:
-    """Refuse a folder that cannot be made or written.
+    """Refuse a folder that cannot be created or written.
 
     Raises:
-        CheckpointError: says why.
+        CheckpointError: with the reason.
     """
     place = next(each for each in (path, *path.absolute().parents) if each.exists())
     if not place.is_dir():
@@ -51,7 +49,7 @@ def refuse_unwritable(path: Path) -> None:
 
 
 def refuse_in_another_run(path: Path) -> None:
-    """Refuse a folder in ``checkpoints/``, ``model/`` and the like of another run, which that run deletes.
+    """Refuse a folder inside ``checkpoints/``, ``model/`` or the like of another run, which that run deletes.
 
     Raises:
         ConfigError: names that run.
@@ -65,11 +63,13 @@ def refuse_in_another_run(path: Path) -> None:
 
 
 def refuse_special_files(run: Path, *, overwrite: bool) -> None:
-    """Refuse a run folder in which a pipe, a device or a folder has the name of a file that the run writes, or a file
-    that of a folder: one would be waited for, another lost.
+    """Refuse a run folder in which a pipe, device or folder has the name of a file of the run, or a file of a folder.
+
+    A pipe would block the run, and a folder would be lost.
 
     Args:
-        overwrite: all but the lock is deleted anyway.
+        run: the run folder.
+        overwrite: everything but the lock is deleted anyway.
 
     Raises:
         CheckpointError: names it and the command that helps.
@@ -95,7 +95,7 @@ def refuse_special_files(run: Path, *, overwrite: bool) -> None:
 
 
 def _free(run: Path, name: str) -> str:
-    """A name beside the run folder that nothing has."""
+    """An unused name beside the run folder."""
     place, number = run.with_name(f"{run.name}.{name.lstrip('.')}"), 1
     while os.path.lexists(place):
         place, number = run.with_name(f"{run.name}.{name.lstrip('.')}.{number}"), number + 1
@@ -103,10 +103,11 @@ def _free(run: Path, name: str) -> str:
 
 
 def load_to_train(recipe: str, overrides: Sequence[str]) -> Recipe:
-    """The recipe with its changes; of one in a run folder that is gone or damaged it is said how the run can go on.
+    """The recipe with its overrides, as ``mmpref train`` reads it.
 
     Raises:
-        ConfigError: it cannot be read, or a key or value is wrong.
+        ConfigError: it cannot be read, or a key or value is wrong; for a missing or damaged recipe of a run folder it
+            says how that run can be resumed.
     """
     file = home_path(recipe)
     try:
@@ -134,15 +135,15 @@ def _is_of_run(folder: Path) -> bool:
 
 
 def refuse_moved(recipe: str, overrides: Sequence[str], output: Path) -> None:
-    """Refuse to resume by the recipe in a run folder that was copied or moved: it names the folder of then.
+    """Refuse to resume with the recipe in a run folder that was copied or moved: its output is the earlier folder.
 
     Args:
-        recipe: as it was given.
-        overrides: likewise; an output among them is meant.
+        recipe: as given on the command line.
+        overrides: likewise; an output among them is taken as intended.
         output: that of the recipe.
 
     Raises:
-        ConfigError: gives the command that resumes the run in that folder.
+        ConfigError: with the command that resumes the run in the folder that the recipe is in.
     """
     file = home_path(recipe)
     folder = without_links(file).parent
@@ -158,19 +159,21 @@ def refuse_moved(recipe: str, overrides: Sequence[str], output: Path) -> None:
 
 
 def refuse_damaged(path: Path) -> None:
-    """Refuse a run folder whose ``manifest.json`` or ``recipe.yaml`` is gone or damaged; silent over anything else.
+    """Refuse a run folder whose ``manifest.json`` or ``recipe.yaml`` is missing or damaged; any other folder passes.
 
     Raises:
-        ConfigError: names the file, and how its run can go on.
+        ConfigError: with the file, and how its run can be resumed.
     """
     manifest, recipe = path / MANIFEST, path / RECIPE
     content, fault = _content(manifest)
     checkpoints = _sealed(path)
-    is_ours = isinstance(content, dict) and isinstance(content.get("mmpref"), str) and content.get("state") in _STATES
+    is_ours = (
+        isinstance(content, dict) and isinstance(content.get("mmpref"), str) and content.get("state") in get_args(State)
+    )
     if is_ours and not recipe.is_file():
         raise ConfigError(
-            f"{path} holds a run whose {recipe} is missing; put it back from a copy (or copy the recipe there that the "
-            "run was begun with), and start the command again"
+            f"{path} contains a run whose {recipe} is missing; put it back from a copy (or copy the recipe there that "
+            "the run was begun with), and start the command again"
         )
     begun = any((path / name).exists() for name in (*FILES[2:], *FOLDERS)) and os.path.lexists(recipe)
     if is_ours or not (checkpoints or begun):
@@ -179,19 +182,19 @@ def refuse_damaged(path: Path) -> None:
         fault = "is damaged: it has no 'mmpref' with the version that wrote it, or no 'state' of a run"
     if not checkpoints:
         raise ConfigError(
-            f"{path} holds a run whose {manifest} {fault}; put it back from a copy, or move the folder away: it has no "
-            "whole checkpoint to go on from"
+            f"{path} contains a run whose {manifest} {fault}; put it back from a copy, or move the folder away: it has "
+            "no whole checkpoint to go on from"
         )
-    told = {"mmpref": __version__, "state": "stopped", **_name_in(checkpoints[-1])}
-    write = f"printf %s {shlex.quote(json.dumps(told))} > {shlex.quote(str(manifest))}"
+    written = {"mmpref": __version__, "state": "stopped", **_name_in(checkpoints[-1])}
+    write = f"printf %s {shlex.quote(json.dumps(written))} > {shlex.quote(str(manifest))}"
     raise ConfigError(
-        f"{path} holds a run whose {manifest} {fault}; put it back from a copy, or, where there is none, write "
+        f"{path} contains a run whose {manifest} {fault}; put it back from a copy, or, where there is none, write "
         f"a new one (`{write}`), with which --resume goes on from {checkpoints[-1]}"
     )
 
 
 def _content(manifest: Path) -> tuple[Any, str]:
-    """What a manifest holds, and what is wrong with it; "" where it can be read."""
+    """The content of a manifest, and what is wrong with it; "" where it can be read."""
     if not os.path.lexists(manifest):
         return None, "is missing"
     try:
@@ -202,7 +205,7 @@ def _content(manifest: Path) -> tuple[Any, str]:
 
 
 def _sealed(run: Path) -> list[Path]:
-    """Checkpoints with a list of their files, by step; whether they are whole is not looked at."""
+    """Checkpoints with a list of their files, by step; whether the files are complete is not checked."""
     try:
         found = [file.parent for file in (run / CHECKPOINTS).glob(f"*/{COMPLETE}") if STEP.fullmatch(file.parent.name)]
     except OSError:
@@ -211,7 +214,7 @@ def _sealed(run: Path) -> list[Path]:
 
 
 def _name_in(checkpoint: Path) -> dict[str, str]:
-    """The name of the run that a checkpoint has; those of earlier versions have none."""
+    """The run id in a checkpoint; those of earlier versions have none."""
     try:
         name = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))["facts"]["run"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -220,11 +223,11 @@ def _name_in(checkpoint: Path) -> dict[str, str]:
 
 
 def refuse_to_delete(recipe: Recipe, manifest: Mapping[str, Any]) -> None:
-    """Refuse to replace a run whose folder holds what the new one reads, what another process is writing, or anything
-    that no training wrote.
+    """Refuse to replace a run whose folder has input of the new run, files that another process writes, or files that
+    no training wrote.
 
     Raises:
-        ConfigError: names it.
+        ConfigError: with the names of these files.
     """
     path = recipe.output
     inside = [str(entry) for entry in _inputs(recipe) if _is_inside(entry, path)]
@@ -246,11 +249,10 @@ def refuse_to_delete(recipe: Recipe, manifest: Mapping[str, Any]) -> None:
 
 
 def refuse_to_lose_from_model(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run whose ``model/`` holds what no training wrote: it is removed, as it is of an end that
-    was not reached.
+    """Refuse to resume a run whose ``model/`` has files that no training wrote, because resuming deletes the folder.
 
     Raises:
-        ConfigError: names it.
+        ConfigError: with the names of these files.
     """
     with writing_to(path):
         others = others_in_model(path, manifest)
@@ -262,7 +264,7 @@ def refuse_to_lose_from_model(path: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def _inputs(recipe: Recipe) -> list[str]:
-    """Everything on the disk that a run reads."""
+    """Every path that a run reads."""
     data = recipe.data
     entries = [entry for entry in (*data.train, *data.eval) if isinstance(entry, SourceSection)]
     places = (recipe.adapter.path, data.root, data.manifest, recipe.reference.cache, *(entry.root for entry in entries))

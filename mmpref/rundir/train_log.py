@@ -1,4 +1,4 @@
-"""``train.log`` in the run folder: every line of a run with its time, whatever becomes of the terminal."""
+"""``train.log`` in the run folder: every line that a run prints, with its time."""
 
 from __future__ import annotations
 
@@ -7,34 +7,31 @@ import socket
 import stat
 import time
 import traceback
-from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
-
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from typing import Self
 
 from mmpref.errors import MMPrefError, Terminated, signal_name
+from mmpref.files.hashes import Say
 from mmpref.process.notices import kept_by
 from mmpref.process.streams import going_on_without
 from mmpref.rundir.locking import now_at
 from mmpref.version import __version__
 
-Say = Callable[[str], None]
 _MOST_WAITING = 10_000
-"""Lines kept for a disk that is full, or for a folder that is not there yet; beyond, the oldest go."""
+"""Lines kept in memory while the disk is full or the folder does not exist yet; beyond that the oldest are dropped."""
 
 
 class TrainLog:
-    """A context that keeps what a run says, and writes it once the run folder is there.
+    """A context that collects the lines of a run, and writes them as soon as the run folder exists.
 
-    What other libraries warn of goes there too, and the error that ends the run. A log that cannot be written stops
-    nothing: its lines wait until there is room.
+    Warnings of other libraries go there too, and the error that ends the run. If the log cannot be written the run goes
+    on, and the lines wait until there is space.
 
     Args:
-        is_first: of several ranks the first one writes; of the others only an error reaches the file.
+        is_first: whether this is rank 0, which writes all lines; of the others only an error reaches the file.
+        rank: of this process.
     """
 
     def __init__(self, *, is_first: bool = True, rank: int = 0) -> None:
@@ -44,8 +41,8 @@ class TrainLog:
         self._waiting: list[str] = []
         self._around = ExitStack()
 
-    def begin(self, path: Path) -> None:
-        """The run folder is there: write what waits, and from now on every line as it comes."""
+    def start(self, path: Path) -> None:
+        """The run folder exists: write the waiting lines, and from now on every line as it comes."""
         if self._path is not None:
             return
         self._path = path
@@ -60,7 +57,7 @@ class TrainLog:
             self._add(text)
 
     def saying(self, say: Say) -> Say:
-        """``say``, with every line written down before."""
+        """A function that writes a line to the log and then calls ``say`` with it."""
 
         def both(text: str) -> None:
             self.line(text)
@@ -80,7 +77,7 @@ class TrainLog:
             and self._path is not None
         ):
             where = "" if self._is_first else f"rank {self._rank}: "
-            self._add(f"{where}{_told(err)}")
+            self._add(f"{where}{_as_text(err)}")
         self._around.close()
 
     def _add(self, text: str) -> None:
@@ -90,28 +87,28 @@ class TrainLog:
 
     def _write(self) -> None:
         folder = None if self._path is None else now_at(self._path.parent)
-        if self._path is None or folder is None:  # not there yet, or it vanished
+        if self._path is None or folder is None:  # it does not exist yet, or it vanished
             return
         if append(folder / self._path.name, "".join(self._waiting)):
             self._waiting.clear()
 
 
 def stamped(text: str) -> str:
-    """A line of the log: the local time, and the text; its further lines are set in."""
+    """A line of the log: the local time, and the text; its further lines are indented."""
     return f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text.rstrip().replace(chr(10), chr(10) + ' ' * 20)}\n"
 
 
 def append(path: Path, lines: str) -> bool:
-    """Add lines at the end of a log, in one piece, so that those of several processes do not mix; whether it could."""
+    """Append lines to a log in one write, so that those of several processes do not mix; returns whether it could."""
     content = lines.encode("utf-8", errors="backslashreplace")
     try:
-        # a pipe without a reader would be waited for
+        # opening a pipe without a reader would block
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0), 0o666)
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 return False
             before = os.fstat(descriptor).st_size
-            if os.write(descriptor, content) < len(content):  # the disk became full on the way: all of it comes again
+            if os.write(descriptor, content) < len(content):  # the disk became full: all of it is written again later
                 os.ftruncate(descriptor, before)
                 return False
         finally:
@@ -121,7 +118,7 @@ def append(path: Path, lines: str) -> bool:
     return True
 
 
-def _told(err: BaseException) -> str:
+def _as_text(err: BaseException) -> str:
     if isinstance(err, MMPrefError):
         return f"error: {err}" if err.exit_code < 128 else str(err)
     if isinstance(err, KeyboardInterrupt):
@@ -129,60 +126,3 @@ def _told(err: BaseException) -> str:
     if isinstance(err, Terminated):
         return f"stopped by {signal_name(err.number)}"
     return "error: " + "".join(traceback.format_exception(err)).rstrip()
-
-
-class LossLines(TrainerCallback):
-    """One line per ``logging_steps``: how far the run is, its loss, its speed and what is left.
-
-    Args:
-        tell: gets each line.
-        pairs_done: how many pairs have been trained on so far, over all ranks.
-    """
-
-    def __init__(self, tell: Say, pairs_done: Callable[[], int]) -> None:
-        self._tell = tell
-        self._pairs_done = pairs_done
-        self._begun = self._since = 0.0
-        self._first_step = self._pairs = 0
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._begun = self._since = time.monotonic()
-        self._first_step, self._pairs = state.global_step, self._pairs_done()
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
-        if not state.is_world_process_zero or not logs:
-            return
-        place = f"step {state.global_step}/{state.max_steps}" if state.max_steps > 0 else "before step 1"
-        if "eval_loss" in logs:
-            self._tell(f"{place}  held-out pairs: {_numbers(logs, 'eval_')}")
-        elif "loss" in logs:
-            self._tell("  ".join([place, _numbers(logs, ""), *self._speed(state)]))
-
-    def _speed(self, state: TrainerState) -> list[str]:
-        now, pairs = time.monotonic(), self._pairs_done()
-        rate = (pairs - self._pairs) / max(now - self._since, 1e-9)
-        self._since, self._pairs = now, pairs
-        each = (now - self._begun) / max(state.global_step - self._first_step, 1)
-        left = timedelta(seconds=round(each * (state.max_steps - state.global_step)))
-        return [f"{rate:.3g} pairs/s", f"{left} left"]
-
-
-def _numbers(logs: Mapping[str, float], prefix: str) -> str:
-    shown = [
-        f"{name} {logs[key]:{form}}"
-        for name, key, form in (
-            ("loss", f"{prefix}loss", ".4f"),
-            ("accuracy", f"{prefix}rewards/accuracies", ".3f"),
-            ("margin", f"{prefix}rewards/margins", ".4f"),
-            ("lr", "learning_rate", ".3g"),
-        )
-        if key in logs
-    ]
-    return "  ".join(shown)

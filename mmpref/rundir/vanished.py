@@ -1,4 +1,4 @@
-"""A run folder that is deleted or moved while it trains: what was trained is kept, and the error says where."""
+"""A run folder that is deleted or moved while it trains: what was trained is saved, and the error names the place."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from pathlib import Path
 
 from mmpref.errors import CheckpointError
 from mmpref.rundir.folder import RunDir
-from mmpref.rundir.locking import goes_on_in, moved_to, now_at
+from mmpref.rundir.locking import continue_in, moved_to, now_at
 
 
 class VanishedError(CheckpointError):
-    """The run folder vanished; what was trained lies where the message says."""
+    """The run folder vanished; the message names the checkpoint with what was trained."""
 
 
 def kept_in(folder: Path) -> Path:
-    """The folder in which a run is saved whose own vanished: where it was moved, or one that is made in its place, or
-    beside it where something else has its name by now.
+    """The folder that a run is saved to when its own has vanished.
+
+    It is where the folder was moved, or a new one in its place, or beside it if something else has its name by now.
 
     Args:
-        folder: the run folder, as it was begun.
+        folder: the run folder, as it was at the start.
 
     Raises:
         CheckpointError: that folder cannot be written.
@@ -30,15 +31,17 @@ def kept_in(folder: Path) -> Path:
     if place is not None:
         return place
     place = moved_to(folder) or _free(folder)
-    RunDir(folder).make_again(place)
-    goes_on_in(folder, place)
+    RunDir(folder).recreate_in(place)
+    continue_in(folder, place)
     return place
 
 
 def as_error(folder: Path, place: Path, checkpoint: Path) -> VanishedError:
-    """What happened, in one line, and the command that goes on.
+    """What happened, in one line, and the command that resumes.
 
     Args:
+        folder: the run folder that vanished.
+        place: the folder that the run was saved to.
         checkpoint: in ``place``, with all that was trained.
     """
     again = shlex.join(["mmpref", "train", str(RunDir(place).recipe_file), f"output={place}", "--resume"])

@@ -1,5 +1,6 @@
 """Training: transformers' Trainer with a preference objective, and the run around it."""
 
+from mmpref.training.trainer.options import TrainerOptions
 from mmpref.training.trainer.trainer import PreferenceTrainer
 
-__all__ = ["PreferenceTrainer"]
+__all__ = ["PreferenceTrainer", "TrainerOptions"]

@@ -1,4 +1,4 @@
-"""The loss of a run: every key with its value, in one line, and with the number that ``tau_good: median`` stands for.
+"""The loss of a run: every key with its value, in one line, and with the number that ``tau_good: median`` gives.
 
 Everything that trains, plans or checks a recipe takes its objective from here, so that all of them mean the same loss.
 """
@@ -6,22 +6,22 @@ Everything that trains, plans or checks a recipe takes its objective from here, 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mmpref.errors import CheckpointError, ConfigError
+from mmpref.files.hashes import Say
 from mmpref.losses import build_objective, resolve, resolve_tau_good
 from mmpref.losses.loss_line import loss_line
 from mmpref.losses.objective import Objective
 from mmpref.losses.settings import SuspiciousLossWarning
-from mmpref.models.reference_rule import reference_of
+from mmpref.models.reference_rule import ReferenceChoice, reference_of
 from mmpref.recipe.sections import Recipe, with_loss
 from mmpref.recipe.unused_keys import refuse_unread_reference
 from mmpref.records import PreferencePair
 from mmpref.rundir.folder import RunDir
 
-Say = Callable[[str], None]
 SETTLED = "tau_good"
 """Key of the manifest under which a run keeps the number that its scores gave."""
 _NAMES = {"adapter_off": "adapter off", "copied_adapter": "copied adapter", "frozen_copy": "frozen copy"}
@@ -38,12 +38,13 @@ class SettledScore:
     """How many there were."""
 
     @property
-    def words(self) -> str:
+    def described(self) -> str:
+        """Rule and number of scores, as an addition to the value."""
         return f" ({self.rule} of {self.scores} training scores)"
 
 
 def objective_of(recipe: Recipe) -> Objective:
-    """The objective that a recipe asks for; a quantile of scores that are not known yet stands at 0.
+    """The objective that a recipe asks for; a quantile of scores that are not known yet counts as 0.
 
     Raises:
         ConfigError: the loss cannot be as it is written, or does not use what another section gives it.
@@ -71,8 +72,21 @@ def objective_for(loss: Mapping[str, Any], pairs: Sequence[PreferencePair]) -> O
 
 
 def loss_written_out(recipe: Recipe) -> Recipe:
-    """The recipe with every key of its loss written out; here alone what looks wrong in it is warned of."""
+    """The recipe with every key of its loss written out; only here a suspicious loss gives a warning."""
     return with_loss(recipe, resolve(recipe.loss.as_mapping()))
+
+
+def reference_for(recipe: Recipe, *, strategy: str = "single") -> ReferenceChoice:
+    """What the reference will be for the loss of a recipe, before anything is loaded.
+
+    Args:
+        recipe: its loss says whether a reference is needed at all.
+        strategy: how several processes share the work.
+
+    Raises:
+        ConfigError, DistributedError: see :func:`mmpref.models.reference_rule.choose`.
+    """
+    return reference_of(recipe, needs_reference=objective_of(recipe).needs_reference, strategy=strategy)
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
@@ -89,13 +103,13 @@ def asked_quantile(recipe: Recipe) -> str | None:
 def settle(recipe: Recipe, pairs: Sequence[PreferencePair], run: RunDir | None, say: Say) -> SettledScore | None:
     """The number for ``loss.uni.tau_good`` where the recipe asks for a quantile of the scores.
 
-    A number that all scores reach, or none, is told of: it is hardly on their scale.
+    A number that all scores reach, or none, gives a warning: it is hardly on their scale.
 
     Args:
         recipe: asks for it.
         pairs: that train.
         run: the run that goes on; it keeps the number it began with, whatever the scores say now.
-        say: told the number and where it is from.
+        say: called with the number and where it is from.
 
     Raises:
         CheckpointError: the run that goes on began with another quantile.
@@ -116,10 +130,10 @@ def settle(recipe: Recipe, pairs: Sequence[PreferencePair], run: RunDir | None, 
     if stored is not None:
         now = _quantile(rule, scores) if scores else None
         changed = "" if now == stored.value else f"; the scores now give {now:g}" if now is not None else ""
-        say(f"loss.uni.tau_good stays {stored.value:g}{stored.words}{changed}")
+        say(f"loss.uni.tau_good stays {stored.value:g}{stored.described}{changed}")
         return stored
     found = SettledScore(rule, _quantile(rule, scores), len(scores))
-    say(f"loss.uni.tau_good is {found.value:g}{found.words}")
+    say(f"loss.uni.tau_good is {found.value:g}{found.described}")
     return found
 
 
@@ -160,12 +174,12 @@ def line_of(recipe: Recipe, *, reference: str | None = None, settled: SettledSco
     settings = settings_of(recipe)
     needs_reference = objective_from(recipe.loss.as_mapping()).needs_reference
     kind = reference or reference_of(recipe, needs_reference=needs_reference).kind
-    scores = settled.words if settled else " of the training scores" if asked_quantile(recipe) else ""
+    scores = settled.described if settled else " of the training scores" if asked_quantile(recipe) else ""
     return loss_line(settings, reference=_NAMES.get(kind, kind), scores=scores)
 
 
 def facts_for_manifest(recipe: Recipe, line: str, settled: SettledScore | None) -> dict[str, Any]:
-    """What a run keeps about its loss."""
+    """What the manifest of a run has about its loss."""
     kept: dict[str, Any] = {"loss": settings_of(recipe), "loss_line": line}
     if settled is not None:
         kept[SETTLED] = {"rule": settled.rule, "value": settled.value, "scores": settled.scores}

@@ -1,4 +1,4 @@
-"""What a run keeps its weights in and what it computes in: from the recipe, and in one line for the terminal."""
+"""In which dtypes a run stores its weights and computes: from the recipe, and as one line for the terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
-from mmpref.models.adapters.lora import plain_name
+from mmpref.models.adapters.weights import plain_name
 from mmpref.models.load import family_of_config, load_config
 from mmpref.models.loaded import LoadedModel
 from mmpref.models.precision import HALF, part_dtypes
@@ -24,7 +24,7 @@ _NAMES = {"Params4bit": "4 bits", "Int8Params": "8 bits"}
 
 
 def resolved(recipe: Recipe) -> Recipe:
-    """The recipe with ``train.bf16`` filled in where it is null: what this machine does by default.
+    """The recipe with ``train.bf16`` set where it is null, to the default of this machine.
 
     Raises:
         ConfigError: there is no such model; its config is only looked at on a GPU that has bfloat16.
@@ -36,24 +36,24 @@ def resolved(recipe: Recipe) -> Recipe:
 
 
 def with_bf16(recipe: Recipe, is_on: bool) -> Recipe:
-    """The recipe with ``train.bf16`` said."""
+    """The recipe with ``train.bf16`` set."""
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"bf16": is_on})})
 
 
 def bf16_by_default(recipe: Recipe, config: Any) -> bool:
-    """Whether a GPU with bfloat16 computes in it although the recipe does not say: not beside float16.
+    """Whether a GPU with bfloat16 computes in it where the recipe leaves that open: not beside float16.
 
     Args:
         config: gives the model's config; asked only where it matters.
     """
     if recipe.train.fp16 or recipe.model.dtype == "float16":
         return False
-    whole = widens(recipe) and recipe.adapter.path is None  # an adapter that is trained further says what trains
+    whole = widens(recipe) and recipe.adapter.path is None  # an adapter that is trained further decides what trains
     return recipe.model.dtype != "auto" or whole or checkpoint_dtype(config()) != torch.float16
 
 
 def checkpoint_dtype(config: PretrainedConfig) -> torch.dtype:
-    """What a config says its weights are saved in; bfloat16 where it names none."""
+    """The dtype that a config names for its weights; bfloat16 where it names none."""
     named = getattr(config, "dtype", None)
     return named if isinstance(named, torch.dtype) else torch.bfloat16
 
@@ -69,7 +69,7 @@ def tuning_of(recipe: Recipe) -> Tuning:
 
 
 def widens(recipe: Recipe) -> bool:
-    """Whether some weights are held in float32 only because they train."""
+    """Whether some weights are stored in float32 only because they train."""
     tune = recipe.tune
     return recipe.model.dtype == "auto" and "full" in (tune.vision, tune.projector, tune.language)
 
@@ -92,7 +92,7 @@ def loaded_as(recipe: Recipe, *, is_deepspeed: bool = False) -> str:
 def planned_dtypes(
     config: PretrainedConfig, recipe: Recipe, *, is_deepspeed: bool = False
 ) -> dict[PartName, torch.dtype]:
-    """What each part's weights will be held in, before anything is loaded."""
+    """The dtype that each part's weights will be stored in, before anything is loaded."""
     asked = loaded_as(recipe, is_deepspeed=is_deepspeed)
     saved = checkpoint_dtype(config) if asked == "auto" else getattr(torch, asked)
     found = None
@@ -102,9 +102,9 @@ def planned_dtypes(
 
 
 def describe(loaded: LoadedModel, recipe: Recipe, *, is_deepspeed: bool = False) -> str:
-    """One line: what each part's weights are held in, and what is computed in."""
-    held = stored_dtypes(loaded)
-    parts = ", ".join(f"{part} {' + '.join(names)}" for part, names in held.items())
+    """One line: the dtype of each part's weights, and that of the computation."""
+    stored = stored_dtypes(loaded)
+    parts = ", ".join(f"{part} {' + '.join(names)}" for part, names in stored.items())
     half = autocast_dtype(recipe)
     computed = "no autocast" if half is None else f"autocast to {str(half).removeprefix('torch.')}"
     line = f"precision: weights {parts}; {computed}"

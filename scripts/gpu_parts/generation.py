@@ -22,7 +22,7 @@ from bench_models import image
 from gpu_parts.case import GIB, Case, Context, Row
 from gpu_parts.clock import Peak
 from gpu_parts.random_models import LLAVA_7B, QWEN_3B, RandomModel, random_model
-from mmpref.generation.in_process import BATCH_SIZE, TransformersAnswerer
+from mmpref.generation import BATCH_SIZE, AnswerSettings, TransformersAnswerer
 from mmpref.models import LoadedModel
 from mmpref.processing import PairEncoder
 from mmpref.records import EvalSample, ImageRef, user_turn
@@ -141,9 +141,8 @@ def answer(
         rows.extend(map(tuple, new))
         return out
 
-    answerer = TransformersAnswerer(
-        loaded, load_image=lambda ref: images[str(ref.path)], batch_size=batch_size, max_new_tokens=new_tokens
-    )
+    settings = AnswerSettings(batch_size=batch_size, max_new_tokens=new_tokens)
+    answerer = TransformersAnswerer(loaded, settings, load_image=lambda ref: images[str(ref.path)])
     model.generate = read
     try:
         with Peak(context.device) as peak:

@@ -16,8 +16,8 @@ from gpu_parts.case import ran_out_of_memory
 from gpu_parts.pairs_file import random_words
 from mmpref.processing.batch import PairBatch
 from mmpref.records import ImageRef, PreferencePair, user_turn
+from mmpref.training.trainer.memory_errors import is_out_of_memory
 from mmpref.training.trainer.trainer import PreferenceTrainer
-from mmpref.training.trainer.update_watch import is_out_of_memory
 
 GROWTH = (1.15, 1.5, 2.0)
 """Steps away from the first size, until it is between one that fits and one that does not."""

@@ -16,8 +16,8 @@ import transformers as tf
 from bench_models import tokenizer
 
 from mmpref.models import LoadedModel
+from mmpref.models.folder.image_only import image_only
 from mmpref.models.known_configs import known_config
-from mmpref.models.load import image_only
 from mmpref.processing import family_of
 
 LLAVA_7B, QWEN_7B, QWEN_3B = (

@@ -25,7 +25,7 @@ from mmpref.models import AdapterSettings, LoadedModel, choose_reference, prepar
 from mmpref.processing import PairCollator, PairEncoder, family_of
 from mmpref.recipe.sections import Recipe, build_recipe
 from mmpref.records import PreferencePair
-from mmpref.training import PreferenceTrainer
+from mmpref.training import PreferenceTrainer, TrainerOptions
 from mmpref.training.precision import autocast_dtype, tuning_of
 from mmpref.training.run.reference_cache import ReferenceCache
 from mmpref.training.trainer.arguments import training_arguments
@@ -104,10 +104,10 @@ class Ours:
         _use_one_card(arguments)
         self.trainer = PreferenceTrainer(
             self.model, arguments, objective={"name": "dpo", "beta": BETA}, train_pairs=list(first),
-            collator=self.collator, reference=self.live,
+            options=TrainerOptions(collator=self.collator, reference=self.live),
         )  # fmt: skip
         _first_update(self.trainer)
-        self.trainer.meter.take()
+        self.trainer.recorder.meter.take()
 
     def fill(self, folder: Path, pairs: Sequence[PreferencePair]) -> None:
         """Compute the pairs' reference log-probs in the precision of training, as a run does before it starts."""
@@ -127,7 +127,7 @@ class Ours:
 
     def logps(self) -> tuple[float, float]:
         """Log-probs of the chosen and rejected answers of the steps since the last call, their means over pairs."""
-        found = self.trainer.meter.take()
+        found = self.trainer.recorder.meter.take()
         return found["logps/chosen"], found["logps/rejected"]
 
 

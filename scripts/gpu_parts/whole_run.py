@@ -14,6 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 from gpu_parts.clock import context_bytes
 from mmpref.recipe.sections import Recipe
 from mmpref.rundir.folder import RunDir
+from mmpref.training.run.callbacks import RunCallbacks
 from mmpref.training.run.run import train
 from mmpref.training.trainer.trainer import PreferenceTrainer
 
@@ -97,7 +98,8 @@ def whole_run(recipe: Recipe, *, at_end: AtEnd | None = None) -> WholeRun:
     disable_progress_bar()  # of loading weights: a row a line is what the terminal shows
     if on_cuda:
         torch.cuda.reset_peak_memory_stats()
-    found.folder = train(recipe, overwrite=recipe.output.exists(), say=say, progress=stepped, on_trainer=with_watch)
+    callbacks = RunCallbacks(say=say, progress=stepped, on_trainer=with_watch)
+    found.folder = train(recipe, overwrite=recipe.output.exists(), callbacks=callbacks)
     watch.trainer = None
     if on_cuda and at_end is None:  # writing the model
         watch.note_peaks()

@@ -1,7 +1,7 @@
-"""Who may import whom, which file imports each library, what loads without the extras.
+"""The package map as a test: who may import whom, one module per library, what loads without the extras.
 
-The tables below are the rules. Imports inside functions count, and between packages those under TYPE_CHECKING too; a
-library may be imported anywhere for an annotation alone.
+The tables below are the rules. Imports inside functions count, and between rooms those under TYPE_CHECKING too; a
+library's type that only stands in an annotation opens no door.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "processing": RECIPE,
     "models": RECIPE | {"processing", "losses"},
     "training": RUN_FOLDER | {"data", "processing", "losses", "models"},
-    # what a run keeps its weights in, how it is divided, and its loss are the same for the plan and for the training
-    "planning": RUN_FOLDER | {"image_tokens", "data", "processing", "models", "training"},
+    # how a run is divided, its dtypes, its loss and the tiles of its logits are the same for the plan and the training
+    "planning": RUN_FOLDER | {"image_tokens", "data", "processing", "losses", "models", "training"},
     "merge": RUN_FOLDER | {"data", "processing", "models", "training"},
     "generation": RECIPE | {"data", "processing", "models"},
     "judging": RECIPE | {"generation"},
@@ -69,7 +69,7 @@ PARTS_OF_TRAINING = {
 LEVELS: dict[str, list[set[str]]] = {
     "files": [{"reading", "tables"}, {"rows", "temporary"}, {"writing"}, {"hashes", "locking"}],
     "recipe": [{"keys", "overrides", "shipped", "unused_keys", "value_types"}, {"sections"}],
-    "rundir": [{"content"}, {"locking"}, {"refusals", "train_log"}, {"folder"}, {"vanished"}],
+    "rundir": [{"content"}, {"folder", "locking"}, {"refusals", "train_log", "vanished"}, {"claim"}],
     "losses": [
         {"contract", "former_keys", "presets", "tau_good", "values", "vocab_tiles"},
         {"logps", "settings", "sides"},
@@ -78,16 +78,19 @@ LEVELS: dict[str, list[set[str]]] = {
     ],
     "data": [
         {"quarantine", "split", "text_similarity"},
-        {"images", "placeholders"},
-        {"audit", "mixture", "pairs"},
+        {"images", "placeholders", "row_values"},
+        {"audit", "mixture", "prompt_rows"},
+        {"pair_writing", "pairs"},
         {"formats"},
         {"card", "reading"},
+        {"pair_source"},
         {"loading"},
         {"fetching", "image_check", "manifest", "opening"},
+        {"verification"},
         {"commands"},
     ],
     "processing": [
-        {"batch", "embedded_tokens", "errors", "family", "image_settings", "positions"},
+        {"batch", "embedded_tokens", "encoded", "errors", "family", "image_settings", "positions"},
         {"chat", "pixels"},
         {"encode", "tokenizer_parts"},
         {"layout", "length_plan", "pair_text"},
@@ -110,22 +113,26 @@ LEVELS: dict[str, list[set[str]]] = {
         {"plan"},
         {"text"},
     ],
+    "doctor": [{"machine", "section_faults"}, {"recipe_check"}],
     "generation": [
-        {"concurrency", "contract", "fingerprint", "http_calls", "ranks", "scripted", "token_usage"},
-        {"answer_log", "chat_api", "in_process"},
-        {"likelihood", "server"},
-        {"processes"},
+        {"concurrency", "contract", "fingerprint", "http_calls", "model_source", "scripted", "settings", "token_usage"},
+        {"answer_log", "api_server", "chat_reply", "local_model", "ranks"},
+        {"chat_api", "in_process", "likelihood"},
+        {"processes", "server"},
     ],
-    "judging": [{"contract", "cost"}, {"cache", "fence"}],
+    "judging": [{"contract", "cost"}, {"cache", "fence", "text"}, {"engine"}],
     "evals": [
         {"files", "image_check", "text"},
         {"benchmarks"},
         {"results", "unread"},
         {"scoring"},
-        {"evaluate", "export", "judge"},
+        {"export", "judge", "model_facts"},
+        {"plan"},
+        {"answering"},
+        {"evaluate"},
     ],
     "report": [
-        {"evaluation", "flags", "markup", "text_stats"},
+        {"evaluation", "flags", "html", "text_stats"},
         {"cells", "questions"},
         {"differences", "figures", "flips", "runs", "tables"},
         {"commands", "drift", "examples", "notes"},
@@ -138,21 +145,28 @@ LEVELS: dict[str, list[set[str]]] = {
 
 # library -> the files that may import it
 IMPORTED_BY: dict[str, set[str]] = {
-    "PIL": {"data/images/loader.py", "demo/world.py", "processing/pixels.py"},  # the last makes blank ones
-    "datasets": {"data/reading/source.py"},
+    "PIL": {
+        "data/images/derived.py",
+        "data/images/loader.py",
+        "demo/world.py",
+        "processing/pixels.py",
+    },  # the last makes blank ones
+    "datasets": {"data/reading/hub.py"},
     "peft": {"models/adapters/lora.py"},
     "bitsandbytes": {"models/quantize.py"},
     "matplotlib": {"report/figures.py"},
     "openpyxl": {"files/tables.py"},
-    "typer": {"cli/main.py", "cli/arguments.py", "cli/data.py", "cli/evals.py", "cli/recipes.py"},
-    "pydantic": {"recipe/sections.py", "recipe/keys.py", "recipe/value_types.py"},
+    "typer": {
+        f"cli/{name}.py" for name in ("arguments", "data", "data_options", "evals", "main", "options", "recipes")
+    },
+    "pydantic": {"data/card.py", "recipe/sections.py", "recipe/keys.py", "recipe/value_types.py"},
     "yaml": {"recipe/sections.py", "yaml_text.py"},
     "rich": {"terminal.py"},
     "trl": set(),
     "torchvision": set(),
     "deepspeed": {"training/parallel/zero.py"},
     "httpx2": {"generation/http_calls.py"},
-    "jinja2": {"processing/chat/render_process.py"},
+    "jinja2": {"data/commands/gallery.py", "processing/chat/render_process.py", "report/html.py"},
     "filelock": {"files/locking.py", "files/temporary.py"},
     "psutil": {"process/signals.py"},
     "requests": set(),
@@ -373,7 +387,9 @@ def test_help_needs_no_other_library_than_the_command_line_s_own() -> None:
         "mmpref.cli",
         "mmpref.cli.main",
         "mmpref.cli.data",
+        "mmpref.cli.data_options",
         "mmpref.cli.evals",
+        "mmpref.cli.options",
         "mmpref.errors",
         "mmpref.version",
     } | {
@@ -386,3 +402,109 @@ def test_data_and_report_load_no_torch() -> None:
     files = [path for path in MODULES if part(path) in {"data", "report"} and path.stem != "__init__"]
     code = "\n".join("import mmpref." + place(path).removesuffix(".py").replace("/", ".") for path in files)
     assert not loaded_after(code) & {"torch", "transformers", "accelerate", "peft"}
+
+
+# what still registers or patches when it is imported, and nothing else does; empty is the aim
+AT_IMPORT_STILL = {"files/writing.py"}
+REGISTERS = {"register", "register_at_fork", "filterwarnings", "simplefilter", "basicConfig"}
+
+
+def at_import(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes that run when a module is imported: no bodies of functions, and not what runs as a program only."""
+    for child in ast.iter_child_nodes(tree):
+        if isinstance(child, ast.If) and ast.unparse(child.test) in ("__name__ == '__main__'", "TYPE_CHECKING"):
+            yield from at_import(ast.Module(body=child.orelse, type_ignores=[]))
+        elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            defaults = [one for one in (*child.args.defaults, *child.args.kw_defaults) if one is not None]
+            for part_of in (*getattr(child, "decorator_list", ()), *defaults):
+                yield part_of
+                yield from at_import(part_of)
+        else:
+            yield child
+            yield from at_import(child)
+
+
+def imported_names(tree: ast.Module) -> set[str]:
+    """The names that imports bind, at the top of a module or in what runs there."""
+    found = set()
+    for node in at_import(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {alias.asname or alias.name.split(".")[0] for alias in node.names}
+    return found
+
+
+def changes_at_import(source: str) -> list[str]:
+    """What a module registers with, or changes of, anything that is not its own when it is imported."""
+    tree = ast.parse(source)
+    others = imported_names(tree)
+    found = []
+    for node in at_import(tree):
+        targets: list[ast.expr] = []
+        if isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            is_signal = name == "signal" and root_of(node.func) in others
+            is_patch = name in {"setattr", "delattr"} and bool(node.args) and root_of(node.args[0]) in others
+            if name in REGISTERS or is_signal or is_patch:
+                found.append(ast.unparse(node))
+        elif isinstance(node, ast.Assign | ast.Delete):
+            targets = node.targets
+        elif isinstance(node, ast.AugAssign | ast.AnnAssign):
+            targets = [node.target]
+        for target in targets:
+            for one in target.elts if isinstance(target, ast.Tuple | ast.List) else (target,):
+                if isinstance(one, ast.Attribute | ast.Subscript) and root_of(one) in others:
+                    found.append(ast.unparse(node))
+    return found
+
+
+def root_of(expression: ast.expr) -> str:
+    """The name that an expression begins with: ``a`` of ``a.b[0].c()``."""
+    while isinstance(expression, ast.Attribute | ast.Subscript | ast.Call):
+        expression = expression.func if isinstance(expression, ast.Call) else expression.value
+    return expression.id if isinstance(expression, ast.Name) else ""
+
+
+def test_nothing_registers_itself_or_changes_another_library_at_import() -> None:
+    found = {place(path) for path in MODULES if changes_at_import(path.read_text(encoding="utf-8"))}
+    assert found == AT_IMPORT_STILL  # exactly: a file that was put right leaves the list
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import atexit\natexit.register(print)",
+        "import os\nif hasattr(os, 'register_at_fork'):\n    os.register_at_fork(after_in_child=print)",
+        "from os import register_at_fork\nregister_at_fork(after_in_child=print)",
+        "import signal\nsignal.signal(signal.SIGTERM, print)",
+        "from signal import signal, SIGTERM\nsignal(SIGTERM, print)",
+        "from lib import Interface\nfor name in 'ab':\n    Interface.register(name, print)",
+        "from lib import register\n@register('a')\ndef f(): pass",
+        "import lib\nclass A:\n    lib.registry.register('a')",
+        "import lib\nsetattr(lib.Thing, 'name', 1)",
+        "import lib as other\nother.Thing.name = 1",
+        "import lib\na, lib.b = 1, 2",
+        "import os\nos.environ['NAME'] = '1'",
+        "import lib\nlib.limit += 1",
+        "import lib\ndel lib.table['a']",
+        "try:\n    import lib\nexcept ImportError:\n    pass\nelse:\n    lib.x: int = 1",
+        "import warnings\nwarnings.filterwarnings('ignore')",
+        "import lib\ndef f(x=lib.register('a')): pass",
+    ],
+)
+def test_a_registration_or_patch_at_import_is_found(source: str) -> None:
+    assert changes_at_import(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import atexit\ndef f():\n    atexit.register(print)",
+        "import lib\nclass A:\n    def f(self):\n        lib.x = 1",
+        "class Own(dict): pass\nOwn.name = 1\nsetattr(Own, 'other', 2)",
+        "import signal\nif __name__ == '__main__':\n    signal.signal(signal.SIGINT, signal.SIG_IGN)",
+        "import lib\nNAME = lib.name\nf = lambda: lib.register('a')",
+        "import lib\ntable = {}\ntable['a'] = lib.a",
+    ],
+)
+def test_what_changes_only_its_own_or_runs_later_is_no_finding(source: str) -> None:
+    assert changes_at_import(source) == []

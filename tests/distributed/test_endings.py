@@ -87,7 +87,7 @@ def test_launch_starts_the_processes_and_says_what_they_are(place: Place, tmp_pa
     manifest = RunDir(run).manifest()
     assert (manifest["state"], manifest["processes"], manifest["strategy"]) == ("complete", 2, strategy)
     assert done.stdout.count("done: ") == 1  # one of the two speaks
-    assert ("this one holds" in done.stdout) == (strategy == "fsdp2")
+    assert ("this one has" in done.stdout) == (strategy == "fsdp2")
     assert (run / "model" / "model.safetensors").is_file()
 
 

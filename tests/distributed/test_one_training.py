@@ -43,7 +43,7 @@ def test_a_second_training_is_refused_as_long_as_any_rank_of_the_first_lives(pla
         os.kill(launcher.pid, signal.SIGKILL)
         launcher.wait()
     assert RunDir(run).manifest()["state"] == "running"
-    assert "holds a run already (state: running)" in refused(place, run)
+    assert "contains a run already (state: running)" in refused(place, run)
     done = finish([*launched(place, run, "train.max_steps=1", "preflight=false"), "--overwrite"])
     assert done.returncode == 0, done.stderr
     assert list(run.glob(f"{LOCK}*")) == []

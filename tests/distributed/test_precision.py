@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from mmpref.demo.tiny_models import build_tiny_llava
-from mmpref.models import load_model
+from mmpref.models import LoadSettings, load_model
 from mmpref.rundir.folder import RunDir
 from tests.distributed.conftest import FSDP2, Place, pair_rows, run_together, weights, zero
 
@@ -23,7 +23,7 @@ SLOW = ("train.learning_rate=6e-6", "train.lr_scheduler_type=constant", "train.m
 def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("half") / "model"
     build_tiny_llava(folder, seed=0)
-    load_model(folder, dtype="bfloat16").save_pretrained(folder)
+    load_model(folder, LoadSettings(dtype="bfloat16")).save_pretrained(folder)
     return folder
 
 

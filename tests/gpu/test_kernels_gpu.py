@@ -16,7 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 import mmpref.models.logps.shared_prefix_attention as shared_prefix
 from mmpref.models.load import family_of_config
 from mmpref.models.logps.answer_logps import answer_logps
-from mmpref.models.logps.shared_prefix_attention import PackedRow, visible
+from mmpref.models.logps.shared_prefix_attention import PackedRow, register_pair_attention, visible
 from mmpref.processing import PairCollator, PairEncoder
 from mmpref.processing.batch import Segment
 from tests.gpu.device import DEVICE, ON_CPU, needs_cuda
@@ -38,6 +38,7 @@ def attended(heads: tuple[int, int]) -> tuple[Tensor, list[Tensor]]:
         torch.randn(1, count, tokens, SIZE, generator=made, device=DEVICE).bfloat16().requires_grad_()
         for count in (heads[0], heads[1], heads[1])
     ]
+    register_pair_attention()
     attend = ALL_ATTENTION_FUNCTIONS["pair_sdpa"]
     out, _ = attend(SimpleNamespace(training=True), *inputs, None, scaling=SIZE**-0.5, pair_row=PackedRow(ROW, tokens))
     return out, inputs

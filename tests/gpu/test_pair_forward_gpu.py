@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from mmpref.errors import ConfigError
-from mmpref.models import AdapterSettings, LoadedModel, Tuning, load, prepare
+from mmpref.models import AdapterSettings, LoadedModel, LoadSettings, Tuning, load, prepare
 from mmpref.models.load import family_of_config
 from mmpref.models.logps.answer_logps import answer_logps
 from mmpref.models.logps.shared_prefix_attention import text_config
@@ -116,15 +115,15 @@ def test_the_bounds_are_far_below_what_a_fault_does(name: str, dtype: torch.dtyp
 @pytest.mark.skipif(importlib.util.find_spec("flash_attn") is None, reason="flash-attn is not installed")
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
 def test_flash_attention_equals_separate_rows(name: str, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"attn_implementation": "flash_attention_2", "dtype": "bfloat16", "device": DEVICE}
-    hold(both_ways(prepare(load(build(name, tmp_path / "m"), **settings), FULL)), torch.bfloat16)
+    settings = LoadSettings(attn_implementation="flash_attention_2", dtype="bfloat16", device=DEVICE)
+    hold(both_ways(prepare(load(build(name, tmp_path / "m"), settings), FULL)), torch.bfloat16)
 
 
 @needs_cuda  # torch compiles its kernels, which takes a minute on a CPU
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "text"])
 def test_flex_attention_equals_separate_rows(name: str, tmp_path: Path) -> None:
     try:
-        loaded = load(build(name, tmp_path / "m"), device=DEVICE, attn_implementation="flex_attention")
+        loaded = load(build(name, tmp_path / "m"), LoadSettings(device=DEVICE, attn_implementation="flex_attention"))
     except ConfigError as err:
         if "does not support" not in str(err):
             raise
@@ -146,7 +145,7 @@ def test_float32_weights_under_autocast_equal_separate_rows(name: str) -> None:
 def test_four_bit_layers_give_the_same_in_both_layouts(name: str, tmp_path: Path) -> None:
     """Log-probs, and the gradients of LoRA on top of them."""
     pytest.importorskip("bitsandbytes")
-    settings: dict[str, Any] = {"quantization": "nf4", "dtype": "bfloat16", "device": DEVICE}
-    loaded = prepare(load(build(name, tmp_path / "m"), **settings), LORA, AdapterSettings(rank=4))
+    settings = LoadSettings(quantization="nf4", dtype="bfloat16", device=DEVICE)
+    loaded = prepare(load(build(name, tmp_path / "m"), settings), LORA, AdapterSettings(rank=4))
     stir(loaded.model)
     hold(both_ways(loaded), torch.bfloat16)

@@ -81,14 +81,14 @@ def training(place: Place, output: str) -> list[str]:
 
 
 def test_the_commands_that_a_check_ends_with_lead_to_a_run(folder: Path, place: Place, run: Run) -> None:
-    code, told = run("data", "check", "my pairs.jsonl", "--root", "my images")
+    code, told = run("data", "check", "my pairs.jsonl", "--image-root", "my images")
     assert code == 3
     assert f"{BAD} of {GOOD + BAD} rows cannot be used" in told
     listed = [json.loads(line) for line in (folder / "data_check/quarantine.jsonl").read_text().splitlines()]
     assert [(entry["line"], entry["reason"]) for entry in listed] == ASIDE
     assert "my pairs.jsonl, line 4 (id 'r1'): identical_pair" in told
     train, fix, again = commands(told)
-    assert again == ["data", "check", "my pairs.jsonl", "--root", "my images"]
+    assert again == ["data", "check", "my pairs.jsonl", "--image-root", "my images"]
 
     code, told = run(*[word.replace("RECIPE", "demo_dpo") for word in train], *training(place, "held"))
     assert code == 0, told
@@ -110,7 +110,7 @@ def test_the_commands_that_a_check_ends_with_lead_to_a_run(folder: Path, place: 
 
 def test_a_clean_file_with_its_images_beside_it_can_be_moved(folder: Path, run: Run) -> None:
     code, told = run(
-        "data", "check", "my pairs.jsonl", "--root", "my images", "--fix", "new/good.jsonl", "--copy-images"
+        "data", "check", "my pairs.jsonl", "--image-root", "my images", "--fix", "new/good.jsonl", "--copy-images"
     )
     assert code == 0, told
     shutil.rmtree("my images")
@@ -123,7 +123,7 @@ def test_a_clean_file_with_its_images_beside_it_can_be_moved(folder: Path, run: 
 
 
 def test_a_clean_file_beside_other_folders_names_the_image_root(folder: Path, place: Place, run: Run) -> None:
-    code, told = run("data", "check", "my pairs.jsonl", "--root", "my images", "--fix", "elsewhere/good.jsonl")
+    code, told = run("data", "check", "my pairs.jsonl", "--image-root", "my images", "--fix", "elsewhere/good.jsonl")
     assert code == 0
     (train,) = commands(told)
     assert f"data.root={folder / 'my images'}" in train
@@ -176,7 +176,7 @@ def test_a_broken_image_of_held_out_pairs_is_found_at_the_start_with_its_cure(
 
 
 def test_bad_held_out_rows_leave_the_check_of_the_others_alone(folder: Path, place: Place, run: Run) -> None:
-    assert run("data", "check", "my pairs.jsonl", "--root", "my images")[0] == 3
+    assert run("data", "check", "my pairs.jsonl", "--image-root", "my images")[0] == 3
     Path("eval.jsonl").write_text(json.dumps(row(2, id="e2")) + "\n" + json.dumps(row(5, id="e5", chosen="")) + "\n")
     asked = ["train", "demo_dpo", "data.train=my pairs.jsonl", "data.root=my images", "data.manifest=data_check"]
     asked += ["data.eval=eval.jsonl", f"model.path={place.model}", "train.max_steps=1"]
@@ -210,7 +210,7 @@ def test_ids_that_stand_twice_are_put_aside_or_made_new_as_a_refused_run_advises
 
 def test_fix_writes_over_nothing(folder: Path, run: Run) -> None:
     Path("mine.jsonl").write_text("my own\n")
-    asked = ["data", "check", "my pairs.jsonl", "--root", "my images"]
+    asked = ["data", "check", "my pairs.jsonl", "--image-root", "my images"]
     code, told = run(*asked, "--fix", "mine.jsonl")
     assert (code, Path("mine.jsonl").read_text()) == (2, "my own\n")
     assert "is there already" in told

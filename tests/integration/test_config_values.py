@@ -16,7 +16,8 @@ from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from mmpref.cli.main import main
 from mmpref.errors import CheckpointError, ConfigError
 from mmpref.models.folder.config_checks import refuse_unsavable
-from mmpref.models.load import check_model, load, load_config, save_model
+from mmpref.models.load import LoadSettings, check_model, load, load_config
+from mmpref.models.save import save_model
 from mmpref.planning.plan import Plan, make_plan
 from mmpref.recipe.sections import Recipe
 from tests.forked_commands import ForkedCommands
@@ -180,7 +181,7 @@ def test_attention_that_is_not_here_names_the_key_that_helps(whole: Path, tmp_pa
         pytest.skip("flash-attn is installed, so nothing is missing")
     with pytest.raises(ConfigError, match=r"write model\.attn_implementation=sdpa in the recipe, or take"):
         load(folder)
-    load(folder, attn_implementation="sdpa")
+    load(folder, LoadSettings(attn_implementation="sdpa"))
 
 
 # ---- quantised weights --------------------------------------------------------------------------------------------
@@ -218,8 +219,8 @@ def test_a_quantised_model_that_lacks_a_layer_is_refused(whole: Path, tmp_path: 
     pytest.importorskip("bitsandbytes")
     less = changed(whole / "text", tmp_path / "less", one_layer)
     with pytest.raises(ConfigError, match=r"has no place for model\.layers\.1\."):
-        load(less, quantization="nf4")  # plain weights, quantised while they are read
-    packed = load(whole / "text", quantization="nf4")
+        load(less, LoadSettings(quantization="nf4"))  # plain weights, quantised while they are read
+    packed = load(whole / "text", LoadSettings(quantization="nf4"))
     save_model(packed.model, whole / "text", tmp_path / "packed")
     again = load(tmp_path / "packed").model
     assert again.is_quantized
@@ -304,7 +305,7 @@ UNUSED = {
 
 
 def test_answers_are_greedy_whatever_the_folder_says_of_generation(whole: Path, commands: Path) -> None:
-    asked = ["eval", "--images", "images", "--benchmark", "pope", "--questions", "q.json", "--max-new-tokens", "6"]
+    asked = ["eval", "--image-root", "images", "--benchmark", "pope", "--questions", "q.json", "--max-new-tokens", "6"]
     changed(whole / "llava", commands / "model", lambda tree: tree.update(CHANGING | UNUSED), "generation_config.json")
     found = {}
     for out, model in (("ev", "model"), ("plain", str(whole / "llava"))):
@@ -337,8 +338,8 @@ def test_a_saved_model_keeps_the_generation_settings_of_its_base(whole: Path, tm
 def test_memory_that_runs_out_over_a_config_names_it_in_every_command(whole: Path, commands: Path) -> None:
     shutil.copytree(whole / "llava", commands / "model")
     (commands / "model/config.json").write_text(f'{{"x": "{"a" * 60_000_000}"}}')
-    files = ["--images", "images", "--benchmark", "pope", "--questions", "q.json", "--out", "ev"]
-    with ForkedCommands("mmpref.training.run.run", "mmpref.evals.evaluate", "mmpref.doctor") as run:
+    files = ["--image-root", "images", "--benchmark", "pope", "--questions", "q.json", "--out", "ev"]
+    with ForkedCommands("mmpref.training.run.run", "mmpref.evals.evaluate", "mmpref.doctor.recipe_check") as run:
         for argv in (
             ["plan", "recipe.yaml", *SETTINGS],
             ["doctor", "--recipe", "recipe.yaml", *SETTINGS],

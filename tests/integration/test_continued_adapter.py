@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from mmpref import PreferenceTrainer
 from mmpref.cli.main import main
-from mmpref.models import Tuning, choose_reference, load, prepare
+from mmpref.models import LoadSettings, Tuning, choose_reference, load, prepare
 from mmpref.recipe.sections import load_recipe
 from mmpref.rundir.folder import RunDir
 from mmpref.training.run.start_adapter import with_start_adapter
@@ -186,7 +186,7 @@ def test_adapter_off_is_the_bare_base_and_says_so(
     told = said(capsys)
     assert "reference: the bare base model, as asked for, and not the adapter that training starts from" in told
     assert "check: policy equals reference before the first step: skipped (the base was asked for" in told
-    base = load(place.model, dtype="float32")
+    base = load(place.model, LoadSettings(dtype="float32"))
     off = choose_reference(base.model, kind="frozen_copy")
     assert off is not None
     first = [value for step, value in zip(log(run)["step"], log(run)["rewards/margins"], strict=True) if step == 1]
@@ -270,7 +270,7 @@ def test_a_result_is_evaluated_from_its_run_folder(place: Place, start: Path, tm
     results = []
     for name, run in (("before", start), ("after", tmp_path / "run")):
         arguments = ["eval", "--model", str(run), "--benchmark", "preference", "--out", str(tmp_path / name),
-                     "--questions", str(place.world.pairs_heldout), "--images", str(place.world.root)]  # fmt: skip
+                     "--questions", str(place.world.pairs_heldout), "--image-root", str(place.world.root)]  # fmt: skip
         assert main(arguments) == 0
         results.append(json.loads((tmp_path / name / "results.json").read_text()))
     assert results[0]["metrics"] != results[1]["metrics"]

@@ -57,25 +57,25 @@ SCORE = f"score {POPE} --answers a.jsonl"
 CHAIR = "score --benchmark chair --questions gt.json --answers captions.jsonl synonyms=synonyms.txt"
 MMHAL = "--benchmark mmhal --questions mmhal.json --answers mmhal.jsonl"
 REPORT = "report runs/base runs/uni --out o/r.html"
-EVAL = f"eval --model model --images images {POPE} --out ev --max-new-tokens 2 --limit 2"
+EVAL = f"eval --model model --image-root images {POPE} --out ev --max-new-tokens 2 --limit 2"
 TRAIN = "train first.yaml train.max_steps=1 train.use_cpu=true preflight=false model.path=model"
 STOPPED = f"{TRAIN.replace('max_steps=1', 'max_steps=2')} train.save_steps=1 output=stopped"
 CACHED = f"{TRAIN} reference.kind=cache reference.cache=refs"
-VERIFY = "data verify pairs.jsonl --root images"
+VERIFY = "data verify pairs.jsonl --image-root images"
 
 THE_RECIPE = Read("recipe.yaml", "config recipe.yaml")
 GIVEN = [
     THE_RECIPE,
-    Read("pairs.jsonl", f"{CHECK} pairs.jsonl --root images"),
+    Read("pairs.jsonl", f"{CHECK} pairs.jsonl --image-root images"),
     Read("alpaca.json", f"{CHECK} alpaca.json"),
     Read("alpaca.json", "data view alpaca.json --out o/v.html"),
     Read("dataset_info.json", f"{CHECK} dataset_info.json"),
-    Read("dataset_info.json", "data convert pairs.jsonl --root images --to llamafactory_alpaca --out more.json"),
-    Read("pairs.parquet", f"{CHECK} pairs.parquet --root images"),
-    Read("pairs.parquet", "data audit pairs.parquet --root images"),
-    Read("pairs.arrow", f"{CHECK} pairs.arrow --root images"),
+    Read("dataset_info.json", "data convert pairs.jsonl --image-root images --to llamafactory_alpaca --out more.json"),
+    Read("pairs.parquet", f"{CHECK} pairs.parquet --image-root images"),
+    Read("pairs.parquet", "data audit pairs.parquet --image-root images"),
+    Read("pairs.arrow", f"{CHECK} pairs.arrow --image-root images"),
     Read("povid.md", "data show povid.md"),
-    Read("ids.json", "data audit pairs.jsonl --root images --benchmark-ids pope=ids.json"),
+    Read("ids.json", "data audit pairs.jsonl --image-root images --benchmark-ids pope=ids.json"),
     Read("q.json", SCORE),
     Read("a.jsonl", SCORE),
     Read("a.jsonl", f"export {POPE} --answers a.jsonl --to llava --out o/x.jsonl"),
@@ -98,7 +98,9 @@ WRITTEN = [
     Read("stopped/manifest.json", f"{STOPPED} --resume", True),
     Read("stopped/metrics.jsonl", f"{STOPPED} --resume", True),
     Read("stopped/checkpoints/step-1/trainer_state.json", f"{STOPPED} --resume", True),
-    Read("run/recipe.yaml", f"eval --model run --images images {POPE} --out o/e --limit 1 --max-new-tokens 1", True),
+    Read(
+        "run/recipe.yaml", f"eval --model run --image-root images {POPE} --out o/e --limit 1 --max-new-tokens 1", True
+    ),
     Read("run/manifest.json", "merge run --out o/merged", True),
     Read("checked/data_report.json", f"{TRAIN} output=o/run data.manifest=checked", True),
     Read("refs/facts.json", f"{CACHED} output=o/run", True),
@@ -149,7 +151,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, run: ForkedCommands) -> Path
         at.rename(folder / "runs" / name)
     logged = [{"step": n, "pair_id": str(n), "rewards/margins": 0.1 * n, "uni/w_perf": None} for n in range(9)]
     write_pairs(folder / "runs" / "uni" / "pairs.parquet", logged)
-    checked = ["--workers", "1", "--out", "checked", "--root", "images"]
+    checked = ["--workers", "1", "--out", "checked", "--image-root", "images"]
     done = run(["data", "check", "pairs.jsonl", *checked], folder=folder)
     assert done.code == 0, done
     folder.rename(whole)

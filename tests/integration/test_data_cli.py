@@ -101,9 +101,9 @@ def test_audit_tells_and_drops_leaks(rows: Path, tmp_path: Path) -> None:
     assert [json.loads(line)["id"] for line in clean.read_text().splitlines()] == ["r1", "r2", "r3", "r4"]
     assert "image paths start from" not in result.output
     elsewhere = tmp_path / "clean" / "pairs.jsonl"
-    result = call("audit", rows, "--benchmark-ids", f"pope={questions}", "--no-images", "--drop-leaks", elsewhere)
+    result = call("audit", rows, "--benchmark-ids", f"pope={questions}", "--without-images", "--drop-leaks", elsewhere)
     assert f"data.root={tmp_path}" in result.output.replace("\n", "")
-    assert code(call("check", elsewhere, "--root", tmp_path, "--out", tmp_path / "checked")) == 0
+    assert code(call("check", elsewhere, "--image-root", tmp_path, "--out", tmp_path / "checked")) == 0
     assert code(call("audit", rows, "--benchmark-ids", "pope")) == 2
 
 
@@ -120,7 +120,7 @@ def test_view_writes_one_page_with_the_quarantined_rows(rows: Path, tmp_path: Pa
 
 def test_fetch_asks_no_host_that_was_not_named(rows: Path, tmp_path: Path) -> None:
     rows.write_text(json.dumps(canonical("a", "https://example.org/a.png")))
-    arguments = ("fetch", rows, "--out", tmp_path / "out.jsonl", "--root", tmp_path / "root")
+    arguments = ("fetch", rows, "--out", tmp_path / "out.jsonl", "--image-root", tmp_path / "root")
     assert code(call(*arguments)) == 2
     result = call(*arguments, "--host", "other.example.org")
     assert code(result) == 3
@@ -158,7 +158,7 @@ def test_a_run_with_a_manifest_trains_on_what_was_checked_and_on_nothing_else(
 ) -> None:
     pairs, out = tmp_path / "pairs.jsonl", tmp_path / "out"
     pairs.write_text(place.world.pairs.read_text())
-    assert code(call("check", pairs, "--root", place.world.root, "--out", out, "--workers", 1)) == 0
+    assert code(call("check", pairs, "--image-root", place.world.root, "--out", out, "--workers", 1)) == 0
     changes = (*SHORT, f"data.train={pairs}", f"data.manifest={out / 'data_report.json'}")
     assert main(place.training("demo_dpo", tmp_path / "run", *changes)) == 0
     report = json.loads((out / "data_report.json").read_text())
@@ -223,7 +223,7 @@ def test_a_recipe_with_sections_is_written_and_read_back() -> None:
         ["view", "SRC", "--out", "SRC"],
         ["audit", "SRC", "--out", "SRC"],
         ["audit", "SRC", "--drop-leaks", "SRC"],
-        ["fetch", "SRC", "--root", ".", "--host", "example.org", "--out", "SRC"],
+        ["fetch", "SRC", "--image-root", ".", "--host", "example.org", "--out", "SRC"],
     ],
     ids=lambda words: " ".join(words[:1] + words[2:3]),
 )
@@ -267,7 +267,7 @@ def test_what_the_commands_wrote_beside_the_rows_is_not_read_as_rows(rows: Path,
     assert (tmp_path / "there" / "trl.quarantine.jsonl").stat().st_size
     again = call("check", tmp_path, "--out", tmp_path, "--max-bad-fraction", "0.5")
     assert code(again) == 0
-    there = call("check", tmp_path / "there", "--root", tmp_path, "--out", tmp_path / "out")
+    there = call("check", tmp_path / "there", "--image-root", tmp_path, "--out", tmp_path / "out")
     assert code(there) == 0, there.output
 
 
@@ -276,7 +276,7 @@ def test_what_the_commands_wrote_beside_the_rows_is_not_read_as_rows(rows: Path,
     [
         (("check", "ROWS", "--format", "tlr"), 2),
         (("check", "ROWS", "--card", "nothing"), 2),
-        (("check", "ROWS", "--root", "nothing"), 2),
+        (("check", "ROWS", "--image-root", "nothing"), 2),
         (("check", "ROWS", "--split", "train"), 2),
         (("check", "ROWS", "--out", "ROWS"), 2),
         (("convert", "ROWS", "--to", "povid", "--out", "new.jsonl"), 2),
@@ -284,7 +284,7 @@ def test_what_the_commands_wrote_beside_the_rows_is_not_read_as_rows(rows: Path,
         (("audit", "ROWS", "--out", "ROWS/new.json"), 6),
         (("view", "ROWS", "--out", "ROWS/new.html"), 6),
         (("check", "ROWS", "--out", "ROWS/new"), 6),
-        (("fetch", "ROWS", "--out", "new.jsonl", "--root", "ROWS/new", "--host", "example.org"), 6),
+        (("fetch", "ROWS", "--out", "new.jsonl", "--image-root", "ROWS/new", "--host", "example.org"), 6),
         (("verify", "ROWS", "--report", "nothing.json"), 3),
         (("check", "nothing.jsonl"), 3),
     ],

@@ -90,7 +90,7 @@ def test_the_recipe_and_the_eval_command_give_the_numbers_of_the_demo(demo: Path
     files = ("model/model.safetensors", "pairs.parquet")
     for file in files:
         assert (run / file).read_bytes() == (demo / "runs" / name / file).read_bytes()
-    ask = ["--model", str(run), "--images", str(world), "--max-new-tokens", "48", "--threads", "1"]
+    ask = ["--model", str(run), "--image-root", str(world), "--max-new-tokens", "48", "--threads", "1"]
     chair = ["--benchmark", "chair", "--questions", str(world / "chair_objects.json"), "--out", str(tmp_path / "chair")]
     options = [f"synonyms={world / 'synonyms.txt'}", f"prompts={world / 'chair_prompts.jsonl'}"]
     assert main(["eval", *ask, *chair, *options]) == 0
@@ -112,7 +112,7 @@ def test_saved_answers_score_to_the_same_numbers_without_a_model(demo: Path, tmp
 
 def test_a_report_of_any_runs_can_be_made_again(demo: Path, tmp_path: Path) -> None:
     runs = [str(demo / "runs" / name) for name in ("dpo", "adadpo")]
-    assert main(["report", *runs, "--out", str(tmp_path / "p.html"), "--images", str(demo / "world")]) == 0
+    assert main(["report", *runs, "--out", str(tmp_path / "p.html"), "--image-root", str(demo / "world")]) == 0
     assert "AdaDPO".lower() in (tmp_path / "p.html").read_text(encoding="utf-8").lower()
 
 

@@ -52,7 +52,7 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
 
 def asking(model: object, *more: str, images: str = "images", benchmark: str = "pope") -> list[str]:
     words = ["--model", str(model), "--benchmark", benchmark, "--questions", f"{benchmark}.jsonl"]
-    return [*words, "--images", images, "--out", "out", *more]
+    return [*words, "--image-root", images, "--out", "out", *more]
 
 
 def test_eval_goes_on_without_broken_images_and_asks_them_when_they_are_whole(

@@ -36,7 +36,7 @@ def spoiled(monkeypatch: pytest.MonkeyPatch) -> Callable[[Patch], None]:
     """Lets a function change or replace what the policy gives at the n-th micro-batch, counted from 1."""
 
     def install(change: Patch) -> None:
-        real, calls = trainer_module.pair_logps, [0]  # type: ignore[attr-defined]  # the name that is patched
+        real, calls = trainer_module.pair_logps, [0]
 
         def pair_logps(*args: Any, **kwargs: Any) -> Any:
             calls[0] += 1
@@ -204,7 +204,7 @@ def cuda_runs_out() -> None:
      "adapter.kind=qlora with tune.language=lora (weights in 4 bits), then processing.max_length"),
     ("mmpref.training.trainer.trainer.pair_logps", ("EVAL", "preflight=false"), "evaluating pairs pair-",
      "train.per_device_eval_batch_size=2, then adapter.kind=qlora"),
-    ("mmpref.training.run.reference_cache.answer_logps", ("reference.kind=cache",),
+    ("mmpref.training.run.reference_entries.answer_logps", ("reference.kind=cache",),
      "computing reference log-probs of pairs pair-",
      "adapter.kind=qlora with tune.language=lora (weights in 4 bits), then processing.max_length"),
     ("mmpref.training.run.setup.load", (), "loading ",
@@ -242,7 +242,7 @@ def test_memory_that_runs_out_in_the_check_of_gradients_names_what_saves_activat
 ) -> None:
     import mmpref.training.trainer.preflight as preflight
 
-    real = preflight.answer_sums  # type: ignore[attr-defined]  # the name that is patched
+    real = preflight.answer_sums
 
     def with_gradients(*args: Any) -> Any:
         if torch.is_grad_enabled():
@@ -260,9 +260,9 @@ def test_memory_that_runs_out_in_the_check_of_gradients_names_what_saves_activat
 def test_a_reference_that_does_not_fit_four_pairs_at_once_is_computed_pair_by_pair(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import mmpref.training.run.reference_cache as refcache
+    import mmpref.training.run.reference_entries as entries
 
-    real, sizes = refcache.answer_logps, []  # type: ignore[attr-defined]  # the name that is patched
+    real, sizes = entries.answer_logps, []
 
     def only_one(model: Any, batch: Any) -> Any:
         sizes.append(len(batch))
@@ -272,7 +272,7 @@ def test_a_reference_that_does_not_fit_four_pairs_at_once_is_computed_pair_by_pa
 
     cached = ("reference.kind=cache", "train.max_steps=1")
     assert main(place.training("demo_dpo", tmp_path / "whole", *FOUR, *cached)) == 0
-    monkeypatch.setattr(refcache, "answer_logps", only_one)
+    monkeypatch.setattr(entries, "answer_logps", only_one)
     assert main(place.training("demo_dpo", tmp_path / "parts", *FOUR, *cached)) == 0
     assert sizes.count(4) == 12
     assert sizes.count(1) == 48

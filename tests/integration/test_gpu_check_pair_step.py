@@ -157,11 +157,11 @@ def _logps_and_gradients(runner: tuple[Any, Any], pairs: list[Any]) -> dict[str,
 
 
 def test_weights_in_nf4_are_those_that_a_model_read_in_nf4_has(tmp_path: Path) -> None:
-    from mmpref.models.load import load
+    from mmpref.models.load import LoadSettings, load
 
     subject = random_model(LLAVA_7B, tiny=True)
     subject.save(tmp_path / "model", "cpu")
-    read = load(tmp_path / "model", quantization="nf4", dtype="bfloat16").model
+    read = load(tmp_path / "model", LoadSettings(quantization="nf4", dtype="bfloat16")).model
     made = in_nf4(subject.build("cpu"), family_of(subject.family, has_vision=True))
     for name in ("is_quantized", "is_loaded_in_4bit", "quantization_method"):
         assert str(getattr(made, name)) == str(getattr(read, name)), name

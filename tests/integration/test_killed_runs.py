@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from transformers import Trainer
 
 from mmpref.cli.main import main
 from mmpref.models import save
 from mmpref.rundir.folder import RunDir
 from mmpref.training.run import run
-from mmpref.training.trainer import alarms, trainer
-from mmpref.training.trainer import checkpointing_trainer as checkpointed
+from mmpref.training.trainer import alarms, checkpointer, trainer
 from mmpref.training.trainer.metrics import JsonlLogger, PairLog
 from tests.integration.conftest import Place
 from tests.integration.killing import assert_same_run, forked, lines
@@ -154,21 +154,21 @@ POINTS: dict[str, tuple[tuple[str, ...], Callable[[], None]]] = {
     "log line torn, behind a checkpoint": (SHORT, _torn_at_line(4)),
     "between log line and evaluation": (SHORT, _dies(JsonlLogger, "_append", call=4, after=True)),
     "evaluation line torn": (SHORT, _torn_at_line(5)),
-    "between evaluation and checkpoint": (SHORT, _dies(checkpointed.CheckpointedTrainer, "_save_checkpoint", call=2)),
+    "between evaluation and checkpoint": (SHORT, _dies(checkpointer.Checkpointer, "save", call=2)),
     "between the checkpoint's weights and its logs":
-        (SHORT, _dies(checkpointed.CheckpointedTrainer, "_save_rng_state", call=2)),
-    "between the checkpoint's logs and its seal": (SHORT, _dies(checkpointed, "seal", call=2)),
-    "between a checkpoint and the pruning of older ones": (SHORT, _dies(checkpointed, "prune", call=2)),
+        (SHORT, _dies(Trainer, "_save_rng_state", call=2)),
+    "between the checkpoint's logs and its seal": (SHORT, _dies(checkpointer, "seal", call=2)),
+    "between a checkpoint and the pruning of older ones": (SHORT, _dies(checkpointer, "prune", call=2)),
     "between the last checkpoint and the summary": (SHORT, _torn_at_line(6)),
     "between the last checkpoint and the last evaluation":
         (LAST_EVALUATED_LATE, _dies(trainer.PreferenceTrainer, "evaluate", call=2)),
     "last evaluation line torn": (LAST_EVALUATED_LATE, _torn_at_line(5)),
     "final save: right behind the last evaluation": (LAST_EVALUATED_LATE, _dies(PairLog, "write", call=5)),
     "final save: between the pair logs": (LAST_EVALUATED_LATE, _dies(PairLog, "write", call=5, after=True)),
-    "final save: before the model": (LAST_EVALUATED_LATE, _dies(checkpointed, "save_model")),
+    "final save: before the model": (LAST_EVALUATED_LATE, _dies(checkpointer, "save_model")),
     "final save: in the model": (LAST_EVALUATED_LATE, _dies(save, "copy_processor_files")),
-    "final save: behind the model": (LAST_EVALUATED_LATE, _dies(checkpointed, "save_model", after=True)),
-    "final save: all but the state": (LAST_EVALUATED_LATE, _dies(run, "_complete")),
+    "final save: behind the model": (LAST_EVALUATED_LATE, _dies(checkpointer, "save_model", after=True)),
+    "final save: all but the state": (LAST_EVALUATED_LATE, _dies(run, "_facts_of_result")),
 }  # fmt: skip
 
 
@@ -190,8 +190,8 @@ def test_a_resumed_run_killed_again_has_every_line_once(
 ) -> None:
     folder = tmp_path / "run"
     arguments = place.training("demo_dpo", folder, *LAST_EVALUATED_LATE)
-    assert _in_child(arguments, before=_dies(checkpointed, "save_model")) == -signal.SIGKILL
-    for plant in (_torn_at_line(1), _dies(checkpointed, "save_model"), _dies(JsonlLogger, "begin_from", after=True)):
+    assert _in_child(arguments, before=_dies(checkpointer, "save_model")) == -signal.SIGKILL
+    for plant in (_torn_at_line(1), _dies(checkpointer, "save_model"), _dies(JsonlLogger, "begin_from", after=True)):
         assert _in_child([*arguments, "--resume"], before=plant) == -signal.SIGKILL
     assert _in_child([*arguments, "--resume"]) == 0
     assert_same_run(folder, undisturbed_short[LAST_EVALUATED_LATE])
@@ -211,7 +211,7 @@ def test_an_alarm_of_a_resumed_run_stands_where_an_undisturbed_one_has_it(place:
         assert _in_child([*arguments, *(["--resume"] if kills else [])], before=easily_alarmed) == 0
         return step_and_loss(tmp_path / name)
 
-    save_checkpoint = (checkpointed.CheckpointedTrainer, "_save_checkpoint")
+    save_checkpoint = (checkpointer.Checkpointer, "save")
     whole = ended("whole")
     assert [step for step, loss in whole if loss is None] == [3]
     assert ended("right_behind_it", _dies(*save_checkpoint, call=3, after=True)) == whole

@@ -135,7 +135,16 @@ def test_a_check_of_data_that_is_stopped_leaves_no_process(place: Place, tmp_pat
     with many.open("w", encoding="utf-8") as stream:
         for number in range(60_000):
             stream.write(json.dumps({**rows[number % len(rows)], "id": str(number)}) + "\n")
-    command = [*MMPREF, "data", "check", str(many), "--root", str(place.world.root), "--out", str(tmp_path / "out")]
+    command = [
+        *MMPREF,
+        "data",
+        "check",
+        str(many),
+        "--image-root",
+        str(place.world.root),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     process = subprocess.Popen([*command, "--workers", "2"], stderr=subprocess.PIPE, text=True, start_new_session=True)
     limit = time.monotonic() + 120
     while len(list(Path(f"/proc/{process.pid}/task").iterdir())) < 3 and time.monotonic() < limit:
@@ -157,7 +166,7 @@ def test_an_evaluation_in_two_processes_that_is_stopped_leaves_none(
     questions = place.world.heldout.pope_random
     process = subprocess.Popen(
         [*MMPREF, "eval", "--model", str(place.model), "--benchmark", "pope", "--questions", str(questions),
-         "--images", str(place.world.root), "--out", str(tmp_path / "out"), "--processes", "2", "--threads", "1"],
+         "--image-root", str(place.world.root), "--out", str(tmp_path / "out"), "--processes", "2", "--threads", "1"],
         stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     limit = time.monotonic() + 120
@@ -182,7 +191,7 @@ def test_a_name_with_letters_that_the_terminal_does_not_have(place: Place, tmp_p
     row = json.loads(place.world.pairs.read_text(encoding="utf-8").splitlines()[0])
     row.update(id="\U0001f600", chosen="half \ud83d")
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
-    command = [*MMPREF, "data", "check", str(tmp_path / "rows.jsonl"), "--root", str(place.world.root)]
+    command = [*MMPREF, "data", "check", str(tmp_path / "rows.jsonl"), "--image-root", str(place.world.root)]
     done = subprocess.run(
         [*command, "--out", str(tmp_path / "out")], env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True
     )

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mmpref.cli.main import main
-from mmpref.models import load, pair_logps
+from mmpref.models import LoadSettings, load, pair_logps
 from mmpref.processing import PairCollator, PairEncoder
 from mmpref.rundir.folder import RunDir
 from tests.integration.conftest import Place
@@ -73,10 +73,10 @@ def test_the_merged_folder_is_a_plain_model_that_answers_as_the_adapter_did(
     plain = AutoModelForImageTextToText.from_pretrained(out)
     # vLLM and older releases read the names of the published files
     assert set(load_file(out / "model.safetensors")) == set(load_file(base / "model.safetensors"))
-    ours = answers(load(base, adapter=RunDir(run).model, dtype="float32"))
+    ours = answers(load(base, LoadSettings(dtype="float32"), adapter=RunDir(run).model))
     theirs = load(out)
     torch.testing.assert_close(answers(theirs), ours, atol=1e-3, rtol=1e-4)
-    assert (answers(load(base, dtype="float32")) - ours).abs().max() > 1e-2
+    assert (answers(load(base, LoadSettings(dtype="float32"))) - ours).abs().max() > 1e-2
     assert plain.dtype == torch.float32
     report = json.loads((out / "merge.json").read_text())
     assert report["drift"]["mean"] < 1e-4
@@ -108,7 +108,7 @@ def test_a_merge_that_changes_the_answers_fails_with_code_6_and_leaves_nothing(
     monkeypatch.setattr(module, "merged", lambda model: model.unload())  # peft forgets the adapter
     assert main(["merge", str(run), "--out", str(tmp_path / "merged")]) == 6
     err = " ".join(capsys.readouterr().err.split())
-    assert "the merged model is not the adapter: its answers moved by" in err
+    assert "the merged model does not reproduce the adapter: log-probs differ by" in err
     assert "--dtype float32" in err
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["run"]
 

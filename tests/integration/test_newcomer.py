@@ -198,9 +198,9 @@ def test_from_six_bad_rows_to_a_compared_adapter(start: Shell) -> None:
     questions = WorldFiles.under(Path("world")).pairs_heldout
     for model, out in (("'tiny llava'", "evals/before"), ("runs/tuned", "runs/tuned/evals/held_out")):
         start.ok(
-            f"mmpref eval --model {model} --benchmark preference --questions {questions} --images world --out {out}"
+            f"mmpref eval --model {model} --benchmark preference --questions {questions} --image-root world --out {out}"
         )
-    told = start.ok("mmpref report evals/before runs/tuned/evals/held_out --out compare.html --images world")
+    told = start.ok("mmpref report evals/before runs/tuned/evals/held_out --out compare.html --image-root world")
     assert told.strip().splitlines()[-1] == "wrote compare.html"
     page = (start.folder / "compare.html").read_text()
     assert "accuracy" in page

@@ -22,11 +22,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback, TrainingArguments
 
-import mmpref.training.trainer.trainer as trainer_module
+import mmpref.training.trainer.nonfinite_policy as policy_module
 from mmpref.cli.main import main
 from mmpref.errors import DataError, NonFiniteError
 from mmpref.losses.objective import Objective
-from mmpref.training import PreferenceTrainer
+from mmpref.training import PreferenceTrainer, TrainerOptions
 from mmpref.training.trainer.metrics import JsonlLogger
 from mmpref.training.trainer.nonfinite import UpdateGuard
 from tests.integration.conftest import InfiniteGradient, Place
@@ -104,7 +104,8 @@ def trainer_for(place: Place, pairs: Path, folder: Path, skip: int, **options: A
     folder.mkdir(parents=True, exist_ok=True)
     return PreferenceTrainer(
         str(place.model), TrainingArguments(str(folder), **{**settings, **options}), objective={"name": "dpo"},
-        train_pairs=pairs, eval_pairs=held_out, skip_nonfinite_steps=skip, callbacks=callbacks,
+        train_pairs=pairs, eval_pairs=held_out,
+        options=TrainerOptions(skip_nonfinite_steps=skip, callbacks=callbacks),
     )  # fmt: skip
 
 
@@ -175,7 +176,7 @@ def both(
             with monkeypatch.context() as patch:
                 patch.setattr(UpdateGuard, "leave_to", leave_to)
                 if mode == "at_once":
-                    patch.setattr(trainer_module, "can_leave_out", lambda *_: False)
+                    patch.setattr(policy_module, "can_leave_out", lambda *_: False)
                 given.clear()
                 spoiled(bad)
                 folder = tmp_path / mode / str(runs[0])
@@ -284,7 +285,7 @@ def test_the_dump_names_the_weights_whose_gradient_was_bad_and_not_those_that_cl
     both: Callable[..., Seen], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "model.language_model.layers.0.mlp.down_proj.weight"
-    real = trainer_module.UpdateGuard.clip  # type: ignore[attr-defined]  # the name that is patched
+    real = policy_module.UpdateGuard.clip
 
     def clip(self: UpdateGuard, model: Any, max_norm: float) -> torch.Tensor:
         if self._loss is not None and bool(torch.isnan(self._loss)):
@@ -339,7 +340,7 @@ def test_the_host_reads_nothing_of_an_update_before_it_is_made(
     reads = Reads()
     trainer = trainer_for(place, pairs, tmp_path, 0, max_grad_norm=max_grad_norm)
     if mode == "at_once":
-        monkeypatch.setattr(trainer_module, "can_leave_out", lambda *_: False)
+        monkeypatch.setattr(policy_module, "can_leave_out", lambda *_: False)
     step = trainer.training_step
 
     def training_step(*args: Any, **kwargs: Any) -> torch.Tensor:

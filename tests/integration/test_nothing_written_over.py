@@ -18,12 +18,12 @@ MMHAL = ["--benchmark", "mmhal", "--questions", "mmhal.json"]
 POPE = ["--benchmark", "pope", "--questions", "q.json", "--answers", "a.jsonl"]
 CHAIR = ["--benchmark", "chair", "--questions", "gt.json", "--answers", "captions.jsonl", "synonyms=synonyms.txt"]
 JUDGE = ["judge", *MMHAL, "--answers", "mmhal.jsonl", *AT]
-EVAL = ["eval", *MMHAL, "--images", "images", *AT]
+EVAL = ["eval", *MMHAL, "--image-root", "images", *AT]
 BY_JUDGE = ["--judge-server", "http://127.0.0.1:1", "--judge-model", "j"]
-PAIRS = ["pairs.jsonl", "--root", "images"]
+PAIRS = ["pairs.jsonl", "--image-root", "images"]
 CONVERT = ["data", "convert"]
 CHECK = ["data", "check", *PAIRS, "--workers", "1", "--out"]
-FETCH = ["data", "fetch", "pairs.jsonl", "--host", "x.invalid", "--root", "o/f"]
+FETCH = ["data", "fetch", "pairs.jsonl", "--host", "x.invalid", "--image-root", "o/f"]
 
 # the file that is read -> the commands that would write over it; @ is where it is given once more
 OVER = {
@@ -124,7 +124,7 @@ def test_two_files_of_one_command_are_not_the_same(name: str, small: Path, capsy
 
 def test_the_list_of_rows_left_out_is_not_the_source(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (small / "a.quarantine.jsonl").write_bytes((small / "pairs.jsonl").read_bytes())
-    words = [*CONVERT, "a.quarantine.jsonl", "--root", "images", "--to", "trl", "--out", "a.jsonl"]
+    words = [*CONVERT, "a.quarantine.jsonl", "--image-root", "images", "--to", "trl", "--out", "a.jsonl"]
     (small / "a.jsonl").unlink()
     refused(words, small, "would write over", capsys)
 
@@ -172,8 +172,8 @@ def test_a_folder_of_images_that_are_others_is_not_replaced(small: Path, capsys:
     embedded(small)
     (small / "converted").mkdir()
     Image.new("RGB", (9, 9)).save(small / "converted" / "mine.png")
-    words = [*CONVERT, "e.jsonl", "--to", "ms_swift", "--out", "c.jsonl", "--images"]
-    refused([*words, "converted"], small, "it holds other things (mine.png); give --images a new folder", capsys)
+    words = [*CONVERT, "e.jsonl", "--to", "ms_swift", "--out", "c.jsonl", "--image-folder"]
+    refused([*words, "converted"], small, "it holds other things (mine.png); give --image-folder a new folder", capsys)
     assert [main([*words, "new"]), main([*words, "new"])] == [0, 0]
     capsys.readouterr()
     (small / "clean_images").mkdir()

@@ -19,7 +19,7 @@ HERE = "@"
 POPE = ["score", "--benchmark", "pope"]
 CHAIR = ["score", "--benchmark", "chair", "--questions", "gt.json", "--answers", "captions.jsonl"]
 CHECK = ["data", "check", "--workers", "1"]
-PAIRS = ["pairs.jsonl", "--root", "images"]
+PAIRS = ["pairs.jsonl", "--image-root", "images"]
 EXPORT = ["export", "--benchmark", "pope", "--questions", "q.json", "--answers", "a.jsonl"]
 JUDGE = ["judge", "--server", "http://127.0.0.1:1/v1", "--model", "j", "--out", "o/v.jsonl", "--dry-run"]
 JUDGE_IT = ["judge", "--server", "http://127.0.0.1:1/v1", "--model", "j", "--benchmark", "mmhal"]
@@ -34,12 +34,12 @@ READ = {
     "train": ["train", HERE],
     "show": ["data", "show", HERE],
     "check source": [*CHECK, HERE, "--out", "o/check"],
-    "check root": [*CHECK, "pairs.jsonl", "--out", "o/check", "--root", HERE],
+    "check root": [*CHECK, "pairs.jsonl", "--out", "o/check", "--image-root", HERE],
     "check card": [*CHECK, *PAIRS, "--out", "o/check", "--card", HERE],
-    "verify source": ["data", "verify", HERE, "--root", "images", "--report", "text"],
+    "verify source": ["data", "verify", HERE, "--image-root", "images", "--report", "text"],
     "verify report": ["data", "verify", *PAIRS, "--report", HERE],
     "convert source": ["data", "convert", HERE, "--to", "trl", "--out", "o/c.jsonl"],
-    "convert root": ["data", "convert", "pairs.jsonl", "--to", "trl", "--out", "o/c.jsonl", "--root", HERE],
+    "convert root": ["data", "convert", "pairs.jsonl", "--to", "trl", "--out", "o/c.jsonl", "--image-root", HERE],
     "view source": ["data", "view", HERE, "--out", "o/v.html"],
     "audit source": ["data", "audit", HERE],
     "audit ids": ["data", "audit", *PAIRS, "--benchmark-ids", f"x={HERE}"],
@@ -59,18 +59,18 @@ READ = {
     "export questions": [*EXPORT[:4], HERE, *EXPORT[5:], "--to", "llava", "--out", "o/x.jsonl"],
     "export answers": [*EXPORT[:6], HERE, "--to", "llava", "--out", "o/x.jsonl"],
     "score verdicts": ["score", *JUDGE_IT[5:], f"verdicts={HERE}"],
-    "fetch source": ["data", "fetch", HERE, "--host", "x.invalid", "--out", "o/f.jsonl", "--root", "o/f"],
+    "fetch source": ["data", "fetch", HERE, "--host", "x.invalid", "--out", "o/f.jsonl", "--image-root", "o/f"],
     "report run": ["report", HERE, "--out", "o/r.html"],
-    "report images": ["report", "evaluated", "--out", "o/r.html", "--images", HERE],
+    "report images": ["report", "evaluated", "--out", "o/r.html", "--image-root", HERE],
     "judge questions": [*JUDGE, "--benchmark", "mmhal", "--questions", HERE, "--answers", "a.jsonl"],
     "judge answers": [*JUDGE, "--benchmark", "hallusionbench", "--questions", "q.json", "--answers", HERE],
-    "eval questions": [*EVAL, "--model", "m", "--questions", HERE, "--images", "images", "--out", "o/e"],
+    "eval questions": [*EVAL, "--model", "m", "--questions", HERE, "--image-root", "images", "--out", "o/e"],
 }
 WITH_TORCH = {
     "config adapter.path": ["config", "recipe.yaml", f"adapter.path={HERE}"],
     "doctor": ["doctor", "--recipe", HERE],
-    "eval images": [*EVAL, "--model", "dir", "--questions", "q.json", "--images", HERE, "--out", "o/e"],
-    "eval model": [*EVAL, "--model", HERE, "--questions", "q.json", "--images", "images", "--out", "o/e"],
+    "eval images": [*EVAL, "--model", "dir", "--questions", "q.json", "--image-root", HERE, "--out", "o/e"],
+    "eval model": [*EVAL, "--model", HERE, "--questions", "q.json", "--image-root", "images", "--out", "o/e"],
     "eval adapter": [*EVAL, "--model", "dir", "--adapter", HERE, "--questions", "q.json", "--out", "o/e"],
     "merge run": ["merge", HERE, "--out", "o/m"],
     "data.train": ["train", "recipe.yaml", f"data.train={HERE}"],
@@ -90,12 +90,12 @@ WRITTEN = {
     "check fix": [*CHECK, *PAIRS, "--out", "o/check", "--fix", HERE],
     "convert out": ["data", "convert", *PAIRS, "--to", "trl", "--out", HERE],
     "convert out, described": ["data", "convert", *PAIRS, "--to", "llamafactory_sharegpt", "--out", HERE],
-    "convert images": ["data", "convert", *PAIRS, "--to", "ms_swift", "--out", "o/c.jsonl", "--images", HERE],
+    "convert images": ["data", "convert", *PAIRS, "--to", "ms_swift", "--out", "o/c.jsonl", "--image-folder", HERE],
     "audit out": ["data", "audit", *PAIRS, "--out", HERE],
     "audit without leaks": ["data", "audit", *PAIRS, "--drop-leaks", HERE],
     "view out": ["data", "view", *PAIRS, "--out", HERE],
-    "fetch out": [*FETCH, "--root", "o/f", "--out", HERE],
-    "fetch root": [*FETCH, "--out", "o/f.jsonl", "--root", HERE],
+    "fetch out": [*FETCH, "--image-root", "o/f", "--out", HERE],
+    "fetch root": [*FETCH, "--out", "o/f.jsonl", "--image-root", HERE],
     "score out": [*POPE, "--questions", "q.json", "--answers", "a.jsonl", "--out", HERE],
     "export llava": [*EXPORT, "--to", "llava", "--out", HERE],
     "export vlmevalkit": [*EXPORT, "--to", "vlmevalkit", "--out", HERE],
@@ -107,10 +107,10 @@ WRITTEN = {
 WRITTEN_WITH_TORCH = {
     "config adapter.path": ["config", "recipe.yaml", f"adapter.path={HERE}"],
     "doctor": ["doctor", "--recipe", HERE],
-    "eval images": [*EVAL, "--model", "dir", "--questions", "q.json", "--images", HERE, "--out", "o/e"],
-    "eval out": [*EVAL, "--model", "dir", "--questions", "q.json", "--images", "images", "--out", HERE],
+    "eval images": [*EVAL, "--model", "dir", "--questions", "q.json", "--image-root", HERE, "--out", "o/e"],
+    "eval out": [*EVAL, "--model", "dir", "--questions", "q.json", "--image-root", "images", "--out", HERE],
     "eval judge cache": [
-        *["eval", *JUDGE_IT[5:9], "--model", "dir", "--images", "images", "--out", "o/e"],
+        *["eval", *JUDGE_IT[5:9], "--model", "dir", "--image-root", "images", "--out", "o/e"],
         *["--judge-server", JUDGE_IT[2], "--judge-model", "j", "--judge-cache", HERE],
     ],
     "demo out": ["demo", "--out", HERE, "--scale", "0.02"],
@@ -222,7 +222,7 @@ def run() -> Iterator[ForkedCommands]:
 
 @pytest.fixture(scope="module")
 def run_with_torch() -> Iterator[ForkedCommands]:
-    with ForkedCommands("mmpref.training.run.run", "mmpref.evals.evaluate", "mmpref.doctor") as commands:
+    with ForkedCommands("mmpref.training.run.run", "mmpref.evals.evaluate", "mmpref.doctor.recipe_check") as commands:
         yield commands
 
 

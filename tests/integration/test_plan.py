@@ -130,7 +130,7 @@ def test_operations_are_those_that_torch_counts(kind: str, changes: list[str], t
     from torch.utils.flop_counter import FlopCounterMode
 
     from mmpref.losses import build_objective
-    from mmpref.models import choose_reference, load, pair_logps, prepare
+    from mmpref.models import LoadSettings, choose_reference, load, pair_logps, prepare
     from mmpref.models.tuning import AdapterSettings, Tuning
     from mmpref.processing import PairCollator, PairEncoder
 
@@ -138,7 +138,9 @@ def test_operations_are_those_that_torch_counts(kind: str, changes: list[str], t
     wanted = recipe("qwen2_5_vl_3b_uni_dpo_lora", path, "processing.max_pixels=null", "loss={name: dpo}", *changes)
     adapter = None if wanted.adapter.kind == "none" else AdapterSettings(rank=wanted.adapter.rank)
     loaded = prepare(
-        load(tmp_path / "model", dtype="float32", trainable=True), Tuning(**wanted.tune.model_dump()), adapter
+        load(tmp_path / "model", LoadSettings(dtype="float32"), trainable=True),
+        Tuning(**wanted.tune.model_dump()),
+        adapter,
     )
     if wanted.train.gradient_checkpointing:
         recompute(loaded.model)

@@ -14,10 +14,11 @@ from mmpref.errors import ConfigError
 from mmpref.models.find_config import find_config
 from mmpref.planning.gpus import GIB
 from mmpref.planning.network import EFFICIENCY, link_rate, seconds
-from mmpref.planning.parallelism import ALONE, BUCKET, ParallelPlan, Strategy
+from mmpref.planning.parallelism import ALONE, BUCKET, ParallelPlan
 from mmpref.planning.plan import Plan, compare_strategies, make_plan
 from mmpref.planning.subject import described
 from mmpref.recipe.sections import Recipe, load_recipe
+from mmpref.training.parallel.strategy import SharedStrategy
 
 FULL, QLORA = "qwen2_vl_2b_uni_dpo_full", "qwen2_5_vl_7b_uni_dpo_qlora_24gb"
 SCALING = Path(__file__).resolve().parents[2] / "scripts" / "make_scaling.py"
@@ -28,7 +29,7 @@ def recipe(name: str = FULL, *changes: str) -> Recipe:
     return load_recipe(name, list(changes))
 
 
-def over(gpus: int, strategy: Strategy, nodes: int = 1) -> ParallelPlan:
+def over(gpus: int, strategy: SharedStrategy, nodes: int = 1) -> ParallelPlan:
     return ParallelPlan(gpus=gpus, nodes=nodes, strategy=strategy)
 
 
@@ -129,7 +130,7 @@ def test_what_is_sent_is_what_rings_send(nodes: int) -> None:
     world = 4 * nodes
     share = (world - 1) / world
 
-    def sent(strategy: Strategy, *changes: str) -> tuple[int, int]:
+    def sent(strategy: SharedStrategy, *changes: str) -> tuple[int, int]:
         traffic = make_plan(recipe(FULL, "reference.kind=cache", *changes), parallel=over(4, strategy, nodes)).traffic
         return traffic.gradients, traffic.weights
 

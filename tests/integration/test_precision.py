@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainingArguments
 
-from mmpref import PreferenceTrainer
+from mmpref import PreferenceTrainer, TrainerOptions
 from mmpref.cli.main import main
 from mmpref.demo.tiny_models import build_tiny_llava
-from mmpref.models import AdapterSettings, Tuning, load_model
+from mmpref.models import AdapterSettings, LoadSettings, Tuning, load_model
 from mmpref.recipe.sections import load_recipe
 from mmpref.rundir.folder import RunDir
 from mmpref.training.precision import resolved
@@ -30,7 +30,7 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small model as most are published: saved in bfloat16."""
     folder = tmp_path_factory.mktemp("half") / "model"
     build_tiny_llava(folder, seed=0)
-    load_model(folder, dtype="bfloat16").save_pretrained(folder)
+    load_model(folder, LoadSettings(dtype="bfloat16")).save_pretrained(folder)
     return folder
 
 
@@ -160,7 +160,12 @@ def test_from_python_a_path_is_trained_in_float32_too(
     pairs = place.world.root / "four.jsonl"
     pairs.write_text("\n".join(place.world.pairs.read_text().splitlines()[:4]) + "\n")
     trainer = PreferenceTrainer(
-        str(half), args, objective={"name": "dpo"}, train_pairs=pairs, tuning=tuning, adapter=adapter
+        str(half),
+        args,
+        objective={"name": "dpo"},
+        train_pairs=pairs,
+        adapter=adapter,
+        options=TrainerOptions(tuning=tuning),
     )
     trainer.train()
     assert {p.dtype for p in trainer.model.parameters() if p.requires_grad} == {torch.float32}

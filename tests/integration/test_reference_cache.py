@@ -176,7 +176,7 @@ def test_a_worker_that_dies_is_told_in_one_sentence_and_what_is_there_is_kept(tm
     given: dict[str, Any] = {"device": torch.device("cpu"), "say": print}
     cache.fill(loaded.model, PairCollator(encoder, draw, keyed=True), [pair("a")], **given)
     dies = PairCollator(encoder, _killed_in_a_worker, keyed=True)
-    with pytest.raises(DataError, match=r"ended while filling the reference cache .*dataloader_num_workers") as err:
+    with pytest.raises(DataError, match=r"ended while computing the reference cache .*dataloader_num_workers") as err:
         cache.fill(loaded.model, dies, [pair("a"), pair("b")], workers=1, **given)
     assert "\n" not in str(err.value)
     assert len(ReferenceCache.open(tmp_path / "cache", {"model": "m"})) == 1

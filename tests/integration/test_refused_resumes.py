@@ -14,7 +14,8 @@ import pytest
 
 from mmpref.cli.main import main
 from mmpref.recipe.sections import load_recipe
-from mmpref.rundir.folder import RunDir, check_output
+from mmpref.rundir.claim import check_output
+from mmpref.rundir.folder import RunDir
 from mmpref.training.trainer.checkpoint import newest_complete
 from tests.integration.conftest import Place
 from tests.integration.test_one_training import refused

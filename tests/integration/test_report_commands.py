@@ -39,7 +39,7 @@ def asked(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list
     rows = place.world.heldout.pope_random.read_text(encoding="utf-8").splitlines(keepends=True)[:6]
     (tmp_path / "coco pope.jsonl").write_text("".join(rows), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    shown = ["--questions", "coco pope.jsonl", "--images", str(place.world.root), "--protocol", "official"]
+    shown = ["--questions", "coco pope.jsonl", "--image-root", str(place.world.root), "--protocol", "official"]
     return ["eval", "--benchmark", "pope", *shown]
 
 
@@ -51,7 +51,7 @@ def test_the_command_of_an_evaluation_makes_its_numbers_again(
     assert main([*asked, "--model", str(place.model), *more, "--out", str(out)]) in (0, 8)
     before = numbers(out)
     (command,), text = commands_of([out], tmp_path / "page.html")
-    for words in ("--limit 4", "--max-new-tokens 2", "--dtype float32", f"--images {place.world.root}"):
+    for words in ("--limit 4", "--max-new-tokens 2", "--dtype float32", f"--image-root {place.world.root}"):
         assert words in command
     assert "QUESTIONS" not in text
     shutil.rmtree(out)
@@ -87,7 +87,7 @@ def test_what_an_older_result_does_not_tell_is_a_word_that_the_page_explains(
     (out / "results.json").write_text(json.dumps(results), encoding="utf-8")
     (command,), text = commands_of([out], tmp_path / "page.html")
     assert "--questions QUESTIONS" in command
-    assert "--images IMAGES" in command
+    assert "--image-root IMAGES" in command
     assert "--limit 3" in command
     assert all(line in text for line in explained([command]))
     assert [line.partition(":")[0] for line in explained([command])] == ["QUESTIONS", "IMAGES", "OPTIONS"]
@@ -100,7 +100,8 @@ def test_what_an_older_result_does_not_tell_is_a_word_that_the_page_explains(
 def test_the_command_of_the_page_makes_the_same_page(place: Place, asked: list[str], tmp_path: Path) -> None:
     out, page = tmp_path / "evaluated", tmp_path / "page.html"
     main([*asked, "--model", str(place.model), "--limit", "3", "--max-new-tokens", "2", "--out", str(out)])
-    assert main(["report", str(out), "--out", str(page), "--title", "A & b", "--images", str(place.world.root)]) == 0
+    words = ["report", str(out), "--out", str(page), "--title", "A & b", "--image-root", str(place.world.root)]
+    assert main(words) == 0
     before = page.read_bytes()
     line = re.findall(r"<pre[^>]*>(mmpref report .*?)</pre>", page.read_text(encoding="utf-8"))[0]
     page.unlink()

@@ -302,8 +302,8 @@ def test_everything_that_differs_is_told_at_once_and_each_advice_helps(
     for words in (
         "train.learning_rate: 0.001 then, 0.002 now", "seed: 0 then, 3 now", "loss.beta: 0.1 then, 0.3 now",
         "model.files.config.json: ", "data.eval: [", "data.images: images/",
-        "-> put the model of then back", "-> put the images of then back",
-        "-> put the files of then back where data.eval",
+        "-> put the earlier model back", "-> put the earlier images back",
+        "-> put the earlier files back where data.eval",
     ):  # fmt: skip
         assert words in told, words
     command = next(words for words in told.split("`") if words.startswith("mmpref train "))
@@ -357,7 +357,7 @@ def test_a_checkpoint_of_an_earlier_version_is_refused_in_one_line_until_allowed
     assert code == 6
     assert "is of an earlier version of mmpref, which noted no hash of the whole model, processor and images" in told
     assert "model.files.config.json" not in told
-    assert "if they are those of then, --allow-data-change" in told
+    assert "if they are unchanged, --allow-data-change" in told
     assert ends_well_or_is_refused(here, died[1], said, "train.learning_rate=1")[0] == 6  # what it says counts
     assert ends_well_or_is_refused(here, died[1], said, "--allow-data-change")[0] == 0
 
@@ -375,7 +375,7 @@ def test_images_whose_bytes_were_not_read_go_by_their_times_and_a_copy_that_keep
     code, told = ends_well_or_is_refused(here, died[1], said)
     assert code == 6
     assert "same size and another time of change" in told
-    assert "whether the bytes are those of then is not known" in told
+    assert "whether the bytes are the same is not known" in told
     assert "`cp -a`, `rsync -a`, `tar`" in told
     # a copy that keeps times, elsewhere; and what was allowed goes on to the same end, as the bytes are the same
     moved = here.root / "moved"
@@ -395,7 +395,7 @@ def test_another_folder_of_images_with_the_same_names_is_refused_and_the_cache_t
     shown = sum(name in json.loads(line)["images"] for line in here.pairs.read_text().splitlines())
     code, told = ends_well_or_is_refused(here, died[1], said, f"data.root={others}")
     assert code == 6
-    assert f"data.images: {name} of 60 is not the file of then ({name}: " in told
+    assert f"data.images: {name} of 60 is not the earlier file ({name}: " in told
     assert "or data.root where they are" in told
     assert main([*here.command(f"data.root={others}"), "--resume", "--allow-data-change"]) == 0
     computed = re.search(r"reference cache: (\d+) pairs computed", said())

@@ -20,7 +20,8 @@ import torch
 from safetensors.torch import load_file
 
 from mmpref.cli.main import main
-from mmpref.rundir.folder import Claim, RunDir
+from mmpref.rundir.claim import Claim
+from mmpref.rundir.folder import RunDir
 from mmpref.training.trainer.checkpoint import in_order, verify
 from mmpref.training.trainer.metrics import read_pair_log
 from tests.integration.conftest import Place
@@ -155,7 +156,7 @@ def test_a_full_disk_at_the_last_save_ends_with_code_6_and_a_checkpoint_to_resum
     run = tmp_path / "run"
     lora = ("adapter={kind: lora, rank: 2}", "tune={language: lora}")
     arguments = place.training("demo_dpo", run, *SHORT, *lora)
-    import mmpref.training.trainer.checkpointing_trainer as module
+    import mmpref.training.trainer.checkpointer as module
 
     def fills_the_disk(*given: object, **named: object) -> None:
         with largest_file(1000):
@@ -168,7 +169,7 @@ def test_a_full_disk_at_the_last_save_ends_with_code_6_and_a_checkpoint_to_resum
     err = capsys.readouterr().err
     assert "Traceback" not in err
     assert "could not be written" in err
-    assert "step-2: make room and go on with --resume" in " ".join(err.split())
+    assert "step-2: free disk space and go on with --resume" in " ".join(err.split())
     assert RunDir(run).manifest()["state"] == "failed"
     assert not (run / "model").exists()
     verify(run / "checkpoints" / "step-2")
@@ -180,7 +181,7 @@ def test_a_full_disk_at_the_last_save_ends_with_code_6_and_a_checkpoint_to_resum
 def test_a_disk_that_is_full_from_the_second_checkpoint_on_keeps_the_first(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import mmpref.training.trainer.checkpointing_trainer as module
+    import mmpref.training.trainer.checkpointer as module
 
     real, calls = module.save_trained, []  # type: ignore[attr-defined]  # the name that is patched
 
@@ -210,7 +211,7 @@ def test_sigterm_while_the_final_evaluation_runs_leaves_a_checkpoint_and_an_hone
 ) -> None:
     from mmpref.training.trainer.trainer import PreferenceTrainer
 
-    real = PreferenceTrainer._evaluation_loader
+    real = PreferenceTrainer.get_eval_dataloader
 
     def stop_at_the_end(self: PreferenceTrainer, pairs: object) -> object:
         if self.state.global_step == 2:
@@ -222,7 +223,7 @@ def test_sigterm_while_the_final_evaluation_runs_leaves_a_checkpoint_and_an_hone
     run, whole = tmp_path / "run", tmp_path / "whole"
     arguments = place.training("demo_dpo", run, *evaluated)
     with monkeypatch.context() as patch:
-        patch.setattr(PreferenceTrainer, "_evaluation_loader", stop_at_the_end)
+        patch.setattr(PreferenceTrainer, "get_eval_dataloader", stop_at_the_end)
         assert main(arguments) == 143
     assert "stopped by SIGTERM" in capsys.readouterr().err
     assert RunDir(run).manifest()["state"] == "stopped"
@@ -253,14 +254,14 @@ def test_sigterm_while_the_model_loads_sets_the_state_to_stopped(place: Place, t
 def test_a_signal_in_the_middle_of_beginning_a_run_waits_until_it_is_begun(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    real = Claim.begin
+    real = Claim.create
 
-    def begin(self: Claim) -> RunDir:
+    def create(self: Claim) -> RunDir:
         run = real(self)
         signal.raise_signal(number)  # the manifest says "running", and nobody knows of it yet
         return run
 
-    monkeypatch.setattr(Claim, "begin", begin)
+    monkeypatch.setattr(Claim, "create", create)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
     try:
         assert main(place.training("demo_dpo", tmp_path / "run", *SHORT)) == 128 + number

@@ -20,7 +20,7 @@ import pytest
 
 from mmpref.demo.tiny_models import build_tiny_llava
 from mmpref.evals.scoring import load_samples
-from mmpref.generation import TransformersAnswerer
+from mmpref.generation import AnswerSettings, TransformersAnswerer
 from tests.chat_server import ChatServer
 
 pytestmark = [
@@ -101,7 +101,7 @@ def in_front_of(server: str, faults: dict[int, str]) -> ChatServer:
 def command(folder: Path, server: str, out: Path) -> list[str]:
     return [
         sys.executable, "-m", "mmpref", "eval", "--server", server, "--model", str(folder / "model"), "--benchmark",
-        "pope", "--questions", str(folder / "questions.json"), "--images", str(folder), "--out", str(out),
+        "pope", "--questions", str(folder / "questions.json"), "--image-root", str(folder), "--out", str(out),
         "--max-new-tokens", "4", "--concurrency", "2", "--timeout", "15",
     ]  # fmt: skip
 
@@ -136,5 +136,7 @@ def _killed_and_taken_up(folder: Path, server: str, out: Path) -> None:
     assert result["answered_by"]["server"] == f"{server}/v1"
     # the same model in this process says the same: images and prompt came through whole
     samples = load_samples("pope", folder / "questions.json")
-    here = TransformersAnswerer(str(folder / "model"), images_root=folder, max_new_tokens=4, batch_size=1)
+    here = TransformersAnswerer(
+        str(folder / "model"), AnswerSettings(max_new_tokens=4, batch_size=1), images_root=folder
+    )
     assert {answer.id: answer.text for answer in here.answer(samples)} == rows

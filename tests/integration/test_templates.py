@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from mmpref.cli.evals import _template_kwargs
 from mmpref.cli.main import main
+from mmpref.evals.model_facts import template_kwargs_of
 from mmpref.recipe.sections import load_recipe
 from mmpref.rundir.folder import RunDir
-from mmpref.training.run.resume import facts_of
+from mmpref.training.run.facts import facts_of
 from mmpref.training.trainer.checkpoint import differences
 from tests.integration.conftest import Place
 from tests.tiny_vlms import build
@@ -148,5 +148,5 @@ def test_template_kwargs_are_used_refused_and_remembered(
     )
     assert [line.partition(":")[0] for line in differences(same, changed)] == ["processing.template_kwargs"]
     assert "processing.template_kwargs" not in none  # as in runs from before the key
-    assert _template_kwargs(None, str(tmp_path / "run")) == {"motto": "hello"}  # a run is asked as it was trained
-    assert _template_kwargs("{motto: bye}", str(tmp_path / "run")) == {"motto": "bye"}
+    assert template_kwargs_of(None, str(tmp_path / "run")) == {"motto": "hello"}  # a run is asked as it was trained
+    assert template_kwargs_of("{motto: bye}", str(tmp_path / "run")) == {"motto": "bye"}

@@ -316,7 +316,7 @@ def test_a_torn_image_found_in_training_has_two_ways_on(
 
     # what was said: the check puts the row aside, so there is one pair less
     report = drawn.root / "report"
-    assert main(["data", "check", str(drawn.pairs), "--root", str(drawn.root), "--out", str(report)]) in (0, 3)
+    assert main(["data", "check", str(drawn.pairs), "--image-root", str(drawn.root), "--out", str(report)]) in (0, 3)
     checked = drawn.command(f"data.manifest={report / 'data_report.json'}", "data.max_bad_fraction=0.5")
     said(capsys)
     assert main([*checked, "--resume"]) == 6
@@ -426,7 +426,7 @@ def test_an_output_that_holds_a_run_is_refused_unless_told(
     arguments = place.training("demo_dpo", tmp_path / "run", *BATCH, "train.max_steps=1")
     assert main(arguments) == 0
     assert main(arguments) == 2
-    assert "holds a run already (state: complete)" in capsys.readouterr().err
+    assert "contains a run already (state: complete)" in capsys.readouterr().err
     assert main([*arguments, "--resume"]) == 2
     assert "nothing to resume" in capsys.readouterr().err
     assert main([*arguments, "--overwrite"]) == 0

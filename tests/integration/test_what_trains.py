@@ -11,7 +11,7 @@ import pytest
 import yaml
 from transformers import TrainingArguments
 
-from mmpref import PreferenceTrainer
+from mmpref import PreferenceTrainer, TrainerOptions
 from mmpref.cli.main import main
 from mmpref.losses import resolve
 from mmpref.losses.loss_line import loss_line
@@ -157,7 +157,7 @@ def test_from_python_a_quantile_is_settled_and_images_are_found_below_the_root(p
                              report_to="none", save_strategy="no", disable_tqdm=True)  # fmt: skip
     trainer = PreferenceTrainer(
         str(place.model), args, objective={"name": "uni_dpo", "uni": {"tau_good": "q50"}}, train_pairs=file,
-        image_root=place.world.root,
+        options=TrainerOptions(image_root=place.world.root),
     )  # fmt: skip
     assert trainer.objective.settings["uni"]["tau_good"] == statistics.median(row["score_chosen"] for row in content)
     trainer.train()

@@ -18,6 +18,7 @@ from mmpref.losses import build_objective
 from mmpref.models import (
     AdapterSettings,
     LoadedModel,
+    LoadSettings,
     ReferencePolicy,
     Tuning,
     choose_reference,
@@ -25,7 +26,7 @@ from mmpref.models import (
     pair_logps,
     prepare,
 )
-from mmpref.models.adapters.lora import adapter_changes_nothing
+from mmpref.models.adapters.weights import adapter_changes_nothing
 from mmpref.models.logps.answer_logps import answer_logps
 from mmpref.models.unwrap import base_model
 from mmpref.processing import PairBatch
@@ -219,7 +220,7 @@ def test_four_bit_layers_with_lora_equal_their_plain_rows(name: str, tmp_path_fa
     source = deep(name)
     source.model.save_pretrained(folder)
     source.processor.save_pretrained(folder)
-    loaded = prepare(load(folder, dtype="float32", quantization="nf4", trainable=True), *TUNINGS["lora"])
+    loaded = prepare(load(folder, LoadSettings(dtype="float32", quantization="nf4"), trainable=True), *TUNINGS["lora"])
     reference = choose_reference(loaded.model)
     assert reference is not None
     stir(loaded.model)

@@ -15,7 +15,7 @@ from mmpref.errors import DataError
 from mmpref.models import LoadedModel
 from mmpref.models.logps.answer_logps import answer_logps
 from mmpref.processing import EncodeError, PairBatch, PairEncoder
-from mmpref.processing.encode import EncodedPair, EncodedPrompt
+from mmpref.processing.encoded import EncodedPair, EncodedPrompt
 from mmpref.processing.layout import common_beginning, plain_batch, shared_prefix_batch
 from mmpref.processing.positions import in_sequence
 from tests.plain_forward import SHARING, all_rows, answers_of, build_deep, by_hand, collator_for, stock_twin, worst

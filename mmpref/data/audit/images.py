@@ -12,7 +12,8 @@ import numpy as np
 
 from mmpref.data.audit.leaks import Leak, LeakFinder, coco_ids
 from mmpref.data.audit.stats import Quantiles
-from mmpref.data.images.loader import ImageLoader, fingerprint
+from mmpref.data.images.derived import fingerprint
+from mmpref.data.images.loader import ImageLoader
 from mmpref.data.quarantine import RowError
 from mmpref.image_tokens import IMAGE_TOKENS, RULES
 from mmpref.records import ImageRef, PreferencePair

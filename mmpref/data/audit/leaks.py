@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmpref.data.images.loader import FINGERPRINT_BITS, ImageLimits, ImageLoader, fingerprint
+from mmpref.data.images.derived import FINGERPRINT_BITS, fingerprint
+from mmpref.data.images.loader import ImageLimits, ImageLoader
 from mmpref.data.quarantine import RowError
 from mmpref.errors import DataError
 from mmpref.files.reading import is_there, parse_json, read_text

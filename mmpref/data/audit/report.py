@@ -35,11 +35,11 @@ class LeakSummary:
     num_unreadable: int
     """Images of the benchmarks that could not be opened and so were not compared."""
     num_with_coco_id: int
-    """Pairs in which a COCO id was found: the others can only be told by content."""
+    """Pairs in which a COCO id was found: the others can only be compared by content."""
     num_val_names: int
     """Pairs with an image that is named as one of COCO's validation splits, which the benchmarks draw from."""
     pairs: Mapping[str, Mapping[str, int]]
-    """Benchmark -> way of telling -> number of pairs. A pair may be told in several ways."""
+    """Benchmark -> how its image was recognised -> number of pairs. A pair may be recognised in several ways."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,53 +80,70 @@ class AuditReport:
         return found + self._leak_rows()
 
     def _leak_rows(self) -> list[tuple[str, str]]:
-        told = self.leak_summary
-        if not told.benchmarks and not self.found_leaks:
+        summary = self.leak_summary
+        if not summary.benchmarks and not self.found_leaks:
             return [("benchmark images", "not compared: no benchmark was named")]
         rows = [
             (
                 "pairs with a COCO id",
-                f"{told.num_with_coco_id:,} of {self.num_pairs:,}, compared with {', '.join(told.benchmarks) or '-'}",
+                f"{summary.num_with_coco_id:,} of {self.num_pairs:,}, compared with "
+                f"{', '.join(summary.benchmarks) or '-'}",
             )
         ]
-        for name in dict.fromkeys((*told.benchmarks, *told.pairs)):
-            ways = ", ".join(f"{how} {count}" for how, count in told.pairs.get(name, {}).items())
+        for name in dict.fromkeys((*summary.benchmarks, *summary.pairs)):
+            ways = ", ".join(f"{how} {count}" for how, count in summary.pairs.get(name, {}).items())
             rows.append((f"pairs with an image of {name}", ways or "0"))
         rows.append(("pairs to drop", f"{len(self.leaks):,}"))
         return rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditSettings:
+    """The constants of the questions, and the benchmarks that the images are compared with."""
+
+    eta: float = 0.7
+    """Slope of w_qual = sigmoid(eta (S_w - S_l))."""
+    tau_good: float | None = None
+    """Least score of an answer that the NLL term of Uni-DPO may imitate; None leaves that question out."""
+    score_scale: tuple[float, float] | None = None
+    """(Lowest, highest) possible score, from the data card."""
+    benchmark_ids: Mapping[str, Collection[int]] | None = None
+    """Benchmark -> COCO ids of its images (``leaks.read_benchmark_ids``)."""
+    benchmark_images: Mapping[str, Path] | None = None
+    """Benchmark -> folder of its images, compared by content."""
+    visual_genome: Mapping[int, int] | None = None
+    """Visual Genome id -> COCO id (``leaks.read_visual_genome``)."""
+    seed: int = 0
+    """Decides which pairs are shown as examples."""
+
+
+DEFAULT_SETTINGS = AuditSettings()
 
 
 def audit(
     pairs: Iterable[PreferencePair],
     *,
     images: ImageLoader | None,
-    eta: float = 0.7,
-    tau_good: float | None = None,
-    score_scale: tuple[float, float] | None = None,
-    benchmark_ids: Mapping[str, Collection[int]] | None = None,
-    benchmark_images: Mapping[str, Path] | None = None,
-    visual_genome: Mapping[int, int] | None = None,
-    seed: int = 0,
+    settings: AuditSettings = DEFAULT_SETTINGS,
     progress: Callable[[int], None] | None = None,
 ) -> AuditReport:
     """Look at every pair once.
 
     Args:
         pairs: any number of pairs, none included.
-        images: opens the images; without it they are told apart by path alone, and sizes and tokens are not known.
-        eta: slope of w_qual = sigmoid(eta (S_w - S_l)).
-        tau_good: least score of an answer that the NLL term of Uni-DPO may imitate; None leaves that question out.
-        score_scale: (lowest, highest) possible score, from the data card.
-        benchmark_ids: benchmark -> COCO ids of its images (``leaks.read_benchmark_ids``).
-        benchmark_images: benchmark -> folder of its images, compared by content; needs ``images``.
-        visual_genome: Visual Genome id -> COCO id (``leaks.read_visual_genome``).
-        seed: decides which pairs are shown as examples.
+        images: opens the images; without it they are distinguished by path alone, and sizes and tokens are not known.
+        settings: constants, and the benchmarks to compare with.
         progress: called with the number of pairs done, after each.
+
+    Raises:
+        DataError: benchmark images are to be compared and ``images`` is None; a folder of them without an image.
     """
-    if benchmark_images and images is None:
+    if settings.benchmark_images and images is None:
         raise DataError("benchmark images can only be compared when the pairs' images can be opened: set their root")
-    finder = LeakFinder(ids=benchmark_ids, folders=benchmark_images, visual_genome=visual_genome)
-    texts, scores = TextTally(seed=seed), ScoreTally()
+    finder = LeakFinder(
+        ids=settings.benchmark_ids, folders=settings.benchmark_images, visual_genome=settings.visual_genome
+    )
+    texts, scores = TextTally(seed=settings.seed), ScoreTally()
     tally = ImageTally(images, finder)
     leaks: list[Leak] = []
     done = 0
@@ -138,10 +155,29 @@ def audit(
         if progress is not None:
             progress(done)
     lengths, similarity, repeats = texts.lengths(), texts.similarity(), texts.repeats()
-    judged = scores.finish(eta=eta, tau_good=tau_good, scale=score_scale, words=texts.word_differences())
+    scored = scores.finish(
+        eta=settings.eta, tau_good=settings.tau_good, scale=settings.score_scale, words=texts.word_differences()
+    )
     shown = tally.finish()
     summary = _summary(finder, tally, leaks)
-    warnings = [line for part in (lengths, similarity, repeats, judged, shown) for line in part.warnings()]
+    warnings = [line for part in (lengths, similarity, repeats, scored, shown) for line in part.warnings()]
+    warnings += _leak_warnings(summary, leaks)
+    return AuditReport(
+        num_pairs=done,
+        num_demonstrations=texts.num_demonstrations,
+        lengths=lengths,
+        similarity=similarity,
+        repeats=repeats,
+        scores=scored,
+        images=shown,
+        leak_summary=summary,
+        found_leaks=tuple(leaks),
+        warnings=tuple(warnings),
+    )
+
+
+def _leak_warnings(summary: LeakSummary, leaks: list[Leak]) -> list[str]:
+    warnings = []
     if leaks:
         number = len({leak.pair_id for leak in leaks})
         names = ", ".join(summary.pairs)
@@ -153,30 +189,13 @@ def audit(
             f"{summary.num_val_names:,} pairs name images of COCO's validation splits, which POPE, CHAIR and Object "
             "HalBench draw from; name those benchmarks to compare ids"
         )
-    return AuditReport(
-        num_pairs=done,
-        num_demonstrations=texts.num_demonstrations,
-        lengths=lengths,
-        similarity=similarity,
-        repeats=repeats,
-        scores=judged,
-        images=shown,
-        leak_summary=summary,
-        found_leaks=tuple(leaks),
-        warnings=tuple(warnings),
-    )
-
-
-def drop_leaks(pairs: Iterable[PreferencePair], report: AuditReport) -> list[PreferencePair]:
-    """The pairs that show no benchmark's image, in order."""
-    leaks = set(report.leaks)
-    return [pair for pair in pairs if pair.id not in leaks]
+    return warnings
 
 
 def _summary(finder: LeakFinder, tally: ImageTally, leaks: list[Leak]) -> LeakSummary:
-    told: dict[str, dict[str, set[str]]] = {}
+    found: dict[str, dict[str, set[str]]] = {}
     for leak in leaks:
-        told.setdefault(leak.benchmark, {}).setdefault(leak.how, set()).add(leak.pair_id)
+        found.setdefault(leak.benchmark, {}).setdefault(leak.how, set()).add(leak.pair_id)
     return LeakSummary(
         benchmarks=finder.benchmarks,
         benchmark_ids={name: len(numbers) for name, numbers in finder.ids.items()},
@@ -184,5 +203,5 @@ def _summary(finder: LeakFinder, tally: ImageTally, leaks: list[Leak]) -> LeakSu
         num_unreadable=finder.num_unreadable,
         num_with_coco_id=tally.num_with_coco_id,
         num_val_names=tally.num_val_names,
-        pairs={name: {how: len(ids) for how, ids in ways.items()} for name, ways in told.items()},
+        pairs={name: {how: len(ids) for how, ids in ways.items()} for name, ways in found.items()},
     )

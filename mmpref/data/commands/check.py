@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmpref.data.images.decoding import Decoder, Task, Verdict
-from mmpref.data.loading import DEFAULT_MAX_BAD_FRACTION, Candidate, PairSource, all_images
+from mmpref.data.commands.check_report import CheckReport
+from mmpref.data.images.decoding import Decoder, DecodeResult, Task
+from mmpref.data.loading import DEFAULT_MAX_BAD_FRACTION
 from mmpref.data.manifest import (
     QUARANTINE_FILE,
     REPORT_FILE,
@@ -24,7 +25,8 @@ from mmpref.data.manifest import (
     image_name,
     write_report,
 )
-from mmpref.data.quarantine import Quarantine, QuarantinedRow, RowError, Skip, where_is
+from mmpref.data.pair_source import Candidate, PairSource, all_images
+from mmpref.data.quarantine import Quarantine, QuarantinedRow, RowError, where_is
 from mmpref.data.reading.source import count_rows
 from mmpref.data.text_similarity import repeats_prompt
 from mmpref.files.writing import writing_to
@@ -34,72 +36,6 @@ Progress = Callable[[int, int | None], None]
 _WINDOW = 16  # pairs whose images are decoded as one piece of work,
 _WINDOW_BYTES = 2 * 2**20  # or fewer, when their embedded images are large
 _Key = tuple[int, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckReport:
-    """What ``check`` found. ``used + quarantined == read``, always; they count pairs."""
-
-    read: int
-    used: int
-    quarantined: int
-    reasons: dict[str, int]
-    bad: int
-    """Rows in quarantine that count against the allowed share; a row that only contains no preference does not."""
-    max_bad_fraction: float
-    first_bad: tuple[str, ...]
-    images: int
-    """Different images of the pairs used; an embedded one counts each time."""
-    image_bytes: int
-    image_sides: dict[str, int]
-    """Smallest, median and largest longer side, in pixels."""
-    images_per_pair: dict[int, int]
-    demonstrations: int
-    scored: int
-    scores: dict[str, float]
-    """Lowest and highest score, and the counts ``inverted`` (chosen below rejected) and ``tied``."""
-    repeat_prompt: int
-    """Pairs used whose answers all begin with the whole question; the model would learn to repeat it."""
-    sources: dict[str, int]
-    """Pairs used, per ``source``."""
-    left_over: dict[str, int]
-    """Columns that nothing is read from -> rows that have them; they stay in ``meta``."""
-    manifest: dict[str, Any]
-    aside: tuple[QuarantinedRow, ...]
-    """All that was put aside, in the order of the rows."""
-
-    @property
-    def skip(self) -> Skip:
-        """What was put aside, as reading the same rows again wants it."""
-        return {(row.file, row.row, row.id): row.reason for row in self.aside}
-
-    @property
-    def bad_fraction(self) -> float:
-        """Share of what was read that is bad."""
-        return self.bad / self.read if self.read else 0.0
-
-    def as_json(self) -> dict[str, Any]:
-        """The content of ``data_report.json``."""
-        content = asdict(replace(self, aside=()))
-        del content["aside"]  # quarantine.jsonl has them
-        return {**content, "bad_fraction": self.bad_fraction, "passed": self.fault is None}
-
-    @property
-    def fault(self) -> str | None:
-        """Why training would refuse this data; None when it would not."""
-        if twice := self.reasons.get("duplicate_id"):
-            return f"{twice} of {self.read} rows have an id that stands before them; every id must be unique"
-        if not self.read:
-            return "no usable row: there is no row to read"
-        if not self.used:
-            return "no usable row"
-        if self.bad_fraction > self.max_bad_fraction:
-            reasons = ", ".join(f"{reason} {count}" for reason, count in self.reasons.items())
-            return (
-                f"{self.bad} of {self.read} rows cannot be used ({reasons}), more than the allowed share of "
-                f"{self.max_bad_fraction:g}"
-            )
-        return None
 
 
 def check(
@@ -155,7 +91,7 @@ class _Window:
 
     candidates: list[Candidate]
     keys: list[_Key]
-    verdicts: list[Verdict]
+    verdicts: list[DecodeResult]
 
 
 @dataclass
@@ -164,7 +100,7 @@ class _Tally:
 
     quarantine: Quarantine
     listings: list[Listing]
-    images: dict[_Key, Verdict | None] = field(default_factory=dict)
+    images: dict[_Key, DecodeResult | None] = field(default_factory=dict)
     """None: decoded, and counted in the listing."""
     pending: set[_Key] = field(default_factory=set)
     ids: dict[str, str] = field(default_factory=dict)
@@ -183,7 +119,7 @@ class _Tally:
 
     def close(self, number: int, source: PairSource, window: _Window) -> None:
         """Say of each pair of a window whose images are decoded whether it is used."""
-        embedded: dict[_Key, Verdict] = {}
+        embedded: dict[_Key, DecodeResult] = {}
         for key, verdict in zip(window.keys, window.verdicts, strict=True):
             if key in self.pending:
                 self.pending.discard(key)
@@ -197,12 +133,12 @@ class _Tally:
             if fault is not None:
                 error = RowError(fault.detail, reason=fault.reason or "unknown")
             elif pair.id in self.ids:
-                error = RowError(f"the id stands already in {self.ids[pair.id]}", reason="duplicate_id")
+                error = RowError(f"the id is already that of {self.ids[pair.id]}", reason="duplicate_id")
             else:
                 self.ids[pair.id] = where_is(file, row)
                 self._use(number, source, pair, keys, verdicts)
                 continue
-            source.put_aside(self.quarantine, file, row, error, row_id=pair.id)
+            source.quarantine_row(self.quarantine, file, row, error, row_id=pair.id)
 
     def _use(
         self,
@@ -210,7 +146,7 @@ class _Tally:
         source: PairSource,
         pair: PreferencePair,
         keys: Sequence[_Key],
-        verdicts: Sequence[Verdict | None],
+        verdicts: Sequence[DecodeResult | None],
     ) -> None:
         self.quarantine.num_used += 1
         self.sources[pair.source] += 1
@@ -249,7 +185,7 @@ class _Tally:
             first_bad=tuple(row.describe() for row in sorted(quarantine.rows, key=_stops_first)[:5]),
             images=self.num_images,
             image_bytes=self.image_bytes,
-            image_sides=_spread(self.sides),
+            image_sides=_longer_sides(self.sides),
             images_per_pair=dict(sorted(self.per_pair.items())),
             demonstrations=self.demonstrations,
             scored=self.scored,
@@ -258,7 +194,7 @@ class _Tally:
             sources=dict(self.sources),
             left_over=dict(quarantine.left_over.most_common()),
             manifest=manifest,
-            aside=tuple(quarantine.rows),
+            quarantined_rows=tuple(quarantine.rows),
         )
 
 
@@ -266,7 +202,7 @@ def _decoded(
     number: int, source: PairSource, decoder: Decoder, tally: _Tally, demonstrations: bool
 ) -> Iterator[_Window]:
     """Windows of pairs in order, each when its images are decoded; a few are on their way at any time."""
-    waiting: deque[tuple[_Window, list[Task], Future[list[Verdict]]]] = deque()
+    waiting: deque[tuple[_Window, list[Task], Future[list[DecodeResult]]]] = deque()
 
     def finished() -> _Window:
         window, tasks, work = waiting.popleft()
@@ -317,7 +253,7 @@ def _stops_first(row: QuarantinedRow) -> bool:
     return row.reason != "duplicate_id"
 
 
-def _spread(sides: Counter[int]) -> dict[str, int]:
+def _longer_sides(sides: Counter[int]) -> dict[str, int]:
     if not sides:
         return {}
     ordered = sorted(sides.elements())

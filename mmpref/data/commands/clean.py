@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mmpref.data.loading import PairSource
-from mmpref.data.pairs import json_line
+from mmpref.data.pair_source import PairSource
+from mmpref.data.pair_writing import json_line
 from mmpref.data.quarantine import Quarantine, Skip
 from mmpref.errors import ConfigError, DataError
 from mmpref.files.reading import refuse_foreign_folder, without_links

@@ -6,30 +6,27 @@ fields. Embedded images become files beside the output where the target wants pa
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
-import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any
 
+from mmpref.data.commands.image_files import ImageFiles
 from mmpref.data.formats import FORMATS, Format, FormatOptions, format_named, read_row
-from mmpref.data.loading import describe_left_over, left_over
-from mmpref.data.pairs import pair_from_row, pair_to_row, row_name
+from mmpref.data.pair_source import PairSource, describe_left_over, left_over
+from mmpref.data.pair_writing import pair_to_row
+from mmpref.data.pairs import pair_from_row, row_name
 from mmpref.data.quarantine import NO_PAIR, Quarantine, RowError
 from mmpref.data.reading.dataset_info import FILE_NAME as DATASET_INFO
 from mmpref.errors import ConfigError, DataError, library_errors
-from mmpref.files.reading import read_json, refuse_foreign_folder, without_links
-from mmpref.files.writing import json_text, replacing, replacing_folder, write_json
+from mmpref.files.reading import read_json, without_links
+from mmpref.files.writing import json_text, replacing, write_json
 
 TARGETS = tuple(name for name, found in FORMATS.items() if found.from_canonical is not None)
-_MAGIC = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"BM": ".bmp", b"RIFF": ".webp"}
-_WRITTEN = re.compile(r"[0-9a-f]{32}\.(jpg|png|gif|bmp|webp|bin)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,54 +75,101 @@ _SAID = {
 """What the reader of a target calls the folder that image paths start from."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertSettings:
+    """What is written, and where."""
+
+    to: str
+    """One of ``TARGETS``."""
+    out: Path
+    """The file of rows: a JSON list for LLaMA-Factory, JSONL for the others. ``dataset_info.json`` is written, or taken
+    up and extended, beside it."""
+    name: str | None = None
+    """The data set's name in ``dataset_info.json``; the file's name by default."""
+    image_folder: Path | None = None
+    """The folder that embedded images are written to, for targets that want paths; ``<name>_images`` beside the output
+    by default. One folder must serve all paths that are written: below the rows' own image root, the paths of these
+    images start from there too."""
+    rebase: bool = False
+    """Write the rows' image paths relative to the output's folder; one that leads out of it is refused."""
+    new_ids: bool = False
+    """Name pairs by their place, such as ``file:12``; the row's id goes to ``meta`` as ``row_id``."""
+
+
+def outputs_beside(settings: ConvertSettings, quarantine: Quarantine) -> dict[str, Path | None]:
+    """What a conversion writes beside its file of rows, by what a message calls it."""
+    files = {"the list of rows left out beside --out,": quarantine.path}
+    if settings.to.startswith("llamafactory"):
+        files["the description beside --out,"] = settings.out.with_name(DATASET_INFO)
+    return files
+
+
+def convert_source(source: PairSource, settings: ConvertSettings, quarantine: Quarantine) -> ConvertReport:
+    """:func:`convert` for a source of pairs; what of its files is no row at all is quarantined and counted too."""
+    unreadable = 0
+
+    def broken(file: str, row: int, fault: RowError) -> None:
+        nonlocal unreadable
+        unreadable += 1
+        quarantine.num_read += 1
+        source.quarantine_row(quarantine, file, row, fault, row_id=None)
+
+    report = convert(
+        source.rows.rows(broken),
+        settings,
+        quarantine=quarantine,
+        source_format=None if source.row_format == "auto" else source.row_format,
+        options=source.options,
+        root=None if source.images is None else source.images.root,
+    )
+    return replace(report, num_rows=report.num_rows + unreadable, num_quarantined=report.num_quarantined + unreadable)
+
+
 def convert(
     rows: Iterable[tuple[str, int, Mapping[str, Any]]],
+    settings: ConvertSettings,
     *,
-    to: str,
-    out: Path,
-    source_format: str | None = None,
     quarantine: Quarantine,
+    source_format: str | None = None,
     options: FormatOptions | None = None,
-    name: str | None = None,
     root: Path | None = None,
-    images: Path | None = None,
-    rebase: bool = False,
-    new_ids: bool = False,
 ) -> ConvertReport:
     """Write rows in another format. Pairs written + pairs and rows quarantined = pairs and rows counted as read.
 
     Args:
         rows: (file or data set, row number from 1, row).
-        to: one of ``TARGETS``.
-        out: the file of rows: a JSON list for LLaMA-Factory, JSONL for the others. ``dataset_info.json`` is written, or
-            taken up and extended, beside it.
-        source_format: the rows' format; None detects it row by row.
+        settings: what is written, and where.
         quarantine: gets what cannot be used, with the reason; it is written too.
+        source_format: the rows' format; None detects it row by row.
         options: what the rows alone do not say.
-        name: the data set's name in ``dataset_info.json``; the file's name by default.
         root: what the rows' image paths start from; without it, the output's folder.
-        images: the folder that embedded images are written to, for targets that want paths; ``<name>_images`` beside
-            the output by default. One folder must serve all paths that are written: below ``root``, the paths of these
-            images start from there too.
-        rebase: write the rows' image paths relative to the output's folder; one that leads out of it is refused.
-        new_ids: name pairs by their place, such as ``file:12``; the row's id goes to ``meta`` as ``row_id``.
 
     Raises:
         ConfigError: an unknown format.
         DataError: nothing that could be written, or a broken ``dataset_info.json`` in the way.
         CheckpointError: the output cannot be written.
     """
-    target = format_named(to)
+    target = format_named(settings.to)
     if target.from_canonical is None:
-        raise ConfigError(f"format {to!r} is only read; written are: {', '.join(TARGETS)}")
+        raise ConfigError(f"format {settings.to!r} is only read; written are: {', '.join(TARGETS)}")
     source = None if source_format is None else format_named(source_format)
-    out = Path(out)
-    name = out.stem if name is None else name
+    out = Path(settings.out)
+    name = out.stem if settings.name is None else settings.name
     is_list = target.name.startswith("llamafactory")
     known = _read_info(out.with_name(DATASET_INFO), name) if is_list else {}
     with ExitStack() as stack:
-        image_files = _ImageFiles.beside(out, root=root, images=images, rebase=rebase, stack=stack)
-        job = _Job(target, target.from_canonical, source, options or FormatOptions(), quarantine, image_files, new_ids)
+        image_files = ImageFiles.beside(
+            out, root=root, folder=settings.image_folder, rebase=settings.rebase, stack=stack
+        )
+        job = _Job(
+            target=target,
+            write=target.from_canonical,
+            source=source,
+            options=options or FormatOptions(),
+            quarantine=quarantine,
+            image_files=image_files,
+            new_ids=settings.new_ids,
+        )
         stream = stack.enter_context(replacing(out))
         _write(stream, job.written(rows), is_list=is_list)
         if not job.num_pairs:
@@ -162,78 +206,7 @@ def _write(stream: IO[bytes], rows: Iterable[str], *, is_list: bool) -> None:
     stream.write(b"\n]\n")
 
 
-@dataclass
-class _ImageFiles:
-    """The image paths that are written, all from one folder; embedded images become files, one per content."""
-
-    folder: Path
-    """Of embedded images; it appears when the rows are whole."""
-    here: Path
-    """The output's folder."""
-    root: Path
-    """What the rows' paths start from."""
-    base: Path | None
-    """What written paths start from; not known before the first, unless it was said."""
-    rebase: bool
-    stack: ExitStack
-    named: bool = False
-    used: bool = False
-    place: Path | None = None
-
-    @classmethod
-    def beside(cls, out: Path, *, root: Path | None, images: Path | None, rebase: bool, stack: ExitStack) -> Self:
-        here = without_links(out.parent)
-        root = here if root is None else without_links(root)
-        folder = without_links(out.with_name(f"{out.stem}_images") if images is None else images)
-        base = here if rebase or root == here else None
-        if base is None and images is not None:
-            base = root if folder.is_relative_to(root) else here
-        return cls(folder=folder, here=here, root=root, base=base, rebase=rebase, stack=stack)
-
-    def path_of(self, item: Any, *, embed: bool) -> Any:
-        """What to write for an image; ``embed`` leaves embedded images in the row."""
-        if not isinstance(item, Mapping):
-            self.named = True
-            return self._row_path(str(item))
-        if embed:
-            return item
-        self.named = True
-        data = base64.b64decode(item["bytes"])
-        if self.place is None:
-            self.base = self.here if self.base is None else self.base
-            if not self.folder.is_relative_to(self.base):
-                if self.base == self.root:
-                    raise self._two_roots()
-                raise ConfigError(f"embedded images cannot go to {self.folder}: it is not below {self.base}")
-            refuse_foreign_folder(self.folder, _WRITTEN, [self.here, self.root], "give --images a new folder")
-            self.place = self.stack.enter_context(replacing_folder(self.folder))
-            self.used = True
-        ending = next((ending for magic, ending in _MAGIC.items() if data.startswith(magic)), ".bin")
-        file = hashlib.sha256(data).hexdigest()[:32] + ending
-        if not (self.place / file).exists():
-            (self.place / file).write_bytes(data)
-        return (self.folder / file).relative_to(self.base or self.here).as_posix()
-
-    def _row_path(self, path: str) -> str:
-        if self.base is None:
-            self.base = self.root
-        if "://" in path or Path(path).is_absolute() or self.base == self.root:
-            return path
-        full = Path(os.path.normpath(self.root / path))  # links stay as they are: they may lead where the reader is
-        if full.is_relative_to(self.base):
-            return full.relative_to(self.base).as_posix()
-        if not self.rebase:
-            raise self._two_roots()
-        raise ConfigError(f"{full} is not below {self.base}, so its path cannot start there; write the output above it")
-
-    def _two_roots(self) -> ConfigError:
-        return ConfigError(
-            f"the rows name images below {self.root} and hold embedded ones, which would go to {self.folder}: no one "
-            f"folder serves both; give --images a folder below {self.root}"
-        )
-
-
-@dataclass
+@dataclass(kw_only=True)
 class _Job:
     """Rows in, JSON texts of the target out, with the counts."""
 
@@ -242,7 +215,7 @@ class _Job:
     source: Format | None
     options: FormatOptions
     quarantine: Quarantine
-    image_files: _ImageFiles
+    image_files: ImageFiles
     new_ids: bool
     num_rows: int = 0
     num_pairs: int = 0
@@ -264,14 +237,14 @@ class _Job:
                         "the row contains no preference (a tie, or a row its makers leave out)", reason=NO_PAIR
                     )
             except RowError as fault:
-                self._put_aside(file, line, row_name(row), fault)
+                self._quarantine_row(file, line, row_name(row), fault)
                 continue
             counted = False
             for place, candidate in enumerate(candidates):
                 try:
                     text = self._text(candidate, file, line, f":{place}" if len(candidates) > 1 else "")
                 except RowError as fault:
-                    self._put_aside(file, line, row_name(candidate), fault)
+                    self._quarantine_row(file, line, row_name(candidate), fault)
                     continue
                 self.quarantine.num_read += 1
                 self.quarantine.num_used += 1
@@ -312,7 +285,7 @@ class _Job:
         self._ids.add(key)
         return text
 
-    def _put_aside(self, file: str, line: int, row_id: str | None, fault: RowError) -> None:
+    def _quarantine_row(self, file: str, line: int, row_id: str | None, fault: RowError) -> None:
         self.num_quarantined += 1
         self.quarantine.num_read += 1
         self.quarantine.add(

@@ -13,12 +13,14 @@ import json
 import math
 import unicodedata
 from collections.abc import Iterable, Sequence
-from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mmpref.data.images.loader import ImageLoader, thumbnail
+from jinja2 import Environment, StrictUndefined
+
+from mmpref.data.images.derived import thumbnail
+from mmpref.data.images.loader import ImageLoader
 from mmpref.data.quarantine import QuarantinedRow, RowError, where_is
 from mmpref.data.text_similarity import Piece, count_words, edit_similarity, mark_differences, words
 from mmpref.files.writing import write_text
@@ -70,9 +72,9 @@ def build_gallery(
         num_pairs = len(pairs)
         pairs = [pairs[place] for place in evenly(num_pairs, limit)]
     shown = [_pair(pair, album) for pair in pairs]
-    aside = [_quarantined(quarantined[place]) for place in evenly(len(quarantined), limit)]
+    left_out = [_quarantined(quarantined[place]) for place in evenly(len(quarantined), limit)]
     content = {
-        "cards": shown + aside,
+        "cards": shown + left_out,
         "images": album.images,
         "numPairs": len(shown) if num_pairs is None else num_pairs,
         "numQuarantined": len(quarantined),
@@ -187,19 +189,13 @@ def evenly(total: int, limit: int) -> list[int]:
 
 
 def _page(title: str, content: dict[str, Any]) -> str:
-    style, script = _asset("gallery.css"), _asset("gallery.js")
-    # "<" cannot stand in the block, so nothing in it can end it or open a comment
+    """The template with everything filled in. Texts are escaped by it; style, script and data go in as they are."""
+    environment = Environment(autoescape=True, keep_trailing_newline=True, undefined=StrictUndefined)
+    environment.filters["hash"] = _hash
+    # "<" cannot be in the block, so nothing in it can end it or open a comment
     data = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    policy = f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'"
-    body = _asset("gallery.html").replace("{{version}}", escape(__version__)).replace("{{title}}", escape(_text(title)))
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n<meta name="referrer" content="no-referrer">\n'
-        f'<title>{escape(_text(title))}</title>\n<link rel="icon" href="data:,">\n<style>{style}</style>\n</head>\n'
-        f'{body}<script type="application/json" id="data">{data}</script>\n<script>{script}</script>\n'
-        "</body>\n</html>\n"
+    return environment.from_string(_asset("gallery.html")).render(
+        title=_text(title), version=__version__, style=_asset("gallery.css"), script=_asset("gallery.js"), data=data
     )
 
 
@@ -208,4 +204,5 @@ def _asset(name: str) -> str:
 
 
 def _hash(text: str) -> str:
+    """The source of a content security policy that allows this text alone."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")

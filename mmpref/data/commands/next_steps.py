@@ -11,15 +11,15 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmpref.data.loading import PairSource
-from mmpref.data.manifest import describes
+from mmpref.data.pair_source import PairSource
 from mmpref.data.quarantine import Quarantine, QuarantinedRow
 from mmpref.data.reading.source import local_path
+from mmpref.data.verification import describes
 from mmpref.errors import MMPrefError
 from mmpref.yaml_text import parse_value
 
 if TYPE_CHECKING:
-    from mmpref.data.commands.check import CheckReport
+    from mmpref.data.commands.check_report import CheckReport
 
 RECIPE = "RECIPE"
 """What stands in a command for the recipe, which only the user knows."""
@@ -67,7 +67,7 @@ def fetch_commands(sources: Sequence[PairSource], rows: Iterable[QuarantinedRow]
         spec = _shell_path(source.rows.spec)
         out = _beside(source, "fetched")
         words = ["mmpref", "data", "fetch", spec, *_options(source, root=False), "--out", str(out)]
-        commands.append(shlex.join([*words, "--root", str(out.parent / "images"), *options]))
+        commands.append(shlex.join([*words, "--image-root", str(out.parent / "images"), *options]))
     return commands
 
 
@@ -117,11 +117,13 @@ def after_check(sources: Sequence[PairSource], report: CheckReport, out: Path, *
         fix = ["--fix", str(fix_name(sources))]
         clean = check_command(sources, demonstrations=demonstrations, more=_with_out(out, fix))
         steps += ["or write them to a file of their own, which any command takes", f"  {clean}"]
-    if commands := fetch_commands(sources, report.aside):
+    if commands := fetch_commands(sources, report.quarantined_rows):
         steps += ["images that are URLs are downloaded once", *(f"  {line}" for line in commands)]
     if report.quarantined and not report.images and report.reasons.get("image_missing"):
         roots = sorted({str(source.images.root) for source in sources if source.images is not None})
-        steps += [f"no image was found below {', '.join(roots)}: give the folder that the paths start from, --root DIR"]
+        steps += [
+            f"no image was found below {', '.join(roots)}: give the folder that the paths start from, --image-root DIR"
+        ]
     if report.reasons.get("duplicate_id"):
         steps += _new_ids(sources)
     if report.quarantined:
@@ -220,7 +222,7 @@ def allowing(bad: int, read: int) -> float:
 def _options(source: PairSource, *, root: bool = True) -> list[str]:
     return [
         *(["--format", source.format] if source.format != "auto" else []),
-        *(["--root", str(source.asked_root)] if root and source.asked_root is not None else []),
+        *(["--image-root", str(source.asked_root)] if root and source.asked_root is not None else []),
         *(["--split", source.rows.split] if source.rows.split is not None else []),
         *(["--card", source.card] if source.card is not None else []),
     ]

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mmpref.data.loading import PairSource
+from mmpref.data.pair_source import PairSource
 from mmpref.errors import ConfigError
 from mmpref.files.reading import refuse_written_over
 from mmpref.files.writing import real_path, refuse_special, writing_to

@@ -12,12 +12,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from mmpref.data.formats.canonical import canonical
+from mmpref.data.formats.canonical import CanonicalRow
 from mmpref.data.formats.chat import with_places
-from mmpref.data.formats.columns import is_empty
 from mmpref.data.formats.contract import Format, FormatOptions, Row
 from mmpref.data.formats.fields import fault, has, has_any, is_text, shown, text, turn
 from mmpref.data.formats.frameworks import images_of
+from mmpref.data.formats.media_values import is_empty
 
 _BETTER = ("better_response_id", "better_response", "overall_response", "more_helpful_response_id")
 _LEFT_OUT = {"overall_response", "more_helpful_response_id"}
@@ -27,15 +27,13 @@ _RESPONSE = re.compile(r"response_\d+")
 
 def _pair(row: Row, options: FormatOptions, question: str, answers: tuple[str, str], *used: str) -> dict[str, Any]:
     images = images_of(row, options)
-    return canonical(
-        row,
-        options,
+    return CanonicalRow(
         prompt=with_places([turn("user", text(row, question, reason="prompt"))], len(images.items)),
         images=images,
         chosen=answers[0],
         rejected=answers[1],
         used=("image", "images", question, *used),
-    )
+    ).build(row, options)
 
 
 def _two_responses(row: Row, options: FormatOptions) -> list[dict[str, Any]]:

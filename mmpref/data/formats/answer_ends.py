@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from mmpref.data.formats.fields import fault
-from mmpref.data.pairs import END_MARKS
+from mmpref.data.row_values import END_MARKS
 
 REASON = "end_mark"
 _OF_HTML = re.compile(r"<s[\s>]", re.IGNORECASE)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from mmpref.data.formats.columns import SCORE_PAIRS, other_scores
@@ -21,105 +22,149 @@ from mmpref.data.pairs import LINKS
 from mmpref.data.placeholders import links_to_images, refuse_images, refuse_marks
 
 
-def canonical(
-    row: Row,
-    options: FormatOptions,
-    *,
-    prompt: Sequence[Message],
-    images: Images,
-    chosen: str,
-    rejected: str | None,
-    used: Iterable[str],
-    ids: Sequence[str] = ("id",),
-    suffix: str = "",
-    meta: Mapping[str, Any] | None = None,
-    rejected_images: Images | None = None,
-    response_prefix: str = "",
-    scores: tuple[float, float] | None = None,
-    look_for_scores: bool = True,
-    told: Sequence[str] = (),
-) -> dict[str, Any]:
-    """The canonical row; what was not used goes to ``meta``, untouched.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CanonicalRow:
+    """What a format read from one foreign row; :meth:`build` makes the canonical row of it."""
 
-    A system prompt, tools, switches of the chat template, ``response_prefix`` and ``rejected_images`` are read here,
-    whatever the format, from columns that are not ``used``.
+    prompt: Sequence[Message]
+    images: Images
+    chosen: str
+    rejected: str | None
+    used: tuple[str, ...]
+    """Keys of the row that were read; ``ids``, the scores and ``meta`` are added to them."""
+    ids: Sequence[str] = ("id",)
+    """Keys that may hold the id, in order."""
+    suffix: str = ""
+    """Makes the ids of several pairs of one row differ."""
+    meta: Mapping[str, Any] | None = None
+    """Facts that the format found, added to what is left over."""
+    rejected_images: Images | None = None
+    response_prefix: str = ""
+    scores: tuple[float, float] | None = None
+    """Of the chosen and the rejected answer; None takes the row's own."""
+    look_for_scores: bool = True
+    """Whether the row's own may have other names than ours."""
+    ignored: Sequence[str] = ()
+    """Columns on the list of those that change a pair which this format knows to change nothing."""
 
-    Args:
-        used: keys of the row that were read; ``ids``, the scores and ``meta`` are added to them.
-        ids: where the id may stand, in order.
-        suffix: makes the ids of several pairs of one row differ.
-        meta: facts that the adapter found, added to what is left over.
-        scores: of the chosen and the rejected answer; None takes the row's own.
-        look_for_scores: whether the row's own may stand under other names than ours.
-        told: columns on the list of those that change a pair which this format knows to change nothing.
+    def build(self, row: Row, options: FormatOptions) -> dict[str, Any]:
+        """The canonical row; what was not used goes to ``meta``, untouched.
 
-    Raises:
-        RowError: image places and images that do not match, or a column that changes the pair and was not read.
-    """
-    used = tuple(used)
-    taken_off: dict[str, Any] = {}
-    written: tuple[list[str], list[str]] = ([], [])  # with their marks, as another column may repeat them
-    if may_be_written_out(prompt, chosen, rejected):
-        plain = not any(_is_talk(row.get(key)) for key in used)
-        written = (_texts(prompt), [chosen, rejected or ""])
-        prompt, chosen, rejected, taken_off = read_written_out(prompt, chosen, rejected, plain=plain)
-    pair_scores, score_keys = (scores, ()) if scores is not None else _scores(row, look_for_scores)
-    row_id, id_key = _id(row, ids, options)
-    spent = {*used, *SCORE_PAIRS[0], *score_keys, "meta", "source", *([id_key] if id_key else [])}
-    left = {key: value for key, value in row.items() if key not in spent and value is not None}
-    shared = take_shared(left, prefix=response_prefix) if left else Shared(prefix=response_prefix)
-    prompt = with_system(prompt, shared.system)
-    rejected_key = "rejected_images"
-    if rejected_images is None and shared.rejected_images is not None:
-        rejected_key = shared.rejected_images[1]
-        rejected_images = read_images(*shared.rejected_images, options)
-    texts = _texts(prompt)
-    kept = _own_meta(row)
-    if kept or not images.items:
-        refuse_hidden(row, kept, id_key=id_key, images=images.items, prompt=texts)
-    if left:
-        asked, said = [*texts, *written[0]], [chosen, rejected or "", *written[1]]
-        refuse_unread(left, images=images.items, prompt=asked, answers=said, told=told)
-    places = sum([part == IMAGE_PART for message in prompt for part in message["content"]])
-    for key, side in (("images", images), (rejected_key, rejected_images)):
+        A system prompt, tools, switches of the chat template, ``response_prefix`` and ``rejected_images`` are read
+        here, whatever the format, from columns that are not ``used``.
+
+        Raises:
+            RowError: image places and images that do not match, or a column that changes the pair and was not read.
+        """
+        said = self._without_markup(row)
+        own = (*self.scores, ()) if self.scores is not None else _scores(row, self.look_for_scores)
+        score_chosen, score_rejected, score_keys = own
+        row_id, id_key = _id(row, self.ids, options)
+        spent = {*self.used, *SCORE_PAIRS[0], *score_keys, "meta", "source", *([id_key] if id_key else [])}
+        left = {key: value for key, value in row.items() if key not in spent and value is not None}
+        shared = take_shared(left, prefix=self.response_prefix) if left else Shared(prefix=self.response_prefix)
+        prompt = with_system(said.prompt, shared.system)
+        rejected_images, rejected_key = self.rejected_images, "rejected_images"
+        if rejected_images is None and shared.rejected_images is not None:
+            rejected_key = shared.rejected_images[1]
+            rejected_images = read_images(*shared.rejected_images, options)
+        meta = _own_meta(row)
+        self._refuse_unread(row, left, meta, id_key=id_key, prompt=_texts(prompt), said=said)
+        _refuse_other_counts(prompt, {"images": self.images, rejected_key: rejected_images})
+        if links := _links_in(prompt):
+            said.taken_off[LINKS] = said.taken_off.get(LINKS, 0) + links
+        if self.images.names:
+            left.setdefault("image_names", self.images.names)
+        found = (*left.items(), *asides_of(row, self.used).items(), *said.taken_off.items(), *(self.meta or {}).items())
+        for key, value in found:
+            if key in meta and key not in said.taken_off:
+                raise fault("meta", f"{key!r} is in the row and in its 'meta'")
+            meta[key] = value
+        result: dict[str, Any] = {
+            "id": options.id_prefix + row_id + self.suffix,
+            "images": self.images.items,
+            "prompt": list(prompt),
+            "chosen": said.chosen,
+            "rejected": said.rejected,
+            "rejected_images": None if rejected_images is None else rejected_images.items,
+            "response_prefix": shared.prefix or None,
+            "score_chosen": score_chosen,
+            "score_rejected": score_rejected,
+            "source": optional_text(row, "source") or options.source or None,
+            "meta": meta or None,
+            "template_kwargs": shared.template_kwargs,
+        }
+        return {key: value for key, value in result.items() if value is not None}
+
+    def _without_markup(self, row: Row) -> _Spoken:
+        """Prompt and answers without the marks of a chat template that the row is written out in."""
+        if not may_be_written_out(self.prompt, self.chosen, self.rejected):
+            return _Spoken(self.prompt, self.chosen, self.rejected)
+        plain = not any(_is_talk(row.get(key)) for key in self.used)
+        prompt, chosen, rejected, taken_off = read_written_out(self.prompt, self.chosen, self.rejected, plain=plain)
+        return _Spoken(prompt, chosen, rejected, taken_off, _texts(self.prompt), [self.chosen, self.rejected or ""])
+
+    def _refuse_unread(
+        self, row: Row, left: Row, meta: Row, *, id_key: str | None, prompt: list[str], said: _Spoken
+    ) -> None:
+        if meta or not self.images.items:
+            refuse_hidden(row, meta, id_key=id_key, images=self.images.items, prompt=prompt)
+        if left:
+            refuse_unread(
+                left,
+                images=self.images.items,
+                prompt=[*prompt, *said.prompt_as_written],
+                answers=[said.chosen, said.rejected or "", *said.answers_as_written],
+                ignored=self.ignored,
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Spoken:
+    """Prompt and answers, and what they were before marks were taken off: another column may repeat them so."""
+
+    prompt: Sequence[Message]
+    chosen: str
+    rejected: str | None
+    taken_off: dict[str, Any] = field(default_factory=dict)
+    prompt_as_written: Sequence[str] = ()
+    answers_as_written: Sequence[str] = ()
+
+
+def _refuse_other_counts(prompt: Sequence[Message], sides: Mapping[str, Images | None]) -> None:
+    """Refuse images that are not as many as their places in the prompt."""
+    places = _num_places(prompt)
+    for key, side in sides.items():
         if side is not None and places != len(side.items):
             raise fault("image_count", f"the prompt has {places} image places and {key!r} has {len(side.items)} images")
-    for role, content in _said(prompt):
-        refuse_marks(content, "the prompt", has_images=bool(places))
-        if not places and ("](" in content or "<" in content):
+
+
+def _links_in(prompt: Sequence[Message]) -> int:
+    """How many images the texts of a prompt without images link to.
+
+    Raises:
+        RowError: marks of a chat template, or images written into the text.
+    """
+    has_images = bool(_num_places(prompt))
+    num_links = 0
+    for role, content in _role_texts(prompt):
+        refuse_marks(content, "the prompt", has_images=has_images)
+        if not has_images and ("](" in content or "<" in content):
             if role == "user":  # other turns show nothing: they say how images are written, or write them
                 refuse_images(content, "the prompt")
-            if links := links_to_images(content):
-                taken_off[LINKS] = taken_off.get(LINKS, 0) + links
-    if images.names:
-        left.setdefault("image_names", images.names)
-    for key, value in (*left.items(), *asides_of(row, used).items(), *taken_off.items(), *(meta or {}).items()):
-        if key in kept and key not in taken_off:
-            raise fault("meta", f"{key!r} stands in the row and in its 'meta'")
-        kept[key] = value
-    source = optional_text(row, "source") or options.source
-    result: dict[str, Any] = {
-        "id": options.id_prefix + row_id + suffix,
-        "images": images.items,
-        "prompt": list(prompt),
-        "chosen": chosen,
-        "rejected": rejected,
-        "rejected_images": None if rejected_images is None else rejected_images.items,
-        "response_prefix": shared.prefix or None,
-        "score_chosen": pair_scores[0],
-        "score_rejected": pair_scores[1],
-        "source": source or None,
-        "meta": kept or None,
-        "template_kwargs": shared.template_kwargs,
-    }
-    return {key: value for key, value in result.items() if value is not None}
+            num_links += links_to_images(content)
+    return num_links
+
+
+def _num_places(prompt: Iterable[Message]) -> int:
+    return sum([part == IMAGE_PART for message in prompt for part in message["content"]])
 
 
 def _texts(prompt: Iterable[Message]) -> list[str]:
-    return [content for _, content in _said(prompt)]
+    return [content for _, content in _role_texts(prompt)]
 
 
-def _said(prompt: Iterable[Message]) -> list[tuple[str, str]]:
+def _role_texts(prompt: Iterable[Message]) -> list[tuple[str, str]]:
     """Who says what."""
     return [
         (message["role"], part["text"]) for message in prompt for part in message["content"] if part["type"] == "text"
@@ -132,22 +177,22 @@ def _is_talk(value: Any) -> bool:
     return is_list and ("role" in value[0] or "from" in value[0])
 
 
-def _scores(row: Row, look: bool) -> tuple[tuple[float | None, float | None], Sequence[str]]:
-    """The scores of both answers and their columns. Under other names than ours they are read where both are numbers
+def _scores(row: Row, look: bool) -> tuple[float | None, float | None, Sequence[str]]:
+    """The scores of both answers, and their columns. Under other names than ours they are read where both are numbers
     and no other pair of columns says otherwise."""
     ours = tuple([number(row.get(key), key) for key in SCORE_PAIRS[0]])
     if ours != (None, None) or not look:
-        return (ours[0], ours[1]), ()
+        return ours[0], ours[1], ()
     found: dict[tuple[float, float], list[str]] = {}
     for keys in other_scores(tuple(row)):
         values = [row[key] for key in keys]
         if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-            chosen, rejected = (number(value, key) for value, key in zip(values, keys, strict=True))
-            found.setdefault((chosen or 0.0, rejected or 0.0), []).extend(keys)
+            better, worse = (number(value, key) for value, key in zip(values, keys, strict=True))
+            found.setdefault((better or 0.0, worse or 0.0), []).extend(keys)
     if len(found) != 1:
-        return (None, None), ()
-    ((both, columns),) = found.items()
-    return both, columns
+        return None, None, ()
+    (((chosen, rejected), columns),) = found.items()
+    return chosen, rejected, columns
 
 
 def _id(row: Row, keys: Sequence[str], options: FormatOptions) -> tuple[str, str | None]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmpref.data.formats.columns import is_empty
 from mmpref.data.formats.contract import FormatOptions
 from mmpref.data.formats.fields import (
     IMAGE_PART,
@@ -20,7 +19,8 @@ from mmpref.data.formats.fields import (
     turn,
     without_none,
 )
-from mmpref.data.pairs import IMAGE_HINTS
+from mmpref.data.formats.media_values import is_empty
+from mmpref.data.prompt_rows import IMAGE_HINTS
 from mmpref.records import ROLES
 
 

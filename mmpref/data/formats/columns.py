@@ -8,14 +8,13 @@ changes nothing; it stays in ``meta`` and is counted. ``unread.py`` refuses what
 from __future__ import annotations
 
 import functools
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
 from mmpref.data.formats.contract import Row
-from mmpref.data.pairs import local_file
+from mmpref.data.formats.media_values import as_list, is_empty, looks_like_image, names_the_same
 from mmpref.data.quarantine import RowError
 
 
@@ -130,14 +129,7 @@ _SIDES = ("score_{}", "{}_score", "{}_rating", "rating_{}", "{}_reward", "reward
 SCORE_PAIRS = tuple((side.format("chosen"), side.format("rejected")) for side in _SIDES)
 """Names under which the scores of both answers stand; the first is ours."""
 
-_IMAGE_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif", ".svg")
-_VIDEO_ENDINGS = (".mp4", ".webm", ".avi", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg")
-_AUDIO_ENDINGS = (".mp3", ".wav", ".flac", ".ogg", ".m4a", ".opus", ".aac")
-_ENDINGS = (*_IMAGE_ENDINGS, *_VIDEO_ENDINGS, *_AUDIO_ENDINGS)
-_ENCODED = ("data:image/", "data:video/", "data:audio/", "iVBORw0KGgo", "/9j/4", "R0lGOD", "UklGR")
-_MEDIA_KEYS = frozenset({"bytes", "path", "url", "array", "sampling_rate"})
 MEDIA_KINDS = (IMAGES, VIDEO, AUDIO, MEDIA, BOXES)
-_MEDIA_BYTES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"ID3", b"\x1aE\xdf\xa3", b"OggS")
 
 
 def spelt(name: str) -> str:
@@ -181,26 +173,6 @@ def other_scores(keys: tuple[Any, ...]) -> tuple[tuple[str, str], ...]:
     return tuple((spelling[one], spelling[two]) for one, two in SCORE_PAIRS if one in spelling and two in spelling)
 
 
-def is_empty(value: Any) -> bool:
-    """Whether a value says nothing: None, blanks, NaN, and lists and mappings of nothing else."""
-    kind = type(value)
-    if value is None or kind is bool or kind is int:
-        return value is None
-    if kind is str:
-        return not value or value.isspace()
-    if kind is list or isinstance(value, list | tuple):
-        for item in value:  # noqa: SIM110  faster than all(), and asked for every row
-            if not is_empty(item):
-                return False
-        return True
-    if kind is dict or isinstance(value, Mapping):
-        for item in value.values():  # noqa: SIM110
-            if not is_empty(item):
-                return False
-        return True
-    return kind is float and math.isnan(value)
-
-
 def standard(row: Row, *, check: bool = True) -> Row:
     """The row as the formats read it: what is empty left out, its one column of images under the usual name.
 
@@ -234,7 +206,7 @@ def standard(row: Row, *, check: bool = True) -> Row:
                 refuse(key, column.kind)
         elif column.use == "main" and _holds_images(key, value):
             main.append(key)
-    if len(main) > 1 and "image" in main and "images" in main and names_the_same(row["image"], _as_list(row["images"])):
+    if len(main) > 1 and "image" in main and "images" in main and names_the_same(row["image"], as_list(row["images"])):
         empty.add("image")  # says the same once more
     known = not main or "image" in main or "images" in main
     if known and not empty:
@@ -253,14 +225,10 @@ def standard(row: Row, *, check: bool = True) -> Row:
 def _leader(row: Row, names: Sequence[str]) -> str | None:
     """The column that the others only repeat; local files before URLs. None where they hold different images."""
     for name in sorted(names, key=lambda name: "://" in str(row[name])[:40]):
-        images = _as_list(row[name])
+        images = as_list(row[name])
         if all(other == name or names_the_same(row[other], images) for other in names):
             return name
     return None
-
-
-def _as_list(value: Any) -> Sequence[Any]:
-    return value if isinstance(value, list | tuple) else [value]
 
 
 def _is_count(key: str, value: Any, kind: Kind) -> bool:
@@ -274,45 +242,10 @@ def _holds_images(key: str, value: Any) -> bool:
     """No numbers; and what ``media`` holds must look like images, since it may be anything."""
     if key in ("image", "images"):
         return True
-    items = _as_list(value)
+    items = as_list(value)
     if any(isinstance(item, int | float) for item in items):
         return False
-    return not spelt(key).startswith("media") or all(_looks_like_image(item) for item in items)
-
-
-def _looks_like_image(item: Any) -> bool:
-    if isinstance(item, Mapping):
-        item = item.get("path") or item.get("bytes")
-    if isinstance(item, str):
-        return item.startswith("data:image/") or _path_of(item).endswith(_IMAGE_ENDINGS)
-    return isinstance(item, bytes)
-
-
-def _path_of(text: str) -> str:
-    """A path or URL in lower case without a query."""
-    return text.partition("?")[0].partition("#")[0].lower()
-
-
-def looks_like_media(value: Any) -> bool:
-    """A path or URL with the ending of a picture, video or sound, encoded media, or a list of those."""
-    if isinstance(value, str):
-        if "." not in value[-40:] and "?" not in value and "#" not in value and value[:1] not in "dRiU/":
-            return False
-        if len(value) <= 2048 and _path_of(value).endswith(_ENDINGS):
-            return "\n" not in value
-        return value.startswith(_ENCODED)
-    if isinstance(value, bytes):
-        return value.startswith(_MEDIA_BYTES)
-    if isinstance(value, Mapping):
-        return value.keys() <= _MEDIA_KEYS and not is_empty(value)
-    return isinstance(value, list | tuple) and any(looks_like_media(item) for item in value[:100])
-
-
-def ends_like_an_image(value: Any) -> bool:
-    """A text with the ending of a picture's file."""
-    if type(value) is not str or ("." not in value[-8:] and "?" not in value and "#" not in value):
-        return False
-    return len(value) <= 2048 and "\n" not in value and _path_of(value).rstrip().endswith(_IMAGE_ENDINGS)
+    return not spelt(key).startswith("media") or all(looks_like_image(item) for item in items)
 
 
 def refuse(key: str, kind: Kind, *, inside: bool = False) -> NoReturn:
@@ -321,32 +254,3 @@ def refuse(key: str, kind: Kind, *, inside: bool = False) -> NoReturn:
     name = ", or rename it if it is none" if inside and kind is SYSTEM else ""  # the name of the system that answered
     detail = f"column {key!r} holds {kind.name}, which is not read here: {move}{kind.advice}{name}"
     raise RowError(detail, reason=kind.reason)
-
-
-def names_the_same(value: Any, images: Sequence[Any]) -> bool:
-    """Whether a column names the images that were read: the same files, or names for embedded ones."""
-    given = value if isinstance(value, list | tuple) else [value]
-    if not images or len(given) != len(images):
-        return False
-    return all(
-        isinstance(name, str) and (not isinstance(image, str) or _same_file(name, image))
-        for name, image in zip(given, images, strict=True)
-    )
-
-
-def _same_file(one: str, two: str) -> bool:
-    """Whether two paths may be one file: one is the end of the other, folder by folder (``1.jpg``, ``orig/1.jpg``).
-
-    Of an address and a local copy only the file names are compared: the folders of the two have nothing in common.
-    """
-    if one == two:
-        return True
-    first, second = _folders(one), _folders(two)
-    num_same = 1 if ("://" in local_file(one)) != ("://" in local_file(two)) else min(len(first), len(second))
-    return bool(num_same) and first[-num_same:] == second[-num_same:]
-
-
-def _folders(path: str) -> list[str]:
-    """The folders of a path or an address, and the file's name."""
-    path = re.split(r"[?#]", local_file(path))[0].partition("://")[2] or re.split(r"[?#]", local_file(path))[0]
-    return [piece for piece in path.replace("\\", "/").split("/") if piece not in ("", ".")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mmpref.data.formats.canonical import canonical
+from mmpref.data.formats.canonical import CanonicalRow
 from mmpref.data.formats.contract import Format, FormatOptions, Row
 from mmpref.data.formats.fields import (
     Images,
@@ -39,15 +39,13 @@ def _povid(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     if better[:-1] != worse[:-1]:
         raise fault("prompt_differs", "the two conversations differ before their last answer")
     return [
-        canonical(
-            row,
-            options,
+        CanonicalRow(
             prompt=[placeholder_turn(role, content) for role, content in better[:-1]],
             images=images_of(row, options),
             chosen=better[-1][1],
             rejected=worse[-1][1],
             used=("image", "images", "conversations", "rejected_conversations"),
-        )
+        ).build(row, options)
     ]
 
 
@@ -68,16 +66,14 @@ def _ha_dpo(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     better, worse = _several(row, "chosen"), _several(row, worse_key)
     num_pairs = max(len(better), len(worse))
     return [
-        canonical(
-            row,
-            options,
+        CanonicalRow(
             prompt=[turn("user", placed_or_first(question, len(images.items)))],
             images=images,
             chosen=better[place % len(better)],
             rejected=worse[place % len(worse)],
             used=("image", "images", "question", "chosen", "rejected", "reject"),
             suffix=f":{place}" if num_pairs > 1 else "",
-        )
+        ).build(row, options)
         for place in range(num_pairs)
     ]
 
@@ -107,9 +103,7 @@ def _bpo(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
         (high, low) for place, high in enumerate(ordered) for low in ordered[place + 1 :] if ranks[high] != ranks[low]
     ]
     return [
-        canonical(
-            row,
-            options,
+        CanonicalRow(
             prompt=prompt,
             images=images,
             chosen=text(completions[high], "response"),
@@ -124,7 +118,7 @@ def _bpo(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
                 "type_chosen": completions[high].get("type"),
                 "type_rejected": completions[low].get("type"),
             },
-        )
+        ).build(row, options)
         for high, low in pairs
     ]
 
@@ -154,15 +148,13 @@ def _llava_rlhf(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
             raise fault("roles", f"{key!r} must be said by 'llava' or 'gpt'")
         answers[number_of] = said
     return [
-        canonical(
-            row,
-            options,
+        CanonicalRow(
             prompt=[placeholder_turn(role, content) for role, content in turns],
             images=needed(images_of(row, options), "image"),
             chosen=answers[preference],
             rejected=answers[3 - preference],
             used=("image", "images", "conversations", "output_1", "output_2", "preference"),
-        )
+        ).build(row, options)
     ]
 
 

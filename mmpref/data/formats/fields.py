@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmpref.data.formats.contract import FormatOptions, Row
-from mmpref.data.pairs import local_file
 from mmpref.data.quarantine import RowError
+from mmpref.data.row_values import local_file
 
 PLACEHOLDER = "<image>"
 MEDIA_PLACEHOLDERS = (PLACEHOLDER, "<video>", "<audio>")

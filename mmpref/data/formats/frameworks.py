@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmpref.data.formats import writers
-from mmpref.data.formats.canonical import canonical
+from mmpref.data.formats.canonical import CanonicalRow
 from mmpref.data.formats.chat import InParts, chat_answer, chat_message, chat_messages, images_in_parts, with_places
-from mmpref.data.formats.columns import column_of, is_empty
+from mmpref.data.formats.columns import column_of
 from mmpref.data.formats.contract import Format, FormatOptions, Row
 from mmpref.data.formats.fields import (
     PLACEHOLDER,
@@ -30,6 +30,7 @@ from mmpref.data.formats.fields import (
     text,
     turn,
 )
+from mmpref.data.formats.media_values import is_empty
 from mmpref.data.formats.shared_fields import take_shared, with_system
 from mmpref.data.pairs import PAIR_KEYS
 from mmpref.records import ROLES
@@ -102,7 +103,7 @@ def _trl(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     images = images_in_parts(inside, images, options)
     prompt = with_places(prompt, len(images.items))  # TRL's own rule where there is no place: before the first question
     used = ("image", "images", "prompt", "chosen", "rejected")
-    return [canonical(row, options, prompt=prompt, images=images, chosen=chosen, rejected=rejected, used=used)]
+    return [CanonicalRow(prompt=prompt, images=images, chosen=chosen, rejected=rejected, used=used).build(row, options)]
 
 
 def images_of(row: Row, options: FormatOptions) -> Images:
@@ -190,7 +191,7 @@ def _plain_answers(
 ) -> dict[str, Any]:
     chosen, rejected = (answer_without_images(text(row, key), key) for key in ("chosen", "rejected"))
     used = (*used, "chosen", "rejected")
-    return canonical(row, options, prompt=prompt, images=images, chosen=chosen, rejected=rejected, used=used)
+    return CanonicalRow(prompt=prompt, images=images, chosen=chosen, rejected=rejected, used=used).build(row, options)
 
 
 def _sharegpt(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
@@ -213,7 +214,11 @@ def _sharegpt(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
             raise fault("roles", f"{side!r} must be said by the assistant")
         answers.append(answer_without_images(answer, side))
     used = ("image", "images", key, "chosen", "rejected")
-    return [canonical(row, options, prompt=prompt, images=images, chosen=answers[0], rejected=answers[1], used=used)]
+    return [
+        CanonicalRow(prompt=prompt, images=images, chosen=answers[0], rejected=answers[1], used=used).build(
+            row, options
+        )
+    ]
 
 
 def _qwen_vl(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
@@ -228,7 +233,7 @@ def _internvl(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     prompt = [turn("user", placed_or_first(question, len(images.items)))]
     chosen, rejected = text(row, "chosen"), text(row, "rejected")
     used = ("image", "images", "question", "chosen", "rejected")
-    return [canonical(row, options, prompt=prompt, images=images, chosen=chosen, rejected=rejected, used=used)]
+    return [CanonicalRow(prompt=prompt, images=images, chosen=chosen, rejected=rejected, used=used).build(row, options)]
 
 
 def is_internvl(row: Row) -> bool:

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
-from mmpref.data.formats.canonical import canonical
+from mmpref.data.formats.canonical import CanonicalRow
 from mmpref.data.formats.chat import InParts, chat_answer, chat_messages, images_in_parts, with_places
-from mmpref.data.formats.columns import is_empty
 from mmpref.data.formats.contract import Format, FormatOptions, Row
 from mmpref.data.formats.fields import Message, fault, has, is_turns, number, shown, without_none
 from mmpref.data.formats.frameworks import images_of
+from mmpref.data.formats.media_values import is_empty
 from mmpref.data.formats.unread import refuse_media_inside
 
 
@@ -30,16 +30,14 @@ def _pair(
     suffix: str = "",
 ) -> dict[str, Any]:
     images = images_in_parts(inside, images_of(row, options), options)
-    return canonical(
-        row,
-        options,
+    return CanonicalRow(
         prompt=with_places(prompt, len(images.items)),
         images=images,
         chosen=answers[0],
         rejected=answers[1],
         used=("image", "images", *used),
         suffix=suffix,
-    )
+    ).build(row, options)
 
 
 def _openai(row: Row, options: FormatOptions) -> list[dict[str, Any]]:

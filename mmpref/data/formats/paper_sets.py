@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from mmpref.data.formats.canonical import canonical
+from mmpref.data.formats.canonical import CanonicalRow
 from mmpref.data.formats.chat import InParts, chat_answer, chat_messages, with_places
 from mmpref.data.formats.contract import Format, FormatOptions, Row
 from mmpref.data.formats.fields import (
@@ -32,9 +32,7 @@ def _hsa_dpo(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
         raise fault("id", "the row has no 'id', which names its image")
     images = images_of(row, options) if has_image(row) else Images([image_of_id(row["id"], options)], [])
     return [
-        canonical(
-            row,
-            options,
+        CanonicalRow(
             prompt=[
                 turn("user", [{"type": "image"}, {"type": "text", "text": text(row, "question", reason="prompt")}])
             ],
@@ -43,7 +41,7 @@ def _hsa_dpo(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
             rejected=text(row, "rejected"),
             used=("image", "images", "question", "chosen", "rejected"),
             look_for_scores=False,
-        )
+        ).build(row, options)
     ]
 
 
@@ -65,16 +63,14 @@ def _re_align(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
         raise fault("prompt_differs", "'chosen' and 'rejected' do not begin with the same turns")
     images = needed(images_of(row, options), "image")
     return [
-        canonical(
-            row,
-            options,
+        CanonicalRow(
             prompt=with_places(prompt, len(images.items)),
             images=images,
             chosen=chosen,
             rejected=rejected,
             used=("image", "images", "chosen", "rejected"),
-            told=("retrieved_image",),
-        )
+            ignored=("retrieved_image",),
+        ).build(row, options)
     ]
 
 
@@ -90,15 +86,13 @@ def _mdpo(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
         raise fault("chat_markup", "'prompt' must be one turn in LLaVA's template: ... USER: <image>\\n... ASSISTANT:")
     system = [turn("system", found["system"])] if found["system"] else []
     return [
-        canonical(
-            row,
-            options,
+        CanonicalRow(
             prompt=[*system, turn("user", parts_of(found["asked"]))],
             images=needed(images_of(row, options), "img_path"),
             chosen=text(row, "chosen"),
             rejected=text(row, "rejected"),
             used=("image", "images", "prompt", "chosen", "rejected"),
-        )
+        ).build(row, options)
     ]
 
 
@@ -107,15 +101,13 @@ def _stack(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     ``response_j`` is the better answer."""
     images = images_of(row, options)
     return [
-        canonical(
-            row,
-            options,
+        CanonicalRow(
             prompt=with_places([turn("user", text(row, "question", reason="prompt"))], len(images.items)),
             images=images,
             chosen=text(row, "response_j"),
             rejected=text(row, "response_k"),
             used=("image", "images", "question", "response_j", "response_k"),
-        )
+        ).build(row, options)
     ]
 
 

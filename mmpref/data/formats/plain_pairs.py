@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmpref.data.formats.canonical import canonical
+from mmpref.data.formats.canonical import CanonicalRow
 from mmpref.data.formats.chat import InParts, chat_answer, chat_messages, images_in_parts, with_places
 from mmpref.data.formats.contract import Format, FormatOptions, Row
 from mmpref.data.formats.fields import fault, has, has_any, is_text, is_turns, text, turn
@@ -39,15 +39,13 @@ def _axolotl(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
         answers = tuple(text(row, key) for key in sides)
     images = images_in_parts(inside, images_of(row, options), options)
     return [
-        canonical(
-            row,
-            options,
+        CanonicalRow(
             prompt=with_places(prompt, len(images.items)),
             images=images,
             chosen=answers[0],
             rejected=answers[1],
             used=("image", "images", asked, *sides),
-        )
+        ).build(row, options)
     ]
 
 
@@ -79,15 +77,13 @@ def _hh_rlhf(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
             raise fault("chat_markup", f"{key!r} goes on with a turn of Human after its answer; cut the talk before it")
     images = images_of(row, options)
     return [
-        canonical(
-            row,
-            options,
+        CanonicalRow(
             prompt=with_places([turn("user", better[: ends[0]])], len(images.items)),
             images=images,
             chosen=better[ends[0] :].lstrip(),
             rejected=worse[ends[1] :].lstrip(),
             used=("image", "images", "chosen", "rejected"),
-        )
+        ).build(row, options)
     ]
 
 

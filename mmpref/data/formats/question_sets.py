@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from mmpref.data.formats.canonical import canonical
+from mmpref.data.formats.canonical import CanonicalRow
 from mmpref.data.formats.columns import standard
 from mmpref.data.formats.contract import Format, FormatOptions, Row
 from mmpref.data.formats.fields import (
@@ -36,16 +36,14 @@ def _asked(
     question: str,
     ids: tuple[str, ...] = ("id",),
     meta: Mapping[str, Any] | None = None,
-    told: tuple[str, ...] = (),
+    ignored: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """A row of a question about an image with two answers; without placeholders the images come first."""
     images = needed(images_of(row, options), "image")
     prompt = [turn("user", placed_or_first(text(row, question, reason="prompt"), len(images.items)))]
     chosen, rejected = text(row, "chosen"), text(row, "rejected")
     used = ("image", "images", question, "chosen", "rejected")
-    return canonical(
-        row,
-        options,
+    return CanonicalRow(
         prompt=prompt,
         images=images,
         chosen=chosen,
@@ -53,13 +51,13 @@ def _asked(
         used=used,
         ids=ids,
         meta=meta,
-        told=told,
-    )
+        ignored=ignored,
+    ).build(row, options)
 
 
 def _rlaif_v(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     """RLAIF-V as ``muffin/data/datasets.py`` of RLHF-V/RLAIF-V reads it: the image, a line break, the question."""
-    return [_asked(row, options, question="question", ids=("idx", "id"), told=_origin_path(row))]
+    return [_asked(row, options, question="question", ids=("idx", "id"), ignored=_origin_path(row))]
 
 
 def _origin_path(row: Row) -> tuple[str, ...]:
@@ -86,7 +84,7 @@ def _mm_rlhf(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     if is_tie:
         return []
     # a second image for another term of the set's own loss; no pair has a place for it
-    return [_asked(row, options, question="prompt", told=("mixed_up_image",))]
+    return [_asked(row, options, question="prompt", ignored=("mixed_up_image",))]
 
 
 def _rlhf_v(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
@@ -95,7 +93,7 @@ def _rlhf_v(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     if twice := sorted(set(whole) & set(inner)):
         raise fault("json_text", f"the keys {', '.join(map(repr, twice))} stand in the row and inside its 'text'")
     both = standard({**whole, **inner})
-    return [_asked(both, options, question="question", ids=("idx", "id"), told=_origin_path(both))]
+    return [_asked(both, options, question="question", ids=("idx", "id"), ignored=_origin_path(both))]
 
 
 def _json_object(content: str) -> dict[str, Any]:
@@ -122,16 +120,14 @@ def _sentinel(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     if context and not context[-1].isspace() and not (better[:1].isspace() and worse[:1].isspace()):
         context += " "  # the sentences go on after it
     return [
-        canonical(
-            row,
-            options,
+        CanonicalRow(
             prompt=[turn("user", placed_or_first(text(row, "question", reason="prompt"), len(images.items)))],
             images=images,
             chosen=better,
             rejected=worse,
             used=("image", "images", "context", "question", "y_win", "y_lose"),
             response_prefix=context,
-        )
+        ).build(row, options)
     ]
 
 

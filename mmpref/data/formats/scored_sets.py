@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from mmpref.data.formats.canonical import canonical
+from mmpref.data.formats.canonical import CanonicalRow
 from mmpref.data.formats.chat import with_places
 from mmpref.data.formats.contract import Format, FormatOptions, Row
 from mmpref.data.formats.fields import (
@@ -48,9 +48,7 @@ def _vlfeedback(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     ]
     num_ties = len(scores) * (len(scores) - 1) // 2 - len(pairs)
     return [
-        canonical(
-            row,
-            options,
+        CanonicalRow(
             prompt=prompt,
             images=images,
             chosen=text(completions[high], "response"),
@@ -64,7 +62,7 @@ def _vlfeedback(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
                 **({"tied_pairs_of_row": num_ties} if num_ties else {}),
                 **({"unrated_completions_of_row": unrated} if unrated else {}),
             },
-        )
+        ).build(row, options)
         for high, low in pairs
     ]
 
@@ -151,9 +149,7 @@ def _chat_pair(
         refuse_unread({"messages": row["messages"]}, images=(), prompt=said, answers=())
     ids = ("id",) if row.get("prompt_id") is None else ("id", "prompt_id")
     images = images_of(row, options)
-    return canonical(
-        row,
-        options,
+    return CanonicalRow(
         prompt=with_places([turn(role, said) for role, said in better[:-1]], len(images.items)),
         images=images,
         chosen=better[-1][1],
@@ -161,7 +157,7 @@ def _chat_pair(
         used=("image", "images", "prompt", "chosen", "rejected", "messages", *used),
         ids=ids,
         scores=scores,
-    )
+    ).build(row, options)
 
 
 def _all_scores(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
@@ -197,15 +193,13 @@ def _uni_dpo_math(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
         raise fault("chat_markup", f"'prompt' is not ChatML text at character {place + 1}")
     images = images_of(row, options)
     return [
-        canonical(
-            row,
-            options,
+        CanonicalRow(
             prompt=with_places(prompt, len(images.items)),
             images=images,
             chosen=_unclosed(text(row, "chosen")),
             rejected=_unclosed(text(row, "rejected")),
             used=("image", "images", "prompt", "chosen", "rejected"),
-        )
+        ).build(row, options)
     ]
 
 

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmpref.data.formats.columns import PREFIX, SYSTEM, TEMPLATE, TOOLS, is_empty, listed, spelt
+from mmpref.data.formats.columns import PREFIX, SYSTEM, TEMPLATE, TOOLS, listed, spelt
 from mmpref.data.formats.contract import Row
 from mmpref.data.formats.fields import PLACEHOLDER, Message, fault, shown
-from mmpref.data.pairs import HINTS_FOUND, IMAGE_HINTS, TURN_NAMES, without_filled
+from mmpref.data.formats.media_values import is_empty
+from mmpref.data.prompt_rows import HINTS_FOUND, IMAGE_HINTS, TURN_NAMES
+from mmpref.data.row_values import without_filled
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmpref.data.formats import writers
-from mmpref.data.formats.canonical import canonical
+from mmpref.data.formats.canonical import CanonicalRow
 from mmpref.data.formats.chat import InParts, chat_messages, images_in_parts
 from mmpref.data.formats.contract import Format, FormatOptions, Row
 from mmpref.data.formats.fields import (
@@ -105,16 +105,14 @@ def _swift(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     if first is not None and missing > 0:
         first["content"] = [*(dict(IMAGE_PART) for _ in range(missing)), *first["content"]]
     return [
-        canonical(
-            row,
-            options,
+        CanonicalRow(
             prompt=prompt,
             images=images,
             chosen=answer,
             rejected=answer_without_images(rejected, "rejected"),
             used=("image", "images", *used, *_REJECTED),
             rejected_images=more,
-        )
+        ).build(row, options)
     ]
 
 

@@ -23,15 +23,12 @@ from mmpref.data.formats.columns import (
     VERDICT,
     Column,
     column_of,
-    ends_like_an_image,
-    is_empty,
     listed,
-    looks_like_media,
-    names_the_same,
     refuse,
     spelt,
 )
 from mmpref.data.formats.contract import Row
+from mmpref.data.formats.media_values import ends_like_an_image, is_empty, looks_like_media, names_the_same
 from mmpref.data.quarantine import RowError
 
 _WHOLE = frozenset({"messages", "conversation", "conversations", "dialogue", "dialog", "turns"})
@@ -44,7 +41,7 @@ _JUDGES = re.compile(
 )
 """Conversations with a judge are about the answers, and what a generator was told is no part of the prompt as given:
 argilla's sets have ``labelling_prompt``, ``generation_prompt``."""
-_OF_IMAGE = re.compile(r"(?:image|img|image|pic|photo|visual)s?_(?P<rest>\w+)")
+_OF_IMAGE = re.compile(r"(?:image|img|picture|pic|photo|visual)s?_(?P<rest>\w+)")
 _ABOUT_IMAGE = re.compile(
     r"(?:^|_)(?:captions?|desc(?:ription)?s?|texts?|ocr|width|height|size|wh|hw|shape|dims?|ratio|resolution|formats?"
     r"|mime|types?|modes?|quality|category|categories|class(?:es)?|labels?|tags?|titles?|alts?|sources?|datasets?|origin"
@@ -53,7 +50,7 @@ _ABOUT_IMAGE = re.compile(
     r"|relevance|dependency|required|needed|generator|subset|task|group|date|time|note|comments?|page|extension|ext)$"
 )
 _NO_NAME = frozenset({"none", "null", "nan", "n/a", "na", "no", "-"})
-_PLACE = re.compile(r"(?:image|img|image|pic|photo)s?_(?:(?P<where>locations?|locs?)|refs?|references?|keys?)")
+_PLACE = re.compile(r"(?:image|img|picture|pic|photo)s?_(?:(?P<where>locations?|locs?)|refs?|references?|keys?)")
 """Names of an image that may be something else: how many there are, or where the photo was taken."""
 _ROOTED = re.compile(r"\.{0,2}[/\\]|~/|[A-Za-z]:[/\\]|[a-z][a-z0-9+.-]*://")
 _FOLDERS = re.compile(r"[/\\]")
@@ -61,7 +58,7 @@ _FILE_ENDING = re.compile(r"\w\.[A-Za-z]\w{1,4}$")
 
 
 def refuse_unread(
-    left: Row, *, images: Sequence[Any], prompt: Sequence[str], answers: Sequence[str], told: Sequence[str] = ()
+    left: Row, *, images: Sequence[Any], prompt: Sequence[str], answers: Sequence[str], ignored: Sequence[str] = ()
 ) -> None:
     """Refuse a row of which no reader took a column that changes the pair.
 
@@ -70,7 +67,7 @@ def refuse_unread(
         images: the images that were read.
         prompt: the texts of the prompt: a column that only repeats them changes nothing.
         answers: what the pair says beside it; only a whole conversation may repeat that too.
-        told: columns that the format knows and leaves out, which its description says.
+        ignored: columns that the format knows and leaves out, as its description says.
 
     Raises:
         RowError: the first such column, what it is, and what to do.
@@ -79,7 +76,7 @@ def refuse_unread(
         column = column_of(key)
         whole = False  # whether it may hold the answer as well
         if column is not None:
-            if column.use == "early" or is_empty(value) or key in told:
+            if column.use == "early" or is_empty(value) or key in ignored:
                 continue
             kind = column.kind
             whole = spelt(key) in _WHOLE
@@ -92,13 +89,13 @@ def refuse_unread(
         ):
             kind, whole = TURNS, True
         else:
-            if not images and key not in told:
+            if not images and key not in ignored:
                 if type(value) is not str or value[:1] in ("{", "["):
                     _refuse_media_below(value, str(key))
                 if _may_be_an_image(key):
                     _refuse_name_of_image(value, str(key))
             continue
-        if key in told:
+        if key in ignored:
             continue
         if kind in (IMAGES, IMAGE_NAME, MEDIA):
             is_read = _is_shown(key, value, column, images)

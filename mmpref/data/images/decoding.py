@@ -1,4 +1,4 @@
-"""Images decoded in parallel: several processes, a bounded number of images on their way, one verdict for each.
+"""Images decoded in parallel: several processes, a bounded number of images on their way, one result for each.
 
 Decoders are C code that is given strangers' files, so images are never decoded in the process that counts: one that
 kills its decoder is named and put aside, and the others go on.
@@ -38,7 +38,7 @@ class Task(NamedTuple):
     ref: ImageRef
 
 
-class Verdict(NamedTuple):
+class DecodeResult(NamedTuple):
     """What came of one image: a reason and a detail when it cannot be used, its facts when it can."""
 
     reason: str | None
@@ -49,26 +49,26 @@ class Verdict(NamedTuple):
     mtime_ns: int = 0
 
 
-def decode(loader: ImageLoader | None, ref: ImageRef) -> Verdict:
+def decode(loader: ImageLoader | None, ref: ImageRef) -> DecodeResult:
     """Decode one image whole, by the same way as training, and hash its encoded bytes."""
     if loader is None:
-        return Verdict(None, "")
+        return DecodeResult(None, "")
     try:
         before = None if ref.path is None else _stat(loader.resolve(ref.path))
         longer_side = max(loader.open(ref).size)
         if ref.path is None:
             data = ref.data or b""
-            return Verdict(None, "", len(data), hashlib.sha256(data).hexdigest(), longer_side)
+            return DecodeResult(None, "", len(data), hashlib.sha256(data).hexdigest(), longer_side)
         with loader.resolve(ref.path).open("rb") as handle:
             digest = hashlib.file_digest(handle, "sha256").hexdigest()
             found = os.fstat(handle.fileno())
             if before is None or _stamp(before) != _stamp(found):
-                return Verdict("image_unreadable", f"image {ref.path[:300]!r} was changed while it was read")
-            return Verdict(None, "", found.st_size, digest, longer_side, found.st_mtime_ns)
+                return DecodeResult("image_unreadable", f"image {ref.path[:300]!r} was changed while it was read")
+            return DecodeResult(None, "", found.st_size, digest, longer_side, found.st_mtime_ns)
     except RowError as fault:
-        return Verdict(fault.reason, fault.detail)
+        return DecodeResult(fault.reason, fault.detail)
     except OSError as error:
-        return Verdict("image_unreadable", f"{ref.describe()[:300]}: {error.strerror or error}")
+        return DecodeResult("image_unreadable", f"{ref.describe()[:300]}: {error.strerror or error}")
 
 
 def _stat(path: Path) -> os.stat_result | None:
@@ -107,10 +107,10 @@ class Decoder:
         if self._alone is not None:
             self._alone.close()
 
-    def submit(self, tasks: Sequence[Task]) -> Future[list[Verdict]]:
+    def submit(self, tasks: Sequence[Task]) -> Future[list[DecodeResult]]:
         """Start some images; :meth:`result` of what is returned waits for them."""
         if not tasks:
-            done: Future[list[Verdict]] = Future()
+            done: Future[list[DecodeResult]] = Future()
             done.set_result([])
             return done
         for _ in range(2):
@@ -125,11 +125,11 @@ class Decoder:
                 self._end_pool()
         raise BrokenProcessPool("processes die before they are given an image")
 
-    def result(self, tasks: Sequence[Task], future: Future[list[Verdict]]) -> list[Verdict]:
-        """The verdicts, in the order of the tasks.
+    def result(self, tasks: Sequence[Task], future: Future[list[DecodeResult]]) -> list[DecodeResult]:
+        """The results, in the order of the tasks.
 
         Where a process died, the images that were on their way are decoded again, one by one in a process that only
-        does this, so that the one which killed it gets a verdict of its own.
+        does this, so that the one which killed it gets a result of its own.
         """
         try:
             return future.result()
@@ -142,7 +142,7 @@ class Decoder:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._pool = None
 
-    def _decode_alone(self, task: Task) -> Verdict:
+    def _decode_alone(self, task: Task) -> DecodeResult:
         if self._alone is None:
             self._alone = _Alone(self._loaders)
         found = self._alone.decode(task)
@@ -152,7 +152,7 @@ class Decoder:
 
 
 class _Alone:
-    """One process that is asked for one image at a time, and whose end is a verdict on it."""
+    """One process that is asked for one image at a time, and whose end is a result too."""
 
     def __init__(self, loaders: Sequence[ImageLoader | None]) -> None:
         context = _processes()
@@ -167,14 +167,16 @@ class _Alone:
             self.close()
             raise DataError(f"no process that decodes images can be started: {self._end()}") from error
 
-    def decode(self, task: Task) -> Verdict:
+    def decode(self, task: Task) -> DecodeResult:
         try:
             self._ours.send(task)
             answer = self._ours.recv()
         except (EOFError, OSError):
             self.close()
-            return Verdict(DIED, f"image {task.ref.describe()[:300]!r} ends the process that decodes it: {self._end()}")
-        assert isinstance(answer, Verdict)
+            return DecodeResult(
+                DIED, f"image {task.ref.describe()[:300]!r} ends the process that decodes it: {self._end()}"
+            )
+        assert isinstance(answer, DecodeResult)
         return answer
 
     def close(self) -> None:
@@ -212,7 +214,7 @@ def _set_up(loaders: Sequence[ImageLoader | None]) -> None:
     _loaders = loaders
 
 
-def _decode_all(tasks: Sequence[Task]) -> list[Verdict]:
+def _decode_all(tasks: Sequence[Task]) -> list[DecodeResult]:
     return [decode(_loaders[task.loader], task.ref) for task in tasks]
 
 

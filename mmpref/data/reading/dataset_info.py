@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmpref.data.formats.columns import TURNS, column_of, is_empty
+from mmpref.data.formats.columns import TURNS, column_of
+from mmpref.data.formats.media_values import is_empty
 from mmpref.data.quarantine import RowError
 from mmpref.errors import ConfigError, DataError
 from mmpref.files.reading import read_json

@@ -40,7 +40,8 @@ def read_jsonl(
         number = LineNumber(0)
         while True:
             try:
-                line = handle.readline(max_line_bytes + 1)
+                mark = len(codecs.BOM_UTF8) if number == 0 else 0  # which is no part of the row
+                line = handle.readline(max_line_bytes + 1 + mark)
                 if number == 0:
                     _refuse_binary(path, line)
                     line = line.removeprefix(codecs.BOM_UTF8)

@@ -1,31 +1,31 @@
 """Rows from wherever they are, one at a time: memory does not grow with the file, and a broken row stops nothing else.
 
-JSONL, JSON lists, parquet, arrow, a folder that ``datasets`` saved, a folder of files, or a hub id. The one door to
-``datasets``; images stay encoded, as bytes or paths, whatever holds them.
+JSONL, JSON lists, parquet, arrow, a folder that ``datasets`` saved, a folder of files, or a hub id. Images stay
+encoded, as bytes or paths, whatever they come in.
 """
 
 from __future__ import annotations
 
 import json
-import mmap
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, get_args
 
 from mmpref.data.quarantine import RowError, where_is
 from mmpref.data.reading.dataset_info import FILE_NAME as DATASET_INFO
 from mmpref.data.reading.dataset_info import Entry, choose_entry, read_entries
+from mmpref.data.reading.hub import HUB_ID, hub_rows
 from mmpref.data.reading.json_rows import MAX_LINE_BYTES, holds_json_lines, read_json, read_jsonl
-from mmpref.errors import ConfigError, DataError, MMPrefError, library_errors, one_line
+from mmpref.data.reading.rows import FileFormat, OnFault, RowSource, SourceRow
+from mmpref.data.reading.tables import table_rows
+from mmpref.errors import ConfigError, DataError, library_errors
 from mmpref.files.reading import home_path, open_to_read
 from mmpref.files.reading import read_json as read_whole_json
 
 __all__ = ["MAX_LINE_BYTES", "FileFormat", "RowSource", "SourceRow", "open_source", "read_jsonl"]
 
-FileFormat = Literal["jsonl", "json", "parquet", "arrow"]
-OnFault = Callable[[str, int, RowError], None]
 
 _SUFFIXES: dict[str, FileFormat] = {
     ".jsonl": "jsonl",
@@ -55,46 +55,6 @@ _NOT_READ = {
     ".tgz": "an archive",
 }
 _INSTEAD = "read are JSONL, JSON, parquet and arrow: convert or unpack it first"
-_HUB_ID = re.compile(r"^(?P<name>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?$")
-_BATCH = 256
-_BATCH_BYTES = 4 * 2**20
-"""About as much is decoded at a time: rows with embedded images come a few at a time, plain text many."""
-
-
-class SourceRow(NamedTuple):
-    """One row and its place: the file (or hub id) and the row's number in it, from 1 (a ``LineNumber`` in JSONL)."""
-
-    file: str
-    number: int
-    row: Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RowSource:
-    """Rows that can be read again and again; each ``rows()`` starts anew.
-
-    ``name`` is what generated ids and messages begin with, ``files`` are the local files in order (none for a hub id),
-    ``folder`` is what relative image paths start from when nothing else is said.
-    """
-
-    spec: str
-    name: str
-    split: str | None
-    files: tuple[Path, ...]
-    folder: Path | None
-    _open: Callable[[OnFault | None], Iterator[SourceRow]]
-    format: str | None = None
-    """The row format, where an index beside the files says it."""
-    reading: str = ""
-    """What that index says of its columns, so that a check can be held to it."""
-
-    def rows(self, on_fault: OnFault | None = None) -> Iterator[SourceRow]:
-        """All rows in order. A row that cannot be decoded goes to ``on_fault(file, number, fault)``; without it, the
-        first one is raised."""
-        return self._open(on_fault)
-
-    def __iter__(self) -> Iterator[SourceRow]:
-        return self.rows()
 
 
 def open_source(
@@ -130,10 +90,10 @@ def open_source(
         if file_format is None and (kind := _NOT_READ.get(path.suffix.lower())):
             raise DataError(f"{path} is {kind}, which is not read; {_INSTEAD}")
         return _files(str(spec), path.stem, [path], None, path.parent, file_format)
-    hub = _HUB_ID.match(str(spec))
+    hub = HUB_ID.match(str(spec))
     if hub is None or not _may_be_on_hub(path, str(spec)):
         raise DataError(f"{spec} does not exist; check the path (now in {Path.cwd()})")
-    return _hub(str(spec), hub, split, streaming)
+    return hub_rows(str(spec), hub, split, streaming)
 
 
 def local_path(spec: Path | str) -> tuple[Path, str | None]:
@@ -150,7 +110,7 @@ def local_path(spec: Path | str) -> tuple[Path, str | None]:
 def is_hub_id(spec: Path | str) -> bool:
     """Whether :func:`open_source` would look for this on the hub."""
     path, _ = local_path(spec)
-    return not path.exists() and _may_be_on_hub(path, str(spec)) and bool(_HUB_ID.match(str(spec)))
+    return not path.exists() and _may_be_on_hub(path, str(spec)) and bool(HUB_ID.match(str(spec)))
 
 
 def _may_be_on_hub(path: Path, spec: str) -> bool:
@@ -203,7 +163,7 @@ def _file_rows(path: Path, file_format: FileFormat | None, on_fault: OnFault | N
     elif kind == "json":
         rows = read_json(path, on_fault=report)
     else:
-        rows = _table_rows(path, kind, report)
+        rows = table_rows(path, kind, report)
     for number, row in rows:
         yield SourceRow(name, number, row)
 
@@ -228,86 +188,6 @@ def _kind_of(path: Path) -> FileFormat:
         beginning = head[:20].split(b"\n")[0]
         raise DataError(f"{path} begins with {beginning!r}, which no row of JSON does; {_INSTEAD}")
     return "jsonl"
-
-
-def _table_rows(
-    path: Path, kind: Literal["parquet", "arrow"], on_fault: Callable[[int, RowError], None] | None
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows of a parquet or arrow file; one record batch is held in memory."""
-    import pyarrow as pa
-
-    number = 0
-    try:
-        for batch in _parquet_batches(path) if kind == "parquet" else _arrow_batches(path):
-            for row in _batch_rows(batch):
-                number += 1
-                if isinstance(row, dict):
-                    yield number, row
-                    continue
-                fault = RowError(f"{where_is(str(path), number)}: {row}", reason="encoding", detail=str(row))
-                if on_fault is None:
-                    raise fault
-                on_fault(number, fault)
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # ValueError: names that are not UTF-8
-        where = f"after row {number}" if number else "at its beginning"
-        raise DataError(f"{path} is not a whole {kind} file; reading failed {where}: {one_line(error)}") from error
-
-
-def _parquet_batches(path: Path) -> Iterator[Any]:
-    """Small batches; memory holds about one page of each column (the writer chose how long pages are)."""
-    from pyarrow import parquet
-
-    with parquet.ParquetFile(path, memory_map=False, pre_buffer=False, buffer_size=2**20) as file:
-        for place in range(file.num_row_groups):
-            group = file.metadata.row_group(place)
-            size = _rows_at_a_time(group.total_byte_size, group.num_rows)
-            yield from file.iter_batches(batch_size=size, row_groups=[place], use_threads=False)
-
-
-def _arrow_batches(path: Path) -> Iterator[Any]:
-    """Slices of the mapped file. A record batch may be as large as the file, so what was read is given back."""
-    import pyarrow as pa
-
-    with path.open("rb") as handle:
-        mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)  # closed when arrow no longer points into it
-    batches: Iterator[Any]
-    source = pa.BufferReader(pa.py_buffer(mapped))
-    if mapped[:6] == b"ARROW1":
-        file = pa.ipc.open_file(source)
-        batches = (file.get_batch(place) for place in range(file.num_record_batches))
-    else:
-        batches = pa.ipc.open_stream(source)
-    for batch in batches:
-        size = _rows_at_a_time(batch.get_total_buffer_size(), batch.num_rows)  # reads no offsets: unproved
-        for begin in range(0, batch.num_rows, size):
-            yield batch.slice(begin, size)
-            if hasattr(mapped, "madvise"):  # without it, every page that was read counts until the file is closed
-                mapped.madvise(mmap.MADV_DONTNEED)
-
-
-def _rows_at_a_time(num_bytes: int, num_rows: int) -> int:
-    return max(1, min(_BATCH, _BATCH_BYTES * num_rows // max(num_bytes, 1)))
-
-
-def _batch_rows(batch: Any) -> list[dict[str, Any] | str]:
-    """The rows of a batch; one that cannot become Python values is a text that says why.
-
-    Everything is validated first: in a damaged file, offsets may lead anywhere in memory.
-    """
-    try:
-        batch.validate(full=True)
-        return cast("list[dict[str, Any] | str]", batch.to_pylist())
-    except (ValueError, OverflowError):  # a text that is not UTF-8, a date out of range, a wrong offset: find the row
-        pass
-    rows: list[dict[str, Any] | str] = []
-    for place in range(batch.num_rows):
-        row = batch.slice(place, 1)
-        try:
-            row.validate(full=True)
-            rows.extend(row.to_pylist())
-        except (ValueError, OverflowError) as error:
-            rows.append(f"a value cannot be decoded: {one_line(error)}")
-    return rows
 
 
 # ---- folders --------------------------------------------------------------------------------------------------
@@ -392,10 +272,10 @@ def _described(spec: str, path: Path, name: str | None, split: str | None, strea
         return None
     entry = choose_entry(index, entries, name)
     if entry.path is None:
-        hub = _HUB_ID.match(entry.hub or "")
+        hub = HUB_ID.match(entry.hub or "")
         if hub is None:
             raise DataError(f"{entry.name!r} in {index} has hf_hub_url {entry.hub!r}, which is no hub id")
-        rows = _hub(str(entry.hub), hub, split or entry.split or "train", streaming)
+        rows = hub_rows(str(entry.hub), hub, split or entry.split or "train", streaming)
     elif entry.path.is_dir():
         rows = _folder(entry.path, split or entry.split, None)
     elif entry.path.is_file():
@@ -423,45 +303,3 @@ def _renamed(rows: RowSource, entry: Entry, on_fault: OnFault | None) -> Iterato
                 where = where_is(file, number)
                 raise RowError(f"{where}: {fault.detail}", reason=fault.reason, detail=fault.detail) from fault
             on_fault(file, number, fault)
-
-
-# ---- the hub --------------------------------------------------------------------------------------------------
-
-
-def _hub(spec: str, parts: re.Match[str], split: str | None, streaming: bool) -> RowSource:
-    name = parts["name"]
-
-    def open_hub(on_fault: OnFault | None) -> Iterator[SourceRow]:
-        import datasets
-
-        live = streaming and not datasets.config.HF_HUB_OFFLINE  # offline, only what is in the cache can be read
-        number = 0
-        try:
-            found = datasets.load_dataset(
-                name, parts["config"], split=split, revision=parts["revision"], streaming=live
-            )
-            if isinstance(found, dict):
-                if len(found) != 1:
-                    raise ConfigError(f"{spec} has the splits {', '.join(map(str, found))}; choose one")
-                (found,) = found.values()
-            for table in found.with_format("arrow").iter(batch_size=_BATCH):  # arrow: images stay encoded
-                for row in _batch_rows(table):
-                    number += 1
-                    if isinstance(row, dict):
-                        yield SourceRow(spec, number, row)
-                        continue
-                    fault = RowError(f"{where_is(spec, number)}: {row}", reason="encoding", detail=str(row))
-                    if on_fault is None:
-                        raise fault
-                    on_fault(spec, number, fault)
-        except MMPrefError:
-            raise
-        except Exception as error:  # datasets and its hub client raise many kinds; each means: these rows cannot be had
-            where = f"after row {number}" if number else "before the first row"
-            offline = "" if live or not streaming else " (offline: only what is in the cache can be read)"
-            raise DataError(
-                f"{spec} is no file or folder here, and reading it from the hub failed {where}{offline}: "
-                f"{type(error).__name__}: {one_line(error)}"
-            ) from error
-
-    return RowSource(spec=spec, name=name.split("/")[-1], split=split, files=(), folder=None, _open=open_hub)

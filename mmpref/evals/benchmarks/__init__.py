@@ -1,1 +1,31 @@
-"""The benchmarks, one file each."""
+"""The benchmarks, one file each, and their table: a new one is a row here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from mmpref.evals.benchmarks.amber import AMBER
+from mmpref.evals.benchmarks.chair import CHAIR
+from mmpref.evals.benchmarks.contract import Benchmark
+from mmpref.evals.benchmarks.hallusionbench import HALLUSIONBENCH
+from mmpref.evals.benchmarks.mme import MME
+from mmpref.evals.benchmarks.mmhal import MMHAL
+from mmpref.evals.benchmarks.object_halbench import OBJECT_HALBENCH
+from mmpref.evals.benchmarks.pope import POPE
+from mmpref.evals.benchmarks.preference import PREFERENCE
+from mmpref.evals.benchmarks.win_rate import WIN_RATE
+
+_ALL: tuple[Benchmark[Any], ...] = (
+    POPE,
+    CHAIR,
+    AMBER,
+    HALLUSIONBENCH,
+    MME,
+    MMHAL,
+    OBJECT_HALBENCH,
+    PREFERENCE,
+    WIN_RATE,
+)
+BENCHMARKS: Mapping[str, Benchmark[Any]] = MappingProxyType({benchmark.name: benchmark for benchmark in _ALL})

@@ -2,7 +2,7 @@
 script junyangwang0410/AMBER ``inference.py``).
 
 Only nouns of AMBER's own vocabulary count. A noun is, in this order: ignored (a word of many meanings, like "light"),
-true (it stands for an annotated object), else hallucinated. A word stands for an object when it is its name, one of its
+true (it means an annotated object), else hallucinated. A word means an object when it is its name, one of its
 associates, or similar to one of these. The official script tags and lemmatises with nltk and compares with spaCy's
 ``en_core_web_lg`` vectors, neither of which is needed here: the option ``noun_extractor`` takes a function (answer ->
 nouns) and ``nouns`` a file of what one has found, ``similarity`` a function or a table. Without them a reader of our
@@ -36,6 +36,7 @@ class Lexicon:
 
     @staticmethod
     def read(folder: Path) -> Lexicon:
+        """From AMBER's data folder."""
         relation = load_json(folder / "relation.json")
         if not isinstance(relation, Mapping):
             raise DataError(f"{folder / 'relation.json'}: expected a mapping of words to lists of words")
@@ -55,7 +56,7 @@ class Scene:
     lexicon: Lexicon
 
     def owners(self, objects: Sequence[str]) -> list[tuple[str, int]]:
-        """Every word with the object it stands for: the associates of all objects first, then the objects."""
+        """Every word with the object it means: the associates of all objects first, then the objects."""
         words = [(word, index) for index, name in enumerate(objects) for word in self.lexicon.associates.get(name, ())]
         return words + [(name, index) for index, name in enumerate(objects)]
 
@@ -70,20 +71,20 @@ class Reading:
 
 
 def read_description(nouns: Iterable[str], scene: Scene, similarity: Similarity, threshold: float) -> Reading:
-    """Judge nouns against the scene by the script's rules; only the first match of a noun counts."""
+    """Grade nouns against the scene by the script's rules; only the first match of a noun counts."""
     true_words, tempting_words = scene.owners(scene.truth), scene.owners(scene.tempting)
-    judged: list[tuple[str, str]] = []
+    graded: list[tuple[str, str]] = []
     covered: set[int] = set()
     tempted: set[int] = set()
     for noun in nouns:
         if noun not in scene.lexicon.known:
             continue
         if noun in scene.lexicon.ignored:
-            judged.append((noun, "ignored"))
+            graded.append((noun, "ignored"))
             continue
         if (owner := _equal(noun, true_words)) is not None:
             covered.add(owner)
-            judged.append((noun, "true"))
+            graded.append((noun, "true"))
             continue
         # a word can be tempting and similar to a true one at once; the script counts both
         for owner in (_equal(noun, tempting_words), _alike(noun, tempting_words, similarity, threshold)):
@@ -91,10 +92,10 @@ def read_description(nouns: Iterable[str], scene: Scene, similarity: Similarity,
                 tempted.add(owner)
         if (owner := _alike(noun, true_words, similarity, threshold)) is not None:
             covered.add(owner)
-            judged.append((noun, "similar"))
+            graded.append((noun, "similar"))
         else:
-            judged.append((noun, "hallucinated"))
-    return Reading(tuple(judged), frozenset(covered), frozenset(tempted))
+            graded.append((noun, "hallucinated"))
+    return Reading(tuple(graded), frozenset(covered), frozenset(tempted))
 
 
 def _equal(noun: str, words: Sequence[tuple[str, int]]) -> int | None:

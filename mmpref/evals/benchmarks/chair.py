@@ -23,32 +23,37 @@ no other number; the other protocols count it as a caption without hallucination
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from mmpref.errors import DataError
-from mmpref.evals.benchmarks.contract import Benchmark, Item, Judged, each
+from mmpref.evals.benchmarks.contract import Benchmark, Graded, Item, ScoringProtocol, by_name, each
+from mmpref.evals.benchmarks.object_counts import count_objects, object_metrics, vocabulary_for
 from mmpref.evals.files.answer_readers import name_of, read_rows
 from mmpref.evals.files.coco import Truth, ground_truth, image_file
 from mmpref.evals.files.image_names import ImageIndex, image_of
 from mmpref.evals.files.matching import match
 from mmpref.evals.files.narrowed import Chosen, match_chosen
+from mmpref.evals.files.row_ids import IdRules
 from mmpref.evals.files.rows import Saved, pair_by_id
 from mmpref.evals.text.objects import (
     Extractor,
+    MakeExtractor,
     Mention,
-    Vocabulary,
     count_words,
-    extractor_for,
+    extract_lmms_eval,
+    extract_mmpref,
+    extract_official,
     true_objects,
-    vocabulary_of,
 )
+from mmpref.evals.text.vocabulary import Vocabulary
 from mmpref.files.rows import Row, Source, as_id, first_ids, load_rows, row_id
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
-from mmpref.statistics import Ratio
 
 _KEYS = ("image_id", "id", "question_id", "idx", "index")  # LLaVA counts the questions under question_id
 PROMPT = "Please describe this image in detail."
-GET_SYNONYMS = (
+_GET_SYNONYMS = (
     "pass synonyms=PATH, CHAIR's list with one object per line (data/synonyms.txt of LisaAnne/Hallucination, "
     "which has no licence, so that mmpref does not ship it), or take `--protocol mmpref`, which has words of its own"
 )
@@ -126,39 +131,53 @@ def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mappin
     rows = read_rows(source)
 
     def matched(asked: Sequence[EvalSample]) -> Saved:
-        return match(rows, asked, name_of(source), ids_of=ids_of, keys=_KEYS)
+        return match(rows, asked, name_of(source), IdRules(ids_of=ids_of, keys=_KEYS))
 
     return match_chosen(rows, samples, matched, "prompts=")
 
 
-def judge(
-    samples: Sequence[EvalSample], answers: Sequence[Answer], protocol: str, options: Mapping[str, Any]
-) -> Judged:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChairProtocol(ScoringProtocol):
+    """A rule of CHAIR.
+
+    Args:
+        extractor: how the words of a caption are cut, made singular and joined.
+        counts_empty: whether an empty caption counts as one without hallucination.
+    """
+
+    extractor: MakeExtractor
+    counts_empty: bool = True
+
+
+PROTOCOLS = by_name(
+    ChairProtocol(name="mmpref", extractor=extract_mmpref, counts_empty=False),
+    ChairProtocol(name="official", extractor=extract_official, needs="synonyms", scores_unread=True),
+    ChairProtocol(name="lmms_eval", extractor=extract_lmms_eval, needs="synonyms", scores_unread=True),
+)
+
+
+def grade(
+    samples: Sequence[EvalSample], answers: Sequence[Answer], protocol: ChairProtocol, options: Mapping[str, Any]
+) -> Graded:
     """Find the objects of every caption and compare them with the image's."""
     pairs = pair_by_id(samples, answers, may_cover_part=options["prompts"] is None)
     notes = []
     if len(pairs) < len(samples):
         notes.append(f"{len(pairs)} captions for {len(samples)} annotated images")
-    vocabulary, own = vocabulary_of(
-        options["synonyms"],
-        (name for sample in samples for name in sample.target[0]),
-        from_coco=any(sample.meta["from_coco"] for sample in samples),
-    )
+    vocabulary, own = vocabulary_for(options["synonyms"], samples)
     if own:
         notes.append(own)
     elif unknown := sorted({name for sample, _ in pairs for name in sample.target[0] if name not in vocabulary}):
         notes.append(
             f"{len(unknown)} true objects are not in the synonym list and cannot be found: {first_ids(unknown)}"
         )
-    extract = extractor_for(protocol, vocabulary, options["tokenize"])
-    items = tuple(_item(sample, text, extract, vocabulary) for sample, text in pairs)
-    empty = 0
-    if protocol == "mmpref":
-        for item in items:
-            item["counted"] = item["num_words"] > 0
-        if empty := sum(not item["counted"] for item in items):
-            notes.append(f"{empty} empty captions find no object and are in no other number")
-    return Judged(items, n=len(items), n_unparsed=empty, notes=tuple(notes))
+    extract = protocol.extractor(vocabulary, options["tokenize"])
+    items = [_item(sample, text, extract, vocabulary) for sample, text in pairs]
+    for item in items:
+        item["counted"] = protocol.counts_empty or item["num_words"] > 0
+    if empty := sum(not item["counted"] for item in items):
+        notes.append(f"{empty} empty captions find no object and are in no other number")
+    return Graded.of(items, notes=notes)
 
 
 def _item(sample: EvalSample, text: str, extract: Extractor, vocabulary: Vocabulary) -> Item:
@@ -189,39 +208,16 @@ def _mention(mention: Mention, truth: set[str]) -> dict[str, Any]:
     }
 
 
-def count(item: Mapping[str, Any]) -> Mapping[str, float]:
-    return {
-        "captions": item.get("counted", True),  # items of earlier versions do not say
-        "hallucinated_captions": bool(item["hallucinated"]),
-        "mentions": len(item["mentions"]),
-        "hallucinated_mentions": sum(mention["hallucinated"] for mention in item["mentions"]),
-        "true_objects": len(item["objects"]),
-        "found_objects": len(item["objects"]) - len(item["missing"]),
-        "words": item["num_words"],
-    }
-
-
-_NO_CAPTIONS = "there are no captions"
-_RATIOS = {
-    "chair_s": Ratio(top={"hallucinated_captions": 1}, bottom={"captions": 1}, why_empty=_NO_CAPTIONS),
-    "chair_i": Ratio(
-        top={"hallucinated_mentions": 1}, bottom={"mentions": 1}, why_empty="no caption mentions a known object"
-    ),
-    "recall": Ratio(
-        top={"found_objects": 1}, bottom={"true_objects": 1}, why_empty="the ground truth of these images is empty"
-    ),
-    "mean_length": Ratio(top={"words": 1}, bottom={"captions": 1}, why_empty=_NO_CAPTIONS, proportion=False),
-}
+_METRICS = object_metrics("captions", "no caption mentions a known object")
 
 CHAIR = Benchmark(
     name="chair",
     title="CHAIR, Caption Hallucination Assessment with Image Relevance",
     paper="Rohrbach et al. 2018, arXiv:1809.02156",
     official="LisaAnne/Hallucination utils/chair.py",
-    protocols=("mmpref", "official", "lmms_eval"),
+    protocols=PROTOCOLS,
     max_new_tokens=512,
-    needs={"official": "synonyms", "lmms_eval": "synonyms"},
-    how_to_get=GET_SYNONYMS,
+    how_to_get=_GET_SYNONYMS,
     options={
         "synonyms": None,
         "tokenize": None,
@@ -231,8 +227,8 @@ CHAIR = Benchmark(
     },
     load=load_questions,
     load_answers=_load_answers,
-    judge=judge,
+    grade=grade,
     unit=lambda item: str(item["id"]),
-    counts=each(count),
-    metrics=lambda protocol, part, items: _RATIOS,
+    counts=each(partial(count_objects, not_named="missing")),
+    metrics=lambda protocol, part, items: _METRICS,
 )

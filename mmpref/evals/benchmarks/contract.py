@@ -1,15 +1,17 @@
 """What a benchmark is: how its questions are read, how its answers are graded, what is counted.
 
-A new benchmark is one file that builds a ``Benchmark`` and one row in ``task.BENCHMARKS``. The steps are kept apart:
-``load`` makes samples, ``load_answers`` reads saved answers, ``judge`` turns answers into items (one mapping per
+A new benchmark is one file that builds a ``Benchmark`` and one row in ``benchmarks.BENCHMARKS``. The steps are kept
+apart: ``load`` makes samples, ``load_answers`` reads saved answers, ``grade`` turns answers into items (one mapping per
 question), ``counts`` says what the items of one unit add to which count, and ``metrics`` says what is made of the sums.
+What differs between the scoring rules of a benchmark is in its ``ScoringProtocol`` objects, and nowhere else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from mmpref.evals.files.rows import Saved
 from mmpref.files.rows import Source
@@ -21,9 +23,38 @@ Items: TypeAlias = Sequence[Mapping[str, Any]]
 Counts: TypeAlias = Mapping[str, float]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringProtocol:
+    """One scoring rule of a benchmark. A benchmark whose rules differ adds what they differ in as fields of its own.
+
+    Args:
+        name: what users pass as ``protocol``; ``mmpref``, or the tool whose numbers it gives.
+        needs: the option without which the rule cannot be followed, "" where there is none.
+        scores_unread: whether there are numbers where not one answer could be read, as the named tool prints them;
+            otherwise every metric is undefined there.
+    """
+
+    name: str
+    needs: str = ""
+    scores_unread: bool = False
+
+
+P = TypeVar("P", bound=ScoringProtocol)
+
+
+def by_name(*protocols: P) -> Mapping[str, P]:
+    """The table of a benchmark's protocols, the default first."""
+    return MappingProxyType({rules.name: rules for rules in protocols})
+
+
+def is_unread(item: Mapping[str, Any]) -> bool:
+    """Whether nothing was taken from the answer of this item."""
+    return item.get("read") == "unparsed" or item.get("counted") is False
+
+
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """The answers as they were read and judged, one item each; ``n`` questions were scored.
+class Graded:
+    """The answers as they were read and graded, one item each; ``n`` questions were scored.
 
     ``n_unparsed`` answers could not be read, ``n_missing`` have no verdict of the judge and are in no number.
     """
@@ -34,58 +65,64 @@ class Judged:
     notes: tuple[str, ...] = ()
     n_missing: int = 0
 
+    @classmethod
+    def of(cls, items: Sequence[Item], *, notes: Sequence[str] = (), n_missing: int = 0) -> Graded:
+        """Items that are all questions: those that could not be read are counted, those without verdict left out."""
+        return cls(tuple(items), len(items) - n_missing, sum(map(is_unread, items)), tuple(notes), n_missing)
 
-class Judge(Protocol):
-    """Reads and judges all answers of one run under one protocol."""
 
-    def __call__(
-        self, samples: Sequence[EvalSample], answers: Sequence[Answer], protocol: str, options: Mapping[str, Any]
-    ) -> Judged: ...
+Grade: TypeAlias = Callable[[Sequence[EvalSample], Sequence[Answer], P, Mapping[str, Any]], Graded]
+"""Reads and grades all answers of one run: samples, answers, protocol, options."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Benchmark:
+class Benchmark(Generic[P]):
     """One benchmark.
 
     Args:
         title: its full name, for people.
         paper: where it was published.
         official: the script whose rules the ``official`` protocol follows.
-        protocols: names of the scoring rules, the default first.
+        protocols: the scoring rules by name, the default first (``by_name``).
         max_new_tokens: length limit of an answer when the user gives none.
         by_likelihood: whether a model answers with the log-probs of given answers instead of writing its own.
         num_beams: beams of the search that makes an answer; 1 is greedy decoding.
         options: names of the keyword options with their defaults; any other is refused.
         load: questions and options -> samples.
-        load_answers: answer source, samples and options -> what the source holds.
-        judge: samples, answers, protocol, options -> items.
+        load_answers: answer source, samples and options -> what the source contains.
+        grade: samples, answers, protocol, options -> items.
         unit: the image or scene an item belongs to; intervals draw units.
         counts: what the items of one unit add to each count.
         metrics: the metrics of a protocol, for all items ("") or for the part of that name.
         parts: the names of the parts that an item also belongs to (``random/accuracy``); none when nothing is split.
-        needs: protocol -> the option without which its rules cannot be followed; ``how_to_get`` says where it is from.
-        needs_judge: whether an outside judge decides, whose verdicts come with the option ``verdicts``.
+        needs_judge: whether a model judges the answers, whose verdicts come with the option ``verdicts``.
+        how_to_get: where the option is from that a protocol ``needs``.
+        aliases: further names by which users may call it.
     """
 
     name: str
     title: str
     paper: str
     official: str
-    protocols: tuple[str, ...]
+    protocols: Mapping[str, P]
     max_new_tokens: int
     options: Mapping[str, Any]
     load: Callable[[Source, Mapping[str, Any]], tuple[EvalSample, ...]]
     load_answers: Callable[[Source, Sequence[EvalSample], Mapping[str, Any]], Saved]
-    judge: Judge
+    grade: Grade[P]
     unit: Callable[[Mapping[str, Any]], str]
     counts: Callable[[Items], Counts]
-    metrics: Callable[[str, str, Items], Mapping[str, Metric]]
+    metrics: Callable[[P, str, Items], Mapping[str, Metric]]
     parts: Callable[[Mapping[str, Any]], Sequence[str]] = lambda item: ()
     needs_judge: bool = False
     num_beams: int = 1
     by_likelihood: bool = False
-    needs: Mapping[str, str] = field(default_factory=dict)
     how_to_get: str = ""
+    aliases: tuple[str, ...] = ()
+
+    def protocol_of_result(self, name: str) -> P:
+        """The protocol that a saved result names; the default for a name that is not known here any more."""
+        return self.protocols.get(name) or next(iter(self.protocols.values()))
 
 
 def each(count: Callable[[Mapping[str, Any]], Counts]) -> Callable[[Items], Counts]:

@@ -15,10 +15,10 @@ errors blamed on language, on vision and on both by the script's decision tree.
 
 Who says that an answer is right:
 
-- A judge, whose verdicts come with ``verdicts=`` (see ``verdicts.py``) or stand in the answer file (``..._gpt_check``
+- A judge, whose verdicts come with ``verdicts=`` (see ``verdicts.py``) or are in the answer file (``..._gpt_check``
   and ``same``). The script used GPT-4 in 2023. "unclear" is wrong, except for questions without an image.
 - Without verdicts a rule: the answer is read as yes or no and compared with the truth. A note in the result says so.
-  Under ``vlmevalkit`` the rule is the tool's own and there is no judge; under ``lmms_eval`` it is the rule that stands
+  Under ``vlmevalkit`` the rule is the tool's own and there is no judge; under ``lmms_eval`` it is the rule that is
   commented out there, every answer without "yes" is a no. ``official`` and ``mmpref`` use our reader; "I cannot tell"
   is "unclear", an answer that cannot be read is wrong.
 
@@ -32,16 +32,16 @@ from dataclasses import replace
 from typing import Any
 
 from mmpref.errors import ConfigError, DataError
-from mmpref.evals.benchmarks.contract import Benchmark, Item, Items, Judged
+from mmpref.evals.benchmarks.contract import Benchmark, Graded, Item
+from mmpref.evals.benchmarks.hallusionbench_metrics import PROTOCOLS, HallusionBenchProtocol, counts, metrics
 from mmpref.evals.files.answer_readers import name_of, read_rows
 from mmpref.evals.files.matching import match
 from mmpref.evals.files.narrowed import Chosen, match_chosen, not_chosen
+from mmpref.evals.files.row_ids import IdRules
 from mmpref.evals.files.rows import Saved, pair_by_id
 from mmpref.evals.files.verdicts import judging_notes, read_verdicts, usable_on
-from mmpref.evals.text.yes_no import YES_NO_READERS, says_unsure
 from mmpref.files.rows import Row, Source, choose, load_rows, row_id, text_of
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
-from mmpref.statistics import Metric, Ratio, rounded
 
 _KEYS = ("category", "subcategory", "set_id", "figure_id", "question_id")
 _NEEDED = (*_KEYS, "visual_input", "question", "gt_answer")
@@ -108,14 +108,14 @@ def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mappin
     rows = read_rows(source)
 
     def matched(asked: Sequence[EvalSample]) -> Saved:
-        return match(rows, asked, name_of(source), ids_of=_ids_of, numbered=True)
+        return match(rows, asked, name_of(source), IdRules(ids_of=_ids_of, numbered=True))
 
     saved = match_chosen(rows, samples, matched, f"view={options['view']}")
     return replace(saved, verdicts=tuple(verdict for row in rows if (verdict := _embedded(row)) is not None))
 
 
 def _embedded(row: Row) -> dict[str, Any] | None:
-    """The verdict that stands in a row of the script's layout."""
+    """The verdict that is in a row of the script's layout."""
     key = next((key for key in row if str(key).endswith(_CHECK_SUFFIX)), None)
     if key is None or not _ids_of(row):
         return None
@@ -126,25 +126,28 @@ def _embedded(row: Row) -> dict[str, Any] | None:
     return {"id": _name(row), "verdict": verdict, "judge": str(key).removesuffix(_CHECK_SUFFIX), **same}
 
 
-def judge(
-    samples: Sequence[EvalSample], answers: Sequence[Answer], protocol: str, options: Mapping[str, Any]
-) -> Judged:
+def grade(
+    samples: Sequence[EvalSample],
+    answers: Sequence[Answer],
+    protocol: HallusionBenchProtocol,
+    options: Mapping[str, Any],
+) -> Graded:
     """Take the judge's verdict on every answer, or read yes or no where there is no judge."""
     notes = []
     hidden = not_chosen(samples)
-    if protocol in ("lmms_eval", "vlmevalkit"):
+    if protocol.with_image_only:
         blind = {sample.id for sample in samples if not sample.images}
         hidden |= blind
         samples = [sample for sample in samples if sample.images]
         answers = [answer for answer in answers if answer.id not in hidden]
         notes += [f"only the {len(samples)} questions with an image, as in the tool"] if blind else []
     pairs = pair_by_id(samples, answers)
+    missing: list[str] = []
     if options["verdicts"] is None:
         codes = {sample.id: _by_rule(sample, text, protocol) for sample, text in pairs}
         notes.append("no judge: answers read as yes or no by a rule and compared with the truth")
-        missing: list[str] = []
-    elif protocol == "vlmevalkit":
-        raise ConfigError("protocol 'vlmevalkit' of HallusionBench reads yes or no by a rule; leave verdicts out")
+    elif not protocol.takes_verdicts:
+        raise ConfigError(f"protocol '{protocol.name}' of HallusionBench reads yes or no by a rule; leave verdicts out")
     else:
         read = {name: v for name, v in read_verdicts(options["verdicts"], "verdict").items() if name not in hidden}
         verdicts, missing = usable_on(read, pairs, first=_first_answers(pairs))
@@ -156,8 +159,7 @@ def judge(
     _compare_with_first(items, ruled=options["verdicts"] is None)
     for item in items:
         item["blame"] = _blame(item) if not item["missing"] else None
-    n_unparsed = sum(item["read"] == "unparsed" for item in items)
-    return Judged(tuple(items), len(items) - len(missing), n_unparsed, tuple(notes), len(missing))
+    return Graded.of(items, notes=notes, n_missing=len(missing))
 
 
 def _first_answers(pairs: Sequence[tuple[EvalSample, str]]) -> dict[str, str]:
@@ -170,22 +172,19 @@ def _first_answers(pairs: Sequence[tuple[EvalSample, str]]) -> dict[str, str]:
     }
 
 
-def _by_rule(sample: EvalSample, text: str, protocol: str) -> dict[str, Any]:
-    if protocol == "lmms_eval":
-        read = "yes" if "yes" in text.lower() else "no"
-    else:
-        read = YES_NO_READERS["vlmevalkit" if protocol == "vlmevalkit" else "mmpref"](text)
-        if read == "unparsed" and protocol != "vlmevalkit" and says_unsure(text):
-            return {"code": 2, "read": "unclear"}
-    return {"code": int(read == sample.target), "read": read}
+def _by_rule(sample: EvalSample, text: str, protocol: HallusionBenchProtocol) -> dict[str, Any]:
+    read = protocol.read(text)
+    return {"code": _CODES["unclear"] if read == "unclear" else int(read == sample.target), "read": read}
 
 
-def _item(sample: EvalSample, text: str, found: Mapping[str, Any] | None, protocol: str) -> Item:
+def _item(sample: EvalSample, text: str, found: Mapping[str, Any] | None, protocol: HallusionBenchProtocol) -> Item:
     code = None if found is None else found["code"]
-    excused = sample.meta["category"] == "VS" and sample.meta["figure_id"] == "0" and protocol != "vlmevalkit"
-    correct = code == 1 or (code == 2 and excused)
+    excused = protocol.excuses_unclear and sample.meta["category"] == "VS" and sample.meta["figure_id"] == "0"
+    correct = code == _CODES["correct"] or (code == _CODES["unclear"] and excused)
     # what a judged answer said follows from whether it is right, as in the script's yes_ratio_stats
-    says_yes = found.get("read") == "yes" if found and "read" in found else correct == (sample.target == "yes")
+    says_yes = correct == (sample.target == "yes")
+    if found is not None and "read" in found and not protocol.says_yes_by_correctness:
+        says_yes = found["read"] == "yes"
     return {
         "id": sample.id,
         **{key: value for key, value in sample.meta.items() if key != "note"},
@@ -196,7 +195,7 @@ def _item(sample: EvalSample, text: str, found: Mapping[str, Any] | None, protoc
         "code": code,
         "same": None if found is None else found.get("same"),
         "correct": correct,
-        "says_yes": says_yes if protocol != "official" else correct == (sample.target == "yes"),
+        "says_yes": says_yes,
     }
 
 
@@ -238,104 +237,17 @@ def _blame(item: Mapping[str, Any]) -> str | None:
     return {True: "lh", False: "vi", None: "?"}[item["same"]]
 
 
-# --- counting --------------------------------------------------------------------------------------------------------
-
-
-def counts(items: Items) -> Mapping[str, float]:
-    """Of one set, which holds whole figures and whole pairs. A group with a missing verdict is in no number."""
-    judged = [item for item in items if not item["missing"]]
-    figures = _groups([item for item in items if item["category"] == "VD" or item["figure_id"] != "0"], "figure_id")
-    row = {
-        "asked": float(len(judged)),
-        "right": sum(item["correct"] for item in judged),
-        "wrong": sum(not item["correct"] for item in judged),
-        "wrong_on_no": sum(not item["correct"] and item["label"] == "no" for item in judged),
-        "says_yes": sum(item["says_yes"] for item in judged),
-        "is_yes": sum(item["label"] == "yes" for item in judged),
-        "figures": len(figures),
-        "figures_right": sum(share == 1 for share in figures),
-        "figures_wrong": sum(share == 0 for share in figures),
-        "figure_shares": sum(figures),
-    }
-    for name, part in (
-        ("pairs", items),
-        ("easy_pairs", [item for item in items if item["visual_input"] != "2"]),
-        ("hard_pairs", [item for item in items if item["visual_input"] == "2"]),
-    ):
-        shares = _groups(part, "question_id")
-        row |= {name: len(shares), f"{name}_right": sum(share == 1 for share in shares)}
-    for blame in ("lh", "vi", "mixed", "?"):
-        row[f"blame_{blame}"] = sum(item["blame"] == blame for item in judged)
-    return row
-
-
-def _groups(items: Items, key: str) -> list[float]:
-    """The share of right answers in every complete group of the items of one set."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for item in items:
-        groups.setdefault(item[key], []).append(item)
-    complete = [group for group in groups.values() if not any(item["missing"] for item in group)]
-    return [sum(item["correct"] for item in group) / len(group) for group in complete]
-
-
-def _share(top: str, bottom: str, why: str) -> Ratio:
-    return Ratio(top={top: 1}, bottom={bottom: 1}, why_empty=why)
-
-
-_NONE = "there are no questions"
-_HEADLINE: dict[str, Metric] = {
-    "a_acc": _share("right", "asked", _NONE),
-    "f_acc": _share("figures_right", "figures", "no figure has all its answers"),
-    "q_acc": _share("pairs_right", "pairs", "no pair of questions has all its answers"),
-    "easy_a_acc": _share("easy_pairs_right", "easy_pairs", "there are no questions about original figures"),
-    "hard_a_acc": _share("hard_pairs_right", "hard_pairs", "there are no questions about edited figures"),
-}
-_ERRORS = {"blame_lh": 1.0, "blame_vi": 1.0, "blame_mixed": 1.0}
-
-
-def metrics(protocol: str, part: str, items: Items) -> Mapping[str, Metric]:
-    figures, why_figures = "figures", "no figure has all its answers"
-    consistency: dict[str, Metric] = {
-        "figure_inconsistent": Ratio(
-            top={figures: 1, "figures_right": -1, "figures_wrong": -1}, bottom={figures: 1}, why_empty=why_figures
-        ),
-        "figure_wrong": _share("figures_wrong", figures, why_figures),
-        "figure_score": _share("figure_shares", figures, why_figures),
-    }
-    unknown = any(item["blame"] == "?" for item in items)
-    why_blame = (
-        "the cause of some errors is not known: it needs the answer to figure 0 and the judge's 'same'"
-        if unknown
-        else "there is no error to blame on anything"
-    )
-    blame: dict[str, Metric] = {
-        name: Ratio(top={f"blame_{name}": 1}, bottom={} if unknown else _ERRORS, why_empty=why_blame)
-        for name in ("lh", "vi", "mixed")
-    }
-    bias: dict[str, Metric] = {
-        "yes_ratio": _share("says_yes", "asked", _NONE),
-        "yes_diff": Ratio(top={"says_yes": 1, "is_yes": -1}, bottom={"asked": 1}, why_empty=_NONE, proportion=False),
-        "fp_ratio": _share("wrong_on_no", "wrong", "no answer is wrong"),
-    }
-    shown: dict[str, Metric] = {**_HEADLINE, **consistency, **blame}
-    if protocol == "official" or (protocol == "lmms_eval" and any(item["read"] == "judged" for item in items)):
-        shown = {name: rounded(metric, 4) for name, metric in shown.items()}
-    if part not in ("", "VD", "VS"):
-        return {name: shown[name] for name in ("a_acc", "f_acc", "q_acc")}
-    return shown | bias if part == "" else {name: shown[name] for name in (*_HEADLINE, *consistency)}
-
-
 HALLUSIONBENCH = Benchmark(
     name="hallusionbench",
     title="HallusionBench",
     paper="Guan et al. 2023, arXiv:2310.14566",
     official="tianyi-lab/HallusionBench evaluation.py",
-    protocols=("mmpref", "official", "lmms_eval", "vlmevalkit"),
+    protocols=PROTOCOLS,
     max_new_tokens=128,
     options={"view": "all", "verdicts": None, "prompt_suffix": ""},
     load=load_questions,
     load_answers=_load_answers,
-    judge=judge,
+    grade=grade,
     unit=lambda item: "_".join(item[key] for key in ("category", "subcategory", "set_id")),
     counts=counts,
     metrics=metrics,

@@ -4,11 +4,11 @@ The official prompts are not repeated here (MMHal-Bench's is GPL-3.0, Object Hal
 made with these is not the number of the paper, even with the judge of the paper; the results say who judged.
 
 - MMHal-Bench (Sun et al. 2023, arXiv:2309.14525): informativeness and hallucination as one number from 0 to 6; the
-  judge sees no picture, only its list of contents and a human answer.
+  judge sees no image, only its list of contents and a human answer.
 - HallusionBench (Guan et al. 2023, arXiv:2310.14566): does the answer agree with the reference, and, for the diagnosis,
   do two answers to one question agree.
 - Object HalBench (Rohrbach et al. 2018; evaluation of Yu et al. 2023, arXiv:2312.00849): which objects does the answer
-  say can be seen; matching them with the picture is not the judge's work.
+  say can be seen; matching them with the image is not the judge's work.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def _objects(value: object) -> Value:
     return list(dict.fromkeys(names))
 
 
-def told(sample: EvalSample, name: str) -> str:
-    """A fact that the question's file tells.
+def fact(sample: EvalSample, name: str) -> str:
+    """A fact that the question's file gives.
 
     Raises:
         DataError: it does not.
@@ -72,7 +72,7 @@ def told(sample: EvalSample, name: str) -> str:
 
 
 def _question(sample: EvalSample) -> str:
-    return told(sample, "question")
+    return fact(sample, "question")
 
 
 MMHAL = JudgeTask(
@@ -98,9 +98,9 @@ MMHAL = JudgeTask(
     schema={"type": "integer", "enum": list(range(MAX_SCORE + 1))},
     read=_score,
     sections=lambda sample, answer: (
-        ("CONTENTS OF THE PICTURE", told(sample, "image_content")),
+        ("CONTENTS OF THE PICTURE", fact(sample, "image_content")),
         ("QUESTION", _question(sample)),
-        ("ANSWER OF A PERSON", told(sample, "target")),
+        ("ANSWER OF A PERSON", fact(sample, "target")),
         ("ANSWER TO RATE", answer),
     ),
 )
@@ -121,7 +121,7 @@ HALLUSIONBENCH = JudgeTask(
     read=_one_of(*get_args(Correctness)),
     sections=lambda sample, answer: (
         ("QUESTION", _question(sample)),
-        ("REFERENCE", told(sample, "reference")),
+        ("REFERENCE", fact(sample, "reference")),
         ("ANSWER TO JUDGE", answer),
     ),
 )
@@ -182,11 +182,11 @@ def figure_zero(samples: Sequence[EvalSample]) -> dict[str, str]:
     """HallusionBench: question id -> id of the same question about figure 0, for those about another figure."""
 
     def place(sample: EvalSample) -> tuple[str, ...]:
-        return tuple(told(sample, key) for key in ("category", "subcategory", "set_id", "question_id"))
+        return tuple(fact(sample, key) for key in ("category", "subcategory", "set_id", "question_id"))
 
-    zero = {place(sample): sample.id for sample in samples if told(sample, "figure_id") == "0"}
+    zero = {place(sample): sample.id for sample in samples if fact(sample, "figure_id") == "0"}
     return {
         sample.id: zero[place(sample)]
         for sample in samples
-        if told(sample, "figure_id") != "0" and place(sample) in zero
+        if fact(sample, "figure_id") != "0" and place(sample) in zero
     }

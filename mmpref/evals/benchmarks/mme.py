@@ -23,17 +23,19 @@ An answer that is neither is wrong under all four.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmpref.errors import DataError
-from mmpref.evals.benchmarks.contract import Benchmark, Item, Items, Judged
+from mmpref.evals.benchmarks.contract import Benchmark, Counts, Graded, Item, Items, ScoringProtocol, by_name
 from mmpref.evals.files.answer_readers import name_of, read_rows
 from mmpref.evals.files.image_names import filled
 from mmpref.evals.files.layouts import PLACE
 from mmpref.evals.files.matching import match
+from mmpref.evals.files.row_ids import IdRules
 from mmpref.evals.files.rows import Saved, pair_by_id
-from mmpref.evals.text.yes_no import YES_NO_READERS, Verdict
+from mmpref.evals.text.yes_no import YesNo, read_mmpref, read_vlmevalkit
 from mmpref.files.rows import Row, Source, first_ids, load_rows, read_text
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
 from mmpref.statistics import Array, Formula, Metric, Ratio
@@ -48,28 +50,37 @@ _NAME_ADVICE = "pass `image_name={category}/{image}`, or `image_name={image}` wh
 _SUFFIX = "Please answer yes or no."
 
 
-def read_official(text: str) -> Verdict:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MmeProtocol(ScoringProtocol):
+    """A rule of MME: ``read`` gives yes, no or unparsed of an answer."""
+
+    read: Callable[[str], YesNo]
+
+
+def read_official(text: str) -> YesNo:
+    """The script's rule: yes or no in the first four characters."""
     return _opening(text.lower())
 
 
-def read_lmms_eval(text: str) -> Verdict:
+def read_lmms_eval(text: str) -> YesNo:
+    """lmms-eval's rule: the script's without full stops, and a lone letter counts."""
     plain = text.lower().strip().replace(".", "")
     if len(plain) == 1:
         return {"y": "yes", "n": "no"}.get(plain, "unparsed")  # type: ignore[return-value]
     return _opening(plain)
 
 
-def _opening(text: str) -> Verdict:
+def _opening(text: str) -> YesNo:
     start = text[:4]
     return "yes" if "yes" in start else "no" if "no" in start else "unparsed"
 
 
-READERS: Mapping[str, Callable[[str], Verdict]] = {
-    "mmpref": YES_NO_READERS["mmpref"],
-    "official": read_official,
-    "lmms_eval": read_lmms_eval,
-    "vlmevalkit": YES_NO_READERS["vlmevalkit"],
-}
+PROTOCOLS = by_name(
+    MmeProtocol(name="mmpref", read=read_mmpref),
+    MmeProtocol(name="official", scores_unread=True, read=read_official),
+    MmeProtocol(name="lmms_eval", scores_unread=True, read=read_lmms_eval),
+    MmeProtocol(name="vlmevalkit", scores_unread=True, read=read_vlmevalkit),
+)
 
 
 def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSample, ...]:
@@ -154,8 +165,8 @@ def _release_rows(folder: Path) -> list[Row]:
                 if len(cells) != 2 and line.strip():
                     raise DataError(f"{file}, line {number}: {len(cells)} columns; expected question and Yes or No")
                 if line.strip():
-                    told = {"category": subtask, "image": image.name, "path": image.relative_to(folder).as_posix()}
-                    rows.append({**told, "question": cells[0], "answer": cells[1]})
+                    shown = {"category": subtask, "image": image.name, "path": image.relative_to(folder).as_posix()}
+                    rows.append({**shown, "question": cells[0], "answer": cells[1]})
     return rows
 
 
@@ -178,36 +189,32 @@ def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mappin
     _refuse_one_file(source)
     folder = isinstance(source, str | Path) and Path(source).is_dir()
     rows = _folder_rows(Path(str(source)), labelled=False) if folder else read_rows(source)
-    return match(rows, samples, name_of(source), numbered=True)
+    return match(rows, samples, name_of(source), IdRules(numbered=True))
 
 
-def judge(
-    samples: Sequence[EvalSample], answers: Sequence[Answer], protocol: str, options: Mapping[str, Any]
-) -> Judged:
+def grade(
+    samples: Sequence[EvalSample], answers: Sequence[Answer], protocol: MmeProtocol, options: Mapping[str, Any]
+) -> Graded:
     """Read every answer with the protocol's reader and compare it with the label."""
-    read = READERS[protocol]
     items: list[Item] = []
     for sample, text in pair_by_id(samples, answers):
-        verdict = read(text)
+        read = protocol.read(text)
         items.append(
             {
                 "id": sample.id,
                 **sample.meta,
                 "text": text,
-                "read": verdict,
+                "read": read,
                 "label": sample.target,
-                "correct": verdict == sample.target,
+                "correct": read == sample.target,
             }
         )
-    return Judged(
-        tuple(items),
-        n=len(items),
-        n_unparsed=sum(item["read"] == "unparsed" for item in items),
-        notes=("scores are points: up to 200 for a subtask, 2000 for perception, 800 for cognition",),
+    return Graded.of(
+        items, notes=("scores are points: up to 200 for a subtask, 2000 for perception, 800 for cognition",)
     )
 
 
-def counts(items: Items) -> Mapping[str, float]:
+def counts(items: Items) -> Counts:
     """Of one image: its questions, and whether all of them are right."""
     subtask, right = items[0]["category"], sum(item["correct"] for item in items)
     return {
@@ -228,7 +235,8 @@ def _sum(values: Mapping[str, Array]) -> Array:
     return sum(values.values())  # type: ignore[return-value]
 
 
-def metrics(protocol: str, part: str, items: Items) -> Mapping[str, Metric]:
+def metrics(protocol: MmeProtocol, part: str, items: Items) -> Mapping[str, Metric]:
+    """The score of every subtask that was asked, with its two accuracies, the two sums, and the share of yes."""
     present = {item["category"] for item in items}
     out: dict[str, Metric] = {}
     scores: dict[str, Metric] = {}
@@ -258,12 +266,12 @@ MME = Benchmark(
     title="MME, a Comprehensive Evaluation Benchmark for Multimodal Large Language Models",
     paper="Fu et al. 2023, arXiv:2306.13394",
     official="BradyFU/Awesome-Multimodal-Large-Language-Models eval_tool/calculation.py",
-    protocols=("mmpref", "official", "lmms_eval", "vlmevalkit"),
+    protocols=PROTOCOLS,
     max_new_tokens=16,
     options={"image_name": _IMAGE_NAME},
     load=load_questions,
     load_answers=_load_answers,
-    judge=judge,
+    grade=grade,
     unit=lambda item: str(item["image"]),
     counts=counts,
     metrics=metrics,

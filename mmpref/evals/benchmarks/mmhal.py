@@ -9,9 +9,9 @@ chat completions in the order of the template; or rows with the text of the revi
 which may also stand in the answer file.
 
 ``score`` is the mean rating, ``hallucination_rate`` the share of ratings below 3, ``informativeness`` the mean of how
-much is told, from 0 to 1; all also by question type.
+much is said, from 0 to 1; all also by question type.
 
-- ``official``: a review counts as rated s when "rating: s" stands in it for exactly one s, otherwise as 0 ("Rating:5",
+- ``official``: a review counts as rated s when "rating: s" is in it for exactly one s, otherwise as 0 ("Rating:5",
   "**Rating:** 5" and two ratings are 0; "Rating: 3.5" is 3, "Rating: 10" is 1).
 - ``mmpref``: a review is read as a person would; one without exactly one whole rating is missing.
 
@@ -21,14 +21,15 @@ The official judge is gpt-4-0314, RLAIF-V's is gpt-4-1106-preview: other judges 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mmpref.errors import DataError, EvalIncompleteError
-from mmpref.evals.benchmarks.contract import Benchmark, Item, Judged, each
+from mmpref.evals.benchmarks.contract import Benchmark, Counts, Graded, Item, ScoringProtocol, by_name, each
 from mmpref.evals.files.answer_readers import name_of, read_rows
 from mmpref.evals.files.matching import match
+from mmpref.evals.files.row_ids import IdRules
 from mmpref.evals.files.rows import Saved, pair_by_id
 from mmpref.evals.files.verdicts import MAX_SCORE, Verdict, judging_notes, read_verdicts, usable_on
 from mmpref.evals.text.objects import count_words
@@ -44,7 +45,7 @@ _HALLUCINATES_BELOW = 3
 
 
 def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSample, ...]:
-    """One sample per row of the template; ``meta`` holds what the judge is shown."""
+    """One sample per row of the template; ``meta`` has what the judge is shown."""
     return tuple(_sample(row, f"question {number}") for number, row in enumerate(load_rows(source, "questions"), 1))
 
 
@@ -75,10 +76,10 @@ def _sample(row: Row, where: str) -> EvalSample:
 
 def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mapping[str, Any]) -> Saved:
     rows = read_rows(source)
-    if rows and all("choices" in row for row in rows):  # the judge's file alone; the answers stand in the template
-        told = tuple({"id": sample.id, **review} for sample, review in _in_order(rows, samples))
-        return Saved([Answer(id=sample.id, text=sample.meta["model_answer"]) for sample in samples], told)
-    saved = match(rows, samples, name_of(source), keys=_KEYS, numbered=True)
+    if rows and all("choices" in row for row in rows):  # the judge's file alone; the answers are in the template
+        reviewed = tuple({"id": sample.id, **review} for sample, review in _in_order(rows, samples))
+        return Saved([Answer(id=sample.id, text=sample.meta["model_answer"]) for sample in samples], reviewed)
+    saved = match(rows, samples, name_of(source), IdRules(keys=_KEYS, numbered=True))
     reviews = [
         {"id": answer.id, "review": row[key], "judge": str(row.get("judge", ""))}
         for row, answer in zip(rows, saved.answers, strict=False)
@@ -108,7 +109,20 @@ def read_mmpref(review: str) -> int | None:
     return int(text) if text.isdecimal() and int(text) <= MAX_SCORE else None
 
 
-def _verdicts(source: Any, samples: Sequence[EvalSample], protocol: str) -> dict[str, Verdict]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MmhalProtocol(ScoringProtocol):
+    """A rule of MMHal-Bench: ``read`` gives the rating that a judge's review states, None where it states none."""
+
+    read: Callable[[str], int | None]
+
+
+PROTOCOLS = by_name(
+    MmhalProtocol(name="mmpref", read=read_mmpref),
+    MmhalProtocol(name="official", scores_unread=True, read=read_official),
+)
+
+
+def _verdicts(source: Any, samples: Sequence[EvalSample], protocol: MmhalProtocol) -> dict[str, Verdict]:
     """Verdicts from any of the layouts in the module's docstring."""
     content = load_json(source) if is_path(source) else list(source)
     rows = content if isinstance(content, list) else [content]
@@ -145,19 +159,19 @@ def _completion(row: Row) -> str:
         raise DataError(f"a review is no chat completion as expected (problem at {err})") from err
 
 
-def _rated(row: Any, protocol: str) -> Any:
+def _rated(row: Any, protocol: MmhalProtocol) -> Any:
     """A row with a review as one with a score, or with the reason why there is none."""
     key = next((key for key in _REVIEW_KEYS if isinstance(row, Mapping) and isinstance(row.get(key), str)), None)
     if key is None or row.get("score") is not None:
         return row
-    score = read_official(row[key]) if protocol == "official" else read_mmpref(row[key])
-    told = {"score": score} if score is not None else {"error": "the review states no single rating from 0 to 6"}
-    return {"id": row_id(row, "reviews") if "id" in row else _raw_id(row), "judge": row.get("judge", ""), **told}
+    score = protocol.read(row[key])
+    value = {"score": score} if score is not None else {"error": "the review states no single rating from 0 to 6"}
+    return {"id": row_id(row, "reviews") if "id" in row else _raw_id(row), "judge": row.get("judge", ""), **value}
 
 
-def judge(
-    samples: Sequence[EvalSample], answers: Sequence[Answer], protocol: str, options: Mapping[str, Any]
-) -> Judged:
+def grade(
+    samples: Sequence[EvalSample], answers: Sequence[Answer], protocol: MmhalProtocol, options: Mapping[str, Any]
+) -> Graded:
     """Put the judge's ratings beside the answers.
 
     Raises:
@@ -168,8 +182,7 @@ def judge(
         raise EvalIncompleteError(
             "MMHal-Bench is scored by a judge and there are no verdicts: let a judge run, or pass verdicts=FILE"
         )
-    found = _verdicts(options["verdicts"], samples, protocol)
-    verdicts, missing = usable_on(found, pairs)
+    verdicts, missing = usable_on(_verdicts(options["verdicts"], samples, protocol), pairs)
     items: list[Item] = []
     for sample, text in pairs:
         score = verdicts[sample.id].score if sample.id in verdicts else None
@@ -188,10 +201,11 @@ def judge(
             }
         )
     notes = [*judging_notes(verdicts, missing, options["verdicts"]), f"ratings are from 0 to {MAX_SCORE}"]
-    return Judged(tuple(items), len(items) - len(missing), 0, tuple(notes), len(missing))
+    return Graded.of(items, notes=notes, n_missing=len(missing))
 
 
-def count(item: Mapping[str, Any]) -> Mapping[str, float]:
+def count(item: Mapping[str, Any]) -> Counts:
+    """What one rated answer adds."""
     if item["missing"]:
         return {"rated": 0}
     score = item["score"]
@@ -217,12 +231,12 @@ MMHAL = Benchmark(
     title="MMHal-Bench",
     paper="Sun et al. 2023, arXiv:2309.14525",
     official="llava-rlhf/LLaVA-RLHF Eval/eval_gpt_mmhal.py",
-    protocols=("mmpref", "official"),
+    protocols=PROTOCOLS,
     max_new_tokens=1024,
     options={"verdicts": None},
     load=load_questions,
     load_answers=_load_answers,
-    judge=judge,
+    grade=grade,
     unit=lambda item: str(item["id"]),
     counts=each(count),
     metrics=lambda protocol, part, items: _METRICS,

@@ -2,7 +2,7 @@
 script are RLHF-V's, ``eval/eval_gpt_obj_halbench.py``, Yu et al. 2023, "RLHF-V").
 
 ``questions`` are the items, rows with ``image_id`` and ``question`` or ``prompt``. The ground truth comes with
-``truth=`` (COCO annotations, several files as a list, or ``{image_id: [objects]}``) or stands in the items as
+``truth=`` (COCO annotations, several files as a list, or ``{image_id: [objects]}``) or is in the items as
 ``objects``. ``synonyms=`` is the list ``synonyms_refine.txt`` of RLHF-V, which has no licence that would let us ship
 it and without which ``official`` is refused; ``mmpref`` has words of its own, as in CHAIR. The script's result
 (``hall_*.json``, with ``sentences``) is read as questions, as answers and as verdicts.
@@ -23,26 +23,22 @@ script's result file does, and then its numbers are exact. ``official`` measures
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mmpref.errors import ConfigError, DataError
-from mmpref.evals.benchmarks.contract import Benchmark, Item, Judged, each
+from mmpref.evals.benchmarks.contract import Benchmark, Counts, Graded, Item, ScoringProtocol, by_name, each
+from mmpref.evals.benchmarks.object_counts import count_objects, object_metrics, vocabulary_for
 from mmpref.evals.files.answer_readers import name_of, read_rows
 from mmpref.evals.files.coco import Truth, ground_truth, image_file
 from mmpref.evals.files.matching import match
+from mmpref.evals.files.row_ids import IdRules
 from mmpref.evals.files.rows import Saved, pair_by_id
 from mmpref.evals.files.verdicts import Verdict, judging_notes, read_verdicts, usable_on
-from mmpref.evals.text.objects import (
-    Extractor,
-    Vocabulary,
-    count_words,
-    extractor_for,
-    true_objects,
-    vocabulary_of,
-)
+from mmpref.evals.text.objects import Extractor, count_words, extract_mmpref, true_objects
+from mmpref.evals.text.vocabulary import Vocabulary
 from mmpref.files.rows import Row, Source, load_json, row_id, text_of, texts_of
 from mmpref.files.tables import TABLES
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
@@ -100,63 +96,109 @@ def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mappin
         for row in rows
         if isinstance(row.get("words"), list) and "mscoco_generated_words" in row
     ]
-    saved = match(rows, samples, name_of(source), keys=_KEYS, numbered=True)
+    saved = match(rows, samples, name_of(source), IdRules(keys=_KEYS, numbered=True))
     return replace(saved, verdicts=tuple(verdicts))
 
 
-def judge(
-    samples: Sequence[EvalSample], answers: Sequence[Answer], protocol: str, options: Mapping[str, Any]
-) -> Judged:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectHalBenchProtocol(ScoringProtocol):
+    """A rule of Object HalBench.
+
+    Args:
+        clean: what is removed from an answer before anything is counted.
+        length: the number of words of an answer.
+        counts_empty: whether an empty answer counts as one without hallucination.
+        phrases_note: what the result says where a judge's phrases had to be turned into words, "" for nothing.
+    """
+
+    clean: Callable[[str], str] = str
+    length: Callable[[str], int] = count_words
+    counts_empty: bool = False
+    phrases_note: str = ""
+
+
+PROTOCOLS = by_name(
+    ObjectHalBenchProtocol(name="mmpref"),
+    ObjectHalBenchProtocol(
+        name="official",
+        needs="synonyms",
+        scores_unread=True,
+        clean=lambda text: text.replace("Assistant:", "").strip(),
+        length=lambda text: len(text.strip().split(" ")),
+        counts_empty=True,
+        phrases_note="words found in the judge's phrases without the script's tagger, which they approximate",
+    ),
+)
+
+
+def grade(
+    samples: Sequence[EvalSample],
+    answers: Sequence[Answer],
+    protocol: ObjectHalBenchProtocol,
+    options: Mapping[str, Any],
+) -> Graded:
     """Compare the objects of every answer, from the judge's list or by our extractor, with the image's."""
     pairs = pair_by_id(samples, answers)
-    vocabulary, own = vocabulary_of(
-        options["synonyms"],
-        (name for sample in samples for name in sample.target[0]),
-        from_coco=any(sample.meta["from_coco"] for sample in samples),
-    )
+    vocabulary, own = vocabulary_for(options["synonyms"], samples)
     notes = [own] if own else []
-    extract = extractor_for("mmpref", vocabulary, options["tokenize"])
-    verdicts: Mapping[str, Verdict] | None = None
-    missing: list[str] = []
-    refined = bool(options["refined"])
+    extract = extract_mmpref(vocabulary, options["tokenize"])
+    listed: _Listed | None = None
     if options["verdicts"] is None:
         notes.append("no judge: objects found by our own extractor")
     else:
-        rows = _sentences(options["verdicts"])
-        refined = refined or all(row.get("refined") for row in rows)
-        verdicts, missing = usable_on(read_verdicts(rows, "objects"), pairs)
-        notes += judging_notes(verdicts, missing, options["verdicts"])
-        if protocol == "official" and not refined:
-            notes.append("words found in the judge's phrases without the script's tagger, which they approximate")
-    items = []
-    for sample, text in pairs:
-        if protocol == "official":
-            text = text.replace("Assistant:", "").strip()
+        listed = _Listed.read(options, pairs)
+        notes += judging_notes(listed.verdicts, listed.missing, options["verdicts"])
+        notes += [protocol.phrases_note] if protocol.phrases_note and not listed.final else []
+    missing = listed.missing if listed is not None else []
+    items: list[Item] = []
+    for sample, raw in pairs:
+        text = protocol.clean(raw)
         if sample.id in missing:
             items.append({"id": sample.id, "image": sample.meta["image"], "text": text, "missing": True})
             continue
-        phrases = [text] if verdicts is None else verdicts[sample.id].objects or ()
-        words = _unique(phrases) if refined and verdicts else _words(phrases, extract)
-        if "toilet" in words:  # the seat of a toilet is no chair
-            words = [word for word in words if word != "seat"]
-        known = _as_listed if refined and verdicts else _as_meant
-        items.append(_item(sample, text, known(words, vocabulary), extract, vocabulary, protocol))
-    n_unparsed = sum(not item.get("counted", True) for item in items)
-    return Judged(tuple(items), len(items) - len(missing), n_unparsed, tuple(notes), len(missing))
+        named = listed.named(sample.id, extract, vocabulary) if listed else _named([text], extract, vocabulary)
+        names, captions = sample.target
+        truth = true_objects(names, captions, extract, vocabulary)
+        items.append(_item(sample, text, named, truth, protocol))
+    return Graded.of(items, notes=notes, n_missing=len(missing))
 
 
-def _words(phrases: Iterable[str], extract: Extractor) -> list[str]:
-    return _unique(mention.word for phrase in phrases for mention in extract(phrase))
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """The objects that a judge lists, by answer; ``final`` where they are words of the list already."""
+
+    verdicts: Mapping[str, Verdict]
+    missing: Sequence[str]
+    final: bool
+
+    @staticmethod
+    def read(options: Mapping[str, Any], pairs: Sequence[tuple[EvalSample, str]]) -> _Listed:
+        """The verdicts of the option, about these answers."""
+        rows = _sentences(options["verdicts"])
+        verdicts, missing = usable_on(read_verdicts(rows, "objects"), pairs)
+        return _Listed(verdicts, missing, bool(options["refined"]) or all(row.get("refined") for row in rows))
+
+    def named(self, name: str, extract: Extractor, vocabulary: Vocabulary) -> list[tuple[str, str]]:
+        """The words of one answer that mean an object, each with its object."""
+        phrases = self.verdicts[name].objects or ()
+        return _as_listed(_unique(phrases), vocabulary) if self.final else _named(phrases, extract, vocabulary)
 
 
-def _as_meant(words: Sequence[str], vocabulary: Vocabulary) -> list[tuple[str, str]]:
-    return [(word, vocabulary.canonical(word)) for word in words if word in vocabulary]
+def _named(phrases: Iterable[str], extract: Extractor, vocabulary: Vocabulary) -> list[tuple[str, str]]:
+    """The words of phrases that mean an object, each with its object."""
+    words = _unique(mention.word for phrase in phrases for mention in extract(phrase))
+    return [(word, vocabulary.canonical(word)) for word in _without_seat(words) if word in vocabulary]
 
 
 def _as_listed(words: Sequence[str], vocabulary: Vocabulary) -> list[tuple[str, str]]:
     """As the script looks words up: exactly as its list spells them."""
     listed = {word.strip(): name.strip() for word, name in vocabulary.exact.items()}
-    return [(word, listed[word]) for word in words if word in listed]
+    return [(word, listed[word]) for word in _without_seat(words) if word in listed]
+
+
+def _without_seat(words: Sequence[str]) -> Sequence[str]:
+    """The seat of a toilet is no chair."""
+    return [word for word in words if word != "seat"] if "toilet" in words else words
 
 
 def _unique(words: Iterable[str]) -> list[str]:
@@ -167,21 +209,18 @@ def _item(
     sample: EvalSample,
     text: str,
     named: Sequence[tuple[str, str]],
-    extract: Extractor,
-    vocabulary: Vocabulary,
-    protocol: str,
+    truth: set[str],
+    protocol: ObjectHalBenchProtocol,
 ) -> Item:
-    names, captions = sample.target
-    truth = true_objects(names, captions, extract, vocabulary)
     said = {name for _, name in named}
-    num_words = len(text.strip().split(" ")) if protocol == "official" else count_words(text)
+    num_words = protocol.length(text)
     return {
         "id": sample.id,
         "image": sample.meta["image"],
         "question": sample.meta["question"],
         "text": text,
         "missing": False,
-        "counted": protocol == "official" or num_words > 0,
+        "counted": protocol.counts_empty or num_words > 0,
         "num_words": num_words,
         "mentions": [{"word": word, "object": name, "hallucinated": name not in truth} for word, name in named],
         "objects": sorted(truth),
@@ -190,40 +229,28 @@ def _item(
     }
 
 
-def count(item: Mapping[str, Any]) -> Mapping[str, float]:
-    if item["missing"]:
-        return {"answers": 0}
-    return {
-        "answers": item["counted"],
-        "naming_answers": bool(item["mentions"]),
-        "hallucinated_answers": bool(item["hallucinated"]),
-        "mentions": len(item["mentions"]),
-        "hallucinated_mentions": sum(mention["hallucinated"] for mention in item["mentions"]),
-        "true_objects": len(item["objects"]),
-        "found_objects": len(item["objects"]) - len(item["missed"]),
-        "words": item["num_words"],
-    }
+def count(item: Mapping[str, Any]) -> Counts:
+    """What one answer adds; nothing where the judge said nothing about it."""
+    return {"answers": 0} if item["missing"] else count_objects(item, not_named="missed")
 
 
-_NO_ANSWERS, _NO_OBJECT = "there are no answers", "no answer names a known object"
-_METRICS: dict[str, Metric] = {
-    "chair_s": Ratio(top={"hallucinated_answers": 1}, bottom={"answers": 1}, why_empty=_NO_ANSWERS),
-    "chair_s_refine": Ratio(top={"hallucinated_answers": 1}, bottom={"naming_answers": 1}, why_empty=_NO_OBJECT),
-    "chair_i": Ratio(top={"hallucinated_mentions": 1}, bottom={"mentions": 1}, why_empty=_NO_OBJECT),
-    "recall": Ratio(
-        top={"found_objects": 1}, bottom={"true_objects": 1}, why_empty="the ground truth of these images is empty"
-    ),
-    "mean_length": Ratio(top={"words": 1}, bottom={"answers": 1}, why_empty=_NO_ANSWERS, proportion=False),
-}
+def _metrics() -> dict[str, Metric]:
+    no_object = "no answer names a known object"
+    chair_s, *others = object_metrics("answers", no_object).items()
+    refined = Ratio(top={"hallucinated_answers": 1}, bottom={"naming_answers": 1}, why_empty=no_object)
+    return dict([chair_s, ("chair_s_refine", refined), *others])
+
+
+_METRICS = _metrics()
 
 OBJECT_HALBENCH = Benchmark(
     name="object_halbench",
     title="Object HalBench",
     paper="Rohrbach et al. 2018, arXiv:1809.02156; Yu et al. 2023, arXiv:2312.00849",
     official="RLHF-V/RLHF-V eval/eval_gpt_obj_halbench.py",
-    protocols=("mmpref", "official"),
+    aliases=("objhal",),
+    protocols=PROTOCOLS,
     max_new_tokens=1024,
-    needs={"official": "synonyms"},
     how_to_get=(
         "pass synonyms=PATH, the list synonyms_refine.txt of RLHF-V, or take `--protocol mmpref`, which has words of "
         "its own"
@@ -238,7 +265,7 @@ OBJECT_HALBENCH = Benchmark(
     },
     load=load_questions,
     load_answers=_load_answers,
-    judge=judge,
+    grade=grade,
     unit=lambda item: str(item["id"]),
     counts=each(count),
     metrics=lambda protocol, part, items: _METRICS,

@@ -23,13 +23,13 @@ every protocol.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mmpref.errors import ConfigError, DataError
-from mmpref.evals.benchmarks.contract import Benchmark, Item, Items, Judged, each
+from mmpref.evals.benchmarks.contract import Benchmark, Counts, Graded, Item, Items, ScoringProtocol, by_name, each
 from mmpref.evals.benchmarks.pope_answers import (
     FILE_SPLIT,
     QUESTION_KEYS,
@@ -42,7 +42,7 @@ from mmpref.evals.benchmarks.pope_answers import (
 from mmpref.evals.files.answer_readers import name_of, read_rows
 from mmpref.evals.files.models_named import refuse_several_models
 from mmpref.evals.files.rows import Saved, pair_by_id
-from mmpref.evals.text.yes_no import YES_NO_READERS
+from mmpref.evals.text.yes_no import YesNo, read_lmms_eval, read_mmpref, read_official, read_vlmevalkit
 from mmpref.files.reading import without_links
 from mmpref.files.rows import Row, Source, choose, first_ids, is_path, load_rows, row_id
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
@@ -92,7 +92,7 @@ def _split_rank(file: Path) -> int:
 def _name_splits(files: Sequence[Path]) -> dict[str, Source]:
     """Files by the official split in their name, else by their name; files that are all called alike by their folder.
 
-    So ``random/answers.jsonl`` and ``popular/answers.jsonl``, which ``mmpref eval`` writes, are told apart.
+    So ``random/answers.jsonl`` and ``popular/answers.jsonl``, which ``mmpref eval`` writes, get different names.
     """
     stems, folders = [file.stem for file in files], [without_links(file).parent.name for file in files]
     for names in (_official_names(stems), stems, _official_names(folders), folders):
@@ -169,30 +169,75 @@ def _pairing(options: Mapping[str, Any]) -> str:
     return choose(str(options["pairing"]), _PAIRINGS, "pairing")
 
 
-def judge(
-    samples: Sequence[EvalSample], answers: Sequence[Answer], protocol: str, options: Mapping[str, Any]
-) -> Judged:
+# --- grading ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PopeProtocol(ScoringProtocol):
+    """A rule of POPE.
+
+    Args:
+        read: yes, no or unparsed of an answer.
+        label: the truth as the rule takes it from the file.
+        may_pair_by_order: whether answers may be paired with questions by their order.
+        missed: the count of yes-questions that were missed: not answered yes, or answered no.
+        when_empty: the value of a ratio over nothing; undefined where None.
+        f1_needs_hit: whether f1 is undefined, and not 0, without a true positive.
+        yes_ratio: the counts that yes_ratio divides.
+    """
+
+    read: Callable[[str], YesNo]
+    label: Callable[[str], str] = lambda given: given.strip().lower()
+    may_pair_by_order: bool = False
+    missed: str = "not_yes_to_yes"
+    when_empty: float | None = None
+    f1_needs_hit: bool = False
+    yes_ratio: tuple[str, str] = ("said_yes", "answered")
+
+
+PROTOCOLS = by_name(
+    PopeProtocol(name="mmpref", read=read_mmpref),
+    PopeProtocol(
+        name="official",
+        scores_unread=True,
+        read=read_official,
+        label=lambda given: "no" if given == "no" else "yes",  # the script takes every other label as yes
+        may_pair_by_order=True,
+        f1_needs_hit=True,
+    ),
+    PopeProtocol(
+        name="lmms_eval",
+        scores_unread=True,
+        read=read_lmms_eval,
+        missed="said_no_to_yes",
+        when_empty=0.0,
+        yes_ratio=("label_yes", "asked"),
+    ),
+    PopeProtocol(name="vlmevalkit", scores_unread=True, read=read_vlmevalkit, when_empty=0.0),
+)
+
+
+def grade(
+    samples: Sequence[EvalSample], answers: Sequence[Answer], protocol: PopeProtocol, options: Mapping[str, Any]
+) -> Graded:
     """Read every answer with the protocol's reader and compare it with the label."""
-    read = YES_NO_READERS[protocol]
-    notes: tuple[str, ...] = ()
-    extra: Sequence[Answer] = ()
     if _pairing(options) == "id":
         pairs = pair_by_id(samples, _with_split_names(samples, answers), hint=_id_hint(samples))
-    else:
-        if protocol != "official":
-            raise ConfigError(
-                f"pairing='order' is a rule of protocol 'official', not of '{protocol}'; pass `--protocol official`"
-            )
-        pairs = [(sample, answer.text) for sample, answer in zip(samples, answers, strict=False)]
-        extra = answers[len(pairs) :]
-        if len(samples) != len(answers):
-            notes = (
-                f"{len(samples)} questions and {len(answers)} answers: scored the first {len(pairs)} of each by order",
-            )
-    items = [_item(sample, text, read(text), protocol) for sample, text in pairs]
-    unasked = [{"id": f"extra/{answer.id}", "image": "", "split": "", "read": read(answer.text)} for answer in extra]
-    n_unparsed = sum(item["read"] == "unparsed" for item in items)
-    return Judged(tuple(items + unasked), len(items), n_unparsed, notes)
+        return Graded.of([_item(sample, text, protocol) for sample, text in pairs])
+    if not protocol.may_pair_by_order:
+        raise ConfigError(
+            f"pairing='order' is a rule of protocol 'official', not of '{protocol.name}'; pass `--protocol official`"
+        )
+    items = [_item(sample, answer.text, protocol) for sample, answer in zip(samples, answers, strict=False)]
+    graded = Graded.of(items)
+    if len(samples) == len(answers):
+        return graded
+    unasked = [
+        {"id": f"extra/{answer.id}", "image": "", "split": "", "read": protocol.read(answer.text)}
+        for answer in answers[len(items) :]
+    ]
+    note = f"{len(samples)} questions and {len(answers)} answers: scored the first {len(items)} of each by order"
+    return replace(graded, items=(*items, *unasked), notes=(note,))
 
 
 def _with_split_names(samples: Sequence[EvalSample], answers: Sequence[Answer]) -> Sequence[Answer]:
@@ -208,22 +253,22 @@ def _id_hint(samples: Sequence[EvalSample]) -> str:
     return ""
 
 
-def _item(sample: EvalSample, text: str, verdict: str, protocol: str) -> Item:
-    # the official script takes every label but a lower-case "no" as yes; the others fold case
-    label = ("no" if sample.target == "no" else "yes") if protocol == "official" else sample.target.strip().lower()
+def _item(sample: EvalSample, text: str, protocol: PopeProtocol) -> Item:
+    read, label = protocol.read(text), protocol.label(sample.target)
     return {
         "id": sample.id,
         "split": sample.meta["split"],
         "image": sample.meta["image"],
         "question": sample.meta["question"],
         "text": text,
-        "read": verdict,
+        "read": read,
         "label": label,
-        "correct": verdict == label,
+        "correct": read == label,
     }
 
 
-def count(item: Mapping[str, Any]) -> Mapping[str, float]:
+def count(item: Mapping[str, Any]) -> Counts:
+    """What one answer adds."""
     read, label = item["read"], item.get("label")
     said_yes = read == "yes"
     if label is None:  # an answer beyond the last question, which only pairing by order lets in
@@ -241,13 +286,14 @@ def count(item: Mapping[str, Any]) -> Mapping[str, float]:
     }
 
 
-def metrics(protocol: str, part: str, items: Items) -> dict[str, Metric]:
+def metrics(protocol: PopeProtocol, part: str, items: Items) -> dict[str, Metric]:
     """The five metrics; the protocols differ in the answers that are neither yes nor no, and in ratios over nothing."""
-    empty = 0.0 if protocol in ("lmms_eval", "vlmevalkit") else None
-    missed = "said_no_to_yes" if protocol == "lmms_eval" else "not_yes_to_yes"
-    official, lmms_eval = protocol == "official", protocol == "lmms_eval"
+    empty, missed = protocol.when_empty, protocol.missed
+    said_yes, asked = protocol.yes_ratio
     no_questions = "there are no questions"
-    no_true_positive = "no yes among the answers and the labels"
+    no_hit = "no yes among the answers and the labels"
+    if protocol.f1_needs_hit:
+        no_hit = "no true positive, so precision + recall is zero"
     return {
         "accuracy": Ratio(top={"correct": 1}, bottom={"asked": 1}, why_empty=no_questions),
         "precision": Ratio(
@@ -259,15 +305,11 @@ def metrics(protocol: str, part: str, items: Items) -> dict[str, Metric]:
         "f1": Ratio(
             top={"tp": 2},
             bottom={"tp": 2, "fp": 1, missed: 1},
-            why_empty="no true positive, so precision + recall is zero" if official else no_true_positive,
+            why_empty=no_hit,
             when_empty=empty,
-            needs_top=official,
+            needs_top=protocol.f1_needs_hit,
         ),
-        "yes_ratio": Ratio(
-            top={"label_yes" if lmms_eval else "said_yes": 1},
-            bottom={"asked" if lmms_eval else "answered": 1},
-            why_empty=no_questions,
-        ),
+        "yes_ratio": Ratio(top={said_yes: 1}, bottom={asked: 1}, why_empty=no_questions),
     }
 
 
@@ -276,12 +318,12 @@ POPE = Benchmark(
     title="POPE, Polling-based Object Probing Evaluation",
     paper="Li et al. 2023, arXiv:2305.10355",
     official="RUCAIBox/POPE evaluate.py",
-    protocols=("mmpref", "official", "lmms_eval", "vlmevalkit"),
+    protocols=PROTOCOLS,
     max_new_tokens=64,
     options={"prompt_suffix": "", "pairing": "id"},
     load=load_questions,
     load_answers=load_pope_answers,
-    judge=judge,
+    grade=grade,
     unit=lambda item: str(item["image"]),
     counts=each(count),
     metrics=metrics,

@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from mmpref.errors import DataError
-from mmpref.evals.files.evidence import Evidence, orders
+from mmpref.evals.files.evidence import Evidence
 from mmpref.evals.files.layouts import READ_AS, layout_of
 from mmpref.evals.files.matching import match
 from mmpref.evals.files.question_words import asked_text, content
+from mmpref.evals.files.row_ids import IdRules
+from mmpref.evals.files.row_order import orders
 from mmpref.evals.files.rows import Saved, answer_text, cut_by_length
 from mmpref.files.rows import Row, as_id
 from mmpref.records import Answer, EvalSample
@@ -98,9 +100,8 @@ def match_part(rows: Sequence[Row], where: str, split: str, samples: Sequence[Ev
     if _is_llava(rows, asked):
         rows, left = _of_llava(rows, asked, where)
         notes = (*notes, *left)
-    saved = match(
-        rows, asked, where, ids_of=_ids_of, keys=QUESTION_KEYS, prefix=f"{split}/" if split else "", among=samples
-    )
+    rules = IdRules(ids_of=_ids_of, keys=QUESTION_KEYS, prefix=f"{split}/" if split else "")
+    saved = match(rows, asked, where, rules, among=samples)
     return Saved(saved.answers, read_as=saved.read_as, notes=(*saved.notes, *notes))
 
 
@@ -132,8 +133,8 @@ def _of_llava(rows: Sequence[Row], samples: Sequence[EvalSample], where: str) ->
                 f"{where}, row {number}: question_id {row.get('question_id')!r} is none of LLaVA's, which are N for "
                 "adversarial, 10000000 + N for random and 20000000 + N for popular"
             )
-        told = {**row, "question_id": found % _LLAVA_STEP, READ_AS: "LLaVA's answers to its file of all splits"}
-        blocks.setdefault(_LLAVA_SPLITS[found // _LLAVA_STEP], []).append(told)
+        read = {**row, "question_id": found % _LLAVA_STEP, READ_AS: "LLaVA's answers to its file of all splits"}
+        blocks.setdefault(_LLAVA_SPLITS[found // _LLAVA_STEP], []).append(read)
     splits = {sample.meta["split"] for sample in samples}
     if len(splits) == 1 and not splits & set(_LLAVA_SPLITS):
         wanted = [_shown_split(blocks, samples, where)]
@@ -176,7 +177,7 @@ def in_order(parts: Sequence[Part], samples: Sequence[EvalSample]) -> Saved:
     """Answers as the official script pairs them: the rows of all sources one after the other, ids unread.
 
     Raises:
-        DataError: rows show by their prompt, image or split that another question stands at their place.
+        DataError: rows show by their prompt, image or split that another question is at their place.
     """
     rows: list[Row] = []
     answers: list[Answer] = []

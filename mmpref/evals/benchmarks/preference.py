@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpref.errors import ConfigError, DataError
-from mmpref.evals.benchmarks.contract import Benchmark, Items, Judged, each
+from mmpref.evals.benchmarks.contract import Benchmark, Counts, Graded, Items, ScoringProtocol, by_name, each
 from mmpref.evals.files.answer_readers import read_rows
 from mmpref.evals.files.rows import Saved, pair_by_id
 from mmpref.evals.text.objects import count_words
@@ -67,8 +67,8 @@ def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSamp
 
 
 def _pairs(source: Source) -> Iterator[tuple[Row, PreferencePair]]:
-    """The pairs of rows in any format that the data room knows, each with the row it is from."""
-    from mmpref.data.formats import to_canonical  # the data room loads Pillow, which no other benchmark needs
+    """The pairs of rows in any format that mmpref.data knows, each with the row it is from."""
+    from mmpref.data.formats import to_canonical  # mmpref.data loads Pillow, which no other benchmark needs
     from mmpref.data.pairs import pair_from_row
 
     where, name = (str(source), Path(str(source)).stem) if is_path(source) else ("pairs", "pairs")
@@ -103,9 +103,9 @@ def _as_text(row: Row) -> str:
     return json.dumps({key: row[key] for key in sorted(wanted) if _is_number(row.get(key))})
 
 
-def judge(
-    samples: Sequence[EvalSample], answers: Sequence[Answer], protocol: str, options: Mapping[str, Any]
-) -> Judged:
+def grade(
+    samples: Sequence[EvalSample], answers: Sequence[Answer], protocol: ScoringProtocol, options: Mapping[str, Any]
+) -> Graded:
     """Compare the two sides of every pair by the same quantity for all of them."""
     by = choose(str(options["by"]), _BY, "by")
     pairs = [(sample, _numbers(text, sample.id)) for sample, text in pair_by_id(samples, answers)]
@@ -113,7 +113,7 @@ def judge(
         by = next((name for name in _BY[1:-1] if any(_margin(row, name) is not None for _, row in pairs)), "logp")
     elif pairs and all(_margin(row, by) is None for _, row in pairs):
         raise ConfigError(f"by={by}: no answer row has the numbers for it; pass `by=auto`")
-    items = tuple(
+    items = [
         {
             "id": sample.id,
             "image": sample.meta["image"],
@@ -127,8 +127,8 @@ def judge(
             "longer": count_words(sample.target[0]) - count_words(sample.target[1]),
         }
         for sample, row in pairs
-    )
-    return Judged(items, len(items), sum(item["read"] == "unparsed" for item in items), (f"compared by {by}",))
+    ]
+    return Graded.of(items, notes=(f"compared by {by}",))
 
 
 def _numbers(text: str, name: str) -> dict[str, float]:
@@ -165,7 +165,8 @@ def _margin(row: Mapping[str, float], by: str) -> float | None:
     return margin if math.isfinite(margin) else None
 
 
-def count(item: Mapping[str, Any]) -> Mapping[str, float]:
+def count(item: Mapping[str, Any]) -> Counts:
+    """What one pair adds."""
     margin, per_token, longer = item["margin"], item["margin_per_token"], item["longer"]
     return {
         "pairs": 1,
@@ -198,7 +199,8 @@ _METRICS: dict[str, Metric] = {
 _PER_TOKEN = _share("per_token_correct", "pairs", "there are no pairs")
 
 
-def metrics(protocol: str, part: str, items: Items) -> Mapping[str, Metric]:
+def metrics(protocol: ScoringProtocol, part: str, items: Items) -> Mapping[str, Metric]:
+    """The metrics; the accuracy per token only where lengths are known."""
     per_token = any(item["margin_per_token"] is not None for item in items)
     return {**_METRICS, **({"accuracy_per_token": _PER_TOKEN} if per_token else {})}
 
@@ -208,12 +210,12 @@ PREFERENCE = Benchmark(
     title="Held-out preference accuracy",
     paper="Rafailov et al. 2023, arXiv:2305.18290 (implicit reward)",
     official="none; the definition is mmpref's own",
-    protocols=("mmpref",),
+    protocols=by_name(ScoringProtocol(name="mmpref")),
     max_new_tokens=1,
     options={"by": "auto"},
     load=load_questions,
     load_answers=_load_answers,
-    judge=judge,
+    grade=grade,
     unit=lambda item: str(item["image"]),
     counts=each(count),
     metrics=metrics,

@@ -25,9 +25,10 @@ from typing import Any
 import numpy as np
 
 from mmpref.errors import DataError, EvalIncompleteError
-from mmpref.evals.benchmarks.contract import Benchmark, Judged, each
+from mmpref.evals.benchmarks.contract import Benchmark, Counts, Graded, ScoringProtocol, by_name, each
 from mmpref.evals.files.answer_readers import name_of, read_rows
 from mmpref.evals.files.matching import match
+from mmpref.evals.files.row_ids import IdRules
 from mmpref.evals.files.rows import Saved, pair_by_id
 from mmpref.evals.files.verdicts import judging_notes, read_verdicts, usable_on
 from mmpref.files.rows import Row, Source, load_rows, row_id, text_of
@@ -74,7 +75,7 @@ def instruction_of(row: Row) -> str | None:
 def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mapping[str, Any]) -> Saved:
     by_text = _ids_by_text(samples)
     rows = [_as_ours(row, by_text) for row in read_rows(source)]
-    return match(rows, samples, name_of(source), keys=(*_ID_KEYS, "idx", "index"))
+    return match(rows, samples, name_of(source), IdRules(keys=(*_ID_KEYS, "idx", "index")))
 
 
 def _as_ours(row: Row, by_text: Mapping[str, Sequence[str]]) -> Row:
@@ -106,9 +107,9 @@ def _by_text(instruction: object, by_text: Mapping[str, Sequence[str]]) -> str:
     return found[0]
 
 
-def judge(
-    samples: Sequence[EvalSample], answers: Sequence[Answer], protocol: str, options: Mapping[str, Any]
-) -> Judged:
+def grade(
+    samples: Sequence[EvalSample], answers: Sequence[Answer], protocol: ScoringProtocol, options: Mapping[str, Any]
+) -> Graded:
     """Put the judge's preference beside both answers.
 
     Raises:
@@ -121,8 +122,8 @@ def judge(
         raise DataError(f"{len(lacking)} questions have no reference answer ('output'), first '{lacking[0]}'")
     verdicts, missing = usable_on(_verdicts(options["verdicts"], samples), pairs)
     longer = {sample.id: len(text) - len(sample.target) for sample, text in pairs if sample.id in verdicts}
-    spread = statistics.pstdev(longer.values()) if longer else 0.0
-    items = tuple(
+    deviation = statistics.pstdev(longer.values()) if longer else 0.0
+    items = [
         {
             "id": sample.id,
             "image": "",
@@ -132,13 +133,13 @@ def judge(
             "reference": sample.target,
             "missing": sample.id not in verdicts,
             "preference": verdicts[sample.id].preference if sample.id in verdicts else None,
-            "longer": math.tanh(longer[sample.id] / spread) if spread and sample.id in longer else 0.0,
+            "longer": math.tanh(longer[sample.id] / deviation) if deviation and sample.id in longer else 0.0,
         }
         for sample, text in pairs
-    )
+    ]
     judged_by, *more = judging_notes(verdicts, missing, options["verdicts"])
     notes = (judged_by, "lc_win_rate is mmpref's own length control, not AlpacaEval's", *more)
-    return Judged(items, len(items) - len(missing), 0, notes, len(missing))
+    return Graded.of(items, notes=notes, n_missing=len(missing))
 
 
 def _verdicts(source: Any, samples: Sequence[EvalSample]) -> Any:
@@ -148,18 +149,19 @@ def _verdicts(source: Any, samples: Sequence[EvalSample]) -> Any:
     rows = []
     for row in load_rows(source, "verdicts"):
         if "output_1" in row and "output_2" in row:
-            told = (
+            value = (
                 {"error": "no preference"} if row.get("preference") is None else {"preference": row["preference"] - 1}
             )
             rows.append(
-                {"id": _by_text(row.get("instruction"), by_text), "judge": str(row.get("annotator", "")), **told}
+                {"id": _by_text(row.get("instruction"), by_text), "judge": str(row.get("annotator", "")), **value}
             )
         else:
             rows.append(dict(row))
     return read_verdicts(rows, "preference")
 
 
-def count(item: Mapping[str, Any]) -> Mapping[str, float]:
+def count(item: Mapping[str, Any]) -> Counts:
+    """What one judged answer adds."""
     if item["missing"]:
         return {"judged": 0}
     x, y = item["longer"], item["preference"]
@@ -185,8 +187,8 @@ def _mean(name: str, *, proportion: bool = False) -> Ratio:
 def _at_equal_length(values: Mapping[str, Array]) -> Array:
     """The line's height at x = 0; the plain mean where all differences are the same and there is no line."""
     x, y, xx, xy = (values[name] for name in ("x", "y", "xx", "xy"))
-    spread = xx - x * x
-    slope = np.divide(xy - x * y, spread, out=np.zeros_like(y), where=spread > 1e-12)
+    variance = xx - x * x
+    slope = np.divide(xy - x * y, variance, out=np.zeros_like(y), where=variance > 1e-12)
     height: Array = np.clip(y - slope * x, 0.0, 1.0)
     return height
 
@@ -209,12 +211,12 @@ WIN_RATE = Benchmark(
     title="Win rate against reference answers",
     paper="length control after Dubois et al. 2024, arXiv:2404.04475; ours is linear",
     official="none; export to AlpacaEval 2 or Arena-Hard for theirs",
-    protocols=("mmpref",),
+    protocols=by_name(ScoringProtocol(name="mmpref")),
     max_new_tokens=2048,
     options={"verdicts": None},
     load=load_questions,
     load_answers=_load_answers,
-    judge=judge,
+    grade=grade,
     unit=lambda item: str(item["id"]),
     counts=each(count),
     metrics=lambda protocol, part, items: _METRICS,

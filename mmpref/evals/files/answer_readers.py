@@ -4,22 +4,22 @@ results of CHAIR's scripts. ``matching`` finds the question that each row answer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmpref.errors import DataError
 from mmpref.evals.files.layouts import READ_AS
-from mmpref.evals.files.matching import match
 from mmpref.evals.files.models_named import refuse_several_models
 from mmpref.evals.files.question_words import ASKED
-from mmpref.evals.files.rows import TEXT_KEYS, Saved
+from mmpref.evals.files.rows import TEXT_KEYS
 from mmpref.files.rows import ID_KEYS, Row, Source, is_path, load_json, load_rows
 from mmpref.files.tables import TABLES, read_table
 from mmpref.generation.answer_log import ANSWERS, ITEMS
-from mmpref.records import Answer, EvalSample
+from mmpref.records import Answer
 
-_TOLD = ("id", "answer", "score", *TEXT_KEYS)  # of a document or a metric in lmms-eval's log, not the model's answer
+_NOT_ASKED = ("id", "answer", "score", *TEXT_KEYS)
+"""Keys of a document or of a metric in lmms-eval's log that are neither the question nor the model's answer."""
 
 
 def read_rows(source: Source, what: str = "answers") -> list[Row]:
@@ -89,17 +89,6 @@ def _with_questions(rows: list[Row], file: Path) -> list[Row]:
     return [{**row, ASKED: asked[name]} if (name := str(row.get("id"))) in asked else row for row in rows]
 
 
-def saved_answers(
-    keys: Sequence[str] = ID_KEYS,
-) -> Callable[[Source, Sequence[EvalSample], Mapping[str, Any]], Saved]:
-    """The usual ``load_answers`` of a benchmark whose questions have ids of their own, under the first of ``keys``."""
-
-    def load(source: Source, samples: Sequence[EvalSample], options: Mapping[str, Any]) -> Saved:
-        return match(read_rows(source), samples, name_of(source), keys=keys)
-
-    return load
-
-
 def name_of(source: Source) -> str:
     """How a source of answers is called in a message."""
     return str(source) if is_path(source) else "answers"
@@ -129,24 +118,24 @@ def _flat(row: Row, place: str) -> Row:
             f'leave the one that counts in {key}, as ["..."], or log with the filter take_first'
         )
     text = said[0] if said else ""
-    told: dict[str, Any] = {}
-    for value in row.values():  # the newest versions leave the document out; ids stand with each metric
+    of_metrics: dict[str, Any] = {}
+    for value in row.values():  # the newest versions leave the document out; ids are with each metric
         if isinstance(value, Mapping):
-            told |= {key: item for key, item in value.items() if isinstance(item, str | int)}
-    told = {key: item for key, item in told.items() if key not in _TOLD}
+            of_metrics |= {key: item for key, item in value.items() if isinstance(item, str | int)}
+    of_metrics = {key: item for key, item in of_metrics.items() if key not in _NOT_ASKED}
     input_text = {"input": row["input"]} if isinstance(row.get("input"), str) else {}
     doc = row["doc"] if isinstance(row.get("doc"), Mapping) else {}
-    kept = {key: item for key, item in doc.items() if key not in _TOLD}
+    kept = {key: item for key, item in doc.items() if key not in _NOT_ASKED}
     own = {
         "doc_id": row.get("doc_id"),
         "text": text,
         READ_AS: "lmms-eval's sample log",
     }
-    return {**told, **kept, **input_text, **own}
+    return {**of_metrics, **kept, **input_text, **own}
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    """What stands in lists of lists, in order; nothing for null."""
+    """The values in lists of lists, in order; nothing for null."""
     if isinstance(value, list | tuple):
         for part in value:
             yield from _leaves(part)

@@ -43,7 +43,7 @@ def _as_option(value: Any) -> str:
 
 
 def model_of_answers(answers: Sequence[str]) -> str:
-    """Which model gave saved answers, where their rows (LLaVA's ``model_id``) or the settings beside them tell it."""
+    """Which model gave saved answers, where their rows (LLaVA's ``model_id``) or the settings beside them name it."""
     found: set[str] = set()
     for file in map(Path, answers):
         with contextlib.suppress(DataError):  # who scored them has read them; here it is about a name alone

@@ -7,22 +7,19 @@ question is refused.
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 from mmpref.errors import DataError
 from mmpref.evals.files.image_names import image_names, image_of
 from mmpref.evals.files.layouts import place_of
 from mmpref.evals.files.question_words import ASKED, asked_text, asked_texts, content, plain, tidy
+from mmpref.evals.files.row_order import CATEGORY_KEYS
 from mmpref.files.rows import Row
 from mmpref.records import EvalSample
 
-_LABEL_KEYS = ("label", "labels")
-_CATEGORY_KEYS = ("split", "category")
-_MOST_PARTS = 4  # whose orders are tried: 24 at most
 _SHOWN = 80
 
 
@@ -117,7 +114,7 @@ class Evidence:
 
     @cached_property
     def _categories(self) -> set[str]:
-        return {str(sample.meta[key]) for sample in self._samples for key in _CATEGORY_KEYS if sample.meta.get(key)}
+        return {str(sample.meta[key]) for sample in self._samples for key in CATEGORY_KEYS if sample.meta.get(key)}
 
     def _is_own(self, name: str, row: Row, sample: EvalSample) -> bool:
         """Whether an image is the sample's, by its name or where the image is the id."""
@@ -214,7 +211,7 @@ def _words(text: str) -> set[str]:
 
 
 def _only_counts(names: Sequence[str]) -> bool:
-    """Whether what stands under an image's key is no name but a count of the rows, from 0 or 1 on."""
+    """Whether the values of an image's key are no names but count the rows, from 0 or 1 on."""
     if not all(name.isdecimal() and name.isascii() and len(name) < _LONGEST_COUNT for name in names):
         return False
     numbers = sorted(map(int, names))
@@ -225,50 +222,9 @@ _LONGEST_COUNT = 10
 
 
 def _other_category(row: Row, sample: EvalSample, known: set[str]) -> str:
-    own = {str(sample.meta[key]) for key in _CATEGORY_KEYS if sample.meta.get(key)}
-    for key in _CATEGORY_KEYS if own else ():
+    own = {str(sample.meta[key]) for key in CATEGORY_KEYS if sample.meta.get(key)}
+    for key in CATEGORY_KEYS if own else ():
         given = {part.strip() for part in row[key].split(",")} if isinstance(row.get(key), str) else set()
         if not given & own and given & known:
             return f"is of the {key} {row[key]!r} where {', '.join(sorted(own))!r} is asked"
     return ""
-
-
-def fits(row: Row, sample: EvalSample) -> bool:
-    """Whether a row without an id shows just this question: its words, and its label if it has one."""
-    said, own = asked_text(row).casefold(), content(sample)[1] or tidy(sample.prompt[-1].text)
-    if not own or own.casefold() not in said:
-        return False
-    label = next((str(row[key]) for key in _LABEL_KEYS if isinstance(row.get(key), str)), "").strip(" .\n").lower()
-    return {label, str(sample.target).strip().lower()} != {"yes", "no"}
-
-
-def orders(samples: Sequence[EvalSample]) -> Iterator[tuple[str, list[EvalSample]]]:
-    """The samples in the orders that files have: as they are, then with their splits or subtasks in another order."""
-    yield "", list(samples)
-    key = next((key for key in _CATEGORY_KEYS if any(sample.meta.get(key) for sample in samples)), None)
-    if key is None:
-        return
-    parts: dict[str, list[EvalSample]] = {}
-    for sample in samples:
-        parts.setdefault(str(sample.meta.get(key)), []).append(sample)
-    names = list(parts)
-    tried = itertools.permutations(names) if len(names) <= _MOST_PARTS else iter([tuple(sorted(names))])
-    for order in tried:
-        if list(order) != names:
-            yield ", ".join(order), [sample for name in order for sample in parts[name]]
-
-
-def by_order(rows: Sequence[Row], samples: Sequence[EvalSample]) -> tuple[str, list[EvalSample]] | None:
-    """The samples that rows without ids answer, one by one, when every row shows its question; None when they do not.
-
-    Returns:
-        How the order was made sure, and the samples in the order of the rows.
-    """
-    if not rows or len(rows) != len(samples):
-        return None
-    for order, sorted_samples in orders(samples):
-        if all(fits(row, sample) for row, sample in zip(rows, sorted_samples, strict=True)):
-            told = len({content(sample)[1] for sample in samples}) > 1
-            sure = "checked by what each row was asked" if told else "which nothing in the rows can confirm"
-            return f"order ({order + '; ' if order else ''}{sure})", sorted_samples
-    return None

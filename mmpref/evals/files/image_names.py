@@ -47,7 +47,7 @@ def image_names(image: str, category: str = "") -> list[str]:
 
 
 def image_of(row: Mapping[str, Any], *, keys: Iterable[str] = IMAGE_KEYS) -> dict[str, str]:
-    """What a row says about its image, by key: names and numbers, but no image that stands in the row itself."""
+    """What a row says about its image, by key: names and numbers, but no image that is in the row itself."""
     found: dict[str, str] = {}
     for key in keys:
         if (name := _name(row.get(key))) is not None:

@@ -28,9 +28,9 @@ def refuse_several_models(rows: Iterable[Row], where: str) -> None:
                 found[name.strip()] += 1
     for key, found in named.items():
         if len(found) > 1:
-            told = ", ".join(f"{name!r} ({count:,} rows)" for name, count in found.most_common(_SHOWN))
+            shown = ", ".join(f"{name!r} ({count:,} rows)" for name, count in found.most_common(_SHOWN))
             more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
             raise DataError(
-                f"{where}: answers of {len(found)} models: {key} is {told}{more}; a result is of one model: score the "
+                f"{where}: answers of {len(found)} models: {key} is {shown}{more}; a result is of one model: score the "
                 f"rows of each in a file of their own, or leave {key!r} out where they are of one"
             )

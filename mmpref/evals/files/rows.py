@@ -33,7 +33,7 @@ _CUT = ("length", "max_tokens")  # what servers give as the reason why an answer
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What a source of answers holds: the answers and, in layouts that carry them, the judge's verdicts as rows.
+    """What a source of answers contains: the answers and, in layouts that carry them, the judge's verdicts as rows.
 
     ``read_as`` says for people in which layout and by what the answers were matched; ``notes`` go into the result.
     """

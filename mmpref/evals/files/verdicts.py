@@ -1,7 +1,7 @@
 """What a judge said about answers, as rows: the file between whoever judges and whoever scores.
 
 One JSON object per line and answer. ``id`` is the question's own id and ``judge`` names who decided (model and date, as
-the API names it); beside them stands the one field that the benchmark's judge gives:
+the API names it); beside them is the one field that the benchmark's judge gives:
 
 - ``{"id", "score", "judge"}`` (MMHal-Bench): a whole number from 0 to 6; below 3 means hallucination.
 - ``{"id", "verdict", "judge", "same"}`` (HallusionBench): ``correct``, ``incorrect`` or ``unclear``. ``same`` (true,
@@ -163,7 +163,7 @@ def usable_on(
     Raises:
         DataError: a verdict was given on another answer or question.
     """
-    others = [sample.id for sample, text in pairs if _is_of_others(verdicts.get(sample.id), sample, text, first or {})]
+    others = [sample.id for sample, text in pairs if _is_on_other(verdicts.get(sample.id), sample, text, first or {})]
     if others:
         raise DataError(
             f"{len(others)} of {len(verdicts)} verdicts were given on other answers or questions than these: "
@@ -172,7 +172,7 @@ def usable_on(
     return usable(verdicts, [sample.id for sample, _ in pairs])
 
 
-def _is_of_others(verdict: Verdict | None, sample: EvalSample, text: str, first: Mapping[str, str]) -> bool:
+def _is_on_other(verdict: Verdict | None, sample: EvalSample, text: str, first: Mapping[str, str]) -> bool:
     if verdict is None:
         return False
     if verdict.judged is not None and verdict.judged != content_hash(sample, text):
@@ -183,7 +183,7 @@ def _is_of_others(verdict: Verdict | None, sample: EvalSample, text: str, first:
 
 def judging_notes(verdicts: Verdicts, missing: Sequence[str], source: object) -> list[str]:
     """Who judged, how many answers have no verdict, and how many verdicts of a file do not say what they are about, for
-    the notes of a result. Verdicts that stand beside the answers, in one row, are about them."""
+    the notes of a result. Verdicts in the same rows as the answers are about them."""
     names = sorted({verdict.judge or "a judge that gave no name" for verdict in verdicts.values()})
     notes = [f"judged by {', '.join(names)}"]
     if missing:

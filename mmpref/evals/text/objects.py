@@ -13,17 +13,15 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import TypeAlias
 
-from mmpref.errors import DataError
 from mmpref.evals.text.singular import singular, singular_as_pattern
-from mmpref.files.reading import read_text
+from mmpref.evals.text.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """One mention of an object: the word as matched, the object's name, where it stands.
+    """One mention of an object: the word as matched, the object's name, its place.
 
     ``position`` counts tokens from 0; ``span`` is the start and end character in the caption, None when the tokens came
     from the caller.
@@ -36,83 +34,12 @@ class Mention:
 
 
 Extractor: TypeAlias = Callable[[str], list[Mention]]
+Tokenize: TypeAlias = Callable[[str], Sequence[str]]
+"""Caption -> its words in the singular, in order."""
+MakeExtractor: TypeAlias = Callable[[Vocabulary, Tokenize | None], Extractor]
+_Cut: TypeAlias = Callable[[str], tuple[list[str], Callable[[int, int], tuple[int, int]] | None]]
+"""Caption -> its words in the singular, and what gives the characters from one word to another, if that is known."""
 _Found: TypeAlias = tuple[str, int, int]  # a word or several as one, the place of the first, and how many
-
-
-@dataclass(frozen=True, slots=True)
-class Vocabulary:
-    """Words that name objects: ``exact`` as the list spells them, ``clean`` with spacing and case put right."""
-
-    exact: Mapping[str, str]
-    clean: Mapping[str, str]
-
-    @staticmethod
-    def read(source: str | Path | Iterable[str]) -> Vocabulary:
-        """A list in CHAIR's format, as a path or as its lines.
-
-        Raises:
-            DataError: the file cannot be read or names no object.
-        """
-        where = str(source) if isinstance(source, str | Path) else "synonyms"
-        lines = read_text(source, DataError, "synonyms:").splitlines() if isinstance(source, str | Path) else [*source]
-        if odd := [line for line in lines if not isinstance(line, str)]:
-            raise DataError(f"synonyms: {odd[0]!r:.60} is no line of text, its words separated by commas")
-        groups = [line.strip().split(", ") for line in lines if line.strip() and not line.startswith("#")]
-        if not groups:
-            raise DataError(f"synonyms: {where} is empty; expected one object per line, its words separated by commas")
-        exact = {word: group[0] for group in groups for word in group}
-        names = {word: group[0] for group in groups for word in ",".join(group).split(",") if word.strip()}
-        return Vocabulary(exact, _clean(names))
-
-    @staticmethod
-    def of_names(names: Iterable[str]) -> Vocabulary:
-        """Each name stands only for itself."""
-        known = {name: name for name in names}
-        return Vocabulary(known, _clean(known))
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.exact or _tidy(name) in self.clean
-
-    def canonical(self, name: str) -> str:
-        """The object that a ground-truth name means; a name outside the list stays as it is."""
-        return self.exact.get(name) or self.clean.get(_tidy(name), _tidy(name))
-
-
-NAMES_ONLY, COCO = "names", "coco"
-"""Words that stand for a list: only the names of the ground truth, and mmpref's own list for COCO."""
-NO_LIST = "no synonym list: only the object names of the ground truth are looked for"
-OWN_LIST = (
-    "objects are looked for with mmpref's own list of words for COCO's categories, not with CHAIR's authors' list"
-)
-_OWN_FILE = Path(__file__).with_name("coco_words.txt")
-_MOST_CATEGORIES = 40
-"""Categories of COCO that a ground truth of nothing else names where it is COCO's: half of them."""
-
-
-def vocabulary_of(
-    synonyms: str | Path | Iterable[str] | None, names: Iterable[str], *, from_coco: bool
-) -> tuple[Vocabulary, str]:
-    """The words that name objects, and a note on where they are from; "" where they were given.
-
-    Args:
-        synonyms: a list, "coco" for our own, "names" for none, or None: our own where the ground truth is COCO's.
-        names: the objects of the ground truth.
-        from_coco: whether they come from annotation files of COCO.
-
-    Raises:
-        DataError: the list cannot be read.
-    """
-    known = set(names)
-    if synonyms is None:
-        own = Vocabulary.read(_OWN_FILE)
-        categories = set(own.exact.values())
-        like_coco = known <= categories and len(known) >= _MOST_CATEGORIES
-        synonyms = COCO if from_coco or like_coco else NAMES_ONLY
-    if synonyms == COCO:
-        return Vocabulary.read(_OWN_FILE), OWN_LIST
-    if synonyms == NAMES_ONLY:
-        return Vocabulary.of_names(known), NO_LIST
-    return Vocabulary.read(synonyms), ""
 
 
 def true_objects(names: Iterable[str], captions: Iterable[str], extract: Extractor, vocabulary: Vocabulary) -> set[str]:
@@ -121,45 +48,55 @@ def true_objects(names: Iterable[str], captions: Iterable[str], extract: Extract
     return {vocabulary.canonical(name) for name in names} | mentioned
 
 
-def _clean(names: Mapping[str, str]) -> dict[str, str]:
-    """Tidy words to tidy names; the singular of a word that the list has in the plural ("skis") means the same."""
-    tidy = {_tidy(word): _tidy(name) for word, name in names.items()}
-    one = {" ".join([*word.split()[:-1], singular(word.split()[-1])]): name for word, name in tidy.items() if word}
-    return one | tidy
-
-
-def _tidy(word: str) -> str:
-    return " ".join(word.lower().split())
-
-
-def extractor_for(
-    protocol: str, vocabulary: Vocabulary, tokenize: Callable[[str], Sequence[str]] | None = None
-) -> Extractor:
-    """The text routine of a protocol.
+def extract_mmpref(vocabulary: Vocabulary, tokenize: Tokenize | None = None) -> Extractor:
+    """mmpref's text routine.
 
     Args:
-        tokenize: replaces our tokens and singular forms by the caller's (caption -> singular tokens); everything after
-            that step is the protocol's, so the official pipeline's own tokens give its exact numbers.
+        tokenize: replaces our tokens and singular forms by the caller's.
     """
-    if protocol in ("official", "lmms_eval"):
-        pairs = _official_pairs(vocabulary)
-        # lmms-eval took WordNet's lemmas in the place of the library that knows no "bus"; ours are alike here
-        make_singular = singular_as_pattern if protocol == "official" else singular
-        words = vocabulary.exact
-        join = partial(_official, pairs=pairs, starts=frozenset(pair.split()[0] for pair in pairs), words=words)
-        cut = partial(_cut, pattern=_OFFICIAL_TOKEN, bare=_without_marks, make_singular=make_singular)
-    else:
-        words = vocabulary.clean
-        longest: dict[str, int] = {pair.split()[0]: 2 for pair in (*_QUALIFIED, *_NO_OBJECT)}
-        for word in words:
-            first, *rest = word.split()
-            longest[first] = max(longest.get(first, 1), 1 + len(rest))
-        join = partial(_robust, words=words, longest=longest)
-        cut = partial(_cut, pattern=_WORD, bare=str, make_singular=singular)
+    words = vocabulary.clean
+    longest: dict[str, int] = {pair.split()[0]: 2 for pair in (*_QUALIFIED, *_NO_OBJECT)}
+    for word in words:
+        first, *rest = word.split()
+        longest[first] = max(longest.get(first, 1), 1 + len(rest))
+    join = partial(_robust, words=words, longest=longest)
+    cut = partial(_cut, pattern=_WORD, bare=str, make_singular=singular)
+    return _extractor(cut if tokenize is None else _given(tokenize), join, words)
 
+
+def extract_official(vocabulary: Vocabulary, tokenize: Tokenize | None = None) -> Extractor:
+    """The script's text routine, with the singular forms of the library ``pattern``.
+
+    Args:
+        tokenize: replaces our tokens and singular forms by the caller's; everything after that step is the script's, so
+            the official pipeline's own tokens give its exact numbers.
+    """
+    return _scripts_routine(vocabulary, tokenize, singular_as_pattern)
+
+
+def extract_lmms_eval(vocabulary: Vocabulary, tokenize: Tokenize | None = None) -> Extractor:
+    """The script's text routine, with WordNet's lemmas in the place of the library that does not know "bus"; our
+    singular forms equal these here. ``tokenize`` as in :func:`extract_official`."""
+    return _scripts_routine(vocabulary, tokenize, singular)
+
+
+def _scripts_routine(
+    vocabulary: Vocabulary, tokenize: Tokenize | None, make_singular: Callable[[str], str]
+) -> Extractor:
+    pairs, words = _official_pairs(vocabulary), vocabulary.exact
+    join = partial(_official, pairs=pairs, starts=frozenset(pair.split()[0] for pair in pairs), words=words)
+    cut = partial(_cut, pattern=_OFFICIAL_TOKEN, bare=_without_marks, make_singular=make_singular)
+    return _extractor(cut if tokenize is None else _given(tokenize), join, words)
+
+
+def _given(tokenize: Tokenize) -> _Cut:
+    return lambda caption: (list(tokenize(caption)), None)
+
+
+def _extractor(cut: _Cut, join: Callable[[Sequence[str]], list[_Found]], words: Mapping[str, str]) -> Extractor:
     def extract(caption: str) -> list[Mention]:
-        texts, spans = cut(caption) if tokenize is None else (list(tokenize(caption)), None)
-        return _known(_without_toilet_seat(join(texts)), words, spans)
+        texts, span = cut(caption)
+        return _known(_without_toilet_seat(join(texts)), words, span)
 
     return extract
 
@@ -178,7 +115,7 @@ def count_words(text: str) -> int:
 def _cut(
     caption: str, pattern: re.Pattern[str], bare: Callable[[str], str], make_singular: Callable[[str], str]
 ) -> tuple[list[str], Callable[[int, int], tuple[int, int]]]:
-    """The words of a caption in the singular, and what tells where those from one to another stand in it."""
+    """The words of a caption in the singular, and a function that gives the characters from one word to another."""
     found = list(pattern.finditer(_lower(caption)))
 
     def edges(index: int) -> tuple[int, int]:

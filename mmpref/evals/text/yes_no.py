@@ -1,4 +1,4 @@
-"""Reading yes or no from a model's answer: one pure function per protocol, text in, verdict out.
+"""Reading yes or no from a model's answer: one pure function per protocol, text to ``yes``, ``no`` or ``unparsed``.
 
 ``official`` follows RUCAIBox/POPE ``evaluate.py``, ``lmms_eval`` follows lmms-eval ``tasks/pope/utils.py`` and
 ``vlmevalkit`` follows VLMEvalKit ``dataset/utils/yorn.py`` without its optional judge. These three keep the quirks of
@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Literal
 
-Verdict = Literal["yes", "no", "unparsed"]
+YesNo = Literal["yes", "no", "unparsed"]
 
 
-def read_official(text: str) -> Verdict:
+def read_official(text: str) -> YesNo:
     """POPE's rule: "no" when the text before the first full stop has the word No, no or not, otherwise "yes".
 
     Commas are deleted and words are what single spaces separate, so ``NO``, ``**No**``, ``No!`` and an empty answer
@@ -28,7 +26,7 @@ def read_official(text: str) -> Verdict:
     return "no" if not {"No", "no", "not"}.isdisjoint(words) else "yes"
 
 
-def read_lmms_eval(text: str) -> Verdict:
+def read_lmms_eval(text: str) -> YesNo:
     """lmms-eval's rule: the whole answer, trimmed and lower-cased, is "yes" or "no"; "Yes." is neither."""
     word = text.lower().strip()
     if word == "yes":
@@ -42,7 +40,7 @@ _FULL_STOP = re.compile(r"(?<!\d)\.(?!\d)")
 _FULL_STOPS_REMOVED = 32  # the tool passes the flag re.UNICODE, whose value is 32, where the count belongs
 
 
-def read_vlmevalkit(text: str) -> Verdict:
+def read_vlmevalkit(text: str) -> YesNo:
     """VLMEvalKit's rule: exactly one of the words yes and no is present after its clean-up of punctuation.
 
     The clean-up deletes a mark that touches a space somewhere (or every mark when the text has a comma between
@@ -109,12 +107,12 @@ _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n+|[。！？…]")
 _WORD = re.compile(r"\w+(?:'\w+)?")
 
 
-def read_mmpref(text: str) -> Verdict:
+def read_mmpref(text: str) -> YesNo:
     """What a careful reader takes from the answer, or "unparsed".
 
-    In this order: a verdict that opens the answer ("Yes, but ...", "**NO**", "1. No"), unless a later conclusion
-    contradicts it; a stated conclusion ("the answer is no"); a verdict that opens a later sentence; a yes, a no or a
-    plain denial within the first sentence. Doubt, refusal and both verdicts at once are unparsed.
+    In this order: a yes or no that opens the answer ("Yes, but ...", "**NO**", "1. No"), unless a later conclusion
+    contradicts it; a stated conclusion ("the answer is no"); one that opens a later sentence; a yes, a no or a
+    plain denial within the first sentence. Doubt, refusal and both words at once are unparsed.
     """
     plain = _plain(text)
     if not plain or _BOTH.match(plain):
@@ -122,20 +120,20 @@ def read_mmpref(text: str) -> Verdict:
     sentences = [part.strip() for part in _SENTENCE_END.split(plain) if _WORD.search(part)]
     if not sentences:
         return "unparsed"
-    opening = _opening_verdict(sentences[0])
-    concluded = {_verdict_of(word) for word in _CONCLUSION.findall(plain) if word != "not"} - {"unparsed"}
+    opening = _opening_says(sentences[0])
+    concluded = {_word_says(word) for word in _CONCLUSION.findall(plain) if word != "not"} - {"unparsed"}
     if opening != "unparsed":
         return "unparsed" if concluded - {opening} else opening
-    later = concluded or {_opening_verdict(sentence) for sentence in sentences[1:]} - {"unparsed"}
+    later = concluded or {_opening_says(sentence) for sentence in sentences[1:]} - {"unparsed"}
     if len(later) > 1:
         return "unparsed"
-    for verdict in later:
-        return verdict
-    return _statement_verdict(sentences[0])
+    for said in later:
+        return said
+    return _statement_says(sentences[0])
 
 
 def says_unsure(text: str) -> bool:
-    """Whether the answer says in so many words that it cannot be told."""
+    """Whether the answer says in so many words that it does not know."""
     return read_mmpref(text) == "unparsed" and _DOUBT.search(_IDIOMS.sub(" ", _plain(text))) is not None
 
 
@@ -152,14 +150,14 @@ def _plain(text: str) -> str:
 _APOSTROPHES = {ord(char): "'" for char in "’‘ʼ´`＇"}
 
 
-def _verdict_of(word: str) -> Verdict:
+def _word_says(word: str) -> YesNo:
     if word in _YES or word == "y":
         return "yes"
     return "no" if word in _NO or word == "n" else "unparsed"
 
 
-def _opening_verdict(sentence: str) -> Verdict:
-    """The verdict of the sentence's first word, after labels and list marks."""
+def _opening_says(sentence: str) -> YesNo:
+    """What the sentence's first word says, after labels and list marks."""
     body = _LIST_MARK.sub("", _LABEL.sub("", sentence), count=1)
     if _IDIOMS.match(body) or _DOUBT.match(body) or _BOTH.match(body):
         return "unparsed"
@@ -169,14 +167,14 @@ def _opening_verdict(sentence: str) -> Verdict:
     if words[0] in {"y", "n"} and len(words) > 1:
         return "unparsed"
     if words[0] in {"definitely", "certainly", "absolutely", "most"} and len(words) > 1:
-        return next((found for found in map(_verdict_of, [*words[1:3], words[0]]) if found != "unparsed"), "unparsed")
+        return next((found for found in map(_word_says, [*words[1:3], words[0]]) if found != "unparsed"), "unparsed")
     if words[0] in {"true", "false", "correct", "incorrect", "negative", "neither"} and len(words) > 2:
-        return "unparsed"  # an adjective of what follows, not a verdict
-    return _verdict_of(words[0])
+        return "unparsed"  # an adjective of what follows, and no answer
+    return _word_says(words[0])
 
 
-def _statement_verdict(sentence: str) -> Verdict:
-    """The verdict of a sentence that does not open with one: a yes or no inside it, or a plain denial."""
+def _statement_says(sentence: str) -> YesNo:
+    """What a sentence says that does not open with it: a yes or no inside it, or a plain denial."""
     certain = _IDIOMS.sub(" ", sentence)
     doubted = _DOUBT.search(certain) is not None
     certain = _DOUBT.sub(" ", certain)
@@ -186,13 +184,3 @@ def _statement_verdict(sentence: str) -> Verdict:
     if doubted or _CONTRAST.search(certain) or not _DENIAL.search(certain):
         return "unparsed"
     return "no"
-
-
-YES_NO_READERS: Mapping[str, Callable[[str], Verdict]] = MappingProxyType(
-    {
-        "mmpref": read_mmpref,
-        "official": read_official,
-        "lmms_eval": read_lmms_eval,
-        "vlmevalkit": read_vlmevalkit,
-    }
-)

@@ -8,27 +8,27 @@ adapter off gives the reference model, and one adapter folder holds everything t
 from __future__ import annotations
 
 import dataclasses
-import json
-import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from mmpref.errors import ConfigError, library_errors
 from mmpref.models.adapters.casts import leave_casts_to_autocast
+from mmpref.models.adapters.checks import refuse_unfit
+from mmpref.models.adapters.pissa import keep_start
 from mmpref.models.adapters.saved import CONFIG, WEIGHTS, adapter_settings
+from mmpref.models.adapters.targets import exact_pattern, lora_layers, modules_to_save
+from mmpref.models.adapters.weights import count_parameters, is_adapter_weight, plain_name
 from mmpref.models.folder.contents import AGAIN, read_header
 from mmpref.models.frozen_tower import keep_frozen_tower_out_of_graph
 from mmpref.models.parts import with_parts
 from mmpref.models.precision import keep_in, part_dtypes, saved_dtype
 from mmpref.models.tower_windows import attend_by_length
 from mmpref.models.tuning import PARTS, AdapterSettings, Tuning
-from mmpref.models.unwrap import submodule, unwrap
 from mmpref.processing.family import Family, PartName
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def prepare(
     """
     model = loaded.model
     family = with_parts(loaded.family, model, dict(loaded.family.named))
-    _check(tuning, adapter, family, model)
+    refuse_unfit(tuning, adapter, family, model)
     model.requires_grad_(False)
     if loaded.dtype == "auto":
         dtypes = part_dtypes(saved_dtype(model), tuning, family, autocast=autocast)
@@ -156,132 +156,6 @@ def merged(model: Any) -> PreTrainedModel:
     return whole
 
 
-def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """(parameters that train, all parameters); two weights in one byte are counted as two."""
-    sizes = [(p.requires_grad, stored_numel(p)) for p in model.parameters()]
-    return sum(size for trains, size in sizes if trains), sum(size for _, size in sizes)
-
-
-def whole_numel(parameter: Tensor) -> int:
-    """Numbers in a weight, of which DeepSpeed ZeRO-3 may leave an empty tensor where it was."""
-    return int(getattr(parameter, "ds_numel", 0)) or parameter.numel()
-
-
-def stored_numel(parameter: Tensor) -> int:
-    """Weights that a tensor stands for: 4-bit layers keep two in a byte, whatever the type of what holds the bytes."""
-    shape = getattr(getattr(parameter, "quant_state", None), "shape", None)
-    if isinstance(shape, torch.Size):
-        return shape.numel()
-    return whole_numel(parameter) * (2 if _is_four_bit(parameter) else 1)
-
-
-def has_adapter(model: nn.Module) -> bool:
-    """Whether a peft adapter is attached."""
-    return hasattr(unwrap(model), "disable_adapter")
-
-
-def is_adapter_weight(name: str) -> bool:
-    """Whether a parameter of a peft model belongs to the adapter, and so vanishes when the adapter is off."""
-    return ".lora_" in name or ".modules_to_save." in name
-
-
-def plain_name(name: str) -> str:
-    """The name that a weight of a peft model has, or would have, in the model itself."""
-    return name.removeprefix("base_model.model.").replace(".modules_to_save.default", "").replace(".base_layer", "")
-
-
-def adapter_changes_nothing(model: nn.Module) -> bool:
-    """Whether the adapter is as peft starts it, adding zero: then the adapter switched off is the same model."""
-    inner = unwrap(model)
-    for name, parameter in inner.named_parameters():
-        if (".lora_B." in name or ".lora_embedding_B." in name) and bool(parameter.detach().any()):
-            return False
-        if ".modules_to_save." in name:
-            path, _, rest = name.partition(".modules_to_save.")
-            original = inner.get_parameter(f"{path}.original_module.{rest.partition('.')[2]}")
-            if not torch.equal(original.detach(), parameter.detach()):
-                return False
-    return True
-
-
-def changed_its_base(model: nn.Module) -> bool:
-    """Whether the adapter started by taking its weights out of the base (PiSSA)."""
-    return getattr(unwrap(model), "adapter_start", None) is not None
-
-
-def as_plain_lora(model: nn.Module, folder: Path) -> None:
-    """Make a saved adapter that started from the base's own weights one for the base as it was published.
-
-    What was learned is ``B A - B0 A0``, which is one adapter of twice the rank: ``[B | -B0] [A ; A0]``. An adapter that
-    started from zero is left as it is.
-    """
-    start: dict[str, torch.Tensor] | None = getattr(unwrap(model), "adapter_start", None)
-    if start is None:
-        return
-    file, config_file = folder / WEIGHTS, folder / CONFIG
-    weights = load_file(file)
-    for name, first in start.items():
-        of_a = ".lora_A." in name
-        weights[name] = torch.cat([weights[name], first if of_a else -first], dim=0 if of_a else 1).contiguous()
-    save_file(weights, file, metadata={"format": "pt"})
-    config = json.loads(config_file.read_text(encoding="utf-8"))
-    config["r"] *= 2
-    config["lora_alpha"] *= 2**0.5 if config["use_rslora"] else 2
-    config["init_lora_weights"] = True
-    config_file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
-def _check(tuning: Tuning, adapter: AdapterSettings | None, family: Family, model: nn.Module) -> None:
-    lora = [part for part in PARTS if tuning.of(part) == "lora"]
-    if lora and adapter is None:
-        raise ConfigError(f"tune.{lora[0]} is lora, and there are no LoRA settings: set adapter.kind to lora or qlora")
-    if adapter is not None and not lora:
-        raise ConfigError(
-            "adapter.kind asks for LoRA, and no part is tuned by it: set tune.language (or another) to lora"
-        )
-    if adapter is not None and tuning.language == "full":
-        raise ConfigError("tune.language: full beside LoRA on another part is not supported; make it lora or freeze")
-    if tuning.vision == "full" and tuning.projector == "lora" and _is_inside(family.projector, family.vision):
-        raise ConfigError(
-            "tune.projector: lora inside a vision tower that is full (Qwen) is not supported; make it full"
-        )
-    if family.unknown:
-        names = ", ".join(family.unknown)
-        raise ConfigError(
-            f"what these modules of a '{_type_of(model)}' model are cannot be told from its code: {names}; say it, "
-            f"as in model.parts={{{family.unknown[0]}: other}} (vision, projector, language, or other: never trained)"
-        )
-    found = {family.part_of(name) for name, _ in model.named_parameters()}
-    for part in PARTS:
-        if tuning.of(part) != "freeze" and part not in found:
-            raise ConfigError(
-                f"tune.{part} is {tuning.of(part)}, and this '{family.name}' model has no {part} part that mmpref "
-                f"knows; set it to freeze"
-            )
-    for name, parameter in model.named_parameters():
-        of = family.part_of(name)
-        if tuning.of(of) == "full" and (_is_four_bit(parameter) or parameter.dtype == torch.int8):
-            raise ConfigError(f"tune.{of} is full, and its weights are quantised ({name}): use lora")
-
-
-def _type_of(model: nn.Module) -> str:
-    return str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
-
-
-def _is_inside(paths: tuple[str, ...], outer: tuple[str, ...]) -> bool:
-    return any(path.startswith(tower + ".") for path in paths for tower in outer)
-
-
-def lora_layers(model: PreTrainedModel, family: Family, tuning: Tuning) -> list[str]:
-    """Names of the layers that get an adapter: every linear one of the parts tuned by LoRA, but never the head."""
-    head = model.get_output_embeddings()
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head and tuning.of(family.part_of(name)) == "lora"
-    ]
-
-
 def _with_lora(model: PreTrainedModel, family: Family, tuning: Tuning, adapter: AdapterSettings) -> Any:
     peft = _peft()
     layers = lora_layers(model, family, tuning)
@@ -299,17 +173,13 @@ def _with_lora(model: PreTrainedModel, family: Family, tuning: Tuning, adapter: 
         lora_dropout=adapter.dropout,
         use_rslora=adapter.use_rslora,
         use_dora=adapter.use_dora,
-        target_modules=_pattern(layers, model),
+        target_modules=exact_pattern(layers, model),
         modules_to_save=modules_to_save(model, family, tuning) or None,
         bias="none",
     )
     adapted = peft.get_peft_model(model, config)
     if adapter.init != "zero":
-        adapted.adapter_start = {
-            name.replace(".default.", "."): parameter.detach().cpu().clone()
-            for name, parameter in adapted.named_parameters()
-            if ".lora_A." in name or ".lora_B." in name
-        }
+        keep_start(adapted)
     for name, parameter in adapted.named_parameters():
         if ".modules_to_save." in name:  # a copied tower holds its projector too, which may have to stay frozen
             parameter.requires_grad_(tuning.of(family.part_of(plain_name(name))) == "full")
@@ -321,45 +191,6 @@ def _adapted(model: nn.Module, family: Family, part: PartName) -> bool:
     return any(
         is_adapter_weight(name) and family.part_of(plain_name(name)) == part for name, _ in model.named_parameters()
     )
-
-
-def _pattern(names: list[str], model: nn.Module) -> str:
-    """A regular expression for exactly these modules, with layer numbers made general so that it stays short."""
-    every = [name for name, _ in model.named_modules()]
-    by_shape: dict[str, set[str]] = {}
-    for name in names:
-        shape = r"\.".join(r"\d+" if part.isdigit() else re.escape(part) for part in name.split("."))
-        by_shape.setdefault(shape, set()).add(name)
-    patterns: list[str] = []
-    for shape, wanted in by_shape.items():
-        is_exact = {name for name in every if re.fullmatch(shape, name)} == wanted
-        patterns += [shape] if is_exact else sorted(re.escape(name) for name in wanted)
-    return "|".join(patterns)
-
-
-def modules_to_save(model: nn.Module, family: Family, tuning: Tuning) -> list[str]:
-    """Paths of the modules that train fully beside the adapter.
-
-    Single tensors (image_newline) cannot, and stay frozen.
-    """
-    found: list[str] = []
-    parts: tuple[PartName, ...] = ("vision", "projector")
-    for part in parts:
-        if tuning.of(part) != "full":
-            continue
-        for path in family.paths_of(part):
-            module = submodule(model, path)
-            if module is None or any(path.startswith(outer + ".") for outer in found):
-                continue
-            if isinstance(module, nn.ModuleList):  # peft copies modules that can be called
-                found += [f"{path}.{index}" for index in range(len(module))]
-            else:
-                found.append(path)
-    return found
-
-
-def _is_four_bit(parameter: Tensor) -> bool:
-    return parameter.dtype == torch.uint8
 
 
 def _peft() -> Any:

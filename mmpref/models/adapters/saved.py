@@ -171,12 +171,12 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
 def _refuse_variants(config: Mapping[str, Any], where: str) -> None:
     """What peft loads and runs, and what would train in another way here than where it was made."""
     start = config.get("init_lora_weights")
-    told = [] if start in _STARTS else [f"init_lora_weights: {start!r}"]
-    told += [f"{key}: {value!r}" for key, value in config.items() if value and key not in _UNDERSTOOD]
-    if told:
+    variants = [] if start in _STARTS else [f"init_lora_weights: {start!r}"]
+    variants += [f"{key}: {value!r}" for key, value in config.items() if value and key not in _UNDERSTOOD]
+    if variants:
         raise ConfigError(
-            f"{where} is a variant of LoRA that training does not go on with ({', '.join(told)[:200]}); train a new "
-            "adapter, on its base or on what peft's merge_and_unload makes of both"
+            f"{where} is a variant of LoRA that training does not go on with ({', '.join(variants)[:200]}); train a "
+            "new adapter, on its base or on what peft's merge_and_unload makes of both"
         )
 
 

@@ -49,7 +49,7 @@ def switched(model: Any, to: str | None) -> Iterator[None]:
 
     peft's own switches also say which weights require gradients: all of an adapter that is switched on, which would let
     frozen parts of it train, and of weights that FSDP has put together for the moment, which are others afterwards. So
-    each layer is told by itself.
+    each layer is switched by itself.
 
     Args:
         model: the peft model, unwrapped.

@@ -108,7 +108,7 @@ def refuse_unsavable(model: nn.Module, path: str | Path) -> None:
 
 @contextmanager
 def warn_if_it_works() -> Iterator[None]:
-    """What transformers logs inside is kept back, and told when the block ends well: before an error of ours it would
+    """What transformers logs inside is kept back, and shown when the block ends well: before an error of ours it would
     be pages about the same."""
     kept: list[tuple[logging.Handler, logging.LogRecord]] = []
     removers = []

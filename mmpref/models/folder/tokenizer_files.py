@@ -69,22 +69,22 @@ def _refuse_sentencepiece_alone(path: str | Path) -> None:
 @contextmanager
 def _one_line_each() -> Iterator[None]:
     """Warnings of transformers in one line each, and none where loading fails: then the error says what there is."""
-    held: list[logging.LogRecord] = []
+    kept: list[logging.LogRecord] = []
 
-    def hold(record: logging.LogRecord) -> bool:
-        if record not in held:  # every handler asks
-            held.append(record)
+    def keep(record: logging.LogRecord) -> bool:
+        if record not in kept:  # every handler asks
+            kept.append(record)
         return False
 
     handlers = list(logging.getLogger("transformers").handlers)
     for handler in handlers:
-        handler.addFilter(hold)
+        handler.addFilter(keep)
     try:
         yield
     finally:
         for handler in handlers:
-            handler.removeFilter(hold)
-    for record in held:
+            handler.removeFilter(keep)
+    for record in kept:
         record.msg, record.args = " ".join(record.getMessage().split()), ()
         for handler in handlers:
             handler.handle(record)

@@ -141,7 +141,7 @@ def refuse_misfit(model: nn.Module, info: Mapping[str, Any], path: str | Path, *
         modules = {name for name, _ in model.named_modules()}
         left = [name for name in left if not _layers_of(name) <= modules]
     parts = {_part_of(name) for name in own}
-    # of a model most of which is left over, no part can be told from what it should be
+    # of a model most of which is left over, it cannot be said which parts belong to it
     inside = [name for name in left if _part_of(name) in parts or len(left) > len(own)]
     if inside:
         raise ConfigError(

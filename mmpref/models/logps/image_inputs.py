@@ -100,7 +100,7 @@ def _of_grids(grids: tuple[tuple[int, ...], ...], tower: _Tower, device: torch.d
 
 
 class _Places:
-    """Stands in for the mask of image tokens, [N, T, 1]: features are copied to places that are known."""
+    """Used in place of the mask of image tokens, [N, T, 1]: features are copied to places that are known."""
 
     def __init__(self, mask: Tensor, places: Tensor) -> None:
         self.mask = mask

@@ -1,4 +1,4 @@
-"""Whether pairs share their prompt in a model, and why: decided once, told once."""
+"""Whether pairs share their prompt in a model, and why: decided once, reported once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmpref.models.logps.answer_logps import answer_logps
 from mmpref.models.logps.reference import eval_mode
 from mmpref.models.logps.shared_prefix_attention import IMPLEMENTATIONS, implementation, text_config, use_attention
 from mmpref.models.unwrap import base_model
-from mmpref.processing.encode import EncodedPair, EncodedPrompt
+from mmpref.processing.encoded import EncodedPair, EncodedPrompt
 from mmpref.processing.family import Family
 from mmpref.processing.layout import LayoutName, plain_batch, shared_prefix_batch
 from mmpref.processing.positions import in_sequence
@@ -24,9 +24,9 @@ logger = logging.getLogger(__name__)
 
 LayoutChoice = Literal["auto", "shared_prefix", "plain"]
 EXACT, _HALF = 1e-4, 0.1
-"""Nats by which two exact ways of computing may differ, on average over tokens. Rounding in float32 is about 1e-6; a
-wrong mask or position moves tokens by 0.1 to 1.3. Half precision keeps 8 or 11 bits of every layer's output, so only
-gross faults can be told there."""
+"""Nats a token by which two exact ways of computing may differ, on average over tokens. Rounding in float32 is about
+1e-6; a wrong mask or position changes log-probs by 0.1 to 1.3 nats a token. Half precision keeps 8 or 11 bits of every
+layer's output, so only gross faults can be seen there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from mmpref.models.adapters.lora import adapter_changes_nothing, changed_its_base, has_adapter, is_adapter_weight
+from mmpref.models.adapters.pissa import changed_its_base
 from mmpref.models.adapters.switch import COPY, copy_adapter, has_copy, switched
+from mmpref.models.adapters.weights import adapter_changes_nothing, has_adapter, is_adapter_weight
 from mmpref.models.logps.answer_logps import answer_sums
-from mmpref.models.reference_rule import HeldKind, Start, choose
+from mmpref.models.reference_rule import ReferenceModelKind, Start, choose
 from mmpref.models.unwrap import unwrap
 from mmpref.processing.batch import PairBatch
 
-ReferenceKind = Literal["auto"] | HeldKind
+ReferenceKind = Literal["auto"] | ReferenceModelKind
 
 
 class Reference(Protocol):
@@ -51,7 +52,7 @@ class ReferencePolicy:
         is_start: whether it is the policy as it starts; False for the base of an adapter that was trained before.
     """
 
-    def __init__(self, model: nn.Module, *, kind: HeldKind, explanation: str, is_start: bool = True) -> None:
+    def __init__(self, model: nn.Module, *, kind: ReferenceModelKind, explanation: str, is_start: bool = True) -> None:
         self.kind = kind
         self.explanation = explanation
         self.is_start = is_start
@@ -103,8 +104,8 @@ def choose_reference(
     if choice.kind == "copied_adapter" and not has_copy(inner):
         copy_adapter(inner)
     policy = _frozen_copy(inner) if choice.kind == "frozen_copy" else inner
-    held: HeldKind = choice.kind  # type: ignore[assignment]  # "none" and "cache" were not asked for
-    return ReferencePolicy(policy, kind=held, explanation=choice.explanation, is_start=choice.is_start)
+    kind_used: ReferenceModelKind = choice.kind  # type: ignore[assignment]  # "none" and "cache" were not asked for
+    return ReferencePolicy(policy, kind=kind_used, explanation=choice.explanation, is_start=choice.is_start)
 
 
 def _start_of(model: nn.Module) -> Start:
@@ -120,7 +121,7 @@ def _start_of(model: nn.Module) -> Start:
 
 
 def _frozen_copy(model: nn.Module) -> nn.Module:
-    # what does not train stays the same for both and is not held twice
+    # what does not train stays the same for both and is not copied
     shared = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
     twin = copy.deepcopy(model, shared)
     twin.requires_grad_(False)

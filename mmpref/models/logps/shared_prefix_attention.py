@@ -20,6 +20,7 @@ Shapes: T tokens of the row, h heads, d head size.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PretrainedConfig
 from transformers.integrations.flash_attention import flash_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+from transformers.masking_utils import AttentionMaskInterface
 
 from mmpref.errors import ConfigError
 from mmpref.models.logps.right_padding import without_right_padding
@@ -79,6 +80,7 @@ def packed_inputs(model: nn.Module, batch: PairBatch) -> dict[str, Any]:
     row = PackedRow(batch.segments, batch.num_tokens)
     device = batch.input_ids.device
     if name in _SPLIT:
+        register_pair_attention()
         use_attention(model, _SPLIT[name])
         # a mask of no elements: transformers hands any 4D mask on untouched, and a layer that missed the row would
         # fail on this one instead of attending to everything
@@ -232,12 +234,16 @@ def _refuse_lost_row(attention_mask: Tensor | None) -> None:
         )
 
 
-for _name, _stock, _make in (
-    ("sdpa", sdpa_attention_forward, _sdpa),
-    ("flash_attention_2", flash_attention_forward, _flash),
-):
-    AttentionInterface.register(_SPLIT[_name], _pair_attention(_stock, _make))
-    AttentionMaskInterface.register(_SPLIT[_name], without_right_padding(ALL_MASK_ATTENTION_FUNCTIONS[_name]))
+@cache
+def register_pair_attention() -> None:
+    """Make both attentions known to transformers, once in a process; a model is given them by their names."""
+    stock_masks = AttentionMaskInterface()  # not those that ``padded_on_the_right`` may have put before them
+    for name, stock, make in (
+        ("sdpa", sdpa_attention_forward, _sdpa),
+        ("flash_attention_2", flash_attention_forward, _flash),
+    ):
+        AttentionInterface.register(_SPLIT[name], _pair_attention(stock, make))
+        AttentionMaskInterface.register(_SPLIT[name], without_right_padding(stock_masks[name]))
 
 
 # ---- the model ---------------------------------------------------------------------------------------------------

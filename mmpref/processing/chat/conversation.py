@@ -16,10 +16,11 @@ from torch import Tensor
 from mmpref.errors import ConfigError
 from mmpref.processing.chat.answer_turn import around_difference
 from mmpref.processing.chat.renderer import TemplateError
+from mmpref.processing.chat.row import Row, Written
 from mmpref.processing.chat.spelt_tokens import SpeltOut
 from mmpref.processing.chat.template import PINNED_DATE, ChatTemplate
 from mmpref.processing.chat.thought import THINK_MARKS, never_closed
-from mmpref.processing.chat.written import Row, TurnWriter, Written
+from mmpref.processing.chat.written import TurnWriter
 from mmpref.processing.embedded_tokens import without_embedding
 from mmpref.processing.errors import fault
 from mmpref.records import Message
@@ -50,6 +51,7 @@ class Turns:
 
     @property
     def num_tokens(self) -> int:
+        """Ids in all, for the size of the cache."""
         return len(self.prompt) + len(self.prefix) + sum(map(len, self.answers))
 
 
@@ -64,7 +66,7 @@ class ChatEncoder:
     template in other ways (strings, parts, its own switches about thinking), and then the row is refused. The end of
     turn is the token that the template writes, or eos where it writes none.
 
-    The prompt is where the template asks the model, but for two cases that ``notes`` tells: what a template writes
+    The prompt is where the template asks the model, but for two cases that ``notes`` names: what a template writes
     before a finished answer and not where it asks (an empty think block) belongs to the prompt, and a ``<think>`` that
     it opens where it asks is left out before answers without a think block. Where the ids of the prompt do not begin
     the ids of the whole, answers are tokenised alone and put after the prompt; ``text_level_splits`` counts these rows.
@@ -93,8 +95,8 @@ class ChatEncoder:
         self._kept_tokens = 0
         self._can_sanitize = self.template.can_mark
         if self.template.writes_the_date:
-            self.writer.told.note(
-                "date", f"the chat template writes today's date into prompts; it is told {PINNED_DATE}, so that they "
+            self.writer.findings.note(
+                "date", f"the chat template writes today's date into prompts; it is given {PINNED_DATE}, so that they "
                 "stay the same (for another day: processing.template_kwargs={strftime_now: 2026-07-01})"
             )  # fmt: skip
 
@@ -124,8 +126,8 @@ class ChatEncoder:
             ConfigError: a template that cannot hold any answer.
         """
         own = dict(template_kwargs or {})
-        told = json.dumps(own, sort_keys=True, default=str) if own else ""
-        key = (tuple(messages), tuple(answers), response_prefix, told)
+        given = json.dumps(own, sort_keys=True, default=str) if own else ""
+        key = (tuple(messages), tuple(answers), response_prefix, given)
         found = self._kept.get(key)
         if found is not None:
             self._kept.move_to_end(key)
@@ -258,7 +260,9 @@ class ChatEncoder:
                 self._note_joined(row, self.template.unmark(text), back)
                 continue
             if self.tokenizer.unk_token_id in ids:
-                self.writer.told.note("unknown", f"the tokenizer has no token for some characters of '{row.row_id}'")
+                self.writer.findings.note(
+                    "unknown", f"the tokenizer has no token for some characters of '{row.row_id}'"
+                )
                 continue
             given, written_as = around_difference(self.template.unmark(text), back)
             raise fault(
@@ -269,7 +273,7 @@ class ChatEncoder:
             apart, together = self._decoded([*start, *ids]), self._decoded(at_once)
             if not apart.startswith(together.rstrip()):  # in blanks alone: all else was compared above
                 given, written_as = around_difference(together, apart)
-                self.writer.told.note(
+                self.writer.findings.note(
                     "blanks", f"the tokenizer cannot go on where prompts end: {given!r} is learnt as {written_as!r} "
                     f"(first seen in '{row.row_id}')"
                 )  # fmt: skip
@@ -278,7 +282,7 @@ class ChatEncoder:
         """Says once where the tokenizer changes case, letters or blanks: then what is learnt is not what was given."""
         if answer.strip() not in back:
             given, learnt = around_difference(answer.strip(), back.lstrip())
-            self.writer.told.note(
+            self.writer.findings.note(
                 "changed", f"the tokenizer changes answers, so that what is learnt is not what was given: {given!r} "
                 f"becomes {learnt!r} (first seen in '{row.row_id}')"
             )  # fmt: skip
@@ -287,7 +291,7 @@ class ChatEncoder:
         """Says once where blanks between words are lost; some tokenizers put more between tokens, which is harmless."""
         if len(back.split()) < len(text.split()):
             given, written_as = around_difference(text, back)
-            self.writer.told.note(
+            self.writer.findings.note(
                 "joined", f"the tokenizer drops blanks that the chat template writes: {given!r} becomes {written_as!r} "
                 f"(first seen in '{row.row_id}')"
             )  # fmt: skip
@@ -332,11 +336,11 @@ class ChatEncoder:
             raise fault(
                 row.row_id, "unclosed_thought", f"has an answer that begins with {opening} and never writes {closing}, "
                 f"so that its thought was cut, or the answer only speaks of the mark: {answer[:60]!r}; leave the row "
-                "out, or make the answer again with room for all of it (a rejected one too: it would teach that the "
+                "out, or make the answer again with space for all of it (a rejected one too: it would teach that the "
                 f"mark is letters); where it only speaks of the mark, put a word before {opening}, or name it without "
                 "its brackets if the template rewrites that too"
             )  # fmt: skip
-        self.writer.told.note(  # to this model the mark is text as any other
+        self.writer.findings.note(  # to this model the mark is text as any other
             "cut thought", f"an answer of '{row.row_id}' begins with {opening} and never writes {closing}: it may have "
             "been cut in its thought; the model has no such mark, and it is learnt as text"
         )  # fmt: skip

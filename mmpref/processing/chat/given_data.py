@@ -24,6 +24,7 @@ class Lost:
 
     @property
     def advice(self) -> str:
+        """What to do about it, as the end of a sentence."""
         return (
             f"leave '{self.name}' out where they are not to be read, or put a chat_template.jinja that writes them "
             "into the model's folder"

@@ -4,7 +4,7 @@ Run as a program, by :mod:`mmpref.processing.chat.renderer`; it imports nothing 
 tokenizers are tried here as well (``tokenizer_parts``). A template is a
 program from somebody else, and one call of it (``'a' * 10**10``, a list that holds itself twice, forty times over)
 can be too much for a process that trains. Here the operating system keeps the limits, whatever the template is.
-The one door to jinja2.
+The only module that imports jinja2.
 
 Requests and replies are a length in 8 bytes and as many bytes. A request is marshalled Python data; a reply is one
 letter and text: ``t`` rendered text, ``d`` a description in JSON, ``r`` why the template refuses, ``l`` how long its
@@ -189,7 +189,7 @@ def _limit_memory() -> None:
 
 
 def _limit_time() -> None:
-    """The system ends this process with SIGXCPU when the request takes longer; no call into C can hold that up."""
+    """The system ends this process with SIGXCPU when the request takes longer; no call into C can delay that."""
     _limit(resource.RLIMIT_CPU, math.ceil(time.process_time()) + CPU_SECONDS)
 
 

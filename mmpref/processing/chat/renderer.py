@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -96,6 +97,7 @@ class _RenderProcess:
         self._how_it_ended = ""
 
     def ask(self, *request: Any) -> str:
+        _stop_and_forget_in_time()
         with self._lock:
             message = marshal.dumps(request)
             # where it ends without a reply, somebody else may have ended it: once more
@@ -129,7 +131,7 @@ class _RenderProcess:
     def forget(self) -> None:
         """In a child made by fork: the process belongs to the parent, which must see it end with itself."""
         process, self._process = self._process, None
-        self._lock = threading.Lock()  # another thread may have held it
+        self._lock = threading.Lock()  # another thread may have locked it
         if process is not None:
             process.returncode = 0  # not ours to wait for
             for stream in (process.stdin, process.stdout):
@@ -190,13 +192,13 @@ class _RenderProcess:
         return self._process
 
     def _ending(self, process: subprocess.Popen[bytes]) -> str:
-        told = ""
+        last = ""
         if self._stderr is not None:
             self._stderr.seek(0)
             lines = self._stderr.read()[-4000:].decode("utf-8", "replace").strip().splitlines()
             lines = [line for line in lines if not line.startswith("note: ")]  # where Rust says how to learn more
-            told = f": {lines[-1][:200]}" if lines else ""
-        return f"ended with code {process.returncode}{told}"
+            last = f": {lines[-1][:200]}" if lines else ""
+        return f"ended with code {process.returncode}{last}"
 
 
 def _pieces(descriptor: int, until: float) -> Iterator[bytes]:
@@ -250,6 +252,13 @@ def _size(value: Any) -> int:
 
 
 _PROCESS = _RenderProcess()
-atexit.register(_PROCESS.stop)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_PROCESS.forget)
+
+
+@cache
+def _stop_and_forget_in_time() -> None:
+    """Once in a process, before it first has a process for templates: end that with it, and leave it to its parent
+    in children made by fork.
+    """
+    atexit.register(_PROCESS.stop)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_PROCESS.forget)

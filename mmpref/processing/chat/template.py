@@ -23,7 +23,7 @@ from mmpref.processing.chat import renderer
 from mmpref.processing.chat.renderer import LimitError, TemplateError
 
 PINNED_DATE = "2026-01-01"
-"""What a template that asks for today's date is told: prompts must be the same tomorrow."""
+"""The date that a template which asks for today's is given: prompts must be the same tomorrow."""
 _CLOCK = "strftime_now"
 _OTHER = "put another chat_template.jinja into the model's folder"
 _OURS = frozenset({"messages", "add_generation_prompt", "raise_exception"})

@@ -55,6 +55,7 @@ def opens_thought(text: str) -> bool:
 
 
 def has_think_mark(text: str) -> bool:
+    """Whether the text has a mark that begins or ends a think block."""
     return any(mark in text for pair in THINK_MARKS for mark in pair)
 
 

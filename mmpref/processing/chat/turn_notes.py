@@ -1,4 +1,4 @@
-"""What a person should be told of how a chat template writes the rows: each kind of finding once."""
+"""What a person should know of how a chat template writes the rows: each kind of finding once."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class TurnNotes:
         self.notes: dict[str, str] = {}
 
     def note(self, kind: str, text: str) -> None:
+        """Add a finding, unless one of this kind is there."""
         if kind not in self.notes:
             self.notes[kind] = text
 

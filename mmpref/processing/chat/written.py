@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +20,9 @@ from mmpref.processing.chat.answer_turn import (
     place_thought,
 )
 from mmpref.processing.chat.given_data import lost_once_answered, lost_where_asked
-from mmpref.processing.chat.prompt_frame import PromptFrame, lost_text
+from mmpref.processing.chat.prompt_check import PromptCheck
 from mmpref.processing.chat.renderer import TemplateError
+from mmpref.processing.chat.row import PROBE, Row, UnfitWayError, Way, Written, shortened
 from mmpref.processing.chat.template import ChatTemplate
 from mmpref.processing.chat.thought import THINK_MARKS, Thought, has_think_mark, opens_thought, thought_of
 from mmpref.processing.chat.turn_notes import TurnNotes
@@ -30,50 +30,21 @@ from mmpref.processing.errors import fault
 from mmpref.records import Message, Part, user_turn
 
 _KEPT_FRAMES = 16
-_KEPT_SHAPES = 256
-_PROBE = "Qz7vXk3"
 
 
 @dataclass(frozen=True, slots=True)
-class _Way:
-    """One way to give a conversation to the template."""
+class _Asked:
+    """One conversation given in one way, as the template writes it up to where the model starts to write."""
 
-    as_parts: bool  # messages as lists of parts; else as strings where they hold no image
-    thought_key: str = ""  # key of the message that takes an answer's reasoning; "" leaves it in the content
-    switch: tuple[tuple[str, bool], ...] = ()
-
-    def describe(self) -> str:
-        return ", ".join(f"{name}: {str(value).lower()}" for name, value in self.switch)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    row_id: str
-    messages: tuple[Message, ...]
-    answers: tuple[str, ...]
-    prefix: str
+    way: Way
+    conversation: list[dict[str, Any]]
     kwargs: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """A row as the template writes it: text, users' control tokens marked."""
-
-    prompt: str
-    prefix: str
-    answers: tuple[tuple[str, str], ...]  # (answer, end of turn); no end where the template writes none
-
-
-class NotHeldError(Exception):
-    """Why one way does not do, with the answer as given and as written where the two differ."""
-
-    def __init__(self, reason: str, given: str = "", written: str = "", advice: str = "") -> None:
-        super().__init__(reason)
-        self.given, self.written, self.advice = given, written, advice
+    text: str
+    opening: str  # the end of the text that was written after the last message
 
 
 class TurnWriter:
-    """Writes rows by a chat template, in the first way that holds what was given.
+    """Writes rows by a chat template, in the first way that keeps what was given.
 
     Args:
         template: renders.
@@ -88,34 +59,35 @@ class TurnWriter:
         self.template = template
         self.sees_images = sees_images
         self.ends = ends
-        self.told = TurnNotes(template, ends)
-        self.notes = self.told.notes
-        self._frames: dict[tuple[_Way, str], list[Frame]] = {}
-        self._prompt_frames: dict[tuple[Any, ...], PromptFrame] = {}
-        self._other_ends: dict[_Way, str | None] = {}
+        self.findings = TurnNotes(template, ends)
+        self.notes = self.findings.notes
+        self._frames: dict[tuple[Way, str], list[Frame]] = {}
+        self.prompts = PromptCheck(template)
+        self._other_ends: dict[Way, str | None] = {}
 
     def write(self, row: Row) -> Written:
-        """The row in the first way that holds it.
+        """The row in the first way that keeps it whole.
 
         Raises:
-            EncodeError, ConfigError: see :meth:`encode`.
+            EncodeError: no way keeps the row as it was given.
+            ConfigError: no way would keep any row.
         """
-        first: NotHeldError | None = None
+        first: UnfitWayError | None = None
         is_refusal = False
         for way in self._ways(row):
             noted = dict(self.notes)
             try:
                 written = self._by(way, row)
-            except (TemplateError, NotHeldError) as err:
-                self.told.back_to(noted)  # what was found on a way that is not taken is not true of the row
-                if isinstance(err, NotHeldError):
+            except (TemplateError, UnfitWayError) as err:
+                self.findings.back_to(noted)  # what was found on a way that is not taken is not true of the row
+                if isinstance(err, UnfitWayError):
                     # what becomes of the text says more than that another form is not taken
                     first, is_refusal = (err, False) if first is None or is_refusal else (first, False)
                 elif first is None:
-                    first, is_refusal = NotHeldError(f"refuses it: {err}"), True
+                    first, is_refusal = UnfitWayError(f"refuses it: {err}"), True
                 continue
             if way.switch:
-                self.told.note(
+                self.findings.note(
                     "switch", f"the chat template holds answers as that of '{row.row_id}' only with {way.describe()}, "
                     f"and is rendered so: write processing.template_kwargs={{{way.describe()}}}, so that the model is "
                     "asked in the same way"
@@ -125,109 +97,94 @@ class TurnWriter:
         self._refuse_hopeless(row, first)
         raise fault(row.row_id, "template", self._explained(row, first))
 
-    def _ways(self, row: Row) -> Iterator[_Way]:
+    def _ways(self, row: Row) -> Iterator[Way]:
         """From what models are made for to what may do: parts and strings, then switches of the template."""
         forms = (True, False) if self.sees_images else (False, True)
         thinks = any(thought_of(row.prefix + answer) for answer in row.answers)
         fields = [name for name in ("reasoning_content", "reasoning", "thinking") if name in self.template.source]
         keys = ("", *fields) if thinks else ("",)
-        plain = [_Way(form, key) for form in forms for key in keys]
+        plain = [Way(form, key) for form in forms for key in keys]
         yield from plain
         if not row.answers:
             return
         for switch in self.template.switches:
             for way in plain:
-                yield _Way(way.as_parts, way.thought_key, tuple(switch.items()))
+                yield Way(way.as_parts, way.thought_key, tuple(switch.items()))
 
-    def _by(self, way: _Way, row: Row) -> Written:
-        conversation = self._conversation(way, row.messages)
+    def _by(self, way: Way, row: Row) -> Written:
+        conversation = way.conversation(self.template, row.messages)
         kwargs = {**row.kwargs, **dict(way.switch)}
         asked = self._render(conversation, kwargs, ask=True)
-        opening = self._check_prompt(way, row, kwargs, asked)
+        opening = self.prompts.opening(way, row, kwargs, asked)
         lost = lost_where_asked(self.template, conversation, kwargs, asked)
         if lost is not None:
-            raise NotHeldError(f"reads {lost} and does not write it into this prompt", advice=lost.advice)
+            raise UnfitWayError(f"reads {lost} and does not write it into this prompt", advice=lost.advice)
         full = [row.prefix + answer for answer in row.answers] or ([row.prefix] if row.prefix else [])
         if not full:
             return Written(asked, "", ())
         if not row.answers and opens_thought(row.prefix):  # a thought to go on with: no finished answer to compare with
             return self._begun(row, asked, opening)
         placed, ends = [], []
+        place = _Asked(way, conversation, kwargs, asked, opening)
         for text in full:
-            one, tail = self._place(way, conversation, kwargs, asked, opening, text)
+            one, tail = self._place(place, text)
             placed.append(one)
             ends.append(self._end(tail, one, opening) if row.answers else "")
         if len({one.prompt for one in placed}) > 1:
-            raise NotHeldError(
+            raise UnfitWayError(
                 "begins the two answers differently",
                 advice="give both answers a think block, or neither" if any(map(has_think_mark, full)) else "",
             )
         prompt, prefix = placed[0].prompt, ""
-        self._check_same_messages(row, asked, prompt, opening)
+        self.prompts.refuse_lost(row, asked, prompt, opening)
         if prompt != asked:
-            answered = [*conversation, {"role": "assistant", "content": self._content(way, _PROBE)}]
-            lost = lost_once_answered(self.template, answered, kwargs, _PROBE, prompt)
+            answered = [*conversation, {"role": "assistant", "content": way.content(PROBE)}]
+            lost = lost_once_answered(self.template, answered, kwargs, PROBE, prompt)
             if lost is not None:
-                raise NotHeldError(f"leaves out {lost} as soon as an answer follows", advice=lost.advice)
+                raise UnfitWayError(f"leaves out {lost} as soon as an answer follows", advice=lost.advice)
         answers = [one.answer for one in placed]
         if row.prefix:
             prefix, answers = self._cut_prefix(row, placed)
-        self.told.prompt(
+        self.findings.prompt(
             row.row_id, asked, prompt, opening, placed[0].asked_only, lambda wanted: self._same_prompt(row, way, wanted)
         )
         if row.answers and "" in ends:
             self._note_other_end(row, way)
         return Written(prompt, prefix, tuple(zip(answers, ends, strict=True)) if row.answers else ())
 
-    def _place(
-        self,
-        way: _Way,
-        conversation: list[dict[str, Any]],
-        kwargs: Mapping[str, Any],
-        asked: str,
-        opening: str,
-        text: str,
-    ) -> tuple[Placed, str]:
+    def _place(self, asked: _Asked, text: str) -> tuple[Placed, str]:
         """One answer in its turn, and what the template writes after it."""
         thought = thought_of(text)
-        found: tuple[Placed, str] | NotHeldError | None = None
-        if thought is None or not (thought.opening or opens_thought(opening)):  # it may only speak of such marks
-            found = self._placed(way, conversation, kwargs, asked, opening, self.template.mark(text), None)
+        found: tuple[Placed, str] | UnfitWayError | None = None
+        if thought is None or not (thought.opening or opens_thought(asked.opening)):  # it may only speak of such marks
+            found = self._placed(asked, self.template.mark(text), None)
         if thought is not None and not isinstance(found, tuple):
             marked = self.template.mark(text)
             for mark in thought.marks if thought.opening else thought.marks[1:]:
                 marked = self.template.unmark_first(marked, mark)
-            found = self._placed(way, conversation, kwargs, asked, opening, marked, thought_of(marked))
+            found = self._placed(asked, marked, thought_of(marked))
         if isinstance(found, tuple):
             return found
         assert found is not None
         raise found
 
-    def _placed(
-        self,
-        way: _Way,
-        conversation: list[dict[str, Any]],
-        kwargs: Mapping[str, Any],
-        asked: str,
-        opening: str,
-        marked: str,
-        thought: Thought | None,
-    ) -> tuple[Placed, str] | NotHeldError:
-        turn: dict[str, Any] = {"role": "assistant", "content": self._content(way, marked)}
-        if thought is not None and way.thought_key:
-            turn[way.thought_key] = thought.reasoning.strip("\n")
-            turn["content"] = self._content(way, thought.content.lstrip("\n"))
-        whole = self._render([*conversation, turn], kwargs, ask=False)
-        known = self._frames.setdefault((way, json.dumps(kwargs, sort_keys=True, default=str) if kwargs else ""), [])
+    def _placed(self, asked: _Asked, marked: str, thought: Thought | None) -> tuple[Placed, str] | UnfitWayError:
+        turn: dict[str, Any] = {"role": "assistant", "content": asked.way.content(marked)}
+        if thought is not None and asked.way.thought_key:
+            turn[asked.way.thought_key] = thought.reasoning.strip("\n")
+            turn["content"] = asked.way.content(thought.content.lstrip("\n"))
+        whole = self._render([*asked.conversation, turn], asked.kwargs, ask=False)
+        given = json.dumps(asked.kwargs, sort_keys=True, default=str) if asked.kwargs else ""
+        known = self._frames.setdefault((asked.way, given), [])
         reason = ""
-        for frame in self._candidates(known, way, conversation, kwargs, asked):
+        for frame in self._candidates(known, asked):
             if isinstance(frame, str):
                 reason = frame
                 continue
             if thought is None:
-                result = place_plain(asked, whole, marked, frame, opening, self.ends)
+                result = place_plain(asked.text, whole, marked, frame, asked.opening, self.ends)
             else:
-                result = place_thought(asked, whole, marked, thought, frame, opening, self.ends)
+                result = place_thought(asked.text, whole, marked, thought, frame, asked.opening, self.ends)
             if isinstance(result, Placed):
                 if frame not in known and len(known) < _KEPT_FRAMES:
                     known.append(frame)
@@ -235,107 +192,23 @@ class TurnWriter:
             reason = result
         if thought is None and marked.strip() in whole and not isinstance(frame, str):
             reason = "writes another beginning or end around this answer than around others"
-        written = whole[common_start(asked, whole) :]
-        return NotHeldError(reason, self.template.unmark(marked), self.template.unmark(written))
+        written = whole[common_start(asked.text, whole) :]
+        return UnfitWayError(reason, self.template.unmark(marked), self.template.unmark(written))
 
-    def _candidates(
-        self,
-        known: Sequence[Frame],
-        way: _Way,
-        conversation: list[dict[str, Any]],
-        kwargs: Mapping[str, Any],
-        asked: str,
-    ) -> Iterator[Frame | str]:
+    def _candidates(self, known: Sequence[Frame], asked: _Asked) -> Iterator[Frame | str]:
         """What stood around answers before, and then what stands around one in this very conversation."""
         yield from tuple(known)
-        turn = {"role": "assistant", "content": self._content(way, _PROBE)}
-        whole = self._render([*conversation, turn], kwargs, ask=False)
-        yield Frame.around(_PROBE, asked, whole)
-
-    def _check_prompt(self, way: _Way, row: Row, kwargs: Mapping[str, Any], asked: str) -> str:
-        """The end of ``asked`` that the template wrote after the last message.
-
-        Raises:
-            NotHeldError: a message is not there as it was given.
-        """
-        given = _texts_of(row)
-        texts = self._marked_texts(given)
-        frame = self._prompt_frame(way, row, kwargs)
-        if frame.lost is not None:
-            raise _left_out(*given[frame.lost])
-        opening = frame.opening(texts, asked)
-        if opening is None:
-            lost, place = lost_text(texts, asked)
-            if lost is not None:
-                raise _left_out(*given[lost])
-            known = frame.pieces[-1] if frame.pieces else ""
-            opening = known if known and asked.endswith(known) else asked[place:]
-        said = "".join(text for _, text in given)
-        for form in ("'type': 'text'", '"type": "text"', "'type': 'image'", '"type": "image"'):
-            if form in asked and form not in said:
-                raise NotHeldError("writes messages as Python prints lists")
-        return opening
-
-    def _marked_texts(self, given: Sequence[tuple[str, str]]) -> list[str]:
-        """Texts of messages as they should stand in a prompt; past thoughts may be left out."""
-        found = []
-        for role, text in given:
-            thought = thought_of(text) if role == "assistant" else None
-            found.append(self.template.mark(text if thought is None else thought.content))
-        return found
-
-    def _prompt_frame(self, way: _Way, row: Row, kwargs: Mapping[str, Any]) -> PromptFrame:
-        """What the template writes around messages of these roles and parts; rendered once for all rows like this."""
-        told = json.dumps(kwargs, sort_keys=True, default=str) if kwargs else ""
-        shape = tuple(
-            (
-                message.role,
-                tuple([part.kind if part.kind == "image" or part.text.strip() else "" for part in message.parts]),
-            )
-            for message in row.messages
-        )
-        key = (way, told, shape)
-        if key not in self._prompt_frames:
-            probes: list[str] = []
-            messages = []
-            for message in row.messages:
-                parts = []
-                for part in message.parts:
-                    if part.kind != "image" and part.text.strip():
-                        probes.append(f"{_PROBE}m{len(probes)}z")
-                        part = dataclasses.replace(part, text=probes[-1])
-                    parts.append(part)
-                messages.append(Message(message.role, tuple(parts)))
-            try:
-                asked = self._render(self._conversation(way, messages), kwargs, ask=True)
-                frame = PromptFrame.around(probes, asked)
-            except TemplateError:  # it wants to know what is said: then each row is looked at by itself
-                frame = PromptFrame(())
-            while len(self._prompt_frames) >= _KEPT_SHAPES:
-                del self._prompt_frames[next(iter(self._prompt_frames))]
-            self._prompt_frames[key] = frame
-        return self._prompt_frames[key]
-
-    def _check_same_messages(self, row: Row, asked: str, prompt: str, opening: str) -> None:
-        """A prompt that is not where the template asks holds the messages as well.
-
-        Raises:
-            NotHeldError: the template leaves one out as soon as an answer follows.
-        """
-        if prompt.startswith(asked[: len(asked) - len(opening)]):
-            return
-        given = _texts_of(row)
-        lost, _ = lost_text(self._marked_texts(given), prompt)
-        if lost is not None:
-            raise NotHeldError(f"leaves out the {given[lost][0]} message {_short(given[lost][1])!r} before an answer")
+        turn = {"role": "assistant", "content": asked.way.content(PROBE)}
+        whole = self._render([*asked.conversation, turn], asked.kwargs, ask=False)
+        yield Frame.around(PROBE, asked.text, whole)
 
     def _end(self, tail: str, placed: Placed, opening: str) -> str:
         before = placed.prompt + placed.answer[: max(0, placed.given - len(placed.prompt))]
         end = end_of_turn(tail, before, opening, self.ends, self.template.tokenizer.eos_token)
         if end is None:
-            raise NotHeldError(f"writes {_short(tail)!r} after the answer, which ends no turn")
+            raise UnfitWayError(f"writes {shortened(tail)!r} after the answer, which ends no turn")
         if end.strip() and not any(end.endswith(token) for token in self.ends):
-            self.told.note(
+            self.findings.note(
                 "end", f"the chat template ends turns with the text {end.strip()!r}, for which the tokenizer has no "
                 "token: it is learnt letter by letter, and eos after it"
             )  # fmt: skip
@@ -350,7 +223,7 @@ class TurnWriter:
             rest = marked.lstrip().removeprefix(pair[0])
             return Written(asked, rest.lstrip() if asked[-1:].isspace() else rest, ())
         if has_think_mark(opening):
-            raise NotHeldError("closes the think block before the answer begins")
+            raise UnfitWayError("closes the think block before the answer begins")
         return Written(asked, marked, ())
 
     def _cut_prefix(self, row: Row, placed: Sequence[Placed]) -> tuple[str, list[str]]:
@@ -364,34 +237,20 @@ class TurnWriter:
             whole = one.prompt + one.answer
             end = one.given + length_of_given(whole[one.given :], marked)
             if self._bare(whole[one.given : end]) != self._bare(marked):
-                raise NotHeldError("rewrites the given beginning of the answer", row.prefix, whole[one.given :])
+                raise UnfitWayError("rewrites the given beginning of the answer", row.prefix, whole[one.given :])
             end = max(end, len(one.prompt))
             found.append((whole[len(one.prompt) : end], whole[end:]))
         if len({prefix for prefix, _ in found}) > 1:
-            raise NotHeldError("writes the given beginning of the two answers differently")
+            raise UnfitWayError("writes the given beginning of the two answers differently")
         return found[0][0], [rest for _, rest in found]
 
     def _bare(self, text: str) -> str:
         return "".join(self.template.unmark(text).split())
 
-    def _conversation(self, way: _Way, messages: Sequence[Message]) -> list[dict[str, Any]]:
-        found = []
-        for message in messages:
-            if way.as_parts or message.num_images:
-                content: Any = [_as_part(part, self.template.mark(part.text)) for part in message.parts]
-            else:
-                content = self.template.mark(message.text)
-            found.append({"role": message.role, "content": content})
-        return found
-
-    @staticmethod
-    def _content(way: _Way, text: str) -> Any:
-        return [{"type": "text", "text": text}] if way.as_parts else text
-
     def _render(self, conversation: Sequence[Mapping[str, Any]], kwargs: Mapping[str, Any], *, ask: bool) -> str:
         return self.template.render(conversation, kwargs, ask=ask)
 
-    def _explained(self, row: Row, why: NotHeldError) -> str:
+    def _explained(self, row: Row, why: UnfitWayError) -> str:
         texts = ""
         if why.written or why.given:
             given, written = around_difference(why.given, why.written)
@@ -406,8 +265,8 @@ class TurnWriter:
             advice += f" ({tried} tried, true and false)" if tried and row.answers else ""
         return f"cannot be trained on with the chat template of {self.template.name}, which {why}{texts}; {advice}"
 
-    def _refuse_hopeless(self, row: Row, why: NotHeldError) -> None:
-        """Raises ConfigError where even the plainest conversation is not held."""
+    def _refuse_hopeless(self, row: Row, why: UnfitWayError) -> None:
+        """Raises ConfigError where even the plainest conversation is not written."""
         if not row.answers:
             return
         images = any(message.num_images for message in row.messages)
@@ -418,59 +277,42 @@ class TurnWriter:
                 try:
                     self._by(way, plain)
                     return
-                except (TemplateError, NotHeldError):
+                except (TemplateError, UnfitWayError):
                     continue
         finally:
-            self.told.back_to(noted)  # no row of the data says these things
+            self.findings.back_to(noted)  # no row of the data says these things
         raise ConfigError(
             f"no answer can be trained on with this chat template: the first row, '{row.row_id}', "
             f"{self._explained(row, why)}"
         )
 
-    def _note_other_end(self, row: Row, way: _Way) -> None:
+    def _note_other_end(self, row: Row, way: Way) -> None:
         """Says where the template closes an answer only once another turn follows it."""
         if way not in self._other_ends:
-            first, answer, then = (f"{_PROBE}{letter}" for letter in "abc")
+            first, answer, then = (f"{PROBE}{letter}" for letter in "abc")
             said = [user_turn(first, num_images=0)[0], Message("assistant", (Part("text", answer),))]
             said += user_turn(then, num_images=0)
             try:
-                asked = self._render(self._conversation(way, said), dict(way.switch), ask=True)
+                asked = self._render(way.conversation(self.template, said), dict(way.switch), ask=True)
             except TemplateError:
                 asked = ""
             eos = self.template.tokenizer.eos_token
             self._other_ends[way] = end_in_history(asked, first, answer, then, self.ends, eos)
         end = self._other_ends[way]
         if end is not None:
-            self.told.other_end(row.row_id, end)
+            self.findings.other_end(row.row_id, end)
 
-    def _same_prompt(self, row: Row, way: _Way, prompt: str) -> str:
+    def _same_prompt(self, row: Row, way: Way, prompt: str) -> str:
         """Advice that was tried: the switch with which the template asks with the prompt of finished answers."""
         if way.switch:
             return ""
-        conversation = self._conversation(way, row.messages)
+        conversation = way.conversation(self.template, row.messages)
         for switch in self.template.switches:
             try:
                 asked = self._render(conversation, {**row.kwargs, **switch}, ask=True)
             except TemplateError:
                 continue
             if asked == prompt:
-                words = _Way(True, "", tuple(switch.items())).describe()
+                words = Way(True, "", tuple(switch.items())).describe()
                 return f"; processing.template_kwargs={{{words}}} makes both the same, for training and for evaluation"
         return "; no switch of it makes both the same"
-
-
-def _as_part(part: Part, text: str) -> dict[str, str]:
-    return {"type": "image"} if part.kind == "image" else {"type": "text", "text": text}
-
-
-def _texts_of(row: Row) -> list[tuple[str, str]]:
-    """(role, text) of everything that is said before the answer."""
-    return [(message.role, part.text) for message in row.messages for part in message.parts if part.text.strip()]
-
-
-def _left_out(role: str, text: str) -> NotHeldError:
-    return NotHeldError(f"leaves out or rewrites the {role} message {_short(text)!r}")
-
-
-def _short(text: str, width: int = 60) -> str:
-    return text if len(text) <= width else f"{text[:width]}…"

@@ -1,1 +1,1 @@
-"""Several processes for one run: how they are started, how they talk, how batches and weights are divided."""
+"""Several processes for one run: launch, communication, and the division of batches and weights."""

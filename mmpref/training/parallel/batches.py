@@ -1,4 +1,4 @@
-"""Which pairs each process takes: the same order of data whatever their number, and shares that cost alike."""
+"""Which pairs each rank takes: the same order of data for any number of ranks, and shares of about equal cost."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mmpref.process.children import begin_loader_worker, starting_workers
 
 
 class GlobalBatches(Sampler[list[int]]):
-    """The batches of one rank, cut out of batches that all ranks take together.
+    """The batches of one rank, which are its shares of global batches.
 
     The order is a permutation drawn from seed and epoch alone, so the pairs of an update do not depend on the number of
-    ranks, only on ``batch_size * size``. Within a global batch, pairs are dealt out so that ranks have about the same
-    work; the last batch of an epoch is dealt out as far as it goes, and a rank may get none of it: its batch is ``[]``.
+    ranks, only on ``batch_size * size``. Within a global batch, pairs are divided so that ranks have about the same
+    work; the last batch of an epoch is divided as far as it goes, and a rank may get none of it: its batch is ``[]``.
 
     Args:
         count: pairs in all.
@@ -45,10 +45,10 @@ class GlobalBatches(Sampler[list[int]]):
         self.costs = costs
         self.epoch = 0
         self.imbalance: list[float] = []
-        """For each global batch that was dealt out: the work of the busiest rank over the mean of all, minus one."""
+        """For each global batch that was divided: the work of the busiest rank over the mean of all, minus one."""
 
     def set_epoch(self, epoch: int) -> None:
-        """The order of this epoch is drawn next."""
+        """Set the epoch whose order is drawn next."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -70,7 +70,7 @@ class GlobalBatches(Sampler[list[int]]):
     def _share(self, together: list[int]) -> list[int]:
         if self.size == 1:
             return together
-        shares = deal(together, self.size, self.batch_size, self.costs)
+        shares = deal_by_cost(together, self.size, self.batch_size, self.costs)
         if self.costs is not None:
             loads = [sum(self.costs[index] for index in share) for share in shares]
             mean = sum(loads) / len(loads)
@@ -78,12 +78,14 @@ class GlobalBatches(Sampler[list[int]]):
         return shares[self.rank]
 
     def take_imbalance(self) -> float | None:
-        """Mean of what was dealt out since the last call."""
+        """Mean imbalance since the last call."""
         found, self.imbalance = self.imbalance, []
         return sum(found) / len(found) if found else None
 
 
-def deal(indexes: Sequence[int], ranks: int, most: int, costs: Sequence[float] | None = None) -> list[list[int]]:
+def deal_by_cost(
+    indexes: Sequence[int], ranks: int, most: int, costs: Sequence[float] | None = None
+) -> list[list[int]]:
     """Indexes to ranks, at most ``most`` each, the costliest first and always to the rank with the least work so far.
 
     Every rank's share keeps the order that the indexes came in.
@@ -98,13 +100,14 @@ def deal(indexes: Sequence[int], ranks: int, most: int, costs: Sequence[float] |
 
 
 class EpochLoader(DataLoader[Any]):
-    """A DataLoader that tells its batch sampler which epoch begins, as the Trainer expects."""
+    """A DataLoader that passes the epoch on to its batch sampler, as the Trainer expects."""
 
     def __iter__(self) -> Any:
         with starting_workers():
             return super().__iter__()
 
     def set_epoch(self, epoch: int) -> None:
+        """Set the epoch whose order is drawn next."""
         self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
 
 

@@ -1,7 +1,7 @@
-"""``mmpref train --launch``: the same command in several processes, by accelerate's launcher and a profile.
+"""``mmpref train --launch``: the same command in several processes, started by accelerate with a launch profile.
 
-A profile is a configuration file of accelerate. Ours are in ``scripts/accelerate/``, to be read and changed;
-``--launch FILE`` takes one of your own.
+A launch profile is a configuration file of accelerate. Ours are in ``scripts/accelerate/``; ``--launch FILE`` takes
+another one.
 """
 
 from __future__ import annotations
@@ -15,38 +15,32 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command, launch_command_parser
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from mmpref.errors import DistributedError, StoppedError, library_errors, signal_name
-from mmpref.files.reading import read_text
+from mmpref.errors import DistributedError, StoppedError, signal_name
 from mmpref.process.signals import end_children, numbers
-from mmpref.recipe.sections import Recipe, parse_yaml
+from mmpref.recipe.sections import Recipe
 from mmpref.rundir.folder import RunDir
 from mmpref.rundir.train_log import append, stamped
+from mmpref.training.parallel.profiles import environment_of, read_profile
 from mmpref.training.parallel.strategy import (
     ASKED,
     RESTARTS,
-    STRATEGIES,
     Strategy,
-    refuse_contradictions,
+    refuse_launch_contradictions,
     refuse_what_cannot_shard,
 )
 from mmpref.training.precision import resolved
-from mmpref.yaml_text import MOST_BYTES
 
 _TO_SAVE = 600
-"""Seconds that ranks have for their checkpoint once they were told to stop; torch's default of 30 would cut it off."""
-PROFILES = "accelerate"
-"""Folder of the profiles, under ``scripts/`` in the source tree and ``share/mmpref/`` where mmpref is installed."""
+"""Seconds that ranks have for their checkpoint after a signal; torch's default of 30 is too short."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +54,7 @@ class Launch:
         nodes: machines.
         node_rank: number of this machine.
         main_address: ``host:port`` of machine 0, where there are several.
-        max_restarts: so often all processes are started again when one was killed or lost, from the newest complete
+        max_restarts: how often all processes are started again when one was killed or lost, from the newest complete
             checkpoint. torchrun's own restarts are not used: over gloo the processes do not find each other again.
     """
 
@@ -79,7 +73,7 @@ def launch(recipe: Recipe, launch: Launch, command: Sequence[str], say: Callable
         recipe: what they will train; looked at for contradictions with the profile.
         launch: how many, and where.
         command: arguments of ``mmpref train``, without those of launching.
-        say: told when all are started again.
+        say: called when all processes are started again.
 
     Raises:
         DistributedError: the profile does not go with the recipe or the machine, or a process failed (its own message
@@ -98,7 +92,7 @@ def launch(recipe: Recipe, launch: Launch, command: Sequence[str], say: Callable
         raise DistributedError("--nodes needs --main-address HOST:PORT of machine 0, and --node-rank on each machine")
     if not 0 <= launch.node_rank < launch.nodes:
         raise DistributedError(f"--node-rank {launch.node_rank} is not one of the {launch.nodes} machines, from 0 on")
-    refuse_contradictions(recipe, environment_of(profile, strategy))
+    refuse_launch_contradictions(recipe, environment_of(profile, strategy))
     refuse_what_cannot_shard(recipe, strategy)
     _refuse_missing(strategy)
     for restarts in range(launch.max_restarts + 1):
@@ -151,7 +145,7 @@ def _launch_once(
 
 
 def _note(recipe: Recipe, err: DistributedError, begun: float) -> None:
-    """What ended a rank that could not say so itself, into the log of the run; not into that of an earlier one."""
+    """Write into the log of this run (not of an earlier one) what ended a rank that could not report it itself."""
     log = RunDir(recipe.output).log_file
     with suppress(OSError):
         if err.exit_code == DistributedError.exit_code and log.stat().st_mtime >= begun:
@@ -178,7 +172,7 @@ def _run(arguments: Any) -> None:
         elif code < 0:
             cause = f"was ended by {signal.Signals(-code).name}"
         else:
-            cause = f"ended with exit code {code}; its message stands above"
+            cause = f"ended with exit code {code}; its message is above"
         error = DistributedError(f"rank {rank} {cause}")
         error.exit_code = code if code > 0 else error.exit_code
         raise error from None
@@ -196,75 +190,6 @@ def _cause(failed: ChildFailedError) -> tuple[int, int]:
     follows = (DistributedError.exit_code, -signal.SIGTERM)
     found = sorted(failed.failures.items(), key=lambda item: (item[1].exitcode in follows, item[1].timestamp, item[0]))
     return found[0][0], found[0][1].exitcode
-
-
-def read_profile(name: str) -> tuple[dict[str, Any], Strategy]:
-    """A profile and the strategy that it stands for.
-
-    Raises:
-        DistributedError: there is none of this name, or it is for something that this trainer does not do.
-    """
-    file = shipped_profile(name) if name in STRATEGIES else Path(name)
-    if not file.exists():
-        raise DistributedError(f"--launch {name}: neither one of {', '.join(STRATEGIES)} nor a file")
-    profile = parse_yaml(read_text(file, DistributedError, "the launch profile", most=MOST_BYTES), where=str(file))
-    if not isinstance(profile, dict):
-        raise DistributedError(f"{file} is not a configuration of accelerate: expected keys and values")
-    for name in ("fsdp_config", "deepspeed_config"):
-        if not isinstance(profile.setdefault(name, {}), dict):
-            raise DistributedError(f"{file}: {name} must hold keys and values, got {profile[name]!r}")
-    strategy = _strategy(profile, file)
-    with library_errors(DistributedError, f"{file}: accelerate refuses this profile", "see docs/multi_gpu.md"):
-        load_config_from_file(str(file))
-    return profile, strategy
-
-
-def shipped_profile(name: str) -> Path:
-    """The file of one of our profiles."""
-    tree = Path(__file__).resolve().parents[3] / "scripts" / PROFILES / f"{name}.yaml"
-    if tree.is_file():
-        return tree
-    with suppress(metadata.PackageNotFoundError):
-        for file in metadata.files("mmpref") or []:
-            if file.parent.name == PROFILES and file.name == f"{name}.yaml":
-                return Path(str(file.locate()))
-    return tree
-
-
-def _strategy(profile: dict[str, Any], file: Path) -> Strategy:
-    kind = str(profile.get("distributed_type", "")).upper()
-    if kind == "MULTI_GPU":
-        return "ddp"
-    if kind == "FSDP":
-        if str(profile["fsdp_config"].get("fsdp_version", 1)) != "2":
-            raise DistributedError(f"{file}: FSDP1 is not for this trainer; set fsdp_config.fsdp_version: 2")
-        return "fsdp2"
-    if kind == "DEEPSPEED":
-        stage = profile["deepspeed_config"].get("zero_stage")
-        if stage not in (2, 3):
-            raise DistributedError(f"{file}: deepspeed_config.zero_stage must be 2 or 3, got {stage}")
-        return "zero2" if stage == 2 else "zero3"
-    raise DistributedError(
-        f"{file}: distributed_type {kind or 'is not there'}; use MULTI_GPU, FSDP or DEEPSPEED (accelerate runs a "
-        "single process for MULTI_CPU: MULTI_GPU is what starts several on the CPU too)"
-    )
-
-
-def environment_of(profile: dict[str, Any], strategy: str) -> dict[str, str]:
-    """What the launcher will tell its processes, as far as a recipe can contradict it."""
-    fsdp = profile.get("fsdp_config", {})
-    said = {
-        "ACCELERATE_USE_FSDP": strategy == "fsdp2",
-        "ACCELERATE_USE_DEEPSPEED": strategy.startswith("zero"),
-        "FSDP_ACTIVATION_CHECKPOINTING": bool(fsdp.get("fsdp_activation_checkpointing", False)),
-    }
-    deepspeed = profile.get("deepspeed_config", {})
-    return {
-        **{name: str(value).lower() for name, value in said.items()},
-        "ACCELERATE_MIXED_PRECISION": str(profile.get("mixed_precision", "no")),
-        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": str(deepspeed.get("gradient_accumulation_steps", "")),
-        "ACCELERATE_GRADIENT_CLIPPING": str(deepspeed.get("gradient_clipping", "auto")),
-    }
 
 
 def _processes(launch: Launch) -> int:

@@ -1,7 +1,7 @@
-"""Keeping ranks in step: whatever pairs one gets, it runs the model as often as the others, and the same parts.
+"""Equal work for all ranks: each runs the model as often as the others, and the same parts of it, whatever its pairs.
 
-Where weights are sharded every forward is a collective, and where they are not every backward is: a rank that skips the
-vision tower because its pairs have no image, or that has no pair left, leaves the others waiting for good.
+Where weights are sharded every forward is a collective, and where they are not every backward is: if a rank skipped the
+vision tower because its pairs have no image, or had no pair left, the others would wait forever.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from accelerate import Accelerator
 from torch import nn
 
-from mmpref.models.adapters.lora import plain_name
+from mmpref.models.adapters.weights import plain_name
 from mmpref.models.unwrap import unwrap
 from mmpref.processing.batch import PairBatch
 from mmpref.processing.collate import PairCollator
@@ -24,7 +24,7 @@ from mmpref.training.parallel.zero import no_update_yet
 
 @dataclass(slots=True)
 class DummyBatches:
-    """Fills up what a rank has too little of with a pair that has no weight."""
+    """Batches of a pair with weight 0, for ranks that have fewer batches than others."""
 
     world: World
     collator: PairCollator
@@ -35,10 +35,12 @@ class DummyBatches:
         own = [tuple(parts) for parts in batches]
         if self.world.size == 1 or self.collator.row_tokens is None or not own:
             return own
-        most = self.world.highest([len(parts) for parts in own])
-        return [parts + (self._filler(),) * (int(count) - len(parts)) for parts, count in zip(own, most, strict=True)]
+        most = self.world.max_over_ranks([len(parts) for parts in own])
+        return [
+            parts + (self._dummy_batch(),) * (int(count) - len(parts)) for parts, count in zip(own, most, strict=True)
+        ]
 
-    def _filler(self) -> PairBatch:
+    def _dummy_batch(self) -> PairBatch:
         if self._spare is None:
             [self._spare] = self.collator.rows([])
         return self._spare
@@ -63,7 +65,7 @@ def dummy_batches_for(
     held_out: Sequence[PreferencePair],
     costs: Sequence[float] | None = None,
 ) -> DummyBatches:
-    """The cheapest pair as filler, with an image where every rank must run the vision tower or the projector."""
+    """Dummy batches of the cheapest pair, with an image where every rank must run the vision tower or projector."""
     if world.size == 1:
         return DummyBatches(world, collator)
     cost = dict(zip((pair.id for pair in pairs), costs, strict=True)) if costs is not None else {}
@@ -76,8 +78,8 @@ def dummy_batches_for(
         work = cost.get(pair.id, float(len(pair.chosen) + len(pair.rejected or "")))
         return pair.rejected is None, work  # one with both answers serves demonstrations too
 
-    filler = min(usable, key=price)
-    return DummyBatches(world, collator.filled(filler, always_images=always_images))
+    dummy = min(usable, key=price)
+    return DummyBatches(world, collator.filled(dummy, always_images=always_images))
 
 
 def _sees_and_trains(model: nn.Module, collator: PairCollator) -> bool:

@@ -1,7 +1,7 @@
 """One training in a folder at a time, all processes of it counted.
 
-The first rank holds the folder's lock, and each further rank one of its own: a rank that outlives the first still keeps
-others away. The ranks of one launch ask for different files, so none of them is in another's way.
+The first rank has the folder's lock, and each further rank a lock file of its own: a rank that outlives the first
+still keeps other trainings away.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from mmpref.training.parallel.world import World
 
 @contextmanager
 def one_training_in(folder: Path, world: World, say: Callable[[str], None]) -> Iterator[bool]:
-    """Hold a folder for the length of the block, with all ranks; they must enter it together.
+    """Lock a folder for the length of the block, with all ranks; they must enter it together.
 
     Args:
         folder: a real path (``files.real_path``), that of the first rank.
         world: all its ranks.
-        say: told where there are no locks, so that nobody can know of a second training.
+        say: called where the file system has no locks, so that a second training cannot be noticed.
 
     Yields:
         Whether this training is known to be the only one there.
@@ -33,21 +33,21 @@ def one_training_in(folder: Path, world: World, say: Callable[[str], None]) -> I
         ConfigError: a training of other processes writes there.
         CheckpointError: the folder cannot be written.
     """
-    with ExitStack() as held:
-        alone = world.first_does(lambda: held.enter_context(writing_alone(folder, say)))
-        with world.all_or_none():
-            # a rank on a machine that does not see the folder has nothing to hold
+    with ExitStack() as locks:
+        alone = world.on_first_rank(lambda: locks.enter_context(writing_alone(folder, say)))
+        with world.fail_together():
+            # a rank on a machine that does not see the folder has nothing to lock
             if alone and not world.is_first and (folder / LOCK).exists():
-                held.enter_context(_rank_lock(folder, world.rank))
+                locks.enter_context(_rank_lock(folder, world.rank))
         yield alone
 
 
 @contextmanager
 def _rank_lock(folder: Path, rank: int) -> Iterator[None]:
-    with ExitStack() as held:
+    with ExitStack() as locks:
         try:
-            held.enter_context(locked(folder / f"{LOCK}.{rank}", leave=False, patience=PATIENCE))
-            held.enter_context(folder_locked(folder, first=False))
+            locks.enter_context(locked(folder / f"{LOCK}.{rank}", leave=False, patience=PATIENCE))
+            locks.enter_context(folder_locked(folder, first=False))
         except Locked as err:
             who = err.holder or "another process"
             raise ConfigError(f"{folder} is in use: {who} writes there as rank {rank} of another training") from None

@@ -1,4 +1,4 @@
-"""Weights and optimizer states that no process holds whole: how they are divided, proved to be, saved and put together.
+"""Sharded weights and optimizer states: how they are divided, how that is verified, and how they are saved and joined.
 
 FSDP2 (``torch.distributed.fsdp.fully_shard``) by accelerate; DeepSpeed ZeRO-3 gathers by its own means.
 """
@@ -27,17 +27,17 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mmpref.errors import CheckpointError, DistributedError
-from mmpref.models.adapters.lora import has_adapter, whole_numel
+from mmpref.models.adapters.weights import has_adapter, whole_numel
 from mmpref.models.unwrap import base_model
 from mmpref.training.parallel.strategy import Strategy
-from mmpref.training.parallel.world import pass_on_lost_partner
+from mmpref.training.parallel.world import raise_if_partner_lost
 from mmpref.training.parallel.zero import gathered, prove_divided
 
 _TRAINED = StateDictOptions(ignore_frozen_params=True)
 
 
 def let_cpus_shard() -> None:
-    """On the CPU accelerate gives DDP where FSDP2 was asked for, and says nothing: it looks for a GPU's process group.
+    """On the CPU accelerate silently uses DDP where FSDP2 was asked for, because it looks for a GPU's process group.
 
     torch itself shards on the CPU, so all that is needed is that accelerate takes these processes for GPU processes.
     """
@@ -66,7 +66,7 @@ def layer_classes(model: nn.Module) -> list[str]:
 
 
 def prove_sharded(model: nn.Module, strategy: Strategy) -> str:
-    """What this process holds, in words, of a model that was divided as asked.
+    """Verify that a model was divided as asked, and describe the share of this process.
 
     Raises:
         DistributedError: FSDP2 or DeepSpeed was asked for and the weights are not its.
@@ -153,7 +153,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def copy_into(parameter: Tensor, value: Tensor) -> None:
-    """Write a whole tensor into a weight, of which this rank may hold a part."""
+    """Write a whole tensor into a weight, of which this rank may have only a part."""
     if isinstance(parameter, DTensor):
         like = value.to(device=parameter.device_mesh.device_type, dtype=parameter.dtype)
         part = distribute_tensor(like, parameter.device_mesh, parameter.placements)
@@ -178,7 +178,7 @@ def save_sharded(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Pat
     try:
         save({"model": weights, "optim": states}, checkpoint_id=folder)
     except (OSError, RuntimeError, CheckpointException) as err:
-        pass_on_lost_partner(err)
+        raise_if_partner_lost(err)
         raise CheckpointError(f"{folder} was not written: {_reason(err)}") from err
 
 
@@ -186,14 +186,14 @@ def load_sharded(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Pat
     """Read :func:`save_sharded`'s folder into any model and optimizer with the same weights, sharded or not.
 
     Raises:
-        CheckpointError: it holds other weights, or cannot be read.
+        CheckpointError: it has other weights, or cannot be read.
     """
     weights, states = get_state_dict(model, optimizer, options=_TRAINED)
     both: dict[str, Any] = {"model": weights, "optim": states}
     try:
         load(both, checkpoint_id=folder)
     except (OSError, RuntimeError, ValueError, KeyError, CheckpointException) as err:
-        pass_on_lost_partner(err)
+        raise_if_partner_lost(err)
         raise CheckpointError(f"{folder} cannot be read into what trains now: {_reason(err)}") from err
     options = StateDictOptions(ignore_frozen_params=True, strict=False)
     set_state_dict(model, optimizer, model_state_dict=both["model"], optim_state_dict=both["optim"], options=options)
@@ -203,19 +203,19 @@ def load_sharded_weights(model: nn.Module, folder: Path) -> None:
     """:func:`load_sharded` without an optimizer.
 
     Raises:
-        CheckpointError: it holds other weights, or cannot be read.
+        CheckpointError: it has other weights, or cannot be read.
     """
     weights = {name: value for name, value in model.named_parameters() if value.requires_grad}
     both: dict[str, Any] = {"model": {name: value.detach() for name, value in weights.items()}}
     try:
         load(both, checkpoint_id=folder)  # in place
     except (OSError, RuntimeError, ValueError, KeyError, CheckpointException) as err:
-        pass_on_lost_partner(err)
+        raise_if_partner_lost(err)
         raise CheckpointError(f"{folder} cannot be read into what trains now: {_reason(err)}") from err
 
 
 def load_whole_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, states: Mapping[str, Any]) -> None:
-    """Divide the ``state_dict()`` of an optimizer that held everything among the ranks of a sharded one."""
+    """Divide the ``state_dict()`` of an optimizer that was not sharded among the ranks of a sharded one."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups, named = [], {}
     for own, stored in zip(optimizer.param_groups, states["param_groups"], strict=True):

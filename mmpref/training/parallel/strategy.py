@@ -1,27 +1,29 @@
-"""Which way several processes share the work, as the launcher and ``TrainingArguments`` say, and what is refused."""
+"""How several processes share the work, as the launcher and ``TrainingArguments`` say, and what is refused."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from transformers import TrainingArguments
 
 from mmpref.errors import DistributedError
 from mmpref.files.reading import read_json
-from mmpref.models.reference_rule import reference_of
 from mmpref.recipe.sections import Recipe
-from mmpref.training.loss_settings import objective_of
+from mmpref.training.loss_settings import reference_for
 from mmpref.yaml_text import short
 
-Strategy = Literal["single", "ddp", "fsdp2", "zero2", "zero3"]
-STRATEGIES = tuple(name for name in get_args(Strategy) if name != "single")
+SharedStrategy = Literal["ddp", "fsdp2", "zero2", "zero3"]
+"""How several processes share the work; ``--launch`` and ``--strategy`` take these names."""
+Strategy = Literal["single", SharedStrategy]
+STRATEGIES: tuple[SharedStrategy, ...] = get_args(SharedStrategy)
 RESTARTS = "MMPREF_RESTARTS"
-"""Environment variable in which ``mmpref train --launch`` says how often it has started the processes again."""
+"""Environment variable in which ``mmpref train --launch`` counts how often it has started the processes again."""
 ASKED = "MMPREF_LAUNCH"
-"""Environment variable in which ``mmpref train --launch`` says what was asked for, so that nothing else can happen."""
+"""Environment variable in which ``mmpref train --launch`` passes on which strategy and how many processes it starts."""
 
 
 def strategy_of(arguments: TrainingArguments) -> Strategy:
@@ -44,55 +46,182 @@ def strategy_of(arguments: TrainingArguments) -> Strategy:
     return "ddp" if arguments.world_size > 1 else "single"
 
 
-def refuse_contradictions(recipe: Recipe, environ: Mapping[str, str] = os.environ) -> None:
-    """What the launcher was asked for and the recipe cannot have, before anything is loaded.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchedRecipe:
+    """A recipe and the environment that a launcher gave its processes."""
 
-    Raises:
-        DistributedError: each contradiction, with the change that resolves it.
-    """
-    if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in environ]:
-        size = environ.get("WORLD_SIZE", "1")
-        if size.isdigit() and int(size) > 1:
-            raise DistributedError(
-                f"WORLD_SIZE={size} is set without {', '.join(missing)}: this is one of several processes that "
-                "torchrun did not start; use mmpref train --launch ddp, or unset WORLD_SIZE"
-            )
-    asked_for_more = "ACCELERATE_MIXED_PRECISION" in environ and "MASTER_PORT" in environ
-    if asked_for_more and "WORLD_SIZE" not in environ:
-        raise DistributedError(
+    recipe: Recipe
+    environ: Mapping[str, str]
+
+    @property
+    def size(self) -> str:
+        """``WORLD_SIZE``: how many processes there are."""
+        return self.environ.get("WORLD_SIZE", "1")
+
+    @property
+    def missing(self) -> list[str]:
+        """What torchrun sets and is not there."""
+        return [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in self.environ]
+
+    @property
+    def recipe_precision(self) -> str:
+        """Mixed precision of the recipe, in the words of a launch profile."""
+        return "bf16" if self.recipe.train.bf16 else "fp16" if self.recipe.train.fp16 else "no"
+
+    @property
+    def precision(self) -> str:
+        """``mixed_precision`` of the launch profile."""
+        return self.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+
+    @property
+    def accumulation(self) -> str:
+        """``gradient_accumulation_steps`` of the launch profile; "" where it has none."""
+        return self.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "")
+
+    @property
+    def clipping(self) -> str:
+        """``gradient_clipping`` of the launch profile."""
+        return self.environ.get("ACCELERATE_GRADIENT_CLIPPING", "auto")
+
+    @property
+    def sharding(self) -> str:
+        """The library that will divide weights or optimizer states; "" where none does."""
+        if self.flag("ACCELERATE_USE_FSDP"):
+            return "FSDP2"
+        return "DeepSpeed ZeRO" if self.flag("ACCELERATE_USE_DEEPSPEED") else ""
+
+    def flag(self, name: str) -> bool:
+        """Whether a variable is set to true."""
+        return _flag(name, self.environ)
+
+
+T = TypeVar("T")
+Rule = tuple[Callable[[T], bool], Callable[[T], str]]
+"""A condition under which something is refused, and the message that says why and what to change."""
+
+
+def _processes_of_another_launcher(at: LaunchedRecipe) -> bool:
+    return bool(at.missing) and at.size.isdigit() and int(at.size) > 1
+
+
+def _one_process_of_several_asked(at: LaunchedRecipe) -> bool:
+    return {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} <= at.environ.keys() and "WORLD_SIZE" not in at.environ
+
+
+def _other_accumulation(at: LaunchedRecipe) -> bool:
+    return at.accumulation.isdigit() and int(at.accumulation) not in (1, at.recipe.train.gradient_accumulation_steps)
+
+
+def _other_clipping(at: LaunchedRecipe) -> bool:
+    norm = at.recipe.train.max_grad_norm
+    return at.flag("ACCELERATE_USE_DEEPSPEED") and at.clipping not in ("auto", str(norm), f"{norm:g}")
+
+
+_LAUNCH_RULES: tuple[Rule[LaunchedRecipe], ...] = (
+    (
+        _processes_of_another_launcher,
+        lambda at: (
+            f"WORLD_SIZE={at.size} is set without {', '.join(at.missing)}: this is one of several processes that "
+            "torchrun did not start; use mmpref train --launch ddp, or unset WORLD_SIZE"
+        ),
+    ),
+    (
+        _one_process_of_several_asked,
+        lambda at: (
             "accelerate launch was asked for several processes and started one, as it does with --cpu; use "
             "mmpref train --launch ddp, or torchrun --nproc_per_node N -m mmpref train"
-        )
-    ours = "bf16" if recipe.train.bf16 else "fp16" if recipe.train.fp16 else "no"
-    profile = environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if profile not in ("no", ours):
-        off = "" if ours == "no" else f" train.{ours}=false"
-        raise DistributedError(
-            f"the launch profile says mixed_precision: {profile} and the recipe {ours}, and the recipe would win; "
-            f"write `train.{profile}=true{off}`, or mixed_precision: 'no' in the profile"
-        )
-    steps = environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "")
-    if steps.isdigit() and int(steps) not in (1, recipe.train.gradient_accumulation_steps):
-        raise DistributedError(
-            f"the launch profile accumulates over {steps} steps and the recipe over "
-            f"{recipe.train.gradient_accumulation_steps}; write `train.gradient_accumulation_steps={steps}`, or take "
-            "gradient_accumulation_steps out of the profile"
-        )
-    fsdp = environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
-    deepspeed = environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
-    clipping = environ.get("ACCELERATE_GRADIENT_CLIPPING", "auto")
-    if deepspeed and clipping not in ("auto", str(recipe.train.max_grad_norm), f"{recipe.train.max_grad_norm:g}"):
-        raise DistributedError(
-            f"the launch profile clips gradients at {clipping} and the recipe at {recipe.train.max_grad_norm:g}; write "
-            f"`train.max_grad_norm={clipping}`, or gradient_clipping: auto in the profile"
-        )
-    if fsdp and environ.get("FSDP_ACTIVATION_CHECKPOINTING", "").lower() == "true":
-        raise DistributedError(
+        ),
+    ),
+    (
+        lambda at: at.precision not in ("no", at.recipe_precision),
+        lambda at: (
+            f"the launch profile says mixed_precision: {at.precision} and the recipe {at.recipe_precision}, and the "
+            f"recipe would win; write `train.{at.precision}=true"
+            f"{'' if at.recipe_precision == 'no' else f' train.{at.recipe_precision}=false'}`, or mixed_precision: "
+            "'no' in the profile"
+        ),
+    ),
+    (
+        _other_accumulation,
+        lambda at: (
+            f"the launch profile accumulates over {at.accumulation} steps and the recipe over "
+            f"{at.recipe.train.gradient_accumulation_steps}; write "
+            f"`train.gradient_accumulation_steps={at.accumulation}`, or take gradient_accumulation_steps out of the "
+            "profile"
+        ),
+    ),
+    (
+        _other_clipping,
+        lambda at: (
+            f"the launch profile clips gradients at {at.clipping} and the recipe at "
+            f"{at.recipe.train.max_grad_norm:g}; write `train.max_grad_norm={at.clipping}`, or gradient_clipping: "
+            "auto in the profile"
+        ),
+    ),
+    (
+        lambda at: at.flag("ACCELERATE_USE_FSDP") and at.flag("FSDP_ACTIVATION_CHECKPOINTING"),
+        lambda at: (
             "the launch profile has fsdp_activation_checkpointing: true; leave that to the recipe, which knows the "
             "model: set it to false in the profile and train.gradient_checkpointing=true"
-        )
-    if fsdp or deepspeed:
-        _refuse_for_sharding(recipe, "FSDP2" if fsdp else "DeepSpeed ZeRO")
+        ),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardedRecipe:
+    """A recipe and the library that will divide its weights."""
+
+    recipe: Recipe
+    library: str
+    """``FSDP2`` or ``DeepSpeed ZeRO``."""
+
+
+_SHARDING_RULES: tuple[Rule[ShardedRecipe], ...] = (
+    (
+        lambda at: at.recipe.adapter.stored_as == "int8",
+        lambda at: (
+            f"an 8-bit base cannot be sharded by {at.library}; write `adapter.kind=qlora adapter.quantization=nf4` (4 "
+            "bits) with --launch fsdp2, or --launch ddp, which keeps the whole base on every GPU"
+        ),
+    ),
+    (
+        lambda at: at.recipe.adapter.stored_as is not None and at.library != "FSDP2",
+        lambda at: (
+            f"a base in 4 bits cannot be sharded by {at.library}; use --launch fsdp2, or --launch ddp, which keeps the "
+            "whole base on every GPU"
+        ),
+    ),
+    (
+        lambda at: "8bit" in at.recipe.train.optim or "paged" in at.recipe.train.optim,
+        lambda at: (
+            f"train.optim={at.recipe.train.optim} of bitsandbytes cannot use sharded weights; with {at.library} use "
+            "`train.optim=adamw_torch_fused`, whose state is sharded"
+        ),
+    ),
+    (
+        lambda at: at.recipe.train.torch_compile,
+        lambda at: f"train.torch_compile is not for {at.library} here; write `train.torch_compile=false`",
+    ),
+)
+
+
+def refuse_launch_contradictions(recipe: Recipe, environ: Mapping[str, str] = os.environ) -> None:
+    """Refuse what the launcher was asked for and the recipe cannot have, before anything is loaded.
+
+    Raises:
+        DistributedError: the first contradiction, with the change that resolves it.
+    """
+    launched = LaunchedRecipe(recipe=recipe, environ=environ)
+    _refuse_by(_LAUNCH_RULES, launched)
+    if launched.sharding:
+        _refuse_by(_SHARDING_RULES, ShardedRecipe(recipe=recipe, library=launched.sharding))
+
+
+def _refuse_by(rules: Sequence[Rule[T]], subject: T) -> None:
+    for applies, message in rules:
+        if applies(subject):
+            raise DistributedError(message(subject))
 
 
 def restarted(environ: Mapping[str, str] = os.environ) -> bool:
@@ -101,7 +230,7 @@ def restarted(environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def refuse_other_than_asked(strategy: Strategy, size: int, environ: Mapping[str, str] = os.environ) -> None:
-    """What ``mmpref train --launch`` was asked for, against what came of it.
+    """Refuse to train in another way than ``mmpref train --launch`` was asked for.
 
     Raises:
         DistributedError: another strategy, or another number of processes.
@@ -109,44 +238,22 @@ def refuse_other_than_asked(strategy: Strategy, size: int, environ: Mapping[str,
     if (asked := environ.get(ASKED)) and asked != f"{strategy}:{size}":
         wanted, _, number = asked.partition(":")
         raise DistributedError(
-            f"--launch asked for {wanted} with {number} processes, and what came of it is {strategy} with {size}; "
+            f"--launch asked for {wanted} with {number} processes, and it became {strategy} with {size}; "
             "something between (a profile, an environment variable, a scheduler) changed it"
         )
 
 
 def refuse_what_cannot_shard(recipe: Recipe, strategy: Strategy) -> None:
-    """:func:`refuse_contradictions` for strategies that the recipe itself asks for (``train.extra.fsdp``).
+    """Refuse what a strategy cannot do, also one that the recipe itself asks for (``train.extra.fsdp``).
 
     Raises:
-        ConfigError: the reference cannot be what the recipe says.
+        ConfigError: the reference cannot be what the recipe asks for.
         DistributedError: with the change that resolves it.
     """
     if strategy in ("fsdp2", "zero2", "zero3"):
-        _refuse_for_sharding(recipe, "FSDP2" if strategy == "fsdp2" else "DeepSpeed ZeRO")
-    needs_reference = objective_of(recipe).needs_reference
-    reference_of(recipe, needs_reference=needs_reference, strategy=strategy)
-
-
-def _refuse_for_sharding(recipe: Recipe, name: str) -> None:
-    stored = recipe.adapter.stored_as
-    if stored == "int8":
-        raise DistributedError(
-            f"an 8-bit base cannot be sharded by {name}; write `adapter.kind=qlora adapter.quantization=nf4` (4 "
-            "bits) with --launch fsdp2, or "
-            "--launch ddp, which keeps the whole base on every GPU"
-        )
-    if stored is not None and name != "FSDP2":
-        raise DistributedError(
-            f"a base in 4 bits cannot be sharded by {name}; use --launch fsdp2, or --launch ddp, which keeps the whole "
-            "base on every GPU"
-        )
-    if "8bit" in recipe.train.optim or "paged" in recipe.train.optim:
-        raise DistributedError(
-            f"train.optim={recipe.train.optim} of bitsandbytes cannot hold sharded weights; with {name} use "
-            "`train.optim=adamw_torch_fused`, whose state is sharded"
-        )
-    if recipe.train.torch_compile:
-        raise DistributedError(f"train.torch_compile is not for {name} here; write `train.torch_compile=false`")
+        library = "FSDP2" if strategy == "fsdp2" else "DeepSpeed ZeRO"
+        _refuse_by(_SHARDING_RULES, ShardedRecipe(recipe=recipe, library=library))
+    reference_for(recipe, strategy=strategy)
 
 
 def _zero_stage(arguments: TrainingArguments) -> int:
@@ -160,10 +267,10 @@ def _zero_stage(arguments: TrainingArguments) -> int:
 
 
 def _stage_in(config: Any, where: str) -> int:
-    """The stage of ZeRO that a configuration of DeepSpeed asks for; 0 where it says nothing."""
+    """The stage of ZeRO that a configuration of DeepSpeed asks for; 0 where it names none."""
     section = config.get("zero_optimization", {}) if isinstance(config, Mapping) else None
     if not isinstance(section, Mapping):
-        raise DistributedError(f"{where} is no configuration of DeepSpeed: zero_optimization must hold keys and values")
+        raise DistributedError(f"{where} is no configuration of DeepSpeed: zero_optimization must have keys and values")
     return _whole(section.get("stage", 0), f"{where}: zero_optimization.stage")
 
 
@@ -173,5 +280,5 @@ def _whole(value: Any, where: str) -> int:
     return int(value)
 
 
-def _flag(name: str) -> bool:
-    return os.environ.get(name, "false").lower() == "true"
+def _flag(name: str, environ: Mapping[str, str] = os.environ) -> bool:
+    return environ.get(name, "false").lower() == "true"

@@ -1,4 +1,4 @@
-"""Says where every rank was last when one of them waits too long, before the GPU library silently ends the process.
+"""Reports where every rank was last when one of them waits too long, before NCCL silently ends the process.
 
 NCCL's own watchdog aborts a process whose collective took longer than ``ddp_timeout``: no exception is raised, and no
 message says which rank was missing. gloo raises, and needs none of this.
@@ -20,15 +20,15 @@ _SHARE = 0.9  # of the timeout
 
 
 @contextmanager
-def watching(world: World, timeout: float, tell: Callable[[str], None] | None = None) -> Iterator[None]:
-    """While the block runs, a thread tells once when this rank has not moved for 90 % of ``timeout`` seconds.
+def watching(world: World, timeout: float, say: Callable[[str], None] | None = None) -> Iterator[None]:
+    """While the block runs, a thread reports once if this rank has made no progress for 90 % of ``timeout`` seconds.
 
     Args:
-        world: what it says with ``report_progress`` is what counts as moving.
+        world: its ``report_progress`` counts as progress.
         timeout: of collectives, in seconds.
-        tell: gets the sentence; by default our log, which is standard error and train.log.
+        say: called with the report; by default our log, which is standard error and train.log.
     """
-    tell = tell or logger.error
+    say = say or logger.error
     over = threading.Event()
 
     def watch() -> None:
@@ -36,10 +36,10 @@ def watching(world: World, timeout: float, tell: Callable[[str], None] | None = 
         while not over.wait(min(5.0, timeout / 20)):
             still = time.monotonic() - max(begun, world.moved_at)
             if still > _SHARE * timeout:
-                told = "; ".join(world.last_reported())
-                tell(
+                reports = "; ".join(world.last_reported())
+                say(
                     f"rank {world.rank} of {world.size} has not moved for {still:.0f} s, and is ended after "
-                    f"{timeout:g} s (train.extra.ddp_timeout). Where each rank was last: {told or 'not known'}. One "
+                    f"{timeout:g} s (train.extra.ddp_timeout). Where each rank was last: {reports or 'not known'}. One "
                     "that is behind hangs or was killed: look at its rows and its machine"
                 )
                 return

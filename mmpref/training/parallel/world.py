@@ -1,7 +1,7 @@
-"""The processes of one run: which of them this one is, and the few things that they tell each other.
+"""The processes of one run: which of them this one is, and how they communicate.
 
-Every rank reads the recipe and the data; only the first writes, speaks and decides where there is something to decide.
-What fails on one rank ends all of them with that rank's message.
+Every rank reads the recipe and the data; only the first writes, prints and decides. A failure on one rank ends all of
+them with that rank's message.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _OF_COMMUNICATION = (
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """This process is number ``rank`` of ``size``; alone it talks to nobody."""
+    """This process is number ``rank`` of ``size``; a single process does not communicate."""
 
     rank: int = 0
     size: int = 1
@@ -50,55 +50,57 @@ class World:
 
     @property
     def moved_at(self) -> float:
-        """When this rank last said where it is, by ``time.monotonic``; 0 when it never did."""
+        """When this rank last reported its progress, by ``time.monotonic``; 0 when it never did."""
         return self._moves.get("at", 0.0)
 
     @classmethod
     def of(cls, arguments: TrainingArguments) -> World:
-        """The processes that ``arguments`` found; making them has started the talk between them."""
+        """The processes that ``arguments`` found; creating the arguments has connected them."""
         size = arguments.world_size
         return cls(arguments.process_index, size, strategy_of(arguments), arguments.device)
 
     @property
     def is_first(self) -> bool:
+        """Whether this is rank 0."""
         return self.rank == 0
 
     @property
     def is_sharded(self) -> bool:
-        """Whether no process holds the whole of what trains."""
+        """Whether the weights that train are divided among the processes."""
         return self.strategy in ("fsdp2", "zero3")
 
     @property
     def is_deepspeed(self) -> bool:
+        """Whether DeepSpeed divides the optimizer states."""
         return self.strategy in ("zero2", "zero3")
 
     @property
     def model_is_wrapped_in_train(self) -> bool:
-        """Whether the model is where and what it will be in training only when training begins."""
+        """Whether the Trainer moves and wraps the model only when training starts."""
         return self.is_sharded or self.is_deepspeed
 
     def gather(self, value: T) -> list[T]:
-        """What each rank has, in order of rank, on every rank."""
+        """The values of all ranks, in order of rank, on every rank."""
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
         dist.all_gather_object(found, value)
         return found
 
-    def share(self, value: T | None) -> T | None:
-        """What the first rank has, on every rank."""
+    def broadcast(self, value: T | None) -> T | None:
+        """The value of the first rank, on every rank."""
         if self.size == 1:
             return value
         box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def wait(self) -> None:
-        """Until every rank is here."""
+    def barrier(self) -> None:
+        """A barrier: return when every rank has called this."""
         if self.size > 1:
-            self.gather(None)  # a barrier that names no device
+            self.gather(None)  # torch's own barrier wants a device
 
-    def highest(self, values: Sequence[float]) -> list[float]:
+    def max_over_ranks(self, values: Sequence[float]) -> list[float]:
         """The largest of each value over all ranks."""
         if self.size == 1:
             return list(values)
@@ -106,7 +108,7 @@ class World:
         dist.all_reduce(found, op=dist.ReduceOp.MAX)
         return [float(value) for value in found.tolist()]
 
-    def total(self, counts: Sequence[int]) -> list[int]:
+    def sum_over_ranks(self, counts: Sequence[int]) -> list[int]:
         """The sum of each count over all ranks."""
         if self.size == 1:
             return list(counts)
@@ -114,8 +116,8 @@ class World:
         dist.all_reduce(found)
         return [int(value) for value in found.tolist()]
 
-    def first_does(self, work: Callable[[], T]) -> T:
-        """What the first rank gets from doing it, on every rank.
+    def on_first_rank(self, work: Callable[[], T]) -> T:
+        """Run ``work`` on the first rank only; its result on every rank.
 
         Raises:
             MMPrefError: what it raised on the first rank, everywhere.
@@ -129,13 +131,13 @@ class World:
                 result = work()
             except MMPrefError as err:
                 error = err
-        result, error = self.share((result, error)) or (None, None)
+        result, error = self.broadcast((result, error)) or (None, None)
         if error is not None:
             raise error
         return result  # type: ignore[return-value]
 
-    def same_everywhere(self, what: str, value: object) -> None:
-        """Refuse to go on where ranks have different things.
+    def require_same(self, what: str, value: object) -> None:
+        """Refuse to continue where ranks have different values.
 
         Raises:
             DistributedError: names the ranks that differ from the first.
@@ -148,7 +150,7 @@ class World:
             )
 
     @contextmanager
-    def all_or_none(self) -> Iterator[None]:
+    def fail_together(self) -> Iterator[None]:
         """A block that every rank goes through; when one fails, all raise what the first of them raised.
 
         Only for errors of our own, and for blocks in which no rank waits for another.
@@ -167,14 +169,14 @@ class World:
     # ---- failures ---------------------------------------------------------------------------------------------
 
     def report_progress(self, step: int, place: str, pair_ids: Sequence[str]) -> None:
-        """Leave word of what this rank is about to do, for whoever waits for it."""
+        """Publish what this rank is about to do, for the message of a rank that waits for it in vain."""
         self._moves["at"] = time.monotonic()
         if self.size > 1 and (store := _store()) is not None:
-            with suppress(RuntimeError):  # the launcher is gone; the next exchange says so
+            with suppress(RuntimeError):  # the launcher is gone; the next collective fails
                 store.set(f"{_AT}/{self.rank}", json.dumps([step, place, list(pair_ids[:8])]))
 
     def last_reported(self) -> list[str]:
-        """What each rank said last that it was about to do."""
+        """What each rank reported last with :meth:`report_progress`."""
         store = _store()
         if store is None:
             return []
@@ -190,7 +192,7 @@ class World:
 
     @contextmanager
     def propagate_failures(self) -> Iterator[None]:
-        """What ends one rank ends all, and is told once.
+        """When one rank fails, end all of them and print its message once.
 
         Raises:
             MMPrefError: the error of this rank; or of the one that failed first, where this one only lost a partner.
@@ -223,12 +225,12 @@ class World:
             error = DistributedError(f"rank {first[0]} failed: {first[1]}")
             error.exit_code, error.reported_by_other_rank = first[2], True
             return error
-        told = "; ".join(self.last_reported())
+        reports = "; ".join(self.last_reported())
         said = " ".join(str(err).split())[:200]
         return DistributedError(
             f"rank {self.rank} of {self.size} waited in vain for another rank ({said}). Where each was last: "
-            f"{told or 'not known'}. One that is behind hangs or was killed: look at its rows and its machine's memory "
-            "(train.extra.ddp_timeout sets how long is waited); go on with --resume"
+            f"{reports or 'not known'}. One that is behind hangs or was killed: look at its rows and its machine's "
+            "memory (train.extra.ddp_timeout sets how long is waited); go on with --resume"
         )
 
     def _note_failure(self, err: Exception) -> tuple[int, str, int] | None:
@@ -252,11 +254,12 @@ class World:
         return None
 
 
-ALONE = World()
+SINGLE_PROCESS = World()
+"""The world of a run in one process, on the CPU."""
 
 
-def meet_on_cpu(timeout: float) -> None:
-    """Let processes on the CPU find each other; what TrainingArguments does forgets the timeout there.
+def init_process_group_on_cpu(timeout: float) -> None:
+    """Connect processes on the CPU with a timeout; TrainingArguments connects them without one.
 
     Args:
         timeout: seconds that one waits for another, as ``ddp_timeout``.
@@ -265,16 +268,17 @@ def meet_on_cpu(timeout: float) -> None:
         dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
 
 
-def leave() -> None:
-    """Take this process out of its group, if it is in one, before it ends, as torch asks. Only after a good end: a rank
-    that failed may be waited for in vain.
+def leave_process_group() -> None:
+    """Destroy the process group, if there is one, before the process ends, as torch asks.
+
+    Only after a run that succeeded: the other ranks of one that failed may never come here.
     """
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
 def _store() -> Any:
-    """Where ranks leave words for each other; it outlives a rank when torchrun holds it."""
+    """The key-value store of the ranks; it outlives a rank when torchrun runs it."""
     with suppress(ImportError, RuntimeError, ValueError):
         from torch.distributed.distributed_c10d import _get_default_store
 
@@ -290,8 +294,8 @@ def is_of_communication(err: BaseException) -> bool:
     return any(words in text for words in _OF_COMMUNICATION)
 
 
-def pass_on_lost_partner(err: BaseException) -> None:
-    """Raise again what a collective says of another rank, before an error is taken for one of this rank's own work.
+def raise_if_partner_lost(err: BaseException) -> None:
+    """Raise the error of a collective again if it is about another rank, before it is taken for one of this rank.
 
     Raises:
         RuntimeError: it is of that kind.

@@ -1,4 +1,4 @@
-"""DeepSpeed ZeRO, as far as it needs more than the Trainer does for it: settings, single steps, and its checkpoints."""
+"""What DeepSpeed ZeRO needs beyond the Trainer: settings, single steps, and its checkpoints."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from mmpref.training.parallel.world import World
 
 
 def let_recipe_decide(arguments: TrainingArguments) -> None:
-    """The recipe's accumulation and clipping, where a launcher says nothing of its own.
+    """Use the recipe's accumulation and clipping, where the launcher sets none.
 
-    ``accelerate launch`` says 1 step where a profile has none, which DeepSpeed takes for an order; and without a key
-    for it nothing is clipped, whatever ``train.max_grad_norm`` says.
+    ``accelerate launch`` passes 1 step where a profile has none, which DeepSpeed obeys; and without a key for it
+    nothing is clipped, whatever ``train.max_grad_norm`` is.
     """
     plugin: Any = arguments.deepspeed_plugin
     if plugin is None:
@@ -52,7 +52,7 @@ def prove_divided(model: nn.Module, stage: int) -> int:
     """
     if not is_engine(model) or int(model.zero_optimization_stage()) != stage:  # type: ignore[operator]
         found = f"stage {int(model.zero_optimization_stage())}" if is_engine(model) else type(model).__name__  # type: ignore[operator]
-        raise DistributedError(f"DeepSpeed ZeRO-{stage} was asked for, and what came of it is {found}")
+        raise DistributedError(f"DeepSpeed ZeRO-{stage} was asked for, and accelerate made {found}")
     optimizer: Any = model.optimizer
     groups = optimizer.fp16_partitioned_groups_flat if stage == 3 else optimizer.single_partition_of_fp32_groups
     return sum(int(group.numel()) for group in groups)
@@ -102,7 +102,7 @@ def load_zero_weights(model: nn.Module, folder: Path) -> None:
     """The trained weights of one of DeepSpeed's checkpoints, into a model before it is DeepSpeed's.
 
     Raises:
-        CheckpointError: it holds other weights, or cannot be read.
+        CheckpointError: it has other weights, or cannot be read.
     """
     try:
         from deepspeed.utils.zero_to_fp32 import (  # type: ignore[import-not-found, unused-ignore]
@@ -115,7 +115,7 @@ def load_zero_weights(model: nn.Module, folder: Path) -> None:
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if missing := sorted(trained.keys() - stored.keys()):
         raise CheckpointError(
-            f"{folder} holds other weights than those that train now: {len(missing)} missing {missing[:3]}; the "
+            f"{folder} has other weights than those that train now: {len(missing)} missing {missing[:3]}; the "
             "recipe's tune or adapter section has changed"
         )
     with torch.no_grad():

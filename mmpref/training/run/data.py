@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mmpref.data.commands.next_steps import (
     advice,
     advice_on_ids,
-    allowing,
     check_command,
     fix_name,
     override,
@@ -20,20 +18,20 @@ from mmpref.data.commands.next_steps import (
 )
 from mmpref.data.image_check import ImageCheck
 from mmpref.data.images.loader import ImageLoader
-from mmpref.data.loading import Candidate, FindBroken, PairSource, load_each
-from mmpref.data.manifest import Listing, describes, verify
+from mmpref.data.loading import Advice, FindBroken, load_each
+from mmpref.data.manifest import Listing
 from mmpref.data.mixture import RootedImages, repeat
 from mmpref.data.opening import recipe_sources, weights
-from mmpref.data.quarantine import Quarantine, RowError
+from mmpref.data.pair_source import PairSource
+from mmpref.data.quarantine import Quarantine
 from mmpref.data.split import split_by_image
+from mmpref.data.verification import describes, verify
 from mmpref.errors import ConfigError, DataError
 from mmpref.files.hashes import Say, content_hashes
 from mmpref.losses.objective import Objective
-from mmpref.processing.encode import PairEncoder
-from mmpref.processing.length_plan import FitPlan, plan_fit
 from mmpref.recipe.sections import DataSection, Recipe, SourceSection
 from mmpref.records import PreferencePair
-from mmpref.training.parallel.world import ALONE, World
+from mmpref.training.parallel.world import SINGLE_PROCESS, World
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +51,12 @@ class RunData:
 
 
 def load_data(
-    recipe: Recipe, objective: Objective, quarantine: Quarantine, *, world: World = ALONE, say: Say | None = None
+    recipe: Recipe,
+    objective: Objective,
+    quarantine: Quarantine,
+    *,
+    world: World = SINGLE_PROCESS,
+    say: Say | None = None,
 ) -> RunData:
     """Read, check, hold out and repeat, as the recipe's ``data`` section says.
 
@@ -64,7 +67,7 @@ def load_data(
         objective: says whether an answer alone is a row, and whether scores are needed.
         quarantine: gets the rows that are not used, and the counts.
         world: the processes that share the decoding; all must call this together.
-        say: told what was decoded.
+        say: called with the number of images that were decoded.
 
     Raises:
         DataError: rows that cannot be used, beyond what ``data.max_bad_fraction`` allows, and whatever else makes the
@@ -86,8 +89,10 @@ def load_data(
         max_bad_fraction=section.max_bad_fraction,
         skip=None if checked is None else checked.skip,
         find_broken=look_deeper if checked is None else None,
-        advise=lambda: advice(train_sources, quarantine, demonstrations=demonstrations),
-        advise_on_ids=lambda: advice_on_ids(train_sources, demonstrations=demonstrations),
+        advice=Advice(
+            on_bad_rows=lambda: advice(train_sources, quarantine, demonstrations=demonstrations),
+            on_ids=lambda: advice_on_ids(train_sources, demonstrations=demonstrations),
+        ),
     )
     if checked is not None:
         checked.verify_images(train_sources, lists, full=section.verify == "full")
@@ -116,7 +121,7 @@ def _held_out_pairs(
     section: DataSection, sources: Sequence[PairSource], demonstrations: bool, look: FindBroken | None
 ) -> list[list[PreferencePair]]:
     """The pairs of ``data.eval``, source by source: every one is used, so that two runs are compared on the same ones;
-    but for those that the manifest of a check, where it is about these files too, has put aside.
+    except those that the manifest of a data check of these files has quarantined.
     """
     checked = None
     if section.manifest is not None and describes(section.manifest, sources):
@@ -127,13 +132,13 @@ def _held_out_pairs(
         clean, folder = fix_name(sources), report_folder(sources)
         more = ["--out", str(folder), "--fix", str(clean)]
         command = check_command(sources, demonstrations=demonstrations, more=more)
-        told = "these are rows of data.eval, all of which must be in order"
+        which = "these are rows of data.eval, all of which must be usable"
         if command is None:
-            return [f"{told}; mmpref data check SOURCE --fix FILE writes a clean file of one source"]
+            return [f"{which}; mmpref data check SOURCE --fix FILE writes a clean file of one source"]
         return [
-            f"{told}: write the good ones to a file of their own with",
+            f"{which}: write the good ones to a file of their own with",
             f"  {command}",
-            "and give this command once more with",
+            "and start this command again with",
             f"  {override('data.eval', {'path': str(clean), 'root': str(clean.parent)})}",
         ]
 
@@ -144,8 +149,7 @@ def _held_out_pairs(
         max_bad_fraction=0.0,
         skip=quarantine.expected,
         find_broken=look if checked is None else None,
-        advise=advise,
-        advise_on_ids=lambda: advice_on_ids(sources, demonstrations=demonstrations),
+        advice=Advice(on_bad_rows=advise, on_ids=lambda: advice_on_ids(sources, demonstrations=demonstrations)),
     )
     if checked is not None:
         checked.verify_images(sources, lists, full=section.verify == "full")
@@ -179,7 +183,7 @@ def _refuse_missing_scores(pairs: Sequence[PreferencePair], objective: Objective
 def _hold_out(
     lists: Sequence[list[PreferencePair]], share: float, seed: int
 ) -> tuple[list[list[PreferencePair]], list[PreferencePair]]:
-    """Split by image over all sources together, before weights repeat anything."""
+    """Split by image over all sources together, before pairs are repeated by weight."""
     _, evaluated = split_by_image([pair for pairs in lists for pair in pairs], held_out=share, seed=seed)
     taken = {pair.id for pair in evaluated}
     kept = [[pair for pair in pairs if pair.id not in taken] for pairs in lists]
@@ -200,9 +204,9 @@ def _hashes(
 
 
 def _hash(entry: str | SourceSection, source: PairSource, pairs: Sequence[PreferencePair]) -> str:
-    """What a source holds and how it is read: a plain file by its bytes, as everything else by what is known of it.
+    """Hash of a source's content and of how it is read; of a plain file, the hash of its bytes.
 
-    A source without files (a hub id) counts by what its pairs say, bytes of embedded images among it.
+    Of a source without files (a hub id) the pairs are hashed, with the bytes of embedded images.
     """
     hashes = list(content_hashes(source.rows.files, DataError).values())
     if isinstance(entry, str) and len(hashes) == 1:
@@ -215,61 +219,3 @@ def _hash(entry: str | SourceSection, source: PairSource, pairs: Sequence[Prefer
             read.add_pair(pair, source.images)
         facts.append(read.pairs)
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-
-def fit_data(recipe: Recipe, data: RunData, encoder: PairEncoder, say: Say) -> tuple[FitPlan, FitPlan]:
-    """Plan what fits, for training and held-out pairs; what cannot be used is added to the quarantine.
-
-    Raises:
-        DataError: nothing is left, or more pairs than ``data.max_bad_fraction`` cannot be used for another reason than
-            their length.
-    """
-    train, held_out = (
-        plan_fit(
-            pairs,
-            encoder,
-            data.images.size,
-            shrink_images=recipe.processing.shrink_images,
-            num_workers=recipe.train.dataloader_num_workers,
-        )
-        for pairs in (data.train, data.eval)
-    )
-    for name, plan in (("data.train", train), ("data.eval", held_out)):
-        if plan.describe():
-            say(f"{name}: {plan.describe()}")
-    set_aside = [*train.set_aside, *(held_out.set_aside if recipe.data.held_out else [])]
-    aside = {pair.id: err for pair, err in set_aside}  # a weighted source repeats its pairs
-    for source, found in _where(data.sources, aside.keys()):
-        err = aside[found.pair.id]
-        data.quarantine.num_used -= 1
-        fault = RowError(str(err), reason=err.reason)
-        source.put_aside(data.quarantine, found.file, found.row, fault, row_id=found.pair.id)
-    faults = [err for _, err in [*train.set_aside, *held_out.set_aside]]
-    bad = [err for err in faults if err.reason != "too_long_prompt"]
-    total = len(data.train) + len(data.eval)
-    if not train.pairs or (data.eval and not held_out.pairs) or len(bad) > recipe.data.max_bad_fraction * total:
-        reasons = ", ".join(
-            f"{reason} {count}" for reason, count in Counter(err.reason for err in faults).most_common()
-        )
-        left = train.pairs and (held_out.pairs or not data.eval)
-        cure = f"; `{override('data.max_bad_fraction', allowing(len(bad), total))}` leaves them out" if left else ""
-        raise DataError(
-            f"{len(faults)} of {total} pairs cannot be used by this model ({reasons}; data.max_bad_fraction is "
-            f"{recipe.data.max_bad_fraction:g}); the first: {(bad or faults)[0]}{cure}"
-        )
-    return train, held_out
-
-
-def _where(sources: Sequence[PairSource], names: Collection[str]) -> Iterator[tuple[PairSource, Candidate]]:
-    """The rows of the pairs of these names, read a second time: it is seldom needed, and their places would fill
-    memory."""
-    left = set(names)
-    for source in sources:
-        if not left:
-            return
-        for found in source.candidates(Quarantine(), demonstrations=True):
-            if found.pair.id in left:
-                left.discard(found.pair.id)
-                yield source, found
-                if not left:
-                    return

@@ -1,6 +1,6 @@
-"""What is done with a model that is ready and has not learned yet: start-up checks, reference cache, first evaluation.
+"""Work with a model that is loaded and not trained yet: start-up checks, reference cache, first evaluation.
 
-Where weights are sharded, the Trainer divides them when it begins to train, and nothing can be run before.
+Where weights are sharded, the Trainer divides them when training starts, and nothing can be run before that.
 """
 
 from __future__ import annotations
@@ -10,21 +10,25 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mmpref.errors import ConfigError, DistributedError
+from mmpref.files.hashes import Say
 from mmpref.models.logps.reference import ReferencePolicy
 from mmpref.recipe.sections import Recipe
 from mmpref.training.parallel.sharded import prove_sharded, shard_like
 from mmpref.training.run.reference_cache import ReferenceCache
-from mmpref.training.run.resume import Say
-from mmpref.training.run.setup import Setup, fill
+from mmpref.training.run.setup import Setup, compute_reference
 from mmpref.training.trainer.preflight import GRADIENTS, preflight
 from mmpref.training.trainer.trainer import PreferenceTrainer
 
 
 class FirstStep(TrainerCallback):
-    """As a callback it does all of it when training begins; every rank must have it.
+    """The methods can be called one by one; as a callback it does all of it when training starts, on every rank.
 
     Args:
-        new: the run begins; False where it goes on from a checkpoint, whose policy is not the reference any more.
+        recipe: of the run.
+        trainer: with the model.
+        ready: the model with its pairs and its reference.
+        new: whether the run starts; False where it resumes from a checkpoint, whose policy is not the reference.
+        say: called with one line per check.
     """
 
     def __init__(self, recipe: Recipe, trainer: PreferenceTrainer, ready: Setup, *, new: bool, say: Say) -> None:
@@ -67,14 +71,14 @@ class FirstStep(TrainerCallback):
             )
 
     def evaluate(self) -> None:
-        """Evaluate before the first step, so that a change can be told."""
+        """Evaluate before the first step, for comparison with what comes later."""
         if self._new and self._ready.eval.pairs:
             self._trainer.evaluate()
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         trainer, world = self._trainer, self._trainer.world
-        held = prove_sharded(trainer.model_wrapped, world.strategy)
-        self._say(f"{world.size} processes, {world.strategy}: this one holds {held}")
+        share = prove_sharded(trainer.model_wrapped, world.strategy)
+        self._say(f"{world.size} processes, {world.strategy}: this one has {share}")
         if isinstance(trainer.reference, ReferencePolicy) and world.is_sharded:
             trainer.reference.shard(lambda model: shard_like(trainer.accelerator, model, world.strategy))
         if isinstance(trainer.reference, ReferenceCache):
@@ -88,9 +92,9 @@ class FirstStep(TrainerCallback):
         pairs = [*ready.train.pairs, *ready.eval.pairs]
         if not self._new and len(cache) < len({pair.id for pair in pairs}):
             raise ConfigError(
-                f"the reference cache in {cache.folder} holds {len(cache)} pairs of {len(pairs)}, and the policy of a "
-                "checkpoint is not the reference: bring the cache back, or begin anew with --overwrite"
+                f"the reference cache in {cache.folder} has {len(cache)} pairs of {len(pairs)}, and the policy of a "
+                "checkpoint is not the reference: bring the cache back, or start again with --overwrite"
             )
         if self._new:
-            policy, device = trainer.model_wrapped, trainer.args.device
-            fill(cache, self._recipe, policy, trainer.collator, pairs, device, self._say, trainer.world)
+            policy, collator = trainer.model_wrapped, trainer.collator
+            compute_reference(cache, policy, collator, pairs, recipe=self._recipe, say=self._say, world=trainer.world)

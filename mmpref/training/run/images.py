@@ -1,6 +1,6 @@
-"""The images that a run reads, as they are at its start: what a resume compares, file by file.
+"""The images that a run reads, as they are at its start: compared file by file when the run is resumed.
 
-Each checkpoint holds the list (``images.parquet``): name below the data root, bytes, time of change, and the sha256 of
+Each checkpoint has the list (``images.parquet``): name below the data root, bytes, time of change, and the sha256 of
 the bytes where it is known. It is taken where all images together are small enough to be read in a second or so; where
 ``data.manifest`` proves the bytes, the proof counts instead. The root is no part of it, so that a data set may move.
 """
@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmpref.data.images.loader import ImageLoader
-from mmpref.data.loading import all_images
 from mmpref.data.mixture import RootedImages
+from mmpref.data.pair_source import all_images
 from mmpref.errors import CheckpointError, library_errors
 from mmpref.files.hashes import Say, content_hashes
 from mmpref.files.writing import replacing
@@ -64,7 +64,7 @@ class RunImages:
         return f"{len(self.files)} images of {total} bytes, sha256 of the list {digest.hexdigest()[:16]}"
 
     def changed_since(self, then: RunImages) -> Changes:
-        """Which images of both lists are other ones now; those of one list alone belong to pairs that came or went."""
+        """Which images differ between the lists; those of one list alone belong to pairs that were added or removed."""
         found = Changes()
         proved = self.manifest is not None and self.manifest == then.manifest
         for name, now in self.files.items():
@@ -105,7 +105,7 @@ class RunImages:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Names of images: ``other`` bytes, ``touched`` (another time of change, and the bytes of then are not known), in
+    """Names of images: ``other`` bytes, ``touched`` (another time of change, and the earlier bytes are not known), in
     one list alone."""
 
     other: list[str] = field(default_factory=list)
@@ -115,12 +115,13 @@ class Changes:
 
 
 class ImageListKept(InCheckpoint):
-    """Puts the list into every checkpoint."""
+    """Writes the list into every checkpoint."""
 
     def __init__(self, images: RunImages) -> None:
         self.images = images
 
     def copy_to(self, checkpoint: Path) -> None:
+        """Write ``images.parquet``."""
         self.images.write(checkpoint / LIST)
 
 
@@ -145,7 +146,7 @@ def images_of(
     for name in sorted(paths):
         try:
             found = os.stat(paths[name])  # noqa: PTH116 - of 100,000 files, a Path of each takes longer than all else
-        except OSError:  # taken away this moment: training says so where it opens it
+        except OSError:  # deleted meanwhile: training fails with its name where it opens it
             continue
         files[name] = FileFacts(found.st_size, found.st_mtime_ns)
     to_hash = [name for name in unproved if name in files]
@@ -157,7 +158,7 @@ def images_of(
 
 
 def _paths(pairs: Iterable[PreferencePair], roots: Sequence[Path | None]) -> dict[str, str]:
-    """Name -> file. A name does not say where the root is; of several roots it says which."""
+    """Name -> file. Names are relative to the data root; if there are several, after the number of theirs."""
     paths = {image.path for pair in pairs for image in all_images(pair) if image.path is not None}
     known = [str(root).rstrip(os.sep) + os.sep for root in roots if root is not None]
     found: dict[str, str] = {}

@@ -1,11 +1,10 @@
-"""Reference log-probs, computed once: token by token for every pair, on disk, under a key that refuses what is stale.
+"""Reference log-probs, computed once: of every answer token of every pair, on disk, under keys that exclude stale ones.
 
-The folder holds ``facts.json`` (what the numbers depend on besides the pair itself) and ``part-*.safetensors``, each
-with some hundred pairs, written atomically: a run that is killed goes on with the next part. A part has the
-sha256 of its bytes for a name and says in itself which facts it belongs to, so that one that was damaged, renamed or
-brought from another cache is refused; one that is gone is computed anew. A pair is found by a hash of the very tensors
-that the model is given, so another template, tokenizer, image or pixel budget cannot be taken for the one that was
-computed.
+The folder has ``facts.json`` (what the numbers depend on besides the pair itself) and ``part-*.safetensors``, each
+with some hundred pairs, written atomically: a run that is killed continues with the next part. The name of a part has
+the sha256 of its bytes, and its metadata the hash of the facts, so that one that was damaged, renamed or brought from
+another cache is refused; a missing one is computed again. The key of a pair is a hash of the tensors that the model is
+given, so another template, tokenizer, image or pixel budget never finds an entry.
 """
 
 from __future__ import annotations
@@ -14,40 +13,32 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from mmpref.errors import CheckpointError, ConfigError, MMPrefError, library_errors, one_line
+from mmpref.errors import CheckpointError, ConfigError, library_errors, one_line
 from mmpref.files.hashes import Say, joined
 from mmpref.files.temporary import remove_abandoned
 from mmpref.files.writing import replacing, write_json, writing_to
 from mmpref.models.loaded import LoadedModel
-from mmpref.models.logps.answer_logps import answer_logps
 from mmpref.models.logps.reference import eval_mode
-from mmpref.process.children import begin_loader_worker
 from mmpref.processing.batch import PairBatch, to_device
 from mmpref.processing.collate import PairCollator
-from mmpref.processing.pixels import num_pixels
 from mmpref.recipe.sections import Recipe
 from mmpref.records import PreferencePair
-from mmpref.training.parallel.world import ALONE, World
+from mmpref.training.parallel.world import SINGLE_PROCESS, World
 from mmpref.training.precision import dtype_fact
+from mmpref.training.run.reference_entries import Entry, entries_of, keep_ranks_in_step, missing_batches
 from mmpref.training.run.start_adapter import start_facts
 from mmpref.training.run.start_model import model_fingerprint, processor_fingerprint
 from mmpref.training.trainer.checkpoint import differences
-from mmpref.training.trainer.update_watch import (
-    describe_batch,
-    explain_oom,
+from mmpref.training.trainer.memory_errors import (
     explain_worker_oom,
-    is_out_of_memory,
-    remedies_for,
 )
 
 FACTS = "facts.json"
@@ -56,8 +47,6 @@ FORMAT = 2
 _OF = "facts"
 _PART = re.compile(r"part-([0-9a-f]{64})\.safetensors")
 PAIRS_PER_PART = 256
-_BATCH = 4
-_Entry = tuple[Tensor, Tensor | None]  # log-probs of the chosen answer's tokens and of the rejected one's
 
 
 class ReferenceCache:
@@ -65,6 +54,7 @@ class ReferenceCache:
 
     Attributes:
         explanation: where the numbers come from, in one sentence.
+        is_start: always True: the log-probs are those of the policy before its first step.
     """
 
     is_start = True
@@ -72,15 +62,15 @@ class ReferenceCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.explanation = f"log-probs computed before and kept in {folder}: no second model in memory"
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, Entry] = {}
         self._facts_hash = ""
 
     @classmethod
     def open(cls, folder: Path, facts: Mapping[str, Any]) -> ReferenceCache:
-        """The cache in a folder, new or as it was left.
+        """Open the cache in a folder, or create it.
 
         Raises:
-            ConfigError: it was computed with another model, adapter, processor, template or precision; says what
+            ConfigError: it was computed with another model, adapter, processor, template or precision; names what
                 changed.
             CheckpointError: it cannot be read or written.
         """
@@ -92,16 +82,16 @@ class ReferenceCache:
         remove_abandoned(folder, "part-*.safetensors")
         if not file.is_file():
             if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-                raise ConfigError(f"{folder} holds something else than a reference cache; give reference.cache another")
+                raise ConfigError(f"{folder} has other files than a reference cache; give reference.cache another")
             with writing_to(folder):
                 folder.mkdir(parents=True, exist_ok=True)
             write_json(file, facts)
             return cache
-        remedy = f"delete {folder} to compute it anew, or give reference.cache another folder"
+        remedy = f"delete {folder} to compute it again, or give reference.cache another folder"
         with library_errors(CheckpointError, f"{file} cannot be read", remedy):
             before = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(before, dict):
-            raise CheckpointError(f"{file} cannot be read: it holds no JSON object; {remedy}")
+            raise CheckpointError(f"{file} cannot be read: it has no JSON object; {remedy}")
         if before.get("format") != FORMAT:
             raise ConfigError(
                 f"the reference cache in {folder} is of another version of mmpref, whose parts cannot be proved; "
@@ -124,11 +114,11 @@ class ReferenceCache:
             else:
                 self._entries.update(found)
         if faults:
-            told = "; ".join(f"{part.name} {fault}" for part, fault in faults.items())
+            found_faults = "; ".join(f"{part.name} {fault}" for part, fault in faults.items())
             remove = shlex.join(["rm", "-r", *(str(part) for part in faults)])
             raise CheckpointError(
-                f"the reference cache in {self.folder} is not what was written: {told}; `{remove}` lets the pairs in "
-                f"{'it' if len(faults) == 1 else 'them'} be computed anew"
+                f"the reference cache in {self.folder} is not what was written: {found_faults}; `{remove}` lets the "
+                f"pairs in {'it' if len(faults) == 1 else 'them'} be computed again"
             )
 
     def __len__(self) -> int:
@@ -143,16 +133,17 @@ class ReferenceCache:
         *,
         device: torch.device,
         say: Say,
-        world: World = ALONE,
+        world: World = SINGLE_PROCESS,
         workers: int = 0,
     ) -> None:
-        """Compute what is missing, with the policy as it stands before its first step. Ranks share the pairs.
+        """Compute what is missing, with the policy before its first step. Ranks share the pairs.
 
         Args:
-            policy: the reference is what it says now.
+            policy: its log-probs are those of the reference now.
             collator: as training will use it, ``keyed``.
             pairs: all that training and evaluation will ask for.
             device: where the policy runs; it is moved there, unless it is sharded.
+            say: called with the number of pairs that were computed.
             world: all its ranks must call this together.
             workers: processes that open and process images meanwhile; 0 does it in this one, in turn with the model.
                 Every image is processed, also where nothing is missing: its pixels are the key.
@@ -164,16 +155,16 @@ class ReferenceCache:
         """
         both = collator.changed(need_rejected=all(pair.rejected is not None for pair in pairs))
         unique = {pair.id: pair for pair in pairs}  # a weighted source repeats its pairs
-        waiting: dict[str, _Entry] = {}
+        waiting: dict[str, Entry] = {}
         computed = 0
         if not world.model_is_wrapped_in_train:
             policy.to(device)
         share = list(unique.values())[world.rank :: world.size]
-        doing = "filling the reference cache"
+        doing = "computing the reference cache"
         with torch.no_grad(), eval_mode(policy), explain_worker_oom(lambda: doing):
-            for batch in _in_step(_missing(both, share, self._entries, workers), both, world):
+            for batch in keep_ranks_in_step(missing_batches(both, share, self._entries, workers), both, world):
                 world.report_progress(0, doing, batch.counted_ids)
-                waiting.update(_in_parts(policy, both, batch, unique, device, may_split=not world.is_sharded))
+                waiting.update(entries_of(policy, both, batch, unique, device, may_split=not world.is_sharded))
                 computed += batch.counted
                 if len(waiting) >= PAIRS_PER_PART:
                     self._keep(waiting)
@@ -181,7 +172,7 @@ class ReferenceCache:
                     waiting = {}
         if waiting:
             self._keep(waiting)
-        [computed] = world.total([computed])
+        [computed] = world.sum_over_ranks([computed])
         if world.size > 1:  # what the others computed
             self._read_parts()
         if computed:
@@ -213,7 +204,7 @@ class ReferenceCache:
             row[: len(side)] = side
         return batch.halves(to_device(rows.sum(dim=1), batch.input_ids.device))
 
-    def _keep(self, entries: Mapping[str, _Entry]) -> None:
+    def _keep(self, entries: Mapping[str, Entry]) -> None:
         tensors = {}
         for key, (chosen, rejected) in entries.items():
             tensors[f"{key}.chosen"] = chosen
@@ -247,107 +238,15 @@ def cache_facts(recipe: Recipe, loaded: LoadedModel, collator: PairCollator) -> 
     }
 
 
-def _missing(
-    collator: PairCollator, pairs: Sequence[PreferencePair], have: Mapping[str, _Entry], workers: int
-) -> Iterator[PairBatch]:
-    """Batches in which a pair is not there yet."""
-    chunks = [pairs[begin : begin + _BATCH] for begin in range(0, len(pairs), _BATCH)]
-    loader: DataLoader[Any] = DataLoader(
-        chunks,  # type: ignore[arg-type]  # torch takes any sequence for a dataset; its types do not say so
-        batch_size=None,
-        collate_fn=_MissingRows(collator, frozenset(have)),
-        num_workers=workers,
-        generator=torch.Generator(),  # the run's own random state is not touched
-        worker_init_fn=begin_loader_worker,
-    )
-    for chunk, batches in zip(chunks, loader, strict=True):
-        yield from collator.rows(chunk) if batches is None else batches
-
-
-@dataclass(frozen=True, slots=True)
-class _MissingRows:
-    """What a worker makes of some pairs: only what is missing travels to the process with the model."""
-
-    collator: PairCollator
-    have: frozenset[str]
-
-    def __call__(self, pairs: Sequence[PreferencePair]) -> tuple[PairBatch, ...] | None:
-        try:
-            return tuple(batch for batch in self.collator.rows(pairs) if not self.have.issuperset(batch.keys))
-        except MMPrefError:  # raised once more where it is no traceback of a worker but one sentence
-            return None
-
-
-def _in_step(batches: Iterator[PairBatch], collator: PairCollator, world: World) -> Iterator[PairBatch]:
-    """The batches; where weights are sharded, with num_dummy_pairs until every rank is through with its own."""
-    if not world.is_sharded:
-        yield from batches
-        return
-    while True:
-        batch = next(batches, None)
-        [more] = world.highest([batch is not None])
-        if not more:
-            return
-        if batch is not None:
-            yield batch
-        else:
-            yield from collator.rows([])
-
-
-def _in_parts(
-    policy: nn.Module,
-    collator: PairCollator,
-    batch: PairBatch,
-    pairs: Mapping[str, PreferencePair],
-    device: torch.device,
-    *,
-    may_split: bool,
-) -> dict[str, _Entry]:
-    """The entries of a batch; pair by pair where they do not fit together, as training may well run them.
-
-    Not where weights are sharded (``may_split``): every rank must then run as many batches.
-    """
-    may_split = may_split and len(batch) > 1
-    if may_split:
-        try:
-            return _entries(policy, batch.to(device))
-        except (RuntimeError, MemoryError) as err:
-            if not is_out_of_memory(err):
-                raise
-    singles = [part for name in batch.pair_ids for part in collator.rows([pairs[name]])] if may_split else [batch]
-    return {
-        key: entry for one in singles for key, entry in _entries_or_explained(policy, collator, one, device).items()
-    }
-
-
-def _entries_or_explained(
-    policy: nn.Module, collator: PairCollator, batch: PairBatch, device: torch.device
-) -> dict[str, _Entry]:
-    def helps() -> list[str]:
-        return remedies_for(policy, None, collator.encoder, num_pixels(batch.vision), forward_only=True)
-
-    with explain_oom(lambda: f"computing reference log-probs of {describe_batch(batch)}", helps):
-        return _entries(policy, batch.to(device))
-
-
-def _entries(policy: nn.Module, batch: PairBatch) -> dict[str, _Entry]:
-    rows = batch.by_answer(answer_logps(policy, batch)).float().cpu()
-    lengths = batch.answer_lens.tolist()
-    answers = [row[:length].clone() for row, length in zip(rows, lengths, strict=True)]
-    count = len(batch)
-    rejected: list[Tensor | None] = [*answers[count:]] if batch.has_rejected else [None] * count
-    entries = zip(batch.keys, zip(answers[:count], rejected, strict=True), strict=True)
-    return dict(list(entries)[: batch.counted])
-
-
-def _read(part: Path, of: str) -> dict[str, _Entry] | str:
+def _read(part: Path, of: str) -> dict[str, Entry] | str:
     """The entries of a part, or what is wrong with it.
 
     Args:
+        part: the file.
         of: hash of the cache's facts.
     """
     named = _PART.fullmatch(part.name)
-    if named is None or not part.is_file():  # a pipe would be waited for
+    if named is None or not part.is_file():  # reading a pipe would block
         return "is not of this cache"
     try:
         content = part.read_bytes()
@@ -355,7 +254,7 @@ def _read(part: Path, of: str) -> dict[str, _Entry] | str:
         return f"cannot be read ({one_line(err)})"
     if hashlib.sha256(content).hexdigest() != named[1]:
         return "has other bytes than were written (sha256 differs)"
-    with library_errors(CheckpointError, f"{part} cannot be read", "delete it to compute its pairs anew"):
+    with library_errors(CheckpointError, f"{part} cannot be read", "delete it to compute its pairs again"):
         tensors = load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     if header.get("__metadata__", {}).get(_OF) != of:

@@ -1,4 +1,4 @@
-"""What is not as it was when a checkpoint was written: all of it at once, each with what to do."""
+"""All differences between a checkpoint and the run that resumes from it, each with what to do."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ _START = {"model.files": "model", "processor.files": "processor, tokenizer or te
 
 
 class Differences:
-    """Collects what changed between a checkpoint and the run that wants to resume from it.
+    """Collects what changed between a checkpoint and the run that resumes from it.
 
     Attributes:
-        told: what changed and is no reason to stop.
+        notes: changes that are no reason to stop.
     """
 
     def __init__(self, checkpoint: Path, run: RunDir) -> None:
         self.checkpoint = checkpoint
         self.run = run
-        self.told: list[str] = []
+        self.notes: list[str] = []
         self._refused: list[tuple[str, str]] = []  # what changed, and what to do
         self._may_be_allowed: list[tuple[str, str]] = []
         self._old = False
 
     def is_old(self) -> None:
-        """The checkpoint is of a version that noted less: what it does not say cannot be compared."""
+        """The checkpoint is of an earlier version, which wrote fewer facts: those that it lacks cannot be compared."""
         self._old = True
 
     def of_facts(self, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -48,20 +48,20 @@ class Differences:
                 self._refused.append((f"{line} (another run wrote it)", f"{away}: then an older one is taken"))
             elif name.startswith("versions."):
                 package = name.removeprefix("versions.")
-                back = f"`pip install {package}=={then.get(name)}`" if then.get(name) else "the versions of then"
+                back = f"`pip install {package}=={then.get(name)}`" if then.get(name) else "the earlier versions"
                 self._may_be_allowed.append((line, back))
             elif name.startswith("data."):
                 key = "data.train (or its split, format and held-out share)" if name == "data.train" else "data.eval"
-                self._may_be_allowed.append((line, f"put the files of then back where {key} names them"))
+                self._may_be_allowed.append((line, f"put the earlier files back where {key} names them"))
             elif name == "model.id" or name.startswith(tuple(_START)):
                 what = next((words for key, words in _START.items() if name.startswith(key)), "model")
-                self._refused.append((line, f"put the {what} of then back, or name its folder"))
+                self._refused.append((line, f"put the earlier {what} back, or name its folder"))
             else:
                 settings.append(line)
         if settings:
             # the folder is named: it may have been moved since its recipe was written
             again = ["mmpref", "train", str(self.run.recipe_file), f"output={self.run.path}", "--resume"]
-            remedy = f"`{shlex.join(again)}` goes on with the settings of then"
+            remedy = f"`{shlex.join(again)}` goes on with the earlier settings"
             self._refused.append(("; ".join(settings), remedy))
 
     def of_images(self, then: RunImages, now: RunImages, stopped_at: str) -> None:
@@ -74,23 +74,23 @@ class Differences:
         mentioned = re.findall(r"image '([^']+)'", stopped_at)
         repaired = [name for name in changes.other if any(_is(path, name) for path in mentioned)]
         if repaired:
-            self.told.append(
+            self.notes.append(
                 f"{_some(repaired)}: the run had stopped there, and the file is another now; it is read as it is"
             )
         other = [name for name in changes.other if name not in repaired]
         if other:
             name = other[0]
             what = (
-                f"data.images: {_some(other)} of {len(now.files)} {'is' if len(other) == 1 else 'are'} not the file of "
-                f"then ({name}: {_bytes(then, name)} then, {_bytes(now, name)} now)"
+                f"data.images: {_some(other)} of {len(now.files)} {'is' if len(other) == 1 else 'are'} not the "
+                f"earlier file ({name}: {_bytes(then, name)} then, {_bytes(now, name)} now)"
             )
-            self._may_be_allowed.append((what, "put the images of then back, or data.root where they are"))
+            self._may_be_allowed.append((what, "put the earlier images back, or set data.root to where they are"))
         if changes.touched:
             name = changes.touched[0]
             what = (
                 f"data.images: {_some(changes.touched)} of {len(now.files)}: same size and another time of change "
                 f"({name}: {then.files[name].mtime_ns} ns then, {now.files[name].mtime_ns} ns now), so whether the "
-                "bytes are those of then is not known"
+                "bytes are the same is not known"
             )
             remedy = (
                 "copy them so that times are kept (`cp -a`, `rsync -a`, `tar`); a run that began with data.manifest "
@@ -99,7 +99,7 @@ class Differences:
             self._may_be_allowed.append((what, remedy))
 
     def described(self) -> str:
-        """What changed, without what to do."""
+        """What changed, without the remedies."""
         old = [f"{self._says_less()} cannot be compared"] if self._old else []
         return "; ".join([*old, *(what for what, _ in [*self._refused, *self._may_be_allowed])])
 
@@ -114,7 +114,7 @@ class Differences:
         allowed = [] if allow_data_change else self._may_be_allowed
         parts = [f"{what} -> {remedy}" for what, remedy in [*self._refused, *allowed]]
         if self._old and not allow_data_change:
-            parts.append(f"{self._says_less()} cannot be compared -> if they are those of then, --allow-data-change")
+            parts.append(f"{self._says_less()} cannot be compared -> if they are unchanged, --allow-data-change")
         hint = ""
         if not self._refused:
             hint = "; --allow-data-change goes on all the same (with files and pairs as they are now)"
@@ -128,7 +128,7 @@ class Differences:
 
 
 def _brief(name: str, value: Any) -> str:
-    """A value as it is told; a hash by its beginning."""
+    """A value as the message shows it; a hash by its first characters."""
     if value is None:
         return "none" if ".files" in name or name in ("run", "model.id") else "None"
     if ".files" in name or name == "run":
@@ -139,7 +139,7 @@ def _brief(name: str, value: Any) -> str:
 
 
 def _is(path: str, name: str) -> bool:
-    """Whether a message's path is this image; of several roots a name says the number before the rest of the path."""
+    """Whether a message's path is this image; with several roots a name begins with the number of its root."""
     return path == name or path.endswith(f"/{name.partition(':')[2] or name}")
 
 

@@ -1,36 +1,32 @@
-"""From a recipe to a finished run folder: what ``mmpref train`` does, step by step.
+"""From a recipe to a finished run folder: what ``mmpref train`` does.
 
-Everything that can be refused is refused before the model is loaded, and nothing is left in ``model/`` unless the run
-came to its end.
+The steps are in the order of the file: :func:`prepare` (data, checkpoint), :func:`build_trainer` (model, reference,
+trainer), :func:`first_step` (start-up checks, run folder, first evaluation), :func:`fit` and :func:`finish`. Everything
+that can be refused is refused before the model is loaded, and ``model/`` is written only at the end of a whole run.
 """
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from mmpref.data.quarantine import Quarantine
-from mmpref.errors import CheckpointError, StoppedError, Terminated
-from mmpref.losses.objective import Objective
+from mmpref.errors import StoppedError
 from mmpref.models.load import check_model
 from mmpref.models.part_counts import as_facts
 from mmpref.recipe.sections import Recipe
 from mmpref.records import PreferencePair
+from mmpref.rundir.claim import Claim, check_output, claim_output, with_real_output
 from mmpref.rundir.content import MODEL_FILES, files_of_model
-from mmpref.rundir.folder import Claim, RunDir, State, check_output, claim_output, with_real_output
-from mmpref.rundir.locking import has_vanished
-from mmpref.rundir.train_log import LossLines, TrainLog
-from mmpref.rundir.vanished import VanishedError
+from mmpref.rundir.folder import RunDir
+from mmpref.rundir.train_log import TrainLog
 from mmpref.training.loss_settings import (
-    SettledScore,
     facts_for_manifest,
     line_of,
     loss_written_out,
@@ -40,46 +36,37 @@ from mmpref.training.loss_settings import (
 )
 from mmpref.training.parallel.run_lock import one_training_in
 from mmpref.training.parallel.strategy import (
-    refuse_contradictions,
+    refuse_launch_contradictions,
     refuse_other_than_asked,
     refuse_what_cannot_shard,
     restarted,
 )
-from mmpref.training.parallel.world import World, meet_on_cpu
+from mmpref.training.parallel.world import World, init_process_group_on_cpu
 from mmpref.training.precision import describe, describe_saved, resolved
-from mmpref.training.run.data import RunData, load_data
+from mmpref.training.run.callbacks import ProgressCallback, RunCallbacks
+from mmpref.training.run.context import LoadedRun, PreparedRun, RunContext
+from mmpref.training.run.data import load_data
+from mmpref.training.run.facts import facts_at_start, files_in, late_facts, pairs_fact
 from mmpref.training.run.first_step import FirstStep
-from mmpref.training.run.images import ImageListKept, RunImages
-from mmpref.training.run.lost_rows import kept_when_rows_are_lost
-from mmpref.training.run.resume import (
-    Say,
-    check_pairs,
-    choose_checkpoint,
-    facts_at_start,
-    files_in,
-    late_facts,
-    pairs_fact,
-    step_of,
-)
+from mmpref.training.run.images import ImageListKept
+from mmpref.training.run.last_checkpoint import checkpoint_on_failed_write, checkpoint_on_unreadable_row
+from mmpref.training.run.resume import check_pairs, choose_checkpoint, step_of
 from mmpref.training.run.setup import Setup, set_up, smaller_weights
 from mmpref.training.run.start_adapter import with_start_adapter
+from mmpref.training.run.state import RunState, state_kept
 from mmpref.training.run.trackers import make_folder, tracked_in
 from mmpref.training.trainer.alarms import Alarms
 from mmpref.training.trainer.arguments import refused_by_transformers, rehearse, training_arguments
-from mmpref.training.trainer.checkpoint import newest_complete
+from mmpref.training.trainer.log_lines import LossLines
+from mmpref.training.trainer.memory_errors import explain_oom
 from mmpref.training.trainer.metrics import JsonlLogger
-from mmpref.training.trainer.signals import defer_signals, terminating
+from mmpref.training.trainer.options import TrainerOptions
+from mmpref.training.trainer.signals import terminating
 from mmpref.training.trainer.trainer import PreferenceTrainer
-from mmpref.training.trainer.update_watch import explain_oom
 
-ProgressHook = Callable[[int, int, Mapping[str, float]], None]
-TrainerHook = Callable[[PreferenceTrainer], None]
-
-
-class Begin(Protocol):
-    """Makes the run folder, or writes into one that was made what has been found out since."""
-
-    def __call__(self, recipe: Recipe = ..., facts: Mapping[str, Any] | None = None) -> RunDir: ...
+_DDP_TIMEOUT = 1800
+"""Seconds; the default of ``ddp_timeout`` in transformers."""
+_NO_CALLBACKS = RunCallbacks()
 
 
 def train(
@@ -88,23 +75,17 @@ def train(
     overwrite: bool = False,
     resume: bool = False,
     allow_data_change: bool = False,
-    progress: ProgressHook | None = None,
-    say: Say | None = None,
-    losses: Say | None = None,
-    on_trainer: TrainerHook | None = None,
+    callbacks: RunCallbacks = _NO_CALLBACKS,
 ) -> RunDir:
     """Run one recipe to its end.
 
     Args:
-        recipe: what to do.
+        recipe: what to train, on what, and where to write it.
         overwrite: replace a run that is in the output folder.
-        resume: go on from the newest complete checkpoint in the output folder.
+        resume: continue from the newest complete checkpoint in the output folder.
         allow_data_change: resume although data files, pairs or library versions are not those of the checkpoint; other
             pairs come in a new order.
-        progress: called after every step with (steps done, steps in all, last logged numbers).
-        say: called with one line per event worth telling. Each is in ``train.log`` of the run folder too.
-        losses: called with one line per ``logging_steps``, for where nobody sees ``progress``.
-        on_trainer: called with the trainer before the start-up checks; callbacks of one's own may be added to it.
+        callbacks: functions that are called with progress, lines of text, and the trainer.
 
     Returns:
         The run folder, in state ``complete``, with the trained model in ``model/``.
@@ -115,290 +96,272 @@ def train(
     if restarted():
         overwrite, resume = False, True
     recipe = resolved(with_real_output(recipe))
-    refuse_contradictions(recipe)
+    refuse_launch_contradictions(recipe)
     objective, recipe = objective_of(recipe), loss_written_out(recipe)
-    if recipe.train.use_cpu or not torch.cuda.is_available():
-        wait = recipe.train.extra.get("ddp_timeout", 1800)
-        meet_on_cpu(wait if isinstance(wait, int) else 1800)  # what is no number is refused below
-    arguments = training_arguments(recipe)  # from here on the processes of a run know of each other
+    arguments = _arguments_of(recipe)
     world = World.of(arguments)
-    if say is None or not world.is_first:
-        say = _silent
-    run = RunDir(recipe.output)
     log = TrainLog(is_first=world.is_first, rank=world.rank)
-    with world.propagate_failures(), tracked_in(arguments.report_to, run.logs), log:
-        say = log.saying(say)
-        recipe = with_start_adapter(recipe)
-        check_model(recipe.model.path)
-        refuse_other_than_asked(world.strategy, world.size)
-        refuse_what_cannot_shard(recipe, world.strategy)
-        _use_one_gpu(arguments, say)
-        world.first_does(lambda: check_output(recipe, overwrite=overwrite, resume=resume))  # a refusal leaves no trace
+    with world.propagate_failures(), tracked_in(arguments.report_to, RunDir(recipe.output).logs), log:
+        context = RunContext(
+            recipe=with_start_adapter(recipe),
+            objective=objective,
+            arguments=arguments,
+            world=world,
+            log=log,
+            say=log.saying(callbacks.say if callbacks.say is not None and world.is_first else _silent),
+            callbacks=callbacks,
+            resume=resume,
+            allow_data_change=allow_data_change,
+        )
+        recipe, say = context.recipe, context.say
+        _refuse_before_data(context)
+        world.on_first_rank(
+            lambda: check_output(recipe, overwrite=overwrite, resume=resume)
+        )  # a refusal leaves no trace
         with one_training_in(recipe.output, world, say) as alone:
-            claim = world.first_does(lambda: claim_output(recipe, overwrite=overwrite, resume=resume, alone=alone))
+            claim = world.on_first_rank(lambda: claim_output(recipe, overwrite=overwrite, resume=resume, alone=alone))
             if claim.note:
                 say(claim.note)
-            return _claimed(
-                recipe, claim, world, objective, arguments, resume, allow_data_change, progress, say,
-                losses, log, on_trainer,
-            )  # fmt: skip
+            with terminating(), state_kept(claim, world, log) as state:
+                loaded = build_trainer(prepare(context, claim, state))
+                first_step(loaded, state)
+                fit(loaded)
+                return finish(loaded)
 
 
-def _claimed(
-    recipe: Recipe,
-    claim: Claim,
-    world: World,
-    objective: Objective,
-    arguments: TrainingArguments,
-    resume: bool,
-    allow_data_change: bool,
-    progress: ProgressHook | None,
-    say: Say,
-    losses: Say | None,
-    log: TrainLog,
-    on_trainer: TrainerHook | None,
-) -> RunDir:
-    with terminating(), _state_kept(claim, world, log) as begin:
-        if not (claim.replaces or claim.continues):
-            begin()  # an earlier run is touched only when everything was found in order
-        # an earlier run keeps its own list until this one begins
-        quarantine = Quarantine(None if claim.replaces or claim.continues else claim.run.quarantine_file)
-        data = load_data(recipe, objective, quarantine, world=world, say=say)
-        world.same_everywhere("training files", (data.train_hashes, len(data.train), len(data.eval)))
-        quarantine.path = claim.run.quarantine_file
-        goes_on = claim.run if claim.continues else None
-        score = world.first_does(lambda: settle(recipe, data.train, goes_on, say))
-        told = recipe if score is None else with_score(recipe, score)
-        objective = objective_of(told)
-        held_out = [f"held_out={recipe.data.held_out:g}"] if recipe.data.held_out else []
-        images, facts = world.first_does(lambda: facts_at_start(told, data, held_out, claim.facts, world.size, say))
-        run, checkpoint = claim.run, None
-        if resume:
-            checkpoint = world.first_does(
-                lambda: choose_checkpoint(run, facts, allow_data_change=allow_data_change, say=say, images=images)
-            )
-
-        def with_pairs(pairs: Sequence[PreferencePair]) -> dict[str, Any]:
-            fact = pairs_fact(pairs)
-            world.same_everywhere("pairs that train", fact)
-            known = {**facts, **fact, **world.first_does(lambda: late_facts(told, say))}
-            if checkpoint is not None:
-                start = checkpoint
-                world.first_does(lambda: check_pairs(start, known, allow_data_change=allow_data_change, say=say))
-            return known
-
-        return _train(
-            told, score, begin, world, objective, arguments, data, images, with_pairs, checkpoint, progress, say,
-            losses, log, on_trainer,
-        )  # fmt: skip
+def _arguments_of(recipe: Recipe) -> TrainingArguments:
+    """The recipe's ``TrainingArguments``; making them connects the processes of the run."""
+    if recipe.train.use_cpu or not torch.cuda.is_available():
+        wait = recipe.train.extra.get("ddp_timeout", _DDP_TIMEOUT)
+        init_process_group_on_cpu(wait if isinstance(wait, int) else _DDP_TIMEOUT)  # what is no number is refused below
+    return training_arguments(recipe)
 
 
-@contextmanager
-def _state_kept(claim: Claim, world: World, log: TrainLog) -> Iterator[Begin]:
-    """Gives the function that begins the run; from then on the manifest says how it ended, whatever happens."""
-    begun: list[RunDir] = []
-
-    def begin(recipe: Recipe = claim.recipe, facts: Mapping[str, Any] | None = None) -> RunDir:
-        told = replace(claim, recipe=recipe, facts={**claim.facts, **(facts or {})})
-        with defer_signals():  # a signal between the manifest and the note that it is there would leave it at "running"
-            if not begun:
-                begun.append(world.first_does(told.begin))
-                log.begin(begun[0].log_file)
-            elif facts is not None:
-                world.first_does(told.tell)
-        return begun[0]
-
-    def end(state: State, **facts: Any) -> None:
-        # a disk too full for the manifest: the error on its way says more
-        with defer_signals(discard=True), suppress(CheckpointError):
-            for run in begun if world.is_first and not has_vanished(claim.recipe.output) else []:
-                run.set_state(state, **facts)
-
-    try:
-        yield begin
-    except (KeyboardInterrupt, StoppedError):
-        end("stopped")
-        raise
-    except Terminated as stop:
-        end("stopped")
-        name = signal.Signals(stop.number).name
-        message = f"stopped by {name} outside the training steps (run folder {claim.run.path}); go on with --resume"
-        raise StoppedError(message, stop.number) from None
-    except BaseException as err:
-        end("failed", error=f"{type(err).__name__}: {err}")
-        raise
+def _refuse_before_data(context: RunContext) -> None:
+    recipe, world = context.recipe, context.world
+    check_model(recipe.model.path)
+    refuse_other_than_asked(world.strategy, world.size)
+    refuse_what_cannot_shard(recipe, world.strategy)
+    _use_one_gpu(context)
 
 
-def _train(
-    recipe: Recipe,
-    score: SettledScore | None,
-    begin: Begin,
-    world: World,
-    objective: Objective,
-    arguments: TrainingArguments,
-    data: RunData,
-    images: RunImages,
-    facts_with: Callable[[Sequence[PreferencePair]], dict[str, Any]],
-    checkpoint: Path | None,
-    progress: ProgressHook | None,
-    say: Say,
-    losses: Say | None,
-    log: TrainLog,
-    on_trainer: TrainerHook | None,
-) -> RunDir:
-    ready = set_up(recipe, objective, data, arguments.device, say, world)
-    facts = facts_with(ready.train.pairs)  # which of them the model can take is known by now
-    line = line_of(recipe, reference=getattr(ready.reference, "kind", None), settled=score)
-    say(line)
-    logger = JsonlLogger(RunDir(recipe.output).metrics_file)
-    moving = f"moving {recipe.model.path} to {arguments.device}"
-    with explain_oom(lambda: moving, lambda: smaller_weights(recipe)), refused_by_transformers():
-        trainer = PreferenceTrainer(
-            ready.loaded.model,
-            arguments,
-            objective=objective,
-            collator=ready.collator,
-            train_pairs=ready.train.pairs,
-            eval_pairs=ready.eval.pairs,
-            reference=ready.reference,
-            callbacks=[logger, ImageListKept(images), _ProgressCallback(progress if world.is_first else None)],
-            checkpoint_facts=facts,
-            learning_rates=recipe.train.learning_rates.model_dump(exclude_none=True),
-            skip_nonfinite_steps=recipe.train.skip_nonfinite_steps,
-            fault_folder=recipe.output / "faults",
-            costs=[float(fit.work) for fit in ready.train.fits],
+def _use_one_gpu(context: RunContext) -> None:
+    """One process uses one GPU: the Trainer would put nn.DataParallel around the model, which is slow and not exact."""
+    arguments = context.arguments
+    if arguments.n_gpu > 1:
+        found = f"found {arguments.n_gpu} GPUs, but one process uses only one"
+        context.say(f"{found}; add --launch ddp or fsdp2 to use all")
+        arguments._n_gpu = 1
+
+
+def prepare(context: RunContext, claim: Claim, state: RunState) -> PreparedRun:
+    """Read the data, settle the loss, and choose the checkpoint that training continues from.
+
+    Raises:
+        DataError: the data cannot be used.
+        CheckpointError: the run cannot be resumed.
+    """
+    recipe, world, say = context.recipe, context.world, context.say
+    has_earlier_run = claim.replaces or claim.continues
+    if not has_earlier_run:
+        state.create()  # an earlier run is changed only when everything was found in order
+    # an earlier run keeps its own list until this one starts
+    quarantine = Quarantine(None if has_earlier_run else claim.run.quarantine_file)
+    data = load_data(recipe, context.objective, quarantine, world=world, say=say)
+    world.require_same("training files", (data.train_hashes, len(data.train), len(data.eval)))
+    quarantine.path = claim.run.quarantine_file
+    score = world.on_first_rank(lambda: settle(recipe, data.train, claim.run if claim.continues else None, say))
+    settled = with_score(recipe, score)
+    held_out = [f"held_out={recipe.data.held_out:g}"] if recipe.data.held_out else []
+    objective = objective_of(settled)
+    images, facts = world.on_first_rank(lambda: facts_at_start(settled, data, held_out, claim.facts, world.size, say))
+    checkpoint = None
+    if context.resume:
+        allowed = context.allow_data_change
+        checkpoint = world.on_first_rank(
+            lambda: choose_checkpoint(claim.run, facts, allow_data_change=allowed, say=say, images=images)
         )
+    return PreparedRun(
+        context=replace(context, recipe=settled, objective=objective),
+        score=score,
+        data=data,
+        images=images,
+        facts=facts,
+        checkpoint=checkpoint,
+    )
 
+
+def build_trainer(prepared: PreparedRun) -> LoadedRun:
+    """Load model and reference, and build the trainer with its callbacks.
+
+    Raises:
+        MMPrefError: the model cannot be loaded or trained as the recipe asks.
+    """
+    context = prepared.context
+    recipe, world, say = context.recipe, context.world, context.say
+    setup = set_up(recipe, context.objective, prepared.data, say, world)
+    facts = _facts_with_pairs(prepared, setup.train.pairs)  # which of them the model can take is known by now
+    loss_line = line_of(recipe, reference=getattr(setup.reference, "kind", None), settled=prepared.score)
+    say(loss_line)
+    logger = JsonlLogger(context.run.metrics_file)
+    moving = f"moving {recipe.model.path} to {context.arguments.device}"
+    with explain_oom(lambda: moving, lambda: smaller_weights(recipe)), refused_by_transformers():
+        trainer = _trainer_of(prepared, setup, facts, logger)
+    _add_callbacks(trainer, context, logger)
+    return LoadedRun(prepared=prepared, setup=setup, trainer=trainer, logger=logger, facts=facts, loss_line=loss_line)
+
+
+def _facts_with_pairs(prepared: PreparedRun, pairs: Sequence[PreferencePair]) -> dict[str, Any]:
+    """All facts of the run; refuses other pairs than those of the checkpoint."""
+    context, checkpoint = prepared.context, prepared.checkpoint
+    world, say, allowed = context.world, context.say, context.allow_data_change
+    fact = pairs_fact(pairs)
+    world.require_same("pairs that train", fact)
+    facts = {**prepared.facts, **fact, **world.on_first_rank(lambda: late_facts(context.recipe, say))}
+    if checkpoint is not None:
+        world.on_first_rank(lambda: check_pairs(checkpoint, facts, allow_data_change=allowed, say=say))
+    return facts
+
+
+def _trainer_of(prepared: PreparedRun, setup: Setup, facts: dict[str, Any], logger: JsonlLogger) -> PreferenceTrainer:
+    context = prepared.context
+    recipe = context.recipe
+    progress = context.callbacks.progress if context.world.is_first else None
+    options = TrainerOptions(
+        collator=setup.collator,
+        reference=setup.reference,
+        callbacks=[logger, ImageListKept(prepared.images), ProgressCallback(progress)],
+        learning_rates=recipe.train.learning_rates.model_dump(exclude_none=True),
+        skip_nonfinite_steps=recipe.train.skip_nonfinite_steps,
+        fault_folder=recipe.output / "faults",
+        costs=[float(fit.work) for fit in setup.train.fits],
+        checkpoint_facts=facts,
+        run_folder=recipe.output,  # locked for this run
+    )
+    return PreferenceTrainer(
+        setup.loaded.model,
+        context.arguments,
+        objective=context.objective,
+        train_pairs=setup.train.pairs,
+        eval_pairs=setup.eval.pairs,
+        options=options,
+    )
+
+
+def _add_callbacks(trainer: PreferenceTrainer, context: RunContext, logger: JsonlLogger) -> None:
     def event(step: int, name: str, message: str) -> None:
         logger.event(step, name, message)
-        say(f"step {step}: {message}")
+        context.say(f"step {step}: {message}")
 
-    trainer.is_alone = True  # it is in a run folder that this run holds
-    trainer.run_folder = recipe.output
-    if world.is_first:
+    callbacks = context.callbacks
+    if context.world.is_first:
         trainer.add_callback(Alarms(trainer.pair_log, event))
-    lines = log.line if losses is None else log.saying(losses)
+    lines = context.log.line if callbacks.losses is None else context.log.saying(callbacks.losses)
     trainer.add_callback(LossLines(lines, lambda: trainer.pairs_done))
     trainer.remove_callback(PrinterCallback)  # we have a display of our own
-    if on_trainer is not None:
-        on_trainer(trainer)
+    if callbacks.on_trainer is not None:
+        callbacks.on_trainer(trainer)
+
+
+def first_step(loaded: LoadedRun, state: RunState) -> None:
+    """Check that the model can learn, create the run folder or bring it up to date, and evaluate once before training.
+
+    Where weights are sharded the Trainer divides them when training starts, and checks and evaluation run then.
+
+    Raises:
+        ConfigError: a start-up check failed.
+        CheckpointError: the run folder cannot be written.
+    """
+    context, prepared, trainer = loaded.context, loaded.prepared, loaded.trainer
+    recipe, world, checkpoint = context.recipe, context.world, prepared.checkpoint
     rehearse(trainer)
-    before = FirstStep(recipe, trainer, ready, new=checkpoint is None, say=say)
+    before = FirstStep(recipe, trainer, loaded.setup, new=checkpoint is None, say=context.say)
     if not world.model_is_wrapped_in_train:
         before.check()
-    run = begin(recipe, {**facts_for_manifest(recipe, line, score), "start_files": files_in(facts)})
+    loss_facts = facts_for_manifest(recipe, loaded.loss_line, prepared.score)
+    run = state.create_or_update(recipe, {**loss_facts, "start_files": files_in(loaded.facts)})
     if world.is_first:
         make_folder(trainer, run.logs)
-        data.quarantine.write()
-        logger.begin_from(checkpoint, -1 if checkpoint is None else step_of(checkpoint))
+        prepared.data.quarantine.write()
+        loaded.logger.begin_from(checkpoint, -1 if checkpoint is None else step_of(checkpoint))
     if world.model_is_wrapped_in_train:
         trainer.add_callback(before)
     else:
         before.evaluate()
-    with kept_when_rows_are_lost(trainer):
+
+
+def fit(loaded: LoadedRun) -> None:
+    """All training steps.
+
+    Raises:
+        StoppedError: a signal ended them, after a checkpoint.
+        DataError: a row cannot be read any more.
+        MMPrefError: whatever else ends a training.
+    """
+    trainer, checkpoint = loaded.trainer, loaded.prepared.checkpoint
+    with checkpoint_on_unreadable_row(trainer):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    step, steps = trainer.state.global_step, trainer.state.max_steps
     if (number := trainer.stop_signal()) is not None:
         trainer.checkpoint_here()
         raise StoppedError(
-            f"stopped by {signal.Signals(number).name} at step {step} of {steps}, with a checkpoint; "
-            f"go on with --resume (run folder {run.path})",
+            f"stopped by {signal.Signals(number).name} at step {trainer.state.global_step} of "
+            f"{trainer.state.max_steps}, with a checkpoint; go on with --resume (run folder {loaded.context.run.path})",
             number,
         )
-    with _checkpoint_kept(trainer):
-        if ready.eval.pairs and not trainer.eval_log.has_step(step):
+
+
+def finish(loaded: LoadedRun) -> RunDir:
+    """Evaluate once more, and write statistics, model and the final manifest.
+
+    Raises:
+        CheckpointError: something cannot be written; the message names a checkpoint of the last step.
+    """
+    context, trainer, has_eval = loaded.context, loaded.trainer, bool(loaded.setup.eval.pairs)
+    recipe, world, run = context.recipe, context.world, context.run
+    with checkpoint_on_failed_write(trainer):
+        if has_eval and not trainer.eval_log.has_step(trainer.state.global_step):
             trainer.evaluate()
-        trainer.refuse_vanished()
+        trainer.checkpointer.refuse_vanished()
         trainer.pair_log.flush()
-        with world.all_or_none():
+        with world.fail_together():
             if world.is_first:
                 trainer.pair_log.write(run.pairs_file)
-                if ready.eval.pairs:
+                if has_eval:
                     trainer.eval_log.write(run.eval_pairs_file)
-        trainer.write_model(recipe.model.path, run.model, dtype=recipe.model.save_dtype)
-    trainer.refuse_vanished()
+        trainer.checkpointer.write_model(recipe.model.path, run.model, dtype=recipe.model.save_dtype)
+    trainer.checkpointer.refuse_vanished()
     if world.is_first:
         if (written := describe_saved(recipe, run.model)) is not None:
-            say(written)
-        _complete(run, recipe, data, ready, world, step, trainer.swallowed.share)
-        log.line(f"done: {run.path} (model in {run.model})")
-    world.wait()
+            context.say(written)
+        run.set_state("complete", **_facts_of_result(loaded))
+        context.log.line(f"done: {run.path} (model in {run.model})")
+    world.barrier()
     return run
 
 
-def _complete(
-    run: RunDir, recipe: Recipe, data: RunData, ready: Setup, world: World, steps: int, swallowed: float | None
-) -> None:
-    run.set_state(
-        "complete",
-        pairs=len(ready.train.pairs),
-        quarantined=len(data.quarantine),
-        layout=ready.layout.explanation,
-        fit=ready.train.report(),
-        steps=steps,
-        processes=world.size,
-        strategy=world.strategy,
-        data=dict(zip(recipe.data.train_paths, data.train_hashes, strict=True)),
+def _facts_of_result(loaded: LoadedRun) -> dict[str, Any]:
+    """What the manifest of a complete run has beside the facts of its start."""
+    context, setup, data = loaded.context, loaded.setup, loaded.prepared.data
+    recipe, world = context.recipe, context.world
+    return {
+        "pairs": len(setup.train.pairs),
+        "quarantined": len(data.quarantine),
+        "layout": setup.layout.explanation,
+        "fit": setup.train.report(),
+        "steps": loaded.trainer.state.global_step,
+        "processes": world.size,
+        "strategy": world.strategy,
+        "data": dict(zip(recipe.data.train_paths, data.train_hashes, strict=True)),
         **({} if data.manifest is None else {"data_manifest": data.manifest}),
-        reference=None if ready.reference is None else ready.reference.explanation,
-        trained_parameters=ready.trained,
-        parameters=ready.total,
-        parts=as_facts(ready.parts),
-        precision=describe(ready.loaded, recipe, is_deepspeed=world.is_deepspeed),
-        updates_swallowed=swallowed,
-        **{MODEL_FILES: files_of_model(run.model)},
-    )
-
-
-@contextmanager
-def _checkpoint_kept(trainer: PreferenceTrainer) -> Iterator[None]:
-    """Training is over; whatever keeps its result from being written leaves a checkpoint of it."""
-    try:
-        yield
-    except (CheckpointError, KeyboardInterrupt, Terminated) as err:
-        try:
-            kept = f"the trained weights are in {trainer.checkpoint_here()}: make room and go on with --resume"
-        except VanishedError as vanished:
-            raise vanished from err
-        except CheckpointError as second:
-            older, _ = newest_complete(Path(trainer.args.output_dir))
-            kept = f"the checkpoint of the last step could not be written either ({second}); " + (
-                "no other checkpoint is there (train.save_steps was null)"
-                if older is None
-                else f"the newest one is {older}: make room and go on with --resume"
-            )
-        if isinstance(err, CheckpointError):
-            raise CheckpointError(f"{err}; {kept}") from err
-        raise
-
-
-def _use_one_gpu(arguments: TrainingArguments, say: Say) -> None:
-    """One process uses one GPU: the Trainer would put nn.DataParallel around the model, which is slow and not exact."""
-    if arguments.n_gpu > 1:
-        say(f"{arguments.n_gpu} GPUs are here and one process uses one of them: --launch ddp or fsdp2 uses all")
-        arguments._n_gpu = 1
+        "reference": None if setup.reference is None else setup.reference.explanation,
+        "trained_parameters": setup.trained,
+        "parameters": setup.total,
+        "parts": as_facts(setup.parts),
+        "precision": describe(setup.loaded, recipe, is_deepspeed=world.is_deepspeed),
+        "updates_swallowed": loaded.trainer.swallowed.share,
+        MODEL_FILES: files_of_model(context.run.model),
+    }
 
 
 def _silent(_: str) -> None:
-    """Only the first process speaks."""
-
-
-class _ProgressCallback(TrainerCallback):
-    def __init__(self, progress: ProgressHook | None) -> None:
-        self._progress = progress
-        self._numbers: dict[str, float] = {}
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
-        if logs and "loss" in logs:
-            self._numbers = dict(logs)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self._progress is not None:
-            self._progress(state.global_step, state.max_steps, self._numbers)
+    """Only the first rank prints."""

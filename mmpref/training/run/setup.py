@@ -1,4 +1,4 @@
-"""From a recipe to everything that a step needs: model, reference, layout, and the pairs that fit."""
+"""Everything that a training step needs: model, reference, layout, and the pairs that fit."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from torch import nn
 from transformers import set_seed
 
 from mmpref.errors import ConfigError
+from mmpref.files.hashes import Say
 from mmpref.losses.objective import Objective
-from mmpref.models.adapters.lora import count_parameters, prepare
+from mmpref.models.adapters.lora import prepare
+from mmpref.models.adapters.weights import count_parameters
 from mmpref.models.folder.config_checks import refuse_unsavable
-from mmpref.models.load import family_of_config, load, load_config
+from mmpref.models.load import LoadSettings, family_of_config, load, load_config
 from mmpref.models.loaded import LoadedModel
 from mmpref.models.logps.layout_choice import Layout, choose_layout
 from mmpref.models.logps.reference import Reference, choose_reference
@@ -25,15 +27,16 @@ from mmpref.processing.collate import PairCollator
 from mmpref.processing.encode import PairEncoder
 from mmpref.processing.family import PartName
 from mmpref.processing.length_plan import FitPlan
+from mmpref.processing.pixels import ImageSettings
 from mmpref.recipe.sections import AdapterSection, Recipe
 from mmpref.records import PreferencePair
-from mmpref.training.parallel.world import ALONE, World
+from mmpref.training.parallel.world import SINGLE_PROCESS, World
 from mmpref.training.precision import autocast_dtype, describe, loaded_as, tuning_of
-from mmpref.training.run.data import RunData, fit_data
+from mmpref.training.run.data import RunData
+from mmpref.training.run.lengths import fit_data
 from mmpref.training.run.reference_cache import ReferenceCache, cache_facts
-from mmpref.training.run.resume import Say
 from mmpref.training.run.start_adapter import adapter_folder, describe_start
-from mmpref.training.trainer.update_watch import explain_oom
+from mmpref.training.trainer.memory_errors import explain_oom
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +54,20 @@ class Setup:
     parts: Mapping[PartName, PartCount]
 
 
-def set_up(
-    recipe: Recipe, objective: Objective, data: RunData, device: torch.device, say: Say, world: World = ALONE
-) -> Setup:
-    """Load the model and make everything ready; tells which ways were taken and why.
+def set_up(recipe: Recipe, objective: Objective, data: RunData, say: Say, world: World = SINGLE_PROCESS) -> Setup:
+    """Load the model, choose layout and reference, and plan the lengths of all pairs.
 
-    A reference cache is filled here, except where the model will be sharded: then it is filled when it is.
+    A reference cache is computed here, except where the model will be sharded: then it is computed after that.
 
     Args:
-        recipe: with what its start adapter says filled in (``start_adapter.with_start_adapter``).
-        device: where the model will train; used already where reference log-probs are computed for the cache.
+        recipe: with the settings of its start adapter (``start_adapter.with_start_adapter``).
+        objective: says whether a reference and rejected answers are needed.
+        data: the pairs.
+        say: called with one line per choice, with the reason.
+        world: all its ranks must call this together; the model trains on its device.
 
     Raises:
-        MMPrefError: whatever cannot be as the recipe wants it.
+        MMPrefError: the model, its parts or the reference cannot be what the recipe asks for.
     """
     refuse_shrinking(recipe)
     if recipe.cpu_threads is not None:
@@ -81,11 +85,11 @@ def set_up(
     train, held_out = fit_data(recipe, data, encoder, say)
     for note in encoder.chat.notes.values():
         say(f"template: {note}")
-    aside = len(data.quarantine)
-    say(f"{len(train.pairs)} pairs, {aside} rows in quarantine; {trained:,} of {total:,} parameters train")
+    rows = f"{len(train.pairs)} pairs, {len(data.quarantine)} rows in quarantine"
+    say(f"{rows}; {trained:,} of {total:,} parameters train")
     say(f"parts: {in_words(parts)}")
     longest = max(train.longest, held_out.longest)
-    layout = world.first_does(  # where one rank reads the weights for all, the others have none to try a layout with
+    layout = world.on_first_rank(  # where one rank reads the weights for all, the others have none to try a layout with
         lambda: choose_layout(loaded.model, loaded.family, recipe.model.attention, max_length=longest)
     )
     say(f"layout: {layout.explanation}")
@@ -102,7 +106,8 @@ def set_up(
     with explain_oom(lambda: "making the reference", lambda: [*cached, *smaller_weights(recipe)]):
         reference = _reference(recipe, objective, loaded, collator, world)
         if isinstance(reference, ReferenceCache) and not world.model_is_wrapped_in_train:
-            fill(reference, recipe, loaded.model, collator, [*train.pairs, *held_out.pairs], device, say, world)
+            pairs = [*train.pairs, *held_out.pairs]
+            compute_reference(reference, loaded.model, collator, pairs, recipe=recipe, say=say, world=world)
     if reference is not None:
         say(f"reference: {reference.explanation}")
     return Setup(loaded, reference, layout, collator, train, held_out, trained, total, parts)
@@ -137,30 +142,33 @@ def _reference(
     if not objective.needs_reference:
         return None
     folder = section.cache or recipe.output.with_name(f"{recipe.output.name}.reference")
-    facts = world.first_does(lambda: cache_facts(recipe, loaded, collator))
-    world.first_does(lambda: len(ReferenceCache.open(folder, facts)))  # makes it, if it is new
+    facts = world.on_first_rank(lambda: cache_facts(recipe, loaded, collator))
+    world.on_first_rank(lambda: len(ReferenceCache.open(folder, facts)))  # makes it, if it is new
     return ReferenceCache.open(folder, facts)
 
 
-def fill(
+def compute_reference(
     cache: ReferenceCache,
-    recipe: Recipe,
     policy: nn.Module,
     collator: PairCollator,
     pairs: Sequence[PreferencePair],
-    device: torch.device,
+    *,
+    recipe: Recipe,
     say: Say,
     world: World,
 ) -> None:
-    """Fill a reference cache in the precision of training; all ranks must call it together."""
-    half = autocast_dtype(recipe)
+    """Compute the missing log-probs of a reference cache in the precision of training, with the policy as reference.
+
+    All ranks must call it together.
+    """
+    half, device = autocast_dtype(recipe), world.device
     with torch.autocast(device.type, half, enabled=half is not None):
         workers = int(recipe.train.dataloader_num_workers)
         cache.fill(policy, collator, pairs, device=device, say=say, world=world, workers=workers)
 
 
 def smaller_weights(recipe: Recipe) -> list[str]:
-    """Keys that help where memory runs out before a pair is looked at."""
+    """Keys that help where memory runs out before the first forward."""
     quantized = [] if recipe.adapter.stored_as else ["adapter.kind=qlora with tune.language=lora (weights in 4 bits)"]
     trains = "full" in (recipe.tune.vision, recipe.tune.projector, recipe.tune.language)  # these would not learn in it
     half = [] if trains or recipe.model.dtype in ("bfloat16", "float16") else ["model.dtype=bfloat16"]
@@ -174,24 +182,28 @@ def encoder_of(recipe: Recipe, loaded: LoadedModel) -> PairEncoder:
         loaded.processor,
         loaded.family,
         max_length=processing.max_length,
-        min_pixels=processing.min_pixels,
-        max_pixels=processing.max_pixels,
-        pixel_cache_bytes=processing.pixel_cache_mib * 2**20,
+        images=ImageSettings(
+            min_pixels=processing.min_pixels,
+            max_pixels=processing.max_pixels,
+            cache_bytes=processing.pixel_cache_mib * 2**20,
+        ),
         template_kwargs=processing.template_kwargs,
     )
 
 
-def _load_model(recipe: Recipe, world: World = ALONE) -> LoadedModel:
+def _load_model(recipe: Recipe, world: World = SINGLE_PROCESS) -> LoadedModel:
     adapter, half = recipe.adapter, autocast_dtype(recipe)
     loaded = load(
         recipe.model.path,
-        dtype=loaded_as(recipe, is_deepspeed=world.is_deepspeed),
-        quantization=_quantization(adapter, sharded=world.strategy == "fsdp2"),
-        attn_implementation=recipe.model.attn_implementation,
-        min_pixels=recipe.processing.min_pixels,
-        max_pixels=recipe.processing.max_pixels,
+        LoadSettings(
+            dtype=loaded_as(recipe, is_deepspeed=world.is_deepspeed),
+            quantization=_quantization(adapter, sharded=world.strategy == "fsdp2"),
+            attn_implementation=recipe.model.attn_implementation,
+            min_pixels=recipe.processing.min_pixels,
+            max_pixels=recipe.processing.max_pixels,
+            parts=recipe.model.parts,
+        ),
         trainable=True,
-        parts=recipe.model.parts,
     )
     set_seed(recipe.seed)  # where weights are divided as they are read, reading them draws numbers
     return prepare(

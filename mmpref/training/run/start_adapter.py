@@ -1,4 +1,4 @@
-"""Training that starts from an adapter (``adapter.path``): the recipe with what that adapter says filled in."""
+"""Training that starts from an adapter (``adapter.path``): the recipe takes rank, alpha and parts from that adapter."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _ITS_OWN = ("rank", "alpha", "use_rslora", "use_dora")
 def with_start_adapter(recipe: Recipe) -> Recipe:
     """The recipe with rank, alpha, dropout and the tuned parts of the adapter that it starts from.
 
-    A recipe without ``adapter.path`` is returned as it is, and so is one that was filled in before. No weight is read.
+    A recipe without ``adapter.path`` is returned as it is, and a second call changes nothing. No weight is read.
 
     Raises:
-        ConfigError: there is no such adapter, it is not one for this model, or a key that the recipe gives says
-            otherwise than it, or would do nothing beside it.
+        ConfigError: there is no such adapter, it is not for this model, or a key that the recipe gives contradicts it
+            or would have no effect.
     """
     if recipe.adapter.path is None:
         return recipe
@@ -47,9 +47,9 @@ def with_start_adapter(recipe: Recipe) -> Recipe:
     for part in PARTS:
         if getattr(recipe.train.learning_rates, part) is not None and tuned[part] == "freeze":
             none = found.on(part) == "freeze"
-            told = f"the adapter in {section.path} is not on it" if none else f"tune.{part} is freeze"
+            why = f"the adapter in {section.path} is not on it" if none else f"tune.{part} is freeze"
             raise ConfigError(
-                f"train.learning_rates.{part} is given, and nothing in {part} trains ({told}); write "
+                f"train.learning_rates.{part} is given, and nothing in {part} trains ({why}); write "
                 f"`train.learning_rates.{part}=null`"
             )
     return recipe.model_copy(
@@ -83,8 +83,8 @@ def adapter_folder(recipe: Recipe) -> Path:
     assert path is not None
     folder = Path(model_of(path))
     if (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
-        told = shlex.join(["adapter={kind: none}", f"model.path={folder}"])
-        raise ConfigError(f"adapter.path {path} is a whole model and no adapter; write `{told}`")
+        instead = shlex.join(["adapter={kind: none}", f"model.path={folder}"])
+        raise ConfigError(f"adapter.path {path} is a whole model and no adapter; write `{instead}`")
     return folder
 
 
@@ -122,7 +122,7 @@ def _tuned(recipe: Recipe, found: AdapterFolder) -> dict[str, str]:
 
 
 def _refuse_other_model(recipe: Recipe, found: AdapterFolder) -> None:
-    """An adapter of another architecture, told before any weight is loaded."""
+    """Refuse an adapter of another architecture, before any weight is loaded."""
     if found.base is None or not (Path(found.base) / "config.json").is_file():
         return
     ours, theirs = find_config(recipe.model.path)[0], load_config(found.base)

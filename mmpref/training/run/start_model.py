@@ -1,4 +1,4 @@
-"""What the model that a run starts from is, file by file: weights and config, and all that the processor reads."""
+"""Hashes of the files of the model that a run starts from: weights and config, and all that the processor reads."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ def model_fingerprint(path: str, say: Say | None = None) -> dict[str, str]:
     """Name -> sha256 of the config and of every weight file of a model, by all their bytes.
 
     Args:
-        path: a folder; or a hub id whose files are on this machine, of which those count that are loaded: other
-            programs may bring more of them at any time.
+        path: a folder; or a hub id whose files are on this machine, of which only those count that are loaded: other
+            programs may download more of them at any time.
+        say: called where hashing takes a while.
 
     Raises:
         ConfigError: a file cannot be read, or the hub's cache has no such model.

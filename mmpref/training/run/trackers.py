@@ -1,4 +1,4 @@
-"""Where trackers (``train.report_to``) keep what they write on this machine: in ``logs/`` of the run folder.
+"""Trackers (``train.report_to``) write into ``logs/`` of the run folder what they keep on this machine.
 
 Each has an environment variable for it (or an argument, where it has none); one that the user has set stays. Read in
 transformers 5.17 and 5.23, whose ``integration_utils`` are the same in this; neither has a ``logging_dir`` any more.
@@ -35,10 +35,10 @@ _ELSEWHERE = {
 }
 """Variables by which a user has said already where a tracker keeps its things."""
 _WITH_IT = {
-    # a folder holds everything; the database that newer releases prefer leaves artifacts in the working directory
+    # one folder has everything; the database that newer releases prefer leaves artifacts in the working directory
     "mlflow": {"MLFLOW_ALLOW_FILE_STORE": "true"},
 }
-"""What a tracker must be told with its folder."""
+"""Further variables that a tracker needs with its folder."""
 
 
 def environment(names: Sequence[str], logs: Path, given: Mapping[str, str]) -> dict[str, str]:
@@ -47,7 +47,7 @@ def environment(names: Sequence[str], logs: Path, given: Mapping[str, str]) -> d
     Args:
         names: as ``TrainingArguments.report_to`` has them.
         logs: the folder.
-        given: the environment as it is; what stands there stays.
+        given: the environment as it is; its variables are not changed.
     """
     found = {}
     for name in names:
@@ -74,8 +74,8 @@ def tracked_in(names: Sequence[str], logs: Path) -> Iterator[None]:
 
 
 def make_folder(trainer: Trainer, logs: Path) -> None:
-    """The run folder is there: make the trackers' own in it (W&B goes elsewhere where it finds none), and tell those
-    that read no variable.
+    """Create the trackers' folder in the run folder (W&B writes elsewhere if it is missing), and set it for DVCLive,
+    which reads no variable.
     """
     names = set(trainer.args.report_to)
     if names & {*FOLDERS, "dvclive"}:

@@ -1,7 +1,7 @@
 """Alarms while training: the ways in which preference training fails with a loss that looks right.
 
 Each looks at the log lines and speaks once, after :data:`PATIENCE` lines in a row; updates that rounding swallows are
-told as soon as they were measured. They warn and stop nothing; what they say is also an event in ``metrics.jsonl``.
+reported as soon as they were measured. They warn and stop nothing; what they say is also an event in ``metrics.jsonl``.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from mmpref.training.trainer.log_lines import LogLines
 from mmpref.training.trainer.metrics import PairLog
 from mmpref.training.trainer.swallowed import SWALLOWED
 
@@ -30,11 +31,11 @@ _FEWEST_PAIRS = 64
 Event = Callable[[int, str, str], None]
 
 
-class Alarms(TrainerCallback):
+class Alarms(LogLines):
     """Watches a run.
 
     Args:
-        pairs: statistics of every pair so far; the last of them tell whether length is what is learned.
+        pairs: statistics of every pair so far; the last of them show whether length is what is learned.
         event: called once per alarm with (step, name, sentence).
     """
 
@@ -51,17 +52,11 @@ class Alarms(TrainerCallback):
             if "loss" in line:
                 self._heed(line, int(line["step"]))
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
-        if logs and SWALLOWED in logs:
+    def read(self, logs: Mapping[str, float], state: TrainerState) -> None:
+        """Raise the alarms that a line sets off."""
+        if SWALLOWED in logs:
             self._event(state.global_step, *_updates_swallowed(logs[SWALLOWED]))
-        if not logs or "loss" not in logs:
+        if "loss" not in logs:
             return
         for name, sentence in self._heed(logs, state.global_step).items():
             self._event(state.global_step, f"alarm/{name}", sentence)
@@ -152,5 +147,5 @@ def correlation(first: list[float], second: list[float]) -> float:
     count = len(first)
     mean_a, mean_b = sum(first) / count, sum(second) / count
     a, b = [value - mean_a for value in first], [value - mean_b for value in second]
-    spread = (sum(value * value for value in a) * sum(value * value for value in b)) ** 0.5
-    return sum(x * y for x, y in zip(a, b, strict=True)) / spread if spread > 0 else 0.0
+    scale = (sum(value * value for value in a) * sum(value * value for value in b)) ** 0.5
+    return sum(x * y for x, y in zip(a, b, strict=True)) / scale if scale > 0 else 0.0

@@ -25,8 +25,8 @@ from mmpref.errors import ConfigError, MMPrefError
 from mmpref.recipe.sections import Recipe
 from mmpref.rundir.folder import RunDir
 from mmpref.training.trainer.extra_arguments import check_extra
+from mmpref.training.trainer.memory_errors import is_out_of_memory
 from mmpref.training.trainer.optimizer_arguments import refuse_idle_settings
-from mmpref.training.trainer.update_watch import is_out_of_memory
 
 # tracker -> package, where the two have different names
 _PACKAGES = {"azure_ml": "azureml-core", "comet_ml": "comet-ml", "flyte": "flytekit", "tensorboard": "tensorboard"}
@@ -90,7 +90,7 @@ def _refuse_bf16_without_hardware(bf16: bool | None, *, use_cpu: bool) -> None:
 
 
 def _refuse_half_on_cpu(arguments: TrainingArguments) -> None:
-    """accelerate leaves float16 out on a CPU without a word, and the run would tell of an autocast it does not do."""
+    """accelerate silently leaves float16 out on a CPU, and the run would report an autocast that it does not do."""
     if arguments.fp16 and arguments.device.type == "cpu":
         bf16 = ["train.fp16=false", "train.bf16=true", "train.use_cpu=true"]
         raise ConfigError(

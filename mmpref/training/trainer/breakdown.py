@@ -11,7 +11,7 @@ from mmpref.records import PreferencePair
 from mmpref.training.trainer.metrics import Gather, Meter, list_of_one
 
 GAPS = ("low", "mid", "high")
-_TOLD = ("loss", "rewards/accuracies", "rewards/margins")
+_STATISTICS = ("loss", "rewards/accuracies", "rewards/margins")
 
 
 class Breakdown:
@@ -47,9 +47,9 @@ class Breakdown:
         for place, name in enumerate(pair_ids):
             for group in self._groups.get(name, ()):
                 members.setdefault(group, []).append(place)
-        told = {name: stats[name] for name in _TOLD if name in stats}
+        kept = {name: stats[name] for name in _STATISTICS if name in stats}
         for group, places in members.items():
-            chosen = {name: values[torch.tensor(places, device=values.device)] for name, values in told.items()}
+            chosen = {name: values[torch.tensor(places, device=values.device)] for name, values in kept.items()}
             self._meters.setdefault(group, Meter()).add({**chosen, "pairs": torch.ones(len(places))})
 
     def take(self, gather: Gather = list_of_one) -> dict[str, float]:

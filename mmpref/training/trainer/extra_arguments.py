@@ -56,7 +56,7 @@ READ = frozenset(
         "tf32", "neftune_noise_alpha", "torch_empty_cache_steps", "full_determinism", "debug",
         # reading pairs; without worker processes transformers refuses a prefetch factor itself
         "data_seed", "dataloader_pin_memory", "dataloader_prefetch_factor",
-        # what is told
+        # what is logged
         "logging_first_step", "log_level", "log_level_replica", "log_on_each_node", "skip_memory_metrics",
         # several processes; a recipe does not know in how many it will run
         "ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph", "ddp_backend",
@@ -101,7 +101,7 @@ MOVES_NO_WEIGHT = frozenset(
         "torch_empty_cache_steps", "eval_delay",
     }
 )  # fmt: skip
-"""Names that a resumed run may change: they say how long is waited, what is told, and how batches are brought."""
+"""Names that a resumed run may change: they say how long is waited, what is logged, and how batches are brought."""
 
 FORMER: Mapping[str, str] = {"warmup_ratio": "train.warmup_steps"}
 """Names that older releases of transformers had."""

@@ -1,8 +1,9 @@
-"""From what a script has at hand (a path, a file of pairs) to what the trainer needs; the recipe's way is ``run``."""
+"""From what a script has at hand (a path, a file of pairs) to what the trainer needs; recipes go through ``run``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,93 @@ from mmpref.models.adapters.saved import read_adapter
 from mmpref.models.load import load
 from mmpref.models.loaded import LoadedModel
 from mmpref.models.logps.layout_choice import choose_layout
+from mmpref.models.logps.reference import Reference, choose_reference
 from mmpref.models.tuning import PARTS, AdapterSettings, Tuning
 from mmpref.processing.collate import PairCollator
 from mmpref.processing.encode import PairEncoder
 from mmpref.records import PreferencePair
 from mmpref.rundir.folder import model_of
+from mmpref.training.loss_settings import objective_for, objective_from
+from mmpref.training.trainer.options import TrainerOptions
 
 Model = nn.Module | LoadedModel | str | Path
 PairsOrFile = Sequence[PreferencePair] | str | Path
+AdapterOrFolder = AdapterSettings | str | Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Given:
+    """What :class:`PreferenceTrainer` was given to train, and on what; its docstring says which forms are taken."""
+
+    model: Model
+    objective: Objective | Mapping[str, Any]
+    train_pairs: PairsOrFile
+    eval_pairs: PairsOrFile = ()
+    adapter: AdapterOrFolder | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainerInputs:
+    """What is trained and on what, ready to use.
+
+    Attributes:
+        reference: None where the objective reads none.
+        source: where the model was loaded from, with its processor files; None where that is not known.
+    """
+
+    model: nn.Module
+    objective: Objective
+    train_pairs: Sequence[PreferencePair]
+    eval_pairs: Sequence[PreferencePair]
+    collator: PairCollator
+    reference: Reference | None
+    source: str | Path | None
+
+    @classmethod
+    def of(cls, given: Given, options: TrainerOptions, *, autocast: torch.dtype | None) -> TrainerInputs:
+        """Load what was given by its path, and make what was not given.
+
+        Args:
+            autocast: the half precision that training computes in; None for float32.
+
+        Raises:
+            ConfigError: something is missing, not there, or does not fit the model.
+            DataError: a file of pairs cannot be used; too many bad rows in it.
+        """
+        objective = objective_from(given.objective) if isinstance(given.objective, Mapping) else given.objective
+        model, loaded = as_model(given.model, options.tuning, given.adapter, autocast=autocast)
+        pairs, root = as_pairs(given.train_pairs, objective, options.image_root)
+        if isinstance(given.objective, Mapping):  # a quantile of scores is known by the pairs
+            objective = objective_for(given.objective, pairs)
+        held_out, _ = as_pairs(given.eval_pairs, objective, options.image_root)
+        if not pairs:
+            raise ConfigError("there are no pairs to train on")
+        collator = options.collator
+        if collator is None:
+            collator = as_collator(loaded, objective, options.image_root or root)
+        reference = options.reference
+        if objective.needs_reference and reference is None:
+            if loaded is None:
+                raise ConfigError(
+                    "the loss needs reference log-probs; pass "
+                    "options=TrainerOptions(reference=choose_reference(model, ...))"
+                )
+            reference = choose_reference(model)
+        return cls(
+            model=model,
+            objective=objective,
+            train_pairs=pairs,
+            eval_pairs=held_out,
+            collator=collator,
+            reference=reference,
+            source=None if loaded is None else loaded.path,
+        )
 
 
 def as_model(
     model: Model,
     tuning: Tuning | None,
-    adapter: AdapterSettings | str | Path | None,
+    adapter: AdapterOrFolder | None,
     *,
     autocast: torch.dtype | None = None,
 ) -> tuple[nn.Module, LoadedModel | None]:
@@ -103,7 +177,10 @@ def as_collator(loaded: LoadedModel | None, objective: Objective, root: Path | N
         ConfigError: a bare model, whose processor is not known.
     """
     if loaded is None:
-        raise ConfigError("a bare model comes without its processor: pass collator=, or give the model's path")
+        raise ConfigError(
+            "a bare model comes without its processor: pass options=TrainerOptions(collator=...), or give the "
+            "model's path"
+        )
     images: Any = ImageLoader(root)
     return PairCollator(
         PairEncoder(loaded.processor, loaded.family),

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import TrainingArguments
 
-from mmpref.models.adapters.lora import is_adapter_weight, plain_name
+from mmpref.models.adapters.weights import is_adapter_weight, plain_name
 from mmpref.models.unwrap import base_model, unwrap
 from mmpref.processing.family import Family, PartName
 
@@ -91,9 +91,9 @@ class Learning:
 def in_places(names: Sequence[str], most: int = 3) -> str:
     """Names of tensors by module, layer numbers left out, with their number."""
     places = Counter(re.sub(r"\.\d+(?=\.)", ".*", _place(name)) for name in names)
-    told = [f"{place} ({number})" for place, number in places.most_common(most)]
+    named = [f"{place} ({number})" for place, number in places.most_common(most)]
     more = len(places) - most
-    return ", ".join(told) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(named) + (f" and {more} more" if more > 0 else "")
 
 
 def _place(name: str) -> str:

@@ -12,11 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from mmpref.errors import CheckpointError, library_errors
 from mmpref.files.writing import open_to_append, replacing, write_text, writing_to
 from mmpref.rundir.locking import has_vanished
+from mmpref.training.trainer.log_lines import LogLines
 
 Gather = Callable[[Any], list[Any]]
 """What each rank has, given what this one has (``World.gather``)."""
@@ -177,7 +178,7 @@ class InCheckpoint(TrainerCallback):
         raise NotImplementedError
 
 
-class JsonlLogger(InCheckpoint):
+class JsonlLogger(LogLines, InCheckpoint):
     """Writes every log line of the Trainer to ``metrics.jsonl`` as it comes.
 
     A checkpoint holds a copy of the lines that were there when it was written, and a resumed run begins with that copy:
@@ -214,15 +215,9 @@ class JsonlLogger(InCheckpoint):
         if kept or self.path.is_file():
             write_text(self.path, "".join(f"{line}\n" for line in self._lines))
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
-        if state.is_world_process_zero and logs:
+    def read(self, logs: Mapping[str, float], state: TrainerState) -> None:
+        """Write a line; of several ranks the first does."""
+        if state.is_world_process_zero:
             self._append({"step": state.global_step, **logs})
 
     def event(self, step: int, name: str, message: str) -> None:

@@ -20,53 +20,15 @@ from torch import Tensor, nn
 from transformers import TrainerState
 
 from mmpref.errors import NonFiniteError
+from mmpref.training.trainer.gradient_norms import GradientNorms, gradient_facts, norms_by_name
 from mmpref.training.trainer.metrics import PairLog
-from mmpref.training.trainer.update_watch import UpdateNotes, gradient_facts, norms_by_name
+from mmpref.training.trainer.update_watch import UpdateNotes
 
 logger = logging.getLogger(__name__)
 
 _NAMED = 8  # pairs that a message names one by one
 _DEVICES = ("cpu", "cuda")  # whose fused kernels read the verdict
 _CAN_LEAVE_OUT = (torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad, torch.optim.SGD)
-
-
-@dataclass(frozen=True, slots=True)
-class GradientNorms:
-    """The norm of every gradient, as the update had it before it was clipped; read by nobody unless asked."""
-
-    model: nn.Module
-    parameters: list[nn.Parameter]  # those that have a gradient
-    norms: Tensor  # [parameters], on the device of the first
-    total: Tensor  # scalar
-    devices: frozenset[str]  # kinds of device that the gradients are on
-
-    @classmethod
-    @torch.no_grad()
-    def of(cls, model: nn.Module) -> GradientNorms:
-        """One pass over the gradients; nothing waits for the device."""
-        parameters, gradients = [], []
-        for parameter in model.parameters():
-            if parameter.grad is not None:
-                parameters.append(parameter)
-                gradients.append(parameter.grad)
-        if not gradients:
-            return cls(model, [], torch.zeros(0), torch.zeros(()), frozenset())
-        # one kernel takes many tensors of one kind, and falls back to one after another where kinds are mixed
-        kinds: dict[tuple[torch.device, torch.dtype], list[int]] = {}
-        for place, gradient in enumerate(gradients):
-            kinds.setdefault((gradient.device, gradient.dtype), []).append(place)
-        found = [gradients[0]] * len(gradients)
-        for places in kinds.values():
-            for place, norm in zip(places, torch._foreach_norm([gradients[at] for at in places]), strict=True):
-                found[place] = norm
-        norms = torch.stack([norm.to(gradients[0].device, non_blocking=True) for norm in found])
-        devices = frozenset(device.type for device, _ in kinds)
-        return cls(model, parameters, norms, torch.linalg.vector_norm(norms), devices)
-
-    def by_name(self) -> list[tuple[str, float]]:
-        """Every weight's name and norm; waits for the device."""
-        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
-        return [(names[id(one)], norm) for one, norm in zip(self.parameters, self.norms.tolist(), strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +107,7 @@ class UpdateGuard:
     Args:
         folder: where dumps go.
         may_skip: so many updates are left out before one stops the run.
-        rank: of this process where there are several; their dumps are told apart by it.
+        rank: of this process where there are several; it is in the names of its dumps.
     """
 
     def __init__(self, folder: Path, may_skip: int, rank: int | None = None) -> None:

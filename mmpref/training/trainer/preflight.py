@@ -1,4 +1,4 @@
-"""Start-up checks on the first pairs of a run: what would otherwise train for days on the wrong thing and say nothing.
+"""Start-up checks on the first pairs of a run, which catch silent failures before training starts.
 
 A model that does not see its images still lowers its loss; so does one whose reference is another model, or whose
 second answer reads the first. Each check runs a few forwards and says what a failure means.
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from mmpref.errors import ConfigError
-from mmpref.models.adapters.lora import plain_name
+from mmpref.models.adapters.weights import plain_name
 from mmpref.models.logps.answer_logps import answer_logps, answer_sums
 from mmpref.models.logps.layout_choice import EXACT, tolerance
 from mmpref.models.logps.pair_logps import pair_logps
@@ -30,8 +30,9 @@ from mmpref.processing.pixels import num_pixels
 from mmpref.records import PreferencePair
 from mmpref.training.parallel.sharded import as_shards
 from mmpref.training.trainer.learning import REENTRANT, in_places, is_reentrant, look, modes_kept
+from mmpref.training.trainer.memory_errors import MemorySituation, Where, explain_oom, remedies
 from mmpref.training.trainer.train_mode import dropout_of, why_it_differs
-from mmpref.training.trainer.update_watch import describe_batch, explain_oom, remedies_for
+from mmpref.training.trainer.update_watch import describe_batch
 
 GRADIENTS = "gradients reach what trains"
 """Name of the check that runs a backward."""
@@ -109,12 +110,12 @@ def run_checks(
     devices = [bench.device] if bench.device.type == "cuda" else []
     checks: tuple[Callable[[_Bench], Check], ...] = (_images_count, _images_matter, _layouts_agree, _batch_is_single)
     with torch.random.fork_rng(devices=devices):
-        with eval_mode(model), torch.no_grad(), autocast(), bench.explain_oom(args, forward_only=True):
+        with eval_mode(model), torch.no_grad(), autocast(), bench.explain_oom(args, Where.FORWARD):
             for check in checks:
                 yield check(bench)
             noise = getattr(args, "neftune_noise_alpha", None) or 0.0
             yield _reference_is_policy(bench, reference, noise)
-        with bench.explain_oom(args, forward_only=False):
+        with bench.explain_oom(args, Where.BACKWARD):
             yield _parts_learn(bench, args)
 
 
@@ -134,16 +135,15 @@ class _Bench:
         self.looked_at[:] = [made]
         return made.to(self.device)
 
-    def explain_oom(self, args: TrainingArguments | None, *, forward_only: bool) -> AbstractContextManager[None]:
-        """Memory that runs out in a check is told with the pairs it looked at, as in training."""
+    def explain_oom(self, args: TrainingArguments | None, running: Where) -> AbstractContextManager[None]:
+        """Memory that runs out in a check is explained with the pairs it looked at, as in training."""
 
         def where() -> str:
             return f"checking {', '.join(map(describe_batch, self.looked_at)) or 'the start'} before the first step"
 
         def helps() -> list[str]:
             pixels = sum(num_pixels(batch.vision) for batch in self.looked_at)
-            encoder = self.collator.encoder
-            return remedies_for(self.model, args, encoder, pixels, forward_only=forward_only)
+            return remedies(MemorySituation.of(running, self.model, args, self.collator.encoder, pixels=pixels))
 
         return explain_oom(where, helps)
 
@@ -347,9 +347,9 @@ def _as_it_trains(bench: _Bench, reference: Reference, batch: PairBatch, evaluat
 
     dropout = dropout_of(bench.model)
     if is_engine(bench.model):  # it counts what is run in this mode as the beginning of an update
-        told = "" if dropout.places or dropout.adapter else ", so every margin starts at 0"
+        remark = "" if dropout.places or dropout.adapter else ", so every margin starts at 0"
         why = f"Margins may not start at 0: {why_it_differs(bench.model)}" if dropout.places else ""
-        return dataclasses.replace(found, detail=found.detail + told, meaning=why)
+        return dataclasses.replace(found, detail=found.detail + remark, meaning=why)
     # as many forwards whatever they find: where weights are sharded, every rank waits for the others in each
     off = moved(adapter_drops=False)
     with_adapter = moved(adapter_drops=True) if dropout.adapter else 0.0
@@ -360,8 +360,8 @@ def _as_it_trains(bench: _Bench, reference: Reference, batch: PairBatch, evaluat
             meaning=f"Margins do not start at 0: {why_it_differs(bench.model)}",
         )
     if with_adapter > EXACT:
-        told = f"; adapter.dropout {dropout.adapter:g} moves the policy by up to {with_adapter:.3g} as it trains"
-        return dataclasses.replace(found, detail=found.detail + told)
+        remark = f"; adapter.dropout {dropout.adapter:g} moves the policy by up to {with_adapter:.3g} as it trains"
+        return dataclasses.replace(found, detail=found.detail + remark)
     return dataclasses.replace(found, detail=f"{found.detail}, so every margin starts at 0")
 
 
@@ -377,10 +377,10 @@ def _parts_learn(bench: _Bench, args: TrainingArguments | None) -> Check:
         )  # fmt: skip
 
     if is_engine(bench.model):
-        told = "DeepSpeed takes gradients away as they come; grad_norm of the first step tells"
+        remark = "DeepSpeed takes gradients away as they come; grad_norm of the first step shows them"
         if is_reentrant(bench.model):
-            told += f"; reentrant checkpointing may cut parts off without a word: {REENTRANT} does not"
-        return Check(name, None, told)
+            remark += f"; reentrant checkpointing may cut parts off without a word: {REENTRANT} does not"
+        return Check(name, None, remark)
     as_shards(bench.model)
 
     def loss() -> Tensor:

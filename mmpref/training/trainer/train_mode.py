@@ -6,6 +6,7 @@ The reference is always evaluated. Whatever acts on the policy alone makes margi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import nn
 from mmpref.models.unwrap import base_model
 from mmpref.training.trainer.learning import in_places
 
+_USE_CACHE, _ABSENT = "use_cache", object()
 _OF_OTHER_HEADS = ("classifier", "summary", "seq_")
 """Beginnings of config keys whose dropout belongs to heads that no preference is trained with."""
 
@@ -83,3 +85,20 @@ def why_it_differs(model: nn.Module) -> str:
             "without rounding their inputs); adapter.kind=qlora and 16 bits are computed in one way"
         )
     return "something in the model computes in another way while it trains than when it is evaluated"
+
+
+@contextmanager
+def use_cache_kept(model: nn.Module) -> Iterator[None]:
+    """The Trainer writes into the model's config that no cache is to be used, and it would be saved with the model.
+
+    Every forward of training says so by itself (``models.logps``).
+    """
+    config: Any = getattr(model, "config", None)
+    before = vars(config).get(_USE_CACHE, _ABSENT) if config is not None else _ABSENT
+    try:
+        yield
+    finally:
+        if before is not _ABSENT:
+            setattr(config, _USE_CACHE, before)
+        elif config is not None and _USE_CACHE in vars(config):
+            delattr(config, _USE_CACHE)

@@ -36,7 +36,14 @@ class Batch:
 
     def ours(self) -> PairLogps:
         sums, ref = self.logps.sum(1), self.ref.sum(1)
-        return PairLogps(sums[:B], sums[B:], self.lengths[:B], self.lengths[B:], ref[:B], ref[B:])
+        return PairLogps(
+            chosen=sums[:B],
+            rejected=sums[B:],
+            chosen_len=self.lengths[:B],
+            rejected_len=self.lengths[B:],
+            ref_chosen=ref[:B],
+            ref_rejected=ref[B:],
+        )
 
 
 def trl_dpo(batch: Batch, loss_type: str, beta: float, smoothing: float) -> tuple[torch.Tensor, dict]:

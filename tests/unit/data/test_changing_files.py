@@ -20,10 +20,10 @@ from pyarrow import parquet
 from mmpref.data.commands.check import check
 from mmpref.data.images.decoding import decode
 from mmpref.data.images.loader import ImageLoader
-from mmpref.data.loading import PairSource
-from mmpref.data.manifest import verify
 from mmpref.data.opening import open_pairs
+from mmpref.data.pair_source import PairSource
 from mmpref.data.quarantine import Quarantine
+from mmpref.data.verification import verify
 from mmpref.errors import DataError
 from mmpref.records import ImageRef
 

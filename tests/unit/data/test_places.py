@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import feather, parquet
 
-from mmpref.data.commands.check import CheckReport, check
+from mmpref.data.commands.check import check
+from mmpref.data.commands.check_report import CheckReport
 from mmpref.data.commands.next_steps import check_command, override, source_keys
 from mmpref.data.opening import open_pairs
 from mmpref.yaml_text import parse_value

@@ -1,9 +1,10 @@
+import dataclasses
 import json
 
 import pytest
 
 from mmpref.errors import ConfigError, DataError, EvalIncompleteError
-from mmpref.evals import evaluate, score
+from mmpref.evals import EvalSettings, evaluate, score
 from mmpref.generation import ScriptedAnswerer
 from mmpref.records import Answer
 
@@ -29,9 +30,10 @@ class Counting:
 
 
 def run(out, answerer, **more):
-    return evaluate(
-        "a-model", "pope", **{"questions": QUESTIONS, "images_root": None, "out": out, "answerer": answerer, **more}
-    )
+    names = {field.name for field in dataclasses.fields(EvalSettings)}
+    settings = EvalSettings(**{name: more.pop(name) for name in names & more.keys()})
+    given = {"questions": QUESTIONS, "images_root": None, "out": out, "answerer": answerer, **more}
+    return evaluate("a-model", "pope", settings=settings, **given)
 
 
 def saved_ids(out):
@@ -195,3 +197,10 @@ def test_chair_with_prompts_runs_the_same_way(tmp_path):
     )
     assert result.metrics["recall"] == 1
     assert "official" in json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["protocols"]
+
+
+def test_a_setting_that_is_given_as_an_option_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"limit is a setting and no option of pope: give settings=EvalSettings"):
+        evaluate("m", "pope", questions=QUESTIONS, images_root=None, out=tmp_path, answerer=Counting(), limit=3)
+    with pytest.raises(ConfigError, match="option of pope"):
+        evaluate("m", "pope", questions=QUESTIONS, images_root=None, out=tmp_path, answerer=Counting(), batches=3)

@@ -22,7 +22,7 @@ from mmpref.evals.benchmarks.judge_tasks import (
     official_judge,
 )
 from mmpref.evals.judge import load_answered, plan_judging
-from mmpref.generation.chat_api import Server
+from mmpref.generation.api_server import Server
 from mmpref.judging import Prices
 from mmpref.judging.fence import (
     UnusableReplyError,
@@ -144,7 +144,7 @@ def test_object_halbench_is_judged_and_short_answers_need_no_judge(tmp_path):
     out = tmp_path / "verdicts.jsonl"
     with ChatServer(lambda request: verdict(request, objects=["Bench", "cat", "bench "])).running() as server:
         made = plan(tmp_path, server, "object_halbench", HALBENCH_ROWS, texts)
-        assert (made.estimate().num_by_rule, made.estimate().num_calls) == (1, 4)
+        assert (len(made.by_rule), made.estimate().num_calls) == (1, 4)
         made.run(out)
     told = rows_of(out)[0]
     assert len(told.pop("judged")) == 64
@@ -473,8 +473,8 @@ def test_eval_answers_judges_and_scores_in_one_go(tmp_path):
     with ChatServer(both).running() as server:
         arguments = [
             sys.executable, "-m", "mmpref", "eval", "--benchmark", "mmhal", "--questions", str(tmp_path / "q.json"),
-            "--images", str(tmp_path), "--out", str(tmp_path / "out"), "--server", server.url, "--model", "answerer",
-            "--judge-server", server.url, "--judge-model", "judge",
+            "--image-root", str(tmp_path), "--out", str(tmp_path / "out"), "--server", server.url, "--model",
+            "answerer", "--judge-server", server.url, "--judge-model", "judge",
         ]  # fmt: skip
         done = subprocess.run(arguments, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

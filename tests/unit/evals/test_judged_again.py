@@ -7,7 +7,7 @@ import pytest
 from mmpref.cli.main import main
 from mmpref.errors import ConfigError
 from mmpref.evals.benchmarks.judge_tasks import TASKS
-from mmpref.generation.chat_api import Server
+from mmpref.generation.api_server import Server
 from mmpref.judging.cache import read_cache
 from tests.chat_server import ChatServer
 from tests.unit.evals.test_judge import HALLUSION_ROWS, MMHAL_ROWS, command, plan, rates, rows_of
@@ -29,7 +29,7 @@ def test_verdicts_that_were_put_aside_stay_however_often_one_judges(tmp_path):
         second = plan(tmp_path, server, texts=OTHERS).run(out)
         third = plan(tmp_path, server).run(out)
     names = ["v.jsonl.before", "v.jsonl.before2", "v.jsonl.before3"]
-    assert [outcome.put_aside for outcome in (first, second, third)] == [tmp_path / name for name in names]
+    assert [outcome.moved_aside for outcome in (first, second, third)] == [tmp_path / name for name in names]
     assert (tmp_path / names[0]).read_text() == BY_HAND
     assert rows_of(tmp_path / names[1]) == rows_of(out)
     assert rows_of(tmp_path / names[2]) != rows_of(out)
@@ -40,7 +40,7 @@ def test_a_link_that_leads_nowhere_is_no_free_name(tmp_path):
     out.write_text(BY_HAND)
     (tmp_path / "v.jsonl.before").symlink_to("elsewhere")
     with ChatServer(rates).running() as server:
-        assert plan(tmp_path, server).run(out).put_aside == tmp_path / "v.jsonl.before2"
+        assert plan(tmp_path, server).run(out).moved_aside == tmp_path / "v.jsonl.before2"
     assert (tmp_path / "v.jsonl.before").is_symlink()
 
 
@@ -49,12 +49,12 @@ def test_verdicts_on_the_same_answers_that_a_person_changed_are_kept(tmp_path, c
     out = tmp_path / "v.jsonl"
     with ChatServer(rates).running() as server:
         plan(tmp_path, server).run(out)
-        assert plan(tmp_path, server).run(out).put_aside is None
+        assert plan(tmp_path, server).run(out).moved_aside is None
         rows = rows_of(out)
         before = written(out, [*rows[:3], rows[3] | change, *rows[4:]])
         outcome = plan(tmp_path, server).run(out)
-    assert outcome.put_aside == tmp_path / "v.jsonl.before"
-    assert outcome.put_aside.read_bytes() == before
+    assert outcome.moved_aside == tmp_path / "v.jsonl.before"
+    assert outcome.moved_aside.read_bytes() == before
     assert rows_of(out) == rows
 
 
@@ -64,8 +64,8 @@ def test_the_verdicts_of_another_judge_are_kept(tmp_path):
         plan(tmp_path, server).run(out)
         before = out.read_bytes()
         outcome = plan(tmp_path, server, model="another").run(out)
-    assert outcome.put_aside is not None
-    assert outcome.put_aside.read_bytes() == before
+    assert outcome.moved_aside is not None
+    assert outcome.moved_aside.read_bytes() == before
 
 
 def test_an_earlier_try_is_gone_on_with_and_nothing_is_put_aside(tmp_path):
@@ -76,7 +76,7 @@ def test_an_earlier_try_is_gone_on_with_and_nothing_is_put_aside(tmp_path):
         assert first.missing
         assert first.not_compared
         second = plan(tmp_path, server, "hallusionbench", HALLUSION_ROWS, HALLUSION_TEXTS).run(out)
-    assert (second.missing, second.not_compared, second.put_aside) == ({}, {}, None)
+    assert (second.missing, second.not_compared, second.moved_aside) == ({}, {}, None)
 
 
 def test_replies_of_another_server_are_taken_and_named(tmp_path, capsys):
@@ -120,7 +120,7 @@ def test_an_address_that_is_none_is_one_line_before_anything_else(tmp_path, caps
     words = command(tmp_path, url)[3:]
     place = words.index("--answers")
     if name != "judge":
-        words = ["eval", *words[1:place], *words[place + 2 :], "--images", str(tmp_path)]
+        words = ["eval", *words[1:place], *words[place + 2 :], "--image-root", str(tmp_path)]
     if name == "eval by judge":
         words[words.index("--server") + 1] = "http://127.0.0.1:9"
         words += ["--judge-server", url, "--judge-model", "j"]

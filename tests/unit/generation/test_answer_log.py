@@ -7,11 +7,11 @@ import sys
 import pytest
 
 from mmpref.errors import ConfigError
-from mmpref.evals import evaluate
+from mmpref.evals import EvalSettings, evaluate
 from mmpref.generation import ScriptedAnswerer
 from mmpref.generation.answer_log import AnswerLog, as_line
-from mmpref.generation.fingerprint import of_file, of_images
-from mmpref.generation.processes import deal
+from mmpref.generation.contract import deal
+from mmpref.generation.fingerprint import of_file, of_images, of_model
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
 
 QUESTIONS = [
@@ -31,7 +31,7 @@ def images(tmp_path):
 def run(out, images, **more):
     return evaluate(
         "m", "pope", questions=QUESTIONS, images_root=images, out=out,
-        answerer=ScriptedAnswerer(lambda sample: "yes"), **more,
+        answerer=ScriptedAnswerer(lambda sample: "yes"), settings=EvalSettings(**more),
     )  # fmt: skip
 
 
@@ -89,6 +89,22 @@ def test_a_change_in_any_part_of_a_large_file_counts(tmp_path):
             stream.write(b"\1")
         after = of_file(file)
         assert after != before, f"part {part} of 16"
+        before = after
+
+
+def test_a_model_whose_large_weights_differ_at_their_end_is_another(tmp_path):
+    """More training leaves the head of a file as it was: names and shapes."""
+    weights, size = tmp_path / "model.safetensors", (1 << 24) + 4096
+    (tmp_path / "config.json").write_text("{}")
+    with weights.open("wb") as stream:
+        stream.truncate(size)
+    before = of_model(tmp_path)
+    for place in (size - 1, size // 2):
+        with weights.open("r+b") as stream:
+            stream.seek(place)
+            stream.write(b"\1")
+        after = of_model(tmp_path)
+        assert after != before
         before = after
 
 

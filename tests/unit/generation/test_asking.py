@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmpref.evals.scoring import BENCHMARKS, load_samples
+from mmpref.evals import BENCHMARKS, load_samples
 
 GOLDEN = Path(__file__).parent / "golden" / "asking.json"
 PAIR = {

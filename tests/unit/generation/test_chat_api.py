@@ -6,7 +6,9 @@ import time
 import pytest
 
 from mmpref.errors import ConfigError, EvalIncompleteError
-from mmpref.generation.chat_api import ChatClient, ItemFailed, Server, in_parallel
+from mmpref.generation.api_server import Server
+from mmpref.generation.chat_api import ChatClient
+from mmpref.generation.concurrency import ItemFailed, in_parallel
 from tests.chat_server import ChatServer, whole_reply
 
 KEY = "sk-very-secret-0123456789"

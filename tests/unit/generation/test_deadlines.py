@@ -8,7 +8,9 @@ import threading
 
 import pytest
 
-from mmpref.generation.chat_api import ChatClient, ItemFailed, Server
+from mmpref.generation.api_server import Server
+from mmpref.generation.chat_api import ChatClient
+from mmpref.generation.concurrency import ItemFailed
 from mmpref.generation.http_calls import CallFailed, HttpCalls
 from tests.raw_server import SLOW, RawServer, read_request
 from tests.unit.evals.test_judge import command

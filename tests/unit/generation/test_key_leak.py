@@ -16,7 +16,9 @@ import pytest
 from mmpref import api_keys
 from mmpref.errors import ConfigError
 from mmpref.files.writing import json_text
-from mmpref.generation.chat_api import ChatClient, ItemFailed, Server
+from mmpref.generation.api_server import Server
+from mmpref.generation.chat_api import ChatClient
+from mmpref.generation.concurrency import ItemFailed
 from tests.chat_server import whole_reply
 from tests.raw_server import RawServer, read_request
 from tests.unit.evals.test_judge import MMHAL_ROWS
@@ -152,7 +154,7 @@ def test_a_key_in_the_place_of_its_variable_s_name_is_not_repeated(tmp_path, cap
     (tmp_path / "a.jsonl").write_text('{"id": "i0", "text": "a"}\n')
     words = [command.split()[0], "--benchmark", "mmhal", "--questions", str(tmp_path / "q.json"), "--model", "m"]
     words += ["--out", str(tmp_path / "o.jsonl")]
-    words += ["--answers", str(tmp_path / "a.jsonl")] if command == "judge" else ["--images", str(tmp_path)]
+    words += ["--answers", str(tmp_path / "a.jsonl")] if command == "judge" else ["--image-root", str(tmp_path)]
     words += ["--server", "http://127.0.0.1:9"]
     if command == "eval by judge":
         words += ["--judge-server", "http://127.0.0.1:9", "--judge-model", "j", "--judge-key-env", given]
@@ -338,7 +340,7 @@ def test_whole_runs_write_and_say_the_key_nowhere(tmp_path, command):
     (tmp_path / "a.jsonl").write_text(
         "".join(json.dumps({"id": r["image_id"], "text": r["question"]}) + "\n" for r in rows)
     )
-    given = ["--answers", tmp_path / "a.jsonl"] if command == "judge" else ["--images", tmp_path]
+    given = ["--answers", tmp_path / "a.jsonl"] if command == "judge" else ["--image-root", tmp_path]
     out = tmp_path / "out" / ("v.jsonl" if command == "judge" else "")
     with served(every, log, say).running() as server:
         done = subprocess.run(

@@ -12,11 +12,11 @@ torch = pytest.importorskip("torch")
 
 from mmpref.demo.tiny_models import build_tiny_llava  # noqa: E402
 from mmpref.errors import ConfigError  # noqa: E402
-from mmpref.evals import evaluate  # noqa: E402
+from mmpref.evals import EvalSettings, evaluate  # noqa: E402
 from mmpref.evals.scoring import load_samples  # noqa: E402
-from mmpref.generation import LikelihoodAnswerer, ServerAnswerer, TransformersAnswerer  # noqa: E402
-from mmpref.generation.chat_api import Server  # noqa: E402
-from mmpref.generation.in_process import ModelSource  # noqa: E402
+from mmpref.generation import AnswerSettings, LikelihoodAnswerer, ServerAnswerer, TransformersAnswerer  # noqa: E402
+from mmpref.generation.api_server import Server  # noqa: E402
+from mmpref.generation.model_source import ModelSource  # noqa: E402
 from mmpref.models import AdapterSettings, Tuning, load, prepare, save_model  # noqa: E402
 from mmpref.records import EvalSample, ImageRef, user_turn  # noqa: E402
 
@@ -53,7 +53,7 @@ def samples():
 
 
 def answers(source, folder, samples, **more):
-    made = TransformersAnswerer(source, images_root=folder, max_new_tokens=6, **more)
+    made = TransformersAnswerer(source, AnswerSettings(max_new_tokens=6, **more), images_root=folder)
     return {answer.id: answer.text for answer in made.answer(samples)}
 
 
@@ -78,14 +78,21 @@ def test_an_adapter_without_a_base_and_one_on_another_are_refused(folder, tmp_pa
 
 def test_the_settings_know_the_adapter(folder, tmp_path):
     ask = {"benchmark": "chair", "questions": {"red": {"objects": ["cup"], "image": "red.png"}}}
-    ask |= {"images_root": folder, "out": tmp_path / "out", "prompt": "describe", "max_new_tokens": 2}
+    ask |= {
+        "images_root": folder,
+        "out": tmp_path / "out",
+        "prompt": "describe",
+        "settings": EvalSettings(max_new_tokens=2),
+    }
     evaluate(ModelSource(path=str(folder / "model")), **ask)
     with pytest.raises(ConfigError, match=r"model_files.*adapter \(None then"):
         evaluate(ModelSource(path=str(folder / "model"), adapter=folder / "adapter"), **ask)
 
 
 def test_a_budget_of_tokens_makes_smaller_batches_and_changes_no_answer(folder, samples, monkeypatch):
-    made = TransformersAnswerer(str(folder / "model"), images_root=folder, max_new_tokens=6, tokens_per_batch=10**9)
+    made = TransformersAnswerer(
+        str(folder / "model"), AnswerSettings(max_new_tokens=6, tokens_per_batch=10**9), images_root=folder
+    )
     sizes = []
     generate = made._generate_batch
     monkeypatch.setattr(
@@ -94,20 +101,22 @@ def test_a_budget_of_tokens_makes_smaller_batches_and_changes_no_answer(folder, 
     want = {answer.id: answer.text for answer in made.answer(samples)}
     assert len(sizes) == 1
     longest = max(sizes[0])
-    made._tokens_per_batch = 5 * (longest + 6)
+    made._batches.tokens = 5 * (longest + 6)
     sizes.clear()
     assert {answer.id: answer.text for answer in made.answer(samples)} == want
     assert len(sizes) > 1
     assert all(len(batch) * (max(batch) + 6) <= 5 * (longest + 6) for batch in sizes)
     assert all(sorted(batch, reverse=True) == batch for batch in sizes)
-    made._tokens_per_batch = 1
+    made._batches.tokens = 1
     sizes.clear()
     list(made.answer(samples))
     assert {len(batch) for batch in sizes} == {1}
 
 
 def test_beams_are_searched_when_they_are_wanted(folder, samples, monkeypatch):
-    made = TransformersAnswerer(str(folder / "model"), images_root=folder, max_new_tokens=4, num_beams=3)
+    made = TransformersAnswerer(
+        str(folder / "model"), AnswerSettings(max_new_tokens=4, num_beams=3), images_root=folder
+    )
     seen = {}
     generate = made._loaded.model.generate
     monkeypatch.setattr(made._loaded.model, "generate", lambda **given: seen.update(given) or generate(**given))
@@ -116,9 +125,9 @@ def test_beams_are_searched_when_they_are_wanted(folder, samples, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["batch_size", "tokens_per_batch", "max_new_tokens", "num_beams"])
-def test_sizes_below_one_are_refused(folder, name):
+def test_sizes_below_one_are_refused(name):
     with pytest.raises(ConfigError, match=f"{name} must be >= 1"):
-        TransformersAnswerer(str(folder / "model"), **{name: 0})
+        AnswerSettings(**{name: 0})
 
 
 # --- log-probs of pairs ----------------------------------------------------------------------------------------------
@@ -139,7 +148,12 @@ def pairs(count):
 
 def test_held_out_pairs_are_answered_with_log_probs(folder, tmp_path):
     result = evaluate(
-        folder / "model", "preference", questions=pairs(6), images_root=folder, out=tmp_path, batch_size=4
+        folder / "model",
+        "preference",
+        questions=pairs(6),
+        images_root=folder,
+        out=tmp_path,
+        settings=EvalSettings(batch_size=4),
     )
     assert result.n == 6
     assert result.n_unparsed == 0
@@ -211,7 +225,7 @@ def test_an_answerer_of_the_wrong_kind_is_refused_before_it_answers(folder, tmp_
 
 
 def test_pairs_too_many_for_memory_are_halved(folder, monkeypatch):
-    made = LikelihoodAnswerer(str(folder / "model"), images_root=folder, batch_size=8)
+    made = LikelihoodAnswerer(str(folder / "model"), AnswerSettings(batch_size=8), images_root=folder)
     logps, sizes = made._logps, []
 
     def small(batch):
@@ -237,7 +251,7 @@ def test_a_server_cannot_answer_pairs(folder, tmp_path):
     with pytest.raises(ConfigError, match="needs log-probs"):
         evaluate(
             "m", "preference", questions=pairs(2), images_root=folder, out=tmp_path,
-            server=Server(url="http://127.0.0.1:9", model="m"),
+            answerer=Server(url="http://127.0.0.1:9", model="m"),
         )  # fmt: skip
     assert dataclasses.is_dataclass(ModelSource)
     assert ServerAnswerer is not TransformersAnswerer
@@ -253,13 +267,13 @@ def test_a_run_folder_with_an_adapter_answers_from_the_command_line(folder, tmp_
     (tmp_path / "synonyms.txt").write_text("cup, mug\nbench\n")
     done = subprocess.run(
         [sys.executable, "-m", "mmpref", "eval", "--model", str(run), "--benchmark", "chair", "--questions",
-         str(tmp_path / "truth.json"), "--images", str(folder), "--out", str(tmp_path / "out"), "--max-new-tokens", "4",
-         "prompt=describe", f"synonyms={tmp_path / 'synonyms.txt'}"],
+         str(tmp_path / "truth.json"), "--image-root", str(folder), "--out", str(tmp_path / "out"), "--max-new-tokens",
+         "4", "prompt=describe", f"synonyms={tmp_path / 'synonyms.txt'}"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "official" in done.stdout, "the official numbers stand beside ours"
     samples = load_samples("chair", tmp_path / "truth.json", prompt="describe")
-    here = TransformersAnswerer(str(folder / "adapter"), images_root=folder, max_new_tokens=4)
+    here = TransformersAnswerer(str(folder / "adapter"), AnswerSettings(max_new_tokens=4), images_root=folder)
     rows = [json.loads(line) for line in (tmp_path / "out/answers.jsonl").read_text().splitlines()]
     assert {row["id"]: row["text"] for row in rows} == {a.id: a.text for a in here.answer(samples)}

@@ -12,7 +12,8 @@ torch = pytest.importorskip("torch")
 
 from mmpref.demo.tiny_models import build_tiny_llava  # noqa: E402
 from mmpref.errors import ConfigError  # noqa: E402
-from mmpref.generation.in_process import ModelSource, TransformersAnswerer  # noqa: E402
+from mmpref.generation import AnswerSettings, TransformersAnswerer  # noqa: E402
+from mmpref.generation.model_source import ModelSource  # noqa: E402
 from mmpref.generation.processes import ProcessesAnswerer  # noqa: E402
 from mmpref.records import EvalSample, ImageRef, user_turn  # noqa: E402
 
@@ -36,8 +37,8 @@ def folder(tmp_path_factory):
 def command(folder, out, *more):
     return [
         "-m", "mmpref", "eval", "--model", str(folder / "model"), "--benchmark", "chair", "--questions",
-        str(folder / "truth.json"), "--images", str(folder), "--out", str(out), "--max-new-tokens", "4", "--threads",
-        "1", "--batch-size", "1", *more, "prompt=describe",
+        str(folder / "truth.json"), "--image-root", str(folder), "--out", str(out), "--max-new-tokens", "4",
+        "--threads", "1", "--batch-size", "1", *more, "prompt=describe",
     ]  # fmt: skip
 
 
@@ -49,7 +50,9 @@ def answers(out):
 
 @pytest.fixture(scope="module")
 def alone(folder):
-    made = TransformersAnswerer(str(folder / "model"), images_root=folder, batch_size=1, max_new_tokens=4)
+    made = TransformersAnswerer(
+        str(folder / "model"), AnswerSettings(batch_size=1, max_new_tokens=4), images_root=folder
+    )
     return {answer.id: answer.text for answer in made.answer(samples(COLOURS))}
 
 
@@ -58,7 +61,7 @@ def test_two_processes_give_the_answers_of_one(folder, alone):
         source=ModelSource(path=str(folder / "model")),
         num=2,
         images_root=folder,
-        settings={"batch_size": 1, "max_new_tokens": 4, "cpu_threads": 1},
+        settings=AnswerSettings(batch_size=1, max_new_tokens=4, cpu_threads=1),
     )
     found = list(both.answer(samples(COLOURS)))
     assert {answer.id: answer.text for answer in found} == alone

@@ -6,8 +6,9 @@ import pytest
 
 from mmpref.demo.tiny_models import build_tiny_llava
 from mmpref.errors import ConfigError, EvalIncompleteError
-from mmpref.generation import TransformersAnswerer
-from mmpref.generation.chat_api import ChatClient, Server
+from mmpref.generation import AnswerSettings, TransformersAnswerer
+from mmpref.generation.api_server import Server
+from mmpref.generation.chat_api import ChatClient
 from mmpref.records import EvalSample, user_turn
 from tests.chat_server import ChatServer, whole_reply
 from tests.unit.generation.test_server import images, run, saved, yes_or_no
@@ -145,7 +146,7 @@ def test_a_model_in_this_process_says_which_answers_the_limit_ended(tmp_path):
     samples = [EvalSample(id=str(n), images=(), prompt=user_turn(f"is {n} ?", num_images=0)) for n in range(3)]
 
     def answers(limit, end=None):
-        here = TransformersAnswerer(str(tmp_path / "model"), max_new_tokens=limit)
+        here = TransformersAnswerer(str(tmp_path / "model"), AnswerSettings(max_new_tokens=limit))
         config = here._loaded.model.generation_config
         config.eos_token_id = end if end is not None else config.eos_token_id
         return here, list(here.answer(samples))

@@ -15,7 +15,7 @@ from mmpref.data.images.loader import ImageLoader
 from mmpref.errors import ConfigError, EvalIncompleteError
 from mmpref.evals import evaluate
 from mmpref.generation import ServerAnswerer
-from mmpref.generation.chat_api import Server
+from mmpref.generation.api_server import Server
 from mmpref.records import EvalSample, ImageRef, Message, Part, user_turn
 from tests.chat_server import ChatServer, text_of
 
@@ -46,7 +46,7 @@ def yes_or_no(request):
 
 def run(out, server, images, **more):
     at = Server(**{"url": server.url, "model": "m", "pause": 0.01, "timeout": 1, "attempts": 3, **more})
-    return evaluate("m", "pope", questions=QUESTIONS, images_root=images, out=out, server=at)
+    return evaluate("m", "pope", questions=QUESTIONS, images_root=images, out=out, answerer=at)
 
 
 def saved(out):
@@ -204,7 +204,7 @@ def command(tmp_path, url, images, *more):
     (tmp_path / "questions.json").write_text(json.dumps(QUESTIONS), encoding="utf-8")
     return [
         sys.executable, "-m", "mmpref", "eval", "--server", url, "--model", "m", "--benchmark", "pope", "--questions",
-        str(tmp_path / "questions.json"), "--images", str(images), "--out", str(tmp_path / "out"), *more,
+        str(tmp_path / "questions.json"), "--image-root", str(images), "--out", str(tmp_path / "out"), *more,
     ]  # fmt: skip
 
 

@@ -78,9 +78,15 @@ class Leaves:
             return torch.as_tensor(x, dtype=DOUBLE).reshape(1)
 
         return PairLogps(
-            self.sums[0].reshape(1), self.sums[1].reshape(1), vec(self.n[0]), vec(self.n[1]), vec(self.ref[0]),
-            vec(self.ref[1]), vec(4.0), vec(2.0),
-        )  # fmt: skip
+            chosen=self.sums[0].reshape(1),
+            rejected=self.sums[1].reshape(1),
+            chosen_len=vec(self.n[0]),
+            rejected_len=vec(self.n[1]),
+            ref_chosen=vec(self.ref[0]),
+            ref_rejected=vec(self.ref[1]),
+            chosen_score=vec(4.0),
+            rejected_score=vec(2.0),
+        )
 
     def _relative(self) -> list[torch.Tensor]:
         """log q_ref of each answer: the variable relative to the reference is x = q / q_ref."""

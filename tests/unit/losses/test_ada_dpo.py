@@ -270,7 +270,14 @@ def test_promotion_outweighs_suppression_more_than_under_dpo():
             objective, one = build(loss), torch.ones(1)
             for _ in range(60):
                 logp = logits.log_softmax(0)
-                x = PairLogps(logp[:1], logp[1:2], one, one, ref[:1], ref[1:2])
+                x = PairLogps(
+                    chosen=logp[:1],
+                    rejected=logp[1:2],
+                    chosen_len=one,
+                    rejected_len=one,
+                    ref_chosen=ref[:1],
+                    ref_rejected=ref[1:2],
+                )
                 (grad,) = torch.autograd.grad(objective(x).per_pair.sum(), logits)
                 logits = (logits - 0.5 * grad).detach().requires_grad_()
             moved = logits.log_softmax(0) - ref
@@ -301,8 +308,14 @@ def test_log_probs_of_minus_ten_thousand_stay_finite_in_float32(base, ada):
     grid = torch.tensor([(a, b) for a in EXTREMES for b in EXTREMES])
     for lengths in (1, 250):
         n = torch.full((len(grid),), lengths)
-        x = PairLogps(grid[:, 0].clone().requires_grad_(), grid[:, 1].clone().requires_grad_(), n, n,
-                      grid[:, 1] - 3.0, grid[:, 0] + 90.0)  # fmt: skip
+        x = PairLogps(
+            chosen=grid[:, 0].clone().requires_grad_(),
+            rejected=grid[:, 1].clone().requires_grad_(),
+            chosen_len=n,
+            rejected_len=n,
+            ref_chosen=grid[:, 1] - 3.0,
+            ref_rejected=grid[:, 0] + 90.0,
+        )
         for value_mode in ("scaled", "value_preserving"):
             out = build({"base": base, "ada": {**ada, "value_mode": value_mode}})(x)
             grads = torch.autograd.grad(out.per_pair.sum(), (x.chosen, x.rejected))
@@ -322,8 +335,16 @@ def test_a_balanced_weight_beside_a_balanced_loss_stays_finite_in_float32(base, 
         n = torch.full((len(grid),), lengths)
         # the second: the rejected answer has become far likelier, and the chosen one has not moved
         for one, other in ((grid[:, 1] - 3.0, grid[:, 0] + 90.0), (grid[:, 0], grid[:, 1] - 1e4)):
-            x = PairLogps(grid[:, 0].clone().requires_grad_(), grid[:, 1].clone().requires_grad_(), n, n, one, other,
-                          torch.full((len(grid),), 9.0), torch.zeros(len(grid)))  # fmt: skip
+            x = PairLogps(
+                chosen=grid[:, 0].clone().requires_grad_(),
+                rejected=grid[:, 1].clone().requires_grad_(),
+                chosen_len=n,
+                rejected_len=n,
+                ref_chosen=one,
+                ref_rejected=other,
+                chosen_score=torch.full((len(grid),), 9.0),
+                rejected_score=torch.zeros(len(grid)),
+            )
             for sums in ({}, {"length_normalize": False} if base != "orpo" else {}):
                 out = build({"base": base, **sums, "uni": {"perf_mode": perf}, "ada": ada})(x)
                 grads = torch.autograd.grad(out.per_pair.sum(), (x.chosen, x.rejected))
@@ -391,7 +412,14 @@ def test_whatever_the_keys_the_coefficients_are_the_shares_of_the_bounded_ratio(
     g = torch.Generator().manual_seed(seed)
     u = -4 * torch.rand(4, 8, generator=g, dtype=DOUBLE)
     n_w, n_l = torch.randint(1, 9, (2, 8), generator=g)
-    x = PairLogps((u[0] * n_w).requires_grad_(), (u[1] * n_l).requires_grad_(), n_w, n_l, u[2] * n_w, u[3] * n_l)
+    x = PairLogps(
+        chosen=(u[0] * n_w).requires_grad_(),
+        rejected=(u[1] * n_l).requires_grad_(),
+        chosen_len=n_w,
+        rejected_len=n_l,
+        ref_chosen=u[2] * n_w,
+        ref_rejected=u[3] * n_l,
+    )
     out = objective(x)
     wanted = out.stats["ada/log_ratio"] + math.log(keys["target_ratio"])
     bound = math.inf if keys["clip"] is None else math.log(keys["clip"])

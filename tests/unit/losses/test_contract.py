@@ -20,10 +20,25 @@ def column(*values: float) -> torch.Tensor:
 def good() -> PairLogps:
     two = column(-1.0, -2.0)
     n = torch.tensor([3, 4])
-    return PairLogps(two, two, n, n, two, two, column(4.0, 5.0), column(1.0, 2.0))
+    return PairLogps(
+        chosen=two,
+        rejected=two,
+        chosen_len=n,
+        rejected_len=n,
+        ref_chosen=two,
+        ref_rejected=two,
+        chosen_score=column(4.0, 5.0),
+        rejected_score=column(1.0, 2.0),
+    )
 
 
-def test_fields_can_be_given_by_position_in_the_documented_order(good):
+def test_fields_are_given_by_name_only():
+    two, n = column(-1.0, -2.0), torch.tensor([3, 4])
+    with pytest.raises(TypeError, match="positional"):
+        PairLogps(two, two, n, n)
+
+
+def test_fields_are_those_that_are_documented(good):
     names = [f.name for f in dataclasses.fields(good)]
     assert names == [
         "chosen", "rejected", "chosen_len", "rejected_len", "ref_chosen", "ref_rejected", "chosen_score",
@@ -135,10 +150,10 @@ def test_an_infinite_score_is_refused(good):
 def test_as_many_positions_as_fit_are_written_out():
     n = torch.ones(8)
     with pytest.raises(DataError, match=r"pairs \[0, 1, 2, 3, 4, 5, 6, 7\] of 8"):
-        PairLogps(torch.full((8,), math.nan), n, n, n).validate()
+        PairLogps(chosen=torch.full((8,), math.nan), rejected=n, chosen_len=n, rejected_len=n).validate()
 
 
 def test_many_positions_are_shortened():
     n = torch.ones(20)
     with pytest.raises(DataError, match=r"pairs \[0, 1, 2, 3, 4, 5, 6, 7, \.\.\. 12 more\] of 20"):
-        PairLogps(torch.full((20,), math.nan), n, n, n).validate()
+        PairLogps(chosen=torch.full((20,), math.nan), rejected=n, chosen_len=n, rejected_len=n).validate()

@@ -26,14 +26,14 @@ def batch_of(rows: list[dict[str, float]], dtype: torch.dtype) -> PairLogps:
         return torch.tensor([row[name] for row in rows], dtype=kind)
 
     return PairLogps(
-        column("l_w").requires_grad_(),
-        column("l_l").requires_grad_(),
-        column("n_w", torch.int64),
-        column("n_l", torch.int64),
-        column("rl_w"),
-        column("rl_l"),
-        column("s_w"),
-        column("s_l"),
+        chosen=column("l_w").requires_grad_(),
+        rejected=column("l_l").requires_grad_(),
+        chosen_len=column("n_w", torch.int64),
+        rejected_len=column("n_l", torch.int64),
+        ref_chosen=column("rl_w"),
+        ref_rejected=column("rl_l"),
+        chosen_score=column("s_w"),
+        rejected_score=column("s_l"),
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmpref.errors import ConfigError, DataError
-from mmpref.losses import fused_logps, selected_logps, sum_by_mask, sum_logps, vocab_tiles
+from mmpref.losses import LogitTransform, fused_logps, selected_logps, sum_by_mask, sum_logps, vocab_tiles
 from mmpref.losses.vocab_tiles import UnitGradientHead
 
 N, H, V = 23, 12, 1100
@@ -55,7 +55,9 @@ def test_the_tiled_head_equals_log_softmax_in_value_and_gradient(dtype, trains, 
     hidden, weight, b, targets, upstream = head(dtype, trains=trains, bias=bias)
     leaves = [hidden, *([weight] if trains else []), *([b] if trains and bias else [])]
     want = plain(hidden, weight, b, targets, scale, softcap)
-    got = fused_logps(hidden, weight, targets, b, tile_bytes=tile_bytes, logit_scale=scale, softcap=softcap)
+    got = fused_logps(
+        hidden, weight, targets, b, tile_bytes=tile_bytes, transform=LogitTransform(scale=scale, softcap=softcap)
+    )
     assert got.dtype == torch.promote_types(dtype, torch.float32)
     close(got, want, min(TOLERANCE[dtype], 2e-5))
     for g, w in zip(
@@ -339,9 +341,9 @@ def test_a_frozen_hidden_state_costs_no_gradient(monkeypatch):
 
 
 def test_a_softcap_must_be_positive():
-    fused_logps(torch.zeros(1, 2), torch.zeros(3, 2), torch.tensor([0]), softcap=0.5)
+    fused_logps(torch.zeros(1, 2), torch.zeros(3, 2), torch.tensor([0]), transform=LogitTransform(softcap=0.5))
     with pytest.raises(ConfigError, match="softcap"):
-        fused_logps(torch.zeros(1, 2), torch.zeros(3, 2), torch.tensor([0]), softcap=0.0)
+        LogitTransform(softcap=0.0)
 
 
 @pytest.mark.parametrize(

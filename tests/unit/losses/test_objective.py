@@ -128,7 +128,12 @@ def test_gradient_statistics_of_log_odds_stop_exactly_where_the_odds_are_held():
     """One answer at the bound, one just beyond it, one before it; also where the sum is not beyond but the mean is."""
     u = torch.tensor([-1e-6, -5e-7, -2e-6, -1e-6], dtype=torch.float64)
     n = torch.tensor([1.0, 4.0, 4.0, 1.0], dtype=torch.float64)
-    x = PairLogps((u * n).requires_grad_(), torch.full((4,), -1.0, dtype=torch.float64).requires_grad_(), n, n)
+    x = PairLogps(
+        chosen=(u * n).requires_grad_(),
+        rejected=torch.full((4,), -1.0, dtype=torch.float64).requires_grad_(),
+        chosen_len=n,
+        rejected_len=n,
+    )
     objective = build({"base": "orpo"})
     quiet = dataclasses.replace(objective, base=dataclasses.replace(objective.base, nll_weight=0.0))
     (grad,) = torch.autograd.grad(quiet(x).per_pair.sum(), x.chosen)
@@ -176,9 +181,15 @@ def test_extreme_log_probs_stay_finite_in_value_gradient_and_statistics(name, be
             n = torch.full((len(grid),), lengths)
             shift = torch.tensor([0.0, -3.0, 90.0] * 12, dtype=dtype)
             x = PairLogps(
-                grid[:, 0].clone().requires_grad_(), grid[:, 1].clone().requires_grad_(), n, n,
-                grid[:, 1] + shift, grid[:, 0] - shift, torch.full((len(grid),), 9.0), torch.zeros(len(grid)),
-            )  # fmt: skip
+                chosen=grid[:, 0].clone().requires_grad_(),
+                rejected=grid[:, 1].clone().requires_grad_(),
+                chosen_len=n,
+                rejected_len=n,
+                ref_chosen=grid[:, 1] + shift,
+                ref_rejected=grid[:, 0] - shift,
+                chosen_score=torch.full((len(grid),), 9.0),
+                rejected_score=torch.zeros(len(grid)),
+            )
             extra = {"uni": uni} if uni and "uni" in name else {}
             out = build({"name": name, "beta": beta, **extra})(x)
             grads = torch.autograd.grad(out.per_pair.sum(), (x.chosen, x.rejected), allow_unused=True)
@@ -242,10 +253,15 @@ def test_a_bad_pair_that_slips_through_spoils_no_other_gradient(random_pairs, na
     nan = torch.tensor([0.0, float("nan"), 0.0, 0.0], dtype=torch.float64)
     none = torch.tensor([1, 1, 0, 1])
     bad = PairLogps(
-        (good.chosen + nan).detach().requires_grad_(), good.rejected.detach().requires_grad_(),
-        good.chosen_len * none, good.rejected_len * none, good.ref_chosen, good.ref_rejected,
-        good.chosen_score, good.rejected_score,
-    )  # fmt: skip
+        chosen=(good.chosen + nan).detach().requires_grad_(),
+        rejected=good.rejected.detach().requires_grad_(),
+        chosen_len=good.chosen_len * none,
+        rejected_len=good.rejected_len * none,
+        ref_chosen=good.ref_chosen,
+        ref_rejected=good.ref_rejected,
+        chosen_score=good.chosen_score,
+        rejected_score=good.rejected_score,
+    )
     out, want = objective(bad, check=False), objective(good)
     keep = torch.tensor([0, 3])
     torch.testing.assert_close(out.per_pair[keep], want.per_pair[keep])
@@ -279,7 +295,7 @@ def test_missing_parts_are_named_when_they_are_needed(random_pairs):
     with pytest.raises(DataError, match="ref_chosen and ref_rejected are needed"):
         build({"name": "dpo"})(dataclasses.replace(x, ref_chosen=None, ref_rejected=None))
     with pytest.raises(DataError, match="rejected and rejected_len are needed"):
-        build({"name": "simpo"})(PairLogps(x.chosen, None, x.chosen_len, None))
+        build({"name": "simpo"})(PairLogps(chosen=x.chosen, rejected=None, chosen_len=x.chosen_len, rejected_len=None))
 
 
 def test_the_recorded_settings_build_the_same_objective_and_cannot_be_changed_from_outside():

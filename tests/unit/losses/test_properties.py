@@ -32,8 +32,16 @@ def build(loss: dict):
 
 def batch_of(rows: list[tuple]) -> PairLogps:
     u_w, u_l, n_w, n_l, ru_w, ru_l, s_w, s_l = torch.tensor(rows, dtype=torch.float64).T
-    return PairLogps((u_w * n_w).requires_grad_(), (u_l * n_l).requires_grad_(), n_w, n_l, ru_w * n_w, ru_l * n_l,
-                     s_w, s_l)  # fmt: skip
+    return PairLogps(
+        chosen=(u_w * n_w).requires_grad_(),
+        rejected=(u_l * n_l).requires_grad_(),
+        chosen_len=n_w,
+        rejected_len=n_l,
+        ref_chosen=ru_w * n_w,
+        ref_rejected=ru_l * n_l,
+        chosen_score=s_w,
+        rejected_score=s_l,
+    )
 
 
 def pick(x: PairLogps, order: torch.Tensor) -> PairLogps:
@@ -42,9 +50,15 @@ def pick(x: PairLogps, order: torch.Tensor) -> PairLogps:
 
 def swap(x: PairLogps) -> PairLogps:
     return PairLogps(
-        x.rejected, x.chosen, x.rejected_len, x.chosen_len, x.ref_rejected, x.ref_chosen, x.rejected_score,
-        x.chosen_score,
-    )  # fmt: skip
+        chosen=x.rejected,
+        rejected=x.chosen,
+        chosen_len=x.rejected_len,
+        rejected_len=x.chosen_len,
+        ref_chosen=x.ref_rejected,
+        ref_rejected=x.ref_chosen,
+        chosen_score=x.rejected_score,
+        rejected_score=x.chosen_score,
+    )
 
 
 @pytest.mark.parametrize("name", PRESETS)

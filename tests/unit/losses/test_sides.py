@@ -50,7 +50,10 @@ def test_log_odds_are_held_where_an_answer_is_certain():
 def test_the_wider_side_decides_the_precision_and_float32_is_the_least(chosen, rejected, want):
     one = torch.ones(1)
     x = PairLogps(
-        one.to(chosen), None if rejected is None else one.to(rejected), one, None if rejected is None else one
+        chosen=one.to(chosen),
+        rejected=None if rejected is None else one.to(rejected),
+        chosen_len=one,
+        rejected_len=None if rejected is None else one,
     )
     assert loss_dtype(x) == want
     assert chosen_side(x).mean.dtype == want
@@ -59,7 +62,7 @@ def test_the_wider_side_decides_the_precision_and_float32_is_the_least(chosen, r
 def test_lengths_carry_no_gradient_and_are_at_least_one():
     n = torch.tensor([0.0, 4.0], requires_grad=True)
     two = torch.tensor([-2.0, -8.0])
-    x = PairLogps(two, two, n, n, two - 1, two + 1)
+    x = PairLogps(chosen=two, rejected=two, chosen_len=n, rejected_len=n, ref_chosen=two - 1, ref_rejected=two + 1)
     for side, ratio in ((chosen_side(x), 1.0), (rejected_side(x), -1.0)):
         assert not side.mean.requires_grad
         assert side.length.tolist() == [1.0, 4.0]
@@ -70,7 +73,7 @@ def test_lengths_carry_no_gradient_and_are_at_least_one():
 
 def test_a_side_that_is_not_there_is_named():
     one = torch.ones(1)
-    x = PairLogps(one, one, one, one)
+    x = PairLogps(chosen=one, rejected=one, chosen_len=one, rejected_len=one)
     with pytest.raises(DataError, match="ref_chosen and ref_rejected are needed"):
         chosen_side(x).ratio(per_token=True)
     with pytest.raises(DataError, match="rejected and rejected_len are needed"):

@@ -296,8 +296,16 @@ def test_the_weights_on_sums_stay_finite_where_they_underflow():
 
     u = torch.tensor([-1e4, -1.0, -1e-3, -1e4])
     n = torch.full((4,), 300)
-    x = PairLogps(u.clone().requires_grad_(), u.flip(0).clone().requires_grad_(), n, n, u + 1, u - 1,
-                  torch.full((4,), 9.0), torch.zeros(4))  # fmt: skip
+    x = PairLogps(
+        chosen=u.clone().requires_grad_(),
+        rejected=u.flip(0).clone().requires_grad_(),
+        chosen_len=n,
+        rejected_len=n,
+        ref_chosen=u + 1,
+        ref_rejected=u - 1,
+        chosen_score=torch.full((4,), 9.0),
+        rejected_score=torch.zeros(4),
+    )
     for extra in ({}, {"ada": True}):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SuspiciousLossWarning)

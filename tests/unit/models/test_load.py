@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from mmpref.errors import CheckpointError, ConfigError
-from mmpref.models import Tuning, load, load_model, load_processor, pair_logps, prepare, save_model
+from mmpref.models import LoadSettings, Tuning, load, load_model, load_processor, pair_logps, prepare, save_model
 from mmpref.models import save as save_module
 from mmpref.processing import PairCollator, PairEncoder, collate_prompts
 from tests.tiny_vlms import TINY, VISION, build, draw, pair
@@ -169,13 +169,13 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
 
 def test_modes_and_gradients(tmp_path: Path) -> None:
     folder = build("llava", tmp_path / "m")
-    ready = load(folder, dtype="bfloat16")
+    ready = load(folder, LoadSettings(dtype="bfloat16"))
     assert not ready.model.training
     assert not any(p.requires_grad for p in ready.model.parameters())
     assert ready.model.dtype == torch.bfloat16
     assert load(folder, trainable=True).model.training
     with pytest.raises(ConfigError, match="dtype must be"):
-        load(folder, dtype="float8")
+        load(folder, LoadSettings(dtype="float8"))
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen2_vl"])

@@ -10,7 +10,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmpref.models import AdapterSettings, LoadedModel, Tuning, choose_reference, load, load_model, pair_logps, prepare
+from mmpref.models import (
+    AdapterSettings,
+    LoadedModel,
+    LoadSettings,
+    Tuning,
+    choose_reference,
+    load,
+    load_model,
+    pair_logps,
+    prepare,
+)
 from mmpref.models.precision import dtype_to_save, part_dtypes
 from mmpref.models.save import save_model
 from mmpref.processing import PairCollator, PairEncoder
@@ -39,7 +49,7 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Any:
     def folder(name: str, dtype: str = "bfloat16") -> Path:
         path = root / f"{name}-{dtype}"
         if not path.exists():
-            load_model(build(name, root / name), dtype=dtype).save_pretrained(path)
+            load_model(build(name, root / name), LoadSettings(dtype=dtype)).save_pretrained(path)
             for file in (root / name).iterdir():
                 if not (path / file.name).exists():
                     (path / file.name).write_bytes(file.read_bytes())
@@ -112,7 +122,7 @@ def test_frozen_parts_stay_as_saved_and_all_is_float32_without_autocast(half: An
 
 
 def test_a_dtype_that_was_asked_for_holds_for_all_weights(half: Any) -> None:
-    asked = prepare(load(half("llava"), dtype="bfloat16", trainable=True), FULL, autocast=BF16)
+    asked = prepare(load(half("llava"), LoadSettings(dtype="bfloat16"), trainable=True), FULL, autocast=BF16)
     assert {parameter.dtype for parameter in asked.model.parameters()} == {BF16}
 
 
@@ -129,7 +139,7 @@ def test_tied_embeddings_stay_tied_and_buffers_follow(half: Any) -> None:
 def test_packed_weights_stay_packed_beside_a_float32_projector(half: Any) -> None:
     pytest.importorskip("bitsandbytes")
     for kind in ("nf4", "int8"):
-        loaded = load(half("llava"), quantization=kind, trainable=True)
+        loaded = load(half("llava"), LoadSettings(quantization=kind), trainable=True)
         ready = prepare(loaded, Tuning(projector="full", language="lora"), AdapterSettings(rank=4), autocast=BF16)
         assert trained_dtypes(ready) == {torch.float32}
         assert {torch.uint8 if kind == "nf4" else torch.int8} <= dtypes_of(ready, "language")

@@ -22,6 +22,7 @@ from mmpref.processing import (
     family_of,
 )
 from mmpref.processing.batch import join_vision
+from mmpref.processing.pixels import ImageSettings
 from tests.tiny_vlms import TINY, draw, pair, refs
 
 
@@ -46,7 +47,9 @@ def test_the_images_of_one_pair_are_not_copied_into_its_batch(layout: LayoutName
 
 def test_a_batch_never_holds_the_tensors_of_the_pixel_cache() -> None:
     """A loader's worker moves what it sends into shared memory, in place."""
-    encoder = PairEncoder(TINY["llava"].processor(), family_of("llava", has_vision=True), pixel_cache_bytes=2**20)
+    encoder = PairEncoder(
+        TINY["llava"].processor(), family_of("llava", has_vision=True), images=ImageSettings(cache_bytes=2**20)
+    )
     found = [PairCollator(encoder, draw)([pair("a")]).vision["pixel_values"] for _ in range(3)]
     assert len({one.data_ptr() for one in found}) == 3
     found[0].zero_()

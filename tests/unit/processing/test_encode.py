@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -13,13 +14,14 @@ from torch.utils.data import DataLoader
 from mmpref.errors import ConfigError
 from mmpref.processing import EncodeError, PairCollator, PairEncoder, family_of
 from mmpref.processing.errors import fault
+from mmpref.processing.pixels import ImageSettings
 from mmpref.records import ImageRef, user_turn
 from tests.tiny_vlms import TINY, VISION, draw, pair, refs
 
 SIZES = ("28x28-1", "60x30-2", "31x95-3")
 
 
-def encoder_for(name: str, **settings: int) -> PairEncoder:
+def encoder_for(name: str, **settings: Any) -> PairEncoder:
     model_type = {"llava_vicuna": "llava", "text": "llama"}.get(name, name)
     return PairEncoder(TINY[name].processor(), family_of(model_type, has_vision=name != "text"), **settings)
 
@@ -124,13 +126,14 @@ def test_the_error_keeps_its_kind_on_the_way_from_a_worker() -> None:
 def test_a_resolution_budget_changes_the_number_of_tokens() -> None:
     row = pair(images=("120x120-1",))
     wide = encoder_for("qwen2_vl").encode(row, draw).prompt.image_tokens
-    narrow = encoder_for("qwen2_vl", min_pixels=28 * 28, max_pixels=28 * 28).encode(row, draw).prompt.image_tokens
+    least = ImageSettings(min_pixels=28 * 28, max_pixels=28 * 28)
+    narrow = encoder_for("qwen2_vl", images=least).encode(row, draw).prompt.image_tokens
     assert wide == (4,)
     assert narrow == (1,)
     with pytest.raises(ConfigError, match="family 'llava' does not"):
-        encoder_for("llava", max_pixels=1000)
+        encoder_for("llava", images=ImageSettings(max_pixels=1000))
     with pytest.raises(ConfigError, match=r"min_pixels .* above max_pixels"):
-        encoder_for("qwen2_vl", min_pixels=5000, max_pixels=1000)
+        encoder_for("qwen2_vl", images=ImageSettings(min_pixels=5000, max_pixels=1000))
 
 
 def test_an_image_the_processor_refuses_names_row_and_image() -> None:
@@ -147,7 +150,7 @@ def test_the_pixel_cache_is_bounded_and_stays_home() -> None:
         return draw(ref)
 
     one_image = 3 * 28 * 28 * 4
-    encoder = encoder_for("llava", pixel_cache_bytes=2 * one_image + 100)
+    encoder = encoder_for("llava", images=ImageSettings(cache_bytes=2 * one_image + 100))
     first = encoder.encode(pair(images=("28x28-1",)), counting)
     again = encoder.encode(pair(images=("28x28-1",)), counting)
     assert calls["28x28-1"] == 1

@@ -15,7 +15,7 @@ from PIL import Image
 
 from mmpref.data.images.loader import ImageLoader
 from mmpref.processing import EncodeError, FitPlan, PairCollator, PairEncoder, plan_fit
-from mmpref.processing.encode import EncodedPair
+from mmpref.processing.encoded import EncodedPair
 from mmpref.processing.family import family_of
 from mmpref.records import ImageRef, PreferencePair
 from tests.tiny_vlms import TINY, VISION, pair, refs, turn
@@ -167,7 +167,7 @@ def test_both_sides_are_cut_at_the_same_token_also_where_their_images_differ() -
     assert encoded.rejected_prompt is not None
     assert len(encoded.rejected_prompt) == fit.prompt > len(encoded.prompt)
     assert lengths(encoded) == [4, 4]
-    assert fit.room == 4
+    assert fit.space == 4
 
 
 def test_a_pair_that_is_one_answer_where_it_is_cut_is_set_aside() -> None:

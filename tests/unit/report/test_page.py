@@ -6,11 +6,12 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
+from jinja2 import UndefinedError
 
 from mmpref.errors import CheckpointError, ConfigError
 from mmpref.report.compare import comparison_table, load_runs
 from mmpref.report.figures import Curve, curve_figure, result_figure
-from mmpref.report.markup import Html, tag, text
+from mmpref.report.html import printable, render
 from mmpref.report.page import build_report
 from mmpref.report.table_files import write_table
 
@@ -230,7 +231,20 @@ def test_result_figure_of_what_was_not_measured(folders, tmp_path):
     assert "not measured" in result_figure(table)
 
 
-def test_markup_escapes_once():
-    assert tag("p", "a < b & c", title='"x"') == '<p title="&quot;x&quot;">a &lt; b &amp; c</p>'
-    assert tag("p", Html("<b>x</b>"), hidden=True, id=None) == "<p hidden><b>x</b></p>"
-    assert text("\ud800") == "?"
+def test_values_are_escaped_once_and_html_not_again():
+    swatch = render("swatch", place=1, width='"<', dashes="")
+    assert 'width="&#34;&lt;"' in swatch
+    shown = render("training", panels=[], lines=[], max_points=0)
+    assert shown == render("training", panels=[], lines=[], max_points=0)
+    assert "&lt;section" not in shown
+    assert printable(shown) is shown
+
+
+def test_characters_that_html_forbids_become_a_visible_mark():
+    assert printable("a\x00b\x7f\n") == "a\ufffdb\ufffd\n"
+    assert printable("\ud800") == "?"
+
+
+def test_a_value_that_a_template_names_and_nobody_gives_is_an_error():
+    with pytest.raises(UndefinedError, match="panels"):
+        render("training", lines=[], max_points=0)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from mmpref.errors import ConfigError
-from mmpref.rundir.folder import RunDir, check_output, start_run
+from mmpref.rundir.claim import check_output, start_run
+from mmpref.rundir.folder import RunDir
 from mmpref.training.trainer.checkpoint import keep_others, prune, seal
 from tests.unit.rundir.test_folder import recipe
 
@@ -188,7 +189,7 @@ def test_a_damaged_manifest_is_named_and_the_advice_lets_the_run_go_on(
     run.set_state("stopped")
     harm(run)
     for way in ({}, {"resume": True}, {"overwrite": True}):
-        with pytest.raises(ConfigError, match="holds a run whose ") as caught:
+        with pytest.raises(ConfigError, match="contains a run whose ") as caught:
             check_output(recipe(run.path), **way)
         assert f"{run.path / 'manifest.json'} {told}" in str(caught.value)
         assert "\n" not in str(caught.value)

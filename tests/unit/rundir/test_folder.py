@@ -20,8 +20,9 @@ from mmpref.files import locking, temporary
 from mmpref.files.locking import locked
 from mmpref.files.writing import replacing, replacing_folder, write_json, write_text
 from mmpref.recipe.sections import Recipe, build_recipe, load_recipe
+from mmpref.rundir.claim import check_output, claim_output, start_run
 from mmpref.rundir.content import LOCK, MANIFEST
-from mmpref.rundir.folder import RunDir, check_output, claim_output, start_run
+from mmpref.rundir.folder import RunDir
 from mmpref.rundir.locking import folder_locked, writing_alone
 
 
@@ -47,7 +48,7 @@ def test_a_new_run_has_its_recipe_and_a_manifest_in_state_running(tmp_path: Path
 def test_a_folder_that_holds_a_run_is_refused_with_its_state_and_replaced_when_told(tmp_path: Path) -> None:
     run = start_run(recipe(tmp_path / "run"))
     run.set_state("complete", steps=3)
-    with pytest.raises(ConfigError, match=r"holds a run already \(state: complete\).*--overwrite"):
+    with pytest.raises(ConfigError, match=r"contains a run already \(state: complete\).*--overwrite"):
         start_run(recipe(tmp_path / "run"))
     run.metrics_file.write_text("x")
     start_run(recipe(tmp_path / "run"), overwrite=True)
@@ -252,7 +253,7 @@ def test_without_locks_the_user_is_warned_and_a_run_that_says_it_is_running_is_n
     check_output(recipe(tmp_path / "run"))
     with writing_alone(tmp_path / "run", say) as alone:
         assert not alone
-        with pytest.raises(ConfigError, match=r"holds a run already \(state: running\)"):
+        with pytest.raises(ConfigError, match=r"contains a run already \(state: running\)"):
             claim_output(recipe(tmp_path / "run"), alone=alone)
     [warning] = said
     assert "has no locks" in warning
@@ -324,7 +325,7 @@ def test_a_run_that_ended_before_its_first_step_is_taken_over_with_a_word_and_no
     (tmp_path / "notes.txt").write_text("mine")
     claim = claim_output(recipe(tmp_path))
     assert f"ended before its first step (state: {state}) and is begun again" in claim.note
-    manifest = claim.begin().manifest()
+    manifest = claim.create().manifest()
     assert (manifest["state"], "error" in manifest) == ("running", False)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
@@ -341,7 +342,7 @@ def test_a_run_with_anything_of_a_step_is_never_taken_over(tmp_path: Path, worth
     if not worth.endswith("/"):
         entry.write_text('{"step": 0, "eval_loss": 1}\n{"step": 1, "loss": 1}\n')
     for _ in range(2):
-        with pytest.raises(ConfigError, match=r"holds a run already \(state: failed\)"):
+        with pytest.raises(ConfigError, match=r"contains a run already \(state: failed\)"):
             start_run(recipe(tmp_path))
         assert entry.exists()
     assert claim_output(recipe(tmp_path), resume=True).continues

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from mmpref.data.audit import audit, drop_leaks
+from mmpref.data.audit import AuditSettings, audit
 from mmpref.data.audit.leaks import (
     MAX_BITS,
     LeakFinder,
@@ -18,7 +18,8 @@ from mmpref.data.audit.leaks import (
     read_benchmark_ids,
     read_visual_genome,
 )
-from mmpref.data.images.loader import ImageLoader, fingerprint
+from mmpref.data.images.derived import fingerprint
+from mmpref.data.images.loader import ImageLoader
 from mmpref.errors import DataError
 from mmpref.records import ImageRef, PreferencePair, user_turn
 
@@ -181,11 +182,11 @@ def test_an_even_image_has_no_fingerprint():
 # --- pairs against benchmarks ----------------------------------------------------------------------------------------
 def test_a_pair_is_found_by_id_and_dropped():
     pairs = [pair("COCO_train2014_000000001171.jpg", name="a"), pair("000000000012.jpg", name="b"), pair(name="c")]
-    report = audit(pairs, images=None, benchmark_ids={"POPE": {1171}, "CHAIR": [569, 1171]})
+    report = audit(pairs, images=None, settings=AuditSettings(benchmark_ids={"POPE": {1171}, "CHAIR": [569, 1171]}))
     assert report.leaks == ("a",)
     assert {(leak.benchmark, leak.how) for leak in report.found_leaks} == {("POPE", "coco_id"), ("CHAIR", "coco_id")}
     assert report.leak_summary.num_with_coco_id == 2
-    assert [kept.id for kept in drop_leaks(pairs, report)] == ["b", "c"]
+    assert [found.id for found in pairs if found.id not in report.leaks] == ["b", "c"]
     assert any("POPE" in line for line in report.warnings)
 
 
@@ -205,7 +206,7 @@ def test_images_are_compared_by_bytes_and_by_look(tmp_path):
     scene(77).save(root / "other.jpg")
     pairs = [pair("copy.jpg", name="a"), pair("small.png", name="b"), pair("other.jpg", name="c")]
     pairs.append(pair(encoded(scene(2), quality=50), name="d"))
-    report = audit(pairs, images=ImageLoader(root), benchmark_images={"AMBER": bench})
+    report = audit(pairs, images=ImageLoader(root), settings=AuditSettings(benchmark_images={"AMBER": bench}))
     assert [(leak.pair_id, leak.how) for leak in report.found_leaks] == [
         ("a", "same_file"), ("b", "looks_alike"), ("d", "looks_alike"),
     ]  # fmt: skip
@@ -222,12 +223,12 @@ def test_ids_in_the_names_of_benchmark_images_count_too(tmp_path):
 
 def test_benchmark_images_need_the_pairs_images(tmp_path):
     with pytest.raises(DataError, match="set their root"):
-        audit([], images=None, benchmark_images={"AMBER": tmp_path})
+        audit([], images=None, settings=AuditSettings(benchmark_images={"AMBER": tmp_path}))
 
 
 def test_a_folder_without_images_is_refused(tmp_path):
     with pytest.raises(DataError, match="no image"):
-        audit([], images=ImageLoader(tmp_path), benchmark_images={"AMBER": tmp_path})
+        audit([], images=ImageLoader(tmp_path), settings=AuditSettings(benchmark_images={"AMBER": tmp_path}))
 
 
 def test_a_split_name_is_a_warning_and_no_leak():

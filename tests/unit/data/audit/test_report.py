@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmpref.data.audit import audit
+from mmpref.data.audit import AuditSettings, audit
 from mmpref.data.images.loader import ImageLoader
 from mmpref.records import ImageRef, PreferencePair, user_turn
 
@@ -49,7 +49,7 @@ def words(number: int, word: str = "w") -> str:
 )
 @pytest.mark.parametrize("loader", [None, ImageLoader(None)])
 def test_every_small_set_gives_a_report_that_is_json(pairs, loader):
-    report = audit(pairs, images=loader, tau_good=2.0, score_scale=(1.0, 5.0))
+    report = audit(pairs, images=loader, settings=AuditSettings(tau_good=2.0, score_scale=(1.0, 5.0)))
     assert json.loads(json.dumps(report.as_json(), allow_nan=False))["num_pairs"] == len(pairs)
     assert all(isinstance(cell, str) and cell for row in report.rows() for cell in row)
     assert all("nan" not in cell and "None" not in cell for row in report.rows() for cell in row)
@@ -174,15 +174,17 @@ def test_placeholders_and_control_tokens_as_text_are_counted():
 
 def test_examples_depend_on_the_seed_alone():
     pairs = [pair(str(n), words(30), words(30) + " x") for n in range(50)]
-    first, again = (audit(pairs, images=None, seed=1).similarity.near_examples for _ in range(2))
+    first, again = (
+        audit(pairs, images=None, settings=AuditSettings(seed=1)).similarity.near_examples for _ in range(2)
+    )
     assert first == again
     assert len(first) == 5
-    assert audit(pairs, images=None, seed=2).similarity.near_examples != first
+    assert audit(pairs, images=None, settings=AuditSettings(seed=2)).similarity.near_examples != first
 
 
 # --- scores ----------------------------------------------------------------------------------------------------------
 def test_scores_by_hand():
-    found = audit(scored(2.0, 1.0, 0.0, -1.0), images=None, eta=0.7, tau_good=4.0).scores
+    found = audit(scored(2.0, 1.0, 0.0, -1.0), images=None, settings=AuditSettings(eta=0.7, tau_good=4.0)).scores
     assert (found.num_scored, found.num_tied, found.num_inverted) == (4, 1, 1)
     assert found.inverted_examples == ("3",)
     assert found.margin.median == pytest.approx(0.5)
@@ -193,12 +195,12 @@ def test_scores_by_hand():
 
 
 def test_the_gate_includes_its_edge():
-    assert audit(scored(1.0), images=None, tau_good=4.0).scores.gate_open == 1.0
+    assert audit(scored(1.0), images=None, settings=AuditSettings(tau_good=4.0)).scores.gate_open == 1.0
 
 
 @pytest.mark.parametrize(("scale", "eta"), [((0, 5), 0.7), ((1, 5), 0.88), ((1, 10), 0.39), ((0, 100), 0.035)])
 def test_proposed_eta_keeps_the_weight_of_a_share_of_the_scale(scale, eta):
-    found = audit(scored(1.0, 2.0), images=None, score_scale=scale).scores
+    found = audit(scored(1.0, 2.0), images=None, settings=AuditSettings(score_scale=scale)).scores
     assert found.proposed_eta == eta
     assert "0.7 x 5" in found.rule_eta
 
@@ -220,16 +222,16 @@ def test_scores_that_never_differ_propose_no_eta():
 
 
 def test_a_weight_that_weighs_nothing_and_a_gate_that_never_opens_are_warnings():
-    told = audit(scored(0.01, 0.02, 0.05, base=0.1), images=None, tau_good=2.5).warnings
+    told = audit(scored(0.01, 0.02, 0.05, base=0.1), images=None, settings=AuditSettings(tau_good=2.5)).warnings
     assert any("w_qual hardly differs" in line for line in told)
     assert any("never true" in line for line in told)
-    fine = audit(scored(0.5, 1.0, 3.0), images=None, tau_good=3.7).warnings
+    fine = audit(scored(0.5, 1.0, 3.0), images=None, settings=AuditSettings(tau_good=3.7)).warnings
     assert not any("w_qual" in line or "gate" in line for line in fine)
 
 
 def test_missing_inverted_and_outlying_scores_are_warnings():
     pairs = [*scored(-1.0, 4.0), pair("unscored")]
-    told = "\n".join(audit(pairs, images=None, score_scale=(1.0, 5.0)).warnings)
+    told = "\n".join(audit(pairs, images=None, settings=AuditSettings(score_scale=(1.0, 5.0))).warnings)
     assert "1 of 3 pairs have no scores" in told
     assert "1 pairs (50.0%) have the higher score on the rejected answer (such as 0)" in told
     assert "1 pairs have a score outside 1..5" in told

@@ -21,13 +21,14 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from mmpref.data.commands.check import CheckReport, check
+from mmpref.data.commands.check import check
+from mmpref.data.commands.check_report import CheckReport
 from mmpref.data.images import decoding
 from mmpref.data.images.loader import ImageLoader
 from mmpref.data.loading import load_each
-from mmpref.data.manifest import verify
 from mmpref.data.opening import open_pairs
 from mmpref.data.quarantine import Quarantine
+from mmpref.data.verification import verify
 from mmpref.errors import DataError
 from mmpref.records import ImageRef, PreferencePair
 
@@ -187,16 +188,16 @@ def test_bom_crlf_and_blank_lines_are_no_faults(folder: Path, tmp_path: Path) ->
     assert (run(path, tmp_path / "out").used, run(path, tmp_path / "out").quarantined) == (2, 0)
 
 
-def test_an_id_that_stands_twice_is_named_with_both_places(folder: Path, tmp_path: Path) -> None:
+def test_an_id_that_appears_twice_is_named_with_both_places(folder: Path, tmp_path: Path) -> None:
     report = run(write(folder, [row("a"), row("b"), row("a")]), tmp_path / "out", max_bad_fraction=1)
     assert report.reasons == {"duplicate_id": 1}
     assert report.fault is not None
-    assert "stands" in report.fault
+    assert "have the id of an earlier row" in report.fault
     assert "rows.jsonl, line 1" in report.first_bad[0]
     assert "rows.jsonl, line 3" in report.first_bad[0]
 
 
-def test_where_ids_stand_twice_those_rows_are_named_before_other_bad_ones(folder: Path, tmp_path: Path) -> None:
+def test_where_ids_appear_twice_those_rows_are_named_before_other_bad_ones(folder: Path, tmp_path: Path) -> None:
     bad = [row(f"bad{number}", chosen="") for number in range(6)]
     report = run(write(folder, [*bad, row("a"), row("a")]), tmp_path / "out", max_bad_fraction=1)
     assert "duplicate_id" in report.first_bad[0]
@@ -286,7 +287,7 @@ class Deadly(ImageLoader):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_image_that_ends_its_decoder_is_put_aside_and_the_others_go_on(
+def test_an_image_that_ends_its_decoder_is_quarantined_and_the_others_go_on(
     folder: Path, tmp_path: Path, workers: int
 ) -> None:
     names = ["exits.png", "crashes.png", "killed.png"]
@@ -334,7 +335,7 @@ def checked(folder: Path, out: Path, **options: Any) -> Path:
     return path
 
 
-def test_a_verified_load_leaves_out_what_the_check_put_aside(folder: Path, tmp_path: Path) -> None:
+def test_a_verified_load_leaves_out_what_the_check_quarantined(folder: Path, tmp_path: Path) -> None:
     path = checked(folder, tmp_path / "out")
     moved = path.rename(folder / "moved.jsonl")
     sources = [open_pairs(moved)]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mmpref.data.commands.convert import TARGETS, ConvertReport, convert
+from mmpref.data.commands.convert import TARGETS, ConvertReport, ConvertSettings, convert
 from mmpref.data.formats import FormatOptions, to_canonical
 from mmpref.data.pairs import pair_from_row
 from mmpref.data.quarantine import Quarantine
@@ -46,7 +46,9 @@ def numbered(rows: list[Row]) -> Iterator[tuple[str, int, Row]]:
 def run(tmp_path: Path, to: str, rows: list[Row], **options: Any) -> tuple[ConvertReport, Quarantine, list[Row]]:
     quarantine = Quarantine(tmp_path / "quarantine.jsonl")
     out = tmp_path / "out" / ("pairs.json" if to.startswith("llamafactory") else "pairs.jsonl")
-    report = convert(numbered(rows), to=to, out=out, quarantine=quarantine, **options)
+    read_as = options.pop("options", None)
+    settings = ConvertSettings(to=to, out=out, **options)
+    report = convert(numbered(rows), settings, quarantine=quarantine, options=read_as)
     content = out.read_text(encoding="utf-8")
     written = json.loads(content) if out.suffix == ".json" else [json.loads(line) for line in content.splitlines()]
     assert report.num_pairs == quarantine.num_used == len(written)
@@ -71,7 +73,7 @@ def test_a_round_trip_through_a_file_keeps_the_pairs(to: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("to", TARGETS)
-def test_what_the_target_cannot_hold_is_put_aside_and_named(to: str, tmp_path: Path) -> None:
+def test_what_the_target_cannot_hold_is_quarantined_and_named(to: str, tmp_path: Path) -> None:
     rows = [row(1), row(2, response_prefix="I see"), row(3, rejected_images=["other.png"])]
     report, quarantine, _ = run(tmp_path, to, rows)
     lost = {
@@ -137,7 +139,9 @@ def test_a_broken_dataset_info_is_not_overwritten(content: str, why: str, tmp_pa
     info = tmp_path / "dataset_info.json"
     info.write_text(content)
     with pytest.raises(DataError, match=rf"dataset_info\.json:? {why}"):
-        convert(numbered([row(1)]), to="llamafactory", out=tmp_path / "x.json", quarantine=Quarantine())
+        convert(
+            numbered([row(1)]), ConvertSettings(to="llamafactory", out=tmp_path / "x.json"), quarantine=Quarantine()
+        )
     assert info.read_text() == content
     assert not (tmp_path / "x.json").exists()
 
@@ -156,7 +160,7 @@ def test_embedded_images_become_files_except_in_canonical_rows(tmp_path: Path) -
     assert pair_from_row(pair, source="x", line=1).images == (ImageRef(written[0]["images"][0]),)
 
 
-def test_broken_rows_are_put_aside_with_their_place(tmp_path: Path) -> None:
+def test_broken_rows_are_quarantined_with_their_place(tmp_path: Path) -> None:
     rows = [
         row(1),
         row(2, chosen=""),
@@ -184,7 +188,7 @@ def test_nothing_is_written_when_reading_fails_halfway(to: str, tmp_path: Path) 
         raise DataError("the file ends in the middle")
 
     with pytest.raises(DataError, match="ends in the middle"):
-        convert(rows(), to=to, out=tmp_path / "x.json", quarantine=Quarantine())
+        convert(rows(), ConvertSettings(to=to, out=tmp_path / "x.json"), quarantine=Quarantine())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -194,17 +198,22 @@ def test_no_pair_at_all_is_an_error_and_keeps_the_old_file(tmp_path: Path) -> No
     with pytest.raises(
         DataError, match=r"nothing could be written .* 1 rows read, 0 used.*first: in\.jsonl, row 1.*empty"
     ):
-        convert(numbered([row(1, rejected=" ")]), to="trl", out=out, quarantine=Quarantine())
+        convert(numbered([row(1, rejected=" ")]), ConvertSettings(to="trl", out=out), quarantine=Quarantine())
     assert out.read_text() == "old"
 
 
 def test_only_formats_that_are_written_can_be_targets(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'povid' is only read; written are: canonical, trl"):
-        convert(numbered([row(1)]), to="povid", out=tmp_path / "x", quarantine=Quarantine())
+        convert(numbered([row(1)]), ConvertSettings(to="povid", out=tmp_path / "x"), quarantine=Quarantine())
     with pytest.raises(ConfigError, match="unknown format 'tlr'"):
-        convert(numbered([row(1)]), to="tlr", out=tmp_path / "x", quarantine=Quarantine())
+        convert(numbered([row(1)]), ConvertSettings(to="tlr", out=tmp_path / "x"), quarantine=Quarantine())
     with pytest.raises(ConfigError, match="unknown format 'x'"):
-        convert(numbered([row(1)]), to="trl", source_format="x", out=tmp_path / "x", quarantine=Quarantine())
+        convert(
+            numbered([row(1)]),
+            ConvertSettings(to="trl", out=tmp_path / "x"),
+            source_format="x",
+            quarantine=Quarantine(),
+        )
 
 
 # ---- where images are -----------------------------------------------------------------------------------------
@@ -222,7 +231,9 @@ EMBEDDED = imaged("embedded", {"bytes": "aGVsbG8="})
 
 def converted(rows: list[dict[str, Any]], out: Path, **options: Any) -> tuple[ConvertReport, list[dict[str, Any]]]:
     given = [("rows.jsonl", number, row) for number, row in enumerate(rows, start=1)]
-    report = convert(given, to=options.pop("to", "trl"), out=out, quarantine=Quarantine(), **options)
+    root = options.pop("root", None)
+    settings = ConvertSettings(to=options.pop("to", "trl"), out=out, **options)
+    report = convert(given, settings, quarantine=Quarantine(), root=root)
     return report, [json.loads(line) for line in out.read_text().splitlines()]
 
 
@@ -249,11 +260,11 @@ def test_one_folder_serves_paths_and_embedded_images_or_the_rows_are_refused(
     tmp_path: Path, rows: list[dict[str, Any]]
 ) -> None:
     root, out = tmp_path / "data", tmp_path / "out" / "rows.jsonl"
-    with pytest.raises(ConfigError, match=r"no one folder serves both; give --images a folder below"):
+    with pytest.raises(ConfigError, match=r"no one folder serves both; give --image-folder a folder below"):
         converted(rows, out, root=root)
     assert not list(out.parent.glob("*")), "nothing half done is left"
     for target, images in ((out, root / "new"), (root / "rows.jsonl", None)):
-        report, found = converted(rows, target, root=root, images=images)
+        report, found = converted(rows, target, root=root, image_folder=images)
         assert report.image_root == root
         assert all((root / row["images"][0]).is_file() or row["images"] == ["img/a.png"] for row in found)
     report, found = converted(rows, out, root=root, to="canonical")

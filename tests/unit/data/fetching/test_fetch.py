@@ -21,8 +21,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mmpref.data.fetching import fetch
-from mmpref.data.fetching.fetch import FetchPolicy, FetchReport, Target, checked_address, fetch_pairs, parse_url
+from mmpref.data.fetching.fetch import FetchReport, fetch_pairs
+from mmpref.data.fetching.policy import FetchPolicy, Target, checked_address, parse_url
+from mmpref.data.fetching.store import FOLDER
 from mmpref.data.images.loader import ImageLoader
 from mmpref.data.loading import load_pairs
 from mmpref.data.opening import open_pairs
@@ -262,8 +263,8 @@ def test_what_cannot_be_had_is_put_aside_with_its_reason(tmp_path: Path, server:
     for name, (reason, detail) in FAULTS.items():
         assert (name, found[name].reason) == (name, reason)
         assert detail in found[name].detail
-    assert len(list((tmp_path / "root" / fetch.FOLDER).rglob("*.part"))) == 0
-    assert sum(file.is_file() for file in (tmp_path / "root" / fetch.FOLDER).rglob("*")) == 1
+    assert len(list((tmp_path / "root" / FOLDER).rglob("*.part"))) == 0
+    assert sum(file.is_file() for file in (tmp_path / "root" / FOLDER).rglob("*")) == 1
 
 
 def test_a_server_of_this_machine_is_refused_unless_allowed(tmp_path: Path, server: Server) -> None:
@@ -295,7 +296,7 @@ def test_no_host_is_allowed_by_default(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path, server: Server) -> None:
     (tmp_path / "root").mkdir()
-    (tmp_path / "root" / fetch.FOLDER).write_text("a file")
+    (tmp_path / "root" / FOLDER).write_text("a file")
     with pytest.raises(CheckpointError, match="cannot write below"):
         run(rows_of(tmp_path, f"https://{HOST}/red.png"), policy_for(server))
 

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mmpref.data.fetching import fetch
-from mmpref.data.fetching.fetch import FetchPolicy, Target, checked_address, parse_url
+from mmpref.data.fetching.policy import FetchPolicy, Target, checked_address, parse_url
 from mmpref.data.fetching.public_hosts import is_public, normal_host
+from mmpref.data.fetching.store import FOLDER
 from mmpref.data.quarantine import RowError
 from mmpref.errors import ConfigError
 from tests.raw_server import SLOW, RawServer, read_request
@@ -51,7 +51,7 @@ def says(body: bytes, *headers: str) -> RawServer:
 
 
 def nothing_is_left(folder: Path) -> bool:
-    return not [file for file in (folder / "root" / fetch.FOLDER).rglob("*") if file.is_file()]
+    return not [file for file in (folder / "root" / FOLDER).rglob("*") if file.is_file()]
 
 
 # --- time -------------------------------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ def test_half_a_file_of_an_earlier_version_is_fetched_again(tmp_path: Path) -> N
     path = rows_of(tmp_path, f"https://{HOST}/a.png")
     with says(image()).running() as server:
         run(path, policy_for(server, deadline=20))
-        (file,) = (found for found in (tmp_path / "root" / fetch.FOLDER).rglob("*") if found.is_file())
+        (file,) = (found for found in (tmp_path / "root" / FOLDER).rglob("*") if found.is_file())
         file.write_bytes(image()[:60])
         report, _ = run(path, policy_for(server, deadline=20))
     assert (report.used, report.downloaded, file.read_bytes()) == (1, 1, image())

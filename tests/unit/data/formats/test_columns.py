@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmpref.data.formats import FORMATS, read_row, to_canonical
-from mmpref.data.formats.columns import column_of, is_empty, looks_like_media, standard
+from mmpref.data.formats.columns import column_of, standard
 from mmpref.data.formats.contract import FormatOptions
+from mmpref.data.formats.media_values import is_empty, looks_like_media
 from mmpref.data.pairs import pair_from_row
 from mmpref.data.quarantine import RowError
 from mmpref.records import ImageRef, PreferencePair

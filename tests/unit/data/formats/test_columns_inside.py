@@ -151,14 +151,14 @@ def test_a_place_of_two_tags_for_another_medium_is_refused(mark: str) -> None:
         "![](data:image/png;base64,aaaa)", "![x](<a.jpg>)",
     ],
 )  # fmt: skip
-def test_a_picture_file_in_a_text_without_images_is_refused(mark: str) -> None:
+def test_an_image_file_in_a_text_without_images_is_refused(mark: str) -> None:
     for prompt in (f"{mark}\nWhat is it?", f"What is it?\n{mark}"):
         for row in ({**PLAIN, "prompt": prompt}, {**PLAIN, "id": "1", "prompt": [{"role": "user", "content": prompt}]}):
             with pytest.raises(RowError, match="shows the image") as caught:
                 pair_of(row)
             assert caught.value.reason == "literal_placeholder"
         placed = {**PLAIN, "prompt": prompt.replace(mark, "<image>"), "images": ["a.jpg"]}
-        assert pair_of(placed).prompt[0].num_images == 1, "give the picture and write <image> in its place"
+        assert pair_of(placed).prompt[0].num_images == 1, "give the image and write <image> in its place"
         assert pair_of({**PLAIN, "prompt": "What is it?"}).images == (), "or take the mark out"
     literal = [{"type": "text", "text": f"{mark}\nWhat is it?"}]
     assert pair_of({**PLAIN, "id": "1", "prompt": [{"role": "user", "content": literal}]}).images == ()
@@ -172,12 +172,12 @@ def test_a_picture_file_in_a_text_without_images_is_refused(mark: str) -> None:
         "Is an <img> without source allowed?", "![formula](notes.txt)", "a ![b] (c.jpg)", "if (!x[1](a)) b.jpg",
     ],
 )  # fmt: skip
-def test_a_text_about_pictures_in_code_stays(prompt: str) -> None:
+def test_a_text_about_images_in_code_stays(prompt: str) -> None:
     about = prompt.replace("<img>", "<img >")
     assert (pair_of({**PLAIN, "prompt": about}).prompt[0].text, pair_of({**PLAIN, "prompt": about}).meta) == (about, {})
 
 
-def test_links_to_pictures_of_other_sites_are_counted() -> None:
+def test_links_to_images_of_other_sites_are_counted() -> None:
     """Questions copied from forums are full of them; the rows are used, and the count says what the model lacks."""
     prompt = "It looks so: ![enter image description here](https://i.e.org/a.png) and <img src='http://e.org/b.jpg'>"
     pair = pair_of({**PLAIN, "prompt": prompt})

@@ -13,9 +13,11 @@ from pyarrow import parquet
 
 from mmpref.data.audit.text import TextTally
 from mmpref.data.images.loader import ImageLoader
-from mmpref.data.loading import PairSource, load_pairs
+from mmpref.data.loading import load_pairs
 from mmpref.data.manifest import Listing
-from mmpref.data.pairs import pair_from_row, pair_to_row
+from mmpref.data.pair_source import PairSource
+from mmpref.data.pair_writing import pair_to_row
+from mmpref.data.pairs import pair_from_row
 from mmpref.data.quarantine import Quarantine, RowError
 from mmpref.data.reading.source import open_source
 from mmpref.records import PreferencePair

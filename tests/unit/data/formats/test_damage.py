@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmpref.data.formats import FORMATS, to_canonical
-from mmpref.data.loading import PairSource
+from mmpref.data.pair_source import PairSource
 from mmpref.data.pairs import pair_from_row
 from mmpref.data.quarantine import Quarantine, RowError
-from mmpref.data.reading.source import RowSource, SourceRow
+from mmpref.data.reading.rows import RowSource, SourceRow
 from tests.unit.data.formats.test_formats import ROWS, Row
 from tests.unit.data.formats.test_variants import VARIANTS
 

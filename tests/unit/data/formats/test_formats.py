@@ -186,7 +186,7 @@ def test_what_is_not_used_stays_in_meta() -> None:
         "image_path": "x/1.jpg",
     }
     assert read(changed("trl", meta='{"a": [1]}', b=2)).meta == {"a": [1], "b": 2}
-    with pytest.raises(RowError, match="'b' stands in the row and in its 'meta'"):
+    with pytest.raises(RowError, match="'b' is in the row and in its 'meta'"):
         read(changed("trl", meta={"b": 1}, b=2))
 
 

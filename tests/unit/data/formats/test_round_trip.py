@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmpref.data.formats import FORMATS, detect, to_canonical
-from mmpref.data.pairs import pair_from_row, pair_to_row
+from mmpref.data.pair_writing import pair_to_row
+from mmpref.data.pairs import pair_from_row
 from mmpref.data.quarantine import RowError
 from mmpref.records import ImageRef, Message, Part, PreferencePair
 from tests.unit.data.formats.test_formats import ROWS

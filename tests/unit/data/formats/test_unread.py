@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from mmpref.data.formats import FORMATS, to_canonical
-from mmpref.data.formats.columns import names_the_same
-from mmpref.data.pairs import pair_from_row, pair_to_row
+from mmpref.data.formats.media_values import names_the_same
+from mmpref.data.pair_writing import pair_to_row
+from mmpref.data.pairs import pair_from_row
 from mmpref.data.quarantine import RowError
 from mmpref.records import ImageRef
 from tests.unit.data.formats.more_rows import ANSWERS, BAD, GOOD, Row, gpt, human, said, talk
@@ -115,7 +116,7 @@ def test_a_system_prompt_under_a_further_name_is_read_or_refused(column: str) ->
 # --- pictures that nothing reads -------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["COCO_train2014_000000001.jpg", "coco/1.PNG", "https://e.org/a.webp?s=1"])
 @pytest.mark.parametrize("column", ["id", "source"])
-def test_a_picture_that_only_names_the_row_refuses_a_row_without_images(column: str, name: str) -> None:
+def test_an_image_that_only_names_the_row_refuses_a_row_without_images(column: str, name: str) -> None:
     for row in (PLAIN, {"question": "What?", **ANSWERS}, ROWS["ultrafeedback"], ROWS["stack_exchange_paired"]):
         error = refused({**row, column: name})
         assert (error.reason, repr(column) in error.detail) == ("unread_media", True)
@@ -289,7 +290,7 @@ def test_two_paths_are_one_file_where_one_is_the_end_of_the_other(one: str, two:
 
 
 @pytest.mark.parametrize("columns", [("images", "image"), ("image", "image_path"), ("img", "picture")])
-def test_pictures_of_one_name_in_two_folders_are_two(columns: tuple[str, str]) -> None:
+def test_images_of_one_name_in_two_folders_are_two(columns: tuple[str, str]) -> None:
     first, second = columns
     pictures: Row = {first: ["orig/1.jpg"] if first == "images" else "orig/1.jpg", second: "edited/1.jpg"}
     error = refused({**PLAIN, **pictures})

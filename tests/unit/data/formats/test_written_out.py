@@ -11,7 +11,7 @@ import pytest
 
 from mmpref.data.formats import FORMATS
 from mmpref.data.loading import load_pairs
-from mmpref.data.pairs import pair_to_row
+from mmpref.data.pair_writing import pair_to_row
 from mmpref.data.quarantine import Quarantine, RowError
 from mmpref.processing import ChatEncoder
 from mmpref.records import ImageRef

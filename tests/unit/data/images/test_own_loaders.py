@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mmpref.data.formats import FORMATS, FormatOptions, detect, to_canonical
-from mmpref.data.loading import canonical_rows
+from mmpref.data.pair_source import canonical_rows
 from mmpref.data.pairs import PAIR_KEYS, pair_from_row
 from mmpref.data.quarantine import RowError
 from tests.unit.data.formats.more_rows import BAD, GOOD, Row, gpt, human, said, talk

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from mmpref.data.commands.check import check
-from mmpref.data.commands.convert import convert
+from mmpref.data.commands.convert import ConvertSettings, convert
 from mmpref.data.loading import load_pairs
-from mmpref.data.manifest import verify
 from mmpref.data.opening import open_pairs, recipe_sources
 from mmpref.data.quarantine import Quarantine
 from mmpref.data.reading.source import open_source
+from mmpref.data.verification import verify
 from mmpref.errors import ConfigError, DataError
 from mmpref.recipe.sections import DataSection
 from mmpref.records import PreferencePair
@@ -145,7 +145,8 @@ def test_what_convert_writes_is_read_back_through_its_index(tmp_path: Path) -> N
     for target in ("llamafactory_sharegpt", "llamafactory_alpaca"):
         out = tmp_path / target / "pairs.json"
         rows = ((str(row.file), row.number, row.row) for row in open_source(tmp_path))
-        convert(rows, to=target, out=out, source_format="llamafactory_sharegpt", quarantine=Quarantine())
+        settings = ConvertSettings(to=target, out=out)
+        convert(rows, settings, source_format="llamafactory_sharegpt", quarantine=Quarantine())
         (first,), (again,) = load(tmp_path), load(out.parent)
         assert (first.id, first.prompt, first.images, first.chosen) == (
             again.id,

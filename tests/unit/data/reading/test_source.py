@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import tracemalloc
 from pathlib import Path
 
@@ -65,6 +66,26 @@ def test_a_line_of_exactly_the_limit_is_read(tmp_path: Path) -> None:
     rows = list(read_jsonl(path, on_fault=lambda _, fault: faults.append(fault.reason), max_line_bytes=len(line) - 1))
     assert rows == [(2, {"a": 2})]
     assert faults == ["line_too_long"]
+
+
+@pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8], ids=["plain", "byte order mark"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b""], ids=["lf", "crlf", "end of file"])
+@pytest.mark.parametrize("more", range(-1, 6))
+def test_the_limit_of_a_line_is_its_bytes_and_its_line_end_without_the_mark(
+    mark: bytes, end: bytes, more: int, tmp_path: Path
+) -> None:
+    """One byte more is a fault, and the next line is the next row: no rest of a line is taken for a row."""
+    limit = 40
+    line = b'{"a": "' + b"x" * (limit + more - len(end) - 9) + b'"}' + end
+    assert len(line) == limit + more
+    following = b'{"a": 2}\n' if end else b""
+    path = write(tmp_path, mark + line + following)
+    faults: list[tuple[int, str]] = []
+    rows = list(
+        read_jsonl(path, on_fault=lambda number, fault: faults.append((number, fault.reason)), max_line_bytes=limit)
+    )
+    assert [number for number, _ in rows] == ([1] if more <= 0 else []) + ([2] if end else [])
+    assert faults == ([] if more <= 0 else [(1, "line_too_long")])
 
 
 def test_a_huge_line_is_skipped_without_holding_it(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ from mmpref.data.images.loader import ImageLoader
 from mmpref.data.loading import load_pairs
 from mmpref.data.quarantine import Quarantine, RowError
 from mmpref.data.reading.json_rows import read_json
-from mmpref.data.reading.source import RowSource, count_rows, open_source
+from mmpref.data.reading.rows import RowSource
+from mmpref.data.reading.source import count_rows, open_source
 from mmpref.errors import ConfigError, DataError
 
 Row = dict[str, Any]

@@ -4,7 +4,7 @@ import pytest
 
 from mmpref.errors import DataError
 from mmpref.evals import load_samples, score
-from mmpref.evals.benchmarks.mme import COGNITION, PERCEPTION, READERS
+from mmpref.evals.benchmarks.mme import COGNITION, PERCEPTION, PROTOCOLS
 
 
 def rows(subtask="existence", images=("a.jpg", "b.jpg")):
@@ -61,7 +61,7 @@ def test_a_sum_needs_all_its_subtasks():
     ],
 )
 def test_what_each_protocol_reads(text, official, lmms_eval, vlmevalkit, ours):
-    assert [READERS[name](text) for name in ("official", "lmms_eval", "vlmevalkit", "mmpref")] == [
+    assert [PROTOCOLS[name].read(text) for name in ("official", "lmms_eval", "vlmevalkit", "mmpref")] == [
         official,
         lmms_eval,
         vlmevalkit,

@@ -114,7 +114,7 @@ def test_answers_of_two_models_are_refused(name, key, tmp_path):
     with pytest.raises(
         DataError, match=rf"answers of 2 models: {key} is 'A' \({len(rows) - 1:,} rows\), 'B' \(1 rows\)"
     ):
-        score(name, questions, rows, BENCHMARKS[name].protocols[0], resamples=10, **options)
+        score(name, questions, rows, next(iter(BENCHMARKS[name].protocols)), resamples=10, **options)
 
 
 def test_two_models_in_files_of_several_splits_are_refused(tmp_path):

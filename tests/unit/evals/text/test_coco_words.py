@@ -7,7 +7,8 @@ import pytest
 from mmpref.cli.main import main
 from mmpref.errors import ConfigError
 from mmpref.evals import score, score_beside
-from mmpref.evals.text.objects import _OWN_FILE, OWN_LIST, Vocabulary, extractor_for
+from mmpref.evals.text.objects import extract_mmpref
+from mmpref.evals.text.vocabulary import _OWN_FILE, OWN_LIST, Vocabulary
 
 COCO = {
     "images": [{"id": 7, "file_name": "COCO_val2014_000000000007.jpg"}, {"id": 8}],
@@ -83,7 +84,7 @@ def test_the_list_names_every_category_once_and_no_word_twice():
     ],
 )
 def test_words_of_descriptions_are_found(text, objects):
-    extract = extractor_for("mmpref", Vocabulary.read(_OWN_FILE))
+    extract = extract_mmpref(Vocabulary.read(_OWN_FILE))
     assert [mention.object for mention in extract(text)] == objects
 
 
@@ -91,9 +92,7 @@ def test_the_own_list_finds_what_the_authors_list_finds(bench_data):
     """On 500 published captions: of the objects of a caption, 98 % of ours are theirs and 99 % of theirs ours."""
     files = sorted((bench_data / "chair" / "pope_captions").glob("*.jsonl"))
     captions = [json.loads(line)["caption"] for file in files for line in file.read_text().splitlines()[:50]]
-    extract = [
-        extractor_for("mmpref", Vocabulary.read(source)) for source in (_OWN_FILE, bench_data / "chair/synonyms.txt")
-    ]
+    extract = [extract_mmpref(Vocabulary.read(source)) for source in (_OWN_FILE, bench_data / "chair/synonyms.txt")]
     ours, theirs = [
         {(n, mention.object) for n, caption in enumerate(captions) for mention in find(caption)} for find in extract
     ]

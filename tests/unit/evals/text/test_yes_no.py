@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmpref.evals.text.yes_no import (
-    YES_NO_READERS,
     read_lmms_eval,
     read_mmpref,
     read_official,
@@ -97,7 +96,7 @@ def test_vlmevalkit_needs_one_whole_word_after_its_clean_up(answer, verdict):
         ("Não", U),
         ("I'm sorry, but I cannot help", U), ("There is no doubt that there is a dog", U), ("<think>hmm no", U),
         ("...", U),
-        # a letter that more words follow is no verdict
+        # a letter that more words follow answers nothing
         ("y it is", U), ("Y axis", U), ("n of them", U),
     ],
 )  # fmt: skip
@@ -107,7 +106,7 @@ def test_mmpref_reads_what_a_person_would(answer, verdict):
 
 @given(st.text(max_size=200))
 def test_every_reader_takes_any_text(text):
-    for read in YES_NO_READERS.values():
+    for read in (read_mmpref, read_official, read_lmms_eval, read_vlmevalkit):
         assert read(text) in (Y, N, U)
 
 

@@ -17,6 +17,7 @@ from mmpref.errors import ConfigError
 from mmpref.models import (
     AdapterSettings,
     LoadedModel,
+    LoadSettings,
     Tuning,
     choose_reference,
     count_parameters,
@@ -26,7 +27,7 @@ from mmpref.models import (
     prepare,
     save_model,
 )
-from mmpref.models.adapters import lora as adapter_module
+from mmpref.models.adapters.targets import exact_pattern
 from mmpref.processing import PairCollator, PairEncoder
 from mmpref.processing.family import family_of
 from tests.recomputing import recompute
@@ -49,7 +50,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def fresh(folder: Path, **settings: Any) -> LoadedModel:
-    return load(folder, trainable=True, **settings)
+    return load(folder, LoadSettings(**settings), trainable=True)
 
 
 def batch_for(loaded: LoadedModel, *images: str) -> Any:
@@ -208,7 +209,7 @@ def test_a_missing_extra_says_what_to_install(
     loaded = fresh(base("llava"))
     calls: dict[str, Callable[[], object]] = {
         "lora": lambda: prepare(loaded, LORA, AdapterSettings()),
-        "nf4": lambda: load_model(base("llava"), quantization="nf4"),
+        "nf4": lambda: load_model(base("llava"), LoadSettings(quantization="nf4")),
     }
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(ConfigError, match="pip install"):
@@ -289,7 +290,7 @@ def test_a_pattern_names_exactly_the_layers() -> None:
     )
     model["layers"].extend(nn.Linear(2, 2) for _ in range(12))
     names = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
-    pattern = adapter_module._pattern(names, model)
+    pattern = exact_pattern(names, model)
     assert {n for n, _ in model.named_modules() if re.fullmatch(pattern, n)} == set(names)
     assert r"layers\.\d+" in pattern
     assert family_of("llama", has_vision=False).part_of("lm_head") == "language"

@@ -15,7 +15,7 @@ from mmpref.models.load import family_of_config
 from mmpref.models.logps.answer_logps import answer_logps
 from mmpref.models.logps.shared_prefix_attention import implementation
 from mmpref.processing import PairBatch
-from mmpref.processing.encode import EncodedPair, EncodedPrompt
+from mmpref.processing.encoded import EncodedPair, EncodedPrompt
 from mmpref.processing.layout import plain_batch, shared_prefix_batch
 from mmpref.processing.positions import in_sequence
 from tests.tiny_vlms import TINY, build_model

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmpref.models import LoadedModel, load, pair_logps
-from mmpref.models.logps import pair_logps as policy_module
+from mmpref.models.logps import answer_logps as answer_module
 from mmpref.models.logps.answer_logps import answer_logps
 from mmpref.processing import LayoutName, PairBatch, PairCollator, PairEncoder
 from mmpref.records import PreferencePair
@@ -193,9 +193,9 @@ def test_the_tiled_head_and_every_way_to_logits_agree(
     batch = collator_for(loaded, layout)(rows_for(name))
     want = token_logps(loaded.model, batch)
     torch.testing.assert_close(token_logps(loaded.model, batch, through_logits=True), want, atol=1e-5, rtol=1e-5)
-    monkeypatch.setattr(policy_module, "_TAKES_MASK", False)
+    monkeypatch.setattr(answer_module, "_TAKES_MASK", False)
     torch.testing.assert_close(token_logps(loaded.model, batch, through_logits=True), want, atol=1e-5, rtol=1e-5)
-    monkeypatch.setattr(policy_module, "_takes_logits_to_keep", lambda _: False)
+    monkeypatch.setattr(answer_module, "_takes_logits_to_keep", lambda _: False)
     torch.testing.assert_close(token_logps(loaded.model, batch, through_logits=True), want, atol=1e-5, rtol=1e-5)
 
 

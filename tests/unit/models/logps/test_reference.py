@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mmpref.errors import ConfigError
-from mmpref.models import AdapterSettings, Tuning, choose_reference, load, pair_logps, prepare, save_model
+from mmpref.models import AdapterSettings, LoadSettings, Tuning, choose_reference, load, pair_logps, prepare, save_model
 from mmpref.models.logps.reference import eval_mode
 from mmpref.processing import PairCollator, PairEncoder
 from tests.tiny_vlms import build, draw, pair
@@ -182,7 +182,9 @@ def test_a_continued_adapter_is_compared_with_where_it_starts(base: Path, tmp_pa
 
 
 def test_a_pissa_start_is_copied_and_its_base_is_no_reference(base: Path) -> None:
-    loaded = prepare(load(base, dtype="float32", trainable=True), LORA, AdapterSettings(rank=4, init="pissa"))
+    loaded = prepare(
+        load(base, LoadSettings(dtype="float32"), trainable=True), LORA, AdapterSettings(rank=4, init="pissa")
+    )
     with pytest.raises(ConfigError, match="taking its weights out of the base"):
         choose_reference(loaded.model, kind="adapter_off")
     reference = choose_reference(loaded.model)

@@ -17,10 +17,11 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from mmpref.errors import DistributedError
 from mmpref.recipe.sections import Recipe, load_recipe
 from mmpref.training.parallel import launch as launching
-from mmpref.training.parallel.launch import Launch, environment_of, launch, read_profile, shipped_profile
+from mmpref.training.parallel.launch import Launch, launch
+from mmpref.training.parallel.profiles import environment_of, read_profile, shipped_profile
 from mmpref.training.parallel.strategy import (
     STRATEGIES,
-    refuse_contradictions,
+    refuse_launch_contradictions,
     refuse_other_than_asked,
     refuse_what_cannot_shard,
 )
@@ -74,7 +75,7 @@ def test_a_shipped_profile_stands_for_its_strategy_and_accelerate_takes_it(file:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_shipped_profile_contradicts_no_recipe(strategy: str) -> None:
     tried = recipe("train.bf16=true", "train.gradient_accumulation_steps=4", "train.max_grad_norm=0.3", *LORA)
-    refuse_contradictions(tried, environment_of(*read_profile(strategy)))
+    refuse_launch_contradictions(tried, environment_of(*read_profile(strategy)))
     refuse_what_cannot_shard(tried, read_profile(strategy)[1])
 
 
@@ -88,7 +89,7 @@ def test_a_shipped_profile_contradicts_no_recipe(strategy: str) -> None:
         ("distributed_type: MULTI_CPU\n", "use MULTI_GPU"),
         ("distributed_type: 'NO'\n", "use MULTI_GPU"),
         ("num_processes: 2\n", "is not there"),
-        ("distributed_type: DEEPSPEED\ndeepspeed_config: 2\n", "must hold keys and values"),
+        ("distributed_type: DEEPSPEED\ndeepspeed_config: 2\n", "must have keys and values"),
         ("distributed_type: MULTI_GPU\nnumber_of_processes: 2\n", "number_of_processes"),
         ("- MULTI_GPU\n", "expected keys and values"),
     ],
@@ -110,28 +111,32 @@ def test_a_profile_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("said", "set_"), [("bf16", ()), ("fp16", ("train.bf16=true",))])
 def test_another_precision_than_the_recipes(strategy: str, said: str, set_: tuple[str, ...]) -> None:
     with pytest.raises(DistributedError, match=f"train.{said}=true"):
-        refuse_contradictions(recipe(*set_), told(strategy, f"mixed_precision: {said}"))
+        refuse_launch_contradictions(recipe(*set_), told(strategy, f"mixed_precision: {said}"))
 
 
 @pytest.mark.parametrize("strategy", ["zero2", "zero3"])
 def test_another_accumulation_or_clipping_than_the_recipes(strategy: str) -> None:
     tried = recipe("train.gradient_accumulation_steps=2", "train.max_grad_norm=0.5", *LORA)
     with pytest.raises(DistributedError, match=r"write `train.gradient_accumulation_steps=4`"):
-        refuse_contradictions(tried, told(strategy, "gradient_accumulation_steps: 4", section="deepspeed_config"))
+        refuse_launch_contradictions(
+            tried, told(strategy, "gradient_accumulation_steps: 4", section="deepspeed_config")
+        )
     with pytest.raises(DistributedError, match=r"write `train.max_grad_norm=1.0`, or gradient_clipping: auto"):
-        refuse_contradictions(tried, told(strategy, "gradient_clipping: 1.0", section="deepspeed_config"))
+        refuse_launch_contradictions(tried, told(strategy, "gradient_clipping: 1.0", section="deepspeed_config"))
     for same in ("gradient_clipping: 0.5", "gradient_accumulation_steps: 2"):
-        refuse_contradictions(tried, told(strategy, same, section="deepspeed_config"))
+        refuse_launch_contradictions(tried, told(strategy, same, section="deepspeed_config"))
 
 
 def test_checkpointing_of_activations_is_the_recipes() -> None:
     with pytest.raises(DistributedError, match=r"train.gradient_checkpointing=true"):
-        refuse_contradictions(recipe(), told("fsdp2", "fsdp_activation_checkpointing: true", section="fsdp_config"))
+        refuse_launch_contradictions(
+            recipe(), told("fsdp2", "fsdp_activation_checkpointing: true", section="fsdp_config")
+        )
 
 
 def test_a_launcher_that_started_one_process_where_several_were_asked_for() -> None:
     with pytest.raises(DistributedError, match="--launch ddp"):
-        refuse_contradictions(recipe(), {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_PORT": "29500"})
+        refuse_launch_contradictions(recipe(), {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_PORT": "29500"})
 
 
 # ---- what a strategy cannot hold ----------------------------------------------------------------------------------
@@ -150,18 +155,18 @@ def test_a_launcher_that_started_one_process_where_several_were_asked_for() -> N
 def test_what_sharding_cannot_hold(strategy: str, changes: tuple[str, ...], fix: str) -> None:
     tried = recipe(*changes)
     with pytest.raises(DistributedError, match=fix):
-        refuse_contradictions(tried, environment_of(*read_profile(strategy)))
+        refuse_launch_contradictions(tried, environment_of(*read_profile(strategy)))
     with pytest.raises(DistributedError, match=fix):
         refuse_what_cannot_shard(tried, read_profile(strategy)[1])
-    refuse_contradictions(tried, environment_of(*read_profile("ddp")))
+    refuse_launch_contradictions(tried, environment_of(*read_profile("ddp")))
 
 
 @pytest.mark.parametrize("strategy", ["zero2", "zero3"])
 def test_four_bits_under_deepspeed(strategy: str) -> None:
     tried = recipe(*QLORA)
     with pytest.raises(DistributedError, match="--launch fsdp2, or --launch ddp"):
-        refuse_contradictions(tried, environment_of(*read_profile(strategy)))
-    refuse_contradictions(tried, environment_of(*read_profile("fsdp2")))
+        refuse_launch_contradictions(tried, environment_of(*read_profile(strategy)))
+    refuse_launch_contradictions(tried, environment_of(*read_profile("fsdp2")))
 
 
 def test_a_copied_reference_under_zero3() -> None:

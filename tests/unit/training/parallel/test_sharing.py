@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from mmpref.errors import CheckpointError, StoppedError
 from mmpref.training.parallel import sharded
-from mmpref.training.parallel.batches import GlobalBatches, deal
+from mmpref.training.parallel.batches import GlobalBatches, deal_by_cost
 from mmpref.training.parallel.watchdog import watching
 from mmpref.training.parallel.world import World, is_of_communication
 
@@ -51,12 +51,12 @@ def test_every_epoch_has_an_order_of_its_own() -> None:
 
 def test_costly_pairs_are_spread() -> None:
     costs = [100.0, 90.0, 1.0, 1.0, 1.0, 1.0, 80.0, 70.0]
-    shares = deal(range(8), 2, 4, costs)
+    shares = deal_by_cost(range(8), 2, 4, costs)
     assert shares == [[0, 2, 4, 7], [1, 3, 5, 6]] or sorted(sum(costs[i] for i in share) for share in shares) == [
         172,
         172,
     ]
-    assert deal([5, 6, 7], 4, 2) == [[5], [6], [7], []]
+    assert deal_by_cost([5, 6, 7], 4, 2) == [[5], [6], [7], []]
 
 
 def test_the_imbalance_of_what_was_dealt_out_is_told_once() -> None:

@@ -13,7 +13,7 @@ from mmpref.errors import ConfigError, DistributedError, MMPrefError
 from mmpref.losses import resolve_tau_good
 from mmpref.recipe.sections import Recipe, load_recipe
 from mmpref.training.loss_settings import objective_of
-from mmpref.training.parallel.strategy import refuse_contradictions, refuse_what_cannot_shard
+from mmpref.training.parallel.strategy import refuse_launch_contradictions, refuse_what_cannot_shard
 from mmpref.training.run import setup
 from mmpref.training.run.start_adapter import with_start_adapter
 from mmpref.training.trainer.arguments import training_arguments
@@ -72,9 +72,9 @@ SHARDED = {"ACCELERATE_USE_FSDP": "true"}
 )
 def test_advice_about_several_processes(overrides: list[str], environ: dict[str, str]) -> None:
     with pytest.raises(DistributedError) as caught:
-        refuse_contradictions(recipe(overrides), environ)
+        refuse_launch_contradictions(recipe(overrides), environ)
     for words in alternatives(str(caught.value)):
-        refuse_contradictions(recipe(followed(overrides, words)), environ)
+        refuse_launch_contradictions(recipe(followed(overrides, words)), environ)
 
 
 def test_advice_about_a_copied_reference_under_zero3() -> None:

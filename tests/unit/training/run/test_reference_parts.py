@@ -112,7 +112,9 @@ def test_a_part_that_is_gone_is_only_missing_and_other_files_do_not_count(tmp_pa
 def test_facts_that_cannot_be_read_are_one_line(tmp_path: Path, content: str) -> None:
     filled(tmp_path / "cache")
     (tmp_path / "cache" / FACTS).write_text(content)
-    with pytest.raises(CheckpointError, match=r"facts.json cannot be read: .*; delete .* to compute it anew") as caught:
+    with pytest.raises(
+        CheckpointError, match=r"facts.json cannot be read: .*; delete .* to compute it again"
+    ) as caught:
         ReferenceCache.open(tmp_path / "cache", HERE)
     assert "\n" not in str(caught.value)
 

@@ -12,7 +12,8 @@ from mmpref.losses import resolve
 from mmpref.recipe.sections import build_recipe
 from mmpref.records import PreferencePair
 from mmpref.rundir.folder import RunDir
-from mmpref.training.run.resume import check_pairs, choose_checkpoint, facts_of, pairs_fact
+from mmpref.training.run.facts import facts_of, pairs_fact
+from mmpref.training.run.resume import check_pairs, choose_checkpoint
 from mmpref.training.trainer.checkpoint import seal
 
 

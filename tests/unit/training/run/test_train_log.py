@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from mmpref.errors import ConfigError, DataError
-from mmpref.rundir.train_log import LossLines, TrainLog, append
+from mmpref.rundir.train_log import TrainLog, append
+from mmpref.training.trainer.log_lines import LossLines
 
 
 def lines(path: Path) -> list[str]:
@@ -27,7 +28,7 @@ def fails(log: TrainLog, path: Path | None, err: Exception) -> None:
     def run() -> None:
         with log:
             if path is not None:
-                log.begin(path)
+                log.start(path)
             raise err
 
     with pytest.raises(type(err)):
@@ -39,7 +40,7 @@ def test_what_is_said_before_the_folder_is_there_is_written_once_it_is(tmp_path:
     with TrainLog() as log:
         log.saying(told.append)("before")
         assert not list(tmp_path.iterdir())
-        log.begin(tmp_path / "train.log")
+        log.start(tmp_path / "train.log")
         log.saying(told.append)("after\nin two lines \U0001f600 \ud83d")
     begins, *rest = lines(tmp_path / "train.log")
     assert begins.startswith("mmpref ")
@@ -50,7 +51,7 @@ def test_what_is_said_before_the_folder_is_there_is_written_once_it_is(tmp_path:
 def test_a_later_run_adds_to_the_log(tmp_path: Path) -> None:
     for number in range(2):
         with TrainLog() as log:
-            log.begin(tmp_path / "train.log")
+            log.start(tmp_path / "train.log")
             log.line(f"run {number}")
     assert [line for line in lines(tmp_path / "train.log") if line.startswith("run")] == ["run 0", "run 1"]
 
@@ -67,7 +68,7 @@ def test_the_error_that_ends_a_run_is_the_last_line(tmp_path: Path) -> None:
 
 def test_of_another_rank_only_the_error_is_written(tmp_path: Path) -> None:
     with TrainLog() as first:
-        first.begin(tmp_path / "train.log")
+        first.start(tmp_path / "train.log")
         TrainLog(is_first=False, rank=1).line("what the first rank says too")
         err = DataError("row 3 is broken")
         fails(TrainLog(is_first=False, rank=1), tmp_path / "train.log", err)
@@ -79,7 +80,7 @@ def test_of_another_rank_only_the_error_is_written(tmp_path: Path) -> None:
 def test_a_log_that_cannot_be_written_stops_nothing_and_catches_up(tmp_path: Path) -> None:
     folder = tmp_path / "gone"
     with TrainLog() as log:
-        log.begin(folder / "train.log")
+        log.start(folder / "train.log")
         log.line("while there was no place")
         folder.mkdir()
         log.line("again")

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from mmpref.training.trainer.nonfinite import GradientNorms, UpdateGuard, can_leave_out
+from mmpref.training.trainer.gradient_norms import GradientNorms
+from mmpref.training.trainer.nonfinite import UpdateGuard, can_leave_out
 from mmpref.training.trainer.update_watch import UpdateNotes
 
 

@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 
 from mmpref.models import AdapterSettings, LoadedModel, Tuning, choose_reference, prepare
 from mmpref.records import PreferencePair
-from mmpref.training import PreferenceTrainer
+from mmpref.training import PreferenceTrainer, TrainerOptions
 from tests.plain_forward import all_rows, build_deep, collator_for, relative
 from tests.recomputing import recomputing_arguments
 from tests.tiny_vlms import pair
@@ -48,9 +48,10 @@ def trained(
     trainer = PreferenceTrainer(
         loaded.model, args,
         objective=loss or {"base": "dpo", "beta": 0.3},
-        collator=collator_for(loaded, layout, **of_collator),
         train_pairs=rows or eight(name), eval_pairs=eval_rows,
-        reference=choose_reference(loaded.model),
+        options=TrainerOptions(
+            collator=collator_for(loaded, layout, **of_collator), reference=choose_reference(loaded.model)
+        ),
     )  # fmt: skip
     trainer.train()
     end = torch.cat([p.detach().flatten() for p in loaded.model.parameters() if p.requires_grad])

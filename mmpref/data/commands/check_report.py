@@ -1,0 +1,119 @@
+"""What a check found: its counts, and the rows and warnings that the terminal shows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from mmpref.data.quarantine import QuarantinedRow, Skip
+
+WORTH_A_LOOK = 0.005
+"""Share of scored pairs that are inverted, above which the check says so: a column may be the wrong way round."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckReport:
+    """What ``check`` found. ``used + quarantined == read``, always; they count pairs."""
+
+    read: int
+    used: int
+    quarantined: int
+    reasons: dict[str, int]
+    bad: int
+    """Rows in quarantine that count against the allowed share; a row that only contains no preference does not."""
+    max_bad_fraction: float
+    first_bad: tuple[str, ...]
+    images: int
+    """Different images of the pairs used; an embedded one counts each time."""
+    image_bytes: int
+    image_sides: dict[str, int]
+    """Smallest, median and largest longer side, in pixels."""
+    images_per_pair: dict[int, int]
+    demonstrations: int
+    scored: int
+    scores: dict[str, float]
+    """Lowest and highest score, and the counts ``inverted`` (chosen below rejected) and ``tied``."""
+    repeat_prompt: int
+    """Pairs used whose answers all begin with the whole question; the model would learn to repeat it."""
+    sources: dict[str, int]
+    """Pairs used, per ``source``."""
+    left_over: dict[str, int]
+    """Columns that nothing is read from -> rows that have them; they stay in ``meta``."""
+    manifest: dict[str, Any]
+    quarantined_rows: tuple[QuarantinedRow, ...]
+    """In the order in which they were read."""
+
+    @property
+    def skip(self) -> Skip:
+        """The quarantined pairs, as reading the same rows again wants them."""
+        return {(row.file, row.row, row.id): row.reason for row in self.quarantined_rows}
+
+    @property
+    def bad_fraction(self) -> float:
+        """Share of what was read that is bad."""
+        return self.bad / self.read if self.read else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of ``data_report.json``."""
+        content = asdict(replace(self, quarantined_rows=()))
+        del content["quarantined_rows"]  # quarantine.jsonl has them
+        return {**content, "bad_fraction": self.bad_fraction, "passed": self.fault is None}
+
+    @property
+    def fault(self) -> str | None:
+        """Why training would refuse this data; None when it would not."""
+        if twice := self.reasons.get("duplicate_id"):
+            return f"{twice} of {self.read} rows have the id of an earlier row; every id must be unique"
+        if not self.read:
+            return "no usable row: there is no row to read"
+        if not self.used:
+            return "no usable row"
+        if self.bad_fraction > self.max_bad_fraction:
+            reasons = ", ".join(f"{reason} {count}" for reason, count in self.reasons.items())
+            return (
+                f"{self.bad} of {self.read} rows cannot be used ({reasons}), more than the allowed share of "
+                f"{self.max_bad_fraction:g}"
+            )
+        return None
+
+    def rows(self) -> list[tuple[str, str]]:
+        """(label, text) for a table in the terminal."""
+        facts = [
+            ("read", f"{self.read:,}"),
+            ("used", f"{self.used:,}"),
+            ("quarantined", f"{self.quarantined:,}"),
+            *((f"  {reason}", f"{count:,}") for reason, count in self.reasons.items()),
+            ("images", f"{self.images:,} decoded, {self.image_bytes / 2**20:,.1f} MiB"),
+        ]
+        if self.image_sides:
+            sides = self.image_sides
+            facts.append(("longer side", f"{sides['smallest']} to {sides['largest']} pixels, median {sides['median']}"))
+        per_pair = ", ".join(f"{number}: {count:,}" for number, count in self.images_per_pair.items())
+        facts += [("pairs by images", per_pair), ("scored pairs", f"{self.scored:,}")]
+        if self.scores:
+            facts.append(("scores", f"{self.scores['lowest']:g} to {self.scores['highest']:g}"))
+            facts.append(("inverted, tied", f"{self.scores['inverted']:,}, {self.scores['tied']:,}"))
+        if self.demonstrations:
+            facts.append(("demonstrations", f"{self.demonstrations:,}"))
+        facts += [
+            ("not read, in meta" if not place else "", f"{name[:40]} ({count:,} rows)")
+            for place, (name, count) in enumerate(self.left_over.items())
+        ]
+        return [*facts, ("manifest", str(self.manifest["hash"])[:16])]
+
+    def warnings(self) -> list[str]:
+        """What the user should look at, in sentences."""
+        found = []
+        inverted = self.scores.get("inverted", 0)
+        if inverted > WORTH_A_LOOK * self.scored:
+            found.append(f"{inverted:,} of {self.scored:,} scored pairs have the higher score on the rejected answer")
+        if self.repeat_prompt:
+            found.append(
+                f"the answers of {self.repeat_prompt:,} pairs begin with the whole question, which the model would "
+                "learn to repeat: cut it off"
+            )
+        if 0 < self.scored < self.used:
+            found.append(
+                f"{self.used - self.scored:,} pairs have no scores, which Uni-DPO's quality weight does not take"
+            )
+        return found

@@ -1,0 +1,90 @@
+"""Pairs written as canonical rows, which reading gives back."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmpref.errors import DataError
+from mmpref.files.writing import replacing
+from mmpref.records import ImageRef, PreferencePair
+
+
+def pair_to_row(pair: PreferencePair) -> dict[str, Any]:
+    """The canonical row of a pair: JSON-ready, fields at their default left out. ``pair_from_row`` gives it back.
+
+    In ``meta``, what JSON has no form for becomes text (bytes in base64), and NaN becomes null.
+    """
+    row: dict[str, Any] = {
+        "id": pair.id,
+        "images": [_image_to_row(image) for image in pair.images],
+        "prompt": [
+            {
+                "role": message.role,
+                "content": [
+                    {"type": "image"} if part.kind == "image" else {"type": "text", "text": part.text}
+                    for part in message.parts
+                ],
+            }
+            for message in pair.prompt
+        ],
+        "chosen": pair.chosen,
+        "rejected": pair.rejected,
+        "response_prefix": pair.response_prefix or None,
+        "rejected_images": None
+        if pair.rejected_images is None
+        else [_image_to_row(image) for image in pair.rejected_images],
+        "score_chosen": pair.score_chosen,
+        "score_rejected": pair.score_rejected,
+        "source": pair.source or None,
+        "meta": _plain(pair.meta) or None,
+        "template_kwargs": None if pair.template_kwargs is None else dict(pair.template_kwargs),
+    }
+    return {key: value for key, value in row.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    """What ``meta`` holds as JSON has it: parquet brings times, decimals, bytes, and NaN where nothing was said."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None if math.isnan(value) else str(value)
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    return value if value is None or isinstance(value, str | int) else str(value)
+
+
+def write_pairs(path: Path | str, pairs: Iterable[PreferencePair]) -> None:
+    """Write pairs as canonical JSONL, written atomically.
+
+    Raises:
+        DataError: a pair's ``meta`` is not JSON.
+        CheckpointError: the file cannot be written.
+    """
+    with replacing(Path(path)) as stream:
+        for pair in pairs:
+            stream.write(json_line(pair))
+
+
+def json_line(pair: PreferencePair) -> bytes:
+    """One line of a canonical file.
+
+    Raises:
+        DataError: JSON or UTF-8 cannot hold it.
+    """
+    try:
+        return (json.dumps(pair_to_row(pair), ensure_ascii=False, allow_nan=False) + "\n").encode()
+    except (TypeError, ValueError, RecursionError) as error:  # half a character, say
+        raise DataError(f"pair {pair.id!r} cannot be written as JSON: {error}") from error
+
+
+def _image_to_row(image: ImageRef) -> str | dict[str, str]:
+    if image.path is not None:
+        return image.path
+    return {"bytes": base64.b64encode(image.data or b"").decode("ascii")}

@@ -1,0 +1,57 @@
+"""Which layers get LoRA, and which modules train as whole copies beside it."""
+
+from __future__ import annotations
+
+import re
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from mmpref.models.tuning import Tuning
+from mmpref.models.unwrap import submodule
+from mmpref.processing.family import Family, PartName
+
+
+def lora_layers(model: PreTrainedModel, family: Family, tuning: Tuning) -> list[str]:
+    """Names of the layers that get an adapter: every linear one of the parts tuned by LoRA, but never the head."""
+    head = model.get_output_embeddings()
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head and tuning.of(family.part_of(name)) == "lora"
+    ]
+
+
+def exact_pattern(names: list[str], model: nn.Module) -> str:
+    """A regular expression for exactly these modules, with layer numbers made general so that it stays short."""
+    every = [name for name, _ in model.named_modules()]
+    by_shape: dict[str, set[str]] = {}
+    for name in names:
+        shape = r"\.".join(r"\d+" if part.isdigit() else re.escape(part) for part in name.split("."))
+        by_shape.setdefault(shape, set()).add(name)
+    patterns: list[str] = []
+    for shape, wanted in by_shape.items():
+        is_exact = {name for name in every if re.fullmatch(shape, name)} == wanted
+        patterns += [shape] if is_exact else sorted(re.escape(name) for name in wanted)
+    return "|".join(patterns)
+
+
+def modules_to_save(model: nn.Module, family: Family, tuning: Tuning) -> list[str]:
+    """Paths of the modules that train fully beside the adapter.
+
+    Single tensors (image_newline) cannot, and stay frozen.
+    """
+    found: list[str] = []
+    parts: tuple[PartName, ...] = ("vision", "projector")
+    for part in parts:
+        if tuning.of(part) != "full":
+            continue
+        for path in family.paths_of(part):
+            module = submodule(model, path)
+            if module is None or any(path.startswith(outer + ".") for outer in found):
+                continue
+            if isinstance(module, nn.ModuleList):  # peft copies modules that can be called
+                found += [f"{path}.{index}" for index in range(len(module))]
+            else:
+                found.append(path)
+    return found

@@ -1,0 +1,98 @@
+"""A prompt and a preference pair as tensors, one row each, before they are batched.
+
+Shapes: T prompt tokens (image tokens counted), C and R answer tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedPrompt:
+    """Everything the model reads before it answers."""
+
+    sample_id: str
+    input_ids: Tensor  # [T], image places expanded
+    vision: Mapping[str, Tensor] = field(default_factory=dict)  # the processor's outputs for this row's images
+    image_tokens: tuple[int, ...] = ()  # tokens that stand for each image; () where only the processor knows
+    token_types: Mapping[str, Tensor] = field(default_factory=dict)  # [T] each: mm_token_type_ids and the like
+    answer_type: int = 0  # what these say of every token of an answer
+    position_ids: Tensor | None = None  # [T] or [3, T], for families that can share a prefix
+
+    def __len__(self) -> int:
+        return self.input_ids.shape[0]
+
+    def types_or_zeros(self, name: str) -> Tensor:
+        """One plane of ``token_types``; zeros for a row that has none (a text row beside image rows)."""
+        found = self.token_types.get(name)
+        return torch.zeros_like(self.input_ids) if found is None else found
+
+    def with_own_pixels(self) -> EncodedPrompt:
+        """With vision tensors that nobody else has."""
+        return replace(self, vision={name: tensor.clone() for name, tensor in self.vision.items()})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedPair:
+    """One prompt, encoded once, and the answers that continue it. Answers end with end-of-turn unless they were cut."""
+
+    prompt: EncodedPrompt
+    chosen_ids: Tensor  # [C]
+    rejected_ids: Tensor | None  # [R]; None for a demonstration
+    rejected_prompt: EncodedPrompt | None = None  # only where the rejected side has images of its own
+    score_chosen: float | None = None
+    score_rejected: float | None = None
+    num_cut: int = 0  # answer tokens that did not fit, both sides together
+
+    @property
+    def pair_id(self) -> str:
+        """The id of the row."""
+        return self.prompt.sample_id
+
+    @property
+    def prompt_ids(self) -> Tensor:
+        """Tokens of the prompt of the chosen side: [T]."""
+        return self.prompt.input_ids
+
+    @property
+    def vision(self) -> Mapping[str, Tensor]:
+        """The processor's outputs for the images of the chosen side."""
+        return self.prompt.vision
+
+    @property
+    def rejected_vision(self) -> Mapping[str, Tensor] | None:
+        """The same for images that only the rejected side has; None where both sides have the same."""
+        return None if self.rejected_prompt is None else self.rejected_prompt.vision
+
+    def key(self) -> str:
+        """A hash of all that the model is given for this pair: token ids, and images as they were processed."""
+        digest = hashlib.blake2b(digest_size=20)
+        before: EncodedPrompt | None = None
+        for prompt, answer in (side for side in self.sides() if side is not None):
+            named = {"answer": answer}
+            if prompt is not before:  # pixels are most of the work, and both answers have the same
+                named |= {"ids": prompt.input_ids, **prompt.token_types, **prompt.vision}
+            before = prompt
+            for name in sorted(named):
+                value = named[name].contiguous()
+                digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+                digest.update(value.flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def sides(self) -> tuple[tuple[EncodedPrompt, Tensor], tuple[EncodedPrompt, Tensor] | None]:
+        """(prompt, answer) of the chosen side and, if there is one, of the rejected side."""
+        chosen = (self.prompt, self.chosen_ids)
+        if self.rejected_ids is None:
+            return chosen, None
+        return chosen, (self.rejected_prompt or self.prompt, self.rejected_ids)
+
+
+def score_or_nan(score: float | None) -> float:
+    """Scores in tensors: NaN stands for none."""
+    return math.nan if score is None else score

@@ -1,0 +1,97 @@
+"""The batches of one process: which pairs, collated how, and in as many parts as the other ranks have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from transformers import TrainingArguments
+
+from mmpref.processing.batch import PairBatch
+from mmpref.processing.collate import PairCollator
+from mmpref.records import PreferencePair
+from mmpref.training.parallel.batches import GlobalBatches, loader_of
+from mmpref.training.parallel.lockstep import dummy_batches_for
+from mmpref.training.parallel.world import World
+from mmpref.training.trainer.inputs import TrainerInputs
+
+
+class Pairs(Dataset[PreferencePair]):
+    """Pairs as a torch dataset. Rows are references; images are opened by the collator, in the worker."""
+
+    def __init__(self, pairs: Sequence[PreferencePair]) -> None:
+        self.pairs = list(pairs)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> PreferencePair:
+        return self.pairs[index]
+
+
+class Loaders:
+    """Makes the loaders of training and of evaluations, and keeps the ranks in step in both.
+
+    Args:
+        inputs: what is trained and on what.
+        args: batch sizes count pairs of one process.
+        world: the ranks that take the pairs together.
+        costs: the work of each training pair, in any unit; all alike by default.
+
+    Attributes:
+        collator: makes the batches; on several ranks it pads too.
+    """
+
+    def __init__(
+        self, inputs: TrainerInputs, args: TrainingArguments, world: World, costs: Sequence[float] | None
+    ) -> None:
+        self._args, self._world, self._costs = args, world, costs
+        self._needs_rejected = inputs.objective.needs_rejected
+        self._dummies = dummy_batches_for(
+            world, inputs.model, inputs.collator, inputs.train_pairs, inputs.eval_pairs, costs
+        )
+        self.collator: PairCollator = self._dummies.collator
+        self._batches: GlobalBatches | None = None
+
+    def training(self, dataset: Dataset[PreferencePair]) -> DataLoader[tuple[PairBatch, ...]]:
+        """This process's batches; all processes together take the batches that one would (``GlobalBatches``)."""
+        args = self._args
+        self._batches = GlobalBatches(
+            len(dataset),  # type: ignore[arg-type]  # ours has a length
+            args.per_device_train_batch_size,
+            rank=self._world.rank,
+            size=self._world.size,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            costs=self._costs,
+        )
+        return loader_of(dataset, self._batches, self.collator.rows, args)
+
+    def evaluation(self, dataset: Any) -> DataLoader[tuple[PairBatch, ...]]:
+        """This process's share of held-out pairs, each once, in their order.
+
+        Both answers are run whatever the objective reads, so that models trained by different objectives compare; only
+        the chosen one where the objective reads no other and some of the pairs are demonstrations.
+        """
+        size = self._args.per_device_eval_batch_size
+        batches = GlobalBatches(len(dataset), size, rank=self._world.rank, size=self._world.size, shuffle=False)
+        demonstrated = any(pair.rejected is None for pair in getattr(dataset, "pairs", ()))
+        both = self._needs_rejected or not demonstrated
+        return loader_of(dataset, batches, self.collator.changed(need_rejected=both).rows, self._args)
+
+    def pad_to_longest_rank(self, batches: Sequence[Sequence[PairBatch]]) -> list[tuple[PairBatch, ...]]:
+        """Batches, each in as many parts as the rank that has most; all ranks must call it together."""
+        return self._dummies.pad_to_longest_rank(batches)
+
+    def no_sync_except_last(
+        self, accelerator: Accelerator, model: nn.Module, *, is_last: bool
+    ) -> AbstractContextManager[object]:
+        """Around the backward of one part of a batch: only the last one exchanges gradients."""
+        return self._dummies.no_sync_except_last(accelerator, model, is_last=is_last)
+
+    def take_imbalance(self) -> float | None:
+        """The work of the busiest rank over the mean of all, minus one, since the last call; None where not known."""
+        return None if self._batches is None else self._batches.take_imbalance()

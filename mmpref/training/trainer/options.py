@@ -1,0 +1,73 @@
+"""What a training may be given beyond a model, a loss and pairs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from mmpref.models.logps.reference import Reference
+from mmpref.models.tuning import Tuning
+from mmpref.processing.collate import PairCollator
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainerOptions:
+    """Options of :class:`PreferenceTrainer`; each has a default that suits most trainings.
+
+    Attributes:
+        tuning: what trains of a model given by its path; default: its language model, or LoRA on it where there are
+            adapter settings, or what a saved adapter has.
+        image_root: image paths start here; default: the folder of ``train_pairs``.
+        collator: turns pairs into a ``PairBatch``; needed for a bare model, which comes without its processor.
+        reference: where reference log-probs come from (``models.choose_reference``); needed for a bare model when the
+            objective reads them.
+        callbacks: of transformers, called in this order.
+        learning_rates: of ``vision``, ``projector`` or ``language`` where they are not ``args.learning_rate``.
+        skip_nonfinite_steps: so many updates with a loss or gradient that is not finite are left out; the next one
+            stops the training, as the first does by default. Each writes a dump.
+        fault_folder: where these dumps go; default: ``faults/`` in ``args.output_dir``.
+        costs: the work that each training pair is, in any unit; several processes share it evenly.
+        checkpoint_facts: stored in every checkpoint; whoever resumes compares them (``checkpoint.differences``).
+        run_folder: the run folder around ``args.output_dir``, which the caller has locked for this training. Default:
+            there is none, and the trainer locks ``args.output_dir`` while it trains.
+    """
+
+    tuning: Tuning | None = None
+    image_root: Path | None = None
+    collator: PairCollator | None = None
+    reference: Reference | None = None
+    callbacks: Sequence[TrainerCallback] = ()
+    learning_rates: Mapping[str, float] | None = None
+    skip_nonfinite_steps: int = 0
+    fault_folder: Path | None = None
+    costs: Sequence[float] | None = None
+    checkpoint_facts: Mapping[str, Any] | None = None
+    run_folder: Path | None = None
+
+    def with_former_keywords(self, given: Mapping[str, Any]) -> TrainerOptions:
+        """These options, with what scripts from before there were any gave to the trainer itself.
+
+        Raises:
+            TypeError: a keyword that is no option.
+        """
+        if not given:
+            return self
+        known = {field.name for field in fields(self)}
+        if unknown := sorted(given.keys() - known):
+            raise TypeError(
+                f"PreferenceTrainer() got an unexpected keyword argument '{unknown[0]}'; its options are "
+                f"{', '.join(sorted(known))}"
+            )
+        names = ", ".join(f"{name}=..." for name in given)
+        warnings.warn(
+            f"give PreferenceTrainer these in options=TrainerOptions({names})", DeprecationWarning, stacklevel=3
+        )
+        changes: dict[str, Any] = dict(given)
+        if "callbacks" in changes:
+            changes["callbacks"] = changes["callbacks"] or ()
+        return replace(self, **changes)
