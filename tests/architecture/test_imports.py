@@ -1,7 +1,7 @@
 """The package map as a test: who may import whom, one module per library, what loads without the extras.
 
-The tables below are the rules. Imports inside functions count, and between rooms those under TYPE_CHECKING too; a
-library's type that only stands in an annotation opens no door.
+The tables below are the rules. Imports inside functions count, and between packages those under TYPE_CHECKING too; a
+library may be imported anywhere for an annotation alone.
 """
 
 from __future__ import annotations
@@ -329,6 +329,42 @@ def test_the_loss_core_imports_only_torch() -> None:
     allowed = {"torch", "mmpref", *sys.stdlib_module_names}
     for path in PACKAGE.glob("losses/**/*.py"):
         assert {name[0] for name in imports(path)} <= allowed, place(path)
+
+
+def statements_run_by_an_import(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements of a module that run when it is imported; those under a condition count."""
+    for statement in body:
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            continue
+        if isinstance(statement, ast.If) and "__name__" in ast.unparse(statement.test):  # when started as a program
+            continue
+        yield statement
+        for name in ("body", "orelse", "finalbody"):
+            yield from statements_run_by_an_import(getattr(statement, name, []))
+
+
+def root_name(node: ast.expr) -> str:
+    """``a`` of ``a.b(c).d[e]``."""
+    while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.stem != "__main__"], ids=place)
+def test_an_import_registers_nothing_and_changes_no_other_module(path: Path) -> None:
+    """Such as ``atexit.register(...)`` or ``warnings.showwarning = ...``: that belongs into what a command calls."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    own = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    own |= {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    found = []
+    for statement in statements_run_by_an_import(tree.body):
+        changed: list[ast.expr] = []
+        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+            changed = [statement.value]
+        elif isinstance(statement, ast.Assign):
+            changed = [one for one in statement.targets if isinstance(one, ast.Attribute | ast.Subscript)]
+        found += [f"line {one.lineno}" for one in changed if root_name(one) not in own]
+    assert found == []
 
 
 WITHOUT_EXTRAS = """

@@ -285,7 +285,7 @@ def test_the_dump_names_the_weights_whose_gradient_was_bad_and_not_those_that_cl
     both: Callable[..., Seen], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "model.language_model.layers.0.mlp.down_proj.weight"
-    real = policy_module.UpdateGuard.clip
+    real = policy_module.UpdateGuard.clip  # type: ignore[attr-defined]  # the name that is patched
 
     def clip(self: UpdateGuard, model: Any, max_norm: float) -> torch.Tensor:
         if self._loss is not None and bool(torch.isnan(self._loss)):

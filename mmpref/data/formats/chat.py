@@ -32,6 +32,11 @@ def chat_messages(value: Any, key: str, inside: InParts | None = None) -> list[M
 
 
 def chat_message(item: Any, name: str, inside: InParts | None) -> Message:
+    """One message of a chat as a role and its parts.
+
+    Raises:
+        RowError: it is none.
+    """
     if type(item) is dict and len(item) == 2:  # nearly all of them
         role, said = item.get("role"), item.get("content")
         if type(role) is str and role in ROLES and type(said) is str:
@@ -51,6 +56,11 @@ def chat_message(item: Any, name: str, inside: InParts | None) -> Message:
 
 
 def chat_answer(value: Any, key: str) -> str:
+    """The text of an answer: a string, or a chat of one assistant message without images.
+
+    Raises:
+        RowError: it is neither.
+    """
     messages = chat_messages(value, key) if not isinstance(value, str) else [turn("assistant", value)]
     if len(messages) != 1 or messages[0]["role"] != "assistant":
         raise fault("answer", f"{key!r} must be one assistant message")

@@ -51,10 +51,12 @@ def is_empty(value: Any) -> bool:
 
 
 def as_list(value: Any) -> Sequence[Any]:
+    """A list as it is, and anything else as a list of it."""
     return value if isinstance(value, list | tuple) else [value]
 
 
 def looks_like_image(item: Any) -> bool:
+    """Whether a value is bytes, a data URL, or a path that ends as those of images do."""
     if isinstance(item, Mapping):
         item = item.get("path") or item.get("bytes")
     if isinstance(item, str):

@@ -20,6 +20,7 @@ _IMAGE_MARKS = re.compile(r"<image>|<img>.*?</img>|<\|vision_start\|>.*?<\|visio
 
 
 def tidy(text: str) -> str:
+    """The words of a text with one space between them."""
     return " ".join(text.split())
 
 
