@@ -12,8 +12,8 @@ The rule by length, so that no ordinary word is cut:
   Also cut up by other marks (``sk-.ve.ry``, a list of its pieces): the letters and digits in their order, and nothing
   but marks between them. In an answer only when it mixes letters and digits; words in a row are no key.
 - 8 to 15: anywhere, whole.
-- 4 to 7: where it stands alone, in its own letter case. In an answer only when it mixes letters with digits or marks:
-  a key that is a plain word or a number (``EMPTY``) cannot be told from what a model says.
+- 4 to 7: as a word of its own, in its own letter case. In an answer only when it mixes letters with digits or marks: a
+  key that is a plain word or a number (``EMPTY``) cannot be distinguished from what a model says.
 - fewer: not at all. Nothing is guarded by three characters.
 """
 
@@ -93,7 +93,7 @@ def cut_all(content: Any) -> Any:
         return {cut(name) if isinstance(name, str) else name: cut_all(value) for name, value in content.items()}
     if isinstance(content, list | tuple):
         whole = [str(value) for value in content if isinstance(value, str | int)]
-        if len(whole) > 1 and cut(said := " ".join(whole)) != said:  # one key in pieces, or some that hold one each
+        if len(whole) > 1 and cut(said := " ".join(whole)) != said:  # one key in pieces, or some that contain one each
             found = [cut_all(value) for value in content]
             whole = [str(value) for value in found if isinstance(value, str | int)]
             return found if cut(said := " ".join(whole)) == said else [MARK]
@@ -112,7 +112,7 @@ class _Unit:
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """A way in which a key may stand in a text that was brought to one reading."""
+    """A way in which a key may be written in a text that was brought to one reading."""
 
     text: str
     least: int
@@ -212,7 +212,7 @@ def _char(code: int, otherwise: str) -> str:
 
 
 def _spans(reading: str, key: str) -> Iterator[tuple[int, int]]:
-    """Where the key stands in a text that was brought to one reading, as (first, behind the last)."""
+    """Where the key is in a text that was brought to one reading, as (first, behind the last)."""
     forms, codes = _forms(key)
     for form in forms:
         yield from _runs(reading, form)
@@ -221,14 +221,14 @@ def _spans(reading: str, key: str) -> Iterator[tuple[int, int]]:
 
 
 def _spans_apart(letters: str, forms: tuple[_Form, ...]) -> Iterator[tuple[int, int]]:
-    """Where the key stands in the letters and digits of a text."""
+    """Where the key is in the letters and digits of a text."""
     for form in forms:
         yield from _runs(letters, form)
 
 
 @functools.lru_cache(maxsize=32)
 def _apart(key: str, of_message: bool) -> tuple[_Form, ...]:
-    """The letters and digits of a key, that other marks may stand between; none where words in a row could be it."""
+    """The letters and digits of a key, possibly with marks between them; none where words in a row could be it."""
     letters = "".join(filter(str.isalnum, _plain(key, True, True)))
     if len(key) < _PIECES_FROM or len(letters) < _SHORTEST_PIECE:
         return ()
@@ -242,7 +242,7 @@ def _apart(key: str, of_message: bool) -> tuple[_Form, ...]:
 def _forms(key: str) -> tuple[tuple[_Form, ...], tuple[re.Pattern[str], ...]]:
     squeezed, fold = len(key) >= _PIECES_FROM, len(key) >= _WHOLE_FROM
     raw = key.encode()
-    # as it is written, and as it reads where it holds escapes itself
+    # as it is written, and as it reads where it contains escapes itself
     plain = {_reading(key, squeezed, fold), _plain(key, squeezed, fold)}
     once = {core for core, _ in _base64(raw)}
     encoded = once | {core for inner in once for core, _ in _base64(inner.encode())}
@@ -266,7 +266,7 @@ def _enough(text: str) -> int:
 
 
 def _base64(raw: bytes) -> Iterator[tuple[str, int]]:
-    """What base64 has for these bytes wherever they stand in a longer text, in both alphabets."""
+    """What base64 has for these bytes wherever they are in a longer text, in both alphabets."""
     for ahead in range(3):
         whole = base64.b64encode(b"\0" * ahead + raw).decode().rstrip("=")
         core = whole[(0, 2, 3)[ahead] :]
@@ -287,7 +287,7 @@ def _base85(raw: bytes) -> Iterator[str]:
 def _runs(text: str, form: _Form) -> Iterator[tuple[int, int]]:
     """Every longest run of at least ``form.least`` characters that text and form share.
 
-    Such a run holds one whole block of half that length, so the blocks are searched for and the finds grown.
+    Such a run contains one whole block of half that length, so the blocks are searched for and the finds grown.
     """
     size = form.least if form.least == len(form.text) else form.least // 2
     behind = 0

@@ -31,7 +31,7 @@ class MMPrefError(Exception):
 
     exit_code: int = 2
     reported_by_other_rank: bool = False
-    """Another process of the same run says it; this one only ends."""
+    """Another rank of the same run already printed this error; this process exits without a message."""
 
 
 class ConfigError(MMPrefError):
@@ -97,7 +97,7 @@ class Terminated(BaseException):
 
 
 def one_line(err: BaseException) -> str:
-    """What an exception of another library says, as one line of at most 300 characters, with its kind where that tells
+    """What an exception of another library says, as one line of at most 300 characters, with its class where that says
     more than its words."""
     words = "".join(letter if letter.isprintable() else " " for letter in str(err))
     text = _FOR_PROGRAMMERS.sub("a whole number has thousands of digits", " ".join(words.split()))
@@ -114,7 +114,7 @@ _OF_THE_MACHINE = {
     errno.EROFS: "name a place that can be written",
     errno.ELOOP: "its links lead to each other; name the file itself",
     errno.ENAMETOOLONG: "give a shorter name",
-    errno.ENOTDIR: "a file stands where a folder is named",
+    errno.ENOTDIR: "a folder is named, and a file is there",
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space",
     errno.EIO: "the disk or its server failed; copy the file elsewhere",
@@ -127,7 +127,7 @@ _OF_THE_MACHINE = {
 
 def of_the_machine(err: OSError) -> MMPrefError | None:
     """A refusal of the operating system as one line, where only the machine or a path can be its cause; else None, and
-    the traceback is shown. For the last border, where no reader or writer said more."""
+    the traceback is shown. For the command line's last handler, where no reader or writer said more."""
     remedy = _OF_THE_MACHINE.get(err.errno or 0)
     if remedy is None:
         return None
@@ -165,7 +165,7 @@ def library_errors(error: type[MMPrefError], what: str, remedy: str, *, memory: 
     except MMPrefError:
         raise
     except Exception as err:
-        if type(err).__name__ == "OutOfMemoryError":  # torch's, which the ground does not import
+        if type(err).__name__ == "OutOfMemoryError":  # torch's, which this module does not import
             raise
         if lacks_memory(err):
             if not memory:
@@ -195,7 +195,7 @@ def stopped_by_ctrl_c(command: Callable[P, None]) -> Callable[P, None]:
         try:
             with _signals_are_raised():
                 command(*args, **kwargs)
-        except MemoryError as err:  # where nobody nearer said of what
+        except MemoryError as err:  # no handler nearer to it knew of what
             raise OutOfMemoryError(
                 "out of memory; free some, or give the command less at once (smaller files, models or batches)"
             ) from err

@@ -5,9 +5,9 @@ interval and the difference of two systems come from one table: [U units, K coun
 independently, an image or a scene; the questions about one image stay together when units are drawn again (the cluster
 bootstrap, Efron & Tibshirani 1993).
 
-Two things that the bootstrap cannot tell are never told by it. An interval of no width is none: units that are all
-alike say nothing about the width. And a difference that fewer than :data:`FEWEST_CHANGED` units make is not clear,
-whatever the interval: drawn again, two units that both changed are two units that both changed.
+Two things that the bootstrap cannot show are never concluded from it. An interval of no width is not given: units
+that are all alike say nothing about the width. And a difference that fewer than :data:`FEWEST_CHANGED` units make is
+not clear, whatever the interval: drawn again, two units that both changed are two units that both changed.
 
 Shapes: U units, K counts, R resamples.
 """
@@ -30,7 +30,7 @@ FEWEST_CHANGED = 6
 sign test); with six in 3 %."""
 Interval: TypeAlias = tuple[float, float]
 _TAIL = 0.025  # on each side of a 95 % interval
-_CELLS_PER_CHUNK = 4_000_000  # resampling weights held at once: 32 MB
+_CELLS_PER_CHUNK = 4_000_000  # resampling weights in memory at once: 32 MB
 _ROUNDING = 1e-12
 _MAX_UNDEFINED_SHARE = 0.05  # an interval over fewer of the resamples than this leaves out would mislead
 
@@ -38,14 +38,18 @@ _MAX_UNDEFINED_SHARE = 0.05  # an interval over fewer of the resamples than this
 class Metric(Protocol):
     """A number made of sums of counts.
 
-    ``why_empty`` tells the user what it means that there is none. ``proportion`` says that it cannot leave [0, 1].
+    ``why_empty`` says what it means for a user that there is none. ``proportion`` says that it cannot leave [0, 1].
     """
 
     @property
-    def why_empty(self) -> str: ...
+    def why_empty(self) -> str:
+        """The reason shown where the metric is undefined."""
+        ...
 
     @property
-    def proportion(self) -> bool: ...
+    def proportion(self) -> bool:
+        """Whether it cannot leave [0, 1]."""
+        ...
 
     @property
     def terms(self) -> frozenset[str]:
@@ -80,9 +84,11 @@ class Ratio:
 
     @property
     def terms(self) -> frozenset[str]:
+        """See :class:`Metric`."""
         return frozenset((*self.top, *self.bottom))
 
     def of(self, sums: Array, names: Sequence[str]) -> Array:
+        """See :class:`Metric`. Returns [R]."""
         top, bottom = sums @ _weights(self.top, names), sums @ _weights(self.bottom, names)
         empty = bottom == 0
         value: Array = np.divide(top, bottom + self.offset, out=np.full_like(top, np.nan), where=~empty)
@@ -93,6 +99,7 @@ class Ratio:
         return value
 
     def informed(self, counts: Array, names: Sequence[str]) -> NDArray[np.bool_]:
+        """See :class:`Metric`. Returns [U]."""
         has_say: NDArray[np.bool_] = counts @ _weights(self.bottom, names) != 0
         return has_say
 
@@ -111,12 +118,15 @@ class Formula:
 
     @property
     def terms(self) -> frozenset[str]:
+        """See :class:`Metric`."""
         return frozenset().union(*(part.terms for part in self.parts.values()))
 
     def of(self, sums: Array, names: Sequence[str]) -> Array:
+        """See :class:`Metric`. Returns [R]."""
         return self.combine({name: part.of(sums, names) for name, part in self.parts.items()})
 
     def informed(self, counts: Array, names: Sequence[str]) -> NDArray[np.bool_]:
+        """See :class:`Metric`. Returns [U]."""
         has_say: NDArray[np.bool_] = np.any([part.informed(counts, names) for part in self.parts.values()], axis=0)
         return has_say
 

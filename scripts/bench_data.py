@@ -89,7 +89,8 @@ def cost(work: Callable[[], None]) -> Cost:
 
 def _cpu_seconds() -> float:
     """Processor time of this process, of the server its workers are forked from, and of the workers that have ended."""
-    pids = [os.getpid(), *([forkserver._forkserver._forkserver_pid] if forkserver._forkserver._forkserver_pid else [])]
+    server = getattr(forkserver._forkserver, "_forkserver_pid")  # noqa: B009 - not in the stubs of the library
+    pids = [os.getpid(), *([server] if server else [])]
     ticks = 0
     for pid in pids:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
@@ -187,13 +188,13 @@ def main() -> None:
             for num_rows in (options.rows // 10, options.rows):
                 write_text_rows(text, num_rows)
                 for title, read in (("rows", read_rows), ("rows to pairs", read_pairs)):
-                    rounds = [measured(read, text) for _ in range(options.repeats)]
-                    speeds = [found["rows/s"] for found in rounds]
+                    runs = [measured(read, text) for _ in range(options.repeats)]
+                    speeds = [found["rows/s"] for found in runs]
                     print(
                         f"{title}: {num_rows:,} text rows, {statistics.median(speeds):,.0f} per second of one "
                         f"core's time (of {min(speeds):,.0f} to {max(speeds):,.0f}), "
-                        f"memory +{max(found['grown_mib'] for found in rounds):.1f} MiB "
-                        f"(peak {max(found['peak_mib'] for found in rounds):.0f})"
+                        f"memory +{max(found['grown_mib'] for found in runs):.1f} MiB "
+                        f"(peak {max(found['peak_mib'] for found in runs):.0f})"
                     )
 
 

@@ -29,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def counted_flops(variants: dict[str, tuple[Any, Callable[[Any], None]]], pairs:
     found = {}
     for variant, (library, step) in variants.items():
         batch = library.batch(pairs)
-        found[variant] = count_flops(lambda step=step, batch=batch: step(batch))
+        found[variant] = count_flops(partial(step, batch))
         library.model.zero_grad(set_to_none=True)
     return found
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The one check command: format, lint, strict types and tests, with a summary at the end.
+"""The one check command: format, lint, spelling, types and tests, with a summary at the end.
 
 python scripts/check.py                    the default tier, what a change must pass
 python scripts/check.py --tier quick       unit tests only, while working
@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-STEPS = ("format", "lint", "types", "tests")
+STEPS = ("format", "lint", "spelling", "types", "tests")
 TIERS = {
     "quick": (["tests/unit", "tests/architecture"], "not slow and not distributed and not gpu and not network"),
     "default": ([], "not slow and not distributed and not gpu and not network"),
     "distributed": (["tests/distributed"], "distributed and not slow"),
     "slow": ([], "not gpu and not network"),
     "gpu": ([], "gpu"),
+    "oldest": (["tests/unit", "tests/invariants"], "not slow and not distributed and not gpu and not network"),
 }
 
 
@@ -75,8 +76,10 @@ def command_lines(options: argparse.Namespace, for_pytest: list[str]) -> dict[st
     python = [sys.executable, "-m"]
     places, marks = TIERS[options.tier]
     tests = [*python, "pytest", "-m", marks]
+    if options.tier == "oldest":
+        tests += ["-W", "default"]  # what old releases of other libraries deprecate says nothing about mmpref
     if for_pytest:
-        tests += for_pytest
+        tests += [*(places if options.tier == "oldest" else []), *for_pytest]
     else:
         tests += [*places, "--durations=12"]
         if options.workers > 1 and options.tier not in ("gpu", "distributed"):  # those have the machine to themselves
@@ -85,9 +88,16 @@ def command_lines(options: argparse.Namespace, for_pytest: list[str]) -> dict[st
     return {
         "format": [*python, "ruff", "format", "--check", "."],
         "lint": [*python, "ruff", "check", "."],
+        "spelling": [*python, "codespell_lib", *tracked()],
         "types": [*python, "mypy"],
         "tests": tests,
     }
+
+
+def tracked() -> list[str]:
+    """The files that git knows; without git, all (pyproject.toml leaves out those that hold no words)."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return [name for name in listed.stdout.splitlines() if (ROOT / name).is_file()] or ["."]
 
 
 def fixing(command: list[str]) -> list[str]:
@@ -99,7 +109,7 @@ def fixing(command: list[str]) -> list[str]:
 
 def run(step: str, command: list[str]) -> Outcome:
     """Run one command with its output shown as it comes."""
-    print(f"\n== {step}: {shlex.join(['python', *command[1:]])}", flush=True)
+    print(f"\n== {step}: {shlex.join(['python', *command[1:8]])}{' ...' if len(command) > 8 else ''}", flush=True)
     started, last = time.monotonic(), ""
     env = {**os.environ, "PYTHONUNBUFFERED": "1"}
     if sys.stdout.isatty():

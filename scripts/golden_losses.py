@@ -85,13 +85,13 @@ def log_odds(u: Dual) -> Dual:
 
 
 def link(config: dict[str, Any], m: Dual) -> Dual:
-    base, e = config["base"], config.get("label_smoothing", 0.0)
+    base, e = config["base"], float(config.get("label_smoothing", 0.0))
     if base == "hinge":
         return m.apply(max(0.0, 1.0 - m.value), -1.0 if m.value < 1.0 else 0.0)
     if base == "ipo":
         return m * m
     if base == "orpo":
-        return config["beta"] * neg_log_sigmoid(m)
+        return float(config["beta"]) * neg_log_sigmoid(m)
     if base == "robust":
         return ((1.0 - e) * neg_log_sigmoid(m) - e * neg_log_sigmoid(-m)) / (1.0 - 2.0 * e)
     return (1.0 - e) * neg_log_sigmoid(m) + e * neg_log_sigmoid(-m)
@@ -129,7 +129,7 @@ def coefficients(config: dict[str, Any], kind: str, row: dict[str, float]) -> tu
 
 
 def pair_loss(config: dict[str, Any], row: dict[str, float]) -> tuple[Dual, dict[str, float]]:
-    base, beta = config["base"], config["beta"]
+    base, beta = config["base"], float(config["beta"])
     l_w, l_l = Dual(row["l_w"], dw=1.0), Dual(row["l_l"], dr=1.0)
     u_w, u_l = l_w / row["n_w"], l_l / row["n_l"]
     kind = "odds" if base == "orpo" else "mean" if config["length_normalize"] else "sum"
@@ -154,9 +154,9 @@ def pair_loss(config: dict[str, Any], row: dict[str, float]) -> tuple[Dual, dict
         if base == "orpo":
             return diff
         if base == "simpo":
-            return beta * (diff - config["gamma_beta_ratio"])
+            return beta * (diff - float(config["gamma_beta_ratio"]))
         if base == "rdpo":
-            return beta * diff + config["length_weight"] * (row["n_w"] - row["n_l"])
+            return beta * diff + float(config["length_weight"]) * (row["n_w"] - row["n_l"])
         return beta * diff
 
     scaled = margin(balanced(s_w, c_w), balanced(s_l, c_l))

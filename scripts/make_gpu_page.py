@@ -67,7 +67,7 @@ def with_sentences(text: str, evidence: Evidence, path: Path) -> str:
         if not between.search(text):
             raise ValueError(f"{path}: the mark gpu:{name} has no end; write <!-- /gpu:{name} --> behind its sentence")
         sentence = SENTENCES[name](evidence)
-        text = between.sub(lambda found, sentence=sentence: f"{found[1]}{sentence}{found[2]}", text)
+        text = between.sub(lambda found: f"{found[1]}{sentence}{found[2]}", text)  # noqa: B023 - called here and now
     return text
 
 

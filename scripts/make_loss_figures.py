@@ -113,19 +113,21 @@ def pull(ax: Any) -> None:
 
 
 def balance(ax: Any) -> None:
+    losses: dict[str, dict[str, Any]] = {
+        "DPO": {"name": "dpo"},
+        "AdaDPO (ceiling 2)": {"name": "adadpo"},
+        "AdaDPO, no ceiling": {"name": "adadpo", "ada": {"clip": None}},
+        "even split (10 on both sides)": {"name": "adadpo_split"},
+    }
     difference = torch.linspace(-3.5, 3.5, POINTS)
     x = pairs(*around(difference))
     for colour, (label, loss) in zip(
         COLOURS,
-        {
-            "DPO": {"name": "dpo"},
-            "AdaDPO (ceiling 2)": {"name": "adadpo"},
-            "AdaDPO, no ceiling": {"name": "adadpo", "ada": {"clip": None}},
-            "even split (10 on both sides)": {"name": "adadpo_split"},
-        }.items(),
+        losses.items(),
         strict=False,
     ):
         one, other = gradients(loss, x)
+        assert x.rejected is not None
         # dL/dp = dL/du / p: the gradient on the probability itself
         ratio = (one * torch.exp(-x.chosen.detach())) / (other * torch.exp(-x.rejected.detach()))
         ax.plot(difference, ratio, colour, label=label)

@@ -39,10 +39,11 @@ class Vlm:
     """Side of one image token in pixels, for models with a pixel budget."""
 
 
-BUDGETED = {12: (1, 512), 16: (1, 1024), 24: (2, 1024)}
-SMALL = {12: (2, 1024), 16: (4, 1024), 24: (8, 1024)}
-FIXED = {12: (1, None), 16: (2, None), 24: (4, None)}
-TILED = {12: (1, None), 16: (1, None), 24: (2, None)}
+Cards = dict[int, tuple[int, int | None]]
+BUDGETED: Cards = {12: (1, 512), 16: (1, 1024), 24: (2, 1024)}
+SMALL: Cards = {12: (2, 1024), 16: (4, 1024), 24: (8, 1024)}
+FIXED: Cards = {12: (1, None), 16: (2, None), 24: (4, None)}
+TILED: Cards = {12: (1, None), 16: (1, None), 24: (2, None)}
 VLMS = (
     Vlm(name="qwen2_vl_2b", title="Qwen2-VL-2B", hub="Qwen/Qwen2-VL-2B-Instruct", cards=SMALL),
     Vlm(name="qwen2_vl_7b", title="Qwen2-VL-7B", hub="Qwen/Qwen2-VL-7B-Instruct", cards=BUDGETED),

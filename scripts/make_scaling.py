@@ -17,9 +17,10 @@ from pathlib import Path
 from mmpref.errors import ConfigError
 from mmpref.planning.gpus import FIXED, GIB, GPUS, SLACK, UTILISATION
 from mmpref.planning.network import EFFICIENCY, GB, LINKS
-from mmpref.planning.parallelism import ALONE, BUCKET, LIVE, ParallelPlan, Strategy
+from mmpref.planning.parallelism import ALONE, BUCKET, LIVE, ParallelPlan
 from mmpref.planning.plan import Plan, make_plan
 from mmpref.recipe.sections import Recipe, build_recipe
+from mmpref.training.parallel.strategy import SharedStrategy
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "scaling.md"
 CARD = "H100"
@@ -49,7 +50,7 @@ class Column:
     parallel: ParallelPlan
 
 
-def parallel(gpus: int, strategy: Strategy, nodes: int = 1) -> ParallelPlan:
+def parallel(gpus: int, strategy: SharedStrategy, nodes: int = 1) -> ParallelPlan:
     return ParallelPlan(gpus=gpus, nodes=nodes, strategy=strategy)
 
 
@@ -146,7 +147,7 @@ LINKS_TOLD = ("25gbe", "100g", "200g", "400g", "8x400g")
 def network_table() -> str:
     """Sixteen H100 on two nodes, an update of 128 pairs: seconds by link, and what would keep up."""
     rows = []
-    ways: list[tuple[str, Strategy]] = [("full", "ddp"), ("full", "zero2"), ("full", "zero3"), ("full", "fsdp2"),
+    ways: list[tuple[str, SharedStrategy]] = [("full", "ddp"), ("full", "zero2"), ("full", "zero3"), ("full", "fsdp2"),
                                         ("lora", "ddp"), ("lora", "fsdp2"), ("qlora", "ddp")]  # fmt: skip
     for model in ("Qwen2-VL-2B", "Qwen2.5-VL-7B", "Qwen2.5-VL-32B", "Qwen2.5-VL-72B"):
         for mode, strategy in ways:

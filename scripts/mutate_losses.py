@@ -115,8 +115,8 @@ def mutants_of(module: str) -> Iterator[Mutant]:
     source = (HOME / f"{module}.py").read_text(encoding="utf-8")
     lines = source.splitlines(keepends=True)
     starts = [0]
-    for text in lines:
-        starts.append(starts[-1] + len(text.encode()))
+    for line in lines:
+        starts.append(starts[-1] + len(line.encode()))
     raw = source.encode()
 
     def span(node: ast.expr) -> tuple[int, int]:

@@ -1,16 +1,27 @@
 # Sourced by demo.sh and test.sh: makes .venv at the root of the repository and installs mmpref into it.
 #
-#   setup_venv EXTRA     EXTRA is report (demo) or dev (tests); leaves the interpreter's path in $venv_python
+#   setup_venv EXTRA     EXTRA is report (demo), dev (tests) or test (the oldest versions); leaves the interpreter's
+#                        path in $venv_python
+#   use_oldest           before it: another environment, .venv-oldest, with the versions of constraints-oldest.txt
 #
 # A stamp remembers what was installed (constraints, pyproject, Python version, place), so the second start does nothing.
 # An installation that was interrupted is thrown away and made again.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
-venv="$root/.venv"
-venv_python="$venv/bin/python"
-unfinished="$venv/.mmpref-unfinished"
+constraints=scripts/constraints.txt
+use_venv() {
+  venv="$root/$1"
+  venv_python="$venv/bin/python"
+  unfinished="$venv/.mmpref-unfinished"
+}
+use_venv .venv
 unset PYTHONHOME PYTHONPATH
 export PYTHONNOUSERSITE=1
+
+use_oldest() {
+  use_venv .venv-oldest
+  constraints=scripts/constraints-oldest.txt
+}
 
 say() { printf '== %s\n' "$*"; }
 
@@ -65,13 +76,13 @@ find_python() {
 }
 
 stamp_key() {
-  "$venv_python" - "$root" <<'PYTHON'
+  "$venv_python" - "$root" "$constraints" "${MMPREF_CPU_INDEX:-}" <<'PYTHON'
 import hashlib
 import pathlib
 import sys
 
 root = pathlib.Path(sys.argv[1])
-parts = [(root / name).read_bytes() for name in ("scripts/constraints.txt", "pyproject.toml")]
+parts = [(root / name).read_bytes() for name in (sys.argv[2], "pyproject.toml")] + [sys.argv[3].encode()]
 parts += [sys.version.encode(), str(root).encode()]
 print(hashlib.sha256(b"\0".join(parts)).hexdigest())
 PYTHON
@@ -103,10 +114,15 @@ remove_venv() {
 }
 
 install_packages() {
-  local extra=$1 log="$venv/install.log"
-  say "installing mmpref[$extra] with the versions of scripts/constraints.txt (about 2 GB on disk the first time)"
-  if ! (cd "$root" && "$venv_python" -m pip install --disable-pip-version-check --no-input \
-    --constraint scripts/constraints.txt --editable ".[$extra]" 2>&1 | tee "$log" | show_progress); then
+  local extra=$1 log="$venv/install.log" versions="$root/$constraints" index=()
+  say "installing mmpref[$extra] with the versions of $constraints (about 2 GB on disk the first time)"
+  if [ "$constraints" = scripts/constraints-oldest.txt ] && [ -n "${MMPREF_CPU_INDEX:-}" ]; then
+    versions="$venv/constraints.txt"
+    sed 's/^torch==.*/torch==2.11.0/' "$root/$constraints" >"$versions"
+    index=(--extra-index-url "$MMPREF_CPU_INDEX")
+  fi
+  if ! (cd "$root" && "$venv_python" -m pip install --disable-pip-version-check --no-input "${index[@]}" \
+    --constraint "$versions" --editable ".[$extra]" 2>&1 | tee "$log" | show_progress); then
     tail -n 15 "$log" >&2
     printf 'mmpref: the installation failed; the lines above are the end of %s\n' "$log" >&2
     exit 1
@@ -119,12 +135,12 @@ setup_venv() {
     say "an earlier installation was interrupted; starting again"
     remove_venv
   elif [ -e "$venv" ] && { [ ! -x "$venv_python" ] || [ -n "$(why_unusable "$venv_python")" ]; }; then
-    say "the Python of .venv does not work any more; starting again"
+    say "the Python of $(basename "$venv") does not work any more; starting again"
     remove_venv
   fi
   if [ ! -e "$venv" ]; then
     find_python
-    say "making .venv with $("$base_python" --version 2>&1) in $root"
+    say "making $(basename "$venv") with $("$base_python" --version 2>&1) in $root"
     mkdir "$venv"
     : >"$unfinished"
     "$base_python" -m venv "$venv" || give_up "$base_python cannot make a virtual environment in $venv"

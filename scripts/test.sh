@@ -4,10 +4,19 @@
 #   bash scripts/test.sh                  the default tier
 #   bash scripts/test.sh --tier quick     another tier (see scripts/check.py --help)
 #   bash scripts/test.sh -k name          only tests; what check.py does not know goes to pytest
+#   bash scripts/test.sh --oldest         unit tests and invariants with the oldest declared versions (.venv-oldest)
 #
 # Needs Python 3.11 or newer and a package registry; no GPU, no model hub.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+
+if [ "${1:-}" = --oldest ]; then
+  shift
+  use_oldest
+  setup_venv test
+  say "scripts/check.py --tier oldest $*"
+  exec "$venv_python" "$root/scripts/check.py" --tier oldest --only tests "$@"
+fi
 
 setup_venv dev
 say "scripts/check.py $*"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 Request = dict[str, Any]
 Fault = str  # "429", "500", ..., "hang", "garbage", "half", "drop", "trickle"
@@ -119,7 +119,7 @@ class ChatServer:
         self.url = f"http://127.0.0.1:{self._http.server_port}"
 
     @contextmanager
-    def running(self) -> Iterator[ChatServer]:
+    def running(self) -> Iterator[Self]:
         thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         try:

@@ -17,9 +17,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
 import ipaddress
+import logging
+import re
 import signal
 import socket
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -67,6 +70,42 @@ def no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(socket.socket, "connect", _guard(socket.socket.connect, _peer))
     monkeypatch.setattr(socket.socket, "connect_ex", _guard(socket.socket.connect_ex, _peer))
     monkeypatch.setattr(socket, "getaddrinfo", _guard(socket.getaddrinfo, lambda host, *_, **__: host))
+
+
+_LIBRARIES = {"torch", "transformers", "peft", "accelerate", "datasets", "huggingface_hub"}
+_DEPRECATED = re.compile(r"deprecat|will be removed|will no longer", re.IGNORECASE)
+_ALLOWED_TO_LOG = {
+    "`self.pad_token_id` is deprecated": "transformers asks the configurations of Idefics3 and SmolVLM for it itself",
+}
+"""Part of a logged deprecation -> why it is no use of ours."""
+
+
+@pytest.fixture(autouse=True)
+def no_logged_deprecation() -> Iterator[None]:
+    """A test during which a library logs that something it was asked to do is deprecated fails, with the text.
+
+    Warnings proper are made errors in pyproject.toml; transformers writes most of its own to its log, each text once
+    in a process, so what it has said is forgotten before every test. Processes that a test starts are not seen.
+    """
+    logs = sys.modules.get("transformers.utils.logging")
+    if logs is not None:
+        logs.warning_once.cache_clear()
+    make, found = logging.getLogRecordFactory(), []
+
+    def made(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make(*args, **kwargs)
+        if record.levelno >= logging.WARNING and record.name.partition(".")[0] in _LIBRARIES:
+            text = record.getMessage()
+            if _DEPRECATED.search(text) and not any(part in text for part in _ALLOWED_TO_LOG):
+                found.append(f"{record.name}: {text}")
+        return record
+
+    logging.setLogRecordFactory(made)
+    try:
+        yield
+    finally:
+        logging.setLogRecordFactory(make)
+    assert not found, f"deprecated, and used by mmpref or by this test: {found}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,6 +1,6 @@
 """Preference pairs the plain way: the stock processor writes each whole conversation, the stock model runs it alone.
 
-Nothing of the house's layouts, positions, attention or output head is used here, so that it can be compared with them.
+Nothing of mmpref's layouts, positions, attention or output head is used here, so that it can be compared with them.
 Beside it, the tiny families at full depth of their code paths (``build_deep``).
 """
 

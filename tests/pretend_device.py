@@ -166,7 +166,7 @@ class Waits(TorchDispatchMode):
         elif not non_blocking and source.numel():
             self.note("blocking copy to the device")
 
-    def told(self) -> list[str]:
+    def report(self) -> list[str]:
         """The waits as lines for an assertion."""
         return [f"{count} x {what} at {line}" for (what, line), count in sorted(self.found.items())]
 

@@ -1,4 +1,4 @@
-"""Whole training steps on the pretend device, each told with what would wait for a GPU: a process of its own.
+"""Whole training steps on the pretend device, each reported with what would wait for a GPU: a process of its own.
 
     python -m tests.pretend_steps out.json [word ...]     all cases, or those whose name holds one of the words
 
@@ -25,6 +25,7 @@ from mmpref.processing import PairBatch, PairCollator, PairEncoder
 from mmpref.training import PreferenceTrainer
 from mmpref.training.trainer import nonfinite
 from tests.pretend_device import DEVICE, NAME, Waits
+from tests.recomputing import recompute
 from tests.tiny_vlms import draw
 from tests.training_steps import FULL, LORA, arguments, objective, rows_for, three_updates, tiny
 
@@ -41,7 +42,7 @@ def step(
     loaded = tiny(name, tuning, dtype)
     reference = choose_reference(loaded.model)
     if is_checkpointed:
-        loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute(loaded.model)
     loaded.model.train()
     collate = PairCollator(PairEncoder(loaded.processor, loaded.family), draw, layout=layout)
     losses = [objective(loss) for loss in OBJECTIVES]
@@ -59,7 +60,7 @@ def step(
             optimizer.step()
             optimizer.zero_grad()
         waits.is_counting = False
-    return waits.told()
+    return waits.report()
 
 
 def run(name: str, *, is_cached: bool, tuning: Tuning = LORA, layout: Any = "shared_prefix") -> list[str]:
@@ -82,7 +83,7 @@ def run(name: str, *, is_cached: bool, tuning: Tuning = LORA, layout: Any = "sha
             name, Path(folder), args, tuning=tuning, is_cached=is_cached, layout=layout, trainer_class=Pinning,
             begin=lambda: setattr(waits, "is_counting", True), end=lambda: setattr(waits, "is_counting", False),
         )  # fmt: skip
-    return waits.told()
+    return waits.report()
 
 
 def planted() -> list[str]:
@@ -94,7 +95,7 @@ def planted() -> list[str]:
         moved = [torch.ones(3).to(DEVICE), torch.ones(3).pin_memory().to(DEVICE), torch.tensor([1], device=DEVICE)]
         (x * 2).masked_scatter(x > 9, x).sum().backward()
     assert len(found) + len(moved) == 10
-    return waits.told()
+    return waits.report()
 
 
 def cases() -> dict[str, Callable[[], list[str]]]:
@@ -118,8 +119,8 @@ def cases() -> dict[str, Callable[[], list[str]]]:
 
 def main() -> None:
     out, *words = sys.argv[1:]
-    told = {name: case() for name, case in cases().items() if not words or any(word in name for word in words)}
-    Path(out).write_text(json.dumps(told, indent=1), encoding="utf-8")
+    found = {name: case() for name, case in cases().items() if not words or any(word in name for word in words)}
+    Path(out).write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def check(
     """
     from mmpref.data.commands.check import check as run_check
     from mmpref.data.commands.check_outcome import CleanSettings, finish_check, refuse_check_outputs
-    from mmpref.files.writing import only_writer
+    from mmpref.files.locking import only_writer
     from mmpref.terminal import CountDisplay, print_facts
 
     clean = CleanSettings(path=fix.fix, copy_images=fix.copy_images)
@@ -140,7 +140,7 @@ def convert(source: Source, target: TargetOptions, read: ReadOptions) -> None:
     from mmpref.data.commands.convert import ConvertSettings, convert_source, outputs_beside
     from mmpref.data.commands.outputs import refuse_outputs
     from mmpref.data.quarantine import Quarantine
-    from mmpref.files.writing import only_writer
+    from mmpref.files.locking import only_writer
     from mmpref.terminal import CountDisplay
 
     settings = ConvertSettings(

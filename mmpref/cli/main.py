@@ -78,7 +78,7 @@ def demo(
 ) -> None:
     """The whole story on an embedded world: learn to see, make things up, stop making things up."""
     from mmpref.demo.pipeline import run_demo
-    from mmpref.files.writing import only_writer
+    from mmpref.files.locking import only_writer
 
     with only_writer(out, "choose another --out"):
         run_demo(out, seed=seed, scale=scale, threads=threads)
@@ -334,8 +334,8 @@ def report(
     title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
 ) -> None:
     """Compare runs in one page, or as a table: intervals, paired differences, training curves, examples."""
+    from mmpref.files.locking import only_writer
     from mmpref.files.reading import refuse_written_over
-    from mmpref.files.writing import only_writer
     from mmpref.report.page import build_report
     from mmpref.report.runs import files_of, load_runs
     from mmpref.report.table_files import table_writer, write_table

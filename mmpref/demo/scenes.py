@@ -165,5 +165,6 @@ def load_scenes(path: Path) -> dict[str, Scene]:
 
 
 def scene_record(scene: Scene) -> dict[str, Any]:
+    """A scene as JSON values."""
     things = [{**asdict(thing), "box": list(thing.box)} for thing in scene.things]
     return {"image": scene.image, "split": scene.split, "seed": scene.seed, "theme": scene.theme, "things": things}

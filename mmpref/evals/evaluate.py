@@ -19,9 +19,9 @@ from mmpref.evals.judge import judge_answers
 from mmpref.evals.plan import VERDICTS, EvalFiles, EvalPlan, EvalSettings, plan_evaluation
 from mmpref.evals.results import RESULTS, other_protocols, write_items, write_result
 from mmpref.evals.scoring import official_beside, score_samples
+from mmpref.files.locking import only_writer
 from mmpref.files.reading import read_json, without_links
 from mmpref.files.rows import Source
-from mmpref.files.writing import only_writer
 from mmpref.generation import Answerer
 from mmpref.generation.answer_log import ITEMS
 from mmpref.generation.api_server import Server

@@ -20,9 +20,10 @@ from mmpref.evals.files.rows import pair_by_id
 from mmpref.evals.files.verdict_file import move_aside_foreign, write_verdicts
 from mmpref.evals.files.verdicts import MAX_MISSING_SHARE, Verdict, content_hash, usable
 from mmpref.evals.scoring import benchmark_named, with_defaults
+from mmpref.files.locking import only_writer
 from mmpref.files.reading import refuse_written_over
 from mmpref.files.rows import Source, choose, first_ids
-from mmpref.files.writing import only_writer, real_path, refuse_special
+from mmpref.files.writing import real_path, refuse_special
 from mmpref.generation.api_server import Server
 from mmpref.judging import text
 from mmpref.judging.cache import read_cache

@@ -25,15 +25,15 @@ from mmpref.files.writing import replacing
 Say = Callable[[str], None]
 KEPT_FROM = 1 << 24
 """Bytes from which a hash is kept; a smaller file is read in the time that it takes to look its hash up."""
-TOLD_FROM = 1 << 32
-"""Bytes to read from which the user is told: some seconds."""
+SAID_FROM = 1 << 32
+"""Bytes to read from which ``say`` is called: some seconds of reading."""
 _MOST_KEPT = 2000
 _SETTLED_NS = 2_000_000_000
 """A file that was changed this shortly ago may change again within one tick of its file system's clock."""
 _TOGETHER = 256
 """Small files that a thread takes at a time."""
 _THREADS = min(4, os.cpu_count() or 1)
-_TOLD_EVERY = 20.0  # seconds
+_SAID_EVERY = 20.0  # seconds
 _known: dict[tuple[Any, ...], str] = {}
 """What this process has hashed, for where nothing can be written."""
 
@@ -68,14 +68,14 @@ def content_hashes(
 
     Args:
         error: the kind of what is raised.
-        say: told how much is read where that takes a while.
+        say: called with a sentence where reading takes a while.
     """
     wanted = list(files)
     large = {file: size for file in wanted if (size := _size_to_read(file))}
     small = [file for file in wanted if file not in large]
     jobs = [[file] for file in large] + [small[at : at + _TOGETHER] for at in range(0, len(small), _TOGETHER)]
-    total, done, told = sum(large.values()), 0, time.monotonic()
-    if say is not None and total >= TOLD_FROM:
+    total, done, said_at = sum(large.values()), 0, time.monotonic()
+    if say is not None and total >= SAID_FROM:
         say(
             f"hashing {total / 2**30:.1f} GiB in {wanted[0].parent}, so that nothing else is taken for it later; done "
             f"once while the files stay as they are (kept in {_folder() or 'this process: there is no home folder'})"
@@ -85,8 +85,8 @@ def content_hashes(
         for ready in as_completed([pool.submit(_hashes, job, error) for job in jobs]):
             found |= ready.result()
             done += sum(large.get(file, 0) for file in ready.result())
-            if say is not None and total >= TOLD_FROM and time.monotonic() - told > _TOLD_EVERY:
-                told = time.monotonic()
+            if say is not None and total >= SAID_FROM and time.monotonic() - said_at > _SAID_EVERY:
+                said_at = time.monotonic()
                 say(f"hashing: {done / 2**30:.1f} of {total / 2**30:.1f} GiB")
     return {file: found[file] for file in wanted}
 
@@ -190,3 +190,9 @@ def _size_to_read(file: Path) -> int:
     except (OSError, RuntimeError):  # said by whoever reads it
         return 0
     return 0 if _remembered(facts) is not None else int(facts["bytes"])
+
+
+def sha256(path: Path) -> str:
+    """sha256 of a file's bytes, read now and not remembered."""
+    with path.open("rb", buffering=0) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,5 +1,5 @@
-"""Files that a user names, opened and read within limits, so that a pipe, a device, a folder in a file's place, or a
-text that is none is one clear error and nothing waits for it.
+"""Files that a user names, opened and read within limits, so that a pipe, a device, a folder in a file's place, or
+bytes that are no text give one clear error, and nothing waits for them.
 
 And no command writes over what it reads, or two of its files into one: whatever reads some files and writes others asks
 :func:`refuse_written_over` before it begins. Files are compared as the file system knows them, so that a symbolic link,
@@ -116,8 +116,8 @@ def read_text(path: Path | str, error: type[MMPrefError], what: str = "", *, mos
         return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as err:
         name = f"{what} {path}" if what else str(path)
-        told = f"not UTF-8 text at byte {err.start + 1} ({_encoding_of(content) or err.reason})"
-        raise error(f"{name} cannot be read: {told}; save it as UTF-8") from err
+        reason = f"not UTF-8 text at byte {err.start + 1} ({_encoding_of(content) or err.reason})"
+        raise error(f"{name} cannot be read: {reason}; save it as UTF-8") from err
 
 
 def read_json(path: Path | str, error: type[MMPrefError], what: str = "", *, most: int = MOST_BYTES) -> Any:
@@ -214,7 +214,7 @@ def refuse_foreign_folder(folder: Path, ours: re.Pattern[str], inputs: Iterable[
         return
     if foreign := sorted(entry.name for entry in folder.iterdir() if not ours.fullmatch(entry.name)):
         raise ConfigError(
-            f"the folder {folder} would be replaced, and it holds other things ({', '.join(foreign[:3])}"
+            f"the folder {folder} would be replaced, and it contains other things ({', '.join(foreign[:3])}"
             f"{', ...' if len(foreign) > 3 else ''}); {remedy}"
         )
 
@@ -231,6 +231,7 @@ def _identities(path: str | Path) -> Iterator[_Identity]:
 
 
 def kind_of_file(mode: int) -> str:
+    """What a path leads to, in words for a message, by the mode that ``stat`` gives."""
     kinds = {
         stat.S_IFDIR: "a folder",
         stat.S_IFIFO: "a pipe, which can be read only once",

@@ -20,6 +20,7 @@ _SHOWN_KEYS = 12
 
 
 def is_path(source: object) -> bool:
+    """Whether rows are given by a path, and not as they are."""
     return isinstance(source, str | Path)
 
 
@@ -136,6 +137,7 @@ def texts_of(row: Row, key: str, where: str) -> tuple[str, ...]:
 
 
 def shown_keys(row: Row) -> str:
+    """The first keys of a row, for a message."""
     names = [str(key) for key in row]
     return ", ".join(names[:_SHOWN_KEYS]) + (
         f" and {len(names) - _SHOWN_KEYS} more" if len(names) > _SHOWN_KEYS else ""
@@ -143,6 +145,11 @@ def shown_keys(row: Row) -> str:
 
 
 def refuse_duplicates(ids: Iterable[str], what: str) -> None:
+    """Refuse ids that appear more than once.
+
+    Raises:
+        DataError: some do; the message begins with ``what``, counts them and names the first.
+    """
     seen: set[str] = set()
     twice: dict[str, None] = {}
     for name in ids:
@@ -154,6 +161,7 @@ def refuse_duplicates(ids: Iterable[str], what: str) -> None:
 
 
 def first_ids(ids: Sequence[str]) -> str:
+    """The first ids in quotes and the number of the others, for a message."""
     shown = ", ".join(repr(name) for name in ids[:_SHOWN_IDS])
     return shown + (f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else "")
 
@@ -173,5 +181,6 @@ def choose(value: str, known: Iterable[str], what: str) -> str:
 
 
 def short(value: object) -> str:
+    """``repr`` of a value, cut to 60 characters, for a message."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,8 +1,8 @@
 """Tables of other tools: .tsv, .csv and .xlsx, by the names in their first line.
 
-What a table cannot hold as it is, is refused with the rows: a cell of .xlsx has 32,767 characters at most, and XML
-knows no carriage return and no control characters; a .tsv has every cell in quotes, so that tabs and line breaks of any
-kind stand in it, and only a NUL, at which other readers end, does not.
+Texts that a table cannot contain unchanged are refused, with the numbers of their rows: a cell of .xlsx has 32,767
+characters at most, and XML has no carriage return and no control characters; a .tsv has every cell in quotes, so that
+it may contain tabs and line breaks of any kind, but no NUL, at which other readers end.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _lines(path: Path, stream: TextIO, separator: str) -> list[dict[str, Any]]:
         if line and len(line) != len(names):
             raise DataError(
                 f"{path}, line {lines.line_num}: {len(line)} cells, and the first line has {len(names)} names "
-                f"({', '.join(names)[:_SHOWN_NAMES]}); a text with {separator!r} or a line break stands in quotes"
+                f"({', '.join(names)[:_SHOWN_NAMES]}); a text with {separator!r} or a line break needs quotes"
             )
         if line:
             rows.append(dict(zip(names, line, strict=True)))
@@ -76,12 +76,12 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
     Raises:
         ConfigError: an .xlsx file and no openpyxl to write it.
-        DataError: texts that such a file cannot hold as they are; nothing is written.
+        DataError: texts that such a file cannot contain unchanged; nothing is written.
     """
     content = list(rows)
     names = list(dict.fromkeys(name for row in content for name in row))
     in_excel = path.suffix.lower() != ".tsv"
-    _refuse_what_cannot_stand(path, content, in_excel=in_excel)
+    _refuse_what_cannot_be_written(path, content, in_excel=in_excel)
     path.parent.mkdir(parents=True, exist_ok=True)
     if not in_excel:
         with path.open("w", encoding="utf-8", newline="") as stream:
@@ -106,7 +106,7 @@ _LONGEST_CELL = 32_767  # of Excel, in the units of UTF-16; what is longer is cu
 _NOT_IN_XML = re.compile("[\x00-\x08\x0b-\x1f\ufffe\uffff]")
 
 
-def _refuse_what_cannot_stand(path: Path, content: Sequence[Mapping[str, Any]], *, in_excel: bool) -> None:
+def _refuse_what_cannot_be_written(path: Path, content: Sequence[Mapping[str, Any]], *, in_excel: bool) -> None:
     odd = [
         (number, why)
         for number, row in enumerate(content, 1)
@@ -119,13 +119,13 @@ def _refuse_what_cannot_stand(path: Path, content: Sequence[Mapping[str, Any]], 
     remedy = "JSON lines: `--to jsonl`, with a name that ends in .jsonl"
     remedy = f"use {remedy}" if half or not in_excel else f"use .tsv, or {remedy}"
     raise DataError(
-        f"{path}, row {odd[0][0]}: {odd[0][1]}; {len(odd)} of {len(content)} rows cannot stand in the table as they "
-        f"are ({first}), and nothing was written; {remedy}"
+        f"{path}, row {odd[0][0]}: {odd[0][1]}; {len(odd)} of {len(content)} rows cannot be written to the table as "
+        f"they are ({first}), and nothing was written; {remedy}"
     )
 
 
 _SHOWN = 5
-_HALF = "has half a surrogate pair, which no table can hold"
+_HALF = "has half a surrogate pair, which no table can contain"
 
 
 def _why_not(text: str, in_excel: bool) -> str:
@@ -134,10 +134,10 @@ def _why_not(text: str, in_excel: bool) -> str:
     if not in_excel:
         return "has a NUL character, at which other readers end" if "\0" in text else ""
     if len(text.encode("utf-16-le")) > 2 * _LONGEST_CELL:
-        return f"has {len(text):,} characters, and a cell of .xlsx holds {_LONGEST_CELL:,}"
+        return f"has {len(text):,} characters, and a cell of .xlsx can have {_LONGEST_CELL:,}"
     if found := _NOT_IN_XML.search(text):
         what = "a carriage return" if found[0] == "\r" else "a control character"
-        return f"has {what}, which .xlsx cannot hold"
+        return f"has {what}, which .xlsx cannot contain"
     return ""
 
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmpref.errors import ConfigError
-from mmpref.files.writing import json_text, only_writer, open_to_append, real_path, refuse_special, writing_to
+from mmpref.files.locking import only_writer
+from mmpref.files.writing import json_text, open_to_append, real_path, refuse_special, writing_to
 from mmpref.generation.api_server import Server
 from mmpref.generation.chat_api import ChatClient
 from mmpref.generation.chat_reply import Completion

@@ -108,6 +108,7 @@ class Logger(logging.Logger):
     """A logger whose warnings reach its handlers only where they are to be shown."""
 
     def handle(self, record: logging.LogRecord) -> None:
+        """Give a record to whoever keeps a log, and to the handlers where it is to be shown."""
         library = self.name.partition(".")[0]
         if record.levelno < logging.WARNING:  # somebody lowered the level: they want it
             super().handle(record)

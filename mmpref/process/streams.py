@@ -24,7 +24,7 @@ DISK_FULL = 6
 """Exit code of a command whose standard output could not be written, as of any other file."""
 
 _PIECE = 4096  # PIPE_BUF: a pipe that is ready takes so much without waiting
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _GONE = (errno.EPIPE, errno.EIO, errno.ECONNRESET, errno.ENXIO, errno.ESHUTDOWN)
 """Nobody is there to read: a closed pipe, a terminal that hung up."""
 
@@ -42,22 +42,26 @@ class Descriptor(io.RawIOBase):
         self.left_out = 0
         """Bytes that nobody was there to read in time."""
         self.when_lost: Callable[[str], None] | None = None
-        """Told once, with a sentence, when something could not be written."""
+        """Called once, with a sentence, when something could not be written."""
         self._waits = False
 
     def fileno(self) -> int:
+        """Number of the descriptor."""
         return self.number
 
     def writable(self) -> bool:
+        """Always: what cannot be written is dropped."""
         return True
 
     def isatty(self) -> bool:
+        """Whether a terminal is at the other end; not once it is gone."""
         try:
             return os.isatty(self.number)
         except OSError:
             return False
 
     def write(self, data: Any) -> int:
+        """Write or drop all of ``data``, and return its length in bytes either way."""
         whole = memoryview(data).cast("B")
         for begin in range(0, len(whole), _PIECE):
             piece = whole[begin : begin + _PIECE]
@@ -77,7 +81,7 @@ class Descriptor(io.RawIOBase):
             return True
         if not self._waits:
             self._waits = True
-            self._tell(f"nobody reads {NAMES[self.number]}: the run goes on without it")
+            self._report(f"nobody reads {NAMES[self.number]}: the run goes on without it")
         return False
 
     def _can_take(self, seconds: float | None) -> bool:
@@ -103,21 +107,21 @@ class Descriptor(io.RawIOBase):
     def _lose(self, err: OSError) -> None:
         first = self.lost is None
         self.lost = self.lost or err
-        if err.errno not in _NO_ROOM:  # where there may be room again, later lines are tried
+        if err.errno not in _NO_SPACE:  # where there may be space again, later lines are tried
             with contextlib.suppress(OSError):
                 null = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(null, self.number)  # children and other libraries write there too
                 os.close(null)
         if first:
-            self._tell(f"{NAMES[self.number]} is lost ({err.strerror}): the run goes on without it")
+            self._report(f"{NAMES[self.number]} is lost ({err.strerror}): the run goes on without it")
 
-    def _tell(self, sentence: str) -> None:
+    def _report(self, sentence: str) -> None:
         if self.when_lost is not None:
             self.when_lost(sentence)
 
 
 class _Ascii(io.TextIOWrapper):
-    """Text for a terminal that only has ASCII. Its bytes have no door of their own: click would write UTF-8 there."""
+    """Text for a terminal that only has ASCII, without ``buffer``: click would write UTF-8 to it."""
 
     @property
     def buffer(self) -> Any:
@@ -169,15 +173,15 @@ def _text(descriptor: Descriptor, like: TextIO | None) -> io.TextIOWrapper:
 
 
 @contextlib.contextmanager
-def going_on_without(tell: Callable[[str], None]) -> Iterator[None]:
+def going_on_without(say: Callable[[str], None]) -> Iterator[None]:
     """While the block runs, no loss of output is a failure, and nobody is waited for who does not read.
 
     Args:
-        tell: gets a sentence when something is lost, for the log file. It must not write to either stream.
+        say: called with a sentence when something is lost, for the log file. It must not write to either stream.
     """
     before = [(one, one.patience, one.when_lost) for one in _ours.values()]
     for one, _, _ in before:
-        one.patience, one.when_lost = PATIENCE, tell
+        one.patience, one.when_lost = PATIENCE, say
     try:
         yield
     finally:
@@ -205,5 +209,5 @@ def lost_output() -> tuple[str, bool] | None:
     lost = _ours[1].lost if 1 in _ours else None
     if lost is None or lost.errno in _GONE:
         return None
-    said = f"standard output cannot be written: {lost.strerror}; make room, or send it elsewhere"
+    said = f"standard output cannot be written: {lost.strerror}; free some space, or send it elsewhere"
     return f"{said}{' (train.log of the run folder has every line)' if _optional else ''}", not _optional

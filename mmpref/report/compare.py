@@ -255,6 +255,7 @@ def filled(
     difference: Difference | None,
     flags: Sequence[Flag],
 ) -> Cell:
+    """A cell of the table: the value with its interval, its difference and what is doubtful about it."""
     if difference is None or difference.value is None:
         return Cell(unit=unit, value=value, interval=interval, flags=tuple(flags))
     verdict: Literal["better", "worse", "changed", "unclear"] = "unclear"

@@ -48,6 +48,7 @@ def same_question(first: Row, second: Row) -> bool:
 
 
 def questions_of(found: Evaluation) -> frozenset[Hashable]:
+    """What identifies the questions of an evaluation."""
     return _questions(found.items)
 
 

@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mmpref.errors import ConfigError
-from mmpref.files.writing import Holder, Locked, NoLocksError, locked, refuse_locked, writing_to
+from mmpref.files.locking import Holder, Locked, NoLocksError, locked, refuse_locked
+from mmpref.files.writing import writing_to
 from mmpref.rundir.content import LOCK
 
 if sys.platform != "win32":

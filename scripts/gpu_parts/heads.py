@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from bench_losses import HEADS, NUM_PAIRS, Head, HeadInputs, core_steps, head_inputs
 from torch import Tensor
-from torch.autograd import DeviceType
+from torch.autograd import DeviceType  # type: ignore[attr-defined]  # not in its __all__
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gpu_parts.case import GIB, Case, Context, Row, first_line, free_memory, ran_out_of_memory
@@ -257,7 +257,7 @@ def kernels(step: Callable[[], Any], device: str) -> int:
     if device != "cuda":
         with Operators() as operators:
             step()
-        return operators.count
+        return int(operators.count)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         step()
         torch.cuda.synchronize()

@@ -7,7 +7,7 @@ import gc
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -120,7 +120,7 @@ class Updates:
     def _update(self, answer_tokens: int) -> None:
         """One update; where the recipe accumulates, the gradients of a small micro-batch are there before."""
         trainer, args = self._trainer, self._trainer.args
-        batches = [self._batch(answer_tokens)]
+        batches: list[Sequence[PairBatch]] = [self._batch(answer_tokens)]
         if args.gradient_accumulation_steps > 1:
             batches.insert(0, self._batch(2))
         model = trainer.model_wrapped

@@ -91,7 +91,7 @@ class ModelFolders:
 def weight_bytes(model: RandomModel, dtype: torch.dtype = torch.bfloat16) -> int:
     """Bytes of a model's weights on the disk."""
     empty = empty_model(model.config, dtype=dtype, attn_implementation="eager")
-    return sum(weight.numel() for weight in empty.parameters()) * dtype.itemsize
+    return int(sum(weight.numel() for weight in empty.parameters()) * dtype.itemsize)
 
 
 def choose_place(need: int, places: Sequence[tuple[Path, int]]) -> Path:
@@ -114,7 +114,8 @@ def _on_ram_disk() -> int:
     """Bytes that may be put there: free on it, and of the machine's memory what a run does not need."""
     if not RAM_DISK.is_dir() or not os.access(RAM_DISK, os.W_OK):
         return 0
-    return min(shutil.disk_usage(RAM_DISK).free, min(psutil.virtual_memory().available, container_left()) - RAM_LEFT)
+    memory = min(int(psutil.virtual_memory().available), container_left())
+    return min(shutil.disk_usage(RAM_DISK).free, memory - RAM_LEFT)
 
 
 def container_left(groups: Path = Path("/sys/fs/cgroup")) -> int:
@@ -130,7 +131,7 @@ def container_left(groups: Path = Path("/sys/fs/cgroup")) -> int:
             lines = (groups / facts).read_text().splitlines()
         except (OSError, ValueError):  # no such file; "max"
             continue
-        return most - taken + next((int(line.split()[1]) for line in lines if line.startswith(f"{idle} ")), 0)
+        return int(most - taken) + next((int(line.split()[1]) for line in lines if line.startswith(f"{idle} ")), 0)
     return sys.maxsize
 
 

@@ -134,11 +134,15 @@ def _at(kernels: Sequence[Sequence[object]], number: int) -> Sequence[object] | 
     return kernels[number] if number < len(kernels) else None
 
 
+def _yes_or_no(value: object) -> str | None:
+    return "yes" if value is True else "no" if value is False else None
+
+
 def _small_cards(measured: Measured) -> str:
     head = ("recipe", "cap GB", "trains", "peak GiB", "held by the allocator", "pairs an hour",
             "longest answers that fit", "by the plan")  # fmt: skip
     return table(head, [
-        [f"`{row['recipe']}`", f"{row['cap_gib']:g}", {True: "yes", False: "no"}.get(row.get("trains")),
+        [f"`{row['recipe']}`", f"{row['cap_gib']:g}", _yes_or_no(row.get("trains")),
          row.get("peak_gib"),
          row.get("reserved_gib"), _whole(row.get("pairs_per_hour")), _whole(row.get("largest_answers")),
          _whole(row.get("planned_largest"))]

@@ -18,6 +18,7 @@ import statistics
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def cases(context: Context) -> list[Case]:
         made.append(
             Case(
                 name=setting.name,
-                run=lambda s=setting, b=behind: run(context, s, b),
+                run=partial(run, context, setting, behind),
                 seconds=FIRST,
                 needs_gib=setting.gib,
                 libraries=("bitsandbytes",) if setting.mode == "qlora" else (),
@@ -237,7 +238,7 @@ class _Sides:
                 batch = library.batch(group)
                 if self.device == "cuda":
                     torch.cuda.synchronize()
-                spent = self.phases[id(library)].measure(lambda step=step, batch=batch: step(batch))
+                spent = self.phases[id(library)].measure(partial(step, batch))
                 logps[name].append(library.logps()[0])
                 library.model.zero_grad(set_to_none=True)
                 if number:

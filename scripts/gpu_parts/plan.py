@@ -154,7 +154,7 @@ def measure(
     recipe = recipe_of(kind, size, model, folder, folders.place, on_cpu=context.device == "cpu")
     run = whole_run(recipe)
     shape = {"prompt_tokens": size.prompt_words, "answer_tokens": size.answer_tokens,
-             "image_size": size.image_size or model.image_size}  # fmt: skip
+             "image_size": size.image_size or model.image}  # fmt: skip
     pairs = None if run.pairs_per_hour is None else run.pairs_per_hour / 3600
     found.append(beside(
         Measured(name=kind.hub, recipe=recipe, shape=shape, peak=run.peak, reserved=run.reserved,
@@ -170,7 +170,7 @@ def recipe_of(kind: Kind, size: Size, model: RandomModel, folder: Path, place: P
     data = place / "data"
     if not data.exists():
         write_pairs(
-            data, size.pairs, size=size.image_size or model.image_size, prompt_words=size.prompt_words,
+            data, size.pairs, size=size.image_size or model.image, prompt_words=size.prompt_words,
             answer_tokens=(size.answer_tokens,) * 2,
         )  # fmt: skip
     sections = kind.sections

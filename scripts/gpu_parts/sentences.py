@@ -103,7 +103,8 @@ SENTENCES: dict[str, Callable[[Evidence], str]] = {
 
 def name_of(row: Row) -> str:
     """A model's short name."""
-    return NAMES.get(row["model"], row["model"])
+    model = str(row["model"])
+    return NAMES.get(model, model)
 
 
 def _rows(evidence: Evidence, part: str) -> list[Row]:

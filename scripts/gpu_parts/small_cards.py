@@ -185,7 +185,7 @@ def planned_largest(recipe: Recipe, size: Size, model: RandomModel, cap: Cap | N
     """Tokens of each answer that still fit, as ``mmpref plan`` says."""
     if cap is None:
         return None
-    plan = make_plan(recipe, gpu_memory=cap.usable, image=model.image, prompt_tokens=size.prompt_words)
+    plan = make_plan(recipe, gpu_memory=cap.usable, image_size=model.image, prompt_tokens=size.prompt_words)
     return plan.longest
 
 

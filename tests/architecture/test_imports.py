@@ -1,7 +1,7 @@
 """The package map as a test: who may import whom, one module per library, what loads without the extras.
 
-The tables below are the rules. Imports inside functions count, and between rooms those under TYPE_CHECKING too; a
-library's type that only stands in an annotation opens no door.
+The tables below are the rules. Imports inside functions count, and between packages those under TYPE_CHECKING too; a
+library may be imported anywhere for an annotation alone.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "mmpref"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# what every room may build on: no room of these imports anything above it
+# what every package may import: none of these imports anything else
 GROUND = {"version", "errors", "records", "yaml_text", "api_keys", "process", "files"}
 RECIPE = GROUND | {"recipe"}
 RUN_FOLDER = RECIPE | {"rundir"}
-# room or top-level file -> the others that it may import
+# package or top-level file -> the others that it may import
 MAY_IMPORT: dict[str, set[str]] = {
     "version": set(),
     "errors": set(),
@@ -65,9 +65,9 @@ PARTS_OF_TRAINING = {
     "planning": {"training.parallel.strategy", "training.precision", "training.loss_settings"},
 }
 
-# inside a room: the files and folders in levels, each may import those of earlier levels only
+# inside a package: its files and folders in levels; each may import those of earlier levels only
 LEVELS: dict[str, list[set[str]]] = {
-    "files": [{"reading", "tables"}, {"rows", "writing"}, {"hashes"}],
+    "files": [{"reading", "tables"}, {"rows", "temporary"}, {"writing"}, {"hashes", "locking"}],
     "recipe": [{"keys", "overrides", "shipped", "unused_keys", "value_types"}, {"sections"}],
     "rundir": [{"content"}, {"folder", "locking"}, {"refusals", "train_log", "vanished"}, {"claim"}],
     "losses": [
@@ -144,7 +144,7 @@ LEVELS: dict[str, list[set[str]]] = {
 }
 
 # library -> the files that may import it
-DOORS: dict[str, set[str]] = {
+IMPORTED_BY: dict[str, set[str]] = {
     "PIL": {
         "data/images/derived.py",
         "data/images/loader.py",
@@ -167,12 +167,12 @@ DOORS: dict[str, set[str]] = {
     "deepspeed": {"training/parallel/zero.py"},
     "httpx2": {"generation/http_calls.py"},
     "jinja2": {"data/commands/gallery.py", "processing/chat/render_process.py", "report/html.py"},
-    "filelock": {"files/writing.py"},
+    "filelock": {"files/locking.py", "files/temporary.py"},
     "psutil": {"process/signals.py"},
     "requests": set(),
     "urllib.request": set(),
 }
-AUTO_DOOR = {"models/load.py"}
+AUTO_CLASSES_IN = {"models/load.py"}
 
 EXTRAS = ("bitsandbytes", "matplotlib", "openpyxl", "trl", "torchvision", "deepspeed")
 HEAVY = ("torch", "transformers", "datasets", "accelerate", "peft", "numpy", "PIL", "matplotlib")
@@ -184,12 +184,12 @@ def place(path: Path) -> str:
 
 
 def part(path: Path) -> str:
-    """The room or top-level file that a module belongs to."""
+    """The package or top-level file that a module belongs to."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def nodes(tree: ast.AST, *, types: bool) -> Iterator[ast.AST]:
-    """All nodes below a node; without ``types``, what stands under ``if TYPE_CHECKING:`` is left out."""
+    """All nodes below a node; without ``types``, what is under ``if TYPE_CHECKING:`` is left out."""
     for child in ast.iter_child_nodes(tree):
         if not types and isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
             continue
@@ -262,16 +262,18 @@ def modules_of(path: Path) -> set[str]:
     return found
 
 
-def test_every_room_with_rooms_or_many_files_is_ordered() -> None:
+def test_every_package_of_many_files_is_ordered() -> None:
     folders = {part(path) for path in MODULES if path.parent != PACKAGE}
     assert folders - set(LEVELS) <= {"process", "demo", "cli"}
 
 
-@pytest.mark.parametrize("room", LEVELS)
-def test_files_inside_a_room_import_only_what_is_below_them(room: str) -> None:
-    level = {name: number for number, names in enumerate(LEVELS[room]) for name in names}
+@pytest.mark.parametrize("package", LEVELS)
+def test_files_inside_a_package_import_only_what_is_below_them(package: str) -> None:
+    level = {name: number for number, names in enumerate(LEVELS[package]) for name in names}
     found = {
-        path: path.relative_to(PACKAGE / room).parts[0].removesuffix(".py") for path in MODULES if part(path) == room
+        path: path.relative_to(PACKAGE / package).parts[0].removesuffix(".py")
+        for path in MODULES
+        if part(path) == package
     }
     assert set(level) == set(found.values()) - {"__init__"}
     upward = []
@@ -281,9 +283,9 @@ def test_files_inside_a_room_import_only_what_is_below_them(room: str) -> None:
         for other in modules_of(path):
             head, _, rest = other.partition("/")
             name = rest.partition("/")[0]
-            if head == room and name not in (own, "") and level[name] >= level[own]:
+            if head == package and name not in (own, "") and level[name] >= level[own]:
                 upward.append(f"{place(path)} imports {other}")
-            assert head != room or name, f"{place(path)} imports its own room's __init__"
+            assert head != package or name, f"{place(path)} imports its own package's __init__"
     assert upward == []
 
 
@@ -295,19 +297,19 @@ def test_no_two_files_import_each_other_even_through_others() -> None:
     assert sorted(set(graph) - done) == []
 
 
-@pytest.mark.parametrize("room", PARTS_OF_TRAINING)
-def test_only_these_parts_of_training_are_for_others(room: str) -> None:
-    used = {name.replace("/", ".") for path in MODULES if part(path) == room for name in modules_of(path)}
-    assert {name for name in used if name.startswith("training")} <= PARTS_OF_TRAINING[room]
+@pytest.mark.parametrize("package", PARTS_OF_TRAINING)
+def test_only_these_parts_of_training_are_for_others(package: str) -> None:
+    used = {name.replace("/", ".") for path in MODULES if part(path) == package for name in modules_of(path)}
+    assert {name for name in used if name.startswith("training")} <= PARTS_OF_TRAINING[package]
 
 
-@pytest.mark.parametrize("library", DOORS)
-def test_each_library_has_one_door(library: str) -> None:
+@pytest.mark.parametrize("library", IMPORTED_BY)
+def test_each_library_is_imported_by_its_own_files_only(library: str) -> None:
     wanted = tuple(library.split("."))
     users = {
         place(path) for path in MODULES if any(name[: len(wanted)] == wanted for name in imports(path, types=False))
     }
-    assert users <= DOORS[library]
+    assert users <= IMPORTED_BY[library]
 
 
 def test_auto_classes_are_used_in_one_file() -> None:
@@ -320,7 +322,7 @@ def test_auto_classes_are_used_in_one_file() -> None:
         )
         if by_import or by_attribute:
             users.add(place(path))
-    assert users <= AUTO_DOOR
+    assert users <= AUTO_CLASSES_IN
 
 
 def test_the_loss_core_imports_only_torch() -> None:
@@ -329,12 +331,48 @@ def test_the_loss_core_imports_only_torch() -> None:
         assert {name[0] for name in imports(path)} <= allowed, place(path)
 
 
+def statements_run_by_an_import(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements of a module that run when it is imported; those under a condition count."""
+    for statement in body:
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            continue
+        if isinstance(statement, ast.If) and "__name__" in ast.unparse(statement.test):  # when started as a program
+            continue
+        yield statement
+        for name in ("body", "orelse", "finalbody"):
+            yield from statements_run_by_an_import(getattr(statement, name, []))
+
+
+def root_name(node: ast.expr) -> str:
+    """``a`` of ``a.b(c).d[e]``."""
+    while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.stem != "__main__"], ids=place)
+def test_an_import_registers_nothing_and_changes_no_other_module(path: Path) -> None:
+    """Such as ``atexit.register(...)`` or ``warnings.showwarning = ...``: that belongs into what a command calls."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    own = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    own |= {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    found = []
+    for statement in statements_run_by_an_import(tree.body):
+        changed: list[ast.expr] = []
+        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+            changed = [statement.value]
+        elif isinstance(statement, ast.Assign):
+            changed = [one for one in statement.targets if isinstance(one, ast.Attribute | ast.Subscript)]
+        found += [f"line {one.lineno}" for one in changed if root_name(one) not in own]
+    assert found == []
+
+
 WITHOUT_EXTRAS = """
 import importlib, importlib.machinery, pkgutil, sys
 blocked = set({blocked!r})
 
 class Filter:
-    # stands where the path finder stood, so that "is it installed?" is answered no as well
+    # in place of the path finder, so that "is it installed?" is answered no as well
     @staticmethod
     def find_spec(name, path=None, target=None):
         if name.partition(".")[0] in blocked:
@@ -397,8 +435,8 @@ def test_help_needs_no_other_library_than_the_command_line_s_own() -> None:
 
 
 def test_data_and_report_load_no_torch() -> None:
-    rooms = [path for path in MODULES if part(path) in {"data", "report"} and path.stem != "__init__"]
-    code = "\n".join("import mmpref." + place(path).removesuffix(".py").replace("/", ".") for path in rooms)
+    files = [path for path in MODULES if part(path) in {"data", "report"} and path.stem != "__init__"]
+    code = "\n".join("import mmpref." + place(path).removesuffix(".py").replace("/", ".") for path in files)
     assert not loaded_after(code) & {"torch", "transformers", "accelerate", "peft"}
 
 

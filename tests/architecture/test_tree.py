@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import statistics
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,10 @@ from tests.architecture.test_imports import MODULES, PACKAGE, ROOT, part
 
 NO_SUCH_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "base"}
 MAX_LINES = 600
+MEDIAN_LINES = 200
+MAX_PARAMETERS = 7
+MORE_PARAMETERS = 0.005
+"""Share of functions that may have more."""
 
 
 def test_files_are_short_enough_to_read() -> None:
@@ -24,7 +31,45 @@ def test_files_are_short_enough_to_read() -> None:
     assert long == {}
 
 
-def test_no_file_is_a_drawer_for_everything() -> None:
+def test_half_of_the_files_are_short() -> None:
+    assert statistics.median(len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES) < MEDIAN_LINES
+
+
+def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """Every function and method of mmpref with its place; those of the command line are apart: their parameters are
+    the options of a command."""
+    for path in MODULES:
+        if part(path) == "cli":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield f"{path.relative_to(ROOT)}:{node.lineno} {node.name}", node
+
+
+def num_parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    names = [one.arg for one in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)]
+    return len([name for name in names if name not in ("self", "cls")])
+
+
+def test_next_to_no_function_has_eight_parameters() -> None:
+    """What belongs together is an object; the rare exception is a signature that another library asks for."""
+    counts = {place: num_parameters(function) for place, function in functions()}
+    many = {place: count for place, count in counts.items() if count > MAX_PARAMETERS}
+    assert len(many) < MORE_PARAMETERS * len(counts), many
+
+
+def test_public_functions_and_classes_have_docstrings() -> None:
+    """Those of a module; what a method does that only fulfils a protocol is said at the protocol."""
+    missing = []
+    for path in MODULES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            named = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+            if named and ast.get_docstring(node) is None and "overload" not in ast.unparse(node):
+                missing.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert missing == []
+
+
+def test_no_file_is_named_for_nothing() -> None:
     names = {name: path for path in MODULES for name in (*path.relative_to(PACKAGE).parts[:-1], path.stem)}
     assert not NO_SUCH_NAMES & names.keys()
 
@@ -33,7 +78,7 @@ def readme_map() -> dict[str, str]:
     """Entry -> what the map in README.md says of it: the fenced block whose first line begins with ``mmpref/``."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     block = re.search(r"```[a-z]*\nmmpref/[ \t]*.*\n(?P<body>(?:.*\n)*?)```", readme)
-    assert block, "README.md needs the map of the house: a fenced block whose first line is `mmpref/`"
+    assert block, "README.md needs a map of the packages: a fenced block whose first line is `mmpref/`"
     entries: dict[str, str] = {}
     current = ""
     for line in block["body"].splitlines():
@@ -47,10 +92,10 @@ def readme_map() -> dict[str, str]:
 
 def test_the_map_in_the_readme_is_the_tree() -> None:
     entries = readme_map()
-    rooms = {f"mmpref/{part(path)}/" for path in MODULES if path.parent != PACKAGE}
+    packages = {f"mmpref/{part(path)}/" for path in MODULES if path.parent != PACKAGE}
     folders = {f"mmpref/{path.name}/" for path in (PACKAGE / "recipes",) if path.is_dir()}
     files = {f"mmpref/{path.name}" for path in MODULES if path.parent == PACKAGE and not path.stem.startswith("__")}
-    assert {name for name in entries if name.startswith("mmpref/")} == rooms | folders | files
+    assert {name for name in entries if name.startswith("mmpref/")} == packages | folders | files
     around = {Path(name).parts[0] + "/" for name in own_names() if "/" in name and name[0] != "."}
     assert {name for name in entries if not name.startswith("mmpref/")} == around - {"mmpref/"}
 

@@ -18,6 +18,7 @@ from mmpref.models.logps.shared_prefix_attention import text_config
 from mmpref.processing import PairBatch, PairCollator, PairEncoder
 from tests.gpu.device import DEVICE, needs_cuda
 from tests.plain_forward import gradient, relative, stir
+from tests.recomputing import recompute
 from tests.tiny_vlms import TINY, build, build_model, draw, pair
 
 pytestmark = pytest.mark.gpu
@@ -90,7 +91,7 @@ def hold(found: tuple[float, float], dtype: torch.dtype) -> None:
 def test_sdpa_with_a_shared_prefix_equals_separate_rows(name: str, dtype: torch.dtype, is_checkpointed: bool) -> None:
     loaded = memory_only(name, dtype)
     if is_checkpointed:
-        loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute(loaded.model)
     hold(both_ways(loaded), dtype)
     assert text_config(loaded.model)._attn_implementation == "pair_sdpa"
 

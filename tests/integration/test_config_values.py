@@ -77,7 +77,7 @@ def recipe(model: Path | str, **more: Any) -> Recipe:
 
 
 def planned(model: Path | str) -> Plan:
-    return make_plan(recipe(model), image=(64, 48), prompt_tokens=20, answer_tokens=20)
+    return make_plan(recipe(model), image_size=(64, 48), prompt_tokens=20, answer_tokens=20)
 
 
 # ---- what forward returns, and what cannot be saved ---------------------------------------------------------------

@@ -36,7 +36,7 @@ def spoiled(monkeypatch: pytest.MonkeyPatch) -> Callable[[Patch], None]:
     """Lets a function change or replace what the policy gives at the n-th micro-batch, counted from 1."""
 
     def install(change: Patch) -> None:
-        real, calls = trainer_module.pair_logps, [0]
+        real, calls = trainer_module.pair_logps, [0]  # type: ignore[attr-defined]  # the name that is patched
 
         def pair_logps(*args: Any, **kwargs: Any) -> Any:
             calls[0] += 1
@@ -242,7 +242,7 @@ def test_memory_that_runs_out_in_the_check_of_gradients_names_what_saves_activat
 ) -> None:
     import mmpref.training.trainer.preflight as preflight
 
-    real = preflight.answer_sums
+    real = preflight.answer_sums  # type: ignore[attr-defined]  # the name that is patched
 
     def with_gradients(*args: Any) -> Any:
         if torch.is_grad_enabled():
@@ -262,7 +262,7 @@ def test_a_reference_that_does_not_fit_four_pairs_at_once_is_computed_pair_by_pa
 ) -> None:
     import mmpref.training.run.reference_entries as entries
 
-    real, sizes = entries.answer_logps, []
+    real, sizes = entries.answer_logps, []  # type: ignore[attr-defined]  # the name that is patched
 
     def only_one(model: Any, batch: Any) -> Any:
         sizes.append(len(batch))

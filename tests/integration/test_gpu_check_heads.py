@@ -99,14 +99,15 @@ def test_without_a_usable_trl_its_column_is_left_out_and_said(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, installed: bool, why: str
 ) -> None:
     monkeypatch.syspath_prepend(str(SCRIPTS))
+    from bench_losses import HEADS
     from gpu_parts import heads
     from gpu_parts.case import Context
 
     def moved(*_: Any) -> None:
         raise ImportError("moved")
 
-    monkeypatch.setitem(heads.HEADS, heads.PEERS["trl"], moved)
-    monkeypatch.setattr(heads.importlib.util, "find_spec", lambda name: object() if installed else None)
+    monkeypatch.setitem(HEADS, heads.PEERS["trl"], moved)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if installed else None)
     context = Context(dry_run=True, device="cpu", deadline=math.inf, work=tmp_path)
     case = heads.HeadCase(model="toy", vocabulary=600, hidden_size=8, tokens=5, trains=False)
     (row,) = heads.measure_head(case, context, [])

@@ -78,7 +78,7 @@ def test_without_trl_ours_is_measured_alone_and_can_be_planned(
 
     planned = row["planned"]
     made = make_plan(
-        build_recipe(planned["recipe"], where="test"), image=tuple(planned["image"]),
+        build_recipe(planned["recipe"], where="test"), image_size=tuple(planned["image"]),
         prompt_tokens=planned["prompt_tokens"], answer_tokens=planned["answer_tokens"],
     )  # fmt: skip
     assert planned["answer_tokens"] == 25 + 1  # words and the end

@@ -21,6 +21,7 @@ from mmpref.planning.plan import make_plan
 from mmpref.planning.speed import flops_per_pair
 from mmpref.recipe.sections import Recipe, load_recipe, read_recipe_text, shipped_recipes
 from mmpref.records import ImageRef, PreferencePair, user_turn
+from tests.recomputing import recompute
 from tests.tiny_vlms import build, build_model, draw
 
 # the published sizes of the checkpoints, in weights
@@ -142,7 +143,7 @@ def test_operations_are_those_that_torch_counts(kind: str, changes: list[str], t
         adapter,
     )
     if wanted.train.gradient_checkpointing:
-        loaded.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        recompute(loaded.model)
     objective = build_objective(wanted.loss.as_mapping())
     images = (ImageRef(path="28x28-0"),) if kind != "text" else ()
     pair = PreferencePair(

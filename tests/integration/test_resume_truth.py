@@ -20,10 +20,11 @@ from safetensors.torch import load_file
 from mmpref.cli.main import main
 from mmpref.demo.world import WorldFiles
 from mmpref.generation.fingerprint import of_model
+from mmpref.rundir.content import COMPLETE
 from mmpref.rundir.folder import RunDir
 from mmpref.training.run import images as run_images
 from mmpref.training.run.images import LIST, RunImages
-from mmpref.training.trainer.checkpoint import COMPLETE, seal, sealed_in
+from mmpref.training.trainer.checkpoint import seal, sealed_in
 from mmpref.training.trainer.metrics import JsonlLogger, read_pair_log
 from tests.integration.conftest import Place
 

@@ -162,7 +162,7 @@ def test_a_full_disk_at_the_last_save_ends_with_code_6_and_a_checkpoint_to_resum
         with largest_file(1000):
             real(*given, **named)  # type: ignore[arg-type]
 
-    real = module.save_model
+    real = module.save_model  # type: ignore[attr-defined]  # the name that is patched
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "save_model", fills_the_disk)
         assert main(arguments) == 6
@@ -183,7 +183,7 @@ def test_a_disk_that_is_full_from_the_second_checkpoint_on_keeps_the_first(
 ) -> None:
     import mmpref.training.trainer.checkpointer as module
 
-    real, calls = module.save_trained, []
+    real, calls = module.save_trained, []  # type: ignore[attr-defined]  # the name that is patched
 
     def save(model: torch.nn.Module, file: Path) -> None:
         calls.append(file)

@@ -27,6 +27,7 @@ from mmpref.models.logps.shared_prefix_attention import (
 from mmpref.processing import PairBatch
 from mmpref.processing.batch import Segment
 from tests.plain_forward import SHARING, all_rows, answers_of, build_deep, by_hand, collator_for, stock_twin, worst
+from tests.recomputing import recompute
 from tests.tiny_vlms import pair
 
 
@@ -168,7 +169,7 @@ def test_attention_dropout_trains_and_leaves_the_expected_log_probs(attention: s
     one, other = logps(loaded.model, batch), logps(loaded.model, batch)
     assert worst(one, other) > 1e-3
     loaded.model.requires_grad_(True)
-    loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
+    recompute(loaded.model)
     sums = answer_logps(loaded.model, batch).sum()
     sums.backward()
     assert all(bool(p.grad.isfinite().all()) for p in loaded.model.parameters() if p.grad is not None)

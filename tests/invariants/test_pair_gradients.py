@@ -44,6 +44,7 @@ from tests.plain_forward import (
     stock_twin,
     worst,
 )
+from tests.recomputing import recompute
 
 BETA = 0.3
 TUNINGS = {
@@ -175,7 +176,7 @@ def test_gradient_checkpointing_changes_no_gradient_and_leaves_a_frozen_tower_al
                 module.register_forward_hook(
                     lambda *_, inner=inner: under_grad.append(inner) if torch.is_grad_enabled() else None
                 )
-    base.gradient_checkpointing_enable({"use_reentrant": False})
+    recompute(base)
     base.enable_input_require_grads()  # as the trainer does for every model
     got = at.loss(batch)
     got.backward()

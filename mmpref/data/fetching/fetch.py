@@ -21,8 +21,8 @@ from mmpref.data.pair_source import PairSource, all_images
 from mmpref.data.pair_writing import write_pairs
 from mmpref.data.quarantine import Quarantine, RowError
 from mmpref.errors import CheckpointError, ConfigError
+from mmpref.files.locking import only_writer
 from mmpref.files.reading import without_links
-from mmpref.files.writing import only_writer
 from mmpref.process.threads import each
 from mmpref.records import ImageRef, PreferencePair
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from mmpref.errors import ConfigError
-from mmpref.files.writing import Locked, NoLocksError, locked
+from mmpref.files.locking import Locked, NoLocksError, locked
 from mmpref.rundir.content import LOCK
 from mmpref.rundir.locking import PATIENCE, folder_locked, writing_alone
 from mmpref.training.parallel.world import World

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from mmpref.errors import CheckpointError, ConfigError, library_errors, one_line
 from mmpref.files.hashes import Say, joined
-from mmpref.files.writing import remove_abandoned, replacing, write_json, writing_to
+from mmpref.files.temporary import remove_abandoned
+from mmpref.files.writing import replacing, write_json, writing_to
 from mmpref.models.loaded import LoadedModel
 from mmpref.models.logps.reference import eval_mode
 from mmpref.processing.batch import PairBatch, to_device

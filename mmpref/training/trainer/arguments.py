@@ -60,6 +60,8 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         given["activation_checkpointing"] = given.pop("gradient_checkpointing")
     # a copy: transformers moves keys about in mappings that it is given, and this one is what the recipe says
     settings = {"disable_tqdm": True, **given, **copy.deepcopy(section.extra)}
+    if "activation_checkpointing_kwargs" in known and "gradient_checkpointing_kwargs" in settings:
+        settings["activation_checkpointing_kwargs"] = settings.pop("gradient_checkpointing_kwargs")
     if os.environ.get("WORLD_SIZE", "1") == "1":
         settings.pop("ddp_backend", None)  # a process alone would look for others to talk to
     _refuse_bf16_without_hardware(section.bf16, use_cpu=section.use_cpu)

@@ -27,7 +27,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mmpref.errors import CheckpointError, one_line
-from mmpref.files.writing import sha256, write_json
+from mmpref.files.hashes import sha256
+from mmpref.files.writing import write_json
 from mmpref.rundir.content import COMPLETE, OF_THE_SYSTEM, others_in_checkpoint
 from mmpref.training.parallel.sharded import copy_into, trained_weights
 

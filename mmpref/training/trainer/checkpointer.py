@@ -18,7 +18,8 @@ from transformers import Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from mmpref.errors import CheckpointError, ConfigError
-from mmpref.files.writing import real_path, remove_abandoned, replacing_folder, writing_to
+from mmpref.files.temporary import remove_abandoned
+from mmpref.files.writing import real_path, replacing_folder, writing_to
 from mmpref.models.precision import dtype_to_save
 from mmpref.models.save import save_model
 from mmpref.rundir.folder import RunDir

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -17,7 +18,6 @@ from PIL import Image
 from pyarrow import parquet
 
 from mmpref.data.commands.check import check
-from mmpref.data.images import decoding
 from mmpref.data.images.decoding import decode
 from mmpref.data.images.loader import ImageLoader
 from mmpref.data.opening import open_pairs
@@ -111,7 +111,7 @@ def test_a_image_that_changes_between_its_decoding_and_its_hash_is_named(
     Image.new("RGB", (20, 20), "red").save(file)
     loader = ImageLoader(tmp_path)
     assert decode(loader, ImageRef(path="a.png")).reason is None
-    hashed = decoding.hashlib.file_digest
+    hashed = hashlib.file_digest
 
     def late(*given: Any) -> Any:
         Image.new("RGB", (21, 21), "blue").save(tmp_path / "b.png")
@@ -119,7 +119,7 @@ def test_a_image_that_changes_between_its_decoding_and_its_hash_is_named(
             stream.write((tmp_path / "b.png").read_bytes())
         return hashed(*given)
 
-    monkeypatch.setattr(decoding.hashlib, "file_digest", late)
+    monkeypatch.setattr(hashlib, "file_digest", late)
     found = decode(loader, ImageRef(path="a.png"))
     assert found.reason == "image_unreadable"
     assert "was changed while it was read" in found.detail
@@ -128,7 +128,7 @@ def test_a_image_that_changes_between_its_decoding_and_its_hash_is_named(
 def test_a_second_check_into_one_folder_is_refused(tmp_path: Path) -> None:
     path, out = rows(tmp_path), tmp_path / "out"
     script = (
-        "import sys; from pathlib import Path; from mmpref.files.writing import only_writer\n"
+        "import sys; from pathlib import Path; from mmpref.files.locking import only_writer\n"
         "with only_writer(Path(sys.argv[1]), 'x'):\n    print('mine', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

@@ -39,7 +39,7 @@ def large(file: Path, *, old: bool = True, monkeypatch: pytest.MonkeyPatch | Non
 
 def later(monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time_ns
-    monkeypatch.setattr(file_hashes.time, "time_ns", lambda: now() + 10**11)
+    monkeypatch.setattr(time, "time_ns", lambda: now() + 10**11)
 
 
 def change(file: Path, place: int) -> None:
@@ -66,7 +66,7 @@ def no_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("the file was read again")
 
-    monkeypatch.setattr(file_hashes.hashlib, "file_digest", refuse)
+    monkeypatch.setattr(hashlib, "file_digest", refuse)
 
 
 def test_every_byte_counts_though_size_and_time_are_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +200,7 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
 
 
 def test_reading_much_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_hashes, "TOLD_FROM", LARGE)
+    monkeypatch.setattr(file_hashes, "SAID_FROM", LARGE)
     file, told = large(tmp_path / "w", monkeypatch=monkeypatch), list[str]()
     content_hashes([file], say=told.append)
     content_hashes([file], say=told.append)

@@ -44,7 +44,7 @@ def test_answers_come_back_as_they_were_or_are_refused(name, questions, to, end,
     there, back = tmp_path / f"there.{end}", tmp_path / "back.jsonl"
     there.unlink(missing_ok=True)
     if to == "vlmevalkit" and any(has_no_place(char, end) for text in texts for char in text):
-        with pytest.raises(DataError, match="rows cannot stand in the table as they are"):
+        with pytest.raises(DataError, match="rows cannot be written to the table as they are"):
             export_answers(name, questions, answers, to, there)
         assert not there.exists()
         return
@@ -60,9 +60,13 @@ def test_answers_come_back_as_they_were_or_are_refused(name, questions, to, end,
 @pytest.mark.parametrize(
     ("end", "text", "why"),
     [
-        ("xlsx", "x" * 32_768, r"row 2: has 32,768 characters, and a cell of .xlsx holds 32,767; 1 of 2 rows .*\(2\)"),
+        (
+            "xlsx",
+            "x" * 32_768,
+            r"row 2: has 32,768 characters, and a cell of .xlsx can have 32,767; 1 of 2 rows .*\(2\)",
+        ),
         ("xlsx", "🙂" * 16_384, "row 2: has 16,384 characters"),
-        ("xlsx", "a\r\nb", "row 2: has a carriage return, which .xlsx cannot hold.*use .tsv, or JSON lines"),
+        ("xlsx", "a\r\nb", "row 2: has a carriage return, which .xlsx cannot contain.*use .tsv, or JSON lines"),
         ("tsv", "a\0b", "row 2: has a NUL character.*use JSON lines"),
         ("tsv", "\ud83d", "row 2: has half a surrogate pair.*use JSON lines"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -352,6 +353,8 @@ def test_a_balanced_weight_beside_a_balanced_loss_stays_finite_in_float32(base, 
 
 class Frozen(AdaDPO):
     """Coefficients that do not follow the log-probs: what a stop-gradient makes of them."""
+
+    kept: ClassVar[Any]
 
     def coefficients(self, kind, w, r, max_log_coef):
         if not hasattr(Frozen, "kept"):

@@ -268,7 +268,7 @@ def test_selected_log_probs_equal_log_softmax_in_value_and_gradient(dtype, tile_
     close(got, want, min(TOLERANCE[dtype], 2e-6))
     grads = [torch.autograd.grad(x, logits, upstream.to(wide))[0] for x in (got, want)]
     assert grads[0].dtype == dtype
-    close(*grads, TOLERANCE[dtype])
+    close(grads[0], grads[1], TOLERANCE[dtype])
 
 
 def test_selected_log_probs_read_chunks_as_large_as_allowed(monkeypatch):

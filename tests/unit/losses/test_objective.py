@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ PRESETS = ("dpo", "simpo", "ipo", "hinge", "robust", "rdpo", "cpo", "orpo", "sft
            "uni_adadpo")  # fmt: skip
 BASES = ("dpo", "robust", "hinge", "ipo", "rdpo", "simpo", "cpo", "orpo")
 UNI = {"nll_lambda": 0.1, "tau_good": 2.5}
-MIXTURES = [
+MIXTURES: list[dict[str, Any]] = [
     {"base": base, "length_normalize": True, **parts}
     for base in BASES
     for parts in (

@@ -139,8 +139,7 @@ def test_a_part_of_the_loss_is_switched_on_or_off_in_a_word(recipe_file: Path, w
 
 
 def test_the_recipe_has_every_key_of_the_loss_core_and_no_other() -> None:
-    from mmpref.losses.presets import ADA_DEFAULTS, UNI_DEFAULTS
-    from mmpref.losses.settings import TOP_KEYS
+    from mmpref.losses.presets import ADA_DEFAULTS, TOP_KEYS, UNI_DEFAULTS
     from mmpref.recipe.sections import AdaSection, LossSection, UniSection
 
     assert set(LossSection.model_fields) == set(TOP_KEYS)

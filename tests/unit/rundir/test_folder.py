@@ -16,8 +16,9 @@ from typing import Literal
 import pytest
 
 from mmpref.errors import CheckpointError, ConfigError
-from mmpref.files import writing as files
-from mmpref.files.writing import locked, replacing, replacing_folder, write_json, write_text
+from mmpref.files import locking, temporary
+from mmpref.files.locking import locked
+from mmpref.files.writing import replacing, replacing_folder, write_json, write_text
 from mmpref.recipe.sections import Recipe, build_recipe, load_recipe
 from mmpref.rundir.claim import check_output, claim_output, start_run
 from mmpref.rundir.content import LOCK, MANIFEST
@@ -245,7 +246,8 @@ def test_without_locks_the_user_is_warned_and_a_run_that_says_it_is_running_is_n
     def no_locks(*_: object, **__: object) -> bool:
         raise OSError(errno.ENOSYS, "Function not implemented")
 
-    monkeypatch.setattr(files, "lock_descriptor", no_locks)
+    for module in (locking, temporary):
+        monkeypatch.setattr(module, "lock_descriptor", no_locks)
     said, say = lines()
     start_run(recipe(tmp_path / "run"))
     check_output(recipe(tmp_path / "run"))

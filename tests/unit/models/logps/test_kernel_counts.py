@@ -68,19 +68,19 @@ def packed(pairs: int) -> tuple[PackedRow, list[torch.Tensor]]:
 
 def test_the_gradient_of_a_packed_row_writes_nothing_as_long_as_the_row_for_a_pair() -> None:
     """A slice's gradient is a row of zeros: three for each answer would make a batch of pairs quadratic."""
-    row, tensors = packed(6)
+    row, (query, key, value) = packed(6)
     with counted() as calls:
-        _by_segment(row, *tensors, _sdpa(row, 0.0, None)).sum().backward()
-    whole = tensors[0].numel()
+        _by_segment(row, query, key, value, _sdpa(row, 0.0, None)).sum().backward()
+    whole = query.numel()
     assert max(calls.sizes["slice_backward"]) <= whole // 6
     assert sum(size >= whole for size in calls.sizes.get("add", [])) == 0
 
 
 def test_masks_of_a_packed_row_are_made_once_for_all_layers() -> None:
-    row, tensors = packed(3)
+    row, (query, key, value) = packed(3)
     with counted() as calls:
         for _ in range(5):
-            _by_segment(row, *tensors, _sdpa(row, 0.0, None))
+            _by_segment(row, query, key, value, _sdpa(row, 0.0, None))
     assert calls.names["tril"] == 1  # pairs of one shape share it
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from mmpref.errors import CheckpointError
+from mmpref.rundir.content import COMPLETE
 from mmpref.training.run.start_model import model_fingerprint
 from mmpref.training.trainer.checkpoint import (
-    COMPLETE,
     differences,
     in_order,
     load_trained,

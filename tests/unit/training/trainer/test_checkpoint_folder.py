@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from mmpref.errors import CheckpointError
-from mmpref.training.trainer.checkpoint import COMPLETE, newest_complete, prune, seal, sealed_in, verify
+from mmpref.rundir.content import COMPLETE
+from mmpref.training.trainer.checkpoint import newest_complete, prune, seal, sealed_in, verify
 
 
 def checkpoint(root: Path, step: int) -> Path:

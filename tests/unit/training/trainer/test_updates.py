@@ -14,6 +14,7 @@ from mmpref.models import AdapterSettings, LoadedModel, Tuning, choose_reference
 from mmpref.records import PreferencePair
 from mmpref.training import PreferenceTrainer, TrainerOptions
 from tests.plain_forward import all_rows, build_deep, collator_for, relative
+from tests.recomputing import recomputing_arguments
 from tests.tiny_vlms import pair
 
 LORA = (Tuning(language="lora"), AdapterSettings(rank=4))
@@ -74,8 +75,7 @@ def test_every_way_to_run_eight_pairs_is_the_same_update(name: str, tuning: Any,
         "in parts": {"size": 8, "steps": 1, "row_tokens": 120},
         "plain rows in parts": {"size": 4, "steps": 2, "row_tokens": 150, "layout": "plain"},
         "checkpointed": {
-            "size": 8, "steps": 1, "gradient_checkpointing": True,
-            "gradient_checkpointing_kwargs": {"use_reentrant": False},
+            "size": 8, "steps": 1, **recomputing_arguments(),
         },
     }  # fmt: skip
     for way, options in ways.items():
