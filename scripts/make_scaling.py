@@ -17,9 +17,11 @@ from pathlib import Path
 from mmpref.errors import ConfigError
 from mmpref.planning.gpus import FIXED, GIB, GPUS, SLACK, UTILISATION
 from mmpref.planning.network import EFFICIENCY, GB, LINKS
-from mmpref.planning.parallelism import ALONE, BUCKET, LIVE, ParallelPlan, Strategy
+from mmpref.planning.parallelism import ALONE, BUCKET, LIVE, ParallelPlan
 from mmpref.planning.plan import Plan, make_plan
+from mmpref.planning.plan_input import PlanInput
 from mmpref.recipe.sections import Recipe, build_recipe
+from mmpref.training.parallel.strategy import SharedStrategy
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "scaling.md"
 CARD = "H100"
@@ -49,7 +51,7 @@ class Column:
     parallel: ParallelPlan
 
 
-def parallel(gpus: int, strategy: Strategy, nodes: int = 1) -> ParallelPlan:
+def parallel(gpus: int, strategy: SharedStrategy, nodes: int = 1) -> ParallelPlan:
     return ParallelPlan(gpus=gpus, nodes=nodes, strategy=strategy)
 
 
@@ -77,7 +79,7 @@ def planned(model: str, mode: str, over: ParallelPlan, room: int | None = None) 
     """A plan for one micro-batch in an update; None where the strategy is refused."""
     optim = "adamw_8bit" if mode == "qlora" and over.state_parts == 1 else "adamw_torch_fused"
     try:
-        return make_plan(recipe(model, mode, optim=optim), parallel=over, gpu_memory=room)
+        return make_plan(recipe(model, mode, optim=optim), PlanInput(parallel=over, gpu_memory=room))
     except ConfigError:
         return None
 
@@ -114,8 +116,12 @@ def longest_table() -> str:
     rows = []
     for model in MODELS:
         plans = [planned(model, mode, over, 80 * GIB) for mode, over in ways]
-        rows.append([model, *(f"{plan.longest:,}" if plan and plan.longest else "none" for plan in plans)])
+        rows.append([model, *(_longest(plan) for plan in plans)])
     return table(head, rows)
+
+
+def _longest(plan: Plan | None) -> str:
+    return "none" if plan is None or plan.on_card is None or not plan.on_card.longest else f"{plan.on_card.longest:,}"
 
 
 def stops_table() -> str:
@@ -146,23 +152,23 @@ LINKS_TOLD = ("25gbe", "100g", "200g", "400g", "8x400g")
 def network_table() -> str:
     """Sixteen H100 on two nodes, an update of 128 pairs: seconds by link, and what would keep up."""
     rows = []
-    ways: list[tuple[str, Strategy]] = [("full", "ddp"), ("full", "zero2"), ("full", "zero3"), ("full", "fsdp2"),
+    ways: list[tuple[str, SharedStrategy]] = [("full", "ddp"), ("full", "zero2"), ("full", "zero3"), ("full", "fsdp2"),
                                         ("lora", "ddp"), ("lora", "fsdp2"), ("qlora", "ddp")]  # fmt: skip
     for model in ("Qwen2-VL-2B", "Qwen2.5-VL-7B", "Qwen2.5-VL-32B", "Qwen2.5-VL-72B"):
         for mode, strategy in ways:
             over = parallel(8, strategy, 2)
             asked = recipe(model, mode, UPDATE // over.world)
-            plans = [make_plan(asked, parallel=over, gpu=CARD, link=link) for link in LINKS_TOLD]
+            plans = [make_plan(asked, PlanInput(parallel=over, gpu=CARD, link=link)) for link in LINKS_TOLD]
             if not plans[0].fits:
                 continue
-            speed, sent = plans[0].speed, plans[0].traffic.total
+            speed, sent = plans[0].speed, plans[0].network.traffic.total
             assert speed is not None
             wanted = sent / speed.computing / EFFICIENCY / GB
             best = plans[-1].speed
             assert best is not None
             rows.append([
                 model, f"{mode}, {strategy}", f"{sent / GB:,.1f}", f"{speed.computing:,.1f}", f"{wanted:,.1f}",
-                *(_seconds(plan.network) for plan in plans), f"{best.tokens_per_second[0] / over.world:,.0f}",
+                *(_seconds(plan.network.seconds) for plan in plans), f"{best.tokens_per_second[0] / over.world:,.0f}",
                 f"{best.pairs_per_hour[0]:,.0f}",
             ])  # fmt: skip
     links = [f"{name} s" for name in ("25 GbE", "100 Gb/s", "200 Gb/s", "400 Gb/s", "8 x 400 Gb/s")]
@@ -185,7 +191,7 @@ QLORA = [Column("one GPU", ALONE), Column("ddp, 8", parallel(8, "ddp")), Column(
          Column("fsdp2, 8", parallel(8, "fsdp2")), Column("zero3, 8", parallel(8, "zero3"))]  # fmt: skip
 
 
-FULL_RECIPE, QLORA_RECIPE = "qwen2_vl_2b_uni_dpo_full", "qwen2_5_vl_7b_uni_dpo_qlora_24gb"
+FULL_RECIPE, QLORA_RECIPE = "qwen2_vl_2b_uni_dpo_full", "qwen2_5_vl_7b_uni_dpo_qlora"
 _DEEPSPEED = f"buckets: twice {BUCKET:,} weights at most"
 SPLIT = [
     ["weights", "whole", "whole", "1/N", "1/N"],

@@ -1,7 +1,7 @@
 """Peak memory of a training step, part by part, from a recipe and the model's config.
 
-What a layer keeps is counted by running the model's own code without weights (``models.skeleton``); the rest are sizes
-of tensors. ``scripts/bench_memory.py`` holds the sum against measured runs.
+What a layer keeps is counted by running the model's own code without weights (``planning.meta_model``); the rest are
+sizes of tensors. ``scripts/bench_memory.py`` compares the sum with measured runs.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from mmpref.losses.logps import TILE_BYTES
 from mmpref.models.reference_rule import ReferenceChoice, reference_of
 from mmpref.planning.architecture import Architecture
 from mmpref.planning.parallelism import ALONE, BUCKET, LIVE, SUB_GROUP, ParallelPlan, Precision, precision_of
@@ -20,7 +21,6 @@ from mmpref.recipe.sections import AdapterSection, Recipe
 from mmpref.training.loss_settings import objective_of
 
 _SIDES: tuple[PartName, PartName] = ("language", "vision")
-TILE_BYTES = 32 * 2**20
 # Bytes a weight of linear layers: 4 bits and one float32 scale for 64 weights, or with double quantisation one byte for
 # 64 and a float32 for 64 * 256 (QLoRA, arXiv 2305.14314, section 3); 8 bits and a scale for each row.
 _STORED = {("nf4", True): 0.5 + 1 / 64 + 4 / (64 * 256), ("nf4", False): 0.5 + 4 / 64, ("int8", True): 1.0}

@@ -1,7 +1,7 @@
 """How a run is divided over GPUs: what each strategy splits between them, and in which precision it keeps things.
 
 What is written here about libraries is what accelerate 1.15, transformers 5.23 and DeepSpeed 0.19 do, read in their
-source, and how the launch profiles of this house drive them. None of it was run on more than one GPU by us; that FSDP2
+source, and how mmpref's launch profiles drive them. None of it was run on more than one GPU by us; that FSDP2
 fails with bitsandbytes' optimizers and with int8 layers was seen with two processes on a CPU.
 """
 
@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from mmpref.errors import ConfigError, DistributedError
 from mmpref.models.tuning import PARTS
 from mmpref.processing.family import PartName
 from mmpref.recipe.sections import Recipe
-from mmpref.training.parallel.strategy import refuse_what_cannot_shard
+from mmpref.training.parallel.strategy import STRATEGIES, SharedStrategy, refuse_what_cannot_shard
 
-Strategy = Literal["ddp", "fsdp2", "zero2", "zero3"]
-STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 BUCKET = 500_000_000
 """Weights in one of DeepSpeed's buckets (``reduce_bucket_size``, ``allgather_bucket_size``); its default."""
 LIVE = 1_000_000_000
@@ -41,7 +38,7 @@ class ParallelPlan:
 
     gpus: int = 1
     nodes: int = 1
-    strategy: Strategy = "ddp"
+    strategy: SharedStrategy = "ddp"
 
     @property
     def world(self) -> int:
@@ -135,7 +132,7 @@ def batches_reduced(recipe: Recipe, parallel: ParallelPlan) -> int:
     return 1 if parallel.is_alone or parallel.strategy == "ddp" else recipe.train.gradient_accumulation_steps
 
 
-def refuse_contradictions(recipe: Recipe, parallel: ParallelPlan, *, dtype_bytes: int, pairs: int | None) -> None:
+def refuse_impossible(recipe: Recipe, parallel: ParallelPlan, *, dtype_bytes: int, pairs: int | None) -> None:
     """Raises ConfigError, with the fix, for what the strategy cannot do."""
     if parallel.is_alone:
         return

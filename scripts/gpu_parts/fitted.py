@@ -12,6 +12,7 @@ from typing import Any
 from gpu_parts.case import GIB, Row
 from mmpref.planning.gpus import FIXED, GPUS, SLACK, UTILISATION
 from mmpref.planning.plan import Plan, make_plan
+from mmpref.planning.plan_input import PlanInput
 from mmpref.recipe.sections import Recipe, build_recipe
 
 _NEUTRAL = re.compile(r"nvidia|geforce|tesla|sxm\d*|hbm\d+e?|\d+gb", re.IGNORECASE)
@@ -78,7 +79,7 @@ def beside(measured: Measured, card: str | None) -> Beside:
     Args:
         card: name in the plan's table, for its speed; None for one that is not there.
     """
-    return Beside(measured=measured, plan=make_plan(measured.recipe, gpu=card, **measured.shape))
+    return Beside(measured=measured, plan=make_plan(measured.recipe, PlanInput(gpu=card, **measured.shape)))
 
 
 def measured_in(part: str, row: Row) -> Measured | None:

@@ -27,6 +27,7 @@ from gpu_parts.pairs_file import write_pairs
 from gpu_parts.random_models import LLAVA_7B, QWEN_7B, RandomModel, random_model
 from gpu_parts.whole_run import WholeRun, whole_run
 from mmpref.planning.plan import make_plan
+from mmpref.planning.plan_input import PlanInput
 from mmpref.recipe.sections import Recipe, load_recipe
 from mmpref.training.trainer.trainer import PreferenceTrainer
 
@@ -185,8 +186,9 @@ def planned_largest(recipe: Recipe, size: Size, model: RandomModel, cap: Cap | N
     """Tokens of each answer that still fit, as ``mmpref plan`` says."""
     if cap is None:
         return None
-    plan = make_plan(recipe, gpu_memory=cap.usable, image=model.image, prompt_tokens=size.prompt_words)
-    return plan.longest
+    plan = make_plan(recipe, PlanInput(gpu_memory=cap.usable, image_size=model.image, prompt_tokens=size.prompt_words))
+    assert plan.on_card is not None
+    return plan.on_card.longest
 
 
 def under_cap(run: WholeRun, cap: Cap | None) -> Row:

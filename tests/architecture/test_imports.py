@@ -44,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": RECIPE | {"processing", "losses"},
     "training": RUN_FOLDER | {"data", "processing", "losses", "models"},
     # what a run keeps its weights in, how it is divided, and its loss are the same for the plan and for the training
-    "planning": RUN_FOLDER | {"image_tokens", "data", "processing", "models", "training"},
+    "planning": RUN_FOLDER | {"image_tokens", "data", "losses", "processing", "models", "training"},
     "merge": RUN_FOLDER | {"data", "processing", "models", "training"},
     "generation": RECIPE | {"data", "processing", "models"},
     "judging": RECIPE | {"generation"},
@@ -103,11 +103,13 @@ LEVELS: dict[str, list[set[str]]] = {
     ],
     "training": [{"loss_settings", "precision"}, {"parallel"}, {"trainer"}, {"run"}],
     "planning": [
-        {"gpus", "meta_model", "parallelism"},
-        {"architecture"},
-        {"memory", "network", "subject"},
-        {"changes", "speed"},
+        {"gpus", "image_shape", "meta_model", "parallelism"},
+        {"architecture", "plan_input"},
+        {"memory", "network"},
+        {"speed", "subject"},
+        {"changes"},
         {"plan"},
+        {"fit"},
         {"text"},
     ],
     "generation": [

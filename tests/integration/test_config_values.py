@@ -18,6 +18,7 @@ from mmpref.errors import CheckpointError, ConfigError
 from mmpref.models.folder.config_checks import refuse_unsavable
 from mmpref.models.load import check_model, load, load_config, save_model
 from mmpref.planning.plan import Plan, make_plan
+from mmpref.planning.plan_input import PlanInput
 from mmpref.recipe.sections import Recipe
 from tests.forked_commands import ForkedCommands
 from tests.small_files import write_small_files
@@ -76,7 +77,7 @@ def recipe(model: Path | str, **more: Any) -> Recipe:
 
 
 def planned(model: Path | str) -> Plan:
-    return make_plan(recipe(model), image=(64, 48), prompt_tokens=20, answer_tokens=20)
+    return make_plan(recipe(model), PlanInput(image_size=(64, 48), prompt_tokens=20, answer_tokens=20))
 
 
 # ---- what forward returns, and what cannot be saved ---------------------------------------------------------------

@@ -19,6 +19,7 @@ from mmpref.errors import OutOfMemoryError
 from mmpref.models.load import load_model
 from mmpref.planning.gpus import GPUS, UTILISATION
 from mmpref.planning.plan import make_plan
+from mmpref.planning.plan_input import PlanInput
 from mmpref.recipe.sections import Recipe, build_recipe, load_recipe
 from mmpref.training.trainer.trainer import PreferenceTrainer
 from tests.dry_runs import dry_run
@@ -284,7 +285,7 @@ def qlora_row(**changes: Any) -> dict[str, Any]:
 
 def test_a_measured_peak_stands_beside_its_plan() -> None:
     recipe = load_recipe("qwen2_5_vl_7b_uni_dpo_qlora_24gb")
-    says = make_plan(recipe, gpu="H100", image=(896, 896), prompt_tokens=100, answer_tokens=250)
+    says = make_plan(recipe, PlanInput(gpu="H100", image_size=(896, 896), prompt_tokens=100, answer_tokens=250))
     assert says.speed is not None
     measured = fitted.measured_in("small_cards", qlora_row(pairs_per_hour=7200.0))
     assert measured is not None

@@ -16,8 +16,10 @@ from mmpref.recipe.sections import Recipe
 from mmpref.training.loss_settings import objective_of
 from mmpref.yaml_text import short
 
-Strategy = Literal["single", "ddp", "fsdp2", "zero2", "zero3"]
-STRATEGIES = tuple(name for name in get_args(Strategy) if name != "single")
+SharedStrategy = Literal["ddp", "fsdp2", "zero2", "zero3"]
+"""How several processes share the work; ``--launch`` and ``--strategy`` take these names."""
+Strategy = Literal["single", SharedStrategy]
+STRATEGIES: tuple[SharedStrategy, ...] = get_args(SharedStrategy)
 RESTARTS = "MMPREF_RESTARTS"
 """Environment variable in which ``mmpref train --launch`` says how often it has started the processes again."""
 ASKED = "MMPREF_LAUNCH"

@@ -21,7 +21,7 @@ from mmpref.training.run.start_adapter import with_start_adapter
 from tests.advice import alternatives, followed
 from tests.tiny_vlms import build
 
-QLORA = "qwen2_5_vl_3b_uni_dpo_qlora_12gb"
+QLORA = "qwen2_5_vl_3b_uni_dpo_qlora"
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

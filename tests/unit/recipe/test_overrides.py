@@ -12,7 +12,7 @@ from mmpref.losses.settings import SuspiciousLossWarning, resolve
 from mmpref.recipe.sections import Recipe, dump_recipe, load_recipe, parse_options, shipped_recipes
 from tests.advice import alternatives, followed
 
-QLORA = "qwen2_5_vl_3b_uni_dpo_qlora_12gb"
+QLORA = "qwen2_5_vl_3b_uni_dpo_qlora"
 FULL = "qwen2_vl_2b_uni_dpo_full"
 UNI = [name for name in shipped_recipes() if load_recipe(name).loss.uni is not None]
 
