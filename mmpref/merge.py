@@ -29,7 +29,8 @@ from mmpref.models.logps.pair_logps import pair_logps
 from mmpref.models.quantize import QuantizationSettings
 from mmpref.processing.collate import PairCollator
 from mmpref.processing.encode import PairEncoder
-from mmpref.recipe.sections import Recipe, load_recipe
+from mmpref.recipe.loading import load_recipe
+from mmpref.recipe.sections import Recipe
 from mmpref.records import PreferencePair
 from mmpref.rundir.folder import RunDir, is_run_folder
 from mmpref.training.loss_settings import objective_of

@@ -317,7 +317,7 @@ def optimizer_of(name: str, weights: list[Any], model: Any) -> Any:
 
 
 def recipe_for(case: dict[str, Any]) -> Any:
-    from mmpref.recipe.sections import build_recipe
+    from mmpref.recipe.loading import build_recipe
 
     kind = {"full": "none"}.get(case.get("mode", "lora"), case.get("mode", "lora"))
     adapter = {"kind": kind} if kind == "none" else {"kind": kind, "rank": case.get("rank", 16)}

@@ -20,7 +20,9 @@ from mmpref.planning.memory import with_changes
 from mmpref.planning.parallelism import ParallelPlan
 from mmpref.planning.plan import make_plan
 from mmpref.planning.plan_input import PlanInput
-from mmpref.recipe.sections import Recipe, build_recipe, parse_yaml
+from mmpref.recipe.loading import build_recipe
+from mmpref.recipe.sections import Recipe
+from mmpref.yaml_text import parse_yaml
 
 FOLDER = Path(__file__).resolve().parent.parent / "mmpref" / "recipes"
 PAIRS_PER_UPDATE = 128

@@ -20,7 +20,8 @@ from mmpref.planning.network import EFFICIENCY, GB, LINKS
 from mmpref.planning.parallelism import ALONE, BUCKET, LIVE, ParallelPlan
 from mmpref.planning.plan import Plan, make_plan
 from mmpref.planning.plan_input import PlanInput
-from mmpref.recipe.sections import Recipe, build_recipe
+from mmpref.recipe.loading import build_recipe
+from mmpref.recipe.sections import Recipe
 from mmpref.training.parallel.strategy import SharedStrategy
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "scaling.md"

@@ -87,9 +87,9 @@ def evaluate(
     from mmpref.evals.scoring import text_options
     from mmpref.evals.unread import refuse_unread
     from mmpref.files.writing import real_path, refuse_special
-    from mmpref.recipe.sections import parse_options
     from mmpref.rundir.folder import model_of
     from mmpref.terminal import EvalDisplay
+    from mmpref.yaml_text import parse_options
 
     given = parse_options(options or [], texts=text_options(benchmark))
     judge_at = (
@@ -184,8 +184,9 @@ def _refuse_written_over(out: Path, judged: bool, judge_cache: Path | None, inpu
 
 def _template_kwargs(text: str | None, model: str) -> dict[str, Any]:
     """What was given, or what the recipe of a run has."""
-    from mmpref.recipe.sections import parse_yaml, read_recipe_text
+    from mmpref.recipe.shipped import read_recipe_text
     from mmpref.rundir.folder import RunDir, is_run_folder
+    from mmpref.yaml_text import parse_yaml
 
     if text is None:
         folder = Path(model)
@@ -228,8 +229,8 @@ def judge(
     from mmpref.evals.judge import load_answered
     from mmpref.evals.scoring import text_options
     from mmpref.files.reading import refuse_written_over
-    from mmpref.recipe.sections import parse_options
     from mmpref.terminal import CountDisplay, print_facts
+    from mmpref.yaml_text import parse_options
 
     at = _server(server, model, key_env, concurrency, timeout, "judge")
     given = parse_options(options or [], texts=text_options(benchmark))

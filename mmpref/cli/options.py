@@ -47,13 +47,23 @@ class RequestOptions:
 class CostOptions:
     """What a judge costs, and may cost."""
 
-    price_in: Annotated[
-        float | None, typer.Option(min=0, help="Judge's price, dollars per million prompt tokens.")
-    ] = None
-    price_out: Annotated[
-        float | None, typer.Option(min=0, help="Judge's price, dollars per million reply tokens.")
-    ] = None
+    price_in: Annotated[float | None, typer.Option(min=0, help="Judge's price, dollars per million prompt tokens.")] = (
+        None
+    )
+    price_out: Annotated[float | None, typer.Option(min=0, help="Judge's price, dollars per million reply tokens.")] = (
+        None
+    )
     max_cost: Annotated[float | None, typer.Option(min=0, help="Judge for at most so many dollars.")] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeArguments:
+    """A recipe and changes to it."""
+
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")]
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes by dotted key.")] = (
+        None
+    )
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -46,7 +46,7 @@ def config(
     if recipe is None:
         raise ConfigError("give a recipe (mmpref recipes lists them), or --keys for the keys that one may have")
     from mmpref.losses.settings import needs_reference, resolve
-    from mmpref.recipe.sections import dump_recipe, load_recipe, with_loss
+    from mmpref.recipe.loading import dump_recipe, load_recipe, with_loss
     from mmpref.recipe.unused_keys import refuse_unread_reference
 
     loaded = load_recipe(recipe, overrides or [])

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from mmpref.data.formats import FormatOptions, format_named
 from mmpref.errors import ConfigError, DataError
 from mmpref.files.reading import read_text
-from mmpref.recipe.sections import parse_yaml
+from mmpref.yaml_text import parse_yaml
 
 CARD_FOLDER = "data_cards"
 _MOST_BYTES = 4 * 2**20

@@ -121,14 +121,14 @@ def micro_batch(recipe: Recipe, pairs: int) -> dict[str, int]:
 def changes_of_result(recipe: Recipe, parallel: ParallelPlan, subject: Subject) -> Iterator[Change]:
     """Changes that train something else."""
     train = recipe.train
+    if "8bit" not in train.optim and parallel.state_parts == 1:
+        why = "the optimizer's state is rounded to 8 bits"
+        yield Change(words="train.optim=adamw_8bit", keys={"train": {"optim": "adamw_8bit"}}, other_result=why)
     if recipe.adapter.kind == "none":
         tune = {"vision": "freeze", "projector": "freeze", "language": "lora"}
         words = "adapter.kind=lora with tune.language=lora"
         why = "an adapter is trained in place of the weights, which wants a larger learning rate"
         yield Change(words=words, keys={"adapter": {"kind": "lora"}, "tune": tune}, other_result=why)
-    if "8bit" not in train.optim and parallel.state_parts == 1:
-        why = "the optimizer's state is rounded to 8 bits"
-        yield Change(words="train.optim=adamw_8bit", keys={"train": {"optim": "adamw_8bit"}}, other_result=why)
     fresh = recipe.adapter.init == "zero"  # PiSSA needs the weights whole
     if recipe.adapter.stored_as is None and not parallel.is_deepspeed and fresh:
         why = "the base is rounded to 4 bits"

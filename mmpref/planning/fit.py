@@ -70,13 +70,10 @@ def fit(recipe: Recipe, asked: PlanInput) -> Fitted:
     assert card_bytes is not None
     subject = Subject.of(recipe, asked)
     started = subject.with_precision(recipe)
-    changes = _pruned(started, _until_it_fits(started, subject, card_bytes), subject, card_bytes)
-    changes = _with_larger_images(started, changes, subject, card_bytes)
+    changes = _until_it_fits(started, subject, card_bytes)
     changes = [*changes, *_faster(_with(started, changes), subject, card_bytes)]
-    keys = _values(changes, started)
-    overrides = tuple(f"{section}.{key}={_text(value)}" for (section, key), value in keys.items())
     return Fitted(
-        overrides=overrides,
+        overrides=_overrides(changes, started),
         other_result=tuple(change.other_result for change in changes if change.other_result),
         plan=make_plan(_with(recipe, changes), asked),
     )
@@ -89,16 +86,15 @@ def _until_it_fits(recipe: Recipe, subject: Subject, card_bytes: int) -> list[Ch
     steps += helping(steps[-1], subject, same_strategy, card_bytes)
     steps += helping(steps[-1], subject, changes_of_result(steps[-1].recipe, parallel, subject), card_bytes)
     at, changes = steps[-1], [step.change for step in steps[1:]]
-    if at.needed > card_bytes:
-        last = cut_answers(at.recipe, subject, card_bytes)
-        if last is None:
-            raise _nothing_fits(at, changes, card_bytes)
-        changes.append(last)
-    return changes
+    if at.needed <= card_bytes:
+        return _with_larger_images(recipe, _pruned(recipe, changes, subject, card_bytes), subject, card_bytes)
+    if (last := cut_answers(at.recipe, subject, card_bytes)) is None:
+        raise _nothing_fits(at, _overrides(changes, recipe), card_bytes)
+    return [*changes, last]
 
 
-def _nothing_fits(at: Reached, changes: Sequence[Change], card_bytes: int) -> ConfigError:
-    words = f"with `{' '.join(change.words.replace(' with ', ' ') for change in changes)}`" if changes else "as it is"
+def _nothing_fits(at: Reached, overrides: Sequence[str], card_bytes: int) -> ConfigError:
+    words = f"with `{' '.join(overrides)}`" if overrides else "as it is"
     return ConfigError(
         f"no settings fit {card_bytes / GIB:.1f} GiB: the least that would do is {at.needed / GIB:.1f} GiB, {words}; "
         f"use a larger card (--fit {-(-at.needed // GIB)}GiB), shorter answers or more GPUs"
@@ -179,12 +175,14 @@ def _with(recipe: Recipe, changes: Sequence[Change]) -> Recipe:
     return recipe
 
 
-def _values(changes: Sequence[Change], recipe: Recipe) -> dict[tuple[str, str], object]:
-    """The last value of each changed key that is not what the recipe has."""
-    found = {(section, key): value for change in changes for section, keys in change.keys.items()
-             for key, value in keys.items()}  # fmt: skip
-    return {place: value for place, value in found.items() if getattr(getattr(recipe, place[0]), place[1]) != value}
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def _overrides(changes: Sequence[Change], recipe: Recipe) -> tuple[str, ...]:
+    """``key=value`` texts of the last value of each changed key, where it is not what the recipe has."""
+    found: dict[tuple[str, str], object] = {}
+    for change in changes:
+        for section, keys in change.keys.items():
+            found |= {(section, key): value for key, value in keys.items()}
+    return tuple(
+        f"{section}.{key}={value if isinstance(value, str) else json.dumps(value)}"
+        for (section, key), value in found.items()
+        if getattr(getattr(recipe, section), key) != value
+    )

@@ -1,4 +1,4 @@
-"""Cards: what they hold, how fast they are, and what of their memory is not for the model."""
+"""GPU cards: their memory and speed, and how much of the memory is not for the model."""
 
 from __future__ import annotations
 
@@ -43,6 +43,18 @@ def parse_memory(text: str) -> int:
         raise ConfigError(f"'{text}' is not a size of memory; write 24GiB")
     unit = 2**20 if (found[2] or "G").upper().startswith("M") else GIB
     return int(float(found[1]) * unit)
+
+
+def parse_card(text: str) -> tuple[int, str | None]:
+    """Bytes of a card given by its memory or its name, and the name where it was one.
+
+    Raises:
+        ConfigError: neither a size of memory nor a card of the table.
+    """
+    if re.fullmatch(r"\s*[0-9].*", text):
+        return parse_memory(text), None
+    name, gib, _ = card_named(text)
+    return gib * GIB, name
 
 
 def card_named(name: str) -> tuple[str, int, float]:

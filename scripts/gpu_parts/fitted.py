@@ -13,7 +13,8 @@ from gpu_parts.case import GIB, Row
 from mmpref.planning.gpus import FIXED, GPUS, SLACK, UTILISATION
 from mmpref.planning.plan import Plan, make_plan
 from mmpref.planning.plan_input import PlanInput
-from mmpref.recipe.sections import Recipe, build_recipe
+from mmpref.recipe.loading import build_recipe
+from mmpref.recipe.sections import Recipe
 
 _NEUTRAL = re.compile(r"nvidia|geforce|tesla|sxm\d*|hbm\d+e?|\d+gb", re.IGNORECASE)
 """Words of a card's name that say nothing of its speed."""

@@ -28,7 +28,8 @@ from gpu_parts.random_models import LLAVA_7B, QWEN_7B, RandomModel, random_model
 from gpu_parts.whole_run import WholeRun, whole_run
 from mmpref.planning.plan import make_plan
 from mmpref.planning.plan_input import PlanInput
-from mmpref.recipe.sections import Recipe, load_recipe
+from mmpref.recipe.loading import load_recipe
+from mmpref.recipe.sections import Recipe
 from mmpref.training.trainer.trainer import PreferenceTrainer
 
 TITLE = "7B QLoRA on small cards"

@@ -342,7 +342,7 @@ def test_memory_that_runs_out_over_a_config_names_it_in_every_command(whole: Pat
     with ForkedCommands("mmpref.training.run.run", "mmpref.evals.evaluate", "mmpref.doctor") as run:
         for argv in (
             ["plan", "recipe.yaml", *SETTINGS],
-            ["doctor", "--recipe", "recipe.yaml", *SETTINGS],
+            ["doctor", "recipe.yaml", *SETTINGS],
             ["train", "recipe.yaml", *SETTINGS],
             ["eval", "--model", "model", *files],
         ):

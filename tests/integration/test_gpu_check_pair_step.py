@@ -29,7 +29,7 @@ from gpu_parts.steps import Ours, Trl, nearest_to_mean, recipe_tree, runners, sa
 from mmpref.planning.plan import make_plan  # noqa: E402
 from mmpref.planning.plan_input import PlanInput  # noqa: E402
 from mmpref.processing import family_of  # noqa: E402
-from mmpref.recipe.sections import build_recipe  # noqa: E402
+from mmpref.recipe.loading import build_recipe  # noqa: E402
 from tests.dry_runs import dry_run  # noqa: E402
 
 FIGURES = {

@@ -20,7 +20,8 @@ from mmpref.models.load import load_model
 from mmpref.planning.gpus import GPUS, UTILISATION
 from mmpref.planning.plan import make_plan
 from mmpref.planning.plan_input import PlanInput
-from mmpref.recipe.sections import Recipe, build_recipe, load_recipe
+from mmpref.recipe.loading import build_recipe, load_recipe
+from mmpref.recipe.sections import Recipe
 from mmpref.training.trainer.trainer import PreferenceTrainer
 from tests.dry_runs import dry_run
 

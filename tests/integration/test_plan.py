@@ -20,7 +20,9 @@ from mmpref.planning.meta_model import skeleton
 from mmpref.planning.plan import make_plan
 from mmpref.planning.plan_input import PlanInput
 from mmpref.planning.speed import flops_per_pair
-from mmpref.recipe.sections import Recipe, load_recipe, read_recipe_text, shipped_recipes
+from mmpref.recipe.loading import load_recipe
+from mmpref.recipe.sections import Recipe
+from mmpref.recipe.shipped import read_recipe_text, shipped_recipes
 from mmpref.records import ImageRef, PreferencePair, user_turn
 from tests.tiny_vlms import build, build_model, draw
 

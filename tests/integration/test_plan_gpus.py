@@ -18,7 +18,8 @@ from mmpref.planning.parallelism import ALONE, BUCKET, ParallelPlan
 from mmpref.planning.plan import Plan, compare_strategies, make_plan
 from mmpref.planning.plan_input import PlanInput
 from mmpref.planning.subject import described
-from mmpref.recipe.sections import Recipe, load_recipe
+from mmpref.recipe.loading import load_recipe
+from mmpref.recipe.sections import Recipe
 from mmpref.training.parallel.strategy import SharedStrategy
 
 FULL, QLORA = "qwen2_vl_2b_uni_dpo_full", "qwen2_5_vl_7b_uni_dpo_qlora"

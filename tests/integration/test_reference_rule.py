@@ -22,7 +22,8 @@ from mmpref.models.unwrap import unwrap
 from mmpref.planning.parallelism import ALONE, ParallelPlan
 from mmpref.planning.plan import make_plan
 from mmpref.planning.plan_input import PlanInput
-from mmpref.recipe.sections import Recipe, load_recipe
+from mmpref.recipe.loading import load_recipe
+from mmpref.recipe.sections import Recipe
 from mmpref.training.parallel.strategy import STRATEGIES, refuse_what_cannot_shard
 from mmpref.training.run.setup import _load_model
 from mmpref.training.run.start_adapter import with_start_adapter

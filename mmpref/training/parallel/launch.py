@@ -29,7 +29,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from mmpref.errors import DistributedError, StoppedError, library_errors, signal_name
 from mmpref.files.reading import read_text
 from mmpref.process.signals import end_children, numbers
-from mmpref.recipe.sections import Recipe, parse_yaml
+from mmpref.recipe.sections import Recipe
 from mmpref.rundir.folder import RunDir
 from mmpref.rundir.train_log import append, stamped
 from mmpref.training.parallel.strategy import (
@@ -41,7 +41,7 @@ from mmpref.training.parallel.strategy import (
     refuse_what_cannot_shard,
 )
 from mmpref.training.precision import resolved
-from mmpref.yaml_text import MOST_BYTES
+from mmpref.yaml_text import MOST_BYTES, parse_yaml
 
 _TO_SAVE = 600
 """Seconds that ranks have for their checkpoint once they were told to stop; torch's default of 30 would cut it off."""

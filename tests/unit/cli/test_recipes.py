@@ -16,7 +16,9 @@ from mmpref.cli.main import app, main
 from mmpref.losses.settings import resolve
 from mmpref.models import AdapterSettings, Tuning, load, prepare, save_model
 from mmpref.recipe.keys import described
-from mmpref.recipe.sections import Recipe, load_recipe, shipped_recipes
+from mmpref.recipe.loading import load_recipe
+from mmpref.recipe.sections import Recipe
+from mmpref.recipe.shipped import shipped_recipes
 from mmpref.training.run.start_adapter import with_start_adapter
 from tests.advice import alternatives, followed
 from tests.tiny_vlms import build
@@ -143,7 +145,7 @@ def test_recipes_are_listed_and_printed_with_their_header(capsys: pytest.Capture
 
 def test_a_wrong_name_asks_for_the_near_ones_alone(capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("config", "train", "plan", "recipes"):
-        assert main([command, "qwen2_5_vl_3b_uni_dpo_qlora"]) == 2
+        assert main([command, "qwen2_5_vl_3b_uni_dpo_loro"]) == 2
         said = capsys.readouterr().err
         assert "did you mean 'qwen2_5_vl_3b_uni_dpo_lora'?" in said
         assert len(said) < 400

@@ -18,7 +18,8 @@ import pytest
 from mmpref.errors import CheckpointError, ConfigError
 from mmpref.files import writing as files
 from mmpref.files.writing import locked, replacing, replacing_folder, write_json, write_text
-from mmpref.recipe.sections import Recipe, build_recipe, load_recipe
+from mmpref.recipe.loading import build_recipe, load_recipe
+from mmpref.recipe.sections import Recipe
 from mmpref.rundir.content import LOCK, MANIFEST
 from mmpref.rundir.folder import RunDir, check_output, claim_output, start_run
 from mmpref.rundir.locking import folder_locked, writing_alone
