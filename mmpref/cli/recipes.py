@@ -77,6 +77,6 @@ def _print_keys(section: str | None) -> None:
             default = "the preset's" + (
                 f", mostly {json.dumps(preset[key.name])}" if preset.get(key.name) is not None else ""
             )
-        typer.echo(f"{key.name}  ({key.takes}; default: {default})")
+        typer.echo(f"{key.name}  ({key.takes}; default: {default}{'; research switch' if key.research else ''})")
         if key.meaning:
             typer.echo(f"    {key.meaning}")

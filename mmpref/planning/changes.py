@@ -124,15 +124,18 @@ def changes_of_result(recipe: Recipe, parallel: ParallelPlan, subject: Subject) 
     if "8bit" not in train.optim and parallel.state_parts == 1:
         why = "the optimizer's state is rounded to 8 bits"
         yield Change(words="train.optim=adamw_8bit", keys={"train": {"optim": "adamw_8bit"}}, other_result=why)
-    if recipe.adapter.kind == "none":
-        tune = {"vision": "freeze", "projector": "freeze", "language": "lora"}
+    whole = recipe.adapter.kind == "none"
+    tune = {"tune": {"vision": "freeze", "projector": "freeze", "language": "lora"}} if whole else {}
+    if whole:
         words = "adapter.kind=lora with tune.language=lora"
         why = "an adapter is trained in place of the weights, which wants a larger learning rate"
-        yield Change(words=words, keys={"adapter": {"kind": "lora"}, "tune": tune}, other_result=why)
+        yield Change(words=words, keys={"adapter": {"kind": "lora"}, **tune}, other_result=why)
     fresh = recipe.adapter.init == "zero"  # PiSSA needs the weights whole
     if recipe.adapter.stored_as is None and not parallel.is_deepspeed and fresh:
         why = "the base is rounded to 4 bits"
-        keys = {"adapter": {"kind": "qlora", "quantization": None}}
+        if whole:
+            why = f"an adapter is trained in place of the weights, which wants a larger learning rate, and {why}"
+        keys: dict[str, dict[str, Any]] = {"adapter": {"kind": "qlora", "quantization": None}, **tune}
         yield Change(words="adapter.kind=qlora", keys=keys, other_result=why)
     if family_of_config(subject.config).has_pixel_budget and subject.shape(recipe).image > MIN_IMAGE_TOKENS:
         yield smaller_images(subject, MIN_IMAGE_TOKENS)

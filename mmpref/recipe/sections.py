@@ -18,6 +18,7 @@ from pydantic import (
 
 from mmpref.recipe.unused_keys import refuse_left_over
 from mmpref.recipe.value_types import (
+    RESEARCH,
     SWITCH,
     FiniteNumber,
     FlagOrAuto,
@@ -149,9 +150,9 @@ class UniSection(Section):
     """Weight of the calibrated NLL on chosen answers; 0 leaves it out."""
     tau_good: ScoreOrQuantile = None
     """A number on the scale of the data's scores; median or qNN takes that quantile of the training scores."""
-    perf_mode: Literal["stabilized", "focal", "none"] | None = None
+    perf_mode: Annotated[Literal["stabilized", "focal", "none"] | None, RESEARCH] = None
     """Margin that the performance weight looks at: stabilized (the policy alone), focal (the pair itself), or none."""
-    perf_detach: bool | None = None
+    perf_detach: Annotated[bool | None, RESEARCH] = None
     """Whether no gradient flows through the performance weight."""
     nll_margin: float | None = None
     """Nats per token by which the policy must be below the reference before the calibrated NLL acts."""
@@ -162,29 +163,29 @@ class UniSection(Section):
 class AdaSection(Section):
     """AdaDPO's coefficients (arXiv 2605.28440). Keys not given take the preset's value; see docs/losses.md."""
 
-    share: float | None = None
+    share: Annotated[float | None, RESEARCH] = None
     """How much of the balance R the chosen answer carries, 0 to 1; 1 is the method as published."""
-    form: str | None = None
+    form: Annotated[str | None, RESEARCH] = None
     """power or sum; the loss core says what became of the forms there were before."""
-    granularity: Literal["token", "sequence", "geomean", "power"] | None = None
+    granularity: Annotated[Literal["token", "sequence", "geomean", "power"] | None, RESEARCH] = None
     """R's variable: token (mean log-prob), sequence (the whole answer), geomean, or power (length_power)."""
-    length_power: float | None = None
+    length_power: Annotated[float | None, RESEARCH] = None
     """granularity power only: log-probs are divided by length to this power; 0 is sequence, 1 is token."""
-    alpha_w: float | None = None
+    alpha_w: Annotated[float | None, RESEARCH] = None
     """Exponent of the chosen answer's probability in R; the balance is exact with both at 1."""
-    alpha_l: float | None = None
+    alpha_l: Annotated[float | None, RESEARCH] = None
     """Exponent of the rejected answer's probability in R."""
-    target_ratio: float | None = None
+    target_ratio: Annotated[float | None, RESEARCH] = None
     """Pull on the chosen answer over pull on the rejected one; 1 is balance."""
-    use_reference: FlagOrAuto = None
+    use_reference: Annotated[FlagOrAuto, RESEARCH] = None
     """Whether R is made of ratios to the reference; auto: where the base has one."""
     clip: float | None = None
     """Bound of R, at least 1; null for none."""
-    clip_mode: Literal["ceiling", "both"] | None = None
+    clip_mode: Annotated[Literal["ceiling", "both"] | None, RESEARCH] = None
     """ceiling bounds R above only, both also below."""
-    value_mode: Literal["auto", "scaled", "value_preserving"] | None = None
+    value_mode: Annotated[Literal["auto", "scaled", "value_preserving"] | None, RESEARCH] = None
     """scaled multiplies scores, value_preserving only their gradients; auto: scaled where there is a reference."""
-    balance_perf: bool | None = None
+    balance_perf: Annotated[bool | None, RESEARCH] = None
     """Whether the performance weight's gradient goes through the balance too; by default wherever uni is on."""
 
 

@@ -80,7 +80,8 @@ def test_every_recipe_is_fitted_or_told_the_least_that_would_do(name: str) -> No
 
 def test_what_gives_the_same_model_is_changed_first_and_only_as_far_as_needed() -> None:
     as_it_is = make_plan(load_recipe(FULL)).needed / GIB
-    assert fitted(FULL, as_it_is + 0.1).overrides == ()
+    fits = fitted(FULL, as_it_is + 0.1)
+    assert all(change.startswith(("train.per_device", "train.gradient_acc")) for change in fits.overrides)
     cached = fitted(FULL, as_it_is - 1)
     assert "reference.kind=cache" in cached.overrides
     assert cached.other_result == ()

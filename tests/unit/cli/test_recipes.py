@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from mmpref.training.run.start_adapter import with_start_adapter
 from tests.advice import alternatives, followed
 from tests.tiny_vlms import build
 
+PAGES = Path(__file__).resolve().parents[3] / "docs"
 QLORA = "qwen2_5_vl_3b_uni_dpo_qlora"
 
 
@@ -135,6 +137,24 @@ def test_every_key_has_a_meaning_and_is_listed(capsys: pytest.CaptureFixture[str
     assert "train.learning_rate  (number; default: required)" in printed(capsys, "config", "--keys", "train")
     assert main(["config", "--keys", "trian"]) == 2
     assert "did you mean 'train'?" in capsys.readouterr().err
+
+
+def test_research_switches_are_marked_and_are_those_of_their_page(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = printed(capsys, "config", "--keys", "loss").splitlines()
+    marked = {line.partition("  ")[0] for line in lines if line.endswith("; research switch)")}
+    assert marked == {key.name for key in described(Recipe) if key.research}
+    assert {"loss.uni.perf_mode", "loss.ada.form"} < marked
+    assert not {"loss.beta", "loss.uni.tau_good", "loss.ada.clip"} & marked
+    pages = ((PAGES / name).read_text(encoding="utf-8") for name in ("research_switches.md", "losses.md"))
+    of_page, elsewhere = (set(re.findall(r"`(\w+)`", cells)) for cells in map(first_cells, pages))
+    switches = {name.rpartition(".")[2] for name in marked}
+    assert switches <= of_page
+    assert not switches & elsewhere
+
+
+def first_cells(page: str) -> str:
+    """What tables say in their first column."""
+    return " ".join(line.split("|")[1] for line in page.splitlines() if line.startswith("|"))
 
 
 def test_recipes_are_listed_and_printed_with_their_header(capsys: pytest.CaptureFixture[str]) -> None:
