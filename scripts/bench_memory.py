@@ -178,7 +178,8 @@ def one_by_one(chosen: dict[str, dict[str, Any]]) -> Iterator[tuple[str, dict[st
 def against_estimate(name: str, case: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     """A measured case with the estimate beside it."""
     from mmpref.planning.architecture import describe
-    from mmpref.planning.memory import Shape, estimate
+    from mmpref.planning.memory import estimate
+    from mmpref.planning.pair_shape import Shape
 
     recipe, layout = recipe_for(case), case.get("layout", "shared_prefix")
     config = config_of(case)

@@ -10,8 +10,9 @@ from mmpref.models.reference_rule import ReferenceChoice
 from mmpref.planning.architecture import Architecture
 from mmpref.planning.changes import changes_until_it_fits
 from mmpref.planning.gpus import LINKED, on_card
-from mmpref.planning.memory import Memory, Shape, reference_for, with_changes
+from mmpref.planning.memory import Memory, reference_for, with_changes
 from mmpref.planning.network import BETWEEN_NODES, Traffic, link_rate, seconds, traffic
+from mmpref.planning.pair_shape import Shape
 from mmpref.planning.parallelism import ParallelPlan, precision_of, refuse_impossible
 from mmpref.planning.plan_input import PlanInput
 from mmpref.planning.speed import Speed, flops_per_pair, speed_of

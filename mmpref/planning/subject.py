@@ -11,7 +11,8 @@ from mmpref.models.load import family_of_config
 from mmpref.planning.architecture import Architecture, describe
 from mmpref.planning.gpus import on_card
 from mmpref.planning.image_shape import image_shape
-from mmpref.planning.memory import Memory, Shape, estimate
+from mmpref.planning.memory import Memory, estimate
+from mmpref.planning.pair_shape import Shape
 from mmpref.planning.parallelism import ALONE, ParallelPlan
 from mmpref.planning.plan_input import PlanInput
 from mmpref.processing.layout import LayoutName

@@ -13,11 +13,12 @@ import yaml
 from pydantic import ValidationError
 
 from mmpref.errors import ConfigError
+from mmpref.recipe.key_rules import Cure, Problem
 from mmpref.recipe.keys import explain
 from mmpref.recipe.overrides import Grammar, as_texts, layer_of, merge
 from mmpref.recipe.sections import LossSection, Recipe
 from mmpref.recipe.shipped import read_recipe_text
-from mmpref.recipe.unused_keys import After, Cure, Problem, problems_of, without_left_over
+from mmpref.recipe.unused_keys import After, problems_of, without_left_over
 from mmpref.yaml_text import parse_yaml
 
 _MOST_PROBLEMS = 8

@@ -68,7 +68,12 @@ PARTS_OF_TRAINING = {
 # inside a room: the files and folders in levels, each may import those of earlier levels only
 LEVELS: dict[str, list[set[str]]] = {
     "files": [{"reading", "tables"}, {"rows", "writing"}, {"hashes"}],
-    "recipe": [{"keys", "overrides", "shipped", "unused_keys", "value_types"}, {"sections"}, {"loading"}],
+    "recipe": [
+        {"key_rules", "keys", "overrides", "shipped", "value_types"},
+        {"unused_keys"},
+        {"sections"},
+        {"loading"},
+    ],
     "rundir": [{"content"}, {"locking"}, {"refusals", "train_log"}, {"folder"}, {"vanished"}],
     "losses": [
         {"contract", "former_keys", "presets", "tau_good", "values", "vocab_tiles"},
@@ -105,7 +110,8 @@ LEVELS: dict[str, list[set[str]]] = {
     "planning": [
         {"gpus", "image_shape", "meta_model", "parallelism"},
         {"architecture", "plan_input"},
-        {"memory", "network"},
+        {"network", "optimizer_memory", "pair_shape"},
+        {"memory"},
         {"speed", "subject"},
         {"changes"},
         {"plan"},

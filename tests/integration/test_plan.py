@@ -15,8 +15,9 @@ from mmpref.models.find_config import find_config
 from mmpref.models.known_configs import known_config, known_models
 from mmpref.planning.architecture import describe
 from mmpref.planning.gpus import GIB, on_card, parse_memory
-from mmpref.planning.memory import Shape, estimate
+from mmpref.planning.memory import estimate
 from mmpref.planning.meta_model import skeleton
+from mmpref.planning.pair_shape import Shape
 from mmpref.planning.plan import make_plan
 from mmpref.planning.plan_input import PlanInput
 from mmpref.planning.speed import flops_per_pair

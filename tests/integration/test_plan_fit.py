@@ -177,18 +177,16 @@ def test_a_written_recipe_says_what_it_is_and_trains(
     assert file.read_text(encoding="utf-8") == text
 
 
-@pytest.mark.parametrize("command", ["train", "plan", "config", "recipes"])
-@pytest.mark.parametrize("former", ["qwen2_5_vl_7b_uni_dpo_qlora_16gb", "llava_1_5_7b_uni_dpo_qlora_24gb.yaml"])
 def test_a_former_recipe_names_the_new_one_and_how_to_fit_it(
-    command: str, former: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([command, former]) == 2
-    said = capsys.readouterr().err
-    (advice,) = re.findall(r"`mmpref ([^`]+)`", said)
-    assert "--write FILE" in said
+    former, name = "qwen2_5_vl_7b_uni_dpo_qlora_16gb", "qwen2_5_vl_7b_uni_dpo_qlora"
+    said = set()
+    for words in (["train", former], ["plan", f"{former}.yaml"], ["config", former], ["recipes", former]):
+        assert main(words) == 2
+        said |= set(re.findall(r"`mmpref ([^`]+)`.* --write FILE", capsys.readouterr().err))
+    (advice,) = said
     file = tmp_path / "settings.yaml"
     assert main([*shlex.split(advice), "--write", str(file)]) == 0
-    assert main(["config", str(file)]) == 0
-    name, card = re.fullmatch(r"(.+)_(\d+)gb(?:\.yaml)?", former).groups()  # type: ignore[union-attr]
     assert load_recipe(file).model == load_recipe(name).model
-    assert f"card with {card}GiB" in file.read_text(encoding="utf-8")
+    assert "card with 16GiB" in file.read_text(encoding="utf-8")
