@@ -50,7 +50,7 @@ IMAGE_HINTS = ("min_pixels", "max_pixels", "resized_height", "resized_width", "d
 _IMAGE_PART = frozenset({"type", "text", "index", *IMAGE_HINTS})
 _TEXT_PART = frozenset({"type", "text", "index"})
 TURN_NAMES, HINTS_FOUND = "turn_names", "image_hints"
-MARKUP_TAKEN_OFF, END_TAKEN_OFF, LINKS = "chat_markup_taken_off", "end_marks_taken_off", "images_by_link"
+MARKUP_TAKEN_OFF, END_TAKEN_OFF, LINKS = "chat_markup_taken_off", "end_marks_taken_off", "pictures_by_link"
 ASIDES = (TURN_NAMES, HINTS_FOUND, MARKUP_TAKEN_OFF, END_TAKEN_OFF, LINKS)
 """Keys of ``meta`` for what stands in turns and parts and is not read: names of speakers, sizes of images, marks of a
 chat template that the row was written out in, links to images in the text of a row without images."""

@@ -170,10 +170,10 @@ def embedded(small: Path) -> None:
 
 def test_a_folder_of_images_that_are_others_is_not_replaced(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     embedded(small)
-    (small / "images").mkdir()
-    Image.new("RGB", (9, 9)).save(small / "pictures" / "mine.png")
+    (small / "converted").mkdir()
+    Image.new("RGB", (9, 9)).save(small / "converted" / "mine.png")
     words = [*CONVERT, "e.jsonl", "--to", "ms_swift", "--out", "c.jsonl", "--images"]
-    refused([*words, "pictures"], small, "it holds other things (mine.png); give --images a new folder", capsys)
+    refused([*words, "converted"], small, "it holds other things (mine.png); give --images a new folder", capsys)
     assert [main([*words, "new"]), main([*words, "new"])] == [0, 0]
     capsys.readouterr()
     (small / "clean_images").mkdir()

@@ -59,7 +59,7 @@ def test_a_text_of_eight_times_the_length_does_not_take_sixty_four_times_the_tim
     ],
 )  # fmt: skip
 def test_images_are_known_however_they_are_spelt(mark: str) -> None:
-    with pytest.raises(RowError, match="shows the picture"):
+    with pytest.raises(RowError, match="shows the image"):
         refuse_images(f"What is it?\n{mark}", "the prompt")
 
 
@@ -130,7 +130,7 @@ def test_a_lost_image_is_refused_and_the_advice_leads_out(text: str) -> None:
     with pytest.raises(RowError, match=r"mmpref's own format, with the text as a part \{type: text\}") as caught:
         read({"prompt": text, **ANSWERS})
     assert caught.value.reason == "literal_placeholder"
-    with pytest.raises(RowError, match="shows the picture"):
+    with pytest.raises(RowError, match="shows the image"):
         pair_from_row({"id": "1", "prompt": [said("user", text)], **ANSWERS}, source="test", line=1)
     literal = {"id": "1", "prompt": [said("user", [{"type": "text", "text": text}])], **ANSWERS}
     assert read(literal).prompt[0].text == text
@@ -160,5 +160,5 @@ def test_only_what_a_user_shows_is_a_lost_image(turns: list[Row]) -> None:
     for row in (ours, foreign):
         wanted = [turn["content"] for turn in turns]
         assert [turn.text for turn in read({**row, "prompt": turns}).prompt] == wanted
-        with pytest.raises(RowError, match="shows the picture"):
+        with pytest.raises(RowError, match="shows the image"):
             read({**row, "prompt": [*turns[:-1], said("user", "![](a.png) Larger!")]})

@@ -53,7 +53,7 @@ def test_a_image_of_a_question_not_yet_asked_may_change(tmp_path, images):
     (images / "2.png").write_bytes(b"another 2")
     assert run(tmp_path / "out", images).n == 9
     (images / "2.png").write_bytes(b"a third 2")
-    with pytest.raises(ConfigError, match="made from other pictures"):
+    with pytest.raises(ConfigError, match="made from other images"):
         run(tmp_path / "out", images)
 
 
@@ -61,7 +61,7 @@ def test_scoring_again_needs_no_images(tmp_path, images):
     run(tmp_path / "out", images)
     assert run(tmp_path / "out", None, protocol="official").n == 9
     (images / "0.png").write_bytes(b"another 0")
-    with pytest.raises(ConfigError, match="other pictures"):  # what was known is not forgotten
+    with pytest.raises(ConfigError, match="other images"):  # what was known is not forgotten
         run(tmp_path / "out", images)
 
 

@@ -82,8 +82,8 @@ def test_images_stay_inside_their_root(folders, tmp_path):
         "images/text.png": "not PNG",
         "images/large.png": "too large",
         "images/none.png": "not in the image folder",
-        "": "name no picture",
-        "a\0b": "name no picture",
+        "": "name no image",
+        "a\0b": "name no image",
     }
     run = folders.write_run(tmp_path / "run")
     items = [folders.caption_item(n, []) | {"image": path} for n, path in enumerate(wanted)]

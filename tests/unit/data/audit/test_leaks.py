@@ -131,7 +131,7 @@ def test_ids_of_every_usual_form_of_question_file(tmp_path, content):
 
 def test_other_peoples_image_numbers_are_not_taken(tmp_path):
     path = saved(tmp_path, json.dumps([{"image": "2405722.jpg", "image_id": 2405722, "question_id": 1}]))
-    with pytest.raises(DataError, match="names no COCO picture"):
+    with pytest.raises(DataError, match="names no COCO image"):
         read_benchmark_ids(path)
 
 
@@ -226,7 +226,7 @@ def test_benchmark_images_need_the_pairs_images(tmp_path):
 
 
 def test_a_folder_without_images_is_refused(tmp_path):
-    with pytest.raises(DataError, match="no picture"):
+    with pytest.raises(DataError, match="no image"):
         audit([], images=ImageLoader(tmp_path), benchmark_images={"AMBER": tmp_path})
 
 

@@ -126,8 +126,8 @@ def test_images_are_made_small_and_stand_once(tmp_path):
     Image.fromarray(rng.integers(0, 255, (400, 800, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     refs = (ImageRef(path="a.png"),)
     _, data = write(tmp_path, [pair(images=refs), pair(1, images=refs)], images=ImageLoader(tmp_path))
-    assert len(data["pictures"]) == 1
-    found = data["pictures"][0]
+    assert len(data["images"]) == 1
+    found = data["images"][0]
     assert (found["width"], found["height"], found["tiny"]) == (800, 400, False)
     kind, _, encoded = found["src"].partition(";base64,")
     assert kind == "data:image/jpeg"
@@ -138,7 +138,7 @@ def test_a_tiny_image_keeps_its_pixels(tmp_path):
     tiny = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 24, 3), dtype=np.uint8))
     tiny.save(tmp_path / "a.png")
     _, data = write(tmp_path, [pair(images=(ImageRef(path="a.png"),))], images=ImageLoader(tmp_path))
-    found = data["pictures"][0]
+    found = data["images"][0]
     assert found["tiny"] is True
     shown = Image.open(io.BytesIO(base64.b64decode(found["src"].partition(",")[2])))
     assert np.array_equal(np.asarray(shown.convert("RGB")), np.asarray(tiny))
@@ -147,13 +147,13 @@ def test_a_tiny_image_keeps_its_pixels(tmp_path):
 def test_a_image_that_cannot_be_opened_says_why(tmp_path):
     refs = (ImageRef(path="gone.png"), ImageRef(data=b"not an image"))
     _, data = write(tmp_path, [pair(images=refs)], images=ImageLoader(tmp_path))
-    assert [found["reason"] for found in data["pictures"]] == ["image_missing", "image_decode"]
-    assert all("src" not in found for found in data["pictures"])
+    assert [found["reason"] for found in data["images"]] == ["image_missing", "image_decode"]
+    assert all("src" not in found for found in data["images"])
 
 
 def test_without_a_loader_no_image_is_opened(tmp_path):
     _, data = write(tmp_path, [pair(images=(ImageRef(path="/etc/hostname"),))])
-    assert data["pictures"] == [{"name": "/etc/hostname", "why": "pictures were not opened"}]
+    assert data["images"] == [{"name": "/etc/hostname", "why": "images were not opened"}]
 
 
 def test_the_images_of_the_rejected_side_are_shown_there(tmp_path):

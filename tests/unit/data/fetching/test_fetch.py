@@ -241,7 +241,7 @@ def test_files_that_rows_name_by_path_must_lie_below_the_root_and_are_named_from
 FAULTS = {
     "absent.png": ("fetch_failed", "answered 404"),
     "cut.png": ("fetch_failed", "of 5000 bytes"),
-    "page.png": ("image_decode", "not a picture"),
+    "page.png": ("image_decode", "not an image"),
     "around.png": ("fetch_failed", "more than 3 redirects"),
     "large.png": ("fetch_too_large", "300000 bytes"),
     "endless.png": ("fetch_too_large", "more than the limit of 200000"),

@@ -154,7 +154,7 @@ def test_a_place_of_two_tags_for_another_medium_is_refused(mark: str) -> None:
 def test_a_picture_file_in_a_text_without_images_is_refused(mark: str) -> None:
     for prompt in (f"{mark}\nWhat is it?", f"What is it?\n{mark}"):
         for row in ({**PLAIN, "prompt": prompt}, {**PLAIN, "id": "1", "prompt": [{"role": "user", "content": prompt}]}):
-            with pytest.raises(RowError, match="shows the picture") as caught:
+            with pytest.raises(RowError, match="shows the image") as caught:
                 pair_of(row)
             assert caught.value.reason == "literal_placeholder"
         placed = {**PLAIN, "prompt": prompt.replace(mark, "<image>"), "images": ["a.jpg"]}

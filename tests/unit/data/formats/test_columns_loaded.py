@@ -109,6 +109,6 @@ def test_the_audit_takes_the_same_question_with_other_tools_for_another() -> Non
     same, armed = replace(plain, id="2"), replace(plain, id="3", template_kwargs={"tools": [ZOOM]})
     audit = TextTally(seed=0)
     for pair in (plain, same, armed):
-        audit.add(pair, pictures=("a.png",))
+        audit.add(pair, images=("a.png",))
     found = audit.repeats()
     assert (found.num_questions, found.num_same_pair) == (2, 1)
