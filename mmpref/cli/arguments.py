@@ -6,7 +6,7 @@ from __future__ import annotations
 import inspect
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import typer
 
@@ -14,6 +14,11 @@ from mmpref.errors import ConfigError
 
 _OF_RECIPES = ("overrides", "options")
 """Parameters of commands that take ``key=value``: changes to a recipe, options of a benchmark."""
+RENAMED: Mapping[str, Mapping[str, str]] = {
+    "demo": {"--threads": "--cpu-threads"},
+    "eval": {"--threads": "--cpu-threads"},
+}
+"""Command (``eval``, ``data check``) -> the former names of its options -> what they are called now."""
 
 
 def refuse_empty(arguments: Sequence[str]) -> None:
@@ -60,13 +65,27 @@ def refuse_no_path(arguments: Sequence[str]) -> None:
             raise ConfigError(f"{name} {why}")
 
 
+def new_name(arguments: Sequence[str]) -> str | None:
+    """What an option is called now that a refused command line gives by its former name."""
+    names = (" ".join(arguments[:2]), " ".join(arguments[:1]))
+    renamed = next((RENAMED[name] for name in names if name in RENAMED), {})
+    for word in arguments:
+        option = word.partition("=")[0]
+        if option in renamed:
+            return f"{option} is called {renamed[option]} now"
+    return None
+
+
 def hint_for(app: typer.Typer, arguments: Sequence[str]) -> str | None:
-    """What to write in place of an option that a command does not have, where it takes a recipe or ``key=value``.
+    """What to write in place of an option that a command does not have: its new name, the recipe as an argument, or
+    ``key=value`` where the command takes that.
 
     Args:
         app: its commands know their options.
         arguments: of a command line that typer refused.
     """
+    if (renamed := new_name(arguments)) is not None:
+        return renamed
     commands = {info.name or getattr(info.callback, "__name__", ""): info.callback for info in app.registered_commands}
     name = next((word for word in arguments if word in commands), "")
     command = commands.get(name)

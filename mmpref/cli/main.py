@@ -74,7 +74,7 @@ def demo(
     scale: Annotated[
         float, typer.Option(min=0.02, max=1.0, help="Share of the full size; below 1 the figures mean little.")
     ] = 1.0,
-    threads: Annotated[
+    cpu_threads: Annotated[
         int, typer.Option(min=1, help="CPU threads. More can be faster on an idle machine; the last digits change.")
     ] = 1,
 ) -> None:
@@ -83,7 +83,7 @@ def demo(
     from mmpref.files.writing import only_writer
 
     with only_writer(out, "choose another --out"):
-        run_demo(out, seed=seed, scale=scale, threads=threads)
+        run_demo(out, seed=seed, scale=scale, threads=cpu_threads)
 
 
 app.command("train")(train)

@@ -224,6 +224,12 @@ def test_an_option_of_a_benchmark_too(capsys: pytest.CaptureFixture[str]) -> Non
     assert "`synonyms=s`" in capsys.readouterr().err
 
 
+def test_a_former_option_is_refused_with_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["demo", "--threads", "2"], ["demo", "--threads=2"]):
+        assert main(words) == 2
+        assert "--threads is called --cpu-threads now" in capsys.readouterr().err
+
+
 def test_an_option_that_there_is_gets_no_pointer() -> None:
     assert hint_for(app, ["train", "demo_dpo", "--processes", "two"]) is None
     assert hint_for(app, ["data", "check", "x", "--root.y", "z"]) is None

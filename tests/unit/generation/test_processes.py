@@ -36,8 +36,8 @@ def folder(tmp_path_factory):
 def command(folder, out, *more):
     return [
         "-m", "mmpref", "eval", "--model", str(folder / "model"), "--benchmark", "chair", "--questions",
-        str(folder / "truth.json"), "--images", str(folder), "--out", str(out), "--max-new-tokens", "4", "--threads",
-        "1", "--batch-size", "1", *more, "prompt=describe",
+        str(folder / "truth.json"), "--images", str(folder), "--out", str(out), "--max-new-tokens", "4",
+        "--cpu-threads", "1", "--batch-size", "1", *more, "prompt=describe",
     ]  # fmt: skip
 
 
