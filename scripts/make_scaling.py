@@ -43,7 +43,7 @@ MODELS = {
 CARDS = {"24 GB": 24, "48 GB": 48, "80 GB": 80, "141 GB": 141}
 MODES = {"full": "all weights of language model and projector", "lora": "LoRA", "qlora": "QLoRA"}
 UPDATE = 128
-"""Pairs in an update wherever speed is told."""
+"""Pairs in an update wherever speed is given."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,11 @@ def recipe(
 
 
 @cache
-def planned(model: str, mode: str, over: ParallelPlan, room: int | None = None) -> Plan | None:
+def planned(model: str, mode: str, over: ParallelPlan, card_bytes: int | None = None) -> Plan | None:
     """A plan for one micro-batch in an update; None where the strategy is refused."""
     optim = "adamw_8bit" if mode == "qlora" and over.state_parts == 1 else "adamw_torch_fused"
     try:
-        return make_plan(recipe(model, mode, optim=optim), PlanInput(parallel=over, gpu_memory=room))
+        return make_plan(recipe(model, mode, optim=optim), PlanInput(parallel=over, gpu_memory=card_bytes))
     except ConfigError:
         return None
 
@@ -90,12 +90,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
-def gib(plan: Plan | None, room: int = 80) -> str:
-    """What a card must have; in brackets where the room is less than that."""
+def gib(plan: Plan | None, card: int = 80) -> str:
+    """What a card must have; in brackets where it has less."""
     if plan is None:
         return "refused"
     needed = plan.needed / GIB
-    return f"{needed:.0f}" if needed <= room else f"({needed:.0f})"
+    return f"{needed:.0f}" if needed <= card else f"({needed:.0f})"
 
 
 def memory_table(mode: str, columns: Sequence[Column]) -> str:
@@ -131,19 +131,19 @@ def stops_table() -> str:
     for mode, title in MODES.items():
         for over in (ALONE, parallel(8, "ddp"), parallel(8, "zero2"), parallel(8, "zero3"), parallel(8, "fsdp2"),
                      parallel(8, "fsdp2", 2), parallel(8, "fsdp2", 8)):  # fmt: skip
-            cells = [_largest_model(mode, over, room) for room in CARDS.values()]
+            cells = [_largest_model(mode, over, card) for card in CARDS.values()]
             if all(cell == "refused" for cell in cells):
                 cells = ["refused"] * len(cells)
             way = "one GPU" if over.is_alone else f"{over.strategy}, {over.world} GPUs"
             rows.append([title, way, *cells])
-    return table(["what trains", "parallel", *CARDS], rows)
+    return table(["what trains", "strategy", *CARDS], rows)
 
 
-def _largest_model(mode: str, over: ParallelPlan, room: int) -> str:
+def _largest_model(mode: str, over: ParallelPlan, card: int) -> str:
     plans = {model: planned(model, mode, over) for model in MODELS}
     if all(plan is None for plan in plans.values()):
         return "refused"
-    fitting = [model for model, plan in plans.items() if plan is not None and plan.needed <= room * GIB]
+    fitting = [model for model, plan in plans.items() if plan is not None and plan.needed <= card * GIB]
     return fitting[-1] if fitting else "none"
 
 
@@ -215,7 +215,7 @@ def page() -> str:
     head = ["on each of N GPUs", "ddp", "zero2", "zero3", "fsdp2"]
     return f"""# From one GPU to many
 
-What a run needs on each GPU, where each way of spreading it stops, and what network it wants, for models from 2B to
+What a run needs on each GPU, where each way of dividing it stops, and what network it wants, for models from 2B to
 72B.
 
 **Every number on this page is computed** by `mmpref plan` from the models' configs; the page is written by

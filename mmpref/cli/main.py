@@ -263,11 +263,11 @@ def _main(argv: list[str] | None) -> int:
             typer.echo(f"mmpref: {api_keys.cut(as_shown(err), of_message=True)}", err=True)
         return err.exit_code
     except OSError as err:
-        told = of_the_machine(err)
-        if told is None:
+        known = of_the_machine(err)
+        if known is None:
             raise
-        typer.echo(f"mmpref: {as_shown(told)}", err=True)
-        return told.exit_code
+        typer.echo(f"mmpref: {as_shown(known)}", err=True)
+        return known.exit_code
     except (KeyboardInterrupt, Terminated) as stop:  # outside a command: while the command line is read
         number = stop.number if isinstance(stop, Terminated) else signal.SIGINT
         typer.echo(f"mmpref: stopped by {signal_name(number)}", err=True)
@@ -279,8 +279,8 @@ def entry_point(command: Callable[[], int] = main) -> None:
     """What the installed ``mmpref`` command calls: run ``command`` and end the process with its exit code.
 
     Standard output may be lost on the way (``| head -1``): whatever the command writes to files is written all the
-    same, and its code is 0 when only the reader went away. A disk too full for ``> FILE`` is told, with exit code 6;
-    training goes on even then.
+    same, and its code is 0 when only the reader went away. A disk too full for ``> FILE`` is reported, with exit
+    code 6; training goes on even then.
     """
     streams.protect()
     notices.install()

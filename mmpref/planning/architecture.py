@@ -66,7 +66,7 @@ def describe(
     """Look at a model without weights under a recipe's ``tune`` and ``adapter``; what ``adapter.path`` holds trains.
 
     Args:
-        parallel: says what layers compute in, where it is not what their weights are held in.
+        parallel: says what layers compute in, where it is not what their weights are stored in.
 
     Raises:
         ConfigError: what training would refuse as well, and models whose decoder cannot be run alone.
@@ -192,7 +192,7 @@ def _embeddings(model: PreTrainedModel, config: PretrainedConfig) -> tuple[Any, 
     """The head (None where there is none) and the table of tokens.
 
     Raises:
-        ConfigError: what stands in the place of the language model is none, or has no layers to count.
+        ConfigError: what is in the place of the language model is none, or has no layers to count.
     """
     text = config.get_text_config()
     try:

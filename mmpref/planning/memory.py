@@ -172,9 +172,9 @@ def _before(model: Architecture, recipe: Recipe, precision: Precision, parallel:
     full, parts = sum(model.trained.values()), parallel.weight_parts
     adapted = recipe.adapter.kind != "none"
     own = 0 if adapted else full  # a part that trains fully beside LoRA is a copy
-    held = {part: count - (0 if adapted else model.trained[part]) for part, count in model.parameters.items()}
-    held["language"] -= in_linear
-    frozen = sum(count * precision.frozen[part] for part, count in held.items())
+    base = {part: count - (0 if adapted else model.trained[part]) for part, count in model.parameters.items()}
+    base["language"] -= in_linear
+    frozen = sum(count * precision.frozen[part] for part, count in base.items())
     before = {
         "weights, not quantised": (frozen + own * precision.trained) // parts,
         "weights, quantised": int(in_linear * _packed(stored, parts)),

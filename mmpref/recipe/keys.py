@@ -69,7 +69,7 @@ class Key:
     """One key of a recipe, for a person to read."""
 
     name: str
-    """Dotted; ``[]`` stands for a place in a list."""
+    """Dotted; ``[]`` means a place in a list."""
     takes: str
     default: str
     meaning: str

@@ -96,7 +96,7 @@ class DataSection(Section):
     root: PathLike | None = None
     """Image paths are relative to this folder; null means the folder that all files lie in."""
     manifest: PathLike | None = None
-    """The folder that mmpref data check wrote (data_check): the rows that the check put aside are left out, whatever
+    """The folder that mmpref data check wrote (data_check): the rows that the check quarantined are left out, whatever
     their number, and the run is refused when the data is not what was checked."""
     verify: Literal["quick", "full"] = "quick"
     """How images are compared with the manifest: quick by name, size and time of change (and by their bytes where only

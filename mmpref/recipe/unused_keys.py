@@ -4,7 +4,7 @@ The rules are in :mod:`mmpref.recipe.key_rules`. A key that would be ignored is 
 put it right, never dropped: after ``adapter.kind=none`` over a QLoRA recipe nobody should have to guess what
 became of ``tune``.
 
-The advice is written so that it can be carried out as it stands: what is between backticks in one alternative (they are
+The advice is written so that it can be carried out as it is: what is between backticks in one alternative (they are
 parted by "; or ") is, all together, what to add to the command line, or the keys to leave out there.
 """
 
@@ -133,7 +133,7 @@ def without_left_over(recipe: Any, tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ignored(recipe: Any, later: Mapping[str, bool]) -> Iterator[Problem]:
-    told: set[str] = set()
+    reported: set[str] = set()
     for rule in BELONGS:
         if rule.holds(recipe):
             continue
@@ -143,12 +143,12 @@ def _ignored(recipe: Any, later: Mapping[str, bool]) -> Iterator[Problem]:
         at_rest = {key for key in rule.keys if _value(recipe, key) == _default(recipe, key)}
         taken_back = {key for key in at_rest if said.get(key) or not _value(recipe, key)}
         given = tuple(
-            key for key in rule.keys if key in said.keys() - told - (set() if rule.only_later else taken_back)
+            key for key in rule.keys if key in said.keys() - reported - (set() if rule.only_later else taken_back)
         )
-        keys = [key for key in rule.keys if key in changed | set(given) - told]
+        keys = [key for key in rule.keys if key in changed | set(given) - reported]
         if not keys:
             continue
-        told.update(keys)
+        reported.update(keys)
         there = [key for key in keys if key not in given]
         back = rule.off or tuple(f"{key}={_as_override(_default(recipe, key))}" for key in there)
         cures = [Cure(rule.so(recipe)), Cure(back if there else (), given)]
