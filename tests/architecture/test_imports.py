@@ -387,7 +387,9 @@ def test_help_needs_no_other_library_than_the_command_line_s_own() -> None:
         "mmpref.version",
     } | {
         "mmpref.cli.arguments",
+        "mmpref.cli.plan",
         "mmpref.cli.recipes",
+        "mmpref.cli.train",
     } | {f"mmpref.process{name}" for name in ("", ".children", ".notices", ".signals", ".streams")}
 
 
