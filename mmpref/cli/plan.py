@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -65,11 +66,13 @@ def plan(given: RecipeArguments, card: CardOptions, pair: PairOptions, several: 
     from mmpref.training.loss_settings import line_of, loss_written_out
     from mmpref.training.run.start_adapter import with_start_adapter
 
-    asked = _asked(card, pair, several, size)
-    starting = with_start_adapter(loss_written_out(loaded))
+    def complete(recipe: Recipe) -> Recipe:
+        return with_start_adapter(loss_written_out(recipe))
+
+    asked, starting = _asked(card, pair, several, size), complete(loaded)
     typer.echo(line_of(starting))
     if card.fit is not None:
-        found = _fit(given, card, starting, asked)
+        found = _fit(given, card, asked, complete)
     elif several.strategy is None and not asked.parallel.is_alone:
         title = f"{given.recipe} on {asked.parallel.world} GPUs"
         print_table(title, COMPARED, *compared(compare_strategies(starting, asked)))
@@ -113,15 +116,17 @@ def _asked(card: CardOptions, pair: PairOptions, several: GpuOptions, size: tupl
     )
 
 
-def _fit(given: RecipeArguments, card: CardOptions, starting: Recipe, asked: PlanInput) -> Plan:
+def _fit(given: RecipeArguments, card: CardOptions, asked: PlanInput, complete: Callable[[Recipe], Recipe]) -> Plan:
     """Find, print and write the settings for a card; their plan."""
     from mmpref.planning.fit import fit
     from mmpref.planning.fitted_recipe import Fitting, refuse_existing, write_recipe
+    from mmpref.recipe.loading import load_recipe
 
     if card.write is not None:
         refuse_existing(card.write)
-    found = fit(starting, asked)
-    fitting = Fitting(recipe=given.recipe, given=tuple(given.overrides or []), card=str(card.fit), found=found)
+    overrides = given.overrides or []
+    found = fit(complete(load_recipe(given.recipe, overrides)), asked)
+    fitting = Fitting(recipe=given.recipe, given=tuple(overrides), card=str(card.fit), found=found, complete=complete)
     for line in fitting.lines():
         typer.echo(line)
     if card.write is not None:

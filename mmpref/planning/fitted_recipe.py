@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,7 @@ from mmpref.files.writing import only_writer, write_text
 from mmpref.planning.fit import Fitted
 from mmpref.planning.gpus import GIB
 from mmpref.recipe.loading import dump_recipe, load_recipe
-from mmpref.training.loss_settings import loss_written_out
-from mmpref.training.run.start_adapter import with_start_adapter
+from mmpref.recipe.sections import Recipe
 from mmpref.version import __version__
 
 
@@ -27,12 +26,14 @@ class Fitting:
         given: overrides that were given with it.
         card: as it was typed: its memory or its name.
         found: the settings.
+        complete: fills in what the loss and a start adapter leave to their defaults.
     """
 
     recipe: str
     given: tuple[str, ...]
     card: str
     found: Fitted
+    complete: Callable[[Recipe], Recipe]
 
     def lines(self) -> Iterator[str]:
         """What was found, for the terminal."""
@@ -66,7 +67,7 @@ class Fitting:
             *(f"Trains another model than that recipe: {why}." for why in self.found.other_result),
         ]
         comment = "".join(f"# {line}".rstrip() + "\n" for line in head)
-        return comment + "\n" + dump_recipe(with_start_adapter(loss_written_out(loaded)))
+        return comment + "\n" + dump_recipe(self.complete(loaded))
 
 
 def refuse_existing(file: Path) -> None:
