@@ -31,7 +31,8 @@ from mmpref.models.save import save_model
 from mmpref.processing.collate import PairCollator
 from mmpref.processing.encode import PairEncoder
 from mmpref.processing.pixels import ImageSettings
-from mmpref.recipe.sections import Recipe, load_recipe
+from mmpref.recipe.loading import load_recipe
+from mmpref.recipe.sections import Recipe
 from mmpref.records import PreferencePair
 from mmpref.rundir.folder import RunDir, is_run_folder
 from mmpref.training.loss_settings import objective_of

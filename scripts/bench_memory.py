@@ -178,7 +178,8 @@ def one_by_one(chosen: dict[str, dict[str, Any]]) -> Iterator[tuple[str, dict[st
 def against_estimate(name: str, case: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     """A measured case with the estimate beside it."""
     from mmpref.planning.architecture import describe
-    from mmpref.planning.memory import Shape, estimate
+    from mmpref.planning.memory import estimate
+    from mmpref.planning.pair_shape import Shape
 
     recipe, layout = recipe_for(case), case.get("layout", "shared_prefix")
     config = config_of(case)
@@ -317,7 +318,7 @@ def optimizer_of(name: str, weights: list[Any], model: Any) -> Any:
 
 
 def recipe_for(case: dict[str, Any]) -> Any:
-    from mmpref.recipe.sections import build_recipe
+    from mmpref.recipe.loading import build_recipe
 
     kind = {"full": "none"}.get(case.get("mode", "lora"), case.get("mode", "lora"))
     adapter = {"kind": kind} if kind == "none" else {"kind": kind, "rank": case.get("rank", 16)}

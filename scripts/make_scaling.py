@@ -19,7 +19,9 @@ from mmpref.planning.gpus import FIXED, GIB, GPUS, SLACK, UTILISATION
 from mmpref.planning.network import EFFICIENCY, GB, LINKS
 from mmpref.planning.parallelism import ALONE, BUCKET, LIVE, ParallelPlan
 from mmpref.planning.plan import Plan, make_plan
-from mmpref.recipe.sections import Recipe, build_recipe
+from mmpref.planning.plan_input import PlanInput
+from mmpref.recipe.loading import build_recipe
+from mmpref.recipe.sections import Recipe
 from mmpref.training.parallel.strategy import SharedStrategy
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "scaling.md"
@@ -41,7 +43,7 @@ MODELS = {
 CARDS = {"24 GB": 24, "48 GB": 48, "80 GB": 80, "141 GB": 141}
 MODES = {"full": "all weights of language model and projector", "lora": "LoRA", "qlora": "QLoRA"}
 UPDATE = 128
-"""Pairs in an update wherever speed is told."""
+"""Pairs in an update wherever speed is given."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,11 @@ def recipe(
 
 
 @cache
-def planned(model: str, mode: str, over: ParallelPlan, room: int | None = None) -> Plan | None:
+def planned(model: str, mode: str, over: ParallelPlan, card_bytes: int | None = None) -> Plan | None:
     """A plan for one micro-batch in an update; None where the strategy is refused."""
     optim = "adamw_8bit" if mode == "qlora" and over.state_parts == 1 else "adamw_torch_fused"
     try:
-        return make_plan(recipe(model, mode, optim=optim), parallel=over, gpu_memory=room)
+        return make_plan(recipe(model, mode, optim=optim), PlanInput(parallel=over, gpu_memory=card_bytes))
     except ConfigError:
         return None
 
@@ -88,12 +90,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
-def gib(plan: Plan | None, room: int = 80) -> str:
-    """What a card must have; in brackets where the room is less than that."""
+def gib(plan: Plan | None, card: int = 80) -> str:
+    """What a card must have; in brackets where it has less."""
     if plan is None:
         return "refused"
     needed = plan.needed / GIB
-    return f"{needed:.0f}" if needed <= room else f"({needed:.0f})"
+    return f"{needed:.0f}" if needed <= card else f"({needed:.0f})"
 
 
 def memory_table(mode: str, columns: Sequence[Column]) -> str:
@@ -115,8 +117,12 @@ def longest_table() -> str:
     rows = []
     for model in MODELS:
         plans = [planned(model, mode, over, 80 * GIB) for mode, over in ways]
-        rows.append([model, *(f"{plan.longest:,}" if plan and plan.longest else "none" for plan in plans)])
+        rows.append([model, *(_longest(plan) for plan in plans)])
     return table(head, rows)
+
+
+def _longest(plan: Plan | None) -> str:
+    return "none" if plan is None or plan.on_card is None or not plan.on_card.longest else f"{plan.on_card.longest:,}"
 
 
 def stops_table() -> str:
@@ -125,19 +131,19 @@ def stops_table() -> str:
     for mode, title in MODES.items():
         for over in (ALONE, parallel(8, "ddp"), parallel(8, "zero2"), parallel(8, "zero3"), parallel(8, "fsdp2"),
                      parallel(8, "fsdp2", 2), parallel(8, "fsdp2", 8)):  # fmt: skip
-            cells = [_largest_model(mode, over, room) for room in CARDS.values()]
+            cells = [_largest_model(mode, over, card) for card in CARDS.values()]
             if all(cell == "refused" for cell in cells):
                 cells = ["refused"] * len(cells)
             way = "one GPU" if over.is_alone else f"{over.strategy}, {over.world} GPUs"
             rows.append([title, way, *cells])
-    return table(["what trains", "parallel", *CARDS], rows)
+    return table(["what trains", "strategy", *CARDS], rows)
 
 
-def _largest_model(mode: str, over: ParallelPlan, room: int) -> str:
+def _largest_model(mode: str, over: ParallelPlan, card: int) -> str:
     plans = {model: planned(model, mode, over) for model in MODELS}
     if all(plan is None for plan in plans.values()):
         return "refused"
-    fitting = [model for model, plan in plans.items() if plan is not None and plan.needed <= room * GIB]
+    fitting = [model for model, plan in plans.items() if plan is not None and plan.needed <= card * GIB]
     return fitting[-1] if fitting else "none"
 
 
@@ -153,17 +159,17 @@ def network_table() -> str:
         for mode, strategy in ways:
             over = parallel(8, strategy, 2)
             asked = recipe(model, mode, UPDATE // over.world)
-            plans = [make_plan(asked, parallel=over, gpu=CARD, link=link) for link in LINKS_TOLD]
+            plans = [make_plan(asked, PlanInput(parallel=over, gpu=CARD, link=link)) for link in LINKS_TOLD]
             if not plans[0].fits:
                 continue
-            speed, sent = plans[0].speed, plans[0].traffic.total
+            speed, sent = plans[0].speed, plans[0].network.traffic.total
             assert speed is not None
             wanted = sent / speed.computing / EFFICIENCY / GB
             best = plans[-1].speed
             assert best is not None
             rows.append([
                 model, f"{mode}, {strategy}", f"{sent / GB:,.1f}", f"{speed.computing:,.1f}", f"{wanted:,.1f}",
-                *(_seconds(plan.network) for plan in plans), f"{best.tokens_per_second[0] / over.world:,.0f}",
+                *(_seconds(plan.network.seconds) for plan in plans), f"{best.tokens_per_second[0] / over.world:,.0f}",
                 f"{best.pairs_per_hour[0]:,.0f}",
             ])  # fmt: skip
     links = [f"{name} s" for name in ("25 GbE", "100 Gb/s", "200 Gb/s", "400 Gb/s", "8 x 400 Gb/s")]
@@ -186,7 +192,7 @@ QLORA = [Column("one GPU", ALONE), Column("ddp, 8", parallel(8, "ddp")), Column(
          Column("fsdp2, 8", parallel(8, "fsdp2")), Column("zero3, 8", parallel(8, "zero3"))]  # fmt: skip
 
 
-FULL_RECIPE, QLORA_RECIPE = "qwen2_vl_2b_uni_dpo_full", "qwen2_5_vl_7b_uni_dpo_qlora_24gb"
+FULL_RECIPE, QLORA_RECIPE = "qwen2_vl_2b_uni_dpo_full", "qwen2_5_vl_7b_uni_dpo_qlora"
 _DEEPSPEED = f"buckets: twice {BUCKET:,} weights at most"
 SPLIT = [
     ["weights", "whole", "whole", "1/N", "1/N"],
@@ -209,7 +215,7 @@ def page() -> str:
     head = ["on each of N GPUs", "ddp", "zero2", "zero3", "fsdp2"]
     return f"""# From one GPU to many
 
-What a run needs on each GPU, where each way of spreading it stops, and what network it wants, for models from 2B to
+What a run needs on each GPU, where each way of dividing it stops, and what network it wants, for models from 2B to
 72B.
 
 **Every number on this page is computed** by `mmpref plan` from the models' configs; the page is written by

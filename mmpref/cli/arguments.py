@@ -15,7 +15,8 @@ from mmpref.errors import ConfigError
 _OF_RECIPES = ("overrides", "options")
 """Parameters of commands that take ``key=value``: changes to a recipe, options of a benchmark."""
 RENAMED: Mapping[str, Mapping[str, str]] = {
-    "eval": {"--images": "--image-root"},
+    "demo": {"--threads": "--cpu-threads"},
+    "eval": {"--images": "--image-root", "--threads": "--cpu-threads"},
     "report": {"--images": "--image-root"},
     "data check": {"--root": "--image-root"},
     "data verify": {"--root": "--image-root"},
@@ -82,8 +83,8 @@ def renamed_option(arguments: Sequence[str]) -> str | None:
 
 
 def hint_for(app: typer.Typer, arguments: Sequence[str]) -> str | None:
-    """What to write in place of an option that a command does not have: its new name, or ``key=value`` where the
-    command takes that.
+    """What to write in place of an option that a command does not have: its new name, the recipe as an argument, or
+    ``key=value`` where the command takes that.
 
     Args:
         app: its commands know their options.
@@ -92,7 +93,8 @@ def hint_for(app: typer.Typer, arguments: Sequence[str]) -> str | None:
     if (renamed := renamed_option(arguments)) is not None:
         return renamed
     commands = {info.name or getattr(info.callback, "__name__", ""): info.callback for info in app.registered_commands}
-    command = next((commands[word] for word in arguments if word in commands), None)
+    name = next((word for word in arguments if word in commands), "")
+    command = commands.get(name)
     if command is None:
         return None
     known = inspect.signature(command).parameters
@@ -100,10 +102,12 @@ def hint_for(app: typer.Typer, arguments: Sequence[str]) -> str | None:
         return None
     for place, word in enumerate(arguments):
         found = re.fullmatch(r"--([A-Za-z][\w.-]*)(?:=(.*))?", word, re.DOTALL)
-        if found is None or found[1].replace("-", "_") in {*known, "help", "version"}:
+        if found is None or (found[1] != "recipe" and found[1].replace("-", "_") in {*known, "help", "version"}):
             continue
         after = arguments[place + 1] if place + 1 < len(arguments) else ""
         value = found[2] if found[2] is not None else after if after and not after.startswith("--") else "VALUE"
+        if found[1] == "recipe" and "recipe" in known:
+            return f"the recipe is the first argument of {name}: `{shlex.join(['mmpref', name, value])}`"
         if "overrides" not in known:
             return f"options of a benchmark are written key=value: `{shlex.quote(f'{found[1]}={value}')}`"
         return f"keys of the recipe are written key=value: {_written(found[1], value)}"

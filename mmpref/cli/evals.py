@@ -66,7 +66,7 @@ class _Answering:
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Default: the benchmark's own.")] = None
     processes: Annotated[int, typer.Option(min=1, help="Processes that share the questions, one GPU each.")] = 1
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N questions; noted in the result.")] = None
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's own choice.")] = None
+    cpu_threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's own choice.")] = None
 
     def source(self, model: str) -> ModelSource:
         """The model that is to be loaded here."""
@@ -140,8 +140,8 @@ def evaluate(asked: _Asked, answering: _Answering, at: _AtServer, judging: _Judg
     from mmpref.evals.files.files_read import files_read
     from mmpref.evals.scoring import text_options
     from mmpref.evals.unread import refuse_unread
-    from mmpref.recipe.sections import parse_options
     from mmpref.terminal import EvalDisplay
+    from mmpref.yaml_text import parse_options
 
     given = parse_options(asked.options or [], texts=text_options(asked.benchmark))
     judge = judging.settings(asked, at.requests)
@@ -165,7 +165,7 @@ def evaluate(asked: _Asked, answering: _Answering, at: _AtServer, judging: _Judg
             batch_size=answering.batch_size,
             tokens_per_batch=answering.tokens_per_batch,
             processes=answering.processes,
-            cpu_threads=answering.threads,
+            cpu_threads=answering.cpu_threads,
             judge=None if judge is None else replace(judge, say=display.say),
             progress=display.update,
         )
@@ -226,8 +226,8 @@ def judge(asked: _Answers, cost: CostOptions, run: _JudgeRun, requests: RequestO
     from mmpref.evals.judge import load_answered, plan_judging
     from mmpref.evals.scoring import text_options
     from mmpref.files.reading import refuse_written_over
-    from mmpref.recipe.sections import parse_options
     from mmpref.terminal import CountDisplay, print_facts
+    from mmpref.yaml_text import parse_options
 
     server = requests.server_at(asked.server, asked.model, asked.key_env)
     given = parse_options(asked.options or [], texts=text_options(asked.benchmark))

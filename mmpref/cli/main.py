@@ -8,14 +8,16 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from mmpref.cli.arguments import hint_for, refuse_empty, refuse_no_path
 from mmpref.cli.data import app as data_app
 from mmpref.cli.evals import evaluate, judge
+from mmpref.cli.plan import plan
 from mmpref.cli.recipes import config, recipes
+from mmpref.cli.train import train
 from mmpref.errors import ConfigError, MMPrefError, Terminated, as_shown, of_the_machine, signal_name, stopped_by_ctrl_c
 from mmpref.process import notices, streams
 from mmpref.process.children import watch_launcher
@@ -72,7 +74,7 @@ def demo(
     scale: Annotated[
         float, typer.Option(min=0.02, max=1.0, help="Share of the full size; below 1 the figures mean little.")
     ] = 1.0,
-    threads: Annotated[
+    cpu_threads: Annotated[
         int, typer.Option(min=1, help="CPU threads. More can be faster on an idle machine; the last digits change.")
     ] = 1,
 ) -> None:
@@ -81,123 +83,11 @@ def demo(
     from mmpref.files.locking import only_writer
 
     with only_writer(out, "choose another --out"):
-        run_demo(out, seed=seed, scale=scale, threads=threads)
+        run_demo(out, seed=seed, scale=scale, threads=cpu_threads)
 
 
-@app.command()
-@stopped_by_ctrl_c
-def train(
-    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes by dotted key.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest complete checkpoint.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is in the output folder.")] = False,
-    allow_data_change: Annotated[
-        bool, typer.Option("--allow-data-change", help="Resume although data files, pairs or library versions changed.")
-    ] = False,
-    launch: Annotated[
-        str | None, typer.Option(help="Several processes: ddp, fsdp2, zero2, zero3, or a profile of accelerate.")
-    ] = None,
-    processes: Annotated[
-        int | None, typer.Option(min=1, help="With --launch: processes on this machine; default: one for each GPU.")
-    ] = None,
-    nodes: Annotated[int, typer.Option(min=1, help="With --launch: machines.")] = 1,
-    node_rank: Annotated[int, typer.Option(min=0, help="With --nodes: number of this machine.")] = 0,
-    main_address: Annotated[str | None, typer.Option(help="With --nodes: HOST:PORT of machine 0.")] = None,
-    max_restarts: Annotated[
-        int, typer.Option(min=0, help="With --launch: start so often again, from the newest checkpoint.")
-    ] = 0,
-) -> None:
-    """Train a model on preference pairs (or demonstrations) as a recipe says."""
-    from mmpref.rundir.claim import check_output
-    from mmpref.rundir.refusals import load_to_train, refuse_moved
-    from mmpref.terminal import TrainingDisplay
-
-    streams.output_is_optional()
-    loaded = load_to_train(recipe, overrides or [])
-    if resume:
-        refuse_moved(recipe, overrides or [], loaded.output)
-    if "RANK" not in os.environ:  # one of several processes: another of them may have the folder by now
-        check_output(loaded, overwrite=overwrite, resume=resume)
-    if launch is not None:
-        from mmpref.training.parallel.launch import Launch, train_command
-        from mmpref.training.parallel.launch import launch as run_launch
-
-        wanted = Launch(
-            profile=launch,
-            processes=processes,
-            nodes=nodes,
-            node_rank=node_rank,
-            main_address=main_address,
-            max_restarts=max_restarts,
-        )
-        command = train_command(
-            recipe, overrides or [], resume=resume, overwrite=overwrite, allow_data_change=allow_data_change
-        )
-        run_launch(loaded, wanted, command, typer.echo)
-        return
-    if processes is not None or main_address is not None or nodes > 1 or max_restarts:
-        raise ConfigError("--processes, --nodes, --main-address and --max-restarts go with --launch")
-    with TrainingDisplay() as display:
-        from mmpref.training.run.callbacks import RunCallbacks
-        from mmpref.training.run.run import train as run_training
-
-        run = run_training(
-            loaded,
-            overwrite=overwrite,
-            resume=resume,
-            allow_data_change=allow_data_change,
-            callbacks=RunCallbacks(progress=display.update, say=display.say, losses=display.losses),
-        )
-        display.finish(run)
-
-
-@app.command()
-@stopped_by_ctrl_c
-def plan(
-    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes by dotted key.")
-    ] = None,
-    gpu_memory: Annotated[str | None, typer.Option(help="Memory of the card, for example 24GiB.")] = None,
-    gpu: Annotated[str | None, typer.Option(help="Name of the card, for its memory and speed: 'RTX 4090'.")] = None,
-    image_size: Annotated[str, typer.Option(help="Size of a pair's image.")] = "640x480",
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the prompt's text.")] = 100,
-    answer_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each answer.")] = 250,
-    gpus: Annotated[int, typer.Option(min=1, help="GPUs on each node.")] = 1,
-    nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
-    strategy: Annotated[str | None, typer.Option(help="ddp, fsdp2, zero2 or zero3; without it all four.")] = None,
-    link: Annotated[
-        str | None, typer.Option(help="Slowest link between two GPUs: nvlink4, pcie4, 400g, 8x400g, 25gbe, ...")
-    ] = None,
-    pairs: Annotated[int | None, typer.Option(min=1, help="Pairs that there are to train on.")] = None,
-) -> None:
-    """Will it fit, and what to change if not, on one GPU or many. No weights are read or downloaded."""
-    from mmpref.recipe.sections import load_recipe, parse_size
-    from mmpref.terminal import print_facts, print_table
-
-    loaded, size = load_recipe(recipe, overrides or []), parse_size(image_size)
-    from mmpref.planning.gpus import parse_memory
-    from mmpref.planning.parallelism import parse_parallelism
-    from mmpref.planning.plan import compare_strategies, make_plan
-    from mmpref.planning.text import COMPARED, compared, facts, parts
-    from mmpref.training.loss_settings import line_of, loss_written_out
-    from mmpref.training.run.start_adapter import with_start_adapter
-
-    options: dict[str, Any] = {
-        "gpu_memory": None if gpu_memory is None else parse_memory(gpu_memory), "gpu": gpu, "image_size": size,
-        "prompt_tokens": prompt_tokens, "answer_tokens": answer_tokens, "link": link, "pairs": pairs,
-    }  # fmt: skip
-    parallel, starting = parse_parallelism(gpus, nodes, strategy), with_start_adapter(loss_written_out(loaded))
-    typer.echo(line_of(starting))
-    if strategy is None and not parallel.is_alone:
-        title = f"{recipe} on {parallel.world} GPUs"
-        print_table(title, COMPARED, *compared(compare_strategies(starting, parallel, **options)))
-        return
-    found = make_plan(starting, parallel=parallel, **options)
-    print_table(f"memory of one update: {recipe}", ["part", "GiB"], parts(found))
-    print_facts("plan", *facts(found, gpu=gpu))
+app.command("train")(train)
+app.command("plan")(plan)
 
 
 @app.command()
@@ -227,21 +117,21 @@ def merge(
 @app.command()
 @stopped_by_ctrl_c
 def doctor(
+    recipe: Annotated[
+        str | None, typer.Argument(help="Also run every start-up check of this recipe; nothing is written.")
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe by dotted key.")
-    ] = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="Also run every start-up check of this recipe; nothing is written.")
     ] = None,
 ) -> None:
     """What this machine can do, and whether a recipe would start."""
     from mmpref.doctor.machine import machine
     from mmpref.errors import ConfigError
-    from mmpref.recipe.sections import load_recipe
+    from mmpref.recipe.loading import load_recipe
     from mmpref.terminal import print_findings
 
-    if overrides and recipe is None:
-        raise ConfigError(f"'{overrides[0]}' changes a recipe: give one with --recipe")
+    if recipe is not None and "=" in recipe and not Path(recipe).exists():
+        raise ConfigError(f"'{recipe}' changes a recipe: give one before it")
     broken = print_findings("this machine", machine())
     if recipe is not None:
         from mmpref.doctor.recipe_check import check_recipe
@@ -270,8 +160,8 @@ def score(
     from mmpref.evals.results import other_protocols, refuse_unwritable_result
     from mmpref.evals.scoring import text_options
     from mmpref.evals.unread import refuse_unread
-    from mmpref.recipe.sections import parse_options
     from mmpref.terminal import print_result
+    from mmpref.yaml_text import parse_options
 
     given = parse_options(options or [], texts=text_options(benchmark))
     inputs = [*questions, *answers, *files_read(benchmark, questions, answers, options=given)]
@@ -302,7 +192,7 @@ def export(
     from mmpref.evals import export_answers
     from mmpref.evals.scoring import text_options
     from mmpref.files.rows import first_ids
-    from mmpref.recipe.sections import parse_options
+    from mmpref.yaml_text import parse_options
 
     given = parse_options(options or [], texts=text_options(benchmark))
     source, saved = _one_or_many(questions), _one_or_many(answers)
@@ -378,11 +268,11 @@ def _main(argv: list[str] | None) -> int:
             typer.echo(f"mmpref: {api_keys.cut(as_shown(err), of_message=True)}", err=True)
         return err.exit_code
     except OSError as err:
-        told = of_the_machine(err)
-        if told is None:
+        known = of_the_machine(err)
+        if known is None:
             raise
-        typer.echo(f"mmpref: {as_shown(told)}", err=True)
-        return told.exit_code
+        typer.echo(f"mmpref: {as_shown(known)}", err=True)
+        return known.exit_code
     except (KeyboardInterrupt, Terminated) as stop:  # outside a command: while the command line is read
         number = stop.number if isinstance(stop, Terminated) else signal.SIGINT
         typer.echo(f"mmpref: stopped by {signal_name(number)}", err=True)
@@ -394,8 +284,8 @@ def entry_point(command: Callable[[], int] = main) -> None:
     """What the installed ``mmpref`` command calls: run ``command`` and end the process with its exit code.
 
     Standard output may be lost on the way (``| head -1``): whatever the command writes to files is written all the
-    same, and its code is 0 when only the reader went away. A disk too full for ``> FILE`` is told, with exit code 6;
-    training goes on even then.
+    same, and its code is 0 when only the reader went away. A disk too full for ``> FILE`` is reported, with exit
+    code 6; training goes on even then.
     """
     streams.protect()
     notices.install()

@@ -77,6 +77,16 @@ def one_or_many(paths: list[Path]) -> Path | list[Path]:
     return paths[0] if len(paths) == 1 else paths
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeArguments:
+    """A recipe and changes to it."""
+
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")]
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes by dotted key.")] = (
+        None
+    )
+
+
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
     """The command with an option for each field of its option groups, as typer shall see it.
 

@@ -46,7 +46,7 @@ def config(
     if recipe is None:
         raise ConfigError("give a recipe (mmpref recipes lists them), or --keys for the keys that one may have")
     from mmpref.losses.settings import needs_reference, resolve
-    from mmpref.recipe.sections import dump_recipe, load_recipe, with_loss
+    from mmpref.recipe.loading import dump_recipe, load_recipe, with_loss
     from mmpref.recipe.unused_keys import refuse_unread_reference
 
     loaded = load_recipe(recipe, overrides or [])
@@ -77,6 +77,6 @@ def _print_keys(section: str | None) -> None:
             default = "the preset's" + (
                 f", mostly {json.dumps(preset[key.name])}" if preset.get(key.name) is not None else ""
             )
-        typer.echo(f"{key.name}  ({key.takes}; default: {default})")
+        typer.echo(f"{key.name}  ({key.takes}; default: {default}{'; research switch' if key.research else ''})")
         if key.meaning:
             typer.echo(f"    {key.meaning}")

@@ -24,7 +24,8 @@ from mmpref.demo.world import QuestionFiles, WorldFiles, WorldSizes, make_world
 from mmpref.errors import ConfigError, EvalIncompleteError
 from mmpref.evals import EvalSettings, evaluate
 from mmpref.files.writing import real_path, write_json, writing_to
-from mmpref.recipe.sections import Recipe, load_recipe
+from mmpref.recipe.loading import load_recipe
+from mmpref.recipe.sections import Recipe
 from mmpref.records import TaskResult
 from mmpref.report.compare import as_json, comparison_table, load_runs
 from mmpref.report.page import build_report

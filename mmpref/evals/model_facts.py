@@ -9,8 +9,9 @@ from mmpref.errors import ConfigError
 from mmpref.files.reading import without_links
 from mmpref.generation import fingerprint
 from mmpref.generation.model_source import Model, ModelSource
-from mmpref.recipe.sections import parse_yaml, read_recipe_text
+from mmpref.recipe.shipped import read_recipe_text
 from mmpref.rundir.folder import RunDir, is_run_folder, model_of
+from mmpref.yaml_text import parse_yaml
 
 
 def source_of(

@@ -67,7 +67,7 @@ def describe(
     """Look at a model without weights under a recipe's ``tune`` and ``adapter``; what ``adapter.path`` holds trains.
 
     Args:
-        parallel: says what layers compute in, where it is not what their weights are held in.
+        parallel: says what layers compute in, where it is not what their weights are stored in.
 
     Raises:
         ConfigError: what training would refuse as well, and models whose decoder cannot be run alone.
@@ -79,34 +79,17 @@ def describe(
     model, family = whole.model, whole.family
     tune = recipe.tune
     tuning = Tuning(vision=tune.vision, projector=tune.projector, language=tune.language)
-    parameters: dict[PartName, int] = dict.fromkeys(ORDER, 0)
-    trained: dict[PartName, int] = dict.fromkeys(ORDER, 0)
-    largest_trained = 0
-    for name, parameter in model.named_parameters():
-        part = family.part_of(name)
-        parameters[part] += parameter.numel()
-        if tuning.of(part) == "full":
-            trained[part] += parameter.numel()
-            largest_trained = max(largest_trained, parameter.numel())
+    parameters, trained, largest_trained = _weights(whole, tuning)
     head, table = _embeddings(model, config)
     linear = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head]
     in_language = [m.weight.numel() for name, m in linear if family.part_of(name) == "language"]
-    lora = 0
-    adapted: dict[PartName, int] = dict.fromkeys(ORDER, 0)
     path = recipe.adapter.path
     start = None if path is None else _with_ties(read_adapter(Path(model_of(path)), family), model)
+    adapted = _adapter(whole, tuning, recipe, linear)
     if start is not None:
-        for part in ORDER:
-            if tuning.of(part) != "freeze":
-                adapted[part] = start.lora.get(part, 0)
-                trained[part] = sum(start.copies.get(part, {}).values())
-    elif recipe.adapter.kind != "none":
-        wanted = set(lora_layers(model, family, tuning))
-        rank, dora = recipe.adapter.rank, recipe.adapter.use_dora
-        for name, m in linear:
-            if name in wanted:
-                added = rank * (m.in_features + m.out_features) + (m.out_features if dora else 0)
-                adapted[family.part_of(name)] += added
+        adapted = {part: start.lora.get(part, 0) if tuning.of(part) != "freeze" else 0 for part in ORDER}
+        going_on = (part for part in ORDER if tuning.of(part) != "freeze")
+        trained |= {part: sum(start.copies.get(part, {}).values()) for part in going_on}
     # whole modules beside the LoRA layers of a part are kept, updated and saved as the adapter is
     beside = sum(trained[part] for part in ORDER if tuning.of(part) == "lora")
     lora = sum(adapted.values()) + beside
@@ -133,6 +116,36 @@ def describe(
         head_trains=tuning.language == "full" or (start is not None and _holds_the_head(start, model, tuning)),
         dtypes=dtypes,
     )
+
+
+def _weights(whole: LoadedModel, tuning: Tuning) -> tuple[dict[PartName, int], dict[PartName, int], int]:
+    """Of each part all weights and those that train themselves, and the largest tensor of those."""
+    parameters: dict[PartName, int] = dict.fromkeys(ORDER, 0)
+    trained: dict[PartName, int] = dict.fromkeys(ORDER, 0)
+    largest_trained = 0
+    for name, parameter in whole.model.named_parameters():
+        part = whole.family.part_of(name)
+        parameters[part] += parameter.numel()
+        if tuning.of(part) == "full":
+            trained[part] += parameter.numel()
+            largest_trained = max(largest_trained, parameter.numel())
+    return parameters, trained, largest_trained
+
+
+def _adapter(
+    whole: LoadedModel, tuning: Tuning, recipe: Recipe, linear: list[tuple[str, nn.Linear]]
+) -> dict[PartName, int]:
+    """Weights of a fresh LoRA adapter on each part; zeros without one, or where training goes on with a saved one."""
+    adapted: dict[PartName, int] = dict.fromkeys(ORDER, 0)
+    section = recipe.adapter
+    if section.kind == "none" or section.path is not None:
+        return adapted
+    wanted = set(lora_layers(whole.model, whole.family, tuning))
+    for name, layer in linear:
+        if name in wanted:
+            added = section.rank * (layer.in_features + layer.out_features)
+            adapted[whole.family.part_of(name)] += added + (layer.out_features if section.use_dora else 0)
+    return adapted
 
 
 def _parts(whole: LoadedModel, tuning: Tuning, adapted: Mapping[PartName, int]) -> dict[PartName, PartCount]:
@@ -193,7 +206,7 @@ def _embeddings(model: PreTrainedModel, config: PretrainedConfig) -> tuple[Any, 
     """The head (None where there is none) and the table of tokens.
 
     Raises:
-        ConfigError: what stands in the place of the language model is none, or has no layers to count.
+        ConfigError: what is in the place of the language model is none, or has no layers to count.
     """
     text = config.get_text_config()
     try:

@@ -6,114 +6,166 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from transformers import PretrainedConfig
-
 from mmpref.models.load import family_of_config
-from mmpref.planning.gpus import GIB, on_card
-from mmpref.planning.memory import Shape, estimate, with_changes
+from mmpref.planning.gpus import GIB
+from mmpref.planning.memory import with_changes
 from mmpref.planning.parallelism import ParallelPlan
-from mmpref.planning.subject import described, image_shape
-from mmpref.processing.layout import LayoutName
+from mmpref.planning.subject import Subject
 from mmpref.recipe.sections import Recipe
 from mmpref.training.loss_settings import objective_of
 
 MORE_NODES = (2, 4, 8, 16)
+MIN_IMAGE_TOKENS = 256
+"""What ``processing.max_pixels`` is lowered to."""
+SHORTEST_ANSWER = 32
+"""Tokens that ``processing.max_length`` leaves of an answer at least."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
-    """What stays the same whatever is changed: the model and the pairs."""
+class Change:
+    """Keys of a recipe that make it need less memory.
 
-    config: PretrainedConfig
-    shape: Shape
-    layout: LayoutName
-    image_size: tuple[int, int]
+    Attributes:
+        words: the keys as they are written on the command line.
+        keys: section -> key -> value.
+        strategy: also go over to FSDP2.
+        other_result: why another model comes out of it; empty where only speed and memory change.
+    """
 
-    def needed(self, recipe: Recipe, parallel: ParallelPlan) -> int:
-        """Bytes that a card must have."""
-        image, patches = image_shape(self.config, recipe, self.image_size)
-        pair = replace(self.shape, image=image, patches=patches)
-        model = described(self.config, recipe, self.layout, parallel)
-        return on_card(estimate(model, recipe, pair, layout=self.layout, parallel=parallel).peak)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Change:
     words: str
     keys: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     strategy: bool = False
-    """Also go over to FSDP2."""
+    other_result: str = ""
+
+    def on(self, recipe: Recipe) -> Recipe:
+        """The recipe with these keys."""
+        return with_changes(recipe, **self.keys)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reached:
+    """A recipe after one more change."""
+
+    change: Change
+    recipe: Recipe
+    parallel: ParallelPlan
+    needed: int
+    """Bytes that a card must have."""
+
+    @classmethod
+    def start(cls, recipe: Recipe, parallel: ParallelPlan, subject: Subject) -> Reached:
+        """The recipe before any change."""
+        return cls(change=Change(words=""), recipe=recipe, parallel=parallel, needed=subject.needed(recipe, parallel))
 
 
 def changes_until_it_fits(
-    recipe: Recipe, parallel: ParallelPlan, subject: Subject, room: int
+    recipe: Recipe, parallel: ParallelPlan, subject: Subject, card_bytes: int
 ) -> Iterator[tuple[str, float]]:
     """One change on top of the other until it fits; each with the GiB needed then. What does not help is left out."""
-    needed = subject.needed(recipe, parallel)
-    for change in _changes_of_speed(recipe, parallel):
-        recipe, parallel, less = _tried(recipe, parallel, subject, change, needed)
-        if less < needed:
-            needed = less
-            yield change.words, needed / GIB
-        if needed <= room:
-            return
+    at = Reached.start(recipe, parallel, subject)
+    for step in helping(at, subject, changes_of_speed(recipe, parallel), card_bytes):
+        at = step
+        yield step.change.words, step.needed / GIB
+    if at.needed <= card_bytes:
+        return
+    recipe, parallel = at.recipe, at.parallel
     if parallel.state_parts > 1:
         for times in MORE_NODES:
             more = replace(parallel, nodes=times * parallel.nodes)
-            if subject.needed(recipe, more) <= room:
+            if subject.needed(recipe, more) <= card_bytes:
                 yield f"--nodes {more.nodes} (instead of what follows)", subject.needed(recipe, more) / GIB
                 break
-    for change in _changes_of_result(recipe, parallel, subject):
-        recipe, parallel, less = _tried(recipe, parallel, subject, change, needed)
-        if less < needed:
-            needed = less
-            yield change.words, needed / GIB
-        if needed <= room:
+    for step in helping(at, subject, changes_of_result(recipe, parallel, subject), card_bytes):
+        yield step.change.words, step.needed / GIB
+
+
+def helping(start: Reached, subject: Subject, changes: Iterator[Change], card_bytes: int) -> Iterator[Reached]:
+    """The changes that lower what is needed, one on top of the other, until it fits ``card_bytes``."""
+    at = start
+    for change in changes:
+        if at.needed <= card_bytes:
             return
+        recipe = change.on(at.recipe)
+        parallel = replace(at.parallel, strategy="fsdp2") if change.strategy else at.parallel
+        needed = subject.needed(recipe, parallel)
+        if needed < at.needed:
+            at = Reached(change=change, recipe=recipe, parallel=parallel, needed=needed)
+            yield at
 
 
-def _tried(
-    recipe: Recipe, parallel: ParallelPlan, subject: Subject, change: _Change, needed: int
-) -> tuple[Recipe, ParallelPlan, int]:
-    """The recipe and parallelism after a change, and the bytes needed then; as they were where it does not help."""
-    changed = with_changes(recipe, **change.keys)
-    over = replace(parallel, strategy="fsdp2") if change.strategy else parallel
-    less = subject.needed(changed, over)
-    return (changed, over, less) if less < needed else (recipe, parallel, needed)
-
-
-def _changes_of_speed(recipe: Recipe, parallel: ParallelPlan) -> Iterator[_Change]:
+def changes_of_speed(recipe: Recipe, parallel: ParallelPlan) -> Iterator[Change]:
     """Changes that cost time, and give the same model."""
     train = recipe.train
     if recipe.reference.kind != "cache" and objective_of(recipe).needs_reference:
-        yield _Change(words="reference.kind=cache", keys={"reference": {"kind": "cache"}})
+        yield Change(words="reference.kind=cache", keys={"reference": {"kind": "cache"}})
     if train.optim == "adamw_torch":
-        yield _Change(words="train.optim=adamw_torch_fused", keys={"train": {"optim": "adamw_torch_fused"}})
+        yield Change(words="train.optim=adamw_torch_fused", keys={"train": {"optim": "adamw_torch_fused"}})
     if not train.gradient_checkpointing:
-        yield _Change(words="train.gradient_checkpointing=true", keys={"train": {"gradient_checkpointing": True}})
+        yield Change(words="train.gradient_checkpointing=true", keys={"train": {"gradient_checkpointing": True}})
     if train.per_device_train_batch_size > 1:
-        total = train.per_device_train_batch_size * train.gradient_accumulation_steps
-        one = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": total}
-        yield _Change(words=" ".join(f"train.{key}={value}" for key, value in one.items()), keys={"train": one})
+        one = micro_batch(recipe, 1)
+        yield Change(words=" ".join(f"train.{key}={value}" for key, value in one.items()), keys={"train": one})
     if parallel.strategy in ("ddp", "zero2") and not parallel.is_alone and recipe.adapter.stored_as is None:
         sliced = {"optim": "adamw_torch_fused"} if "8bit" in train.optim or "paged" in train.optim else {}
         words = "--strategy fsdp2" + (" with train.optim=adamw_torch_fused" if sliced else "")
-        yield _Change(words=words, keys={"train": sliced}, strategy=True)
+        yield Change(words=words, keys={"train": sliced}, strategy=True)
 
 
-def _changes_of_result(recipe: Recipe, parallel: ParallelPlan, subject: Subject) -> Iterator[_Change]:
+def micro_batch(recipe: Recipe, pairs: int) -> dict[str, int]:
+    """Keys of ``train`` for micro-batches of ``pairs``, with as many pairs in an update; ``pairs`` divides them."""
+    train = recipe.train
+    total = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    return {"per_device_train_batch_size": pairs, "gradient_accumulation_steps": total // pairs}
+
+
+def changes_of_result(recipe: Recipe, parallel: ParallelPlan, subject: Subject) -> Iterator[Change]:
     """Changes that train something else."""
     train = recipe.train
-    if recipe.adapter.kind == "none":
-        tune = {"vision": "freeze", "projector": "freeze", "language": "lora"}
-        words = "adapter.kind=lora with tune.language=lora"
-        yield _Change(words=words, keys={"adapter": {"kind": "lora"}, "tune": tune})
     if "8bit" not in train.optim and parallel.state_parts == 1:
-        yield _Change(words="train.optim=adamw_8bit", keys={"train": {"optim": "adamw_8bit"}})
+        why = "the optimizer's state is rounded to 8 bits"
+        yield Change(words="train.optim=adamw_8bit", keys={"train": {"optim": "adamw_8bit"}}, other_result=why)
+    whole = recipe.adapter.kind == "none"
+    tune = {"tune": {"vision": "freeze", "projector": "freeze", "language": "lora"}} if whole else {}
+    if whole:
+        words = "adapter.kind=lora with tune.language=lora"
+        why = "an adapter is trained in place of the weights, which wants a larger learning rate"
+        yield Change(words=words, keys={"adapter": {"kind": "lora"}, **tune}, other_result=why)
     fresh = recipe.adapter.init == "zero"  # PiSSA needs the weights whole
     if recipe.adapter.stored_as is None and not parallel.is_deepspeed and fresh:
-        yield _Change(words="adapter.kind=qlora", keys={"adapter": {"kind": "qlora", "quantization": None}})
-    if family_of_config(subject.config).has_pixel_budget and subject.shape.image > 256:
-        vision = subject.config.vision_config
-        half = 256 * (vision.patch_size * vision.spatial_merge_size) ** 2
-        yield _Change(words=f"processing.max_pixels={half}", keys={"processing": {"max_pixels": half}})
+        why = "the base is rounded to 4 bits"
+        if whole:
+            why = f"an adapter is trained in place of the weights, which wants a larger learning rate, and {why}"
+        keys: dict[str, dict[str, Any]] = {"adapter": {"kind": "qlora", "quantization": None}, **tune}
+        yield Change(words="adapter.kind=qlora", keys=keys, other_result=why)
+    if family_of_config(subject.config).has_pixel_budget and subject.shape(recipe).image > MIN_IMAGE_TOKENS:
+        yield smaller_images(subject, MIN_IMAGE_TOKENS)
+
+
+def smaller_images(subject: Subject, tokens: int) -> Change:
+    """Images of at most so many tokens, for a family with a pixel budget."""
+    vision: Any = subject.config.vision_config
+    pixels = tokens * (vision.patch_size * vision.spatial_merge_size) ** 2
+    why = f"images are shown in at most {tokens:,} tokens, with less detail"
+    keys = {"processing": {"max_pixels": pixels}}
+    return Change(words=f"processing.max_pixels={pixels}", keys=keys, other_result=why)
+
+
+def cut_answers(recipe: Recipe, subject: Subject, card_bytes: int) -> Change | None:
+    """The largest ``processing.max_length`` at which the pair fits; None where even short answers do not.
+
+    The last resort: a longer answer loses its end.
+    """
+    shape, parallel = subject.shape(recipe), subject.asked.parallel
+
+    def change(answer: int) -> Change:
+        length = shape.prompt + shape.image + answer
+        why = f"answers are cut where prompt and answer have more than {length:,} tokens"
+        keys = {"processing": {"max_length": length}}
+        return Change(words=f"processing.max_length={length}", keys=keys, other_result=why)
+
+    low, high = SHORTEST_ANSWER - 1, max(shape.chosen, shape.rejected)
+    while low + 1 < high:
+        middle = (low + high) // 2
+        fits = subject.needed(change(middle).on(recipe), parallel) <= card_bytes
+        low, high = (middle, high) if fits else (low, middle)
+    return None if low < SHORTEST_ANSWER else change(low)

@@ -1,4 +1,4 @@
-"""Cards: what they hold, how fast they are, and what of their memory is not for the model."""
+"""GPU cards: their memory and speed, and how much of the memory is not for the model."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ GIB = 2**30
 FIXED = int(1.0 * GIB)
 """CUDA's own context and kernels; assumed. ``scripts/gpu_check.py`` measures it."""
 SLACK = 0.05
-"""Share of the card that its allocator loses to rounding; assumed. One H200 held 3 to 11 % more than it handed out in
-ten runs with checkpointing, 23 % in one without (docs/memory.md). That card had room to spare: one that is full gives
-cached blocks back before it fails, so what is lost there is that or less."""
+"""Share of the card that its allocator loses to rounding; assumed. One H200's allocator reserved 3 to 11 % more than it
+handed out in ten runs with checkpointing, 23 % in one without (docs/memory.md). That card had memory to spare: one that
+is full gives cached blocks back before it fails, so what is lost there is that or less."""
 UTILISATION = 0.35
 """Share of a card's peak rate that a training step reaches; assumed. ``scripts/gpu_check.py`` measures it."""
 # card -> (GiB, dense half-precision TFLOP/s with float32 sums), from the makers' data sheets
@@ -43,6 +43,18 @@ def parse_memory(text: str) -> int:
         raise ConfigError(f"'{text}' is not a size of memory; write 24GiB")
     unit = 2**20 if (found[2] or "G").upper().startswith("M") else GIB
     return int(float(found[1]) * unit)
+
+
+def parse_card(text: str) -> tuple[int, str | None]:
+    """Bytes of a card given by its memory or its name, and the name where it was one.
+
+    Raises:
+        ConfigError: neither a size of memory nor a card of the table.
+    """
+    if re.fullmatch(r"\s*[0-9].*", text):
+        return parse_memory(text), None
+    name, gib, _ = card_named(text)
+    return gib * GIB, name
 
 
 def card_named(name: str) -> tuple[str, int, float]:

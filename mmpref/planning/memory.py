@@ -1,7 +1,7 @@
 """Peak memory of a training step, part by part, from a recipe and the model's config.
 
-What a layer keeps is counted by running the model's own code without weights (``models.skeleton``); the rest are sizes
-of tensors. ``scripts/bench_memory.py`` holds the sum against measured runs.
+What a layer keeps is counted by running the model's own code without weights (``planning.meta_model``); the rest are
+sizes of tensors. ``scripts/bench_memory.py`` compares the sum with measured runs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import torch
 from mmpref.losses.logps import TILE_BYTES
 from mmpref.losses.vocab_tiles import MIN_COLUMNS
 from mmpref.planning.architecture import Architecture
-from mmpref.planning.parallelism import ALONE, BUCKET, LIVE, SUB_GROUP, ParallelPlan, Precision, precision_of
+from mmpref.planning.optimizer_memory import Gradients, optimizer_bytes, optimizer_work, trained_bytes
+from mmpref.planning.pair_shape import Shape
+from mmpref.planning.parallelism import ALONE, BUCKET, LIVE, ParallelPlan, Precision, precision_of
 from mmpref.processing.family import PartName
 from mmpref.processing.layout import LayoutName
 from mmpref.recipe.sections import AdapterSection, Recipe
@@ -24,47 +26,12 @@ _SIDES: tuple[PartName, PartName] = ("language", "vision")
 # Bytes a weight of linear layers: 4 bits and one float32 scale for 64 weights, or with double quantisation one byte for
 # 64 and a float32 for 64 * 256 (QLoRA, arXiv 2305.14314, section 3); 8 bits and a scale for each row.
 _STORED = {("nf4", True): 0.5 + 1 / 64 + 4 / (64 * 256), ("nf4", False): 0.5 + 4 / 64, ("int8", True): 1.0}
-_STATES = {"sgd": 0.0, "adafactor": 0.1, "lion": 1.0, "adam": 2.0}  # numbers kept for each trained weight
 _NIBBLE = 0.5  # bytes of a 4-bit weight, without its share of the scales
-_EMBEDDINGS_IN_32 = 4  # 8-bit optimizers keep the states of embeddings whole
 TRANSIENT_INNER, TRANSIENT_HIDDEN = 2.5, 4.0
 """Gradients of activations alive at once in the backward pass of a layer, in MLP widths and hidden states a token."""
 HEAD_STATES = 4.0
 TOWER_HIDDEN, TOWER_INNER = 11.0, 2.5
 """Hidden states and MLP widths that one tower layer makes for each patch."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """One pair as the model sees it, in tokens; ``patches`` are what the vision tower runs over."""
-
-    prompt: int = 100
-    image: int = 0
-    patches: int = 0
-    chosen: int = 250
-    rejected: int = 250
-
-    def tokens(self, layout: LayoutName) -> int:
-        """Tokens that the decoder runs over for one pair."""
-        before = self.prompt + self.image
-        if layout == "shared_prefix":
-            return before + self.chosen + self.rejected
-        return 2 * (before + max(self.chosen, self.rejected))
-
-    def read_twice(self, layout: LayoutName) -> int:
-        """Tokens whose keys and values the second answer's attention copies."""
-        return self.prompt + self.image + self.rejected if layout == "shared_prefix" else 0
-
-    def seen(self, layout: LayoutName) -> float:
-        """Places that are looked at, summed over the tokens of one pair: triangles."""
-        before = self.prompt + self.image
-        if layout == "shared_prefix":
-            return (before + self.chosen) ** 2 / 2 + self.rejected * (before + self.rejected / 2)
-        return float((before + max(self.chosen, self.rejected)) ** 2)
-
-    @property
-    def answers(self) -> int:
-        return self.chosen + self.rejected
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +80,7 @@ def estimate(
         dtype: that all weights which are not quantised are loaded in; None takes what the model was described with.
         parallel: over which GPUs, and what they split.
     """
-    section, mixed = recipe.train, recipe.train.bf16 or recipe.train.fp16
+    section = recipe.train
     loaded = {part: (dtype or of_part).itemsize for part, of_part in model.dtypes.items()}
     kept, precision = model.kept, precision_of(recipe, loaded, parallel)
     size, tower_size = (precision.computed if parallel.splits_weights else loaded[part] for part in _SIDES)
@@ -121,38 +88,25 @@ def estimate(
     tokens, answers = pairs * shape.tokens(layout), pairs * shape.answers
     patches = pairs * shape.patches * (1 if layout == "shared_prefix" else 2)
     one_layer = kept.fixed + tokens * kept.per_layer + pairs * shape.read_twice(layout) * kept.keys_and_values
-    outside_layers = tokens * max(kept.outside_layers, 0.0)
-    # autocast computes with copies in half precision of float32 weights, and backward wants them again; of what trains
-    # they are all kept until the forward pass is over, checkpointing or not
-    casts = mixed and not parallel.splits_weights
-    copies = 2 * model.in_layers if casts and size == 4 else 0
-    beside = 2 * (model.trained["vision"] + model.trained["projector"]) if casts and precision.trained == 4 else 0
-    until_backward = (copies if model.trained["language"] else 0) + beside
-    if section.gradient_checkpointing:
-        hidden = kept.hidden
-        if recipe.adapter.stored_as == "int8":  # its layers hold on to their inputs, where checkpointing cannot see it
-            hidden = 4 * kept.hidden + model.inner * size
-        activations, recomputed = kept.layers * tokens * hidden + outside_layers, one_layer + copies / kept.layers
-    else:
-        activations, recomputed = kept.layers * one_layer + outside_layers + copies + beside, 0.0
-        until_backward = 0
+    casts = (section.bf16 or section.fp16) and not parallel.splits_weights
+    of_layers = _of_layers(model, recipe, precision, tokens=tokens, one_layer=one_layer, size=size, casts=bool(casts))
     tower_kept, tower_once = _vision(model, patches, tower_size, checkpointing=section.gradient_checkpointing)
     work = tokens * (TRANSIENT_INNER * model.inner + TRANSIENT_HIDDEN * model.hidden) * size
     if recipe.adapter.stored_as is not None:
         work += 2 * model.largest_layer * size  # one layer at a time is unpacked
-    trained = _trained_bytes(model, precision)
-    gradients = _Gradients.of(model, recipe, precision, parallel)
+    trained = trained_bytes(model, precision)
+    gradients = Gradients.of(model, recipe, precision, parallel)
     step = {
         "gradients": gradients.at_step,
-        "optimizer": int(_optimizer_bytes(model, recipe, precision) / parallel.state_parts),
-        "activations": int(activations + tower_kept),
-        "recomputed layer": int(recomputed),
-        "autocast's copies": until_backward,
+        "optimizer": int(optimizer_bytes(model, recipe, precision) / parallel.state_parts),
+        "activations": int(of_layers.kept + tower_kept),
+        "recomputed layer": int(of_layers.recomputed),
+        "autocast's copies": of_layers.until_backward,
         "gathered": _gathered(model, recipe, precision, parallel),
         "head": int(_head(model, recipe, answers, size)),
         "vision": int(tower_once),
         "work space": int(work),
-        "optimizer's work space": int(_optimizer_work(model, recipe, trained, precision, parallel)),
+        "optimizer's work space": int(optimizer_work(model, recipe, trained, precision, parallel)),
     }
     return Memory(
         before=_before(model, recipe, precision, parallel),
@@ -163,6 +117,54 @@ def estimate(
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _OfLayers:
+    """Bytes that the decoder's layers keep."""
+
+    kept: float
+    """From forward to backward."""
+    recomputed: float
+    """Of the layer that backward runs again, with checkpointing."""
+    until_backward: int
+    """Autocast's copies of weights, until the forward pass is over."""
+
+
+def _of_layers(
+    model: Architecture,
+    recipe: Recipe,
+    precision: Precision,
+    *,
+    tokens: int,
+    one_layer: float,
+    size: int,
+    casts: bool,
+) -> _OfLayers:
+    """What layers keep of a micro-batch.
+
+    Args:
+        tokens: in the micro-batch.
+        one_layer: bytes that one layer keeps without checkpointing.
+        size: bytes of a number that layers compute with.
+        casts: whether autocast makes copies of weights.
+    """
+    kept = model.kept
+    outside_layers = tokens * max(kept.outside_layers, 0.0)
+    # autocast computes with copies in half precision of float32 weights, and backward wants them again; of what trains
+    # they are all kept until the forward pass is over, checkpointing or not
+    copies = 2 * model.in_layers if casts and size == 4 else 0
+    beside = 2 * (model.trained["vision"] + model.trained["projector"]) if casts and precision.trained == 4 else 0
+    until_backward = (copies if model.trained["language"] else 0) + beside
+    if recipe.train.gradient_checkpointing:
+        hidden = kept.hidden
+        if recipe.adapter.stored_as == "int8":  # its layers hold on to their inputs, where checkpointing cannot see it
+            hidden = 4 * kept.hidden + model.inner * size
+        activations = kept.layers * tokens * hidden + outside_layers
+        recomputed = one_layer + copies / kept.layers
+        return _OfLayers(kept=activations, recomputed=recomputed, until_backward=until_backward)
+    activations = kept.layers * one_layer + outside_layers + copies + beside
+    return _OfLayers(kept=activations, recomputed=0.0, until_backward=0)
+
+
 def _before(model: Architecture, recipe: Recipe, precision: Precision, parallel: ParallelPlan) -> dict[str, int]:
     """What is there when training starts; the scales of packed weights and buckets are never split."""
     stored = _stored(recipe.adapter)
@@ -170,9 +172,9 @@ def _before(model: Architecture, recipe: Recipe, precision: Precision, parallel:
     full, parts = sum(model.trained.values()), parallel.weight_parts
     adapted = recipe.adapter.kind != "none"
     own = 0 if adapted else full  # a part that trains fully beside LoRA is a copy
-    held = {part: count - (0 if adapted else model.trained[part]) for part, count in model.parameters.items()}
-    held["language"] -= in_linear
-    frozen = sum(count * precision.frozen[part] for part, count in held.items())
+    base = {part: count - (0 if adapted else model.trained[part]) for part, count in model.parameters.items()}
+    base["language"] -= in_linear
+    frozen = sum(count * precision.frozen[part] for part, count in base.items())
     before = {
         "weights, not quantised": (frozen + own * precision.trained) // parts,
         "weights, quantised": int(in_linear * _packed(stored, parts)),
@@ -180,37 +182,10 @@ def _before(model: Architecture, recipe: Recipe, precision: Precision, parallel:
         "reference": _reference(model, recipe, precision) // parts,
     }
     if not parallel.is_alone and parallel.strategy == "ddp":
-        before["buckets"] = _trained_bytes(model, precision)  # DDP holds every gradient a second time, to send it
+        before["buckets"] = trained_bytes(model, precision)  # DDP holds every gradient a second time, to send it
     elif parallel.is_deepspeed:
         before["buckets"] = 2 * min(BUCKET, model.lora + full) * precision.computed  # one fills while one travels
     return before
-
-
-def _trained_bytes(model: Architecture, precision: Precision) -> int:
-    return model.lora * precision.adapter + sum(model.trained.values()) * precision.trained
-
-
-@dataclass(frozen=True, slots=True)
-class _Gradients:
-    """Bytes of gradients at the points of an update."""
-
-    between: int
-    """From one micro-batch to the next; 0 without accumulation."""
-    at_step: int
-    """When the optimizer runs."""
-    fresh_head: int
-    """Of a head that trains, as backward makes it: whole, whatever is split afterwards."""
-    fresh_last: int
-    """Of the embeddings that train: the last that backward makes, whole."""
-
-    @classmethod
-    def of(cls, model: Architecture, recipe: Recipe, precision: Precision, parallel: ParallelPlan) -> _Gradients:
-        size = precision.computed if parallel.splits_weights or parallel.is_deepspeed else precision.trained
-        split = _trained_bytes(model, precision) // parallel.state_parts
-        table = model.embeddings * size if model.head_trains else 0
-        accumulates = recipe.train.gradient_accumulation_steps > 1
-        again = accumulates or not model.untied  # a gradient that is there already is added to, not written over
-        return cls(split if accumulates else 0, split, table, table if again or parallel.splits_weights else 0)
 
 
 def _gathered(model: Architecture, recipe: Recipe, precision: Precision, parallel: ParallelPlan) -> int:
@@ -233,7 +208,7 @@ def _gathered(model: Architecture, recipe: Recipe, precision: Precision, paralle
     return (weights + (2 * unit if trains else 0)) * size + nibbles
 
 
-def _moments(model: Architecture, step: Mapping[str, int], gradients: _Gradients) -> dict[str, int]:
+def _moments(model: Architecture, step: Mapping[str, int], gradients: Gradients) -> dict[str, int]:
     """What is in memory together, from the second update on, when the optimizer has its state.
 
     The first gradient is that of a head that trains, whole, while every activation is still there; with accumulation
@@ -280,36 +255,6 @@ def _reference(model: Architecture, recipe: Recipe, precision: Precision) -> int
         return 0
     copied = sum(count * precision.frozen[part] for part, count in model.trained.items())
     return model.lora * precision.adapter + copied
-
-
-def _states(optim: str) -> float:
-    return next((count for name, count in _STATES.items() if name in optim), 2.0)
-
-
-def _optimizer_bytes(model: Architecture, recipe: Recipe, precision: Precision) -> float:
-    full, optim = sum(model.trained.values()), recipe.train.optim
-    states, master = _states(optim), precision.master * (model.lora + full)
-    if "8bit" not in optim:
-        return states * (max(4, precision.state) * model.lora + precision.state * full) + master
-    table = model.embeddings if model.trained["language"] else 0
-    small = states * (model.lora + full - table) * (1 + 4 / 256)  # a byte each, and a float32 for 256 of them
-    return small + states * table * _EMBEDDINGS_IN_32 + master
-
-
-def _optimizer_work(
-    model: Architecture, recipe: Recipe, trained: int, precision: Precision, parallel: ParallelPlan
-) -> float:
-    """On a GPU, torch's optimizers work on all weights at once; on the CPU on one after another.
-
-    DeepSpeed first turns its slice of the gradients into float32, ZeRO-3 a part of it after the other.
-    """
-    slice_of = trained / precision.trained / parallel.state_parts
-    widened = 4 * (min(slice_of, SUB_GROUP) if parallel.strategy == "zero3" else slice_of) if precision.master else 0.0
-    if "8bit" in recipe.train.optim or "fused" in recipe.train.optim:
-        return widened
-    if recipe.train.use_cpu:
-        return 2.0 * max(model.largest_trained * precision.trained, 0)
-    return 2 * widened if precision.master else trained / parallel.state_parts
 
 
 def _head(model: Architecture, recipe: Recipe, answers: int, size: int) -> float:

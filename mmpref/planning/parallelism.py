@@ -1,7 +1,7 @@
 """How a run is divided over GPUs: what each strategy splits between them, and in which precision it keeps things.
 
 What is written here about libraries is what accelerate 1.15, transformers 5.23 and DeepSpeed 0.19 do, read in their
-source, and how the launch profiles of this house drive them. None of it was run on more than one GPU by us; that FSDP2
+source, and how mmpref's launch profiles drive them. None of it was run on more than one GPU by us; that FSDP2
 fails with bitsandbytes' optimizers and with int8 layers was seen with two processes on a CPU.
 """
 
@@ -132,7 +132,7 @@ def batches_reduced(recipe: Recipe, parallel: ParallelPlan) -> int:
     return 1 if parallel.is_alone or parallel.strategy == "ddp" else recipe.train.gradient_accumulation_steps
 
 
-def refuse_contradictions(recipe: Recipe, parallel: ParallelPlan, *, dtype_bytes: int, pairs: int | None) -> None:
+def refuse_impossible(recipe: Recipe, parallel: ParallelPlan, *, dtype_bytes: int, pairs: int | None) -> None:
     """Raises ConfigError, with the fix, for what the strategy cannot do."""
     if parallel.is_alone:
         return

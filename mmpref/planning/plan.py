@@ -2,32 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
-
-import torch
 
 from mmpref.errors import ConfigError
-from mmpref.models.find_config import find_config
-from mmpref.models.part_counts import PartCount
 from mmpref.models.reference_rule import ReferenceChoice
 from mmpref.planning.architecture import Architecture
-from mmpref.planning.changes import Subject, changes_until_it_fits
-from mmpref.planning.gpus import GIB, LINKED, card_named, on_card
-from mmpref.planning.memory import Memory, Shape, estimate, with_changes
+from mmpref.planning.changes import changes_until_it_fits
+from mmpref.planning.gpus import LINKED, on_card
+from mmpref.planning.memory import Memory, with_changes
 from mmpref.planning.network import BETWEEN_NODES, Traffic, link_rate, seconds, traffic
-from mmpref.planning.parallelism import ALONE, ParallelPlan, precision_of, refuse_contradictions
+from mmpref.planning.pair_shape import Shape
+from mmpref.planning.parallelism import ParallelPlan, precision_of, refuse_impossible
+from mmpref.planning.plan_input import PlanInput
 from mmpref.planning.speed import Speed, flops_per_pair, speed_of
-from mmpref.planning.subject import described, image_shape, layout_of
-from mmpref.processing.family import PartName
-from mmpref.processing.layout import LayoutName
+from mmpref.planning.subject import Subject
 from mmpref.recipe.sections import Recipe
-from mmpref.training.loss_settings import objective_of, reference_for
+from mmpref.training.loss_settings import reference_for
 from mmpref.training.parallel.strategy import STRATEGIES, SharedStrategy
-from mmpref.training.precision import bf16_by_default, with_bf16
 
 _LONGEST = 32768
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnCard:
+    """What a card of a known size can do with the recipe.
+
+    Attributes:
+        memory: bytes of the card.
+        longest: tokens of each of two equal answers that still fit; 0 where none do.
+        most_pairs: pairs in a micro-batch that still fit; as ``longest``.
+        changes: what would make the recipe fit, the least harmful first: (keys, GiB needed then).
+    """
+
+    memory: int
+    longest: int
+    most_pairs: int
+    changes: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """What a GPU sends in an update.
+
+    Attributes:
+        traffic: bytes.
+        link: name of the slowest link between GPUs; None for one GPU.
+        seconds: that the link is busy in an update.
+    """
+
+    traffic: Traffic
+    link: str | None
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,47 +61,37 @@ class Plan:
     """What :func:`make_plan` found. Bytes are those of one GPU.
 
     Attributes:
+        model: its sizes, what trains of each part (``parts``), and what weights are loaded in (``dtypes``).
+        source: where the architecture was read.
+        reference: who it will be.
         memory: with the recipe as it is.
         other_checkpointing: the same with gradient checkpointing switched.
-        needed: bytes on the card: peak, context and slack.
-        room: bytes of the card; None without one.
-        longest: tokens of each of two equal answers that still fit; 0 where none do, None without a card.
-        most_pairs: pairs in a micro-batch that still fit; as ``longest``.
-        traffic: what a GPU sends in an update.
-        link: name of the slowest link between GPUs; None for one GPU.
-        network: seconds that the link is busy in an update.
+        on_card: None without a card.
         speed: on a named card; None without one.
-        changes: what would make it fit, the least harmful first: (keys, GiB needed then).
-        reference: who it will be.
-        source: where the architecture was read.
     """
 
     recipe: Recipe
     parallel: ParallelPlan
     shape: Shape
+    model: Architecture
+    source: str
+    reference: ReferenceChoice
     memory: Memory
     other_checkpointing: Memory
-    needed: int
-    room: int | None
-    longest: int | None
-    most_pairs: int | None
+    on_card: OnCard | None
     flops_per_pair: float
-    traffic: Traffic
-    link: str | None
-    network: float
+    network: Network
     speed: Speed | None
-    changes: tuple[tuple[str, float], ...]
-    reference: ReferenceChoice
-    source: str
-    parts: Mapping[PartName, PartCount]
-    """What trains of each part, as the run tells it."""
-    dtypes: Mapping[PartName, torch.dtype]
-    """What the weights of each part are loaded in."""
+
+    @property
+    def needed(self) -> int:
+        """Bytes that a card must have: peak, CUDA's context and slack."""
+        return on_card(self.memory.peak)
 
     @property
     def fits(self) -> bool | None:
         """Whether what is needed is within the card; None without one."""
-        return None if self.room is None else self.needed <= self.room
+        return None if self.on_card is None else self.needed <= self.on_card.memory
 
     @property
     def global_batch(self) -> int:
@@ -84,103 +100,53 @@ class Plan:
         return train.per_device_train_batch_size * train.gradient_accumulation_steps * self.parallel.world
 
 
-def make_plan(
-    recipe: Recipe,
-    *,
-    gpu_memory: int | None = None,
-    gpu: str | None = None,
-    image_size: tuple[int, int] = (640, 480),
-    prompt_tokens: int = 100,
-    answer_tokens: int = 250,
-    layout: LayoutName | None = None,
-    parallel: ParallelPlan = ALONE,
-    link: str | None = None,
-    pairs: int | None = None,
-) -> Plan:
+def make_plan(recipe: Recipe, asked: PlanInput | None = None) -> Plan:
     """Estimate a recipe's need. Nothing is downloaded but a config that is neither here nor in the built-in table.
 
     Args:
         recipe: as it would be trained.
-        gpu_memory: bytes of the card; None takes the named card's, or makes no statement about fitting.
-        gpu: a name of ``gpus.GPUS``, for the rate.
-        image: width and height of the one image of a pair, before the processor.
-        prompt_tokens: of the prompt's text.
-        answer_tokens: of each answer.
-        layout: None takes the recipe's, shared prefix where the family can.
-        parallel: over which GPUs.
-        link: a name of ``network.LINKS``: the slowest link between any two of the GPUs. None takes the card's own
-            inside one node, and 100 Gb/s between nodes.
-        pairs: that there are to train on; an update must not want more.
+        asked: the pair, the card and the GPUs; None for the defaults.
 
     Raises:
         ConfigError: an unknown card or link, a model whose config cannot be had, a recipe that training would refuse,
             or that the strategy cannot run.
     """
-    card = None if gpu is None else card_named(gpu)
-    if gpu_memory is None and card is not None:
-        gpu_memory = card[1] * GIB
-    config, source = find_config(recipe.model.path)
-    if recipe.train.bf16 is None:  # as a card with bfloat16 would
-        recipe = with_bf16(recipe, not recipe.train.use_cpu and bf16_by_default(recipe, lambda: config))
-    layout = layout or layout_of(recipe, config)
-    image, patches = image_shape(config, recipe, image_size)
-    rejected = answer_tokens if objective_of(recipe).needs_rejected else 0
-    shape = Shape(prompt=prompt_tokens, image=image, patches=patches, chosen=answer_tokens, rejected=rejected)
-    model = described(config, recipe, layout, parallel)
+    asked = asked or PlanInput()
+    card, card_bytes, parallel = asked.card, asked.card_bytes, asked.parallel
+    subject = Subject.of(recipe, asked)
+    recipe = subject.with_precision(recipe)
+    shape, model = subject.shape(recipe), subject.architecture(recipe, parallel)
     loaded = {part: dtype.itemsize for part, dtype in model.dtypes.items()}
-    refuse_contradictions(recipe, parallel, dtype_bytes=loaded["language"], pairs=pairs)
+    refuse_impossible(recipe, parallel, dtype_bytes=loaded["language"], pairs=asked.pairs)
     reference = reference_for(recipe)
-    wire, rate = _link(link, parallel, None if card is None else card[0])
-
-    def memory_of(changed: Recipe, pair: Shape = shape, looked_at: Architecture = model) -> Memory:
-        return estimate(looked_at, changed, pair, layout=layout, parallel=parallel)
-
-    memory = memory_of(recipe)
+    link, rate = _link(asked.link, parallel, None if card is None else card[0])
+    memory = subject.memory(recipe, parallel)
     flipped = with_changes(recipe, train={"gradient_checkpointing": not recipe.train.gradient_checkpointing})
-    needed = on_card(memory.peak)
-    flops = flops_per_pair(model, recipe, shape, layout)
+    flops = flops_per_pair(model, recipe, shape, subject.layout)
     sent = traffic(model, recipe, precision_of(recipe, loaded, parallel), parallel)
-    network = 0.0 if rate is None else seconds(sent.total, rate)
-    longest = most_pairs = None
-    changes: tuple[tuple[str, float], ...] = ()
-    if gpu_memory is not None:
-        room = gpu_memory
-        longest = _largest(lambda n: on_card(memory_of(recipe, replace(shape, chosen=n, rejected=n)).peak) <= room)
-        batch = "per_device_train_batch_size"
-        most_pairs = _largest(lambda n: on_card(memory_of(with_changes(recipe, train={batch: n})).peak) <= room)
-        if needed > room:
-            subject = Subject(config=config, shape=shape, layout=layout, image_size=image_size)
-            changes = tuple(changes_until_it_fits(recipe, parallel, subject, room))
+    network = Network(traffic=sent, link=link, seconds=0.0 if rate is None else seconds(sent.total, rate))
     speed = None
     if card is not None:
-        speed = speed_of(recipe, parallel, flops=flops, tokens=memory.tokens, rate=card[2] * 1e12, sending=network)
+        rate_of_card, sending = card[2] * 1e12, network.seconds
+        speed = speed_of(recipe, parallel, flops=flops, tokens=memory.tokens, rate=rate_of_card, sending=sending)
     return Plan(
         recipe=recipe,
         parallel=parallel,
         shape=shape,
+        model=model,
+        source=subject.source,
+        reference=reference,
         memory=memory,
-        other_checkpointing=memory_of(flipped),
-        needed=needed,
-        room=gpu_memory,
-        longest=longest,
-        most_pairs=most_pairs,
+        other_checkpointing=subject.memory(flipped, parallel),
+        on_card=None if card_bytes is None else _on_card(recipe, subject, card_bytes),
         flops_per_pair=flops,
-        traffic=sent,
-        link=wire,
         network=network,
         speed=speed,
-        changes=changes,
-        reference=reference,
-        source=source,
-        parts=model.parts,
-        dtypes=model.dtypes,
     )
 
 
-def compare_strategies(
-    recipe: Recipe, parallel: ParallelPlan, **options: Any
-) -> list[tuple[SharedStrategy, Plan | str]]:
-    """A plan with every strategy, or why it cannot be; ``options`` are those of :func:`make_plan`.
+def compare_strategies(recipe: Recipe, asked: PlanInput) -> list[tuple[SharedStrategy, Plan | str]]:
+    """A plan with every strategy, or why it cannot be.
 
     Raises:
         ConfigError: what no strategy can run, for the reason that the last of them gives.
@@ -188,14 +154,45 @@ def compare_strategies(
     found: list[tuple[SharedStrategy, Plan | str]] = []
     refusal: ConfigError | None = None
     for strategy in STRATEGIES:
+        one = replace(asked, parallel=replace(asked.parallel, strategy=strategy))
         try:
-            found.append((strategy, make_plan(recipe, parallel=replace(parallel, strategy=strategy), **options)))
+            found.append((strategy, make_plan(recipe, one)))
         except ConfigError as err:
             refusal = err
             found.append((strategy, str(err)))
     if refusal is not None and all(isinstance(plan, str) for _, plan in found):
         raise refusal
     return found
+
+
+def longest_answers(recipe: Recipe, subject: Subject, card_bytes: int) -> int:
+    """Tokens of each of two equal answers that still fit, whatever ``processing.max_length`` is; 0 where none do."""
+    parallel, shape = subject.asked.parallel, subject.shape(recipe)
+
+    def fits(tokens: int) -> bool:
+        pair = replace(shape, chosen=tokens, rejected=tokens)
+        return on_card(subject.memory(recipe, parallel, pair).peak) <= card_bytes
+
+    return _largest(fits)
+
+
+def _on_card(recipe: Recipe, subject: Subject, card_bytes: int) -> OnCard:
+    parallel = subject.asked.parallel
+
+    def fits(pairs: int) -> bool:
+        return (
+            subject.needed(with_changes(recipe, train={"per_device_train_batch_size": pairs}), parallel) <= card_bytes
+        )
+
+    changes: tuple[tuple[str, float], ...] = ()
+    if subject.needed(recipe, parallel) > card_bytes:
+        changes = tuple(changes_until_it_fits(recipe, parallel, subject, card_bytes))
+    return OnCard(
+        memory=card_bytes,
+        longest=longest_answers(recipe, subject, card_bytes),
+        most_pairs=_largest(fits),
+        changes=changes,
+    )
 
 
 def _link(named: str | None, parallel: ParallelPlan, card: str | None) -> tuple[str | None, float | None]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mmpref.planning.architecture import Architecture
 from mmpref.planning.gpus import UTILISATION
-from mmpref.planning.memory import Shape
+from mmpref.planning.pair_shape import Shape
 from mmpref.planning.parallelism import ParallelPlan
 from mmpref.processing.layout import LayoutName
 from mmpref.recipe.sections import Recipe

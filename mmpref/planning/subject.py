@@ -1,106 +1,78 @@
-"""What a plan is about: the model's config wherever it is, what an image becomes in it, and its sizes."""
+"""What a plan is about: a recipe's model and the pair it is asked for, and their memory under changed settings."""
 
 from __future__ import annotations
 
-from functools import cache
-from math import prod
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 from transformers import PretrainedConfig
 
-from mmpref.errors import ConfigError
-from mmpref.image_tokens import llava_1_5, llava_next, llava_onevision, qwen
-from mmpref.models.folder.config_values import AGAIN
-from mmpref.models.load import family_of_config, load_config, load_processor
+from mmpref.models.find_config import find_config
+from mmpref.models.load import family_of_config
 from mmpref.planning.architecture import Architecture, describe
+from mmpref.planning.gpus import on_card
+from mmpref.planning.image_shape import image_shape
+from mmpref.planning.memory import Memory, estimate
+from mmpref.planning.pair_shape import Shape
 from mmpref.planning.parallelism import ALONE, ParallelPlan
-from mmpref.processing.encode import PairEncoder
+from mmpref.planning.plan_input import PlanInput
 from mmpref.processing.layout import LayoutName
-from mmpref.processing.pixels import blank, num_pixels
 from mmpref.recipe.sections import Recipe
-from mmpref.records import ImageRef, user_turn
+from mmpref.training.loss_settings import objective_of
+from mmpref.training.precision import bf16_by_default, with_bf16
 
 
-def image_shape(config: PretrainedConfig, recipe: Recipe, image_size: tuple[int, int]) -> tuple[int, int]:
-    """(image tokens, patches of the vision tower) of one image; zeros for a model that takes text only.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What stays the same whatever is changed in the recipe: the model and the pair.
 
-    By arithmetic where that is known for the family; else the folder's own processor is asked, as training does.
-
-    Raises:
-        ConfigError: a model type whose image tokens cannot be counted without its processor, and no folder with one; or
-            a size in the config that is none.
+    Attributes:
+        config: of the model.
+        source: where the config was found, in words.
+        layout: both answers behind one prompt, or a row for each answer.
+        asked: the pair's sizes.
     """
-    family = family_of_config(config)
-    if not family.has_vision or family.no_images:
-        return 0, 0
-    vision: Any = config.vision_config
-    width, height = image_size
-    if family.has_pixel_budget:
-        merge, _ = _sides(vision, "spatial_merge_size")
-        step = _sides(vision, "patch_size")[0] * merge
-        third = family.name == "qwen3_vl"
-        low = recipe.processing.min_pixels or (256 * 256 if third else 56 * 56)
-        high = recipe.processing.max_pixels or 16384 * step * step
-        tokens = qwen(width, height, step=step, min_pixels=low, max_pixels=high)
-        if tokens is None:
-            raise ConfigError(f"an image of {width} x {height} is too long and thin for this model")
-        return tokens, tokens * merge**2
-    if vision.model_type == "pixtral":
-        (patch, _), (largest, _) = _sides(vision, "patch_size"), _sides(vision, "image_size")
-        scale = max(width / largest, height / largest, 1.0)
-        columns, rows = (-(-int(side / scale) // patch) for side in (width, height))
-        return rows * (columns + 1), rows * columns  # each row of patches ends with a token of its own
-    if family.name in _COUNTED:
-        size = _sides(vision, "image_size")
-        per_tile = prod(side // patch for side, patch in zip(size, _sides(vision, "patch_size"), strict=True))
-        if family.name == "llava":
-            return (llava_1_5(width, height) if per_tile == 576 else per_tile), per_tile + 1
-        if family.name == "llava_next" and size == (336, 336):
-            return llava_next(width, height), 5 * (per_tile + 1)
-        if family.name == "llava_onevision" and size == (384, 384):
-            tiles = -(-width // 384) * -(-height // 384) + 1
-            return llava_onevision(width, height), tiles * per_tile
-    return _by_processor(recipe.model.path, image_size, recipe.processing.min_pixels, recipe.processing.max_pixels)
 
+    config: PretrainedConfig
+    source: str
+    layout: LayoutName
+    asked: PlanInput
 
-_COUNTED = ("llava", "llava_next", "llava_onevision")
+    @classmethod
+    def of(cls, recipe: Recipe, asked: PlanInput) -> Subject:
+        """The model and the pair of a recipe.
 
+        Raises:
+            ConfigError: a model whose config cannot be had.
+        """
+        config, source = find_config(recipe.model.path)
+        return cls(config=config, source=source, layout=asked.layout or layout_of(recipe, config), asked=asked)
 
-def _sides(vision: Any, key: str) -> tuple[int, int]:
-    """Two sides that a vision config says, in pixels or patches: one number for both, or a list."""
-    value = getattr(vision, key, None)
-    sides = tuple(value) if isinstance(value, list | tuple) else (value,)
-    first, last = (sides[0], sides[-1]) if len(sides) in (1, 2) else (None, None)
-    if type(first) is int and type(last) is int and first > 0 and last > 0:
-        return first, last
-    raise ConfigError(
-        f"the model's config says vision_config.{key}: {str(value)[:80]!a}, and a number of pixels (or two) is "
-        f"expected; {AGAIN}"
-    )
+    def with_precision(self, recipe: Recipe) -> Recipe:
+        """The recipe with ``train.bf16`` filled in as a card with bfloat16 would."""
+        if recipe.train.bf16 is not None:
+            return recipe
+        return with_bf16(recipe, not recipe.train.use_cpu and bf16_by_default(recipe, lambda: self.config))
 
+    def shape(self, recipe: Recipe) -> Shape:
+        """The pair in tokens, as the recipe's processing makes it: answers are cut to ``processing.max_length``."""
+        image, patches = image_shape(self.config, recipe, self.asked.image_size)
+        before, most = self.asked.prompt_tokens + image, recipe.processing.max_length
+        answer = self.asked.answer_tokens if most is None else max(1, min(self.asked.answer_tokens, most - before))
+        rejected = answer if objective_of(recipe).needs_rejected else 0
+        return Shape(prompt=self.asked.prompt_tokens, image=image, patches=patches, chosen=answer, rejected=rejected)
 
-@cache
-def _by_processor(
-    path: str, image_size: tuple[int, int], min_pixels: int | None, max_pixels: int | None
-) -> tuple[int, int]:
-    """What the folder's processor makes of one blank image."""
-    config = load_config(path) if Path(path).is_dir() else None
-    if config is None or not any(Path(path).glob("*processor*.json")):
-        raise ConfigError(
-            f"how many image tokens an image has in {path} is not known without the model's processor: give a local "
-            "folder of the model that has its processor and tokenizer files (the weights need not be there)"
-        )
-    family = family_of_config(config)
-    encoder = PairEncoder(load_processor(path, min_pixels=min_pixels, max_pixels=max_pixels), family)
-    shown = blank(*image_size)
-    image = ImageRef(path="image_size")
-    seen, unseen = (
-        encoder.encode_prompt("image_size", user_turn("What?", num_images=len(images)), images, lambda _: shown)
-        for images in ((image,), ())
-    )
-    patches = num_pixels(seen.vision) // prod(_sides(config.vision_config, "patch_size"))
-    return len(seen) - len(unseen), patches
+    def architecture(self, recipe: Recipe, parallel: ParallelPlan) -> Architecture:
+        """The model's sizes under the recipe's ``tune`` and ``adapter``."""
+        return described(self.config, recipe, self.layout, parallel)
+
+    def memory(self, recipe: Recipe, parallel: ParallelPlan, shape: Shape | None = None) -> Memory:
+        """Of one update on one GPU; ``shape`` in place of the pair that was asked for."""
+        model = self.architecture(recipe, parallel)
+        return estimate(model, recipe, shape or self.shape(recipe), layout=self.layout, parallel=parallel)
+
+    def needed(self, recipe: Recipe, parallel: ParallelPlan) -> int:
+        """Bytes that a card must have."""
+        return on_card(self.memory(recipe, parallel).peak)
 
 
 def layout_of(recipe: Recipe, config: PretrainedConfig) -> LayoutName:

@@ -38,21 +38,23 @@ def facts(plan: Plan, *, gpu: str | None) -> tuple[Rows, list[str]]:
             f"{memory.layout}: {memory.tokens:,} tokens in a micro-batch of {train.per_device_train_batch_size}",
         ),
     ]
-    found.append(("parts", in_words(plan.parts)))
-    found.append(("precision", _held(plan)))
+    found.append(("parts", in_words(plan.model.parts)))
+    found.append(("precision", _precision(plan)))
     now, other = memory.peak / GIB, plan.other_checkpointing.peak / GIB
     on, off = (now, other) if train.gradient_checkpointing else (other, now)
     found.append(("peak by checkpointing", f"{on:.2f} GiB with gradient checkpointing, {off:.2f} GiB without"))
-    if plan.room is not None:
+    card = plan.on_card
+    if card is not None:
         found.append(("fits", "yes" if plan.fits else "no"))
         found.append(
-            ("largest that fits", f"answers of {plan.longest:,} tokens each, or {plan.most_pairs:,} pairs at once")
+            ("largest that fits", f"answers of {card.longest:,} tokens each, or {card.most_pairs:,} pairs at once")
         )
     found += _together(plan)
     if plan.speed is not None:
         found.append(("speed", f"about {_between(plan.speed.pairs_per_hour)} pairs an hour{_on(plan, gpu)}"))
         found.append(("tokens", f"about {_between(plan.speed.tokens_per_second)} a second, in all"))
-    found += [("change", f"{words}: then {needed:.1f} GiB are needed") for words, needed in plan.changes]
+    if card is not None:
+        found += [("change", f"{words}: then {needed:.1f} GiB are needed") for words, needed in card.changes]
     return found, _notes(plan)
 
 
@@ -66,8 +68,8 @@ def compared(plans: Sequence[tuple[SharedStrategy, Plan | str]]) -> tuple[list[t
             continue
         fits = {None: "", True: "yes", False: "no"}[plan.fits]
         speed = "" if plan.speed is None else _between(plan.speed.pairs_per_hour)
-        sent = f"{plan.traffic.total / GB:,.1f}"
-        rows.append((strategy, f"{plan.needed / GIB:.1f}", fits, sent, f"{plan.network:,.2f}", speed))
+        sent = f"{plan.network.traffic.total / GB:,.1f}"
+        rows.append((strategy, f"{plan.needed / GIB:.1f}", fits, sent, f"{plan.network.seconds:,.2f}", speed))
     notes.append("Choose one with --strategy for its parts and what to change.")
     return rows, notes
 
@@ -77,7 +79,7 @@ def _together(plan: Plan) -> Rows:
     if parallel.is_alone:
         return []
     nodes = f" on {parallel.nodes} nodes" if parallel.nodes > 1 else ""
-    sent = plan.traffic
+    sent = plan.network.traffic
     kinds = [f"{sent.gradients / GB:,.2f} GB of gradients"]
     kinds += [f"{sent.weights / GB:,.2f} GB of weights"] if sent.weights else []
     found = [
@@ -88,7 +90,7 @@ def _together(plan: Plan) -> Rows:
             f"{train.gradient_accumulation_steps} micro-batches",
         ),
         ("sent by a GPU", f"{' and '.join(kinds)} in an update"),
-        ("network", f"{plan.network:,.2f} s of an update on {plan.link}"),
+        ("network", f"{plan.network.seconds:,.2f} s of an update on {plan.network.link}"),
     ]
     if plan.speed is not None:
         computing = plan.speed.computing
@@ -112,7 +114,7 @@ def _notes(plan: Plan) -> list[str]:
             f"An update takes {parallel.world} times the pairs of one GPU's; train.gradient_accumulation_steps={fewer} "
             f"makes it {plan.global_batch * fewer // batches:,}."
         )
-    if plan.network:
+    if plan.network.seconds:
         hidden = "" if plan.speed is None else " The first number has nothing sent while something is computed."
         notes.append(f"The network is counted at {EFFICIENCY:.0%} of the link's rate, as rings.{hidden}")
     if plan.reference.kind != "none":
@@ -124,9 +126,9 @@ def _notes(plan: Plan) -> list[str]:
     return notes + _on_precision(plan)
 
 
-def _held(plan: Plan) -> str:
+def _precision(plan: Plan) -> str:
     """What weights are loaded in and what layers compute in."""
-    shown = plan.dtypes if plan.shape.image else {"language": plan.dtypes["language"]}
+    shown = plan.model.dtypes if plan.shape.image else {"language": plan.model.dtypes["language"]}
     weights = ", ".join(f"{part} {str(dtype).removeprefix('torch.')}" for part, dtype in shown.items())
     half = autocast_dtype(plan.recipe)
     computed = "no autocast" if half is None else f"autocast to {str(half).removeprefix('torch.')}"
@@ -137,7 +139,7 @@ def _on_precision(plan: Plan) -> list[str]:
     """What is updated in half precision, which not everybody expects."""
     recipe = plan.recipe
     trains = any(part == "full" for part in (recipe.tune.vision, recipe.tune.projector, recipe.tune.language))
-    kept = precision_of(recipe, {part: dtype.itemsize for part, dtype in plan.dtypes.items()}, plan.parallel)
+    kept = precision_of(recipe, {part: dtype.itemsize for part, dtype in plan.model.dtypes.items()}, plan.parallel)
     if not trains or kept.trained == 4 or kept.master:
         return []
     return [

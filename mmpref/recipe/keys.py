@@ -69,10 +69,12 @@ class Key:
     """One key of a recipe, for a person to read."""
 
     name: str
-    """Dotted; ``[]`` stands for a place in a list."""
+    """Dotted; ``[]`` means a place in a list."""
     takes: str
     default: str
     meaning: str
+    research: bool = False
+    """Only for somebody who studies the losses."""
 
 
 def described(top: type[BaseModel], at: str = "") -> list[Key]:
@@ -88,7 +90,9 @@ def described(top: type[BaseModel], at: str = "") -> list[Key]:
         alone = isinstance(field.annotation, type)
         if not (inner and alone):
             default = "required" if field.is_required() else _in_yaml(field.get_default(call_default_factory=True))
-            found.append(Key(dotted, _words(field.annotation), default, meanings.get(name, "")))
+            extra = field.json_schema_extra
+            research = isinstance(extra, dict) and bool(extra.get("research_switch"))
+            found.append(Key(dotted, _words(field.annotation), default, meanings.get(name, ""), research))
         if inner:
             in_list = "list" in str(field.annotation)
             found += described(inner, f"{dotted}{'[]' if in_list else ''}.")

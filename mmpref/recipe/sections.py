@@ -1,15 +1,10 @@
-"""The recipe: typed sections, read from YAML, changed by dotted ``key=value`` overrides, refused when a key is unknown.
-
-YAML is read by the rules of YAML 1.2: ``5e-7`` is a number, and ``yes``, ``no``, ``on``, ``None`` are plain text.
-"""
+"""The typed sections of a recipe: every key with its type, its default and what it means."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -17,17 +12,13 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
-    ValidationError,
     ValidationInfo,
     model_validator,
 )
 
-from mmpref.errors import ConfigError
-from mmpref.recipe.keys import explain
-from mmpref.recipe.overrides import Grammar, as_texts, layer_of, merge
-from mmpref.recipe.shipped import read_recipe_text, shipped_recipes
-from mmpref.recipe.unused_keys import After, Cure, Problem, problems_of, refuse_left_over, without_left_over
+from mmpref.recipe.unused_keys import refuse_left_over
 from mmpref.recipe.value_types import (
+    RESEARCH,
     SWITCH,
     FiniteNumber,
     FlagOrAuto,
@@ -37,25 +28,8 @@ from mmpref.recipe.value_types import (
     ScoreOrQuantile,
     Settings,
 )
-from mmpref.yaml_text import parse_options, parse_size, parse_yaml
-
-__all__ = [
-    "Recipe",
-    "build_recipe",
-    "dump_recipe",
-    "load_recipe",
-    "parse_options",
-    "parse_size",
-    "parse_yaml",
-    "read_recipe_text",
-    "shipped_recipes",
-]
 
 TunedPart = Literal["freeze", "full", "lora"]
-
-
-_MOST_PROBLEMS = 8
-"""That are told at once."""
 
 
 class Section(BaseModel):
@@ -122,7 +96,7 @@ class DataSection(Section):
     root: PathLike | None = None
     """Image paths are relative to this folder; null means the folder that all files lie in."""
     manifest: PathLike | None = None
-    """The folder that mmpref data check wrote (data_check): the rows that the check put aside are left out, whatever
+    """The folder that mmpref data check wrote (data_check): the rows that the check quarantined are left out, whatever
     their number, and the run is refused when the data is not what was checked."""
     verify: Literal["quick", "full"] = "quick"
     """How images are compared with the manifest: quick by name, size and time of change (and by their bytes where only
@@ -176,9 +150,9 @@ class UniSection(Section):
     """Weight of the calibrated NLL on chosen answers; 0 leaves it out."""
     tau_good: ScoreOrQuantile = None
     """A number on the scale of the data's scores; median or qNN takes that quantile of the training scores."""
-    perf_mode: Literal["stabilized", "focal", "none"] | None = None
+    perf_mode: Annotated[Literal["stabilized", "focal", "none"] | None, RESEARCH] = None
     """Margin that the performance weight looks at: stabilized (the policy alone), focal (the pair itself), or none."""
-    perf_detach: bool | None = None
+    perf_detach: Annotated[bool | None, RESEARCH] = None
     """Whether no gradient flows through the performance weight."""
     nll_margin: float | None = None
     """Nats per token by which the policy must be below the reference before the calibrated NLL acts."""
@@ -189,29 +163,29 @@ class UniSection(Section):
 class AdaSection(Section):
     """AdaDPO's coefficients (arXiv 2605.28440). Keys not given take the preset's value; see docs/losses.md."""
 
-    share: float | None = None
+    share: Annotated[float | None, RESEARCH] = None
     """How much of the balance R the chosen answer carries, 0 to 1; 1 is the method as published."""
-    form: str | None = None
+    form: Annotated[str | None, RESEARCH] = None
     """power or sum; the loss core says what became of the forms there were before."""
-    granularity: Literal["token", "sequence", "geomean", "power"] | None = None
+    granularity: Annotated[Literal["token", "sequence", "geomean", "power"] | None, RESEARCH] = None
     """R's variable: token (mean log-prob), sequence (the whole answer), geomean, or power (length_power)."""
-    length_power: float | None = None
+    length_power: Annotated[float | None, RESEARCH] = None
     """granularity power only: log-probs are divided by length to this power; 0 is sequence, 1 is token."""
-    alpha_w: float | None = None
+    alpha_w: Annotated[float | None, RESEARCH] = None
     """Exponent of the chosen answer's probability in R; the balance is exact with both at 1."""
-    alpha_l: float | None = None
+    alpha_l: Annotated[float | None, RESEARCH] = None
     """Exponent of the rejected answer's probability in R."""
-    target_ratio: float | None = None
+    target_ratio: Annotated[float | None, RESEARCH] = None
     """Pull on the chosen answer over pull on the rejected one; 1 is balance."""
-    use_reference: FlagOrAuto = None
+    use_reference: Annotated[FlagOrAuto, RESEARCH] = None
     """Whether R is made of ratios to the reference; auto: where the base has one."""
     clip: float | None = None
     """Bound of R, at least 1; null for none."""
-    clip_mode: Literal["ceiling", "both"] | None = None
+    clip_mode: Annotated[Literal["ceiling", "both"] | None, RESEARCH] = None
     """ceiling bounds R above only, both also below."""
-    value_mode: Literal["auto", "scaled", "value_preserving"] | None = None
+    value_mode: Annotated[Literal["auto", "scaled", "value_preserving"] | None, RESEARCH] = None
     """scaled multiplies scores, value_preserving only their gradients; auto: scaled where there is a reference."""
-    balance_perf: bool | None = None
+    balance_perf: Annotated[bool | None, RESEARCH] = None
     """Whether the performance weight's gradient goes through the balance too; by default wherever uni is on."""
 
 
@@ -401,66 +375,3 @@ class Recipe(Section):
         if not context.get("unchecked"):
             refuse_left_over(self, later=context.get("later"), after=context.get("after"))
         return self
-
-
-_GRAMMAR = Grammar(names={("loss",): "name"}, switches={("loss", "uni"), ("loss", "ada")})
-
-
-def load_recipe(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
-    """Read a recipe (a file, or the name of a shipped one) and put changes over it.
-
-    Args:
-        recipe: the file or the name.
-        overrides: ``key.sub=value`` texts, or a nested mapping as a second file would hold. All of them are one layer
-            (:mod:`mmpref.recipe.overrides`): ``loss.name`` replaces the whole loss but for keys that are given with it.
-
-    Raises:
-        ConfigError: unknown or mistyped keys (all of them, each by its dotted name), missing files, broken YAML, keys
-            that would be ignored.
-    """
-    text, where = read_recipe_text(recipe)
-    tree = parse_yaml(text, where=where)
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{where} must be a mapping of sections, got {type(tree).__name__}")
-    merged, changed = merge(tree, layer_of(overrides, tree, _GRAMMAR), _GRAMMAR)
-
-    def after(cure: Cure) -> list[Problem]:
-        layer = layer_of([*as_texts(overrides), *cure.add], tree, _GRAMMAR, leave_out=cure.leave_out)
-        cured, also = merge(tree, layer, _GRAMMAR)
-        return problems_of(Recipe.model_validate(cured, context={"unchecked": True}), later=also)
-
-    return build_recipe(merged, where=where, later=changed, after=after)
-
-
-def build_recipe(
-    tree: Mapping[str, Any], *, where: str, later: Mapping[str, bool] | None = None, after: After | None = None
-) -> Recipe:
-    """A nested mapping as a checked recipe; every problem is listed by its dotted key.
-
-    Args:
-        tree: the mapping.
-        where: names it in errors.
-        later: dotted keys that were changed last, and whether they had a value before
-            (:func:`mmpref.recipe.unused_keys.refuse_left_over`).
-        after: what a cure leaves wrong, where that can be tried.
-    """
-    try:
-        return Recipe.model_validate(tree, context={"later": later, "after": after})
-    except ValidationError as err:
-        problems = list(dict.fromkeys(explain(problem, Recipe) for problem in err.errors()[:_MOST_PROBLEMS]))
-        more = err.error_count() - _MOST_PROBLEMS
-        raise ConfigError(f"{where}: " + "; ".join(problems) + (f"; and {more} more" if more > 0 else "")) from None
-    except ConfigError as err:
-        raise ConfigError(f"{where}: {err}") from None
-
-
-def with_loss(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
-    """The recipe with another loss section, for example every key of its own (``mmpref.losses.resolve``)."""
-    return recipe.model_copy(update={"loss": LossSection.model_validate(settings)})
-
-
-def dump_recipe(recipe: Recipe) -> str:
-    """The recipe as YAML that :func:`load_recipe` reads back as an equal one: every key that does something in it."""
-    tree = without_left_over(recipe, recipe.model_dump(mode="json"))
-    tree["loss"] = recipe.loss.model_dump(mode="json", exclude_unset=True)
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -34,6 +35,12 @@ def read_recipe_text(recipe: str | Path) -> tuple[str, str]:
     shipped = shipped_recipes()
     if name in shipped:
         return _recipe_folder().joinpath(f"{name}.yaml").read_text(encoding="utf-8"), f"recipe {name}"
+    former = re.fullmatch(r"(.+_qlora)_([0-9]+)gb", path.name.removesuffix(".yaml"))
+    if former is not None and former[1] in shipped:
+        raise ConfigError(
+            f"recipe '{name}' is {former[1]} now, for cards of any size; find its settings for that card with "
+            f"`mmpref plan {former[1]} --fit {former[2]}GiB`, which writes them as a recipe with --write FILE"
+        )
     near = difflib.get_close_matches(path.name.removesuffix(".yaml"), shipped, n=3)
     others = f" (or {', '.join(map(repr, near[1:]))})" if near[1:] else ""
     hint = f"did you mean '{near[0]}'?{others} " if near else ""

@@ -70,5 +70,8 @@ FlagOrAuto = Annotated[bool | str | None, BeforeValidator(_flag_or_auto)]
 
 FiniteNumber = Annotated[int | float, BeforeValidator(_finite)]
 
+RESEARCH = Field(json_schema_extra={"research_switch": True})
+"""Marks a key that only somebody who studies the losses needs (docs/research_switches.md)."""
+
 SWITCH = BeforeValidator(lambda value: {True: {}, False: None}[value] if isinstance(value, bool) else value)
 """Before the type of a section: true is the section with its defaults, false is none."""

@@ -10,11 +10,11 @@ from typing import Any
 
 from mmpref.errors import ConfigError, DataError, library_errors
 from mmpref.files.reading import parse_json, read_json, read_text, without_links
-from mmpref.recipe.sections import parse_yaml
 from mmpref.report.evaluation import RESULTS, Evaluation, Row, number
 from mmpref.report.questions import Part, in_order, pope_names, pope_parts, refuse_several_models, refuse_twice
 from mmpref.rundir.content import MANIFEST
 from mmpref.rundir.folder import RunDir
+from mmpref.yaml_text import parse_yaml
 
 __all__ = ["CHAIR_METRICS", "RESULTS", "Evaluation", "Row", "Run", "load_runs", "number"]
 

@@ -25,7 +25,8 @@ from typing import Any, Literal, get_args
 from mmpref.errors import ConfigError
 from mmpref.files.reading import read_json
 from mmpref.files.writing import write_json, write_text, writing_to
-from mmpref.recipe.sections import Recipe, dump_recipe
+from mmpref.recipe.loading import dump_recipe
+from mmpref.recipe.sections import Recipe
 from mmpref.rundir.content import (
     BESIDE,
     DUMP,

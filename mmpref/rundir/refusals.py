@@ -13,7 +13,8 @@ from typing import Any, get_args
 from mmpref.errors import CheckpointError, ConfigError, MMPrefError
 from mmpref.files.reading import home_path, kind_of_file, parse_json, read_text, without_links
 from mmpref.files.writing import writing_to
-from mmpref.recipe.sections import Recipe, SourceSection, load_recipe
+from mmpref.recipe.loading import load_recipe
+from mmpref.recipe.sections import Recipe, SourceSection
 from mmpref.rundir.content import (
     CHECKPOINTS,
     COMPLETE,

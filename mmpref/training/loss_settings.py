@@ -17,7 +17,8 @@ from mmpref.losses.loss_line import loss_line
 from mmpref.losses.objective import Objective
 from mmpref.losses.settings import SuspiciousLossWarning
 from mmpref.models.reference_rule import ReferenceChoice, reference_of
-from mmpref.recipe.sections import Recipe, with_loss
+from mmpref.recipe.loading import with_loss
+from mmpref.recipe.sections import Recipe
 from mmpref.recipe.unused_keys import refuse_unread_reference
 from mmpref.records import PreferencePair
 from mmpref.rundir.folder import RunDir

@@ -12,7 +12,9 @@ from typing import Any
 from gpu_parts.case import GIB, Row
 from mmpref.planning.gpus import FIXED, GPUS, SLACK, UTILISATION
 from mmpref.planning.plan import Plan, make_plan
-from mmpref.recipe.sections import Recipe, build_recipe
+from mmpref.planning.plan_input import PlanInput
+from mmpref.recipe.loading import build_recipe
+from mmpref.recipe.sections import Recipe
 
 _NEUTRAL = re.compile(r"nvidia|geforce|tesla|sxm\d*|hbm\d+e?|\d+gb", re.IGNORECASE)
 """Words of a card's name that say nothing of its speed."""
@@ -78,7 +80,7 @@ def beside(measured: Measured, card: str | None) -> Beside:
     Args:
         card: name in the plan's table, for its speed; None for one that is not there.
     """
-    return Beside(measured=measured, plan=make_plan(measured.recipe, gpu=card, **measured.shape))
+    return Beside(measured=measured, plan=make_plan(measured.recipe, PlanInput(gpu=card, **measured.shape)))
 
 
 def measured_in(part: str, row: Row) -> Measured | None:

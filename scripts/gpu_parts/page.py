@@ -216,8 +216,9 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Measured], str]]] = {
     ),
     "small_cards": (
         "7B QLoRA on small cards",
-        "Shipped recipes through `mmpref train`'s own code, start-up checks and all, with the memory capped to that "
-        "of the card that they are for. Longest answers: tokens of each of two equal answers.",
+        "Shipped recipes through `mmpref train`'s own code, start-up checks and all, with the settings that `mmpref "
+        "plan --fit` finds for a card and the memory capped to that card's. Longest answers: tokens of each of two "
+        "equal answers.",
         _small_cards,
     ),
     "plan": (

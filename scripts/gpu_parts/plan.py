@@ -22,7 +22,8 @@ from gpu_parts.model_folder import ModelFolders, NoRoomError, weight_bytes
 from gpu_parts.pairs_file import write_pairs
 from gpu_parts.random_models import RandomModel, random_model
 from gpu_parts.whole_run import WholeRun, whole_run
-from mmpref.recipe.sections import Recipe, build_recipe
+from mmpref.recipe.loading import build_recipe
+from mmpref.recipe.sections import Recipe
 
 TITLE = "mmpref plan against measured peaks"
 OFF = 0.15

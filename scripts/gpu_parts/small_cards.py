@@ -1,4 +1,4 @@
-"""7B QLoRA with the shipped recipes, on cards of 24, 16 and 12 GB: does it train, how fast, and the largest pair.
+"""7B QLoRA with the shipped recipes, fitted to cards of 24, 16 and 12 GB: does it train, how fast, the largest pair.
 
 Every size is a whole run of ``mmpref train`` on a model folder of the real size (bfloat16, quantised as it is loaded),
 with the allocator held to what such a card has (``gpu_parts.caps``). When the run has trained, longer and longer
@@ -26,8 +26,12 @@ from gpu_parts.model_folder import RAM_DISK, ModelFolders, NoRoomError
 from gpu_parts.pairs_file import write_pairs
 from gpu_parts.random_models import LLAVA_7B, QWEN_7B, RandomModel, random_model
 from gpu_parts.whole_run import WholeRun, whole_run
+from mmpref.planning.fit import fit
+from mmpref.planning.memory import with_changes
 from mmpref.planning.plan import make_plan
-from mmpref.recipe.sections import Recipe, load_recipe
+from mmpref.planning.plan_input import PlanInput
+from mmpref.recipe.loading import load_recipe
+from mmpref.recipe.sections import Recipe
 from mmpref.training.trainer.trainer import PreferenceTrainer
 
 TITLE = "7B QLoRA on small cards"
@@ -57,7 +61,7 @@ class Size:
 REAL = Size(prompt_words=100, answer_tokens=250, steps=4, accumulation=2, longest=LONGEST, tries=12)
 TOY = Size(prompt_words=8, answer_tokens=12, steps=2, accumulation=2, longest=32, tries=2)
 DRY = ((QWEN_7B, 24), (LLAVA_7B, 12))
-"""Of a dry run: each model once, micro-batches of two pairs and of one."""
+"""Of a dry run: each model once."""
 
 
 def cases(context: Context) -> list[Case]:
@@ -84,8 +88,8 @@ def measure(context: Context, folders: ModelFolders, size: Size, hub: str, cap_s
     Args:
         later: sizes of the same model that still come.
     """
-    name = f"{MODELS[hub]}_uni_dpo_qlora_{cap_size}gb"
-    model = random_model(hub, tiny=context.dry_run)
+    name = f"{MODELS[hub]}_uni_dpo_qlora"
+    model, settings = random_model(hub, tiny=context.dry_run), settings_for(name, hub, size, cap_size)
     cap: Cap | None = None
     try:
         cap = cap_here(cap_size) if context.device == "cuda" else None
@@ -96,12 +100,12 @@ def measure(context: Context, folders: ModelFolders, size: Size, hub: str, cap_s
         yield {"skipped": first_line(err)}
         return
     written = time.monotonic() - began
-    row: Row = {"recipe": name, "cap_gib": cap_size}
+    row: Row = {"recipe": name, "settings": settings, "cap_gib": cap_size}
     if cap is not None:
         left = torch.cuda.memory_allocated() / GIB
         row |= {"usable_gib": round(cap.usable / GIB, 2), "own_card": cap.is_own, "left_gib": round(left, 3)}
-    recipe = shipped(name, model, size, folder, folders.place, dry_run=context.dry_run)
-    known = load_recipe(name).model_copy(update={"train": recipe.train})  # a row names no folder of this machine
+    recipe = shipped(load_recipe(name, settings), model, size, folder, folders.place, dry_run=context.dry_run)
+    known = load_recipe(name, settings).model_copy(update={"train": recipe.train})  # no folder of this machine
     allowed = seconds_to_search(context.left, later)
     with held_to(cap):
         figures, broken = trained(recipe, known, model, size, cap, allowed)
@@ -110,14 +114,27 @@ def measure(context: Context, folders: ModelFolders, size: Size, hub: str, cap_s
             raise broken
 
 
+def settings_for(name: str, hub: str, size: Size, cap_size: int) -> list[str]:
+    """What ``mmpref plan --fit`` finds for a card of that size, for the images of the model at its real size."""
+    asked = PlanInput(
+        gpu_memory=cap_size * GIB, image_size=random_model(hub).image, prompt_tokens=REAL.prompt_words,
+        answer_tokens=REAL.answer_tokens,
+    )  # fmt: skip
+    found = fit(load_recipe(name), asked)
+    if size is TOY:  # micro-batches of toy pairs need no more than two
+        pairs = min(2, found.plan.recipe.train.per_device_train_batch_size)
+        return [f"train.per_device_train_batch_size={pairs}"]
+    return list(found.overrides)
+
+
 def seconds_to_search(left: float, later: int) -> float:
     """What a search may take, so that the runs that come later still have their time; a few tries in any case."""
     return max(SEARCHING, min(40.0, left - RUNNING - later * (RUNNING + SEARCHING)))
 
 
-def shipped(name: str, model: RandomModel, size: Size, folder: Path, place: Path, *, dry_run: bool) -> Recipe:
-    """A shipped recipe with what is here: model, data, few updates."""
-    pairs = size.steps * size.accumulation * 4
+def shipped(recipe: Recipe, model: RandomModel, size: Size, folder: Path, place: Path, *, dry_run: bool) -> Recipe:
+    """A shipped recipe, with its settings for a card, and what is here: model, data, few updates."""
+    pairs = size.steps * size.accumulation * max(4, recipe.train.per_device_train_batch_size)
     data = place / "data"
     if not data.exists():
         write_pairs(
@@ -128,10 +145,12 @@ def shipped(name: str, model: RandomModel, size: Size, folder: Path, place: Path
         train["dataloader_num_workers"] = 0
     if dry_run:
         train |= {"dataloader_num_workers": 0, "use_cpu": True}
-    return load_recipe(name, {
-        "model": {"path": str(folder)}, "data": {"train": [str(data / "pairs.jsonl")], "root": str(data)},
-        "output": str(place / "run"), "train": train,
-    })  # fmt: skip
+    sections: dict[str, dict[str, Any]] = {
+        "model": {"path": str(folder)},
+        "data": {"train": [str(data / "pairs.jsonl")], "root": data},
+    }
+    changed = with_changes(recipe, **sections, train=train)
+    return changed.model_copy(update={"output": place / "run"})
 
 
 def trained(
@@ -185,8 +204,9 @@ def planned_largest(recipe: Recipe, size: Size, model: RandomModel, cap: Cap | N
     """Tokens of each answer that still fit, as ``mmpref plan`` says."""
     if cap is None:
         return None
-    plan = make_plan(recipe, gpu_memory=cap.usable, image_size=model.image, prompt_tokens=size.prompt_words)
-    return plan.longest
+    plan = make_plan(recipe, PlanInput(gpu_memory=cap.usable, image_size=model.image, prompt_tokens=size.prompt_words))
+    assert plan.on_card is not None
+    return plan.on_card.longest
 
 
 def under_cap(run: WholeRun, cap: Cap | None) -> Row:

@@ -23,7 +23,8 @@ from torch import nn
 
 from mmpref.models import AdapterSettings, LoadedModel, choose_reference, prepare
 from mmpref.processing import PairCollator, PairEncoder, family_of
-from mmpref.recipe.sections import Recipe, build_recipe
+from mmpref.recipe.loading import build_recipe
+from mmpref.recipe.sections import Recipe
 from mmpref.records import PreferencePair
 from mmpref.training import PreferenceTrainer, TrainerOptions
 from mmpref.training.precision import autocast_dtype, tuning_of
@@ -52,7 +53,7 @@ def recipe_tree(
     path: str, output: Path, *, kind: str, bf16: bool, checkpointing: bool, batch: int = 1, optim: str = "adamw_torch",
     use_cpu: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """The recipe of a step, as ``mmpref.recipe.sections.build_recipe`` takes it.
+    """The recipe of a step, as ``mmpref.recipe.loading.build_recipe`` takes it.
 
     Args:
         path: of the model, a hub id or a folder.

@@ -68,7 +68,12 @@ PARTS_OF_TRAINING = {
 # inside a package: its files and folders in levels; each may import those of earlier levels only
 LEVELS: dict[str, list[set[str]]] = {
     "files": [{"reading", "tables"}, {"rows", "temporary"}, {"writing"}, {"hashes", "locking"}],
-    "recipe": [{"keys", "overrides", "shipped", "unused_keys", "value_types"}, {"sections"}],
+    "recipe": [
+        {"key_rules", "keys", "overrides", "shipped", "value_types"},
+        {"unused_keys"},
+        {"sections"},
+        {"loading"},
+    ],
     "rundir": [{"content"}, {"folder", "locking"}, {"refusals", "train_log", "vanished"}, {"claim"}],
     "losses": [
         {"contract", "former_keys", "presets", "tau_good", "values", "vocab_tiles"},
@@ -106,12 +111,15 @@ LEVELS: dict[str, list[set[str]]] = {
     ],
     "training": [{"loss_settings", "precision"}, {"parallel"}, {"trainer"}, {"run"}],
     "planning": [
-        {"gpus", "meta_model", "parallelism"},
-        {"architecture"},
-        {"memory", "network", "subject"},
-        {"changes", "speed"},
+        {"gpus", "image_shape", "meta_model", "parallelism"},
+        {"architecture", "plan_input"},
+        {"network", "optimizer_memory", "pair_shape"},
+        {"memory"},
+        {"speed", "subject"},
+        {"changes"},
         {"plan"},
-        {"text"},
+        {"fit"},
+        {"fitted_recipe", "text"},
     ],
     "doctor": [{"machine", "section_faults"}, {"recipe_check"}],
     "generation": [
@@ -157,9 +165,10 @@ IMPORTED_BY: dict[str, set[str]] = {
     "matplotlib": {"report/figures.py"},
     "openpyxl": {"files/tables.py"},
     "typer": {
-        f"cli/{name}.py" for name in ("arguments", "data", "data_options", "evals", "main", "options", "recipes")
+        f"cli/{name}.py"
+        for name in ("arguments", "data", "data_options", "evals", "main", "options", "plan", "recipes", "train")
     },
-    "pydantic": {"data/card.py", "recipe/sections.py", "recipe/keys.py", "recipe/value_types.py"},
+    "pydantic": {"data/card.py", "recipe/loading.py", "recipe/sections.py", "recipe/keys.py", "recipe/value_types.py"},
     "yaml": {"recipe/sections.py", "yaml_text.py"},
     "rich": {"terminal.py"},
     "trl": set(),
@@ -430,7 +439,9 @@ def test_help_needs_no_other_library_than_the_command_line_s_own() -> None:
         "mmpref.version",
     } | {
         "mmpref.cli.arguments",
+        "mmpref.cli.plan",
         "mmpref.cli.recipes",
+        "mmpref.cli.train",
     } | {f"mmpref.process{name}" for name in ("", ".children", ".notices", ".signals", ".streams")}
 
 

@@ -116,7 +116,7 @@ def test_there_are_recipes() -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_parses_and_its_loss_can_be_built(path: Path) -> None:
     from mmpref.losses import build_objective
-    from mmpref.recipe.sections import load_recipe
+    from mmpref.recipe.loading import load_recipe
 
     recipe = load_recipe(path)
     assert load_recipe(path.stem) == recipe, "a shipped recipe is found by its name"

@@ -19,6 +19,7 @@ from mmpref.models.folder.config_checks import refuse_unsavable
 from mmpref.models.load import LoadSettings, check_model, load, load_config
 from mmpref.models.save import save_model
 from mmpref.planning.plan import Plan, make_plan
+from mmpref.planning.plan_input import PlanInput
 from mmpref.recipe.sections import Recipe
 from tests.forked_commands import ForkedCommands
 from tests.small_files import write_small_files
@@ -77,7 +78,7 @@ def recipe(model: Path | str, **more: Any) -> Recipe:
 
 
 def planned(model: Path | str) -> Plan:
-    return make_plan(recipe(model), image_size=(64, 48), prompt_tokens=20, answer_tokens=20)
+    return make_plan(recipe(model), PlanInput(image_size=(64, 48), prompt_tokens=20, answer_tokens=20))
 
 
 # ---- what forward returns, and what cannot be saved ---------------------------------------------------------------
@@ -342,7 +343,7 @@ def test_memory_that_runs_out_over_a_config_names_it_in_every_command(whole: Pat
     with ForkedCommands("mmpref.training.run.run", "mmpref.evals.evaluate", "mmpref.doctor.recipe_check") as run:
         for argv in (
             ["plan", "recipe.yaml", *SETTINGS],
-            ["doctor", "--recipe", "recipe.yaml", *SETTINGS],
+            ["doctor", "recipe.yaml", *SETTINGS],
             ["train", "recipe.yaml", *SETTINGS],
             ["eval", "--model", "model", *files],
         ):

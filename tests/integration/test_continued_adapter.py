@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from mmpref import PreferenceTrainer
 from mmpref.cli.main import main
 from mmpref.models import LoadSettings, Tuning, choose_reference, load, prepare
-from mmpref.recipe.sections import load_recipe
+from mmpref.recipe.loading import load_recipe
 from mmpref.rundir.folder import RunDir
 from mmpref.training.run.start_adapter import with_start_adapter
 from mmpref.training.trainer.metrics import read_pair_log

@@ -17,8 +17,9 @@ from typer.testing import CliRunner, Result
 from mmpref.cli.data import app
 from mmpref.cli.main import main
 from mmpref.errors import ConfigError, MMPrefError
-from mmpref.recipe.sections import build_recipe, dump_recipe, load_recipe, parse_yaml
+from mmpref.recipe.loading import build_recipe, dump_recipe, load_recipe
 from mmpref.rundir.folder import RunDir
+from mmpref.yaml_text import parse_yaml
 from tests.integration.conftest import Place
 
 

@@ -90,7 +90,7 @@ def test_the_recipe_and_the_eval_command_give_the_numbers_of_the_demo(demo: Path
     files = ("model/model.safetensors", "pairs.parquet")
     for file in files:
         assert (run / file).read_bytes() == (demo / "runs" / name / file).read_bytes()
-    ask = ["--model", str(run), "--image-root", str(world), "--max-new-tokens", "48", "--threads", "1"]
+    ask = ["--model", str(run), "--image-root", str(world), "--max-new-tokens", "48", "--cpu-threads", "1"]
     chair = ["--benchmark", "chair", "--questions", str(world / "chair_objects.json"), "--out", str(tmp_path / "chair")]
     options = [f"synonyms={world / 'synonyms.txt'}", f"prompts={world / 'chair_prompts.jsonl'}"]
     assert main(["eval", *ask, *chair, *options]) == 0

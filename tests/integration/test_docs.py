@@ -11,7 +11,7 @@ import typer
 import yaml
 
 from mmpref.cli.main import app, main
-from mmpref.recipe.sections import load_recipe
+from mmpref.recipe.loading import load_recipe
 from mmpref.version import __version__
 
 ROOT = Path(__file__).resolve().parents[2]

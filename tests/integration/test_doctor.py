@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +44,7 @@ def test_a_recipe_is_checked_before_anything_is_written(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, recipe, *changes = place.training("demo_uni_dpo", tmp_path / "run")
-    assert main(["doctor", *changes, "--recipe", recipe]) == 0
+    assert main(["doctor", recipe, *changes]) == 0
     out = capsys.readouterr().out
     assert "layout: prompt and images once per pair" in out
     for check in (
@@ -59,7 +61,19 @@ def test_a_recipe_is_checked_before_anything_is_written(
 
 def test_changes_without_a_recipe_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "loss.name=dpo"]) == 2
-    assert "--recipe" in capsys.readouterr().err
+    assert "'loss.name=dpo' changes a recipe: give one before it" in capsys.readouterr().err
+
+
+def test_the_recipe_s_former_option_names_the_argument(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, recipe, *changes = place.training("demo_uni_dpo", tmp_path / "run")
+    for former in (["--recipe", recipe], [f"--recipe={recipe}"]):
+        assert main(["doctor", *changes, *former]) == 2
+        said = capsys.readouterr().err
+        (written,) = re.findall(r"`mmpref ([^`]+)`", said)
+        assert shlex.split(written) == ["doctor", recipe]
+    assert main([*shlex.split(written), *changes]) == 0
 
 
 def test_everything_that_is_wrong_is_told_at_once(
@@ -69,7 +83,7 @@ def test_everything_that_is_wrong_is_told_at_once(
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").touch()
     wrong = [f"data.train={tmp_path / 'no.jsonl'}", f"model.path={tmp_path / 'no_model'}", "train.optim=nothing"]
-    assert main(["doctor", *changes, *wrong, "--recipe", recipe]) == 2
+    assert main(["doctor", recipe, *changes, *wrong]) == 2
     told = capsys.readouterr()
     for name, words in {
         "data": "no.jsonl",
@@ -89,7 +103,7 @@ def test_bf16_without_hardware_is_refused_with_keys_that_help(
     monkeypatch.setattr("mmpref.training.trainer.arguments.is_torch_bf16_gpu_available", lambda: False)
     _, recipe, *changes = place.training("demo_uni_dpo", tmp_path / "run")
     changes = [change for change in changes if not change.startswith(("train.bf16", "train.use_cpu"))]
-    asked = ["doctor", "--recipe", recipe, *changes, "train.use_cpu=false", "train.bf16=true"]
+    asked = ["doctor", recipe, *changes, "train.use_cpu=false", "train.bf16=true"]
     assert main(asked) == 2
     out = capsys.readouterr().out
     assert "FAILED train: train.bf16=true needs a GPU with bfloat16" in out
@@ -107,7 +121,7 @@ def test_every_fault_of_one_section_is_told(place: Place, tmp_path: Path, capsys
     _, recipe, *changes = place.training("demo_uni_dpo", tmp_path / "run")
     wrong = ["train.report_to=[wandb,nothing]", "train.bf16=true", "train.use_cpu=false", "train.optim=nonsense"]
     wrong += ["train.lr_scheduler_type=zigzag"]
-    assert main(["doctor", "--recipe", recipe, *changes, *wrong]) == 2
+    assert main(["doctor", recipe, *changes, *wrong]) == 2
     told = "\n".join(failed(capsys.readouterr().out, "train"))
     for words in ("wandb is not installed", "no tracker 'nothing'", "train.bf16=true needs", "nonsense", "zigzag"):
         assert words in told, words
@@ -117,12 +131,12 @@ def test_every_fault_of_one_section_is_told(place: Place, tmp_path: Path, capsys
 def test_every_fault_of_the_data_is_told(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, recipe, *changes = place.training("demo_uni_dpo", tmp_path / "run")
     wrong = [f"data.eval=[{tmp_path / 'nix.jsonl'},{tmp_path / 'nox.jsonl'}]", "data.root=nodir"]
-    assert main(["doctor", "--recipe", recipe, *changes, *wrong]) == 2
+    assert main(["doctor", recipe, *changes, *wrong]) == 2
     told = failed(capsys.readouterr().out, "data")
     assert [next(word for word in ("nix", "nox", "nodir") if word in line) for line in told] == ["nix", "nox", "nodir"]
 
     wrong.append(f"data.train={tmp_path / 'nay.jsonl'}")  # and no source is left
-    assert main(["doctor", "--recipe", recipe, *changes, *wrong]) == 2
+    assert main(["doctor", recipe, *changes, *wrong]) == 2
     told = failed(capsys.readouterr().out, "data")
     assert sorted(word for word in ("nay", "nix", "nox", "nodir") for line in told if f"{word}" in line) == [
         "nay", "nix", "nodir", "nox",
@@ -132,7 +146,7 @@ def test_every_fault_of_the_data_is_told(place: Place, tmp_path: Path, capsys: p
         (tmp_path / f"{name}.jsonl").write_text(f'{{"id": "{name}"}}\n', encoding="utf-8")
     wrong = [f"data.train=[{tmp_path / 'a.jsonl'},{place.world.pairs}]"]
     wrong += [f"data.eval=[{tmp_path / 'b.jsonl'},{tmp_path / 'nix.jsonl'}]"]
-    assert main(["doctor", "--recipe", recipe, *changes, *wrong]) == 2
+    assert main(["doctor", recipe, *changes, *wrong]) == 2
     out = capsys.readouterr().out
     assert len(failed(out, "data")) == 3
     for words in (f"data file {tmp_path / 'nix.jsonl'} does not exist", f"{tmp_path / 'a.jsonl'}", "b.jsonl"):
@@ -148,7 +162,7 @@ def test_an_output_that_cannot_be_made_is_told(
     (tmp_path / "file").touch()
     output = output.format(file=tmp_path / "file")
     _, recipe, *changes = place.training("demo_uni_dpo", Path(output))
-    assert main(["doctor", "--recipe", recipe, *changes]) == 2
+    assert main(["doctor", recipe, *changes]) == 2
     out = capsys.readouterr().out
     assert len(failed(out, "output")) == 1
     assert "cannot write to" in failed(out, "output")[0]
@@ -160,14 +174,14 @@ def test_the_disk_is_looked_at_where_the_output_would_be(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, recipe, *changes = place.training("demo_uni_dpo", tmp_path / "new" / "run")
-    main(["doctor", "--recipe", recipe, *changes, "train.optim=nonsense"])
+    main(["doctor", recipe, *changes, "train.optim=nonsense"])
     assert f"GiB free in {tmp_path}, where the output would be" in capsys.readouterr().out
     assert not (tmp_path / "new").exists()
 
 
 def test_one_tracker_is_written_as_a_list(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, recipe, *changes = place.training("demo_uni_dpo", tmp_path / "run")
-    assert main(["doctor", "--recipe", recipe, *changes, "train.report_to=tensorboard"]) == 2
+    assert main(["doctor", recipe, *changes, "train.report_to=tensorboard"]) == 2
     told = capsys.readouterr().err
     assert "write `'train.report_to=[tensorboard]'`" in told
     assert main(["config", recipe, *changes, "train.report_to=[tensorboard]"]) == 0

@@ -27,8 +27,9 @@ from gpu_parts.shared_weights import in_nf4, separate_bytes, twin  # noqa: E402
 from gpu_parts.steps import Ours, Trl, nearest_to_mean, recipe_tree, runners, same_adapters  # noqa: E402
 
 from mmpref.planning.plan import make_plan  # noqa: E402
+from mmpref.planning.plan_input import PlanInput  # noqa: E402
 from mmpref.processing import family_of  # noqa: E402
-from mmpref.recipe.sections import build_recipe  # noqa: E402
+from mmpref.recipe.loading import build_recipe  # noqa: E402
 from tests.dry_runs import dry_run  # noqa: E402
 
 FIGURES = {
@@ -78,8 +79,8 @@ def test_without_trl_ours_is_measured_alone_and_can_be_planned(
 
     planned = row["planned"]
     made = make_plan(
-        build_recipe(planned["recipe"], where="test"), image_size=tuple(planned["image"]),
-        prompt_tokens=planned["prompt_tokens"], answer_tokens=planned["answer_tokens"],
+        build_recipe(planned["recipe"], where="test"), PlanInput(image_size=tuple(planned["image"]),
+        prompt_tokens=planned["prompt_tokens"], answer_tokens=planned["answer_tokens"]),
     )  # fmt: skip
     assert planned["answer_tokens"] == 25 + 1  # words and the end
     pairs = sides.pairs(2, (250, 250), seed=2)

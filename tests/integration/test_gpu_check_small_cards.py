@@ -20,7 +20,9 @@ from mmpref.errors import OutOfMemoryError
 from mmpref.models.load import load_model
 from mmpref.planning.gpus import GPUS, UTILISATION
 from mmpref.planning.plan import make_plan
-from mmpref.recipe.sections import Recipe, build_recipe, load_recipe
+from mmpref.planning.plan_input import PlanInput
+from mmpref.recipe.loading import build_recipe, load_recipe
+from mmpref.recipe.sections import Recipe
 from mmpref.training.trainer.trainer import PreferenceTrainer
 from tests.dry_runs import dry_run
 
@@ -55,7 +57,7 @@ def toy_rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[st
 
 def test_shipped_recipes_train_at_toy_size_and_longer_answers_are_tried(toy_rows: dict[str, Any]) -> None:
     rows = toy_rows["small_cards"]
-    assert [row["recipe"] for row in rows] == ["qwen2_5_vl_7b_uni_dpo_qlora_24gb", "llava_1_5_7b_uni_dpo_qlora_12gb"]
+    assert [row["recipe"] for row in rows] == ["qwen2_5_vl_7b_uni_dpo_qlora", "llava_1_5_7b_uni_dpo_qlora"]
     for row in rows:
         assert row["checks"] == 6  # all start-up checks
         assert row["steps"] == small_cards.TOY.steps
@@ -63,13 +65,14 @@ def test_shipped_recipes_train_at_toy_size_and_longer_answers_are_tried(toy_rows
         assert [fits for _, fits in row["tries"]] == [True, True]
         assert row["tries"][0][0] < row["tries"][1][0]
         assert not MEMORY & row.keys()  # nothing was measured
-        recipe, shipped = build_recipe(row["planned"]["recipe"], where="the row"), load_recipe(row["recipe"])
+        recipe = build_recipe(row["planned"]["recipe"], where="the row")
+        shipped = load_recipe(row["recipe"], row["settings"])
         assert recipe.adapter == shipped.adapter
         assert recipe.model == shipped.model  # the hub id, which is still there when the folder is not
         assert (recipe.data, recipe.output) == (shipped.data, shipped.output)  # no folder of this machine
         assert recipe.train.optim == shipped.train.optim
         assert "peak_bytes" not in row["planned"]
-    assert [row["micro_batch"] for row in rows] == [2, 1]
+    assert [row["micro_batch"] for row in rows] == [2, 2]
     mine = [folder.name.removeprefix(PREFIX).partition("_")[0] for folder in RAM_DISK.glob(f"{PREFIX}*")]
     assert all(Path(f"/proc/{number}").exists() for number in mine)
 
@@ -132,7 +135,7 @@ def test_memory_that_runs_out_under_a_cap_is_a_result_and_without_one_an_error(
         raise OutOfMemoryError("out of memory while loading it")
 
     monkeypatch.setattr(small_cards, "whole_run", runs_out)  # no CPU runs out of a card's memory
-    model, known = random_model(QWEN_7B), load_recipe("qwen2_5_vl_7b_uni_dpo_qlora_12gb")
+    model, known = random_model(QWEN_7B), load_recipe("qwen2_5_vl_7b_uni_dpo_qlora")
     cap = Cap(size=12, usable=int(11.6 * GIB), is_own=False)
     row, broken = small_cards.trained(known, known, model, small_cards.REAL, cap, 1.0)
     assert broken is None
@@ -169,8 +172,9 @@ def test_updates_of_a_real_trainer_find_where_memory_runs_out_and_leave_nothing(
     most, seen, kept = 150, [], []
     model = random_model(QWEN_7B, tiny=True)
     folder = write_model_folder(model, tmp_path / "model", "cpu")
-    name = "qwen2_5_vl_7b_uni_dpo_qlora_24gb"
-    recipe = small_cards.shipped(name, model, small_cards.TOY, folder, tmp_path, dry_run=True)
+    name = "qwen2_5_vl_7b_uni_dpo_qlora"
+    two = load_recipe(name, ["train.per_device_train_batch_size=2"])
+    recipe = small_cards.shipped(two, model, small_cards.TOY, folder, tmp_path, dry_run=True)
     found: list[Largest] = []
 
     def search(_run: WholeRun, trainer: PreferenceTrainer) -> None:
@@ -243,11 +247,11 @@ def test_a_container_s_own_limit_counts(tmp_path: Path) -> None:
 
 def test_little_shared_memory_means_no_loader_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A container's usual 64 MiB hold three pairs of Qwen's pixels, and a worker that finds no more room dies."""
-    name, model = "qwen2_5_vl_7b_uni_dpo_qlora_24gb", random_model(QWEN_7B, tiny=True)
+    name, model = "qwen2_5_vl_7b_uni_dpo_qlora", random_model(QWEN_7B, tiny=True)
 
     def workers(free: int) -> int:
         monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
-        recipe = small_cards.shipped(name, model, small_cards.TOY, tmp_path / "m", tmp_path, dry_run=False)
+        recipe = small_cards.shipped(load_recipe(name), model, small_cards.TOY, tmp_path / "m", tmp_path, dry_run=False)
         return recipe.train.dataloader_num_workers
 
     assert workers(64 * 2**20) == 0
@@ -278,14 +282,14 @@ def test_what_a_killed_process_left_is_removed_and_a_living_ones_is_not(tmp_path
 
 
 def qlora_row(**changes: Any) -> dict[str, Any]:
-    recipe = load_recipe("qwen2_5_vl_7b_uni_dpo_qlora_24gb").model_dump(mode="json")
+    recipe = load_recipe("qwen2_5_vl_7b_uni_dpo_qlora").model_dump(mode="json")
     planned = {"recipe": recipe, "prompt_tokens": 100, "answer_tokens": 250, "image": [896, 896]}
     return {"case": "7b", "planned": {**planned, "peak_bytes": 8 * GIB, "reserved_bytes": 9 * GIB}, **changes}
 
 
 def test_a_measured_peak_stands_beside_its_plan() -> None:
-    recipe = load_recipe("qwen2_5_vl_7b_uni_dpo_qlora_24gb")
-    says = make_plan(recipe, gpu="H100", image_size=(896, 896), prompt_tokens=100, answer_tokens=250)
+    recipe = load_recipe("qwen2_5_vl_7b_uni_dpo_qlora")
+    says = make_plan(recipe, PlanInput(gpu="H100", image_size=(896, 896), prompt_tokens=100, answer_tokens=250))
     assert says.speed is not None
     measured = fitted.measured_in("small_cards", qlora_row(pairs_per_hour=7200.0))
     assert measured is not None

@@ -122,7 +122,7 @@ def test_sentences_are_english_and_parts_without_trl_a_driver_or_an_end_are_show
     skipped = {"case": "more", "skipped": "the time of this part is up"}
     stopped = {"status": "stopped", "why": "its time was up after 90 s; what it had found until then is kept"}
     alone = {"case": "alone", "profiled_before": True, **step, "note": "TRL is not installed"}
-    card = {"case": "b", "recipe": "r_uni_dpo_qlora_24gb", "cap_gib": 24, "trains": False, "why": "out of memory"}
+    card = {"case": "b", "recipe": "r_uni_dpo_qlora", "cap_gib": 24, "trains": False, "why": "out of memory"}
     parts = {
         "pair_step": {**stopped, "rows": [compared, alone, behind, skipped]},
         "small_cards": {"status": "done", "rows": [card, skipped]},

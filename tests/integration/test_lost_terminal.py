@@ -166,7 +166,8 @@ def test_an_evaluation_in_two_processes_that_is_stopped_leaves_none(
     questions = place.world.heldout.pope_random
     process = subprocess.Popen(
         [*MMPREF, "eval", "--model", str(place.model), "--benchmark", "pope", "--questions", str(questions),
-         "--image-root", str(place.world.root), "--out", str(tmp_path / "out"), "--processes", "2", "--threads", "1"],
+         "--image-root", str(place.world.root), "--out", str(tmp_path / "out"), "--processes", "2",
+         "--cpu-threads", "1"],
         stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     limit = time.monotonic() + 120

@@ -127,7 +127,7 @@ def test_commands_say_it_in_one_line(whole: Path, place: Place, tmp_path: Path) 
     for number, one in enumerate(some):
         folder = one.make(whole / "llava", tmp_path / f"folder{number}")
         recipe = place.training("demo_dpo", tmp_path / f"run{number}", f"model.path={folder}", "train.max_steps=1")[1:]
-        for command in (["train", *recipe], ["doctor", *recipe[1:], "--recipe", recipe[0]], ["plan", *recipe]):
+        for command in (["train", *recipe], ["doctor", *recipe], ["plan", *recipe]):
             done = subprocess.run(
                 [sys.executable, "-m", "mmpref", *command],
                 capture_output=True,
@@ -149,7 +149,7 @@ def test_a_template_that_takes_too_much_stops_every_command(
     shutil.copytree(place.model, model)
     (model / "chat_template.jinja").write_text(TEMPLATES[text])
     _, recipe, *rest = training = place.training("demo_dpo", tmp_path / "run", f"model.path={model}")
-    for command in (training, ["doctor", *rest, "--recipe", recipe]):
+    for command in (training, ["doctor", recipe, *rest]):
         assert main(command) == 2
         told = "".join(capsys.readouterr())  # doctor lists it among its findings
         assert "chat_template.jinja) takes more than" in told

@@ -68,7 +68,7 @@ READ = {
 }
 WITH_TORCH = {
     "config adapter.path": ["config", "recipe.yaml", f"adapter.path={HERE}"],
-    "doctor": ["doctor", "--recipe", HERE],
+    "doctor": ["doctor", HERE],
     "eval images": [*EVAL, "--model", "dir", "--questions", "q.json", "--image-root", HERE, "--out", "o/e"],
     "eval model": [*EVAL, "--model", HERE, "--questions", "q.json", "--image-root", "images", "--out", "o/e"],
     "eval adapter": [*EVAL, "--model", "dir", "--adapter", HERE, "--questions", "q.json", "--out", "o/e"],
@@ -82,8 +82,8 @@ WITH_TORCH = {
     "adapter.path": ["train", "recipe.yaml", f"adapter.path={HERE}"],
     "reference.cache": ["train", "recipe.yaml", f"reference={{kind: cache, cache: '{HERE}'}}"],
     "launch": ["train", "recipe.yaml", "--launch", HERE],
-    "doctor model.path": ["doctor", "--recipe", "recipe.yaml", f"model.path={HERE}"],
-    "doctor data.train": ["doctor", "--recipe", "recipe.yaml", f"data.train={HERE}"],
+    "doctor model.path": ["doctor", "recipe.yaml", f"model.path={HERE}"],
+    "doctor data.train": ["doctor", "recipe.yaml", f"data.train={HERE}"],
 }
 WRITTEN = {
     "check out": [*CHECK, *PAIRS, "--out", HERE],
@@ -106,7 +106,7 @@ WRITTEN = {
 }
 WRITTEN_WITH_TORCH = {
     "config adapter.path": ["config", "recipe.yaml", f"adapter.path={HERE}"],
-    "doctor": ["doctor", "--recipe", HERE],
+    "doctor": ["doctor", HERE],
     "eval images": [*EVAL, "--model", "dir", "--questions", "q.json", "--image-root", HERE, "--out", "o/e"],
     "eval out": [*EVAL, "--model", "dir", "--questions", "q.json", "--image-root", "images", "--out", HERE],
     "eval judge cache": [

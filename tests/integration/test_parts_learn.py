@@ -131,7 +131,7 @@ def test_train_doctor_and_plan_tell_the_same_numbers_of_each_part(
     assert parts["projector"]["frozen"] == 0
     assert f"parts: {line}" in " ".join(capsys.readouterr().out.split())
     _, recipe, *changes = asked
-    assert main(["doctor", *changes, f"output={tmp_path / 'another'}", "--recipe", recipe]) == 0
+    assert main(["doctor", recipe, *changes, f"output={tmp_path / 'another'}"]) == 0
     assert f"parts: {line}" in " ".join(capsys.readouterr().out.split())
     assert main(["plan", recipe, *changes]) == 0
     assert line in " ".join(re.sub(r"[│┃|]", " ", capsys.readouterr().out).split())

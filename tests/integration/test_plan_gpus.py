@@ -16,11 +16,13 @@ from mmpref.planning.gpus import GIB
 from mmpref.planning.network import EFFICIENCY, link_rate, seconds
 from mmpref.planning.parallelism import ALONE, BUCKET, ParallelPlan
 from mmpref.planning.plan import Plan, compare_strategies, make_plan
+from mmpref.planning.plan_input import PlanInput
 from mmpref.planning.subject import described
-from mmpref.recipe.sections import Recipe, load_recipe
+from mmpref.recipe.loading import load_recipe
+from mmpref.recipe.sections import Recipe
 from mmpref.training.parallel.strategy import SharedStrategy
 
-FULL, QLORA = "qwen2_vl_2b_uni_dpo_full", "qwen2_5_vl_7b_uni_dpo_qlora_24gb"
+FULL, QLORA = "qwen2_vl_2b_uni_dpo_full", "qwen2_5_vl_7b_uni_dpo_qlora"
 SCALING = Path(__file__).resolve().parents[2] / "scripts" / "make_scaling.py"
 ONE = ("train.gradient_accumulation_steps=1", "reference.kind=cache")
 
@@ -33,6 +35,10 @@ def over(gpus: int, strategy: SharedStrategy, nodes: int = 1) -> ParallelPlan:
     return ParallelPlan(gpus=gpus, nodes=nodes, strategy=strategy)
 
 
+def on(parallel: ParallelPlan, gpu: str | None = None, link: str | None = None, pairs: int | None = None) -> PlanInput:
+    return PlanInput(parallel=parallel, gpu=gpu, link=link, pairs=pairs)
+
+
 def sizes(name: str = FULL) -> tuple[int, int, int]:
     """(weights, weights that train themselves, adapter weights) of a recipe's model."""
     wanted = recipe(name)
@@ -41,7 +47,7 @@ def sizes(name: str = FULL) -> tuple[int, int, int]:
 
 
 def test_ddp_keeps_everything_everywhere_and_every_gradient_twice() -> None:
-    alone, parallel = make_plan(recipe(FULL, *ONE)), make_plan(recipe(FULL, *ONE), parallel=over(8, "ddp"))
+    alone, parallel = make_plan(recipe(FULL, *ONE)), make_plan(recipe(FULL, *ONE), on(over(8, "ddp")))
     _, trained, _ = sizes()
     assert parallel.memory.step == alone.memory.step
     assert parallel.memory.before == {**alone.memory.before, "buckets": 4 * trained}
@@ -49,26 +55,29 @@ def test_ddp_keeps_everything_everywhere_and_every_gradient_twice() -> None:
 
 @pytest.mark.parametrize("gpus", [2, 8, 64])
 def test_fsdp2_splits_sixteen_bytes_a_trained_weight_and_nothing_of_the_activations(gpus: int) -> None:
-    alone, parallel = make_plan(recipe(FULL, *ONE)), make_plan(recipe(FULL, *ONE), parallel=over(gpus, "fsdp2"))
+    alone, parallel = (
+        make_plan(recipe(FULL, *ONE)),
+        make_plan(recipe(FULL, *ONE), on(over(gpus, "fsdp2"))),
+    )
     weights, trained, _ = sizes()
     assert parallel.memory.before["weights, not quantised"] == (4 * trained + 2 * (weights - trained)) // gpus
     assert parallel.memory.step["gradients"] == 4 * trained // gpus
     assert parallel.memory.step["optimizer"] == 8 * trained // gpus
     for part in ("activations", "head", "vision", "recomputed layer"):
         assert 0 < parallel.memory.step[part] <= alone.memory.step[part]  # a float32 stream of hidden states, alone
-        assert parallel.memory.step[part] == make_plan(recipe(FULL, *ONE), parallel=over(2, "fsdp2")).memory.step[part]
+        assert parallel.memory.step[part] == make_plan(recipe(FULL, *ONE), on(over(2, "fsdp2"))).memory.step[part]
     assert parallel.memory.step["autocast's copies"] == 0 < alone.memory.step["autocast's copies"]
     assert parallel.memory.step["gathered"] > 2 * 2 * max(151936 * 1536 // 2, 1)
 
 
 def test_zero_keeps_a_float32_copy_and_splits_by_stage() -> None:
     weights, trained, _ = sizes()
-    second = make_plan(recipe(FULL, *ONE), parallel=over(8, "zero2")).memory
+    second = make_plan(recipe(FULL, *ONE), on(over(8, "zero2"))).memory
     assert second.before["weights, not quantised"] == 2 * weights
     assert second.step["optimizer"] == 12 * trained // 8
     assert second.before["buckets"] == 2 * 2 * min(BUCKET, trained)
     assert second.step["gathered"] == 0
-    third = make_plan(recipe(FULL, *ONE), parallel=over(8, "zero3")).memory
+    third = make_plan(recipe(FULL, *ONE), on(over(8, "zero3"))).memory
     assert third.before["weights, not quantised"] == 2 * weights // 8
     assert third.step["optimizer"] == second.step["optimizer"]
     assert third.step["gathered"] > 0
@@ -76,24 +85,24 @@ def test_zero_keeps_a_float32_copy_and_splits_by_stage() -> None:
 
 def test_a_packed_base_and_a_copied_reference_are_split_by_fsdp2() -> None:
     alone = make_plan(recipe(QLORA)).memory
-    parallel = make_plan(recipe(QLORA), parallel=over(8, "ddp")).memory
+    parallel = make_plan(recipe(QLORA), on(over(8, "ddp"))).memory
     assert parallel.before["weights, quantised"] == alone.before["weights, quantised"] > 0
-    sliced = make_plan(recipe(QLORA, "train.optim=adamw_torch"), parallel=over(8, "fsdp2")).memory
+    sliced = make_plan(recipe(QLORA, "train.optim=adamw_torch"), on(over(8, "fsdp2"))).memory
     # of 4.127 bits a weight, 4 are split and the scales are not
     assert sliced.before["weights, quantised"] / alone.before["weights, quantised"] == pytest.approx(
         (4 / 8 + 0.127) / 4.127, rel=0.02
     )
     assert sliced.before["weights, not quantised"] == alone.before["weights, not quantised"] // 8
     whole = make_plan(recipe(FULL)).memory.before["reference"]
-    assert make_plan(recipe(FULL), parallel=over(8, "ddp")).memory.before["reference"] == whole > 0
-    assert make_plan(recipe(FULL), parallel=over(8, "fsdp2")).memory.before["reference"] == whole // 8
+    assert make_plan(recipe(FULL), on(over(8, "ddp"))).memory.before["reference"] == whole > 0
+    assert make_plan(recipe(FULL), on(over(8, "fsdp2"))).memory.before["reference"] == whole // 8
 
 
 def test_split_gradients_travel_after_every_micro_batch_and_are_never_whole() -> None:
     _, trained, _ = sizes()
-    many, one = (make_plan(recipe(FULL, *c), parallel=over(8, "fsdp2")) for c in (["reference.kind=cache"], ONE))
+    many, one = (make_plan(recipe(FULL, *c), on(over(8, "fsdp2"))) for c in (["reference.kind=cache"], ONE))
     assert many.memory.step["gradients"] == one.memory.step["gradients"] == 4 * trained // 8
-    assert many.traffic.gradients == pytest.approx(128 * one.traffic.gradients, rel=1e-6)
+    assert many.network.traffic.gradients == pytest.approx(128 * one.network.traffic.gradients, rel=1e-6)
 
 
 def test_weights_that_train_cost_what_the_page_says() -> None:
@@ -131,7 +140,9 @@ def test_what_is_sent_is_what_rings_send(nodes: int) -> None:
     share = (world - 1) / world
 
     def sent(strategy: SharedStrategy, *changes: str) -> tuple[int, int]:
-        traffic = make_plan(recipe(FULL, "reference.kind=cache", *changes), parallel=over(4, strategy, nodes)).traffic
+        traffic = make_plan(
+            recipe(FULL, "reference.kind=cache", *changes), on(over(4, strategy, nodes))
+        ).network.traffic
         return traffic.gradients, traffic.weights
 
     batches = 128
@@ -144,7 +155,7 @@ def test_what_is_sent_is_what_rings_send(nodes: int) -> None:
 def test_a_reference_with_the_adapter_off_gathers_weights_once_more() -> None:
     def weights_sent(*changes: str) -> int:
         lora = recipe("qwen2_5_vl_3b_uni_dpo_lora", "train.optim=adamw_torch", *changes)
-        return make_plan(lora, parallel=over(8, "fsdp2")).traffic.weights
+        return make_plan(lora, on(over(8, "fsdp2"))).network.traffic.weights
 
     assert weights_sent() == pytest.approx(1.5 * weights_sent("reference.kind=cache"), rel=1e-9)
     assert weights_sent("loss={name: simpo}") == weights_sent("reference.kind=cache")
@@ -153,8 +164,8 @@ def test_a_reference_with_the_adapter_off_gathers_weights_once_more() -> None:
 def test_adapters_alone_travel_under_ddp() -> None:
     _, trained, lora = sizes(QLORA)
     assert trained == 0
-    plan = make_plan(recipe(QLORA), parallel=over(2, "ddp"))
-    assert plan.traffic.gradients == int(2 * 0.5 * 4 * lora)  # adapters are float32
+    plan = make_plan(recipe(QLORA), on(over(2, "ddp")))
+    assert plan.network.traffic.gradients == int(2 * 0.5 * 4 * lora)  # adapters are float32
 
 
 @pytest.mark.parametrize(("typed", "name", "gb"), [
@@ -169,17 +180,17 @@ def test_links_have_names_and_rates(typed: str, name: str, gb: float) -> None:
 
 def test_time_goes_by_the_link_and_the_number_of_gpus() -> None:
     def plan(link: str | None, nodes: int = 1) -> Plan:
-        return make_plan(recipe(FULL, *ONE), parallel=over(8, "zero3", nodes), gpu="H100", link=link)
+        return make_plan(recipe(FULL, *ONE), on(over(8, "zero3", nodes), gpu="H100", link=link))
 
-    assert plan(None).link == "NVLink 4"
-    assert plan(None, nodes=2).link == "100 Gb/s InfiniBand"
-    assert plan("25gbe").network == pytest.approx(4 * plan("100g").network)
+    assert plan(None).network.link == "NVLink 4"
+    assert plan(None, nodes=2).network.link == "100 Gb/s InfiniBand"
+    assert plan("25gbe").network.seconds == pytest.approx(4 * plan("100g").network.seconds)
     quick, slow = plan("nvlink4").speed, plan("25gbe").speed
     assert quick is not None
     assert slow is not None
     assert quick.computing == slow.computing
     assert slow.pairs_per_hour[0] < slow.pairs_per_hour[1] < quick.pairs_per_hour[0]
-    alone = make_plan(recipe(FULL, *ONE), gpu="H100").speed
+    alone = make_plan(recipe(FULL, *ONE), PlanInput(gpu="H100")).speed
     assert alone is not None
     assert alone.pairs_per_hour[0] == alone.pairs_per_hour[1]
     assert quick.pairs_per_hour[1] == pytest.approx(8 * alone.pairs_per_hour[1])
@@ -187,7 +198,7 @@ def test_time_goes_by_the_link_and_the_number_of_gpus() -> None:
 
 
 def test_the_global_batch_is_over_all_gpus() -> None:
-    plan = make_plan(recipe(FULL, "train.per_device_train_batch_size=2"), parallel=over(8, "ddp", 2))
+    plan = make_plan(recipe(FULL, "train.per_device_train_batch_size=2"), on(over(8, "ddp", 2)))
     assert plan.global_batch == 2 * 128 * 16
 
 
@@ -216,9 +227,9 @@ def test_contradictions_are_refused_with_the_fix(
 
 def test_the_fix_for_too_few_pairs_is_one() -> None:
     changed = recipe(FULL, "train.gradient_accumulation_steps=125")
-    assert make_plan(changed, parallel=over(8, "ddp"), pairs=1000).global_batch == 1000
+    assert make_plan(changed, on(over(8, "ddp"), pairs=1000)).global_batch == 1000
     with pytest.raises(ConfigError, match="there are 999"):
-        make_plan(changed, parallel=over(8, "ddp"), pairs=999)
+        make_plan(changed, on(over(8, "ddp"), pairs=999))
 
 
 def test_what_does_not_fit_many_gpus_is_told_with_changes_that_hold(capsys: pytest.CaptureFixture[str]) -> None:
@@ -227,16 +238,17 @@ def test_what_does_not_fit_many_gpus_is_told_with_changes_that_hold(capsys: pyte
     assert main(arguments) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "fits │ no" in said
-    plan = make_plan(recipe(FULL, *big), parallel=over(8, "ddp"), gpu="H100")
-    words = [change for change, _ in plan.changes]
+    plan = make_plan(recipe(FULL, *big), on(over(8, "ddp"), gpu="H100"))
+    assert plan.on_card is not None
+    words = [change for change, _ in plan.on_card.changes]
     assert words[0] == "reference.kind=cache"
     assert "--strategy fsdp2" in words
     nodes = next(change for change in words if change.startswith("--nodes"))
     count = int(nodes.split()[1])
     kept = ["reference.kind=cache", "train.optim=adamw_torch_fused"]
     for number, fits in ((count, True), (count // 2, False)):
-        assert make_plan(recipe(FULL, *big, *kept), parallel=over(8, "fsdp2", number), gpu="H100").fits is fits
-    assert plan.changes[-1][1] <= 80
+        assert make_plan(recipe(FULL, *big, *kept), on(over(8, "fsdp2", number), gpu="H100")).fits is fits
+    assert plan.on_card.changes[-1][1] <= 80
 
 
 def test_without_a_strategy_all_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
@@ -249,7 +261,7 @@ def test_without_a_strategy_all_are_compared(capsys: pytest.CaptureFixture[str])
     assert "zero3: a base in 4 bits cannot be sharded" in said
     assert "fsdp2: train.optim=adamw_8bit" in said
     with pytest.raises(ConfigError, match="use_cpu"):
-        compare_strategies(recipe(FULL, "train.use_cpu=true", "train.bf16=false"), over(8, "ddp"))
+        compare_strategies(recipe(FULL, "train.use_cpu=true", "train.bf16=false"), on(over(8, "ddp")))
 
 
 def test_a_plan_for_many_gpus_says_how_it_is_run(capsys: pytest.CaptureFixture[str]) -> None:

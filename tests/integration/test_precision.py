@@ -15,7 +15,7 @@ from mmpref import PreferenceTrainer, TrainerOptions
 from mmpref.cli.main import main
 from mmpref.demo.tiny_models import build_tiny_llava
 from mmpref.models import AdapterSettings, LoadSettings, Tuning, load_model
-from mmpref.recipe.sections import load_recipe
+from mmpref.recipe.loading import load_recipe
 from mmpref.rundir.folder import RunDir
 from mmpref.training.precision import resolved
 from mmpref.training.trainer.metrics import read_pair_log

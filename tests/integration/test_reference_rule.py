@@ -21,7 +21,9 @@ from mmpref.models.reference_rule import AskedKind, ReferenceChoice, Start, choo
 from mmpref.models.unwrap import unwrap
 from mmpref.planning.parallelism import ALONE, ParallelPlan
 from mmpref.planning.plan import make_plan
-from mmpref.recipe.sections import Recipe, load_recipe
+from mmpref.planning.plan_input import PlanInput
+from mmpref.recipe.loading import load_recipe
+from mmpref.recipe.sections import Recipe
 from mmpref.training.parallel.strategy import STRATEGIES, refuse_what_cannot_shard
 from mmpref.training.run.setup import _load_model
 from mmpref.training.run.start_adapter import with_start_adapter
@@ -172,7 +174,7 @@ def launcher_says(recipe: Recipe, strategy: Any) -> str:
 
 def plan_says(recipe: Recipe, strategy: Any) -> str:
     try:
-        make_plan(recipe, parallel=ParallelPlan(gpus=2, strategy=strategy))
+        make_plan(recipe, PlanInput(parallel=ParallelPlan(gpus=2, strategy=strategy)))
     except MMPrefError as err:
         return str(err)
     return ""
@@ -181,7 +183,7 @@ def plan_says(recipe: Recipe, strategy: Any) -> str:
 def test_one_gpu_is_told_the_same(root: Path) -> None:
     recipe = recipe_of(root, "language whole", "reference.kind=copied_adapter")
     with pytest.raises(ConfigError, match="copied_adapter is not possible: the weights themselves are trained"):
-        make_plan(recipe, parallel=ALONE)
+        make_plan(recipe, PlanInput(parallel=ALONE))
     with pytest.raises(ConfigError, match="copied_adapter is not possible: the weights themselves are trained"):
         refuse_what_cannot_shard(recipe, "single")
 
@@ -201,5 +203,7 @@ def test_a_copied_adapter_is_split_with_the_weights_it_belongs_to(root: Path) ->
     alone = make_plan(recipe).memory.before["reference"]
     assert alone > 0
     for strategy, parts in (("ddp", 1), ("zero2", 1), ("zero3", 4), ("fsdp2", 4)):
-        split = make_plan(recipe, parallel=ParallelPlan(gpus=4, strategy=strategy)).memory.before["reference"]  # type: ignore[arg-type]
+        split = make_plan(recipe, PlanInput(parallel=ParallelPlan(gpus=4, strategy=strategy))).memory.before[
+            "reference"
+        ]  # type: ignore[arg-type]
         assert split == alone // parts

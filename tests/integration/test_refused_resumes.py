@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mmpref.cli.main import main
-from mmpref.recipe.sections import load_recipe
+from mmpref.recipe.loading import load_recipe
 from mmpref.rundir.claim import check_output
 from mmpref.rundir.folder import RunDir
 from mmpref.training.trainer.checkpoint import newest_complete

@@ -11,7 +11,7 @@ import pytest
 
 from mmpref.cli.main import main
 from mmpref.evals.model_facts import template_kwargs_of
-from mmpref.recipe.sections import load_recipe
+from mmpref.recipe.loading import load_recipe
 from mmpref.rundir.folder import RunDir
 from mmpref.training.run.facts import facts_of
 from mmpref.training.trainer.checkpoint import differences
@@ -51,7 +51,7 @@ def test_doctor_shows_a_pair_as_the_model_reads_it(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, recipe, *changes = place.training("demo_dpo", tmp_path / "run")
-    assert main(["doctor", *changes, "--recipe", recipe]) == 0
+    assert main(["doctor", recipe, *changes]) == 0
     out = capsys.readouterr().out
     row = json.loads(place.world.pairs.read_text().splitlines()[0])
     flat = "".join(out.split())
@@ -89,7 +89,7 @@ def test_tokens_that_answers_only_spell_are_counted_and_marked_by_doctor(
     name = json.loads(data.read_text().splitlines()[0])["id"]
     changes = [f"data.train={data}", f"data.root={place.world.root}", "data.eval=[]", f"model.path={model}"]
     _, recipe, *usual = place.training("demo_dpo", tmp_path / "run", *changes)
-    assert main(["doctor", *usual, "--recipe", recipe]) == 0
+    assert main(["doctor", recipe, *usual]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert f"template: 1 answer writes special tokens as text, <image> (first seen in '{name}')" in out
     assert "⟦it is ‹<image>› red .<|im_end|>⟧" in out

@@ -15,7 +15,7 @@ from mmpref import PreferenceTrainer, TrainerOptions
 from mmpref.cli.main import main
 from mmpref.losses import resolve
 from mmpref.losses.loss_line import loss_line
-from mmpref.recipe.sections import load_recipe
+from mmpref.recipe.loading import load_recipe
 from mmpref.rundir.folder import RunDir
 from tests.advice import alternatives, followed
 from tests.integration.conftest import Place
@@ -58,10 +58,7 @@ def test_a_loss_named_on_the_command_line_is_what_trains_and_is_told_in_one_line
         # the same line before anything is trained
         assert main(["plan", "demo_uni_dpo", f"model.path={place.model}", f"loss.name={name}"]) == 0
         assert line in said(capsys)
-    assert (
-        main(["doctor", "--recipe", *place.training("demo_uni_dpo", tmp_path / "x", *FAST, "loss.name=adadpo")[1:]])
-        == 0
-    )
+    assert main(["doctor", *place.training("demo_uni_dpo", tmp_path / "x", *FAST, "loss.name=adadpo")[1:]]) == 0
     assert any(text.endswith(line) for text in said(capsys))
 
 

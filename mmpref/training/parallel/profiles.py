@@ -11,9 +11,8 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from mmpref.errors import DistributedError, library_errors
 from mmpref.files.reading import read_text
-from mmpref.recipe.sections import parse_yaml
 from mmpref.training.parallel.strategy import STRATEGIES, Strategy
-from mmpref.yaml_text import MOST_BYTES
+from mmpref.yaml_text import MOST_BYTES, parse_yaml
 
 PROFILES = "accelerate"
 """Folder of the profiles, under ``scripts/`` in the source tree and ``share/mmpref/`` where mmpref is installed."""

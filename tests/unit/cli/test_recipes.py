@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
@@ -16,12 +17,15 @@ from mmpref.cli.main import app, main
 from mmpref.losses.settings import resolve
 from mmpref.models import AdapterSettings, Tuning, load, prepare, save_model
 from mmpref.recipe.keys import described
-from mmpref.recipe.sections import Recipe, load_recipe, shipped_recipes
+from mmpref.recipe.loading import load_recipe
+from mmpref.recipe.sections import Recipe
+from mmpref.recipe.shipped import shipped_recipes
 from mmpref.training.run.start_adapter import with_start_adapter
 from tests.advice import alternatives, followed
 from tests.tiny_vlms import build
 
-QLORA = "qwen2_5_vl_3b_uni_dpo_qlora_12gb"
+PAGES = Path(__file__).resolve().parents[3] / "docs"
+QLORA = "qwen2_5_vl_3b_uni_dpo_qlora"
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -135,6 +139,24 @@ def test_every_key_has_a_meaning_and_is_listed(capsys: pytest.CaptureFixture[str
     assert "did you mean 'train'?" in capsys.readouterr().err
 
 
+def test_research_switches_are_marked_and_are_those_of_their_page(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = printed(capsys, "config", "--keys", "loss").splitlines()
+    marked = {line.partition("  ")[0] for line in lines if line.endswith("; research switch)")}
+    assert marked == {key.name for key in described(Recipe) if key.research}
+    assert {"loss.uni.perf_mode", "loss.ada.form"} < marked
+    assert not {"loss.beta", "loss.uni.tau_good", "loss.ada.clip"} & marked
+    pages = ((PAGES / name).read_text(encoding="utf-8") for name in ("research_switches.md", "losses.md"))
+    of_page, elsewhere = (set(re.findall(r"`(\w+)`", cells)) for cells in map(first_cells, pages))
+    switches = {name.rpartition(".")[2] for name in marked}
+    assert switches <= of_page
+    assert not switches & elsewhere
+
+
+def first_cells(page: str) -> str:
+    """What tables say in their first column."""
+    return " ".join(line.split("|")[1] for line in page.splitlines() if line.startswith("|"))
+
+
 def test_recipes_are_listed_and_printed_with_their_header(capsys: pytest.CaptureFixture[str]) -> None:
     lines = printed(capsys, "recipes").splitlines()
     assert [line.partition(":")[0] for line in lines] == shipped_recipes()
@@ -143,7 +165,7 @@ def test_recipes_are_listed_and_printed_with_their_header(capsys: pytest.Capture
 
 def test_a_wrong_name_asks_for_the_near_ones_alone(capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("config", "train", "plan", "recipes"):
-        assert main([command, "qwen2_5_vl_3b_uni_dpo_qlora"]) == 2
+        assert main([command, "qwen2_5_vl_3b_uni_dpo_loro"]) == 2
         said = capsys.readouterr().err
         assert "did you mean 'qwen2_5_vl_3b_uni_dpo_lora'?" in said
         assert len(said) < 400
@@ -200,6 +222,12 @@ def test_a_key_written_as_an_option_is_pointed_to_key_value(
 def test_an_option_of_a_benchmark_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", "--benchmark", "chair", "--questions", "q", "--answers", "a", "--synonyms", "s"]) == 2
     assert "`synonyms=s`" in capsys.readouterr().err
+
+
+def test_a_former_option_is_refused_with_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["demo", "--threads", "2"], ["demo", "--threads=2"]):
+        assert main(words) == 2
+        assert "--threads is called --cpu-threads now" in capsys.readouterr().err
 
 
 def test_an_option_that_there_is_gets_no_pointer() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mmpref.demo.world import WorldFiles, make_world
-from mmpref.recipe.sections import parse_yaml
+from mmpref.yaml_text import parse_yaml
 
 CARD = Path(__file__).resolve().parents[3] / "data_cards" / "demo_world.md"
 

@@ -38,7 +38,7 @@ def command(folder, out, *more):
     return [
         "-m", "mmpref", "eval", "--model", str(folder / "model"), "--benchmark", "chair", "--questions",
         str(folder / "truth.json"), "--image-root", str(folder), "--out", str(out), "--max-new-tokens", "4",
-        "--threads", "1", "--batch-size", "1", *more, "prompt=describe",
+        "--cpu-threads", "1", "--batch-size", "1", *more, "prompt=describe",
     ]  # fmt: skip
 
 

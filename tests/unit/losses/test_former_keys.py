@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mmpref.errors import ConfigError
 from mmpref.losses import SuspiciousLossWarning, build_objective, resolve
 from mmpref.losses.former_keys import refuse_former_ada
-from mmpref.recipe.sections import load_recipe
+from mmpref.recipe.loading import load_recipe
 
 
 def refusal(ada: dict) -> str:

@@ -9,10 +9,13 @@ import pytest
 
 from mmpref.errors import ConfigError, MMPrefError
 from mmpref.losses.settings import SuspiciousLossWarning, resolve
-from mmpref.recipe.sections import Recipe, dump_recipe, load_recipe, parse_options, shipped_recipes
+from mmpref.recipe.loading import dump_recipe, load_recipe
+from mmpref.recipe.sections import Recipe
+from mmpref.recipe.shipped import shipped_recipes
+from mmpref.yaml_text import parse_options
 from tests.advice import alternatives, followed
 
-QLORA = "qwen2_5_vl_3b_uni_dpo_qlora_12gb"
+QLORA = "qwen2_5_vl_3b_uni_dpo_qlora"
 FULL = "qwen2_vl_2b_uni_dpo_full"
 UNI = [name for name in shipped_recipes() if load_recipe(name).loss.uni is not None]
 

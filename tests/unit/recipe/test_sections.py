@@ -9,7 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmpref.errors import ConfigError
-from mmpref.recipe.sections import Recipe, dump_recipe, load_recipe, parse_yaml, shipped_recipes
+from mmpref.recipe.loading import dump_recipe, load_recipe
+from mmpref.recipe.sections import Recipe
+from mmpref.recipe.shipped import shipped_recipes
+from mmpref.yaml_text import parse_yaml
 
 SMALL = """
 output: out

@@ -19,7 +19,8 @@ from mmpref.errors import CheckpointError, ConfigError
 from mmpref.files import locking, temporary
 from mmpref.files.locking import locked
 from mmpref.files.writing import replacing, replacing_folder, write_json, write_text
-from mmpref.recipe.sections import Recipe, build_recipe, load_recipe
+from mmpref.recipe.loading import build_recipe, load_recipe
+from mmpref.recipe.sections import Recipe
 from mmpref.rundir.claim import check_output, claim_output, start_run
 from mmpref.rundir.content import LOCK, MANIFEST
 from mmpref.rundir.folder import RunDir

@@ -15,7 +15,8 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from mmpref.errors import DistributedError
-from mmpref.recipe.sections import Recipe, load_recipe
+from mmpref.recipe.loading import load_recipe
+from mmpref.recipe.sections import Recipe
 from mmpref.training.parallel import launch as launching
 from mmpref.training.parallel.launch import Launch, launch
 from mmpref.training.parallel.profiles import environment_of, read_profile, shipped_profile

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 from mmpref.errors import ConfigError, DistributedError, MMPrefError
 from mmpref.losses import resolve_tau_good
-from mmpref.recipe.sections import Recipe, load_recipe
+from mmpref.recipe.loading import load_recipe
+from mmpref.recipe.sections import Recipe
 from mmpref.training.loss_settings import objective_of
 from mmpref.training.parallel.strategy import refuse_launch_contradictions, refuse_what_cannot_shard
 from mmpref.training.run import setup

@@ -9,7 +9,7 @@ import pytest
 
 from mmpref.errors import CheckpointError
 from mmpref.losses import resolve
-from mmpref.recipe.sections import build_recipe
+from mmpref.recipe.loading import build_recipe
 from mmpref.records import PreferencePair
 from mmpref.rundir.folder import RunDir
 from mmpref.training.run.facts import facts_of, pairs_fact

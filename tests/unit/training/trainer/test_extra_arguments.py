@@ -12,7 +12,8 @@ from packaging.version import Version
 from transformers import TrainingArguments
 
 from mmpref.errors import ConfigError
-from mmpref.recipe.sections import Recipe, TrainSection, load_recipe
+from mmpref.recipe.loading import load_recipe
+from mmpref.recipe.sections import Recipe, TrainSection
 from mmpref.training.trainer.arguments import training_arguments
 from mmpref.training.trainer.extra_arguments import ELSEWHERE, NOT_HERE, READ, UNDER, check_extra
 from tests.advice import alternatives, followed

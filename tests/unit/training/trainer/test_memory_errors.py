@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mmpref.errors import DataError, OutOfMemoryError
-from mmpref.recipe.sections import load_recipe
+from mmpref.recipe.loading import load_recipe
 from mmpref.training.trainer.memory_errors import (
     MemorySituation,
     Where,

@@ -1,0 +1,40 @@
+"""One pair in tokens, as the model runs over it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmpref.processing.layout import LayoutName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """One pair as the model sees it, in tokens; ``patches`` are what the vision tower runs over."""
+
+    prompt: int = 100
+    image: int = 0
+    patches: int = 0
+    chosen: int = 250
+    rejected: int = 250
+
+    def tokens(self, layout: LayoutName) -> int:
+        """Tokens that the decoder runs over for one pair."""
+        before = self.prompt + self.image
+        if layout == "shared_prefix":
+            return before + self.chosen + self.rejected
+        return 2 * (before + max(self.chosen, self.rejected))
+
+    def read_twice(self, layout: LayoutName) -> int:
+        """Tokens whose keys and values the second answer's attention copies."""
+        return self.prompt + self.image + self.rejected if layout == "shared_prefix" else 0
+
+    def seen(self, layout: LayoutName) -> float:
+        """Places that are looked at, summed over the tokens of one pair: triangles."""
+        before = self.prompt + self.image
+        if layout == "shared_prefix":
+            return (before + self.chosen) ** 2 / 2 + self.rejected * (before + self.rejected / 2)
+        return float((before + max(self.chosen, self.rejected)) ** 2)
+
+    @property
+    def answers(self) -> int:
+        return self.chosen + self.rejected

@@ -1,0 +1,86 @@
+"""A recipe read from YAML with changes over it, checked, and written out again.
+
+YAML is read by the rules of YAML 1.2: ``5e-7`` is a number, and ``yes``, ``no``, ``on``, ``None`` are plain text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from mmpref.errors import ConfigError
+from mmpref.recipe.key_rules import Cure, Problem
+from mmpref.recipe.keys import explain
+from mmpref.recipe.overrides import Grammar, as_texts, layer_of, merge
+from mmpref.recipe.sections import LossSection, Recipe
+from mmpref.recipe.shipped import read_recipe_text
+from mmpref.recipe.unused_keys import After, problems_of, without_left_over
+from mmpref.yaml_text import parse_yaml
+
+_MOST_PROBLEMS = 8
+"""That one error lists."""
+_GRAMMAR = Grammar(names={("loss",): "name"}, switches={("loss", "uni"), ("loss", "ada")})
+
+
+def load_recipe(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
+    """Read a recipe (a file, or the name of a shipped one) and put changes over it.
+
+    Args:
+        recipe: the file or the name.
+        overrides: ``key.sub=value`` texts, or a nested mapping as a second file would hold. All of them are one layer
+            (:mod:`mmpref.recipe.overrides`): ``loss.name`` replaces the whole loss but for keys that are given with it.
+
+    Raises:
+        ConfigError: unknown or mistyped keys (all of them, each by its dotted name), missing files, broken YAML, keys
+            that would be ignored.
+    """
+    text, where = read_recipe_text(recipe)
+    tree = parse_yaml(text, where=where)
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{where} must be a mapping of sections, got {type(tree).__name__}")
+    merged, changed = merge(tree, layer_of(overrides, tree, _GRAMMAR), _GRAMMAR)
+
+    def after(cure: Cure) -> list[Problem]:
+        layer = layer_of([*as_texts(overrides), *cure.add], tree, _GRAMMAR, leave_out=cure.leave_out)
+        cured, also = merge(tree, layer, _GRAMMAR)
+        return problems_of(Recipe.model_validate(cured, context={"unchecked": True}), later=also)
+
+    return build_recipe(merged, where=where, later=changed, after=after)
+
+
+def build_recipe(
+    tree: Mapping[str, Any], *, where: str, later: Mapping[str, bool] | None = None, after: After | None = None
+) -> Recipe:
+    """A nested mapping as a checked recipe; every problem is listed by its dotted key.
+
+    Args:
+        tree: the mapping.
+        where: names it in errors.
+        later: dotted keys that were changed last, and whether they had a value before
+            (:func:`mmpref.recipe.unused_keys.refuse_left_over`).
+        after: what a cure leaves wrong, where that can be tried.
+    """
+    try:
+        return Recipe.model_validate(tree, context={"later": later, "after": after})
+    except ValidationError as err:
+        problems = list(dict.fromkeys(explain(problem, Recipe) for problem in err.errors()[:_MOST_PROBLEMS]))
+        more = err.error_count() - _MOST_PROBLEMS
+        raise ConfigError(f"{where}: " + "; ".join(problems) + (f"; and {more} more" if more > 0 else "")) from None
+    except ConfigError as err:
+        raise ConfigError(f"{where}: {err}") from None
+
+
+def with_loss(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
+    """The recipe with another loss section, for example every key of its own (``mmpref.losses.resolve``)."""
+    return recipe.model_copy(update={"loss": LossSection.model_validate(settings)})
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML that :func:`load_recipe` reads back as an equal one: every key that does something in it."""
+    tree = without_left_over(recipe, recipe.model_dump(mode="json"))
+    tree["loss"] = recipe.loss.model_dump(mode="json", exclude_unset=True)
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
