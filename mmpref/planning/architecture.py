@@ -19,7 +19,7 @@ from mmpref.models.adapters.targets import lora_layers, modules_to_save
 from mmpref.models.loaded import LoadedModel
 from mmpref.models.part_counts import ORDER, PartCount, count_parts
 from mmpref.models.tuning import AdapterSettings, Tuning
-from mmpref.planning.meta_model import NOT_COUNTED, Kept, kept_by_decoder, skeleton, with_plain_positions
+from mmpref.planning.meta_model import NOT_COUNTED, ActivationBytes, decoder_activations, skeleton, with_plain_positions
 from mmpref.planning.parallelism import ALONE, ParallelPlan
 from mmpref.processing.family import PartName
 from mmpref.processing.layout import LayoutName
@@ -52,7 +52,7 @@ class Architecture:
     inner: int
     largest_layer: int
     largest_trained: int
-    kept: Kept
+    kept: ActivationBytes
     tower: tuple[int, int, int]
     """Layers, width and MLP width of the vision tower; zeros without one."""
     tower_trains: bool
@@ -224,7 +224,7 @@ def _embeddings(model: PreTrainedModel, config: PretrainedConfig) -> tuple[Any, 
 
 def _kept(
     config: PretrainedConfig, recipe: Recipe, tuning: Tuning, dtype: torch.dtype, layout: LayoutName, *, autocast: bool
-) -> Kept:
+) -> ActivationBytes:
     """Counted on the first three layers; every layer of these models is like the next."""
     whole = config.get_text_config().num_hidden_layers
     where = f"the memory of a step of '{config.model_type}' cannot be counted"
@@ -240,7 +240,7 @@ def _kept(
     settings = None
     if section.kind != "none":
         settings = AdapterSettings(rank=section.rank, dropout=section.dropout, use_dora=section.use_dora)
-    kept = kept_by_decoder(prepare(cut, tuning, settings), autocast=autocast)
+    kept = decoder_activations(prepare(cut, tuning, settings), autocast=autocast)
     return replace(kept, layers=whole)
 
 

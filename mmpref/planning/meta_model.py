@@ -32,7 +32,7 @@ _LAYERS = (2, 3)  # the first layer may keep less: nothing before it needs a gra
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class ActivationBytes:
     """Bytes per token that autograd keeps from a forward pass of the decoder."""
 
     per_layer: float
@@ -62,7 +62,7 @@ def skeleton(
     return LoadedModel(model=model, processor=None, family=family, path=path)
 
 
-def kept_by_decoder(loaded: LoadedModel, *, autocast: bool) -> Kept:
+def decoder_activations(loaded: LoadedModel, *, autocast: bool) -> ActivationBytes:
     """What a prepared skeleton's decoder keeps. The skeleton is cut short by it and of no further use.
 
     Args:
@@ -90,7 +90,7 @@ def kept_by_decoder(loaded: LoadedModel, *, autocast: bool) -> Kept:
     heads = getattr(text, "num_key_value_heads", None) or queries
     width = heads * (getattr(text, "head_dim", None) or text.hidden_size // queries)
     size = weight.element_size()
-    return Kept(
+    return ActivationBytes(
         per_layer=per_layer,
         outside_layers=outside_layers,
         layers=whole,

@@ -56,7 +56,7 @@ from mmpref.training.run.start_adapter import with_start_adapter
 from mmpref.training.run.state import RunState, state_kept
 from mmpref.training.run.trackers import make_folder, tracked_in
 from mmpref.training.trainer.alarms import Alarms
-from mmpref.training.trainer.arguments import refused_by_transformers, rehearse, training_arguments
+from mmpref.training.trainer.arguments import dry_run_optimizer_and_loader, refused_by_transformers, training_arguments
 from mmpref.training.trainer.log_lines import LossLines
 from mmpref.training.trainer.memory_errors import explain_oom
 from mmpref.training.trainer.metrics import JsonlLogger
@@ -274,7 +274,7 @@ def first_step(loaded: LoadedRun, state: RunState) -> None:
     """
     context, prepared, trainer = loaded.context, loaded.prepared, loaded.trainer
     recipe, world, checkpoint = context.recipe, context.world, prepared.checkpoint
-    rehearse(trainer)
+    dry_run_optimizer_and_loader(trainer)
     before = FirstStep(recipe, trainer, loaded.setup, new=checkpoint is None, say=context.say)
     if not world.model_is_wrapped_in_train:
         before.check()

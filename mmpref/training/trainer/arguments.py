@@ -115,7 +115,7 @@ def refused_by_transformers() -> Iterator[None]:
         raise ConfigError(f"train: transformers refuses these settings: {text[:500]}") from err
 
 
-def rehearse(trainer: Trainer) -> None:
+def dry_run_optimizer_and_loader(trainer: Trainer) -> None:
     """Try what ``train()`` would build first: optimizer, schedule and loader, on one small weight.
 
     Raises:
