@@ -76,6 +76,7 @@ _LIBRARIES = {"torch", "transformers", "peft", "accelerate", "datasets", "huggin
 _DEPRECATED = re.compile(r"deprecat|will be removed|will no longer", re.IGNORECASE)
 _ALLOWED_TO_LOG = {
     "`self.pad_token_id` is deprecated": "transformers asks the configurations of Idefics3 and SmolVLM for it itself",
+    "returning `pixel_values_images` is deprecated": "Video-LLaVA's image processor says so whatever it is asked",
 }
 """Part of a logged deprecation -> why it is no use of ours."""
 

@@ -173,12 +173,14 @@ def test_a_folder_of_images_that_are_others_is_not_replaced(small: Path, capsys:
     (small / "converted").mkdir()
     Image.new("RGB", (9, 9)).save(small / "converted" / "mine.png")
     words = [*CONVERT, "e.jsonl", "--to", "ms_swift", "--out", "c.jsonl", "--image-folder"]
-    refused([*words, "converted"], small, "it holds other things (mine.png); give --image-folder a new folder", capsys)
+    refused(
+        [*words, "converted"], small, "it contains other things (mine.png); give --image-folder a new folder", capsys
+    )
     assert [main([*words, "new"]), main([*words, "new"])] == [0, 0]
     capsys.readouterr()
     (small / "clean_images").mkdir()
     Image.new("RGB", (9, 9)).save(small / "clean_images" / "mine.png")
     (small / "data").mkdir()
     assert main([*CHECK, "o", "--fix", "clean.jsonl", "--copy-images"]) == 2
-    assert "it holds other things (mine.png); give --fix another name" in capsys.readouterr().err
+    assert "it contains other things (mine.png); give --fix another name" in capsys.readouterr().err
     assert (small / "clean_images" / "mine.png").is_file()

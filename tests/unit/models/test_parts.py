@@ -200,8 +200,10 @@ def odd(**named: Any) -> LoadedModel:
     return LoadedModel(model=model, processor=None, family=family, path="odd")
 
 
-def test_a_module_that_cannot_be_told_is_refused_until_it_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"cannot be told.*watcher; say it, as in model\.parts=\{watcher: other\}"):
+def test_a_module_that_cannot_be_assigned_is_refused_until_it_is_named() -> None:
+    with pytest.raises(
+        ConfigError, match=r"be read from its code: watcher; say it, as in model\.parts=\{watcher: other\}"
+    ):
         prepare(odd(), Tuning(language="lora"), AdapterSettings(rank=4))
     frozen = prepare(odd(watcher="other"), Tuning(language="lora"), AdapterSettings(rank=4))
     assert not [key for key in trained(frozen.model) if "watcher" in key]
