@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mmpref.data.audit.images import Images, ImageTally
@@ -68,7 +69,9 @@ class AuditReport:
     def as_json(self) -> dict[str, Any]:
         """The report as plain values, ready for ``json``."""
         content = dataclasses.asdict(self)
-        content["leaks"] = list(self.leaks)
+        images, summary = content["images"], content["leak_summary"]
+        images["tokens"] = {family: _as_written(tokens) for family, tokens in images["tokens"].items()}
+        content |= {"images": _as_written(images), "leak_summary": _as_written(summary), "leaks": list(self.leaks)}
         return content
 
     def rows(self) -> list[tuple[str, str]]:
@@ -95,6 +98,20 @@ class AuditReport:
             rows.append((f"pairs with an image of {name}", ways or "0"))
         rows.append(("pairs to drop", f"{len(self.leaks):,}"))
         return rows
+
+
+_WRITTEN_AS: Mapping[str, str] = MappingProxyType(
+    {
+        "per_image": "per_picture",
+        "rows_per_image": "rows_per_picture",
+        "benchmark_images": "benchmark_pictures",
+    }
+)
+"""Attribute -> its key in the written report, where that is another one: files of before are read by their keys."""
+
+
+def _as_written(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {_WRITTEN_AS.get(name, name): value for name, value in values.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,7 +40,7 @@ class Lengths:
     difference_characters: Estimate
     chosen_words: Quantiles
     rejected_words: Quantiles
-    parallelism_in_words: Quantiles
+    spread_words: Quantiles
     """Words of chosen minus words of rejected."""
 
     def rows(self) -> list[tuple[str, str]]:
@@ -222,7 +222,7 @@ class TextTally:
             difference_characters=mean_estimate(self._characters, self._groups),
             chosen_words=Quantiles.of(self._chosen),
             rejected_words=Quantiles.of(self._rejected),
-            parallelism_in_words=Quantiles.of(difference),
+            spread_words=Quantiles.of(difference),
         )
 
     def similarity(self) -> Similarity:

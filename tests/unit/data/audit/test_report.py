@@ -296,3 +296,14 @@ def test_sizes_and_tokens_of_images_and_pairs():
     assert (tokens.per_image.n, tokens.per_image.max) == (2, 576)
     assert (tokens.per_pair.n, tokens.per_pair.min, tokens.per_pair.max) == (2, 576, 1152)
     assert found.tokens["Qwen2-VL, Qwen2.5-VL"].per_image.max == round(480 / 28) * round(640 / 28)
+
+
+def test_the_keys_of_the_written_report_are_those_of_earlier_files():
+    report = audit([pair("1", images=(drawn(1, (64, 48)),))], images=ImageLoader(None)).as_json()
+    assert "spread_words" in report["lengths"]
+    assert "rows_per_picture" in report["images"]
+    assert all(
+        list(tokens) == ["per_picture", "per_pair", "num_refused", "rule"]
+        for tokens in report["images"]["tokens"].values()
+    )
+    assert "benchmark_pictures" in report["leak_summary"]
