@@ -17,6 +17,7 @@ _OF_RECIPES = ("overrides", "options")
 RENAMED: Mapping[str, Mapping[str, str]] = {
     "demo": {"--threads": "--cpu-threads"},
     "eval": {"--images": "--image-root", "--threads": "--cpu-threads"},
+    "plan": {"--picture": "--image-size"},
     "report": {"--images": "--image-root"},
     "data check": {"--root": "--image-root"},
     "data verify": {"--root": "--image-root"},
