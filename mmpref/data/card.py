@@ -269,8 +269,10 @@ def _contradictions(card: Card) -> list[str]:
 
 def _shipped() -> dict[str, Path]:
     """Name -> file of the cards in the source tree, or of those that were installed with the package."""
-    folder = Path(__file__).resolve().parents[2] / CARD_FOLDER
-    if folder.is_dir():
+    beside = Path(__file__).resolve().parents[2]
+    # pip install --target puts them beside the package, whatever its record says of their place
+    folders = (beside / CARD_FOLDER, beside / "share" / "mmpref" / CARD_FOLDER)
+    if folder := next(filter(Path.is_dir, folders), None):
         found = folder.glob("*.md")
     else:
         try:

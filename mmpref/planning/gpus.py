@@ -53,11 +53,11 @@ def parse_card(text: str) -> tuple[int, str | None]:
     """
     if re.fullmatch(r"\s*[0-9].*", text):
         return parse_memory(text), None
-    name, gib, _ = card_named(text)
+    name, gib, _ = card_named(text, otherwise="its memory, 24GiB")
     return gib * GIB, name
 
 
-def card_named(name: str) -> tuple[str, int, float]:
+def card_named(name: str, *, otherwise: str = "--gpu-memory alone") -> tuple[str, int, float]:
     """A card's name as the table writes it, its GiB and its TFLOP/s.
 
     Raises:
@@ -66,4 +66,4 @@ def card_named(name: str) -> tuple[str, int, float]:
     for known, facts in GPUS.items():
         if known.lower().replace(" ", "") == name.lower().replace(" ", "").removeprefix("nvidia"):
             return (known, *facts)
-    raise ConfigError(f"no card '{name}' in the table; known: {', '.join(GPUS)}; or give --gpu-memory alone")
+    raise ConfigError(f"no card '{name}' in the table; known: {', '.join(GPUS)}; or give {otherwise}")

@@ -138,6 +138,7 @@ def test_several_gpus_keep_their_strategy(capsys: pytest.CaptureFixture[str]) ->
     (["--fit", "16GiB", "--gpu-memory", "16GiB"], "leave --gpu-memory out"),
     (["--fit", "16GiB", "--gpus", "2"], "give --strategy as well"),
     (["--fit", "Voodoo 2"], "no card 'Voodoo 2' in the table; known: RTX 3060"),
+    (["--fit", "Voodoo 2"], "H200; or give its memory, 24GiB"),
     (["--fit", "16 apples"], "'16 apples' is not a size of memory"),
     (["--fit", "3GiB"], "no settings fit 3.0 GiB: the least that would do is"),
 ])  # fmt: skip

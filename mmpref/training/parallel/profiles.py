@@ -41,13 +41,16 @@ def read_profile(name: str) -> tuple[dict[str, Any], Strategy]:
 
 def shipped_profile(name: str) -> Path:
     """The file of one of our profiles."""
-    tree = Path(__file__).resolve().parents[3] / "scripts" / PROFILES / f"{name}.yaml"
-    if tree.is_file():
-        return tree
+    beside = Path(__file__).resolve().parents[3]
+    tree = beside / "scripts" / PROFILES / f"{name}.yaml"
+    # pip install --target puts them beside the package, whatever its record says of their place
+    for file in (tree, beside / "share" / "mmpref" / PROFILES / f"{name}.yaml"):
+        if file.is_file():
+            return file
     with suppress(metadata.PackageNotFoundError):
-        for file in metadata.files("mmpref") or []:
-            if file.parent.name == PROFILES and file.name == f"{name}.yaml":
-                return Path(str(file.locate()))
+        for recorded in metadata.files("mmpref") or []:
+            if recorded.parent.name == PROFILES and recorded.name == f"{name}.yaml":
+                return Path(str(recorded.locate()))
     return tree
 
 

@@ -57,16 +57,18 @@ class TrainerOptions:
         """These options, with what scripts from before there were any gave to the trainer itself.
 
         Raises:
-            TypeError: a keyword that is no option.
+            TypeError: a keyword that is no option, or an option that is given both ways.
         """
         if not given:
             return self
-        known = {field.name for field in fields(self)}
-        if unknown := sorted(given.keys() - known):
+        known = {field.name: field.default for field in fields(self)}
+        if unknown := sorted(given.keys() - known.keys()):
             raise TypeError(
                 f"PreferenceTrainer() got an unexpected keyword argument '{unknown[0]}'; its options are "
                 f"{', '.join(sorted(known))}"
             )
+        if twice := [name for name in given if getattr(self, name) is not known[name]]:
+            raise TypeError(f"PreferenceTrainer() got '{twice[0]}' twice, by itself and in options; leave one out")
         names = ", ".join(f"{name}=..." for name in given)
         warnings.warn(
             f"former keywords of PreferenceTrainer: give them as options=TrainerOptions({names})",

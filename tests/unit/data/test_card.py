@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mmpref.data import card as card_module
 from mmpref.data.card import Card, list_cards, load_card, parse_card
 from mmpref.data.formats import FORMATS, detect, format_named, to_canonical
 from mmpref.data.images.loader import ImageLoader
@@ -224,3 +225,13 @@ def test_cards_are_found_by_name_or_path(tmp_path: Path) -> None:
         load_card(tmp_path / "absent.md")
     with pytest.raises(ConfigError, match="no data card 'rlhfv', did you mean 'rlhf_v'"):
         load_card("rlhfv")
+
+
+def test_cards_of_an_installation_in_a_folder_of_its_own_lie_beside_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "share" / "mmpref" / "data_cards"
+    folder.mkdir(parents=True)
+    (folder / "mine.md").write_text("", encoding="utf-8")
+    monkeypatch.setattr(card_module, "__file__", str(tmp_path / "mmpref" / "data" / "card.py"))
+    assert card_module._shipped() == {"mine": folder / "mine.md"}

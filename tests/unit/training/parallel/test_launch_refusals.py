@@ -18,6 +18,7 @@ from mmpref.errors import DistributedError
 from mmpref.recipe.loading import load_recipe
 from mmpref.recipe.sections import Recipe
 from mmpref.training.parallel import launch as launching
+from mmpref.training.parallel import profiles
 from mmpref.training.parallel.launch import Launch, launch
 from mmpref.training.parallel.profiles import environment_of, read_profile, shipped_profile
 from mmpref.training.parallel.strategy import (
@@ -57,6 +58,16 @@ def told(strategy: str, *lines: str, section: str = "") -> dict[str, str]:
 def test_there_is_a_profile_for_every_strategy_and_no_other() -> None:
     assert {file.stem for file in PROFILES} == set(STRATEGIES)
     assert all(shipped_profile(name).is_file() for name in STRATEGIES)
+
+
+def test_profiles_of_an_installation_in_a_folder_of_its_own_lie_beside_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "share" / "mmpref" / "accelerate" / "ddp.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("", encoding="utf-8")
+    monkeypatch.setattr(profiles, "__file__", str(tmp_path / "mmpref" / "training" / "parallel" / "profiles.py"))
+    assert profiles.shipped_profile("ddp") == file
 
 
 @pytest.mark.parametrize("file", PROFILES, ids=lambda file: file.stem)

@@ -68,6 +68,14 @@ def test_callbacks_may_be_none_as_before_and_a_keyword_that_is_no_option_is_refu
         )
 
 
+def test_an_option_given_both_ways_is_refused() -> None:
+    with pytest.raises(TypeError, match="got 'image_root' twice, by itself and in options"):
+        TrainerOptions(image_root=Path("a")).with_former_keywords({"image_root": Path("b")})
+    with pytest.warns(FormerKeywordWarning):
+        both = TrainerOptions(image_root=Path("a")).with_former_keywords({"skip_nonfinite_steps": 1})
+    assert (both.image_root, both.skip_nonfinite_steps) == (Path("a"), 1)
+
+
 def test_what_a_bare_model_needs_is_asked_for_by_its_option(loaded: LoadedModel, tmp_path: Path) -> None:
     def made(**given: Any) -> None:
         PreferenceTrainer(
