@@ -169,7 +169,7 @@ IMPORTED_BY: dict[str, set[str]] = {
         for name in ("arguments", "data", "data_options", "evals", "main", "options", "plan", "recipes", "train")
     },
     "pydantic": {"data/card.py", "recipe/loading.py", "recipe/sections.py", "recipe/keys.py", "recipe/value_types.py"},
-    "yaml": {"recipe/sections.py", "yaml_text.py"},
+    "yaml": {"recipe/loading.py", "yaml_text.py"},
     "rich": {"terminal.py"},
     "trl": set(),
     "torchvision": set(),

@@ -313,6 +313,7 @@ def test_rows_without_a_measured_peak_are_not_compared() -> None:
 
 def test_a_step_is_timed_by_its_micro_batch_and_shares_of_the_card_are_of_its_data_sheet() -> None:
     row = qlora_row()
+    row["planned"]["recipe"]["train"]["per_device_train_batch_size"] = 2
     row["planned"] |= {"flop": 200e12, "ms": 1000.0}  # of two pairs
     measured = fitted.measured_in("pair_step", row)
     assert measured is not None

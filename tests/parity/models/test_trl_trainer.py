@@ -14,6 +14,9 @@ from mmpref.records import PreferencePair
 from tests.plain_forward import build_deep, collator_for, gradient, relative, stir
 from tests.tiny_vlms import draw, pair
 
+# TRL's settings are given by the name that transformers 5.17 knows, which newer releases call deprecated
+pytestmark = pytest.mark.filterwarnings(r"ignore:`gradient_checkpointing\w*` is deprecated:FutureWarning")
+
 trl = pytest.importorskip("trl")
 
 BETA = 0.2

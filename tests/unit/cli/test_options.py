@@ -85,7 +85,7 @@ def test_two_options_of_one_name_are_refused_when_the_command_is_made() -> None:
     ("group", "settings", "names"),
     [
         (evals._Answering, AnswerSettings, {"batch_size": "batch_size", "tokens_per_batch": "tokens_per_batch"}),
-        (evals._Answering, EvalSettings, {"limit": "limit", "processes": "processes", "threads": "cpu_threads"}),
+        (evals._Answering, EvalSettings, {"limit": "limit", "processes": "processes", "cpu_threads": "cpu_threads"}),
         (evals._Asked, EvalSettings, {"protocol": "protocol"}),
         (RequestOptions, Server, {"concurrency": "concurrency", "timeout": "timeout"}),
     ],
