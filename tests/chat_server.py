@@ -44,6 +44,7 @@ class ChatServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            _is_counted = False
 
             def do_GET(self) -> None:
                 if self.path == "/v1/models" and chat.models is not None:
@@ -60,11 +61,18 @@ class ChatServer:
                     number = len(chat.requests)
                     chat._at_once += 1
                     chat.most_at_once = max(chat.most_at_once, chat._at_once)
+                    self._is_counted = True
                 try:
                     self._reply(json.loads(body), chat.faults.get(number, chat.faults.get(0, "")))
                 finally:
-                    with chat._lock:
+                    self._no_longer_at_once()
+
+            def _no_longer_at_once(self) -> None:
+                """Before the reply is sent: who has it may ask again before this thread has gone on."""
+                with chat._lock:
+                    if self._is_counted:
                         chat._at_once -= 1
+                    self._is_counted = False
 
             def _reply(self, request: Request, fault: Fault) -> None:
                 if fault.isdigit():
@@ -100,6 +108,7 @@ class ChatServer:
                 self._send(200, content, {})
 
             def _send(self, status: int, content: bytes, headers: dict[str, str]) -> None:
+                self._no_longer_at_once()
                 self.send_response(status)
                 for name, value in {"Content-Type": "application/json", **headers}.items():
                     self.send_header(name, value)
