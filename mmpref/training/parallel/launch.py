@@ -187,8 +187,10 @@ def _cause(failed: ChildFailedError) -> tuple[int, int]:
     Those that only lost a partner, or were ended by the launcher because of it, are found dead in the same second often
     enough.
     """
-    follows = (DistributedError.exit_code, -signal.SIGTERM)
-    found = sorted(failed.failures.items(), key=lambda item: (item[1].exitcode in follows, item[1].timestamp, item[0]))
+    follows = {128 + signal.SIGTERM: 1, DistributedError.exit_code: 2, -signal.SIGTERM: 2}
+    found = sorted(
+        failed.failures.items(), key=lambda item: (follows.get(item[1].exitcode, 0), item[1].timestamp, item[0])
+    )
     return found[0][0], found[0][1].exitcode
 
 
