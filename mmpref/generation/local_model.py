@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ class Batches:
             yield from zip(batch, results, strict=True)
 
 
-class LocalAnswerer:
+class LocalAnswerer(ABC):
     """An answerer with a transformers model in this process.
 
     Args:
@@ -112,13 +113,13 @@ class LocalAnswerer:
         self._batches = Batches(settings.batch_size, settings.tokens_per_batch)
         self._prepare(template_kwargs)
 
+    @abstractmethod
     def _prepare(self, template_kwargs: Mapping[str, Any] | None) -> None:
         """What a kind of answerer needs beside the loaded model.
 
         Args:
             template_kwargs: what the chat template is to read beside the conversation.
         """
-        raise NotImplementedError
 
 
 def _image_opener(images_root: str | Path | None) -> Callable[[ImageRef], Any]:
