@@ -47,6 +47,7 @@ class Message:
 
     @property
     def num_images(self) -> int:
+        """Image places among the parts."""
         return sum(part.kind == "image" for part in self.parts)
 
     @property

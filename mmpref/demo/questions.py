@@ -27,6 +27,7 @@ class Companionship:
 
     @classmethod
     def of(cls, scenes: Iterable[Scene]) -> Companionship:
+        """Counted over scenes."""
         alone: Counter[str] = Counter()
         together: Counter[tuple[str, str]] = Counter()
         for scene in scenes:

@@ -77,6 +77,7 @@ class Scene:
 
     @property
     def kinds(self) -> frozenset[str]:
+        """The kinds of things that stand in the scene."""
         return frozenset(self._by_kind)
 
     @property

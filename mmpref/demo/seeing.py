@@ -137,6 +137,7 @@ class SkillGate(TrainerCallback):
 
     @property
     def passed(self) -> bool:
+        """Whether the last look reached the gate, at things and at empty cells."""
         return self.reached is not None and min(self.reached.things, self.reached.empty) >= self.gate
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

@@ -49,6 +49,7 @@ class Memory:
 
     @property
     def resting(self) -> int:
+        """Bytes that are there when training starts."""
         return sum(self.before.values())
 
     @property
@@ -58,6 +59,7 @@ class Memory:
 
     @property
     def peak(self) -> int:
+        """Bytes at the largest moment of an update."""
         return self.resting + self.over_rest
 
 

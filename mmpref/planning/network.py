@@ -39,6 +39,7 @@ class Traffic:
 
     @property
     def total(self) -> int:
+        """Bytes of both."""
         return self.gradients + self.weights
 
 

@@ -37,4 +37,5 @@ class Shape:
 
     @property
     def answers(self) -> int:
+        """Tokens of both answers."""
         return self.chosen + self.rejected

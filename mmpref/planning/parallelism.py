@@ -42,14 +42,17 @@ class ParallelPlan:
 
     @property
     def world(self) -> int:
+        """GPUs on all nodes."""
         return self.gpus * self.nodes
 
     @property
     def is_alone(self) -> bool:
+        """One GPU, whatever the strategy is called."""
         return self.world == 1
 
     @property
     def splits_weights(self) -> bool:
+        """Whether each GPU keeps only its part of the weights."""
         return not self.is_alone and self.strategy in ("fsdp2", "zero3")
 
     @property
@@ -64,6 +67,7 @@ class ParallelPlan:
 
     @property
     def is_deepspeed(self) -> bool:
+        """Whether DeepSpeed's engine trains."""
         return not self.is_alone and self.strategy in ("zero2", "zero3")
 
 

@@ -47,6 +47,7 @@ class Cell:
 
     @property
     def text(self) -> str:
+        """The value as it is shown, or why there is none."""
         return (
             (self.note or NOT_MEASURED)
             if self.value is None
@@ -55,14 +56,17 @@ class Cell:
 
     @property
     def interval_text(self) -> str:
+        """The interval as it is shown; empty where there is none."""
         return "" if self.interval is None else _show_interval(self.interval, self.unit, signed=self.unit == "nats")
 
     @property
     def difference_text(self) -> str:
+        """The difference from the baseline with its sign; empty where there is none."""
         return "" if self.difference is None else _show(self.difference, self.unit, signed=True)
 
     @property
     def difference_interval_text(self) -> str:
+        """The interval of the difference; empty where there is none."""
         pair = self.difference_interval
         return "" if pair is None else _show_interval(pair, self.unit, signed=True)
 
@@ -98,6 +102,7 @@ class Table:
         return tuple(dict.fromkeys((*self.notes, *self.remarks)))
 
     def header(self) -> list[str]:
+        """Names of the columns, the run's first."""
         return ["run", *(f"{column.group} {column.label}" for column in self.columns)]
 
     def text_rows(self) -> list[list[str]]:

@@ -26,10 +26,12 @@ class Evaluation:
 
     @property
     def benchmark(self) -> str:
+        """Its name; empty where the file says none."""
         return str(self.results.get("benchmark", ""))
 
     @property
     def protocol(self) -> str:
+        """By which rules it was scored."""
         return str(self.results.get("protocol", "not recorded"))
 
     @property
@@ -41,10 +43,12 @@ class Evaluation:
         return " with ".join(str(name) for name in names if name)
 
     def metric(self, name: str) -> float | None:
+        """One metric; None where it was not measured or is no number."""
         metrics = self.results.get("metrics")
         return number(metrics.get(name)) if isinstance(metrics, Mapping) else None
 
     def interval(self, name: str) -> tuple[float, float] | None:
+        """The 95 % interval of a metric, in the metric's unit; None where there is none."""
         intervals = self.results.get("intervals")
         pair = intervals.get(name) if isinstance(intervals, Mapping) else None
         if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
@@ -53,6 +57,7 @@ class Evaluation:
         return None if low is None or high is None else (low, high)
 
     def why_undefined(self, name: str) -> str | None:
+        """The reason that the result gives for a metric without a value."""
         reasons = self.results.get("undefined")
         return str(reasons[name]) if isinstance(reasons, Mapping) and name in reasons else None
 

@@ -53,10 +53,12 @@ class Flag:
 
     @property
     def words(self) -> str:
+        """The kind in words."""
         return WORDS[self.kind]
 
     @property
     def sign(self) -> str:
+        """The kind as the sign that stands in the cell."""
         return SIGNS[self.kind]
 
 

@@ -37,6 +37,7 @@ class Turn:
 
     @property
     def p(self) -> float | None:
+        """McNemar's exact p, two-sided; None when nothing turned."""
         return mcnemar(self.turned_wrong, self.turned_right)
 
 

@@ -56,9 +56,11 @@ class Run:
         return {name: found[name] for name in sorted(found, key=in_order)}
 
     def training_lines(self) -> list[Row]:
+        """Log lines that have a training loss."""
         return [line for line in self.log if number(line.get("loss")) is not None]
 
     def eval_lines(self) -> list[Row]:
+        """Log lines of evaluations on held-out pairs."""
         return [line for line in self.log if any(str(key).startswith("eval_") for key in line)]
 
     def recipe_value(self, dotted: str) -> Any:

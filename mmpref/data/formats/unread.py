@@ -102,7 +102,11 @@ def refuse_unread(
         elif kind is TURNS:
             is_count = whole and isinstance(value, int | float)  # ``turns: 1``
             is_read = is_count or _is_said(value, (*prompt, *answers) if whole else prompt)
+        elif kind is VERDICT and looks_like_media(value):
+            kind, is_read = MEDIA, False
         elif kind is VERDICT:
+            if not images:
+                _refuse_media_below(value, str(key))
             is_read = not _voids(key, value)
         else:
             is_read = False

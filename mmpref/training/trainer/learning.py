@@ -279,7 +279,7 @@ def _checkpointing(model: nn.Module, args: TrainingArguments | None) -> Iterator
     if hasattr(inner, "activation_checkpointing_enable"):
         inner.activation_checkpointing_enable(activation_checkpointing_kwargs=settings or None, **newer)
     else:
-        inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings or None)
+        inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings or None, **newer)
     try:
         yield
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
@@ -12,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from mmpref.files.hashes import Say
 
 
-class LogLines(TrainerCallback):
+class LogLines(TrainerCallback, ABC):
     """A callback that reads every line that the Trainer logs; a subclass says what it does with one."""
 
     def on_log(
@@ -26,9 +27,9 @@ class LogLines(TrainerCallback):
         if logs:
             self.read(logs, state)
 
+    @abstractmethod
     def read(self, logs: Mapping[str, float], state: TrainerState) -> None:
         """One line, at the step of ``state``."""
-        raise NotImplementedError
 
 
 class LossLines(LogLines):

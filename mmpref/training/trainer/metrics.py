@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -171,12 +172,12 @@ LINES = "metrics.jsonl"
 _SUMMARY = '"train_runtime"'  # in the line that the Trainer writes when it ends
 
 
-class InCheckpoint(TrainerCallback):
+class InCheckpoint(TrainerCallback, ABC):
     """A callback that has something to keep in every checkpoint."""
 
+    @abstractmethod
     def copy_to(self, checkpoint: Path) -> None:
         """Put it into a checkpoint that is being written."""
-        raise NotImplementedError
 
 
 class JsonlLogger(LogLines, InCheckpoint):

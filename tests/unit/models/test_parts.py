@@ -31,6 +31,8 @@ SETTINGS: dict[str, dict[str, Any]] = {  # where the defaults describe no model,
     "gemma4": {"vision_config": {}, "audio_config": {}},
     "gemma4_unified": {"vision_config": {}, "audio_config": {}},
     "idefics": {"use_resampler": True},
+    "idefics3": {"pad_token_id": 0},  # its default is larger than the default vocabulary, which some releases refuse
+    "smolvlm": {"pad_token_id": 0},
 }
 NOT_BUILT = {  # their default configs describe no model
     "cohere_compass", "deepseek_ocr2", "diffusion_gemma", "granite4_vision", "hunyuan_vl", "qwen4_exp",
@@ -152,7 +154,13 @@ def test_a_row_of_the_table_says_what_the_model_s_own_code_says(row: Family) -> 
 def test_parts_have_these_paths(name: str, vision: list[str], projector: list[str], other: list[str]) -> None:
     if name not in TYPES:
         pytest.skip(f"transformers {tf.__version__} does not know {name}")
-    parts = find_parts(model_of(name))
+    model = model_of(name)
+    parts = find_parts(model)
+    beside = hasattr(model, vision[0].removeprefix("model.")) and vision[0].startswith("model.")
+    if beside:  # releases differ in whether the towers lie beside the language model or one level deeper
+        vision, projector, other = (
+            [path.removeprefix("model.") for path in kind] for kind in (vision, projector, other)
+        )
     assert (parts.vision, parts.projector, parts.other) == (vision, projector, other)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from mmpref.processing import PairEncoder, family_of
 from mmpref.processing.pair_text import shown
+from tests.releases import needs_spelt_tokens
 from tests.tiny_vlms import CHATML, TINY, draw, pair, turn
 from tests.unit.processing.chat.chat_templates import tokenizer_for
 from tests.unit.processing.metaspace import metaspace_tokenizer
@@ -19,6 +20,7 @@ def sides(tokenizer: Any, **changes: Any) -> dict[str, str]:
     return dict(shown(encoder.encode(row, draw), encoder.chat.tokenizer, None))
 
 
+@needs_spelt_tokens
 @pytest.mark.parametrize("make", [lambda: tokenizer_for(CHATML, "<|im_end|>"), lambda: metaspace_tokenizer(CHATML)])
 def test_a_token_that_is_spelt_out_is_marked(make: Any) -> None:
     text = sides(
@@ -36,6 +38,7 @@ def test_a_pair_without_such_text_has_no_marks() -> None:
     assert text["chosen"].endswith("⟦yes < b<|im_end|>⟧")
 
 
+@needs_spelt_tokens
 def test_images_stay_one_word() -> None:
     processor = TINY["qwen2_vl"].processor()
     encoder = PairEncoder(processor, family_of("qwen2_vl", has_vision=True))

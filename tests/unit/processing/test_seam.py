@@ -10,6 +10,7 @@ from tokenizers import Regex, normalizers
 from mmpref.processing import ChatEncoder
 from mmpref.processing.chat.conversation import Turns
 from mmpref.records import user_turn
+from tests.releases import CAN_SANITIZE
 from tests.tiny_vlms import CHATML, make_tokenizer
 from tests.unit.processing.chat.test_prompt_frame import chatml
 from tests.unit.processing.metaspace import metaspace_tokenizer
@@ -78,7 +79,8 @@ def test_a_prompt_whose_ids_begin_the_whole_is_not_split_by_text() -> None:
 def test_byte_level_tokens_stay_as_they_were() -> None:
     """A tokenizer that puts no blank anywhere: behind an anchor and alone are the same."""
     chat = ChatEncoder(make_tokenizer(template=ROLES.replace("%%", "{{ 'assistant: ' }}")))
-    for answer in ("red", "123", " a", "\n\nred", "...", "é", "yes <|im_end|> no"):
+    spelt = ("yes <|im_end|> no",) if CAN_SANITIZE else ()
+    for answer in ("red", "123", " a", "\n\nred", "...", "é", *spelt):
         turns = chat.encode("p", QUESTION, (answer, "no"))
         alone = chat.template.ids(chat.template.mark(answer))
         assert list(turns.answers[0][:-1]) == alone, answer

@@ -150,6 +150,25 @@ def test_a_value_that_looks_like_media_never_vanishes(name: str, data: st.DataOb
         assert name == "canonical" or read_as[0].images or not lost, "but no picture is lost with it"
 
 
+@pytest.mark.parametrize("name", ["trl", "ms_swift", "ultrafeedback"])
+@pytest.mark.parametrize("column", ["WINNER", "preferred"])
+@pytest.mark.parametrize(
+    "value", [{"bytes": b"\xff\xd8\xff\xe0", "path": None}, ["a.jpg"], {"of": [{"image": "a.jpg"}]}]
+)
+def test_media_under_the_name_of_a_verdict_are_refused(name: str, column: str, value: Any) -> None:
+    row = copy.deepcopy(ROWS[name])
+    for key in ("image", "images"):
+        row.pop(key, None)
+    with pytest.raises(RowError, match=column) as caught:
+        pairs_of({**row, column: value}, name)
+    assert caught.value.reason in ("unread_media", "unread_images")
+
+
+def test_media_under_the_name_of_a_verdict_are_refused_beside_a_read_image_too() -> None:
+    with pytest.raises(RowError, match=r"'WINNER'.*media"):
+        pairs_of({**copy.deepcopy(ROWS["ha_dpo"]), "WINNER": {"bytes": b"\xff\xd8\xff\xe0", "path": None}}, "ha_dpo")
+
+
 SCORED = {
     ("chosen_score", "rejected_score"): (4.5, 2),
     ("chosen_rating", "rejected_rating"): (5, 1.0),

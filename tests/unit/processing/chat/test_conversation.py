@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from functools import lru_cache
 
@@ -10,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from mmpref.errors import ConfigError
 from mmpref.processing import ChatEncoder, EncodeError
 from mmpref.records import user_turn
+from tests.releases import CAN_SANITIZE, needs_spelt_tokens
 from tests.tiny_vlms import CHATML, TINY, make_tokenizer, turn
 
 # releases of transformers without the feature refuse such rows instead
-CAN_SANITIZE = "sanitize_control_tokens" in inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters
 
 
 @lru_cache
@@ -161,7 +160,7 @@ TEXT = st.text(alphabet="ab <>|/imaged_pns.?\n", min_size=1, max_size=30).filter
 
 @settings(max_examples=60, deadline=None)
 @given(question=TEXT, answer=TEXT, name=st.sampled_from(["llava", "llava_vicuna", "qwen2_vl"]))
-@pytest.mark.skipif(not CAN_SANITIZE, reason="this release of transformers cannot keep control tokens as text")
+@needs_spelt_tokens
 def test_any_text_keeps_the_number_of_image_places(question: str, answer: str, name: str) -> None:
     chat = chat_for(name)
     turns = chat.encode("p", user_turn(question, num_images=2), [answer.strip()])

@@ -7,6 +7,7 @@ import pytest
 from mmpref.errors import ConfigError
 from mmpref.processing import ChatEncoder, EncodeError
 from mmpref.records import Message, user_turn
+from tests.releases import needs_spelt_tokens
 from tests.tiny_vlms import turn
 from tests.unit.processing.chat.chat_templates import learnt, text_of, tokenizer_for
 
@@ -77,7 +78,7 @@ def test_a_system_prompt_may_stand_behind_the_first_words() -> None:
     assert [text.strip() for text in learnt(chat, turns)] == ["it is red .</s>", "no</s>"]
 
 
-@pytest.mark.parametrize("question", ["a", "s", "start", "what ?", "</s>"])
+@pytest.mark.parametrize("question", ["a", "s", "start", "what ?", pytest.param("</s>", marks=needs_spelt_tokens)])
 def test_the_end_of_turn_does_not_depend_on_the_letters_of_the_question(question: str) -> None:
     chat = ChatEncoder(tokenizer_for(chatml(end="</s><|im_end|>\n"), "<|im_end|>"))
     turns = chat.encode("p", user_turn(question, num_images=0), ANSWERS)

@@ -13,6 +13,7 @@ from mmpref.data.quarantine import RowError
 from mmpref.processing import ChatEncoder, PairEncoder, family_of, plan_fit
 from mmpref.processing.chat.spelt_tokens import SpeltOut
 from mmpref.records import user_turn
+from tests.releases import needs_spelt_tokens
 from tests.tiny_vlms import CHATML, pair
 from tests.unit.processing.chat.chat_templates import learnt, tokenizer_for
 
@@ -26,6 +27,7 @@ def grounding() -> ChatEncoder:
     return ChatEncoder(tokenizer_for(GROUNDING, "<|im_end|>"))
 
 
+@needs_spelt_tokens
 def test_tokens_that_answers_spell_out_are_counted_and_stay_text() -> None:
     chat = grounding()
     chat.encode("plain", QUESTION, ("yes", "no"))
@@ -43,6 +45,7 @@ def test_tokens_that_answers_spell_out_are_counted_and_stay_text() -> None:
     assert all(token in note for token in TOKENS)
 
 
+@needs_spelt_tokens
 def test_rows_that_are_kept_are_counted_again() -> None:
     chat = grounding()
     for row in ("p", "q"):
@@ -50,6 +53,7 @@ def test_rows_that_are_kept_are_counted_again() -> None:
     assert chat.notes["letters"].startswith("2 answers write")
 
 
+@needs_spelt_tokens
 def test_questions_and_marks_of_a_thought_are_not_counted() -> None:
     chat = ChatEncoder(tokenizer_for(CHATML + "{% if false %}<think></think>{% endif %}", "<|im_end|>"))
     chat.encode("p", user_turn("say <|im_end|> ?", num_images=0), ("<think>hm</think>yes", "<think>ha</think>no"))
@@ -58,6 +62,7 @@ def test_questions_and_marks_of_a_thought_are_not_counted() -> None:
     assert "1 answer writes special tokens as text, <think> (first seen in 'q')" in chat.notes["letters"]
 
 
+@needs_spelt_tokens
 def test_helping_processes_count_the_same() -> None:
     rows = [
         dataclasses.replace(pair(f"r{i}", images=()), chosen=f"{BOX} {i}" if i % 5 in (2, 3) else f"yes {i}")

@@ -1,0 +1,92 @@
+"""Operations of a pair, against those that torch counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmpref.models.find_config import find_config
+from mmpref.planning.architecture import describe
+from mmpref.planning.pair_shape import Shape
+from mmpref.planning.plan import make_plan
+from mmpref.planning.speed import flops_per_pair
+from mmpref.recipe.loading import load_recipe
+from mmpref.recipe.sections import Recipe
+from mmpref.records import ImageRef, PreferencePair, user_turn
+from tests.recomputing import recompute
+from tests.tiny_vlms import build, draw
+
+
+def recipe(name: str = "qwen2_5_vl_7b_uni_dpo_qlora", *changes: str) -> Recipe:
+    return load_recipe(name, list(changes))
+
+
+def test_a_reference_that_the_loss_does_not_need_costs_nothing() -> None:
+    found = make_plan(recipe("qwen2_vl_2b_uni_dpo_full", "loss={name: simpo}"))
+    assert found.memory.before["reference"] == 0
+    assert found.flops_per_pair < make_plan(recipe("qwen2_vl_2b_uni_dpo_full")).flops_per_pair
+
+
+@pytest.mark.parametrize(("kind", "changes"), [
+    ("text", ["adapter={kind: none}", "tune={language: full}", "train.gradient_checkpointing=false"]),
+    ("text", ["adapter={kind: none}", "tune={language: full}", "loss={name: simpo}"]),
+    ("text", ["adapter.rank=1", "train.gradient_checkpointing=false"]),
+    ("llava", ["adapter={kind: none}", "tune={language: full}", "loss={name: dpo}"]),
+])  # fmt: skip
+def test_operations_are_those_that_torch_counts(kind: str, changes: list[str], tmp_path: Path) -> None:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from mmpref.losses import build_objective
+    from mmpref.models import LoadSettings, choose_reference, load, pair_logps, prepare
+    from mmpref.models.tuning import AdapterSettings, Tuning
+    from mmpref.processing import PairCollator, PairEncoder
+
+    path = f"model.path={build(kind, tmp_path / 'model')}"
+    wanted = recipe("qwen2_5_vl_3b_uni_dpo_lora", path, "processing.max_pixels=null", "loss={name: dpo}", *changes)
+    adapter = None if wanted.adapter.kind == "none" else AdapterSettings(rank=wanted.adapter.rank)
+    loaded = prepare(
+        load(tmp_path / "model", LoadSettings(dtype="float32"), trainable=True),
+        Tuning(**wanted.tune.model_dump()),
+        adapter,
+    )
+    if wanted.train.gradient_checkpointing:
+        recompute(loaded.model)
+    objective = build_objective(wanted.loss.as_mapping())
+    images = (ImageRef(path="28x28-0"),) if kind != "text" else ()
+    pair = PreferencePair(
+        id="a", images=images, prompt=user_turn("what is in the image ? " * 20, num_images=len(images)),
+        chosen="there is one cat . " * 25, rejected="it is not a red square , " * 20,
+    )  # fmt: skip
+    encoder = PairEncoder(loaded.processor, loaded.family)
+    encoded = encoder.encode(pair, draw)
+    assert encoded.rejected_ids is not None
+    image = sum(encoded.prompt.image_tokens)
+    shape = Shape(
+        prompt=len(encoded.prompt_ids) - image, image=image, patches=image + bool(image),
+        chosen=len(encoded.chosen_ids), rejected=len(encoded.rejected_ids),
+    )  # fmt: skip
+
+    def product(a: Any, b: Any, c: Any, *_: Any, **__: Any) -> int:
+        return 2 * int(b[0] * b[1] * c[1])
+
+    def attention(query: Any, key: Any, *_: Any, **__: Any) -> int:
+        return 2 * int(query[0] * query[1] * query[2] * key[2] * query[3])  # two products, half of each masked
+
+    def attention_back(_: Any, query: Any, key: Any, *__: Any, **___: Any) -> int:
+        return 2 * attention(query, key)
+
+    aten = torch.ops.aten
+    counted = {
+        aten.addmm_: product, aten._scaled_dot_product_flash_attention_for_cpu: attention,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_back,
+    }  # fmt: skip
+    batch = PairCollator(encoder, draw, layout="plain")([pair])
+    with FlopCounterMode(display=False, custom_mapping=counted) as counter:
+        reference = choose_reference(loaded.model) if objective.needs_reference else None
+        objective(pair_logps(loaded.model, batch, reference=reference)).per_pair.sum().backward()
+    config, _ = find_config(str(tmp_path / "model"))
+    found = flops_per_pair(describe(config, wanted, "plain"), wanted, shape, "plain")
+    assert found == pytest.approx(counter.get_total_flops(), rel=0.1)
