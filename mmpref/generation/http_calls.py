@@ -67,7 +67,7 @@ class HttpCalls:
         self._client: httpx2.AsyncClient | None = None
         self._closed = False
         _no_headers_in_logs()
-        threading.Thread(target=self._loop.run_forever, name="http", daemon=True).start()
+        threading.Thread(target=self._loop.run, name="http", daemon=True).start()
 
     def request(
         self,
@@ -183,6 +183,13 @@ async def _read(response: httpx2.Response, most_bytes: int) -> bytes:
 
 class _Loop(asyncio.SelectorEventLoop):
     """An event loop that asks the name server in a daemon thread: Python waits for those of its own pool at its end."""
+
+    def run(self) -> None:
+        """Until it is stopped; its descriptors are given back then."""
+        try:
+            self.run_forever()
+        finally:
+            self.close()
 
     async def getaddrinfo(self, host: Any, port: Any, **more: Any) -> Any:
         waiting = self.create_future()

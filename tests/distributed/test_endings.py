@@ -107,6 +107,7 @@ def test_a_row_that_breaks_on_one_rank_stops_all_with_its_message(place: Place, 
     assert RunDir(run).manifest()["state"] == "failed"
 
 
+@several
 def test_a_broken_image_is_found_by_both_ranks_before_the_first_step(place: Place, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (place.root / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
     image = (place.root / rows[9]["images"][0]).read_bytes()

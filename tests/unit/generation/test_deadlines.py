@@ -1,5 +1,6 @@
 """A time limit for a request holds whatever the server does: without one, these tests would wait for ever."""
 
+import gc
 import os
 import signal
 import socket
@@ -76,6 +77,28 @@ def test_whoever_waits_is_woken_when_the_client_is_closed():
         threading.Timer(0.3, client.close).start()
         why = why_failed(lambda: client.complete([], max_tokens=1))
     assert "stopped" in why
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_closed_client_gives_its_thread_and_its_descriptors_back():
+    def speak(connection, closing):
+        read_request(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        closing.wait()
+
+    before = set(threading.enumerate())
+    calls = HttpCalls(connections=1, trust_env=False)
+    (thread,) = set(threading.enumerate()) - before
+    with RawServer(speak).running() as server:
+        assert calls.request("GET", server.url, headers={}, seconds=20, most_bytes=1000).content == b"ok"
+        calls.close()
+        thread.join(60)
+    assert not thread.is_alive()
+    with pytest.raises(CallFailed, match="stopped"):
+        calls.request("GET", "http://localhost:1", headers={}, seconds=1, most_bytes=1)
+    calls.close()
+    del calls, thread  # an event loop that was left open warns where it is collected
+    gc.collect()
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
