@@ -16,6 +16,7 @@ os.environ.update(
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
+import gc
 import ipaddress
 import logging
 import re
@@ -125,6 +126,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="slow; python scripts/check.py --tier slow runs it"))
         if not chosen and item.get_closest_marker("network"):
             item.add_marker(pytest.mark.skip(reason="needs the internet; pytest -m network runs it"))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Libraries and tests are here to stay: later collections need not look at them.
+
+    accelerate collects at the start of every training, which took half a second over all that was imported, and more in
+    children made by fork, where looking at an object copies its page.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _why_no_gpu() -> str | None:

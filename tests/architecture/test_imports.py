@@ -7,6 +7,7 @@ library may be imported anywhere for an annotation alone.
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import re
 import subprocess
@@ -206,8 +207,13 @@ def nodes(tree: ast.AST, *, types: bool) -> Iterator[ast.AST]:
         yield from nodes(child, types=types)
 
 
-def imports(path: Path, *, types: bool = True) -> Iterator[tuple[str, ...]]:
+@functools.cache
+def imports(path: Path, *, types: bool = True) -> tuple[tuple[str, ...], ...]:
     """Every module that a file imports, anywhere in it, as full dotted names; names of a from-import are added."""
+    return tuple(_imports(path, types=types))
+
+
+def _imports(path: Path, *, types: bool) -> Iterator[tuple[str, ...]]:
     package = ("mmpref", *path.relative_to(PACKAGE).parts[:-1])
     for node in nodes(ast.parse(path.read_text(encoding="utf-8")), types=types):
         if isinstance(node, ast.Import):
