@@ -31,10 +31,48 @@ class ImageRef:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """One part of a message: an image place or a piece of text. Image places are filled in order from ``images``."""
+class VideoRef:
+    """Where one video is: a file, or its frames in order, each an image. Never pixels.
 
-    kind: Literal["image", "text"]
+    ``fps`` is how many frames a second a list of frames has; None where nobody said, and always for a file, which says
+    it itself.
+    """
+
+    path: str | None = None
+    frames: tuple[ImageRef, ...] = ()
+    fps: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (not self.frames):
+            raise ValueError("a VideoRef has either a path or frames, and not both")
+        if self.path is not None and self.fps is not None:
+            raise ValueError("the fps of a video file are its own")
+
+    def describe(self) -> str:
+        """How the video is named in a message to the user."""
+        return self.path if self.path is not None else f"<{len(self.frames)} frames>"
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFrames:
+    """The frames of one video that a model is shown, decoded, and when each of them is seen."""
+
+    frames: tuple[Any, ...]  # PIL images in RGB, all of one size
+    times: tuple[float, ...]  # seconds from the beginning, ascending
+
+    def __post_init__(self) -> None:
+        if not self.frames or len(self.frames) != len(self.times):
+            raise ValueError(f"{len(self.frames)} frames and {len(self.times)} times: want one time for each frame")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a message: an image place, a video place or a piece of text.
+
+    Image places are filled in order from ``images``, and video places from ``videos``.
+    """
+
+    kind: Literal["image", "text", "video"]
     text: str = ""
 
 
@@ -51,8 +89,13 @@ class Message:
         return sum(part.kind == "image" for part in self.parts)
 
     @property
+    def num_videos(self) -> int:
+        """Video places among the parts."""
+        return sum(part.kind == "video" for part in self.parts)
+
+    @property
     def text(self) -> str:
-        """The text parts joined, image places left out."""
+        """The text parts joined, image and video places left out."""
         return "".join(part.text for part in self.parts if part.kind == "text")
 
 
@@ -64,7 +107,8 @@ class PreferencePair:
     Scores are on both sides or on neither. ``response_prefix`` is the beginning of the assistant turn that both answers
     continue; it is given to the model and not counted by the loss. ``rejected_images`` replace ``images`` on the
     rejected side (image preference). ``template_kwargs`` are what this row gives the chat template beside the
-    conversation, tools under ``tools``; they stand over the recipe's ``processing.template_kwargs``.
+    conversation, tools under ``tools``; they stand over the recipe's ``processing.template_kwargs``. Both sides have
+    the same ``videos``.
     """
 
     id: str
@@ -79,6 +123,7 @@ class PreferencePair:
     source: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
     template_kwargs: Mapping[str, Any] | None = field(default=None, hash=False)  # JSON values; they need no hash
+    videos: tuple[VideoRef, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
