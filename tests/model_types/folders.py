@@ -1,4 +1,4 @@
-"""Model folders as the hub has them, of any type: small random weights, a tokenizer trained here, nothing downloaded."""
+"""Model folders as the hub has them, of any type: small random weights, a tokenizer trained here, no download."""
 
 from __future__ import annotations
 
