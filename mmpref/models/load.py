@@ -32,9 +32,10 @@ from mmpref.models.folder.config_values import packing_of
 from mmpref.models.folder.contents import AGAIN, look_into, read_object, refuse_odd_path, stored_weights
 from mmpref.models.folder.generation_config import plain_generation
 from mmpref.models.folder.image_only import image_only
+from mmpref.models.folder.kinds import refuse_kind, refuse_reading_ahead
 from mmpref.models.folder.packed_weights import is_packed, refuse_packing, refuse_plain
 from mmpref.models.folder.processor_checks import complete_processor
-from mmpref.models.folder.processors import has_own_processor, processor_class, refuse_kind
+from mmpref.models.folder.processors import has_own_processor, processor_class
 from mmpref.models.folder.tokenizer_files import explain_tokenizer, refuse_ids_beyond, whole_tokenizer
 from mmpref.models.folder.weights_fit import building_within, refuse_misfit, refuse_positions, without_table
 from mmpref.models.loaded import LoadedModel
@@ -143,6 +144,7 @@ def load_model(path: str | Path, settings: LoadSettings = _AS_SAVED) -> PreTrain
     with _explained(path, "model", memory=False), building, without_table():
         made, info = kind.from_pretrained(str(path), config=config, **arguments)
     model = cast(PreTrainedModel, made)
+    refuse_reading_ahead(model, path)
     refuse_positions(config, path)
     refuse_misfit(model, info, path, packed=is_packed(model))
     _keep_used_renamings(model)
@@ -169,6 +171,7 @@ def empty_model(config: PretrainedConfig, *, dtype: torch.dtype, attn_implementa
     where = _config_of(config.name_or_path) if config.name_or_path else f"this '{config.model_type}' config"
     with library_errors(ConfigError, f"{where} describes no model that can be built", AGAIN):
         made = _on_meta(kind, config, where, dtype, attn_implementation)
+    refuse_reading_ahead(made, config.name_or_path or where)
     return cast(PreTrainedModel, made)
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dis
+import functools
+import inspect
 import re
+import types
 
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from mmpref.models.tuning import Tuning
 from mmpref.models.unwrap import submodule
@@ -13,13 +18,54 @@ from mmpref.processing.family import Family, PartName
 
 
 def lora_layers(model: PreTrainedModel, family: Family, tuning: Tuning) -> list[str]:
-    """Names of the layers that get an adapter: every linear one of the parts tuned by LoRA, but never the head."""
+    """Names of the layers that get an adapter: every linear one of the parts tuned by LoRA, but never the head.
+
+    What only looks like one is left out: layers with a ``forward`` of their own that gives something else (routers of
+    experts), and layers whose weight is read past their ``forward`` (in scans of state spaces), where an adapter would
+    not be run in training and be added when it is merged.
+    """
     head = model.get_output_embeddings()
+    read = {
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules()
+        for name in _read_past_forward(type(module))
+    }
     return [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head and tuning.of(family.part_of(name)) == "lora"
+        if isinstance(module, nn.Linear | Conv1D)
+        and not _is_other(type(module))
+        and module is not head
+        and name not in read
+        and tuning.of(family.part_of(name)) == "lora"
     ]
+
+
+def _is_other(kind: type[nn.Module]) -> bool:
+    """Whether a model's own code makes something else of a linear layer; layers of quantisation are linear."""
+    own = kind.__module__.startswith("transformers.models.") and "forward" in vars(kind)
+    return own and kind.__name__ != "FalconLinear"  # which computes the same
+
+
+_DESCRIBES = ("dtype", "device", "shape", "size", "ndim")
+"""Reads nothing of a weight's values."""
+
+
+@functools.cache
+def _read_past_forward(kind: type[nn.Module]) -> frozenset[str]:
+    """What a module of a model's own code has of its own and reads the ``weight`` of: ``self.dt_proj.weight``."""
+    if not kind.__module__.startswith("transformers.models."):
+        return frozenset()
+    found: set[str] = set()
+    for name, member in vars(kind).items():
+        plain = inspect.unwrap(member) if callable(member) else member
+        if name == "__init__" or not isinstance(plain, types.FunctionType):
+            continue
+        steps = [(step.opname, step.argval) for step in dis.get_instructions(plain)]
+        for (_, owner), (how, inner), (then, last), (_, of) in zip(*(steps[n:] for n in range(4)), strict=False):
+            if owner == "self" and how == then == "LOAD_ATTR" and last == "weight" and of not in _DESCRIBES:
+                found.add(str(inner))
+    return frozenset(found)
 
 
 def exact_pattern(names: list[str], model: nn.Module) -> str:

@@ -28,20 +28,6 @@ _SAY_THE_CLASS = (
 """In the order in which AutoProcessor of transformers looks at them."""
 
 
-def refuse_kind(config: PretrainedConfig, path: str | Path) -> None:
-    """Refuse kinds of models that would load and go wrong later.
-
-    Raises:
-        ConfigError: with the reason.
-    """
-    inner = [getattr(config, key, None) for key in ("text_config", "vision_config")]
-    if config.model_type == "florence2" or any(getattr(one, "is_encoder_decoder", False) for one in (config, *inner)):
-        raise ConfigError(
-            f"{path} is a model of type '{config.model_type}', which reads its prompt with an encoder of its own "
-            "(encoder-decoder), and only models that are one decoder are trained here; use another model"
-        )
-
-
 def processor_class(config: PretrainedConfig, path: str | Path) -> type[ProcessorMixin]:
     """The class of a folder's processor.
 

@@ -1,0 +1,114 @@
+"""Kinds of models that are not trained on preference pairs here, known by what their config or their code says.
+
+Most would load, and fail or give numbers that mean nothing later: the log-prob of an answer is that of a decoder which
+reads the conversation, images included, from left to right.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import transformers
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+from mmpref.errors import ConfigError
+
+_OTHER = "use a decoder with a vision tower instead, such as Qwen3-VL, LLaVA-OneVision, InternVL or Gemma 3"
+_OTHER_TEXT = "use a decoder instead, such as Qwen3, Llama or Gemma"
+
+_FACTS: dict[str, str] = {
+    "blip": "looks at an image through cross-attention from a small BERT, which has no place for it between the text",
+    "cpmant": "reads its prompt behind trained prompt tokens and in both directions, padded on the left only",
+    "evolla": "reads proteins, and no images",
+    "fuyu": "takes the patches of one image as lists before its text, which are not batched here",
+    "git": "puts its image before all text without tokens that stand for it, so that it has no place in the text",
+    "instructblip": "makes the features of an image from the text beside it, so that an answer would be seen before "
+    "it is predicted",
+    "instructblipvideo": "makes the features of a video from the text beside it, so that an answer would be seen "
+    "before it is predicted",
+    "kosmos-2": "has one image at the start of its text, in which its processor writes no conversation",
+    "kosmos-2.5": "reads the text on one image, and no conversation",
+    "pi0": "moves a robot, and writes no text",
+    "pp_chart2table": "reads the table of one chart, and no conversation",
+    "prophetnet": "predicts several tokens at once with a decoder that takes no padding",
+    "xlm": "reads its text in both directions",
+    "xlnet": "reads its text in both directions (in orders that are drawn at random)",
+}
+"""Model type -> why it is refused, where neither its config nor its code says so."""
+
+
+def refuse_kind(config: PretrainedConfig, path: str | Path) -> None:
+    """Refuse a model that its config shows to be of no use here.
+
+    Raises:
+        ConfigError: with the reason, and what to use instead.
+    """
+    reason = _reason(config)
+    if reason:
+        sees = config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+        raise ConfigError(
+            f"{path} is a model of type '{config.model_type}', which {reason}; {_OTHER if sees else _OTHER_TEXT}"
+        )
+
+
+def _reason(config: PretrainedConfig) -> str:
+    kind = str(config.model_type)
+    if kind in _FACTS:
+        return _FACTS[kind]
+    if config.is_encoder_decoder or any(part.is_encoder_decoder for part in _inner(config)):
+        return (
+            "reads its prompt with an encoder of its own (encoder-decoder), and only models that are one decoder are "
+            "trained here"
+        )
+    sees = isinstance(getattr(config, "vision_config", None), PretrainedConfig)
+    if not sees and isinstance(getattr(config, "vq_config", None), PretrainedConfig):
+        return "reads and draws images as tokens of a vocabulary (vq_config), which have no features to be trained on"
+    mapping = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    if type(config) in mapping._model_mapping:
+        return ""
+    if not sees and kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return "sees images, and this config has no vision_config: only the whole model is trained, not a part of it"
+    if any("audio" in key for key, value in vars(config).items() if isinstance(value, PretrainedConfig)):
+        return "hears sound, and only text and images are trained on here"
+    what = "image-text-to-text model" if sees else "causal LM"
+    return f"transformers {transformers.__version__} has no {what} for"
+
+
+def _inner(config: PretrainedConfig) -> Iterator[PretrainedConfig]:
+    for key in ("text_config", "vision_config"):
+        if isinstance(part := getattr(config, key, None), PretrainedConfig):
+            yield part
+
+
+def refuse_reading_ahead(model: PreTrainedModel, path: str | Path) -> None:
+    """Refuse a model for filling gaps (BERT and its kin), whose places see the tokens that they should predict.
+
+    Such a type can be a causal LM too, and its code asks the config which of the two it is (``is_decoder``); some
+    configs of causal LMs have that key, and no code asks it.
+
+    Args:
+        model: as built; its weights are not looked at.
+
+    Raises:
+        ConfigError: the config says no.
+    """
+    if getattr(model.config, "is_decoder", True) or not any(map(_asks, {type(one) for one in model.modules()})):
+        return
+    raise ConfigError(
+        f"{path} is a '{model.config.model_type}' model that reads its text in both directions (is_decoder: false in "
+        f"config.json), so that each place sees the token that it should predict; {_OTHER_TEXT}"
+    )
+
+
+def _asks(kind: type[nn.Module]) -> bool:
+    """Whether a model's own methods look at ``config.is_decoder``."""
+    if not issubclass(kind, PreTrainedModel):
+        return False
+    own: Any = [member for name, member in vars(kind).items() if name != "__init__"]
+    found = [getattr(member, "__wrapped__", member) for member in own]
+    return any(isinstance(one, types.FunctionType) and "is_decoder" in one.__code__.co_names for one in found)
