@@ -21,9 +21,7 @@ _TURNS_4 = ("<|turn>", "<turn|>", "<|think|>", "<|channel>", "<channel|>", "<|vi
 
 
 def _tokenizer_4() -> Any:
-    return chats.tokenizer_of(
-        chats.GEMMA_4, bos="<bos>", eos="<eos>", pad="<pad>", named=_GEMMA_4, unnamed=_TURNS_4
-    )
+    return chats.tokenizer_of(chats.GEMMA_4, bos="<bos>", eos="<eos>", pad="<pad>", named=_GEMMA_4, unnamed=_TURNS_4)
 
 
 def write_gemma4(folder: Path) -> Path:
