@@ -50,10 +50,19 @@ def write_gemma4(folder: Path) -> Path:
         "audio_token_id": to_id("<|audio|>"),
     }  # fmt: skip
     images = image_class("Gemma4")(max_soft_tokens=70)
-    return write_folder(
-        folder, model_of("Gemma4", config), tokens, images, processor="Gemma4Processor",
-        settings={"image_seq_length": 70},
-    )  # fmt: skip
+    sound = {"feature_extractor_type": "Gemma4AudioFeatureExtractor", "feature_size": 128, "sampling_rate": 16000}
+    settings = {
+        "image_seq_length": 70,
+        "audio_seq_length": 750,
+        "image_processor": images.to_dict(),
+        "feature_extractor": sound,
+        "video_processor": {"video_processor_type": "Gemma4VideoProcessor", "max_soft_tokens": 70, "num_frames": 32},
+    }
+    write_folder(
+        folder, model_of("Gemma4", config), tokens, images, processor="Gemma4Processor", settings=settings
+    )
+    (folder / "preprocessor_config.json").unlink()  # all stands in processor_config.json
+    return folder
 
 
 WRITERS: dict[str, Writer] = {"gemma4": write_gemma4}
