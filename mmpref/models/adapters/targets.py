@@ -8,7 +8,8 @@ import inspect
 import re
 import types
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -33,18 +34,25 @@ def lora_layers(model: PreTrainedModel, family: Family, tuning: Tuning) -> list[
     return [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D)
-        and not _is_other(type(module))
+        if (isinstance(module, Conv1D) or (isinstance(module, nn.Linear) and _is_linear(module)))
         and module is not head
         and name not in read
         and tuning.of(family.part_of(name)) == "lora"
     ]
 
 
-def _is_other(kind: type[nn.Module]) -> bool:
-    """Whether a model's own code makes something else of a linear layer; layers of quantisation are linear."""
-    own = kind.__module__.startswith("transformers.models.") and "forward" in vars(kind)
-    return own and kind.__name__ != "FalconLinear"  # which computes the same
+def _is_linear(layer: nn.Linear) -> bool:
+    """Whether a layer gives what a linear layer gives: routers of experts (Llama 4) are its subclass and give more."""
+    kind = type(layer)
+    if kind.forward is nn.Linear.forward or not kind.__module__.startswith("transformers.models."):
+        return True
+    on_meta = {name: value.to("meta") for name, value in layer.state_dict().items()}
+    rows = torch.empty(2, layer.in_features, device="meta", dtype=layer.weight.dtype)
+    try:
+        found = torch.func.functional_call(layer, on_meta, (rows,))
+    except (RuntimeError, IndexError, TypeError):  # it takes other shapes than rows (DeepSeek V4's groups)
+        return False
+    return isinstance(found, Tensor) and found.shape == (2, layer.out_features)
 
 
 _DESCRIBES = ("dtype", "device", "shape", "size", "ndim")
