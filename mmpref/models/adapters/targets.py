@@ -7,6 +7,7 @@ import functools
 import inspect
 import re
 import types
+from collections import Counter
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +23,12 @@ def lora_layers(model: PreTrainedModel, family: Family, tuning: Tuning) -> list[
     """Names of the layers that get an adapter: every linear one of the parts tuned by LoRA, but never the head.
 
     What only looks like one is left out: layers with a ``forward`` of their own that gives something else (routers of
-    experts), and layers whose weight is read past their ``forward`` (in scans of state spaces), where an adapter would
-    not be run in training and be added when it is merged.
+    experts), layers whose weight is read past their ``forward`` (in scans of state spaces), where an adapter would
+    not be run in training and be added when it is merged, and layers that share one weight (Zamba), to which the
+    adapters of all of them would be added.
     """
     head = model.get_output_embeddings()
+    owners = Counter(id(value) for _, value in model.named_parameters(remove_duplicate=False))
     read = {
         f"{path}.{name}" if path else name
         for path, module in model.named_modules()
@@ -37,6 +40,7 @@ def lora_layers(model: PreTrainedModel, family: Family, tuning: Tuning) -> list[
         if (isinstance(module, Conv1D) or (isinstance(module, nn.Linear) and _is_linear(module)))
         and module is not head
         and name not in read
+        and owners[id(module.weight)] == 1
         and tuning.of(family.part_of(name)) == "lora"
     ]
 

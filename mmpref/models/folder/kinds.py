@@ -23,9 +23,12 @@ _OTHER_TEXT = "use a decoder instead, such as Qwen3, Llama or Gemma"
 
 _FACTS: dict[str, str] = {
     "blip": "looks at an image through cross-attention from a small BERT, which has no place for it between the text",
+    "blt": "reads bytes in patches, and adds to their embeddings in place, which no gradient can be taken of",
     "cpmant": "reads its prompt behind trained prompt tokens and in both directions, padded on the left only",
     "evolla": "reads proteins, and no images",
     "fuyu": "takes the patches of one image as lists before its text, which are not batched here",
+    "gemma4_assistant": "drafts tokens from the hidden states of another model, and is none of its own",
+    "gemma4_unified_assistant": "drafts tokens from the hidden states of another model, and is none of its own",
     "git": "puts its image before all text without tokens that stand for it, so that it has no place in the text",
     "instructblip": "makes the features of an image from the text beside it, so that an answer would be seen before "
     "it is predicted",
@@ -33,9 +36,11 @@ _FACTS: dict[str, str] = {
     "before it is predicted",
     "kosmos-2": "has one image at the start of its text, in which its processor writes no conversation",
     "kosmos-2.5": "reads the text on one image, and no conversation",
+    "moss_transcribe_diarize": "writes down what is said, and answers nothing",
     "pi0": "moves a robot, and writes no text",
     "pp_chart2table": "reads the table of one chart, and no conversation",
     "prophetnet": "predicts several tokens at once with a decoder that takes no padding",
+    "reformer": "sorts tokens into buckets at random, so that its log-probs differ each time",
     "xlm": "reads its text in both directions",
     "xlnet": "reads its text in both directions (in orders that are drawn at random)",
 }
