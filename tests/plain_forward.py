@@ -148,10 +148,19 @@ def _written(loaded: LoadedModel, row: PreferencePair, answer: str, images: tupl
         text += loaded.tokenizer.eos_token
     if not sees:
         return dict(loaded.processor(text, return_tensors="pt"))
-    inputs = {"images": [[draw(ref) for ref in images]]} if images else {}
+    inputs: dict[str, Any] = {}
     if loaded.family.token_types:
         inputs["return_mm_token_type_ids"] = True
-    return dict(loaded.processor(text=[text], return_tensors="pt", **inputs).items())
+    bos = loaded.tokenizer.bos_token
+    if bos is not None and text.startswith(bos):  # as apply_chat_template does where it tokenises
+        inputs["add_special_tokens"] = False
+    if not images:
+        return dict(loaded.processor(text=[text], return_tensors="pt", **inputs).items())
+    drawn = [draw(ref) for ref in images]
+    try:
+        return dict(loaded.processor(text=[text], images=[drawn], return_tensors="pt", **inputs).items())
+    except ValueError:  # a processor that takes the images of all texts in one list
+        return dict(loaded.processor(text=[text], images=drawn, return_tensors="pt", **inputs).items())
 
 
 def run_alone(model: Any, sequence: Written) -> Tensor:
