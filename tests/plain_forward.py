@@ -144,7 +144,8 @@ def _written(loaded: LoadedModel, row: PreferencePair, answer: str, images: tupl
         turns.append({"role": message.role, "content": parts if sees else message.text})
     turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}] if sees else answer})
     text = loaded.processor.apply_chat_template(turns, tokenize=False).rstrip()
-    if not text.endswith((loaded.tokenizer.eos_token, "<|im_end|>")):
+    ends = [token.content for token in loaded.tokenizer.added_tokens_decoder.values()]
+    if not text.endswith(tuple(ends)):
         text += loaded.tokenizer.eos_token
     if not sees:
         return dict(loaded.processor(text, return_tensors="pt"))

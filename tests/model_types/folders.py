@@ -81,9 +81,9 @@ def make_tokenizer(
     add_bos: bool = False,
 ) -> Any:
     """As :func:`tests.tiny_vlms.make_tokenizer`, with another end of turn."""
-    made = tiny_vlms.make_tokenizer(
-        named, image_markup=image_markup, template=template, unnamed=unnamed, add_bos=add_bos
-    )
+    made = tiny_vlms.make_tokenizer(named, image_markup=image_markup, unnamed=unnamed, add_bos=add_bos)
+    if template != tiny_vlms.CHATML:
+        made.chat_template = template
     if eos_token is not None:
         made.eos_token = eos_token
     return made
