@@ -17,13 +17,15 @@ from mmpref.models import AdapterSettings, LoadedModel, Tuning, choose_layout, l
 from mmpref.models.adapters.lora import attach, merged
 from mmpref.models.adapters.weights import plain_name
 from mmpref.models.logps.answer_logps import answer_logps
+from mmpref.models.unwrap import base_model
 from mmpref.processing import LayoutName, PairBatch
 from mmpref.processing.errors import EncodeError
 from mmpref.processing.family import PartName
 from mmpref.records import ImageRef, PreferencePair
+from tests.model_types.conversations import check_conversations
 from tests.model_types.folders import NotBuiltError, Writer
 from tests.model_types.rows import IMAGE_ROWS, TEXT_ROWS
-from tests.plain_forward import answers_of, by_hand, collator_for, stir, stock_twin, worst
+from tests.plain_forward import answers_of, by_hand, collator_for, gradient, relative, stir, stock_twin, worst
 
 RIGHT = 1e-4
 """Nats a token between mmpref and the stock model on the stock processor's whole conversation."""
@@ -67,6 +69,7 @@ def measure(write: Writer, folder: Path) -> Outcome:
     said = tuple(f"{row}: {message}" for row, message in refusals.items())
     if not taken or (loaded.family.has_vision and not any(row.images for row in taken)):
         return Outcome(state="refused", reason=next(iter(refusals.values())), refused_rows=said)
+    check_conversations(loaded, taken)
     layout = choose_layout(loaded.model, loaded.family, max_length=512)
     twin = stock_twin(loaded.model)
     with torch.no_grad():
@@ -139,7 +142,9 @@ def _train_save_and_merge(folder: Path, rows: Sequence[PreferencePair], layout: 
     stir(loaded.model)
     batch = _batch(loaded, rows, layout)
     answer_logps(loaded.model, batch).mean().backward()
+    at_once = gradient(loaded.model)
     trained = _trained_parts(loaded)
+    _assert_recomputed_alike(loaded.model, batch, at_once)
     assert trained >= {"language"} | ({"projector"} if has_projector else set()), f"only {sorted(trained)} trained"
     with torch.no_grad():
         for parameter in loaded.model.parameters():
@@ -161,6 +166,18 @@ def _train_save_and_merge(folder: Path, rows: Sequence[PreferencePair], layout: 
         off = worst(answers_of(same, answer_logps(merged_again.model, same)), want)
         assert off < RIGHT, f"the merged model's log-probs are {off:.3g} nats off"
     return tuple(sorted(trained))
+
+
+def _assert_recomputed_alike(model: Any, batch: PairBatch, at_once: Tensor) -> None:
+    """Gradient checkpointing, with which most train: the gradient is the same, where the model can do it at all."""
+    if not base_model(model).supports_gradient_checkpointing:
+        return
+    model.zero_grad()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    answer_logps(model, batch).mean().backward()
+    off = relative(gradient(model), at_once)
+    model.gradient_checkpointing_disable()
+    assert off < RIGHT, f"gradients are {off:.3g} off with gradient checkpointing"
 
 
 def _trained_parts(loaded: LoadedModel) -> set[PartName]:

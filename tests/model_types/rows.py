@@ -1,4 +1,4 @@
-"""The five rows that every type of model is measured on."""
+"""The rows that every type of model is measured on."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ IMAGE_ROWS: tuple[PreferencePair, ...] = (
         chosen="a cat",
         rejected="a cat and a dog .",
     ),
+    pair("begun answer", images=("60x60-6",), response_prefix="the image shows", chosen=" a dog .", rejected=" it ."),
 )
 TEXT_ROWS: tuple[PreferencePair, ...] = (
     pair("one question", images=(), question="is there a dog ?", chosen="there is no dog .", rejected="yes"),

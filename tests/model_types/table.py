@@ -22,9 +22,9 @@ random weights and its own processor is loaded, run, trained for a step, saved a
 - **refused**: `mmpref` says in one line why it does not train such a model.
 - **not built here**: the test has no such model; the reason says why. `mmpref` may still train it.
 
-*Right* is: the log-probs of both answers of five rows (one image, two images between text, text only, an image in the
-second turn, a system prompt) are within 1e-4 nats a token of the stock model's on its own processor's whole
-conversation.
+*Right* is: the log-probs of both answers of six rows (one image, two images between text, text only, an image in the
+second turn, a system prompt, a begun answer) are within 1e-4 nats a token of the stock model's on its own processor's
+whole conversation; counted tokens are the real ones, and a gradient is the same with checkpointing.
 
 {counts}
 
