@@ -206,7 +206,11 @@ def load_config(path: str | Path) -> PretrainedConfig:
 def family_of_config(config: PretrainedConfig) -> Family:
     """The row of facts for a config."""
     vision = getattr(config, "vision_config", None)
-    family = family_of(str(config.model_type), has_vision=isinstance(vision, PretrainedConfig))
+    patch = getattr(vision, "patch_size", None)
+    family = replace(
+        family_of(str(config.model_type), has_vision=isinstance(vision, PretrainedConfig)),
+        patch=patch if isinstance(patch, int) else None,
+    )
     if config.model_type == "mllama":
         return replace(family, no_images="looks at images through layers of its own, whose mask is not made here")
     if family.name == "llava" and getattr(vision, "model_type", None) == "pixtral":

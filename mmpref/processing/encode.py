@@ -242,11 +242,23 @@ class PairEncoder:
         return EncodedPrompt(
             sample_id=row_id,
             input_ids=torch.cat([ids[0], prefix]),
-            vision={name: value for name, value in outputs.items() if name not in planes},
+            vision=self._whole_patches({name: value for name, value in outputs.items() if name not in planes}),
             token_types={name: torch.cat([plane, torch.full_like(prefix, kind)]) for name, plane in planes.items()},
             answer_type=kind,
             position_ids=self._positions(ids.shape[1] + len(prefix), (), {}),
         )
+
+    def _whole_patches(self, vision: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Images under a mask without what their tower drops at the right and below, being less than a patch: beside
+        larger images of a batch it would make another patch."""
+        patch, mask = self.family.patch, vision.get("pixel_attention_mask")
+        if patch is None or mask is None or mask.dim() < 3:
+            return vision
+        height, width = (side // patch * patch for side in mask.shape[-2:])
+        return {
+            name: value[..., :height, :width] if value.shape[-2:] == mask.shape[-2:] else value
+            for name, value in vision.items()
+        }
 
     def _written_by_processor(
         self, row_id: str, text: Turns, pixels: Sequence[Any], max_pixels: int | None

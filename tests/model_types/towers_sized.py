@@ -67,7 +67,7 @@ def write_mistral_large4(folder: Path) -> Path:
     more = {
         "model_type": "mistral_large4_text", "num_hidden_layers": 2, "num_key_value_heads": 4, "kv_lora_rank": 16,
         "qk_rope_head_dim": 16, "qk_nope_head_dim": 16, "v_head_dim": 16, "moe_intermediate_size": 64,
-        "n_routed_experts": 4, "num_experts_per_tok": 2, "index_topk": 16, "index_head_dim": 32, "index_n_heads": 2,
+        "n_routed_experts": 4, "num_experts_per_tok": 2, "index_topk": 16, "index_head_dim": 32, "index_n_heads": 16,
         "max_position_embeddings": 2048,
     }  # fmt: skip
     return _write_mistral(folder, "MistralLarge4", {**text, **more})
