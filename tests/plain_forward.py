@@ -147,14 +147,14 @@ def _written(loaded: LoadedModel, row: PreferencePair, answer: str, images: tupl
     ends = [token.content for token in loaded.tokenizer.added_tokens_decoder.values()]
     if not text.endswith(tuple(ends)):
         text += loaded.tokenizer.eos_token
-    if not sees:
-        return dict(loaded.processor(text, return_tensors="pt"))
     inputs: dict[str, Any] = {}
-    if loaded.family.token_types:
-        inputs["return_mm_token_type_ids"] = True
     bos = loaded.tokenizer.bos_token
     if bos is not None and text.startswith(bos):  # as apply_chat_template does where it tokenises
         inputs["add_special_tokens"] = False
+    if not sees:
+        return dict(loaded.processor(text, return_tensors="pt", **inputs))
+    if loaded.family.token_types:
+        inputs["return_mm_token_type_ids"] = True
     if not images:
         return dict(loaded.processor(text=[text], return_tensors="pt", **inputs).items())
     drawn = [draw(ref) for ref in images]

@@ -124,14 +124,15 @@ class PairEncoder:
         """(tokens of the prompt, image tokens among them) with images of these sizes (width, height).
 
         By arithmetic where a family repeats one token for an image; else the processor writes the prompt around blank
-        images of the same sizes, and image tokens are not counted (0).
+        images of the same sizes (it may put more than images into it: Janus a system prompt), and image tokens are not
+        counted (0).
 
         Raises:
             EncodeError: as :meth:`encode`.
         """
         self._check_places(pair.id, pair.prompt, len(sizes))
         written = len(text.prompt) + len(text.prefix)
-        if not sizes:
+        if not self.chat.sees_images or (not sizes and self.family.repeats_image_token):
             return written, 0
         if self.family.repeats_image_token:
             self._check_written(pair.id, text, len(sizes))

@@ -12,7 +12,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
-from tests.model_types import towers_classic, towers_sized
+from tests.model_types import towers_classic, towers_other, towers_sized
 from tests.model_types.folders import Writer
 from tests.tiny_others import write_llava_next_video, write_mllama, write_paligemma, write_pixtral, write_video_llava
 from tests.tiny_vlms import TINY, build
@@ -28,8 +28,9 @@ WRITERS: dict[str, Writer] = {
     "pixtral (llava)": write_pixtral,
     "video_llava": write_video_llava,
     **towers_classic.WRITERS,
+    **towers_other.WRITERS,
     **towers_sized.WRITERS,
 }
 
-NOT_BUILT: dict[str, str] = {**towers_classic.NOT_BUILT, **towers_sized.NOT_BUILT}
+NOT_BUILT: dict[str, str] = {**towers_classic.NOT_BUILT, **towers_other.NOT_BUILT, **towers_sized.NOT_BUILT}
 """Types without a folder here -> why."""

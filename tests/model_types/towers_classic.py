@@ -76,7 +76,7 @@ def write_aya_vision(folder: Path) -> Path:
 
 
 def _deepseek_tokenizer() -> Any:
-    end = "<｜end▁of▁sentence｜>"  # noqa: RUF001 - their own signs
+    end = "<｜end▁of▁sentence｜>"
     turns = {"system": ("", "\n\n"), "user": ("User: ", "\n\n"), "assistant": ("Assistant: ", end)}
     return make_tokenizer(
         {"image_token": "<image_placeholder>"},
@@ -170,9 +170,7 @@ def write_vipllava(folder: Path) -> Path:
 def write_ovis2(folder: Path) -> Path:
     """Ovis 2: the tower gives probabilities over visual words; indicator tokens mark rows and columns of tiles."""
     signs = ("<IMG_START>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>", "<IMG_END>")
-    tokenizer = make_tokenizer(
-        {"image_token": "<image>"}, image_markup="<image>\n", unnamed=("<IMG_ATOM>", *signs)
-    )
+    tokenizer = make_tokenizer({"image_token": "<image>"}, image_markup="<image>\n", unnamed=("<IMG_ATOM>", *signs))
     images = image_class("Ovis2")(size=_SQUARE, crop_to_patches=True, min_patches=1, max_patches=4)
     tower = {key: TOWER[key] for key in ("num_hidden_layers", "num_attention_heads", "image_size", "patch_size")}
     config = class_of("Ovis2Config")(

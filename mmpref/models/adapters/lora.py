@@ -147,7 +147,9 @@ def _names_kept(model: nn.Module, folder: Path) -> Iterator[None]:
     Mistral Large 4 becomes ``mlp.mlp.shared_experts``). Adapters saved before transformers 5 may need that.
     """
     here = {name for name, _ in model.named_modules()}
-    layers = {name.partition(".lora_")[0].removeprefix(_PEFTS) for name in read_header(folder / WEIGHTS) if ".lora_" in name}
+    layers = {
+        name.partition(".lora_")[0].removeprefix(_PEFTS) for name in read_header(folder / WEIGHTS) if ".lora_" in name
+    }
     try:
         renaming: Any = importlib.import_module("peft.utils.transformers_weight_conversion")
         stock = renaming.convert_peft_adapter_state_dict_for_transformers
