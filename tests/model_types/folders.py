@@ -60,14 +60,15 @@ def chat_template(turns: Mapping[str, tuple[str, str]], *, image: str, ask: str,
         bos: what is written first.
     """
     roles = "".join(
-        "{%% %s message['role'] == '%s' %%}%s{{ content }}%s" % ("if" if not n else "elif", role, before, after)
+        f"{{% {'elif' if n else 'if'} message['role'] == '{role}' %}}{before}{{{{ content }}}}{after}"
         for n, (role, (before, after)) in enumerate(turns.items())
     )
     return (
         f"{bos}{{% for message in messages %}}{{% set content %}}"
         "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
         f"{{% if part['type'] == 'image' %}}{image}{{% else %}}{{{{ part['text'] }}}}{{% endif %}}{{% endfor %}}"
-        f"{{% endif %}}{{% endset %}}{roles}{{% endif %}}{{% endfor %}}{{% if add_generation_prompt %}}{ask}{{% endif %}}"
+        f"{{% endif %}}{{% endset %}}{roles}{{% endif %}}{{% endfor %}}"
+        f"{{% if add_generation_prompt %}}{ask}{{% endif %}}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -251,10 +252,8 @@ def write_granite4_vision(folder: Path) -> Path:
 
 def write_fast_vlm(folder: Path) -> Path:
     """FastVLM: a tower of the timm library, with LLaVA's processor, which only its folder names."""
-    try:
-        import timm  # noqa: F401
-    except ImportError as err:
-        raise NotBuiltError("its vision tower is one of the timm library, which is not installed here") from err
+    if importlib.util.find_spec("timm") is None:
+        raise NotBuiltError("its vision tower is one of the timm library, which is not installed here")
     tokenizer = make_tokenizer({"image_token": "<image>"}, image_markup="<image>\n")
     images = image_class("CLIP")(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}, do_normalize=False)
     config = class_of("FastVlmConfig")(

@@ -188,8 +188,8 @@ class ChatEncoder:
         if outputs["input_ids"].shape[0] != 1:
             raise fault(
                 row_id, "template", f"becomes {outputs['input_ids'].shape[0]} prompts by the model's processor "
-                f"{type(processor).__name__}, which asks questions of its own instead of the row's: such a model cannot "
-                "be trained on pairs; use another one"
+                f"{type(processor).__name__}, which asks questions of its own instead of the row's: such a model "
+                "cannot be trained on pairs; use another one"
             )  # fmt: skip
         self._refuse_without_embedding(row_id, outputs["input_ids"].flatten().tolist())
         return {name: value for name, value in outputs.items() if isinstance(value, Tensor)}
