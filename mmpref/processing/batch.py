@@ -179,7 +179,8 @@ def join_vision(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     Every processor puts images (or their patches) first: (images, 3, H, W), (images, tiles, 3, H, W), (patches, dim)
     with (images, 3) grids, (images, 2) sizes. Tensors are joined along that dimension; where rows have different
     numbers of tiles, or images have different sizes that the model is given (Pixtral) or has a mask of (Idefics 2), the
-    smaller ones are padded with zeros, which the models cut off or leave out by the sizes or the mask.
+    smaller ones are padded with zeros, which the models cut off or leave out by the sizes or the mask. MiniCPM-V's
+    patches lie in one row, (1, 3, P, P * patches) with (images, 2) grids, and are joined along that.
 
     Raises:
         DataError: images that became tensors of different heights and widths, which no model takes in one batch.
@@ -192,7 +193,20 @@ def join_vision(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         raise DataError(
             f"rows of one batch have different vision inputs: {sorted({str(sorted(row)) for row in present})}"
         )
-    return {name: _join(name, [row[name] for row in present], names) for name in names}
+    joined = {name: _join(name, [row[name] for row in present], names) for name in names - _strips(present)}
+    return joined | {name: torch.cat([row[name] for row in present], dim=-1) for name in _strips(present)}
+
+
+def _strips(rows: Sequence[Mapping[str, Tensor]]) -> set[str]:
+    return {"pixel_values"} if all(map(_in_one_row, rows)) else set()
+
+
+def _in_one_row(images: Mapping[str, Tensor]) -> bool:
+    """Whether the patches of all images stand side by side in one strip: its length is what their grids add up to."""
+    pixels, grids = images.get("pixel_values"), images.get("target_sizes")
+    if pixels is None or grids is None or pixels.dim() != 4 or pixels.shape[0] != 1:
+        return False
+    return int(grids.prod(-1).sum()) * pixels.shape[-2] == pixels.shape[-1]
 
 
 def _join(name: str, tensors: list[Tensor], names: Collection[str]) -> Tensor:

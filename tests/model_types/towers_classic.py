@@ -196,7 +196,7 @@ def write_qianfan_ocr(folder: Path) -> Path:
     tokenizer = make_tokenizer(named, image_markup="<image>\n")
     images = image_class("GotOcr2")(size=_SQUARE, crop_to_patches=True, min_patches=1, max_patches=4)
     config = class_of("QianfanOCRConfig")(
-        vision_config={**TOWER, "image_size": [28, 28], "patch_size": [14, 14]},
+        vision_config={**TOWER, "image_size": [28, 28], "patch_size": [14, 14], "drop_path_rate": 0.0},
         text_config={**TEXT, **ids_of(tokenizer), "model_type": "qwen3"},
         image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
         image_seq_length=1,
@@ -234,6 +234,7 @@ def write_granite4_vision(folder: Path) -> Path:
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         vision_feature_select_strategy="full",
         downsample_rate="1/2",
+        projector_dropout=0.0,
         deepstack_layer_map=[[-2, 0]],
         spatial_vision_layer=-1,
         spatial_target_layers=[1, 1, 2, 2],
