@@ -136,7 +136,17 @@ _DERIVED = {
 }
 """Fields that a config computes from others."""
 
-_CONFIG_ONLY = frozenset({"gemma4_assistant", "gemma4_unified_assistant", "moss_transcribe_diarize", "musicgen", "musicgen_melody", "phi4_multimodal", "whisper"})
+_CONFIG_ONLY = frozenset(
+    {
+        "gemma4_assistant",
+        "gemma4_unified_assistant",
+        "moss_transcribe_diarize",
+        "musicgen",
+        "musicgen_melody",
+        "phi4_multimodal",
+        "whisper",
+    }
+)
 """Models of more than text, or of less, which are refused by their config: their weights are not made."""
 
 NOT_BUILT: dict[str, str] = {}

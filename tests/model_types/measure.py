@@ -25,7 +25,18 @@ from mmpref.records import ImageRef, PreferencePair
 from tests.model_types.conversations import check_conversations
 from tests.model_types.folders import NotBuiltError, Writer
 from tests.model_types.rows import IMAGE_ROWS, TEXT_ROWS
-from tests.plain_forward import answers_of, by_hand, collator_for, gradient, relative, run_alone, stir, stock_sequences, stock_twin, worst
+from tests.plain_forward import (
+    answers_of,
+    by_hand,
+    collator_for,
+    gradient,
+    relative,
+    run_alone,
+    stir,
+    stock_sequences,
+    stock_twin,
+    worst,
+)
 
 RIGHT = 1e-4
 """Nats a token between mmpref and the stock model on the stock processor's whole conversation."""

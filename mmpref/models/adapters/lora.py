@@ -8,16 +8,18 @@ adapter off gives the reference model, and one adapter folder holds everything t
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from mmpref.errors import ConfigError, library_errors, one_line
+from mmpref.errors import ConfigError, library_errors
 from mmpref.models.adapters.casts import leave_casts_to_autocast
 from mmpref.models.adapters.checks import refuse_unfit
 from mmpref.models.adapters.pissa import keep_start
@@ -36,9 +38,8 @@ from mmpref.processing.family import Family, PartName
 if TYPE_CHECKING:
     from mmpref.models.loaded import LoadedModel
 
-
-_MISSING = "Found missing adapter keys"
-"""How peft begins to say that an adapter has nothing for some of its layers."""
+_PEFTS = "base_model.model."
+"""What peft puts before the names of a model."""
 
 
 def prepare(
@@ -125,37 +126,45 @@ def attach(model: PreTrainedModel, folder: Path, *, trainable: bool, dropout: fl
         config = peft.PeftConfig.from_pretrained(str(folder))
     if dropout is not None:
         config.lora_dropout = dropout
-    unfit = f"the adapter in {folder} does not fit this model{of}"
-    with library_errors(ConfigError, unfit, "give its own base model"), warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
+    with (
+        library_errors(ConfigError, f"the adapter in {folder} does not fit this model{of}", "give its own base model"),
+        warnings.catch_warnings(),  # peft only warns, and goes on with layers that learnt nothing
+        _names_kept(model, folder),
+    ):
+        warnings.filterwarnings("error", message="Found missing adapter keys")
         found = peft.PeftModel.from_pretrained(
             model, str(folder), config=config, is_trainable=trainable, local_files_only=True
         )
-    for warning in said:
-        if not str(warning.message).startswith(_MISSING):
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-        elif not _placed_by_name(found, folder):  # peft only warns, and goes on with layers that learnt nothing
-            raise ConfigError(f"{unfit}: {one_line(Warning(warning.message))}; give its own base model")
     _refuse_left_over(peft, found, folder, of)
     take_arguments_by_name(found)
     config.base_model_name_or_path = model.name_or_path or named  # what it is saved with when it was trained further
     return found
 
 
-def _placed_by_name(model: Any, folder: Path) -> bool:
-    """Put an adapter's weights where their names say; False where the model has no such names.
+@contextmanager
+def _names_kept(model: nn.Module, folder: Path) -> Iterator[None]:
+    """Inside, peft leaves the names in an adapter as they are, where they are this model's own.
 
-    peft renames them as weights of an original checkpoint are renamed, also where they have the model's names already,
-    and then finds no place for what it renamed twice (Laguna, Inkling 2).
+    It takes them for those of the published checkpoint, and renames what is right already (``mlp.shared_experts`` of
+    Mistral Large 4 becomes ``mlp.mlp.shared_experts``). Adapters saved before transformers 5 may need that.
     """
-    own = {name.replace(".default", ""): value for name, value in model.named_parameters() if ".lora_" in name}
-    stored = {name: value for name, value in load_file(folder / WEIGHTS).items() if ".lora_" in name}
-    if own.keys() != stored.keys() or any(own[name].shape != value.shape for name, value in stored.items()):
-        return False
-    with torch.no_grad():
-        for name, value in stored.items():
-            own[name].copy_(value)
-    return True
+    here = {name for name, _ in model.named_modules()}
+    layers = {
+        name.partition(".lora_")[0].removeprefix(_PEFTS) for name in read_header(folder / WEIGHTS) if ".lora_" in name
+    }
+    try:
+        renaming: Any = importlib.import_module("peft.utils.transformers_weight_conversion")
+        stock = renaming.convert_peft_adapter_state_dict_for_transformers
+    except (ImportError, AttributeError):  # a release of peft that renames nothing, or elsewhere
+        stock = None
+    if stock is None or not layers <= here:
+        yield
+        return
+    renaming.convert_peft_adapter_state_dict_for_transformers = lambda *, adapter_state_dict, **_: adapter_state_dict
+    try:
+        yield
+    finally:
+        renaming.convert_peft_adapter_state_dict_for_transformers = stock
 
 
 def _refuse_left_over(peft: Any, model: Any, folder: Path, of: str) -> None:

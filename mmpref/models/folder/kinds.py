@@ -53,6 +53,12 @@ def refuse_kind(config: PretrainedConfig, path: str | Path) -> None:
     Raises:
         ConfigError: with the reason, and what to use instead.
     """
+    built = getattr(config, "architectures", None) or ()
+    if built and all(isinstance(name, str) and name.endswith("Classification") for name in built):
+        raise ConfigError(
+            f"{path} is a {built[0]}: a classifier, which writes no answers that could be trained; use the model that "
+            "it was made from"
+        )
     reason = _reason(config)
     if reason:
         sees = config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
@@ -73,15 +79,11 @@ def _reason(config: PretrainedConfig) -> str:
     sees = isinstance(getattr(config, "vision_config", None), PretrainedConfig)
     if not sees and isinstance(getattr(config, "vq_config", None), PretrainedConfig):
         return "reads and draws images as tokens of a vocabulary (vq_config), which have no features to be trained on"
-    mapping = AutoModelForImageTextToText if sees else AutoModelForCausalLM
-    if type(config) in mapping._model_mapping:
+    if any(type(config) in kind._model_mapping for kind in (AutoModelForImageTextToText, AutoModelForCausalLM)):
         return ""
-    if not sees and kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-        return "sees images, and this config has no vision_config: only the whole model is trained, not a part of it"
     if any("audio" in key for key, value in vars(config).items() if isinstance(value, PretrainedConfig)):
         return "hears sound, and only text and images are trained on here"
-    what = "image-text-to-text model" if sees else "causal LM"
-    return f"transformers {transformers.__version__} has no {what} for"
+    return f"transformers {transformers.__version__} has no causal LM or image-text-to-text model for"
 
 
 def _inner(config: PretrainedConfig) -> Iterator[PretrainedConfig]:
