@@ -43,7 +43,7 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"(num_experts_per_tok(en)?|moe_topk|moe_k|n_group|num_expert_group)", 2),
     (r"topk_group", 1),
     (r".*lora_rank", 16),
-    (r"index_topk", 16),
+    (r"(index_topk|keep_window_size)", 16),
     (r"(hidden_size_per_layer_input|lru_width|backbone_hidden_size)", 64),
     (r"num_kv_shared_layers", 0),
 )
@@ -102,7 +102,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "granite_swa": {"layer_rope_theta": [1e4, 1e4]},
     "granitemoe_swa": {"layer_rope_theta": [1e4, 1e4]},
-    "granitemoehybrid": {**_SCAN, "shared_intermediate_size": 64, "layer_types": ["linear_attention", "full_attention"]},
+    "granitemoehybrid": {
+        **_SCAN, "shared_intermediate_size": 64, "layer_types": ["linear_attention", "full_attention"],
+    },
     "kimi_linear": _DEEPSEEK,
     "laguna": {"num_attention_heads_per_layer": [4, 4]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"], "num_hidden_layers": 3, "num_dense_layers": 1},
@@ -127,7 +129,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
                        "indexer_compress_ratio": 4},
     "youtu": _DEEPSEEK,
     "zamba": {"attention_hidden_size": 128, "num_hidden_layers": 4, "layers_block_type": _TWO * 2},
-    "zamba2": {"num_hidden_layers": 4, "layers_block_type": _TWO * 2, "n_mamba_heads": 8, "mamba_d_state": 16, "adapter_rank": 8, "chunk_size": 16},
+    "zamba2": {"num_hidden_layers": 4, "layers_block_type": _TWO * 2, "n_mamba_heads": 8, "mamba_d_state": 16,
+               "adapter_rank": 8, "chunk_size": 16},
 }  # fmt: skip
 """What the builder cannot see from the names of fields."""
 _DERIVED = {

@@ -6,10 +6,10 @@ reads the conversation, images included, from left to right.
 
 from __future__ import annotations
 
+import inspect
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import transformers
 from torch import nn
@@ -23,13 +23,15 @@ _OTHER_TEXT = "use a decoder instead, such as Qwen3, Llama or Gemma"
 
 _FACTS: dict[str, str] = {
     "blip": "looks at an image through cross-attention from a small BERT, which has no place for it between the text",
+    "blip-2": "puts its image before all text, whatever the conversation says, and has no conversation",
     "blt": "reads bytes in patches, and adds to their embeddings in place, which no gradient can be taken of",
     "cpmant": "reads its prompt behind trained prompt tokens and in both directions, padded on the left only",
+    "doge": "chooses the tokens that it attends to by looking ahead, once a row is longer than its keep_window_size",
     "evolla": "reads proteins, and no images",
     "fuyu": "takes the patches of one image as lists before its text, which are not batched here",
     "gemma4_assistant": "drafts tokens from the hidden states of another model, and is none of its own",
     "gemma4_unified_assistant": "drafts tokens from the hidden states of another model, and is none of its own",
-    "git": "puts its image before all text without tokens that stand for it, so that it has no place in the text",
+    "git": "puts its image before all text, whatever the conversation says, and has no conversation",
     "instructblip": "makes the features of an image from the text beside it, so that an answer would be seen before "
     "it is predicted",
     "instructblipvideo": "makes the features of a video from the text beside it, so that an answer would be seen "
@@ -116,6 +118,5 @@ def _asks(kind: type[nn.Module]) -> bool:
     """Whether a model's own methods look at ``config.is_decoder``."""
     if not issubclass(kind, PreTrainedModel):
         return False
-    own: Any = [member for name, member in vars(kind).items() if name != "__init__"]
-    found = [getattr(member, "__wrapped__", member) for member in own]
-    return any(isinstance(one, types.FunctionType) and "is_decoder" in one.__code__.co_names for one in found)
+    own = [inspect.unwrap(one) for name, one in vars(kind).items() if callable(one) and name != "__init__"]
+    return any(isinstance(one, types.FunctionType) and "is_decoder" in one.__code__.co_names for one in own)

@@ -92,6 +92,8 @@ def _obstacle(model: nn.Module, family: Family, max_length: int | None) -> str |
     if window is not None and (max_length is None or max_length > window):
         limit = "no limit is set" if max_length is None else f"processing.max_length is {max_length}"
         return f"its layers attend to the last {window} tokens only, and pairs may be longer ({limit})"
+    if "local" in (getattr(config, "attention_layers", None) or ()):
+        return "some of its layers attend to a window that their own code makes"  # GPT-Neo
     if getattr(config, "attention_chunk_size", None):
         return "its layers attend in chunks"
     if (failure := _failure_on_trial(model, family)) is not None:
