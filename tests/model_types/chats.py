@@ -66,6 +66,32 @@ GLM_4_1 = """\
 {%- endif -%}{%- endfor -%}
 {%- if add_generation_prompt -%}<|assistant|>{{ '\n' }}{%- endif -%}
 """
+# GLM-4.5V and later: an empty think block before answers without one, asked for with nothing after the role.
+GLM_THINKS = """\
+[gMASK]<sop>
+{%- macro said(content) -%}{%- if content is string -%}{{ content }}{%- else -%}{%- for part in content -%}
+{%- if part.type == 'image' -%}<|begin_of_image|><|image|><|end_of_image|>
+{%- elif part.type == 'video' -%}<|begin_of_video|><|video|><|end_of_video|>
+{%- elif part.type == 'text' -%}{{ part.text }}{%- endif -%}{%- endfor -%}{%- endif -%}{%- endmacro -%}
+{%- set last = namespace(question=-1) -%}
+{%- for message in messages -%}{%- if message.role == 'user' -%}{%- set last.question = loop.index0 -%}{%- endif -%}
+{%- endfor -%}
+{%- for message in messages -%}
+{%- set content = said(message.content) -%}
+{%- if message.role == 'user' -%}{{ '<|user|>\n' + content }}
+{{- '/nothink' if enable_thinking is defined and not enable_thinking and not content.endswith('/nothink') else '' -}}
+{%- elif message.role == 'assistant' -%}
+{%- set thought = '' -%}
+{%- if '</think>' in content -%}
+{%- set thought = content.split('</think>')[0].split('<think>')[-1].strip() -%}
+{%- set content = content.split('</think>')[-1] -%}
+{%- endif -%}
+{{- '<|assistant|>\n<think>' + (thought if loop.index0 > last.question else '') + '</think>\n' + content.strip() -}}
+{%- elif message.role == 'system' -%}{{ '<|system|>\n' + content }}
+{%- endif -%}{%- endfor -%}
+{%- if add_generation_prompt -%}<|assistant|>
+{{- '\n<think></think>' if enable_thinking is defined and not enable_thinking else '' -}}{%- endif -%}
+"""
 GEMMA_4 = """\
 {{- bos_token -}}
 {%- if enable_thinking or (messages and messages[0].role in ['system', 'developer']) -%}

@@ -37,15 +37,19 @@ _LINEAR = {
 }
 
 
-def model_of(name: str, config: dict[str, Any], *, task: str = "ForConditionalGeneration") -> Any:
+def model_of(name: str, config: dict[str, Any], *, kind: str = "") -> Any:
     """A model from the names of its classes: ``Qwen3_5`` -> ``Qwen3_5Config`` and ``Qwen3_5ForConditionalGeneration``.
+
+    Args:
+        kind: the model's class, where it has another name.
 
     Raises:
         NotBuiltError: this release does not have them.
     """
-    if not hasattr(tf, f"{name}Config"):
+    settings, model = (getattr(tf, found, None) for found in (f"{name}Config", kind or f"{name}ForConditionalGeneration"))
+    if settings is None or model is None:
         raise NotBuiltError(f"transformers {tf.__version__} has no {name}")
-    return getattr(tf, f"{name}{task}")(getattr(tf, f"{name}Config")(**config))
+    return model(settings(**config))
 
 
 def tokenizer(template: str) -> Any:
