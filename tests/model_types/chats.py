@@ -92,6 +92,22 @@ GLM_THINKS = """\
 {%- if add_generation_prompt -%}<|assistant|>
 {{- '\n<think></think>' if enable_thinking is defined and not enable_thinking else '' -}}{%- endif -%}
 """
+GEMMA_3 = """\
+{{- bos_token -}}
+{%- if messages[0].role == 'system' -%}
+{%- if messages[0].content is string -%}{%- set first = messages[0].content + '\n\n' -%}
+{%- else -%}{%- set first = messages[0].content[0].text + '\n\n' -%}{%- endif -%}
+{%- set messages = messages[1:] -%}
+{%- else -%}{%- set first = '' -%}{%- endif -%}
+{%- for message in messages -%}
+{{- '<start_of_turn>' + ('model' if message.role == 'assistant' else message.role) + '\n' -}}
+{{- first if loop.first else '' -}}
+{%- if message.content is string -%}{{- message.content|trim -}}{%- else -%}{%- for part in message.content -%}
+{%- if part.type == 'image' -%}<start_of_image>{%- else -%}{{- part.text|trim -}}{%- endif -%}{%- endfor -%}{%- endif -%}
+{{- '<end_of_turn>\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<start_of_turn>model\n' -}}{%- endif -%}
+"""
 GEMMA_4 = """\
 {{- bos_token -}}
 {%- if enable_thinking or (messages and messages[0].role in ['system', 'developer']) -%}
@@ -161,7 +177,7 @@ def tokenizer_of(
         words: tokens that are not special, such as the marks of a think block.
     """
     every = tuple(dict.fromkeys([*unnamed, *filter(None, (bos, eos, pad))]))
-    tokenizer = make_tokenizer(named, template=template, unnamed=every)
+    tokenizer = make_tokenizer(named, template=template, unnamed=every, image_markup="IMAGE")  # no place to fill
     tokenizer.add_tokens(list(words))
     tokenizer.eos_token, tokenizer.pad_token, tokenizer.bos_token = eos, pad, bos or None
     if bos:

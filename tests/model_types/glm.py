@@ -73,7 +73,7 @@ _MOE = {**_EXPERTS, "model_type": "glm4v_moe_text"}
 _DELTA = {
     "layer_types": ["linear_attention", "full_attention"], "mlp_layer_types": ["dense", "sparse"],
     "num_key_value_heads": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64,
-    "kv_lora_rank": 16, "q_lora_rank": 32, "v_head_dim": 16, "qk_nope_head_dim": 16, "index_topk": 512,
+    "kv_lora_rank": 16, "q_lora_rank": 32, "v_head_dim": 16, "qk_nope_head_dim": 16, "index_topk": 32,
     "index_head_dim": 16, "index_n_heads": 2, "linear_head_dim": 16, "linear_num_heads": 4, "hc_mult": 2,
 }  # fmt: skip
 
