@@ -7,6 +7,7 @@ Beside it, the tiny families at full depth of their code paths (``build_deep``).
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -154,6 +155,9 @@ def _written(loaded: LoadedModel, row: PreferencePair, answer: str, images: tupl
     if not sees:
         return dict(loaded.processor(text, return_tensors="pt"))
     inputs: dict[str, Any] = {"images": [[draw(ref) for ref in images]]} if images else {}
+    if "suffix" in inspect.signature(type(loaded.processor).__call__).parameters:  # PaliGemma's: prompt and answer apart
+        text = loaded.processor.apply_chat_template(turns[:-1], tokenize=False, add_generation_prompt=True)
+        inputs["suffix"] = [answer]
     if loaded.tokenizer.bos_token and text.startswith(loaded.tokenizer.bos_token):
         inputs["add_special_tokens"] = False  # as apply_chat_template does when it tokenises itself
     if loaded.family.token_types:
