@@ -212,8 +212,14 @@ FAMILIES: tuple[Family, ...] = (
         projector=("model.multi_modal_projector",),
         repeats_image_token=False,
         token_types="token_type_ids",
-        note="Gemma 3 attends to an image in both directions and to text through sliding windows, which a packed row "
-        "does not keep",
+        shared_prefix=True,
+    ),
+    replace(
+        GENERIC,
+        name="gemma4",
+        model_types=frozenset({"gemma4"}),
+        token_types="mm_token_type_ids",
+        shared_prefix=True,
     ),
     Family(
         name="paligemma",
@@ -223,8 +229,7 @@ FAMILIES: tuple[Family, ...] = (
         repeats_image_token=False,
         token_types="token_type_ids",
         prefix_lm=(0, 1),
-        note="PaliGemma reads its prompt in both directions (prefix-LM) and only the answer from left to right, which "
-        "a packed row does not keep",
+        shared_prefix=True,
     ),
     Family(
         name="hrm_text",
@@ -232,8 +237,7 @@ FAMILIES: tuple[Family, ...] = (
         language=("model",),
         token_types="token_type_ids",
         prefix_lm=(1, 0),
-        note="HRM-Text reads its prompt in both directions (prefix-LM) and only the answer from left to right, which a "
-        "packed row does not keep",
+        shared_prefix=True,
     ),
 )
 
