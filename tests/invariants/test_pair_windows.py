@@ -114,7 +114,7 @@ def test_every_token_equals_the_stock_model_over_each_sequence_alone(name: str, 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_this_would_see_a_window_that_is_one_token_off(name: str) -> None:
-    kind, settings, _ = MODELS[name]
+    _, settings, _ = MODELS[name]
     key = "attention_chunk_size" if "attention_chunk_size" in settings else "sliding_window"
     model, other = model_of(name), model_of(name)
     setattr(other.config, key, SIZE + 1)
