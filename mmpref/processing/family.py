@@ -266,10 +266,9 @@ def family_of(model_type: str, *, has_vision: bool) -> Family:
             return family
     if not has_vision:
         return replace(TEXT, model_types=frozenset({model_type}))
-    known = ", ".join(sorted(name for family in FAMILIES if family.vision for name in family.model_types))
     return replace(
         GENERIC,
         model_types=frozenset({model_type}),
-        note=f"model type '{model_type}' has no row of its own (rows: {known}): it runs on the plain path, each answer "
-        "with its own copy of the prompt",
+        note=f"model type '{model_type}' has no row of its own: it runs on the plain path, each answer with its own "
+        "copy of the prompt",
     )
