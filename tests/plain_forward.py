@@ -152,16 +152,24 @@ def _written(loaded: LoadedModel, row: PreferencePair, answer: str, images: tupl
             if {"type": "image"} not in message["content"]:
                 message["content"] = "".join(part["text"] for part in message["content"])
         text = loaded.processor.apply_chat_template(turns, tokenize=False).rstrip()
-    if text.endswith(answer.rstrip()):  # the template closes no answers
+    ends = tuple(token.content for token in loaded.tokenizer.added_tokens_decoder.values())
+    if text.endswith(answer.rstrip()) or not text.endswith(ends):  # the template closes no answers, or with no token
         text += loaded.tokenizer.eos_token
+    inputs: dict[str, Any] = {}
+    bos = loaded.tokenizer.bos_token
+    if bos is not None and text.startswith(bos):  # as apply_chat_template does where it tokenises
+        inputs["add_special_tokens"] = False
     if not sees:
-        return dict(loaded.processor(text, return_tensors="pt"))
-    inputs: dict[str, Any] = {"images": [[draw(ref) for ref in images]]} if images else {}
-    if loaded.tokenizer.bos_token and text.startswith(loaded.tokenizer.bos_token):
-        inputs["add_special_tokens"] = False  # as apply_chat_template does when it tokenises itself
+        return dict(loaded.processor(text, return_tensors="pt", **inputs))
     if loaded.family.token_types:
         inputs["return_mm_token_type_ids"] = True
-    return dict(loaded.processor(text=[text], return_tensors="pt", **inputs).items())
+    if not images:
+        return dict(loaded.processor(text=[text], return_tensors="pt", **inputs).items())
+    drawn = [draw(ref) for ref in images]
+    try:
+        return dict(loaded.processor(text=[text], images=[drawn], return_tensors="pt", **inputs).items())
+    except ValueError:  # a processor that takes the images of all texts in one list
+        return dict(loaded.processor(text=[text], images=drawn, return_tensors="pt", **inputs).items())
 
 
 def run_alone(model: Any, sequence: Written) -> Tensor:

@@ -52,6 +52,8 @@ class Family:
     budget_copies: int = 1
     """How often the image processor counts one pixel of an image in its budget (GLM-V: once for each frame of the two
     that it makes of an image)."""
+    patch: int | None = None
+    """Side in pixels of the vision tower's patches, where its config says one number."""
     one_dtype: bool = False
     """Image features are not brought into the dtype of the text that they join: both must be kept in the same."""
     no_images: str = ""
