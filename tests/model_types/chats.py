@@ -103,7 +103,8 @@ GEMMA_3 = """\
 {{- '<start_of_turn>' + ('model' if message.role == 'assistant' else message.role) + '\n' -}}
 {{- first if loop.first else '' -}}
 {%- if message.content is string -%}{{- message.content|trim -}}{%- else -%}{%- for part in message.content -%}
-{%- if part.type == 'image' -%}<start_of_image>{%- else -%}{{- part.text|trim -}}{%- endif -%}{%- endfor -%}{%- endif -%}
+{%- if part.type == 'image' -%}<start_of_image>{%- else -%}{{- part.text|trim -}}{%- endif -%}
+{%- endfor -%}{%- endif -%}
 {{- '<end_of_turn>\n' -}}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<start_of_turn>model\n' -}}{%- endif -%}

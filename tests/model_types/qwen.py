@@ -47,7 +47,9 @@ def model_of(name: str, config: dict[str, Any], *, kind: str = "") -> Any:
     Raises:
         NotBuiltError: this release does not have them.
     """
-    settings, model = (getattr(tf, found, None) for found in (f"{name}Config", kind or f"{name}ForConditionalGeneration"))
+    settings, model = (
+        getattr(tf, found, None) for found in (f"{name}Config", kind or f"{name}ForConditionalGeneration")
+    )
     if settings is None or model is None:
         raise NotBuiltError(f"transformers {tf.__version__} has no {name}")
     return model(settings(**config))
@@ -96,7 +98,12 @@ def write_omni(name: str, folder: Path) -> Path:
         "audio_eos_token": "<|audio_eos|>" if name == "Qwen2_5Omni" else "<|audio_end|>",
     }
     template = chats.QWEN
-    for usual, own in (("vision_start", "vision_bos"), ("vision_end", "vision_eos"), ("image_pad", "image"), ("video_pad", "video")):
+    for usual, own in (
+        ("vision_start", "vision_bos"),
+        ("vision_end", "vision_eos"),
+        ("image_pad", "image"),
+        ("video_pad", "video"),
+    ):
         template = template.replace(f"<|{usual}|>", named[f"{own}_token"])
     tokens = chats.tokenizer_of(template, eos="<|im_end|>", pad="<|endoftext|>", named=named)
     patch, text = (14, {"mrope_section": [2, 3, 3]}) if name == "Qwen2_5Omni" else (16, _ROPE)
@@ -106,10 +113,19 @@ def write_omni(name: str, folder: Path) -> Path:
     }  # fmt: skip
     tower = {**_TOWER, "patch_size": patch, "window_size": 56, "fullatt_block_indexes": [1]}
     config = {
-        "text_config": {**TEXT, **ids_of(tokens), "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, **text}, **(_EXPERTS if name == "Qwen3OmniMoe" else {})},
+        "text_config": {
+            **TEXT,
+            **ids_of(tokens),
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, **text},
+            **(_EXPERTS if name == "Qwen3OmniMoe" else {}),
+        },
         "vision_config": {**tower, **(_DEEP if name == "Qwen3OmniMoe" else {})},
         "audio_config": sound,
-        **{f"{kind}_token_{word}": tokens.convert_tokens_to_ids(named[f"{kind}_token"]) for kind in ("image", "video", "audio") for word in ("id", "index")},
+        **{
+            f"{kind}_token_{word}": tokens.convert_tokens_to_ids(named[f"{kind}_token"])
+            for kind in ("image", "video", "audio")
+            for word in ("id", "index")
+        },
         "audio_start_token_id": tokens.convert_tokens_to_ids(named["audio_bos_token"]),
         "audio_end_token_id": tokens.convert_tokens_to_ids(named["audio_eos_token"]),
         "vision_start_token_id": tokens.convert_tokens_to_ids(named["vision_bos_token"]),
@@ -117,7 +133,9 @@ def write_omni(name: str, folder: Path) -> Path:
     model = model_of(f"{name}Thinker", config)
     write_folder(folder, model, tokens, patches(patch), processor=f"{name}Processor")
     file = folder / "preprocessor_config.json"  # one file for sight and sound
-    hearing = tf.WhisperFeatureExtractor(feature_size=16).to_dict() | {"feature_extractor_type": "WhisperFeatureExtractor"}
+    hearing = tf.WhisperFeatureExtractor(feature_size=16).to_dict() | {
+        "feature_extractor_type": "WhisperFeatureExtractor"
+    }
     file.write_text(json.dumps(hearing | json.loads(file.read_text())))
     return folder
 
