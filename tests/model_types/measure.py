@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,7 @@ def _measured(write: Writer, folder: Path) -> Outcome:
     if not taken or (loaded.family.has_vision and not any(row.images for row in taken)):
         return Outcome(state="refused", reason=next(iter(refusals.values())), refused_rows=said)
     check_conversations(loaded, taken)
-    layout = choose_layout(loaded.model, loaded.family, max_length=512)
+    layout = choose_layout(loaded.model, loaded.family)
     twin = stock_twin(loaded.model)
     with torch.no_grad():
         want = by_hand(twin, loaded, taken)

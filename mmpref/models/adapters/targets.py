@@ -32,7 +32,7 @@ def lora_layers(model: PreTrainedModel, family: Family, tuning: Tuning) -> list[
     read = {
         f"{path}.{name}" if path else name
         for path, module in model.named_modules()
-        for name in _read_past_forward(type(module))
+        for name in _read_past_forward(type(module))  # type: ignore[arg-type]
     }
     return [
         name

@@ -10,11 +10,15 @@ import inspect
 import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import transformers
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 
 from mmpref.errors import ConfigError
 
@@ -120,3 +124,25 @@ def _asks(kind: type[nn.Module]) -> bool:
         return False
     own = [inspect.unwrap(one) for name, one in vars(kind).items() if callable(one) and name != "__init__"]
     return any(isinstance(one, types.FunctionType) and "is_decoder" in one.__code__.co_names for one in own)
+
+
+def other_architecture(config: PretrainedConfig) -> str:
+    """What contradicts a config's model_type in the class that it names as its own; empty where nothing does."""
+    for name in getattr(config, "architectures", None) or ():
+        kind: Any = getattr(transformers, str(name), None)
+        of: Any = getattr(kind, "config_class", None)
+        if not isinstance(of, type) or issubclass(type(config), of) or issubclass(of, type(config)):
+            continue
+        if name not in _classes_of(config.model_type):
+            return (
+                f"config.json names the architecture {name}, which is of model_type '{of.model_type}', beside "
+                f"model_type '{config.model_type}'"
+            )
+    return ""
+
+
+def _classes_of(model_type: str) -> set[str]:
+    """Classes that transformers lists for a model type."""
+    tables = (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    listed = [table.get(model_type) for table in tables]
+    return {one for names in listed if names for one in ((names,) if isinstance(names, str) else names)}

@@ -61,6 +61,35 @@ def processor_class(config: PretrainedConfig, path: str | Path) -> type[Processo
     return found
 
 
+def refuse_without_images(path: str | Path) -> None:
+    """Refuse a folder that has nothing on how images are processed, or names a class for it that is not there.
+
+    Raises:
+        ConfigError: with what is missing.
+    """
+    whole, alone = small_file(path, "processor_config.json"), small_file(path, "preprocessor_config.json")
+    settings = None if whole is None else read_object(whole).get("image_processor")
+    file = whole if settings is not None else alone
+    if file is None:
+        raise ConfigError(
+            f"{path} has no preprocessor_config.json, and no image_processor in a processor_config.json: nothing there "
+            "says how images are processed; copy the processor files of the model that it was made from into it"
+        )
+    settings = read_object(file) if settings is None else settings
+    named = settings.get("image_processor_type") if isinstance(settings, dict) else None
+    if isinstance(named, str) and "auto_map" not in settings and not _has_image_processor(named):
+        raise ConfigError(
+            f"{file} asks for the image processor {named[:60]!a}, which transformers {transformers.__version__} does "
+            "not have; update transformers, or write the right image_processor_type"
+        )
+
+
+def _has_image_processor(name: str) -> bool:
+    """Whether transformers has one of that name, with or without the endings of its backends."""
+    plain = name.removesuffix("Fast").removesuffix("Pil")
+    return any(hasattr(transformers, one) for one in (name, plain, f"{plain}Pil"))
+
+
 def has_own_processor(config: PretrainedConfig) -> bool:
     """Whether transformers knows by itself which processor such a model has; else the folder's word is all there is."""
     return bool(_names_for(str(config.model_type)))
