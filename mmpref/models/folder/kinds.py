@@ -14,7 +14,7 @@ from typing import Any
 
 import transformers
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
@@ -25,6 +25,8 @@ from mmpref.errors import ConfigError
 _OTHER = "use a decoder with a vision tower instead, such as Qwen3-VL, LLaVA-OneVision, InternVL or Gemma 3"
 _OTHER_TEXT = "use a decoder instead, such as Qwen3, Llama or Gemma"
 
+_TABLES: tuple[Any, ...] = (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+"""Model type -> class, of those that write text."""
 _FACTS: dict[str, str] = {
     "blip": "looks at an image through cross-attention from a small BERT, which has no place for it between the text",
     "blip-2": "puts its image before all text, whatever the conversation says, and has no conversation",
@@ -85,7 +87,7 @@ def _reason(config: PretrainedConfig) -> str:
     sees = isinstance(getattr(config, "vision_config", None), PretrainedConfig)
     if not sees and isinstance(getattr(config, "vq_config", None), PretrainedConfig):
         return "reads and draws images as tokens of a vocabulary (vq_config), which have no features to be trained on"
-    if any(type(config) in kind._model_mapping for kind in (AutoModelForImageTextToText, AutoModelForCausalLM)):
+    if any(kind in table for table in _TABLES):
         return ""
     if any("audio" in key for key, value in vars(config).items() if isinstance(value, PretrainedConfig)):
         return "hears sound, and only text and images are trained on here"
@@ -129,20 +131,17 @@ def _asks(kind: type[nn.Module]) -> bool:
 def other_architecture(config: PretrainedConfig) -> str:
     """What contradicts a config's model_type in the class that it names as its own; empty where nothing does."""
     for name in getattr(config, "architectures", None) or ():
-        kind: Any = getattr(transformers, str(name), None)
-        of: Any = getattr(kind, "config_class", None)
-        if not isinstance(of, type) or issubclass(type(config), of) or issubclass(of, type(config)):
+        of: Any = getattr(getattr(transformers, str(name), None), "config_class", None)
+        if of is None or issubclass(type(config), of) or name in _classes_of(config.model_type):
             continue
-        if name not in _classes_of(config.model_type):
-            return (
-                f"config.json names the architecture {name}, which is of model_type '{of.model_type}', beside "
-                f"model_type '{config.model_type}'"
-            )
+        return (
+            f"config.json names the architecture {name}, which is of model_type '{of.model_type}', beside model_type "
+            f"'{config.model_type}'"
+        )
     return ""
 
 
 def _classes_of(model_type: str) -> set[str]:
     """Classes that transformers lists for a model type."""
-    tables = (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
-    listed = [table.get(model_type) for table in tables]
+    listed = [table.get(model_type) for table in _TABLES]
     return {one for names in listed if names for one in ((names,) if isinstance(names, str) else names)}
