@@ -240,7 +240,8 @@ def write_granite4_vision(folder: Path) -> Path:
         spatial_target_layers=[1, 1, 2, 2],
         qformer_config={
             "model_type": "blip_2_qformer", "num_hidden_layers": 1, "intermediate_size": 128,
-            "cross_attention_frequency": 1, "use_qformer_text_input": False,
+            "cross_attention_frequency": 1, "use_qformer_text_input": False, "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
         },
     )  # fmt: skip
     model = class_of("Granite4VisionForConditionalGeneration")(config)
