@@ -51,7 +51,9 @@ class Way:
         for message in messages:
             content: Any
             if self.image:
-                content = "".join(self.image if part.kind == "image" else template.mark(part.text) for part in message.parts)
+                content = "".join(
+                    self.image if part.kind == "image" else template.mark(part.text) for part in message.parts
+                )
             elif self.as_parts or message.num_images:
                 content = [_as_part(part, template.mark(part.text)) for part in message.parts]
             else:
