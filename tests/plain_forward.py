@@ -7,6 +7,7 @@ Beside it, the tiny families at full depth of their code paths (``build_deep``).
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from mmpref.processing import LayoutName, PairBatch, PairCollator, PairEncoder
 from mmpref.records import ImageRef, PreferencePair
 from tests.tiny_vlms import TINY, draw, pair, turn
 
-SHARING = tuple(name for name in TINY if name != "gemma3")
+SHARING = tuple(TINY)
 LORA_SEED = 5
 
 
@@ -31,6 +32,9 @@ def deep_config(name: str) -> Any:
     text.num_hidden_layers = 3
     if getattr(text, "layer_types", None):
         text.layer_types = [text.layer_types[0]] * 3
+    if name == "gemma3":  # both kinds of layers, and a window that every row fills
+        text.layer_types = ["sliding_attention", "full_attention", "sliding_attention"]
+        text.sliding_window = 8
     vision = getattr(config, "vision_config", None)
     if name == "llava":
         vision.num_hidden_layers = 3
@@ -159,6 +163,9 @@ def _written(loaded: LoadedModel, row: PreferencePair, answer: str, images: tupl
     if text.endswith(answer.rstrip()) or not text.endswith(ends):  # the template closes no answers, or with no token
         text += loaded.tokenizer.eos_token
     inputs: dict[str, Any] = {}
+    if sees and "suffix" in inspect.signature(type(loaded.processor).__call__).parameters:  # PaliGemma's takes it apart
+        text = loaded.processor.apply_chat_template(turns[:-1], tokenize=False, add_generation_prompt=True)
+        inputs["suffix"] = [answer]
     bos = loaded.tokenizer.bos_token
     if bos is not None and text.startswith(bos):  # as apply_chat_template does where it tokenises
         inputs["add_special_tokens"] = False

@@ -24,7 +24,7 @@ def look_both_ways(model: nn.Module, family: Family) -> None:
             if isinstance(whole, PreTrainedModel) and _makes_mask_for_both(whole):
                 for layer in whole.modules():
                     if getattr(layer, "is_causal", False) is True:
-                        layer.is_causal = False  # type: ignore[assignment]
+                        layer.is_causal = False
 
 
 def _makes_mask_for_both(model: PreTrainedModel) -> bool:

@@ -130,8 +130,9 @@ class PairBatch:
     def model_inputs(self) -> dict[str, Tensor]:
         """Keyword arguments for the model: tokens and images, never targets, masks of answers or scores."""
         inputs = {"input_ids": self.input_ids, **self.token_types, **self.vision}
-        if self.attention_mask is not None:
-            inputs["attention_mask"] = self.attention_mask
+        # of a packed row every token is real; a model that is not told so takes positions that start again for a border
+        real = torch.ones_like(self.input_ids) if self.attention_mask is None else self.attention_mask
+        inputs["attention_mask"] = real
         if self.position_ids is not None:
             inputs["position_ids"] = self.position_ids
         return inputs

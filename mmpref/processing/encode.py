@@ -282,6 +282,6 @@ class PairEncoder:
             )  # fmt: skip
 
     def _positions(self, length: int, starts: Sequence[int], vision: Mapping[str, Tensor]) -> Tensor | None:
-        if not self.family.shared_prefix:
+        if not (self.family.shared_prefix or self.family.mrope):
             return None
         return multimodal(length, starts, self.images.grids(vision)) if self.family.mrope else in_sequence(length)

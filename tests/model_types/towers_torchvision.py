@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from tests.model_types.folders import (
     TEXT,
@@ -16,7 +15,6 @@ from tests.model_types.folders import (
     make_tokenizer,
     write_folder,
 )
-from tests.tiny_vlms import QWEN_TOKENS
 
 _ROLES = ("system", "user", "assistant")
 _PLAIN_TEXT = {key: value for key, value in TEXT.items() if key != "head_dim"}
