@@ -20,7 +20,8 @@ from mmpref.processing.family import Family, PartName
 
 
 def lora_layers(model: PreTrainedModel, family: Family, tuning: Tuning) -> list[str]:
-    """Names of the layers that get an adapter: every linear one of the parts tuned by LoRA, but never the head.
+    """Names of the layers that get an adapter: every linear one of the parts tuned by LoRA that a gradient
+    reaches, but never the head.
 
     What only looks like one is left out: layers with a ``forward`` of their own that gives something else (routers of
     experts), layers whose weight is read past their ``forward`` (in scans of state spaces), where an adapter would
@@ -34,6 +35,7 @@ def lora_layers(model: PreTrainedModel, family: Family, tuning: Tuning) -> list[
         for path, module in model.named_modules()
         for name in _read_past_forward(type(module))  # type: ignore[arg-type]
     }
+    unreached = tuple(f"{name}." for name, module in model.named_modules() if _runs_without_gradient(module))
     return [
         name
         for name, module in model.named_modules()
@@ -42,7 +44,15 @@ def lora_layers(model: PreTrainedModel, family: Family, tuning: Tuning) -> list[
         and name not in read
         and owners[id(module.weight)] == 1
         and tuning.of(family.part_of(name)) == "lora"
+        and not name.startswith(unreached)
     ]
+
+
+def _runs_without_gradient(module: nn.Module) -> bool:
+    """Whether a module's forward stands under ``torch.no_grad``, as those do that choose which tokens are attended to
+    (sparse attention of DeepSeek's kind): nothing in it could learn."""
+    cells = inspect.getclosurevars(type(module).forward).nonlocals.values()
+    return any(isinstance(getattr(value, "__self__", None), torch.no_grad) for value in cells)
 
 
 def _is_linear(layer: nn.Linear) -> bool:
