@@ -216,6 +216,7 @@ FAMILIES: tuple[Family, ...] = (
         token_types="token_type_ids",
         shared_prefix=True,
     ),
+    replace(GENERIC, name="mllama", model_types=frozenset({"mllama"}), shared_prefix=True),
     replace(
         GENERIC,
         name="gemma4",
