@@ -7,6 +7,7 @@ Beside it, the tiny families at full depth of their code paths (``build_deep``).
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -156,6 +157,9 @@ def _written(loaded: LoadedModel, row: PreferencePair, answer: str, images: tupl
     if text.endswith(answer.rstrip()) or not text.endswith(ends):  # the template closes no answers, or with no token
         text += loaded.tokenizer.eos_token
     inputs: dict[str, Any] = {}
+    if sees and "suffix" in inspect.signature(type(loaded.processor).__call__).parameters:  # PaliGemma's takes it apart
+        text = loaded.processor.apply_chat_template(turns[:-1], tokenize=False, add_generation_prompt=True)
+        inputs["suffix"] = [answer]
     bos = loaded.tokenizer.bos_token
     if bos is not None and text.startswith(bos):  # as apply_chat_template does where it tokenises
         inputs["add_special_tokens"] = False
