@@ -90,15 +90,6 @@ class VideoHeader:
         return self.num_frames / self.seconds
 
 
-def need_decoder() -> None:
-    """Refuse at once what needs videos where they cannot be read.
-
-    Raises:
-        ConfigError: PyAV is not installed.
-    """
-    _pyav()
-
-
 def _pyav() -> Any:
     try:
         import av
