@@ -234,7 +234,7 @@ def family_of_config(config: PretrainedConfig) -> Family:
         family_of(str(config.model_type), has_vision=isinstance(vision, PretrainedConfig)),
         patch=patch if isinstance(patch, int) else None,
     )
-    if config.model_type in ("mllama", "idefics"):
+    if config.model_type == "idefics":
         return replace(family, no_images="looks at images through layers of its own, whose mask is not made here")
     if family.name == "llava" and getattr(vision, "model_type", None) == "pixtral":
         return replace(family, repeats_image_token=False)  # rows of an image end with tokens of their own
