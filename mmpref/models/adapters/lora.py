@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from mmpref.errors import ConfigError, library_errors
 from mmpref.models.adapters.casts import leave_casts_to_autocast
@@ -211,6 +212,7 @@ def _with_lora(model: PreTrainedModel, family: Family, tuning: Tuning, adapter: 
         target_modules=exact_pattern(layers, model),
         modules_to_save=modules_to_save(model, family, tuning) or None,
         bias="none",
+        fan_in_fan_out=all(isinstance(model.get_submodule(name), Conv1D) for name in layers),
     )
     adapted = peft.get_peft_model(model, config)
     take_arguments_by_name(adapted)
