@@ -34,7 +34,7 @@ EXPECTED: dict[str, dict[str, int]] = {
     "llama3_ultrafeedback": {"pair": 3, "no_pair": 1},
     "llama3_ultrafeedback_armorm": {"pair": 3, "no_pair": 1},
     "llava_rlhf": {"pair": 3, "preference": 1},
-    "mm_rlhf": {"pair": 2, "video": 1, "no_pair": 1},
+    "mm_rlhf": {"pair": 3, "no_pair": 1},
     "mmpr": {"pair": 4},
     "omnialign_v_dpo": {"pair": 3, "image_count": 1},
     "povid": {"pair": 3, "prompt_differs": 1},
