@@ -67,11 +67,11 @@ def ids_of_images(tokens: Any) -> dict[str, int]:
     return {f"{name}_id": tokens.convert_tokens_to_ids(token) for name, token in _TOKENS.items()}
 
 
-def patches(patch: int = 16, *, most: int = 4) -> Any:
+def patches(patch: int = 16, *, most: int = 4, frames: int = 2) -> Any:
     """The image processor of Qwen-VL: any size, as a number of merged patches from one to ``most``."""
     side = (2 * patch) ** 2
     return tf.Qwen2VLImageProcessorPil(
-        patch_size=patch, merge_size=2, temporal_patch_size=2, size={"shortest_edge": side, "longest_edge": most * side}
+        patch_size=patch, merge_size=2, temporal_patch_size=frames, size={"shortest_edge": side, "longest_edge": most * side}
     )
 
 
@@ -157,6 +157,7 @@ WRITERS: dict[str, Writer] = {
         chats.QWEN_THINKS,
     ),
     "qwen4_exp": partial(_write, "Qwen4Exp", {**_LINEAR, **_PARTIAL, **_EXPERTS, **_INDEXED}, {}, chats.QWEN_THINKS),
+    "cosmos3_omni": partial(_write, "Cosmos3Omni", {}, _DEEP, chats.QWEN),
     "qwen2_5_omni_thinker": partial(write_omni, "Qwen2_5Omni"),
     "qwen3_omni_moe_thinker": partial(write_omni, "Qwen3OmniMoe"),
 }  # fmt: skip
