@@ -41,6 +41,7 @@ from mmpref.models.folder.weights_fit import building_within, refuse_misfit, ref
 from mmpref.models.loaded import LoadedModel
 from mmpref.models.parts import with_parts
 from mmpref.models.quantize import Quantization, QuantizationSettings, after_quantized_load, quantization_config
+from mmpref.models.row_positions import count_in_each_row
 from mmpref.models.tower_inputs import take_any_dtype
 from mmpref.models.tower_windows import attend_by_length
 from mmpref.processing.family import Family, PartName, family_of
@@ -104,6 +105,7 @@ def load(
     refuse_ids_beyond(processor, model, path)
     attend_by_length(model, family)
     take_any_dtype(model, family)
+    count_in_each_row(model)
     if adapter is not None:
         model = adapters.attach(model, adapter, trainable=trainable)
     if not trainable:

@@ -106,7 +106,11 @@ def write_hunyuan(folder: Path) -> Path:
 
 
 def write_dots3_note(folder: Path) -> Path:
-    """dots3-note: sees and hears; latent attention with an index of what to look at, experts in tower and decoder."""
+    """dots3-note: sees and hears; latent attention with an index of what to look at, experts in tower and decoder.
+
+    With few heads of the index many tokens would have the same score of 0, and which of equals is taken depends on
+    padding.
+    """
     tokens = chats.tokenizer_of(
         chats.DOTS, eos="<|endofassistant|>", pad="<|endoftext|>",
         unnamed=("<|img|>", "<|imgpad|>", "<|endofimg|>", "<|video_pad|>", "<|audio_comp_pad|>", "<|user|>",
@@ -117,7 +121,7 @@ def write_dots3_note(folder: Path) -> Path:
         "text_config": {
             **TEXT, **ids_of(tokens), "num_key_value_heads": 4, "moe_intermediate_size": 64, "n_routed_experts": 4,
             "num_experts_per_tok": 2, "kv_lora_rank": 16, "q_lora_rank": 32, "qk_rope_head_dim": 8,
-            "qk_nope_head_dim": 8, "v_head_dim": 16, "index_topk": 16, "index_head_dim": 16, "index_n_heads": 2,
+            "qk_nope_head_dim": 8, "v_head_dim": 16, "index_topk": 16, "index_head_dim": 16, "index_n_heads": 16,
             "mlp_layer_types": ["dense", "sparse"], "layer_types": ["sliding_attention", "full_attention"],
             "sliding_window": 16, "shared_experts_intermediate_size": 64,
         },
