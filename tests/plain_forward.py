@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,6 +138,11 @@ def stock_sequences(loaded: LoadedModel, row: PreferencePair) -> list[Written]:
         if not torch.equal(inputs["input_ids"][0, : len(prompt)], prompt.input_ids):
             inputs = _in_pieces(loaded, row, answer, images)
         assert inputs["input_ids"][0].tolist() == [*prompt.input_ids.tolist(), *ids.tolist()]
+        if loaded.family.prefix_lm is not None and loaded.family.token_types and not loaded.family.has_vision:
+            of_prompt, of_answer = loaded.family.prefix_lm  # which no tokenizer writes
+            kinds = torch.full_like(inputs["input_ids"], of_answer)
+            kinds[:, : len(prompt)] = of_prompt
+            inputs[loaded.family.token_types] = kinds
         found.append(Written(inputs, len(prompt)))
     return found
 
@@ -175,9 +180,15 @@ def _rendered(loaded: LoadedModel, row: PreferencePair, answer: str | None) -> s
         turns.append({"role": message.role, "content": parts if sees else message.text})
     if answer is not None:
         turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}] if sees else answer})
+    writer = loaded.processor
+    if sees and writer.chat_template is None:  # its tokenizer has one, for strings
+        writer = loaded.tokenizer
+        for message in turns:
+            texts = [part.get("text", loaded.processor.image_token) for part in message["content"]]
+            message["content"] = "".join(texts)
 
     def render() -> str:
-        return str(loaded.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer is None))
+        return str(writer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer is None))
 
     text = render()
     if sees and "'type': 'text'" in text:  # a list printed as it is: the template takes strings from all but users

@@ -7,6 +7,7 @@ counting in the next row of a batch, so that the second answer of a pair would b
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -36,7 +37,7 @@ def _by_row(
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
     """As ``get_rope_index``: positions [planes, N, T] and what they are ahead of the count of tokens [N, 1]."""
-    grids = iter([] if image_grid_thw is None else image_grid_thw)
+    grids: Iterator[Tensor] = iter([] if image_grid_thw is None else image_grid_thw)
     found = []
     for row in range(input_ids.shape[0]):
         here = slice(row, row + 1)

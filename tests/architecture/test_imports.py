@@ -98,15 +98,15 @@ LEVELS: dict[str, list[set[str]]] = {
         {"commands"},
     ],
     "processing": [
-        {"batch", "embedded_tokens", "encoded", "errors", "family", "image_settings", "positions"},
-        {"chat", "pixels"},
+        {"cross_attention", "embedded_tokens", "encoded", "errors", "family", "image_settings", "positions"},
+        {"batch", "chat", "pixels"},
         {"encode", "tokenizer_parts"},
         {"layout", "length_plan", "pair_text"},
         {"collate"},
     ],
     "models": [
         {"known_configs", "loaded", "parts", "quantize", "reference_rule", "tuning", "unwrap"},
-        {"folder", "frozen_tower", "precision", "row_positions", "tower_inputs", "tower_windows"},
+        {"folder", "frozen_tower", "precision", "row_positions", "tower_inputs", "tower_masks", "tower_windows"},
         {"adapters"},
         {"logps", "part_counts", "save"},
         {"load"},

@@ -214,7 +214,8 @@ MINIMAX = """\
 {%- for message in messages -%}
 {{- ']~b]' + ('ai' if message.role == 'assistant' else message.role) + '\n' -}}
 {%- if message.content is string -%}{{- message.content -}}{%- else -%}{%- for part in message.content -%}
-{%- if part.type == 'image' -%}{{- ']<]image[>[' -}}{%- else -%}{{- part.text -}}{%- endif -%}{%- endfor -%}{%- endif -%}
+{%- if part.type == 'image' -%}{{- ']<]image[>[' -}}{%- else -%}{{- part.text -}}{%- endif -%}
+{%- endfor -%}{%- endif -%}
 {{- '[e~[\n' -}}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- ']~b]ai\n<think>\n' -}}{%- endif -%}
@@ -227,7 +228,8 @@ MUSE = """\
 {%- if message.content is string -%}{{- message.content -}}{%- else -%}{%- for part in message.content -%}
 {%- if part.type == 'image' -%}<|patch|>{%- elif part.type == 'video' -%}<|video|>
 {%- else -%}{{- part.text -}}{%- endif -%}{%- endfor -%}{%- endif -%}
-{%- if message.role == 'system' -%}{{- '\n\nReasoning strength: ' + (reasoning_strength or 'high') + '.' -}}{%- endif -%}
+{%- if message.role == 'system' -%}{{- '\n\nReasoning strength: ' + (reasoning_strength or 'high') + '.' -}}
+{%- endif -%}
 {{- '<|eot|>' -}}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|start|>assistant' -}}{%- endif -%}

@@ -49,9 +49,7 @@ def write_ernie(folder: Path) -> Path:
 
 def write_paddleocr(folder: Path) -> Path:
     """PaddleOCR-VL: a tower of SigLIP's kind over grids, and a small ERNIE."""
-    tokens = chats.tokenizer_of(
-        chats.PADDLE, eos="</s>", pad="<unk>", named=_BAIDU, unnamed=("<|begin_of_sentence|>",)
-    )
+    tokens = chats.tokenizer_of(chats.PADDLE, eos="</s>", pad="<unk>", named=_BAIDU, unnamed=("<|begin_of_sentence|>",))
     to_id = tokens.convert_tokens_to_ids
     config = {
         "text_config": {**TEXT, **ids_of(tokens), "rope_parameters": _MROPE},
@@ -162,9 +160,7 @@ def write_cosmos3_edge(folder: Path) -> Path:
 def write_minimax(folder: Path) -> Path:
     """MiniMax-M3: marks of punctuation around images, experts, and attention to blocks that an index chooses."""
     marks = ("]~!b[", "]~b]", "[e~[", "]<]image[>[", "]<]video[>[", "]<]start of image[>[", "]<]end of image[>[")
-    tokens = chats.tokenizer_of(
-        chats.MINIMAX, eos="[e~[", pad="]!p~[", unnamed=marks, words=("<think>", "</think>")
-    )
+    tokens = chats.tokenizer_of(chats.MINIMAX, eos="[e~[", pad="]!p~[", unnamed=marks, words=("<think>", "</think>"))
     config = {
         "text_config": {
             **TEXT, **ids_of(tokens), "dense_intermediate_size": 128, "shared_intermediate_size": 64,

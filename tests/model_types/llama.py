@@ -41,7 +41,7 @@ def write_llama4(folder: Path) -> Path:
 
 
 def write_minicpmv(folder: Path, *, name: str) -> Path:
-    """MiniCPM-V 4.6 and later: slices of large images with numbers, merged inside the tower and after it; Qwen3.5 below."""
+    """MiniCPM-V 4.6 on: numbered slices of large images, merged inside the tower and after it; below, Qwen3.5."""
     named = {
         "image_token": "<|image_pad|>", "video_token": "<|video_pad|>", "image_start_token": "<image>",
         "image_end_token": "</image>", "slice_start_token": "<slice>", "slice_end_token": "</slice>",
