@@ -196,6 +196,7 @@ FAMILIES: tuple[Family, ...] = (
                 "kimi_k25",
                 "lfm2_vl",
                 "lighton_ocr",
+                "llama4",
                 "llava_next_video",
                 "minicpmv4_6",
                 "mistral3",

@@ -27,7 +27,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
 
-from mmpref.processing.batch import Segment
+from mmpref.processing.batch import Segment, to_device
 
 _DENSE = ("eager", "flex_attention")
 """Attention of transformers that takes one mask for the whole row; the model keeps the name."""
@@ -44,6 +44,17 @@ class PackedRow:
         self.pieces = [n for part in self.segments for n in (part.prefix + part.first, part.second) if n]
         """Lengths of what attends together, in row order: prefix + first, then second where there is one."""
         self._masks: dict[tuple[int, int, torch.device], Any] = {}
+        self._positions: dict[torch.device, Tensor] = {}
+
+    def positions(self, device: torch.device) -> Tensor:
+        """Of every token in its own sequence: [T]."""
+        if device not in self._positions:
+            of_segments = [
+                torch.cat([torch.arange(prefix + first), torch.arange(prefix, prefix + second)])
+                for _, prefix, first, second in self.segments
+            ]
+            self._positions[device] = to_device(torch.cat(of_segments), device)
+        return self._positions[device]
 
     def lower_right(self, rows: int, columns: int, device: torch.device) -> Any:
         """Causal attention of the last ``rows`` of ``columns`` tokens, as ``scaled_dot_product_attention`` takes it."""
@@ -132,17 +143,16 @@ def sees(row: PackedRow, rule: Rule, device: torch.device | str) -> Callable[[Te
 
     For attention that takes one mask; two answers of a segment are as in :class:`PackedMask`.
     """
-    segment, branch, position, base = (torch.zeros(row.num_tokens, dtype=torch.long) for _ in range(4))
+    segment, branch, base = (torch.zeros(row.num_tokens, dtype=torch.long) for _ in range(3))
     for number, (start, prefix, first, second) in enumerate(row.segments):
         middle, last = start + prefix, start + prefix + first
         end = last + second
         segment[start:end] = number
         branch[middle:last], branch[last:end] = 1, 2
-        position[start:last] = torch.arange(prefix + first)
-        position[last:end] = torch.arange(prefix, prefix + second)
         if not rule.by_position:
             base[start:last], base[last:end] = start, start + first
-    segment, branch, position, base = (plane.to(device) for plane in (segment, branch, position, base))
+    segment, branch, base = (plane.to(device) for plane in (segment, branch, base))
+    position = row.positions(torch.device(device))
 
     def seen(query: Tensor, key: Tensor) -> Tensor:
         own = (segment[query] == segment[key]) & ((branch[key] == 0) | (branch[key] == branch[query]))
