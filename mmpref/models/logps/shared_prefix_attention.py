@@ -179,7 +179,8 @@ def _scaled_in_its_sequence(module: Any, row: PackedRow, query: Tensor) -> Tenso
         return query
 
     def scale(places: Tensor) -> Tensor:
-        return torch.log1p(torch.floor((places.float() + 1) / module.floor_scale)) * module.attn_scale + 1
+        found: Tensor = torch.log1p(torch.floor((places.float() + 1) / module.floor_scale)) * module.attn_scale + 1
+        return found
 
     right = scale(row.positions(query.device)) / scale(torch.arange(row.num_tokens, device=query.device))
     return (query * right[None, None, :, None]).to(query.dtype)
