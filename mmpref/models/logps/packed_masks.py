@@ -165,12 +165,13 @@ def sees(row: PackedRow, rule: Rule, device: torch.device | str) -> Callable[[Te
 
 # ---- the functions that make masks -------------------------------------------------------------------------------
 
-_row: ContextVar[PackedRow | None] = ContextVar("_row", default=None)
+_running: ContextVar[tuple[PackedRow, PretrainedConfig] | None] = ContextVar("_running", default=None)
 
 
-def current_row() -> PackedRow | None:
-    """The packed row that the model runs now."""
-    return _row.get()
+def row_of(config: Any) -> PackedRow | None:
+    """The packed row that the model with this config for its language runs now; None for any other part of it."""
+    running = _running.get()
+    return running[0] if running is not None and running[1] is config else None
 
 
 @contextmanager
@@ -182,10 +183,10 @@ def running(row: PackedRow, config: PretrainedConfig) -> Iterator[None]:
     masks = ALL_MASK_ATTENTION_FUNCTIONS
     before = {name: masks[name] for name in _DENSE}
     local = {name for name in _DENSE if name in masks._local_mapping}
-    token = _row.set(row)
+    token = _running.set((row, config))
     try:
         for name, stock in before.items():
-            masks[name] = _dense_mask(name, stock, config)
+            masks[name] = _dense_mask(name, stock)
         yield
     finally:
         for name, stock in before.items():
@@ -193,14 +194,14 @@ def running(row: PackedRow, config: PretrainedConfig) -> Iterator[None]:
                 masks[name] = stock
             else:
                 del masks[name]
-        _row.reset(token)
+        _running.reset(token)
 
 
 def packed_mask(stock: Callable[..., Any]) -> Callable[..., Any]:
     """A mask function to register: a :class:`PackedMask` for a packed row, what ``stock`` gives for anything else."""
 
     def mask(*args: Any, **kwargs: Any) -> Any:
-        row = _row.get()
+        row = row_of(kwargs.get("config"))
         if row is None:
             return stock(*args, **kwargs)
         if isinstance(made := kwargs.get("attention_mask"), PackedMask):
@@ -210,10 +211,10 @@ def packed_mask(stock: Callable[..., Any]) -> Callable[..., Any]:
     return mask
 
 
-def _dense_mask(name: str, stock: Callable[..., Any], config: PretrainedConfig) -> Callable[..., Any]:
+def _dense_mask(name: str, stock: Callable[..., Any]) -> Callable[..., Any]:
     def mask(*args: Any, **kwargs: Any) -> Any:
-        row = _row.get()
-        if row is None or kwargs.get("config") is not config:
+        row = row_of(kwargs.get("config"))
+        if row is None:
             return stock(*args, **kwargs)
         device = kwargs["device"]
         seen = sees(row, _rule_of(kwargs), device)

@@ -37,7 +37,7 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from mmpref.errors import ConfigError
 from mmpref.models.logps.cross_attention import CrossMask, attend_across
-from mmpref.models.logps.packed_masks import PackedMask, PackedRow, current_row, packed_mask, running
+from mmpref.models.logps.packed_masks import PackedMask, PackedRow, packed_mask, row_of, running
 from mmpref.models.logps.right_padding import without_right_padding
 from mmpref.models.unwrap import base_model
 from mmpref.processing.batch import PairBatch
@@ -214,7 +214,7 @@ def _refuse_extras(given: Mapping[str, Any]) -> None:
 
 def _refuse_lost_row(module: nn.Module, query: Tensor, key: Tensor) -> None:
     """A layer that reads the whole packed row without its mask would attend to everything."""
-    row = current_row()
+    row = row_of(getattr(module, "config", None))
     if row is None or not query.shape[2] == key.shape[2] == row.num_tokens or not getattr(module, "is_causal", True):
         return
     raise ConfigError(
@@ -256,4 +256,4 @@ def use_attention(model: nn.Module, name: str) -> None:
         return
     inner: Any = base_model(model)
     is_nested = inner.config.get_text_config() is not inner.config
-    inner.set_attn_implementation({"text_config": name} if is_nested else name)
+    inner.set_attn_implementation({"text_config" if is_nested else "": name})
