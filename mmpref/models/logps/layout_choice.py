@@ -82,6 +82,8 @@ def _obstacle(model: nn.Module, family: Family) -> str | None:
     if name not in IMPLEMENTATIONS:
         return f"attention '{name}' is not one of {', '.join(IMPLEMENTATIONS)}"
     config = text_config(model)
+    if "local" in (getattr(config, "attention_layers", None) or ()):
+        return "some of its layers attend to a window that their own code makes"  # GPT-Neo
     if scales_by_place(config) and name not in BY_SEGMENT:
         return (
             f"its layers scale queries by their place in the row, which '{name}' attention cannot set right; sdpa can"
