@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +15,10 @@ from hypothesis import strategies as st
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as TYPES
 
+from mmpref.models.load import load_model
 from mmpref.processing import FAMILIES
 from mmpref.processing.positions import continued, in_sequence, multimodal
+from tests.model_types.registry import WRITERS
 from tests.tiny_vlms import TINY, build_model
 
 IN_PLANES = sorted(name for row in FAMILIES if row.mrope for name in row.model_types if name in TYPES)
@@ -40,10 +44,12 @@ def written(layout: tuple[list[tuple[int, int, int]], int], image_token: int) ->
 
 @functools.cache
 def model_of(name: str) -> Any:
-    """Where no weights are needed: positions follow from ids, grids and the config."""
     if name in TINY:
         return build_model(name)
-    with torch.device("meta"):
+    if name in WRITERS:
+        with tempfile.TemporaryDirectory() as folder:
+            return load_model(WRITERS[name](Path(folder)))
+    with torch.device("meta"):  # positions follow from ids, grids and the config
         return getattr(tf, TYPES[name])._from_config(CONFIG_MAPPING[name]())
 
 
