@@ -169,7 +169,7 @@ class ChatEncoder:
         self, row_id: str, processor: Any, turns: Turns, images: Sequence[Any], options: Mapping[str, Any]
     ) -> dict[str, Tensor]:
         """The prompt with its images as the processor alone writes it: ``input_ids`` [1, T] and other model inputs."""
-        settings: dict[str, Any] = {"text": turns.text, "return_tensors": "pt", **options}
+        settings: dict[str, Any] = {"text": [turns.text], "return_tensors": "pt", **options}
         bos = self.tokenizer.bos_token
         if bos is not None and turns.text.startswith(bos):
             settings["add_special_tokens"] = False
