@@ -98,8 +98,8 @@ LEVELS: dict[str, list[set[str]]] = {
         {"commands"},
     ],
     "processing": [
-        {"batch", "embedded_tokens", "encoded", "errors", "family", "image_settings", "positions"},
-        {"chat", "pixels"},
+        {"cross_attention", "embedded_tokens", "encoded", "errors", "family", "image_settings", "positions"},
+        {"batch", "chat", "pixels"},
         {"encode", "tokenizer_parts"},
         {"layout", "length_plan", "pair_text"},
         {"collate"},
