@@ -86,7 +86,7 @@ def write_minicpm_ocr(folder: Path) -> Path:
 def write_unlimited_ocr(folder: Path) -> Path:
     """Unlimited-OCR: SAM and CLIP one behind the other, a decoder whose text looks at images and a window."""
     images = image_class("UnlimitedOcr")(size={"height": 64, "width": 64}, tile_size=64, max_patches=4)
-    end = "<｜end▁of▁sentence｜>"  # noqa: RUF001 - their own signs
+    end = "<｜end▁of▁sentence｜>"
     turns = {"system": ("", "\n"), "user": ("<|User|>: ", "\n\n"), "assistant": ("<|Assistant|>: ", end)}
     tokenizer = make_tokenizer(
         {"image_token": "<image>"},
@@ -143,6 +143,7 @@ def write_nemotron_h_omni(folder: Path) -> Path:
         audio_config={
             "model_type": "parakeet_encoder", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
             "intermediate_size": 128, "subsampling_conv_channels": 16, "num_mel_bins": 80,
+            "projection_hidden_size": 64, "projection_bias": False,
         },
         projector_hidden_size=64,
         vision_hidden_size=64,
@@ -151,10 +152,9 @@ def write_nemotron_h_omni(folder: Path) -> Path:
         audio_token_id=to_id("<so_embedding>"),
     )  # fmt: skip
     model = class_of("NemotronH_Omni_Reasoning_V3")(config)
-    class_of("ParakeetFeatureExtractor")().save_pretrained(folder)
-    return write_folder(
-        folder, model, tokenizer, images, processor="NemotronH_Omni_Reasoning_V3Processor"
-    )
+    settings = {"feature_extractor": class_of("ParakeetFeatureExtractor")().to_dict()}
+    name = "NemotronH_Omni_Reasoning_V3Processor"
+    return write_folder(folder, model, tokenizer, images, processor=name, settings=settings)
 
 
 _INKLING_TEXT = {
@@ -190,7 +190,7 @@ def write_inkling2(folder: Path) -> Path:
 
 def write_inkling(folder: Path) -> Path:
     """Inkling: patches mapped step by step without attention, sound as codes."""
-    images = image_class("Inkling")(size={"height": 40, "width": 40})
+    images = image_class("Inkling")(size={"height": 8, "width": 8})
     tokenizer = make_tokenizer(
         {"image_token": "<|unused_200054|>", "audio_token": "<|unused_200053|>"},
         template=chat_template(
@@ -200,7 +200,7 @@ def write_inkling(folder: Path) -> Path:
     )
     to_id = tokenizer.convert_tokens_to_ids
     config = class_of("InklingConfig")(
-        vision_config={"patch_size": 40, "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4},
+        vision_config={"patch_size": 8, "hidden_size": 64, "num_hidden_layers": 6, "num_attention_heads": 4},
         text_config={
             **_INKLING_TEXT, **ids_of(tokenizer), "intermediate_size": 128, "mlp_layer_types": ["dense", "sparse"],
             "logits_mup_width_multiplier": 2.0,
@@ -212,8 +212,8 @@ def write_inkling(folder: Path) -> Path:
         audio_bos_token_id=to_id("<|content_audio_input|>"),
     )  # fmt: skip
     model = class_of("InklingForConditionalGeneration")(config)
-    class_of("InklingFeatureExtractor")().save_pretrained(folder)
-    return write_folder(folder, model, tokenizer, images, processor="InklingProcessor")
+    settings = {"feature_extractor": class_of("InklingFeatureExtractor")().to_dict()}
+    return write_folder(folder, model, tokenizer, images, processor="InklingProcessor", settings=settings)
 
 
 def write_perception_lm(folder: Path) -> Path:

@@ -233,5 +233,5 @@ def use_attention(model: nn.Module, name: str) -> None:
     if text_config(model)._attn_implementation == name:
         return
     inner: Any = base_model(model)
-    is_nested = inner.config.get_text_config() is not inner.config
-    inner.set_attn_implementation({"text_config": name} if is_nested else name)
+    is_nested = inner.config.get_text_config() is not inner.config  # Phi-4-multimodal says it all at the top
+    inner.set_attn_implementation({"text_config" if is_nested else "": name})
