@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -50,6 +51,8 @@ from mmpref.processing.family import Family, PartName, family_of
 from mmpref.processing.pixels import image_options
 
 logger = logging.getLogger(__name__)
+_PACKAGE = re.compile(r"requires the (\w+) library but it was not found")
+"""How transformers says what is not installed."""
 _OF_ATTENTION = ("FlashAttention", "flash_attn", "attn_implementation", "FlexAttention", "flex_attention")
 
 
@@ -356,6 +359,10 @@ def _explained(path: str | Path, what: str, *, memory: bool = True) -> Iterator[
             raise ConfigError(
                 f"the {what} of {path} is code that comes with it, and mmpref runs no code of models: give a model of "
                 "a type that transformers has; many are published once more in that form"
+            ) from err.__cause__
+        if (needed := _PACKAGE.search(reason)) and needed[1].lower() != "torchvision":
+            raise ConfigError(
+                f"{cannot} without the package {needed[1]}: install it (pip install {needed[1]})"
             ) from err.__cause__
         if "torchvision" in reason.lower():
             raise ConfigError(

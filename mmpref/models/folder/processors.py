@@ -45,6 +45,12 @@ def processor_class(config: PretrainedConfig, path: str | Path) -> type[Processo
             f"{path} names none (processor_class in processor_config.json); update transformers or use another model"
         )
     found = _class_of(str(name))
+    if found is None and file is not None and "AutoProcessor" in (read_object(file).get("auto_map") or ()):
+        raise ConfigError(
+            f"{file}: the processor {str(name)[:60]!a} is code that comes with the folder (auto_map), and mmpref runs "
+            "no code of model folders: give a folder of a type that transformers has; many such models are published "
+            "once more in that form"
+        )
     if found is None:
         raise ConfigError(
             f"{file or path} asks for the processor {str(name)[:60]!a}, which transformers {transformers.__version__} "

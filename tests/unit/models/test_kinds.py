@@ -7,6 +7,7 @@ import logging
 import re
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -171,3 +172,16 @@ def test_an_image_processor_that_is_not_there_is_named(folder: Path) -> None:
     )
     changed(file, lambda settings: settings["image_processor"].update(image_processor_type=right))
     load_processor(folder)
+
+
+def test_a_processor_that_is_code_of_the_folder_is_not_run(folder: Path) -> None:
+    code = {"auto_map": {"AutoProcessor": "processing.MyProcessor"}, "processor_class": "MyProcessor"}
+    changed(folder / "processor_config.json", lambda settings: settings.update(code))
+    (folder / "processing.py").write_text("raise SystemExit('run')")
+    assert "the processor 'MyProcessor' is code that comes with the folder (auto_map)" in said(folder)
+
+
+@pytest.mark.skipif(find_spec("timm") is not None, reason="timm is installed")
+def test_a_package_that_is_missing_is_named(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({"model_type": "timm_wrapper"}))
+    assert "without the package timm: install it (pip install timm)" in said(folder)
