@@ -84,6 +84,10 @@ def _obstacle(model: nn.Module, family: Family) -> str | None:
     config = text_config(model)
     if "local" in (getattr(config, "attention_layers", None) or ()):
         return "some of its layers attend to a window that their own code makes"  # GPT-Neo
+    if name == "flash_attention_2" and getattr(config, "attention_chunk_size", None):
+        return "its layers attend in chunks, which flash-attn does not know (model.attn_implementation: sdpa does)"
+    if name == "flash_attention_2" and family.token_types and not family.mrope:
+        return "flash-attn cannot read images or prompts in both directions (model.attn_implementation: sdpa can)"
     if scales_by_place(config) and name not in BY_SEGMENT:
         return (
             f"its layers scale queries by their place in the row, which '{name}' attention cannot set right; sdpa can"

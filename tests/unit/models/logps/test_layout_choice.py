@@ -156,6 +156,22 @@ def test_an_attention_without_a_way_to_share_is_named() -> None:
     assert "attention 'paged|sdpa' is not one of sdpa" in layout.explanation
 
 
+@pytest.mark.parametrize(
+    ("kind", "reason"), [("llama4", "chunks, which flash-attn does not know"), ("gemma3", "in both directions")]
+)
+def test_what_flash_attn_does_not_know_runs_plain_rows(kind: str, reason: str) -> None:
+    made = {"intermediate_size_mlp": 128, "num_local_experts": 2, "attention_chunk_size": 8}
+    model: Any = build_model("gemma3")
+    if kind == "llama4":
+        model = tf.Llama4ForCausalLM(tf.Llama4TextConfig(**SMALL, **HEADS, **made))
+    family = family_of_config(model.config)
+    assert choose_layout(model, family).name == "shared_prefix"
+    model.config.get_text_config()._attn_implementation = "flash_attention_2"
+    layout = choose_layout(model, family)
+    assert layout.name == "plain"
+    assert reason in layout.explanation
+
+
 def test_the_choice_leaves_the_model_as_it_was() -> None:
     model = text_model("llama").train()
     state = torch.random.get_rng_state()
