@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,7 +129,7 @@ def attach(model: PreTrainedModel, folder: Path, *, trainable: bool, dropout: fl
     with (
         library_errors(ConfigError, f"the adapter in {folder} does not fit this model{of}", "give its own base model"),
         warnings.catch_warnings(),  # peft only warns, and goes on with layers that learnt nothing
-        _names_kept(model, folder),
+        _names_kept(model, _layers_in(folder)),
     ):
         warnings.filterwarnings("error", message="Found missing adapter keys")
         found = peft.PeftModel.from_pretrained(
@@ -142,29 +142,42 @@ def attach(model: PreTrainedModel, folder: Path, *, trainable: bool, dropout: fl
 
 
 @contextmanager
-def _names_kept(model: nn.Module, folder: Path) -> Iterator[None]:
-    """Inside, peft leaves the names in an adapter as they are, where they are this model's own.
+def _names_kept(model: nn.Module, layers: Iterable[str]) -> Iterator[None]:
+    """Inside, peft leaves the names of layers as they are, where they are this model's own.
 
     It takes them for those of the published checkpoint, and renames what is right already (``mlp.shared_experts`` of
-    Mistral Large 4 becomes ``mlp.mlp.shared_experts``). Adapters saved before transformers 5 may need that.
+    Mistral Large 4 becomes ``mlp.mlp.shared_experts``; before 0.20 it takes a pattern for a set of names and makes a
+    set of its letters, in models with experts). Adapters saved before transformers 5 may need that.
     """
     here = {name for name, _ in model.named_modules()}
-    layers = {
-        name.partition(".lora_")[0].removeprefix(_PEFTS) for name in read_header(folder / WEIGHTS) if ".lora_" in name
-    }
     try:
         renaming: Any = importlib.import_module("peft.utils.transformers_weight_conversion")
-        stock = renaming.convert_peft_adapter_state_dict_for_transformers
+        stock = {name: getattr(renaming, name) for name in _RENAME}
     except (ImportError, AttributeError):  # a release of peft that renames nothing, or elsewhere
-        stock = None
-    if stock is None or not layers <= here:
+        stock = {}
+    if not stock or not here.issuperset(layers):
         yield
         return
-    renaming.convert_peft_adapter_state_dict_for_transformers = lambda *, adapter_state_dict, **_: adapter_state_dict
+    for name, instead in _RENAME.items():
+        setattr(renaming, name, instead)
     try:
         yield
     finally:
-        renaming.convert_peft_adapter_state_dict_for_transformers = stock
+        for name, own in stock.items():
+            setattr(renaming, name, own)
+
+
+_RENAME: dict[str, Callable[..., Any]] = {
+    "convert_peft_adapter_state_dict_for_transformers": lambda *, adapter_state_dict, **_: adapter_state_dict,
+    "convert_peft_config_for_transformers": lambda *_, **__: None,  # changes the config in place
+}
+"""What peft renames with, and what does nothing in its place."""
+
+
+def _layers_in(folder: Path) -> set[str]:
+    """The layers that a saved adapter has LoRA for."""
+    names = [name for name in read_header(folder / WEIGHTS) if ".lora_" in name]
+    return {name.partition(".lora_")[0].removeprefix(_PEFTS) for name in names}
 
 
 def _refuse_left_over(peft: Any, model: Any, folder: Path, of: str) -> None:
@@ -212,7 +225,8 @@ def _with_lora(model: PreTrainedModel, family: Family, tuning: Tuning, adapter: 
         modules_to_save=modules_to_save(model, family, tuning) or None,
         bias="none",
     )
-    adapted = peft.get_peft_model(model, config)
+    with _names_kept(model, layers):
+        adapted = peft.get_peft_model(model, config)
     take_arguments_by_name(adapted)
     if adapter.init != "zero":
         keep_start(adapted)
