@@ -84,6 +84,10 @@ def _reason(config: PretrainedConfig) -> str:
             "reads its prompt with an encoder of its own (encoder-decoder), and only models that are one decoder are "
             "trained here"
         )
+    if "Diffusion" in str(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(kind, "")):
+        return (
+            "writes the tokens of an answer together, by diffusion, so that none has a log-prob after those before it"
+        )
     sees = isinstance(getattr(config, "vision_config", None), PretrainedConfig)
     if not sees and isinstance(getattr(config, "vq_config", None), PretrainedConfig):
         return "reads and draws images as tokens of a vocabulary (vq_config), which have no features to be trained on"
