@@ -111,7 +111,7 @@ def _model_inside(config: PretrainedConfig) -> str:
         return ""
     for key, part in vars(config).items():
         if isinstance(part, PretrainedConfig) and part.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-            return key.removesuffix("_config")
+            return str(key).removesuffix("_config")
     return ""
 
 
