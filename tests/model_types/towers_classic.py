@@ -271,7 +271,7 @@ def write_fast_vlm(folder: Path) -> Path:
     settings = {"patch_size": 32, "num_additional_image_tokens": 0, "vision_feature_select_strategy": "full"}
     model = class_of("FastVlmForConditionalGeneration")(config)
     return write_folder(
-        folder, model, tokenizer, images, processor="LlavaProcessor", settings=settings, tower_scale=0.25
+        folder, model, tokenizer, images, processor="LlavaProcessor", settings=settings, tower_scale=0.22
     )
 
 
