@@ -109,6 +109,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "kimi_linear": _DEEPSEEK,
     "laguna": {"num_attention_heads_per_layer": [4, 4]},
+    "lfm2": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"], "num_hidden_layers": 3, "num_dense_layers": 1},
     "llama4_text": {"attention_chunk_size": 32},
     "longcat_flash": {**_DEEPSEEK, "zero_expert_num": 2, "moe_topk": 2},
