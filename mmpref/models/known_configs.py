@@ -195,7 +195,10 @@ _KNOWN: Mapping[str, tuple[str, dict[str, Any]]] = {
          "vision_config": _GEMMA4_LARGE_TOWER, "tie_word_embeddings": True}),
     "zai-org/GLM-4.1V-9B-Thinking": (
         "Glm4vConfig",
-        {"text_config": _text(4096, 13696, 40, 32, 2, 151552),
+        {"text_config": {
+            **_text(4096, 13696, 40, 32, 2, 151552),
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 12, 12],
+                                "partial_rotary_factor": 0.5}},
          "vision_config": {
              "depth": 24, "hidden_size": 1536, "num_heads": 12, "image_size": 336, "patch_size": 14,
              "out_hidden_size": 4096, "intermediate_size": 13696}}),

@@ -19,7 +19,15 @@ from mmpref.models.adapters.targets import lora_layers, modules_to_save
 from mmpref.models.loaded import LoadedModel
 from mmpref.models.part_counts import ORDER, PartCount, count_parts
 from mmpref.models.tuning import AdapterSettings, Tuning
-from mmpref.planning.meta_model import NOT_COUNTED, ActivationBytes, decoder_activations, skeleton, with_plain_positions
+from mmpref.planning.meta_model import (
+    ALIKE,
+    NOT_COUNTED,
+    ActivationBytes,
+    are_alike,
+    decoder_activations,
+    skeleton,
+    with_plain_positions,
+)
 from mmpref.planning.parallelism import ALONE, ParallelPlan
 from mmpref.processing.family import PartName
 from mmpref.processing.layout import LayoutName
@@ -110,7 +118,7 @@ def describe(
         inner=getattr(text, "intermediate_size", 4 * text.hidden_size),
         largest_layer=max(in_language, default=0),
         largest_trained=largest_trained,
-        kept=_kept(config, recipe, tuning, dtype, layout, autocast=half is not None),
+        kept=_kept(config, recipe, tuning, dtype, layout, autocast=half is not None, alike=are_alike(whole)),
         tower=_tower(config),
         tower_trains=tuning.vision != "freeze",
         head_trains=tuning.language == "full" or (start is not None and _holds_the_head(start, model, tuning)),
@@ -223,24 +231,32 @@ def _embeddings(model: PreTrainedModel, config: PretrainedConfig) -> tuple[Any, 
 
 
 def _kept(
-    config: PretrainedConfig, recipe: Recipe, tuning: Tuning, dtype: torch.dtype, layout: LayoutName, *, autocast: bool
+    config: PretrainedConfig,
+    recipe: Recipe,
+    tuning: Tuning,
+    dtype: torch.dtype,
+    layout: LayoutName,
+    *,
+    autocast: bool,
+    alike: bool,
 ) -> ActivationBytes:
-    """Counted on the first three layers; every layer of these models is like the next."""
+    """Counted on the first three layers where all are alike, else on all of them."""
     whole = config.get_text_config().num_hidden_layers
     where = f"the memory of a step of '{config.model_type}' cannot be counted"
     with library_errors(ConfigError, where, NOT_COUNTED):
         short = copy.deepcopy(config)
         text = short.get_text_config()
-        text.num_hidden_layers = min(3, whole)
-        if getattr(text, "layer_types", None) is not None:
-            text.layer_types = text.layer_types[:3]
+        if alike:
+            text.num_hidden_layers = min(ALIKE, whole)
+            if getattr(text, "layer_types", None) is not None:
+                text.layer_types = text.layer_types[:ALIKE]
         with_plain_positions(text)
     cut = skeleton(short, recipe.model.path, dtype, layout, recipe.model.parts)
     section = recipe.adapter
     settings = None
     if section.kind != "none":
         settings = AdapterSettings(rank=section.rank, dropout=section.dropout, use_dora=section.use_dora)
-    kept = decoder_activations(prepare(cut, tuning, settings), autocast=autocast)
+    kept = decoder_activations(prepare(cut, tuning, settings), autocast=autocast, alike=alike)
     return replace(kept, layers=whole)
 
 

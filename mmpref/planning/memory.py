@@ -91,7 +91,10 @@ def estimate(
     patches = pairs * shape.patches * (1 if layout == "shared_prefix" else 2)
     one_layer = kept.fixed + tokens * kept.per_layer + pairs * shape.read_twice(layout) * kept.keys_and_values
     casts = (section.bf16 or section.fp16) and not parallel.splits_weights
-    of_layers = _of_layers(model, recipe, precision, tokens=tokens, one_layer=one_layer, size=size, casts=bool(casts))
+    largest = one_layer + tokens * max(0.0, kept.largest - kept.per_layer)
+    of_layers = _of_layers(
+        model, recipe, precision, tokens=tokens, one_layer=one_layer, largest=largest, size=size, casts=bool(casts)
+    )
     tower_kept, tower_once = _vision(model, patches, tower_size, checkpointing=section.gradient_checkpointing)
     work = tokens * (TRANSIENT_INNER * model.inner + TRANSIENT_HIDDEN * model.hidden) * size
     if recipe.adapter.stored_as is not None:
@@ -138,6 +141,7 @@ def _of_layers(
     *,
     tokens: int,
     one_layer: float,
+    largest: float,
     size: int,
     casts: bool,
 ) -> _OfLayers:
@@ -145,7 +149,8 @@ def _of_layers(
 
     Args:
         tokens: in the micro-batch.
-        one_layer: bytes that one layer keeps without checkpointing.
+        one_layer: bytes that one layer keeps without checkpointing, on average.
+        largest: bytes of the layer that keeps most.
         size: bytes of a number that layers compute with.
         casts: whether autocast makes copies of weights.
     """
@@ -161,7 +166,7 @@ def _of_layers(
         if recipe.adapter.stored_as == "int8":  # its layers hold on to their inputs, where checkpointing cannot see it
             hidden = 4 * kept.hidden + model.inner * size
         activations = kept.layers * tokens * hidden + outside_layers
-        recomputed = one_layer + copies / kept.layers
+        recomputed = largest + copies / kept.layers
         return _OfLayers(kept=activations, recomputed=recomputed, until_backward=until_backward)
     activations = kept.layers * one_layer + outside_layers + copies + beside
     return _OfLayers(kept=activations, recomputed=0.0, until_backward=0)
