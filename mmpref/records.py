@@ -66,6 +66,20 @@ class VideoFrames:
 
 
 @dataclass(frozen=True, slots=True)
+class VideoShape:
+    """What is known of the frames that a model is shown of one video before they are decoded."""
+
+    width: int  # pixels of every frame, upright
+    height: int
+    times: tuple[float, ...]  # seconds from the beginning, ascending: those of the VideoFrames
+
+    @property
+    def num_frames(self) -> int:
+        """How many frames the model is shown."""
+        return len(self.times)
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """One part of a message: an image place, a video place or a piece of text.
 
