@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from mmpref.errors import ConfigError, library_errors
 from mmpref.models.adapters.lora import prepare
 from mmpref.models.adapters.saved import AdapterFolder, read_adapter
 from mmpref.models.adapters.targets import lora_layers, modules_to_save
+from mmpref.models.experts import experts_used, fused_experts, num_expert_weights
 from mmpref.models.loaded import LoadedModel
+from mmpref.models.logps.answer_head import plain_head
 from mmpref.models.part_counts import ORDER, PartCount, count_parts
 from mmpref.models.tuning import AdapterSettings, Tuning
 from mmpref.planning.meta_model import (
@@ -60,6 +63,13 @@ class Architecture:
     inner: int
     largest_layer: int
     largest_trained: int
+    experts: int
+    """Weights of experts that are kept together in one tensor: they are no linear layers, and are never quantised."""
+    idle: int
+    """Weights of the language model that one token does not compute with: experts it is not given to, tables beside
+    that of the tokens."""
+    tiled_head: bool
+    """The head's logits are made tile by tile; where a model changes them afterwards (caps), they are made whole."""
     kept: ActivationBytes
     tower: tuple[int, int, int]
     """Layers, width and MLP width of the vision tower; zeros without one."""
@@ -102,6 +112,11 @@ def describe(
     beside = sum(trained[part] for part in ORDER if tuning.of(part) == "lora")
     lora = sum(adapted.values()) + beside
     text = config.get_text_config()
+    tables = sum(
+        module.weight.numel()
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) and module is not table and family.part_of(name) == "language"
+    )
     untied, layers = head is not None and head.weight is not table.weight, text.num_hidden_layers
     return Architecture(
         parameters=parameters,
@@ -109,7 +124,7 @@ def describe(
         trained={part: 0 if tuning.of(part) == "lora" else size for part, size in trained.items()},
         lora=lora,
         quantizable=sum(in_language),
-        layer=(parameters["language"] - table.weight.numel() * (2 if untied else 1)) // layers,
+        layer=(parameters["language"] - tables - table.weight.numel() * (2 if untied else 1)) // layers,
         in_layers=sum(in_language),
         embeddings=table.weight.numel(),
         untied=untied,
@@ -118,6 +133,9 @@ def describe(
         inner=getattr(text, "intermediate_size", 4 * text.hidden_size),
         largest_layer=max(in_language, default=0),
         largest_trained=largest_trained,
+        experts=num_expert_weights(model),
+        idle=tables + _unused(whole, config),
+        tiled_head=plain_head(model) is not None,
         kept=_kept(config, recipe, tuning, dtype, layout, autocast=half is not None, alike=are_alike(whole)),
         tower=_tower(config),
         tower_trains=tuning.vision != "freeze",
@@ -140,6 +158,18 @@ def _weights(whole: LoadedModel, tuning: Tuning) -> tuple[dict[PartName, int], d
     return parameters, trained, largest_trained
 
 
+def _unused(whole: LoadedModel, config: PretrainedConfig) -> int:
+    """Weights of the experts that a token is not given to; 0 where the config does not say how many it uses."""
+    used = experts_used(config)
+    if used is None:
+        return 0
+    return sum(
+        prod(shape) * max(0, layer.num_experts - used) // layer.num_experts
+        for layer in fused_experts(whole.model)
+        for shape in layer.tensors.values()
+    )
+
+
 def _adapter(
     whole: LoadedModel, tuning: Tuning, recipe: Recipe, linear: list[tuple[str, nn.Linear]]
 ) -> dict[PartName, int]:
@@ -153,6 +183,10 @@ def _adapter(
         if name in wanted:
             added = section.rank * (layer.in_features + layer.out_features)
             adapted[whole.family.part_of(name)] += added + (layer.out_features if section.use_dora else 0)
+    for experts in fused_experts(whole.model) if section.experts else ():
+        part = whole.family.part_of(experts.path)
+        if tuning.of(part) == "lora":  # as many matrices of this rank as there are experts, on each tensor
+            adapted[part] += sum(section.rank * shape[0] * (shape[1] + shape[2]) for shape in experts.tensors.values())
     return adapted
 
 
@@ -255,7 +289,9 @@ def _kept(
     section = recipe.adapter
     settings = None
     if section.kind != "none":
-        settings = AdapterSettings(rank=section.rank, dropout=section.dropout, use_dora=section.use_dora)
+        settings = AdapterSettings(
+            rank=section.rank, dropout=section.dropout, use_dora=section.use_dora, experts=section.experts
+        )
     kept = decoder_activations(prepare(cut, tuning, settings), autocast=autocast, alike=alike)
     return replace(kept, layers=whole)
 

@@ -30,6 +30,8 @@ _NIBBLE = 0.5  # bytes of a 4-bit weight, without its share of the scales
 TRANSIENT_INNER, TRANSIENT_HIDDEN = 2.5, 4.0
 """Gradients of activations alive at once in the backward pass of a layer, in MLP widths and hidden states a token."""
 HEAD_STATES = 4.0
+WHOLE_LOGITS = 5.0
+"""Logits of all answers that are there at once where a cap follows the head: its results, and two gradients."""
 TOWER_HIDDEN, TOWER_INNER = 11.0, 2.5
 """Hidden states and MLP widths that one tower layer makes for each patch."""
 
@@ -267,7 +269,8 @@ def _reference(model: Architecture, recipe: Recipe, precision: Precision) -> int
 def _head(model: Architecture, recipe: Recipe, answers: int, size: int) -> float:
     """The output head over the answers' tokens: one tile of logits, its factors, and a few hidden states a token.
 
-    Half-precision weights are widened for a tile on a CPU; on a GPU the tile is a second time there in half precision.
+    Logits that are changed afterwards are there whole, and several times: :data:`WHOLE_LOGITS`. Half-precision weights
+    are widened for a tile on a CPU; on a GPU the tile is a second time there in half precision.
     """
     rows = max(1, min(answers, TILE_BYTES // (4 * MIN_COLUMNS)))
     columns = min(model.vocabulary, max(MIN_COLUMNS, TILE_BYTES // (4 * rows)))
@@ -277,7 +280,10 @@ def _head(model: Architecture, recipe: Recipe, answers: int, size: int) -> float
         factors = part * (4 if model.head_trains else 1) if size == 2 else 0
     elif size == 2 or recipe.train.bf16 or recipe.train.fp16:
         factors = tile / 2 + (part / 2 if size == 4 else 0) + (part if model.head_trains else 0)
-    return tile + factors + HEAD_STATES * answers * model.hidden * 4
+    states = HEAD_STATES * answers * model.hidden * 4
+    if not model.tiled_head:
+        return WHOLE_LOGITS * answers * model.vocabulary * size + tile + states
+    return tile + factors + states
 
 
 def _vision(model: Architecture, patches: int, size: int, *, checkpointing: bool) -> tuple[float, float]:

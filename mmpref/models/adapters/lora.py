@@ -21,7 +21,7 @@ from mmpref.models.adapters.casts import leave_casts_to_autocast
 from mmpref.models.adapters.checks import refuse_unfit
 from mmpref.models.adapters.pissa import keep_start
 from mmpref.models.adapters.saved import CONFIG, WEIGHTS, adapter_settings
-from mmpref.models.adapters.targets import exact_pattern, lora_layers, modules_to_save
+from mmpref.models.adapters.targets import exact_pattern, expert_tensors, lora_layers, modules_to_save
 from mmpref.models.adapters.weights import count_parameters, is_adapter_weight, plain_name
 from mmpref.models.folder.contents import AGAIN, read_header
 from mmpref.models.frozen_tower import keep_frozen_tower_out_of_graph
@@ -166,6 +166,7 @@ def _with_lora(model: PreTrainedModel, family: Family, tuning: Tuning, adapter: 
             f"adapter.init: {adapter.init} splits the base's own weights: it needs them whole and without DoRA; use "
             "adapter.kind: lora without quantization and use_dora, or adapter.init: zero"
         )
+    experts = _experts(model, family, tuning, adapter) if adapter.experts else []
     config = peft.LoraConfig(
         r=adapter.rank,
         init_lora_weights=True if adapter.init == "zero" else adapter.init,
@@ -174,6 +175,7 @@ def _with_lora(model: PreTrainedModel, family: Family, tuning: Tuning, adapter: 
         use_rslora=adapter.use_rslora,
         use_dora=adapter.use_dora,
         target_modules=exact_pattern(layers, model),
+        target_parameters=experts or None,
         modules_to_save=modules_to_save(model, family, tuning) or None,
         bias="none",
     )
@@ -184,6 +186,28 @@ def _with_lora(model: PreTrainedModel, family: Family, tuning: Tuning, adapter: 
         if ".modules_to_save." in name:  # a copied tower holds its projector too, which may have to stay frozen
             parameter.requires_grad_(tuning.of(family.part_of(plain_name(name))) == "full")
     return adapted
+
+
+def _experts(model: PreTrainedModel, family: Family, tuning: Tuning, adapter: AdapterSettings) -> list[str]:
+    """Names of the experts' tensors that LoRA is put on."""
+    found = expert_tensors(model, family, tuning)
+    kind = getattr(model.config, "model_type", type(model).__name__)
+    if not found:
+        raise ConfigError(
+            f"adapter.experts is for mixture-of-experts models, and the parts of this '{kind}' model that LoRA is on "
+            "have no experts that are kept together; write `adapter.experts=false`"
+        )
+    for key, is_set, plain in (
+        ("dropout", adapter.dropout > 0, "0"),
+        ("use_dora", adapter.use_dora, "false"),
+        ("init", adapter.init != "zero", "zero"),
+    ):
+        if is_set:
+            raise ConfigError(
+                f"adapter.experts and adapter.{key} do not go together: LoRA on experts is added to their matrices "
+                f"themselves; write `adapter.{key}={plain}`"
+            )
+    return found
 
 
 def _adapted(model: nn.Module, family: Family, part: PartName) -> bool:

@@ -7,6 +7,7 @@ import re
 from torch import nn
 from transformers import PreTrainedModel
 
+from mmpref.models.experts import fused_experts
 from mmpref.models.tuning import Tuning
 from mmpref.models.unwrap import submodule
 from mmpref.processing.family import Family, PartName
@@ -19,6 +20,16 @@ def lora_layers(model: PreTrainedModel, family: Family, tuning: Tuning) -> list[
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and module is not head and tuning.of(family.part_of(name)) == "lora"
+    ]
+
+
+def expert_tensors(model: PreTrainedModel, family: Family, tuning: Tuning) -> list[str]:
+    """Names of the tensors that hold the matrices of experts, in the parts tuned by LoRA."""
+    return [
+        f"{layer.path}.{name}"
+        for layer in fused_experts(model)
+        if tuning.of(family.part_of(layer.path)) == "lora"
+        for name in layer.tensors
     ]
 
 

@@ -216,7 +216,8 @@ def _load_model(recipe: Recipe, world: World = SINGLE_PROCESS) -> LoadedModel:
 
 
 def _adapter_settings(section: AdapterSection) -> AdapterSettings:
-    return AdapterSettings(**section.model_dump(include={"rank", "alpha", "dropout", "use_rslora", "use_dora", "init"}))
+    keys = {"rank", "alpha", "dropout", "use_rslora", "use_dora", "init", "experts"}
+    return AdapterSettings(**section.model_dump(include=keys))
 
 
 def _quantization(section: AdapterSection, *, sharded: bool) -> QuantizationSettings | None:
