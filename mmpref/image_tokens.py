@@ -67,7 +67,7 @@ def qwen(width: int, height: int, *, step: int, min_pixels: int, max_pixels: int
 
 
 def glm4v(width: int, height: int, *, min_pixels: int = 112 * 112, max_pixels: int = 9633792) -> int | None:
-    """As :func:`qwen` with steps of 28 px, in which an image is two frames of the budget and no side is below a step."""
+    """As :func:`qwen` in steps of 28 px; an image is two frames of the budget, and no side is below one step."""
     if min(width, height) < 28:
         scale = max(28 / height, 28 / width)
         width, height = int(width * scale), int(height * scale)

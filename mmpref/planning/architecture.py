@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from mmpref.errors import ConfigError, library_errors
 from mmpref.models.adapters.lora import prepare
 from mmpref.models.adapters.saved import AdapterFolder, read_adapter
-from mmpref.models.adapters.targets import lora_layers, modules_to_save
+from mmpref.models.adapters.targets import is_linear, lora_layers, modules_to_save
 from mmpref.models.experts import experts_used, fused_experts, num_expert_weights
 from mmpref.models.loaded import LoadedModel
 from mmpref.models.logps.answer_head import plain_head
@@ -99,7 +99,7 @@ def describe(
     tuning = Tuning(vision=tune.vision, projector=tune.projector, language=tune.language)
     parameters, trained, largest_trained = _weights(whole, tuning)
     head, table = _embeddings(model, config)
-    linear = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head]
+    linear = [(name, cast(nn.Linear, m)) for name, m in model.named_modules() if is_linear(m) and m is not head]
     in_language = [m.weight.numel() for name, m in linear if family.part_of(name) == "language"]
     path = recipe.adapter.path
     start = None if path is None else _with_ties(read_adapter(Path(model_of(path)), family), model)

@@ -105,6 +105,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"collate"},
     ],
     "models": [
+        {"experts"},
         {"known_configs", "loaded", "parts", "quantize", "reference_rule", "tuning", "unwrap"},
         {"folder", "frozen_tower", "precision", "tower_windows"},
         {"adapters"},

@@ -19,8 +19,15 @@ def lora_layers(model: PreTrainedModel, family: Family, tuning: Tuning) -> list[
     return [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head and tuning.of(family.part_of(name)) == "lora"
+        if is_linear(module) and module is not head and tuning.of(family.part_of(name)) == "lora"
     ]
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether it is a linear layer, packed or not, and gives what one gives: routers of some models only derive from
+    one (Llama 4) and give scores beside their logits."""
+    own = type(module).__module__.startswith("transformers.models.") and type(module).forward is not nn.Linear.forward
+    return isinstance(module, nn.Linear) and not own
 
 
 def expert_tensors(model: PreTrainedModel, family: Family, tuning: Tuning) -> list[str]:

@@ -14,6 +14,7 @@ from mmpref.files.hashes import Say
 from mmpref.losses.objective import Objective
 from mmpref.models.adapters.lora import prepare
 from mmpref.models.adapters.weights import count_parameters
+from mmpref.models.experts import describe_experts
 from mmpref.models.folder.config_checks import refuse_unsavable
 from mmpref.models.load import LoadSettings, family_of_config, load, load_config
 from mmpref.models.loaded import LoadedModel
@@ -88,6 +89,10 @@ def set_up(recipe: Recipe, objective: Objective, data: RunData, say: Say, world:
     rows = f"{len(train.pairs)} pairs, {len(data.quarantine)} rows in quarantine"
     say(f"{rows}; {trained:,} of {total:,} parameters train")
     say(f"parts: {in_words(parts)}")
+    if recipe.adapter.path is None:
+        adapter, packed = recipe.adapter.kind != "none", recipe.adapter.stored_as is not None
+        if note := describe_experts(loaded.model, adapter=adapter, adapted=recipe.adapter.experts, packed=packed):
+            say(note)
     longest = max(train.longest, held_out.longest)
     layout = world.on_first_rank(  # where one rank reads the weights for all, the others have none to try a layout with
         lambda: choose_layout(loaded.model, loaded.family, recipe.model.attention, max_length=longest)
