@@ -14,7 +14,6 @@ from typing import Any
 from torch import nn
 from transformers import PretrainedConfig
 
-
 _USED = ("num_experts_per_tok", "top_k_experts", "num_experts_per_token", "moe_top_k", "moe_topk", "moe_k")
 
 

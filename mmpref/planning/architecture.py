@@ -16,7 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from mmpref.errors import ConfigError, library_errors
 from mmpref.models.adapters.lora import prepare
 from mmpref.models.adapters.saved import AdapterFolder, read_adapter
-from mmpref.models.adapters.targets import is_linear, lora_layers, modules_to_save
+from mmpref.models.adapters.targets import expert_tensors, is_linear, lora_layers, modules_to_save
 from mmpref.models.experts import experts_used, fused_experts, num_expert_weights
 from mmpref.models.loaded import LoadedModel
 from mmpref.models.logps.answer_head import plain_head
@@ -289,10 +289,15 @@ def _kept(
     section = recipe.adapter
     settings = None
     if section.kind != "none":
-        settings = AdapterSettings(
-            rank=section.rank, dropout=section.dropout, use_dora=section.use_dora, experts=section.experts
-        )
-    kept = decoder_activations(prepare(cut, tuning, settings), autocast=autocast, alike=alike)
+        settings = AdapterSettings(rank=section.rank, dropout=section.dropout, use_dora=section.use_dora)
+    prepared = prepare(cut, tuning, settings)
+    experts = expert_tensors(cut.model, cut.family, tuning) if section.experts and section.path is None else []
+    for name in experts:  # LoRA on them wants their inputs, as training them would; peft cannot run it without weights
+        cut.model.get_parameter(name).requires_grad_(True)
+    kept = decoder_activations(prepared, autocast=autocast, alike=alike)
+    # and the sum of matrices and LoRA is made for every forward, a whole tensor, and has a whole gradient
+    sums = 2 * dtype.itemsize * sum(cut.model.get_parameter(name).numel() for name in experts) / kept.layers
+    kept = replace(kept, fixed=kept.fixed + sums)
     return replace(kept, layers=whole)
 
 

@@ -187,6 +187,7 @@ def _kept(model: nn.Module, decoder: nn.Module, weight: Tensor, tokens: int, *, 
         if autocast:
             copies = stack.enter_context(as_under_autocast(decoder))
             weights |= {copy.untyped_storage()._cdata for copy in copies}
+        stack.enter_context(_products_by_group())
         stack.enter_context(torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor))
         base: Any = base_model(model)
         what = f"the memory of a step of '{base.config.model_type}' cannot be counted without its weights"
@@ -220,6 +221,37 @@ def as_under_autocast(decoder: nn.Module) -> Iterator[list[Tensor]]:
 
 def _in_half(weight_and_bias: list[Tensor], given: Tensor) -> Tensor:
     return nn.functional.linear(given.to(_HALF), *weight_and_bias)
+
+
+@contextmanager
+def _products_by_group() -> Iterator[None]:
+    """The products of experts in every dtype: on the meta device torch refuses those that some kernels do not have."""
+    functions: Any = torch.nn.functional
+    stock = functions.grouped_mm
+    functions.grouped_mm = _grouped_mm
+    try:
+        yield
+    finally:
+        functions.grouped_mm = stock
+
+
+def _grouped_mm(given: Tensor, weight: Tensor, *, offs: Tensor) -> Tensor:
+    found: Tensor = _GroupedProduct.apply(given, weight)
+    return found
+
+
+class _GroupedProduct(torch.autograd.Function):
+    """The shapes of [rows, in] x [experts, in, out], by expert: [rows, out]."""
+
+    @staticmethod
+    def forward(ctx: Any, given: Tensor, weight: Tensor) -> Tensor:
+        of_given, of_weight = ctx.needs_input_grad
+        ctx.save_for_backward(given if of_weight else None, weight if of_given else None)
+        return given.new_empty(given.shape[0], weight.shape[2])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError  # only what a forward pass keeps is counted
 
 
 class _Attention(torch.autograd.Function):
