@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mmpref.models.experts import fused_experts
@@ -23,11 +24,18 @@ def lora_layers(model: PreTrainedModel, family: Family, tuning: Tuning) -> list[
     ]
 
 
-def is_linear(module: nn.Module) -> bool:
-    """Whether it is a linear layer, packed or not, and gives what one gives: routers of some models only derive from
-    one (Llama 4) and give scores beside their logits."""
-    own = type(module).__module__.startswith("transformers.models.") and type(module).forward is not nn.Linear.forward
-    return isinstance(module, nn.Linear) and not own
+def is_linear(layer: nn.Module) -> bool:
+    """Whether it is a linear layer, packed or not, and gives what one gives: routers of experts (Llama 4) are a subclass
+    and give more."""
+    kind = type(layer)
+    if not isinstance(layer, nn.Linear):
+        return False
+    if kind.forward is nn.Linear.forward or not kind.__module__.startswith("transformers.models."):
+        return True
+    on_meta = {name: value.to("meta") for name, value in layer.state_dict().items()}
+    rows = torch.empty(2, layer.in_features, device="meta", dtype=layer.weight.dtype)
+    found = torch.func.functional_call(layer, on_meta, (rows,))
+    return isinstance(found, Tensor) and found.shape == (2, layer.out_features)
 
 
 def expert_tensors(model: PreTrainedModel, family: Family, tuning: Tuning) -> list[str]:
