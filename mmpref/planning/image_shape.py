@@ -59,17 +59,28 @@ def image_shape(config: PretrainedConfig, recipe: Recipe, image_size: tuple[int,
 
 
 _COUNTED = ("llava", "llava_next", "llava_onevision")
-_BUDGETS = {"qwen2_vl": 56 * 56, "qwen2_5_vl": 56 * 56, "glm4v": 112 * 112} | dict.fromkeys(
+_BUDGETS = {"qwen2_vl": 56 * 56, "qwen2_5_vl": 56 * 56, "glm4v": 112 * 112, "glm4v_moe": 112 * 112} | dict.fromkeys(
     ("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"), 256 * 256
 )
 """Model type -> the fewest pixels of an image, as the published processors have it, where they resize to a budget."""
+
+
+_TWICE = ("glm4v", "glm4v_moe", "glm46v", "glm_ocr")
+"""Model types for whose budget an image is two frames."""
+
+
+def pixels_for(config: PretrainedConfig, tokens: int) -> int:
+    """The ``processing.max_pixels`` that makes of an image so many tokens at most; of a family with a pixel budget."""
+    vision: Any = config.vision_config
+    side = _sides(vision, "patch_size")[0] * _sides(vision, "spatial_merge_size")[0]
+    return tokens * side**2 * (2 if config.model_type in _TWICE else 1)
 
 
 def _in_budget(kind: str, vision: Any, recipe: Recipe, image_size: tuple[int, int]) -> tuple[int, int]:
     merge, _ = _sides(vision, "spatial_merge_size")
     step, (width, height) = _sides(vision, "patch_size")[0] * merge, image_size
     low, high = recipe.processing.min_pixels or _BUDGETS[kind], recipe.processing.max_pixels
-    if kind == "glm4v":
+    if kind in _TWICE:
         tokens = glm4v(width, height, min_pixels=low, **({} if high is None else {"max_pixels": high}))
     else:
         tokens = qwen(width, height, step=step, min_pixels=low, max_pixels=high or 16384 * step * step)

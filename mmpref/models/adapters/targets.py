@@ -25,8 +25,8 @@ def lora_layers(model: PreTrainedModel, family: Family, tuning: Tuning) -> list[
 
 
 def is_linear(layer: nn.Module) -> bool:
-    """Whether it is a linear layer, packed or not, and gives what one gives: routers of experts (Llama 4) are a subclass
-    and give more."""
+    """Whether it is a linear layer, packed or not, and gives what one gives; routers (Llama 4) are a subclass and give
+    more."""
     kind = type(layer)
     if not isinstance(layer, nn.Linear):
         return False
