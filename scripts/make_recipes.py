@@ -82,7 +82,7 @@ IMAGE_TOKENS = 1024
 STORED = {
     "qlora": ["4 bits (NF4, double quantisation): QLoRA, arXiv 2305.14314"],
     "lora": [
-        "16 bits, and LoRA on all linear layers: ours. Experts are none: QLoRA would leave them in 16 bits as well, and",
+        "16 bits, and LoRA on all linear layers: ours. Experts are none: QLoRA would leave them in 16 bits too, and",
         "  they are not adapted (adapter.experts=true adapts them, and takes more memory)",
     ],
 }
