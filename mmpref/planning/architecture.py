@@ -20,6 +20,7 @@ from mmpref.models.adapters.targets import expert_tensors, is_linear, lora_layer
 from mmpref.models.experts import experts_used, fused_experts, num_expert_weights
 from mmpref.models.loaded import LoadedModel
 from mmpref.models.logps.answer_head import plain_head
+from mmpref.models.logps.router_balance import find_routers
 from mmpref.models.part_counts import ORDER, PartCount, count_parts
 from mmpref.models.tuning import AdapterSettings, Tuning
 from mmpref.planning.meta_model import (
@@ -95,6 +96,8 @@ def describe(
     dtype = half if half is not None and parallel.splits_weights else dtypes["language"]
     whole = skeleton(config, recipe.model.path, dtype, parts=recipe.model.parts)
     model, family = whole.model, whole.family
+    if recipe.model.router_aux_loss_coef:
+        find_routers(model)
     tune = recipe.tune
     tuning = Tuning(vision=tune.vision, projector=tune.projector, language=tune.language)
     parameters, trained, largest_trained = _weights(whole, tuning)
@@ -290,8 +293,10 @@ def _kept(
     settings = None
     if section.kind != "none":
         settings = AdapterSettings(rank=section.rank, dropout=section.dropout, use_dora=section.use_dora)
+    experts = []
+    if settings is not None and section.experts:
+        experts = expert_tensors(cut.model, cut.family, tuning, replace(settings, init=section.init))
     prepared = prepare(cut, tuning, settings)
-    experts = expert_tensors(cut.model, cut.family, tuning) if section.experts and section.path is None else []
     for name in experts:  # LoRA on them wants their inputs, as training them would; peft cannot run it without weights
         cut.model.get_parameter(name).requires_grad_(True)
     kept = decoder_activations(prepared, autocast=autocast, alike=alike)

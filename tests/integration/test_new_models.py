@@ -86,3 +86,45 @@ def test_the_recipe_of_a_model_is_planned_checked_and_trained(
     told: dict[str, Any] = json.loads((tmp_path / "run" / "manifest.json").read_text())["parts"]
     for part, count in told.items():  # what the plan said of every part is what trained
         assert f"{part} {count['trained']:,} of {count['trained'] + count['frozen']:,} train" in planned
+
+
+def test_experts_and_their_routers_are_trained_by_the_keys_of_the_recipe(
+    place: Place, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = qwen.WRITERS["qwen3_vl_moe"](tmp_path / "model")
+    given = arguments("qwen3_vl_moe", place, pairs, model)
+    assert main(["train", *given, f"output={tmp_path / 'plain'}"]) == 0
+    assert "they get no LoRA and stay as they are (adapter.experts: true adapts them)" in capsys.readouterr().out
+    keys = ("adapter.experts=true", "model.router_aux_loss_coef=0.01")
+    assert main(["plan", *given, f"output={tmp_path / 'run'}", *keys]) == 0
+    planned = capsys.readouterr().out
+    assert main(["train", *given, f"output={tmp_path / 'run'}", *keys]) == 0
+    assert "get no LoRA" not in capsys.readouterr().out
+    run = RunDir(tmp_path / "run")
+    assert all(0.5 < value < 4 for value in read_pair_log(run.pairs_file)["router/aux_loss"])
+    weights = load_file(run.model / "adapter_model.safetensors")
+    assert any(".mlp.experts." in name for name in weights)
+    assert f"{sum(value.numel() for value in weights.values()):,} of" in planned
+    assert main(["merge", str(tmp_path / "run"), "--out", str(tmp_path / "merged")]) == 0
+    whole, base = (load_file(folder / "model.safetensors") for folder in (tmp_path / "merged", model))
+    assert whole.keys() == base.keys()
+    assert any(not whole[name].equal(base[name]) for name in base if ".experts." in name)
+    again = arguments("qwen3_vl_moe", place, pairs, model, f"adapter.path={tmp_path / 'run'}")
+    own = [one for one in again if not one.startswith("adapter.") or one.startswith("adapter.path")]
+    assert main(["train", *own, f"output={tmp_path / 'further'}"]) == 0
+
+
+def test_a_key_for_experts_is_refused_on_a_dense_model(
+    place: Place, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    model = qwen.WRITERS["qwen3_5"](tmp_path / "model")
+    given = arguments("qwen3_5", place, pairs, model, f"output={tmp_path / 'run'}")
+    for command in ("plan", "doctor", "train"):
+        assert main([command, *given, "adapter.experts=true"]) == 2, command
+        said = capsys.readouterr()
+        assert "write `adapter.experts=false`" in said.out + said.err
+        assert main([command, *given, "model.router_aux_loss_coef=0.001"]) == 2, command
+        said = capsys.readouterr()
+        assert "a 'qwen3_5' model has no routers; write `model.router_aux_loss_coef=0`" in said.out + said.err
+    assert main(["train", *given, "adapter.experts=false", "model.router_aux_loss_coef=0"]) == 0

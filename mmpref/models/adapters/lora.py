@@ -168,7 +168,7 @@ def _with_lora(model: PreTrainedModel, family: Family, tuning: Tuning, adapter: 
             f"adapter.init: {adapter.init} splits the base's own weights: it needs them whole and without DoRA; use "
             "adapter.kind: lora without quantization and use_dora, or adapter.init: zero"
         )
-    experts = _experts(model, family, tuning, adapter) if adapter.experts else []
+    experts = expert_tensors(model, family, tuning, adapter) if adapter.experts else []
     config = peft.LoraConfig(
         r=adapter.rank,
         init_lora_weights=True if adapter.init == "zero" else adapter.init,
@@ -189,28 +189,6 @@ def _with_lora(model: PreTrainedModel, family: Family, tuning: Tuning, adapter: 
         if ".modules_to_save." in name:  # a copied tower holds its projector too, which may have to stay frozen
             parameter.requires_grad_(tuning.of(family.part_of(plain_name(name))) == "full")
     return adapted
-
-
-def _experts(model: PreTrainedModel, family: Family, tuning: Tuning, adapter: AdapterSettings) -> list[str]:
-    """Names of the experts' tensors that LoRA is put on."""
-    found = expert_tensors(model, family, tuning)
-    kind = getattr(model.config, "model_type", type(model).__name__)
-    if not found:
-        raise ConfigError(
-            f"adapter.experts is for mixture-of-experts models, and the parts of this '{kind}' model that LoRA is on "
-            "have no experts that are kept together; write `adapter.experts=false`"
-        )
-    for key, is_set, plain in (
-        ("dropout", adapter.dropout > 0, "0"),
-        ("use_dora", adapter.use_dora, "false"),
-        ("init", adapter.init != "zero", "zero"),
-    ):
-        if is_set:
-            raise ConfigError(
-                f"adapter.experts and adapter.{key} do not go together: LoRA on experts is added to their matrices "
-                f"themselves; write `adapter.{key}={plain}`"
-            )
-    return found
 
 
 def _adapted(model: nn.Module, family: Family, part: PartName) -> bool:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from mmpref.errors import ConfigError
 from mmpref.models.experts import fused_experts
-from mmpref.models.tuning import Tuning
+from mmpref.models.tuning import AdapterSettings, Tuning
 from mmpref.models.unwrap import submodule
 from mmpref.processing.family import Family, PartName
 
@@ -38,14 +39,35 @@ def is_linear(layer: nn.Module) -> bool:
     return isinstance(found, Tensor) and found.shape == (2, layer.out_features)
 
 
-def expert_tensors(model: PreTrainedModel, family: Family, tuning: Tuning) -> list[str]:
-    """Names of the tensors that hold the matrices of experts, in the parts tuned by LoRA."""
-    return [
+def expert_tensors(model: PreTrainedModel, family: Family, tuning: Tuning, adapter: AdapterSettings) -> list[str]:
+    """Names of the tensors with the matrices of experts that ``adapter.experts`` puts LoRA on.
+
+    Raises:
+        ConfigError: the parts tuned by LoRA have none, or a setting does not work on them.
+    """
+    found = [
         f"{layer.path}.{name}"
         for layer in fused_experts(model)
         if tuning.of(family.part_of(layer.path)) == "lora"
         for name in layer.tensors
     ]
+    kind = getattr(model.config, "model_type", type(model).__name__)
+    if not found:
+        raise ConfigError(
+            f"adapter.experts is for mixture-of-experts models, and the parts of this '{kind}' model that LoRA is on "
+            "have no experts that are kept together; write `adapter.experts=false`"
+        )
+    for key, is_set, plain in (
+        ("dropout", adapter.dropout > 0, "0"),
+        ("use_dora", adapter.use_dora, "false"),
+        ("init", adapter.init != "zero", "zero"),
+    ):
+        if is_set:
+            raise ConfigError(
+                f"adapter.experts and adapter.{key} do not go together: LoRA on experts is added to their matrices "
+                f"themselves; write `adapter.{key}={plain}`"
+            )
+    return found
 
 
 def exact_pattern(names: list[str], model: nn.Module) -> str:

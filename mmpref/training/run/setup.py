@@ -20,6 +20,7 @@ from mmpref.models.load import LoadSettings, family_of_config, load, load_config
 from mmpref.models.loaded import LoadedModel
 from mmpref.models.logps.layout_choice import Layout, choose_layout
 from mmpref.models.logps.reference import Reference, choose_reference
+from mmpref.models.logps.router_balance import find_routers
 from mmpref.models.part_counts import PartCount, count_parts, in_words
 from mmpref.models.quantize import QuantizationSettings
 from mmpref.models.reference_rule import start_of
@@ -77,6 +78,8 @@ def set_up(recipe: Recipe, objective: Objective, data: RunData, say: Say, world:
     with explain_oom(lambda: f"loading {recipe.model.path}", lambda: smaller_weights(recipe)):
         loaded = _load_model(recipe, world)
     refuse_unsavable(loaded.model, recipe.model.path)
+    if recipe.model.router_aux_loss_coef:
+        find_routers(loaded.model)
     if recipe.adapter.path is not None:
         say(describe_start(recipe))
     say(describe(loaded, recipe, is_deepspeed=world.is_deepspeed))

@@ -140,7 +140,8 @@ def refuse_balance_without_graph(args: TrainingArguments) -> None:
     """
     names = ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs")
     given = [getattr(args, name, None) or {} for name in names]
-    if getattr(args, "gradient_checkpointing", False) and any(one.get("use_reentrant") for one in given):
+    wanted = getattr(args, "activation_checkpointing", None) or getattr(args, "gradient_checkpointing", None)
+    if wanted and any(one.get("use_reentrant") for one in given):
         raise ConfigError(
             "model.router_aux_loss_coef would teach nothing under reentrant checkpointing, which runs layers without a "
             f"graph; write `'{REENTRANT}'`"
