@@ -7,6 +7,7 @@ Beside it, the tiny families at full depth of their code paths (``build_deep``).
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from mmpref.processing import LayoutName, PairBatch, PairCollator, PairEncoder
 from mmpref.records import ImageRef, PreferencePair
 from tests.tiny_vlms import TINY, draw, pair, turn
 
-SHARING = tuple(name for name in TINY if name != "gemma3")
+SHARING = tuple(TINY)
 LORA_SEED = 5
 
 
@@ -31,6 +32,9 @@ def deep_config(name: str) -> Any:
     text.num_hidden_layers = 3
     if getattr(text, "layer_types", None):
         text.layer_types = [text.layer_types[0]] * 3
+    if name == "gemma3":  # both kinds of layers, and a window that every row fills
+        text.layer_types = ["sliding_attention", "full_attention", "sliding_attention"]
+        text.sliding_window = 8
     vision = getattr(config, "vision_config", None)
     if name == "llava":
         vision.num_hidden_layers = 3
@@ -149,16 +153,27 @@ def _written(loaded: LoadedModel, row: PreferencePair, answer: str, images: tupl
             if {"type": "image"} not in message["content"]:
                 message["content"] = "".join(part["text"] for part in message["content"])
         text = loaded.processor.apply_chat_template(turns, tokenize=False).rstrip()
-    if text.endswith(answer.rstrip()):  # the template closes no answers
+    ends = tuple(token.content for token in loaded.tokenizer.added_tokens_decoder.values())
+    if text.endswith(answer.rstrip()) or not text.endswith(ends):  # the template closes no answers, or with no token
         text += loaded.tokenizer.eos_token
+    inputs: dict[str, Any] = {}
+    if sees and "suffix" in inspect.signature(type(loaded.processor).__call__).parameters:  # PaliGemma's takes it apart
+        text = loaded.processor.apply_chat_template(turns[:-1], tokenize=False, add_generation_prompt=True)
+        inputs["suffix"] = [answer]
+    bos = loaded.tokenizer.bos_token
+    if bos is not None and text.startswith(bos):  # as apply_chat_template does where it tokenises
+        inputs["add_special_tokens"] = False
     if not sees:
-        return dict(loaded.processor(text, return_tensors="pt"))
-    inputs: dict[str, Any] = {"images": [[draw(ref) for ref in images]]} if images else {}
-    if loaded.tokenizer.bos_token and text.startswith(loaded.tokenizer.bos_token):
-        inputs["add_special_tokens"] = False  # as apply_chat_template does when it tokenises itself
+        return dict(loaded.processor(text, return_tensors="pt", **inputs))
     if loaded.family.token_types:
         inputs["return_mm_token_type_ids"] = True
-    return dict(loaded.processor(text=[text], return_tensors="pt", **inputs).items())
+    if not images:
+        return dict(loaded.processor(text=[text], return_tensors="pt", **inputs).items())
+    drawn = [draw(ref) for ref in images]
+    try:
+        return dict(loaded.processor(text=[text], images=[drawn], return_tensors="pt", **inputs).items())
+    except ValueError:  # a processor that takes the images of all texts in one list
+        return dict(loaded.processor(text=[text], images=drawn, return_tensors="pt", **inputs).items())
 
 
 def run_alone(model: Any, sequence: Written) -> Tensor:

@@ -96,9 +96,8 @@ def set_up(recipe: Recipe, objective: Objective, data: RunData, say: Say, world:
         adapter, packed = recipe.adapter.kind != "none", recipe.adapter.stored_as is not None
         if note := describe_experts(loaded.model, adapter=adapter, adapted=recipe.adapter.experts, packed=packed):
             say(note)
-    longest = max(train.longest, held_out.longest)
     layout = world.on_first_rank(  # where one rank reads the weights for all, the others have none to try a layout with
-        lambda: choose_layout(loaded.model, loaded.family, recipe.model.attention, max_length=longest)
+        lambda: choose_layout(loaded.model, loaded.family, recipe.model.attention)
     )
     say(f"layout: {layout.explanation}")
     encoder.budgets = train.budgets | held_out.budgets
