@@ -140,7 +140,7 @@ def describe(
         idle=tables + _unused(whole, config),
         tiled_head=plain_head(model) is not None,
         kept=_kept(config, recipe, tuning, dtype, layout, autocast=half is not None, alike=are_alike(whole)),
-        tower=_tower(config),
+        tower=_tower(config, whole),
         tower_trains=tuning.vision != "freeze",
         head_trains=tuning.language == "full" or (start is not None and _holds_the_head(start, model, tuning)),
         dtypes=dtypes,
@@ -306,11 +306,29 @@ def _kept(
     return replace(kept, layers=whole)
 
 
-def _tower(config: PretrainedConfig) -> tuple[int, int, int]:
+def _tower(config: PretrainedConfig, whole: LoadedModel) -> tuple[int, int, int]:
+    """Layers and width as the config says them, and the MLP's width as the layers have it: what ``intermediate_size``
+    stands for differs (in GLM-4V it is the projector's)."""
     vision: Any = getattr(config, "vision_config", None)
     if not isinstance(vision, PretrainedConfig):
         return (0, 0, 0)
     layers = getattr(vision, "num_hidden_layers", None) or getattr(vision, "depth", 0)
     width: Any = getattr(vision, "embed_dim", None) or getattr(vision, "hidden_size", 0)
-    inner: Any = getattr(vision, "intermediate_size", None) or int(width * getattr(vision, "mlp_ratio", 4))
-    return (int(layers or 0), int(width), int(inner))
+    said: Any = getattr(vision, "intermediate_size", None) or int(width * getattr(vision, "mlp_ratio", 4))
+    return (int(layers or 0), int(width), _inner(whole) or int(said))
+
+
+def _inner(whole: LoadedModel) -> int:
+    """The widest result of a linear layer in a tower's layer, attention left out; 0 where no layers are found."""
+    stacks = [
+        module
+        for name, module in whole.model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) > 1 and whole.family.part_of(name) == "vision"
+    ]
+    if not stacks:
+        return 0
+    layer = max(stacks, key=len)[0]
+    attention = [f"{name}." for name, module in layer.named_modules() if "attention" in type(module).__name__.lower()]
+    inside = tuple(path for path in attention if path != ".")
+    linear = [(name, module) for name, module in layer.named_modules() if isinstance(module, nn.Linear)]
+    return max((module.out_features for name, module in linear if not name.startswith(inside)), default=0)

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmpref.models.adapters.as_named import as_named
+
 TRAINED = "default"
 """The name that peft gives to the first adapter of a model."""
 COPY = "reference"
@@ -25,7 +27,7 @@ def copy_adapter(model: Any) -> None:
     config.init_lora_weights = True  # not the start that changes the base (PiSSA): the weights are copied
     config.inference_mode = True
     cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=cuda):
+    with torch.random.fork_rng(devices=cuda), as_named():
         model.add_adapter(COPY, config)
     weights = dict(model.named_parameters())
     with torch.no_grad():

@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as tf
 
 from mmpref.errors import ConfigError
-from mmpref.models import AdapterSettings
+from mmpref.models import AdapterSettings, Tuning
 from mmpref.models.adapters.lora import attach, merged
 from mmpref.models.adapters.saved import read_adapter
 from mmpref.models.adapters.switch import COPY, copy_adapter, switched
+from mmpref.models.adapters.targets import lora_layers
+from mmpref.models.adapters.weights import plain_name
 from mmpref.models.experts import describe_experts, fused_experts, num_expert_weights
 from mmpref.models.load import load_model
 from mmpref.planning.architecture import describe
@@ -79,7 +82,39 @@ def test_experts_learn_only_where_they_are_asked_to(name: str, tmp_path: Path) -
         assert not any(".router." in weight or ".gate.weight" in weight for weight in learnt)
 
 
-@pytest.mark.parametrize("name", ["mixtral", "qwen3_5_moe", "gemma4_text"])
+@pytest.mark.parametrize("name", EXPERTS)
+@pytest.mark.parametrize("experts", [False, True])
+def test_lora_is_on_the_layers_that_are_named_and_on_no_other(name: str, experts: bool, tmp_path: Path) -> None:
+    """peft would take projections of dense layers and shared experts for the experts' of earlier releases."""
+    base = write_experts(name, tmp_path)
+    bare = loaded_experts(base)
+    tuning = Tuning(language="lora")
+    wanted = set(lora_layers(bare.model, bare.family, tuning))
+    if experts:
+        wanted |= {layer.path for layer in fused_experts(bare.model)}
+    model = loaded_experts(base, AdapterSettings(rank=3, experts=experts)).model
+    factors = {weight: value for weight, value in model.named_parameters() if ".lora_A." in weight}
+    assert {plain_name(weight).partition(".lora_A")[0] for weight in factors} == wanted
+    assert {value.shape[0] for value in factors.values()} == ({3, 12} if experts else {3})
+
+
+def test_dense_layers_between_those_with_experts_get_lora_and_experts_none(tmp_path: Path) -> None:
+    config = EXPERTS["qwen3_moe"]()
+    config.mlp_only_layers = [0]
+    torch.manual_seed(0)
+    tf.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
+    model = stirred(loaded_experts(tmp_path / "base", AdapterSettings(rank=2)).model)
+    trained = logits(model)
+    names = [weight for weight, _ in model.named_parameters() if "lora_A" in weight]
+    assert any("layers.0.mlp.gate_proj" in weight for weight in names)
+    assert not any(".experts." in weight for weight in names)
+    model.save_pretrained(tmp_path / "adapter")
+    again = attach(load_model(tmp_path / "base"), tmp_path / "adapter", trainable=False)
+    assert torch.equal(logits(again), trained)
+    assert torch.allclose(logits(merged(again)), trained, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_5_moe", "gemma4_text", "deepseek_v3"])
 def test_the_plan_counts_the_adapter_and_the_experts_as_they_are(name: str, tmp_path: Path) -> None:
     base = write_experts(name, tmp_path)
     for experts in (False, True):
