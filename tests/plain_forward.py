@@ -136,6 +136,11 @@ def stock_sequences(loaded: LoadedModel, row: PreferencePair) -> list[Written]:
         prompt, ids = side
         inputs = _written(loaded, row, row.response_prefix + answer, images)
         assert inputs["input_ids"][0].tolist() == [*prompt.input_ids.tolist(), *ids.tolist()]
+        if loaded.family.prefix_lm is not None and loaded.family.token_types and not loaded.family.has_vision:
+            of_prompt, of_answer = loaded.family.prefix_lm  # which no tokenizer writes
+            kinds = torch.full_like(inputs["input_ids"], of_answer)
+            kinds[:, : len(prompt)] = of_prompt
+            inputs[loaded.family.token_types] = kinds
         found.append(Written(inputs, len(prompt)))
     return found
 
@@ -147,7 +152,13 @@ def _written(loaded: LoadedModel, row: PreferencePair, answer: str, images: tupl
         parts = [{"type": "image"} if p.kind == "image" else {"type": "text", "text": p.text} for p in message.parts]
         turns.append({"role": message.role, "content": parts if sees else message.text})
     turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}] if sees else answer})
-    text = loaded.processor.apply_chat_template(turns, tokenize=False).rstrip()
+    writer = loaded.processor
+    if sees and writer.chat_template is None:  # its tokenizer has one, for strings
+        writer = loaded.tokenizer
+        for message in turns:
+            texts = [part.get("text", loaded.processor.image_token) for part in message["content"]]
+            message["content"] = "".join(texts)
+    text = writer.apply_chat_template(turns, tokenize=False).rstrip()
     if sees and "'type': 'text'" in text:  # a list printed as it is: the template takes strings from all but users
         for message in turns:
             if {"type": "image"} not in message["content"]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmpref.errors import DataError
 from mmpref.processing.batch import PairBatch, Segment, join_vision, pad_rows
+from mmpref.processing.cross_attention import num_images, row_by_row, side_by_side
 from mmpref.processing.encoded import EncodedPair, EncodedPrompt, score_or_nan
 from mmpref.processing.errors import fault
 from mmpref.processing.positions import continued
@@ -53,7 +54,7 @@ def shared_prefix_batch(pairs: Sequence[EncodedPair], *, need_rejected: bool = T
             torch.tensor(row.owners), torch.tensor([part.end - part.start for part in row.segments])
         )[None],
         segments=tuple(row.segments),
-        **_images(row.vision),
+        **_images(row.vision, [segment.end - segment.start for segment in row.segments]),
         token_types=row.token_types(),
         score_chosen=_scores(pairs, "score_chosen"),
         score_rejected=_scores(pairs, "score_rejected"),
@@ -79,7 +80,7 @@ def plain_batch(pairs: Sequence[EncodedPair], pad_token_id: int, *, need_rejecte
         pair_ids=tuple(pair.pair_id for pair in pairs),
         attention_mask=pad_rows([torch.ones_like(row) for row in ids], 0),
         position_ids=_planes(rows, width),
-        **_images([prompt.vision for prompt, _ in rows]),
+        **_images([prompt.vision for prompt, _ in rows], [len(row) for row in ids], width),
         token_types=_token_types(rows),
         token_pairs=_token_pairs(pairs, sides, width),
         score_chosen=_scores(pairs, "score_chosen"),
@@ -186,7 +187,11 @@ def _sides(pair: EncodedPair, need_rejected: bool) -> _Sides:
     return first, second
 
 
-def _images(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
+def _images(rows: Sequence[Mapping[str, Tensor]], lengths: Sequence[int], width: int | None = None) -> dict[str, Any]:
+    """What a batch says of its images; with a width, of padded rows."""
+    if any(map(num_images, rows)):
+        joined = side_by_side(rows, lengths) if width is None else row_by_row(rows, lengths, width)
+        return dict(zip(("vision", "cross_seen", "crossings"), joined, strict=True))
     vision = join_vision(rows)
     grids = vision.get("image_grid_thw")
     return {"vision": vision, "image_grids": () if grids is None else tuple(map(tuple, grids.tolist()))}

@@ -98,8 +98,8 @@ LEVELS: dict[str, list[set[str]]] = {
         {"commands"},
     ],
     "processing": [
-        {"batch", "embedded_tokens", "encoded", "errors", "family", "image_settings", "positions"},
-        {"chat", "pixels"},
+        {"cross_attention", "embedded_tokens", "encoded", "errors", "family", "image_settings", "positions"},
+        {"batch", "chat", "pixels"},
         {"encode", "tokenizer_parts"},
         {"layout", "length_plan", "pair_text"},
         {"collate"},
@@ -107,7 +107,7 @@ LEVELS: dict[str, list[set[str]]] = {
     "models": [
         {"experts"},
         {"known_configs", "loaded", "parts", "quantize", "reference_rule", "tuning", "unwrap"},
-        {"folder", "frozen_tower", "precision", "tower_inputs", "tower_windows"},
+        {"folder", "frozen_tower", "precision", "tower_inputs", "tower_masks", "tower_windows"},
         {"adapters"},
         {"logps", "part_counts", "save"},
         {"load"},

@@ -11,6 +11,7 @@ from transformers import modeling_utils
 
 from mmpref.losses.logps import selected_logps
 from mmpref.models.logps.answer_head import logps_in_place_of_logits, plain_head
+from mmpref.models.logps.cross_attention import crossing_images
 from mmpref.models.logps.image_inputs import image_inputs, placing_images
 from mmpref.models.logps.right_padding import padded_on_the_right
 from mmpref.models.logps.shared_prefix_attention import attending_packed
@@ -38,7 +39,8 @@ def answer_logps(model: nn.Module, batch: PairBatch, *, through_logits: bool = F
     inputs: dict[str, Any] = {**batch.model_inputs(), **image_inputs(model, batch), "use_cache": False}
     head = None if through_logits else plain_head(model)
     is_padded = not batch.shares_prefix and getattr(base_model(model), "_supports_attention_backend", False)
-    with attending_packed(model, batch), placing_images(model, batch), padded_on_the_right(is_padded):
+    images = placing_images(model, batch), crossing_images(model, batch)
+    with attending_packed(model, batch), images[0], images[1], padded_on_the_right(is_padded):
         if head is None:
             return selected_logps(_logits_at(model, inputs, batch.predicts), batch.targets)
         with logps_in_place_of_logits(head, batch.predicts, batch.targets):

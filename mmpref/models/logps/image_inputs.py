@@ -138,15 +138,16 @@ def placing_images(model: nn.Module, batch: PairBatch) -> Iterator[None]:
         return
     with ExitStack() as stack:
         if hasattr(inner, "get_placeholder_mask"):
-            stack.enter_context(_replaced(inner, "get_placeholder_mask", _placeholders(inner, batch)))
+            stack.enter_context(replaced(inner, "get_placeholder_mask", _placeholders(inner, batch)))
         language: Any = getattr(inner, "language_model", None)
         if hasattr(language, "_deepstack_process"):
-            stack.enter_context(_replaced(language, "_deepstack_process", _deepstack(language, batch.image_places)))
+            stack.enter_context(replaced(language, "_deepstack_process", _deepstack(language, batch.image_places)))
         yield
 
 
 @contextmanager
-def _replaced(module: nn.Module, name: str, function: Callable[..., Any]) -> Iterator[None]:
+def replaced(module: nn.Module, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """Inside, a module has this function in place of its method."""
     before = module.__dict__.get(name)
     module.__dict__[name] = function
     try:

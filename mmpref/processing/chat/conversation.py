@@ -88,7 +88,9 @@ class ChatEncoder:
         self.template = ChatTemplate(processor, self.tokenizer, template_kwargs)
         self.image_token_id: int | None = getattr(processor, "image_token_id", None) if self.sees_images else None
         self.text_level_splits = 0
-        self.writer = TurnWriter(self.template, sees_images=self.sees_images, ends=self._ends)
+        image = getattr(processor, "image_token", None) if self.sees_images else None
+        image = image if isinstance(image, str) else ""
+        self.writer = TurnWriter(self.template, sees_images=self.sees_images, ends=self._ends, image=image)
         self.spelt = SpeltOut()
         self._proved = 0
         self._kept: OrderedDict[_Key, Turns] = OrderedDict()

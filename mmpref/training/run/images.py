@@ -1,4 +1,4 @@
-"""The images that a run reads, as they are at its start: compared file by file when the run is resumed.
+"""The images and videos that a run reads, as they are at its start: compared file by file when the run is resumed.
 
 Each checkpoint has the list (``images.parquet``): name below the data root, bytes, time of change, and the sha256 of
 the bytes where it is known. It is taken where all images together are small enough to be read in a second or so; where
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from mmpref.data.images.loader import ImageLoader
 from mmpref.data.mixture import RootedImages
-from mmpref.data.pair_source import all_images
+from mmpref.data.pair_source import all_files
 from mmpref.errors import CheckpointError, library_errors
 from mmpref.files.hashes import Say, content_hashes
 from mmpref.files.writing import replacing
@@ -159,7 +159,7 @@ def images_of(
 
 def _paths(pairs: Iterable[PreferencePair], roots: Sequence[Path | None]) -> dict[str, str]:
     """Name -> file. Names are relative to the data root; if there are several, after the number of theirs."""
-    paths = {image.path for pair in pairs for image in all_images(pair) if image.path is not None}
+    paths = {ref.path for pair in pairs for ref in all_files(pair) if ref.path is not None}
     known = [str(root).rstrip(os.sep) + os.sep for root in roots if root is not None]
     found: dict[str, str] = {}
     for path in paths:
