@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from mmpref.errors import ConfigError, library_errors
 from mmpref.models.adapters.lora import prepare
@@ -102,8 +103,12 @@ def describe(
     tuning = Tuning(vision=tune.vision, projector=tune.projector, language=tune.language)
     parameters, trained, largest_trained = _weights(whole, tuning)
     head, table = _embeddings(model, config)
-    linear = [(name, cast(nn.Linear, m)) for name, m in model.named_modules() if is_linear(m) and m is not head]
-    in_language = [m.weight.numel() for name, m in linear if family.part_of(name) == "language"]
+    linear = [
+        (name, m.weight)
+        for name, m in model.named_modules()
+        if (isinstance(m, Conv1D) or is_linear(m)) and m is not head and isinstance(m.weight, Tensor)
+    ]
+    in_language = [weight.numel() for name, weight in linear if family.part_of(name) == "language"]
     path = recipe.adapter.path
     start = None if path is None else _with_ties(read_adapter(Path(model_of(path)), family), model)
     adapted = _adapter(whole, tuning, recipe, linear)
@@ -174,7 +179,7 @@ def _unused(whole: LoadedModel, config: PretrainedConfig) -> int:
 
 
 def _adapter(
-    whole: LoadedModel, tuning: Tuning, recipe: Recipe, linear: list[tuple[str, nn.Linear]]
+    whole: LoadedModel, tuning: Tuning, recipe: Recipe, linear: list[tuple[str, Tensor]]
 ) -> dict[PartName, int]:
     """Weights of a fresh LoRA adapter on each part; zeros without one, or where training goes on with a saved one."""
     adapted: dict[PartName, int] = dict.fromkeys(ORDER, 0)
@@ -182,10 +187,10 @@ def _adapter(
     if section.kind == "none" or section.path is not None:
         return adapted
     wanted = set(lora_layers(whole.model, whole.family, tuning))
-    for name, layer in linear:
+    for name, weight in linear:
         if name in wanted:
-            added = section.rank * (layer.in_features + layer.out_features)
-            adapted[whole.family.part_of(name)] += added + (layer.out_features if section.use_dora else 0)
+            added = section.rank * sum(weight.shape)
+            adapted[whole.family.part_of(name)] += added + (weight.shape[0] if section.use_dora else 0)
     for experts in fused_experts(whole.model) if section.experts else ():
         part = whole.family.part_of(experts.path)
         if tuning.of(part) == "lora":  # as many matrices of this rank as there are experts, on each tensor
