@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import peft
 import torch
 import transformers as tf
+from packaging.version import Version
 
 from mmpref.models import AdapterSettings, LoadedModel, Tuning, prepare
 from mmpref.models.load import family_of_config, load_model
@@ -71,6 +73,12 @@ EXPERTS: Mapping[str, Callable[[], tf.PretrainedConfig]] = {
 BALANCED = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss", "granitemoe", "phimoe", "qwen3_vl_moe",
             "qwen3_5_moe")  # fmt: skip
 """Types that transformers has a load-balancing loss for."""
+
+
+HOLDS_TWO = Version(peft.__version__) >= Version("0.20")
+"""Whether peft takes two adapters on experts."""
+UNRECORDED = ("granitemoe",) if Version(tf.__version__) < Version("5.23") else ()
+"""Types whose routers' logits the installed transformers does not give."""
 
 
 def build_experts(name: str, *, seed: int = 0, scale: float = 3.0) -> tf.PreTrainedModel:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -80,7 +81,10 @@ def find_routers(model: nn.Module) -> Routers:
         if any(isinstance(inner, recorder.target_class) for inner in base.modules())
     ]
     if not recorders:
-        raise ConfigError(f"{KEY} is for mixture-of-experts models, and a '{kind}' model has no routers; {off}")
+        raise ConfigError(
+            f"{KEY} is for mixture-of-experts models, and a '{kind}' model has no routers that this release of "
+            f"transformers ({transformers.__version__}) gives the logits of; {off}"
+        )
     classes = {recorder.target_class for recorder in recorders}
     if not hasattr(sys.modules[type(base).__module__], "load_balancing_loss_func"):
         raise ConfigError(
