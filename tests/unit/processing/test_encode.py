@@ -16,7 +16,7 @@ from mmpref.processing import EncodeError, PairCollator, PairEncoder, family_of
 from mmpref.processing.errors import fault
 from mmpref.processing.pixels import ImageSettings
 from mmpref.records import ImageRef, user_turn
-from tests.tiny_vlms import TINY, VISION, draw, pair, refs
+from tests.tiny_vlms import TINY, VISION, draw, pair, refs, turn
 
 SIZES = ("28x28-1", "60x30-2", "31x95-3")
 
@@ -51,6 +51,26 @@ def test_the_prompt_is_what_the_stock_processor_makes(name: str, images: tuple[s
         torch.testing.assert_close(value, stock[key])
     for key, value in planes.items():
         assert value.tolist() == stock[key][0].tolist()
+
+
+@pytest.mark.parametrize("name", ["llava", "idefics3"])
+def test_a_template_of_strings_alone_is_given_the_token_of_an_image(name: str) -> None:
+    """As Phi-4-multimodal's, which adds the content to other text."""
+    ours = encoder_for(name)
+    row = pair(images=SIZES[:2], prompt=(turn("user", "is ", None, " like ", None, " ?"),))
+    want = ours.encode(row, draw)
+    processor = TINY[name].processor()
+    processor.chat_template = (
+        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    found = PairEncoder(processor, ours.family).encode(row, draw)
+    blanks = processor.tokenizer("\n", add_special_tokens=False)["input_ids"]  # LLaVA's template ends an image with one
+    dropped = [token for token in want.prompt_ids.tolist() if token not in blanks]
+    assert [token for token in found.prompt_ids.tolist() if token not in blanks] == dropped
+    assert torch.equal(found.chosen_ids, want.chosen_ids)
+    for key, value in found.vision.items():
+        assert torch.equal(value, want.vision[key])
 
 
 def test_one_prompt_and_both_answers() -> None:
