@@ -104,11 +104,11 @@ def describe(
     parameters, trained, largest_trained = _weights(whole, tuning)
     head, table = _embeddings(model, config)
     linear = [
-        (name, m.weight)
+        (name, m)
         for name, m in model.named_modules()
-        if (isinstance(m, Conv1D) or is_linear(m)) and m is not head and isinstance(m.weight, Tensor)
+        if isinstance(m, nn.Linear | Conv1D) and (isinstance(m, Conv1D) or is_linear(m)) and m is not head
     ]
-    in_language = [weight.numel() for name, weight in linear if family.part_of(name) == "language"]
+    in_language = [m.weight.numel() for name, m in linear if family.part_of(name) == "language"]
     path = recipe.adapter.path
     start = None if path is None else _with_ties(read_adapter(Path(model_of(path)), family), model)
     adapted = _adapter(whole, tuning, recipe, linear)
@@ -179,7 +179,7 @@ def _unused(whole: LoadedModel, config: PretrainedConfig) -> int:
 
 
 def _adapter(
-    whole: LoadedModel, tuning: Tuning, recipe: Recipe, linear: list[tuple[str, Tensor]]
+    whole: LoadedModel, tuning: Tuning, recipe: Recipe, linear: list[tuple[str, nn.Linear | Conv1D]]
 ) -> dict[PartName, int]:
     """Weights of a fresh LoRA adapter on each part; zeros without one, or where training goes on with a saved one."""
     adapted: dict[PartName, int] = dict.fromkeys(ORDER, 0)
@@ -187,10 +187,11 @@ def _adapter(
     if section.kind == "none" or section.path is not None:
         return adapted
     wanted = set(lora_layers(whole.model, whole.family, tuning))
-    for name, weight in linear:
+    for name, layer in linear:
         if name in wanted:
-            added = section.rank * sum(weight.shape)
-            adapted[whole.family.part_of(name)] += added + (weight.shape[0] if section.use_dora else 0)
+            out = layer.weight.shape[1 if isinstance(layer, Conv1D) else 0]
+            added = section.rank * sum(layer.weight.shape)
+            adapted[whole.family.part_of(name)] += added + (out if section.use_dora else 0)
     for experts in fused_experts(whole.model) if section.experts else ():
         part = whole.family.part_of(experts.path)
         if tuning.of(part) == "lora":  # as many matrices of this rank as there are experts, on each tensor

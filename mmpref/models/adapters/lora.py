@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from mmpref.errors import ConfigError, library_errors
 from mmpref.models.adapters.as_named import as_named, names_own_layers
@@ -37,7 +38,6 @@ from mmpref.processing.family import Family, PartName
 if TYPE_CHECKING:
     from mmpref.models.loaded import LoadedModel
 
-_PEFTS = "base_model.model."
 """What peft puts before the names of a model."""
 
 
@@ -187,6 +187,7 @@ def _with_lora(model: PreTrainedModel, family: Family, tuning: Tuning, adapter: 
         target_parameters=experts or None,
         modules_to_save=modules_to_save(model, family, tuning) or None,
         bias="none",
+        fan_in_fan_out=all(isinstance(model.get_submodule(name), Conv1D) for name in layers),
     )
     with as_named():
         adapted = peft.get_peft_model(model, config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +13,12 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from mmpref.errors import ConfigError
+from mmpref.models.load import family_of_config, load_config, load_processor
 from mmpref.processing import EncodeError, PairCollator, PairEncoder, family_of
 from mmpref.processing.errors import fault
 from mmpref.processing.pixels import ImageSettings
 from mmpref.records import ImageRef, user_turn
+from tests.model_types.registry import WRITERS
 from tests.tiny_vlms import TINY, VISION, draw, pair, refs, turn
 
 SIZES = ("28x28-1", "60x30-2", "31x95-3")
@@ -154,6 +157,24 @@ def test_a_resolution_budget_changes_the_number_of_tokens() -> None:
         encoder_for("llava", images=ImageSettings(max_pixels=1000))
     with pytest.raises(ConfigError, match=r"min_pixels .* above max_pixels"):
         encoder_for("qwen2_vl", images=ImageSettings(min_pixels=5000, max_pixels=1000))
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl_moe", "glm4v", "glm46v", "glmga", "qwen3_5"])
+def test_a_budget_is_pixels_of_an_image_however_its_processor_counts_them(name: str, tmp_path: Path) -> None:
+    """GLM-V's processors count each pixel twice, once for each of the frames that they make of an image."""
+    WRITERS[name](tmp_path)
+    patch = load_processor(tmp_path).image_processor.patch_size
+    budget = 12 * (2 * patch) ** 2  # twelve tokens
+    processor = load_processor(tmp_path, max_pixels=budget)
+    family = family_of_config(load_config(tmp_path))
+    encoder = PairEncoder(processor, family)
+    tokens = encoder.encode(pair(images=("400x400-1",)), draw).prompt.image_tokens
+    assert tokens == (9,)  # three by three fit, and no more
+    assert encoder.images.count("p", [(400, 400)]) == tokens
+    assert encoder.images.highest_max_pixels() == budget
+    own = PairEncoder(load_processor(tmp_path), family, images=ImageSettings(max_pixels=budget))
+    assert own.encode(pair(images=("400x400-1",)), draw).prompt.image_tokens == tokens
+    assert own.images.count("p", [(400, 400)]) == tokens
 
 
 def test_an_image_the_processor_refuses_names_row_and_image() -> None:
