@@ -124,9 +124,9 @@ def test_a_projector_that_gives_the_same_for_every_image_is_found(name: str) -> 
     refused(prepare(base, *LORA), NAMES[1], "moves no token", "The model does not see its images", "chat template")
 
 
-def leaky(row: Any, query: Any, key: Any, value: Any, attend: Any) -> Any:
+def leaky(mask: Any, query: Any, key: Any, value: Any, attend: Any) -> Any:
     """Causal over the whole row: the second answer reads the first, and each pair the ones before it."""
-    return attend(query, key, value, False)
+    return attend(query, key, value, lambda: None, False)
 
 
 def test_an_answer_that_reads_the_other_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +166,9 @@ def test_an_output_head_that_is_not_the_whole_truth_is_found_in_either_layout(mo
 def test_pairs_that_leak_into_each_other_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     right = attention_module._by_segment
     monkeypatch.setattr(
-        attention_module, "_by_segment", lambda row, *rest: (right if len(row.segments) == 1 else leaky)(row, *rest)
+        attention_module,
+        "_by_segment",
+        lambda mask, *rest: (right if len(mask.row.segments) == 1 else leaky)(mask, *rest),
     )
     refused(fresh("llava"), NAMES[3], "leak into each other", "per_device_train_batch_size: 1")
 
