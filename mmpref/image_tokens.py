@@ -12,7 +12,11 @@ LLaVA-OneVision     729 for the whole image (384 px / 14 px = 27 x 27), and the 
                     with padding cut off, shrunk to about 9 tiles (``anyres_max_9``), one newline per row.
 Qwen2-VL, 2.5-VL    sides rounded to 28 px (14 px patches merged 2 x 2), scaled into 3,136..12,845,056 pixels, one token
                     per 28 x 28 px.
-Qwen3-VL            the same with 32 px (16 px patches merged 2 x 2) and 65,536..16,777,216 pixels.
+Qwen3-VL            the same with 32 px (16 px patches merged 2 x 2) and 65,536..16,777,216 pixels; Qwen3.5 as well.
+GLM-4.1V            as Qwen2-VL, and every image counts as two frames in a budget of 12,544..9,633,792 pixels.
+Gemma 4             the largest sides of whole 48 px (16 px patches pooled 3 x 3) that give 280 tokens at most.
+Mistral Small 3     1,540 px on the longer side at most, one token per 28 x 28 px (14 px patches merged 2 x 2) begun,
+                    and one more behind every row.
 ==================  ===================================================================================================
 """
 
@@ -62,6 +66,50 @@ def qwen(width: int, height: int, *, step: int, min_pixels: int, max_pixels: int
     return high * wide
 
 
+def glm4v(width: int, height: int, *, min_pixels: int = 112 * 112, max_pixels: int = 9633792) -> int | None:
+    """As :func:`qwen` in steps of 28 px; an image is two frames of the budget, and no side is below one step."""
+    if min(width, height) < 28:
+        scale = max(28 / height, 28 / width)
+        width, height = int(width * scale), int(height * scale)
+    if max(width, height) > 200 * min(width, height):
+        return None
+    high, wide = round(height / 28), round(width / 28)
+    if 2 * high * wide * 28**2 > max_pixels:
+        shrink = math.sqrt(2 * height * width / max_pixels)
+        high, wide = (max(1, math.floor(side / shrink / 28)) for side in (height, width))
+    elif 2 * high * wide * 28**2 < min_pixels:
+        grow = math.sqrt(min_pixels / (2 * height * width))
+        high, wide = (math.ceil(side * grow / 28) for side in (height, width))
+    return high * wide
+
+
+def gemma4(width: int, height: int, *, side: int = 48, most: int = 280) -> int | None:
+    """The image scaled to the area of ``most`` squares of ``side`` px, both sides rounded down to whole squares.
+
+    A side below one square is one, and the other then follows the image's shape. None for what has no area left.
+    """
+    scale = math.sqrt(most * side**2 / (width * height))
+    high, wide = math.floor(scale * height / side), math.floor(scale * width / side)
+    if not high:
+        high, wide = 1, min(width // height, most)
+    elif not wide:
+        high, wide = min(height // width, most), 1
+    return high * wide or None
+
+
+def pixtral_grid(width: int, height: int, *, step: int = 28, longest: int = 1540) -> tuple[int, int]:
+    """Rows and columns of squares of ``step`` px that are begun, of an image shrunk to ``longest`` px."""
+    ratio = max(width / longest, height / longest, 1.0)
+    rows, columns = (-(-max(1, math.floor(side / ratio)) // step) for side in (height, width))
+    return rows, columns
+
+
+def mistral3(width: int, height: int) -> int:
+    """One token for each square of :func:`pixtral_grid`, and one more behind every row."""
+    rows, columns = pixtral_grid(width, height)
+    return rows * (columns + 1)
+
+
 def _qwen2(width: int, height: int) -> int | None:
     return qwen(width, height, step=28, min_pixels=56 * 56, max_pixels=16384 * 28 * 28)
 
@@ -77,6 +125,9 @@ IMAGE_TOKENS: Mapping[str, Callable[[int, int], int | None]] = MappingProxyType(
         "LLaVA-OneVision": llava_onevision,
         "Qwen2-VL, Qwen2.5-VL": _qwen2,
         "Qwen3-VL": _qwen3,
+        "GLM-4.1V": glm4v,
+        "Gemma 4": gemma4,
+        "Mistral Small 3": mistral3,
     }
 )
 """Family -> tokens of an image of (width, height), upright; None where the family refuses the image."""
@@ -88,6 +139,9 @@ RULES: Mapping[str, str] = MappingProxyType(
         "LLaVA-OneVision": "729 + unpadded grid of 384 px tiles (27 per side), about 9 tiles at most, + 1 per row",
         "Qwen2-VL, Qwen2.5-VL": "one per 28 x 28 px after resizing into 3,136..12,845,056 px",
         "Qwen3-VL": "one per 32 x 32 px after resizing into 65,536..16,777,216 px",
+        "GLM-4.1V": "one per 28 x 28 px after resizing two frames of it into 12,544..9,633,792 px",
+        "Gemma 4": "as many squares of 48 px as 280 tokens allow, in the image's shape",
+        "Mistral Small 3": "one per 28 x 28 px begun, 1,540 px at most, + 1 per row",
     }
 )
 

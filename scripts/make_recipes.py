@@ -32,7 +32,8 @@ BIG = 80
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vlm:
-    """A vision-language model for QLoRA; its recipe is for the smallest card, and ``mmpref plan --fit`` for others."""
+    """A vision-language model for QLoRA, or for LoRA where 4 bits would save little (experts are not quantised); its
+    recipe is for the smallest card, and ``mmpref plan --fit`` for others."""
 
     name: str
     title: str
@@ -41,6 +42,13 @@ class Vlm:
     """In a micro-batch."""
     pixel_step: int | None = 28
     """Side of one image token in pixels; None for models whose image size is fixed."""
+    frames: int = 1
+    """That one image is in the budget of pixels."""
+    card: int = 12
+    """GB of the smallest card that it fits."""
+    kind: str = "qlora"
+    thinks: bool = False
+    """Its template opens a thought unless it is told not to."""
 
 
 VLMS = (
@@ -57,22 +65,40 @@ VLMS = (
         pixel_step=None),
     Vlm(name="llava_onevision_7b", title="LLaVA-OneVision-7B", hub="llava-hf/llava-onevision-qwen2-7b-ov-hf",
         pixel_step=None),
+    Vlm(name="qwen3_vl_30b_a3b", title="Qwen3-VL-30B-A3B", hub="Qwen/Qwen3-VL-30B-A3B-Instruct", pixel_step=32,
+        card=80, kind="lora"),
+    Vlm(name="qwen3_5_9b", title="Qwen3.5-9B", hub="Qwen/Qwen3.5-9B", pixel_step=32, thinks=True),
+    Vlm(name="qwen3_5_35b_a3b", title="Qwen3.5-35B-A3B", hub="Qwen/Qwen3.5-35B-A3B", pixel_step=32, card=80,
+        kind="lora", thinks=True),
+    Vlm(name="gemma_4_e4b", title="Gemma 4 E4B", hub="google/gemma-4-E4B-it", pixel_step=None, card=16),
+    Vlm(name="gemma_4_31b", title="Gemma 4 31B", hub="google/gemma-4-31B-it", pixel_step=None, card=32),
+    Vlm(name="glm_4_1v_9b", title="GLM-4.1V-9B", hub="zai-org/GLM-4.1V-9B-Thinking", frames=2),
+    Vlm(name="mistral_small_3_2_24b", title="Mistral Small 3.2", hub="mistralai/Mistral-Small-3.2-24B-Instruct-2506",
+        pixel_step=None, card=24),
 )  # fmt: skip
-SMALLEST = 12
-"""GB of the card that every QLoRA recipe fits as it is."""
 IMAGE_TOKENS = 1024
 """At most, of models with a pixel budget."""
 
+STORED = {
+    "qlora": ["4 bits (NF4, double quantisation): QLoRA, arXiv 2305.14314"],
+    "lora": [
+        "16 bits, and LoRA on all linear layers: ours. Experts are none: QLoRA would leave them in 16 bits too, and",
+        "  they are not adapted (adapter.experts=true adapts them, and takes more memory)",
+    ],
+}
 UNI_MM = "arXiv 2506.10054, released multimodal setting (Qwen2-VL-2B, MM-RLHF)"
 KEPT = "weights that train in float32, computed with in bfloat16 (autocast): ours; bfloat16 ones would not move"
 UNI_TX = "arXiv 2506.10054, released configs of the textual part"
 
 
 def qlora(model: Vlm) -> tuple[str, str]:
-    """Name and text of one QLoRA recipe."""
-    name, step = f"{model.name}_uni_dpo_qlora", model.pixel_step
-    pixels = "" if step is None else f"\n  max_pixels: {IMAGE_TOKENS * step**2}"
-    pixels += "" if step is None else f"          # {IMAGE_TOKENS:,} image tokens of {step} x {step} pixels"
+    """Name and text of one recipe with LoRA, in 4 bits or not."""
+    name, step = f"{model.name}_uni_dpo_{model.kind}", model.pixel_step
+    pixels = "" if step is None else f"\n  max_pixels: {IMAGE_TOKENS * model.frames * step**2}"
+    twice = "" if model.frames == 1 else f", {model.frames} frames an image"
+    pixels += "" if step is None else f"          # {IMAGE_TOKENS:,} image tokens of {step} x {step} pixels{twice}"
+    if model.thinks:
+        pixels += "\n  template_kwargs: {enable_thinking: false}  # answers without thoughts are learnt outside of them"
     body = f"""
 output: runs/{name}
 seed: 0
@@ -93,7 +119,7 @@ loss:
     tau_good: 2.5             # a score that counts as good, on the scale of *your* scores: change it with the data
 
 adapter:
-  kind: qlora
+  kind: {model.kind}
   rank: 32
   alpha: 64
 
@@ -111,16 +137,18 @@ train:
   dataloader_num_workers: 4
   save_steps: 50
 """
+    fits = f"fits a card with {model.card} GB"
     sources = [
         "loss (beta 2.0, eta 0.7, tau_ref 2.0, gamma 3, lambda 0.001, tau_good 2.5), 128 pairs per update, one epoch,",
         f"  cosine without warm-up, 4,096 tokens: {UNI_MM}",
-        "4 bits (NF4, double quantisation): QLoRA, arXiv 2305.14314",
+        *STORED[model.kind],
         "learning rate 5e-5: ours, untuned; LoRA wants a larger one than the 6e-6 of that full fine-tuning",
-        f"rank 32, alpha 64, 8-bit AdamW, image and micro-batch sizes: ours, so that it fits a card with {SMALLEST} GB",
+        f"rank 32, alpha 64, 8-bit AdamW, image and micro-batch sizes: ours, so that it {fits}",
     ]
-    title = f"Uni-DPO on {model.title} with QLoRA, for a card with {SMALLEST} GB or more."
+    how = {"qlora": "QLoRA", "lora": "LoRA"}[model.kind]
+    title = f"Uni-DPO on {model.title} with {how}, for a card with {model.card} GB or more."
     text = Header(title=title, name=name, changes="data.train=pairs.jsonl data.root=/path/to/images", sources=sources)
-    return name, text.written(body, card=SMALLEST) + body
+    return name, text.written(body, card=model.card) + body
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +223,8 @@ class Header:
         shape = plan.shape
         pair = f"{shape.image} image + {shape.prompt} prompt" if shape.image else f"{shape.prompt} prompt"
         pair += f" + {shape.chosen} + {shape.rejected} answer tokens"
-        others = [f"  Faster settings for a larger card: mmpref plan {self.name} --fit 24GiB"]
+        larger = next((one for one in (24, 48, 80) if one > (card or 0)), 141)
+        others = [f"  Faster settings for a larger card: mmpref plan {self.name} --fit {larger}GiB"]
         lines = [
             self.title,
             f"  mmpref train {self.name} {self.changes}",

@@ -19,7 +19,7 @@ def recompute(model: Any) -> None:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
 
 
-def recomputing_arguments() -> dict[str, Any]:
-    """The same for ``TrainingArguments``."""
+def recomputing_arguments(*, use_reentrant: bool = False) -> dict[str, Any]:
+    """The same for ``TrainingArguments``, or the old way."""
     name = "activation_checkpointing" if IS_RENAMED else "gradient_checkpointing"
-    return {name: True, f"{name}_kwargs": {"use_reentrant": False}}
+    return {name: True, f"{name}_kwargs": {"use_reentrant": use_reentrant}}

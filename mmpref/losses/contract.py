@@ -39,6 +39,9 @@ class PairLogps:
     ref_rejected: Tensor | None = None
     chosen_score: Tensor | None = None  # score of the answer; NaN on both sides of a pair = that pair has none
     rejected_score: Tensor | None = None
+    router_balance: Tensor | None = (
+        None  # load-balancing loss of the pair's tokens; no loss reads it, the trainer adds it
+    )
 
     def __post_init__(self) -> None:
         present = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}

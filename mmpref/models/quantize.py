@@ -11,8 +11,10 @@ from torch import nn
 from transformers import BitsAndBytesConfig
 
 from mmpref.errors import ConfigError
+from mmpref.models.experts import describe_experts
 from mmpref.processing.family import Family
 
+logger = logging.getLogger(__name__)
 _told: set[str] = set()
 Quantization = Literal["nf4", "fp4", "int8"]
 
@@ -38,6 +40,8 @@ def quantization_config(
     settings: QuantizationSettings | Quantization, family: Family, *, dtype: Any = "auto"
 ) -> BitsAndBytesConfig:
     """Quantise the linear layers of the language model; vision tower, projector and output head stay as they are.
+
+    So do the matrices of experts, which transformers keeps together in tensors that are no layers.
 
     The paths are written in full, and with the head: bitsandbytes matches from the start of a name, and a list of one's
     own replaces its default, which spares the head.
@@ -103,6 +107,8 @@ def after_quantized_load(model: nn.Module, family: Family) -> None:
     for _, module in quantized:
         if isinstance(module, bnb.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
+    if note := describe_experts(model, adapter=False, adapted=False, packed=True):
+        logger.warning(note)
 
 
 def four_bit_trial() -> str:

@@ -34,7 +34,8 @@ class AdapterSettings:
     """LoRA as peft names it: rank r, scale alpha / r (alpha / sqrt(r) with ``use_rslora``).
 
     ``init`` is ``zero`` (the adapter starts by adding nothing), ``pissa`` or ``pissa_niter_N`` (arXiv 2404.02948: it
-    starts from the principal singular vectors, exactly or in N rounds, and the base keeps the rest).
+    starts from the principal singular vectors, exactly or in N rounds, and the base keeps the rest). ``experts`` puts
+    LoRA on the matrices of experts as well, which are no linear layers.
     """
 
     rank: int = 16
@@ -43,3 +44,4 @@ class AdapterSettings:
     use_rslora: bool = False
     use_dora: bool = False
     init: str = "zero"
+    experts: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,22 @@ from transformers.pytorch_utils import Conv1D
 from mmpref.errors import ConfigError, library_errors
 from mmpref.models.adapters.lora import prepare
 from mmpref.models.adapters.saved import AdapterFolder, read_adapter
-from mmpref.models.adapters.targets import lora_layers, modules_to_save
+from mmpref.models.adapters.targets import expert_tensors, is_linear, lora_layers, modules_to_save
+from mmpref.models.experts import experts_used, fused_experts, num_expert_weights
 from mmpref.models.loaded import LoadedModel
+from mmpref.models.logps.answer_head import plain_head
+from mmpref.models.logps.router_balance import find_routers
 from mmpref.models.part_counts import ORDER, PartCount, count_parts
 from mmpref.models.tuning import AdapterSettings, Tuning
-from mmpref.planning.meta_model import NOT_COUNTED, ActivationBytes, decoder_activations, skeleton, with_plain_positions
+from mmpref.planning.meta_model import (
+    ALIKE,
+    NOT_COUNTED,
+    ActivationBytes,
+    are_alike,
+    decoder_activations,
+    skeleton,
+    with_plain_positions,
+)
 from mmpref.planning.parallelism import ALONE, ParallelPlan
 from mmpref.processing.family import PartName
 from mmpref.processing.layout import LayoutName
@@ -53,6 +65,13 @@ class Architecture:
     inner: int
     largest_layer: int
     largest_trained: int
+    experts: int
+    """Weights of experts that are kept together in one tensor: they are no linear layers, and are never quantised."""
+    idle: int
+    """Weights of the language model that one token does not compute with: experts it is not given to, tables beside
+    that of the tokens."""
+    tiled_head: bool
+    """The head's logits are made tile by tile; where a model changes them afterwards (caps), they are made whole."""
     kept: ActivationBytes
     tower: tuple[int, int, int]
     """Layers, width and MLP width of the vision tower; zeros without one."""
@@ -78,11 +97,17 @@ def describe(
     dtype = half if half is not None and parallel.splits_weights else dtypes["language"]
     whole = skeleton(config, recipe.model.path, dtype, parts=recipe.model.parts)
     model, family = whole.model, whole.family
+    if recipe.model.router_aux_loss_coef:
+        find_routers(model)
     tune = recipe.tune
     tuning = Tuning(vision=tune.vision, projector=tune.projector, language=tune.language)
     parameters, trained, largest_trained = _weights(whole, tuning)
     head, table = _embeddings(model, config)
-    linear = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
+    linear = [
+        (name, m)
+        for name, m in model.named_modules()
+        if isinstance(m, nn.Linear | Conv1D) and (isinstance(m, Conv1D) or is_linear(m)) and m is not head
+    ]
     in_language = [m.weight.numel() for name, m in linear if family.part_of(name) == "language"]
     path = recipe.adapter.path
     start = None if path is None else _with_ties(read_adapter(Path(model_of(path)), family), model)
@@ -95,6 +120,11 @@ def describe(
     beside = sum(trained[part] for part in ORDER if tuning.of(part) == "lora")
     lora = sum(adapted.values()) + beside
     text = config.get_text_config()
+    tables = sum(
+        module.weight.numel()
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) and module is not table and family.part_of(name) == "language"
+    )
     untied, layers = head is not None and head.weight is not table.weight, text.num_hidden_layers
     return Architecture(
         parameters=parameters,
@@ -102,7 +132,7 @@ def describe(
         trained={part: 0 if tuning.of(part) == "lora" else size for part, size in trained.items()},
         lora=lora,
         quantizable=sum(in_language),
-        layer=(parameters["language"] - table.weight.numel() * (2 if untied else 1)) // layers,
+        layer=(parameters["language"] - tables - table.weight.numel() * (2 if untied else 1)) // layers,
         in_layers=sum(in_language),
         embeddings=table.weight.numel(),
         untied=untied,
@@ -111,8 +141,11 @@ def describe(
         inner=getattr(text, "intermediate_size", 4 * text.hidden_size),
         largest_layer=max(in_language, default=0),
         largest_trained=largest_trained,
-        kept=_kept(config, recipe, tuning, dtype, layout, autocast=half is not None),
-        tower=_tower(config),
+        experts=num_expert_weights(model),
+        idle=tables + _unused(whole, config),
+        tiled_head=plain_head(model) is not None,
+        kept=_kept(config, recipe, tuning, dtype, layout, autocast=half is not None, alike=are_alike(whole)),
+        tower=_tower(config, whole),
         tower_trains=tuning.vision != "freeze",
         head_trains=tuning.language == "full" or (start is not None and _holds_the_head(start, model, tuning)),
         dtypes=dtypes,
@@ -133,6 +166,18 @@ def _weights(whole: LoadedModel, tuning: Tuning) -> tuple[dict[PartName, int], d
     return parameters, trained, largest_trained
 
 
+def _unused(whole: LoadedModel, config: PretrainedConfig) -> int:
+    """Weights of the experts that a token is not given to; 0 where the config does not say how many it uses."""
+    used = experts_used(config)
+    if used is None:
+        return 0
+    return sum(
+        prod(shape) * max(0, layer.num_experts - used) // layer.num_experts
+        for layer in fused_experts(whole.model)
+        for shape in layer.tensors.values()
+    )
+
+
 def _adapter(
     whole: LoadedModel, tuning: Tuning, recipe: Recipe, linear: list[tuple[str, nn.Linear | Conv1D]]
 ) -> dict[PartName, int]:
@@ -147,6 +192,10 @@ def _adapter(
             out = layer.weight.shape[1 if isinstance(layer, Conv1D) else 0]
             added = section.rank * sum(layer.weight.shape)
             adapted[whole.family.part_of(name)] += added + (out if section.use_dora else 0)
+    for experts in fused_experts(whole.model) if section.experts else ():
+        part = whole.family.part_of(experts.path)
+        if tuning.of(part) == "lora":  # as many matrices of this rank as there are experts, on each tensor
+            adapted[part] += sum(section.rank * shape[0] * (shape[1] + shape[2]) for shape in experts.tensors.values())
     return adapted
 
 
@@ -225,32 +274,67 @@ def _embeddings(model: PreTrainedModel, config: PretrainedConfig) -> tuple[Any, 
 
 
 def _kept(
-    config: PretrainedConfig, recipe: Recipe, tuning: Tuning, dtype: torch.dtype, layout: LayoutName, *, autocast: bool
+    config: PretrainedConfig,
+    recipe: Recipe,
+    tuning: Tuning,
+    dtype: torch.dtype,
+    layout: LayoutName,
+    *,
+    autocast: bool,
+    alike: bool,
 ) -> ActivationBytes:
-    """Counted on the first three layers; every layer of these models is like the next."""
+    """Counted on the first three layers where all are alike, else on all of them."""
     whole = config.get_text_config().num_hidden_layers
     where = f"the memory of a step of '{config.model_type}' cannot be counted"
     with library_errors(ConfigError, where, NOT_COUNTED):
         short = copy.deepcopy(config)
         text = short.get_text_config()
-        text.num_hidden_layers = min(3, whole)
-        if getattr(text, "layer_types", None) is not None:
-            text.layer_types = text.layer_types[:3]
+        if alike:
+            text.num_hidden_layers = min(ALIKE, whole)
+            if getattr(text, "layer_types", None) is not None:
+                text.layer_types = text.layer_types[:ALIKE]
         with_plain_positions(text)
     cut = skeleton(short, recipe.model.path, dtype, layout, recipe.model.parts)
     section = recipe.adapter
     settings = None
     if section.kind != "none":
         settings = AdapterSettings(rank=section.rank, dropout=section.dropout, use_dora=section.use_dora)
-    kept = decoder_activations(prepare(cut, tuning, settings), autocast=autocast)
+    experts = []
+    if settings is not None and section.experts:
+        experts = expert_tensors(cut.model, cut.family, tuning, replace(settings, init=section.init))
+    prepared = prepare(cut, tuning, settings)
+    for name in experts:  # LoRA on them wants their inputs, as training them would; peft cannot run it without weights
+        cut.model.get_parameter(name).requires_grad_(True)
+    kept = decoder_activations(prepared, autocast=autocast, alike=alike)
+    # and the sum of matrices and LoRA is made for every forward, a whole tensor, and has a whole gradient
+    sums = 2 * dtype.itemsize * sum(cut.model.get_parameter(name).numel() for name in experts) / kept.layers
+    kept = replace(kept, fixed=kept.fixed + sums)
     return replace(kept, layers=whole)
 
 
-def _tower(config: PretrainedConfig) -> tuple[int, int, int]:
+def _tower(config: PretrainedConfig, whole: LoadedModel) -> tuple[int, int, int]:
+    """Layers and width as the config says them, and the MLP's width as the layers have it: what ``intermediate_size``
+    stands for differs (in GLM-4V it is the projector's)."""
     vision: Any = getattr(config, "vision_config", None)
     if not isinstance(vision, PretrainedConfig):
         return (0, 0, 0)
     layers = getattr(vision, "num_hidden_layers", None) or getattr(vision, "depth", 0)
     width: Any = getattr(vision, "embed_dim", None) or getattr(vision, "hidden_size", 0)
-    inner: Any = getattr(vision, "intermediate_size", None) or int(width * getattr(vision, "mlp_ratio", 4))
-    return (int(layers or 0), int(width), int(inner))
+    said: Any = getattr(vision, "intermediate_size", None) or int(width * getattr(vision, "mlp_ratio", 4))
+    return (int(layers or 0), int(width), _inner(whole) or int(said))
+
+
+def _inner(whole: LoadedModel) -> int:
+    """The widest result of a linear layer in a tower's layer, attention left out; 0 where no layers are found."""
+    stacks = [
+        module
+        for name, module in whole.model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) > 1 and whole.family.part_of(name) == "vision"
+    ]
+    if not stacks:
+        return 0
+    layer = max(stacks, key=len)[0]
+    attention = [f"{name}." for name, module in layer.named_modules() if "attention" in type(module).__name__.lower()]
+    inside = tuple(path for path in attention if path != ".")
+    linear = [(name, module) for name, module in layer.named_modules() if isinstance(module, nn.Linear)]
+    return max((module.out_features for name, module in linear if not name.startswith(inside)), default=0)

@@ -8,6 +8,7 @@ from typing import Any
 
 from mmpref.models.load import family_of_config
 from mmpref.planning.gpus import GIB
+from mmpref.planning.image_shape import pixels_for
 from mmpref.planning.memory import with_changes
 from mmpref.planning.parallelism import ParallelPlan
 from mmpref.planning.subject import Subject
@@ -143,8 +144,7 @@ def changes_of_result(recipe: Recipe, parallel: ParallelPlan, subject: Subject) 
 
 def smaller_images(subject: Subject, tokens: int) -> Change:
     """Images of at most so many tokens, for a family with a pixel budget."""
-    vision: Any = subject.config.vision_config
-    pixels = tokens * (vision.patch_size * vision.spatial_merge_size) ** 2
+    pixels = pixels_for(subject.config, tokens)
     why = f"images are shown in at most {tokens:,} tokens, with less detail"
     keys = {"processing": {"max_pixels": pixels}}
     return Change(words=f"processing.max_pixels={pixels}", keys=keys, other_result=why)

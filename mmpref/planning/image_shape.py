@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from mmpref.errors import ConfigError
-from mmpref.image_tokens import llava_1_5, llava_next, llava_onevision, qwen
+from mmpref.image_tokens import gemma4, glm4v, llava_1_5, llava_next, llava_onevision, pixtral_grid, qwen
 from mmpref.models.folder.config_values import AGAIN
 from mmpref.models.load import family_of_config, load_config, load_processor
 from mmpref.processing.encode import PairEncoder
@@ -33,21 +33,18 @@ def image_shape(config: PretrainedConfig, recipe: Recipe, image_size: tuple[int,
         return 0, 0
     vision: Any = config.vision_config
     width, height = image_size
-    if family.has_pixel_budget:
-        merge, _ = _sides(vision, "spatial_merge_size")
-        step = _sides(vision, "patch_size")[0] * merge
-        third = family.name == "qwen3_vl"
-        low = recipe.processing.min_pixels or (256 * 256 if third else 56 * 56)
-        high = recipe.processing.max_pixels or 16384 * step * step
-        tokens = qwen(width, height, step=step, min_pixels=low, max_pixels=high)
-        if tokens is None:
-            raise ConfigError(f"an image of {width} x {height} is too long and thin for this model")
-        return tokens, tokens * merge**2
+    if config.model_type in _BUDGETS:
+        return _in_budget(config.model_type, vision, recipe, image_size)
     if vision.model_type == "pixtral":
         (patch, _), (largest, _) = _sides(vision, "patch_size"), _sides(vision, "image_size")
-        scale = max(width / largest, height / largest, 1.0)
-        columns, rows = (-(-int(side / scale) // patch) for side in (width, height))
-        return rows * (columns + 1), rows * columns  # each row of patches ends with a token of its own
+        merge = getattr(config, "spatial_merge_size", 1)
+        rows, columns = pixtral_grid(width, height, step=patch * merge, longest=largest)
+        return rows * (columns + 1), rows * columns * merge**2  # each row ends with a token of its own
+    if config.model_type == "gemma4":
+        pool, _ = _sides(vision, "pooling_kernel_size")
+        tokens = gemma4(width, height, side=pool * _sides(vision, "patch_size")[0])
+        tokens = _not_too_thin(tokens, image_size)
+        return tokens, tokens * pool**2
     if family.name in _COUNTED:
         size = _sides(vision, "image_size")
         per_tile = prod(side // patch for side, patch in zip(size, _sides(vision, "patch_size"), strict=True))
@@ -62,6 +59,40 @@ def image_shape(config: PretrainedConfig, recipe: Recipe, image_size: tuple[int,
 
 
 _COUNTED = ("llava", "llava_next", "llava_onevision")
+_BUDGETS = {"qwen2_vl": 56 * 56, "qwen2_5_vl": 56 * 56, "glm4v": 112 * 112, "glm4v_moe": 112 * 112} | dict.fromkeys(
+    ("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"), 256 * 256
+)
+"""Model type -> the fewest pixels of an image, as the published processors have it, where they resize to a budget."""
+
+
+_TWICE = ("glm4v", "glm4v_moe", "glm46v", "glm_ocr")
+"""Model types for whose budget an image is two frames."""
+
+
+def pixels_for(config: PretrainedConfig, tokens: int) -> int:
+    """The ``processing.max_pixels`` that makes of an image so many tokens at most; of a family with a pixel budget."""
+    vision: Any = config.vision_config
+    side = _sides(vision, "patch_size")[0] * _sides(vision, "spatial_merge_size")[0]
+    return tokens * side**2 * (2 if config.model_type in _TWICE else 1)
+
+
+def _in_budget(kind: str, vision: Any, recipe: Recipe, image_size: tuple[int, int]) -> tuple[int, int]:
+    merge, _ = _sides(vision, "spatial_merge_size")
+    step, (width, height) = _sides(vision, "patch_size")[0] * merge, image_size
+    low, high = recipe.processing.min_pixels or _BUDGETS[kind], recipe.processing.max_pixels
+    if kind in _TWICE:
+        tokens = glm4v(width, height, min_pixels=low, **({} if high is None else {"max_pixels": high}))
+    else:
+        tokens = qwen(width, height, step=step, min_pixels=low, max_pixels=high or 16384 * step * step)
+    tokens = _not_too_thin(tokens, image_size)
+    return tokens, tokens * merge**2
+
+
+def _not_too_thin(tokens: int | None, image_size: tuple[int, int]) -> int:
+    if tokens is None:
+        width, height = image_size
+        raise ConfigError(f"an image of {width} x {height} is too long and thin for this model")
+    return tokens
 
 
 def _sides(vision: Any, key: str) -> tuple[int, int]:

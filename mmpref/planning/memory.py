@@ -30,6 +30,8 @@ _NIBBLE = 0.5  # bytes of a 4-bit weight, without its share of the scales
 TRANSIENT_INNER, TRANSIENT_HIDDEN = 2.5, 4.0
 """Gradients of activations alive at once in the backward pass of a layer, in MLP widths and hidden states a token."""
 HEAD_STATES = 4.0
+WHOLE_LOGITS = 5.0
+"""Logits of all answers that are there at once where a cap follows the head: its results, and two gradients."""
 TOWER_HIDDEN, TOWER_INNER = 11.0, 2.5
 """Hidden states and MLP widths that one tower layer makes for each patch."""
 
@@ -91,7 +93,10 @@ def estimate(
     patches = pairs * shape.patches * (1 if layout == "shared_prefix" else 2)
     one_layer = kept.fixed + tokens * kept.per_layer + pairs * shape.read_twice(layout) * kept.keys_and_values
     casts = (section.bf16 or section.fp16) and not parallel.splits_weights
-    of_layers = _of_layers(model, recipe, precision, tokens=tokens, one_layer=one_layer, size=size, casts=bool(casts))
+    largest = one_layer + tokens * max(0.0, kept.largest - kept.per_layer)
+    of_layers = _of_layers(
+        model, recipe, precision, tokens=tokens, one_layer=one_layer, largest=largest, size=size, casts=bool(casts)
+    )
     tower_kept, tower_once = _vision(model, patches, tower_size, checkpointing=section.gradient_checkpointing)
     work = tokens * (TRANSIENT_INNER * model.inner + TRANSIENT_HIDDEN * model.hidden) * size
     if recipe.adapter.stored_as is not None:
@@ -138,6 +143,7 @@ def _of_layers(
     *,
     tokens: int,
     one_layer: float,
+    largest: float,
     size: int,
     casts: bool,
 ) -> _OfLayers:
@@ -145,7 +151,8 @@ def _of_layers(
 
     Args:
         tokens: in the micro-batch.
-        one_layer: bytes that one layer keeps without checkpointing.
+        one_layer: bytes that one layer keeps without checkpointing, on average.
+        largest: bytes of the layer that keeps most.
         size: bytes of a number that layers compute with.
         casts: whether autocast makes copies of weights.
     """
@@ -161,7 +168,7 @@ def _of_layers(
         if recipe.adapter.stored_as == "int8":  # its layers hold on to their inputs, where checkpointing cannot see it
             hidden = 4 * kept.hidden + model.inner * size
         activations = kept.layers * tokens * hidden + outside_layers
-        recomputed = one_layer + copies / kept.layers
+        recomputed = largest + copies / kept.layers
         return _OfLayers(kept=activations, recomputed=recomputed, until_backward=until_backward)
     activations = kept.layers * one_layer + outside_layers + copies + beside
     return _OfLayers(kept=activations, recomputed=0.0, until_backward=0)
@@ -262,7 +269,8 @@ def _reference(model: Architecture, recipe: Recipe, precision: Precision) -> int
 def _head(model: Architecture, recipe: Recipe, answers: int, size: int) -> float:
     """The output head over the answers' tokens: one tile of logits, its factors, and a few hidden states a token.
 
-    Half-precision weights are widened for a tile on a CPU; on a GPU the tile is a second time there in half precision.
+    Logits that are changed afterwards are there whole, and several times: :data:`WHOLE_LOGITS`. Half-precision weights
+    are widened for a tile on a CPU; on a GPU the tile is a second time there in half precision.
     """
     rows = max(1, min(answers, TILE_BYTES // (4 * MIN_COLUMNS)))
     columns = min(model.vocabulary, max(MIN_COLUMNS, TILE_BYTES // (4 * rows)))
@@ -272,7 +280,10 @@ def _head(model: Architecture, recipe: Recipe, answers: int, size: int) -> float
         factors = part * (4 if model.head_trains else 1) if size == 2 else 0
     elif size == 2 or recipe.train.bf16 or recipe.train.fp16:
         factors = tile / 2 + (part / 2 if size == 4 else 0) + (part if model.head_trains else 0)
-    return tile + factors + HEAD_STATES * answers * model.hidden * 4
+    states = HEAD_STATES * answers * model.hidden * 4
+    if not model.tiled_head:
+        return WHOLE_LOGITS * answers * model.vocabulary * size + tile + states
+    return tile + factors + states
 
 
 def _vision(model: Architecture, patches: int, size: int, *, checkpointing: bool) -> tuple[float, float]:

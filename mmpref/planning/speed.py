@@ -74,14 +74,15 @@ def speed_of(
 
 
 def flops_per_pair(model: Architecture, recipe: Recipe, shape: Shape, layout: LayoutName) -> float:
-    """Floating-point operations of one pair: two for each weight and token, forward; attention as its triangle.
+    """Floating-point operations of one pair: two for each weight and token, forward; attention as its triangle. Weights
+    that a token does not compute with (experts it is not given to, tables) cost nothing.
 
     Backward costs one forward for the gradient of the activations, and one for the weights that train; checkpointing
     runs the layers' forward again. A reference that is run costs a forward, of a frozen tower none: its features serve
     both. A frozen head forms its gradient as it goes; one that trains goes over the vocabulary again.
     """
     tokens, images = shape.tokens(layout), 1 if layout == "shared_prefix" else 2
-    body = model.parameters["language"] - (2 if model.untied else 1) * model.embeddings
+    body = model.parameters["language"] - (2 if model.untied else 1) * model.embeddings - model.idle
     linear = 2.0 * body * tokens
     attention = 4.0 * model.kept.layers * shape.seen(layout) * model.hidden
     head = 2.0 * model.embeddings * shape.answers

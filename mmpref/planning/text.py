@@ -123,7 +123,27 @@ def _notes(plan: Plan) -> list[str]:
         notes.append("The cache costs one forward pass of every pair before training; it is not in the speed.")
     if not parallel.is_alone and parallel.state_parts > 1 and recipe.adapter.stored_as is not None:
         notes.append("FSDP2 splits the 4-bit base as well; the scales of its blocks are whole on every GPU.")
-    return notes + _on_precision(plan)
+    return notes + _on_experts(plan) + _on_precision(plan)
+
+
+def _on_experts(plan: Plan) -> list[str]:
+    """What becomes of experts, which work on linear layers passes over."""
+    experts, adapter = plan.model.experts, plan.recipe.adapter
+    if not experts:
+        return []
+    found = []
+    size = plan.model.dtypes["language"].itemsize
+    if adapter.stored_as is not None:
+        found.append(
+            f"{experts / 1e9:.2f}B of {plan.model.parameters['language'] / 1e9:.2f}B weights of the language model are "
+            f"experts, which are no linear layers: they are not quantised, and take {experts * size / GIB:.1f} GiB."
+        )
+    if adapter.kind != "none" and adapter.path is None and not adapter.experts:
+        found.append(
+            f"The experts ({experts / 1e9:.2f}B weights) get no LoRA and stay as they are; adapter.experts=true adapts "
+            "them."
+        )
+    return found
 
 
 def _precision(plan: Plan) -> str:

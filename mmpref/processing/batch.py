@@ -66,6 +66,9 @@ class PairBatch:
     image_places: Tensor | None = None  # [M] places in the N * T tokens that take an image feature each, in order
     num_dummy_pairs: int = 0  # the last n pairs have no weight: they are there so that all ranks run as many forwards
     keys: tuple[str, ...] = ()  # length B: what the model is given for each pair, as a hash; () unless asked for
+    # [N, T] the pair that each token counts for, once: B is padding, and what a rejected answer's row repeats of the
+    # chosen one's; None in a batch made by hand
+    token_pairs: Tensor | None = None
 
     def __post_init__(self) -> None:  # shapes only: no tensor is read, so nothing waits for the device
         pairs = len(self.pair_ids)
@@ -76,6 +79,7 @@ class PairBatch:
         want = {
             "attention_mask": tuple(self.input_ids.shape),
             **dict.fromkeys(self.token_types, tuple(self.input_ids.shape)),
+            "token_pairs": tuple(self.input_ids.shape),
             "targets": tuple(self.predicts.shape),
             "answer_lens": (self.answers.shape[0],),
             "score_chosen": (pairs,),

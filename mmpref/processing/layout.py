@@ -30,7 +30,8 @@ def shared_prefix_batch(pairs: Sequence[EncodedPair], *, need_rejected: bool = T
         EncodeError: an answer without tokens.
     """
     row = _PackedRow()
-    for pair in pairs:
+    for number, pair in enumerate(pairs):
+        row.owner = number
         first, second = _sides(pair, need_rejected)
         if second is None:
             row.add_alone(*first, rejected=False)
@@ -49,6 +50,9 @@ def shared_prefix_batch(pairs: Sequence[EncodedPair], *, need_rejected: bool = T
         answer_lens=torch.tensor([len(answer) for answer in answers]),
         pair_ids=tuple(pair.pair_id for pair in pairs),
         position_ids=torch.cat(row.positions, dim=-1).unsqueeze(-2),
+        token_pairs=torch.repeat_interleave(
+            torch.tensor(row.owners), torch.tensor([part.end - part.start for part in row.segments])
+        )[None],
         segments=tuple(row.segments),
         **_images(row.vision, [segment.end - segment.start for segment in row.segments]),
         token_types=row.token_types(),
@@ -78,6 +82,7 @@ def plain_batch(pairs: Sequence[EncodedPair], pad_token_id: int, *, need_rejecte
         position_ids=_planes(rows, width),
         **_images([prompt.vision for prompt, _ in rows], [len(row) for row in ids], width),
         token_types=_token_types(rows),
+        token_pairs=_token_pairs(pairs, sides, width),
         score_chosen=_scores(pairs, "score_chosen"),
         score_rejected=_scores(pairs, "score_rejected"),
     )
@@ -95,6 +100,10 @@ class _PackedRow:
     chosen: list[Tensor] = field(default_factory=list)
     rejected: list[Tensor] = field(default_factory=list)
     vision: list[dict[str, Tensor]] = field(default_factory=list)
+    owner: int = 0
+    """Number of the pair that is added."""
+    owners: list[int] = field(default_factory=list)
+    """Of each segment."""
     prompts: list[EncodedPrompt] = field(default_factory=list)
     num_tokens: int = 0
     num_predictions: int = 0
@@ -131,6 +140,7 @@ class _PackedRow:
         self.vision.append(dict(prompt.vision))
         self.prompts.append(prompt)
         self.segments.append(segment)
+        self.owners.append(self.owner)
         self.num_tokens = segment.end
         return segment
 
@@ -159,9 +169,10 @@ def common_beginning(chosen: Tensor, rejected: Tensor) -> int:
     return int(different[0]) if len(different) else most
 
 
-def _sides(
-    pair: EncodedPair, need_rejected: bool
-) -> tuple[tuple[EncodedPrompt, Tensor], tuple[EncodedPrompt, Tensor] | None]:
+_Sides = tuple[tuple[EncodedPrompt, Tensor], tuple[EncodedPrompt, Tensor] | None]
+
+
+def _sides(pair: EncodedPair, need_rejected: bool) -> _Sides:
     first, second = pair.sides()
     if not need_rejected:
         second = None
@@ -199,6 +210,25 @@ def _planes(rows: Sequence[tuple[EncodedPrompt, Tensor]], width: int) -> Tensor 
         whole = torch.cat([places, continued(places, len(answer))], dim=1)
         found.append(torch.nn.functional.pad(whole, (0, width - whole.shape[1]), value=1))
     return torch.stack(found, dim=1)
+
+
+def _token_pairs(pairs: Sequence[EncodedPair], sides: Sequence[_Sides], width: int) -> Tensor:
+    """The pair of each token of padded rows, as ``PairBatch.token_pairs`` has it: what two rows have in common from
+    their beginning on counts for the first."""
+    nobody = len(pairs)
+    firsts, seconds = [], []
+    for number, (pair, (first, second)) in enumerate(zip(pairs, sides, strict=True)):
+        prompt, answer = first
+        firsts.append(torch.full((len(prompt) + len(answer),), number))
+        if second is None:
+            continue
+        other, rejected = second
+        own = torch.full((len(other) + len(rejected),), number)
+        if pair.rejected_prompt is None:
+            own[: len(other) + common_beginning(answer, rejected)] = nobody
+        seconds.append(own)
+    rows = [torch.nn.functional.pad(row, (0, width - len(row)), value=nobody) for row in [*firsts, *seconds]]
+    return torch.stack(rows)
 
 
 def _token_types(rows: Sequence[tuple[EncodedPrompt, Tensor]]) -> dict[str, Tensor]:

@@ -92,7 +92,9 @@ BELONGS: tuple[Belongs, ...] = (
         so=lambda recipe: ("adapter.kind=qlora", "adapter.quantization=nf4", *_lora(recipe)[1:]),
     ),
     Belongs(
-        keys=_adapter_keys(*("path", "rank", "alpha", "dropout", "use_rslora", "use_dora", "init", "quantization")),
+        keys=_adapter_keys(
+            *("path", "rank", "alpha", "dropout", "use_rslora", "use_dora", "init", "experts", "quantization")
+        ),
         to="LoRA, and adapter.kind is none (for LoRA set kind: lora or qlora)",
         holds=lambda recipe: recipe.adapter.kind != "none",
         so=_lora,

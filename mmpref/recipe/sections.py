@@ -51,6 +51,9 @@ class ModelSection(Section):
     """Passed to transformers; null lets it choose."""
     attention: Literal["auto", "shared_prefix", "plain"] = "auto"
     """Whether both answers of a pair read one copy of their prompt; auto does that where the model can."""
+    router_aux_loss_coef: float = Field(default=0.0, ge=0)
+    """Mixture of experts: weight of the load-balancing loss over each pair's tokens (arXiv 2101.03961, as transformers
+    has it). 0, the default, adds none: a config's own value is meant for pre-training, and would act on every run."""
     parts: dict[str, Literal["vision", "projector", "language", "other"]] = {}
     """Which part a module belongs to, by its path, where the model's own code does not tell; ``other`` never trains."""
 
@@ -242,6 +245,9 @@ class AdapterSection(Section):
     """Train the length of each weight beside its direction (DoRA, arXiv 2402.09353)."""
     init: str = Field(default="zero", pattern=r"^(zero|pissa|pissa_niter_[1-9][0-9]*)$")
     """zero, or pissa (pissa_niter_N for large layers): start from the weights' principal directions (2404.02948)."""
+    experts: bool = False
+    """Mixture of experts: LoRA of this rank on each expert's matrices too, which are no linear layers. Off, they stay
+    as they are."""
     quantization: Literal["nf4", "fp4", "int8"] | None = None
     """How the language model is stored under LoRA; qlora means nf4 where this is null."""
     double_quant: bool = True

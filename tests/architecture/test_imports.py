@@ -105,6 +105,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"collate"},
     ],
     "models": [
+        {"experts"},
         {"batch_norms", "known_configs", "loaded", "parts", "quantize", "reference_rule", "tuning", "unwrap"},
         {"folder", "frozen_tower", "precision", "row_positions", "tower_inputs", "tower_masks", "tower_windows"},
         {"adapters"},

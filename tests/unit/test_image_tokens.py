@@ -6,10 +6,11 @@ from __future__ import annotations
 import random
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from mmpref.data.text_similarity import Piece, count_words, edit_similarity, jaccard, mark_differences, words
-from mmpref.image_tokens import IMAGE_TOKENS, RULES, llava_next, llava_onevision, qwen
+from mmpref.image_tokens import IMAGE_TOKENS, RULES, gemma4, glm4v, llava_next, llava_onevision, mistral3, qwen
 
 
 def sizes(number: int = 400) -> list[tuple[int, int]]:
@@ -51,6 +52,39 @@ def test_qwen_as_its_processor_resizes(name, step, low, high):
     for width, height in [*sizes(), (10, 10), (9000, 9000), (10, 1999)]:
         resized = smart_resize(height, width, step, low, high)
         assert IMAGE_TOKENS[name](width, height) == resized[0] * resized[1] // step**2, (width, height)
+
+
+def test_glm_as_its_processor_resizes():
+    from transformers.models.glm4v.image_processing_pil_glm4v import smart_resize
+
+    refused = 0
+    for width, height in [*sizes(), (10, 10), (9000, 9000), (10, 1999)]:
+        try:
+            resized = smart_resize(2, height, width, max_pixels=9633792)
+        except ValueError:
+            refused += 1
+            assert glm4v(width, height) is None, (width, height)
+        else:
+            assert glm4v(width, height) == resized[0] * resized[1] // 28**2, (width, height)
+    assert refused < 10
+    assert glm4v(20, 5000) is None
+
+
+def test_gemma_4_as_its_processor_resizes():
+    from transformers.models.gemma4.image_processing_pil_gemma4 import get_aspect_ratio_preserving_size
+
+    for width, height in [*sizes(), (10, 10), (9000, 9000), (3000, 10), (10, 9999)]:
+        high, wide = get_aspect_ratio_preserving_size(height, width, 16, 2520, 3)
+        assert gemma4(width, height) == high * wide // 48**2, (width, height)
+
+
+def test_mistral_3_as_its_processor_resizes():
+    from transformers.models.pixtral.image_processing_pil_pixtral import get_resize_output_image_size
+
+    for width, height in [*sizes(), (10, 10), (9000, 9000)]:
+        shown = np.zeros((3, height, width), dtype=np.bool_)
+        high, wide = get_resize_output_image_size(shown, (1540, 1540), (28, 28))
+        assert mistral3(width, height) == high // 28 * (wide // 28 + 1), (width, height)
 
 
 def test_qwen_refuses_a_strip():

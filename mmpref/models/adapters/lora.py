@@ -8,10 +8,8 @@ adapter off gives the reference model, and one adapter folder holds everything t
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +19,12 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from mmpref.errors import ConfigError, library_errors
+from mmpref.models.adapters.as_named import as_named, names_own_layers
 from mmpref.models.adapters.casts import leave_casts_to_autocast
 from mmpref.models.adapters.checks import refuse_unfit
 from mmpref.models.adapters.pissa import keep_start
 from mmpref.models.adapters.saved import CONFIG, WEIGHTS, adapter_settings
-from mmpref.models.adapters.targets import exact_pattern, lora_layers, modules_to_save
+from mmpref.models.adapters.targets import exact_pattern, expert_tensors, lora_layers, modules_to_save
 from mmpref.models.adapters.weights import count_parameters, is_adapter_weight, plain_name
 from mmpref.models.adapters.whole_copies import take_arguments_by_name
 from mmpref.models.folder.contents import AGAIN, read_header
@@ -39,7 +38,6 @@ from mmpref.processing.family import Family, PartName
 if TYPE_CHECKING:
     from mmpref.models.loaded import LoadedModel
 
-_PEFTS = "base_model.model."
 """What peft puts before the names of a model."""
 
 
@@ -127,10 +125,11 @@ def attach(model: PreTrainedModel, folder: Path, *, trainable: bool, dropout: fl
         config = peft.PeftConfig.from_pretrained(str(folder))
     if dropout is not None:
         config.lora_dropout = dropout
+    own = names_own_layers(model, read_header(folder / WEIGHTS))
     with (
         library_errors(ConfigError, f"the adapter in {folder} does not fit this model{of}", "give its own base model"),
         warnings.catch_warnings(),  # peft only warns, and goes on with layers that learnt nothing
-        _names_kept(_has_own_names(model, folder)),
+        as_named() if own else nullcontext(),  # else it may be of an earlier release, whose names peft translates
     ):
         warnings.filterwarnings("error", message="Found missing adapter keys")
         found = peft.PeftModel.from_pretrained(
@@ -140,39 +139,6 @@ def attach(model: PreTrainedModel, folder: Path, *, trainable: bool, dropout: fl
     take_arguments_by_name(found)
     config.base_model_name_or_path = model.name_or_path or named  # what it is saved with when it was trained further
     return found
-
-
-def _has_own_names(model: nn.Module, folder: Path) -> bool:
-    """Whether an adapter names layers as this model does; one saved before transformers 5 may not."""
-    here = {name for name, _ in model.named_modules()}
-    stored = read_header(folder / WEIGHTS)
-    return {name.partition(".lora_")[0].removeprefix(_PEFTS) for name in stored if ".lora_" in name} <= here
-
-
-@contextmanager
-def _names_kept(are_own: bool = True) -> Iterator[None]:
-    """Inside, peft leaves the names of layers as they are, where they are the model's own.
-
-    It takes them for those of the published checkpoint, and renames what is right already: in an adapter's weights
-    (``mlp.shared_experts`` of Mistral Large 4 becomes ``mlp.mlp.shared_experts``), and peft 0.19 in the settings too,
-    where it takes a pattern for a list of letters.
-    """
-    try:
-        renaming: Any = importlib.import_module("peft.utils.transformers_weight_conversion")
-    except ImportError:  # a release of peft that renames nothing, or elsewhere
-        renaming = None
-    instead: dict[str, Any] = {
-        "convert_peft_adapter_state_dict_for_transformers": lambda *, adapter_state_dict, **_: adapter_state_dict,
-        "convert_peft_config_for_transformers": lambda *_args, **_kwargs: None,
-    }
-    stock = {name: getattr(renaming, name) for name in instead if are_own and hasattr(renaming, name)}
-    for name in stock:
-        setattr(renaming, name, instead[name])
-    try:
-        yield
-    finally:
-        for name, function in stock.items():
-            setattr(renaming, name, function)
 
 
 def _refuse_left_over(peft: Any, model: Any, folder: Path, of: str) -> None:
@@ -209,6 +175,7 @@ def _with_lora(model: PreTrainedModel, family: Family, tuning: Tuning, adapter: 
             f"adapter.init: {adapter.init} splits the base's own weights: it needs them whole and without DoRA; use "
             "adapter.kind: lora without quantization and use_dora, or adapter.init: zero"
         )
+    experts = expert_tensors(model, family, tuning, adapter) if adapter.experts else []
     config = peft.LoraConfig(
         r=adapter.rank,
         init_lora_weights=True if adapter.init == "zero" else adapter.init,
@@ -217,11 +184,12 @@ def _with_lora(model: PreTrainedModel, family: Family, tuning: Tuning, adapter: 
         use_rslora=adapter.use_rslora,
         use_dora=adapter.use_dora,
         target_modules=exact_pattern(layers, model),
+        target_parameters=experts or None,
         modules_to_save=modules_to_save(model, family, tuning) or None,
         bias="none",
         fan_in_fan_out=all(isinstance(model.get_submodule(name), Conv1D) for name in layers),
     )
-    with _names_kept():
+    with as_named():
         adapted = peft.get_peft_model(model, config)
     take_arguments_by_name(adapted)
     if adapter.init != "zero":

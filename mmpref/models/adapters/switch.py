@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmpref.errors import ConfigError
+from mmpref.models.adapters.as_named import as_named
+
 TRAINED = "default"
 """The name that peft gives to the first adapter of a model."""
 COPY = "reference"
@@ -19,13 +22,16 @@ def copy_adapter(model: Any) -> None:
     """Give a peft model a second, frozen adapter with the weights that the one it trains has now.
 
     Nothing else changes: the trained adapter stays the active one, and no random number is drawn.
+
+    Raises:
+        ConfigError: this release of peft cannot hold two adapters on experts.
     """
     wants = _what_trains(model)
     config = copy.deepcopy(model.peft_config[TRAINED])
     config.init_lora_weights = True  # not the start that changes the base (PiSSA): the weights are copied
     config.inference_mode = True
     cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=cuda):
+    with torch.random.fork_rng(devices=cuda), as_named(), _two_on_experts():
         model.add_adapter(COPY, config)
     weights = dict(model.named_parameters())
     with torch.no_grad():
@@ -36,6 +42,20 @@ def copy_adapter(model: Any) -> None:
                 parameter.copy_(source)
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in wants)
+
+
+@contextmanager
+def _two_on_experts() -> Iterator[None]:
+    """What older releases of peft say of a second adapter with ``target_parameters``, in one line with what to do."""
+    try:
+        yield
+    except ValueError as err:
+        if "target_parameters" not in str(err):
+            raise
+        raise ConfigError(
+            "the adapter that training goes on from is on experts, and this release of peft cannot hold a copy of it "
+            "for the reference; write `reference.kind=cache`, or update peft"
+        ) from err
 
 
 def has_copy(model: Any) -> bool:

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from mmpref.models.tuning import Tuning
+from mmpref.errors import ConfigError
+from mmpref.models.experts import fused_experts
+from mmpref.models.tuning import AdapterSettings, Tuning
 from mmpref.models.unwrap import submodule
 from mmpref.processing.family import Family, PartName
 
@@ -39,7 +41,7 @@ def lora_layers(model: PreTrainedModel, family: Family, tuning: Tuning) -> list[
     return [
         name
         for name, module in model.named_modules()
-        if (isinstance(module, Conv1D) or (isinstance(module, nn.Linear) and _is_linear(module)))
+        if (isinstance(module, Conv1D) or is_linear(module))
         and module is not head
         and name not in read
         and owners[id(module.weight)] == 1
@@ -56,9 +58,12 @@ def _runs_without_gradient(module: nn.Module) -> bool:
     return any(isinstance(getattr(value, "__self__", None), torch.no_grad) for value in cells)
 
 
-def _is_linear(layer: nn.Linear) -> bool:
-    """Whether a layer gives what a linear layer gives: routers of experts (Llama 4) are its subclass and give more."""
+def is_linear(layer: nn.Module) -> bool:
+    """Whether it is a linear layer, packed or not, and gives what one gives; routers (Llama 4) are a subclass and give
+    more."""
     kind = type(layer)
+    if not isinstance(layer, nn.Linear):
+        return False
     if kind.forward is nn.Linear.forward or not kind.__module__.startswith("transformers.models."):
         return True
     on_meta = {name: value.to("meta") for name, value in layer.state_dict().items()}
@@ -68,6 +73,37 @@ def _is_linear(layer: nn.Linear) -> bool:
     except (RuntimeError, IndexError, TypeError):  # it takes other shapes than rows (DeepSeek V4's groups)
         return False
     return isinstance(found, Tensor) and found.shape == (2, layer.out_features)
+
+
+def expert_tensors(model: PreTrainedModel, family: Family, tuning: Tuning, adapter: AdapterSettings) -> list[str]:
+    """Names of the tensors with the matrices of experts that ``adapter.experts`` puts LoRA on.
+
+    Raises:
+        ConfigError: the parts tuned by LoRA have none, or a setting does not work on them.
+    """
+    found = [
+        f"{layer.path}.{name}"
+        for layer in fused_experts(model)
+        if tuning.of(family.part_of(layer.path)) == "lora"
+        for name in layer.tensors
+    ]
+    kind = getattr(model.config, "model_type", type(model).__name__)
+    if not found:
+        raise ConfigError(
+            f"adapter.experts is for mixture-of-experts models, and the parts of this '{kind}' model that LoRA is on "
+            "have no experts that are kept together; write `adapter.experts=false`"
+        )
+    for key, is_set, plain in (
+        ("dropout", adapter.dropout > 0, "0"),
+        ("use_dora", adapter.use_dora, "false"),
+        ("init", adapter.init != "zero", "zero"),
+    ):
+        if is_set:
+            raise ConfigError(
+                f"adapter.experts and adapter.{key} do not go together: LoRA on experts is added to their matrices "
+                f"themselves; write `adapter.{key}={plain}`"
+            )
+    return found
 
 
 _DESCRIBES = ("dtype", "device", "shape", "size", "ndim")

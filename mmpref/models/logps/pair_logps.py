@@ -13,19 +13,23 @@ from torch import Tensor, nn
 from mmpref.losses.contract import PairLogps
 from mmpref.models.frozen_tower import FrozenFeatures
 from mmpref.models.logps.answer_logps import answer_sums
+from mmpref.models.logps.router_balance import Routers, balance_of_pairs
 from mmpref.processing.batch import PairBatch
 
 if TYPE_CHECKING:
     from mmpref.models.logps.reference import Reference
 
 
-def pair_logps(model: nn.Module, batch: PairBatch, *, reference: Reference | None = None) -> PairLogps:
+def pair_logps(
+    model: nn.Module, batch: PairBatch, *, reference: Reference | None = None, routers: Routers | None = None
+) -> PairLogps:
     """What the objective needs to know about a batch, in float32.
 
     Args:
         model: the policy, as the trainer wraps it (its forward is the one that is called).
         batch: pairs in either layout; without a rejected side the rejected fields are None.
         reference: where the reference log-probs come from; None leaves them out.
+        routers: of a mixture-of-experts policy (``find_routers``) whose balance is wanted; the reference has none.
 
     The result carries the gradient of the policy and none of the reference. What is frozen of the vision tower runs
     once for both.
@@ -33,13 +37,14 @@ def pair_logps(model: nn.Module, batch: PairBatch, *, reference: Reference | Non
     ref_chosen: Tensor | None = None
     ref_rejected: Tensor | None = None
     if reference is None:
-        chosen, rejected = batch.halves(answer_sums(model, batch))
+        sums, balance = _policy(model, batch, routers)
     else:  # the reference first, so that image features are freed as the policy takes them
         features = FrozenFeatures(model)
         with features.recording():
             ref_chosen, ref_rejected = reference.logps(batch)
         with features.replaying():
-            chosen, rejected = batch.halves(answer_sums(model, batch))
+            sums, balance = _policy(model, batch, routers)
+    chosen, rejected = batch.halves(sums)
     chosen_len, rejected_len = batch.halves(batch.answer_lens)
     score_chosen, score_rejected = batch.scores if batch.scores is not None and batch.has_rejected else (None, None)
     return PairLogps(
@@ -51,4 +56,14 @@ def pair_logps(model: nn.Module, batch: PairBatch, *, reference: Reference | Non
         ref_rejected=ref_rejected,
         chosen_score=score_chosen,
         rejected_score=score_rejected,
+        router_balance=balance,
     )
+
+
+def _policy(model: nn.Module, batch: PairBatch, routers: Routers | None) -> tuple[Tensor, Tensor | None]:
+    """Sums of answer log-probs [A], and the balance of the routers [B] where it is wanted."""
+    if routers is None:
+        return answer_sums(model, batch), None
+    with routers.recording() as logits:
+        sums = answer_sums(model, batch)
+    return sums, balance_of_pairs(logits, batch, used=routers.used)

@@ -233,6 +233,7 @@ def _trainer_of(prepared: PreparedRun, setup: Setup, facts: dict[str, Any], logg
         callbacks=[logger, ImageListKept(prepared.images), ProgressCallback(progress)],
         learning_rates=recipe.train.learning_rates.model_dump(exclude_none=True),
         skip_nonfinite_steps=recipe.train.skip_nonfinite_steps,
+        router_aux_loss_coef=recipe.model.router_aux_loss_coef,
         fault_folder=recipe.output / "faults",
         costs=[float(fit.work) for fit in setup.train.fits],
         checkpoint_facts=facts,

@@ -14,11 +14,13 @@ from mmpref.files.hashes import Say
 from mmpref.losses.objective import Objective
 from mmpref.models.adapters.lora import prepare
 from mmpref.models.adapters.weights import count_parameters
+from mmpref.models.experts import describe_experts
 from mmpref.models.folder.config_checks import refuse_unsavable
 from mmpref.models.load import LoadSettings, family_of_config, load, load_config
 from mmpref.models.loaded import LoadedModel
 from mmpref.models.logps.layout_choice import Layout, choose_layout
 from mmpref.models.logps.reference import Reference, choose_reference
+from mmpref.models.logps.router_balance import find_routers
 from mmpref.models.part_counts import PartCount, count_parts, in_words
 from mmpref.models.quantize import QuantizationSettings
 from mmpref.models.reference_rule import start_of
@@ -76,6 +78,8 @@ def set_up(recipe: Recipe, objective: Objective, data: RunData, say: Say, world:
     with explain_oom(lambda: f"loading {recipe.model.path}", lambda: smaller_weights(recipe)):
         loaded = _load_model(recipe, world)
     refuse_unsavable(loaded.model, recipe.model.path)
+    if recipe.model.router_aux_loss_coef:
+        find_routers(loaded.model)
     if recipe.adapter.path is not None:
         say(describe_start(recipe))
     say(describe(loaded, recipe, is_deepspeed=world.is_deepspeed))
@@ -88,6 +92,10 @@ def set_up(recipe: Recipe, objective: Objective, data: RunData, say: Say, world:
     rows = f"{len(train.pairs)} pairs, {len(data.quarantine)} rows in quarantine"
     say(f"{rows}; {trained:,} of {total:,} parameters train")
     say(f"parts: {in_words(parts)}")
+    if recipe.adapter.path is None:
+        adapter, packed = recipe.adapter.kind != "none", recipe.adapter.stored_as is not None
+        if note := describe_experts(loaded.model, adapter=adapter, adapted=recipe.adapter.experts, packed=packed):
+            say(note)
     layout = world.on_first_rank(  # where one rank reads the weights for all, the others have none to try a layout with
         lambda: choose_layout(loaded.model, loaded.family, recipe.model.attention)
     )
@@ -215,7 +223,8 @@ def _load_model(recipe: Recipe, world: World = SINGLE_PROCESS) -> LoadedModel:
 
 
 def _adapter_settings(section: AdapterSection) -> AdapterSettings:
-    return AdapterSettings(**section.model_dump(include={"rank", "alpha", "dropout", "use_rslora", "use_dora", "init"}))
+    keys = {"rank", "alpha", "dropout", "use_rslora", "use_dora", "init", "experts"}
+    return AdapterSettings(**section.model_dump(include=keys))
 
 
 def _quantization(section: AdapterSection, *, sharded: bool) -> QuantizationSettings | None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import TrainingArguments
 
+from mmpref.errors import ConfigError
 from mmpref.models.adapters.weights import is_adapter_weight, plain_name
 from mmpref.models.unwrap import base_model, unwrap
 from mmpref.processing.family import Family, PartName
@@ -129,6 +130,22 @@ def look(
             found = {one.name for one in other if one.reached}
             lost = tuple(name for name in missed if name in found)
     return Learning(tuple(tensors), unused, lost, reentrant)
+
+
+def refuse_balance_without_graph(args: TrainingArguments) -> None:
+    """Refuse reentrant checkpointing beside a loss on routers: their logits would be made without a graph.
+
+    Raises:
+        ConfigError: it is asked for.
+    """
+    names = ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs")
+    given = [getattr(args, name, None) or {} for name in names]
+    wanted = getattr(args, "activation_checkpointing", None) or getattr(args, "gradient_checkpointing", None)
+    if wanted and any(one.get("use_reentrant") for one in given):
+        raise ConfigError(
+            "model.router_aux_loss_coef would teach nothing under reentrant checkpointing, which runs layers without a "
+            f"graph; write `'{REENTRANT}'`"
+        )
 
 
 def is_reentrant(model: nn.Module) -> bool:

@@ -35,6 +35,7 @@ class TrainerOptions:
         skip_nonfinite_steps: so many updates with a loss or gradient that is not finite are left out; the next one
             stops the training, as the first does by default. Each writes a dump.
         fault_folder: where these dumps go; default: ``faults/`` in ``args.output_dir``.
+        router_aux_loss_coef: weight of the load-balancing loss of a mixture-of-experts policy; 0 adds none.
         costs: the work that each training pair is, in any unit; several processes share it evenly.
         checkpoint_facts: stored in every checkpoint; whoever resumes compares them (``checkpoint.differences``).
         run_folder: the run folder around ``args.output_dir``, which the caller has locked for this training. Default:
@@ -48,6 +49,7 @@ class TrainerOptions:
     callbacks: Sequence[TrainerCallback] = ()
     learning_rates: Mapping[str, float] | None = None
     skip_nonfinite_steps: int = 0
+    router_aux_loss_coef: float = 0.0
     fault_folder: Path | None = None
     costs: Sequence[float] | None = None
     checkpoint_facts: Mapping[str, Any] | None = None

@@ -33,6 +33,7 @@ from mmpref.losses import LossOutput, PairLogps
 from mmpref.losses.objective import Objective
 from mmpref.models.adapters.weights import plain_name
 from mmpref.models.logps.pair_logps import pair_logps
+from mmpref.models.logps.router_balance import find_routers
 from mmpref.models.unwrap import unwrap
 from mmpref.processing.batch import PairBatch
 from mmpref.processing.collate import PairCollator
@@ -42,6 +43,7 @@ from mmpref.training.parallel.world import World
 from mmpref.training.parallel.zero import refuse_other_way
 from mmpref.training.trainer.checkpointer import Checkpointer
 from mmpref.training.trainer.inputs import AdapterOrFolder, Given, Model, PairsOrFile, TrainerInputs
+from mmpref.training.trainer.learning import refuse_balance_without_graph
 from mmpref.training.trainer.loaders import Loaders, Pairs
 from mmpref.training.trainer.memory_errors import (
     MemorySituation,
@@ -135,6 +137,10 @@ class PreferenceTrainer(Trainer):
         trained = (part for p, part in _parts(inputs.model, inputs.collator).items() if p.requires_grad)
         refuse_idle_rates(self._rates, trained)
         self.pairs_done = 0
+        self._balance = options.router_aux_loss_coef
+        self._routers = find_routers(inputs.model) if self._balance else None
+        if self._routers is not None:
+            refuse_balance_without_graph(args)
         self._add_parts(inputs, options)
 
     def _add_parts(self, inputs: TrainerInputs, options: TrainerOptions) -> None:
@@ -210,7 +216,8 @@ class PreferenceTrainer(Trainer):
         return found
 
     def _logps(self, model: nn.Module, batch: PairBatch) -> PairLogps:
-        return pair_logps(model, batch, reference=self.reference if self.objective.needs_reference else None)
+        reference = self.reference if self.objective.needs_reference else None
+        return pair_logps(model, batch, reference=reference, routers=self._routers)
 
     def _objective(self, logps: PairLogps, batch: PairBatch) -> tuple[LossOutput, Tensor]:
         """The objective of the pairs that count, and a zero that keeps the graph of those that do not."""
@@ -226,11 +233,14 @@ class PreferenceTrainer(Trainer):
         except NonFiniteError as err:
             where = f"step {self.state.global_step + 1}, pairs {', '.join(batch.pair_ids)}"
             raise NonFiniteError(f"{where}: {err}") from err
-        per_pair = output.per_pair[:count]
-        stats = {**plain, **{name: value[:count] for name, value in output.stats.items()}}
+        whole, stats = output.per_pair, {**plain, **{name: value[:count] for name, value in output.stats.items()}}
+        if logps.router_balance is not None:
+            whole = whole + self._balance * logps.router_balance
+            stats["router/aux_loss"] = logps.router_balance.detach()[:count]
+        per_pair = whole[:count]
         if self.is_in_train:
             self.watch.note({**stats, "loss": per_pair.detach()})
-        return LossOutput(per_pair=per_pair, stats=stats), output.per_pair[count:].sum() * 0.0
+        return LossOutput(per_pair=per_pair, stats=stats), whole[count:].sum() * 0.0
 
     def training_step(
         self,
