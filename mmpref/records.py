@@ -66,6 +66,15 @@ class VideoFrames:
 
 
 @dataclass(frozen=True, slots=True)
+class VideoShape:
+    """What is known of a video's frames before any is decoded: their size, and when each of them is seen."""
+
+    width: int
+    height: int
+    times: tuple[float, ...]  # seconds from the beginning, ascending
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """One part of a message: an image place, a video place or a piece of text.
 

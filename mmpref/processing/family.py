@@ -15,6 +15,21 @@ PartName = Literal["vision", "projector", "language", "other"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VideoFacts:
+    """How a family reads a video: what its frames become, and how their times are told."""
+
+    form: Literal["patches", "frames"]
+    """Patches of ``temporal_patch_size`` frames in a grid, or whole frames of one size whose features are pooled."""
+    time: Literal["order", "positions", "text"] = "order"
+    """Frames are only in order; or positions in time follow seconds; or each patch is written with its time before it,
+    and is to positions a still image of its own."""
+    budget: Literal["frame", "video"] = "frame"
+    """What the least and most pixels of the video settings are of: one frame, or all frames of a video together."""
+    size: tuple[tuple[str, int], ...]
+    """The size that transformers takes where the video settings of a folder name none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
     """One row of facts about a family of models."""
 
@@ -36,7 +51,8 @@ class Family:
     repeats_image_token: bool = True
     """One image place becomes copies of one token. If false, only the processor can expand it, text and all."""
     token_types: str | None = None
-    """Model input that marks image tokens with 1, or says which tokens are the prompt (``prefix_lm``)."""
+    """Model input that marks image tokens with 1 and video tokens with 2, or which tokens are the prompt
+    (``prefix_lm``)."""
     prefix_lm: tuple[int, int] | None = None
     """Token types of (prompt, answer) for models that read the prompt in both directions; None for all others."""
     mrope: bool = False
@@ -51,6 +67,8 @@ class Family:
     """Image features are not brought into the dtype of the text that they join: both must be kept in the same."""
     no_images: str = ""
     """Why rows with images are refused although the model sees them."""
+    video: VideoFacts | None = None
+    """How videos are read; None for families whose rows have none."""
     note: str = ""
     """What the user should know of this choice, if anything."""
 
@@ -104,19 +122,33 @@ _QWEN2_VL = Family(
     has_pixel_budget=True,
     shared_prefix=True,
 )
+_QWEN2_VIDEO = (("shortest_edge", 128 * 28 * 28), ("longest_edge", 768 * 28 * 28))
+_QWEN3_VIDEO = (("shortest_edge", 128 * 32 * 32), ("longest_edge", 768 * 32 * 32))
 
 # one row a family; a row that differs from another in little says only what differs
 FAMILIES: tuple[Family, ...] = (
     _LLAVA,
     replace(_LLAVA, name="llava_next", model_types=frozenset({"llava_next"})),
-    replace(_LLAVA, name="llava_onevision", model_types=frozenset({"llava_onevision"}), tiles_one_image_only=True),
-    _QWEN2_VL,
-    replace(_QWEN2_VL, name="qwen2_5_vl", model_types=frozenset({"qwen2_5_vl"})),
+    replace(
+        _LLAVA,
+        name="llava_onevision",
+        model_types=frozenset({"llava_onevision"}),
+        tiles_one_image_only=True,
+        video=VideoFacts(form="frames", size=(("height", 384), ("width", 384))),
+    ),
+    replace(_QWEN2_VL, video=VideoFacts(form="patches", size=_QWEN2_VIDEO)),
+    replace(
+        _QWEN2_VL,
+        name="qwen2_5_vl",
+        model_types=frozenset({"qwen2_5_vl"}),
+        video=VideoFacts(form="patches", time="positions", size=_QWEN2_VIDEO),
+    ),
     replace(
         _QWEN2_VL,
         name="qwen3_vl",
         model_types=frozenset({"qwen3_vl"}),
         projector=("model.visual.merger", "model.visual.deepstack_merger_list"),
+        video=VideoFacts(form="patches", time="text", budget="video", size=_QWEN3_VIDEO),
     ),
     Family(
         name="internvl",

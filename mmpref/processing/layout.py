@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -49,7 +49,7 @@ def shared_prefix_batch(pairs: Sequence[EncodedPair], *, need_rejected: bool = T
         pair_ids=tuple(pair.pair_id for pair in pairs),
         position_ids=torch.cat(row.positions, dim=-1).unsqueeze(-2),
         segments=tuple(row.segments),
-        **_images(row.vision),
+        **_images(row.prompts),
         score_chosen=_scores(pairs, "score_chosen"),
         score_rejected=_scores(pairs, "score_rejected"),
     )
@@ -74,7 +74,7 @@ def plain_batch(pairs: Sequence[EncodedPair], pad_token_id: int, *, need_rejecte
         pair_ids=tuple(pair.pair_id for pair in pairs),
         attention_mask=pad_rows([torch.ones_like(row) for row in ids], 0),
         position_ids=_planes(rows, width),
-        **_images([prompt.vision for prompt, _ in rows]),
+        **_images([prompt for prompt, _ in rows]),
         token_types=_token_types(rows),
         score_chosen=_scores(pairs, "score_chosen"),
         score_rejected=_scores(pairs, "score_rejected"),
@@ -92,7 +92,7 @@ class _PackedRow:
     targets: list[Tensor] = field(default_factory=list)
     chosen: list[Tensor] = field(default_factory=list)
     rejected: list[Tensor] = field(default_factory=list)
-    vision: list[dict[str, Tensor]] = field(default_factory=list)
+    prompts: list[EncodedPrompt] = field(default_factory=list)
     num_tokens: int = 0
     num_predictions: int = 0
 
@@ -125,7 +125,7 @@ class _PackedRow:
             continued(places, len(shared) + len(first)),
             continued(places, len(second), skip=len(shared)),
         ]
-        self.vision.append(dict(prompt.vision))
+        self.prompts.append(prompt)
         self.segments.append(segment)
         self.num_tokens = segment.end
         return segment
@@ -163,10 +163,14 @@ def _sides(
     return first, second
 
 
-def _images(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
-    vision = join_vision(rows)
+def _images(prompts: Sequence[EncodedPrompt]) -> dict[str, Any]:
+    vision = join_vision([prompt.vision for prompt in prompts])
     grids = vision.get("image_grid_thw")
-    return {"vision": vision, "image_grids": () if grids is None else tuple(map(tuple, grids.tolist()))}
+    return {
+        "vision": vision,
+        "image_grids": () if grids is None else tuple(map(tuple, grids.tolist())),
+        "video_frames": tuple(count for prompt in prompts for count in prompt.video_frames),
+    }
 
 
 def _planes(rows: Sequence[tuple[EncodedPrompt, Tensor]], width: int) -> Tensor | None:

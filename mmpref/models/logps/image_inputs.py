@@ -57,6 +57,8 @@ def image_inputs(model: nn.Module, batch: PairBatch) -> dict[str, Any]:
     tower: Any = submodule(base, "model.visual")
     if not batch.image_grids or tower is None or getattr(base.config, "model_type", "") not in _TOWERS:
         return {}
+    if batch.has_videos:  # Qwen3-VL would hand what is of the images on to its videos
+        return {}
     facts = _Tower(
         merge=tower.spatial_merge_size,
         window=getattr(tower, "window_size", None),
@@ -138,15 +140,16 @@ def placing_images(model: nn.Module, batch: PairBatch) -> Iterator[None]:
         return
     with ExitStack() as stack:
         if hasattr(inner, "get_placeholder_mask"):
-            stack.enter_context(_replaced(inner, "get_placeholder_mask", _placeholders(inner, batch)))
+            stack.enter_context(replaced(inner, "get_placeholder_mask", _placeholders(inner, batch)))
         language: Any = getattr(inner, "language_model", None)
         if hasattr(language, "_deepstack_process"):
-            stack.enter_context(_replaced(language, "_deepstack_process", _deepstack(language, batch.image_places)))
+            stack.enter_context(replaced(language, "_deepstack_process", _deepstack(language, batch.image_places)))
         yield
 
 
 @contextmanager
-def _replaced(module: nn.Module, name: str, function: Callable[..., Any]) -> Iterator[None]:
+def replaced(module: nn.Module, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """Inside, a module has this function in place of its method."""
     before = module.__dict__.get(name)
     module.__dict__[name] = function
     try:

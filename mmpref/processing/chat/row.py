@@ -32,7 +32,7 @@ class Row:
 class Way:
     """One way to give a conversation to the template."""
 
-    as_parts: bool  # messages as lists of parts; else as strings where they have no image
+    as_parts: bool  # messages as lists of parts; else as strings where they have no image or video
     thought_key: str = ""  # key of the message that takes an answer's reasoning; "" leaves it in the content
     switch: tuple[tuple[str, bool], ...] = ()
 
@@ -48,7 +48,7 @@ class Way:
         """Messages as the template takes them, marked."""
         found = []
         for message in messages:
-            if self.as_parts or message.num_images:
+            if self.as_parts or message.num_images or message.num_videos:
                 content: Any = [_as_part(part, template.mark(part.text)) for part in message.parts]
             else:
                 content = template.mark(message.text)
@@ -74,7 +74,7 @@ class UnfitWayError(Exception):
 
 
 def _as_part(part: Part, text: str) -> dict[str, str]:
-    return {"type": "image"} if part.kind == "image" else {"type": "text", "text": text}
+    return {"type": "text", "text": text} if part.kind == "text" else {"type": part.kind}
 
 
 def shortened(text: str, width: int = 60) -> str:

@@ -1,0 +1,188 @@
+"""How a model's folder says that videos are processed, and the size that frames get by it.
+
+The classes of transformers that read these settings need torchvision; their arithmetic is done here, so that no
+decoded frame is needed to count tokens either.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mmpref.errors import ConfigError
+from mmpref.processing.family import VideoFacts
+
+ATTRIBUTE = "video_settings"
+"""Where a loaded processor has them."""
+_MOST_STRETCHED = 200
+"""Sides of a frame may differ so many times, in Qwen's video processors."""
+_SLACK = 1.05
+
+
+class FrameSizeError(ValueError):
+    """Frames that the model's video processor does not take; its message goes on after ``has a video``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoSettings:
+    """The settings of one video processor.
+
+    Args:
+        size: ``height`` and ``width`` of every frame; or ``shortest_edge`` and ``longest_edge``, which are the least
+            and most pixels despite their names.
+        frame_pixels: the most pixels of one frame that the user allows (``processing.video_max_pixels``).
+        cap: ``cap_pixels_per_frame`` of transformers: a bound of each frame by ``max_tokens``.
+        positions_a_second: how far positions move in a second of video (``tokens_per_second`` of the model's config).
+    """
+
+    size: Mapping[str, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    rescale_factor: float
+    resample: int
+    patch_size: int = 1
+    merge_size: int = 1
+    temporal_patch_size: int = 1
+    do_resize: bool = True
+    do_rescale: bool = True
+    do_normalize: bool = True
+    do_center_crop: bool = False
+    cap: bool = False
+    max_tokens: int = 0
+    frame_pixels: int | None = None
+    positions_a_second: float = 1.0
+
+    @classmethod
+    def of(
+        cls, written: Mapping[str, Any], images: Any, facts: VideoFacts, *, positions_a_second: float = 1.0
+    ) -> VideoSettings:
+        """From what a folder says of videos; what it does not say is as for images, and the size as transformers has it.
+
+        Args:
+            written: of the folder.
+            images: the image processor of the model.
+            positions_a_second: of the model's config, for families whose positions follow seconds.
+        """
+
+        def say(key: str, default: Any) -> Any:
+            return default if written.get(key) is None else written[key]
+
+        size = dict(say("size", {}) or facts.size)
+        if facts.form == "patches":
+            for key, old in (("shortest_edge", "min_pixels"), ("longest_edge", "max_pixels")):
+                size[key] = say(old, size.get(key, dict(facts.size)[key]))
+        elif "shortest_edge" in size:
+            size = {"height": size["shortest_edge"], "width": size["shortest_edge"]}
+        defaults = {"patch_size": 1, "merge_size": 1, "temporal_patch_size": 1}
+        patches = {key: int(say(key, getattr(images, key, number))) for key, number in defaults.items()}
+        per_frame = 768 if facts.budget == "video" else 128_000
+        return cls(
+            size={key: int(number) for key, number in size.items()},
+            mean=tuple(say("image_mean", images.image_mean)),
+            std=tuple(say("image_std", images.image_std)),
+            rescale_factor=float(say("rescale_factor", images.rescale_factor)),
+            resample=int(say("resample", images.resample)),
+            do_resize=bool(say("do_resize", True)),
+            do_rescale=bool(say("do_rescale", True)),
+            do_normalize=bool(say("do_normalize", True)),
+            do_center_crop=bool(say("do_center_crop", False)),
+            cap=bool(say("cap_pixels_per_frame", False)),
+            max_tokens=int(say("max_video_tokens", per_frame)),
+            positions_a_second=positions_a_second,
+            **patches,
+        )
+
+    def within(self, frame_pixels: int | None, facts: VideoFacts) -> VideoSettings:
+        """With a bound of each frame by the user.
+
+        Raises:
+            ConfigError: frames have a fixed size, or the bound is below the least that the model's settings allow.
+        """
+        if frame_pixels is None:
+            return self
+        if facts.form == "frames":
+            raise ConfigError(
+                "processing.video_max_pixels is for models that resize to a number of pixels, and this one brings "
+                "every frame to one size: remove this key"
+            )
+        least = self.size["shortest_edge"] if facts.budget == "frame" else (self.patch_size * self.merge_size) ** 2
+        if frame_pixels < least:
+            raise ConfigError(
+                f"processing.video_max_pixels ({frame_pixels}) is below the {least} pixels that the model's video "
+                f"settings give a frame at least; write processing.video_max_pixels={least} or more"
+            )
+        return replace(self, frame_pixels=frame_pixels)
+
+    def frame_size(
+        self, width: int, height: int, frames: int, facts: VideoFacts, *, frame_pixels: int | None = None
+    ) -> tuple[int, int]:
+        """(width, height) that every frame of a video is brought to.
+
+        Args:
+            frame_pixels: another bound of each frame, for one row.
+
+        Raises:
+            FrameSizeError: the model's video processor takes no such frames.
+        """
+        if facts.form == "frames":
+            return (self.size["width"], self.size["height"]) if self.do_resize else (width, height)
+        factor = self.patch_size * self.merge_size
+        if not self.do_resize:
+            if width % factor or height % factor:
+                raise FrameSizeError(
+                    f"of {width} x {height}, and its video settings say do_resize: false, so that sides must be "
+                    f"multiples of {factor}"
+                )
+            return width, height
+        is_whole = facts.budget == "video"
+        if is_whole and frames < self.temporal_patch_size:
+            raise FrameSizeError(
+                f"of {frames} frame, and this model's video processor takes {self.temporal_patch_size} at least; give "
+                "it as an image, or sample more frames"
+            )
+        if is_whole and min(width, height) < factor:
+            scale = max(factor / width, factor / height)
+            width, height = int(width * scale), int(height * scale)
+        if max(width, height) > _MOST_STRETCHED * min(width, height):
+            raise FrameSizeError(
+                f"of {width} x {height}, and this model takes sides that differ {_MOST_STRETCHED} times at most"
+            )
+        return _fitted(width, height, frames if is_whole else 1, self._limits(frames, is_whole, frame_pixels), self)
+
+    def _limits(self, frames: int, is_whole: bool, frame_pixels: int | None) -> tuple[int, int]:
+        """Least and most pixels: of a frame, or of all frames together."""
+        low, high = self.size["shortest_edge"], self.size["longest_edge"]
+        if self.cap and is_whole:
+            high = frames * max(min(self.max_tokens * self._factor**2, high // frames), int(low * _SLACK))
+        elif self.cap:
+            share = int(self.max_tokens * self._factor**2 * 0.9) * self.temporal_patch_size // frames
+            high = max(min(high, share), int(low * _SLACK))
+        for bound in (self.frame_pixels, frame_pixels):
+            if bound is not None:
+                high = max(low, min(high, bound * (frames if is_whole else 1)))
+        return low, high
+
+    @property
+    def _factor(self) -> int:
+        return self.patch_size * self.merge_size
+
+
+def _fitted(
+    width: int, height: int, frames: int, limits: tuple[int, int], settings: VideoSettings
+) -> tuple[int, int]:
+    """Sides as multiples of one merged patch, nearly in the same proportion, with so many pixels in all frames."""
+    factor = settings.patch_size * settings.merge_size
+    low, high = limits
+    patch = settings.temporal_patch_size if frames > 1 else 1
+    counted = round(frames / patch) * patch  # of an odd number of frames the nearest even one is what is compared
+    sides = [round(side / factor) * factor for side in (width, height)]
+    total, exact = counted * sides[0] * sides[1], frames * width * height
+    if total > high:
+        shrink = math.sqrt(exact / high)
+        sides = [max(factor, math.floor(side / shrink / factor) * factor) for side in (width, height)]
+    elif total < low:
+        grow = math.sqrt(low / exact)
+        sides = [math.ceil(side * grow / factor) * factor for side in (width, height)]
+    return sides[0], sides[1]
