@@ -67,11 +67,16 @@ class VideoFrames:
 
 @dataclass(frozen=True, slots=True)
 class VideoShape:
-    """What is known of a video's frames before any is decoded: their size, and when each of them is seen."""
+    """What is known of the frames that a model is shown of one video before they are decoded."""
 
-    width: int
+    width: int  # pixels of every frame, upright
     height: int
-    times: tuple[float, ...]  # seconds from the beginning, ascending
+    times: tuple[float, ...]  # seconds from the beginning, ascending: those of the VideoFrames
+
+    @property
+    def num_frames(self) -> int:
+        """How many frames the model is shown."""
+        return len(self.times)
 
 
 @dataclass(frozen=True, slots=True)

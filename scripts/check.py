@@ -21,13 +21,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = ("format", "lint", "spelling", "types", "tests")
+_QUICK = "not slow and not distributed and not gpu and not network and not model_types"
 TIERS = {
-    "quick": (["tests/unit", "tests/architecture"], "not slow and not distributed and not gpu and not network"),
-    "default": ([], "not slow and not distributed and not gpu and not network"),
+    "quick": (["tests/unit", "tests/architecture"], _QUICK),
+    "default": ([], _QUICK),
+    "model_types": (["tests/model_types"], "model_types and not gpu"),
     "distributed": (["tests/distributed"], "distributed and not slow"),
     "slow": ([], "not gpu and not network"),
     "gpu": ([], "gpu"),
-    "oldest": (["tests/unit", "tests/invariants"], "not slow and not distributed and not gpu and not network"),
+    "oldest": (
+        ["tests/unit", "tests/invariants", "tests/model_types"],
+        "not slow and not distributed and not gpu and not network",
+    ),
 }
 
 
@@ -43,7 +48,7 @@ class Outcome:
 
 def main() -> int:
     options, for_pytest = parse()
-    steps = ["tests"] if for_pytest or options.tier in ("gpu", "distributed") else list(STEPS)
+    steps = ["tests"] if for_pytest or options.tier in ("gpu", "distributed", "model_types") else list(STEPS)
     if options.only:
         steps = options.only.split(",")
         if unknown := [step for step in steps if step not in STEPS]:
@@ -84,7 +89,7 @@ def command_lines(options: argparse.Namespace, for_pytest: list[str]) -> dict[st
         tests += [*places, "--durations=12"]
         if options.workers > 1 and options.tier not in ("gpu", "distributed"):  # those have the machine to themselves
             # one worker per file: fixtures that train something are made once
-            tests += ["-n", str(options.workers), "--dist", "loadfile"]
+            tests += ["-n", str(options.workers), "--dist", "load" if options.tier == "model_types" else "loadfile"]
     return {
         "format": [*python, "ruff", "format", "--check", "."],
         "lint": [*python, "ruff", "check", "."],

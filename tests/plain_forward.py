@@ -187,7 +187,8 @@ def stock_twin(model: Any) -> Any:
     for module in twin.modules():
         module.__dict__.pop("forward", None)
     base = twin.get_base_model() if hasattr(twin, "get_base_model") else twin
-    base.set_attn_implementation("sdpa")
+    if base.config.get_text_config()._attn_implementation != "eager":  # which some models are left with
+        base.set_attn_implementation("sdpa")
     return twin
 
 

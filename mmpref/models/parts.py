@@ -58,7 +58,7 @@ def with_parts(family: Family, model: PreTrainedModel, named: Mapping[str, PartN
     if not family.has_vision:
         rest = (*parts.vision, *parts.projector, *parts.other)
         family = dataclasses.replace(family, other=rest, unknown=tuple(parts.unknown))
-    elif family.name == "generic":
+    elif family.finds_parts:
         family = dataclasses.replace(
             family,
             vision=tuple(parts.vision),

@@ -63,6 +63,11 @@ class Family:
     """A row's only image is cut into tiles by its size; several images are not, and have as many tokens each."""
     shared_prefix: bool = False
     """The prompt may be computed once for both answers; otherwise each answer is a row of its own."""
+    finds_parts: bool = False
+    """The paths above are names that such parts often have; those of a model are found in its own code."""
+    budget_copies: int = 1
+    """How often the image processor counts one pixel of an image in its budget (GLM-V: once for each frame of the two
+    that it makes of an image)."""
     one_dtype: bool = False
     """Image features are not brought into the dtype of the text that they join: both must be kept in the same."""
     no_images: str = ""
@@ -125,6 +130,26 @@ _QWEN2_VL = Family(
 _QWEN2_VIDEO = (("shortest_edge", 128 * 28 * 28), ("longest_edge", 768 * 28 * 28))
 _QWEN3_VIDEO = (("shortest_edge", 128 * 32 * 32), ("longest_edge", 768 * 32 * 32))
 
+_QWEN3_VL = replace(
+    _QWEN2_VL,
+    name="qwen3_vl",
+    model_types=frozenset({"qwen3_vl", "qwen3_vl_moe"}),
+    projector=("model.visual.merger", "model.visual.deepstack_merger_list"),
+    video=VideoFacts(form="patches", time="text", budget="video", size=_QWEN3_VIDEO),
+)
+
+# Names that image-text-to-text models of transformers give their parts; a path that a model does not have is not used.
+GENERIC = Family(
+    name="generic",
+    model_types=frozenset(),
+    vision=("model.vision_tower", "model.visual", "model.vision_model", "model.vision_encoder"),
+    projector=("model.multi_modal_projector", "model.connector", "model.visual.merger", "model.image_newline"),
+    language=("model.language_model", "model.text_model"),
+    repeats_image_token=False,
+    finds_parts=True,
+    one_dtype=True,
+)
+
 # one row a family; a row that differs from another in little says only what differs
 FAMILIES: tuple[Family, ...] = (
     _LLAVA,
@@ -143,12 +168,22 @@ FAMILIES: tuple[Family, ...] = (
         model_types=frozenset({"qwen2_5_vl"}),
         video=VideoFacts(form="patches", time="positions", size=_QWEN2_VIDEO),
     ),
+    _QWEN3_VL,
+    replace(
+        _QWEN3_VL,
+        name="qwen3_5",
+        model_types=frozenset({"qwen3_5", "qwen3_5_moe"}),
+        projector=("model.visual.merger",),
+        shared_prefix=False,
+        note="three of four layers of Qwen3.5 carry a state from token to token (gated delta net) in place of "
+        "attention, and that state would go from one answer into the other",
+    ),
     replace(
         _QWEN2_VL,
-        name="qwen3_vl",
-        model_types=frozenset({"qwen3_vl"}),
-        projector=("model.visual.merger", "model.visual.deepstack_merger_list"),
-        video=VideoFacts(form="patches", time="text", budget="video", size=_QWEN3_VIDEO),
+        name="glm4v",
+        model_types=frozenset({"glm4v", "glm4v_moe", "glm46v", "glm_ocr"}),
+        projector=("model.visual.downsample", "model.visual.merger"),
+        budget_copies=2,
     ),
     Family(
         name="internvl",
@@ -167,6 +202,40 @@ FAMILIES: tuple[Family, ...] = (
         repeats_image_token=False,
         shared_prefix=True,
         one_dtype=True,  # SmolVLM
+    ),
+    # decoders that see an image as tokens like all others, each at one place: measured with images by tests/model_types
+    replace(
+        GENERIC,
+        name="causal",
+        model_types=frozenset(
+            {
+                "aria",
+                "aya_vision",
+                "cohere2_vision",
+                "deepseek_vl",
+                "deepseek_vl_hybrid",
+                "exaone4_5",
+                "fast_vlm",
+                "got_ocr2",
+                "granite4_vision",
+                "idefics2",
+                "janus",
+                "kimi_k25",
+                "lfm2_vl",
+                "lighton_ocr",
+                "llava_next_video",
+                "minicpmv4_6",
+                "mistral3",
+                "ovis2",
+                "perception_lm",
+                "phi4_multimodal",
+                "qianfan_ocr",
+                "video_llama_3",
+                "video_llava",
+                "vipllava",
+            }
+        ),
+        shared_prefix=True,
     ),
     Family(
         name="gemma3",
@@ -201,17 +270,6 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 TEXT = Family(name="text", model_types=frozenset(), language=("model",), shared_prefix=True)
-
-# Names that image-text-to-text models of transformers give their parts; a path that a model does not have is not used.
-GENERIC = Family(
-    name="generic",
-    model_types=frozenset(),
-    vision=("model.vision_tower", "model.visual", "model.vision_model", "model.vision_encoder"),
-    projector=("model.multi_modal_projector", "model.connector", "model.visual.merger", "model.image_newline"),
-    language=("model.language_model", "model.text_model"),
-    repeats_image_token=False,
-    one_dtype=True,
-)
 
 
 def family_of(model_type: str, *, has_vision: bool) -> Family:

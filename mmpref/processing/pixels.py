@@ -142,8 +142,8 @@ class ImageEncoder:
     def _merged_patches(self, width: int, height: int, max_pixels: int | None) -> int:
         images = self._processor.image_processor
         size = self.options(max_pixels).get("size", images.size)
-        # the method knows the budget by its old names, and would take "size" without a word and without effect
-        limits = {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]}
+        # Qwen's method knows the budget by its old names, and would take "size" without a word and without effect
+        limits = {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"], "size": size}
         return int(images.get_number_of_image_patches(height, width, limits)) // int(images.merge_size) ** 2
 
     @cached_property
@@ -154,12 +154,14 @@ class ImageEncoder:
     def lowest_max_pixels(self) -> int:
         """The smallest budget of one image that the recipe and the processor allow."""
         low = self._settings.min_pixels
-        return int(low if low is not None else self._processor.image_processor.size["shortest_edge"])
+        own = int(self._processor.image_processor.size["shortest_edge"]) // self._family.budget_copies
+        return int(low if low is not None else own)
 
     def highest_max_pixels(self) -> int:
         """The budget of one image where a row has none of its own."""
         high = self._settings.max_pixels
-        return int(high if high is not None else self._processor.image_processor.size["longest_edge"])
+        own = int(self._processor.image_processor.size["longest_edge"]) // self._family.budget_copies
+        return int(high if high is not None else own)
 
     def grids(self, vision: Mapping[str, Tensor]) -> list[tuple[int, int]]:
         """(rows, columns) of tokens of each image, for families whose positions follow them."""
@@ -198,10 +200,11 @@ def image_options(
             "does not: remove these keys"
         )
     size = processor.image_processor.size
-    low = min_pixels if min_pixels is not None else size["shortest_edge"]
-    high = max_pixels if max_pixels is not None else size["longest_edge"]
+    copies = family.budget_copies
+    low = min_pixels * copies if min_pixels is not None else size["shortest_edge"]
+    high = max_pixels * copies if max_pixels is not None else size["longest_edge"]
     if low > high:
-        raise ConfigError(f"min_pixels ({low}) is above max_pixels ({high})")
+        raise ConfigError(f"min_pixels ({low // copies}) is above max_pixels ({high // copies})")
     # these two keys are areas in this processor, despite their names
     return {"size": {"shortest_edge": low, "longest_edge": high}}
 

@@ -84,7 +84,9 @@ LEVELS: dict[str, list[set[str]]] = {
     ],
     "data": [
         {"quarantine", "split", "text_similarity"},
+        {"media_files"},
         {"images", "placeholders", "row_values"},
+        {"videos"},
         {"audit", "mixture", "prompt_rows"},
         {"pair_writing", "pairs"},
         {"formats"},
@@ -154,9 +156,11 @@ LEVELS: dict[str, list[set[str]]] = {
 
 # library -> the files that may import it
 IMPORTED_BY: dict[str, set[str]] = {
+    "av": {"data/videos/files.py"},
     "PIL": {
         "data/images/derived.py",
         "data/images/loader.py",
+        "data/videos/files.py",
         "demo/world.py",
         "processing/pixels.py",
     },  # the last makes blank ones
@@ -184,7 +188,7 @@ IMPORTED_BY: dict[str, set[str]] = {
 }
 AUTO_CLASSES_IN = {"models/load.py"}
 
-EXTRAS = ("bitsandbytes", "matplotlib", "openpyxl", "trl", "torchvision", "deepspeed")
+EXTRAS = ("av", "bitsandbytes", "matplotlib", "openpyxl", "trl", "torchvision", "deepspeed")
 HEAVY = ("torch", "transformers", "datasets", "accelerate", "peft", "numpy", "PIL", "matplotlib")
 
 

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import re
-import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,12 +19,10 @@ from typing import IO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from mmpref.data.media_files import MediaFiles
 from mmpref.data.quarantine import RowError
-from mmpref.errors import ConfigError
-from mmpref.files.reading import without_links
 from mmpref.records import ImageRef
 
-_URL = re.compile(r"^(?:[A-Za-z][A-Za-z0-9+.\-]*://|data:)")
 _ORIENTATION_TAG = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -72,13 +67,8 @@ class ImageLoader:
 
     def __init__(self, root: Path | str | None, *, limits: ImageLimits | None = None) -> None:
         self.limits = limits if limits is not None else ImageLimits()
-        self.root: Path | None = None
-        if root is not None:
-            self.root = without_links(root)
-            if not self.root.is_dir():
-                raise ConfigError(
-                    f"the image root {self.root} is not a folder; set it to the folder that image paths start from"
-                )
+        self._files = MediaFiles("image", root, max_bytes=self.limits.max_bytes)
+        self.root = self._files.root
 
     def open(self, ref: ImageRef) -> Image.Image:
         """The image in RGB, upright, fully decoded and independent of its file."""
@@ -121,19 +111,7 @@ class ImageLoader:
 
     def resolve(self, path: str) -> Path:
         """The real path of an image named in a row, proved to be inside the root."""
-        if _URL.match(path):
-            raise _fault("image_url", path, _instead_of_url(path))
-        if self.root is None:
-            raise _fault(
-                "image_no_root", path, "is a path and no image root is set; set the folder that image paths start from"
-            )
-        try:
-            real = without_links(self.root / path)
-        except (OSError, ValueError, RuntimeError) as error:  # NUL byte, name too long, loop of links
-            raise _fault("image_missing", path, f"cannot be a path below {self.root}: {error}") from error
-        if not real.is_relative_to(self.root):
-            raise _fault("image_outside_root", path, f"leads outside the image root {self.root} (to {real})")
-        return real
+        return self._files.resolve(path)
 
     @contextmanager
     def _header(self, ref: ImageRef) -> Iterator[Image.Image]:
@@ -151,28 +129,11 @@ class ImageLoader:
     def _encoded(self, ref: ImageRef) -> Iterator[IO[bytes]]:
         if ref.path is None:
             data = ref.data or b""
-            self._check_bytes(len(data), ref)
+            self._files.check_bytes(len(data), ref.describe())
             yield io.BytesIO(data)
             return
-        real = self.resolve(ref.path)
-        try:
-            found = real.stat()
-            if not stat.S_ISREG(found.st_mode):  # a FIFO would block for ever, a device never ends
-                raise _fault("image_not_a_file", ref.describe(), f"is not a regular file ({real})")
-            self._check_bytes(found.st_size, ref)
-            handle = os.fdopen(os.open(real, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb")
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise _fault("image_missing", ref.describe(), f"does not exist below the image root {self.root}") from error
-        except OSError as error:
-            raise _fault("image_unreadable", ref.describe(), f"cannot be read: {error.strerror or error}") from error
-        with handle:
+        with self._files.open(ref.path) as handle:
             yield handle
-
-    def _check_bytes(self, size: int, ref: ImageRef) -> None:
-        if size > self.limits.max_bytes:
-            raise _fault("image_too_large", ref.describe(), f"has {size} bytes, the limit is {self.limits.max_bytes}")
-        if size == 0:
-            raise _fault("image_decode", ref.describe(), "is empty")
 
     def _check_size(self, size: tuple[int, int], ref: ImageRef) -> None:
         width, height = size
@@ -230,15 +191,6 @@ def _decoding(ref: ImageRef) -> Iterator[None]:
         raise _fault("image_decode", ref.describe(), "is not an image in an allowed format") from error
     except Exception as error:  # any kind: decoders raise OSError, SyntaxError, ValueError, struct.error and more
         raise _fault("image_decode", ref.describe(), f"cannot be decoded: {error or type(error).__name__}") from error
-
-
-def _instead_of_url(path: str) -> str:
-    kind = path.partition(":")[0].lower()
-    if kind == "https":
-        return "is a URL; images are never fetched here: mmpref data fetch downloads them once"
-    if kind == "data":
-        return 'is written out in a data: URL; write its base64 text as {"bytes": ...}'
-    return f"is a URL; mmpref data fetch downloads images once, and takes https alone: bring those of {kind}: yourself"
 
 
 def _fault(reason: str, name: str, detail: str) -> RowError:

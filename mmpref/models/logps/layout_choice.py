@@ -18,7 +18,7 @@ from mmpref.models.unwrap import base_model
 from mmpref.processing.encoded import EncodedPair, EncodedPrompt
 from mmpref.processing.family import Family
 from mmpref.processing.layout import LayoutName, plain_batch, shared_prefix_batch
-from mmpref.processing.positions import in_sequence
+from mmpref.processing.positions import in_sequence, multimodal
 
 logger = logging.getLogger(__name__)
 
@@ -94,16 +94,17 @@ def _obstacle(model: nn.Module, family: Family, max_length: int | None) -> str |
         return f"its layers attend to the last {window} tokens only, and pairs may be longer ({limit})"
     if getattr(config, "attention_chunk_size", None):
         return "its layers attend in chunks"
-    if not family.has_vision and (failure := _failure_on_trial(model)) is not None:
+    if (failure := _failure_on_trial(model, family)) is not None:
         return f"{failure} (model type '{config.model_type}')"
     return None
 
 
-def _failure_on_trial(model: nn.Module) -> str | None:
-    """Run a few tokens both ways: there are too many kinds of causal LM to know them all."""
+def _failure_on_trial(model: nn.Module, family: Family) -> str | None:
+    """Run a few tokens of text both ways: there are too many kinds of language models to know them all."""
     before = text_config(model)._attn_implementation
     try:
-        failure = None if _holds_on_trial(model) else "a trial on a few tokens gave other log-probs than separate rows"
+        holds = _holds_on_trial(model, family)
+        failure = None if holds else "a trial on a few tokens gave other log-probs than separate rows"
     except Exception as err:  # a model without positions, masks or attention may raise anything
         failure = f"a trial on a few tokens failed: {' '.join(str(err).split())[:200]}"
     if failure is not None and text_config(model)._attn_implementation != before:
@@ -111,9 +112,16 @@ def _failure_on_trial(model: nn.Module) -> str | None:
     return failure
 
 
-def _holds_on_trial(model: nn.Module) -> bool:
+def _holds_on_trial(model: nn.Module, family: Family) -> bool:
     ids = torch.arange(2, 26) % text_config(model).vocab_size
-    prompt = EncodedPrompt(sample_id="trial", input_ids=ids[:9], position_ids=in_sequence(9))
+    of_prompt, of_answer = family.prefix_lm or (0, 0)
+    prompt = EncodedPrompt(
+        sample_id="trial",
+        input_ids=ids[:9],
+        position_ids=multimodal(9, (), ()) if family.mrope else in_sequence(9),
+        token_types={family.token_types: torch.full((9,), of_prompt)} if family.token_types else {},
+        answer_type=of_answer,
+    )
     pair = EncodedPair(prompt=prompt, chosen_ids=ids[9:16], rejected_ids=ids[16:24])
     device = next(base_model(model).parameters()).device
     with torch.no_grad(), eval_mode(model):

@@ -68,7 +68,7 @@ def start_adapter(recipe: Recipe) -> AdapterFolder:
     """
     config, _ = find_config(recipe.model.path)
     family = family_of_config(config)
-    if family.name == "generic":
+    if family.finds_parts:
         family = family_with_parts(config, recipe.model.parts)
     return read_adapter(adapter_folder(recipe), family)
 

@@ -1,0 +1,32 @@
+"""Every type of model that can be written here -> what writes its folder.
+
+A type of model that transformers maps and nothing here writes must stand in ``NOT_BUILT`` with the reason.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
+
+from tests.model_types.folders import Writer
+from tests.tiny_others import write_llava_next_video, write_mllama, write_paligemma, write_pixtral, write_video_llava
+from tests.tiny_vlms import TINY, build
+
+IMAGE_TYPES = frozenset(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+CAUSAL_TYPES = frozenset(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+
+WRITERS: dict[str, Writer] = {
+    **{name: partial(build, name) for name in TINY if name not in ("text", "llava_vicuna")},
+    "llava_next_video": write_llava_next_video,
+    "mllama": write_mllama,
+    "paligemma": write_paligemma,
+    "pixtral (llava)": write_pixtral,
+    "video_llava": write_video_llava,
+}
+
+NOT_BUILT: dict[str, str] = {}
+"""Types without a folder here -> why."""
