@@ -228,10 +228,14 @@ class VideoEncoder:
 
 
 def _seconds_of_patch(times: Sequence[float], settings: VideoSettings) -> float:
-    """Seconds from one temporal patch to the next, on average; of a single frame nothing depends on it."""
-    if len(times) < 2:
+    """Seconds from one temporal patch to the next, on average; of a single frame nothing depends on it.
+
+    A frame that is shown a second time, to make their number even, has the time of the first.
+    """
+    different = len(set(times))
+    if different < 2:
         return 1.0
-    return settings.temporal_patch_size * (times[-1] - times[0]) / (len(times) - 1)
+    return settings.temporal_patch_size * (times[-1] - times[0]) / (different - 1)
 
 
 def _times_of_patches(times: Sequence[float], size: int) -> list[float]:
