@@ -1,0 +1,82 @@
+"""Pairs with videos: log-probs are those of the stock model on whole conversations, in every batch and layout."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from mmpref.models import LoadedModel
+from mmpref.models.logps.answer_logps import answer_logps
+from mmpref.processing import LayoutName, PairBatch
+from tests.plain_forward import SEE_VIDEOS, answers_of, build_deep, by_hand, collator_for, rows_for, video_rows, worst
+from tests.tiny_vlms import pair
+
+CLOSE = 1e-4
+"""Nats a token."""
+LAYOUTS: tuple[LayoutName, ...] = ("shared_prefix", "plain")
+
+
+@pytest.fixture(scope="module", params=SEE_VIDEOS)
+def loaded(request: pytest.FixtureRequest) -> LoadedModel:
+    return build_deep(request.param)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_each_row_is_what_the_stock_model_makes_of_the_whole_conversation(
+    loaded: LoadedModel, layout: LayoutName
+) -> None:
+    for row in video_rows():
+        batch = collator_for(loaded, layout)([row])
+        with torch.no_grad():
+            ours = answers_of(batch, answer_logps(loaded.model, batch))
+            assert worst(ours, by_hand(loaded.model, loaded, [row])) < CLOSE, row.id
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_rows_of_text_images_and_videos_in_one_batch_do_not_change_each_other(
+    loaded: LoadedModel, layout: LayoutName
+) -> None:
+    videos = video_rows()
+    rows = [videos[0], *rows_for(loaded.path)[:3], *videos[1:]]
+    batch = collator_for(loaded, layout)(rows)
+    with torch.no_grad():
+        ours = answers_of(batch, answer_logps(loaded.model, batch))
+        assert worst(ours, by_hand(loaded.model, loaded, rows)) < CLOSE
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_image_that_only_one_side_has_stands_beside_the_video_of_both(
+    loaded: LoadedModel, layout: LayoutName
+) -> None:
+    row = pair("edited", images=("60x60-1",), videos=("60x60x4-1",), rejected_images=None)
+    other = pair("other", images=("60x60-9",), videos=("60x60x4-1",))
+    edited = pair("edited", images=("60x60-1",), videos=("60x60x4-1",), rejected_images=other.images)
+    batch = collator_for(loaded, layout)([edited])
+    with torch.no_grad():
+        chosen, rejected = answers_of(batch, answer_logps(loaded.model, batch))
+        want_chosen, _ = by_hand(loaded.model, loaded, [row])
+        _, want_rejected = by_hand(loaded.model, loaded, [other])
+    assert worst([chosen, rejected], [want_chosen, want_rejected]) < CLOSE
+
+
+def test_every_frame_matters(loaded: LoadedModel) -> None:
+    """Otherwise the tests above would say nothing of frames."""
+    batch = collator_for(loaded)([pair("film", images=(), videos=("60x60x4-1",))])
+    with torch.no_grad():
+        before = answer_logps(loaded.model, batch)
+        pixels = batch.vision["pixel_values_videos"]
+        for frame in range(4):
+            changed = pixels.clone()
+            if pixels.dim() == 5:
+                changed[:, frame] = 0
+            else:
+                of_patches = changed.view(2, len(pixels) // 2, 3, 2, -1)  # patches in time, places, colours, frames
+                of_patches[frame // 2, :, :, frame % 2] = 0
+            moved = answer_logps(loaded.model, _with_pixels(batch, changed))
+            assert float((moved - before).abs().max()) > 1e-3, frame
+
+
+def _with_pixels(batch: PairBatch, pixels: torch.Tensor) -> PairBatch:
+    return dataclasses.replace(batch, vision={**batch.vision, "pixel_values_videos": pixels})
