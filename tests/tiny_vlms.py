@@ -264,7 +264,7 @@ def _with_videos(processor: Any, name: str) -> Any:
     assert facts is not None
     assert written is not None
     a_second = 4.0 if name == "qwen2_5_vl" else 1.0  # as the config says where it says nothing
-    processor.video_settings = VideoSettings.of(written, processor.image_processor, facts, positions_a_second=a_second)
+    processor.video_settings = VideoSettings.of(written, facts, positions_a_second=a_second)
     return processor
 
 

@@ -6,8 +6,9 @@ transformers builds (for a text-only model, of the causal LM).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from mmpref.errors import ConfigError
 
@@ -25,8 +26,8 @@ class VideoFacts:
     and is to positions a still image of its own."""
     budget: Literal["frame", "video"] = "frame"
     """What the least and most pixels of the video settings are of: one frame, or all frames of a video together."""
-    size: tuple[tuple[str, int], ...]
-    """The size that transformers takes where the video settings of a folder name none."""
+    defaults: Mapping[str, Any] = field(hash=False)
+    """The settings of its video processor in transformers, taken where a folder's own name none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,15 +128,35 @@ _QWEN2_VL = Family(
     has_pixel_budget=True,
     shared_prefix=True,
 )
-_QWEN2_VIDEO = (("shortest_edge", 128 * 28 * 28), ("longest_edge", 768 * 28 * 28))
-_QWEN3_VIDEO = (("shortest_edge", 128 * 32 * 32), ("longest_edge", 768 * 32 * 32))
+_CLIP_COLOURS: dict[str, Any] = {
+    "image_mean": (0.48145466, 0.4578275, 0.40821073),
+    "image_std": (0.26862954, 0.26130258, 0.27577711),
+}
+_ONEVISION_VIDEO = {**_CLIP_COLOURS, "size": {"height": 384, "width": 384}}
+_QWEN2_VIDEO = {
+    **_CLIP_COLOURS,
+    "size": {"shortest_edge": 128 * 28 * 28, "longest_edge": 768 * 28 * 28},
+    "patch_size": 14,
+    "merge_size": 2,
+    "temporal_patch_size": 2,
+    "max_video_tokens": 128_000,
+}
+_QWEN3_VIDEO = {
+    "image_mean": (0.5, 0.5, 0.5),
+    "image_std": (0.5, 0.5, 0.5),
+    "size": {"shortest_edge": 128 * 32 * 32, "longest_edge": 768 * 32 * 32},
+    "patch_size": 16,
+    "merge_size": 2,
+    "temporal_patch_size": 2,
+    "max_video_tokens": 768,
+}
 
 _QWEN3_VL = replace(
     _QWEN2_VL,
     name="qwen3_vl",
     model_types=frozenset({"qwen3_vl", "qwen3_vl_moe"}),
     projector=("model.visual.merger", "model.visual.deepstack_merger_list"),
-    video=VideoFacts(form="patches", time="text", budget="video", size=_QWEN3_VIDEO),
+    video=VideoFacts(form="patches", time="text", budget="video", defaults=_QWEN3_VIDEO),
 )
 
 # Names that image-text-to-text models of transformers give their parts; a path that a model does not have is not used.
@@ -159,14 +180,14 @@ FAMILIES: tuple[Family, ...] = (
         name="llava_onevision",
         model_types=frozenset({"llava_onevision"}),
         tiles_one_image_only=True,
-        video=VideoFacts(form="frames", size=(("height", 384), ("width", 384))),
+        video=VideoFacts(form="frames", defaults=_ONEVISION_VIDEO),
     ),
-    replace(_QWEN2_VL, video=VideoFacts(form="patches", size=_QWEN2_VIDEO)),
+    replace(_QWEN2_VL, video=VideoFacts(form="patches", defaults=_QWEN2_VIDEO)),
     replace(
         _QWEN2_VL,
         name="qwen2_5_vl",
         model_types=frozenset({"qwen2_5_vl"}),
-        video=VideoFacts(form="patches", time="positions", size=_QWEN2_VIDEO),
+        video=VideoFacts(form="patches", time="positions", defaults=_QWEN2_VIDEO),
     ),
     _QWEN3_VL,
     replace(

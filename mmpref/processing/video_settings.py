@@ -55,43 +55,38 @@ class VideoSettings:
     positions_a_second: float = 1.0
 
     @classmethod
-    def of(
-        cls, written: Mapping[str, Any], images: Any, facts: VideoFacts, *, positions_a_second: float = 1.0
-    ) -> VideoSettings:
-        """From what a folder says of videos; what it does not say is as for images, and the size as transformers has it.
+    def of(cls, written: Mapping[str, Any], facts: VideoFacts, *, positions_a_second: float = 1.0) -> VideoSettings:
+        """From what a folder says of videos; what it does not say is as the video processor of transformers has it.
 
         Args:
             written: of the folder.
-            images: the image processor of the model.
             positions_a_second: of the model's config, for families whose positions follow seconds.
         """
+        steps = {"do_resize": True, "do_rescale": True, "do_normalize": True, "do_center_crop": False}
+        usual = {**steps, "rescale_factor": 1 / 255, "resample": 3, "cap_pixels_per_frame": False, **facts.defaults}
 
-        def say(key: str, default: Any) -> Any:
-            return default if written.get(key) is None else written[key]
+        def say(key: str, least: Any = None) -> Any:
+            return usual.get(key, least) if written.get(key) is None else written[key]
 
-        size = dict(say("size", {}) or facts.size)
+        size = dict(say("size"))
         if facts.form == "patches":
             for key, old in (("shortest_edge", "min_pixels"), ("longest_edge", "max_pixels")):
-                size[key] = say(old, size.get(key, dict(facts.size)[key]))
+                size[key] = written.get(old) or size.get(key) or facts.defaults["size"][key]
         elif "shortest_edge" in size:
             size = {"height": size["shortest_edge"], "width": size["shortest_edge"]}
-        defaults = {"patch_size": 1, "merge_size": 1, "temporal_patch_size": 1}
-        patches = {key: int(say(key, getattr(images, key, number))) for key, number in defaults.items()}
-        per_frame = 768 if facts.budget == "video" else 128_000
         return cls(
             size={key: int(number) for key, number in size.items()},
-            mean=tuple(say("image_mean", images.image_mean)),
-            std=tuple(say("image_std", images.image_std)),
-            rescale_factor=float(say("rescale_factor", images.rescale_factor)),
-            resample=int(say("resample", images.resample)),
-            do_resize=bool(say("do_resize", True)),
-            do_rescale=bool(say("do_rescale", True)),
-            do_normalize=bool(say("do_normalize", True)),
-            do_center_crop=bool(say("do_center_crop", False)),
-            cap=bool(say("cap_pixels_per_frame", False)),
-            max_tokens=int(say("max_video_tokens", per_frame)),
+            mean=tuple(say("image_mean")),
+            std=tuple(say("image_std")),
+            rescale_factor=float(say("rescale_factor")),
+            resample=int(say("resample")),
+            patch_size=int(say("patch_size", 1)),
+            merge_size=int(say("merge_size", 1)),
+            temporal_patch_size=int(say("temporal_patch_size", 1)),
+            cap=bool(say("cap_pixels_per_frame")),
+            max_tokens=int(say("max_video_tokens", 0)),
             positions_a_second=positions_a_second,
-            **patches,
+            **{key: bool(say(key)) for key in steps},
         )
 
     def within(self, frame_pixels: int | None, facts: VideoFacts) -> VideoSettings:

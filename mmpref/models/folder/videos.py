@@ -32,7 +32,6 @@ def note_video_settings(processor: Any, config: PretrainedConfig, family: Family
     vision = getattr(config, "vision_config", None)
     settings = VideoSettings.of(
         written,
-        processor.image_processor,
         family.video,
         positions_a_second=float(getattr(vision, "tokens_per_second", None) or 1.0),
     )
