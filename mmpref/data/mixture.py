@@ -11,15 +11,24 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from mmpref.data.images.loader import ImageLoader
-from mmpref.records import ImageRef, PreferencePair
+from mmpref.data.videos.loader import VideoLoader
+from mmpref.records import ImageRef, PreferencePair, VideoFrames, VideoRef, VideoShape
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 T = TypeVar("T")
+
+
+class _Rooted(Protocol):
+    @property
+    def root(self) -> Path | None: ...
+
+
+L = TypeVar("L", bound=_Rooted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +91,36 @@ class RootedImages:
         return self._loader(ref).size(ref)
 
     def _loader(self, ref: ImageRef) -> ImageLoader:
-        best, depth = self.loaders[0], -1
-        if ref.path is not None:
-            for loader in self.loaders:
-                root = loader.root
-                if root is not None and len(root.parts) > depth and Path(ref.path).is_relative_to(root):
-                    best, depth = loader, len(root.parts)
-        return best
+        return _of_root(self.loaders, ref.path)
+
+
+@dataclass(frozen=True)
+class RootedVideos:
+    """Opens videos by absolute path, each through the loader of the root that it lies below."""
+
+    loaders: tuple[VideoLoader, ...]
+
+    def __call__(self, ref: VideoRef) -> VideoFrames:
+        """As :meth:`VideoLoader.__call__`."""
+        return self._loader(ref)(ref)
+
+    def shape(self, ref: VideoRef) -> VideoShape:
+        """As :meth:`VideoLoader.shape`."""
+        return self._loader(ref).shape(ref)
+
+    def _loader(self, ref: VideoRef) -> VideoLoader:
+        return _of_root(self.loaders, ref.path if ref.path is not None else ref.frames[0].path)
+
+
+def _of_root(loaders: Sequence[L], path: str | None) -> L:
+    """The loader of the deepest root that a path lies below; the first one for what is embedded."""
+    best, depth = loaders[0], -1
+    if path is not None:
+        for loader in loaders:
+            root = loader.root
+            if root is not None and len(root.parts) > depth and Path(path).is_relative_to(root):
+                best, depth = loader, len(root.parts)
+    return best
 
 
 def _draw(seed: int, name: str) -> bytes:

@@ -14,7 +14,8 @@ from mmpref.data.images.loader import ImageLoader
 from mmpref.data.pairs import ASIDES, PAIR_KEYS, pair_from_row, row_name
 from mmpref.data.quarantine import NO_PAIR, Quarantine, RowError, Skip
 from mmpref.data.reading.rows import RowSource
-from mmpref.records import ImageRef, PreferencePair
+from mmpref.data.videos.loader import VideoLoader
+from mmpref.records import ImageRef, PreferencePair, VideoRef
 
 _CANONICAL = frozenset(PAIR_KEYS)
 
@@ -40,8 +41,9 @@ class PairSource:
         format: the name of a row format, or ``auto``: recognised by the keys of each row.
         options: what the format's adapter takes (a data card knows it).
         images: opens this source's images; None leaves them unopened.
+        videos: opens its videos; None leaves them unopened.
         name: the pairs' ``source`` where the rows name none, and the beginning of generated ids.
-        anchored: make image paths absolute, so that pairs of sources with different roots can be in one list.
+        anchored: make paths of images and videos absolute, so that sources with different roots can be in one list.
         asked_root: the image root as it was given; None where the rows' own folder is taken.
         card: the data card as it was given.
     """
@@ -50,6 +52,7 @@ class PairSource:
     format: str = "auto"
     options: FormatOptions = field(default_factory=FormatOptions)
     images: ImageLoader | None = None
+    videos: VideoLoader | None = None
     name: str | None = None
     anchored: bool = False
     asked_root: Path | None = None
@@ -101,7 +104,7 @@ class PairSource:
                 yield Candidate(file, number, pair)
 
     def pairs(self, quarantine: Quarantine, *, demonstrations: bool, skip: Skip | None = None) -> Iterator[Candidate]:
-        """The pairs that can be used: their images' headers are read too, when there is a loader.
+        """The pairs that can be used: the headers of their images and videos are read too, when there is a loader.
 
         Args:
             quarantine: gets the others, and the counts.
@@ -141,7 +144,7 @@ class PairSource:
         self, quarantine: Quarantine, demonstrations: bool, skip: Skip | None
     ) -> Iterator[tuple[int, Candidate]]:
         """The pairs that can be used, each with its place among the candidates."""
-        sound: set[str] = set()  # paths whose header was read: many rows may share an image
+        sound: set[object] = set()  # what was looked at already: many rows may share an image, or a video
         for place, candidate in enumerate(self.candidates(quarantine, demonstrations=demonstrations)):
             file, row, pair = candidate
             try:
@@ -153,6 +156,12 @@ class PairSource:
                             self.images.size(image)
                             if image.path is not None and len(sound) < REMEMBERED_PATHS:
                                 sound.add(image.path)
+                if self.videos is not None:
+                    for video in pair.videos:
+                        if video not in sound:
+                            self.videos.shape(video)
+                            if video.path is not None and len(sound) < REMEMBERED_PATHS:
+                                sound.add(video)
             except RowError as fault:
                 self.quarantine_row(quarantine, file, row, fault, row_id=pair.id)
                 continue
@@ -168,16 +177,11 @@ class PairSource:
         )
 
     def anchor(self, pair: PreferencePair) -> PreferencePair:
-        """The pair with absolute image paths, when this source is ``anchored``."""
+        """The pair with absolute paths of images and videos, when this source is ``anchored``."""
         root = None if self.images is None else self.images.root
         if not self.anchored or root is None:
             return pair
-
-        def absolute(images: tuple[ImageRef, ...]) -> tuple[ImageRef, ...]:
-            return tuple(image if image.path is None else ImageRef(path=str(root / image.path)) for image in images)
-
-        rejected = None if pair.rejected_images is None else absolute(pair.rejected_images)
-        return replace(pair, images=absolute(pair.images), rejected_images=rejected)
+        return with_paths(pair, lambda path: str(root / path))
 
     def _label(self, file: str) -> str:
         return self.name if self.name is not None else self._stem(file)
@@ -232,6 +236,25 @@ def describe_left_over(counts: Mapping[str, int]) -> str:
     named = [f"{name[:40]} ({count:,})" for name, count in counts.items()]
     more = f", and {len(named) - 20} more" if len(named) > 20 else ""
     return f"columns that nothing is read from, kept in meta (rows): {', '.join(named[:20])}{more}" if named else ""
+
+
+def with_paths(pair: PreferencePair, change: Callable[[str], str]) -> PreferencePair:
+    """The pair with every path of an image or a video changed; what is embedded stays."""
+
+    def of_images(images: tuple[ImageRef, ...]) -> tuple[ImageRef, ...]:
+        return tuple(image if image.path is None else ImageRef(path=change(image.path)) for image in images)
+
+    def of_video(video: VideoRef) -> VideoRef:
+        if video.path is not None:
+            return VideoRef(path=change(video.path))
+        return replace(video, frames=of_images(video.frames))
+
+    return replace(
+        pair,
+        images=of_images(pair.images),
+        rejected_images=None if pair.rejected_images is None else of_images(pair.rejected_images),
+        videos=tuple(map(of_video, pair.videos)),
+    )
 
 
 def all_images(pair: PreferencePair) -> tuple[ImageRef, ...]:

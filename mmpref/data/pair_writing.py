@@ -11,7 +11,7 @@ from typing import Any
 
 from mmpref.errors import DataError
 from mmpref.files.writing import replacing
-from mmpref.records import ImageRef, PreferencePair
+from mmpref.records import ImageRef, PreferencePair, VideoRef
 
 
 def pair_to_row(pair: PreferencePair) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def pair_to_row(pair: PreferencePair) -> dict[str, Any]:
             {
                 "role": message.role,
                 "content": [
-                    {"type": "image"} if part.kind == "image" else {"type": "text", "text": part.text}
+                    {"type": "text", "text": part.text} if part.kind == "text" else {"type": part.kind}
                     for part in message.parts
                 ],
             }
@@ -42,6 +42,7 @@ def pair_to_row(pair: PreferencePair) -> dict[str, Any]:
         "score_rejected": pair.score_rejected,
         "source": pair.source or None,
         "meta": _plain(pair.meta) or None,
+        "videos": [_video_to_row(video) for video in pair.videos] or None,
         "template_kwargs": None if pair.template_kwargs is None else dict(pair.template_kwargs),
     }
     return {key: value for key, value in row.items() if value is not None}
@@ -82,6 +83,12 @@ def json_line(pair: PreferencePair) -> bytes:
         return (json.dumps(pair_to_row(pair), ensure_ascii=False, allow_nan=False) + "\n").encode()
     except (TypeError, ValueError, RecursionError) as error:  # half a character, say
         raise DataError(f"pair {pair.id!r} cannot be written as JSON: {error}") from error
+
+
+def _video_to_row(video: VideoRef) -> str | dict[str, Any]:
+    if video.path is not None:
+        return video.path
+    return {"frames": [_image_to_row(frame) for frame in video.frames], "fps": video.fps}
 
 
 def _image_to_row(image: ImageRef) -> str | dict[str, str]:

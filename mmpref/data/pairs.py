@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,7 +26,7 @@ from mmpref.data.row_values import (
     says_the_same,
     shown_value,
 )
-from mmpref.records import ImageRef, PreferencePair
+from mmpref.records import ImageRef, PreferencePair, VideoRef
 
 PAIR_KEYS = (
     "id",
@@ -40,6 +41,7 @@ PAIR_KEYS = (
     "source",
     "meta",
     "template_kwargs",
+    "videos",
 )
 
 
@@ -90,6 +92,9 @@ def _build(row: Mapping[str, Any], source: str) -> PreferencePair:
     places = sum([part.kind == "image" for message in prompt for part in message.parts])
     images = () if not places and _holds_none(given("images")) else _images(row, "images")
     _check_image_places(places, images, "images")
+    video_places = sum([part.kind == "video" for message in prompt for part in message.parts])
+    videos = () if not video_places and _holds_none(given("videos")) else _videos(given("videos"))
+    _check_video_places(video_places, videos)
     chosen = read_answer(row, "chosen")
     rejected = None if given("rejected") is None else read_answer(row, "rejected")
     if rejected_images is not None:
@@ -116,6 +121,7 @@ def _build(row: Mapping[str, Any], source: str) -> PreferencePair:
         source=source if given("source") is None else read_text(row, "source") or source,
         meta=_meta(given("meta"), asides),
         template_kwargs=read_template_kwargs(given("template_kwargs")),
+        videos=videos,
     )
 
 
@@ -150,14 +156,56 @@ def _image(item: Any, name: str) -> ImageRef:
     raise row_fault("images", f"{name} must be a path or a mapping with 'bytes' or 'path', got {shown_value(item)}")
 
 
-def _holds_none(images: Any) -> bool:
-    """How a text row of a file with images says that it has none: ``[None]`` or ``[""]``."""
-    return isinstance(images, list | tuple) and all(item is None or item == "" for item in images)
+def _videos(value: Any) -> tuple[VideoRef, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list | tuple):
+        raise row_fault("videos", f"'videos' must be a list of paths or lists of frames, got {shown_value(value)}")
+    return tuple(_video(item, f"videos[{place}]") for place, item in enumerate(value))
+
+
+def _video(item: Any, name: str) -> VideoRef:
+    """A path, or the mapping ``{"frames": [...], "fps": ...}``; ``{"path": ...}`` is a path too, as parquet has it."""
+    if isinstance(item, str):
+        if not item.strip():
+            raise row_fault("videos", f"{name} is an empty path")
+        return VideoRef(path=encodable(local_file(item), name))
+    given = {key: value for key, value in item.items() if value is not None} if isinstance(item, Mapping) else {}
+    if given.keys() == {"path"} and isinstance(given["path"], str):
+        return _video(given["path"], name)
+    if "frames" in given and given.keys() <= {"frames", "fps"}:
+        frames, fps = given["frames"], given.get("fps")
+        if not isinstance(frames, list | tuple) or not frames:
+            raise row_fault("videos", f"{name} must have a list of images as 'frames', got {shown_value(frames)}")
+        images = tuple(_image(frame, f"{name}.frames[{place}]") for place, frame in enumerate(frames))
+        return VideoRef(frames=images, fps=None if fps is None else _fps(fps, name))
+    raise row_fault(
+        "videos",
+        f"{name} must be a path, or a mapping with 'frames' (images) and 'fps' (a number or null), got "
+        f"{shown_value(item)}",
+    )
+
+
+def _fps(value: Any, name: str) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or not 0 < value <= 1e6:
+        raise row_fault("videos", f"{name} must have a number above 0 as 'fps', or null, got {shown_value(value)}")
+    return float(value)
+
+
+def _holds_none(media: Any) -> bool:
+    """How a text row of a file with images or videos says that it has none: ``[None]`` or ``[""]``."""
+    return isinstance(media, list | tuple) and all(item is None or item == "" for item in media)
 
 
 def _check_image_places(places: int, images: tuple[ImageRef, ...], key: str) -> None:
     if places != len(images):
         raise row_fault("image_count", f"the prompt has {places} image parts and {key!r} has {len(images)} images")
+
+
+def _check_video_places(places: int, videos: tuple[VideoRef, ...]) -> None:
+    if places != len(videos):
+        raise row_fault("video_count", f"the prompt has {places} video parts and 'videos' has {len(videos)} videos")
 
 
 def _meta(value: Any, asides: Mapping[str, Any]) -> dict[str, Any]:

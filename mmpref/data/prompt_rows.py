@@ -18,9 +18,9 @@ _TURN_KEYS = {"role", "content"}
 
 IMAGE_HINTS = ("min_pixels", "max_pixels", "resized_height", "resized_width", "detail")
 """What an image part may say of the size it is to be read at; images are sized by the recipe."""
-
-
-_IMAGE_PART = frozenset({"type", "text", "index", *IMAGE_HINTS})
+VIDEO_HINTS = (*IMAGE_HINTS, "total_pixels", "fps", "nframes", "min_frames", "max_frames")
+"""What a video part may say of its size and of how many frames are taken; the recipe says both."""
+HINTS: dict[str, tuple[str, ...]] = {"image": IMAGE_HINTS, "video": VIDEO_HINTS}
 
 
 _TEXT_PART = frozenset({"type", "text", "index"})
@@ -48,10 +48,12 @@ def read_prompt(value: Any, asides: dict[str, list[Any]]) -> tuple[Message, ...]
     for place, item in enumerate(value):
         said = item["content"]
         is_asked = item["role"] == "user" and type(said) is str and ("](" in said or "<" in said)
-        if is_asked and not any(message.num_images for message in prompt):
+        if is_asked and not any(message.num_images or message.num_videos for message in prompt):
             refuse_images(said, f"prompt[{place}]", advice=OURS)
-    if (indexes := asides.pop("index", None)) and indexes != list(range(len(indexes))):
-        raise row_fault("image_place", f"the image parts have the indexes {indexes[:8]}; write 'images' in their order")
+    for key, medium in (("index", "image"), ("video_index", "video")):
+        if (indexes := asides.pop(key, None)) and indexes != list(range(len(indexes))):
+            detail = f"the {medium} parts have the indexes {indexes[:8]}; write '{medium}s' in their order"
+            raise row_fault(f"{medium}_place", detail)
     if len(prompt) == 1 and prompt[0].role == "user":
         return prompt
     turns = prompt[1:] if prompt[0].role == "system" else prompt
@@ -65,6 +67,8 @@ def read_prompt(value: Any, asides: dict[str, list[Any]]) -> tuple[Message, ...]
         )
     if any(message.num_images for message in prompt if message.role != "user"):
         raise row_fault("image_place", "an image part is outside a user turn")
+    if any(message.num_videos for message in prompt if message.role != "user"):
+        raise row_fault("video_place", "a video part is outside a user turn")
     return prompt
 
 
@@ -86,8 +90,8 @@ def _message(item: Any, place: int, asides: dict[str, list[Any]]) -> Message:
             "prompt", f"prompt[{place}] must have a text or a list of parts as 'content', got {shown_value(content)}"
         )
     parts = tuple([_part(part, place, number, asides) for number, part in enumerate(content)])
-    if role != "system" and not any(part.kind == "image" or part.text.strip() for part in parts):
-        raise row_fault("empty_turn", f"prompt[{place}] ({role}) has neither text nor image")
+    if role != "system" and not any(part.kind != "text" or part.text.strip() for part in parts):
+        raise row_fault("empty_turn", f"prompt[{place}] ({role}) has neither text nor image nor video")
     return Message(role=role, parts=parts)
 
 
@@ -122,20 +126,31 @@ def _part(item: Any, turn: int, number: int, asides: dict[str, list[Any]]) -> Pa
             return Part("image")
         if given.get("type") == "text" and isinstance(given.get("text"), str) and given.keys() <= _TEXT_PART:
             return Part("text", encodable(given["text"], name))
-        if given.get("type") == "image" and given.keys() <= _IMAGE_PART and not given.get("text"):
+        kind = given.get("type")
+        hints = HINTS.get(kind) if isinstance(kind, str) else None
+        if hints is not None and given.keys() <= {"type", "text", "index", *hints} and not given.get("text"):
             if "index" in given:
-                asides.setdefault("index", []).append(given["index"])
-            if hints := {key: given[key] for key in IMAGE_HINTS if key in given}:
-                asides.setdefault(HINTS_FOUND, []).append(hints)
-            return Part("image")
-        medium = next((medium for medium in ("video", "audio") if medium in str(given.get("type"))), None)
-        if medium is not None:
+                asides.setdefault("index" if kind == "image" else "video_index", []).append(given["index"])
+            if found := {key: given[key] for key in hints if key in given}:
+                asides.setdefault(HINTS_FOUND, []).append(found)
+            return Part("image" if kind == "image" else "video")
+        if "audio" in str(kind):
             raise row_fault(
-                medium, f"{name} is {medium}, which is not supported, only images and text are; drop these rows"
+                "audio", f"{name} is audio, which is not supported, only images, videos and text are; drop these rows"
             )
-        if given.get("type") == "image_url":
+        if kind in ("image_url", "video_url"):
+            medium = str(kind).removesuffix("_url")
             raise row_fault(
                 "prompt",
-                f"{name} is an image_url part; write {{type: image}} there, and its path or address under 'images'",
+                f"{name} is an {kind} part; write {{type: {medium}}} there, and its path or address under '{medium}s'",
             )
-    raise row_fault("prompt", f"{name} must be {{type: image}} or {{type: text, text: ...}}, got {shown_value(item)}")
+        if kind == "video":
+            raise row_fault(
+                "video",
+                f"{name} must be {{type: video}} alone, with its path under 'videos'; a piece of a video is cut out "
+                f"before; got {shown_value(item)}",
+            )
+    raise row_fault(
+        "prompt",
+        f"{name} must be {{type: image}}, {{type: video}} or {{type: text, text: ...}}, got {shown_value(item)}",
+    )

@@ -133,6 +133,11 @@ class ProcessingSection(Section):
     """The most tokens the model runs over at once: a batch with more is run in parts, with the same update."""
     pixel_cache_mib: int = Field(default=0, ge=0)
     """Keep processed images in memory up to this size: worth it when a small set is read for several epochs."""
+    video_fps: float = Field(default=2.0, gt=0, le=120)
+    """Frames for each second of a video, evenly spaced, an even number of them and at least four where it has four."""
+    video_max_frames: int = Field(default=16, ge=2, le=768)
+    """The most frames of one video. 16 are some 2,000 tokens of a small video, 3,136 for LLaVA-OneVision: what one
+    consumer GPU trains on."""
     template_kwargs: Settings = {}
     """What the model's chat template reads beside the conversation: {enable_thinking: false}, tools, a date."""
 

@@ -47,6 +47,8 @@ def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSamp
     for row, pair in _pairs(source):
         if pair.rejected is None:
             raise DataError(f"pair '{pair.id}' has no rejected answer, so there is nothing to prefer")
+        if pair.videos:
+            raise DataError(f"pair '{pair.id}' has videos, and this benchmark shows images only; leave its row out")
         samples.append(
             EvalSample(
                 id=pair.id,

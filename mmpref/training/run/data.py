@@ -20,12 +20,13 @@ from mmpref.data.image_check import ImageCheck
 from mmpref.data.images.loader import ImageLoader
 from mmpref.data.loading import Advice, FindBroken, load_each
 from mmpref.data.manifest import Listing
-from mmpref.data.mixture import RootedImages, repeat
-from mmpref.data.opening import recipe_sources, weights
+from mmpref.data.mixture import RootedImages, RootedVideos, repeat
+from mmpref.data.opening import frame_rule, recipe_sources, videos_of, weights
 from mmpref.data.pair_source import PairSource
 from mmpref.data.quarantine import Quarantine
 from mmpref.data.split import split_by_image
 from mmpref.data.verification import describes, verify
+from mmpref.data.videos.loader import VideoLoader
 from mmpref.errors import ConfigError, DataError
 from mmpref.files.hashes import Say, content_hashes
 from mmpref.losses.objective import Objective
@@ -48,6 +49,7 @@ class RunData:
     """Hash of the manifest that the data was proved to match."""
     sources: tuple[PairSource, ...]
     """Of the training rows, held-out ones among them."""
+    videos: VideoLoader | RootedVideos
 
 
 def load_data(
@@ -74,7 +76,7 @@ def load_data(
             data unfit for the objective.
     """
     section = recipe.data
-    train_sources, eval_sources, images = recipe_sources(section)
+    train_sources, eval_sources, images = recipe_sources(section, frame_rule(recipe.processing))
     demonstrations = not objective.needs_rejected
     checked = None
     if section.manifest is not None:
@@ -114,7 +116,9 @@ def load_data(
     if objective.requires_scores:
         _refuse_missing_scores([*pairs, *evaluated], objective)
     manifest = None if checked is None else checked.hash
-    return RunData(pairs, evaluated, images, quarantine, train_hashes, eval_hashes, manifest, tuple(train_sources))
+    videos = videos_of([*train_sources, *eval_sources])
+    sources = tuple(train_sources)
+    return RunData(pairs, evaluated, images, quarantine, train_hashes, eval_hashes, manifest, sources, videos)
 
 
 def _held_out_pairs(

@@ -72,6 +72,8 @@ def test_defaults() -> None:
     assert (text.images, text.prompt[0].text) == ((), "Hello")
 
 
+VIDEO_TURN: Row = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "What happens?"}]}
+
 GOOD: dict[str, Row] = {
     "several turns": row(
         prompt=[
@@ -92,6 +94,19 @@ GOOD: dict[str, Row] = {
     ),
     "tied and inverted scores": row(score_chosen=1, score_rejected=1),
     "unstripped answer": row(chosen=" A red cup. \n"),
+    "a video": row(images=[], prompt=[VIDEO_TURN], videos=["a.mp4"]),
+    "a video as parquet has it": row(images=[], prompt=[VIDEO_TURN], videos=[{"path": "a.mp4", "frames": None}]),
+    "frames": row(images=[], prompt=[VIDEO_TURN], videos=[{"frames": ["1.png", "2.png"], "fps": 2}]),
+    "frames embedded": row(images=[], prompt=[VIDEO_TURN], videos=[{"frames": [{"bytes": "YWJj"}], "fps": None}]),
+    "image and videos": row(
+        prompt=[
+            {
+                "role": "user",
+                "content": [{"type": "video", "index": 0}, {"type": "image"}, {"type": "video", "index": 1}],
+            }
+        ],
+        videos=["b.mp4", "a.mp4"],
+    ),
     "other scripts": row(chosen="Ένα κόκκινο φλιτζάνι ☕", rejected="赤いカップと犬"),
 }
 
@@ -127,7 +142,37 @@ BAD: list[tuple[str, Row]] = [
     ("prompt", row(prompt=[{"role": "user"}])),
     ("prompt", row(prompt=[{"role": "user", "content": "x", "weight": 1}])),
     ("prompt", row(prompt=[{"role": "user", "content": 3}])),
-    ("video", row(prompt=[{"role": "user", "content": [{"type": "video"}]}])),
+    ("image_count", row(prompt=[{"role": "user", "content": [{"type": "video"}]}])),
+    ("video_count", row(images=[], prompt=[VIDEO_TURN])),
+    ("video_count", row(images=[], prompt=[VIDEO_TURN], videos=["a.mp4", "b.mp4"])),
+    ("video_count", row(videos=["a.mp4"])),
+    ("video_place", row(images=[], prompt=[{**VIDEO_TURN, "role": "system"}, turn("user", "x")], videos=["a.mp4"])),
+    (
+        "video_place",
+        row(images=[], prompt=[{"role": "user", "content": [{"type": "video", "index": 1}]}], videos=["a"]),
+    ),
+    ("video", row(images=[], prompt=[{"role": "user", "content": [{"type": "video", "start": 2}]}], videos=["a"])),
+    *[
+        ("videos", row(images=[], prompt=[VIDEO_TURN], videos=value))
+        for value in (
+            "a.mp4",
+            [""],
+            [3],
+            [b"mp4"],
+            [["a.png"]],
+            [{"frames": []}],
+            [{"frames": "a.png"}],
+            [{"bytes": b"mp4"}],
+            [{"frames": ["a.png"], "fps": 0}],
+            [{"frames": ["a.png"], "fps": True}],
+            [{"frames": ["a.png"], "fps": "2"}],
+            [{"frames": ["a.png"], "fps": float("nan")}],
+            [{"frames": ["a.png"], "start": 1}],
+            [{"path": "a.mp4", "frames": ["a.png"]}],
+            [{"path": "a.mp4", "fps": 2}],
+        )
+    ],
+    ("images", row(images=[], prompt=[VIDEO_TURN], videos=[{"frames": [""]}])),
     ("prompt", row(prompt=[{"role": "user", "content": [{"type": "text", "text": 3}]}])),
     ("prompt", row(prompt=[{"role": "user", "content": [{"type": "image", "image": "b.png"}]}])),
     ("empty_turn", row(prompt=[turn("user", " ")], images=[])),
