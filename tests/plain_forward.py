@@ -112,7 +112,9 @@ def video_rows() -> list[PreferencePair]:
         pair("odd", images=(), videos=("60x60x5-3",), chosen="yes", rejected="no , it is not ."),
         pair("films", images=(), videos=("60x90x4-1", "120x60x4-2"), chosen="a cat", rejected="a cat and a dog ."),
         pair("late", images=(), videos=("60x60x6-4",), prompt=late, chosen="one cat .", rejected="no dog ."),
-        pair("both", images=("60x60-7",), videos=("60x60x4-5", "60x60x4-6"), prompt=between, chosen="red .", rejected="a"),
+        pair(
+            "both", images=("60x60-7",), videos=("60x60x4-5", "60x60x4-6"), prompt=between, chosen="red .", rejected="a"
+        ),
     ]
 
 
@@ -191,7 +193,9 @@ def _with_videos(loaded: LoadedModel, row: PreferencePair, answer: str, prompt: 
     films = {
         "video_grid_thw": prompt.vision.get("video_grid_thw"),
         "pixel_values_videos": [torch.empty(shape.num_frames, 0) for shape in shapes],
-        "video_metadata": [SimpleNamespace(fps=2, frames_indices=[int(2 * t) for t in shape.times]) for shape in shapes],
+        "video_metadata": [
+            SimpleNamespace(fps=2, frames_indices=[int(2 * t) for t in shape.times]) for shape in shapes
+        ],
     }
     shown: dict[str, Any] = {}
     if row.images:

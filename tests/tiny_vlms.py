@@ -40,8 +40,8 @@ QWEN_TOKENS = {
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}IMAGE{% elif part['type'] == 'video' %}VIDEO{% else %}{{ part['text'] }}{% endif %}"
-    "{% endfor %}{% endif %}"
+    "{% if part['type'] == 'image' %}IMAGE{% elif part['type'] == 'video' %}VIDEO"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 # Turns as LLaVA-1.5's template writes them: no bos, no end-of-turn token, a blank after every text.
@@ -248,11 +248,11 @@ def video_config(name: str) -> dict[str, Any] | None:
         return {"video_processor_type": "LlavaOnevisionVideoProcessor", "size": {"height": 28, "width": 28}}
     if not name.startswith("qwen"):
         return None
-    side, stock = (64, "Qwen3VL") if name.startswith("qwen3") else (56, "Qwen2VL")
+    kind, side, times = ("Qwen3VL", 32, 32) if name.startswith("qwen3") else ("Qwen2VL", 28, 4)
     return {
-        "video_processor_type": f"{stock}VideoProcessor",
-        "size": {"shortest_edge": side * side // 4, "longest_edge": (8 if name.startswith("qwen3") else 1) * side * side},
-        "patch_size": side // 4,
+        "video_processor_type": f"{kind}VideoProcessor",
+        "size": {"shortest_edge": side * side, "longest_edge": times * side * side},
+        "patch_size": side // 2,
         "merge_size": 2,
         "temporal_patch_size": 2,
     }

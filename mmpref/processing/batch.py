@@ -193,12 +193,13 @@ def join_vision(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """
     joined: dict[str, Tensor] = {}
     for of_videos in (False, True):
-        parts = [{name: row[name] for name in row if _is_of_videos(name) == of_videos} for row in rows]
+        parts = [{name: row[name] for name in row if is_of_videos(name) == of_videos} for row in rows]
         joined.update(_join_alike([part for part in parts if part]))
     return joined
 
 
-def _is_of_videos(name: str) -> bool:
+def is_of_videos(name: str) -> bool:
+    """Whether a vision input of this name is of videos; else it is of images."""
     return "video" in name or name == "second_per_grid_ts"
 
 

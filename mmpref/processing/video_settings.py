@@ -164,9 +164,7 @@ class VideoSettings:
         return self.patch_size * self.merge_size
 
 
-def _fitted(
-    width: int, height: int, frames: int, limits: tuple[int, int], settings: VideoSettings
-) -> tuple[int, int]:
+def _fitted(width: int, height: int, frames: int, limits: tuple[int, int], settings: VideoSettings) -> tuple[int, int]:
     """Sides as multiples of one merged patch, nearly in the same proportion, with so many pixels in all frames."""
     factor = settings.patch_size * settings.merge_size
     low, high = limits

@@ -10,21 +10,24 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mmpref.errors import ConfigError
 from mmpref.processing.batch import join_vision
 from mmpref.processing.errors import fault
-from mmpref.processing.family import Family, VideoFacts
+from mmpref.processing.family import FAMILIES, Family, VideoFacts
 from mmpref.processing.video_settings import ATTRIBUTE, FrameSizeError, VideoSettings
 from mmpref.records import VideoFrames, VideoRef, VideoShape
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 LoadVideo = Callable[[VideoRef], VideoFrames]
+_SEE_VIDEOS = tuple(family.name for family in FAMILIES if family.video is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +78,7 @@ class VideoEncoder:
         ConfigError: ``max_pixels`` for a model that has no such bound, or too low a one.
     """
 
-    def __init__(
-        self, processor: Any, family: Family, *, max_pixels: int | None = None, cache_bytes: int = 0
-    ) -> None:
+    def __init__(self, processor: Any, family: Family, *, max_pixels: int | None = None, cache_bytes: int = 0) -> None:
         self._processor = processor
         self._family = family
         self._settings: VideoSettings | None = getattr(processor, ATTRIBUTE, None)
@@ -99,15 +100,14 @@ class VideoEncoder:
     def refuse(self, row_id: str) -> None:
         """Raises EncodeError (``video``) where a row with videos cannot be used by this model."""
         if self._family.video is None:
-            known = "the Qwen-VL families and LLaVA-OneVision do"
             raise fault(
-                row_id, "video", f"has a video, and models of the family '{self._family.name}' take none here ({known}): "
-                "use such a model, or rows without videos"
+                row_id, "video", f"has a video, and models of the family '{self._family.name}' take none here: use one "
+                f"of the families that do ({', '.join(_SEE_VIDEOS)}), or rows without videos"
             )  # fmt: skip
         if self._settings is None:
             raise fault(
-                row_id, "video", "has a video, and the model's folder says nothing of how videos are processed: put the "
-                "video_preprocessor_config.json or preprocessor_config.json of the original model into it"
+                row_id, "video", "has a video, and the model's folder says nothing of how videos are processed: put "
+                "the video_preprocessor_config.json or preprocessor_config.json of the original model into it"
             )  # fmt: skip
         if self._settings.do_center_crop:
             raise fault(
@@ -174,9 +174,7 @@ class VideoEncoder:
             found["second_per_grid_ts"] = torch.tensor([_seconds_of_patch(shape.times, settings)])
         return found, runs, len(shown.frames)
 
-    def _plan(
-        self, row_id: str, shape: VideoShape, max_pixels: int | None
-    ) -> tuple[tuple[int, int], tuple[Run, ...]]:
+    def _plan(self, row_id: str, shape: VideoShape, max_pixels: int | None) -> tuple[tuple[int, int], tuple[Run, ...]]:
         """Size of each frame, and how the video is written."""
         facts, settings = self._known
         count = len(shape.times)
@@ -202,14 +200,15 @@ class VideoEncoder:
 
     @property
     def _known(self) -> tuple[VideoFacts, VideoSettings]:
-        assert self._family.video is not None and self._settings is not None  # ``refuse`` was asked
+        assert self._family.video is not None  # ``refuse`` was asked
+        assert self._settings is not None
         return self._family.video, self._settings
 
     def _processed(self, frame: Image.Image, size: tuple[int, int], settings: VideoSettings) -> np.ndarray[Any, Any]:
         """One frame as float32 [3, H, W]."""
         images = self._processor.image_processor
         if frame.size != size:
-            frame = frame.resize(size, Image.Resampling(settings.resample))
+            frame = frame.resize(size, settings.resample)
         pixels = np.asarray(frame).transpose(2, 0, 1)
         if settings.do_rescale:
             pixels = images.rescale(pixels, settings.rescale_factor)
@@ -239,7 +238,7 @@ def _seconds_of_patch(times: Sequence[float], settings: VideoSettings) -> float:
 
 
 def _times_of_patches(times: Sequence[float], size: int) -> list[float]:
-    """The middle of the first and last frame of every temporal patch; the last one counts again where one is missing."""
+    """The middle of the first and last frame of every temporal patch; where one is missing, the last counts again."""
     whole = [*times, *[times[-1]] * (-len(times) % size)]
     return [(whole[at] + whole[at + size - 1]) / 2 for at in range(0, len(whole), size)]
 
@@ -264,6 +263,6 @@ def _patches(pixels: Tensor, settings: VideoSettings) -> Tensor:
     cut = pixels.reshape(
         frames // depth, depth, channels, height // size // merge, merge, size, width // size // merge, merge, size
     )
-    # to: time, rows and columns of merged patches, rows and columns inside, channels, frames, rows and columns of pixels
+    # to: time, rows and columns of merged patches, rows and columns inside, channels, frames, and those of pixels
     flat = cut.permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
     return flat.reshape(-1, channels * depth * size * size).contiguous()

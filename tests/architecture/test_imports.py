@@ -99,8 +99,9 @@ LEVELS: dict[str, list[set[str]]] = {
     ],
     "processing": [
         {"batch", "embedded_tokens", "encoded", "errors", "family", "image_settings", "positions"},
-        {"chat", "pixels"},
-        {"encode", "tokenizer_parts"},
+        {"chat", "pixels", "video_settings"},
+        {"tokenizer_parts", "videos"},
+        {"encode"},
         {"layout", "length_plan", "pair_text"},
         {"collate"},
     ],

@@ -57,4 +57,3 @@ def _written(path: str | Path) -> tuple[Mapping[str, Any], Path | None]:
         if file is not None:
             return read_object(file), file
     return {}, None
-

@@ -1,4 +1,4 @@
-"""The images that a run reads, as they are at its start: compared file by file when the run is resumed.
+"""The images and videos that a run reads, as they are at its start: compared file by file when the run is resumed.
 
 Each checkpoint has the list (``images.parquet``): name below the data root, bytes, time of change, and the sha256 of
 the bytes where it is known. It is taken where all images together are small enough to be read in a second or so; where
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from mmpref.data.pair_source import all_images
 from mmpref.errors import CheckpointError, library_errors
 from mmpref.files.hashes import Say, content_hashes
 from mmpref.files.writing import replacing
-from mmpref.records import PreferencePair
+from mmpref.records import ImageRef, PreferencePair, VideoRef
 from mmpref.training.trainer.metrics import InCheckpoint
 
 LIST = "images.parquet"
@@ -132,7 +132,7 @@ def images_of(
     manifest: str | None,
     say: Say | None = None,
 ) -> RunImages:
-    """The image files that these pairs name, as they are now.
+    """The files of images and videos that these pairs name, as they are now.
 
     Args:
         manifest: hash of the manifest that the images of ``trained`` were proved to match, if there is one; their bytes
@@ -159,7 +159,7 @@ def images_of(
 
 def _paths(pairs: Iterable[PreferencePair], roots: Sequence[Path | None]) -> dict[str, str]:
     """Name -> file. Names are relative to the data root; if there are several, after the number of theirs."""
-    paths = {image.path for pair in pairs for image in all_images(pair) if image.path is not None}
+    paths = {file.path for pair in pairs for file in _files(pair) if file.path is not None}
     known = [str(root).rstrip(os.sep) + os.sep for root in roots if root is not None]
     found: dict[str, str] = {}
     for path in paths:
@@ -171,3 +171,10 @@ def _paths(pairs: Iterable[PreferencePair], roots: Sequence[Path | None]) -> dic
             name = full[len(known[place]) :].replace(os.sep, "/")
             found[name if len(known) == 1 else f"{place}:{name}"] = full
     return found
+
+
+def _files(pair: PreferencePair) -> Iterator[ImageRef | VideoRef]:
+    yield from all_images(pair)
+    for video in pair.videos:
+        yield video
+        yield from video.frames

@@ -81,9 +81,7 @@ def by_stock(processor: Any, row: PreferencePair) -> dict[str, torch.Tensor]:
     parts = [{"type": p.kind, "text": p.text} if p.kind == "text" else {"type": p.kind} for p in row.prompt[0].parts]
     turns = [{"role": "user", "content": parts}]
     shown = [film(video).frames for video in row.videos]
-    about = [
-        VideoMetadata(total_num_frames=len(one), fps=FPS, frames_indices=list(range(len(one)))) for one in shown
-    ]
+    about = [VideoMetadata(total_num_frames=len(one), fps=FPS, frames_indices=list(range(len(one)))) for one in shown]
     text = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
     given: dict[str, Any] = {"images": [[draw(ref) for ref in row.images]]} if row.images else {}
     videos = [torch.from_numpy(np.stack([np.asarray(frame) for frame in one])).permute(0, 3, 1, 2) for one in shown]

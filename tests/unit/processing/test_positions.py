@@ -22,9 +22,7 @@ SECONDS = (1.0, 2.0, 0.5, 1.5, 0.66)
 # texts between images and videos; of each: temporal patches (0 for an image), and the grid in merged tokens
 LAYOUT = st.tuples(
     st.lists(
-        st.tuples(
-            st.integers(0, 6), st.integers(0, 5), st.integers(1, 9), st.integers(1, 9), st.sampled_from(SECONDS)
-        ),
+        st.tuples(st.integers(0, 6), st.integers(0, 5), st.integers(1, 9), st.integers(1, 9), st.sampled_from(SECONDS)),
         max_size=4,
     ),
     st.integers(0, 12),
