@@ -174,7 +174,12 @@ def stock_text(loaded: LoadedModel, row: PreferencePair, answer: str) -> str:
         turns.append({"role": message.role, "content": parts if sees else message.text})
     turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}] if sees else answer})
     text: str = loaded.processor.apply_chat_template(turns, tokenize=False).rstrip()
-    if not text.endswith((loaded.tokenizer.eos_token, "<|im_end|>")):
+    if sees and "'type': 'text'" in text:  # a list printed as it is: the template takes strings from all but users
+        for message in turns:
+            if {"type": "image"} not in message["content"]:
+                message["content"] = "".join(part["text"] for part in message["content"])
+        text = loaded.processor.apply_chat_template(turns, tokenize=False).rstrip()
+    if text.endswith(answer.rstrip()):  # the template closes no answers
         text += loaded.tokenizer.eos_token
     return text
 
@@ -217,7 +222,9 @@ def _written(loaded: LoadedModel, row: PreferencePair, answer: str, images: tupl
     text = stock_text(loaded, row, answer)
     if not loaded.family.has_vision:
         return dict(loaded.processor(text, return_tensors="pt"))
-    inputs = {"images": [[draw(ref) for ref in images]]} if images else {}
+    inputs: dict[str, Any] = {"images": [[draw(ref) for ref in images]]} if images else {}
+    if loaded.tokenizer.bos_token and text.startswith(loaded.tokenizer.bos_token):
+        inputs["add_special_tokens"] = False  # as apply_chat_template does when it tokenises itself
     if loaded.family.token_types:
         inputs["return_mm_token_type_ids"] = True
     return dict(loaded.processor(text=[text], return_tensors="pt", **inputs).items())
@@ -225,7 +232,9 @@ def _written(loaded: LoadedModel, row: PreferencePair, answer: str, images: tupl
 
 def run_alone(model: Any, sequence: Written) -> Tensor:
     """Log-probs of the answer's tokens, from all logits of one sequence: [L]."""
-    logits = model(**sequence.inputs, use_cache=False).logits[0].float()
+    dtype = next(model.parameters()).dtype  # Llama 4's processor gives bfloat16, whatever the model is
+    inputs = {name: value.to(dtype) if value.is_floating_point() else value for name, value in sequence.inputs.items()}
+    logits = model(**inputs, use_cache=False).logits[0].float()
     targets = sequence.inputs["input_ids"][0]
     logps = logits.log_softmax(-1)[:-1].gather(1, targets[1:, None])[:, 0]
     return logps[sequence.start - 1 :]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import transformers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -41,6 +42,7 @@ from mmpref.models.folder.weights_fit import building_within, refuse_misfit, ref
 from mmpref.models.loaded import LoadedModel
 from mmpref.models.parts import with_parts
 from mmpref.models.quantize import Quantization, QuantizationSettings, after_quantized_load, quantization_config
+from mmpref.models.tower_inputs import take_any_dtype
 from mmpref.models.tower_windows import attend_by_length
 from mmpref.processing.family import Family, PartName, family_of
 from mmpref.processing.pixels import image_options
@@ -102,6 +104,7 @@ def load(
         _check_image_token(processor, model.config, path)
     refuse_ids_beyond(processor, model, path)
     attend_by_length(model, family)
+    take_any_dtype(model, family)
     if adapter is not None:
         model = adapters.attach(model, adapter, trainable=trainable)
     if not trainable:
@@ -328,6 +331,12 @@ def _explained(path: str | Path, what: str, *, memory: bool = True) -> Iterator[
             raise ConfigError(
                 f"the {what} of {path} is code that comes with it, and mmpref runs no code of models: give a model of "
                 "a type that transformers has; many are published once more in that form"
+            ) from err.__cause__
+        if "torchvision" in reason.lower():
+            raise ConfigError(
+                f"{cannot}: in transformers {transformers.__version__} it needs torchvision, whose part for images has "
+                "no twin that works with Pillow alone; install the torchvision that belongs to your torch (from where "
+                "torch came: one from another index makes transformers fail)"
             ) from err.__cause__
         if any(sign in reason for sign in _OF_ATTENTION):
             raise ConfigError(

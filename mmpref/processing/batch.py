@@ -186,7 +186,8 @@ def join_vision(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     with (images, 3) grids, (images, 2) sizes; and so for videos, whose inputs have names of their own. Tensors are
     joined along that dimension; where rows have different numbers of tiles or frames, or images have different sizes
     that the model is given (Pixtral), the smaller ones are padded with zeros, which the models cut off again by the
-    image sizes, and ``models.logps.video_inputs`` by the numbers of frames.
+    image sizes, and ``models.logps.video_inputs`` by the numbers of frames. MiniCPM-V's patches lie in one row,
+    (1, 3, P, P * patches) with (images, 2) grids, and are joined along that.
 
     Raises:
         DataError: images that became tensors of different heights and widths, which no model takes in one batch.
@@ -213,7 +214,20 @@ def _join_alike(present: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
             f"rows of one batch have different vision inputs: {sorted({str(sorted(row)) for row in present})}"
         )
     sized = "image_sizes" in names
+    if all(_in_one_row(row) for row in present):
+        pixels = torch.cat([row["pixel_values"] for row in present], dim=-1)
+        return {name: _join(name, [row[name] for row in present], sized=sized) for name in names - {"pixel_values"}} | {
+            "pixel_values": pixels
+        }
     return {name: _join(name, [row[name] for row in present], sized=sized) for name in names}
+
+
+def _in_one_row(images: Mapping[str, Tensor]) -> bool:
+    """Whether the patches of all images stand side by side in one strip: its length is what their grids add up to."""
+    pixels, grids = images.get("pixel_values"), images.get("target_sizes")
+    if pixels is None or grids is None or pixels.dim() != 4 or pixels.shape[0] != 1:
+        return False
+    return int(grids.prod(-1).sum()) * pixels.shape[-2] == pixels.shape[-1]
 
 
 def _join(name: str, tensors: list[Tensor], *, sized: bool) -> Tensor:

@@ -12,6 +12,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
+from tests.model_types import gemma, glm, llama, qwen
 from tests.model_types.folders import Writer
 from tests.tiny_others import write_llava_next_video, write_mllama, write_paligemma, write_pixtral, write_video_llava
 from tests.tiny_vlms import TINY, build
@@ -26,7 +27,11 @@ WRITERS: dict[str, Writer] = {
     "paligemma": write_paligemma,
     "pixtral (llava)": write_pixtral,
     "video_llava": write_video_llava,
+    **qwen.WRITERS,
+    **gemma.WRITERS,
+    **glm.WRITERS,
+    **llama.WRITERS,
 }
 
-NOT_BUILT: dict[str, str] = {}
+NOT_BUILT: dict[str, str] = {**qwen.NOT_BUILT, **gemma.NOT_BUILT, **glm.NOT_BUILT, **llama.NOT_BUILT}
 """Types without a folder here -> why."""

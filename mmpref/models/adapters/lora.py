@@ -23,6 +23,7 @@ from mmpref.models.adapters.pissa import keep_start
 from mmpref.models.adapters.saved import CONFIG, WEIGHTS, adapter_settings
 from mmpref.models.adapters.targets import exact_pattern, lora_layers, modules_to_save
 from mmpref.models.adapters.weights import count_parameters, is_adapter_weight, plain_name
+from mmpref.models.adapters.whole_copies import take_arguments_by_name
 from mmpref.models.folder.contents import AGAIN, read_header
 from mmpref.models.frozen_tower import keep_frozen_tower_out_of_graph
 from mmpref.models.parts import with_parts
@@ -128,6 +129,7 @@ def attach(model: PreTrainedModel, folder: Path, *, trainable: bool, dropout: fl
             model, str(folder), config=config, is_trainable=trainable, local_files_only=True
         )
     _refuse_left_over(peft, found, folder, of)
+    take_arguments_by_name(found)
     config.base_model_name_or_path = model.name_or_path or named  # what it is saved with when it was trained further
     return found
 
@@ -178,6 +180,7 @@ def _with_lora(model: PreTrainedModel, family: Family, tuning: Tuning, adapter: 
         bias="none",
     )
     adapted = peft.get_peft_model(model, config)
+    take_arguments_by_name(adapted)
     if adapter.init != "zero":
         keep_start(adapted)
     for name, parameter in adapted.named_parameters():

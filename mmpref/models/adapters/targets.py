@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mmpref.models.tuning import Tuning
@@ -18,8 +19,22 @@ def lora_layers(model: PreTrainedModel, family: Family, tuning: Tuning) -> list[
     return [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head and tuning.of(family.part_of(name)) == "lora"
+        if isinstance(module, nn.Linear)
+        and module is not head
+        and tuning.of(family.part_of(name)) == "lora"
+        and _is_linear(module)
     ]
+
+
+def _is_linear(layer: nn.Linear) -> bool:
+    """Whether a layer gives what a linear layer gives: routers of experts (Llama 4) are its subclass and give more."""
+    kind = type(layer)
+    if kind.forward is nn.Linear.forward or not kind.__module__.startswith("transformers.models."):
+        return True
+    on_meta = {name: value.to("meta") for name, value in layer.state_dict().items()}
+    rows = torch.empty(2, layer.in_features, device="meta", dtype=layer.weight.dtype)
+    found = torch.func.functional_call(layer, on_meta, (rows,))
+    return isinstance(found, Tensor) and found.shape == (2, layer.out_features)
 
 
 def exact_pattern(names: list[str], model: nn.Module) -> str:

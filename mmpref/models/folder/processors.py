@@ -16,7 +16,7 @@ from transformers import PretrainedConfig
 from transformers.models.auto import processing_auto
 from transformers.processing_utils import ProcessorMixin
 
-from mmpref.errors import ConfigError, library_errors
+from mmpref.errors import ConfigError, library_errors, one_line
 from mmpref.models.folder.contents import AGAIN, read_object
 
 _SAY_THE_CLASS = (
@@ -120,7 +120,16 @@ def small_file(path: str | Path, name: str) -> Path | None:
 
 
 def _class_of(name: str) -> type[ProcessorMixin] | None:
-    found: Any = processing_auto.processor_class_from_name(name)
+    try:
+        found: Any = processing_auto.processor_class_from_name(name)
+    except ImportError as err:  # older releases import torchvision where newer ones have a placeholder
+        found = _without_torchvision(name)
+        if found is None:
+            missing = one_line(err.__cause__ or err)
+            raise ConfigError(
+                f"the processor {name[:60]!a} of transformers {transformers.__version__} needs what is not installed "
+                f"({missing}); install that, or update transformers"
+            ) from err
     if getattr(found, "is_dummy", False):
         found = _without_torchvision(name) or found
     if found is None or not isinstance(found, type):

@@ -13,9 +13,11 @@ import transformers as tf
 from torch import nn
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as TYPES
+from transformers.models.llama4.modeling_llama4 import Llama4Router
 
 from mmpref.errors import ConfigError
 from mmpref.models import AdapterSettings, LoadedModel, Tuning, prepare
+from mmpref.models.adapters.targets import lora_layers
 from mmpref.models.load import family_of_config, family_with_parts
 from mmpref.models.part_counts import count_parts
 from mmpref.models.parts import find_parts, with_parts
@@ -226,6 +228,15 @@ def test_a_module_that_cannot_be_assigned_is_refused_until_it_is_named() -> None
 def test_a_name_that_the_model_does_not_have_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"model\.parts names 'nothing'"):
         odd(nothing="vision")
+
+
+def test_a_router_that_gives_more_than_a_linear_layer_gets_no_adapter() -> None:
+    loaded = bare("llama4")
+    names = lora_layers(loaded.model, loaded.family, Tuning(language="lora"))
+    routers = [name for name, module in loaded.model.named_modules() if isinstance(module, Llama4Router)]
+    assert routers
+    assert not set(routers) & set(names)
+    assert any(name.endswith("shared_expert.gate_proj") for name in names)
 
 
 def test_lora_on_a_part_without_a_linear_layer_is_refused() -> None:

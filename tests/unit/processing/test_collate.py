@@ -245,6 +245,16 @@ def test_tiles_of_different_numbers_are_padded_and_sizes_refused() -> None:
         join_vision([{"pixel_values": torch.ones(1, 3)}, {"patches": torch.ones(1, 3)}])
 
 
+def test_a_strip_of_patches_grows_in_its_length() -> None:
+    grids = [torch.tensor([[4, 4]]), torch.tensor([[4, 8], [4, 4]])]
+    rows = [{"pixel_values": torch.rand(1, 3, 14, int(g.prod(-1).sum()) * 14), "target_sizes": g} for g in grids]
+    joined = join_vision([rows[0], {}, rows[1]])
+    assert torch.equal(joined["pixel_values"], torch.cat([row["pixel_values"] for row in rows], dim=-1))
+    assert joined["target_sizes"].tolist() == [[4, 4], [4, 8], [4, 4]]
+    alike = join_vision([rows[0], rows[0]])  # of one length, so that they could be laid one on the other
+    assert alike["pixel_values"].shape == (1, 3, 14, 2 * 16 * 14)
+
+
 def test_prompts_are_padded_on_the_left() -> None:
     encoder = encoder_for("qwen2_vl")
     rows = [pair("a", images=("90x90-1",)), pair("b", images=(), question="what ?")]
