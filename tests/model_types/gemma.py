@@ -58,9 +58,7 @@ def write_gemma4(folder: Path) -> Path:
         "feature_extractor": sound,
         "video_processor": {"video_processor_type": "Gemma4VideoProcessor", "max_soft_tokens": 70, "num_frames": 32},
     }
-    write_folder(
-        folder, model_of("Gemma4", config), tokens, images, processor="Gemma4Processor", settings=settings
-    )
+    write_folder(folder, model_of("Gemma4", config), tokens, images, processor="Gemma4Processor", settings=settings)
     (folder / "preprocessor_config.json").unlink()  # all stands in processor_config.json
     return folder
 
