@@ -150,7 +150,9 @@ class _Bench:
 
         def helps() -> list[str]:
             pixels = sum(num_pixels(batch.vision) for batch in self.looked_at)
-            return remedies(MemorySituation.of(running, self.model, args, self.collator.encoder, pixels=pixels))
+            frames = sum(count for batch in self.looked_at for count in batch.video_frames)
+            encoder = self.collator.encoder
+            return remedies(MemorySituation.of(running, self.model, args, encoder, pixels=pixels, frames=frames))
 
         return explain_oom(where, helps)
 
