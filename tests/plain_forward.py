@@ -7,6 +7,7 @@ Beside it, the tiny families at full depth of their code paths (``build_deep``).
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -21,7 +22,7 @@ from mmpref.processing import EncodedPrompt, LayoutName, PairBatch, PairCollator
 from mmpref.records import ImageRef, Message, Part, PreferencePair
 from tests.tiny_vlms import TINY, draw, film, film_shape, pair, turn
 
-SHARING = tuple(name for name in TINY if name != "gemma3")
+SHARING = tuple(TINY)
 SEE_VIDEOS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_onevision")
 LORA_SEED = 5
 
@@ -33,6 +34,9 @@ def deep_config(name: str) -> Any:
     text.num_hidden_layers = 3
     if getattr(text, "layer_types", None):
         text.layer_types = [text.layer_types[0]] * 3
+    if name == "gemma3":  # both kinds of layers, and a window that every row fills
+        text.layer_types = ["sliding_attention", "full_attention", "sliding_attention"]
+        text.sliding_window = 8
     vision = getattr(config, "vision_config", None)
     if name == "llava":
         vision.num_hidden_layers = 3
@@ -165,8 +169,8 @@ def stock_sequences(loaded: LoadedModel, row: PreferencePair) -> list[Written]:
     return found
 
 
-def stock_text(loaded: LoadedModel, row: PreferencePair, answer: str) -> str:
-    """The conversation as the model's template writes it, its places not expanded."""
+def _conversation(loaded: LoadedModel, row: PreferencePair, answer: str) -> tuple[list[dict[str, Any]], str]:
+    """The turns as the model's template takes them, and what it writes, places not expanded."""
     sees = loaded.family.has_vision
     turns: list[dict[str, Any]] = []
     for message in row.prompt:
@@ -179,9 +183,10 @@ def stock_text(loaded: LoadedModel, row: PreferencePair, answer: str) -> str:
             if {"type": "image"} not in message["content"]:
                 message["content"] = "".join(part["text"] for part in message["content"])
         text = loaded.processor.apply_chat_template(turns, tokenize=False).rstrip()
-    if text.endswith(answer.rstrip()):  # the template closes no answers
+    ends = tuple(token.content for token in loaded.tokenizer.added_tokens_decoder.values())
+    if text.endswith(answer.rstrip()) or not text.endswith(ends):  # the template closes no answers, or with no token
         text += loaded.tokenizer.eos_token
-    return text
+    return turns, text
 
 
 def _with_videos(loaded: LoadedModel, row: PreferencePair, answer: str, prompt: EncodedPrompt) -> dict[str, Tensor]:
@@ -206,7 +211,7 @@ def _with_videos(loaded: LoadedModel, row: PreferencePair, answer: str, prompt: 
     if row.images:
         shown = dict(processor.image_processor([[draw(ref) for ref in row.images]], return_tensors="pt").items())
     pieces, _ = processor.get_text_with_replacements(
-        [stock_text(loaded, row, answer)],
+        [_conversation(loaded, row, answer)[1]],
         [processor.replace_image_token(shown, image_idx=at) for at in range(len(row.images))],
         [processor.replace_video_token(films, video_idx=at) for at in range(len(row.videos))],
     )
@@ -219,15 +224,26 @@ def _with_videos(loaded: LoadedModel, row: PreferencePair, answer: str, prompt: 
 
 
 def _written(loaded: LoadedModel, row: PreferencePair, answer: str, images: tuple[ImageRef, ...]) -> dict[str, Tensor]:
-    text = stock_text(loaded, row, answer)
-    if not loaded.family.has_vision:
-        return dict(loaded.processor(text, return_tensors="pt"))
-    inputs: dict[str, Any] = {"images": [[draw(ref) for ref in images]]} if images else {}
-    if loaded.tokenizer.bos_token and text.startswith(loaded.tokenizer.bos_token):
-        inputs["add_special_tokens"] = False  # as apply_chat_template does when it tokenises itself
+    sees = loaded.family.has_vision
+    turns, text = _conversation(loaded, row, answer)
+    inputs: dict[str, Any] = {}
+    if sees and "suffix" in inspect.signature(type(loaded.processor).__call__).parameters:  # PaliGemma's takes it apart
+        text = loaded.processor.apply_chat_template(turns[:-1], tokenize=False, add_generation_prompt=True)
+        inputs["suffix"] = [answer]
+    bos = loaded.tokenizer.bos_token
+    if bos is not None and text.startswith(bos):  # as apply_chat_template does where it tokenises
+        inputs["add_special_tokens"] = False
+    if not sees:
+        return dict(loaded.processor(text, return_tensors="pt", **inputs))
     if loaded.family.token_types:
         inputs["return_mm_token_type_ids"] = True
-    return dict(loaded.processor(text=[text], return_tensors="pt", **inputs).items())
+    if not images:
+        return dict(loaded.processor(text=[text], return_tensors="pt", **inputs).items())
+    drawn = [draw(ref) for ref in images]
+    try:
+        return dict(loaded.processor(text=[text], images=[drawn], return_tensors="pt", **inputs).items())
+    except ValueError:  # a processor that takes the images of all texts in one list
+        return dict(loaded.processor(text=[text], images=drawn, return_tensors="pt", **inputs).items())
 
 
 def run_alone(model: Any, sequence: Written) -> Tensor:

@@ -46,7 +46,7 @@ def paligemma(text: str = "gemma", template: str = CHATML) -> LoadedModel:
     images.image_seq_length = 4
     processor = tf.PaliGemmaProcessor(images, tokenizer, chat_template=tokenizer.chat_template)
     ids = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
-    more = {"sliding_window": 64, "query_pre_attn_scalar": 16} if text == "gemma2" else {}
+    more = {"sliding_window": 8, "query_pre_attn_scalar": 16} if text == "gemma2" else {}
     config = tf.PaliGemmaConfig(
         text_config={"model_type": text, **_TEXT, **ids, **more},
         vision_config={**_TOWER, "projection_dim": 64, "vision_use_head": False},

@@ -141,7 +141,7 @@ def load_model(path: str | Path, settings: LoadSettings = _AS_SAVED) -> PreTrain
         arguments["device_map"] = {"": _default_device() if settings.device is None else str(settings.device)}
     if stored is not None:
         refuse_plain(stored, written, _file(path))
-    kind = AutoModelForImageTextToText if family.has_vision else AutoModelForCausalLM
+    kind = _kind_of(config, family)
     arguments["generation_config"] = plain_generation(config, path)
     building = building_within(_config_of(path), stored, packed=packed)
     with _explained(path, "model", memory=False), building, without_table():
@@ -169,11 +169,19 @@ def _keep_used_renamings(model: PreTrainedModel) -> None:
 
 def empty_model(config: PretrainedConfig, *, dtype: torch.dtype, attn_implementation: str) -> PreTrainedModel:
     """The model that a config describes, on the meta device: shapes without weights. The config is left as it is."""
-    kind = AutoModelForImageTextToText if family_of_config(config).has_vision else AutoModelForCausalLM
+    kind = _kind_of(config, family_of_config(config))
     where = _config_of(config.name_or_path) if config.name_or_path else f"this '{config.model_type}' config"
     with library_errors(ConfigError, f"{where} describes no model that can be built", AGAIN):
         made = _on_meta(kind, config, where, dtype, attn_implementation)
     return cast(PreTrainedModel, made)
+
+
+def _kind_of(config: PretrainedConfig, family: Family) -> Any:
+    """The class that knows such a model. transformers lists some that see among those for text (Phi-4-multimodal), and
+    some for text among those that see (Mistral 4)."""
+    kinds: list[Any] = [AutoModelForImageTextToText, AutoModelForCausalLM]
+    ordered = kinds if family.has_vision else kinds[::-1]
+    return next((kind for kind in ordered if type(config) in kind._model_mapping), ordered[0])
 
 
 def _on_meta(kind: Any, config: PretrainedConfig, where: str, dtype: torch.dtype, attn_implementation: str) -> Any:
@@ -210,8 +218,12 @@ def load_config(path: str | Path) -> PretrainedConfig:
 def family_of_config(config: PretrainedConfig) -> Family:
     """The row of facts for a config."""
     vision = getattr(config, "vision_config", None)
-    family = family_of(str(config.model_type), has_vision=isinstance(vision, PretrainedConfig))
-    if config.model_type == "mllama":
+    patch = getattr(vision, "patch_size", None)
+    family = replace(
+        family_of(str(config.model_type), has_vision=isinstance(vision, PretrainedConfig)),
+        patch=patch if isinstance(patch, int) else None,
+    )
+    if config.model_type in ("mllama", "idefics"):
         return replace(family, no_images="looks at images through layers of its own, whose mask is not made here")
     if family.name == "llava" and getattr(vision, "model_type", None) == "pixtral":
         return replace(family, repeats_image_token=False)  # rows of an image end with tokens of their own

@@ -10,7 +10,7 @@ answer token is predicted, L tokens of the longest answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
@@ -136,8 +136,9 @@ class PairBatch:
     def model_inputs(self) -> dict[str, Tensor]:
         """Keyword arguments for the model: tokens and images, never targets, masks of answers or scores."""
         inputs = {"input_ids": self.input_ids, **self.token_types, **self.vision}
-        if self.attention_mask is not None:
-            inputs["attention_mask"] = self.attention_mask
+        # of a packed row every token is real; a model that is not told so takes positions that start again for a border
+        real = torch.ones_like(self.input_ids) if self.attention_mask is None else self.attention_mask
+        inputs["attention_mask"] = real
         if self.position_ids is not None:
             inputs["position_ids"] = self.position_ids
         return inputs
@@ -185,9 +186,9 @@ def join_vision(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     Every processor puts images (or their patches) first: (images, 3, H, W), (images, tiles, 3, H, W), (patches, dim)
     with (images, 3) grids, (images, 2) sizes; and so for videos, whose inputs have names of their own. Tensors are
     joined along that dimension; where rows have different numbers of tiles or frames, or images have different sizes
-    that the model is given (Pixtral), the smaller ones are padded with zeros, which the models cut off again by the
-    image sizes, and ``models.logps.video_inputs`` by the numbers of frames. MiniCPM-V's patches lie in one row,
-    (1, 3, P, P * patches) with (images, 2) grids, and are joined along that.
+    that the model is given (Pixtral) or has a mask of (Idefics 2), the smaller ones are padded with zeros, which the
+    models cut off or leave out by the sizes or the mask, and ``models.logps.video_inputs`` by the numbers of frames.
+    MiniCPM-V's patches lie in one row, (1, 3, P, P * patches) with (images, 2) grids, and are joined along that.
 
     Raises:
         DataError: images that became tensors of different heights and widths, which no model takes in one batch.
@@ -213,13 +214,12 @@ def _join_alike(present: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         raise DataError(
             f"rows of one batch have different vision inputs: {sorted({str(sorted(row)) for row in present})}"
         )
-    sized = "image_sizes" in names
-    if all(_in_one_row(row) for row in present):
-        pixels = torch.cat([row["pixel_values"] for row in present], dim=-1)
-        return {name: _join(name, [row[name] for row in present], sized=sized) for name in names - {"pixel_values"}} | {
-            "pixel_values": pixels
-        }
-    return {name: _join(name, [row[name] for row in present], sized=sized) for name in names}
+    joined = {name: _join(name, [row[name] for row in present], names) for name in names - _strips(present)}
+    return joined | {name: torch.cat([row[name] for row in present], dim=-1) for name in _strips(present)}
+
+
+def _strips(rows: Sequence[Mapping[str, Tensor]]) -> set[str]:
+    return {"pixel_values"} if all(map(_in_one_row, rows)) else set()
 
 
 def _in_one_row(images: Mapping[str, Tensor]) -> bool:
@@ -230,26 +230,29 @@ def _in_one_row(images: Mapping[str, Tensor]) -> bool:
     return int(grids.prod(-1).sum()) * pixels.shape[-2] == pixels.shape[-1]
 
 
-def _join(name: str, tensors: list[Tensor], *, sized: bool) -> Tensor:
+def _join(name: str, tensors: list[Tensor], names: Collection[str]) -> Tensor:
     if len(tensors) == 1:
         return tensors[0]  # as large as all the rest of a batch of one pair: not copied
-    if len({tuple(tensor.shape[1:]) for tensor in tensors}) == 1:
+    shapes = [tuple(tensor.shape) for tensor in tensors]
+    differ = {dim for dim in range(1, len(shapes[0])) if len({shape[dim] for shape in shapes}) > 1}
+    if not differ:
         return torch.cat(tensors)
-    if sized and all(tensor.dim() == 4 for tensor in tensors):  # whole images; the model cuts them to their sizes
-        height, width = (max(tensor.shape[side] for tensor in tensors) for side in (2, 3))
-        pads = [(0, width - tensor.shape[3], 0, height - tensor.shape[2]) for tensor in tensors]
-        return torch.cat([torch.nn.functional.pad(one, pad) for one, pad in zip(tensors, pads, strict=True)])
-    if min(tensor.dim() for tensor in tensors) < 3 or len({tuple(tensor.shape[2:]) for tensor in tensors}) > 1:
-        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors[:4])
+    may_differ = {1} if len(shapes[0]) > 2 else set()  # tiles of an image
+    if "image_sizes" in names and len(shapes[0]) == 4:
+        may_differ = {2, 3}  # whole images; the model cuts them to their sizes
+    elif "pixel_attention_mask" in names:
+        may_differ = differ  # images of a row, and their heights and widths, which the mask tells
+    if not differ <= may_differ:
         raise DataError(
-            f"images of one batch became '{name}' of different sizes ({shapes}), which the model cannot take "
-            "together; give its image processor a fixed size, or use a batch size of 1"
+            f"images of one batch became '{name}' of different sizes ({', '.join(map(str, shapes[:4]))}), which the "
+            "model cannot take together; give its image processor a fixed size, or use a batch size of 1"
         )
-    tiles = max(tensor.shape[1] for tensor in tensors)
-    return torch.cat(list(_with_tiles(tensors, tiles)))
+    most = [max(shape[dim] for shape in shapes) for dim in range(len(shapes[0]))]
+    return torch.cat([_padded(tensor, most[1:]) for tensor in tensors])
 
 
-def _with_tiles(tensors: Sequence[Tensor], tiles: int) -> Iterator[Tensor]:
-    for tensor in tensors:
-        padding: list[Any] = [0, 0] * (tensor.dim() - 2) + [0, tiles - tensor.shape[1]]
-        yield torch.nn.functional.pad(tensor, padding)
+def _padded(tensor: Tensor, sizes: Sequence[int]) -> Tensor:
+    """With zeros behind, up to these sizes of all dimensions but the first."""
+    missing = [size - had for size, had in zip(sizes, tensor.shape[1:], strict=True)]
+    padding = [amount for size in reversed(missing) for amount in (0, size)]
+    return torch.nn.functional.pad(tensor, padding) if any(missing) else tensor

@@ -155,7 +155,8 @@ class PairEncoder:
         videos of these shapes.
 
         By arithmetic where a family repeats one token for an image; else the processor writes the prompt around blank
-        images of the same sizes, and image tokens are not counted (0).
+        images of the same sizes (it may put more than images into it: Janus a system prompt), and image tokens are not
+        counted (0).
 
         Args:
             max_pixels: a smaller bound of each image and frame.
@@ -165,7 +166,7 @@ class PairEncoder:
         """
         self._check_places(pair.id, pair.prompt, len(sizes), len(shapes))
         written = len(text.prompt) + len(text.prefix)
-        if not sizes and not shapes:
+        if not self.chat.sees_images or (not sizes and not shapes and self.family.repeats_image_token):
             return written, 0
         if self.family.repeats_image_token:
             self._check_written(pair.id, text, len(sizes), len(shapes))
@@ -310,11 +311,23 @@ class PairEncoder:
         return EncodedPrompt(
             sample_id=row_id,
             input_ids=torch.cat([ids[0], prefix]),
-            vision={name: value for name, value in outputs.items() if name not in planes},
+            vision=self._whole_patches({name: value for name, value in outputs.items() if name not in planes}),
             token_types={name: torch.cat([plane, torch.full_like(prefix, kind)]) for name, plane in planes.items()},
             answer_type=kind,
             position_ids=self._positions(ids.shape[1] + len(prefix), ()),
         )
+
+    def _whole_patches(self, vision: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Images under a mask without what their tower drops at the right and below, being less than a patch: beside
+        larger images of a batch it would make another patch."""
+        patch, mask = self.family.patch, vision.get("pixel_attention_mask")
+        if patch is None or mask is None or mask.dim() < 3:
+            return vision
+        height, width = (side // patch * patch for side in mask.shape[-2:])
+        return {
+            name: value[..., :height, :width] if value.shape[-2:] == mask.shape[-2:] else value
+            for name, value in vision.items()
+        }
 
     def _written_by_processor(
         self, row_id: str, text: Turns, pixels: Sequence[Any], max_pixels: int | None
@@ -363,6 +376,6 @@ class PairEncoder:
         return int(self._processor.vision_start_token_id), int(self._processor.vision_end_token_id)
 
     def _positions(self, length: int, grids: Sequence[Grid]) -> Tensor | None:
-        if not self.family.shared_prefix:
+        if not (self.family.shared_prefix or self.family.mrope):
             return None
         return multimodal(length, grids) if self.family.mrope else in_sequence(length)

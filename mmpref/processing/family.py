@@ -69,6 +69,8 @@ class Family:
     budget_copies: int = 1
     """How often the image processor counts one pixel of an image in its budget (GLM-V: once for each frame of the two
     that it makes of an image)."""
+    patch: int | None = None
+    """Side in pixels of the vision tower's patches, where its config says one number."""
     one_dtype: bool = False
     """Image features are not brought into the dtype of the text that they join: both must be kept in the same."""
     no_images: str = ""
@@ -265,8 +267,14 @@ FAMILIES: tuple[Family, ...] = (
         projector=("model.multi_modal_projector",),
         repeats_image_token=False,
         token_types="token_type_ids",
-        note="Gemma 3 attends to an image in both directions and to text through sliding windows, which a packed row "
-        "does not keep",
+        shared_prefix=True,
+    ),
+    replace(
+        GENERIC,
+        name="gemma4",
+        model_types=frozenset({"gemma4"}),
+        token_types="mm_token_type_ids",
+        shared_prefix=True,
     ),
     Family(
         name="paligemma",
@@ -276,8 +284,7 @@ FAMILIES: tuple[Family, ...] = (
         repeats_image_token=False,
         token_types="token_type_ids",
         prefix_lm=(0, 1),
-        note="PaliGemma reads its prompt in both directions (prefix-LM) and only the answer from left to right, which "
-        "a packed row does not keep",
+        shared_prefix=True,
     ),
     Family(
         name="hrm_text",
@@ -285,8 +292,7 @@ FAMILIES: tuple[Family, ...] = (
         language=("model",),
         token_types="token_type_ids",
         prefix_lm=(1, 0),
-        note="HRM-Text reads its prompt in both directions (prefix-LM) and only the answer from left to right, which a "
-        "packed row does not keep",
+        shared_prefix=True,
     ),
 )
 
@@ -315,10 +321,9 @@ def family_of(model_type: str, *, has_vision: bool) -> Family:
             return family
     if not has_vision:
         return replace(TEXT, model_types=frozenset({model_type}))
-    known = ", ".join(sorted(name for family in FAMILIES if family.vision for name in family.model_types))
     return replace(
         GENERIC,
         model_types=frozenset({model_type}),
-        note=f"model type '{model_type}' has no row of its own (rows: {known}): it runs on the plain path, each answer "
-        "with its own copy of the prompt",
+        note=f"model type '{model_type}' has no row of its own: it runs on the plain path, each answer with its own "
+        "copy of the prompt",
     )

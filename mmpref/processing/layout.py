@@ -50,6 +50,7 @@ def shared_prefix_batch(pairs: Sequence[EncodedPair], *, need_rejected: bool = T
         position_ids=torch.cat(row.positions, dim=-1).unsqueeze(-2),
         segments=tuple(row.segments),
         **_images(row.prompts),
+        token_types=row.token_types(),
         score_chosen=_scores(pairs, "score_chosen"),
         score_rejected=_scores(pairs, "score_rejected"),
     )
@@ -130,6 +131,15 @@ class _PackedRow:
         self.num_tokens = segment.end
         return segment
 
+    def token_types(self) -> dict[str, Tensor]:
+        """[1, T] each."""
+        names = sorted({name for prompt in self.prompts for name in prompt.token_types})
+        rows = list(zip(self.prompts, self.segments, strict=True))
+        return {
+            name: torch.cat([_types(prompt, name, segment.end - segment.start) for prompt, segment in rows])[None]
+            for name in names
+        }
+
     def _predict(self, places: Tensor, targets: Tensor) -> Tensor:
         """Note predictions; returns their numbers among the K."""
         numbers = torch.arange(self.num_predictions, self.num_predictions + len(targets))
@@ -190,14 +200,16 @@ def _planes(rows: Sequence[tuple[EncodedPrompt, Tensor]], width: int) -> Tensor 
 
 def _token_types(rows: Sequence[tuple[EncodedPrompt, Tensor]]) -> dict[str, Tensor]:
     names = sorted({name for prompt, _ in rows for name in prompt.token_types})
-    planes = {
-        name: [
-            torch.cat([prompt.types_or_zeros(name), torch.full_like(answer, prompt.answer_type)])
-            for prompt, answer in rows
-        ]
+    return {
+        name: pad_rows([_types(prompt, name, len(prompt) + len(answer)) for prompt, answer in rows], 0)
         for name in names
     }
-    return {name: pad_rows(values, 0) for name, values in planes.items()}
+
+
+def _types(prompt: EncodedPrompt, name: str, length: int) -> Tensor:
+    """Of a prompt and the answers behind it: [length]."""
+    types = prompt.types_or_zeros(name)
+    return torch.cat([types, types.new_full((length - len(prompt),), prompt.answer_type)])
 
 
 def _scores(pairs: Sequence[EncodedPair], name: Literal["score_chosen", "score_rejected"]) -> Tensor | None:

@@ -16,7 +16,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 import mmpref.models.logps.shared_prefix_attention as shared_prefix
 from mmpref.models.load import family_of_config
 from mmpref.models.logps.answer_logps import answer_logps
-from mmpref.models.logps.shared_prefix_attention import PackedRow, register_pair_attention, visible
+from mmpref.models.logps.packed_masks import PackedMask, PackedRow, Rule, sees
+from mmpref.models.logps.shared_prefix_attention import register_pair_attention
 from mmpref.processing import PairCollator, PairEncoder
 from mmpref.processing.batch import Segment
 from tests.gpu.device import DEVICE, ON_CPU, needs_cuda
@@ -40,7 +41,8 @@ def attended(heads: tuple[int, int]) -> tuple[Tensor, list[Tensor]]:
     ]
     register_pair_attention()
     attend = ALL_ATTENTION_FUNCTIONS["pair_sdpa"]
-    out, _ = attend(SimpleNamespace(training=True), *inputs, None, scaling=SIZE**-0.5, pair_row=PackedRow(ROW, tokens))
+    mask = PackedMask(PackedRow(ROW, tokens), Rule(), DEVICE)
+    out, _ = attend(SimpleNamespace(training=True), *inputs, mask, scaling=SIZE**-0.5)
     return out, inputs
 
 
@@ -48,7 +50,8 @@ def by_mask(inputs: list[Tensor]) -> Tensor:
     """The same in float32, with a mask of all tokens by all tokens."""
     query, key, value = (x.detach().float().requires_grad_() for x in inputs)
     tokens, groups = query.shape[2], query.shape[1] // key.shape[1]
-    seen = visible(PackedRow(ROW, tokens), tokens, DEVICE)
+    where = torch.arange(tokens, device=DEVICE)
+    seen = sees(PackedRow(ROW, tokens), Rule(), DEVICE)(where[:, None], where[None, :])
     keys, values = (x.repeat_interleave(groups, dim=1) for x in (key, value))
     weights = (query @ keys.transpose(2, 3) * SIZE**-0.5).masked_fill(~seen, float("-inf")).softmax(-1)
     out = (weights @ values).transpose(1, 2)

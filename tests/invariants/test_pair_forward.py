@@ -16,7 +16,7 @@ from torch.nn.attention.bias import causal_lower_right
 
 from mmpref.models import LoadedModel
 from mmpref.models.logps.answer_logps import answer_logps
-from mmpref.models.logps.shared_prefix_attention import PackedRow
+from mmpref.models.logps.packed_masks import PackedRow
 from mmpref.processing import LayoutName, PairBatch
 from tests.plain_forward import (
     SHARING,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ from mmpref.errors import ConfigError
 from mmpref.models import AdapterSettings, LoadedModel, Tuning, choose_reference, prepare
 from mmpref.models.logps.answer_logps import answer_logps
 from mmpref.models.logps.layout_choice import choose_layout
+from mmpref.processing import LayoutName
 from mmpref.records import PreferencePair
 from mmpref.training.trainer.preflight import preflight
-from tests.plain_forward import answers_of, build_deep, collator_for, text_rows, worst
+from tests.plain_forward import answers_of, build_deep, collator_for, gradient, relative, text_rows, worst
 from tests.tiny_others import BARE, hrm_text, paligemma
 from tests.tiny_vlms import CHATML, draw, pair
 
@@ -23,6 +25,7 @@ ROWS = [
     pair("edited", images=("60x120-6",), chosen="there is a red square .", rejected="there is a blue square . no"),
     pair("two", images=("90x60-2", "60x28-3"), question="describe it , please .", chosen="yes", rejected="no , it is"),
 ]
+LAYOUTS: tuple[LayoutName, ...] = ("shared_prefix", "plain")
 KINDS = [("gemma", CHATML), ("gemma", BARE), ("gemma2", CHATML)]
 
 
@@ -52,12 +55,28 @@ def ours(loaded: LoadedModel, rows: list[PreferencePair], **options: Any) -> lis
         return answers_of(batch, answer_logps(loaded.model, batch))
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("text", "template"), KINDS)
-def test_log_probs_are_those_of_the_stock_model_on_prompt_and_suffix(text: str, template: str) -> None:
+def test_log_probs_are_those_of_the_stock_model_on_prompt_and_suffix(
+    text: str, template: str, layout: LayoutName
+) -> None:
     loaded = paligemma(text, template)
-    assert worst(ours(loaded, ROWS), by_stock(loaded, ROWS)) < 1e-5
-    alone = [ours(loaded, [row])[side] for side in (0, 1) for row in ROWS]
+    assert worst(ours(loaded, ROWS, layout=layout), by_stock(loaded, ROWS)) < 1e-5
+    alone = [ours(loaded, [row], layout=layout)[side] for side in (0, 1) for row in ROWS]
     assert worst(alone, by_stock(loaded, ROWS)) < 1e-5
+
+
+@pytest.mark.parametrize("text", ["gemma", "gemma2"])
+def test_gradients_of_both_layouts_are_the_same(text: str) -> None:
+    found = []
+    for layout in LAYOUTS:
+        loaded = paligemma(text)
+        loaded.model.requires_grad_(True)
+        batch = collator_for(loaded, layout=layout)(ROWS)
+        logps = answers_of(batch, answer_logps(loaded.model, batch))
+        torch.stack([one.square().sum() for one in logps]).sum().backward()
+        found.append(gradient(loaded.model))
+    assert relative(*found) < 1e-5
 
 
 def test_this_would_see_a_causal_prompt_and_an_answer_that_reads_ahead() -> None:
@@ -68,7 +87,8 @@ def test_this_would_see_a_causal_prompt_and_an_answer_that_reads_ahead() -> None
     assert worst(ours(of_prompt, ROWS[:1]), right) > 1e-2
 
 
-def test_a_text_model_that_reads_its_prompt_in_both_directions_is_told_where_it_ends() -> None:
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_text_model_that_reads_its_prompt_in_both_directions_is_told_where_it_ends(layout: LayoutName) -> None:
     loaded = hrm_text()
     rows = [pair("a", images=(), question="is it red ?", chosen="yes it is", rejected="no"), *text_rows()[1:2]]
     rows += [pair("p", images=(), response_prefix="the picture", chosen=" shows a cat .", rejected=" is not it .")]
@@ -82,17 +102,15 @@ def test_a_text_model_that_reads_its_prompt_in_both_directions_is_told_where_it_
             with torch.no_grad():
                 logits = loaded.model(input_ids=ids[None], token_type_ids=types[None], use_cache=False).logits[0]
             wanted.append(logits.log_softmax(-1)[:-1].gather(1, ids[1:, None])[len(prompt) - 1 :, 0])
-    assert choose_layout(loaded.model, loaded.family).name == "plain"
-    assert worst(ours(loaded, rows), wanted) < 1e-5
+    assert worst(ours(loaded, rows, layout=layout), wanted) < 1e-5
     causal = dataclasses.replace(loaded, family=dataclasses.replace(loaded.family, prefix_lm=None))
-    assert worst(ours(causal, rows), wanted) > 1e-3
+    assert worst(ours(causal, rows, layout=layout), wanted) > 1e-3
 
 
-def test_its_pairs_do_not_share_a_prompt_and_the_reason_is_told() -> None:
-    loaded = paligemma()
-    assert "prefix-LM" in choose_layout(loaded.model, loaded.family).explanation
-    with pytest.raises(ConfigError, match="prefix-LM"):
-        choose_layout(loaded.model, loaded.family, "shared_prefix")
+@pytest.mark.parametrize("make", [paligemma, hrm_text])
+def test_its_pairs_share_a_prompt(make: Callable[[], LoadedModel]) -> None:
+    loaded = make()
+    assert choose_layout(loaded.model, loaded.family).name == "shared_prefix"
 
 
 def test_it_passes_every_start_up_check_and_trains() -> None:
@@ -104,8 +122,11 @@ def test_it_passes_every_start_up_check_and_trains() -> None:
 def test_a_processor_whose_word_on_tokens_is_not_understood_stops_the_run() -> None:
     loaded = prepare(paligemma(), Tuning(language="lora"), AdapterSettings(rank=4))
     unknown = dataclasses.replace(loaded, family=dataclasses.replace(loaded.family, prefix_lm=(0, 0)))
+    reference = choose_reference(unknown.model)
     with pytest.raises(ConfigError, match=r"last token of an answer moves.*both directions.*token_type_ids"):
-        preflight(unknown.model, collator_for(unknown), ROWS, choose_reference(unknown.model))
+        preflight(unknown.model, collator_for(unknown, layout="plain"), ROWS, reference)
+    with pytest.raises(ConfigError, match=r"'shared prefix equals separate rows' failed"):
+        preflight(unknown.model, collator_for(unknown), ROWS, reference)
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -99,7 +99,7 @@ def test_an_odd_number_of_frames_in_a_batch_of_several(name: str) -> None:
 @pytest.mark.parametrize("order", [("image", "video"), ("video", "image"), ("video", "image", "video", "image")])
 def test_images_and_videos_are_seen_where_they_stand(name: str, order: tuple[Any, ...]) -> None:
     """osaurus-ai/vmlx-swift 298, microsoft/Mage 28: features of all images lay before those of all videos, and in a
-    prompt with a video first each took the places of the other. The sizes are such that Qwen's counts would not show it."""
+    prompt with a video first each took the places of the other. With these sizes, Qwen's counts do not show it."""
     places = tuple(Part(kind) for kind in order)
     row = pair(
         "both",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers as tf
 
-from tests.tiny_vlms import make_tokenizer
+from tests import tiny_vlms
 
 Writer = Callable[[Path], Any]
 """Writes one model folder; may raise :class:`NotBuiltError`."""
@@ -36,6 +36,58 @@ TOWER: dict[str, Any] = {
 
 class NotBuiltError(Exception):
     """A folder of this type cannot be made on this machine; the message says why."""
+
+
+def class_of(name: str) -> Any:
+    """A class of transformers.
+
+    Raises:
+        NotBuiltError: this release does not have it.
+    """
+    found = getattr(tf, name, None)
+    if found is None:
+        raise NotBuiltError(f"transformers {tf.__version__} has no {name}")
+    return found
+
+
+def chat_template(turns: Mapping[str, tuple[str, str]], *, image: str, ask: str, bos: str = "") -> str:
+    """A chat template whose content is a list of parts, or a string.
+
+    Args:
+        turns: role -> what is written before and after its content.
+        image: what stands for an image, where it stands in the conversation.
+        ask: what is written to ask for an answer.
+        bos: what is written first.
+    """
+    roles = "".join(
+        f"{{% {'elif' if n else 'if'} message['role'] == '{role}' %}}{before}{{{{ content }}}}{after}"
+        for n, (role, (before, after)) in enumerate(turns.items())
+    )
+    return (
+        f"{bos}{{% for message in messages %}}{{% set content %}}"
+        "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+        f"{{% if part['type'] == 'image' %}}{image}{{% else %}}{{{{ part['text'] }}}}{{% endif %}}{{% endfor %}}"
+        f"{{% endif %}}{{% endset %}}{roles}{{% endif %}}{{% endfor %}}"
+        f"{{% if add_generation_prompt %}}{ask}{{% endif %}}"
+    )
+
+
+def make_tokenizer(
+    named: dict[str, str] | None = None,
+    *,
+    image_markup: str = "",
+    template: str = tiny_vlms.CHATML,
+    unnamed: tuple[str, ...] = (),
+    eos_token: str | None = None,
+    add_bos: bool = False,
+) -> Any:
+    """As :func:`tests.tiny_vlms.make_tokenizer`, with another end of turn."""
+    made = tiny_vlms.make_tokenizer(named, image_markup=image_markup, unnamed=unnamed, add_bos=add_bos)
+    if template != tiny_vlms.CHATML:
+        made.chat_template = template
+    if eos_token is not None:
+        made.eos_token = eos_token
+    return made
 
 
 def ids_of(tokenizer: Any) -> dict[str, Any]:
@@ -93,4 +145,7 @@ def write_folder(
     return folder
 
 
-__all__ = ["TEXT", "TOWER", "NotBuiltError", "Writer", "ids_of", "image_class", "make_tokenizer", "write_folder"]
+__all__ = [
+    "TEXT", "TOWER", "NotBuiltError", "Writer", "chat_template", "class_of", "ids_of", "image_class", "make_tokenizer",
+    "write_folder",
+]  # fmt: skip

@@ -70,7 +70,7 @@ def measure(write: Writer, folder: Path) -> Outcome:
     if not taken or (loaded.family.has_vision and not any(row.images for row in taken)):
         return Outcome(state="refused", reason=next(iter(refusals.values())), refused_rows=said)
     check_conversations(loaded, taken)
-    layout = choose_layout(loaded.model, loaded.family, max_length=512)
+    layout = choose_layout(loaded.model, loaded.family)
     twin = stock_twin(loaded.model)
     with torch.no_grad():
         want = by_hand(twin, loaded, taken)

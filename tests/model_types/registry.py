@@ -12,7 +12,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
-from tests.model_types import gemma, glm, llama, qwen
+from tests.model_types import gemma, glm, llama, qwen, towers_classic, towers_other, towers_sized
 from tests.model_types.folders import Writer
 from tests.tiny_others import write_llava_next_video, write_mllama, write_paligemma, write_pixtral, write_video_llava
 from tests.tiny_vlms import TINY, build
@@ -20,6 +20,7 @@ from tests.tiny_vlms import TINY, build
 IMAGE_TYPES = frozenset(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
 CAUSAL_TYPES = frozenset(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
+_MODULES = (gemma, glm, llama, qwen, towers_classic, towers_other, towers_sized)
 WRITERS: dict[str, Writer] = {
     **{name: partial(build, name) for name in TINY if name not in ("text", "llava_vicuna")},
     "llava_next_video": write_llava_next_video,
@@ -27,11 +28,8 @@ WRITERS: dict[str, Writer] = {
     "paligemma": write_paligemma,
     "pixtral (llava)": write_pixtral,
     "video_llava": write_video_llava,
-    **qwen.WRITERS,
-    **gemma.WRITERS,
-    **glm.WRITERS,
-    **llama.WRITERS,
+    **{name: writer for module in _MODULES for name, writer in module.WRITERS.items()},
 }
 
-NOT_BUILT: dict[str, str] = {**qwen.NOT_BUILT, **gemma.NOT_BUILT, **glm.NOT_BUILT, **llama.NOT_BUILT}
+NOT_BUILT: dict[str, str] = {name: reason for module in _MODULES for name, reason in module.NOT_BUILT.items()}
 """Types without a folder here -> why."""

@@ -8,7 +8,10 @@ adapter off gives the reference model, and one adapter folder holds everything t
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +37,9 @@ from mmpref.processing.family import Family, PartName
 
 if TYPE_CHECKING:
     from mmpref.models.loaded import LoadedModel
+
+_PEFTS = "base_model.model."
+"""What peft puts before the names of a model."""
 
 
 def prepare(
@@ -123,6 +129,7 @@ def attach(model: PreTrainedModel, folder: Path, *, trainable: bool, dropout: fl
     with (
         library_errors(ConfigError, f"the adapter in {folder} does not fit this model{of}", "give its own base model"),
         warnings.catch_warnings(),  # peft only warns, and goes on with layers that learnt nothing
+        _names_kept(model, folder),
     ):
         warnings.filterwarnings("error", message="Found missing adapter keys")
         found = peft.PeftModel.from_pretrained(
@@ -132,6 +139,32 @@ def attach(model: PreTrainedModel, folder: Path, *, trainable: bool, dropout: fl
     take_arguments_by_name(found)
     config.base_model_name_or_path = model.name_or_path or named  # what it is saved with when it was trained further
     return found
+
+
+@contextmanager
+def _names_kept(model: nn.Module, folder: Path) -> Iterator[None]:
+    """Inside, peft leaves the names in an adapter as they are, where they are this model's own.
+
+    It takes them for those of the published checkpoint, and renames what is right already (``mlp.shared_experts`` of
+    Mistral Large 4 becomes ``mlp.mlp.shared_experts``). Adapters saved before transformers 5 may need that.
+    """
+    here = {name for name, _ in model.named_modules()}
+    layers = {
+        name.partition(".lora_")[0].removeprefix(_PEFTS) for name in read_header(folder / WEIGHTS) if ".lora_" in name
+    }
+    try:
+        renaming: Any = importlib.import_module("peft.utils.transformers_weight_conversion")
+        stock = renaming.convert_peft_adapter_state_dict_for_transformers
+    except (ImportError, AttributeError):  # a release of peft that renames nothing, or elsewhere
+        stock = None
+    if stock is None or not layers <= here:
+        yield
+        return
+    renaming.convert_peft_adapter_state_dict_for_transformers = lambda *, adapter_state_dict, **_: adapter_state_dict
+    try:
+        yield
+    finally:
+        renaming.convert_peft_adapter_state_dict_for_transformers = stock
 
 
 def _refuse_left_over(peft: Any, model: Any, folder: Path, of: str) -> None:

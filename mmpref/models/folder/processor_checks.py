@@ -40,6 +40,8 @@ def complete_processor(processor: Any, config: PretrainedConfig, path: str | Pat
                 "in its preprocessor_config.json or processor_config.json"
             ) from err
     _refuse_defaults(path)
+    if isinstance(found, Tensor):  # IDEFICS
+        found = {"pixel_values": found}
     floats = [value for value in found.values() if isinstance(value, Tensor) and value.is_floating_point()]
     if not all(value.numel() and math.isfinite(float(value.float().sum())) for value in floats):
         raise ConfigError(

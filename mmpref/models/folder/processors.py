@@ -40,6 +40,12 @@ def refuse_kind(config: PretrainedConfig, path: str | Path) -> None:
             f"{path} is a model of type '{config.model_type}', which reads its prompt with an encoder of its own "
             "(encoder-decoder), and only models that are one decoder are trained here; use another model"
         )
+    built = getattr(config, "architectures", None) or ()
+    if built and all(isinstance(name, str) and name.endswith("Classification") for name in built):
+        raise ConfigError(
+            f"{path} is a {built[0]}: a classifier, which writes no answers that could be trained; use the model that "
+            "it was made from"
+        )
 
 
 def processor_class(config: PretrainedConfig, path: str | Path) -> type[ProcessorMixin]:

@@ -13,7 +13,7 @@ from mmpref.losses.logps import selected_logps
 from mmpref.models.logps.answer_head import logps_in_place_of_logits, plain_head
 from mmpref.models.logps.image_inputs import image_inputs, placing_images
 from mmpref.models.logps.right_padding import padded_on_the_right
-from mmpref.models.logps.shared_prefix_attention import packed_inputs
+from mmpref.models.logps.shared_prefix_attention import attending_packed
 from mmpref.models.logps.video_inputs import cutting_videos
 from mmpref.models.unwrap import base_model
 from mmpref.processing.batch import PairBatch
@@ -36,11 +36,15 @@ def answer_logps(model: nn.Module, batch: PairBatch, *, through_logits: bool = F
     Args:
         through_logits: compute the [K, V] logits as the model writes them: the check of the above.
     """
-    own = {**image_inputs(model, batch), **packed_inputs(model, batch)}
-    inputs: dict[str, Any] = {**batch.model_inputs(), **own, "use_cache": False}
+    inputs: dict[str, Any] = {**batch.model_inputs(), **image_inputs(model, batch), "use_cache": False}
     head = None if through_logits else plain_head(model)
     is_padded = not batch.shares_prefix and getattr(base_model(model), "_supports_attention_backend", False)
-    with placing_images(model, batch), cutting_videos(model, batch), padded_on_the_right(is_padded):
+    with (
+        attending_packed(model, batch),
+        placing_images(model, batch),
+        cutting_videos(model, batch),
+        padded_on_the_right(is_padded),
+    ):
         if head is None:
             return selected_logps(_logits_at(model, inputs, batch.predicts), batch.targets)
         with logps_in_place_of_logits(head, batch.predicts, batch.targets):

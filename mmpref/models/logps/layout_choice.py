@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import PretrainedConfig
 
 from mmpref.errors import ConfigError
 from mmpref.models.logps.answer_logps import answer_logps
@@ -37,37 +36,25 @@ class Layout:
     explanation: str
 
 
-def choose_layout(
-    model: nn.Module, family: Family, choice: LayoutChoice = "auto", *, max_length: int | None = None
-) -> Layout:
+def choose_layout(model: nn.Module, family: Family, choice: LayoutChoice = "auto") -> Layout:
     """Whether pairs share their prompt in this model.
 
     Args:
         model: the policy as loaded.
         choice: ``auto`` shares where it is possible; ``shared_prefix`` insists; ``plain`` does not.
-        max_length: the most tokens of prompt + answer that a pair can have, or None.
 
     Raises:
         ConfigError: ``shared_prefix`` where it is not possible; says why.
     """
     if choice == "plain":
         return Layout("plain", "each answer with its own copy of the prompt, as asked for (model.attention: plain)")
-    obstacle = _obstacle(model, family, max_length)
+    obstacle = _obstacle(model, family)
     if obstacle is None:
         how = f"{implementation(model)} attention"
         return Layout("shared_prefix", f"prompt and images once per pair, both answers behind them in one row ({how})")
     if choice == "shared_prefix":
         raise ConfigError(f"model.attention: shared_prefix is not possible: {obstacle}; use auto or plain")
     return Layout("plain", f"each answer with its own copy of the prompt, because {obstacle}")
-
-
-def sliding_window(config: PretrainedConfig) -> int | None:
-    """The shortest attention window of any layer; None when all layers see everything."""
-    window = getattr(config, "sliding_window", None)
-    if window is None or getattr(config, "use_sliding_window", True) is False:
-        return None
-    kinds = getattr(config, "layer_types", None)
-    return int(window) if kinds is None or "sliding_attention" in kinds else None
 
 
 def tolerance(model: nn.Module, *, half: bool = False) -> float:
@@ -81,19 +68,15 @@ def tolerance(model: nn.Module, *, half: bool = False) -> float:
     return EXACT if is_exact and not half else _HALF
 
 
-def _obstacle(model: nn.Module, family: Family, max_length: int | None) -> str | None:
+def _obstacle(model: nn.Module, family: Family) -> str | None:
     if not family.shared_prefix:
         return family.note or f"the family '{family.name}' cannot share a prefix"
     name = implementation(model)
     if name not in IMPLEMENTATIONS:
         return f"attention '{name}' is not one of {', '.join(IMPLEMENTATIONS)}"
     config = text_config(model)
-    window = sliding_window(config)
-    if window is not None and (max_length is None or max_length > window):
-        limit = "no limit is set" if max_length is None else f"processing.max_length is {max_length}"
-        return f"its layers attend to the last {window} tokens only, and pairs may be longer ({limit})"
-    if getattr(config, "attention_chunk_size", None):
-        return "its layers attend in chunks"
+    if getattr(config, "attn_temperature_tuning", False):
+        return "its layers scale queries by their place in the row, where the second answer is not at its own"
     if (failure := _failure_on_trial(model, family)) is not None:
         return f"{failure} (model type '{config.model_type}')"
     return None

@@ -4,23 +4,27 @@ A row holds segments ``[prefix | first | second]``; the second answer must not s
 its own way to say that:
 
 ==================  ===================================================================================================
-sdpa                two calls for each segment: causal over prefix + first, and second over prefix + second. No mask of
-                    all tokens by all tokens exists, and no product is computed to be thrown away.
-flash_attention_2   the same two calls through flash-attn, whose causal mask is aligned to the last key.
+sdpa                two calls for each segment: prefix + first, and second over prefix + second. No mask of all tokens
+                    by all tokens exists, and no product is computed to be thrown away; what is not just causal (a
+                    window that a pair fills, images that are read in both directions) has a mask a call.
+flash_attention_2   the same two calls through flash-attn, whose causal mask and windows are aligned to the last key;
+                    what flash-attn does not know goes through sdpa.
 flex_attention      one call with a block mask.
-eager               one call with an additive mask [1, 1, T, T].
+eager               one call with an additive mask [1, 1, T, T]; caps and sinks are the model's own.
 ==================  ===================================================================================================
 
 The first two replace the language model's attention under a name of our own, and behave as the original does for any
-input that is not a packed row (plain batches, generation).
+input that is not a packed row (plain batches, generation). What a layer sees is the model's own rule in all four
+(``packed_masks``).
 
 Shapes: T tokens of the row, h heads, d head size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -32,178 +36,123 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface
 
 from mmpref.errors import ConfigError
+from mmpref.models.logps.packed_masks import PackedMask, PackedRow, current_row, packed_mask, running
 from mmpref.models.logps.right_padding import without_right_padding
 from mmpref.models.unwrap import base_model
-from mmpref.processing.batch import PairBatch, Segment
+from mmpref.processing.batch import PairBatch
 
 _SPLIT = {"sdpa": "pair_sdpa", "flash_attention_2": "pair_flash_attention_2"}
 IMPLEMENTATIONS = (*_SPLIT, "flex_attention", "eager")
 """What a model may be loaded with (``attn_implementation``) to share prefixes."""
+_WIDEST_GROUPED = 256  # heads up to this width have a kernel for groups of heads on a GPU
 
 
-class PackedRow:
-    """The segments of a row on their way to every attention layer, with what is made once for all of them."""
-
-    def __init__(self, segments: Sequence[Segment], num_tokens: int) -> None:
-        self.segments = tuple(segments)
-        if self.segments[-1].end != num_tokens:
-            raise ValueError(f"segments end at {self.segments[-1].end}, and the row has {num_tokens} tokens")
-        self.pieces = [n for part in self.segments for n in (part.prefix + part.first, part.second) if n]
-        """Lengths of what attends together, in row order: prefix + first, then second where there is one."""
-        self._masks: dict[tuple[int, int, torch.device], Any] = {}
-
-    def lower_right(self, rows: int, columns: int, device: torch.device) -> Any:
-        """Causal attention of the last ``rows`` of ``columns`` tokens, as ``scaled_dot_product_attention`` takes it."""
-        key = (rows, columns, device)
-        if key not in self._masks:
-            self._masks[key] = _lower_right(rows, columns, device)
-        return self._masks[key]
-
-
-def _lower_right(rows: int, columns: int, device: torch.device) -> Any:
-    if device.type == "cuda":
-        from torch.nn.attention.bias import causal_lower_right
-
-        return causal_lower_right(rows, columns)  # a marker: the flash kernel needs no mask in memory
-    return torch.ones(rows, columns, dtype=torch.bool, device=device).tril(columns - rows)
-
-
-def packed_inputs(model: nn.Module, batch: PairBatch) -> dict[str, Any]:
-    """What the model needs besides ``batch.model_inputs()`` to attend within segments; {} for a plain batch.
+@contextmanager
+def attending_packed(model: nn.Module, batch: PairBatch) -> Iterator[None]:
+    """Inside, the model attends within the segments of the batch; a plain batch changes nothing.
 
     Raises:
         ConfigError: the model's attention cannot run a packed row.
     """
     if not batch.shares_prefix:
-        return {}
+        yield
+        return
     name = implementation(model)
-    row = PackedRow(batch.segments, batch.num_tokens)
-    device = batch.input_ids.device
+    if name not in IMPLEMENTATIONS:
+        raise ConfigError(f"attention '{name}' cannot run pairs that share their prompt; set model.attention: plain")
     if name in _SPLIT:
         register_pair_attention()
         use_attention(model, _SPLIT[name])
-        # a mask of no elements: transformers hands any 4D mask on untouched, and a layer that missed the row would
-        # fail on this one instead of attending to everything
-        return {"pair_row": row, "attention_mask": torch.zeros(1, 1, 0, 0, dtype=torch.bool, device=device)}
-    if name == "flex_attention":
-        return {"attention_mask": _block_mask(row, batch.num_tokens, device)}
-    if name == "eager":
-        seen = visible(row, batch.num_tokens, device)
-        mask = torch.zeros(seen.shape, dtype=_dtype(model), device=device)
-        return {"attention_mask": mask.masked_fill_(~seen, torch.finfo(mask.dtype).min)[None, None]}
-    raise ConfigError(f"attention '{name}' cannot run pairs that share their prompt; set model.attention: plain")
-
-
-def visible(row: PackedRow, num_tokens: int, device: torch.device | str = "cpu") -> Tensor:
-    """Which token sees which: [T, T] bool."""
-    where = torch.arange(num_tokens, device=device)
-    return _sees(row, num_tokens, device)(where[:, None], where[None, :])
-
-
-def _sees(row: PackedRow, num_tokens: int, device: torch.device | str) -> Callable[[Tensor, Tensor], Tensor]:
-    """The rule itself, for places of queries and keys: same segment, not later, and not the other answer."""
-    segment = torch.empty(num_tokens, dtype=torch.long)
-    branch = torch.zeros(num_tokens, dtype=torch.long)
-    for number, part in enumerate(row.segments):
-        segment[part.start : part.end] = number
-        middle = part.start + part.prefix
-        branch[middle : middle + part.first] = 1
-        branch[middle + part.first : part.end] = 2
-    segment, branch = segment.to(device), branch.to(device)
-
-    def rule(query: Tensor, key: Tensor) -> Tensor:
-        same = (segment[query] == segment[key]) & (key <= query)
-        return same & ((branch[key] == 0) | (branch[key] == branch[query]))
-
-    return rule
-
-
-def _block_mask(row: PackedRow, num_tokens: int, device: torch.device) -> Any:
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    rule = _sees(row, num_tokens, device)
-    return create_block_mask(lambda _b, _h, q, k: rule(q, k), None, None, num_tokens, num_tokens, device=device)
+    with running(PackedRow(batch.segments, batch.num_tokens), text_config(model)):
+        yield
 
 
 # ---- the attention functions -------------------------------------------------------------------------------------
 
-Attend = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
-"""(query, key, value [1, h, t, d], whether rows are the last of the keys) -> [1, h, t, d], causal."""
+Seen = Callable[[], Tensor | None]
+"""Makes the mask of a call, [q, k] bool, or None where it is causal."""
+Attend = Callable[[Tensor, Tensor, Tensor, Seen, bool], Tensor]
+"""(query, key, value [1, h, t, d], what is seen, whether queries are the last of the keys) -> [1, h, t, d]."""
 
 
-def _by_segment(row: PackedRow, query: Tensor, key: Tensor, value: Tensor, attend: Attend) -> Tensor:
+def _by_segment(mask: PackedMask, query: Tensor, key: Tensor, value: Tensor, attend: Attend) -> Tensor:
     """[1, T, h, d]. The row is split once: the gradient of a split is one copy, that of each slice a row of zeros."""
-    pieces = zip(*(x.split(row.pieces, dim=2) for x in (query, key, value)), strict=True)
+    pieces = zip(*(x.split(mask.row.pieces, dim=2) for x in (query, key, value)), strict=True)
     parts: list[Tensor] = []
-    for _, prefix, _, second in row.segments:
+    for number, (_, prefix, _, second) in enumerate(mask.row.segments):
         q, k, v = next(pieces)
-        parts.append(attend(q, k, v, False).transpose(1, 2))
+        parts.append(attend(q, k, v, partial(mask.of_prefix_and_first, number), False).transpose(1, 2))
         if second:
             q, *own = next(pieces)
             keys, values = (torch.cat([x[:, :, :prefix], rest], dim=2) for x, rest in zip((k, v), own, strict=True))
-            parts.append(attend(q, keys, values, True).transpose(1, 2))
+            parts.append(attend(q, keys, values, partial(mask.of_second, number), True).transpose(1, 2))
     return torch.cat(parts, dim=1)
 
 
-def _refuse_window(row: PackedRow, window: int | None) -> None:
-    if window is None:
-        return
-    longest = max(part.prefix + max(part.first, part.second) for part in row.segments)
-    if longest > window:
-        raise ConfigError(
-            f"a pair of {longest} tokens is longer than the attention window of {window} tokens; set "
-            f"processing.max_length to {window} or model.attention to plain"
-        )
-
-
-def _sdpa(row: PackedRow, dropout: float, scaling: float | None) -> Attend:
-    def attend(q: Tensor, k: Tensor, v: Tensor, is_tail: bool) -> Tensor:
-        mask = row.lower_right(q.shape[2], k.shape[2], q.device) if is_tail else None
-        is_grouped = q.shape[1] != k.shape[1]
+def _sdpa(row: PackedRow, dropout: float, scaling: float | None, _window: int | None = None) -> Attend:
+    def attend(q: Tensor, k: Tensor, v: Tensor, seen: Seen, is_tail: bool) -> Tensor:
+        mask = seen()
+        groups = q.shape[1] // k.shape[1]
+        # kernels that take a mask, or heads this wide, know no groups of heads
+        if groups > 1 and (mask is not None or max(k.shape[-1], v.shape[-1]) > _WIDEST_GROUPED):
+            k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
+            groups = 1
+        if mask is None and is_tail:
+            mask = row.lower_right(q.shape[2], k.shape[2], q.device)
         return F.scaled_dot_product_attention(
-            q, k, v, mask, dropout_p=dropout, is_causal=not is_tail, scale=scaling, enable_gqa=is_grouped
+            q, k, v, mask, dropout_p=dropout, is_causal=mask is None, scale=scaling, enable_gqa=groups > 1
         )
 
     return attend
 
 
-def _flash(row: PackedRow, dropout: float, scaling: float | None) -> Attend:
+def _flash(row: PackedRow, dropout: float, scaling: float | None, window: int | None = None) -> Attend:
     from flash_attn import flash_attn_func  # comes with the implementation's name, checked at load
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, _is_tail: bool) -> Tensor:
+    masked = _sdpa(row, dropout, scaling)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, seen: Seen, is_tail: bool) -> Tensor:
+        if window is None and seen() is not None:  # flash-attn knows windows, and neither chunks nor blocks
+            return masked(q, k, v, seen, is_tail)
+        # both masks are counted back from the last key, as the second answer needs it
+        sides = (-1, -1) if window is None else (window - 1, 0)
         out: Tensor = flash_attn_func(
-            *(x.transpose(1, 2) for x in (q, k, v)), dropout_p=dropout, softmax_scale=scaling, causal=True
+            *(x.transpose(1, 2) for x in (q, k, v)),
+            dropout_p=dropout,
+            softmax_scale=scaling,
+            causal=True,
+            window_size=sides,
         )
         return out.transpose(1, 2)
 
     return attend
 
 
-def _pair_attention(stock: Callable[..., Any], make: Callable[[PackedRow, float, float | None], Attend]) -> Any:
-    """The attention function to register: segment by segment for a packed row, the stock one for anything else.
-
-    Its parameters are those that transformers calls every attention function with, and the row.
-    """
+def _pair_attention(
+    stock: Callable[..., Any], make: Callable[[PackedRow, float, float | None, int | None], Attend]
+) -> Any:
+    """The attention function to register: segment by segment for a packed row, the stock one for anything else."""
 
     def attention(
         module: nn.Module,
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        attention_mask: Tensor | None,
+        attention_mask: Tensor | PackedMask | None,
         dropout: float = 0.0,
         scaling: float | None = None,
-        pair_row: PackedRow | None = None,
         **kwargs: Any,
     ) -> Any:
-        if pair_row is None:
-            _refuse_lost_row(attention_mask)
+        if not isinstance(attention_mask, PackedMask):
+            _refuse_lost_row(module, query, key)
             return stock(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
-        _refuse_window(pair_row, kwargs.get("sliding_window"))
         _refuse_extras(kwargs)
-        attend = make(pair_row, dropout, scaling)
+        rule = attention_mask.rule
+        is_window = rule.by_position and rule.reach is not None and rule.reach == kwargs.get("sliding_window")
+        window = rule.reach if is_window else None
+        attend = make(attention_mask.row, dropout, scaling, window)
         query, key, value = _in_autocast(query, key, value)
-        return _by_segment(pair_row, query, key, value, attend), None
+        return _by_segment(attention_mask, query, key, value, attend), None
 
     return attention
 
@@ -229,12 +178,15 @@ def _refuse_extras(given: Mapping[str, Any]) -> None:
         )
 
 
-def _refuse_lost_row(attention_mask: Tensor | None) -> None:
-    if attention_mask is not None and attention_mask.numel() == 0:
-        raise ConfigError(
-            "this model does not hand keyword arguments on to its attention layers, so its pairs cannot share a "
-            "prompt; set model.attention: plain"
-        )
+def _refuse_lost_row(module: nn.Module, query: Tensor, key: Tensor) -> None:
+    """A layer that reads the whole packed row without its mask would attend to everything."""
+    row = current_row()
+    if row is None or not query.shape[2] == key.shape[2] == row.num_tokens or not getattr(module, "is_causal", True):
+        return
+    raise ConfigError(
+        "this model does not make the masks of its attention layers as transformers' models do, so its pairs cannot "
+        "share a prompt; set model.attention: plain"
+    )
 
 
 @cache
@@ -246,7 +198,7 @@ def register_pair_attention() -> None:
         ("flash_attention_2", flash_attention_forward, _flash),
     ):
         AttentionInterface.register(_SPLIT[name], _pair_attention(stock, make))
-        AttentionMaskInterface.register(_SPLIT[name], without_right_padding(stock_masks[name]))
+        AttentionMaskInterface.register(_SPLIT[name], packed_mask(without_right_padding(stock_masks[name])))
 
 
 # ---- the model ---------------------------------------------------------------------------------------------------
@@ -271,10 +223,3 @@ def use_attention(model: nn.Module, name: str) -> None:
     inner: Any = base_model(model)
     is_nested = inner.config.get_text_config() is not inner.config
     inner.set_attn_implementation({"text_config": name} if is_nested else name)
-
-
-def _dtype(model: nn.Module) -> torch.dtype:
-    """Of the language model; the tower may be kept in another."""
-    inner: Any = base_model(model)
-    dtype: torch.dtype = inner.get_input_embeddings().weight.dtype
-    return dtype

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from mmpref.errors import ConfigError
+from mmpref.errors import ConfigError, one_line
 from mmpref.processing.chat.answer_turn import around_difference
 from mmpref.processing.chat.renderer import TemplateError
 from mmpref.processing.chat.row import Row, Written
@@ -171,15 +171,13 @@ class ChatEncoder:
     ) -> dict[str, Tensor]:
         """The prompt with its images as the processor alone writes it: ``input_ids`` [1, T] and other model inputs."""
         settings: dict[str, Any] = {"text": turns.text, "return_tensors": "pt", **options}
-        if images:
-            settings["images"] = [list(images)]
         bos = self.tokenizer.bos_token
         if bos is not None and turns.text.startswith(bos):
             settings["add_special_tokens"] = False
         if self.template.unmark(turns.text) != turns.text:
             settings["sanitize_control_tokens"] = True
         try:
-            outputs = processor(**settings)
+            outputs = _with_images(processor, list(images), settings)
         except Exception as err:  # processors raise anything
             if "sanitize_control_tokens" in settings:
                 # a tokenizer that adds its own bos cannot do it, and a processor that asks where characters went
@@ -188,7 +186,14 @@ class ChatEncoder:
                     row_id, "control_token", f"has a control token in its text that the processor cannot keep as text: "
                     f"{err}; drop the row"
                 ) from err  # fmt: skip
-            raise fault(row_id, "template", f"is refused by the model's processor: {err}") from err
+            advice = "" if images else "; some take no text without an image: then leave out rows that have none"
+            raise fault(row_id, "template", f"is refused by the model's processor: {one_line(err)}{advice}") from err
+        if outputs["input_ids"].shape[0] != 1:
+            raise fault(
+                row_id, "template", f"becomes {outputs['input_ids'].shape[0]} prompts by the model's processor "
+                f"{type(processor).__name__}, which asks questions of its own instead of the row's: such a model "
+                "cannot be trained on pairs; use another one"
+            )  # fmt: skip
         self._refuse_without_embedding(row_id, outputs["input_ids"].flatten().tolist())
         return {name: value for name, value in outputs.items() if isinstance(value, Tensor)}
 
@@ -255,7 +260,8 @@ class ChatEncoder:
         opened = len(turns.prompt) - len(self.template.ids(written.prompt))
         pieces = [(turns.prompt[opened:], written.prompt)]
         for ids, (answer, end) in zip(turns.answers, written.answers, strict=True):
-            pieces.append((ids if end else ids[:-1], answer + end))
+            is_written = end.rstrip().endswith(self._ends)  # else eos was put behind it
+            pieces.append((ids if is_written else ids[:-1], answer + end))
         for place, (ids, text) in enumerate(pieces):
             back = self._decoded(ids)
             if _plainly(back).casefold() == _plainly(self.template.unmark(text)).casefold():
@@ -398,6 +404,20 @@ class ChatEncoder:
                 "eos_token: the model could never learn to stop; set eos_token in its tokenizer_config.json"
             )
         return int(self.tokenizer.eos_token_id)
+
+
+def _with_images(processor: Any, images: list[Any], settings: Mapping[str, Any]) -> Any:
+    """One text with its images as a list for each text, as chat templates of transformers give them; where a processor
+    refuses that, as one list of all images, which is the same for one text."""
+    if not images:
+        return processor(**settings)
+    try:
+        return processor(images=[images], **settings)
+    except Exception as err:  # processors raise anything
+        try:
+            return processor(images=images, **settings)
+        except Exception:
+            raise err from None  # it is not about how the images are given
 
 
 def _plainly(text: str) -> str:

@@ -88,9 +88,8 @@ def set_up(recipe: Recipe, objective: Objective, data: RunData, say: Say, world:
     rows = f"{len(train.pairs)} pairs, {len(data.quarantine)} rows in quarantine"
     say(f"{rows}; {trained:,} of {total:,} parameters train")
     say(f"parts: {in_words(parts)}")
-    longest = max(train.longest, held_out.longest)
     layout = world.on_first_rank(  # where one rank reads the weights for all, the others have none to try a layout with
-        lambda: choose_layout(loaded.model, loaded.family, recipe.model.attention, max_length=longest)
+        lambda: choose_layout(loaded.model, loaded.family, recipe.model.attention)
     )
     say(f"layout: {layout.explanation}")
     encoder.budgets = train.budgets | held_out.budgets

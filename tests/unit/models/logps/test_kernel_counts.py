@@ -20,7 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mmpref.errors import ConfigError
 from mmpref.models import AdapterSettings, LoadedModel, Tuning, choose_reference, load, pair_logps, prepare
 from mmpref.models.logps.answer_logps import answer_logps
-from mmpref.models.logps.shared_prefix_attention import PackedRow, _by_segment, _sdpa
+from mmpref.models.logps.packed_masks import PackedMask, PackedRow, Rule
+from mmpref.models.logps.shared_prefix_attention import _by_segment, _sdpa
 from mmpref.models.tower_windows import BY_LENGTH, Windows, attend_by_length
 from mmpref.processing import PairCollator, PairEncoder
 from mmpref.processing.batch import Segment
@@ -70,7 +71,7 @@ def test_the_gradient_of_a_packed_row_writes_nothing_as_long_as_the_row_for_a_pa
     """A slice's gradient is a row of zeros: three for each answer would make a batch of pairs quadratic."""
     row, (query, key, value) = packed(6)
     with counted() as calls:
-        _by_segment(row, query, key, value, _sdpa(row, 0.0, None)).sum().backward()
+        _by_segment(PackedMask(row, Rule(), "cpu"), query, key, value, _sdpa(row, 0.0, None)).sum().backward()
     whole = query.numel()
     assert max(calls.sizes["slice_backward"]) <= whole // 6
     assert sum(size >= whole for size in calls.sizes.get("add", [])) == 0
@@ -80,7 +81,7 @@ def test_masks_of_a_packed_row_are_made_once_for_all_layers() -> None:
     row, (query, key, value) = packed(3)
     with counted() as calls:
         for _ in range(5):
-            _by_segment(row, query, key, value, _sdpa(row, 0.0, None))
+            _by_segment(PackedMask(row, Rule(), "cpu"), query, key, value, _sdpa(row, 0.0, None))
     assert calls.names["tril"] == 1  # pairs of one shape share it
 
 
