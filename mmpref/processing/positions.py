@@ -37,7 +37,7 @@ def multimodal(length: int, grids: Sequence[Grid]) -> Tensor:
 
     Text moves all three on by one a token. An image stands still in time and counts its rows and columns; the text
     after it goes on from the larger of them. So it does after a video, whose patches move on in time by ``interval``:
-    that is how transformers has counted since 5.3, and its models are what runs here.
+    that is how the releases of transformers count whose models run here.
 
     Args:
         length: T, image and video tokens counted.

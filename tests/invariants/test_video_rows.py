@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
 import pytest
 import torch
 
-from mmpref.models import LoadedModel
+from mmpref.models import LoadedModel, LoadSettings, load
 from mmpref.models.logps.answer_logps import answer_logps
 from mmpref.processing import LayoutName, PairBatch
-from tests.plain_forward import SEE_VIDEOS, answers_of, build_deep, by_hand, collator_for, rows_for, video_rows, worst
-from tests.tiny_vlms import pair
+from tests.model_types.qwen import WRITERS
+from tests.plain_forward import (
+    SEE_VIDEOS,
+    answers_of,
+    build_deep,
+    by_hand,
+    collator_for,
+    rows_for,
+    stock_twin,
+    video_rows,
+    worst,
+)
+from tests.tiny_vlms import pair, video_config
 
 CLOSE = 1e-4
 """Nats a token."""
@@ -80,3 +93,19 @@ def test_every_frame_matters(loaded: LoadedModel) -> None:
 
 def _with_pixels(batch: PairBatch, pixels: torch.Tensor) -> PairBatch:
     return dataclasses.replace(batch, vision={**batch.vision, "pixel_values_videos": pixels})
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"])
+def test_types_that_share_the_row_of_qwen3_vl(name: str, tmp_path: Path) -> None:
+    """From their folders, with the templates that Qwen publishes."""
+    folder = WRITERS[name](tmp_path)
+    written = json.dumps(video_config("qwen3_vl"))
+    (folder / "video_preprocessor_config.json").write_text(written, encoding="utf-8")
+    found = load(folder, LoadSettings(dtype="float32"))
+    rows = [pair("image"), *video_rows()]
+    for layout in ("shared_prefix", "plain") if found.family.shared_prefix else ("plain",):
+        batch = collator_for(found, layout)(rows)
+        with torch.no_grad():
+            ours = answers_of(batch, answer_logps(found.model, batch))
+            want = by_hand(stock_twin(found.model), found, rows)
+        assert worst(ours, want) < CLOSE
