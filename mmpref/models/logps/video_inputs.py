@@ -40,9 +40,12 @@ def cutting_videos(model: nn.Module, batch: PairBatch) -> Iterator[None]:
         frames = [video[:count] for video, count in zip(pixel_values_videos, batch.video_frames, strict=True)]
         found = copy.copy(stock(torch.cat(frames)[None], **other))
         whole = found.pooler_output[0]  # the tokens of all frames, and the one behind a video
-        each = (len(whole) - 1) // sum(batch.video_frames)
-        parts = whole[:-1].split([each * count for count in batch.video_frames])
-        found.pooler_output = torch.cat([piece for part in parts for piece in (part, whole[-1:])])[None]
+        each, over = divmod(len(whole), sum(batch.video_frames))
+        parts = whole[: len(whole) - over].split([each * count for count in batch.video_frames])
+        behind = whole[-1:] if over else inner.image_newline[None].to(whole.device, whole.dtype)
+        pieces = [piece for part in parts for piece in (part, behind)]
+        # older releases put the one behind the last video there themselves
+        found.pooler_output = torch.cat(pieces if over else pieces[:-1])[None]
         return found
 
     with replaced(inner, "get_video_features", features):
