@@ -177,7 +177,13 @@ def _conversation(loaded: LoadedModel, row: PreferencePair, answer: str) -> tupl
         parts = [{"type": p.kind} if p.kind != "text" else {"type": "text", "text": p.text} for p in message.parts]
         turns.append({"role": message.role, "content": parts if sees else message.text})
     turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}] if sees else answer})
-    text: str = loaded.processor.apply_chat_template(turns, tokenize=False).rstrip()
+    writer = loaded.processor
+    if sees and writer.chat_template is None:  # its tokenizer has one, for strings
+        writer = loaded.tokenizer
+        for message in turns:
+            texts = [part.get("text", loaded.processor.image_token) for part in message["content"]]
+            message["content"] = "".join(texts)
+    text: str = writer.apply_chat_template(turns, tokenize=False).rstrip()
     if sees and "'type': 'text'" in text:  # a list printed as it is: the template takes strings from all but users
         for message in turns:
             if {"type": "image"} not in message["content"]:

@@ -43,6 +43,7 @@ from mmpref.models.loaded import LoadedModel
 from mmpref.models.parts import with_parts
 from mmpref.models.quantize import Quantization, QuantizationSettings, after_quantized_load, quantization_config
 from mmpref.models.tower_inputs import take_any_dtype
+from mmpref.models.tower_masks import look_both_ways
 from mmpref.models.tower_windows import attend_by_length
 from mmpref.processing.family import Family, PartName, family_of
 from mmpref.processing.pixels import image_options
@@ -104,6 +105,7 @@ def load(
         _check_image_token(processor, model.config, path)
     refuse_ids_beyond(processor, model, path)
     attend_by_length(model, family)
+    look_both_ways(model, family)
     take_any_dtype(model, family)
     if adapter is not None:
         model = adapters.attach(model, adapter, trainable=trainable)

@@ -13,7 +13,7 @@ import inspect
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
@@ -117,7 +117,10 @@ class _Finder:
             elif (name not in seeing and (name in hearing or name not in running)) or self._is_heard(child):
                 self.parts.other.append(where)
             elif self._is_tower(child):
-                self.parts.vision.append(where)
+                if self._wraps_a_tower(child):
+                    self.walk(cast(nn.Module, child), where)
+                else:
+                    self.parts.vision.append(where)
             elif name in seeing:
                 self.parts.projector.append(where)
             elif module is self._decoder:  # which has the towers in it, so that its own layers stand beside them
@@ -155,6 +158,11 @@ class _Finder:
         if not isinstance(child, nn.Module) or self._holds_core(child):
             return False
         return any(module is self._named_tower or self._kind(module) == "vision" for module in child.modules())
+
+    def _wraps_a_tower(self, child: nn.Module | nn.Parameter) -> bool:
+        """Whether a whole tower stands in it beside other things, as in Phi-4-multimodal's module for all that is
+        seen and heard."""
+        return not isinstance(child, PreTrainedModel) and child is not self._named_tower
 
     def _is_heard(self, child: nn.Module | nn.Parameter) -> bool:
         if not isinstance(child, nn.Module) or self._holds_core(child):

@@ -239,7 +239,7 @@ def _join(name: str, tensors: list[Tensor], names: Collection[str]) -> Tensor:
         return torch.cat(tensors)
     may_differ = {1} if len(shapes[0]) > 2 else set()  # tiles of an image
     if "image_sizes" in names and len(shapes[0]) == 4:
-        may_differ = {2, 3}  # whole images; the model cuts them to their sizes
+        may_differ |= {2, 3}  # whole images; the model cuts them to their sizes
     elif "pixel_attention_mask" in names:
         may_differ = differ  # images of a row, and their heights and widths, which the mask tells
     if not differ <= may_differ:

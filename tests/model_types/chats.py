@@ -66,6 +66,49 @@ GLM_4_1 = """\
 {%- endif -%}{%- endfor -%}
 {%- if add_generation_prompt -%}<|assistant|>{{ '\n' }}{%- endif -%}
 """
+# GLM-4.5V and later: an empty think block before answers without one, asked for with nothing after the role.
+GLM_THINKS = """\
+[gMASK]<sop>
+{%- macro said(content) -%}{%- if content is string -%}{{ content }}{%- else -%}{%- for part in content -%}
+{%- if part.type == 'image' -%}<|begin_of_image|><|image|><|end_of_image|>
+{%- elif part.type == 'video' -%}<|begin_of_video|><|video|><|end_of_video|>
+{%- elif part.type == 'text' -%}{{ part.text }}{%- endif -%}{%- endfor -%}{%- endif -%}{%- endmacro -%}
+{%- set last = namespace(question=-1) -%}
+{%- for message in messages -%}{%- if message.role == 'user' -%}{%- set last.question = loop.index0 -%}{%- endif -%}
+{%- endfor -%}
+{%- for message in messages -%}
+{%- set content = said(message.content) -%}
+{%- if message.role == 'user' -%}{{ '<|user|>\n' + content }}
+{{- '/nothink' if enable_thinking is defined and not enable_thinking and not content.endswith('/nothink') else '' -}}
+{%- elif message.role == 'assistant' -%}
+{%- set thought = '' -%}
+{%- if '</think>' in content -%}
+{%- set thought = content.split('</think>')[0].split('<think>')[-1].strip() -%}
+{%- set content = content.split('</think>')[-1] -%}
+{%- endif -%}
+{{- '<|assistant|>\n<think>' + (thought if loop.index0 > last.question else '') + '</think>\n' + content.strip() -}}
+{%- elif message.role == 'system' -%}{{ '<|system|>\n' + content }}
+{%- endif -%}{%- endfor -%}
+{%- if add_generation_prompt -%}<|assistant|>
+{{- '\n<think></think>' if enable_thinking is defined and not enable_thinking else '' -}}{%- endif -%}
+"""
+GEMMA_3 = """\
+{{- bos_token -}}
+{%- if messages[0].role == 'system' -%}
+{%- if messages[0].content is string -%}{%- set first = messages[0].content + '\n\n' -%}
+{%- else -%}{%- set first = messages[0].content[0].text + '\n\n' -%}{%- endif -%}
+{%- set messages = messages[1:] -%}
+{%- else -%}{%- set first = '' -%}{%- endif -%}
+{%- for message in messages -%}
+{{- '<start_of_turn>' + ('model' if message.role == 'assistant' else message.role) + '\n' -}}
+{{- first if loop.first else '' -}}
+{%- if message.content is string -%}{{- message.content|trim -}}{%- else -%}{%- for part in message.content -%}
+{%- if part.type == 'image' -%}<start_of_image>{%- else -%}{{- part.text|trim -}}{%- endif -%}
+{%- endfor -%}{%- endif -%}
+{{- '<end_of_turn>\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<start_of_turn>model\n' -}}{%- endif -%}
+"""
 GEMMA_4 = """\
 {{- bos_token -}}
 {%- if enable_thinking or (messages and messages[0].role in ['system', 'developer']) -%}
@@ -135,7 +178,7 @@ def tokenizer_of(
         words: tokens that are not special, such as the marks of a think block.
     """
     every = tuple(dict.fromkeys([*unnamed, *filter(None, (bos, eos, pad))]))
-    tokenizer = make_tokenizer(named, template=template, unnamed=every)
+    tokenizer = make_tokenizer(named, template=template, unnamed=every, image_markup="IMAGE")  # no place to fill
     tokenizer.add_tokens(list(words))
     tokenizer.eos_token, tokenizer.pad_token, tokenizer.bos_token = eos, pad, bos or None
     if bos:

@@ -135,6 +135,8 @@ def write_folder(
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1:
                 parameter.normal_(std=scale)
+            elif not parameter.any() and not name.endswith("bias"):
+                parameter.normal_(std=0.5)  # a gate that starts shut
             elif name.endswith("bias"):
                 parameter.normal_(std=0.05)
     model.eval().save_pretrained(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,15 +38,21 @@ _LINEAR = {
 }
 
 
-def model_of(name: str, config: dict[str, Any], *, task: str = "ForConditionalGeneration") -> Any:
+def model_of(name: str, config: dict[str, Any], *, kind: str = "") -> Any:
     """A model from the names of its classes: ``Qwen3_5`` -> ``Qwen3_5Config`` and ``Qwen3_5ForConditionalGeneration``.
+
+    Args:
+        kind: the model's class, where it has another name.
 
     Raises:
         NotBuiltError: this release does not have them.
     """
-    if not hasattr(tf, f"{name}Config"):
+    settings, model = (
+        getattr(tf, found, None) for found in (f"{name}Config", kind or f"{name}ForConditionalGeneration")
+    )
+    if settings is None or model is None:
         raise NotBuiltError(f"transformers {tf.__version__} has no {name}")
-    return getattr(tf, f"{name}{task}")(getattr(tf, f"{name}Config")(**config))
+    return model(settings(**config))
 
 
 def tokenizer(template: str) -> Any:
@@ -78,7 +85,68 @@ def _write(name: str, text: dict[str, Any], tower: dict[str, Any], template: str
     return write_folder(folder, model_of(name, config), tokens, patches(), processor="Qwen3VLProcessor")
 
 
+def write_omni(name: str, folder: Path) -> Path:
+    """The thinker of Qwen-Omni, which hears and sees; its processor has a part for sound beside those for sight."""
+    named = {
+        **_TOKENS,
+        "image_token": "<|IMAGE|>" if name == "Qwen2_5Omni" else "<|image_pad|>",
+        "video_token": "<|VIDEO|>" if name == "Qwen2_5Omni" else "<|video_pad|>",
+        "audio_token": "<|AUDIO|>" if name == "Qwen2_5Omni" else "<|audio_pad|>",
+        "vision_bos_token": "<|vision_bos|>" if name == "Qwen2_5Omni" else "<|vision_start|>",
+        "vision_eos_token": "<|vision_eos|>" if name == "Qwen2_5Omni" else "<|vision_end|>",
+        "audio_bos_token": "<|audio_bos|>" if name == "Qwen2_5Omni" else "<|audio_start|>",
+        "audio_eos_token": "<|audio_eos|>" if name == "Qwen2_5Omni" else "<|audio_end|>",
+    }
+    template = chats.QWEN
+    for usual, own in (
+        ("vision_start", "vision_bos"),
+        ("vision_end", "vision_eos"),
+        ("image_pad", "image"),
+        ("video_pad", "video"),
+    ):
+        template = template.replace(f"<|{usual}|>", named[f"{own}_token"])
+    tokens = chats.tokenizer_of(template, eos="<|im_end|>", pad="<|endoftext|>", named=named)
+    patch, text = (14, {"mrope_section": [2, 3, 3]}) if name == "Qwen2_5Omni" else (16, _ROPE)
+    sound = {
+        "num_mel_bins": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 64, "d_model": 32,
+        "max_source_positions": 100, "output_dim": 64,
+    }  # fmt: skip
+    tower = {**_TOWER, "patch_size": patch, "window_size": 56, "fullatt_block_indexes": [1]}
+    config = {
+        "text_config": {
+            **TEXT,
+            **ids_of(tokens),
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, **text},
+            **(_EXPERTS if name == "Qwen3OmniMoe" else {}),
+        },
+        "vision_config": {**tower, **(_DEEP if name == "Qwen3OmniMoe" else {})},
+        "audio_config": sound,
+        **{
+            f"{kind}_token_{word}": tokens.convert_tokens_to_ids(named[f"{kind}_token"])
+            for kind in ("image", "video", "audio")
+            for word in ("id", "index")
+        },
+        "audio_start_token_id": tokens.convert_tokens_to_ids(named["audio_bos_token"]),
+        "audio_end_token_id": tokens.convert_tokens_to_ids(named["audio_eos_token"]),
+        "vision_start_token_id": tokens.convert_tokens_to_ids(named["vision_bos_token"]),
+    }
+    model = model_of(f"{name}Thinker", config)
+    write_folder(folder, model, tokens, patches(patch), processor=f"{name}Processor")
+    file = folder / "preprocessor_config.json"  # one file for sight and sound
+    hearing = tf.WhisperFeatureExtractor(feature_size=16).to_dict() | {
+        "feature_extractor_type": "WhisperFeatureExtractor"
+    }
+    file.write_text(json.dumps(hearing | json.loads(file.read_text())))
+    return folder
+
+
 _DEEP = {"deepstack_visual_indexes": [0]}
+_INDEXED = {
+    "layer_types": ["linear_attention", "indexed_attention"], "hc_count": 2, "hc_lowrank": 16, "ple_layer_ids": [1],
+    "ple_embed_dim": 64, "ngram_vocab_size_base": 64, "make_ngram_vocab_size_divisible_by": 8, "heads_per_ngram": 2,
+    "split_ngram_parts": 2, "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 64,
+    "indexer_compress_ratio": 4, "shared_expert_intermediate_size": 64,
+}  # fmt: skip
 _PARTIAL = {"rope_parameters": {**_ROPE, "partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}}
 
 WRITERS: dict[str, Writer] = {
@@ -88,5 +156,8 @@ WRITERS: dict[str, Writer] = {
         _write, "Qwen3_5Moe", {**_LINEAR, **_PARTIAL, **_EXPERTS, "shared_expert_intermediate_size": 64}, {},
         chats.QWEN_THINKS,
     ),
+    "qwen4_exp": partial(_write, "Qwen4Exp", {**_LINEAR, **_PARTIAL, **_EXPERTS, **_INDEXED}, {}, chats.QWEN_THINKS),
+    "qwen2_5_omni_thinker": partial(write_omni, "Qwen2_5Omni"),
+    "qwen3_omni_moe_thinker": partial(write_omni, "Qwen3OmniMoe"),
 }  # fmt: skip
 NOT_BUILT: dict[str, str] = {}

@@ -227,7 +227,7 @@ def write_granite4_vision(folder: Path) -> Path:
         vision_config={**TOWER, "model_type": "siglip_vision_model", "vision_use_head": False, "image_size": 56},
         text_config={
             **{key: value for key, value in TEXT.items() if key != "head_dim"}, **ids_of(tokenizer),
-            "num_hidden_layers": 3, "embedding_multiplier": 2.0, "logits_scaling": 2.0, "residual_multiplier": 0.5,
+            "num_hidden_layers": 5, "embedding_multiplier": 2.0, "logits_scaling": 2.0, "residual_multiplier": 0.5,
             "attention_multiplier": 0.25,
         },
         image_grid_pinpoints=[[56, 112], [112, 56], [112, 112]],
@@ -237,10 +237,11 @@ def write_granite4_vision(folder: Path) -> Path:
         projector_dropout=0.0,
         deepstack_layer_map=[[-2, 0]],
         spatial_vision_layer=-1,
-        spatial_target_layers=[1, 1, 2, 2],
+        spatial_target_layers=[1, 2, 3, 4],
         qformer_config={
             "model_type": "blip_2_qformer", "num_hidden_layers": 1, "intermediate_size": 128,
-            "cross_attention_frequency": 1, "use_qformer_text_input": False,
+            "cross_attention_frequency": 1, "use_qformer_text_input": False, "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
         },
     )  # fmt: skip
     model = class_of("Granite4VisionForConditionalGeneration")(config)

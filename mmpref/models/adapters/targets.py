@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 
 import torch
@@ -14,8 +15,10 @@ from mmpref.processing.family import Family, PartName
 
 
 def lora_layers(model: PreTrainedModel, family: Family, tuning: Tuning) -> list[str]:
-    """Names of the layers that get an adapter: every linear one of the parts tuned by LoRA, but never the head."""
+    """Names of the layers that get an adapter: every linear one of the parts tuned by LoRA that a gradient reaches, but
+    never the head."""
     head = model.get_output_embeddings()
+    unreached = tuple(f"{name}." for name, module in model.named_modules() if _runs_without_gradient(module))
     return [
         name
         for name, module in model.named_modules()
@@ -23,7 +26,15 @@ def lora_layers(model: PreTrainedModel, family: Family, tuning: Tuning) -> list[
         and module is not head
         and tuning.of(family.part_of(name)) == "lora"
         and _is_linear(module)
+        and not name.startswith(unreached)
     ]
+
+
+def _runs_without_gradient(module: nn.Module) -> bool:
+    """Whether a module's forward stands under ``torch.no_grad``, as those do that choose which tokens are attended to
+    (sparse attention of DeepSeek's kind): nothing in it could learn."""
+    cells = inspect.getclosurevars(type(module).forward).nonlocals.values()
+    return any(isinstance(getattr(value, "__self__", None), torch.no_grad) for value in cells)
 
 
 def _is_linear(layer: nn.Linear) -> bool:

@@ -91,7 +91,9 @@ class ChatEncoder:
         is_known = video_token_id not in (None, self.tokenizer.unk_token_id)
         self.video_token_id: int | None = video_token_id if is_known else None
         self.text_level_splits = 0
-        self.writer = TurnWriter(self.template, sees_images=self.sees_images, ends=self._ends)
+        image = getattr(processor, "image_token", None) if self.sees_images else None
+        image = image if isinstance(image, str) else ""
+        self.writer = TurnWriter(self.template, sees_images=self.sees_images, ends=self._ends, image=image)
         self.spelt = SpeltOut()
         self._proved = 0
         self._kept: OrderedDict[_Key, Turns] = OrderedDict()

@@ -35,6 +35,7 @@ class Way:
     as_parts: bool  # messages as lists of parts; else as strings where they have no image or video
     thought_key: str = ""  # key of the message that takes an answer's reasoning; "" leaves it in the content
     switch: tuple[tuple[str, bool], ...] = ()
+    image: str = ""  # what stands for an image in a string, for templates that take nothing else (Phi-4-multimodal)
 
     def describe(self) -> str:
         """The switch as a user writes it."""
@@ -48,8 +49,13 @@ class Way:
         """Messages as the template takes them, marked."""
         found = []
         for message in messages:
-            if self.as_parts or message.num_images or message.num_videos:
-                content: Any = [_as_part(part, template.mark(part.text)) for part in message.parts]
+            content: Any
+            if self.image:
+                content = "".join(
+                    self.image if part.kind == "image" else template.mark(part.text) for part in message.parts
+                )
+            elif self.as_parts or message.num_images or message.num_videos:
+                content = [_as_part(part, template.mark(part.text)) for part in message.parts]
             else:
                 content = template.mark(message.text)
             found.append({"role": message.role, "content": content})

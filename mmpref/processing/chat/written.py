@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mmpref.errors import ConfigError
@@ -50,15 +50,17 @@ class TurnWriter:
         template: renders.
         sees_images: the model takes messages as lists of parts.
         ends: tokens that can close a turn.
+        image: the processor's token for an image, where it has one.
 
     Attributes:
         notes: what was found and should be said, by kind.
     """
 
-    def __init__(self, template: ChatTemplate, *, sees_images: bool, ends: tuple[str, ...]) -> None:
+    def __init__(self, template: ChatTemplate, *, sees_images: bool, ends: tuple[str, ...], image: str = "") -> None:
         self.template = template
         self.sees_images = sees_images
         self.ends = ends
+        self.image = image
         self.findings = TurnNotes(template, ends)
         self.notes = self.findings.notes
         self._frames: dict[tuple[Way, str], list[Frame]] = {}
@@ -104,12 +106,14 @@ class TurnWriter:
         fields = [name for name in ("reasoning_content", "reasoning", "thinking") if name in self.template.source]
         keys = ("", *fields) if thinks else ("",)
         plain = [Way(form, key) for form in forms for key in keys]
+        if self.image and any(message.num_images for message in row.messages):
+            plain += [Way(False, key, image=self.image) for key in keys]
         yield from plain
         if not row.answers:
             return
         for switch in self.template.switches:
             for way in plain:
-                yield Way(way.as_parts, way.thought_key, tuple(switch.items()))
+                yield replace(way, switch=tuple(switch.items()))
 
     def _by(self, way: Way, row: Row) -> Written:
         conversation = way.conversation(self.template, row.messages)
