@@ -14,8 +14,14 @@ import torch
 from safetensors.torch import load_file
 
 from mmpref.cli.main import main
+from mmpref.data.opening import frame_rule, open_pairs
+from mmpref.data.quarantine import Quarantine
+from mmpref.models import load
+from mmpref.processing import plan_fit
+from mmpref.recipe.loading import load_recipe
 from mmpref.records import ImageRef
 from mmpref.rundir.folder import RunDir
+from mmpref.training.run.setup import encoder_of
 from mmpref.training.trainer.metrics import read_pair_log
 from tests.plain_forward import SEE_VIDEOS
 from tests.tiny_vlms import build, draw
@@ -151,6 +157,44 @@ def test_a_cached_reference_and_other_batches_train_alike(name: str, tmp_path: P
     for way in ways:
         for key, value in weights(tmp_path / way).items():
             torch.testing.assert_close(value, live[key], atol=2e-4, rtol=1e-3)
+
+
+def write_file(path: Path, count: int, rate: int = 8) -> None:
+    """A film of drawn frames as a file."""
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=rate)
+        stream.width = stream.height = 64
+        for number in range(count):
+            for packet in stream.encode(av.VideoFrame.from_image(draw(ImageRef(path=f"64x64-{number}")))):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+
+
+def test_files_train_with_the_tokens_that_were_planned(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    lengths = (8, 21, 40, 9)
+    rows = []
+    for number, count in enumerate(lengths):
+        write_file(tmp_path / f"{number}.mp4", count)
+        answers = {"chosen": "a red square .", "rejected": "no ."}
+        rows.append({"id": str(number), "videos": [f"{number}.mp4"], "prompt": video_places("video"), **answers})
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps({"images": [], **row}) + "\n" for row in rows), encoding="utf-8")
+    model = build("qwen3_vl", tmp_path / "model")
+    assert main(command(tmp_path, "run", model, file, "train.dataloader_num_workers=2", "train.save_steps=4")) == 0
+    assert "check: the video changes the answer's log-probs: ok" in capfd.readouterr().out
+    recipe = load_recipe(str(tmp_path / "run" / "recipe.yaml"))
+    loaded = load(model)
+    encoder = encoder_of(recipe, loaded)
+    source = open_pairs(file, frame_rule=frame_rule(recipe.processing))
+    pairs = [candidate.pair for candidate in source.pairs(Quarantine(), demonstrations=False)]
+    assert source.images is not None
+    assert source.videos is not None
+    plan = plan_fit(pairs, encoder, source.images.size, source.videos.shape)
+    encoded = [encoder.encode(pair, source.images.open, source.videos) for pair in pairs]
+    assert [fit.prompt for fit in plan.fits] == [len(one.prompt) for one in encoded]
+    assert [one.prompt.video_frames for one in encoded] == [(4,), (4,), (8,), (4,)]
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:

@@ -95,6 +95,27 @@ def _with_pixels(batch: PairBatch, pixels: torch.Tensor) -> PairBatch:
     return dataclasses.replace(batch, vision={**batch.vision, "pixel_values_videos": pixels})
 
 
+def test_gradients_are_those_of_separate_rows(loaded: LoadedModel) -> None:
+    """Of the tower too, which images and videos of a batch run through one after the other."""
+    rows = [*video_rows()[:2], pair("image", images=("60x60-1",)), *video_rows()[2:]]
+    found = []
+    for layout in LAYOUTS:
+        model = loaded.model.requires_grad_(True)
+        model.zero_grad()
+        batch = collator_for(loaded, layout)(rows)
+        chosen, rejected = batch.halves(batch.by_answer(answer_logps(model, batch)).sum(dim=1))
+        assert rejected is not None
+        torch.nn.functional.logsigmoid(0.1 * (chosen - rejected)).sum().backward()
+        found.append({name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None})
+        model.zero_grad()
+        model.requires_grad_(False)
+    shared, plain = found
+    assert shared.keys() == plain.keys()
+    assert any(loaded.family.part_of(name) == "vision" for name in shared)
+    for name, gradient in shared.items():
+        torch.testing.assert_close(gradient, plain[name], atol=2e-5, rtol=2e-3)
+
+
 @pytest.mark.parametrize("name", ["qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"])
 def test_types_that_share_the_row_of_qwen3_vl(name: str, tmp_path: Path) -> None:
     """From their folders, with the templates that Qwen publishes."""
