@@ -58,6 +58,7 @@ class PairBatch:
     image_grids: tuple[
         tuple[int, ...], ...
     ] = ()  # (time, rows, columns) in patches of every image, where there are any
+    video_grids: tuple[tuple[int, ...], ...] = ()  # the same of every video
     video_frames: tuple[int, ...] = ()  # frames of every video: some models are given all videos as long as the longest
     image_token_id: int | None = None  # the token whose places ``image_places`` are
     image_places: Tensor | None = None  # [M] places in the N * T tokens that take an image feature each, in order

@@ -175,10 +175,10 @@ def _sides(
 
 def _images(prompts: Sequence[EncodedPrompt]) -> dict[str, Any]:
     vision = join_vision([prompt.vision for prompt in prompts])
-    grids = vision.get("image_grid_thw")
+    grids = {kind: vision.get(f"{kind}_grid_thw") for kind in ("image", "video")}
     return {
         "vision": vision,
-        "image_grids": () if grids is None else tuple(map(tuple, grids.tolist())),
+        **{f"{kind}_grids": () if one is None else tuple(map(tuple, one.tolist())) for kind, one in grids.items()},
         "video_frames": tuple(count for prompt in prompts for count in prompt.video_frames),
     }
 

@@ -55,9 +55,8 @@ def image_inputs(model: nn.Module, batch: PairBatch) -> dict[str, Any]:
     """Keyword arguments for the model, in place of and beside the batch's own; {} where the model takes none."""
     base: Any = base_model(model)
     tower: Any = submodule(base, "model.visual")
-    if not batch.image_grids or tower is None or getattr(base.config, "model_type", "") not in _TOWERS:
-        return {}
-    if batch.has_videos:  # Qwen3-VL would hand what is of the images on to its videos
+    grids = {"image": batch.image_grids, "video": batch.video_grids}
+    if not any(grids.values()) or tower is None or getattr(base.config, "model_type", "") not in _TOWERS:
         return {}
     facts = _Tower(
         merge=tower.spatial_merge_size,
@@ -68,7 +67,12 @@ def image_inputs(model: nn.Module, batch: PairBatch) -> dict[str, Any]:
         aligns_corners=getattr(tower, "interpolation_align_corners", True),
         is_flash=is_flash_attention_requested(tower.config),
     )
-    return dict(_of_grids(batch.image_grids, facts, batch.input_ids.device))
+    found: dict[str, Any] = {}
+    for kind, of_kind in grids.items():
+        if of_kind:
+            inputs = _of_grids(of_kind, facts, batch.input_ids.device)
+            found.update({f"{kind}_{name}": value for name, value in inputs.items()})
+    return found
 
 
 @functools.lru_cache(maxsize=8)  # policy and reference ask for the same; 64 bytes a patch on the device
@@ -95,7 +99,7 @@ def _of_grids(grids: tuple[tuple[int, ...], ...], tower: _Tower, device: torch.d
         found[f"cu_{kind}seqlens"] = to_device(ends, device) if tower.is_flash else ends
         if tower.is_flash:
             found[f"max_{kind}seqlen"] = int((ends[1:] - ends[:-1]).max())
-    return {"image_grid_thw": grid, **{f"image_{name}": value for name, value in found.items()}}
+    return {"grid_thw": grid, **found}
 
 
 # ---- the places of image features --------------------------------------------------------------------------------

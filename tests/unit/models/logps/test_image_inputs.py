@@ -16,7 +16,7 @@ from mmpref.models.logps.answer_logps import answer_logps
 from mmpref.models.logps.image_inputs import _of_grids, image_inputs
 from mmpref.models.logps.right_padding import padded_on_the_right, without_right_padding
 from mmpref.processing import PairBatch, PairCollator, PairEncoder
-from tests.plain_forward import build_deep, gradient, relative
+from tests.plain_forward import SEE_VIDEOS, build_deep, collator_for, gradient, relative, video_rows
 from tests.tiny_vlms import draw, pair
 
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -61,6 +61,23 @@ def test_a_tower_is_given_what_it_makes_of_its_grids(name: str) -> None:
     assert ("image_window_index" in given_inputs) == (name == "qwen2_5_vl")
     assert ("image_interp_weights" in given_inputs) == (name == "qwen3_vl")
     assert image_inputs(loaded.model, replace(batch, image_grids=())) == {}
+
+
+@pytest.mark.parametrize("layout", ["shared_prefix", "plain"])
+@pytest.mark.parametrize("name", SEE_VIDEOS)
+def test_videos_and_images_of_one_batch_are_each_given_their_own(name: str, layout: Any) -> None:
+    loaded = prepare(build_deep(name), ALL)
+    batch = collator_for(loaded, layout)([pair("image", images=("90x60-2",)), *video_rows()])
+    own, of_own = run(loaded, replace(batch, image_grids=(), video_grids=()))
+    with_inputs, of_with = run(loaded, batch)
+    assert float((with_inputs - own).abs().max()) < 1e-6
+    assert relative(of_with, of_own) < 1e-6
+    assert batch.image_places is None  # places are of images alone
+    given_inputs = image_inputs(loaded.model, batch)
+    if name in QWEN:
+        assert int(given_inputs["image_cu_seqlens"][-1]) == len(batch.vision["pixel_values"])
+        assert int(given_inputs["video_cu_seqlens"][-1]) == len(batch.vision["pixel_values_videos"])
+        assert given_inputs["video_grid_thw"].tolist() == batch.vision["video_grid_thw"].tolist()
 
 
 @pytest.mark.parametrize("name", QWEN)
