@@ -165,6 +165,11 @@ def stock_sequences(loaded: LoadedModel, row: PreferencePair) -> list[Written]:
         whole = row.response_prefix + answer
         inputs = _with_videos(loaded, row, whole, prompt) if row.videos else _written(loaded, row, whole, images)
         assert inputs["input_ids"][0].tolist() == [*prompt.input_ids.tolist(), *ids.tolist()]
+        if loaded.family.prefix_lm is not None and loaded.family.token_types and not loaded.family.has_vision:
+            of_prompt, of_answer = loaded.family.prefix_lm  # which no tokenizer writes
+            kinds = torch.full_like(inputs["input_ids"], of_answer)
+            kinds[:, : len(prompt)] = of_prompt
+            inputs[loaded.family.token_types] = kinds
         found.append(Written(inputs, len(prompt)))
     return found
 

@@ -242,7 +242,14 @@ def view(
     quarantine = Quarantine()
     total, pairs = opened.some(quarantine, demonstrations=True, choose=lambda total: evenly(total, limit))
     page = build_gallery(
-        pairs, quarantine.rows, images=opened.images, out=out, title=source, limit=limit, num_pairs=total
+        pairs,
+        quarantine.rows,
+        images=opened.images,
+        videos=opened.videos,
+        out=out,
+        title=source,
+        limit=limit,
+        num_pairs=total,
     )
     typer.echo(f"wrote {page}: {quarantine.summary()}")
 

@@ -1,4 +1,4 @@
-"""Every image of a run decoded once before its first step, so that none stops it at its row.
+"""Every image and video of a run decoded once before its first step, so that none stops it at its row.
 
 A header gives the size of an image and not that it is whole. Where no manifest of a check says that the images were
 decoded, they are decoded here: in threads, as decoders let go of Python's lock, and each once however many pairs show
@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from mmpref.data.images.loader import ImageLoader
-from mmpref.data.pair_source import PairSource, all_images
+from mmpref.data.images.decoding import MediaLoader
+from mmpref.data.pair_source import PairSource, all_files
 from mmpref.data.quarantine import RowError
-from mmpref.records import ImageRef, PreferencePair
+from mmpref.records import ImageRef, PreferencePair, VideoRef
 
 _PIECE = 16  # images that one thread takes at a time
 _WORTH_A_WORD = 20_000
@@ -46,23 +46,24 @@ class ImageCheck:
         self, sources: Sequence[PairSource], lists: Sequence[Sequence[PreferencePair]]
     ) -> Mapping[tuple[int, str], RowError]:
         """(number of the source, id) -> fault of each pair that has an image which cannot be decoded."""
-        tasks: list[tuple[ImageLoader, ImageRef]] = []
+        tasks: list[_Task] = []
         known: dict[tuple[int, str], int] = {}
         shown: list[tuple[int, str, list[int]]] = []
         for number, (source, pairs) in enumerate(zip(sources, lists, strict=True)):
-            if source.images is None:
-                continue
             for pair in pairs:
                 places = []
-                for ref in all_images(pair):
+                for ref in all_files(pair):
+                    loader = source.videos if isinstance(ref, VideoRef) else source.images
+                    if loader is None:
+                        continue
                     key = (number, ref.path) if ref.path is not None else (-1, f"{len(tasks)}")
                     if key not in known:
-                        tasks.append((source.images, ref))
+                        tasks.append((loader, ref))
                     places.append(known.setdefault(key, len(tasks) - 1))
                 if places:
                     shown.append((number, pair.id, places))
         if len(tasks) >= _WORTH_A_WORD and self.say is not None:
-            self.say(f"decoding {len(tasks):,} images once, to find broken ones before the first step")
+            self.say(f"decoding {len(tasks):,} {_what(tasks)} once, to find broken ones before the first step")
         mine = range(self.rank, len(tasks), self.size)
         found = decode_all([tasks[place] for place in mine])
         faults = {
@@ -72,7 +73,7 @@ class ImageCheck:
         }
         if tasks and self.say is not None:
             broken_ones = f"{len(faults):,} of them" if faults else "none"
-            self.say(f"images of the rows in order so far: {len(tasks):,} decoded, {broken_ones} broken")
+            self.say(f"{_what(tasks)} of the rows in order so far: {len(tasks):,} decoded, {broken_ones} broken")
         broken: dict[tuple[int, str], RowError] = {}
         for number, name, places in shown:
             if fault := next((faults[place] for place in places if place in faults), None):
@@ -80,8 +81,15 @@ class ImageCheck:
         return broken
 
 
-def decode_all(tasks: Sequence[tuple[ImageLoader, ImageRef]]) -> dict[int, RowError]:
-    """Place -> fault of the images that cannot be decoded; done by all cores that this process has to itself."""
+_Task = tuple[MediaLoader, ImageRef | VideoRef]
+
+
+def _what(tasks: Sequence[_Task]) -> str:
+    return "images and videos" if any(isinstance(ref, VideoRef) for _, ref in tasks) else "images"
+
+
+def decode_all(tasks: Sequence[_Task]) -> dict[int, RowError]:
+    """Place -> fault of what cannot be decoded; done by all cores that this process has to itself."""
     pieces = [tasks[start : start + _PIECE] for start in range(0, len(tasks), _PIECE)]
     local = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     threads = max(1, len(os.sched_getaffinity(0)) // local)
@@ -95,11 +103,11 @@ def decode_all(tasks: Sequence[tuple[ImageLoader, ImageRef]]) -> dict[int, RowEr
     return found
 
 
-def _decode(piece: Sequence[tuple[ImageLoader, ImageRef]]) -> dict[int, RowError]:
+def _decode(piece: Sequence[_Task]) -> dict[int, RowError]:
     faults = {}
     for place, (loader, ref) in enumerate(piece):
         try:
-            loader.open(ref)
+            loader.measure(ref)
         except RowError as fault:
             faults[place] = fault
     return faults

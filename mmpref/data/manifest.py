@@ -1,7 +1,7 @@
-"""What exactly was checked: files, images and settings as hashes, and the proof that training reads the same.
+"""What exactly was checked: files, images, videos and settings as hashes, and the proof that training reads the same.
 
 Row files are compared by their bytes, and a file that changes while it is read is refused: nobody could say which bytes
-were read. Images are compared by name, size and time of change, without reading them;
+were read. Images and videos are compared by name, size and time of change, without reading them;
 where only a time differs (a copy, say) or a full comparison is asked for, by the hash of their bytes. A source without
 files (a hub id) is compared by what its pairs say.
 """
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from mmpref.data.images.loader import ImageLoader
-from mmpref.data.pair_source import PairSource, all_images
+from mmpref.data.pair_source import PairSource, all_files
 from mmpref.errors import DataError, library_errors
 from mmpref.files.reading import open_to_read
 from mmpref.files.writing import replacing
-from mmpref.records import PreferencePair
+from mmpref.records import ImageRef, PreferencePair, VideoRef
 
 REPORT_FILE = "data_report.json"
 QUARANTINE_FILE = "quarantine.jsonl"
@@ -28,7 +28,8 @@ QUARANTINE_FILE = "quarantine.jsonl"
 
 @dataclass
 class Listing:
-    """The images of one source that its used pairs name, as digests without an order; and the pairs in theirs."""
+    """The images, or video files, of one source that its used pairs name, as digests without an order; its pairs in
+    theirs."""
 
     num_bytes: int = 0
     _sizes: list[bytes] = field(default_factory=list)
@@ -37,7 +38,7 @@ class Listing:
     _pairs: Any = field(default_factory=hashlib.sha256)
 
     def add(self, name: str, num_bytes: int, mtime_ns: int, sha256: str = "") -> None:
-        """One image; each only once."""
+        """One image or video; each only once."""
         self.num_bytes += num_bytes
         self._sizes.append(_digest(f"{name}\0{num_bytes}"))
         self._times.append(_digest(f"{name}\0{mtime_ns}"))
@@ -45,24 +46,25 @@ class Listing:
 
     def add_pair(self, pair: PreferencePair, images: ImageLoader | None) -> None:
         """One pair that is used, in the order of the source: everything of it that training reads."""
+        root = None if images is None else images.root
         entries = [
-            hashlib.sha256(ref.data or b"").hexdigest()
-            if ref.path is None
-            else (ref.path if images is None else image_name(ref.path, images))
-            for ref in all_images(pair)
+            media_name(ref.path, root) if ref.path is not None else hashlib.sha256(_embedded(ref)).hexdigest()
+            for ref in all_files(pair)
         ]
         said = [[turn.role, *((part.kind, part.text) for part in turn.parts)] for turn in pair.prompt]
         answers = [pair.response_prefix, pair.chosen, pair.rejected, pair.score_chosen, pair.score_rejected]
         facts: list[Any] = [pair.id, len(pair.images), entries, said, answers]
         if pair.template_kwargs is not None:
             facts.append(dict(pair.template_kwargs))
+        if pair.videos:
+            facts.append([[video.path is not None, len(video.frames), video.fps] for video in pair.videos])
         self._pairs.update(json.dumps(facts).encode())
 
     def __len__(self) -> int:
         return len(self._sizes)
 
     def as_json(self) -> dict[str, Any]:
-        """The images in the manifest: their number, size and three hashes."""
+        """The images or videos in the manifest: their number, size and three hashes."""
         return {
             "num": len(self),
             "bytes": self.num_bytes,
@@ -73,17 +75,17 @@ class Listing:
 
     @property
     def names_and_sizes(self) -> str:
-        """One hash of the names and sizes of all images."""
+        """One hash of all names and sizes."""
         return _joined(self._sizes)
 
     @property
     def times(self) -> str:
-        """One hash of the names and times of change of all images."""
+        """One hash of all names and times of change."""
         return _joined(self._times)
 
     @property
     def contents(self) -> str:
-        """One hash of the names and contents of all images."""
+        """One hash of all names and contents."""
         return _joined(self._contents)
 
     @property
@@ -93,19 +95,22 @@ class Listing:
         return digest
 
 
-def image_names(pairs: Iterable[PreferencePair], images: ImageLoader) -> dict[str, str]:
-    """Name below the root -> path as the pairs write it, for every image that is a file."""
-    return {
-        image_name(ref.path, images): ref.path for pair in pairs for ref in all_images(pair) if ref.path is not None
-    }
+def names_of(pair: PreferencePair, kind: type[ImageRef | VideoRef], root: Path | None) -> dict[str, str]:
+    """Name below the root -> path as the pair writes it, for every image, or every video, that is a file."""
+    paths = (ref.path for ref in all_files(pair) if isinstance(ref, kind) and ref.path is not None)
+    return {media_name(path, root): path for path in paths}
 
 
-def image_name(path: str, images: ImageLoader) -> str:
+def _embedded(ref: ImageRef | VideoRef) -> bytes:
+    return (ref.data or b"") if isinstance(ref, ImageRef) else b""
+
+
+def media_name(path: str, root: Path | None) -> str:
     """One name per file, whether the path is relative or absolute."""
-    if images.root is None:
+    if root is None:
         return path
-    full = images.root / path
-    return full.relative_to(images.root).as_posix() if full.is_relative_to(images.root) else full.as_posix()
+    full = root / path
+    return full.relative_to(root).as_posix() if full.is_relative_to(root) else full.as_posix()
 
 
 def hash_before(sources: Sequence[PairSource]) -> dict[Path, str]:
@@ -116,6 +121,7 @@ def hash_before(sources: Sequence[PairSource]) -> dict[Path, str]:
 def build_manifest(
     sources: Sequence[PairSource],
     listings: Sequence[Listing],
+    videos: Sequence[Listing],
     *,
     demonstrations: bool,
     quarantine: Path,
@@ -124,6 +130,11 @@ def build_manifest(
     """The manifest of what was checked; ``hash`` covers the data and not where it lies.
 
     Args:
+        sources: what was checked.
+        listings: the images of each, and its pairs.
+        videos: the video files of each.
+        demonstrations: rows without ``rejected`` were accepted.
+        quarantine: the file of rows that are not used.
         before: of :func:`hash_before`, made before the first row was read.
 
     Raises:
@@ -140,9 +151,10 @@ def build_manifest(
             "reading": source.rows.reading,
             "files": [{"path": str(file), "sha256": before[file]} for file in source.rows.files],
             "images": listing.as_json(),
+            **({"videos": shown.as_json()} if len(shown) else {}),
             **({} if source.rows.files else {"pairs": listing.pairs}),
         }
-        for source, listing in zip(sources, listings, strict=True)
+        for source, listing, shown in zip(sources, listings, videos, strict=True)
     ]
     manifest: dict[str, Any] = {
         "sources": entries,
@@ -161,6 +173,7 @@ def manifest_hash(manifest: Mapping[str, Any]) -> str:
             [file["sha256"] for file in entry["files"]] or [entry["spec"], entry["pairs"]],
             entry["images"]["contents"],
             entry["images"]["names_and_sizes"],
+            *([entry["videos"]["contents"], entry["videos"]["names_and_sizes"]] if "videos" in entry else []),
         ]
         for entry in manifest["sources"]
     ]

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, NamedTuple
 
 from mmpref.data.quarantine import RowError
 from mmpref.errors import ConfigError
@@ -16,6 +16,14 @@ from mmpref.files.reading import without_links
 
 Medium = Literal["image", "video"]
 _URL = re.compile(r"^(?:[A-Za-z][A-Za-z0-9+.\-]*://|data:)")
+
+
+class Measured(NamedTuple):
+    """What decoding an image or a video showed; an image has no ``num_frames``."""
+
+    width: int
+    height: int
+    num_frames: int = 0
 
 
 class MediaFiles:

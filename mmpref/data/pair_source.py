@@ -258,8 +258,16 @@ def with_paths(pair: PreferencePair, change: Callable[[str], str]) -> Preference
 
 
 def all_images(pair: PreferencePair) -> tuple[ImageRef, ...]:
-    """The images of both sides."""
-    return (*pair.images, *(pair.rejected_images or ()))
+    """The images of both sides, and those that are frames of videos."""
+    if not pair.videos:
+        return (*pair.images, *(pair.rejected_images or ()))
+    frames = (frame for video in pair.videos for frame in video.frames)
+    return (*pair.images, *(pair.rejected_images or ()), *frames)
+
+
+def all_files(pair: PreferencePair) -> tuple[ImageRef | VideoRef, ...]:
+    """Everything that is opened for a pair: its images, frames among them, and its video files."""
+    return (*all_images(pair), *(video for video in pair.videos if video.path is not None))
 
 
 def _is_canonical(row: Mapping[str, Any], name: str) -> bool:

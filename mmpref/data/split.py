@@ -1,4 +1,4 @@
-"""A seeded split by image: pairs that share an image are never on both sides."""
+"""A seeded split by image and video: pairs that share one are never on both sides."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def split_by_image(
 ) -> tuple[list[PreferencePair], list[PreferencePair]]:
     """Split into (train, held out), each in the order given.
 
-    Pairs that share an image, directly or through a third pair, stay together; a pair without images stays with those
-    that have the same prompt. Groups are taken in a seeded order until ``held_out`` of the pairs is reached, so the
-    share is met up to the size of one group. The order of a group depends on the seed and its images alone, so adding
-    pairs moves few others.
+    Pairs that share an image or a video, directly or through a third pair, stay together; a pair with neither stays
+    with those that have the same prompt. Groups are taken in a seeded order until ``held_out`` of the pairs is reached,
+    so the share is met up to the size of one group. The order of a group depends on the seed and its images and videos
+    alone, so adding pairs moves few others.
 
     Args:
         held_out: share of the pairs to hold out, in [0, 1].
@@ -59,9 +59,11 @@ def _groups(pairs: Sequence[PreferencePair]) -> dict[str, list[int]]:
 
 
 def _keys(pair: PreferencePair) -> list[str]:
-    images = (*pair.images, *(pair.rejected_images or ()))
-    if images:
-        return [_image_key(image) for image in images]
+    frames = (frame for video in pair.videos for frame in video.frames)
+    keys = [_image_key(image) for image in (*pair.images, *(pair.rejected_images or ()), *frames)]
+    keys += ["path:" + video.path for video in pair.videos if video.path is not None]
+    if keys:
+        return keys
     return ["text:" + "\n".join(f"{message.role}:{message.text}" for message in pair.prompt)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,14 @@ from mmpref.data.manifest import (
     Listing,
     changed_while_read,
     file_hash,
-    image_names,
     manifest_hash,
+    names_of,
 )
 from mmpref.data.pair_source import PairSource
 from mmpref.data.quarantine import Skip
 from mmpref.errors import DataError, one_line
 from mmpref.files.reading import parse_json, read_json, read_text
-from mmpref.records import PreferencePair
+from mmpref.records import ImageRef, PreferencePair, VideoRef
 
 _Stamp = tuple[int, int, int]
 """Size, time of change and number of a file."""
@@ -40,25 +40,28 @@ class Checked:
     def verify_images(
         self, sources: Sequence[PairSource], lists: Sequence[Iterable[PreferencePair]], *, full: bool = False
     ) -> None:
-        """Compare the images of the pairs, and for sources without files the pairs themselves, with the manifest.
+        """Compare the images and videos of the pairs with the manifest, and the pairs of sources without files.
 
         Args:
             sources: as given to :func:`verify`.
             lists: the pairs of each that are used, in order.
-            full: hash every image again; without it, only where names and sizes are the same and times are not.
+            full: hash everything again; without it, only where names and sizes are the same and times are not.
 
         Raises:
-            DataError: images were added, removed or changed since the check, a hub id gives other pairs, or a file of
-                rows was changed after :func:`verify` and may have been read so.
+            DataError: images or videos were added, removed or changed since the check, a hub id gives other pairs, or a
+                file of rows was changed after :func:`verify` and may have been read so.
         """
         for source, pairs, entry in zip(sources, lists, self._entries, strict=True):
-            wanted, found = entry["images"], Listing()
-            names: dict[str, str] = {}
+            found = Listing()
+            images: dict[str, str] = {}
+            videos: dict[str, str] = {}
             for pair in pairs:
                 if not source.rows.files:
                     found.add_pair(pair, source.images)
                 if source.images is not None:
-                    names.update(image_names([pair], source.images))
+                    images.update(names_of(pair, ImageRef, source.images.root))
+                if source.videos is not None and pair.videos:
+                    videos.update(names_of(pair, VideoRef, source.videos.root))
             for file in source.rows.files:
                 if _stamp(file) != self._stamps[file]:
                     raise changed_while_read(file)
@@ -67,30 +70,33 @@ class Checked:
                     f"{source.rows.spec} does not give the pairs that {self._report} describes: it was changed on the "
                     "hub; check it again, and write it with a revision (owner/name@revision) so that it cannot change"
                 )
-            there = _listing(source, names, hashed=False)
-            self._compare(source, there, wanted)
-            if full or there.times != wanted.get("times"):
-                self._compare(source, _listing(source, names, hashed=True), wanted, hashed=True)
+            for medium, names, loader in (("images", images, source.images), ("videos", videos, source.videos)):
+                resolve = Path if loader is None else loader.resolve  # without a loader there is no name
+                what = f"the {medium} of {source.rows.spec}"
+                wanted = entry.get(medium) or Listing().as_json()  # a manifest without videos says nothing of them
+                there = _listing(resolve, names, hashed=False)
+                self._compare(what, there, wanted)
+                if full or there.times != wanted.get("times"):
+                    self._compare(what, _listing(resolve, names, hashed=True), wanted, hashed=True)
 
-    def _compare(self, source: PairSource, found: Listing, wanted: Mapping[str, Any], *, hashed: bool = False) -> None:
+    def _compare(self, what: str, found: Listing, wanted: Mapping[str, Any], *, hashed: bool = False) -> None:
         if found.names_and_sizes != wanted["names_and_sizes"]:
             raise DataError(
-                f"the images of {source.rows.spec} are not those of {self._report}: {len(found)} images of "
-                f"{found.num_bytes} bytes now, {wanted['num']} of {wanted['bytes']} then; run the check again"
+                f"{what} are not those of {self._report}: {len(found)} files of {found.num_bytes} bytes now, "
+                f"{wanted['num']} of {wanted['bytes']} then; run the check again"
             )
         if hashed and found.contents != wanted["contents"]:
             raise DataError(
-                f"the images of {source.rows.spec} are not those of {self._report}: names and sizes are the same, and "
-                "the bytes of at least one are not; run the check again"
+                f"{what} are not those of {self._report}: names and sizes are the same, and the bytes of at least one "
+                "are not; run the check again"
             )
 
 
-def _listing(source: PairSource, names: Mapping[str, str], *, hashed: bool) -> Listing:
-    """The images as they are now; ``hashed`` reads their bytes."""
+def _listing(resolve: Callable[[str], Path], names: Mapping[str, str], *, hashed: bool) -> Listing:
+    """The files as they are now; ``hashed`` reads their bytes."""
     found = Listing()
     for name, path in names.items():
-        assert source.images is not None
-        file = source.images.resolve(path)
+        file = resolve(path)
         facts = file.stat()
         found.add(name, facts.st_size, facts.st_mtime_ns, file_hash(file) if hashed else "")
     return found

@@ -97,6 +97,17 @@ class TransformersAnswerer(LocalAnswerer):
 
     def _generate_batch(self, prompts: Sequence[EncodedPrompt]) -> list[tuple[str, bool]]:
         """(answer, whether the limit of tokens ended it) for each prompt."""
+        from mmpref.processing.cross_attention import num_images
+
+        # by cross-attention, a row would also see the empty images that make it as long as the others
+        counts = [num_images(prompt.vision) for prompt in prompts]
+        found: dict[int, tuple[str, bool]] = {}
+        for count in dict.fromkeys(counts):
+            alike = [at for at, other in enumerate(counts) if other == count]
+            found |= zip(alike, self._generate([prompts[at] for at in alike]), strict=True)
+        return [found[at] for at in range(len(prompts))]
+
+    def _generate(self, prompts: Sequence[EncodedPrompt]) -> list[tuple[str, bool]]:
         import torch
 
         from mmpref.processing.collate import collate_prompts

@@ -28,14 +28,15 @@ from transformers import (
 
 from mmpref.errors import ConfigError, library_errors, one_line
 from mmpref.models.adapters import lora as adapters
-from mmpref.models.folder.config_checks import refuse_keys, settle, warn_if_it_works
+from mmpref.models.folder.config_checks import explain_unknown_part, refuse_keys, settle, warn_if_it_works
 from mmpref.models.folder.config_values import packing_of
 from mmpref.models.folder.contents import AGAIN, look_into, read_object, refuse_odd_path, stored_weights
 from mmpref.models.folder.generation_config import plain_generation
 from mmpref.models.folder.image_only import image_only
+from mmpref.models.folder.kinds import other_architecture, refuse_kind, refuse_reading_ahead
 from mmpref.models.folder.packed_weights import is_packed, refuse_packing, refuse_plain
 from mmpref.models.folder.processor_checks import complete_processor
-from mmpref.models.folder.processors import has_own_processor, processor_class, refuse_kind
+from mmpref.models.folder.processors import has_own_processor, processor_class, refuse_without_images
 from mmpref.models.folder.tokenizer_files import explain_tokenizer, refuse_ids_beyond, whole_tokenizer
 from mmpref.models.folder.videos import note_video_settings
 from mmpref.models.folder.weights_fit import building_within, refuse_misfit, refuse_positions, without_table
@@ -149,8 +150,12 @@ def load_model(path: str | Path, settings: LoadSettings = _AS_SAVED) -> PreTrain
     with _explained(path, "model", memory=False), building, without_table():
         made, info = kind.from_pretrained(str(path), config=config, **arguments)
     model = cast(PreTrainedModel, made)
+    refuse_reading_ahead(model, path)
     refuse_positions(config, path)
-    refuse_misfit(model, info, path, packed=is_packed(model))
+    contradiction = other_architecture(config)
+    refuse_misfit(model, info, path, packed=is_packed(model), contradiction=contradiction)
+    if contradiction:
+        logger.warning("%s: %s; its weights are of the latter, which is taken", path, contradiction)
     _keep_used_renamings(model)
     if settings.quantization is not None:
         after_quantized_load(model, family)
@@ -175,6 +180,7 @@ def empty_model(config: PretrainedConfig, *, dtype: torch.dtype, attn_implementa
     where = _config_of(config.name_or_path) if config.name_or_path else f"this '{config.model_type}' config"
     with library_errors(ConfigError, f"{where} describes no model that can be built", AGAIN):
         made = _on_meta(kind, config, where, dtype, attn_implementation)
+    refuse_reading_ahead(made, config.name_or_path or where)
     return cast(PreTrainedModel, made)
 
 
@@ -208,10 +214,14 @@ def load_config(path: str | Path) -> PretrainedConfig:
     Raises:
         ConfigError: nothing is there, or it is an adapter or something else than a model.
     """
-    _check_folder(path)
+    written = _check_folder(path)
     is_here = Path(path).is_dir()
-    with _explained(path, "config"):
-        found = AutoConfig.from_pretrained(str(path), trust_remote_code=False, local_files_only=is_here)
+    try:
+        with _explained(path, "config"):
+            found = AutoConfig.from_pretrained(str(path), trust_remote_code=False, local_files_only=is_here)
+    except ConfigError:
+        explain_unknown_part(written or {}, _file(path))
+        raise
     refuse_kind(found, path)
     settle(found, _config_of(path))
     return cast(PretrainedConfig, found)
@@ -225,7 +235,7 @@ def family_of_config(config: PretrainedConfig) -> Family:
         family_of(str(config.model_type), has_vision=isinstance(vision, PretrainedConfig)),
         patch=patch if isinstance(patch, int) else None,
     )
-    if config.model_type in ("mllama", "idefics"):
+    if config.model_type == "idefics":
         return replace(family, no_images="looks at images through layers of its own, whose mask is not made here")
     if family.name == "llava" and getattr(vision, "model_type", None) == "pixtral":
         return replace(family, repeats_image_token=False)  # rows of an image end with tokens of their own
@@ -268,6 +278,7 @@ def load_processor(path: str | Path, *, min_pixels: int | None = None, max_pixel
             tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False, local_files_only=is_here)
         return whole_tokenizer(tokenizer, config, path)
     stock: Any = processor_class(config, path)
+    refuse_without_images(path)
     settings = {"backend": "pil", "trust_remote_code": False, "local_files_only": is_here}
     with _explained(path, "processor"), explain_tokenizer(path):
         processor: Any = image_only(stock).from_pretrained(str(path), **settings)

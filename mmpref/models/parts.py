@@ -57,7 +57,8 @@ def with_parts(family: Family, model: PreTrainedModel, named: Mapping[str, PartN
     family = dataclasses.replace(family, other=(), unknown=(), named=())  # of an earlier look
     if not family.has_vision:
         rest = (*parts.vision, *parts.projector, *parts.other)
-        family = dataclasses.replace(family, other=rest, unknown=tuple(parts.unknown))
+        unsure = parts.unknown if parts.vision or parts.projector else []  # else what runs can only be language
+        family = dataclasses.replace(family, other=rest, unknown=tuple(unsure))
     elif family.finds_parts:
         family = dataclasses.replace(
             family,

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mmpref.errors import DataError
+from mmpref.processing.cross_attention import Crossing
 
 
 class Segment(NamedTuple):
@@ -51,6 +52,9 @@ class PairBatch:
     position_ids: Tensor | None = None  # [1, T] or [3, N, T]; None lets the model count (never with a shared prefix)
     segments: tuple[Segment, ...] = ()  # with a shared prefix; () in the plain layout
     vision: Mapping[str, Tensor] = field(default_factory=dict)  # images and videos of all rows, in order; {} for text
+    # of models that see images by cross-attention (``processing.cross_attention``)
+    cross_seen: Tensor | None = None  # [N, T, I, F] which tiles of its own images each token sees
+    crossings: tuple[Crossing, ...] = ()  # which images are whose
     token_types: Mapping[str, Tensor] = field(default_factory=dict)  # [N, T] each: mm_token_type_ids and the like
     score_chosen: Tensor | None = None  # [B], NaN where a pair has none; None when no pair has one
     score_rejected: Tensor | None = None  # [B]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmpref.errors import DataError
 from mmpref.processing.batch import PairBatch, join_vision, pad_rows
+from mmpref.processing.cross_attention import SEEN, num_images, row_by_row
 from mmpref.processing.encode import PairEncoder
 from mmpref.processing.encoded import EncodedPair, EncodedPrompt
 from mmpref.processing.errors import EncodeError, fault
@@ -176,11 +177,18 @@ def collate_prompts(
         _check_image_tokens(prompt, image_token_id)
     names = {name for prompt in prompts for name in prompt.token_types}
     types = {name: [prompt.types_or_zeros(name) for prompt in prompts] for name in sorted(names)}
+    rows = [prompt.vision for prompt in prompts]
+    if any(map(num_images, rows)):
+        lengths = [len(prompt) for prompt in prompts]
+        vision, seen, _ = row_by_row(rows, lengths, max(lengths), left=True)
+        vision[SEEN] = seen.long()
+    else:
+        vision = join_vision(rows)
     return {
         "input_ids": pad_rows([prompt.input_ids for prompt in prompts], pad_token_id, left=True),
         "attention_mask": pad_rows([torch.ones_like(prompt.input_ids) for prompt in prompts], 0, left=True),
         **{name: pad_rows(planes, 0, left=True) for name, planes in types.items()},
-        **join_vision([prompt.vision for prompt in prompts]),
+        **vision,
     }
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmpref.errors import DataError
 from mmpref.processing.batch import PairBatch, Segment, join_vision, pad_rows
+from mmpref.processing.cross_attention import num_images, row_by_row, side_by_side
 from mmpref.processing.encoded import EncodedPair, EncodedPrompt, score_or_nan
 from mmpref.processing.errors import fault
 from mmpref.processing.positions import continued
@@ -49,7 +50,7 @@ def shared_prefix_batch(pairs: Sequence[EncodedPair], *, need_rejected: bool = T
         pair_ids=tuple(pair.pair_id for pair in pairs),
         position_ids=torch.cat(row.positions, dim=-1).unsqueeze(-2),
         segments=tuple(row.segments),
-        **_images(row.prompts),
+        **_images(row.prompts, [segment.end - segment.start for segment in row.segments]),
         token_types=row.token_types(),
         score_chosen=_scores(pairs, "score_chosen"),
         score_rejected=_scores(pairs, "score_rejected"),
@@ -75,7 +76,7 @@ def plain_batch(pairs: Sequence[EncodedPair], pad_token_id: int, *, need_rejecte
         pair_ids=tuple(pair.pair_id for pair in pairs),
         attention_mask=pad_rows([torch.ones_like(row) for row in ids], 0),
         position_ids=_planes(rows, width),
-        **_images([prompt for prompt, _ in rows]),
+        **_images([prompt for prompt, _ in rows], [len(row) for row in ids], width),
         token_types=_token_types(rows),
         score_chosen=_scores(pairs, "score_chosen"),
         score_rejected=_scores(pairs, "score_rejected"),
@@ -173,8 +174,13 @@ def _sides(
     return first, second
 
 
-def _images(prompts: Sequence[EncodedPrompt]) -> dict[str, Any]:
-    vision = join_vision([prompt.vision for prompt in prompts])
+def _images(prompts: Sequence[EncodedPrompt], lengths: Sequence[int], width: int | None = None) -> dict[str, Any]:
+    """What a batch says of its images and videos; with a width, of padded rows."""
+    rows = [prompt.vision for prompt in prompts]
+    if any(map(num_images, rows)):
+        joined = side_by_side(rows, lengths) if width is None else row_by_row(rows, lengths, width)
+        return dict(zip(("vision", "cross_seen", "crossings"), joined, strict=True))
+    vision = join_vision(rows)
     grids = {kind: vision.get(f"{kind}_grid_thw") for kind in ("image", "video")}
     return {
         "vision": vision,

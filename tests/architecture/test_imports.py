@@ -98,8 +98,8 @@ LEVELS: dict[str, list[set[str]]] = {
         {"commands"},
     ],
     "processing": [
-        {"batch", "embedded_tokens", "encoded", "errors", "family", "image_settings", "positions"},
-        {"chat", "pixels", "video_settings"},
+        {"cross_attention", "embedded_tokens", "encoded", "errors", "family", "image_settings", "positions"},
+        {"batch", "chat", "pixels", "video_settings"},
         {"tokenizer_parts", "videos"},
         {"encode"},
         {"layout", "length_plan", "pair_text"},

@@ -330,7 +330,7 @@ def test_check_and_audit_tell_of_answers_that_begin_with_the_question(tmp_path: 
 
 PLAIN = {"prompt": "What is here?", "chosen": "A cup.", "rejected": "A dog."}
 PUT_ASIDE = {
-    "video": ({"video": "clip.mp4"}, "video"),
+    "a video that nobody has": ({"youtube_id": "dQw4w9WgXcQ"}, "video"),
     "a second image": ({"image": "0.png", "retrieved_image": "1.png"}, "unread_images"),
     "boxes": ({"image": "0.png", "objects": {"bbox": [[1, 2, 3, 4]]}}, "boxes"),
     "an unknown name": ({"attachment": "1.png"}, "unread_media"),
@@ -358,7 +358,7 @@ def test_no_row_loses_its_image_in_silence(rows: Path, tmp_path: Path) -> None:
     out = tmp_path / "checked"
     result = call("check", mixed, "--out", out, "--workers", 1)
     assert code(result) == 3
-    assert "column 'video' holds video" in str(result.exception)
+    assert "column 'youtube_id' holds video" in str(result.exception)
     report = json.loads((out / "data_report.json").read_text())
     assert (report["read"], report["used"], report["quarantined"]) == (len(used) + len(bad), len(used), len(bad))
     assert report["reasons"] == Counter(reason for _, reason in PUT_ASIDE.values())

@@ -22,7 +22,7 @@ from mmpref.errors import ConfigError, MMPrefError
 from mmpref.models.folder.processors import processor_class
 from mmpref.models.load import load, load_processor
 from mmpref.models.logps.pair_logps import pair_logps
-from mmpref.processing import EncodeError, PairCollator, PairEncoder
+from mmpref.processing import EncodeError, LayoutName, PairCollator, PairEncoder
 from tests.broken_folders import TEMPLATES, Broken, ways
 from tests.integration.conftest import Place
 from tests.tiny_others import write_llava_next_video, write_mllama, write_pixtral, write_video_llava
@@ -273,27 +273,18 @@ def test_pixtral_is_read_as_its_own_processor_reads_it(tmp_path: Path, images: t
     assert float(plain.chosen[0]) == pytest.approx(float(by_hand), abs=1e-4)
 
 
-@pytest.mark.parametrize("write", [write_llava_next_video, write_video_llava])
-def test_processors_that_take_a_video_part_anywhere_load_without_it(
-    tmp_path: Path, write: Callable[[Path], Path]
+@pytest.mark.parametrize("layout", ["shared_prefix", "plain"])
+@pytest.mark.parametrize("write", [write_llava_next_video, write_video_llava, write_mllama])
+def test_folders_whose_processors_differ_load_and_see_their_images(
+    layout: LayoutName, tmp_path: Path, write: Callable[[Path], Path]
 ) -> None:
     loaded = load(write(tmp_path / "model"))
     encoder = PairEncoder(loaded.processor, loaded.family)
-    batch = PairCollator(encoder, draw, layout="plain")([pair(images=("28x28-1",)), pair("q", images=("28x28-2",))])
+    batch = PairCollator(encoder, draw, layout=layout)([pair(images=("28x28-1",)), pair("q", images=("28x28-2",))])
     with torch.no_grad():
         found = pair_logps(loaded.model, batch)
     assert torch.isfinite(found.chosen).all()
     assert found.chosen[0] != found.chosen[1]  # the images are seen
-
-
-def test_llama_3_2_vision_takes_text_and_refuses_images_before_training(tmp_path: Path) -> None:
-    loaded = load(write_mllama(tmp_path / "mllama"))
-    encoder = PairEncoder(loaded.processor, loaded.family)
-    batch = PairCollator(encoder, draw, layout="plain")([pair(images=())])
-    with torch.no_grad():
-        assert torch.isfinite(pair_logps(loaded.model, batch).chosen).all()
-    with pytest.raises(EncodeError, match=r"'p' has images, and this model looks at images through layers of its own"):
-        encoder.encode_text(pair())
 
 
 @pytest.mark.parametrize(("model_type", "name"), [("glm_ocr", "Glm46VProcessor"), ("fast_vlm", "LlavaProcessor")])

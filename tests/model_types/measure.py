@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,18 @@ from mmpref.records import ImageRef, PreferencePair
 from tests.model_types.conversations import check_conversations
 from tests.model_types.folders import NotBuiltError, Writer
 from tests.model_types.rows import IMAGE_ROWS, TEXT_ROWS
-from tests.plain_forward import answers_of, by_hand, collator_for, gradient, relative, stir, stock_twin, worst
+from tests.plain_forward import (
+    answers_of,
+    by_hand,
+    collator_for,
+    gradient,
+    relative,
+    run_alone,
+    stir,
+    stock_sequences,
+    stock_twin,
+    worst,
+)
 
 RIGHT = 1e-4
 """Nats a token between mmpref and the stock model on the stock processor's whole conversation."""
@@ -56,6 +68,12 @@ def measure(write: Writer, folder: Path) -> Outcome:
         AssertionError: a wrong number.
         Exception: whatever else than a message for the user ends it.
     """
+    outcome = _measured(write, folder)
+    here = {"reason": outcome.reason, "refused_rows": outcome.refused_rows}
+    return dataclasses.replace(outcome, **json.loads(json.dumps(here).replace(str(folder), "FOLDER")))
+
+
+def _measured(write: Writer, folder: Path) -> Outcome:
     try:
         write(folder)
     except NotBuiltError as err:
@@ -79,6 +97,8 @@ def measure(write: Writer, folder: Path) -> Outcome:
             off = max(off, _off(loaded, [row], layout.name, by_hand(twin, loaded, [row])))
         if any(row.images for row in taken):
             _assert_images_matter(twin, loaded, taken)
+        if loaded.family.prefix_lm is None:
+            _assert_reads_backwards_only(twin, loaded, taken[0])
     assert off < RIGHT, f"log-probs are {off:.3g} nats off ({layout.name})"
     del twin
     trained = _train_save_and_merge(folder, taken, layout.name)
@@ -131,6 +151,17 @@ def _assert_images_matter(twin: Any, loaded: LoadedModel, rows: Sequence[Prefere
     other = dataclasses.replace(row, images=tuple(ImageRef(path=f"{ref.path[:-1]}9") for ref in row.images))
     moved = worst(by_hand(twin, loaded, [row]), by_hand(twin, loaded, [other]))
     assert moved > MATTERS, f"another image moves log-probs by {moved:.3g} only: this folder proves nothing"
+
+
+def _assert_reads_backwards_only(twin: Any, loaded: LoadedModel, row: PreferencePair) -> None:
+    """What comes after a place is no part of what is predicted there; else log-probs of answers would be no such."""
+    written = stock_sequences(loaded, row)[0]
+    other = written.inputs["input_ids"].clone()
+    other[0, -1] = other[0, -3]
+    changed = dataclasses.replace(written, inputs={**written.inputs, "input_ids": other})
+    one, same = (run_alone(twin, sequence)[:-1] for sequence in (written, changed))
+    moved = float((one - same).abs().max())
+    assert moved < RIGHT, f"a token moves the log-probs of those before it by {moved:.3g} nats"
 
 
 def _train_save_and_merge(folder: Path, rows: Sequence[PreferencePair], layout: LayoutName) -> tuple[PartName, ...]:

@@ -12,7 +12,18 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
-from tests.model_types import gemma, glm, llama, qwen, towers_classic, towers_other, towers_sized, towers_torchvision
+from tests.model_types import (
+    causal,
+    gemma,
+    glm,
+    llama,
+    no_pair_models,
+    qwen,
+    towers_classic,
+    towers_other,
+    towers_sized,
+    towers_torchvision,
+)
 from tests.model_types.folders import Writer
 from tests.tiny_others import write_llava_next_video, write_mllama, write_paligemma, write_pixtral, write_video_llava
 from tests.tiny_vlms import TINY, build
@@ -20,7 +31,18 @@ from tests.tiny_vlms import TINY, build
 IMAGE_TYPES = frozenset(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
 CAUSAL_TYPES = frozenset(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
-_MODULES = (gemma, glm, llama, qwen, towers_classic, towers_other, towers_sized, towers_torchvision)
+_MODULES = (
+    causal,
+    no_pair_models,
+    gemma,
+    glm,
+    llama,
+    qwen,
+    towers_classic,
+    towers_other,
+    towers_sized,
+    towers_torchvision,
+)
 WRITERS: dict[str, Writer] = {
     **{name: partial(build, name) for name in TINY if name not in ("text", "llava_vicuna")},
     "llava_next_video": write_llava_next_video,

@@ -6,28 +6,40 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
-from tests.model_types.measure import Outcome
+from tests.model_types.causal import TEXT_TYPES
+from tests.model_types.measure import Outcome, State
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "model_types.md"
+_STATES: tuple[str, ...] = get_args(State)
 _VERSION = re.compile(r"transformers (\d[\w.]*)")
 _ROW = re.compile(r"^\| `([^`]+)` \| ([^|]+?) \|", re.MULTILINE)
 _HEAD = """# Which models
 
-Every type of image-text model that transformers {version} maps, as a test finds it: a small model of that type with
-random weights and its own processor is loaded, run, trained for a step, saved and merged. `{command}` writes this page.
+Every type of image-text model and of text model that transformers {version} maps, as a test finds it: a small model of
+that type with random weights and its own processor is loaded, run, trained for a step, saved and merged. `{command}`
+writes this page.
 
 - **shared prefix**: right, and prompt and images are computed once for both answers of a pair.
 - **plain**: right, and each answer has its own copy of the prompt.
 - **refused**: `mmpref` says in one line why it does not train such a model.
 - **not built here**: the test has no such model; the reason says why. `mmpref` may still train it.
 
-*Right* is: the log-probs of both answers of six rows (one image, two images between text, text only, an image in the
-second turn, a system prompt, a begun answer) are within 1e-4 nats a token of the stock model's on its own processor's
-whole conversation; counted tokens are the real ones, and a gradient is the same with checkpointing.
+*Right* is: the log-probs of both answers of five rows are within 1e-4 nats a token of the stock model's on its own
+processor's whole conversation, and no token moves the log-probs of those before it.
+"""
+_IMAGES = """
+## Models that see images
 
-{counts}
+Rows: one image, two images between text, text only, an image in the second turn, a system prompt. {counts}.
+"""
+_TEXT = """
+## Text models
 
+Rows: one question, two turns, a system prompt, answers that are nearly alike, answers of one word. {counts}.
+"""
+_COLUMNS = """
 | type | state | remark |
 |---|---|---|
 """
@@ -49,13 +61,15 @@ def read_table() -> Table:
 
 
 def written(outcomes: Mapping[str, Outcome], version: str) -> str:
-    """The page for these outcomes."""
-    states = [outcome.state for outcome in outcomes.values()]
-    counts = "; ".join(f"{state}: {states.count(state)}" for state in dict.fromkeys(sorted(states)))
-    head = _HEAD.format(version=version, command="python scripts/make_model_types.py", counts=counts)
-    return head + "".join(
-        f"| `{name}` | {outcome.state} | {_remark(outcome)} |\n" for name, outcome in outcomes.items()
-    )
+    """The page for these outcomes: types that see images first."""
+    text = _HEAD.format(version=version, command="python scripts/make_model_types.py")
+    for head, is_text in ((_IMAGES, False), (_TEXT, True)):
+        here = {name: outcome for name, outcome in outcomes.items() if (name in TEXT_TYPES) == is_text}
+        states = [outcome.state for outcome in here.values()]
+        counts = "; ".join(f"{state}: {states.count(state)}" for state in _STATES if state in states)
+        rows = (f"| `{name}` | {outcome.state} | {_remark(outcome)} |\n" for name, outcome in here.items())
+        text += head.format(counts=counts) + _COLUMNS + "".join(rows)
+    return text
 
 
 def _remark(outcome: Outcome) -> str:

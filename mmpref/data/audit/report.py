@@ -18,7 +18,9 @@ from mmpref.data.audit.images import Images, ImageTally
 from mmpref.data.audit.leaks import Leak, LeakFinder
 from mmpref.data.audit.scores import Scores, ScoreTally
 from mmpref.data.audit.text import Lengths, Repeats, Similarity, TextTally
+from mmpref.data.audit.videos import Videos, VideoTally
 from mmpref.data.images.loader import ImageLoader
+from mmpref.data.videos.loader import VideoLoader
 from mmpref.errors import DataError
 from mmpref.records import PreferencePair
 
@@ -55,6 +57,7 @@ class AuditReport:
     repeats: Repeats
     scores: Scores
     images: Images
+    videos: Videos
     leak_summary: LeakSummary
     found_leaks: tuple[Leak, ...]
     """Every leak, pair by pair."""
@@ -78,7 +81,7 @@ class AuditReport:
         """(question, answer) for a table in the terminal; what was not asked or cannot be said is left out."""
         demonstrations = f", {self.num_demonstrations} of them demonstrations" if self.num_demonstrations else ""
         found = [("pairs", f"{self.num_pairs:,}{demonstrations}")]
-        for part in (self.lengths, self.similarity, self.repeats, self.scores, self.images):
+        for part in (self.lengths, self.similarity, self.repeats, self.scores, self.images, self.videos):
             found += part.rows()
         return found + self._leak_rows()
 
@@ -141,6 +144,7 @@ def audit(
     pairs: Iterable[PreferencePair],
     *,
     images: ImageLoader | None,
+    videos: VideoLoader | None = None,
     settings: AuditSettings = DEFAULT_SETTINGS,
     progress: Callable[[int], None] | None = None,
 ) -> AuditReport:
@@ -149,6 +153,7 @@ def audit(
     Args:
         pairs: any number of pairs, none included.
         images: opens the images; without it they are distinguished by path alone, and sizes and tokens are not known.
+        videos: likewise opens the videos; frames that are images are looked at by it too.
         settings: constants, and the benchmarks to compare with.
         progress: called with the number of pairs done, after each.
 
@@ -161,12 +166,12 @@ def audit(
         ids=settings.benchmark_ids, folders=settings.benchmark_images, visual_genome=settings.visual_genome
     )
     texts, scores = TextTally(seed=settings.seed), ScoreTally()
-    tally = ImageTally(images, finder)
+    tally, video_tally = ImageTally(images, finder), VideoTally(videos)
     leaks: list[Leak] = []
     done = 0
     for done, pair in enumerate(pairs, start=1):
         seen = tally.add(pair)
-        texts.add(pair, images=seen.keys)
+        texts.add(pair, images=(*seen.keys, *video_tally.add(pair)))
         scores.add(pair)
         leaks += seen.leaks
         if progress is not None:
@@ -175,9 +180,9 @@ def audit(
     scored = scores.finish(
         eta=settings.eta, tau_good=settings.tau_good, scale=settings.score_scale, words=texts.word_differences()
     )
-    shown = tally.finish()
+    shown, filmed = tally.finish(), video_tally.finish()
     summary = _summary(finder, tally, leaks)
-    warnings = [line for part in (lengths, similarity, repeats, scored, shown) for line in part.warnings()]
+    warnings = [line for part in (lengths, similarity, repeats, scored, shown, filmed) for line in part.warnings()]
     warnings += _leak_warnings(summary, leaks)
     return AuditReport(
         num_pairs=done,
@@ -187,6 +192,7 @@ def audit(
         repeats=repeats,
         scores=scored,
         images=shown,
+        videos=filmed,
         leak_summary=summary,
         found_leaks=tuple(leaks),
         warnings=tuple(warnings),

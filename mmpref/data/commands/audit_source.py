@@ -10,7 +10,7 @@ from pathlib import Path
 from mmpref.data.audit import AuditReport, AuditSettings, audit
 from mmpref.data.audit.leaks import read_benchmark_ids, read_visual_genome
 from mmpref.data.card import CardScores
-from mmpref.data.pair_source import PairSource
+from mmpref.data.pair_source import PairSource, all_files
 from mmpref.data.pair_writing import write_pairs
 from mmpref.data.quarantine import Quarantine
 from mmpref.errors import ConfigError
@@ -69,10 +69,13 @@ def audit_source(
 ) -> tuple[AuditReport, Quarantine]:
     """The audit of one source, and the rows that could not be audited."""
     quarantine = Quarantine()
-    unopened = replace(source, images=None)  # an image that cannot be opened is a finding, and no reason to stop
+    unopened = replace(
+        source, images=None, videos=None
+    )  # an image that cannot be opened is a finding, and no reason to stop
     report = audit(
         (found.pair for found in unopened.pairs(quarantine, demonstrations=True)),
         images=source.images if request.open_images else None,
+        videos=source.videos if request.open_images else None,
         settings=request.settings(scores),
         progress=progress,
     )
@@ -96,7 +99,7 @@ def write_without_leaks(source: PairSource, report: AuditReport, out: Path) -> l
             is_leak = found.pair.id in leaks
             num_left_out, num_written = num_left_out + is_leak, num_written + (not is_leak)
             if not is_leak:
-                with_paths = with_paths or any(ref.path is not None for ref in found.pair.images)
+                with_paths = with_paths or any(ref.path is not None for ref in all_files(found.pair))
                 yield found.pair
 
     write_pairs(out, without_leaks())

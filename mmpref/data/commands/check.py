@@ -1,4 +1,4 @@
-"""The one look at everything before training: each row read, each image decoded once, each fault written down.
+"""The one look at everything before training: each row read, each image and video decoded once, each fault kept.
 
 ``check`` writes ``quarantine.jsonl`` and ``data_report.json``. The report's manifest names the files and the images by
 their hashes; training that is given the report refuses data that is no longer what was checked.
@@ -7,7 +7,7 @@ their hashes; training that is given the report refuses data that is no longer w
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,15 +22,15 @@ from mmpref.data.manifest import (
     Listing,
     build_manifest,
     hash_before,
-    image_name,
+    media_name,
     write_report,
 )
-from mmpref.data.pair_source import Candidate, PairSource, all_images
+from mmpref.data.pair_source import Candidate, PairSource, all_files, all_images
 from mmpref.data.quarantine import Quarantine, QuarantinedRow, RowError, where_is
 from mmpref.data.reading.source import count_rows
 from mmpref.data.text_similarity import repeats_prompt
 from mmpref.files.writing import writing_to
-from mmpref.records import PreferencePair
+from mmpref.records import ImageRef, PreferencePair, VideoRef
 
 Progress = Callable[[int, int | None], None]
 _WINDOW = 16  # pairs whose images are decoded as one piece of work,
@@ -47,7 +47,7 @@ def check(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> CheckReport:
-    """Read every row and decode every image once; write ``quarantine.jsonl`` and ``data_report.json`` to ``out``.
+    """Read every row, decode every image and video; write ``quarantine.jsonl`` and ``data_report.json`` to ``out``.
 
     Args:
         sources: what to check, as training would read it.
@@ -67,10 +67,12 @@ def check(
     before = hash_before(sources)
     counts = [count_rows(source.rows) for source in sources]
     total = None if None in counts else sum(count or 0 for count in counts)
-    tally = _Tally(quarantine, [Listing() for _ in sources])
-    with Decoder([source.images for source in sources], workers=workers) as decoder:
+    tally = _Tally(quarantine, [Listing() for _ in sources], [Listing() for _ in sources])
+    loaders = [*(source.images for source in sources), *(source.videos for source in sources)]
+    with Decoder(loaders, workers=workers) as decoder:
         for number, source in enumerate(sources):
-            for window in _decoded(number, source, decoder, tally, demonstrations):
+            places = {ImageRef: number, VideoRef: len(sources) + number}
+            for window in _decoded(number, source, places, decoder, tally, demonstrations):
                 tally.close(number, source, window)
                 if progress is not None:
                     progress(quarantine.num_read, total)
@@ -78,7 +80,12 @@ def check(
     quarantine.rows.sort(key=lambda row: (order.get(row.file, -1), row.row))
     quarantine.write()
     manifest = build_manifest(
-        sources, tally.listings, demonstrations=demonstrations, quarantine=out / QUARANTINE_FILE, before=before
+        sources,
+        tally.listings,
+        tally.video_listings,
+        demonstrations=demonstrations,
+        quarantine=out / QUARANTINE_FILE,
+        before=before,
     )
     report = tally.report(manifest, max_bad_fraction)
     write_report(out / REPORT_FILE, report.as_json())
@@ -87,7 +94,7 @@ def check(
 
 @dataclass
 class _Window:
-    """Some pairs, and what came of those of their images that no earlier pair has."""
+    """Some pairs, and what came of those of their images and videos that no earlier pair has."""
 
     candidates: list[Candidate]
     keys: list[_Key]
@@ -96,10 +103,11 @@ class _Window:
 
 @dataclass
 class _Tally:
-    """Everything that is counted, and what is known of each image and id so far."""
+    """Everything that is counted, and what is known of each image, video and id so far."""
 
     quarantine: Quarantine
     listings: list[Listing]
+    video_listings: list[Listing]
     images: dict[_Key, DecodeResult | None] = field(default_factory=dict)
     """None: decoded, and counted in the listing."""
     pending: set[_Key] = field(default_factory=set)
@@ -109,6 +117,9 @@ class _Tally:
     per_pair: Counter[int] = field(default_factory=Counter)
     num_images: int = 0
     image_bytes: int = 0
+    videos_per_pair: Counter[int] = field(default_factory=Counter)
+    frames: Counter[int] = field(default_factory=Counter)
+    video_bytes: int = 0
     demonstrations: int = 0
     scored: int = 0
     inverted: int = 0
@@ -118,7 +129,7 @@ class _Tally:
     high: float = float("-inf")
 
     def close(self, number: int, source: PairSource, window: _Window) -> None:
-        """Say of each pair of a window whose images are decoded whether it is used."""
+        """Say of each pair of a window whose images and videos are decoded whether it is used."""
         embedded: dict[_Key, DecodeResult] = {}
         for key, result in zip(window.keys, window.results, strict=True):
             if key in self.pending:
@@ -127,7 +138,7 @@ class _Tally:
             else:
                 embedded[key] = result
         for place, (file, row, pair) in enumerate(window.candidates):
-            keys = _image_keys(number, place, pair)
+            keys = _file_keys(number, place, pair)
             results = [self.images[key] if key in self.images else embedded.get(key) for key in keys]
             fault = next((result for result in results if result is not None and result.reason), None)
             if fault is not None:
@@ -151,6 +162,7 @@ class _Tally:
         self.quarantine.num_used += 1
         self.sources[pair.source] += 1
         self.per_pair[len(pair.images)] += 1
+        self.videos_per_pair[len(pair.videos)] += 1
         if not source.rows.files:
             self.listings[number].add_pair(pair, source.images)
         self.demonstrations += pair.rejected is None
@@ -161,15 +173,21 @@ class _Tally:
             self.tied += pair.score_chosen == pair.score_rejected
             self.low = min(self.low, pair.score_chosen, pair.score_rejected)
             self.high = max(self.high, pair.score_chosen, pair.score_rejected)
-        for key, ref, result in zip(keys, all_images(pair), results, strict=True):
+        for key, ref, result in zip(keys, all_files(pair), results, strict=True):
             if result is None or (ref.path is not None and self.images.get(key) is None):
                 continue
-            self.num_images += 1
-            self.image_bytes += result.num_bytes
-            self.sides[result.longer_side] += 1
-            if ref.path is not None and source.images is not None:
-                name = image_name(ref.path, source.images)
-                self.listings[number].add(name, result.num_bytes, result.mtime_ns, result.sha256)
+            is_video = isinstance(ref, VideoRef)
+            if is_video:
+                self.video_bytes += result.num_bytes
+                self.frames[result.num_frames] += 1
+            else:
+                self.num_images += 1
+                self.image_bytes += result.num_bytes
+                self.sides[result.longer_side] += 1
+            loader = source.videos if is_video else source.images
+            if ref.path is not None and loader is not None:
+                listing = (self.video_listings if is_video else self.listings)[number]
+                listing.add(media_name(ref.path, loader.root), result.num_bytes, result.mtime_ns, result.sha256)
                 self.images[key] = None
 
     def report(self, manifest: dict[str, Any], max_bad_fraction: float) -> CheckReport:
@@ -186,8 +204,12 @@ class _Tally:
             first_bad=tuple(row.describe() for row in sorted(quarantine.rows, key=_stops_first)[:5]),
             images=self.num_images,
             image_bytes=self.image_bytes,
-            image_sides=_longer_sides(self.sides),
+            image_sides=_spread(self.sides),
             images_per_pair=dict(sorted(self.per_pair.items())),
+            videos=self.frames.total(),
+            video_bytes=self.video_bytes,
+            video_frames=_spread(self.frames),
+            videos_per_pair=dict(sorted(self.videos_per_pair.items())) if self.videos_per_pair.keys() - {0} else {},
             demonstrations=self.demonstrations,
             scored=self.scored,
             scores=scores if self.scored else {},
@@ -200,9 +222,18 @@ class _Tally:
 
 
 def _decoded(
-    number: int, source: PairSource, decoder: Decoder, tally: _Tally, demonstrations: bool
+    number: int,
+    source: PairSource,
+    places: Mapping[type, int],
+    decoder: Decoder,
+    tally: _Tally,
+    demonstrations: bool,
 ) -> Iterator[_Window]:
-    """Windows of pairs in order, each when its images are decoded; a few are on their way at any time."""
+    """Windows of pairs in order, each when its images and videos are decoded; a few are on their way at any time.
+
+    Args:
+        places: kind of what is opened -> number of its loader.
+    """
     waiting: deque[tuple[_Window, list[Task], Future[list[DecodeResult]]]] = deque()
 
     def finished() -> _Window:
@@ -214,13 +245,14 @@ def _decoded(
         keys: list[_Key] = []
         tasks: list[Task] = []
         for place, candidate in enumerate(chunk):
-            for key, ref in zip(_image_keys(number, place, candidate.pair), all_images(candidate.pair), strict=True):
-                if source.images is None or key in tally.images or key in tally.pending:
+            for key, ref in zip(_file_keys(number, place, candidate.pair), all_files(candidate.pair), strict=True):
+                loader = source.videos if isinstance(ref, VideoRef) else source.images
+                if loader is None or key in tally.images or key in tally.pending:
                     continue
                 if ref.path is not None:
                     tally.pending.add(key)
                 keys.append(key)
-                tasks.append(Task(number, ref))
+                tasks.append(Task(places[type(ref)], ref))
         waiting.append((_Window(chunk, keys, []), tasks, decoder.submit(tasks)))
         if len(waiting) > 4 * decoder.workers:
             yield finished()
@@ -234,6 +266,7 @@ def _chunks(candidates: Iterator[Candidate]) -> Iterator[list[Candidate]]:
     for candidate in candidates:
         chunk.append(candidate)
         size += sum(len(ref.data or b"") for ref in all_images(candidate.pair))
+        size += _WINDOW_BYTES * bool(candidate.pair.videos)  # a video is work enough for one piece
         if len(chunk) == _WINDOW or size >= _WINDOW_BYTES:
             yield chunk
             chunk, size = [], 0
@@ -241,12 +274,15 @@ def _chunks(candidates: Iterator[Candidate]) -> Iterator[list[Candidate]]:
         yield chunk
 
 
-def _image_keys(number: int, place: int, pair: PreferencePair) -> list[_Key]:
-    """What identifies an image: its path, or for embedded bytes the pair's place in its window."""
+def _file_keys(number: int, place: int, pair: PreferencePair) -> list[_Key]:
+    """What identifies an image or a video: its path, or for embedded bytes the pair's place in its window."""
     return [
-        (number, f"path:{ref.path}" if ref.path is not None else f"data:{place}:{index}")
-        for index, ref in enumerate(all_images(pair))
+        (number, f"{_KINDS[type(ref)]}:{ref.path}" if ref.path is not None else f"data:{place}:{index}")
+        for index, ref in enumerate(all_files(pair))
     ]
+
+
+_KINDS = {ImageRef: "path", VideoRef: "video"}
 
 
 def _stops_first(row: QuarantinedRow) -> bool:
@@ -254,8 +290,8 @@ def _stops_first(row: QuarantinedRow) -> bool:
     return row.reason != "duplicate_id"
 
 
-def _longer_sides(sides: Counter[int]) -> dict[str, int]:
-    if not sides:
+def _spread(counts: Counter[int]) -> dict[str, int]:
+    if not counts:
         return {}
-    ordered = sorted(sides.elements())
+    ordered = sorted(counts.elements())
     return {"smallest": ordered[0], "median": ordered[len(ordered) // 2], "largest": ordered[-1]}

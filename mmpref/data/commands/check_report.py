@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -29,6 +30,13 @@ class CheckReport:
     image_sides: dict[str, int]
     """Smallest, median and largest longer side, in pixels."""
     images_per_pair: dict[int, int]
+    videos: int
+    """Different video files of the pairs used; the frames of lists are images."""
+    video_bytes: int
+    video_frames: dict[str, int]
+    """Smallest, median and largest number of frames that a model is shown of a video file, with the usual rule."""
+    videos_per_pair: dict[int, int]
+    """Empty where no pair has a video."""
     demonstrations: int
     scored: int
     scores: dict[str, float]
@@ -88,8 +96,15 @@ class CheckReport:
         if self.image_sides:
             sides = self.image_sides
             facts.append(("longer side", f"{sides['smallest']} to {sides['largest']} pixels, median {sides['median']}"))
-        per_pair = ", ".join(f"{number}: {count:,}" for number, count in self.images_per_pair.items())
-        facts += [("pairs by images", per_pair), ("scored pairs", f"{self.scored:,}")]
+        facts.append(("pairs by images", _listed(self.images_per_pair)))
+        if self.videos:
+            facts.append(("videos", f"{self.videos:,} decoded, {self.video_bytes / 2**20:,.1f} MiB"))
+            frames = self.video_frames
+            shown = f"{frames['smallest']} to {frames['largest']} of a video, median {frames['median']}"
+            facts.append(("frames shown", shown))
+        if self.videos_per_pair:
+            facts.append(("pairs by videos", _listed(self.videos_per_pair)))
+        facts.append(("scored pairs", f"{self.scored:,}"))
         if self.scores:
             facts.append(("scores", f"{self.scores['lowest']:g} to {self.scores['highest']:g}"))
             facts.append(("inverted, tied", f"{self.scores['inverted']:,}, {self.scores['tied']:,}"))
@@ -117,3 +132,7 @@ class CheckReport:
                 f"{self.used - self.scored:,} pairs have no scores, which Uni-DPO's quality weight does not take"
             )
         return found
+
+
+def _listed(counts: Mapping[int, int]) -> str:
+    return ", ".join(f"{number}: {count:,}" for number, count in counts.items())

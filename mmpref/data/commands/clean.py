@@ -7,16 +7,16 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from mmpref.data.pair_source import PairSource
+from mmpref.data.pair_source import PairSource, with_paths
 from mmpref.data.pair_writing import json_line
 from mmpref.data.quarantine import Quarantine, Skip
 from mmpref.errors import ConfigError, DataError
 from mmpref.files.reading import refuse_foreign_folder, without_links
 from mmpref.files.writing import replacing, replacing_folder
-from mmpref.records import ImageRef, PreferencePair
+from mmpref.records import PreferencePair
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +115,7 @@ class _Copies:
     """The folder until the file is whole."""
 
     def path_of(self, number: int, source: PairSource, path: str) -> str:
-        """Where the copy of an image is, below the file's folder; the first call copies it."""
+        """Where the copy of an image or a video is, below the file's folder; the first call copies it."""
         assert source.images is not None
         name = f"{number}/{_below(path, source.images.root)}"
         target = self.place / name
@@ -128,13 +128,10 @@ class _Copies:
 def _moved(
     pair: PreferencePair, number: int, source: PairSource, base: Path | None, copies: _Copies | None
 ) -> PreferencePair:
-    """The pair with image paths that resolve from the written file."""
+    """The pair with paths of images and videos that resolve from the written file."""
     if source.images is None or source.images.root is None:
         return pair
     root = source.images.root
-
-    def moved(images: tuple[ImageRef, ...]) -> tuple[ImageRef, ...]:
-        return tuple(ref if ref.path is None else ImageRef(path=path_of(ref.path)) for ref in images)
 
     def path_of(path: str) -> str:
         if copies is not None:
@@ -142,8 +139,7 @@ def _moved(
         start = root.relative_to(base) if base is not None and root.is_relative_to(base) else Path()
         return (start / _below(path, root)).as_posix()
 
-    rejected = None if pair.rejected_images is None else moved(pair.rejected_images)
-    return replace(pair, images=moved(pair.images), rejected_images=rejected)
+    return with_paths(pair, path_of)
 
 
 def _below(path: str, root: Path | None) -> str:

@@ -275,6 +275,8 @@ class _Job:
             if images in row and not lost:
                 embed = self.target.name == "canonical"
                 row[images] = [self.image_files.path_of(item, embed=embed) for item in row[images]]
+        if "videos" in row and not lost:
+            row["videos"] = [self._video(item) for item in row["videos"]]
         target_row = self.write(row)
         try:
             text = json.dumps(target_row, ensure_ascii=False, allow_nan=False)
@@ -284,6 +286,12 @@ class _Job:
         self.columns.update(target_row)
         self._ids.add(key)
         return text
+
+    def _video(self, item: Any) -> Any:
+        embed = self.target.name == "canonical"
+        if isinstance(item, str):
+            return self.image_files.path_of(item, embed=embed)
+        return {**item, "frames": [self.image_files.path_of(frame, embed=embed) for frame in item["frames"]]}
 
     def _quarantine_row(self, file: str, line: int, row_id: str | None, fault: RowError) -> None:
         self.num_quarantined += 1
@@ -312,7 +320,7 @@ def _info(file_name: str, target: str, columns: set[str]) -> dict[str, Any]:
     else:
         names = {"messages": "conversations"}
     names |= {"chosen": "chosen", "rejected": "rejected"}
-    names |= {key: key for key in ("system", "history", "images", "tools") if key in columns}
+    names |= {key: key for key in ("system", "history", "images", "videos", "tools") if key in columns}
     return {
         "file_name": file_name,
         "formatting": target.removeprefix("llamafactory_"),

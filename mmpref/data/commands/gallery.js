@@ -21,10 +21,10 @@
     card.margin = card.scores ? card.scores[0] - card.scores[1] : null;
     card.length = card.words && card.words[1] !== null && card.words[1] !== undefined ? card.words[0] - card.words[1] : null;
     card.longest = card.words ? Math.max(card.words[0], card.words[1] || 0) : 0;
-    card.faults = (card.images || []).concat(card.rejectedImages || []).filter((at) => images[at].reason);
+    card.faults = (card.images || []).concat(card.rejectedImages || [], ...(card.videos || [])).filter((at) => images[at].reason);
     const texts = [card.id, card.source, card.reason, card.detail, card.place, card.prefix, joined(card.chosen), joined(card.rejected)];
     for (const turn of card.prompt || []) texts.push(...turn.slice(1));
-    for (const at of card.images || []) texts.push(images[at].name);
+    for (const at of (card.images || []).concat(...(card.videos || []))) texts.push(images[at].name);
     card.searched = texts.filter(Boolean).join("\n").toLowerCase();
   });
 
@@ -37,7 +37,7 @@
     ["near", "nearly identical answers", (card) => card.alike >= 0.9],
     ["longer", "chosen is longer", (card) => card.length > 0],
     ["shorter", "chosen is shorter", (card) => card.length !== null && card.length < 0],
-    ["broken", "images that cannot be opened", (card) => card.faults.length > 0],
+    ["broken", "images or videos that cannot be opened", (card) => card.faults.length > 0],
     ["demonstration", "demonstrations", (card) => card.kind === "pair" && !card.rejected],
   ];
   const byValue = (key, sign) => (a, b) => {
@@ -188,16 +188,31 @@
       node.append(make("p", "detail", card.detail), make("p", "where", card.place));
       return node;
     }
-    const body = make("div", card.images.length ? "body" : "body bare");
-    if (card.images.length) body.append(album(card.images, "Image"));
+    const videos = card.videos || [];
+    const body = make("div", card.images.length || videos.length ? "body" : "body bare");
+    if (card.images.length || videos.length) {
+      const media = make("div", "media");
+      if (card.images.length) media.append(album(card.images, "Image"));
+      videos.forEach((frames, place) => {
+        const strip = album(frames, videos.length > 1 ? `Video ${place + 1}, frame` : "Frame");
+        strip.classList.add("frames");
+        media.append(strip);
+      });
+      body.append(videos.length ? media : media.firstChild);
+    }
     const words = make("div", "words"), prompt = make("div", "prompt");
     const plain = card.prompt.length === 1;
-    let place = 0;
+    let place = 0, video = 0;
     for (const [role, ...parts] of card.prompt) {
       const turn = make("p", `turn ${role}`);
       turn.dir = "auto";
       if (!plain) turn.append(make("b", "role", role));
       for (const part of parts) {
+        if (part === 0) {
+          video += 1;
+          if (videos.length > 1 || !plain) turn.append(make("span", "slot", videos.length > 1 ? `video ${video}` : "video"));
+          continue;
+        }
         if (part !== null) { turn.append(document.createTextNode(part)); continue; }
         place += 1;
         if (card.images.length > 1 || !plain) turn.append(make("span", "slot", card.images.length > 1 ? `image ${place}` : "image"));

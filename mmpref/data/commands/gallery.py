@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, StrictUndefined
 
@@ -23,12 +23,19 @@ from mmpref.data.images.derived import thumbnail
 from mmpref.data.images.loader import ImageLoader
 from mmpref.data.quarantine import QuarantinedRow, RowError, where_is
 from mmpref.data.text_similarity import Piece, count_words, edit_similarity, mark_differences, words
+from mmpref.data.videos.loader import VideoLoader
 from mmpref.files.writing import write_text
-from mmpref.records import ImageRef, Message, PreferencePair
+from mmpref.records import ImageRef, Message, PreferencePair, VideoRef
 from mmpref.version import __version__
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 THUMBNAIL_SIDE = 320
 """Longest side of an image in the page, in pixels."""
+
+FRAME_SIDE = 160
+"""Longest side of a frame of a video in the page, in pixels."""
 
 TINY_SIDE = 96
 """Images up to this side are shown pixel by pixel."""
@@ -45,6 +52,7 @@ def build_gallery(
     quarantined: Sequence[QuarantinedRow] = (),
     *,
     images: ImageLoader | None,
+    videos: VideoLoader | None = None,
     out: Path,
     title: str = "Preference pairs",
     limit: int = 1000,
@@ -57,6 +65,7 @@ def build_gallery(
             that gives pairs is shown whole: choose with :func:`evenly` before.
         quarantined: rows that are not used; they are shown with their reason, at most ``limit`` of them.
         images: opens the images; without it the page has none.
+        videos: opens the videos, whose frames are shown as a model is shown them; without it the page has none.
         out: the HTML file to write, written atomically.
         title: heading of the page.
         limit: most pairs, and most rows of the quarantine, to show. A page of 1,000 photographs is about 20 MB.
@@ -67,7 +76,7 @@ def build_gallery(
     """
     if limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
-    album = _Album(images)
+    album = _Album(images, videos)
     if isinstance(pairs, Sequence):
         num_pairs = len(pairs)
         pairs = [pairs[place] for place in evenly(num_pairs, limit)]
@@ -86,10 +95,11 @@ def build_gallery(
 class _Album:
     """Each distinct image once, as a data URI, or why it cannot be shown."""
 
-    def __init__(self, loader: ImageLoader | None) -> None:
+    def __init__(self, loader: ImageLoader | None, videos: VideoLoader | None) -> None:
         self.images: list[dict[str, Any]] = []
-        self._loader = loader
+        self._loader, self._videos = loader, videos
         self._places: dict[tuple[str | None, bytes | None], int] = {}
+        self._frames: dict[VideoRef, list[int]] = {}
 
     def place(self, ref: ImageRef) -> int:
         """The number of an image in the page; a new one is added."""
@@ -99,6 +109,25 @@ class _Album:
             self.images.append({"name": _text(ref.describe()), **self._look(ref)})
         return self._places[key]
 
+    def frames(self, ref: VideoRef) -> list[int]:
+        """The numbers of the frames of a video, or of what says why it cannot be shown."""
+        if ref not in self._frames:
+            found = self._look_at_video(ref)
+            self._frames[ref] = list(range(len(self.images), len(self.images) + len(found)))
+            self.images += found
+        return self._frames[ref]
+
+    def _look_at_video(self, ref: VideoRef) -> list[dict[str, Any]]:
+        name = _text(ref.describe())
+        if self._videos is None:
+            return [{"name": name, "why": "videos were not opened"}]
+        try:
+            shown = self._videos(ref)
+        except RowError as fault:
+            return [{"name": name, "why": _text(fault.detail[:400]), "reason": fault.reason}]
+        together = zip(shown.frames, shown.times, strict=True)
+        return [{"name": f"{name}, second {time:.2f}", **_shown(frame, FRAME_SIDE)} for frame, time in together]
+
     def _look(self, ref: ImageRef) -> dict[str, Any]:
         if self._loader is None:
             return {"why": "images were not opened"}
@@ -106,13 +135,17 @@ class _Album:
             image = self._loader.open(ref)
         except RowError as fault:
             return {"why": _text(fault.detail[:400]), "reason": fault.reason}
-        kind, data = thumbnail(image, side=THUMBNAIL_SIDE)
-        return {
-            "src": f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}",
-            "width": image.width,
-            "height": image.height,
-            "tiny": max(image.size) <= TINY_SIDE,
-        }
+        return _shown(image, THUMBNAIL_SIDE)
+
+
+def _shown(image: Image, side: int) -> dict[str, Any]:
+    kind, data = thumbnail(image, side=side)
+    return {
+        "src": f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}",
+        "width": image.width,
+        "height": image.height,
+        "tiny": max(image.size) <= TINY_SIDE,
+    }
 
 
 def _pair(pair: PreferencePair, album: _Album) -> dict[str, Any]:
@@ -124,6 +157,8 @@ def _pair(pair: PreferencePair, album: _Album) -> dict[str, Any]:
         "prompt": [_turn(message) for message in pair.prompt],
         "images": [album.place(image) for image in pair.images],
     }
+    if pair.videos:
+        card["videos"] = [album.frames(video) for video in pair.videos]
     if pair.response_prefix:
         card["prefix"] = _cut(pair.response_prefix)
     more = {**({"template_kwargs": pair.template_kwargs} if pair.template_kwargs else {}), **pair.meta}
@@ -161,8 +196,9 @@ def _quarantined(row: QuarantinedRow) -> dict[str, Any]:
 
 
 def _turn(message: Message) -> list[Any]:
-    """[role, part, part, ...]; a part is a text, or null for an image place."""
-    return [message.role, *(None if part.kind == "image" else _cut(part.text) for part in message.parts)]
+    """[role, part, part, ...]; a part is a text, null for an image place, or 0 for a video place."""
+    places = {"image": None, "video": 0}
+    return [message.role, *(places[part.kind] if part.kind in places else _cut(part.text) for part in message.parts)]
 
 
 def _marked(pieces: Iterable[Piece]) -> list[list[Any]]:

@@ -24,7 +24,7 @@ from mmpref.errors import CheckpointError, ConfigError
 from mmpref.files.locking import only_writer
 from mmpref.files.reading import without_links
 from mmpref.process.threads import each
-from mmpref.records import ImageRef, PreferencePair
+from mmpref.records import ImageRef, PreferencePair, VideoRef
 
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.\-]*://")
 
@@ -134,11 +134,12 @@ def _rewritten(
         try:
             images = _local(pair.images, outcomes, source, root)
             rejected = None if pair.rejected_images is None else _local(pair.rejected_images, outcomes, source, root)
+            videos = tuple(_local_video(video, outcomes, source, root) for video in pair.videos)
         except RowError as fault:
             source.quarantine_row(quarantine, file, row, fault, row_id=pair.id)
             continue
         quarantine.num_used += 1
-        yield replace(pair, images=images, rejected_images=rejected)
+        yield replace(pair, images=images, rejected_images=rejected, videos=videos)
 
 
 def _urls(pair: PreferencePair) -> Iterable[str]:
@@ -167,6 +168,20 @@ def _local(
     return tuple(found)
 
 
+def _local_video(video: VideoRef, outcomes: dict[str, str | RowError], source: PairSource, root: Path) -> VideoRef:
+    """A video as the written file names it; its frames are fetched as images are, and video files are not.
+
+    Raises:
+        RowError: as :func:`_local`; a video that is a URL.
+    """
+    if video.path is None:
+        return replace(video, frames=_local(video.frames, outcomes, source, root))
+    if _SCHEME.match(video.path):
+        detail = f"video {video.path[:300]!r} is a URL; videos are never fetched: download it, and give its path"
+        raise RowError(detail, reason="video_url")
+    return VideoRef(path=_below(video.path, source, root))
+
+
 def _below(path: str, source: PairSource, root: Path) -> str:
     """A file that a row names by its path, as a path below the root of the written file."""
     places = [root] if source.images is None or source.images.root is None else [root, source.images.root]
@@ -180,7 +195,7 @@ def _below(path: str, source: PairSource, root: Path) -> str:
             return without_links(full).relative_to(root).as_posix()
     tried = " and ".join(str(place) for place in places)
     raise RowError(
-        f"image {path[:300]!r} is no URL, and no file below --image-root {root} (looked for in {tried}); "
+        f"{path[:300]!r} is no URL, and no file below --image-root {root} (looked for in {tried}); "
         "take an image root that it is below",
         reason="image_outside_root",
     )

@@ -14,9 +14,20 @@ from typing import Any
 
 from mmpref.data.formats.columns import SCORE_PAIRS, other_scores
 from mmpref.data.formats.contract import FormatOptions, Row
-from mmpref.data.formats.fields import IMAGE_PART, Images, Message, fault, number, optional_text, read_images, shown
+from mmpref.data.formats.fields import (
+    IMAGE_PART,
+    VIDEO_PART,
+    Images,
+    Message,
+    fault,
+    number,
+    optional_text,
+    read_images,
+    shown,
+)
 from mmpref.data.formats.shared_fields import Shared, asides_of, take_shared, with_system
-from mmpref.data.formats.unread import refuse_hidden, refuse_unread
+from mmpref.data.formats.unread import refuse_hidden, refuse_pieces, refuse_unread
+from mmpref.data.formats.video_places import refuse_places, with_video_places
 from mmpref.data.formats.written_out import may_be_written_out, read_written_out
 from mmpref.data.pairs import LINKS
 from mmpref.data.placeholders import links_to_images, refuse_images, refuse_marks
@@ -61,9 +72,11 @@ class CanonicalRow:
         score_chosen, score_rejected, score_keys = own
         row_id, id_key = _id(row, self.ids, options)
         spent = {*self.used, *SCORE_PAIRS[0], *score_keys, "meta", "source", *([id_key] if id_key else [])}
+        if self.images.videos:
+            spent |= {"video", "videos"}
         left = {key: value for key, value in row.items() if key not in spent and value is not None}
         shared = take_shared(left, prefix=self.response_prefix) if left else Shared(prefix=self.response_prefix)
-        prompt = with_system(said.prompt, shared.system)
+        prompt = with_system(self._with_videos(said, row, left), shared.system)
         rejected_images, rejected_key = self.rejected_images, "rejected_images"
         if rejected_images is None and shared.rejected_images is not None:
             rejected_key = shared.rejected_images[1]
@@ -71,6 +84,8 @@ class CanonicalRow:
         meta = _own_meta(row)
         self._refuse_unread(row, left, meta, id_key=id_key, prompt=_texts(prompt), said=said)
         _refuse_other_counts(prompt, {"images": self.images, rejected_key: rejected_images})
+        if _num_places(prompt, VIDEO_PART) != len(self.images.videos):
+            raise fault("video_count", f"the prompt has video parts and the row has {len(self.images.videos)} videos")
         if links := _links_in(prompt):
             said.taken_off[LINKS] = said.taken_off.get(LINKS, 0) + links
         if self.images.names:
@@ -93,8 +108,20 @@ class CanonicalRow:
             "source": optional_text(row, "source") or options.source or None,
             "meta": meta or None,
             "template_kwargs": shared.template_kwargs,
+            "videos": self.images.videos or None,
         }
         return {key: value for key, value in result.items() if value is not None}
+
+    def _with_videos(self, said: _Spoken, row: Row, left: Row) -> Sequence[Message]:
+        """The prompt with its videos in their places; rows without any keep it."""
+        videos = self.images.videos
+        if not videos:
+            return said.prompt
+        for key, answer in (("chosen", said.chosen), ("rejected", said.rejected or "")):
+            refuse_places(answer, key)
+        refuse_pieces(left)
+        texts = [row.get(key) for key in self.used]
+        return with_video_places(said.prompt, len(videos), num_images=len(self.images.items), texts=texts)
 
     def _without_markup(self, row: Row) -> _Spoken:
         """Prompt and answers without the marks of a chat template that the row is written out in."""
@@ -107,12 +134,14 @@ class CanonicalRow:
     def _refuse_unread(
         self, row: Row, left: Row, meta: Row, *, id_key: str | None, prompt: list[str], said: _Spoken
     ) -> None:
-        if meta or not self.images.items:
-            refuse_hidden(row, meta, id_key=id_key, images=self.images.items, prompt=prompt)
+        media = [*self.images.items, *self.images.videos]
+        if meta or not media:
+            refuse_hidden(row, meta, id_key=id_key, images=media, prompt=prompt)
         if left:
             refuse_unread(
                 left,
                 images=self.images.items,
+                videos=self.images.videos,
                 prompt=[*prompt, *said.prompt_as_written],
                 answers=[said.chosen, said.rejected or "", *said.answers_as_written],
                 ignored=self.ignored,
@@ -140,12 +169,12 @@ def _refuse_other_counts(prompt: Sequence[Message], sides: Mapping[str, Images |
 
 
 def _links_in(prompt: Sequence[Message]) -> int:
-    """How many images the texts of a prompt without images link to.
+    """How many images the texts of a prompt without images and videos link to.
 
     Raises:
         RowError: marks of a chat template, or images written into the text.
     """
-    has_images = bool(_num_places(prompt))
+    has_images = bool(_num_places(prompt) or _num_places(prompt, VIDEO_PART))
     num_links = 0
     for role, content in _role_texts(prompt):
         refuse_marks(content, "the prompt", has_images=has_images)
@@ -156,8 +185,8 @@ def _links_in(prompt: Sequence[Message]) -> int:
     return num_links
 
 
-def _num_places(prompt: Iterable[Message]) -> int:
-    return sum([part == IMAGE_PART for message in prompt for part in message["content"]])
+def _num_places(prompt: Iterable[Message], wanted: Mapping[str, str] = IMAGE_PART) -> int:
+    return sum([part == wanted for message in prompt for part in message["content"]])
 
 
 def _texts(prompt: Iterable[Message]) -> list[str]:

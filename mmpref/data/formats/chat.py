@@ -10,17 +10,20 @@ from mmpref.data.formats.contract import FormatOptions
 from mmpref.data.formats.fields import (
     IMAGE_PART,
     PLACEHOLDER,
+    VIDEO_PART,
     Images,
     Message,
     fault,
     parts_of,
     read_images,
+    read_videos,
     shown,
     turn,
+    video_of,
     without_none,
 )
 from mmpref.data.formats.media_values import is_empty
-from mmpref.data.prompt_rows import IMAGE_HINTS
+from mmpref.data.prompt_rows import IMAGE_HINTS, VIDEO_HINTS
 from mmpref.records import ROLES
 
 
@@ -56,8 +59,9 @@ def chat_answer(value: Any, key: str) -> str:
     messages = chat_messages(value, key) if not isinstance(value, str) else [turn("assistant", value)]
     if len(messages) != 1 or messages[0]["role"] != "assistant":
         raise fault("answer", f"{key!r} must be one assistant message")
-    if IMAGE_PART in messages[0]["content"]:
-        raise fault("image_place", f"{key!r} holds an image; answers are text only")
+    for part in messages[0]["content"]:
+        if part["type"] != "text":
+            raise fault(f"{part['type']}_place", f"{key!r} holds an {part['type']}; answers are text only")
     return "".join(part["text"] for part in messages[0]["content"])
 
 
@@ -71,33 +75,42 @@ def with_places(prompt: list[Message], num_images: int) -> list[Message]:
     if not num_images or any(IMAGE_PART in message["content"] for message in prompt):
         return prompt
     asked = [message for message in prompt if message["role"] == "user"]
-    places = sum(part["text"].count(PLACEHOLDER) for message in asked for part in message["content"])
+    places = sum(part.get("text", "").count(PLACEHOLDER) for message in asked for part in message["content"])
     if not places and asked:
         asked[0]["content"] = [*(dict(IMAGE_PART) for _ in range(num_images)), *asked[0]["content"]]
     elif places != num_images:
         raise fault("image_count", f"the prompt has {places} places {PLACEHOLDER} and the row has {num_images} images")
     for message in asked if places else ():
-        message["content"] = [found for part in message["content"] for found in parts_of(part["text"])]
+        message["content"] = [
+            found
+            for part in message["content"]
+            for found in (parts_of(part["text"]) if part["type"] == "text" else [part])
+        ]
     return prompt
 
 
 @dataclass(slots=True)
 class InParts:
-    """Images and indexes found inside the parts of a prompt."""
+    """Images, videos and indexes found inside the parts of a prompt."""
 
     images: list[Any] = field(default_factory=list)
     indexes: list[Any] = field(default_factory=list)
+    videos: list[Any] = field(default_factory=list)
+    """Each with the frames of a second that it says it has."""
+    video_indexes: list[Any] = field(default_factory=list)
 
 
 _IMAGE_VALUES = ("image", "path", "url", "base64", "image_url")
+_VIDEO_VALUES = ("video", "path", "url", "video_url")
 _PART_EXTRAS = frozenset({"index", *IMAGE_HINTS})
+_VIDEO_EXTRAS = frozenset({"index", "sample_fps", *VIDEO_HINTS})
 
 
 def read_part(part: Any, name: str, inside: InParts | None) -> dict[str, str]:
-    """A part of a message as ours. An image in it goes to ``inside``, or is refused without it.
+    """A part of a message as ours. An image or a video in it goes to ``inside``, or is refused without it.
 
     Raises:
-        RowError: no image or text part; ``video`` or ``audio``, with that reason.
+        RowError: no image, video or text part; ``audio``, or ``video`` for a piece of one, with that reason.
     """
     if type(part) is dict:  # nearly all of them
         if part == IMAGE_PART:
@@ -106,13 +119,14 @@ def read_part(part: Any, name: str, inside: InParts | None) -> dict[str, str]:
             return {"type": "text", "text": part["text"]}
     filled = without_none(part)
     kind = filled.pop("type", None)
-    for medium in ("video", "audio"):
-        if isinstance(kind, str) and medium in kind:
-            raise fault(
-                medium,
-                f"{name} is a part of type {kind!r}: {medium} is not supported, only images and text are; "
-                "drop these rows",
-            )
+    if isinstance(kind, str) and "audio" in kind:
+        raise fault(
+            "audio",
+            f"{name} is a part of type {kind!r}: audio is not supported, only images, videos and text are; drop these "
+            "rows",
+        )
+    if isinstance(kind, str) and "video" in kind:
+        return _video_part(filled, kind, name, inside)
     index = filled.get("index")
     values = {key: value for key, value in filled.items() if key not in _PART_EXTRAS}
     if kind == "text" and set(values) == {"text"} and isinstance(values["text"], str):
@@ -134,19 +148,55 @@ def read_part(part: Any, name: str, inside: InParts | None) -> dict[str, str]:
         if image is not None and inside is not None:
             inside.images.append(image)
             return dict(IMAGE_PART)
-    raise fault("prompt", f"{name} must be an image or a text part, got {shown(part)}")
+    raise fault("prompt", f"{name} must be an image, a video or a text part, got {shown(part)}")
+
+
+def _video_part(filled: dict[str, Any], kind: str, name: str, inside: InParts | None) -> dict[str, str]:
+    values = {key: value for key, value in filled.items() if key not in _VIDEO_EXTRAS}
+    if values.get("text") == "":
+        del values["text"]
+    index = filled.get("index")
+    if index is not None and inside is not None:
+        inside.video_indexes.append(index)
+    if not values and kind == "video":
+        return dict(VIDEO_PART)
+    if len(values) == 1 and kind in ("video", "video_url") and inside is not None:
+        ((key, video),) = values.items()
+        video = video.get("url") if key == "video_url" and isinstance(video, Mapping) else video
+        if key in _VIDEO_VALUES and video is not None:
+            # of a list of frames, what Qwen's tools call its rate; of a file, how many frames its author would take
+            fps = filled.get("sample_fps", filled.get("fps"))
+            inside.videos.append((video, fps if isinstance(video, list | tuple) else None))
+            return dict(VIDEO_PART)
+    raise fault(
+        "video",
+        f"{name} must be a whole video, by its path or its frames; a piece of one is cut out before; got "
+        f"{shown(filled)}",
+    )
 
 
 def images_in_parts(inside: InParts, images: Images, options: FormatOptions) -> Images:
-    """The images of a row: those of its parts, or of its column.
+    """The images and videos of a row: those of its parts, or of its columns.
 
     Raises:
-        RowError: both; or parts that name the images of the column in another order than theirs.
+        RowError: both; or parts that name those of a column in another order than theirs.
     """
-    if inside.images and images.items:
-        raise fault("images", "images are both inside the prompt's parts and in a column of their own")
-    if inside.indexes and inside.indexes != list(range(len(inside.indexes))):
-        raise fault(
-            "image_place", f"the image parts have the indexes {inside.indexes[:8]}; write 'images' in their order"
-        )
-    return read_images(inside.images, "prompt", options) if inside.images else images
+    for medium, in_parts, column, indexes in (
+        ("image", inside.images, images.items, inside.indexes),
+        ("video", inside.videos, images.videos, inside.video_indexes),
+    ):
+        if in_parts and column:
+            raise fault(f"{medium}s", f"{medium}s are both inside the prompt's parts and in a column of their own")
+        if indexes and indexes != list(range(len(indexes))):
+            raise fault(
+                f"{medium}_place",
+                f"the {medium} parts have the indexes {indexes[:8]}; write '{medium}s' in their order",
+            )
+    found = read_images(inside.images, "prompt", options) if inside.images else images
+    videos = images.videos
+    if inside.videos:
+        videos = [
+            read_videos([video], "prompt", options)[0] if fps is None else video_of(video, fps, "prompt", options)
+            for video, fps in inside.videos
+        ]
+    return Images(found.items, found.names, videos)

@@ -31,8 +31,11 @@ IMAGES = Kind(
     "images", "unread_images", "name it 'images' if it is what the prompt is about ('rejected_images' for the rejected "
     "side of an image pair), else drop it",
 )  # fmt: skip
-VIDEO = Kind("video", "video", "video is not supported, only images and text are; drop these rows")
-AUDIO = Kind("audio", "audio", "audio is not supported, only images and text are; drop these rows")
+VIDEO = Kind(
+    "video", "video", "name it 'videos' if it is a whole video that the prompt is about (a path, or a list of frames), "
+    "else drop these rows",
+)  # fmt: skip
+AUDIO = Kind("audio", "audio", "audio is not supported, only images, videos and text are; drop these rows")
 SYSTEM = Kind("a system prompt", "unread_system", "give it as text under 'system'")
 TOOLS = Kind("tools", "unread_tools", "give the functions as JSON schemas in a list under 'tools', else drop it")
 TEMPLATE = Kind("a switch of the chat template", "unread_template", "put it into the mapping 'chat_template_kwargs'")
@@ -58,9 +61,9 @@ Use = Literal["main", "early", "late", "named"]
 class Column:
     """One entry of the list.
 
-    ``use``: ``main`` has the images that the prompt is about; ``early`` is read by no format and refused at once;
-    ``late`` is refused where the row's format has not read it; ``named`` only names an image, and is refused where none
-    was read.
+    ``use``: ``main`` has the images or the videos that the prompt is about; ``early`` is read by no format and refused
+    at once; ``late`` is refused where the row's format has not read it; ``named`` only names an image or a video, and
+    is refused where none was read.
     """
 
     kind: Kind
@@ -78,6 +81,8 @@ _NAME_OF_IMAGE = re.compile(
     rf"|visuals?(?!_inputs?$)(?:_inputs?)?(?=_){_FILE}"
 )
 _OTHER_IMAGE = re.compile(rf"{_COUNT}(?:\w+_)?(?:image|img)s?{_FILE}(?:_?\d+|_[a-d])?")
+_MAIN_VIDEO = re.compile(rf"videos?{_FILE}")
+_NAME_OF_VIDEO = re.compile(r"(?:videos?|clip|youtube|yt)(?:_(?:ids?|names?|uids?|keys?))")
 _VIDEO = re.compile(
     rf"{_COUNT}(?:(?:\w+_)?videos?|frames?|(?:video_?)?clips?|youtube|yt){_FILE}(?:_(?:ids?|names?))?(?:_?\d+)?"
 )
@@ -150,6 +155,8 @@ def column_of(name: Any) -> Column | None:
         (_MAIN_MEDIA, Column(MEDIA, "main")),
         (_NAME_OF_IMAGE, Column(IMAGE_NAME, "named")),
         (_OTHER_IMAGE, Column(IMAGES, "late")),
+        (_MAIN_VIDEO, Column(VIDEO, "main")),
+        (_NAME_OF_VIDEO, Column(VIDEO, "named")),
         (_VIDEO, Column(VIDEO, "early")),
         (_AUDIO, Column(AUDIO, "early")),
         (_SPEECH, Column(AUDIO, "early")),
@@ -174,16 +181,18 @@ def other_scores(keys: tuple[Any, ...]) -> tuple[tuple[str, str], ...]:
 
 
 def standard(row: Row, *, check: bool = True) -> Row:
-    """The row as the formats read it: what is empty left out, its one column of images under the usual name.
+    """The row as the formats read it: what is empty left out, its one column of images, and of videos, under the usual
+    name.
 
     Args:
         row: as a reader gives it.
         check: refuse columns that no format reads.
 
     Raises:
-        RowError: such a column, or two that hold different images.
+        RowError: such a column, or two that hold different images, or different videos.
     """
     main: list[str] = []
+    videos: list[str] = []
     empty: set[str] = set()
     for key, column in listed(tuple(row)):
         value = row[key]
@@ -204,26 +213,46 @@ def standard(row: Row, *, check: bool = True) -> Row:
         elif column.use == "early":
             if check and not _is_count(key, value, column.kind):
                 refuse(key, column.kind)
+        elif column.kind is VIDEO and column.use == "main":
+            if not _is_count(key, value, VIDEO):
+                videos.append(key)
         elif column.use == "main" and _holds_images(key, value):
             main.append(key)
-    if len(main) > 1 and "image" in main and "images" in main and names_the_same(row["image"], as_list(row["images"])):
-        empty.add("image")  # says the same once more
-    known = not main or "image" in main or "images" in main
-    if known and not empty:
+    for names, one, several in ((main, "image", "images"), (videos, "video", "videos")):
+        if len(names) > 1 and one in names and several in names and names_the_same(row[one], as_list(row[several])):
+            empty.add(one)  # says the same once more
+    if (known := _is_known(main, "image", "images") and _is_known(videos, "video", "videos")) and not empty:
         return row
     found = {key: value for key, value in row.items() if key not in empty}
     if not known:
-        chosen = _leader(row, main)
-        if chosen is None:
-            names = " and ".join(map(repr, main))
-            raise RowError(f"columns {names} hold different images; {IMAGES.advice}", reason=IMAGES.reason)
-        value = found.pop(chosen)
-        found["images" if isinstance(value, list | tuple) else "image"] = value
+        for names, kind in ((main, IMAGES), (videos, VIDEO)):
+            _under_usual_name(row, found, names, kind)
     return found
 
 
+def _is_known(names: Sequence[str], one: str, several: str) -> bool:
+    return not names or one in names or several in names
+
+
+def _under_usual_name(row: Row, found: dict[str, Any], names: Sequence[str], kind: Kind) -> None:
+    """Put what one of several columns holds under the name that the formats know.
+
+    Raises:
+        RowError: the columns hold different media.
+    """
+    usual = ("images", "image") if kind is IMAGES else ("videos", "video")
+    if _is_known(names, *usual):
+        return
+    chosen = _leader(row, names)
+    if chosen is None:
+        listed_names = " and ".join(map(repr, names))
+        raise RowError(f"columns {listed_names} hold different {usual[0]}; {kind.advice}", reason=kind.reason)
+    value = found.pop(chosen)
+    found[usual[0] if isinstance(value, list | tuple) else usual[1]] = value
+
+
 def _leader(row: Row, names: Sequence[str]) -> str | None:
-    """The column that the others only repeat; local files before URLs. None where they hold different images."""
+    """The column that the others only repeat; local files before URLs. None where they hold different media."""
     for name in sorted(names, key=lambda name: "://" in str(row[name])[:40]):
         images = as_list(row[name])
         if all(other == name or names_the_same(row[other], images) for other in names):

@@ -12,20 +12,23 @@ import binascii
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mmpref.data.formats.contract import FormatOptions, Row
+from mmpref.data.formats.media_values import looks_like_image
 from mmpref.data.quarantine import RowError
 from mmpref.data.row_values import local_file
 
 PLACEHOLDER = "<image>"
-MEDIA_PLACEHOLDERS = (PLACEHOLDER, "<video>", "<audio>")
+VIDEO_PLACEHOLDER = "<video>"
+MEDIA_PLACEHOLDERS = (PLACEHOLDER, VIDEO_PLACEHOLDER, "<audio>")
 _CLOSED = re.compile(r"\(<image>\./</image>\)|<image>(?:\./)?</image>")
 """Further ways to write one placeholder: MiniCPM's, and the pair of tags with nothing between them."""
 Message = dict[str, Any]
 Parts = list[dict[str, str]]
 IMAGE_PART = {"type": "image"}
+VIDEO_PART = {"type": "video"}
 
 
 def fault(reason: str, detail: str) -> RowError:
@@ -117,21 +120,24 @@ def text_of(parts: Iterable[Row]) -> str:
     Raises:
         RowError: ``literal_placeholder``, since a reader of the written row would take it for an image.
     """
-    pieces = [""]
+    pieces, marks = [""], []
     for part in parts:
-        if part.get("type") == "image":
+        if part.get("type") in ("image", "video"):
+            marks.append(f"<{part['type']}>")
             pieces.append("")
         else:
             pieces[-1] += refuse_placeholders(str(part.get("text", "")))
-    if len(pieces) == 1:
+    if not marks:
         return pieces[0]
-    if any("</image>" in piece for piece in pieces):
-        raise fault("literal_placeholder", "the text holds a literal </image>, which ends a place for an image here")
+    for end in ("</image>", "</video>"):
+        if any(end in piece for piece in pieces):
+            raise fault("literal_placeholder", f"the text holds a literal {end}, which ends a place for media here")
     if pieces[-1] == "":
         last = max((place for place, piece in enumerate(pieces) if piece), default=0)
         if pieces[last].endswith("\n"):
             pieces[last] += "\n"
-    return PLACEHOLDER.join([pieces[0], *("\n" + piece if piece.startswith("\n") else piece for piece in pieces[1:])])
+    after = ("\n" + piece if piece.startswith("\n") else piece for piece in pieces[1:])
+    return pieces[0] + "".join(mark + piece for mark, piece in zip(marks, after, strict=True))
 
 
 def refuse_placeholders(content: str) -> str:
@@ -195,10 +201,11 @@ def speech(value: Any, key: str, *, role_key: str, text_key: str, roles: Mapping
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """The images of a row as canonical items, and the file names that came with embedded ones."""
+    """The images of a row as canonical items, the file names that came with embedded ones, and the row's videos."""
 
     items: list[Any]
     names: list[str]
+    videos: list[Any] = field(default_factory=list)
 
 
 def read_images(value: Any, key: str, options: FormatOptions) -> Images:
@@ -215,8 +222,8 @@ def read_images(value: Any, key: str, options: FormatOptions) -> Images:
 
 
 def needed(images: Images, key: str) -> Images:
-    """The images of a data set in which every row has one: without it the question makes no sense."""
-    if not images.items:
+    """The media of a data set in which every row has an image or a video: without it the question makes no sense."""
+    if not images.items and not images.videos:
         raise fault("images", f"the row has no {key!r}")
     return images
 
@@ -242,6 +249,58 @@ def _image(item: Any, name: str, options: FormatOptions) -> tuple[Any, str]:
         if isinstance(data, str):
             return {"bytes": _base64(data, name)}, file_name
     raise fault("images", f"{name} must be a path or an embedded image, got {shown(item)}")
+
+
+def read_videos(value: Any, key: str, options: FormatOptions) -> list[Any]:
+    """One video or a list of them as canonical items: a path, a list of frames, or a mapping with ``frames``.
+
+    Raises:
+        RowError: ``video`` for what is no whole video by its path or frames, ``videos`` for anything else.
+    """
+    if value is None:
+        return []
+    items = value if isinstance(value, list | tuple) else [value]
+    if items and all(map(_is_frame, items)) and not isinstance(value, str):
+        if key == "video":
+            return [{"frames": read_images(items, key, options).items}]
+        raise fault(
+            "videos", f"{key!r} names images, not videos; write the frames of one video as a list: {key}: [[...]]"
+        )
+    return [_video(item, f"{key}[{place}]", options) for place, item in enumerate(items)]
+
+
+_IMAGE_BYTES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF")
+
+
+def _is_frame(item: Any) -> bool:
+    """Whether an item is an image by its look, and no embedded video."""
+    data = item.get("bytes") if isinstance(item, Mapping) else item
+    return looks_like_image(item) and (not isinstance(data, bytes) or data.startswith(_IMAGE_BYTES))
+
+
+def video_of(frames: Any, fps: Any, name: str, options: FormatOptions) -> dict[str, Any]:
+    """The canonical item of a list of frames."""
+    if not isinstance(frames, list | tuple) or not frames:
+        raise fault("videos", f"{name} must have a list of images as its frames, got {shown(frames)}")
+    return {"frames": read_images(frames, name, options).items, **({} if fps is None else {"fps": fps})}
+
+
+def _video(item: Any, name: str, options: FormatOptions) -> Any:
+    if isinstance(item, str) and item.strip():
+        if item.startswith("data:"):
+            raise fault("video", f"{name} is written out in a data: URL; save it as a file, and give its path")
+        return _path_after(local_file(item), options.image_after)
+    if isinstance(item, list | tuple):
+        return video_of(item, None, name, options)
+    given = without_none(item)
+    if given.keys() == {"path"} and isinstance(given["path"], str):
+        return _video(given["path"], name, options)
+    if "frames" in given and given.keys() <= {"frames", "fps"}:
+        return video_of(given["frames"], given.get("fps"), name, options)
+    if isinstance(item, bytes) or "bytes" in given:
+        raise fault("video", f"{name} is an embedded video; save it as a file, and give its path")
+    reason = "video" if isinstance(item, Mapping | int) and not isinstance(item, bool) else "videos"
+    raise fault(reason, f"{name} must be the path of a whole video or a list of its frames, got {shown(item)}")
 
 
 def _base64(data: str, name: str) -> str:

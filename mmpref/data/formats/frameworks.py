@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from mmpref.data.formats import writers
@@ -25,6 +26,7 @@ from mmpref.data.formats.fields import (
     placed_or_first,
     placeholder_turn,
     read_images,
+    read_videos,
     shown,
     speech,
     text,
@@ -45,8 +47,9 @@ def _canonical(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     found = {key: value for key, value in row.items() if key in PAIR_KEYS}
     more = {key: value for key, value in row.items() if key not in PAIR_KEYS and not _says_nothing(key, value)}
     if more:
-        if "image" in more and not has(found, "images"):
-            found["images"] = [more.pop("image")]
+        for one, several in (("image", "images"), ("video", "videos")):
+            if one in more and not has(found, several):
+                found[several] = [more.pop(one)]
         shared = take_shared(more)
         if shared.system is not None and isinstance(found.get("prompt"), list | tuple):
             found["prompt"] = with_system(found["prompt"], shared.system)
@@ -107,11 +110,15 @@ def _trl(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
 
 
 def images_of(row: Row, options: FormatOptions) -> Images:
-    """The images of a row under whichever of the two names it uses."""
+    """The images and the videos of a row under whichever of the two names it uses for each."""
     if has(row, "image", "images"):
         raise fault("images", _BOTH)
+    if has(row, "video", "videos"):
+        raise fault("videos", _BOTH.replace("image", "video"))
     key = "images" if has(row, "images") else "image"
-    return read_images(row.get(key), key, options)
+    found = read_images(row.get(key), key, options)
+    key = "videos" if has(row, "videos") else "video"
+    return replace(found, videos=read_videos(row.get(key), key, options)) if has(row, key) else found
 
 
 def _trl_beginning(row: Row, key: str, inside: InParts) -> list[Message]:
@@ -138,8 +145,8 @@ def is_after_messages(row: Row) -> bool:
 
 
 def has_media(row: Row) -> bool:
-    """The row names an image or a video."""
-    return bool(row.get("image") or row.get("images") or row.get("video") or row.get("videos"))
+    """The row has a column of images or of videos."""
+    return has_image(row) or bool(row.get("video") or row.get("videos"))
 
 
 def has_image(row: Row) -> bool:
@@ -148,9 +155,9 @@ def has_image(row: Row) -> bool:
 
 
 def is_mm_rlhf(row: Row) -> bool:
-    """The row has the columns of MM-RLHF's pairs."""
-    marked = has_any(row, "chosen_reason", "rejected_reason", "is_tie", "video")
-    return marked and is_text(row, "prompt", "chosen", "rejected")
+    """The row has the columns of MM-RLHF's pairs, videos among them."""
+    marked = has_any(row, "chosen_reason", "rejected_reason", "is_tie", "video", "videos")
+    return marked and is_text(row, "prompt", "chosen", "rejected") and not is_math(row) and not is_written_out(row)
 
 
 def is_written_out(row: Row) -> bool:
@@ -239,7 +246,7 @@ def _internvl(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
 def is_internvl(row: Row) -> bool:
     """Question, answers, and a column that only InternVL's files have."""
     marked = has_any(row, "answer_gt", "image_wh", "chosen_meta", "rejected_meta")
-    only_text = not (has_media(row) or has(row, "image_id"))
+    only_text = not (has_image(row) or has(row, "image_id"))
     return (marked or only_text) and is_text(row, "question", "chosen", "rejected")
 
 

@@ -110,7 +110,7 @@ def _v1_messages(row: Row, key: str, inside: InParts) -> list[Message]:
 
 def _v1_part(part: Any) -> Any:
     given = without_none(part)
-    if "value" in given and given.get("type") in ("text", "image_url"):
+    if "value" in given and given.get("type") in ("text", "image_url", "video_url"):
         given[given["type"]] = given.pop("value")
     return given or part
 

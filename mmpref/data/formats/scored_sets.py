@@ -146,7 +146,7 @@ def _chat_pair(
         raise fault("prompt_differs", "'prompt' is not the first thing that the user says")
     if has(row, "messages") and row["messages"] != row["chosen"]:  # as a rule, the preferred conversation once more
         said = [said for _, said in (*better, worse[-1])]
-        refuse_unread({"messages": row["messages"]}, images=(), prompt=said, answers=())
+        refuse_unread({"messages": row["messages"]}, images=(), videos=(), prompt=said, answers=())
     ids = ("id",) if row.get("prompt_id") is None else ("id", "prompt_id")
     images = images_of(row, options)
     return CanonicalRow(

@@ -11,7 +11,7 @@ from mmpref.data.formats.columns import PREFIX, SYSTEM, TEMPLATE, TOOLS, listed,
 from mmpref.data.formats.contract import Row
 from mmpref.data.formats.fields import PLACEHOLDER, Message, fault, shown
 from mmpref.data.formats.media_values import is_empty
-from mmpref.data.prompt_rows import HINTS_FOUND, IMAGE_HINTS, TURN_NAMES
+from mmpref.data.prompt_rows import HINTS, HINTS_FOUND, TURN_NAMES
 from mmpref.data.row_values import without_filled
 
 
@@ -151,7 +151,7 @@ def asides_of(row: Row, used: Iterable[str]) -> dict[str, Any]:
 
 
 def hints_of(part: Any) -> dict[str, Any]:
-    """The sizes that an image part asks for; images are sized by the recipe."""
-    if not isinstance(part, Mapping) or part.get("type") not in ("image", "image_url"):
-        return {}
-    return {key: part[key] for key in IMAGE_HINTS if part.get(key) is not None}
+    """The sizes that an image or video part asks for, and how many frames; the recipe says both."""
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    hints = HINTS.get(kind.removesuffix("_url"), ()) if isinstance(kind, str) else ()
+    return {key: part[key] for key in hints if part.get(key) is not None}

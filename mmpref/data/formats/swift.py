@@ -149,8 +149,8 @@ def _swift_turns(row: Row, key: str, inside: InParts) -> list[Message]:
                 for found in (parts_of(part["text"]) if part["type"] == "text" else [part])
             ]
             turns.append(turn("user", content))
-        elif any(part == IMAGE_PART or PLACEHOLDER in part["text"] for part in message["content"]):
-            raise fault("image_place", f"{key}[{place}] holds an image; images belong in user turns")
+        elif any(part["type"] != "text" or PLACEHOLDER in part["text"] for part in message["content"]):
+            raise fault("image_place", f"{key}[{place}] holds an image or a video; they belong in user turns")
         else:
             turns.append(message)
     return turns

@@ -21,6 +21,7 @@ from mmpref.data.formats.columns import (
     SYSTEM,
     TURNS,
     VERDICT,
+    VIDEO,
     Column,
     column_of,
     listed,
@@ -58,13 +59,20 @@ _FILE_ENDING = re.compile(r"\w\.[A-Za-z]\w{1,4}$")
 
 
 def refuse_unread(
-    left: Row, *, images: Sequence[Any], prompt: Sequence[str], answers: Sequence[str], ignored: Sequence[str] = ()
+    left: Row,
+    *,
+    images: Sequence[Any],
+    videos: Sequence[Any],
+    prompt: Sequence[str],
+    answers: Sequence[str],
+    ignored: Sequence[str] = (),
 ) -> None:
     """Refuse a row of which no reader took a column that changes the pair.
 
     Args:
         left: the columns that were not read, without empty ones.
         images: the images that were read.
+        videos: the videos that were read.
         prompt: the texts of the prompt: a column that only repeats them changes nothing.
         answers: what the pair says beside it; only a whole conversation may repeat that too.
         ignored: columns that the format knows and leaves out, as its description says.
@@ -89,7 +97,7 @@ def refuse_unread(
         ):
             kind, whole = TURNS, True
         else:
-            if not images and key not in ignored:
+            if not images and not videos and key not in ignored:
                 if type(value) is not str or value[:1] in ("{", "["):
                     _refuse_media_below(value, str(key))
                 if _may_be_an_image(key):
@@ -98,20 +106,48 @@ def refuse_unread(
         if key in ignored:
             continue
         if kind in (IMAGES, IMAGE_NAME, MEDIA):
-            is_read = _is_shown(key, value, column, images)
+            is_read = _is_shown(key, value, column, images) or (kind is MEDIA and names_the_same(value, videos))
+        elif kind is VIDEO and column is not None and column.use != "early":
+            is_read = bool(videos) if column.use == "named" else names_the_same(value, videos)
         elif kind is TURNS:
             is_count = whole and isinstance(value, int | float)  # ``turns: 1``
             is_read = is_count or _is_said(value, (*prompt, *answers) if whole else prompt)
         elif kind is VERDICT and looks_like_media(value):
             kind, is_read = MEDIA, False
         elif kind is VERDICT:
-            if not images:
+            if not images and not videos:
                 _refuse_media_below(value, str(key))
             is_read = not _voids(key, value)
         else:
             is_read = False
         if not is_read:
             refuse(key, kind)
+
+
+_PIECE = re.compile(
+    r"(?:(?:video|clip|segment)s?_)?(?:start|end|begin|stop)(?:_?(?:times?|secs?|seconds|s|frames?|pos|offset|ts|idx))?"
+    r"|(?:(?:video|clip)_)?(?:timestamps?|time_?span|time_?range|segments?|intervals?|span)"
+)
+"""Names of what cuts a piece out of a video."""
+
+
+def refuse_pieces(left: Row) -> None:
+    """Refuse a row whose prompt is about a piece of its video: the whole would be shown.
+
+    Args:
+        left: the columns that were not read.
+
+    Raises:
+        RowError: ``video``.
+    """
+    for key, value in left.items():
+        is_piece = isinstance(key, str) and _PIECE.fullmatch(spelt(key)) is not None
+        if is_piece and not is_empty(value) and value not in (0, -1) and _count_numbers(value):
+            raise RowError(
+                f"column {key!r} names a piece of the video, and a video is shown whole: cut the piece out into a file "
+                "of its own (ffmpeg -ss), and drop the column",
+                reason=VIDEO.reason,
+            )
 
 
 def _voids(key: str, value: Any) -> bool:

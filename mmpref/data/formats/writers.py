@@ -24,8 +24,7 @@ def to_trl(row: Row) -> dict[str, Any]:
         written["tools"] = kwargs.pop("tools")
     if kwargs:
         written["chat_template_kwargs"] = kwargs
-    if row.get("images"):
-        written["images"] = list(row["images"])
+    written |= _media(row)
     written["prompt"] = [{"role": message["role"], "content": _parts(message)} for message in row["prompt"]]
     for message in written["prompt"]:
         text_of(message["content"])  # refuses a literal placeholder, which our reader of the row would refuse
@@ -45,8 +44,7 @@ def to_alpaca(row: Row) -> dict[str, Any]:
         asked, answered = turns[:-1:2], turns[1::2]
         written["history"] = [[question, answer] for (_, question), (_, answer) in zip(asked, answered, strict=True)]
     written |= {side: refuse_placeholders(row[side]) for side in ("chosen", "rejected")}
-    if row.get("images"):
-        written["images"] = list(row["images"])
+    written |= _media(row)
     return _finish(written, row)
 
 
@@ -58,8 +56,7 @@ def to_sharegpt(row: Row) -> dict[str, Any]:
     if system:
         written["system"] = system
     written |= {side: {"from": "gpt", "value": refuse_placeholders(row[side])} for side in ("chosen", "rejected")}
-    if row.get("images"):
-        written["images"] = list(row["images"])
+    written |= _media(row)
     return _finish(written, row)
 
 
@@ -76,8 +73,7 @@ def to_ms_swift(row: Row) -> dict[str, Any]:
     else:
         written["rejected_messages"] = [*turns, rejected]
         written["rejected_images"] = list(row["rejected_images"])
-    if row.get("images"):
-        written["images"] = list(row["images"])
+    written |= _media(row)
     return _finish(written, row)
 
 
@@ -109,6 +105,26 @@ def _start(
     if template_keys is not None and "tools" in kwargs:
         return {"id": row["id"], "tools": json.dumps(kwargs["tools"], ensure_ascii=False)}
     return {"id": row["id"]}
+
+
+def _media(row: Row) -> dict[str, Any]:
+    """The columns of images and of videos; the frames of a video as a list of images."""
+    found = {"images": list(row["images"])} if row.get("images") else {}
+    if row.get("videos"):
+        found["videos"] = [_video(item) for item in row["videos"]]
+    return found
+
+
+def _video(item: Any) -> Any:
+    if isinstance(item, str):
+        return item
+    if item.get("fps") is not None:
+        raise fault(
+            "cannot_hold_fps",
+            "the target has no place for the 'fps' of a list of frames, and takes the frames for others in time; write "
+            "null where all frames are shown",
+        )
+    return list(item["frames"])
 
 
 def _finish(written: dict[str, Any], row: Row) -> dict[str, Any]:

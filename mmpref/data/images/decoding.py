@@ -1,7 +1,7 @@
-"""Images decoded in parallel: several processes, a bounded number of images on their way, one result for each.
+"""Images and videos decoded in parallel: several processes, a bounded number on their way, one result for each.
 
-Decoders are C code that is given strangers' files, so images are never decoded in the process that counts: one that
-kills its decoder is named and quarantined, and the others go on.
+Decoders are C code that is given strangers' files, so nothing is decoded in the process that counts: what kills its
+decoder is named and quarantined, and the others go on.
 """
 
 from __future__ import annotations
@@ -17,29 +17,40 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
-from mmpref.data.images.loader import ImageLoader
+from mmpref.data.media_files import Measured
 from mmpref.data.quarantine import RowError
 from mmpref.errors import DataError
 from mmpref.process.children import begin_child, start_helpers, starting_workers
-from mmpref.records import ImageRef
+from mmpref.records import ImageRef, VideoRef
 
-DIED = "image_crash"
-"""The reason of an image whose decoding ends the process."""
+CRASH = "crash"
+"""What the reason of an image or a video ends with whose decoding ends the process."""
 
-_loaders: Sequence[ImageLoader | None] = ()
+
+class MediaLoader(Protocol):
+    """Opens images, or videos."""
+
+    def resolve(self, path: str) -> Path:
+        """The real path of a file named in a row."""
+
+    def measure(self, ref: Any) -> Measured:
+        """Decode one, in the same way as training."""
+
+
+_loaders: Sequence[MediaLoader | None] = ()
 
 
 class Task(NamedTuple):
-    """One image to decode, with the number of the loader that opens it."""
+    """One image or video to decode, with the number of the loader that opens it."""
 
     loader: int
-    ref: ImageRef
+    ref: ImageRef | VideoRef
 
 
 class DecodeResult(NamedTuple):
-    """What came of one image: a reason and a detail when it cannot be used, its facts when it can."""
+    """What came of one image or video: a reason and a detail when it cannot be used, its facts when it can."""
 
     reason: str | None
     detail: str
@@ -47,28 +58,35 @@ class DecodeResult(NamedTuple):
     sha256: str = ""
     longer_side: int = 0
     mtime_ns: int = 0
+    num_frames: int = 0
 
 
-def decode(loader: ImageLoader | None, ref: ImageRef) -> DecodeResult:
-    """Decode one image whole, in the same way as training, and hash its encoded bytes."""
+def decode(loader: MediaLoader | None, ref: ImageRef | VideoRef) -> DecodeResult:
+    """Decode one image whole, or the frames of a video file, in the same way as training, and hash its bytes."""
     if loader is None:
         return DecodeResult(None, "")
     try:
         before = None if ref.path is None else _stat(loader.resolve(ref.path))
-        longer_side = max(loader.open(ref).size)
+        width, height, num_frames = loader.measure(ref)
+        longer_side = max(width, height)
         if ref.path is None:
-            data = ref.data or b""
+            data = (ref.data or b"") if isinstance(ref, ImageRef) else b""
             return DecodeResult(None, "", len(data), hashlib.sha256(data).hexdigest(), longer_side)
         with loader.resolve(ref.path).open("rb") as handle:
             digest = hashlib.file_digest(handle, "sha256").hexdigest()
             found = os.fstat(handle.fileno())
             if before is None or _stamp(before) != _stamp(found):
-                return DecodeResult("image_unreadable", f"image {ref.path[:300]!r} was changed while it was read")
-            return DecodeResult(None, "", found.st_size, digest, longer_side, found.st_mtime_ns)
+                detail = f"{_medium(ref)} {ref.path[:300]!r} was changed while it was read"
+                return DecodeResult(f"{_medium(ref)}_unreadable", detail)
+            return DecodeResult(None, "", found.st_size, digest, longer_side, found.st_mtime_ns, num_frames)
     except RowError as fault:
         return DecodeResult(fault.reason, fault.detail)
     except OSError as error:
-        return DecodeResult("image_unreadable", f"{ref.describe()[:300]}: {error.strerror or error}")
+        return DecodeResult(f"{_medium(ref)}_unreadable", f"{ref.describe()[:300]}: {error.strerror or error}")
+
+
+def _medium(ref: ImageRef | VideoRef) -> str:
+    return "image" if isinstance(ref, ImageRef) else "video"
 
 
 def _stat(path: Path) -> os.stat_result | None:
@@ -83,14 +101,14 @@ def _stamp(facts: os.stat_result) -> tuple[int, int, int]:
 
 
 class Decoder:
-    """A context that decodes images in ``workers`` processes.
+    """A context that decodes images and videos in ``workers`` processes.
 
     Args:
-        loaders: a task names one of them by its number; None accepts every image unseen.
+        loaders: a task names one of them by its number; None accepts everything unseen.
         workers: default: one per core.
     """
 
-    def __init__(self, loaders: Sequence[ImageLoader | None], *, workers: int | None = None) -> None:
+    def __init__(self, loaders: Sequence[MediaLoader | None], *, workers: int | None = None) -> None:
         self.workers = workers if workers is not None else len(os.sched_getaffinity(0))
         self._loaders = list(loaders)
         self._pool: ProcessPoolExecutor | None = None
@@ -146,7 +164,7 @@ class Decoder:
         if self._alone is None:
             self._alone = _Alone(self._loaders)
         found = self._alone.decode(task)
-        if found.reason == DIED:
+        if found.reason is not None and found.reason.endswith(CRASH):
             self._alone = None
         return found
 
@@ -154,7 +172,7 @@ class Decoder:
 class _Alone:
     """One process that is asked for one image at a time, and whose end is a result too."""
 
-    def __init__(self, loaders: Sequence[ImageLoader | None]) -> None:
+    def __init__(self, loaders: Sequence[MediaLoader | None]) -> None:
         context = _processes()
         self._ours, theirs = context.Pipe()
         self._process = context.Process(target=_answer, args=(theirs, loaders), daemon=True)
@@ -174,9 +192,9 @@ class _Alone:
             answer = self._ours.recv()
         except (EOFError, OSError):
             self.close()
-            return DecodeResult(
-                DIED, f"image {task.ref.describe()[:300]!r} ends the process that decodes it: {self._end()}"
-            )
+            medium = _medium(task.ref)
+            detail = f"{medium} {task.ref.describe()[:300]!r} ends the process that decodes it: {self._end()}"
+            return DecodeResult(f"{medium}_{CRASH}", detail)
         assert isinstance(answer, DecodeResult)
         return answer
 
@@ -210,7 +228,7 @@ def _end(pool: ProcessPoolExecutor) -> None:
         process.kill()
 
 
-def _set_up(loaders: Sequence[ImageLoader | None]) -> None:
+def _set_up(loaders: Sequence[MediaLoader | None]) -> None:
     global _loaders
     begin_child()
     _loaders = loaders
@@ -220,7 +238,7 @@ def _decode_all(tasks: Sequence[Task]) -> list[DecodeResult]:
     return [decode(_loaders[task.loader], task.ref) for task in tasks]
 
 
-def _answer(pipe: Connection, loaders: Sequence[ImageLoader | None]) -> None:
+def _answer(pipe: Connection, loaders: Sequence[MediaLoader | None]) -> None:
     _set_up(loaders)
     pipe.send("ready")
     while True:

@@ -19,7 +19,7 @@ from typing import IO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from mmpref.data.media_files import MediaFiles
+from mmpref.data.media_files import Measured, MediaFiles
 from mmpref.data.quarantine import RowError
 from mmpref.records import ImageRef
 
@@ -77,6 +77,10 @@ class ImageLoader:
             turn = _TURNS.get(_orientation(image))
             upright = image if turn is None else image.transpose(turn)
             return _to_rgb(upright, ref)
+
+    def measure(self, ref: ImageRef) -> Measured:
+        """The size of the image, which is decoded whole for it."""
+        return Measured(*self.open(ref).size)
 
     def encoded(self, ref: ImageRef) -> tuple[str, bytes]:
         """(media type, file) of an image for other programs: what every reader shows as :meth:`open` does.

@@ -8,6 +8,7 @@ the limits. Only frames that are asked for become images.
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ CONTAINERS = (
     "mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg", "flv", "asf", "ogg", "gif",
 )  # fmt: skip
 """ffmpeg's names of the containers that are opened; none of them names other files."""
+ENDINGS = ("mp4", "mov", "mkv", "webm", "avi", "ts", "mpg", "flv", "wmv", "ogv", "3gp", "gif")
+"""What files in these containers end with, for people."""
 CODECS = (
     "h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "msmpeg4v2", "msmpeg4v3", "h263", "flv1", "mpeg1video", "mpeg2video",
     "mjpeg", "wmv1", "wmv2", "wmv3", "vc1", "theora", "prores", "gif",
@@ -83,20 +86,13 @@ class VideoHeader:
     seconds: float
     width: int
     height: int
+    finest: float
+    """Seconds between two frames that are close to one another; all are so far apart where the rate does not vary."""
 
     @property
     def fps(self) -> float:
         """Frames a second, on average."""
         return self.num_frames / self.seconds
-
-
-def need_decoder() -> None:
-    """Refuse at once what needs videos where they cannot be read.
-
-    Raises:
-        ConfigError: PyAV is not installed.
-    """
-    _pyav()
 
 
 def _pyav() -> Any:
@@ -137,11 +133,13 @@ class VideoFile:
             width, height = stream.codec_context.width, stream.codec_context.height
             self._check_size(width, height)
             num_frames, seconds = stream.frames, _seconds(stream.duration, stream.time_base)
+            finest = 1 / float(stream.base_rate) if stream.base_rate else seconds
             if num_frames <= 0 or seconds <= 0:
-                num_frames, seconds = self._counted(stream)
+                num_frames, seconds, finest = self._counted(stream)
                 self._open()  # it stands at its end
             self._check_length(num_frames, seconds)
-            return VideoHeader(num_frames, seconds, width, height)
+            finest = min(finest, seconds / num_frames)
+            return VideoHeader(num_frames, seconds, width, height, finest)
 
     def upright_size(self, header: VideoHeader) -> tuple[int, int]:
         """(width, height) of the frames as they are shown: the first one is decoded, which says how it is turned."""
@@ -176,12 +174,17 @@ class VideoFile:
         options = {
             "format_whitelist": ",".join(CONTAINERS),
             "protocol_whitelist": "none",
-            "max_pixels": str(self._limits.max_pixels),
+            "max_pixels": str(4 * self._limits.max_pixels),  # opening decodes a little; what is larger gets no size
             "threads": "1",
         }
-        self._container = self._av.open(
-            self._handle, mode="r", options=options, timeout=_SECONDS, metadata_errors="replace"
-        )
+        try:
+            self._container = self._av.open(
+                self._handle, mode="r", options=options, timeout=_SECONDS, metadata_errors="replace"
+            )
+        except (self._av.ArgumentError, self._av.InvalidDataError) as error:
+            raise BadVideo(
+                "decode", f"is damaged, or is no video in a container that is read ({', '.join(ENDINGS)})"
+            ) from error
         attached = self._av.stream.Disposition.attached_pic
         videos = [stream for stream in self._container.streams.video if not stream.disposition & attached]
         if not videos:
@@ -195,42 +198,44 @@ class VideoFile:
         stream.codec_context.thread_count = 1  # there are as many loader workers as cores
         return stream
 
-    def _counted(self, stream: VideoStream) -> tuple[int, float]:
-        """Frames and seconds of the video, by its packets.
+    def _counted(self, stream: VideoStream) -> tuple[int, float, float]:
+        """Frames and seconds of the video, and the seconds between the two closest frames, by its packets.
 
         Raises:
             BadVideo: the file ends long before the end that its header promises.
         """
         assert self._container is not None
-        num_frames, first, end, any_end = 0, None, 0.0, 0.0
+        starts = array("d")
+        end = any_end = 0.0
         for packet in self._container.demux():
             at = packet.pts if packet.pts is not None else packet.dts
             if at is None or packet.size == 0:
                 continue
             until = _seconds(at + (packet.duration or 0), packet.time_base)
             any_end = max(any_end, until)
-            if packet.stream.index != stream.index:
-                continue
-            num_frames += 1
-            self._check_length(num_frames, until)
-            start = _seconds(at, packet.time_base)
-            first = start if first is None else min(first, start)
-            end = max(end, until)
-        if first is None or end <= first:
+            if packet.stream.index == stream.index:
+                starts.append(_seconds(at, packet.time_base))
+                end = max(end, until)
+                self._check_length(len(starts), until - starts[0])
+        if not starts:
             raise BadVideo("decode", "has no frame with a time")
         promised = _seconds(self._container.duration, Fraction(1, self._av.time_base))
         if any_end < 0.9 * promised - 1:
             raise BadVideo("decode", f"ends after {any_end:.2f} of the {promised:.2f} seconds that its header promises")
-        if num_frames > 1 and stream.average_rate:
-            end = max(end, first + num_frames / float(stream.average_rate)) if end - first < 0.5 / num_frames else end
-        return num_frames, end - first
+        ordered = sorted(starts)
+        gaps = [two - one for one, two in pairwise(ordered) if two > one]
+        # a last frame that does not say how long it lasts, lasts as long as the others
+        last = max(end - ordered[-1], sum(gaps) / len(gaps) if gaps else 0.0) or 1.0
+        return len(starts), ordered[-1] - ordered[0] + last, min(gaps, default=last)
 
     def _check_size(self, width: int, height: int) -> None:
         short, long = min(width, height), max(width, height)
         limits = self._limits
+        if short <= 0:
+            raise BadVideo("too_large", f"has no size that can be read, or far more than {limits.max_pixels} pixels")
         if width * height > limits.max_pixels:
             raise BadVideo("too_large", f"is {width}x{height}, more than the limit of {limits.max_pixels} pixels")
-        if short < max(limits.min_side, 1):
+        if short < limits.min_side:
             raise BadVideo("small", f"is {width}x{height}, the shorter side must be at least {limits.min_side}")
         if long > limits.max_aspect * short:
             raise BadVideo("aspect", f"is {width}x{height}, the sides differ by more than {limits.max_aspect:g} to 1")
@@ -258,7 +263,7 @@ class VideoFile:
         stream = self._open()
         assert self._container is not None
         assert stream.time_base is not None
-        frames, half = self._decoded(), 0.5 / header.fps
+        frames, half = self._decoded(), header.finest / 2  # times are rounded, in files and here
         shown = next(frames, None)
         if shown is None or shown.time is None:
             return None
@@ -299,7 +304,9 @@ class VideoFile:
         for frame in self._decoded():
             time = frame.time if frame.time is not None else begin + at + step
             begin = time if shown is None else begin
-            while shown is not None and len(found) < len(times) and time - begin > times[len(found)] + step / 2:
+            while (
+                shown is not None and len(found) < len(times) and time - begin > times[len(found)] + header.finest / 2
+            ):
                 found.append(_upright(shown, header))
             if len(found) == len(times):
                 return found

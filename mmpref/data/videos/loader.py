@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mmpref.data.images.loader import ImageLoader
-from mmpref.data.media_files import MediaFiles
+from mmpref.data.media_files import Measured, MediaFiles
 from mmpref.data.quarantine import RowError
 from mmpref.data.videos.files import BadVideo, VideoFile, VideoLimits
 from mmpref.data.videos.sampling import FrameRule, Sample
@@ -75,6 +75,12 @@ class VideoLoader:
             header = file.header()
             width, height = file.upright_size(header)
             return VideoShape(width, height, self.rule.sample(header.num_frames, header.fps).times)
+
+    def measure(self, ref: VideoRef) -> Measured:
+        """The size and number of the frames that are shown, which are decoded for it."""
+        frames = self(ref).frames
+        width, height = frames[0].size
+        return Measured(width, height, len(frames))
 
     def digest(self, ref: VideoRef) -> str:
         """SHA-256 of the file, or of the digests of the frames in their order, in hexadecimal. Nothing is decoded."""

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from types import FunctionType
 from typing import Any
 
+import transformers
 from torch import nn
 from transformers import CONFIG_MAPPING, PretrainedConfig
 
@@ -45,6 +46,8 @@ def refuse_keys(config: Mapping[str, Any], file: Path) -> None:
             "of model folders: give a folder of a type that transformers has; many such models are published once more "
             "in that form"
         )
+    if isinstance(kind, str) and kind not in CONFIG_MAPPING:
+        raise ConfigError(f"{file} {unknown_type(kind, config)}")
     for part, place in _objects(config):
         found = part.get("model_type")
         owner: Any = CONFIG_MAPPING[found] if isinstance(found, str) and found in CONFIG_MAPPING else PretrainedConfig
@@ -61,6 +64,40 @@ def refuse_keys(config: Mapping[str, Any], file: Path) -> None:
             is_fixed = isinstance(own, property) and own.fset is None
             if is_code or is_fixed or (key in _OF_THE_CLASS and value != getattr(owner, key, None)):
                 raise ConfigError(f"{file} has the key {place}{key}, which is no setting of a model; take it out")
+
+
+def unknown_type(kind: str, config: Mapping[str, Any], place: str = "") -> str:
+    """What to say of a model type that the installed transformers does not know, after the name of the file.
+
+    Args:
+        config: of the folder; says which release of transformers wrote it.
+        place: what the key begins with, for a part of a model.
+    """
+    saved = str(config.get("transformers_version", ""))
+    by = f" ({saved[:20]} wrote the folder)" if saved else ""
+    alike = next((known for known in CONFIG_MAPPING if _letters(known) == _letters(kind)), None)
+    or_else = f"write '{alike}' if that is meant, " if alike else ""
+    return (
+        f"has the {place}model_type '{kind[:60]}', which the installed transformers {transformers.__version__} "
+        f"does not know{by}: {or_else}update transformers (pip install -U transformers), or give the model in a form "
+        "that transformers has; many are published once more as such (their names end in -hf)"
+    )
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name.lower()))
+
+
+def explain_unknown_part(config: Mapping[str, Any], file: Path) -> None:
+    """Name the part of a model whose type is unknown, where the library that refused it lists all that it knows.
+
+    Raises:
+        ConfigError: there is such a part.
+    """
+    for part, place in _objects(config):
+        kind = part.get("model_type")
+        if place and isinstance(kind, str) and kind and kind not in CONFIG_MAPPING:
+            raise ConfigError(f"{file} {unknown_type(kind, config, place)}")
 
 
 def settle(config: PretrainedConfig, file: str) -> None:

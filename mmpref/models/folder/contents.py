@@ -267,6 +267,8 @@ def _read_known(file: Path) -> None:
         found = read_object(file)
         if file.name == "generation_config.json":
             _check_generation(file, found)
+        if file.name == "chat_template.json" and "chat_template" not in found:
+            raise ConfigError(f"{file} has no key chat_template; {AGAIN}")
 
 
 def _check_generation(file: Path, found: Mapping[str, Any]) -> None:

@@ -28,6 +28,8 @@ def complete_processor(processor: Any, config: PretrainedConfig, path: str | Pat
     """
     _refuse_odd_settings(path)
     _fill_in(processor, config, path)
+    _count_one_image(processor, config, path)
+    _name_templates(processor, path)
     images = getattr(processor, "image_processor", None)
     if images is None:
         raise ConfigError(f"the processor of {path} has no image processor; {AGAIN}")
@@ -57,6 +59,30 @@ def complete_processor(processor: Any, config: PretrainedConfig, path: str | Pat
             f"the image processor of {path} makes images of {width} x {height}, and its config.json says that the "
             f"vision tower takes {taken} x {taken}: use files of one model"
         )
+
+
+def _count_one_image(processor: Any, config: PretrainedConfig, path: str | Path) -> None:
+    """LLaVA-OneVision's first folders left it to the code how many tokens one tile of an image has."""
+    if getattr(processor, "num_image_tokens", 0) is not None:
+        return
+    vision: Any = getattr(config, "vision_config", None)
+    size, patch = getattr(vision, "image_size", None), getattr(vision, "patch_size", None)
+    if not isinstance(size, int) or not isinstance(patch, int) or patch < 1 or "siglip" not in _tower(config):
+        raise ConfigError(
+            f"the processor of {path} has no num_image_tokens, and config.json does not say how many image tokens its "
+            "tower makes: write it into processor_config.json"
+        )
+    processor.num_image_tokens = (size // patch) ** 2
+
+
+def _name_templates(processor: Any, path: str | Path) -> None:
+    """Several templates as a list of names and texts, as a tokenizer_config.json may have them, by their names."""
+    found = getattr(processor, "chat_template", None)
+    if not isinstance(found, list):
+        return
+    if not all(isinstance(one, dict) and {"name", "template"} <= one.keys() for one in found):
+        raise ConfigError(f"the chat_template of {path} is a list, and not of names and templates; {AGAIN}")
+    processor.chat_template = {str(one["name"]): one["template"] for one in found}
 
 
 def _refuse_other_patches(images: Any, config: PretrainedConfig, path: str | Path) -> None:

@@ -28,26 +28,6 @@ _SAY_THE_CLASS = (
 """In the order in which AutoProcessor of transformers looks at them."""
 
 
-def refuse_kind(config: PretrainedConfig, path: str | Path) -> None:
-    """Refuse kinds of models that would load and go wrong later.
-
-    Raises:
-        ConfigError: with the reason.
-    """
-    inner = [getattr(config, key, None) for key in ("text_config", "vision_config")]
-    if config.model_type == "florence2" or any(getattr(one, "is_encoder_decoder", False) for one in (config, *inner)):
-        raise ConfigError(
-            f"{path} is a model of type '{config.model_type}', which reads its prompt with an encoder of its own "
-            "(encoder-decoder), and only models that are one decoder are trained here; use another model"
-        )
-    built = getattr(config, "architectures", None) or ()
-    if built and all(isinstance(name, str) and name.endswith("Classification") for name in built):
-        raise ConfigError(
-            f"{path} is a {built[0]}: a classifier, which writes no answers that could be trained; use the model that "
-            "it was made from"
-        )
-
-
 def processor_class(config: PretrainedConfig, path: str | Path) -> type[ProcessorMixin]:
     """The class of a folder's processor.
 
@@ -79,6 +59,35 @@ def processor_class(config: PretrainedConfig, path: str | Path) -> type[Processo
             "that belong to this model"
         )
     return found
+
+
+def refuse_without_images(path: str | Path) -> None:
+    """Refuse a folder that has nothing on how images are processed, or names a class for it that is not there.
+
+    Raises:
+        ConfigError: with what is missing.
+    """
+    whole, alone = small_file(path, "processor_config.json"), small_file(path, "preprocessor_config.json")
+    settings = None if whole is None else read_object(whole).get("image_processor")
+    file = whole if settings is not None else alone
+    if file is None:
+        raise ConfigError(
+            f"{path} has no preprocessor_config.json, and no image_processor in a processor_config.json: nothing there "
+            "says how images are processed; copy the processor files of the model that it was made from into it"
+        )
+    settings = read_object(file) if settings is None else settings
+    named = settings.get("image_processor_type") if isinstance(settings, dict) else None
+    if isinstance(named, str) and "auto_map" not in settings and not _has_image_processor(named):
+        raise ConfigError(
+            f"{file} asks for the image processor {named[:60]!a}, which transformers {transformers.__version__} does "
+            "not have; update transformers, or write the right image_processor_type"
+        )
+
+
+def _has_image_processor(name: str) -> bool:
+    """Whether transformers has one of that name, with or without the endings of its backends."""
+    plain = name.removesuffix("Fast").removesuffix("Pil")
+    return any(hasattr(transformers, one) for one in (plain, f"{plain}Pil", name))
 
 
 def has_own_processor(config: PretrainedConfig) -> bool:

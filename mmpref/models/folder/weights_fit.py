@@ -114,27 +114,32 @@ def refuse_positions(config: PretrainedConfig, path: str | Path) -> None:
         )
 
 
-def refuse_misfit(model: nn.Module, info: Mapping[str, Any], path: str | Path, *, packed: bool) -> None:
+def refuse_misfit(
+    model: nn.Module, info: Mapping[str, Any], path: str | Path, *, packed: bool, contradiction: str = ""
+) -> None:
     """Refuse a model of which not every weight is the stored one.
 
     Args:
         info: what ``from_pretrained`` says of the loading.
         packed: the stored weights are quantised, with tensors beside them that belong to no place. Whether they belong
             to no layer either is looked at all the same.
+        contradiction: what config.json says against itself, for the message.
 
     Raises:
         ConfigError: weights are missing, have other shapes than the config says, or are left over.
     """
+    correct = f"{contradiction}: write the model_type that the weights are of, or use the files of one model"
+    remedy = correct if contradiction else AGAIN
     if mismatched := sorted(info["mismatched_keys"]):
         name, stored, wanted = mismatched[0]
         raise ConfigError(
             f"the weights in {path} do not fit its config.json: {name} is {list(stored)} and the config says "
-            f"{list(wanted)}{_more(mismatched)}; {AGAIN}"
+            f"{list(wanted)}{_more(mismatched)}; {remedy}"
         )
     own = {name for name, _ in model.named_parameters()}
     if missing := sorted(name for name in info["missing_keys"] if name in own):
         raise ConfigError(
-            f"the weights in {path} lack {missing[0]}{_more(missing)}, which would be random numbers; {AGAIN}"
+            f"the weights in {path} lack {missing[0]}{_more(missing)}, which would be random numbers; {remedy}"
         )
     left = sorted(name for name in info["unexpected_keys"] if not name.endswith(_DERIVED))
     if packed:
@@ -146,7 +151,7 @@ def refuse_misfit(model: nn.Module, info: Mapping[str, Any], path: str | Path, *
     if inside:
         raise ConfigError(
             f"the model that config.json of {path} describes has no place for {inside[0]}{_more(inside)}, which its "
-            f"weights hold: it is not the model that was saved; {AGAIN}"
+            f"weights hold: it is not the model that was saved; {remedy}"
         )
     if left:
         logging.getLogger(__name__).warning(

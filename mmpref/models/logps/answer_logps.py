@@ -11,6 +11,7 @@ from transformers import modeling_utils
 
 from mmpref.losses.logps import selected_logps
 from mmpref.models.logps.answer_head import logps_in_place_of_logits, plain_head
+from mmpref.models.logps.cross_attention import crossing_images
 from mmpref.models.logps.image_inputs import image_inputs, placing_images
 from mmpref.models.logps.right_padding import padded_on_the_right
 from mmpref.models.logps.shared_prefix_attention import attending_packed
@@ -42,6 +43,7 @@ def answer_logps(model: nn.Module, batch: PairBatch, *, through_logits: bool = F
     with (
         attending_packed(model, batch),
         placing_images(model, batch),
+        crossing_images(model, batch),
         cutting_videos(model, batch),
         padded_on_the_right(is_padded),
     ):

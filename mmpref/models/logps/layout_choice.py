@@ -75,6 +75,8 @@ def _obstacle(model: nn.Module, family: Family) -> str | None:
     if name not in IMPLEMENTATIONS:
         return f"attention '{name}' is not one of {', '.join(IMPLEMENTATIONS)}"
     config = text_config(model)
+    if "local" in (getattr(config, "attention_layers", None) or ()):
+        return "some of its layers attend to a window that their own code makes"  # GPT-Neo
     if getattr(config, "attn_temperature_tuning", False):
         return "its layers scale queries by their place in the row, where the second answer is not at its own"
     if (failure := _failure_on_trial(model, family)) is not None:

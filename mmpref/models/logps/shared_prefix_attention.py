@@ -36,6 +36,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface
 
 from mmpref.errors import ConfigError
+from mmpref.models.logps.cross_attention import CrossMask, attend_across
 from mmpref.models.logps.packed_masks import PackedMask, PackedRow, current_row, packed_mask, running
 from mmpref.models.logps.right_padding import without_right_padding
 from mmpref.models.unwrap import base_model
@@ -49,20 +50,28 @@ _WIDEST_GROUPED = 256  # heads up to this width have a kernel for groups of head
 
 @contextmanager
 def attending_packed(model: nn.Module, batch: PairBatch) -> Iterator[None]:
-    """Inside, the model attends within the segments of the batch; a plain batch changes nothing.
+    """Inside, the model attends within the segments of the batch; other plain batches than those of models that see
+    images by cross-attention change nothing.
 
     Raises:
         ConfigError: the model's attention cannot run a packed row.
     """
-    if not batch.shares_prefix:
+    if not batch.shares_prefix and not batch.crossings:
         yield
         return
     name = implementation(model)
+    if batch.crossings and name not in _SPLIT:
+        raise ConfigError(
+            f"attention '{name}' cannot run images in cross-attention; set model.attn_implementation: sdpa"
+        )
     if name not in IMPLEMENTATIONS:
         raise ConfigError(f"attention '{name}' cannot run pairs that share their prompt; set model.attention: plain")
     if name in _SPLIT:
         register_pair_attention()
         use_attention(model, _SPLIT[name])
+    if not batch.shares_prefix:
+        yield
+        return
     with running(PackedRow(batch.segments, batch.num_tokens), text_config(model)):
         yield
 
@@ -138,11 +147,14 @@ def _pair_attention(
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        attention_mask: Tensor | PackedMask | None,
+        attention_mask: Tensor | PackedMask | CrossMask | None,
         dropout: float = 0.0,
         scaling: float | None = None,
         **kwargs: Any,
     ) -> Any:
+        if isinstance(attention_mask, CrossMask):
+            query, key, value = _in_autocast(query, key, value)
+            return attend_across(attention_mask, query, key, value, dropout=dropout, scaling=scaling), None
         if not isinstance(attention_mask, PackedMask):
             _refuse_lost_row(module, query, key)
             return stock(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)

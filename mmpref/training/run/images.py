@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 
 from mmpref.data.images.loader import ImageLoader
 from mmpref.data.mixture import RootedImages
-from mmpref.data.pair_source import all_images
+from mmpref.data.pair_source import all_files
 from mmpref.errors import CheckpointError, library_errors
 from mmpref.files.hashes import Say, content_hashes
 from mmpref.files.writing import replacing
-from mmpref.records import ImageRef, PreferencePair, VideoRef
+from mmpref.records import PreferencePair
 from mmpref.training.trainer.metrics import InCheckpoint
 
 LIST = "images.parquet"
@@ -159,7 +159,7 @@ def images_of(
 
 def _paths(pairs: Iterable[PreferencePair], roots: Sequence[Path | None]) -> dict[str, str]:
     """Name -> file. Names are relative to the data root; if there are several, after the number of theirs."""
-    paths = {file.path for pair in pairs for file in _files(pair) if file.path is not None}
+    paths = {ref.path for pair in pairs for ref in all_files(pair) if ref.path is not None}
     known = [str(root).rstrip(os.sep) + os.sep for root in roots if root is not None]
     found: dict[str, str] = {}
     for path in paths:
@@ -171,10 +171,3 @@ def _paths(pairs: Iterable[PreferencePair], roots: Sequence[Path | None]) -> dic
             name = full[len(known[place]) :].replace(os.sep, "/")
             found[name if len(known) == 1 else f"{place}:{name}"] = full
     return found
-
-
-def _files(pair: PreferencePair) -> Iterator[ImageRef | VideoRef]:
-    yield from all_images(pair)
-    for video in pair.videos:
-        yield video
-        yield from video.frames
