@@ -61,6 +61,9 @@ class VideoSettings:
         Args:
             written: of the folder.
             positions_a_second: of the model's config, for families whose positions follow seconds.
+
+        Raises:
+            ValueError: a setting in a form that is not known; the message goes on after the name of the file.
         """
         steps = {"do_resize": True, "do_rescale": True, "do_normalize": True, "do_center_crop": False}
         usual = {**steps, "rescale_factor": 1 / 255, "resample": 3, "cap_pixels_per_frame": False, **facts.defaults}
@@ -68,16 +71,10 @@ class VideoSettings:
         def say(key: str, least: Any = None) -> Any:
             return usual.get(key, least) if written.get(key) is None else written[key]
 
-        size = dict(say("size"))
-        if facts.form == "patches":
-            for key, old in (("shortest_edge", "min_pixels"), ("longest_edge", "max_pixels")):
-                size[key] = written.get(old) or size.get(key) or facts.defaults["size"][key]
-        elif "shortest_edge" in size:
-            size = {"height": size["shortest_edge"], "width": size["shortest_edge"]}
         return cls(
-            size={key: int(number) for key, number in size.items()},
-            mean=tuple(say("image_mean")),
-            std=tuple(say("image_std")),
+            size=_pixels(written, facts) if facts.form == "patches" else _sides(say("size")),
+            mean=_of_colours("image_mean", say("image_mean")),
+            std=_of_colours("image_std", say("image_std")),
             rescale_factor=float(say("rescale_factor")),
             resample=int(say("resample")),
             patch_size=int(say("patch_size", 1)),
@@ -162,6 +159,37 @@ class VideoSettings:
     @property
     def _factor(self) -> int:
         return self.patch_size * self.merge_size
+
+
+def _pixels(written: Mapping[str, Any], facts: VideoFacts) -> dict[str, int]:
+    """Least and most pixels, under the names that they have now; folders of 2024 have others."""
+    size = written.get("size") or {}
+    if not isinstance(size, Mapping):
+        raise ValueError(f"says size: {str(size)[:60]}, and shortest_edge and longest_edge can be used")
+    found = {}
+    for key, old in (("shortest_edge", "min_pixels"), ("longest_edge", "max_pixels")):
+        found[key] = int(written.get(old) or size.get(key) or facts.defaults["size"][key])
+    return found
+
+
+def _sides(size: Any) -> dict[str, int]:
+    """Height and width; a number is both."""
+    if isinstance(size, Mapping) and "shortest_edge" in size:
+        size = size["shortest_edge"]
+    if isinstance(size, int):
+        return {"height": size, "width": size}
+    if not isinstance(size, Mapping) or not all(isinstance(size.get(side), int) for side in ("height", "width")):
+        raise ValueError(f"says size: {str(size)[:60]}, and height and width can be used")
+    return {"height": size["height"], "width": size["width"]}
+
+
+def _of_colours(key: str, value: Any) -> tuple[float, ...]:
+    """Three numbers; one stands for all."""
+    numbers = tuple(value) if isinstance(value, list | tuple) else (value,) * 3
+    if len(numbers) != 3 or (key == "image_std" and not all(numbers)):
+        wanted = "three numbers above 0" if key == "image_std" else "three numbers"
+        raise ValueError(f"says {key}: {str(value)[:60]}, and {wanted} can be used")
+    return numbers
 
 
 def _fitted(width: int, height: int, frames: int, limits: tuple[int, int], settings: VideoSettings) -> tuple[int, int]:

@@ -30,12 +30,16 @@ def note_video_settings(processor: Any, config: PretrainedConfig, family: Family
     if odd := odd_setting(written):
         raise ConfigError(f"{file} {odd}; {AGAIN}")
     vision = getattr(config, "vision_config", None)
-    settings = VideoSettings.of(
-        written,
-        family.video,
-        positions_a_second=float(getattr(vision, "tokens_per_second", None) or 1.0),
-    )
-    for ours, theirs in (("temporal_patch_size", "temporal_patch_size"), ("patch_size", "patch_size")):
+    a_second = getattr(vision, "tokens_per_second", None)
+    try:
+        settings = VideoSettings.of(written, family.video, positions_a_second=float(a_second or 1.0))
+    except ValueError as err:
+        raise ConfigError(f"{file} {err}; {AGAIN}") from err
+    for ours, theirs in (
+        ("temporal_patch_size", "temporal_patch_size"),
+        ("patch_size", "patch_size"),
+        ("merge_size", "spatial_merge_size"),
+    ):
         made, taken = getattr(settings, ours), getattr(vision, theirs, None)
         if family.video.form == "patches" and isinstance(taken, int) and made != taken:
             raise ConfigError(

@@ -146,6 +146,10 @@ def test_video_settings_are_found_where_transformers_looks_for_them(tmp_path: Pa
         ({"temporal_patch_size": 1}, "gives videos temporal_patch_size 1"),
         ({"size": {"shortest_edge": 784, "longest_edge": 10**12}}, r"says size\.longest_edge"),
         ({"image_mean": ["red"]}, "says image_mean"),
+        ({"image_mean": [0.5, 0.5]}, r"says image_mean: \[0.5, 0.5\], and three numbers can be used"),
+        ({"image_std": [0.5, 0, 0.5]}, "and three numbers above 0 can be used"),
+        ({"merge_size": 1}, "gives videos merge_size 1, and config.json has spatial_merge_size 2"),
+        ({"size": 384}, "says size: 384, and shortest_edge and longest_edge can be used"),
     ],
 )
 def test_video_settings_that_cannot_be_meant_are_refused_with_the_file(
@@ -157,6 +161,29 @@ def test_video_settings_that_cannot_be_meant_are_refused_with_the_file(
     with pytest.raises(ConfigError, match=message) as caught:
         load_processor(folder)
     assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("size", "found"),
+    [
+        (56, (56, 56)),
+        ({"shortest_edge": 56}, (56, 56)),
+        ({"height": 28, "width": 56}, (28, 56)),
+        ({"height": 28}, "says size: {'height': 28}, and height and width can be used"),
+        ([28, 28], "says size"),
+    ],
+)
+def test_frames_of_onevision_have_a_size_in_every_form_that_folders_write(
+    size: object, found: object, tmp_path: Path
+) -> None:
+    folder = build("llava_onevision", tmp_path / "m")
+    (folder / "video_preprocessor_config.json").write_text(json.dumps({"size": size}))
+    if isinstance(found, str):
+        with pytest.raises(ConfigError, match=found):
+            load_processor(folder)
+    else:
+        settings = load_processor(folder).video_settings
+        assert (settings.size["height"], settings.size["width"]) == found
 
 
 def test_the_resolution_budget_reaches_the_processor(tmp_path: Path) -> None:
