@@ -14,10 +14,11 @@ import transformers as tf
 from PIL import Image
 from transformers.video_utils import VideoMetadata
 
-from mmpref.processing import PairEncoder, family_of
+from mmpref.models.logps.answer_logps import answer_logps
+from mmpref.processing import PairCollator, PairEncoder, family_of
 from mmpref.processing.video_settings import VideoSettings
 from mmpref.records import Message, Part, PreferencePair, VideoFrames, VideoRef, VideoShape
-from tests.plain_forward import SEE_VIDEOS
+from tests.plain_forward import SEE_VIDEOS, Written, answers_of, build_deep, run_alone
 from tests.tiny_vlms import TINY, draw, refs, video_config
 
 pytest.importorskip("torchvision", exc_type=ImportError)
@@ -76,13 +77,16 @@ def row_of(*parts: Part, images: tuple[str, ...] = (), videos: tuple[str, ...]) 
     )
 
 
-def by_stock(processor: Any, row: PreferencePair) -> dict[str, torch.Tensor]:
-    """The prompt of a row as the stock processor writes it."""
+def by_stock(processor: Any, row: PreferencePair, answer: str | None = None) -> dict[str, torch.Tensor]:
+    """The prompt of a row as the stock processor writes it, or the whole conversation."""
     parts = [{"type": p.kind, "text": p.text} if p.kind == "text" else {"type": p.kind} for p in row.prompt[0].parts]
     turns = [{"role": "user", "content": parts}]
     shown = [film(video).frames for video in row.videos]
     about = [VideoMetadata(total_num_frames=len(one), fps=FPS, frames_indices=list(range(len(one)))) for one in shown]
-    text = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    if answer is not None:
+        turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+    text = processor.apply_chat_template(turns, add_generation_prompt=answer is None, tokenize=False)
+    text = text if answer is None else text.rstrip()
     given: dict[str, Any] = {"images": [[draw(ref) for ref in row.images]]} if row.images else {}
     videos = [torch.from_numpy(np.stack([np.asarray(frame) for frame in one])).permute(0, 3, 1, 2) for one in shown]
     found = processor(text=[text], videos=videos, video_metadata=about, return_tensors="pt", **given)
@@ -120,6 +124,27 @@ def test_the_cap_of_each_frame_where_the_settings_have_one(name: str, cap: bool)
     row = row_of(Part("video"), videos=("320x240x6",))
     encoder = ours(name, **changes)
     _assert_same(encoder, stock(name, **changes), row)
+
+
+@pytest.mark.parametrize("name", SEE_VIDEOS)
+@pytest.mark.parametrize("layout", ["shared_prefix", "plain"])
+def test_log_probs_are_those_of_the_stock_processor_and_model_on_whole_conversations(name: str, layout: Any) -> None:
+    """With frames that need no resizing, so that pixels are the same to the last bit but one."""
+    loaded, processor, encoder = build_deep(name), stock(name), ours(name)
+    side = {"qwen3_vl": 64, "llava_onevision": 28}.get(name, 56)
+    row = row_of(Part("video"), Part("text", "or"), Part("video"), videos=(f"{side}x{side}x4", f"{side}x{side}x4"))
+    batch = PairCollator(encoder, draw, film, layout=layout)([row])
+    with torch.no_grad():
+        found = answers_of(batch, answer_logps(loaded.model, batch))
+        for mine, answer, side_of_row in zip(
+            found, (row.chosen, row.rejected), encoder.encode(row, draw, film).sides()
+        ):
+            whole = by_stock(processor, row, answer)
+            assert side_of_row is not None
+            prompt, ids = side_of_row
+            assert whole["input_ids"][0].tolist() == [*prompt.input_ids.tolist(), *ids.tolist()]
+            alone = run_alone(loaded.model, Written(whole, len(prompt)))
+            assert float((mine - alone).abs().max()) < 1e-4
 
 
 def _assert_same(encoder: PairEncoder, processor: Any, row: PreferencePair) -> None:
