@@ -164,6 +164,8 @@ def stock_sequences(loaded: LoadedModel, row: PreferencePair) -> list[Written]:
         prompt, ids = side
         whole = row.response_prefix + answer
         inputs = _with_videos(loaded, row, whole, prompt) if row.videos else _written(loaded, row, whole, images)
+        if not torch.equal(inputs["input_ids"][0, : len(prompt)], prompt.input_ids):
+            inputs = _in_pieces(loaded, row, answer, images)
         assert inputs["input_ids"][0].tolist() == [*prompt.input_ids.tolist(), *ids.tolist()]
         if loaded.family.prefix_lm is not None and loaded.family.token_types and not loaded.family.has_vision:
             of_prompt, of_answer = loaded.family.prefix_lm  # which no tokenizer writes
@@ -174,30 +176,22 @@ def stock_sequences(loaded: LoadedModel, row: PreferencePair) -> list[Written]:
     return found
 
 
-def _conversation(loaded: LoadedModel, row: PreferencePair, answer: str) -> tuple[list[dict[str, Any]], str]:
-    """The turns as the model's template takes them, and what it writes, places not expanded."""
-    sees = loaded.family.has_vision
-    turns: list[dict[str, Any]] = []
-    for message in row.prompt:
-        parts = [{"type": p.kind} if p.kind != "text" else {"type": "text", "text": p.text} for p in message.parts]
-        turns.append({"role": message.role, "content": parts if sees else message.text})
-    turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}] if sees else answer})
-    writer = loaded.processor
-    if sees and writer.chat_template is None:  # its tokenizer has one, for strings
-        writer = loaded.tokenizer
-        for message in turns:
-            texts = [part.get("text", loaded.processor.image_token) for part in message["content"]]
-            message["content"] = "".join(texts)
-    text: str = writer.apply_chat_template(turns, tokenize=False).rstrip()
-    if sees and "'type': 'text'" in text:  # a list printed as it is: the template takes strings from all but users
-        for message in turns:
-            if {"type": "image"} not in message["content"]:
-                message["content"] = "".join(part["text"] for part in message["content"])
-        text = loaded.processor.apply_chat_template(turns, tokenize=False).rstrip()
-    ends = tuple(token.content for token in loaded.tokenizer.added_tokens_decoder.values())
-    if text.endswith(answer.rstrip()) or not text.endswith(ends):  # the template closes no answers, or with no token
-        text += loaded.tokenizer.eos_token
-    return turns, text
+def _in_pieces(
+    loaded: LoadedModel, row: PreferencePair, answer: str, images: tuple[ImageRef, ...]
+) -> dict[str, Tensor]:
+    """Where a token would reach from the prompt into the answer: the answer's tokens behind those of the prompt, which
+    is how they stand when the model has written them itself; so with a beginning that is given."""
+    given = row.response_prefix
+    asked, whole = _rendered(loaded, row, None), _rendered(loaded, row, given + answer)
+    assert whole.startswith(asked + given)
+    pieces = [given, whole[len(asked + given) :]]
+    found = [loaded.tokenizer(piece, add_special_tokens=False)["input_ids"] for piece in pieces]
+    ids = torch.tensor([[*found[0], *found[1]]])
+    inputs = _processed(loaded, asked, images)
+    for name, value in inputs.items():
+        if value.shape == inputs["input_ids"].shape and name != "input_ids":
+            inputs[name] = torch.cat([value, torch.full_like(ids, int(name == "attention_mask"))], dim=1)
+    return {**inputs, "input_ids": torch.cat([inputs["input_ids"], ids], dim=1)}
 
 
 def _with_videos(loaded: LoadedModel, row: PreferencePair, answer: str, prompt: EncodedPrompt) -> dict[str, Tensor]:
@@ -222,7 +216,7 @@ def _with_videos(loaded: LoadedModel, row: PreferencePair, answer: str, prompt: 
     if row.images:
         shown = dict(processor.image_processor([[draw(ref) for ref in row.images]], return_tensors="pt").items())
     pieces, _ = processor.get_text_with_replacements(
-        [_conversation(loaded, row, answer)[1]],
+        [_rendered(loaded, row, answer)],
         [processor.replace_image_token(shown, image_idx=at) for at in range(len(row.images))],
         [processor.replace_video_token(films, video_idx=at) for at in range(len(row.videos))],
     )
@@ -235,16 +229,51 @@ def _with_videos(loaded: LoadedModel, row: PreferencePair, answer: str, prompt: 
 
 
 def _written(loaded: LoadedModel, row: PreferencePair, answer: str, images: tuple[ImageRef, ...]) -> dict[str, Tensor]:
+    if "suffix" in inspect.signature(type(loaded.processor).__call__).parameters:  # PaliGemma's takes the answer apart
+        return _processed(loaded, _rendered(loaded, row, None), images, suffix=[answer])
+    return _processed(loaded, _rendered(loaded, row, answer), images)
+
+
+def _rendered(loaded: LoadedModel, row: PreferencePair, answer: str | None) -> str:
+    """The conversation by the template, with its end of turn; without an answer up to where the model is asked."""
     sees = loaded.family.has_vision
-    turns, text = _conversation(loaded, row, answer)
-    inputs: dict[str, Any] = {}
-    if sees and "suffix" in inspect.signature(type(loaded.processor).__call__).parameters:  # PaliGemma's takes it apart
-        text = loaded.processor.apply_chat_template(turns[:-1], tokenize=False, add_generation_prompt=True)
-        inputs["suffix"] = [answer]
+    turns: list[dict[str, Any]] = []
+    for message in row.prompt:
+        parts = [{"type": p.kind} if p.kind != "text" else {"type": "text", "text": p.text} for p in message.parts]
+        turns.append({"role": message.role, "content": parts if sees else message.text})
+    if answer is not None:
+        turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}] if sees else answer})
+    writer = loaded.processor
+    if sees and writer.chat_template is None:  # its tokenizer has one, for strings
+        writer = loaded.tokenizer
+        for message in turns:
+            texts = [part.get("text", loaded.processor.image_token) for part in message["content"]]
+            message["content"] = "".join(texts)
+
+    def render() -> str:
+        return str(writer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer is None))
+
+    text = render()
+    if sees and "'type': 'text'" in text:  # a list printed as it is: the template takes strings from all but users
+        for message in turns:
+            if {"type": "image"} not in message["content"]:
+                message["content"] = "".join(part["text"] for part in message["content"])
+        text = render()
+    if answer is None:
+        return text
+    text = text.rstrip()
+    ends = tuple(token.content for token in loaded.tokenizer.added_tokens_decoder.values())
+    if text.endswith(answer.rstrip()) or not text.endswith(ends):  # the template closes no answers, or with no token
+        text += loaded.tokenizer.eos_token
+    return text
+
+
+def _processed(loaded: LoadedModel, text: str, images: tuple[ImageRef, ...], **inputs: Any) -> dict[str, Tensor]:
+    """A text with its images as the processor writes them for the model."""
     bos = loaded.tokenizer.bos_token
     if bos is not None and text.startswith(bos):  # as apply_chat_template does where it tokenises
         inputs["add_special_tokens"] = False
-    if not sees:
+    if not loaded.family.has_vision:
         return dict(loaded.processor(text, return_tensors="pt", **inputs))
     if loaded.family.token_types:
         inputs["return_mm_token_type_ids"] = True

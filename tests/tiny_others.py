@@ -53,7 +53,10 @@ def paligemma(text: str = "gemma", template: str = CHATML) -> LoadedModel:
         projection_dim=64,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
     )
-    return _loaded(tf.PaliGemmaForConditionalGeneration(config), processor, text)
+    model = tf.PaliGemmaForConditionalGeneration(config)
+    if text == "gemma2":  # which newer releases choose by themselves: sdpa knows no caps
+        model.set_attn_implementation({"text_config": "eager"})
+    return _loaded(model, processor, text)
 
 
 def hrm_text() -> LoadedModel:

@@ -74,7 +74,9 @@ class MediaFiles:
         try:
             found = real.stat()
             if not stat.S_ISREG(found.st_mode):  # a FIFO would block for ever, a device never ends
-                raise self.fault("not_a_file", path, f"is not a regular file ({real})")
+                is_frames = self.medium == "video" and stat.S_ISDIR(found.st_mode)
+                advice = '; write its images in their order as {"frames": [...]}' if is_frames else ""
+                raise self.fault("not_a_file", path, f"is not a regular file ({real}){advice}")
             self.check_bytes(found.st_size, path)
             handle = os.fdopen(os.open(real, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb")
         except (FileNotFoundError, NotADirectoryError) as error:

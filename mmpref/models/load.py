@@ -43,6 +43,7 @@ from mmpref.models.folder.weights_fit import building_within, refuse_misfit, ref
 from mmpref.models.loaded import LoadedModel
 from mmpref.models.parts import with_parts
 from mmpref.models.quantize import Quantization, QuantizationSettings, after_quantized_load, quantization_config
+from mmpref.models.row_positions import count_in_each_row
 from mmpref.models.tower_inputs import take_any_dtype
 from mmpref.models.tower_masks import look_both_ways
 from mmpref.models.tower_windows import attend_by_length
@@ -108,6 +109,7 @@ def load(
     attend_by_length(model, family)
     look_both_ways(model, family)
     take_any_dtype(model, family)
+    count_in_each_row(model)
     if adapter is not None:
         model = adapters.attach(model, adapter, trainable=trainable)
     if not trainable:

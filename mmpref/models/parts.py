@@ -23,6 +23,7 @@ from mmpref.processing.family import Family, PartName
 
 _SEEING = ("vision", "visual", "image", "video")
 _CONFIGS_OF_SIGHT = (*_SEEING, "vq")  # what cuts images into tokens (Chameleon, Emu3)
+_IMAGE_TYPES = "mm_token_type_ids"
 _HEARING = ("audio", "speech", "sound")
 
 
@@ -67,6 +68,7 @@ def with_parts(family: Family, model: PreTrainedModel, named: Mapping[str, PartN
             language=tuple(parts.language),
             other=tuple(parts.other),
             unknown=tuple(parts.unknown),
+            token_types=family.token_types or _token_types(model),
         )
     else:
         other, unknown = (
@@ -80,6 +82,11 @@ def with_parts(family: Family, model: PreTrainedModel, named: Mapping[str, PartN
     said = tuple((named or {}).items())
     unknown = tuple(path for path in family.unknown if path not in (named or {}))
     return dataclasses.replace(family, named=said, unknown=unknown)
+
+
+def _token_types(model: PreTrainedModel) -> str | None:
+    """The input that tells image tokens from others, where the model's code takes one; not every processor gives it."""
+    return _IMAGE_TYPES if _IMAGE_TYPES in inspect.signature(model.forward).parameters else None
 
 
 def find_parts(model: PreTrainedModel) -> Parts:

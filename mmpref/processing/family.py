@@ -204,7 +204,7 @@ FAMILIES: tuple[Family, ...] = (
     replace(
         _QWEN2_VL,
         name="glm4v",
-        model_types=frozenset({"glm4v", "glm4v_moe", "glm46v", "glm_ocr"}),
+        model_types=frozenset({"glm4v", "glm4v_moe", "glm46v", "glm_ocr", "glmga"}),
         projector=("model.visual.downsample", "model.visual.merger"),
         budget_copies=2,
     ),
@@ -227,6 +227,8 @@ FAMILIES: tuple[Family, ...] = (
         one_dtype=True,  # SmolVLM
     ),
     # decoders that see an image as tokens like all others, each at one place: measured with images by tests/model_types
+    # (not fast_vlm and perception_lm, whose towers are of another library: their forward is LLaVA's); a decoder that
+    # carries a state from token to token (in lfm2_vl, minicpmv4_6) fails the trial
     replace(
         GENERIC,
         name="causal",
@@ -249,6 +251,7 @@ FAMILIES: tuple[Family, ...] = (
                 "kimi_k25",
                 "lfm2_vl",
                 "lighton_ocr",
+                "llama4",
                 "llava_next_video",
                 "minicpmv4_6",
                 "mistral3",

@@ -107,7 +107,7 @@ LEVELS: dict[str, list[set[str]]] = {
     ],
     "models": [
         {"known_configs", "loaded", "parts", "quantize", "reference_rule", "tuning", "unwrap"},
-        {"folder", "frozen_tower", "precision", "tower_inputs", "tower_masks", "tower_windows"},
+        {"folder", "frozen_tower", "precision", "row_positions", "tower_inputs", "tower_masks", "tower_windows"},
         {"adapters"},
         {"logps", "part_counts", "save"},
         {"load"},

@@ -46,6 +46,12 @@ MODELS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
          "num_local_experts": 2, "no_rope_layers": [1, 1, 0, 1]},
         ("sdpa", "eager"),
     ),
+    "llama4, temperature": (
+        "Llama4Text",
+        {"attention_chunk_size": SIZE, "attn_temperature_tuning": True, "floor_scale": 4, "attn_scale": 0.5,
+         "intermediate_size_mlp": 128, "num_local_experts": 2, "no_rope_layers": [1, 0, 1, 0]},
+        ("sdpa",),
+    ),
 }  # fmt: skip
 CASES = [(name, attention) for name, (_, _, kinds) in MODELS.items() for attention in kinds if "flex" not in attention]
 FLEX = [name for name, (_, _, kinds) in MODELS.items() if "flex_attention" in kinds]
@@ -175,9 +181,15 @@ def test_masks_of_sdpa_are_as_large_as_the_pairs_and_not_as_the_row(monkeypatch:
     assert len(made) <= 2 * len(pairs)  # pairs of one shape, and all layers of a kind, share theirs
 
 
-def test_a_model_that_counts_places_of_the_row_runs_plain_rows_and_says_so() -> None:
-    config = tf.Llama4TextConfig(**SMALL, intermediate_size_mlp=128, num_local_experts=2, attn_temperature_tuning=True)
-    model = tf.Llama4ForCausalLM(config).eval()
+def test_a_model_that_counts_places_of_the_row_needs_an_attention_that_sets_them_right() -> None:
+    model = model_of("llama4, temperature", "eager")
     layout = choose_layout(model, family_of_config(model.config))
     assert layout.name == "plain"
-    assert "scale queries by their place in the row" in layout.explanation
+    assert "scale queries by their place in the row, which 'eager' attention cannot set right" in layout.explanation
+    config = model_of("llama4, temperature", "sdpa").config
+    config.floor_scale = 10**6  # as if there were none
+    other = tf.Llama4ForCausalLM(config).eval()
+    other.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        batch = shared_prefix_batch(pairs_of())
+        assert worst(ours(model_of("llama4, temperature", "sdpa"), batch), ours(other, batch)) > 1e-3

@@ -157,6 +157,83 @@ MINICPM = """\
 {%- if enable_thinking is defined and enable_thinking is false -%}{{- '<think>\n\n</think>\n\n' -}}{%- endif -%}
 {%- endif -%}
 """
+# ERNIE-4.5-VL: images are numbered; roles are words; turns end with the end of a sentence.
+ERNIE = """\
+{%- set seen = namespace(images=0) -%}
+{{- '<|begin_of_sentence|>' -}}
+{%- for message in messages -%}
+{%- if message.role == 'user' -%}{{ 'User: ' }}{%- elif message.role == 'assistant' -%}{{ 'Assistant: ' }}{%- endif -%}
+{%- if message.content is string -%}{{- message.content -}}{%- else -%}{%- for part in message.content -%}
+{%- if part.type == 'image' -%}{%- set seen.images = seen.images + 1 -%}
+{{- 'Picture ' ~ seen.images ~ ':<|IMAGE_START|><|IMAGE_PLACEHOLDER|><|IMAGE_END|>' -}}
+{%- else -%}{{- part.text -}}{%- endif -%}{%- endfor -%}{%- endif -%}
+{{- '<|end_of_sentence|>' if message.role == 'assistant' else '\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- 'Assistant: ' -}}{%- endif -%}
+"""
+PADDLE = """\
+{{- '<|begin_of_sentence|>' -}}
+{%- for message in messages -%}
+{%- if message.role == 'user' -%}{{- 'User: ' -}}
+{%- for part in message.content -%}{%- if part.type == 'image' -%}<|IMAGE_START|><|IMAGE_PLACEHOLDER|><|IMAGE_END|>
+{%- endif -%}{%- endfor -%}
+{%- for part in message.content -%}{%- if part.type == 'text' -%}{{- part.text -}}{%- endif -%}{%- endfor -%}
+{{- '\n' -}}
+{%- elif message.role == 'assistant' -%}{{- 'Assistant: ' -}}
+{%- for part in message.content -%}{%- if part.type == 'text' -%}{{- part.text -}}{%- endif -%}{%- endfor -%}</s>
+{%- elif message.role == 'system' -%}
+{%- for part in message.content -%}{%- if part.type == 'text' -%}{{- part.text + '\n' -}}{%- endif -%}{%- endfor -%}
+{%- endif -%}{%- endfor -%}
+{%- if add_generation_prompt -%}{{- 'Assistant: ' -}}{%- endif -%}
+"""
+# HunYuan-VL: marks end the turns of users and of the model; nothing begins them.
+HUNYUAN = """\
+{{- '<｜hy_begin▁of▁sentence｜>' -}}
+{%- for message in messages -%}
+{%- if message.content is string -%}{{- message.content -}}{%- else -%}{%- for part in message.content -%}
+{%- if part.type == 'image' -%}<｜hy_place▁holder▁no▁100｜><｜hy_place▁holder▁no▁102｜><｜hy_place▁holder▁no▁101｜>
+{%- else -%}{{- part.text -}}{%- endif -%}{%- endfor -%}{%- endif -%}
+{%- if message.role == 'system' -%}<｜hy_place▁holder▁no▁3｜>
+{%- elif message.role == 'user' -%}<｜hy_User｜>
+{%- else -%}<｜hy_Assistant｜>{%- endif -%}
+{%- endfor -%}
+"""
+DOTS = """\
+{%- for message in messages -%}
+{{- '<|' + message.role + '|>' -}}
+{%- if message.content is string -%}{{- message.content -}}{%- else -%}{%- for part in message.content -%}
+{%- if part.type == 'image' -%}<|img|><|imgpad|><|endofimg|>{%- else -%}{{- part.text -}}{%- endif -%}
+{%- endfor -%}{%- endif -%}
+{{- '<|endof' + message.role + '|>' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}<|assistant|>{%- endif -%}
+"""
+# MiniMax-M3: marks of punctuation, and a thought that is opened where the model is asked.
+MINIMAX = """\
+{{- ']~!b[' -}}
+{%- for message in messages -%}
+{{- ']~b]' + ('ai' if message.role == 'assistant' else message.role) + '\n' -}}
+{%- if message.content is string -%}{{- message.content -}}{%- else -%}{%- for part in message.content -%}
+{%- if part.type == 'image' -%}{{- ']<]image[>[' -}}{%- else -%}{{- part.text -}}{%- endif -%}
+{%- endfor -%}{%- endif -%}
+{{- '[e~[\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- ']~b]ai\n<think>\n' -}}{%- endif -%}
+"""
+# Muse: the model names whom it speaks to before it speaks, and is asked before that.
+MUSE = """\
+{{- bos_token -}}
+{%- for message in messages -%}
+{{- '<|start|>' + message.role + (' to=user' if message.role == 'assistant' else '') + '<|message|>' -}}
+{%- if message.content is string -%}{{- message.content -}}{%- else -%}{%- for part in message.content -%}
+{%- if part.type == 'image' -%}<|patch|>{%- elif part.type == 'video' -%}<|video|>
+{%- else -%}{{- part.text -}}{%- endif -%}{%- endfor -%}{%- endif -%}
+{%- if message.role == 'system' -%}{{- '\n\nReasoning strength: ' + (reasoning_strength or 'high') + '.' -}}
+{%- endif -%}
+{{- '<|eot|>' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|start|>assistant' -}}{%- endif -%}
+"""
 
 
 def tokenizer_of(

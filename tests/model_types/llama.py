@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from tests.model_types import chats
@@ -39,8 +40,8 @@ def write_llama4(folder: Path) -> Path:
     )
 
 
-def write_minicpmv4_6(folder: Path) -> Path:
-    """MiniCPM-V 4.6: slices of large images with numbers, merged inside the tower and after it; Qwen3.5 below."""
+def write_minicpmv(folder: Path, *, name: str) -> Path:
+    """MiniCPM-V 4.6 on: numbered slices of large images, merged inside the tower and after it; below, Qwen3.5."""
     named = {
         "image_token": "<|image_pad|>", "video_token": "<|video_pad|>", "image_start_token": "<image>",
         "image_end_token": "</image>", "slice_start_token": "<slice>", "slice_end_token": "</slice>",
@@ -57,9 +58,17 @@ def write_minicpmv4_6(folder: Path) -> Path:
         "image_token_id": tokens.image_token_id,
         "video_token_id": tokens.video_token_id,
     }
+    if name == "MiniCPMV4_7":
+        for key in ("image_start", "image_end", "slice_start", "slice_end"):
+            config[f"{key}_id"] = tokens.convert_tokens_to_ids(named[f"{key}_token"])
+        config["newline_id"] = tokens.convert_tokens_to_ids(tokens.tokenize("\n"))[0]
     images = image_class("MiniCPMV4_6")(scale_resolution=56, max_slice_nums=4)
-    return write_folder(folder, model_of("MiniCPMV4_6", config), tokens, images, processor="MiniCPMV4_6Processor")
+    return write_folder(folder, model_of(name, config), tokens, images, processor=f"{name}Processor")
 
 
-WRITERS: dict[str, Writer] = {"llama4": write_llama4, "minicpmv4_6": write_minicpmv4_6}
+WRITERS: dict[str, Writer] = {
+    "llama4": write_llama4,
+    "minicpmv4_6": partial(write_minicpmv, name="MiniCPMV4_6"),
+    "minicpmv4_7": partial(write_minicpmv, name="MiniCPMV4_7"),
+}
 NOT_BUILT: dict[str, str] = {}

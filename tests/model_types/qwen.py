@@ -67,11 +67,14 @@ def ids_of_images(tokens: Any) -> dict[str, int]:
     return {f"{name}_id": tokens.convert_tokens_to_ids(token) for name, token in _TOKENS.items()}
 
 
-def patches(patch: int = 16, *, most: int = 4) -> Any:
+def patches(patch: int = 16, *, most: int = 4, frames: int = 2) -> Any:
     """The image processor of Qwen-VL: any size, as a number of merged patches from one to ``most``."""
     side = (2 * patch) ** 2
     return tf.Qwen2VLImageProcessorPil(
-        patch_size=patch, merge_size=2, temporal_patch_size=2, size={"shortest_edge": side, "longest_edge": most * side}
+        patch_size=patch,
+        merge_size=2,
+        temporal_patch_size=frames,
+        size={"shortest_edge": side, "longest_edge": most * side},
     )
 
 
@@ -85,64 +88,52 @@ def _write(name: str, text: dict[str, Any], tower: dict[str, Any], template: str
     return write_folder(folder, model_of(name, config), tokens, patches(), processor="Qwen3VLProcessor")
 
 
-def write_omni(name: str, folder: Path) -> Path:
+def write_omni(name: str, marks: dict[str, str], patch: int, text: dict[str, Any], folder: Path) -> Path:
     """The thinker of Qwen-Omni, which hears and sees; its processor has a part for sound beside those for sight."""
-    named = {
-        **_TOKENS,
-        "image_token": "<|IMAGE|>" if name == "Qwen2_5Omni" else "<|image_pad|>",
-        "video_token": "<|VIDEO|>" if name == "Qwen2_5Omni" else "<|video_pad|>",
-        "audio_token": "<|AUDIO|>" if name == "Qwen2_5Omni" else "<|audio_pad|>",
-        "vision_bos_token": "<|vision_bos|>" if name == "Qwen2_5Omni" else "<|vision_start|>",
-        "vision_eos_token": "<|vision_eos|>" if name == "Qwen2_5Omni" else "<|vision_end|>",
-        "audio_bos_token": "<|audio_bos|>" if name == "Qwen2_5Omni" else "<|audio_start|>",
-        "audio_eos_token": "<|audio_eos|>" if name == "Qwen2_5Omni" else "<|audio_end|>",
-    }
     template = chats.QWEN
-    for usual, own in (
-        ("vision_start", "vision_bos"),
-        ("vision_end", "vision_eos"),
-        ("image_pad", "image"),
-        ("video_pad", "video"),
-    ):
-        template = template.replace(f"<|{usual}|>", named[f"{own}_token"])
+    for usual in ("vision_start", "vision_end", "image", "video"):
+        template = template.replace(_TOKENS[f"{usual}_token"], marks[usual])
+    named = {
+        "image_token": marks["image"],
+        "video_token": marks["video"],
+        "audio_token": marks["audio"],
+        "vision_bos_token": marks["vision_start"],
+        "vision_eos_token": marks["vision_end"],
+        "audio_bos_token": marks["audio_start"],
+        "audio_eos_token": marks["audio_end"],
+    }
     tokens = chats.tokenizer_of(template, eos="<|im_end|>", pad="<|endoftext|>", named=named)
-    patch, text = (14, {"mrope_section": [2, 3, 3]}) if name == "Qwen2_5Omni" else (16, _ROPE)
-    sound = {
-        "num_mel_bins": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 64, "d_model": 32,
-        "max_source_positions": 100, "output_dim": 64,
-    }  # fmt: skip
-    tower = {**_TOWER, "patch_size": patch, "window_size": 56, "fullatt_block_indexes": [1]}
+    ids = {key: tokens.convert_tokens_to_ids(token) for key, token in marks.items()}
     config = {
-        "text_config": {
-            **TEXT,
-            **ids_of(tokens),
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, **text},
-            **(_EXPERTS if name == "Qwen3OmniMoe" else {}),
+        "text_config": {**TEXT, **ids_of(tokens), **text},
+        "vision_config": {**_TOWER, **_DEEP, "patch_size": patch, "window_size": 56, "fullatt_block_indexes": [1]},
+        "audio_config": {
+            "num_mel_bins": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 64, "d_model": 32,
+            "max_source_positions": 100, "output_dim": 64,
         },
-        "vision_config": {**tower, **(_DEEP if name == "Qwen3OmniMoe" else {})},
-        "audio_config": sound,
-        **{
-            f"{kind}_token_{word}": tokens.convert_tokens_to_ids(named[f"{kind}_token"])
-            for kind in ("image", "video", "audio")
-            for word in ("id", "index")
-        },
-        "audio_start_token_id": tokens.convert_tokens_to_ids(named["audio_bos_token"]),
-        "audio_end_token_id": tokens.convert_tokens_to_ids(named["audio_eos_token"]),
-        "vision_start_token_id": tokens.convert_tokens_to_ids(named["vision_bos_token"]),
-    }
-    model = model_of(f"{name}Thinker", config)
-    write_folder(folder, model, tokens, patches(patch), processor=f"{name}Processor")
+        **{f"{key}_token_{word}": ids[key] for key in ("image", "video", "audio") for word in ("id", "index")},
+        **{f"{key}_token_id": ids[key] for key in ("audio_start", "audio_end", "vision_start")},
+    }  # fmt: skip
+    write_folder(folder, model_of(f"{name}Thinker", config), tokens, patches(patch), processor=f"{name}Processor")
     file = folder / "preprocessor_config.json"  # one file for sight and sound
-    hearing = tf.WhisperFeatureExtractor(feature_size=16).to_dict() | {
-        "feature_extractor_type": "WhisperFeatureExtractor"
-    }
-    file.write_text(json.dumps(hearing | json.loads(file.read_text())))
+    hearing = tf.WhisperFeatureExtractor(feature_size=16).to_dict()
+    file.write_text(json.dumps({**hearing, **json.loads(file.read_text()), "feature_extractor_type": _WHISPER}))
     return folder
 
 
+_WHISPER = "WhisperFeatureExtractor"
+_OMNI_2_5 = {
+    "image": "<|IMAGE|>", "video": "<|VIDEO|>", "audio": "<|AUDIO|>", "vision_start": "<|vision_bos|>",
+    "vision_end": "<|vision_eos|>", "audio_start": "<|audio_bos|>", "audio_end": "<|audio_eos|>",
+}  # fmt: skip
+_OMNI_3 = {
+    "image": "<|image_pad|>", "video": "<|video_pad|>", "audio": "<|audio_pad|>", "vision_start": "<|vision_start|>",
+    "vision_end": "<|vision_end|>", "audio_start": "<|audio_start|>", "audio_end": "<|audio_end|>",
+}  # fmt: skip
+_ROPE_2_5 = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}}
 _DEEP = {"deepstack_visual_indexes": [0]}
 _INDEXED = {
-    "layer_types": ["linear_attention", "indexed_attention"], "hc_count": 2, "hc_lowrank": 16, "ple_layer_ids": [1],
+    "layer_types": ["linear_attention", "full_attention"], "hc_count": 2, "hc_lowrank": 16, "ple_layer_ids": [1],
     "ple_embed_dim": 64, "ngram_vocab_size_base": 64, "make_ngram_vocab_size_divisible_by": 8, "heads_per_ngram": 2,
     "split_ngram_parts": 2, "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 64,
     "indexer_compress_ratio": 4, "shared_expert_intermediate_size": 64,
@@ -157,7 +148,10 @@ WRITERS: dict[str, Writer] = {
         chats.QWEN_THINKS,
     ),
     "qwen4_exp": partial(_write, "Qwen4Exp", {**_LINEAR, **_PARTIAL, **_EXPERTS, **_INDEXED}, {}, chats.QWEN_THINKS),
-    "qwen2_5_omni_thinker": partial(write_omni, "Qwen2_5Omni"),
-    "qwen3_omni_moe_thinker": partial(write_omni, "Qwen3OmniMoe"),
+    "cosmos3_omni": partial(_write, "Cosmos3Omni", {}, _DEEP, chats.QWEN),
+    "qwen2_5_omni_thinker": partial(write_omni, "Qwen2_5Omni", _OMNI_2_5, 14, _ROPE_2_5),
+    "qwen3_omni_moe_thinker": partial(
+        write_omni, "Qwen3OmniMoe", _OMNI_3, 16, {"rope_parameters": _ROPE, **_EXPERTS}
+    ),
 }  # fmt: skip
 NOT_BUILT: dict[str, str] = {}

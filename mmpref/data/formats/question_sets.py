@@ -162,8 +162,8 @@ QUESTION_SETS = (
     ),
     Format(
         name="mm_rlhf",
-        title="MM-RLHF: dpo_pairs.jsonl; rows of videos are quarantined",
-        signature="prompt, chosen, rejected, and chosen_reason, rejected_reason or is_tie; image",
+        title="MM-RLHF: dpo_pairs.jsonl; prompt and two answers about an image or a video",
+        signature="prompt, chosen, rejected, and chosen_reason, rejected_reason, is_tie, video or videos; image",
         key="prompt",
         matches=is_mm_rlhf,
         to_canonical=_mm_rlhf,

@@ -86,8 +86,10 @@ def _split(message: Message, mark: re.Pattern[str]) -> Message:
     if message["role"] != "user":
         return message
     parts: Parts = []
-    last_text, is_tail = -1, False  # the last text that stays, and whether it ends a text of before
-    for part in message["content"]:
+    content = message["content"]
+    texts = [number for number, part in enumerate(content) if part["type"] == "text"]
+    last_text, is_stripped = -1, False  # the last text that stays, and whether a line break was taken off it before
+    for number, part in enumerate(content):
         if part["type"] != "text":
             parts.append(part)
             continue
@@ -98,9 +100,9 @@ def _split(message: Message, mark: re.Pattern[str]) -> Message:
             text = piece.removeprefix("\n") if place else piece
             if text or len(pieces) == 1:
                 parts.append({"type": "text", "text": text})
-                last_text, is_tail = len(parts) - 1, place == len(pieces) - 1
-    ended_with_image = message["content"][-1]["type"] != "text"
-    if parts[-1]["type"] != "text" and last_text >= 0 and not (is_tail and ended_with_image):
+                last_text = len(parts) - 1
+                is_stripped = content[-1]["type"] != "text" and number == texts[-1] and place == len(pieces) - 1
+    if parts[-1]["type"] != "text" and last_text >= 0 and not is_stripped:
         parts[last_text]["text"] = parts[last_text]["text"].removesuffix("\n")
     return {**message, "content": [part for part in parts if part["type"] != "text" or part["text"]] or parts}
 

@@ -51,7 +51,7 @@ _COLUMNS = {
     },
 }
 """Key of ``columns`` -> the name under which our adapters of the two formats read it. The scores are Uni-DPO's own."""
-_DEFAULTS = {*_COLUMNS["alpaca"].values(), *_COLUMNS["sharegpt"].values(), "messages", "image"} - {
+_DEFAULTS = {*_COLUMNS["alpaca"].values(), *_COLUMNS["sharegpt"].values(), "messages", "image", "video"} - {
     "score_chosen",
     "score_rejected",
 }

@@ -99,11 +99,12 @@ def refuse_positions(config: PretrainedConfig, path: str | Path) -> None:
     """
     text: Any = config.get_text_config()
     rope = getattr(text, "rope_parameters", None) or {}
-    heads = getattr(text, "num_attention_heads", None)
-    if not isinstance(rope, Mapping) or not heads:
+    if not isinstance(rope, Mapping):
         return
     section = rope.get("mrope_section", _USUAL_SECTION if config.model_type in _PLANES else None)
-    if section is None:
+    # asked for here only: where layers differ in it, the config refuses to say one number
+    heads = None if section is None else getattr(text, "num_attention_heads", None)
+    if not heads:
         return
     head = getattr(text, "head_dim", None) or text.hidden_size // heads
     head = int(head * rope.get("partial_rotary_factor", 1.0))

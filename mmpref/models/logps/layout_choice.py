@@ -12,7 +12,14 @@ from torch import nn
 from mmpref.errors import ConfigError
 from mmpref.models.logps.answer_logps import answer_logps
 from mmpref.models.logps.reference import eval_mode
-from mmpref.models.logps.shared_prefix_attention import IMPLEMENTATIONS, implementation, text_config, use_attention
+from mmpref.models.logps.shared_prefix_attention import (
+    BY_SEGMENT,
+    IMPLEMENTATIONS,
+    implementation,
+    scales_by_place,
+    text_config,
+    use_attention,
+)
 from mmpref.models.unwrap import base_model
 from mmpref.processing.encoded import EncodedPair, EncodedPrompt
 from mmpref.processing.family import Family
@@ -77,8 +84,10 @@ def _obstacle(model: nn.Module, family: Family) -> str | None:
     config = text_config(model)
     if "local" in (getattr(config, "attention_layers", None) or ()):
         return "some of its layers attend to a window that their own code makes"  # GPT-Neo
-    if getattr(config, "attn_temperature_tuning", False):
-        return "its layers scale queries by their place in the row, where the second answer is not at its own"
+    if scales_by_place(config) and name not in BY_SEGMENT:
+        return (
+            f"its layers scale queries by their place in the row, which '{name}' attention cannot set right; sdpa can"
+        )
     if (failure := _failure_on_trial(model, family)) is not None:
         return f"{failure} (model type '{config.model_type}')"
     return None

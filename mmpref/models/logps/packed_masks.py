@@ -27,7 +27,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
 
-from mmpref.processing.batch import Segment
+from mmpref.processing.batch import Segment, to_device
 
 _DENSE = ("eager", "flex_attention")
 """Attention of transformers that takes one mask for the whole row; the model keeps the name."""
@@ -44,6 +44,17 @@ class PackedRow:
         self.pieces = [n for part in self.segments for n in (part.prefix + part.first, part.second) if n]
         """Lengths of what attends together, in row order: prefix + first, then second where there is one."""
         self._masks: dict[tuple[int, int, torch.device], Any] = {}
+        self._positions: dict[torch.device, Tensor] = {}
+
+    def positions(self, device: torch.device) -> Tensor:
+        """Of every token in its own sequence: [T]."""
+        if device not in self._positions:
+            of_segments = [
+                torch.cat([torch.arange(prefix + first), torch.arange(prefix, prefix + second)])
+                for _, prefix, first, second in self.segments
+            ]
+            self._positions[device] = to_device(torch.cat(of_segments), device)
+        return self._positions[device]
 
     def lower_right(self, rows: int, columns: int, device: torch.device) -> Any:
         """Causal attention of the last ``rows`` of ``columns`` tokens, as ``scaled_dot_product_attention`` takes it."""
@@ -132,17 +143,16 @@ def sees(row: PackedRow, rule: Rule, device: torch.device | str) -> Callable[[Te
 
     For attention that takes one mask; two answers of a segment are as in :class:`PackedMask`.
     """
-    segment, branch, position, base = (torch.zeros(row.num_tokens, dtype=torch.long) for _ in range(4))
+    segment, branch, base = (torch.zeros(row.num_tokens, dtype=torch.long) for _ in range(3))
     for number, (start, prefix, first, second) in enumerate(row.segments):
         middle, last = start + prefix, start + prefix + first
         end = last + second
         segment[start:end] = number
         branch[middle:last], branch[last:end] = 1, 2
-        position[start:last] = torch.arange(prefix + first)
-        position[last:end] = torch.arange(prefix, prefix + second)
         if not rule.by_position:
             base[start:last], base[last:end] = start, start + first
-    segment, branch, position, base = (plane.to(device) for plane in (segment, branch, position, base))
+    segment, branch, base = (plane.to(device) for plane in (segment, branch, base))
+    position = row.positions(torch.device(device))
 
     def seen(query: Tensor, key: Tensor) -> Tensor:
         own = (segment[query] == segment[key]) & ((branch[key] == 0) | (branch[key] == branch[query]))
@@ -155,12 +165,13 @@ def sees(row: PackedRow, rule: Rule, device: torch.device | str) -> Callable[[Te
 
 # ---- the functions that make masks -------------------------------------------------------------------------------
 
-_row: ContextVar[PackedRow | None] = ContextVar("_row", default=None)
+_running: ContextVar[tuple[PackedRow, PretrainedConfig] | None] = ContextVar("_running", default=None)
 
 
-def current_row() -> PackedRow | None:
-    """The packed row that the model runs now."""
-    return _row.get()
+def row_of(config: Any) -> PackedRow | None:
+    """The packed row that the model with this config for its language runs now; None for any other part of it."""
+    running = _running.get()
+    return running[0] if running is not None and running[1] is config else None
 
 
 @contextmanager
@@ -172,10 +183,10 @@ def running(row: PackedRow, config: PretrainedConfig) -> Iterator[None]:
     masks = ALL_MASK_ATTENTION_FUNCTIONS
     before = {name: masks[name] for name in _DENSE}
     local = {name for name in _DENSE if name in masks._local_mapping}
-    token = _row.set(row)
+    token = _running.set((row, config))
     try:
         for name, stock in before.items():
-            masks[name] = _dense_mask(name, stock, config)
+            masks[name] = _dense_mask(name, stock)
         yield
     finally:
         for name, stock in before.items():
@@ -183,14 +194,14 @@ def running(row: PackedRow, config: PretrainedConfig) -> Iterator[None]:
                 masks[name] = stock
             else:
                 del masks[name]
-        _row.reset(token)
+        _running.reset(token)
 
 
 def packed_mask(stock: Callable[..., Any]) -> Callable[..., Any]:
     """A mask function to register: a :class:`PackedMask` for a packed row, what ``stock`` gives for anything else."""
 
     def mask(*args: Any, **kwargs: Any) -> Any:
-        row = _row.get()
+        row = row_of(kwargs.get("config"))
         if row is None:
             return stock(*args, **kwargs)
         if isinstance(made := kwargs.get("attention_mask"), PackedMask):
@@ -200,10 +211,10 @@ def packed_mask(stock: Callable[..., Any]) -> Callable[..., Any]:
     return mask
 
 
-def _dense_mask(name: str, stock: Callable[..., Any], config: PretrainedConfig) -> Callable[..., Any]:
+def _dense_mask(name: str, stock: Callable[..., Any]) -> Callable[..., Any]:
     def mask(*args: Any, **kwargs: Any) -> Any:
-        row = _row.get()
-        if row is None or kwargs.get("config") is not config:
+        row = row_of(kwargs.get("config"))
+        if row is None:
             return stock(*args, **kwargs)
         device = kwargs["device"]
         seen = sees(row, _rule_of(kwargs), device)

@@ -37,13 +37,14 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from mmpref.errors import ConfigError
 from mmpref.models.logps.cross_attention import CrossMask, attend_across
-from mmpref.models.logps.packed_masks import PackedMask, PackedRow, current_row, packed_mask, running
+from mmpref.models.logps.packed_masks import PackedMask, PackedRow, packed_mask, row_of, running
 from mmpref.models.logps.right_padding import without_right_padding
 from mmpref.models.unwrap import base_model
 from mmpref.processing.batch import PairBatch
 
 _SPLIT = {"sdpa": "pair_sdpa", "flash_attention_2": "pair_flash_attention_2"}
-IMPLEMENTATIONS = (*_SPLIT, "flex_attention", "eager")
+BY_SEGMENT = tuple(_SPLIT)
+IMPLEMENTATIONS = (*BY_SEGMENT, "flex_attention", "eager")
 """What a model may be loaded with (``attn_implementation``) to share prefixes."""
 _WIDEST_GROUPED = 256  # heads up to this width have a kernel for groups of heads on a GPU
 
@@ -163,10 +164,31 @@ def _pair_attention(
         is_window = rule.by_position and rule.reach is not None and rule.reach == kwargs.get("sliding_window")
         window = rule.reach if is_window else None
         attend = make(attention_mask.row, dropout, scaling, window)
+        query = _scaled_in_its_sequence(module, attention_mask.row, query)
         query, key, value = _in_autocast(query, key, value)
         return _by_segment(attention_mask, query, key, value, attend), None
 
     return attention
+
+
+def _scaled_in_its_sequence(module: Any, row: PackedRow, query: Tensor) -> Tensor:
+    """Llama 4 scales queries of layers without rotary positions by their place in the row (its temperature, which grows
+    at every ``floor_scale`` tokens); this makes it the place in their own sequence.
+    """
+    if not scales_by_place(module) or getattr(module, "use_rope", True):
+        return query
+
+    def scale(places: Tensor) -> Tensor:
+        found: Tensor = torch.log1p(torch.floor((places.float() + 1) / module.floor_scale)) * module.attn_scale + 1
+        return found
+
+    right = scale(row.positions(query.device)) / scale(torch.arange(row.num_tokens, device=query.device))
+    return (query * right[None, None, :, None]).to(query.dtype)
+
+
+def scales_by_place(of: Any) -> bool:
+    """Whether a layer, or the layers of a config, scale queries by their place in the row (Llama 4)."""
+    return bool(getattr(of, "attn_temperature_tuning", False))
 
 
 def _in_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -192,7 +214,7 @@ def _refuse_extras(given: Mapping[str, Any]) -> None:
 
 def _refuse_lost_row(module: nn.Module, query: Tensor, key: Tensor) -> None:
     """A layer that reads the whole packed row without its mask would attend to everything."""
-    row = current_row()
+    row = row_of(getattr(module, "config", None))
     if row is None or not query.shape[2] == key.shape[2] == row.num_tokens or not getattr(module, "is_causal", True):
         return
     raise ConfigError(
@@ -234,4 +256,4 @@ def use_attention(model: nn.Module, name: str) -> None:
         return
     inner: Any = base_model(model)
     is_nested = inner.config.get_text_config() is not inner.config
-    inner.set_attn_implementation({"text_config": name} if is_nested else name)
+    inner.set_attn_implementation({"text_config" if is_nested else "": name})

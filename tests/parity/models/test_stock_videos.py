@@ -136,9 +136,8 @@ def test_log_probs_are_those_of_the_stock_processor_and_model_on_whole_conversat
     batch = PairCollator(encoder, draw, film, layout=layout)([row])
     with torch.no_grad():
         found = answers_of(batch, answer_logps(loaded.model, batch))
-        for mine, answer, side_of_row in zip(
-            found, (row.chosen, row.rejected), encoder.encode(row, draw, film).sides()
-        ):
+        sides = encoder.encode(row, draw, film).sides()
+        for mine, answer, side_of_row in zip(found, ("yes .", "no ."), sides, strict=True):
             whole = by_stock(processor, row, answer)
             assert side_of_row is not None
             prompt, ids = side_of_row

@@ -34,7 +34,7 @@ EXPECTED: dict[str, dict[str, int]] = {
     "llama3_ultrafeedback": {"pair": 3, "no_pair": 1},
     "llama3_ultrafeedback_armorm": {"pair": 3, "no_pair": 1},
     "llava_rlhf": {"pair": 3, "preference": 1},
-    "mm_rlhf": {"pair": 2, "video": 1, "no_pair": 1},
+    "mm_rlhf": {"pair": 3, "no_pair": 1},
     "mmpr": {"pair": 4},
     "omnialign_v_dpo": {"pair": 3, "image_count": 1},
     "povid": {"pair": 3, "prompt_differs": 1},
@@ -97,7 +97,7 @@ def test_the_four_rows_of_a_card_become_the_expected_pairs(name: str) -> None:
         for pair in pairs:
             assert pair.score_chosen is not None
             assert low <= pair.score_chosen <= high
-    assert all(bool(pair.images) == (card.images.kind != "none") for pair in pairs)
+    assert all(bool(pair.images or pair.videos) == (card.images.kind != "none") for pair in pairs)
     assert (card.images.kind == "bytes") == any(image.data for pair in pairs for image in pair.images)
     if name in FIRST_IMAGE:
         assert pairs[0].images[0].path == FIRST_IMAGE[name]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mmpref.data.quarantine import RowError
 from mmpref.data.videos.files import VideoLimits
 from mmpref.data.videos.loader import VideoLoader
-from mmpref.records import VideoRef
+from mmpref.records import ImageRef, VideoRef
 from tests.tiny_videos import picture, write_sound, write_video
 
 
@@ -55,6 +55,16 @@ def test_paths_that_lead_elsewhere(tmp_path: Path, path: str, reason: str) -> No
     (root / "link.mp4").symlink_to(tmp_path / "outside.mp4")
     os.mkfifo(root / "pipe")
     assert refused(VideoLoader(root), path).reason == reason
+
+
+def test_a_folder_of_frames_says_how_they_are_given(tmp_path: Path) -> None:
+    (tmp_path / "clip").mkdir()
+    for number in range(2):
+        picture(number).save(tmp_path / "clip" / f"{number}.png")
+    loader = VideoLoader(tmp_path)
+    assert '{"frames": [...]}' in str(refused(loader, "clip"))
+    frames = [ImageRef(path=f"clip/{number}.png") for number in range(2)]
+    assert len(loader(VideoRef(frames=tuple(frames))).frames) == 2
 
 
 def test_without_a_root_no_file_is_opened() -> None:
