@@ -197,6 +197,22 @@ def test_files_train_with_the_tokens_that_were_planned(tmp_path: Path, capfd: py
     assert [one.prompt.video_frames for one in encoded] == [(4,), (4,), (8,), (4,)]
 
 
+def test_an_adapter_is_merged_with_its_drift_on_videos_and_the_doctor_shows_one(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model, rows = build("qwen3_vl", tmp_path / "model"), write_rows(tmp_path, kinds=(("video",),))
+    lora = ("tune={vision: lora, projector: freeze, language: lora}", "adapter={kind: lora, rank: 4}")
+    line = command(tmp_path, "run", model, rows, *lora, "train.gradient_checkpointing=true")
+    assert main(line) == 0
+    merging = ["merge", str(tmp_path / "run"), "--out", str(tmp_path / "merged"), "--dtype", "float32"]
+    assert main(merging) == 0
+    assert (tmp_path / "merged" / "video_preprocessor_config.json").is_file()
+    capfd.readouterr()
+    assert main(["doctor", *line[1:], f"output={tmp_path / 'new'}"]) == 0
+    said = capfd.readouterr().out
+    assert "<0.2 seconds><|vision_start|><video x 4><|vision_end|>" in said
+
+
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     model, rows = build("qwen2_5_vl", tmp_path / "model"), write_rows(tmp_path)
     assert main(command(tmp_path, "one", model, rows)) == 0
