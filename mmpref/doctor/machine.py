@@ -18,7 +18,11 @@ from pathlib import Path
 from mmpref.version import __version__
 
 _GIB = 2**30
-_LIBRARIES = ("torch", "transformers", "accelerate", "peft", "datasets", "pillow", "bitsandbytes")
+_LIBRARIES = ("torch", "transformers", "accelerate", "peft", "datasets", "pillow", "bitsandbytes", "av")
+_OPTIONAL = {
+    "bitsandbytes": "needed for QLoRA and 8-bit optimizers: pip install 'mmpref[qlora]'",
+    "av": "needed for video files: pip install 'mmpref[video]'",
+}
 _TRIAL_SECONDS = 120
 
 
@@ -62,10 +66,8 @@ def _library(name: str) -> Fact:
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        if name == "bitsandbytes":
-            return Fact(
-                name, "not installed", None, "needed for QLoRA and 8-bit optimizers: pip install 'mmpref[qlora]'"
-            )
+        if name in _OPTIONAL:
+            return Fact(name, "not installed", None, _OPTIONAL[name])
         return Fact(name, "not installed", False, f"pip install '{name}{floor or ''}'")
     from packaging.specifiers import SpecifierSet
 

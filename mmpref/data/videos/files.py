@@ -280,14 +280,18 @@ class VideoFile:
                 shown = next(frames, None)
                 if shown is None or shown.time is None or shown.time > begin + time + half:
                     return None
-            while following is None or (following.time or 0.0) <= begin + time + half:
-                if following is not None:
-                    shown = following
+            while following is None or following.time <= begin + time + half:
+                shown = shown if following is None else following
                 following = next(frames, None)
-                if following is None or following.time is None:
-                    return None  # the end, which the other way judges
+                if following is None:  # the end
+                    break
+                if following.time is None:
+                    return None
+            at = shown.time
+            lasts = max(1 / header.fps, _seconds(shown.duration, shown.time_base))
+            if following is None and begin + time > at + 1.5 * lasts:
+                return None  # too early an end, which the other way tells
             found.append(_upright(shown, header))
-            at = shown.time or at
         return found
 
     def _in_order(self, times: Sequence[float], header: VideoHeader) -> list[Image.Image]:

@@ -56,6 +56,14 @@ def test_pairs_may_have_the_format_of_another_suite(tmp_path):
         load_samples("preference", tmp_path / "odd.jsonl")
 
 
+def test_pairs_with_videos_are_refused_by_id():
+    film = {**PAIRS[0], "id": "film", "images": [], "prompt": "What is it?", "videos": ["a.mp4"]}
+    canonical = {**film, "prompt": [{"role": "user", "content": [{"type": "video"}]}]}
+    for row in (film, canonical):
+        with pytest.raises(DataError, match=r"pair 'film' has videos, and this benchmark shows images only"):
+            load_samples("preference", [PAIRS[1], row])
+
+
 def test_true_and_false_are_no_log_probs():
     rows = [{"id": pair["id"], "chosen": True, "rejected": False} for pair in PAIRS]
     found = score("preference", PAIRS, rows)
