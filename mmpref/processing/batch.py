@@ -66,6 +66,8 @@ class PairBatch:
     video_frames: tuple[int, ...] = ()  # frames of every video: some models are given all videos as long as the longest
     image_token_id: int | None = None  # the token whose places ``image_places`` are
     image_places: Tensor | None = None  # [M] places in the N * T tokens that take an image feature each, in order
+    video_token_id: int | None = None
+    video_places: Tensor | None = None  # the same of video features
     num_dummy_pairs: int = 0  # the last n pairs have no weight: they are there so that all ranks run as many forwards
     keys: tuple[str, ...] = ()  # length B: what the model is given for each pair, as a hash; () unless asked for
 

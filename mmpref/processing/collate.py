@@ -163,10 +163,13 @@ def collate_pairs(
         batch = shared_prefix_batch(pairs, need_rejected=need_rejected)
     else:
         batch = plain_batch(pairs, pad_token_id, need_rejected=need_rejected)
-    if image_token_id is None or not batch.vision or batch.has_videos:  # videos have places and features of their own
-        return batch
-    places = (batch.input_ids.flatten() == image_token_id).nonzero().flatten()
-    return replace(batch, image_token_id=image_token_id, image_places=places)
+    shown = {"image": image_token_id, "video": video_token_id if batch.has_videos else None}
+    ids = batch.input_ids.flatten()
+    for kind, token in shown.items():
+        places = None if token is None or not batch.vision else (ids == token).nonzero().flatten()
+        if places is not None and len(places):
+            batch = replace(batch, **{f"{kind}_token_id": token, f"{kind}_places": places})  # type: ignore[arg-type]
+    return batch
 
 
 def collate_prompts(

@@ -336,4 +336,7 @@ def test_a_prompt_with_other_video_tokens_than_its_videos_have_is_refused() -> N
     collate = PairCollator(encoder, draw, film)
     with pytest.raises(EncodeError, match="video tokens, and its own videos have 3 features"):
         collate._batch([wrong])
-    assert collate([pair("film", images=(), videos=("60x60x4-1",))]).image_places is None
+    found = collate([pair("film", images=(), videos=("60x60x4-1",))])
+    assert found.image_places is None
+    assert found.video_places is not None
+    assert len(found.video_places) == sum(encoded.prompt.video_tokens)

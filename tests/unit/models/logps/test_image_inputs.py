@@ -68,11 +68,17 @@ def test_a_tower_is_given_what_it_makes_of_its_grids(name: str) -> None:
 def test_videos_and_images_of_one_batch_are_each_given_their_own(name: str, layout: Any) -> None:
     loaded = prepare(build_deep(name), ALL)
     batch = collator_for(loaded, layout)([pair("image", images=("90x60-2",)), *video_rows()])
-    own, of_own = run(loaded, replace(batch, image_grids=(), video_grids=()))
-    with_inputs, of_with = run(loaded, batch)
-    assert float((with_inputs - own).abs().max()) < 1e-6
-    assert relative(of_with, of_own) < 1e-6
-    assert batch.image_places is None  # places are of images alone
+    alone = collator_for(loaded, layout)(video_rows()[:2])
+    for one in (batch, alone):
+        own, of_own = run(loaded, replace(one, image_grids=(), video_grids=(), image_places=None, video_places=None))
+        for _ in range(2):  # the first time the model's own way is looked at
+            with_inputs, of_with = run(loaded, one)
+            assert float((with_inputs - own).abs().max()) < 1e-6
+            assert relative(of_with, of_own) < 1e-6
+    assert batch.image_places is not None
+    assert batch.video_places is not None
+    assert alone.image_places is None
+    assert alone.video_places is not None
     given_inputs = image_inputs(loaded.model, batch)
     if name in QWEN:
         assert int(given_inputs["image_cu_seqlens"][-1]) == len(batch.vision["pixel_values"])
@@ -113,6 +119,14 @@ def test_features_that_are_not_as_many_as_image_tokens_are_refused() -> None:
     assert batch.image_places is not None
     with pytest.raises(DataError, match=r"pairs one, two, none have 11 image tokens and the model makes 12 features"):
         answer_logps(loaded.model, replace(batch, image_places=batch.image_places[:-1]))
+
+
+def test_features_that_are_not_as_many_as_video_tokens_are_refused() -> None:
+    loaded = prepare(build_deep("qwen2_vl"), ALL)
+    batch = collator_for(loaded)(video_rows()[:1])
+    assert batch.video_places is not None
+    with pytest.raises(DataError, match=r"pairs film have \d+ video tokens and the model makes \d+ features"):
+        answer_logps(loaded.model, replace(batch, video_places=batch.video_places[:-1]))
 
 
 def test_only_what_is_known_to_be_padded_on_the_right_loses_its_mask() -> None:
