@@ -289,7 +289,10 @@ def _processed(loaded: LoadedModel, text: str, images: tuple[ImageRef, ...], **i
 def run_alone(model: Any, sequence: Written) -> Tensor:
     """Log-probs of the answer's tokens, from all logits of one sequence: [L]."""
     dtype = next(model.parameters()).dtype  # Llama 4's processor gives bfloat16, whatever the model is
-    inputs = {name: value.to(dtype) if value.is_floating_point() else value for name, value in sequence.inputs.items()}
+    inputs = {
+        name: value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+        for name, value in sequence.inputs.items()
+    }
     logits = model(**inputs, use_cache=False).logits[0].float()
     targets = sequence.inputs["input_ids"][0]
     logps = logits.log_softmax(-1)[:-1].gather(1, targets[1:, None])[:, 0]

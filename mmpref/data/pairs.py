@@ -89,12 +89,14 @@ def _build(row: Mapping[str, Any], source: str) -> PreferencePair:
     rejected_images = None if given("rejected_images") is None else _images(row, "rejected_images") or None
     asides: dict[str, list[Any]] = {}
     prompt = read_prompt(given("prompt"), asides)
-    places = sum([part.kind == "image" for message in prompt for part in message.parts])
+    kinds = [part.kind for message in prompt for part in message.parts]
+    places, video_places = kinds.count("image"), kinds.count("video")
     images = () if not places and _holds_none(given("images")) else _images(row, "images")
     _check_image_places(places, images, "images")
-    video_places = sum([part.kind == "video" for message in prompt for part in message.parts])
-    videos = () if not video_places and _holds_none(given("videos")) else _videos(given("videos"))
-    _check_video_places(video_places, videos)
+    videos: tuple[VideoRef, ...] = ()
+    if video_places or given("videos") is not None:
+        videos = () if not video_places and _holds_none(given("videos")) else _videos(given("videos"))
+        _check_video_places(video_places, videos)
     chosen = read_answer(row, "chosen")
     rejected = None if given("rejected") is None else read_answer(row, "rejected")
     if rejected_images is not None:

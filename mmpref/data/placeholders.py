@@ -24,7 +24,6 @@ _EMPTY = re.compile(r"<(image|video|audio)>(?:\./)?</\1>", re.IGNORECASE)
 """A place that is written as two tags, as MiniCPM does: no text about markup."""
 _TAG = re.compile(r"</?[A-Za-z]+ ?/?>")
 _REASONS = {
-    "video": "video",
     "audio": "audio",
     "sound": "audio",
     "speech": "audio",
@@ -50,20 +49,23 @@ _ABOUT_CODE = re.compile(
 _LISTED = re.compile(r"[-*+]\s|\d+[.)]\s")
 
 
-OURS = "an image's place is a part {type: image}, and text that is meant letter by letter is a part {type: text}"
+OURS = (
+    "an image's place is a part {type: image}, a video's is {type: video}, and text that is meant letter by letter is "
+    "a part {type: text}"
+)
 """What to do in our own rows."""
 LITERAL = "if it is meant letter by letter, give the row in mmpref's own format, with the text as a part {type: text}"
 """The way out for rows of other formats."""
 
 
 def refuse_marks(text: str, where: str, *, has_images: bool, advice: str = "") -> None:
-    """Refuse a text of the prompt that holds a mark of media which is no image place.
+    """Refuse a text of the prompt that holds a mark of media which is no place for an image or a video.
 
-    Where the row has no image, a text that plainly speaks about markup (a closing tag, a backtick, the word HTML or
+    Where the row has neither, a text that plainly speaks about markup (a closing tag, a backtick, the word HTML or
     tag) keeps its ``<image>``, ``<video>`` or ``<audio>``.
 
     Raises:
-        RowError: ``literal_placeholder``, ``video``, ``audio`` or ``boxes``.
+        RowError: ``literal_placeholder``, ``audio`` or ``boxes``.
     """
     if "<" not in text and "[IMG]" not in text:
         return
@@ -78,11 +80,12 @@ def refuse_marks(text: str, where: str, *, has_images: bool, advice: str = "") -
         return
     kind = next((name for name in _REASONS if name in mark.lower()), "")
     if not kind:
+        medium = "video" if "video" in mark.lower() else "image"
         advice = advice or (
-            f"a place that no image fills; give the image under 'images', or take the mark out; {LITERAL}"
+            f"a place that no {medium} fills; give the {medium} under '{medium}s', or take the mark out; {LITERAL}"
         )
-    elif _REASONS[kind] in ("video", "audio"):
-        advice = f"{_REASONS[kind]} is not supported, only images and text are; drop these rows"
+    elif _REASONS[kind] == "audio":
+        advice = "audio is not supported, only images, videos and text are; drop these rows"
     else:
         advice = "boxes are not supported; write them into the text as the model spells them"
     raise RowError(f"{where} holds {mark[:80]}: {advice}", reason=_REASONS.get(kind, "literal_placeholder"))

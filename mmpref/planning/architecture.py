@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from mmpref.errors import ConfigError, library_errors
 from mmpref.models.adapters.lora import prepare
@@ -81,7 +82,7 @@ def describe(
     tuning = Tuning(vision=tune.vision, projector=tune.projector, language=tune.language)
     parameters, trained, largest_trained = _weights(whole, tuning)
     head, table = _embeddings(model, config)
-    linear = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head]
+    linear = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
     in_language = [m.weight.numel() for name, m in linear if family.part_of(name) == "language"]
     path = recipe.adapter.path
     start = None if path is None else _with_ties(read_adapter(Path(model_of(path)), family), model)
@@ -133,7 +134,7 @@ def _weights(whole: LoadedModel, tuning: Tuning) -> tuple[dict[PartName, int], d
 
 
 def _adapter(
-    whole: LoadedModel, tuning: Tuning, recipe: Recipe, linear: list[tuple[str, nn.Linear]]
+    whole: LoadedModel, tuning: Tuning, recipe: Recipe, linear: list[tuple[str, nn.Linear | Conv1D]]
 ) -> dict[PartName, int]:
     """Weights of a fresh LoRA adapter on each part; zeros without one, or where training goes on with a saved one."""
     adapted: dict[PartName, int] = dict.fromkeys(ORDER, 0)
@@ -143,8 +144,9 @@ def _adapter(
     wanted = set(lora_layers(whole.model, whole.family, tuning))
     for name, layer in linear:
         if name in wanted:
-            added = section.rank * (layer.in_features + layer.out_features)
-            adapted[whole.family.part_of(name)] += added + (layer.out_features if section.use_dora else 0)
+            out = layer.weight.shape[1 if isinstance(layer, Conv1D) else 0]
+            added = section.rank * sum(layer.weight.shape)
+            adapted[whole.family.part_of(name)] += added + (out if section.use_dora else 0)
     return adapted
 
 

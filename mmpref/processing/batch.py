@@ -196,6 +196,7 @@ def join_vision(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     that the model is given (Pixtral) or has a mask of (Idefics 2), the smaller ones are padded with zeros, which the
     models cut off or leave out by the sizes or the mask, and ``models.logps.video_inputs`` by the numbers of frames.
     MiniCPM-V's patches lie in one row, (1, 3, P, P * patches) with (images, 2) grids, and are joined along that.
+    Numbers that are places among the patches of all images are moved on by those of the rows before (Molmo 2).
 
     Raises:
         DataError: images that became tensors of different heights and widths, which no model takes in one batch.
@@ -221,8 +222,28 @@ def _join_alike(present: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         raise DataError(
             f"rows of one batch have different vision inputs: {sorted({str(sorted(row)) for row in present})}"
         )
-    joined = {name: _join(name, [row[name] for row in present], names) for name in names - _strips(present)}
-    return joined | {name: torch.cat([row[name] for row in present], dim=-1) for name in _strips(present)}
+    moved, strips = _moved_on(present), _strips(present)
+    joined = {name: _join(name, [row[name] for row in moved], names) for name in names - strips}
+    return joined | {name: torch.cat([row[name] for row in moved], dim=-1) for name in strips}
+
+
+_PLACES_IN = {"image_token_pooling": "pixel_values"}
+"""Inputs that count the first two dimensions of another; below zero stands for no place."""
+
+
+def _moved_on(rows: Sequence[Mapping[str, Tensor]]) -> Sequence[Mapping[str, Tensor]]:
+    """Rows whose places count from the first row on."""
+    names = _PLACES_IN.keys() & rows[0].keys()
+    if not names:
+        return rows
+    found = [dict(row) for row in rows]
+    for name in names:
+        before = 0
+        for row in found:
+            places, counted = row[name], row[_PLACES_IN[name]]
+            row[name] = places.where(places < 0, places + before)
+            before += counted.shape[0] * counted.shape[1]
+    return found
 
 
 def _strips(rows: Sequence[Mapping[str, Tensor]]) -> set[str]:

@@ -173,6 +173,17 @@ GENERIC = Family(
     one_dtype=True,
 )
 
+_PADDLEOCR_VL = replace(
+    GENERIC,
+    name="paddleocr_vl",
+    model_types=frozenset({"paddleocr_vl"}),
+    repeats_image_token=True,
+    token_types="mm_token_type_ids",
+    mrope=True,
+    has_pixel_budget=True,
+    shared_prefix=True,
+)
+
 # one row a family; a row that differs from another in little says only what differs
 FAMILIES: tuple[Family, ...] = (
     _LLAVA,
@@ -208,6 +219,9 @@ FAMILIES: tuple[Family, ...] = (
         projector=("model.visual.downsample", "model.visual.merger"),
         budget_copies=2,
     ),
+    _PADDLEOCR_VL,
+    replace(_PADDLEOCR_VL, name="cosmos3_edge", model_types=frozenset({"cosmos3_edge"})),
+    replace(_PADDLEOCR_VL, name="cohere_compass", model_types=frozenset({"cohere_compass"})),
     Family(
         name="internvl",
         model_types=frozenset({"internvl"}),
@@ -259,6 +273,7 @@ FAMILIES: tuple[Family, ...] = (
                 "perception_lm",
                 "phi4_multimodal",
                 "qianfan_ocr",
+                "step3p7",
                 "video_llama_3",
                 "video_llava",
                 "vipllava",

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import CausalBias, CausalVariant, causal_lower_right
+from transformers.masking_utils import sliding_window_causal_mask_function
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import mmpref.models.logps.shared_prefix_attention as shared_prefix
@@ -31,7 +32,13 @@ ROW = (Segment(0, 200, 100, 90), Segment(390, 64, 33, 128))
 GROUPS = pytest.mark.parametrize("heads", [(8, 8), (8, 2)], ids=["every head", "grouped heads"])
 
 
-def attended(heads: tuple[int, int]) -> tuple[Tensor, list[Tensor]]:
+WINDOW = 48
+CAUSAL = Rule()
+SLIDING = Rule(sliding_window_causal_mask_function(WINDOW), True, WINDOW)
+RULES = pytest.mark.parametrize("rule", [CAUSAL, SLIDING], ids=["causal", "window"])
+
+
+def attended(heads: tuple[int, int], rule: Rule = CAUSAL, attention: str = "pair_sdpa") -> tuple[Tensor, list[Tensor]]:
     """Output [1, T, h, d] of the packed attention and its three inputs, in bfloat16."""
     tokens = ROW[-1].end
     made = torch.Generator(DEVICE).manual_seed(0)
@@ -40,18 +47,19 @@ def attended(heads: tuple[int, int]) -> tuple[Tensor, list[Tensor]]:
         for count in (heads[0], heads[1], heads[1])
     ]
     register_pair_attention()
-    attend = ALL_ATTENTION_FUNCTIONS["pair_sdpa"]
-    mask = PackedMask(PackedRow(ROW, tokens), Rule(), DEVICE)
-    out, _ = attend(SimpleNamespace(training=True), *inputs, mask, scaling=SIZE**-0.5)
+    attend = ALL_ATTENTION_FUNCTIONS[attention]
+    mask = PackedMask(PackedRow(ROW, tokens), rule, DEVICE)
+    window = None if rule is CAUSAL else WINDOW
+    out, _ = attend(SimpleNamespace(training=True), *inputs, mask, scaling=SIZE**-0.5, sliding_window=window)
     return out, inputs
 
 
-def by_mask(inputs: list[Tensor]) -> Tensor:
+def by_mask(inputs: list[Tensor], rule: Rule = CAUSAL) -> Tensor:
     """The same in float32, with a mask of all tokens by all tokens."""
     query, key, value = (x.detach().float().requires_grad_() for x in inputs)
     tokens, groups = query.shape[2], query.shape[1] // key.shape[1]
     where = torch.arange(tokens, device=DEVICE)
-    seen = sees(PackedRow(ROW, tokens), Rule(), DEVICE)(where[:, None], where[None, :])
+    seen = sees(PackedRow(ROW, tokens), rule, DEVICE)(where[:, None], where[None, :])
     keys, values = (x.repeat_interleave(groups, dim=1) for x in (key, value))
     weights = (query @ keys.transpose(2, 3) * SIZE**-0.5).masked_fill(~seen, float("-inf")).softmax(-1)
     out = (weights @ values).transpose(1, 2)
@@ -68,15 +76,30 @@ def upstream(out: Tensor) -> Tensor:
     return growing[None, :, None, None].to(out.dtype).expand_as(out)
 
 
-@GROUPS
-def test_the_packed_row_is_attention_under_its_mask(heads: tuple[int, int]) -> None:
-    out, inputs = attended(heads)
+def assert_is_attention_under_its_mask(heads: tuple[int, int], rule: Rule, attention: str) -> None:
+    out, inputs = attended(heads, rule, attention)
     out.backward(upstream(out))
     plain = list(inputs)
-    want = by_mask(plain)
+    want = by_mask(plain, rule)
     assert relative(out.float(), want) < 0.01
     for ours, theirs in zip(inputs, plain, strict=True):
         assert relative(ours.grad.float(), theirs.grad) < 0.02
+
+
+@RULES
+@GROUPS
+def test_the_packed_row_is_attention_under_its_mask(heads: tuple[int, int], rule: Rule) -> None:
+    assert_is_attention_under_its_mask(heads, rule, "pair_sdpa")
+
+
+@needs_cuda
+@RULES
+@GROUPS
+def test_the_same_through_flash_attn_whose_windows_count_back_from_the_last_key(
+    heads: tuple[int, int], rule: Rule
+) -> None:
+    pytest.importorskip("flash_attn")
+    assert_is_attention_under_its_mask(heads, rule, "pair_flash_attention_2")
 
 
 @needs_cuda

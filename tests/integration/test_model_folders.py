@@ -202,6 +202,41 @@ def test_an_encoder_decoder_is_refused_by_name(whole: Path, tmp_path: Path) -> N
         load(tmp_path / "florence")
 
 
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"model_type": "florence2"}, "which reads its prompt with an encoder of its own (encoder-decoder)"),
+        ({"model_type": "chameleon"}, "which reads and draws images as tokens of a vocabulary"),
+        ({"model_type": "qwen9_vl"}, "has the model_type 'qwen9_vl', which the installed transformers"),
+        (
+            {"model_type": "internvl_chat", "auto_map": {"AutoModel": "x.Y"}},
+            "code that comes with the folder (auto_map)",
+        ),
+        ({"model_type": "bert", "is_decoder": False}, "reads its text in both directions"),
+    ],
+    ids=lambda value: value["model_type"] if isinstance(value, dict) else "",
+)
+def test_commands_refuse_a_kind_of_model_in_the_same_line(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], config: dict[str, Any], words: str
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(place.model, model)
+    (model / "config.json").write_text(json.dumps(config))
+    _, recipe, *rest = training = place.training("demo_dpo", tmp_path / "run", f"model.path={model}")
+    asking = ["--model", str(model), "--benchmark", "preference", "--questions", str(place.world.pairs_heldout)]
+    answering = ["eval", *asking, "--image-root", str(place.world.root), "--out", str(tmp_path / "out")]
+    # a BERT is only told from a decoder when the model is built, whose weights are looked at before that
+    commands = (
+        [["plan", recipe, *rest]] if config["model_type"] == "bert" else [training, ["plan", recipe, *rest], answering]
+    )
+    for command in commands:
+        assert main(command) == 2, command[0]
+        told = capsys.readouterr().err
+        assert words in told, command[0]
+        assert "Traceback" not in told
+        assert told.count("mmpref: ") == 1
+
+
 # ---- processors ----------------------------------------------------------------------------------------------------
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,8 +68,8 @@ def measure(write: Writer, folder: Path) -> Outcome:
         Exception: whatever else than a message for the user ends it.
     """
     outcome = _measured(write, folder)
-    here = {"reason": outcome.reason, "refused_rows": outcome.refused_rows}
-    return dataclasses.replace(outcome, **json.loads(json.dumps(here).replace(str(folder), "FOLDER")))
+    reason, *rows = (text.replace(str(folder), "FOLDER") for text in (outcome.reason, *outcome.refused_rows))
+    return dataclasses.replace(outcome, reason=reason, refused_rows=tuple(rows))
 
 
 def _measured(write: Writer, folder: Path) -> Outcome:

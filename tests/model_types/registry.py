@@ -24,6 +24,7 @@ from tests.model_types import (
     towers_other,
     towers_sized,
     towers_torchvision,
+    towers_torchvision_wide,
 )
 from tests.model_types.folders import Writer
 from tests.tiny_others import write_llava_next_video, write_mllama, write_paligemma, write_pixtral, write_video_llava
@@ -44,6 +45,7 @@ _MODULES = (
     towers_other,
     towers_sized,
     towers_torchvision,
+    towers_torchvision_wide,
 )
 WRITERS: dict[str, Writer] = {
     **{name: partial(build, name) for name in TINY if name not in ("text", "llava_vicuna")},

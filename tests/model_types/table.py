@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 from tests.model_types.causal import TEXT_TYPES
 from tests.model_types.measure import Outcome, State
@@ -14,12 +14,12 @@ from tests.model_types.measure import Outcome, State
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "model_types.md"
 _STATES: tuple[str, ...] = get_args(State)
 _VERSION = re.compile(r"transformers (\d[\w.]*)")
-_ROW = re.compile(r"^\| `([^`]+)` \| ([^|]+?) \|", re.MULTILINE)
+_ROW = re.compile(r"^\| `([^`]+)` \| ([^|]+?) \| (.*) \|$", re.MULTILINE)
 _HEAD = """# Which models
 
 Every type of image-text model and of text model that transformers {version} maps, as a test finds it: a small model of
-that type with random weights and its own processor is loaded, run, trained for a step, saved and merged. `{command}`
-writes this page.
+that type with random weights and its own processor is loaded, run, trained for a step, saved and merged.
+`{command}` writes this page.
 
 - **shared prefix**: right, and prompt and images are computed once for both answers of a pair.
 - **plain**: right, and each answer has its own copy of the prompt.
@@ -32,12 +32,16 @@ processor's whole conversation, and no token moves the log-probs of those before
 _IMAGES = """
 ## Models that see images
 
-Rows: one image, two images between text, text only, an image in the second turn, a system prompt. {counts}.
+Rows: one image, two images between text, text only, an image in the second turn, a system prompt.
+
+{counts}.
 """
 _TEXT = """
 ## Text models
 
-Rows: one question, two turns, a system prompt, answers that are nearly alike, answers of one word. {counts}.
+Rows: one question, two turns, a system prompt, answers that are nearly alike, answers of one word.
+
+{counts}.
 """
 _COLUMNS = """
 | type | state | remark |
@@ -45,35 +49,49 @@ _COLUMNS = """
 """
 
 
+class Row(NamedTuple):
+    """What the page says of one type."""
+
+    state: str
+    remark: str
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """What the page says."""
 
     version: str
-    states: Mapping[str, str]
+    rows: Mapping[str, Row]
+
+    @property
+    def states(self) -> dict[str, str]:
+        """Type -> state."""
+        return {name: row.state for name, row in self.rows.items()}
 
 
 def read_table() -> Table:
     """The page as it stands; empty where there is none."""
     text = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
     version = _VERSION.search(text)
-    return Table(version.group(1) if version else "", dict(_ROW.findall(text)))
+    rows = {name: Row(state, remark) for name, state, remark in _ROW.findall(text)}
+    return Table(version.group(1) if version else "", rows)
 
 
-def written(outcomes: Mapping[str, Outcome], version: str) -> str:
-    """The page for these outcomes: types that see images first."""
+def written(rows: Mapping[str, Row], version: str) -> str:
+    """The page with these rows: types that see images first."""
     text = _HEAD.format(version=version, command="python scripts/make_model_types.py")
     for head, is_text in ((_IMAGES, False), (_TEXT, True)):
-        here = {name: outcome for name, outcome in outcomes.items() if (name in TEXT_TYPES) == is_text}
-        states = [outcome.state for outcome in here.values()]
+        here = {name: row for name, row in rows.items() if (name in TEXT_TYPES) == is_text}
+        states = [row.state for row in here.values()]
         counts = "; ".join(f"{state}: {states.count(state)}" for state in _STATES if state in states)
-        rows = (f"| `{name}` | {outcome.state} | {_remark(outcome)} |\n" for name, outcome in here.items())
-        text += head.format(counts=counts) + _COLUMNS + "".join(rows)
+        lines = (f"| `{name}` | {row.state} | {row.remark} |\n" for name, row in here.items())
+        text += head.format(counts=counts) + _COLUMNS + "".join(lines)
     return text
 
 
-def _remark(outcome: Outcome) -> str:
+def row_of(outcome: Outcome) -> Row:
+    """An outcome as the page has it."""
     found = [outcome.reason] if outcome.reason else []
     if outcome.state in ("plain", "shared prefix"):
         found += [f"refused: {row}" for row in outcome.refused_rows]
-    return "; ".join(found).replace("|", "\\|").replace("\n", " ")
+    return Row(outcome.state, "; ".join(found).replace("|", "\\|").replace("\n", " "))

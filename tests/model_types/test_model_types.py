@@ -24,7 +24,9 @@ IS_OF_THE_TABLE = TABLE.version == transformers.__version__
 @pytest.mark.parametrize("name", sorted(WRITERS))
 def test_a_type_is_right_or_refused_in_one_line(name: str, tmp_path: Path) -> None:
     outcome = measure(WRITERS[name], tmp_path / "model")
-    if IS_OF_THE_TABLE:
+    if (
+        IS_OF_THE_TABLE and TABLE.states.get(name) != "not built here"
+    ):  # some are where torchvision or timm is installed
         assert outcome.state == TABLE.states.get(name), f"{outcome}; python scripts/make_model_types.py writes it anew"
 
 

@@ -239,7 +239,8 @@ def write_granite4_vision(folder: Path) -> Path:
         spatial_vision_layer=-1,
         spatial_target_layers=[1, 2, 3, 4],
         qformer_config={
-            "model_type": "blip_2_qformer", "num_hidden_layers": 1, "intermediate_size": 128,
+            "model_type": "blip_2_qformer", "num_hidden_layers": 1, "intermediate_size": 128, "hidden_size": 64,
+            "encoder_hidden_size": 64, "num_attention_heads": 1,
             "cross_attention_frequency": 1, "use_qformer_text_input": False, "hidden_dropout_prob": 0.0,
             "attention_probs_dropout_prob": 0.0,
         },

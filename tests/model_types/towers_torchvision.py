@@ -172,9 +172,8 @@ def write_phi4_multimodal(folder: Path) -> Path:
         },
     )  # fmt: skip
     model = class_of("Phi4MultimodalForCausalLM")(config)
-    sound = class_of("Phi4MultimodalFeatureExtractor")()
-    sound.save_pretrained(folder)
-    return write_folder(folder, model, tokenizer, images, processor="Phi4MultimodalProcessor")
+    settings = {"audio_processor": class_of("Phi4MultimodalFeatureExtractor")().to_dict()}
+    return write_folder(folder, model, tokenizer, images, processor="Phi4MultimodalProcessor", settings=settings)
 
 
 WRITERS: dict[str, Writer] = {

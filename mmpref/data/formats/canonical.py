@@ -15,8 +15,6 @@ from typing import Any
 from mmpref.data.formats.columns import SCORE_PAIRS, other_scores
 from mmpref.data.formats.contract import FormatOptions, Row
 from mmpref.data.formats.fields import (
-    IMAGE_PART,
-    VIDEO_PART,
     Images,
     Message,
     fault,
@@ -83,10 +81,13 @@ class CanonicalRow:
             rejected_images = read_images(*shared.rejected_images, options)
         meta = _own_meta(row)
         self._refuse_unread(row, left, meta, id_key=id_key, prompt=_texts(prompt), said=said)
-        _refuse_other_counts(prompt, {"images": self.images, rejected_key: rejected_images})
-        if _num_places(prompt, VIDEO_PART) != len(self.images.videos):
-            raise fault("video_count", f"the prompt has video parts and the row has {len(self.images.videos)} videos")
-        if links := _links_in(prompt):
+        kinds = [part["type"] for message in prompt for part in message["content"]]
+        _refuse_other_counts(kinds.count("image"), {"images": self.images, rejected_key: rejected_images})
+        if (places := kinds.count("video")) != len(self.images.videos):
+            raise fault(
+                "video_count", f"the prompt has {places} video parts and the row has {len(self.images.videos)} videos"
+            )
+        if links := _links_in(prompt, is_shown=bool(places) or "image" in kinds):
             said.taken_off[LINKS] = said.taken_off.get(LINKS, 0) + links
         if self.images.names:
             left.setdefault("image_names", self.images.names)
@@ -160,33 +161,31 @@ class _Spoken:
     answers_as_written: Sequence[str] = ()
 
 
-def _refuse_other_counts(prompt: Sequence[Message], sides: Mapping[str, Images | None]) -> None:
+def _refuse_other_counts(places: int, sides: Mapping[str, Images | None]) -> None:
     """Refuse images that are not as many as their places in the prompt."""
-    places = _num_places(prompt)
     for key, side in sides.items():
         if side is not None and places != len(side.items):
             raise fault("image_count", f"the prompt has {places} image places and {key!r} has {len(side.items)} images")
 
 
-def _links_in(prompt: Sequence[Message]) -> int:
+def _links_in(prompt: Sequence[Message], *, is_shown: bool) -> int:
     """How many images the texts of a prompt without images and videos link to.
+
+    Args:
+        prompt: as it is read.
+        is_shown: it has an image or a video.
 
     Raises:
         RowError: marks of a chat template, or images written into the text.
     """
-    has_images = bool(_num_places(prompt) or _num_places(prompt, VIDEO_PART))
     num_links = 0
     for role, content in _role_texts(prompt):
-        refuse_marks(content, "the prompt", has_images=has_images)
-        if not has_images and ("](" in content or "<" in content):
+        refuse_marks(content, "the prompt", has_images=is_shown)
+        if not is_shown and ("](" in content or "<" in content):
             if role == "user":  # other turns show nothing: they say how images are written, or write them
                 refuse_images(content, "the prompt")
             num_links += links_to_images(content)
     return num_links
-
-
-def _num_places(prompt: Iterable[Message], wanted: Mapping[str, str] = IMAGE_PART) -> int:
-    return sum([part == wanted for message in prompt for part in message["content"]])
 
 
 def _texts(prompt: Iterable[Message]) -> list[str]:

@@ -218,10 +218,12 @@ def standard(row: Row, *, check: bool = True) -> Row:
                 videos.append(key)
         elif column.use == "main" and _holds_images(key, value):
             main.append(key)
-    for names, one, several in ((main, "image", "images"), (videos, "video", "videos")):
-        if len(names) > 1 and one in names and several in names and names_the_same(row[one], as_list(row[several])):
-            empty.add(one)  # says the same once more
-    if (known := _is_known(main, "image", "images") and _is_known(videos, "video", "videos")) and not empty:
+    if len(main) > 1 or len(videos) > 1:
+        for names, one, several in ((main, "image", "images"), (videos, "video", "videos")):
+            if len(names) > 1 and one in names and several in names and names_the_same(row[one], as_list(row[several])):
+                empty.add(one)  # says the same once more
+    known = _is_known(main, "image", "images") and (not videos or _is_known(videos, "video", "videos"))
+    if known and not empty:
         return row
     found = {key: value for key, value in row.items() if key not in empty}
     if not known:

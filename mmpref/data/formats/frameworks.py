@@ -113,12 +113,14 @@ def images_of(row: Row, options: FormatOptions) -> Images:
     """The images and the videos of a row under whichever of the two names it uses for each."""
     if has(row, "image", "images"):
         raise fault("images", _BOTH)
-    if has(row, "video", "videos"):
-        raise fault("videos", _BOTH.replace("image", "video"))
     key = "images" if has(row, "images") else "image"
     found = read_images(row.get(key), key, options)
+    if not has_any(row, "video", "videos"):
+        return found
+    if has(row, "video", "videos"):
+        raise fault("videos", _BOTH.replace("image", "video"))
     key = "videos" if has(row, "videos") else "video"
-    return replace(found, videos=read_videos(row.get(key), key, options)) if has(row, key) else found
+    return replace(found, videos=read_videos(row[key], key, options))
 
 
 def _trl_beginning(row: Row, key: str, inside: InParts) -> list[Message]:

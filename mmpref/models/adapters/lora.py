@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from mmpref.errors import ConfigError, library_errors
 from mmpref.models.adapters.casts import leave_casts_to_autocast
@@ -129,7 +130,7 @@ def attach(model: PreTrainedModel, folder: Path, *, trainable: bool, dropout: fl
     with (
         library_errors(ConfigError, f"the adapter in {folder} does not fit this model{of}", "give its own base model"),
         warnings.catch_warnings(),  # peft only warns, and goes on with layers that learnt nothing
-        _names_kept(model, folder),
+        _names_kept(_has_own_names(model, folder)),
     ):
         warnings.filterwarnings("error", message="Found missing adapter keys")
         found = peft.PeftModel.from_pretrained(
@@ -141,30 +142,37 @@ def attach(model: PreTrainedModel, folder: Path, *, trainable: bool, dropout: fl
     return found
 
 
-@contextmanager
-def _names_kept(model: nn.Module, folder: Path) -> Iterator[None]:
-    """Inside, peft leaves the names in an adapter as they are, where they are this model's own.
-
-    It takes them for those of the published checkpoint, and renames what is right already (``mlp.shared_experts`` of
-    Mistral Large 4 becomes ``mlp.mlp.shared_experts``). Adapters saved before transformers 5 may need that.
-    """
+def _has_own_names(model: nn.Module, folder: Path) -> bool:
+    """Whether an adapter names layers as this model does; one saved before transformers 5 may not."""
     here = {name for name, _ in model.named_modules()}
-    layers = {
-        name.partition(".lora_")[0].removeprefix(_PEFTS) for name in read_header(folder / WEIGHTS) if ".lora_" in name
-    }
+    stored = read_header(folder / WEIGHTS)
+    return {name.partition(".lora_")[0].removeprefix(_PEFTS) for name in stored if ".lora_" in name} <= here
+
+
+@contextmanager
+def _names_kept(are_own: bool = True) -> Iterator[None]:
+    """Inside, peft leaves the names of layers as they are, where they are the model's own.
+
+    It takes them for those of the published checkpoint, and renames what is right already: in an adapter's weights
+    (``mlp.shared_experts`` of Mistral Large 4 becomes ``mlp.mlp.shared_experts``), and peft 0.19 in the settings too,
+    where it takes a pattern for a list of letters.
+    """
     try:
         renaming: Any = importlib.import_module("peft.utils.transformers_weight_conversion")
-        stock = renaming.convert_peft_adapter_state_dict_for_transformers
-    except (ImportError, AttributeError):  # a release of peft that renames nothing, or elsewhere
-        stock = None
-    if stock is None or not layers <= here:
-        yield
-        return
-    renaming.convert_peft_adapter_state_dict_for_transformers = lambda *, adapter_state_dict, **_: adapter_state_dict
+    except ImportError:  # a release of peft that renames nothing, or elsewhere
+        renaming = None
+    instead: dict[str, Any] = {
+        "convert_peft_adapter_state_dict_for_transformers": lambda *, adapter_state_dict, **_: adapter_state_dict,
+        "convert_peft_config_for_transformers": lambda *_args, **_kwargs: None,
+    }
+    stock = {name: getattr(renaming, name) for name in instead if are_own and hasattr(renaming, name)}
+    for name in stock:
+        setattr(renaming, name, instead[name])
     try:
         yield
     finally:
-        renaming.convert_peft_adapter_state_dict_for_transformers = stock
+        for name, function in stock.items():
+            setattr(renaming, name, function)
 
 
 def _refuse_left_over(peft: Any, model: Any, folder: Path, of: str) -> None:
@@ -211,8 +219,10 @@ def _with_lora(model: PreTrainedModel, family: Family, tuning: Tuning, adapter: 
         target_modules=exact_pattern(layers, model),
         modules_to_save=modules_to_save(model, family, tuning) or None,
         bias="none",
+        fan_in_fan_out=all(isinstance(model.get_submodule(name), Conv1D) for name in layers),
     )
-    adapted = peft.get_peft_model(model, config)
+    with _names_kept():
+        adapted = peft.get_peft_model(model, config)
     take_arguments_by_name(adapted)
     if adapter.init != "zero":
         keep_start(adapted)

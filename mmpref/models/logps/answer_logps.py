@@ -12,7 +12,7 @@ from transformers import modeling_utils
 from mmpref.losses.logps import selected_logps
 from mmpref.models.logps.answer_head import logps_in_place_of_logits, plain_head
 from mmpref.models.logps.cross_attention import crossing_images
-from mmpref.models.logps.image_inputs import image_inputs, placing_images
+from mmpref.models.logps.image_inputs import as_lists, image_inputs, placing_images
 from mmpref.models.logps.right_padding import padded_on_the_right
 from mmpref.models.logps.shared_prefix_attention import attending_packed
 from mmpref.models.logps.video_inputs import cutting_videos
@@ -38,6 +38,7 @@ def answer_logps(model: nn.Module, batch: PairBatch, *, through_logits: bool = F
         through_logits: compute the [K, V] logits as the model writes them: the check of the above.
     """
     inputs: dict[str, Any] = {**batch.model_inputs(), **image_inputs(model, batch), "use_cache": False}
+    inputs = as_lists(model, inputs)
     head = None if through_logits else plain_head(model)
     is_padded = not batch.shares_prefix and getattr(base_model(model), "_supports_attention_backend", False)
     with (

@@ -11,6 +11,7 @@ Shapes: N rows, T tokens, M image tokens of all rows, H hidden size.
 from __future__ import annotations
 
 import functools
+import inspect
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -100,6 +101,13 @@ def _of_grids(grids: tuple[tuple[int, ...], ...], tower: _Tower, device: torch.d
         if tower.is_flash:
             found[f"max_{kind}seqlen"] = int((ends[1:] - ends[:-1]).max())
     return {"grid_thw": grid, **found}
+
+
+def as_lists(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments for the model, with lists of numbers where it takes lists (Unlimited-OCR)."""
+    asked = inspect.signature(base_model(model).forward).parameters
+    lists = {name for name in inputs if name in asked and str(asked[name].annotation).startswith("list[")}
+    return {name: value.tolist() if name in lists else value for name, value in inputs.items()}
 
 
 # ---- the places of image features --------------------------------------------------------------------------------

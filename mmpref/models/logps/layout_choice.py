@@ -51,13 +51,19 @@ def choose_layout(model: nn.Module, family: Family, choice: LayoutChoice = "auto
         choice: ``auto`` shares where it is possible; ``shared_prefix`` insists; ``plain`` does not.
 
     Raises:
-        ConfigError: ``shared_prefix`` where it is not possible; says why.
+        ConfigError: ``shared_prefix`` where it is not possible, or an attention that is wrong in any layout; says why.
     """
+    name = implementation(model)
+    if family.token_types and not family.mrope and name.startswith("flash"):
+        raise ConfigError(
+            f"'{family.name}' reads images or prompts in both directions, and '{name}' would read them forward only, "
+            "without a word; write model.attn_implementation=sdpa"
+        )
     if choice == "plain":
         return Layout("plain", "each answer with its own copy of the prompt, as asked for (model.attention: plain)")
     obstacle = _obstacle(model, family)
     if obstacle is None:
-        how = f"{implementation(model)} attention"
+        how = f"{name} attention"
         return Layout("shared_prefix", f"prompt and images once per pair, both answers behind them in one row ({how})")
     if choice == "shared_prefix":
         raise ConfigError(f"model.attention: shared_prefix is not possible: {obstacle}; use auto or plain")
@@ -84,6 +90,8 @@ def _obstacle(model: nn.Module, family: Family) -> str | None:
     config = text_config(model)
     if "local" in (getattr(config, "attention_layers", None) or ()):
         return "some of its layers attend to a window that their own code makes"  # GPT-Neo
+    if name == "flash_attention_2" and getattr(config, "attention_chunk_size", None):
+        return "its layers attend in chunks, which flash-attn does not know (model.attn_implementation: sdpa does)"
     if scales_by_place(config) and name not in BY_SEGMENT:
         return (
             f"its layers scale queries by their place in the row, which '{name}' attention cannot set right; sdpa can"

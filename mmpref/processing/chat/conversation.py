@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 from mmpref.errors import ConfigError, one_line
@@ -172,7 +173,7 @@ class ChatEncoder:
         self, row_id: str, processor: Any, turns: Turns, images: Sequence[Any], options: Mapping[str, Any]
     ) -> dict[str, Tensor]:
         """The prompt with its images as the processor alone writes it: ``input_ids`` [1, T] and other model inputs."""
-        settings: dict[str, Any] = {"text": turns.text, "return_tensors": "pt", **options}
+        settings: dict[str, Any] = {"text": [turns.text], "return_tensors": "pt", **options}
         bos = self.tokenizer.bos_token
         if bos is not None and turns.text.startswith(bos):
             settings["add_special_tokens"] = False
@@ -197,7 +198,12 @@ class ChatEncoder:
                 "cannot be trained on pairs; use another one"
             )  # fmt: skip
         self._refuse_without_embedding(row_id, outputs["input_ids"].flatten().tolist())
-        return {name: value for name, value in outputs.items() if isinstance(value, Tensor)}
+        taken = getattr(processor.image_processor, "model_input_names", ())
+        return {
+            name: value if isinstance(value, Tensor) else torch.tensor(value)
+            for name, value in outputs.items()
+            if isinstance(value, Tensor) or (name in taken and isinstance(value, list))
+        }
 
     def _tokenise(self, row: Row, written: Written) -> Turns:
         try:

@@ -19,6 +19,7 @@ from mmpref.generation.api_server import Server  # noqa: E402
 from mmpref.generation.model_source import ModelSource  # noqa: E402
 from mmpref.models import AdapterSettings, Tuning, load, prepare, save_model  # noqa: E402
 from mmpref.records import EvalSample, ImageRef, user_turn  # noqa: E402
+from tests.tiny_others import write_mllama  # noqa: E402
 
 COLOURS = ("red", "green", "blue", "yellow")
 
@@ -55,6 +56,28 @@ def samples():
 def answers(source, folder, samples, **more):
     made = TransformersAnswerer(source, AnswerSettings(max_new_tokens=6, **more), images_root=folder)
     return {answer.id: answer.text for answer in made.answer(samples)}
+
+
+def test_questions_with_other_numbers_of_images_in_one_batch_are_answered_as_alone(tmp_path):
+    """Llama 3.2 Vision: a row would attend to the empty images that make it as long as the others."""
+    from PIL import Image
+
+    write_mllama(tmp_path / "model")
+    for colour in COLOURS:
+        Image.new("RGB", (28, 56), colour).save(tmp_path / f"{colour}.png")
+    samples = [
+        EvalSample(
+            id=f"{number} {text}", images=tuple(ImageRef(path=f"{colour}.png") for colour in COLOURS[:number]),
+            prompt=user_turn(text, num_images=number),
+        )
+        for text in ("is there a cup ?", "what is it ?")
+        for number in (0, 1, 2)
+    ]  # fmt: skip
+    together = answers(str(tmp_path / "model"), tmp_path, samples)
+    assert together == {
+        key: text for one in samples for key, text in answers(str(tmp_path / "model"), tmp_path, [one]).items()
+    }
+    assert len(set(together.values())) > 3
 
 
 def test_an_adapter_folder_stands_for_its_base_with_it(folder, samples):

@@ -124,7 +124,6 @@ def test_a_part_of_an_unknown_type_is_named(folder: Path, part: str) -> None:
 def test_weights_of_another_type_name_the_contradiction(folder: Path) -> None:
     changed(folder / "config.json", lambda config: config.update(model_type="vipllava"))
     message = said(folder)
-    assert "would be random numbers" in message
     named = re.search(r"architecture LlavaForConditionalGeneration, which is of model_type '(\w+)', beside", message)
     assert named is not None
     assert "write the model_type that the weights are of" in message

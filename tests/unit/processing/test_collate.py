@@ -298,3 +298,29 @@ def test_shapes_are_checked_without_reading_values() -> None:
         dataclasses.replace(batch, targets=batch.targets[1:])
     with pytest.raises(ValueError, match="never both"):
         dataclasses.replace(batch, attention_mask=torch.ones_like(batch.input_ids))
+
+
+def test_images_under_a_mask_may_differ_in_number_and_size() -> None:
+    """Idefics 2 keeps proportions; what is padded is said by the mask, which is padded with zeros as well."""
+    sizes = [(1, 1, 40, 60), (1, 2, 56, 28)]
+    rows = [
+        {"pixel_values": torch.rand(n, images, 3, h, w) + 1, "pixel_attention_mask": torch.ones(n, images, h, w).long()}
+        for n, images, h, w in sizes
+    ]
+    joined = join_vision(rows)
+    assert joined["pixel_values"].shape == (2, 2, 3, 56, 60)
+    assert joined["pixel_attention_mask"].shape == (2, 2, 56, 60)
+    assert torch.equal(joined["pixel_values"].ne(0).all(2), joined["pixel_attention_mask"].bool())
+    for at, ((_, images, h, w), row) in enumerate(zip(sizes, rows, strict=True)):
+        assert torch.equal(joined["pixel_values"][at, :images, :, :h, :w], row["pixel_values"][0])
+
+
+def test_places_among_the_patches_of_all_images_count_on_from_row_to_row() -> None:
+    """Molmo 2 pools patches by their places; -1 is none."""
+    rows = [
+        {"pixel_values": torch.rand(crops, 4, 12), "image_token_pooling": torch.tensor(places)}
+        for crops, places in ((1, [[0, 1], [2, -1]]), (2, [[0, 7], [3, -1]]), (1, [[0, 3]]))
+    ]
+    joined = join_vision(rows)["image_token_pooling"]
+    assert joined.tolist() == [[0, 1], [2, -1], [4, 11], [7, -1], [12, 15]]
+    assert rows[1]["image_token_pooling"].tolist() == [[0, 7], [3, -1]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,11 +13,13 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from mmpref.errors import ConfigError
+from mmpref.models.load import family_of_config, load_config, load_processor
 from mmpref.processing import EncodeError, PairCollator, PairEncoder, family_of
 from mmpref.processing.errors import fault
 from mmpref.processing.pixels import ImageSettings
 from mmpref.records import ImageRef, user_turn
-from tests.tiny_vlms import TINY, VISION, draw, pair, refs
+from tests.model_types.registry import WRITERS
+from tests.tiny_vlms import TINY, VISION, draw, pair, refs, turn
 
 SIZES = ("28x28-1", "60x30-2", "31x95-3")
 
@@ -51,6 +54,26 @@ def test_the_prompt_is_what_the_stock_processor_makes(name: str, images: tuple[s
         torch.testing.assert_close(value, stock[key])
     for key, value in planes.items():
         assert value.tolist() == stock[key][0].tolist()
+
+
+@pytest.mark.parametrize("name", ["llava", "idefics3"])
+def test_a_template_of_strings_alone_is_given_the_token_of_an_image(name: str) -> None:
+    """As Phi-4-multimodal's, which adds the content to other text."""
+    ours = encoder_for(name)
+    row = pair(images=SIZES[:2], prompt=(turn("user", "is ", None, " like ", None, " ?"),))
+    want = ours.encode(row, draw)
+    processor = TINY[name].processor()
+    processor.chat_template = (
+        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    found = PairEncoder(processor, ours.family).encode(row, draw)
+    blanks = processor.tokenizer("\n", add_special_tokens=False)["input_ids"]  # LLaVA's template ends an image with one
+    dropped = [token for token in want.prompt_ids.tolist() if token not in blanks]
+    assert [token for token in found.prompt_ids.tolist() if token not in blanks] == dropped
+    assert torch.equal(found.chosen_ids, want.chosen_ids)
+    for key, value in found.vision.items():
+        assert torch.equal(value, want.vision[key])
 
 
 def test_one_prompt_and_both_answers() -> None:
@@ -134,6 +157,24 @@ def test_a_resolution_budget_changes_the_number_of_tokens() -> None:
         encoder_for("llava", images=ImageSettings(max_pixels=1000))
     with pytest.raises(ConfigError, match=r"min_pixels .* above max_pixels"):
         encoder_for("qwen2_vl", images=ImageSettings(min_pixels=5000, max_pixels=1000))
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl_moe", "glm4v", "glm46v", "glmga", "qwen3_5"])
+def test_a_budget_is_pixels_of_an_image_however_its_processor_counts_them(name: str, tmp_path: Path) -> None:
+    """GLM-V's processors count each pixel twice, once for each of the frames that they make of an image."""
+    WRITERS[name](tmp_path)
+    patch = load_processor(tmp_path).image_processor.patch_size
+    budget = 12 * (2 * patch) ** 2  # twelve tokens
+    processor = load_processor(tmp_path, max_pixels=budget)
+    family = family_of_config(load_config(tmp_path))
+    encoder = PairEncoder(processor, family)
+    tokens = encoder.encode(pair(images=("400x400-1",)), draw).prompt.image_tokens
+    assert tokens == (9,)  # three by three fit, and no more
+    assert encoder.images.count("p", [(400, 400)]) == tokens
+    assert encoder.images.highest_max_pixels() == budget
+    own = PairEncoder(load_processor(tmp_path), family, images=ImageSettings(max_pixels=budget))
+    assert own.encode(pair(images=("400x400-1",)), draw).prompt.image_tokens == tokens
+    assert own.images.count("p", [(400, 400)]) == tokens
 
 
 def test_an_image_the_processor_refuses_names_row_and_image() -> None:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import functools
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as TYPES
 
+from mmpref.models.load import load_model
+from mmpref.processing import FAMILIES, family_of
 from mmpref.processing.positions import Grid, continued, in_sequence, multimodal
+from tests.model_types.registry import WRITERS
 from tests.releases import COUNTS_WHOLE_SECONDS
 from tests.tiny_vlms import TINY, build_model
 
-MODELS = {name: build_model(name) for name in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")}
+IN_PLANES = sorted(name for row in FAMILIES if row.mrope for name in row.model_types if name in TYPES)
 MERGE = 2
 A_SECOND = 4
 """Positions that a second takes in the tiny Qwen2.5-VL."""
@@ -30,26 +39,39 @@ LAYOUT = st.tuples(
 Layout = tuple[list[tuple[int, int, int, int, float]], int]
 
 
-@pytest.mark.parametrize("name", list(MODELS))
+@functools.cache
+def model_of(name: str) -> Any:
+    if name in TINY:
+        return build_model(name)
+    if name in WRITERS:
+        with tempfile.TemporaryDirectory() as folder:
+            return load_model(WRITERS[name](Path(folder)))
+    with torch.device("meta"):  # positions follow from ids, grids and the config
+        return getattr(tf, TYPES[name])._from_config(CONFIG_MAPPING[name]())
+
+
+@pytest.mark.parametrize("name", IN_PLANES)
 @settings(max_examples=60, deadline=None)
 @given(layout=LAYOUT, answer=st.integers(1, 5))
 def test_they_equal_what_transformers_counts_for_any_grids(name: str, layout: Layout, answer: int) -> None:
-    model: Any = MODELS[name]
+    model, facts = model_of(name), family_of(name, has_vision=True).video
+    assert model.config.vision_config.spatial_merge_size == MERGE
     image, video = model.config.image_token_id, model.config.video_token_id
-    follows_seconds = name == "qwen2_5_vl"
+    follows_seconds = facts is not None and facts.time == "positions"
     ids: list[int] = []
     ours: list[Grid] = []
     theirs: dict[int, list[Any]] = {image: [], video: []}
     between: list[float] = []
     for text, patches, rows, columns, apart in layout[0]:
+        patches = 0 if facts is None else patches
         seconds = float(max(int(apart), 1)) if COUNTS_WHOLE_SECONDS else apart
         ids += [40 + i for i in range(text)]
         token = video if patches else image
         theirs[token].append((max(patches, 1), rows * MERGE, columns * MERGE))
         if patches:
             between.append(seconds)
-        is_apart = patches and name == "qwen3_vl"  # each temporal patch has its time before it
-        for _ in range(patches if is_apart else 1):
+        is_apart = facts is not None and facts.time == "text"  # each temporal patch has its time before it
+        for _ in range(max(patches, 1) if is_apart else 1):
             each = 1 if is_apart or not patches else patches
             interval = A_SECOND * seconds if patches and follows_seconds else 1.0
             ours.append(Grid(len(ids), rows, columns, each, interval))
@@ -83,4 +105,3 @@ def test_the_answer_to_a_long_video_goes_on_from_the_last_word_and_not_from_its_
     prompt = multimodal(12, [Grid(1, 1, 1, patches=9, interval=4.0)])
     assert prompt[0].tolist() == [0, 1, 5, 9, 13, 17, 21, 25, 29, 33, 2, 3]
     assert continued(prompt, 2).tolist() == [[4, 5]] * 3
-    assert set(MODELS) <= set(TINY)

@@ -242,7 +242,7 @@ MARKED = {
     "Picture 1: <img>a.jpg</img>\nWhat?": "literal_placeholder",
     "<|vision_start|><|image_pad|><|vision_end|>What?": "literal_placeholder",
     "<|image_1|>\nWhat?": "literal_placeholder",
-    "<video>\nWhat happens?": "video",
+    "<video>\nWhat happens?": "literal_placeholder",
     "<audio>What is said?": "audio",
     "Describe <ref-object> at <bbox>.": "boxes",
 }

@@ -181,14 +181,14 @@ def test_a_video_in_a_later_turn_stays_there() -> None:
 REFUSED: dict[str, tuple[str, Row]] = {
     "more places than videos": ("video_count", placed("<video><video>?", videos=["a.mp4"])),
     "more videos than places": ("video_count", placed("<video>?", videos=["a.mp4", "b.mp4"])),
-    "a place and no video": ("video", placed("<video>What?")),
+    "a place and no video": ("literal_placeholder", placed("<video>What?")),
     "an image place too many": ("image_count", placed("<image><video>?", videos=["a.mp4"])),
     "no word of where the video stands": ("video_count", placed("<image>?", images=["1.png"], videos=["a.mp4"])),
     "neither of the two has a place": ("video_count", {"prompt": WHAT, "image": "1.png", "video": "a.mp4", **TEXT}),
     "an image part for a video": ("image_count", {"prompt": [asked(I, WHAT)], "videos": ["a.mp4"], **SIDES}),
     "a place in an answer": ("video_place", placed("<video>?", videos=["a.mp4"]) | {"chosen": "See <video>."}),
     "a place in an earlier answer": (
-        "video", placed("<video>?", videos=["a.mp4"], history=[["Hi", "<video> is nice"]]),
+        "literal_placeholder", placed("<video>?", videos=["a.mp4"], history=[["Hi", "<video> is nice"]]),
     ),
     "a video in an answer": (
         "video_place",

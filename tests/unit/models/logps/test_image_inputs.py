@@ -13,11 +13,11 @@ from torch import Tensor
 from mmpref.errors import DataError
 from mmpref.models import LoadedModel, Tuning, prepare
 from mmpref.models.logps.answer_logps import answer_logps
-from mmpref.models.logps.image_inputs import _of_grids, image_inputs
+from mmpref.models.logps.image_inputs import _of_grids, as_lists, image_inputs
 from mmpref.models.logps.right_padding import padded_on_the_right, without_right_padding
 from mmpref.processing import PairBatch, PairCollator, PairEncoder
 from tests.plain_forward import SEE_VIDEOS, build_deep, collator_for, gradient, relative, video_rows
-from tests.tiny_vlms import draw, pair
+from tests.tiny_vlms import build_model, draw, pair
 
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 PLACED = ("llava", "llava_next", "llava_onevision", "internvl", *QWEN)
@@ -192,3 +192,20 @@ def test_a_model_without_a_row_keeps_its_own_way() -> None:
         logits = model(**batch.model_inputs(), use_cache=False).logits.flatten(0, 1)[batch.predicts]
         want = logits.log_softmax(-1).gather(1, batch.targets[:, None])[:, 0]
         assert float((answer_logps(model, batch) - want).abs().max()) < 1e-5
+
+
+def test_a_model_that_takes_lists_of_numbers_is_given_lists() -> None:
+    """Unlimited-OCR's numbers of patches and grids; a tensor of the same name elsewhere stays one."""
+
+    class Lists(tf.LlamaForCausalLM):
+        def forward(  # type: ignore[override]
+            self, input_ids: Tensor, grids: list[list[int]] | None = None, sizes: Tensor | None = None
+        ) -> None: ...
+
+    model = Lists(build_model("text").config)
+    numbers = torch.tensor([[1, 2], [3, 4]])
+    found = as_lists(model, {"input_ids": numbers, "grids": numbers, "sizes": numbers, "use_cache": False})
+    assert found["grids"] == [[1, 2], [3, 4]]
+    assert found["sizes"] is numbers
+    assert found["input_ids"] is numbers
+    assert found["use_cache"] is False

@@ -156,6 +156,26 @@ def test_an_attention_without_a_way_to_share_is_named() -> None:
     assert "attention 'paged|sdpa' is not one of sdpa" in layout.explanation
 
 
+def test_chunks_run_plain_rows_under_flash_attn_which_does_not_know_them() -> None:
+    made = {"intermediate_size_mlp": 128, "num_local_experts": 2, "attention_chunk_size": 8}
+    model = tf.Llama4ForCausalLM(tf.Llama4TextConfig(**SMALL, **HEADS, **made))
+    family = family_of_config(model.config)
+    assert choose_layout(model, family).name == "shared_prefix"
+    model.config._attn_implementation = "flash_attention_2"
+    layout = choose_layout(model, family)
+    assert layout.name == "plain"
+    assert "chunks, which flash-attn does not know" in layout.explanation
+
+
+@pytest.mark.parametrize("choice", ["auto", "shared_prefix", "plain"])
+def test_an_attention_that_would_lose_what_is_read_in_both_directions_is_refused(choice: Any) -> None:
+    model = build_model("gemma3")
+    family = family_of_config(model.config)
+    model.config.get_text_config()._attn_implementation = "flash_attention_2"
+    with pytest.raises(ConfigError, match=r"'gemma3' reads images.*model\.attn_implementation=sdpa"):
+        choose_layout(model, family, choice)
+
+
 def test_the_choice_leaves_the_model_as_it_was() -> None:
     model = text_model("llama").train()
     state = torch.random.get_rng_state()
