@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +17,16 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from mmpref.cli.main import app
+from mmpref.data.commands.check import check
 from mmpref.data.loading import load_pairs
 from mmpref.data.opening import open_pairs, recipe_sources, videos_of
 from mmpref.data.quarantine import Quarantine
 from mmpref.data.split import split_by_image
+from mmpref.data.videos.loader import VideoLoader
 from mmpref.data.videos.sampling import FrameRule
 from mmpref.errors import MMPrefError
 from mmpref.recipe.sections import DataSection
-from mmpref.records import VideoRef
+from mmpref.records import VideoFrames, VideoRef
 from tests.tiny_videos import number_of, picture, write_sound, write_video
 
 Row = dict[str, Any]
@@ -95,6 +100,24 @@ def test_a_check_names_each_video_that_cannot_be_shown(folder: Path) -> None:
     named = [json.loads(line) for line in (folder / "out" / "quarantine.jsonl").read_text().splitlines()]
     assert {line["reason"]: line["id"] for line in named} == {reason: bad["id"] for reason, bad in BAD.items()}
     assert "clips/half.mp4" in next(line["detail"] for line in named if line["reason"] == "video_decode")
+
+
+class Deadly(VideoLoader):
+    """One video ends the process that decodes it, as a fault in a decoder's C code would."""
+
+    def __call__(self, ref: VideoRef) -> VideoFrames:
+        if ref.path == "clips/crash.mp4":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return super().__call__(ref)
+
+
+def test_a_video_that_ends_its_decoder_is_quarantined_and_the_others_go_on(folder: Path) -> None:
+    write_video(folder / "clips" / "crash.mp4")
+    rows = write_rows(folder / "rows.jsonl", [*GOOD, row("crash", "clips/dog.mp4", "clips/crash.mp4")])
+    source = replace(open_pairs(rows), videos=Deadly(folder))
+    report = check([source], out=folder / "out", workers=1, max_bad_fraction=1)
+    assert (report.read, report.used, report.reasons) == (5, 4, {"video_crash": 1})
+    assert "'clips/crash.mp4' ends the process that decodes it: killed by SIGSEGV" in report.first_bad[0]
 
 
 def test_a_check_that_passes_says_how_many_frames_are_shown(folder: Path) -> None:

@@ -210,12 +210,12 @@
       for (const part of parts) {
         if (part === 0) {
           video += 1;
-          if (videos.length > 1 || !plain) turn.append(make("span", "slot", videos.length > 1 ? `video ${video}` : "video"));
+          if (videos.length > 1 || card.images.length || !plain) turn.append(make("span", "slot", videos.length > 1 ? `video ${video}` : "video"));
           continue;
         }
         if (part !== null) { turn.append(document.createTextNode(part)); continue; }
         place += 1;
-        if (card.images.length > 1 || !plain) turn.append(make("span", "slot", card.images.length > 1 ? `image ${place}` : "image"));
+        if (card.images.length > 1 || videos.length || !plain) turn.append(make("span", "slot", card.images.length > 1 ? `image ${place}` : "image"));
       }
       prompt.append(turn);
     }
