@@ -7,7 +7,6 @@ Beside it, the tiny families at full depth of their code paths (``build_deep``).
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -229,7 +228,7 @@ def _with_videos(loaded: LoadedModel, row: PreferencePair, answer: str, prompt: 
 
 
 def _written(loaded: LoadedModel, row: PreferencePair, answer: str, images: tuple[ImageRef, ...]) -> dict[str, Tensor]:
-    if "suffix" in inspect.signature(type(loaded.processor).__call__).parameters:  # PaliGemma's takes the answer apart
+    if "PaliGemma" in type(loaded.processor).__name__:  # it takes the answer apart
         return _processed(loaded, _rendered(loaded, row, None), images, suffix=[answer])
     return _processed(loaded, _rendered(loaded, row, answer), images)
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers as tf
+from tokenizers import processors
 
 from mmpref.models import LoadedModel
 from mmpref.models.load import family_of_config
@@ -42,6 +43,8 @@ _TOWER = {
 def paligemma(text: str = "gemma", template: str = CHATML) -> LoadedModel:
     """PaliGemma, or PaliGemma 2 (``gemma2``), with its own processor."""
     tokenizer = make_tokenizer({"image_token": "<image>"}, image_markup="<image>", template=template)
+    # as Gemma's tokenizer: of two texts the second, the suffix, has another type
+    tokenizer._tokenizer.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B:1", special_tokens=[])
     images = tf.SiglipImageProcessorPil(size={"height": 28, "width": 28})
     images.image_seq_length = 4
     processor = tf.PaliGemmaProcessor(images, tokenizer, chat_template=tokenizer.chat_template)

@@ -110,6 +110,7 @@ class TransformersAnswerer(LocalAnswerer):
     def _generate(self, prompts: Sequence[EncodedPrompt]) -> list[tuple[str, bool]]:
         import torch
 
+        from mmpref.models.logps.image_inputs import as_lists
         from mmpref.processing.collate import collate_prompts
 
         model, chat = self._loaded.model, self._encoder.chat
@@ -122,7 +123,7 @@ class TransformersAnswerer(LocalAnswerer):
         cannot = f"{self._loaded.path} cannot answer question '{prompts[0].sample_id}'"
         with torch.inference_mode(), library_errors(ConfigError, cannot, "look at the values in its config.json"):
             out = model.generate(
-                **inputs,
+                **as_lists(model, inputs),
                 max_new_tokens=self._settings.max_new_tokens,
                 do_sample=False,
                 num_beams=self._settings.num_beams,

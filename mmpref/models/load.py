@@ -28,6 +28,7 @@ from transformers import (
 
 from mmpref.errors import ConfigError, library_errors, one_line
 from mmpref.models.adapters import lora as adapters
+from mmpref.models.batch_norms import keep_statistics
 from mmpref.models.folder.config_checks import explain_unknown_part, refuse_keys, settle, warn_if_it_works
 from mmpref.models.folder.config_values import packing_of
 from mmpref.models.folder.contents import AGAIN, look_into, read_object, refuse_odd_path, stored_weights
@@ -108,6 +109,7 @@ def load(
     refuse_ids_beyond(processor, model, path)
     attend_by_length(model, family)
     look_both_ways(model, family)
+    keep_statistics(model)
     take_any_dtype(model, family)
     count_in_each_row(model)
     if adapter is not None:

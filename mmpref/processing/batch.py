@@ -217,14 +217,23 @@ def _join_alike(present: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Of rows that all have images, or all have videos."""
     if not present:
         return {}
-    names = present[0].keys()
-    if any(row.keys() != names for row in present):
+    names = {name for row in present for name in row}
+    if not all(_has_none(row, name) for row in present for name in names - row.keys()):
         raise DataError(
             f"rows of one batch have different vision inputs: {sorted({str(sorted(row)) for row in present})}"
         )
     moved, strips = _moved_on(present), _strips(present)
-    joined = {name: _join(name, [row[name] for row in moved], names) for name in names - strips}
+    joined = {name: _join(name, [row[name] for row in moved if name in row], names) for name in names - strips}
     return joined | {name: torch.cat([row[name] for row in moved], dim=-1) for name in strips}
+
+
+_COUNTED_BY = {"pixel_values_local": "num_local_patches"}
+"""Inputs that a row is without where none of its images has any (crops of large ones), and what counts them."""
+
+
+def _has_none(row: Mapping[str, Tensor], name: str) -> bool:
+    counts = row.get(_COUNTED_BY.get(name, ""))
+    return counts is not None and not counts.any()
 
 
 _PLACES_IN = {"image_token_pooling": "pixel_values"}

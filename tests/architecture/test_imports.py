@@ -106,7 +106,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"collate"},
     ],
     "models": [
-        {"known_configs", "loaded", "parts", "quantize", "reference_rule", "tuning", "unwrap"},
+        {"batch_norms", "known_configs", "loaded", "parts", "quantize", "reference_rule", "tuning", "unwrap"},
         {"folder", "frozen_tower", "precision", "row_positions", "tower_inputs", "tower_masks", "tower_windows"},
         {"adapters"},
         {"logps", "part_counts", "save"},

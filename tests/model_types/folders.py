@@ -121,6 +121,7 @@ def write_folder(
     processor: str | None = None,
     settings: dict[str, Any] | None = None,
     scale: float = 0.08,
+    tower_scale: float | None = None,
 ) -> Path:
     """One model folder, in the layout that most have: the parts of the processor in files of their own.
 
@@ -129,12 +130,13 @@ def write_folder(
         processor: name of the processor's class, with which the parts are found.
         settings: of the processor beside its parts (``patch_size`` and the like).
         scale: standard deviation of all matrices, so that attention and images matter to the output.
+        tower_scale: of those of the vision tower, for deep ones of convolutions, through which less would not come.
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1:
-                parameter.normal_(std=scale)
+                parameter.normal_(std=tower_scale if tower_scale and "vision_tower" in name else scale)
             elif not parameter.any() and not name.endswith("bias"):
                 parameter.normal_(std=0.5)  # a gate that starts shut
             elif name.endswith("bias"):

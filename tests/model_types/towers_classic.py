@@ -270,7 +270,9 @@ def write_fast_vlm(folder: Path) -> Path:
     )  # fmt: skip
     settings = {"patch_size": 32, "num_additional_image_tokens": 0, "vision_feature_select_strategy": "full"}
     model = class_of("FastVlmForConditionalGeneration")(config)
-    return write_folder(folder, model, tokenizer, images, processor="LlavaProcessor", settings=settings)
+    return write_folder(
+        folder, model, tokenizer, images, processor="LlavaProcessor", settings=settings, tower_scale=0.22
+    )
 
 
 WRITERS: dict[str, Writer] = {

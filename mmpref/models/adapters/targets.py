@@ -51,7 +51,8 @@ def lora_layers(model: PreTrainedModel, family: Family, tuning: Tuning) -> list[
 def _runs_without_gradient(module: nn.Module) -> bool:
     """Whether a module's forward stands under ``torch.no_grad``, as those do that choose which tokens are attended to
     (sparse attention of DeepSeek's kind): nothing in it could learn."""
-    cells = inspect.getclosurevars(type(module).forward).nonlocals.values()
+    forward = type(module).forward
+    cells = inspect.getclosurevars(forward).nonlocals.values() if inspect.isfunction(forward) else ()
     return any(isinstance(getattr(value, "__self__", None), torch.no_grad) for value in cells)
 
 

@@ -34,11 +34,19 @@ def image_only(stock: type[ProcessorMixin]) -> type[ProcessorMixin]:
 
 
 class _NoVideo:
-    """Stands for the video part where a constructor asks it for its settings."""
+    """Stands for the video part where a processor asks it for its settings, which it does with images alone as well:
+    it is given those of the image part, and they are used for no video."""
 
-    def __getattr__(self, name: str) -> None:
+    def __init__(self, images: Any = None) -> None:
+        self._images = images
+
+    def __get__(self, processor: Any, owner: Any = None) -> _NoVideo:
+        return self if processor is None else _NoVideo(processor.__dict__.get("image_processor"))
+
+    def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
+        return getattr(self._images, name, None)
 
 
 class _WithoutVideo(ProcessorMixin):

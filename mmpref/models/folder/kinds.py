@@ -67,6 +67,13 @@ def refuse_kind(config: PretrainedConfig, path: str | Path) -> None:
             f"{path} is a {built[0]}: a classifier, which writes no answers that could be trained; use the model that "
             "it was made from"
         )
+    inside = _model_inside(config)
+    if inside:
+        raise ConfigError(
+            f"{path} is a model of type '{config.model_type}', of which a part reads and writes text: load it with "
+            f"transformers, save its '{inside}' (model.{inside}.save_pretrained), put the processor's and tokenizer's "
+            "files beside that, and give the new folder"
+        )
     reason = _reason(config)
     if reason:
         sees = config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
@@ -84,6 +91,10 @@ def _reason(config: PretrainedConfig) -> str:
             "reads its prompt with an encoder of its own (encoder-decoder), and only models that are one decoder are "
             "trained here"
         )
+    if "Diffusion" in str(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(kind, "")):
+        return (
+            "writes the tokens of an answer together, by diffusion, so that none has a log-prob after those before it"
+        )
     sees = isinstance(getattr(config, "vision_config", None), PretrainedConfig)
     if not sees and isinstance(getattr(config, "vq_config", None), PretrainedConfig):
         return "reads and draws images as tokens of a vocabulary (vq_config), which have no features to be trained on"
@@ -92,6 +103,16 @@ def _reason(config: PretrainedConfig) -> str:
     if any("audio" in key for key, value in vars(config).items() if isinstance(value, PretrainedConfig)):
         return "hears sound, and only text and images are trained on here"
     return f"transformers {transformers.__version__} has no causal LM or image-text-to-text model for"
+
+
+def _model_inside(config: PretrainedConfig) -> str:
+    """The part of a model of several models (Qwen-Omni's thinker) that could be trained by itself; "" for none."""
+    if any(config.model_type in table for table in _TABLES):
+        return ""
+    for key, part in vars(config).items():
+        if isinstance(part, PretrainedConfig) and part.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+            return str(key).removesuffix("_config")
+    return ""
 
 
 def _inner(config: PretrainedConfig) -> Iterator[PretrainedConfig]:

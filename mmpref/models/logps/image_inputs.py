@@ -27,7 +27,7 @@ from mmpref.errors import DataError
 from mmpref.models.unwrap import base_model, submodule
 from mmpref.processing.batch import PairBatch, to_device
 
-_TOWERS = frozenset({"qwen2_vl", "qwen2_5_vl", "qwen3_vl"})
+_TOWERS = frozenset({"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"})
 """Model types whose tower (``model.visual``) takes what :func:`image_inputs` gives."""
 _PLACED = _TOWERS | {"llava", "llava_next", "llava_onevision", "internvl", "gemma3", "paligemma"}
 """Model types that use the mask of image tokens to put features there, and for nothing else."""

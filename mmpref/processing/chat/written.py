@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from mmpref.errors import ConfigError
@@ -106,7 +107,7 @@ class TurnWriter:
         fields = [name for name in ("reasoning_content", "reasoning", "thinking") if name in self.template.source]
         keys = ("", *fields) if thinks else ("",)
         plain = [Way(form, key) for form in forms for key in keys]
-        if self.image and any(message.num_images for message in row.messages):
+        if self.image and any(message.num_images for message in row.messages) and not self._shows_images:
             plain += [Way(False, key, image=self.image) for key in keys]
         yield from plain
         if not row.answers:
@@ -114,6 +115,20 @@ class TurnWriter:
         for switch in self.template.switches:
             for way in plain:
                 yield replace(way, switch=tuple(switch.items()))
+
+    @cached_property
+    def _shows_images(self) -> bool:
+        """Whether the template writes something for an image that is a part, marks around it included: then no other
+        way may put the bare token in its place."""
+        text = {"type": "text", "text": PROBE}
+        try:
+            bare, seen = (
+                self._render([{"role": "user", "content": parts}], {}, ask=True)
+                for parts in ([text], [{"type": "image"}, text])
+            )
+        except TemplateError:
+            return False
+        return bare != seen and "'type'" not in seen and '"type"' not in seen
 
     def _by(self, way: Way, row: Row) -> Written:
         conversation = way.conversation(self.template, row.messages)

@@ -19,6 +19,7 @@ from mmpref.models import load, load_model, load_processor
 from mmpref.models.folder.kinds import refuse_reading_ahead
 from mmpref.models.load import empty_model, load_config
 from tests.model_types.folders import make_tokenizer, write_folder
+from tests.model_types.qwen import WRITERS
 from tests.tiny_vlms import build
 
 Change = Callable[[dict[str, Any]], object]
@@ -171,3 +172,21 @@ def test_an_image_processor_that_is_not_there_is_named(folder: Path) -> None:
     )
     changed(file, lambda settings: settings["image_processor"].update(image_processor_type=right))
     load_processor(folder)
+
+
+def test_a_model_of_several_models_says_how_its_reading_part_is_given_and_that_works(tmp_path: Path) -> None:
+    part = WRITERS["qwen3_omni_moe_thinker"](tmp_path / "part")
+    thinker = tf.Qwen3OmniMoeThinkerConfig.from_pretrained(part)
+    whole = tf.Qwen3OmniMoeConfig(thinker_config=thinker.to_dict(), enable_audio_output=False)
+    tf.Qwen3OmniMoeForConditionalGeneration(whole).save_pretrained(tmp_path / "whole")
+    for file in part.iterdir():
+        if not (tmp_path / "whole" / file.name).exists():
+            shutil.copy(file, tmp_path / "whole")
+    assert "save its 'thinker' (model.thinker.save_pretrained)" in said(tmp_path / "whole")
+    tf.Qwen3OmniMoeForConditionalGeneration.from_pretrained(tmp_path / "whole").thinker.save_pretrained(
+        tmp_path / "own"
+    )
+    for file in (tmp_path / "whole").iterdir():
+        if not (tmp_path / "own" / file.name).exists() and "safetensors" not in file.name:
+            shutil.copy(file, tmp_path / "own")
+    assert load(tmp_path / "own").family.has_vision

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mmpref.errors import ConfigError
 from mmpref.models import AdapterSettings, LoadedModel, Tuning, load, prepare
 from mmpref.models.adapters.targets import lora_layers
+from mmpref.models.batch_norms import keep_statistics
 from mmpref.models.load import family_of_config
 from mmpref.models.parts import with_parts
 from mmpref.models.tower_masks import look_both_ways
@@ -64,6 +65,19 @@ def test_a_tower_looks_both_ways_whether_or_not_the_batch_has_padding(phi4: tf.P
         alone: Tensor = embed.get_img_features(pixels[:1], whole[:1])
         beside: Tensor = embed.get_img_features(pixels, padded)[:1]
     assert torch.allclose(alone, beside, atol=1e-5)
+
+
+def test_batch_norms_keep_their_statistics_while_a_model_trains() -> None:
+    model = build_model("llava")
+    norm = nn.BatchNorm1d(4)
+    model.model.vision_tower.stem = norm
+    rows = torch.rand(8, 4, generator=torch.Generator().manual_seed(0)) * 5
+    want = norm.eval()(rows)
+    keep_statistics(model)
+    model.train()
+    assert model.model.vision_tower.training
+    assert torch.equal(norm(rows), want)
+    assert not norm.running_mean.any()
 
 
 class _Chooser(nn.Module):

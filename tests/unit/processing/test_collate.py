@@ -324,3 +324,19 @@ def test_places_among_the_patches_of_all_images_count_on_from_row_to_row() -> No
     joined = join_vision(rows)["image_token_pooling"]
     assert joined.tolist() == [[0, 1], [2, -1], [4, 11], [7, -1], [12, 15]]
     assert rows[1]["image_token_pooling"].tolist() == [[0, 7], [3, -1]]
+
+
+def test_crops_are_missing_where_no_image_of_a_row_has_any() -> None:
+    """DeepSeek-OCR 2 and others count the crops of every image, and give none where none was cut."""
+    whole = {"pixel_values": torch.zeros(2, 3, 8, 8), "num_local_patches": torch.tensor([0, 0])}
+    cut = {
+        "pixel_values": torch.ones(1, 3, 8, 8), "num_local_patches": torch.tensor([2]),
+        "pixel_values_local": torch.rand(2, 3, 4, 4),
+    }  # fmt: skip
+    for rows, counts in (([whole, cut], [0, 0, 2]), ([cut, whole], [2, 0, 0])):
+        joined = join_vision(rows)
+        assert joined["num_local_patches"].tolist() == counts
+        assert torch.equal(joined["pixel_values_local"], cut["pixel_values_local"])
+        assert joined["pixel_values"].shape[0] == 3
+    with pytest.raises(DataError, match="different vision inputs"):
+        join_vision([{**whole, "num_local_patches": torch.tensor([0, 2])}, cut])
