@@ -37,6 +37,7 @@ from tests.plain_forward import (
     stock_twin,
     worst,
 )
+from tests.recomputing import recompute
 
 RIGHT = 1e-4
 """Nats a token between mmpref and the stock model on the stock processor's whole conversation."""
@@ -203,10 +204,9 @@ def _assert_recomputed_alike(model: Any, batch: PairBatch, at_once: Tensor) -> N
     if not base_model(model).supports_gradient_checkpointing:
         return
     model.zero_grad()
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    recompute(model)
     answer_logps(model, batch).mean().backward()
     off = relative(gradient(model), at_once)
-    model.gradient_checkpointing_disable()
     assert off < RIGHT, f"gradients are {off:.3g} off with gradient checkpointing"
 
 

@@ -128,7 +128,7 @@ def _holds_on_trial(model: nn.Module, family: Family) -> bool:
     prompt = EncodedPrompt(
         sample_id="trial",
         input_ids=ids[:9],
-        position_ids=multimodal(9, (), ()) if family.mrope else in_sequence(9),
+        position_ids=multimodal(9, ()) if family.mrope else in_sequence(9),
         token_types={family.token_types: torch.full((9,), of_prompt)} if family.token_types else {},
         answer_type=of_answer,
     )
