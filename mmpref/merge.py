@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmpref.data.opening import recipe_sources
+from mmpref.data.opening import frame_rule, recipe_sources, videos_of
 from mmpref.data.quarantine import Quarantine
 from mmpref.errors import CheckpointError, ConfigError, DataError
 from mmpref.files.hashes import Say, content_hash
@@ -31,6 +31,7 @@ from mmpref.models.save import save_model
 from mmpref.processing.collate import PairCollator
 from mmpref.processing.encode import PairEncoder
 from mmpref.processing.pixels import ImageSettings
+from mmpref.processing.videos import LoadVideo
 from mmpref.recipe.loading import load_recipe
 from mmpref.recipe.sections import Recipe
 from mmpref.records import PreferencePair
@@ -167,8 +168,8 @@ def _refuse_other_base(run: Path, recipe: Recipe, say: Say) -> None:
         )
 
 
-def _some_pairs(recipe: Recipe, count: int) -> tuple[list[PreferencePair], Any]:
-    sources, _, images = recipe_sources(recipe.data)
+def _some_pairs(recipe: Recipe, count: int) -> tuple[list[PreferencePair], Any, LoadVideo]:
+    sources, _, images = recipe_sources(recipe.data, frame_rule(recipe.processing))
     demonstrations = not objective_of(recipe).needs_rejected
     found = itertools.chain.from_iterable(
         source.pairs(Quarantine(), demonstrations=demonstrations) for source in sources
@@ -176,7 +177,7 @@ def _some_pairs(recipe: Recipe, count: int) -> tuple[list[PreferencePair], Any]:
     pairs = [candidate.pair for candidate in itertools.islice(found, count)]
     if not pairs:
         raise DataError(f"no usable pair in {', '.join(recipe.data.train_paths)} to compare the models on")
-    return pairs, images
+    return pairs, images, videos_of(sources)
 
 
 def _replaced(loaded: LoadedModel, model: Any) -> LoadedModel:
@@ -200,6 +201,7 @@ class _Compared:
     recipe: Recipe
     pairs: Sequence[PreferencePair]
     images: Any
+    videos: LoadVideo
 
     @torch.no_grad()
     def log_probs(self, loaded: LoadedModel) -> dict[str, tuple[float, int]]:
@@ -210,10 +212,11 @@ class _Compared:
             loaded.processor,
             loaded.family,
             images=ImageSettings(min_pixels=section.min_pixels, max_pixels=section.max_pixels),
+            video_max_pixels=section.video_max_pixels,
             template_kwargs=section.template_kwargs,
         )
         both = all(pair.rejected is not None for pair in self.pairs)
-        collate = PairCollator(encoder, self.images.open, layout="plain", need_rejected=both)
+        collate = PairCollator(encoder, self.images.open, self.videos, layout="plain", need_rejected=both)
         device = next(parameter.device for parameter in loaded.model.parameters())
         found: dict[str, tuple[float, int]] = {}
         for pair in self.pairs:

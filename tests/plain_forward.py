@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -16,11 +17,12 @@ from torch import Tensor
 
 from mmpref.models import LoadedModel
 from mmpref.models.load import family_of_config
-from mmpref.processing import LayoutName, PairBatch, PairCollator, PairEncoder
-from mmpref.records import ImageRef, PreferencePair
-from tests.tiny_vlms import TINY, draw, pair, turn
+from mmpref.processing import EncodedPrompt, LayoutName, PairBatch, PairCollator, PairEncoder
+from mmpref.records import ImageRef, Message, Part, PreferencePair
+from tests.tiny_vlms import TINY, draw, film, film_shape, pair, turn
 
 SHARING = tuple(TINY)
+SEE_VIDEOS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_onevision")
 LORA_SEED = 5
 
 
@@ -94,6 +96,31 @@ def rows_for(name: str) -> list[PreferencePair]:
     return [row for row in rows if not row.images] if name == "text" else rows
 
 
+def video_rows() -> list[PreferencePair]:
+    """Pairs with videos of every shape: alone, several, beside images, late in a conversation."""
+    shown, film_first = Part("image"), Part("video")
+    between = (
+        turn("system", "describe it ."),
+        Message("user", (film_first, Part("text", "what is it ?"))),
+        turn("assistant", "a red square ."),
+        Message("user", (Part("text", "and here , please :"), shown, Part("text", "or"), film_first)),
+    )
+    late = (
+        turn("user", "is there a dog ?"),
+        turn("assistant", "no ."),
+        Message("user", (film_first, Part("text", "and here ?"))),
+    )
+    return [
+        pair("film", images=(), videos=("90x60x4-1",), chosen="a red square .", rejected="two yellow boxes ."),
+        pair("odd", images=(), videos=("60x60x5-3",), chosen="yes", rejected="no , it is not ."),
+        pair("films", images=(), videos=("60x90x4-1", "120x60x4-2"), chosen="a cat", rejected="a cat and a dog ."),
+        pair("late", images=(), videos=("60x60x6-4",), prompt=late, chosen="one cat .", rejected="no dog ."),
+        pair(
+            "both", images=("60x60-7",), videos=("60x60x4-5", "60x60x4-6"), prompt=between, chosen="red .", rejected="a"
+        ),
+    ]
+
+
 def text_rows() -> list[PreferencePair]:
     """More pairs for text models: turns, common beginnings, a given start."""
     said = (turn("system", "please ."), turn("user", "is it red ?"), turn("assistant", "yes ."), turn("user", "why ?"))
@@ -112,7 +139,8 @@ def all_rows(name: str) -> list[PreferencePair]:
 
 def collator_for(loaded: LoadedModel, layout: LayoutName | None = None, **options: Any) -> PairCollator:
     of_encoder = {key: options.pop(key) for key in ("max_length", "max_pixels", "budgets") if key in options}
-    return PairCollator(PairEncoder(loaded.processor, loaded.family, **of_encoder), draw, layout=layout, **options)
+    encoder = PairEncoder(loaded.processor, loaded.family, **of_encoder)
+    return PairCollator(encoder, draw, film, layout=layout, **options)
 
 
 @dataclass(frozen=True)
@@ -125,7 +153,7 @@ class Written:
 
 def stock_sequences(loaded: LoadedModel, row: PreferencePair) -> list[Written]:
     """Chosen and rejected, each a conversation of its own. The ids are those that the encoder makes, to the last."""
-    encoded = PairEncoder(loaded.processor, loaded.family).encode(row, draw)
+    encoded = PairEncoder(loaded.processor, loaded.family).encode(row, draw, film)
     answers = [(row.chosen, row.images)]
     if row.rejected is not None:
         answers.append((row.rejected, row.images if row.rejected_images is None else row.rejected_images))
@@ -133,7 +161,8 @@ def stock_sequences(loaded: LoadedModel, row: PreferencePair) -> list[Written]:
     for (answer, images), side in zip(answers, encoded.sides(), strict=False):
         assert side is not None
         prompt, ids = side
-        inputs = _written(loaded, row, row.response_prefix + answer, images)
+        whole = row.response_prefix + answer
+        inputs = _with_videos(loaded, row, whole, prompt) if row.videos else _written(loaded, row, whole, images)
         if not torch.equal(inputs["input_ids"][0, : len(prompt)], prompt.input_ids):
             inputs = _in_pieces(loaded, row, answer, images)
         assert inputs["input_ids"][0].tolist() == [*prompt.input_ids.tolist(), *ids.tolist()]
@@ -164,6 +193,40 @@ def _in_pieces(
     return {**inputs, "input_ids": torch.cat([inputs["input_ids"], ids], dim=1)}
 
 
+def _with_videos(loaded: LoadedModel, row: PreferencePair, answer: str, prompt: EncodedPrompt) -> dict[str, Tensor]:
+    """As the stock processor writes it, but for the pixels of videos, for which it would need torchvision.
+
+    It is only told the sizes of patches, as its video part would tell it, and writes the text itself.
+    """
+    processor = copy.copy(loaded.processor)
+    settings = processor.video_settings
+    processor.video_processor = SimpleNamespace(
+        merge_size=settings.merge_size, temporal_patch_size=settings.temporal_patch_size
+    )
+    shapes = [film_shape(video) for video in row.videos]
+    films = {
+        "video_grid_thw": prompt.vision.get("video_grid_thw"),
+        "pixel_values_videos": [torch.empty(shape.num_frames, 0) for shape in shapes],
+        "video_metadata": [
+            SimpleNamespace(fps=2, frames_indices=[int(2 * t) for t in shape.times]) for shape in shapes
+        ],
+    }
+    shown: dict[str, Any] = {}
+    if row.images:
+        shown = dict(processor.image_processor([[draw(ref) for ref in row.images]], return_tensors="pt").items())
+    pieces, _ = processor.get_text_with_replacements(
+        [_rendered(loaded, row, answer)],
+        [processor.replace_image_token(shown, image_idx=at) for at in range(len(row.images))],
+        [processor.replace_video_token(films, video_idx=at) for at in range(len(row.videos))],
+    )
+    inputs = dict(processor.tokenizer(pieces, return_tensors="pt").items())
+    if loaded.family.token_types:
+        types = processor.create_mm_token_type_ids(inputs["input_ids"].tolist())
+        inputs[loaded.family.token_types] = torch.tensor(types)
+    of_videos = {name: value for name, value in prompt.vision.items() if "video" in name or name.startswith("second")}
+    return {**inputs, **shown, **of_videos}
+
+
 def _written(loaded: LoadedModel, row: PreferencePair, answer: str, images: tuple[ImageRef, ...]) -> dict[str, Tensor]:
     if "PaliGemma" in type(loaded.processor).__name__:  # it takes the answer apart
         return _processed(loaded, _rendered(loaded, row, None), images, suffix=[answer])
@@ -175,7 +238,7 @@ def _rendered(loaded: LoadedModel, row: PreferencePair, answer: str | None) -> s
     sees = loaded.family.has_vision
     turns: list[dict[str, Any]] = []
     for message in row.prompt:
-        parts = [{"type": "image"} if p.kind == "image" else {"type": "text", "text": p.text} for p in message.parts]
+        parts = [{"type": p.kind} if p.kind != "text" else {"type": "text", "text": p.text} for p in message.parts]
         turns.append({"role": message.role, "content": parts if sees else message.text})
     if answer is not None:
         turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}] if sees else answer})

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,11 +22,13 @@ from accelerate.state import PartialState
 
 from mmpref.models import Tuning, choose_reference, pair_logps
 from mmpref.processing import PairBatch, PairCollator, PairEncoder
+from mmpref.records import PreferencePair
 from mmpref.training import PreferenceTrainer
 from mmpref.training.trainer import nonfinite
+from tests.plain_forward import video_rows
 from tests.pretend_device import DEVICE, NAME, Waits
 from tests.recomputing import recompute
-from tests.tiny_vlms import draw
+from tests.tiny_vlms import draw, film, pair
 from tests.training_steps import FULL, LORA, arguments, objective, rows_for, three_updates, tiny
 
 FAMILIES = ("llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "text")
@@ -37,6 +39,7 @@ TOWER = Tuning(vision="full", projector="full", language="lora")
 def step(
     name: str, *, tuning: Tuning = LORA, layout: Any = "shared_prefix", is_checkpointed: bool = False,
     dtype: str = "float32", change: Callable[[PairBatch], PairBatch] = lambda batch: batch,
+    rows: Sequence[PreferencePair] = (),
 ) -> list[str]:  # fmt: skip
     """Three pairs: live reference, forward, every objective, backward, fused AdamW."""
     loaded = tiny(name, tuning, dtype)
@@ -44,14 +47,14 @@ def step(
     if is_checkpointed:
         recompute(loaded.model)
     loaded.model.train()
-    collate = PairCollator(PairEncoder(loaded.processor, loaded.family), draw, layout=layout)
+    collate = PairCollator(PairEncoder(loaded.processor, loaded.family), draw, film, layout=layout)
     losses = [objective(loss) for loss in OBJECTIVES]
     waits = Waits(is_counting=False)
     with waits:
         loaded.model.to(DEVICE)
         trained = [parameter for parameter in loaded.model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=1e-3, fused=True)
-        batch = change(collate(rows_for(name, 3)))
+        batch = change(collate(rows or rows_for(name, 3)))
         for waits.is_counting in (False, True):
             here = batch.map(waits.pin).to(DEVICE, non_blocking=True)
             logps = pair_logps(loaded.model, here, reference=reference)
@@ -106,6 +109,13 @@ def cases() -> dict[str, Callable[[], list[str]]]:
     found["llava, projector and language train"] = partial(step, "llava", tuning=FULL)
     found["qwen3_vl, projector and language train"] = partial(step, "qwen3_vl", tuning=FULL)
     found["qwen2_5_vl, tower trains, checkpointed"] = partial(step, "qwen2_5_vl", tuning=TOWER, is_checkpointed=True)
+    images = [pair("image"), pair("image 2", images=("60x60-2",))]
+    images, videos = (
+        [replace(row, score_chosen=4.0, score_rejected=1.0) for row in of] for of in (images, video_rows())
+    )
+    found["qwen2_vl, images and videos"] = partial(step, "qwen2_vl", rows=[*images, *videos])
+    found["qwen2_5_vl, images and videos"] = partial(step, "qwen2_5_vl", rows=[*images, *videos])
+    found["qwen3_vl, videos"] = partial(step, "qwen3_vl", rows=videos[:4])
     found["qwen3_vl, bfloat16"] = partial(step, "qwen3_vl", dtype="bfloat16")
     for name in ("llava", "qwen3_vl"):  # as transformers alone would run it: this must wait
         alone = partial(replace, image_places=None, image_grids=())

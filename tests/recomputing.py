@@ -19,14 +19,6 @@ def recompute(model: Any) -> None:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
 
 
-def keep_everything(model: Any) -> None:
-    """Switch it off."""
-    if IS_RENAMED:
-        model.activation_checkpointing_disable()
-    else:
-        model.gradient_checkpointing_disable()
-
-
 def recomputing_arguments(*, use_reentrant: bool = False) -> dict[str, Any]:
     """The same for ``TrainingArguments``, or the old way."""
     name = "activation_checkpointing" if IS_RENAMED else "gradient_checkpointing"

@@ -6,6 +6,7 @@ need.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +20,9 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from mmpref.models.folder.image_only import image_only
-from mmpref.records import ImageRef, Message, Part, PreferencePair, user_turn
+from mmpref.processing import family_of
+from mmpref.processing.video_settings import VideoSettings
+from mmpref.records import ImageRef, Message, Part, PreferencePair, VideoFrames, VideoRef, VideoShape, user_turn
 
 WORDS = (
     "a red square on a blue background . the image shows a green circle and two yellow boxes . "
@@ -33,11 +36,12 @@ QWEN_TOKENS = {
     "image_token": "<|image_pad|>",
     "video_token": "<|video_pad|>",
 }
-# Turns as ChatML writes them. IMAGE is replaced by what a family writes for an image place.
+# Turns as ChatML writes them. IMAGE and VIDEO are replaced by what a family writes for such a place.
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}IMAGE{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
+    "{% if part['type'] == 'image' %}IMAGE{% elif part['type'] == 'video' %}VIDEO"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 # Turns as LLaVA-1.5's template writes them: no bos, no end-of-turn token, a blank after every text.
@@ -61,6 +65,7 @@ def make_tokenizer(
     named: dict[str, str] | None = None,
     *,
     image_markup: str = "",
+    video_markup: str = "",
     template: str = CHATML,
     add_bos: bool = False,
     unnamed: tuple[str, ...] = (),
@@ -92,7 +97,7 @@ def make_tokenizer(
         extra_special_tokens=named,
         clean_up_tokenization_spaces=False,
         model_max_length=4096,
-        chat_template=template.replace("IMAGE", image_markup),
+        chat_template=template.replace("IMAGE", image_markup).replace("VIDEO", video_markup),
     )
 
 
@@ -119,7 +124,8 @@ _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 @lru_cache
 def _tokens(kind: str) -> tf.PreTrainedTokenizerFast:
     if kind == "qwen":
-        return make_tokenizer(QWEN_TOKENS, image_markup="<|vision_start|><|image_pad|><|vision_end|>")
+        image, video = (f"<|vision_start|><|{kind}_pad|><|vision_end|>" for kind in ("image", "video"))
+        return make_tokenizer(QWEN_TOKENS, image_markup=image, video_markup=video)
     if kind == "vicuna":
         return make_tokenizer({"image_token": "<image>"}, image_markup="<image>\n", template=VICUNA, add_bos=True)
     if kind == "gemma":
@@ -140,7 +146,8 @@ def _tokens(kind: str) -> tf.PreTrainedTokenizerFast:
         return make_tokenizer(named, image_markup="<image>", unnamed=places)
     if kind == "text":
         return make_tokenizer()
-    return make_tokenizer({"image_token": "<image>", "video_token": "<video>"}, image_markup="<image>\n")
+    named = {"image_token": "<image>", "video_token": "<video>"}
+    return make_tokenizer(named, image_markup="<image>\n", video_markup="<video>\n")
 
 
 def _ids(tokenizer: Any) -> dict[str, Any]:
@@ -210,13 +217,14 @@ def _llava_next_model() -> tf.PreTrainedModel:
 def _onevision_processor() -> Any:
     tokenizer = _tokens("llava")
     images = tf.LlavaOnevisionImageProcessorPil(size={"height": 28, "width": 28}, image_grid_pinpoints=_GRID)
-    return image_only(tf.LlavaOnevisionProcessor)(
+    processor = image_only(tf.LlavaOnevisionProcessor)(
         images,
         tokenizer,
         num_image_tokens=4,
         vision_feature_select_strategy="full",
         chat_template=tokenizer.chat_template,
     )
+    return _with_videos(processor, "llava_onevision")
 
 
 def _onevision_model() -> tf.PreTrainedModel:
@@ -234,7 +242,33 @@ def _onevision_model() -> tf.PreTrainedModel:
     )
 
 
-def _qwen_processor(stock: str, patch: int) -> Any:
+def video_config(name: str) -> dict[str, Any] | None:
+    """What the folder of a tiny model says of videos, as ``video_preprocessor_config.json``."""
+    if name == "llava_onevision":
+        return {"video_processor_type": "LlavaOnevisionVideoProcessor", "size": {"height": 28, "width": 28}}
+    if not name.startswith("qwen"):
+        return None
+    kind, side, times = ("Qwen3VL", 32, 32) if name.startswith("qwen3") else ("Qwen2VL", 28, 4)
+    return {
+        "video_processor_type": f"{kind}VideoProcessor",
+        "size": {"shortest_edge": side * side, "longest_edge": times * side * side},
+        "patch_size": side // 2,
+        "merge_size": 2,
+        "temporal_patch_size": 2,
+    }
+
+
+def _with_videos(processor: Any, name: str) -> Any:
+    """The processor as loading makes it for a folder that says how videos are processed."""
+    facts, written = family_of(name, has_vision=True).video, video_config(name)
+    assert facts is not None
+    assert written is not None
+    a_second = 4.0 if name == "qwen2_5_vl" else 1.0  # as the config says where it says nothing
+    processor.video_settings = VideoSettings.of(written, facts, positions_a_second=a_second)
+    return processor
+
+
+def _qwen_processor(name: str, stock: str, patch: int) -> Any:
     tokenizer = _tokens("qwen")
     side = 2 * patch
     images = tf.Qwen2VLImageProcessorPil(
@@ -243,7 +277,8 @@ def _qwen_processor(stock: str, patch: int) -> Any:
         temporal_patch_size=2,
         size={"shortest_edge": side * side, "longest_edge": 4 * side * side},
     )
-    return image_only(getattr(tf, stock))(images, tokenizer, chat_template=tokenizer.chat_template)
+    processor = image_only(getattr(tf, stock))(images, tokenizer, chat_template=tokenizer.chat_template)
+    return _with_videos(processor, name)
 
 
 def _qwen_ids(tokenizer: Any) -> dict[str, int]:
@@ -375,9 +410,9 @@ TINY: dict[str, Tiny] = {
     "llava": Tiny(lambda: _llava_model("llava"), lambda: _llava_processor("llava")),
     "llava_next": Tiny(_llava_next_model, _llava_next_processor),
     "llava_onevision": Tiny(_onevision_model, _onevision_processor),
-    "qwen2_vl": Tiny(_qwen2_model, lambda: _qwen_processor("Qwen2VLProcessor", 14)),
-    "qwen2_5_vl": Tiny(_qwen2_5_model, lambda: _qwen_processor("Qwen2_5_VLProcessor", 14)),
-    "qwen3_vl": Tiny(_qwen3_model, lambda: _qwen_processor("Qwen3VLProcessor", 16)),
+    "qwen2_vl": Tiny(_qwen2_model, lambda: _qwen_processor("qwen2_vl", "Qwen2VLProcessor", 14)),
+    "qwen2_5_vl": Tiny(_qwen2_5_model, lambda: _qwen_processor("qwen2_5_vl", "Qwen2_5_VLProcessor", 14)),
+    "qwen3_vl": Tiny(_qwen3_model, lambda: _qwen_processor("qwen3_vl", "Qwen3VLProcessor", 16)),
     "gemma3": Tiny(_gemma_model, _gemma_processor),
     "internvl": Tiny(_internvl_model, _internvl_processor),
     "idefics3": Tiny(lambda: _idefics_model("Idefics3"), lambda: _idefics_processor("Idefics3")),
@@ -406,6 +441,8 @@ def build(name: str, folder: Path, *, seed: int = 0, original_names: bool = True
     """A model folder with weights, processor, tokenizer and template."""
     build_model(name, seed=seed).save_pretrained(folder, save_original_format=original_names)
     TINY[name].processor().save_pretrained(folder)
+    if (videos := video_config(name)) is not None:
+        (folder / "video_preprocessor_config.json").write_text(json.dumps(videos), encoding="utf-8")
     return folder
 
 
@@ -420,6 +457,21 @@ def draw(ref: ImageRef) -> Image.Image:
     return image
 
 
+def film(ref: VideoRef) -> VideoFrames:
+    """A stand-in for a loader of videos: the path ``WxHxF-N`` gives F different frames, two a second."""
+    shape = film_shape(ref)
+    number = int((ref.path or "").partition("-")[2] or 0)
+    name = f"{shape.width}x{shape.height}"
+    frames = tuple(draw(ImageRef(path=f"{name}-{number + 3 * at}")) for at in range(shape.num_frames))
+    return VideoFrames(frames, shape.times)
+
+
+def film_shape(ref: VideoRef) -> VideoShape:
+    """What :func:`film` gives, before any frame is drawn."""
+    width, height, count = map(int, (ref.path or "").partition("-")[0].split("x"))
+    return VideoShape(width, height, tuple(at / 2 for at in range(count)))
+
+
 def refs(*names: str) -> tuple[ImageRef, ...]:
     return tuple(ImageRef(path=name) for name in names)
 
@@ -428,15 +480,22 @@ def pair(
     pair_id: str = "p",
     *,
     images: tuple[str, ...] = ("28x28-1",),
+    videos: tuple[str, ...] = (),
     question: str = "what is in the image ?",
     chosen: str = "a red square .",
     rejected: str | None = "two yellow boxes and a dog .",
     prompt: tuple[Message, ...] | None = None,
     **rest: Any,
 ) -> PreferencePair:
-    """A pair with drawn images: ``images`` are names for :func:`draw`."""
+    """A pair with drawn images: ``images`` are names for :func:`draw`, and ``videos`` for :func:`film`."""
     messages = prompt if prompt is not None else user_turn(question, num_images=len(images))
-    return PreferencePair(id=pair_id, images=refs(*images), prompt=messages, chosen=chosen, rejected=rejected, **rest)
+    if prompt is None and videos:
+        places = [Part("video") for _ in videos]
+        messages = (Message("user", (*places, *messages[0].parts)),)
+    films = tuple(VideoRef(path=name) for name in videos)
+    return PreferencePair(
+        id=pair_id, images=refs(*images), prompt=messages, chosen=chosen, rejected=rejected, videos=films, **rest
+    )
 
 
 def turn(role: Any, *parts: str | None) -> Message:

@@ -123,11 +123,11 @@ def _start_up(recipe: Recipe, arguments: TrainingArguments, data: RunData) -> It
 
 
 def _one_pair(collator: PairCollator, pairs: Sequence[PreferencePair]) -> Iterator[Fact]:
-    """One pair, if possible with images, as the model reads it."""
-    pair = next((pair for pair in pairs if pair.images), pairs[0])
+    """One pair, if possible with images or videos, as the model reads it."""
+    pair = next((pair for pair in pairs if pair.images or pair.videos), pairs[0])
     chat = collator.encoder.chat
-    encoded = collator.encoder.encode(pair, collator.load_image)
-    for side, text in shown(encoded, chat.tokenizer, chat.image_token_id):
+    encoded = collator.encoder.encode(pair, collator.load_image, collator.load_video)
+    for side, text in shown(encoded, chat.tokenizer, chat.image_token_id, chat.video_token_id):
         lines = text.replace("\n", "\n          ")
         spelt = f"; between {SPELT_OPEN} and {SPELT_CLOSE}: letters, not the token" if SPELT_OPEN in text else ""
         yield Fact(f"{side} of '{pair.id}', learnt between {OPEN} and {CLOSE}{spelt}", f"\n          {lines}")

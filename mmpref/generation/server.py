@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmpref.errors import EvalIncompleteError
+from mmpref.errors import DataError, EvalIncompleteError
 from mmpref.generation.api_server import Server
 from mmpref.generation.chat_api import ChatClient
 from mmpref.generation.chat_reply import Completion
@@ -112,7 +112,13 @@ class ServerAnswerer:
 
 
 def chat_messages(sample: EvalSample, encode: Encode) -> list[dict[str, Any]]:
-    """The prompt as the chat API takes it, image places filled in order; a turn without images is plain text."""
+    """The prompt as the chat API takes it, image places filled in order; a turn without images is plain text.
+
+    Raises:
+        DataError: the question is about a video.
+    """
+    if any(message.num_videos for message in sample.prompt):
+        raise DataError(f"question '{sample.id}' asks about a video, and servers are sent images and text only")
     images = iter(sample.images)
     out: list[dict[str, Any]] = []
     for message in sample.prompt:

@@ -40,6 +40,7 @@ from mmpref.models.folder.packed_weights import is_packed, refuse_packing, refus
 from mmpref.models.folder.processor_checks import complete_processor
 from mmpref.models.folder.processors import has_own_processor, processor_class, refuse_without_images
 from mmpref.models.folder.tokenizer_files import explain_tokenizer, refuse_ids_beyond, whole_tokenizer
+from mmpref.models.folder.videos import note_video_settings
 from mmpref.models.folder.weights_fit import building_within, refuse_misfit, refuse_positions, without_table
 from mmpref.models.loaded import LoadedModel
 from mmpref.models.parts import with_parts
@@ -290,6 +291,7 @@ def load_processor(path: str | Path, *, min_pixels: int | None = None, max_pixel
         processor: Any = image_only(stock).from_pretrained(str(path), **settings)
     complete_processor(processor, config, path)
     whole_tokenizer(processor.tokenizer, config, path)
+    note_video_settings(processor, config, family, path)
     options = image_options(processor, family, min_pixels=min_pixels, max_pixels=max_pixels)
     if options:
         size = processor.image_processor.size

@@ -10,6 +10,7 @@ from mmpref.processing.family import FAMILIES, Family, family_of
 from mmpref.processing.layout import LayoutName
 from mmpref.processing.length_plan import FitPlan, plan_fit
 from mmpref.processing.pixels import LoadImage
+from mmpref.processing.videos import LoadVideo
 
 __all__ = [
     "FAMILIES",
@@ -21,6 +22,7 @@ __all__ = [
     "FitPlan",
     "LayoutName",
     "LoadImage",
+    "LoadVideo",
     "PairBatch",
     "PairCollator",
     "PairEncoder",

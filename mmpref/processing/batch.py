@@ -51,7 +51,7 @@ class PairBatch:
     attention_mask: Tensor | None = None  # [N, T] 1 = real token; None with a shared prefix, where every token is
     position_ids: Tensor | None = None  # [1, T] or [3, N, T]; None lets the model count (never with a shared prefix)
     segments: tuple[Segment, ...] = ()  # with a shared prefix; () in the plain layout
-    vision: Mapping[str, Tensor] = field(default_factory=dict)  # the images of all rows in row order; {} for text
+    vision: Mapping[str, Tensor] = field(default_factory=dict)  # images and videos of all rows, in order; {} for text
     # of models that see images by cross-attention (``processing.cross_attention``)
     cross_seen: Tensor | None = None  # [N, T, I, F] which tiles of its own images each token sees
     crossings: tuple[Crossing, ...] = ()  # which images are whose
@@ -62,8 +62,12 @@ class PairBatch:
     image_grids: tuple[
         tuple[int, ...], ...
     ] = ()  # (time, rows, columns) in patches of every image, where there are any
+    video_grids: tuple[tuple[int, ...], ...] = ()  # the same of every video
+    video_frames: tuple[int, ...] = ()  # frames of every video: some models are given all videos as long as the longest
     image_token_id: int | None = None  # the token whose places ``image_places`` are
     image_places: Tensor | None = None  # [M] places in the N * T tokens that take an image feature each, in order
+    video_token_id: int | None = None
+    video_places: Tensor | None = None  # the same of video features
     num_dummy_pairs: int = 0  # the last n pairs have no weight: they are there so that all ranks run as many forwards
     keys: tuple[str, ...] = ()  # length B: what the model is given for each pair, as a hash; () unless asked for
     # [N, T] the pair that each token counts for, once: B is padding, and what a rejected answer's row repeats of the
@@ -108,6 +112,11 @@ class PairBatch:
     def num_tokens(self) -> int:
         """Tokens that the model runs over, padding counted."""
         return self.input_ids.numel()
+
+    @property
+    def has_videos(self) -> bool:
+        """Whether any row has a video."""
+        return bool(self.video_frames)
 
     @property
     def shares_prefix(self) -> bool:
@@ -183,19 +192,33 @@ def pad_rows(rows: Sequence[Tensor], value: int, *, left: bool = False) -> Tenso
 
 
 def join_vision(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The vision inputs of several rows as one set, in row order; rows without images add nothing.
+    """The vision inputs of several rows as one set, in row order; rows without images or videos add none of them.
 
     Every processor puts images (or their patches) first: (images, 3, H, W), (images, tiles, 3, H, W), (patches, dim)
-    with (images, 3) grids, (images, 2) sizes. Tensors are joined along that dimension; where rows have different
-    numbers of tiles, or images have different sizes that the model is given (Pixtral) or has a mask of (Idefics 2), the
-    smaller ones are padded with zeros, which the models cut off or leave out by the sizes or the mask. MiniCPM-V's
-    patches lie in one row, (1, 3, P, P * patches) with (images, 2) grids, and are joined along that. Numbers that are
-    places among the patches of all images are moved on by those of the rows before (Molmo 2).
+    with (images, 3) grids, (images, 2) sizes; and so for videos, whose inputs have names of their own. Tensors are
+    joined along that dimension; where rows have different numbers of tiles or frames, or images have different sizes
+    that the model is given (Pixtral) or has a mask of (Idefics 2), the smaller ones are padded with zeros, which the
+    models cut off or leave out by the sizes or the mask, and ``models.logps.video_inputs`` by the numbers of frames.
+    MiniCPM-V's patches lie in one row, (1, 3, P, P * patches) with (images, 2) grids, and are joined along that.
+    Numbers that are places among the patches of all images are moved on by those of the rows before (Molmo 2).
 
     Raises:
         DataError: images that became tensors of different heights and widths, which no model takes in one batch.
     """
-    present = [row for row in rows if row]
+    joined: dict[str, Tensor] = {}
+    for of_videos in (False, True):
+        parts = [{name: row[name] for name in row if is_of_videos(name) == of_videos} for row in rows]
+        joined.update(_join_alike([part for part in parts if part]))
+    return joined
+
+
+def is_of_videos(name: str) -> bool:
+    """Whether a vision input of this name is of videos; else it is of images."""
+    return "video" in name or name == "second_per_grid_ts"
+
+
+def _join_alike(present: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Of rows that all have images, or all have videos."""
     if not present:
         return {}
     names = {name for row in present for name in row}

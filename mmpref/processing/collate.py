@@ -17,15 +17,17 @@ from mmpref.processing.encoded import EncodedPair, EncodedPrompt
 from mmpref.processing.errors import EncodeError, fault
 from mmpref.processing.layout import LayoutName, plain_batch, shared_prefix_batch
 from mmpref.processing.pixels import LoadImage
+from mmpref.processing.videos import LoadVideo
 from mmpref.records import PreferencePair
 
 
 class PairCollator:
-    """``collate_fn`` of a DataLoader over pairs. It can be pickled when ``load_image`` can.
+    """``collate_fn`` of a DataLoader over pairs. It can be pickled when ``load_image`` and ``load_video`` can.
 
     Args:
         encoder: encodes one pair.
         load_image: opens one image; called in the worker.
+        load_video: gives the frames of one video that are shown; needed by pairs with videos.
         layout: ``shared_prefix`` or ``plain``; None takes the first where the family can (``models.choose_layout``
             knows the model as well, and says why).
         pad_token_id: fills up shorter rows (its value is masked everywhere); None takes the tokenizer's own.
@@ -38,6 +40,7 @@ class PairCollator:
         self,
         encoder: PairEncoder,
         load_image: LoadImage,
+        load_video: LoadVideo | None = None,
         *,
         layout: LayoutName | None = None,
         pad_token_id: int | None = None,
@@ -50,6 +53,7 @@ class PairCollator:
         self.always_images = False
         self.encoder = encoder
         self.load_image = load_image
+        self.load_video = load_video
         self.layout: LayoutName = layout or ("shared_prefix" if encoder.family.shared_prefix else "plain")
         self.pad_token_id = encoder.chat.pad_token_id if pad_token_id is None else pad_token_id
         self.need_rejected = need_rejected
@@ -93,7 +97,7 @@ class PairCollator:
 
     def _encoded(self, pair: PreferencePair) -> EncodedPair:
         try:
-            return self.encoder.encode(pair, self.load_image)
+            return self.encoder.encode(pair, self.load_image, self.load_video)
         except EncodeError:
             raise
         except DataError as err:  # an image that was lost since the start, or whose header alone was looked at
@@ -107,6 +111,7 @@ class PairCollator:
             layout=self.layout,
             need_rejected=self.need_rejected,
             image_token_id=self.encoder.chat.image_token_id,
+            video_token_id=self.encoder.chat.video_token_id,
         )
         return replace(batch, keys=tuple(pair.key() for pair in pairs)) if self.keyed else batch
 
@@ -138,11 +143,13 @@ def collate_pairs(
     layout: LayoutName,
     need_rejected: bool = True,
     image_token_id: int | None = None,
+    video_token_id: int | None = None,
 ) -> PairBatch:
     """Encoded pairs as one batch.
 
     Args:
-        image_token_id: if given, the image tokens of every prompt are counted against its own images.
+        image_token_id, video_token_id: if given, such tokens of every prompt are counted against its own images and
+            videos.
 
     Raises:
         DataError: a demonstration where both answers are needed.
@@ -151,14 +158,18 @@ def collate_pairs(
     for pair in pairs:
         for prompt, _ in _sides_of(pair, need_rejected):
             _check_image_tokens(prompt, image_token_id)
+            _check_video_tokens(prompt, video_token_id)
     if layout == "shared_prefix":
         batch = shared_prefix_batch(pairs, need_rejected=need_rejected)
     else:
         batch = plain_batch(pairs, pad_token_id, need_rejected=need_rejected)
-    if image_token_id is None or not batch.vision:
-        return batch
-    places = (batch.input_ids.flatten() == image_token_id).nonzero().flatten()
-    return replace(batch, image_token_id=image_token_id, image_places=places)
+    shown = {"image": image_token_id, "video": video_token_id if batch.has_videos else None}
+    ids = batch.input_ids.flatten()
+    for kind, token in shown.items():
+        places = None if token is None or not batch.vision else (ids == token).nonzero().flatten()
+        if places is not None and len(places):
+            batch = replace(batch, **{f"{kind}_token_id": token, f"{kind}_places": places})  # type: ignore[arg-type]
+    return batch
 
 
 def collate_prompts(
@@ -195,9 +206,18 @@ def _shares(pair: EncodedPair, sides: Sequence[int]) -> bool:
 
 def _check_image_tokens(prompt: EncodedPrompt, image_token_id: int | None) -> None:
     """Models compare totals of a batch only, so two wrong rows can make up for each other and swap their images."""
-    if image_token_id is None or (prompt.vision and not prompt.image_tokens):
+    if image_token_id is None or (prompt.vision and not prompt.image_tokens and not prompt.video_tokens):
         return
     found, want = int((prompt.input_ids == image_token_id).sum()), sum(prompt.image_tokens)
     if found != want:
         detail = f"has {found} image tokens, and its own images have {want} features"
+        raise fault(prompt.sample_id, "placeholder_count", detail)
+
+
+def _check_video_tokens(prompt: EncodedPrompt, video_token_id: int | None) -> None:
+    if video_token_id is None or not prompt.video_tokens:
+        return
+    found, want = int((prompt.input_ids == video_token_id).sum()), sum(prompt.video_tokens)
+    if found != want:
+        detail = f"has {found} video tokens, and its own videos have {want} features"
         raise fault(prompt.sample_id, "placeholder_count", detail)

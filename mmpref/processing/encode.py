@@ -1,11 +1,12 @@
 """One preference pair, or one question, as tensors: text by the model's own template, images by its own processor.
 
-Shapes: T prompt tokens (image tokens counted), C and R answer tokens.
+Shapes: T prompt tokens (image and video tokens counted), C and R answer tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,8 +17,9 @@ from mmpref.processing.encoded import EncodedPair, EncodedPrompt
 from mmpref.processing.errors import fault
 from mmpref.processing.family import Family
 from mmpref.processing.pixels import OWN_SIZES, ImageEncoder, ImageSettings, LoadImage, blank
-from mmpref.processing.positions import in_sequence, multimodal
-from mmpref.records import ImageRef, Message, PreferencePair
+from mmpref.processing.positions import Grid, in_sequence, multimodal
+from mmpref.processing.videos import LoadVideo, Run, VideoEncoder
+from mmpref.records import ImageRef, Message, PreferencePair, VideoRef, VideoShape
 
 
 class PairEncoder:
@@ -27,10 +29,11 @@ class PairEncoder:
         processor: the model's processor, or the tokenizer of a text-only model.
         family: the model's row of facts.
         max_length: tokens of prompt + answer at most. Tails of answers are cut to fit, on both sides by the same rule,
-            and a cut answer has no end-of-turn token; prompts and image tokens are never cut.
+            and a cut answer has no end-of-turn token; prompts, image and video tokens are never cut.
         images: resolution and cache of processed images.
+        video_max_pixels: the most pixels of one frame of a video; None is the bound of the model's own video settings.
         template_kwargs: what the chat template reads beside the conversation; a pair's own stand over them.
-        budgets: pair id -> max_pixels of that pair's images, for pairs that would be too long otherwise
+        budgets: pair id -> max_pixels of that pair's images and frames, for pairs that would be too long otherwise
             (``length_plan.plan_fit``).
 
     Raises:
@@ -45,6 +48,7 @@ class PairEncoder:
         *,
         max_length: int | None = None,
         images: ImageSettings = OWN_SIZES,
+        video_max_pixels: int | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
         budgets: Mapping[str, int] | None = None,
     ) -> None:
@@ -56,10 +60,13 @@ class PairEncoder:
         self.budgets = dict(budgets or {})
         self._processor = processor
         self.images = ImageEncoder(processor, family, images)
+        self.videos = VideoEncoder(processor, family, max_pixels=video_max_pixels, cache_bytes=images.cache_bytes)
 
     def encode_text(self, pair: PreferencePair) -> Turns:
         """The half of :meth:`encode` that needs no image; its result may be kept and handed to ``encode``."""
         self._refuse_images(pair.id, pair.images)
+        if pair.videos or any(message.num_videos for message in pair.prompt):
+            self.videos.refuse(pair.id)
         answers = [pair.chosen] if pair.rejected is None else [pair.chosen, pair.rejected]
         return self.chat.encode(
             pair.id,
@@ -69,24 +76,36 @@ class PairEncoder:
             template_kwargs=pair.template_kwargs,
         )
 
-    def encode(self, pair: PreferencePair, load_image: LoadImage, *, text: Turns | None = None) -> EncodedPair:
-        """The pair as tensors; each image is loaded and processed once.
+    def encode(
+        self,
+        pair: PreferencePair,
+        load_image: LoadImage,
+        load_video: LoadVideo | None = None,
+        *,
+        text: Turns | None = None,
+    ) -> EncodedPair:
+        """The pair as tensors; each image and video is loaded and processed once.
+
+        Args:
+            load_video: gives the frames of a video that are shown; needed by rows with videos.
 
         Raises:
             EncodeError: the row cannot be used; ``reason`` says why.
-            DataError: whatever ``load_image`` raises.
+            DataError: whatever ``load_image`` and ``load_video`` raise.
         """
         text = text if text is not None else self.encode_text(pair)
-        prompt = self._prompt(pair.id, pair.prompt, pair.images, text, load_image)
+        prompt = self._prompt(pair.id, pair.prompt, text, pair.images, load_image, pair.videos, load_video)
         rejected_prompt = None
         if pair.rejected is not None and pair.rejected_images is not None:
-            rejected_prompt = self._prompt(pair.id, pair.prompt, pair.rejected_images, text, load_image)
+            rejected_prompt = self._prompt(
+                pair.id, pair.prompt, text, pair.rejected_images, load_image, pair.videos, load_video
+            )
         if self.images.has_cache:  # a loader worker moves a batch's tensors into memory that it shares with others
             prompt = prompt.with_own_pixels()
             rejected_prompt = None if rejected_prompt is None else rejected_prompt.with_own_pixels()
         # both sides are cut by the same rule, also where their images leave them different space
         longer = max((prompt, rejected_prompt or prompt), key=len)
-        space = self.answer_space(pair.id, len(longer), sum(longer.image_tokens))
+        space = self.answer_space(pair.id, len(longer), sum(longer.image_tokens) + sum(longer.video_tokens))
         if len(text.answers) > 1 and rejected_prompt is None:
             self.refuse_identical(pair.id, text.answers, space)
         answers = [torch.tensor(answer[:space], dtype=torch.long) for answer in text.answers]
@@ -111,33 +130,52 @@ class PairEncoder:
         response_prefix: str = "",
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> EncodedPrompt:
-        """What the model reads before it answers, for generation. Raises as :meth:`encode` does."""
+        """What the model reads before it answers, for generation. Raises as :meth:`encode` does.
+
+        Questions have no videos: one with a place for a video is refused.
+        """
         self._refuse_images(sample_id, images)
+        if any(message.num_videos for message in prompt):
+            raise fault(sample_id, "video", "asks about a video, and questions are answered from images and text only")
         text = self.chat.encode(sample_id, prompt, (), response_prefix=response_prefix, template_kwargs=template_kwargs)
-        encoded = self._prompt(sample_id, prompt, images, text, load_image)
+        encoded = self._prompt(sample_id, prompt, text, images, load_image)
         self.answer_space(sample_id, len(encoded), sum(encoded.image_tokens))
         return encoded
 
     def prompt_length(
-        self, pair: PreferencePair, text: Turns, sizes: Sequence[tuple[int, int]], *, max_pixels: int | None = None
+        self,
+        pair: PreferencePair,
+        text: Turns,
+        sizes: Sequence[tuple[int, int]],
+        shapes: Sequence[VideoShape] = (),
+        *,
+        max_pixels: int | None = None,
     ) -> tuple[int, int]:
-        """(tokens of the prompt, image tokens among them) with images of these sizes (width, height).
+        """(tokens of the prompt, image and video tokens among them) with images of these sizes (width, height) and
+        videos of these shapes.
 
         By arithmetic where a family repeats one token for an image; else the processor writes the prompt around blank
         images of the same sizes (it may put more than images into it: Janus a system prompt), and image tokens are not
         counted (0).
 
+        Args:
+            max_pixels: a smaller bound of each image and frame.
+
         Raises:
             EncodeError: as :meth:`encode`.
         """
-        self._check_places(pair.id, pair.prompt, len(sizes))
+        self._check_places(pair.id, pair.prompt, len(sizes), len(shapes))
         written = len(text.prompt) + len(text.prefix)
-        if not self.chat.sees_images or (not sizes and self.family.repeats_image_token):
+        if not self.chat.sees_images or (not sizes and not shapes and self.family.repeats_image_token):
             return written, 0
         if self.family.repeats_image_token:
-            self._check_written(pair.id, text, len(sizes))
-            images = sum(self.images.count(pair.id, sizes, max_pixels=max_pixels))
-            return written - len(sizes) + images, images
+            self._check_written(pair.id, text, len(sizes), len(shapes))
+            images = sum(self.images.count(pair.id, sizes, max_pixels=max_pixels)) if sizes else 0
+            runs = [run for video in self.videos.runs(pair.id, shapes, max_pixels=max_pixels) for run in video]
+            videos = sum(run.num_tokens for run in runs)
+            between = sum(len(ids) for run in runs for ids in self._around(run))
+            places = len(sizes) + len(shapes)
+            return written - places + images + videos + between, images + videos
         blanks = [blank(width, height) for width, height in sizes]
         outputs = self._written_by_processor(pair.id, text, blanks, max_pixels)
         return int(outputs["input_ids"].shape[1]) + len(text.prefix), 0
@@ -152,8 +190,10 @@ class PairEncoder:
             return None
         space = self.max_length - prompt
         if space < 1:
-            images = f", {image_tokens} of them for images" if image_tokens else ""
+            what = "images and videos" if self.family.video is not None else "images"
+            images = f", {image_tokens} of them for {what}" if image_tokens else ""
             hint = " or lower processing.max_pixels" if self.family.has_pixel_budget and image_tokens else ""
+            hint += " and processing.video_max_pixels" if hint and self.family.video is not None else ""
             raise fault(
                 row_id, "too_long_prompt", f"has a prompt of {prompt} tokens{images}, which leaves no space for an "
                 f"answer in max_length {self.max_length}; raise processing.max_length{hint}"
@@ -174,28 +214,51 @@ class PairEncoder:
             )  # fmt: skip
 
     def _prompt(
-        self, row_id: str, messages: Sequence[Message], images: tuple[ImageRef, ...], text: Turns, load_image: LoadImage
+        self,
+        row_id: str,
+        messages: Sequence[Message],
+        text: Turns,
+        images: tuple[ImageRef, ...],
+        load_image: LoadImage,
+        videos: tuple[VideoRef, ...] = (),
+        load_video: LoadVideo | None = None,
     ) -> EncodedPrompt:
-        self._check_places(row_id, messages, len(images))
+        self._check_places(row_id, messages, len(images), len(videos))
         if self.family.repeats_image_token or not self.chat.sees_images:
-            return self._expanded_here(row_id, images, text, load_image)
+            return self._expanded_here(row_id, text, images, load_image, videos, load_video)
         return self._expanded_by_processor(row_id, images, text, load_image)
 
     def _expanded_here(
-        self, row_id: str, images: tuple[ImageRef, ...], text: Turns, load_image: LoadImage
+        self,
+        row_id: str,
+        text: Turns,
+        images: tuple[ImageRef, ...],
+        load_image: LoadImage,
+        videos: tuple[VideoRef, ...],
+        load_video: LoadVideo | None,
     ) -> EncodedPrompt:
-        """Repeat each image place as often as its own image has features."""
-        image_token = self.chat.image_token_id
-        ids = [*text.prompt, *text.prefix]
-        self._check_written(row_id, text, len(images))
-        encoded = self.images.encode(row_id, images, load_image, max_pixels=self.budgets.get(row_id))
-        counts = iter(encoded.tokens)
+        """Repeat each image and video place as often as it has features."""
+        self._check_written(row_id, text, len(images), len(videos))
+        budget = self.budgets.get(row_id)
+        pictures = self.images.encode(row_id, images, load_image, max_pixels=budget)
+        films = self.videos.encode(row_id, videos, load_video, max_pixels=budget)
+        sides = iter(self.images.grids(pictures.vision) if self.family.mrope else ())
+        counts, runs = iter(pictures.tokens), iter(films.runs)
         expanded: list[int] = []
-        starts: list[int] = []
-        for token in ids:
-            if token == image_token:
-                starts.append(len(expanded))
-            expanded.extend([token] * next(counts) if token == image_token else [token])
+        grids: list[Grid] = []
+        for token in [*text.prompt, *text.prefix]:
+            if images and token == self.chat.image_token_id:
+                if self.family.mrope:
+                    grids.append(Grid(len(expanded), *next(sides)))
+                expanded.extend([token] * next(counts))
+            elif videos and token == self.chat.video_token_id:
+                for run in next(runs):
+                    before, after = self._around(run)
+                    expanded.extend(before)
+                    grids.append(Grid(len(expanded), run.rows, run.columns, run.patches, run.interval))
+                    expanded.extend([*[token] * run.num_tokens, *after])
+            else:
+                expanded.append(token)
         input_ids = torch.tensor(expanded, dtype=torch.long)
         token_types: dict[str, Tensor] = {}
         if self.family.token_types is not None:
@@ -204,19 +267,24 @@ class PairEncoder:
         return EncodedPrompt(
             sample_id=row_id,
             input_ids=input_ids,
-            vision=encoded.vision,
-            image_tokens=encoded.tokens,
+            vision={**pictures.vision, **films.vision},
+            image_tokens=pictures.tokens,
+            video_tokens=tuple(sum(run.num_tokens for run in video) for video in films.runs),
+            video_frames=films.frames,
             token_types=token_types,
             answer_type=self._answer_type,
-            position_ids=self._positions(len(expanded), starts, encoded.vision),
+            position_ids=self._positions(len(expanded), grids),
         )
 
     def _types(self, prompt: Tensor) -> Tensor:
         """The type that the model is given of each token of a prompt: [T]."""
         if self.family.prefix_lm is not None:
             return torch.full_like(prompt, self.family.prefix_lm[0])
-        image_token = self.chat.image_token_id
-        return prompt.eq(-1 if image_token is None else image_token).long()
+        found = torch.zeros_like(prompt)
+        for kind, token in ((1, self.chat.image_token_id), (2, self.chat.video_token_id)):
+            if token is not None:
+                found[prompt == token] = kind
+        return found
 
     @property
     def _answer_type(self) -> int:
@@ -246,7 +314,7 @@ class PairEncoder:
             vision=self._whole_patches({name: value for name, value in outputs.items() if name not in planes}),
             token_types={name: torch.cat([plane, torch.full_like(prefix, kind)]) for name, plane in planes.items()},
             answer_type=kind,
-            position_ids=self._positions(ids.shape[1] + len(prefix), (), {}),
+            position_ids=self._positions(ids.shape[1] + len(prefix), ()),
         )
 
     def _whole_patches(self, vision: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -267,21 +335,47 @@ class PairEncoder:
         return self.chat.prompt_by_processor(row_id, self._processor, text, pixels, self.images.options(max_pixels))
 
     @staticmethod
-    def _check_places(row_id: str, messages: Sequence[Message], num_images: int) -> None:
+    def _check_places(row_id: str, messages: Sequence[Message], num_images: int, num_videos: int) -> None:
         places = sum(message.num_images for message in messages)
         if places != num_images:
             raise fault(row_id, "placeholder_count", f"has {places} image places in its prompt and {num_images} images")
+        places = sum(message.num_videos for message in messages)
+        if places != num_videos:
+            raise fault(row_id, "placeholder_count", f"has {places} video places in its prompt and {num_videos} videos")
 
-    def _check_written(self, row_id: str, text: Turns, num_images: int) -> None:
-        image_token = self.chat.image_token_id
-        written = 0 if image_token is None else [*text.prompt, *text.prefix].count(image_token)
-        if written != num_images:
-            raise fault(
-                row_id, "placeholder_count", f"has {num_images} images, and the model's chat template wrote "
-                f"{written} places for them: this template cannot show images in that position"
-            )  # fmt: skip
+    def _check_written(self, row_id: str, text: Turns, num_images: int, num_videos: int) -> None:
+        ids = [*text.prompt, *text.prefix]
+        kinds = [("images", self.chat.image_token_id, num_images)]
+        if num_videos:  # of other rows a token of this name may be plain text
+            kinds.append(("videos", self.chat.video_token_id, num_videos))
+        for kind, token, count in kinds:
+            written = 0 if token is None else ids.count(token)
+            if written != count:
+                raise fault(
+                    row_id, "placeholder_count", f"has {count} {kind}, and the model's chat template wrote {written} "
+                    "places for them: this template cannot show them in that position"
+                )  # fmt: skip
+        if num_videos and self.family.video is not None and self.family.video.time == "text":
+            special = self.chat.tokenizer.added_tokens_decoder
+            before = [ids[at - 1] for at, token in enumerate(ids) if token == self.chat.video_token_id and at]
+            if any(token not in special for token in before):  # the time would be joined with the text before it
+                raise fault(
+                    row_id, "video", "has a video, and the model's chat template writes no token of its own before the "
+                    "place of a video; use the model's own template"
+                )  # fmt: skip
 
-    def _positions(self, length: int, starts: Sequence[int], vision: Mapping[str, Tensor]) -> Tensor | None:
+    def _around(self, run: Run) -> tuple[list[int], list[int]]:
+        """Ids that are written before and after a run of video tokens; none but around one that has its time."""
+        if not run.time:
+            return [], []
+        opening, closing = self._marks_of_a_patch
+        return [*self.chat.template.ids(run.time), opening], [closing]
+
+    @cached_property
+    def _marks_of_a_patch(self) -> tuple[int, int]:
+        return int(self._processor.vision_start_token_id), int(self._processor.vision_end_token_id)
+
+    def _positions(self, length: int, grids: Sequence[Grid]) -> Tensor | None:
         if not (self.family.shared_prefix or self.family.mrope):
             return None
-        return multimodal(length, starts, self.images.grids(vision)) if self.family.mrope else in_sequence(length)
+        return multimodal(length, grids) if self.family.mrope else in_sequence(length)

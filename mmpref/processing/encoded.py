@@ -21,6 +21,8 @@ class EncodedPrompt:
     input_ids: Tensor  # [T], image places expanded
     vision: Mapping[str, Tensor] = field(default_factory=dict)  # the processor's outputs for this row's images
     image_tokens: tuple[int, ...] = ()  # tokens that stand for each image; () where only the processor knows
+    video_tokens: tuple[int, ...] = ()  # tokens that stand for each video, what is written between them left out
+    video_frames: tuple[int, ...] = ()  # frames of each video that the model is given
     token_types: Mapping[str, Tensor] = field(default_factory=dict)  # [T] each: mm_token_type_ids and the like
     answer_type: int = 0  # what these say of every token of an answer
     position_ids: Tensor | None = None  # [T] or [3, T], for families that can share a prefix
@@ -71,7 +73,7 @@ class EncodedPair:
         return None if self.rejected_prompt is None else self.rejected_prompt.vision
 
     def key(self) -> str:
-        """A hash of all that the model is given for this pair: token ids, and images as they were processed."""
+        """A hash of all that the model is given for this pair: token ids, and images and videos as processed."""
         digest = hashlib.blake2b(digest_size=20)
         before: EncodedPrompt | None = None
         for prompt, answer in (side for side in self.sides() if side is not None):

@@ -6,12 +6,28 @@ transformers builds (for a text-only model, of the causal LM).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from mmpref.errors import ConfigError
 
 PartName = Literal["vision", "projector", "language", "other"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoFacts:
+    """How a family reads a video: what its frames become, and how their times are told."""
+
+    form: Literal["patches", "frames"]
+    """Patches of ``temporal_patch_size`` frames in a grid, or whole frames of one size whose features are pooled."""
+    time: Literal["order", "positions", "text"] = "order"
+    """Frames are only in order; or positions in time follow seconds; or each patch is written with its time before it,
+    and is to positions a still image of its own."""
+    budget: Literal["frame", "video"] = "frame"
+    """What the least and most pixels of the video settings are of: one frame, or all frames of a video together."""
+    defaults: Mapping[str, Any] = field(hash=False)
+    """The settings of its video processor in transformers, taken where a folder's own name none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +52,8 @@ class Family:
     repeats_image_token: bool = True
     """One image place becomes copies of one token. If false, only the processor can expand it, text and all."""
     token_types: str | None = None
-    """Model input that marks image tokens with 1, or says which tokens are the prompt (``prefix_lm``)."""
+    """Model input that marks image tokens with 1 and video tokens with 2, or which tokens are the prompt
+    (``prefix_lm``)."""
     prefix_lm: tuple[int, int] | None = None
     """Token types of (prompt, answer) for models that read the prompt in both directions; None for all others."""
     mrope: bool = False
@@ -58,6 +75,8 @@ class Family:
     """Image features are not brought into the dtype of the text that they join: both must be kept in the same."""
     no_images: str = ""
     """Why rows with images are refused although the model sees them."""
+    video: VideoFacts | None = None
+    """How videos are read; None for families whose rows have none."""
     note: str = ""
     """What the user should know of this choice, if anything."""
 
@@ -111,12 +130,35 @@ _QWEN2_VL = Family(
     has_pixel_budget=True,
     shared_prefix=True,
 )
+_CLIP_COLOURS: dict[str, Any] = {
+    "image_mean": (0.48145466, 0.4578275, 0.40821073),
+    "image_std": (0.26862954, 0.26130258, 0.27577711),
+}
+_ONEVISION_VIDEO = {**_CLIP_COLOURS, "size": {"height": 384, "width": 384}}
+_QWEN2_VIDEO = {
+    **_CLIP_COLOURS,
+    "size": {"shortest_edge": 128 * 28 * 28, "longest_edge": 768 * 28 * 28},
+    "patch_size": 14,
+    "merge_size": 2,
+    "temporal_patch_size": 2,
+    "max_video_tokens": 128_000,
+}
+_QWEN3_VIDEO = {
+    "image_mean": (0.5, 0.5, 0.5),
+    "image_std": (0.5, 0.5, 0.5),
+    "size": {"shortest_edge": 128 * 32 * 32, "longest_edge": 768 * 32 * 32},
+    "patch_size": 16,
+    "merge_size": 2,
+    "temporal_patch_size": 2,
+    "max_video_tokens": 768,
+}
 
 _QWEN3_VL = replace(
     _QWEN2_VL,
     name="qwen3_vl",
     model_types=frozenset({"qwen3_vl", "qwen3_vl_moe"}),
     projector=("model.visual.merger", "model.visual.deepstack_merger_list"),
+    video=VideoFacts(form="patches", time="text", budget="video", defaults=_QWEN3_VIDEO),
 )
 
 # Names that image-text-to-text models of transformers give their parts; a path that a model does not have is not used.
@@ -146,9 +188,20 @@ _PADDLEOCR_VL = replace(
 FAMILIES: tuple[Family, ...] = (
     _LLAVA,
     replace(_LLAVA, name="llava_next", model_types=frozenset({"llava_next"})),
-    replace(_LLAVA, name="llava_onevision", model_types=frozenset({"llava_onevision"}), tiles_one_image_only=True),
-    _QWEN2_VL,
-    replace(_QWEN2_VL, name="qwen2_5_vl", model_types=frozenset({"qwen2_5_vl"})),
+    replace(
+        _LLAVA,
+        name="llava_onevision",
+        model_types=frozenset({"llava_onevision"}),
+        tiles_one_image_only=True,
+        video=VideoFacts(form="frames", defaults=_ONEVISION_VIDEO),
+    ),
+    replace(_QWEN2_VL, video=VideoFacts(form="patches", defaults=_QWEN2_VIDEO)),
+    replace(
+        _QWEN2_VL,
+        name="qwen2_5_vl",
+        model_types=frozenset({"qwen2_5_vl"}),
+        video=VideoFacts(form="patches", time="positions", defaults=_QWEN2_VIDEO),
+    ),
     _QWEN3_VL,
     replace(
         _QWEN3_VL,

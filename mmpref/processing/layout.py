@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -54,7 +54,7 @@ def shared_prefix_batch(pairs: Sequence[EncodedPair], *, need_rejected: bool = T
             torch.tensor(row.owners), torch.tensor([part.end - part.start for part in row.segments])
         )[None],
         segments=tuple(row.segments),
-        **_images(row.vision, [segment.end - segment.start for segment in row.segments]),
+        **_images(row.prompts, [segment.end - segment.start for segment in row.segments]),
         token_types=row.token_types(),
         score_chosen=_scores(pairs, "score_chosen"),
         score_rejected=_scores(pairs, "score_rejected"),
@@ -80,7 +80,7 @@ def plain_batch(pairs: Sequence[EncodedPair], pad_token_id: int, *, need_rejecte
         pair_ids=tuple(pair.pair_id for pair in pairs),
         attention_mask=pad_rows([torch.ones_like(row) for row in ids], 0),
         position_ids=_planes(rows, width),
-        **_images([prompt.vision for prompt, _ in rows], [len(row) for row in ids], width),
+        **_images([prompt for prompt, _ in rows], [len(row) for row in ids], width),
         token_types=_token_types(rows),
         token_pairs=_token_pairs(pairs, sides, width),
         score_chosen=_scores(pairs, "score_chosen"),
@@ -99,7 +99,6 @@ class _PackedRow:
     targets: list[Tensor] = field(default_factory=list)
     chosen: list[Tensor] = field(default_factory=list)
     rejected: list[Tensor] = field(default_factory=list)
-    vision: list[dict[str, Tensor]] = field(default_factory=list)
     owner: int = 0
     """Number of the pair that is added."""
     owners: list[int] = field(default_factory=list)
@@ -137,7 +136,6 @@ class _PackedRow:
             continued(places, len(shared) + len(first)),
             continued(places, len(second), skip=len(shared)),
         ]
-        self.vision.append(dict(prompt.vision))
         self.prompts.append(prompt)
         self.segments.append(segment)
         self.owners.append(self.owner)
@@ -187,14 +185,19 @@ def _sides(pair: EncodedPair, need_rejected: bool) -> _Sides:
     return first, second
 
 
-def _images(rows: Sequence[Mapping[str, Tensor]], lengths: Sequence[int], width: int | None = None) -> dict[str, Any]:
-    """What a batch says of its images; with a width, of padded rows."""
+def _images(prompts: Sequence[EncodedPrompt], lengths: Sequence[int], width: int | None = None) -> dict[str, Any]:
+    """What a batch says of its images and videos; with a width, of padded rows."""
+    rows = [prompt.vision for prompt in prompts]
     if any(map(num_images, rows)):
         joined = side_by_side(rows, lengths) if width is None else row_by_row(rows, lengths, width)
         return dict(zip(("vision", "cross_seen", "crossings"), joined, strict=True))
     vision = join_vision(rows)
-    grids = vision.get("image_grid_thw")
-    return {"vision": vision, "image_grids": () if grids is None else tuple(map(tuple, grids.tolist()))}
+    grids = {kind: vision.get(f"{kind}_grid_thw") for kind in ("image", "video")}
+    return {
+        "vision": vision,
+        **{f"{kind}_grids": () if one is None else tuple(map(tuple, one.tolist())) for kind, one in grids.items()},
+        "video_frames": tuple(count for prompt in prompts for count in prompt.video_frames),
+    }
 
 
 def _planes(rows: Sequence[tuple[EncodedPrompt, Tensor]], width: int) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 The rule, the same for both sides of a pair: first its images get a smaller pixel budget (where the recipe allows it),
 then the tails of its answers are cut, and a pair whose prompt leaves no space at all is quarantined. Image tokens are
-never cut. Lengths come from the text and from the sizes in the image headers; no image is decoded.
+never cut, nor are those of videos. Lengths come from the text and from the sizes in the headers of images and videos.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from mmpref.process.children import begin_loader_worker
 from mmpref.processing.chat.conversation import PROVED_IN_FULL, Turns
 from mmpref.processing.chat.spelt_tokens import SpeltOut
 from mmpref.processing.encode import PairEncoder
-from mmpref.processing.errors import EncodeError
-from mmpref.records import ImageRef, PreferencePair
+from mmpref.processing.errors import EncodeError, fault
+from mmpref.records import ImageRef, PreferencePair, VideoRef, VideoShape
 
 ImageSize = Callable[[ImageRef], tuple[int, int]]
 """(width, height) of an image as it will be shown, from its header."""
+ShapeOfVideo = Callable[[VideoRef], VideoShape]
+"""Size and times of the frames of a video that will be shown, from its header."""
 
 EXAMPLES = 5
 
@@ -34,11 +36,11 @@ class Fit:
     """How one pair fits."""
 
     pair_id: str
-    prompt: int  # tokens, images counted; the longer side where they have images of their own
-    image_tokens: int
+    prompt: int  # tokens, images and videos counted; the longer side where they have images of their own
+    image_tokens: int  # those of videos among them
     answers: tuple[int, ...]  # tokens of each answer, uncut
     space: int | None  # tokens that an answer may have; None without a limit
-    max_pixels: int | None = None  # smaller pixel budget of one image, if the pair needs it
+    max_pixels: int | None = None  # smaller pixel budget of one image or frame, if the pair needs it
 
     @property
     def num_cut(self) -> int:
@@ -118,6 +120,7 @@ def plan_fit(
     pairs: Sequence[PreferencePair],
     encoder: PairEncoder,
     image_size: ImageSize,
+    video_shape: ShapeOfVideo | None = None,
     *,
     shrink_images: bool = False,
     num_workers: int = 0,
@@ -128,12 +131,14 @@ def plan_fit(
     Args:
         encoder: its ``max_length`` is the limit; without one, only pairs that cannot be encoded at all are set aside.
         image_size: from ``data.images.ImageLoader.size``.
-        shrink_images: whether a pair that is too long may get a smaller pixel budget, down to ``min_pixels``.
+        video_shape: from ``data.videos.VideoLoader.shape``; needed by pairs with videos.
+        shrink_images: whether a pair that is too long may get a smaller pixel budget of its images and frames, down to
+            ``min_pixels``.
         num_workers: processes that help; 0 does the work here.
         progress: called with the number of pairs done, now and then.
     """
     plan = FitPlan()
-    found = _measured(pairs, _Measure(encoder, image_size, shrink_images), num_workers)
+    found = _measured(pairs, _Measure(encoder, image_size, video_shape, shrink_images), num_workers)
     for number, (pair, fit) in enumerate(zip(pairs, found, strict=True), start=1):
         if isinstance(fit, EncodeError):
             plan.set_aside.append((pair, fit))
@@ -149,6 +154,7 @@ def plan_fit(
 class _Measure:
     encoder: PairEncoder
     image_size: ImageSize
+    video_shape: ShapeOfVideo | None
     shrink_images: bool
 
     def __call__(self, pair: PreferencePair) -> Fit | EncodeError:
@@ -156,7 +162,7 @@ class _Measure:
             return self._fit(pair)
         except EncodeError as err:
             return err
-        except DataError as err:  # an image that is missing, not an image, outside the root
+        except DataError as err:  # an image or video that is missing, none, or outside the root
             return EncodeError(f"'{pair.id}' {err}", row_id=pair.id, reason=getattr(err, "reason", "image"))
 
     def _fit(self, pair: PreferencePair) -> Fit:
@@ -164,15 +170,18 @@ class _Measure:
         text = encoder.encode_text(pair)
         sides = [pair.images] if pair.rejected_images is None else [pair.images, pair.rejected_images]
         sizes = [[self.image_size(image) for image in images] for images in sides]
-        lengths = [encoder.prompt_length(pair, text, side) for side in sizes]
+        if pair.videos and self.video_shape is None:
+            raise fault(pair.id, "video", "has a video, and nothing that knows the shapes of videos was given")
+        shapes = [] if self.video_shape is None else [self.video_shape(video) for video in pair.videos]
+        lengths = [encoder.prompt_length(pair, text, side, shapes) for side in sizes]
         answers = tuple(map(len, text.answers))
         limit = encoder.max_length
         budget = None
-        if limit is not None and self.shrink_images and encoder.family.has_pixel_budget and any(map(any, sizes)):
+        if limit is not None and self.shrink_images and encoder.family.has_pixel_budget and (any(sizes) or shapes):
             want = max(total for total, _ in lengths) + max(answers)
             if want > limit:
-                budget = self._budget(pair, text, sizes, limit - max(answers))
-                lengths = [encoder.prompt_length(pair, text, side, max_pixels=budget) for side in sizes]
+                budget = self._budget(pair, text, sizes, shapes, limit - max(answers))
+                lengths = [encoder.prompt_length(pair, text, side, shapes, max_pixels=budget) for side in sizes]
         total, of_images = max(lengths)
         space = encoder.answer_space(pair.id, total, of_images)
         if len(text.answers) > 1 and pair.rejected_images is None:
@@ -181,12 +190,19 @@ class _Measure:
             pair_id=pair.id, prompt=total, image_tokens=of_images, answers=answers, space=space, max_pixels=budget
         )
 
-    def _budget(self, pair: PreferencePair, text: Turns, sizes: Sequence[Sequence[tuple[int, int]]], want: int) -> int:
-        """The largest pixel budget of one image with which every side's prompt has at most ``want`` tokens, or the
-        smallest allowed one."""
+    def _budget(
+        self,
+        pair: PreferencePair,
+        text: Turns,
+        sizes: Sequence[Sequence[tuple[int, int]]],
+        shapes: Sequence[VideoShape],
+        want: int,
+    ) -> int:
+        """The largest pixel budget of one image or frame with which every side's prompt has at most ``want`` tokens,
+        or the smallest allowed one."""
 
         def longest(budget: int) -> int:
-            return max(self.encoder.prompt_length(pair, text, side, max_pixels=budget)[0] for side in sizes)
+            return max(self.encoder.prompt_length(pair, text, side, shapes, max_pixels=budget)[0] for side in sizes)
 
         low = self.encoder.images.lowest_max_pixels()
         high = self.encoder.images.highest_max_pixels()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -17,25 +17,30 @@ SPELT_OPEN, SPELT_CLOSE = "‹", "›"
 _LONGEST = 1500
 
 
-def shown(pair: EncodedPair, tokenizer: Any, image_token_id: int | None) -> Iterator[tuple[str, str]]:
-    """(``chosen`` or ``rejected``, the whole text as the model reads it); runs of image tokens are ``<image x N>``, and
-    a special token that is only spelt out is ``‹<token>›``.
+def shown(
+    pair: EncodedPair, tokenizer: Any, image_token_id: int | None, video_token_id: int | None = None
+) -> Iterator[tuple[str, str]]:
+    """(``chosen`` or ``rejected``, the whole text as the model reads it); runs of image tokens are ``<image x N>``, of
+    video tokens ``<video x N>``, and a special token that is only spelt out is ``‹<token>›``.
 
     Made from the ids alone, so that what is seen is what is trained on.
     """
+    places = {
+        token: name for token, name in ((image_token_id, "image"), (video_token_id, "video")) if token is not None
+    }
     for name, side in zip(("chosen", "rejected"), pair.sides(), strict=True):
         if side is not None:
             prompt, answer = side
-            before = _shortened(_text(prompt.input_ids.tolist(), tokenizer, image_token_id))
-            learnt = _shortened(_text(answer.tolist(), tokenizer, image_token_id))
+            before = _shortened(_text(prompt.input_ids.tolist(), tokenizer, places))
+            learnt = _shortened(_text(answer.tolist(), tokenizer, places))
             yield name, f"{before}{OPEN}{learnt}{CLOSE}"
 
 
-def _text(ids: Sequence[int], tokenizer: Any, image_token_id: int | None) -> str:
+def _text(ids: Sequence[int], tokenizer: Any, places: Mapping[int, str]) -> str:
     pieces = []
-    for is_image, run in groupby(ids, key=lambda token: token == image_token_id):
+    for name, run in groupby(ids, key=places.get):
         found = list(run)
-        pieces.append(f"<image x {len(found)}>" if is_image else _with_spelt_marked(found, tokenizer))
+        pieces.append(f"<{name} x {len(found)}>" if name else _with_spelt_marked(found, tokenizer))
     return "".join(pieces)
 
 

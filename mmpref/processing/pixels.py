@@ -210,9 +210,12 @@ def image_options(
 
 
 def num_pixels(vision: Mapping[str, Tensor]) -> int:
-    """Pixels of processed images: tensors of three channels, or Qwen's flat patches, which hold each pixel twice."""
+    """Pixels of processed images and of all frames of videos: tensors of three channels, or Qwen's flat patches.
+
+    Of an image these hold each pixel twice, because a patch is of two frames.
+    """
     total = 0
     for name, value in vision.items():
         if name.startswith("pixel_values"):
-            total += value.numel() // (3 if value.dim() > 2 else 6)
+            total += value.numel() // (6 if value.dim() == 2 and "video" not in name else 3)
     return total

@@ -125,17 +125,20 @@ class ProcessingSection(Section):
     """How prompts, answers and images become tensors."""
 
     max_length: int | None = Field(default=None, gt=0)
-    """Tokens in prompt + answer, image tokens counted. Answers are cut to fit; images and prompts never are."""
+    """Tokens in prompt + answer, image tokens counted. Answers are cut to fit; images, videos and prompts never are."""
     min_pixels: int | None = Field(default=None, gt=0)
     """Smaller images are enlarged to so many pixels, by processors that have such a bound (Qwen-VL)."""
     max_pixels: int | None = Field(default=None, gt=0)
     """Resolution budget of one image, for processors that resize to one (Qwen-VL)."""
     shrink_images: bool = False
-    """Images of a pair too long for max_length shrink, down to min_pixels, before answers are cut (Qwen-VL)."""
+    """Images and frames of a pair too long for max_length shrink, down to min_pixels, before answers are cut
+    (Qwen-VL)."""
     row_tokens: int | None = Field(default=None, gt=0)
     """The most tokens the model runs over at once: a batch with more is run in parts, with the same update."""
     pixel_cache_mib: int = Field(default=0, ge=0)
     """Keep processed images in memory up to this size: worth it when a small set is read for several epochs."""
+    video_max_pixels: int | None = Field(default=None, gt=0)
+    """The most pixels of one frame of a video; null: as the model's own video settings have it (Qwen-VL)."""
     video_fps: float = Field(default=2.0, gt=0, le=120)
     """Frames for each second of a video, evenly spaced, an even number of them and at least four where it has four."""
     video_max_frames: int = Field(default=16, ge=2, le=768)

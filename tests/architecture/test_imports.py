@@ -99,8 +99,9 @@ LEVELS: dict[str, list[set[str]]] = {
     ],
     "processing": [
         {"cross_attention", "embedded_tokens", "encoded", "errors", "family", "image_settings", "positions"},
-        {"batch", "chat", "pixels"},
-        {"encode", "tokenizer_parts"},
+        {"batch", "chat", "pixels", "video_settings"},
+        {"tokenizer_parts", "videos"},
+        {"encode"},
         {"layout", "length_plan", "pair_text"},
         {"collate"},
     ],

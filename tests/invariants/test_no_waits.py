@@ -23,6 +23,9 @@ STEPS = (
     "llava, projector and language train",
     "qwen3_vl, projector and language train",
     "qwen2_5_vl, tower trains, checkpointed",
+    "qwen2_vl, images and videos",
+    "qwen2_5_vl, images and videos",
+    "qwen3_vl, videos",
     "qwen3_vl, bfloat16",
 )
 UPDATES = tuple(f"trainer, {name}, {kind}" for name in ("llava", "qwen2_5_vl") for kind in ("live", "cached"))

@@ -15,6 +15,7 @@ from mmpref.models.logps.cross_attention import crossing_images
 from mmpref.models.logps.image_inputs import as_lists, image_inputs, placing_images
 from mmpref.models.logps.right_padding import padded_on_the_right
 from mmpref.models.logps.shared_prefix_attention import attending_packed
+from mmpref.models.logps.video_inputs import cutting_videos
 from mmpref.models.unwrap import base_model
 from mmpref.processing.batch import PairBatch
 
@@ -40,8 +41,13 @@ def answer_logps(model: nn.Module, batch: PairBatch, *, through_logits: bool = F
     inputs = as_lists(model, inputs)
     head = None if through_logits else plain_head(model)
     is_padded = not batch.shares_prefix and getattr(base_model(model), "_supports_attention_backend", False)
-    images = placing_images(model, batch), crossing_images(model, batch)
-    with attending_packed(model, batch), images[0], images[1], padded_on_the_right(is_padded):
+    with (
+        attending_packed(model, batch),
+        placing_images(model, batch),
+        crossing_images(model, batch),
+        cutting_videos(model, batch),
+        padded_on_the_right(is_padded),
+    ):
         if head is None:
             return selected_logps(_logits_at(model, inputs, batch.predicts), batch.targets)
         with logps_in_place_of_logits(head, batch.predicts, batch.targets):

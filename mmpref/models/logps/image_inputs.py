@@ -32,8 +32,8 @@ _TOWERS = frozenset({"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"})
 _PLACED = _TOWERS | {"llava", "llava_next", "llava_onevision", "internvl", "gemma3", "paligemma"}
 """Model types that use the mask of image tokens to put features there, and for nothing else."""
 
-# module -> whether its own way was seen to give the same as ours; only then is it replaced
-_AGREES: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
+# module -> kind of features -> whether its own way was seen to give the same as ours; only then is it replaced
+_AGREES: weakref.WeakKeyDictionary[nn.Module, dict[str, str]] = weakref.WeakKeyDictionary()
 
 
 # ---- the grids of Qwen's towers ----------------------------------------------------------------------------------
@@ -56,7 +56,8 @@ def image_inputs(model: nn.Module, batch: PairBatch) -> dict[str, Any]:
     """Keyword arguments for the model, in place of and beside the batch's own; {} where the model takes none."""
     base: Any = base_model(model)
     tower: Any = submodule(base, "model.visual")
-    if not batch.image_grids or tower is None or getattr(base.config, "model_type", "") not in _TOWERS:
+    grids = {"image": batch.image_grids, "video": batch.video_grids}
+    if not any(grids.values()) or tower is None or getattr(base.config, "model_type", "") not in _TOWERS:
         return {}
     facts = _Tower(
         merge=tower.spatial_merge_size,
@@ -67,7 +68,12 @@ def image_inputs(model: nn.Module, batch: PairBatch) -> dict[str, Any]:
         aligns_corners=getattr(tower, "interpolation_align_corners", True),
         is_flash=is_flash_attention_requested(tower.config),
     )
-    return dict(_of_grids(batch.image_grids, facts, batch.input_ids.device))
+    found: dict[str, Any] = {}
+    for kind, of_kind in grids.items():
+        if of_kind:
+            inputs = _of_grids(of_kind, facts, batch.input_ids.device)
+            found.update({f"{kind}_{name}": value for name, value in inputs.items()})
+    return found
 
 
 @functools.lru_cache(maxsize=8)  # policy and reference ask for the same; 64 bytes a patch on the device
@@ -94,7 +100,7 @@ def _of_grids(grids: tuple[tuple[int, ...], ...], tower: _Tower, device: torch.d
         found[f"cu_{kind}seqlens"] = to_device(ends, device) if tower.is_flash else ends
         if tower.is_flash:
             found[f"max_{kind}seqlen"] = int((ends[1:] - ends[:-1]).max())
-    return {"image_grid_thw": grid, **{f"image_{name}": value for name, value in found.items()}}
+    return {"grid_thw": grid, **found}
 
 
 def as_lists(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,24 +138,32 @@ class _Places:
 
 @contextmanager
 def placing_images(model: nn.Module, batch: PairBatch) -> Iterator[None]:
-    """Inside, the model puts image features where the batch says they belong, without a look at the device.
+    """Inside, the model puts features of images and videos where the batch says they belong, without a look at the
+    device.
 
     Models that are not listed keep their own way: their masks have other shapes, arguments and uses. The first time, a
     model's own way is taken and compared with this one; where they differ it is kept.
     """
     base: Any = base_model(model)
     inner: Any = submodule(base, "model")
-    is_known = getattr(base.config, "model_type", "") in _PLACED
-    own_id = getattr(getattr(inner, "config", None), "image_token_id", None)
-    if not is_known or batch.image_places is None or own_id is None or own_id != batch.image_token_id:
+    config = getattr(inner, "config", None)
+    given = {"image": (batch.image_token_id, batch.image_places), "video": (batch.video_token_id, batch.video_places)}
+    placed = {
+        kind: (token, places)
+        for kind, (token, places) in given.items()
+        if token is not None and places is not None and token == getattr(config, f"{kind}_token_id", None)
+    }
+    if not placed or getattr(base.config, "model_type", "") not in _PLACED:
         yield
         return
     with ExitStack() as stack:
         if hasattr(inner, "get_placeholder_mask"):
-            stack.enter_context(replaced(inner, "get_placeholder_mask", _placeholders(inner, batch)))
+            stack.enter_context(replaced(inner, "get_placeholder_mask", _placeholders(inner, batch, placed)))
         language: Any = getattr(inner, "language_model", None)
         if hasattr(language, "_deepstack_process"):
-            stack.enter_context(replaced(language, "_deepstack_process", _deepstack(language, batch.image_places)))
+            every = [places for _, places in placed.values()]
+            places = every[0] if len(every) == 1 else torch.cat(every).sort().values  # as the model joins them
+            stack.enter_context(replaced(language, "_deepstack_process", _deepstack(language, places)))
         yield
 
 
@@ -167,35 +181,44 @@ def replaced(module: nn.Module, name: str, function: Callable[..., Any]) -> Iter
             module.__dict__[name] = before
 
 
-def _placeholders(inner: Any, batch: PairBatch) -> Callable[..., Any]:
+def _placeholders(inner: Any, batch: PairBatch, placed: Mapping[str, tuple[int, Tensor]]) -> Callable[..., Any]:
     """In place of ``get_placeholder_mask``, which returns a mask, or one each for images and videos."""
     stock = inner.get_placeholder_mask
-    places: Any = batch.image_places
-    token: Any = batch.image_token_id
 
     def found(
         input_ids: Tensor | None = None, inputs_embeds: Any = None, image_features: Any = None, **other: Any
     ) -> Any:
-        is_other = any(value is not None for value in other.values())
-        if input_ids is None or image_features is None or is_other or _AGREES.get(inner) == "no":
-            return stock(input_ids, inputs_embeds=inputs_embeds, image_features=image_features, **other)
-        features = image_features.numel() // inputs_embeds.shape[-1]
+        given = {"image_features": image_features, **other}
+        asked = {name: value for name, value in given.items() if value is not None}
+        kind = next(iter(asked), "").removesuffix("_features")
+        if input_ids is None or len(asked) != 1 or kind not in placed or _agreed(inner, kind) == "no":
+            return stock(input_ids, inputs_embeds=inputs_embeds, **given)
+        token, places = placed[kind]
+        features = asked[f"{kind}_features"].numel() // inputs_embeds.shape[-1]
         if features != len(places):
             raise DataError(
-                f"pairs {', '.join(batch.pair_ids)} have {len(places)} image tokens and the model makes {features} "
-                "features of their images: its processor belongs to another model"
+                f"pairs {', '.join(batch.pair_ids)} have {len(places)} {kind} tokens and the model makes {features} "
+                f"features of their {kind}s: its processor belongs to another model"
             )
         mask = input_ids.eq(token).unsqueeze(-1)
-        if inner not in _AGREES:
-            masks = stock(input_ids, inputs_embeds=inputs_embeds, image_features=image_features)
-            first = masks[0] if isinstance(masks, tuple) else masks
-            same = first.shape[:-1] == mask.shape[:-1] and torch.equal(first, mask.expand_as(first))
-            _AGREES[inner] = "no" if not same else "two" if isinstance(masks, tuple) else "one"
+        order = 1 if kind == "video" else 0
+        if _agreed(inner, kind) is None:
+            masks = stock(input_ids, inputs_embeds=inputs_embeds, **given)
+            own = masks[order] if isinstance(masks, tuple) else masks
+            same = own.shape[:-1] == mask.shape[:-1] and torch.equal(own, mask.expand_as(own))
+            _AGREES.setdefault(inner, {})[kind] = "no" if not same else "two" if isinstance(masks, tuple) else "one"
             return masks
         where = _Places(mask, places)
-        return where if _AGREES[inner] == "one" else (where, None)
+        if _agreed(inner, kind) == "one":
+            return where
+        return (None, where) if order else (where, None)
 
     return found
+
+
+def _agreed(module: nn.Module, kind: str) -> str | None:
+    """What was seen of a module's own way; None before it was looked at."""
+    return _AGREES.get(module, {}).get(kind)
 
 
 def _deepstack(language: Any, places: Tensor) -> Callable[..., Any]:
@@ -203,15 +226,16 @@ def _deepstack(language: Any, places: Tensor) -> Callable[..., Any]:
     stock = language._deepstack_process
 
     def added(hidden: Tensor, mask: Tensor, features: Tensor) -> Any:
-        if _AGREES.get(language) == "no":
+        if _agreed(language, "") == "no":
             return stock(hidden, mask, features)
         flat = hidden.flatten(0, 1)
         moved = flat.index_select(0, places) + features.to(hidden.device, hidden.dtype)
         ours = flat.index_copy(0, places, moved).view_as(hidden)
-        if language not in _AGREES:
+        if _agreed(language, "") is None:
             with torch.no_grad():
-                _AGREES[language] = "one" if torch.equal(stock(hidden, mask, features), ours) else "no"
-            if _AGREES[language] == "no":
+                same = torch.equal(stock(hidden, mask, features), ours)
+            _AGREES.setdefault(language, {})[""] = "one" if same else "no"
+            if not same:
                 return stock(hidden, mask, features)
         return ours
 

@@ -35,6 +35,10 @@ EXACT, _HALF = 1e-4, 0.1
 layer's output, so only gross faults can be seen there."""
 
 
+_KINDS_OF_LAYERS = ("layer_types", "layers_block_type")
+_WITH_STATE = ("linear", "mamba", "conv", "recurrent")
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """How pairs are laid out for a model, and why, in one sentence for the user."""
@@ -90,6 +94,10 @@ def _obstacle(model: nn.Module, family: Family) -> str | None:
     config = text_config(model)
     if "local" in (getattr(config, "attention_layers", None) or ()):
         return "some of its layers attend to a window that their own code makes"  # GPT-Neo
+    # said by the config: in half precision a trial would see only gross faults
+    kinds = {str(kind) for key in _KINDS_OF_LAYERS for kind in getattr(config, key, None) or ()}
+    if with_state := sorted(kind for kind in kinds if any(word in kind for word in _WITH_STATE)):
+        return f"its layers of the kind '{with_state[0]}' would carry a state from one answer into the other"
     if name == "flash_attention_2" and getattr(config, "attention_chunk_size", None):
         return "its layers attend in chunks, which flash-attn does not know (model.attn_implementation: sdpa does)"
     if scales_by_place(config) and name not in BY_SEGMENT:
@@ -120,7 +128,7 @@ def _holds_on_trial(model: nn.Module, family: Family) -> bool:
     prompt = EncodedPrompt(
         sample_id="trial",
         input_ids=ids[:9],
-        position_ids=multimodal(9, (), ()) if family.mrope else in_sequence(9),
+        position_ids=multimodal(9, ()) if family.mrope else in_sequence(9),
         token_types={family.token_types: torch.full((9,), of_prompt)} if family.token_types else {},
         answer_type=of_answer,
     )

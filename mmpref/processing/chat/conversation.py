@@ -88,6 +88,9 @@ class ChatEncoder:
         self.tokenizer = processor.tokenizer if self.sees_images else processor
         self.template = ChatTemplate(processor, self.tokenizer, template_kwargs)
         self.image_token_id: int | None = getattr(processor, "image_token_id", None) if self.sees_images else None
+        video_token_id = getattr(processor, "video_token_id", None) if self.sees_images else None
+        is_known = video_token_id not in (None, self.tokenizer.unk_token_id)
+        self.video_token_id: int | None = video_token_id if is_known else None
         self.text_level_splits = 0
         image = getattr(processor, "image_token", None) if self.sees_images else None
         image = image if isinstance(image, str) else ""
@@ -228,8 +231,9 @@ class ChatEncoder:
                 ids.append(self._eos_id)
             if len(ids) < 2:
                 raise fault(row.row_id, "empty_response", f"has an answer without a token to learn: {answer[:60]!r}")
-            if self.image_token_id is not None and self.image_token_id in ids:
-                raise fault(row.row_id, "control_token", f"has an image token inside an answer: {answer[:60]!r}")
+            for kind, token in (("an image", self.image_token_id), ("a video", self.video_token_id)):
+                if token is not None and token in ids:
+                    raise fault(row.row_id, "control_token", f"has {kind} token inside an answer: {answer[:60]!r}")
         for ids in (start, prompt, *found):
             self._refuse_without_embedding(row.row_id, ids)
         turns = Turns(
@@ -382,7 +386,7 @@ class ChatEncoder:
     @cached_property
     def _ends(self) -> tuple[str, ...]:
         """Texts of tokens that can close a turn. Answers hold none of them as tokens: what users wrote stays text."""
-        never = {self.tokenizer.unk_token_id, self.tokenizer.bos_token_id, self.image_token_id}
+        never = {self.tokenizer.unk_token_id, self.tokenizer.bos_token_id, self.image_token_id, self.video_token_id}
         never -= {self.tokenizer.eos_token_id}
         thinking = {mark for pair in THINK_MARKS for mark in pair}
         added = self.tokenizer.added_tokens_decoder.items()

@@ -43,7 +43,8 @@ class PromptCheck:
             known = frame.pieces[-1] if frame.pieces else ""
             opening = known if known and asked.endswith(known) else asked[place:]
         said = "".join(text for _, text in given)
-        for form in ("'type': 'text'", '"type": "text"', "'type': 'image'", '"type": "image"'):
+        kinds = ("text", "image", "video")
+        for form in (f"{mark}type{mark}: {mark}{kind}{mark}" for kind in kinds for mark in "'\""):
             if form in asked and form not in said:
                 raise UnfitWayError("writes messages as Python prints lists")
         return opening
@@ -62,7 +63,7 @@ class PromptCheck:
         shape = tuple(
             (
                 message.role,
-                tuple([part.kind if part.kind == "image" or part.text.strip() else "" for part in message.parts]),
+                tuple([part.kind if part.kind != "text" or part.text.strip() else "" for part in message.parts]),
             )
             for message in row.messages
         )
@@ -73,7 +74,7 @@ class PromptCheck:
             for message in row.messages:
                 parts = []
                 for part in message.parts:
-                    if part.kind != "image" and part.text.strip():
+                    if part.kind == "text" and part.text.strip():
                         probes.append(f"{PROBE}m{len(probes)}z")
                         part = dataclasses.replace(part, text=probes[-1])
                     parts.append(part)

@@ -32,7 +32,7 @@ class Row:
 class Way:
     """One way to give a conversation to the template."""
 
-    as_parts: bool  # messages as lists of parts; else as strings where they have no image
+    as_parts: bool  # messages as lists of parts; else as strings where they have no image or video
     thought_key: str = ""  # key of the message that takes an answer's reasoning; "" leaves it in the content
     switch: tuple[tuple[str, bool], ...] = ()
     image: str = ""  # what stands for an image in a string, for templates that take nothing else (Phi-4-multimodal)
@@ -54,7 +54,7 @@ class Way:
                 content = "".join(
                     self.image if part.kind == "image" else template.mark(part.text) for part in message.parts
                 )
-            elif self.as_parts or message.num_images:
+            elif self.as_parts or message.num_images or message.num_videos:
                 content = [_as_part(part, template.mark(part.text)) for part in message.parts]
             else:
                 content = template.mark(message.text)
@@ -80,7 +80,7 @@ class UnfitWayError(Exception):
 
 
 def _as_part(part: Part, text: str) -> dict[str, str]:
-    return {"type": "image"} if part.kind == "image" else {"type": "text", "text": text}
+    return {"type": "text", "text": text} if part.kind == "text" else {"type": part.kind}
 
 
 def shortened(text: str, width: int = 60) -> str:

@@ -288,8 +288,10 @@ class TurnWriter:
         """Raises ConfigError where even the plainest conversation is not written."""
         if not row.answers:
             return
-        images = any(message.num_images for message in row.messages)
-        plain = Row("", user_turn("Is it?", num_images=int(images)), ("Yes, it is.",), "", {})
+        kinds = {part.kind for message in row.messages for part in message.parts}
+        places = [Part(kind) for kind in ("image", "video") if kind in kinds]
+        asked = Message("user", (*places, Part("text", "Is it?")))
+        plain = Row("", (asked,), ("Yes, it is.",), "", {})
         noted = dict(self.notes)
         try:
             for way in self._ways(plain):

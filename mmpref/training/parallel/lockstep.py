@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from accelerate import Accelerator
 from torch import nn
 
+from mmpref.errors import ConfigError
 from mmpref.models.adapters.weights import plain_name
 from mmpref.models.unwrap import unwrap
 from mmpref.processing.batch import PairBatch
@@ -65,14 +66,25 @@ def dummy_batches_for(
     held_out: Sequence[PreferencePair],
     costs: Sequence[float] | None = None,
 ) -> DummyBatches:
-    """Dummy batches of the cheapest pair, with an image where every rank must run the vision tower or projector."""
+    """Dummy batches of the cheapest pair, with an image or video where every rank must run the vision tower or
+    projector.
+
+    Raises:
+        ConfigError: a divided model and rows of which some have images and others videos.
+    """
     if world.size == 1:
         return DummyBatches(world, collator)
     cost = dict(zip((pair.id for pair in pairs), costs, strict=True)) if costs is not None else {}
-    always_images = any(pair.images for pair in (*pairs, *held_out)) and (
-        world.is_sharded or _sees_and_trains(model, collator)
-    )
-    usable = [pair for pair in (*pairs, *held_out) if pair.images or not always_images]
+    kinds = {(bool(pair.images), bool(pair.videos)) for pair in (*pairs, *held_out)} - {(False, False)}
+    if world.is_sharded and len(kinds) > 1 and any(videos for _, videos in kinds):
+        # the tower runs once for all images and once for all videos of a batch, and ranks wait for each other in it
+        raise ConfigError(
+            "with a divided model (FSDP, ZeRO-3) rows with images and rows with videos cannot train together: the "
+            "ranks would run the vision tower a different number of times and wait for each other for ever; train "
+            "them in two runs, or without dividing the model"
+        )
+    always_images = bool(kinds) and (world.is_sharded or _sees_and_trains(model, collator))
+    usable = [pair for pair in (*pairs, *held_out) if pair.images or pair.videos or not always_images]
 
     def price(pair: PreferencePair) -> tuple[bool, float]:
         work = cost.get(pair.id, float(len(pair.chosen) + len(pair.rejected or "")))

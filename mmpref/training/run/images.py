@@ -132,7 +132,7 @@ def images_of(
     manifest: str | None,
     say: Say | None = None,
 ) -> RunImages:
-    """The image files that these pairs name, as they are now.
+    """The files of images and videos that these pairs name, as they are now.
 
     Args:
         manifest: hash of the manifest that the images of ``trained`` were proved to match, if there is one; their bytes

@@ -28,6 +28,7 @@ def fit_data(recipe: Recipe, data: RunData, encoder: PairEncoder, say: Say) -> t
             pairs,
             encoder,
             data.images.size,
+            data.videos.shape,
             shrink_images=recipe.processing.shrink_images,
             num_workers=recipe.train.dataloader_num_workers,
         )

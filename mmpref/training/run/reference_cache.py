@@ -234,6 +234,7 @@ def cache_facts(recipe: Recipe, loaded: LoadedModel, collator: PairCollator) -> 
         "pair key": "each prompt once",  # before it was twice: such a cache has other keys
         "family": loaded.family.name,
         **({"processing.template_kwargs": processing.template_kwargs} if processing.template_kwargs else {}),
+        **({"processing.video_max_pixels": processing.video_max_pixels} if processing.video_max_pixels else {}),
         **start_facts(recipe),
     }
 

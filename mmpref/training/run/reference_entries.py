@@ -110,8 +110,8 @@ def _entries_or_explained(
     policy: nn.Module, collator: PairCollator, batch: PairBatch, device: torch.device
 ) -> dict[str, Entry]:
     def helps() -> list[str]:
-        pixels = num_pixels(batch.vision)
-        return remedies(MemorySituation.of(Where.FORWARD, policy, None, collator.encoder, pixels=pixels))
+        pixels, frames = num_pixels(batch.vision), sum(batch.video_frames)
+        return remedies(MemorySituation.of(Where.FORWARD, policy, None, collator.encoder, pixels=pixels, frames=frames))
 
     with explain_oom(lambda: f"computing reference log-probs of {describe_batch(batch)}", helps):
         return _entries(policy, batch.to(device))

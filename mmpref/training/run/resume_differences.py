@@ -71,7 +71,7 @@ class Differences:
             stopped_at: why the run ended: an image that it stopped at may be put right.
         """
         changes = now.changed_since(then)
-        mentioned = re.findall(r"image '([^']+)'", stopped_at)
+        mentioned = re.findall(r"(?:image|video) '([^']+)'", stopped_at)
         repaired = [name for name in changes.other if any(_is(path, name) for path in mentioned)]
         if repaired:
             self.notes.append(

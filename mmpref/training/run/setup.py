@@ -104,6 +104,7 @@ def set_up(recipe: Recipe, objective: Objective, data: RunData, say: Say, world:
     collator = PairCollator(
         encoder,
         data.images.open,
+        data.videos,
         layout=layout.name,
         need_rejected=objective.needs_rejected,
         row_tokens=recipe.processing.row_tokens,
@@ -194,6 +195,7 @@ def encoder_of(recipe: Recipe, loaded: LoadedModel) -> PairEncoder:
             max_pixels=processing.max_pixels,
             cache_bytes=processing.pixel_cache_mib * 2**20,
         ),
+        video_max_pixels=processing.video_max_pixels,
         template_kwargs=processing.template_kwargs,
     )
 

@@ -15,6 +15,7 @@ from mmpref.data.images.loader import ImageLoader
 from mmpref.data.loading import load_each
 from mmpref.data.opening import open_pairs
 from mmpref.data.quarantine import Quarantine
+from mmpref.data.videos.loader import VideoLoader
 from mmpref.errors import ConfigError
 from mmpref.losses.objective import Objective
 from mmpref.models.adapters.lora import prepare
@@ -171,7 +172,7 @@ def as_collator(loaded: LoadedModel | None, objective: Objective, root: Path | N
     Args:
         loaded: brings the processor.
         objective: says whether rejected answers are run.
-        root: image paths start here.
+        root: paths of images and videos start here.
 
     Raises:
         ConfigError: a bare model, whose processor is not known.
@@ -182,9 +183,11 @@ def as_collator(loaded: LoadedModel | None, objective: Objective, root: Path | N
             "model's path"
         )
     images: Any = ImageLoader(root)
+    videos = VideoLoader(root, images=images)
     return PairCollator(
         PairEncoder(loaded.processor, loaded.family),
         images.open,
+        videos,
         layout=choose_layout(loaded.model, loaded.family).name,
         need_rejected=objective.needs_rejected,
     )

@@ -97,7 +97,8 @@ class MemorySituation:
         quantized: the frozen weights are stored in 4 or 8 bits.
         trained_share: trained weights over all weights.
         optim: the name of the optimizer, as ``train.optim`` has it.
-        pixels: of the batch that did not fit.
+        pixels: of the batch that did not fit, those of videos counted.
+        frames: of all videos of that batch.
         has_pixel_budget: the processor resizes images to a number of pixels that the recipe can lower.
         max_length: of a pair in tokens; None where nothing is cut.
     """
@@ -110,12 +111,20 @@ class MemorySituation:
     trained_share: float
     optim: str
     pixels: int = 0
+    frames: int = 0
     has_pixel_budget: bool = False
     max_length: int | None = None
 
     @classmethod
     def of(
-        cls, where: Where, model: nn.Module, args: TrainingArguments | None, encoder: PairEncoder, *, pixels: int
+        cls,
+        where: Where,
+        model: nn.Module,
+        args: TrainingArguments | None,
+        encoder: PairEncoder,
+        *,
+        pixels: int,
+        frames: int = 0,
     ) -> MemorySituation:
         """The situation of a trainer; without its arguments the settings that depend on them are left at the least."""
         trained, total = count_parameters(model)
@@ -129,6 +138,7 @@ class MemorySituation:
             trained_share=trained / max(total, 1),
             optim="" if args is None else str(getattr(args.optim, "value", args.optim)),
             pixels=pixels,
+            frames=frames,
             has_pixel_budget=encoder.family.has_pixel_budget,
             max_length=encoder.max_length,
         )
@@ -148,7 +158,8 @@ def eval_remedies(model: nn.Module, args: TrainingArguments, encoder: PairEncode
     """Recipe keys that make an evaluation smaller, the most helpful first."""
     size = args.per_device_eval_batch_size
     smaller = [f"train.per_device_eval_batch_size={size // 2}"] if size > 1 else []
-    situation = MemorySituation.of(Where.FORWARD, model, args, encoder, pixels=num_pixels(batch.vision))
+    pixels, frames = num_pixels(batch.vision), sum(batch.video_frames)
+    situation = MemorySituation.of(Where.FORWARD, model, args, encoder, pixels=pixels, frames=frames)
     return [*smaller, *remedies(situation)]
 
 
@@ -177,6 +188,9 @@ def _fewer_activations(situation: MemorySituation) -> list[str]:
             f"train.per_device_train_batch_size={half} train.gradient_accumulation_steps="
             f"{math.ceil(situation.batch_size * situation.accumulation / half)} (the same update)"
         )
+    if situation.frames:
+        smaller = " or processing.video_max_pixels" if situation.has_pixel_budget else ""
+        found.append(f"a lower processing.video_max_frames{smaller} (fewer video tokens)")
     if situation.pixels and situation.has_pixel_budget:
         found.append("a lower processing.max_pixels (fewer image tokens)")
     if situation.max_length is None:

@@ -23,7 +23,7 @@ from mmpref.models.logps.layout_choice import EXACT, tolerance
 from mmpref.models.logps.pair_logps import pair_logps
 from mmpref.models.logps.reference import Reference, eval_mode
 from mmpref.models.unwrap import base_model, is_engine, unwrap
-from mmpref.processing.batch import PairBatch
+from mmpref.processing.batch import PairBatch, is_of_videos
 from mmpref.processing.collate import PairCollator
 from mmpref.processing.family import Family, PartName
 from mmpref.processing.pixels import num_pixels
@@ -74,7 +74,7 @@ def preflight(
 
     Args:
         model: the policy before its first step, on ``device``.
-        pairs: the training pairs; the first one and the first one with images are looked at.
+        pairs: the training pairs; the first one and the first ones with images and with videos are looked at.
         reference: as the trainer will use it; None where the loss needs none.
         autocast: the precision that training runs in.
         args: of the training: whether and how activations are checkpointed, and what would help where memory runs out.
@@ -108,7 +108,14 @@ def run_checks(
     looked_at = _few(pairs)
     bench = _Bench(model, collator, looked_at, torch.device(device), autocast)
     devices = [bench.device] if bench.device.type == "cuda" else []
-    checks: tuple[Callable[[_Bench], Check], ...] = (_images_count, _images_matter, _layouts_agree, _batch_is_single)
+    of_videos = (_videos_matter,) if any(pair.videos for pair in looked_at) else ()
+    checks: tuple[Callable[[_Bench], Check], ...] = (
+        _images_count,
+        _images_matter,
+        *of_videos,
+        _layouts_agree,
+        _batch_is_single,
+    )
     with torch.random.fork_rng(devices=devices):
         with eval_mode(model), torch.no_grad(), autocast(), bench.explain_oom(args, Where.FORWARD):
             for check in checks:
@@ -143,7 +150,9 @@ class _Bench:
 
         def helps() -> list[str]:
             pixels = sum(num_pixels(batch.vision) for batch in self.looked_at)
-            return remedies(MemorySituation.of(running, self.model, args, self.collator.encoder, pixels=pixels))
+            frames = sum(count for batch in self.looked_at for count in batch.video_frames)
+            encoder = self.collator.encoder
+            return remedies(MemorySituation.of(running, self.model, args, encoder, pixels=pixels, frames=frames))
 
         return explain_oom(where, helps)
 
@@ -167,12 +176,14 @@ class _Bench:
 
 
 def _few(pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
-    """The first pair, and the first with images."""
+    """The first pair, the first with images, and the first with videos."""
     with_image = next((pair for pair in pairs if pair.images), None)
+    with_video = next((pair for pair in pairs if pair.videos), None)
     found = [pairs[0]]
-    if with_image is not None and with_image is not pairs[0]:
-        found.append(with_image)
-    elif len(pairs) > 1:
+    for one in (with_image, with_video):
+        if one is not None and all(one is not other for other in found):
+            found.append(one)
+    if len(found) == 1 and len(pairs) > 1:
         found.append(pairs[1])
     return found
 
@@ -184,46 +195,69 @@ def _images_count(bench: _Bench) -> Check:
     batch = bench.batch()  # the collator counts each prompt's image tokens against its own images
     if not batch.vision:
         return Check(name, None, "no pair with images among those looked at")
-    token = image_token_of(bench.model)
-    count = int((batch.input_ids == token).sum()) if token is not None else 0
-    if token is not None and not count:
-        return Check(
-            name, False, f"the model's config looks for token {token} in place of an image, and no prompt has one",
-            "The model would not find its images: use the tokenizer that belongs to it.",
-        )  # fmt: skip
-    return Check(name, True, f"{count} image tokens in {len(batch)} pairs, each pair its own")
+    counts = []
+    for kind, is_there in (
+        ("image", any(pair.images for pair in bench.pairs)),
+        ("video", any(pair.videos for pair in bench.pairs)),
+    ):
+        if not is_there:
+            continue
+        token = token_of(bench.model, kind)
+        count = int((batch.input_ids == token).sum()) if token is not None else 0
+        if token is not None and not count:
+            return Check(
+                name, False, f"the model's config looks for token {token} in place of {_AN[kind]}, and no prompt has "
+                "one", f"The model would not find its {kind}s: use the tokenizer that belongs to it.",
+            )  # fmt: skip
+        counts.append(f"{count} {kind} tokens")
+    return Check(name, True, f"{' and '.join(counts)} in {len(batch)} pairs, each pair its own")
 
 
-def image_token_of(model: nn.Module) -> int | None:
-    """The id that the model's config gives to image places, or None."""
+_AN = {"image": "an image", "video": "a video"}
+
+
+def token_of(model: nn.Module, kind: str) -> int | None:
+    """The id that the model's config gives to the places of images or videos, or None.
+
+    Args:
+        kind: ``image`` or ``video``.
+    """
     config: object = base_model(model).config
-    found = (getattr(config, name, None) for name in ("image_token_id", "image_token_index"))
+    found = (getattr(config, f"{kind}_token_{name}", None) for name in ("id", "index"))
     return next((int(token) for token in found if token is not None), None)
 
 
 def _images_matter(bench: _Bench) -> Check:
-    name = "the image changes the answer's log-probs"
-    pairs = [pair for pair in bench.pairs if pair.images]
+    return _matters(bench, [pair for pair in bench.pairs if pair.images], "image")
+
+
+def _videos_matter(bench: _Bench) -> Check:
+    return _matters(bench, [pair for pair in bench.pairs if pair.videos], "video")
+
+
+def _matters(bench: _Bench, pairs: Sequence[PreferencePair], kind: str) -> Check:
+    name = f"the {kind} changes the answer's log-probs"
     if not pairs or not bench.collator.encoder.family.has_vision:
-        return Check(name, None, "no pair with images among those looked at")
+        return Check(name, None, f"no pair with {kind}s among those looked at")
     batch = bench.batch(pairs[:1])
-    blank = dataclasses.replace(batch, vision={key: _blanked(value) for key, value in batch.vision.items()})
+    of_kind = {key: value for key, value in batch.vision.items() if is_of_videos(key) == (kind == "video")}
+    blank = dataclasses.replace(batch, vision={**batch.vision, **{key: _blanked(of_kind[key]) for key in of_kind}})
     try:
         seen, unseen = (one.by_answer(answer_logps(bench.model, one)) for one in (batch, blank))
     except ValueError as err:  # how models of transformers say that places and features do not match
-        if "image" not in str(err).lower():
+        if kind not in str(err).lower():
             raise
         return Check(
-            name, False, f"the model refuses the images of '{pairs[0].id}': {err}",
+            name, False, f"the model refuses the {kind}s of '{pairs[0].id}': {err}",
             "Processor and model do not belong together: use the processor and the tokenizer of this model.",
         )  # fmt: skip
     moved = float((seen - unseen).abs().max())
     if moved > 1e-6:
         return Check(name, True, f"blanking it moves a token by up to {moved:.3g} nats")
     return Check(
-        name, False, f"blanking the image of '{pairs[0].id}' moves no token",
-        "The model does not see its images: look at the chat template (does it write a place for an image?), at the "
-        "image token of tokenizer and config, and that the weights are those of this architecture.",
+        name, False, f"blanking the {kind} of '{pairs[0].id}' moves no token",
+        f"The model does not see its {kind}s: look at the chat template (does it write a place for {_AN[kind]}?), at "
+        f"the {kind} token of tokenizer and config, and that the weights are those of this architecture.",
     )  # fmt: skip
 
 
@@ -369,10 +403,11 @@ def _parts_learn(bench: _Bench, args: TrainingArguments | None) -> Check:
     name = GRADIENTS
     family = bench.collator.encoder.family
     blind = [part for part in _trained_parts(bench.model, family) if part != "language"]
-    shown = next((pair for pair in bench.pairs if pair.images), None)
+    shown = next((pair for pair in bench.pairs if pair.images or pair.videos), None)
     if blind and shown is None:
+        what = "image" if family.video is None else "image or video"
         return Check(
-            name, False, f"{' and '.join(blind)} shall train, and no training pair has an image",
+            name, False, f"{' and '.join(blind)} shall train, and no training pair has an {what}",
             f"Set {', '.join(f'tune.{part}=freeze' for part in blind)}, or train on pairs with images.",
         )  # fmt: skip
 

@@ -269,7 +269,8 @@ class PreferenceTrainer(Trainer):
 
     def _out_of_memory(self, doing: str, where: Where) -> OutOfMemoryError:
         encoder = self.collator.encoder
-        situation = MemorySituation.of(where, self.model, self.args, encoder, pixels=self.watch.pixels)
+        pixels, frames = self.watch.pixels, self.watch.frames
+        situation = MemorySituation.of(where, self.model, self.args, encoder, pixels=pixels, frames=frames)
         return out_of_memory(f"{doing}, step {self.state.global_step + 1}", remedies(situation))
 
     def _get_num_items_in_batch(

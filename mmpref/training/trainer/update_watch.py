@@ -24,6 +24,7 @@ class _Micro:
     pair_ids: tuple[str, ...]
     tokens: int
     pixels: int
+    frames: int = 0
     stats: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -70,7 +71,8 @@ class UpdateWatch:
 
     def enter(self, batch: PairBatch) -> None:
         """A micro-batch is about to be run."""
-        self._micros.append(_Micro(batch.counted_ids, batch.input_ids.numel(), num_pixels(batch.vision)))
+        pixels, frames = num_pixels(batch.vision), sum(batch.video_frames)
+        self._micros.append(_Micro(batch.counted_ids, batch.input_ids.numel(), pixels, frames))
 
     def note(self, stats: Mapping[str, Tensor]) -> None:
         """Statistics [B] of the micro-batch entered last."""
@@ -86,6 +88,11 @@ class UpdateWatch:
     def pixels(self) -> int:
         """Of the micro-batch entered last."""
         return self._micros[-1].pixels if self._micros else 0
+
+    @property
+    def frames(self) -> int:
+        """Of all videos of the micro-batch entered last."""
+        return self._micros[-1].frames if self._micros else 0
 
     def last_described(self) -> str:
         """The micro-batch entered last, in words."""

@@ -12,10 +12,11 @@ import time
 import pytest
 
 from mmpref.data.images.loader import ImageLoader
-from mmpref.errors import ConfigError, EvalIncompleteError
+from mmpref.errors import ConfigError, DataError, EvalIncompleteError
 from mmpref.evals import evaluate
 from mmpref.generation import ServerAnswerer
 from mmpref.generation.api_server import Server
+from mmpref.generation.server import chat_messages
 from mmpref.records import EvalSample, ImageRef, Message, Part, user_turn
 from tests.chat_server import ChatServer, text_of
 
@@ -262,3 +263,9 @@ def test_a_key_that_is_not_set_is_a_usage_error(tmp_path, images):
     assert done.returncode == 2
     assert "NOT_SET_KEY" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_question_about_a_video_is_refused_by_name():
+    asked = (Message("user", (Part("video"), Part("text", "what is it ?"))),)
+    with pytest.raises(DataError, match="question 'q' asks about a video, and servers are sent images and text only"):
+        chat_messages(EvalSample(id="q", images=(), prompt=asked), lambda ref: ("image/png", b""))

@@ -113,6 +113,79 @@ def test_a_folder_saved_with_a_video_part_loads(tmp_path: Path) -> None:
     assert load_processor(folder).image_processor.merge_size == 2
 
 
+NESTED = {"video_processor_type": "Qwen2VLVideoProcessor", "size": {"shortest_edge": 784, "longest_edge": 9 * 784}}
+
+
+def test_video_settings_are_found_where_transformers_looks_for_them(tmp_path: Path) -> None:
+    folder = build("qwen2_5_vl", tmp_path / "m")
+    of_videos, whole = folder / "video_preprocessor_config.json", folder / "processor_config.json"
+    assert load_processor(folder).video_settings.size == {"shortest_edge": 784, "longest_edge": 4 * 784}
+    assert load_processor(folder).video_settings.positions_a_second == 4
+    content = json.loads(whole.read_text())
+    whole.write_text(json.dumps({**content, "video_processor": NESTED}))
+    assert load_processor(folder).video_settings.size["longest_edge"] == 9 * 784  # goes before the file of its own
+    of_videos.unlink()
+    whole.write_text(json.dumps(content))
+    assert not hasattr(load_processor(folder), "video_settings")
+    written = {**content["image_processor"], "min_pixels": 1568, "max_pixels": 3136}
+    (folder / "preprocessor_config.json").write_text(json.dumps({**written, "size": None}))
+    found = load_processor(folder).video_settings  # as folders of 2024 have it: one file for images and videos
+    assert found.size == {"shortest_edge": 1568, "longest_edge": 3136}
+    assert (found.patch_size, found.merge_size, found.temporal_patch_size) == (14, 2, 2)
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_config"]["tokens_per_second"] = 2
+    (folder / "config.json").write_text(json.dumps(config))
+    assert load_processor(folder).video_settings.positions_a_second == 2
+    assert not hasattr(load_processor(build("llava", tmp_path / "l")), "video_settings")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"patch_size": 16}, "gives videos patch_size 16, and config.json has patch_size 14"),
+        ({"temporal_patch_size": 1}, "gives videos temporal_patch_size 1"),
+        ({"size": {"shortest_edge": 784, "longest_edge": 10**12}}, r"says size\.longest_edge"),
+        ({"image_mean": ["red"]}, "says image_mean"),
+        ({"image_mean": [0.5, 0.5]}, r"says image_mean: \[0.5, 0.5\], and three numbers can be used"),
+        ({"image_std": [0.5, 0, 0.5]}, "and three numbers above 0 can be used"),
+        ({"merge_size": 1}, "gives videos merge_size 1, and config.json has spatial_merge_size 2"),
+        ({"size": 384}, "says size: 384, and shortest_edge and longest_edge can be used"),
+    ],
+)
+def test_video_settings_that_cannot_be_meant_are_refused_with_the_file(
+    change: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    folder = build("qwen2_5_vl", tmp_path / "m")
+    file = folder / "video_preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_processor(folder)
+    assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("size", "found"),
+    [
+        (56, (56, 56)),
+        ({"shortest_edge": 56}, (56, 56)),
+        ({"height": 28, "width": 56}, (28, 56)),
+        ({"height": 28}, "says size: {'height': 28}, and height and width can be used"),
+        ([28, 28], "says size"),
+    ],
+)
+def test_frames_of_onevision_have_a_size_in_every_form_that_folders_write(
+    size: object, found: object, tmp_path: Path
+) -> None:
+    folder = build("llava_onevision", tmp_path / "m")
+    (folder / "video_preprocessor_config.json").write_text(json.dumps({"size": size}))
+    if isinstance(found, str):
+        with pytest.raises(ConfigError, match=found):
+            load_processor(folder)
+    else:
+        settings = load_processor(folder).video_settings
+        assert (settings.size["height"], settings.size["width"]) == found
+
+
 def test_the_resolution_budget_reaches_the_processor(tmp_path: Path) -> None:
     folder = build("qwen2_vl", tmp_path / "m")
     image = [[draw(pair(images=("120x120-1",)).images[0])]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 from collections import Counter
@@ -18,7 +19,8 @@ from mmpref.processing import EncodeError, FitPlan, PairCollator, PairEncoder, p
 from mmpref.processing.encoded import EncodedPair
 from mmpref.processing.family import family_of
 from mmpref.records import ImageRef, PreferencePair
-from tests.tiny_vlms import TINY, VISION, pair, refs, turn
+from tests.plain_forward import SEE_VIDEOS
+from tests.tiny_vlms import TINY, VISION, film, film_shape, pair, refs, turn
 
 
 @functools.cache
@@ -105,6 +107,56 @@ def test_extreme_shapes_have_a_count_or_a_reason(name: str, shape: tuple[int, in
         assert [error.reason for _, error in plan.set_aside] == [reason] == ["image_processing"]
     else:
         assert [fit.prompt for fit in plan.fits] == [len(encoded.prompt)]
+
+
+@pytest.mark.parametrize("name", SEE_VIDEOS)
+@settings(max_examples=10, deadline=None)
+@given(films=st.lists(st.tuples(st.integers(20, 200), st.integers(20, 200), st.integers(2, 7)), min_size=1, max_size=3))
+def test_lengths_from_the_shapes_of_videos_are_those_of_the_encoded_pair(
+    name: str, films: list[tuple[int, int, int]]
+) -> None:
+    videos = tuple("x".join(map(str, one)) + "-1" for one in films)
+    row = pair("p", images=("60x90-1",), videos=videos)
+    encoder = encoder_for(name)
+    (fit,) = plan_fit([row], encoder, size_of, film_shape).fits
+    encoded = encoder.encode(row, draw, film)
+    assert fit.prompt == len(encoded.prompt)
+    assert fit.image_tokens == sum(encoded.prompt.image_tokens) + sum(encoded.prompt.video_tokens)
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl"])
+def test_frames_shrink_before_answers_are_cut_and_a_video_is_never_cut(name: str) -> None:
+    row = pair("p", images=(), videos=("120x120x4-1",), chosen="a red square on a blue background .")
+    processor, family = parts(name)
+    processor = copy.copy(processor)
+    area = processor.video_settings.size["shortest_edge"]
+    processor.video_settings = dataclasses.replace(
+        processor.video_settings, size={"shortest_edge": area, "longest_edge": 200 * area}
+    )
+    (loose,) = plan_fit([row], PairEncoder(processor, family), size_of, film_shape).fits
+    seen = set()
+    for limit in range(loose.longest, 10, -1):
+        encoder = PairEncoder(processor, family, max_length=limit)
+        plan = plan_fit([row], encoder, size_of, film_shape, shrink_images=True)
+        if plan.set_aside:
+            assert plan.set_aside[0][1].reason in ("too_long_prompt", "identical_pair")
+            seen.add("aside")
+            continue
+        (fit,) = plan.fits
+        encoder.budgets = plan.budgets
+        encoded = encoder.encode(row, draw, film)
+        assert (len(encoded.prompt), encoded.num_cut) == (fit.prompt, fit.num_cut)
+        seen.add("shrunk" if fit.max_pixels else "whole")
+        if fit.num_cut:
+            assert fit.max_pixels == encoder.images.lowest_max_pixels()
+            seen.add("cut")
+        assert fit.longest <= limit
+    assert seen == {"whole", "shrunk", "cut", "aside"}
+
+
+def test_a_pair_with_a_video_needs_what_knows_its_shape() -> None:
+    plan = plan_fit([pair("p", images=(), videos=("60x60x4-1",))], encoder_for("qwen2_vl"), size_of)
+    assert [error.reason for _, error in plan.set_aside] == ["video"]
 
 
 # ---- the rule ----------------------------------------------------------------------------------------------------

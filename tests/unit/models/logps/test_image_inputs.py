@@ -16,7 +16,7 @@ from mmpref.models.logps.answer_logps import answer_logps
 from mmpref.models.logps.image_inputs import _of_grids, as_lists, image_inputs
 from mmpref.models.logps.right_padding import padded_on_the_right, without_right_padding
 from mmpref.processing import PairBatch, PairCollator, PairEncoder
-from tests.plain_forward import build_deep, gradient, relative
+from tests.plain_forward import SEE_VIDEOS, build_deep, collator_for, gradient, relative, video_rows
 from tests.tiny_vlms import build_model, draw, pair
 
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -63,6 +63,29 @@ def test_a_tower_is_given_what_it_makes_of_its_grids(name: str) -> None:
     assert image_inputs(loaded.model, replace(batch, image_grids=())) == {}
 
 
+@pytest.mark.parametrize("layout", ["shared_prefix", "plain"])
+@pytest.mark.parametrize("name", SEE_VIDEOS)
+def test_videos_and_images_of_one_batch_are_each_given_their_own(name: str, layout: Any) -> None:
+    loaded = prepare(build_deep(name), ALL)
+    batch = collator_for(loaded, layout)([pair("image", images=("90x60-2",)), *video_rows()])
+    alone = collator_for(loaded, layout)(video_rows()[:2])
+    for one in (batch, alone):
+        own, of_own = run(loaded, replace(one, image_grids=(), video_grids=(), image_places=None, video_places=None))
+        for _ in range(2):  # the first time the model's own way is looked at
+            with_inputs, of_with = run(loaded, one)
+            assert float((with_inputs - own).abs().max()) < 1e-6
+            assert relative(of_with, of_own) < 1e-6
+    assert batch.image_places is not None
+    assert batch.video_places is not None
+    assert alone.image_places is None
+    assert alone.video_places is not None
+    given_inputs = image_inputs(loaded.model, batch)
+    if name in QWEN:
+        assert int(given_inputs["image_cu_seqlens"][-1]) == len(batch.vision["pixel_values"])
+        assert int(given_inputs["video_cu_seqlens"][-1]) == len(batch.vision["pixel_values_videos"])
+        assert given_inputs["video_grid_thw"].tolist() == batch.vision["video_grid_thw"].tolist()
+
+
 @pytest.mark.parametrize("name", QWEN)
 def test_a_step_after_scoring_the_same_images_has_gradients(name: str) -> None:
     """What is kept for a grid is not what inference mode made."""
@@ -96,6 +119,14 @@ def test_features_that_are_not_as_many_as_image_tokens_are_refused() -> None:
     assert batch.image_places is not None
     with pytest.raises(DataError, match=r"pairs one, two, none have 11 image tokens and the model makes 12 features"):
         answer_logps(loaded.model, replace(batch, image_places=batch.image_places[:-1]))
+
+
+def test_features_that_are_not_as_many_as_video_tokens_are_refused() -> None:
+    loaded = prepare(build_deep("qwen2_vl"), ALL)
+    batch = collator_for(loaded)(video_rows()[:1])
+    assert batch.video_places is not None
+    with pytest.raises(DataError, match=r"pairs film have \d+ video tokens and the model makes \d+ features"):
+        answer_logps(loaded.model, replace(batch, video_places=batch.video_places[:-1]))
 
 
 def test_only_what_is_known_to_be_padded_on_the_right_loses_its_mask() -> None:

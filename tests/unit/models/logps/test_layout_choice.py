@@ -127,6 +127,18 @@ def test_a_text_model_shares_its_prompt_where_that_is_exact_and_runs_plain_rows_
             choose_layout(model, family_of_config(model.config), "shared_prefix")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layers_that_carry_a_state_are_known_by_the_config_where_a_trial_sees_gross_faults_only(
+    dtype: torch.dtype,
+) -> None:
+    linear = {"linear_key_head_dim": 16, "linear_value_head_dim": 16, "linear_num_key_heads": 2}
+    config = tf.Qwen3_5TextConfig(**SMALL, **HEADS, **linear, head_dim=16, linear_num_value_heads=4)
+    model = tf.Qwen3_5ForCausalLM(config).to(dtype).eval()
+    layout = choose_layout(model, family_of_config(config))
+    assert layout.name == "plain"
+    assert "'linear_attention' would carry a state from one answer into the other" in layout.explanation
+
+
 def test_a_family_says_why_it_cannot_share() -> None:
     model = build_model("gemma3")
     family = dataclasses.replace(family_of_config(model.config), shared_prefix=False, note="it reads backwards")

@@ -12,11 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributed.checkpoint.api import CheckpointException
 
-from mmpref.errors import CheckpointError, StoppedError
+from mmpref.errors import CheckpointError, ConfigError, StoppedError
 from mmpref.training.parallel import sharded
 from mmpref.training.parallel.batches import GlobalBatches, deal_by_cost
+from mmpref.training.parallel.lockstep import dummy_batches_for
+from mmpref.training.parallel.strategy import Strategy
 from mmpref.training.parallel.watchdog import watching
 from mmpref.training.parallel.world import World, is_of_communication
+from tests.plain_forward import build_deep, collator_for
+from tests.tiny_vlms import pair
 
 
 @given(count=st.integers(1, 60), batch=st.integers(1, 5), size=st.integers(1, 6), epoch=st.integers(0, 3))
@@ -151,3 +155,19 @@ def test_a_partner_that_is_lost_while_a_checkpoint_is_written_is_no_fault_of_the
     with pytest.raises(told) as caught:
         sharded.save_sharded(model, torch.optim.SGD(model.parameters(), lr=0.1), tmp_path)
     assert is_of_communication(caught.value) == (told is RuntimeError)
+
+
+@pytest.mark.parametrize("strategy", ["fsdp2", "zero3"])
+def test_images_and_videos_do_not_train_together_where_ranks_wait_in_the_tower(strategy: Strategy) -> None:
+    loaded = build_deep("qwen2_vl")
+    collator = collator_for(loaded)
+    image, video, text = pair("i"), pair("v", images=(), videos=("60x60x4-1",)), pair("t", images=())
+    world = World(size=2, strategy=strategy)
+    with pytest.raises(ConfigError, match="rows with images and rows with videos cannot train together"):
+        dummy_batches_for(world, loaded.model, collator, [image, video, text], [])
+    for rows in ([image, text], [video, text]):
+        dummies = dummy_batches_for(world, loaded.model, collator, rows, [])
+        (part,) = dummies.collator.rows([text])
+        assert part.has_videos == (video in rows)
+        assert part.num_dummy_pairs == 1
+    dummy_batches_for(World(size=2, strategy="ddp"), loaded.model, collator, [image, video, text], [])

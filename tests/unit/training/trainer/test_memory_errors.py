@@ -52,6 +52,9 @@ def test_what_is_done_already_is_not_named() -> None:
     assert remedies(replace(least, trained_share=0.5)) == [LORA]
     assert remedies(replace(least, has_pixel_budget=True)) == [PIXELS]
     assert remedies(replace(least, pixels=0, has_pixel_budget=True)) == []
+    assert remedies(replace(least, frames=8)) == ["a lower processing.video_max_frames (fewer video tokens)"]
+    of_qwen = remedies(replace(least, frames=8, has_pixel_budget=True))
+    assert of_qwen[0] == "a lower processing.video_max_frames or processing.video_max_pixels (fewer video tokens)"
 
 
 @pytest.mark.parametrize("where", Where)

@@ -21,7 +21,7 @@ from mmpref.processing import LayoutName, PairCollator
 from mmpref.processing import layout as layout_module
 from mmpref.processing.batch import Segment
 from mmpref.training.trainer.preflight import Check, preflight, run_checks
-from tests.plain_forward import SHARING, all_rows, build_deep, collator_for, stir
+from tests.plain_forward import SEE_VIDEOS, SHARING, all_rows, build_deep, collator_for, stir, video_rows
 from tests.tiny_vlms import TINY, pair
 
 LORA = (Tuning(language="lora"), AdapterSettings(rank=4))
@@ -33,6 +33,8 @@ NAMES = (
     "policy equals reference before the first step",
     "gradients reach what trains",
 )
+
+VIDEO = "the video changes the answer's log-probs"
 
 
 @functools.cache
@@ -124,9 +126,35 @@ def test_a_projector_that_gives_the_same_for_every_image_is_found(name: str) -> 
     refused(prepare(base, *LORA), NAMES[1], "moves no token", "The model does not see its images", "chat template")
 
 
-def leaky(row: Any, query: Any, key: Any, value: Any, attend: Any) -> Any:
+@pytest.mark.parametrize("name", SEE_VIDEOS)
+def test_rows_with_videos_are_looked_at_too(name: str) -> None:
+    loaded = prepare(build_deep(name), *LORA)
+    found = run(loaded, None, [*all_rows(name)[1:], *video_rows()])
+    assert [check.name for check in found] == [*NAMES[:2], VIDEO, *NAMES[2:]]
+    assert all(check.passed for check in found)
+    assert "image tokens and " in found[0].detail
+    assert "video tokens in 2 pairs" in found[0].detail
+    alone = run(loaded, None, video_rows()[:2])
+    assert [check.passed for check in alone] == [True, None, True, True, True, True, True]
+
+
+def test_a_model_that_does_not_see_its_videos_is_found() -> None:
+    loaded = fresh("qwen2_5_vl")
+    inner: Any = loaded.model.get_base_model().model  # type: ignore[operator]
+    stock = inner.get_video_features
+    inner.get_video_features = lambda pixels, *args, **kwargs: stock(torch.zeros_like(pixels), *args, **kwargs)
+    refused(loaded, VIDEO, "moves no token", "The model does not see its videos", rows=video_rows())
+
+
+def test_another_video_token_is_found() -> None:
+    loaded = fresh("qwen2_vl")
+    loaded.model.get_base_model().config.video_token_id = 17  # type: ignore[operator]
+    refused(loaded, NAMES[0], "looks for token 17 in place of a video", rows=video_rows())
+
+
+def leaky(mask: Any, query: Any, key: Any, value: Any, attend: Any) -> Any:
     """Causal over the whole row: the second answer reads the first, and each pair the ones before it."""
-    return attend(query, key, value, False)
+    return attend(query, key, value, lambda: None, False)
 
 
 def test_an_answer_that_reads_the_other_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +194,9 @@ def test_an_output_head_that_is_not_the_whole_truth_is_found_in_either_layout(mo
 def test_pairs_that_leak_into_each_other_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     right = attention_module._by_segment
     monkeypatch.setattr(
-        attention_module, "_by_segment", lambda row, *rest: (right if len(row.segments) == 1 else leaky)(row, *rest)
+        attention_module,
+        "_by_segment",
+        lambda mask, *rest: (right if len(mask.row.segments) == 1 else leaky)(mask, *rest),
     )
     refused(fresh("llava"), NAMES[3], "leak into each other", "per_device_train_batch_size: 1")
 
