@@ -76,6 +76,7 @@ def no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 _LIBRARIES = {"torch", "transformers", "peft", "accelerate", "datasets", "huggingface_hub"}
 _DEPRECATED = re.compile(r"deprecat|will be removed|will no longer", re.IGNORECASE)
 _ALLOWED_TO_LOG = {
+    "PaddleOCRVLProcessor` defines `image_processor_class": "transformers' own class says so of itself",
     "`self.pad_token_id` is deprecated": "transformers asks the configurations of Idefics3 and SmolVLM for it itself",
     "returning `pixel_values_images` is deprecated": "Video-LLaVA's image processor says so whatever it is asked",
 }
