@@ -27,8 +27,8 @@ that type with random weights and its own processor is loaded, run, trained for 
 - **not built here**: the test has no such model; the reason says why. `mmpref` may still train it.
 
 *Right* is: the log-probs of both answers of every row below are within 1e-4 nats a token of the stock model's on its
-own processor's whole conversation, and no token moves the log-probs of those before it; lengths counted from the sizes of
-images are the real ones; gradients are finite, reach every part that trains, and are the same with checkpointing.
+own processor's whole conversation, and no token moves the log-probs of those before it; lengths counted from the sizes
+of images are the real ones; gradients are finite, reach every part that trains, and are the same with checkpointing.
 """
 _IMAGES = """
 ## Models that see images
