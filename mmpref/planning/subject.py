@@ -8,6 +8,7 @@ from transformers import PretrainedConfig
 
 from mmpref.models.find_config import find_config
 from mmpref.models.load import family_of_config
+from mmpref.models.logps.layout_choice import config_obstacle
 from mmpref.planning.architecture import Architecture, describe
 from mmpref.planning.gpus import on_card
 from mmpref.planning.image_shape import image_shape
@@ -76,10 +77,12 @@ class Subject:
 
 
 def layout_of(recipe: Recipe, config: PretrainedConfig) -> LayoutName:
-    """The layout that training would take."""
+    """The layout that training would take, but for what only a trial on the loaded model shows."""
     if recipe.model.attention != "auto":
         return recipe.model.attention
-    return "shared_prefix" if family_of_config(config).shared_prefix else "plain"
+    attention = recipe.model.attn_implementation or "sdpa"
+    obstacle = config_obstacle(config.get_text_config(), family_of_config(config), attention)
+    return "shared_prefix" if obstacle is None else "plain"
 
 
 _KNOWN_SHAPES: dict[str, Architecture] = {}

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from transformers import PretrainedConfig
 
 from mmpref.errors import ConfigError
 from mmpref.models.logps.answer_logps import answer_logps
@@ -85,25 +86,37 @@ def tolerance(model: nn.Module, *, half: bool = False) -> float:
     return EXACT if is_exact and not half else _HALF
 
 
-def _obstacle(model: nn.Module, family: Family) -> str | None:
+def config_obstacle(config: PretrainedConfig, family: Family, attention: str) -> str | None:
+    """Why pairs cannot share their prompt, as far as that is known without weights; None where nothing speaks against.
+
+    Args:
+        config: of the language model.
+        attention: the attention that the language model is loaded with, by transformers' name.
+    """
     if not family.shared_prefix:
         return family.note or f"the family '{family.name}' cannot share a prefix"
-    name = implementation(model)
-    if name not in IMPLEMENTATIONS:
-        return f"attention '{name}' is not one of {', '.join(IMPLEMENTATIONS)}"
-    config = text_config(model)
+    if attention not in IMPLEMENTATIONS:
+        return f"attention '{attention}' is not one of {', '.join(IMPLEMENTATIONS)}"
     if "local" in (getattr(config, "attention_layers", None) or ()):
         return "some of its layers attend to a window that their own code makes"  # GPT-Neo
     # said by the config: in half precision a trial would see only gross faults
     kinds = {str(kind) for key in _KINDS_OF_LAYERS for kind in getattr(config, key, None) or ()}
     if with_state := sorted(kind for kind in kinds if any(word in kind for word in _WITH_STATE)):
         return f"its layers of the kind '{with_state[0]}' would carry a state from one answer into the other"
-    if name == "flash_attention_2" and getattr(config, "attention_chunk_size", None):
+    if attention == "flash_attention_2" and getattr(config, "attention_chunk_size", None):
         return "its layers attend in chunks, which flash-attn does not know (model.attn_implementation: sdpa does)"
-    if scales_by_place(config) and name not in BY_SEGMENT:
+    if scales_by_place(config) and attention not in BY_SEGMENT:
         return (
-            f"its layers scale queries by their place in the row, which '{name}' attention cannot set right; sdpa can"
+            f"its layers scale queries by their place in the row, which '{attention}' attention cannot set right; sdpa "
+            "can"
         )
+    return None
+
+
+def _obstacle(model: nn.Module, family: Family) -> str | None:
+    config = text_config(model)
+    if (known := config_obstacle(config, family, implementation(model))) is not None:
+        return known
     if (failure := _failure_on_trial(model, family)) is not None:
         return f"{failure} (model type '{config.model_type}')"
     return None
