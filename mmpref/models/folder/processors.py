@@ -93,7 +93,7 @@ def refuse_without_images(path: str | Path) -> None:
 def _has_image_processor(name: str) -> bool:
     """Whether transformers has one of that name, with or without the endings of its backends."""
     plain = name.removesuffix("Fast").removesuffix("Pil")
-    return any(hasattr(transformers, one) for one in (plain, f"{plain}Pil", name))
+    return not {plain, f"{plain}Pil", name}.isdisjoint(dir(transformers))  # asking for one would log what it lacks
 
 
 def has_own_processor(config: PretrainedConfig) -> bool:

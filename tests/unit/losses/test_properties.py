@@ -45,7 +45,8 @@ def batch_of(rows: list[tuple]) -> PairLogps:
 
 
 def pick(x: PairLogps, order: torch.Tensor) -> PairLogps:
-    return PairLogps(**{f.name: getattr(x, f.name).detach()[order] for f in dataclasses.fields(x)})
+    given = {f.name: getattr(x, f.name) for f in dataclasses.fields(x)}
+    return PairLogps(**{name: value.detach()[order] for name, value in given.items() if value is not None})
 
 
 def swap(x: PairLogps) -> PairLogps:
