@@ -25,8 +25,8 @@ _QUICK = "not slow and not distributed and not gpu and not network and not model
 TIERS = {
     "quick": (["tests/unit", "tests/architecture"], _QUICK),
     "default": ([], _QUICK),
-    "model_types": (["tests/model_types"], "model_types and not gpu"),
-    "distributed": (["tests/distributed"], "distributed and not slow"),
+    "model_types": ([], "model_types and not gpu"),
+    "distributed": ([], "distributed and not slow"),
     "slow": ([], "not gpu and not network"),
     "gpu": ([], "gpu"),
     "oldest": (

@@ -19,6 +19,8 @@ from tests.model_types.folders import TEXT, TOWER, Writer, ids_of, write_folder
 from tests.tiny_experts import HOLDS_TWO
 from tests.tiny_vlms import make_tokenizer
 
+pytestmark = pytest.mark.model_types
+
 
 def write_mistral3(folder: Path) -> Path:
     """Mistral Small 3: Pixtral's tower, whose patches are merged 2 x 2, before a Mistral."""

@@ -213,6 +213,7 @@ def test_an_adapter_is_merged_with_its_drift_on_videos_and_the_doctor_shows_one(
     assert "<0.2 seconds><|vision_start|><video x 4><|vision_end|>" in said
 
 
+@pytest.mark.distributed
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     model, rows = build("qwen2_5_vl", tmp_path / "model"), write_rows(tmp_path)
     assert main(command(tmp_path, "one", model, rows)) == 0

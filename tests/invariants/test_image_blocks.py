@@ -17,6 +17,8 @@ from tests.model_types.rows import IMAGE_ROWS
 from tests.plain_forward import answers_of, by_hand, collator_for, gradient, relative, stock_twin, worst
 from tests.recomputing import recompute
 
+pytestmark = pytest.mark.model_types
+
 LAYOUTS: tuple[LayoutName, ...] = ("shared_prefix", "plain")
 LAYERS = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
 EMBEDDINGS = {"hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": 2048}

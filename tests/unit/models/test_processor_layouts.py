@@ -18,6 +18,8 @@ from mmpref.models.load import family_of_config, load_config
 from mmpref.processing import PairBatch, PairCollator, PairEncoder
 from tests.tiny_vlms import build, draw, pair
 
+pytestmark = pytest.mark.model_types
+
 Layout = Callable[[Path], None]
 _BASES = ("llava", "qwen2_vl", "idefics3")
 
