@@ -165,10 +165,12 @@ def _assert_reads_backwards_only(twin: Any, loaded: LoadedModel, row: Preference
 
 
 def _train_save_and_merge(folder: Path, rows: Sequence[PreferencePair], layout: LayoutName) -> tuple[PartName, ...]:
-    """One step of LoRA on the language model beside a trained projector; the adapter saved, loaded and merged."""
+    """One step of LoRA on tower and language model beside a trained projector; the adapter saved, loaded and merged."""
     loaded = load(folder, trainable=True)
-    has_projector = bool(loaded.family.paths_of("projector"))
-    tuning = Tuning(language="lora", projector="full" if has_projector else "freeze")
+    has_tower, has_projector = (bool(loaded.family.paths_of(part)) for part in ("vision", "projector"))
+    tuning = Tuning(
+        vision="lora" if has_tower else "freeze", projector="full" if has_projector else "freeze", language="lora"
+    )
     loaded = prepare(loaded, tuning, AdapterSettings(rank=4))
     stir(loaded.model)
     batch = _batch(loaded, rows, layout)
@@ -176,7 +178,8 @@ def _train_save_and_merge(folder: Path, rows: Sequence[PreferencePair], layout: 
     at_once = gradient(loaded.model)
     trained = _trained_parts(loaded)
     _assert_recomputed_alike(loaded.model, batch, at_once)
-    assert trained >= {"language"} | ({"projector"} if has_projector else set()), f"only {sorted(trained)} trained"
+    of = {"vision": has_tower, "projector": has_projector, "language": True}
+    assert trained == {part for part, is_there in of.items() if is_there}, f"only {sorted(trained)} trained"
     with torch.no_grad():
         for parameter in loaded.model.parameters():
             if parameter.grad is not None:
