@@ -41,12 +41,12 @@ def asked(*parts: Any) -> Row:
     return {"role": "user", "content": content}
 
 
-V, I = {"type": "video"}, {"type": "image"}  # noqa: E741
+VIDEO, IMAGE = {"type": "video"}, {"type": "image"}
 WHAT = "What happens?"
 
 LAYOUTS: dict[str, tuple[str, Row]] = {
-    "TRL, column": ("trl", {"prompt": [asked(V, WHAT)], "videos": ["clip.mp4"], **SIDES}),
-    "TRL, one video": ("trl", {"prompt": [asked(V, WHAT)], "video": "clip.mp4", **SIDES}),
+    "TRL, column": ("trl", {"prompt": [asked(VIDEO, WHAT)], "videos": ["clip.mp4"], **SIDES}),
+    "TRL, one video": ("trl", {"prompt": [asked(VIDEO, WHAT)], "video": "clip.mp4", **SIDES}),
     "TRL, path in the part": ("trl", {"prompt": [asked({"type": "video", "path": "clip.mp4"}, WHAT)], **SIDES}),
     "TRL, video in the part": ("trl", {"prompt": [asked({"type": "video", "video": "clip.mp4"}, WHAT)], **SIDES}),
     "TRL, url in the part": (
@@ -54,11 +54,11 @@ LAYOUTS: dict[str, tuple[str, Row]] = {
     ),
     "TRL, parts as parquet fills them": (
         "trl",
-        {"prompt": [asked({**V, "text": None}, {"type": "text", "text": WHAT})], "videos": ["clip.mp4"], **SIDES},
+        {"prompt": [asked({**VIDEO, "text": None}, {"type": "text", "text": WHAT})], "videos": ["clip.mp4"], **SIDES},
     ),
     "TRL, no place": ("trl", {"prompt": [{"role": "user", "content": WHAT}], "videos": ["clip.mp4"], **SIDES}),
     "TRL, whole conversations": (
-        "trl", {side: [asked(V, WHAT), *said] for side, said in SIDES.items()} | {"videos": ["clip.mp4"]},
+        "trl", {side: [asked(VIDEO, WHAT), *said] for side, said in SIDES.items()} | {"videos": ["clip.mp4"]},
     ),
     "Qwen, size and rate in the part": (
         "trl", {"prompt": [asked({"type": "video", "video": "clip.mp4", "fps": 1, "max_pixels": 9}, WHAT)], **SIDES},
@@ -185,21 +185,21 @@ REFUSED: dict[str, tuple[str, Row]] = {
     "an image place too many": ("image_count", placed("<image><video>?", videos=["a.mp4"])),
     "no word of where the video stands": ("video_count", placed("<image>?", images=["1.png"], videos=["a.mp4"])),
     "neither of the two has a place": ("video_count", {"prompt": WHAT, "image": "1.png", "video": "a.mp4", **TEXT}),
-    "an image part for a video": ("image_count", {"prompt": [asked(I, WHAT)], "videos": ["a.mp4"], **SIDES}),
+    "an image part for a video": ("image_count", {"prompt": [asked(IMAGE, WHAT)], "videos": ["a.mp4"], **SIDES}),
     "a place in an answer": ("video_place", placed("<video>?", videos=["a.mp4"]) | {"chosen": "See <video>."}),
     "a place in an earlier answer": (
         "literal_placeholder", placed("<video>?", videos=["a.mp4"], history=[["Hi", "<video> is nice"]]),
     ),
     "a video in an answer": (
         "video_place",
-        {"prompt": [asked(V)], "videos": ["a.mp4"], **SIDES, "chosen": [{"role": "assistant", "content": [V]}]},
+        {"prompt": [asked(VIDEO)], "videos": ["a.mp4"], **SIDES, "chosen": [{"role": "assistant", "content": [VIDEO]}]},
     ),
     "in parts and in a column": (
         "videos", {"prompt": [asked({"type": "video", "path": "a.mp4"})], "videos": ["a.mp4"], **SIDES},
     ),
     "another order": (
         "video_place",
-        {"prompt": [asked({**V, "index": 1}, {**V, "index": 0})], "videos": ["a.mp4", "b.mp4"], **SIDES},
+        {"prompt": [asked({**VIDEO, "index": 1}, {**VIDEO, "index": 0})], "videos": ["a.mp4", "b.mp4"], **SIDES},
     ),
     "different videos": ("video", {"prompt": WHAT, "video_path": "a.mp4", "video_file": "b.mp4", **TEXT}),
     "video and videos": ("videos", {"prompt": WHAT, "video": "a.mp4", "videos": ["b.mp4"], **TEXT}),
@@ -220,7 +220,7 @@ REFUSED: dict[str, tuple[str, Row]] = {
     "another video beside": ("video", {"prompt": WHAT, "video": "a.mp4", "rejected_video": "b.mp4", **TEXT}),
     "sound beside": ("audio", {"prompt": WHAT, "video": "a.mp4", "audio": "a.wav", **TEXT}),
     "sound in the part": (
-        "audio", {"prompt": [asked(V, {"type": "audio", "audio": "a.wav"})], "videos": ["a.mp4"], **SIDES},
+        "audio", {"prompt": [asked(VIDEO, {"type": "audio", "audio": "a.wav"})], "videos": ["a.mp4"], **SIDES},
     ),
 }  # fmt: skip
 
@@ -258,7 +258,7 @@ def test_a_text_about_markup_without_a_video_keeps_its_tag(text: str) -> None:
 
 _TEXTS = st.text(alphabet="a\n", max_size=3)
 _PARTS = st.lists(
-    st.one_of(_TEXTS.map(lambda text: {"type": "text", "text": text}), st.just(V), st.just(I)), max_size=7
+    st.one_of(_TEXTS.map(lambda text: {"type": "text", "text": text}), st.just(VIDEO), st.just(IMAGE)), max_size=7
 )
 
 
@@ -304,7 +304,7 @@ def test_what_is_written_for_a_suite_is_read_back(target: str, parts: list[Row])
 
 
 def test_frames_are_written_as_lists_and_a_rate_that_has_no_place_is_refused() -> None:
-    row = dict(canonical([V, {"type": "text", "text": WHAT}])) | {"videos": [{"frames": ["1.jpg", "2.jpg"]}]}
+    row = dict(canonical([VIDEO, {"type": "text", "text": WHAT}])) | {"videos": [{"frames": ["1.jpg", "2.jpg"]}]}
     pair = pair_from_row(row, source="test", line=1)
     for target in ("trl", "llamafactory_alpaca", "llamafactory_sharegpt", "ms_swift"):
         written = FORMATS[target].from_canonical(pair_to_row(pair))
