@@ -25,6 +25,8 @@ from mmpref.processing.family import FAMILIES, Family
 from tests.tiny_others import OTHERS, bare
 from tests.tiny_vlms import TINY, build_model
 
+pytestmark = pytest.mark.model_types
+
 SETTINGS: dict[str, dict[str, Any]] = {  # where the defaults describe no model, or one without a tower
     "aya_vision": {"vision_config": {"model_type": "siglip_vision_model"}},
     "chameleon": {"vq_config": {}, "vocabulary_map": {"<image>": 4, "IMGIMGA": 5}},

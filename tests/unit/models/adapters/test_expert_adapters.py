@@ -22,6 +22,8 @@ from mmpref.planning.architecture import describe
 from mmpref.recipe.loading import build_recipe
 from tests.tiny_experts import EXPERTS, HOLDS_TWO, build_experts, loaded_experts, write_experts
 
+pytestmark = pytest.mark.model_types
+
 IDS = torch.arange(2, 20)[None]
 
 
