@@ -39,7 +39,7 @@ class Holder:
 
 
 class Locked(Exception):  # noqa: N818 - whoever asks says what it means for the user
-    """Another process has the lock; ``holder`` is None when it has not written its name yet."""
+    """Another process has the lock; ``holder`` is None where neither it nor the system has said which (yet)."""
 
     def __init__(self, path: Path, holder: Holder | None) -> None:
         super().__init__(f"{path} is locked by {holder or 'another process'}")
@@ -136,6 +136,17 @@ def refuse_locked(path: Path) -> None:
         os.close(descriptor)
 
 
+def holder_by_system(descriptor: int) -> Holder | None:
+    """Which process has locked an open file or folder (``flock``), where the system says so (Linux); it may be gone."""
+    wanted = str(os.fstat(descriptor).st_ino)
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            fields = line.split()
+            if "FLOCK" in fields and fields[-3].rpartition(":")[2] == wanted and (pid := int(fields[-4])) > 0:
+                return Holder(pid, socket.gethostname())
+    return None
+
+
 def _open_locked(path: Path, until: float) -> int:
     for _ in range(_TRIES):
         with writing_to(path):
@@ -188,7 +199,7 @@ def _holder(descriptor: int) -> Holder | None:
         content = json.loads(os.read(descriptor, 1000))
         return Holder(int(content["pid"]), str(content["host"]))
     except (OSError, ValueError, TypeError, KeyError):  # between its lock and its line
-        return None
+        return holder_by_system(descriptor)
 
 
 @functools.cache  # once in a process; its children inherit the registration

@@ -11,14 +11,13 @@ import contextlib
 import errno
 import functools
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mmpref.errors import ConfigError
-from mmpref.files.locking import Holder, Locked, NoLocksError, locked, refuse_locked
+from mmpref.files.locking import Locked, NoLocksError, holder_by_system, locked, refuse_locked
 from mmpref.files.writing import writing_to
 from mmpref.rundir.content import LOCK
 
@@ -186,19 +185,8 @@ def _lock(descriptor: int, folder: Path, kind: int, until: float) -> None:
             if err.errno not in _TAKEN:
                 return
         if time.monotonic() >= until:
-            raise Locked(folder, _holder(descriptor))
+            raise Locked(folder, holder_by_system(descriptor))  # its lock file is gone
         time.sleep(0.02)
-
-
-def _holder(descriptor: int) -> Holder | None:
-    """Which process has locked a folder, where the system says so (Linux); used when the lock file is gone."""
-    wanted = str(os.fstat(descriptor).st_ino)
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/locks").read_text().splitlines():
-            fields = line.split()
-            if "FLOCK" in fields and fields[-3].rpartition(":")[2] == wanted and (pid := int(fields[-4])) > 0:
-                return Holder(pid, socket.gethostname())
-    return None
 
 
 def _refusal(folder: Path, err: Locked, option: str) -> ConfigError:

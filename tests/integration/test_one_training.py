@@ -49,12 +49,17 @@ def refused(arguments: list[str]) -> tuple[int, str]:
     return done.returncode, done.stderr.strip()
 
 
+def holds(run: Path) -> bool:
+    """Whether a training has a folder: its lock file names it. The file is there a moment before it is locked."""
+    return (run / LOCK).is_file() and bool((run / LOCK).read_bytes())
+
+
 @contextmanager
 def paused_training(arguments: list[str], run: Path) -> Iterator[subprocess.Popen[str]]:
     """A training that has its folder and stands still while the block runs."""
     process = start(arguments)
     try:
-        while not (run / LOCK).is_file():
+        while not holds(run):
             assert process.poll() is None, process.communicate()[1]
             time.sleep(0.01)
         process.send_signal(signal.SIGSTOP)
@@ -104,7 +109,7 @@ def test_the_holder_that_a_refusal_names_can_be_stopped_as_it_says_and_the_run_g
     run = tmp_path / "run"
     arguments = place.training("demo_dpo", run, *SHORT)
     holder = forked(arguments)
-    while not (run / LOCK).is_file():
+    while not holds(run):
         assert os.waitpid(holder, os.WNOHANG) == (0, 0)
         time.sleep(0.01)
     os.kill(holder, signal.SIGSTOP)

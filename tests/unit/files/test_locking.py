@@ -44,6 +44,20 @@ def test_the_refusal_names_the_process_that_holds_the_lock(tmp_path: Path) -> No
     assert str(process.pid) in str(refused.value)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the system's list of locks")
+@pytest.mark.parametrize("line", ["", "{", "[1]"])
+def test_a_holder_that_has_not_written_its_name_yet_is_named_by_the_system(tmp_path: Path, line: str) -> None:
+    process = a_holder(tmp_path / "lock")
+    (tmp_path / "lock").write_text(line)
+    try:
+        with pytest.raises(Locked) as refused:
+            refuse_locked(tmp_path / "lock")
+    finally:
+        process.kill()
+        process.wait()
+    assert refused.value.holder == Holder(process.pid, os.uname().nodename)
+
+
 def test_a_killed_holder_blocks_nobody(tmp_path: Path) -> None:
     process = a_holder(tmp_path / "lock")
     process.send_signal(signal.SIGKILL)
