@@ -216,7 +216,7 @@ def parse_size(text: str) -> tuple[int, int]:
     """``640x480`` as (width, height)."""
     width, _, height = text.lower().partition("x")
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise ConfigError(f"'{text}' is not the size of an image; write 640x480")
+        raise ConfigError(f"'{text}' is not the size of an image or frame; write 640x480")
     return int(width), int(height)
 
 

@@ -14,8 +14,11 @@ from mmpref.errors import ConfigError, stopped_by_ctrl_c
 
 if TYPE_CHECKING:
     from mmpref.planning.plan import Plan
-    from mmpref.planning.plan_input import PlanInput
+    from mmpref.planning.plan_input import Clip, PlanInput
     from mmpref.recipe.sections import Recipe
+
+USUAL_IMAGE = (640, 480)
+USUAL_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +37,15 @@ class CardOptions:
 class PairOptions:
     """The pair that is planned for."""
 
-    image_size: Annotated[str, typer.Option(help="Size of a pair's image.")] = "640x480"
+    image_size: Annotated[
+        str | None, typer.Option(help="Size of a pair's image; by default 640x480, or no image beside a video.")
+    ] = None
+    video_size: Annotated[
+        str | None, typer.Option(help="Size of the frames of a pair's video, for example 1280x720.")
+    ] = None
+    video_seconds: Annotated[
+        float | None, typer.Option(min=0.1, help="With --video-size: how long it is.  [default: 10]")
+    ] = None
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the prompt's text.")] = 100
     answer_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each answer.")] = 250
 
@@ -58,9 +69,8 @@ def plan(given: RecipeArguments, card: CardOptions, pair: PairOptions, several: 
     """Will it fit, and what to change if not, on one GPU or many. No weights are read or downloaded."""
     from mmpref.recipe.loading import load_recipe
     from mmpref.terminal import print_facts, print_table
-    from mmpref.yaml_text import parse_size
 
-    loaded, size = load_recipe(given.recipe, given.overrides or []), parse_size(pair.image_size)
+    loaded = load_recipe(given.recipe, given.overrides or [])
     from mmpref.planning.plan import compare_strategies, make_plan
     from mmpref.planning.text import COMPARED, compared, facts, parts
     from mmpref.training.loss_settings import line_of, loss_written_out
@@ -69,7 +79,7 @@ def plan(given: RecipeArguments, card: CardOptions, pair: PairOptions, several: 
     def complete(recipe: Recipe) -> Recipe:
         return with_start_adapter(loss_written_out(recipe))
 
-    asked, starting = _asked(card, pair, several, size), complete(loaded)
+    asked, starting = _asked(card, pair, several), complete(loaded)
     typer.echo(line_of(starting))
     if card.fit is not None:
         found = _fit(given, card, asked, complete)
@@ -83,7 +93,7 @@ def plan(given: RecipeArguments, card: CardOptions, pair: PairOptions, several: 
     print_facts("plan", *facts(found, gpu=asked.gpu))
 
 
-def _asked(card: CardOptions, pair: PairOptions, several: GpuOptions, size: tuple[int, int]) -> PlanInput:
+def _asked(card: CardOptions, pair: PairOptions, several: GpuOptions) -> PlanInput:
     """What the planner is asked.
 
     Raises:
@@ -104,16 +114,31 @@ def _asked(card: CardOptions, pair: PairOptions, several: GpuOptions, size: tupl
             raise ConfigError("--fit on several GPUs finds settings for one strategy; give --strategy as well")
         memory, named = parse_card(card.fit)
         gpu = gpu or named
+    image, video = _seen(pair)
     return PlanInput(
         gpu_memory=memory,
         gpu=gpu,
-        image_size=size,
+        image_size=image,
+        video=video,
         prompt_tokens=pair.prompt_tokens,
         answer_tokens=pair.answer_tokens,
         parallel=parse_parallelism(several.gpus, several.nodes, several.strategy),
         link=several.link,
         pairs=several.pairs,
     )
+
+
+def _seen(pair: PairOptions) -> tuple[tuple[int, int] | None, Clip | None]:
+    """The size of the pair's image, and its video."""
+    from mmpref.planning.plan_input import Clip
+    from mmpref.yaml_text import parse_size
+
+    image = None if pair.image_size is None else parse_size(pair.image_size)
+    if pair.video_size is None:
+        if pair.video_seconds is not None:
+            raise ConfigError("--video-seconds goes with --video-size, for example --video-size 1280x720")
+        return image or USUAL_IMAGE, None
+    return image, Clip(size=parse_size(pair.video_size), seconds=pair.video_seconds or USUAL_SECONDS)
 
 
 def _fit(given: RecipeArguments, card: CardOptions, asked: PlanInput, complete: Callable[[Recipe], Recipe]) -> Plan:

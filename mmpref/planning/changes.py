@@ -18,6 +18,8 @@ from mmpref.training.loss_settings import objective_of
 MORE_NODES = (2, 4, 8, 16)
 MIN_IMAGE_TOKENS = 256
 """What ``processing.max_pixels`` is lowered to."""
+LEAST_FRAMES = 4
+"""What ``processing.video_max_frames`` is lowered to."""
 SHORTEST_ANSWER = 32
 """Tokens that ``processing.max_length`` leaves of an answer at least."""
 
@@ -140,6 +142,8 @@ def changes_of_result(recipe: Recipe, parallel: ParallelPlan, subject: Subject) 
         yield Change(words="adapter.kind=qlora", keys=keys, other_result=why)
     if family_of_config(subject.config).has_pixel_budget and subject.shape(recipe).image > MIN_IMAGE_TOKENS:
         yield smaller_images(subject, MIN_IMAGE_TOKENS)
+    if subject.frames(recipe) > LEAST_FRAMES:
+        yield fewer_frames(LEAST_FRAMES)
 
 
 def smaller_images(subject: Subject, tokens: int) -> Change:
@@ -150,6 +154,13 @@ def smaller_images(subject: Subject, tokens: int) -> Change:
     return Change(words=f"processing.max_pixels={pixels}", keys=keys, other_result=why)
 
 
+def fewer_frames(frames: int) -> Change:
+    """Videos of at most so many frames."""
+    why = f"of a video at most {frames} frames are shown"
+    keys = {"processing": {"video_max_frames": frames}}
+    return Change(words=f"processing.video_max_frames={frames}", keys=keys, other_result=why)
+
+
 def cut_answers(recipe: Recipe, subject: Subject, card_bytes: int) -> Change | None:
     """The largest ``processing.max_length`` at which the pair fits; None where even short answers do not.
 
@@ -158,7 +169,7 @@ def cut_answers(recipe: Recipe, subject: Subject, card_bytes: int) -> Change | N
     shape, parallel = subject.shape(recipe), subject.asked.parallel
 
     def change(answer: int) -> Change:
-        length = shape.prompt + shape.image + answer
+        length = shape.before + answer
         why = f"answers are cut where prompt and answer have more than {length:,} tokens"
         keys = {"processing": {"max_length": length}}
         return Change(words=f"processing.max_length={length}", keys=keys, other_result=why)

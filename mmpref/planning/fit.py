@@ -11,14 +11,17 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from mmpref.data.videos.sampling import TOGETHER
 from mmpref.errors import ConfigError
 from mmpref.planning.changes import (
+    LEAST_FRAMES,
     MIN_IMAGE_TOKENS,
     Change,
     Reached,
     changes_of_result,
     changes_of_speed,
     cut_answers,
+    fewer_frames,
     helping,
     micro_batch,
     smaller_images,
@@ -70,6 +73,7 @@ def fit(recipe: Recipe, asked: PlanInput) -> Fitted:
     assert card_bytes is not None
     subject = Subject.of(recipe, asked)
     started = subject.with_precision(recipe)
+    subject.refuse_no_room(started)
     changes = _until_it_fits(started, subject, card_bytes)
     changes = [*changes, *_faster(_with(started, changes), subject, card_bytes)]
     return Fitted(
@@ -87,7 +91,7 @@ def _until_it_fits(recipe: Recipe, subject: Subject, card_bytes: int) -> list[Ch
     steps += helping(steps[-1], subject, changes_of_result(steps[-1].recipe, parallel, subject), card_bytes)
     at, changes = steps[-1], [step.change for step in steps[1:]]
     if at.needed <= card_bytes:
-        return _with_larger_images(recipe, _pruned(recipe, changes, subject, card_bytes), subject, card_bytes)
+        return _seeing_more(recipe, _pruned(recipe, changes, subject, card_bytes), subject, card_bytes)
     if (last := cut_answers(at.recipe, subject, card_bytes)) is None:
         raise _nothing_fits(at, _overrides(changes, recipe), card_bytes)
     return [*changes, last]
@@ -110,18 +114,28 @@ def _pruned(recipe: Recipe, changes: list[Change], subject: Subject, card_bytes:
     return changes
 
 
-def _with_larger_images(recipe: Recipe, changes: list[Change], subject: Subject, card_bytes: int) -> list[Change]:
-    """With the largest images that fit, where their number of pixels is lowered."""
-    smaller = next((change for change in changes if "max_pixels" in change.keys.get("processing", {})), None)
-    if smaller is None:
-        return changes
-    others, parallel = [change for change in changes if change is not smaller], subject.asked.parallel
-    most = subject.shape(_with(recipe, others)).image
-    for tokens in reversed(range(MIN_IMAGE_TOKENS, most, IMAGE_TOKEN_STEP)):
-        change = smaller_images(subject, tokens)
-        if subject.needed(_with(recipe, [*others, change]), parallel) <= card_bytes:
-            return [*others, change]
+def _seeing_more(recipe: Recipe, changes: list[Change], subject: Subject, card_bytes: int) -> list[Change]:
+    """With the most frames of a video and then the largest images that fit, where either is lowered."""
+    parallel = subject.asked.parallel
+    for key in ("video_max_frames", "max_pixels"):
+        least = next((change for change in changes if key in change.keys.get("processing", {})), None)
+        if least is None:
+            continue
+        others = [change for change in changes if change is not least]
+        for change in _larger(key, _with(recipe, others), subject):
+            if subject.needed(_with(recipe, [*others, change]), parallel) <= card_bytes:
+                changes = [*others, change]
+                break
     return changes
+
+
+def _larger(key: str, recipe: Recipe, subject: Subject) -> Iterator[Change]:
+    """All values of a key of ``processing`` that show less than the recipe does, the largest first."""
+    if key == "video_max_frames":
+        yield from map(fewer_frames, reversed(range(LEAST_FRAMES, subject.frames(recipe), TOGETHER)))
+        return
+    for tokens in reversed(range(MIN_IMAGE_TOKENS, subject.shape(recipe).image, IMAGE_TOKEN_STEP)):
+        yield smaller_images(subject, tokens)
 
 
 def _faster(recipe: Recipe, subject: Subject, card_bytes: int) -> list[Change]:
@@ -159,7 +173,7 @@ def _fits_well(recipe: Recipe, subject: Subject, card_bytes: int) -> bool:
     pairs = recipe.train.per_device_train_batch_size
     if pairs > 1 and pairs * shape.tokens(subject.layout) > BUSY:
         return False
-    before, most = shape.prompt + shape.image, recipe.processing.max_length
+    before, most = shape.before, recipe.processing.max_length
     tokens = LONGER_ANSWERS * shape.chosen
     tokens = tokens if most is None else max(1, min(tokens, most - before))
     longer = replace(shape, chosen=tokens, rejected=tokens if shape.rejected else 0)

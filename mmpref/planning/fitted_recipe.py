@@ -54,12 +54,11 @@ class Fitting:
         """
         loaded = load_recipe(self.recipe, [*self.given, *self.found.overrides])
         plan, shape = self.found.plan, self.found.plan.shape
-        pair = f"{shape.image} image + {shape.prompt} prompt" if shape.image else f"{shape.prompt} prompt"
         made_by = ["mmpref", "plan", self.recipe, *self.given, "--fit", self.card, "--write", str(file)]
         head = [
             f"{self.recipe} with settings for a card with {self.card}.",
             f"  {shlex.join(['mmpref', 'train', str(file)])}",
-            f"Memory: {plan.needed / GIB:.1f} GiB estimated by mmpref plan ({pair} + {shape.chosen} + "
+            f"Memory: {plan.needed / GIB:.1f} GiB estimated by mmpref plan ({shape.prompt_in_words} + {shape.chosen} + "
             f"{shape.rejected} answer tokens); not measured.",
             "Result: not measured.",
             "",

@@ -36,18 +36,18 @@ def image_shape(config: PretrainedConfig, recipe: Recipe, image_size: tuple[int,
     if config.model_type in _BUDGETS:
         return _in_budget(config.model_type, vision, recipe, image_size)
     if vision.model_type == "pixtral":
-        (patch, _), (largest, _) = _sides(vision, "patch_size"), _sides(vision, "image_size")
+        (patch, _), (largest, _) = vision_sides(vision, "patch_size"), vision_sides(vision, "image_size")
         merge = getattr(config, "spatial_merge_size", 1)
         rows, columns = pixtral_grid(width, height, step=patch * merge, longest=largest)
         return rows * (columns + 1), rows * columns * merge**2  # each row ends with a token of its own
     if config.model_type == "gemma4":
-        pool, _ = _sides(vision, "pooling_kernel_size")
-        tokens = gemma4(width, height, side=pool * _sides(vision, "patch_size")[0])
+        pool, _ = vision_sides(vision, "pooling_kernel_size")
+        tokens = gemma4(width, height, side=pool * vision_sides(vision, "patch_size")[0])
         tokens = _not_too_thin(tokens, image_size)
         return tokens, tokens * pool**2
     if family.name in _COUNTED:
-        size = _sides(vision, "image_size")
-        per_tile = prod(side // patch for side, patch in zip(size, _sides(vision, "patch_size"), strict=True))
+        size = vision_sides(vision, "image_size")
+        per_tile = prod(side // patch for side, patch in zip(size, vision_sides(vision, "patch_size"), strict=True))
         if family.name == "llava":
             return (llava_1_5(width, height) if per_tile == 576 else per_tile), per_tile + 1
         if family.name == "llava_next" and size == (336, 336):
@@ -72,13 +72,13 @@ _TWICE = ("glm4v", "glm4v_moe", "glm46v", "glm_ocr")
 def pixels_for(config: PretrainedConfig, tokens: int) -> int:
     """The ``processing.max_pixels`` that makes of an image so many tokens at most; of a family with a pixel budget."""
     vision: Any = config.vision_config
-    side = _sides(vision, "patch_size")[0] * _sides(vision, "spatial_merge_size")[0]
+    side = vision_sides(vision, "patch_size")[0] * vision_sides(vision, "spatial_merge_size")[0]
     return tokens * side**2 * (2 if config.model_type in _TWICE else 1)
 
 
 def _in_budget(kind: str, vision: Any, recipe: Recipe, image_size: tuple[int, int]) -> tuple[int, int]:
-    merge, _ = _sides(vision, "spatial_merge_size")
-    step, (width, height) = _sides(vision, "patch_size")[0] * merge, image_size
+    merge, _ = vision_sides(vision, "spatial_merge_size")
+    step, (width, height) = vision_sides(vision, "patch_size")[0] * merge, image_size
     low, high = recipe.processing.min_pixels or _BUDGETS[kind], recipe.processing.max_pixels
     if kind in _TWICE:
         tokens = glm4v(width, height, min_pixels=low, **({} if high is None else {"max_pixels": high}))
@@ -95,8 +95,12 @@ def _not_too_thin(tokens: int | None, image_size: tuple[int, int]) -> int:
     return tokens
 
 
-def _sides(vision: Any, key: str) -> tuple[int, int]:
-    """Two sides that a vision config says, in pixels or patches: one number for both, or a list."""
+def vision_sides(vision: Any, key: str) -> tuple[int, int]:
+    """Two sides that a vision config says, in pixels or patches: one number for both, or a list.
+
+    Raises:
+        ConfigError: a value that is none.
+    """
     value = getattr(vision, key, None)
     sides = tuple(value) if isinstance(value, list | tuple) else (value,)
     first, last = (sides[0], sides[-1]) if len(sides) in (1, 2) else (None, None)
@@ -127,5 +131,5 @@ def _by_processor(
         encoder.encode_prompt("image_size", user_turn("What?", num_images=len(images)), images, lambda _: shown)
         for images in ((image,), ())
     )
-    patches = num_pixels(seen.vision) // prod(_sides(config.vision_config, "patch_size"))
+    patches = num_pixels(seen.vision) // prod(vision_sides(config.vision_config, "patch_size"))
     return len(seen) - len(unseen), patches

@@ -115,6 +115,7 @@ def make_plan(recipe: Recipe, asked: PlanInput | None = None) -> Plan:
     card, card_bytes, parallel = asked.card, asked.card_bytes, asked.parallel
     subject = Subject.of(recipe, asked)
     recipe = subject.with_precision(recipe)
+    subject.refuse_no_room(recipe)
     shape, model = subject.shape(recipe), subject.architecture(recipe, parallel)
     loaded = {part: dtype.itemsize for part, dtype in model.dtypes.items()}
     refuse_impossible(recipe, parallel, dtype_bytes=loaded["language"], pairs=asked.pairs)

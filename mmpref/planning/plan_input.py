@@ -10,13 +10,22 @@ from mmpref.processing.layout import LayoutName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Clip:
+    """The video of a planned pair: ``size`` (width, height) of its frames in pixels, before the processor."""
+
+    size: tuple[int, int]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlanInput:
     """What :func:`mmpref.planning.plan.make_plan` is asked about a recipe.
 
     Attributes:
         gpu_memory: bytes of the card; None takes the named card's, or makes no statement about fitting.
         gpu: a name of ``gpus.GPUS``, for its speed.
-        image_size: width and height of the one image of a pair, before the processor.
+        image_size: width and height of the one image of a pair, before the processor; None for a pair without.
+        video: the one video of a pair; None for a pair without.
         prompt_tokens: of the prompt's text.
         answer_tokens: of each answer.
         layout: None takes the recipe's, shared prefix where the family can.
@@ -28,7 +37,8 @@ class PlanInput:
 
     gpu_memory: int | None = None
     gpu: str | None = None
-    image_size: tuple[int, int] = (640, 480)
+    image_size: tuple[int, int] | None = (640, 480)
+    video: Clip | None = None
     prompt_tokens: int = 100
     answer_tokens: int = 250
     layout: LayoutName | None = None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from transformers import PretrainedConfig
 
+from mmpref.errors import ConfigError
 from mmpref.models.find_config import find_config
 from mmpref.models.load import family_of_config
 from mmpref.models.logps.layout_choice import config_obstacle
@@ -16,6 +17,7 @@ from mmpref.planning.memory import Memory, estimate
 from mmpref.planning.pair_shape import Shape
 from mmpref.planning.parallelism import ALONE, ParallelPlan
 from mmpref.planning.plan_input import PlanInput
+from mmpref.planning.video_shape import frames_shown, video_shape
 from mmpref.processing.layout import LayoutName
 from mmpref.recipe.sections import Recipe
 from mmpref.training.loss_settings import objective_of
@@ -56,11 +58,45 @@ class Subject:
 
     def shape(self, recipe: Recipe) -> Shape:
         """The pair in tokens, as the recipe's processing makes it: answers are cut to ``processing.max_length``."""
-        image, patches = image_shape(self.config, recipe, self.asked.image_size)
-        before, most = self.asked.prompt_tokens + image, recipe.processing.max_length
-        answer = self.asked.answer_tokens if most is None else max(1, min(self.asked.answer_tokens, most - before))
-        rejected = answer if objective_of(recipe).needs_rejected else 0
-        return Shape(prompt=self.asked.prompt_tokens, image=image, patches=patches, chosen=answer, rejected=rejected)
+        asked, image, of_image, video, of_video = self.asked, 0, 0, 0, 0
+        if asked.image_size is not None:
+            image, of_image = image_shape(self.config, recipe, asked.image_size)
+        if asked.video is not None:
+            video, of_video = video_shape(self.config, recipe, asked.video)
+        before, most = asked.prompt_tokens + image + video, recipe.processing.max_length
+        answer = asked.answer_tokens if most is None else max(1, min(asked.answer_tokens, most - before))
+        return Shape(
+            prompt=asked.prompt_tokens,
+            image=image,
+            video=video,
+            patches=of_image + of_video,
+            chosen=answer,
+            rejected=answer if objective_of(recipe).needs_rejected else 0,
+        )
+
+    def refuse_no_room(self, recipe: Recipe) -> None:
+        """Refuse a pair whose prompt leaves no room for an answer: training puts it into quarantine.
+
+        Raises:
+            ConfigError: with keys that leave room.
+        """
+        shape, most = self.shape(recipe), recipe.processing.max_length
+        if most is None or shape.before < most or recipe.processing.shrink_images:
+            return
+        less = ["processing.max_pixels"] if shape.image and family_of_config(self.config).has_pixel_budget else []
+        if shape.video:
+            less += ["processing.video_max_frames"]
+            less += ["processing.video_max_pixels"] if family_of_config(self.config).has_pixel_budget else []
+        raise ConfigError(
+            f"the planned pair has {shape.before:,} tokens before its answers ({shape.prompt_in_words}), and "
+            f"processing.max_length is {most:,}: training puts such pairs into quarantine. Write "
+            f"processing.max_length={shape.before + self.asked.answer_tokens}"
+            + (f", or lower {' or '.join(less)}" if less else "")
+        )
+
+    def frames(self, recipe: Recipe) -> int:
+        """Frames that the recipe shows of the pair's video; 0 for a pair without."""
+        return 0 if self.asked.video is None else frames_shown(self.asked.video, recipe.processing).num_frames
 
     def architecture(self, recipe: Recipe, parallel: ParallelPlan) -> Architecture:
         """The model's sizes under the recipe's ``tune`` and ``adapter``."""

@@ -30,9 +30,8 @@ def parts(plan: Plan) -> Rows:
 def facts(plan: Plan, *, gpu: str | None) -> tuple[Rows, list[str]]:
     """Labels with what is to be said of each, and notes."""
     memory, shape, train = plan.memory, plan.shape, plan.recipe.train
-    image = f"{shape.image} image + " if shape.image else ""
     found = [
-        ("one pair", f"{image}{shape.prompt} prompt + {shape.chosen} + {shape.rejected} answer tokens"),
+        ("one pair", f"{shape.prompt_in_words} + {shape.chosen} + {shape.rejected} answer tokens"),
         (
             "layout",
             f"{memory.layout}: {memory.tokens:,} tokens in a micro-batch of {train.per_device_train_batch_size}",
@@ -148,7 +147,7 @@ def _on_experts(plan: Plan) -> list[str]:
 
 def _precision(plan: Plan) -> str:
     """What weights are loaded in and what layers compute in."""
-    shown = plan.model.dtypes if plan.shape.image else {"language": plan.model.dtypes["language"]}
+    shown = plan.model.dtypes if plan.shape.patches else {"language": plan.model.dtypes["language"]}
     weights = ", ".join(f"{part} {str(dtype).removeprefix('torch.')}" for part, dtype in shown.items())
     half = autocast_dtype(plan.recipe)
     computed = "no autocast" if half is None else f"autocast to {str(half).removeprefix('torch.')}"

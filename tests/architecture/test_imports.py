@@ -118,7 +118,7 @@ LEVELS: dict[str, list[set[str]]] = {
     "planning": [
         {"gpus", "image_shape", "meta_model", "parallelism"},
         {"architecture", "plan_input"},
-        {"network", "optimizer_memory", "pair_shape"},
+        {"network", "optimizer_memory", "pair_shape", "video_shape"},
         {"memory"},
         {"speed", "subject"},
         {"changes"},
