@@ -51,6 +51,7 @@ from mmpref.models.tower_masks import look_both_ways
 from mmpref.models.tower_windows import attend_by_length
 from mmpref.processing.family import Family, PartName, family_of
 from mmpref.processing.pixels import image_options
+from mmpref.processing.rope_lengths import rope_lengths
 
 logger = logging.getLogger(__name__)
 _PACKAGE = re.compile(r"requires the (\w+) library but it was not found")
@@ -241,6 +242,7 @@ def family_of_config(config: PretrainedConfig) -> Family:
     family = replace(
         family_of(str(config.model_type), has_vision=isinstance(vision, PretrainedConfig)),
         patch=patch if isinstance(patch, int) else None,
+        rope_lengths=rope_lengths(config.get_text_config()),
     )
     if config.model_type == "idefics":
         return replace(family, no_images="looks at images through layers of its own, whose mask is not made here")

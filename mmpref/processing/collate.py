@@ -201,7 +201,7 @@ def _sides_of(pair: EncodedPair, need_rejected: bool) -> list[tuple[EncodedPromp
 
 
 def _shares(pair: EncodedPair, sides: Sequence[int]) -> bool:
-    return len(sides) == 2 and pair.rejected_prompt is None
+    return len(sides) == 2 and pair.shares_prompt
 
 
 def _check_image_tokens(prompt: EncodedPrompt, image_token_id: int | None) -> None:

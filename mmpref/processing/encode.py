@@ -17,7 +17,8 @@ from mmpref.processing.encoded import EncodedPair, EncodedPrompt
 from mmpref.processing.errors import fault
 from mmpref.processing.family import Family
 from mmpref.processing.pixels import OWN_SIZES, ImageEncoder, ImageSettings, LoadImage, blank
-from mmpref.processing.positions import Grid, in_sequence, multimodal
+from mmpref.processing.positions import Grid, continued, in_sequence, multimodal
+from mmpref.processing.rope_lengths import length_in_positions
 from mmpref.processing.videos import LoadVideo, Run, VideoEncoder
 from mmpref.records import ImageRef, Message, PreferencePair, VideoRef, VideoShape
 
@@ -116,10 +117,22 @@ class PairEncoder:
             chosen_ids=chosen,
             rejected_ids=rejected,
             rejected_prompt=rejected_prompt,
+            reads_alike=rejected_prompt is not None or self._reads_alike(prompt, answers),
             score_chosen=pair.score_chosen,
             score_rejected=pair.score_rejected,
             num_cut=cut,
         )
+
+    def _reads_alike(self, prompt: EncodedPrompt, answers: Sequence[Tensor]) -> bool:
+        """Whether the model reads the prompt in one way before all of these answers."""
+        rope, places = self.family.rope_lengths, prompt.position_ids
+        if rope is None or places is None:
+            return True
+        before = length_in_positions(places)
+        lengths = [
+            max(before, length_in_positions(continued(places, len(answer)))) for answer in answers if len(answer)
+        ]
+        return not lengths or rope.alike(min(lengths), max(lengths))
 
     def encode_prompt(
         self,

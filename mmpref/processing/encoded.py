@@ -48,6 +48,9 @@ class EncodedPair:
     chosen_ids: Tensor  # [C]
     rejected_ids: Tensor | None  # [R]; None for a demonstration
     rejected_prompt: EncodedPrompt | None = None  # only where the rejected side has images of its own
+    reads_alike: bool = (
+        True  # False: the model reads the prompt in another way before a longer answer (``rope_lengths``)
+    )
     score_chosen: float | None = None
     score_rejected: float | None = None
     num_cut: int = 0  # answer tokens that did not fit, both sides together
@@ -56,6 +59,11 @@ class EncodedPair:
     def pair_id(self) -> str:
         """The id of the row."""
         return self.prompt.sample_id
+
+    @property
+    def shares_prompt(self) -> bool:
+        """Whether both answers can be read behind one copy of the prompt."""
+        return self.rejected_prompt is None and self.reads_alike
 
     @property
     def prompt_ids(self) -> Tensor:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from mmpref.errors import ConfigError
+from mmpref.processing.rope_lengths import RopeLengths
 
 PartName = Literal["vision", "projector", "language", "other"]
 
@@ -75,6 +76,8 @@ class Family:
     """Image features are not brought into the dtype of the text that they join: both must be kept in the same."""
     no_images: str = ""
     """Why rows with images are refused although the model sees them."""
+    rope_lengths: RopeLengths | None = None
+    """Lengths of sequences at which the language model turns positions at other speeds; None for most."""
     video: VideoFacts | None = None
     """How videos are read; None for families whose rows have none."""
     note: str = ""

@@ -23,7 +23,8 @@ def shared_prefix_batch(pairs: Sequence[EncodedPair], *, need_rejected: bool = T
     """All pairs in one row, each prompt and each image once.
 
     Where both answers begin alike, the common beginning is read once as well, and counted for both. A pair whose sides
-    have different images has nothing to share: its answers follow a prompt each.
+    have different images, or are so different in length that the model reads the prompt in two ways (``rope_lengths``),
+    has nothing to share: its answers follow a prompt each.
 
     Raises:
         DataError: a demonstration where both answers are needed.
@@ -35,7 +36,7 @@ def shared_prefix_batch(pairs: Sequence[EncodedPair], *, need_rejected: bool = T
         first, second = _sides(pair, need_rejected)
         if second is None:
             row.add_alone(*first, rejected=False)
-        elif pair.rejected_prompt is not None:
+        elif not pair.shares_prompt:
             row.add_alone(*first, rejected=False)
             row.add_alone(*second, rejected=True)
         else:
@@ -227,7 +228,7 @@ def _token_pairs(pairs: Sequence[EncodedPair], sides: Sequence[_Sides], width: i
             continue
         other, rejected = second
         own = torch.full((len(other) + len(rejected),), number)
-        if pair.rejected_prompt is None:
+        if pair.shares_prompt:
             own[: len(other) + common_beginning(answer, rejected)] = nobody
         seconds.append(own)
     rows = [torch.nn.functional.pad(row, (0, width - len(row)), value=nobody) for row in [*firsts, *seconds]]

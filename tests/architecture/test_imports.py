@@ -98,6 +98,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"commands"},
     ],
     "processing": [
+        {"rope_lengths"},
         {"cross_attention", "embedded_tokens", "encoded", "errors", "family", "image_settings", "positions"},
         {"batch", "chat", "pixels", "video_settings"},
         {"tokenizer_parts", "videos"},
