@@ -13,10 +13,12 @@ from mmpref.data.quarantine import RowError
 
 _MARKS = re.compile(
     r"<img>[^<>\n]+</img>|"  # Qwen-VL's path in the text
+    r"<(?:video|vid|audio)>[^<>\n]*\.\w{2,5}</(?:video|vid|audio)>|"  # ms-swift's
     r"</image>|"  # the end of a place that was read, or of none
     r"<(?:[Ii]mage|IMAGE|[Vv]ideo|VIDEO|[Aa]udio|AUDIO|image ?/|img|sound|speech|bbox|ref-object)>"
     r"|<\|(?:image|video|audio|vision)(?:_(?:pad|start|end|\d+))?\|>"
-    r"|<image(?:_soft_token|_placeholder|[ _-]?\d+)>|<start_of_image>|<IMG_CONTEXT>|<ImageHere>|<im_patch>"
+    r"|<image(?:_soft_token|_placeholder|[ _-]?\d+)>|<video(?:_placeholder|[ _-]?\d+)>"
+    r"|<start_of_image>|<IMG_CONTEXT>|<ImageHere>|<im_patch>"
     r"|\[IMG\]"
 )
 _ABOUT_MARKUP = re.compile(r"</(?!img>|image>)|`|\b(?:HTML|XML|SVG|tags?|elements?|markup)\b", re.I | re.A)
@@ -78,11 +80,13 @@ def refuse_marks(text: str, where: str, *, has_images: bool, advice: str = "") -
         return
     if not has_images and _TAG.fullmatch(mark) and _ABOUT_MARKUP.search(_EMPTY.sub("", text)):
         return
-    kind = next((name for name in _REASONS if name in mark.lower()), "")
+    tag = mark.partition(">")[0].lower()  # a path behind it may have any name
+    kind = next((name for name in _REASONS if name in tag), "")
     if not kind:
-        medium = "video" if "video" in mark.lower() else "image"
+        medium = "video" if "vid" in tag else "image"
         advice = advice or (
-            f"a place that no {medium} fills; give the {medium} under '{medium}s', or take the mark out; {LITERAL}"
+            f"a place that no {medium} fills; give the {medium} under '{medium}s', with <{medium}> where it stands, or "
+            f"take the mark out; {LITERAL}"
         )
     elif _REASONS[kind] == "audio":
         advice = "audio is not supported, only images, videos and text are; drop these rows"

@@ -18,7 +18,7 @@ _TURN_KEYS = {"role", "content"}
 
 IMAGE_HINTS = ("min_pixels", "max_pixels", "resized_height", "resized_width", "detail")
 """What an image part may say of the size it is to be read at; images are sized by the recipe."""
-VIDEO_HINTS = (*IMAGE_HINTS, "total_pixels", "fps", "nframes", "min_frames", "max_frames")
+VIDEO_HINTS = (*IMAGE_HINTS, "total_pixels", "fps", "raw_fps", "nframes", "min_frames", "max_frames")
 """What a video part may say of its size and of how many frames are taken; the recipe says both."""
 HINTS: dict[str, tuple[str, ...]] = {"image": IMAGE_HINTS, "video": VIDEO_HINTS}
 

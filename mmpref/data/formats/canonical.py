@@ -120,7 +120,7 @@ class CanonicalRow:
             return said.prompt
         for key, answer in (("chosen", said.chosen), ("rejected", said.rejected or "")):
             refuse_places(answer, key)
-        refuse_pieces(left)
+        refuse_pieces(left, videos)
         texts = [row.get(key) for key in self.used]
         return with_video_places(said.prompt, len(videos), num_images=len(self.images.items), texts=texts)
 

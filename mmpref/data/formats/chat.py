@@ -9,6 +9,7 @@ from typing import Any
 from mmpref.data.formats.contract import FormatOptions
 from mmpref.data.formats.fields import (
     IMAGE_PART,
+    NOT_IN_A_VIDEO,
     PLACEHOLDER,
     VIDEO_PART,
     Images,
@@ -166,13 +167,19 @@ def _video_part(filled: dict[str, Any], kind: str, name: str, inside: InParts | 
         if key in _VIDEO_VALUES and video is not None:
             # of a list of frames, what Qwen's tools call its rate; of a file, how many frames its author would take
             fps = filled.get("sample_fps", filled.get("fps"))
-            inside.videos.append((video, fps if isinstance(video, list | tuple) else None))
+            inside.videos.append((video, _rate(fps) if isinstance(video, list | tuple) else None))
             return dict(VIDEO_PART)
-    raise fault(
-        "video",
-        f"{name} must be a whole video, by its path or its frames; a piece of one is cut out before; got "
-        f"{shown(filled)}",
-    )
+    if more := sorted(map(str, values.keys() - {*_VIDEO_VALUES, "text"})):
+        raise fault("video", f"{name} has {', '.join(map(repr, more))}: {NOT_IN_A_VIDEO}")
+    raise fault("video", f"{name} must be one video, by its path or its frames, got {shown(filled)}")
+
+
+def _rate(fps: Any) -> Any:
+    """Frames a second; Qwen's own examples write the number as text."""
+    try:
+        return float(fps) if isinstance(fps, str) else fps
+    except ValueError:
+        return fps  # refused by the reader of canonical rows, which shows it
 
 
 def images_in_parts(inside: InParts, images: Images, options: FormatOptions) -> Images:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
 from mmpref.data.formats.contract import Row
-from mmpref.data.formats.media_values import as_list, is_empty, looks_like_image, names_the_same
+from mmpref.data.formats.media_values import as_list, is_empty, looks_like_image, medium_of, names_the_same
 from mmpref.data.quarantine import RowError
 
 
@@ -35,6 +35,10 @@ VIDEO = Kind(
     "video", "video", "name it 'videos' if it is a whole video that the prompt is about (a path, or a list of frames), "
     "else drop these rows",
 )  # fmt: skip
+REJECTED_VIDEO = Kind(
+    "a video of the rejected side", "video", "both sides show the videos of the prompt, and only images may differ "
+    "('rejected_images'): drop the column if it names the same videos, else drop these rows",
+)  # fmt: skip
 AUDIO = Kind("audio", "audio", "audio is not supported, only images, videos and text are; drop these rows")
 SYSTEM = Kind("a system prompt", "unread_system", "give it as text under 'system'")
 TOOLS = Kind("tools", "unread_tools", "give the functions as JSON schemas in a list under 'tools', else drop it")
@@ -52,6 +56,10 @@ VERDICT = Kind(
     "swap its answers where the rejected one is the better, and drop the column",
 )  # fmt: skip
 MEDIA = Kind("media, by its value", "unread_media", "name it 'images' if it is what the prompt is about, else drop it")
+MEDIA_OF_VIDEO = Kind(
+    MEDIA.name, MEDIA.reason, "name it 'videos' if it is a whole video that the prompt is about, else drop it"
+)
+MEDIA_OF_AUDIO = Kind(MEDIA.name, MEDIA.reason, AUDIO.advice)
 IMAGE_NAME = Kind("the name of an image", "unread_images", "give the image's path under 'images', or drop the column")
 
 Use = Literal["main", "early", "late", "named"]
@@ -123,6 +131,7 @@ _NAMES: dict[str, Column] = {
         Column(VERDICT, "late"),
     ),
     **dict.fromkeys(("visual", "visuals", "visual_input", "visual_inputs", "pixel_values"), Column(IMAGES, "late")),
+    **dict.fromkeys(("rejected_videos", "rejected_video"), Column(REJECTED_VIDEO, "late")),
     "response_prefix": Column(PREFIX, "late"),
     **dict.fromkeys(
         ("prefix", "prefill", "assistant_prefix", "answer_prefix", "assistant_prefill", "response_prefill"),
@@ -134,7 +143,13 @@ _SIDES = ("score_{}", "{}_score", "{}_rating", "rating_{}", "{}_reward", "reward
 SCORE_PAIRS = tuple((side.format("chosen"), side.format("rejected")) for side in _SIDES)
 """Names that the scores of both answers have; the first is ours."""
 
-MEDIA_KINDS = (IMAGES, VIDEO, AUDIO, MEDIA, BOXES)
+MEDIA_KINDS = (IMAGES, VIDEO, REJECTED_VIDEO, AUDIO, MEDIA, BOXES)
+
+
+def media_kind(value: Any) -> Kind:
+    """What media are by their look, where no name says it: of images, of videos or of sound."""
+    medium = medium_of(value)
+    return MEDIA_OF_VIDEO if medium == "video" else MEDIA_OF_AUDIO if medium == "audio" else MEDIA
 
 
 def spelt(name: str) -> str:
@@ -281,7 +296,8 @@ def _holds_images(key: str, value: Any) -> bool:
 
 def refuse(key: str, kind: Kind, *, inside: bool = False) -> NoReturn:
     """Refuse the row for a column, or for what is inside of one."""
-    move = "make it a column of its own: " if inside and kind in (IMAGES, MEDIA, SYSTEM) else ""
+    is_movable = kind in (IMAGES, MEDIA, MEDIA_OF_VIDEO, SYSTEM)
+    move = "make it a column of its own: " if inside and is_movable else ""
     name = ", or rename it if it is none" if inside and kind is SYSTEM else ""  # the name of the system that answered
     detail = f"column {key!r} holds {kind.name}, which is not read here: {move}{kind.advice}{name}"
     raise RowError(detail, reason=kind.reason)

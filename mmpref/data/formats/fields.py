@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmpref.data.formats.contract import FormatOptions, Row
-from mmpref.data.formats.media_values import looks_like_image
+from mmpref.data.formats.media_values import looks_like_image, names_gif
 from mmpref.data.quarantine import RowError
 from mmpref.data.row_values import local_file
 
@@ -269,13 +269,21 @@ def read_videos(value: Any, key: str, options: FormatOptions) -> list[Any]:
     return [_video(item, f"{key}[{place}]", options) for place, item in enumerate(items)]
 
 
-_IMAGE_BYTES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF")
+_IMAGE_BYTES = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"RIFF")
 
 
 def _is_frame(item: Any) -> bool:
-    """Whether an item is an image by its look, and no embedded video."""
+    """Whether an item is an image by its look, and no embedded video. A GIF among videos is a whole one."""
     data = item.get("bytes") if isinstance(item, Mapping) else item
-    return looks_like_image(item) and (not isinstance(data, bytes) or data.startswith(_IMAGE_BYTES))
+    if isinstance(data, bytes):
+        return data.startswith(_IMAGE_BYTES)
+    return looks_like_image(item) and not names_gif(item)
+
+
+NOT_IN_A_VIDEO = (
+    "a video is read whole, by its path or its frames with 'fps'; take out what else it says, and where that names a "
+    "piece of the video, cut the piece out before, into a file of its own (ffmpeg -ss)"
+)
 
 
 def video_of(frames: Any, fps: Any, name: str, options: FormatOptions) -> dict[str, Any]:
@@ -299,6 +307,9 @@ def _video(item: Any, name: str, options: FormatOptions) -> Any:
         return video_of(given["frames"], given.get("fps"), name, options)
     if isinstance(item, bytes) or "bytes" in given:
         raise fault("video", f"{name} is an embedded video; save it as a file, and give its path")
+    known = {"frames", "fps"} if "frames" in given else {"path"} if "path" in given else set(given)
+    if more := sorted(given.keys() - known):
+        raise fault("video", f"{name} has {', '.join(map(repr, more))}: {NOT_IN_A_VIDEO}")
     reason = "video" if isinstance(item, Mapping | int) and not isinstance(item, bool) else "videos"
     raise fault(reason, f"{name} must be the path of a whole video or a list of its frames, got {shown(item)}")
 

@@ -64,6 +64,12 @@ def looks_like_image(item: Any) -> bool:
     return isinstance(item, bytes)
 
 
+def names_gif(item: Any) -> bool:
+    """Whether a path, or a mapping with one, ends like a GIF: as an image it is one frame, among videos a whole one."""
+    path = item.get("path") if isinstance(item, Mapping) else item
+    return isinstance(path, str) and _path_of(path).endswith(".gif")
+
+
 def _path_of(text: str) -> str:
     """A path or URL in lower case without a query."""
     return text.partition("?")[0].partition("#")[0].lower()
@@ -82,6 +88,21 @@ def looks_like_media(value: Any) -> bool:
     if isinstance(value, Mapping):
         return value.keys() <= _MEDIA_KEYS and not is_empty(value)
     return isinstance(value, list | tuple) and any(looks_like_media(item) for item in value[:100])
+
+
+def medium_of(value: Any) -> str:
+    """``image``, ``video`` or ``audio``: what the first of a value's media is, by its name or its bytes."""
+    if isinstance(value, list | tuple):
+        return next((medium_of(item) for item in value if looks_like_media(item)), "image")
+    if isinstance(value, Mapping):
+        value = next((value[key] for key in ("path", "url") if isinstance(value.get(key), str)), value.get("bytes"))
+    if isinstance(value, bytes):
+        is_sound, is_video = value.startswith((b"ID3", b"OggS")), value.startswith(b"\x1aE\xdf\xa3")
+    else:
+        name = _path_of(value) if isinstance(value, str) else ""
+        is_sound, is_video = name.endswith(_AUDIO_ENDINGS), name.endswith(_VIDEO_ENDINGS)
+        is_sound, is_video = is_sound or name.startswith("data:audio/"), is_video or name.startswith("data:video/")
+    return "audio" if is_sound else "video" if is_video else "image"
 
 
 def ends_like_an_image(value: Any) -> bool:

@@ -3,8 +3,8 @@
 Its rules, from ``swift/dataset/preprocessor/core.py`` and ``swift/template/template_inputs.py`` of
 modelscope/ms-swift: one column of several names holds the question, one the answer (two of a kind are not renamed);
 ``rejected_response`` is text or the turns after the last question, none of them the user's; with it the rejected side
-has the images of the chosen one, with ``rejected_messages`` those of ``rejected_images`` alone; two answers that are
-the same are an error.
+has the images and videos of the chosen one, with ``rejected_messages`` those of ``rejected_images`` and
+``rejected_videos`` alone; two answers that are the same are an error.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from mmpref.data.formats import writers
 from mmpref.data.formats.canonical import CanonicalRow
 from mmpref.data.formats.chat import InParts, chat_messages, images_in_parts
+from mmpref.data.formats.columns import REJECTED_VIDEO, refuse
 from mmpref.data.formats.contract import Format, FormatOptions, Row
 from mmpref.data.formats.fields import (
     IMAGE_PART,
@@ -29,6 +30,7 @@ from mmpref.data.formats.fields import (
     parts_of,
     placeholder_turn,
     read_images,
+    read_videos,
     shown,
     text,
     turn,
@@ -43,7 +45,7 @@ _ANSWERED = (
     "response", "answer", "output", "targets", "target", "answer_key", "answers", "solution", "text", "completion",
     "content",
 )  # fmt: skip
-_REJECTED = ("rejected_response", "rejected_messages", "rejected_images")
+_REJECTED = ("rejected_response", "rejected_messages", "rejected_images", "rejected_videos")
 
 
 def _talk_key(row: Row) -> str | None:
@@ -93,12 +95,15 @@ def _swift(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     rejected = _rejected(row, turns, answer)
     more = read_images(row["rejected_images"], "rejected_images", options) if has(row, "rejected_images") else None
     images = images_in_parts(inside, images_of(row, options), options)
-    if images.items and has(row, "rejected_messages") and more is None:
-        raise fault(
-            "image_count",
-            "'rejected_messages' has no images of its own: ms-swift takes them from 'rejected_images' alone; add that "
-            "column, or give the rejected answer as 'rejected_response'",
-        )
+    for medium, items in (("image", images.items), ("video", images.videos)):
+        if items and has(row, "rejected_messages") and not has(row, f"rejected_{medium}s"):
+            raise fault(
+                f"{medium}_count",
+                f"'rejected_messages' has no {medium}s of its own: ms-swift takes them from 'rejected_{medium}s' "
+                "alone; add that column, or give the rejected answer as 'rejected_response'",
+            )
+    if has(row, "rejected_videos") and read_videos(row["rejected_videos"], "videos", options) != images.videos:
+        refuse("rejected_videos", REJECTED_VIDEO)
     prompt = turns[:-1]
     missing = len(images.items) - sum(part == IMAGE_PART for message in prompt for part in message["content"])
     first = next((message for message in prompt if message["role"] == "user"), None)

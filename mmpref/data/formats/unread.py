@@ -18,6 +18,7 @@ from mmpref.data.formats.columns import (
     IMAGES,
     MEDIA,
     MEDIA_KINDS,
+    REJECTED_VIDEO,
     SYSTEM,
     TURNS,
     VERDICT,
@@ -25,6 +26,7 @@ from mmpref.data.formats.columns import (
     Column,
     column_of,
     listed,
+    media_kind,
     refuse,
     spelt,
 )
@@ -107,7 +109,7 @@ def refuse_unread(
             continue
         if kind in (IMAGES, IMAGE_NAME, MEDIA):
             is_read = _is_shown(key, value, column, images) or (kind is MEDIA and names_the_same(value, videos))
-        elif kind is VIDEO and column is not None and column.use != "early":
+        elif kind in (VIDEO, REJECTED_VIDEO) and column is not None and column.use != "early":
             is_read = bool(videos) if column.use == "named" else names_the_same(value, videos)
         elif kind is TURNS:
             is_count = whole and isinstance(value, int | float)  # ``turns: 1``
@@ -121,33 +123,63 @@ def refuse_unread(
         else:
             is_read = False
         if not is_read:
-            refuse(key, kind)
+            refuse(key, media_kind(value) if kind is MEDIA else kind)
 
 
+_TIME_UNITS = frozenset({"h", "hr", "m", "min", "mins", "s", "sec", "secs", "second", "seconds", "ms", "to"})
+_WHEN = r"(?:_?(?:times?|timestamps?|secs?|seconds?|s|ms|t|ts|frames?|idx|index|pos|offset|point))?"
 _PIECE = re.compile(
-    r"(?:(?:video|clip|segment)s?_)?(?:start|end|begin|stop)(?:_?(?:times?|secs?|seconds|s|frames?|pos|offset|ts|idx))?"
-    r"|(?:(?:video|clip)_)?(?:timestamps?|time_?span|time_?range|segments?|intervals?|span)"
+    rf"(?:(?:video|clip|segment|temporal|time|timestamp|ts|t|frame)s?_)?(?:start|end|begin|stop){_WHEN}"
+    r"|(?:(?:video|clip)_)?(?:timestamps?|(?:time|temporal)_?(?:spans?|ranges?|windows?|intervals?|segments?)"
+    r"|segments?|intervals?|span|trim)"
 )
 """Names of what cuts a piece out of a video."""
+_SPANS = frozenset({"time", "times", "window", "windows"})
+"""Names that do so where they hold two times."""
+_RATE = re.compile(r"(?:(?:video|sample|sampling|sampled|frame|clip)s?_)*(?:fps|frame_?rate|frames_per_second)")
+"""Names of how many frames a second has."""
 
 
-def refuse_pieces(left: Row) -> None:
-    """Refuse a row whose prompt is about a piece of its video: the whole would be shown.
+def refuse_pieces(left: Row, videos: Sequence[Any]) -> None:
+    """Refuse a row whose prompt is about a piece of its video, of which the whole would be shown, and one that says in
+    a column how fast its list of frames is, which may be of the list or of the film that it is from.
 
     Args:
         left: the columns that were not read.
+        videos: canonical items.
 
     Raises:
         RowError: ``video``.
     """
+    is_unrated = any(isinstance(video, Mapping) and video.get("fps") is None for video in videos)
     for key, value in left.items():
-        is_piece = isinstance(key, str) and _PIECE.fullmatch(spelt(key)) is not None
-        if is_piece and not is_empty(value) and value not in (0, -1) and _count_numbers(value):
+        name = spelt(key) if isinstance(key, str) else ""
+        may_cut = _PIECE.fullmatch(name) or (name in _SPANS and isinstance(value, Mapping | list | tuple))
+        if may_cut and _says_when(value):
             raise RowError(
                 f"column {key!r} names a piece of the video, and a video is shown whole: cut the piece out into a file "
                 "of its own (ffmpeg -ss), and drop the column",
                 reason=VIDEO.reason,
             )
+        if is_unrated and _RATE.fullmatch(name) and _says_when(value):
+            raise RowError(
+                f"column {key!r} says how many frames a second has, and the row's list of frames does not say so of "
+                f'itself: write {{"frames": [...], "fps": NUMBER}} with the frames of the list for each second, and '
+                "drop the column",
+                reason=VIDEO.reason,
+            )
+
+
+def _says_when(value: Any) -> bool:
+    """Whether a value is a time other than the beginning: a number, a clock's time, or several of them."""
+    if isinstance(value, str):
+        has_number = re.search(r"[1-9]", value) is not None and value.strip() not in ("-1", "-1.0")
+        return has_number and _TIME_UNITS.issuperset(re.findall(r"[^\W\d_]+", value.lower()))
+    if isinstance(value, Mapping):
+        return any(map(_says_when, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_says_when, value))
+    return not is_empty(value) and value not in (0, -1) and _count_numbers(value) > 0
 
 
 def _voids(key: str, value: Any) -> bool:
@@ -325,7 +357,7 @@ def _refuse_media_below(value: Any, where: str, depth: int = 6) -> None:
         inner = [(f"{where}[{place}]", item) for place, item in enumerate(value[:100])]
     for name, item in inner:
         if looks_like_media(item):
-            refuse(name, MEDIA, inside=True)
+            refuse(name, media_kind(item), inside=True)
         _refuse_media_below(item, name, depth - 1)
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from mmpref.data.formats.fields import IMAGE_PART, PLACEHOLDER, VIDEO_PART, VIDEO_PLACEHOLDER, Message, Parts, fault
 
-_PLACE = re.compile(r"\(<video>\./</video>\)|<video>(?:(?:\./)?</video>)?")
-"""A placeholder; MiniCPM's way to write it, and the pair of tags with nothing between them."""
+_PLACE = re.compile(r"\(<video>\./</video>\)|<video>(?:(?:\./)?</video>|(?![^<>\n]+</video>))")
+"""A placeholder; MiniCPM's way to write it, and the pair of tags with nothing between them. A path between them makes
+it none: it may be another video than the column's, and is refused where texts are checked."""
 _IMAGE = re.compile(re.escape(PLACEHOLDER))
 
 

@@ -74,6 +74,8 @@ def to_ms_swift(row: Row) -> dict[str, Any]:
         written["rejected_messages"] = [*turns, rejected]
         written["rejected_images"] = list(row["rejected_images"])
     written |= _media(row)
+    if "rejected_messages" in written and "videos" in written:
+        written["rejected_videos"] = written["videos"]
     return _finish(written, row)
 
 

@@ -178,6 +178,13 @@ def test_a_video_in_a_later_turn_stays_there() -> None:
     assert [turn.num_videos for turn in pair.prompt] == [0, 0, 1]
 
 
+def ms_swift() -> Row:
+    """A row whose rejected side is a conversation of its own."""
+    turns = [{"role": "user", "content": f"<video>{WHAT}"}]
+    sides = {"messages": [*turns, *SIDES["chosen"]], "rejected_messages": [*turns, *SIDES["rejected"]]}
+    return {**sides, "videos": ["clip.mp4"]}
+
+
 REFUSED: dict[str, tuple[str, Row]] = {
     "more places than videos": ("video_count", placed("<video><video>?", videos=["a.mp4"])),
     "more videos than places": ("video_count", placed("<video>?", videos=["a.mp4", "b.mp4"])),
@@ -214,6 +221,21 @@ REFUSED: dict[str, tuple[str, Row]] = {
     "a piece in the entry": ("video", placed("<video>", videos=[{"path": "a.mp4", "start": 1, "end": 2}])),
     "a piece in columns": ("video", {"prompt": WHAT, "video": "a.mp4", "start": 1.5, "end": 3, **TEXT}),
     "a piece by its times": ("video", {"prompt": WHAT, "video": "a.mp4", "timestamps": [1, 2], **TEXT}),
+    "a piece by a clock": ("video", {"prompt": WHAT, "video": "a.mp4", "start": "00:01:02", "end": "00:02:00", **TEXT}),
+    "a piece as text": ("video", {"prompt": WHAT, "video": "a.mp4", "end_time": "8.5s", **TEXT}),
+    "a piece by its stamps": ("video", {"prompt": WHAT, "video": "a.mp4", "start_timestamp": 1.5, **TEXT}),
+    "a piece by two times": ("video", {"prompt": WHAT, "video": "a.mp4", "time": [8.5, 9], **TEXT}),
+    "a rate beside a list of frames": ("video", {"prompt": WHAT, "video": ["1.jpg", "2.jpg"], "fps": 4, **TEXT}),
+    "a path between the marks": ("literal_placeholder", {"prompt": f"<video>a.mp4</video>{WHAT}", **TEXT}),
+    "a path between the marks, and a column": (
+        "literal_placeholder", {"prompt": f"<video>b.mp4</video>{WHAT}", "video": "a.mp4", **TEXT},
+    ),
+    "a place with a number": ("literal_placeholder", {"prompt": f"<video_1>{WHAT}", "video": "a.mp4", **TEXT}),
+    "the times of frames in the part": (
+        "video", {"prompt": [asked({"type": "video", "video": ["1.jpg"], "timestamps": [0]}, WHAT)], **SIDES},
+    ),
+    "ms-swift's rejected messages without the video": ("video_count", {**ms_swift(), "rejected_videos": []}),
+    "ms-swift's rejected messages with another video": ("video", {**ms_swift(), "rejected_videos": ["b.mp4"]}),
     "the name of a video alone": ("video", {"prompt": WHAT, "video_id": "dQw4w9WgXcQ", **TEXT}),
     "a video of YouTube": ("video", {"prompt": WHAT, "youtube_id": "dQw4w9WgXcQ", **TEXT}),
     "frames in a column": ("video", {"prompt": WHAT, "frames": ["1.jpg"], **TEXT}),
@@ -232,6 +254,51 @@ def test_what_cannot_be_shown_is_refused_by_name(name: str) -> None:
         read(row)
     assert caught.value.reason == reason, caught.value.detail
     assert "\n" not in caught.value.detail
+
+
+@pytest.mark.parametrize("videos", [["clip.mp4"], [["1.jpg", "2.jpg"]]])
+def test_both_sides_of_ms_swift_may_name_the_same_videos(videos: list[Any]) -> None:
+    pair = read({**ms_swift(), "videos": videos, "rejected_videos": videos})
+    assert (pair.chosen, pair.rejected, len(pair.videos), pair.rejected_images) == (GOOD, BAD, 1, None)
+
+
+def test_ms_swift_is_told_the_videos_of_a_rejected_side_with_images_of_its_own() -> None:
+    """It gives ``rejected_messages`` the media of ``rejected_images`` and ``rejected_videos``, and no others."""
+    row = {**canonical([IMAGE, VIDEO]), "rejected_images": ["1.png"]}
+    written = FORMATS["ms_swift"].from_canonical(row)
+    assert (written["videos"], written["rejected_videos"]) == (["0.mp4"], ["0.mp4"])
+    back = read(written)
+    assert [ref.path for ref in back.videos] == ["0.mp4"]
+    assert [ref.path for ref in back.rejected_images or ()] == ["1.png"]
+
+
+@pytest.mark.parametrize("value", ["clip.gif", ["clip.gif"]])
+@pytest.mark.parametrize("key", ["video", "videos", "video_path"])
+def test_a_gif_among_videos_is_a_whole_one_and_not_its_first_frame(key: str, value: Any) -> None:
+    assert read({"prompt": f"<video>{WHAT}", key: value, **TEXT}).videos == (VideoRef(path="clip.gif"),)
+
+
+def test_the_rate_of_a_list_of_frames_may_be_written_as_qwen_writes_it() -> None:
+    part = {"type": "video", "video": ["1.jpg", "2.jpg"], "sample_fps": "1", "raw_fps": 30}
+    pair = read({"prompt": [asked(part, WHAT)], **SIDES})
+    assert pair.videos == (VideoRef(frames=FRAMES.frames, fps=1.0),)
+    assert pair.meta == {"image_hints": [{"raw_fps": 30}]}
+
+
+@pytest.mark.parametrize(
+    ("value", "advice"), [(["a.mp4"], "name it 'videos'"), ("a.wav", "audio is not supported"), ("a.jpg", "'images'")]
+)
+def test_media_under_an_unknown_name_are_told_the_column_of_their_kind(value: Any, advice: str) -> None:
+    with pytest.raises(RowError, match=advice) as caught:
+        read({"prompt": WHAT, "evidence": value, **TEXT})
+    assert caught.value.reason == "unread_media"
+
+
+def test_times_at_the_beginning_and_rates_beside_a_file_change_nothing() -> None:
+    facts = {"start": "00:00:00", "end": "-1", "start_time": 0.0, "segments": [{"start": 0, "text": "hi"}]}
+    assert read({"prompt": WHAT, "video": "clip.mp4", **facts, **TEXT}).videos == (CLIP,)
+    rated = {"frames": ["1.jpg", "2.jpg"], "fps": 2}
+    assert read({"prompt": WHAT, "videos": [rated], "fps": 30, **TEXT}).videos[0].fps == 2.0
 
 
 def test_facts_beside_a_video_change_nothing() -> None:
