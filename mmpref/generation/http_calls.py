@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import contextvars
 import logging
 import socket
 import threading
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _CONNECT_SECONDS = 15.0
 _GRACE = 1.0  # for the loop itself to come round
 _REQUEST = "mmpref request"
+_MADE: contextvars.ContextVar[list[asyncio.WriteTransport]] = contextvars.ContextVar("connections of a request")
 _WINDOWS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 
 
@@ -65,6 +67,7 @@ class HttpCalls:
         self._connections, self._trust_env = connections, trust_env
         self._loop = _Loop()
         self._client: httpx2.AsyncClient | None = None
+        self._lock = threading.Lock()  # a request is with the loop before its end is, or never
         self._closed = False
         _no_headers_in_logs()
         threading.Thread(target=self._loop.run, name="http", daemon=True).start()
@@ -85,15 +88,17 @@ class HttpCalls:
             OutOfTime: not within ``seconds``.
             CallFailed: no connection, a broken one, a reply of more than ``most_bytes``, or :meth:`close` was called.
         """
-        if self._closed:
-            raise CallFailed("stopped", sent=False)
         begun = threading.Event()
-        work = self._whole(method, url, dict(headers), content, seconds, most_bytes, begun)
-        try:
-            future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        except RuntimeError:  # closed between the two lines
-            work.close()
-            raise CallFailed("stopped", sent=False) from None
+        with self._lock:
+            if self._closed:
+                raise CallFailed("stopped", sent=False)
+            self._client = self._client or self._new_client()
+            work = self._whole(method, url, dict(headers), content, seconds, most_bytes, begun)
+            try:
+                future = asyncio.run_coroutine_threadsafe(work, self._loop)
+            except RuntimeError:  # the loop ended with the interpreter
+                work.close()
+                raise CallFailed("stopped", sent=False) from None
         try:
             return future.result(seconds + _GRACE)
         except TimeoutError:
@@ -104,7 +109,9 @@ class HttpCalls:
 
     def close(self) -> None:
         """Abandon what is under way; whoever waits for it gets a ``CallFailed``."""
-        if not self._closed:
+        with self._lock:
+            if self._closed:
+                return
             self._closed = True
             with contextlib.suppress(RuntimeError):  # the loop ended with the interpreter
                 asyncio.run_coroutine_threadsafe(self._end(), self._loop)
@@ -119,16 +126,35 @@ class HttpCalls:
         most_bytes: int,
         begun: threading.Event,
     ) -> HttpReply:
-        import httpx2
-
         if (task := asyncio.current_task()) is not None:
             task.set_name(_REQUEST)
         if self._closed:  # between the asking and now
             raise CallFailed("stopped", sent=False)
+        made: list[asyncio.WriteTransport] = []
+        _MADE.set(made)
+        try:
+            return await self._in_time(method, url, headers, content, seconds, most_bytes, begun)
+        except BaseException:
+            for connection in made:  # the client forgets one whose greeting in TLS is cut short
+                connection.abort()
+            raise
+
+    async def _in_time(
+        self,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        content: bytes,
+        seconds: float,
+        most_bytes: int,
+        begun: threading.Event,
+    ) -> HttpReply:
+        import httpx2
+
         async with asyncio.timeout(seconds):
             try:
-                client = self._client = self._client or self._new_client()
-                async with client.stream(method, url, content=content, headers=headers) as response:
+                assert self._client is not None
+                async with self._client.stream(method, url, content=content, headers=headers) as response:
                     begun.set()
                     read = await _read(response, most_bytes)
                     return HttpReply(status=response.status_code, headers=dict(response.headers), content=read)
@@ -140,14 +166,19 @@ class HttpCalls:
                 raise CallFailed(str(err) or type(err).__name__) from None
 
     def _new_client(self) -> httpx2.AsyncClient:
+        """Made before the time of the first request begins: that the library and its certificates load slowly is no
+        fault of the server."""
         import httpx2
 
-        return httpx2.AsyncClient(
-            timeout=httpx2.Timeout(None, connect=_CONNECT_SECONDS),
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=self._connections),
-            follow_redirects=False,
-            trust_env=self._trust_env,
-        )
+        try:
+            return httpx2.AsyncClient(
+                timeout=httpx2.Timeout(None, connect=_CONNECT_SECONDS),
+                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=self._connections),
+                follow_redirects=False,
+                trust_env=self._trust_env,
+            )
+        except (httpx2.InvalidURL, OSError, ValueError) as err:  # a proxy of the environment, or certificates
+            raise CallFailed(str(err) or type(err).__name__, sent=False) from None
 
     async def _end(self) -> None:
         # those of ours only: they end the ones that their connections have made
@@ -190,6 +221,12 @@ class _Loop(asyncio.SelectorEventLoop):
             self.run_forever()
         finally:
             self.close()
+
+    async def create_connection(self, *given: Any, **more: Any) -> Any:
+        made = await super().create_connection(*given, **more)
+        if (of_request := _MADE.get(None)) is not None:
+            of_request.append(made[0])
+        return made
 
     async def getaddrinfo(self, host: Any, port: Any, **more: Any) -> Any:
         waiting = self.create_future()

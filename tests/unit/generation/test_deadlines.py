@@ -6,13 +6,15 @@ import signal
 import socket
 import subprocess
 import threading
+import time
+import warnings
 
 import pytest
 
 from mmpref.generation.api_server import Server
 from mmpref.generation.chat_api import ChatClient
 from mmpref.generation.concurrency import ItemFailed
-from mmpref.generation.http_calls import CallFailed, HttpCalls
+from mmpref.generation.http_calls import CallFailed, HttpCalls, OutOfTime
 from tests.raw_server import SLOW, RawServer, read_request
 from tests.unit.evals.test_judge import command
 
@@ -25,6 +27,13 @@ def why_failed(ask):
     return str(caught.value)
 
 
+def forget_other_tests():
+    """What they left would warn in the test that happens to collect it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()
+
+
 @pytest.mark.parametrize("way", SLOW)
 def test_no_slow_server_is_waited_for_beyond_the_limit(way):
     with RawServer(SLOW[way]).running() as server:
@@ -32,6 +41,26 @@ def test_no_slow_server_is_waited_for_beyond_the_limit(way):
         why = why_failed(lambda: client.complete([], max_tokens=1))
         client.close()
     assert f"within {LIMIT} s" in why or "no connection" in why  # the client itself ends what has too many headers
+
+
+def test_the_time_that_our_own_client_takes_to_load_is_not_the_servers(monkeypatch):
+    import httpx2
+
+    def speak(connection, closing):
+        read_request(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        closing.wait()
+
+    class Slow(httpx2.AsyncClient):
+        def __init__(self, **settings):
+            time.sleep(3)
+            super().__init__(**settings)
+
+    monkeypatch.setattr(httpx2, "AsyncClient", Slow)
+    with RawServer(speak).running() as server:
+        calls = HttpCalls(connections=1, trust_env=False)
+        assert calls.request("GET", server.url, headers={}, seconds=1.5, most_bytes=1000).content == b"ok"
+        calls.close()
 
 
 def test_a_name_server_that_is_silent_is_not_waited_for(monkeypatch):
@@ -86,6 +115,7 @@ def test_a_closed_client_gives_its_thread_and_its_descriptors_back():
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
         closing.wait()
 
+    forget_other_tests()
     before = set(threading.enumerate())
     calls = HttpCalls(connections=1, trust_env=False)
     (thread,) = set(threading.enumerate()) - before
@@ -99,6 +129,22 @@ def test_a_closed_client_gives_its_thread_and_its_descriptors_back():
     calls.close()
     del calls, thread  # an event loop that was left open warns where it is collected
     gc.collect()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("way", ["http", "https"])
+def test_a_request_whose_time_is_up_leaves_no_connection_open(way):
+    forget_other_tests()
+    with RawServer(SLOW["says nothing at all"]).running() as server:
+        before = set(threading.enumerate())
+        calls = HttpCalls(connections=1, trust_env=False)
+        (thread,) = [found for found in set(threading.enumerate()) - before if found.name == "http"]
+        with pytest.raises(OutOfTime):
+            calls.request("GET", server.url.replace("http", way), headers={}, seconds=LIMIT, most_bytes=1)
+        calls.close()
+        thread.join(60)
+    del calls, thread
+    gc.collect()  # warns of a socket that is still open
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
