@@ -1,20 +1,13 @@
-"""A real HTTP server with a chat API, for tests: it answers as a function says, and misbehaves on demand.
-
-``python tests/chat_server.py`` is the same as a program of its own, whose address is its first line of output; it
-answers every question with a word and appends one line per request to the file given as argument.
-"""
+"""A real HTTP server with a chat API, for tests: it answers as a function says, and misbehaves on demand."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any, Self
 
 Request = dict[str, Any]
@@ -153,20 +146,3 @@ def text_of(request: Request) -> str:
     """All text of a request's last message."""
     content = request["messages"][-1]["content"]
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
-
-
-def main(log: Path) -> None:
-    def answer(request: Request) -> str:
-        with log.open("a") as stream:
-            stream.write(text_of(request) + "\n")
-        time.sleep(0.05)
-        return "Yes."
-
-    with ChatServer(answer).running() as server:
-        sys.stdout.write(server.url + "\n")
-        sys.stdout.flush()
-        threading.Event().wait()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -16,6 +16,7 @@ os.environ.update(
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
+import contextlib
 import gc
 import ipaddress
 import logging
@@ -27,6 +28,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+
+with contextlib.suppress(ImportError):  # the GPU tests do without
+    from hypothesis import HealthCheck, settings
+
+    # an example that takes long says how busy the machine is; also what a test sets by itself begins from these
+    settings.register_profile("any machine", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("any machine")
 
 # where the tests run under nohup or in the background, commands that they start would inherit that a signal is ignored
 for _number, _usual in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):

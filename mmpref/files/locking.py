@@ -142,6 +142,8 @@ def holder_by_system(descriptor: int) -> Holder | None:
     with contextlib.suppress(OSError, ValueError):
         for line in Path("/proc/locks").read_text().splitlines():
             fields = line.split()
+            if "->" in fields:  # one that waits for it
+                continue
             if "FLOCK" in fields and fields[-3].rpartition(":")[2] == wanted and (pid := int(fields[-4])) > 0:
                 return Holder(pid, socket.gethostname())
     return None

@@ -64,7 +64,10 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def rank_of(pid: str) -> str | None:
-    environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    try:
+        environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:  # it has ended meanwhile
+        return None
     return next((entry[5:].decode() for entry in environ if entry.startswith(b"RANK=")), None)
 
 
@@ -197,7 +200,8 @@ def test_under_nohup_a_hang_up_of_all_processes_stops_none(place: Place, tmp_pat
     run = tmp_path / "run"
     with started(["nohup", *launched(place, run, *LONG)], run) as process:
         for pid in processes_of(run):
-            os.kill(int(pid), signal.SIGHUP)
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGHUP)
         newest = in_order(run / "checkpoints")[-1]
         for _ in range(2):  # the one after it may have been under way already
             while (later := in_order(run / "checkpoints")[-1]) == newest:

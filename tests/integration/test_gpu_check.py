@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -234,15 +235,19 @@ def test_a_part_whose_time_is_up_is_stopped_and_the_next_one_runs(tmp_path: Path
         assert "its time was up" in part["why"]
 
 
-def children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def children(pid: int) -> dict[int, list[bytes]]:
+    """Each with its command line; any may end meanwhile."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            found[int(child)] = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+    return found
 
 
 def wait_for_part(process: subprocess.Popen[str], part: str) -> int:
     """The process id of a part, once it runs."""
     while process.poll() is None:
-        for pid in children(process.pid):
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        for pid, words in children(process.pid).items():
             if b"--part" in words and words[words.index(b"--part") + 1].decode() == part:
                 return pid
         time.sleep(0.05)

@@ -73,7 +73,9 @@ def test_a_hang_up_of_the_terminal_leaves_a_checkpoint_and_the_whole_log(place: 
     run, terminal = RunDir(tmp_path / "run"), Terminal()
     process = terminal.start([*MMPREF, *place.training("demo_dpo", run.path, *LONG)])
     wait_for(run, "step 3/", process)
-    assert b"training" in terminal.shown  # the bar
+    while b"training" not in terminal.shown:  # the bar
+        assert process.poll() is None
+        time.sleep(0.05)
     assert b"pairs/s" not in terminal.shown  # no line for each loss beside it
     terminal.hang_up()
     assert process.wait(120) == 129

@@ -108,7 +108,7 @@ def test_the_holder_that_a_refusal_names_can_be_stopped_as_it_says_and_the_run_g
 ) -> None:
     run = tmp_path / "run"
     arguments = place.training("demo_dpo", run, *SHORT)
-    holder = forked(arguments)
+    holder = forked([*arguments, "train.max_steps=100000"])  # it does not end before it is stopped
     while not holds(run):
         assert os.waitpid(holder, os.WNOHANG) == (0, 0)
         time.sleep(0.01)

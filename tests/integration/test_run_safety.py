@@ -237,8 +237,9 @@ def test_sigterm_while_the_final_evaluation_runs_leaves_a_checkpoint_and_an_hone
 def test_sigterm_while_the_model_loads_sets_the_state_to_stopped(place: Place, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = subprocess.Popen(
-        [sys.executable, "-m", "mmpref", *place.training("demo_dpo", run, *SHORT)], stderr=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-m", "mmpref", *place.training("demo_dpo", run, *SHORT, "train.max_steps=100000")],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
     limit = time.monotonic() + 120
     while not (run / "manifest.json").is_file():
         assert process.poll() is None

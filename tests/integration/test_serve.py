@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from mmpref.demo.tiny_models import build_tiny_llava
 from mmpref.evals.scoring import load_samples
 from mmpref.generation import AnswerSettings, TransformersAnswerer
 from tests.chat_server import ChatServer
+from tests.unit.generation.test_ranks import free_port
 
 pytestmark = [
     pytest.mark.slow,
@@ -51,9 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [str(Path(sys.executable).with_name("transformers")), "serve", str(folder / "model")]
     with (folder / "server.log").open("w") as log:
         process = subprocess.Popen(

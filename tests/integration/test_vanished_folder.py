@@ -28,7 +28,7 @@ from tests.integration.test_one_training import SHORT, refused
 def test_a_folder_whose_lock_file_was_deleted_still_belongs_to_the_training_in_it(place: Place, tmp_path: Path) -> None:
     run = tmp_path / "run"
     arguments = place.training("demo_dpo", run, *SHORT)
-    holder = forked(arguments)
+    holder = forked([*arguments, "train.max_steps=100000"])  # it does not end before it is stopped
     try:
         while not (run / "manifest.json").is_file():
             assert os.waitpid(holder, os.WNOHANG) == (0, 0)

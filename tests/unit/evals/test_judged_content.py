@@ -187,7 +187,7 @@ def test_what_a_server_tells_is_believed_where_it_can_be(tmp_path):
 @pytest.mark.parametrize("fault", ["garbage", "half", "drop", "hang"])
 def test_a_reply_that_was_lost_may_have_to_be_paid_for(tmp_path, fault):
     with ChatServer(rates, {2: fault}).running() as server:
-        outcome = plan(tmp_path, server, prices=Prices(prompt=1, completion=1)).run(tmp_path / "v.jsonl")
+        outcome = plan(tmp_path, server, prices=Prices(prompt=1, completion=1), timeout=3).run(tmp_path / "v.jsonl")
     assert (outcome.missing, outcome.num_guessed, outcome.num_calls) == ({}, 1, 13)
     assert outcome.completion_tokens == 120 + 512
 

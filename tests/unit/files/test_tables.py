@@ -35,7 +35,9 @@ def has_no_place(char, end):
 
 
 @pytest.mark.parametrize(("name", "questions", "to", "end"), CASES)
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(texts=TEXTS)
 @example(texts=["a\rb", "=1+1", "_x000D_", "\t\r\n"])
 @example(texts=["null", "NaN", "1", "1e5"])

@@ -23,7 +23,7 @@ def ask(server, **more):
 
 
 def at(server, **more):
-    return Server(**{"url": server.url, "model": "m", "pause": 0.01, "timeout": 0.6, **more})
+    return Server(**{"url": server.url, "model": "m", "pause": 0.01, "timeout": 60, **more})
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_what_may_pass_is_tried_again(serve, fault):
 @pytest.mark.parametrize("fault", ["hang", "trickle"])
 def test_a_reply_that_does_not_come_is_waited_for_once_more_and_not_for_ever(serve, fault):
     server = serve(faults={1: fault})
-    assert ask(server).text == "hi"
+    assert ask(server, timeout=3).text == "hi"
     assert len(server.requests) == 2
     silent = serve(faults={0: fault})
     with pytest.raises(ItemFailed, match=r"within 0\.3 s \(2 attempts\)"):
@@ -85,8 +85,13 @@ def test_a_hanging_server_is_left_in_time(serve):
 
 
 def test_a_trickling_server_is_left_in_time(serve):
-    with pytest.raises(ItemFailed, match=r"no whole reply within 0\.5 s"):
-        ask(serve(faults={0: "trickle"}), attempts=1, timeout=0.5)
+    server = serve(faults={0: "trickle"})
+    for limit in (0.5, 4):  # on a busy machine the reply may not even begin within the first
+        with pytest.raises(ItemFailed, match=rf"no (whole )?reply within {limit} s") as caught:
+            ask(server, attempts=1, timeout=limit)
+        if "no whole reply" in str(caught.value):
+            break
+    assert "no whole reply" in str(caught.value)
 
 
 def test_a_server_that_is_not_there_is_named():

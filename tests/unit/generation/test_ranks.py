@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -90,7 +91,7 @@ with found.together():
 def test_two_processes_share_what_the_first_has_and_its_errors(tmp_path: Path) -> None:
     script = tmp_path / "two.py"
     script.write_text(_TWO)
-    env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port(), "WORLD_SIZE": "2"}
+    env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
     running = [
         subprocess.Popen(
             [sys.executable, str(script)],
@@ -103,9 +104,14 @@ def test_two_processes_share_what_the_first_has_and_its_errors(tmp_path: Path) -
     assert [process.communicate()[0].strip() for process in running] == ["0 wrong False", "1 wrong True"]
 
 
-def _free_port() -> str:
+def free_port() -> str:
+    """Below those that the system gives to whoever asks for any: nobody takes it before the process that is told of it
+    does."""
+    import random
     import socket
 
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return str(found.getsockname()[1])
+    for port in random.sample(range(15_000, 32_000), 100):
+        with socket.socket() as found, contextlib.suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return str(port)
+    raise AssertionError("none of a hundred ports is free")

@@ -44,7 +44,7 @@ def cases(*texts: str, task: JudgeTask = POLITE) -> tuple[Case, ...]:
 
 
 def engine(tmp_path: Path, url: str, found: tuple[Case, ...], prices: Prices | None = None) -> Engine:
-    at = Server(url=url, model="judge", pause=0.01, timeout=5, attempts=2, concurrency=2)
+    at = Server(url=url, model="judge", pause=0.01, timeout=60, attempts=2, concurrency=2)
     cache = tmp_path / "cache.jsonl"
     return Engine(cases=found, server=at, cache=cache, replies=read_cache(cache, [POLITE]), prices=prices)
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from mmpref.process.signals import SAME_SIGNAL
+
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
 # a command like ours that never ends, with two processes that work for it: one by fork, one by spawn
@@ -40,6 +42,7 @@ def endless(clumsy: bool = False) -> None:
         while True:
             time.sleep(1)
     finally:
+        print("ends", flush=True)
         while clumsy:
             time.sleep(0.1)
         for process in processes:
@@ -93,8 +96,10 @@ def nothing_left(number: int) -> bool:
     (signal.SIGTERM, "SIGTERM", False), (signal.SIGINT, "Ctrl-C", True), (signal.SIGHUP, "SIGHUP", True),
 ])  # fmt: skip
 def test_a_signal_ends_a_command_with_one_line_and_no_process_is_left(
-    tmp_path: Path, number: signal.Signals, name: str, to_all: bool
+    tmp_path: Path, number: signal.Signals, name: str, to_all: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    same = "from mmpref.process import signals\nsignals.SAME_SIGNAL = 60\n"  # however late the second is sent
+    monkeypatch.setattr(sys.modules[__name__], "COMMAND", same + COMMAND)
     with running(tmp_path) as process:
         for _ in range(2):  # as whoever ends a session often does
             (os.killpg if to_all else os.kill)(process.pid, number)
@@ -107,7 +112,8 @@ def test_a_signal_ends_a_command_with_one_line_and_no_process_is_left(
 def test_a_second_signal_later_ends_all_at_once(tmp_path: Path) -> None:
     with running(tmp_path, "--clumsy") as process:
         process.terminate()
-        time.sleep(1.5)
+        assert process.stdout.readline() == "ends\n"  # it has heard the first one
+        time.sleep(SAME_SIGNAL + 0.1)
         assert process.poll() is None
         process.terminate()
         _, err = process.communicate(timeout=60)

@@ -89,12 +89,16 @@ def test_a_training_does_not_wait_for_a_reader_that_does_not_read(tmp_path: Path
     code = """
 streams.PATIENCE = 0.05
 told = []
-with streams.going_on_without(told.append):
-    for number in range(30):
-        print("x" * 10_000, flush=True)
-print(told, file=sys.stderr)
+try:
+    with streams.going_on_without(told.append):
+        for number in range(30):
+            print("x" * 10_000, flush=True)
+finally:
+    print(told, file=sys.stderr)
+    open(sys.argv[1], "w").close()
 """
-    done = python(code, tmp_path, "| { sleep 1; wc -c; }")
+    through = tmp_path / "through"
+    done = python(code, tmp_path, f"{through} | {{ until test -e {through}; do sleep 0.05; done; wc -c; }}")
     assert "nobody reads standard output: the run goes on without it" in done.stderr
     assert 4096 <= int(done.stdout) < 300_000
 

@@ -130,7 +130,7 @@ def test_a_stopped_call_ends_at_once_and_leaves_no_half_file_for_long(tmp_path: 
     parts = list((tmp_path / "root").rglob("*.part"))
     assert (len(parts) == 1) == (stop == signal.SIGKILL)
     with says(image()).running() as server:
-        report, _ = run(path, policy_for(server, deadline=20))
+        report, _ = run(path, policy_for(server, deadline=60))
     assert (report.used, list((tmp_path / "root").rglob("*.part"))) == (1, [])
     assert not list(tmp_path.rglob(".*.lock")) or stop == signal.SIGKILL
 
@@ -147,7 +147,7 @@ def test_two_calls_do_not_write_one_file_or_folder(tmp_path: Path) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + image())
 
     with RawServer(speak).running() as server:
-        assert run(path, policy_for(server, deadline=20))[0].used == 1
+        assert run(path, policy_for(server, deadline=60))[0].used == 1
     assert len(seen) == 1
 
 
@@ -166,11 +166,11 @@ def test_a_part_of_a_image_is_none_though_the_server_tells_no_length(tmp_path: P
     path = rows_of(tmp_path, f"https://{HOST}/a.png")
     for share in (0.02, 0.3, 0.5, 0.9):
         with says(whole[: int(share * len(whole))]).running() as server:
-            report, quarantine = run(path, policy_for(server, deadline=20, attempts=1))
+            report, quarantine = run(path, policy_for(server, deadline=60, attempts=1))
         assert (share, report.used, quarantine.counts) == (share, 0, {"image_decode": 1})
         assert nothing_is_left(tmp_path)
     with says(whole).running() as server:
-        assert run(path, policy_for(server, deadline=20))[0].used == 1
+        assert run(path, policy_for(server, deadline=60))[0].used == 1
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_what_counts_is_what_came_and_not_what_it_is_called(
     tmp_path: Path, body: bytes, headers: list[str], used: bool
 ) -> None:
     with says(body, *headers).running() as server:
-        report, quarantine = run(rows_of(tmp_path, f"https://{HOST}/a.png"), policy_for(server, deadline=20))
+        report, quarantine = run(rows_of(tmp_path, f"https://{HOST}/a.png"), policy_for(server, deadline=60))
     assert (report.used, len(quarantine)) == (int(used), int(not used))
     assert used or "\n" not in quarantine.rows[0].detail
 
@@ -197,10 +197,10 @@ def test_what_counts_is_what_came_and_not_what_it_is_called(
 def test_half_a_file_of_an_earlier_version_is_fetched_again(tmp_path: Path) -> None:
     path = rows_of(tmp_path, f"https://{HOST}/a.png")
     with says(image()).running() as server:
-        run(path, policy_for(server, deadline=20))
+        run(path, policy_for(server, deadline=60))
         (file,) = (found for found in (tmp_path / "root" / FOLDER).rglob("*") if found.is_file())
         file.write_bytes(image()[:60])
-        report, _ = run(path, policy_for(server, deadline=20))
+        report, _ = run(path, policy_for(server, deadline=60))
     assert (report.used, report.downloaded, file.read_bytes()) == (1, 1, image())
 
 

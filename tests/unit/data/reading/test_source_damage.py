@@ -69,7 +69,9 @@ def damaged(data: bytes, kind: str, seed: int) -> bytes:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(seed=st.integers(0, 2**32))
 def test_every_row_of_a_damaged_file_is_a_pair_or_in_quarantine(
     seeds: Path, tmp_path: Path, kind: str, seed: int
@@ -89,7 +91,9 @@ def test_every_row_of_a_damaged_file_is_a_pair_or_in_quarantine(
         assert report.read == sum(bool(line.strip()) for line in path.read_bytes().split(b"\n"))
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(seed=st.integers(0, 2**32))
 def test_a_damaged_image_is_decoded_or_has_its_reason(seeds: Path, tmp_path: Path, seed: int) -> None:
     (tmp_path / "good.png").write_bytes(damaged((seeds / "good.png").read_bytes(), "png", seed))

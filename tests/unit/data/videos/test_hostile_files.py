@@ -186,7 +186,9 @@ def test_a_video_whose_last_frames_were_lost_says_where_it_ends(tmp_path: Path) 
 SEEDS: dict[str, bytes] = {}
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(data=st.data())
 def test_damage_anywhere_ends_in_frames_or_in_a_fault(tmp_path: Path, data: st.DataObject) -> None:
     if not SEEDS:

@@ -115,7 +115,9 @@ def test_an_answer_that_cannot_be_read_never_raises_a_score(name, tmp_path):
     samples = [answer for answer in answers if name != "amber" or int(answer["id"]) > 120]
     before = score(name, questions, answers, resamples=5).metrics[READ_BY_RULE[name]]
 
-    @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(
+        max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    )
     @given(st.sampled_from(samples), st.sampled_from(["hm", "", "\n", "🤷", "…", "<think>yes</think>"]))
     def check(one, text):
         changed = [{"id": a["id"], "text": text} if a is one else a for a in answers]

@@ -236,7 +236,9 @@ WORDS = st.lists(
 ).map(" ".join)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     rows=st.lists(
         st.tuples(WORDS, WORDS, st.lists(st.sampled_from(["28x28-1", "60x30-2", "30x90-3"]), max_size=3)),
