@@ -106,7 +106,8 @@ class PairEncoder:
             rejected_prompt = None if rejected_prompt is None else rejected_prompt.with_own_pixels()
         # both sides are cut by the same rule, also where their images leave them different space
         longer = max((prompt, rejected_prompt or prompt), key=len)
-        space = self.answer_space(pair.id, len(longer), sum(longer.image_tokens) + sum(longer.video_tokens))
+        vision = sum(longer.image_tokens) + sum(longer.video_tokens)
+        space = self.answer_space(pair.id, len(longer), vision, counts=(len(pair.images), len(pair.videos)))
         if len(text.answers) > 1 and rejected_prompt is None:
             self.refuse_identical(pair.id, text.answers, space)
         answers = [torch.tensor(answer[:space], dtype=torch.long) for answer in text.answers]
@@ -152,7 +153,7 @@ class PairEncoder:
             raise fault(sample_id, "video", "asks about a video, and questions are answered from images and text only")
         text = self.chat.encode(sample_id, prompt, (), response_prefix=response_prefix, template_kwargs=template_kwargs)
         encoded = self._prompt(sample_id, prompt, text, images, load_image)
-        self.answer_space(sample_id, len(encoded), sum(encoded.image_tokens))
+        self.answer_space(sample_id, len(encoded), sum(encoded.image_tokens), counts=(len(images), 0))
         return encoded
 
     def prompt_length(
@@ -193,8 +194,14 @@ class PairEncoder:
         outputs = self._written_by_processor(pair.id, text, blanks, max_pixels)
         return int(outputs["input_ids"].shape[1]) + len(text.prefix), 0
 
-    def answer_space(self, row_id: str, prompt: int, image_tokens: int = 0) -> int | None:
+    def answer_space(
+        self, row_id: str, prompt: int, vision_tokens: int = 0, *, counts: tuple[int, int] = (0, 0)
+    ) -> int | None:
         """Tokens left for an answer after a prompt of this length, at least one; None means no limit.
+
+        Args:
+            vision_tokens: those of images and videos among them.
+            counts: the row's images and videos, for what is advised where no token is left.
 
         Raises:
             EncodeError: the prompt leaves none (``too_long_prompt``).
@@ -203,15 +210,22 @@ class PairEncoder:
             return None
         space = self.max_length - prompt
         if space < 1:
-            what = "images and videos" if self.family.video is not None else "images"
-            images = f", {image_tokens} of them for {what}" if image_tokens else ""
-            hint = " or lower processing.max_pixels" if self.family.has_pixel_budget and image_tokens else ""
-            hint += " and processing.video_max_pixels" if hint and self.family.video is not None else ""
+            what = " and ".join(name for name, count in zip(("images", "videos"), counts, strict=True) if count)
+            vision = f", {vision_tokens} of them for {what}" if vision_tokens and what else ""
             raise fault(
-                row_id, "too_long_prompt", f"has a prompt of {prompt} tokens{images}, which leaves no space for an "
-                f"answer in max_length {self.max_length}; raise processing.max_length{hint}"
+                row_id, "too_long_prompt", f"has a prompt of {prompt} tokens{vision}, which leaves no space for an "
+                f"answer in max_length {self.max_length}; raise processing.max_length{self._shorter(*counts)}"
             )  # fmt: skip
         return space
+
+    def _shorter(self, num_images: int, num_videos: int) -> str:
+        """What else makes a prompt with so many images and videos shorter, to go on with."""
+        keys = ["max_pixels"] if num_images and self.family.has_pixel_budget else []
+        if num_videos:
+            # of a video, which keeps a least size and of Qwen3-VL the times of its frames, fewer frames help most
+            is_sized = self.family.video is not None and self.family.video.form == "patches"
+            keys += ["video_max_frames", *(["video_max_pixels"] if is_sized else [])]
+        return " or lower " + " and ".join(f"processing.{key}" for key in keys) if keys else ""
 
     def refuse_identical(self, row_id: str, answers: Sequence[tuple[int, ...]], space: int | None) -> None:
         """Raises EncodeError (``identical_pair``) for answers that are one and the same where they are cut."""

@@ -183,7 +183,7 @@ class _Measure:
                 budget = self._budget(pair, text, sizes, shapes, limit - max(answers))
                 lengths = [encoder.prompt_length(pair, text, side, shapes, max_pixels=budget) for side in sizes]
         total, of_images = max(lengths)
-        space = encoder.answer_space(pair.id, total, of_images)
+        space = encoder.answer_space(pair.id, total, of_images, counts=(len(pair.images), len(pair.videos)))
         if len(text.answers) > 1 and pair.rejected_images is None:
             encoder.refuse_identical(pair.id, text.answers, space)
         return Fit(
@@ -205,7 +205,9 @@ class _Measure:
             return max(self.encoder.prompt_length(pair, text, side, shapes, max_pixels=budget)[0] for side in sizes)
 
         low = self.encoder.images.lowest_max_pixels()
+        # the most that leaves all as it is: of frames it may be more than of images
         high = self.encoder.images.highest_max_pixels()
+        high = max(high, self.encoder.videos.highest_max_pixels()) if shapes else high
         if longest(low) > want:
             return low
         while high - low > 1:

@@ -81,11 +81,11 @@ class ImageEncoder:
         return {**self.__dict__, "_cache": OrderedDict(), "_cached_bytes": 0}  # pixels do not travel to loader workers
 
     def options(self, max_pixels: int | None = None) -> dict[str, dict[str, int]]:
-        """Settings for the processor; ``max_pixels`` goes before the budget of all rows."""
+        """Settings for the processor; a smaller ``max_pixels`` goes before the budget of all rows."""
         low, high = self._settings.min_pixels, self._settings.max_pixels
-        return image_options(
-            self._processor, self._family, min_pixels=low, max_pixels=high if max_pixels is None else max_pixels
-        )
+        if max_pixels is not None:
+            high = min(max_pixels, self.highest_max_pixels())
+        return image_options(self._processor, self._family, min_pixels=low, max_pixels=high)
 
     def encode(
         self, row_id: str, images: tuple[ImageRef, ...], load_image: LoadImage, *, max_pixels: int | None = None

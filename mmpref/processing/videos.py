@@ -97,6 +97,14 @@ class VideoEncoder:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": OrderedDict(), "_cached_bytes": 0}  # pixels do not travel to loader workers
 
+    def highest_max_pixels(self) -> int:
+        """The bound of one frame where a row has none of its own; 0 where frames have no bound in pixels."""
+        settings = self._settings
+        if settings is None or self._family.video is None or self._family.video.form == "frames":
+            return 0
+        longest = settings.size["longest_edge"]
+        return longest if settings.frame_pixels is None else min(longest, settings.frame_pixels)
+
     def refuse(self, row_id: str) -> None:
         """Raises EncodeError (``video``) where a row with videos cannot be used by this model."""
         if self._family.video is None:

@@ -18,6 +18,7 @@ from mmpref.data.images.loader import ImageLoader
 from mmpref.processing import EncodeError, FitPlan, PairCollator, PairEncoder, plan_fit
 from mmpref.processing.encoded import EncodedPair
 from mmpref.processing.family import family_of
+from mmpref.processing.pixels import ImageSettings
 from mmpref.records import ImageRef, PreferencePair
 from tests.plain_forward import SEE_VIDEOS
 from tests.tiny_vlms import TINY, VISION, film, film_shape, pair, refs, turn
@@ -166,6 +167,30 @@ def planned(name: str, rows: list[PreferencePair], limit: int, **options: Any) -
     of_plan = {key: options.pop(key) for key in ("shrink_images", "num_workers") if key in options}
     plan = plan_fit(rows, encoder_for(name, max_length=limit, **options), size_of, **of_plan)
     return plan, encoder_for(name, max_length=limit, budgets=plan.budgets, **options)
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl"])
+@pytest.mark.parametrize("images", [(), ("60x60-1",)])
+def test_frames_keep_more_pixels_than_images_may_have_where_there_is_room(name: str, images: tuple[str, ...]) -> None:
+    """With images bound to few pixels, frames that were a little too long shrank to as few."""
+    processor, family = parts(name)
+    low = int(processor.image_processor.size["shortest_edge"])
+    processor = copy.copy(processor)
+    processor.video_settings = dataclasses.replace(
+        processor.video_settings, size={"shortest_edge": low, "longest_edge": 10_000 * low}
+    )
+    row = pair("p", images=images, videos=("600x600x4-1",))
+    small = ImageSettings(min_pixels=low, max_pixels=low)
+    (loose,) = plan_fit([row], PairEncoder(processor, family, images=small), size_of, film_shape).fits
+    encoder = PairEncoder(processor, family, images=small, max_length=loose.longest - 1)
+    (fit,) = plan_fit([row], encoder, size_of, film_shape, shrink_images=True).fits
+    assert fit.max_pixels is not None
+    assert fit.max_pixels > 100_000 > low
+    assert fit.image_tokens > 0.8 * loose.image_tokens
+    encoder.budgets = {"p": fit.max_pixels}
+    encoded = encoder.encode(row, draw, film)
+    assert (len(encoded.prompt), encoded.num_cut) == (fit.prompt, 0)
+    assert sum(encoded.prompt.image_tokens) == len(images) * sum(encoder.images.count("p", [(60, 60)], max_pixels=low))
 
 
 def test_images_shrink_first_then_answers_are_cut_then_the_pair_is_set_aside() -> None:

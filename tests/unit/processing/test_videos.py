@@ -317,10 +317,25 @@ def test_the_limit_of_tokens_cuts_answers_and_never_a_video(name: str) -> None:
     cut = encoder_for(name, max_length=limit).encode(row, draw, film)
     assert torch.equal(cut.prompt_ids, whole.prompt_ids)
     assert len(cut.chosen_ids) == 5
-    with pytest.raises(EncodeError, match="of them for images and videos") as caught:
-        encoder_for(name, max_length=len(whole.prompt)).encode(row, draw, film)
+    short = encoder_for(name, max_length=len(whole.prompt))
+    with pytest.raises(EncodeError, match="of them for videos") as caught:
+        short.encode(row, draw, film)
     assert caught.value.reason == "too_long_prompt"
-    assert ("processing.video_max_pixels" in str(caught.value)) == name.startswith("qwen")
+    _, _, advice = str(caught.value).partition("raise processing.max_length or lower processing.video_max_frames")
+    pixels = " and processing.video_max_pixels" if name.startswith("qwen") else ""
+    assert advice == f"{pixels} [too_long_prompt]"
+    fewer = short.encode(pair(images=(), videos=("60x60x2-1",), chosen=row.chosen, rejected=row.rejected), draw, film)
+    assert len(fewer.chosen_ids) > 0  # what is advised first helps
+
+
+@pytest.mark.parametrize("name", SEE_VIDEOS)
+def test_a_row_of_images_that_is_too_long_is_told_nothing_of_videos(name: str) -> None:
+    row = pair(chosen="a red square .", rejected="no .")
+    limit = len(encoder_for(name).encode(row, draw).prompt)
+    with pytest.raises(EncodeError, match="of them for images, which") as caught:
+        encoder_for(name, max_length=limit).encode(row, draw)
+    assert "video" not in str(caught.value)
+    assert ("processing.max_pixels" in str(caught.value)) == name.startswith("qwen")
 
 
 def test_a_question_about_a_video_is_refused_by_name() -> None:
