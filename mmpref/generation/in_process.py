@@ -99,6 +99,10 @@ class TransformersAnswerer(LocalAnswerer):
         """(answer, whether the limit of tokens ended it) for each prompt."""
         from mmpref.processing.cross_attention import num_images
 
+        rope = self._loaded.family.rope_lengths
+        longest = max(map(len, prompts)) + self._settings.max_new_tokens
+        if rope is not None and not rope.all_alike(longest):
+            return [self._alone(prompt) for prompt in prompts]  # else all are read as the longest one is
         # by cross-attention, a row would also see the empty images that make it as long as the others
         counts = [num_images(prompt.vision) for prompt in prompts]
         found: dict[int, tuple[str, bool]] = {}
@@ -106,6 +110,15 @@ class TransformersAnswerer(LocalAnswerer):
             alike = [at for at, other in enumerate(counts) if other == count]
             found |= zip(alike, self._generate([prompts[at] for at in alike]), strict=True)
         return [found[at] for at in range(len(prompts))]
+
+    def _alone(self, prompt: EncodedPrompt) -> tuple[str, bool]:
+        """As if the model had read nothing before."""
+        from mmpref.models.logps.rope_by_sequence import forget_lengths
+
+        forget_lengths(self._loaded.model)
+        answer = self._generate([prompt])[0]
+        forget_lengths(self._loaded.model)
+        return answer
 
     def _generate(self, prompts: Sequence[EncodedPrompt]) -> list[tuple[str, bool]]:
         import torch

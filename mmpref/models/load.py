@@ -30,7 +30,13 @@ from transformers import (
 from mmpref.errors import ConfigError, library_errors, one_line
 from mmpref.models.adapters import lora as adapters
 from mmpref.models.batch_norms import keep_statistics
-from mmpref.models.folder.config_checks import explain_unknown_part, refuse_keys, settle, warn_if_it_works
+from mmpref.models.folder.config_checks import (
+    explain_unknown_part,
+    explain_unknown_rope,
+    refuse_keys,
+    settle,
+    warn_if_it_works,
+)
 from mmpref.models.folder.config_values import packing_of
 from mmpref.models.folder.contents import AGAIN, look_into, read_object, refuse_odd_path, stored_weights
 from mmpref.models.folder.generation_config import plain_generation
@@ -56,6 +62,8 @@ from mmpref.processing.rope_lengths import rope_lengths
 logger = logging.getLogger(__name__)
 _PACKAGE = re.compile(r"requires the (\w+) library but it was not found")
 """How transformers says what is not installed."""
+_NO_SDPA = "scaled_dot_product_attention yet"
+"""How transformers says that a type has no such attention."""
 _OF_ATTENTION = ("FlashAttention", "flash_attn", "attn_implementation", "FlexAttention", "flex_attention")
 
 
@@ -155,7 +163,12 @@ def load_model(path: str | Path, settings: LoadSettings = _AS_SAVED) -> PreTrain
     kind = _kind_of(config, family)
     arguments["generation_config"] = plain_generation(config, path)
     building = building_within(_config_of(path), stored, packed=packed)
-    with _explained(path, "model", memory=False), building, without_table():
+    with (
+        _explained(path, "model", memory=False),
+        explain_unknown_rope(config, _config_of(path)),
+        building,
+        without_table(),
+    ):
         made, info = kind.from_pretrained(str(path), config=config, **arguments)
     model = cast(PreTrainedModel, made)
     refuse_reading_ahead(model, path)
@@ -377,9 +390,10 @@ def _explained(path: str | Path, what: str, *, memory: bool = True) -> Iterator[
                 "torch came: one from another index makes transformers fail)"
             ) from err.__cause__
         if any(sign in reason for sign in _OF_ATTENTION):
+            named = "eager" if _NO_SDPA in reason else "sdpa"
             raise ConfigError(
                 f"{cannot} with the attention that its config.json or the recipe asks for: "
-                f"{one_line(err.__cause__ or err)}; write model.attn_implementation=sdpa in the recipe, or take "
+                f"{one_line(err.__cause__ or err)}; write model.attn_implementation={named} in the recipe, or take "
                 "attn_implementation (or _attn_implementation) out of config.json"
             ) from err.__cause__
         raise

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+ROPES = "rope_parameters"
 _SWITCHES, _GROWS = "longrope", "dynamic"
 _FIRST = "original_max_position_embeddings"
 
@@ -42,7 +43,7 @@ def rope_lengths(config: Any) -> RopeLengths | None:
     switches: set[int] = set()
     grows: int | None = None
     first: Any = getattr(config, "max_position_embeddings", None)
-    for rope in _ropes(getattr(config, "rope_parameters", None)):
+    for rope in ropes(getattr(config, ROPES, None)):
         kind = str(rope.get("rope_type", ""))
         if kind == _SWITCHES:
             switches.add(int(rope.get(_FIRST) or getattr(config, _FIRST, None) or first))
@@ -56,8 +57,8 @@ def length_in_positions(positions: Tensor) -> int:
     return int(positions.max()) + 1
 
 
-def _ropes(found: Any) -> Iterator[Mapping[str, Any]]:
-    """One set of settings, or one of each kind of layer."""
+def ropes(found: Any) -> Iterator[Mapping[str, Any]]:
+    """What a config has under ``ROPES``: one set of settings, or one of each kind of layer."""
     if not isinstance(found, Mapping):
         return
     yield found

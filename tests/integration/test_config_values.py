@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from mmpref.planning.plan import Plan, make_plan
 from mmpref.planning.plan_input import PlanInput
 from mmpref.recipe.sections import Recipe
 from tests.forked_commands import ForkedCommands
+from tests.model_types.causal import write_causal
 from tests.small_files import write_small_files
 from tests.tiny_others import write_llava_next_video, write_mllama, write_pixtral, write_video_llava
 from tests.tiny_vlms import TINY, build, build_model
@@ -185,11 +187,41 @@ def test_attention_that_is_not_here_names_the_key_that_helps(whole: Path, tmp_pa
     load(folder, LoadSettings(attn_implementation="sdpa"))
 
 
+def test_attention_that_a_type_does_not_have_names_the_one_that_it_has(tmp_path: Path) -> None:
+    folder = write_causal("gemma2", tmp_path / "model")
+    with pytest.raises(ConfigError, match=r"write model\.attn_implementation=eager in the recipe"):
+        load(folder, LoadSettings(attn_implementation="sdpa"))
+    load(folder, LoadSettings(attn_implementation="eager"))
+
+
+def test_an_unknown_scaling_of_positions_is_named_with_those_that_are_known(whole: Path, tmp_path: Path) -> None:
+    rope = {"type": "su", "factor": 4.0}
+    folder = changed(whole / "text", tmp_path / "model", lambda tree: tree.update(rope_parameters=rope))
+    with pytest.raises(
+        ConfigError, match=r"rope_type .*'su', which .* or write one of .*linear.* where that is"
+    ) as met:
+        load(folder)
+    assert "download" not in str(met.value)
+
+
 # ---- quantised weights --------------------------------------------------------------------------------------------
 
 
 def one_layer(tree: dict[str, Any]) -> None:
     tree.get("text_config", tree)["num_hidden_layers"] = 1
+
+
+@pytest.mark.parametrize("method", ["compressed-tensors", "hqq", "torchao"])
+def test_a_package_that_reads_quantised_weights_and_is_not_installed_is_named(
+    whole: Path, tmp_path: Path, method: str
+) -> None:
+    packing = {"quant_method": method, "quant_type": "int4_weight_only", "format": "pack-quantized"}
+    folder = changed(whole / "text", tmp_path / "model", lambda tree: tree.update(quantization_config=packing))
+    if find_spec({"compressed-tensors": "compressed_tensors"}.get(method, method)) is not None:
+        pytest.skip(f"{method} is installed")
+    with pytest.raises(ConfigError, match=r"(?i)install.*or give the folder of the weights that are not") as met:
+        load(folder)
+    assert "download" not in str(met.value)
 
 
 @pytest.mark.parametrize("method", ["fp8", "mxfp4", "bitsandbytes"])

@@ -15,9 +15,11 @@ from typing import Any
 import transformers
 from torch import nn
 from transformers import CONFIG_MAPPING, PretrainedConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from mmpref.errors import ConfigError, library_errors
 from mmpref.models.unwrap import base_model
+from mmpref.processing.rope_lengths import ROPES, ropes
 
 _OF_THE_CLASS = frozenset({"attribute_map", "sub_configs", "base_config_key"})
 """What a class of configs says of itself; a file that says it changes the names that the code finds its values by."""
@@ -98,6 +100,27 @@ def explain_unknown_part(config: Mapping[str, Any], file: Path) -> None:
         kind = part.get("model_type")
         if place and isinstance(kind, str) and kind and kind not in CONFIG_MAPPING:
             raise ConfigError(f"{file} {unknown_type(kind, config, place)}")
+
+
+@contextmanager
+def explain_unknown_rope(config: PretrainedConfig, file: str) -> Iterator[None]:
+    """Name the way of scaling rotary positions that a model's code looks up and does not find.
+
+    Raises:
+        ConfigError: inside, that name was looked up and not found.
+    """
+    try:
+        yield
+    except KeyError as err:
+        kinds = {rope.get("rope_type") for part in _parts(config) for rope in ropes(getattr(part, ROPES, None))}
+        if not err.args or err.args[0] not in kinds or err.args[0] is None:
+            raise
+        known = ", ".join(sorted(ROPE_INIT_FUNCTIONS))
+        raise ConfigError(
+            f"{file} says rope_type (or rope_scaling.type): {str(err.args[0])[:60]!a}, which the installed "
+            f"transformers {transformers.__version__} does not know for '{config.model_type}': update transformers "
+            f"(pip install -U transformers), or write one of {known} where that is meant"
+        ) from err
 
 
 def settle(config: PretrainedConfig, file: str) -> None:

@@ -76,8 +76,13 @@ def _method(packing: Mapping[str, Any]) -> str:
 def _not_installed(method: str, packing: Mapping[str, Any]) -> ImportError | None:
     """The package that is lacking. Whatever else is wrong depends on where the model is loaded, and is met there."""
     kind: Any = AUTO_QUANTIZATION_CONFIG_MAPPING[method]
-    settings = kind.from_dict(dict(packing))
     quantizer: Any = AUTO_QUANTIZER_MAPPING[method]
+    try:
+        settings = kind.from_dict(dict(packing))
+    except ModuleNotFoundError as err:
+        return ImportError(f"{err}: install it (pip install {err.name})")
+    except ImportError as err:
+        return err
     try:
         quantizer(settings).validate_environment(device_map=None, weights_only=True)
     except ImportError as err:

@@ -50,6 +50,13 @@ def turning_by_sequence(model: nn.Module, batch: PairBatch) -> Iterator[None]:
             module.__dict__.pop("forward", None)
 
 
+def forget_lengths(model: nn.Module) -> None:
+    """Let the next sequence be the first that the model is given: dynamic scaling remembers the longest."""
+    for module in base_model(model).modules():
+        if _changes(module):
+            _forget_lengths(module)
+
+
 def _all_alike(found: RopeLengths, batch: PairBatch) -> bool:
     """Whether the longest that the batch can hold is short; told without a look at the device."""
     planes = batch.position_ids

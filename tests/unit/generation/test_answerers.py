@@ -13,6 +13,7 @@ from mmpref.evals import EvalSettings, evaluate  # noqa: E402
 from mmpref.generation import AnswerSettings, ScriptedAnswerer, TransformersAnswerer, in_process  # noqa: E402
 from mmpref.models.load import LoadSettings, load  # noqa: E402
 from mmpref.records import EvalSample, ImageRef, user_turn  # noqa: E402
+from tests.tiny_ropes import write_rope  # noqa: E402
 
 COLOURS = ("red", "green", "blue", "yellow", "grey", "white")
 TEXTS = ("is there a cup ?", "what is in the image ?", "is there a red fork and a blue pot ?")
@@ -186,3 +187,17 @@ def test_a_model_folder_answers_a_benchmark_and_resumes(folder, tmp_path):
 def test_a_scripted_answerer_takes_a_mapping_or_a_function(samples):
     assert texts_of(ScriptedAnswerer({samples[0].id: "yes"}).answer(samples[:1])) == {samples[0].id: "yes"}
     assert texts_of(ScriptedAnswerer(lambda sample: sample.id).answer(samples[:2])) == {s.id: s.id for s in samples[:2]}
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_a_long_question_changes_no_answer_beside_it_or_behind_it(kind, tmp_path):
+    found = load(write_rope(kind, tmp_path / "model"))
+    asked = ("what is it ?" + " a dog" * 30, "is there a cup ?", "describe it ." + " a cat" * 12)
+    questions = [EvalSample(id=str(n), images=(), prompt=user_turn(text, num_images=0)) for n, text in enumerate(asked)]
+    settings = AnswerSettings(batch_size=3, max_new_tokens=40)
+    together = texts_of(TransformersAnswerer(found, settings).answer(questions))
+    for question in questions:
+        fresh = load(tmp_path / "model")
+        assert texts_of(TransformersAnswerer(fresh, settings).answer([question])) == {
+            question.id: together[question.id]
+        }

@@ -18,7 +18,6 @@ from mmpref.models.logps.answer_logps import answer_logps
 from mmpref.processing import LayoutName
 from mmpref.processing.rope_lengths import RopeLengths, rope_lengths
 from mmpref.records import PreferencePair
-from tests.model_types.folders import TEXT, ids_of, make_tokenizer, write_folder
 from tests.plain_forward import (
     answers_of,
     collator_for,
@@ -31,43 +30,15 @@ from tests.plain_forward import (
     worst,
 )
 from tests.recomputing import recompute
+from tests.tiny_ropes import DYNAMIC, FIRST, LONG_ROPE, write_rope
 from tests.tiny_vlms import build, pair
 
-FIRST = 64
-"""Tokens up to which the models here are first trained."""
-LONG_ROPE = {
-    "rope_type": "longrope",
-    "rope_theta": 1e4,
-    "short_factor": [1.0 + 0.1 * at for at in range(8)],
-    "long_factor": [2.0 + at for at in range(8)],
-    "original_max_position_embeddings": FIRST,
-}
-PHIMOE = {"short_mscale": 1.1, "long_mscale": 1.3}
-EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
-DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
 LONG = " a red square on a blue background ." * 4
 ROWS = (
     pair("short", images=(), question="a dog ?", chosen="no .", rejected="yes , it is"),
     pair("one long answer", images=(), question="describe it .", chosen=LONG * 2, rejected="a cat"),
     pair("long prompt", images=(), question=LONG * 2, chosen="a dog .", rejected="there is one cat ."),
 )
-
-
-def _config(kind: str, tokenizer: Any) -> Any:
-    given = {**TEXT, **ids_of(tokenizer)}
-    if kind == "dynamic":
-        return tf.LlamaConfig(**{**given, "max_position_embeddings": FIRST, "rope_parameters": DYNAMIC})
-    if kind == "phi3":
-        rope = {**LONG_ROPE, "partial_rotary_factor": 1.0}
-        return tf.Phi3Config(**given, original_max_position_embeddings=FIRST, rope_parameters=rope)
-    if kind == "phimoe":
-        return tf.PhimoeConfig(**given, **EXPERTS, rope_parameters={**LONG_ROPE, **PHIMOE})
-    return tf.LlamaConfig(**given, rope_parameters={**LONG_ROPE, "factor": 8.0})
-
-
-def _folder(kind: str, folder: Path) -> Path:
-    tokenizer = make_tokenizer()
-    return write_folder(folder, tf.AutoModelForCausalLM.from_config(_config(kind, tokenizer)), tokenizer)
 
 
 def _by_hand(loaded: LoadedModel, rows: Sequence[PreferencePair]) -> list[Tensor]:
@@ -87,7 +58,7 @@ def _off(loaded: LoadedModel, rows: Sequence[PreferencePair], layout: LayoutName
 @pytest.mark.parametrize("layout", ["plain", "shared_prefix"])
 @pytest.mark.parametrize("kind", ["longrope", "dynamic", "phi3", "phimoe"])
 def test_the_pairs_beside_a_pair_change_nothing(kind: str, layout: LayoutName, tmp_path: Path) -> None:
-    loaded = load(_folder(kind, tmp_path / "model"))
+    loaded = load(write_rope(kind, tmp_path / "model"))
     assert choose_layout(loaded.model, loaded.family).name == "shared_prefix"
     want = _by_hand(loaded, ROWS)
     assert _off(loaded, ROWS, layout, want) < 1e-5
@@ -113,14 +84,14 @@ def test_positions_in_three_planes(scaling: dict[str, Any], tmp_path: Path) -> N
 
 
 def test_only_pairs_that_are_read_in_two_ways_are_laid_out_apart(tmp_path: Path) -> None:
-    loaded = load(_folder("longrope", tmp_path / "model"))
+    loaded = load(write_rope("longrope", tmp_path / "model"))
     counts = [len(collator_for(loaded, "shared_prefix")([row]).segments) for row in ROWS]
     assert counts == [1, 2, 1]
 
 
 @pytest.mark.parametrize("kind", ["longrope", "dynamic"])
 def test_gradients_are_the_same_in_both_layouts_and_recomputed(kind: str, tmp_path: Path) -> None:
-    loaded = load(_folder(kind, tmp_path / "model"), trainable=True)
+    loaded = load(write_rope(kind, tmp_path / "model"), trainable=True)
     stir(loaded.model)
     layouts: tuple[LayoutName, ...] = ("plain", "shared_prefix")
     found = []
