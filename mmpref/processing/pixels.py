@@ -209,13 +209,16 @@ def image_options(
     return {"size": {"shortest_edge": low, "longest_edge": high}}
 
 
-def num_pixels(vision: Mapping[str, Tensor]) -> int:
+def num_pixels(vision: Mapping[str, Tensor], *, of_videos: bool = True) -> int:
     """Pixels of processed images and of all frames of videos: tensors of three channels, or Qwen's flat patches.
 
     Of an image these hold each pixel twice, because a patch is of two frames.
+
+    Args:
+        of_videos: count those of frames too.
     """
     total = 0
     for name, value in vision.items():
-        if name.startswith("pixel_values"):
+        if name.startswith("pixel_values") and (of_videos or "video" not in name):
             total += value.numel() // (6 if value.dim() == 2 and "video" not in name else 3)
     return total

@@ -241,7 +241,8 @@ def test_an_image_that_is_lost_while_training_costs_no_step(folder: Path, place:
     Path("my images/13.jpg").write_bytes(half)
     code, told = run(*asked, "output=two", "seed=1")
     assert code == 3
-    found = re.search(r"everything up to step (\d) is in (\S+): put the row's image back and go on with --resume", told)
+    back = "put the row's image or video back and go on with --resume"
+    found = re.search(rf"everything up to step (\d) is in (\S+): {back}", told)
     assert found is not None, told
     assert Path(found[2]).is_dir()
     Path("my images/13.jpg").write_bytes(whole)

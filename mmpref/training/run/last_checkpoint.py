@@ -36,7 +36,8 @@ def checkpoint_on_unreadable_row(trainer: PreferenceTrainer) -> Iterator[None]:
         except CheckpointError as second:
             raise DataError(f"{err}; the checkpoint of step {step} could not be written either ({second})") from err
         raise DataError(
-            f"{err}; everything up to step {step} is in {kept}: put the row's image back and go on with --resume"
+            f"{err}; everything up to step {step} is in {kept}: put the row's image or video back and go "
+            "on with --resume"
         ) from err
 
 

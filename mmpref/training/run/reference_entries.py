@@ -110,7 +110,7 @@ def _entries_or_explained(
     policy: nn.Module, collator: PairCollator, batch: PairBatch, device: torch.device
 ) -> dict[str, Entry]:
     def helps() -> list[str]:
-        pixels, frames = num_pixels(batch.vision), sum(batch.video_frames)
+        pixels, frames = num_pixels(batch.vision, of_videos=False), sum(batch.video_frames)
         return remedies(MemorySituation.of(Where.FORWARD, policy, None, collator.encoder, pixels=pixels, frames=frames))
 
     with explain_oom(lambda: f"computing reference log-probs of {describe_batch(batch)}", helps):

@@ -97,7 +97,7 @@ class MemorySituation:
         quantized: the frozen weights are stored in 4 or 8 bits.
         trained_share: trained weights over all weights.
         optim: the name of the optimizer, as ``train.optim`` has it.
-        pixels: of the batch that did not fit, those of videos counted.
+        pixels: of the images of the batch that did not fit.
         frames: of all videos of that batch.
         has_pixel_budget: the processor resizes images to a number of pixels that the recipe can lower.
         max_length: of a pair in tokens; None where nothing is cut.
@@ -158,7 +158,7 @@ def eval_remedies(model: nn.Module, args: TrainingArguments, encoder: PairEncode
     """Recipe keys that make an evaluation smaller, the most helpful first."""
     size = args.per_device_eval_batch_size
     smaller = [f"train.per_device_eval_batch_size={size // 2}"] if size > 1 else []
-    pixels, frames = num_pixels(batch.vision), sum(batch.video_frames)
+    pixels, frames = num_pixels(batch.vision, of_videos=False), sum(batch.video_frames)
     situation = MemorySituation.of(Where.FORWARD, model, args, encoder, pixels=pixels, frames=frames)
     return [*smaller, *remedies(situation)]
 

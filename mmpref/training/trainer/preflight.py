@@ -149,7 +149,7 @@ class _Bench:
             return f"checking {', '.join(map(describe_batch, self.looked_at)) or 'the start'} before the first step"
 
         def helps() -> list[str]:
-            pixels = sum(num_pixels(batch.vision) for batch in self.looked_at)
+            pixels = sum(num_pixels(batch.vision, of_videos=False) for batch in self.looked_at)
             frames = sum(count for batch in self.looked_at for count in batch.video_frames)
             encoder = self.collator.encoder
             return remedies(MemorySituation.of(running, self.model, args, encoder, pixels=pixels, frames=frames))

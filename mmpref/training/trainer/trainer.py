@@ -269,7 +269,7 @@ class PreferenceTrainer(Trainer):
 
     def _out_of_memory(self, doing: str, where: Where) -> OutOfMemoryError:
         encoder = self.collator.encoder
-        pixels, frames = self.watch.pixels, self.watch.frames
+        pixels, frames = self.watch.image_pixels, self.watch.frames
         situation = MemorySituation.of(where, self.model, self.args, encoder, pixels=pixels, frames=frames)
         return out_of_memory(f"{doing}, step {self.state.global_step + 1}", remedies(situation))
 

@@ -24,6 +24,7 @@ class _Micro:
     pair_ids: tuple[str, ...]
     tokens: int
     pixels: int
+    image_pixels: int = 0
     frames: int = 0
     stats: dict[str, Tensor] = field(default_factory=dict)
 
@@ -71,8 +72,9 @@ class UpdateWatch:
 
     def enter(self, batch: PairBatch) -> None:
         """A micro-batch is about to be run."""
-        pixels, frames = num_pixels(batch.vision), sum(batch.video_frames)
-        self._micros.append(_Micro(batch.counted_ids, batch.input_ids.numel(), pixels, frames))
+        of_all, of_images = num_pixels(batch.vision), num_pixels(batch.vision, of_videos=False)
+        frames = sum(batch.video_frames)
+        self._micros.append(_Micro(batch.counted_ids, batch.input_ids.numel(), of_all, of_images, frames))
 
     def note(self, stats: Mapping[str, Tensor]) -> None:
         """Statistics [B] of the micro-batch entered last."""
@@ -85,9 +87,9 @@ class UpdateWatch:
         return UpdateNotes(tuple(self._micros))
 
     @property
-    def pixels(self) -> int:
-        """Of the micro-batch entered last."""
-        return self._micros[-1].pixels if self._micros else 0
+    def image_pixels(self) -> int:
+        """Of the images of the micro-batch entered last."""
+        return self._micros[-1].image_pixels if self._micros else 0
 
     @property
     def frames(self) -> int:

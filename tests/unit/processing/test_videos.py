@@ -307,6 +307,7 @@ def test_pixels_are_counted_of_all_frames() -> None:
         side = 64 if name == "qwen3_vl" else 56
         encoded = encoder.encode(pair(images=(), videos=(f"{side}x{side}x4-1",)), draw, film)
         assert num_pixels(encoded.vision) == 4 * size
+        assert num_pixels(encoded.vision, of_videos=False) == 0
 
 
 @pytest.mark.parametrize("name", SEE_VIDEOS)

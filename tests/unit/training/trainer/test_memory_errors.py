@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +14,14 @@ from mmpref.recipe.loading import load_recipe
 from mmpref.training.trainer.memory_errors import (
     MemorySituation,
     Where,
+    eval_remedies,
     explain_oom,
     explain_worker_oom,
     is_out_of_memory,
     remedies,
 )
+from tests.plain_forward import build_deep, collator_for
+from tests.tiny_vlms import pair
 
 FULL = MemorySituation(
     where=Where.BACKWARD, batch_size=5, accumulation=2, checkpointing=False, quantized=False, trained_share=0.9,
@@ -55,6 +60,19 @@ def test_what_is_done_already_is_not_named() -> None:
     assert remedies(replace(least, frames=8)) == ["a lower processing.video_max_frames (fewer video tokens)"]
     of_qwen = remedies(replace(least, frames=8, has_pixel_budget=True))
     assert of_qwen[0] == "a lower processing.video_max_frames or processing.video_max_pixels (fewer video tokens)"
+
+
+@pytest.mark.parametrize("images", [(), ("60x60-1",)])
+def test_a_batch_of_videos_alone_is_told_nothing_of_images(images: tuple[str, ...]) -> None:
+    model = build_deep("qwen2_vl")
+    collator = collator_for(model)
+    row = pair("film", images=images, videos=("60x60x4-1",))
+    args: Any = SimpleNamespace(
+        per_device_eval_batch_size=1, per_device_train_batch_size=1, gradient_accumulation_steps=1, optim="adamw_torch"
+    )
+    found = eval_remedies(model.model, args, collator.encoder, collator([row]))
+    assert (PIXELS in found) == bool(images)
+    assert "a lower processing.video_max_frames or processing.video_max_pixels (fewer video tokens)" in found
 
 
 @pytest.mark.parametrize("where", Where)
