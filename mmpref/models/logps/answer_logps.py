@@ -12,7 +12,7 @@ from transformers import modeling_utils
 from mmpref.losses.logps import selected_logps
 from mmpref.models.logps.answer_head import logps_in_place_of_logits, plain_head
 from mmpref.models.logps.cross_attention import crossing_images
-from mmpref.models.logps.image_inputs import as_lists, image_inputs, placing_images
+from mmpref.models.logps.image_inputs import as_lists, image_inputs, placing_images, telling_misfits
 from mmpref.models.logps.right_padding import padded_on_the_right
 from mmpref.models.logps.rope_by_sequence import turning_by_sequence
 from mmpref.models.logps.shared_prefix_attention import attending_packed
@@ -49,6 +49,7 @@ def answer_logps(model: nn.Module, batch: PairBatch, *, through_logits: bool = F
         cutting_videos(model, batch),
         padded_on_the_right(is_padded),
         turning_by_sequence(model, batch),
+        telling_misfits(batch),
     ):
         if head is None:
             return selected_logps(_logits_at(model, inputs, batch.predicts), batch.targets)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import vision_utils
 from transformers.utils.generic import is_flash_attention_requested
 
-from mmpref.errors import DataError
+from mmpref.errors import DataError, one_line
 from mmpref.models.unwrap import base_model, submodule
 from mmpref.processing.batch import PairBatch, to_device
 
@@ -31,6 +31,10 @@ _TOWERS = frozenset({"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"})
 """Model types whose tower (``model.visual``) takes what :func:`image_inputs` gives."""
 _PLACED = _TOWERS | {"llava", "llava_next", "llava_onevision", "internvl", "gemma3", "paligemma"}
 """Model types that use the mask of image tokens to put features there, and for nothing else."""
+
+TWO_MODELS = "its processor belongs to another model; use the config.json, the processor and the tokenizer of one model"
+_MISFIT = "tokens do not match"
+"""How models of transformers say that they have another number of features than of places for them."""
 
 # module -> kind of features -> whether its own way was seen to give the same as ours; only then is it replaced
 _AGREES: weakref.WeakKeyDictionary[nn.Module, dict[str, str]] = weakref.WeakKeyDictionary()
@@ -181,6 +185,21 @@ def replaced(module: nn.Module, name: str, function: Callable[..., Any]) -> Iter
             module.__dict__[name] = before
 
 
+@contextmanager
+def telling_misfits(batch: PairBatch) -> Iterator[None]:
+    """Around a model that compares images with their places by itself.
+
+    Raises:
+        DataError: they do not match.
+    """
+    try:
+        yield
+    except ValueError as err:
+        if not batch.vision or _MISFIT not in str(err):
+            raise
+        raise DataError(f"pairs {', '.join(batch.pair_ids)}: {one_line(err)}: {TWO_MODELS}") from err
+
+
 def _placeholders(inner: Any, batch: PairBatch, placed: Mapping[str, tuple[int, Tensor]]) -> Callable[..., Any]:
     """In place of ``get_placeholder_mask``, which returns a mask, or one each for images and videos."""
     stock = inner.get_placeholder_mask
@@ -198,7 +217,7 @@ def _placeholders(inner: Any, batch: PairBatch, placed: Mapping[str, tuple[int, 
         if features != len(places):
             raise DataError(
                 f"pairs {', '.join(batch.pair_ids)} have {len(places)} {kind} tokens and the model makes {features} "
-                f"features of their {kind}s: its processor belongs to another model"
+                f"features of their {kind}s: {TWO_MODELS}"
             )
         mask = input_ids.eq(token).unsqueeze(-1)
         order = 1 if kind == "video" else 0

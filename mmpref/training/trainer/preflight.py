@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -16,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
-from mmpref.errors import ConfigError
+from mmpref.errors import ConfigError, DataError, one_line
 from mmpref.models.adapters.weights import plain_name
 from mmpref.models.logps.answer_logps import answer_logps, answer_sums
+from mmpref.models.logps.image_inputs import TWO_MODELS
 from mmpref.models.logps.layout_choice import EXACT, tolerance
 from mmpref.models.logps.pair_logps import pair_logps
 from mmpref.models.logps.reference import Reference, eval_mode
@@ -30,12 +32,13 @@ from mmpref.processing.pixels import num_pixels
 from mmpref.records import PreferencePair
 from mmpref.training.parallel.sharded import as_shards
 from mmpref.training.trainer.learning import REENTRANT, in_places, is_reentrant, look, modes_kept
-from mmpref.training.trainer.memory_errors import MemorySituation, Where, explain_oom, remedies
+from mmpref.training.trainer.memory_errors import MemorySituation, Where, explain_oom, is_out_of_memory, remedies
 from mmpref.training.trainer.train_mode import dropout_of, why_it_differs
 from mmpref.training.trainer.update_watch import describe_batch
 
 GRADIENTS = "gradients reach what trains"
 """Name of the check that runs a backward."""
+_OF_SHAPES = re.compile(r"\b(shape|size)s?\b")
 Context = Callable[[], AbstractContextManager[object]]
 
 
@@ -244,12 +247,15 @@ def _matters(bench: _Bench, pairs: Sequence[PreferencePair], kind: str) -> Check
     blank = dataclasses.replace(batch, vision={**batch.vision, **{key: _blanked(of_kind[key]) for key in of_kind}})
     try:
         seen, unseen = (one.by_answer(answer_logps(bench.model, one)) for one in (batch, blank))
-    except ValueError as err:  # how models of transformers say that places and features do not match
-        if kind not in str(err).lower():
+    except (DataError, RuntimeError) as err:
+        # a tower that is given what it does not expect says so by shapes; memory has its own handler
+        if not isinstance(err, DataError) and (is_out_of_memory(err) or not _OF_SHAPES.search(str(err))):
             raise
+        said = one_line(err).removesuffix(f": {TWO_MODELS}")
         return Check(
-            name, False, f"the model refuses the {kind}s of '{pairs[0].id}': {err}",
-            "Processor and model do not belong together: use the processor and the tokenizer of this model.",
+            name, False, f"the model refuses the {kind}s of '{pairs[0].id}': {said}",
+            "Processor and model do not belong together: use the config.json, the processor and the tokenizer of one "
+            "model.",
         )  # fmt: skip
     moved = float((seen - unseen).abs().max())
     if moved > 1e-6:

@@ -209,3 +209,12 @@ def test_a_model_that_takes_lists_of_numbers_is_given_lists() -> None:
     assert found["sizes"] is numbers
     assert found["input_ids"] is numbers
     assert found["use_cache"] is False
+
+
+def test_a_model_that_counts_other_features_by_itself_is_told_with_the_pairs() -> None:
+    loaded = build_deep("idefics3")
+    batch = collator_for(loaded)([pair("one")])
+    word = loaded.tokenizer("what is", add_special_tokens=False)["input_ids"][0]
+    loaded.model.model.image_token_id = loaded.model.config.image_token_id = word
+    with pytest.raises(DataError, match=r"pairs one: .*do not match.* use the config\.json, the processor and the tok"):
+        answer_logps(loaded.model, batch)

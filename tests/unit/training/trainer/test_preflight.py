@@ -115,6 +115,18 @@ def test_an_image_token_that_stands_for_a_word_is_found() -> None:
     refused(loaded, NAMES[1], "the model refuses the images of 'one'", "tokens", "do not belong together")
 
 
+@pytest.mark.parametrize(("name", "scale"), [("internvl", 1.0), ("idefics3", 1)])
+def test_a_tower_whose_features_are_of_other_numbers_is_found(name: str, scale: float) -> None:
+    loaded = fresh(name)
+    config = loaded.model.get_base_model().config  # type: ignore[operator]
+    if name == "internvl":
+        config.vision_feature_select_strategy = "full"  # one token more, which no square has: only a shape says so
+        loaded.model.get_base_model().model.config.vision_feature_select_strategy = "full"  # type: ignore[operator]
+    else:
+        loaded.model.get_base_model().model.connector.scale_factor = scale  # type: ignore[operator]
+    refused(loaded, NAMES[1], "the model refuses the images of 'one'", "do not belong together")
+
+
 @pytest.mark.parametrize("name", ["llava", "qwen3_vl", "llava_next"])
 def test_a_projector_that_gives_the_same_for_every_image_is_found(name: str) -> None:
     base = build_deep(name)
