@@ -54,7 +54,7 @@ def look(context: Context) -> Row:
         found["notes"].append("toy sizes: these figures say nothing about speed or memory")
     found["bf16_tflops"] = 0.0
     try:
-        found["bf16_tflops"] = round(product_rate(context), 1)
+        found["bf16_tflops"] = float(f"{product_rate(context):.4g}")  # of a busy CPU a hundredth
     except RuntimeError as err:  # a full card, or one whose libraries have no such product
         found["notes"].append(
             f"a product of bfloat16 matrices failed, no share of its rate is known: {first_line(err)}"
