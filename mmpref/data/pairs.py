@@ -188,10 +188,18 @@ def _video(item: Any, name: str) -> VideoRef:
     )
 
 
+SLOWEST = 0.00001
+"""Frames a second of a list: one a day. Far fewer would move positions in time out of what a whole number holds."""
+
+
 def _fps(value: Any, name: str) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not 0 < value <= 1e6:
-        raise row_fault("videos", f"{name} must have a number above 0 as 'fps', or null, got {shown_value(value)}")
+    if not is_number or not math.isfinite(value) or not SLOWEST <= value <= 1e6:
+        raise row_fault(
+            "videos",
+            f"{name} must have the frames of a second as 'fps' (a number from {SLOWEST:.5f} to 1000000), or null, got "
+            f"{shown_value(value)}",
+        )
     return float(value)
 
 

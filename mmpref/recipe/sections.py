@@ -139,7 +139,7 @@ class ProcessingSection(Section):
     """Keep processed images in memory up to this size: worth it when a small set is read for several epochs."""
     video_max_pixels: int | None = Field(default=None, gt=0)
     """The most pixels of one frame of a video; null: as the model's own video settings have it (Qwen-VL)."""
-    video_fps: float = Field(default=2.0, gt=0, le=120)
+    video_fps: float = Field(default=2.0, ge=0.00001, le=120)
     """Frames for each second of a video, evenly spaced, an even number of them and at least four where it has four."""
     video_max_frames: int = Field(default=16, ge=2, le=768)
     """The most frames of one video. 16 are some 2,000 tokens of a small video, 3,136 for LLaVA-OneVision: what one

@@ -164,6 +164,8 @@ BAD: list[tuple[str, Row]] = [
             [{"frames": "a.png"}],
             [{"bytes": b"mp4"}],
             [{"frames": ["a.png"], "fps": 0}],
+            [{"frames": ["a.png"], "fps": 1e-30}],
+            [{"frames": ["a.png"], "fps": 1e300}],
             [{"frames": ["a.png"], "fps": True}],
             [{"frames": ["a.png"], "fps": "2"}],
             [{"frames": ["a.png"], "fps": float("nan")}],
