@@ -83,7 +83,8 @@ def refuse_marks(text: str, where: str, *, has_images: bool, advice: str = "") -
     tag = mark.partition(">")[0].lower()  # a path behind it may have any name
     kind = next((name for name in _REASONS if name in tag), "")
     if not kind:
-        medium = "video" if "vid" in tag else "image"
+        is_video = "vid" in tag or ("vision" in tag and "<|video_pad|>" in text)
+        medium = "video" if is_video else "image"
         advice = advice or (
             f"a place that no {medium} fills; give the {medium} under '{medium}s', with <{medium}> where it stands, or "
             f"take the mark out; {LITERAL}"

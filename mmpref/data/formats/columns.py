@@ -90,7 +90,10 @@ _NAME_OF_IMAGE = re.compile(
 )
 _OTHER_IMAGE = re.compile(rf"{_COUNT}(?:\w+_)?(?:image|img)s?{_FILE}(?:_?\d+|_[a-d])?")
 _MAIN_VIDEO = re.compile(rf"videos?{_FILE}")
-_NAME_OF_VIDEO = re.compile(r"(?:videos?|clip|youtube|yt)(?:_(?:ids?|names?|uids?|keys?))")
+_NAME_OF_VIDEO = re.compile(
+    r"(?:videos?|clips?|youtube|yt)_(?:ids?|names?|uids?|keys?|idx|index|refs?)|vids?"
+    r"|(?:videos?|clips?|frames?)_(?:dirs?|director(?:y|ies)|folders?)"
+)
 _VIDEO = re.compile(
     rf"{_COUNT}(?:(?:\w+_)?videos?|frames?|(?:video_?)?clips?|youtube|yt){_FILE}(?:_(?:ids?|names?))?(?:_?\d+)?"
 )

@@ -24,6 +24,7 @@ from mmpref.data.formats.columns import (
     VERDICT,
     VIDEO,
     Column,
+    Kind,
     column_of,
     listed,
     media_kind,
@@ -31,7 +32,12 @@ from mmpref.data.formats.columns import (
     spelt,
 )
 from mmpref.data.formats.contract import Row
-from mmpref.data.formats.media_values import ends_like_an_image, is_empty, looks_like_media, names_the_same
+from mmpref.data.formats.media_values import (
+    ends_like_an_image,
+    is_empty,
+    looks_like_media,
+    names_the_same,
+)
 from mmpref.data.quarantine import RowError
 
 _WHOLE = frozenset({"messages", "conversation", "conversations", "dialogue", "dialog", "turns"})
@@ -45,6 +51,7 @@ _JUDGES = re.compile(
 """Conversations with a judge are about the answers, and instructions of a generator are no part of the prompt as given:
 argilla's sets have ``labelling_prompt``, ``generation_prompt``."""
 _OF_IMAGE = re.compile(r"(?:image|img|picture|pic|photo|visual)s?_(?P<rest>\w+)")
+_OF_VIDEO = re.compile(r"(?:video|frame)s?_(?P<rest>\w+)")
 _ABOUT_IMAGE = re.compile(
     r"(?:^|_)(?:captions?|desc(?:ription)?s?|texts?|ocr|width|height|size|wh|hw|shape|dims?|ratio|resolution|formats?"
     r"|mime|types?|modes?|quality|category|categories|class(?:es)?|labels?|tags?|titles?|alts?|sources?|datasets?|origin"
@@ -102,8 +109,8 @@ def refuse_unread(
             if not images and not videos and key not in ignored:
                 if type(value) is not str or value[:1] in ("{", "["):
                     _refuse_media_below(value, str(key))
-                if _may_be_an_image(key):
-                    _refuse_name_of_image(value, str(key))
+                if (kind_named := _may_be_media(key)) is not None:
+                    _refuse_path(value, str(key), kind_named)
             continue
         if key in ignored:
             continue
@@ -362,20 +369,24 @@ def _refuse_media_below(value: Any, where: str, depth: int = 6) -> None:
 
 
 @functools.lru_cache(maxsize=4096)
-def _may_be_an_image(key: Any) -> bool:
-    found = _OF_IMAGE.fullmatch(spelt(key)) if isinstance(key, str) else None
-    return found is not None and _ABOUT_IMAGE.search(found["rest"]) is None
+def _may_be_media(key: Any) -> Kind | None:
+    """What a name that the list does not know would hold if it held a path."""
+    for pattern, kind in ((_OF_IMAGE, IMAGE_NAME), (_OF_VIDEO, VIDEO)):
+        found = pattern.fullmatch(spelt(key)) if isinstance(key, str) else None
+        if found is not None and _ABOUT_IMAGE.search(found["rest"]) is None:
+            return kind
+    return None
 
 
-def _refuse_name_of_image(value: Any, key: str) -> None:
-    """Refuse a row without images for a path under a name such as ``image_somewhere`` that the list does not know.
+def _refuse_path(value: Any, key: str, kind: Kind) -> None:
+    """Refuse a row without images and videos for a path under a name such as ``image_somewhere``.
 
     Raises:
         RowError: the column.
     """
     for item in value if isinstance(value, list | tuple) else [value]:
         if isinstance(item, bytes) or (isinstance(item, str) and _is_path(item.strip())):
-            refuse(key, IMAGE_NAME)
+            refuse(key, kind)
 
 
 def _is_path(name: str) -> bool:

@@ -65,7 +65,7 @@ def test_a_dumped_recipe_reads_back_equal(recipe_file: Path, tmp_path: Path) -> 
         ("train.bf16=yes", "'train.bf16': input should be a valid boolean, got 'yes' (write true or false)"),
         ("train.max_grad_norm=None", "got 'None' (write null for no value)"),
         ("train.learning_rate='5e-7'", "'train.learning_rate': input should be a valid number, got '5e-7'"),
-        ("processing.video_fps=1e-30", "'processing.video_fps': input should be greater than or equal to 1e-05"),
+        ("processing.video_fps=1e-30", "'processing.video_fps': input should be greater than or equal to 0.00001"),
         ("train.learning_rate=-1", "'train.learning_rate': input should be greater than 0, got -1"),
         ("train.per_device_train_batch_size=1.5", "'train.per_device_train_batch_size'"),
         ("model=null", "'model'"),

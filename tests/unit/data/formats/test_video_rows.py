@@ -237,6 +237,11 @@ REFUSED: dict[str, tuple[str, Row]] = {
     "ms-swift's rejected messages without the video": ("video_count", {**ms_swift(), "rejected_videos": []}),
     "ms-swift's rejected messages with another video": ("video", {**ms_swift(), "rejected_videos": ["b.mp4"]}),
     "the name of a video alone": ("video", {"prompt": WHAT, "video_id": "dQw4w9WgXcQ", **TEXT}),
+    "the short name of a video": ("video", {"prompt": WHAT, "vid": "v_abc", **TEXT}),
+    "the number of a video": ("video", {"prompt": WHAT, "video_idx": "12", **TEXT}),
+    "a folder of frames": ("video", {"prompt": WHAT, "frames_dir": "frames/a", **TEXT}),
+    "a folder of videos": ("video", {"prompt": WHAT, "video_folder": "videos", **TEXT}),
+    "a path under a name of a video": ("video", {"prompt": WHAT, "video_location": "/data/7.bin", **TEXT}),
     "a video of YouTube": ("video", {"prompt": WHAT, "youtube_id": "dQw4w9WgXcQ", **TEXT}),
     "frames in a column": ("video", {"prompt": WHAT, "frames": ["1.jpg"], **TEXT}),
     "another video beside": ("video", {"prompt": WHAT, "video": "a.mp4", "rejected_video": "b.mp4", **TEXT}),
@@ -292,6 +297,19 @@ def test_media_under_an_unknown_name_are_told_the_column_of_their_kind(value: An
     with pytest.raises(RowError, match=advice) as caught:
         read({"prompt": WHAT, "evidence": value, **TEXT})
     assert caught.value.reason == "unread_media"
+
+
+def test_the_marks_of_a_video_in_a_written_out_prompt_are_told_the_column_of_videos() -> None:
+    marks = "<|vision_start|><|video_pad|><|vision_end|>"
+    with pytest.raises(RowError, match="give the video under 'videos', with <video> where it stands"):
+        read({"prompt": f"{marks}{WHAT}", "video": "a.mp4", **TEXT})
+
+
+def test_names_and_facts_of_videos_are_kept_where_they_change_nothing() -> None:
+    names = {"video_dir": "videos", "vid": "v_abc", "video_source": "a/b.c"}
+    assert read({"prompt": WHAT, "video": "clip.mp4", **names, **TEXT}).videos == (CLIP,)
+    facts = {"video_source": "youtube", "video_title": "a/b day", "clip_checkpoint": "openai/clip-vit-large-patch14"}
+    assert read({"id": "clip-7", "prompt": WHAT, **facts, **TEXT}).videos == ()
 
 
 def test_times_at_the_beginning_and_rates_beside_a_file_change_nothing() -> None:
