@@ -29,6 +29,13 @@ from typing import Any
 
 import pytest
 
+# what a terminal, a CI service or a launcher around the tests says is not meant for the commands that are tested
+for _name in (
+    "FORCE_COLOR", "CLICOLOR_FORCE", "PY_COLORS", "TTY_COMPATIBLE", "GITHUB_ACTIONS", "COLUMNS", "LINES",
+    "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
+):  # fmt: skip
+    os.environ.pop(_name, None)
+
 with contextlib.suppress(ImportError):  # the GPU tests do without
     from hypothesis import HealthCheck, settings
 

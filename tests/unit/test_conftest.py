@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
+
 
 def test_leaving_the_machine_fails_by_the_name_of_the_test() -> None:
     with (
@@ -30,19 +32,20 @@ def test_the_hub_is_offline_for_child_processes_too() -> None:
     assert os.environ["HF_HUB_OFFLINE"] == "1"
 
 
-def test_gpu_tests_are_skipped_without_a_device() -> None:
+@pytest.mark.parametrize("name", ["FORCE_COLOR", "GITHUB_ACTIONS", "COLUMNS", "RANK"])
+def test_what_the_surroundings_say_does_not_reach_what_is_tested(name: str) -> None:
+    code = "import os, tests.conftest; print([name for name in os.environ if name == os.environ['NAME']])"
+    env = {**os.environ, name: "1", "NAME": name, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    assert done.stdout == "[]\n"
+
+
+def test_gpu_tests_are_skipped_without_a_device(tmp_path: Path) -> None:
     """That they run on a CPU where that is asked for is seen by the dry run of ``gpu_check.py``."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "tests/gpu/test_head_gpu.py",
-        "-q",
-        "-n",
-        "0",
-        "-k",
-        "32000-float32-frozen",
-    ]
+    (tmp_path / "test_x.py").write_text("import pytest\n@pytest.mark.gpu\ndef test_x(): raise AssertionError\n")
+    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", str(tmp_path), "-q"]
     env = {**os.environ, "MMPREF_GPU_TESTS_ON": "", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=Path(__file__).parents[2])
+    done = subprocess.run(
+        [*command, "-c", "pyproject.toml", "-n", "0"], capture_output=True, text=True, check=False, env=env, cwd=ROOT
+    )
     assert "1 skipped" in done.stdout, done.stdout[-2000:]
