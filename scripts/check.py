@@ -86,10 +86,12 @@ def command_lines(options: argparse.Namespace, for_pytest: list[str]) -> dict[st
     if for_pytest:
         tests += [*(places if options.tier == "oldest" else []), *for_pytest]
     else:
-        tests += [*places, "--durations=12"]
+        tests += [*places, "--durations=12", *(["--color=yes"] if sys.stdout.isatty() else [])]
         if options.workers > 1 and options.tier not in ("gpu", "distributed"):  # those have the machine to themselves
             # one worker per file: fixtures that train something are made once
-            tests += ["-n", str(options.workers), "--dist", "load" if options.tier == "model_types" else "loadfile"]
+            # and in the order of their names: at the end stand short ones, for which no worker waits for long
+            each = ["load"] if options.tier == "model_types" else ["loadfile", "--no-loadscope-reorder"]
+            tests += ["-n", str(options.workers), "--dist", *each]
     return {
         "format": [*python, "ruff", "format", "--check", "."],
         "lint": [*python, "ruff", "check", "."],

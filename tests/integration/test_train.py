@@ -369,7 +369,12 @@ entry_point()
 """``mmpref`` in a process that gets a signal in its second step, however fast it is."""
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),  # the same way; killed runs end with the same bits
+    ],
+)  # fmt: skip
 def test_a_signal_saves_a_checkpoint_and_the_resumed_run_ends_as_if_nothing_had_happened(
     place: Place, plain: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
