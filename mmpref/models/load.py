@@ -50,6 +50,7 @@ from mmpref.models.folder.videos import note_video_settings
 from mmpref.models.folder.weights_fit import building_within, refuse_misfit, refuse_positions, without_table
 from mmpref.models.loaded import LoadedModel
 from mmpref.models.parts import with_parts
+from mmpref.models.position_table import num_places
 from mmpref.models.quantize import Quantization, QuantizationSettings, after_quantized_load, quantization_config
 from mmpref.models.row_positions import count_in_each_row
 from mmpref.models.tower_inputs import take_any_dtype
@@ -113,6 +114,7 @@ def load(
     model = load_model(path, settings)
     processor = load_processor(path, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
     family = with_parts(family_of_config(model.config), model, settings.parts)
+    family = replace(family, places=num_places(model, family))
     if family.note:
         logger.warning(family.note)
     # of other types the place in the text and the token of the features may be two

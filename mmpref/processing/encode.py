@@ -113,6 +113,7 @@ class PairEncoder:
         answers = [torch.tensor(answer[:space], dtype=torch.long) for answer in text.answers]
         chosen, rejected = answers[0], answers[1] if len(answers) > 1 else None
         cut = sum(map(len, text.answers)) - sum(map(len, answers))
+        self._refuse_beyond_places(pair.id, len(longer) + max(map(len, answers)))
         return EncodedPair(
             prompt=prompt,
             chosen_ids=chosen,
@@ -123,6 +124,13 @@ class PairEncoder:
             score_rejected=pair.score_rejected,
             num_cut=cut,
         )
+
+    def _refuse_beyond_places(self, row_id: str, length: int) -> None:
+        if (places := self.family.places) is not None and length > places:
+            raise fault(
+                row_id, "too_long_prompt", f"has {length} tokens with its longer answer, and this model has places for "
+                f"{places} only; set processing.max_length to {places}"
+            )  # fmt: skip
 
     def _reads_alike(self, prompt: EncodedPrompt, answers: Sequence[Tensor]) -> bool:
         """Whether the model reads the prompt in one way before all of these answers."""

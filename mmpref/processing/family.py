@@ -78,6 +78,8 @@ class Family:
     """Why rows with images are refused although the model sees them."""
     rope_lengths: RopeLengths | None = None
     """Lengths of sequences at which the language model turns positions at other speeds; None for most."""
+    places: int | None = None
+    """Tokens of the longest sequence, where the language model has a table of places; None for most."""
     video: VideoFacts | None = None
     """How videos are read; None for families whose rows have none."""
     note: str = ""

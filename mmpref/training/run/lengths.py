@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from mmpref.data.commands.next_steps import allowing, override
 from mmpref.data.pair_source import Candidate, PairSource
 from mmpref.data.quarantine import Quarantine, RowError
-from mmpref.errors import DataError
+from mmpref.errors import ConfigError, DataError
 from mmpref.files.hashes import Say
 from mmpref.processing.encode import PairEncoder
 from mmpref.processing.length_plan import FitPlan, plan_fit
@@ -20,6 +20,7 @@ def fit_data(recipe: Recipe, data: RunData, encoder: PairEncoder, say: Say) -> t
     """Plan the lengths of training and held-out pairs; pairs that cannot be used are quarantined.
 
     Raises:
+        ConfigError: a pair is longer than the model has places for.
         DataError: nothing is left, or more pairs than ``data.max_bad_fraction`` cannot be used for another reason than
             their length.
     """
@@ -37,6 +38,7 @@ def fit_data(recipe: Recipe, data: RunData, encoder: PairEncoder, say: Say) -> t
     for name, plan in (("data.train", train), ("data.eval", held_out)):
         if plan.describe():
             say(f"{name}: {plan.describe()}")
+        _refuse_beyond_places(plan, encoder.family.places)
     set_aside = [*train.set_aside, *(held_out.set_aside if recipe.data.held_out else [])]
     unusable = {pair.id: err for pair, err in set_aside}  # a weighted source repeats its pairs
     for source, found in _where(data.sources, unusable.keys()):
@@ -58,6 +60,17 @@ def fit_data(recipe: Recipe, data: RunData, encoder: PairEncoder, say: Say) -> t
             f"{recipe.data.max_bad_fraction:g}); the first: {(bad or faults)[0]}{cure}"
         )
     return train, held_out
+
+
+def _refuse_beyond_places(plan: FitPlan, places: int | None) -> None:
+    if places is None or plan.longest <= places:
+        return
+    beyond = [fit for fit in plan.fits if fit.longest > places]
+    raise ConfigError(
+        f"{len(beyond)} of {len(plan.fits)} pairs are longer than the {places} tokens that this model has places for, "
+        f"such as '{beyond[0].pair_id}' with {beyond[0].longest}: write `processing.max_length={places}`, which cuts "
+        "longer answers and leaves out longer prompts"
+    )
 
 
 def _where(sources: Sequence[PairSource], names: Collection[str]) -> Iterator[tuple[PairSource, Candidate]]:
