@@ -60,7 +60,9 @@ def main() -> int:
     if os.name != "posix":
         print("gpu_check.py needs Linux; on Windows run it under WSL 2", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, _stop)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as in the background of a script
+            signal.signal(number, _stop)
     if options.out is not None and options.out.exists():
         try:
             read_results(options.out)
@@ -155,9 +157,12 @@ def run_child(
         **({"KINETO_LOG_LEVEL": "6"} if options.dry_run else {}),  # its profiler tells of each start and stop
     }  # fmt: skip
     end = time.monotonic() + seconds + min(GRACE, seconds)
+    _starting.append(False)  # a stop meanwhile would leave a process of which nobody knows
     with subprocess.Popen(command, env=environment, start_new_session=True) as process, rows.open() as lines:
         try:
             late = False
+            if _starting.pop():
+                raise KeyboardInterrupt
             while process.poll() is None and not late:
                 time.sleep(0.1)
                 _hand_on(lines, found)
@@ -196,8 +201,14 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
             return
 
 
+_starting: list[bool] = []
+"""While a part is started: whether a stop was asked for meanwhile."""
+
+
 def _stop(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    if not _starting:
+        raise KeyboardInterrupt
+    _starting[-1] = True
 
 
 def run_part(options: argparse.Namespace) -> int:

@@ -286,6 +286,36 @@ def test_a_run_that_is_stopped_leaves_whole_results_and_no_process(tmp_path: Pat
     assert not Path(f"/proc/{part}").exists()
 
 
+STOPPED_AS_A_PART_BEGINS = """
+import os, runpy, signal, subprocess, sys
+
+class Popen(subprocess.Popen):
+    def __init__(self, command, **more):
+        super().__init__(command, **more)
+        if "kernels" in command[:4]:
+            print("part", self.pid, flush=True)
+            os.kill(os.getpid(), NUMBER)
+            for _ in range(1000):  # a signal is heard between two steps
+                pass
+
+subprocess.Popen = Popen
+sys.argv[0] = sys.argv.pop(1)
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes through /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_while_it_starts_a_part_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
+    code = STOPPED_AS_A_PART_BEGINS.replace("NUMBER", str(int(number)))
+    command = [sys.executable, "-c", code, str(SCRIPT), "--dry-run", "--out", str(tmp_path / "out.json")]
+    done = subprocess.run([*command, "--parts", "kernels"], capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (130, False), done.stderr
+    part = done.stdout.partition("part ")[2].split()[0]
+    assert not Path(f"/proc/{part}").exists()
+
+
 def test_the_tests_of_the_gpu_run_at_toy_size(tmp_path: Path) -> None:
     [row] = dry_run(tmp_path, "kernels")["kernels"]
     assert row["passed"] > 10
