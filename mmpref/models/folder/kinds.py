@@ -7,8 +7,9 @@ reads the conversation, images included, from left to right.
 from __future__ import annotations
 
 import inspect
+import json
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -121,11 +122,19 @@ def _inner(config: PretrainedConfig) -> Iterator[PretrainedConfig]:
             yield part
 
 
+_BOTH_WAYS: Mapping[str, tuple[Any, ...]] = {"use_bidirectional_attention": (True, "all"), "is_causal": (False,)}
+"""Keys of a language model's config -> the values with which all of its layers look ahead; some configs make the second
+of the first."""
+_PROMPT_ONLY = frozenset({"paligemma"})
+"""Types that look ahead in the prompt alone, which they are told."""
+
+
 def refuse_reading_ahead(model: PreTrainedModel, path: str | Path) -> None:
     """Refuse a model for filling gaps (BERT and its kin), whose places see the tokens that they should predict.
 
     Such a type can be a causal LM too, and its code asks the config which of the two it is (``is_decoder``); some
-    configs of causal LMs have that key, and no code asks it.
+    configs of causal LMs have that key, and no code asks it. Decoders that were made into models for embeddings (GTE,
+    EmbeddingGemma) say so by other keys, and transformers builds them with a head for words all the same.
 
     Args:
         model: as built; its weights are not looked at.
@@ -133,6 +142,14 @@ def refuse_reading_ahead(model: PreTrainedModel, path: str | Path) -> None:
     Raises:
         ConfigError: the config says no.
     """
+    text = model.config.get_text_config()
+    said = [key for key, values in _BOTH_WAYS.items() if getattr(text, key, None) in values]
+    if said and model.config.model_type not in _PROMPT_ONLY:
+        raise ConfigError(
+            f"{path} is a '{model.config.model_type}' model that reads its text in both directions ({said[0]}: "
+            f"{json.dumps(getattr(text, said[0]))} in config.json), so that each place sees the token that it should "
+            f"predict; {_OTHER_TEXT}, or take the key out where the model was trained to write"
+        )
     if getattr(model.config, "is_decoder", True) or not any(map(_asks, {type(one) for one in model.modules()})):
         return
     raise ConfigError(

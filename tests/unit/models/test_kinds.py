@@ -19,8 +19,10 @@ from mmpref.errors import ConfigError
 from mmpref.models import load, load_model, load_processor
 from mmpref.models.folder.kinds import refuse_reading_ahead
 from mmpref.models.load import empty_model, load_config
+from tests.model_types.causal import write_causal
 from tests.model_types.folders import make_tokenizer, write_folder
 from tests.model_types.qwen import WRITERS
+from tests.tiny_others import write_paligemma
 from tests.tiny_vlms import build
 
 Change = Callable[[dict[str, Any]], object]
@@ -68,6 +70,37 @@ def test_a_model_that_sees_what_comes_next_is_refused_and_the_same_type_as_a_dec
         empty_model(load_config(tmp_path / "gaps"), dtype=torch.float32, attn_implementation="eager")
     write_folder(tmp_path / "left", bert(is_decoder=True), make_tokenizer())
     assert load(tmp_path / "left").model.config.is_decoder
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("llama", "is_causal", False),
+        ("qwen2", "is_causal", False),
+        ("gemma", "use_bidirectional_attention", True),
+        ("gemma3_text", "use_bidirectional_attention", True),
+        ("gemma4_text", "use_bidirectional_attention", "all"),
+    ],
+)
+def test_a_decoder_that_was_made_into_one_for_embeddings_is_refused(
+    name: str, key: str, value: Any, tmp_path: Path
+) -> None:
+    write_causal(name, tmp_path / "model")
+    load(tmp_path / "model")
+    changed(tmp_path / "model" / "config.json", lambda tree: tree.update({key: value}))
+    message = said(tmp_path / "model")
+    assert f"reads its text in both directions ({key}: {json.dumps(value)} in config.json)" in message
+    with pytest.raises(ConfigError, match=key):
+        empty_model(load_config(tmp_path / "model"), dtype=torch.float32, attn_implementation="eager")
+    changed(tmp_path / "model" / "config.json", lambda tree: tree.pop(key))  # as the message says
+    load(tmp_path / "model")
+
+
+def test_images_that_are_read_in_both_directions_are_no_text_that_is(tmp_path: Path) -> None:
+    write_causal("gemma4_text", tmp_path / "model")
+    changed(tmp_path / "model" / "config.json", lambda tree: tree.update(use_bidirectional_attention="vision"))
+    load(tmp_path / "model")
+    load(write_paligemma(tmp_path / "prompt"))
 
 
 def test_a_config_with_that_key_whose_code_never_asks_it_is_a_decoder() -> None:
