@@ -67,6 +67,7 @@ def folder(tmp_path: Path) -> Path:
     write_sound(tmp_path / "clips" / "sound.m4a")
     for number in range(3):
         picture(number).save(tmp_path / "clips" / f"{number}.png")
+    picture(3, (48, 48)).save(tmp_path / "clips" / "narrow.png")
     return tmp_path
 
 
@@ -83,6 +84,7 @@ BAD = {
     "video_url": row("url", "https://example.org/a.mp4"),
     "video_outside_root": row("outside", "../a.mp4"),
     "image_missing": row("lost frame", {"frames": ["clips/0.png", "clips/9.png"]}),
+    "video_frames": row("odd frames", {"frames": ["clips/0.png", "clips/narrow.png"]}),
     "video_count": row("no place", "clips/dog.mp4", prompt=[{"role": "user", "content": "What?"}]),
 }
 

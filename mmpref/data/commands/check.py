@@ -143,6 +143,8 @@ class _Tally:
             fault = next((result for result in results if result is not None and result.reason), None)
             if fault is not None:
                 error = RowError(fault.detail, reason=fault.reason or "unknown")
+            elif (odd := _odd_frames(source, pair)) is not None:
+                error = odd
             elif pair.id in self.ids:
                 error = RowError(f"the id is already that of {self.ids[pair.id]}", reason="duplicate_id")
             else:
@@ -258,6 +260,18 @@ def _decoded(
             yield finished()
     while waiting:
         yield finished()
+
+
+def _odd_frames(source: PairSource, pair: PreferencePair) -> RowError | None:
+    """What is wrong with the lists of frames of a pair whose frames are all in order: they differ in size."""
+    if source.videos is None:
+        return None
+    try:
+        for video in pair.videos:
+            source.videos.check_frames(video)
+    except RowError as fault:
+        return fault
+    return None
 
 
 def _chunks(candidates: Iterator[Candidate]) -> Iterator[list[Candidate]]:

@@ -82,6 +82,15 @@ class VideoLoader:
         width, height = frames[0].size
         return Measured(width, height, len(frames))
 
+    def check_frames(self, ref: VideoRef) -> None:
+        """Read the headers of all frames of a list, whichever the rule shows; a file has frames of one size anyway.
+
+        Raises:
+            RowError: ``video_frames``, for frames of different sizes, or what is wrong with one of them.
+        """
+        if ref.path is None:
+            self._check_sizes(ref, {place: self.images.size(frame) for place, frame in enumerate(ref.frames)})
+
     def digest(self, ref: VideoRef) -> str:
         """SHA-256 of the file, or of the digests of the frames in their order, in hexadecimal. Nothing is decoded."""
         found = hashlib.sha256()
@@ -109,7 +118,8 @@ class VideoLoader:
                 one, two = (
                     f"{place} is {width}x{height}" for place, (width, height) in ((first, size), (place, other))
                 )
-                raise self._fault(ref, BadVideo("frames", f"has frames of different sizes: frame {one}, frame {two}"))
+                detail = f"has frames of different sizes: frame {one}, frame {two}; save them in one size"
+                raise self._fault(ref, BadVideo("frames", detail))
         return size
 
     @contextmanager

@@ -194,6 +194,20 @@ def test_frames_of_different_sizes_are_refused(tmp_path: Path) -> None:
         assert caught.value.reason == "video_frames"
 
 
+def test_a_check_compares_frames_that_the_rule_does_not_show_too(tmp_path: Path) -> None:
+    """Another recipe shows them, and trusts the check."""
+    for number in range(20):
+        picture(number, (48, 48) if number == 2 else (64, 48)).save(tmp_path / f"{number}.png")
+    ref = VideoRef(frames=tuple(ImageRef(f"{number}.png") for number in range(20)))
+    loader = VideoLoader(tmp_path)
+    assert len(loader.shape(ref).times) == 16
+    with pytest.raises(RowError, match="frame 0 is 64x48, frame 2 is 48x48; save them in one size") as caught:
+        loader.check_frames(ref)
+    assert caught.value.reason == "video_frames"
+    loader.check_frames(VideoRef(frames=ref.frames[3:]))
+    loader.check_frames(VideoRef(path="none.mp4"))
+
+
 def test_a_frame_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(RowError, match=r"image 'x.png' does not exist") as caught:
         VideoLoader(tmp_path)(VideoRef(frames=(ImageRef("x.png"),)))
