@@ -69,6 +69,7 @@ class HttpCalls:
         self._client: httpx2.AsyncClient | None = None
         self._lock = threading.Lock()  # a request is with the loop before its end is, or never
         self._closed = False
+        self._waited_for: set[concurrent.futures.Future[HttpReply]] = set()
         _no_headers_in_logs()
         threading.Thread(target=self._loop.run, name="http", daemon=True).start()
 
@@ -99,6 +100,7 @@ class HttpCalls:
             except RuntimeError:  # the loop ended with the interpreter
                 work.close()
                 raise CallFailed("stopped", sent=False) from None
+            self._waited_for.add(future)
         try:
             return future.result(seconds + _GRACE)
         except TimeoutError:
@@ -106,6 +108,9 @@ class HttpCalls:
             raise OutOfTime(f"within {seconds:g} s", begun=begun.is_set()) from None
         except concurrent.futures.CancelledError:
             raise CallFailed("stopped", sent=False) from None
+        finally:
+            with self._lock:
+                self._waited_for.discard(future)
 
     def close(self) -> None:
         """Abandon what is under way; whoever waits for it gets a ``CallFailed``."""
@@ -115,6 +120,8 @@ class HttpCalls:
             self._closed = True
             with contextlib.suppress(RuntimeError):  # the loop ended with the interpreter
                 asyncio.run_coroutine_threadsafe(self._end(), self._loop)
+            for future in self._waited_for:  # here: the loop does not wait for long for what it ends
+                future.cancel()
 
     async def _whole(
         self,

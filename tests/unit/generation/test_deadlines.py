@@ -108,6 +108,24 @@ def test_whoever_waits_is_woken_when_the_client_is_closed():
     assert "stopped" in why
 
 
+def test_whoever_waits_is_woken_though_the_loop_has_no_time_to_end_its_requests(monkeypatch):
+    from mmpref.generation import http_calls
+
+    monkeypatch.setattr(http_calls, "_GRACE", 0.0)
+    asked = threading.Event()
+
+    def speak(connection, closing):
+        read_request(connection)
+        asked.set()
+        closing.wait()
+
+    with RawServer(speak).running() as server:
+        calls = HttpCalls(connections=1, trust_env=False)
+        threading.Thread(target=lambda: asked.wait(60) and calls.close()).start()
+        with pytest.raises(CallFailed, match="stopped"):
+            calls.request("GET", server.url, headers={}, seconds=20, most_bytes=1)
+
+
 @pytest.mark.filterwarnings("error")
 def test_a_closed_client_gives_its_thread_and_its_descriptors_back():
     def speak(connection, closing):
