@@ -30,7 +30,7 @@ TIERS = {
     "slow": ([], "not gpu and not network"),
     "gpu": ([], "gpu"),
     "oldest": (
-        ["tests/unit", "tests/invariants", "tests/model_types"],
+        ["tests/model_types", "tests/unit", "tests/invariants"],  # one long file first: one worker runs it alone
         "not slow and not distributed and not gpu and not network",
     ),
 }

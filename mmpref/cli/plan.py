@@ -44,7 +44,7 @@ class PairOptions:
         str | None, typer.Option(help="Size of the frames of a pair's video, for example 1280x720.")
     ] = None
     video_seconds: Annotated[
-        float | None, typer.Option(min=0.1, help="With --video-size: how long it is.  \\[default: 10]")
+        float | None, typer.Option(min=0.1, help="With --video-size: how long it is, 10 if not given.")
     ] = None
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the prompt's text.")] = 100
     answer_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each answer.")] = 250
