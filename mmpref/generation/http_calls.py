@@ -16,7 +16,7 @@ import logging
 import socket
 import threading
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -137,28 +137,9 @@ class HttpCalls:
             task.set_name(_REQUEST)
         if self._closed:  # between the asking and now
             raise CallFailed("stopped", sent=False)
-        made: list[asyncio.WriteTransport] = []
-        _MADE.set(made)
-        try:
-            return await self._in_time(method, url, headers, content, seconds, most_bytes, begun)
-        except BaseException:
-            for connection in made:  # the client forgets one whose greeting in TLS is cut short
-                connection.abort()
-            raise
-
-    async def _in_time(
-        self,
-        method: str,
-        url: str,
-        headers: dict[str, str],
-        content: bytes,
-        seconds: float,
-        most_bytes: int,
-        begun: threading.Event,
-    ) -> HttpReply:
         import httpx2
 
-        async with asyncio.timeout(seconds):
+        async with _aborting_connections(), asyncio.timeout(seconds):
             try:
                 assert self._client is not None
                 async with self._client.stream(method, url, content=content, headers=headers) as response:
@@ -198,6 +179,19 @@ class HttpCalls:
                 async with asyncio.timeout(_GRACE):
                     await self._client.aclose()
         self._loop.stop()
+
+
+@contextlib.asynccontextmanager
+async def _aborting_connections() -> AsyncIterator[None]:
+    """Abort what a request has connected where it fails: the client forgets a greeting in TLS that is cut short."""
+    made: list[asyncio.WriteTransport] = []
+    _MADE.set(made)
+    try:
+        yield
+    except BaseException:
+        for connection in made:
+            connection.abort()
+        raise
 
 
 async def _read(response: httpx2.Response, most_bytes: int) -> bytes:

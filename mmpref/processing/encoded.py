@@ -48,9 +48,7 @@ class EncodedPair:
     chosen_ids: Tensor  # [C]
     rejected_ids: Tensor | None  # [R]; None for a demonstration
     rejected_prompt: EncodedPrompt | None = None  # only where the rejected side has images of its own
-    reads_alike: bool = (
-        True  # False: the model reads the prompt in another way before a longer answer (``rope_lengths``)
-    )
+    reads_alike: bool = True  # the prompt is the same to the model before both answers (``rope_lengths``)
     score_chosen: float | None = None
     score_rejected: float | None = None
     num_cut: int = 0  # answer tokens that did not fit, both sides together
