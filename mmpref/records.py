@@ -6,9 +6,10 @@ One way for data: rows -> ``PreferencePair`` -> (processing) -> losses -> metric
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant")
@@ -113,6 +114,19 @@ class Message:
         return "".join(part.text for part in self.parts if part.kind == "text")
 
 
+class PromptKey(NamedTuple):
+    """What pairs of one prompt have in common, and other pairs have not: a key of dictionaries.
+
+    Images count by path or, embedded, by their bytes.
+    """
+
+    images: tuple[ImageRef, ...]
+    videos: tuple[VideoRef, ...]
+    prompt: tuple[Message, ...]
+    response_prefix: str
+    template_kwargs: str  # JSON; "" for none
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreferencePair:
     """One prompt with a preferred and a dispreferred answer.
@@ -138,6 +152,13 @@ class PreferencePair:
     meta: Mapping[str, Any] = field(default_factory=dict)
     template_kwargs: Mapping[str, Any] | None = field(default=None, hash=False)  # JSON values; they need no hash
     videos: tuple[VideoRef, ...] = ()
+
+    @property
+    def prompt_key(self) -> PromptKey:
+        """The same for pairs whose chosen answers continue the same prompt over the same images."""
+        own = dict(self.template_kwargs or {})
+        given = json.dumps(own, sort_keys=True, default=str) if own else ""
+        return PromptKey(self.images, self.videos, self.prompt, self.response_prefix, given)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
