@@ -2,7 +2,9 @@
 
 The rule, the same for both sides of a pair: first its images get a smaller pixel budget (where the recipe allows it),
 then the tails of its answers are cut, and a pair whose prompt leaves no space at all is quarantined. Image tokens are
-never cut, nor are those of videos. Lengths come from the text and from the sizes in the headers of images and videos.
+never cut, nor are those of videos. Pairs of one prompt get the smallest budget that any of them needs: they show the
+same images, which are run once where the pairs meet. Lengths come from the text and from the sizes in the headers of
+images and videos.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from mmpref.processing.chat.conversation import PROVED_IN_FULL, Turns
 from mmpref.processing.chat.spelt_tokens import SpeltOut
 from mmpref.processing.encode import PairEncoder
 from mmpref.processing.errors import EncodeError, fault
-from mmpref.records import ImageRef, PreferencePair, VideoRef, VideoShape
+from mmpref.processing.pair_fit import Fit, PromptLength
+from mmpref.records import ImageRef, PreferencePair, PromptKey, VideoRef, VideoShape
 
 ImageSize = Callable[[ImageRef], tuple[int, int]]
 """(width, height) of an image as it will be shown, from its header."""
@@ -29,35 +32,6 @@ ShapeOfVideo = Callable[[VideoRef], VideoShape]
 """Size and times of the frames of a video that will be shown, from its header."""
 
 EXAMPLES = 5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fit:
-    """How one pair fits."""
-
-    pair_id: str
-    prompt: int  # tokens, images and videos counted; the longer side where they have images of their own
-    image_tokens: int  # those of videos among them
-    answers: tuple[int, ...]  # tokens of each answer, uncut
-    space: int | None  # tokens that an answer may have; None without a limit
-    max_pixels: int | None = None  # smaller pixel budget of one image or frame, if the pair needs it
-
-    @property
-    def num_cut(self) -> int:
-        """Answer tokens that do not fit, both sides together."""
-        return 0 if self.space is None else sum(max(0, length - self.space) for length in self.answers)
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the prompt with its longest answer, as they will be run."""
-        answer = max(self.answers)
-        return self.prompt + (answer if self.space is None else min(answer, self.space))
-
-    @property
-    def work(self) -> int:
-        """What running this pair costs, in tokens: prompt and answers once, and image tokens again for the tower."""
-        answers = sum(length if self.space is None else min(length, self.space) for length in self.answers)
-        return self.prompt + answers + self.image_tokens
 
 
 @dataclass(slots=True)
@@ -133,20 +107,23 @@ def plan_fit(
         image_size: from ``data.images.ImageLoader.size``.
         video_shape: from ``data.videos.VideoLoader.shape``; needed by pairs with videos.
         shrink_images: whether a pair that is too long may get a smaller pixel budget of its images and frames, down to
-            ``min_pixels``.
+            ``min_pixels``; the other pairs of its prompt get the same.
         num_workers: processes that help; 0 does the work here.
         progress: called with the number of pairs done, now and then.
     """
+    measure = _Measure(encoder, image_size, video_shape, shrink_images)
+    found = []
+    for number, fit in enumerate(_measured(pairs, measure, num_workers), start=1):
+        found.append(fit)
+        if progress is not None and (number % 256 == 0 or number == len(pairs)):
+            progress(number)
     plan = FitPlan()
-    found = _measured(pairs, _Measure(encoder, image_size, video_shape, shrink_images), num_workers)
-    for number, (pair, fit) in enumerate(zip(pairs, found, strict=True), start=1):
+    for pair, fit in zip(pairs, _alike(pairs, found, measure), strict=True):
         if isinstance(fit, EncodeError):
             plan.set_aside.append((pair, fit))
         else:
             plan.pairs.append(pair)
             plan.fits.append(fit)
-        if progress is not None and (number % 256 == 0 or number == len(pairs)):
-            progress(number)
     return plan
 
 
@@ -157,15 +134,16 @@ class _Measure:
     video_shape: ShapeOfVideo | None
     shrink_images: bool
 
-    def __call__(self, pair: PreferencePair) -> Fit | EncodeError:
+    def __call__(self, pair: PreferencePair, max_pixels: int | None = None) -> Fit | EncodeError:
+        """How the pair fits, or why it does not; with this pixel budget, or the largest with which it fits."""
         try:
-            return self._fit(pair)
+            return self._fit(pair, max_pixels)
         except EncodeError as err:
             return err
         except DataError as err:  # an image or video that is missing, none, or outside the root
             return EncodeError(f"'{pair.id}' {err}", row_id=pair.id, reason=getattr(err, "reason", "image"))
 
-    def _fit(self, pair: PreferencePair) -> Fit:
+    def _fit(self, pair: PreferencePair, budget: int | None) -> Fit:
         encoder = self.encoder
         text = encoder.encode_text(pair)
         sides = [pair.images] if pair.rejected_images is None else [pair.images, pair.rejected_images]
@@ -173,11 +151,11 @@ class _Measure:
         if pair.videos and self.video_shape is None:
             raise fault(pair.id, "video", "has a video, and nothing that knows the shapes of videos was given")
         shapes = [] if self.video_shape is None else [self.video_shape(video) for video in pair.videos]
-        lengths = [encoder.prompt_length(pair, text, side, shapes) for side in sizes]
+        lengths = [encoder.prompt_length(pair, text, side, shapes, max_pixels=budget) for side in sizes]
         answers = tuple(map(len, text.answers))
         limit = encoder.max_length
-        budget = None
-        if limit is not None and self.shrink_images and encoder.family.has_pixel_budget and (any(sizes) or shapes):
+        may_shrink = self.shrink_images and encoder.family.has_pixel_budget and (any(sizes) or shapes)
+        if limit is not None and may_shrink and budget is None:
             want = max(total for total, _ in lengths) + max(answers)
             if want > limit:
                 budget = self._budget(pair, text, sizes, shapes, limit - max(answers))
@@ -186,9 +164,8 @@ class _Measure:
         space = encoder.answer_space(pair.id, total, of_images, counts=(len(pair.images), len(pair.videos)))
         if len(text.answers) > 1 and pair.rejected_images is None:
             encoder.refuse_identical(pair.id, text.answers, space)
-        return Fit(
-            pair_id=pair.id, prompt=total, image_tokens=of_images, answers=answers, space=space, max_pixels=budget
-        )
+        prompts = tuple(PromptLength(*length) for length in lengths)
+        return Fit(pair_id=pair.id, prompts=prompts, answers=answers, space=space, max_pixels=budget)
 
     def _budget(
         self,
@@ -214,6 +191,26 @@ class _Measure:
             middle = (low + high) // 2
             low, high = (middle, high) if longest(middle) <= want else (low, middle)
         return low
+
+
+def _alike(
+    pairs: Sequence[PreferencePair], found: Sequence[Fit | EncodeError], measure: _Measure
+) -> Iterator[Fit | EncodeError]:
+    """What was found, with the smallest pixel budget of any pair of a prompt for all of its pairs.
+
+    Whether pairs are grouped makes no difference (``train.group_pairs``): the same pair shows the same images.
+    """
+    least: dict[PromptKey, int] = {}
+    for pair, fit in zip(pairs, found, strict=True):
+        if isinstance(fit, Fit) and fit.max_pixels is not None:
+            key = pair.prompt_key
+            least[key] = min(fit.max_pixels, least.get(key, fit.max_pixels))
+    chat = measure.encoder.chat
+    counted, chat.spelt = chat.spelt, SpeltOut()  # the texts were counted when they were measured first
+    for pair, fit in zip(pairs, found, strict=True):
+        budget = least.get(pair.prompt_key) if least and isinstance(fit, Fit) else None
+        yield fit if budget is None or fit.max_pixels == budget else measure(pair, budget)  # type: ignore[union-attr]
+    chat.spelt = counted
 
 
 class _Items(Dataset[Any]):

@@ -132,7 +132,7 @@ class ProcessingSection(Section):
     """Resolution budget of one image, for processors that resize to one (Qwen-VL)."""
     shrink_images: bool = False
     """Images and frames of a pair too long for max_length shrink, down to min_pixels, before answers are cut
-    (Qwen-VL)."""
+    (Qwen-VL); those of all pairs of its prompt shrink alike."""
     row_tokens: int | None = Field(default=None, gt=0)
     """The most tokens the model runs over at once: a batch with more is run in parts, with the same update."""
     pixel_cache_mib: int = Field(default=0, ge=0)

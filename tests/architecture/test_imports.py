@@ -99,7 +99,16 @@ LEVELS: dict[str, list[set[str]]] = {
     ],
     "processing": [
         {"rope_lengths"},
-        {"cross_attention", "embedded_tokens", "encoded", "errors", "family", "image_settings", "positions"},
+        {
+            "cross_attention",
+            "embedded_tokens",
+            "encoded",
+            "errors",
+            "family",
+            "image_settings",
+            "pair_fit",
+            "positions",
+        },
         {"batch", "chat", "pixels", "video_settings"},
         {"tokenizer_parts", "videos"},
         {"encode"},

@@ -18,6 +18,7 @@ from mmpref.data.images.loader import ImageLoader
 from mmpref.processing import EncodeError, FitPlan, PairCollator, PairEncoder, plan_fit
 from mmpref.processing.encoded import EncodedPair
 from mmpref.processing.family import family_of
+from mmpref.processing.pair_fit import group_work
 from mmpref.processing.pixels import ImageSettings
 from mmpref.records import ImageRef, PreferencePair
 from tests.plain_forward import SEE_VIDEOS
@@ -285,6 +286,104 @@ def test_kept_and_set_aside_are_what_was_planned_and_what_was_kept_can_be_run(
     found = [encoder.encode(row, draw) for row in plan.pairs]
     longest = max((len(pair.prompt) + max(lengths(pair)) for pair in found), default=0)
     assert plan.longest == longest <= limit
+
+
+# ---- pairs of one prompt -----------------------------------------------------------------------------------------
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(st.integers(0, 2), QUESTIONS, QUESTIONS, st.sampled_from([None, "40x40-9", "300x300-8"])),
+        min_size=2,
+        max_size=7,
+    ),
+    sizes=st.lists(SIZES, min_size=1, max_size=2),
+    limit=st.integers(20, 110),
+)
+def test_pairs_of_one_prompt_show_the_same_images_and_none_larger_than_fits(
+    rows: list[Any], sizes: list[tuple[int, int]], limit: int
+) -> None:
+    names = tuple(f"{w}x{h}-1" for w, h in sizes)
+    pairs = [
+        pair(
+            str(i), images=names, question="what is it ? " * (1 + prompt), chosen=chosen, rejected=rejected,
+            rejected_images=None if other is None else refs(*[other] * len(names)),
+        )
+        for i, (prompt, chosen, rejected, other) in enumerate(rows)
+    ]  # fmt: skip
+    plan, encoder = planned("qwen2_vl", pairs, limit, shrink_images=True)
+    alone = {row.id: planned("qwen2_vl", [row], limit, shrink_images=True)[0] for row in pairs}
+    assert {row.id for row in plan.pairs} == {name for name, one in alone.items() if one.pairs}
+    groups: dict[Any, list[tuple[PreferencePair, Any]]] = {}
+    for row, fit in zip(plan.pairs, plan.fits, strict=True):
+        groups.setdefault(row.prompt_key, []).append((row, fit))
+    for members in groups.values():
+        wanted = [alone[row.id].fits[0].max_pixels for row, _ in members]
+        least = min((budget for budget in wanted if budget is not None), default=None)
+        assert {fit.max_pixels for _, fit in members} == {least}
+        encoded = [encoder.encode(row, draw) for row, _ in members]
+        for (row, fit), found in zip(members, encoded, strict=True):
+            assert found.prompt.input_ids.tolist() == encoded[0].prompt.input_ids.tolist()
+            assert all(tensor.equal(encoded[0].vision[name]) for name, tensor in found.vision.items())
+            assert lengths(found) == list(fit.run)
+            assert fit.longest <= limit
+            assert fit.num_cut <= alone[row.id].fits[0].num_cut  # smaller images leave more room
+
+
+def test_equal_answers_of_a_prompt_are_cut_alike_whatever_they_are_paired_with() -> None:
+    long, short = "a red square on a blue background . " * 3, "there is a dog ."
+    rows = [
+        pair("a", images=("200x200-1",), chosen=long, rejected=short),
+        pair("b", images=("200x200-1",), chosen=short, rejected="two yellow boxes ."),
+        pair("c", images=("200x200-1",), chosen="no .", rejected=long),
+        pair("d", images=("200x200-2",), chosen=short, rejected="two yellow boxes ."),
+    ]
+    (loose,) = planned("qwen2_vl", rows[1:2], 10_000)[0].fits
+    plan, _ = planned("qwen2_vl", rows, loose.longest, shrink_images=True)
+    of = {fit.pair_id: fit for fit in plan.fits}
+    assert of["d"].max_pixels is None
+    assert of["a"].max_pixels == of["b"].max_pixels == of["c"].max_pixels is not None
+    assert of["a"].run[0] == of["c"].run[1] < of["a"].answers[0]
+    assert of["a"].run[1] == of["b"].run[0]
+
+
+def test_special_tokens_in_answers_are_counted_once_though_a_pair_is_measured_twice() -> None:
+    rows = [
+        pair("a", images=("200x200-1",), chosen="a dog . " * 30, rejected="a cat ."),
+        pair("b", images=("200x200-1",), chosen="a dog <|image_pad|> .", rejected="a cat ."),
+    ]
+    (loose,) = planned("qwen2_vl", rows[1:], 10_000)[0].fits
+    encoder = encoder_for("qwen2_vl", max_length=loose.longest)
+    plan = plan_fit(rows, encoder, size_of, shrink_images=True)
+    assert len(plan.budgets) == 2
+    assert (encoder.chat.spelt.answers, encoder.chat.spelt.first) == (1, "b")
+
+
+def test_work_of_pairs_together_counts_each_prompt_and_each_answer_once() -> None:
+    texts = ["a red square .", "two yellow boxes .", "there is a dog on it .", "no"]
+    rows = [
+        pair(f"{i}{j}", images=("100x100-1",), chosen=texts[i], rejected=texts[j])
+        for i in range(4)
+        for j in range(i + 1, 4)
+    ]
+    other = pair("other", images=("100x100-2",), chosen=texts[0], rejected=texts[1])
+    own = pair("own", images=("100x100-1",), chosen=texts[0], rejected=texts[1], rejected_images=refs("56x56-3"))
+    plan, _ = planned("qwen2_vl", [*rows, other, own], 10_000)
+    of = dict(zip((row.id for row in plan.pairs), plan.fits, strict=True))
+    prompt, image = of["01"].prompts[0]
+    answers = [of["01"].answers[0], *(of[f"0{j}"].answers[1] for j in (1, 2, 3))]
+
+    def work(*members: PreferencePair) -> int:
+        return group_work(members, [of[row.id] for row in members])
+
+    assert [work(row) for row in (*rows, other, own)] == [fit.work for fit in plan.fits]
+    assert work(*rows) == work(*rows, *rows) == prompt + image + sum(answers)
+    assert work(*rows, other) == work(*rows) + work(other)
+    second = of["own"].prompts[1]
+    assert second.tokens < prompt
+    assert work(*rows, own) == work(*rows) + sum(second) + answers[1]
+    assert work(rows[0], rows[1]) == prompt + image + sum(answers[:3])
 
 
 # ---- images that cannot be read, and workers ---------------------------------------------------------------------

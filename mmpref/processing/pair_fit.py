@@ -1,0 +1,90 @@
+"""How one pair fits the limits of a run, and what pairs cost that are run together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from mmpref.records import PreferencePair
+
+
+class PromptLength(NamedTuple):
+    """Tokens of a prompt, those of its images and videos counted, and how many of them these are."""
+
+    tokens: int
+    image_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """How one pair fits."""
+
+    pair_id: str
+    prompts: tuple[PromptLength, ...]  # of both answers; chosen and rejected where the rejected one has own images
+    answers: tuple[int, ...]  # tokens of each answer, uncut
+    space: int | None  # tokens that an answer may have; None without a limit
+    max_pixels: int | None = None  # smaller pixel budget of one image or frame, if the pair or its prompt needs it
+
+    @property
+    def prompt(self) -> int:
+        """Tokens of the prompt, images and videos counted; of the longer side where they have images of their own."""
+        return max(self.prompts).tokens
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of images and videos in that prompt."""
+        return max(self.prompts).image_tokens
+
+    @property
+    def run(self) -> tuple[int, ...]:
+        """Tokens of each answer, as they will be run."""
+        return self.answers if self.space is None else tuple(min(length, self.space) for length in self.answers)
+
+    @property
+    def num_cut(self) -> int:
+        """Answer tokens that do not fit, both sides together."""
+        return sum(self.answers) - sum(self.run)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the prompt with its longest answer, as they will be run."""
+        return self.prompt + max(self.run)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the model runs over for this pair alone: each prompt once, and its answers."""
+        return sum(prompt.tokens for prompt in self.prompts) + sum(self.run)
+
+    @property
+    def work(self) -> int:
+        """What running this pair alone costs, in tokens: :attr:`tokens`, and image tokens again for the tower."""
+        return self.tokens + sum(prompt.image_tokens for prompt in self.prompts)
+
+
+def group_work(pairs: Iterable[PreferencePair], fits: Iterable[Fit]) -> int:
+    """What running these pairs together costs, in tokens, as :attr:`Fit.work` of one of them.
+
+    Pairs of the same prompt and images run it once, with each distinct answer once; a side with images of its own is
+    run alone. What answers have in common at their beginning is not subtracted.
+
+    Args:
+        pairs: any, of one prompt or of several.
+        fits: of each of them.
+    """
+    prompts: dict[object, int] = {}
+    answers: dict[object, int] = {}
+    for pair, fit in zip(pairs, fits, strict=True):
+        for key, (tokens, image_tokens), answer, length in _sides(pair, fit):
+            prompts[key] = tokens + image_tokens
+            answers[key, answer, length] = length
+    return sum(prompts.values()) + sum(answers.values())
+
+
+def _sides(pair: PreferencePair, fit: Fit) -> Iterator[tuple[object, PromptLength, str | None, int]]:
+    """Of each answer: what it shares its prompt with, the prompt's length, its text, and its tokens."""
+    shared = pair.prompt_key
+    texts = (pair.chosen, pair.rejected)
+    for side, length in enumerate(fit.run):
+        own = side < len(fit.prompts) and side > 0
+        yield (shared, pair.id) if own else shared, fit.prompts[side if own else 0], texts[side], length
