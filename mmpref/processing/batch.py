@@ -69,7 +69,8 @@ class PairBatch:
     video_token_id: int | None = None
     video_places: Tensor | None = None  # the same of video features
     num_dummy_pairs: int = 0  # the last n pairs have no weight: they are there so that all ranks run as many forwards
-    keys: tuple[str, ...] = ()  # length B: what the model is given for each pair, as a hash; () unless asked for
+    # length A, chosen first: all that the model is given for each answer, its prompt included, as a hash; else ()
+    keys: tuple[str, ...] = ()
     # [N, T] the pair that each token counts for, once: B is padding, and what a rejected answer's row repeats of the
     # chosen one's; None in a batch made by hand
     token_pairs: Tensor | None = None

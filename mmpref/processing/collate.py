@@ -13,7 +13,7 @@ from mmpref.errors import DataError
 from mmpref.processing.batch import PairBatch, join_vision, pad_rows
 from mmpref.processing.cross_attention import SEEN, num_images, row_by_row
 from mmpref.processing.encode import PairEncoder
-from mmpref.processing.encoded import EncodedPair, EncodedPrompt
+from mmpref.processing.encoded import EncodedPair, EncodedPrompt, answer_keys
 from mmpref.processing.errors import EncodeError, fault
 from mmpref.processing.layout import LayoutName, plain_batch, shared_prefix_batch
 from mmpref.processing.pixels import LoadImage
@@ -61,14 +61,25 @@ class PairCollator:
 
     def __call__(self, pairs: Sequence[PreferencePair]) -> PairBatch:
         """All pairs as one batch."""
-        return self._batch([self._encoded(pair) for pair in pairs])
+        return self._batch(self.encoded(pairs))
 
     def rows(self, pairs: Sequence[PreferencePair]) -> tuple[PairBatch, ...]:
         """The pairs in order, as few batches as ``row_tokens`` allows; a longer pair has a batch of its own.
 
         No pairs are one batch of the filler.
         """
-        encoded = [self._encoded(pair) for pair in pairs]
+        return self.rows_of(self.encoded(pairs))
+
+    def encoded(self, pairs: Sequence[PreferencePair]) -> list[EncodedPair]:
+        """The pairs as tensors, in order.
+
+        Raises:
+            DataError: one cannot be used; names it, and the file that it is from.
+        """
+        return [self._encoded(pair) for pair in pairs]
+
+    def rows_of(self, encoded: Sequence[EncodedPair]) -> tuple[PairBatch, ...]:
+        """:meth:`rows` of pairs that are encoded already."""
         return tuple(self._filled(part) for part in self._parts(encoded))
 
     def changed(self, *, layout: LayoutName | None = None, need_rejected: bool | None = None) -> PairCollator:
@@ -113,7 +124,7 @@ class PairCollator:
             image_token_id=self.encoder.chat.image_token_id,
             video_token_id=self.encoder.chat.video_token_id,
         )
-        return replace(batch, keys=tuple(pair.key() for pair in pairs)) if self.keyed else batch
+        return replace(batch, keys=answer_keys(pairs, rejected=batch.has_rejected)) if self.keyed else batch
 
     def _parts(self, pairs: Sequence[EncodedPair]) -> Iterator[Sequence[EncodedPair]]:
         part: list[EncodedPair] = []

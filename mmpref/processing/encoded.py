@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -26,6 +26,7 @@ class EncodedPrompt:
     token_types: Mapping[str, Tensor] = field(default_factory=dict)  # [T] each: mm_token_type_ids and the like
     answer_type: int = 0  # what these say of every token of an answer
     position_ids: Tensor | None = None  # [T] or [3, T], for families that can share a prefix
+    _digest: list[bytes] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]
@@ -34,6 +35,19 @@ class EncodedPrompt:
         """One plane of ``token_types``; zeros for a row that has none (a text row beside image rows)."""
         found = self.token_types.get(name)
         return torch.zeros_like(self.input_ids) if found is None else found
+
+    def digest(self) -> bytes:
+        """A hash of all that the model is given here: token ids and types, and images and videos as processed.
+
+        It is made once for a prompt, whatever number of answers continues it: pixels are most of the work.
+        """
+        if not self._digest:
+            digest = hashlib.blake2b(digest_size=20)
+            given = {"ids": self.input_ids, **self.token_types, **self.vision}
+            for name in sorted(given):
+                _add(digest, name, given[name])
+            self._digest.append(digest.digest())
+        return self._digest[0]
 
     def with_own_pixels(self) -> EncodedPrompt:
         """With vision tensors that nobody else has."""
@@ -78,20 +92,12 @@ class EncodedPair:
         """The same for images that only the rejected side has; None where both sides have the same."""
         return None if self.rejected_prompt is None else self.rejected_prompt.vision
 
-    def key(self) -> str:
-        """A hash of all that the model is given for this pair: token ids, and images and videos as processed."""
-        digest = hashlib.blake2b(digest_size=20)
-        before: EncodedPrompt | None = None
-        for prompt, answer in (side for side in self.sides() if side is not None):
-            named = {"answer": answer}
-            if prompt is not before:  # pixels are most of the work, and both answers have the same
-                named |= {"ids": prompt.input_ids, **prompt.token_types, **prompt.vision}
-            before = prompt
-            for name in sorted(named):
-                value = named[name].contiguous()
-                digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-                digest.update(value.flatten().view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+    def answers_alone(self, *, rejected: bool) -> tuple[EncodedPair, ...]:
+        """Each answer as a demonstration of its own, the chosen one first; of the rejected side only if asked for."""
+        first, second = self.sides()
+        sides = [first] if second is None or not rejected else [first, second]
+        alone = replace(self, rejected_ids=None, rejected_prompt=None, score_chosen=None, score_rejected=None)
+        return tuple(replace(alone, prompt=prompt, chosen_ids=answer, reads_alike=True) for prompt, answer in sides)
 
     def sides(self) -> tuple[tuple[EncodedPrompt, Tensor], tuple[EncodedPrompt, Tensor] | None]:
         """(prompt, answer) of the chosen side and, if there is one, of the rejected side."""
@@ -99,6 +105,25 @@ class EncodedPair:
         if self.rejected_ids is None:
             return chosen, None
         return chosen, (self.rejected_prompt or self.prompt, self.rejected_ids)
+
+
+def answer_key(prompt: EncodedPrompt, answer: Tensor) -> str:
+    """A hash of all that the model is given for one answer: the prompt, and the answer's token ids [L]."""
+    digest = hashlib.blake2b(prompt.digest(), digest_size=20)
+    _add(digest, "answer", answer)
+    return digest.hexdigest()
+
+
+def answer_keys(pairs: Sequence[EncodedPair], *, rejected: bool) -> tuple[str, ...]:
+    """:func:`answer_key` of every answer: of all chosen ones, then with ``rejected`` of all rejected ones."""
+    chosen, others = zip(*(pair.sides() for pair in pairs), strict=True)
+    sides = [*chosen, *(side for side in others if side is not None)] if rejected else chosen
+    return tuple(answer_key(prompt, answer) for prompt, answer in sides)
+
+
+def _add(digest: hashlib.blake2b, name: str, tensor: Tensor) -> None:
+    digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+    digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def score_or_nan(score: float | None) -> float:

@@ -257,7 +257,7 @@ def test_memory_that_runs_out_in_the_check_of_gradients_names_what_saves_activat
     assert "what would help most: train.gradient_checkpointing=true" in err
 
 
-def test_a_reference_that_does_not_fit_four_pairs_at_once_is_computed_pair_by_pair(
+def test_a_reference_that_does_not_fit_eight_answers_at_once_is_computed_answer_by_answer(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import mmpref.training.run.reference_entries as entries
@@ -274,8 +274,8 @@ def test_a_reference_that_does_not_fit_four_pairs_at_once_is_computed_pair_by_pa
     assert main(place.training("demo_dpo", tmp_path / "whole", *FOUR, *cached)) == 0
     monkeypatch.setattr(entries, "answer_logps", only_one)
     assert main(place.training("demo_dpo", tmp_path / "parts", *FOUR, *cached)) == 0
-    assert sizes.count(4) == 12
-    assert sizes.count(1) == 48
+    assert sizes.count(8) == 12
+    assert sizes.count(1) == 96
     one, other = (
         {key: value for file in (tmp_path / f"{name}.reference").glob("*.safetensors")
          for key, value in load_file(file).items()}

@@ -20,6 +20,8 @@ from mmpref.errors import DataError
 from mmpref.models import load
 from mmpref.models.logps.reference import choose_reference
 from mmpref.processing import PairCollator, PairEncoder, family_of
+from mmpref.processing.encoded import answer_keys
+from mmpref.records import PreferencePair
 from mmpref.rundir.folder import RunDir
 from mmpref.training.run.reference_cache import ReferenceCache
 from mmpref.training.trainer.metrics import read_pair_log
@@ -41,7 +43,7 @@ def test_a_cached_reference_trains_as_a_live_one_and_is_computed_once(
     assert main(live) == 0
     capfd.readouterr()
     assert main(cached) == 0
-    assert "60 pairs computed, 0 were there" in capfd.readouterr().out  # 48 for training, 12 held out
+    assert "120 answers of 60 pairs computed, 0 were there" in capfd.readouterr().out  # 48 for training, 12 held out
     one, other = _log(tmp_path / "live"), _log(tmp_path / "cached")
     assert one["pair_id"] == other["pair_id"]
     for name in ("rewards/margins", "logps/chosen", "uni/w_perf"):
@@ -96,7 +98,7 @@ def test_a_filling_that_stops_goes_on_and_every_entry_is_the_live_number(tmp_pat
     first.fill(loaded.model, collate, pairs[:2], device=device, say=told.append)
     second = ReferenceCache.open(tmp_path / "cache", {"model": "m"})
     second.fill(loaded.model, collate, pairs, device=device, say=told.append)
-    assert len(second) == 5
+    assert len(second) == 9
     again = ReferenceCache.open(tmp_path / "cache", {"model": "m"})
     live = choose_reference(loaded.model, kind="frozen_copy")
     assert live is not None
@@ -111,24 +113,29 @@ def test_a_filling_that_stops_goes_on_and_every_entry_is_the_live_number(tmp_pat
     assert sum("pairs computed" in line for line in told) == 2
 
 
-def test_the_pixels_of_a_pair_are_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    encoded = PairEncoder(TINY["llava"].processor(), family_of("llava", has_vision=True)).encode(pair("a"), draw)
+def test_the_pixels_of_a_prompt_are_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = PairEncoder(TINY["llava"].processor(), family_of("llava", has_vision=True))
+    encoded = encoder.encode(pair("a"), draw)
     read: list[int] = []
     stock = hashlib.blake2b
 
     class Counting:
-        def __init__(self, **given: Any) -> None:
-            self.digest = stock(**given)
+        def __init__(self, *before: bytes, **given: Any) -> None:
+            self.inner = stock(*before, **given)
 
         def update(self, data: Any) -> None:
             read.append(memoryview(data).nbytes)
-            self.digest.update(data)
+            self.inner.update(data)
+
+        def digest(self) -> bytes:
+            return self.inner.digest()
 
         def hexdigest(self) -> str:
-            return self.digest.hexdigest()
+            return self.inner.hexdigest()
 
     monkeypatch.setattr(hashlib, "blake2b", Counting)
-    encoded.key()
+    batch = PairCollator(encoder, draw, keyed=True).rows_of([encoded])[0]
+    assert batch.keys == answer_keys(encoded.answers_alone(rejected=True), rejected=False)
     pixels = encoded.vision["pixel_values"]
     assert read.count(pixels.numel() * pixels.element_size()) == 1
 
@@ -143,7 +150,9 @@ def test_workers_fill_the_cache_with_the_same_numbers(tmp_path: Path) -> None:
     for cache, workers in zip(caches, (0, 2), strict=True):
         cache.fill(loaded.model, collate, pairs, device=torch.device("cpu"), say=told.append, workers=workers)
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert told == [f"reference cache: 9 pairs computed, 0 were there ({cache.folder})" for cache in caches]
+    assert told == [
+        f"reference cache: 18 answers of 9 pairs computed, 0 were there ({cache.folder})" for cache in caches
+    ]
     for one, other in zip(*(cache.logps(collate(pairs)) for cache in caches), strict=True):
         assert one is not None
         assert other is not None
@@ -179,22 +188,25 @@ def test_a_worker_that_dies_is_told_in_one_sentence_and_what_is_there_is_kept(tm
     with pytest.raises(DataError, match=r"ended while computing the reference cache .*dataloader_num_workers") as err:
         cache.fill(loaded.model, dies, [pair("a"), pair("b")], workers=1, **given)
     assert "\n" not in str(err.value)
-    assert len(ReferenceCache.open(tmp_path / "cache", {"model": "m"})) == 1
+    assert len(ReferenceCache.open(tmp_path / "cache", {"model": "m"})) == 2  # both answers of "a"
 
 
-def test_another_image_or_text_is_another_pair(tmp_path: Path) -> None:
+def test_another_image_or_text_is_another_answer(tmp_path: Path) -> None:
     loaded = load(build("qwen2_vl", tmp_path / "m"))
-    encoder = PairEncoder(loaded.processor, loaded.family)
-    keys = {
-        encoder.encode(one, draw).key()
-        for one in (
-            pair("a"),
-            pair("a", images=("28x28-2",)),
-            pair("a", question="what is it ?"),
-            pair("a", chosen="yes"),
-            pair("a", rejected="no"),
-            pair("a", rejected_images=refs("28x28-2")),
-        )
-    }
-    assert len(keys) == 6
-    assert encoder.encode(pair("z"), draw).key() == encoder.encode(pair("a"), draw).key()
+    collate = PairCollator(PairEncoder(loaded.processor, loaded.family), draw, keyed=True)
+
+    def keys(*pairs: PreferencePair) -> tuple[str, ...]:
+        return collate(pairs).keys
+
+    others = (
+        pair("a", images=("28x28-2",)),
+        pair("a", question="what is it ?"),
+        pair("a", chosen="yes"),
+        pair("a", response_prefix="a red"),
+    )
+    chosen, rejected = keys(pair("a"))
+    assert len({chosen, rejected, *(keys(one)[0] for one in others)}) == 6
+    assert keys(pair("a", rejected="no"))[0] == chosen
+    assert keys(pair("z", rejected_images=refs("28x28-2"))) == (chosen, keys(others[0])[1])
+    swapped = pair("y", chosen="two yellow boxes and a dog .", rejected="a red square .")
+    assert keys(swapped, pair("a")) == (rejected, chosen, chosen, rejected)  # chosen ones first, and no side in them

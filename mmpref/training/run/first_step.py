@@ -11,6 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from mmpref.errors import ConfigError, DistributedError
 from mmpref.files.hashes import Say
+from mmpref.files.rows import first_ids
 from mmpref.models.logps.reference import ReferencePolicy
 from mmpref.recipe.sections import Recipe
 from mmpref.training.parallel.sharded import prove_sharded, shard_like
@@ -90,11 +91,14 @@ class FirstStep(TrainerCallback):
     def _fill(self, cache: ReferenceCache) -> None:
         trainer, ready = self._trainer, self._ready
         pairs = [*ready.train.pairs, *ready.eval.pairs]
-        if not self._new and len(cache) < len({pair.id for pair in pairs}):
-            raise ConfigError(
-                f"the reference cache in {cache.folder} has {len(cache)} pairs of {len(pairs)}, and the policy of a "
-                "checkpoint is not the reference: bring the cache back, or start again with --overwrite"
-            )
         if self._new:
             policy, collator = trainer.model_wrapped, trainer.collator
             compute_reference(cache, policy, collator, pairs, recipe=self._recipe, say=self._say, world=trainer.world)
+            return
+        workers = int(self._recipe.train.dataloader_num_workers)
+        if lacking := cache.lacking(trainer.collator, pairs, world=trainer.world, workers=workers):
+            raise ConfigError(
+                f"the reference cache in {cache.folder} lacks {len(lacking)} answers (pairs "
+                f"{first_ids(list(dict.fromkeys(lacking)))}), and the policy of a checkpoint is not the reference: "
+                "bring the cache back, or start again with --overwrite"
+            )

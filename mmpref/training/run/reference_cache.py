@@ -1,10 +1,11 @@
-"""Reference log-probs, computed once: of every answer token of every pair, on disk, under keys that exclude stale ones.
+"""Reference log-probs, computed once: of every token of every answer, on disk, under keys that exclude stale ones.
 
-The folder has ``facts.json`` (what the numbers depend on besides the pair itself) and ``part-*.safetensors``, each
-with some hundred pairs, written atomically: a run that is killed continues with the next part. The name of a part has
+The folder has ``facts.json`` (what the numbers depend on besides prompt and answer) and ``part-*.safetensors``, each
+with some hundred answers, written atomically: a run that is killed continues with the next part. The name of a part has
 the sha256 of its bytes, and its metadata the hash of the facts, so that one that was damaged, renamed or brought from
-another cache is refused; a missing one is computed again. The key of a pair is a hash of the tensors that the model is
-given, so another template, tokenizer, image or pixel budget never finds an entry.
+another cache is refused; a missing one is computed again. The key of an answer is a hash of the tensors that the model
+is given for it, its prompt and images included, so another template, tokenizer, image or pixel budget never finds an
+entry, and an answer that stands in several pairs, on either side, is one entry.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from mmpref.recipe.sections import Recipe
 from mmpref.records import PreferencePair
 from mmpref.training.parallel.world import SINGLE_PROCESS, World
 from mmpref.training.precision import dtype_fact
-from mmpref.training.run.reference_entries import Entry, entries_of, keep_ranks_in_step, missing_batches
+from mmpref.training.run.reference_entries import entries_of, keep_ranks_in_step, missing_batches, shares_of
 from mmpref.training.run.start_adapter import start_facts
 from mmpref.training.run.start_model import model_fingerprint, processor_fingerprint
 from mmpref.training.trainer.checkpoint import differences
@@ -42,15 +43,15 @@ from mmpref.training.trainer.memory_errors import (
 )
 
 FACTS = "facts.json"
-FORMAT = 2
-"""1 had parts without a hash, and hashes of the ends of the model's files."""
+FORMAT = 3
+"""1 had parts without a hash, and hashes of the ends of the model's files; 2 an entry for each pair."""
 _OF = "facts"
 _PART = re.compile(r"part-([0-9a-f]{64})\.safetensors")
-PAIRS_PER_PART = 256
+ANSWERS_PER_PART = 512
 
 
 class ReferenceCache:
-    """Reference log-probs by pair; a ``models.reference.Reference``.
+    """Reference log-probs by answer; a ``models.reference.Reference``.
 
     Attributes:
         explanation: where the numbers come from, in one sentence.
@@ -62,7 +63,7 @@ class ReferenceCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.explanation = f"log-probs computed before and kept in {folder}: no second model in memory"
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, Tensor] = {}  # log-probs of the answer's tokens, [L] each, by key
         self._facts_hash = ""
 
     @classmethod
@@ -94,8 +95,8 @@ class ReferenceCache:
             raise CheckpointError(f"{file} cannot be read: it has no JSON object; {remedy}")
         if before.get("format") != FORMAT:
             raise ConfigError(
-                f"the reference cache in {folder} is of another version of mmpref, whose parts cannot be proved; "
-                f"{remedy}"
+                f"the reference cache in {folder} is of another version of mmpref, and its entries are of no use to "
+                f"this one; {remedy}"
             )
         if changes := differences(before, facts):
             raise ConfigError(
@@ -118,11 +119,11 @@ class ReferenceCache:
             remove = shlex.join(["rm", "-r", *(str(part) for part in faults)])
             raise CheckpointError(
                 f"the reference cache in {self.folder} is not what was written: {found_faults}; `{remove}` lets the "
-                f"pairs in {'it' if len(faults) == 1 else 'them'} be computed again"
+                f"answers in {'it' if len(faults) == 1 else 'them'} be computed again"
             )
 
     def __len__(self) -> int:
-        """Number of pairs."""
+        """Number of answers."""
         return len(self._entries)
 
     def fill(
@@ -136,14 +137,16 @@ class ReferenceCache:
         world: World = SINGLE_PROCESS,
         workers: int = 0,
     ) -> None:
-        """Compute what is missing, with the policy before its first step. Ranks share the pairs.
+        """Compute what is missing, with the policy before its first step. Ranks share the prompts.
+
+        Each answer is computed once, whatever number of pairs it stands in, and together with others of its prompt.
 
         Args:
             policy: its log-probs are those of the reference now.
-            collator: as training will use it, ``keyed``.
+            collator: as training will use it.
             pairs: all that training and evaluation will ask for.
             device: where the policy runs; it is moved there, unless it is sharded.
-            say: called with the number of pairs that were computed.
+            say: called with the number of answers that were computed.
             world: all its ranks must call this together.
             workers: processes that open and process images meanwhile; 0 does it in this one, in turn with the model.
                 Every image is processed, also where nothing is missing: its pixels are the key.
@@ -151,32 +154,49 @@ class ReferenceCache:
         Raises:
             CheckpointError: the folder cannot be written.
             DataError: a pair cannot be used, or a worker died.
-            OutOfMemoryError: memory ran out on one pair alone.
+            OutOfMemoryError: memory ran out on one answer alone.
         """
-        both = collator.changed(need_rejected=all(pair.rejected is not None for pair in pairs))
-        unique = {pair.id: pair for pair in pairs}  # a weighted source repeats its pairs
-        waiting: dict[str, Entry] = {}
-        computed = 0
+        both, unique = _answers_of(collator, pairs)
+        waiting: dict[str, Tensor] = {}
+        have, seen, computed = set(self._entries), set[str](), 0
         if not world.model_is_wrapped_in_train:
             policy.to(device)
-        share = list(unique.values())[world.rank :: world.size]
+        share = shares_of(list(unique.values()), world.size)[world.rank]
         doing = "computing the reference cache"
         with torch.no_grad(), eval_mode(policy), explain_worker_oom(lambda: doing):
-            for batch in keep_ranks_in_step(missing_batches(both, share, self._entries, workers), both, world):
+            for batch in keep_ranks_in_step(missing_batches(both, share, have, seen, workers), both, world):
                 world.report_progress(0, doing, batch.counted_ids)
-                waiting.update(entries_of(policy, both, batch, unique, device, may_split=not world.is_sharded))
-                computed += batch.counted
-                if len(waiting) >= PAIRS_PER_PART:
+                found = entries_of(policy, both, batch, unique, device, may_split=not world.is_sharded)
+                waiting.update(found)
+                have.update(found)
+                computed += len(found)
+                if len(waiting) >= ANSWERS_PER_PART:
                     self._keep(waiting)
-                    say(f"reference cache: {computed * world.size} pairs computed")
+                    say(f"reference cache: {computed * world.size} answers computed")
                     waiting = {}
         if waiting:
             self._keep(waiting)
-        [computed] = world.sum_over_ranks([computed])
+        [computed, total] = world.sum_over_ranks([computed, len(seen)])
         if world.size > 1:  # what the others computed
             self._read_parts()
         if computed:
-            say(f"reference cache: {computed} pairs computed, {len(unique) - computed} were there ({self.folder})")
+            say(
+                f"reference cache: {computed} answers of {len(unique)} pairs computed, {total - computed} were there "
+                f"({self.folder})"
+            )
+
+    def lacking(
+        self, collator: PairCollator, pairs: Sequence[PreferencePair], *, world: World, workers: int = 0
+    ) -> tuple[str, ...]:
+        """A pair's id for each answer that is not there: what :meth:`fill` would compute. No model is needed.
+
+        Arguments and errors are those of :meth:`fill`. All ranks must call it together; each gets all ids.
+        """
+        both, unique = _answers_of(collator, pairs)
+        share = shares_of(list(unique.values()), world.size)[world.rank]
+        batches = missing_batches(both, share, set(self._entries), set(), workers)
+        mine = [name for batch in batches for name in batch.counted_ids]
+        return tuple(name for names in world.gather(mine) for name in names)
 
     def logps(self, batch: PairBatch) -> tuple[Tensor, Tensor | None]:
         """Sums of answer log-probs, (chosen [B], rejected [B] or None).
@@ -186,38 +206,36 @@ class ReferenceCache:
         """
         if not batch.keys:
             raise ConfigError("the reference cache needs batches with keys: make the collator with keyed=True")
-        found = []
-        for name, key in zip(batch.pair_ids, batch.keys, strict=True):
+        sides = ["chosen"] * len(batch) + ["rejected"] * (len(batch.keys) - len(batch))
+        names = batch.pair_ids * 2 if batch.has_rejected else batch.pair_ids
+        sums = []
+        for name, side, key in zip(names, sides, batch.keys, strict=True):
             if key not in self._entries:
                 raise ConfigError(
-                    f"pair '{name}' is not in the reference cache {self.folder} as the model is given it now: its text "
-                    "or image, or how they are processed, has changed since; delete the folder or give "
-                    "reference.cache another"
+                    f"the {side} answer of pair '{name}' is not in the reference cache {self.folder} as the model is "
+                    "given it now: its text or image, or how they are processed, has changed since; delete the folder "
+                    "or give reference.cache another"
                 )
-            found.append(self._entries[key])
-        sides: list[Tensor] = [chosen for chosen, _ in found]
-        if batch.has_rejected:
-            sides += [rejected for _, rejected in found if rejected is not None]
-        width = batch.answers.shape[1]
-        rows = torch.zeros(len(sides), width)
-        for row, side in zip(rows, sides, strict=True):
-            row[: len(side)] = side
-        return batch.halves(to_device(rows.sum(dim=1), batch.input_ids.device))
+            sums.append(self._entries[key].sum())
+        return batch.halves(to_device(torch.stack(sums), batch.input_ids.device))
 
-    def _keep(self, entries: Mapping[str, Entry]) -> None:
-        tensors = {}
-        for key, (chosen, rejected) in entries.items():
-            tensors[f"{key}.chosen"] = chosen
-            if rejected is not None:
-                tensors[f"{key}.rejected"] = rejected
-        content = save(tensors, metadata={_OF: self._facts_hash})
+    def _keep(self, entries: Mapping[str, Tensor]) -> None:
+        content = save(dict(entries), metadata={_OF: self._facts_hash})
         with replacing(self.folder / f"part-{hashlib.sha256(content).hexdigest()}.safetensors") as stream:
             stream.write(content)
         self._entries.update(entries)
 
 
+def _answers_of(
+    collator: PairCollator, pairs: Sequence[PreferencePair]
+) -> tuple[PairCollator, dict[str, PreferencePair]]:
+    """The collator, with rejected answers where every pair has one, and the pairs by id."""
+    both = collator.changed(need_rejected=all(pair.rejected is not None for pair in pairs))
+    return both, {pair.id: pair for pair in pairs}  # a weighted source repeats its pairs
+
+
 def cache_facts(recipe: Recipe, loaded: LoadedModel, collator: PairCollator) -> dict[str, Any]:
-    """What reference log-probs depend on besides the pair, by name."""
+    """What reference log-probs depend on besides prompt and answer, by name."""
     processing, adapter = recipe.processing, recipe.adapter
     return {
         "model": model_fingerprint(recipe.model.path),
@@ -231,7 +249,7 @@ def cache_facts(recipe: Recipe, loaded: LoadedModel, collator: PairCollator) -> 
         "train.bf16": recipe.train.bf16,
         "train.fp16": recipe.train.fp16,
         "layout": collator.layout,
-        "pair key": "each prompt once",  # before it was twice: such a cache has other keys
+        "entry": "one answer of a prompt",  # before it was a pair: such a cache has other keys
         "family": loaded.family.name,
         **({"processing.template_kwargs": processing.template_kwargs} if processing.template_kwargs else {}),
         **({"processing.video_max_pixels": processing.video_max_pixels} if processing.video_max_pixels else {}),
@@ -239,7 +257,7 @@ def cache_facts(recipe: Recipe, loaded: LoadedModel, collator: PairCollator) -> 
     }
 
 
-def _read(part: Path, of: str) -> dict[str, Entry] | str:
+def _read(part: Path, of: str) -> dict[str, Tensor] | str:
     """The entries of a part, or what is wrong with it.
 
     Args:
@@ -255,10 +273,9 @@ def _read(part: Path, of: str) -> dict[str, Entry] | str:
         return f"cannot be read ({one_line(err)})"
     if hashlib.sha256(content).hexdigest() != named[1]:
         return "has other bytes than were written (sha256 differs)"
-    with library_errors(CheckpointError, f"{part} cannot be read", "delete it to compute its pairs again"):
-        tensors = load(content)
+    with library_errors(CheckpointError, f"{part} cannot be read", "delete it to compute its answers again"):
+        tensors: dict[str, Tensor] = load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     if header.get("__metadata__", {}).get(_OF) != of:
         return "was written for another cache (other model, adapter, processor or precision)"
-    keys = {name.partition(".")[0] for name in tensors}
-    return {key: (tensors[f"{key}.chosen"], tensors.get(f"{key}.rejected")) for key in keys}
+    return tensors

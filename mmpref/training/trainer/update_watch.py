@@ -106,7 +106,8 @@ class UpdateWatch:
 
 def describe_batch(batch: PairBatch) -> str:
     """A batch in words: its first pairs, how many, tokens and pixels."""
-    return _described(batch.pair_ids, batch.input_ids.numel(), num_pixels(batch.vision))
+    once = tuple(dict.fromkeys(batch.pair_ids))  # a reference cache is computed by answers
+    return _described(once, batch.input_ids.numel(), num_pixels(batch.vision))
 
 
 def _described(pair_ids: Sequence[str], tokens: int, pixels: int) -> str:

@@ -21,8 +21,7 @@ HERE = {"model": "m"}
 def filled(folder: Path, facts: dict = HERE) -> ReferenceCache:
     cache = ReferenceCache.open(folder, facts)
     for first in (0, 2):
-        entries = {str(n): (torch.tensor([n + 0.5]), torch.tensor([-1.0 * n])) for n in (first, first + 1)}
-        cache._keep(entries)
+        cache._keep({str(n): torch.tensor([n + 0.5]) for n in (first, first + 1)})
     return cache
 
 
@@ -98,7 +97,7 @@ def test_a_part_that_is_not_what_was_written_is_refused_and_the_advice_helps(
     subprocess.run(command, check=True)
     again = ReferenceCache.open(folder, HERE)
     assert len(again) in (0, 2, 4)
-    assert all(float(chosen) == int(key) + 0.5 for key, (chosen, _) in again._entries.items())
+    assert all(float(logps) == int(key) + 0.5 for key, logps in again._entries.items())
 
 
 def test_a_part_that_is_gone_is_only_missing_and_other_files_do_not_count(tmp_path: Path) -> None:
@@ -119,8 +118,9 @@ def test_facts_that_cannot_be_read_are_one_line(tmp_path: Path, content: str) ->
     assert "\n" not in str(caught.value)
 
 
-def test_a_cache_of_an_earlier_version_is_refused_in_one_line_that_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", ['{"model": "m"}', '{"model": "m", "format": 2}'])
+def test_a_cache_of_an_earlier_version_is_refused_in_one_line_that_says_so(tmp_path: Path, before: str) -> None:
     (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / FACTS).write_text('{"model": "m"}')
-    with pytest.raises(ConfigError, match="is of another version of mmpref, whose parts cannot be proved; delete"):
+    (tmp_path / "cache" / FACTS).write_text(before)
+    with pytest.raises(ConfigError, match=r"is of another version of mmpref, and its entries .*; delete"):
         ReferenceCache.open(tmp_path / "cache", HERE)
