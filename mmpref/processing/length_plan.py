@@ -85,8 +85,15 @@ class FitPlan:
             parts.append(
                 f"{cut} pairs have cut answers ({report['answers_cut']['share_of_tokens']:.2%} of answer tokens)"
             )
-        if aside := report["set_aside"]["reasons"]:
-            parts.append("set aside: " + ", ".join(f"{count} {reason}" for reason, count in sorted(aside.items())))
+        aside: dict[str, list[str]] = {}
+        for pair, error in self.set_aside:
+            aside.setdefault(error.reason, []).append(repr(pair.id))
+        if aside:
+            named = ((reason, len(ids), list(dict.fromkeys(ids))) for reason, ids in sorted(aside.items()))
+            reasons = (
+                f"{count} {reason} ({', '.join(ids[:2])}{', ...' * (len(ids) > 2)})" for reason, count, ids in named
+            )
+            parts.append(f"set aside: {', '.join(reasons)}")
         return "; ".join(parts)
 
 

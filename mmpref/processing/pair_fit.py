@@ -1,12 +1,9 @@
-"""How one pair fits the limits of a run, and what pairs cost that are run together."""
+"""How one pair fits the limits of a run, and what of it pairs of the same prompt have in common."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
-
-from mmpref.records import PreferencePair
 
 
 class PromptLength(NamedTuple):
@@ -60,31 +57,3 @@ class Fit:
     def work(self) -> int:
         """What running this pair alone costs, in tokens: :attr:`tokens`, and image tokens again for the tower."""
         return self.tokens + sum(prompt.image_tokens for prompt in self.prompts)
-
-
-def group_work(pairs: Iterable[PreferencePair], fits: Iterable[Fit]) -> int:
-    """What running these pairs together costs, in tokens, as :attr:`Fit.work` of one of them.
-
-    Pairs of the same prompt and images run it once, with each distinct answer once; a side with images of its own is
-    run alone. What answers have in common at their beginning is not subtracted.
-
-    Args:
-        pairs: any, of one prompt or of several.
-        fits: of each of them.
-    """
-    prompts: dict[object, int] = {}
-    answers: dict[object, int] = {}
-    for pair, fit in zip(pairs, fits, strict=True):
-        for key, (tokens, image_tokens), answer, length in _sides(pair, fit):
-            prompts[key] = tokens + image_tokens
-            answers[key, answer, length] = length
-    return sum(prompts.values()) + sum(answers.values())
-
-
-def _sides(pair: PreferencePair, fit: Fit) -> Iterator[tuple[object, PromptLength, str | None, int]]:
-    """Of each answer: what it shares its prompt with, the prompt's length, its text, and its tokens."""
-    shared = pair.prompt_key
-    texts = (pair.chosen, pair.rejected)
-    for side, length in enumerate(fit.run):
-        own = side < len(fit.prompts) and side > 0
-        yield (shared, pair.id) if own else shared, fit.prompts[side if own else 0], texts[side], length

@@ -83,7 +83,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"objective"},
     ],
     "data": [
-        {"quarantine", "split", "text_similarity"},
+        {"prompt_groups", "quarantine", "split", "text_similarity"},
         {"media_files"},
         {"images", "placeholders", "row_values"},
         {"videos"},

@@ -26,6 +26,7 @@ from mmpref.data.manifest import (
     write_report,
 )
 from mmpref.data.pair_source import Candidate, PairSource, all_files, all_images
+from mmpref.data.prompt_groups import PromptTally, embedded_name
 from mmpref.data.quarantine import Quarantine, QuarantinedRow, RowError, where_is
 from mmpref.data.reading.source import count_rows
 from mmpref.data.text_similarity import repeats_prompt
@@ -111,6 +112,9 @@ class _Tally:
     images: dict[_Key, DecodeResult | None] = field(default_factory=dict)
     """None: decoded, and counted in the listing."""
     pending: set[_Key] = field(default_factory=set)
+    contents: dict[_Key, str] = field(default_factory=dict)
+    """What an image or video is by its bytes."""
+    prompts: PromptTally = field(default_factory=PromptTally)
     ids: dict[str, str] = field(default_factory=dict)
     sides: Counter[int] = field(default_factory=Counter)
     sources: Counter[str] = field(default_factory=Counter)
@@ -169,6 +173,7 @@ class _Tally:
             self.listings[number].add_pair(pair, source.images)
         self.demonstrations += pair.rejected is None
         self.repeat_prompt += repeats_prompt(pair)
+        self._add_to_prompts(source, pair, keys, results)
         if pair.score_chosen is not None and pair.score_rejected is not None:
             self.scored += 1
             self.inverted += pair.score_chosen < pair.score_rejected
@@ -191,6 +196,28 @@ class _Tally:
                 listing = (self.video_listings if is_video else self.listings)[number]
                 listing.add(media_name(ref.path, loader.root), result.num_bytes, result.mtime_ns, result.sha256)
                 self.images[key] = None
+
+    def _add_to_prompts(
+        self,
+        source: PairSource,
+        pair: PreferencePair,
+        keys: Sequence[_Key],
+        results: Sequence[DecodeResult | None],
+    ) -> None:
+        names, contents = [], []
+        for key, ref, result in zip(keys, all_files(pair), results, strict=True):
+            loader = source.videos if isinstance(ref, VideoRef) else source.images
+            if ref.path is None:
+                name = embedded_name(ref.data or b"")  # type: ignore[union-attr]
+                contents.append(result.sha256 if result is not None and result.sha256 else name)
+            else:
+                root = None if loader is None else loader.root
+                name = ref.path if root is None else str(root / ref.path)
+                if result is not None and result.sha256:
+                    self.contents.setdefault(key, result.sha256)
+                contents.append(self.contents.get(key, name))
+            names.append(name)
+        self.prompts.add(pair, names, contents)
 
     def report(self, manifest: dict[str, Any], max_bad_fraction: float) -> CheckReport:
         """The report on everything that was counted."""
@@ -216,6 +243,7 @@ class _Tally:
             scored=self.scored,
             scores=scores if self.scored else {},
             repeat_prompt=self.repeat_prompt,
+            prompts=self.prompts.finish(),
             sources=dict(self.sources),
             left_over=dict(quarantine.left_over.most_common()),
             manifest=manifest,

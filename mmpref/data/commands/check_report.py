@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from mmpref.data.prompt_groups import PromptGroups
 from mmpref.data.quarantine import QuarantinedRow, Skip
 
 WORTH_A_LOOK = 0.005
@@ -43,6 +44,8 @@ class CheckReport:
     """Lowest and highest score, and the counts ``inverted`` (chosen below rejected) and ``tied``."""
     repeat_prompt: int
     """Pairs used whose answers all begin with the whole question; the model would learn to repeat it."""
+    prompts: PromptGroups
+    """Which of the pairs used share a prompt or an answer, and where they do not agree."""
     sources: dict[str, int]
     """Pairs used, per ``source``."""
     left_over: dict[str, int]
@@ -104,6 +107,7 @@ class CheckReport:
             facts.append(("frames shown", shown))
         if self.videos_per_pair:
             facts.append(("pairs by videos", _listed(self.videos_per_pair)))
+        facts += self.prompts.rows()
         facts.append(("scored pairs", f"{self.scored:,}"))
         if self.scores:
             facts.append(("scores", f"{self.scores['lowest']:g} to {self.scores['highest']:g}"))
@@ -131,7 +135,17 @@ class CheckReport:
             found.append(
                 f"{self.used - self.scored:,} pairs have no scores, which Uni-DPO's quality weight does not take"
             )
-        return found
+        equal = [row for row in self.quarantined_rows if row.reason == "identical_pair"]
+        if equal:
+            named = ", ".join(repr(row.id) for row in equal[:5])
+            one, more = len(equal) == 1, ", ..." if len(equal) > 5 else ""
+            pairs = (
+                "pair has the same text as both answers and is"
+                if one
+                else "pairs have one text as both answers and are"
+            )
+            found.append(f"{len(equal):,} {pairs} left out: {named}{more}")
+        return found + self.prompts.warnings()
 
 
 def _listed(counts: Mapping[int, int]) -> str:

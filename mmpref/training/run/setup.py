@@ -36,6 +36,7 @@ from mmpref.training.parallel.world import SINGLE_PROCESS, World
 from mmpref.training.precision import autocast_dtype, describe, loaded_as, tuning_of
 from mmpref.training.run.data import RunData
 from mmpref.training.run.lengths import fit_data
+from mmpref.training.run.pair_notes import describe_quarantined, notes_on_pairs
 from mmpref.training.run.reference_cache import ReferenceCache, cache_facts
 from mmpref.training.run.start_adapter import adapter_folder, describe_start
 from mmpref.training.trainer.memory_errors import explain_oom
@@ -86,6 +87,8 @@ def set_up(recipe: Recipe, objective: Objective, data: RunData, say: Say, world:
     trained, total = count_parameters(loaded.model)
     parts = count_parts(loaded.model, loaded.family)
     encoder = encoder_of(recipe, loaded)
+    if note := describe_quarantined(data.quarantine.rows):
+        say(note)
     train, held_out = fit_data(recipe, data, encoder, say)
     for note in encoder.chat.notes.values():
         say(f"template: {note}")
@@ -100,6 +103,8 @@ def set_up(recipe: Recipe, objective: Objective, data: RunData, say: Say, world:
         lambda: choose_layout(loaded.model, loaded.family, recipe.model.attention)
     )
     say(f"layout: {layout.explanation}")
+    for note in notes_on_pairs(train, row_tokens=recipe.processing.row_tokens, layout=layout.name):
+        say(note)
     encoder.budgets = train.budgets | held_out.budgets
     collator = PairCollator(
         encoder,

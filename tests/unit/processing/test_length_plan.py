@@ -18,7 +18,6 @@ from mmpref.data.images.loader import ImageLoader
 from mmpref.processing import EncodeError, FitPlan, PairCollator, PairEncoder, plan_fit
 from mmpref.processing.encoded import EncodedPair
 from mmpref.processing.family import family_of
-from mmpref.processing.pair_fit import group_work
 from mmpref.processing.pixels import ImageSettings
 from mmpref.records import ImageRef, PreferencePair
 from tests.plain_forward import SEE_VIDEOS
@@ -358,32 +357,6 @@ def test_special_tokens_in_answers_are_counted_once_though_a_pair_is_measured_tw
     plan = plan_fit(rows, encoder, size_of, shrink_images=True)
     assert len(plan.budgets) == 2
     assert (encoder.chat.spelt.answers, encoder.chat.spelt.first) == (1, "b")
-
-
-def test_work_of_pairs_together_counts_each_prompt_and_each_answer_once() -> None:
-    texts = ["a red square .", "two yellow boxes .", "there is a dog on it .", "no"]
-    rows = [
-        pair(f"{i}{j}", images=("100x100-1",), chosen=texts[i], rejected=texts[j])
-        for i in range(4)
-        for j in range(i + 1, 4)
-    ]
-    other = pair("other", images=("100x100-2",), chosen=texts[0], rejected=texts[1])
-    own = pair("own", images=("100x100-1",), chosen=texts[0], rejected=texts[1], rejected_images=refs("56x56-3"))
-    plan, _ = planned("qwen2_vl", [*rows, other, own], 10_000)
-    of = dict(zip((row.id for row in plan.pairs), plan.fits, strict=True))
-    prompt, image = of["01"].prompts[0]
-    answers = [of["01"].answers[0], *(of[f"0{j}"].answers[1] for j in (1, 2, 3))]
-
-    def work(*members: PreferencePair) -> int:
-        return group_work(members, [of[row.id] for row in members])
-
-    assert [work(row) for row in (*rows, other, own)] == [fit.work for fit in plan.fits]
-    assert work(*rows) == work(*rows, *rows) == prompt + image + sum(answers)
-    assert work(*rows, other) == work(*rows) + work(other)
-    second = of["own"].prompts[1]
-    assert second.tokens < prompt
-    assert work(*rows, own) == work(*rows) + sum(second) + answers[1]
-    assert work(rows[0], rows[1]) == prompt + image + sum(answers[:3])
 
 
 # ---- images that cannot be read, and workers ---------------------------------------------------------------------

@@ -224,6 +224,29 @@ def test_answers_that_begin_with_the_question_are_counted(folder: Path, tmp_path
     assert (report.used, report.repeat_prompt, report.as_json()["repeat_prompt"]) == (3, 1, 1)
 
 
+def test_what_pairs_of_a_prompt_have_in_common_is_in_the_report_and_in_words(folder: Path, tmp_path: Path) -> None:
+    (folder / "more").mkdir()
+    (folder / "more" / "copy.png").write_bytes((folder / "good.png").read_bytes())
+    one = write(folder, [row("a"), row("b", rejected="A cat.", score_chosen=3.5), row("same", rejected="A red cup. ")])
+    two = write(folder, [row("c", images=["more/copy.png"]), row("d", chosen="A dog.", rejected="A cat.")], "two.jsonl")
+    report = check([open_pairs(one), open_pairs(two)], out=tmp_path / "out", workers=1, max_bad_fraction=0.5)
+    found = report.prompts
+    assert (found.pairs, found.prompts, found.pairs_per_prompt, found.answers) == (4, 2, {1: 1, 3: 1}, 5)
+    (copies,) = found.copies.examples
+    assert copies.startswith(str(folder / "good.png"))
+    assert copies.endswith("more/copy.png")
+    assert found.not_grouped.examples == ("'a' and 'c'",)
+    assert found.repeated.examples == ("'a' and 'c'",)
+    assert set(found.scored_twice.examples) == {"4 in 'a' and 3.5 in 'b'", "2 in 'a' and 4 in 'd'"}
+    assert json.loads((tmp_path / "out" / "data_report.json").read_text())["prompts"]["pairs_per_prompt"] == {
+        "1": 1, "3": 1,
+    }  # fmt: skip
+    assert dict(report.rows())["prompts by pairs"] == "1: 1, 3: 1"
+    told = "\n".join(report.warnings())
+    assert "1 pair has the same text as both answers and is left out: 'same'" in told
+    assert "4 in 'a' and 3.5 in 'b'" in told
+
+
 def test_the_allowed_share_decides(folder: Path, tmp_path: Path) -> None:
     path = write(folder, [*(row(f"r{number}") for number in range(9)), row("bad", chosen="")])
     strict, lenient = run(path, tmp_path / "a"), run(path, tmp_path / "b", max_bad_fraction=0.1)
