@@ -41,10 +41,13 @@ def same_questions(samples: Iterable[EvalSample]) -> list[list[EvalSample]]:
 
 
 def deal(samples: Sequence[EvalSample], num: int) -> list[list[EvalSample]]:
-    """``num`` shares of about the same size; the questions about one image stay together, in their order."""
+    """``num`` shares of about the same size.
+
+    The questions about one image stay together, in their order, and so do those without one that have the same prompt.
+    """
     groups: dict[Any, list[EvalSample]] = {}
     for sample in samples:
-        groups.setdefault(sample.images or sample.id, []).append(sample)
+        groups.setdefault(sample.images or sample.prompt, []).append(sample)
     shares: list[list[EvalSample]] = [[] for _ in range(num)]
     for group in groups.values():
         min(shares, key=len).extend(group)

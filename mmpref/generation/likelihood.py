@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mmpref.generation.local_model import LocalAnswerer, in_eval_mode
-from mmpref.records import Answer, EvalSample, PreferencePair
+from mmpref.records import Answer, EvalSample, PreferencePair, PromptKey
 
 if TYPE_CHECKING:
     from mmpref.processing.encoded import EncodedPair
 
 _BATCHES_PER_WINDOW = 8  # encoded at once and sorted by length
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One pair, and of the pairs of its prompt the number and the tokens of the longest side, prompt included."""
+
+    pair: EncodedPair
+    group: int
+    longest: int
 
 
 class LikelihoodAnswerer(LocalAnswerer):
@@ -23,67 +33,90 @@ class LikelihoodAnswerer(LocalAnswerer):
     ``rejected_images`` there are what the rejected answer is about. Answers that are longer than the model's window are
     an error of the model, not cut.
 
-    Both sides of a pair count as rows of a batch. The settings of decoding have no meaning here.
+    Pairs of one prompt run together, wherever they stand among the samples, and an answer that is in several of them
+    runs once. Both sides of a pair count as rows of a batch. The settings of decoding have no meaning here.
     """
 
     def _prepare(self, template_kwargs: Mapping[str, Any] | None) -> None:
         from mmpref.models.adapters.weights import has_adapter
         from mmpref.models.logps.layout_choice import choose_layout
         from mmpref.models.logps.reference import choose_reference
+        from mmpref.processing.collate import PairCollator
         from mmpref.processing.encode import PairEncoder
 
         self._model, family = self._loaded.model, self._loaded.family
         self._reference = choose_reference(self._model, kind="adapter_off") if has_adapter(self._model) else None
-        self._encoder = PairEncoder(self._loaded.processor, family, template_kwargs=template_kwargs)
-        self._layout = choose_layout(self._model, family).name
+        encoder = PairEncoder(self._loaded.processor, family, template_kwargs=template_kwargs)
+        self._collator = PairCollator(encoder, self._load_image, layout=choose_layout(self._model, family).name)
 
     def answer(self, samples: Sequence[EvalSample]) -> Iterator[Answer]:
         """Log-probs as their batches are done."""
-        window = self._batches.size * _BATCHES_PER_WINDOW
+        groups: dict[PromptKey, list[PreferencePair]] = {}
+        for sample in samples:
+            pair = _pair_of(sample)
+            groups.setdefault(pair.prompt_key, []).append(pair)
         with in_eval_mode(self._model):
-            for start in range(0, len(samples), window):
-                yield from self._answer_window(samples[start : start + window])
+            for window in _windows(list(groups.values()), self._batches.size * _BATCHES_PER_WINDOW):
+                yield from self._answer_window(window)
 
-    def _answer_window(self, samples: Sequence[EvalSample]) -> Iterator[Answer]:
+    def _answer_window(self, window: Sequence[Sequence[PreferencePair]]) -> Iterator[Answer]:
         answered = self._batches.run(
-            sorted((self._encode(sample) for sample in samples), key=lambda pair: -_length(pair)),
-            tokens_of=lambda pair: 2 * _length(pair),
-            work=lambda batch: self._logps(batch),
-            too_large=lambda pair: (
-                f"no memory for pair '{pair.pair_id}' alone ({_length(pair)} tokens); use a smaller model, smaller "
-                "images or quantization"
+            sorted(self._encoded(window), key=lambda asked: (-asked.longest, asked.group)),
+            tokens_of=lambda asked: 2 * asked.longest,
+            work=lambda batch: self._logps([asked.pair for asked in batch]),
+            too_large=lambda asked: (
+                f"no memory for pair '{asked.pair.pair_id}' alone ({_length(asked.pair)} tokens); use a smaller model, "
+                "smaller images or quantization"
             ),
+            group_of=lambda asked: asked.group,
         )
-        for pair, row in answered:
-            yield Answer(id=pair.pair_id, text=json.dumps(row))
+        for asked, row in answered:
+            yield Answer(id=asked.pair.pair_id, text=json.dumps(row))
 
-    def _encode(self, sample: EvalSample) -> EncodedPair:
-        chosen, rejected = sample.target
-        pair = PreferencePair(
-            id=sample.id,
-            images=sample.images,
-            prompt=sample.prompt,
-            chosen=chosen,
-            rejected=rejected,
-            response_prefix=sample.meta.get("response_prefix", ""),
-            rejected_images=sample.meta.get("rejected_images"),
-            template_kwargs=sample.meta.get("template_kwargs"),
-        )
-        return self._encoder.encode(pair, self._load_image)
+    def _encoded(self, window: Sequence[Sequence[PreferencePair]]) -> Iterator[_Asked]:
+        encoded = iter(self._collator.encoded([pair for group in window for pair in group]))
+        for number, group in enumerate(window):
+            pairs = [next(encoded) for _ in group]
+            longest = max(map(_length, pairs))
+            yield from (_Asked(pair, number, longest) for pair in pairs)
 
     def _logps(self, pairs: Sequence[EncodedPair]) -> list[dict[str, float]]:
         import torch
 
         from mmpref.models.logps.pair_logps import pair_logps
-        from mmpref.processing.collate import collate_pairs
 
-        chat = self._encoder.chat
-        batch = collate_pairs(pairs, chat.pad_token_id, layout=self._layout, image_token_id=chat.image_token_id)
+        [batch] = self._collator.rows_of(pairs)
         with torch.inference_mode():
             found = pair_logps(self._model, batch.to(self._model.device), reference=self._reference)
         names = ("chosen", "rejected", "chosen_len", "rejected_len", "ref_chosen", "ref_rejected")
         columns = {name: value.tolist() for name in names if (value := getattr(found, name)) is not None}
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _pair_of(sample: EvalSample) -> PreferencePair:
+    chosen, rejected = sample.target
+    return PreferencePair(
+        id=sample.id,
+        images=sample.images,
+        prompt=sample.prompt,
+        chosen=chosen,
+        rejected=rejected,
+        response_prefix=sample.meta.get("response_prefix", ""),
+        rejected_images=sample.meta.get("rejected_images"),
+        template_kwargs=sample.meta.get("template_kwargs"),
+    )
+
+
+def _windows(groups: Sequence[list[PreferencePair]], size: int) -> Iterator[list[list[PreferencePair]]]:
+    """The groups in portions of about ``size`` pairs."""
+    window: list[list[PreferencePair]] = []
+    for group in groups:
+        if window and sum(map(len, window)) + len(group) > size:
+            yield window
+            window = []
+        window.append(group)
+    if window:
+        yield window
 
 
 def _length(pair: EncodedPair) -> int:

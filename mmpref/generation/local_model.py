@@ -49,6 +49,7 @@ class Batches:
         tokens_of: Callable[[T], int],
         work: Callable[[list[T]], list[R]],
         too_large: Callable[[T], str],
+        group_of: Callable[[T], object] = id,
     ) -> Iterator[tuple[T, R]]:
         """Each item with its result, a batch at a time.
 
@@ -57,6 +58,8 @@ class Batches:
             tokens_of: tokens that an item takes in a batch whose longest item it is.
             work: results of a batch, one for each item.
             too_large: the message for an item that does not fit in memory alone.
+            group_of: the same for items that stand side by side and are cheaper together: they share a batch where one
+                has space for all of them.
 
         Raises:
             OutOfMemoryError: an item does not fit in memory alone.
@@ -65,7 +68,8 @@ class Batches:
 
         waiting = list(items)
         while waiting:
-            batch = waiting[: max(1, min(self.size, self.tokens // tokens_of(waiting[0])))]
+            most = max(1, min(self.size, self.tokens // tokens_of(waiting[0])))
+            batch = waiting[: _at_border(list(map(group_of, waiting[: most + 1])), most)]
             results: list[R] | None = None
             try:
                 results = work(batch)
@@ -78,6 +82,14 @@ class Batches:
                 continue
             waiting = waiting[len(batch) :]
             yield from zip(batch, results, strict=True)
+
+
+def _at_border(groups: Sequence[object], most: int) -> int:
+    """How many items, ``most`` if there are more, end where a group does; ``most`` where the first group is larger."""
+    if len(groups) <= most:
+        return len(groups)
+    borders = [count for count in range(1, most + 1) if groups[count] != groups[count - 1]]
+    return borders[-1] if borders else most
 
 
 class LocalAnswerer(ABC):
