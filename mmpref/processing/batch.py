@@ -1,17 +1,19 @@
 """A batch of pairs as the model runs them. This is the only place that knows the order of chosen and rejected.
 
-Two layouts. *Shared prefix*: one row without padding, in which every prompt appears once and both answers follow it,
-``[prompt | chosen | rejected | next prompt | ...]``, with positions that start again for the second answer. *Plain*:
-one padded row for each answer, with its own copy of the prompt.
+Two layouts. *Shared prefix*: one row without padding, in which every prompt appears once and all its answers follow it,
+``[prompt | answer | answer | ... | next prompt | ...]``, with positions that start again for each answer. *Plain*: one
+padded row for each answer, with its own copy of the prompt. In both, an answer that stands in several pairs of one
+prompt is run once, and its log-probs are those of each of these pairs.
 
 Shapes: B pairs, A answers (2B, or B without a rejected side; chosen first), N rows, T tokens, K positions at which an
-answer token is predicted, L tokens of the longest answer.
+answer token is predicted, L tokens of the longest answer, M tokens of all pairs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -21,21 +23,53 @@ from mmpref.errors import DataError
 from mmpref.processing.cross_attention import Crossing
 
 
-class Segment(NamedTuple):
-    """Where one prompt and the answers that continue it lie in the packed row, in tokens.
+class Branch(NamedTuple):
+    """Tokens that lie side by side in the packed row and go on from what stands before them in their sequence.
 
-    ``[start, start + prefix)`` is read by both answers: the prompt, and the beginning that the answers have in common.
+    The sequence of a branch is the first ``at`` tokens of its parent's sequence, and then its own.
+    """
+
+    parent: int  # number of the branch that it goes on from; -1 for the first of a segment, which goes on from nothing
+    at: int  # tokens before it in its sequence
+    length: int  # tokens of its own
+
+
+class Segment(NamedTuple):
+    """Where one prompt and the answers that continue it lie in the packed row: a tree of tokens.
+
+    The first branch is the prompt with the first answer. Each further answer is one more branch, which begins where it
+    differs from those before it: behind the prompt, or behind what it has in common with one of them.
     """
 
     start: int
-    prefix: int
-    first: int
-    second: int  # 0 where only one answer continues this prompt
+    branches: tuple[Branch, ...]
+
+    @classmethod
+    def of(cls, start: int, prefix: int, *answers: int) -> Segment:
+        """A prefix of so many tokens and answers of so many, which have no more in common than the prefix."""
+        first, *others = answers or (0,)
+        rest = (Branch(0, prefix, length) for length in others if length)
+        return cls(start, (Branch(-1, 0, prefix + first), *rest))
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in the row."""
+        return sum(branch.length for branch in self.branches)
 
     @property
     def end(self) -> int:
         """The first token behind the segment."""
-        return self.start + self.prefix + self.first + self.second
+        return self.start + self.num_tokens
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence: the prompt with its longest answer."""
+        return max(branch.at + branch.length for branch in self.branches)
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """Place in the row at which each branch begins."""
+        return tuple(accumulate((branch.length for branch in self.branches[:-1]), initial=self.start))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -45,7 +79,9 @@ class PairBatch:
     input_ids: Tensor  # [N, T]; N = 1 with a shared prefix, else padded on the right
     predicts: Tensor  # [K] places in the N * T tokens whose output predicts a counted answer token
     targets: Tensor  # [K] the token that stands after each of them
-    answers: Tensor  # [A, L] which of the K belong to each answer, in order; K fills up shorter rows
+    answers: (
+        Tensor  # [A, L] which of the K belong to each answer, in order; answers share some; K fills up shorter rows
+    )
     answer_lens: Tensor  # [A] counted tokens of each answer
     pair_ids: tuple[str, ...]  # length B
     attention_mask: Tensor | None = None  # [N, T] 1 = real token; None with a shared prefix, where every token is
@@ -71,9 +107,10 @@ class PairBatch:
     num_dummy_pairs: int = 0  # the last n pairs have no weight: they are there so that all ranks run as many forwards
     # length A, chosen first: all that the model is given for each answer, its prompt included, as a hash; else ()
     keys: tuple[str, ...] = ()
-    # [N, T] the pair that each token counts for, once: B is padding, and what a rejected answer's row repeats of the
-    # chosen one's; None in a batch made by hand
-    token_pairs: Tensor | None = None
+    # [2, M] every token of every pair once: its place in the N * T tokens, and its pair. What a prompt's pairs share is
+    # there for each of them; padding, and what the row of a rejected answer repeats of the chosen one's, for none. None
+    # in a batch made by hand
+    pair_tokens: Tensor | None = None
 
     def __post_init__(self) -> None:  # shapes only: no tensor is read, so nothing waits for the device
         pairs = len(self.pair_ids)
@@ -84,7 +121,6 @@ class PairBatch:
         want = {
             "attention_mask": tuple(self.input_ids.shape),
             **dict.fromkeys(self.token_types, tuple(self.input_ids.shape)),
-            "token_pairs": tuple(self.input_ids.shape),
             "targets": tuple(self.predicts.shape),
             "answer_lens": (self.answers.shape[0],),
             "score_chosen": (pairs,),
@@ -121,7 +157,7 @@ class PairBatch:
 
     @property
     def shares_prefix(self) -> bool:
-        """Whether both answers of a pair follow one copy of their prompt."""
+        """Whether all answers of a prompt follow one copy of it."""
         return bool(self.segments)
 
     @property

@@ -1,9 +1,9 @@
-"""Pairs to batches, in loader workers: images are decoded once per pair, values are checked here, on the host."""
+"""Pairs to batches, in loader workers: images are decoded once per prompt, values are checked here, on the host."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 import torch
@@ -12,11 +12,12 @@ from torch import Tensor
 from mmpref.errors import DataError
 from mmpref.processing.batch import PairBatch, join_vision, pad_rows
 from mmpref.processing.cross_attention import SEEN, num_images, row_by_row
-from mmpref.processing.encode import PairEncoder
+from mmpref.processing.encode import PairEncoder, Prompts
 from mmpref.processing.encoded import EncodedPair, EncodedPrompt, answer_keys
 from mmpref.processing.errors import EncodeError, fault
-from mmpref.processing.layout import LayoutName, plain_batch, shared_prefix_batch
+from mmpref.processing.layout import LayoutName, plain_batch, shared_prefix_batch, sides_of
 from mmpref.processing.pixels import LoadImage
+from mmpref.processing.row_parts import parts_of
 from mmpref.processing.videos import LoadVideo
 from mmpref.records import PreferencePair
 
@@ -60,27 +61,31 @@ class PairCollator:
         self.row_tokens = row_tokens
 
     def __call__(self, pairs: Sequence[PreferencePair]) -> PairBatch:
-        """All pairs as one batch."""
+        """All pairs as one batch, in their order; those of one prompt share it and its images."""
         return self._batch(self.encoded(pairs))
 
     def rows(self, pairs: Sequence[PreferencePair]) -> tuple[PairBatch, ...]:
-        """The pairs in order, as few batches as ``row_tokens`` allows; a longer pair has a batch of its own.
+        """As few batches as ``row_tokens`` allows (``parts_of``); a longer pair has a batch of its own.
 
-        No pairs are one batch of the filler.
+        No pairs are one batch of the filler, or none without one.
         """
         return self.rows_of(self.encoded(pairs))
 
     def encoded(self, pairs: Sequence[PreferencePair]) -> list[EncodedPair]:
-        """The pairs as tensors, in order.
+        """The pairs as tensors, in order; those of one prompt have the same prompt object.
 
         Raises:
             DataError: one cannot be used; names it, and the file that it is from.
         """
-        return [self._encoded(pair) for pair in pairs]
+        prompts: dict[Hashable, EncodedPrompt] = {}
+        return [self._encoded(pair, prompts) for pair in pairs]
 
     def rows_of(self, encoded: Sequence[EncodedPair]) -> tuple[PairBatch, ...]:
         """:meth:`rows` of pairs that are encoded already."""
-        return tuple(self._filled(part) for part in self._parts(encoded))
+        parts = list(parts_of(encoded, self.row_tokens, self.layout, need_rejected=self.need_rejected))
+        if not encoded:
+            parts = [] if self.filler is None else [[]]
+        return tuple(self._filled(part) for part in parts)
 
     def changed(self, *, layout: LayoutName | None = None, need_rejected: bool | None = None) -> PairCollator:
         """The same collator in another layout, or with rejected answers whatever the loss reads."""
@@ -103,12 +108,12 @@ class PairCollator:
     def _filled(self, pairs: Sequence[EncodedPair]) -> PairBatch:
         if self.filler is None or (pairs and not (self.always_images and not any(pair.vision for pair in pairs))):
             return self._batch(pairs)
-        filler = self._encoded(self.filler)
+        [filler] = self.encoded([self.filler])
         return replace(self._batch([*pairs, filler]), num_dummy_pairs=1)
 
-    def _encoded(self, pair: PreferencePair) -> EncodedPair:
+    def _encoded(self, pair: PreferencePair, prompts: Prompts) -> EncodedPair:
         try:
-            return self.encoder.encode(pair, self.load_image, self.load_video)
+            return self.encoder.encode(pair, self.load_image, self.load_video, prompts=prompts)
         except EncodeError:
             raise
         except DataError as err:  # an image that was lost since the start, or whose header alone was looked at
@@ -125,26 +130,6 @@ class PairCollator:
             video_token_id=self.encoder.chat.video_token_id,
         )
         return replace(batch, keys=answer_keys(pairs, rejected=batch.has_rejected)) if self.keyed else batch
-
-    def _parts(self, pairs: Sequence[EncodedPair]) -> Iterator[Sequence[EncodedPair]]:
-        part: list[EncodedPair] = []
-        for pair in pairs:
-            if part and self.row_tokens is not None and self._num_tokens([*part, pair]) > self.row_tokens:
-                yield part
-                part = []
-            part.append(pair)
-        yield part
-
-    def _num_tokens(self, pairs: Sequence[EncodedPair]) -> int:
-        """Tokens that a batch of these pairs would have, at most."""
-        lengths = [
-            [len(prompt) + len(answer) for prompt, answer in _sides_of(pair, self.need_rejected)] for pair in pairs
-        ]
-        if self.layout == "plain":
-            rows = [length for sides in lengths for length in sides]
-            return len(rows) * max(rows)
-        shared = [len(pair.prompt) for pair, sides in zip(pairs, lengths, strict=True) if _shares(pair, sides)]
-        return sum(map(sum, lengths)) - sum(shared)
 
 
 def collate_pairs(
@@ -166,10 +151,10 @@ def collate_pairs(
         DataError: a demonstration where both answers are needed.
         EncodeError: a prompt whose image tokens are not those of its images, or an answer without tokens.
     """
-    for pair in pairs:
-        for prompt, _ in _sides_of(pair, need_rejected):
-            _check_image_tokens(prompt, image_token_id)
-            _check_video_tokens(prompt, video_token_id)
+    prompts = {id(side.prompt): side.prompt for pair in pairs for side in sides_of(pair, need_rejected)}
+    for prompt in prompts.values():
+        _check_image_tokens(prompt, image_token_id)
+        _check_video_tokens(prompt, video_token_id)
     if layout == "shared_prefix":
         batch = shared_prefix_batch(pairs, need_rejected=need_rejected)
     else:
@@ -204,15 +189,6 @@ def collate_prompts(
         **{name: pad_rows(planes, 0, left=True) for name, planes in types.items()},
         **vision,
     }
-
-
-def _sides_of(pair: EncodedPair, need_rejected: bool) -> list[tuple[EncodedPrompt, Tensor]]:
-    first, second = pair.sides()
-    return [first] if second is None or not need_rejected else [first, second]
-
-
-def _shares(pair: EncodedPair, sides: Sequence[int]) -> bool:
-    return len(sides) == 2 and pair.shares_prompt
 
 
 def _check_image_tokens(prompt: EncodedPrompt, image_token_id: int | None) -> None:

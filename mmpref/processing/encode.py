@@ -5,9 +5,9 @@ Shapes: T prompt tokens (image and video tokens counted), C and R answer tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, MutableMapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,9 +18,12 @@ from mmpref.processing.errors import fault
 from mmpref.processing.family import Family
 from mmpref.processing.pixels import OWN_SIZES, ImageEncoder, ImageSettings, LoadImage, blank
 from mmpref.processing.positions import Grid, continued, in_sequence, multimodal
-from mmpref.processing.rope_lengths import length_in_positions
+from mmpref.processing.rope_lengths import AS_SHORT, Reading, length_in_positions
 from mmpref.processing.videos import LoadVideo, Run, VideoEncoder
 from mmpref.records import ImageRef, Message, PreferencePair, VideoRef, VideoShape
+
+Prompts: TypeAlias = MutableMapping[Hashable, EncodedPrompt]
+"""Encoded prompts by all that they are made of; good for one batch, because they hold its pixels."""
 
 
 class PairEncoder:
@@ -84,26 +87,34 @@ class PairEncoder:
         load_video: LoadVideo | None = None,
         *,
         text: Turns | None = None,
+        prompts: Prompts | None = None,
     ) -> EncodedPair:
         """The pair as tensors; each image and video is loaded and processed once.
 
         Args:
             load_video: gives the frames of a video that are shown; needed by rows with videos.
+            prompts: takes each prompt that is encoded, and gives it to pairs that have the same one: they get the very
+                same object, and its images are loaded and processed once for all of them.
 
         Raises:
             EncodeError: the row cannot be used; ``reason`` says why.
             DataError: whatever ``load_image`` and ``load_video`` raise.
         """
         text = text if text is not None else self.encode_text(pair)
-        prompt = self._prompt(pair.id, pair.prompt, text, pair.images, load_image, pair.videos, load_video)
+        prompts = {} if prompts is None else prompts
+
+        def prompt_with(images: tuple[ImageRef, ...]) -> EncodedPrompt:
+            key: Hashable = (images, pair.videos, text.prompt, text.prefix, text.text, self.budgets.get(pair.id))
+            if key not in prompts:
+                made = self._prompt(pair.id, pair.prompt, text, images, load_image, pair.videos, load_video)
+                # a loader worker moves a batch's tensors into memory that it shares with others
+                prompts[key] = made.with_own_pixels() if self.images.has_cache else made
+            return prompts[key]
+
+        prompt = prompt_with(pair.images)
         rejected_prompt = None
         if pair.rejected is not None and pair.rejected_images is not None:
-            rejected_prompt = self._prompt(
-                pair.id, pair.prompt, text, pair.rejected_images, load_image, pair.videos, load_video
-            )
-        if self.images.has_cache:  # a loader worker moves a batch's tensors into memory that it shares with others
-            prompt = prompt.with_own_pixels()
-            rejected_prompt = None if rejected_prompt is None else rejected_prompt.with_own_pixels()
+            rejected_prompt = prompt_with(pair.rejected_images)
         # both sides are cut by the same rule, also where their images leave them different space
         longer = max((prompt, rejected_prompt or prompt), key=len)
         vision = sum(longer.image_tokens) + sum(longer.video_tokens)
@@ -119,10 +130,11 @@ class PairEncoder:
             chosen_ids=chosen,
             rejected_ids=rejected,
             rejected_prompt=rejected_prompt,
-            reads_alike=rejected_prompt is not None or self._reads_alike(prompt, answers),
+            readings=(self._reading(prompt, chosen), self._reading(rejected_prompt or prompt, answers[-1])),
             score_chosen=pair.score_chosen,
             score_rejected=pair.score_rejected,
             num_cut=cut,
+            row_id=pair.id,
         )
 
     def _refuse_beyond_places(self, row_id: str, length: int) -> None:
@@ -132,16 +144,12 @@ class PairEncoder:
                 f"{places} only; set processing.max_length to {places}"
             )  # fmt: skip
 
-    def _reads_alike(self, prompt: EncodedPrompt, answers: Sequence[Tensor]) -> bool:
-        """Whether the model reads the prompt in one way before all of these answers."""
+    def _reading(self, prompt: EncodedPrompt, answer: Tensor) -> Reading:
+        """How the model reads the prompt before this answer."""
         rope, places = self.family.rope_lengths, prompt.position_ids
-        if rope is None or places is None:
-            return True
-        before = length_in_positions(places)
-        lengths = [
-            max(before, length_in_positions(continued(places, len(answer)))) for answer in answers if len(answer)
-        ]
-        return not lengths or rope.alike(min(lengths), max(lengths))
+        if rope is None or places is None or not len(answer):
+            return AS_SHORT
+        return rope.reading(max(length_in_positions(places), length_in_positions(continued(places, len(answer)))))
 
     def encode_prompt(
         self,

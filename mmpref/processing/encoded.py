@@ -12,12 +12,14 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from mmpref.processing.rope_lengths import AS_SHORT, Reading
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedPrompt:
-    """Everything the model reads before it answers."""
+    """Everything the model reads before it answers. Pairs that have the very same object share it."""
 
-    sample_id: str
+    sample_id: str  # of the row that it was encoded for
     input_ids: Tensor  # [T], image places expanded
     vision: Mapping[str, Tensor] = field(default_factory=dict)  # the processor's outputs for this row's images
     image_tokens: tuple[int, ...] = ()  # tokens that stand for each image; () where only the processor knows
@@ -62,20 +64,16 @@ class EncodedPair:
     chosen_ids: Tensor  # [C]
     rejected_ids: Tensor | None  # [R]; None for a demonstration
     rejected_prompt: EncodedPrompt | None = None  # only where the rejected side has images of its own
-    reads_alike: bool = True  # the prompt is the same to the model before both answers (``rope_lengths``)
+    readings: tuple[Reading, Reading] = (AS_SHORT, AS_SHORT)  # how the prompt is read before each answer
     score_chosen: float | None = None
     score_rejected: float | None = None
     num_cut: int = 0  # answer tokens that did not fit, both sides together
+    row_id: str | None = None  # None: that of the prompt, which no other pair has then
 
     @property
     def pair_id(self) -> str:
         """The id of the row."""
-        return self.prompt.sample_id
-
-    @property
-    def shares_prompt(self) -> bool:
-        """Whether both answers can be read behind one copy of the prompt."""
-        return self.rejected_prompt is None and self.reads_alike
+        return self.prompt.sample_id if self.row_id is None else self.row_id
 
     @property
     def prompt_ids(self) -> Tensor:
@@ -97,7 +95,10 @@ class EncodedPair:
         first, second = self.sides()
         sides = [first] if second is None or not rejected else [first, second]
         alone = replace(self, rejected_ids=None, rejected_prompt=None, score_chosen=None, score_rejected=None)
-        return tuple(replace(alone, prompt=prompt, chosen_ids=answer, reads_alike=True) for prompt, answer in sides)
+        return tuple(
+            replace(alone, prompt=prompt, chosen_ids=answer, readings=(reading, reading))
+            for (prompt, answer), reading in zip(sides, self.readings, strict=False)
+        )
 
     def sides(self) -> tuple[tuple[EncodedPrompt, Tensor], tuple[EncodedPrompt, Tensor] | None]:
         """(prompt, answer) of the chosen side and, if there is one, of the rejected side."""

@@ -2,60 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mmpref.errors import DataError
+from mmpref.processing.answer_tree import AnswerTree, common_beginning
 from mmpref.processing.batch import PairBatch, Segment, join_vision, pad_rows
 from mmpref.processing.cross_attention import num_images, row_by_row, side_by_side
 from mmpref.processing.encoded import EncodedPair, EncodedPrompt, score_or_nan
 from mmpref.processing.errors import fault
 from mmpref.processing.positions import continued
+from mmpref.processing.rope_lengths import Reading
 
 LayoutName = Literal["shared_prefix", "plain"]
 
 
 def shared_prefix_batch(pairs: Sequence[EncodedPair], *, need_rejected: bool = True) -> PairBatch:
-    """All pairs in one row, each prompt and each image once.
+    """All pairs in one row, each prompt, each image and each answer once.
 
-    Where both answers begin alike, the common beginning is read once as well, and counted for both. A pair whose sides
-    have different images, or are so different in length that the model reads the prompt in two ways (``rope_lengths``),
-    has nothing to share: its answers follow a prompt each.
+    Pairs share a prompt where they have the very same object (``PairEncoder.encode`` with ``prompts``). What answers of
+    a prompt begin with alike is read once as well, and counted for each. A pair whose sides have different images, or
+    are so different in length that the model reads the prompt in two ways (``rope_lengths``), has its answers behind
+    two prompts.
 
     Raises:
         DataError: a demonstration where both answers are needed.
         EncodeError: an answer without tokens.
     """
     row = _PackedRow()
-    for number, pair in enumerate(pairs):
-        row.owner = number
-        first, second = _sides(pair, need_rejected)
-        if second is None:
-            row.add_alone(*first, rejected=False)
-        elif not pair.shares_prompt:
-            row.add_alone(*first, rejected=False)
-            row.add_alone(*second, rejected=True)
-        else:
-            row.add_pair(pair.prompt, first[1], second[1])
-    count = row.num_predictions
-    answers = row.chosen + row.rejected
+    sides = [sides_of(pair, need_rejected) for pair in pairs]
+    where = [[row.add(*side) for side in of_pair] for of_pair in sides]
+    row.finish()
+    found = [[row.trees[tree].answers[number] for tree, number in of_pair] for of_pair in where]
+    answers = [of_pair[side].predictions for side in range(len(found[0])) for of_pair in found]
     return PairBatch(
         input_ids=torch.cat(row.ids)[None],
         predicts=torch.cat(row.predicts),
         targets=torch.cat(row.targets),
-        answers=pad_rows(answers, count),
+        answers=pad_rows(answers, row.num_predictions),
         answer_lens=torch.tensor([len(answer) for answer in answers]),
         pair_ids=tuple(pair.pair_id for pair in pairs),
         position_ids=torch.cat(row.positions, dim=-1).unsqueeze(-2),
-        token_pairs=torch.repeat_interleave(
-            torch.tensor(row.owners), torch.tensor([part.end - part.start for part in row.segments])
-        )[None],
+        pair_tokens=_pair_tokens(_packed_tokens(row, of_pair) for of_pair in where),
         segments=tuple(row.segments),
-        **_images(row.prompts, [segment.end - segment.start for segment in row.segments]),
+        **_images(row.prompts, [segment.num_tokens for segment in row.segments]),
         token_types=row.token_types(),
         score_chosen=_scores(pairs, "score_chosen"),
         score_rejected=_scores(pairs, "score_rejected"),
@@ -63,9 +57,21 @@ def shared_prefix_batch(pairs: Sequence[EncodedPair], *, need_rejected: bool = T
 
 
 def plain_batch(pairs: Sequence[EncodedPair], pad_token_id: int, *, need_rejected: bool = True) -> PairBatch:
-    """One padded row for each answer: for models that cannot share a prefix. Raises as :func:`shared_prefix_batch`."""
-    sides = [_sides(pair, need_rejected) for pair in pairs]
-    rows = [first for first, _ in sides] + [second for _, second in sides if second is not None]
+    """One padded row for each answer of each prompt: for models that cannot share a prefix.
+
+    Raises as :func:`shared_prefix_batch`.
+    """
+    sides = [sides_of(pair, need_rejected) for pair in pairs]
+    numbers: dict[tuple[int, tuple[int, ...]], int] = {}
+    rows: list[tuple[EncodedPrompt, Tensor]] = []
+    wanted = []  # the row of each of the A answers
+    for side in range(len(sides[0])):
+        for of_pair in sides:
+            prompt, answer, _ = of_pair[side]  # a row of its own is read as it is alone
+            number = numbers.setdefault((id(prompt), tuple(answer.tolist())), len(rows))
+            if number == len(rows):
+                rows.append((prompt, answer))
+            wanted.append(number)
     ids = [torch.cat([prompt.input_ids, answer]) for prompt, answer in rows]
     width = max(map(len, ids))
     starts = [index * width + len(prompt) for index, (prompt, _) in enumerate(rows)]
@@ -76,14 +82,16 @@ def plain_batch(pairs: Sequence[EncodedPair], pad_token_id: int, *, need_rejecte
         # the token at t is predicted at t - 1, and a prompt is never empty
         predicts=torch.cat([torch.arange(s - 1, s - 1 + n) for s, n in zip(starts, lengths, strict=True)]),
         targets=torch.cat([answer for _, answer in rows]),
-        answers=pad_rows([torch.arange(at, at + n) for at, n in zip(before, lengths, strict=False)], before[-1]),
-        answer_lens=torch.tensor(lengths),
+        answers=pad_rows([torch.arange(before[n], before[n] + lengths[n]) for n in wanted], before[-1]),
+        answer_lens=torch.tensor([lengths[number] for number in wanted]),
         pair_ids=tuple(pair.pair_id for pair in pairs),
         attention_mask=pad_rows([torch.ones_like(row) for row in ids], 0),
         position_ids=_planes(rows, width),
         **_images([prompt for prompt, _ in rows], [len(row) for row in ids], width),
         token_types=_token_types(rows),
-        token_pairs=_token_pairs(pairs, sides, width),
+        pair_tokens=_pair_tokens(
+            _padded_tokens(of_pair, wanted[n :: len(pairs)], width) for n, of_pair in enumerate(sides)
+        ),
         score_chosen=_scores(pairs, "score_chosen"),
         score_rejected=_scores(pairs, "score_rejected"),
     )
@@ -91,99 +99,108 @@ def plain_batch(pairs: Sequence[EncodedPair], pad_token_id: int, *, need_rejecte
 
 @dataclass(slots=True)
 class _PackedRow:
-    """The row as it grows."""
+    """The row as it grows: first the answers of each prompt, then all of them as tensors."""
 
+    trees: list[AnswerTree] = field(default_factory=list)
+    prompts: list[EncodedPrompt] = field(default_factory=list)
+    """Of each tree."""
     ids: list[Tensor] = field(default_factory=list)
     positions: list[Tensor] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
     predicts: list[Tensor] = field(default_factory=list)
     targets: list[Tensor] = field(default_factory=list)
-    chosen: list[Tensor] = field(default_factory=list)
-    rejected: list[Tensor] = field(default_factory=list)
-    owner: int = 0
-    """Number of the pair that is added."""
-    owners: list[int] = field(default_factory=list)
-    """Of each segment."""
-    prompts: list[EncodedPrompt] = field(default_factory=list)
-    num_tokens: int = 0
     num_predictions: int = 0
+    _numbers: dict[tuple[int, Reading], int] = field(default_factory=dict)
 
-    def add_pair(self, prompt: EncodedPrompt, chosen: Tensor, rejected: Tensor) -> None:
-        common = common_beginning(chosen, rejected)
-        shared, first, second = chosen[:common], chosen[common:], rejected[common:]
-        segment = self._add(prompt, shared, first, second)
-        last = segment.start + segment.prefix - 1  # predicts the first token of both answers' own parts
-        own = last + segment.first
-        both = self._predict(torch.arange(last - common, last), shared)
-        of_first = self._predict(torch.arange(last, last + len(first)), first)
-        of_second = self._predict(torch.cat([torch.tensor([last]), torch.arange(own + 1, own + len(second))]), second)
-        self.chosen.append(torch.cat([both, of_first]))
-        self.rejected.append(torch.cat([both, of_second]))
-
-    def add_alone(self, prompt: EncodedPrompt, answer: Tensor, *, rejected: bool) -> None:
-        segment = self._add(prompt, answer[:0], answer, answer[:0])
-        last = segment.start + segment.prefix - 1
-        found = self._predict(torch.arange(last, last + len(answer)), answer)
-        (self.rejected if rejected else self.chosen).append(found)
-
-    def _add(self, prompt: EncodedPrompt, shared: Tensor, first: Tensor, second: Tensor) -> Segment:
+    def add(self, prompt: EncodedPrompt, answer: Tensor, reading: Reading) -> tuple[int, int]:
+        """Number of the answer's tree, and of the answer in it."""
         if prompt.position_ids is None:
             raise ValueError("the shared-prefix layout needs positions: the family of this encoder cannot share one")
-        segment = Segment(self.num_tokens, len(prompt) + len(shared), len(first), len(second))
-        self.ids += [prompt.input_ids, shared, first, second]
-        places = prompt.position_ids
-        self.positions += [
-            places,
-            continued(places, len(shared) + len(first)),
-            continued(places, len(second), skip=len(shared)),
-        ]
-        self.prompts.append(prompt)
-        self.segments.append(segment)
-        self.owners.append(self.owner)
-        self.num_tokens = segment.end
-        return segment
+        number = self._numbers.setdefault((id(prompt), reading), len(self.trees))
+        if number == len(self.trees):
+            self.trees.append(AnswerTree(len(prompt)))
+            self.prompts.append(prompt)
+        return number, self.trees[number].add(answer)
+
+    def finish(self) -> None:
+        """Lay all trees one behind the other."""
+        start = 0
+        for prompt, tree in zip(self.prompts, self.trees, strict=True):
+            tree.place(start, self.num_predictions)
+            places = prompt.position_ids
+            assert places is not None  # add() looked
+            self.ids += [prompt.input_ids, *tree.own_tokens]
+            self.positions.append(places)
+            self.positions += [
+                continued(places, len(own), skip=skip) for own, skip in zip(tree.own_tokens, tree.skips, strict=True)
+            ]
+            self.predicts.append(tree.predicts)
+            self.targets.append(torch.cat(tree.own_tokens))
+            self.segments.append(Segment(start, tree.branches))
+            self.num_predictions += len(self.targets[-1])
+            start = self.segments[-1].end
 
     def token_types(self) -> dict[str, Tensor]:
         """[1, T] each."""
         names = sorted({name for prompt in self.prompts for name in prompt.token_types})
         rows = list(zip(self.prompts, self.segments, strict=True))
         return {
-            name: torch.cat([_types(prompt, name, segment.end - segment.start) for prompt, segment in rows])[None]
+            name: torch.cat([_types(prompt, name, segment.num_tokens) for prompt, segment in rows])[None]
             for name in names
         }
 
-    def _predict(self, places: Tensor, targets: Tensor) -> Tensor:
-        """Note predictions; returns their numbers among the K."""
-        numbers = torch.arange(self.num_predictions, self.num_predictions + len(targets))
-        self.predicts.append(places)
-        self.targets.append(targets)
-        self.num_predictions += len(targets)
-        return numbers
+
+def _packed_tokens(row: _PackedRow, of_pair: Sequence[tuple[int, int]]) -> Tensor:
+    """Places of all tokens of a pair in the packed row, each once."""
+    places: Tensor = torch.cat([row.trees[tree].tokens_of(answer) for tree, answer in of_pair]).unique()
+    return places
 
 
-def common_beginning(chosen: Tensor, rejected: Tensor) -> int:
-    """How many tokens both answers begin with alike; each keeps at least one of its own."""
-    most = min(len(chosen), len(rejected)) - 1
-    different = (chosen[:most] != rejected[:most]).nonzero()
-    return int(different[0]) if len(different) else most
+def _padded_tokens(sides: Sequence[Side], rows: Sequence[int], width: int) -> Tensor:
+    """The same in padded rows: what the second row repeats of the first one is left out."""
+    found, before = [], None
+    for side, row in zip(sides, rows, strict=True):
+        skip = 0
+        if before is not None and before.prompt is side.prompt and before.reading == side.reading:
+            skip = len(side.prompt) + common_beginning(before.answer, side.answer)
+        found.append(torch.arange(row * width + skip, row * width + len(side.prompt) + len(side.answer)))
+        before = side
+    return torch.cat(found)
 
 
-_Sides = tuple[tuple[EncodedPrompt, Tensor], tuple[EncodedPrompt, Tensor] | None]
+def _pair_tokens(of_pairs: Iterable[Tensor]) -> Tensor:
+    """As ``PairBatch.pair_tokens`` has them: [2, M]."""
+    found = list(of_pairs)
+    pairs = torch.repeat_interleave(torch.arange(len(found)), torch.tensor([len(places) for places in found]))
+    return torch.stack([torch.cat(found), pairs])
 
 
-def _sides(pair: EncodedPair, need_rejected: bool) -> _Sides:
-    first, second = pair.sides()
-    if not need_rejected:
-        second = None
-    elif second is None:
+class Side(NamedTuple):
+    """One answer behind its prompt."""
+
+    prompt: EncodedPrompt
+    answer: Tensor  # [L]
+    reading: Reading
+
+
+def sides_of(pair: EncodedPair, need_rejected: bool) -> list[Side]:
+    """The chosen side, and the rejected one where it is needed.
+
+    Raises:
+        DataError: a demonstration where both answers are needed.
+        EncodeError: an answer without tokens.
+    """
+    chosen, rejected = pair.sides()
+    if need_rejected and rejected is None:
         raise DataError(
             f"pair '{pair.pair_id}' has no rejected answer, and the loss compares two; train it with loss.name: sft, "
             "or leave it out"
         )
-    for _, answer in (side for side in (first, second) if side is not None):
-        if len(answer) == 0:
-            raise fault(pair.pair_id, "empty_response", "has an answer without a token to learn")
-    return first, second
+    given = [chosen] if rejected is None or not need_rejected else [chosen, rejected]
+    sides = [Side(prompt, answer, reading) for (prompt, answer), reading in zip(given, pair.readings, strict=False)]
+    if any(len(side.answer) == 0 for side in sides):
+        raise fault(pair.pair_id, "empty_response", "has an answer without a token to learn")
+    return sides
 
 
 def _images(prompts: Sequence[EncodedPrompt], lengths: Sequence[int], width: int | None = None) -> dict[str, Any]:
@@ -214,25 +231,6 @@ def _planes(rows: Sequence[tuple[EncodedPrompt, Tensor]], width: int) -> Tensor 
         whole = torch.cat([places, continued(places, len(answer))], dim=1)
         found.append(torch.nn.functional.pad(whole, (0, width - whole.shape[1]), value=1))
     return torch.stack(found, dim=1)
-
-
-def _token_pairs(pairs: Sequence[EncodedPair], sides: Sequence[_Sides], width: int) -> Tensor:
-    """The pair of each token of padded rows, as ``PairBatch.token_pairs`` has it: what two rows have in common from
-    their beginning on counts for the first."""
-    nobody = len(pairs)
-    firsts, seconds = [], []
-    for number, (pair, (first, second)) in enumerate(zip(pairs, sides, strict=True)):
-        prompt, answer = first
-        firsts.append(torch.full((len(prompt) + len(answer),), number))
-        if second is None:
-            continue
-        other, rejected = second
-        own = torch.full((len(other) + len(rejected),), number)
-        if pair.shares_prompt:
-            own[: len(other) + common_beginning(answer, rejected)] = nobody
-        seconds.append(own)
-    rows = [torch.nn.functional.pad(row, (0, width - len(row)), value=nobody) for row in [*firsts, *seconds]]
-    return torch.stack(rows)
 
 
 def _token_types(rows: Sequence[tuple[EncodedPrompt, Tensor]]) -> dict[str, Tensor]:

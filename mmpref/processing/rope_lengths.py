@@ -16,6 +16,9 @@ from torch import Tensor
 ROPES = "rope_parameters"
 _SWITCHES, _GROWS = "longrope", "dynamic"
 _FIRST = "original_max_position_embeddings"
+Reading = tuple[int, int]
+"""How a model reads sequences of a length: those with the same one have the same frequencies."""
+AS_SHORT: Reading = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +35,10 @@ class RopeLengths:
         grows = self.grows is not None and longest > self.grows
         return not grows and not any(longest > step for step in self.switches)
 
-    def alike(self, one: int, other: int) -> bool:
-        """Whether sequences of these lengths have the same frequencies."""
-        grow = self.grows is not None and max(one, other) > self.grows and one != other
-        return not grow and not any((one > step) != (other > step) for step in self.switches)
+    def reading(self, length: int) -> Reading:
+        """Of sequences of this length."""
+        grown = length if self.grows is not None and length > self.grows else 0
+        return sum(length > step for step in self.switches), grown
 
 
 def rope_lengths(config: Any) -> RopeLengths | None:

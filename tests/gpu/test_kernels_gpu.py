@@ -28,7 +28,7 @@ from tests.tiny_vlms import TINY, build_model, draw, pair
 pytestmark = pytest.mark.gpu
 
 SIZE = 128
-ROW = (Segment(0, 200, 100, 90), Segment(390, 64, 33, 128))
+ROW = (Segment.of(0, 200, 100, 90), Segment.of(390, 64, 33, 128, 70))
 GROUPS = pytest.mark.parametrize("heads", [(8, 8), (8, 2)], ids=["every head", "grouped heads"])
 
 

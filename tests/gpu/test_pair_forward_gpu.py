@@ -16,6 +16,7 @@ from mmpref.models.load import family_of_config
 from mmpref.models.logps.answer_logps import answer_logps
 from mmpref.models.logps.shared_prefix_attention import text_config
 from mmpref.processing import PairBatch, PairCollator, PairEncoder
+from mmpref.processing.batch import Segment
 from tests.gpu.device import DEVICE, needs_cuda
 from tests.plain_forward import gradient, relative, stir
 from tests.recomputing import recompute
@@ -102,7 +103,7 @@ def test_the_bounds_are_far_below_what_a_fault_does(name: str, dtype: torch.dtyp
     """The second answer reads the first: what a mask in the wrong place does."""
     loaded = memory_only(name, dtype)
     shared, plain = batches(loaded)
-    lost = [part._replace(prefix=part.prefix + part.first, first=part.second, second=0) for part in shared.segments]
+    lost = [Segment.of(part.start, part.num_tokens) for part in shared.segments]
     shared = replace(shared, segments=tuple(lost))
     one, of_one = run(loaded, shared, through_logits=False)
     other, of_other = run(loaded, plain, through_logits=True)

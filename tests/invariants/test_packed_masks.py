@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import masking_utils as stock
 
 from mmpref.models.logps.packed_masks import PackedMask, PackedRow, Rule, sees
-from mmpref.processing.batch import Segment
+from mmpref.processing.batch import Branch, Segment
 
 # (block of every token, -1 for none) -> the rule as transformers' models write it, and what they say of it
 RULES: dict[str, Callable[[Tensor, int], Rule]] = {
@@ -37,13 +37,39 @@ RULES: dict[str, Callable[[Tensor, int], Rule]] = {
     ),
 }
 
-SEGMENT = st.tuples(st.lists(st.integers(-1, 2), min_size=1, max_size=9), st.integers(0, 6), st.integers(0, 6))
+# blocks of the prompt, and of each branch: which it goes on from, how far back from that one's end, and its tokens
+BRANCH = st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(1, 6))
+SEGMENT = st.tuples(
+    st.lists(st.integers(-1, 2), min_size=1, max_size=9), st.integers(0, 6), st.lists(BRANCH, max_size=5)
+)
+Tree = tuple[list[int], int, list[tuple[int, int, int]]]
+
+
+def row_of_trees(segments: list[Tree]) -> PackedRow:
+    found, at = [], 0
+    for kinds, first, others in segments:
+        branches = [Branch(-1, 0, len(kinds) + first)]
+        for parent, back, length in others:
+            parent %= len(branches)
+            _, before, own = branches[parent]
+            whole = before + own - len(kinds)  # of the parent's sequence, the prompt left out
+            branches.append(Branch(parent, before + own - back % (whole + 1), length))
+        found.append(Segment(at, tuple(branches)))
+        at = found[-1].end
+    return PackedRow(found, at)
+
+
+def sequence_of(segment: Segment, number: int) -> Tensor:
+    """Places in the row of the whole sequence of a branch."""
+    parent, at, length = segment.branches[number]
+    own = torch.arange(length) + segment.starts[number]
+    return torch.cat([sequence_of(segment, parent)[:at], own]) if at else own
 
 
 def row_of(lengths: list[tuple[int, int, int]]) -> PackedRow:
     segments, at = [], 0
     for prefix, first, second in lengths:
-        segments.append(Segment(at, prefix, first, second))
+        segments.append(Segment.of(at, prefix, first, second))
         at = segments[-1].end
     return PackedRow(segments, at)
 
@@ -60,25 +86,26 @@ def alone(rule: Rule, length: int) -> Tensor:
 @settings(max_examples=60, deadline=None)
 @given(segments=st.lists(SEGMENT, min_size=1, max_size=4), size=st.integers(1, 7))
 def test_every_way_of_making_a_mask_is_the_rule_of_each_sequence_alone(
-    name: str, segments: list[tuple[list[int], int, int]], size: int
+    name: str, segments: list[Tree], size: int
 ) -> None:
-    row = row_of([(len(blocks), first, second) for blocks, first, second in segments])
-    blocks = torch.tensor([[b for kinds, *rest in segments for b in [*kinds, *[-1] * sum(rest)]]])
+    row = row_of_trees(segments)
+    lengths = [segment.num_tokens - len(kinds) for (kinds, _, _), segment in zip(segments, row.segments, strict=True)]
+    blocks = torch.tensor([[b for (kinds, *_), n in zip(segments, lengths, strict=True) for b in [*kinds, *[-1] * n]]])
     rule = RULES[name](blocks, size)
     pieces = PackedMask(row, rule, "cpu")
     where = torch.arange(row.num_tokens)
     whole = sees(row, rule, "cpu")(where[:, None], where[None, :])
     want = torch.zeros_like(whole)
-    for number, ((kinds, _, _), (start, prefix, first, second)) in enumerate(zip(segments, row.segments, strict=True)):
-        prompt = torch.arange(start, start + prefix)
-        for is_second, own in enumerate((first, second)):
-            sequence = torch.cat([prompt, torch.arange(own) + start + prefix + is_second * first])
-            own_blocks = torch.tensor([[*kinds, *[-1] * own]])
+    for number, ((kinds, _, _), segment) in enumerate(zip(segments, row.segments, strict=True)):
+        for which, branch in enumerate(segment.branches):
+            sequence = sequence_of(segment, which)
+            own_blocks = torch.tensor([[*kinds, *[-1] * (len(sequence) - len(kinds))]])
             seen = alone(RULES[name](own_blocks, size), len(sequence))
-            want[sequence[:, None], sequence[None, :]] = seen
-            mine = seen[prefix:] if is_second else seen
-            piece = pieces.of_second(number) if is_second else pieces.of_prefix_and_first(number)
+            mine = seen[branch.at :]
+            want[sequence[branch.at :, None], sequence[None, :]] = mine
+            piece = pieces.of_branch(number, which)
             assert torch.equal(causal(mine) if piece is None else piece, mine)
+            assert row.positions(torch.device("cpu"))[sequence].tolist() == list(range(len(sequence)))
     assert torch.equal(whole, want)
 
 
@@ -90,11 +117,11 @@ def causal(like: Tensor) -> Tensor:
 def test_a_rule_that_is_causal_for_a_length_makes_no_mask_and_a_longer_one_does() -> None:
     row = row_of([(5, 3, 4)])
     fits = PackedMask(row, Rule(stock.sliding_window_causal_mask_function(9), True, 9), "cpu")
-    assert fits.of_prefix_and_first(0) is None
-    assert fits.of_second(0) is None
+    assert fits.of_branch(0, 0) is None
+    assert fits.of_branch(0, 1) is None
     filled = PackedMask(row, Rule(stock.sliding_window_causal_mask_function(8), True, 8), "cpu")
-    assert filled.of_prefix_and_first(0) is None
-    assert filled.of_second(0) is not None
+    assert filled.of_branch(0, 0) is None
+    assert filled.of_branch(0, 1) is not None
 
 
 def test_masks_grow_with_the_pairs_and_not_with_the_row() -> None:
@@ -104,8 +131,8 @@ def test_masks_grow_with_the_pairs_and_not_with_the_row() -> None:
     blocks = PackedMask(row, RULES["blocks (Gemma 3, full; PaliGemma)"](torch.full((1, row.num_tokens), -1), 0), "cpu")
     for number in range(20):
         for mask in (window, blocks):
-            mask.of_prefix_and_first(number)
-            mask.of_second(number)
+            mask.of_branch(number, 0)
+            mask.of_branch(number, 1)
     one = 40 * 40 + 8 * 38
     assert sum(piece.numel() for piece in window._pieces.values()) == one
     assert sum(piece.numel() for piece in blocks._pieces.values()) == 20 * one < row.num_tokens**2 / 10

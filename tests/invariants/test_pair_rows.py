@@ -15,8 +15,9 @@ from mmpref.errors import DataError
 from mmpref.models import LoadedModel
 from mmpref.models.logps.answer_logps import answer_logps
 from mmpref.processing import EncodeError, PairBatch, PairEncoder
+from mmpref.processing.answer_tree import common_beginning
 from mmpref.processing.encoded import EncodedPair, EncodedPrompt
-from mmpref.processing.layout import common_beginning, plain_batch, shared_prefix_batch
+from mmpref.processing.layout import plain_batch, shared_prefix_batch
 from mmpref.processing.positions import in_sequence
 from tests.plain_forward import SHARING, all_rows, answers_of, build_deep, by_hand, collator_for, stock_twin, worst
 from tests.tiny_vlms import draw, pair, refs
@@ -90,14 +91,6 @@ def test_any_two_answers_of_any_lengths_equal_their_plain_rows(rows: list[tuple[
     assert worst(logps(model, shared), logps(model, plain)) < 1e-5
     alone = shared_prefix_batch(pairs, need_rejected=False)
     assert worst(logps(model, alone), logps(model, plain)[: len(rows)]) < 1e-5
-
-
-@given(one=ANSWER, other=ANSWER)
-def test_each_answer_keeps_a_token_of_its_own(one: list[int], other: list[int]) -> None:
-    common = common_beginning(torch.tensor(one), torch.tensor(other))
-    assert one[:common] == other[:common]
-    assert common < min(len(one), len(other))
-    assert common == min(len(one), len(other)) - 1 or one[common] != other[common]
 
 
 # ---- images ------------------------------------------------------------------------------------------------------
@@ -183,7 +176,7 @@ def test_demonstrations_run_the_chosen_side_only(name: str) -> None:
     collate = collator_for(loaded, "shared_prefix", need_rejected=False)
     batch = collate(rows)
     assert not batch.has_rejected
-    assert all(segment.second == 0 for segment in batch.segments)
+    assert all(len(segment.branches) == 1 for segment in batch.segments)
     chosen_only = [dataclasses.replace(row, rejected=None) for row in rows]
     assert worst(logps(loaded.model, batch), hand(name, chosen_only)) < 1e-5
     with pytest.raises(DataError, match=r"pair 'demo' has no rejected answer.*loss\.name: sft"):

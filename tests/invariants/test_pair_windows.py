@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -172,10 +173,11 @@ def test_masks_of_sdpa_are_as_large_as_the_pairs_and_not_as_the_row(monkeypatch:
 
     monkeypatch.setattr(packed_masks.Rule, "__call__", watched)
     model, pairs = model_of("gemma3, windows", "sdpa"), pairs_of()
-    batch = shared_prefix_batch(pairs * 4)
+    others = [dataclasses.replace(one, prompt=dataclasses.replace(one.prompt)) for _ in range(3) for one in pairs]
+    batch = shared_prefix_batch([*pairs, *others])  # the same prompts four times
     with torch.no_grad():
         ours(model, batch)
-    longest = max(part.prefix + max(part.first, part.second) for part in batch.segments)
+    longest = max(part.longest for part in batch.segments)
     assert made
     assert max(made) <= longest**2 < batch.num_tokens**2 / 100
     assert len(made) <= 2 * len(pairs)  # pairs of one shape, and all layers of a kind, share theirs

@@ -7,8 +7,8 @@ rule and asks it as if each answer stood alone behind its prompt.
 
 That is exact, because rules see places in two ways only. Rules of distances and positions (``by_position``) are asked
 with the positions that tokens have in their own sequence. Rules that look tokens up in a table of the row (the block
-that an image's tokens form, the prompt of a prefix-LM) are asked with places in the row; for the second answer the
-prompt's places are moved up by the length of the first, so that distances are right as well. What stands at those
+that an image's tokens form, the prompt of a prefix-LM) are asked with places in the row; for every answer but the first
+the prompt's places are moved up to stand right before it, so that distances are right as well. What stands at those
 places in the table does not matter: no token of an answer is in a block.
 
 Shapes: T tokens of the row, Q queries, K keys.
@@ -41,19 +41,17 @@ class PackedRow:
         self.num_tokens = num_tokens
         if self.segments[-1].end != num_tokens:
             raise ValueError(f"segments end at {self.segments[-1].end}, and the row has {num_tokens} tokens")
-        self.pieces = [n for part in self.segments for n in (part.prefix + part.first, part.second) if n]
-        """Lengths of what attends together, in row order: prefix + first, then second where there is one."""
+        self.pieces = [branch.length for part in self.segments for branch in part.branches]
+        """Lengths of all branches, in row order."""
         self._masks: dict[tuple[int, int, torch.device], Any] = {}
         self._positions: dict[torch.device, Tensor] = {}
 
     def positions(self, device: torch.device) -> Tensor:
         """Of every token in its own sequence: [T]."""
         if device not in self._positions:
-            of_segments = [
-                torch.cat([torch.arange(prefix + first), torch.arange(prefix, prefix + second)])
-                for _, prefix, first, second in self.segments
-            ]
-            self._positions[device] = to_device(torch.cat(of_segments), device)
+            branches = [branch for part in self.segments for branch in part.branches]
+            found = [torch.arange(branch.at, branch.at + branch.length) for branch in branches]
+            self._positions[device] = to_device(torch.cat(found), device)
         return self._positions[device]
 
     def lower_right(self, rows: int, columns: int, device: torch.device) -> Any:
@@ -117,15 +115,11 @@ class PackedMask:
             raise IndexError(f"a mask of a packed row has no part {index}")
         return self
 
-    def of_prefix_and_first(self, number: int) -> Tensor | None:
-        """What prefix + first of a segment see of each other: [Q, Q] bool; None where that is causal."""
-        start, prefix, first, _ = self.row.segments[number]
-        return self._piece(start, 0, prefix + first)
-
-    def of_second(self, number: int) -> Tensor | None:
-        """What the second answer sees of prefix + second: [Q, K] bool; None where that is causal."""
-        start, prefix, first, second = self.row.segments[number]
-        return self._piece(start + first, prefix, second)
+    def of_branch(self, segment: int, number: int) -> Tensor | None:
+        """What a branch sees of its sequence: [Q, K] bool, K all of the sequence; None where that is causal."""
+        part = self.row.segments[segment]
+        _, before, rows = part.branches[number]
+        return self._piece(part.starts[number] - before, before, rows)
 
     def _piece(self, base: int, before: int, rows: int) -> Tensor | None:
         if self.rule.is_causal(before + rows):
@@ -139,28 +133,42 @@ class PackedMask:
 
 
 def sees(row: PackedRow, rule: Rule, device: torch.device | str) -> Callable[[Tensor, Tensor], Tensor]:
-    """The rule over places of the row, for queries and keys anywhere in it: the same segment, and not the other answer.
+    """The rule over places of the row, for queries and keys anywhere in it: what is of the query's sequence.
 
-    For attention that takes one mask; two answers of a segment are as in :class:`PackedMask`.
+    For attention that takes one mask; branches of a segment are as in :class:`PackedMask`.
     """
-    segment, branch, base = (torch.zeros(row.num_tokens, dtype=torch.long) for _ in range(3))
-    for number, (start, prefix, first, second) in enumerate(row.segments):
-        middle, last = start + prefix, start + prefix + first
-        end = last + second
-        segment[start:end] = number
-        branch[middle:last], branch[last:end] = 1, 2
-        if not rule.by_position:
-            base[start:last], base[last:end] = start, start + first
-    segment, branch, base = (plane.to(device) for plane in (segment, branch, base))
+    lengths = torch.tensor(row.pieces)
+    branch = torch.repeat_interleave(torch.arange(len(row.pieces)), lengths)
+    base = torch.zeros(row.num_tokens, dtype=torch.long)
+    if not rule.by_position:
+        starts = torch.tensor([start for part in row.segments for start in part.starts])
+        before = torch.tensor([branch.at for part in row.segments for branch in part.branches])
+        base = torch.repeat_interleave(starts - before, lengths)
+    limits = _limits(row)
+    branch, base, limits = (plane.to(device) for plane in (branch, base, limits))
     position = row.positions(torch.device(device))
 
     def seen(query: Tensor, key: Tensor) -> Tensor:
-        own = (segment[query] == segment[key]) & ((branch[key] == 0) | (branch[key] == branch[query]))
-        # of another segment's tokens the place is only kept inside the row: they are not seen
+        own = position[key] < limits[branch[query], branch[key]]
+        # of another sequence's tokens the place is only kept inside the row: they are not seen
         at = (base[query] + position[key]).clamp(max=row.num_tokens - 1)
         return own & rule(base[query] + position[query], at)
 
     return seen
+
+
+def _limits(row: PackedRow) -> Tensor:
+    """How far each branch reads the others: up to this position of theirs, 0 where they are not of its sequence."""
+    limits = torch.zeros(len(row.pieces), len(row.pieces), dtype=torch.long)
+    first = 0
+    for part in row.segments:
+        for number, branch in enumerate(part.branches):
+            mine, parent = limits[first + number], first + branch.parent
+            if branch.parent >= 0:
+                mine.copy_(limits[parent].clamp(max=branch.at))
+            mine[first + number] = branch.at + branch.length
+        first += len(part.branches)
+    return limits
 
 
 # ---- the functions that make masks -------------------------------------------------------------------------------

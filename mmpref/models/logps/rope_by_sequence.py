@@ -4,8 +4,8 @@ Some models turn the tokens of long sequences at other speeds (``processing.rope
 longest sequence of a batch for all of them: what a pair's log-probs are would change with the pairs beside it, and with
 the padding. With dynamic scaling its module also remembers the longest that it was given.
 
-Here the module is asked for one sequence at a time. Both answers of a packed pair have one length to it: a pair whose
-answers have not is laid out as two (``EncodedPair.shares_prompt``).
+Here the module is asked for one sequence at a time. All answers of a packed prompt have one length to it: those that
+have not are laid out behind prompts of their own (``EncodedPair.readings``).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _all_alike(found: RopeLengths, batch: PairBatch) -> bool:
         return False
     if not batch.segments:
         return found.all_alike(batch.input_ids.shape[1])
-    return found.all_alike(max(part.prefix + max(part.first, part.second) for part in batch.segments))
+    return found.all_alike(max(part.longest for part in batch.segments))
 
 
 def _spans(batch: PairBatch) -> list[_Span]:

@@ -3,10 +3,11 @@
 transformers adds this loss inside a model's own training loss, which preference training does not use, so that it is
 absent unless it is asked for (``model.router_aux_loss_coef``). Here the logits of routers are taken as the model's own
 forward makes them, and the same formula (Switch Transformer, arXiv 2101.03961, equations 4 to 6, pooled over layers as
-transformers pools them) is applied to the tokens of each pair: padding counts nothing, and a prompt that stands in two
-rows counts once. A sum over pairs, so that micro-batches and accumulation make no difference.
+transformers pools them) is applied to the tokens of each pair: padding counts nothing, a prompt that stands in two rows
+counts once, and one that several pairs share counts for each. A sum over pairs, so that micro-batches and accumulation
+make no difference.
 
-Shapes: B pairs, N rows, T tokens, E experts.
+Shapes: B pairs, N rows, T tokens, E experts, M tokens of all pairs.
 """
 
 from __future__ import annotations
@@ -110,28 +111,26 @@ def balance_of_pairs(logits: Sequence[Tensor], batch: PairBatch, *, used: int) -
     Raises:
         ConfigError: routers that were not run on every token.
     """
-    if batch.token_pairs is None:
-        raise ValueError("the batch does not say which pair its tokens count for: make it with a PairCollator")
-    pairs, count = batch.token_pairs.reshape(-1), len(batch)
+    if batch.pair_tokens is None:
+        raise ValueError("the batch does not say which tokens its pairs have: make it with a PairCollator")
+    (places, pairs), count = batch.pair_tokens, len(batch)
     shares: Tensor | None = None
     for of_layer in logits:
         rows = of_layer.reshape(-1, of_layer.shape[-1])
-        if rows.shape[0] != pairs.shape[0]:
+        if rows.shape[0] != batch.num_tokens:
             raise ConfigError(
-                f"{KEY} is not possible: a router of this model ran on {rows.shape[0]} of {pairs.shape[0]} tokens; "
+                f"{KEY} is not possible: a router of this model ran on {rows.shape[0]} of {batch.num_tokens} tokens; "
                 f"write `{KEY}=0`"
             )
         chances = torch.softmax(rows.float(), dim=-1)
         chosen = torch.zeros_like(chances).scatter_(1, chances.topk(used, dim=-1).indices, 1.0)
         both = torch.cat([chances, chosen], dim=1)
-        sums = both.new_zeros(count + 1, both.shape[1]).index_add(0, pairs, both)
+        sums = both.new_zeros(count, both.shape[1]).index_add(0, pairs, both[places])
         shares = sums if shares is None else shares + sums
     if shares is None:
         raise ConfigError(f"{KEY} is not possible: no router of this model was run; write `{KEY}=0`")
-    tokens = torch.zeros(count + 1, device=pairs.device).index_add(
-        0, pairs, torch.ones_like(pairs, dtype=torch.float32)
-    )
-    chances, chosen = (shares[:count] / (len(logits) * tokens[:count, None].clamp(min=1))).chunk(2, dim=1)
+    tokens = torch.zeros(count, device=pairs.device).index_add(0, pairs, torch.ones_like(pairs, dtype=torch.float32))
+    chances, chosen = (shares / (len(logits) * tokens[:, None].clamp(min=1))).chunk(2, dim=1)
     return chances.shape[1] * (chances * chosen.detach()).sum(dim=1)
 
 

@@ -1,14 +1,15 @@
-"""Attention over a packed row in which both answers of a pair read one copy of their prompt.
+"""Attention over a packed row in which all answers of a prompt read one copy of it.
 
-A row holds segments ``[prefix | first | second]``; the second answer must not see the first. Each attention library has
-its own way to say that:
+A row holds segments ``[prompt | answer | answer | ...]``; no answer must see another, but for the beginning that they
+have in common (``Branch``). Each attention library has its own way to say that:
 
 ==================  ===================================================================================================
-sdpa                two calls for each segment: prefix + first, and second over prefix + second. No mask of all tokens
-                    by all tokens exists, and no product is computed to be thrown away; what is not just causal (a
-                    window that a pair fills, images that are read in both directions) has a mask a call.
-flash_attention_2   the same two calls through flash-attn, whose causal mask and windows are aligned to the last key;
-                    what flash-attn does not know goes through sdpa.
+sdpa                a call for each branch of a segment: prompt + first answer, and each further answer over what stands
+                    before it and itself. No mask of all tokens by all tokens exists, and no product is computed to be
+                    thrown away; what is not just causal (a window that a sequence fills, images that are read in both
+                    directions) has a mask a call.
+flash_attention_2   the same calls through flash-attn, whose causal mask and windows are aligned to the last key; what
+                    flash-attn does not know goes through sdpa.
 flex_attention      one call with a block mask.
 eager               one call with an additive mask [1, 1, T, T]; caps and sinks are the model's own.
 ==================  ===================================================================================================
@@ -89,13 +90,14 @@ def _by_segment(mask: PackedMask, query: Tensor, key: Tensor, value: Tensor, att
     """[1, T, h, d]. The row is split once: the gradient of a split is one copy, that of each slice a row of zeros."""
     pieces = zip(*(x.split(mask.row.pieces, dim=2) for x in (query, key, value)), strict=True)
     parts: list[Tensor] = []
-    for number, (_, prefix, _, second) in enumerate(mask.row.segments):
-        q, k, v = next(pieces)
-        parts.append(attend(q, k, v, partial(mask.of_prefix_and_first, number), False).transpose(1, 2))
-        if second:
-            q, *own = next(pieces)
-            keys, values = (torch.cat([x[:, :, :prefix], rest], dim=2) for x, rest in zip((k, v), own, strict=True))
-            parts.append(attend(q, keys, values, partial(mask.of_second, number), True).transpose(1, 2))
+    for number, segment in enumerate(mask.row.segments):
+        sequences: list[tuple[Tensor, Tensor]] = []  # keys and values of each branch's sequence
+        for which, (parent, at, _) in enumerate(segment.branches):
+            q, k, v = next(pieces)
+            if at:
+                k, v = (torch.cat([x[:, :, :at], own], dim=2) for x, own in zip(sequences[parent], (k, v), strict=True))
+            sequences.append((k, v))
+            parts.append(attend(q, k, v, partial(mask.of_branch, number, which), at > 0).transpose(1, 2))
     return torch.cat(parts, dim=1)
 
 
@@ -124,7 +126,7 @@ def _flash(row: PackedRow, dropout: float, scaling: float | None, window: int | 
     def attend(q: Tensor, k: Tensor, v: Tensor, seen: Seen, is_tail: bool) -> Tensor:
         if window is None and seen() is not None:  # flash-attn knows windows, and neither chunks nor blocks
             return masked(q, k, v, seen, is_tail)
-        # both masks are counted back from the last key, as the second answer needs it
+        # both masks are counted back from the last key, as all answers but the first need it
         sides = (-1, -1) if window is None else (window - 1, 0)
         out: Tensor = flash_attn_func(
             *(x.transpose(1, 2) for x in (q, k, v)),

@@ -100,7 +100,7 @@ def test_a_packed_row_has_each_prompt_once_and_no_padding() -> None:
     rows = [
         pair("a", chosen="yes"),
         pair("edited", images=(), chosen="a red square .", rejected="a red dog ."),
-        pair("other picture", rejected_images=refs("60x60-5")),
+        pair("other picture", images=("60x60-4",), rejected_images=refs("60x60-5")),
     ]
     batch = PairCollator(encoder, draw)(rows)
     assert batch.shares_prefix
@@ -119,10 +119,10 @@ def test_a_packed_row_has_each_prompt_once_and_no_padding() -> None:
     common = len(encoder.chat.tokenizer("a red")["input_ids"])
     first, edited, seen, unseen = batch.segments
     assert encoded[0].rejected_ids is not None
-    lengths = (len(encoded[0].prompt), len(encoded[0].chosen_ids), len(encoded[0].rejected_ids))
-    assert first[1:] == lengths
-    assert edited.prefix == len(encoded[1].prompt) + common, "the common beginning is read once"
-    assert seen.second == unseen.second == 0, "sides with images of their own share nothing"
+    prompt, chosen, rejected = len(encoded[0].prompt), len(encoded[0].chosen_ids), len(encoded[0].rejected_ids)
+    assert first.branches == ((-1, 0, prompt + chosen), (0, prompt, rejected))
+    assert edited.branches[1].at == len(encoded[1].prompt) + common, "the common beginning is read once"
+    assert len(seen.branches) == len(unseen.branches) == 1, "sides with images of their own share nothing"
     assert batch.segments[-1].end == batch.num_tokens
     assert batch.vision["image_grid_thw"].shape[0] == 3
 
@@ -131,10 +131,11 @@ def test_both_answers_start_at_the_same_position() -> None:
     encoder = encoder_for("qwen2_vl")
     batch = PairCollator(encoder, draw)([pair(images=("90x60-1",)), pair("t", images=())])
     assert batch.position_ids is not None
-    for start, prefix, first, second in batch.segments:
-        middle = start + prefix
-        of_first = batch.position_ids[:, 0, middle : middle + first]
-        of_second = batch.position_ids[:, 0, middle + first : middle + first + second]
+    for segment in batch.segments:
+        start, (whole, second) = segment.start, segment.branches
+        middle = start + second.at
+        of_first = batch.position_ids[:, 0, middle : start + whole.length]
+        of_second = batch.position_ids[:, 0, start + whole.length : segment.end]
         assert of_first[:, 0].tolist() == of_second[:, 0].tolist()
         assert of_first[0, 0].item() == batch.position_ids[:, 0, start:middle].max().item() + 1
         assert (of_second.diff(dim=1) == 1).all()
@@ -164,7 +165,7 @@ def test_the_model_sees_tokens_and_images_only() -> None:
 @pytest.mark.parametrize("layout", ["plain", "shared_prefix"])
 def test_a_token_budget_splits_a_batch_in_order(layout: LayoutName) -> None:
     encoder = encoder_for("llava")
-    rows = [pair(str(i), images=(), chosen="yes " * (i + 1)) for i in range(6)]
+    rows = [pair(str(i), images=(), question=f"what is {i} ?", chosen="yes " * (i + 1)) for i in range(6)]
     whole = PairCollator(encoder, draw, layout=layout)(rows)
     budget = whole.num_tokens // 2
     parts = PairCollator(encoder, draw, layout=layout, row_tokens=budget).rows(rows)

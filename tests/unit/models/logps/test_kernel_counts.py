@@ -62,7 +62,7 @@ def counted() -> Iterator[Calls]:
 
 
 def packed(pairs: int) -> tuple[PackedRow, list[torch.Tensor]]:
-    segments = [Segment(30 * at, 12, 10, 8) for at in range(pairs)]
+    segments = [Segment.of(30 * at, 12, 10, 8) for at in range(pairs)]
     torch.manual_seed(0)
     return PackedRow(segments, 30 * pairs), [torch.randn(1, 4, 30 * pairs, 8, requires_grad=True) for _ in range(3)]
 

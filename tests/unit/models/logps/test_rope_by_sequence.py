@@ -108,14 +108,18 @@ def test_gradients_are_the_same_in_both_layouts_and_recomputed(kind: str, tmp_pa
 
 def test_lengths_are_alike_on_one_side_of_a_switch() -> None:
     switch = RopeLengths(switches=(64,))
-    assert [switch.alike(*lengths) for lengths in ((3, 64), (65, 900), (64, 65))] == [True, True, False]
+    assert [switch.reading(one) == switch.reading(other) for one, other in ((3, 64), (65, 900), (64, 65))] == [
+        True,
+        True,
+        False,
+    ]
     assert [switch.all_alike(length) for length in (64, 65)] == [True, False]
 
 
 def test_lengths_beyond_where_scaling_begins_are_alike_only_if_equal() -> None:
     grown = RopeLengths(grows=64)
     pairs = ((3, 64), (70, 70), (70, 71), (64, 65))
-    assert [grown.alike(*lengths) for lengths in pairs] == [True, True, False, False]
+    assert [grown.reading(one) == grown.reading(other) for one, other in pairs] == [True, True, False, False]
     assert [grown.all_alike(length) for length in (64, 65)] == [True, False]
 
 

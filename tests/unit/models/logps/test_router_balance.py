@@ -17,8 +17,9 @@ from mmpref.models.logps.layout_choice import choose_layout
 from mmpref.models.logps.pair_logps import pair_logps
 from mmpref.models.logps.reference import choose_reference
 from mmpref.models.logps.router_balance import balance_of_pairs, find_routers
+from mmpref.processing.answer_tree import common_beginning
 from mmpref.processing.encoded import EncodedPair
-from mmpref.processing.layout import common_beginning, plain_batch, shared_prefix_batch
+from mmpref.processing.layout import plain_batch, shared_prefix_batch
 from tests.tiny_experts import (
     BALANCED,
     UNRECORDED,
@@ -82,12 +83,13 @@ def test_padding_and_neighbours_change_nothing() -> None:
 def test_each_token_counts_for_its_pair_once() -> None:
     pairs = pairs_of_tokens()
     for batch in (plain_batch(pairs, 0), shared_prefix_batch(pairs)):
-        assert batch.token_pairs is not None
+        assert batch.pair_tokens is not None
         for number, pair in enumerate(pairs):
             assert pair.rejected_ids is not None
             answers = len(pair.chosen_ids) + len(pair.rejected_ids)
             answers -= common_beginning(pair.chosen_ids, pair.rejected_ids)
-            assert int((batch.token_pairs == number).sum()) == len(pair.prompt) + answers
+            places = batch.pair_tokens[0, batch.pair_tokens[1] == number]
+            assert len(places.unique()) == len(places) == len(pair.prompt) + answers
     first = pairs[0]
     assert first.rejected_ids is not None
     assert common_beginning(first.chosen_ids, first.rejected_ids) == 2

@@ -19,7 +19,6 @@ from mmpref.models.logps import answer_head as head_module
 from mmpref.models.logps import shared_prefix_attention as attention_module
 from mmpref.processing import LayoutName, PairCollator
 from mmpref.processing import layout as layout_module
-from mmpref.processing.batch import Segment
 from mmpref.training.trainer.preflight import Check, preflight, run_checks
 from tests.plain_forward import SEE_VIDEOS, SHARING, all_rows, build_deep, collator_for, stir, video_rows
 from tests.tiny_vlms import TINY, pair
@@ -175,13 +174,12 @@ def test_an_answer_that_reads_the_other_is_found(monkeypatch: pytest.MonkeyPatch
 
 
 def test_positions_that_go_on_from_the_first_answer_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def add(self: Any, prompt: Any, shared: Any, first: Any, second: Any) -> Segment:
-        found: Segment = original(self, prompt, shared, first, second)
-        self.positions[-1] = self.positions[-1] + len(first)
-        return found
+    def finish(self: Any) -> None:
+        original(self)
+        self.positions[-1] = self.positions[-1] + len(self.positions[-2])
 
-    original = layout_module._PackedRow._add
-    monkeypatch.setattr(layout_module._PackedRow, "_add", add)
+    original = layout_module._PackedRow.finish
+    monkeypatch.setattr(layout_module._PackedRow, "finish", finish)
     refused(fresh("llava"), NAMES[2], "attention, positions or output head", rows=all_rows("llava")[1:])
 
 
