@@ -229,8 +229,9 @@ class ReferenceCache:
 def _answers_of(
     collator: PairCollator, pairs: Sequence[PreferencePair]
 ) -> tuple[PairCollator, dict[str, PreferencePair]]:
-    """The collator, with rejected answers where every pair has one, and the pairs by id."""
+    """The collator, keyed and with rejected answers where every pair has one, and the pairs by id."""
     both = collator.changed(need_rejected=all(pair.rejected is not None for pair in pairs))
+    both.keyed = True  # of a copy: an answer without a key would be taken for one that is there
     return both, {pair.id: pair for pair in pairs}  # a weighted source repeats its pairs
 
 

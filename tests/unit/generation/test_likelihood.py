@@ -17,6 +17,7 @@ from mmpref.evals.benchmarks.preference import load_questions  # noqa: E402
 from mmpref.files.rows import Row  # noqa: E402
 from mmpref.generation import AnswerSettings, LikelihoodAnswerer  # noqa: E402
 from mmpref.generation.contract import deal  # noqa: E402
+from mmpref.generation.likelihood import _pair_of  # noqa: E402
 from mmpref.generation.local_model import Batches  # noqa: E402
 from mmpref.models import AdapterSettings, LoadedModel, Tuning, load, prepare  # noqa: E402
 from mmpref.records import ImageRef  # noqa: E402
@@ -78,6 +79,19 @@ def test_pairs_of_one_prompt_have_the_numbers_of_each_alone(loaded: LoadedModel)
         assert found == pytest.approx(alone[name], abs=1e-5), name
         assert found["chosen"] != pytest.approx(found["ref_chosen"], abs=1e-3)
     assert len({round(found["chosen"], 3) for found in together.values()}) > 8
+
+
+def test_of_six_pairs_the_prompt_and_each_beginning_of_answers_are_run_once(loaded: LoadedModel) -> None:
+    rows, widths = six_pairs("i", "what is in the image ?", "28x28-1"), []
+    random.Random(1).shuffle(rows)
+    made = answerer(loaded)
+    encoded = made._collator.encoded([_pair_of(sample) for sample in load_questions(rows, {})])
+    answers = [ids.tolist() for pair in encoded for ids in (pair.chosen_ids, pair.rejected_ids)]
+    beginnings = {tuple(ids[:length]) for ids in answers for length in range(1, len(ids) + 1)}
+    hook = lambda *given: widths.append(given[2]["input_ids"].numel())  # noqa: E731
+    with loaded.model.register_forward_pre_hook(hook, with_kwargs=True):
+        assert len(numbers(made, rows)) == 6
+    assert widths == 2 * [len(encoded[0].prompt) + len(beginnings)]  # with the adapter, and without it
 
 
 def test_results_stand_in_the_order_of_the_file(loaded: LoadedModel, tmp_path: Path) -> None:

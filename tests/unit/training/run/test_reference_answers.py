@@ -91,6 +91,25 @@ def test_an_answer_in_three_pairs_is_computed_once_and_is_the_live_number(filled
         assert torch.equal(both[side], torch.cat([one[side] for one in alone]))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("keyed", [True, False])
+def test_a_prompt_its_image_and_each_beginning_of_answers_are_run_once(
+    filled: Filled, loaded: LoadedModel, keyed: bool
+) -> None:
+    draws, widths = [], []
+    filled.collate.load_image = lambda ref: draws.append(ref) or draw(ref)  # type: ignore[func-returns-value]
+    pairs, hook = shuffled(group("i")), lambda *given: widths.append(given[2]["input_ids"].numel())
+    [whole] = filled.collate.encoded([pairs[0]])
+    answers = [ids.tolist() for one in filled.collate.encoded(pairs) for ids in (one.chosen_ids, one.rejected_ids)]
+    beginnings = {tuple(ids[:length]) for ids in answers for length in range(1, len(ids) + 1)}
+    filled.collate.keyed = keyed  # what is kept has keys whatever the batches of a step have
+    draws.clear()
+    with loaded.model.register_forward_pre_hook(hook, with_kwargs=True):
+        filled.fill(pairs)
+    assert widths == [len(whole.prompt) + len(beginnings)]
+    assert len(draws) == 1
+    assert len(filled.fill(pairs)) == 4
+
+
 def test_new_pairs_of_known_answers_compute_nothing_and_a_new_answer_only_itself(
     filled: Filled, loaded: LoadedModel
 ) -> None:
