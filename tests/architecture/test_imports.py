@@ -110,9 +110,10 @@ LEVELS: dict[str, list[set[str]]] = {
             "positions",
         },
         {"batch", "chat", "pixels", "video_settings"},
-        {"tokenizer_parts", "videos"},
+        {"answer_tree", "tokenizer_parts", "videos"},
         {"encode"},
         {"layout", "length_plan", "pair_text"},
+        {"row_parts"},
         {"collate"},
     ],
     "models": [
