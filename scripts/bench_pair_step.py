@@ -13,16 +13,15 @@ falls back to on a CPU. The ideal is the ratio of the floating-point operations 
 the one that is nearest to their mean length (``gpu_parts.counted``).
 
 Memory: each library in processes of its own, one pair with answers of 250 tokens; the peak above what stood before the
-step.
+step, without what glibc keeps of freed tensors (``resident_memory``).
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
-import gc
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -37,6 +36,7 @@ import torch
 from bench_models import SCALED, Scaled, make_pairs
 from gpu_parts.counted import count_flops
 from gpu_parts.steps import Ours, Trl, nearest_to_mean, recipe_tree, runners
+from resident_memory import ONE_BY_ONE, step_memory
 
 MODES = {"lora": ("lora", False), "lora_ckpt": ("lora", True), "full": ("full", False), "full_ckpt": ("full", True)}
 VARIANTS = ("trl", "live", "cached")
@@ -131,35 +131,26 @@ def _measure_memory(scaled: Scaled, mode: str, variant: str, folder: Path) -> No
         if variant == "cached":
             runner.fill(folder / "cache", pairs)
             runner.trainer.reference, runner.live = runner.cache, None  # a run with a cache makes no copy
-    if MODES[mode][0] == "full":
+    whole = MODES[mode][0] == "full"
+    if whole:
         optimizer = torch.optim.AdamW([p for p in runner.model.parameters() if p.requires_grad], fused=True)
     step(runner.batch(pairs[:1]))  # kernels warm, lazy parts built
     runner.model.zero_grad(set_to_none=True)
     batch = runner.batch(pairs[1:])
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what the first step freed goes back, or it would hide what this one takes
-    rest = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")
-    step(batch)
-    peak = _status("VmHWM")
-    if MODES[mode][0] == "full":
-        optimizer.step()
-        peak = max(peak, _status("VmHWM"))
-    print(json.dumps({"peak": peak, "over_rest": peak - rest}))
 
+    def measured() -> None:
+        step(batch)
+        if whole:
+            optimizer.step()
 
-def _status(key: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(key):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"no {key} on this system")
+    print(json.dumps(step_memory(measured)))
 
 
 def memory_in_processes(name: str, mode: str) -> dict[str, dict[str, float]]:
     found = {}
     for variant in VARIANTS:
         command = [sys.executable, __file__, "--memory-of", name, mode, variant]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **ONE_BY_ONE})
         found[variant] = json.loads(done.stdout.splitlines()[-1])
     return found
 

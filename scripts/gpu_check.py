@@ -10,6 +10,7 @@ Parts, in this order, each in a process of its own with a share of the time:
 
     kernels       tests/gpu: shared prefix = separate rows, head tiles, NF4 layers, no waiting for the device
     pair_step     a training step against TRL's DPOTrainer on the same pairs, taking turns
+    groups        4 answers of one prompt in 6 pairs: the prompt once, against once for each pair
     small_cards   7B QLoRA under caps of 24, 16 and 12 GB, and the largest pair that fits
     plan          what `mmpref plan` says beside each measured peak; its constants fitted
     heads         output head and loss core against full logits and TRL's head
@@ -45,7 +46,9 @@ sys.path.insert(0, str(ROOT))  # mmpref as it stands here, installed or not
 
 from gpu_parts.results import FOLDER, Results, new_results, read_results  # noqa: E402
 
-SHARES = {"kernels": 80, "pair_step": 160, "small_cards": 130, "plan": 45, "heads": 25, "generation": 30}
+SHARES = {
+    "kernels": 80, "pair_step": 160, "groups": 50, "small_cards": 130, "plan": 45, "heads": 25, "generation": 30,
+}  # fmt: skip
 """Parts in the order they run, and how they share the time; what one leaves over goes to those behind it."""
 DRY_MINUTES = 60.0
 """Of a dry run: it has no time to share, whatever the machine."""

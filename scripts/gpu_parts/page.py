@@ -15,7 +15,8 @@ INTRO = """\
 ```bash
 python scripts/gpu_check.py                       # any NVIDIA card; 8 minutes; writes results/gpu/TIME-CARD.json
 python scripts/gpu_check.py --minutes 15          # more cases
-python scripts/gpu_check.py --parts pair_step     # one part: kernels, pair_step, small_cards, plan, heads, generation
+python scripts/gpu_check.py --parts pair_step     # one part: kernels, pair_step, groups, small_cards, plan, heads,
+                                                  # generation
 python scripts/make_gpu_page.py                   # this page and the README's status lines from it
 ```
 
@@ -138,6 +139,17 @@ def _yes_or_no(value: object) -> str | None:
     return "yes" if value is True else "no" if value is False else None
 
 
+def _groups(measured: Measured) -> str:
+    head = ("case", "separate ms", "grouped ms", "times as fast", "counted", "step GiB: separate", "grouped",
+            "one pair", "of bf16 rate")  # fmt: skip
+    return table(head, [
+        [row["case"], row["separate"]["ms"], row["grouped"]["ms"], _times(row["ratio"]), _times(row["ideal"]),
+         *(row[way]["over_rest_gib"] for way in ("separate", "grouped", "one_pair")),
+         _share(row["grouped"]["share_of_bf16"])]
+        for row in measured.rows
+    ])  # fmt: skip
+
+
 def _small_cards(measured: Measured) -> str:
     head = ("recipe", "cap GB", "trains", "peak GiB", "held by the allocator", "pairs an hour",
             "longest answers that fit", "by the plan")  # fmt: skip
@@ -213,6 +225,14 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Measured], str]]] = {
         "what stood before, ours over TRL's. *of bf16 rate*: the operations of our live step, of what one big product "
         "of bfloat16 matrices reaches on the same card.",
         _pair_step,
+    ),
+    "groups": (
+        "Pairs that share a prompt",
+        "4 answers of one prompt in 6 pairs, answers of 100 to 200 tokens, through mmpref's trainer, bfloat16, LoRA, "
+        "gradient checkpointing, a live reference. *Grouped*: the row has the prompt once and each answer once. "
+        "*Separate*: the row has a prompt and two answers for each pair. *Counted* is the ratio of counted operations. "
+        "Step GiB is what a step takes above what stood before it.",
+        _groups,
     ),
     "small_cards": (
         "7B QLoRA on small cards",

@@ -25,6 +25,15 @@ def of_step(evidence: Evidence) -> str:
     return f"on one {evidence['pair_step'].card} a LoRA step is {shown}"
 
 
+def of_groups(evidence: Evidence) -> str:
+    """4 answers in 6 pairs, the prompt once."""
+    rows = _rows(evidence, "groups")
+    if not rows:
+        return "speed not yet measured on a GPU"
+    shown = ", ".join(f"{row['ratio']:.1f} times as fast for {name_of(row)}" for row in rows)
+    return f"on one {evidence['groups'].card} the step of 4 answers in 6 pairs is {shown}"
+
+
 def of_speed(evidence: Evidence) -> str:
     """Pairs a second."""
     steps = _steps(evidence)
@@ -95,8 +104,8 @@ def of_generation(evidence: Evidence) -> str:
 
 
 SENTENCES: dict[str, Callable[[Evidence], str]] = {
-    "step": of_step, "speed": of_speed, "qlora": of_qlora, "plan": of_plan, "kernels": of_kernels, "heads": of_heads,
-    "generation": of_generation,
+    "step": of_step, "groups": of_groups, "speed": of_speed, "qlora": of_qlora, "plan": of_plan, "kernels": of_kernels,
+    "heads": of_heads, "generation": of_generation,
 }  # fmt: skip
 """Name of a mark -> what stands there."""
 

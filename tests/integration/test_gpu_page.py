@@ -13,8 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "make_gpu_page.py"
-TITLES = ("Are the kernels right", "A step against TRL's", "7B QLoRA on small cards", "The plan against measured peaks",
-          "Output head and loss core", "Answers")  # fmt: skip
+TITLES = ("Are the kernels right", "A step against TRL's", "Pairs that share a prompt", "7B QLoRA on small cards",
+          "The plan against measured peaks", "Output head and loss core", "Answers")  # fmt: skip
 PLAN = {"status": "done", "rows": [{"case": "a run", "measured_gib": 10.0, "planned_gib": 9.31, "error": -0.069}]}
 
 
@@ -75,7 +75,7 @@ def test_each_part_is_shown_from_the_newest_file_that_has_figures_of_it(checkout
     results(checkout, "z-older.json", older, day=1)  # sorted by when they began, not by name
     results(checkout, "a-newer.json", newer, day=2)
     assert make(checkout).returncode == 0
-    kernels, plan = section(checkout, TITLES[0]), section(checkout, TITLES[3])
+    kernels, plan = section(checkout, TITLES[0]), section(checkout, TITLES[4])
     assert "41 passed, 0 failed." in kernels
     assert "2 not run: no flash-attn" in kernels
     assert "NVIDIA Card 1 (driver 1.2.3), torch 2.99.0; commit c0ffeec0ff; 1 March 2027" in kernels
@@ -117,6 +117,11 @@ def test_sentences_are_english_and_parts_without_trl_a_driver_or_an_end_are_show
         "idle": {"trl": 0.25, "live": None},
     }  # fmt: skip
     head = {"case": "a head", "tiled": {"ms": 1.0, "peak_mib": 9.0}, "full": {"ms": 1.2, "peak_mib": 90.0}}
+    way = {"ms": 900.0, "over_rest_gib": 2.0, "share_of_bf16": 0.5}
+    group = {
+        "case": "six", "model": "llava-hf/llava-1.5-7b-hf", "separate": way, "grouped": {**way, "ms": 200.0},
+        "one_pair": {"over_rest_gib": None}, "ratio": 4.5, "ideal": 4.35,
+    }  # fmt: skip
     way = {"answers_per_second": 2.0, "tokens_per_second": 128.0}
     answers = {"case": "a", "model": "x/Model-3B", "batch": 16, "batched": way, "one_at_a_time": way, "ratio": 5.25}
     skipped = {"case": "more", "skipped": "the time of this part is up"}
@@ -125,6 +130,7 @@ def test_sentences_are_english_and_parts_without_trl_a_driver_or_an_end_are_show
     card = {"case": "b", "recipe": "r_uni_dpo_qlora", "cap_gib": 24, "trains": False, "why": "out of memory"}
     parts = {
         "pair_step": {**stopped, "rows": [compared, alone, behind, skipped]},
+        "groups": {"status": "done", "rows": [group, skipped]},
         "small_cards": {"status": "done", "rows": [card, skipped]},
         "heads": {"status": "done", "rows": [{**head, "ratio": {"full": 1.2}, "without": {"trl": "not installed"}}]},
         "generation": {"status": "done", "rows": [answers]},
@@ -154,7 +160,10 @@ def test_sentences_are_english_and_parts_without_trl_a_driver_or_an_end_are_show
     assert "| `gemm` 90.0 (200) | `flash` 40.0 (64) |" in shown
     assert "The part was not finished: its time was up after 90 s" in shown
     assert "- more: skipped: the time of this part is up" in shown
-    for title in (TITLES[0], TITLES[3]):
+    assert "| six | 900.00 | 200.00 | 4.50x | 4.35x | 2.00 | 2.00 | - | 50 % |" in section(checkout, TITLES[2])
+    pair_forward = (checkout / "docs" / "pair_forward.md").read_text(encoding="utf-8")
+    assert ">on one CARD the step of 4 answers in 6 pairs is 4.5 times as fast for LLaVA-1.5-7B<" in pair_forward
+    for title in (TITLES[0], TITLES[4]):
         assert "Not measured." in section(checkout, title)
 
 
