@@ -86,6 +86,10 @@ class _Groups:
         tree = recipe_tree(path, work / "run", kind="lora", bf16=True, checkpointing=True, use_cpu=self.device == "cpu")
         first = make_pairs(1, shortest=6, longest=6, seed=9, vocabulary=self.words)
         self.ours = Ours(self.subject, model, tree, first)
+        with torch.no_grad():  # so that policy and reference differ
+            for name, parameter in self.ours.model.named_parameters():
+                if ".lora_B." in name:
+                    parameter.normal_(std=0.02)
         self.clock = Clock(self.device)
 
     def measure(self) -> Row:
