@@ -315,6 +315,9 @@ class TrainSection(Section):
     """Pairs, not rows, of an evaluation."""
     gradient_accumulation_steps: int = Field(default=1, gt=0)
     """Batches that make one update."""
+    group_pairs: Literal["off", "prompt"] = "off"
+    """prompt: pairs of the same images and prompt travel in the same update, where prompt and equal answers are run
+    once. As many pairs make an update as with off, which draws every pair by itself."""
     num_train_epochs: float = Field(default=1.0, gt=0)
     """Times that every pair is trained on; max_steps goes before it."""
     max_steps: MaxSteps = -1

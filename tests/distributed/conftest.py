@@ -52,7 +52,7 @@ def zero(stage: int) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Place:
-    """A small drawn world, an untrained model, and pairs of which every third has no image."""
+    """A small drawn world, an untrained model, pairs of which every third has no image, and several pairs a prompt."""
 
     root: Path
     model: Path
@@ -74,6 +74,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     build_tiny_llava(root.parent / "model", seed=0)
     rows = [json.loads(line) for line in WorldFiles.under(root).pairs.read_text(encoding="utf-8").splitlines()]
     (root / "mixed.jsonl").write_text(_lines(_without_image(row) if i % 3 else row for i, row in enumerate(rows)))
+    (root / "several.jsonl").write_text(_lines(_several_a_prompt(rows[:11])))
     (root / "text.jsonl").write_text(_lines(map(_without_image, rows)))
     return Place(root, root.parent / "model")
 
@@ -83,6 +84,21 @@ def _without_image(row: dict[str, Any]) -> dict[str, Any]:
         {**turn, "content": [part for part in turn["content"] if part["type"] != "image"]} for turn in row["prompt"]
     ]
     return {**row, "id": f"{row['id']}-text", "images": [], "prompt": prompt}
+
+
+def _several_a_prompt(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One to three pairs of two or three answers for each row; every third prompt has no image."""
+    found = []
+    for number, row in enumerate(rows):
+        row = row if number % 3 else _without_image(row)
+        other = rows[number - 1]["rejected"]
+        answers = [(row["chosen"], row["rejected"]), (row["chosen"], other), (row["rejected"], other)]
+        different = [(one, two) for one, two in answers if one != two][: 1 + number % 3 + number % 2]
+        found += [
+            {**row, "id": f"{row['id']}-{place}", "chosen": one, "rejected": two}
+            for place, (one, two) in enumerate(different)
+        ]
+    return sorted(found, key=lambda row: row["id"][::-1])  # those of a prompt do not lie side by side
 
 
 def _lines(rows: Any) -> str:

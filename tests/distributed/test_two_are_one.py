@@ -26,6 +26,13 @@ CASES = {
         "mixed", (*ALL_PARTS, "processing.row_tokens=160", "reference.kind=cache"),
     ),
     "held-out pairs": ("mixed", (*LORA, HELD_OUT, "train.per_device_eval_batch_size=2")),
+    "several pairs a prompt, held-out ones too": (
+        "several", (*ALL_PARTS, "train.group_pairs=prompt", "train.gradient_accumulation_steps=2", "data.held_out=0.2"),
+    ),
+    "few prompts in more batches, in parts": (
+        "several",
+        (*LORA, "train.group_pairs=prompt", "train.gradient_accumulation_steps=4", "processing.row_tokens=90"),
+    ),
     "plain rows, accumulated": ("pairs", ("model.attention=plain", "train.gradient_accumulation_steps=2")),
 }  # fmt: skip
 

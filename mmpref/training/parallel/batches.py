@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, SupportsFloat
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -36,7 +36,7 @@ class GlobalBatches(Sampler[list[int]]):
         rank: int = 0,
         size: int = 1,
         seed: int = 0,
-        costs: Sequence[float] | None = None,
+        costs: Sequence[SupportsFloat] | None = None,
         shuffle: bool = True,
     ) -> None:
         self.count, self.batch_size = count, batch_size
@@ -72,9 +72,8 @@ class GlobalBatches(Sampler[list[int]]):
             return together
         shares = deal_by_cost(together, self.size, self.batch_size, self.costs)
         if self.costs is not None:
-            loads = [sum(self.costs[index] for index in share) for share in shares]
-            mean = sum(loads) / len(loads)
-            self.imbalance.append(max(loads) / mean - 1 if mean else 0.0)
+            loads = [sum(float(self.costs[index]) for index in share) for share in shares]
+            self.imbalance.append(imbalance_of(loads))
         return shares[self.rank]
 
     def take_imbalance(self) -> float | None:
@@ -83,8 +82,14 @@ class GlobalBatches(Sampler[list[int]]):
         return sum(found) / len(found) if found else None
 
 
+def imbalance_of(loads: Sequence[float]) -> float:
+    """The work of the busiest rank over the mean of all, minus one."""
+    mean = sum(loads) / len(loads)
+    return max(loads) / mean - 1 if mean else 0.0
+
+
 def deal_by_cost(
-    indexes: Sequence[int], ranks: int, most: int, costs: Sequence[float] | None = None
+    indexes: Sequence[int], ranks: int, most: int, costs: Sequence[SupportsFloat] | None = None
 ) -> list[list[int]]:
     """Indexes to ranks, at most ``most`` each, the costliest first and always to the rank with the least work so far.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import SupportsFloat
 
 from accelerate import Accelerator
 from torch import nn
@@ -31,10 +32,17 @@ class DummyBatches:
     collator: PairCollator
     _spare: PairBatch | None = field(default=None, init=False)
 
-    def pad_to_longest_rank(self, batches: Sequence[Sequence[PairBatch]]) -> list[tuple[PairBatch, ...]]:
-        """Batches, each in as many parts as the rank that has most; all ranks must call it together."""
+    def pad_to_longest_rank(
+        self, batches: Sequence[Sequence[PairBatch]], *, uneven: bool = False
+    ) -> list[tuple[PairBatch, ...]]:
+        """Batches, each in as many parts as the rank that has most; all ranks must call it together.
+
+        Args:
+            batches: of this rank, in parts.
+            uneven: a rank may have no part of a batch. One of which no rank has any stays without.
+        """
         own = [tuple(parts) for parts in batches]
-        if self.world.size == 1 or self.collator.row_tokens is None or not own:
+        if self.world.size == 1 or not own or not (uneven or self.collator.row_tokens is not None):
             return own
         most = self.world.max_over_ranks([len(parts) for parts in own])
         return [
@@ -64,7 +72,7 @@ def dummy_batches_for(
     collator: PairCollator,
     pairs: Sequence[PreferencePair],
     held_out: Sequence[PreferencePair],
-    costs: Sequence[float] | None = None,
+    costs: Sequence[SupportsFloat] | None = None,
 ) -> DummyBatches:
     """Dummy batches of the cheapest pair, with an image or video where every rank must run the vision tower or
     projector.
@@ -87,8 +95,8 @@ def dummy_batches_for(
     usable = [pair for pair in (*pairs, *held_out) if pair.images or pair.videos or not always_images]
 
     def price(pair: PreferencePair) -> tuple[bool, float]:
-        work = cost.get(pair.id, float(len(pair.chosen) + len(pair.rejected or "")))
-        return pair.rejected is None, work  # one with both answers serves demonstrations too
+        work = cost.get(pair.id, len(pair.chosen) + len(pair.rejected or ""))
+        return pair.rejected is None, float(work)  # one with both answers serves demonstrations too
 
     dummy = min(usable, key=price)
     return DummyBatches(world, collator.filled(dummy, always_images=always_images))

@@ -74,6 +74,8 @@ class LoadedRun:
     facts: Mapping[str, Any]
     """All of them, with the pairs that train and the files of a model from the hub."""
     loss_line: str
+    groups_line: str | None
+    """What ``train.group_pairs`` does to the order of its pairs; None where there is nothing to say."""
 
     @property
     def context(self) -> RunContext:

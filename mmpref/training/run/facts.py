@@ -32,6 +32,7 @@ _MOVE_NO_WEIGHT = (
 """Keys of ``train`` that may change between a checkpoint and its resume."""
 PAIRS = "data.pairs"
 IMAGES = "data.images"
+GROUP_PAIRS = "train.group_pairs"
 START_FILES = ("model.files.", "processor.files.")
 """How the names of facts about single files begin."""
 

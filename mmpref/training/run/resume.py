@@ -12,7 +12,7 @@ from mmpref.files.hashes import Say
 from mmpref.losses import resolve
 from mmpref.rundir.content import MANIFEST
 from mmpref.rundir.folder import RunDir
-from mmpref.training.run.facts import IMAGES, PAIRS, START_FILES, flatten, that_move_weights
+from mmpref.training.run.facts import GROUP_PAIRS, IMAGES, PAIRS, START_FILES, flatten, that_move_weights
 from mmpref.training.run.images import LIST, RunImages
 from mmpref.training.run.resume_differences import Differences
 from mmpref.training.trainer.checkpoint import anything_in, newest_complete, sealed_in
@@ -52,6 +52,8 @@ def choose_checkpoint(
     sealed = sealed_in(folder)
     then = that_move_weights(_loss_written_out(dict(sealed.facts)))
     now = dict(facts)
+    if GROUP_PAIRS in now:
+        then.setdefault(GROUP_PAIRS, "off")  # checkpoints from before there were groups
     then.pop(PAIRS, None)
     _refuse_nameless(run, folder, then)
     changes = Differences(folder, run)

@@ -50,6 +50,7 @@ from mmpref.training.run.facts import facts_at_start, files_in, late_facts, pair
 from mmpref.training.run.first_step import FirstStep
 from mmpref.training.run.images import ImageListKept
 from mmpref.training.run.last_checkpoint import checkpoint_on_failed_write, checkpoint_on_unreadable_row
+from mmpref.training.run.pair_groups import describe_groups, works_of
 from mmpref.training.run.resume import check_pairs, choose_checkpoint, step_of
 from mmpref.training.run.setup import Setup, set_up, smaller_weights
 from mmpref.training.run.start_adapter import with_start_adapter
@@ -208,7 +209,29 @@ def build_trainer(prepared: PreparedRun) -> LoadedRun:
     with explain_oom(lambda: moving, lambda: smaller_weights(recipe)), refused_by_transformers():
         trainer = _trainer_of(prepared, setup, facts, logger)
     _add_callbacks(trainer, context, logger)
-    return LoadedRun(prepared=prepared, setup=setup, trainer=trainer, logger=logger, facts=facts, loss_line=loss_line)
+    return LoadedRun(
+        prepared=prepared,
+        setup=setup,
+        trainer=trainer,
+        logger=logger,
+        facts=facts,
+        loss_line=loss_line,
+        groups_line=_groups_line(context, trainer),
+    )
+
+
+def _groups_line(context: RunContext, trainer: PreferenceTrainer) -> str | None:
+    """What ``train.group_pairs`` does to this run, which is said as well."""
+    args = context.arguments
+    line = describe_groups(
+        trainer.loaders.groups_of(trainer.train_dataset),
+        grouped=context.recipe.train.group_pairs == "prompt",
+        pairs_per_update=args.per_device_train_batch_size * args.gradient_accumulation_steps * context.world.size,
+        seed=args.seed if args.data_seed is None else args.data_seed,
+    )
+    if line is not None:
+        context.say(line)
+    return line
 
 
 def _facts_with_pairs(prepared: PreparedRun, pairs: Sequence[PreferencePair]) -> dict[str, Any]:
@@ -235,7 +258,8 @@ def _trainer_of(prepared: PreparedRun, setup: Setup, facts: dict[str, Any], logg
         skip_nonfinite_steps=recipe.train.skip_nonfinite_steps,
         router_aux_loss_coef=recipe.model.router_aux_loss_coef,
         fault_folder=recipe.output / "faults",
-        costs=[float(fit.work) for fit in setup.train.fits],
+        costs=works_of(setup.train, setup.layout.name),
+        group_pairs=recipe.train.group_pairs,
         checkpoint_facts=facts,
         run_folder=recipe.output,  # locked for this run
     )
@@ -280,7 +304,8 @@ def first_step(loaded: LoadedRun, state: RunState) -> None:
     if not world.model_is_wrapped_in_train:
         before.check()
     loss_facts = facts_for_manifest(recipe, loaded.loss_line, prepared.score)
-    run = state.create_or_update(recipe, {**loss_facts, "start_files": files_in(loaded.facts)})
+    start_facts = {"start_files": files_in(loaded.facts), "group_pairs": loaded.groups_line}
+    run = state.create_or_update(recipe, {**loss_facts, **start_facts})
     if world.is_first:
         make_folder(trainer, run.logs)
         prepared.data.quarantine.write()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 from accelerate import Accelerator
@@ -15,9 +16,11 @@ from mmpref.processing.batch import PairBatch
 from mmpref.processing.collate import PairCollator
 from mmpref.records import PreferencePair
 from mmpref.training.parallel.batches import GlobalBatches, loader_of
+from mmpref.training.parallel.groups import GroupedBatches, PromptGroups
 from mmpref.training.parallel.lockstep import dummy_batches_for
 from mmpref.training.parallel.world import World
 from mmpref.training.trainer.inputs import TrainerInputs
+from mmpref.training.trainer.options import TrainerOptions
 
 
 class Pairs(Dataset[PreferencePair]):
@@ -33,6 +36,16 @@ class Pairs(Dataset[PreferencePair]):
         return self.pairs[index]
 
 
+@dataclass(frozen=True, slots=True)
+class _RowsOrNone:
+    """Collates no pairs to no batch, and not to one of the filler: whoever must run something gets it afterwards."""
+
+    collator: PairCollator
+
+    def __call__(self, pairs: Sequence[PreferencePair]) -> tuple[PairBatch, ...]:
+        return self.collator.rows(pairs) if pairs else ()
+
+
 class Loaders:
     """Makes the loaders of training and of evaluations, and keeps the ranks in step in both.
 
@@ -40,51 +53,72 @@ class Loaders:
         inputs: what is trained and on what.
         args: batch sizes count pairs of one process.
         world: the ranks that take the pairs together.
-        costs: the work of each training pair, in any unit; all alike by default.
+        options: with the work of each pair, and whether pairs of one prompt travel together.
 
     Attributes:
         collator: makes the batches; on several ranks it pads too.
     """
 
-    def __init__(
-        self, inputs: TrainerInputs, args: TrainingArguments, world: World, costs: Sequence[float] | None
-    ) -> None:
+    def __init__(self, inputs: TrainerInputs, args: TrainingArguments, world: World, options: TrainerOptions) -> None:
+        costs = options.costs
         self._args, self._world, self._costs = args, world, costs
+        self._grouped = options.group_pairs == "prompt"
         self._needs_rejected = inputs.objective.needs_rejected
         self._dummies = dummy_batches_for(
             world, inputs.model, inputs.collator, inputs.train_pairs, inputs.eval_pairs, costs
         )
         self.collator: PairCollator = self._dummies.collator
         self._batches: GlobalBatches | None = None
+        self._groups: tuple[Dataset[PreferencePair], PromptGroups] | None = None
 
     def training(self, dataset: Dataset[PreferencePair]) -> DataLoader[tuple[PairBatch, ...]]:
         """This process's batches; all processes together take the batches that one would (``GlobalBatches``)."""
         args = self._args
+        size, seed = args.per_device_train_batch_size, args.seed if args.data_seed is None else args.data_seed
+        if self._grouped:
+            self._batches = GroupedBatches(
+                self.groups_of(dataset),
+                size,
+                accumulation=args.gradient_accumulation_steps,
+                world=self._world,
+                seed=seed,
+            )
+            return loader_of(dataset, self._batches, _RowsOrNone(self.collator), args)
         self._batches = GlobalBatches(
             len(dataset),  # type: ignore[arg-type]  # ours has a length
-            args.per_device_train_batch_size,
+            size,
             rank=self._world.rank,
             size=self._world.size,
-            seed=args.seed if args.data_seed is None else args.data_seed,
+            seed=seed,
             costs=self._costs,
         )
         return loader_of(dataset, self._batches, self.collator.rows, args)
 
+    def groups_of(self, dataset: Dataset[PreferencePair]) -> PromptGroups:
+        """The training pairs by prompt."""
+        if self._groups is None or self._groups[0] is not dataset:
+            self._groups = dataset, PromptGroups(_pairs_of(dataset), self._costs)
+        return self._groups[1]
+
     def evaluation(self, dataset: Any) -> DataLoader[tuple[PairBatch, ...]]:
-        """This process's share of held-out pairs, each once, in their order.
+        """This process's share of held-out pairs, each once: those of a prompt together, prompts in their order.
 
         Both answers are run whatever the objective reads, so that models trained by different objectives compare; only
         the chosen one where the objective reads no other and some of the pairs are demonstrations.
         """
-        size = self._args.per_device_eval_batch_size
-        batches = GlobalBatches(len(dataset), size, rank=self._world.rank, size=self._world.size, shuffle=False)
-        demonstrated = any(pair.rejected is None for pair in getattr(dataset, "pairs", ()))
+        pairs = _pairs_of(dataset)
+        batches = GroupedBatches(
+            PromptGroups(pairs), self._args.per_device_eval_batch_size, world=self._world, shuffle=False
+        )
+        demonstrated = any(pair.rejected is None for pair in pairs)
         both = self._needs_rejected or not demonstrated
-        return loader_of(dataset, batches, self.collator.changed(need_rejected=both).rows, self._args)
+        return loader_of(dataset, batches, _RowsOrNone(self.collator.changed(need_rejected=both)), self._args)
 
-    def pad_to_longest_rank(self, batches: Sequence[Sequence[PairBatch]]) -> list[tuple[PairBatch, ...]]:
+    def pad_to_longest_rank(
+        self, batches: Sequence[Sequence[PairBatch]], *, training: bool = True
+    ) -> list[tuple[PairBatch, ...]]:
         """Batches, each in as many parts as the rank that has most; all ranks must call it together."""
-        return self._dummies.pad_to_longest_rank(batches)
+        return self._dummies.pad_to_longest_rank(batches, uneven=self._grouped or not training)
 
     def no_sync_except_last(
         self, accelerator: Accelerator, model: nn.Module, *, is_last: bool
@@ -95,3 +129,8 @@ class Loaders:
     def take_imbalance(self) -> float | None:
         """The work of the busiest rank over the mean of all, minus one, since the last call; None where not known."""
         return None if self._batches is None else self._batches.take_imbalance()
+
+
+def _pairs_of(dataset: Any) -> Sequence[PreferencePair]:
+    pairs = getattr(dataset, "pairs", None)
+    return [dataset[index] for index in range(len(dataset))] if pairs is None else pairs

@@ -6,13 +6,14 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from transformers import TrainerCallback
 
 from mmpref.models.logps.reference import Reference
 from mmpref.models.tuning import Tuning
 from mmpref.processing.collate import PairCollator
+from mmpref.training.parallel.groups import PairWork
 
 
 class FormerKeywordWarning(UserWarning):
@@ -36,7 +37,10 @@ class TrainerOptions:
             stops the training, as the first does by default. Each writes a dump.
         fault_folder: where these dumps go; default: ``faults/`` in ``args.output_dir``.
         router_aux_loss_coef: weight of the load-balancing loss of a mixture-of-experts policy; 0 adds none.
-        costs: the work that each training pair is, in any unit; several processes share it evenly.
+        costs: the work that each training pair is, in any unit; several processes share it evenly. A ``PairWork`` says
+            what of it pairs of one prompt have in common.
+        group_pairs: ``prompt`` lets training pairs of the same images and prompt travel in the same update, where they
+            are run together; ``off`` draws every pair by itself. An update has the same number of pairs in both.
         checkpoint_facts: stored in every checkpoint; whoever resumes compares them (``checkpoint.differences``).
         run_folder: the run folder around ``args.output_dir``, which the caller has locked for this training. Default:
             there is none, and the trainer locks ``args.output_dir`` while it trains.
@@ -51,7 +55,8 @@ class TrainerOptions:
     skip_nonfinite_steps: int = 0
     router_aux_loss_coef: float = 0.0
     fault_folder: Path | None = None
-    costs: Sequence[float] | None = None
+    costs: Sequence[float | PairWork] | None = None
+    group_pairs: Literal["off", "prompt"] = "off"
     checkpoint_facts: Mapping[str, Any] | None = None
     run_folder: Path | None = None
 

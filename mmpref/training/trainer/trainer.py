@@ -11,7 +11,9 @@ What differs from the stock Trainer, and nothing else:
   silently keeps the start weights of vision-language models, because their files use other names);
 - SIGINT, SIGTERM and SIGHUP save a checkpoint at the next step boundary and stop;
 - several processes take each pair of an epoch once, in the order that one process would, and run the same parts of the
-  model whatever their pairs are, so that none waits for another in vain.
+  model whatever their pairs are, so that none waits for another in vain;
+- pairs of one prompt may travel together (``TrainerOptions.group_pairs``): batches of an update are then of about equal
+  work instead of equally many pairs, and may be empty.
 """
 
 from __future__ import annotations
@@ -116,7 +118,7 @@ class PreferenceTrainer(Trainer):
         args = own_arguments(args)
         self.world = World.of(args)
         self.objective, self.reference = inputs.objective, inputs.reference
-        self.loaders = Loaders(inputs, args, self.world, options.costs)
+        self.loaders = Loaders(inputs, args, self.world, options)
         self.collator = self.loaders.collator
         with use_cache_kept(inputs.model):
             super().__init__(
@@ -248,7 +250,7 @@ class PreferenceTrainer(Trainer):
         inputs: Sequence[PairBatch],
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """One batch of pairs, run in as many parts as the collator made of it; gradients and loss add up.
+        """One batch of pairs, run in as many parts as the collator made of it, or none; gradients and loss add up.
 
         Raises:
             OutOfMemoryError: memory ran out; names the pairs, their size and what to change.
@@ -261,7 +263,7 @@ class PreferenceTrainer(Trainer):
                 self.world.report_progress(self.state.global_step + 1, "training", part.counted_ids)
                 with self.loaders.no_sync_except_last(self.accelerator, model, is_last=number == len(inputs)):
                     losses.append(super().training_step(model, part, num_items_in_batch))
-            return torch.stack(losses).sum()
+            return torch.stack(losses).sum() if losses else torch.zeros((), device=self.args.device)
         except (RuntimeError, MemoryError) as err:
             if not is_out_of_memory(err):
                 raise
@@ -355,9 +357,10 @@ class PreferenceTrainer(Trainer):
             pairs = getattr(loader.dataset, "pairs", ())
             recording = self.recorder.evaluation(self.state.global_step, pairs)
             with recording as found, torch.no_grad(), self.compute_loss_context_manager():
-                for batch in (part for parts in loader for part in self.loaders.pad_to_longest_rank([parts])[0]):
-                    output = self._evaluated(model, batch)
-                    found.add(batch.counted_ids, {**output.stats, "loss": output.per_pair.detach()})
+                for parts in loader:
+                    for batch in self.loaders.pad_to_longest_rank([parts], training=False)[0]:
+                        output = self._evaluated(model, batch)
+                        found.add(batch.counted_ids, {**output.stats, "loss": output.per_pair.detach()})
         finally:
             model.train(was_training)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.take().items()}

@@ -47,6 +47,22 @@ def test_without_a_balance_the_facts_are_what_was_written(tmp_path: Path, loss: 
     assert got["loss.beta"] is None
 
 
+def test_pairs_that_traveled_by_prompt_go_on_so(tmp_path: Path) -> None:
+    """Another order would train some pairs twice; a checkpoint of before there were groups had none."""
+    run, told = RunDir(tmp_path / "run"), list[str]()
+    run.checkpoints.mkdir(parents=True)
+    (run.path / "recipe.yaml").write_text("")
+    named = {how: facts(tmp_path, DPO, group_pairs=how) for how in ("off", "prompt")}
+    before = {name: value for name, value in named["off"].items() if name != "train.group_pairs"}
+    for number, (then, now) in enumerate([("prompt", "off"), ("off", "prompt"), (None, "prompt")], start=1):
+        folder = run.checkpoints / f"step-{number}"
+        folder.mkdir()
+        seal(folder, named.get(then or "", before))
+        with pytest.raises(CheckpointError, match=f"train.group_pairs: '{then or 'off'}' then, '{now}' now.* goes on"):
+            choose_checkpoint(run, named[now], allow_data_change=True, say=told.append)
+    assert choose_checkpoint(run, named["off"], allow_data_change=False, say=told.append) == folder
+
+
 # ---- which pairs train ----------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,78 @@
+"""Pairs of one prompt in a run: what they cost together, and the line that says what ``train.group_pairs`` does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmpref.processing.layout import LayoutName
+from mmpref.processing.length_plan import FitPlan
+from mmpref.processing.pair_fit import Fit
+from mmpref.records import PreferencePair
+from mmpref.training.parallel.batches import GlobalBatches
+from mmpref.training.parallel.groups import GroupedBatches, PairWork, PromptGroups
+
+_WORTH_A_NOTE = 1.5
+"""Pairs of a prompt, on average, from which a run without groups says what they would save."""
+
+
+def works_of(plan: FitPlan, layout: LayoutName) -> list[PairWork]:
+    """What each planned pair costs, as :attr:`Fit.work`, and what of it pairs of its prompt have in common.
+
+    In the plain layout every answer has a row of its own, with its prompt.
+    """
+    shared = layout == "shared_prefix"
+    return [_work_of(pair, fit, shared=shared) for pair, fit in zip(plan.pairs, plan.fits, strict=True)]
+
+
+def _work_of(pair: PreferencePair, fit: Fit, *, shared: bool) -> PairWork:
+    prompts = [float(sum(prompt)) for prompt in fit.prompts]
+    first = prompts[0]
+    # an answer that is in a row of its own, or follows images of its own, pays for its prompt
+    own = [0.0 if shared else first, prompts[1] if len(prompts) > 1 else 0.0 if shared else first]
+    sides = [(pair.chosen, None), (pair.rejected, pair.rejected_images)]
+    answers = tuple((side, length + more) for side, length, more in zip(sides, fit.run, own, strict=False))
+    return PairWork(first if shared else 0.0, answers)
+
+
+def describe_groups(groups: PromptGroups, *, grouped: bool, pairs_per_update: int, seed: int) -> str | None:
+    """One line about the pairs of one prompt, as counted from the data and the first epoch's order.
+
+    Args:
+        groups: the training pairs.
+        grouped: whether they travel together.
+        pairs_per_update: of all processes together.
+        seed: of the order.
+
+    Returns:
+        None where there is nothing to say: they do not travel together, and hardly any prompt has several.
+    """
+    pairs, prompts = groups.num_pairs, len(groups.members)
+    counted = f"{pairs:,} pairs of {prompts:,} prompts"
+    if pairs == prompts:
+        return f"group_pairs: {counted}: no prompt has a second pair, so nothing is grouped" if grouped else None
+    counted = f"{counted}, {pairs / prompts:.1f} a prompt"
+    if not grouped and pairs < _WORTH_A_NOTE * prompts:
+        return None
+    together = list(GroupedBatches(groups, pairs_per_update, seed=seed).updates())
+    held = _mean([len(update) for update in together])
+    cost = sum(groups.cost(group) for update in together for group in update)
+    saved = f"{groups.cost_alone() / cost:.1f} times fewer tokens than pairs by themselves"
+    update = f"an update of {min(pairs_per_update, pairs)} pairs"
+    if grouped:
+        return f"group_pairs: {counted}; {update} holds about {held:.0f} prompts, {saved}"
+    alone = _mean([len(set(prompts)) for prompts in _prompts_of_updates(groups, pairs_per_update, seed)])
+    return (
+        f"group_pairs is off: {counted}; with `train.group_pairs=prompt` pairs of one prompt are in the same update "
+        f"and run together: {saved}, and {update} holds about {held:.0f} prompts in place of {alone:.0f}"
+    )
+
+
+def _prompts_of_updates(groups: PromptGroups, width: int, seed: int) -> list[list[int]]:
+    prompt = {index: number for number, group in enumerate(groups.members) for index in group}
+    return [[prompt[index] for index in batch] for batch in GlobalBatches(groups.num_pairs, width, seed=seed)]
+
+
+def _mean(counts: Sequence[int]) -> float:
+    """Of full updates; the last one of an epoch may be small."""
+    full = counts[:-1] or counts
+    return sum(full) / len(full)
