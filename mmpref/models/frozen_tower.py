@@ -7,7 +7,7 @@ import functools
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -22,6 +22,9 @@ class FrozenForward:
     It records no graph, whatever its inputs ask for: gradient checkpointing makes the patch embedding of a frozen tower
     ask for gradients, and then the whole tower is recomputed and differentiated for nothing.
 
+    Where its output is known beforehand (``models.tower_features``), it does not run; and whoever keeps outputs sees
+    what it computes and what becomes of it.
+
     What it computes for the reference is handed to the policy (:class:`FrozenFeatures`). The outputs wait in a queue
     that copies of the module share, because a frozen copy of the policy has the same frozen tower.
     """
@@ -32,12 +35,30 @@ class FrozenForward:
         functools.update_wrapper(self, type(module).forward)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self.queue.is_replaying:
-            return self.queue.take()
+        queue = self.queue
+        if queue.given:
+            return queue.given.popleft()
+        if queue.is_replaying:
+            return queue.take()
+        observer = queue.observer
+        if observer is not None:
+            args, kwargs = observer.inputs(args, kwargs)
         with torch.no_grad():
             output = type(self.module).forward(self.module, *args, **kwargs)
-        self.queue.offer(output)
-        return output
+        queue.offer(output)
+        return output if observer is None else observer.output(output)
+
+
+class Observer(Protocol):
+    """Sees what a frozen module is called with and what it computes, in one forward."""
+
+    def inputs(self, args: Any, kwargs: Any) -> Any:
+        """(args, kwargs) for the module, from those of its caller."""
+        ...
+
+    def output(self, output: Any) -> Any:
+        """What the caller gets of an output."""
+        ...
 
 
 class _Queue:
@@ -45,6 +66,9 @@ class _Queue:
 
     def __init__(self) -> None:
         self.is_recording = False
+        self.given: deque[Any] = deque()  # known beforehand, one for each call of one forward
+        self.observer: Observer | None = None
+        self.features: Any = None  # where its outputs are kept (``models.tower_features``)
         self._outputs: deque[Any] = deque()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Queue:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mmpref.errors import DataError
 from mmpref.processing.cross_attention import Crossing
+from mmpref.processing.image_rows import ImageRow
 
 
 class Branch(NamedTuple):
@@ -104,6 +105,9 @@ class PairBatch:
     image_places: Tensor | None = None  # [M] places in the N * T tokens that take an image feature each, in order
     video_token_id: int | None = None
     video_places: Tensor | None = None  # the same of video features
+    # for features that are kept (``models.tower_features``)
+    image_rows: tuple[ImageRow, ...] = ()  # whose images ``vision`` has, in order; () where they are not named
+    features: Mapping[str, Tensor] = field(default_factory=dict)  # what the tower made of them; {} where it must run
     num_dummy_pairs: int = 0  # the last n pairs have no weight: they are there so that all ranks run as many forwards
     # length A, chosen first: all that the model is given for each answer, its prompt included, as a hash; else ()
     keys: tuple[str, ...] = ()

@@ -15,6 +15,7 @@ from mmpref.processing.cross_attention import SEEN, num_images, row_by_row
 from mmpref.processing.encode import PairEncoder, Prompts
 from mmpref.processing.encoded import EncodedPair, EncodedPrompt, answer_keys
 from mmpref.processing.errors import EncodeError, fault
+from mmpref.processing.image_rows import LoadFeatures
 from mmpref.processing.layout import LayoutName, plain_batch, shared_prefix_batch, sides_of
 from mmpref.processing.pixels import LoadImage
 from mmpref.processing.row_parts import parts_of
@@ -52,6 +53,7 @@ class PairCollator:
         self.keyed = keyed
         self.filler: PreferencePair | None = None
         self.always_images = False
+        self.load_features: LoadFeatures | None = None
         self.encoder = encoder
         self.load_image = load_image
         self.load_video = load_video
@@ -94,6 +96,18 @@ class PairCollator:
         other.need_rejected = self.need_rejected if need_rejected is None else need_rejected
         return other
 
+    def with_features(self, load: LoadFeatures | None) -> PairCollator:
+        """The same collator, whose batches bring what the tower made of their images where ``load`` has it.
+
+        Args:
+            load: called in the worker; None gives batches whose images the tower always runs over.
+        """
+        other = copy.copy(self)
+        other.encoder = copy.copy(self.encoder)
+        other.encoder.names_images = load is not None
+        other.load_features = load
+        return other
+
     def filled(self, filler: PreferencePair, *, always_images: bool) -> PairCollator:
         """The same collator, with a pair without weight for :meth:`rows` that would run nothing.
 
@@ -129,6 +143,8 @@ class PairCollator:
             image_token_id=self.encoder.chat.image_token_id,
             video_token_id=self.encoder.chat.video_token_id,
         )
+        if self.load_features is not None and batch.image_rows:
+            batch = replace(batch, features=self.load_features(batch.image_rows))
         return replace(batch, keys=answer_keys(pairs, rejected=batch.has_rejected)) if self.keyed else batch
 
 

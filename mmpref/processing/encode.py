@@ -5,6 +5,7 @@ Shapes: T prompt tokens (image and video tokens counted), C and R answer tokens.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Hashable, Mapping, MutableMapping, Sequence
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -16,6 +17,7 @@ from mmpref.processing.chat.conversation import ChatEncoder, Turns
 from mmpref.processing.encoded import EncodedPair, EncodedPrompt
 from mmpref.processing.errors import fault
 from mmpref.processing.family import Family
+from mmpref.processing.image_rows import image_row
 from mmpref.processing.pixels import OWN_SIZES, ImageEncoder, ImageSettings, LoadImage, blank
 from mmpref.processing.positions import Grid, continued, in_sequence, multimodal
 from mmpref.processing.rope_lengths import AS_SHORT, Reading, length_in_positions
@@ -40,6 +42,9 @@ class PairEncoder:
         budgets: pair id -> max_pixels of that pair's images and frames, for pairs that would be too long otherwise
             (``length_plan.plan_fit``).
 
+    Attributes:
+        names_images: whether prompts get their ``image_row``; their pixels are hashed for it.
+
     Raises:
         ConfigError: no chat template, ``template_kwargs`` that it does not read, or a resolution budget that this
             processor does not have.
@@ -62,6 +67,7 @@ class PairEncoder:
         self.max_length = max_length
         self.chat = ChatEncoder(processor, template_kwargs)
         self.budgets = dict(budgets or {})
+        self.names_images = False
         self._processor = processor
         self.images = ImageEncoder(processor, family, images)
         self.videos = VideoEncoder(processor, family, max_pixels=video_max_pixels, cache_bytes=images.cache_bytes)
@@ -268,8 +274,12 @@ class PairEncoder:
     ) -> EncodedPrompt:
         self._check_places(row_id, messages, len(images), len(videos))
         if self.family.repeats_image_token or not self.chat.sees_images:
-            return self._expanded_here(row_id, text, images, load_image, videos, load_video)
-        return self._expanded_by_processor(row_id, images, text, load_image)
+            found = self._expanded_here(row_id, text, images, load_image, videos, load_video)
+        else:
+            found = self._expanded_by_processor(row_id, images, text, load_image)
+        if self.names_images and images and not videos:
+            found = dataclasses.replace(found, image_row=image_row(found.vision))
+        return found
 
     def _expanded_here(
         self,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from mmpref.processing.image_rows import ImageRow
 from mmpref.processing.rope_lengths import AS_SHORT, Reading
 
 
@@ -28,6 +29,7 @@ class EncodedPrompt:
     token_types: Mapping[str, Tensor] = field(default_factory=dict)  # [T] each: mm_token_type_ids and the like
     answer_type: int = 0  # what these say of every token of an answer
     position_ids: Tensor | None = None  # [T] or [3, T], for families that can share a prefix
+    image_row: ImageRow | None = None  # its images by what they became; only where the encoder names them
     _digest: list[bytes] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:

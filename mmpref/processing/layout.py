@@ -15,6 +15,7 @@ from mmpref.processing.batch import PairBatch, Segment, join_vision, pad_rows
 from mmpref.processing.cross_attention import num_images, row_by_row, side_by_side
 from mmpref.processing.encoded import EncodedPair, EncodedPrompt, score_or_nan
 from mmpref.processing.errors import fault
+from mmpref.processing.image_rows import ImageRow
 from mmpref.processing.positions import continued
 from mmpref.processing.rope_lengths import Reading
 
@@ -215,7 +216,14 @@ def _images(prompts: Sequence[EncodedPrompt], lengths: Sequence[int], width: int
         "vision": vision,
         **{f"{kind}_grids": () if one is None else tuple(map(tuple, one.tolist())) for kind, one in grids.items()},
         "video_frames": tuple(count for prompt in prompts for count in prompt.video_frames),
+        "image_rows": _image_rows(prompts),
     }
+
+
+def _image_rows(prompts: Sequence[EncodedPrompt]) -> tuple[ImageRow, ...]:
+    """Of the prompts that have images; () where those of one are not named."""
+    found = [prompt.image_row for prompt in prompts if prompt.vision]
+    return tuple(row for row in found if row is not None) if None not in found else ()
 
 
 def _planes(rows: Sequence[tuple[EncodedPrompt, Tensor]], width: int) -> Tensor | None:

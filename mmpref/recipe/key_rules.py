@@ -125,6 +125,12 @@ BELONGS: tuple[Belongs, ...] = (
         so=lambda recipe: ("processing.max_length=4096",),
     ),
     Belongs(
+        keys=("processing.feature_cache",),
+        to="a vision tower that stays as it is, and here it trains",
+        holds=lambda recipe: recipe.adapter.path is not None or recipe.tune.vision == "freeze",
+        so=lambda recipe: ("tune.vision=freeze",),
+    ),
+    Belongs(
         keys=("train.warmup_steps",),
         to="a schedule that begins with a warm-up",
         holds=lambda recipe: recipe.train.lr_scheduler_type not in _NO_WARMUP,

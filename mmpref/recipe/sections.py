@@ -137,6 +137,9 @@ class ProcessingSection(Section):
     """The most tokens the model runs over at once: a batch with more is run in parts, with the same update."""
     pixel_cache_mib: int = Field(default=0, ge=0)
     """Keep processed images in memory up to this size: worth it when a small set is read for several epochs."""
+    feature_cache: PathLike | None = None
+    """Folder in which the image features of a frozen vision tower are kept: computed once, read in later epochs and
+    runs."""
     video_max_pixels: int | None = Field(default=None, gt=0)
     """The most pixels of one frame of a video; null: as the model's own video settings have it (Qwen-VL)."""
     video_fps: float = Field(default=2.0, ge=0.00001, le=120)

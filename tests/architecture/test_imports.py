@@ -98,7 +98,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"commands"},
     ],
     "processing": [
-        {"rope_lengths"},
+        {"image_rows", "rope_lengths"},
         {
             "cross_attention",
             "embedded_tokens",
@@ -139,7 +139,7 @@ LEVELS: dict[str, list[set[str]]] = {
             "tower_masks",
             "tower_windows",
         },
-        {"adapters"},
+        {"adapters", "tower_features"},
         {"logps", "part_counts", "save"},
         {"load"},
         {"find_config"},

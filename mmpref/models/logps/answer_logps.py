@@ -17,6 +17,7 @@ from mmpref.models.logps.right_padding import padded_on_the_right
 from mmpref.models.logps.rope_by_sequence import turning_by_sequence
 from mmpref.models.logps.shared_prefix_attention import attending_packed
 from mmpref.models.logps.video_inputs import cutting_videos
+from mmpref.models.tower_features import tower_features
 from mmpref.models.unwrap import base_model
 from mmpref.processing.batch import PairBatch
 
@@ -50,6 +51,7 @@ def answer_logps(model: nn.Module, batch: PairBatch, *, through_logits: bool = F
         padded_on_the_right(is_padded),
         turning_by_sequence(model, batch),
         telling_misfits(batch),
+        tower_features(model, batch),
     ):
         if head is None:
             return selected_logps(_logits_at(model, inputs, batch.predicts), batch.targets)

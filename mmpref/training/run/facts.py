@@ -54,6 +54,7 @@ def facts_of(
     tree = recipe.model_dump(mode="json", exclude={"output", "model", "data", "preflight"})
     del tree["reference"]["cache"]
     del tree["adapter"]["path"]
+    del tree["processing"]["feature_cache"]
     kwargs = tree["processing"].pop("template_kwargs")
     if kwargs:  # one fact, whose parts may have any names; runs from before this key have none
         tree["processing"]["template_kwargs"] = json.dumps(kwargs, sort_keys=True)

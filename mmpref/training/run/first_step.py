@@ -47,7 +47,7 @@ class FirstStep(TrainerCallback):
         trainer, ready = self._trainer, self._ready
         for check in preflight(
             trainer.model_wrapped,
-            trainer.collator,
+            trainer.collator.with_features(None),  # which blank images to see whether the model looks at them
             ready.train.pairs,
             trainer.reference,
             device=trainer.args.device,

@@ -356,6 +356,8 @@ def finish(loaded: LoadedRun) -> RunDir:
                     trainer.eval_log.write(run.eval_pairs_file)
         trainer.checkpointer.write_model(recipe.model.path, run.model, dtype=recipe.model.save_dtype)
     trainer.checkpointer.refuse_vanished()
+    if loaded.setup.features is not None:
+        context.say(loaded.setup.features.summary(world))
     if world.is_first:
         if (written := describe_saved(recipe, run.model)) is not None:
             context.say(written)

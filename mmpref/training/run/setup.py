@@ -35,6 +35,7 @@ from mmpref.records import PreferencePair
 from mmpref.training.parallel.world import SINGLE_PROCESS, World
 from mmpref.training.precision import autocast_dtype, describe, loaded_as, tuning_of
 from mmpref.training.run.data import RunData
+from mmpref.training.run.feature_cache import KeptFeatures, open_features
 from mmpref.training.run.lengths import fit_data
 from mmpref.training.run.pair_notes import describe_quarantined, notes_on_pairs
 from mmpref.training.run.reference_cache import ReferenceCache, cache_facts
@@ -55,6 +56,7 @@ class Setup:
     trained: int  # parameters
     total: int
     parts: Mapping[PartName, PartCount]
+    features: KeptFeatures | None = None
 
 
 def set_up(recipe: Recipe, objective: Objective, data: RunData, say: Say, world: World = SINGLE_PROCESS) -> Setup:
@@ -115,6 +117,9 @@ def set_up(recipe: Recipe, objective: Objective, data: RunData, say: Say, world:
         row_tokens=recipe.processing.row_tokens,
         keyed=recipe.reference.kind == "cache" and objective.needs_reference,
     )
+    features = open_features(recipe, loaded, [*train.pairs, *held_out.pairs], world=world, say=say)
+    if features is not None:
+        collator = collator.with_features(features.files)
     cached = [] if recipe.reference.kind == "cache" else ["reference.kind=cache"]
     with explain_oom(lambda: "making the reference", lambda: [*cached, *smaller_weights(recipe)]):
         reference = _reference(recipe, objective, loaded, collator, world)
@@ -123,7 +128,7 @@ def set_up(recipe: Recipe, objective: Objective, data: RunData, say: Say, world:
             compute_reference(reference, loaded.model, collator, pairs, recipe=recipe, say=say, world=world)
     if reference is not None:
         say(f"reference: {reference.explanation}")
-    return Setup(loaded, reference, layout, collator, train, held_out, trained, total, parts)
+    return Setup(loaded, reference, layout, collator, train, held_out, trained, total, parts, features)
 
 
 def refuse_shrinking(recipe: Recipe) -> None:
