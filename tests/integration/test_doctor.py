@@ -46,7 +46,7 @@ def test_a_recipe_is_checked_before_anything_is_written(
     _, recipe, *changes = place.training("demo_uni_dpo", tmp_path / "run")
     assert main(["doctor", recipe, *changes]) == 0
     out = capsys.readouterr().out
-    assert "layout: prompt and images once per pair" in out
+    assert "layout: prompt and images once, all their answers" in out
     for check in (
         "image tokens and features",
         "the image changes the answer's log-probs",

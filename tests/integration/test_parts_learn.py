@@ -170,4 +170,4 @@ def test_a_prefix_lm_and_cross_attention_train_in_both_layouts(
     code = main(command(place, rows, model, tmp_path / "run", f"model.attention={layout}"))
     told = " ".join(capsys.readouterr().out.split())
     assert code == 0
-    assert ("own copy of the prompt" if layout == "plain" else "prompt and images once per pair") in told
+    assert ("own copy of the prompt" if layout == "plain" else "prompt and images once, all their answers") in told

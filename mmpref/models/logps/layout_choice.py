@@ -69,7 +69,7 @@ def choose_layout(model: nn.Module, family: Family, choice: LayoutChoice = "auto
     obstacle = _obstacle(model, family)
     if obstacle is None:
         how = f"{name} attention"
-        return Layout("shared_prefix", f"prompt and images once per pair, both answers behind them in one row ({how})")
+        return Layout("shared_prefix", f"prompt and images once, all their answers behind them in one row ({how})")
     if choice == "shared_prefix":
         raise ConfigError(f"model.attention: shared_prefix is not possible: {obstacle}; use auto or plain")
     return Layout("plain", f"each answer with its own copy of the prompt, because {obstacle}")
@@ -145,12 +145,17 @@ def _holds_on_trial(model: nn.Module, family: Family) -> bool:
         token_types={family.token_types: torch.full((9,), of_prompt)} if family.token_types else {},
         answer_type=of_answer,
     )
-    pair = EncodedPair(prompt=prompt, chosen_ids=ids[9:16], rejected_ids=ids[16:24])
+    one, other = ids[9:16], ids[16:24]
+    begins_alike = torch.cat([other[:3], ids[2:6]])
+    pairs = [
+        EncodedPair(prompt=prompt, chosen_ids=chosen, rejected_ids=rejected)
+        for chosen, rejected in ((one, other), (begins_alike, one))
+    ]
     device = next(base_model(model).parameters()).device
     with torch.no_grad(), eval_mode(model):
         shared, plain = (
             batch.by_answer(answer_logps(model, batch, through_logits=not batch.shares_prefix))
-            for batch in (shared_prefix_batch([pair]).to(device), plain_batch([pair], 0).to(device))
+            for batch in (shared_prefix_batch(pairs).to(device), plain_batch(pairs, 0).to(device))
         )
     off = float((shared - plain).abs().mean())
     logger.debug("sharing a prefix on trial moved log-probs by %.3g a token", off)

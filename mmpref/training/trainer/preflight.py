@@ -29,7 +29,7 @@ from mmpref.processing.batch import PairBatch, is_of_videos
 from mmpref.processing.collate import PairCollator
 from mmpref.processing.family import Family, PartName
 from mmpref.processing.pixels import num_pixels
-from mmpref.records import PreferencePair
+from mmpref.records import PreferencePair, PromptKey
 from mmpref.training.parallel.sharded import as_shards
 from mmpref.training.trainer.learning import REENTRANT, in_places, is_reentrant, look, modes_kept
 from mmpref.training.trainer.memory_errors import MemorySituation, Where, explain_oom, is_out_of_memory, remedies
@@ -38,6 +38,10 @@ from mmpref.training.trainer.update_watch import describe_batch
 
 GRADIENTS = "gradients reach what trains"
 """Name of the check that runs a backward."""
+_LOOKED_THROUGH = 1000
+"""Pairs among which some that have a prompt in common are looked for."""
+_OF_A_GROUP = 2
+"""Pairs of one prompt that are looked at: three answers, or four."""
 _OF_SHAPES = re.compile(r"\b(shape|size)s?\b")
 Context = Callable[[], AbstractContextManager[object]]
 
@@ -77,7 +81,8 @@ def preflight(
 
     Args:
         model: the policy before its first step, on ``device``.
-        pairs: the training pairs; the first one and the first ones with images and with videos are looked at.
+        pairs: the training pairs; the first one, the first ones with images and with videos, and the first ones that
+            share a prompt are looked at.
         reference: as the trainer will use it; None where the loss needs none.
         autocast: the precision that training runs in.
         args: of the training: whether and how activations are checkpointed, and what would help where memory runs out.
@@ -109,7 +114,7 @@ def run_checks(
 ) -> Iterator[Check]:
     """The checks one by one, as :func:`preflight` runs them."""
     looked_at = _few(pairs)
-    bench = _Bench(model, collator, looked_at, torch.device(device), autocast)
+    bench = _Bench(model, collator, looked_at, _of_one_prompt(pairs) or looked_at[-1:], torch.device(device), autocast)
     devices = [bench.device] if bench.device.type == "cuda" else []
     of_videos = (_videos_matter,) if any(pair.videos for pair in looked_at) else ()
     checks: tuple[Callable[[_Bench], Check], ...] = (
@@ -136,6 +141,8 @@ class _Bench:
     model: nn.Module
     collator: PairCollator
     pairs: list[PreferencePair]
+    group: list[PreferencePair]
+    """Pairs of one prompt; one alone where no prompt has several."""
     device: torch.device
     autocast: Context
     looked_at: list[PairBatch] = field(default_factory=list)  # the batch made last, still on the CPU
@@ -189,6 +196,15 @@ def _few(pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
     if len(found) == 1 and len(pairs) > 1:
         found.append(pairs[1])
     return found
+
+
+def _of_one_prompt(pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
+    """Of those near the beginning, the first that have a prompt in common, with images if any of these have."""
+    groups: dict[PromptKey, list[PreferencePair]] = {}
+    for pair in pairs[:_LOOKED_THROUGH]:
+        groups.setdefault(pair.prompt_key, []).append(pair)
+    several = [group for group in groups.values() if len(group) > 1]
+    return next((group for group in several if group[0].images), several[0] if several else [])[:_OF_A_GROUP]
 
 
 def _images_count(bench: _Bench) -> Check:
@@ -276,16 +292,17 @@ def _layouts_agree(bench: _Bench) -> Check:
     if bench.collator.layout != "shared_prefix":
         return _head_is_logits(bench)
     name = "shared prefix equals separate rows"
-    pair = bench.pairs[-1:]
-    shared = bench.batch(pair)
-    plain = bench.collator.changed(layout="plain")(pair).to(bench.device)
+    pairs = bench.group
+    shared = bench.batch(pairs)
+    plain = bench.collator.changed(layout="plain")(pairs).to(bench.device)
     one = shared.by_answer(answer_logps(bench.model, shared))
     other = plain.by_answer(answer_logps(bench.model, plain, through_logits=True))
     off = bench.difference(one, other)
     return bench.judged(
-        name, off, f"tokens of '{pair[0].id}' differ by",
+        name, off, f"tokens of {' and '.join(repr(pair.id) for pair in pairs)} differ by",
         "This model's attention, positions or output head do not work as the shared layout needs them: set "
         "model.attention: plain, and please report the model type.",
+        f"; {len(pairs)} pairs of one prompt" if len(pairs) > 1 else "",
     )  # fmt: skip
 
 

@@ -155,7 +155,7 @@ def test_every_family_with_a_proof_shares_and_says_how(name: str) -> None:
     family = family_of_config(model.config)
     layout = choose_layout(model, family)
     assert layout.name == "shared_prefix"
-    assert "prompt and images once per pair" in layout.explanation
+    assert "prompt and images once, all their answers" in layout.explanation
     assert "sdpa attention" in layout.explanation
     assert choose_layout(model, family, "plain").name == "plain"
     assert choose_layout(model, family, "shared_prefix").name == "shared_prefix"

@@ -173,6 +173,25 @@ def test_an_answer_that_reads_the_other_is_found(monkeypatch: pytest.MonkeyPatch
     refused(fresh("qwen2_vl"), NAMES[2], "nats on average", "set model.attention: plain", rows=all_rows("qwen2_vl")[1:])
 
 
+def test_a_third_answer_that_reads_the_others_is_found_where_pairs_share_a_prompt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [*all_rows("llava")[:2], pair("more", chosen="a cat", rejected="a red square .")]
+    rows[2] = dataclasses.replace(rows[2], images=rows[1].images, prompt=rows[1].prompt)
+    looked = next(check for check in run(fresh("llava"), rows=rows) if check.name == NAMES[2])
+    assert looked.passed
+    assert "2 pairs of one prompt" in looked.detail
+    right = attention_module._by_segment
+    monkeypatch.setattr(
+        attention_module,
+        "_by_segment",
+        lambda mask, *rest: (leaky if len(mask.row.segments[0].branches) > 2 else right)(mask, *rest),
+    )
+    refused(
+        fresh("llava"), NAMES[2], f"tokens of '{rows[1].id}' and 'more' differ", "model.attention: plain", rows=rows
+    )
+
+
 def test_positions_that_go_on_from_the_first_answer_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def finish(self: Any) -> None:
         original(self)
