@@ -6,6 +6,8 @@ import math
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
@@ -16,6 +18,7 @@ from gpu_parts.random_models import LLAVA_7B, QWEN_7B  # noqa: E402
 from tests.dry_runs import dry_run  # noqa: E402
 
 
+@pytest.mark.slow
 def test_the_dry_run_of_the_part_computes_less_and_finds_the_same(tmp_path: Path) -> None:
     rows = dry_run(tmp_path, "groups")["groups"]
     assert [row["model"] for row in rows] == [LLAVA_7B, QWEN_7B]
