@@ -6,6 +6,7 @@ import dataclasses
 import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ from mmpref.processing.family import PartName
 from mmpref.records import ImageRef, PreferencePair
 from tests.model_types.conversations import check_conversations
 from tests.model_types.folders import NotBuiltError, Writer
-from tests.model_types.rows import IMAGE_ROWS, TEXT_ROWS
+from tests.model_types.rows import IMAGE_ROWS, TEXT_ROWS, group_of
 from tests.plain_forward import (
     answers_of,
     by_hand,
@@ -95,6 +96,7 @@ def _measured(write: Writer, folder: Path) -> Outcome:
         off = max(_off(loaded, taken, kind, want) for kind in dict.fromkeys(["plain", layout.name]))
         for row in taken:  # alone, so that a batch does not hide what one row needs
             off = max(off, _off(loaded, [row], layout.name, by_hand(twin, loaded, [row])))
+        off = max(off, _off_as_a_group(loaded, next((row for row in taken if row.images), taken[0]), layout.name, twin))
         if any(row.images for row in taken):
             _assert_images_matter(twin, loaded, taken)
         if loaded.family.prefix_lm is None:
@@ -144,6 +146,14 @@ def _batch(loaded: LoadedModel, rows: Sequence[PreferencePair], layout: LayoutNa
 def _off(loaded: LoadedModel, rows: Sequence[PreferencePair], layout: LayoutName, want: list[Tensor]) -> float:
     batch = _batch(loaded, rows, layout)
     return worst(answers_of(batch, answer_logps(loaded.model, batch)), want)
+
+
+def _off_as_a_group(loaded: LoadedModel, row: PreferencePair, layout: LayoutName, twin: Any) -> float:
+    """The same for a row's prompt with four answers in six pairs."""
+    group = group_of(row)
+    one, three, two, four = by_hand(twin, loaded, [group[0], group[-1]])  # the first two answers, and the others
+    chosen, rejected = zip(*combinations((one, two, three, four), 2), strict=True)
+    return _off(loaded, group, layout, [*chosen, *rejected])
 
 
 def _assert_images_matter(twin: Any, loaded: LoadedModel, rows: Sequence[PreferencePair]) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from itertools import combinations
+
 from mmpref.records import PreferencePair
 from tests.tiny_vlms import pair, turn
 
@@ -54,3 +57,14 @@ TEXT_ROWS: tuple[PreferencePair, ...] = (
     pair("alike", images=(), chosen="there is a red square .", rejected="there is a blue square . no"),
     pair("one word", images=(), question="what is in the image ? " * 6, chosen="cat", rejected="dog"),
 )
+
+
+def group_of(row: PreferencePair) -> list[PreferencePair]:
+    """Six pairs of four answers to one prompt: those of a row, and two that begin alike."""
+    assert row.rejected is not None
+    answers = (row.chosen, row.rejected, "there is one cat .", "there is one dog and a cat .")
+    pairs = combinations(answers, 2)
+    return [
+        dataclasses.replace(row, id=f"{row.id} {number}", chosen=one, rejected=other)
+        for number, (one, other) in enumerate(pairs)
+    ]
