@@ -99,6 +99,7 @@ class MemorySituation:
         optim: the name of the optimizer, as ``train.optim`` has it.
         pixels: of the images of the batch that did not fit.
         frames: of all videos of that batch.
+        tokens: of that batch, if it has several pairs: it can be run in parts. 0 for one pair.
         has_pixel_budget: the processor resizes images to a number of pixels that the recipe can lower.
         max_length: of a pair in tokens; None where nothing is cut.
     """
@@ -112,6 +113,7 @@ class MemorySituation:
     optim: str
     pixels: int = 0
     frames: int = 0
+    tokens: int = 0
     has_pixel_budget: bool = False
     max_length: int | None = None
 
@@ -125,6 +127,7 @@ class MemorySituation:
         *,
         pixels: int,
         frames: int = 0,
+        tokens: int = 0,
     ) -> MemorySituation:
         """The situation of a trainer; without its arguments the settings that depend on them are left at the least."""
         trained, total = count_parameters(model)
@@ -139,6 +142,7 @@ class MemorySituation:
             optim="" if args is None else str(getattr(args.optim, "value", args.optim)),
             pixels=pixels,
             frames=frames,
+            tokens=tokens,
             has_pixel_budget=encoder.family.has_pixel_budget,
             max_length=encoder.max_length,
         )
@@ -188,6 +192,9 @@ def _fewer_activations(situation: MemorySituation) -> list[str]:
             f"train.per_device_train_batch_size={half} train.gradient_accumulation_steps="
             f"{math.ceil(situation.batch_size * situation.accumulation / half)} (the same update)"
         )
+    elif trains and situation.tokens:  # pairs of one prompt, which a batch size of 1 does not hold back
+        half = math.ceil(situation.tokens / 2)
+        found.append(f"processing.row_tokens={half} (the pairs of a prompt in parts, the same update)")
     if situation.frames:
         smaller = " or processing.video_max_pixels" if situation.has_pixel_budget else ""
         found.append(f"a lower processing.video_max_frames{smaller} (fewer video tokens)")

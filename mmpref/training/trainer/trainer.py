@@ -272,7 +272,10 @@ class PreferenceTrainer(Trainer):
     def _out_of_memory(self, doing: str, where: Where) -> OutOfMemoryError:
         encoder = self.collator.encoder
         pixels, frames = self.watch.image_pixels, self.watch.frames
-        situation = MemorySituation.of(where, self.model, self.args, encoder, pixels=pixels, frames=frames)
+        tokens = self.watch.divisible_tokens
+        situation = MemorySituation.of(
+            where, self.model, self.args, encoder, pixels=pixels, frames=frames, tokens=tokens
+        )
         return out_of_memory(f"{doing}, step {self.state.global_step + 1}", remedies(situation))
 
     def _get_num_items_in_batch(

@@ -96,6 +96,12 @@ class UpdateWatch:
         """Of all videos of the micro-batch entered last."""
         return self._micros[-1].frames if self._micros else 0
 
+    @property
+    def divisible_tokens(self) -> int:
+        """Of the micro-batch entered last, if it has several pairs; 0 for one pair."""
+        several = bool(self._micros) and len(self._micros[-1].pair_ids) > 1
+        return self._micros[-1].tokens if several else 0
+
     def last_described(self) -> str:
         """The micro-batch entered last, in words."""
         if not self._micros:

@@ -33,6 +33,7 @@ PIXELS = "a lower processing.max_pixels (fewer image tokens)"
 LENGTH = "processing.max_length (cuts the longest answers)"
 LORA = "adapter.kind=lora with tune.language=lora (train an adapter, not the weights)"
 EIGHT_BIT = "train.optim=adamw_8bit (a quarter of the optimizer's memory)"
+PARTS = "processing.row_tokens=451 (the pairs of a prompt in parts, the same update)"
 QLORA = "adapter.kind=qlora with tune.language=lora (weights in 4 bits)"
 
 
@@ -60,6 +61,8 @@ def test_what_is_done_already_is_not_named() -> None:
     assert remedies(replace(least, frames=8)) == ["a lower processing.video_max_frames (fewer video tokens)"]
     of_qwen = remedies(replace(least, frames=8, has_pixel_budget=True))
     assert of_qwen[0] == "a lower processing.video_max_frames or processing.video_max_pixels (fewer video tokens)"
+    assert remedies(replace(least, tokens=901)) == [PARTS]
+    assert remedies(replace(FULL, tokens=901)) == remedies(FULL), "fewer pairs in a batch come first"
 
 
 @pytest.mark.parametrize("images", [(), ("60x60-1",)])
@@ -77,7 +80,7 @@ def test_a_batch_of_videos_alone_is_told_nothing_of_images(images: tuple[str, ..
 
 @pytest.mark.parametrize("where", Where)
 def test_keys_with_a_value_are_taken_by_a_recipe(where: Where) -> None:
-    for text in remedies(replace(FULL, where=where)):
+    for text in [*remedies(replace(FULL, where=where)), *remedies(replace(FULL, where=where, batch_size=1, tokens=9))]:
         words = [word for word in text.partition(" (")[0].replace(" with ", " ").split() if "=" in word]
         load_recipe("demo_dpo", words)
 
