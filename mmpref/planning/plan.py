@@ -10,6 +10,8 @@ from mmpref.models.reference_rule import ReferenceChoice
 from mmpref.planning.architecture import Architecture
 from mmpref.planning.changes import changes_until_it_fits
 from mmpref.planning.gpus import LINKED, on_card
+from mmpref.planning.image_shape import image_shape
+from mmpref.planning.kept_features import KeptFeatures, kept_features
 from mmpref.planning.memory import Memory, with_changes
 from mmpref.planning.network import BETWEEN_NODES, Traffic, link_rate, seconds, traffic
 from mmpref.planning.pair_shape import Shape
@@ -68,6 +70,7 @@ class Plan:
         other_checkpointing: the same with gradient checkpointing switched.
         on_card: None without a card.
         speed: on a named card; None without one.
+        features: what ``processing.feature_cache`` takes and saves; None without it, or for a pair without image.
     """
 
     recipe: Recipe
@@ -82,6 +85,7 @@ class Plan:
     flops_per_pair: float
     network: Network
     speed: Speed | None
+    features: KeptFeatures | None = None
 
     @property
     def needed(self) -> int:
@@ -143,7 +147,16 @@ def make_plan(recipe: Recipe, asked: PlanInput | None = None) -> Plan:
         flops_per_pair=flops,
         network=network,
         speed=speed,
+        features=_features(recipe, subject, model, flops),
     )
+
+
+def _features(recipe: Recipe, subject: Subject, model: Architecture, flops: float) -> KeptFeatures | None:
+    size = subject.asked.image_size
+    if recipe.processing.feature_cache is None or size is None:
+        return None
+    image = image_shape(subject.config, recipe, size)
+    return kept_features(model, subject.config, recipe, image=image, flops=flops, pairs=subject.asked.pairs)
 
 
 def compare_strategies(recipe: Recipe, asked: PlanInput) -> list[tuple[SharedStrategy, Plan | str]]:

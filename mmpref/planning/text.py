@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from mmpref.models.part_counts import in_words
 from mmpref.planning.gpus import FIXED, GIB, SLACK, UTILISATION
+from mmpref.planning.kept_features import KeptFeatures
 from mmpref.planning.network import EFFICIENCY, GB
 from mmpref.planning.parallelism import precision_of
 from mmpref.planning.plan import Plan
@@ -42,6 +43,8 @@ def facts(plan: Plan, *, gpu: str | None) -> tuple[Rows, list[str]]:
     now, other = memory.peak / GIB, plan.other_checkpointing.peak / GIB
     on, off = (now, other) if train.gradient_checkpointing else (other, now)
     found.append(("peak by checkpointing", f"{on:.2f} GiB with gradient checkpointing, {off:.2f} GiB without"))
+    if plan.features is not None:
+        found.append(("feature cache", _kept(plan.features)))
     card = plan.on_card
     if card is not None:
         found.append(("fits", "yes" if plan.fits else "no"))
@@ -71,6 +74,16 @@ def compared(plans: Sequence[tuple[SharedStrategy, Plan | str]]) -> tuple[list[t
         rows.append((strategy, f"{plan.needed / GIB:.1f}", fits, sent, f"{plan.network.seconds:,.2f}", speed))
     notes.append("Choose one with --strategy for its parts and what to change.")
     return rows, notes
+
+
+def _kept(features: KeptFeatures) -> str:
+    """What features take on disk and what they save."""
+    each, images = features.image_bytes, features.images
+    in_all = "" if images is None else f", {each * images / GIB:,.1f} GiB for {images:,} of them"
+    return (
+        f"{each / 2**20:,.2f} MiB on disk an image{in_all}; a pair whose images are there has {features.share:.0%} "
+        "fewer operations"
+    )
 
 
 def _together(plan: Plan) -> Rows:

@@ -149,7 +149,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"gpus", "image_shape", "meta_model", "parallelism"},
         {"architecture", "plan_input"},
         {"network", "optimizer_memory", "pair_shape", "video_shape"},
-        {"memory"},
+        {"kept_features", "memory"},
         {"speed", "subject"},
         {"changes"},
         {"plan"},
