@@ -154,6 +154,11 @@ class PreferencePair:
     videos: tuple[VideoRef, ...] = ()
 
     @property
+    def has_same_images(self) -> bool:
+        """Whether both sides show the same images."""
+        return self.rejected_images is None or self.rejected_images == self.images
+
+    @property
     def prompt_key(self) -> PromptKey:
         """The same for pairs whose chosen answers continue the same prompt over the same images."""
         own = dict(self.template_kwargs or {})

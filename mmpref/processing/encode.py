@@ -119,13 +119,13 @@ class PairEncoder:
 
         prompt = prompt_with(pair.images)
         rejected_prompt = None
-        if pair.rejected is not None and pair.rejected_images is not None:
+        if pair.rejected is not None and pair.rejected_images is not None and not pair.has_same_images:
             rejected_prompt = prompt_with(pair.rejected_images)
         # both sides are cut by the same rule, also where their images leave them different space
         longer = max((prompt, rejected_prompt or prompt), key=len)
         vision = sum(longer.image_tokens) + sum(longer.video_tokens)
         space = self.answer_space(pair.id, len(longer), vision, counts=(len(pair.images), len(pair.videos)))
-        if len(text.answers) > 1 and rejected_prompt is None:
+        if len(text.answers) > 1 and pair.has_same_images:
             self.refuse_identical(pair.id, text.answers, space)
         answers = [torch.tensor(answer[:space], dtype=torch.long) for answer in text.answers]
         chosen, rejected = answers[0], answers[1] if len(answers) > 1 else None

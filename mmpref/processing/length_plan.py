@@ -169,7 +169,7 @@ class _Measure:
                 lengths = [encoder.prompt_length(pair, text, side, shapes, max_pixels=budget) for side in sizes]
         total, of_images = max(lengths)
         space = encoder.answer_space(pair.id, total, of_images, counts=(len(pair.images), len(pair.videos)))
-        if len(text.answers) > 1 and pair.rejected_images is None:
+        if len(text.answers) > 1 and pair.has_same_images:
             encoder.refuse_identical(pair.id, text.answers, space)
         prompts = tuple(PromptLength(*length) for length in lengths)
         return Fit(pair_id=pair.id, prompts=prompts, answers=answers, space=space, max_pixels=budget)

@@ -158,6 +158,15 @@ def test_cut_answers_are_the_beginnings_of_the_whole_ones(name: str) -> None:
         assert worst(logps(loaded.model, batch), want) < 1e-5
 
 
+def test_images_said_twice_are_the_same_images() -> None:
+    loaded = deep("llava")
+    twice = pair("twice", rejected_images=refs("28x28-1"))
+    [segment] = collator_for(loaded, "shared_prefix")([twice]).segments
+    assert len(segment.branches) == 2
+    with pytest.raises(EncodeError, match="'twice' has two answers that are the same tokens"):
+        collator_for(loaded, "shared_prefix")([dataclasses.replace(twice, rejected=twice.chosen)])
+
+
 def test_answers_that_are_one_where_they_are_cut_never_reach_the_loss() -> None:
     loaded = deep("llava")
     row = pair("same start", chosen="the image shows a cat .", rejected="the image shows a dog .")
