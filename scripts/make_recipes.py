@@ -221,7 +221,7 @@ class Header:
         if card is not None and not plan.fits:
             raise SystemExit(f"{self.name} does not fit: {plan.needed / GIB:.1f} GiB")
         shape = plan.shape
-        pair = f"{shape.prompt_in_words} + {shape.chosen} + {shape.rejected} answer tokens"
+        pair = shape.in_words
         larger = next((one for one in (24, 48, 80) if one > (card or 0)), 141)
         others = [f"  Faster settings for a larger card: mmpref plan {self.name} --fit {larger}GiB"]
         lines = [

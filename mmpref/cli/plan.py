@@ -48,6 +48,12 @@ class PairOptions:
     ] = None
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the prompt's text.")] = 100
     answer_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each answer.")] = 250
+    answers_per_prompt: Annotated[
+        int, typer.Option(min=2, help="Answers in the pairs of a prompt, which run together: train.group_pairs=prompt.")
+    ] = 2
+    pairs_per_prompt: Annotated[
+        int | None, typer.Option(min=1, help="Pairs of a prompt; by default each two of its answers are one.")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +128,8 @@ def _asked(card: CardOptions, pair: PairOptions, several: GpuOptions) -> PlanInp
         video=video,
         prompt_tokens=pair.prompt_tokens,
         answer_tokens=pair.answer_tokens,
+        answers_per_prompt=pair.answers_per_prompt,
+        pairs_per_prompt=pair.pairs_per_prompt,
         parallel=parse_parallelism(several.gpus, several.nodes, several.strategy),
         link=several.link,
         pairs=several.pairs,

@@ -66,7 +66,7 @@ def changes_until_it_fits(
 ) -> Iterator[tuple[str, float]]:
     """One change on top of the other until it fits; each with the GiB needed then. What does not help is left out."""
     at = Reached.start(recipe, parallel, subject)
-    for step in helping(at, subject, changes_of_speed(recipe, parallel), card_bytes):
+    for step in helping(at, subject, changes_of_speed(recipe, parallel, subject), card_bytes):
         at = step
         yield step.change.words, step.needed / GIB
     if at.needed <= card_bytes:
@@ -96,9 +96,9 @@ def helping(start: Reached, subject: Subject, changes: Iterator[Change], card_by
             yield at
 
 
-def changes_of_speed(recipe: Recipe, parallel: ParallelPlan) -> Iterator[Change]:
+def changes_of_speed(recipe: Recipe, parallel: ParallelPlan, subject: Subject) -> Iterator[Change]:
     """Changes that cost time, and give the same model."""
-    train = recipe.train
+    train, shape = recipe.train, subject.shape(recipe)
     if recipe.reference.kind != "cache" and objective_of(recipe).needs_reference:
         yield Change(words="reference.kind=cache", keys={"reference": {"kind": "cache"}})
     if train.optim == "adamw_torch":
@@ -108,6 +108,10 @@ def changes_of_speed(recipe: Recipe, parallel: ParallelPlan) -> Iterator[Change]
     if train.per_device_train_batch_size > 1:
         one = micro_batch(recipe, 1)
         yield Change(words=" ".join(f"train.{key}={value}" for key, value in one.items()), keys={"train": one})
+    if shape.pairs > 1:  # prompts are divided: first into parts of half of their answers, then into pairs
+        halved = replace(shape, answers=max(2, -(-shape.answers // 2)))
+        for tokens in dict.fromkeys(part.tokens(subject.layout) for part in (halved, shape.some_pairs(1))):
+            yield Change(words=f"processing.row_tokens={tokens}", keys={"processing": {"row_tokens": tokens}})
     if parallel.strategy in ("ddp", "zero2") and not parallel.is_alone and recipe.adapter.stored_as is None:
         sliced = {"optim": "adamw_torch_fused"} if "8bit" in train.optim or "paged" in train.optim else {}
         words = "--strategy fsdp2" + (" with train.optim=adamw_torch_fused" if sliced else "")

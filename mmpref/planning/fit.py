@@ -27,6 +27,7 @@ from mmpref.planning.changes import (
     smaller_images,
 )
 from mmpref.planning.gpus import GIB, SLACK, on_card
+from mmpref.planning.pair_shape import at_once
 from mmpref.planning.plan import Plan, make_plan
 from mmpref.planning.plan_input import PlanInput
 from mmpref.planning.speed import flops_per_pair
@@ -73,6 +74,7 @@ def fit(recipe: Recipe, asked: PlanInput) -> Fitted:
     assert card_bytes is not None
     subject = Subject.of(recipe, asked)
     started = subject.with_precision(recipe)
+    subject.refuse_groups(started)
     subject.refuse_no_room(started)
     changes = _until_it_fits(started, subject, card_bytes)
     changes = [*changes, *_faster(_with(started, changes), subject, card_bytes)]
@@ -86,7 +88,7 @@ def fit(recipe: Recipe, asked: PlanInput) -> Fitted:
 def _until_it_fits(recipe: Recipe, subject: Subject, card_bytes: int) -> list[Change]:
     parallel = subject.asked.parallel
     steps = [Reached.start(recipe, parallel, subject)]
-    same_strategy = (change for change in changes_of_speed(recipe, parallel) if not change.strategy)
+    same_strategy = (change for change in changes_of_speed(recipe, parallel, subject) if not change.strategy)
     steps += helping(steps[-1], subject, same_strategy, card_bytes)
     steps += helping(steps[-1], subject, changes_of_result(steps[-1].recipe, parallel, subject), card_bytes)
     at, changes = steps[-1], [step.change for step in steps[1:]]
@@ -170,8 +172,8 @@ def _ways(recipe: Recipe) -> Iterator[Change]:
 def _fits_well(recipe: Recipe, subject: Subject, card_bytes: int) -> bool:
     """Whether pairs with answers several times as long fit too, and the micro-batch is not larger than it helps."""
     parallel, shape = subject.asked.parallel, subject.shape(recipe)
-    pairs = recipe.train.per_device_train_batch_size
-    if pairs > 1 and pairs * shape.tokens(subject.layout) > BUSY:
+    run = at_once(recipe, shape, subject.layout)
+    if run.pairs > shape.pairs and run.tokens > BUSY:
         return False
     before, most = shape.before, recipe.processing.max_length
     tokens = LONGER_ANSWERS * shape.chosen

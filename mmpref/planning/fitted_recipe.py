@@ -58,8 +58,7 @@ class Fitting:
         head = [
             f"{self.recipe} with settings for a card with {self.card}.",
             f"  {shlex.join(['mmpref', 'train', str(file)])}",
-            f"Memory: {plan.needed / GIB:.1f} GiB estimated by mmpref plan ({shape.prompt_in_words} + {shape.chosen} + "
-            f"{shape.rejected} answer tokens); not measured.",
+            f"Memory: {plan.needed / GIB:.1f} GiB estimated by mmpref plan ({shape.in_words}); not measured.",
             "Result: not measured.",
             "",
             f"Made by mmpref {__version__}: {shlex.join(made_by)}",

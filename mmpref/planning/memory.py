@@ -15,7 +15,7 @@ from mmpref.losses.logps import TILE_BYTES
 from mmpref.losses.vocab_tiles import MIN_COLUMNS
 from mmpref.planning.architecture import Architecture
 from mmpref.planning.optimizer_memory import Gradients, optimizer_bytes, optimizer_work, trained_bytes
-from mmpref.planning.pair_shape import Shape
+from mmpref.planning.pair_shape import Shape, at_once
 from mmpref.planning.parallelism import ALONE, BUCKET, LIVE, ParallelPlan, Precision, precision_of
 from mmpref.processing.family import PartName
 from mmpref.processing.layout import LayoutName
@@ -40,6 +40,7 @@ TOWER_HIDDEN, TOWER_INNER = 11.0, 2.5
 class Memory:
     """Bytes by part, on one GPU. ``before`` is there when training starts, ``step`` comes and goes with it.
 
+    ``tokens`` are those of the largest batch that is run at once.
     Not all of a step's parts are there at once: ``moments`` are the sums of those that are.
     """
 
@@ -79,8 +80,8 @@ def estimate(
     Args:
         model: what ``architecture.describe`` found.
         recipe: batch size, optimizer, checkpointing, reference.
-        shape: the pairs of a micro-batch, all alike.
-        layout: both answers behind one prompt, or a row for each answer.
+        shape: the pairs of a micro-batch, all alike, by prompt.
+        layout: all answers behind one prompt, or a row for each answer.
         dtype: that all weights which are not quantised are loaded in; None takes what the model was described with.
         parallel: over which GPUs, and what they split.
     """
@@ -88,10 +89,9 @@ def estimate(
     loaded = {part: (dtype or of_part).itemsize for part, of_part in model.dtypes.items()}
     kept, precision = model.kept, precision_of(recipe, loaded, parallel)
     size, tower_size = (precision.computed if parallel.splits_weights else loaded[part] for part in _SIDES)
-    pairs = section.per_device_train_batch_size
-    tokens, answers = pairs * shape.tokens(layout), pairs * shape.answers
-    patches = pairs * shape.patches * (1 if layout == "shared_prefix" else 2)
-    one_layer = kept.fixed + tokens * kept.per_layer + pairs * shape.read_twice(layout) * kept.keys_and_values
+    run = at_once(recipe, shape, layout)
+    tokens, answers, patches = run.tokens, run.answer_tokens, run.patches
+    one_layer = kept.fixed + tokens * kept.per_layer + run.read_twice * kept.keys_and_values
     casts = (section.bf16 or section.fp16) and not parallel.splits_weights
     largest = one_layer + tokens * max(0.0, kept.largest - kept.per_layer)
     of_layers = _of_layers(

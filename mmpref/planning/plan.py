@@ -14,7 +14,7 @@ from mmpref.planning.image_shape import image_shape
 from mmpref.planning.kept_features import KeptFeatures, kept_features
 from mmpref.planning.memory import Memory, with_changes
 from mmpref.planning.network import BETWEEN_NODES, Traffic, link_rate, seconds, traffic
-from mmpref.planning.pair_shape import Shape
+from mmpref.planning.pair_shape import Shape, update_of
 from mmpref.planning.parallelism import ParallelPlan, precision_of, refuse_impossible
 from mmpref.planning.plan_input import PlanInput
 from mmpref.planning.speed import Speed, flops_per_pair, speed_of
@@ -32,7 +32,7 @@ class OnCard:
 
     Attributes:
         memory: bytes of the card.
-        longest: tokens of each of two equal answers that still fit; 0 where none do.
+        longest: tokens of each of the answers, all equal, that still fit; 0 where none do.
         most_pairs: pairs in a micro-batch that still fit; as ``longest``.
         changes: what would make the recipe fit, the least harmful first: (keys, GiB needed then).
     """
@@ -119,6 +119,7 @@ def make_plan(recipe: Recipe, asked: PlanInput | None = None) -> Plan:
     card, card_bytes, parallel = asked.card, asked.card_bytes, asked.parallel
     subject = Subject.of(recipe, asked)
     recipe = subject.with_precision(recipe)
+    subject.refuse_groups(recipe)
     subject.refuse_no_room(recipe)
     shape, model = subject.shape(recipe), subject.architecture(recipe, parallel)
     loaded = {part: dtype.itemsize for part, dtype in model.dtypes.items()}
@@ -133,7 +134,9 @@ def make_plan(recipe: Recipe, asked: PlanInput | None = None) -> Plan:
     speed = None
     if card is not None:
         rate_of_card, sending = card[2] * 1e12, network.seconds
-        speed = speed_of(recipe, parallel, flops=flops, tokens=memory.tokens, rate=rate_of_card, sending=sending)
+        run = update_of(recipe, shape, subject.layout)
+        tokens = run.tokens / run.pairs
+        speed = speed_of(recipe, parallel, flops=flops, tokens=tokens, rate=rate_of_card, sending=sending)
     return Plan(
         recipe=recipe,
         parallel=parallel,
@@ -180,7 +183,7 @@ def compare_strategies(recipe: Recipe, asked: PlanInput) -> list[tuple[SharedStr
 
 
 def longest_answers(recipe: Recipe, subject: Subject, card_bytes: int) -> int:
-    """Tokens of each of two equal answers that still fit, whatever ``processing.max_length`` is; 0 where none do."""
+    """Tokens of each of the equal answers that still fit, whatever ``processing.max_length`` is; 0 where none do."""
     parallel, shape = subject.asked.parallel, subject.shape(recipe)
 
     def fits(tokens: int) -> bool:

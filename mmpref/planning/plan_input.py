@@ -28,6 +28,8 @@ class PlanInput:
         video: the one video of a pair; None for a pair without.
         prompt_tokens: of the prompt's text.
         answer_tokens: of each answer.
+        answers_per_prompt: different answers that the pairs of a prompt have.
+        pairs_per_prompt: pairs that they make; None takes each two of them.
         layout: None takes the recipe's, shared prefix where the family can.
         parallel: over which GPUs.
         link: a name of ``network.LINKS``: the slowest link between any two of the GPUs. None takes the card's own
@@ -41,10 +43,18 @@ class PlanInput:
     video: Clip | None = None
     prompt_tokens: int = 100
     answer_tokens: int = 250
+    answers_per_prompt: int = 2
+    pairs_per_prompt: int | None = None
     layout: LayoutName | None = None
     parallel: ParallelPlan = ALONE
     link: str | None = None
     pairs: int | None = None
+
+    @property
+    def num_pairs(self) -> int:
+        """Pairs of a prompt."""
+        answers = self.answers_per_prompt
+        return answers * (answers - 1) // 2 if self.pairs_per_prompt is None else self.pairs_per_prompt
 
     @property
     def card(self) -> tuple[str, int, float] | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mmpref.planning.architecture import Architecture
 from mmpref.planning.gpus import UTILISATION
-from mmpref.planning.pair_shape import Shape
+from mmpref.planning.pair_shape import Shape, update_of
 from mmpref.planning.parallelism import ParallelPlan
 from mmpref.processing.layout import LayoutName
 from mmpref.recipe.sections import Recipe
@@ -51,7 +51,7 @@ class Speed:
 
 
 def speed_of(
-    recipe: Recipe, parallel: ParallelPlan, *, flops: float, tokens: int, rate: float, sending: float
+    recipe: Recipe, parallel: ParallelPlan, *, flops: float, tokens: float, rate: float, sending: float
 ) -> Speed:
     """The speed of an update.
 
@@ -59,7 +59,7 @@ def speed_of(
         recipe: its micro-batch and accumulation.
         parallel: how many GPUs there are.
         flops: of one pair.
-        tokens: in one micro-batch.
+        tokens: of one pair; where its prompt has several, its share of them.
         rate: of one GPU's data sheet, operations a second.
         sending: seconds that a link is busy in one update.
     """
@@ -69,24 +69,27 @@ def speed_of(
         computing=pairs * flops / (rate * UTILISATION),
         sending=sending,
         pairs=pairs * parallel.world,
-        tokens=tokens * batches * parallel.world,
+        tokens=round(tokens * pairs * parallel.world),
     )
 
 
 def flops_per_pair(model: Architecture, recipe: Recipe, shape: Shape, layout: LayoutName) -> float:
-    """Floating-point operations of one pair: two for each weight and token, forward; attention as its triangle. Weights
-    that a token does not compute with (experts it is not given to, tables) cost nothing.
+    """Floating-point operations of one pair; where its prompt has several, its share of them.
+
+    Two for each weight and token, forward; attention as its triangle. Weights that a token does not compute with
+    (experts it is not given to, tables) cost nothing.
 
     Backward costs one forward for the gradient of the activations, and one for the weights that train; checkpointing
     runs the layers' forward again. A reference that is run costs a forward, of a frozen tower none: its features serve
     both. A frozen head forms its gradient as it goes; one that trains goes over the vocabulary again.
     """
-    tokens, images = shape.tokens(layout), 1 if layout == "shared_prefix" else 2
+    run = update_of(recipe, shape, layout)
+    tokens = run.tokens
     body = model.parameters["language"] - (2 if model.untied else 1) * model.embeddings - model.idle
     linear = 2.0 * body * tokens
-    attention = 4.0 * model.kept.layers * shape.seen(layout) * model.hidden
-    head = 2.0 * model.embeddings * shape.answers
-    tower = 2.0 * model.parameters["vision"] * shape.patches * images
+    attention = 4.0 * model.kept.layers * run.seen * model.hidden
+    head = 2.0 * model.embeddings * run.answer_tokens
+    tower = 2.0 * model.parameters["vision"] * run.patches
     trains = model.trained["language"] > 0
     backward = linear * (2 if trains else 1) + 2 * attention
     again = linear + attention if recipe.train.gradient_checkpointing else 0.0
@@ -94,4 +97,4 @@ def flops_per_pair(model: Architecture, recipe: Recipe, shape: Shape, layout: La
     live = objective_of(recipe).needs_reference and recipe.reference.kind != "cache"
     reference = linear + attention + head + (tower if model.tower_trains else 0.0) if live else 0.0
     policy = linear + attention + (4 if model.head_trains else 2) * head + tower
-    return policy + backward + again + tower_back + reference
+    return (policy + backward + again + tower_back + reference) / run.pairs

@@ -72,7 +72,34 @@ class Subject:
             patches=of_image + of_video,
             chosen=answer,
             rejected=answer if objective_of(recipe).needs_rejected else 0,
+            answers=asked.answers_per_prompt,
+            pairs=asked.num_pairs,
         )
+
+    def refuse_groups(self, recipe: Recipe) -> None:
+        """Refuse several pairs of a prompt where the recipe would not run them together, or that there cannot be.
+
+        Raises:
+            ConfigError: says what to write.
+        """
+        answers, pairs = self.asked.answers_per_prompt, self.asked.num_pairs
+        least, most = -(-answers // 2), answers * (answers - 1) // 2
+        if not least <= pairs <= most:
+            raise ConfigError(
+                f"--pairs-per-prompt {pairs} does not go with --answers-per-prompt {answers}: so many answers make "
+                f"{least} to {most} pairs"
+            )
+        if answers == 2:
+            return
+        if not objective_of(recipe).needs_rejected:
+            raise ConfigError(
+                "--answers-per-prompt is of pairs, and this loss reads chosen answers alone; leave it out"
+            )
+        if recipe.train.group_pairs == "off":
+            raise ConfigError(
+                f"--answers-per-prompt {answers} plans for pairs of one prompt that run together, and "
+                "train.group_pairs is off: write train.group_pairs=prompt"
+            )
 
     def refuse_no_room(self, recipe: Recipe) -> None:
         """Refuse a pair whose prompt leaves no room for an answer: training puts it into quarantine.

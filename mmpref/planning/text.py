@@ -8,6 +8,7 @@ from mmpref.models.part_counts import in_words
 from mmpref.planning.gpus import FIXED, GIB, SLACK, UTILISATION
 from mmpref.planning.kept_features import KeptFeatures
 from mmpref.planning.network import EFFICIENCY, GB
+from mmpref.planning.pair_shape import at_once
 from mmpref.planning.parallelism import precision_of
 from mmpref.planning.plan import Plan
 from mmpref.training.parallel.strategy import SharedStrategy
@@ -32,11 +33,8 @@ def facts(plan: Plan, *, gpu: str | None) -> tuple[Rows, list[str]]:
     """Labels with what is to be said of each, and notes."""
     memory, shape, train = plan.memory, plan.shape, plan.recipe.train
     found = [
-        ("one pair", f"{shape.prompt_in_words} + {shape.chosen} + {shape.rejected} answer tokens"),
-        (
-            "layout",
-            f"{memory.layout}: {memory.tokens:,} tokens in a micro-batch of {train.per_device_train_batch_size}",
-        ),
+        ("one pair" if shape.pairs == 1 else "one prompt", shape.in_words),
+        ("layout", f"{memory.layout}: {memory.tokens:,} tokens {_at_once(plan)}"),
     ]
     found.append(("parts", in_words(plan.model.parts)))
     found.append(("precision", _precision(plan)))
@@ -58,6 +56,17 @@ def facts(plan: Plan, *, gpu: str | None) -> tuple[Rows, list[str]]:
     if card is not None:
         found += [("change", f"{words}: then {needed:.1f} GiB are needed") for words, needed in card.changes]
     return found, _notes(plan)
+
+
+def _at_once(plan: Plan) -> str:
+    """What the tokens of the largest batch are of."""
+    pairs = at_once(plan.recipe, plan.shape, plan.memory.layout).pairs
+    batch, most = plan.recipe.train.per_device_train_batch_size, plan.recipe.processing.row_tokens
+    if pairs == batch:
+        return f"in a micro-batch of {batch}"
+    if pairs < batch or (pairs < plan.shape.pairs and most is not None):
+        return f"in {pairs} pair{'s' if pairs > 1 else ''} at once, by processing.row_tokens={most}"
+    return f"in {pairs} pairs at once: those of a prompt come together"
 
 
 def compared(plans: Sequence[tuple[SharedStrategy, Plan | str]]) -> tuple[list[tuple[str, ...]], list[str]]:
@@ -119,6 +128,11 @@ def _notes(plan: Plan) -> list[str]:
             "of the data sheet's rate."
         )
     recipe, parallel = plan.recipe, plan.parallel
+    if recipe.train.group_pairs == "prompt" and plan.shape.pairs == 1:
+        notes.append(
+            "Each prompt is planned with one pair; --answers-per-prompt 4 plans for the pairs of four answers, which "
+            "train.group_pairs=prompt runs together."
+        )
     batches = recipe.train.gradient_accumulation_steps
     if not parallel.is_alone and batches > 1:
         fewer = max(1, batches // parallel.world)

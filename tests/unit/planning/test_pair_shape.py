@@ -1,0 +1,148 @@
+"""What runs together of prompts with several pairs: against real batches, and what divides them."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmpref.errors import ConfigError
+from mmpref.planning.pair_shape import Shape, at_once, update_of
+from mmpref.planning.plan import Plan, make_plan
+from mmpref.planning.plan_input import PlanInput
+from mmpref.planning.text import facts
+from mmpref.processing import PairCollator, PairEncoder
+from mmpref.processing.family import family_of
+from mmpref.processing.layout import LayoutName
+from mmpref.recipe.loading import load_recipe
+from mmpref.recipe.sections import Recipe
+from tests.tiny_vlms import TINY, draw, pair
+
+FOUR = Shape(prompt=100, image=516, patches=577, chosen=150, rejected=150, answers=4, pairs=6)
+
+
+def recipe(*changes: str) -> Recipe:
+    return load_recipe("llava_1_5_7b_uni_dpo_qlora", ["train.group_pairs=prompt", *changes])
+
+
+def batches(pairs: int, accumulation: int, *changes: str) -> Recipe:
+    sizes = f"train.per_device_train_batch_size={pairs}", f"train.gradient_accumulation_steps={accumulation}"
+    return recipe(*sizes, *changes)
+
+
+@pytest.mark.parametrize("layout", ["shared_prefix", "plain"])
+@pytest.mark.parametrize("answers", [2, 3, 5])
+def test_tokens_predictions_and_images_are_those_of_a_real_batch(answers: int, layout: LayoutName) -> None:
+    texts = [f"{word} is a cat on the red mat ." for word in ("there", "one", "two", "no", "it")][:answers]
+    rows = [
+        pair(f"{i}{j}", images=("28x28-1",), chosen=texts[i], rejected=texts[j])
+        for i, j in itertools.combinations(range(answers), 2)
+    ]
+    encoder = PairEncoder(TINY["llava"].processor(), family_of("llava", has_vision=True))
+    encoded = encoder.encode(rows[0], draw)
+    (image,), (length,) = encoded.prompt.image_tokens, {len(encoder.encode(row, draw).chosen_ids) for row in rows}
+    shape = Shape(
+        prompt=len(encoded.prompt) - image, image=image, patches=image, chosen=length, rejected=length,
+        answers=answers, pairs=len(rows),
+    )  # fmt: skip
+    batch = PairCollator(encoder, draw, layout=layout)(rows)
+    assert batch.num_tokens == shape.tokens(layout)
+    assert len(batch.targets) == shape.answer_tokens
+    assert len(batch.vision["pixel_values"]) == shape.images(layout)
+    part = PairCollator(encoder, draw, layout=layout)(rows[:2])
+    assert part.num_tokens == shape.some_pairs(2).tokens(layout)
+
+
+def test_the_issues_own_count() -> None:
+    pairs_alone = 6 * Shape(prompt=100, image=516, chosen=150, rejected=150).tokens("shared_prefix")
+    assert (pairs_alone, FOUR.tokens("shared_prefix")) == (5496, 1216)
+    assert FOUR.in_words == "516 image + 100 prompt + 4 x 150 answer tokens in 6 pairs"
+
+
+@pytest.mark.parametrize(("pairs", "accumulation", "together"), [
+    (1, 128, 6), (6, 4, 6), (8, 1, 8), (8, 16, 12), (12, 1, 12), (1, 4, 4), (2, 1, 2), (1, 8, 6), (6, 2, 6), (7, 2, 8),
+])  # fmt: skip
+def test_pairs_of_a_prompt_come_in_one_batch(pairs: int, accumulation: int, together: int) -> None:
+    wanted = batches(pairs, accumulation)
+    assert at_once(wanted, FOUR, "shared_prefix").pairs == together
+    assert update_of(wanted, FOUR, "shared_prefix").pairs == pairs * accumulation
+
+
+@given(pairs=st.integers(1, 20), accumulation=st.integers(1, 9), limit=st.integers(1, 9000) | st.none())
+def test_what_runs_at_once_is_within_the_limit_and_never_less_than_a_pair(
+    pairs: int, accumulation: int, limit: int | None
+) -> None:
+    wanted = batches(pairs, accumulation, f"processing.row_tokens={'null' if limit is None else limit}")
+    found = at_once(wanted, FOUR, "shared_prefix")
+    one = FOUR.some_pairs(1).tokens("shared_prefix")
+    assert one <= found.tokens
+    assert limit is None or found.tokens <= max(limit, one)
+    whole = at_once(batches(pairs, accumulation), FOUR, "shared_prefix")
+    assert found.tokens <= whole.tokens
+    if limit is None or limit >= whole.tokens:
+        assert found == whole
+    update = update_of(wanted, FOUR, "shared_prefix")
+    assert update.pairs == pairs * accumulation
+    assert update.tokens <= update.pairs * one
+
+
+@pytest.mark.parametrize("pairs", [1, 4])
+def test_pairs_by_themselves_are_counted_as_before(pairs: int) -> None:
+    one = Shape()
+    found = at_once(batches(pairs, 3), one, "shared_prefix")
+    assert (found.parts, found.tokens) == (((one, pairs),), pairs * (100 + 250 + 250))
+
+
+def planned(*changes: str, answers: int = 4, pairs: int | None = None, **asked: Any) -> Plan:
+    return make_plan(recipe(*changes), PlanInput(answers_per_prompt=answers, pairs_per_prompt=pairs, **asked))
+
+
+def test_a_group_costs_what_its_tokens_cost_and_makes_more_pairs_an_hour() -> None:
+    alone, together = planned(answers=2, gpu="RTX 4090"), planned(gpu="RTX 4090")
+    assert alone.speed is not None
+    assert together.speed is not None
+    tokens = together.shape.tokens("shared_prefix") / 6 / alone.shape.tokens("shared_prefix")
+    assert together.flops_per_pair / alone.flops_per_pair == pytest.approx(tokens, rel=0.05)
+    assert together.speed.pairs_per_hour[0] > 3.9 * alone.speed.pairs_per_hour[0]
+    assert together.speed.tokens / together.speed.pairs == pytest.approx(together.memory.tokens / 6, rel=0.01)
+    assert alone.memory.peak < together.memory.peak
+    best_of = planned(answers=8, pairs=7)
+    assert alone.flops_per_pair / best_of.flops_per_pair == pytest.approx(2.9, rel=0.1)
+
+
+def test_row_tokens_lowers_the_memory_of_a_group_to_that_of_a_pair_and_is_advised() -> None:
+    whole, one = planned("train.gradient_checkpointing=false"), planned(answers=2)
+    within = f"processing.row_tokens={one.memory.tokens}"
+    assert planned(within).memory.step == one.memory.step
+    assert planned(within).flops_per_pair == pytest.approx(one.flops_per_pair)
+    room = planned("train.gradient_checkpointing=true", answers=8).needed - 1
+    tight = planned(answers=8, gpu_memory=room)
+    assert tight.on_card is not None
+    assert [words for words, _ in tight.on_card.changes][-1].startswith("processing.row_tokens=")
+    assert whole.on_card is None
+
+
+def test_groups_that_the_recipe_would_not_run_together_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"train\.group_pairs=prompt"):
+        planned("train.group_pairs=off")
+    with pytest.raises(ConfigError, match="2 to 6 pairs"):
+        planned(pairs=7)
+    with pytest.raises(ConfigError, match="1 to 1 pairs"):
+        planned(answers=2, pairs=2)
+    with pytest.raises(ConfigError, match="chosen answers alone"):
+        planned("loss={name: sft}")
+
+
+def test_the_plan_says_what_it_is_of() -> None:
+    rows, notes = facts(planned(), gpu=None)
+    assert dict(rows)["one prompt"] == "576 image + 100 prompt + 4 x 250 answer tokens in 6 pairs"
+    assert "1,676 tokens in 6 pairs at once" in dict(rows)["layout"]
+    assert not any("--answers-per-prompt" in note for note in notes)
+    rows, notes = facts(planned("processing.row_tokens=1400"), gpu=None)
+    assert "1,176 tokens in 1 pair at once, by processing.row_tokens=1400" in dict(rows)["layout"]
+    rows, notes = facts(planned(answers=2), gpu=None)
+    assert "in a micro-batch of 1" in dict(rows)["layout"]
+    assert any("--answers-per-prompt" in note for note in notes)
