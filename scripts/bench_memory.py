@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -54,7 +55,11 @@ def cases() -> dict[str, dict[str, Any]]:
     auto: dict[str, Any] = {"dtype": "auto", "saved": "bfloat16", "autocast": True}
     found |= {
         "small lora batch 4": {**lora, "batch": 4},
+        "small lora 4 answers": {**lora, "answers": 4},
+        "small lora 4 answers ckpt": {**lora, "answers": 4, "checkpointing": True},
+        "small full 4 answers ckpt": {**full, "answers": 4, "checkpointing": True},
         "small lora plain": {**lora, "layout": "plain"},
+        "small lora plain 4 answers": {**lora, "layout": "plain", "answers": 4},
         "small lora plain batch 4 ckpt": {**lora, "layout": "plain", "batch": 4, "checkpointing": True},
         "grouped lora plain": {**lora, "size": "grouped", "layout": "plain"},
         "medium lora long answers ckpt": {**medium, "checkpointing": True, "answer": 700},
@@ -246,13 +251,14 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     if case.get("family") == "qwen2_vl":
         words = [f"w{number}" for number in range(14)]
     answer = case.get("answer", 250)
-    text = [" ".join(words[i % len(words)] for i in range(start, start + answer)) for start in (0, 5)]
+    starts = (0, 5, 2, 9)[: case.get("answers", 2)]
+    text = [" ".join(words[i % len(words)] for i in range(start, start + answer)) for start in starts]
     images = () if case.get("family") == "text" else (ImageRef(path="x"),)
-    question = " ".join(words * 4)
+    questions = [" ".join(words[i:] + words * 3 + words[:i]) for i in range(case.get("batch", 1))]
     pairs = [
-        PreferencePair(id=str(i), images=images, prompt=user_turn(question, num_images=len(images)),
-                       chosen=text[0], rejected=text[1])
-        for i in range(case.get("batch", 1))
+        PreferencePair(id=f"{question} {chosen} {rejected}", images=images,
+                       prompt=user_turn(question, num_images=len(images)), chosen=chosen, rejected=rejected)
+        for question in questions for chosen, rejected in itertools.combinations(text, 2)
     ]  # fmt: skip
     # once on a short pair: libraries that load on first use, and their buffers, are not the step's
     short = replace(pairs[0], id="short", chosen=words[0], rejected=words[1])
@@ -267,7 +273,8 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     image = sum(encoded.prompt.image_tokens)
     patches = {"text": 0, "qwen2_vl": 4 * image}.get(case.get("family", "llava"), image + 1)
     shape = {"prompt": len(encoded.prompt_ids) - image, "image": image, "patches": patches,
-             "chosen": len(encoded.chosen_ids), "rejected": len(encoded.rejected_ids)}  # fmt: skip
+             "chosen": len(encoded.chosen_ids), "rejected": len(encoded.rejected_ids),
+             "answers": len(text), "pairs": len(pairs) // len(questions)}  # fmt: skip
     reference: Any = None
     if objective.needs_reference and cached:
         with tempfile.TemporaryDirectory() as name:
@@ -325,11 +332,13 @@ def recipe_for(case: dict[str, Any]) -> Any:
     adapter |= {key: case[key] for key in ("dropout", "use_dora", "quantization", "double_quant") if key in case}
     tune = {"language": "full" if kind == "none" else "lora"}
     tune |= {key: case[key] for key in ("vision", "projector") if key in case}
+    answers = case.get("answers", 2)
+    pairs = case.get("batch", 1) * answers * (answers - 1) // 2
     tree = {
         "output": "unused", "model": {"path": "unused", "dtype": case.get("dtype", "float32")},
         "data": {"train": "unused"}, "loss": {"name": case.get("loss", "dpo")}, "adapter": adapter, "tune": tune,
         "reference": {"kind": case.get("reference", "auto")},
-        "train": {"learning_rate": 1e-5, "per_device_train_batch_size": case.get("batch", 1), "use_cpu": True,
+        "train": {"learning_rate": 1e-5, "per_device_train_batch_size": pairs, "use_cpu": True,
                   "gradient_accumulation_steps": case.get("accumulation", 1), "bf16": case.get("autocast", False),
                   "gradient_checkpointing": case.get("checkpointing", False),
                   "optim": case.get("optim", "adamw_torch")},

@@ -158,8 +158,10 @@ def _features(recipe: Recipe, subject: Subject, model: Architecture, flops: floa
     size = subject.asked.image_size
     if recipe.processing.feature_cache is None or size is None:
         return None
-    image = image_shape(subject.config, recipe, size)
-    return kept_features(model, subject.config, recipe, image=image, flops=flops, pairs=subject.asked.pairs)
+    image, pairs = image_shape(subject.config, recipe, size), subject.asked.pairs
+    of_prompt = subject.asked.num_pairs  # which have one image
+    images = None if pairs is None else -(-pairs // of_prompt)
+    return kept_features(model, subject.config, recipe, image=image, flops=flops * of_prompt, pairs=images)
 
 
 def compare_strategies(recipe: Recipe, asked: PlanInput) -> list[tuple[SharedStrategy, Plan | str]]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from mmpref.models.part_counts import in_words
 from mmpref.planning.gpus import FIXED, GIB, SLACK, UTILISATION
 from mmpref.planning.kept_features import KeptFeatures
+from mmpref.planning.memory import with_changes
 from mmpref.planning.network import EFFICIENCY, GB
 from mmpref.planning.pair_shape import at_once
 from mmpref.planning.parallelism import precision_of
@@ -60,13 +61,15 @@ def facts(plan: Plan, *, gpu: str | None) -> tuple[Rows, list[str]]:
 
 def _at_once(plan: Plan) -> str:
     """What the tokens of the largest batch are of."""
-    pairs = at_once(plan.recipe, plan.shape, plan.memory.layout).pairs
-    batch, most = plan.recipe.train.per_device_train_batch_size, plan.recipe.processing.row_tokens
-    if pairs == batch:
-        return f"in a micro-batch of {batch}"
-    if pairs < batch or (pairs < plan.shape.pairs and most is not None):
-        return f"in {pairs} pair{'s' if pairs > 1 else ''} at once, by processing.row_tokens={most}"
-    return f"in {pairs} pairs at once: those of a prompt come together"
+    recipe, batch = plan.recipe, plan.recipe.train.per_device_train_batch_size
+    free = with_changes(recipe, processing={"row_tokens": None})
+    pairs, freely = (at_once(one, plan.shape, plan.memory.layout).pairs for one in (recipe, free))
+    if pairs < freely:
+        by = f"processing.row_tokens={recipe.processing.row_tokens}"
+        return f"in {pairs} pair{'s' if pairs > 1 else ''} at once, by {by}"
+    if plan.shape.pairs > 1:
+        return f"in {pairs} pairs at once: those of a prompt come together"
+    return f"in a micro-batch of {batch}"
 
 
 def compared(plans: Sequence[tuple[SharedStrategy, Plan | str]]) -> tuple[list[tuple[str, ...]], list[str]]:

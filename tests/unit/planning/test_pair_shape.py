@@ -36,14 +36,15 @@ def batches(pairs: int, accumulation: int, *changes: str) -> Recipe:
 @pytest.mark.parametrize("layout", ["shared_prefix", "plain"])
 @pytest.mark.parametrize("answers", [2, 3, 5])
 def test_tokens_predictions_and_images_are_those_of_a_real_batch(answers: int, layout: LayoutName) -> None:
-    texts = [f"{word} is a cat on the red mat ." for word in ("there", "one", "two", "no", "it")][:answers]
+    texts = [f"{number} is a red square ." for number in range(answers)]
     rows = [
         pair(f"{i}{j}", images=("28x28-1",), chosen=texts[i], rejected=texts[j])
         for i, j in itertools.combinations(range(answers), 2)
     ]
     encoder = PairEncoder(TINY["llava"].processor(), family_of("llava", has_vision=True))
     encoded = encoder.encode(rows[0], draw)
-    (image,), (length,) = encoded.prompt.image_tokens, {len(encoder.encode(row, draw).chosen_ids) for row in rows}
+    image, length = sum(encoded.prompt.image_tokens), len(encoded.chosen_ids)
+    assert {len(ids) for row in rows for _, ids in filter(None, encoder.encode(row, draw).sides())} == {length}
     shape = Shape(
         prompt=len(encoded.prompt) - image, image=image, patches=image, chosen=length, rejected=length,
         answers=answers, pairs=len(rows),
@@ -105,9 +106,9 @@ def test_a_group_costs_what_its_tokens_cost_and_makes_more_pairs_an_hour() -> No
     assert alone.speed is not None
     assert together.speed is not None
     tokens = together.shape.tokens("shared_prefix") / 6 / alone.shape.tokens("shared_prefix")
-    assert together.flops_per_pair / alone.flops_per_pair == pytest.approx(tokens, rel=0.05)
+    assert together.flops_per_pair / alone.flops_per_pair == pytest.approx(tokens, rel=0.05)  # 128 pairs are 21 x 6 + 2
     assert together.speed.pairs_per_hour[0] > 3.9 * alone.speed.pairs_per_hour[0]
-    assert together.speed.tokens / together.speed.pairs == pytest.approx(together.memory.tokens / 6, rel=0.01)
+    assert together.speed.tokens / together.speed.pairs == pytest.approx(together.memory.tokens / 6, rel=0.03)
     assert alone.memory.peak < together.memory.peak
     best_of = planned(answers=8, pairs=7)
     assert alone.flops_per_pair / best_of.flops_per_pair == pytest.approx(2.9, rel=0.1)

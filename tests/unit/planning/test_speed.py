@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from mmpref.models.find_config import find_config
 from mmpref.planning.architecture import describe
+from mmpref.planning.memory import with_changes
 from mmpref.planning.pair_shape import Shape
 from mmpref.planning.plan import make_plan
 from mmpref.planning.speed import flops_per_pair
@@ -29,13 +31,14 @@ def test_a_reference_that_the_loss_does_not_need_costs_nothing() -> None:
     assert found.flops_per_pair < make_plan(recipe("qwen2_vl_2b_uni_dpo_full")).flops_per_pair
 
 
-@pytest.mark.parametrize(("kind", "changes"), [
-    ("text", ["adapter={kind: none}", "tune={language: full}", "train.gradient_checkpointing=false"]),
-    ("text", ["adapter={kind: none}", "tune={language: full}", "loss={name: simpo}"]),
-    ("text", ["adapter.rank=1", "train.gradient_checkpointing=false"]),
-    ("llava", ["adapter={kind: none}", "tune={language: full}", "loss={name: dpo}"]),
+@pytest.mark.parametrize(("kind", "changes", "answers"), [
+    ("text", ["adapter={kind: none}", "tune={language: full}", "train.gradient_checkpointing=false"], 2),
+    ("text", ["adapter={kind: none}", "tune={language: full}", "loss={name: simpo}"], 2),
+    ("text", ["adapter.rank=1", "train.gradient_checkpointing=false"], 2),
+    ("llava", ["adapter={kind: none}", "tune={language: full}", "loss={name: dpo}"], 2),
+    ("llava", ["adapter={kind: none}", "tune={language: full}", "loss={name: dpo}"], 4),
 ])  # fmt: skip
-def test_operations_are_those_that_torch_counts(kind: str, changes: list[str], tmp_path: Path) -> None:
+def test_operations_are_those_that_torch_counts(kind: str, changes: list[str], answers: int, tmp_path: Path) -> None:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -46,6 +49,8 @@ def test_operations_are_those_that_torch_counts(kind: str, changes: list[str], t
 
     path = f"model.path={build(kind, tmp_path / 'model')}"
     wanted = recipe("qwen2_5_vl_3b_uni_dpo_lora", path, "processing.max_pixels=null", "loss={name: dpo}", *changes)
+    pairs = answers * (answers - 1) // 2
+    wanted = with_changes(wanted, train={"per_device_train_batch_size": pairs, "gradient_accumulation_steps": 1})
     adapter = None if wanted.adapter.kind == "none" else AdapterSettings(rank=wanted.adapter.rank)
     loaded = prepare(
         load(tmp_path / "model", LoadSettings(dtype="float32"), trainable=True),
@@ -56,17 +61,21 @@ def test_operations_are_those_that_torch_counts(kind: str, changes: list[str], t
         recompute(loaded.model)
     objective = build_objective(wanted.loss.as_mapping())
     images = (ImageRef(path="28x28-0"),) if kind != "text" else ()
-    pair = PreferencePair(
-        id="a", images=images, prompt=user_turn("what is in the image ? " * 20, num_images=len(images)),
-        chosen="there is one cat . " * 25, rejected="it is not a red square , " * 20,
-    )  # fmt: skip
+    texts = ["there is one cat . " * 25, *(f"{n} is not a red square , " * 20 for n in range(answers - 1))]
+    rows = [
+        PreferencePair(
+            id=f"{chosen}{rejected}", images=images, chosen=chosen, rejected=rejected,
+            prompt=user_turn("what is in the image ? " * 20, num_images=len(images)),
+        )
+        for chosen, rejected in itertools.combinations(texts, 2)
+    ]  # fmt: skip
     encoder = PairEncoder(loaded.processor, loaded.family)
-    encoded = encoder.encode(pair, draw)
+    encoded = encoder.encode(rows[0], draw)
     assert encoded.rejected_ids is not None
     image = sum(encoded.prompt.image_tokens)
     shape = Shape(
         prompt=len(encoded.prompt_ids) - image, image=image, patches=image + bool(image),
-        chosen=len(encoded.chosen_ids), rejected=len(encoded.rejected_ids),
+        chosen=len(encoded.chosen_ids), rejected=len(encoded.rejected_ids), answers=answers, pairs=pairs,
     )  # fmt: skip
 
     def product(a: Any, b: Any, c: Any, *_: Any, **__: Any) -> int:
@@ -83,10 +92,10 @@ def test_operations_are_those_that_torch_counts(kind: str, changes: list[str], t
         aten.addmm_: product, aten._scaled_dot_product_flash_attention_for_cpu: attention,
         aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_back,
     }  # fmt: skip
-    batch = PairCollator(encoder, draw, layout="plain")([pair])
+    batch = PairCollator(encoder, draw, layout="plain")(rows)
     with FlopCounterMode(display=False, custom_mapping=counted) as counter:
         reference = choose_reference(loaded.model) if objective.needs_reference else None
         objective(pair_logps(loaded.model, batch, reference=reference)).per_pair.sum().backward()
     config, _ = find_config(str(tmp_path / "model"))
     found = flops_per_pair(describe(config, wanted, "plain"), wanted, shape, "plain")
-    assert found == pytest.approx(counter.get_total_flops(), rel=0.1)
+    assert pairs * found == pytest.approx(counter.get_total_flops(), rel=0.1)
