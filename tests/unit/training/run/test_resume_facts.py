@@ -17,13 +17,19 @@ from mmpref.training.run.resume import check_pairs, choose_checkpoint
 from mmpref.training.trainer.checkpoint import seal
 
 
-def facts(tmp_path: Path, loss: dict, **train: Any) -> dict:
+def facts(tmp_path: Path, loss: dict, processing: Any = None, **train: Any) -> dict:
     model = tmp_path / "model"
     model.mkdir(exist_ok=True)
     (model / "config.json").write_text("{}")
     tree = {"output": "out", "model": {"path": str(model)}, "data": {"train": "p.jsonl"}, "loss": loss,
-            "train": {"learning_rate": 1e-6, **train}}  # fmt: skip
+            "processing": processing or {}, "train": {"learning_rate": 1e-6, **train}}  # fmt: skip
     return facts_of(build_recipe(tree, where="test"), ["hash"])
+
+
+def test_where_features_are_kept_moves_no_weight(tmp_path: Path) -> None:
+    without = facts(tmp_path, {"name": "dpo"})
+    assert facts(tmp_path, {"name": "dpo"}, processing={"feature_cache": "features"}) == without
+    assert facts(tmp_path, {"name": "dpo"}, processing={"max_length": 99}) != without
 
 
 def test_a_balance_counts_by_the_keys_it_resolves_to(tmp_path: Path) -> None:
