@@ -112,6 +112,7 @@ data:
 
 processing:
   max_length: 4096{pixels}
+  row_tokens: 4096            # a prompt with many answers runs in parts, with the same update
 
 loss:
   name: uni_dpo
@@ -129,6 +130,7 @@ train:
   learning_rate: 5e-5
   per_device_train_batch_size: {model.pairs}
   gradient_accumulation_steps: {PAIRS_PER_UPDATE // model.pairs}
+  group_pairs: prompt         # rated and sampled sets have several pairs a prompt; nothing changes where yours has one
   num_train_epochs: 1
   lr_scheduler_type: cosine
   optim: adamw_8bit
@@ -144,6 +146,7 @@ train:
         *STORED[model.kind],
         "learning rate 5e-5: ours, untuned; LoRA wants a larger one than the 6e-6 of that full fine-tuning",
         f"rank 32, alpha 64, 8-bit AdamW, image and micro-batch sizes: ours, so that it {fits}",
+        "pairs of one prompt in the same update: ours (docs/recipes.md); train.group_pairs=off draws each by itself",
     ]
     how = {"qlora": "QLoRA", "lora": "LoRA"}[model.kind]
     title = f"Uni-DPO on {model.title} with {how}, for a card with {model.card} GB or more."

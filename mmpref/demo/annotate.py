@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from random import Random
 from typing import Any
 
@@ -247,3 +248,25 @@ def pair_rows(rng: Random, scenes: Sequence[Scene], prefix: str, *, only_clean: 
         meta = {"task": task, "label": label, "change": change, "honest_scores": [round(s, 2) for s in honest]}
         row = _row(f"{prefix}-{n:05d}", scene, draft.prompt, answers[0], meta)
         yield row | {"rejected": answers[1], "score_chosen": judged[0], "score_rejected": judged[1]}
+
+
+def ranked_rows(rng: Random, scenes: Sequence[Scene], prefix: str, *, answers: int = 4) -> Iterator[Row]:
+    """Every pair of several captions of a scene, the one that the judge scores higher as chosen.
+
+    The first caption is the truth, the others are spoiled once. The judge scores each of them once, with its noise, so
+    that chosen is not always better. Two captions with the same score are no pair.
+    """
+    for n, scene in enumerate(scenes):
+        drawn = {caption(scene.mentions()): scene.mentions()}
+        while len(drawn) < answers:
+            mentions = _spoil(rng, scene, _pick_change(rng))
+            drawn.setdefault(caption(mentions), mentions)
+        judged = {
+            text: round(min(5.0, max(0.0, caption_quality(scene, mentions) + rng.gauss(0, JUDGE_NOISE))), 2)
+            for text, mentions in drawn.items()
+        }
+        for number, couple in enumerate(combinations(judged, 2)):
+            better, worse = sorted(couple, key=judged.__getitem__, reverse=True)
+            if judged[better] > judged[worse]:
+                row = _row(f"{prefix}-{n:05d}-{number}", scene, CAPTION_PROMPT, better, {"task": "caption"})
+                yield row | {"rejected": worse, "score_chosen": judged[better], "score_rejected": judged[worse]}

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import fields
 from itertools import combinations
 from pathlib import Path
+from random import Random
 from statistics import mean
 from typing import Any
 
@@ -318,3 +319,22 @@ def test_words_by_hand() -> None:
     assert annotate.reply_quality(scene, "cup", "red") == 5.0
     assert annotate.reply_quality(scene, "cup", "blue") == 4.0
     assert annotate.reply_quality(scene, "cup", None) == annotate.reply_quality(scene, "key", "red") == 2.5
+
+
+def test_ranked_rows_are_every_pair_of_a_few_captions_that_were_judged_once(scenes: dict[str, Scene]) -> None:
+    some = [scene for scene in scenes.values() if scene.split == "train"][:6]
+    rows = list(annotate.ranked_rows(Random(3), some, "ranked"))
+    by_image: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_image.setdefault(row["images"][0], []).append(row)
+    assert len(by_image) == 6
+    for of_scene in by_image.values():
+        scores = {(row["chosen"], row["score_chosen"]) for row in of_scene}
+        scores |= {(row["rejected"], row["score_rejected"]) for row in of_scene}
+        assert len(scores) == len(dict(scores)) == 4
+        assert annotate.caption(scene_of(of_scene[0], scenes).mentions()) in dict(scores)
+        different = [frozenset(pair) for pair in combinations(scores, 2) if len({score for _, score in pair}) == 2]
+        assert len(of_scene) == len(different) >= 5
+        assert all(row["score_chosen"] > row["score_rejected"] for row in of_scene)
+        assert len({json.dumps(row["prompt"]) for row in of_scene}) == 1
+    assert len({row["id"] for row in rows}) == len(rows)
