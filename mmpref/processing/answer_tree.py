@@ -116,9 +116,14 @@ class AnswerTree:
                 answer.places, answer.predictions = torch.cat([last, own]), new
             at, number = at + answer.num_own, number + answer.num_own
 
-    def tokens_of(self, answer: int) -> Tensor:
-        """Places of the prompt and of an answer: [prompt + L]."""
-        return torch.cat([torch.arange(self.start, self.start + self.prompt), self.answers[answer].places[1:]])
+    def tokens_of(self, *numbers: int) -> Tensor:
+        """Places of the prompt and of one answer or two, each token once."""
+        first, *others = (self.answers[number].places[1:] for number in numbers)
+        found = [torch.arange(self.start, self.start + self.prompt), first]
+        for other in others:
+            most = min(len(first), len(other))
+            found.append(other[int((first[:most] == other[:most]).sum()) :])  # only what both share has the same places
+        return torch.cat(found)
 
 
 def common_beginning(one: Tensor, other: Tensor) -> int:

@@ -153,8 +153,8 @@ class _PackedRow:
 
 def _packed_tokens(row: _PackedRow, of_pair: Sequence[tuple[int, int]]) -> Tensor:
     """Places of all tokens of a pair in the packed row, each once."""
-    places: Tensor = torch.cat([row.trees[tree].tokens_of(answer) for tree, answer in of_pair]).unique()
-    return places
+    trees = dict.fromkeys(tree for tree, _ in of_pair)
+    return torch.cat([row.trees[tree].tokens_of(*(answer for of, answer in of_pair if of == tree)) for tree in trees])
 
 
 def _padded_tokens(sides: Sequence[Side], rows: Sequence[int], width: int) -> Tensor:
