@@ -74,9 +74,13 @@ def test_pairs_of_one_prompt_have_the_numbers_of_each_alone(loaded: LoadedModel)
     rows = shuffled_rows()
     together, alone = numbers(answerer(loaded), rows), numbers(answerer(loaded, batch_size=1), rows)
     assert together.keys() == alone.keys() == {row["id"] for row in rows}
+    plain = answerer(loaded)
+    plain._collator = plain._collator.changed(layout="plain")
+    in_rows = numbers(plain, rows)
     for name, found in together.items():
         assert set(found) == set(NUMBERS)
         assert found == pytest.approx(alone[name], abs=1e-5), name
+        assert found == pytest.approx(in_rows[name], abs=1e-4), name
         assert found["chosen"] != pytest.approx(found["ref_chosen"], abs=1e-3)
     assert len({round(found["chosen"], 3) for found in together.values()}) > 8
 
