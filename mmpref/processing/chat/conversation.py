@@ -206,16 +206,19 @@ class ChatEncoder:
         }
 
     def _tokenise(self, row: Row, written: Written) -> Turns:
+        before = written.prompt + written.prefix
+        texts = written.answers
         try:
-            prompt = self._with_opening(self.template.ids(written.prompt))
+            opened_texts = [before] if written.prefix else []
+            full_texts = [before + answer + end for answer, end in texts]
+            first, *more = self.template.ids_of([written.prompt, *opened_texts, *full_texts])
+            prompt = self._with_opening(first)
             start = prompt
             if written.prefix:
-                opened = self._with_opening(self.template.ids(written.prompt + written.prefix))
+                opened = self._with_opening(more.pop(0))
                 is_split = opened[: len(prompt)] == prompt
                 start = opened if is_split else prompt + self._ids_inside(written.prefix)
-            before = written.prompt + written.prefix
-            texts = written.answers
-            whole = [self._with_opening(self.template.ids(before + answer + end)) for answer, end in texts]
+            whole = [self._with_opening(ids) for ids in more]
             by_text = not all(ids[: len(start)] == start for ids in whole)
             if by_text and row.answers:
                 self._note_text_level_split(row.row_id)

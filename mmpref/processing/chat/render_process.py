@@ -8,7 +8,8 @@ The only module that imports jinja2.
 
 Requests and replies are a length in 8 bytes and as many bytes. A request is marshalled Python data; a reply is one
 letter and text: ``t`` rendered text, ``d`` a description in JSON, ``r`` why the template refuses, ``l`` how long its
-text is where that is too long, ``w`` what else is wrong with its text, ``m`` for memory.
+text is where that is too long, ``w`` what else is wrong with its text, ``m`` for memory. A list of requests is answered
+by ``s`` and the replies, each after its length; every one of them has its own limit of time.
 """
 
 from __future__ import annotations
@@ -47,18 +48,31 @@ def main(requests: BinaryIO, replies: BinaryIO) -> None:
     sys.path[:] = marshal.loads(_read(requests))  # the libraries of the process that asks
     _limit_memory()
     while request := _read(requests):
-        _limit_time()
         try:
-            reply = _answer(*marshal.loads(request))
+            asked = marshal.loads(request)
+            found = [_reply(one) for one in asked] if isinstance(asked, list) else _reply(asked)
+            reply = found if isinstance(found, bytes) else b"s" + b"".join(map(_with_length, found))
         except MemoryError:
             reply = b"m"
-        except Exception as err:  # a program of the model's author may raise anything
-            text = " ".join(str(err).split())[:300]
-            kind = type(err).__name__
-            text = text if text and kind in ("TemplateError", "RefusedError") else f"{kind}: {text}" if text else kind
-            reply = b"r" + text.encode("utf-8", "backslashreplace")
-        replies.write(len(reply).to_bytes(8, "big") + reply)
+        replies.write(_with_length(reply))
         replies.flush()
+
+
+def _with_length(reply: bytes) -> bytes:
+    return len(reply).to_bytes(8, "big") + reply
+
+
+def _reply(request: tuple[Any, ...]) -> bytes:
+    _limit_time()
+    try:
+        return _answer(*request)
+    except MemoryError:
+        raise
+    except Exception as err:  # a program of the model's author may raise anything
+        text = " ".join(str(err).split())[:300]
+        kind = type(err).__name__
+        text = text if text and kind in ("TemplateError", "RefusedError") else f"{kind}: {text}" if text else kind
+        return b"r" + text.encode("utf-8", "backslashreplace")
 
 
 def _answer(kind: str, source: str, conversation: list[Any], ask: bool, given: dict[str, Any], most: int) -> bytes:

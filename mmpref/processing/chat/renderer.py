@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 from mmpref.processing.chat.render_process import CPU_SECONDS, MEMORY_BYTES
 
@@ -35,6 +35,7 @@ _AN_ENTRY = 32
 _WALL_SECONDS = 120
 """For a process that does not come to run at all; a template that only computes is ended by its processor time."""
 _PROGRAM = Path(__file__).with_name("render_process.py")
+_Request: TypeAlias = "tuple[str, str, list[Any], bool, dict[str, Any], int]"
 
 
 class TemplateError(Exception):
@@ -82,9 +83,28 @@ def render(source: str, conversation: Sequence[Mapping[str, Any]], given: Mappin
         TemplateError: the template refuses it.
         LimitError: it takes more time or memory than it may, or writes far more than it was given.
     """
+    return _PROCESS.ask(*_request(source, conversation, given, ask))
+
+
+def render_all(
+    source: str, conversations: Sequence[tuple[Sequence[Mapping[str, Any]], bool]], given: Mapping[str, Any]
+) -> list[str | TemplateError]:
+    """Several conversations by one exchange with the process: a row needs three, and each exchange waits for it.
+
+    Args:
+        conversations: messages, and whether up to where the model starts to write.
+
+    Returns:
+        Of each its text, or why the template refuses it; in all else as :func:`render`, one after the other. Empty
+        where one of them takes or writes what it may not: then :func:`render` says which.
+    """
+    return _PROCESS.ask_all([_request(source, conversation, given, ask) for conversation, ask in conversations])
+
+
+def _request(source: str, conversation: Sequence[Mapping[str, Any]], given: Mapping[str, Any], ask: bool) -> _Request:
     messages, settings = _plain(list(conversation)), _plain(dict(given))
     most = _TEXT_ALLOWED + _TIMES_INPUT * (_size(messages) + _size(settings))
-    return _PROCESS.ask("render", source, messages, ask, settings, most)
+    return "render", source, messages, ask, settings, most
 
 
 class _RenderProcess:
@@ -104,6 +124,30 @@ class _RenderProcess:
             reply = self._exchange(message) or self._exchange(message)
         if reply is None:
             raise LimitError(f"cannot be run: the process for it {self._how_it_ended}")
+        return self._read(reply, request)
+
+    def ask_all(self, requests: Sequence[_Request]) -> list[str | TemplateError]:
+        """The replies to several requests; [] where any of them is none of a template that keeps its limits."""
+        _stop_and_forget_in_time()
+        try:
+            with self._lock:
+                reply = self._exchange(marshal.dumps(list(requests)))
+            if reply is None or reply[:1] != b"s":
+                return []
+            found: list[str | TemplateError] = []
+            at = 1
+            for request in requests:
+                begin, at = at + 8, at + 8 + int.from_bytes(reply[at : at + 8], "big")
+                try:
+                    found.append(self._read(reply[begin:at], request))
+                except TemplateError as err:
+                    found.append(err)
+            return found
+        except LimitError:
+            return []
+
+    @staticmethod
+    def _read(reply: bytes, request: Sequence[Any]) -> str:
         letter, text = reply[:1], reply[1:].decode()
         if letter == b"m":
             raise LimitError(f"takes more than {MEMORY_BYTES // 2**20} MiB of memory")

@@ -118,14 +118,28 @@ class ChatTemplate:
             TemplateError: the template refuses it.
             ConfigError: the template takes more time or memory than it may: it is not to be tried in other ways.
         """
-        given = self.mark({name: value for name, value in {**self.kwargs, **kwargs}.items() if name != without})
-        day = given.pop(_CLOCK, PINNED_DATE)
-        source = _clock(day) + self.source if _CLOCK in self.variables else self.source
-        given = {**self.tokenizer.special_tokens_map, **given}
+        source, given = self._given(kwargs, without)
         try:
             return renderer.render(source, conversation, given, ask=ask)
         except LimitError as err:
             raise ConfigError(f"the chat template of {self._where} {err}; {_OTHER}") from err
+
+    def render_all(
+        self, conversations: Sequence[tuple[Sequence[Mapping[str, Any]], bool]], kwargs: Mapping[str, Any]
+    ) -> list[str | TemplateError]:
+        """:meth:`render` of several conversations at once, each with its ``ask``: texts, or why one is refused.
+
+        Empty where one of them takes more time or memory than it may, which :meth:`render` then says.
+        """
+        source, given = self._given(kwargs, "")
+        return renderer.render_all(source, conversations, given)
+
+    def _given(self, kwargs: Mapping[str, Any], without: str) -> tuple[str, dict[str, Any]]:
+        """The template as it is run, and what it reads beside the conversation."""
+        given = self.mark({name: value for name, value in {**self.kwargs, **kwargs}.items() if name != without})
+        day = given.pop(_CLOCK, PINNED_DATE)
+        source = _clock(day) + self.source if _CLOCK in self.variables else self.source
+        return source, {**self.tokenizer.special_tokens_map, **given}
 
     def mark(self, value: Any) -> Any:
         """The same value with the control tokens in its strings wrapped in marks."""
@@ -167,9 +181,26 @@ class ChatTemplate:
                 f"has a control token that the tokenizer of {self.name} cannot keep as text: {one_line(err)}"
             ) from err
         except BaseException as err:
-            if type(err).__name__ not in ("PanicException", "TypeError", "Exception"):
+            if not _is_refusal(err):
                 raise
             raise TemplateError(f"cannot be read by the tokenizer of {self.name}: {one_line(err)}") from err
+
+    def ids_of(self, texts: Sequence[str]) -> list[list[int]]:
+        """:meth:`ids` of several texts, by one call of the tokenizer where none of them holds a control token as text.
+
+        Raises:
+            TemplateError: as :meth:`ids`, for the first text that cannot be read.
+        """
+        start, end = self._marks
+        if not (self.can_mark and any(start in text or end in text for text in texts)):
+            try:
+                found = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+                if len(found) == len(texts):
+                    return [list(ids) for ids in found]
+            except BaseException as err:  # which text it is, and why, its own turn says
+                if not _is_refusal(err):
+                    raise
+        return [self.ids(text) for text in texts]
 
     @cached_property
     def writes_the_date(self) -> bool:
@@ -215,6 +246,15 @@ class ChatTemplate:
             return "\0", "\0"  # in no text
         start, _, end = chat_template_utils.mark_control_tokens("x", re.compile("x")).partition("x")
         return start, end
+
+
+def _is_refusal(err: BaseException) -> bool:
+    """Whether a tokenizer raises it for a text that it cannot read; a panic of one in Rust is no ``Exception``."""
+    return isinstance(err, ValueError | NotImplementedError) or type(err).__name__ in (
+        "PanicException",
+        "TypeError",
+        "Exception",
+    )
 
 
 def _speaks_of_one(path: Path) -> bool:

@@ -42,6 +42,7 @@ class _Asked:
     kwargs: Mapping[str, Any]
     text: str
     opening: str  # the end of the text that was written after the last message
+    ahead: Mapping[str, str | TemplateError]  # with an answer, by the answer as marked; only what was rendered ahead
 
 
 class TurnWriter:
@@ -67,6 +68,7 @@ class TurnWriter:
         self._frames: dict[tuple[Way, str], list[Frame]] = {}
         self.prompts = PromptCheck(template)
         self._other_ends: dict[Way, str | None] = {}
+        self._taken: set[Way] = set()
 
     def write(self, row: Row) -> Written:
         """The row in the first way that keeps it whole.
@@ -89,6 +91,7 @@ class TurnWriter:
                 elif first is None:
                     first, is_refusal = UnfitWayError(f"refuses it: {err}"), True
                 continue
+            self._taken.add(way)
             if way.switch:
                 self.findings.note(
                     "switch", f"the chat template holds answers as that of '{row.row_id}' only with {way.describe()}, "
@@ -133,18 +136,18 @@ class TurnWriter:
     def _by(self, way: Way, row: Row) -> Written:
         conversation = way.conversation(self.template, row.messages)
         kwargs = {**row.kwargs, **dict(way.switch)}
-        asked = self._render(conversation, kwargs, ask=True)
+        full = [row.prefix + answer for answer in row.answers] or ([row.prefix] if row.prefix else [])
+        asked, ahead = self._ahead(way, conversation, kwargs, full)
         opening = self.prompts.opening(way, row, kwargs, asked)
         lost = lost_where_asked(self.template, conversation, kwargs, asked)
         if lost is not None:
             raise UnfitWayError(f"reads {lost} and does not write it into this prompt", advice=lost.advice)
-        full = [row.prefix + answer for answer in row.answers] or ([row.prefix] if row.prefix else [])
         if not full:
             return Written(asked, "", ())
         if not row.answers and opens_thought(row.prefix):  # a thought to go on with: no finished answer to compare with
             return self._begun(row, asked, opening)
         placed, ends = [], []
-        place = _Asked(way, conversation, kwargs, asked, opening)
+        place = _Asked(way, conversation, kwargs, asked, opening, ahead)
         for text in full:
             one, tail = self._place(place, text)
             placed.append(one)
@@ -171,6 +174,28 @@ class TurnWriter:
             self._note_other_end(row, way)
         return Written(prompt, prefix, tuple(zip(answers, ends, strict=True)) if row.answers else ())
 
+    def _ahead(
+        self, way: Way, conversation: list[dict[str, Any]], kwargs: Mapping[str, Any], full: Sequence[str]
+    ) -> tuple[str, Mapping[str, str | TemplateError]]:
+        """The conversation up to where the model starts to write, and with each plain answer, by one exchange.
+
+        Raises:
+            TemplateError: the template refuses the first.
+        """
+        if way not in self._taken:  # one that is not taken is mostly given up at the first look
+            return self._render(conversation, kwargs, ask=True), {}
+        marked = list(dict.fromkeys(self.template.mark(text) for text in full if thought_of(text) is None))
+        turns = [{"role": "assistant", "content": way.content(text)} for text in marked]
+        found = self.template.render_all(
+            [(conversation, True), *(([*conversation, turn], False) for turn in turns)], kwargs
+        )
+        if not found:
+            return self._render(conversation, kwargs, ask=True), {}
+        asked, *rest = found
+        if isinstance(asked, TemplateError):
+            raise asked
+        return asked, dict(zip(marked, rest, strict=True))
+
     def _place(self, asked: _Asked, text: str) -> tuple[Placed, str]:
         """One answer in its turn, and what the template writes after it."""
         thought = thought_of(text)
@@ -192,7 +217,10 @@ class TurnWriter:
         if thought is not None and asked.way.thought_key:
             turn[asked.way.thought_key] = thought.reasoning.strip("\n")
             turn["content"] = asked.way.content(thought.content.lstrip("\n"))
-        whole = self._render([*asked.conversation, turn], asked.kwargs, ask=False)
+        ahead = asked.ahead.get(marked) if thought is None else None
+        if isinstance(ahead, TemplateError):
+            raise ahead
+        whole = self._render([*asked.conversation, turn], asked.kwargs, ask=False) if ahead is None else ahead
         given = json.dumps(asked.kwargs, sort_keys=True, default=str) if asked.kwargs else ""
         known = self._frames.setdefault((asked.way, given), [])
         reason = ""

@@ -376,7 +376,7 @@ def test_a_row_s_own_kwargs_stand_over_the_recipe_s() -> None:
 
 def test_a_tokenizer_that_gives_back_another_text_is_found_on_the_first_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     chat = made(CONTENT + "<|im_end|>\n")
-    ids = chat.template.ids
-    monkeypatch.setattr(chat.template, "ids", lambda text: ids(text.replace("red", "blue")))
+    ids_of = chat.template.ids_of
+    monkeypatch.setattr(chat.template, "ids_of", lambda texts: ids_of([text.replace("red", "blue") for text in texts]))
     with pytest.raises(EncodeError, match=r"'p'.*'it is red .<\|im_end\|>' becomes 'it is blue"):
         ask(chat)
