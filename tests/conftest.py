@@ -16,14 +16,17 @@ os.environ.update(
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
+import atexit
 import contextlib
 import gc
 import ipaddress
 import logging
 import re
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -35,6 +38,10 @@ for _name in (
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
 ):  # fmt: skip
     os.environ.pop(_name, None)
+
+if "MMPREF_CACHE" not in os.environ:  # what one session of tests remembers is not for the next, nor for the user's runs
+    os.environ["MMPREF_CACHE"] = tempfile.mkdtemp(prefix="mmpref_tests_")
+    atexit.register(shutil.rmtree, os.environ["MMPREF_CACHE"], ignore_errors=True)
 
 with contextlib.suppress(ImportError):  # the GPU tests do without
     from hypothesis import HealthCheck, settings

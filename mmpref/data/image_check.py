@@ -2,8 +2,8 @@
 
 A header gives the size of an image and not that it is whole. Where no manifest of a check says that the images were
 decoded, they are decoded here: in threads, as decoders let go of Python's lock, and each once however many pairs show
-it. An image that kills its decoder kills this process too; ``mmpref data check`` decodes in processes of their own and
-names it.
+it, and once for all starts while its file stays as it is (``decoded_before``). An image that kills its decoder kills
+this process too; ``mmpref data check`` decodes in processes of their own and names it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from mmpref.data.decoded_before import DecodedBefore
 from mmpref.data.images.decoding import MediaLoader
+from mmpref.data.images.loader import ImageLoader
 from mmpref.data.pair_source import PairSource, all_files
 from mmpref.data.quarantine import RowError
 from mmpref.records import ImageRef, PreferencePair, VideoRef
@@ -62,23 +64,47 @@ class ImageCheck:
                     places.append(known.setdefault(key, len(tasks) - 1))
                 if places:
                     shown.append((number, pair.id, places))
-        if len(tasks) >= _WORTH_A_WORD and self.say is not None:
-            self.say(f"decoding {len(tasks):,} {_what(tasks)} once, to find broken ones before the first step")
         mine = range(self.rank, len(tasks), self.size)
-        found = decode_all([tasks[place] for place in mine])
-        faults = {
-            place: fault
-            for part in self.gather({mine[place]: (fault.reason, fault.detail) for place, fault in found.items()})
-            for place, fault in part.items()
-        }
+        found, num_known = self._decode_new([tasks[place] for place in mine])
+        parts = self.gather((num_known, {mine[place]: (fault.reason, fault.detail) for place, fault in found.items()}))
+        faults = {place: fault for _, part in parts for place, fault in part.items()}
         if tasks and self.say is not None:
             broken_ones = f"{len(faults):,} of them" if faults else "none"
-            self.say(f"{_what(tasks)} of the rows in order so far: {len(tasks):,} decoded, {broken_ones} broken")
+            known = sum(number for number, _ in parts)
+            before = f" ({known:,} of them at an earlier start, and their files are as they were)" if known else ""
+            decoded = f"{len(tasks):,} decoded{before}, {broken_ones} broken"
+            self.say(f"{_what(tasks)} of the rows in order so far: {decoded}")
         broken: dict[tuple[int, str], RowError] = {}
         for number, name, places in shown:
             if fault := next((faults[place] for place in places if place in faults), None):
                 broken[number, name] = RowError(fault[1], reason=fault[0])
         return broken
+
+    def _decode_new(self, tasks: Sequence[_Task]) -> tuple[dict[int, RowError], int]:
+        """Place -> fault of what cannot be decoded, and how many images were found whole at an earlier start."""
+        memories: dict[int, DecodedBefore] = {}
+        keys: dict[int, tuple[DecodedBefore, bytes | None]] = {}
+        for place, (loader, ref) in enumerate(tasks):
+            if isinstance(loader, ImageLoader) and isinstance(ref, ImageRef):
+                if id(loader) not in memories:
+                    memories[id(loader)] = DecodedBefore(loader)
+                memory = memories[id(loader)]
+                keys[place] = memory, memory.key(ref)
+        left = [place for place in range(len(tasks)) if place not in keys or not keys[place][0].has(keys[place][1])]
+        total = len(left) * self.size
+        if total >= _WORTH_A_WORD and self.say is not None:
+            about = "" if self.size == 1 else "about "
+            what = _what([tasks[place] for place in left])
+            self.say(f"decoding {about}{total:,} {what} once, to find broken ones before the first step")
+        found = {left[at]: fault for at, fault in decode_all([tasks[place] for place in left]).items()}
+        for place in left:
+            if place in keys and place not in found:
+                (memory, key), ref = keys[place], tasks[place][1]
+                if key is not None and isinstance(ref, ImageRef) and memory.key(ref) == key:  # the file decoded is this
+                    memory.add(key)
+        for memory in memories.values():
+            memory.write()
+        return found, len(tasks) - len(left)
 
 
 _Task = tuple[MediaLoader, ImageRef | VideoRef]

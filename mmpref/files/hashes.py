@@ -28,7 +28,7 @@ KEPT_FROM = 1 << 24
 SAID_FROM = 1 << 32
 """Bytes to read from which ``say`` is called: some seconds of reading."""
 _MOST_KEPT = 2000
-_SETTLED_NS = 2_000_000_000
+SETTLED_NS = 2_000_000_000
 """A file that was changed this shortly ago may change again within one tick of its file system's clock."""
 _TOGETHER = 256
 """Small files that a thread takes at a time."""
@@ -140,7 +140,7 @@ def _remembered(facts: Mapping[str, Any]) -> str | None:
 
 
 def _remember(facts: Mapping[str, Any], digest: str) -> None:
-    if time.time_ns() - max(facts["mtime_ns"], facts["ctime_ns"]) < _SETTLED_NS or facts["bytes"] < KEPT_FROM:
+    if time.time_ns() - max(facts["mtime_ns"], facts["ctime_ns"]) < SETTLED_NS or facts["bytes"] < KEPT_FROM:
         return
     _known[tuple(facts.values())] = digest
     folder = _folder()
@@ -172,11 +172,16 @@ def _forget_oldest(folder: Path) -> None:
 
 def _folder() -> Path | None:
     """Where hashes are kept; None without a home."""
+    return cache_folder("hashes")
+
+
+def cache_folder(name: str) -> Path | None:
+    """A folder in the user's cache folder, which may not be there yet; None without a home."""
     try:
         if given := os.environ.get("MMPREF_CACHE"):
-            return Path(given).expanduser() / "hashes"
+            return Path(given).expanduser() / name
         base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        return Path(base).expanduser() / "mmpref" / "hashes"
+        return Path(base).expanduser() / "mmpref" / name
     except RuntimeError:
         return None
 

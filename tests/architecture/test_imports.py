@@ -87,7 +87,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"media_files"},
         {"images", "placeholders", "row_values"},
         {"videos"},
-        {"audit", "mixture", "prompt_rows"},
+        {"audit", "decoded_before", "mixture", "prompt_rows"},
         {"pair_writing", "pairs"},
         {"formats"},
         {"card", "reading"},

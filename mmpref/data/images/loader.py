@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+import PIL
+from PIL import Image, UnidentifiedImageError, features
 
 from mmpref.data.media_files import Measured, MediaFiles
 from mmpref.data.quarantine import RowError
@@ -79,8 +80,24 @@ class ImageLoader:
             return _to_rgb(upright, ref)
 
     def measure(self, ref: ImageRef) -> Measured:
-        """The size of the image, which is decoded whole for it."""
-        return Measured(*self.open(ref).size)
+        """The size of the image, which is decoded whole for it.
+
+        Refuses what :meth:`open` refuses. Of a JPEG every coefficient is read, which is where damage shows, and only
+        one pixel of eight by eight is computed; what needs no way to RGB of its own is not copied.
+        """
+        with self._header(ref) as image, _decoding(ref):
+            width, height = image.size
+            image.draft(image.mode, (1, 1))  # does something for JPEG alone
+            image.load()
+            if image.mode not in ("RGB", "L") or image.has_transparency_data:
+                _to_rgb(image, ref)
+            return Measured(*((height, width) if _orientation(image) >= 5 else (width, height)))
+
+    @property
+    def decoded_by(self) -> str:
+        """What decides whether an image can be opened: decoders with their versions, and the limits."""
+        codecs = [features.version(codec) for codec in ("jpg", "webp", "zlib")]
+        return f"Pillow {PIL.__version__} {codecs} {self.limits}"
 
     def encoded(self, ref: ImageRef) -> tuple[str, bytes]:
         """(media type, file) of an image for other programs: what every reader shows as :meth:`open` does.
