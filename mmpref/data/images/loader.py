@@ -188,6 +188,10 @@ def _to_rgb(image: Image.Image, ref: ImageRef) -> Image.Image:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, layer).convert("RGB")
+    if image.mode == "RGB":
+        return image._new(
+            image.im
+        )  # what ``convert`` gives, but for the copy of all pixels: that takes half of the time
     return image.convert("RGB")
 
 
