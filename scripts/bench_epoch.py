@@ -1,17 +1,22 @@
 """Where the time of a whole run goes, from the recipe to the written model, phase by phase.
 
-    OMP_NUM_THREADS=1 python scripts/bench_epoch.py [--cases start_text start_images llava qwen2_vl loader] [--pairs N]
+    OMP_NUM_THREADS=1 python scripts/bench_epoch.py [--cases start_text start_images host llava qwen2_vl loader]
 
 Each case is a real ``mmpref train`` on files on the disk (JPEG images, a model folder, a recipe), in a process of its
 own. The ``start`` cases have 10,000 pairs and a model so small that what is left is start-up; ``llava`` and
 ``qwen2_vl`` are the models of ``bench_models.py`` with LoRA and a live reference. Phases are exclusive: what one calls
-and is a phase of its own is not counted twice. Processor time is that of the main process.
+and is a phase of its own is not counted twice. Processor time is
+that of the process and its children.
 
-Outside of forward and backward is given in seconds per pair too, because a GPU computes a step in a tenth to a
-fiftieth of the time, while the host's part stays as it is: ``of_gpu_step`` is its share in a step of so many seconds.
+Outside of forward and backward is given in milliseconds per pair too, because a GPU computes a step in a tenth to a
+fiftieth of the time, while the host's part stays as it is; ``share_3_percent_at`` is the time of forward and backward
+of a pair of which it would be 3 %. The first update is left out of these figures: kernels warm up, workers start.
+``host`` asks the same with a tiny model, which shows the host's part in a minute.
 
-``loader`` asks what two worker processes deliver: pairs per second with an image of 896 x 896 and with a JPEG of
-1280 x 960, from the file to the collated batch.
+A ``start`` case is run twice: images that were found whole at the first start are not decoded at the second.
+
+``loader`` is the processor time from the JPEG file (1280 x 960) to the collated batch of one pair with 1,024 image
+tokens, and what two worker processes deliver if they have a core each.
 """
 
 from __future__ import annotations
@@ -31,15 +36,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-CASES = ("start_text", "start_images", "llava", "qwen2_vl", "loader")
+CASES = ("start_text", "start_images", "host", "llava", "qwen2_vl", "loader")
 START_PAIRS, STEP_PAIRS, LOADER_PAIRS = 10_000, 24, 60
 HELD_OUT = 4
 DRAWN = 100
 """Images that are drawn; more files are links to them, which are decoded all the same."""
-GPU_STEP = {"llava": 0.35, "qwen2_vl": 0.45}
-"""Seconds that a pair of the 7B models takes on an RTX 4090 (QLoRA, checkpointing) by ``mmpref plan``'s estimate of
-speed: not measured."""
+TEXT_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }} : {{ message['content'] }} "
+    "{% if message['role'] == 'assistant' %}</s> {% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}assistant : {% endif %}"
+)
 STEP = ("forward", "backward")
+STEP_PARTS = ("wait for data", "optimizer", "gradient norm", "log lines", "training: rest")
 
 
 @dataclass
@@ -50,14 +58,16 @@ class Clock:
         wall, cpu: phase -> seconds.
         calls: phase -> how often it began.
         marks: name -> seconds since the start.
+        snapshots: the table as it was at the end of each update.
     """
 
     wall: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     cpu: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     calls: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     marks: dict[str, float] = field(default_factory=dict)
+    snapshots: list[dict[str, dict[str, float]]] = field(default_factory=list)
     _stack: list[str] = field(default_factory=lambda: ["rest"])
-    _last: tuple[float, float] = field(default_factory=lambda: (time.perf_counter(), time.process_time()))
+    _last: tuple[float, float] = field(default_factory=lambda: (time.perf_counter(), processor_seconds()))
     _begun: float = field(default_factory=time.perf_counter)
 
     def mark(self, name: str) -> None:
@@ -81,7 +91,7 @@ class Clock:
         self._stack.pop()
 
     def _count(self) -> None:
-        now = (time.perf_counter(), time.process_time())
+        now = (time.perf_counter(), processor_seconds())
         self.wall[self._stack[-1]] += now[0] - self._last[0]
         self.cpu[self._stack[-1]] += now[1] - self._last[1]
         self._last = now
@@ -103,6 +113,18 @@ class Clock:
             phase: {"wall": round(self.wall[phase], 4), "cpu": round(self.cpu[phase], 4), "calls": self.calls[phase]}
             for phase in found
         }
+
+
+def processor_seconds() -> float:
+    """Of this process and its children, those that have ended among them."""
+    ended = os.times()
+    ticks = 0
+    for listed in Path("/proc/self/task").glob("*/children"):
+        for child in listed.read_text().split():
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                fields = Path(f"/proc/{child}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
+                ticks += sum(int(field) for field in fields[11:15])
+    return time.process_time() + ended.children_user + ended.children_system + ticks / os.sysconf("SC_CLK_TCK")
 
 
 # ---- what is trained -------------------------------------------------------------------------------------------
@@ -167,6 +189,7 @@ def write_model(folder: Path, name: str) -> Path:
     torch.manual_seed(0)
     if name == "tiny_text":
         words = tokenizer(32_000, ["<unk>", "<s>", "</s>", "<pad>"], image="", eos="</s>", pad_token="<pad>")
+        words.chat_template = TEXT_TEMPLATE
         config = tf.LlamaConfig(
             vocab_size=32_000, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
             num_key_value_heads=2, pad_token_id=3, bos_token_id=1, eos_token_id=2,
@@ -191,7 +214,7 @@ def write_model(folder: Path, name: str) -> Path:
     return folder
 
 
-def recipe_of(work: Path, *, pairs: int, max_steps: int, workers: int, manifest: str | None = None) -> Path:
+def recipe_of(work: Path, *, pairs: int, max_steps: int, workers: int) -> Path:
     """The recipe file of a case."""
     import yaml
 
@@ -208,8 +231,6 @@ def recipe_of(work: Path, *, pairs: int, max_steps: int, workers: int, manifest:
             "max_steps": max_steps, "use_cpu": True, "dataloader_num_workers": workers, "logging_steps": 2,
         },
     }  # fmt: skip
-    if manifest is not None:
-        tree["data"] |= {"manifest": manifest}
     path = work / "recipe.yaml"
     path.write_text(yaml.safe_dump(tree), encoding="utf-8")
     return path
@@ -237,8 +258,8 @@ def timed_run(recipe: Path) -> dict[str, Any]:
         on_trainer=lambda trainer: watch_steps(clock, trainer, trainer_module),
     )
     run.train(loaded, overwrite=True, callbacks=callbacks)
-    phases = clock.table()
-    return {"phases": phases, "marks": clock.marks, "lines": lines[:40]}
+    ends = [clock.snapshots[0], clock.snapshots[-1]]
+    return {"phases": clock.table(), "marks": clock.marks, "lines": lines[:40], "updates": ends}
 
 
 def watch(clock: Clock, run: Any, setup: Any, first_step: Any, image_check: Any) -> None:
@@ -269,7 +290,7 @@ def watch_steps(clock: Clock, trainer: Any, module: Any) -> None:
     """Make phases of what a step is made of, and note when the first begins."""
     from transformers import TrainerCallback
 
-    class Marks(TrainerCallback):  # type: ignore[misc]
+    class Marks(TrainerCallback):
         def on_train_begin(self, *_: Any, **__: Any) -> None:
             clock.mark("training begins")
 
@@ -279,6 +300,7 @@ def watch_steps(clock: Clock, trainer: Any, module: Any) -> None:
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             clock.marks["last step over"] = time.perf_counter() - clock._begun
+            clock.snapshots.append(clock.table())
 
     trainer.add_callback(Marks())
     clock.around(trainer, "get_batch_samples", "wait for data")
@@ -296,21 +318,29 @@ def watch_steps(clock: Clock, trainer: Any, module: Any) -> None:
     trainer.train = train
 
 
-def step_figures(name: str, found: dict[str, Any], pairs: int) -> dict[str, float]:
-    """What a step costs outside of forward and backward, from the phases that training is made of."""
-    phases = found["phases"]
-    inside = sum(phases[phase]["wall"] for phase in STEP)
-    parts = ("wait for data", "optimizer", "gradient norm", "log lines", "training: rest")
-    outside = sum(phases.get(phase, {"wall": 0.0})["wall"] for phase in parts)
-    total = sum(entry["wall"] for entry in phases.values())
-    return {
-        "inside_seconds": inside,
-        "outside_of_steps_seconds": outside,
-        "outside_share_of_steps": outside / (inside + outside),
-        "outside_share_of_run": (total - inside) / total,
-        "outside_milliseconds_a_pair": 1e3 * outside / pairs,
-        "of_gpu_step": outside / pairs / (outside / pairs + GPU_STEP[name]),
-    }
+def step_figures(found: dict[str, Any], pairs: int) -> dict[str, float]:
+    """What the updates but the first take outside of forward and backward.
+
+    Args:
+        pairs: of these updates.
+    """
+    first, last = found["updates"]
+
+    def seconds(phase: str, kind: str) -> float:
+        return float(last.get(phase, {kind: 0.0})[kind] - first.get(phase, {kind: 0.0})[kind])
+
+    figures: dict[str, float] = {}
+    for kind in ("wall", "cpu"):
+        inside = sum(seconds(phase, kind) for phase in STEP)
+        outside = sum(seconds(phase, kind) for phase in last if phase not in STEP)
+        figures |= {
+            f"{kind}/inside_ms_a_pair": 1e3 * inside / pairs,
+            f"{kind}/outside_ms_a_pair": 1e3 * outside / pairs,
+            f"{kind}/outside_share": outside / (inside + outside),
+        }
+        figures |= {f"{kind}/{phase}_ms_a_pair": 1e3 * seconds(phase, kind) / pairs for phase in STEP_PARTS}
+    figures["share_3_percent_at"] = figures["cpu/outside_ms_a_pair"] / 1e3 / 0.03
+    return figures
 
 
 # ---- cases -----------------------------------------------------------------------------------------------------
@@ -322,31 +352,73 @@ def run_case(case: str, work: Path, pairs: int | None, workers: int) -> dict[str
     count = pairs or (START_PAIRS if start else STEP_PAIRS)
     image = {"start_text": None, "start_images": (640, 480), "llava": (448, 448)}.get(case, (896, 896))
     write_pairs(work / "data", count, image=image, vocabulary=20_000)
-    model = {"start_text": "tiny_text", "start_images": "tiny_vision"}.get(case, case)
+    model = {"start_text": "tiny_text", "start_images": "tiny_vision", "host": "tiny_vision"}.get(case, case)
     write_model(work / "model", model)
     recipe = recipe_of(work, pairs=count, max_steps=1 if start else (count - HELD_OUT) // 2, workers=workers)
-    found = timed(recipe)
+    time.sleep(2.5 if image is not None else 0)  # files of this very moment are not remembered
+    found = timed(recipe, work / "cache")
     found |= {"case": case, "pairs": count, "workers": workers}
-    if not start:
-        found["steps"] = step_figures(case, found, count)
+    if start:
+        found["again"] = timed(recipe, work / "cache")["phases"]
+    else:
+        found["steps"] = step_figures(found, count - HELD_OUT - 2)
     return found
 
 
-def timed(recipe: Path) -> dict[str, Any]:
+def run_loader(work: Path) -> dict[str, Any]:
+    """What a loader worker does for one pair, in this process."""
+    from bench_models import SCALED
+
+    from mmpref.data.images.loader import ImageLoader
+    from mmpref.data.opening import open_pairs
+    from mmpref.data.quarantine import Quarantine
+    from mmpref.processing import PairEncoder, family_of
+    from mmpref.processing.collate import PairCollator
+
+    path = write_pairs(work / "data", LOADER_PAIRS, image=(1280, 960), vocabulary=20_000)
+    pairs = [found.pair for found in open_pairs(path).pairs(Quarantine(), demonstrations=False)]
+    scaled, images = SCALED["qwen2_vl"](), ImageLoader(path.parent)
+    encoder = PairEncoder(scaled.processor, family_of(scaled.family, has_vision=True))
+    collator = PairCollator(encoder, images.open)
+    collator.rows(pairs[:1])
+    seconds = {}
+    for name, work_on in (("open the image", lambda pair: images.open(pair.images[0])), ("text", encoder.encode_text)):
+        encoder.chat._kept.clear()
+        begun = time.process_time()
+        for pair in pairs[1:]:
+            work_on(pair)
+        seconds[name] = (time.process_time() - begun) / len(pairs[1:])
+    encoder.chat._kept.clear()
+    begun = time.process_time()
+    for pair in pairs[1:]:
+        collator.rows([pair])
+    seconds["all"] = (time.process_time() - begun) / len(pairs[1:])
+    return {"case": "loader", "seconds_a_pair": seconds, "pairs_a_second_of_two_workers": 2 / seconds["all"]}
+
+
+def timed(recipe: Path, cache: Path) -> dict[str, Any]:
     command = [sys.executable, __file__, "--timed", str(recipe)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ})
+    environment = {**os.environ, "MMPREF_CACHE": str(cache)}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
 def show(found: dict[str, Any]) -> None:
+    if found["case"] == "loader":
+        print(json.dumps(found, indent=1))
+        return
     total = sum(entry["wall"] for entry in found["phases"].values())
     print(f"\n{found['case']}: {found['pairs']} pairs, {found['workers']} workers, {total:.1f} s in all")
     for phase, entry in found["phases"].items():
         if entry["wall"] >= 0.001 * total or entry["wall"] > 0.05:
-            print(f"  {phase:32s} {entry['wall']:9.3f} s  {entry['wall'] / total:6.1%}  processor {entry['cpu']:9.3f} s")
+            share = f"{entry['wall'] / total:6.1%}"
+            print(f"  {phase:32s} {entry['wall']:9.3f} s  {share}  processor {entry['cpu']:9.3f} s")
     for name, seconds in found["marks"].items():
         print(f"  {name}: {seconds:.2f} s after the start")
+    for phase, entry in found.get("again", {}).items():
+        if entry["cpu"] > 0.05:
+            print(f"  again: {phase:25s} {entry['wall']:9.3f} s          processor {entry['cpu']:9.3f} s")
     for name, value in found.get("steps", {}).items():
         print(f"  {name}: {value:.4g}")
 
@@ -366,7 +438,8 @@ def main() -> int:
     results = []
     for case in asked.cases:
         with tempfile.TemporaryDirectory(dir=asked.work) as folder:
-            found = run_case(case, Path(folder), asked.pairs, asked.workers)
+            loader = case == "loader"
+            found = run_loader(Path(folder)) if loader else run_case(case, Path(folder), asked.pairs, asked.workers)
         show(found)
         results.append(found)
     if asked.out is not None:
