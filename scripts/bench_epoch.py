@@ -350,7 +350,9 @@ def run_case(case: str, work: Path, pairs: int | None, workers: int) -> dict[str
     """Write the files of a case, and time it in a process of its own."""
     start = case.startswith("start")
     count = pairs or (START_PAIRS if start else STEP_PAIRS)
-    image = {"start_text": None, "start_images": (640, 480), "llava": (448, 448)}.get(case, (896, 896))
+    image = {"start_text": None, "start_images": (640, 480), "llava": (448, 448), "host": (224, 224)}.get(
+        case, (896, 896)
+    )
     write_pairs(work / "data", count, image=image, vocabulary=20_000)
     model = {"start_text": "tiny_text", "start_images": "tiny_vision", "host": "tiny_vision"}.get(case, case)
     write_model(work / "model", model)
