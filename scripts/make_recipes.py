@@ -112,7 +112,6 @@ data:
 
 processing:
   max_length: 4096{pixels}
-  row_tokens: 4096            # a prompt with many answers runs in parts, with the same update
 
 loss:
   name: uni_dpo
