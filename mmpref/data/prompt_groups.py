@@ -152,7 +152,7 @@ class PromptTally:
         names, same = tuple(images), tuple(contents or images)
         if contents is not None:
             self._look_for_copies(names, same)
-        has_own = pair.rejected is not None and pair.rejected_images is not None
+        has_own = pair.rejected is not None and not pair.has_same_images
         prompt = _prompt_hash(pair, _seen_by(pair, names, rejected=False), fold=False)
         alike = _prompt_hash(pair, _seen_by(pair, same, rejected=False), fold=True)
         other = _prompt_hash(pair, _seen_by(pair, same, rejected=True), fold=True) if has_own else alike

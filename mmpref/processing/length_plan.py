@@ -153,7 +153,7 @@ class _Measure:
     def _fit(self, pair: PreferencePair, budget: int | None) -> Fit:
         encoder = self.encoder
         text = encoder.encode_text(pair)
-        sides = [pair.images] if pair.rejected_images is None else [pair.images, pair.rejected_images]
+        sides = [pair.images] if pair.has_same_images else [pair.images, pair.rejected_images or ()]
         sizes = [[self.image_size(image) for image in images] for images in sides]
         if pair.videos and self.video_shape is None:
             raise fault(pair.id, "video", "has a video, and nothing that knows the shapes of videos was given")

@@ -120,6 +120,10 @@ def test_the_same_text_about_other_images_is_another_answer() -> None:
     assert found.contradicting.count == found.repeated.count == found.differ_in_blanks.count == 0
     assert found.scored_twice.examples == ("1 in 'p1' and 2 in 'p3'",)  # of the image that both show
     assert found.answers == 5  # of the rejected images a prompt of its own
+    same = groups_of(
+        pair("p1", "A cup.", "A dog.", rejected_images=(ImageRef(path="a.png"),)), pair("p2", "A cat.", "A dog.")
+    )
+    assert (same.answers, same.prompts) == (3, 1)
 
 
 def test_answers_that_differ_in_blanks_alone_are_named() -> None:

@@ -330,6 +330,14 @@ def test_pairs_of_one_prompt_show_the_same_images_and_none_larger_than_fits(
             assert fit.num_cut <= alone[row.id].fits[0].num_cut  # smaller images leave more room
 
 
+def test_a_side_that_names_the_images_of_the_other_has_the_same_prompt() -> None:
+    same = pair("p", images=("100x100-1",), rejected_images=refs("100x100-1"))
+    own = pair("q", images=("100x100-1",), rejected_images=refs("100x100-2"))
+    plan, _ = planned("qwen2_vl", [same, own], 10_000)
+    assert [len(fit.prompts) for fit in plan.fits] == [1, 2]
+    assert plan.fits[1].tokens - plan.fits[0].tokens == plan.fits[0].prompt
+
+
 def test_equal_answers_of_a_prompt_are_cut_alike_whatever_they_are_paired_with() -> None:
     long, short = "a red square on a blue background . " * 3, "there is a dog ."
     rows = [
