@@ -27,6 +27,7 @@ from mmpref.planning.changes import (
     smaller_images,
 )
 from mmpref.planning.gpus import GIB, SLACK, on_card
+from mmpref.planning.memory import with_changes
 from mmpref.planning.pair_shape import at_once
 from mmpref.planning.plan import Plan, make_plan
 from mmpref.planning.plan_input import PlanInput
@@ -172,9 +173,9 @@ def _ways(recipe: Recipe) -> Iterator[Change]:
 def _fits_well(recipe: Recipe, subject: Subject, card_bytes: int) -> bool:
     """Whether pairs with answers several times as long fit too, and the micro-batch is not larger than it helps."""
     parallel, shape = subject.asked.parallel, subject.shape(recipe)
-    run = at_once(recipe, shape, subject.layout)
-    if run.pairs > shape.pairs and run.tokens > BUSY:
-        return False
+    whole = at_once(with_changes(recipe, processing={"row_tokens": None}), shape, subject.layout)
+    if whole.pairs > shape.pairs and whole.tokens > min(BUSY, recipe.processing.row_tokens or BUSY):
+        return False  # beyond row_tokens it would be run in parts
     before, most = shape.before, recipe.processing.max_length
     tokens = LONGER_ANSWERS * shape.chosen
     tokens = tokens if most is None else max(1, min(tokens, most - before))

@@ -198,10 +198,10 @@ def longest_answers(recipe: Recipe, subject: Subject, card_bytes: int) -> int:
 def _on_card(recipe: Recipe, subject: Subject, card_bytes: int) -> OnCard:
     parallel = subject.asked.parallel
 
-    def fits(pairs: int) -> bool:
-        return (
-            subject.needed(with_changes(recipe, train={"per_device_train_batch_size": pairs}), parallel) <= card_bytes
-        )
+    def fits(pairs: int) -> bool:  # at once, and not in parts
+        train = {"per_device_train_batch_size": pairs}
+        changed = with_changes(recipe, train=train, processing={"row_tokens": None})
+        return subject.needed(changed, parallel) <= card_bytes
 
     changes: tuple[tuple[str, float], ...] = ()
     if subject.needed(recipe, parallel) > card_bytes:

@@ -25,7 +25,8 @@ FOUR = Shape(prompt=100, image=516, patches=577, chosen=150, rejected=150, answe
 
 
 def recipe(*changes: str) -> Recipe:
-    return load_recipe("llava_1_5_7b_uni_dpo_qlora", ["train.group_pairs=prompt", *changes])
+    free = ["train.group_pairs=prompt", "processing.row_tokens=null"]
+    return load_recipe("llava_1_5_7b_uni_dpo_qlora", [*free, *changes])
 
 
 def batches(pairs: int, accumulation: int, *changes: str) -> Recipe:
