@@ -174,13 +174,14 @@ def _fits_well(recipe: Recipe, subject: Subject, card_bytes: int) -> bool:
     """Whether pairs with answers several times as long fit too, and the micro-batch is not larger than it helps."""
     parallel, shape = subject.asked.parallel, subject.shape(recipe)
     whole = at_once(with_changes(recipe, processing={"row_tokens": None}), shape, subject.layout)
-    if whole.pairs > shape.pairs and whole.tokens > min(BUSY, recipe.processing.row_tokens or BUSY):
-        return False  # beyond row_tokens it would be run in parts
+    if whole.pairs > shape.pairs and whole.tokens > BUSY:
+        return False
     before, most = shape.before, recipe.processing.max_length
     tokens = LONGER_ANSWERS * shape.chosen
     tokens = tokens if most is None else max(1, min(tokens, most - before))
     longer = replace(shape, chosen=tokens, rejected=tokens if shape.rejected else 0)
-    needed = on_card(subject.memory(recipe, parallel, longer).peak)
+    # where processing.row_tokens divides the longer ones, it may be the pairs as planned that need more
+    needed = on_card(max(subject.memory(recipe, parallel, one).peak for one in (shape, longer)))
     if not recipe.train.gradient_checkpointing:
         needed = int(needed * (1 + UNCHECKPOINTED_SLACK) / (1 + SLACK))
     return needed <= card_bytes
