@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Hashable, Mapping, MutableMapping, Sequence
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,10 +22,20 @@ from mmpref.processing.pixels import OWN_SIZES, ImageEncoder, ImageSettings, Loa
 from mmpref.processing.positions import Grid, continued, in_sequence, multimodal
 from mmpref.processing.rope_lengths import AS_SHORT, Reading, length_in_positions
 from mmpref.processing.videos import LoadVideo, Run, VideoEncoder
-from mmpref.records import ImageRef, Message, PreferencePair, VideoRef, VideoShape
+from mmpref.records import ImageRef, Message, PreferencePair, PromptKey, VideoRef, VideoShape
 
 Prompts: TypeAlias = MutableMapping[Hashable, EncodedPrompt]
 """Encoded prompts by all that they are made of; good for one batch, because they hold its pixels."""
+
+
+class _Shown(NamedTuple):
+    """What a prompt shows, who opens it, and the most pixels of one image or frame, where that is less than usual."""
+
+    images: tuple[ImageRef, ...]
+    load_image: LoadImage
+    videos: tuple[VideoRef, ...] = ()
+    load_video: LoadVideo | None = None
+    max_pixels: int | None = None
 
 
 class PairEncoder:
@@ -39,7 +49,7 @@ class PairEncoder:
         images: resolution and cache of processed images.
         video_max_pixels: the most pixels of one frame of a video; None is the bound of the model's own video settings.
         template_kwargs: what the chat template reads beside the conversation; a pair's own stand over them.
-        budgets: pair id -> max_pixels of that pair's images and frames, for pairs that would be too long otherwise
+        budgets: prompt -> max_pixels of its images and frames, for pairs that would be too long otherwise
             (``length_plan.plan_fit``).
 
     Attributes:
@@ -59,7 +69,7 @@ class PairEncoder:
         images: ImageSettings = OWN_SIZES,
         video_max_pixels: int | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
-        budgets: Mapping[str, int] | None = None,
+        budgets: Mapping[PromptKey, int] | None = None,
     ) -> None:
         if max_length is not None and max_length < 2:
             raise ValueError(f"max_length must be at least 2, got {max_length}")
@@ -109,10 +119,13 @@ class PairEncoder:
         text = text if text is not None else self.encode_text(pair)
         prompts = {} if prompts is None else prompts
 
+        budget = self.budgets.get(pair.prompt_key) if self.budgets else None
+
         def prompt_with(images: tuple[ImageRef, ...]) -> EncodedPrompt:
-            key: Hashable = (images, pair.videos, text.prompt, text.prefix, text.text, self.budgets.get(pair.id))
+            key: Hashable = (images, pair.videos, text.prompt, text.prefix, text.text, budget)
             if key not in prompts:
-                made = self._prompt(pair.id, pair.prompt, text, images, load_image, pair.videos, load_video)
+                shown = _Shown(images, load_image, pair.videos, load_video, budget)
+                made = self._prompt(pair.id, pair.prompt, text, shown)
                 # a loader worker moves a batch's tensors into memory that it shares with others
                 prompts[key] = made.with_own_pixels() if self.images.has_cache else made
             return prompts[key]
@@ -174,7 +187,7 @@ class PairEncoder:
         if any(message.num_videos for message in prompt):
             raise fault(sample_id, "video", "asks about a video, and questions are answered from images and text only")
         text = self.chat.encode(sample_id, prompt, (), response_prefix=response_prefix, template_kwargs=template_kwargs)
-        encoded = self._prompt(sample_id, prompt, text, images, load_image)
+        encoded = self._prompt(sample_id, prompt, text, _Shown(images, load_image))
         self.answer_space(sample_id, len(encoded), sum(encoded.image_tokens), counts=(len(images), 0))
         return encoded
 
@@ -267,32 +280,21 @@ class PairEncoder:
         row_id: str,
         messages: Sequence[Message],
         text: Turns,
-        images: tuple[ImageRef, ...],
-        load_image: LoadImage,
-        videos: tuple[VideoRef, ...] = (),
-        load_video: LoadVideo | None = None,
+        shown: _Shown,
     ) -> EncodedPrompt:
-        self._check_places(row_id, messages, len(images), len(videos))
+        self._check_places(row_id, messages, len(shown.images), len(shown.videos))
         if self.family.repeats_image_token or not self.chat.sees_images:
-            found = self._expanded_here(row_id, text, images, load_image, videos, load_video)
+            found = self._expanded_here(row_id, text, shown)
         else:
-            found = self._expanded_by_processor(row_id, images, text, load_image)
-        if self.names_images and images and not videos:
+            found = self._expanded_by_processor(row_id, text, shown)
+        if self.names_images and shown.images and not shown.videos:
             found = dataclasses.replace(found, image_row=image_row(found.vision))
         return found
 
-    def _expanded_here(
-        self,
-        row_id: str,
-        text: Turns,
-        images: tuple[ImageRef, ...],
-        load_image: LoadImage,
-        videos: tuple[VideoRef, ...],
-        load_video: LoadVideo | None,
-    ) -> EncodedPrompt:
+    def _expanded_here(self, row_id: str, text: Turns, shown: _Shown) -> EncodedPrompt:
         """Repeat each image and video place as often as it has features."""
+        images, load_image, videos, load_video, budget = shown
         self._check_written(row_id, text, len(images), len(videos))
-        budget = self.budgets.get(row_id)
         pictures = self.images.encode(row_id, images, load_image, max_pixels=budget)
         films = self.videos.encode(row_id, videos, load_video, max_pixels=budget)
         sides = iter(self.images.grids(pictures.vision) if self.family.mrope else ())
@@ -343,16 +345,10 @@ class PairEncoder:
     def _answer_type(self) -> int:
         return 0 if self.family.prefix_lm is None else self.family.prefix_lm[1]
 
-    def _expanded_by_processor(
-        self,
-        row_id: str,
-        images: tuple[ImageRef, ...],
-        text: Turns,
-        load_image: LoadImage,
-    ) -> EncodedPrompt:
+    def _expanded_by_processor(self, row_id: str, text: Turns, shown: _Shown) -> EncodedPrompt:
         """Let the processor write the prompt, for models whose images become more than one repeated token."""
-        pixels = [load_image(image) for image in images]
-        outputs = self._written_by_processor(row_id, text, pixels, self.budgets.get(row_id))
+        pixels = [shown.load_image(image) for image in shown.images]
+        outputs = self._written_by_processor(row_id, text, pixels, shown.max_pixels)
         prefix, kind = torch.tensor(text.prefix, dtype=torch.long), self._answer_type
         ids = outputs.pop("input_ids")
         outputs.pop("attention_mask", None)

@@ -43,9 +43,10 @@ class FitPlan:
     set_aside: list[tuple[PreferencePair, EncodeError]] = field(default_factory=list)
 
     @property
-    def budgets(self) -> dict[str, int]:
-        """Pair id -> smaller ``max_pixels``, for ``PairEncoder``."""
-        return {fit.pair_id: fit.max_pixels for fit in self.fits if fit.max_pixels is not None}
+    def budgets(self) -> dict[PromptKey, int]:
+        """Prompt -> smaller ``max_pixels`` of its images and frames, for ``PairEncoder``."""
+        planned = zip(self.pairs, self.fits, strict=True)
+        return {pair.prompt_key: fit.max_pixels for pair, fit in planned if fit.max_pixels is not None}
 
     @property
     def longest(self) -> int:

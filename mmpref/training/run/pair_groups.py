@@ -29,7 +29,7 @@ def _work_of(pair: PreferencePair, fit: Fit, *, shared: bool) -> PairWork:
     first = prompts[0]
     # an answer that is in a row of its own, or follows images of its own, pays for its prompt
     own = [0.0 if shared else first, prompts[1] if len(prompts) > 1 else 0.0 if shared else first]
-    sides = [(pair.chosen, None), (pair.rejected, pair.rejected_images)]
+    sides = [(pair.chosen, None), (pair.rejected, None if pair.has_same_images else pair.rejected_images)]
     answers = tuple((side, length + more) for side, length, more in zip(sides, fit.run, own, strict=False))
     return PairWork(first if shared else 0.0, answers)
 

@@ -31,7 +31,7 @@ from mmpref.processing.family import PartName
 from mmpref.processing.length_plan import FitPlan
 from mmpref.processing.pixels import ImageSettings
 from mmpref.recipe.sections import AdapterSection, Recipe
-from mmpref.records import PreferencePair
+from mmpref.records import PreferencePair, PromptKey
 from mmpref.training.parallel.world import SINGLE_PROCESS, World
 from mmpref.training.precision import autocast_dtype, describe, loaded_as, tuning_of
 from mmpref.training.run.data import RunData
@@ -107,7 +107,7 @@ def set_up(recipe: Recipe, objective: Objective, data: RunData, say: Say, world:
     say(f"layout: {layout.explanation}")
     for note in notes_on_pairs(train, row_tokens=recipe.processing.row_tokens, layout=layout.name):
         say(note)
-    encoder.budgets = train.budgets | held_out.budgets
+    encoder.budgets = _smallest(train.budgets, held_out.budgets)
     collator = PairCollator(
         encoder,
         data.images.open,
@@ -129,6 +129,14 @@ def set_up(recipe: Recipe, objective: Objective, data: RunData, say: Say, world:
     if reference is not None:
         say(f"reference: {reference.explanation}")
     return Setup(loaded, reference, layout, collator, train, held_out, trained, total, parts, features)
+
+
+def _smallest(*budgets: Mapping[PromptKey, int]) -> dict[PromptKey, int]:
+    """Of prompts that are trained on and held out, so that they show the same images in both."""
+    found: dict[PromptKey, int] = {}
+    for prompt, most in (item for each in budgets for item in each.items()):
+        found[prompt] = min(most, found.get(prompt, most))
+    return found
 
 
 def refuse_shrinking(recipe: Recipe) -> None:

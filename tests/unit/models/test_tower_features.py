@@ -200,7 +200,7 @@ def test_images_with_the_same_pixels_are_one_entry_and_another_budget_is_another
     assert keys[0] == keys[1] != keys[2]
     large = pair("d", images=("112x112-1",))
     before = one.kept([large]).image_rows
-    one.kept.encoder.budgets = {"d": 28 * 28}
+    one.kept.encoder.budgets = {large.prompt_key: 28 * 28}
     after = one.kept([large]).image_rows
     assert before[0].key != after[0].key
     assert before[0].units == 4 * after[0].units

@@ -187,7 +187,7 @@ def test_frames_keep_more_pixels_than_images_may_have_where_there_is_room(name: 
     assert fit.max_pixels is not None
     assert fit.max_pixels > 100_000 > low
     assert fit.image_tokens > 0.8 * loose.image_tokens
-    encoder.budgets = {"p": fit.max_pixels}
+    encoder.budgets = {row.prompt_key: fit.max_pixels}
     encoded = encoder.encode(row, draw, film)
     assert (len(encoded.prompt), encoded.num_cut) == (fit.prompt, 0)
     assert sum(encoded.prompt.image_tokens) == len(images) * sum(encoder.images.count("p", [(60, 60)], max_pixels=low))
@@ -355,6 +355,17 @@ def test_equal_answers_of_a_prompt_are_cut_alike_whatever_they_are_paired_with()
     assert of["a"].run[1] == of["b"].run[0]
 
 
+def test_another_pair_of_the_same_id_keeps_its_pixels() -> None:
+    """Rows without an id are named by file and line, and two folders may have files of one name."""
+    row = pair("pairs:3", images=("200x200-1",), chosen="a dog . " * 30)
+    (loose,) = planned("qwen2_vl", [row], 10_000)[0].fits
+    plan, encoder = planned("qwen2_vl", [row], loose.longest - 1, shrink_images=True)
+    assert plan.fits[0].max_pixels is not None
+    short = pair("pairs:3", images=("200x200-1",), question="where ?")
+    seen, shrunk = (sum(encoder.encode(one, draw).prompt.image_tokens) for one in (short, row))
+    assert seen == loose.image_tokens > shrunk
+
+
 def test_special_tokens_in_answers_are_counted_once_though_a_pair_is_measured_twice() -> None:
     rows = [
         pair("a", images=("200x200-1",), chosen="a dog . " * 30, rejected="a cat ."),
@@ -363,7 +374,7 @@ def test_special_tokens_in_answers_are_counted_once_though_a_pair_is_measured_tw
     (loose,) = planned("qwen2_vl", rows[1:], 10_000)[0].fits
     encoder = encoder_for("qwen2_vl", max_length=loose.longest)
     plan = plan_fit(rows, encoder, size_of, shrink_images=True)
-    assert len(plan.budgets) == 2
+    assert [fit.max_pixels for fit in plan.fits] == [*plan.budgets.values()] * 2
     assert (encoder.chat.spelt.answers, encoder.chat.spelt.first) == (1, "b")
 
 
