@@ -20,12 +20,15 @@ from transformers.utils import chat_template_utils
 
 from mmpref.errors import ConfigError, one_line
 from mmpref.processing.chat import renderer
+from mmpref.processing.chat.recent import Recent
 from mmpref.processing.chat.renderer import LimitError, TemplateError
 
 PINNED_DATE = "2026-01-01"
 """The date that a template which asks for today's is given: prompts must be the same tomorrow."""
 _CLOCK = "strftime_now"
 _OTHER = "put another chat_template.jinja into the model's folder"
+_KEPT_TEXTS = 256
+"""Texts of which the ids are kept."""
 _OURS = frozenset({"messages", "add_generation_prompt", "raise_exception"})
 
 
@@ -63,6 +66,7 @@ class ChatTemplate:
         parameters = inspect.signature(tokenizer.apply_chat_template).parameters
         self.can_mark = "sanitize_control_tokens" in parameters
         self.kwargs = dict(kwargs or {})
+        self._read = Recent[tuple[int, ...]](_KEPT_TEXTS)
         self.check(self.kwargs, "processing.template_kwargs")
 
     def check(self, kwargs: Mapping[str, Any], where: str) -> None:
@@ -188,19 +192,28 @@ class ChatTemplate:
     def ids_of(self, texts: Sequence[str]) -> list[list[int]]:
         """:meth:`ids` of several texts, by one call of the tokenizer where none of them holds a control token as text.
 
+        Texts that were read a short time ago are not read again: a prompt, or an answer, in several pairs.
+
         Raises:
             TemplateError: as :meth:`ids`, for the first text that cannot be read.
         """
         start, end = self._marks
-        if not (self.can_mark and any(start in text or end in text for text in texts)):
-            try:
-                found = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-                if len(found) == len(texts):
-                    return [list(ids) for ids in found]
-            except BaseException as err:  # which text it is, and why, its own turn says
-                if not _is_refusal(err):
-                    raise
-        return [self.ids(text) for text in texts]
+        if self.can_mark and any(start in text or end in text for text in texts):
+            return [self.ids(text) for text in texts]
+        known = {text: self._read.find(text) for text in texts}
+        new = [text for text, ids in known.items() if ids is None]
+        try:
+            found = self.tokenizer(new, add_special_tokens=False)["input_ids"] if new else []
+        except BaseException as err:  # which text it is, and why, its own turn says
+            if not _is_refusal(err):
+                raise
+            return [self.ids(text) for text in texts]
+        if len(found) != len(new):
+            return [self.ids(text) for text in texts]
+        for text, ids in zip(new, found, strict=True):
+            known[text] = tuple(ids)
+            self._read.keep(text, tuple(ids))
+        return [list(known[text] or ()) for text in texts]
 
     @cached_property
     def writes_the_date(self) -> bool:

@@ -22,6 +22,7 @@ from mmpref.processing.chat.answer_turn import (
 )
 from mmpref.processing.chat.given_data import lost_once_answered, lost_where_asked
 from mmpref.processing.chat.prompt_check import PromptCheck
+from mmpref.processing.chat.recent import Recent
 from mmpref.processing.chat.renderer import TemplateError
 from mmpref.processing.chat.row import PROBE, Row, UnfitWayError, Way, Written, shortened
 from mmpref.processing.chat.template import ChatTemplate
@@ -31,6 +32,10 @@ from mmpref.processing.errors import fault
 from mmpref.records import Message, Part, user_turn
 
 _KEPT_FRAMES = 16
+_KEPT_TEXTS = 256
+"""Conversations of which what was written is kept: pairs of one prompt mostly come together."""
+_ASKED = ""
+"""In place of an answer, which is never empty: the prompt up to where the model starts to write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,7 @@ class TurnWriter:
         self.prompts = PromptCheck(template)
         self._other_ends: dict[Way, str | None] = {}
         self._taken: set[Way] = set()
+        self._written = Recent[str | TemplateError](_KEPT_TEXTS)
 
     def write(self, row: Row) -> Written:
         """The row in the first way that keeps it whole.
@@ -137,7 +143,7 @@ class TurnWriter:
         conversation = way.conversation(self.template, row.messages)
         kwargs = {**row.kwargs, **dict(way.switch)}
         full = [row.prefix + answer for answer in row.answers] or ([row.prefix] if row.prefix else [])
-        asked, ahead = self._ahead(way, conversation, kwargs, full)
+        asked, ahead = self._ahead(way, row, conversation, kwargs, full)
         opening = self.prompts.opening(way, row, kwargs, asked)
         lost = lost_where_asked(self.template, conversation, kwargs, asked)
         if lost is not None:
@@ -175,26 +181,38 @@ class TurnWriter:
         return Written(prompt, prefix, tuple(zip(answers, ends, strict=True)) if row.answers else ())
 
     def _ahead(
-        self, way: Way, conversation: list[dict[str, Any]], kwargs: Mapping[str, Any], full: Sequence[str]
+        self, way: Way, row: Row, conversation: list[dict[str, Any]], kwargs: Mapping[str, Any], full: Sequence[str]
     ) -> tuple[str, Mapping[str, str | TemplateError]]:
         """The conversation up to where the model starts to write, and with each plain answer, by one exchange.
+
+        What was written of the same prompt a short time ago, for another pair, is not written again.
 
         Raises:
             TemplateError: the template refuses the first.
         """
         if way not in self._taken:  # one that is not taken is mostly given up at the first look
             return self._render(conversation, kwargs, ask=True), {}
+        prompt = (way, row.messages, json.dumps(kwargs, sort_keys=True, default=str))
         marked = list(dict.fromkeys(self.template.mark(text) for text in full if thought_of(text) is None))
-        turns = [{"role": "assistant", "content": way.content(text)} for text in marked]
-        found = self.template.render_all(
-            [(conversation, True), *(([*conversation, turn], False) for turn in turns)], kwargs
-        )
-        if not found:
-            return self._render(conversation, kwargs, ask=True), {}
-        asked, *rest = found
+        known = {text: self._written.find((*prompt, text)) for text in (_ASKED, *marked)}
+        wanted = {
+            text: ([*conversation, {"role": "assistant", "content": way.content(text)}], False)
+            if text != _ASKED
+            else (conversation, True)
+            for text, found in known.items()
+            if found is None
+        }
+        if wanted:
+            new = self.template.render_all(list(wanted.values()), kwargs)
+            if not new:
+                return self._render(conversation, kwargs, ask=True), {}
+            for text, found in zip(wanted, new, strict=True):
+                known[text] = found
+                self._written.keep((*prompt, text), found)
+        asked, *answered = (found for found in known.values() if found is not None)
         if isinstance(asked, TemplateError):
             raise asked
-        return asked, dict(zip(marked, rest, strict=True))
+        return asked, dict(zip(marked, answered, strict=True))
 
     def _place(self, asked: _Asked, text: str) -> tuple[Placed, str]:
         """One answer in its turn, and what the template writes after it."""

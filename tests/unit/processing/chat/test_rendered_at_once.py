@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -96,3 +97,45 @@ def test_a_text_that_a_tokenizer_cannot_read_is_named_also_among_others(monkeypa
     monkeypatch.setattr(type(chat.tokenizer), "__call__", failing)
     with pytest.raises(EncodeError, match=r"'p' has a control token.*no red"):
         chat.encode("p", user_turn("what ?", num_images=0), ROWS[0])
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_pairs_of_one_prompt_are_what_each_alone_is(name: str) -> None:
+    """What was written and read for one pair serves the others, refusals included."""
+    together, answers = chat_of(name), list(dict.fromkeys(answer for row in ROWS for answer in row))
+
+    def outcome(chat: ChatEncoder, one: str, other: str) -> Turns | str:
+        try:
+            return chat.encode("p", user_turn("what ?", num_images=0), (one, other))
+        except (EncodeError, ConfigError) as err:
+            return f"{type(err).__name__}: {err}"
+
+    for one, other in permutations(answers[:7], 2):
+        assert outcome(together, one, other) == outcome(chat_of(name), one, other)
+
+
+def test_of_pairs_of_one_prompt_only_new_answers_are_rendered_and_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    chat, asked = chat_of("as it is"), user_turn("what ?", num_images=0)
+    chat.encode("first", asked, ("a dog .", "a cat ."))  # the way is not known yet
+    chat.encode("second", asked, ("a bird .", "a cat ."))
+    exchanges = count_exchanges(monkeypatch)
+    read: list[str] = []
+    stock = type(chat.tokenizer).__call__
+
+    def reading(self: Any, text: Any, **settings: Any) -> Any:
+        read.extend([text] if isinstance(text, str) else text)
+        return stock(self, text, **settings)
+
+    monkeypatch.setattr(type(chat.tokenizer), "__call__", reading)
+    monkeypatch.setattr(chat, "_proved", 1000)  # which reads more
+    chat.encode("third", asked, ("a bird .", "a dog ."))
+    assert len(exchanges) == 1  # the dog of the first pair was not rendered ahead
+    assert read == []
+    chat.encode("fourth", asked, ("a dog .", "a mouse ."))
+    assert len(exchanges) == 2
+    assert [text.count("a mouse .") for text in read] == [1]
+    chat.encode("fifth", asked, ("a mouse .", "a cat ."))
+    assert len(exchanges) == 2
+    for number in range(400):
+        chat.encode("many", asked, (f"{number} dogs .", "a cat ."))
+    assert len(chat.writer._written) == len(chat.template._read) == 256
