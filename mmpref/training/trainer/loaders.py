@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import TrainingArguments
 
+from mmpref.errors import ConfigError
 from mmpref.processing.batch import PairBatch
 from mmpref.processing.collate import PairCollator
 from mmpref.records import PreferencePair
@@ -57,10 +58,18 @@ class Loaders:
 
     Attributes:
         collator: makes the batches; on several ranks it pads too.
+
+    Raises:
+        ConfigError: costs of more or fewer pairs than train; or what ``dummy_batches_for`` refuses.
     """
 
     def __init__(self, inputs: TrainerInputs, args: TrainingArguments, world: World, options: TrainerOptions) -> None:
         costs = options.costs
+        if costs is not None and len(costs) != len(inputs.train_pairs):
+            raise ConfigError(
+                f"costs are of {len(costs)} pairs, and {len(inputs.train_pairs)} train: give one for each, in their "
+                "order, or none"
+            )
         self._args, self._world, self._costs = args, world, costs
         self._grouped = options.group_pairs == "prompt"
         self._needs_rejected = inputs.objective.needs_rejected

@@ -6,14 +6,17 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, get_args
 
 from transformers import TrainerCallback
 
+from mmpref.errors import ConfigError
 from mmpref.models.logps.reference import Reference
 from mmpref.models.tuning import Tuning
 from mmpref.processing.collate import PairCollator
 from mmpref.training.parallel.groups import PairWork
+
+GroupPairs: TypeAlias = Literal["off", "prompt"]
 
 
 class FormerKeywordWarning(UserWarning):
@@ -44,6 +47,9 @@ class TrainerOptions:
         checkpoint_facts: stored in every checkpoint; whoever resumes compares them (``checkpoint.differences``).
         run_folder: the run folder around ``args.output_dir``, which the caller has locked for this training. Default:
             there is none, and the trainer locks ``args.output_dir`` while it trains.
+
+    Raises:
+        ConfigError: ``group_pairs`` is neither of the two.
     """
 
     tuning: Tuning | None = None
@@ -56,9 +62,13 @@ class TrainerOptions:
     router_aux_loss_coef: float = 0.0
     fault_folder: Path | None = None
     costs: Sequence[float | PairWork] | None = None
-    group_pairs: Literal["off", "prompt"] = "off"
+    group_pairs: GroupPairs = "off"
     checkpoint_facts: Mapping[str, Any] | None = None
     run_folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.group_pairs not in (known := get_args(GroupPairs)):
+            raise ConfigError(f"group_pairs is {self.group_pairs!r}, want {' or '.join(map(repr, known))}")
 
     def with_former_keywords(self, given: Mapping[str, Any]) -> TrainerOptions:
         """These options, with what scripts from before there were any gave to the trainer itself.

@@ -119,3 +119,23 @@ def test_a_models_config_says_of_its_cache_what_it_said(loaded: LoadedModel, tmp
             options=TrainerOptions(**options(loaded)),
         )  # fmt: skip
         assert model.config.use_cache is value
+
+
+@pytest.mark.parametrize("given", ["on", "Prompt", True, None])
+def test_a_group_pairs_that_is_not_known_is_refused_and_does_not_mean_off(given: Any) -> None:
+    with pytest.raises(ConfigError, match=r"group_pairs is .*, want 'off' or 'prompt'"):
+        TrainerOptions(group_pairs=given)
+
+
+@pytest.mark.parametrize("grouped", ["off", "prompt"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_costs_of_other_pairs_than_those_that_train_are_refused(
+    loaded: LoadedModel, tmp_path: Path, count: int, grouped: Any
+) -> None:
+    """With too many of them an epoch of grouped pairs had more updates than it has pairs for."""
+    given = options(loaded, costs=[1.0] * count, group_pairs=grouped)
+    pairs = [pair("a"), pair("b")]
+    with pytest.raises(ConfigError, match=rf"costs are of {count} pairs, and 2 train"):
+        PreferenceTrainer(
+            loaded.model, arguments(tmp_path), objective=OBJECTIVE, train_pairs=pairs, options=TrainerOptions(**given)
+        )
