@@ -14,6 +14,7 @@ from mmpref.data.image_check import ImageCheck
 from mmpref.data.images.loader import ImageLoader
 from mmpref.data.loading import load_each
 from mmpref.data.opening import open_pairs
+from mmpref.data.pair_source import all_files
 from mmpref.data.quarantine import Quarantine
 from mmpref.data.videos.loader import VideoLoader
 from mmpref.errors import ConfigError
@@ -73,7 +74,8 @@ class TrainerInputs:
             autocast: the half precision that training computes in; None for float32.
 
         Raises:
-            ConfigError: something is missing, not there, or does not fit the model.
+            ConfigError: something is missing, not there, or does not fit the model; held-out images below another
+                folder than those that train.
             DataError: a file of pairs cannot be used; too many bad rows in it.
         """
         objective = objective_from(given.objective) if isinstance(given.objective, Mapping) else given.objective
@@ -81,11 +83,12 @@ class TrainerInputs:
         pairs, root = as_pairs(given.train_pairs, objective, options.image_root)
         if isinstance(given.objective, Mapping):  # a quantile of scores is known by the pairs
             objective = objective_for(given.objective, pairs)
-        held_out, _ = as_pairs(given.eval_pairs, objective, options.image_root)
+        held_out, root_of_held_out = as_pairs(given.eval_pairs, objective, options.image_root)
         if not pairs:
             raise ConfigError("there are no pairs to train on")
         collator = options.collator
         if collator is None:
+            _refuse_another_root(held_out, root_of_held_out, options.image_root or root)
             collator = as_collator(loaded, objective, options.image_root or root)
         reference = options.reference
         if objective.needs_reference and reference is None:
@@ -164,6 +167,23 @@ def as_pairs(
         find_broken=ImageCheck(),
     )
     return found, None if source.images is None else source.images.root
+
+
+def _refuse_another_root(held_out: Sequence[PreferencePair], root: Path | None, opened: Path | None) -> None:
+    """Refuse held-out pairs of a file whose images lie below another folder than the one that all are opened from.
+
+    Args:
+        held_out: their relative paths start in ``root``; None where they were given as pairs.
+        opened: the folder that images are opened from; None is the working directory.
+    """
+    if root is None or root.resolve() == (opened or Path()).resolve():
+        return
+    names = (file.path for pair in held_out for file in all_files(pair) if file.path is not None)
+    if (name := next((name for name in names if not Path(name).is_absolute()), None)) is not None:
+        raise ConfigError(
+            f"eval_pairs have {name!r} below {root}, and all images are opened from {opened or Path.cwd()}: say where "
+            "both lie with options=TrainerOptions(image_root=...), and write their paths from there"
+        )
 
 
 def as_collator(loaded: LoadedModel | None, objective: Objective, root: Path | None) -> PairCollator:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from transformers import TrainerCallback, TrainingArguments
 
 from mmpref.errors import ConfigError
 from mmpref.models import LoadedModel, Tuning, choose_reference, prepare
 from mmpref.processing import PairCollator, PairEncoder
 from mmpref.training import PreferenceTrainer, TrainerOptions
+from mmpref.training.trainer.inputs import Given, TrainerInputs
 from mmpref.training.trainer.options import FormerKeywordWarning
 from mmpref.training.trainer.own_arguments import own_arguments
 from tests.plain_forward import build_deep
@@ -139,3 +142,29 @@ def test_costs_of_other_pairs_than_those_that_train_are_refused(
         PreferenceTrainer(
             loaded.model, arguments(tmp_path), objective=OBJECTIVE, train_pairs=pairs, options=TrainerOptions(**given)
         )
+
+
+def test_held_out_images_below_another_folder_are_refused_and_not_those_of_the_training_shown(
+    loaded: LoadedModel, tmp_path: Path
+) -> None:
+    files = []
+    for name, shade in (("train", 10), ("held-out", 200)):
+        folder = tmp_path / name
+        folder.mkdir()
+        Image.new("RGB", (28, 28), (shade, shade, shade)).save(folder / "0.png")
+        row = {"id": name, "images": ["0.png"], "prompt": "is it red ?", "chosen": "yes", "rejected": "no"}
+        files.append(folder / "pairs.jsonl")
+        files[-1].write_text(json.dumps(row) + "\n", encoding="utf-8")
+    train, held_out = files
+
+    def inputs(eval_pairs: Path, **more: Any) -> TrainerInputs:
+        given = Given(model=loaded, objective={"base": "simpo"}, train_pairs=train, eval_pairs=eval_pairs)
+        return TrainerInputs.of(given, TrainerOptions(**more), autocast=None)
+
+    with pytest.raises(ConfigError, match=r"eval_pairs have '0.png' below .*held-out, .*image_root"):
+        inputs(held_out)
+    beside = train.with_name("more.jsonl")
+    beside.write_text(held_out.read_text(encoding="utf-8"), encoding="utf-8")
+    assert len(inputs(beside).eval_pairs) == 1
+    assert len(inputs(held_out, image_root=train.parent).eval_pairs) == 1
+    assert len(inputs(held_out, collator=options(loaded)["collator"]).eval_pairs) == 1
