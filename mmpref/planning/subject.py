@@ -85,10 +85,8 @@ class Subject:
         answers, pairs = self.asked.answers_per_prompt, self.asked.num_pairs
         least, most = -(-answers // 2), answers * (answers - 1) // 2
         if not least <= pairs <= most:
-            raise ConfigError(
-                f"--pairs-per-prompt {pairs} does not go with --answers-per-prompt {answers}: so many answers make "
-                f"{least} to {most} pairs"
-            )
+            make = "two answers make one pair" if answers == 2 else f"so many answers make {least} to {most} pairs"
+            raise ConfigError(f"--pairs-per-prompt {pairs} does not go with --answers-per-prompt {answers}: {make}")
         if answers == 2:
             return
         if not objective_of(recipe).needs_rejected:

@@ -134,6 +134,9 @@ def test_damaged_files_are_told_and_written_again(
     files[1].write_bytes(whole[files[1]][:-1] + bytes([whole[files[1]][-1] ^ 1]))
     files[2].write_bytes(whole[files[3]])
     files[4].write_bytes(b"")
+    outputs = folder / "outputs.json"
+    form = outputs.read_bytes()
+    outputs.write_text(json.dumps({**json.loads(form), "calls": [], "kept": []}))
     towers.clear()
     capfd.readouterr()
     assert main(place.training("demo_dpo", tmp_path / "two", *kept)) == 0
@@ -143,9 +146,11 @@ def test_damaged_files_are_told_and_written_again(
         (files[1], "has other bytes than were written"),
         (files[2], "is of other images than its name says"),
         (files[4], "is damaged"),
+        (outputs, "is damaged"),
     ):
         assert f"{file} {why}" in said
     assert "it is written again" in said
+    assert outputs.read_bytes() == form
     _assert_same_bits(tmp_path / "one", tmp_path / "two")
     for file in files:
         assert torch.equal(load_file(file)["0.2"], load(whole[file])["0.2"])
@@ -194,6 +199,22 @@ def test_rows_are_joined_in_order_and_are_there_for_all_or_none(tmp_path: Path) 
     assert cache.files([rows[0]])["0.0"].dtype == torch.bfloat16, "what is there stays"
     assert FeatureFiles(cache.files.folder, "of another").read(rows[0].key) == "was written for another cache"
     assert not said
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "1", '{"calls": [], "kept": []}', '{"calls": [1], "kept": ["0.0"]}', "NOT"]
+)
+def test_how_outputs_are_made_is_read_only_where_it_is_what_was_written(tmp_path: Path, content: str) -> None:
+    said: list[str] = []
+    form = {"calls": [{"module": "tower", "output": {"tensor": "0.0"}}], "kept": ["0.0"]}
+    FeatureCache.open(tmp_path / "cache", {"m": 1}, said.append).write_form(form)
+    again = FeatureCache.open(tmp_path / "cache", {"m": 1}, said.append)
+    assert again.read_form() == form
+    (tmp_path / "cache" / "outputs.json").write_text(content)
+    assert again.read_form() is None
+    assert again.read_form() is None
+    assert len(said) == 1
+    assert "outputs.json is damaged; it is written again" in said[0]
 
 
 def test_a_full_disk_ends_no_training(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ class FeatureCache:
     def __init__(self, files: FeatureFiles, say: Say) -> None:
         self.files = files
         self.say = say
-        self._is_full = False
+        self._is_full = self._said_damaged = False
 
     @classmethod
     def open(cls, folder: Path, facts: Mapping[str, Any], say: Say) -> FeatureCache:
@@ -140,7 +140,8 @@ class FeatureCache:
         return cls(FeatureFiles(folder, digest), say)
 
     def read_form(self) -> Form | None:
-        """How outputs are made of the files' tensors; None before any was written.
+        """How outputs are made of the files' tensors; None before any was written, or where that is damaged: then the
+        next forward of the tower writes it again.
 
         Raises:
             CheckpointError: it cannot be read.
@@ -149,13 +150,25 @@ class FeatureCache:
         if not file.is_file():
             return None
         with library_errors(CheckpointError, f"{file} cannot be read", "delete the folder of the cache"):
-            found = json.loads(file.read_text(encoding="utf-8"))
-            form: Form = {"calls": list(found["calls"]), "kept": list(found["kept"])}
-        return form
+            content = file.read_bytes()
+        try:
+            found = json.loads(content)
+            form: Form = {"calls": found["calls"], "kept": found["kept"]}
+            if found[_HASH] == self._form_hash(form):
+                return form
+        except (ValueError, KeyError, TypeError, RecursionError):  # whatever json says of damaged bytes
+            pass
+        if not self._said_damaged:
+            self._said_damaged = True
+            self.say(f"feature cache: {file} is damaged; it is written again")
+        return None
 
     def write_form(self, form: Form) -> None:
         """Keep it for later runs."""
-        self._writing(lambda: write_json(self.files.folder / OUTPUTS, form))
+        self._writing(lambda: write_json(self.files.folder / OUTPUTS, {**form, _HASH: self._form_hash(form)}))
+
+    def _form_hash(self, form: Form) -> str:
+        return hashlib.sha256(json.dumps([self.files.facts, form], sort_keys=True).encode()).hexdigest()
 
     def write(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Write the features of one row's images, unless they are there."""

@@ -132,7 +132,7 @@ def test_groups_that_the_recipe_would_not_run_together_are_refused() -> None:
         planned("train.group_pairs=off")
     with pytest.raises(ConfigError, match="2 to 6 pairs"):
         planned(pairs=7)
-    with pytest.raises(ConfigError, match="1 to 1 pairs"):
+    with pytest.raises(ConfigError, match="two answers make one pair"):
         planned(answers=2, pairs=2)
     with pytest.raises(ConfigError, match="chosen answers alone"):
         planned("loss={name: sft}")
