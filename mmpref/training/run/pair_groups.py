@@ -34,7 +34,9 @@ def _work_of(pair: PreferencePair, fit: Fit, *, shared: bool) -> PairWork:
     return PairWork(first if shared else 0.0, answers)
 
 
-def describe_groups(groups: PromptGroups, *, grouped: bool, pairs_per_update: int, seed: int) -> str | None:
+def describe_groups(
+    groups: PromptGroups, *, grouped: bool, pairs_per_update: int, seed: int, row_tokens: int | None = None
+) -> str | None:
     """One line about the pairs of one prompt, as counted from the data and the first epoch's order.
 
     Args:
@@ -42,12 +44,14 @@ def describe_groups(groups: PromptGroups, *, grouped: bool, pairs_per_update: in
         grouped: whether they travel together.
         pairs_per_update: of all processes together.
         seed: of the order.
+        row_tokens: ``processing.row_tokens``, where prompts with many answers run in parts: what they cost then is not
+            counted here.
 
     Returns:
         None where there is nothing to say: they do not travel together, and hardly any prompt has several.
     """
     pairs, prompts = groups.num_pairs, len(groups.members)
-    counted = f"{pairs:,} pairs of {prompts:,} prompts"
+    counted = f"{_number(pairs, 'pair')} of {_number(prompts, 'prompt')}"
     if pairs == prompts:
         return f"group_pairs: {counted}: no prompt has a second pair, so nothing is grouped" if grouped else None
     counted = f"{counted}, {pairs / prompts:.1f} a prompt"
@@ -57,14 +61,19 @@ def describe_groups(groups: PromptGroups, *, grouped: bool, pairs_per_update: in
     held = _mean([len(update) for update in together])
     cost = sum(groups.cost(group) for update in together for group in update)
     saved = f"{groups.cost_alone() / cost:.1f} times fewer tokens than pairs by themselves"
-    update = f"an update of {min(pairs_per_update, pairs)} pairs"
+    saved = saved if row_tokens is None else f"up to {saved}, as far as processing.row_tokens lets them run together"
+    update = f"an update of {_number(min(pairs_per_update, pairs), 'pair')}"
     if grouped:
-        return f"group_pairs: {counted}; {update} holds about {held:.0f} prompts, {saved}"
+        return f"group_pairs: {counted}; {update} holds about {_number(round(held), 'prompt')}, {saved}"
     alone = _mean([len(set(prompts)) for prompts in _prompts_of_updates(groups, pairs_per_update, seed)])
     return (
         f"group_pairs is off: {counted}; with `train.group_pairs=prompt` pairs of one prompt are in the same update "
-        f"and run together: {saved}, and {update} holds about {held:.0f} prompts in place of {alone:.0f}"
+        f"and run together: {saved}, and {update} holds about {_number(round(held), 'prompt')} in place of {alone:.0f}"
     )
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _prompts_of_updates(groups: PromptGroups, width: int, seed: int) -> list[list[int]]:

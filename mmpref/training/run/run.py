@@ -228,6 +228,7 @@ def _groups_line(context: RunContext, trainer: PreferenceTrainer) -> str | None:
         grouped=context.recipe.train.group_pairs == "prompt",
         pairs_per_update=args.per_device_train_batch_size * args.gradient_accumulation_steps * context.world.size,
         seed=args.seed if args.data_seed is None else args.data_seed,
+        row_tokens=context.recipe.processing.row_tokens,
     )
     if line is not None:
         context.say(line)
