@@ -91,10 +91,10 @@ def compared(plans: Sequence[tuple[SharedStrategy, Plan | str]]) -> tuple[list[t
 def _kept(features: KeptFeatures) -> str:
     """What features take on disk and what they save."""
     each, images = features.image_bytes, features.images
+    share = f"{features.share:.0%}" if features.share >= 0.01 else "less than 1%"
     in_all = "" if images is None else f", {each * images / GIB:,.1f} GiB for {images:,} of them"
     return (
-        f"{each / 2**20:,.2f} MiB on disk an image{in_all}; a pair whose images are there has {features.share:.0%} "
-        "fewer operations"
+        f"{each / 2**20:,.2f} MiB on disk an image{in_all}; a pair whose images are there has {share} fewer operations"
     )
 
 

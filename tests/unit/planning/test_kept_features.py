@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,8 @@ def test_the_share_is_that_of_the_tower_alone(tmp_path: Path) -> None:
     assert plan.features is not None
     assert plan.features.share == pytest.approx(2 * plan.model.parameters["vision"] * 16 / plan.flops_per_pair)
     assert 0 < plan.features.share < 1
+    small = replace(plan, features=replace(plan.features, share=0.003))
+    assert "has less than 1% fewer operations" in dict(facts(small, gpu=None)[0])["feature cache"]
     assert make_plan(recipe_of(folder, "freeze", feature_cache=None), PlanInput()).features is None
     assert make_plan(recipe_of(folder, "freeze"), PlanInput(image_size=None)).features is None
 
