@@ -15,22 +15,24 @@ _WORTH_A_NOTE = 1.5
 """Pairs of a prompt, on average, from which a run without groups says what they would save."""
 
 
-def works_of(plan: FitPlan, layout: LayoutName) -> list[PairWork]:
+def works_of(plan: FitPlan, layout: LayoutName, *, need_rejected: bool = True) -> list[PairWork]:
     """What each planned pair costs, as :attr:`Fit.work`, and what of it pairs of its prompt have in common.
 
-    In the plain layout every answer has a row of its own, with its prompt.
+    In the plain layout every answer has a row of its own, with its prompt. Without ``need_rejected`` rejected answers
+    are not run, and cost nothing.
     """
     shared = layout == "shared_prefix"
-    return [_work_of(pair, fit, shared=shared) for pair, fit in zip(plan.pairs, plan.fits, strict=True)]
+    sides = 2 if need_rejected else 1
+    return [_work_of(pair, fit, shared=shared, sides=sides) for pair, fit in zip(plan.pairs, plan.fits, strict=True)]
 
 
-def _work_of(pair: PreferencePair, fit: Fit, *, shared: bool) -> PairWork:
+def _work_of(pair: PreferencePair, fit: Fit, *, shared: bool, sides: int) -> PairWork:
     prompts = [float(sum(prompt)) for prompt in fit.prompts]
     first = prompts[0]
     # an answer that is in a row of its own, or follows images of its own, pays for its prompt
     own = [0.0 if shared else first, prompts[1] if len(prompts) > 1 else 0.0 if shared else first]
-    sides = [(pair.chosen, None), (pair.rejected, None if pair.has_same_images else pair.rejected_images)]
-    answers = tuple((side, length + more) for side, length, more in zip(sides, fit.run, own, strict=False))
+    given = [(pair.chosen, None), (pair.rejected, None if pair.has_same_images else pair.rejected_images)]
+    answers = tuple((side, length + more) for side, length, more in zip(given[:sides], fit.run, own, strict=False))
     return PairWork(first if shared else 0.0, answers)
 
 

@@ -259,7 +259,7 @@ def _trainer_of(prepared: PreparedRun, setup: Setup, facts: dict[str, Any], logg
         skip_nonfinite_steps=recipe.train.skip_nonfinite_steps,
         router_aux_loss_coef=recipe.model.router_aux_loss_coef,
         fault_folder=recipe.output / "faults",
-        costs=works_of(setup.train, setup.layout.name),
+        costs=works_of(setup.train, setup.layout.name, need_rejected=setup.collator.need_rejected),
         group_pairs=recipe.train.group_pairs,
         checkpoint_facts=facts,
         run_folder=recipe.output,  # locked for this run

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from mmpref.processing import FitPlan
+from mmpref.processing.pair_fit import Fit, PromptLength
 from mmpref.records import PreferencePair, user_turn
 from mmpref.training.parallel.groups import PromptGroups
-from mmpref.training.run.pair_groups import describe_groups
+from mmpref.training.run.pair_groups import describe_groups, works_of
 
 
 def _pairs(*prompts: str) -> list[PreferencePair]:
@@ -35,3 +37,16 @@ def test_what_is_saved_is_a_bound_where_row_tokens_may_keep_pairs_apart() -> Non
     assert "up to 1.8 times fewer tokens than pairs by themselves, as far as processing.row_tokens" in line
     off = _line("a", "a", "a", grouped=False, row_tokens=12) or ""
     assert "up to 1.8 times fewer" in off
+
+
+def test_rejected_answers_that_are_not_run_cost_nothing() -> None:
+    """A demonstration loss reads the chosen side only, also of rows that have both."""
+    pairs = _pairs("a", "a")
+    fits = [
+        Fit(pair_id=pair.id, prompts=(PromptLength(10, 0),), answers=(3, 50), space=None, max_pixels=None)
+        for pair in pairs
+    ]
+    plan = FitPlan(pairs, fits)
+    assert PromptGroups(pairs, works_of(plan, "shared_prefix")).cost((0, 1)) == 10 + 3 + 3 + 50
+    assert PromptGroups(pairs, works_of(plan, "shared_prefix", need_rejected=False)).cost((0, 1)) == 10 + 3 + 3
+    assert PromptGroups(pairs, works_of(plan, "plain", need_rejected=False)).cost((0, 1)) == 2 * (10 + 3)
