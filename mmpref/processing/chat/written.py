@@ -74,7 +74,7 @@ class TurnWriter:
         self.prompts = PromptCheck(template)
         self._other_ends: dict[Way, str | None] = {}
         self._taken: set[Way] = set()
-        self._written = Recent[str | TemplateError](_KEPT_TEXTS)
+        self._written = Recent[str](_KEPT_TEXTS)
 
     def write(self, row: Row) -> Written:
         """The row in the first way that keeps it whole.
@@ -194,7 +194,9 @@ class TurnWriter:
             return self._render(conversation, kwargs, ask=True), {}
         prompt = (way, row.messages, json.dumps(kwargs, sort_keys=True, default=str))
         marked = list(dict.fromkeys(self.template.mark(text) for text in full if thought_of(text) is None))
-        known = {text: self._written.find((*prompt, text)) for text in (_ASKED, *marked)}
+        known: dict[str, str | TemplateError | None] = {
+            text: self._written.find((*prompt, text)) for text in (_ASKED, *marked)
+        }
         wanted = {
             text: ([*conversation, {"role": "assistant", "content": way.content(text)}], False)
             if text != _ASKED
@@ -208,7 +210,8 @@ class TurnWriter:
                 return self._render(conversation, kwargs, ask=True), {}
             for text, found in zip(wanted, new, strict=True):
                 known[text] = found
-                self._written.keep((*prompt, text), found)
+                if isinstance(found, str):
+                    self._written.keep((*prompt, text), found)
         asked, *answered = (found for found in known.values() if found is not None)
         if isinstance(asked, TemplateError):
             raise asked
