@@ -196,7 +196,7 @@ class PromptTally:
                 continue
             self._known.add(name)
             if (first := self._paths.setdefault(content, name)) != name:
-                self._copies.add(f"{first[-80:]} and {name[-80:]}")
+                self._copies.add(f"{first} and {name}")
 
     def _saved(self) -> float:
         alone = sum(map(sum, self._lengths)) + sum(self._own)

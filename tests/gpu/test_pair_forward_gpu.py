@@ -55,7 +55,15 @@ def batches(loaded: LoadedModel) -> tuple[PairBatch, PairBatch]:
     collate = PairCollator(PairEncoder(loaded.processor, loaded.family), draw)
     rows = [row for row in ROWS if loaded.family.has_vision or not row.images]
     if not loaded.family.has_vision:
-        rows += [pair("more", images=(), chosen="a cat and a dog .", rejected="a cat . there is no dog .")]
+        rows += [
+            pair(
+                "more",
+                images=(),
+                question="is there a cat ?",
+                chosen="a cat and a dog .",
+                rejected="a cat . there is no dog .",
+            )
+        ]
     shared, plain = (collate.changed(layout=layout)(rows).to(DEVICE) for layout in ("shared_prefix", "plain"))
     assert len(shared.segments) == len(rows)
     return shared, plain

@@ -26,6 +26,7 @@ from mmpref.data.commands.check_report import CheckReport
 from mmpref.data.images import decoding
 from mmpref.data.images.loader import ImageLoader
 from mmpref.data.loading import load_each
+from mmpref.data.media_files import Measured
 from mmpref.data.opening import open_pairs
 from mmpref.data.quarantine import Quarantine
 from mmpref.data.verification import verify
@@ -299,14 +300,14 @@ def test_embedded_images_are_decoded_too(folder: Path, tmp_path: Path) -> None:
 class Deadly(ImageLoader):
     """Some images end the process that decodes them, as a fault in a decoder's C code would."""
 
-    def open(self, ref: ImageRef) -> Image.Image:
+    def measure(self, ref: ImageRef) -> Measured:
         if ref.path == "exits.png":
             os._exit(7)
         if ref.path == "crashes.png":
             os.kill(os.getpid(), signal.SIGSEGV)
         if ref.path == "killed.png":
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().open(ref)
+        return super().measure(ref)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
