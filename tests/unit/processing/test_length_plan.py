@@ -21,6 +21,7 @@ from mmpref.processing.family import family_of
 from mmpref.processing.pixels import ImageSettings
 from mmpref.records import ImageRef, PreferencePair
 from tests.plain_forward import SEE_VIDEOS
+from tests.releases import needs_spelt_tokens
 from tests.tiny_vlms import TINY, VISION, film, film_shape, pair, refs, turn
 
 
@@ -366,6 +367,7 @@ def test_another_pair_of_the_same_id_keeps_its_pixels() -> None:
     assert seen == loose.image_tokens > shrunk
 
 
+@needs_spelt_tokens
 def test_special_tokens_in_answers_are_counted_once_though_a_pair_is_measured_twice() -> None:
     rows = [
         pair("a", images=("200x200-1",), chosen="a dog . " * 30, rejected="a cat ."),
