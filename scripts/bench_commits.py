@@ -1,7 +1,7 @@
 """What has no groups, beside another commit: the step of pairs with two answers, and a whole run of one pair a prompt.
 
-    git worktree add /tmp/before COMMIT
-    OMP_NUM_THREADS=1 python scripts/bench_commits.py /tmp/before [--models llava qwen2_vl] [--rounds 4] [--layers 4]
+    git worktree add ../before COMMIT
+    OMP_NUM_THREADS=1 python scripts/bench_commits.py ../before [--models llava qwen2_vl] [--rounds 4] [--layers 4]
 
 *step*: both commits' trainers stand in a process each and take turns on the same pairs (``gpu_parts.steps`` and
 ``bench_models`` of either commit): LoRA, a live reference, answers of 100 to 200 tokens; processor seconds between a
