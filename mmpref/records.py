@@ -1,7 +1,8 @@
 """The types that pass between packages: frozen, plain, and free of torch.
 
 One way for data: rows -> ``PreferencePair`` -> (processing) -> losses -> metrics, and
-``EvalSample`` -> ``Answer`` -> ``TaskResult`` -> report.
+``EvalSample`` -> ``Answer`` -> ``TaskResult`` -> report, and ``Prompt`` -> ``Candidates`` -> scored ``Candidates`` ->
+``PreferencePair``.
 """
 
 from __future__ import annotations
@@ -127,6 +128,13 @@ class PromptKey(NamedTuple):
     template_kwargs: str  # JSON; "" for none
 
 
+def prompt_key(shown: PreferencePair | Prompt) -> PromptKey:
+    """What a model is shown before it answers, as a key of dictionaries."""
+    own = dict(shown.template_kwargs or {})
+    given = json.dumps(own, sort_keys=True, default=str) if own else ""
+    return PromptKey(shown.images, shown.videos, shown.prompt, shown.response_prefix, given)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreferencePair:
     """One prompt with a preferred and a dispreferred answer.
@@ -161,9 +169,71 @@ class PreferencePair:
     @property
     def prompt_key(self) -> PromptKey:
         """The same for pairs whose chosen answers continue the same prompt over the same images."""
-        own = dict(self.template_kwargs or {})
-        given = json.dumps(own, sort_keys=True, default=str) if own else ""
-        return PromptKey(self.images, self.videos, self.prompt, self.response_prefix, given)
+        return prompt_key(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A question without an answer, as a model gets it: what candidates are sampled for.
+
+    The fields mean what they mean in a ``PreferencePair``.
+    """
+
+    id: str
+    images: tuple[ImageRef, ...]
+    prompt: tuple[Message, ...]
+    response_prefix: str = ""
+    source: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    template_kwargs: Mapping[str, Any] | None = field(default=None, hash=False)  # JSON values; they need no hash
+    videos: tuple[VideoRef, ...] = ()
+
+    @property
+    def key(self) -> PromptKey:
+        """The same for prompts that show a model the same, and for the pairs that are made of them."""
+        return prompt_key(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """What one scorer says of one answer.
+
+    ``raw`` is on the scorer's own ``scale``, a bound of which is None where nothing bounds it. It is None where the
+    scorer has nothing to say, and ``why`` says the reason. ``detail`` is evidence for people, as JSON: claims, or what
+    a judge said.
+    """
+
+    scorer: str
+    version: str
+    scale: tuple[float | None, float | None]
+    raw: float | None
+    why: str = ""
+    detail: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """An answer that a model wrote to a prompt.
+
+    ``times`` is how many of the samples were this text, and ``seed`` that of the first of them; ``cut`` where the limit
+    of tokens ended it. ``score`` is the mean of the ``scores`` on the range that was declared for all of them; None
+    where it was not scored, or where one of its scorers has nothing to say.
+    """
+
+    text: str
+    seed: int | None = None
+    times: int = 1
+    cut: bool = False
+    scores: tuple[Score, ...] = ()
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidates:
+    """A prompt and its candidate answers, whose texts differ."""
+
+    prompt: Prompt
+    answers: tuple[Candidate, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

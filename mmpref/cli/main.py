@@ -17,6 +17,7 @@ from mmpref.cli.data import app as data_app
 from mmpref.cli.evals import evaluate, judge
 from mmpref.cli.plan import plan
 from mmpref.cli.recipes import config, recipes
+from mmpref.cli.sample import app as sample_app
 from mmpref.cli.train import train
 from mmpref.errors import ConfigError, MMPrefError, Terminated, as_shown, of_the_machine, signal_name, stopped_by_ctrl_c
 from mmpref.process import notices, streams
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 
 app.add_typer(data_app, name="data")
+app.add_typer(sample_app, name="sample")
 app.command("eval")(evaluate)
 app.command("judge")(judge)
 app.command("recipes")(recipes)

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mmpref.data.pairs import PAIR_KEYS
 from mmpref.errors import DataError
 from mmpref.files.writing import replacing
-from mmpref.records import ImageRef, PreferencePair, VideoRef
+from mmpref.records import ImageRef, PreferencePair, Prompt, VideoRef
 
 
 def pair_to_row(pair: PreferencePair) -> dict[str, Any]:
@@ -19,9 +20,27 @@ def pair_to_row(pair: PreferencePair) -> dict[str, Any]:
 
     In ``meta``, what JSON has no form for becomes text (bytes in base64), and NaN becomes null.
     """
-    row: dict[str, Any] = {
-        "id": pair.id,
-        "images": [_image_to_row(image) for image in pair.images],
+    other = pair.rejected_images
+    answers: dict[str, Any] = {
+        "chosen": pair.chosen,
+        "rejected": pair.rejected,
+        "rejected_images": None if other is None else [_image_to_row(image) for image in other],
+        "score_chosen": pair.score_chosen,
+        "score_rejected": pair.score_rejected,
+    }
+    row = _shown_to_row(pair) | answers
+    return {key: row[key] for key in PAIR_KEYS if row[key] is not None}
+
+
+def prompt_to_row(prompt: Prompt) -> dict[str, Any]:
+    """The row of a prompt, like that of a pair without its answers. ``prompt_from_row`` gives it back."""
+    return {key: value for key, value in _shown_to_row(prompt).items() if value is not None}
+
+
+def _shown_to_row(shown: PreferencePair | Prompt) -> dict[str, Any]:
+    return {
+        "id": shown.id,
+        "images": [_image_to_row(image) for image in shown.images],
         "prompt": [
             {
                 "role": message.role,
@@ -30,22 +49,14 @@ def pair_to_row(pair: PreferencePair) -> dict[str, Any]:
                     for part in message.parts
                 ],
             }
-            for message in pair.prompt
+            for message in shown.prompt
         ],
-        "chosen": pair.chosen,
-        "rejected": pair.rejected,
-        "response_prefix": pair.response_prefix or None,
-        "rejected_images": None
-        if pair.rejected_images is None
-        else [_image_to_row(image) for image in pair.rejected_images],
-        "score_chosen": pair.score_chosen,
-        "score_rejected": pair.score_rejected,
-        "source": pair.source or None,
-        "meta": _plain(pair.meta) or None,
-        "videos": [_video_to_row(video) for video in pair.videos] or None,
-        "template_kwargs": None if pair.template_kwargs is None else dict(pair.template_kwargs),
+        "response_prefix": shown.response_prefix or None,
+        "source": shown.source or None,
+        "meta": _plain(shown.meta) or None,
+        "videos": [_video_to_row(video) for video in shown.videos] or None,
+        "template_kwargs": None if shown.template_kwargs is None else dict(shown.template_kwargs),
     }
-    return {key: value for key, value in row.items() if value is not None}
 
 
 def _plain(value: Any) -> Any:

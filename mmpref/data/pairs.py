@@ -26,7 +26,7 @@ from mmpref.data.row_values import (
     says_the_same,
     shown_value,
 )
-from mmpref.records import ImageRef, PreferencePair, VideoRef
+from mmpref.records import ImageRef, Message, PreferencePair, Prompt, VideoRef
 
 PAIR_KEYS = (
     "id",
@@ -50,6 +50,8 @@ ASIDES = (TURN_NAMES, HINTS_FOUND, MARKUP_TAKEN_OFF, END_TAKEN_OFF, LINKS)
 """Keys of ``meta`` for what is found in turns and parts and is not read: names of speakers, sizes of images, marks of a
 chat template that the row was written out in, links to images in the text of a row without images."""
 _KEYS = frozenset(PAIR_KEYS)
+PROMPT_KEYS = _KEYS - {"chosen", "rejected", "rejected_images", "score_chosen", "score_rejected"}
+"""The keys of a pair without those that say something of its answers."""
 
 
 def pair_from_row(row: Mapping[str, Any], *, source: str, line: int) -> PreferencePair:
@@ -88,19 +90,11 @@ def _build(row: Mapping[str, Any], source: str) -> PreferencePair:
     given = row.get
     rejected_images = None if given("rejected_images") is None else _images(row, "rejected_images") or None
     asides: dict[str, list[Any]] = {}
-    prompt = read_prompt(given("prompt"), asides)
-    kinds = [part.kind for message in prompt for part in message.parts]
-    places, video_places = kinds.count("image"), kinds.count("video")
-    images = () if not places and _holds_none(given("images")) else _images(row, "images")
-    _check_image_places(places, images, "images")
-    videos: tuple[VideoRef, ...] = ()
-    if video_places or given("videos") is not None:
-        videos = () if not video_places and _holds_none(given("videos")) else _videos(given("videos"))
-        _check_video_places(video_places, videos)
+    prompt, images, videos = _shown(row, asides)
     chosen = read_answer(row, "chosen")
     rejected = None if given("rejected") is None else read_answer(row, "rejected")
     if rejected_images is not None:
-        _check_image_places(places, rejected_images, "rejected_images")
+        _check_image_places(len(images), rejected_images, "rejected_images")
         if rejected is None:
             raise row_fault("rejected_images", "'rejected_images' without 'rejected'")
     same_images = rejected_images is None or rejected_images == images
@@ -125,6 +119,52 @@ def _build(row: Mapping[str, Any], source: str) -> PreferencePair:
         template_kwargs=read_template_kwargs(given("template_kwargs")),
         videos=videos,
     )
+
+
+def prompt_from_row(row: Mapping[str, Any], *, source: str, line: int) -> Prompt:
+    """The prompt that one row describes which has the keys of a canonical pair but its answers.
+
+    Args and what is raised: as for :func:`pair_from_row`.
+    """
+    try:
+        if not row.keys() <= PROMPT_KEYS:
+            unknown = ", ".join(repr(str(key)) for key in row if key not in PROMPT_KEYS)
+            known = ", ".join(key for key in PAIR_KEYS if key in PROMPT_KEYS)
+            raise row_fault("unknown_key", f"unknown key {unknown}; known: {known}; anything else belongs in 'meta'")
+        asides: dict[str, list[Any]] = {}
+        prompt, images, videos = _shown(row, asides)
+        return Prompt(
+            id=read_id(row.get("id")),
+            images=images,
+            prompt=prompt,
+            response_prefix="" if row.get("response_prefix") is None else read_text(row, "response_prefix"),
+            source=source if row.get("source") is None else read_text(row, "source") or source,
+            meta=_meta(row.get("meta"), asides),
+            template_kwargs=read_template_kwargs(row.get("template_kwargs")),
+            videos=videos,
+        )
+    except RowError as fault:
+        row_id = row_name(row)
+        name = "" if row_id is None else f" (id {row_id!r})"
+        message = f"{where_is(source, line)}{name}: {fault.detail}"
+        raise RowError(message, reason=fault.reason, detail=fault.detail, row_id=row_id) from fault
+
+
+def _shown(
+    row: Mapping[str, Any], asides: dict[str, list[Any]]
+) -> tuple[tuple[Message, ...], tuple[ImageRef, ...], tuple[VideoRef, ...]]:
+    """The messages of a row's prompt with their images and videos, as many as there are places for them."""
+    given = row.get
+    prompt = read_prompt(given("prompt"), asides)
+    kinds = [part.kind for message in prompt for part in message.parts]
+    places, video_places = kinds.count("image"), kinds.count("video")
+    images = () if not places and _holds_none(given("images")) else _images(row, "images")
+    _check_image_places(places, images, "images")
+    videos: tuple[VideoRef, ...] = ()
+    if video_places or given("videos") is not None:
+        videos = () if not video_places and _holds_none(given("videos")) else _videos(given("videos"))
+        _check_video_places(video_places, videos)
+    return prompt, images, videos
 
 
 def _images(row: Mapping[str, Any], key: str) -> tuple[ImageRef, ...]:

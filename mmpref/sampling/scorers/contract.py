@@ -1,0 +1,99 @@
+"""What a scorer is, and what all of them need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from mmpref.errors import ConfigError
+from mmpref.generation.settings import AnswerSettings
+from mmpref.records import Candidates
+from mmpref.yaml_text import did_you_mean
+
+T = TypeVar("T")
+
+
+class AnswerPlace(NamedTuple):
+    """One answer: the id of its prompt, and its place among the candidates."""
+
+    prompt_id: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawScore:
+    """What a scorer says of one answer, on its own scale.
+
+    Args:
+        place: which answer.
+        value: None where there is none, and ``why`` is a short reason that can be counted.
+        again: there is none yet, and another run may bring one: it is asked again, and the step is not complete.
+        detail: evidence for people, as JSON.
+    """
+
+    place: AnswerPlace
+    value: float | None
+    why: str = ""
+    again: bool = False
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Scorer(Protocol):
+    """Gives answers scores. A higher score is a better answer."""
+
+    @property
+    def version(self) -> str:
+        """Raised whenever its rule changes, so that older scores are not taken for it."""
+        ...
+
+    @property
+    def scale(self) -> tuple[float | None, float | None]:
+        """Lowest and highest possible score; None where nothing bounds them."""
+        ...
+
+    @property
+    def depends_on(self) -> Mapping[str, Any]:
+        """What its scores depend on beside the answers, as JSON: scores made with another are never mixed with it."""
+        ...
+
+    def score(self, items: Sequence[Candidates]) -> Iterator[RawScore]:
+        """One score for each answer of the prompts, in any order, as soon as it is known.
+
+        Raises:
+            MMPrefError: nothing more can be scored; what was given before is kept.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreContext:
+    """What a scorer is built with, beside its options.
+
+    Args:
+        image_root: relative image paths of the prompts start here.
+        answering: batches, device and threads of models in this process.
+        folder: of the step, for a cache of the scorer's own.
+    """
+
+    image_root: Path | None = None
+    answering: AnswerSettings = field(default_factory=AnswerSettings)
+    folder: Path = Path()
+
+
+def options_of(kind: type[T], given: Mapping[str, Any], name: str) -> T:
+    """The options of the scorer ``name``: a dataclass made of what was given, its defaults for the rest.
+
+    Raises:
+        ConfigError: an option that there is not, or one that is needed and missing.
+    """
+    known = {entry.name: entry for entry in fields(kind)}  # type: ignore[arg-type]  # a dataclass
+    for key in given:
+        if key not in known:
+            hint = did_you_mean(key, list(known))
+            raise ConfigError(f"scorer '{name}' has no option '{key}'{hint}; it has: {', '.join(known)}")
+    needed = [key for key, entry in known.items() if entry.default is MISSING and entry.default_factory is MISSING]
+    if missing := [key for key in needed if key not in given]:
+        raise ConfigError(f"scorer '{name}' needs {' and '.join(f'{name}.{key}=...' for key in missing)}")
+    return kind(**given)
