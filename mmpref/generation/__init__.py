@@ -12,7 +12,7 @@ from mmpref.generation.model_source import ModelSource
 from mmpref.generation.processes import ProcessesAnswerer
 from mmpref.generation.scripted import ScriptedAnswerer
 from mmpref.generation.server import ServerAnswerer
-from mmpref.generation.settings import BATCH_SIZE, TOKENS_PER_BATCH, AnswerSettings
+from mmpref.generation.settings import BATCH_SIZE, TOKENS_PER_BATCH, AnswerSettings, SampleSettings
 
 __all__ = [
     "BATCH_SIZE",
@@ -22,6 +22,7 @@ __all__ = [
     "LikelihoodAnswerer",
     "ModelSource",
     "ProcessesAnswerer",
+    "SampleSettings",
     "ScriptedAnswerer",
     "Server",
     "ServerAnswerer",

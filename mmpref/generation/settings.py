@@ -1,7 +1,8 @@
-"""How a model in this process, or in several of this machine, answers: sizes of batches, limits, where it runs."""
+"""How a model answers, in this process or in several of this machine: batches, limits, where it runs, how it samples."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from mmpref.errors import ConfigError
@@ -37,3 +38,30 @@ class AnswerSettings:
         for name in ("batch_size", "tokens_per_batch", "max_new_tokens", "num_beams"):
             if (value := getattr(self, name)) < 1:
                 raise ConfigError(f"{name} must be >= 1, got {value}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleSettings:
+    """How the tokens of a sampled answer are drawn.
+
+    Args:
+        temperature: divides the logits; 0 always takes the likeliest token, so that every seed gives the same answer.
+        top_p: only the likeliest tokens that together have this probability are drawn from; 1 draws from all.
+
+    Raises:
+        ConfigError: a temperature below 0, or a ``top_p`` outside (0, 1].
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < math.inf:
+            raise ConfigError(f"temperature must be a number >= 0, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether nothing is drawn."""
+        return self.temperature == 0
