@@ -1,4 +1,4 @@
-"""How a model answers, in this process or in several of this machine: batches, limits, where it runs, how it samples."""
+"""How a model answers, in this process or in several of this machine: batches, limits, device, and how it samples."""
 
 from __future__ import annotations
 
