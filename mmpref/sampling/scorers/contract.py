@@ -41,7 +41,11 @@ class RawScore:
 
 
 class Scorer(Protocol):
-    """Gives answers scores. A higher score is a better answer."""
+    """Gives answers scores. A higher score is a better answer.
+
+    Two more names are looked for, and a scorer need not have them: ``compares_answers`` (:func:`compares_answers`), and
+    a method ``estimate(items)``, whose rows (a label and a text each) ``mmpref sample score --dry-run`` prints.
+    """
 
     @property
     def version(self) -> str:
@@ -65,6 +69,12 @@ class Scorer(Protocol):
             MMPrefError: nothing more can be scored; what was given before is kept.
         """
         ...
+
+
+def compares_answers(scorer: Scorer) -> bool:
+    """Whether a score also depends on the other answers of its prompt: such a scorer always gets all of them, others
+    only those that have no score yet."""
+    return bool(getattr(scorer, "compares_answers", False))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
