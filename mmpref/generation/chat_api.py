@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +36,14 @@ _MAX_REPLY_BYTES = 8 * 2**20
 _LONGEST_PAUSE = 60.0
 _WAITED_FOR = 2  # attempts that may run out of time: a server that was silent twice is not waited for again
 _A_DAY = 86_400.0
+_TOO_LONG_CODE = re.compile("context_length|context_size|string_above_max_length")
+_TOO_LONG = re.compile(
+    r"context.(length|size|window)|maximum model length|max_model_len"
+    r"|\b(prompt|input|request)\b.{0,40}\b(is|are) (too (long|large)|longer)"
+    r"|\btokens?\b.{0,60}\bexceed|\bexceed.{0,60}\btokens?\b|`?inputs`? tokens \+ ",
+    re.IGNORECASE,
+)
+"""How vLLM, SGLang, llama.cpp, TGI, OpenAI, Anthropic, Gemini and Mistral say that a request does not fit."""
 _LISTED = ("id", "root", "parent", "revision", "sha", "meta")
 
 
@@ -95,10 +104,10 @@ class ChatClient:
             ItemFailed: this request failed permanently.
             ConfigError: the server refuses the key, the model or the path: no request can work.
         """
-        reason, late, attempt = "", 0, 0
+        reason, why, late, attempt = "", "", 0, 0
         while attempt < self.server.attempts and late < _WAITED_FOR:
             if self._stop.is_set():
-                raise ItemFailed("stopped")
+                raise ItemFailed("stopped", why="stopped")
             self._wait_turn()
             body: dict[str, Any] = {
                 "model": self.server.model,
@@ -112,7 +121,7 @@ class ChatClient:
             try:
                 return self._ask(body)
             except Passing as err:
-                reason, attempt, late = str(err), attempt + 1, late + err.late
+                reason, why, attempt, late = str(err), err.why, attempt + 1, late + err.late
                 if err.worked:
                     lost(err.usage)
                 if attempt < self.server.attempts and late < _WAITED_FOR:
@@ -121,7 +130,7 @@ class ChatClient:
                 with contextlib.suppress(ItemFailed):  # this one has failed anyway, and says why
                     lost(err.usage)
                 raise
-        raise ItemFailed(f"{reason} ({attempt} attempts)")
+        raise ItemFailed(f"{reason} ({attempt} attempts)", why=why)
 
     def _pause(self, attempt: int, asked: float) -> None:
         pause = min(self.server.pause * 2**attempt, _LONGEST_PAUSE) * random.uniform(0.5, 1.0)
@@ -158,18 +167,20 @@ class ChatClient:
             )
         except OutOfTime as err:
             what = "no whole reply" if err.begun else "no reply"
-            raise Passing(f"{what} {clean(str(err))}", late=True, worked=True) from None
+            raise Passing(f"{what} {clean(str(err))}", why="timeout", late=True, worked=True) from None
         except CallFailed as err:
-            raise Passing(f"no connection to {self.server.url}: {clean(str(err))}", worked=err.sent) from None
+            said = f"no connection to {self.server.url}: {clean(str(err))}"
+            raise Passing(said, why="no_connection", worked=err.sent) from None
 
     def _refused(self, reply: HttpReply, body: Mapping[str, Any]) -> None:
         status, (said, code) = reply.status, error_of(reply.content)
         where = f"{self.server.url} answered {status}"
         detail = f": {said}" if said else ""
-        if status == 400 and "max_completion_tokens" in said and "max_tokens" in body:
+        too_long = status == 413 or _TOO_LONG_CODE.search(code) or _TOO_LONG.search(said)
+        if status == 400 and "max_completion_tokens" in said and "max_tokens" in body and not too_long:
             self._limit_name = "max_completion_tokens"  # how newer models of OpenAI call it
-            raise Passing(f"{where}{detail}")
-        if status == 429 and code == "insufficient_quota":
+            raise Passing(f"{where}{detail}", why="bad_request")
+        if status == 402 or (status == 429 and code == "insufficient_quota"):
             raise ConfigError(f"{where}, the quota is used up{detail}")
         if status in (401, 403):
             name = self.server.key_env or OPENAI_KEY_ENV
@@ -180,10 +191,16 @@ class ChatClient:
             raise ConfigError(f"{where}, a redirect, which is not followed; give the final address")
         worked = status in _AFTER_WORK or (status >= 500 and status not in _NOT_BEGUN)
         if status in _RETRIED or status >= 500:
-            raise Passing(f"{where}{detail}", wait=_seconds(reply.headers.get("retry-after", "")), worked=worked)
-        if worked or code == "content_filter":  # Azure is paid for reading what its filter then refuses
-            raise PaidFor(f"{where}{detail}")
-        raise ItemFailed(f"{where}{detail}")
+            wait = _seconds(reply.headers.get("retry-after", ""))
+            why = "too_many_requests" if status == 429 else "server_error"
+            raise Passing(f"{where}{detail}", why=why, wait=wait, worked=worked)
+        if code == "content_filter":  # Azure is paid for reading what its filter then refuses
+            raise PaidFor(f"{where}{detail}", why="filtered")
+        if worked:
+            raise PaidFor(f"{where}{detail}", why="timeout", again=True)
+        if too_long:
+            raise ItemFailed(f"{where}{detail}", why="over_limit", again=False)
+        raise ItemFailed(f"{where}{detail}", why="bad_request")
 
 
 def _seconds(retry_after: str) -> float:

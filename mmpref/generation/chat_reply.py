@@ -21,6 +21,7 @@ class Passing(Exception):  # noqa: N818
     """A failure that may pass.
 
     Args:
+        why: the reason in a word that can be counted.
         wait: what the server asked for, in seconds.
         late: the time limit was reached.
         worked: the server may have written a reply, and may want to be paid for it.
@@ -28,9 +29,17 @@ class Passing(Exception):  # noqa: N818
     """
 
     def __init__(
-        self, reason: str, *, wait: float = 0.0, late: bool = False, worked: bool = False, usage: Usage | None = None
+        self,
+        reason: str,
+        *,
+        why: str,
+        wait: float = 0.0,
+        late: bool = False,
+        worked: bool = False,
+        usage: Usage | None = None,
     ) -> None:
         super().__init__(reason)
+        self.why = why
         self.wait = wait
         self.late = late
         self.worked = worked
@@ -40,8 +49,8 @@ class Passing(Exception):  # noqa: N818
 class PaidFor(ItemFailed):
     """A reply that is of no use and would be the same again, such as one that a filter held back, with its usage."""
 
-    def __init__(self, reason: str, usage: Usage | None = None) -> None:
-        super().__init__(reason)
+    def __init__(self, reason: str, usage: Usage | None = None, *, why: str, again: bool = False) -> None:
+        super().__init__(reason, why=why, again=again)
         self.usage = usage or Usage()
 
 
@@ -122,17 +131,17 @@ def read_completion(content: bytes, model: str) -> Completion:
         named, state = reply.get("model"), reply.get("system_fingerprint")
         thought = next((message[name] for name in ("reasoning_content", "reasoning") if message.get(name)), "")
     except (ValueError, LookupError, TypeError, AttributeError) as err:
-        raise Passing("the reply is not one of the chat API", worked=True, usage=usage) from err
+        raise Passing("the reply is not one of the chat API", why="bad_reply", worked=True, usage=usage) from err
     if finish == "content_filter":
-        raise PaidFor("the server's filter held the reply back", usage)
+        raise PaidFor("the server's filter held the reply back", usage, why="filtered")
     if isinstance(text, list):  # parts, which a key may be split over
         text = api_keys.cut("".join(str(part.get("text", "")) for part in text if isinstance(part, Mapping)))
     if text is None and refusal:
-        raise PaidFor(f"the server refused: {clean(str(refusal))}", usage)
+        raise PaidFor(f"the server refused: {clean(str(refusal))}", usage, why="refused")
     if text is None and finish == "length":
         text = ""  # cut while it was thinking
     if not isinstance(text, str):
-        raise Passing("the reply has no text", worked=True, usage=usage)
+        raise Passing("the reply has no text", why="bad_reply", worked=True, usage=usage)
     return Completion(
         text=text,
         model=clean(named) if isinstance(named, str) and named else model,

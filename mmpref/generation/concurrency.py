@@ -15,11 +15,25 @@ _FAILURES_IN_A_ROW = 16  # with no reply in between: the server is gone, or refu
 
 
 class ItemFailed(Exception):  # noqa: N818  # not an error of the program, but of one request
-    """One request failed permanently; the text says why."""
+    """One request failed, and is not made again by this run; the text says why.
+
+    Args:
+        why: the reason in a word that can be counted.
+        again: whether another run may have an answer. False where this request can have none, such as one that is too
+            long; it says nothing about the server then.
+    """
+
+    def __init__(self, text: str, *, why: str = "failed", again: bool = True) -> None:
+        super().__init__(text)
+        self.why = why
+        self.again = again
 
 
 class NotAsked(ItemFailed):
     """The request was never made, for a reason of our own; that says nothing about the server."""
+
+    def __init__(self, text: str, *, why: str = "not_asked") -> None:
+        super().__init__(text, why=why)
 
 
 def in_parallel(
@@ -31,7 +45,7 @@ def in_parallel(
         stop: called when the caller leaves or something raised, to wake threads that wait.
 
     Raises:
-        EvalIncompleteError: many items in a row failed and none worked.
+        EvalIncompleteError: many items in a row failed and none worked; those that can have no answer do not count.
         Exception: whatever else ``work`` raises.
     """
     failed_in_a_row = 0
@@ -40,7 +54,7 @@ def in_parallel(
             if isinstance(result, BaseException):
                 if not isinstance(result, ItemFailed):
                     raise result
-                failed_in_a_row += not isinstance(result, NotAsked)
+                failed_in_a_row += result.again and not isinstance(result, NotAsked)
             else:
                 failed_in_a_row = 0
             yield item, result

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from mmpref.errors import ConfigError
 from mmpref.generation.settings import AnswerSettings
@@ -77,6 +78,23 @@ def compares_answers(scorer: Scorer) -> bool:
     return bool(getattr(scorer, "compares_answers", False))
 
 
+@runtime_checkable
+class PaidScorer(Protocol):
+    """A scorer that asks who may want to be paid: it says before what that will take, and after what it took."""
+
+    def estimate(self, items: Sequence[Candidates]) -> list[tuple[str, str]]:
+        """What scoring will take, as rows of a table; nothing is sent and nothing written.
+
+        Raises:
+            ConfigError: it would cost more than the scorer's options allow.
+        """
+        ...
+
+    def took(self) -> Mapping[str, Any]:
+        """What scoring took so far: counts as JSON, by what people call them."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreContext:
     """What a scorer is built with, beside its options.
@@ -90,6 +108,25 @@ class ScoreContext:
     image_root: Path | None = None
     answering: AnswerSettings = field(default_factory=AnswerSettings)
     folder: Path = Path()
+
+
+def scale_of(given: Any, name: str) -> tuple[float, float]:
+    """The lowest and the highest number of a range written as LO..HI.
+
+    Args:
+        name: of the option, for messages.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    low, dots, high = str(given).partition("..")
+    try:
+        found = float(low), float(high)
+    except ValueError:
+        found = (math.nan, math.nan)
+    if not dots or not found[0] < found[1] or not all(map(math.isfinite, found)):
+        raise ConfigError(f"{name} must be LOWEST..HIGHEST, two numbers such as 0..5, got {given!r:.60}")
+    return found
 
 
 def options_of(kind: type[T], given: Mapping[str, Any], name: str) -> T:

@@ -129,6 +129,7 @@ def test_a_bad_request_fails_this_request_without_another_try(serve):
         ("404", {"detail": "no such model"}, "the address or the model 'm' is wrong: no such model"),
         ("302", {}, "a redirect, which is not followed"),
         ("429", {"error": {"code": "insufficient_quota", "message": "pay"}}, "quota is used up: pay"),
+        ("402", {"error": {"message": "Insufficient Balance"}}, "quota is used up: Insufficient Balance"),
     ],
 )
 def test_what_no_request_can_pass_ends_everything(serve, status, body, named):
@@ -137,6 +138,54 @@ def test_what_no_request_can_pass_ends_everything(serve, status, body, named):
     with pytest.raises(ConfigError, match=named):
         ask(server)
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "code"),
+    [
+        ("400", "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens.", ""),
+        (
+            "400",
+            "'max_tokens' or 'max_completion_tokens' is too large: 512. This model's maximum context length is ",
+            "",
+        ),
+        ("400", "The decoder prompt (length 9000) is longer than the maximum model length of 4096.", ""),
+        ("400", "The input (5000 tokens) is longer than the model's context length (4096 tokens).", ""),
+        ("400", "the request exceeds the available context size, try increasing it", "exceed_context_size_error"),
+        ("400", "prompt is too long: 210000 tokens > 200000 maximum", ""),
+        ("400", "The input token count (2000000) exceeds the maximum number of tokens allowed (1048576).", ""),
+        ("422", "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000", ""),
+        ("400", "Please reduce it.", "context_length_exceeded"),
+        ("413", "Request Entity Too Large", ""),
+    ],
+)
+def test_a_request_over_the_limit_is_named_so_and_never_asked_again(serve, status, message, code):
+    server = serve(faults={0: status})
+    server.error_body = {"error": {"message": message, "code": code}}
+    with pytest.raises(ItemFailed) as caught:
+        ask(server)
+    assert (caught.value.why, caught.value.again, len(server.requests)) == ("over_limit", False, 1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [("429", "too_many_requests"), ("503", "server_error"), ("garbage", "bad_reply"), ("drop", "no_connection")],
+)
+def test_what_may_pass_has_a_reason_in_a_word_and_may_be_asked_by_another_run(serve, fault, why):
+    with pytest.raises(ItemFailed) as caught:
+        ask(serve(faults={0: fault}), attempts=2)
+    assert (caught.value.why, caught.value.again) == (why, True)
+
+
+@pytest.mark.parametrize(
+    "message", ["image too large", "At most 0 image(s) may be provided in one prompt.", "invalid base64 in input"]
+)
+def test_another_bad_request_is_not_taken_for_one_over_the_limit(serve, message):
+    server = serve(faults={0: "400"})
+    server.error_body = {"error": {"message": message}}
+    with pytest.raises(ItemFailed) as caught:
+        ask(server)
+    assert (caught.value.why, caught.value.again) == ("bad_request", True)
 
 
 def test_a_newer_name_of_the_length_limit_is_learnt(serve):
@@ -283,6 +332,13 @@ def test_many_failures_in_a_row_end_the_run_but_scattered_ones_do_not():
     with pytest.raises(EvalIncompleteError, match="the last 16 requests all failed, so no more are made: gone"):
         list(in_parallel(range(1, 101), gone, workers=1, stop=lambda: None))
     assert len(asked) == 16
+
+
+def test_requests_that_can_have_no_answer_do_not_end_the_run_however_many_they_are():
+    def too_long(n):
+        raise ItemFailed("too long", why="over_limit", again=False)
+
+    assert len(list(in_parallel(range(1, 101), too_long, workers=1, stop=lambda: None))) == 100
 
 
 def test_leaving_early_stops_the_threads(serve):
