@@ -96,7 +96,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"card", "reading"},
         {"pair_source"},
         {"loading"},
-        {"fetching", "image_check", "manifest", "opening"},
+        {"fetching", "image_check", "manifest", "opening", "prompt_source"},
         {"verification"},
         {"commands"},
     ],

@@ -33,6 +33,7 @@ __all__ = [
     "Format",
     "FormatOptions",
     "detect",
+    "fitting",
     "format_named",
     "read_row",
     "rows_of_mapping",
@@ -100,12 +101,21 @@ def _candidates(keys: tuple[object, ...]) -> tuple[Format, ...]:
     return tuple(candidate for candidate in FORMATS.values() if candidate.key is None or candidate.key in keys)
 
 
-def _detect(row: Row) -> Format:
-    found = [
+def fitting(row: Row) -> list[Format]:
+    """The formats whose signature the row fits; none for a row without preferences."""
+    return _fitting(standard(row, check=False))
+
+
+def _fitting(row: Row) -> list[Format]:
+    return [
         candidate
         for candidate in _candidates(tuple(row))
         if (candidate.key is None or row[candidate.key] is not None) and candidate.matches(row)
     ]
+
+
+def _detect(row: Row) -> Format:
+    found = _fitting(row)
     if len(found) == 1:
         return found[0]
     keys = ", ".join(sorted(str(key)[:40] for key, value in row.items() if value is not None)[:20]) or "none"
