@@ -37,16 +37,26 @@ class LikelihoodAnswerer(LocalAnswerer):
     runs once. Both sides of a pair count as rows of a batch. The settings of decoding have no meaning here.
     """
 
+    _with_reference = True
+    _pixel_cache_bytes = 0
+
     def _prepare(self, template_kwargs: Mapping[str, Any] | None) -> None:
         from mmpref.models.adapters.weights import has_adapter
         from mmpref.models.logps.layout_choice import choose_layout
         from mmpref.models.logps.reference import choose_reference
         from mmpref.processing.collate import PairCollator
         from mmpref.processing.encode import PairEncoder
+        from mmpref.processing.pixels import ImageSettings
 
         self._model, family = self._loaded.model, self._loaded.family
-        self._reference = choose_reference(self._model, kind="adapter_off") if has_adapter(self._model) else None
-        encoder = PairEncoder(self._loaded.processor, family, template_kwargs=template_kwargs)
+        has_reference = self._with_reference and has_adapter(self._model)
+        self._reference = choose_reference(self._model, kind="adapter_off") if has_reference else None
+        encoder = PairEncoder(
+            self._loaded.processor,
+            family,
+            images=ImageSettings(cache_bytes=self._pixel_cache_bytes),
+            template_kwargs=template_kwargs,
+        )
         self._collator = PairCollator(encoder, self._load_image, layout=choose_layout(self._model, family).name)
 
     def answer(self, samples: Sequence[EvalSample]) -> Iterator[Answer]:
@@ -74,18 +84,21 @@ class LikelihoodAnswerer(LocalAnswerer):
             yield Answer(id=asked.pair.pair_id, text=json.dumps(row))
 
     def _encoded(self, window: Sequence[Sequence[PreferencePair]]) -> Iterator[_Asked]:
-        encoded = iter(self._collator.encoded([pair for group in window for pair in group]))
         for number, group in enumerate(window):
-            pairs = [next(encoded) for _ in group]
-            longest = max(map(_length, pairs))
+            pairs = self._encode(group)
+            longest = max(map(_length, pairs), default=0)
             yield from (_Asked(pair, number, longest) for pair in pairs)
 
-    def _logps(self, pairs: Sequence[EncodedPair]) -> list[dict[str, float]]:
+    def _encode(self, group: Sequence[PreferencePair]) -> list[EncodedPair]:
+        """Pairs of one prompt as tensors, without those that are left out."""
+        return self._collator.encoded(group)
+
+    def _logps(self, pairs: Sequence[EncodedPair]) -> list[dict[str, Any]]:
         import torch
 
         from mmpref.models.logps.pair_logps import pair_logps
 
-        [batch] = self._collator.rows_of(pairs)
+        [batch] = self._collator.changed(need_rejected=pairs[0].rejected_ids is not None).rows_of(pairs)
         with torch.inference_mode():
             found = pair_logps(self._model, batch.to(self._model.device), reference=self._reference)
         names = ("chosen", "rejected", "chosen_len", "rejected_len", "ref_chosen", "ref_rejected")

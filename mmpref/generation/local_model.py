@@ -37,10 +37,15 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
 @dataclass(slots=True)
 class Batches:
     """Batches of at most ``size`` items and ``tokens`` tokens; one that does not fit in memory is halved, and so are
-    those after it."""
+    those after it.
+
+    ``instead`` gives the result of an item that does not fit in memory alone, from the message that says so; without
+    it such an item is an error.
+    """
 
     size: int
     tokens: int
+    instead: Callable[[str], Any] | None = None
 
     def run(
         self,
@@ -62,7 +67,7 @@ class Batches:
                 has space for all of them.
 
         Raises:
-            OutOfMemoryError: an item does not fit in memory alone.
+            OutOfMemoryError: an item does not fit in memory alone, and there is no ``instead``.
         """
         import torch
 
@@ -74,12 +79,15 @@ class Batches:
             try:
                 results = work(batch)
             except torch.OutOfMemoryError as err:
-                if len(batch) == 1:
+                if len(batch) == 1 and self.instead is None:
                     raise OutOfMemoryError(too_large(batch[0])) from err
             if results is None:  # outside the handler, whose traceback holds the tensors
                 torch.cuda.empty_cache()
-                self.size = len(batch) // 2
-                continue
+                if len(batch) > 1:
+                    self.size = len(batch) // 2
+                    continue
+                assert self.instead is not None  # else it was raised
+                results = [self.instead(too_large(batch[0]))]
             waiting = waiting[len(batch) :]
             yield from zip(batch, results, strict=True)
 

@@ -164,6 +164,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"concurrency", "contract", "fingerprint", "http_calls", "model_source", "scripted", "settings", "token_usage"},
         {"answer_log", "api_server", "chat_reply", "local_model", "ranks"},
         {"chat_api", "in_process", "likelihood"},
+        {"answer_likelihood"},
         {"processes", "server"},
     ],
     "judging": [{"contract", "cost"}, {"cache", "fence", "text"}, {"engine"}],
