@@ -165,6 +165,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"answer_log", "api_server", "chat_reply", "local_model", "ranks"},
         {"chat_api", "in_process", "likelihood"},
         {"answer_likelihood"},
+        {"fact_lists"},
         {"processes", "server"},
     ],
     "judging": [{"contract", "cost"}, {"cache", "fence", "text"}, {"engine"}],
