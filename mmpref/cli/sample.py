@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from mmpref.cli.rounds import rounds
 from mmpref.errors import stopped_by_ctrl_c
 
 app = typer.Typer(
@@ -23,6 +24,9 @@ app = typer.Typer(
 @app.callback()
 def _only_groups() -> None:
     """Make typer keep the names of commands, however few they are."""
+
+
+app.command("round")(rounds)
 
 
 @app.command()

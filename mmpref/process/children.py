@@ -5,13 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
+from mmpref.errors import Terminated
 from mmpref.process import notices, streams
-from mmpref.process.signals import end_children, numbers
+from mmpref.process.signals import end_children, numbers, without_limit
 
+_PARENT = "MMPREF_PARENT"
+"""Environment variable with the id of the process that started this command as a step of its own."""
 _EVERY = 1.0  # seconds between two looks at who the parent is
 _TO_SAVE = 120.0
 """Seconds that a rank whose launcher is gone has for its checkpoint."""
@@ -98,9 +104,51 @@ def _end_when_parent_says() -> None:
     os._exit(0)
 
 
+def run_step(arguments: Sequence[str], folder: Path) -> int:
+    """Run an ``mmpref`` command in a process of its own, and wait for it.
+
+    It writes to the same terminal. A signal is passed on, and raised again once the command has ended with what it has
+    to save; when this process is killed, the command stops as at SIGTERM.
+
+    Args:
+        arguments: of ``mmpref``.
+        folder: in which it runs.
+
+    Returns:
+        Its exit code; minus the number of a signal that killed it.
+
+    Raises:
+        KeyboardInterrupt, Terminated: a signal stopped this process, and the command.
+    """
+    streams.flush()
+    environment = {**os.environ, _PARENT: str(os.getpid())}
+    with without_limit():
+        started: list[subprocess.Popen[bytes]] = []
+        try:
+            with starting_workers():
+                command = [sys.executable, "-m", "mmpref", *arguments]
+                started.append(subprocess.Popen(command, cwd=folder, env=environment, preexec_fn=_hear_signals))
+            return started[0].wait()
+        except (KeyboardInterrupt, Terminated) as stop:
+            number = stop.number if isinstance(stop, Terminated) else signal.SIGINT
+            for child in started:
+                with contextlib.suppress(ProcessLookupError):
+                    child.send_signal(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
+                child.wait()
+            raise
+
+
+def _hear_signals() -> None:
+    """In a new process, before the command begins: signals that waited in its parent do not wait here."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, set(numbers()))
+
+
 def watch_launcher() -> None:
-    """For a rank that torchrun started: when torchrun is gone, stop as at SIGTERM, with a checkpoint, and end."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ or os.name != "posix":
+    """For a command that torchrun or another mmpref command started: when that is gone, stop as at SIGTERM, with a
+    checkpoint, and end."""
+    is_step = os.environ.get(_PARENT) == str(os.getppid())
+    if ("TORCHELASTIC_RUN_ID" not in os.environ and not is_step) or os.name != "posix":
         return
     launcher = os.getppid()
 

@@ -69,7 +69,7 @@ class Key:
     """One key of a recipe, for a person to read."""
 
     name: str
-    """Dotted; ``[]`` means a place in a list."""
+    """Dotted; ``[]`` means a place in a list, ``NAME`` a name that the recipe gives."""
     takes: str
     default: str
     meaning: str
@@ -94,8 +94,8 @@ def described(top: type[BaseModel], at: str = "") -> list[Key]:
             research = isinstance(extra, dict) and bool(extra.get("research_switch"))
             found.append(Key(dotted, _words(field.annotation), default, meanings.get(name, ""), research))
         if inner:
-            in_list = "list" in str(field.annotation)
-            found += described(inner, f"{dotted}{'[]' if in_list else ''}.")
+            place = ".NAME" if _is_mapping(field.annotation) else "[]" if "list" in str(field.annotation) else ""
+            found += described(inner, f"{dotted}{place}.")
     return found
 
 
@@ -145,13 +145,20 @@ def known_keys(top: type[BaseModel], sections: Sequence[Any]) -> list[str]:
 def section_at(top: type[BaseModel], sections: Sequence[Any]) -> type[BaseModel] | None:
     """The section at a dotted place below ``top``; None where there is a value, or nothing."""
     model: type[BaseModel] | None = top
+    named = False
     for name in sections:
-        if isinstance(name, int):  # a place in a list
+        if isinstance(name, int) or named:  # a place in a list, or a name in a mapping of sections
+            named = False
             continue
         if model is None or str(name) not in model.model_fields:
             return None
-        model = section_in(model.model_fields[str(name)].annotation)
+        annotation = model.model_fields[str(name)].annotation
+        model, named = section_in(annotation), _is_mapping(annotation)
     return model
+
+
+def _is_mapping(annotation: Any) -> bool:
+    return get_origin(annotation) is dict
 
 
 def section_in(annotation: Any) -> type[BaseModel] | None:

@@ -5,19 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationInfo,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
 
+from mmpref.recipe.sample_section import SampleSection
 from mmpref.recipe.unused_keys import refuse_left_over
 from mmpref.recipe.value_types import (
+    OF_SECTIONS,
     RESEARCH,
     SWITCH,
     FiniteNumber,
@@ -35,7 +28,7 @@ TunedPart = Literal["freeze", "full", "lora"]
 class Section(BaseModel):
     """Base of every section: unknown keys are errors, values are not coerced, and nothing changes after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=(), allow_inf_nan=False)
+    model_config = OF_SECTIONS
 
 
 class ModelSection(Section):
@@ -388,6 +381,8 @@ class Recipe(Section):
     train: TrainSection
     preflight: bool = True
     """Check on the first pairs that the model sees its images and that both ways of running a pair agree."""
+    sample: SampleSection | None = None
+    """How mmpref sample round makes pairs with the model itself, and evaluates it; mmpref train does not read it."""
 
     @model_validator(mode="after")
     def _nothing_left_over(self, info: ValidationInfo) -> Self:

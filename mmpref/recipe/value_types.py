@@ -1,4 +1,5 @@
-"""Types of the recipe's values: what a key takes beyond its kind, each with the sentence that refuses the rest."""
+"""What all sections of a recipe are, and the types of their values: what a key takes beyond its kind, each with the
+sentence that refuses the rest."""
 
 from __future__ import annotations
 
@@ -8,9 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from mmpref.files.reading import why_no_path
+
+OF_SECTIONS = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=(), allow_inf_nan=False)
+"""What every section is: unknown keys are errors, values are not coerced, and nothing changes after reading."""
 
 
 def _names_something(value: Any) -> Any:

@@ -20,6 +20,7 @@ from mmpref.report.curves import MAX_POINTS, draw_panels, thinned
 from mmpref.report.examples import CASES, SHORT, Album, Gallery, choose_examples
 from mmpref.report.html import render
 from mmpref.report.provenance import provenance_section
+from mmpref.report.rounds import rounds_section
 from mmpref.report.runs import Run, load_runs
 from mmpref.report.summary import baseline_sentence, summarise, summarise_benchmark
 from mmpref.report.tables import results_section
@@ -33,7 +34,8 @@ EXAMPLE_SEED = 0
 class Report:
     """What the page is made from: the runs, their comparison, and what the user asked for.
 
-    ``others`` are the tables of benchmarks beside CHAIR and POPE, ``sections`` what the page says of each benchmark.
+    ``others`` are the tables of benchmarks beside CHAIR and POPE, ``sections`` what the page says of each benchmark,
+    and ``rounds`` what it says of rounds of on-policy pairs, where there are any.
     """
 
     runs: Sequence[Run]
@@ -41,6 +43,7 @@ class Report:
     gallery: Gallery
     others: Sequence[BenchmarkTable] = ()
     sections: Sequence[Markup] = ()
+    rounds: Markup | None = None
     title: str | None = None
     images_root: Path | None = None
 
@@ -57,7 +60,7 @@ def build_report(
     """Compare run folders in one page.
 
     Args:
-        runs: run folders; the first is the baseline.
+        runs: run folders, or folders of ``mmpref sample round``; the first run is the baseline.
         out: the HTML file to write, written atomically.
         title: heading of the page.
         images_root: image paths in the results start here; the default is the first recipe's ``data.root``.
@@ -86,6 +89,7 @@ def build_report(
         gallery=gallery,
         others=others,
         sections=benchmark_sections(others, album, examples=examples),
+        rounds=rounds_section([Path(path) for path in runs], loaded),
         title=title,
         images_root=images_root,
     )
@@ -102,6 +106,8 @@ def page(report: Report, out: Path) -> str:
     if captions or trained or not report.sections:
         sections.append(results_section(table))
     sections += report.sections
+    if report.rounds is not None:
+        sections.append(report.rounds)
     if trained:
         sections.append(_training(runs))
     if report.gallery.examples or trained:

@@ -12,6 +12,7 @@ from mmpref.errors import ConfigError, DataError, library_errors
 from mmpref.files.reading import parse_json, read_json, read_text, without_links
 from mmpref.report.evaluation import RESULTS, Evaluation, Row, number
 from mmpref.report.questions import Part, in_order, pope_names, pope_parts, refuse_several_models, refuse_twice
+from mmpref.report.rounds_folder import with_rounds
 from mmpref.rundir.content import MANIFEST
 from mmpref.rundir.folder import RunDir
 from mmpref.yaml_text import parse_yaml
@@ -75,21 +76,22 @@ def load_runs(paths: Sequence[Path], *, labels: Mapping[str, str] | None = None)
     """Read run folders, folders of ``mmpref eval`` or single result files; the first is compared with the others.
 
     Args:
-        paths: run folders, folders with ``results.json`` (or with such folders in them), or files like it.
+        paths: run folders, folders with ``results.json`` (or with such folders in them), or files like it; a folder of
+            ``mmpref sample round`` is the runs of its rounds, the start model first.
         labels: names to show, by path as given or by folder name; the default is the folder's name.
 
     Raises:
         ConfigError: no folder is given, one holds neither a run nor results, or one part of a benchmark twice, or
             results of several models, or one is given twice.
     """
-    folders = [Path(path) for path in paths]
+    folders, labels = with_rounds([Path(path) for path in paths], labels or {})
     if not folders:
         raise ConfigError("give at least one run folder; the first is what the others are compared with")
     reals = [without_links(folder) for folder in folders]
     for folder, real in zip(folders, reals, strict=True):
         if reals.count(real) > 1:
             raise ConfigError(f"run folder {folder} is given more than once")
-    runs = [_load_run(folder, label) for folder, label in zip(folders, _labels(folders, labels or {}), strict=True)]
+    runs = [_load_run(folder, label) for folder, label in zip(folders, _labels(folders, labels), strict=True)]
     asked = [(run.label, found) for run in runs for found in run.evals if found.benchmark == "pope"]
     names, notes = pope_names(asked)
     return [replace(run, pope_names=names, notes=tuple(notes)) for run in runs]

@@ -12,6 +12,8 @@ from typing import Any
 
 RECIPE = "recipe.yaml"
 MANIFEST = "manifest.json"
+ROUNDS = "rounds.json"
+"""Of the folder of ``mmpref sample round``: its runs, and what each round was made of."""
 LOCK = ".mmpref.lock"
 """Lock file of the process that writes into a folder; those of its other ranks have a suffix ``.RANK``."""
 MOST_BYTES = 256 * 2**20

@@ -51,7 +51,7 @@ def facts_of(
         train_hashes: sha256 of each training file, in order.
         say: called where hashing the model takes a while.
     """
-    tree = recipe.model_dump(mode="json", exclude={"output", "model", "data", "preflight"})
+    tree = recipe.model_dump(mode="json", exclude={"output", "model", "data", "preflight", "sample"})
     del tree["reference"]["cache"]
     del tree["adapter"]["path"]
     del tree["processing"]["feature_cache"]
