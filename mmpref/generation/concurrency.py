@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 
 from mmpref.errors import EvalIncompleteError
@@ -38,7 +38,7 @@ class NotAsked(ItemFailed):
 
 def in_parallel(
     items: Iterable[T], work: Callable[[T], R], *, workers: int, stop: Callable[[], None]
-) -> Iterator[tuple[T, R | ItemFailed]]:
+) -> Generator[tuple[T, R | ItemFailed]]:
     """``(item, work(item))`` as they are done, ``workers`` at a time; an ``ItemFailed`` is a result like any other.
 
     Args:

@@ -130,8 +130,12 @@ def chat_messages(sample: EvalSample, encode: Encode) -> list[dict[str, Any]]:
             if part.kind == "text":
                 parts.append({"type": "text", "text": part.text})
                 continue
-            kind, content = encode(next(images))
-            url = f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
-            parts.append({"type": "image_url", "image_url": {"url": url}})
+            parts.append(image_part(*encode(next(images))))
         out.append({"role": message.role, "content": parts})
     return out
+
+
+def image_part(kind: str, content: bytes) -> dict[str, Any]:
+    """An image as a part of a message: its file, of the media type ``kind``, as a data URL."""
+    url = f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+    return {"type": "image_url", "image_url": {"url": url}}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmpref.errors import ConfigError
 from mmpref.files.writing import json_text
 from mmpref.generation.answer_log import repair_last_line
 from mmpref.judging.contract import JudgeTask, Value
@@ -61,3 +62,21 @@ def read_cache(path: Path, tasks: Iterable[JudgeTask]) -> dict[str, Reply]:
         except (ValueError, KeyError, TypeError, RecursionError):
             continue
     return found
+
+
+def refuse_other_file(path: Path) -> None:
+    """Refuse to append replies to a file that is no cache.
+
+    Raises:
+        ConfigError: its first line is none of a cache.
+    """
+    if not path.is_file():
+        return
+    with path.open("rb") as stream:
+        line = stream.readline()
+    try:
+        is_one = not line or {"key", "task"} <= json.loads(line).keys()
+    except (ValueError, AttributeError, RecursionError):
+        is_one = False
+    if not is_one:
+        raise ConfigError(f"{path} is no cache of a judge's replies, and nothing is written into it; name another file")

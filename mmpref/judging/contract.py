@@ -6,11 +6,32 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-Value: TypeAlias = int | str | bool | list[str]
+from mmpref.records import ImageRef
+
+Value: TypeAlias = int | float | str | bool | list[str]
 
 
 Sections: TypeAlias = tuple[tuple[str, str], ...]
 """Title and text of each part of what is judged."""
+
+
+class OutOfScaleError(ValueError):
+    """A number that is not on the scale that was asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownImage:
+    """An image that a judge is shown.
+
+    Args:
+        ref: where it is.
+        digest: of its file, so that a case is known by what the image shows and not by its path.
+        tokens: about how many a judge counts it for (``cost.image_tokens``).
+    """
+
+    ref: ImageRef
+    digest: str
+    tokens: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +44,8 @@ class JudgeTask:
         field: name of the value in the reply and in the verdict.
         instruction: what the judge is to do.
         schema: the value as JSON schema.
-        read: checks the value of a reply; ValueError says what is wrong with it.
+        read: checks the value of a reply; ValueError says what is wrong with it, ``OutOfScaleError`` of a number that
+            is not on the scale.
         sections: title and text of what is judged, from the question and the answer (two of them for ``same``).
         needs_no_judge: the value of an answer that the rules decide themselves, else None.
     """

@@ -22,6 +22,8 @@ MAX_REPLY_TOKENS = 512
 CHARS_PER_TOKEN = 3.5  # of English in the tokenizers of today, rounded to the dear side
 FEWEST = 0.1  # of the tokens that the length suggests; a server that counts fewer does not count
 TOKENS_PER_OTHER_CHAR = 2.0  # outside of ASCII: one to three bytes of a token each
+_PIXELS_PER_TOKEN = 750  # servers take between 600 and 1400; rounded to the dear side
+_FEWEST_PER_IMAGE, _MOST_PER_IMAGE = 85.0, 4000.0
 _NO_MONEY = "not asked: the limit of cost was reached"
 
 
@@ -38,6 +40,15 @@ def tokens_of(text: str) -> float:
     """About how many tokens a text has, rounded to the dear side."""
     plain = sum(char.isascii() for char in text)
     return plain / CHARS_PER_TOKEN + (len(text) - plain) * TOKENS_PER_OTHER_CHAR
+
+
+def image_tokens(width: int, height: int) -> float:
+    """About how many tokens an image of so many pixels is: one for 750 pixels, 85 at least and 4000 at most.
+
+    Models differ: most make small images larger and large ones smaller before they look. What is spent is counted by
+    what the server says.
+    """
+    return min(max(width * height / _PIXELS_PER_TOKEN, _FEWEST_PER_IMAGE), _MOST_PER_IMAGE)
 
 
 def _can_be(tokens: int | None, by_length: float) -> bool:
@@ -182,4 +193,4 @@ class Spent:
 
     def _refuse_beyond(self, more: float) -> None:
         if self.max_cost is not None and self.dollars + self.promised + more > self.max_cost:
-            raise NotAsked(_NO_MONEY)
+            raise NotAsked(_NO_MONEY, why="max_cost")

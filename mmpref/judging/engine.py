@@ -1,29 +1,33 @@
 """From cases to a judge's replies: the estimate first, then the calls, each reply cached the moment it is paid for.
 
-A case is one request: a task and the sections that it shows. Its key is made from the judge's name, the task with its
-version and everything that the judge is shown, so equal cases are asked once, a run that was killed asks only what it
-had not asked, and a cache can be shared by several runs, one after the other.
+A case is one request: a task and the sections and images that it shows. Its key is made from the judge's name, the task
+with its version and everything that the judge is shown, images by the bytes of their files, so equal cases are asked
+once, a run that was killed asks only what it had not asked, and a cache can be shared by several runs, one after the
+other.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from mmpref.errors import ConfigError
+from mmpref.errors import ConfigError, DataError, EvalIncompleteError
 from mmpref.files.locking import only_writer
 from mmpref.files.writing import json_text, open_to_append, real_path, refuse_special, writing_to
 from mmpref.generation.api_server import Server
 from mmpref.generation.chat_api import ChatClient
 from mmpref.generation.chat_reply import Completion
 from mmpref.generation.concurrency import ItemFailed, in_parallel
+from mmpref.generation.server import Encode, image_part
 from mmpref.generation.token_usage import Usage
 from mmpref.judging.cache import Reply, cache_line, read_cache
-from mmpref.judging.contract import JudgeTask, Sections
+from mmpref.judging.contract import JudgeTask, Sections, ShownImage
 from mmpref.judging.cost import CHARS_PER_TOKEN, MAX_REPLY_TOKENS, Estimate, Prices, Spent, dollars, tokens_of
 from mmpref.judging.fence import UnusableReplyError, draw_fence, messages, read_reply, response_format
 
@@ -44,18 +48,22 @@ class Case:
     task: JudgeTask
     sections: Sections
     key: str
+    images: tuple[ShownImage, ...] = ()
 
     @property
     def tokens(self) -> float:
         """About how many tokens the request has, by its length."""
-        texts = sum(tokens_of(title) + tokens_of(text) for title, text in self.sections)
-        return texts + (len(self.task.instruction) + _RULES_CHARS) / CHARS_PER_TOKEN + _OVERHEAD_TOKENS
+        shown = sum(tokens_of(title) + tokens_of(text) for title, text in self.sections)
+        shown += sum(image.tokens for image in self.images)
+        return shown + (len(self.task.instruction) + _RULES_CHARS) / CHARS_PER_TOKEN + _OVERHEAD_TOKENS
 
 
-def case_of(name: str, task: JudgeTask, sections: Sections, judge: str) -> Case:
+def case_of(name: str, task: JudgeTask, sections: Sections, judge: str, images: tuple[ShownImage, ...] = ()) -> Case:
     """The case of the answer ``name`` for the judge of that name."""
-    content = json_text([judge, task.name, task.version, sections])
-    return Case(name, task, sections, hashlib.sha256(content.encode()).hexdigest())
+    shown: list[Any] = [judge, task.name, task.version, sections]
+    if images:  # without them the key is the one of caches that are older than images
+        shown.append([image.digest for image in images])
+    return Case(name, task, sections, hashlib.sha256(json_text(shown).encode()).hexdigest(), images)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +76,8 @@ class Engine:
         cache: file of the replies, read and appended to.
         replies: those that are known, by key of the case; filled while cases are asked.
         prices: None where cost is not counted.
+        encode: media type and file of an image; needed where cases have images.
+        one_name: a reply that names another model than those before it, the known ones too, ends the work.
     """
 
     cases: tuple[Case, ...]
@@ -75,6 +85,8 @@ class Engine:
     cache: Path
     replies: dict[str, Reply]
     prices: Prices | None
+    encode: Encode | None = None
+    one_name: bool = False
 
     def open_cases(self) -> list[Case]:
         """The cases without a reply, each content once."""
@@ -141,25 +153,54 @@ class Engine:
             Why there is no reply, by key, of the cases that failed.
 
         Raises:
-            ConfigError: the server refuses every request.
-            EvalIncompleteError: many requests in a row failed; what was paid for is in the cache.
+            ConfigError, EvalIncompleteError: as :meth:`asking`.
         """
-        open_cases, errors = self.open_cases(), dict[str, str]()
-        client = ChatClient(self.server)
-        caller = _Caller(client, spent)
-        with open_to_append(self.cache) as stream:
-            results = in_parallel(open_cases, caller.ask, workers=self.server.concurrency, stop=client.close)
+        total, errors = len(self.open_cases()), dict[str, str]()
+        with contextlib.closing(self.asking(spent)) as results:
             for asked, (case, reply) in enumerate(results, 1):
                 if isinstance(reply, ItemFailed):
                     errors[case.key] = str(reply)
-                else:
+                if progress is not None:
+                    progress(asked, total)
+        return errors
+
+    def asking(self, spent: Spent) -> Generator[tuple[Case, Reply | ItemFailed]]:
+        """Each open case with its reply, or why there is none, as they come; a reply is in ``replies`` and the cache
+        before it is given.
+
+        Raises:
+            ConfigError: the server refuses every request.
+            EvalIncompleteError: many requests in a row failed, or with ``one_name`` another model replies; what was
+                paid for is in the cache.
+        """
+        client = ChatClient(self.server)
+        named = frozenset(reply.judge for reply in self.replies.values()) if self.one_name else frozenset()
+        caller = _Caller(client, spent, self.encode)
+        results = in_parallel(self.open_cases(), caller.ask, workers=self.server.concurrency, stop=client.close)
+        with open_to_append(self.cache) as stream, contextlib.closing(results):
+            for case, reply in results:
+                if isinstance(reply, Reply):
+                    if self.one_name:
+                        named = self._same_name(named, reply.judge)
                     self.replies[case.key] = reply
                     with writing_to(self.cache):
                         stream.write(cache_line(case.key, case.task, reply))
                         stream.flush()
-                if progress is not None:
-                    progress(asked, len(open_cases))
-        return errors
+                yield case, reply
+
+    def _same_name(self, before: frozenset[str], name: str) -> frozenset[str]:
+        """The one name of the replies, where it is one.
+
+        Raises:
+            EvalIncompleteError: it is not.
+        """
+        if before - {name}:
+            raise EvalIncompleteError(
+                f"the judge at {self.server.url} answers as '{name}' now and as '{min(before - {name})}' before, and "
+                f"scores of two judges are not compared; those of the first are kept in {self.cache}: ask for it by "
+                "its full name, or choose another cache and another folder"
+            )
+        return frozenset({name})
 
 
 @dataclass(slots=True)
@@ -168,6 +209,7 @@ class _Caller:
 
     client: ChatClient
     spent: Spent
+    encode: Encode | None = None
     structured: bool = True
 
     def ask(self, case: Case) -> Reply:
@@ -176,25 +218,40 @@ class _Caller:
         Raises:
             ItemFailed: the server gave none, or what it gave was not usable, several times over.
         """
-        why = ""
+        said, why = "", ""
+        images = self._images(case)
         for _ in range(ATTEMPTS):
             fence = draw_fence(case.sections)
             with self.spent.call(case.tokens):
-                reply = self._complete(case, fence)
+                reply = self._complete(case, fence, images)
                 self.spent.add(reply, case.tokens)
             if reply.cut:
-                why = f"the reply was cut after {MAX_REPLY_TOKENS} tokens"
+                said, why = f"the reply was cut after {MAX_REPLY_TOKENS} tokens", "cut"
                 continue
             try:
                 value, reason = read_reply(case.task, reply.text, fence)
             except UnusableReplyError as err:
-                why = str(err)
+                said, why = str(err), err.why
                 continue
             return Reply(value, reason, reply.model, self.client.server.url)
-        raise ItemFailed(f"no usable reply in {ATTEMPTS}: {why}")
+        raise ItemFailed(f"no usable reply in {ATTEMPTS}: {said}", why=why)
 
-    def _complete(self, case: Case, fence: str) -> Completion:
-        asked = messages(case.task, case.sections, fence)
+    def _images(self, case: Case) -> list[dict[str, Any]]:
+        """The images as parts of a message.
+
+        Raises:
+            ItemFailed: one cannot be opened.
+        """
+        if not case.images:
+            return []
+        assert self.encode is not None, "a case has images, and nothing opens them"
+        try:
+            return [image_part(*self.encode(image.ref)) for image in case.images]
+        except DataError as err:
+            raise ItemFailed(str(err), why="image") from err
+
+    def _complete(self, case: Case, fence: str, images: Sequence[Mapping[str, Any]]) -> Completion:
+        asked = messages(case.task, case.sections, fence, images)
 
         def lost(usage: Usage) -> None:
             self.spent.lost(case.tokens, usage)

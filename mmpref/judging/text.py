@@ -31,9 +31,9 @@ def from_elsewhere(servers: Mapping[str, int]) -> str:
     return f" ({', '.join(named)})" if named else ""
 
 
-def estimated(found: Estimate) -> list[tuple[str, str]]:
-    """An estimate as rows of a table."""
-    cost = "unknown: give --price-in and --price-out" if found.cost is None else f"about {dollars(found.cost)}"
+def estimated(found: Estimate, *, prices: str = "--price-in and --price-out") -> list[tuple[str, str]]:
+    """An estimate as rows of a table; ``prices`` is how the options of the prices are called."""
+    cost = f"unknown: give {prices}" if found.cost is None else f"about {dollars(found.cost)}"
     return [
         ("judged before", f"{found.num_cached}{from_elsewhere(found.elsewhere)}"),
         ("calls", str(found.num_calls)),

@@ -167,7 +167,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"answer_likelihood"},
         {"processes", "server"},
     ],
-    "judging": [{"contract", "cost"}, {"cache", "fence", "text"}, {"engine"}],
+    "judging": [{"contract", "cost"}, {"cache", "fence", "rating", "text"}, {"engine"}],
     "evals": [
         {"files", "image_check", "text"},
         {"benchmarks"},

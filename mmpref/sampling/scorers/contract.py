@@ -133,7 +133,7 @@ def options_of(kind: type[T], given: Mapping[str, Any], name: str) -> T:
     """The options of the scorer ``name``: a dataclass made of what was given, its defaults for the rest.
 
     Raises:
-        ConfigError: an option that there is not, or one that is needed and missing.
+        ConfigError: an option that there is not, one that is needed and missing, or a value that the dataclass refuses.
     """
     known = {entry.name: entry for entry in fields(kind)}  # type: ignore[arg-type]  # a dataclass
     for key in given:
@@ -143,4 +143,7 @@ def options_of(kind: type[T], given: Mapping[str, Any], name: str) -> T:
     needed = [key for key, entry in known.items() if entry.default is MISSING and entry.default_factory is MISSING]
     if missing := [key for key in needed if key not in given]:
         raise ConfigError(f"scorer '{name}' needs {' and '.join(f'{name}.{key}=...' for key in missing)}")
-    return kind(**given)
+    try:
+        return kind(**given)
+    except ConfigError as err:
+        raise ConfigError(f"scorer '{name}': {err}") from err

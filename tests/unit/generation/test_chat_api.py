@@ -353,6 +353,6 @@ def test_leaving_early_stops_the_threads(serve):
     before = threading.active_count()
     results = in_parallel(range(1, 9), work, workers=4, stop=client.close)
     next(results)
-    results.close()  # type: ignore[attr-defined]  # a generator
+    results.close()
     while threading.active_count() > before:  # a sleeper would be there for an hour
         time.sleep(0.02)

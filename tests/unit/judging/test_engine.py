@@ -13,6 +13,8 @@ from mmpref.errors import ConfigError
 from mmpref.generation.api_server import Server
 from mmpref.judging import Case, Engine, JudgeTask, Prices, Spent, case_of
 from mmpref.judging.cache import read_cache
+from mmpref.judging.contract import ShownImage
+from mmpref.records import ImageRef
 from tests.chat_server import ChatServer, text_of
 
 
@@ -73,6 +75,21 @@ def test_another_text_task_version_or_judge_is_another_case(tmp_path: Path) -> N
     keys = {known.key, *(case.key for case in other), case_of("0", POLITE, known.sections, "another judge").key}
     assert len(keys) == 4
     assert case_of("another id", POLITE, known.sections, "judge").key == known.key
+
+
+def test_the_key_of_a_case_without_images_is_the_one_of_caches_that_are_there() -> None:
+    (known,) = cases("please")
+    assert known.key == "cb880f653b717b7b19da9de42bf38f6cb39039c7536c98be90acf3c1b804884b"
+
+
+def test_images_are_part_of_a_case_by_their_bytes_and_order_and_not_by_their_path() -> None:
+    def key(*digests: str, path: str = "a.png") -> str:
+        images = tuple(ShownImage(ref=ImageRef(path=path), digest=digest, tokens=85) for digest in digests)
+        return case_of("0", POLITE, (("TEXT", "please"),), "judge", images).key
+
+    keys = [key(), key("a"), key("b"), key("a", "b"), key("b", "a")]
+    assert len(set(keys)) == len(keys)
+    assert key("a") == key("a", path="moved/b.png")
 
 
 def test_an_unusable_reply_is_asked_three_times_and_named(tmp_path: Path) -> None:
