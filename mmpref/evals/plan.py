@@ -244,6 +244,8 @@ def _decoding(benchmark: Benchmark[Any], settings: EvalSettings) -> dict[str, in
 def _refuse_other_kind(answerer: Answerer, wanted: Kind, benchmark: str) -> None:
     """Our answerers either write text or measure log-probs; the wrong one is refused before it answers anything."""
     found = answerer.kind if isinstance(answerer, ProcessesAnswerer) else type(answerer)
+    if not isinstance(found, type):
+        return
     writes, measures = issubclass(found, TransformersAnswerer | ServerAnswerer), issubclass(found, LikelihoodAnswerer)
     if (writes and wanted is LikelihoodAnswerer) or (measures and wanted is not LikelihoodAnswerer):
         needs = "log-probs of given answers" if wanted is LikelihoodAnswerer else "answers as text"

@@ -10,6 +10,7 @@ from mmpref.generation.in_process import TransformersAnswerer
 from mmpref.generation.likelihood import LikelihoodAnswerer
 from mmpref.generation.model_source import ModelSource
 from mmpref.generation.processes import ProcessesAnswerer
+from mmpref.generation.sampled import SamplingAnswerer
 from mmpref.generation.scripted import ScriptedAnswerer
 from mmpref.generation.server import ServerAnswerer
 from mmpref.generation.settings import BATCH_SIZE, TOKENS_PER_BATCH, AnswerSettings, SampleSettings
@@ -23,6 +24,7 @@ __all__ = [
     "ModelSource",
     "ProcessesAnswerer",
     "SampleSettings",
+    "SamplingAnswerer",
     "ScriptedAnswerer",
     "Server",
     "ServerAnswerer",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ _WINDOW_BYTES = 2**30  # fewer batches when their pixels would take more
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class Asked:
     """One prompt, and the samples that it answers."""
 
     prompt: EncodedPrompt
@@ -58,30 +59,44 @@ class TransformersAnswerer(LocalAnswerer):
     def answer(self, samples: Sequence[EvalSample]) -> Iterator[Answer]:
         """Answers as their batches are done."""
         with in_eval_mode(self._loaded.model):
-            for window in _one_ahead(self._windows(same_questions(samples))):
+            for window in _one_ahead(self._windows(self._questions(samples))):
                 yield from self._answer_window(window)
 
-    def _windows(self, questions: Iterable[list[EvalSample]]) -> Iterator[list[_Asked]]:
+    def _questions(self, samples: Sequence[EvalSample]) -> list[list[EvalSample]]:
+        """Samples that are one question, in groups."""
+        return same_questions(samples)
+
+    def _asked(self, alike: Sequence[EvalSample]) -> Asked | None:
+        """One question, encoded; None where it gets no answer."""
+        first = alike[0]
+        return Asked(self._encoder.encode_prompt(first.id, first.prompt, first.images, self._load_image), alike)
+
+    def _num_rows(self, asked: Asked) -> int:
+        """How many rows of a batch a question takes."""
+        return 1
+
+    def _windows(self, questions: Iterable[list[EvalSample]]) -> Iterator[list[Asked]]:
         """Encoded questions in portions of a few batches: of one at first, then of more; smaller where images are
         large.
         """
-        window: list[_Asked] = []
-        batches = 1
+        window: list[Asked] = []
+        batches, rows = 1, 0
         pixel_bytes: dict[int, int] = {}  # bytes of each pixel tensor; questions about one image share it
         for alike in questions:
-            first = alike[0]
-            prompt = self._encoder.encode_prompt(first.id, first.prompt, first.images, self._load_image)
-            window.append(_Asked(prompt, alike))
-            pixel_bytes |= {id(tensor): tensor.nbytes for tensor in prompt.vision.values()}
-            full = len(window) >= self._batches.size * batches
-            if full or (sum(pixel_bytes.values()) > _WINDOW_BYTES and len(window) >= self._batches.size):
+            if (asked := self._asked(alike)) is None:
+                continue
+            window.append(asked)
+            rows += self._num_rows(asked)
+            pixel_bytes |= {id(tensor): tensor.nbytes for tensor in asked.prompt.vision.values()}
+            full = rows >= self._batches.size * batches
+            if full or (sum(pixel_bytes.values()) > _WINDOW_BYTES and rows >= self._batches.size):
                 yield window
-                window, pixel_bytes = [], {}
+                window, rows, pixel_bytes = [], 0, {}
                 batches = min(2 * batches, _BATCHES_PER_WINDOW)
         if window:
             yield window
 
-    def _answer_window(self, window: list[_Asked]) -> Iterator[Answer]:
+    def _answer_window(self, window: list[Asked]) -> Iterator[Answer]:
         answered = self._batches.run(
             sorted(window, key=lambda asked: -len(asked.prompt)),
             tokens_of=lambda asked: (len(asked.prompt) + self._settings.max_new_tokens) * self._settings.num_beams,
@@ -97,44 +112,37 @@ class TransformersAnswerer(LocalAnswerer):
 
     def _generate_batch(self, prompts: Sequence[EncodedPrompt]) -> list[tuple[str, bool]]:
         """(answer, whether the limit of tokens ended it) for each prompt."""
+        found: dict[int, tuple[str, bool]] = {}
+        for alike in self._read_together(prompts):
+            found |= zip(alike, self._generate([prompts[at] for at in alike]), strict=True)
+        return [found[at] for at in range(len(prompts))]
+
+    def _read_together(self, prompts: Sequence[EncodedPrompt]) -> Iterator[list[int]]:
+        """Places of prompts that may stand in one batch, to be run before the next are asked for."""
+        from mmpref.models.logps.rope_by_sequence import forget_lengths
         from mmpref.processing.cross_attention import num_images
 
         rope = self._loaded.family.rope_lengths
         longest = max(map(len, prompts)) + self._settings.max_new_tokens
         if rope is not None and not rope.all_alike(longest):
-            return [self._alone(prompt) for prompt in prompts]  # else all are read as the longest one is
+            for at in range(len(prompts)):  # else all are read as the longest one is
+                forget_lengths(self._loaded.model)  # as if the model had read nothing before
+                yield [at]
+            forget_lengths(self._loaded.model)
+            return
         # by cross-attention, a row would also see the empty images that make it as long as the others
         counts = [num_images(prompt.vision) for prompt in prompts]
-        found: dict[int, tuple[str, bool]] = {}
         for count in dict.fromkeys(counts):
-            alike = [at for at, other in enumerate(counts) if other == count]
-            found |= zip(alike, self._generate([prompts[at] for at in alike]), strict=True)
-        return [found[at] for at in range(len(prompts))]
-
-    def _alone(self, prompt: EncodedPrompt) -> tuple[str, bool]:
-        """As if the model had read nothing before."""
-        from mmpref.models.logps.rope_by_sequence import forget_lengths
-
-        forget_lengths(self._loaded.model)
-        answer = self._generate([prompt])[0]
-        forget_lengths(self._loaded.model)
-        return answer
+            yield [at for at, other in enumerate(counts) if other == count]
 
     def _generate(self, prompts: Sequence[EncodedPrompt]) -> list[tuple[str, bool]]:
         import torch
 
         from mmpref.models.logps.image_inputs import as_lists
-        from mmpref.processing.collate import collate_prompts
 
-        model, chat = self._loaded.model, self._encoder.chat
-        # pixels are joined where the model is: the host has them once for all questions about an image
-        on_device = _vision_on(model.device, prompts)
-        collated = collate_prompts(on_device, chat.pad_token_id, image_token_id=chat.image_token_id)
-        del on_device
-        inputs = {name: tensor.to(model.device) for name, tensor in collated.items()}
-        del collated
-        cannot = f"{self._loaded.path} cannot answer question '{prompts[0].sample_id}'"
-        with torch.inference_mode(), library_errors(ConfigError, cannot, "look at the values in its config.json"):
+        model = self._loaded.model
+        inputs = self._inputs(prompts)
+        with torch.inference_mode(), self._naming(prompts[0]):
             out = model.generate(
                 **as_lists(model, inputs),
                 max_new_tokens=self._settings.max_new_tokens,
@@ -143,11 +151,26 @@ class TransformersAnswerer(LocalAnswerer):
                 temperature=None,
                 top_p=None,
                 top_k=None,
-                pad_token_id=chat.pad_token_id,
+                pad_token_id=self._encoder.chat.pad_token_id,
             )
         new = out[:, inputs["input_ids"].shape[1] :]
         texts: list[str] = self._tokenizer.batch_decode(new, skip_special_tokens=True)
         return [(text.strip(), cut) for text, cut in zip(texts, self._cut(new), strict=True)]
+
+    def _inputs(self, prompts: Sequence[EncodedPrompt]) -> dict[str, Tensor]:
+        """Keyword arguments of the model for a batch, where the model is."""
+        from mmpref.processing.collate import collate_prompts
+
+        device, chat = self._loaded.model.device, self._encoder.chat
+        # pixels are joined where the model is: the host has them once for all questions about an image
+        on_device = _vision_on(device, prompts)
+        collated = collate_prompts(on_device, chat.pad_token_id, image_token_id=chat.image_token_id)
+        return {name: tensor.to(device) for name, tensor in collated.items()}
+
+    def _naming(self, prompt: EncodedPrompt) -> AbstractContextManager[None]:
+        """Inside, what a library raises names the model and the question."""
+        cannot = f"{self._loaded.path} cannot answer question '{prompt.sample_id}'"
+        return library_errors(ConfigError, cannot, "look at the values in its config.json")
 
     def _cut(self, new: Tensor) -> list[bool]:
         """Which rows of new tokens [B, T] are as long as allowed and contain no end token."""
@@ -172,7 +195,7 @@ def _vision_on(device: torch.device, prompts: Sequence[EncodedPrompt]) -> list[E
     return found
 
 
-def _one_ahead(windows: Iterator[list[_Asked]]) -> Iterator[list[_Asked]]:
+def _one_ahead(windows: Iterator[list[Asked]]) -> Iterator[list[Asked]]:
     """The same, with the next one being made in another thread meanwhile."""
     with ThreadPoolExecutor(1, thread_name_prefix="encode") as pool:
         coming = pool.submit(next, windows, None)

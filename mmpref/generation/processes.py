@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from mmpref.errors import ConfigError, DistributedError, MMPrefError
-from mmpref.generation.contract import deal
+from mmpref.generation.contract import Answerer, deal, failures_of
 from mmpref.generation.in_process import TransformersAnswerer
-from mmpref.generation.likelihood import LikelihoodAnswerer
 from mmpref.generation.model_source import ModelSource
 from mmpref.generation.settings import AnswerSettings
 from mmpref.process.children import begin_child, start_helpers, starting_workers
@@ -31,14 +30,19 @@ class ProcessesAnswerer:
         num: how many processes.
         images_root: relative image paths start here.
         settings: of the answerers; a device that is not named is dealt, and threads are shared.
-        kind: what each process makes: ``TransformersAnswerer`` or ``LikelihoodAnswerer``.
+        kind: what each process makes of the source, the settings and ``images_root``: ``TransformersAnswerer``,
+            ``LikelihoodAnswerer``, or ``functools.partial(SamplingAnswerer, sampling=...)``.
+
+    Attributes:
+        failures: why samples got no answer, by their id, as the processes say.
     """
 
     source: ModelSource
     num: int
     images_root: Path | None = None
     settings: AnswerSettings = field(default_factory=AnswerSettings)
-    kind: type[TransformersAnswerer | LikelihoodAnswerer] = TransformersAnswerer
+    kind: Callable[..., Answerer] = TransformersAnswerer
+    failures: dict[str, str] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         if self.num < 1:
@@ -65,7 +69,7 @@ class ProcessesAnswerer:
                 there.close()  # else the end of the process would not be the end of the pipe
                 processes.append(process)
                 pipes.append(here)
-            yield from _gather(pipes)
+            yield from _gather(pipes, self.failures)
         finally:
             for process in processes:
                 process.kill()  # none has anything to save, and one that is stuck hears nothing else
@@ -73,8 +77,8 @@ class ProcessesAnswerer:
                 process.join()
 
 
-def _gather(pipes: list[Connection]) -> Iterator[Answer]:
-    """Answers as they come; an error of any process is raised here."""
+def _gather(pipes: list[Connection], failures: dict[str, str]) -> Iterator[Answer]:
+    """Answers as they come; an error of any process is raised here, and why samples got none is noted."""
     open_pipes, finished = list(pipes), 0
     while open_pipes:
         for ready in connection.wait(open_pipes):
@@ -91,6 +95,7 @@ def _gather(pipes: list[Connection]) -> Iterator[Answer]:
             elif isinstance(message, str):
                 raise RuntimeError(f"a process that answers failed:\n{message}")
             else:
+                failures |= message
                 finished += 1
     if finished < len(pipes):
         raise DistributedError(
@@ -100,7 +105,8 @@ def _gather(pipes: list[Connection]) -> Iterator[Answer]:
 
 
 def _work(pipe: Connection, shared: ProcessesAnswerer, samples: list[EvalSample], number: int, total: int) -> None:
-    """What process ``number`` of ``total`` does: answer its share, and send the answers, then None or an error."""
+    """What process ``number`` of ``total`` does: answer its share, and send the answers, then an error or why samples
+    got none."""
     begin_child()
     try:
         try:
@@ -115,7 +121,7 @@ def _work(pipe: Connection, shared: ProcessesAnswerer, samples: list[EvalSample]
             answerer = shared.kind(shared.source, settings, images_root=shared.images_root)
             for answer in answerer.answer(samples):
                 pipe.send(answer)
-            pipe.send(None)
+            pipe.send(dict(failures_of(answerer)))
         except MMPrefError as err:
             pipe.send(_plain(err))
         except BrokenPipeError:

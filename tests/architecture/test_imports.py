@@ -162,10 +162,10 @@ LEVELS: dict[str, list[set[str]]] = {
     "doctor": [{"machine", "section_faults"}, {"recipe_check"}],
     "generation": [
         {"concurrency", "contract", "fingerprint", "http_calls", "model_source", "scripted", "settings", "token_usage"},
-        {"answer_log", "api_server", "chat_reply", "local_model", "ranks"},
+        {"answer_log", "api_server", "chat_reply", "continuations", "drawing", "local_model", "ranks"},
         {"chat_api", "in_process", "likelihood"},
         {"answer_likelihood"},
-        {"processes", "server"},
+        {"processes", "sampled", "server"},
     ],
     "judging": [{"contract", "cost"}, {"cache", "fence", "rating", "text"}, {"engine"}],
     "evals": [
