@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -177,7 +177,7 @@ class JudgeScorer:
         found |= {"calls without usable token counts": spent.guessed} if spent.guessed else {}
         return found | ({"dollars": spent.dollars} if spent.prices else {})
 
-    def score(self, items: Sequence[Candidates]) -> Iterator[RawScore]:
+    def score(self, items: Sequence[Candidates]) -> Generator[RawScore]:
         """One score for each answer, as the replies come; equal answers to equal prompts are asked about once.
 
         Raises:
