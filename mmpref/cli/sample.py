@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from mmpref.cli.rounds import rounds
+from mmpref.cli.scores import score
 from mmpref.errors import stopped_by_ctrl_c
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ def _only_groups() -> None:
     """Make typer keep the names of commands, however few they are."""
 
 
+app.command("score")(score)
 app.command("round")(rounds)
 
 

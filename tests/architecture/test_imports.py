@@ -180,7 +180,12 @@ LEVELS: dict[str, list[set[str]]] = {
     ],
     "sampling": [
         {"candidate_files", "steps"},
-        {"scorers"},
+        {"agreement_of_scorers", "mapping", "scorers"},
+        {"score_log", "score_settings"},
+        {"score_source"},
+        {"score_run"},
+        {"score_results"},
+        {"score"},
         {"round_commands"},
         {"round_facts"},
         {"rounds"},
@@ -225,6 +230,7 @@ IMPORTED_BY: dict[str, set[str]] = {
             "recipes",
             "rounds",
             "sample",
+            "scores",
             "train",
         )
     },

@@ -139,7 +139,7 @@ def options_of(kind: type[T], given: Mapping[str, Any], name: str) -> T:
     for key in given:
         if key not in known:
             hint = did_you_mean(key, list(known))
-            raise ConfigError(f"scorer '{name}' has no option '{key}'{hint}; it has: {', '.join(known)}")
+            raise ConfigError(f"scorer '{name}' has no option '{key}'{hint}; it has: {', '.join(known) or 'none'}")
     needed = [key for key, entry in known.items() if entry.default is MISSING and entry.default_factory is MISSING]
     if missing := [key for key in needed if key not in given]:
         raise ConfigError(f"scorer '{name}' needs {' and '.join(f'{name}.{key}=...' for key in missing)}")

@@ -1,0 +1,346 @@
+"""What the scorers said, put together: mapped to one range, averaged, compared, and written."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mmpref.data.pair_writing import write_pairs
+from mmpref.data.quarantine import Quarantine
+from mmpref.errors import ConfigError, DataError
+from mmpref.files.reading import read_json
+from mmpref.files.writing import json_text, replacing, write_json
+from mmpref.records import Candidates, PreferencePair, Prompt, Score
+from mmpref.sampling.agreement_of_scorers import Agreement, ScoredPrompt, agreements
+from mmpref.sampling.candidate_files import write_candidates
+from mmpref.sampling.mapping import FEW, Bounds, ScaleMapping, combined, mapping_of, read_mappings
+from mmpref.sampling.score_run import ScorerResult
+from mmpref.sampling.score_settings import ScoreSettings
+from mmpref.sampling.score_source import Asked, ScoreSource
+from mmpref.sampling.steps import CANDIDATES, PAIRS, QUARANTINE
+from mmpref.yaml_text import did_you_mean
+
+SCORES = "scores.json"
+NOT_SCORED = "not_scored"
+"""The reason of an answer that an earlier step has no score of this scorer for."""
+RAW_SCORES, SCORES_BEFORE = "raw_scores", "scores_before"
+"""Keys of the ``meta`` of scored pairs: scorer -> [chosen, rejected], and the scores that the pair had."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Earlier:
+    """What an earlier step has scored: its scorers' results, mappings and weights."""
+
+    results: tuple[ScorerResult, ...] = ()
+    range: Bounds | None = None
+    mappings: Mapping[str, tuple[str, ScaleMapping]] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+
+def earlier_scores(source: ScoreSource, asked: Sequence[Candidates]) -> Earlier:
+    """The scores that the candidates of a source have already.
+
+    Raises:
+        DataError: one scorer has scores of two versions or scales.
+    """
+    facts: dict[str, tuple[str, tuple[float | None, float | None]]] = {}
+    found: list[list[dict[str, Score]]] = []
+    for item in asked:
+        found.append([{score.scorer: score for score in answer.scores} for answer in item.answers])
+        for score in (score for answer in item.answers for score in answer.scores):
+            if facts.setdefault(score.scorer, (score.version, score.scale)) != (score.version, score.scale):
+                raise DataError(
+                    f"{source.files[0]}: scorer '{score.scorer}' has scores of two versions or scales; score the "
+                    "candidates anew with one"
+                )
+    if not facts:
+        return Earlier()
+    results = tuple(_earlier_result(name, *facts[name], found) for name in facts)
+    file = source.files[0].parent / SCORES
+    if not file.is_file():
+        return Earlier(results=results)
+    declared, mappings = read_mappings(file)
+    try:
+        weights = {name: float(weight) for name, weight in read_json(file, DataError)["weights"].items()}
+    except (LookupError, TypeError, ValueError, AttributeError):
+        weights = {}
+    return Earlier(results=results, range=declared, mappings=mappings, weights=weights)
+
+
+def _earlier_result(
+    name: str,
+    version: str,
+    scale: tuple[float | None, float | None],
+    found: Sequence[Sequence[Mapping[str, Score]]],
+) -> ScorerResult:
+    none = Score(scorer=name, version=version, scale=scale, raw=None, why=NOT_SCORED)
+    return ScorerResult(
+        name=name,
+        kind="",
+        version=version,
+        scale=scale,
+        options={},
+        depends_on={},
+        scores=[[answer.get(name, none) for answer in item] for item in found],
+        again=Counter(),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """All scores, on one range.
+
+    Args:
+        results: of each scorer, those of an earlier step first.
+        range: that all are mapped to.
+        weights: of every scorer.
+        mappings: of every scorer; None where it has no score at all.
+        scores: for each prompt the mean of each answer, None where a scorer has none.
+        agreement: of each two scorers.
+        notes: what a reader of the scores should know.
+    """
+
+    results: tuple[ScorerResult, ...]
+    range: Bounds
+    weights: Mapping[str, float]
+    mappings: Mapping[str, ScaleMapping | None]
+    scores: Sequence[Sequence[float | None]]
+    agreement: Sequence[Agreement]
+    notes: tuple[str, ...]
+
+    def why_none(self, at: int, place: int) -> tuple[str, str]:
+        """Why an answer has no mean: the reason of the first scorer that has none, and what each of them says."""
+        none = [
+            result.scores[at][place]
+            for result in self.results
+            if self.weights[result.name] and result.scores[at][place].raw is None
+        ]
+        return none[0].why, "; ".join(f"{score.scorer}: {score.why}" for score in none)
+
+    def scorers_json(self) -> dict[str, Any]:
+        """Scorer -> all that is known of it, as ``scores.json`` has it."""
+        return {result.name: self._scorer_json(result) for result in self.results}
+
+    def _scorer_json(self, result: ScorerResult) -> dict[str, Any]:
+        raw, mapping = result.raw(), self.mappings[result.name]
+        return {
+            "kind": result.kind or "scored in an earlier step",
+            "version": result.version,
+            "scale": list(result.scale),
+            "options": dict(result.options),
+            "depends_on": dict(result.depends_on),
+            "mapping": None if mapping is None else mapping.as_json(),
+            "scored": len(raw),
+            "missing": dict(result.missing()),
+            "raw_mean": statistics.fmean(raw) if raw else None,
+            "mean": statistics.fmean(map(mapping.apply, raw)) if raw and mapping is not None else None,
+        }
+
+
+def put_together(
+    asked: Sequence[Candidates], results: Sequence[ScorerResult], earlier: Earlier, settings: ScoreSettings
+) -> Scored:
+    """Map, average and compare.
+
+    Raises:
+        ConfigError: the mapping that is to be taken does not fit the scorers, or all weights are 0.
+    """
+    everything = (*earlier.results, *results)
+    weights = weights_of([result.name for result in everything], earlier, settings)
+    taken = None if settings.mapping is None else read_mappings(settings.mapping)
+    declared = settings.declared_range(None if taken is None else taken[0])
+    mappings: dict[str, ScaleMapping | None] = {}
+    notes: list[str] = []
+    for result in everything:
+        if taken is not None:
+            mappings[result.name] = _taken(result, taken[1], settings.mapping)
+            continue
+        before = earlier.mappings.get(result.name) if result in earlier.results else None
+        if before is not None and earlier.range == declared and before[0] == result.version:
+            mappings[result.name] = before[1]
+            continue
+        raw = result.raw()
+        mappings[result.name] = made = mapping_of(result.scale, raw, declared)
+        if made is not None and made.scores:
+            notes += _notes_of(result.name, made)
+    mapped = {
+        result.name: [
+            [
+                None if score.raw is None or (of := mappings[result.name]) is None else of.apply(score.raw)
+                for score in item
+            ]
+            for item in result.scores
+        ]
+        for result in everything
+    }
+    scores = [
+        [combined({name: of[at][place] for name, of in mapped.items()}, weights) for place in range(len(item.answers))]
+        for at, item in enumerate(asked)
+    ]
+    names = [result.name for result in everything]
+    prompts = [
+        ScoredPrompt(_unit(item.prompt), {name: mapped[name][at] for name in names}) for at, item in enumerate(asked)
+    ]
+    return Scored(
+        results=everything,
+        range=declared,
+        weights=weights,
+        mappings=mappings,
+        scores=scores,
+        agreement=agreements(prompts, names),
+        notes=tuple(notes),
+    )
+
+
+def weights_of(names: Sequence[str], earlier: Earlier, settings: ScoreSettings) -> dict[str, float]:
+    """The weight of every scorer.
+
+    Raises:
+        ConfigError: a weight is for a scorer that there is not, or all are 0.
+    """
+    for name in settings.weights:
+        if name not in names:
+            hint = did_you_mean(name, names)
+            raise ConfigError(f"--weights names a scorer '{name}' that is none of {', '.join(names)}{hint}")
+    found = {name: settings.weights.get(name, earlier.weights.get(name, 1.0)) for name in names}
+    if not any(found.values()):
+        raise ConfigError("all weights are 0, and then no answer has a score; give one scorer a weight above 0")
+    return found
+
+
+def _taken(result: ScorerResult, mappings: Mapping[str, tuple[str, ScaleMapping]], file: Path | None) -> ScaleMapping:
+    if result.name not in mappings:
+        raise ConfigError(
+            f"{file} has no mapping for scorer '{result.name}'; it has: {', '.join(mappings) or 'none'}; call the "
+            "scorer as it was called there, or leave --mapping out"
+        )
+    version, mapping = mappings[result.name]
+    if version != result.version:
+        raise ConfigError(
+            f"{file}: the mapping of scorer '{result.name}' is of version {version:.60}, and this one is "
+            f"{result.version:.60}; their scores do not compare, leave --mapping out"
+        )
+    return mapping
+
+
+def _notes_of(name: str, made: ScaleMapping) -> list[str]:
+    if made.low == made.high:
+        return [
+            f"{name}: its scores are all {made.low:g}, so they are mapped to {made.apply(made.low):g} and say nothing"
+        ]
+    if made.scores < FEW:
+        return [
+            f"{name}: its scale has no bound, and the percentiles of only {made.scores} scores take its place; "
+            f"{name}.scale=LO..HI or --mapping would keep the mapping from one run to the next"
+        ]
+    return []
+
+
+def _unit(prompt: Prompt) -> str:
+    paths = [image.path for image in prompt.images if image.path is not None]
+    return " ".join(paths) if paths and len(paths) == len(prompt.images) else prompt.id
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def write_scored(folder: Path, source: ScoreSource, asked: Asked, scored: Scored) -> Counter[str]:
+    """Write the candidates or pairs with their scores, what has none, and ``scores.json``; returns what is in them.
+
+    Raises:
+        DataError: the source changed meanwhile.
+        CheckpointError: something cannot be written.
+    """
+    counts: Counter[str] = Counter()
+    unscored: list[dict[str, Any]] = []
+    quarantine = Quarantine()
+    if source.has_pairs:
+        write_pairs(folder / PAIRS, _scored_pairs(source, asked, scored, quarantine, unscored, counts))
+    else:
+        write_candidates(folder / CANDIDATES, _scored_candidates(source, asked, scored, unscored, counts))
+    with replacing(folder / QUARANTINE) as stream:
+        for row in (*(row.as_json() for row in quarantine.rows), *unscored):
+            stream.write((json_text(row) + "\n").encode("utf-8"))
+    for reason, count in quarantine.counts.items():
+        counts[f"not read: {reason}"] = count
+    write_json(
+        folder / SCORES,
+        {
+            "range": list(scored.range),
+            "weights": dict(scored.weights),
+            "scorers": scored.scorers_json(),
+            "agreement": [found.as_json() for found in scored.agreement],
+            "notes": list(scored.notes),
+            "counts": dict(counts),
+        },
+    )
+    return counts
+
+
+def _scored_candidates(
+    source: ScoreSource, asked: Asked, scored: Scored, unscored: list[dict[str, Any]], counts: Counter[str]
+) -> Iterator[Candidates]:
+    for at, item in enumerate(source.candidates()):
+        if at >= len(asked) or asked[at] != item:
+            raise _changed(source)
+        counts["prompts"] += 1
+        if not item.answers:
+            unscored.append({"id": item.prompt.id, "reason": "no_candidate", "detail": "it has no candidate"})
+        answers = []
+        for place, answer in enumerate(item.answers):
+            score = scored.scores[at][place]
+            counts["answers"] += 1
+            counts["scored"] += score is not None
+            if score is None:
+                why, detail = scored.why_none(at, place)
+                unscored.append({"id": item.prompt.id, "candidate": place, "reason": why, "detail": detail})
+            said = tuple(result.scores[at][place] for result in scored.results)
+            answers.append(replace(answer, scores=said, score=score))
+        yield replace(item, answers=tuple(answers))
+    if counts["prompts"] != len(asked):
+        raise _changed(source)
+
+
+def _scored_pairs(
+    source: ScoreSource,
+    asked: Asked,
+    scored: Scored,
+    quarantine: Quarantine,
+    unscored: list[dict[str, Any]],
+    counts: Counter[str],
+) -> Iterator[PreferencePair]:
+    counts["prompts"] = len(asked)
+    counts["answers"] = asked.num_answers
+    counts["scored"] = sum(score is not None for item in scored.scores for score in item)
+    for pair in source.pairs(quarantine):
+        if (places := asked.of_pair(pair)) is None:
+            raise _changed(source)
+        at, *sides = places
+        chosen, rejected = (scored.scores[at][place] for place in sides)
+        counts["pairs read"] += 1
+        if chosen is None or rejected is None:
+            why, detail = scored.why_none(at, sides[chosen is not None])
+            side = "rejected" if chosen is not None else "chosen"
+            unscored.append({"id": pair.id, "reason": why, "detail": f"the {side} answer: {detail}"})
+            continue
+        counts["pairs"] += 1
+        counts["pairs whose rejected answer scores higher"] += rejected > chosen
+        counts["pairs with equal scores"] += rejected == chosen
+        raw = {result.name: [result.scores[at][place].raw for place in sides] for result in scored.results}
+        yield replace(pair, score_chosen=chosen, score_rejected=rejected, meta={**_meta_before(pair), RAW_SCORES: raw})
+
+
+def _meta_before(pair: PreferencePair) -> dict[str, Any]:
+    """What was known of a pair, the scores that it had with it."""
+    before = [*pair.meta.get(SCORES_BEFORE, ())] if isinstance(pair.meta.get(SCORES_BEFORE), list) else []
+    if pair.score_chosen is None:
+        return dict(pair.meta)
+    return {**pair.meta, SCORES_BEFORE: [*before, [pair.score_chosen, pair.score_rejected]]}
+
+
+def _changed(source: ScoreSource) -> DataError:
+    return DataError(f"{source.spec} changed while it was scored; what was scored is kept: run the same command again")
