@@ -124,22 +124,6 @@ def combined(mapped: Mapping[str, float | None], weights: Mapping[str, float]) -
     return mean / total if total else None
 
 
-def parse_bounds(text: object, where: str) -> Bounds:
-    """``0..5`` as (0, 5).
-
-    Raises:
-        ConfigError: it is no such text, or the second number is not above the first.
-    """
-    first, dots, second = str(text).partition("..")
-    try:
-        low, high = float(first), float(second)
-    except ValueError:
-        low = high = math.nan
-    if not dots or not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ConfigError(f"{where} must be LO..HI, for example 0..5, with the lower number first; got '{text!s:.40}'")
-    return low, high
-
-
 def read_mappings(file: Path) -> tuple[Bounds, dict[str, tuple[str, ScaleMapping]]]:
     """The range, and of each scorer its version and mapping, in the ``scores.json`` of an earlier step.
 

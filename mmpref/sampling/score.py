@@ -28,14 +28,13 @@ from mmpref.files.locking import only_writer
 from mmpref.files.reading import refuse_written_over
 from mmpref.files.rows import first_ids
 from mmpref.files.writing import writing_to
-from mmpref.records import Candidates
 from mmpref.sampling.agreement_of_scorers import COLUMNS
 from mmpref.sampling.score_results import SCORES, Scored, earlier_scores, put_together, weights_of, write_scored
 from mmpref.sampling.score_run import Progress, run_scorer
 from mmpref.sampling.score_settings import ScoreSettings
 from mmpref.sampling.score_source import Asked, ScoreSource
 from mmpref.sampling.scorers import build_scorer
-from mmpref.sampling.scorers.contract import ScoreContext
+from mmpref.sampling.scorers.contract import PaidScorer, ScoreContext
 from mmpref.sampling.steps import CANDIDATES, PAIRS, QUARANTINE, STEP, Step, read_step, write_step
 
 Say = Callable[[str], None]
@@ -175,9 +174,9 @@ def estimates(source: ScoreSource, settings: ScoreSettings, folder: Path) -> lis
     context = ScoreContext(image_root=source.image_root, answering=settings.answering, folder=folder)
     for wanted in settings.scorers:
         scorer = build_scorer(wanted.name, wanted.kind, wanted.options, context)
-        estimate: Callable[[Sequence[Candidates]], Sequence[tuple[str, str]]] | None
-        estimate = getattr(scorer, "estimate", None)
-        found = [("estimate", "none: it costs time only")] if estimate is None else estimate(asked)
+        found = [("estimate", "none: it costs time only")]
+        if isinstance(scorer, PaidScorer):
+            found = scorer.estimate(asked)
         rows += [(f"{wanted.name}: {label}", text) for label, text in found]
     return rows
 
@@ -288,6 +287,8 @@ def _facts(source: ScoreSource, asked: Asked, scored: Scored) -> dict[str, Any]:
         "agreement": [found.as_json() for found in scored.agreement],
         "notes": list(scored.notes),
     }
+    if took := {result.name: dict(result.took) for result in scored.results if result.took}:
+        facts["took"] = took
     if source.step is not None and not source.step.complete:
         facts["source complete"] = False
     return facts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,14 @@ from mmpref.sampling.score_log import LoggedScore, ScoreLog, answer_keys, append
 from mmpref.sampling.score_settings import AskedScorer
 from mmpref.sampling.score_source import Missing
 from mmpref.sampling.scorers import build_scorer
-from mmpref.sampling.scorers.contract import AnswerPlace, RawScore, ScoreContext, Scorer, compares_answers
+from mmpref.sampling.scorers.contract import (
+    AnswerPlace,
+    PaidScorer,
+    RawScore,
+    ScoreContext,
+    Scorer,
+    compares_answers,
+)
 
 OUT_OF_SCALE = "out_of_scale"
 NOT_FINITE = "not_finite"
@@ -40,6 +47,7 @@ class ScorerResult:
         again: reason -> answers that another run may bring a score for.
         ignored: scores in its log of answers that are there no more.
         failure: why it could not go on; None where it could.
+        took: what a scorer that may want to be paid says of this run.
     """
 
     name: str
@@ -52,6 +60,7 @@ class ScorerResult:
     again: Counter[str]
     ignored: int = 0
     failure: MMPrefError | None = None
+    took: Mapping[str, Any] = field(default_factory=dict)
 
     def raw(self) -> list[float]:
         """All scores that there are."""
@@ -125,6 +134,7 @@ def _run(
         again=lacking,
         ignored=ignored,
         failure=failure,
+        took=scorer.took() if isinstance(scorer, PaidScorer) else {},
     )
 
 

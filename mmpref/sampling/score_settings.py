@@ -11,8 +11,9 @@ from typing import Any
 from mmpref.errors import ConfigError
 from mmpref.files.reading import why_no_path
 from mmpref.generation.settings import AnswerSettings
-from mmpref.sampling.mapping import RANGE, Bounds, Scale, parse_bounds
+from mmpref.sampling.mapping import RANGE, Bounds, Scale
 from mmpref.sampling.scorers import check_options, has_option
+from mmpref.sampling.scorers.contract import scale_of
 from mmpref.yaml_text import did_you_mean, parse_value, short
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")  # it is part of the name of a file
@@ -131,7 +132,7 @@ def parse_scorers(named: Sequence[str], options: Sequence[str]) -> tuple[AskedSc
     for name, kind in kinds.items():
         scale: Scale | None = None
         if "scale" in given[name] and not has_option(kind, "scale"):
-            scale = parse_bounds(given[name].pop("scale"), f"{name}.scale")
+            scale = scale_of(given[name].pop("scale"), f"{name}.scale")
         scorers.append(AskedScorer(name=name, kind=kind, options=given[name], scale=scale))
     return tuple(scorers)
 
@@ -142,7 +143,7 @@ def parse_range(text: str | None) -> Bounds | None:
     Raises:
         ConfigError: it is written otherwise.
     """
-    return None if text is None else parse_bounds(text, "--range")
+    return None if text is None else scale_of(text, "--range")
 
 
 def parse_weights(texts: Sequence[str]) -> dict[str, float]:
