@@ -12,7 +12,6 @@ from mmpref.cli.data_options import SOURCE_HELP, RowOptions
 from mmpref.cli.options import with_options
 from mmpref.errors import stopped_by_ctrl_c
 
-
 _SCORED = f"A folder of mmpref sample generate or score, a file of candidates, or a pair set. {SOURCE_HELP}"
 
 

@@ -514,6 +514,7 @@ def test_help_needs_no_other_library_than_the_command_line_s_own() -> None:
         "mmpref.cli.evals",
         "mmpref.cli.options",
         "mmpref.cli.sample",
+        "mmpref.cli.scores",
         "mmpref.errors",
         "mmpref.version",
     } | {
