@@ -133,6 +133,11 @@ class LocalAnswerer(ABC):
         self._batches = Batches(settings.batch_size, settings.tokens_per_batch)
         self._prepare(template_kwargs)
 
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model, for another answerer that is to share it."""
+        return self._loaded
+
     @abstractmethod
     def _prepare(self, template_kwargs: Mapping[str, Any] | None) -> None:
         """What a kind of answerer needs beside the loaded model.

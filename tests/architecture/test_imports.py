@@ -165,6 +165,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"answer_log", "api_server", "chat_reply", "continuations", "drawing", "local_model", "ranks"},
         {"chat_api", "in_process", "likelihood"},
         {"answer_likelihood"},
+        {"fact_lists"},
         {"processes", "sampled", "server"},
     ],
     "judging": [{"contract", "cost"}, {"cache", "fence", "rating", "text"}, {"engine"}],

@@ -1,6 +1,7 @@
 """Image-conditioned gain: how much more likely the image makes an answer.
 
-``(log p(answer | images, prompt) - log p(answer | prompt without its images)) / tokens of the answer``, in nats. An answer that the question alone makes likely gains nothing; one about something that is not in the image loses.
+``(log p(answer | images, prompt) - log p(answer | prompt without its images)) / tokens of the answer``, in nats.
+An answer that the question alone makes likely gains nothing; one about something that is not in the image loses.
 Contrastive and mutual-information decoding weigh the same ratio (VCD, arXiv 2311.16922; M3ID, arXiv 2403.14003).
 """
 
@@ -28,7 +29,7 @@ _WITHOUT = " without its images"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GainOptions(ModelOptions):
+class Options(ModelOptions):
     """The model, and how its answers are counted.
 
     Args:
@@ -38,6 +39,10 @@ class GainOptions(ModelOptions):
 
     per_token: bool = True
 
+    def __post_init__(self) -> None:
+        ModelOptions.__post_init__(self)
+        refuse_other("per_token", self.per_token, (True, False))
+
 
 def build(name: str, options: Mapping[str, Any], context: ScoreContext) -> Scorer:
     """The scorer, with its model loaded.
@@ -45,9 +50,8 @@ def build(name: str, options: Mapping[str, Any], context: ScoreContext) -> Score
     Raises:
         ConfigError: a wrong option, a model that cannot be loaded, or one that looks at no images.
     """
-    found = options_of(GainOptions, options, name)
-    refuse_other(name, "per_token", found.per_token, (True, False))
-    source = found.source(name)
+    found = options_of(Options, options, name)
+    source = found.source()
     facts = facts_of_model(source)
     measure = AnswerLikelihood(source, context.answering, images_root=context.image_root)
     if measure.no_images:

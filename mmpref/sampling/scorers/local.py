@@ -32,17 +32,19 @@ class ModelOptions:
     quantization: str | None = None
     max_pixels: int | None = None
 
-    def source(self, name: str) -> ModelSource:
-        """The model, for the scorer ``name``.
-
-        Raises:
-            ConfigError: an option that makes no sense.
-        """
+    def __post_init__(self) -> None:
         for key in ("model", "adapter", "dtype", "quantization"):
             value = getattr(self, key)
             if not (isinstance(value, str) and value) and (value is not None or key in ("model", "dtype")):
-                raise ConfigError(f"{name}.{key} must be a text, got {value!r}")
-        refuse_small(name, "max_pixels", self.max_pixels)
+                raise ConfigError(f"{key} must be a text, got {value!r}")
+        refuse_small("max_pixels", self.max_pixels)
+
+    def source(self) -> ModelSource:
+        """The model.
+
+        Raises:
+            ConfigError: it is none, or cannot be quantised so.
+        """
         return source_of(
             self.model,
             adapter=None if self.adapter is None else Path(self.adapter),
@@ -61,17 +63,17 @@ def facts_of_model(source: ModelSource) -> Mapping[str, Any]:
     return model_facts(source, fetch=True)
 
 
-def refuse_other(name: str, key: str, value: Any, known: tuple[Any, ...]) -> None:
+def refuse_other(key: str, value: Any, known: tuple[Any, ...]) -> None:
     """Raises ConfigError for a value of an option that is none of those known."""
     if not any(value is one or (value == one and type(value) is type(one)) for one in known):
         shown = ", ".join(str(one).lower() if isinstance(one, bool) else str(one) for one in known)
-        raise ConfigError(f"{name}.{key} must be one of {shown}, got {value!r}")
+        raise ConfigError(f"{key} must be one of {shown}, got {value!r}")
 
 
-def refuse_small(name: str, key: str, value: Any, least: int = 1) -> None:
+def refuse_small(key: str, value: Any, least: int = 1) -> None:
     """Raises ConfigError for what is neither None nor a whole number of at least ``least``."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-        raise ConfigError(f"{name}.{key} must be a whole number from {least}, got {value!r}")
+        raise ConfigError(f"{key} must be a whole number from {least}, got {value!r}")
 
 
 def missing(item: Candidates, why: str, detail: str = "") -> Iterator[RawScore]:

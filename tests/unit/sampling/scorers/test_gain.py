@@ -183,10 +183,10 @@ def test_it_is_built_from_options(folder: Path, tmp_path: Path) -> None:
     [
         ({}, "needs g.model"),
         ({"model": "x", "modle": 1}, "did you mean"),
-        ({"model": "x", "per_token": "no"}, "g.per_token must be one of true, false"),
-        ({"model": "x", "per_token": 1}, "g.per_token must be one of true, false"),
-        ({"model": "x", "max_pixels": 0}, "g.max_pixels must be a whole number from 1"),
-        ({"model": 3}, "g.model must be a text"),
+        ({"model": "x", "per_token": "no"}, "scorer 'g': per_token must be one of true, false"),
+        ({"model": "x", "per_token": 1}, "scorer 'g': per_token must be one of true, false"),
+        ({"model": "x", "max_pixels": 0}, "scorer 'g': max_pixels must be a whole number from 1"),
+        ({"model": 3}, "scorer 'g': model must be a text"),
         ({"model": "not/a/model"}, "not/a/model does not exist"),
     ],
 )
