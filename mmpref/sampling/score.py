@@ -9,6 +9,7 @@ goes on.
 from __future__ import annotations
 
 import shlex
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -79,6 +80,10 @@ class ScoreOutcome:
         if (mean := self.step.facts["mean score"]) is not None:
             low, high = self.scored.range
             lines.append(f"mean score {mean:.4g} on {low:g}..{high:g}, every answer as often as it was sampled")
+        for result in self.scored.results:
+            if result.took:
+                took = ", ".join(f"{name} {_amount(count)}" for name, count in result.took.items())
+                lines.append(f"scorer '{result.name}' took in this run: {took}")
         lines.append(f"written to {self.folder}")
         if self.failure is not None:
             return lines
@@ -163,13 +168,18 @@ def read_asked(source: ScoreSource, folder: Path) -> tuple[Asked, Quarantine]:
 
 
 def estimates(source: ScoreSource, settings: ScoreSettings, folder: Path) -> list[tuple[str, str]]:
-    """What scoring would take, as far as the scorers say it: labels and texts; nothing is scored.
+    """What scoring would take, as far as the scorers say it: labels and texts; nothing is scored or written.
 
     Raises:
         ConfigError: a scorer cannot be built.
         DataError: the source has nothing to score.
     """
-    asked, _ = read_asked(source, folder)
+    with tempfile.TemporaryDirectory() as temporary:  # nothing is written into the folder of the step
+        return _estimates(source, settings, folder, Path(temporary))
+
+
+def _estimates(source: ScoreSource, settings: ScoreSettings, folder: Path, temporary: Path) -> list[tuple[str, str]]:
+    asked, _ = read_asked(source, temporary)
     rows = [("prompts", f"{len(asked):,}"), ("answers", f"{asked.num_answers:,}")]
     context = ScoreContext(image_root=source.image_root, answering=settings.answering, folder=folder)
     for wanted in settings.scorers:
@@ -246,7 +256,8 @@ def _outcome(
     said = "".join(f"; scorer '{result.name}' stopped: {result.failure}" for result in failures)
     message = (
         f"{again:,} of {wanted:,} scores are missing ({why}), of the prompts {first_ids(lacking)}{said}; what there is "
-        f"is in {out}, and {QUARANTINE} there lists the rest: run the same command again to score it"
+        f"is in {out}, and {QUARANTINE} there lists the rest: {'put that right and ' if failures else ''}run the same "
+        "command again to score it"
     )
     first = failures[0].failure if failures else None
     kept = ConfigError | DataError | OutOfMemoryError | CheckpointError  # with their exit codes
@@ -292,6 +303,10 @@ def _facts(source: ScoreSource, asked: Asked, scored: Scored) -> dict[str, Any]:
     if source.step is not None and not source.step.complete:
         facts["source complete"] = False
     return facts
+
+
+def _amount(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _number(value: float | None) -> str:

@@ -25,6 +25,7 @@ from mmpref.sampling.steps import CANDIDATES, PAIRS, QUARANTINE
 from mmpref.yaml_text import did_you_mean
 
 SCORES = "scores.json"
+_MOST_SAID = 300  # characters
 NOT_SCORED = "not_scored"
 """The reason of an answer that an earlier step has no score of this scorer for."""
 RAW_SCORES, SCORES_BEFORE = "raw_scores", "scores_before"
@@ -119,7 +120,7 @@ class Scored:
             for result in self.results
             if self.weights[result.name] and result.scores[at][place].raw is None
         ]
-        return none[0].why, "; ".join(f"{score.scorer}: {score.why}" for score in none)
+        return none[0].why, "; ".join(f"{score.scorer}: {score.why}{_in_words(score)}" for score in none)
 
     def scorers_json(self) -> dict[str, Any]:
         """Scorer -> all that is known of it, as ``scores.json`` has it."""
@@ -139,6 +140,12 @@ class Scored:
             "raw_mean": statistics.fmean(raw) if raw else None,
             "mean": statistics.fmean(map(mapping.apply, raw)) if raw and mapping is not None else None,
         }
+
+
+def _in_words(score: Score) -> str:
+    """What a scorer says of an answer without a score, beside the word that is counted."""
+    said = score.detail.get("why")
+    return f" ({said:.{_MOST_SAID}})" if isinstance(said, str) and said else ""
 
 
 def put_together(
