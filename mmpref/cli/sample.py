@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from mmpref.cli.pairs import pair
 from mmpref.cli.rounds import rounds
 from mmpref.cli.scores import score
 from mmpref.errors import stopped_by_ctrl_c
@@ -28,6 +29,7 @@ def _only_groups() -> None:
 
 
 app.command("score")(score)
+app.command("pair")(pair)
 app.command("round")(rounds)
 
 

@@ -180,9 +180,9 @@ LEVELS: dict[str, list[set[str]]] = {
         {"evaluate"},
     ],
     "sampling": [
-        {"candidate_files", "steps"},
-        {"agreement_of_scorers", "mapping", "scorers"},
-        {"score_log", "score_settings"},
+        {"candidate_files", "length_balance", "steps"},
+        {"agreement_of_scorers", "mapping", "pair_card", "possible_pairs", "scorers"},
+        {"pair", "score_log", "score_settings"},
         {"score_source"},
         {"score_run"},
         {"score_results"},
@@ -227,6 +227,7 @@ IMPORTED_BY: dict[str, set[str]] = {
             "evals",
             "main",
             "options",
+            "pairs",
             "plan",
             "recipes",
             "rounds",
@@ -520,9 +521,11 @@ def test_help_needs_no_other_library_than_the_command_line_s_own() -> None:
         "mmpref.version",
     } | {
         "mmpref.cli.arguments",
+        "mmpref.cli.pairs",
         "mmpref.cli.plan",
         "mmpref.cli.recipes",
         "mmpref.cli.rounds",
+        "mmpref.cli.scores",
         "mmpref.cli.train",
     } | {f"mmpref.process{name}" for name in ("", ".children", ".notices", ".signals", ".streams")}
 
