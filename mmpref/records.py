@@ -252,6 +252,7 @@ class Answer:
     """What a model said to the sample of the same id; ``cut`` where the limit of tokens ended it.
 
     ``served_as`` and ``server_state`` are what a server named as the model and its state (``system_fingerprint``).
+    ``seed`` is that of a sampled answer; None where nothing was drawn, or where a server took no seed.
     """
 
     id: str
@@ -259,6 +260,7 @@ class Answer:
     cut: bool = field(default=False, compare=False)
     served_as: str = field(default="", compare=False)
     server_state: str = field(default="", compare=False)
+    seed: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from mmpref.cli.options import (
     BenchmarkOptions,
     CostOptions,
     JudgeCache,
+    ModelOptions,
     Protocol,
     Questions,
     RequestOptions,
@@ -28,7 +29,6 @@ from mmpref.errors import ConfigError, EvalIncompleteError, stopped_by_ctrl_c
 if TYPE_CHECKING:
     from mmpref.evals.judge import JudgeSettings
     from mmpref.generation.api_server import Server
-    from mmpref.generation.model_source import ModelSource
     from mmpref.records import TaskResult
 
 
@@ -51,14 +51,7 @@ class _Asked:
 class _Answering:
     """How a model in this process answers."""
 
-    adapter: Annotated[Path | None, typer.Option(help="A LoRA folder to put on the model.")] = None
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto"
-    quantization: Annotated[str | None, typer.Option(help="nf4 or int8, for a model that is too large.")] = None
-    max_pixels: Annotated[int | None, typer.Option(min=1, help="Resolution budget of one image (Qwen-VL).")] = None
-    template_kwargs: Annotated[
-        str | None,
-        typer.Option(help="What the chat template reads, as {enable_thinking: false}; default: as a run was trained."),
-    ] = None
+    loading: ModelOptions
     batch_size: Annotated[int, typer.Option(min=1, help="Questions answered together, at most.")] = 32
     tokens_per_batch: Annotated[
         int, typer.Option(min=1, help="Tokens of a batch, padding and answers included, at most.")
@@ -67,27 +60,6 @@ class _Answering:
     processes: Annotated[int, typer.Option(min=1, help="Processes that share the questions, one GPU each.")] = 1
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N questions; noted in the result.")] = None
     cpu_threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's own choice.")] = None
-
-    def source(self, model: str) -> ModelSource:
-        """The model that is to be loaded here."""
-        from mmpref.evals.model_facts import source_of
-
-        return source_of(
-            model,
-            adapter=self.adapter,
-            dtype=self.dtype,
-            quantization=self.quantization,
-            max_pixels=self.max_pixels,
-            template_kwargs=self.template_kwargs,
-        )
-
-    def refuse_beside_server(self) -> None:
-        """Refuse options that say nothing about a model at a server."""
-        given = (self.adapter, self.quantization, self.template_kwargs)
-        if self.processes > 1 or any(option is not None for option in given):
-            raise ConfigError(
-                "--adapter, --quantization, --template-kwargs and --processes are for a model in this process"
-            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +129,7 @@ def evaluate(asked: _Asked, answering: _Answering, at: _AtServer, judging: _Judg
 
         server = at.found(asked.model)
         if server is not None:
-            answering.refuse_beside_server()
+            answering.loading.refuse_beside_server(answering.processes)
         settings = EvalSettings(
             protocol=asked.protocol,
             limit=answering.limit,
@@ -172,7 +144,7 @@ def evaluate(asked: _Asked, answering: _Answering, at: _AtServer, judging: _Judg
         incomplete: EvalIncompleteError | None = None
         try:
             result = run_evaluation(
-                asked.model if server is not None else answering.source(asked.model),
+                asked.model if server is not None else answering.loading.source(asked.model),
                 asked.benchmark,
                 questions=one_or_many(asked.questions),
                 images_root=asked.image_root,

@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from mmpref.errors import ConfigError
+
 if TYPE_CHECKING:
     from mmpref.generation.api_server import Server
+    from mmpref.generation.model_source import ModelSource
     from mmpref.judging import Prices
 
 BENCHMARK_OPTIONS = "Options of the benchmark, for example synonyms=FILE prompts=FILE for chair."
@@ -51,6 +54,45 @@ class RequestOptions:
         from mmpref.generation.api_server import Server
 
         return Server(url=url, model=model, key_env=key_env, concurrency=self.concurrency, timeout=self.timeout)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOptions:
+    """How a model in this process is loaded."""
+
+    adapter: Annotated[Path | None, typer.Option(help="A LoRA folder to put on the model.")] = None
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto"
+    quantization: Annotated[str | None, typer.Option(help="nf4 or int8, for a model that is too large.")] = None
+    max_pixels: Annotated[int | None, typer.Option(min=1, help="Resolution budget of one image (Qwen-VL).")] = None
+    template_kwargs: Annotated[
+        str | None,
+        typer.Option(help="What the chat template reads, as {enable_thinking: false}; default: as a run was trained."),
+    ] = None
+
+    def source(self, model: str) -> ModelSource:
+        """The model that is to be loaded here."""
+        from mmpref.evals.model_facts import source_of
+
+        return source_of(
+            model,
+            adapter=self.adapter,
+            dtype=self.dtype,
+            quantization=self.quantization,
+            max_pixels=self.max_pixels,
+            template_kwargs=self.template_kwargs,
+        )
+
+    def refuse_beside_server(self, processes: int) -> None:
+        """Refuse options that say nothing about a model at a server.
+
+        Raises:
+            ConfigError: one of them is given.
+        """
+        given = (self.adapter, self.quantization, self.template_kwargs)
+        if processes > 1 or any(option is not None for option in given):
+            raise ConfigError(
+                "--adapter, --quantization, --template-kwargs and --processes are for a model in this process"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

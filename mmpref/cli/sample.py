@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from mmpref.cli.pairs import pair
+from mmpref.cli.generate import generate
 from mmpref.cli.rounds import rounds
 from mmpref.cli.scores import score
 from mmpref.errors import stopped_by_ctrl_c
@@ -30,6 +31,7 @@ def _only_groups() -> None:
 
 app.command("score")(score)
 app.command("pair")(pair)
+app.command("generate")(generate)
 app.command("round")(rounds)
 
 

@@ -18,7 +18,7 @@ from mmpref.evals.plan import EvalPlan, Progress
 from mmpref.files.rows import first_ids
 from mmpref.files.writing import writing_to
 from mmpref.generation import Answerer, fingerprint
-from mmpref.generation.answer_log import ANSWERS, AnswerLog, as_line, served_differently
+from mmpref.generation.answer_log import AnswerLog, as_line
 from mmpref.generation.contract import failures_of
 from mmpref.records import Answer, EvalSample
 
@@ -67,7 +67,7 @@ def answer(plan: EvalPlan) -> Answered:
         total = len(plan.wanted) - len(broken) if ranks.is_alone else len(mine)
         _write_answers(answerer, mine, log, total, plan.settings.progress)
         if server is not None and served is not None:
-            _refuse_changed(log, served, server.served())
+            log.refuse_changed(served, server.served())
     ranks.wait()
     ranks.first_does(log.finish)
     done = log.read()
@@ -101,21 +101,6 @@ def _write_answers(
             f"{len(missing)} of {total} questions have no answer: {first_ids(missing)}{why}; "
             "run again to ask only these"
         )
-
-
-def _refuse_changed(log: AnswerLog, before: Mapping[str, Any], now: Mapping[str, Any] | None) -> None:
-    """Refuse answers of which nobody can say any more which are of which model.
-
-    Raises:
-        EvalIncompleteError: the server has another model under the same name than at the beginning.
-    """
-    if now is None or not (changed := served_differently(before, now)):
-        return
-    log.refuse_from_now_on(before)
-    raise EvalIncompleteError(
-        f"the server changed its model while it answered: {changed}; the answers of both are mixed in "
-        f"{log.folder / ANSWERS}: delete it, or choose another folder"
-    )
 
 
 def _refuse_smaller_part(done: Mapping[str, Answer], wanted: Sequence[EvalSample], out: Path) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from mmpref.errors import ConfigError
+from mmpref.errors import ConfigError, EvalIncompleteError
 from mmpref.files.reading import read_json
 from mmpref.files.rows import first_ids, load_rows, refuse_duplicates, row_id
 from mmpref.files.writing import json_text, open_to_append, replacing, write_json, writing_to
@@ -59,10 +59,24 @@ class AnswerLog:
         write_json(settings_file, settings)
         write_json(self.folder / IMAGES, images)
 
-    def refuse_from_now_on(self, served: Mapping[str, Any]) -> None:
-        """Write down that a server changed its model meanwhile: no later run takes these answers for its own."""
+    def refuse_changed(self, before: Mapping[str, Any], now: Mapping[str, Any] | None) -> None:
+        """Refuse answers of which nobody can say any more which are of which model, now and in later runs.
+
+        Args:
+            before: what the server said of its model at the beginning.
+            now: what it says at the end; None where it cannot be reached.
+
+        Raises:
+            EvalIncompleteError: the server has another model under the same name than at the beginning.
+        """
+        if now is None or not (changed := served_differently(before, now)):
+            return
         settings = _saved(self.folder / SETTINGS)
-        write_json(self.folder / SETTINGS, {**settings, "served": {**served, "changed while answering": True}})
+        write_json(self.folder / SETTINGS, {**settings, "served": {**before, "changed while answering": True}})
+        raise EvalIncompleteError(
+            f"the server changed its model while it answered: {changed}; the answers of both are mixed in "
+            f"{self.folder / ANSWERS}: delete it, or choose another folder"
+        )
 
     def read(self) -> dict[str, Answer]:
         """The answers in the one file, by id."""
@@ -133,6 +147,8 @@ def as_line(answer: Answer) -> str:
         row["served_as"] = answer.served_as
     if answer.server_state:
         row["system_fingerprint"] = answer.server_state
+    if answer.seed is not None:
+        row["seed"] = answer.seed
     return json_text(row) + "\n"
 
 
@@ -163,6 +179,7 @@ def _answers_in(file: Path) -> list[Answer]:
             cut=row.get("finish_reason") == "length",
             served_as=str(row.get("served_as") or ""),
             server_state=str(row.get("system_fingerprint") or ""),
+            seed=row["seed"] if isinstance(row.get("seed"), int) else None,
         )
         for number, row in enumerate(rows, 1)
     ]

@@ -18,6 +18,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mmpref.errors import ConfigError
@@ -44,7 +45,17 @@ _TOO_LONG = re.compile(
     re.IGNORECASE,
 )
 """How vLLM, SGLang, llama.cpp, TGI, OpenAI, Anthropic, Gemini and Mistral say that a request does not fit."""
+_OPTIONAL = ("seed", "top_p")
+"""Fields of a request that servers may not know."""
 _LISTED = ("id", "root", "parent", "revision", "sha", "meta")
+
+
+class _FieldRefused(Exception):  # noqa: N818  # asked again without
+    """The server does not know a field of the request."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
 
 
 class ChatClient:
@@ -57,6 +68,8 @@ class ChatClient:
         self._stop = threading.Event()
         self._resume_at = 0.0  # no request before: set by a 429, for all threads
         self._limit_name = "max_tokens"
+        self.left_out: frozenset[str] = frozenset()
+        """Fields that the server refused, and that it is asked without."""
         # a proxy of the environment does not know this machine's servers
         self._http = HttpCalls(connections=server.concurrency, trust_env=not server.is_local)
 
@@ -91,19 +104,26 @@ class ChatClient:
         *,
         max_tokens: int,
         temperature: float = 0.0,
+        top_p: float | None = None,
+        seed: int | None = None,
         response_format: Mapping[str, Any] | None = None,
         lost: Callable[[Usage], None] = lambda usage: None,
     ) -> Completion:
         """One reply to ``messages``.
 
+        A server that refuses ``seed``, or ``top_p`` where that is 1, is asked without it; see ``left_out`` and the
+        reply's ``seed``.
+
         Args:
+            top_p: None leaves it to the server, which may have a value of its own for the model.
             lost: called for each request that the server may have answered, and wants to be paid for, though no usable
                 reply came, with what it says that this took; an ``ItemFailed`` that it raises ends the attempts.
 
         Raises:
             ItemFailed: this request failed permanently.
-            ConfigError: the server refuses the key, the model or the path: no request can work.
+            ConfigError: the server refuses the key, the model, the path or a ``top_p`` below 1: no request can work.
         """
+        left_out = self.left_out
         reason, why, late, attempt = "", "", 0, 0
         while attempt < self.server.attempts and late < _WAITED_FOR:
             if self._stop.is_set():
@@ -116,10 +136,14 @@ class ChatClient:
                 self._limit_name: max_tokens,
                 "stream": False,
             }
-            if response_format is not None:
-                body["response_format"] = response_format
+            more = {"top_p": top_p, "seed": seed, "response_format": response_format}
+            body |= {name: value for name, value in more.items() if value is not None and name not in left_out}
             try:
-                return self._ask(body)
+                reply = self._ask(body)
+                self.left_out |= left_out  # only a reply proves that they were the reason
+                return replace(reply, seed=body.get("seed"))
+            except _FieldRefused as err:
+                left_out |= {err.name}
             except Passing as err:
                 reason, why, attempt, late = str(err), err.why, attempt + 1, late + err.late
                 if err.worked:
@@ -189,6 +213,11 @@ class ChatClient:
             raise ConfigError(f"{where}, the address or the model '{self.server.model}' is wrong{detail}")
         if 300 <= status < 400:
             raise ConfigError(f"{where}, a redirect, which is not followed; give the final address")
+        refused = [name for name in _OPTIONAL if name in body and re.search(rf"\b{name}\b", said)]
+        if status in (400, 422) and refused and not too_long:
+            if refused[0] == "top_p" and body["top_p"] != 1:
+                raise ConfigError(f"{where}, it takes no top_p of {body['top_p']}; leave that at 1{detail}")
+            raise _FieldRefused(refused[0])
         worked = status in _AFTER_WORK or (status >= 500 and status not in _NOT_BEGUN)
         if status in _RETRIED or status >= 500:
             wait = _seconds(reply.headers.get("retry-after", ""))

@@ -60,7 +60,8 @@ class Completion:
 
     Token counts are what the server says, None where that is no number; reasoning is in ``completion_tokens``. ``cut``
     says that the reply ran into ``max_tokens``, ``fingerprint`` what the server calls its present state
-    (``system_fingerprint``), ``num_unseen`` how many characters of thinking came beside the text.
+    (``system_fingerprint``), ``num_unseen`` how many characters of thinking came beside the text. ``seed`` is the one
+    that was sent with the request; None where the server took none.
     """
 
     text: str
@@ -70,6 +71,7 @@ class Completion:
     cut: bool
     fingerprint: str | None = None
     num_unseen: int = 0
+    seed: int | None = None
 
 
 def decoded(content: bytes) -> Any:

@@ -11,8 +11,9 @@ from mmpref.records import Answer, EvalSample, ImageRef
 class Answerer(Protocol):
     """Answers questions, each once, in any order, as soon as the answers are known.
 
-    A question that got none is left out. An answerer may say why in ``failures`` (sample id -> reason), and give facts
-    about itself in ``facts``, which are written to ``results.json``; both are optional.
+    A question that got none is left out. An answerer may say why in ``failures`` (sample id -> reason) and, in a word
+    that can be counted, in ``failure_codes``, and give facts about itself in ``facts``, which are written to
+    ``results.json``; all are optional.
     """
 
     def answer(self, samples: Sequence[EvalSample]) -> Iterator[Answer]:
@@ -23,6 +24,12 @@ class Answerer(Protocol):
 def failures_of(answerer: Answerer) -> Mapping[str, str]:
     """Why questions got no answer, as far as the answerer says."""
     found: Mapping[str, str] = getattr(answerer, "failures", {})
+    return found
+
+
+def failure_codes_of(answerer: Answerer) -> Mapping[str, str]:
+    """The same in a word that can be counted."""
+    found: Mapping[str, str] = getattr(answerer, "failure_codes", {})
     return found
 
 
