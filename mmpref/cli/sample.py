@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from mmpref.cli.pairs import pair
 from mmpref.cli.generate import generate
+from mmpref.cli.pairs import pair
 from mmpref.cli.rounds import rounds
 from mmpref.cli.scores import score
 from mmpref.errors import stopped_by_ctrl_c
@@ -29,9 +29,9 @@ def _only_groups() -> None:
     """Make typer keep the names of commands, however few they are."""
 
 
+app.command("generate")(generate)
 app.command("score")(score)
 app.command("pair")(pair)
-app.command("generate")(generate)
 app.command("round")(rounds)
 
 
