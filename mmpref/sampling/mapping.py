@@ -51,7 +51,7 @@ class ScaleMapping:
         start, end = self.to
         if self.high == self.low:
             return start + (end - start) / 2
-        share = (raw / 2 - self.low / 2) / (self.high / 2 - self.low / 2)  # halves: the difference of two is finite
+        share = (raw / 2 - self.low / 2) / (self.high / 2 - self.low / 2)
         share = min(max(share, 0.0), 1.0)
         return min(max(start + share * (end - start), start), end)
 
@@ -93,7 +93,8 @@ def mapping_of(scale: Scale, raw: Sequence[float], to: Bounds) -> ScaleMapping |
         return ScaleMapping(low=low, high=high, to=to)
     if not len(raw):
         return None
-    found = np.percentile(np.asarray(raw, dtype=np.float64), PERCENTILES)
+    # of halves, since the difference of two of them is finite whatever the scores are
+    found = 2 * np.percentile(np.asarray(raw, dtype=np.float64) / 2, PERCENTILES)
     first = float(found[0]) if low is None else low
     last = float(found[1]) if high is None else high
     return ScaleMapping(low=first, high=max(first, last), to=to, clips=(low is None, high is None), scores=len(raw))

@@ -156,10 +156,14 @@ def _score_missing(
 ) -> tuple[dict[str, LoggedScore], MMPrefError | None]:
     """Ask for the scores that the log lacks; what is missing for now, and why the scorer could not go on."""
     logged = logging.logged
-    lacking = [[place for place, key in enumerate(item) if key not in logged] for item in keys]
+    seen = set(logged)
+    lacking = []  # the same text to the same prompt, under another id, is asked for once
+    for item in keys:
+        lacking.append([place for place, key in enumerate(item) if key not in seen])
+        seen.update(item)
     compares = compares_answers(scorer)
     wanted = [(at, range(len(keys[at])) if compares else places) for at, places in enumerate(lacking) if places]
-    total = sum(map(len, keys))
+    total = len(seen.intersection(key for item in keys for key in item))
     done = total - sum(map(len, lacking))
     progress(done, total)
     again: dict[str, LoggedScore] = {}

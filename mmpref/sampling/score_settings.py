@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from mmpref.errors import ConfigError
-from mmpref.files.reading import why_no_path
 from mmpref.generation.settings import AnswerSettings
 from mmpref.sampling.mapping import RANGE, Bounds, Scale
 from mmpref.sampling.scorers import check_options, has_option
@@ -124,10 +123,7 @@ def parse_scorers(named: Sequence[str], options: Sequence[str]) -> tuple[AskedSc
             raise ConfigError(f"'{short(text)}' is for a scorer '{short(name, 60)}' that is not named{hint}")
         if option in given[name]:
             raise ConfigError(f"{name}.{option} is given twice")
-        found = parse_value(value, where=f"option '{short(text)}'")
-        if isinstance(found, str) and option != "question" and (why := why_no_path(found)):
-            raise ConfigError(f"option {name}.{option} {why}")
-        given[name][option] = found
+        given[name][option] = parse_value(value, where=f"option '{short(text)}'")
     scorers = []
     for name, kind in kinds.items():
         scale: Scale | None = None
