@@ -23,7 +23,9 @@ class ChoiceOptions:
             "against the worst."
         ),
     ] = "best_worst"
-    k: Annotated[int | None, typer.Option(min=1, help="With --choose top_k: how many are best, and worst.")] = None
+    k: Annotated[
+        int | None, typer.Option(min=1, help="With --choose top_k: how many are best, and worst; default 2.")
+    ] = None
     min_margin: Annotated[
         float, typer.Option(min=0, help="Least difference of the scores; equal scores never make a pair.")
     ] = 0.0
@@ -71,7 +73,7 @@ def pair(
     """Make preference pairs of scored candidates, and a data card with eta and tau_good; says what to run next."""
     from mmpref.sampling.pair import make_pairs, open_scored
     from mmpref.sampling.possible_pairs import PairSettings
-    from mmpref.terminal import print_facts
+    from mmpref.terminal import CountDisplay, print_facts
 
     settings = PairSettings(
         choose=choice.choose,
@@ -86,6 +88,8 @@ def pair(
         tau_quantile=tau_quantile,
         seed=seed,
     )
-    result = make_pairs(open_scored(scored, image_root=image_root, partial=partial), out, settings)
+    found = open_scored(scored, image_root=image_root, partial=partial)
+    with CountDisplay("reading candidates") as display:
+        result = make_pairs(found, out, settings, progress=display.update)
     print_facts(str(out), result.rows(), [f"note: {warning}" for warning in result.warnings])
     typer.echo(f"train on them, for example with a recipe of Uni-DPO:\n  {result.next_command}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -116,11 +116,14 @@ def _declared_range(file: Path, step: Step | None) -> tuple[float, float] | None
     return (low, high) if low < high else None
 
 
-def make_pairs(scored: Scored, out: Path, settings: PairSettings) -> PairResult:
+def make_pairs(
+    scored: Scored, out: Path, settings: PairSettings, *, progress: Callable[[int], None] = lambda _: None
+) -> PairResult:
     """Make pairs of scored candidates, with their data card.
 
     Args:
         out: folder; of an earlier run of this step or a new one.
+        progress: gets how many prompts have been read.
 
     Raises:
         ConfigError: ``out`` is the folder of another step, or another process writes there.
@@ -135,14 +138,15 @@ def make_pairs(scored: Scored, out: Path, settings: PairSettings) -> PairResult:
         raise ConfigError(f"{out} is the folder of another step ({other.name}); choose another --out")
     with only_writer(out, "choose another --out"):
         files[STEP].unlink(missing_ok=True)  # what is written from here on is not whole
-        return _make(scored, out, settings)
+        return _make(scored, out, settings, progress)
 
 
-def _make(scored: Scored, out: Path, settings: PairSettings) -> PairResult:
+def _make(scored: Scored, out: Path, settings: PairSettings, progress: Callable[[int], None]) -> PairResult:
     collector = Collector(settings)
     scorers: set[str] = set()
-    for found in read_candidates(scored.file):
+    for number, found in enumerate(read_candidates(scored.file), 1):
         collector.add(found)
+        progress(number)
         scorers.update(f"{score.scorer} {score.version}" for answer in found.answers for score in answer.scores)
     collected = collector.finish()
     selection = Selection(plain=(empty := np.zeros(0, dtype=np.int64)), kept=empty)

@@ -44,7 +44,7 @@ class PairSettings:
     Args:
         choose: ``best_worst``: of each prompt the pair of the highest margin; ``margin``: all pairs of a margin from
             ``min_margin``; ``top_k``: the ``k`` best answers against the ``k`` worst.
-        k: for ``top_k``.
+        k: for ``top_k``, which takes 2 where it is None; the others have none.
         min_margin: the least difference of the scores; answers of equal score are never a pair.
         min_score: the least score of a chosen answer.
         max_length_gap: the most that the two lengths differ, as a share of the longer one, in words.
@@ -77,10 +77,8 @@ class PairSettings:
             raise ConfigError(f"choose must be best_worst, margin or top_k, got '{self.choose}'")
         if self.cut not in ("rejected", "drop", "keep"):
             raise ConfigError(f"cut must be rejected, drop or keep, got '{self.cut}'")
-        if (self.choose == "top_k") != (self.k is not None):
-            raise ConfigError(
-                "choose=top_k needs k, how many answers are best and how many worst; the others have none"
-            )
+        if self.choose != "top_k" and self.k is not None:
+            raise ConfigError(f"k says how many answers choose=top_k takes, and choose is {self.choose}")
         for name, value, fits in (
             ("k", self.k, self.k is None or self.k >= 1),
             ("min_margin", self.min_margin, 0 <= self.min_margin < float("inf")),
@@ -95,6 +93,11 @@ class PairSettings:
             raise ConfigError("choose=margin takes all pairs of a margin: say it with min_margin")
         if self.choose == "best_worst" and self.max_per_prompt not in (None, 1):
             raise ConfigError("best_worst makes one pair of a prompt; choose margin or top_k for several")
+
+    @property
+    def top(self) -> int | None:
+        """How many answers are best, and how many worst; None where all are compared."""
+        return (self.k or 2) if self.choose == "top_k" else None
 
     @property
     def per_prompt(self) -> int | None:
@@ -220,11 +223,11 @@ def _possible(scored: list[_Answer], settings: PairSettings) -> tuple[list[tuple
     """The possible pairs of a prompt, better answer first, and the reasons of all others."""
     ranked = sorted(scored, key=lambda answer: -answer.score)
     reasons: Counter[str] = Counter()
-    possible = []
+    possible, top = [], settings.top
     for high, better in enumerate(ranked):
         for low in range(high + 1, len(ranked)):
             worse = ranked[low]
-            in_rank = settings.k is None or (high < settings.k and low >= len(ranked) - settings.k)
+            in_rank = top is None or (high < top and low >= len(ranked) - top)
             reason = _fault(better, worse, settings) or (None if in_rank else RANK)
             if reason is None:
                 possible.append((better, worse))

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mmpref.data.opening import open_pairs
 from mmpref.data.pair_writing import prompt_to_row
 from mmpref.data.prompt_source import PromptSource, prompts_of_images, read_prompts
 from mmpref.data.quarantine import Quarantine
@@ -257,7 +258,7 @@ ROWS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(ROWS, max_size=6))
 def test_whatever_the_rows_nothing_is_lost_and_what_is_used_reads_back(tmp_path: Path, rows: list[Any]) -> None:
     prompts, _, _ = read(read_prompts(write(tmp_path / "rows.jsonl", rows)))
@@ -267,3 +268,17 @@ def test_whatever_the_rows_nothing_is_lost_and_what_is_used_reads_back(tmp_path:
     )
     assert again == prompts
     assert (len(quarantine), counts["duplicates"]) == (0, 0)
+
+
+CARDS = sorted((Path(__file__).resolve().parents[2] / "fixtures" / "cards").iterdir())
+
+
+@pytest.mark.parametrize("file", CARDS, ids=lambda file: file.stem)
+@pytest.mark.parametrize("named", [True, False])
+def test_every_known_set_has_the_prompts_of_its_pairs(file: Path, named: bool) -> None:
+    card = file.stem if named else None
+    source = open_pairs(file, card=card)
+    wanted = [found.pair.prompt_key for found in source.candidates(Quarantine(), demonstrations=True)]
+    prompts, _, _ = read(read_prompts(file, card=card))
+    assert {prompt.key for prompt in prompts} >= set(wanted)
+    assert [prompt.key for prompt in prompts if prompt.key in set(wanted)] == list(dict.fromkeys(wanted))

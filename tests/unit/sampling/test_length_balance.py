@@ -110,7 +110,7 @@ rows = st.lists(
 limits = st.builds(Limits, per_prompt=st.none() | st.integers(1, 3), per_image=st.none() | st.integers(1, 3))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(rows=rows, limits=limits)
 def test_whatever_the_pairs_the_limits_hold_and_the_bias_never_grows(
     rows: list[tuple[int, float, int, int]], limits: Limits
