@@ -22,6 +22,7 @@ from mmpref.evals.scoring import load_samples
 from mmpref.generation import AnswerSettings, TransformersAnswerer
 from tests.chat_server import ChatServer
 from tests.unit.generation.test_ranks import free_port
+from tests.unit.sampling.scorers.judges import candidates, judge_at, verdict
 
 pytestmark = [
     pytest.mark.slow,
@@ -138,3 +139,27 @@ def _killed_and_taken_up(folder: Path, server: str, out: Path) -> None:
         str(folder / "model"), AnswerSettings(max_new_tokens=4, batch_size=1), images_root=folder
     )
     assert {answer.id: answer.text for answer in here.answer(samples)} == rows
+
+
+def test_a_served_model_takes_what_a_judge_is_asked_with_its_images(folder: Path, server: str, tmp_path: Path) -> None:
+    """A model that was never trained rates nothing; what it says is replaced, and all else is the real server's."""
+    said = []
+
+    with in_front_of(server, {}).running() as front:
+        passed_on = front.answer
+
+        def rated(request: dict[str, Any]) -> Any:
+            reply = passed_on(request)
+            choice = reply["choices"][0]
+            said.append(choice["message"]["content"])
+            choice["message"]["content"], choice["finish_reason"] = verdict(request, 3), "stop"
+            return reply
+
+        front.answer = rated
+        items = [candidates("a cup .", "a plate .", prompt_id=colour, images=(f"{colour}.png",)) for colour in COLOURS]
+        scorer = judge_at(front.url, folder, model=str(folder / "model"), cache=str(tmp_path / "cache.jsonl"))
+        found = list(scorer.score(items))
+    assert [score.value for score in found] == [3.0] * 12
+    assert len(said) == 12
+    assert all(isinstance(text, str) for text in said)
+    assert "image_url" in json.dumps(front.requests)

@@ -58,7 +58,7 @@ class Options:
         cache: file of the replies, which several folders may share; None: in the folder of the step.
 
     Raises:
-        ConfigError: a value that makes no sense.
+        ConfigError: a value that makes no sense, or an API key that is not set.
     """
 
     server: str
@@ -78,7 +78,7 @@ class Options:
     def __post_init__(self) -> None:
         for entry in fields(self):
             _check(entry.name, str(entry.type), getattr(self, entry.name))
-        self.at()
+        self.at().key()  # one that is not set is known before another scorer works
         self.task()
         if self.prices() is None and self.max_cost is not None:
             raise ConfigError("option max_cost needs the prices of the judge, price_in and price_out")
@@ -118,11 +118,9 @@ def build(name: str, options: Mapping[str, Any], context: ScoreContext) -> Score
         ConfigError: a wrong option, or an API key that is not set.
     """
     found = options_of(Options, options, name)
-    server = found.at()
-    server.key()  # a missing key is an error before anything is asked
     cache = context.folder / CACHE if found.cache is None else Path(found.cache)
     refuse_other_file(cache)
-    return JudgeScorer(found, server, cache=cache, images_root=context.image_root)
+    return JudgeScorer(found, found.at(), cache=cache, images_root=context.image_root)
 
 
 class JudgeScorer:

@@ -26,7 +26,7 @@ def judge_at(url: str, folder: Path, *, attempts: int = 2, timeout: float = 60, 
         attempts=attempts,
         concurrency=given.concurrency,
     )
-    return JudgeScorer(given, at, cache=folder / "cache.jsonl", images_root=folder)
+    return JudgeScorer(given, at, cache=Path(given.cache or folder / "cache.jsonl"), images_root=folder)
 
 
 def candidates(*texts: str, prompt_id: str = "p", images: tuple[str, ...] = (), question: str = "What?") -> Candidates:

@@ -301,7 +301,7 @@ def test_the_cache_lies_in_the_folder_of_the_step_and_never_grows_in_a_file_that
 def test_a_key_that_is_not_set_is_an_error_before_anything_is_asked(monkeypatch):
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     with pytest.raises(ConfigError, match="JUDGE_KEY, which should hold the API key, is not set"):
-        build_scorer("q", "judge", {**NAMED, "key_env": "JUDGE_KEY"}, ScoreContext())
+        check_options("q", "judge", {**NAMED, "key_env": "JUDGE_KEY"})
 
 
 def test_every_built_in_rubric_says_what_the_ends_of_the_scale_mean():
