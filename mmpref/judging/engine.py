@@ -248,7 +248,7 @@ class _Caller:
         try:
             return [image_part(*self.encode(image.ref)) for image in case.images]
         except DataError as err:
-            raise ItemFailed(str(err), why="image") from err
+            raise ItemFailed(str(err), why=getattr(err, "reason", "") or "image") from err
 
     def _complete(self, case: Case, fence: str, images: Sequence[Mapping[str, Any]]) -> Completion:
         asked = messages(case.task, case.sections, fence, images)

@@ -18,7 +18,7 @@ from typing import Any
 
 from mmpref.data.images.loader import ImageLoader
 from mmpref.data.quarantine import RowError
-from mmpref.errors import ConfigError, DataError
+from mmpref.errors import ConfigError
 from mmpref.generation.api_server import CONCURRENCY, TIMEOUT, Server
 from mmpref.generation.concurrency import ItemFailed
 from mmpref.judging import text
@@ -224,9 +224,9 @@ class JudgeScorer:
                 images = (
                     tuple(self._shown(ref, looked_at) for ref in item.prompt.images) if self._options.images else ()
                 )
-            except DataError as err:
-                again = isinstance(err, RowError) and err.reason in _MAY_COME_BACK
-                failed += [_failed(score.place, "image", str(err), again) for score in missing(item, "image")]
+            except RowError as err:
+                again = err.reason in _MAY_COME_BACK
+                failed += [_failed(score.place, err.reason, str(err), again) for score in missing(item, err.reason)]
                 continue
             for at, answer in enumerate(item.answers):
                 sections = sections_of(item.prompt, answer.text, shown=self._options.images)

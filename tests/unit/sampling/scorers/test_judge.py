@@ -371,8 +371,8 @@ def test_images_that_cannot_be_opened_cost_their_own_prompt_only_and_a_missing_o
         assert len(server.requests) == 1
     assert found["good"].value == 2.0
     assert {name: (found[name].why, found[name].again) for name in ("broken", "gone", "film")} == {
-        "broken": ("image", False),
-        "gone": ("image", True),
+        "broken": ("image_decode", False),
+        "gone": ("image_missing", True),
         "film": ("video", False),
     }
     assert "broken.png" in found["broken"].detail["why"]
@@ -385,4 +385,4 @@ def test_an_image_that_breaks_after_its_header_is_counted_as_an_image_and_not_as
     with ChatServer(rates(lambda answer: 2)).running() as server:
         (score,) = judge_at(server.url, tmp_path).score([candidates("one", images=("half.png",))])
         assert server.requests == []
-    assert (score.value, score.why) == (None, "image")
+    assert (score.value, score.why) == (None, "image_decode")
