@@ -87,9 +87,12 @@ class AnswerLikelihood(LikelihoodAnswerer):
         except DataError as err:
             if len(group) > 1:  # the fault may be of one answer, and they are few
                 return [found for pair in group for found in self._encode([pair])]
-            row = {"why": getattr(err, "reason", "") or _UNREADABLE, "detail": str(err)}
-            self._refused.append(Answer(id=group[0].id, text=json.dumps(row)))
+            self._refuse(group[0].id, getattr(err, "reason", "") or _UNREADABLE, str(err))
             return []
+
+    def _refuse(self, sample_id: str, why: str, detail: str) -> None:
+        """Answer a sample with the reason why there are no numbers."""
+        self._refused.append(Answer(id=sample_id, text=json.dumps({"why": why, "detail": detail})))
 
 
 class WordLikelihood(AnswerLikelihood):

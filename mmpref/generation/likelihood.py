@@ -12,6 +12,7 @@ from mmpref.records import Answer, EvalSample, PreferencePair, PromptKey
 
 if TYPE_CHECKING:
     from mmpref.processing.encoded import EncodedPair
+    from mmpref.processing.layout import LayoutName
 
 _BATCHES_PER_WINDOW = 8  # encoded at once and sorted by length
 
@@ -42,7 +43,6 @@ class LikelihoodAnswerer(LocalAnswerer):
 
     def _prepare(self, template_kwargs: Mapping[str, Any] | None) -> None:
         from mmpref.models.adapters.weights import has_adapter
-        from mmpref.models.logps.layout_choice import choose_layout
         from mmpref.models.logps.reference import choose_reference
         from mmpref.processing.collate import PairCollator
         from mmpref.processing.encode import PairEncoder
@@ -57,7 +57,12 @@ class LikelihoodAnswerer(LocalAnswerer):
             images=ImageSettings(cache_bytes=self._pixel_cache_bytes),
             template_kwargs=template_kwargs,
         )
-        self._collator = PairCollator(encoder, self._load_image, layout=choose_layout(self._model, family).name)
+        self._collator = PairCollator(encoder, self._load_image, layout=self._layout())
+
+    def _layout(self) -> LayoutName:
+        from mmpref.models.logps.layout_choice import choose_layout
+
+        return choose_layout(self._model, self._loaded.family).name
 
     def answer(self, samples: Sequence[EvalSample]) -> Iterator[Answer]:
         """Log-probs as their batches are done."""
@@ -72,7 +77,7 @@ class LikelihoodAnswerer(LocalAnswerer):
     def _answer_window(self, window: Sequence[Sequence[PreferencePair]]) -> Iterator[Answer]:
         answered = self._batches.run(
             sorted(self._encoded(window), key=lambda asked: (-asked.longest, asked.group)),
-            tokens_of=lambda asked: 2 * asked.longest,
+            tokens_of=lambda asked: asked.longest * (1 if asked.pair.rejected_ids is None else 2),
             work=lambda batch: self._logps([asked.pair for asked in batch]),
             too_large=lambda asked: (
                 f"no memory for pair '{asked.pair.pair_id}' alone ({_length(asked.pair)} tokens); use a smaller model, "

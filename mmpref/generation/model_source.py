@@ -32,6 +32,8 @@ class ModelSource:
     max_pixels: int | None = None
     template_kwargs: Mapping[str, Any] | None = None
     """What the chat template reads beside the conversation, as ``processing.template_kwargs`` of a recipe."""
+    classifier: bool = False
+    """With its head for classes, which gives scores, and not the one for words."""
 
     def __post_init__(self) -> None:
         if self.quantization not in (None, "nf4", "int8"):
@@ -68,7 +70,11 @@ class ModelSource:
             return load(
                 found.path,
                 LoadSettings(
-                    dtype=found.dtype, quantization=found.quantization, max_pixels=found.max_pixels, device=device
+                    dtype=found.dtype,
+                    quantization=found.quantization,
+                    max_pixels=found.max_pixels,
+                    device=device,
+                    classifier=found.classifier,
                 ),
                 adapter=found.adapter,
             )

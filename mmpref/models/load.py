@@ -22,6 +22,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -79,6 +80,7 @@ class LoadSettings:
         attn_implementation: transformers' name of the attention; None takes what the config or transformers says.
         min_pixels, max_pixels: resolution budget of one image.
         parts: path of a module -> the part that it belongs to, for what cannot be read from the model's own code.
+        classifier: the model with its head for classes, as reward models have one, and not the one for words.
     """
 
     dtype: str = "auto"
@@ -88,6 +90,7 @@ class LoadSettings:
     min_pixels: int | None = None
     max_pixels: int | None = None
     parts: Mapping[str, PartName] | None = None
+    classifier: bool = False
 
 
 _AS_SAVED = LoadSettings()
@@ -112,7 +115,9 @@ def load(
         ConfigError: the folder is missing or is not such a model, or model and processor do not belong together.
     """
     model = load_model(path, settings)
-    processor = load_processor(path, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
+    processor = load_processor(
+        path, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels, classifier=settings.classifier
+    )
     family = with_parts(family_of_config(model.config), model, settings.parts)
     family = replace(family, places=num_places(model, family))
     if family.note:
@@ -140,7 +145,7 @@ def load_model(path: str | Path, settings: LoadSettings = _AS_SAVED) -> PreTrain
     Raises:
         ConfigError: see :func:`load`.
     """
-    config = load_config(path)
+    config = load_config(path, classifier=settings.classifier)
     family = family_of_config(config)
     folder = Path(path) if Path(path).is_dir() else None
     written = {} if folder is None else read_object(folder / "config.json")
@@ -162,8 +167,9 @@ def load_model(path: str | Path, settings: LoadSettings = _AS_SAVED) -> PreTrain
         arguments["device_map"] = {"": _default_device() if settings.device is None else str(settings.device)}
     if stored is not None:
         refuse_plain(stored, written, _file(path))
-    kind = _kind_of(config, family)
-    arguments["generation_config"] = plain_generation(config, path)
+    kind = AutoModelForSequenceClassification if settings.classifier else _kind_of(config, family)
+    if not settings.classifier:
+        arguments["generation_config"] = plain_generation(config, path)
     building = building_within(_config_of(path), stored, packed=packed)
     with (
         _explained(path, "model", memory=False),
@@ -173,7 +179,8 @@ def load_model(path: str | Path, settings: LoadSettings = _AS_SAVED) -> PreTrain
     ):
         made, info = kind.from_pretrained(str(path), config=config, **arguments)
     model = cast(PreTrainedModel, made)
-    refuse_reading_ahead(model, path)
+    if not settings.classifier:  # one may read both ways
+        refuse_reading_ahead(model, path)
     refuse_positions(config, path)
     contradiction = other_architecture(config)
     refuse_misfit(model, info, path, packed=is_packed(model), contradiction=contradiction)
@@ -231,8 +238,11 @@ def check_model(path: str | Path) -> None:
         refuse_plain(stored_weights(Path(path), config), config, _file(path))
 
 
-def load_config(path: str | Path) -> PretrainedConfig:
+def load_config(path: str | Path, *, classifier: bool = False) -> PretrainedConfig:
     """The config of a model folder or hub id.
+
+    Args:
+        classifier: a model with a head for classes is taken too.
 
     Raises:
         ConfigError: nothing is there, or it is an adapter or something else than a model.
@@ -245,7 +255,7 @@ def load_config(path: str | Path) -> PretrainedConfig:
     except ConfigError:
         explain_unknown_part(written or {}, _file(path))
         raise
-    refuse_kind(found, path)
+    refuse_kind(found, path, classifier=classifier)
     settle(found, _config_of(path))
     return cast(PretrainedConfig, found)
 
@@ -288,13 +298,19 @@ def family_with_parts(config: PretrainedConfig, named: Mapping[str, PartName] | 
     return with_parts(family_of_config(config), model, named)
 
 
-def load_processor(path: str | Path, *, min_pixels: int | None = None, max_pixels: int | None = None) -> Any:
+def load_processor(
+    path: str | Path, *, min_pixels: int | None = None, max_pixels: int | None = None, classifier: bool = False
+) -> Any:
     """The model's processor, or its tokenizer when the model takes text only.
+
+    Args:
+        min_pixels, max_pixels: resolution budget of one image.
+        classifier: a model with a head for classes is taken too.
 
     Raises:
         ConfigError: no processor or tokenizer there, or a resolution budget for a processor that has none.
     """
-    config = load_config(path)
+    config = load_config(path, classifier=classifier)
     family = family_of_config(config)
     is_here = Path(path).is_dir()
     if not family.has_vision:

@@ -56,17 +56,25 @@ _FACTS: dict[str, str] = {
 """Model type -> why it is refused, where neither its config nor its code says so."""
 
 
-def refuse_kind(config: PretrainedConfig, path: str | Path) -> None:
+def is_classifier(config: PretrainedConfig) -> bool:
+    """Whether it was saved with a head for classes: a reward model has one, of one class."""
+    built = getattr(config, "architectures", None) or ()
+    return bool(built) and all(isinstance(name, str) and name.endswith("Classification") for name in built)
+
+
+def refuse_kind(config: PretrainedConfig, path: str | Path, *, classifier: bool = False) -> None:
     """Refuse a model that its config shows to be of no use here.
+
+    Args:
+        classifier: it is to give scores, not answers.
 
     Raises:
         ConfigError: with the reason, and what to use instead.
     """
-    built = getattr(config, "architectures", None) or ()
-    if built and all(isinstance(name, str) and name.endswith("Classification") for name in built):
+    if is_classifier(config) and not classifier:
         raise ConfigError(
-            f"{path} is a {built[0]}: a classifier, which writes no answers that could be trained; use the model that "
-            "it was made from"
+            f"{path} is a {(config.architectures or [''])[0]}: a classifier, which writes no answers that could be "
+            "trained; use the model that it was made from"
         )
     inside = _model_inside(config)
     if inside:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -39,9 +41,25 @@ def answer_logps(model: nn.Module, batch: PairBatch, *, through_logits: bool = F
     Args:
         through_logits: compute the [K, V] logits as the model writes them: the check of the above.
     """
-    inputs: dict[str, Any] = {**batch.model_inputs(), **image_inputs(model, batch), "use_cache": False}
-    inputs = as_lists(model, inputs)
+    inputs = inputs_of(model, batch)
     head = None if through_logits else plain_head(model)
+    with running(model, batch):
+        if head is None:
+            return selected_logps(_logits_at(model, inputs, batch.predicts), batch.targets)
+        with logps_in_place_of_logits(head, batch.predicts, batch.targets):
+            found: Tensor = model(**inputs).logits
+    return found.reshape(-1).float()
+
+
+def inputs_of(model: nn.Module, batch: PairBatch) -> dict[str, Any]:
+    """Keyword arguments of the model's forward for a batch."""
+    inputs: dict[str, Any] = {**batch.model_inputs(), **image_inputs(model, batch), "use_cache": False}
+    return as_lists(model, inputs)
+
+
+@contextmanager
+def running(model: nn.Module, batch: PairBatch) -> Iterator[None]:
+    """Inside, the model's forward reads the batch as its layout means it."""
     is_padded = not batch.shares_prefix and getattr(base_model(model), "_supports_attention_backend", False)
     with (
         attending_packed(model, batch),
@@ -53,11 +71,7 @@ def answer_logps(model: nn.Module, batch: PairBatch, *, through_logits: bool = F
         telling_misfits(batch),
         tower_features(model, batch),
     ):
-        if head is None:
-            return selected_logps(_logits_at(model, inputs, batch.predicts), batch.targets)
-        with logps_in_place_of_logits(head, batch.predicts, batch.targets):
-            found: Tensor = model(**inputs).logits
-    return found.reshape(-1).float()
+        yield
 
 
 def _logits_at(model: nn.Module, inputs: dict[str, Any], predicts: Tensor) -> Tensor:

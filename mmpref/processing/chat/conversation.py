@@ -17,7 +17,7 @@ from torch import Tensor
 from mmpref.errors import ConfigError, one_line
 from mmpref.processing.chat.answer_turn import around_difference
 from mmpref.processing.chat.renderer import TemplateError
-from mmpref.processing.chat.row import Row, Written
+from mmpref.processing.chat.row import PROBE, Row, Written
 from mmpref.processing.chat.spelt_tokens import SpeltOut
 from mmpref.processing.chat.template import PINNED_DATE, ChatTemplate
 from mmpref.processing.chat.thought import THINK_MARKS, never_closed
@@ -149,6 +149,26 @@ class ChatEncoder:
             _, oldest = self._kept.popitem(last=False)
             self._kept_tokens -= oldest.num_tokens
         return turns
+
+    def after_answer(self) -> tuple[int, ...]:
+        """Ids of all that the template writes after the last answer of a conversation: its end of turn, if any, and
+        what follows that, as a line break. Reward models read whole conversations, and score the last of these tokens.
+
+        Raises:
+            ConfigError: the template writes no conversation in which an answer stands as it was given.
+        """
+        for content in ([{"type": "text", "text": PROBE}], PROBE):
+            turns = [{"role": role, "content": content} for role in ("user", "assistant")]
+            try:
+                before, *rest = self.template.render(turns, {}, ask=False).split(PROBE)
+                if len(rest) == 2 and "'type'" not in before:
+                    return tuple(self.template.ids(rest[1]))
+            except TemplateError:
+                continue
+        raise ConfigError(
+            f"the chat template of {self.template.name} does not write a question and its answer as they are given, "
+            "so that no answer can be scored"
+        )
 
     def _encode(self, row: Row) -> Turns:
         for answer in row.answers:

@@ -204,7 +204,7 @@ def test_a_list_of_facts_comes_from_the_model_and_what_cannot_be_asked_is_named(
     assert dict(lister.lists({"a": "a red square ."}))["a"].why == "out_of_memory"
 
 
-@pytest.mark.parametrize("divider", ["rules", "model"])
+@pytest.mark.parametrize("divider", ["rules", pytest.param("model", marks=pytest.mark.slow)])
 def test_a_real_model_scores_answers_from_options(divider: str, tmp_path: Path) -> None:
     draw(ImageRef(path="28x28-1")).save(tmp_path / "a.png")
     folder = build("llava", tmp_path / "model")

@@ -67,7 +67,10 @@ def by_two_forwards(loaded: LoadedModel, item: Candidates) -> list[float]:
     return gains
 
 
-@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "gemma3", "idefics3"])
+_MORE = [pytest.param(name, marks=pytest.mark.slow) for name in ("gemma3", "idefics3", "qwen3_vl", "internvl")]
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", *_MORE])
 def test_the_gain_is_the_difference_of_two_plain_forwards(name: str) -> None:
     loaded = build_deep(name)
     rows = items()
