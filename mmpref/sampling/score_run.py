@@ -13,6 +13,7 @@ from mmpref.errors import ConfigError, MMPrefError, StoppedError
 from mmpref.files.writing import json_text, writing_to
 from mmpref.records import Candidates, Score
 from mmpref.sampling.mapping import Scale, is_on
+from mmpref.sampling.score_images import refuse_other_images
 from mmpref.sampling.score_log import LoggedScore, ScoreLog, answer_keys, append
 from mmpref.sampling.score_settings import AskedScorer
 from mmpref.sampling.score_source import Missing
@@ -24,6 +25,7 @@ from mmpref.sampling.scorers.contract import (
     ScoreContext,
     Scorer,
     compares_answers,
+    looks_at_images,
 )
 
 OUT_OF_SCALE = "out_of_scale"
@@ -81,10 +83,12 @@ def run_scorer(
         folder: of the step.
 
     Raises:
-        ConfigError: it cannot be built, or its log is of another scorer or of other answers.
+        ConfigError: it cannot be built, or its log is of another scorer, or of other answers or images.
     """
     scorer = build_scorer(wanted.name, wanted.kind, wanted.options, context)
     try:
+        if looks_at_images(scorer):
+            refuse_other_images(asked, folder, context.image_root)
         return _run(asked, wanted, scorer, ScoreLog(folder, wanted.name), progress)
     finally:
         del scorer

@@ -34,6 +34,7 @@ class AgreementScorer:
     version = VERSION
     scale = (0.0, 1.0)
     compares_answers = True
+    looks_at_images = False
 
     @property
     def depends_on(self) -> Mapping[str, Any]:

@@ -78,6 +78,11 @@ def compares_answers(scorer: Scorer) -> bool:
     return bool(getattr(scorer, "compares_answers", False))
 
 
+def looks_at_images(scorer: Scorer) -> bool:
+    """Whether a score depends on what is in the images, as it does where a scorer does not say otherwise."""
+    return bool(getattr(scorer, "looks_at_images", True))
+
+
 @runtime_checkable
 class PaidScorer(Protocol):
     """A scorer that asks who may want to be paid: it says before what that will take, and after what it took."""

@@ -78,6 +78,7 @@ class ObjectScorer:
 
     version = VERSION
     scale = (0.0, 1.0)
+    looks_at_images = False  # their names are enough
 
     def __init__(self, options: Options) -> None:
         truth = ground_truth(options.files if len(options.files) > 1 else options.files[0])

@@ -23,6 +23,8 @@ from mmpref.sampling.score_source import ReadAs, open_score_source
 from mmpref.sampling.scorers.contract import AnswerPlace, RawScore
 from mmpref.sampling.steps import Step, read_step, write_step
 
+CARDS = Path(__file__).resolve().parents[2] / "fixtures" / "cards"
+
 
 def item(name, *texts, image="a.png"):
     prompt = Prompt(id=name, images=(ImageRef(path=image),), prompt=user_turn("What?", num_images=1), source="s")
@@ -284,6 +286,19 @@ def test_one_that_compares_answers_scores_anew_where_the_others_changed(source, 
     assert scores(tmp_path / "out")["yes"] == 0.0
 
 
+def test_scores_of_two_contents_of_an_image_are_never_mixed(source, tmp_path, scripted):
+    (tmp_path / "a.png").write_bytes(b"one")
+    scripted["x"] = Scripted({"a": 1, "b": "later:busy", "c": 5, "d": 2})
+    run(source, tmp_path / "out", "x")
+    (tmp_path / "b.png").write_bytes(b"an image that was not there before")
+    run(source, tmp_path / "out", "x")
+    (tmp_path / "a.png").write_bytes(b"two")
+    with pytest.raises(ConfigError, match=r"made from other images: 1 of 2 files differ \('a\.png'\)"):
+        run(source, tmp_path / "out", "x")
+    scripted["x"].looks_at_images = False
+    run(source, tmp_path / "out", "x")
+
+
 # --- pairs ------------------------------------------------------------------------------------------------------------
 
 
@@ -356,6 +371,37 @@ def test_pairs_can_be_scored_again_from_the_folder(tmp_path, scripted):
     assert (row["score_chosen"], row["score_rejected"]) == (5.0, 2.5)
     assert row["meta"]["scores_before"] == [[2.5, 5.0]]
     assert read_step(tmp_path / "two").image_root == tmp_path
+
+
+@pytest.mark.parametrize("card", sorted(CARDS.iterdir()), ids=lambda file: file.stem)
+def test_every_known_set_is_scored_and_no_row_lost(tmp_path, card):
+    arguments = [
+        "sample",
+        "score",
+        str(card),
+        "--card",
+        card.stem,
+        "--scorer",
+        "agreement",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main(arguments) == 0
+    quarantine = Quarantine()
+    read = list(open_pairs(card, card=card.stem).candidates(quarantine, demonstrations=False))
+    again = Quarantine()
+    written = [one.pair for one in open_pairs(tmp_path / "out" / "pairs.jsonl").candidates(again, demonstrations=False)]
+    assert len(read) + len(quarantine) == len(written) + len(listed(tmp_path / "out"))
+    assert len(again) == 0
+    left_out = {row["id"] for row in listed(tmp_path / "out")}
+    for before, after in zip([one.pair for one in read if one.pair.id not in left_out], written, strict=True):
+        assert (after.id, after.images, after.prompt, after.chosen) == (
+            before.id,
+            before.images,
+            before.prompt,
+            before.chosen,
+        )
+        assert after.score_chosen is not None
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
