@@ -232,6 +232,8 @@ def _only_asks(row: Mapping[str, Any]) -> bool:
 
 def _prompt_row(row: Mapping[str, Any], options: FormatOptions, place: str) -> PromptRow:
     """Our own row without answers as it is, and any other row that asks."""
+    if isinstance(row.get("candidates"), list | tuple) and row.keys() <= PROMPT_KEYS | {"candidates"}:
+        row = {key: value for key, value in row.items() if key != "candidates"}  # of an earlier step of sampling
     if not row.keys() <= PROMPT_KEYS or isinstance(row.get("prompt"), str | None):
         return prompt_of(row, options)
     own = dict(row) if row.get("id") is not None else {**row, "id": place}

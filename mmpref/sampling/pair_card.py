@@ -155,7 +155,7 @@ def card_text(facts: CardFacts) -> str:
         "fields": {},
         "images": images,
         "scores": {key: value for key, value in scores.items() if value is not None},
-        "defects": {_said(reason): f"{count} prompts gave no pair" for reason, count in facts.without.items()},
+        "defects": {_said(reason): _prompts(count) for reason, count in facts.without.items()},
         "leaks": "not checked",
         "expected": {"pairs": {"read": pairs, "used": pairs, "quarantined": 0}},
         "sure": {"size": "measured", "scores": "measured", "expected": "measured"},
@@ -195,3 +195,7 @@ def _as_yaml(text: str) -> str:
 def _said(text: str) -> str:
     """A text without what no YAML may hold."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _prompts(count: int) -> str:
+    return f"{count:,} prompt{'' if count == 1 else 's'} gave no pair"

@@ -84,10 +84,10 @@ def _as_llava_writes(prompt: Sequence[Message], texts: Any) -> tuple[list[Messag
 def _split(message: Message, mark: re.Pattern[str]) -> Message:
     """A user turn with its marks as video parts. A line break behind a mark is the mark's, and so is the one before the
     marks that end the turn: models write their own."""
-    if message["role"] != "user":
+    content = message["content"]
+    if message["role"] != "user" or not content:  # an empty turn is refused where turns are checked
         return message
     parts: Parts = []
-    content = message["content"]
     texts = [number for number, part in enumerate(content) if part["type"] == "text"]
     last_text, is_stripped = -1, False  # the last text that stays, and whether a line break was taken off it before
     for number, part in enumerate(content):

@@ -48,6 +48,7 @@ TALK = [{"from": "human", "value": f"<image>\n{QUESTION}"}, {"from": "gpt", "val
 PARTS = [{"type": "image"}, {"type": "text", "text": QUESTION}]
 INSIDE = [{"type": "image", "image": "a.jpg"}, {"type": "text", "text": QUESTION}]
 TURN = {"role": "user", "content": f"<image>{QUESTION}"}
+EMPTY = {"role": "user", "content": []}
 ANSWERS = {"chosen": "Two.", "rejected": "Three."}
 SHAPES: dict[str, dict[str, Any]] = {
     "LLaVA-Bench and POPE": {"question_id": 7, "image": "a.jpg", "text": QUESTION, "label": "no"},
@@ -107,6 +108,16 @@ def test_what_stands_beside_the_question(tmp_path: Path) -> None:
     assert prompt.source == "rows"
 
 
+def test_candidates_of_an_earlier_step_are_prompts_again(tmp_path: Path) -> None:
+    """Whatever stands in a text part, which no other format could have."""
+    content = [{"type": "image"}, {"type": "text", "text": "Say <image> or <|im_end|>."}]
+    row = {"id": "a", "images": ["a.jpg"], "prompt": [{"role": "user", "content": content}]}
+    rows = [{**row, "candidates": [{"text": "Yes.", "seed": 1}]}, row]
+    prompts, quarantine, counts = read(read_prompts(write(tmp_path / "candidates.jsonl", rows)))
+    assert [prompt_to_row(prompt) for prompt in prompts] == [{**row, "source": "candidates"}]
+    assert (len(quarantine), counts["duplicates"]) == (0, 1)
+
+
 def test_a_conversation_loses_its_last_answer_only(tmp_path: Path) -> None:
     said = ["A?", "B.", "C?", "D."]
     turns = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(said)]
@@ -143,6 +154,8 @@ def test_a_pair_set_gives_its_prompts_without_answers_scores_and_other_images(tm
         ({"messages": [{"role": "assistant", "content": "Hello."}]}, "roles"),
         ({"id": "x", "prompt": "q", "chosen": "Two."}, "unknown_format"),
         ({"id": [], "question": "q"}, "id"),
+        ({"messages": [{"role": "user", "content": "<image> q"}, EMPTY], "video": "v.mp4"}, "empty_turn"),
+        ({"messages": [{"role": "system", "content": "Be brief."}, EMPTY]}, "empty_turn"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named_with_its_line(tmp_path: Path, row: dict[str, Any], reason: str) -> None:

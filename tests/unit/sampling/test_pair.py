@@ -186,7 +186,7 @@ def test_the_card_is_a_data_card_with_eta_and_tau_good(tmp_path: Path) -> None:
     assert card.scores is not None
     assert card.scores.kind == "objects 1 on 0..5"
     assert (card.scores.scale, card.scores.eta, card.scores.tau_good) == ((0, 5), 0.7, 3.75)
-    assert (card.size, card.defects) == ({"pairs": 4}, {"unscored": "1 prompts gave no pair"})
+    assert (card.size, card.defects) == ({"pairs": 4}, {"unscored": "1 prompt gave no pair"})
     assert (card.images.kind, card.images.root) == ("paths", "/images")
     assert result.step.facts["eta"] == 0.7
     assert read_step(tmp_path / "pairs").facts["tau_good"] == 3.75
