@@ -107,6 +107,8 @@ class Spent:
 
     prices: Prices | None
     max_cost: float | None
+    most_reply: int = MAX_REPLY_TOKENS
+    """Tokens of one reply, at most."""
     calls: int = 0
     prompt: float = 0.0
     completion: float = 0.0
@@ -179,11 +181,11 @@ class Spent:
         else:
             self.guessed += 1
             self.prompt += max(prompt_tokens, sent)
-            self.completion += max(MAX_REPLY_TOKENS, text, num_unseen, written)
+            self.completion += max(self.most_reply, text, num_unseen, written)
         self.dearest = max(self.dearest, self.dollars - before)
 
     def _most(self, prompt_tokens: float) -> float:
-        return max(self.dearest, self.prices.of(prompt_tokens, MAX_REPLY_TOKENS)) if self.prices else 0.0
+        return max(self.dearest, self.prices.of(prompt_tokens, self.most_reply)) if self.prices else 0.0
 
     def _others_first(self, most: float) -> bool:
         """Whether a call has to wait: it is not the first, or there is money for it if the others need less."""

@@ -28,7 +28,7 @@ from mmpref.generation.server import Encode, image_part
 from mmpref.generation.token_usage import Usage
 from mmpref.judging.cache import Reply, cache_line, read_cache
 from mmpref.judging.contract import JudgeTask, Sections, ShownImage
-from mmpref.judging.cost import CHARS_PER_TOKEN, MAX_REPLY_TOKENS, Estimate, Prices, Spent, dollars, tokens_of
+from mmpref.judging.cost import CHARS_PER_TOKEN, Estimate, Prices, Spent, dollars, tokens_of
 from mmpref.judging.fence import UnusableReplyError, draw_fence, messages, read_reply, response_format
 
 ATTEMPTS = 3
@@ -138,7 +138,7 @@ class Engine:
             CheckpointError: it can be no file.
         """
         refuse_special(real_path(self.cache))
-        with only_writer(self.cache, "choose another --cache"):
+        with only_writer(self.cache, "choose another --cache (of a scorer: NAME.cache=FILE)"):
             self.replies.update(read_cache(self.cache, tasks))
             yield
 
@@ -146,7 +146,7 @@ class Engine:
         """Ask the open cases; replies go to ``replies`` and the cache as they come.
 
         Args:
-            spent: counts what is used, and ends the calls at its limit of cost.
+            spent: counts what is used, ends the calls at its limit of cost, and says how long a reply may be.
             progress: called with (asked, to ask).
 
         Returns:
@@ -226,7 +226,7 @@ class _Caller:
                 reply = self._complete(case, fence, images)
                 self.spent.add(reply, case.tokens)
             if reply.cut:
-                said, why = f"the reply was cut after {MAX_REPLY_TOKENS} tokens", "cut"
+                said, why = f"the reply was cut after {self.spent.most_reply} tokens", "cut"
                 continue
             try:
                 value, reason = read_reply(case.task, reply.text, fence)
@@ -251,7 +251,7 @@ class _Caller:
             raise ItemFailed(str(err), why=getattr(err, "reason", "") or "image") from err
 
     def _complete(self, case: Case, fence: str, images: Sequence[Mapping[str, Any]]) -> Completion:
-        asked = messages(case.task, case.sections, fence, images)
+        asked, most = messages(case.task, case.sections, fence, images), self.spent.most_reply
 
         def lost(usage: Usage) -> None:
             self.spent.lost(case.tokens, usage)
@@ -259,9 +259,9 @@ class _Caller:
         if self.structured:
             try:
                 form = response_format(case.task, fence)
-                return self.client.complete(asked, max_tokens=MAX_REPLY_TOKENS, response_format=form, lost=lost)
+                return self.client.complete(asked, max_tokens=most, response_format=form, lost=lost)
             except ItemFailed as err:
                 if not any(word in str(err) for word in ("response_format", "json_schema", "guided", "schema")):
                     raise
                 self.structured = False  # a server that knows no schemas; the reply is checked all the same
-        return self.client.complete(asked, max_tokens=MAX_REPLY_TOKENS, lost=lost)
+        return self.client.complete(asked, max_tokens=most, lost=lost)

@@ -24,7 +24,7 @@ from mmpref.generation.concurrency import ItemFailed
 from mmpref.judging import text
 from mmpref.judging.cache import Reply, read_cache, refuse_other_file
 from mmpref.judging.contract import JudgeTask, Sections, ShownImage
-from mmpref.judging.cost import Prices, Spent, image_tokens
+from mmpref.judging.cost import MAX_REPLY_TOKENS, Prices, Spent, image_tokens
 from mmpref.judging.engine import Case, Engine, case_of
 from mmpref.judging.rating import rating_task, rating_version
 from mmpref.records import Candidates, ImageRef, Message, Prompt
@@ -52,6 +52,7 @@ class Options:
         images: whether the judge is shown the images.
         concurrency: requests under way at once.
         timeout: seconds in which a whole reply must have come.
+        max_reply_tokens: of one reply with its thinking, at most.
         price_in: dollars per million prompt tokens.
         price_out: dollars per million reply tokens.
         max_cost: dollars of one run, at most.
@@ -70,6 +71,7 @@ class Options:
     images: bool = True
     concurrency: int = CONCURRENCY
     timeout: float = TIMEOUT
+    max_reply_tokens: int = MAX_REPLY_TOKENS
     price_in: float | None = None
     price_out: float | None = None
     max_cost: float | None = None
@@ -137,7 +139,7 @@ class JudgeScorer:
         self._options, self._server, self._cache = options, server, cache
         self._images = ImageLoader(images_root)
         self._task = options.task()
-        self._spent = Spent(options.prices(), options.max_cost)
+        self._spent = Spent(options.prices(), options.max_cost, options.max_reply_tokens)
         self._num_known = 0
         self.version = rating_version(self._task)
         self.scale: tuple[float, float] = scale_of(options.scale, "scale")

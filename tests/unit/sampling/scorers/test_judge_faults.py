@@ -78,8 +78,20 @@ def test_a_judge_that_thinks_until_it_is_cut_is_named_so(tmp_path):
 
     with ChatServer(cut).running() as server:
         (score,) = judge_at(server.url, tmp_path).score([candidates("one")])
+        (longer,) = judge_at(server.url, tmp_path, max_reply_tokens=4000).score([candidates("one")])
+        assert [request["max_tokens"] for request in server.requests] == [512] * 3 + [4000] * 3
     assert (score.value, score.why) == (None, "cut")
     assert "cut after 512 tokens" in score.detail["why"]
+    assert "cut after 4000 tokens" in longer.detail["why"]
+
+
+def test_a_judge_that_thinks_before_it_answers_is_read_behind_its_thoughts(tmp_path):
+    def thinks(request):
+        return f"<think>It could be {verdict(request, 1)}, but no.</think>{verdict(request, 4)}"
+
+    with ChatServer(thinks).running() as server:
+        (score,) = judge_at(server.url, tmp_path).score([candidates("one")])
+    assert score.value == 4.0
 
 
 def over_limit(request):
