@@ -11,14 +11,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mmpref.errors import DataError
+from mmpref.generation.contract import NO_MEMORY
 from mmpref.generation.likelihood import LikelihoodAnswerer
 from mmpref.records import Answer, EvalSample, PreferencePair
 
 if TYPE_CHECKING:
     from mmpref.processing.encoded import EncodedPair
 
-NO_MEMORY = "out_of_memory"
-"""Why there are no numbers of an answer that does not fit in memory alone."""
 _UNREADABLE = "unreadable"
 _PIXEL_CACHE_BYTES = 256 * 2**20  # questions about one image follow each other, so a few images are enough
 

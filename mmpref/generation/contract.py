@@ -7,6 +7,9 @@ from typing import Any, Protocol
 
 from mmpref.records import Answer, EvalSample, ImageRef
 
+NO_MEMORY = "out_of_memory"
+"""The code of a failure: what does not fit in memory alone."""
+
 
 class Answerer(Protocol):
     """Answers questions, each once, in any order, as soon as the answers are known.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mmpref.errors import DataError
-from mmpref.generation.answer_likelihood import NO_MEMORY
+from mmpref.generation.contract import NO_MEMORY
 from mmpref.generation.in_process import TransformersAnswerer
 from mmpref.generation.settings import AnswerSettings
 from mmpref.records import EvalSample, user_turn

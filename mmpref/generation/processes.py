@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from mmpref.errors import ConfigError, DistributedError, MMPrefError
-from mmpref.generation.contract import Answerer, deal, failures_of
+from mmpref.generation.contract import Answerer, deal, failure_codes_of, failures_of
 from mmpref.generation.in_process import TransformersAnswerer
 from mmpref.generation.model_source import ModelSource
 from mmpref.generation.settings import AnswerSettings
@@ -35,6 +35,7 @@ class ProcessesAnswerer:
 
     Attributes:
         failures: why samples got no answer, by their id, as the processes say.
+        failure_codes: the same in a word.
     """
 
     source: ModelSource
@@ -43,6 +44,7 @@ class ProcessesAnswerer:
     settings: AnswerSettings = field(default_factory=AnswerSettings)
     kind: Callable[..., Answerer] = TransformersAnswerer
     failures: dict[str, str] = field(default_factory=dict, init=False)
+    failure_codes: dict[str, str] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         if self.num < 1:
@@ -69,39 +71,40 @@ class ProcessesAnswerer:
                 there.close()  # else the end of the process would not be the end of the pipe
                 processes.append(process)
                 pipes.append(here)
-            yield from _gather(pipes, self.failures)
+            yield from self._gather(pipes)
         finally:
             for process in processes:
                 process.kill()  # none has anything to save, and one that is stuck hears nothing else
             for process in processes:
                 process.join()
 
-
-def _gather(pipes: list[Connection], failures: dict[str, str]) -> Iterator[Answer]:
-    """Answers as they come; an error of any process is raised here, and why samples got none is noted."""
-    open_pipes, finished = list(pipes), 0
-    while open_pipes:
-        for ready in connection.wait(open_pipes):
-            assert isinstance(ready, Connection)
-            try:
-                message = ready.recv()
-            except EOFError:
-                open_pipes.remove(ready)
-                continue
-            if isinstance(message, Answer):
-                yield message
-            elif isinstance(message, MMPrefError):
-                raise message
-            elif isinstance(message, str):
-                raise RuntimeError(f"a process that answers failed:\n{message}")
-            else:
-                failures |= message
-                finished += 1
-    if finished < len(pipes):
-        raise DistributedError(
-            f"{len(pipes) - finished} of {len(pipes)} processes ended without a message, perhaps killed for their "
-            "memory; what was answered is kept: run again to go on, with fewer processes if memory is short"
-        )
+    def _gather(self, pipes: list[Connection]) -> Iterator[Answer]:
+        """Answers as they come; an error of any process is raised here, and why samples got none is noted."""
+        open_pipes, finished = list(pipes), 0
+        while open_pipes:
+            for ready in connection.wait(open_pipes):
+                assert isinstance(ready, Connection)
+                try:
+                    message = ready.recv()
+                except EOFError:
+                    open_pipes.remove(ready)
+                    continue
+                if isinstance(message, Answer):
+                    yield message
+                elif isinstance(message, MMPrefError):
+                    raise message
+                elif isinstance(message, str):
+                    raise RuntimeError(f"a process that answers failed:\n{message}")
+                else:
+                    failures, codes = message
+                    self.failures.update(failures)
+                    self.failure_codes.update(codes)
+                    finished += 1
+        if finished < len(pipes):
+            raise DistributedError(
+                f"{len(pipes) - finished} of {len(pipes)} processes ended without a message, perhaps killed for their "
+                "memory; what was answered is kept: run again to go on, with fewer processes if memory is short"
+            )
 
 
 def _work(pipe: Connection, shared: ProcessesAnswerer, samples: list[EvalSample], number: int, total: int) -> None:
@@ -121,7 +124,7 @@ def _work(pipe: Connection, shared: ProcessesAnswerer, samples: list[EvalSample]
             answerer = shared.kind(shared.source, settings, images_root=shared.images_root)
             for answer in answerer.answer(samples):
                 pipe.send(answer)
-            pipe.send(dict(failures_of(answerer)))
+            pipe.send((dict(failures_of(answerer)), dict(failure_codes_of(answerer))))
         except MMPrefError as err:
             pipe.send(_plain(err))
         except BrokenPipeError:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmpref.errors import ConfigError, DataError, NonFiniteError
+from mmpref.generation.contract import NO_MEMORY
 from mmpref.generation.in_process import Asked, TransformersAnswerer
 from mmpref.generation.model_source import Model
 from mmpref.generation.settings import AnswerSettings, SampleSettings
@@ -22,6 +23,15 @@ if TYPE_CHECKING:
     from mmpref.processing.encoded import EncodedPrompt
 
 logger = logging.getLogger(__name__)
+
+_UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True, slots=True)
+class _NoMemory:
+    """In place of an answer that does not fit in memory alone."""
+
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +55,8 @@ class SamplingAnswerer(TransformersAnswerer):
 
     An answer is a function of the model, what it is shown, the settings and the seed: not of the samples beside it,
     their order or the size of batches, but for rounding, which may turn a token where a number falls between two.
-    A batch holds ``batch_size`` answers. A prompt that cannot be encoded gets no answer: ``failures`` says why.
+    A batch holds ``batch_size`` answers. A prompt that cannot be encoded, or that does not fit in memory alone, gets no
+    answer.
 
     Args:
         model: a path or hub id, a ``ModelSource``, or a model that is loaded already.
@@ -53,9 +64,11 @@ class SamplingAnswerer(TransformersAnswerer):
         sampling: temperature and top_p.
         images_root: relative image paths start here.
         load_image: replaces the reader of images (``ImageRef`` -> RGB image).
+        shares_prompts: whether to run a prompt once for all its answers, where that is possible.
 
     Attributes:
         failures: why samples got no answer, by their id.
+        failure_codes: the same in a word.
 
     Raises:
         ConfigError: beams.
@@ -69,14 +82,18 @@ class SamplingAnswerer(TransformersAnswerer):
         sampling: SampleSettings | None = None,
         images_root: str | Path | None = None,
         load_image: Callable[[ImageRef], Any] | None = None,
+        shares_prompts: bool = True,
     ) -> None:
         settings = settings or AnswerSettings()
         if settings.num_beams != 1:
             raise ConfigError(f"sampled answers have no beams: num_beams must be 1, got {settings.num_beams}")
         self._sampling = sampling or SampleSettings()
         self._obstacles: dict[frozenset[str], str | None] = {}  # names of a prompt's vision inputs -> why not shared
+        self._may_share = shares_prompts
         self.failures: dict[str, str] = {}
+        self.failure_codes: dict[str, str] = {}
         super().__init__(model, settings, images_root=images_root, load_image=load_image)
+        self._batches.instead = _NoMemory
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -106,9 +123,13 @@ class SamplingAnswerer(TransformersAnswerer):
                 template_kwargs=first.meta.get("template_kwargs"),
             )
         except DataError as err:
-            self.failures |= dict.fromkeys((sample.id for sample in alike), str(err))
+            self._fail(alike, getattr(err, "reason", _UNREADABLE), str(err))
             return None
         return Asked(prompt, alike)
+
+    def _fail(self, samples: Sequence[EvalSample], code: str, reason: str) -> None:
+        self.failures |= dict.fromkeys((sample.id for sample in samples), reason)
+        self.failure_codes |= dict.fromkeys((sample.id for sample in samples), code)
 
     def _num_rows(self, asked: Asked) -> int:
         return len(self._by_seed(asked.samples))
@@ -135,15 +156,19 @@ class SamplingAnswerer(TransformersAnswerer):
             ),
             group_of=lambda row: row.question,
         )
-        for row, (text, cut) in answered:
+        for row, found in answered:
+            if isinstance(found, _NoMemory):
+                self._fail(row.samples, NO_MEMORY, found.why)
+                continue
+            text, cut = found
             for sample in row.samples:
                 yield Answer(id=sample.id, text=text, cut=cut)
 
-    def _sample_batch(self, rows: Sequence[_Row]) -> list[tuple[str, bool]]:
+    def _sample_batch(self, rows: Sequence[_Row]) -> list[tuple[str, bool] | _NoMemory]:
         """(answer, whether the limit of tokens ended it) for each row."""
         of_question = {row.question: row.prompt for row in rows}
         questions = list(of_question)
-        found: dict[int, tuple[str, bool]] = {}
+        found: dict[int, tuple[str, bool] | _NoMemory] = {}
         for alike in self._read_together(list(of_question.values())):
             together = {questions[at] for at in alike}
             places = [place for place, row in enumerate(rows) if row.question in together]
@@ -190,7 +215,7 @@ class SamplingAnswerer(TransformersAnswerer):
         """Whether prompts with such inputs are run once for all their answers; found by a trial on the first ones."""
         from mmpref.generation.continuations import sharing_obstacle
 
-        if len(rows) == 1:
+        if len(rows) == 1 or not self._may_share:
             return False
         kinds = frozenset(name for row in rows for name in row.prompt.vision)
         if kinds not in self._obstacles:

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 from transformers import DynamicCache  # noqa: E402
 
 from mmpref.demo.tiny_models import build_tiny_llava  # noqa: E402
-from mmpref.errors import ConfigError, NonFiniteError, OutOfMemoryError  # noqa: E402
+from mmpref.errors import ConfigError, NonFiniteError  # noqa: E402
 from mmpref.generation import (  # noqa: E402
     AnswerSettings,
     ModelSource,
@@ -67,10 +67,7 @@ def asked(*seeds, questions=QUESTIONS, has_images=True, **meta):
 
 def answerer(model, *, sampling=None, is_shared=True, **more):
     settings = AnswerSettings(**{"batch_size": 64, "max_new_tokens": 10, **more})
-    found = SamplingAnswerer(model, settings, sampling=sampling, load_image=draw_image)
-    if not is_shared:
-        found._shares = lambda rows: False
-    return found
+    return SamplingAnswerer(model, settings, sampling=sampling, load_image=draw_image, shares_prompts=is_shared)
 
 
 def texts_of(answers):
@@ -313,6 +310,7 @@ def test_a_prompt_that_cannot_be_encoded_has_no_answer_and_a_reason(loaded):
     assert sorted(answers) == sorted(sample.id for sample in samples)
     assert sorted(found.failures) == ["bad/0", "bad/1"]
     assert "image" in found.failures["bad/0"]
+    assert found.failure_codes == dict.fromkeys(found.failures, "placeholder_count")
 
 
 def test_a_sample_without_a_seed_and_beams_are_refused(loaded):
@@ -335,7 +333,7 @@ def test_log_probs_that_are_no_numbers_name_the_question(loaded):
         head.bias.data.copy_(before)
 
 
-def test_a_batch_that_does_not_fit_is_halved_and_one_answer_that_does_not_is_our_error(loaded, monkeypatch):
+def test_a_batch_that_does_not_fit_is_halved_and_one_answer_that_does_not_is_left_out(loaded, monkeypatch):
     samples = asked(*range(6))
     want = texts_of(answerer(loaded).answer(samples))
     go_on, sizes = continuations.continue_prompts, []
@@ -352,8 +350,10 @@ def test_a_batch_that_does_not_fit_is_halved_and_one_answer_that_does_not_is_our
     assert texts_of(answerer(loaded).answer(samples)) == want
     assert max(sizes) == 18
     most = 0
-    with pytest.raises(OutOfMemoryError, match="no memory to answer question"):
-        list(answerer(loaded).answer(samples))
+    found = answerer(loaded)
+    assert not list(found.answer(samples[:2]))
+    assert found.failure_codes == {sample.id: "out_of_memory" for sample in samples[:2]}
+    assert "no memory to answer question '28x28-1/0' alone" in found.failures["28x28-1/0"]
 
 
 @pytest.mark.slow
@@ -378,4 +378,5 @@ def test_two_processes_give_the_answers_of_one_and_say_what_has_none(tmp_path):
     assert texts_of(both.answer(samples)) == want
     assert len(want) == 6
     assert both.failures == alone.failures
+    assert both.failure_codes == alone.failure_codes
     assert sorted(both.failures) == [f"missing.png/{seed}" for seed in range(3)]
