@@ -64,6 +64,11 @@ class Agreement:
             "spearman_interval": None if self.spearman_interval is None else list(self.spearman_interval),
         }
 
+    def describe(self) -> str:
+        """One line for people."""
+        _, answers, pairs, share, spearman = self.row()
+        return f"{answers} answers, {pairs} pairs of answers, ordered alike {share}, Spearman {spearman}"
+
     def row(self) -> list[str]:
         """For a table of texts, in the order of :data:`COLUMNS`."""
         pairs = self.same_order + self.other_order

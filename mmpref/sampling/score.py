@@ -8,6 +8,7 @@ goes on.
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import tempfile
 from collections import Counter
@@ -30,7 +31,16 @@ from mmpref.files.reading import refuse_written_over
 from mmpref.files.rows import first_ids
 from mmpref.files.writing import writing_to
 from mmpref.sampling.agreement_of_scorers import COLUMNS
-from mmpref.sampling.score_results import SCORES, Scored, earlier_scores, put_together, weights_of, write_scored
+from mmpref.sampling.score_results import (
+    SCORES,
+    Earlier,
+    Scored,
+    earlier_scores,
+    mappings_taken,
+    put_together,
+    weights_of,
+    write_scored,
+)
 from mmpref.sampling.score_run import Progress, run_scorer
 from mmpref.sampling.score_settings import ScoreSettings
 from mmpref.sampling.score_source import Asked, ScoreSource
@@ -123,26 +133,31 @@ def score_source(
         with writing_to(out):
             out.mkdir(parents=True, exist_ok=True)
         asked, quarantine = read_asked(source, out)
-        earlier = earlier_scores(source, asked)
-        names = [result.name for result in earlier.results]
-        _refuse_scored_before(names, settings)
-        weights_of([*names, *(scorer.name for scorer in settings.scorers)], earlier, settings)  # or it is known late
         if len(quarantine):
             say(quarantine.summary())
-        context = ScoreContext(image_root=source.image_root, answering=settings.answering, folder=out)
-        results = []
-        for wanted in settings.scorers:
-            results.append(result := run_scorer(asked, wanted, out, context, progress))
-            if result.failure is not None:
-                say(f"scorer '{result.name}' could not go on: {result.failure}")
-            if result.ignored:
-                say(f"scorer '{result.name}': {result.ignored:,} scores of answers that are there no more are left out")
-        scored = put_together(asked, results, earlier, settings)
-        with writing_to(out):
-            (out / STEP).unlink(missing_ok=True)  # it would say of the new files what was true of the old ones
-        counts = write_scored(out, source, asked, scored)
-        step, failure = _outcome(source, asked, scored, settings, counts, out)
-        write_step(out, step)
+        with contextlib.closing(asked):
+            return _score(source, asked, out, settings, progress, say)
+
+
+def _score(
+    source: ScoreSource, asked: Asked, out: Path, settings: ScoreSettings, progress: Progress, say: Say
+) -> ScoreOutcome:
+    earlier = earlier_scores(source, asked)
+    _refuse_unfit(earlier, settings)
+    context = ScoreContext(image_root=source.image_root, answering=settings.answering, folder=out)
+    results = []
+    for wanted in settings.scorers:
+        results.append(result := run_scorer(asked, wanted, out, context, progress))
+        if result.failure is not None:
+            say(f"scorer '{result.name}' could not go on: {result.failure}")
+        if result.ignored:
+            say(f"scorer '{result.name}': {result.ignored:,} scores of answers that are there no more are left out")
+    scored = put_together(asked, results, earlier, settings)
+    with writing_to(out):
+        (out / STEP).unlink(missing_ok=True)  # it would say of the new files what was true of the old ones
+    counts = write_scored(out, source, asked, scored)
+    step, failure = _outcome(source, asked, scored, settings, counts, out)
+    write_step(out, step)
     return ScoreOutcome(folder=out, step=step, scored=scored, failure=failure)
 
 
@@ -180,6 +195,11 @@ def estimates(source: ScoreSource, settings: ScoreSettings, folder: Path) -> lis
 
 def _estimates(source: ScoreSource, settings: ScoreSettings, folder: Path, temporary: Path) -> list[tuple[str, str]]:
     asked, _ = read_asked(source, temporary)
+    with contextlib.closing(asked):
+        return _estimated(source, asked, settings, folder)
+
+
+def _estimated(source: ScoreSource, asked: Asked, settings: ScoreSettings, folder: Path) -> list[tuple[str, str]]:
     rows = [("prompts", f"{len(asked):,}"), ("answers", f"{asked.num_answers:,}")]
     context = ScoreContext(image_root=source.image_root, answering=settings.answering, folder=folder)
     for wanted in settings.scorers:
@@ -213,13 +233,18 @@ def _refuse_other_step(out: Path, source: ScoreSource) -> None:
         raise ConfigError(f"{out} has a {found[0]} that no scoring has written; choose another --out")
 
 
-def _refuse_scored_before(names: Sequence[str], settings: ScoreSettings) -> None:
+def _refuse_unfit(earlier: Earlier, settings: ScoreSettings) -> None:
+    """Refuse what could not be put together in the end, before a scorer works for hours."""
+    names = [result.name for result in earlier.results]
     for scorer in settings.scorers:
         if scorer.name in names:
             raise ConfigError(
                 f"the candidates have scores of a scorer '{scorer.name}' already; give this one another name "
                 f"(--scorer NAME={scorer.kind}), or score the candidates from before that step"
             )
+    everything = [*names, *(scorer.name for scorer in settings.scorers)]
+    weights_of(everything, earlier, settings)
+    mappings_taken(everything, settings)
 
 
 def _outcome(
@@ -295,7 +320,7 @@ def _facts(source: ScoreSource, asked: Asked, scored: Scored) -> dict[str, Any]:
         "mean score": total / samples if samples else None,
         "prompts with two or more scored answers": comparable,
         "of them with equal scores only": alike,
-        "agreement": [found.as_json() for found in scored.agreement],
+        "agreement": {f"{one.first}, {one.second}": one.describe() for one in scored.agreement},
         "notes": list(scored.notes),
     }
     if took := {result.name: dict(result.took) for result in scored.results if result.took}:

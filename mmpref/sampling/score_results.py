@@ -157,14 +157,14 @@ def put_together(
         ConfigError: the mapping that is to be taken does not fit the scorers, or all weights are 0.
     """
     everything = (*earlier.results, *results)
-    weights = weights_of([result.name for result in everything], earlier, settings)
-    taken = None if settings.mapping is None else read_mappings(settings.mapping)
-    declared = settings.declared_range(None if taken is None else taken[0])
+    names = [result.name for result in everything]
+    weights = weights_of(names, earlier, settings)
+    declared, taken = mappings_taken(names, settings)
     mappings: dict[str, ScaleMapping | None] = {}
     notes: list[str] = []
     for result in everything:
         if taken is not None:
-            mappings[result.name] = _taken(result, taken[1], settings.mapping)
+            mappings[result.name] = _taken(result, taken, settings.mapping)
             continue
         before = earlier.mappings.get(result.name) if result in earlier.results else None
         if before is not None and earlier.range == declared and before[0] == result.version:
@@ -188,7 +188,6 @@ def put_together(
         [combined({name: of[at][place] for name, of in mapped.items()}, weights) for place in range(len(item.answers))]
         for at, item in enumerate(asked)
     ]
-    names = [result.name for result in everything]
     prompts = [
         ScoredPrompt(_unit(item.prompt), {name: mapped[name][at] for name in names}) for at, item in enumerate(asked)
     ]
@@ -219,12 +218,27 @@ def weights_of(names: Sequence[str], earlier: Earlier, settings: ScoreSettings) 
     return found
 
 
+def mappings_taken(
+    names: Sequence[str], settings: ScoreSettings
+) -> tuple[Bounds, Mapping[str, tuple[str, ScaleMapping]] | None]:
+    """The range, and the mappings that are to be taken for scorers of these names; None: none are.
+
+    Raises:
+        ConfigError: the file has none for a scorer, or another range.
+    """
+    if settings.mapping is None:
+        return settings.declared_range(None), None
+    declared, found = read_mappings(settings.mapping)
+    for name in names:
+        if name not in found:
+            raise ConfigError(
+                f"{settings.mapping} has no mapping for scorer '{name}'; it has: {', '.join(found) or 'none'}; call "
+                "the scorer as it was called there, or leave --mapping out"
+            )
+    return settings.declared_range(declared), found
+
+
 def _taken(result: ScorerResult, mappings: Mapping[str, tuple[str, ScaleMapping]], file: Path | None) -> ScaleMapping:
-    if result.name not in mappings:
-        raise ConfigError(
-            f"{file} has no mapping for scorer '{result.name}'; it has: {', '.join(mappings) or 'none'}; call the "
-            "scorer as it was called there, or leave --mapping out"
-        )
     version, mapping = mappings[result.name]
     if version != result.version:
         raise ConfigError(

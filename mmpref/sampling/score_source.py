@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import IO, Any, overload
 
 from mmpref.data.opening import open_pairs
 from mmpref.data.pair_source import PairSource, all_images
@@ -136,10 +136,16 @@ def _has_candidates(file: Path) -> bool:
 
 @dataclass(slots=True)
 class _Entry:
-    """A prompt and its answers, by text."""
+    """A prompt and its answers, and the place of each text among them."""
 
     prompt: Prompt | tuple[int, int]  # or where it lies in the temporary file: from which byte, how many
-    answers: dict[str, Candidate] = field(default_factory=dict)
+    answers: list[Candidate] = field(default_factory=list)
+    places: dict[str, int] = field(default_factory=dict)
+
+    def add(self, answer: Candidate) -> None:
+        if answer.text not in self.places:
+            self.places[answer.text] = len(self.answers)
+            self.answers.append(answer)
 
 
 class Asked(Sequence[Candidates]):
@@ -153,8 +159,8 @@ class Asked(Sequence[Candidates]):
         self._entries: list[_Entry] = []
         self._by_hash: dict[str, int] = {}
         self._ids: set[str] = set()
-        with writing_to(folder):
-            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as this object
+        self._folder = folder
+        self._file: IO[bytes] | None = None
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -167,16 +173,23 @@ class Asked(Sequence[Candidates]):
         if isinstance(at, slice):
             return [self[place] for place in range(*at.indices(len(self)))]
         entry = self._entries[at]
-        return Candidates(prompt=self._prompt(entry), answers=tuple(entry.answers.values()))
+        return Candidates(prompt=self._prompt(entry), answers=tuple(entry.answers))
 
     @property
     def num_answers(self) -> int:
         """Answers of all prompts."""
         return sum(len(entry.answers) for entry in self._entries)
 
+    def close(self) -> None:
+        """Remove the temporary file."""
+        if self._file is not None:
+            self._file.close()
+
     def add(self, item: Candidates) -> None:
         """Add a prompt of a file of candidates."""
-        self._entries.append(_Entry(self._kept(item.prompt), {answer.text: answer for answer in item.answers}))
+        self._entries.append(entry := _Entry(self._kept(item.prompt)))
+        for answer in item.answers:
+            entry.add(answer)
 
     def add_pair(self, pair: PreferencePair) -> None:
         """Add the answers of a pair to those of its prompt; each text once."""
@@ -185,16 +198,16 @@ class Asked(Sequence[Candidates]):
             at = self._by_hash[digest] = len(self._entries)
             self._entries.append(_Entry(self._kept(self._prompt_of(pair))))
         for text in (pair.chosen, pair.rejected or ""):
-            self._entries[at].answers.setdefault(text, Candidate(text=text))
+            self._entries[at].add(Candidate(text=text))
 
     def of_pair(self, pair: PreferencePair) -> tuple[int, int, int] | None:
         """Which item has the answers of a pair, and the places of the chosen and of the rejected one among them; None
         where there is none: the source is another one than before."""
         at = self._by_hash.get(prompt_hash(pair.prompt_key))
-        texts = () if at is None else tuple(self._entries[at].answers)
-        if at is None or pair.chosen not in texts or pair.rejected not in texts:
+        places = {} if at is None else self._entries[at].places
+        if at is None or pair.chosen not in places or pair.rejected not in places:
             return None
-        return at, texts.index(pair.chosen), texts.index(pair.rejected)
+        return at, places[pair.chosen], places[pair.rejected]
 
     def _prompt_of(self, pair: PreferencePair) -> Prompt:
         name, number = pair.id, 1
@@ -217,7 +230,9 @@ class Asked(Sequence[Candidates]):
         if all(image.data is None for image in all_images(_as_pair(prompt))):
             return prompt
         line = json.dumps(prompt_to_row(prompt)).encode("ascii")
-        with writing_to(Path(str(self._file.name))):
+        with writing_to(self._folder):
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - it lives as long as this object
             start = self._file.seek(0, 2)
             self._file.write(line)
         return start, len(line)
@@ -225,6 +240,7 @@ class Asked(Sequence[Candidates]):
     def _prompt(self, entry: _Entry) -> Prompt:
         if isinstance(entry.prompt, Prompt):
             return entry.prompt
+        assert self._file is not None
         start, size = entry.prompt
         self._file.seek(start)
         row: dict[str, Any] = json.loads(self._file.read(size))

@@ -153,8 +153,10 @@ def test_a_later_round_takes_the_mapping_of_the_first(source, tmp_path, scripted
     with pytest.raises(ConfigError, match=r"maps to 0\.\.10 and --range says 0\.\.5"):
         run(source, tmp_path / "three", "x", mapping=tmp_path / "one", range=(0.0, 5.0))
     scripted["z"] = scripted["x"]
+    scripted["z"].asked.clear()
     with pytest.raises(ConfigError, match="has no mapping for scorer 'z'; it has: x"):
         run(source, tmp_path / "three", "z", mapping=tmp_path / "one")
+    assert scripted["z"].asked == []
     scripted["x"].version = "2"
     with pytest.raises(ConfigError, match="is of version 1, and this one is 2"):
         run(source, tmp_path / "four", "x", mapping=tmp_path / "one")
