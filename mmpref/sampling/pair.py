@@ -137,7 +137,8 @@ def make_pairs(
     if files[STEP].is_file() and (other := read_step(out)).name != "pair":
         raise ConfigError(f"{out} is the folder of another step ({other.name}); choose another --out")
     with only_writer(out, "choose another --out"):
-        files[STEP].unlink(missing_ok=True)  # what is written from here on is not whole
+        for name in (STEP, CARD, PAIRS):  # in this order: what an earlier run made is not whole from here on
+            files[name].unlink(missing_ok=True)
         return _make(scored, out, settings, progress)
 
 

@@ -172,10 +172,11 @@ def test_lengths_are_balanced_and_the_bias_is_told(tmp_path: Path) -> None:
 
 def test_a_balance_that_leaves_nothing_says_so(tmp_path: Path) -> None:
     found = prompt("a", answer("one two", 5), answer("one", 1))
+    made(tmp_path, found)
     with pytest.raises(DataError, match=r"balance_length 1.*leave --balance-length out"):
         made(tmp_path, found, balance_length=True)
     assert "balance_length" in (tmp_path / "pairs" / QUARANTINE).read_text()
-    assert not (tmp_path / "pairs" / "step.json").exists()
+    assert [file.name for file in (tmp_path / "pairs").iterdir()] == [QUARANTINE]  # nothing of the run before
 
 
 def test_the_card_is_a_data_card_with_eta_and_tau_good(tmp_path: Path) -> None:
