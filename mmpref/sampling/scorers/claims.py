@@ -21,6 +21,7 @@ from mmpref.sampling.scorers.local import (
     ModelOptions,
     facts_of_model,
     missing,
+    portions,
     refuse_other,
     refuse_small,
     what_shows_no_image,
@@ -152,8 +153,8 @@ class ClaimScorer:
     def score(self, items: Sequence[Candidates]) -> Iterator[RawScore]:
         """One score for each answer; those of prompts without images have none (``no_image``), and those that state
         nothing neither (``no_claim``)."""
-        for start in range(0, len(items), _PROMPTS_AT_ONCE):
-            yield from self._score(items[start : start + _PROMPTS_AT_ONCE])
+        for portion in portions(items, _PROMPTS_AT_ONCE):
+            yield from self._score(portion)
 
     def _score(self, items: Sequence[Candidates]) -> Iterator[RawScore]:
         seen = []

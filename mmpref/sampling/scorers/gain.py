@@ -20,6 +20,7 @@ from mmpref.sampling.scorers.local import (
     ModelOptions,
     facts_of_model,
     missing,
+    portions,
     refuse_other,
     what_shows_no_image,
     without_score,
@@ -78,6 +79,10 @@ class GainScorer:
 
     def score(self, items: Sequence[Candidates]) -> Iterator[RawScore]:
         """One score for each answer; prompts without images have none (``no_image``)."""
+        for portion in portions(items):
+            yield from self._score(portion)
+
+    def _score(self, items: Sequence[Candidates]) -> Iterator[RawScore]:
         samples: list[EvalSample] = []
         places: dict[str, AnswerPlace] = {}
         for item in items:
@@ -95,9 +100,9 @@ class GainScorer:
             of_answer = halves.setdefault(places[sample_id], {})
             of_answer[not sample_id.endswith(_WITHOUT)] = found
             if len(of_answer) == 2:
-                yield self._score(places[sample_id], **_named(halves.pop(places[sample_id])))
+                yield self._of_answer(places[sample_id], **_named(halves.pop(places[sample_id])))
 
-    def _score(self, place: AnswerPlace, *, seeing: Likelihood, blind: Likelihood) -> RawScore:
+    def _of_answer(self, place: AnswerPlace, *, seeing: Likelihood, blind: Likelihood) -> RawScore:
         if seeing.logp is None or blind.logp is None:
             failed = seeing if seeing.logp is None else blind
             return without_score(place, failed.why, failed.detail)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,12 @@ def facts_of_model(source: ModelSource) -> Mapping[str, Any]:
         ConfigError: a file in its folder cannot be read.
     """
     return model_facts(source, fetch=True)
+
+
+def portions(items: Sequence[Candidates], size: int = 256) -> Iterator[Sequence[Candidates]]:
+    """So many prompts at once: what is made of millions of answers would fill the memory."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def refuse_other(key: str, value: Any, known: tuple[Any, ...]) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from mmpref.generation.reward_model import Reward, RewardModel
 from mmpref.records import Candidates, EvalSample
 from mmpref.sampling.scorers.contract import AnswerPlace, RawScore, ScoreContext, Scorer, options_of
-from mmpref.sampling.scorers.local import ModelOptions, facts_of_model, missing, refuse_small, without_score
+from mmpref.sampling.scorers.local import ModelOptions, facts_of_model, missing, portions, refuse_small, without_score
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +66,10 @@ class RewardScorer:
 
     def score(self, items: Sequence[Candidates]) -> Iterator[RawScore]:
         """One score for each answer; those of prompts with videos have none (``video``)."""
+        for portion in portions(items):
+            yield from self._score(portion)
+
+    def _score(self, items: Sequence[Candidates]) -> Iterator[RawScore]:
         samples: list[EvalSample] = []
         places: dict[str, AnswerPlace] = {}
         for item in items:
