@@ -1,4 +1,4 @@
-"""``mmpref sample generate``: a model writes several answers to every prompt.
+"""``mmpref sample generate`` and ``merge``: a model writes several answers to every prompt, on one machine or many.
 
 Thin commands, as in ``cli/main.py``: parse, build, call one function, show what it returns.
 """
@@ -136,3 +136,15 @@ def generate(
             settings=replace(settings, progress=display.update),
         )
     print_facts(str(out), step.rows())
+
+
+@stopped_by_ctrl_c
+def merge(
+    shards: Annotated[list[Path], typer.Argument(metavar="SHARD_DIR...", help="The folders of all shards.")],
+    out: Annotated[Path, typer.Option(help="Folder for the whole.")],
+) -> None:
+    """Put shards of sample generate together, once nothing is missing or double."""
+    from mmpref.sampling.merge_shards import merge_shards
+    from mmpref.terminal import print_facts
+
+    print_facts(str(out), merge_shards(shards, out).rows())

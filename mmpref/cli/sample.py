@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from mmpref.cli.generate import generate
+from mmpref.cli.generate import generate, merge
 from mmpref.cli.pairs import pair
 from mmpref.cli.rounds import rounds
 from mmpref.cli.scores import score
@@ -30,6 +30,7 @@ def _only_groups() -> None:
 
 
 app.command("generate")(generate)
+app.command("merge")(merge)
 app.command("score")(score)
 app.command("pair")(pair)
 app.command("round")(rounds)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_UNREADABLE = "unreadable"
+_UNREADABLE, _OVER_LIMIT = "unreadable", "over_limit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,11 @@ class SamplingAnswerer(TransformersAnswerer):
             )
         except DataError as err:
             self._fail(alike, getattr(err, "reason", _UNREADABLE), str(err))
+            return None
+        places, most_new = self._loaded.family.places, self._settings.max_new_tokens
+        if places is not None and len(prompt) + most_new > places:
+            wanted = f"{len(prompt)} tokens of the prompt and {most_new} new ones"
+            self._fail(alike, _OVER_LIMIT, f"{wanted} are more than the {places} that the model has places for")
             return None
         return Asked(prompt, alike)
 

@@ -182,7 +182,7 @@ LEVELS: dict[str, list[set[str]]] = {
     ],
     "sampling": [
         {"candidate_files", "length_balance", "shards", "steps"},
-        {"agreement_of_scorers", "generate", "mapping", "pair_card", "possible_pairs", "scorers"},
+        {"agreement_of_scorers", "generate", "mapping", "merge_shards", "pair_card", "possible_pairs", "scorers"},
         {"pair", "score_images", "score_log", "score_settings"},
         {"score_source"},
         {"score_run"},
