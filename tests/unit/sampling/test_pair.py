@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -16,7 +20,18 @@ from mmpref.data.card import load_card
 from mmpref.data.opening import open_pairs
 from mmpref.data.quarantine import Quarantine
 from mmpref.errors import ConfigError, DataError
-from mmpref.records import Candidate, Candidates, ImageRef, PreferencePair, Prompt, Score, user_turn
+from mmpref.records import (
+    Candidate,
+    Candidates,
+    ImageRef,
+    Message,
+    Part,
+    PreferencePair,
+    Prompt,
+    Score,
+    VideoRef,
+    user_turn,
+)
 from mmpref.sampling.candidate_files import write_candidates
 from mmpref.sampling.pair import PairResult, make_pairs, open_scored
 from mmpref.sampling.possible_pairs import PairSettings
@@ -312,3 +327,43 @@ def test_whatever_the_candidates_nothing_is_lost_and_every_pair_keeps_the_rules(
         assert not chosen.cut
         assert not (rejected.cut and rules.cut == "drop")
         assert chosen.score >= (rules.min_score or 0)
+
+
+def test_text_prompts_need_no_image_root_and_videos_stay(tmp_path: Path) -> None:
+    text = Candidates(prompt=Prompt(id="t", images=(), prompt=user_turn("Why?", num_images=0)), answers=FOUR)
+    _, result = made(tmp_path, text)
+    assert (result.step.image_root, load_card(tmp_path / "pairs" / "card.md").images.kind) == (None, "none")
+    assert "data.root" not in result.next_command
+    parts = (Part("video"), Part("text", "What happens?"))
+    shown = Prompt(id="v", images=(), videos=(VideoRef(path="v.mp4"),), prompt=(Message("user", parts),))
+    pairs, result = made(tmp_path, Candidates(prompt=shown, answers=FOUR))
+    assert pairs[0].videos == shown.videos
+    assert "data.root=/images" in result.next_command
+    inside = Prompt(id="e", images=(ImageRef(data=b"\x89PNG"),), prompt=user_turn("What?", num_images=1))
+    pairs, result = made(tmp_path, Candidates(prompt=inside, answers=FOUR), max_per_image=1)
+    assert pairs[0].images == inside.images
+    assert load_card(tmp_path / "pairs" / "card.md").images.kind == "bytes"
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_there_is_all_of_it_or_no_step(tmp_path: Path) -> None:
+    found = [prompt(f"{number} {'é' * (number % 7)}", *FOUR) for number in range(3000)]
+    expected = made(tmp_path, *found, choose="margin", min_margin=1)[1].step
+    wanted = (tmp_path / "pairs" / PAIRS).read_bytes()
+    out, random = tmp_path / "killed", Random(0)
+    words = [sys.executable, "-m", "mmpref", "sample", "pair", str(tmp_path / "scored"), "--out", str(out)]
+    words += ["--choose", "margin", "--min-margin", "1"]
+    begin = time.monotonic()
+    subprocess.run(words, check=True, capture_output=True)
+    takes = time.monotonic() - begin
+    for _ in range(8):
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(random.uniform(0.2, 1.0) * takes)
+        process.kill()
+        process.wait()
+        if (out / "step.json").is_file():
+            assert (read_step(out), (out / PAIRS).read_bytes()) == (expected, wanted)
+        else:
+            assert not (out / PAIRS).is_file() or (out / PAIRS).read_bytes() == wanted
+    subprocess.run(words, check=True, capture_output=True)
+    assert (read_step(out), (out / PAIRS).read_bytes()) == (expected, wanted)
