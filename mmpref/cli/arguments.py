@@ -94,7 +94,7 @@ def hint_for(app: typer.Typer, arguments: Sequence[str]) -> str | None:
     if (renamed := renamed_option(arguments)) is not None:
         return renamed
     commands = {info.name or getattr(info.callback, "__name__", ""): info.callback for info in app.registered_commands}
-    name = next((word for word in arguments if word in commands), "")
+    name = next((word for word in arguments if not word.startswith("-")), "")  # not the second word of `sample score`
     command = commands.get(name)
     if command is None:
         return None

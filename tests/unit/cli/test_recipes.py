@@ -233,6 +233,7 @@ def test_a_former_option_is_refused_with_its_name(capsys: pytest.CaptureFixture[
 def test_an_option_that_there_is_gets_no_pointer() -> None:
     assert hint_for(app, ["train", "demo_dpo", "--processes", "two"]) is None
     assert hint_for(app, ["data", "check", "x", "--root.y", "z"]) is None
+    assert hint_for(app, ["sample", "score", "x", "--scorer", "agreement"]) is None  # a command `score` there is too
 
 
 def test_what_train_refuses_of_a_reference_that_no_loss_reads_is_not_printed(
