@@ -2,7 +2,8 @@
 
 English, and as much of other languages as punctuation gives. What follows "and" is a claim of its own only where it has
 a subject and a verb of its own, as far as short lists of words can see that: a claim that holds two facts is asked as
-one question, while half a clause would be asked as nonsense.
+one question, while half a clause would be asked as nonsense. Plain lists of things are divided, alone and after "there
+is".
 """
 
 from __future__ import annotations
@@ -36,6 +37,18 @@ _SUBJECT = re.compile(
     re.IGNORECASE,
 )
 _JOINT = re.compile(r",?\s+(?:and|but|while|whereas|yet|although|though)\s+(?:also\s+|then\s+)?", re.IGNORECASE)
+_LIST_JOINT = re.compile(r"\s*,\s*(?:and\s+)?|\s+and\s+", re.IGNORECASE)
+_THERE = re.compile(r"\s*there\s+(is|are|was|were)\s+", re.IGNORECASE)
+_THING = re.compile(
+    r"(?:a|an|the|no|another|one|two|three|four|five|six|seven|eight|nine|ten|\d+|some|several|many)(?:\s+[\w'’-]+){1,4}",
+    re.IGNORECASE,
+)
+_OF_PLACE = re.compile(
+    r"\b(?:with|of|on|in|at|to|from|by|for|between|behind|beside|beneath|under|over|above|below|near|against|around|"
+    r"along|across|through|into|onto|off|like|than|as|or|not|that|which|who|where|\w+ing)\b",
+    re.IGNORECASE,
+)
+_ONE = re.compile(r"(?:a|an|one|another)\b", re.IGNORECASE)
 _OPENING = re.compile(r"^(?:yes|no|sure|certainly|of course|okay|ok|well)\s*[,!:–—-]+\s*(?=\S)", re.IGNORECASE)
 _NO_FACT = re.compile(
     r"^(?:yes|no|none|sure|certainly|of course|okay|ok|not sure|i (?:do not|don't) know|"
@@ -59,8 +72,9 @@ def claims_of(text: str) -> tuple[str, ...]:
             continue
         for sentence in _sentences(_EMPHASIS.sub("", _without_markers(line)).strip()):
             for clause in _clauses(_OPENING.sub("", sentence)):
-                if claim := _as_claim(clause):
-                    found.setdefault(claim.casefold(), claim)
+                for single in _things(clause):
+                    if claim := _as_claim(single):
+                        found.setdefault(claim.casefold(), claim)
     return tuple(found.values())
 
 
@@ -121,6 +135,27 @@ def _clauses(sentence: str) -> Iterator[str]:
             yield before
             start = joint.end()
     yield sentence[start:]
+
+
+def _things(clause: str) -> list[str]:
+    """The things of a plain list ("a cat, two dogs and a tree"), each as there was written that it is there; else the
+    clause as it is. A place or a relation in it may hold for one of them or for all."""
+    there = _THERE.match(clause)
+    body = (clause[there.end() :] if there else clause).strip(" .!")
+    things = _LIST_JOINT.split(body)
+    if len(things) < 2 or not all(_THING.fullmatch(thing) for thing in things):
+        return [clause]
+    if _VERB.search(body) or _OF_PLACE.search(body):
+        return [clause]
+    if there is None:
+        return things
+    one, more = ("was", "were") if there[1].lower() in ("was", "were") else ("is", "are")
+    return [f"There {one if _ONE.match(thing) or _is_of_one(thing) else more} {thing}" for thing in things]
+
+
+def _is_of_one(thing: str) -> bool:
+    """Whether "the" or "no" stands before a word for one thing, as far as its end shows."""
+    return bool(re.match(r"(?:the|no)\b", thing, re.IGNORECASE)) and not re.search(r"[^s]s$", thing)
 
 
 def _is_clause(text: str) -> bool:
