@@ -31,10 +31,12 @@ from mmpref.files.reading import refuse_written_over
 from mmpref.files.rows import first_ids
 from mmpref.files.writing import writing_to
 from mmpref.sampling.agreement_of_scorers import COLUMNS
+from mmpref.sampling.pair_card import next_command
 from mmpref.sampling.score_results import (
     SCORES,
     Earlier,
     Scored,
+    Written,
     earlier_scores,
     mappings_taken,
     put_together,
@@ -98,9 +100,9 @@ class ScoreOutcome:
         if self.failure is not None:
             return lines
         if (self.folder / PAIRS).is_file():
-            root = self.step.image_root
-            root_option = "" if root is None else f" data.root={shlex.quote(str(root))}"
-            lines.append(f"next: mmpref train RECIPE data.train={shlex.quote(str(self.folder / PAIRS))}{root_option}")
+            facts = self.step.facts
+            file = (self.folder / PAIRS).absolute()
+            lines.append(f"next: {next_command(file, self.step.image_root, facts.get('eta'), facts.get('tau_good'))}")
         else:
             lines.append(f"next: mmpref sample pair {shlex.quote(str(self.folder))} --out DIR")
         return lines
@@ -155,8 +157,8 @@ def _score(
     scored = put_together(asked, results, earlier, settings)
     with writing_to(out):
         (out / STEP).unlink(missing_ok=True)  # it would say of the new files what was true of the old ones
-    counts = write_scored(out, source, asked, scored)
-    step, failure = _outcome(source, asked, scored, settings, counts, out)
+    written = write_scored(out, source, asked, scored)
+    step, failure = _outcome(source, asked, scored, settings, written, out)
     write_step(out, step)
     return ScoreOutcome(folder=out, step=step, scored=scored, failure=failure)
 
@@ -248,7 +250,7 @@ def _refuse_unfit(earlier: Earlier, settings: ScoreSettings) -> None:
 
 
 def _outcome(
-    source: ScoreSource, asked: Asked, scored: Scored, settings: ScoreSettings, counts: Counter[str], out: Path
+    source: ScoreSource, asked: Asked, scored: Scored, settings: ScoreSettings, written: Written, out: Path
 ) -> tuple[Step, MMPrefError | None]:
     again = sum(result.again.total() for result in scored.results)
     wanted = asked.num_answers * len(settings.scorers)
@@ -267,8 +269,8 @@ def _outcome(
             "mapping": None if settings.mapping is None else str(settings.mapping),
             "max_missing": settings.max_missing,
         },
-        counts={**counts, "missing": missing},
-        facts=_facts(source, asked, scored),
+        counts={**written.counts, "missing": missing},
+        facts=_facts(source, asked, scored) | _thresholds(written),
     )
     if complete:
         return step, None
@@ -301,6 +303,11 @@ def _reasons(scored: Scored) -> Counter[str]:
     for result in scored.results:
         found.update(result.again)
     return found
+
+
+def _thresholds(written: Written) -> dict[str, Any]:
+    """Settings of Uni-DPO that fit scored pairs, by the rules of ``mmpref data audit``."""
+    return {} if written.eta is None else {"eta": written.eta, "tau_good": written.tau_good}
 
 
 def _facts(source: ScoreSource, asked: Asked, scored: Scored) -> dict[str, Any]:

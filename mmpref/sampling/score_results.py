@@ -9,6 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from mmpref.data.audit.scores import ScoreTally
 from mmpref.data.pair_writing import write_pairs
 from mmpref.data.quarantine import Quarantine
 from mmpref.errors import ConfigError, DataError
@@ -28,6 +31,7 @@ SCORES = "scores.json"
 _MOST_SAID = 300  # characters
 NOT_SCORED = "not_scored"
 """The reason of an answer that an earlier step has no score of this scorer for."""
+_UNI_DPO_ETA = 0.7  # the authors'; a tally asks for one, and only what it proposes is taken
 RAW_SCORES, SCORES_BEFORE = "raw_scores", "scores_before"
 """Keys of the ``meta`` of scored pairs: scorer -> [chosen, rejected], and the scores that the pair had."""
 
@@ -269,8 +273,23 @@ def _unit(prompt: Prompt) -> str:
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def write_scored(folder: Path, source: ScoreSource, asked: Asked, scored: Scored) -> Counter[str]:
-    """Write the candidates or pairs with their scores, what has none, and ``scores.json``; returns what is in them.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What is in the files.
+
+    Args:
+        counts: by what people call it.
+        eta: the slope of Uni-DPO's quality weight that fits pairs on the range; None for candidates.
+        tau_good: the median score of chosen answers; None for candidates.
+    """
+
+    counts: Counter[str]
+    eta: float | None = None
+    tau_good: float | None = None
+
+
+def write_scored(folder: Path, source: ScoreSource, asked: Asked, scored: Scored) -> Written:
+    """Write the candidates or pairs with their scores, what has none, and ``scores.json``.
 
     Raises:
         DataError: the source changed meanwhile.
@@ -278,9 +297,10 @@ def write_scored(folder: Path, source: ScoreSource, asked: Asked, scored: Scored
     """
     counts: Counter[str] = Counter()
     unscored: list[dict[str, Any]] = []
-    quarantine = Quarantine()
+    quarantine, tally = Quarantine(), ScoreTally()
     if source.has_pairs:
-        write_pairs(folder / PAIRS, _scored_pairs(source, asked, scored, quarantine, unscored, counts))
+        pairs = _scored_pairs(source, asked, scored, quarantine, unscored, counts)
+        write_pairs(folder / PAIRS, _tallied(pairs, tally))
     else:
         write_candidates(folder / CANDIDATES, _scored_candidates(source, asked, scored, unscored, counts))
     with replacing(folder / QUARANTINE) as stream:
@@ -299,7 +319,16 @@ def write_scored(folder: Path, source: ScoreSource, asked: Asked, scored: Scored
             "counts": dict(counts),
         },
     )
-    return counts
+    if not counts["pairs"]:
+        return Written(counts=counts)
+    found = tally.finish(eta=_UNI_DPO_ETA, tau_good=None, scale=scored.range, words=np.zeros(counts["pairs"]))
+    return Written(counts=counts, eta=found.proposed_eta, tau_good=found.proposed_tau_good)
+
+
+def _tallied(pairs: Iterator[PreferencePair], tally: ScoreTally) -> Iterator[PreferencePair]:
+    for pair in pairs:
+        tally.add(pair)
+        yield pair
 
 
 def _scored_candidates(

@@ -346,6 +346,8 @@ def test_pairs_come_out_with_scores_and_each_answer_of_a_prompt_is_scored_once(t
     counts = outcome.step.counts
     assert (counts["pairs read"], counts["pairs"], counts["pairs whose rejected answer scores higher"]) == (3, 2, 1)
     assert outcome.step.image_root == tmp_path
+    assert (outcome.step.facts["eta"], outcome.step.facts["tau_good"]) == (0.7, 2.5)
+    assert outcome.lines()[-1].endswith(f"data.root={tmp_path} loss.uni.eta=0.7 loss.uni.tau_good=2.5")
     assert not (tmp_path / "out" / "candidates.jsonl").exists()
 
 
