@@ -173,6 +173,38 @@ def test_a_further_scorer_on_a_scored_folder_is_added_and_one_of_the_same_name_r
         run(tmp_path / "two", tmp_path / "three", "y")
 
 
+def test_an_earlier_scorer_keeps_the_mapping_and_the_weight_that_it_had(source, tmp_path, scripted):
+    scripted["x"] = Scripted({"a": 0, "b": 100, "c": 100, "d": 100})
+    run(source, tmp_path / "first", "x")
+    scripted["x"] = Scripted({"a": 0, "b": 10, "c": 20, "d": 50})
+    run(source, tmp_path / "one", "x", mapping=tmp_path / "first", weights={"x": 3.0})
+    scripted["y"] = Scripted(lambda text: 0.0, scale=(0.0, 1.0))
+    run(tmp_path / "one", tmp_path / "two", "y")
+    assert scores(tmp_path / "one")["d"] == pytest.approx(2.5)  # and not 5, as the highest score of its own step
+    assert scores(tmp_path / "two")["d"] == pytest.approx(2.5 * 3 / 4)
+
+
+def test_scores_of_two_versions_of_one_scorer_are_not_put_together(source, tmp_path, scripted):
+    scripted["x"] = Scripted({"a": 0, "b": 1, "c": 2, "d": 4})
+    scripted["y"] = scripted["x"]
+    run(source, tmp_path / "one", "x")
+    file = tmp_path / "one" / "candidates.jsonl"
+    file.write_text(file.read_text().replace('"version": "1"', '"version": "0"', 1))
+    with pytest.raises(DataError, match="scorer 'x' has scores of two versions or scales"):
+        run(tmp_path / "one", tmp_path / "two", "y")
+
+
+def test_answers_that_an_earlier_scorer_did_not_see_have_no_mean(source, tmp_path, scripted):
+    scripted["x"] = Scripted({"a": 0, "b": 1, "c": 2, "d": 4}, scale=(0.0, 4.0))
+    scripted["y"] = Scripted(lambda text: 1.0, scale=(0.0, 1.0))
+    run(source, tmp_path / "one", "x")
+    rows = [*read_candidates(tmp_path / "one" / "candidates.jsonl"), item("r", "e", image="c.png")]
+    write_candidates(tmp_path / "more.jsonl", rows)
+    run(tmp_path / "more.jsonl", tmp_path / "two", "y")
+    assert scores(tmp_path / "two")["e"] is None
+    assert listed(tmp_path / "two") == [{"id": "r", "candidate": 0, "reason": "not_scored", "detail": "x: not_scored"}]
+
+
 # --- going on ---------------------------------------------------------------------------------------------------------
 
 
