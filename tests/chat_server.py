@@ -46,7 +46,11 @@ class ChatServer:
                     self._send(404, b"{}", {})
 
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
+                length = int(self.headers["Content-Length"])
+                body = self.rfile.read(length)
+                if len(body) < length:  # the client was killed while it wrote
+                    self.close_connection = True
+                    return
                 with chat._lock:
                     chat.requests.append(json.loads(body))
                     chat.headers.append(dict(self.headers))

@@ -1,4 +1,4 @@
-"""A benchmark answered by a real `transformers serve` behind a line with faults, killed and taken up again."""
+"""A benchmark answered, and candidates sampled, by a real `transformers serve` behind a line with faults."""
 
 from __future__ import annotations
 
@@ -163,3 +163,34 @@ def test_a_served_model_takes_what_a_judge_is_asked_with_its_images(folder: Path
     assert len(said) == 12
     assert all(isinstance(text, str) for text in said)
     assert "image_url" in json.dumps(front.requests)
+
+
+def sampled(folder: Path, server: str, out: Path, *more: str) -> dict[str, Any]:
+    rows = [{"id": str(n), "image": f"{COLOURS[n]}.png", "question": f"what is on number {n} ?"} for n in range(6)]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "mmpref", "sample", "generate", "--server", server, "--model", str(folder / "model"),
+            "--prompts", str(folder / "prompts.jsonl"), "--n", "3", "--max-new-tokens", "6", "--temperature", "1.5",
+            "--timeout", "30", "--out", str(out), *more,
+        ],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in (out / "candidates.jsonl").read_text(encoding="utf-8").splitlines()]
+    return {row["id"]: row["candidates"] for row in found}
+
+
+def test_candidates_of_a_served_model_are_drawn_by_their_seeds(folder: Path, server: str, tmp_path: Path) -> None:
+    with in_front_of(server, {2: "429", 3: "garbage", 5: "500", 7: "drop"}).running() as faulty:
+        first = sampled(folder, faulty.url, tmp_path / "first", "--concurrency", "1")
+        assert len(faulty.requests) == 18 + 4
+    assert sorted(first) == [str(n) for n in range(6)]
+    step = json.loads((tmp_path / "first/step.json").read_text())
+    assert step["complete"]
+    assert step["counts"]["without_seed"] == 0
+    assert step["counts"]["answered"] == 18
+    assert sum(len(candidates) for candidates in first.values()) > 12  # random weights, drawn
+    assert sampled(folder, server, tmp_path / "again", "--concurrency", "1") == first
+    others = sampled(folder, server, tmp_path / "others", "--concurrency", "4", "--seed", "1")
+    assert others != first

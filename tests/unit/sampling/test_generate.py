@@ -288,6 +288,16 @@ def test_several_servers_share_the_prompts_and_one_that_is_down_loses_nothing(tm
     assert rows_of(tmp_path / "both") == rows_of(tmp_path / "down")
 
 
+def test_a_server_that_is_down_leaves_a_list_of_what_is_missing(tmp_path: Path) -> None:
+    server = ChatServer(says_its_seed)  # never started
+    server._http.server_close()
+    with pytest.raises(EvalIncompleteError, match=r"18 of 18 samples are missing \(no_connection 1"):
+        sample(write_prompts(tmp_path / "in"), server, tmp_path / "out", at={"attempts": 1, "concurrency": 1})
+    step = read_step(tmp_path / "out")
+    assert step.counts["missing_by_reason"] == {"no_connection": 16, "not_asked": 2}
+    assert rows_of(tmp_path / "out") == []
+
+
 def test_servers_with_different_models_under_one_name_are_refused(tmp_path: Path) -> None:
     with ChatServer(says_its_seed).running() as one, ChatServer(says_its_seed).running() as two:
         one.models, two.models = [{"id": "m", "root": "/a"}], [{"id": "m", "root": "/b"}]
