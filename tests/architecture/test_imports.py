@@ -187,6 +187,8 @@ LEVELS: dict[str, list[set[str]]] = {
         {"score_source"},
         {"score_run"},
         {"score_results"},
+        {"score_files"},
+        {"score_outcome"},
         {"score"},
         {"round_commands"},
         {"round_facts"},

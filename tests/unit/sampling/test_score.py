@@ -242,6 +242,14 @@ def test_what_may_come_later_ends_with_exit_code_8_and_only_that_is_asked_again(
     assert read_step(tmp_path / "out").complete
 
 
+def test_a_scorer_without_weight_that_lacks_scores_is_said_too(source, tmp_path, scripted):
+    scripted["x"] = Scripted({"a": 1, "b": "later:timeout", "c": 5, "d": 2})
+    scripted["y"] = Scripted(lambda text: 1.0, scale=(0.0, 1.0))
+    outcome = run(source, tmp_path / "out", "x", "y", weights={"x": 0.0})
+    assert "1 of 10 scores are missing (timeout 1), of the prompts 'p'" in str(outcome.failure)
+    assert set(scores(tmp_path / "out").values()) == {5.0}
+
+
 def test_a_scorer_that_fails_midway_loses_nothing(source, tmp_path, scripted):
     scripted["x"] = Scripted({"a": 1, "b": 3, "c": EvalIncompleteError("server gone"), "d": 2})
     scripted["y"] = Scripted(lambda text: 1.0, scale=(0.0, 1.0))
