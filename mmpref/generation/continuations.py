@@ -189,7 +189,8 @@ def sharing_obstacle(
         seen[is_shared].append(found)
         if not is_shared:
             # another token in each row, so that rows in a wrong order would show
-            likely = found.index_fill(-1, ends, -torch.inf).topk(min(len(rows), found.shape[-1] - len(ends))).indices
+            known = ends[ends < found.shape[-1]]
+            likely = found.index_fill(-1, known, -torch.inf).topk(min(len(rows), found.shape[-1] - len(known))).indices
             tokens.append(likely.gather(-1, (rows % likely.shape[-1])[:, None])[:, 0])
         return tokens[step]
 

@@ -26,6 +26,7 @@ from mmpref.records import ImageRef, PreferencePair
 from tests.model_types.conversations import check_conversations
 from tests.model_types.folders import NotBuiltError, Writer
 from tests.model_types.rows import IMAGE_ROWS, TEXT_ROWS, group_of
+from tests.model_types.sampling import check_sampling
 from tests.plain_forward import (
     answers_of,
     by_hand,
@@ -89,6 +90,7 @@ def _measured(write: Writer, folder: Path) -> Outcome:
     if not taken or (loaded.family.has_vision and not any(row.images for row in taken)):
         return Outcome(state="refused", reason=next(iter(refusals.values())), refused_rows=said)
     check_conversations(loaded, taken)
+    check_sampling(loaded, taken)
     layout = choose_layout(loaded.model, loaded.family)
     twin = stock_twin(loaded.model)
     with torch.no_grad():
