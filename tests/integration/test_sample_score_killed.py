@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 from mmpref.cli.main import main
 from mmpref.records import Candidate, Candidates, ImageRef, Prompt, user_turn
 from mmpref.sampling.candidate_files import write_candidates
+from tests.integration.killing import KilledAt, in_child
 
 WORDS = ["a", "red", "dog", "near", "two", "cats", "and", "the", "old", "chair", "on", "grass", "by", "some", "tree"]
 KILLS = 20
@@ -56,11 +58,31 @@ def test_kills_at_any_moment_change_nothing_in_the_end(tmp_path: Path) -> None:
                 time.sleep(0.001)
             process.kill()
     subprocess.run(command(source, tmp_path / "out"), check=True, capture_output=True)
-    for name in ("candidates.jsonl", "scores.json", "step.json", "quarantine.jsonl"):
+    for name in FILES:
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     for name in ("objects", "agreement"):
         logs = [(tmp_path / run / f"scores.{name}.jsonl").read_text().splitlines() for run in ("out", "whole")]
         assert sorted(logs[0]) == sorted(logs[1])
+
+
+FILES = ("candidates.jsonl", "scores.json", "step.json", "quarantine.jsonl")
+
+
+@pytest.mark.slow
+def test_a_kill_before_any_change_of_the_disk_changes_nothing_in_the_end(tmp_path: Path) -> None:
+    source = make_source(tmp_path, 2)
+    count = tmp_path / "count"
+    (tmp_path / "whole").mkdir()
+    assert in_child(command(source, tmp_path / "whole")[3:], before=KilledAt(tmp_path / "whole", count_into=count)) == 0
+    changes = int(count.read_text())
+    assert changes > 10
+    for number in range(1, changes + 1):
+        out = tmp_path / f"out{number}"
+        out.mkdir()
+        assert in_child(command(source, out)[3:], before=KilledAt(out, number)) == -signal.SIGKILL
+        assert in_child(command(source, out)[3:]) == 0
+        for name in FILES:
+            assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_two_processes_do_not_score_into_one_folder(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
