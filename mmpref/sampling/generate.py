@@ -45,6 +45,13 @@ from mmpref.sampling.steps import CANDIDATES, QUARANTINE, STEP, Step, read_step,
 MAX_NEW_TOKENS = 256
 EMPTY = "empty_answer"
 NOT_ASKED = "not_asked"
+NOTHING_DRAWN = (
+    "all samples of each prompt are equal: nothing seems to be drawn. A server may not follow the temperature of a "
+    "request (transformers serve does only where the model's generation_config.json says do_sample: true); look at its "
+    "settings"
+)
+_TELLING = 4
+"""Prompts whose samples must all be equal before that is said."""
 Progress = Callable[[int, int], None]
 
 
@@ -405,9 +412,10 @@ def _write(
     settings: GenerateSettings,
 ) -> Step:
     """Write what the step made, ``step.json`` last."""
-    empty, found = _Missing(), []
+    empty, found, drawn = _Missing(), [], []
     for prompt in asked.prompts:
         answers = [done.get(sample_id(prompt.id, number)) for number in range(settings.n)]
+        drawn.append([answer.text.strip() for answer in answers if answer is not None])
         for number, answer in enumerate(answers):
             if answer is not None and not answer.text.strip():
                 empty.add(prompt.id, number, EMPTY, "the model ended without a word")
@@ -443,10 +451,16 @@ def _write(
         made_from=(asked.made_from,),
         settings=depends_on,
         counts=counts,
-        facts=facts,
+        facts={**facts, "note": NOTHING_DRAWN} if _all_equal(drawn) else facts,
     )
     write_step(out, step)
     return step
+
+
+def _all_equal(drawn: Sequence[Sequence[str]]) -> bool:
+    """Whether several prompts have several samples each, and no two samples of a prompt differ."""
+    several = [texts for texts in drawn if len(texts) > 1]
+    return len(several) >= _TELLING and all(len(set(texts)) == 1 for texts in several)
 
 
 def _incomplete(out: Path, step: Step, missing: _Missing, stopped: EvalIncompleteError | None) -> EvalIncompleteError:

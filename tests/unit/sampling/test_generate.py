@@ -298,6 +298,17 @@ def test_a_server_that_is_down_leaves_a_list_of_what_is_missing(tmp_path: Path) 
     assert rows_of(tmp_path / "out") == []
 
 
+def test_a_server_that_draws_nothing_is_noted(tmp_path: Path) -> None:
+    with ChatServer(text_of).running() as server:
+        step = sample(write_prompts(tmp_path / "in"), server, tmp_path / "out")
+        assert step.counts["merged"] == 12
+        assert "nothing seems to be drawn" in step.facts["note"]
+        assert "note" not in sample(write_prompts(tmp_path / "few", 3), server, tmp_path / "three").facts
+        assert "note" not in sample(write_prompts(tmp_path / "in"), server, tmp_path / "one", n=1).facts
+    with ChatServer(says_its_seed).running() as server:
+        assert "note" not in sample(write_prompts(tmp_path / "in"), server, tmp_path / "drawn").facts
+
+
 def test_servers_with_different_models_under_one_name_are_refused(tmp_path: Path) -> None:
     with ChatServer(says_its_seed).running() as one, ChatServer(says_its_seed).running() as two:
         one.models, two.models = [{"id": "m", "root": "/a"}], [{"id": "m", "root": "/b"}]
