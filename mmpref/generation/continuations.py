@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from mmpref.errors import MMPrefError
 from mmpref.models.logps.image_inputs import as_lists
 from mmpref.models.logps.layout_choice import tolerance
 
@@ -199,7 +200,7 @@ def sharing_obstacle(
             continue_prompts(
                 model, inputs, forced, parents=prompts, max_new_tokens=_TRIAL_TOKENS, pad_token_id=pad_token_id
             )
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, MMPrefError):
         raise
     except Exception as err:  # a model without a cache of transformers' own may raise anything
         return f"a trial on a few tokens failed: {' '.join(str(err).split())[:200]}"

@@ -40,7 +40,7 @@ class Batches:
     those after it.
 
     ``instead`` gives the result of an item that does not fit in memory alone, from the message that says so; without
-    it such an item is an error.
+    it such an item is an error. Batches after it are as large as before it.
     """
 
     size: int
@@ -72,6 +72,7 @@ class Batches:
         import torch
 
         waiting = list(items)
+        size = self.size
         while waiting:
             most = max(1, min(self.size, self.tokens // tokens_of(waiting[0])))
             batch = waiting[: _at_border(list(map(group_of, waiting[: most + 1])), most)]
@@ -88,6 +89,8 @@ class Batches:
                     continue
                 assert self.instead is not None  # else it was raised
                 results = [self.instead(too_large(batch[0]))]
+                self.size = size  # it was halved for this item
+            size = self.size
             waiting = waiting[len(batch) :]
             yield from zip(batch, results, strict=True)
 

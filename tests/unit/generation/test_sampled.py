@@ -356,6 +356,26 @@ def test_a_batch_that_does_not_fit_is_halved_and_one_answer_that_does_not_is_lef
     assert "no memory to answer question '28x28-1/0' alone" in found.failures["28x28-1/0"]
 
 
+def test_a_prompt_that_never_fits_makes_no_small_batches_of_the_others(loaded, monkeypatch):
+    samples = asked(*range(6))
+    want = texts_of(answerer(loaded).answer(samples))
+    go_on, sizes = continuations.continue_prompts, []
+    longest = max(found_rows(answerer(loaded), samples), key=lambda row: len(row.prompt)).prompt
+
+    def small_memory(model, inputs, pick, **more):
+        if inputs["input_ids"].shape[1] == len(longest):
+            raise torch.OutOfMemoryError("no memory")
+        sizes.append(len(more["parents"] or inputs["input_ids"]))
+        return go_on(model, inputs, pick, **more)
+
+    monkeypatch.setattr(continuations, "continue_prompts", small_memory)
+    found = answerer(loaded)
+    answers = texts_of(found.answer(samples))
+    assert found.failure_codes == {f"28x56-2/{seed}": "out_of_memory" for seed in range(6)}
+    assert answers == {name: text for name, text in want.items() if name not in found.failures}
+    assert max(sizes) == 12
+
+
 @pytest.mark.slow
 def test_two_processes_give_the_answers_of_one_and_say_what_has_none(tmp_path):
     from PIL import Image
