@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,10 +52,13 @@ def rounds(given: RecipeArguments, asked: _Rounds, several: _Launch) -> None:
 
     streams.output_is_optional()
     recipe = load_recipe(given.recipe, given.overrides or [])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a threshold that is not given: it comes from the pairs
+        weighs_scores = resolve(recipe.loss.as_mapping())["uni"] is not None
     commands = RoundCommands(
         recipe=recipe,
         out=asked.out.absolute(),
-        weighs_scores=resolve(recipe.loss.as_mapping())["uni"] is not None,
+        weighs_scores=weighs_scores,
         train_options=several.as_options(),
     )
     with only_writer(asked.out, "choose another --out"):

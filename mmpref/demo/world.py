@@ -62,6 +62,8 @@ class WorldFiles:
     habit: Path
     pairs: Path
     pairs_heldout: Path
+    prompts: Path
+    prompts_objects: Path
     scenes: Path
     synonyms: Path
     world: Path
@@ -87,6 +89,8 @@ class WorldFiles:
             habit=root / "habit.jsonl",
             pairs=root / "pairs.jsonl",
             pairs_heldout=root / "pairs_heldout.jsonl",
+            prompts=root / "prompts.jsonl",
+            prompts_objects=root / "prompts_objects.json",
             scenes=root / "scenes.json",
             synonyms=root / "synonyms.txt",
             world=root / "world.json",
@@ -179,6 +183,14 @@ def _write_jsonl(path: Path, rows: Iterable[Row]) -> int:
     return len(lines)
 
 
+def _write_prompts(files: WorldFiles, scenes: Sequence[Scene]) -> int:
+    """Images to be described without a description, and what is on them: of these pairs are made by sampling."""
+    truth = {scene.name: sorted(scene.kinds) for scene in scenes}
+    files.prompts_objects.write_text(json.dumps(truth) + "\n", encoding="utf-8")
+    rows = ({"id": scene.name, "image": scene.image, "question": CAPTION_PROMPT} for scene in scenes)
+    return _write_jsonl(files.prompts, rows)
+
+
 def _write_benchmarks(
     files: QuestionFiles, seed: int, scenes: Sequence[Scene], seen: Companionship, per_label: int
 ) -> None:
@@ -235,6 +247,7 @@ def make_world(out: Path, *, seed: int, sizes: WorldSizes | None = None) -> Worl
             files.pairs_heldout,
             pair_rows(Random(f"{seed}/pairs_heldout"), heldout_pairs, "pair-heldout", only_clean=True),
         ),
+        "prompts": _write_prompts(files, paired),
         "images": len(everything),
     }
 

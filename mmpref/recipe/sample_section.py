@@ -32,6 +32,8 @@ class PairSection(_Section):
 
     choose: Literal["best_worst", "margin", "top_k"] | None = None
     """The best against the worst candidate, all pairs over a margin, or the best k against the worst k."""
+    k: int | None = Field(default=None, gt=0)
+    """With choose top_k."""
     min_margin: float | None = Field(default=None, ge=0)
     """The least difference of the two scores."""
     min_score: float | None = None
@@ -44,6 +46,10 @@ class PairSection(_Section):
     """Chosen answers as long as rejected ones on average: best against worst alone may teach to say less."""
     max_length_gap: float | None = Field(default=None, gt=0, le=1)
     """The most that the two lengths of a pair differ, as a share of the longer."""
+    cut: Literal["rejected", "drop", "keep"] | None = None
+    """Answers that the limit of tokens ended: rejected ones only, left out, or kept on both sides."""
+    tau_quantile: float | None = Field(default=None, ge=0, le=1)
+    """tau_good is this quantile of the chosen answers' scores, where the recipe gives none."""
 
 
 class BenchmarkSection(_Section):

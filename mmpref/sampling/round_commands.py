@@ -98,10 +98,10 @@ class RoundCommands:
 
     def generate(self, number: int) -> Command:
         """Candidates of the model that the round before trained."""
-        sample, folder = self.sample, self.of_round(number) / "candidates"
+        recipe, sample, folder = self.recipe, self.sample, self.of_round(number) / "candidates"
         given = {
             "--prompts": self._prompts().path,
-            "--image-root": sample.image_root or self._prompts().root or self.recipe.data.root,
+            "--image-root": None if sample.question else sample.image_root or self._prompts().root or recipe.data.root,
             "--format": None if self._prompts().format == "auto" else self._prompts().format,
             "--split": self._prompts().split,
             "--card": self._prompts().card,
@@ -144,6 +144,7 @@ class RoundCommands:
         """Pairs of the scored candidates."""
         folder, pair = self.of_round(number) / "pairs", self.sample.pair
         given = {f"--{name.replace('_', '-')}": getattr(pair, name) for name in type(pair).model_fields}
+        given["--partial"] = self.sample.max_missing > 0
         arguments = ("sample", "pair", str(self.score(number).folder), *_flags(given), "--out", str(folder))
         return Command(step="pair", arguments=arguments, folder=folder)
 

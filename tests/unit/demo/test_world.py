@@ -87,6 +87,7 @@ def test_every_promised_file_is_there_and_counted(small_world: WorldFiles) -> No
     assert about["rows"]["habit"] == len(read_rows(small_world.habit)) == 120
     assert about["rows"]["pairs"] == len(read_rows(small_world.pairs)) == 400
     assert about["rows"]["pairs_heldout"] == len(read_rows(small_world.pairs_heldout)) == 30
+    assert about["rows"]["prompts"] == len(read_rows(small_world.prompts)) == 400
     assert about["rows"]["images"] == len(list((small_world.root / "images").iterdir())) == 600
 
 
@@ -116,6 +117,15 @@ def test_files_take_images_of_their_own_split_only(small_world: WorldFiles) -> N
     assert not habit & pairs
     assert all(name.startswith("images/train_") for name in see | habit | pairs)
     assert all(name.startswith("images/validation_") for name in images(small_world.pairs_heldout))
+
+
+def test_prompts_are_over_the_images_of_the_pairs_and_their_objects_are_known(
+    small_world: WorldFiles, scenes: dict[str, Scene]
+) -> None:
+    rows = read_rows(small_world.prompts)
+    assert {row["image"] for row in rows} == {row["images"][0] for row in read_rows(small_world.pairs)}
+    known = json.loads(small_world.prompts_objects.read_text(encoding="utf-8"))
+    assert known == {row["id"]: sorted(scenes[row["id"]].kinds) for row in rows}
 
 
 def test_things_stand_in_their_cells(scenes: dict[str, Scene]) -> None:
