@@ -20,7 +20,7 @@ from typing import Any
 from mmpref.errors import ConfigError, DataError, EvalIncompleteError, MMPrefError
 from mmpref.files.reading import read_json, read_text
 from mmpref.files.writing import write_json, write_text, writing_to
-from mmpref.process.children import run_step
+from mmpref.process import children
 from mmpref.recipe.loading import dump_recipe
 from mmpref.rundir.content import ROUNDS
 from mmpref.rundir.folder import RunDir, is_run_folder, versions
@@ -156,7 +156,7 @@ class Rounds:
             StepFailedError: that failed.
         """
         out = self.commands.out
-        code = run_step(("report", str(out), "--out", str(file)), self.working_folder)
+        code = children.run_step(("report", str(out), "--out", str(file)), self.working_folder)
         if code:
             raise StepFailedError(f"{_ended('the report', code)}; the rounds themselves are complete", _exit_code(code))
 
@@ -194,7 +194,7 @@ class Rounds:
         begun = time.monotonic()
         with writing_to(state.folder):
             state.folder.mkdir(parents=True, exist_ok=True)
-        code = run_step(arguments, self.working_folder)
+        code = children.run_step(arguments, self.working_folder)
         if code:
             raise StepFailedError(
                 f"{_ended(f'{command.step} of round {state.number}', code)}; put that right and give the same command "
