@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from mmpref.cli.main import main
-from mmpref.rundir.folder import RunDir
 from mmpref.process import children
+from mmpref.rundir.folder import RunDir
 from tests.integration.conftest import Place
 from tests.integration.killing import KilledAt, assert_same_run, in_child
 
