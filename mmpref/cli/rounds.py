@@ -64,10 +64,11 @@ def rounds(given: RecipeArguments, asked: _Rounds, several: _Launch) -> None:
     with only_writer(asked.out, "choose another --out"):
         there = Rounds.begin(commands, typer.echo)
         found = there.run(asked.rounds)
-        names, rows = facts_table(found)
-        print_table("what each round was made of", names, rows)
+        names, made = facts_table(found)
+        header, *lines = map(list, zip(names, *made, strict=True))  # a line for each number fits a terminal
+        print_table("what each round was made of", header, lines)
         table = comparison_table(load_runs([commands.out]))
-        header, *lines = zip(table.header(), *table.text_rows(), strict=True)  # a line for each metric fits a terminal
+        header, *lines = map(list, zip(table.header(), *table.text_rows(), strict=True))
         print_table("value [95 % interval], change from the first", header, lines, table.notes)
         if find_spec("matplotlib") is None:
             typer.echo("no page was made: its figures need matplotlib (pip install 'mmpref[report]')")

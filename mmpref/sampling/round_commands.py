@@ -17,6 +17,7 @@ from typing import Any
 from mmpref.errors import ConfigError
 from mmpref.recipe.sample_section import BenchmarkSection, SampleSection
 from mmpref.recipe.sections import Recipe, SourceSection
+from mmpref.sampling.scorers import check_options
 from mmpref.yaml_text import parse_value
 
 RECIPE = "recipe.yaml"
@@ -76,6 +77,16 @@ class RoundCommands:
                 "`'sample.scorers={objects: {options: {truth: objects.json}}}'` (mmpref config --keys sample)"
             )
         return self.recipe.sample
+
+    def check(self) -> None:
+        """Look at what a later step would be refused for, before the first one runs.
+
+        Raises:
+            ConfigError: no section ``sample``, no single source of prompts, a scorer that there is not, or its options.
+        """
+        self.generate(1)
+        for name, scorer in self.sample.scorers.items():
+            check_options(name, scorer.kind or name, scorer.options)
 
     def of_round(self, number: int) -> Path:
         """The folder of one round."""
@@ -179,7 +190,7 @@ class RoundCommands:
         before = str(self.run_of(number - 1))
         adapter = self.recipe.adapter
         if adapter.kind == "none":
-            return {"model.path": before}
+            return {"model.path": str(self.run_of(number - 1) / "model")}
         fresh = {"adapter.init": "zero"} if adapter.init != "zero" else {}  # that is how a new adapter begins
         return {"adapter.path": before, **fresh}
 

@@ -106,6 +106,7 @@ class Rounds:
             CheckpointError: it cannot be written.
         """
         out, file = commands.out, commands.out / ROUNDS
+        commands.check()
         text = dump_recipe(commands.recipe)
         if file.is_file():
             found = read_json(file, DataError)

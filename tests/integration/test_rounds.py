@@ -24,7 +24,7 @@ from mmpref.rundir.folder import RunDir
 from tests.integration.conftest import Place
 from tests.integration.killing import KilledAt, assert_same_run, in_child
 
-PROMPTS = 12
+PROMPTS = 24
 TRAINING = (
     "train.per_device_train_batch_size=4", "train.learning_rate=1e-3", "train.warmup_steps=0", "train.logging_steps=1",
     "train.max_steps=2", "train.save_steps=1", "data.eval=[]", "preflight=false",
@@ -38,13 +38,9 @@ def arguments(place: Place, folder: Path, out: Path, *changes: str, rounds: int 
     world = place.world
     prompts = folder / "prompts.jsonl"
     prompts.write_text("".join(world.prompts.open(encoding="utf-8").readlines()[:PROMPTS]), encoding="utf-8")
-    held_out = folder / "held_out.json"
-    truth = json.loads(world.heldout.chair_objects.read_text(encoding="utf-8"))
-    held_out.write_text(json.dumps(dict(list(truth.items())[:8])), encoding="utf-8")
     asked = folder / "asked.jsonl"
-    asked.write_text("".join(world.heldout.chair_prompts.open(encoding="utf-8").readlines()[:8]), encoding="utf-8")
-    benchmark = {"benchmark": "chair", "questions": [str(held_out)], "max_new_tokens": 8,
-                 "options": {"synonyms": str(world.synonyms), "prompts": str(asked)}}  # fmt: skip
+    asked.write_text("".join(world.pairs_heldout.open(encoding="utf-8").readlines()[:8]), encoding="utf-8")
+    benchmark = {"benchmark": "preference", "questions": [str(asked)]}
     return [
         "sample", "round", "demo_rounds", f"model.path={place.model}", f"data.train={prompts}",
         f"data.root={world.root}", *TRAINING, *changes, "sample.n=3", "sample.max_new_tokens=8",
@@ -90,13 +86,13 @@ def test_a_round_s_folder_is_complete_in_itself(one: tuple[Path, list[str]]) -> 
     assert [run["path"] for run in found["runs"]] == ["round-0", "round-1/run"]
     _, facts = found["rounds"]
     assert facts["round"] == 1
-    assert facts["candidates"] == 3 * PROMPTS
+    assert 2 * PROMPTS < facts["candidates"] <= 3 * PROMPTS  # an empty answer is none
     pairs = [json.loads(line) for line in (out / "round-1/pairs/pairs.jsonl").open(encoding="utf-8")]
     assert facts["pairs"] == len(pairs) > 0
     assert all(pair["score_chosen"] > pair["score_rejected"] for pair in pairs)
     assert facts["eta"] == pytest.approx(0.7)
     assert RunDir(out / "round-1/run").manifest()["state"] == "complete"
-    for name in ("round-0/evals/chair", "round-1/run/evals/chair"):
+    for name in ("round-0/evals/preference", "round-1/run/evals/preference"):
         assert (out / name / "results.json").is_file()
     assert "The rounds" in (out / "report.html").read_text(encoding="utf-8")
     assert (out / "recipe.yaml").is_file()
@@ -135,7 +131,7 @@ def test_what_is_done_is_not_done_again_and_more_rounds_go_on_after_it(
     assert before == {file: file.stat().st_mtime_ns for file in out.rglob("*.jsonl")}
     printed = capfd.readouterr().out
     assert "mean score" in printed
-    assert "CHAIR_s" in printed
+    assert "change of log-prob chosen" in printed
 
 
 @pytest.mark.parametrize(
@@ -162,6 +158,9 @@ def test_a_folder_with_something_else_is_left_alone(
     assert "is not empty and has no rounds.json" in capsys.readouterr().err
     assert main(["sample", "round", "demo_dpo", "--rounds", "1", "--out", str(tmp_path / "other")]) == 2
     assert "the recipe has no section sample" in capsys.readouterr().err
+    wrong = arguments(place, tmp_path, tmp_path / "other", "sample.scorers.other={kind: nothing}")
+    assert main(wrong) == 2
+    assert "there is no scorer of the kind 'nothing'" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
 
 
@@ -224,7 +223,7 @@ def test_full_weights_go_on_from_the_model_of_the_round_before(place: Place, tmp
     command = arguments(place, tmp_path, tmp_path / "out", rounds=2)
     assert in_child(command, before=forked_steps) == 0
     recipe = (tmp_path / "out/round-2/run/recipe.yaml").read_text(encoding="utf-8")
-    assert f"path: {tmp_path}/out/round-1/run" in recipe
+    assert f"path: {tmp_path}/out/round-1/run/model" in recipe
     assert len(json.loads((tmp_path / "out/rounds.json").read_text(encoding="utf-8"))["rounds"]) == 3
 
 

@@ -77,7 +77,7 @@ def test_training_goes_on_from_the_last_adapter_or_model(tmp_path: Path) -> None
     assert 'data.train=["/out/round-2/pairs/pairs.jsonl"]' in train(lora, 2)
     assert "data.root=/images" in train(lora, 2)
     full = commands(tmp_path, "adapter={kind: none}", "tune.language=full")
-    assert "model.path=/out/round-1/run" in train(full, 2)
+    assert "model.path=/out/round-1/run/model" in train(full, 2)
     assert not [word for word in train(full, 1) if word.startswith("model.path")]
     pissa = commands(tmp_path, "adapter.init=pissa")
     assert "adapter.init=zero" in train(pissa, 2)
@@ -129,6 +129,8 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         commands(tmp_path, "sample=null").generate(1)
     with pytest.raises(ConfigError, match=r"data\.train has 2 sources.*sample\.prompts=a\.jsonl"):
         commands(tmp_path, "data.train=[a.jsonl, b.jsonl]").generate(1)
+    with pytest.raises(ConfigError, match="scorer 'objects' has no option 'truht', did you mean 'truth'"):
+        commands(tmp_path, "sample.scorers={objects: {options: {truht: x}}}", "sample.weights={}").check()
     with pytest.raises(ConfigError, match="two evals are called 'pope'"):
         commands(tmp_path, "sample.evals=[{benchmark: pope, questions: a}, {benchmark: pope, questions: b}]")
     with pytest.raises(ConfigError, match=r"unknown key 'sample\.scorers\.f\.kynd', did you mean"):
