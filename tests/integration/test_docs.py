@@ -49,10 +49,12 @@ def test_the_citation_is_of_this_version() -> None:
     ("page", "words"), ALL, ids=lambda value: value if isinstance(value, str) else " ".join(value)[:60]
 )
 def test_every_command_has_options_that_exist_and_a_recipe_that_builds(page: str, words: list[str]) -> None:
-    group = typer.main.get_command(app)
-    command = group.commands[words[0]]  # type: ignore[attr-defined]
-    context = command.make_context(words[0], words[1:])
-    if words[0] == "train":
+    command = typer.main.get_command(app)
+    while commands_of := getattr(command, "commands", None):
+        name, *words = words
+        command = commands_of[name]
+    context = command.make_context(name, list(words))
+    if name in ("train", "round"):
         load_recipe(context.params["recipe"], context.params["overrides"] or [])
 
 
