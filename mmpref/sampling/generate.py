@@ -107,13 +107,15 @@ class _Asked:
 
     def samples(self, prompt: Prompt, settings: GenerateSettings) -> list[EvalSample]:
         """The samples of one prompt."""
-        shown = _shown(prompt)
+        shown = {**_shown(prompt).meta, "prompt_id": prompt.id}
         return [
             EvalSample(
                 id=sample_id(prompt.id, number),
                 images=prompt.images,
                 prompt=prompt.prompt,
-                meta={**shown.meta, "seed": seed_of(settings.seed, prompt.id, number), "prompt_id": prompt.id},
+                meta=shown
+                if settings.sampling.is_greedy
+                else {**shown, "seed": seed_of(settings.seed, prompt.id, number)},
             )
             for number in range(settings.n)
         ]
@@ -208,7 +210,7 @@ def _generate(
             log.refuse_changed(served["served"], sampler.served())
     done = log.read()
     _add_failures(missing, todo, done, answerer, stopped)
-    facts = _facts(answerer, before) | served
+    facts = _facts(answerer, before) | {name: found for name, found in served.items() if found}
     step = _write(out, asked, done, missing, depends_on=depends_on, facts=facts, settings=settings)
     if stopped is not None or not step.complete:
         raise _incomplete(out, step, missing, stopped)
@@ -345,7 +347,7 @@ def _write_samples(
             if found.id not in waiting:
                 raise DataError(f"a sample '{found.id}' came that was not asked for, or came before")
             sample = waiting.pop(found.id)
-            seed = sample.meta["seed"] if own_seeds else found.seed
+            seed = sample.meta.get("seed") if own_seeds else found.seed
             with writing_to(log.file):
                 stream.write(as_line(_with_seed(found, seed)))
                 stream.flush()

@@ -338,6 +338,16 @@ def test_settings_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ConfigError, match="4 samples would be one answer"):
         GenerateSettings(sampling=SampleSettings(temperature=0))
     assert GenerateSettings(n=1, sampling=SampleSettings(temperature=0)).n == 1
+
+
+def test_one_sample_at_temperature_0_has_no_seed(tmp_path: Path) -> None:
+    with ChatServer(says_its_seed).running() as server:
+        sample(write_prompts(tmp_path / "in"), server, tmp_path / "out", n=1, sampling=SampleSettings(temperature=0))
+        assert all(sent["temperature"] == 0 and "seed" not in sent for sent in server.requests)
+    assert all("seed" not in row["candidates"][0] for row in rows_of(tmp_path / "out"))
+
+
+def test_numbers_out_of_their_range_are_refused() -> None:
     with pytest.raises(ConfigError, match="max_missing is a share"):
         GenerateSettings(max_missing=5)
     with pytest.raises(ConfigError, match="n and processes"):
