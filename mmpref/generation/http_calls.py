@@ -93,7 +93,7 @@ class HttpCalls:
         with self._lock:
             if self._closed:
                 raise CallFailed("stopped", sent=False)
-            self._client = self._client or self._new_client()
+            self._client = self._client or self._new_client(url)
             work = self._whole(method, url, dict(headers), content, seconds, most_bytes, begun)
             try:
                 future = asyncio.run_coroutine_threadsafe(work, self._loop)
@@ -153,13 +153,15 @@ class HttpCalls:
             except (httpx2.HTTPError, httpx2.StreamError, OSError, ValueError) as err:
                 raise CallFailed(str(err) or type(err).__name__) from None
 
-    def _new_client(self) -> httpx2.AsyncClient:
+    def _new_client(self, url: str) -> httpx2.AsyncClient:
         """Made before the time of the first request begins: that the library and its certificates load slowly is no
         fault of the server."""
         import httpx2
 
+        is_plain = url.startswith("http://") and not self._trust_env  # neither the server nor a proxy speaks TLS
         try:
             return httpx2.AsyncClient(
+                verify=not is_plain,  # else certificates are loaded for nothing, which takes longer than a request
                 timeout=httpx2.Timeout(None, connect=_CONNECT_SECONDS),
                 limits=httpx2.Limits(max_connections=None, max_keepalive_connections=self._connections),
                 follow_redirects=False,
