@@ -99,7 +99,9 @@ class SamplingAnswerer(TransformersAnswerer):
     def facts(self) -> dict[str, Any]:
         """Whether prompts are run once for all their answers, and if not why, as far as that is known yet."""
         reasons = [reason for reason in self._obstacles.values() if reason is not None]
-        return {"shares_prompts": not reasons, "why": reasons[0] if reasons else ""} if self._obstacles else {}
+        if reasons:
+            return {"shares_prompts": False, "prompts_not_shared": reasons[0]}
+        return {"shares_prompts": True} if self._obstacles else {}
 
     def _questions(self, samples: Sequence[EvalSample]) -> list[list[EvalSample]]:
         by_images: dict[tuple[ImageRef, ...], dict[Any, list[EvalSample]]] = {}

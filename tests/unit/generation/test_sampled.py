@@ -187,7 +187,7 @@ def test_a_prompt_that_is_run_once_gives_the_answers_of_one_that_each_answer_rea
     samples = asked(*range(5), has_images=name != "text")
     shared = answerer(model)
     found = texts_of(shared.answer(samples))
-    assert shared.facts == {"shares_prompts": True, "why": ""}
+    assert shared.facts == {"shares_prompts": True}
     assert len(set(found.values())) > 5
     assert found == texts_of(answerer(model, is_shared=False).answer(samples))
 
@@ -237,7 +237,7 @@ def test_a_cache_that_is_repeated_wrongly_is_seen_and_not_used(loaded, monkeypat
     found = answerer(loaded)
     assert texts_of(found.answer(samples)) == want
     assert found.facts["shares_prompts"] is False
-    assert "moved log-probs" in found.facts["why"]
+    assert "moved log-probs" in found.facts["prompts_not_shared"]
 
 
 def test_what_a_model_keeps_without_rows_makes_each_answer_read_its_prompt(loaded, monkeypatch):
@@ -251,7 +251,7 @@ def test_what_a_model_keeps_without_rows_makes_each_answer_read_its_prompt(loade
     )
     found = answerer(loaded)
     assert texts_of(found.answer(samples)) == want
-    assert "'past_key_values' is a Kept" in found.facts["why"]
+    assert "'past_key_values' is a Kept" in found.facts["prompts_not_shared"]
 
 
 class Kept:
