@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _UNREADABLE, _OVER_LIMIT = "unreadable", "over_limit"
+_TOKENS_BEFORE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +185,20 @@ class SamplingAnswerer(TransformersAnswerer):
 
     def _sample(self, rows: Sequence[_Row]) -> list[tuple[str, bool]]:
         done = self._continued(rows, is_shared=self._shares(rows))
-        texts: list[str] = self._tokenizer.batch_decode(done.tokens, skip_special_tokens=True)
-        return [(text.strip(), cut) for text, cut in zip(texts, done.cut, strict=True)]
+        texts = [self._text(row, tokens) for row, tokens in zip(rows, done.tokens, strict=True)]
+        return list(zip(texts, done.cut, strict=True))
+
+    def _text(self, row: _Row, tokens: Sequence[int]) -> str:
+        """An answer; one that goes on with a given beginning keeps the blank between them, which belongs to neither."""
+        if not row.samples[0].meta.get("response_prefix"):
+            return str(self._tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+        # some tokenizers leave the first blank of a text out, so what stands before is decoded too
+        given = row.prompt.input_ids[-_TOKENS_BEFORE:].tolist()
+        before: str = self._tokenizer.decode(given, skip_special_tokens=True)
+        whole: str = self._tokenizer.decode([*given, *tokens], skip_special_tokens=True)
+        if not whole.startswith(before):
+            whole, before = self._tokenizer.decode(tokens, skip_special_tokens=True), ""
+        return whole[len(before) :].rstrip()
 
     def _continued(self, rows: Sequence[_Row], *, is_shared: bool) -> Continuations:
         from mmpref.generation.continuations import continue_prompts

@@ -359,7 +359,7 @@ def _write_samples(
 def _with_seed(answer: Answer, seed: int | None) -> Answer:
     return Answer(
         id=answer.id,
-        text=answer.text.strip(),
+        text=answer.text,
         cut=answer.cut,
         served_as=answer.served_as,
         server_state=answer.server_state,
@@ -392,10 +392,14 @@ def _facts(answerer: Answerer | None, before: Step | None) -> dict[str, Any]:
 
 
 def candidates_of(prompt: Prompt, found: Sequence[Answer | None]) -> Candidates:
-    """The answers to one prompt, equal texts merged and empty ones left out; ``found`` is in the order of samples."""
+    """The answers to one prompt, equal texts merged and empty ones left out; ``found`` is in the order of samples.
+
+    The blank between a given beginning and an answer that goes on with it stays.
+    """
     texts: dict[str, list[Answer]] = {}
     for answer in found:
-        if answer is not None and (text := answer.text.strip()):
+        if answer is not None and answer.text.strip():
+            text = answer.text.rstrip() if prompt.response_prefix else answer.text.strip()
             texts.setdefault(text, []).append(answer)
     answers = tuple(
         Candidate(text=text, seed=alike[0].seed, times=len(alike), cut=alike[0].cut) for text, alike in texts.items()

@@ -299,6 +299,24 @@ def test_an_answer_continues_its_prefix_and_leaves_it_out(loaded):
     assert len(prompts) == 2
 
 
+def test_the_blank_between_a_given_beginning_and_the_answer_is_kept(loaded):
+    [token] = loaded.tokenizer(" red", add_special_tokens=False)["input_ids"][:1]
+    word = loaded.tokenizer.decode([token])
+    assert word.startswith(" ")
+    head = loaded.model.get_output_embeddings()
+    before = head.bias.detach().clone()
+    head.bias.data[token] = 1e4
+    try:
+        begun = answerer(loaded, max_new_tokens=2).answer(
+            asked(0, questions=QUESTIONS[:1], response_prefix="the image shows")
+        )
+        alone = answerer(loaded, max_new_tokens=2).answer(asked(0, questions=QUESTIONS[:1]))
+        assert [found.text for found in begun] == [2 * word]
+        assert [found.text for found in alone] == [(2 * word).strip()]
+    finally:
+        head.bias.data.copy_(before)
+
+
 # ---- what goes wrong -----------------------------------------------------------------------------------------------
 
 

@@ -372,3 +372,16 @@ def test_candidates_are_in_the_order_of_their_first_sample_and_cut_where_that_wa
     ]
     found = candidates_of(prompt, answers).answers
     assert [(one.text, one.seed, one.times, one.cut) for one in found] == [("b", 5, 2, True), ("a", 7, 1, False)]
+
+
+def test_an_answer_that_goes_on_with_a_given_beginning_keeps_its_first_blank() -> None:
+    asked = user_turn("what is it ?", num_images=0)
+    texts = (" a cup ", "a cup", "  ", " a cup")
+    answers = [Answer(id=f"one#{number}", text=text, seed=number) for number, text in enumerate(texts)]
+    plain = Prompt(id="one", images=(), prompt=asked)
+    begun = Prompt(id="one", images=(), prompt=asked, response_prefix="it is")
+    assert [(found.text, found.times) for found in candidates_of(plain, answers).answers] == [("a cup", 3)]
+    assert [(found.text, found.times) for found in candidates_of(begun, answers).answers] == [
+        (" a cup", 2),
+        ("a cup", 1),
+    ]
