@@ -127,7 +127,8 @@ def run_step(arguments: Sequence[str], folder: Path) -> int:
         try:
             with starting_workers():
                 command = [sys.executable, "-m", "mmpref", *arguments]
-                started.append(subprocess.Popen(command, cwd=folder, env=environment, preexec_fn=_hear_signals))
+                first = _hear_signals if os.name == "posix" else None
+                started.append(subprocess.Popen(command, cwd=folder, env=environment, preexec_fn=first))
             return started[0].wait()
         except (KeyboardInterrupt, Terminated) as stop:
             number = stop.number if isinstance(stop, Terminated) else signal.SIGINT
@@ -139,9 +140,8 @@ def run_step(arguments: Sequence[str], folder: Path) -> int:
 
 
 def _hear_signals() -> None:
-    """In a new process, before the command begins: signals that waited in its parent do not wait here."""
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, set(numbers()))
+    """In a new process, before the command begins: signals that wait in its parent do not wait here."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, set(numbers()))
 
 
 def watch_launcher() -> None:

@@ -193,6 +193,7 @@ def wait_for(condition: Any, process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_two_rounds_killed_at_any_change_of_the_disk_end_as_an_undisturbed_one(place: Place, tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
     whole, count = tmp_path / "whole" / "out", tmp_path / "count"
@@ -228,6 +229,7 @@ def test_full_weights_go_on_from_the_model_of_the_round_before(place: Place, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_reaches_the_step_and_the_same_command_goes_on(
     place: Place, tmp_path: Path, stop: signal.Signals
