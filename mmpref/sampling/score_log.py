@@ -33,6 +33,7 @@ class LoggedScore:
     raw: float | None
     why: str
     detail: Mapping[str, Any]
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ class ScoreLog:
         if not isinstance(key, str) or not is_number or not isinstance(detail, Mapping):
             raise self._damaged(number)
         value = None if raw is None else float(raw)
-        return key, LoggedScore(raw=value, why=str(row.get("why", "")), detail=detail)
+        return key, LoggedScore(raw=value, why=str(row.get("why", "")), detail=detail, failed=row.get("failed") is True)
 
     def _damaged(self, number: int) -> ConfigError:
         return ConfigError(
@@ -125,6 +126,7 @@ def append(stream: IO[str], key: str, score: RawScore) -> None:
     """Write one score, so that it is there whatever happens to this process."""
     row: dict[str, Any] = {"answer": key, "id": score.place.prompt_id, "raw": score.value}
     row |= {"why": score.why} if score.why else {}
+    row |= {"failed": True} if score.failed else {}
     row |= {"detail": dict(score.detail)} if score.detail else {}
     stream.write(json_text(row) + "\n")
     stream.flush()

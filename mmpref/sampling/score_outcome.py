@@ -90,9 +90,9 @@ def outcome_of(
     source: ScoreSource, asked: Asked, scored: Scored, settings: ScoreSettings, written: Written, out: Path
 ) -> ScoreOutcome:
     """What ``step.json`` shall say, and what is wrong, if anything is."""
-    again = sum(result.again.total() for result in scored.results)
+    lacking = sum(result.lacking.total() for result in scored.results)
     wanted = asked.num_answers * len(settings.scorers)
-    complete = again <= settings.max_missing * wanted
+    complete = lacking <= settings.max_missing * wanted
     missing = {result.name: dict(found) for result in scored.results if (found := result.missing())}
     step = Step(
         name="score",
@@ -109,7 +109,7 @@ def outcome_of(
         counts={**written.counts, "missing": missing},
         facts=_facts(source, asked, scored) | _thresholds(written),
     )
-    failure = None if complete else _failure(asked, scored, f"{again:,} of {wanted:,}", out)
+    failure = None if complete else _failure(asked, scored, f"{lacking:,} of {wanted:,}", out)
     return ScoreOutcome(folder=out, step=step, scored=scored, failure=failure)
 
 
@@ -118,10 +118,12 @@ def _failure(asked: Asked, scored: Scored, how_many: str, out: Path) -> MMPrefEr
     lacking = [asked[at].prompt.id for at in range(len(asked)) if _lacks(scored, at)]
     why = ", ".join(f"{reason} {count:,}" for reason, count in _reasons(scored).most_common())
     said = "".join(f"; scorer '{result.name}' stopped: {result.failure}" for result in failures)
+    can_come = any(result.final < result.lacking.total() for result in scored.results)
+    advice = "run the same command again to score it" if can_come else "no other run would score it"
     message = (
         f"{how_many} scores are missing ({why}), of the prompts {first_ids(lacking)}{said}; what there is "
-        f"is in {out}, and {QUARANTINE} there lists the rest: {'put that right and ' if failures else ''}run the same "
-        "command again to score it"
+        f"is in {out}, and {QUARANTINE} there lists the rest: {'put that right and ' if failures else ''}{advice}, and "
+        "--max-missing FRACTION takes what there is"
     )
     first = failures[0].failure if failures else None
     kept = ConfigError | DataError | OutOfMemoryError | CheckpointError  # with their exit codes
@@ -131,14 +133,14 @@ def _failure(asked: Asked, scored: Scored, how_many: str, out: Path) -> MMPrefEr
 
 def _lacks(scored: Scored, at: int) -> bool:
     return any(
-        score.raw is None and score.why in result.again for result in scored.results for score in result.scores[at]
+        score.raw is None and score.why in result.lacking for result in scored.results for score in result.scores[at]
     )
 
 
 def _reasons(scored: Scored) -> Counter[str]:
     found: Counter[str] = Counter()
     for result in scored.results:
-        found.update(result.again)
+        found.update(result.lacking)
     return found
 
 

@@ -80,7 +80,7 @@ def _earlier_result(
         options={},
         depends_on={},
         scores=[[answer.get(name, none) for answer in item] for item in found],
-        again=Counter(),
+        lacking=Counter(),
     )
 
 

@@ -46,7 +46,8 @@ class ScorerResult:
     Args:
         kind: of the scorer; "" where it scored in an earlier step.
         scores: for each prompt one for each of its answers, in their order.
-        again: reason -> answers that another run may bring a score for.
+        lacking: reason -> answers that should have a score and have none; ``final`` are those among them for which no
+            other run would bring one.
         ignored: scores in its log of answers that are there no more.
         failure: why it could not go on; None where it could.
         took: what a scorer that may want to be paid says of this run.
@@ -59,7 +60,8 @@ class ScorerResult:
     options: Mapping[str, Any]
     depends_on: Mapping[str, Any]
     scores: Sequence[Sequence[Score]]
-    again: Counter[str]
+    lacking: Counter[str]
+    final: int = 0
     ignored: int = 0
     failure: MMPrefError | None = None
     took: Mapping[str, Any] = field(default_factory=dict)
@@ -117,6 +119,7 @@ def _run(
     scale = scorer.scale if wanted.scale is None else wanted.scale
     scores = []
     lacking: Counter[str] = Counter()
+    final = 0
     for item in keys:
         of_item = []
         for key in item:
@@ -125,6 +128,9 @@ def _run(
                     raw=None, why=NOT_GIVEN if failure is None else STOPPED, detail={}
                 )
                 lacking[found.why] += 1
+            elif found.failed:
+                lacking[found.why] += 1
+                final += 1
             of_item.append(_score(wanted.name, scorer.version, scale, found))
         scores.append(of_item)
     return ScorerResult(
@@ -135,7 +141,8 @@ def _run(
         options=wanted.options,
         depends_on=scorer.depends_on,
         scores=scores,
-        again=lacking,
+        lacking=lacking,
+        final=final,
         ignored=ignored,
         failure=failure,
         took=scorer.took() if isinstance(scorer, PaidScorer) else {},
@@ -200,7 +207,7 @@ def _score_missing(
                 continue
             with writing_to(logging.log.file):
                 append(stream, key, raw)
-            logged[key] = LoggedScore(raw=raw.value, why=raw.why, detail=raw.detail)
+            logged[key] = LoggedScore(raw=raw.value, why=raw.why, detail=raw.detail, failed=raw.failed)
             again.pop(key, None)
             done += 1
             progress(done, total)
@@ -217,7 +224,7 @@ def _finite(raw: RawScore) -> RawScore:
     value = float(raw.value)
     if is_on((None, None), value):
         return replace(raw, value=value, why="")
-    return replace(raw, value=None, why=NOT_FINITE)
+    return replace(raw, value=None, why=NOT_FINITE, failed=True)
 
 
 def _score(name: str, version: str, scale: Scale, found: LoggedScore) -> Score:

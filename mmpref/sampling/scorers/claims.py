@@ -215,7 +215,7 @@ class ClaimScorer:
         for at, claims in enumerate(asked.claims):
             place = AnswerPlace(asked.item.prompt.id, at)
             if refused := asked.refused.get(at):
-                yield without_score(place, refused.why, refused.detail)
+                yield without_score(place, refused.why, refused.detail, failed=True)
             else:
                 yield self._of_answer(place, claims, [asked.found[claim.casefold()] for claim in claims])
 
@@ -225,9 +225,9 @@ class ClaimScorer:
         margins = []
         for claim, one in zip(claims, found, strict=True):
             if one.logp is None or one.other is None:  # a score of the rest would be of another answer
-                return without_score(place, one.why, f"{claim} {one.detail}")
+                return without_score(place, one.why, f"{claim} {one.detail}", failed=True)
             if not math.isfinite(one.logp - one.other):
-                return without_score(place, "not_finite", claim)
+                return without_score(place, "not_finite", claim, failed=True)
             margins.append(one.logp - one.other)
         chances = [1 / (1 + math.exp(-max(-700.0, margin))) for margin in margins]
         rejected = sum(margin < 0 for margin in margins)

@@ -31,6 +31,8 @@ class RawScore:
         place: which answer.
         value: None where there is none, and ``why`` is a short reason that can be counted.
         again: there is none yet, and another run may bring one: it is asked again, and the step is not complete.
+        failed: there should be one, and no other run would bring it (a prompt over a server's limit, a log-prob that is
+            no number): it counts as missing, but is not asked again. Without it the scorer has nothing to say.
         detail: evidence for people, as JSON.
     """
 
@@ -38,6 +40,7 @@ class RawScore:
     value: float | None
     why: str = ""
     again: bool = False
+    failed: bool = False
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 

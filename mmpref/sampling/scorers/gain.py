@@ -105,10 +105,10 @@ class GainScorer:
     def _of_answer(self, place: AnswerPlace, *, seeing: Likelihood, blind: Likelihood) -> RawScore:
         if seeing.logp is None or blind.logp is None:
             failed = seeing if seeing.logp is None else blind
-            return without_score(place, failed.why, failed.detail)
+            return without_score(place, failed.why, failed.detail, failed=True)
         value = (seeing.logp - blind.logp) / (seeing.tokens if self._per_token else 1)
         if not math.isfinite(value):
-            return without_score(place, "not_finite")
+            return without_score(place, "not_finite", failed=True)
         detail = {"logp": seeing.logp, "logp_without_images": blind.logp, "tokens": seeing.tokens}
         return RawScore(place=place, value=value, detail=detail)
 

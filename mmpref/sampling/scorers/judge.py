@@ -277,7 +277,7 @@ def _scores(places: Sequence[AnswerPlace], reply: Reply | ItemFailed) -> Iterato
 
 def _failed(place: AnswerPlace, why: str, said: str, again: bool) -> RawScore:
     found = without_score(place, why, said)
-    return RawScore(place=place, value=None, why=found.why, again=again, detail=found.detail)
+    return RawScore(place=place, value=None, why=found.why, again=again, failed=not again, detail=found.detail)
 
 
 def _check(name: str, kind: str, value: Any) -> None:

@@ -83,14 +83,18 @@ def refuse_small(key: str, value: Any, least: int = 1) -> None:
 
 
 def missing(item: Candidates, why: str, detail: str = "") -> Iterator[RawScore]:
-    """No score for any answer of a prompt."""
+    """No score for any answer of a prompt, of which the scorer has nothing to say."""
     for at in range(len(item.answers)):
         yield without_score(AnswerPlace(item.prompt.id, at), why, detail)
 
 
-def without_score(place: AnswerPlace, why: str, detail: str = "") -> RawScore:
-    """No score for one answer: why in a word, and in a sentence where there is one."""
-    return RawScore(place=place, value=None, why=why, detail={"why": detail} if detail else {})
+def without_score(place: AnswerPlace, why: str, detail: str = "", *, failed: bool = False) -> RawScore:
+    """No score for one answer: why in a word, and in a sentence where there is one.
+
+    Args:
+        failed: there should be one (``RawScore.failed``); else the scorer has nothing to say of the answer.
+    """
+    return RawScore(place=place, value=None, why=why, failed=failed, detail={"why": detail} if detail else {})
 
 
 def what_shows_no_image(item: Candidates) -> str:

@@ -87,8 +87,8 @@ class RewardScorer:
                 )
         for sample_id, found in self._model.rewards(samples):
             if found.value is None:
-                yield without_score(places[sample_id], found.why, found.detail)
+                yield without_score(places[sample_id], found.why, found.detail, failed=True)
             elif not math.isfinite(found.value):
-                yield without_score(places[sample_id], "not_finite")
+                yield without_score(places[sample_id], "not_finite", failed=True)
             else:
                 yield RawScore(place=places[sample_id], value=found.value)

@@ -89,27 +89,30 @@ def test_a_dry_run_says_what_the_judge_will_cost_and_sends_and_writes_nothing(fo
 
 
 @pytest.mark.parametrize(
-    ("says", "why", "code", "asked_again"),
+    ("says", "why", "asked_again"),
     [
-        (lambda request: verdict(request, 9), "out_of_scale", 8, 8),
-        (lambda request: "A nice answer.", "no_verdict", 8, 8),
-        (lambda request: (400, {"error": {"message": "maximum context length is 9"}}), "over_limit", 0, 0),
-        (lambda request: (400, {"error": {"message": "no", "code": "content_filter"}}), "filtered", 0, 0),
+        (lambda request: verdict(request, 9), "out_of_scale", 8),
+        (lambda request: "A nice answer.", "no_verdict", 8),
+        (lambda request: (400, {"error": {"message": "maximum context length is 9"}}), "over_limit", 0),
+        (lambda request: (400, {"error": {"message": "no", "code": "content_filter"}}), "filtered", 0),
     ],
 )
 def test_answers_that_get_no_score_are_counted_and_listed_and_asked_again_where_that_may_help(
-    folder, capsys, says, why, code, asked_again
+    folder, capsys, says, why, asked_again
 ):
     def partly(request):
         return says(request) if "dog" in answer_in(request) else verdict(request, by_animal(answer_in(request)))
 
     with ChatServer(partly).running() as server:
-        assert main(arguments(folder, server.url)) == code
+        assert main(arguments(folder, server.url)) == 8
         first = len(server.requests)
         server.answer = rates(by_animal)
         said = capsys.readouterr()
         listed = rows_of(folder / "out" / "quarantine.jsonl")
-        assert main(arguments(folder, server.url)) == 0
+        assert ("no other run would score it" in " ".join(said.err.split())) == (not asked_again)
+        assert main(arguments(folder, server.url)) == (0 if asked_again else 8)
+        assert len(server.requests) - first == asked_again
+        assert main([*arguments(folder, server.url), "--max-missing", "0.5"]) == 0
         assert len(server.requests) - first == asked_again
     assert [row["reason"] for row in listed] == [why] * 8
     assert listed[0]["candidate"] == 1
