@@ -188,7 +188,7 @@ def prompts_of_images(folder: Path | str, question: str) -> PromptSource:
     paths = sorted(
         path.relative_to(place).as_posix()
         for path in place.rglob("*")
-        if looks_like_image(path.name) and not path.name.startswith(".") and path.is_file()
+        if looks_like_image(path.suffix) and not path.name.startswith(".") and path.is_file()
     )
     if not paths:
         raise DataError(f"{place} and its subfolders hold no image (by the ending: .jpg, .png, .webp, ...)")

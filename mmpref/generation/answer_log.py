@@ -232,13 +232,19 @@ def _refuse_other_settings(folder: Path, before: Mapping[str, Any], settings: Ma
             f"whether they are of this model is not known; choose another folder, or delete {folder / ANSWERS}"
         )
     if changed:
-        what = ", ".join(
-            f"{name} ({_brief(before.get(name))} then, {_brief(settings.get(name))} now)" for name in changed
-        )
+        what = ", ".join(_changed(name, before.get(name), settings.get(name)) for name in changed)
         raise ConfigError(
             f"{folder} holds answers made with other settings: {what}; choose another folder, "
             f"or delete {folder / ANSWERS}"
         )
+
+
+def _changed(name: str, then: object, now: object) -> str:
+    """What a setting was and is; of one with parts, those that differ."""
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        parts = [key for key in {**then, **now} if then.get(key) != now.get(key)]
+        return f"{name} ({', '.join(_changed(key, then.get(key), now.get(key)) for key in parts)})"
+    return f"{name} ({_brief(then)} then, {_brief(now)} now)"
 
 
 def _brief(value: object) -> str:

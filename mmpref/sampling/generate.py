@@ -20,7 +20,7 @@ from mmpref.errors import ConfigError, DataError, EvalIncompleteError
 from mmpref.evals.image_check import unasked
 from mmpref.evals.model_facts import model_facts, served_facts
 from mmpref.files.locking import only_writer
-from mmpref.files.reading import refuse_written_over
+from mmpref.files.reading import refuse_written_over, without_links
 from mmpref.files.rows import first_ids, refuse_duplicates
 from mmpref.files.writing import json_text, replacing, writing_to
 from mmpref.generation import (
@@ -40,7 +40,7 @@ from mmpref.generation.sampling_server import ServerSampler
 from mmpref.records import Answer, Candidate, Candidates, EvalSample, Prompt
 from mmpref.sampling.candidate_files import write_candidates
 from mmpref.sampling.shards import Shard, digest_of_ids, seed_of
-from mmpref.sampling.steps import CANDIDATES, QUARANTINE, STEP, Step, read_step, write_step
+from mmpref.sampling.steps import CANDIDATES, QUARANTINE, STEP, Step, read_step, refuse_foreign, write_step
 
 MAX_NEW_TOKENS = 256
 EMPTY = "empty_answer"
@@ -495,3 +495,10 @@ def _refuse_outputs(out: Path, source: PromptSource) -> None:
     refuse_written_over({f"{name}, a file of --out,": out / name for name in names}, source.rows.files)
     if (out / STEP).is_file() and (name := read_step(out).name) != "generate":
         raise ConfigError(f"--out {out} is a folder of mmpref sample {name}; choose another folder")
+    refuse_foreign(out, (CANDIDATES, QUARANTINE), begun=(SETTINGS, ANSWERS))
+    folder = Path(str(source.rows.spec)).expanduser()
+    if source.rows.files and folder.is_dir() and without_links(folder) == without_links(out):
+        raise ConfigError(
+            f"--out {out} is the folder that the prompts are read from, and what is written there would be read as "
+            "prompts the next time; choose another folder, or name the file with the prompts"
+        )

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -23,6 +23,8 @@ Scale: TypeAlias = tuple[float | None, float | None]
 
 RANGE: Bounds = (0.0, 5.0)
 PERCENTILES = (1.0, 99.0)
+EARLIER_STEP = "scored in an earlier step"
+"""In place of the kind of a scorer whose scores were there already."""
 FEW = 100
 """Below so many scores their percentiles are hardly more than the lowest and the highest of them."""
 
@@ -81,6 +83,20 @@ class ScaleMapping:
         return f"{self.low:g}..{self.high:g} -> {self.to[0]:g}..{self.to[1]:g}{taken}"
 
 
+class KnownMapping(NamedTuple):
+    """The mapping of a scorer in the ``scores.json`` of an earlier step.
+
+    Args:
+        kind: of the scorer; "" where it is not known there.
+        depends_on: what its scores depended on.
+    """
+
+    version: str
+    mapping: ScaleMapping
+    kind: str = ""
+    depends_on: Mapping[str, Any] = {}
+
+
 def mapping_of(scale: Scale, raw: Sequence[float], to: Bounds) -> ScaleMapping | None:
     """The mapping of a scorer; None where it has an open scale and no score.
 
@@ -125,8 +141,8 @@ def combined(mapped: Mapping[str, float | None], weights: Mapping[str, float]) -
     return mean / total if total else None
 
 
-def read_mappings(file: Path) -> tuple[Bounds, dict[str, tuple[str, ScaleMapping]]]:
-    """The range, and of each scorer its version and mapping, in the ``scores.json`` of an earlier step.
+def read_mappings(file: Path) -> tuple[Bounds, dict[str, KnownMapping]]:
+    """The range, and what is known of each scorer and its mapping, in the ``scores.json`` of an earlier step.
 
     Raises:
         ConfigError: the file is not there, or is no such file.
@@ -135,7 +151,12 @@ def read_mappings(file: Path) -> tuple[Bounds, dict[str, tuple[str, ScaleMapping
     try:
         low, high = map(float, content["range"])
         found = {
-            str(name): (str(entry["version"]), _from_json(entry["mapping"]))
+            str(name): KnownMapping(
+                version=str(entry["version"]),
+                mapping=_from_json(entry["mapping"]),
+                kind="" if (kind := str(entry.get("kind", ""))) == EARLIER_STEP else kind,
+                depends_on=dict(entry.get("depends_on", {})),
+            )
             for name, entry in content["scorers"].items()
             if entry["mapping"] is not None
         }

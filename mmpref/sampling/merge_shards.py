@@ -23,7 +23,7 @@ from mmpref.generation.answer_log import served_differently
 from mmpref.records import Candidates
 from mmpref.sampling.candidate_files import read_candidates, write_candidates
 from mmpref.sampling.shards import Shard, digest_of_ids
-from mmpref.sampling.steps import CANDIDATES, QUARANTINE, STEP, Step, read_step, write_step
+from mmpref.sampling.steps import CANDIDATES, QUARANTINE, STEP, Step, read_step, refuse_foreign, write_step
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,7 @@ def merge_shards(folders: Sequence[Path], out: Path) -> Step:
         raise ConfigError(f"--out {out} is one of the shards; choose another folder")
     if (out / STEP).is_file() and (name := read_step(out).name) != "merge":
         raise ConfigError(f"--out {out} is a folder of mmpref sample {name}; choose another folder")
+    refuse_foreign(out, (CANDIDATES,), begun=(QUARANTINE,))
     inputs = [folder / name for folder in folders for name in (CANDIDATES, QUARANTINE, STEP)]
     refuse_written_over({f"{name}, a file of --out,": out / name for name in (CANDIDATES, QUARANTINE, STEP)}, inputs)
     _refuse_unfinished(folders)
@@ -116,7 +117,8 @@ def _refuse_other_settings(parts: Sequence[_Part]) -> None:
                 f"{first.folder} and {part.folder} were made with different settings: {', '.join(differ)} "
                 f"({differ[0]}: {then} and {now}); make all shards with the same command but for --shard and --out"
             )
-        if first.step.image_root != part.step.image_root and None not in (first.step.image_root, part.step.image_root):
+        roots = {without_links(root) for root in (first.step.image_root, part.step.image_root) if root is not None}
+        if len(roots) > 1:
             raise DataError(
                 f"the images of {first.folder} start from {first.step.image_root}, those of {part.folder} from "
                 f"{part.step.image_root}: name the same --image-root in all shards"
@@ -184,12 +186,12 @@ def _refuse_other_counts(part: _Part) -> None:
 
 
 def _write(parts: Sequence[_Part], out: Path) -> Step:
-    write_candidates(out / CANDIDATES, (found for part in parts for found in part.candidates))
     with replacing(out / QUARANTINE) as stream:
         # rows of the source that are no prompts are in every shard
         rows = [row for row in parts[0].quarantine if "samples" not in row]
         for row in (*rows, *(row for part in parts for row in part.of_samples())):
             stream.write((json_text(row) + "\n").encode("utf-8"))
+    write_candidates(out / CANDIDATES, (found for part in parts for found in part.candidates))
     step = Step(
         name="merge",
         complete=True,

@@ -21,7 +21,17 @@ from mmpref.sampling.candidate_files import read_candidates
 from mmpref.sampling.length_balance import Limits, Selection, choose, is_even
 from mmpref.sampling.pair_card import CARD, CardFacts, LengthBias, card_text, next_command
 from mmpref.sampling.possible_pairs import UNSCORED, Collected, Collector, PairSettings, Sides
-from mmpref.sampling.steps import CANDIDATES, PAIRS, QUARANTINE, STEP, Step, file_of_step, read_step, write_step
+from mmpref.sampling.steps import (
+    CANDIDATES,
+    PAIRS,
+    QUARANTINE,
+    STEP,
+    Step,
+    file_of_step,
+    read_step,
+    refuse_foreign,
+    write_step,
+)
 
 BALANCE, PER_IMAGE = "balance_length", "max_per_image"
 """Why a prompt with possible pairs gives none."""
@@ -126,7 +136,8 @@ def make_pairs(
         progress: gets how many prompts have been read.
 
     Raises:
-        ConfigError: ``out`` is the folder of another step, or another process writes there.
+        ConfigError: ``out`` is the folder of another step or has a file of somebody else's, or another process writes
+            there.
         DataError: the candidates are damaged, or give no pair; ``quarantine.jsonl`` then says why of each prompt.
         CheckpointError: a file cannot be written.
     """
@@ -136,6 +147,7 @@ def make_pairs(
     )
     if files[STEP].is_file() and (other := read_step(out)).name != "pair":
         raise ConfigError(f"{out} is the folder of another step ({other.name}); choose another --out")
+    refuse_foreign(out, (PAIRS, CARD), begun=(QUARANTINE,))
     with only_writer(out, "choose another --out"):
         for name in (STEP, CARD, PAIRS):  # in this order: what an earlier run made is not whole from here on
             files[name].unlink(missing_ok=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import posixpath
 from array import array
 from collections import Counter
 from collections.abc import Iterable
@@ -82,6 +84,7 @@ class PairSettings:
         for name, value, fits in (
             ("k", self.k, self.k is None or self.k >= 1),
             ("min_margin", self.min_margin, 0 <= self.min_margin < float("inf")),
+            ("min_score", self.min_score, self.min_score is None or math.isfinite(self.min_score)),
             ("max_length_gap", self.max_length_gap, self.max_length_gap is None or 0 < self.max_length_gap <= 1),
             ("max_per_prompt", self.max_per_prompt, self.max_per_prompt is None or self.max_per_prompt >= 1),
             ("max_per_image", self.max_per_image, self.max_per_image is None or self.max_per_image >= 1),
@@ -271,8 +274,10 @@ def _tie(seed: int, prompt_id: str, place: int) -> int:
 
 
 def _images(images: Iterable[ImageRef]) -> tuple[object, ...]:
-    """What images are counted by: their paths, or the content of embedded ones."""
+    """What images are counted by: their paths, however they are written, or the content of embedded ones."""
     return tuple(
-        image.path if image.path is not None else hashlib.blake2b(image.data or b"", digest_size=16).digest()
+        posixpath.normpath(image.path)
+        if image.path is not None
+        else hashlib.blake2b(image.data or b"", digest_size=16).digest()
         for image in images
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,11 @@ def _scored_pairs(
         counts["pairs"] += 1
         counts["pairs whose rejected answer scores higher"] += rejected > chosen
         counts["pairs with equal scores"] += rejected == chosen
-        raw = {result.name: [result.scores[at][place].raw for place in sides] for result in scored.results}
+        if pair.score_chosen is not None:
+            counts["pairs with scores from before, kept in meta"] += 1
+        before = pair.meta.get(RAW_SCORES)
+        raw = dict(before) if isinstance(before, Mapping) else {}
+        raw |= {result.name: [result.scores[at][place].raw for place in sides] for result in scored.results}
         yield replace(pair, score_chosen=chosen, score_rejected=rejected, meta={**_meta_before(pair), RAW_SCORES: raw})
 
 

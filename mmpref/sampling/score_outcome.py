@@ -110,6 +110,8 @@ def outcome_of(
         facts=_facts(source, asked, scored) | _thresholds(written),
     )
     failure = None if complete else _failure(asked, scored, f"{lacking:,} of {wanted:,}", out)
+    if failure is None and not written.counts["pairs" if source.has_pairs else "scored"]:
+        failure = _nothing(scored, "pair has two scores" if source.has_pairs else "answer has a score", out)
     return ScoreOutcome(folder=out, step=step, scored=scored, failure=failure)
 
 
@@ -129,6 +131,14 @@ def _failure(asked: Asked, scored: Scored, how_many: str, out: Path) -> MMPrefEr
     kept = ConfigError | DataError | OutOfMemoryError | CheckpointError  # with their exit codes
     kind = type(first) if isinstance(first, kept) else EvalIncompleteError
     return kind(message)
+
+
+def _nothing(scored: Scored, what: str, out: Path) -> DataError:
+    """The error where all is final and nothing of it is of use: training on what was written would train on nothing."""
+    why = ", ".join(
+        f"{result.name}: {reason} {count:,}" for result in scored.results for reason, count in result.missing().items()
+    )
+    return DataError(f"no {what} ({why}); {out / QUARANTINE} lists them all, with what was said of each")
 
 
 def _lacks(scored: Scored, at: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,9 +12,19 @@ from typing import Any
 
 from mmpref.errors import ConfigError, DataError
 from mmpref.files.reading import read_json
+from mmpref.files.writing import json_text
 from mmpref.records import Candidates, Prompt, Score
 from mmpref.sampling.agreement_of_scorers import Agreement, ScoredPrompt, agreements
-from mmpref.sampling.mapping import FEW, Bounds, ScaleMapping, combined, mapping_of, read_mappings
+from mmpref.sampling.mapping import (
+    EARLIER_STEP,
+    FEW,
+    Bounds,
+    KnownMapping,
+    ScaleMapping,
+    combined,
+    mapping_of,
+    read_mappings,
+)
 from mmpref.sampling.score_run import ScorerResult
 from mmpref.sampling.score_settings import ScoreSettings
 from mmpref.sampling.score_source import ScoreSource
@@ -31,7 +42,7 @@ class Earlier:
 
     results: tuple[ScorerResult, ...] = ()
     range: Bounds | None = None
-    mappings: Mapping[str, tuple[str, ScaleMapping]] = field(default_factory=dict)
+    mappings: Mapping[str, KnownMapping] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -122,7 +133,7 @@ class Scored:
     def _scorer_json(self, result: ScorerResult) -> dict[str, Any]:
         raw, mapping = result.raw(), self.mappings[result.name]
         return {
-            "kind": result.kind or "scored in an earlier step",
+            "kind": result.kind or EARLIER_STEP,
             "version": result.version,
             "scale": list(result.scale),
             "options": dict(result.options),
@@ -158,10 +169,11 @@ def put_together(
     for result in everything:
         if taken is not None:
             mappings[result.name] = _taken(result, taken, settings.mapping)
+            notes += _notes_of_taken(result, taken[result.name])
             continue
         before = earlier.mappings.get(result.name) if result in earlier.results else None
-        if before is not None and earlier.range == declared and before[0] == result.version:
-            mappings[result.name] = before[1]
+        if before is not None and earlier.range == declared and before.version == result.version:
+            mappings[result.name] = before.mapping
             continue
         raw = result.raw()
         mappings[result.name] = made = mapping_of(result.scale, raw, declared)
@@ -211,34 +223,51 @@ def weights_of(names: Sequence[str], earlier: Earlier, settings: ScoreSettings) 
     return found
 
 
-def mappings_taken(
-    names: Sequence[str], settings: ScoreSettings
-) -> tuple[Bounds, Mapping[str, tuple[str, ScaleMapping]] | None]:
+def mappings_taken(names: Sequence[str], settings: ScoreSettings) -> tuple[Bounds, Mapping[str, KnownMapping] | None]:
     """The range, and the mappings that are to be taken for scorers of these names; None: none are.
 
     Raises:
-        ConfigError: the file has none for a scorer, or another range.
+        ConfigError: the file has none for a scorer, or one of another kind, or another range.
     """
     if settings.mapping is None:
         return settings.declared_range(None), None
     declared, found = read_mappings(settings.mapping)
+    kinds = {scorer.name: scorer.kind for scorer in settings.scorers}
     for name in names:
         if name not in found:
             raise ConfigError(
                 f"{settings.mapping} has no mapping for scorer '{name}'; it has: {', '.join(found) or 'none'}; call "
                 "the scorer as it was called there, or leave --mapping out"
             )
+        if found[name].kind and kinds.get(name, found[name].kind) != found[name].kind:
+            raise ConfigError(
+                f"{settings.mapping}: scorer '{name}' is a '{found[name].kind:.60}' there and a '{kinds[name]:.60}' "
+                "here; their scores do not compare: call it as a scorer of its kind was called there, or leave "
+                "--mapping out"
+            )
     return settings.declared_range(declared), found
 
 
-def _taken(result: ScorerResult, mappings: Mapping[str, tuple[str, ScaleMapping]], file: Path | None) -> ScaleMapping:
-    version, mapping = mappings[result.name]
-    if version != result.version:
+def _taken(result: ScorerResult, mappings: Mapping[str, KnownMapping], file: Path | None) -> ScaleMapping:
+    known = mappings[result.name]
+    if known.version != result.version:
         raise ConfigError(
-            f"{file}: the mapping of scorer '{result.name}' is of version {version:.60}, and this one is "
+            f"{file}: the mapping of scorer '{result.name}' is of version {known.version:.60}, and this one is "
             f"{result.version:.60}; their scores do not compare, leave --mapping out"
         )
-    return mapping
+    return known.mapping
+
+
+def _notes_of_taken(result: ScorerResult, known: KnownMapping) -> list[str]:
+    """What to know of a mapping that was made of the scores of a scorer with another model, say."""
+    before, now = known.depends_on, json.loads(json_text(dict(result.depends_on)))
+    changed = sorted(name for name in before.keys() & now.keys() if before[name] != now[name])
+    if not known.mapping.scores or not changed:
+        return []
+    return [
+        f"{result.name}: its mapping was made of the scores of another scorer ({', '.join(changed)} differ), so the "
+        "scores need not compare with those"
+    ]
 
 
 def _notes_of(name: str, made: ScaleMapping) -> list[str]:

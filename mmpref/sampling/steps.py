@@ -101,6 +101,25 @@ def read_step(folder: Path) -> Step:
         raise DataError(f"{file} is damaged ({type(err).__name__}: {err}); run that step again") from err
 
 
+def refuse_foreign(folder: Path, written: Iterable[str], begun: Iterable[str]) -> None:
+    """Refuse a folder without ``step.json`` in which a file lies that the step would write over and has not made.
+
+    Args:
+        written: names of files that the step writes.
+        begun: names of files that lie there from before the first of these on, so that a killed step can go on.
+
+    Raises:
+        ConfigError: so it is.
+    """
+    if (folder / STEP).is_file() or any((folder / name).exists() for name in begun):
+        return
+    for name in written:
+        if (folder / name).exists():
+            raise ConfigError(
+                f"{folder} has a {name} that this step has not made and would write over; choose another --out"
+            )
+
+
 def file_of_step(source: Path, names: Iterable[str]) -> tuple[Path, Step | None]:
     """The file to read, and what is known of how it was made: of a step's folder the first of ``names`` that it has.
 

@@ -107,7 +107,8 @@ class ObjectScorer:
             for at, answer in enumerate(item.answers):
                 place = AnswerPlace(item.prompt.id, at)
                 if unknown:
-                    yield RawScore(place=place, value=None, why=NO_TRUTH, detail={"images": unknown})
+                    said = f"the truth has nothing of {', '.join(map(str, unknown))}"
+                    yield RawScore(place=place, value=None, why=NO_TRUTH, detail={"images": unknown, "why": said})
                 else:
                     yield score_text(
                         item.prompt.response_prefix + answer.text, truth, self._extract, place, self._measure

@@ -228,12 +228,13 @@ def test_a_format_of_pairs_that_is_named_reads_no_question_file(tmp_path: Path) 
 
 
 def test_a_folder_of_images_with_one_question(tmp_path: Path) -> None:
-    for name in ("b.jpg", "sub/a.PNG", "notes.txt", ".hidden.jpg"):
+    for name in ("b.jpg", "sub/a.PNG", "sub/no #2?.png", "notes.txt", ".hidden.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     source = prompts_of_images(tmp_path, "Describe.")
     prompts, _, _ = read(source)
-    assert [prompt.id for prompt in prompts] == ["b.jpg", "sub/a.PNG"]
+    assert [prompt.id for prompt in prompts] == ["b.jpg", "sub/a.PNG", "sub/no #2?.png"]
+    assert prompts[2].images == (ImageRef(path="sub/no #2?.png"),)
     assert prompts[1].images == (ImageRef(path="sub/a.PNG"),)
     assert prompts[1].prompt == asked(IMAGE, text("Describe."))
     assert source.image_root == tmp_path

@@ -66,7 +66,7 @@ def test_a_complete_folder_is_left_as_it_is_and_another_run_does_not_take_it(tmp
         for other in ({"seed": 1}, {"n": 4}, {"sampling": SampleSettings(temperature=0.8, top_p=0.9)}):
             with pytest.raises(ConfigError, match="made with other settings"):
                 sample(source, server, tmp_path / "out", **other)
-        with pytest.raises(ConfigError, match="made with other settings: source"):
+        with pytest.raises(ConfigError, match=r"settings: source \(prompts \(6 then, 7 now\), ids"):
             sample(write_prompts(tmp_path / "in", 7), server, tmp_path / "out")
     assert sample(source=write_prompts(tmp_path / "in"), server=server, out=tmp_path / "out") == first  # and no server
     assert (tmp_path / "out/step.json").stat().st_mtime_ns == written
@@ -332,6 +332,12 @@ def test_a_folder_of_something_else_is_not_written_over(tmp_path: Path) -> None:
 
         with pytest.raises(ConfigError, match=r"candidates\.jsonl, a file of --out"):
             sample(read_prompts(tmp_path / "in/candidates.jsonl"), server, tmp_path / "in")
+        with pytest.raises(ConfigError, match=r"has a candidates\.jsonl that this step has not made"):
+            sample(write_prompts(tmp_path / "other"), server, tmp_path / "in")
+        (tmp_path / "in/candidates.jsonl").rename(tmp_path / "in/prompts.jsonl")
+        with pytest.raises(ConfigError, match="is the folder that the prompts are read from"):
+            sample(read_prompts(tmp_path / "in"), server, tmp_path / "in")
+        assert len(server.requests) == 18
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:

@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mmpref.errors import ConfigError
-from mmpref.sampling.mapping import ScaleMapping, combined, is_on, mapping_of, read_mappings
+from mmpref.sampling.mapping import KnownMapping, ScaleMapping, combined, is_on, mapping_of, read_mappings
 
 numbers = st.floats(-1e6, 1e6)
 bounds = st.tuples(numbers, numbers).filter(lambda pair: pair[0] < pair[1])
@@ -104,7 +104,7 @@ def test_a_mapping_is_read_back_from_the_folder_or_the_file_of_an_earlier_step(t
     }
     (tmp_path / "scores.json").write_text(json.dumps(content))
     for place in (tmp_path, tmp_path / "scores.json"):
-        assert read_mappings(place) == ((0.0, 5.0), {"gain": ("2", mapping)})
+        assert read_mappings(place) == ((0.0, 5.0), {"gain": KnownMapping("2", mapping)})
 
 
 @pytest.mark.parametrize(

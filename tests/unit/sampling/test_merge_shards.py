@@ -90,6 +90,21 @@ def test_merged_shards_are_the_whole(made: Path, shards: list[Path], tmp_path: P
     assert merge_shards(shards, tmp_path / "out") == step
 
 
+def test_a_file_of_somebody_else_is_not_written_over(shards: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/candidates.jsonl").write_text("mine")
+    with pytest.raises(ConfigError, match=r"has a candidates\.jsonl that this step has not made"):
+        merge_shards(shards, tmp_path / "mine")
+    assert (tmp_path / "mine/candidates.jsonl").read_text() == "mine"
+
+
+def test_one_folder_of_images_may_be_written_in_several_ways(shards: list[Path], tmp_path: Path) -> None:
+    root = read_step(shards[0]).image_root
+    assert root is not None
+    _change(image_root=f"{root}/../{root.name}")(shards[0])
+    assert merge_shards(shards, tmp_path / "out").complete
+
+
 def _drop_a_prompt(shard: Path) -> None:
     lines = (shard / "candidates.jsonl").read_text().splitlines(keepends=True)
     (shard / "candidates.jsonl").write_text("".join(lines[1:]))

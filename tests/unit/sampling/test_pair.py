@@ -242,6 +242,26 @@ def test_what_cannot_be_made_pairs_of_is_refused(tmp_path: Path) -> None:
         open_scored(tmp_path / "none")
 
 
+def test_pairs_that_nobody_made_here_are_not_written_over(tmp_path: Path) -> None:
+    source = scored(tmp_path / "scored", [prompt("a", *FOUR)])
+    (tmp_path / "mine").mkdir()
+    for name in (PAIRS, "card.md"):
+        (tmp_path / "mine" / name).write_text("mine")
+        with pytest.raises(ConfigError, match=f"has a {name} that this step has not made"):
+            make_pairs(open_scored(source), tmp_path / "mine", PairSettings())
+        assert (tmp_path / "mine" / name).read_text() == "mine"
+        (tmp_path / "mine" / name).unlink()
+    make_pairs(open_scored(source), tmp_path / "mine", PairSettings())
+    (tmp_path / "mine" / "step.json").unlink()  # as after a kill
+    assert make_pairs(open_scored(source), tmp_path / "mine", PairSettings()).step.counts["pairs"] == 1
+
+
+def test_an_image_is_one_however_its_path_is_written(tmp_path: Path) -> None:
+    found = [prompt("a", *FOUR, image="x/a.png"), prompt("b", *FOUR, image="./x//a.png")]
+    pairs, _ = made(tmp_path, *found, max_per_image=1)
+    assert len(pairs) == 1
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -252,6 +272,7 @@ def test_what_cannot_be_made_pairs_of_is_refused(tmp_path: Path) -> None:
         {"cut": "no"},
         {"min_margin": -1},
         {"min_margin": float("nan")},
+        {"min_score": float("nan")},
         {"max_length_gap": 0},
         {"max_per_prompt": 2},
         {"max_per_image": 0},

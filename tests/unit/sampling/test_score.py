@@ -162,6 +162,32 @@ def test_a_later_round_takes_the_mapping_of_the_first(source, tmp_path, scripted
         run(source, tmp_path / "four", "x", mapping=tmp_path / "one")
 
 
+def test_a_mapping_is_of_a_kind_and_says_where_its_scores_were_another_model_s(source, tmp_path, scripted):
+    scripted["x"] = Scripted({"a": 0, "b": 1, "c": 2, "d": 4})
+    scripted["x"].depends_on = {"model": "one"}
+    run(source, tmp_path / "one", "x")
+    other = ScoreSettings(scorers=(AskedScorer(name="x", kind="gain", options={"model": "m"}),), mapping=tmp_path / "one")
+    with pytest.raises(ConfigError, match="scorer 'x' is a 'agreement' there and a 'gain' here"):
+        score_source(open_score_source(str(source), ReadAs()), tmp_path / "two", other)
+    assert run(source, tmp_path / "same", "x", mapping=tmp_path / "one").scored.notes == ()
+    scripted["x"].depends_on = {"model": "two"}
+    notes = run(source, tmp_path / "two", "x", mapping=tmp_path / "one").scored.notes
+    assert [note for note in notes if "scores of another scorer (model differ)" in note]
+
+
+def test_no_score_at_all_is_an_error_and_nothing_to_go_on_with(source, tmp_path, scripted):
+    scripted["x"] = Scripted(lambda text: "no_claim")
+    outcome = run(source, tmp_path / "out", "x")
+    assert isinstance(outcome.failure, DataError)
+    assert "no answer has a score (x: no_claim 5)" in str(outcome.failure)
+    assert not any(line.startswith("next:") for line in outcome.lines())
+    assert len(listed(tmp_path / "out")) == 5
+    write_rows(tmp_path / "set.jsonl", pair("1", "a", "b"))
+    scripted["x"] = Scripted({"a": 1, "b": "no_claim"}, scale=(0.0, 2.0))
+    outcome = run(tmp_path / "set.jsonl", tmp_path / "pairs", "x")
+    assert "no pair has two scores (x: no_claim 1)" in str(outcome.failure)
+
+
 def test_a_further_scorer_on_a_scored_folder_is_added_and_one_of_the_same_name_refused(source, tmp_path, scripted):
     scripted["x"] = Scripted({"a": 0, "b": 1, "c": 2, "d": 4})
     scripted["y"] = Scripted(lambda text: 1.0, scale=(0.0, 1.0))
@@ -414,6 +440,8 @@ def test_pairs_can_be_scored_again_from_the_folder(tmp_path, scripted):
     (row,) = [json.loads(line) for line in (tmp_path / "two" / "pairs.jsonl").read_text().splitlines()]
     assert (row["score_chosen"], row["score_rejected"]) == (5.0, 2.5)
     assert row["meta"]["scores_before"] == [[2.5, 5.0]]
+    assert row["meta"]["raw_scores"] == {"x": [1.0, 2.0], "y": [2.0, 1.0]}
+    assert read_step(tmp_path / "two").counts["pairs with scores from before, kept in meta"] == 1
     assert read_step(tmp_path / "two").image_root == tmp_path
 
 
