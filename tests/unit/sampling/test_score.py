@@ -18,7 +18,7 @@ from mmpref.sampling import score as scoring
 from mmpref.sampling import score_run
 from mmpref.sampling.candidate_files import read_candidates, write_candidates
 from mmpref.sampling.score import score_source
-from mmpref.sampling.score_settings import AskedScorer, ScoreSettings, parse_range, parse_scorers, parse_weights
+from mmpref.sampling.score_settings import AskedScorer, ScoreSettings
 from mmpref.sampling.score_source import ReadAs, open_score_source
 from mmpref.sampling.scorers.contract import AnswerPlace, RawScore
 from mmpref.sampling.steps import Step, read_step, write_step
@@ -166,7 +166,9 @@ def test_a_mapping_is_of_a_kind_and_says_where_its_scores_were_another_model_s(s
     scripted["x"] = Scripted({"a": 0, "b": 1, "c": 2, "d": 4})
     scripted["x"].depends_on = {"model": "one"}
     run(source, tmp_path / "one", "x")
-    other = ScoreSettings(scorers=(AskedScorer(name="x", kind="gain", options={"model": "m"}),), mapping=tmp_path / "one")
+    other = ScoreSettings(
+        scorers=(AskedScorer(name="x", kind="gain", options={"model": "m"}),), mapping=tmp_path / "one"
+    )
     with pytest.raises(ConfigError, match="scorer 'x' is a 'agreement' there and a 'gain' here"):
         score_source(open_score_source(str(source), ReadAs()), tmp_path / "two", other)
     assert run(source, tmp_path / "same", "x", mapping=tmp_path / "one").scored.notes == ()
@@ -545,46 +547,6 @@ def test_an_incomplete_source_is_scored_and_said(source, tmp_path, scripted):
     write_step(tmp_path, Step(name="generate", complete=False, image_root=None, made_from=(), settings={}, counts={}))
     scripted["x"] = Scripted(lambda text: 1)
     assert run(tmp_path, tmp_path / "out", "x").step.facts["source complete"] is False
-
-
-# --- settings ---------------------------------------------------------------------------------------------------------
-
-
-def test_scorers_are_parsed_with_their_options():
-    found = parse_scorers(
-        ["objects", "brief=objects"], ["objects.truth=[a.json, b.json]", "brief.truth=t.json", "brief.scale=0..2"]
-    )
-    assert found[0] == AskedScorer(name="objects", kind="objects", options={"truth": ["a.json", "b.json"]})
-    assert found[1] == AskedScorer(name="brief", kind="objects", options={"truth": "t.json"}, scale=(0.0, 2.0))
-    assert parse_range("-1..1") == (-1.0, 1.0)
-    assert parse_weights(["a=2", "b=0"]) == {"a": 2.0, "b": 0.0}
-
-
-@pytest.mark.parametrize(
-    ("named", "options", "said"),
-    [
-        (["objcts"], [], "no scorer of the kind 'objcts', did you mean 'objects'"),
-        (["agreement", "agreement"], [], "two scorers are called 'agreement'"),
-        (["a=agreement", "A=agreement"], [], "differ only in capitals"),
-        (["../x=agreement"], [], "a scorer cannot be called '../x'"),
-        (["agreement"], ["agreemnt.n=1"], "is for a scorer 'agreemnt' that is not named, did you mean 'agreement'"),
-        (["agreement"], ["n=1"], "must be written NAME.option=value"),
-        (["agreement"], ["agreement.n=1"], "has no option 'n'"),
-        (["objects"], ["objects.truth=a", "objects.truth=b"], "is given twice"),
-        (["objects"], ["objects.truth="], "has nothing after the ="),
-        (["agreement"], ["agreement.scale=5..1"], "agreement.scale must be LOWEST..HIGHEST"),
-        ([], [], "name a scorer"),
-    ],
-)
-def test_wrong_scorers_are_named(named, options, said):
-    with pytest.raises(ConfigError, match=said):
-        ScoreSettings(scorers=parse_scorers(named, options))
-
-
-@pytest.mark.parametrize("text", ["a", "a=", "a=x", "a=-1", "=1", "a=inf", "a=nan"])
-def test_wrong_weights_are_named(text):
-    with pytest.raises(ConfigError, match="NAME=WEIGHT"):
-        parse_weights([text])
 
 
 def test_weights_must_be_of_scorers_and_not_all_nothing(source, tmp_path, scripted):
