@@ -129,8 +129,9 @@ def _within_images(possible: PossiblePairs, found: Places, value: Floats, most: 
 def choose(possible: PossiblePairs, limits: Limits, *, balance: bool) -> Selection:
     """The pairs to keep.
 
-    With a balance, the mean difference of lengths is within :data:`WORDS` or :data:`SHARE` of 0 wherever pairs of both
-    signs allow it; it is never larger than without. Of dropping pairs alone and choosing others too, what keeps more
+    With a balance, the mean difference of lengths is within :data:`WORDS` or :data:`SHARE` of 0 where there are some
+    hundred prompts with pairs of both signs; of few prompts something may be left (no search over all selections is
+    made), and it is never larger than without. Of dropping pairs alone and choosing others too, what keeps more
     margin in all is taken. Where all possible pairs have the same sign, those of equal lengths are kept.
     """
     plain = select(possible, limits)

@@ -175,6 +175,7 @@ class RoundCommands:
         }
         if recipe.data.manifest is not None:  # it is of the prompts' file
             changes |= {"data.manifest": None, **({"data.verify": "quick"} if recipe.data.verify != "quick" else {})}
+        changes |= self._caches(number)
         if number > 1:
             changes |= self._start(number)
         given = set() if recipe.loss.uni is None else recipe.loss.uni.model_fields_set
@@ -185,6 +186,15 @@ class RoundCommands:
             }
         arguments = ("train", str(self.out / RECIPE), *_options(changes), *self.train_options)
         return Command(step="train", arguments=arguments, folder=folder)
+
+    def _caches(self, number: int) -> dict[str, Any]:
+        """Folders of a round's own for what is kept of the model that it starts from, which is another in each."""
+        recipe, found = self.recipe, {}
+        if recipe.reference.cache is not None:
+            found["reference.cache"] = str(Path(recipe.reference.cache) / f"round-{number}")
+        if recipe.processing.feature_cache is not None and recipe.adapter.kind == "none":
+            found["processing.feature_cache"] = str(Path(recipe.processing.feature_cache) / f"round-{number}")
+        return found
 
     def _start(self, number: int) -> dict[str, Any]:
         before = str(self.run_of(number - 1))

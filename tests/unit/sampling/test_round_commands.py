@@ -71,6 +71,16 @@ def test_later_rounds_map_scores_as_the_first_did(tmp_path: Path) -> None:
     assert 'second.rubric="a: b"' in first  # a text that YAML would read as a mapping is quoted
 
 
+def test_what_is_kept_of_a_start_model_has_a_folder_of_each_round(tmp_path: Path) -> None:
+    made = commands(tmp_path, "reference={kind: cache, cache: kept}", "processing.feature_cache=seen")
+    assert [word for word in train(made, 2) if "cache=" in word] == ["reference.cache=kept/round-2"]  # one frozen base
+    full = commands(tmp_path, "adapter={kind: none}", "tune.language=full", "processing.feature_cache=seen")
+    for number in (1, 2):
+        found = [word for word in train(full, number) if "cache=" in word]
+        assert found == [f"processing.feature_cache=seen/round-{number}"]
+    assert not [word for word in train(commands(tmp_path), 2) if "cache" in word]
+
+
 def test_training_goes_on_from_the_last_adapter_or_model(tmp_path: Path) -> None:
     lora = commands(tmp_path)
     assert "adapter.path=/out/round-1/run" in train(lora, 2)
