@@ -5,6 +5,7 @@ Thin commands, as in ``cli/main.py``: parse, build, call one function, show what
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -39,10 +40,12 @@ class _Prompts:
     def source(self) -> PromptSource:
         """Where the prompts come from."""
         from mmpref.data.prompt_source import prompts_of_images, read_prompts
+        from mmpref.sampling.steps import rows_of_step
 
         if self.question is None:
-            root, card = self.image_root, self.card
-            return read_prompts(self.prompts, root=root, format=self.format, split=self.split, card=card)
+            rows, root = rows_of_step(self.prompts)
+            root, card = self.image_root or root, self.card
+            return read_prompts(rows, root=root, format=self.format, split=self.split, card=card)
         if self.split or self.card or self.format != "auto":
             raise ConfigError("--question is for a folder of images, which has no --format, --split or --card")
         if self.image_root is not None and self.image_root.absolute() != Path(self.prompts).absolute():
@@ -136,6 +139,7 @@ def generate(
             settings=replace(settings, progress=display.update),
         )
     print_facts(str(out), step.rows())
+    typer.echo(_next(out) if step.settings["shard"] == "1/1" else "next: mmpref sample merge SHARD_DIR... --out DIR")
 
 
 @stopped_by_ctrl_c
@@ -148,3 +152,8 @@ def merge(
     from mmpref.terminal import print_facts
 
     print_facts(str(out), merge_shards(shards, out).rows())
+    typer.echo(_next(out))
+
+
+def _next(out: Path) -> str:
+    return f"next: mmpref sample score {shlex.quote(str(out))} --scorer NAME --out DIR"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +191,7 @@ def _generate(
     done = log.read()
     before = read_step(out) if (out / STEP).is_file() else None
     if before is not None and _is_done(before, depends_on, done, len(everything), settings):
-        return before
+        return _with_image_root(out, before, asked.image_root)
     missing = _refused(asked, done, settings, at_server=sampler is not None)
     todo = [
         sample for sample in everything if sample.id not in done and sample.meta["prompt_id"] not in missing.of_prompt
@@ -301,6 +301,14 @@ def _is_done(
     """Whether the step was complete and is what is wanted."""
     few_enough = total - len(done) <= settings.max_missing * total
     return before.complete and few_enough and dict(before.settings) == dict(depends_on)
+
+
+def _with_image_root(out: Path, before: Step, root: Path | None) -> Step:
+    """A step that is complete; where its images have been moved since, the next step is to look for them there."""
+    if before.image_root is None or before.image_root == root:
+        return before
+    write_step(out, moved := replace(before, image_root=root))
+    return moved
 
 
 def _refused(asked: _Asked, done: Mapping[str, Answer], settings: GenerateSettings, *, at_server: bool) -> _Missing:

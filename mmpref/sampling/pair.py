@@ -109,6 +109,8 @@ def open_scored(source: Path, *, image_root: Path | None = None, partial: bool =
         raise DataError(
             f"the scores in {source} are not complete: run that step again, or take what there is with --partial"
         )
+    if image_root is not None and not image_root.expanduser().is_dir():
+        raise ConfigError(f"--image-root {image_root} is no folder")
     found = image_root if image_root is not None else None if step is None else step.image_root
     root = (file.parent if found is None else found).expanduser().absolute()
     return Scored(file=file, step=step, image_root=root, range=_declared_range(file, step))
@@ -358,6 +360,8 @@ def _warnings(collected: Collected, selection: Selection, facts: CardFacts, sett
             f"the chosen answers are {what} than the rejected ones ({now.difference:+.1f} words of {length:.0f}): "
             f"training on them teaches {what} answers; --balance-length keeps the most margin without that"
         )
+    if facts.image_root is not None and not facts.image_root.is_dir():
+        yield f"the images start from {facts.image_root}, which is not there; --image-root says where they are now"
     if facts.range is None:
         yield "nobody declared a range for the scores: eta is taken from the scores themselves"
     if facts.eta is None:

@@ -18,7 +18,7 @@ from mmpref.data.pair_source import PairSource, all_images
 from mmpref.data.pair_writing import prompt_to_row
 from mmpref.data.pairs import prompt_from_row
 from mmpref.data.quarantine import Quarantine, RowError
-from mmpref.errors import DataError
+from mmpref.errors import ConfigError, DataError
 from mmpref.files.reading import home_path, open_to_read
 from mmpref.files.writing import writing_to
 from mmpref.records import Candidate, Candidates, PreferencePair, Prompt
@@ -94,6 +94,8 @@ def open_score_source(spec: str, read: ReadAs) -> ScoreSource:
         ConfigError: nothing is there.
         DataError: it cannot be read.
     """
+    if read.image_root is not None and not read.image_root.expanduser().is_dir():
+        raise ConfigError(f"--image-root {read.image_root} is no folder")
     path = home_path(spec)
     if path.is_dir() and ((path / STEP).is_file() or (path / CANDIDATES).is_file()):
         file, step = file_of_step(path, (CANDIDATES, PAIRS))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from mmpref.errors import ConfigError, DataError
-from mmpref.files.reading import read_json
+from mmpref.files.reading import home_path, read_json
 from mmpref.files.writing import write_json
 from mmpref.rundir.folder import versions
 
@@ -118,6 +118,23 @@ def refuse_foreign(folder: Path, written: Iterable[str], begun: Iterable[str]) -
             raise ConfigError(
                 f"{folder} has a {name} that this step has not made and would write over; choose another --out"
             )
+
+
+def rows_of_step(spec: str) -> tuple[str, Path | None]:
+    """Where the rows are: of a step's folder its candidates or pairs, with the folder that their images start from;
+    anything else as it is, and None.
+
+    Raises:
+        DataError: the folder of a step has neither, or a damaged ``step.json``.
+    """
+    path = home_path(spec)
+    if path.is_dir() and (path / STEP).is_file():
+        file, step = file_of_step(path, (CANDIDATES, PAIRS))
+    elif path.name in (CANDIDATES, PAIRS) and path.is_file():
+        file, step = file_of_step(path, ())
+    else:
+        return spec, None
+    return str(file), None if step is None else step.image_root
 
 
 def file_of_step(source: Path, names: Iterable[str]) -> tuple[Path, Step | None]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from mmpref.cli.main import main
+from mmpref.data.prompt_source import read_prompts
 from mmpref.errors import ConfigError, DataError, EvalIncompleteError
 from mmpref.generation import SampleSettings, Server
 from mmpref.records import Answer, Prompt, user_turn
@@ -70,6 +72,31 @@ def test_a_complete_folder_is_left_as_it_is_and_another_run_does_not_take_it(tmp
             sample(write_prompts(tmp_path / "in", 7), server, tmp_path / "out")
     assert sample(source=write_prompts(tmp_path / "in"), server=server, out=tmp_path / "out") == first  # and no server
     assert (tmp_path / "out/step.json").stat().st_mtime_ns == written
+
+
+def test_images_that_were_moved_are_looked_for_where_they_are_now(tmp_path: Path) -> None:
+    source = write_prompts(tmp_path / "in")
+    with ChatServer(says_its_seed).running() as server:
+        sample(source, server, tmp_path / "out")
+        (tmp_path / "in").rename(tmp_path / "moved")
+        step = sample(read_prompts(tmp_path / "moved/prompts.jsonl"), server, tmp_path / "out")
+        assert len(server.requests) == 18
+    assert step.image_root == tmp_path / "moved"
+    assert read_step(tmp_path / "out") == step
+
+
+def test_the_prompts_of_a_step_are_asked_again_by_its_folder_or_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ChatServer(says_its_seed).running() as server:
+        first = sample(write_prompts(tmp_path / "in"), server, tmp_path / "out")
+        for number, spec in enumerate(("out", "out/candidates.jsonl")):
+            again = tmp_path / f"again{number}"
+            where = ["--server", server.url, "--model", "m", "--prompts", str(tmp_path / spec), "--out", str(again)]
+            assert main(["sample", "generate", *where, "--n", "1", "--seed", "3"]) == 0
+            assert f"next: mmpref sample score {again} --scorer NAME" in capsys.readouterr().out
+            step = read_step(again)
+            assert (step.image_root, step.settings["source"]) == (first.image_root, first.settings["source"])
 
 
 def test_a_prompt_over_the_limit_is_sent_once_and_ends_nothing(tmp_path: Path) -> None:
@@ -328,8 +355,6 @@ def test_a_folder_of_something_else_is_not_written_over(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="is a folder of mmpref sample score"):
             sample(source, server, tmp_path / "out")
         (tmp_path / "in/prompts.jsonl").rename(tmp_path / "in/candidates.jsonl")
-        from mmpref.data.prompt_source import read_prompts
-
         with pytest.raises(ConfigError, match=r"candidates\.jsonl, a file of --out"):
             sample(read_prompts(tmp_path / "in/candidates.jsonl"), server, tmp_path / "in")
         with pytest.raises(ConfigError, match=r"has a candidates\.jsonl that this step has not made"):

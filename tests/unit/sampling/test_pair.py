@@ -182,7 +182,7 @@ def test_lengths_are_balanced_and_the_bias_is_told(tmp_path: Path) -> None:
     assert lengths["without the balance"]["difference"] == pytest.approx(-16)
     assert len(pairs) == 40
     assert lengths["of these pairs"]["margin"] > 3.4
-    assert balanced.warnings == ()
+    assert [warning for warning in balanced.warnings if "images start" not in warning] == []
 
 
 def test_a_balance_that_leaves_nothing_says_so(tmp_path: Path) -> None:
@@ -254,6 +254,16 @@ def test_pairs_that_nobody_made_here_are_not_written_over(tmp_path: Path) -> Non
     make_pairs(open_scored(source), tmp_path / "mine", PairSettings())
     (tmp_path / "mine" / "step.json").unlink()  # as after a kill
     assert make_pairs(open_scored(source), tmp_path / "mine", PairSettings()).step.counts["pairs"] == 1
+
+
+def test_images_that_are_not_there_are_said(tmp_path: Path) -> None:
+    source = scored(tmp_path / "scored", [prompt("a", *FOUR)])
+    warnings = make_pairs(open_scored(source), tmp_path / "pairs", PairSettings()).warnings
+    assert [warning for warning in warnings if "start from /images, which is not there" in warning]
+    there = make_pairs(open_scored(source, image_root=tmp_path), tmp_path / "pairs", PairSettings())
+    assert (there.step.image_root, [text for text in there.warnings if "not there" in text]) == (tmp_path, [])
+    with pytest.raises(ConfigError, match="none is no folder"):
+        open_scored(source, image_root=tmp_path / "none")
 
 
 def test_an_image_is_one_however_its_path_is_written(tmp_path: Path) -> None:
