@@ -108,7 +108,6 @@ class ServerSampler:
             EvalIncompleteError: many requests in a row failed, or another model answers.
         """
         asking = _Asking(self._servers)
-        workers = sum(server.concurrency for server in self._servers)
 
         def ask(sample: EvalSample) -> Completion:
             prompt_id = str(sample.meta.get("prompt_id", sample.id))
@@ -126,7 +125,7 @@ class ServerSampler:
             return reply
 
         try:
-            for sample, reply in in_parallel(samples, ask, workers=workers, stop=asking.close):
+            for sample, reply in in_parallel(samples, ask, workers=asking.workers, stop=asking.close):
                 if isinstance(reply, ItemFailed):
                     self.failures[sample.id], self.failure_codes[sample.id] = str(reply), reply.why
                     continue
@@ -180,6 +179,10 @@ class _At:
     def is_down(self) -> bool:
         return self.failed_in_a_row >= _DOWN_AFTER and time.monotonic() < self.left_alone_until
 
+    @property
+    def has_room(self) -> bool:
+        return self.under_way < self.client.server.concurrency
+
 
 @dataclass(slots=True)
 class _Shown:
@@ -204,13 +207,28 @@ class _Asking:
     refused: dict[str, ItemFailed] = field(default_factory=dict)
     """Prompt -> why it is not sent again."""
     _shown: OrderedDict[str, _Shown] = field(default_factory=OrderedDict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _lock: threading.Condition = field(default_factory=threading.Condition)
     _at: list[_At] = field(default_factory=list)
+    _waiting: int = 0
+    _is_closed: bool = False
 
     def __post_init__(self) -> None:
         self._at = [_At(ChatClient(server)) for server in self.servers]
 
+    @property
+    def workers(self) -> int:
+        """How many samples are at work: as many as the servers take, and those that may wait."""
+        return sum(server.concurrency for server in self.servers) + self._may_wait
+
+    @property
+    def _may_wait(self) -> int:
+        """How many samples wait for their prompt's server at most, while others keep all servers busy."""
+        return max(server.concurrency for server in self.servers) if len(self.servers) > 1 else 0
+
     def close(self) -> None:
+        with self._lock:
+            self._is_closed = True
+            self._lock.notify_all()
         for at in self._at:
             at.client.close()
 
@@ -222,7 +240,7 @@ class _Asking:
         with self._lock:
             found = self._shown.setdefault(prompt_id, _Shown())
             self._shown.move_to_end(prompt_id)
-            while len(self._shown) > sum(server.concurrency for server in self.servers) + 1:
+            while len(self._shown) > self.workers + 1:
                 self._shown.popitem(last=False)
             return found
 
@@ -250,13 +268,21 @@ class _Asking:
                 return reply
 
     def _choose(self, shown: _Shown, tried: Sequence[_At]) -> _At:
-        """The prompt's server while that has room and is not down, else the one with the least to do."""
+        """The prompt's server, as soon as that has room; the one with the least to do for a prompt that has none yet,
+        where it is down, and where too many wait already: a server that hangs must not stop the others."""
         with self._lock:
-            left = [at for at in self._at if not any(at is other for other in tried)]
-            up = [at for at in left if not at.is_down] or left
-            home = next((at for at in up if at is shown.home), None)
-            has_room = home is not None and home.under_way < home.client.server.concurrency
-            at = home if home is not None and has_room else min(up, key=lambda one: one.under_way)
+            while True:
+                left = [at for at in self._at if not any(at is other for other in tried)]
+                up = [at for at in left if not at.is_down] or left
+                home = [at for at in up if at is shown.home]
+                at = min(home or up, key=lambda one: one.under_way)
+                if not at.has_room and self._waiting >= self._may_wait:
+                    at = min(up, key=lambda one: one.under_way)
+                if at.has_room or self._is_closed or not self._may_wait:
+                    break
+                self._waiting += 1
+                self._lock.wait()
+                self._waiting -= 1
             shown.home = shown.home or at
             at.under_way += 1
             return at
@@ -266,3 +292,4 @@ class _Asking:
             at.under_way -= 1
             at.failed_in_a_row = 0 if is_well else at.failed_in_a_row + 1
             at.left_alone_until = time.monotonic() + _LOOKED_AT_AGAIN
+            self._lock.notify_all()
