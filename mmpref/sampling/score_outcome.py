@@ -66,6 +66,15 @@ class ScoreOutcome:
         if (mean := self.step.facts["mean score"]) is not None:
             low, high = self.scored.range
             lines.append(f"mean score {mean:.4g} on {low:g}..{high:g}, every answer as often as it was sampled")
+        facts = self.step.facts
+        if (alike := facts["of them with equal scores only"]) and not (self.folder / PAIRS).is_file():
+            of = facts["prompts with two or more scored answers"]
+            lines.append(
+                f"{alike:,} of {of:,} prompts with two or more scored answers have equal scores only, and no pair"
+            )
+        if facts.get("source complete") is False:
+            made_from = ", ".join(self.step.made_from)
+            lines.append(f"note: {made_from} is not complete: run that step again, and this one after it, for the rest")
         for result in self.scored.results:
             if result.took:
                 took = ", ".join(f"{name} {_amount(count)}" for name, count in result.took.items())
@@ -74,7 +83,6 @@ class ScoreOutcome:
         if self.failure is not None:
             return lines
         if (self.folder / PAIRS).is_file():
-            facts = self.step.facts
             file = (self.folder / PAIRS).absolute()
             lines.append(f"next: {next_command(file, self.step.image_root, facts.get('eta'), facts.get('tau_good'))}")
         else:

@@ -546,7 +546,11 @@ def test_a_source_that_is_not_there_is_named(tmp_path):
 def test_an_incomplete_source_is_scored_and_said(source, tmp_path, scripted):
     write_step(tmp_path, Step(name="generate", complete=False, image_root=None, made_from=(), settings={}, counts={}))
     scripted["x"] = Scripted(lambda text: 1)
-    assert run(tmp_path, tmp_path / "out", "x").step.facts["source complete"] is False
+    outcome = run(tmp_path, tmp_path / "out", "x")
+    assert outcome.step.facts["source complete"] is False
+    said = "\n".join(outcome.lines())
+    assert f"note: {tmp_path} is not complete" in said
+    assert "2 of 2 prompts with two or more scored answers have equal scores only" in said
 
 
 def test_weights_must_be_of_scorers_and_not_all_nothing(source, tmp_path, scripted):
