@@ -15,6 +15,7 @@ from typing import Any
 
 from mmpref.data.card import load_card
 from mmpref.data.formats import FormatOptions, fitting, format_named
+from mmpref.data.formats.canonical import IMAGE_NAMES
 from mmpref.data.formats.media_values import looks_like_image
 from mmpref.data.formats.prompt_only import ANSWERS, PromptRow, prompt_of
 from mmpref.data.pair_source import canonical_rows
@@ -217,6 +218,8 @@ def _prompt_rows(row: Mapping[str, Any], format: str, options: FormatOptions, pl
     found = []
     for pair in pairs:
         kept = {key: value for key, value in pair.items() if key not in ANSWERS and (is_own or key != "meta")}
+        if not is_own and (names := pair.get("meta", {}).get(IMAGE_NAMES)):
+            kept["meta"] = {IMAGE_NAMES: names}
         found.append(PromptRow(kept if kept.get("id") is not None else {**kept, "id": place}, False))
     return found
 

@@ -30,6 +30,9 @@ from mmpref.data.formats.written_out import may_be_written_out, read_written_out
 from mmpref.data.pairs import LINKS
 from mmpref.data.placeholders import links_to_images, refuse_images, refuse_marks
 
+IMAGE_NAMES = "image_names"
+"""In the ``meta`` of a row: what its embedded images are called in it, in their order."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CanonicalRow:
@@ -90,7 +93,7 @@ class CanonicalRow:
         if links := _links_in(prompt, is_shown=bool(places) or "image" in kinds):
             said.taken_off[LINKS] = said.taken_off.get(LINKS, 0) + links
         if self.images.names:
-            left.setdefault("image_names", self.images.names)
+            left.setdefault(IMAGE_NAMES, self.images.names)
         found = (*left.items(), *asides_of(row, self.used).items(), *said.taken_off.items(), *(self.meta or {}).items())
         for key, value in found:
             if key in meta and key not in said.taken_off:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from mmpref.data.formats.canonical import CanonicalRow
+from mmpref.data.formats.canonical import IMAGE_NAMES, CanonicalRow
 from mmpref.data.formats.chat import InParts, chat_messages, images_in_parts, with_places
 from mmpref.data.formats.columns import standard
 from mmpref.data.formats.contract import FormatOptions, Row
@@ -92,7 +92,11 @@ def prompt_of(row: Row, options: FormatOptions) -> PromptRow:
     canonical = {key: value for key, value in found.build(row, options).items() if key not in ANSWERS}
     own = row.get("meta")
     kept = own.keys() if isinstance(own, Mapping) else ()
-    meta = {key: value for key, value in canonical.pop("meta", {}).items() if key in kept or _is_short(value)}
+    meta = {
+        key: value
+        for key, value in canonical.pop("meta", {}).items()
+        if key in {*kept, IMAGE_NAMES} or _is_short(value)
+    }
     return PromptRow(canonical | ({"meta": meta} if meta else {}), had_answer)
 
 

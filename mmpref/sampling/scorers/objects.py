@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmpref.data.formats.canonical import IMAGE_NAMES
 from mmpref.errors import ConfigError
 from mmpref.evals.files.coco import ground_truth
 from mmpref.evals.files.image_names import ImageIndex, image_of
@@ -158,9 +159,14 @@ def score_text(text: str, truth: frozenset[str], extract: Extractor, place: Answ
 
 def _names_of_images(prompt: Prompt) -> list[str]:
     """How the images of a prompt are called: by their paths, or, of one that is embedded, as its row called it."""
-    if len(prompt.images) == 1 and prompt.images[0].path is None:
-        return [*image_of(prompt.meta).values()][:1] or [prompt.images[0].describe()]
-    return [image.describe() for image in prompt.images]
+    embedded = sum(image.path is None for image in prompt.images)
+    if len(prompt.images) == 1 and embedded and (said := [*image_of(prompt.meta).values()]):
+        return said[:1]
+    names = prompt.meta.get(IMAGE_NAMES)
+    if not isinstance(names, list | tuple) or len(names) != embedded:
+        return [image.describe() for image in prompt.images]
+    own = iter(map(str, names))
+    return [next(own) if image.path is None else image.path for image in prompt.images]
 
 
 def _digest_of_words(synonyms: str | None) -> str:

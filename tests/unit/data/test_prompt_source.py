@@ -227,6 +227,14 @@ def test_a_format_of_pairs_that_is_named_reads_no_question_file(tmp_path: Path) 
         read_prompts(path, format="rlhfv")
 
 
+def test_embedded_images_keep_the_names_of_their_files(tmp_path: Path) -> None:
+    image = {"bytes": "aGFsbG8=", "path": "x/a.jpg"}
+    asks = {"id": "1", "image": image, "question": "q"}
+    file = write(tmp_path / "rows.jsonl", [asks, asks | {"id": "2", "question": "r", "chosen": "a", "rejected": "b"}])
+    prompts, _, _ = read(read_prompts(file))
+    assert [prompt.meta.get("image_names") for prompt in prompts] == [["x/a.jpg"]] * 2
+
+
 def test_a_folder_of_images_with_one_question(tmp_path: Path) -> None:
     for name in ("b.jpg", "sub/a.PNG", "sub/no #2?.png", "notes.txt", ".hidden.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

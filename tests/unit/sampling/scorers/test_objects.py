@@ -80,6 +80,17 @@ def test_an_embedded_image_is_called_as_its_row_calls_it(tmp_path):
     assert values(scorer(tmp_path).score([named, item("a dog", images=(embedded,))])) == [1.0, "no_truth"]
 
 
+def test_embedded_images_are_called_as_their_files_were(tmp_path):
+    images = (ImageRef(data=b"png"), ImageRef(path="b.png"))
+    asked = [
+        item("a dog, a cat and a bird", images=images, meta={"image_names": names})
+        for names in (["x/a.png"], [], ["a.png", "b.png"])
+    ]
+    found = list(scorer(tmp_path).score(asked))
+    assert values(found) == [1.0, "no_truth", "no_truth"]
+    assert found[1].detail["why"] == "the truth has nothing of <3 embedded bytes>"
+
+
 def test_the_beginning_of_an_answer_that_was_given_counts(tmp_path):
     assert values(scorer(tmp_path).score([item("g and a cat", response_prefix="A do")])) == [1.0]
 
