@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from mmpref.files.writing import json_text, replacing
 from mmpref.records import Candidate, Candidates, Score
 
 _KEY = "candidates"
+_LARGEST = 1e100  # differences and means of such scores are finite too
 _CANDIDATE = frozenset({"text", "seed", "times", "cut", "score", "scores"})
 _SCORE = frozenset({"scorer", "version", "scale", "raw", "why", "detail"})
 
@@ -160,6 +160,7 @@ def _is_whole(value: object) -> bool:
 def _number(value: Any, where: str) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise DataError(f"{where} must be a finite number or null, got {str(value)[:40]}")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not -_LARGEST <= value <= _LARGEST:  # which NaN is not either
+        raise DataError(f"{where} must be a finite number up to {_LARGEST:g} or null, got {str(value)[:40]}")
     return float(value)

@@ -200,10 +200,19 @@ def _voids(key: str, value: Any) -> bool:
 def _is_shown(key: str, value: Any, column: Column | None, images: Sequence[Any]) -> bool:
     """Whether a column of an image says nothing beside the images that were read."""
     if column is not None and column.use == "named":
+        if _embeds(value):  # no name, but an image
+            return names_the_same(value, images)
         return bool(images) or _names_none(key, value)
     if isinstance(value, int | float):
         return True
     return (column is None or column.use == "main") and names_the_same(value, images)
+
+
+def _embeds(value: Any) -> bool:
+    """Whether a value has the bytes of a file, alone, in a list, or beside its path."""
+    if isinstance(value, list | tuple):
+        return any(map(_embeds, value))
+    return isinstance(value.get("bytes") if isinstance(value, Mapping) else value, bytes)
 
 
 def _names_none(key: str, value: Any) -> bool:

@@ -23,7 +23,7 @@ candidates = st.builds(
     seed=st.none() | st.integers(0, 2**31),
     times=st.integers(1, 9),
     cut=st.booleans(),
-    score=st.none() | st.floats(allow_nan=False, allow_infinity=False),
+    score=st.none() | st.floats(-1e100, 1e100),
     scores=st.lists(
         st.builds(
             Score,
@@ -64,6 +64,7 @@ def test_a_file_of_candidates_is_read_back(tmp_path: Path) -> None:
         ({"candidates": [{"text": 3}]}, r"candidates\[0\]: 'text' must be a text"),
         ({"candidates": [{"text": "a", "sed": 3}]}, "unknown key 'sed'; known: cut, score"),
         ({"candidates": [{"text": "a", "score": float("nan")}]}, "'score' must be a finite number"),
+        ({"candidates": [{"text": "a", "score": 1e308}]}, "'score' must be a finite number"),
         ({"candidates": [{"text": "a", "times": 0}]}, "times from 1"),
         ({"candidates": [{"text": "a"}, {"text": "a"}]}, "same text"),
         ({"candidates": [{"text": "a", "scores": [{"scorer": "x"}]}]}, r"scores\[0\]: 'scale' must be"),

@@ -137,6 +137,20 @@ media = st.one_of(
 names = st.text(st.characters(min_codepoint=33, max_codepoint=122), min_size=1, max_size=12)
 
 
+def has_bytes(value: Any) -> bool:
+    items = value if isinstance(value, list) else [value]
+    return any(isinstance(item["bytes"] if isinstance(item, dict) else item, bytes) for item in items)
+
+
+@pytest.mark.parametrize("name", ["rlhf_v", "ha_dpo"])
+@pytest.mark.parametrize("value", [{"bytes": b"\xff\xd8\xff\xe0", "path": None}, b"\x89PNG\r\n", [b"\x89PNG\r\n"]])
+def test_an_image_under_the_name_of_a_name_is_refused(name: str, value: Any) -> None:
+    assert pairs_of({**copy.deepcopy(ROWS[name]), "COCO_ID": "a.jpg"}, name)[0].images
+    with pytest.raises(RowError, match="COCO_ID") as caught:
+        pairs_of({**copy.deepcopy(ROWS[name]), "COCO_ID": value}, name)
+    assert caught.value.reason == "unread_images"
+
+
 @pytest.mark.parametrize("name", FORMATS)
 @given(data=st.data())
 @settings(max_examples=15, deadline=None)
@@ -149,7 +163,10 @@ def test_a_value_that_looks_like_media_never_vanishes(name: str, data: st.DataOb
     except RowError:
         return
     if read_as == pairs_of(ROWS[name], name):
-        assert column in ("source", "id", "idx", "prompt_id"), "only what names the row may look like anything"
+        known = column_of(column)
+        names_an_image = known is not None and known.use == "named" and bool(read_as[0].images)
+        assert names_an_image or column in ("source", "id", "idx", "prompt_id"), "only names may look like anything"
+        assert not (names_an_image and has_bytes(value)), "and bytes are no name"
         lost = isinstance(value, str) and value.lower().endswith((".jpg", ".png"))
         assert name == "canonical" or read_as[0].images or not lost, "but no picture is lost with it"
 
