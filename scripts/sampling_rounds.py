@@ -23,10 +23,12 @@ from mmpref.report.compare import comparison_table, difference_between, load_run
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- table made by scripts/sampling_rounds.py -->", "<!-- end of table -->"
 PLAIN = "sample.pair.balance_length=false"
+FAITHFUL = "sample.scorers.objects.options.measure=faithfulness"
 WAYS: Mapping[str, Sequence[str]] = {
     "F1, balanced": (),
     "F1, plain": (PLAIN,),
-    "faithfulness, plain": (PLAIN, "sample.scorers.objects.options.measure=faithfulness"),
+    "faithfulness, balanced": (FAITHFUL,),
+    "faithfulness, plain": (PLAIN, FAITHFUL),
 }
 """What is compared -> changes to the recipe demo_rounds."""
 METRICS = {
