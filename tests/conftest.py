@@ -100,6 +100,7 @@ _DEPRECATED = re.compile(r"deprecat|will be removed|will no longer", re.IGNORECA
 _ALLOWED_TO_LOG = {
     "PaddleOCRVLProcessor` defines `image_processor_class": "transformers' own class says so of itself",
     "`self.pad_token_id` is deprecated": "transformers asks the configurations of Idefics3 and SmolVLM for it itself",
+    "generation-related arguments=({'guidance_scale'})": "Janus' own `generate` hands both on, whatever it is given",
     "returning `pixel_values_images` is deprecated": "Video-LLaVA's image processor says so whatever it is asked",
 }
 """Part of a logged deprecation -> why it is no use of ours."""
