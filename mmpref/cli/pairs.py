@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from mmpref.cli.options import with_options
 from mmpref.errors import stopped_by_ctrl_c
+
+if TYPE_CHECKING:
+    from mmpref.sampling.possible_pairs import Choose, Cut
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,10 +20,10 @@ class ChoiceOptions:
     """Which two answers are a pair."""
 
     choose: Annotated[
-        Literal["best_worst", "margin", "top_k"],
+        str,
         typer.Option(
-            help="The best against the worst answer of a prompt, all pairs from --min-margin, or the best --k answers "
-            "against the worst."
+            help="best_worst, margin or top_k: the best against the worst answer of a prompt, all pairs from "
+            "--min-margin, or the best --k answers against the worst."
         ),
     ] = "best_worst"
     k: Annotated[
@@ -49,8 +52,11 @@ class LengthOptions:
         float | None, typer.Option(max=1, help="Most that the lengths of a pair differ, as a share of the longer.")
     ] = None
     cut: Annotated[
-        Literal["rejected", "drop", "keep"],
-        typer.Option(help="Answers that the token limit ended: rejected ones only, left out, or kept on both sides."),
+        str,
+        typer.Option(
+            help="rejected, drop or keep: answers that the token limit ended are rejected ones only, left out, or kept "
+            "on both sides."
+        ),
     ] = "rejected"
 
 
@@ -76,12 +82,12 @@ def pair(
     from mmpref.terminal import CountDisplay, print_facts
 
     settings = PairSettings(
-        choose=choice.choose,
+        choose=cast("Choose", choice.choose),
         k=choice.k,
         min_margin=choice.min_margin,
         min_score=choice.min_score,
         max_length_gap=length.max_length_gap,
-        cut=length.cut,
+        cut=cast("Cut", length.cut),
         max_per_prompt=choice.max_per_prompt,
         max_per_image=choice.max_per_image,
         balance_length=length.balance_length,
