@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+import transformers
+from packaging.version import Version
 
 from mmpref.errors import ConfigError
 from mmpref.generation import AnswerSettings, SamplingAnswerer, TransformersAnswerer
@@ -13,6 +15,8 @@ from mmpref.records import EvalSample, PreferencePair
 from tests.tiny_vlms import draw
 
 NOT_SHARED = frozenset({"minimax", "rwkv"})
+CACHES_OF_OLD = frozenset({"deepseek_v4", "qwen4_exp", "qwen4_exp_text"})
+"""Types whose caches transformers 5.17 does not repeat whole, and 5.23 does: there each answer reads its own prompt."""
 """Types that keep something of a prompt that cannot be repeated."""
 _SETTINGS = AnswerSettings(batch_size=4, max_new_tokens=3)
 
@@ -39,4 +43,6 @@ def check_sampling(loaded: LoadedModel, rows: Sequence[PreferencePair]) -> None:
     found = {answer.id: answer.text for answer in shared.answer(samples)}
     assert found == want, "answers that share a prompt are other ones"
     if found:
-        assert shared.facts["shares_prompts"] is (loaded.model.config.model_type not in NOT_SHARED), shared.facts
+        kind = loaded.model.config.model_type
+        if kind not in CACHES_OF_OLD or Version(transformers.__version__) >= Version("5.23"):
+            assert shared.facts["shares_prompts"] is (kind not in NOT_SHARED), shared.facts
